@@ -1,0 +1,46 @@
+"""segkernel: a small kernel for semantic segmentation, and the plugins it discovers.
+
+    from segkernel import Predictor, Runner, build, load_config, run
+
+Importing it imports nothing heavy; the names below are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from segkernel.build import build
+    from segkernel.catalog import Catalog
+    from segkernel.config import load_config
+    from segkernel.data import Loader
+    from segkernel.errors import SegKernelError
+    from segkernel.hookspecs import Priority, hookimpl
+    from segkernel.image import draw
+    from segkernel.predictor import Predictor
+    from segkernel.runner import Runner, run
+
+_HOMES = {
+    "build": "segkernel.build",
+    "Catalog": "segkernel.catalog",
+    "load_config": "segkernel.config",
+    "Loader": "segkernel.data",
+    "SegKernelError": "segkernel.errors",
+    "Priority": "segkernel.hookspecs",
+    "hookimpl": "segkernel.hookspecs",
+    "draw": "segkernel.image",
+    "Predictor": "segkernel.predictor",
+    "Runner": "segkernel.runner",
+    "run": "segkernel.runner",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

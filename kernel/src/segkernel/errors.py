@@ -1,0 +1,199 @@
+"""Everything a user can cause, as one hierarchy of exceptions.
+
+    SegKernelError                 exit code 1
+    ├── UsageError                 2   a wrong argument on the command line or in a call
+    ├── ConfigError                2   one or several problems of a config, each with its place
+    ├── ComponentError
+    │   ├── UnknownComponentError       2   no distribution offers the name
+    │   ├── AmbiguousComponentError     2   two distributions offer it
+    │   ├── NotInstalledError           3   known, but its package is not installed
+    │   ├── BrokenPluginError           3   installed, but importing it raised
+    │   └── IncompatiblePluginError     3   installed, but made for another kernel
+    ├── DataError                  1   an image, a mask, a folder
+    ├── CheckpointError            1   a weights file
+    ├── TrainingError              1   a run that cannot go on
+    ├── ExportError                1   a model that cannot be exported, or gives other numbers
+    └── Interrupted                130 or 143   SIGINT, SIGTERM
+
+An exception keeps its data as attributes and builds its message from them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class SegKernelError(Exception):
+    """What went wrong, where, and what to do: one clear message."""
+
+    exit_code = 1
+
+
+class UsageError(SegKernelError):
+    """A command or a call was given something it cannot use."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong in a config.
+
+    Args:
+        message: What is wrong.
+        path: The dotted key, ``model.decode_head.channels``.
+        place: Where it was written, ``my.yaml:14:7``, or ``command line``; empty when unknown.
+        hint: What to do, or further places that matter.
+    """
+
+    message: str
+    path: str = ""
+    place: str = ""
+    hint: str = ""
+
+    def __str__(self) -> str:
+        head = " ".join(part for part in (self.place, f"{self.path}:" if self.path else "", self.message) if part)
+        return head + "".join(f"\n    {line}" for line in self.hint.splitlines())
+
+
+class ConfigError(SegKernelError):
+    """A config that cannot be used; ``problems`` holds all that was found, not only the first."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Problem | Iterable[Problem]) -> None:
+        self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class ComponentError(SegKernelError):
+    """A named component cannot be had.
+
+    Args:
+        group: The kind, without prefix: ``heads``.
+        name: The name as it was asked for.
+    """
+
+    def __init__(self, group: str, name: str, message: str) -> None:
+        self.group, self.name = group, name
+        super().__init__(message)
+
+
+class UnknownComponentError(ComponentError):
+    """No distribution offers this name."""
+
+    exit_code = 2
+
+    def __init__(self, group: str, name: str, near: Sequence[str] = (), searched: Sequence[str] = ()) -> None:
+        self.near, self.searched = tuple(near), tuple(searched)
+        message = f"no {group} component is called {name!r}"
+        if self.near:
+            message += f"; did you mean {' or '.join(repr(n) for n in self.near)}?"
+        message += f"\n    searched: {', '.join(self.searched) or 'nothing, no plugin is installed'}"
+        super().__init__(group, name, message)
+
+
+class AmbiguousComponentError(ComponentError):
+    """Several distributions offer this name, and nothing says which is meant."""
+
+    exit_code = 2
+
+    def __init__(self, group: str, name: str, candidates: Sequence[str]) -> None:
+        self.candidates = tuple(candidates)
+        names = " or ".join(f"{dist}/{name}" for dist in self.candidates)
+        message = (
+            f"{group} component {name!r} is offered by {len(self.candidates)} distributions\n"
+            f"    write type: {names}, or settle it with plugins.prefer: [{self.candidates[0]}]"
+        )
+        super().__init__(group, name, message)
+
+
+class NotInstalledError(ComponentError):
+    """A known component whose distribution is not installed."""
+
+    exit_code = 3
+
+    def __init__(self, group: str, name: str, distribution: str) -> None:
+        self.distribution = distribution
+        super().__init__(
+            group, name, f"{name!r} comes with a package that is not installed\n    pip install {distribution}"
+        )
+
+
+class BrokenPluginError(ComponentError):
+    """Importing an installed component raised; the original error is chained as ``__cause__``."""
+
+    exit_code = 3
+
+    def __init__(self, group: str, name: str, distribution: str, value: str, cause: BaseException) -> None:
+        self.distribution, self.value = distribution, value
+        message = f"{distribution}/{name} ({value}) failed to import: {type(cause).__name__}: {cause}"
+        super().__init__(group, name, message + f"\n    seg-kernel plugins show {distribution}")
+        self.__cause__ = cause
+
+
+class IncompatiblePluginError(ComponentError):
+    """A distribution that does not accept the running kernel; it was not imported."""
+
+    exit_code = 3
+
+    def __init__(self, group: str, name: str, distribution: str, requires: str, running: str) -> None:
+        self.distribution, self.requires, self.running = distribution, requires, running
+        message = f"{distribution} accepts seg-kernel {requires}, but {running} is running; it was not imported"
+        hint = f"\n    pip install --upgrade {distribution}, or install a seg-kernel that it accepts"
+        super().__init__(group, name, message + hint)
+
+
+class DataError(SegKernelError):
+    """An image, a mask, a folder or a label that cannot be used.
+
+    Args:
+        message: What is wrong and what to do.
+        path: The file or folder.
+    """
+
+    def __init__(self, message: str, path: str | Path | None = None) -> None:
+        self.path = None if path is None else str(path)
+        super().__init__(f"{self.path}: {message}" if path is not None else message)
+
+    def __reduce__(self) -> tuple[object, ...]:  # data-loader workers send exceptions through pickle
+        text = str(self)
+        return _rebuild_data_error, (type(self), text, self.path)
+
+
+def _rebuild_data_error(cls: type[DataError], text: str, path: str | None) -> DataError:
+    error = cls.__new__(cls, text)
+    error.path = path
+    error.args = (text,)
+    return error
+
+
+class CheckpointError(SegKernelError):
+    """A file of weights that is missing, damaged, refused or does not fit."""
+
+
+class TrainingError(SegKernelError):
+    """A run that cannot go on, for example a loss that is not finite."""
+
+
+class ExportError(SegKernelError):
+    """A model that cannot be exported, or whose exported file does not give the same numbers."""
+
+
+class Interrupted(SegKernelError):
+    """SIGINT or SIGTERM arrived; the step was finished and a checkpoint saved."""
+
+    def __init__(self, signal_number: int, saved: str | None = None) -> None:
+        self.signal_number, self.saved = signal_number, saved
+        self.exit_code = 128 + signal_number
+        where = f"; saved {saved}" if saved else ""
+        super().__init__(f"interrupted by signal {signal_number}{where}")
+
+
+def did_you_mean(name: str, known: Iterable[str], limit: int = 2) -> list[str]:
+    """Return the names of ``known`` that look like ``name``, nearest first."""
+    names = {str(entry).lower(): str(entry) for entry in known}
+    return [names[match] for match in difflib.get_close_matches(str(name).lower(), list(names), n=limit, cutoff=0.6)]

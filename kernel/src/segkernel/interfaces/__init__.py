@@ -1,0 +1,5 @@
+"""The contracts between the kernel and its plugins.
+
+`interfaces.data` needs numpy only (`Dataset`, `Transform`, `Metric`, `LabelSpec`), `interfaces.model` needs torch
+(`Backbone`, `Neck`, `Head`, `Loss`, `Segmentor`, `Engine`, `Exporter`), `interfaces.spec` nothing.
+"""

@@ -1,0 +1,162 @@
+"""Contracts of the data side, without torch: labels, data sets, transforms, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from segkernel.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from segkernel.sample import Prediction, Sample, Targets
+
+IGNORE = 255
+"""The id of pixels that count neither in a loss nor in a metric, everywhere after a file was read."""
+
+Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class LabelSpec:
+    """What the numbers in a label file mean: the one place that says so.
+
+    Args:
+        classes: Names; the position is the class id, 0 to 254 at most.
+        palette: One RGB colour (0 to 255) per class; drawn from a fixed table when empty.
+        ignore: Values of the file that become `IGNORE`.
+        offset: Subtracted from the value to give the id; smaller values are ignored. 1 covers what other
+            tools call ``reduce_zero_label``.
+        values: File value to class id, for files whose ids are sparse or to be regrouped; replaces ``offset``.
+
+    Raises:
+        UsageError: When the parts contradict each other.
+    """
+
+    classes: tuple[str, ...]
+    palette: tuple[Color, ...] = ()
+    ignore: tuple[int, ...] = (IGNORE,)
+    offset: int = 0
+    values: Mapping[int, int] | None = None
+    _tables: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(self.classes))
+        object.__setattr__(self, "ignore", tuple(self.ignore))
+        palette = tuple(tuple(int(v) for v in color) for color in self.palette) or default_palette(len(self.classes))
+        object.__setattr__(self, "palette", palette)
+        if not 0 < len(self.classes) <= IGNORE:
+            raise UsageError(f"a label specification needs 1 to {IGNORE} classes, got {len(self.classes)}")
+        if len(palette) != len(self.classes):
+            raise UsageError(f"{len(self.classes)} classes but {len(palette)} colours in the palette")
+        if self.values is not None and self.offset:
+            raise UsageError("give 'values' or 'offset', not both")
+        wrong = [v for v in (self.values or {}).values() if not (0 <= v < len(self.classes) or v == IGNORE)]
+        if wrong:
+            raise UsageError(f"'values' maps to class id {wrong[0]}, but there are {len(self.classes)} classes")
+
+    def encode(self, raw: np.ndarray, path: str | None = None) -> np.ndarray:
+        """Turn file values (H, W), any integer type, into ids (H, W) uint8, 0 to ``len(classes) - 1`` or `IGNORE`.
+
+        Raises:
+            DataError: When a value is neither a class nor ignored; the message lists them.
+        """
+        if raw.ndim != 2:
+            raise DataError(f"a label map has two axes, this one has shape {raw.shape}: is it a colour mask?", path)
+        if raw.dtype == np.bool_:
+            raw = raw.astype(np.uint8)
+        if raw.size and raw.min() < 0:
+            raise DataError(f"negative label {int(raw.min())}", path)
+        size = 256 if raw.dtype == np.uint8 else max(256, int(raw.max(initial=0)) + 1)
+        encoded = self._table(size)[raw]
+        if (encoded < 0).any():
+            self._refuse(np.unique(raw[encoded < 0]), path)
+        return encoded.astype(np.uint8)
+
+    def _table(self, size: int) -> np.ndarray:
+        if size not in self._tables:
+            table = np.full(size, -1, np.int16)
+            for value, class_id in self._pairs():
+                if 0 <= value < size:
+                    table[value] = class_id
+            self._tables[size] = table
+        return self._tables[size]
+
+    def _pairs(self) -> list[tuple[int, int]]:
+        if self.values is not None:
+            pairs = list(self.values.items())
+        else:
+            pairs = [(i + self.offset, i) for i in range(len(self.classes))]
+            pairs += [(value, IGNORE) for value in range(self.offset)]
+        return pairs + [(value, IGNORE) for value in self.ignore]
+
+    def _refuse(self, values: np.ndarray, path: str | None) -> None:
+        shown = ", ".join(str(v) for v in values[:8]) + (" ..." if len(values) > 8 else "")
+        highest = len(self.classes) - 1 + self.offset
+        message = f"label values {shown} are outside the {len(self.classes)} classes"
+        if self.values is None:
+            message += f" ({self.offset} to {highest})"
+        raise DataError(f"{message}; add them to 'ignore' of the label specification, or name their classes", path)
+
+
+def default_palette(count: int) -> tuple[Color, ...]:
+    """Return ``count`` distinct RGB colours, the same ones every time (the bit pattern of Pascal VOC, without black)."""
+
+    def color(index: int) -> Color:
+        rgb = [0, 0, 0]
+        for shift in range(8):
+            for channel in range(3):
+                rgb[channel] |= ((index >> channel) & 1) << (7 - shift)
+            index >>= 3
+        return rgb[0], rgb[1], rgb[2]
+
+    return tuple(color(index + 1) for index in range(count))
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """Indexed samples, untransformed. Anything with these members will do; it must survive pickling.
+
+    A data set whose files need interpreting also has ``labels``, its `LabelSpec`. One without annotations returns
+    samples without the field ``seg``.
+    """
+
+    classes: Sequence[str]
+    palette: Sequence[Color]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return sample ``index``; IndexError outside the range, `DataError` when its files are unusable."""
+        ...
+
+
+@runtime_checkable
+class Transform(Protocol):
+    """A pure function of a sample and a random generator.
+
+    ``needs`` more untransformed samples are handed to it by the loader (mosaic, mix-up). It may change the sample it
+    is given. Returning None rejects the sample: the loader draws another in its place.
+    """
+
+    needs: int
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample | None: ...
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """Predictions and labels to figures: streaming, and mergeable across processes.
+
+    ``update`` is called once per image with its `Prediction` and its `Targets` at the image's original size; both
+    hold tensors, on whatever device the run uses. An instance is copied before each evaluation.
+    A metric may also offer ``table() -> str``, printed after an evaluation.
+    """
+
+    def update(self, prediction: Prediction, target: Targets) -> None: ...
+
+    def merge(self, other: Any) -> None: ...
+
+    def compute(self) -> dict[str, float]: ...

@@ -1,0 +1,194 @@
+"""Contracts of the model side: what a backbone, neck, head, loss, segmentor, engine and exporter offer.
+
+N is the batch, C channels, K classes, H and W the image's height and width in pixels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import TypedDict
+
+if TYPE_CHECKING:
+    from segkernel.sample import Batch, Targets
+
+Features = Sequence[Tensor]
+
+
+class Backbone(nn.Module):
+    """Images (N, C, H, W) to feature maps, finest first: output i is (N, channels[i], ~H / strides[i], ~W / strides[i])."""
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        raise NotImplementedError
+
+
+class Neck(nn.Module):
+    """Feature maps to feature maps."""
+
+    def forward(self, features: Features) -> tuple[Tensor, ...]:
+        raise NotImplementedError
+
+
+class Loss(nn.Module):
+    """Scores (N, K, H, W) and class ids (N, H, W) to a scalar. Registered under ``name`` (MMSegmentation's ``loss_name``).
+
+    Pixels with ``ignore_index`` do not count; when all are ignored the result is a finite zero with a gradient.
+    """
+
+    name: str
+
+    def forward(
+        self,
+        scores: Tensor,
+        target: Tensor,
+        *,
+        weight: Tensor | None = None,
+        ignore_index: int = 255,
+        avg_factor: float | None = None,
+    ) -> Tensor:
+        raise NotImplementedError
+
+
+class Head(nn.Module):
+    """Feature maps to class scores."""
+
+    def forward(self, features: Features) -> Tensor:
+        """Return scores (N, K, h, w), unnormalised, at the head's own stride."""
+        raise NotImplementedError
+
+    def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
+        """Return named scalars; those whose key holds ``loss`` are summed and minimised, others are logged."""
+        raise NotImplementedError
+
+    def predict(self, features: Features) -> Tensor:
+        """Return scores for inference; as `forward` unless the head predicts in another way than it trains."""
+        return self(features)
+
+
+class CascadeHead(Head):
+    """A head that refines the scores of the one before it."""
+
+    def forward(self, features: Features, previous: Tensor) -> Tensor:  # type: ignore[override]
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """What one output of a segmentor means.
+
+    Args:
+        classes: Number of classes.
+        out_channels: Channels of the scores; 1 with ``sigmoid`` is a binary map of 2 classes.
+        activation: Applied to the scores before a threshold or a merge.
+        threshold: Probability from which a ``sigmoid`` output is class 1.
+        align_corners: How the scores are resized.
+    """
+
+    classes: int
+    out_channels: int
+    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    threshold: float | None = None
+    align_corners: bool = False
+
+
+class TestConfig(TypedDict, total=False):
+    """How a segmentor looks at an image when predicting; sizes are (height, width) in pixels.
+
+    ``whole`` sees it at once, ``slide`` in windows of ``crop_size`` every ``stride``, scores averaged where they overlap.
+    """
+
+    mode: Literal["whole", "slide"]
+    crop_size: tuple[int, int]
+    stride: tuple[int, int]
+
+
+class Segmentor(nn.Module):
+    """A whole model: normalised images in, scores out; a plain torch model to everyone else."""
+
+    outputs: dict[str, OutputSpec]
+    """By name; one is called ``seg``, the main output."""
+    test_cfg: TestConfig
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the scores (N, K, h, w) of the main output for normalised images (N, C, H, W)."""
+        raise NotImplementedError
+
+    def loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+        """Return named scalars, ``{"decode.loss_ce": ...}``; keys that hold ``loss`` are summed."""
+        raise NotImplementedError
+
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
+        """Return unnormalised scores per output, at any size; `segkernel.inference` resizes and activates them."""
+        raise NotImplementedError
+
+
+class Engine(ABC):
+    """Where and how a step runs: device, precision, parallelism. The runner knows no device but through it."""
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+    @abstractmethod
+    def prepare_model(self, segmentor: Segmentor, preprocessor: nn.Module) -> None:
+        """Move the model and the preprocessor to the device and wrap what has to be wrapped."""
+
+    @abstractmethod
+    def prepare_optimizer(
+        self, optimizer: torch.optim.Optimizer, clip_grad: Mapping[str, float] | None = None
+    ) -> torch.optim.Optimizer:
+        """Take the optimiser that `train_step` will drive; ``clip_grad`` is {max_norm, norm_type}."""
+
+    @abstractmethod
+    def train_step(self, micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """Make one optimiser step; return the mean of each named scalar, and ``loss``, detached and on the device."""
+
+    @abstractmethod
+    def evaluate_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the named scalars of a batch without gradients, in the mode the model is in."""
+
+    @abstractmethod
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
+        """Return `Segmentor.predict` of normalised images that are on the device, without gradients."""
+
+    @abstractmethod
+    def reduce(self, value: Any) -> Any:
+        """Combine a value of every rank: a tensor is averaged, a metric merged; returned on every rank."""
+
+    @abstractmethod
+    def gather_model_state(self) -> dict[str, Tensor]:
+        """Return the model's whole state dict with the keys it has on one process."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has to be restored on resume (a gradient scaler's state, say)."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+
+
+class Exporter(ABC):
+    """A file format, and the runtime that loads it back."""
+
+    suffix: ClassVar[str]
+    """With the dot: ``.onnx``."""
+
+    @abstractmethod
+    def export(
+        self, segmentor: Segmentor, path: Path, example: Tensor, metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write ``segmentor`` to ``path``, prove the file against it on ``example`` (N, C, H, W), raise `ExportError`
+        when the numbers differ. ``metadata`` (classes, palette, preprocessing) goes into the file."""
+
+    @abstractmethod
+    def load(self, path: Path) -> Segmentor:
+        """Return the file as a segmentor that only predicts: it runs through the same test loop as a model."""

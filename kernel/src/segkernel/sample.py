@@ -1,0 +1,446 @@
+"""Samples and what becomes of them: an image with named fields, a batch, its targets, a prediction.
+
+A field has a kind, and the kind knows how a geometric change acts on it; so a transform is written once and moves the
+image and every field together:
+
+    sample.apply(Flip("horizontal"))
+
+Colour order is RGB, images are (H, W, C) arrays, points are (x, y) in pixels with (0, 0) at the outer corner of the
+first pixel. No torch is imported until `collate` is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+
+from segkernel.errors import DataError
+from segkernel.interfaces.data import IGNORE
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+
+# ---------------------------------------------------------------- geometry
+
+
+class Geometry:
+    """A change of where pixels are: planned first, then applied to the image and to every field."""
+
+    def size(self, size: Size) -> Size:
+        """Return the size after the change of an image of ``size``."""
+        raise NotImplementedError
+
+    def matrix(self, size: Size) -> np.ndarray:
+        """Return the (3, 3) float64 matrix that moves homogeneous points (x, y, 1)."""
+        raise NotImplementedError
+
+    def raster(self, array: np.ndarray, interpolation: int, fill: float) -> np.ndarray:
+        """Return the changed (H, W) or (H, W, C) array; ``interpolation`` is OpenCV's flag."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Resize(Geometry):
+    """Scale to ``(height, width)``."""
+
+    to: Size
+
+    def size(self, size: Size) -> Size:
+        return self.to
+
+    def matrix(self, size: Size) -> np.ndarray:
+        return np.diag([self.to[1] / size[1], self.to[0] / size[0], 1.0])
+
+    def raster(self, array: np.ndarray, interpolation: int, fill: float) -> np.ndarray:
+        import cv2
+
+        if array.shape[:2] == tuple(self.to):
+            return array
+        resized = cv2.resize(array, (self.to[1], self.to[0]), interpolation=interpolation)
+        return resized if resized.ndim == array.ndim else resized[..., None]
+
+
+@dataclass(frozen=True)
+class Crop(Geometry):
+    """Cut the window of ``height`` x ``width`` whose first pixel is (top, left); it must lie inside."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def size(self, size: Size) -> Size:
+        return self.height, self.width
+
+    def matrix(self, size: Size) -> np.ndarray:
+        return _translation(-self.left, -self.top)
+
+    def raster(self, array: np.ndarray, interpolation: int, fill: float) -> np.ndarray:
+        return array[self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+@dataclass(frozen=True)
+class Flip(Geometry):
+    """Mirror left-right (``horizontal``), top-bottom (``vertical``) or both (``diagonal``)."""
+
+    direction: Literal["horizontal", "vertical", "diagonal"] = "horizontal"
+
+    def size(self, size: Size) -> Size:
+        return size
+
+    def matrix(self, size: Size) -> np.ndarray:
+        matrix = np.eye(3)
+        if self.direction != "vertical":
+            matrix[0] = [-1, 0, size[1]]
+        if self.direction != "horizontal":
+            matrix[1] = [0, -1, size[0]]
+        return matrix
+
+    def raster(self, array: np.ndarray, interpolation: int, fill: float) -> np.ndarray:
+        rows = slice(None, None, 1 if self.direction == "horizontal" else -1)
+        columns = slice(None, None, 1 if self.direction == "vertical" else -1)
+        return array[rows, columns]
+
+
+@dataclass(frozen=True)
+class Pad(Geometry):
+    """Add borders, in pixels; the image's are filled with ``fill`` (one value, or one per channel), a field's with its own."""
+
+    top: int = 0
+    left: int = 0
+    bottom: int = 0
+    right: int = 0
+    fill: float | tuple[float, ...] = 0
+
+    def size(self, size: Size) -> Size:
+        return size[0] + self.top + self.bottom, size[1] + self.left + self.right
+
+    def matrix(self, size: Size) -> np.ndarray:
+        return _translation(self.left, self.top)
+
+    def raster(self, array: np.ndarray, interpolation: int, fill: float) -> np.ndarray:
+        height, width = self.size(array.shape[:2])  # type: ignore[arg-type]
+        padded = np.full((height, width, *array.shape[2:]), fill, array.dtype)
+        padded[self.top : self.top + array.shape[0], self.left : self.left + array.shape[1]] = array
+        return padded
+
+
+@dataclass(frozen=True)
+class Warp(Geometry):
+    """Any affine change: ``affine`` (3, 3) moves points, ``to`` is the resulting (height, width)."""
+
+    affine: np.ndarray
+    to: Size
+    fill: float | tuple[float, ...] = 0
+
+    def size(self, size: Size) -> Size:
+        return self.to
+
+    def matrix(self, size: Size) -> np.ndarray:
+        return self.affine
+
+    def raster(self, array: np.ndarray, interpolation: int, fill: float) -> np.ndarray:
+        import cv2
+
+        # OpenCV counts from the centre of the first pixel, we count from its corner.
+        centred = _translation(-0.5, -0.5) @ self.affine @ _translation(0.5, 0.5)
+        border = tuple(np.broadcast_to(np.asarray(fill, np.float64), 4).tolist()) if np.ndim(fill) == 0 else fill
+        size = (self.to[1], self.to[0])
+        warped = cv2.warpAffine(array, centred[:2], size, flags=interpolation, borderValue=border)  # type: ignore[call-overload]
+        return warped if warped.ndim == array.ndim else warped[..., None]
+
+
+def _translation(x: float, y: float) -> np.ndarray:
+    return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
+
+
+# ---------------------------------------------------------------- fields
+
+NEAREST, LINEAR = 0, 1  # OpenCV's INTER_NEAREST and INTER_LINEAR, without importing it
+
+
+@dataclass
+class Field:
+    """Something known about an image that moves with it."""
+
+    array: np.ndarray
+
+    def apply(self, geometry: Geometry, size: Size) -> Field:
+        """Return the field after ``geometry`` changed an image of ``size``."""
+        raise NotImplementedError
+
+
+class RasterField(Field):
+    """A value per pixel, (H, W) or (H, W, C)."""
+
+    interpolation: ClassVar[int] = NEAREST
+    fill: ClassVar[float] = 0
+
+    def apply(self, geometry: Geometry, size: Size) -> Field:
+        if self.array.shape[:2] != tuple(size):
+            raise DataError(f"a {type(self).__name__} of {self.array.shape[:2]} for an image of {tuple(size)} pixels")
+        return replace(self, array=geometry.raster(self.array, self.interpolation, self.fill))
+
+
+class LabelMap(RasterField):
+    """Class ids, uint8; `IGNORE` where unknown."""
+
+    fill = IGNORE
+
+
+class WeightMap(RasterField):
+    """How much a pixel counts in a loss, float32 from 0."""
+
+    interpolation = LINEAR
+
+
+class EdgeMap(RasterField):
+    """1 on the borders between classes, uint8."""
+
+
+class DepthMap(RasterField):
+    """Metres, float32; 0 where unknown."""
+
+
+class InstanceMasks(RasterField):
+    """One plane per object, (H, W, objects) uint8."""
+
+
+class Boxes(Field):
+    """(objects, 4) float32: left, top, right, bottom in pixels."""
+
+    def apply(self, geometry: Geometry, size: Size) -> Field:
+        left, top, right, bottom = self.array.reshape(-1, 4).T
+        corners = np.stack([left, top, right, top, right, bottom, left, bottom], 1).reshape(-1, 4, 2)
+        moved = _move(corners, geometry.matrix(size))
+        height, width = geometry.size(size)
+        box = np.concatenate([moved.min(1), moved.max(1)], 1)
+        return replace(self, array=box.clip(0, [width, height, width, height]).astype(np.float32))
+
+
+class Keypoints(Field):
+    """(objects, points, 3) float32: x, y, visibility (0 when outside)."""
+
+    def apply(self, geometry: Geometry, size: Size) -> Field:
+        points = self.array.copy()
+        points[..., :2] = _move(points[..., :2], geometry.matrix(size))
+        height, width = geometry.size(size)
+        inside = (points[..., :2] >= 0).all(-1) & (points[..., 0] < width) & (points[..., 1] < height)
+        points[..., 2] *= inside
+        return replace(self, array=points)
+
+
+def _move(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    return points @ matrix[:2, :2].T + matrix[:2, 2]
+
+
+# ---------------------------------------------------------------- what holds them
+
+Self = TypeVar("Self", bound="_Named")
+
+
+@dataclass
+class _Named:
+    """Values by name, which can be added, read with `get`, and removed."""
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.fields[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.fields[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self.fields[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.fields
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.fields)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the field ``name``, or ``default``."""
+        return self.fields.get(name, default)
+
+    def map(self: Self, function: Callable[[Tensor], Tensor]) -> Self:
+        """Return a copy with ``function`` applied to every tensor."""
+        return replace(self, fields={name: _map(value, function) for name, value in self.fields.items()})
+
+    def to(self: Self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """Return a copy whose tensors are on ``device``."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def cpu(self: Self) -> Self:
+        """Return a copy whose tensors are in main memory."""
+        return self.to("cpu")
+
+    def cuda(self: Self) -> Self:
+        """Return a copy whose tensors are on the current CUDA device."""
+        return self.to("cuda")
+
+    def detach(self: Self) -> Self:
+        """Return a copy whose tensors carry no gradient."""
+        return self.map(lambda tensor: tensor.detach())
+
+
+def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_map(entry, function) for entry in value]
+    return value if isinstance(value, np.ndarray) or not hasattr(value, "detach") else function(value)
+
+
+@dataclass
+class Sample(_Named):
+    """One image (H, W, C), uint8 RGB as a rule, with its `Field` objects; the ordinary label map is the field ``seg``.
+
+    ``meta`` holds what describes it: ``path``, ``name`` (without suffix), ``original_size`` (set by the loader).
+    """
+
+    image: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8))
+
+    @property
+    def size(self) -> Size:
+        """Height and width of the image."""
+        return self.image.shape[0], self.image.shape[1]
+
+    def apply(self, geometry: Geometry) -> Sample:
+        """Change the image and every field by ``geometry``, in place; return self."""
+        size = self.size
+        fill = getattr(geometry, "fill", 0)
+        self.fields = {name: value.apply(geometry, size) for name, value in self.fields.items()}
+        self.image = geometry.raster(self.image, LINEAR, fill)
+        return self
+
+
+@dataclass
+class Targets(_Named):
+    """What a batch, or one image, should give: ``targets["seg"]`` is (N, H, W), or (H, W), class ids.
+
+    Label maps travel as uint8; the preprocessor makes them int64 on the device.
+
+    Raster fields are tensors padded to the batch's size, other fields lists of one tensor per image.
+    """
+
+
+@dataclass
+class Prediction(_Named):
+    """What a model says of one image, at its original size.
+
+    For each output ``NAME`` of the segmentor: ``NAME`` (H, W) class ids, and, when they were asked for,
+    ``NAME_scores`` (K, H, W) float probabilities.
+    """
+
+    @property
+    def labels(self) -> Tensor:
+        """The label map (H, W) of the main output."""
+        return self.fields["seg"]
+
+
+@dataclass
+class Batch:
+    """Images of one step: (N, C, H, W) as they left the transforms (uint8 as a rule), padded to one size.
+
+    ``sizes`` are the true sizes inside the padding, ``meta`` the samples' own; in evaluation ``truths`` holds the
+    annotations of each image at its original size.
+    """
+
+    images: Tensor
+    targets: Targets = field(default_factory=Targets)
+    sizes: list[Size] = field(default_factory=list)
+    meta: list[dict[str, Any]] = field(default_factory=list)
+    truths: list[Targets] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """Return a copy with ``function`` applied to every tensor."""
+        truths = [truth.map(function) for truth in self.truths]
+        return replace(self, images=function(self.images), targets=self.targets.map(function), truths=truths)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Return a copy whose tensors are on ``device``."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def cpu(self) -> Batch:
+        """Return a copy in main memory."""
+        return self.to("cpu")
+
+    def cuda(self) -> Batch:
+        """Return a copy on the current CUDA device."""
+        return self.to("cuda")
+
+    def detach(self) -> Batch:
+        """Return a copy whose tensors carry no gradient."""
+        return self.map(lambda tensor: tensor.detach())
+
+    def pin_memory(self) -> Batch:
+        """Return a copy in page-locked memory, for a faster way to the device."""
+        return self.map(lambda tensor: tensor.pin_memory())
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Put samples into one `Batch`, padded at the bottom and right to the largest of them.
+
+    Images are padded with 0, fields with their kind's fill; the preprocessor sets what lies outside ``sizes`` anew.
+
+    Raises:
+        DataError: When channels, dtypes or fields differ between samples.
+    """
+    import torch
+
+    first = samples[0]
+    height, width = (max(sample.size[axis] for sample in samples) for axis in (0, 1))
+    for sample in samples:
+        if sample.image.shape[2:] != first.image.shape[2:] or sample.image.dtype != first.image.dtype:
+            theirs, ours = _describe(sample.image), _describe(first.image)
+            raise DataError(f"a batch cannot hold images of {theirs} and of {ours}", sample.meta.get("path"))
+        if sample.fields.keys() != first.fields.keys():
+            raise DataError(f"fields {sorted(sample)} beside {sorted(first)} in one batch", sample.meta.get("path"))
+    images = np.stack([_pad_to(sample.image, height, width, 0) for sample in samples])
+    targets = {name: _collate_field([s.fields[name] for s in samples], height, width) for name in first}
+    return Batch(
+        images=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+        targets=Targets(targets),
+        sizes=[sample.size for sample in samples],
+        meta=[sample.meta for sample in samples],
+    )
+
+
+def as_targets(sample: Sample) -> Targets:
+    """Return the fields of one sample as tensors of the dtype they have."""
+    import torch
+
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(value.array)) for name, value in sample.fields.items()}
+    return Targets(tensors, dict(sample.meta))
+
+
+def _collate_field(values: list[Field], height: int, width: int) -> Any:
+    import torch
+
+    first = values[0]
+    if isinstance(first, RasterField) and not isinstance(first, InstanceMasks):
+        padded = [replace(v, array=_pad_to(v.array, height, width, first.fill)) for v in values]
+        return torch.from_numpy(np.stack([v.array for v in padded]))
+    return [torch.from_numpy(np.ascontiguousarray(v.array)) for v in values]
+
+
+def _pad_to(array: np.ndarray, height: int, width: int, fill: float) -> np.ndarray:
+    if array.shape[:2] == (height, width):
+        return array
+    return Pad(bottom=height - array.shape[0], right=width - array.shape[1]).raster(array, NEAREST, fill)
+
+
+def _describe(image: np.ndarray) -> str:
+    return f"{image.shape[2] if image.ndim == 3 else 1} channels {image.dtype}"
