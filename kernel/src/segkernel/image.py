@@ -1,0 +1,343 @@
+"""The one decoder, writer and overlay of images and label maps.
+
+    picture = draw(read("street.jpg"), labels, classes=["road", "car"], out_file="picture.png")
+
+Images are (H, W, 3) uint8 RGB, label maps (H, W) integers. OpenCV does the work; it is imported when first needed.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+import tempfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from segkernel.errors import DataError, SegKernelError, UsageError
+from segkernel.interfaces.data import Color, default_palette
+
+PathLike = str | Path
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_GREY, _INDEXED = 0, 3  # PNG's colour types
+
+
+def opencv() -> ModuleType:
+    """Return the module ``cv2``.
+
+    Raises:
+        SegKernelError: When it, or a library of the system that it needs, is missing; the message says what to type.
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise SegKernelError(
+            f"OpenCV cannot be loaded: {error}\n    pip install --force-reinstall opencv-python\n"
+            "    on a machine without a screen that lacks libGL: pip uninstall opencv-python, then "
+            "pip install opencv-python-headless"
+        ) from error
+    return cv2
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read(path: PathLike) -> np.ndarray:
+    """Return the image in a file as (H, W, 3) uint8 RGB, turned as its EXIF orientation says.
+
+    Raises:
+        DataError: When the file is missing, unreadable, empty, cut short or no image.
+    """
+    cv2 = opencv()
+    return _decode(_load(path), cv2.IMREAD_COLOR, path)[..., ::-1].copy()
+
+
+def read_mask(path: PathLike) -> np.ndarray:
+    """Return the raw values of a label file: (H, W) integers, 8 or 16 bits, or (H, W, 3) RGB of a colour mask.
+
+    A PNG with a palette gives the indices, and one with 1, 2 or 4 bits per pixel its small numbers.
+
+    Raises:
+        DataError: As `read`; also when the values are not integers.
+    """
+    cv2 = opencv()
+    data, divisor = _plain_png(_load(path))
+    mask = _decode(data, cv2.IMREAD_UNCHANGED, path)
+    if mask.dtype.kind not in "ui":
+        raise DataError(f"labels are integers, this file holds {mask.dtype}", path)
+    if mask.ndim == 3:
+        mask = mask[..., :3][..., ::-1].copy() if mask.shape[2] > 2 else mask[..., 0]
+    return mask // divisor if divisor > 1 else mask
+
+
+def _load(path: PathLike) -> bytes:
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise DataError("no such file", path) from None
+    except IsADirectoryError:
+        raise DataError("a folder, not an image", path) from None
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", path) from error
+    if not data:
+        raise DataError("the file is empty", path)
+    return data
+
+
+def _decode(data: bytes, flags: int, path: PathLike) -> np.ndarray:
+    cv2 = opencv()
+    if _is_cut_short(data):
+        raise DataError("the file is cut short: copy it again", path)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:  # for example more pixels than OpenCV allows
+        raise DataError(f"cannot be decoded: {error}", path) from error
+    if image is None:
+        raise DataError("not an image, or a damaged one", path)
+    return image
+
+
+def _is_cut_short(data: bytes) -> bool:
+    """Whether the end mark is missing; OpenCV fills up what it misses in grey and says nothing."""
+    if data.startswith(b"\xff\xd8"):
+        return data.find(b"\xff\xd9", _first_scan(data)) < 0
+    return data.startswith(_PNG) and b"IEND" not in data
+
+
+def _first_scan(data: bytes) -> int:
+    """Return where a JPEG's pixels begin: past its headers, of which a thumbnail with an end mark may be one."""
+    start = 2
+    while start + 4 <= len(data) and data[start] == 0xFF and data[start + 1] != 0xDA:
+        start += 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+    return start
+
+
+def _plain_png(data: bytes) -> tuple[bytes, int]:
+    """Return a file whose pixels OpenCV decodes as the numbers they are, up to the returned factor.
+
+    A palette is taken out, so that the indices become grey values; OpenCV would return colours. Greys of fewer than 8
+    bits are spread over 0 to 255 by the decoder.
+    """
+    if not data.startswith(_PNG) or len(data) < 33:
+        return data, 1
+    depth, color_type = data[24], data[25]
+    if color_type not in (_GREY, _INDEXED):
+        return data, 1
+    if color_type == _INDEXED:
+        header = b"IHDR" + data[16:25] + bytes([_GREY]) + data[26:29]
+        data = _PNG + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + _without_palette(data)
+    return data, 255 // (2**depth - 1) if depth < 8 else 1
+
+
+def _without_palette(data: bytes) -> bytes:
+    kept, start = [], 33
+    while start + 8 <= len(data):
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        if data[start + 4 : start + 8] not in (b"PLTE", b"tRNS", b"bKGD", b"hIST"):
+            kept.append(data[start:end])
+        start = end
+    return b"".join(kept)
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write(path: PathLike, image: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 RGB, or (H, W) grey, in the format of the suffix; a folder that is missing is made.
+
+    The file appears whole or not at all.
+
+    Raises:
+        DataError: When the suffix names no format, or the file cannot be written (no permission, no space left).
+    """
+    _write(path, np.ascontiguousarray(image[..., ::-1] if image.ndim == 3 else image))
+
+
+def write_mask(path: PathLike, labels: np.ndarray) -> None:
+    """Write a label map (H, W), values 0 to 65535, as a PNG of 8 bits, or 16 when a value needs them.
+
+    Raises:
+        DataError: As `write`, and when the suffix is not ``.png`` or a value does not fit.
+    """
+    if Path(path).suffix.lower() != ".png":
+        raise DataError("label maps are written as .png, which keeps every value", path)
+    if labels.ndim != 2 or (labels.size and not 0 <= labels.min() <= labels.max() < 2**16):
+        raise DataError(f"not a label map (H, W) of 0 to 65535: shape {labels.shape}", path)
+    _write(path, labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16))
+
+
+def _write(path: PathLike, array: np.ndarray) -> None:
+    cv2, path = opencv(), Path(path)
+    try:
+        _, encoded = cv2.imencode(path.suffix, array)
+    except cv2.error:
+        raise DataError(f"no image format is called {path.suffix!r}: use .png or .jpg", path) from None
+    partial = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}", suffix=path.suffix)
+        with os.fdopen(handle, "wb") as file:
+            file.write(encoded.tobytes())
+        os.chmod(partial, 0o666 & ~_umask())
+        os.replace(partial, path)
+    except OSError as error:
+        if partial is not None:
+            Path(partial).unlink(missing_ok=True)
+        raise DataError(f"cannot be written: {error.strerror or error}", path) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+# ---------------------------------------------------------------- drawing
+
+
+def overlay(image: np.ndarray, labels: np.ndarray, palette: Sequence[Color], opacity: float = 0.5) -> np.ndarray:
+    """Return the image with the classes' colours laid over it; ids without a colour (255) leave the image as it is.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        labels: (H, W) class ids.
+        palette: One RGB colour per class.
+        opacity: Of the colours, above 0, at most 1.
+
+    Raises:
+        UsageError: When opacity is outside that range.
+        DataError: When the sizes differ.
+    """
+    if not 0 < opacity <= 1:
+        raise UsageError(f"opacity is above 0 and at most 1, not {opacity}")
+    if labels.shape != image.shape[:2]:
+        raise DataError(f"labels of {labels.shape} (height, width) do not fit an image of {image.shape[:2]}")
+    colors = np.asarray(palette, np.uint8).reshape(-1, 3)
+    known = (labels >= 0) & (labels < len(colors))
+    painted = colors[np.where(known, labels, 0)]
+    mixed = opencv().addWeighted(painted, opacity, np.ascontiguousarray(image), 1 - opacity, 0)
+    return np.where(known[..., None], mixed, image)
+
+
+def draw(
+    image: np.ndarray | PathLike,
+    prediction: Any,
+    truth: Any = None,
+    classes: Sequence[str] | None = None,
+    palette: Sequence[Color] | None = None,
+    opacity: float = 0.5,
+    title: str | None = None,
+    out_file: PathLike | None = None,
+    show: bool = False,
+    wait_time: float = 0,
+) -> np.ndarray:
+    """Return a picture of a prediction over its image, as (H', W', 3) uint8 RGB.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, (H, W) grey, or a path.
+        prediction: Class ids (H, W) as array or tensor, or a `Prediction`.
+        truth: The annotation likewise, or a `Targets`; drawn to the left of the prediction.
+        classes: Names for the legend, which lists the classes that occur.
+        palette: RGB per class; a fixed table of colours when not given.
+        opacity: Of the colours over the image, above 0, at most 1.
+        title: Written above.
+        out_file: Also write the picture there.
+        show: Also show it in a window.
+        wait_time: Seconds the window stays open; 0 waits for a key.
+
+    Raises:
+        UsageError: When opacity is out of range, or there is no screen to show on.
+        DataError: When sizes differ or the file cannot be written.
+    """
+    picture = read(image) if isinstance(image, str | Path) else _as_rgb(np.asarray(image))
+    maps = {"truth": truth, "prediction": prediction} if truth is not None else {"": prediction}
+    labels = {caption: _as_labels(value) for caption, value in maps.items()}
+    ids = sorted(set().union(*(np.unique(label).tolist() for label in labels.values())) - {255})
+    count = max([*ids, *([len(classes) - 1] if classes else []), 0]) + 1
+    palette = palette or default_palette(count)
+    panels = [_caption(overlay(picture, label, palette, opacity), caption) for caption, label in labels.items()]
+    drawn = np.concatenate(panels, axis=1)
+    names = [
+        (classes[i] if classes and i < len(classes) else f"class {i}", palette[i]) for i in ids if i < len(palette)
+    ]
+    drawn = np.concatenate([_banner(title, drawn.shape[1]), drawn, _legend(names, drawn.shape[1])])
+    if out_file is not None:
+        write(out_file, drawn)
+    if show:
+        _show(drawn, title or "prediction", wait_time)
+    return drawn
+
+
+_LINE = 22  # pixels of height of a line of text
+
+
+def _as_rgb(image: np.ndarray) -> np.ndarray:
+    if image.ndim not in (2, 3) or image.dtype != np.uint8:
+        raise DataError(f"an image to draw on is (H, W, 3) uint8, not {image.shape} {image.dtype}")
+    return np.repeat(image.reshape(*image.shape[:2], -1)[..., :1], 3, 2) if image.ndim == 2 else image[..., :3]
+
+
+def _as_labels(value: Any) -> np.ndarray:
+    value = value["seg"] if hasattr(value, "fields") else value
+    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value).astype(np.int64)
+
+
+def _text(canvas: np.ndarray, text: str, x: int, y: int, color: Color) -> None:
+    cv2 = opencv()
+    cv2.putText(canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, color, 1, cv2.LINE_AA)
+
+
+def _text_width(text: str) -> int:
+    cv2 = opencv()
+    return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)[0][0])
+
+
+def _caption(panel: np.ndarray, caption: str) -> np.ndarray:
+    if caption:
+        panel = np.ascontiguousarray(panel)
+        panel[: min(_LINE, len(panel)), : _text_width(caption) + 12] //= 3
+        _text(panel, caption, 6, 15, (255, 255, 255))
+    return panel
+
+
+def _banner(title: str | None, width: int) -> np.ndarray:
+    canvas = np.full((_LINE + 4 if title else 0, width, 3), 255, np.uint8)
+    if title:
+        _text(canvas, title, 6, 17, (30, 30, 30))
+    return canvas
+
+
+def _legend(names: Sequence[tuple[str, Color]], width: int) -> np.ndarray:
+    """Return white rows with a coloured square and a name for each class, wrapped to ``width`` pixels."""
+    places, x, row = [], 6, 0
+    for name, color in names:
+        needed = _text_width(name) + 34
+        if x > 6 and x + needed > width:
+            x, row = 6, row + 1
+        places.append((name, color, x, row * _LINE))
+        x += needed
+    canvas = np.full(((row + 1) * _LINE + 4 if places else 0, width, 3), 255, np.uint8)
+    for name, color, x, y in places:
+        canvas[y + 6 : y + 19, x : x + 13] = color
+        _text(canvas, name, x + 18, y + 17, (30, 30, 30))
+    return canvas
+
+
+def _show(picture: np.ndarray, title: str, wait_time: float) -> None:
+    cv2 = opencv()
+    message = "there is no screen to show a picture on: give out_file instead"
+    # Without a display, the window library ends the whole process instead of raising.
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise UsageError(message)
+    try:
+        cv2.imshow(title, picture[..., ::-1])
+        cv2.waitKey(round(wait_time * 1000))
+        cv2.destroyWindow(title)
+    except cv2.error as error:
+        raise UsageError(message) from error
