@@ -1,0 +1,387 @@
+"""Files of weights: written whole or not at all, read without running anything that is inside.
+
+save("latest.pth", {"state_dict": model.state_dict(), "meta": {"classes": ["road", "sky"]}})
+checkpoint = load("latest.pth")
+print(load_weights(model, checkpoint["state_dict"], mode="strict"))
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from segkernel.errors import CheckpointError, did_you_mean
+
+PLAIN = (str, int, float, bool, type(None))
+"""What may be saved beside tensors, lists, tuples and dicts."""
+
+# ---------------------------------------------------------------- saving
+
+
+def save(path: str | Path, state: Mapping[str, Any]) -> None:
+    """Write ``state`` to ``path`` so that a kill at any moment leaves the old file or the new one, whole.
+
+    Raises:
+        CheckpointError: When a value is not a tensor, plain value or container of these (its key is named, nothing is
+            written), or when the file cannot be written (the old file stays as it was).
+    """
+    path = Path(path)
+    _check_plain(state, "")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path.parent)
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        kept = "the file that was there is untouched" if path.is_file() else "no file was left behind"
+        raise CheckpointError(f"{path}: cannot be written: {_reason(error)}; {kept}") from error
+
+
+def _check_plain(value: Any, where: str) -> None:
+    """Exact types only: a subclass would be pickled as code that the safe loader must refuse."""
+    kind = type(value)
+    if kind in PLAIN or kind in (Tensor, nn.Parameter):
+        return
+    if kind in (dict, OrderedDict):
+        for key, entry in value.items():
+            if type(key) not in PLAIN:
+                raise CheckpointError(f"{where or 'checkpoint'}: a key is {_describe(key)}; keys must be plain values")
+            _check_plain(entry, f"{where}.{key}" if where else str(key))
+    elif kind in (list, tuple):
+        for index, entry in enumerate(value):
+            _check_plain(entry, f"{where}[{index}]")
+    else:
+        message = f"{where or 'checkpoint'}: {_describe(value)} cannot be saved in a checkpoint"
+        raise CheckpointError(f"{message}; make it a tensor, str, int, float, bool, None, list, tuple or dict")
+
+
+def _describe(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__} {str(value)[:60]!r}"
+
+
+def _reason(error: BaseException) -> str:
+    """Find the system's own words: torch wraps a failed write in an error that does not tell why."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed runs were writing: temporaries whose process is gone."""
+    for leftover in folder.glob(".*.tmp"):
+        found = re.fullmatch(r"\..+\.(\d+)\.tmp", leftover.name)
+        if found and not _is_running(int(found.group(1))):
+            with contextlib.suppress(OSError):
+                leftover.unlink()
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":  # elsewhere os.kill(pid, 0) is not a question but a kill
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name survive a power cut; not every file system allows it."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# ---------------------------------------------------------------- loading
+
+
+class _Dropped:
+    """Stands in for a class or function that old files name: takes any arguments and state, and keeps none."""
+
+    def __new__(cls, *arguments: Any, **more: Any) -> _Dropped:
+        return object.__new__(cls)
+
+    def __init__(self, *arguments: Any, **more: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+_NUMPY_TYPES = ("Bool", "Int8", "UInt8", "Int16", "UInt16", "Int32", "UInt32", "Int64", "UInt64", "Float16", "Float32")
+_STAND_INS = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "builtins.getattr",  # how a HistoryBuffer names its own methods
+    "_codecs.encode",
+    "numpy.ndarray",
+    "numpy.dtype",
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core")),
+    *(f"numpy.dtypes.{name}DType" for name in (*_NUMPY_TYPES, "Float64", "Str", "Object")),
+)
+
+
+def _stand_in(path: str) -> type[_Dropped]:
+    module, name = path.rsplit(".", 1)
+    return type(name, (_Dropped,), {"__module__": module, "__qualname__": name})
+
+
+_DROPPED: list[Any] = [_stand_in(path) for path in _STAND_INS]
+
+
+def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read a checkpoint of ours, of MMSegmentation or mmengine, or a bare state dict.
+
+    Returns:
+        The file's entries with at least ``state_dict`` (name -> tensor, without ``module.`` prefixes) and ``meta``
+        (``classes`` and ``palette`` by these names where the file knows them).
+
+    Raises:
+        CheckpointError: When the file is missing, damaged, not a checkpoint, or holds anything but plain data; no
+            code in it is ever run.
+    """
+    path = Path(path)
+    _check_file(path)
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read(path, map_location)
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint or a state dict")
+    content = _without_dropped(content)
+    found = content.get("meta")
+    meta = dict(found) if isinstance(found, Mapping) else {}
+    rest = {key: value for key, value in content.items() if not isinstance(value, Tensor)}
+    return {**rest, "state_dict": _find_weights(content, path), "meta": _with_classes(meta)}
+
+
+def _check_file(path: Path) -> None:
+    if str(path).startswith(("http:", "https:")):
+        raise CheckpointError(f"{path}: is an address; download the file and give its path")
+    if path.is_dir():
+        inside = sorted(entry.name for entry in path.iterdir() if entry.suffix in (".pth", ".pt", ".safetensors"))
+        hint = f"give one of its files: {', '.join(inside[:5])}" if inside else "it holds no .pth, .pt or .safetensors"
+        raise CheckpointError(f"{path}: is a folder; {hint}")
+    if not path.is_file():
+        names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = did_you_mean(path.name, names)
+        raise CheckpointError(f"{path}: no such file" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+    try:
+        with open(path, "rb") as file:
+            start = file.read(512).lstrip().lower()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    if not start:
+        raise CheckpointError(f"{path}: is empty; the download or the copy was cut off")
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise CheckpointError(f"{path}: is a web page, not weights; the download gave an error or login page")
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path}: is a Git LFS pointer, not weights; fetch the file with 'git lfs pull'")
+
+
+def _read(path: Path, map_location: str | torch.device) -> Any:
+    try:
+        with _stand_ins(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on odd files; what matters is in the error
+            return torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # a damaged file can make the unpickler fail in any way
+        raise CheckpointError(f"{path}: {_why_unreadable(error)}") from error
+
+
+@contextlib.contextmanager
+def _stand_ins() -> Iterator[None]:
+    if hasattr(torch.serialization, "safe_globals"):  # since torch 2.5
+        with torch.serialization.safe_globals(_DROPPED):
+            yield
+        return
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals(_DROPPED)
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+def _why_unreadable(error: Exception) -> str:
+    text = str(error)
+    asked = re.search(r"GLOBAL ['\"]?([\w.]+)", text)
+    if asked:
+        return (
+            f"refused: it asks for {asked.group(1)!r}, which is code and not weights; nothing in it was run\n"
+            "    where the file was made, save the weights alone: torch.save(model.state_dict(), 'weights.pth')"
+        )
+    if "TorchScript" in text:
+        return "is a TorchScript program, not weights; save its state_dict() instead"
+    if "operand" in text:
+        return "was not written by torch.save as a checkpoint; nothing in it was run"
+    damaged = ("central directory", "zip archive", "magic number", "ran out of input", "invalid load key", "EOF")
+    if isinstance(error, EOFError) or any(words in text for words in damaged):
+        return "is damaged or not a checkpoint: truncated, or another kind of file; copy or download it again"
+    return f"cannot be read as a checkpoint: {type(error).__name__}: {text.splitlines()[0] if text else 'no reason'}"
+
+
+def _read_safetensors(path: Path) -> Any:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise CheckpointError(f"{path}: reading .safetensors needs a package\n    pip install safetensors") from error
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: is damaged or not a safetensors file: {error}") from error
+
+
+def _without_dropped(value: Any) -> Any:
+    """Return ``value`` without what the stand-ins swallowed; a state dict keeps its ``_metadata``."""
+    if isinstance(value, dict):
+        for key in [key for key, entry in value.items() if isinstance(entry, _Dropped) or isinstance(key, _Dropped)]:
+            del value[key]
+        for key, entry in value.items():
+            value[key] = _without_dropped(entry)
+        return value
+    if type(value) in (list, tuple):
+        return type(value)(_without_dropped(entry) for entry in value if not isinstance(entry, _Dropped))
+    return value
+
+
+def _find_weights(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    weights = content
+    for key in ("state_dict", "model"):
+        if isinstance(content.get(key), Mapping):
+            weights = content[key]
+            break
+    tensors = OrderedDict((name, value) for name, value in weights.items() if isinstance(value, Tensor))
+    if not tensors:
+        keys = ", ".join(repr(str(key)) for key in list(content)[:8]) or "none"
+        raise CheckpointError(f"{path}: holds no weights; its keys are {keys}")
+    prefix = "module."
+    wrapped = all(name.startswith(prefix) for name in tensors)
+    stripped = OrderedDict((name[len(prefix) :], value) for name, value in tensors.items()) if wrapped else tensors
+    if not wrapped and hasattr(weights, "_metadata"):
+        stripped._metadata = weights._metadata  # type: ignore[attr-defined]  # versions of the layers' own layouts
+    return stripped
+
+
+def _with_classes(meta: dict[str, Any]) -> dict[str, Any]:
+    """Give classes and palette one name: mmengine keeps them in ``dataset_meta``, mmcv in capital letters."""
+    inner = meta.get("dataset_meta")
+    known = inner if isinstance(inner, Mapping) else {}
+    for key in ("classes", "palette"):
+        value = meta.get(key) or known.get(key) or meta.get(key.upper()) or known.get(key.upper())
+        if value:
+            meta[key] = value
+    return meta
+
+
+# ---------------------------------------------------------------- into a model
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of a file's weights; printing it gives the report.
+
+    Args:
+        loaded: Names that were copied into the model.
+        skipped: Names that the model does not have.
+        reshaped: Names that have another shape in the model, with the file's shape and the model's; left fresh.
+        fresh: Names that the file does not have; the model keeps its own values.
+    """
+
+    loaded: tuple[str, ...]
+    skipped: tuple[str, ...]
+    reshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    fresh: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"loaded {len(self.loaded)} of {len(self.loaded) + len(self.reshaped) + len(self.fresh)} tensors"]
+        for name, file_shape, model_shape in self.reshaped:
+            lines.append(f"    left fresh: {name} is {_shape(file_shape)} in the file, {_shape(model_shape)} here")
+        lines += [f"    {text}: {_some(names)}" for text, names in self._lists() if names]
+        return "\n".join(lines)
+
+    def _lists(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        return ("not in the file, left fresh", self.fresh), ("not in the model, skipped", self.skipped)
+
+
+def load_weights(
+    model: nn.Module,
+    state_dict: Mapping[str, Tensor],
+    *,
+    mode: Literal["strict", "finetune"],
+    classes: Sequence[str] | None = None,
+) -> LoadReport:
+    """Copy ``state_dict`` into ``model``.
+
+    Args:
+        model: Changed in place.
+        state_dict: As `load` gives it.
+        mode: ``finetune`` copies what fits and leaves the rest fresh; ``strict`` refuses anything that does not fit.
+        classes: Those the file was trained on, if known; only named in a refusal.
+
+    Raises:
+        CheckpointError: In ``strict`` mode when anything differs; in any mode when nothing fits at all.
+    """
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    shapes = {name: tuple(value.shape) for name, value in state_dict.items()}
+    reshaped = tuple((name, shape, own[name]) for name, shape in shapes.items() if own.get(name, shape) != shape)
+    rejected = {name for name, *_ in reshaped}
+    if mode == "strict" and reshaped:
+        raise CheckpointError(_refusal(LoadReport((), (), reshaped, ()), classes))
+    fitting = OrderedDict((name, value) for name, value in state_dict.items() if name not in rejected)
+    fitting._metadata = getattr(state_dict, "_metadata", OrderedDict())  # type: ignore[attr-defined]
+    try:
+        result = model.load_state_dict(fitting, strict=False)  # layers may rename old keys on the way
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights do not fit the model: {error}") from error
+    fresh = tuple(name for name in result.missing_keys if name not in rejected)
+    untouched = rejected.union(fresh)
+    loaded = tuple(name for name in own if name not in untouched)
+    report = LoadReport(loaded, tuple(result.unexpected_keys), reshaped, fresh)
+    if mode == "strict" and (report.skipped or report.fresh):
+        raise CheckpointError(_refusal(report, classes))
+    if own and len(fitting) == len(report.skipped):
+        raise CheckpointError(f"nothing in the file fits the model: is it for another one?\n{report}")
+    return report
+
+
+def _refusal(report: LoadReport, classes: Sequence[str] | None) -> str:
+    lines = ["the weights do not fit the model"]
+    for name, file_shape, model_shape in report.reshaped[:8]:
+        lines.append(f"    {name}: {_shape(file_shape)} in the file, {_shape(model_shape)} in the model")
+    if len(report.reshaped) > 8:
+        lines.append(f"    and {len(report.reshaped) - 8} more")
+    lines += [f"    {text.split(',')[0]}: {_some(names)}" for text, names in report._lists() if names]
+    if classes:
+        lines.append(f"    the file was trained on {len(classes)} classes: {_some(tuple(classes))}")
+    return "\n".join([*lines, "    use the config these weights were trained with, or load_from to fine-tune"])
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "(" + ", ".join(str(size) for size in shape) + ")"
+
+
+def _some(names: Sequence[str], limit: int = 6) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

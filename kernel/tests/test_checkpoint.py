@@ -1,0 +1,383 @@
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+import types
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from segkernel import checkpoint
+from segkernel.errors import CheckpointError
+
+
+def small_model(classes: int = 3) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, classes, 1))
+
+
+def whole_state() -> dict[str, Any]:
+    model = small_model()
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.rand(2, 3, 4, 4)).sum().backward()
+    optimizer.step()
+    return {
+        "state_dict": model.state_dict(),
+        "meta": {"classes": ["a", "b", "c"], "palette": [(1, 2, 3)], "iteration": 7, "note": None},
+        "optimizer": optimizer.state_dict(),
+        "random": {"torch": torch.get_rng_state(), "numpy": {"state": 2**127 + 1}},
+    }
+
+
+# ---------------------------------------------------------------- saving
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path):
+    state = whole_state()
+    checkpoint.save(tmp_path / "a.pth", state)
+    loaded = checkpoint.load(tmp_path / "a.pth")
+    assert loaded["meta"] == state["meta"]
+    assert loaded["random"]["numpy"] == state["random"]["numpy"]
+    assert torch.equal(loaded["random"]["torch"], state["random"]["torch"])
+    assert all(torch.equal(loaded["state_dict"][name], value) for name, value in state["state_dict"].items())
+    optimizer = torch.optim.AdamW(small_model().parameters())
+    optimizer.load_state_dict(loaded["optimizer"])
+
+
+def test_folders_are_made_and_no_temporary_stays(tmp_path):
+    checkpoint.save(tmp_path / "run" / "a.pth", whole_state())
+    assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["a.pth"]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (np.float64(1.0), "numpy.float64"),
+        (np.zeros(2), "numpy.ndarray"),
+        (Path("x"), "Path"),
+        (print, "builtin_function_or_method"),
+        ({1, 2}, "builtins.set"),
+        (b"bytes", "builtins.bytes"),
+        (torch.float32, "torch.dtype"),
+        (type("Marked", (dict,), {})(), "Marked"),
+    ],
+)
+def test_anything_but_plain_data_is_refused_by_key_before_writing(tmp_path, value, kind):
+    path = tmp_path / "a.pth"
+    path.write_bytes(b"old")
+    with pytest.raises(CheckpointError, match=r"hooks\.best\[1\]") as caught:
+        checkpoint.save(path, {"hooks": {"best": [0, value]}})
+    assert kind in str(caught.value)
+    assert path.read_bytes() == b"old"
+
+
+def test_a_key_that_is_not_plain_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"meta: a key is numpy"):
+        checkpoint.save(tmp_path / "a.pth", {"meta": {np.int64(3): 1}})
+
+
+def test_a_full_disk_leaves_the_previous_file_whole(tmp_path, monkeypatch):
+    path = tmp_path / "a.pth"
+    checkpoint.save(path, {"state_dict": {"w": torch.ones(2)}})
+    before = path.read_bytes()
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match=r"No space left on device; the file that was there is untouched"):
+        checkpoint.save(path, {"state_dict": {"w": torch.zeros(2)}})
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.pth"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file size limits are a POSIX thing")
+def test_a_write_that_stops_halfway_leaves_the_previous_file_whole(tmp_path):
+    script = """
+        import os, resource, sys, torch
+        from segkernel import checkpoint
+        path = sys.argv[1]
+        checkpoint.save(path, {"state_dict": {"w": torch.ones(2)}})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            checkpoint.save(path, {"state_dict": {"w": torch.ones(1_000_000)}})
+        except checkpoint.CheckpointError as error:
+            print(error)
+        print(sorted(os.listdir(os.path.dirname(path))), len(checkpoint.load(path)["state_dict"]["w"]))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "a.pth")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "File too large; the file that was there is untouched" in done.stdout
+    assert done.stdout.splitlines()[-1] == "['a.pth'] 2"
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        checkpoint.save(tmp_path / "file" / "a.pth", {"state_dict": {}})
+
+
+@pytest.mark.skipif(os.name != "posix", reason="processes are asked for by POSIX signals")
+def test_temporaries_of_dead_processes_are_removed_and_others_left(tmp_path):
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    dead = tmp_path / f".iter_10.pth.{gone.stdout.strip()}.tmp"
+    alive = tmp_path / f".iter_11.pth.{os.getppid()}.tmp"
+    foreign = tmp_path / ".notes.tmp"
+    for leftover in (dead, alive, foreign):
+        leftover.write_bytes(b"half")
+    checkpoint.save(tmp_path / "a.pth", {"state_dict": {"w": torch.ones(1)}})
+    assert (dead.exists(), alive.exists(), foreign.exists()) == (False, True, True)
+
+
+# ---------------------------------------------------------------- layouts
+
+
+@pytest.mark.parametrize("wrap", [lambda s: {"state_dict": s}, lambda s: {"model": s, "epoch": 3}, lambda s: s])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_common_layouts_give_the_same_names(tmp_path, wrap, prefix):
+    state = OrderedDict((prefix + name, value) for name, value in small_model().state_dict().items())
+    torch.save(wrap(state), tmp_path / "a.pth")
+    loaded = checkpoint.load(tmp_path / "a.pth")
+    assert list(loaded["state_dict"]) == list(small_model().state_dict())
+    assert loaded["meta"] == {}
+
+
+def test_old_torch_files_that_are_no_zip_are_read(tmp_path):
+    torch.save(small_model().state_dict(), tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    assert len(checkpoint.load(tmp_path / "a.pth")["state_dict"]) == 9
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [{"dataset_meta": {"classes": ("a", "b")}}, {"CLASSES": ("a", "b")}, {"dataset_meta": {"CLASSES": ("a", "b")}}],
+)
+def test_classes_are_found_where_older_tools_put_them(tmp_path, meta):
+    torch.save({"state_dict": {"w": torch.ones(1)}, "meta": meta}, tmp_path / "a.pth")
+    assert checkpoint.load(tmp_path / "a.pth")["meta"]["classes"] == ("a", "b")
+
+
+def fake_history_buffer(monkeypatch) -> type:
+    """Make a class that pickles as mmengine's, with bound methods in its state as the real one has."""
+    names = ["mmengine", "mmengine.logging", "mmengine.logging.history_buffer"]
+    modules = {name: types.ModuleType(name) for name in names}
+
+    class HistoryBuffer:
+        def __init__(self) -> None:
+            self.history, self.count = np.arange(3.0), np.int64(4)
+            self.statistics = {"mean": HistoryBuffer.mean}
+
+        def mean(self) -> float:
+            return 0.0
+
+    HistoryBuffer.__module__, HistoryBuffer.__qualname__ = names[-1], "HistoryBuffer"
+    HistoryBuffer.mean.__module__, HistoryBuffer.mean.__qualname__ = names[-1], "HistoryBuffer.mean"
+    modules[names[-1]].HistoryBuffer = HistoryBuffer  # type: ignore[attr-defined]
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return HistoryBuffer
+
+
+def test_an_mmengine_file_loads_without_its_history(tmp_path, monkeypatch):
+    buffer = fake_history_buffer(monkeypatch)()
+    content = {
+        "state_dict": small_model().state_dict(),
+        "meta": {"iter": 5, "seed": np.float32(1.5), "dataset_meta": {"classes": ("a",), "palette": np.zeros((1, 3))}},
+        "message_hub": {"log_scalars": {"loss": buffer}, "list": [1, buffer]},
+    }
+    torch.save(content, tmp_path / "a.pth")
+    monkeypatch.undo()
+    loaded = checkpoint.load(tmp_path / "a.pth")
+    assert loaded["message_hub"] == {"log_scalars": {}, "list": [1]}
+    assert loaded["meta"] == {"iter": 5, "dataset_meta": {"classes": ("a",)}, "classes": ("a",)}
+    assert len(loaded["state_dict"]) == 9
+
+
+def test_the_stand_ins_are_taken_back_after_loading(tmp_path):
+    before = set(torch.serialization.get_safe_globals())
+    torch.save({"w": torch.ones(1)}, tmp_path / "a.pth")
+    checkpoint.load(tmp_path / "a.pth")
+    assert set(torch.serialization.get_safe_globals()) == before
+
+
+def test_stand_ins_work_without_the_context_manager_of_newer_torch(tmp_path, monkeypatch):
+    monkeypatch.delattr(torch.serialization, "safe_globals", raising=False)
+    before = set(torch.serialization.get_safe_globals())
+    torch.save({"w": torch.ones(1), "n": np.float64(1)}, tmp_path / "a.pth")
+    assert list(checkpoint.load(tmp_path / "a.pth")["state_dict"]) == ["w"]
+    assert set(torch.serialization.get_safe_globals()) == before
+
+
+# ---------------------------------------------------------------- bad files
+
+
+class Payload:
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("how", ["zip", "legacy", "bare pickle"])
+def test_a_pickle_that_wants_to_run_code_is_refused_and_not_run(tmp_path, how):
+    path, proof = tmp_path / "a.pth", tmp_path / "ran"
+    content = {"state_dict": {"w": torch.ones(1)}, "meta": Payload(f"touch {proof}")}
+    if how == "bare pickle":
+        path.write_bytes(pickle.dumps(content["meta"], protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=how == "zip")
+    with pytest.raises(CheckpointError, match=r"refused: it asks for '(posix|nt)\.system'"):
+        checkpoint.load(path)
+    assert not proof.exists()
+
+
+def test_a_pickle_of_another_protocol_is_refused_and_not_run(tmp_path):
+    proof = tmp_path / "ran"
+    (tmp_path / "a.pth").write_bytes(pickle.dumps(Payload(f"touch {proof}"), protocol=4))
+    with pytest.raises(CheckpointError, match="nothing in it was run"):
+        checkpoint.load(tmp_path / "a.pth")
+    assert not proof.exists()
+
+
+def test_a_whole_pickled_model_is_refused_with_what_to_do(tmp_path):
+    torch.save(small_model(), tmp_path / "a.pth")
+    with pytest.raises(
+        CheckpointError, match=r"refused: it asks for 'torch\.nn\.modules\..*\n.*save the weights alone"
+    ):
+        checkpoint.load(tmp_path / "a.pth")
+
+
+def test_getattr_in_a_file_reaches_nothing(tmp_path):
+    class Reach:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return getattr, (OrderedDict, "fromkeys")
+
+    torch.save({"state_dict": {"w": torch.ones(1)}, "meta": {"x": Reach()}}, tmp_path / "a.pth")
+    assert checkpoint.load(tmp_path / "a.pth")["meta"] == {}
+
+
+def truncated(path: Path) -> None:
+    torch.save(small_model().state_dict(), path)
+    path.write_bytes(path.read_bytes()[:-700])
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (lambda path: None, "no such file"),
+        (lambda path: path.write_bytes(b""), "is empty"),
+        (lambda path: path.mkdir(), "is a folder; it holds no"),
+        (lambda path: path.write_text("\n<!DOCTYPE html><html>404</html>"), "is a web page"),
+        (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid"), "Git LFS pointer"),
+        (truncated, "is damaged"),
+        (lambda path: path.write_bytes(os.urandom(5000)), "checkpoint"),
+        (lambda path: path.write_text("hello, these are no weights"), "checkpoint"),
+        (lambda path: torch.save([1, 2], path), "holds a list"),
+        (lambda path: torch.save({"epoch": 1, "meta": {}}, path), "holds no weights; its keys are 'epoch', 'meta'"),
+        (lambda path: torch.save(torch.ones(3), path), "holds a Tensor"),
+        (lambda path: torch.jit.save(torch.jit.script(nn.ReLU()), path), "TorchScript"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_bad_file_is_one_clear_error_that_names_it(tmp_path, write, said):
+    path = tmp_path / "weights.pth"
+    write(path)
+    with pytest.raises(CheckpointError, match=said) as caught:
+        checkpoint.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_misspelt_name_brings_the_near_one(tmp_path):
+    torch.save({"w": torch.ones(1)}, tmp_path / "latest.pth")
+    with pytest.raises(CheckpointError, match=r"did you mean latest\.pth"):
+        checkpoint.load(tmp_path / "lastest.pth")
+
+
+def test_a_folder_names_the_files_in_it(tmp_path):
+    torch.save({"w": torch.ones(1)}, tmp_path / "latest.pth")
+    with pytest.raises(CheckpointError, match=r"give one of its files: latest\.pth"):
+        checkpoint.load(tmp_path)
+
+
+def test_an_address_is_not_a_file():
+    with pytest.raises(CheckpointError, match="download the file"):
+        checkpoint.load("https://example.org/a.pth")
+
+
+def test_safetensors_are_read_or_their_package_is_named(tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"not safetensors at all")
+    try:
+        from safetensors.torch import save_file
+    except ImportError:
+        with pytest.raises(CheckpointError, match="pip install safetensors"):
+            checkpoint.load(path)
+        return
+    with pytest.raises(CheckpointError, match="is damaged"):
+        checkpoint.load(path)
+    save_file(dict(small_model().state_dict()), path)
+    assert len(checkpoint.load(path)["state_dict"]) == 9
+
+
+# ---------------------------------------------------------------- into a model
+
+
+def test_strict_loads_what_fits_completely():
+    report = checkpoint.load_weights(small_model(), small_model().state_dict(), mode="strict")
+    assert len(report.loaded) == 9
+    assert (report.skipped, report.reshaped, report.fresh) == ((), (), ())
+    assert str(report) == "loaded 9 of 9 tensors"
+
+
+def test_strict_refuses_another_class_count_by_name_and_leaves_the_model():
+    model = small_model(5)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"2\.weight: \(3, 4, 1, 1\) in the file, \(5, 4, 1, 1\)") as caught:
+        checkpoint.load_weights(model, small_model(3).state_dict(), mode="strict", classes=["a", "b", "c"])
+    assert "trained on 3 classes: a, b, c" in str(caught.value)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_strict_names_missing_and_unknown_keys():
+    state = small_model().state_dict()
+    state["aux.weight"] = state.pop("0.weight")
+    with pytest.raises(CheckpointError, match=r"not in the file: 0\.weight\n    not in the model: aux\.weight"):
+        checkpoint.load_weights(small_model(), state, mode="strict")
+
+
+def test_finetune_loads_what_fits_and_reports_the_rest():
+    state = small_model(3).state_dict()
+    state["0.weight"] = state["0.weight"] + 1
+    state["other"] = torch.ones(1)
+    del state["0.bias"]
+    model = small_model(5)
+    head = model[2].weight.clone()
+    report = checkpoint.load_weights(model, state, mode="finetune")
+    assert report.skipped == ("other",)
+    assert report.fresh == ("0.bias",)
+    assert report.reshaped == (("2.weight", (3, 4, 1, 1), (5, 4, 1, 1)), ("2.bias", (3,), (5,)))
+    assert torch.equal(model[2].weight, head)
+    assert torch.equal(model[0].weight, state["0.weight"])
+    assert "left fresh: 2.bias is (3) in the file, (5) here" in str(report)
+
+
+def test_weights_of_another_model_are_refused_even_when_fine_tuning():
+    with pytest.raises(CheckpointError, match="nothing in the file fits"):
+        checkpoint.load_weights(small_model(), {"x": torch.ones(1)}, mode="finetune")
+
+
+def test_a_file_from_before_batch_norm_counted_batches_loads_strictly(tmp_path):
+    state = small_model().state_dict()
+    del state["1.num_batches_tracked"]
+    state._metadata["1"]["version"] = 1  # type: ignore[attr-defined]
+    torch.save({"state_dict": state}, tmp_path / "a.pth")
+    checkpoint.load_weights(small_model(), checkpoint.load(tmp_path / "a.pth")["state_dict"], mode="strict")
