@@ -1,0 +1,60 @@
+"""Layers that all models are made of, and the base class of decode heads. Importing it imports torch."""
+
+from __future__ import annotations
+
+from segkernel.nn.attention import FFN, DotProductAttention, MultiheadAttention
+from segkernel.nn.conv_module import ConvModule, DepthwiseSeparableConvModule
+from segkernel.nn.decode_head import DecodeHead, DecodeHeadArguments
+from segkernel.nn.drop_path import DropPath, drop_path
+from segkernel.nn.embed import AdaptivePadding, PatchEmbed, nchw_to_nlc, nlc_to_nchw
+from segkernel.nn.init import kaiming_init, normal_init, trunc_normal_init
+from segkernel.nn.layers import (
+    LayerConfig,
+    SyncBatchNorm2d,
+    build_activation,
+    build_conv,
+    build_dropout,
+    build_norm,
+    build_upsample,
+    make_divisible,
+)
+from segkernel.nn.losses import CrossEntropyLoss, PixelLoss, accuracy, reduce_loss
+from segkernel.nn.pool import AdaptiveAvgPool2d, adaptive_avg_pool
+from segkernel.nn.resize import resize
+from segkernel.nn.sampler import OHEMPixelSampler, PixelSampler
+
+__all__ = [
+    "FFN",
+    "AdaptiveAvgPool2d",
+    "AdaptivePadding",
+    "ConvModule",
+    "CrossEntropyLoss",
+    "DecodeHead",
+    "DecodeHeadArguments",
+    "DepthwiseSeparableConvModule",
+    "DotProductAttention",
+    "DropPath",
+    "LayerConfig",
+    "MultiheadAttention",
+    "OHEMPixelSampler",
+    "PatchEmbed",
+    "PixelLoss",
+    "PixelSampler",
+    "SyncBatchNorm2d",
+    "accuracy",
+    "adaptive_avg_pool",
+    "build_activation",
+    "build_conv",
+    "build_dropout",
+    "build_norm",
+    "build_upsample",
+    "drop_path",
+    "kaiming_init",
+    "make_divisible",
+    "nchw_to_nlc",
+    "nlc_to_nchw",
+    "normal_init",
+    "reduce_loss",
+    "resize",
+    "trunc_normal_init",
+]

@@ -1,0 +1,156 @@
+"""Convolution, normalisation and activation in one block, and its depthwise separable form.
+
+State-dict keys are MMSegmentation's: ``conv``, then ``bn`` (or ``gn``, ``ln``, ``in``).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from segkernel.errors import ConfigError, Problem
+from segkernel.nn.init import kaiming_init
+from segkernel.nn.layers import LayerConfig, build_activation, build_conv, build_norm
+
+_PADDINGS = {"reflect": nn.ReflectionPad2d, "replicate": nn.ReplicationPad2d}
+
+
+class ConvModule(nn.Module):
+    """(N, in_channels, H, W) -> (N, out_channels, H', W'): convolution, norm and activation, in ``order``.
+
+    Args:
+        bias: ``auto`` gives the convolution a bias when there is no norm.
+        conv_cfg: Kind of convolution, ``Conv2d`` for None.
+        norm_cfg: Kind of norm layer, none for None.
+        act_cfg: Kind of activation, none for None.
+        inplace: The activation overwrites its input, where it can.
+        with_spectral_norm: Normalise the kernel by its largest singular value.
+        padding_mode: ``zeros``, ``circular``, ``reflect`` or ``replicate``.
+        order: The three steps; the norm has ``in_channels`` when it comes before the convolution.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool | Literal["auto"] = "auto",
+        conv_cfg: LayerConfig | None = None,
+        norm_cfg: LayerConfig | None = None,
+        act_cfg: LayerConfig | None = {"type": "ReLU"},  # noqa: B006  never changed
+        inplace: bool = True,
+        with_spectral_norm: bool = False,
+        padding_mode: str = "zeros",
+        order: tuple[str, str, str] = ("conv", "norm", "act"),
+    ) -> None:
+        super().__init__()
+        if sorted(order) != ["act", "conv", "norm"]:
+            raise ConfigError(Problem(f"{list(order)} is not an order of conv, norm and act", "order"))
+        self.order = tuple(order)
+        self.padding_layer = None
+        if padding_mode in _PADDINGS:
+            self.padding_layer = _PADDINGS[padding_mode](_four(padding))
+            padding, padding_mode = 0, "zeros"
+        conv = build_conv(
+            conv_cfg,
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            bias=norm_cfg is None if bias == "auto" else bias,
+            padding_mode=padding_mode,
+        )
+        kaiming_init(conv, leaky_slope=_slope(act_cfg))
+        self.conv = nn.utils.parametrizations.spectral_norm(conv) if with_spectral_norm else conv
+        self.norm_name: str | None = None
+        if norm_cfg is not None:
+            channels = out_channels if order.index("norm") > order.index("conv") else in_channels
+            self.norm_name, norm = build_norm(norm_cfg, channels)
+            self.add_module(self.norm_name, norm)
+        self.activate = None if act_cfg is None else build_activation(act_cfg, inplace=inplace)
+
+    @property
+    def norm(self) -> nn.Module | None:
+        """The norm layer, whatever it is stored under."""
+        return None if self.norm_name is None else getattr(self, self.norm_name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for step in self.order:
+            if step == "conv":
+                x = self.conv(x if self.padding_layer is None else self.padding_layer(x))
+            elif step == "norm" and self.norm is not None:
+                x = self.norm(x)
+            elif step == "act" and self.activate is not None:
+                x = self.activate(x)
+        return x
+
+
+class DepthwiseSeparableConvModule(nn.Module):
+    """A `ConvModule` per channel, then a 1x1 one across channels (Howard et al., MobileNets, 2017).
+
+    Args:
+        norm_cfg: For both parts; ``dw_norm_cfg`` and ``pw_norm_cfg`` are for the depthwise and the pointwise one only.
+        act_cfg: Likewise.
+        **kwargs: Further arguments of `ConvModule`, for both parts.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        norm_cfg: LayerConfig | None = None,
+        act_cfg: LayerConfig | None = {"type": "ReLU"},  # noqa: B006  never changed
+        dw_norm_cfg: LayerConfig | Literal["default"] | None = "default",
+        dw_act_cfg: LayerConfig | Literal["default"] | None = "default",
+        pw_norm_cfg: LayerConfig | Literal["default"] | None = "default",
+        pw_act_cfg: LayerConfig | Literal["default"] | None = "default",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        self.depthwise_conv = ConvModule(
+            in_channels,
+            in_channels,
+            kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=in_channels,
+            norm_cfg=norm_cfg if dw_norm_cfg == "default" else dw_norm_cfg,
+            act_cfg=act_cfg if dw_act_cfg == "default" else dw_act_cfg,
+            **kwargs,
+        )
+        self.pointwise_conv = ConvModule(
+            in_channels,
+            out_channels,
+            1,
+            norm_cfg=norm_cfg if pw_norm_cfg == "default" else pw_norm_cfg,
+            act_cfg=act_cfg if pw_act_cfg == "default" else pw_act_cfg,
+            **kwargs,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pointwise_conv(self.depthwise_conv(x))
+
+
+def _four(padding: int | tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return (left, right, top, bottom)."""
+    height, width = (padding, padding) if isinstance(padding, int) else padding
+    return width, width, height, height
+
+
+def _slope(act_cfg: LayerConfig | None) -> float:
+    if act_cfg is None or act_cfg["type"] != "LeakyReLU":
+        return 0.0
+    return act_cfg.get("negative_slope", 0.01)

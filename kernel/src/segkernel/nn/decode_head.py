@@ -1,0 +1,172 @@
+"""What decode heads share: choosing feature maps, the last 1x1 convolution, the losses.
+
+A head derives from `DecodeHead`, hands its constructor the arguments it does not use itself, and writes ``forward``:
+
+    class MyHead(DecodeHead):
+        def __init__(self, width: int = 2, **kwargs: Unpack[DecodeHeadArguments]) -> None:
+            super().__init__(**kwargs)
+            self.conv = ConvModule(self.in_channels, self.channels, 3, padding=1, norm_cfg=self.norm_cfg)
+
+        def forward(self, features: Features) -> Tensor:
+            return self.cls_seg(self.conv(self.select(features)))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Required, TypedDict
+
+from segkernel.errors import ConfigError, Problem
+from segkernel.interfaces.model import Features, Head, Loss, OutputSpec
+from segkernel.nn.init import normal_init
+from segkernel.nn.layers import LayerConfig
+from segkernel.nn.losses import CrossEntropyLoss, accuracy
+from segkernel.nn.resize import resize
+from segkernel.nn.sampler import PixelSampler
+from segkernel.sample import Targets
+
+InputTransform = Literal["resize_concat", "multiple_select"]
+
+
+class DecodeHeadArguments(TypedDict, total=False):
+    """The arguments of `DecodeHead`, for heads that pass them on."""
+
+    in_channels: Required[int | Sequence[int]]
+    channels: Required[int]
+    num_classes: Required[int]
+    out_channels: int | None
+    threshold: float | None
+    dropout_ratio: float
+    conv_cfg: dict[str, Any] | None
+    norm_cfg: dict[str, Any] | None
+    act_cfg: dict[str, Any] | None
+    in_index: int | Sequence[int]
+    input_transform: InputTransform | None
+    loss_decode: Loss | Sequence[Loss] | None
+    ignore_index: int
+    sampler: PixelSampler | None
+    align_corners: bool
+
+
+class DecodeHead(Head):
+    """Base of heads that end in one score map.
+
+    Args:
+        in_channels: Channels of the chosen feature map, or of each of them.
+        channels: Channels before the last convolution.
+        num_classes: Number of classes.
+        out_channels: Channels of the scores: ``num_classes``, or 1 for a binary map of 2 classes.
+        threshold: Probability from which a binary map is class 1; 0.3 unless given.
+        dropout_ratio: Share of channels dropped before the last convolution, in training.
+        conv_cfg: Kind of convolution.
+        norm_cfg: Kind of norm layer; none for None.
+        act_cfg: Kind of activation.
+        in_index: Which feature map, or maps; negative ones count from the last.
+        input_transform: ``resize_concat`` joins several maps at the size of the first, ``multiple_select`` keeps them
+            apart, None takes one.
+        loss_decode: One loss or several; cross-entropy for None. Losses of one name are added.
+        ignore_index: The label that does not count.
+        sampler: Chooses the pixels that count; all for None.
+        align_corners: How feature maps and scores are resized.
+    """
+
+    in_channels: Any  # an int for heads of one feature map, a list for others; each head knows which it has
+    in_index: Any
+
+    def __init__(
+        self,
+        in_channels: int | Sequence[int],
+        channels: int,
+        *,
+        num_classes: int,
+        out_channels: int | None = None,
+        threshold: float | None = None,
+        dropout_ratio: float = 0.1,
+        conv_cfg: LayerConfig | None = None,
+        norm_cfg: LayerConfig | None = None,
+        act_cfg: LayerConfig | None = {"type": "ReLU"},  # noqa: B006  never changed
+        in_index: int | Sequence[int] = -1,
+        input_transform: InputTransform | None = None,
+        loss_decode: Loss | Sequence[Loss] | None = None,
+        ignore_index: int = 255,
+        sampler: PixelSampler | None = None,
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__()
+        self.channels, self.num_classes = channels, num_classes
+        self.out_channels = num_classes if out_channels is None else out_channels
+        self.threshold = 0.3 if threshold is None and self.out_channels == 1 else threshold
+        self.conv_cfg, self.norm_cfg, self.act_cfg = conv_cfg, norm_cfg, act_cfg
+        self.ignore_index, self.sampler, self.align_corners = ignore_index, sampler, align_corners
+        self._set_inputs(in_channels, in_index, input_transform)
+        self._check_outputs()
+        self.loss_decode = _losses(loss_decode)
+        self.dropout = nn.Dropout2d(dropout_ratio) if dropout_ratio > 0 else None
+        self.conv_seg = nn.Conv2d(channels, self.out_channels, 1)
+        normal_init(self.conv_seg, std=0.01)
+
+    @property
+    def output(self) -> OutputSpec:
+        """What the scores mean."""
+        activation: Literal["softmax", "sigmoid"] = "sigmoid" if self.out_channels == 1 else "softmax"
+        return OutputSpec(self.num_classes, self.out_channels, activation, self.threshold, self.align_corners)
+
+    def select(self, features: Features) -> Any:
+        """Return what the head works on: one feature map (N, C, h, w), or a list for ``multiple_select``."""
+        if self.input_transform is None:
+            return features[self.in_index]
+        chosen = [features[index] for index in self.in_index]
+        if self.input_transform == "multiple_select":
+            return chosen
+        size = chosen[0].shape[2:]
+        return torch.cat([resize(x, size, align_corners=self.align_corners) for x in chosen], 1)
+
+    def cls_seg(self, x: Tensor) -> Tensor:
+        """Turn (N, channels, h, w) into scores (N, out_channels, h, w)."""
+        return self.conv_seg(x if self.dropout is None else self.dropout(x))
+
+    def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
+        return self.loss_by_scores(self(features), targets["seg"])
+
+    def loss_by_scores(self, scores: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return the losses and ``acc_seg``, a percentage, of scores (N, K, h, w) against class ids (N, H, W)."""
+        scores = resize(scores, target.shape[1:], align_corners=self.align_corners)
+        losses = list(self._losses())
+        weight = None if self.sampler is None else self.sampler.sample(scores, target, losses, self.ignore_index)
+        named: dict[str, Tensor] = {}
+        for loss in losses:
+            value = loss(scores, target, weight=weight, ignore_index=self.ignore_index)
+            named[loss.name] = named[loss.name] + value if loss.name in named else value
+        named["acc_seg"] = accuracy(scores, target, ignore_index=self.ignore_index)  # type: ignore[assignment]
+        return named
+
+    def _losses(self) -> Iterable[Loss]:
+        return self.loss_decode if isinstance(self.loss_decode, nn.ModuleList) else [self.loss_decode]  # type: ignore[list-item]
+
+    def _set_inputs(
+        self, in_channels: int | Sequence[int], in_index: int | Sequence[int], transform: InputTransform | None
+    ) -> None:
+        several = isinstance(in_channels, Sequence), isinstance(in_index, Sequence)
+        if several != (transform is not None,) * 2 or (transform and len(in_channels) != len(in_index)):  # type: ignore[arg-type]
+            wanted = "one number each" if transform is None else "two lists of equal length"
+            message = f"in_channels {in_channels} and in_index {in_index}: input_transform {transform} needs {wanted}"
+            raise ConfigError(Problem(message, "in_index"))
+        self.input_transform, self.in_index = transform, in_index
+        self.in_channels = sum(in_channels) if transform == "resize_concat" else in_channels  # type: ignore[arg-type]
+
+    def _check_outputs(self) -> None:
+        if self.out_channels != self.num_classes and (self.out_channels, self.num_classes) != (1, 2):
+            message = (
+                f"{self.out_channels} channels for {self.num_classes} classes; 1 channel is enough for 2 classes only"
+            )
+            raise ConfigError(Problem(message, "out_channels"))
+
+
+def _losses(loss_decode: Loss | Sequence[Loss] | None) -> nn.Module:
+    if loss_decode is None:
+        return CrossEntropyLoss()
+    return nn.ModuleList(loss_decode) if isinstance(loss_decode, Sequence) else loss_decode

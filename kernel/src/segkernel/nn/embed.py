@@ -1,0 +1,89 @@
+"""Images to tokens and back: (N, C, H, W) and (N, H * W, C)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segkernel.nn.layers import LayerConfig, build_conv, build_norm
+
+
+def nchw_to_nlc(x: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, H * W, C)."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def nlc_to_nchw(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, H * W, C) -> (N, C, H, W); ``size`` is (H, W)."""
+    return x.transpose(1, 2).unflatten(2, size)
+
+
+class AdaptivePadding(nn.Module):
+    """Pad (N, C, H, W) with zeros so that a kernel covers every pixel.
+
+    ``corner`` pads right and below, ``same`` all around.
+    """
+
+    def __init__(
+        self, kernel_size: int = 1, stride: int = 1, dilation: int = 1, padding: Literal["same", "corner"] = "corner"
+    ) -> None:
+        super().__init__()
+        self.kernel_size, self.stride, self.dilation, self.padding = kernel_size, stride, dilation, padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        below, right = self._missing(x.shape[2]), self._missing(x.shape[3])
+        if self.padding == "corner":
+            return F.pad(x, (0, right, 0, below))
+        return F.pad(x, (right // 2, right - right // 2, below // 2, below - below // 2))
+
+    def _missing(self, size: int) -> int:
+        steps = (size + self.stride - 1) // self.stride
+        reach = (steps - 1) * self.stride + (self.kernel_size - 1) * self.dilation + 1
+        return torch.sym_max(reach - size, 0)
+
+
+class PatchEmbed(nn.Module):
+    """Cut an image into patches, overlapping where ``stride`` is below ``kernel_size``: (N, C, H, W) -> (N, L, D), (h, w).
+
+    Args:
+        in_channels: C.
+        embed_dims: D.
+        conv_type: Kind of convolution.
+        kernel_size: Side of a patch in pixels.
+        stride: Distance of patches, their side for None.
+        padding: Pixels, or as `AdaptivePadding` has it.
+        norm_cfg: Normalises the tokens; none for None.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        embed_dims: int = 768,
+        conv_type: str = "Conv2d",
+        kernel_size: int = 16,
+        stride: int | None = None,
+        padding: int | Literal["same", "corner"] = "corner",
+        dilation: int = 1,
+        bias: bool = True,
+        norm_cfg: LayerConfig | None = None,
+    ) -> None:
+        super().__init__()
+        stride = kernel_size if stride is None else stride
+        self.embed_dims = embed_dims
+        self.adap_padding = None
+        if isinstance(padding, str):
+            self.adap_padding = AdaptivePadding(kernel_size, stride, dilation, padding)
+            padding = 0
+        self.projection = build_conv(
+            {"type": conv_type}, in_channels, embed_dims, kernel_size, stride, padding, dilation, bias=bias
+        )
+        self.norm = None if norm_cfg is None else build_norm(norm_cfg, embed_dims)[1]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        x = self.projection(x if self.adap_padding is None else self.adap_padding(x))
+        size = (x.shape[2], x.shape[3])
+        tokens = nchw_to_nlc(x)
+        return tokens if self.norm is None else self.norm(tokens), size

@@ -1,0 +1,171 @@
+"""Layers named by plain dicts: ``norm_cfg``, ``act_cfg``, ``conv_cfg``, ``upsample_cfg``.
+
+    name, norm = build_norm({"type": "GN", "num_groups": 32}, 256, postfix=1)     # "gn1", nn.GroupNorm(32, 256)
+
+The types are those of MMSegmentation. A type that is not known here is looked up in the catalogue's group ``layers``;
+its class may carry ``abbreviation``, the name a norm layer gets in a state dict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from segkernel.errors import ConfigError, Problem, UnknownComponentError, did_you_mean
+from segkernel.nn.drop_path import DropPath
+
+LayerConfig = Mapping[str, Any]
+
+
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """``SyncBN``: plain batch normalisation on one process; an engine of several replaces it."""
+
+
+class HSigmoid(nn.Module):
+    """``clamp((x + bias) / divisor, low, high)`` (Howard et al., MobileNetV3, 2019)."""
+
+    def __init__(self, bias: float = 3.0, divisor: float = 6.0, min_value: float = 0.0, max_value: float = 1.0) -> None:
+        super().__init__()
+        self.bias, self.divisor, self.min_value, self.max_value = bias, divisor, min_value, max_value
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x + self.bias) / self.divisor).clamp(self.min_value, self.max_value)
+
+
+CONVS: dict[str, type[nn.Module]] = {
+    "Conv": nn.Conv2d,
+    "Conv1d": nn.Conv1d,
+    "Conv2d": nn.Conv2d,
+    "Conv3d": nn.Conv3d,
+}
+NORMS: dict[str, type[nn.Module]] = {
+    "BN": nn.BatchNorm2d,
+    "BN1d": nn.BatchNorm1d,
+    "BN2d": nn.BatchNorm2d,
+    "BN3d": nn.BatchNorm3d,
+    "SyncBN": SyncBatchNorm2d,
+    "MMSyncBN": SyncBatchNorm2d,
+    "GN": nn.GroupNorm,
+    "LN": nn.LayerNorm,
+    "IN": nn.InstanceNorm2d,
+    "IN1d": nn.InstanceNorm1d,
+    "IN2d": nn.InstanceNorm2d,
+    "IN3d": nn.InstanceNorm3d,
+}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "ReLU": nn.ReLU,
+    "LeakyReLU": nn.LeakyReLU,
+    "PReLU": nn.PReLU,
+    "RReLU": nn.RReLU,
+    "ReLU6": nn.ReLU6,
+    "ELU": nn.ELU,
+    "GELU": nn.GELU,
+    "SiLU": nn.SiLU,
+    "Swish": nn.SiLU,
+    "Mish": nn.Mish,
+    "Sigmoid": nn.Sigmoid,
+    "Tanh": nn.Tanh,
+    "HSigmoid": HSigmoid,
+    "HSwish": nn.Hardswish,
+}
+UPSAMPLES: dict[str, type[nn.Module]] = {
+    "nearest": nn.Upsample,
+    "bilinear": nn.Upsample,
+    "deconv": nn.ConvTranspose2d,
+}
+DROPOUTS: dict[str, type[nn.Module]] = {"Dropout": nn.Dropout, "DropPath": DropPath}
+
+_HAVE_INPLACE = (nn.ReLU, nn.LeakyReLU, nn.RReLU, nn.ReLU6, nn.ELU, nn.SiLU, nn.Mish, nn.Hardswish)
+_ABBREVIATIONS = (
+    (nn.modules.instancenorm._InstanceNorm, "in"),  # before batch normalisation: some derive from both
+    (nn.modules.batchnorm._BatchNorm, "bn"),
+    (nn.GroupNorm, "gn"),
+    (nn.LayerNorm, "ln"),
+)
+
+
+def build_conv(cfg: LayerConfig | None, *args: Any, **kwargs: Any) -> nn.Module:
+    """Return the convolution that ``cfg`` names, ``Conv2d`` for None; the rest are its own arguments."""
+    cls, options = _resolve(cfg or {"type": "Conv2d"}, CONVS, "conv_cfg")
+    return _construct("conv_cfg", cls, *args, **kwargs, **options)
+
+
+def build_norm(cfg: LayerConfig, channels: int, postfix: int | str = "") -> tuple[str, nn.Module]:
+    """Return a norm layer and the attribute it is to be stored under: ``bn1``, ``gn``, ``ln``.
+
+    ``requires_grad: false`` freezes its parameters.
+    """
+    cls, options = _resolve(cfg, NORMS, "norm_cfg")
+    requires_grad = options.pop("requires_grad", True)
+    options.setdefault("eps", 1e-5)
+    if cls is nn.GroupNorm:
+        norm = _construct("norm_cfg", cls, num_channels=channels, **options)
+    else:
+        norm = _construct("norm_cfg", cls, channels, **options)
+    for parameter in norm.parameters():
+        parameter.requires_grad = requires_grad
+    return f"{_abbreviation(cls)}{postfix}", norm
+
+
+def build_activation(cfg: LayerConfig, inplace: bool = False) -> nn.Module:
+    """Return the activation that ``cfg`` names; ``inplace`` is passed on to those that can."""
+    cls, options = _resolve(cfg, ACTIVATIONS, "act_cfg")
+    if inplace and issubclass(cls, _HAVE_INPLACE):
+        options.setdefault("inplace", True)
+    return _construct("act_cfg", cls, **options)
+
+
+def build_upsample(cfg: LayerConfig, *args: Any, **kwargs: Any) -> nn.Module:
+    """Return the upsampling layer that ``cfg`` names; the rest are its own arguments."""
+    cls, options = _resolve(cfg, UPSAMPLES, "upsample_cfg")
+    if cls is nn.Upsample:
+        options["mode"] = cfg["type"]
+    return _construct("upsample_cfg", cls, *args, **{**kwargs, **options})
+
+
+def build_dropout(cfg: LayerConfig | None) -> nn.Module:
+    """Return ``Dropout`` or ``DropPath`` with its ``drop_prob``; the identity for None."""
+    if cfg is None:
+        return nn.Identity()
+    cls, options = _resolve(cfg, DROPOUTS, "dropout_layer")
+    if cls is nn.Dropout and "drop_prob" in options:
+        options["p"] = options.pop("drop_prob")
+    return _construct("dropout_layer", cls, **options)
+
+
+def make_divisible(value: float, divisor: int, min_value: int | None = None, min_ratio: float = 0.9) -> int:
+    """Return the multiple of ``divisor`` nearest to ``value`` that is not below ``min_ratio`` of it."""
+    rounded = max(min_value or divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < min_ratio * value else rounded
+
+
+def _resolve(cfg: LayerConfig, known: Mapping[str, type[nn.Module]], path: str) -> tuple[Any, dict[str, Any]]:
+    """Return the class that ``cfg["type"]`` names, and the other options."""
+    if not isinstance(cfg, Mapping) or not isinstance(cfg.get("type"), str):
+        raise ConfigError(Problem(f"{cfg!r} names no layer", path, hint=f"write {{type: {next(iter(known))}, ...}}"))
+    options = {key: value for key, value in cfg.items() if key != "type"}
+    return known.get(cfg["type"]) or _from_catalog(cfg["type"], known), options
+
+
+def _from_catalog(name: str, known: Mapping[str, type[nn.Module]]) -> Any:
+    from segkernel.catalog import Catalog
+
+    try:
+        return Catalog.discover().load("layers", name)
+    except UnknownComponentError as error:
+        near = [*did_you_mean(name, known), *error.near]
+        raise UnknownComponentError("layers", name, near, ["segkernel.nn", *error.searched]) from None
+
+
+def _construct(path: str, cls: Any, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return cls(*args, **kwargs)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(Problem(f"{cls.__name__}: {error}", path)) from error
+
+
+def _abbreviation(cls: type[nn.Module]) -> str:
+    given = getattr(cls, "abbreviation", None)
+    return given or next((short for base, short in _ABBREVIATIONS if issubclass(cls, base)), "norm_layer")
