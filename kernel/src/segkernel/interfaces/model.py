@@ -61,6 +61,9 @@ class Loss(nn.Module):
 class Head(nn.Module):
     """Feature maps to class scores."""
 
+    output: OutputSpec
+    """What the scores mean."""
+
     def forward(self, features: Features) -> Tensor:
         """Return scores (N, K, h, w), unnormalised, at the head's own stride."""
         raise NotImplementedError
@@ -185,9 +188,10 @@ class Exporter(ABC):
     @abstractmethod
     def export(
         self, segmentor: Segmentor, path: Path, example: Tensor, metadata: Mapping[str, Any] | None = None
-    ) -> None:
+    ) -> str:
         """Write ``segmentor`` to ``path``, prove the file against it on ``example`` (N, C, H, W), raise `ExportError`
-        when the numbers differ. ``metadata`` (classes, palette, preprocessing) goes into the file."""
+        when the numbers differ. ``metadata`` (classes, palette, preprocess) goes into the file, and comes back as the
+        attribute ``metadata`` of what `load` returns. Return the proof, text to print."""
 
     @abstractmethod
     def load(self, path: Path) -> Segmentor:
