@@ -6,6 +6,7 @@
     ├── ComponentError
     │   ├── UnknownComponentError       2   no distribution offers the name
     │   ├── AmbiguousComponentError     2   two distributions offer it
+    │   ├── DisabledPluginError         3   installed, but hidden by SEGKERNEL_DISABLE
     │   ├── NotInstalledError           3   known, but its package is not installed
     │   ├── BrokenPluginError           3   installed, but importing it raised
     │   └── IncompatiblePluginError     3   installed, but made for another kernel
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -47,12 +48,14 @@ class Problem:
         path: The dotted key, ``model.decode_head.channels``.
         place: Where it was written, ``my.yaml:14:7``, or ``command line``; empty when unknown.
         hint: What to do, or further places that matter.
+        error: The exception behind it, when there is one.
     """
 
     message: str
     path: str = ""
     place: str = ""
     hint: str = ""
+    error: BaseException | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         head = " ".join(part for part in (self.place, f"{self.path}:" if self.path else "", self.message) if part)
@@ -60,12 +63,17 @@ class Problem:
 
 
 class ConfigError(SegKernelError):
-    """A config that cannot be used; ``problems`` holds all that was found, not only the first."""
+    """A config that cannot be used; ``problems`` holds all that was found, not only the first.
+
+    The exit code is 3 instead when all that is wrong is a plugin that is missing, broken or incompatible.
+    """
 
     exit_code = 2
 
     def __init__(self, problems: Problem | Iterable[Problem]) -> None:
         self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
+        if self.problems and all(getattr(problem.error, "exit_code", 2) == 3 for problem in self.problems):
+            self.exit_code = 3
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
@@ -97,18 +105,43 @@ class UnknownComponentError(ComponentError):
 
 
 class AmbiguousComponentError(ComponentError):
-    """Several distributions offer this name, and nothing says which is meant."""
+    """Several entry points offer this name, and nothing says which is meant.
+
+    Args:
+        group: The kind.
+        name: The name as it was asked for.
+        candidates: The distributions that offer it; the same one twice when it contradicts itself.
+        values: Their import paths, in the same order.
+    """
 
     exit_code = 2
 
-    def __init__(self, group: str, name: str, candidates: Sequence[str]) -> None:
-        self.candidates = tuple(candidates)
-        names = " or ".join(f"{dist}/{name}" for dist in self.candidates)
-        message = (
-            f"{group} component {name!r} is offered by {len(self.candidates)} distributions\n"
-            f"    write type: {names}, or settle it with plugins.prefer: [{self.candidates[0]}]"
-        )
+    def __init__(self, group: str, name: str, candidates: Sequence[str], values: Sequence[str] = ()) -> None:
+        self.candidates, self.values = tuple(candidates), tuple(values)
+        if len(set(self.candidates)) > 1:
+            names = " or ".join(f"{dist}/{name}" for dist in self.candidates)
+            message = (
+                f"{group} component {name!r} is offered by {len(self.candidates)} distributions\n"
+                f"    write type: {names}, or settle it with plugins.prefer: [{self.candidates[0]}]"
+            )
+        else:
+            message = (
+                f"{self.candidates[0]} offers {group} component {name!r} {len(self.candidates)} times\n"
+                f"    write type: {' or '.join(self.values)} until that package is repaired"
+            )
         super().__init__(group, name, message)
+
+
+class DisabledPluginError(ComponentError):
+    """Installed, but SEGKERNEL_DISABLE hides the distribution."""
+
+    exit_code = 3
+
+    def __init__(self, group: str, name: str, distribution: str) -> None:
+        self.distribution = distribution
+        super().__init__(
+            group, name, f"{name!r} is in {distribution}, which is disabled\n    take it out of SEGKERNEL_DISABLE"
+        )
 
 
 class NotInstalledError(ComponentError):
@@ -130,8 +163,11 @@ class BrokenPluginError(ComponentError):
 
     def __init__(self, group: str, name: str, distribution: str, value: str, cause: BaseException) -> None:
         self.distribution, self.value = distribution, value
-        message = f"{distribution}/{name} ({value}) failed to import: {type(cause).__name__}: {cause}"
-        super().__init__(group, name, message + f"\n    seg-kernel plugins show {distribution}")
+        label = f"{distribution}/{name} ({value})" if distribution else value
+        message = f"{label} failed to import: {type(cause).__name__}: {cause}"
+        if distribution:
+            message += f"\n    seg-kernel plugins show {distribution}"
+        super().__init__(group, name, message)
         self.__cause__ = cause
 
 

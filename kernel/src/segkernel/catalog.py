@@ -1,0 +1,310 @@
+"""Discovery: one scan of entry points, imports nothing, decides nothing by order.
+
+    catalog = Catalog.discover()
+    PSPHead = catalog.load("heads", "PSPHead")            # or "segplug-heads/PSPHead", or "my_module:PSPHead"
+
+A distribution that does not accept the running kernel is listed as incompatible and never imported.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import importlib_metadata
+
+import segkernel
+from segkernel.errors import (
+    AmbiguousComponentError,
+    BrokenPluginError,
+    DisabledPluginError,
+    IncompatiblePluginError,
+    NotInstalledError,
+    UnknownComponentError,
+    UsageError,
+    did_you_mean,
+)
+
+PREFIX = "segkernel."
+KERNEL = "seg-kernel"
+
+GROUPS: dict[str, str] = {
+    "segmentors": "segkernel.interfaces.model:Segmentor",
+    "backbones": "segkernel.interfaces.model:Backbone",
+    "necks": "segkernel.interfaces.model:Neck",
+    "heads": "segkernel.interfaces.model:Head",
+    "losses": "segkernel.interfaces.model:Loss",
+    "layers": "torch.nn.modules.module:Module",
+    "parts": "",
+    "datasets": "segkernel.interfaces.data:Dataset",
+    "transforms": "segkernel.interfaces.data:Transform",
+    "metrics": "segkernel.interfaces.data:Metric",
+    "engines": "segkernel.interfaces.model:Engine",
+    "optimizers": "torch.optim.optimizer:Optimizer",
+    "schedules": "torch.optim.lr_scheduler:LRScheduler",
+    "hooks": "",
+    "exporters": "segkernel.interfaces.model:Exporter",
+    "zoo": "",
+    "commands": "click.core:Command",
+}
+"""Group name without prefix to the class its components are; empty where several will do."""
+
+TORCH_FALLBACK = {"optimizers": "torch.optim", "schedules": "torch.optim.lr_scheduler"}
+"""Groups whose names are looked up in torch when no distribution offers them."""
+
+Status = Literal["ok", "incompatible", "disabled"]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One entry point.
+
+    Args:
+        group: Without prefix: ``heads``.
+        name: What a config's ``type`` says.
+        distribution: Normalised name; empty for an import path.
+        version: Of the distribution.
+        value: ``module:attribute``.
+        status: Whether it can be used.
+        requires: The kernel versions its distribution accepts, as a specifier; empty when it says nothing.
+    """
+
+    group: str
+    name: str
+    distribution: str
+    version: str
+    value: str
+    status: Status = "ok"
+    requires: str = ""
+
+    @property
+    def qualified(self) -> str:
+        """The name that means this one whatever else is installed."""
+        return f"{self.distribution}/{self.name}" if self.distribution else self.value
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """What is installed; immutable.
+
+    Args:
+        rows: Every entry point found, usable or not.
+        preferred: Distributions that win when a short name is offered by several, best first.
+    """
+
+    rows: tuple[Row, ...] = ()
+    preferred: tuple[str, ...] = ()
+
+    @classmethod
+    def discover(cls, distributions: Iterable[importlib_metadata.Distribution] | None = None) -> Catalog:
+        """Scan the installed distributions, once per process; or the ones given, every time.
+
+        ``SEGKERNEL_DISABLE`` and ``SEGKERNEL_PREFER`` are lists of distributions with commas; ``SEGKERNEL_STRICT=1``
+        makes an unusable distribution fatal.
+
+        Raises:
+            IncompatiblePluginError, BrokenPluginError: In strict mode.
+        """
+        environment = tuple(os.environ.get(f"SEGKERNEL_{key}", "") for key in ("DISABLE", "PREFER", "STRICT"))
+        return _scan_installed(*environment) if distributions is None else _scan(distributions, *environment)
+
+    def prefer(self, distributions: Sequence[str]) -> Catalog:
+        """Return a catalog in which these win over others; what ``SEGKERNEL_PREFER`` names stays before them."""
+        names = [*self.preferred, *map(normalise, distributions)]
+        return replace(self, preferred=tuple(dict.fromkeys(names)))
+
+    def rows_of(self, group: str) -> list[Row]:
+        """Return the usable rows of a group, sorted by name and distribution."""
+        _check_group(group)
+        rows = [row for row in self.rows if row.group == group and row.status == "ok"]
+        return sorted(rows, key=lambda row: (row.name, row.distribution))
+
+    def names(self, group: str) -> list[str]:
+        """Return the short names that can be used in a group."""
+        return list(dict.fromkeys(row.name for row in self.rows_of(group)))
+
+    def find(self, group: str, name: str) -> Row:
+        """Return the row a name means: short, ``distribution/Name``, or an import path ``module:Name``.
+
+        Raises:
+            UnknownComponentError, AmbiguousComponentError, NotInstalledError, IncompatiblePluginError,
+            DisabledPluginError: Each says what to do.
+        """
+        _check_group(group)
+        if ":" in name:
+            return Row(group, name, "", "", name)
+        prefix, slash, short = name.rpartition("/")
+        distribution = normalise(prefix)
+        rows = [row for row in self.rows if (row.group, row.name) == (group, short)]
+        if slash:
+            rows = [row for row in rows if row.distribution == distribution]
+        usable = self._settle([row for row in rows if row.status == "ok"])
+        if len(usable) > 1:
+            raise AmbiguousComponentError(group, short, [r.distribution for r in usable], [r.value for r in usable])
+        if usable:
+            return usable[0]
+        if rows:
+            raise _unusable(rows[0])
+        return _torch_row(group, name) or self._missing(group, distribution, short)
+
+    def load(self, group: str, name: str) -> Any:
+        """Import and return the component that `find` finds.
+
+        Raises:
+            BrokenPluginError: When importing it raises; the original error is chained.
+        """
+        return self.load_row(self.find(group, name))
+
+    def load_row(self, row: Row) -> Any:
+        """Import and return what a row names."""
+        module_name, _, attribute = row.value.partition("[")[0].replace(" ", "").partition(":")
+        if not row.distribution and not {"", os.getcwd()} & set(sys.path):
+            sys.path.append(os.getcwd())  # after installed packages; data-loader workers inherit it
+        try:
+            module = importlib.import_module(module_name)
+            return functools.reduce(getattr, filter(None, attribute.split(".")), module)
+        except (Exception, SystemExit) as error:
+            raise _why(row, module_name, attribute, error) from error
+
+    def _settle(self, rows: list[Row]) -> list[Row]:
+        for distribution in self.preferred:
+            wanted = [row for row in rows if row.distribution == distribution]
+            if wanted:
+                return wanted
+        return rows
+
+    def _missing(self, group: str, distribution: str, short: str) -> Row:
+        """Raise what fits a name nobody offers."""
+        from segkernel import known
+
+        home = known.distribution_of(group, short)
+        installed = {row.distribution for row in self.rows}
+        if home and home not in installed and distribution in ("", home):
+            raise NotInstalledError(group, short, home)
+        rows = self.rows_of(group)
+        near = did_you_mean(short, [row.name for row in rows])
+        if distribution:
+            near = [row.qualified for row in rows if row.name == short or row.name in near]
+        elsewhere = [row for row in self.rows if row.name == short and row.status == "ok"]
+        asked = f"{distribution}/{short}" if distribution else short
+        searched = [f"{row.distribution}/{row.name} is one of the {row.group}" for row in elsewhere]
+        searched = searched or sorted({f"{row.distribution} {row.version}" for row in rows})
+        raise UnknownComponentError(group, asked, near, searched)
+
+
+def normalise(distribution: str) -> str:
+    """Return a distribution's name as package indexes compare it: ``Segplug_Heads`` is ``segplug-heads``."""
+    return re.sub(r"[-_.]+", "-", distribution.strip()).lower()
+
+
+@functools.cache
+def _scan_installed(disable: str, prefer: str, strict: str) -> Catalog:
+    return _scan(importlib_metadata.distributions(), disable, prefer, strict)
+
+
+def _scan(distributions: Iterable[importlib_metadata.Distribution], disable: str, prefer: str, strict: str) -> Catalog:
+    disabled, seen, rows = set(_names(disable)), set[str](), list[Row]()
+    for distribution in distributions:
+        text = distribution.read_text("entry_points.txt") or ""
+        if PREFIX not in text:
+            continue
+        name, version, requirements = _headers(distribution)
+        if name in seen:  # the first one on sys.path is the one that Python imports
+            continue
+        seen.add(name)
+        requires, accepted = _handshake(requirements)
+        status: Status = "disabled" if name in disabled else "ok" if accepted else "incompatible"
+        try:
+            entries = [entry for entry in distribution.entry_points if entry.group.startswith(PREFIX)]
+        except Exception as error:  # whatever a damaged file makes the parser raise
+            _report(BrokenPluginError("", "", name, "entry_points.txt", error), strict)
+            continue
+        if status == "incompatible":
+            _report(IncompatiblePluginError("", "", name, requires, segkernel.__version__), strict)
+        rows += [Row(e.group[len(PREFIX) :], e.name, name, version, e.value, status, requires) for e in entries]
+    return Catalog(tuple(dict.fromkeys(rows)), tuple(_names(prefer)))
+
+
+def _names(text: str) -> list[str]:
+    return [normalise(part) for part in text.split(",") if part.strip()]
+
+
+def _report(error: Exception, strict: str) -> None:
+    if strict not in ("", "0"):
+        raise error
+    log.warning("%s", error)
+
+
+def _headers(distribution: importlib_metadata.Distribution) -> tuple[str, str, list[str]]:
+    """Return name, version and requirements: a plain reading of the header, ten times as fast as the mail parser."""
+    text = distribution.read_text("METADATA")
+    if text is None:  # an egg: rare
+        return normalise(distribution.name), distribution.version, distribution.requires or []
+    header = [line.partition(":") for line in text.partition("\n\n")[0].splitlines()]
+    single = {key: value.strip() for key, _, value in reversed(header)}
+    requirements = [value.strip() for key, _, value in header if key == "Requires-Dist"]
+    return normalise(single.get("Name", "unknown")), single.get("Version", "0"), requirements
+
+
+def _handshake(requirements: Iterable[str]) -> tuple[str, bool]:
+    """Return the kernel versions accepted, as a specifier, and whether the running one is among them."""
+    asked = [line for line in requirements if re.match(r"seg[-_.]+kernel(?![\w.-])", line, re.IGNORECASE)]
+    if not asked:
+        return "", True
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        parsed = [Requirement(line) for line in asked]
+    except InvalidRequirement:
+        return asked[0], False
+    needed = [r for r in parsed if r.marker is None or r.marker.evaluate({"extra": ""})]
+    accepted = all(r.specifier.contains(segkernel.__version__, prereleases=True) for r in needed)
+    return ",".join(str(r.specifier) for r in needed if str(r.specifier)), accepted
+
+
+def _check_group(group: str) -> None:
+    if group not in GROUPS:
+        near = did_you_mean(group, GROUPS)
+        raise UsageError(f"no component group is called {group!r}; did you mean {near[0] if near else list(GROUPS)}?")
+
+
+def _unusable(row: Row) -> Exception:
+    if row.status == "disabled":
+        return DisabledPluginError(row.group, row.name, row.distribution)
+    return IncompatiblePluginError(row.group, row.name, row.distribution, row.requires, segkernel.__version__)
+
+
+def _torch_row(group: str, name: str) -> Row | None:
+    """Return torch's own optimiser or schedule of this name; ``torch/AdamW`` says it with certainty."""
+    home = TORCH_FALLBACK.get(group)
+    short = name.removeprefix("torch/")
+    if home is None or "/" in short:
+        return None
+    import torch
+
+    found = getattr(importlib.import_module(home), short, None)
+    if not isinstance(found, type) or short.startswith("_"):
+        return None
+    return Row(group, short, "torch", torch.__version__, f"{home}:{short}")
+
+
+def _why(row: Row, module_name: str, attribute: str, error: BaseException) -> Exception:
+    """Tell an import path that leads nowhere from a module that raises."""
+    if row.distribution:
+        return BrokenPluginError(row.group, row.name, row.distribution, row.value, error)
+    if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+        where = f"the current directory {os.getcwd()} and the installed packages, for a module {module_name!r}"
+        return UnknownComponentError(row.group, row.name, searched=[where])
+    module = sys.modules.get(module_name)  # absent when it raised while being imported
+    if isinstance(error, AttributeError) and module is not None:
+        near = [f"{module_name}:{name}" for name in did_you_mean(attribute, vars(module))]
+        return UnknownComponentError(row.group, row.name, near, [getattr(module, "__file__", None) or module_name])
+    return BrokenPluginError(row.group, row.name, "", row.value, error)
