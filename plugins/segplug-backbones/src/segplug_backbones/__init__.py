@@ -1,1 +1,50 @@
-"""segplug-backbones."""
+"""Backbones for semantic segmentation: plain modules, images in, feature maps out.
+
+    from segplug_backbones import MixVisionTransformer, resnet50
+
+Importing this package imports no torch; a name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segplug_backbones.fast_scnn import FastSCNN as FastSCNN
+    from segplug_backbones.mit import MixVisionTransformer as MixVisionTransformer
+    from segplug_backbones.mit import mit_b0 as mit_b0
+    from segplug_backbones.mit import mit_b1 as mit_b1
+    from segplug_backbones.mit import mit_b2 as mit_b2
+    from segplug_backbones.mit import mit_b3 as mit_b3
+    from segplug_backbones.mit import mit_b4 as mit_b4
+    from segplug_backbones.mit import mit_b5 as mit_b5
+    from segplug_backbones.resnet import ResNet as ResNet
+    from segplug_backbones.resnet import ResNetV1c as ResNetV1c
+    from segplug_backbones.resnet import ResNetV1d as ResNetV1d
+
+_HOMES = {
+    "FastSCNN": "fast_scnn",
+    "MixVisionTransformer": "mit",
+    "ResNet": "resnet",
+    "ResNetV1c": "resnet",
+    "ResNetV1d": "resnet",
+    "mit_b0": "mit",
+    "mit_b1": "mit",
+    "mit_b2": "mit",
+    "mit_b3": "mit",
+    "mit_b4": "mit",
+    "mit_b5": "mit",
+}
+
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

@@ -1,0 +1,267 @@
+"""Fast-SCNN: a two-branch network for real-time segmentation of large images.
+
+    higher, lower, fused = FastSCNN()(torch.rand(2, 3, 512, 1024))  # strides 8, 32, 8
+
+Reference: Fast-SCNN: Fast Semantic Segmentation Network, Poudel, Liwicki and Cipolla, 2019
+(https://arxiv.org/abs/1902.04502).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segkernel.errors import UsageError
+from segkernel.interfaces.model import Backbone
+from segkernel.nn import AdaptiveAvgPool2d, ConvModule, DepthwiseSeparableConvModule, LayerConfig, resize
+
+
+class LearningToDownsample(nn.Module):
+    """The shallow part both branches share: (N, in_channels, H, W) -> (N, out_channels, ~H/8, ~W/8)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        dw_channels: Sequence[int],
+        out_channels: int,
+        conv_cfg: LayerConfig | None,
+        norm_cfg: LayerConfig,
+        act_cfg: LayerConfig,
+        dw_act_cfg: LayerConfig | None,
+    ) -> None:
+        super().__init__()
+        first, second = dw_channels
+        self.conv = ConvModule(
+            in_channels, first, 3, stride=2, padding=1, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg
+        )
+        # Neither conv_cfg nor act_cfg reaches these two in the networks that checkpoints come from.
+        self.dsconv1 = DepthwiseSeparableConvModule(
+            first, second, 3, stride=2, padding=1, norm_cfg=norm_cfg, dw_act_cfg=dw_act_cfg
+        )
+        self.dsconv2 = DepthwiseSeparableConvModule(
+            second, out_channels, 3, stride=2, padding=1, norm_cfg=norm_cfg, dw_act_cfg=dw_act_cfg
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dsconv2(self.dsconv1(self.conv(x)))
+
+
+class InvertedResidual(nn.Module):
+    """Widen with 1x1, filter each channel with 3x3, narrow with 1x1.
+
+    (N, in_channels, H, W) -> (N, out_channels, ~H/stride, ~W/stride). The input is added when neither the size nor the
+    number of channels changes.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        expand_ratio: int,
+        norm_cfg: LayerConfig,
+    ) -> None:
+        super().__init__()
+        act_cfg = {"type": "ReLU6"}
+        hidden = in_channels * expand_ratio
+        layers: list[nn.Module] = []
+        if expand_ratio != 1:
+            layers.append(ConvModule(in_channels, hidden, 1, norm_cfg=norm_cfg, act_cfg=act_cfg))
+        layers.append(
+            ConvModule(hidden, hidden, 3, stride=stride, padding=1, groups=hidden, norm_cfg=norm_cfg, act_cfg=act_cfg)
+        )
+        layers.append(ConvModule(hidden, out_channels, 1, norm_cfg=norm_cfg, act_cfg=None))
+        self.conv = nn.Sequential(*layers)
+        self.adds_input = stride == 1 and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x) if self.adds_input else self.conv(x)
+
+
+class GlobalFeatureExtractor(nn.Module):
+    """The deep, coarse branch: (N, in_channels, H, W) -> (N, out_channels, ~H/s, ~W/s), s the product of ``strides``.
+
+    Three groups of inverted residuals, then averages over 1, 2, 3 and 6 cells a side beside the features themselves.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        block_channels: Sequence[int],
+        out_channels: int,
+        strides: Sequence[int],
+        conv_cfg: LayerConfig | None,
+        norm_cfg: LayerConfig,
+        act_cfg: LayerConfig,
+        align_corners: bool,
+        expand_ratio: int = 6,
+        num_blocks: Sequence[int] = (3, 3, 3),
+        pool_scales: Sequence[int] = (1, 2, 3, 6),
+    ) -> None:
+        super().__init__()
+        inputs = (in_channels, *block_channels)
+        first, second, third = (
+            _inverted_residuals(inputs[i], block_channels[i], num_blocks[i], strides[i], expand_ratio, norm_cfg)
+            for i in range(3)
+        )
+        self.bottleneck1, self.bottleneck2, self.bottleneck3 = first, second, third
+        deepest = block_channels[2]
+        self.ppm = nn.ModuleList(
+            nn.Sequential(
+                AdaptiveAvgPool2d(scale),
+                ConvModule(deepest, deepest // 4, 1, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg),
+            )
+            for scale in pool_scales
+        )
+        pooled = deepest + deepest // 4 * len(pool_scales)
+        self.out = ConvModule(pooled, out_channels, 3, padding=1, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg)
+        self.align_corners = align_corners
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bottleneck3(self.bottleneck2(self.bottleneck1(x)))
+        pooled = [resize(branch(x), x.shape[2:], align_corners=self.align_corners) for branch in self.ppm]
+        return self.out(torch.cat([x, *pooled], dim=1))
+
+
+class FeatureFusion(nn.Module):
+    """The coarse branch, enlarged and filtered, plus the fine one: two maps -> (N, out_channels, fine H, fine W)."""
+
+    def __init__(
+        self,
+        higher_in_channels: int,
+        lower_in_channels: int,
+        out_channels: int,
+        conv_cfg: LayerConfig | None,
+        norm_cfg: LayerConfig,
+        act_cfg: LayerConfig,
+        align_corners: bool,
+    ) -> None:
+        super().__init__()
+        self.dwconv = ConvModule(
+            lower_in_channels,
+            out_channels,
+            3,
+            padding=1,
+            groups=out_channels,
+            conv_cfg=conv_cfg,
+            norm_cfg=norm_cfg,
+            act_cfg=act_cfg,
+        )
+        self.conv_lower_res = ConvModule(
+            out_channels, out_channels, 1, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=None
+        )
+        self.conv_higher_res = ConvModule(
+            higher_in_channels, out_channels, 1, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=None
+        )
+        self.relu = nn.ReLU(inplace=True)
+        self.align_corners = align_corners
+
+    def forward(self, higher: Tensor, lower: Tensor) -> Tensor:
+        lower = resize(lower, higher.shape[2:], align_corners=self.align_corners)
+        lower = self.conv_lower_res(self.dwconv(lower))
+        return self.relu(self.conv_higher_res(higher) + lower)
+
+
+class FastSCNN(Backbone):
+    """Images (N, in_channels, H, W) to the fine, the coarse and the fused map, at strides 8, 32 and 8 by default.
+
+    Args:
+        in_channels: Channels of the image.
+        downsample_dw_channels: Channels after the first and the second convolution.
+        global_in_channels: Channels of the fine map.
+        global_block_channels: Channels of the three groups of inverted residuals.
+        global_block_strides: Strides of those groups.
+        global_out_channels: Channels of the coarse map.
+        higher_in_channels: Must be ``global_in_channels``.
+        lower_in_channels: Must be ``global_out_channels``.
+        fusion_out_channels: Channels of the fused map; a multiple of which is ``lower_in_channels``.
+        out_indices: The maps to return: 0 fine, 1 coarse, 2 fused.
+        conv_cfg: Kind of convolution; None is the ordinary one.
+        norm_cfg: Kind of norm and its arguments.
+        act_cfg: Kind of activation.
+        align_corners: How the coarse and the pooled maps are enlarged.
+        dw_act_cfg: Activation after the first depthwise convolutions; None is none.
+
+    Raises:
+        UsageError: When an argument is out of range or does not fit the others.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        downsample_dw_channels: Sequence[int] = (32, 48),
+        global_in_channels: int = 64,
+        global_block_channels: Sequence[int] = (64, 96, 128),
+        global_block_strides: Sequence[int] = (2, 2, 1),
+        global_out_channels: int = 128,
+        higher_in_channels: int = 64,
+        lower_in_channels: int = 128,
+        fusion_out_channels: int = 128,
+        out_indices: Sequence[int] = (0, 1, 2),
+        conv_cfg: LayerConfig | None = None,
+        norm_cfg: Mapping[str, Any] = {"type": "BN"},
+        act_cfg: Mapping[str, Any] = {"type": "ReLU"},
+        align_corners: bool = False,
+        dw_act_cfg: LayerConfig | None = None,
+    ) -> None:
+        super().__init__()
+        _check_equal("higher_in_channels", higher_in_channels, "global_in_channels", global_in_channels)
+        _check_equal("lower_in_channels", lower_in_channels, "global_out_channels", global_out_channels)
+        _check_lengths(downsample_dw_channels, global_block_channels, global_block_strides)
+        if not out_indices or not all(0 <= i < 3 for i in out_indices):
+            raise UsageError(f"out_indices {list(out_indices)} must name maps 0 (fine), 1 (coarse) or 2 (fused)")
+        layers: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        self.learning_to_downsample = LearningToDownsample(
+            in_channels, downsample_dw_channels, global_in_channels, dw_act_cfg=dw_act_cfg, **layers
+        )
+        self.global_feature_extractor = GlobalFeatureExtractor(
+            global_in_channels,
+            global_block_channels,
+            global_out_channels,
+            strides=global_block_strides,
+            align_corners=align_corners,
+            **layers,
+        )
+        self.feature_fusion = FeatureFusion(
+            higher_in_channels, lower_in_channels, fusion_out_channels, align_corners=align_corners, **layers
+        )
+        self.out_indices = tuple(out_indices)
+        channels = (global_in_channels, global_out_channels, fusion_out_channels)
+        strides = (8, 8 * math.prod(global_block_strides), 8)
+        self.channels = tuple(channels[i] for i in self.out_indices)
+        self.strides = tuple(strides[i] for i in self.out_indices)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
+        higher = self.learning_to_downsample(images)
+        lower = self.global_feature_extractor(higher)
+        outputs = (higher, lower, self.feature_fusion(higher, lower))
+        return tuple(outputs[i] for i in self.out_indices)
+
+
+def _inverted_residuals(
+    in_channels: int, channels: int, count: int, stride: int, expand_ratio: int, norm_cfg: LayerConfig
+) -> nn.Sequential:
+    first = InvertedResidual(in_channels, channels, stride, expand_ratio, norm_cfg)
+    return nn.Sequential(
+        first, *(InvertedResidual(channels, channels, 1, expand_ratio, norm_cfg) for _ in range(count - 1))
+    )
+
+
+def _check_equal(name: str, value: int, other: str, other_value: int) -> None:
+    if value != other_value:
+        raise UsageError(f"{name} is {value}, but {other} is {other_value}; they must be the same")
+
+
+def _check_lengths(downsample: Sequence[int], channels: Sequence[int], strides: Sequence[int]) -> None:
+    for name, values, count in (
+        ("downsample_dw_channels", downsample, 2),
+        ("global_block_channels", channels, 3),
+        ("global_block_strides", strides, 3),
+    ):
+        if len(values) != count:
+            raise UsageError(f"{name} {list(values)} must have {count} numbers")

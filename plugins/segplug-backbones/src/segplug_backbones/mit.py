@@ -1,0 +1,291 @@
+"""Mix Transformer, the backbone of SegFormer: a pyramid of transformers without position embeddings.
+
+    features = mit_b0()(torch.rand(2, 3, 512, 512))  # 32, 64, 160, 256 channels at strides 4, 8, 16, 32
+
+Reference: SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers, Xie et al., 2021
+(https://arxiv.org/abs/2105.15203).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from segkernel.errors import UsageError
+from segkernel.interfaces.model import Backbone
+from segkernel.nn import (
+    LayerConfig,
+    MultiheadAttention,
+    PatchEmbed,
+    build_activation,
+    build_dropout,
+    build_norm,
+    nchw_to_nlc,
+    nlc_to_nchw,
+    normal_init,
+    trunc_normal_init,
+)
+from segplug_backbones.recompute import recompute, worth_recomputing
+
+Size = tuple[int, int]
+
+
+class MixFFN(nn.Module):
+    """1x1, depthwise 3x3, activation, 1x1, plus the input; the 3x3 tells tokens where they are.
+
+    (N, H * W, C) and (H, W) -> (N, H * W, C).
+    """
+
+    def __init__(
+        self, embed_dims: int, hidden: int, act_cfg: LayerConfig, drop_rate: float, drop_path_rate: float
+    ) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(embed_dims, hidden, 1),
+            nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden),
+            build_activation(act_cfg),
+            nn.Dropout(drop_rate),
+            nn.Conv2d(hidden, embed_dims, 1),
+            nn.Dropout(drop_rate),
+        )
+        self.dropout_layer = build_dropout({"type": "DropPath", "drop_prob": drop_path_rate})
+
+    def forward(self, x: Tensor, size: Size, identity: Tensor) -> Tensor:
+        return identity + self.dropout_layer(nchw_to_nlc(self.layers(nlc_to_nchw(x, size))))
+
+
+class EfficientMultiheadAttention(MultiheadAttention):
+    """Attention whose keys and values are the map at 1/``sr_ratio`` of its size.
+
+    (N, H * W, C) and (H, W) -> (N, H * W, C).
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        sr_ratio: int,
+        norm_cfg: LayerConfig,
+        qkv_bias: bool,
+        drop_rate: float,
+        attn_drop_rate: float,
+        drop_path_rate: float,
+    ) -> None:
+        drop_path = {"type": "DropPath", "drop_prob": drop_path_rate}
+        super().__init__(embed_dims, num_heads, attn_drop_rate, drop_rate, drop_path, qkv_bias)
+        self.sr_ratio = sr_ratio
+        if sr_ratio > 1:
+            self.sr = nn.Conv2d(embed_dims, embed_dims, sr_ratio, stride=sr_ratio)
+            self.norm = build_norm(norm_cfg, embed_dims)[1]
+
+    def forward(self, x: Tensor, size: Size, identity: Tensor) -> Tensor:  # type: ignore[override]
+        context = self.norm(nchw_to_nlc(self.sr(nlc_to_nchw(x, size)))) if self.sr_ratio > 1 else x
+        return super().forward(x, context, identity=identity)
+
+
+class TransformerEncoderLayer(nn.Module):
+    """Attention, then `MixFFN`, each after a norm: (N, H * W, C) and (H, W) -> (N, H * W, C)."""
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        feedforward_channels: int,
+        sr_ratio: int,
+        qkv_bias: bool,
+        drop_rate: float,
+        attn_drop_rate: float,
+        drop_path_rate: float,
+        act_cfg: LayerConfig,
+        norm_cfg: LayerConfig,
+        with_cp: bool,
+    ) -> None:
+        super().__init__()
+        self.norm1 = build_norm(norm_cfg, embed_dims)[1]
+        self.attn = EfficientMultiheadAttention(
+            embed_dims, num_heads, sr_ratio, norm_cfg, qkv_bias, drop_rate, attn_drop_rate, drop_path_rate
+        )
+        self.norm2 = build_norm(norm_cfg, embed_dims)[1]
+        self.ffn = MixFFN(embed_dims, feedforward_channels, act_cfg, drop_rate, drop_path_rate)
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor, size: Size) -> Tensor:
+        if self.with_cp and worth_recomputing(x):
+            return recompute(self, lambda tokens: self._run(tokens, size), x)
+        return self._run(x, size)
+
+    def _run(self, x: Tensor, size: Size) -> Tensor:
+        x = self.attn(self.norm1(x), size, identity=x)
+        return self.ffn(self.norm2(x), size, identity=x)
+
+
+class MixVisionTransformer(Backbone):
+    """Images (N, in_channels, H, W) to one map for each of ``out_indices``, at strides 4, 8, 16 and 32 by default.
+
+    Odd sizes are rounded up. The coarsest map must have at least one pixel for each of ``sr_ratios``.
+
+    Args:
+        in_channels: Channels of the image.
+        embed_dims: Channels of one attention head; a stage has this times its ``num_heads``.
+        num_stages: Stages to build.
+        num_layers: Transformer layers of each stage.
+        num_heads: Attention heads of each stage.
+        patch_sizes: Side in pixels of the overlapping patches that each stage starts with.
+        strides: Distance of those patches.
+        sr_ratios: How much smaller the keys and values of each stage are, per side.
+        out_indices: The stages to return, counted from 0.
+        mlp_ratio: Width of the feed-forward layers, times that of the stage.
+        qkv_bias: Whether the projections of the attention have a bias.
+        drop_rate: Share of values dropped after attention and in feed-forward layers.
+        attn_drop_rate: Share of attention weights dropped.
+        drop_path_rate: Share of layers skipped at the end of the network, growing from 0 at its start.
+        act_cfg: Kind of activation.
+        norm_cfg: Kind of norm and its arguments.
+        with_cp: Compute activations a second time in backward, to save memory.
+
+    Raises:
+        UsageError: When an argument is out of range or does not fit the others.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        embed_dims: int = 64,
+        num_stages: int = 4,
+        num_layers: Sequence[int] = (3, 4, 6, 3),
+        num_heads: Sequence[int] = (1, 2, 4, 8),
+        patch_sizes: Sequence[int] = (7, 3, 3, 3),
+        strides: Sequence[int] = (4, 2, 2, 2),
+        sr_ratios: Sequence[int] = (8, 4, 2, 1),
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        mlp_ratio: int = 4,
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        act_cfg: Mapping[str, Any] = {"type": "GELU"},
+        norm_cfg: Mapping[str, Any] = {"type": "LN", "eps": 1e-6},
+        with_cp: bool = False,
+    ) -> None:
+        super().__init__()
+        per_stage = {
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "patch_sizes": patch_sizes,
+            "strides": strides,
+            "sr_ratios": sr_ratios,
+        }
+        _check_stages(num_stages, per_stage, out_indices)
+        widths = [embed_dims * heads for heads in num_heads]
+        total = sum(num_layers)
+        drop_paths = iter([drop_path_rate * i / max(total - 1, 1) for i in range(total)])
+        self.layers = nn.ModuleList()
+        for i in range(num_stages):
+            embed = PatchEmbed(
+                in_channels if i == 0 else widths[i - 1],
+                widths[i],
+                kernel_size=patch_sizes[i],
+                stride=strides[i],
+                padding=patch_sizes[i] // 2,
+                norm_cfg=norm_cfg,
+            )
+            layers = [
+                TransformerEncoderLayer(
+                    widths[i],
+                    num_heads[i],
+                    mlp_ratio * widths[i],
+                    sr_ratios[i],
+                    qkv_bias,
+                    drop_rate,
+                    attn_drop_rate,
+                    next(drop_paths),
+                    act_cfg,
+                    norm_cfg,
+                    with_cp,
+                )
+                for _ in range(num_layers[i])
+            ]
+            norm = build_norm(norm_cfg, widths[i])[1]
+            self.layers.append(nn.ModuleList([embed, nn.ModuleList(layers), norm]))
+        self.out_indices = tuple(out_indices)
+        self.channels = tuple(widths[i] for i in self.out_indices)
+        self.strides = tuple(math.prod(strides[: i + 1]) for i in self.out_indices)
+        self.apply(_initialise)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
+        x, outputs = images, []
+        for embed, layers, norm in self.layers:
+            tokens, size = embed(x)
+            for layer in layers:
+                tokens = layer(tokens, size)
+            x = nlc_to_nchw(norm(tokens), size)
+            outputs.append(x)
+        return tuple(outputs[i] for i in self.out_indices)
+
+
+VARIANTS: dict[str, tuple[int, tuple[int, int, int, int]]] = {
+    "b0": (32, (2, 2, 2, 2)),
+    "b1": (64, (2, 2, 2, 2)),
+    "b2": (64, (3, 4, 6, 3)),
+    "b3": (64, (3, 4, 18, 3)),
+    "b4": (64, (3, 8, 27, 3)),
+    "b5": (64, (3, 6, 40, 3)),
+}
+"""Table 6 of the paper: channels per head and layers of each stage; all have 1, 2, 5 and 8 heads."""
+
+
+def mit_b0(in_channels: int = 3, drop_path_rate: float = 0.1) -> MixVisionTransformer:
+    """MiT-B0, 3.3 M parameters."""
+    return _variant("b0", in_channels, drop_path_rate)
+
+
+def mit_b1(in_channels: int = 3, drop_path_rate: float = 0.1) -> MixVisionTransformer:
+    """MiT-B1, 13.2 M parameters."""
+    return _variant("b1", in_channels, drop_path_rate)
+
+
+def mit_b2(in_channels: int = 3, drop_path_rate: float = 0.1) -> MixVisionTransformer:
+    """MiT-B2, 24.2 M parameters."""
+    return _variant("b2", in_channels, drop_path_rate)
+
+
+def mit_b3(in_channels: int = 3, drop_path_rate: float = 0.1) -> MixVisionTransformer:
+    """MiT-B3, 44.1 M parameters."""
+    return _variant("b3", in_channels, drop_path_rate)
+
+
+def mit_b4(in_channels: int = 3, drop_path_rate: float = 0.1) -> MixVisionTransformer:
+    """MiT-B4, 60.8 M parameters."""
+    return _variant("b4", in_channels, drop_path_rate)
+
+
+def mit_b5(in_channels: int = 3, drop_path_rate: float = 0.1) -> MixVisionTransformer:
+    """MiT-B5, 81.4 M parameters."""
+    return _variant("b5", in_channels, drop_path_rate)
+
+
+def _variant(name: str, in_channels: int, drop_path_rate: float) -> MixVisionTransformer:
+    embed_dims, num_layers = VARIANTS[name]
+    return MixVisionTransformer(
+        in_channels, embed_dims, num_layers=num_layers, num_heads=(1, 2, 5, 8), drop_path_rate=drop_path_rate
+    )
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        trunc_normal_init(module, std=0.02)
+    elif isinstance(module, nn.Conv2d):
+        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+        normal_init(module, std=math.sqrt(2.0 / fan_out))
+
+
+def _check_stages(num_stages: int, per_stage: Mapping[str, Sequence[int]], out_indices: Sequence[int]) -> None:
+    for name, values in per_stage.items():
+        if len(values) != num_stages:
+            raise UsageError(f"{name} {list(values)} needs {num_stages} numbers, one for each of the num_stages")
+    if not out_indices or not all(0 <= i < num_stages for i in out_indices):
+        raise UsageError(f"out_indices {list(out_indices)} must name stages 0 to {num_stages - 1}")

@@ -1,0 +1,38 @@
+"""Gradient checkpointing that leaves batch-norm statistics as they would be without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+
+def recompute(module: nn.Module, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Call ``function(*inputs)``, a part of ``module``, keeping no activations: backward computes them again.
+
+    The second pass runs batch norm on the same batch, but does not count it into the running statistics twice.
+    """
+    return checkpoint(
+        function, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _still_statistics(module))
+    )
+
+
+@contextmanager
+def _still_statistics(module: nn.Module) -> Iterator[None]:
+    tracking = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    for norm in tracking:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in tracking:
+            norm.track_running_stats = True
+
+
+def worth_recomputing(x: Tensor) -> bool:
+    """Whether a backward pass will come through ``x``."""
+    return torch.is_grad_enabled() and x.requires_grad
