@@ -13,7 +13,7 @@ A head derives from `DecodeHead`, hands its constructor the arguments it does no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -104,16 +104,12 @@ class DecodeHead(Head):
         self.ignore_index, self.sampler, self.align_corners = ignore_index, sampler, align_corners
         self._set_inputs(in_channels, in_index, input_transform)
         self._check_outputs()
+        activation: Literal["softmax", "sigmoid"] = "sigmoid" if self.out_channels == 1 else "softmax"
+        self.output = OutputSpec(num_classes, self.out_channels, activation, self.threshold, align_corners)
         self.loss_decode = _losses(loss_decode)
         self.dropout = nn.Dropout2d(dropout_ratio) if dropout_ratio > 0 else None
         self.conv_seg = nn.Conv2d(channels, self.out_channels, 1)
         normal_init(self.conv_seg, std=0.01)
-
-    @property
-    def output(self) -> OutputSpec:
-        """What the scores mean."""
-        activation: Literal["softmax", "sigmoid"] = "sigmoid" if self.out_channels == 1 else "softmax"
-        return OutputSpec(self.num_classes, self.out_channels, activation, self.threshold, self.align_corners)
 
     def select(self, features: Features) -> Any:
         """Return what the head works on: one feature map (N, C, h, w), or a list for ``multiple_select``."""
@@ -135,7 +131,7 @@ class DecodeHead(Head):
     def loss_by_scores(self, scores: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return the losses and ``acc_seg``, a percentage, of scores (N, K, h, w) against class ids (N, H, W)."""
         scores = resize(scores, target.shape[1:], align_corners=self.align_corners)
-        losses = list(self._losses())
+        losses = self._losses()
         weight = None if self.sampler is None else self.sampler.sample(scores, target, losses, self.ignore_index)
         named: dict[str, Tensor] = {}
         for loss in losses:
@@ -144,8 +140,8 @@ class DecodeHead(Head):
         named["acc_seg"] = accuracy(scores, target, ignore_index=self.ignore_index)  # type: ignore[assignment]
         return named
 
-    def _losses(self) -> Iterable[Loss]:
-        return self.loss_decode if isinstance(self.loss_decode, nn.ModuleList) else [self.loss_decode]  # type: ignore[list-item]
+    def _losses(self) -> list[Loss]:
+        return list(self.loss_decode) if isinstance(self.loss_decode, nn.ModuleList) else [self.loss_decode]  # type: ignore[list-item, arg-type]
 
     def _set_inputs(
         self, in_channels: int | Sequence[int], in_index: int | Sequence[int], transform: InputTransform | None

@@ -46,7 +46,7 @@ class AdaptivePadding(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Cut an image into patches, overlapping where ``stride`` is below ``kernel_size``: (N, C, H, W) -> (N, L, D), (h, w).
+    """Cut an image into patches, overlapping for a small ``stride``: (N, C, H, W) -> (N, h * w, D), (h, w).
 
     Args:
         in_channels: C.

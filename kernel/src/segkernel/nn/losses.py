@@ -123,7 +123,7 @@ class CrossEntropyLoss(PixelLoss):
             raise ConfigError(Problem("use_mask needs the class of each object as `weight`", "use_mask"))
         chosen = scores[torch.arange(len(scores), device=scores.device), classes.long()]
         weight = self._class_weight(scores)
-        return F.binary_cross_entropy_with_logits(chosen, target.to(chosen.dtype), weight)[None]
+        return F.binary_cross_entropy_with_logits(chosen, target.to(chosen.dtype), weight)
 
     def _class_weight(self, scores: Tensor) -> Tensor | None:
         return None if self.class_weight is None else scores.new_tensor(self.class_weight)
@@ -168,7 +168,7 @@ def accuracy(
     thresh: float | None = None,
     ignore_index: int | None = None,
 ) -> Tensor | list[Tensor]:
-    """Return the percentage, shape (1,), of ``target`` (N, ...) that is among the best ``topk`` of ``scores`` (N, K, ...).
+    """Return the percentage of ``target`` (N, ...) that is among the best ``topk`` of ``scores`` (N, K, ...).
 
     Args:
         topk: How many of the best count; several give a list.
@@ -185,5 +185,5 @@ def accuracy(
     counted = torch.ones_like(target, dtype=torch.bool) if ignore_index is None else target != ignore_index
     right = right & counted.unsqueeze(1)
     eps = torch.finfo(torch.float32).eps
-    shares = [(right[:, :k].sum().float() + eps).view(1) * (100.0 / (counted.sum() + eps)) for k in ranks]
+    shares = [(right[:, :k].sum().float() + eps) * (100.0 / (counted.sum() + eps)) for k in ranks]
     return shares[0] if isinstance(topk, int) else shares

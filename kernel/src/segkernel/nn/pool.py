@@ -46,7 +46,7 @@ def _exporting() -> bool:
 
 
 def _bins(x: Tensor, size: int, count: int) -> Tensor:
-    """Return the (count, size) matrix that averages: bin i covers floor(i size / count) to ceil((i + 1) size / count)."""
+    """Return the (count, size) matrix of means: bin i covers floor(i size / count) to ceil((i + 1) size / count)."""
     index = torch.arange(count, device=x.device)
     start = (index * size) // count
     end = ((index + 1) * size + count - 1) // count

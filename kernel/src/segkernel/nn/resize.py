@@ -20,4 +20,4 @@ def resize(
     ``align_corners`` maps corner pixels onto corner pixels; only interpolating modes know it.
     """
     corners = bool(align_corners) if mode in ("linear", "bilinear", "bicubic", "trilinear") else None
-    return F.interpolate(x, None if size is None else tuple(size), scale_factor, mode, corners)  # type: ignore[arg-type]
+    return F.interpolate(x, None if size is None else tuple(size), scale_factor, mode, corners)

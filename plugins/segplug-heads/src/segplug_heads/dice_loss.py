@@ -1,0 +1,105 @@
+"""The Dice loss: one minus the overlap of prediction and truth.
+
+Milletari, Navab and Ahmadi, V-Net: Fully Convolutional Neural Networks for Volumetric Medical Image Segmentation, 2016.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from segkernel.interfaces.model import Loss
+from segkernel.nn import reduce_loss
+
+
+class DiceLoss(Loss):
+    """Dice loss per image, over all classes and pixels together.
+
+    Args:
+        use_sigmoid: Activation of the scores: a sigmoid per class, or a softmax over them.
+        activate: Whether the scores need the activation.
+        reduction: ``mean`` over the images, ``sum`` or ``none``.
+        naive_dice: The denominator sums values, not their squares.
+        loss_weight: Factor of the result.
+        ignore_index: A class whose channel does not count; None for none.
+        eps: Keeps the denominator from 0.
+        drop_ignored: Leave ignored pixels out of the denominator, too. MMSegmentation, whose numbers are the default,
+            counts what is predicted there as wrong.
+        loss_name: Name in the dict of losses.
+    """
+
+    conformance_exceptions: ClassVar[dict[str, str]] = {
+        "ignored-pixels": "MMSegmentation keeps ignored pixels in the denominator; drop_ignored leaves them out",
+        "all-ignored": "likewise: nothing is right in an unlabelled batch, so the loss is near 1",
+    }
+
+    def __init__(
+        self,
+        use_sigmoid: bool = True,
+        activate: bool = True,
+        reduction: Literal["mean", "sum", "none"] = "mean",
+        naive_dice: bool = False,
+        loss_weight: float = 1.0,
+        ignore_index: int | None = 255,
+        eps: float = 1e-3,
+        loss_name: str = "loss_dice",
+        drop_ignored: bool = False,
+    ) -> None:
+        super().__init__()
+        self.use_sigmoid, self.activate, self.naive_dice = use_sigmoid, activate, naive_dice
+        self.reduction, self.loss_weight, self.eps = reduction, loss_weight, eps
+        self.ignore_class, self.drop_ignored = ignore_index, drop_ignored
+        self.name = loss_name
+
+    def forward(
+        self,
+        scores: Tensor,
+        target: Tensor,
+        *,
+        weight: Tensor | None = None,
+        ignore_index: int = 255,
+        avg_factor: float | None = None,
+    ) -> Tensor:
+        """Return the loss of ``scores`` (N, K, ...) against class ids (N, ...), or against shares (N, K, ...).
+
+        ``weight`` counts images, (N,).
+        """
+        predicted = self._probabilities(scores)
+        wanted = target.to(scores.dtype) if target.shape == scores.shape else _one_hot(target, scores)
+        labelled: Tensor | float = 1.0
+        if self.drop_ignored and target.shape != scores.shape:
+            valid = target != ignore_index
+            predicted = predicted * valid.unsqueeze(1)
+            labelled = valid.flatten(1).any(1)  # an image without labels says nothing
+        loss = labelled * (1 - self._overlap(self._counted(predicted).flatten(1), self._counted(wanted).flatten(1)))
+        if weight is not None:
+            loss = loss * weight
+        return self.loss_weight * reduce_loss(loss, self.reduction, avg_factor)
+
+    def _probabilities(self, scores: Tensor) -> Tensor:
+        if not self.activate:
+            return scores
+        if self.use_sigmoid:
+            return scores.sigmoid()
+        return scores if scores.shape[1] == 1 else scores.softmax(1)
+
+    def _counted(self, x: Tensor) -> Tensor:
+        """Return (N, K, ...) without the channel of the ignored class."""
+        if self.ignore_class is None or not 0 <= self.ignore_class < x.shape[1]:
+            return x
+        return torch.cat([x[:, : self.ignore_class], x[:, self.ignore_class + 1 :]], 1)
+
+    def _overlap(self, predicted: Tensor, wanted: Tensor) -> Tensor:
+        """Return the Dice coefficient of each row of two (N, L)."""
+        both = (predicted * wanted).sum(1)
+        if self.naive_dice:
+            return (2 * both + self.eps) / (predicted.sum(1) + wanted.sum(1) + self.eps)
+        return 2 * both / (predicted.square().sum(1) + wanted.square().sum(1) + 2 * self.eps)
+
+
+def _one_hot(target: Tensor, scores: Tensor) -> Tensor:
+    """Return (N, K, ...) of 0 and 1; all 0 where the label is no class."""
+    classes = torch.arange(scores.shape[1], device=target.device).view(1, -1, *[1] * (target.ndim - 1))
+    return (target.unsqueeze(1) == classes).to(scores.dtype)

@@ -1,0 +1,70 @@
+"""A segmentor of backbone, neck, decode head and auxiliary heads: the shape of most models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from segkernel.interfaces.model import Backbone, Head, Neck, Segmentor, TestConfig
+from segkernel.sample import Targets
+
+
+class EncoderDecoder(Segmentor):
+    """Images (N, C, H, W) -> scores (N, K, h, w) of ``decode_head``.
+
+    Args:
+        backbone: Images to feature maps.
+        decode_head: Feature maps to scores.
+        neck: Feature maps to feature maps, between the two; none for None.
+        auxiliary_head: Heads whose losses help in training.
+        train_cfg: Kept for those who read it; nothing here does.
+        test_cfg: How `segkernel.inference` looks at an image: whole, or in sliding windows.
+        pretrained: Weights that the runner loads after building.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        decode_head: Head,
+        neck: Neck | None = None,
+        auxiliary_head: Head | Sequence[Head] | None = None,
+        train_cfg: dict[str, Any] | None = None,
+        test_cfg: TestConfig | None = None,
+        pretrained: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.decode_head = decode_head
+        several = isinstance(auxiliary_head, Sequence)
+        self.auxiliary_head = nn.ModuleList(auxiliary_head) if several else auxiliary_head  # type: ignore[arg-type]
+        self.train_cfg, self.pretrained = train_cfg, pretrained
+        self.test_cfg: TestConfig = test_cfg or {"mode": "whole"}
+        self.outputs = {"seg": decode_head.output}
+
+    def extract_feat(self, images: Tensor) -> Sequence[Tensor]:
+        """Return the feature maps of normalised images (N, C, H, W), finest first."""
+        features = self.backbone(images)
+        return features if self.neck is None else self.neck(features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.decode_head(self.extract_feat(images))
+
+    def loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+        features = self.extract_feat(images)
+        heads = {"decode": self.decode_head, **self._auxiliary()}
+        return {
+            f"{name}.{key}": value
+            for name, head in heads.items()
+            for key, value in head.loss(features, targets).items()
+        }
+
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
+        return {"seg": self.decode_head.predict(self.extract_feat(images))}
+
+    def _auxiliary(self) -> dict[str, Head]:
+        if isinstance(self.auxiliary_head, nn.ModuleList):
+            return {f"aux_{i}": head for i, head in enumerate(self.auxiliary_head)}
+        return {} if self.auxiliary_head is None else {"aux": self.auxiliary_head}

@@ -1,0 +1,45 @@
+"""SegFormer: feature maps of all scales, projected to one width, resized and mixed by 1x1 convolutions.
+
+Xie et al., SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers, 2021.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Unpack
+
+from segkernel.interfaces.model import Features
+from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, resize
+
+
+class SegformerHead(DecodeHead):
+    """Several feature maps -> (N, out_channels, h, w) at the size of the first.
+
+    Args:
+        interpolate_mode: How maps are resized.
+    """
+
+    fixed_arguments = frozenset({"input_transform"})
+
+    def __init__(
+        self,
+        interpolate_mode: Literal["bilinear", "bicubic", "nearest"] = "bilinear",
+        **kwargs: Unpack[DecodeHeadArguments],
+    ) -> None:
+        super().__init__(input_transform="multiple_select", **kwargs)
+        self.interpolate_mode = interpolate_mode
+        layers = {"norm_cfg": self.norm_cfg, "act_cfg": self.act_cfg}
+        self.convs = nn.ModuleList(ConvModule(width, self.channels, 1, **layers) for width in self.in_channels)
+        self.fusion_conv = ConvModule(self.channels * len(self.convs), self.channels, 1, norm_cfg=self.norm_cfg)
+
+    def forward(self, features: Features) -> Tensor:
+        maps = self.select(features)
+        size = maps[0].shape[2:]
+        resized = [
+            resize(conv(x), size, mode=self.interpolate_mode, align_corners=self.align_corners)
+            for conv, x in zip(self.convs, maps, strict=True)
+        ]
+        return self.cls_seg(self.fusion_conv(torch.cat(resized, 1)))
