@@ -1,0 +1,212 @@
+"""`ONNXExporter`: a segmentor as an ONNX file, written only when it gives the torch model's numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from segkernel.errors import ExportError
+from segkernel.interfaces.model import Exporter, Segmentor
+from segplug_deploy.proof import prove, table
+from segplug_deploy.runtime import PREFIX, ONNXSegmentor
+
+PROTOBUF_LIMIT = 2_000_000_000
+"""Bytes; weights above this go into a second file, ``NAME.onnx.data``, that has to travel with the first."""
+
+
+class ONNXExporter(Exporter):
+    """Write ONNX with torch's exporter and prove the file with onnxruntime on the CPU.
+
+    The graph takes normalised images (N, C, H, W) and gives the raw scores of every output of the segmentor, under
+    its name. What classes, colours and preprocessing belong to it is in the file's metadata.
+
+    Args:
+        dynamic: ``True`` leaves batch, height and width open, ``"batch"`` the batch only, ``False`` fixes all three
+            to the example's.
+        opset: The ONNX operator set; None is the one torch's exporter writes by itself.
+        check_sizes: Two or more (height, width) at which a file with open sizes is proven, beside the example's own;
+            chosen around the example's when empty.
+        tolerance: Largest difference allowed, as a share of the largest score.
+        agreement: Share of pixels that must get the same label.
+    """
+
+    suffix = ".onnx"
+
+    def __init__(
+        self,
+        dynamic: bool | Literal["batch"] = True,
+        opset: int | None = None,
+        check_sizes: Sequence[tuple[int, int]] = (),
+        tolerance: float = 1e-3,
+        agreement: float = 0.999,
+    ) -> None:
+        self.dynamic, self.opset, self.check_sizes = dynamic, opset, tuple(check_sizes)
+        self.tolerance, self.agreement = tolerance, agreement
+
+    def export(
+        self, segmentor: Segmentor, path: str | Path, example: Tensor, metadata: Mapping[str, Any] | None = None
+    ) -> str:
+        """Write ``path`` and return the proof as a table; the segmentor stays as it is.
+
+        Raises:
+            ExportError: When the model cannot be exported or the file gives other numbers; an older file at ``path``
+                is then left alone.
+        """
+        _require("onnx", "onnxscript", "onnxruntime")
+        path = Path(path)
+        model = copy.deepcopy(segmentor).cpu().eval()
+        example = example.detach().float().cpu()
+        program = self._trace(model, example)
+        program.model.metadata_props.update(_stored(model, metadata or {}))
+        with _beside(path) as temporary:
+            external = sum(p.numel() * p.element_size() for p in model.state_dict().values()) > PROTOBUF_LIMIT
+            with _quiet():
+                program.save(temporary / path.name, external_data=external)
+            exported = ONNXSegmentor(temporary / path.name)
+            proofs = prove(model, exported, self._batches(model, example), self.tolerance, self.agreement)
+            del exported  # lets go of the files, which Windows will not move while they are open
+            for file in sorted(temporary.iterdir(), key=lambda file: file.name == path.name):
+                os.replace(file, path.with_name(file.name))
+        return table(proofs)
+
+    def load(self, path: str | Path) -> ONNXSegmentor:
+        return ONNXSegmentor(path)
+
+    def _trace(self, model: Segmentor, example: Tensor) -> Any:
+        images = _for_tracing(example) if self.dynamic else example
+        try:
+            with _quiet(), torch.no_grad():
+                program = torch.onnx.export(
+                    _Graph(model).eval(),
+                    (images,),
+                    dynamo=True,
+                    dynamic_shapes=self._dynamic_shapes(),
+                    input_names=["images"],
+                    output_names=list(model.outputs),
+                    opset_version=self.opset,
+                    verbose=False,
+                )
+        except Exception as error:  # the exporter can stop with any exception of torch's compiler
+            raise ExportError(self._why(error)) from error
+        written = program.model.opset_imports.get("")  # type: ignore[union-attr]
+        if self.opset not in (None, written):
+            raise ExportError(f"opset {self.opset} cannot be written, torch's exporter made {written}; try {written}")
+        return program
+
+    def _dynamic_shapes(self) -> tuple[dict[int, Any], ...] | None:
+        if not self.dynamic:
+            return None
+        axes = (0,) if self.dynamic == "batch" else (0, 2, 3)
+        return (dict.fromkeys(axes, torch.export.Dim.DYNAMIC),)
+
+    def _why(self, error: Exception) -> str:
+        lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
+        reason = "\n    ".join(lines[:6]) or type(error).__name__
+        hint = "\n    a graph with fixed sizes may work: dynamic: false" if self.dynamic else ""
+        return f"torch cannot export this model: {reason}{hint}"
+
+    def _batches(self, model: Segmentor, example: Tensor) -> Iterator[Tensor]:
+        """Yield the example, and what else the file claims to take: another batch, two other sizes."""
+        yield example
+        if not self.dynamic:
+            return
+        pair = torch.cat([example[:1], example[:1].flip(-1)])
+        if self.dynamic == "batch":
+            yield pair
+            return
+        for size in self.check_sizes or _other_sizes(model, example):
+            yield interpolate(pair, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+class _Graph(nn.Module):
+    """What is exported: images to a tuple of raw scores, in the order of the segmentor's outputs."""
+
+    def __init__(self, segmentor: Segmentor) -> None:
+        super().__init__()
+        self.segmentor = segmentor
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        scores = self.segmentor.predict(images)
+        return tuple(scores[name] for name in self.segmentor.outputs)
+
+
+def _for_tracing(example: Tensor) -> Tensor:
+    """Return two images of different height and width: torch takes 1, and equal sizes, for facts about the model."""
+    images = torch.cat([example[:1], example[:1]])
+    if images.shape[2] == images.shape[3]:
+        images = interpolate(images, size=(images.shape[2], images.shape[3] + 32), mode="nearest")
+    return images
+
+
+def _other_sizes(model: Segmentor, example: Tensor) -> list[tuple[int, int]]:
+    height, width = example.shape[-2:]
+    rounded = (max(_round(height * 0.75), 32), _round(width * 1.25))
+    odd = (height + 13, max(width - 7, 33))
+    with torch.no_grad():
+        try:
+            model.predict(interpolate(example[:1], size=odd))
+        except Exception:  # the torch model itself takes no odd sizes, so neither need its file
+            odd = (_round(height * 1.5), max(_round(width * 0.75), 32))
+    return [rounded, odd]
+
+
+def _round(length: float) -> int:
+    return max(round(length / 32), 1) * 32
+
+
+def _stored(model: Segmentor, metadata: Mapping[str, Any]) -> dict[str, str]:
+    entries = {**metadata, "outputs": {name: asdict(spec) for name, spec in model.outputs.items()}}
+    entries.setdefault("test_cfg", dict(getattr(model, "test_cfg", None) or {}))
+    try:
+        return {PREFIX + key: json.dumps(value) for key, value in entries.items()}
+    except TypeError as error:
+        raise ExportError(f"the metadata of an exported file must be plain values: {error}") from error
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Give an empty folder on the same file system, so that finished files only have to be renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True, exist_ok=True)
+        yield temporary
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what torch's exporter tells about itself; its errors still come as exceptions."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(None):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _require(*packages: str) -> None:
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExportError(f"exporting to ONNX needs {', '.join(missing)}\n    pip install {' '.join(missing)}")

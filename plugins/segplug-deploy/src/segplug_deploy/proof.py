@@ -1,0 +1,92 @@
+"""Proof that an exported model gives the numbers of the torch model.
+
+proofs = prove(segmentor, exported, [images])
+print(table(proofs))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from segkernel.errors import ExportError
+from segkernel.interfaces.model import Segmentor
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How one output of two models differs on one batch.
+
+    Args:
+        output: Its name.
+        shape: Of the images, (N, C, H, W).
+        difference: Largest absolute difference of the raw scores.
+        relative: The same as a share of the largest score.
+        agreement: Share of pixels that get the same label, 0 to 1.
+    """
+
+    output: str
+    shape: tuple[int, ...]
+    difference: float
+    relative: float
+    agreement: float
+
+    def holds(self, tolerance: float, agreement: float) -> bool:
+        """Return whether the difference is within bounds; NaN never is."""
+        return self.relative <= tolerance and self.agreement >= agreement
+
+
+def prove(
+    segmentor: Segmentor,
+    exported: Segmentor,
+    batches: Iterable[Tensor],
+    tolerance: float = 1e-3,
+    agreement: float = 0.999,
+) -> list[Proof]:
+    """Compare every output of both models on every batch of normalised images (N, C, H, W).
+
+    Raises:
+        ExportError: When a relative difference is above ``tolerance`` or fewer than ``agreement`` of the labels are
+            the same; the message holds all figures.
+    """
+    proofs = [proof for images in batches for proof in _compare(segmentor, exported, images)]
+    if not all(proof.holds(tolerance, agreement) for proof in proofs):
+        wanted = f"relative difference up to {tolerance:g}, same labels from {agreement:.1%}"
+        raise ExportError(f"the exported model does not give the torch model's numbers ({wanted})\n{table(proofs)}")
+    return proofs
+
+
+@torch.no_grad()
+def _compare(segmentor: Segmentor, exported: Segmentor, images: Tensor) -> list[Proof]:
+    expected, given = segmentor.predict(images), exported.predict(images)
+    if list(expected) != list(given):
+        raise ExportError(f"the exported model has outputs {list(given)} instead of {list(expected)}")
+    return [_proof(name, tuple(images.shape), expected[name], given[name]) for name in expected]
+
+
+def _proof(name: str, shape: tuple[int, ...], expected: Tensor, given: Tensor) -> Proof:
+    if expected.shape != given.shape:
+        sizes = f"{tuple(given.shape)} instead of {tuple(expected.shape)}"
+        raise ExportError(f"output {name!r} of the exported model is {sizes} for images {shape}")
+    expected, given = expected.double(), given.double()
+    difference = (expected - given).abs().max().item()
+    largest = expected.abs().max().item()
+    same = (_labels(expected) == _labels(given)).double().mean().item()
+    return Proof(name, shape, difference, difference / largest if largest else difference, same)
+
+
+def _labels(scores: Tensor) -> Tensor:
+    return scores.argmax(1) if scores.shape[1] > 1 else scores > 0
+
+
+def table(proofs: Sequence[Proof]) -> str:
+    """Return the figures as aligned lines."""
+    lines = [f"{'output':<10} {'images':>18} {'difference':>12} {'relative':>10} {'same labels':>12}"]
+    for proof in proofs:
+        shape = "x".join(str(length) for length in proof.shape)
+        figures = f"{proof.difference:>12.2e} {proof.relative:>10.1e} {proof.agreement:>12.3%}"
+        lines.append(f"{proof.output:<10} {shape:>18} {figures}")
+    return "\n".join(lines)

@@ -1,0 +1,103 @@
+"""An ONNX file as a segmentor that only predicts.
+
+model = ONNXSegmentor("model.onnx")
+scores = model(images)["seg"]
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segkernel.errors import ExportError
+from segkernel.interfaces.model import OutputSpec, Segmentor
+from segkernel.sample import Targets
+
+PREFIX = "segkernel."
+"""Before the names of our entries in the file's metadata; their values are JSON."""
+
+
+class ONNXSegmentor(Segmentor):
+    """Runs an exported file with onnxruntime; images and scores are torch tensors, as with any segmentor.
+
+    ``metadata`` is what was stored at export: classes, palette, preprocess.
+
+    Args:
+        path: A file that `ONNXExporter` wrote.
+        providers: onnxruntime's execution providers, in order of preference.
+
+    Raises:
+        ExportError: When the file is missing, damaged, or not one of ours.
+    """
+
+    def __init__(self, path: str | Path, providers: Sequence[str] = ("CPUExecutionProvider",)) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self.session = _open(self.path, providers)
+        self.metadata = _metadata(self.session, self.path)
+        self.outputs = {name: OutputSpec(**spec) for name, spec in self.metadata.pop("outputs").items()}
+        self.test_cfg = self.metadata.get("test_cfg") or {}
+        self._input = self.session.get_inputs()[0]
+
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
+        """Return raw scores per output, on the device of ``images``.
+
+        Raises:
+            ExportError: When the file was exported for other sizes.
+        """
+        self._check(images)
+        values = self.session.run(list(self.outputs), {self._input.name: images.detach().float().cpu().numpy()})
+        return {
+            name: torch.from_numpy(value).to(images.device) for name, value in zip(self.outputs, values, strict=True)
+        }
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the scores of the main output."""
+        return self.predict(images)["seg"]
+
+    def loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+        """An exported file cannot be trained."""
+        raise ExportError(f"{self.path}: an exported model only predicts; it has no loss and cannot be trained")
+
+    def _check(self, images: Tensor) -> None:
+        wanted = self._input.shape
+        fits = all(
+            not isinstance(size, int) or size == given for size, given in zip(wanted, images.shape, strict=False)
+        )
+        if len(wanted) != images.ndim or not fits:
+            taken = "x".join(str(size) if isinstance(size, int) else "any" for size in wanted)
+            given = "x".join(str(size) for size in images.shape)
+            raise ExportError(f"{self.path}: takes images of {taken}, got {given}; export with dynamic: true")
+
+
+def _open(path: Path, providers: Sequence[str]) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ExportError("running an ONNX file needs a package\n    pip install onnxruntime") from error
+    if not path.is_file():
+        raise ExportError(f"{path}: no such file")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+    except Exception as error:  # onnxruntime's errors share no public base class
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ExportError(f"{path}: cannot be opened as an ONNX file: {reason}") from error
+
+
+def _metadata(session: Any, path: Path) -> dict[str, Any]:
+    stored: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
+    try:
+        metadata = {key[len(PREFIX) :]: json.loads(text) for key, text in stored.items() if key.startswith(PREFIX)}
+    except json.JSONDecodeError as error:
+        raise ExportError(f"{path}: its metadata is damaged: {error}") from error
+    if "outputs" not in metadata:
+        raise ExportError(f"{path}: does not say what its outputs mean; was it written by another tool?")
+    return metadata

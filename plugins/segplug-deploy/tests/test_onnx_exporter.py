@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segkernel.errors import ExportError
+from segkernel.interfaces.model import OutputSpec, Segmentor
+from segkernel.nn import resize
+from segkernel.nn.pool import adaptive_avg_pool
+from segplug_deploy import ONNXExporter, exporter, prove
+
+METADATA = {"classes": ["road", "sky"], "palette": [[1, 2, 3], [4, 5, 6]], "preprocess": {"mean": [1.0, 2.0, 3.0]}}
+
+
+class Tiny(Segmentor):
+    """A stem, a pyramid pooling of 3 x 3 bins, a dropout, and two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout2d(0.5))
+        self.head, self.depth = nn.Conv2d(12, 2, 1), nn.Conv2d(12, 1, 1)
+        self.outputs = {
+            "seg": OutputSpec(2, 2),
+            "edge": OutputSpec(2, 1, activation="sigmoid", threshold=0.3),
+        }
+        self.test_cfg = {"mode": "whole"}
+
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
+        features = self.stem(images)
+        pooled = resize(adaptive_avg_pool(features, 3), size=features.shape[2:])
+        both = torch.cat([features, pooled], 1)
+        return {"seg": self.head(both), "edge": self.depth(both)}
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.predict(images)["seg"]
+
+
+class TorchPooling(Tiny):
+    """Uses torch's adaptive pooling, whose exported form is wrong at sizes the bins do not divide."""
+
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
+        features = self.stem(images)
+        pooled = resize(F.adaptive_avg_pool2d(features, 3), size=features.shape[2:])
+        return {"seg": self.head(torch.cat([features, pooled], 1)), "edge": features[:, :1]}
+
+
+class Wobbly(Tiny):
+    """Gives other numbers from the second call on, as a model does that depends on hidden state."""
+
+    calls = 0
+
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
+        self.calls += 1
+        return {name: scores * self.calls for name, scores in super().predict(images).items()}
+
+
+class DataDependent(Tiny):
+    """Decides by the values of the image, which no static graph can do."""
+
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
+        return super().predict(images if images.sum() > 0 else -images)
+
+
+@pytest.fixture(scope="module")
+def picture() -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return F.interpolate(torch.randn(1, 3, 8, 12, generator=generator), size=(64, 96), mode="bilinear")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, picture: Tensor) -> dict[str, Any]:
+    path = tmp_path_factory.mktemp("onnx") / "deep" / "tiny.onnx"
+    model = Tiny().train()
+    proof = ONNXExporter().export(model, path, picture, METADATA)
+    return {"path": path, "model": model, "proof": proof}
+
+
+def test_the_proof_covers_the_example_and_two_more_sizes(exported):
+    lines = exported["proof"].splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [
+        ["seg", "1x3x64x96"],
+        ["edge", "1x3x64x96"],
+        ["seg", "2x3x64x128"],
+        ["edge", "2x3x64x128"],
+        ["seg", "2x3x77x89"],
+        ["edge", "2x3x77x89"],
+    ]
+
+
+def test_the_loaded_file_predicts_like_the_model_at_any_size(exported):
+    loaded = ONNXExporter().load(exported["path"])
+    model = exported["model"].eval()
+    images = torch.rand(3, 3, 51, 37)
+    with torch.no_grad():
+        expected = model.predict(images)
+    for name, scores in loaded.predict(images).items():
+        torch.testing.assert_close(scores, expected[name], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loaded(images), expected["seg"], rtol=1e-4, atol=1e-5)
+
+
+def test_outputs_and_metadata_travel_in_the_file(exported):
+    loaded = ONNXExporter().load(exported["path"])
+    assert loaded.outputs == exported["model"].outputs
+    assert loaded.test_cfg == {"mode": "whole"}
+    assert {key: loaded.metadata[key] for key in METADATA} == METADATA
+
+
+def test_exporting_leaves_the_model_in_training_mode_and_one_file(tmp_path, picture):
+    model = Tiny().train()
+    ONNXExporter(dynamic=False).export(model, tmp_path / "tiny.onnx", picture)
+    assert model.training
+    assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.onnx"]
+
+
+def test_an_exported_model_refuses_training(exported):
+    with pytest.raises(ExportError, match="only predicts"):
+        ONNXExporter().load(exported["path"]).loss(torch.rand(1, 3, 8, 8), None)
+
+
+def test_fixed_sizes_are_refused_elsewhere_with_what_to_do(tmp_path, picture):
+    ONNXExporter(dynamic=False).export(Tiny(), tmp_path / "a.onnx", picture)
+    loaded = ONNXExporter().load(tmp_path / "a.onnx")
+    with pytest.raises(ExportError, match=r"takes images of 1x3x64x96, got 1x3x32x32; export with dynamic: true"):
+        loaded(torch.rand(1, 3, 32, 32))
+
+
+def test_an_open_batch_has_fixed_sizes(tmp_path, picture):
+    proof = ONNXExporter(dynamic="batch").export(Tiny(), tmp_path / "a.onnx", picture)
+    assert "2x3x64x96" in proof
+    assert ONNXExporter().load(tmp_path / "a.onnx")(torch.rand(5, 3, 64, 96)).shape[0] == 5
+
+
+def test_square_examples_do_not_tie_height_to_width(tmp_path, picture):
+    ONNXExporter().export(Tiny(), tmp_path / "a.onnx", picture[..., :64])
+    assert ONNXExporter().load(tmp_path / "a.onnx")(torch.rand(1, 3, 40, 90)).shape[-2:] == (20, 45)
+
+
+def test_the_asked_for_opset_is_written(tmp_path, picture):
+    import onnx
+
+    ONNXExporter(opset=18).export(Tiny(), tmp_path / "a.onnx", picture)
+    assert onnx.load(tmp_path / "a.onnx").opset_import[0].version == 18
+
+
+@pytest.mark.parametrize("model", [Wobbly(), TorchPooling()])
+def test_other_numbers_are_refused_and_an_older_file_stays(tmp_path, picture, model):
+    path = tmp_path / "a.onnx"
+    path.write_bytes(b"older")
+    with pytest.raises(ExportError):
+        ONNXExporter().export(model.eval(), path, picture)
+    assert path.read_bytes() == b"older"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.onnx"]
+
+
+def test_a_refusal_holds_the_figures(picture):
+    wrong = Tiny()
+    wrong.head.bias.data += 1
+    with pytest.raises(ExportError, match=r"relative difference up to 0\.001[^\n]*\n.*same labels\nseg +1x3x64x96"):
+        prove(Tiny().eval(), wrong.eval(), [picture])
+
+
+def test_scores_that_are_not_numbers_are_refused(picture):
+    wrong = Tiny()
+    wrong.head.bias.data *= float("nan")
+    with pytest.raises(ExportError, match="nan"):
+        prove(Tiny().eval(), wrong.eval(), [picture])
+
+
+def test_a_model_that_no_graph_can_hold_is_one_clear_error(tmp_path, picture):
+    with pytest.raises(ExportError, match="torch cannot export this model") as caught:
+        ONNXExporter().export(DataDependent(), tmp_path / "a.onnx", picture)
+    assert len(str(caught.value).splitlines()) < 10
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "no such file"), (b"", "cannot be opened"), (b"<html></html>", "cannot be opened")],
+)
+def test_a_bad_file_is_one_clear_error(tmp_path, content, said):
+    if content is not None:
+        (tmp_path / "a.onnx").write_bytes(content)
+    with pytest.raises(ExportError, match=said):
+        ONNXExporter().load(tmp_path / "a.onnx")
+
+
+def test_a_file_of_another_tool_is_named_as_such(tmp_path, exported):
+    import onnx
+
+    model = onnx.load(exported["path"])
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "a.onnx")
+    with pytest.raises(ExportError, match="written by another tool"):
+        ONNXExporter().load(tmp_path / "a.onnx")
+
+
+def test_metadata_must_be_plain(tmp_path, picture):
+    with pytest.raises(ExportError, match="must be plain values"):
+        ONNXExporter().export(Tiny(), tmp_path / "a.onnx", picture, {"classes": {1, 2}})
+
+
+def test_missing_packages_are_named(tmp_path, picture, monkeypatch):
+    find = exporter.importlib.util.find_spec
+    monkeypatch.setattr(exporter.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name))
+    with pytest.raises(ExportError, match="pip install onnxscript"):
+        ONNXExporter().export(Tiny(), tmp_path / "a.onnx", picture)
+
+
+def test_an_unwritable_place_is_one_clear_error(tmp_path, picture):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ExportError, match="cannot be written"):
+        ONNXExporter(dynamic=False).export(Tiny(), tmp_path / "file" / "a.onnx", picture)
+
+
+def test_weights_beyond_protobufs_limit_go_into_a_second_file(tmp_path, picture, monkeypatch):
+    monkeypatch.setattr(exporter, "PROTOBUF_LIMIT", 100)
+    ONNXExporter(dynamic=False).export(Tiny(), tmp_path / "a.onnx", picture)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.onnx", "a.onnx.data"]
+    assert ONNXExporter().load(tmp_path / "a.onnx")(picture).shape == (1, 2, 32, 48)
+
+
+def test_importing_the_package_imports_no_torch():
+    command = [sys.executable, "-c", "import segplug_deploy, sys; print('torch' in sys.modules)"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+def test_nothing_is_printed_while_exporting(tmp_path, picture, capfd):
+    ONNXExporter(dynamic=False).export(Tiny(), tmp_path / "a.onnx", picture)
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
