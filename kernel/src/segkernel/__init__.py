@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from segkernel.build import build
-    from segkernel.catalog import Catalog
-    from segkernel.config import load_config
-    from segkernel.data import Loader
-    from segkernel.errors import SegKernelError
-    from segkernel.hookspecs import Priority, hookimpl
-    from segkernel.image import draw
-    from segkernel.predictor import Predictor
-    from segkernel.runner import Runner, run
+    from segkernel.build import build as build
+    from segkernel.catalog import Catalog as Catalog
+    from segkernel.config import load_config as load_config
+    from segkernel.data import Loader as Loader
+    from segkernel.errors import SegKernelError as SegKernelError
+    from segkernel.hookspecs import Priority as Priority
+    from segkernel.hookspecs import hookimpl as hookimpl
+    from segkernel.image import draw as draw
+    from segkernel.predictor import Predictor as Predictor
+    from segkernel.runner import Runner as Runner
+    from segkernel.runner import run as run
 
 _HOMES = {
     "build": "segkernel.build",

@@ -67,6 +67,11 @@ def after_train_epoch(run: Runner, epoch: int) -> None:
 
 
 @hookspec
+def on_record(run: Runner, record: Mapping[str, Any]) -> None:
+    """A line for the log: ``kind`` (train, val or test), ``iteration`` and plain figures."""
+
+
+@hookspec
 def before_validation(run: Runner) -> None:
     """Validation is about to start; the model is in eval mode."""
 

@@ -112,7 +112,7 @@ class Flip(Geometry):
 
 @dataclass(frozen=True)
 class Pad(Geometry):
-    """Add borders, in pixels; the image's are filled with ``fill`` (one value, or one per channel), a field's with its own."""
+    """Add borders, in pixels; an image's are filled with ``fill`` (one, or one per channel), a field's with its own."""
 
     top: int = 0
     left: int = 0
@@ -127,7 +127,7 @@ class Pad(Geometry):
         return _translation(self.left, self.top)
 
     def raster(self, array: np.ndarray, interpolation: int, fill: float) -> np.ndarray:
-        height, width = self.size(array.shape[:2])  # type: ignore[arg-type]
+        height, width = self.size(array.shape[:2])
         padded = np.full((height, width, *array.shape[2:]), fill, array.dtype)
         padded[self.top : self.top + array.shape[0], self.left : self.left + array.shape[1]] = array
         return padded
@@ -154,7 +154,7 @@ class Warp(Geometry):
         centred = _translation(-0.5, -0.5) @ self.affine @ _translation(0.5, 0.5)
         border = tuple(np.broadcast_to(np.asarray(fill, np.float64), 4).tolist()) if np.ndim(fill) == 0 else fill
         size = (self.to[1], self.to[0])
-        warped = cv2.warpAffine(array, centred[:2], size, flags=interpolation, borderValue=border)  # type: ignore[call-overload]
+        warped = cv2.warpAffine(array, centred[:2], size, flags=interpolation, borderValue=border)
         return warped if warped.ndim == array.ndim else warped[..., None]
 
 

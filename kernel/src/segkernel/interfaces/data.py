@@ -75,6 +75,14 @@ class LabelSpec:
             self._refuse(np.unique(raw[encoded < 0]), path)
         return encoded.astype(np.uint8)
 
+    def decode(self, ids: np.ndarray) -> np.ndarray:
+        """Turn class ids into the values that a file of this kind has: the inverse of `encode`, `IGNORE` stays."""
+        values = {class_id: value for value, class_id in self._pairs() if class_id != IGNORE}
+        table = np.full(256, IGNORE, np.int64)
+        table[list(values)] = list(values.values())
+        decoded = table[ids]
+        return decoded.astype(np.uint8 if table.max() <= IGNORE else np.uint16)
+
     def _table(self, size: int) -> np.ndarray:
         if size not in self._tables:
             table = np.full(size, -1, np.int16)
@@ -102,7 +110,7 @@ class LabelSpec:
 
 
 def default_palette(count: int) -> tuple[Color, ...]:
-    """Return ``count`` distinct RGB colours, the same ones every time (the bit pattern of Pascal VOC, without black)."""
+    """Return ``count`` distinct RGB colours, the same ones every time (Pascal VOC's bits, without black)."""
 
     def color(index: int) -> Color:
         rgb = [0, 0, 0]

@@ -22,7 +22,7 @@ Features = Sequence[Tensor]
 
 
 class Backbone(nn.Module):
-    """Images (N, C, H, W) to feature maps, finest first: output i is (N, channels[i], ~H / strides[i], ~W / strides[i])."""
+    """Images (N, C, H, W) to feature maps, finest first: map i is (N, channels[i], ~H / strides[i], ~W / strides[i])."""
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
@@ -39,7 +39,7 @@ class Neck(nn.Module):
 
 
 class Loss(nn.Module):
-    """Scores (N, K, H, W) and class ids (N, H, W) to a scalar. Registered under ``name`` (MMSegmentation's ``loss_name``).
+    """Scores (N, K, H, W) and class ids (N, H, W) to a scalar. Logged under ``name`` (``loss_ce``).
 
     Pixels with ``ignore_index`` do not count; when all are ignored the result is a finite zero with a gradient.
     """
@@ -106,7 +106,7 @@ class OutputSpec:
 class TestConfig(TypedDict, total=False):
     """How a segmentor looks at an image when predicting; sizes are (height, width) in pixels.
 
-    ``whole`` sees it at once, ``slide`` in windows of ``crop_size`` every ``stride``, scores averaged where they overlap.
+    ``whole`` sees it at once, ``slide`` in windows of ``crop_size`` every ``stride``; overlaps are averaged.
     """
 
     mode: Literal["whole", "slide"]
@@ -175,7 +175,7 @@ class Engine(ABC):
         """Return what has to be restored on resume (a gradient scaler's state, say)."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 (most engines have no state)
         """Restore what `state_dict` returned."""
 
 

@@ -1,0 +1,141 @@
+"""`LocalEngine`: one process, one device of any kind, with autocast and gradient accumulation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from segkernel.errors import UsageError
+from segkernel.interfaces.model import Engine, Segmentor
+from segkernel.sample import Batch, Targets
+
+log = logging.getLogger(__name__)
+
+
+class LocalEngine(Engine):
+    """Train and predict on one device.
+
+    Args:
+        device: ``auto`` takes CUDA, else Apple's MPS, else the processor; or any torch device, ``cuda:1``.
+        amp: Autocast: ``True`` is float16 on CUDA (with loss scaling) and bfloat16 elsewhere, or name the type.
+        channels_last: Keep images and weights in channels-last order, which convolutions on a processor and on
+            tensor cores are faster with.
+        cudnn_benchmark: Let cuDNN try its algorithms; good when the input size is fixed, not bit-reproducible.
+        threads: Threads of torch on the processor; None leaves torch's choice.
+
+    Raises:
+        UsageError: When the device is not there.
+    """
+
+    def __init__(
+        self,
+        device: str = "auto",
+        amp: bool | Literal["float16", "bfloat16"] = False,
+        channels_last: bool = False,
+        cudnn_benchmark: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        self.device = _device(device)
+        self.amp = _amp_type(amp, self.device)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp is torch.float16)
+        if threads:
+            torch.set_num_threads(threads)
+        torch.backends.cudnn.benchmark = cudnn_benchmark
+
+    def prepare_model(self, segmentor: Segmentor, preprocessor: nn.Module) -> None:
+        self.segmentor = segmentor.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.preprocessor = preprocessor.to(self.device)
+
+    def prepare_optimizer(
+        self, optimizer: torch.optim.Optimizer, clip_grad: Mapping[str, float] | None = None
+    ) -> torch.optim.Optimizer:
+        self.optimizer, self.clip_grad = optimizer, dict(clip_grad or {})
+        return optimizer
+
+    def train_step(self, micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        for batch in micro_batches:
+            losses = self._losses(batch)
+            self.scaler.scale(losses["loss"] / len(micro_batches)).backward()
+            for name, value in losses.items():
+                part = value.detach() / len(micro_batches)
+                sums[name] = sums[name] + part if name in sums else part
+        if self.clip_grad:
+            self.scaler.unscale_(self.optimizer)
+            sums["grad_norm"] = self._clip()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return sums
+
+    def _clip(self) -> Tensor:
+        limit, kind = self.clip_grad["max_norm"], self.clip_grad.get("norm_type", 2.0)
+        return nn.utils.clip_grad_norm_(self.segmentor.parameters(), limit, kind).detach()
+
+    @torch.no_grad()
+    def evaluate_loss(self, batch: Batch) -> dict[str, Tensor]:
+        return self._losses(batch)
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        images, targets = self._inputs(batch)
+        with self._autocast():
+            losses = self.segmentor.loss(images, targets)
+        terms = [value.mean() for name, value in losses.items() if "loss" in name]
+        return {**losses, "loss": torch.stack([term.float() for term in terms]).sum()}
+
+    def _inputs(self, batch: Batch) -> tuple[Tensor, Targets]:
+        batch = batch.to(self.device, non_blocking=True)
+        images, targets = self.preprocessor(batch)
+        return images.contiguous(memory_format=self.memory_format), targets
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
+        with self._autocast():
+            scores = self.segmentor.predict(images.contiguous(memory_format=self.memory_format))
+        return {name: value.float() for name, value in scores.items()}
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.amp is None else torch.autocast(self.device.type, dtype=self.amp)
+
+    def reduce(self, value: Any) -> Any:
+        return value
+
+    def gather_model_state(self) -> dict[str, Tensor]:
+        return self.segmentor.state_dict()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state.get("scaler"):
+            self.scaler.load_state_dict(dict(state["scaler"]))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _amp_type(amp: bool | str, device: torch.device) -> torch.dtype | None:
+    if amp is False:
+        return None
+    if amp is True:
+        return torch.float16 if device.type == "cuda" else torch.bfloat16
+    types = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+    if amp not in types:
+        raise UsageError(f"amp is true, false, float16 or bfloat16, not {amp!r}")
+    return types[amp]

@@ -1,0 +1,330 @@
+"""The sections of a config, as annotated classes, and how a `Runner` comes out of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from typing_extensions import TypedDict
+
+from segkernel import rundir
+from segkernel.build import build, check_arguments, construct
+from segkernel.build import check as check_component
+from segkernel.catalog import Catalog
+from segkernel.config import Config, load_config
+from segkernel.config.marks import place_of
+from segkernel.data import Loader
+from segkernel.errors import ConfigError, Problem, did_you_mean
+from segkernel.hooks.schedule import Schedule
+from segkernel.inference import PaddingConfig, Preprocessor
+from segkernel.interfaces.data import Dataset, Transform
+from segkernel.interfaces.model import Engine, Segmentor
+from segkernel.interfaces.spec import Spec
+from segkernel.optim import Paramwise, parameter_groups
+from segkernel.runner import Evaluation, Runner, seed_everything
+
+if TYPE_CHECKING:
+    from segkernel.interfaces.model import Exporter
+
+log = logging.getLogger(__name__)
+
+SECTIONS = (
+    "model", "data", "optim", "schedule", "engine", "hooks", "evaluate", "export", "plugins", "seed", "work_dir",
+    "load_from",
+)  # fmt: skip
+
+
+class PreprocessConfig(TypedDict, total=False):
+    """Arguments of `Preprocessor`."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    size: tuple[int, int] | None
+    size_divisor: int | None
+    test_cfg: PaddingConfig | None
+
+
+class ClipGrad(TypedDict, total=False):
+    """Gradients are scaled so that their norm is at most ``max_norm``."""
+
+    max_norm: float
+    norm_type: float
+
+
+@dataclass
+class DataSection:
+    """``data``: the sets, what is done to their samples, and how they are brought.
+
+    Args:
+        train: Data set to train on.
+        val: To validate on.
+        test: To test on.
+        train_transforms: Applied to training samples.
+        eval_transforms: Applied to validation and test samples.
+        preprocess: Normalisation and padding on the device.
+        num_classes: For references: ``${data.num_classes}``.
+        crop_size: For references, (height, width).
+        align_corners: For references.
+        micro_batch: Samples a device takes at once; None takes ``optim.batch_size``.
+        eval_batch: Likewise in evaluation; images of different sizes are never batched.
+        workers: Processes that bring samples.
+        start_method: How they start.
+        opencv_threads: Threads of OpenCV in each.
+        persistent_workers: Keep them between evaluations.
+    """
+
+    train: Dataset | None = None
+    val: Dataset | None = None
+    test: Dataset | None = None
+    train_transforms: Sequence[Transform] = ()
+    eval_transforms: Sequence[Transform] = ()
+    preprocess: PreprocessConfig = field(default_factory=lambda: PreprocessConfig())
+    num_classes: int | None = None
+    crop_size: tuple[int, int] | None = None
+    align_corners: bool = False
+    micro_batch: int | None = None
+    eval_batch: int = 1
+    workers: int = 2
+    start_method: Literal["fork", "spawn", "forkserver"] | None = None
+    opencv_threads: int = 0
+    persistent_workers: bool = True
+
+
+@dataclass
+class OptimSection:
+    """``optim``: the optimiser and its step.
+
+    Args:
+        optimizer: Torch's by name, or a plugin's.
+        batch_size: Samples per step over all devices.
+        clip_grad: Limit of the gradient's norm.
+        paramwise: Factors per parameter.
+    """
+
+    optimizer: Spec[torch.optim.Optimizer] | None = None
+    batch_size: int = 1
+    clip_grad: ClipGrad | None = None
+    paramwise: Paramwise | None = None
+
+
+@dataclass
+class ScheduleSection:
+    """``schedule``: how long, and the learning rate on the way.
+
+    Args:
+        iterations: Optimiser steps; or
+        epochs: passes over the training set.
+        val_interval: In the same unit.
+        lr: Schedules, applied in turn.
+    """
+
+    iterations: int | None = None
+    epochs: float | None = None
+    val_interval: float | None = None
+    lr: Sequence[Schedule] = ()
+
+
+@dataclass
+class PluginsSection:
+    """``plugins``: whose component a short name means when several distributions offer it."""
+
+    prefer: Sequence[str] = ()
+
+
+_TYPED = {"data": DataSection, "optim": OptimSection, "schedule": ScheduleSection, "evaluate": Evaluation,
+          "plugins": PluginsSection}  # fmt: skip
+_COMPONENTS = {"model": "segmentors", "engine": "engines"}
+_LISTS = {"hooks": "hooks", "export": "exporters"}
+_PLAIN: dict[str, tuple[type, ...]] = {"seed": (int,), "work_dir": (str,), "load_from": (str,)}
+
+
+def catalog_of(config: Mapping[str, Any]) -> Catalog:
+    """Return the catalogue with the config's preferences."""
+    plugins = config.get("plugins") or {}
+    prefer = plugins.get("prefer", ()) if isinstance(plugins, Mapping) else ()
+    return Catalog.discover().prefer(list(prefer)) if prefer else Catalog.discover()
+
+
+def check(config: Config) -> list[Problem]:
+    """Return everything wrong with a config that can be known without building it."""
+    catalog = catalog_of(config)
+    problems: list[Problem] = []
+    for name in config:
+        value = config[name]
+        if name not in SECTIONS:
+            near = did_you_mean(name, SECTIONS)
+            hint = f"did you mean {near[0]!r}?" if near else f"sections are {', '.join(SECTIONS)}"
+            problems.append(Problem("unknown section", name, place_of(config.data, name), hint))
+        elif value is not None:
+            problems += _check_section(name, value, place_of(config.data, name), catalog)
+    return problems
+
+
+def _check_section(name: str, value: Any, place: str, catalog: Catalog) -> list[Problem]:
+    if name in _PLAIN:
+        right = isinstance(value, _PLAIN[name]) and not isinstance(value, bool)
+        wanted = _PLAIN[name][0].__name__
+        return [] if right else [Problem(f"needs {wanted}, got {value!r}", name, place)]
+    if name in _LISTS:
+        if not isinstance(value, list):
+            return [Problem(f"needs a list, got {type(value).__name__}", name, place)]
+        checked = (check_component(_LISTS[name], v, path=f"{name}[{i}]", catalog=catalog) for i, v in enumerate(value))
+        return [problem for problems in checked for problem in problems]
+    if not isinstance(value, Mapping):
+        return [Problem(f"needs a mapping, got {value!r}", name, place)]
+    if name in _COMPONENTS:
+        return check_component(_COMPONENTS[name], value, path=name, catalog=catalog)
+    return check_arguments(_TYPED[name], value, path=name, catalog=catalog)
+
+
+def make_model(config: Config, catalog: Catalog | None = None) -> Segmentor:
+    """Build the config's model; its ``pretrained`` file, if any, goes into the backbone."""
+    from segkernel.checkpoint import load, load_weights
+
+    if not config.get("model"):
+        raise ConfigError(Problem("this config has no model", "model", str(config.source)))
+    model = build("segmentors", config["model"], catalog=catalog or catalog_of(config))
+    pretrained = getattr(model, "pretrained", None)
+    if pretrained:
+        report = load_weights(model.backbone, load(pretrained)["state_dict"], mode="finetune")
+        log.info("backbone from %s\n%s", pretrained, report)
+    return model
+
+
+def make_runner(config: Config, work_dir: str | Path | None = None, training: bool = True) -> Runner:
+    """Check a config and build the run it describes; nothing is written yet.
+
+    Args:
+        config: The whole config.
+        work_dir: Wins over the config's.
+        training: False leaves training and validation sets and the optimiser unbuilt.
+
+    Raises:
+        ConfigError: All problems at once.
+    """
+    problems = check(config)
+    if problems:
+        raise ConfigError(problems)
+    catalog = catalog_of(config)
+    seed = config.get("seed") or 0
+    seed_everything(seed)
+    engine: Engine = build("engines", config.get("engine") or {"type": "LocalEngine"}, catalog=catalog)
+    model = make_model(config, catalog)
+    optim = construct(OptimSection, config.get("optim") or {}, path="optim", catalog=catalog)
+    schedule = construct(ScheduleSection, config.get("schedule") or {}, path="schedule", catalog=catalog)
+    wanted = config.get("data") or {}
+    data = construct(DataSection, wanted if training else _without_training(wanted), path="data", catalog=catalog)
+    _check_classes(model, data, config)
+    loaders = _loaders(data, optim, engine, seed)
+    spec = optim.optimizer
+    return Runner(
+        model,
+        **loaders,
+        optimizer=(lambda m: _optimizer(m, spec, optim.paramwise)) if spec and training else None,
+        iterations=schedule.iterations,
+        epochs=schedule.epochs,
+        val_interval=schedule.val_interval,
+        batch_size=optim.batch_size if training else None,
+        lr=schedule.lr,
+        clip_grad=optim.clip_grad,
+        evaluation=construct(Evaluation, config.get("evaluate") or {}, path="evaluate", catalog=catalog),
+        hooks=[build("hooks", hook, catalog=catalog) for hook in config.get("hooks") or ()],
+        engine=engine,
+        preprocessor=Preprocessor(**data.preprocess),
+        seed=seed,
+        work_dir=work_dir or config.get("work_dir"),
+        name=config.name,
+        config=config.data,
+    )
+
+
+def _without_training(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in data.items() if key not in ("train", "val", "train_transforms")}
+
+
+def _loaders(data: DataSection, optim: OptimSection, engine: Engine, seed: int) -> dict[str, Loader | None]:
+    common = {
+        "workers": data.workers,
+        "seed": seed,
+        "start_method": data.start_method,
+        "opencv_threads": data.opencv_threads,
+        "persistent_workers": data.persistent_workers,
+        "pin_memory": engine.device.type == "cuda",
+    }
+    micro_batch = data.micro_batch or max(optim.batch_size // engine.world_size, 1)
+    train = data.train if data.train is None else Loader(data.train, data.train_transforms, micro_batch, **common)  # type: ignore[arg-type]
+    val, test = (
+        part if part is None else Loader(part, data.eval_transforms, data.eval_batch, **common)  # type: ignore[arg-type]
+        for part in (data.val, data.test)
+    )
+    return {"train": train, "val": val, "test": test}
+
+
+def _optimizer(
+    model: Segmentor, spec: Spec[torch.optim.Optimizer], paramwise: Paramwise | None
+) -> torch.optim.Optimizer:
+    arguments = spec.arguments
+    groups = parameter_groups(model, arguments.get("lr", 1e-3), arguments.get("weight_decay", 0.0), paramwise)
+    return spec(groups)
+
+
+def _check_classes(model: Segmentor, data: DataSection, config: Config) -> None:
+    """Refuse a model whose number of classes is not the data's."""
+    for name in ("train", "val", "test"):
+        part: Any = getattr(data, name)
+        output = model.outputs.get("seg")
+        if part is not None and output is not None and output.classes != len(part.classes):
+            message = f"{type(part).__name__} has {len(part.classes)} classes, the model predicts {output.classes}"
+            hint = f"set num_classes: {len(part.classes)} in the model's heads, or reference ${{data.num_classes}}"
+            raise ConfigError(Problem(message, f"data.{name}", place_of(config["data"], name), hint))
+
+
+def start(
+    config: str | Path | Mapping[str, Any] | Config,
+    overrides: Sequence[str] = (),
+    *,
+    work_dir: str | Path | None = None,
+    resume: str | Path | bool = False,
+) -> Runner:
+    """Run a config from start to end.
+
+    Args:
+        config: A file, a packaged name, a mapping, or a loaded config.
+        overrides: ``key=value`` strings.
+        work_dir: The run directory; None makes ``work_dirs/NAME/TIME``.
+        resume: A checkpoint; True takes the newest of this run.
+    """
+    config = config if isinstance(config, Config) and not overrides else load_config(config, overrides)
+    checkpoint: Path | None = None
+    if resume:
+        checkpoint = rundir.latest_checkpoint(config.name, work_dir) if resume is True else Path(resume)
+        work_dir = work_dir or checkpoint.parent.parent
+    runner = make_runner(config, work_dir)
+    if checkpoint:
+        runner.resume(checkpoint)
+    elif config.get("load_from"):
+        runner.load_weights(config["load_from"])
+    log.info("run directory: %s", runner.work_dir)
+    runner.run()
+    for spec in config.get("export") or ():
+        export(runner, build("exporters", spec, catalog=catalog_of(config)))
+    return runner
+
+
+def export(runner: Runner, exporter: Exporter) -> Path:
+    """Export the runner's model as it stands, proven on an image of its test, validation or training set."""
+    part = runner.test_set or runner.val_set or runner.train_set
+    assert part is not None
+    batch = next(iter(part.eval_batches())).to(runner.engine.device)
+    runner.model.eval()
+    runner.preprocessor.eval()
+    images, _ = runner.preprocessor(batch)
+    path = runner.work_dir / f"{runner.config.get('name', 'model')}{exporter.suffix}"
+    model = runner.model.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    exporter.export(model, path, images[:1].cpu(), rundir.metadata(runner))
+    log.info("exported %s", path)
+    return path

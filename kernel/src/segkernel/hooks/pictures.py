@@ -1,0 +1,82 @@
+"""`PicturesHook`: writes predictions of a test: overlays beside the truth, and label files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segkernel import image as images
+from segkernel.hookspecs import Priority, hookimpl
+
+if TYPE_CHECKING:
+    from segkernel.runner import Runner
+    from segkernel.sample import Prediction, Targets
+
+
+class PicturesHook:
+    """Draw predictions of the test set.
+
+    Args:
+        count: How many pictures go into the run's ``pictures/`` folder.
+        show_dir: A folder for a picture of every image.
+        labels_dir: A folder for a label PNG of every image, in the data set's own numbers.
+        show: Show each in a window, for ``wait_time`` seconds (0 waits for a key).
+        wait_time: Seconds.
+        opacity: Of the colours over the image, in (0, 1].
+    """
+
+    priority = Priority.BELOW_NORMAL
+
+    def __init__(
+        self,
+        count: int = 8,
+        show_dir: str | Path | None = None,
+        labels_dir: str | Path | None = None,
+        show: bool = False,
+        wait_time: float = 0,
+        opacity: float = 0.5,
+    ) -> None:
+        self.count, self.opacity = count, opacity
+        self.show_dir, self.labels_dir = show_dir, labels_dir
+        self.show, self.wait_time = show, wait_time
+        self._drawn = 0
+
+    @hookimpl
+    def before_test(self) -> None:
+        self._drawn = 0
+
+    @hookimpl
+    def after_prediction(self, run: Runner, prediction: Prediction, target: Targets) -> None:
+        if run.mode != "test":
+            return
+        name = Path(str(prediction.meta["name"]))
+        if self.labels_dir is not None:
+            labels = run.dataset_labels.decode(prediction.labels.cpu().numpy())
+            images.write_mask(_place(self.labels_dir, name), labels)
+        if self.show_dir is not None or self.show:
+            self._draw(run, prediction, target, self.show_dir and _place(self.show_dir, name))
+        if self._drawn < self.count:
+            self._drawn += 1
+            self._draw(run, prediction, target, _place(run.work_dir / "pictures", name))
+
+    def _draw(self, run: Runner, prediction: Prediction, target: Targets, path: Any) -> None:
+        sample = run.test_set.dataset[prediction.meta["index"]]  # type: ignore[union-attr]
+        truth = target.get("seg")
+        images.draw(
+            sample.image,
+            prediction.labels.cpu().numpy(),
+            truth=None if truth is None else truth.cpu().numpy(),
+            classes=run.dataset_classes,
+            palette=run.dataset_labels.palette,
+            opacity=self.opacity,
+            title=str(prediction.meta["name"]),
+            out_file=path or None,
+            show=self.show and path is None,
+            wait_time=self.wait_time,
+        )
+
+
+def _place(folder: str | Path, name: Path) -> Path:
+    path = Path(folder) / name.with_name(name.name + ".png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

@@ -1,0 +1,233 @@
+"""Learning-rate schedules, and the hook that applies them after every iteration.
+
+Each schedule says what a rate becomes from one iteration to the next, so several chain as in MMSegmentation: a warm-up
+over [0, 1500), a polynomial decay from there. All count iterations; what is to be restored on resume is the rates
+themselves, and those are in the optimiser's state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import TypedDict, Unpack
+
+from segkernel.errors import UsageError
+from segkernel.hookspecs import Priority, hookimpl
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+    from segkernel.runner import Runner
+
+
+class ScheduleArguments(TypedDict, total=False):
+    """What every schedule takes."""
+
+    begin: int
+    end: int | None
+    by_epoch: bool
+
+
+class Schedule:
+    """Changes the learning rates during iterations ``begin`` <= i < ``end``.
+
+    Args:
+        begin: First iteration it acts on.
+        end: The iteration after its last; None is the run's last.
+        by_epoch: Only False: kept so that MMSegmentation's arguments are accepted.
+    """
+
+    def __init__(self, begin: int = 0, end: int | None = None, by_epoch: bool = False) -> None:
+        if by_epoch:
+            raise UsageError(f"{type(self).__name__} counts iterations; by_epoch has no meaning here")
+        if end is not None and end <= begin:
+            raise UsageError(f"{type(self).__name__} ends at iteration {end}, before it begins at {begin}")
+        self.begin, self.end = begin, end
+
+    def bind(self, iterations: int) -> None:
+        """Learn how long the run is."""
+        self.end = iterations if self.end is None else self.end
+
+    def step(self, optimizer: Optimizer, iteration: int) -> None:
+        """Set the rates for ``iteration`` (0 is the first), coming from those of the one before."""
+        if self.begin <= iteration < (self.end or 0):
+            for group in optimizer.param_groups:
+                group["lr"] = self.rate(group["lr"], group["initial_lr"], iteration - self.begin)
+
+    @property
+    def length(self) -> int:
+        """Number of iterations it acts on."""
+        return (self.end or 0) - self.begin
+
+    def rate(self, lr: float, base: float, i: int) -> float:
+        """Return the rate at its own iteration ``i`` from the rate ``lr`` before; ``base`` is the optimiser's."""
+        raise NotImplementedError
+
+
+class PolyLR(Schedule):
+    """Decay to ``eta_min`` as (1 - i / length) ** power."""
+
+    def __init__(self, power: float = 1.0, eta_min: float = 0.0, **kwargs: Unpack[ScheduleArguments]) -> None:
+        super().__init__(**kwargs)
+        self.power, self.eta_min = power, eta_min
+
+    def rate(self, lr: float, base: float, i: int) -> float:
+        if i == 0:
+            return lr
+        return (lr - self.eta_min) * (1 - 1 / (self.length - i + 1)) ** self.power + self.eta_min
+
+
+class LinearLR(Schedule):
+    """Grow from ``start_factor`` to ``end_factor`` times the rate: the usual warm-up."""
+
+    def __init__(
+        self, start_factor: float = 1 / 3, end_factor: float = 1.0, **kwargs: Unpack[ScheduleArguments]
+    ) -> None:
+        super().__init__(**kwargs)
+        self.start_factor, self.end_factor = start_factor, end_factor
+
+    def rate(self, lr: float, base: float, i: int) -> float:
+        if i == 0:
+            return lr * self.start_factor
+        rise = self.end_factor - self.start_factor
+        return lr * (1 + rise / ((self.length - 1) * self.start_factor + (i - 1) * rise))
+
+
+class ConstantLR(Schedule):
+    """Multiply the rate by ``factor`` until its last iteration, where it is put back."""
+
+    def __init__(self, factor: float = 1 / 3, **kwargs: Unpack[ScheduleArguments]) -> None:
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def rate(self, lr: float, base: float, i: int) -> float:
+        if i == 0:
+            return lr * self.factor
+        return lr / self.factor if i == self.length - 1 else lr
+
+
+class MultiStepLR(Schedule):
+    """Multiply the rate by ``gamma`` at each of ``milestones`` (counted from ``begin``)."""
+
+    def __init__(self, milestones: Sequence[int], gamma: float = 0.1, **kwargs: Unpack[ScheduleArguments]) -> None:
+        super().__init__(**kwargs)
+        self.milestones, self.gamma = list(milestones), gamma
+
+    def rate(self, lr: float, base: float, i: int) -> float:
+        return lr * self.gamma ** self.milestones.count(i)
+
+
+class CosineAnnealingLR(Schedule):
+    """Follow half a cosine down over ``T_max`` iterations (its own length when None).
+
+    To ``eta_min``, or to ``eta_min_ratio`` times the optimiser's rate.
+    """
+
+    def __init__(
+        self,
+        T_max: int | None = None,
+        eta_min: float | None = None,
+        eta_min_ratio: float | None = None,
+        **kwargs: Unpack[ScheduleArguments],
+    ) -> None:
+        super().__init__(**kwargs)
+        if eta_min is not None and eta_min_ratio is not None:
+            raise UsageError("give eta_min or eta_min_ratio, not both")
+        self.period, self.eta_min, self.eta_min_ratio = T_max, eta_min or 0.0, eta_min_ratio
+
+    def rate(self, lr: float, base: float, i: int) -> float:
+        period = self.period or self.length
+        low = self.eta_min if self.eta_min_ratio is None else base * self.eta_min_ratio
+        if i == 0:
+            return lr
+        if (i - 1 - period) % (2 * period) == 0:
+            return lr + (base - low) * (1 - math.cos(math.pi / period)) / 2
+        return (1 + math.cos(math.pi * i / period)) / (1 + math.cos(math.pi * (i - 1) / period)) * (lr - low) + low
+
+
+class OneCycleLR(Schedule):
+    """Rise to ``eta_max`` and fall far below, over ``total_steps`` (its own length when None).
+
+    Super-Convergence (Smith and Topin, 2018). The cycle starts at eta_max / ``div_factor``, peaks after ``pct_start``
+    of the steps, and ends at the start / ``final_div_factor``; ``three_phase`` comes back to the start in between.
+    """
+
+    def __init__(
+        self,
+        eta_max: float,
+        total_steps: int | None = None,
+        pct_start: float = 0.3,
+        anneal_strategy: str = "cos",
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
+        three_phase: bool = False,
+        **kwargs: Unpack[ScheduleArguments],
+    ) -> None:
+        super().__init__(**kwargs)
+        if anneal_strategy not in ("cos", "linear"):
+            raise UsageError(f"anneal_strategy is 'cos' or 'linear', not {anneal_strategy!r}")
+        self.eta_max, self.steps, self.peak = eta_max, total_steps, pct_start
+        self.cosine, self.three_phase = anneal_strategy == "cos", three_phase
+        self.start = eta_max / div_factor
+        self.final = self.start / final_div_factor
+
+    def rate(self, lr: float, base: float, i: int) -> float:
+        steps = self.steps or self.length
+        rise = self.peak * steps - 1
+        points = [(0.0, self.start), (rise, self.eta_max), (steps - 1.0, self.final)]
+        if self.three_phase:
+            points.insert(2, (2 * rise, self.start))
+        for (left, low), (right, high) in pairwise(points):
+            if i <= right:
+                return self._between(low, high, (i - left) / (right - left))
+        return self.final
+
+    def _between(self, start: float, end: float, share: float) -> float:
+        if self.cosine:
+            return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
+        return start + (end - start) * share
+
+
+class ScheduleHook:
+    """Applies schedules in turn after every iteration.
+
+    Args:
+        schedules: Ours, or torch's own ``LRScheduler`` objects around the run's optimiser.
+    """
+
+    priority = Priority.LOW
+
+    def __init__(self, schedules: Sequence[Schedule | LRScheduler] = ()) -> None:
+        self.ours: list[Schedule] = [s for s in schedules if isinstance(s, Schedule)]
+        self.torchs: list[Any] = [s for s in schedules if not isinstance(s, Schedule)]
+
+    @hookimpl
+    def before_run(self, run: Runner) -> None:
+        for schedule in self.ours:
+            schedule.bind(run.max_iterations)
+        if run.optimizer is None or run.iteration:
+            return
+        for group in run.optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        self._step(run)
+
+    @hookimpl
+    def after_train_iteration(self, run: Runner) -> None:
+        self._step(run)
+        for schedule in self.torchs:
+            schedule.step()
+
+    def _step(self, run: Runner) -> None:
+        for schedule in self.ours:
+            schedule.step(run.optimizer, run.iteration)  # type: ignore[arg-type]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"torch": [schedule.state_dict() for schedule in self.torchs]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for schedule, saved in zip(self.torchs, state["torch"]):
+            schedule.load_state_dict(saved)

@@ -1,0 +1,252 @@
+"""From images to label maps: preprocessing, whole and sliding windows, test-time augmentation, scores to labels.
+
+Validation, ``seg-kernel test``, `Predictor` and exported models all come through `predict_batch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from typing_extensions import TypedDict
+
+from segkernel.errors import UsageError
+from segkernel.interfaces.data import IGNORE
+from segkernel.interfaces.model import OutputSpec, TestConfig
+from segkernel.nn import resize
+from segkernel.sample import Batch, Prediction, Size, Targets
+
+Predict = Callable[[Tensor], dict[str, Tensor]]
+"""Normalised images (N, C, H, W) to raw scores (N, K, h, w) per output."""
+
+
+class TTA(TypedDict, total=False):
+    """Test-time augmentation: probabilities averaged over scales of the image, each also mirrored when ``flip``."""
+
+    scales: Sequence[float]
+    flip: bool
+
+
+class PaddingConfig(TypedDict, total=False):
+    """Padding at the bottom and right to a ``size`` (height, width), or to a multiple of ``size_divisor``."""
+
+    size: tuple[int, int]
+    size_divisor: int
+
+
+class Preprocessor(nn.Module):
+    """Normalise on the device, then fill what lies outside the true sizes: images with 0, labels with 255.
+
+    Args:
+        mean: Per channel, in the units of the file (0 to 255 for 8 bits), RGB.
+        std: Likewise.
+        size: Training batches are padded to this (height, width).
+        size_divisor: Or to a multiple of this.
+        test_cfg: Padding of evaluation batches; none by default.
+
+    Raises:
+        UsageError: When an image has another number of channels than ``mean``.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        mean: Sequence[float] = (123.675, 116.28, 103.53),
+        std: Sequence[float] = (58.395, 57.12, 57.375),
+        size: tuple[int, int] | None = None,
+        size_divisor: int | None = None,
+        test_cfg: PaddingConfig | None = None,
+    ) -> None:
+        super().__init__()
+        if len(mean) != len(std):
+            raise UsageError(f"mean has {len(mean)} channels, std {len(std)}")
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
+        self.padding: dict[bool, PaddingConfig] = {
+            True: _padding_config(size, size_divisor),
+            False: test_cfg or PaddingConfig(),
+        }
+        self._config: dict[str, Any] = {"mean": list(mean), "std": list(std), "size": size}
+        self._config |= {"size_divisor": size_divisor, "test_cfg": dict(test_cfg) if test_cfg else None}
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments this was built with, as plain values."""
+        return dict(self._config)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Targets]:
+        """Return images (N, C, H, W) float32 and targets with int64 label maps, padded alike."""
+        if batch.images.shape[1] != self.mean.shape[1]:
+            raise UsageError(
+                f"images of {batch.images.shape[1]} channels, but data.preprocess normalises {self.mean.shape[1]}"
+            )
+        images = (batch.images.to(torch.float32) - self.mean) / self.std
+        for image, (height, width) in zip(images, batch.sizes):
+            image[:, height:] = 0
+            image[:, :, width:] = 0
+        bottom, right = self._missing(images.shape[-2], images.shape[-1])
+        if bottom or right:
+            images = pad(images, (0, right, 0, bottom))
+        fields = {name: self._target(value, bottom, right) for name, value in batch.targets.fields.items()}
+        return images, Targets(fields, batch.targets.meta)
+
+    def _missing(self, height: int, width: int) -> tuple[int, int]:
+        wanted = self.padding[self.training]
+        size = wanted.get("size")
+        if size:
+            return max(size[0] - height, 0), max(size[1] - width, 0)
+        divisor = wanted.get("size_divisor") or 1
+        return -height % divisor, -width % divisor
+
+    @staticmethod
+    def _target(value: Any, bottom: int, right: int) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        is_label = not value.is_floating_point()
+        if bottom or right:
+            value = pad(value, (0, right, 0, bottom), value=IGNORE if is_label else 0)
+        return value.long() if is_label else value
+
+
+def _padding_config(size: tuple[int, int] | None, size_divisor: int | None) -> PaddingConfig:
+    if size and size_divisor:
+        raise UsageError("give 'size' or 'size_divisor', not both")
+    if size:
+        return PaddingConfig(size=size)
+    return PaddingConfig(size_divisor=size_divisor) if size_divisor else PaddingConfig()
+
+
+def infer(
+    predict: Predict, images: Tensor, outputs: Mapping[str, OutputSpec], test_cfg: TestConfig
+) -> dict[str, Tensor]:
+    """Return raw scores (N, K, H, W) per output at the size of ``images``, seen as ``test_cfg`` says."""
+    if test_cfg.get("mode", "whole") == "whole":
+        return whole(predict, images, outputs)
+    return slide(predict, images, outputs, test_cfg["crop_size"], test_cfg["stride"])
+
+
+def whole(predict: Predict, images: Tensor, outputs: Mapping[str, OutputSpec]) -> dict[str, Tensor]:
+    """Predict whole images; scores are resized to the images' size."""
+    size = images.shape[-2:]
+    return {
+        name: resize(scores, size=size, mode="bilinear", align_corners=outputs[name].align_corners)
+        for name, scores in predict(images).items()
+    }
+
+
+def slide(
+    predict: Predict, images: Tensor, outputs: Mapping[str, OutputSpec], crop_size: Size, stride: Size
+) -> dict[str, Tensor]:
+    """Predict windows of ``crop_size`` every ``stride`` (both height, width); overlapping scores are averaged."""
+    sums: dict[str, Tensor] = {}
+    height, width = images.shape[-2:]
+    count = images.new_zeros((1, 1, height, width))
+    for top, left in _windows((height, width), crop_size, stride):
+        rows, columns = slice(top, top + crop_size[0]), slice(left, left + crop_size[1])
+        for name, scores in whole(predict, images[..., rows, columns], outputs).items():
+            if name not in sums:
+                sums[name] = scores.new_zeros((*scores.shape[:2], height, width))
+            sums[name][..., rows, columns] += scores
+        count[..., rows, columns] += 1
+    return {name: total / count for name, total in sums.items()}
+
+
+def _windows(size: Size, crop: Size, stride: Size) -> list[tuple[int, int]]:
+    """Return the (top, left) of windows that cover ``size``; the last of a row or column is moved inside."""
+
+    def starts(length: int, window: int, step: int) -> list[int]:
+        count = max(length - window + step - 1, 0) // step + 1
+        return [max(min(i * step, length - window), 0) for i in range(count)]
+
+    return [(top, left) for top in starts(size[0], crop[0], stride[0]) for left in starts(size[1], crop[1], stride[1])]
+
+
+def activate(scores: Tensor, output: OutputSpec) -> Tensor:
+    """Turn raw scores (N, K, H, W) into probabilities, as the output says."""
+    if output.activation == "softmax":
+        return scores.softmax(1)
+    return scores.sigmoid() if output.activation == "sigmoid" else scores
+
+
+def to_labels(values: Tensor, output: OutputSpec, activated: bool = False) -> Tensor:
+    """Turn scores, or probabilities when ``activated``, (N, K, H, W) into class ids (N, H, W), uint8 where they fit."""
+    if output.out_channels == 1 and output.threshold is not None:
+        probability = values if activated else activate(values, output)
+        return (probability[:, 0] > output.threshold).to(torch.uint8)
+    labels = values.argmax(1)
+    return labels.to(torch.uint8) if values.shape[1] <= IGNORE else labels
+
+
+def predict_batch(
+    predict: Predict,
+    batch: Batch,
+    *,
+    preprocessor: Preprocessor,
+    outputs: Mapping[str, OutputSpec],
+    test_cfg: TestConfig | None = None,
+    tta: TTA | None = None,
+    scores: bool = False,
+) -> list[Prediction]:
+    """Predict every image of a batch at its original size (``meta["original_size"]``, else its own).
+
+    Args:
+        predict: Usually ``segmentor.predict`` or ``engine.predict``.
+        batch: Images on the device, as the transforms left them.
+        preprocessor: Normalises and pads them.
+        outputs: The segmentor's.
+        test_cfg: Whole (the default) or sliding windows.
+        tta: Test-time augmentation.
+        scores: Also keep the probabilities, as ``NAME_scores``.
+    """
+    images, _ = preprocessor(batch)
+    activated = scores or tta is not None
+    views = _views(tta)
+    totals: list[dict[str, Tensor]] = [{} for _ in batch.sizes]
+    for scale, flip in views:
+        raw = infer(predict, _view(images, scale, flip), outputs, test_cfg or {"mode": "whole"})
+        for index, total in enumerate(totals):
+            size = batch.sizes[index]
+            share = size[0] / images.shape[-2], size[1] / images.shape[-1]
+            original = tuple(batch.meta[index].get("original_size", size))
+            for name, value in raw.items():
+                value = _restore(value[index : index + 1], share, original, flip, outputs[name].align_corners)
+                value = activate(value, outputs[name]) if activated else value
+                total[name] = total[name] + value if name in total else value
+    means = ({name: total / len(views) for name, total in image.items()} for image in totals)
+    return [_prediction(mean, outputs, dict(meta), activated, scores) for mean, meta in zip(means, batch.meta)]
+
+
+def _views(tta: TTA | None) -> list[tuple[float, bool]]:
+    if tta is None:
+        return [(1.0, False)]
+    flips = (False, True) if tta.get("flip", True) else (False,)
+    return [(float(scale), flip) for scale in tta.get("scales", (1.0,)) for flip in flips]
+
+
+def _view(images: Tensor, scale: float, flip: bool) -> Tensor:
+    if scale != 1:
+        height, width = (round(length * scale) for length in images.shape[-2:])
+        images = resize(images, size=(height, width), mode="bilinear", align_corners=False)
+    return images.flip(-1) if flip else images
+
+
+def _restore(
+    scores: Tensor, share: tuple[float, float], original: tuple[int, ...], flip: bool, align_corners: bool
+) -> Tensor:
+    """Undo the mirroring, cut the padding off (``share`` of each side is image) and resize to the original size."""
+    scores = scores.flip(-1) if flip else scores
+    height, width = (round(length * part) for length, part in zip(scores.shape[-2:], share))
+    return resize(scores[..., :height, :width], size=original, mode="bilinear", align_corners=align_corners)
+
+
+def _prediction(
+    values: Mapping[str, Tensor], outputs: Mapping[str, OutputSpec], meta: dict[str, Any], activated: bool, keep: bool
+) -> Prediction:
+    fields = {name: to_labels(value, outputs[name], activated)[0] for name, value in values.items()}
+    if keep:
+        fields |= {f"{name}_scores": value[0] for name, value in values.items()}
+    return Prediction(fields, meta)

@@ -1,0 +1,81 @@
+"""Parameter groups: which parameters learn how fast and decay how much (MMSegmentation's ``paramwise_cfg``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from typing_extensions import TypedDict
+
+NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+class KeyRule(TypedDict, total=False):
+    """Factors for the parameters whose name holds a key."""
+
+    lr_mult: float
+    decay_mult: float
+
+
+class Paramwise(TypedDict, total=False):
+    """Factors on the learning rate and on weight decay.
+
+    ``custom_keys`` maps a part of a parameter's name to its factors; the longest matching key wins, and then none of
+    the others below applies. ``bias_*`` concerns biases outside norms, ``norm_decay_mult`` norm layers,
+    ``dwconv_decay_mult`` depth-wise convolutions, ``flat_decay_mult`` other one-dimensional parameters.
+    """
+
+    custom_keys: dict[str, KeyRule]
+    bias_lr_mult: float
+    bias_decay_mult: float
+    norm_decay_mult: float
+    dwconv_decay_mult: float
+    flat_decay_mult: float
+
+
+def parameter_groups(
+    model: nn.Module, lr: float, weight_decay: float = 0.0, paramwise: Paramwise | None = None
+) -> list[dict[str, Any]]:
+    """Return groups for an optimiser: trainable parameters with the same rate and decay together.
+
+    Args:
+        model: Its ``requires_grad`` parameters are taken, each once.
+        lr: The rate before factors.
+        weight_decay: The decay before factors.
+        paramwise: The factors; without any, one group.
+    """
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter, module in _named(model):
+        lr_mult, decay_mult = _factors(name, parameter, module, paramwise or {})
+        key = (lr * lr_mult, weight_decay * decay_mult)
+        group = groups.setdefault(key, {"params": [], "lr": key[0], "weight_decay": key[1]})
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def _named(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module]]:
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad and id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield f"{prefix}.{name}" if prefix else name, parameter, module
+
+
+def _factors(name: str, parameter: nn.Parameter, module: nn.Module, rules: Mapping[str, Any]) -> tuple[float, float]:
+    custom = rules.get("custom_keys", {})
+    for key in sorted(sorted(custom), key=len, reverse=True):
+        if key in name:
+            return custom[key].get("lr_mult", 1.0), custom[key].get("decay_mult", 1.0)
+    is_norm = isinstance(module, NORMS)
+    is_bias = name.rsplit(".", 1)[-1] == "bias"
+    lr_mult = rules.get("bias_lr_mult", 1.0) if is_bias and not is_norm else 1.0
+    if is_norm:
+        return lr_mult, rules.get("norm_decay_mult", 1.0)
+    if isinstance(module, nn.Conv2d) and module.in_channels == module.groups and module.groups > 1:
+        return lr_mult, rules.get("dwconv_decay_mult", 1.0)
+    if is_bias:
+        return lr_mult, rules.get("bias_decay_mult", 1.0)
+    return lr_mult, rules.get("flat_decay_mult", 1.0) if parameter.ndim == 1 else 1.0

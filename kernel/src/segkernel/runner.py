@@ -1,0 +1,577 @@
+"""One experiment: train, validate, test; from a config or around your own objects.
+
+    run("quickstart")                                               # a packaged config, from start to end
+
+    optimizer = torch.optim.AdamW(model.parameters())
+    runner = Runner(model, train=my_dataset, val=my_val, optimizer=optimizer, iterations=1000)
+    runner.run()
+
+The loop itself is `Runner._step`; everything else that happens to a run happens in hooks.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pluggy
+import torch
+from torch import Tensor
+
+from segkernel import checkpoint as checkpoints
+from segkernel import hookspecs, rundir
+from segkernel.data import Loader
+from segkernel.engine import LocalEngine
+from segkernel.errors import DataError, Interrupted, TrainingError, UsageError
+from segkernel.hooks.checkpoint import CheckpointHook
+from segkernel.hooks.meter import MeterHook
+from segkernel.hooks.metrics_log import MetricsLogHook
+from segkernel.hooks.pictures import PicturesHook
+from segkernel.hooks.progress import ProgressHook
+from segkernel.hooks.schedule import Schedule, ScheduleHook
+from segkernel.inference import TTA, Preprocessor, predict_batch
+from segkernel.interfaces.data import Dataset, LabelSpec, Metric
+from segkernel.interfaces.model import Engine, Segmentor, TestConfig
+from segkernel.sample import Batch
+
+if TYPE_CHECKING:
+    from segkernel.config import Config
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Evaluation:
+    """How validation and test look at images and what they compute.
+
+    Args:
+        metrics: Each is copied before an evaluation.
+        test_cfg: Whole or sliding windows; None takes the model's.
+        tta: Test-time augmentation, for the test only.
+        loss: Also compute the loss on the validation set.
+        format_only: Predict a set without annotations: no metric, no loss.
+    """
+
+    metrics: Sequence[Metric] = ()
+    test_cfg: TestConfig | None = None
+    tta: TTA | None = None
+    loss: bool = True
+    format_only: bool = False
+
+
+class Runner:
+    """Trains, validates and tests a model.
+
+    Args:
+        model: A `Segmentor`, or any module with its ``loss``, ``predict`` and ``outputs``.
+        train: A `Loader`, or a data set (one sample per micro-batch, no transforms).
+        val: Likewise, for validation.
+        test: Likewise, for the test.
+        optimizer: Over the model's parameters, or a function that makes one from the model.
+        iterations: Optimiser steps to make; or
+        epochs: passes over the training set.
+        val_interval: Iterations, or epochs when ``epochs`` is given, between validations; the end is always validated.
+        batch_size: Samples per optimiser step over all devices; None is one micro-batch per device.
+        lr: Learning-rate schedules, ours or torch's.
+        clip_grad: ``{"max_norm": 1.0, "norm_type": 2.0}``.
+        evaluation: Metrics and the way to predict.
+        hooks: Objects with `hookimpl` methods; one of a default hook's class replaces that one.
+        engine: Where steps run; None is a `LocalEngine`.
+        preprocessor: Normalises batches on the device.
+        seed: Of everything random.
+        work_dir: The run directory; None makes ``work_dirs/NAME/TIME``.
+        name: Of the run.
+        config: Plain values saved with checkpoints: the resolved config they come from.
+
+    Raises:
+        UsageError: When the parts do not fit together.
+    """
+
+    def __init__(
+        self,
+        model: Segmentor,
+        *,
+        train: Loader | Dataset | None = None,
+        val: Loader | Dataset | None = None,
+        test: Loader | Dataset | None = None,
+        optimizer: torch.optim.Optimizer | Callable[[Segmentor], torch.optim.Optimizer] | None = None,
+        iterations: int | None = None,
+        epochs: float | None = None,
+        val_interval: float | None = None,
+        batch_size: int | None = None,
+        lr: Sequence[Schedule | torch.optim.lr_scheduler.LRScheduler] = (),
+        clip_grad: Mapping[str, float] | None = None,
+        evaluation: Evaluation | None = None,
+        hooks: Sequence[Any] = (),
+        engine: Engine | None = None,
+        preprocessor: Preprocessor | None = None,
+        seed: int = 0,
+        work_dir: str | Path | None = None,
+        name: str = "run",
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        seed_everything(seed)
+        self.model = model
+        self.engine = engine or LocalEngine()
+        self.preprocessor = preprocessor or Preprocessor()
+        self.train_set, self.val_set, self.test_set = (_loader(part, seed) for part in (train, val, test))
+        self.evaluation = evaluation or Evaluation()
+        self.seed, self.config = seed, dict(config or {})
+        self.work_dir = rundir.new(name) if work_dir is None else Path(work_dir)
+        self.engine.prepare_model(model, self.preprocessor)
+        # An optimiser that is made here sees the parameters where the engine put them.
+        optimizer = optimizer(model) if not isinstance(optimizer, torch.optim.Optimizer | None) else optimizer
+        self.optimizer = self.engine.prepare_optimizer(optimizer, clip_grad) if optimizer else None
+        self._plan(iterations, epochs, val_interval, batch_size)
+        self.hooks = _hook_manager(self._with_defaults(hooks, lr))
+        self.iteration = self.position = 0
+        self.data_wait = 0.0
+        self.metrics: dict[str, float] = {}
+        self.mode = "idle"
+        self._started = self._validation_pending = False
+        self._stop_reason: str | None = None
+        self._signal: int | None = None
+        self._saved: Path | None = None
+        self._random: Mapping[str, Any] | None = None
+        self._unchecked: list[tuple[int, list[str], Tensor]] = []
+
+    # ------------------------------------------------------------ what hooks read
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files."""
+        return self.engine.rank == 0
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the training set so far."""
+        return self.position / len(self.train_set) if self.train_set and len(self.train_set) else 0.0
+
+    @property
+    def stopping(self) -> bool:
+        """Whether training ends after this iteration."""
+        return self._stop_reason is not None
+
+    @property
+    def dataset_labels(self) -> LabelSpec:
+        """Classes and palette of the data."""
+        part = next((s.dataset for s in (self.train_set, self.val_set, self.test_set) if s), None)
+        if part is None:
+            raise UsageError("the run has no data set")
+        return getattr(part, "labels", None) or LabelSpec(tuple(part.classes), tuple(part.palette))
+
+    @property
+    def dataset_classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.dataset_labels.classes
+
+    def stop(self, reason: str) -> None:
+        """End training after the current iteration; a checkpoint is saved."""
+        log.info("stopping after iteration %d: %s", self.iteration, reason)
+        self._stop_reason = reason
+
+    def emit(self, record: Mapping[str, Any]) -> None:
+        """Hand a record of figures to the hooks that log."""
+        self.hooks.on_record(run=self, record=record)
+
+    # ------------------------------------------------------------ the run
+
+    def run(self) -> dict[str, float]:
+        """Train if there is a training set, test if there is a test set; return the last figures."""
+        try:
+            if self.train_set:
+                self.train()
+            if self.test_set:
+                self.test("best" if self.train_set else None)
+        finally:
+            self.close()
+        return self.metrics
+
+    def train(self) -> None:
+        """Train from the current iteration to the last.
+
+        Raises:
+            Interrupted: After SIGINT or SIGTERM: the step was finished and a checkpoint saved.
+            TrainingError: When the loss is not finite; the message names the files of the batch.
+        """
+        if self.train_set is None or self.optimizer is None:
+            raise UsageError("training needs a training set and an optimizer")
+        with self._watched(), self._signals():
+            self._start()
+            self.mode = "train"
+            self._train_mode(True)
+            batches = self.train_set.train_batches(self.position, self.engine.rank, self.engine.world_size)
+            self.hooks.before_train(run=self)
+            self._restore_random()
+            if self._validation_pending:
+                self._end_iteration(validate=True)
+            while self.iteration < self.max_iterations and not self.stopping:
+                self._step(batches)
+            self.hooks.after_train(run=self)
+            self.mode = "idle"
+            if self._signal is not None:
+                raise Interrupted(self._signal, str(self._saved) if self._saved else None)
+
+    def _step(self, batches: Iterator[Batch]) -> None:
+        """Make one optimiser step and what belongs to it."""
+        waiting = time.perf_counter()
+        micro_batches = [next(batches) for _ in range(self.accumulate)]
+        self.data_wait = time.perf_counter() - waiting
+        self.hooks.before_train_iteration(run=self, batches=micro_batches)
+        losses = self.engine.train_step(micro_batches)
+        epochs_before = int(self.epoch)
+        self.iteration += 1
+        self.position += self.batch_size
+        self._check_loss(losses["loss"], micro_batches)
+        self.hooks.after_train_iteration(run=self, batches=micro_batches, losses=losses)
+        if int(self.epoch) > epochs_before:
+            self.hooks.after_train_epoch(run=self, epoch=int(self.epoch))
+        self._end_iteration(validate=self._validation_due())
+
+    def _end_iteration(self, validate: bool) -> None:
+        if validate and self.val_set:
+            self._validation_pending = True
+            if self._signal is None:
+                self.validate()
+        if self._signal is not None:
+            self.stop(f"signal {self._signal}")
+        self.hooks.after_iteration(run=self)
+
+    def validate(self) -> dict[str, float]:
+        """Evaluate the validation set; return its figures, ``loss`` among them."""
+        if self.val_set is None:
+            raise UsageError("the run has no validation set")
+        self.check_losses()
+        self.hooks.before_validation(run=self)
+        figures = self._evaluate(self.val_set, "val")
+        if figures is not None:
+            self._validation_pending = False
+            self.hooks.after_validation(run=self, metrics=figures)
+        return figures or {}
+
+    def test(self, weights: str | Path | None = None) -> dict[str, float]:
+        """Evaluate the test set; return its figures.
+
+        Args:
+            weights: A checkpoint; ``"best"`` is the run's best, or last, one; None is the model as it stands.
+        """
+        if self.test_set is None:
+            raise UsageError("the run has no test set")
+        with self._watched():
+            self._start()
+            path = self.best_checkpoint() if weights == "best" else weights
+            if path is not None:
+                self.load_weights(path, mode="strict")
+            self.hooks.before_test(run=self)
+            figures = self._evaluate(self.test_set, "test") or {}
+            self.hooks.after_test(run=self, metrics=figures)
+        return figures
+
+    def close(self) -> None:
+        """Let hooks close their files; called by `run`."""
+        if self._started:
+            self._started = False
+            self.hooks.after_run(run=self)
+            rundir.close_log(self.work_dir)
+
+    # ------------------------------------------------------------ evaluation
+
+    def _evaluate(self, part: Loader, kind: str) -> dict[str, float] | None:
+        """Return the figures of a set; None when a signal cut it short."""
+        mode, self.mode = self.mode, kind
+        metrics = [self._metric(metric) for metric in self.evaluation.metrics] if not self._unlabelled else []
+        sums: dict[str, Tensor] = {}
+        count = 0
+        self._train_mode(False)
+        for batch in part.eval_batches(self.engine.rank, self.engine.world_size):
+            if self._signal is not None:
+                break
+            batch = batch.to(self.engine.device)
+            self._need_annotations(batch, part)
+            if kind == "val" and self.evaluation.loss and "seg" in batch.targets:
+                for name, value in self.engine.evaluate_loss(batch).items():
+                    sums[name] = sums.get(name, 0) + value.mean() * len(batch)
+            self._predict(batch, metrics, kind)
+            count += len(batch)
+        self._train_mode(mode == "train")
+        self.mode = mode
+        if self._signal is not None and mode == "train":
+            return None
+        return self._figures(metrics, {name: value / count for name, value in sums.items()}, kind)
+
+    def _predict(self, batch: Batch, metrics: Sequence[Metric], kind: str) -> None:
+        predictions = predict_batch(
+            self.engine.predict,
+            batch,
+            preprocessor=self.preprocessor,
+            outputs=self.model.outputs,
+            test_cfg=self.evaluation.test_cfg or self.model.test_cfg,
+            tta=self.evaluation.tta if kind == "test" else None,
+            scores=any(getattr(metric, "needs_scores", False) for metric in metrics),
+        )
+        for prediction, truth in zip(predictions, batch.truths):
+            for metric in metrics:
+                metric.update(prediction, truth)
+            self.hooks.after_prediction(run=self, prediction=prediction, target=truth)
+
+    def _figures(self, metrics: list[Metric], losses: dict[str, Tensor], kind: str) -> dict[str, float]:
+        figures = {name: float(self.engine.reduce(value)) for name, value in losses.items()}
+        for metric in metrics:
+            merged = self.engine.reduce(metric)
+            figures |= {name: float(value) for name, value in merged.compute().items()}
+            if self.is_main and hasattr(merged, "table"):
+                log.info("%s at iteration %d\n%s", kind, self.iteration, merged.table())
+        self.metrics = figures
+        self.emit({"kind": kind, "iteration": self.iteration, **figures})
+        return figures
+
+    @property
+    def _unlabelled(self) -> bool:
+        return self.evaluation.format_only
+
+    def _metric(self, metric: Metric) -> Metric:
+        fresh = deepcopy(metric)
+        if getattr(fresh, "classes", self) is None:
+            fresh.classes = self.dataset_classes  # type: ignore[attr-defined]
+        return fresh
+
+    def _need_annotations(self, batch: Batch, part: Loader) -> None:
+        if self.evaluation.metrics and not self._unlabelled and not batch.truths[0].fields:
+            name = type(part.dataset).__name__
+            raise DataError(
+                f"{name} has no annotations to compare with; set evaluate.format_only: true to only predict",
+                batch.meta[0].get("path"),
+            )
+
+    def _train_mode(self, training: bool) -> None:
+        self.model.train(training)
+        self.preprocessor.train(training)
+
+    # ------------------------------------------------------------ checkpoints
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything that `resume` needs; atomic, on the main process only."""
+        self.check_losses()
+        state: dict[str, Any] = {
+            "state_dict": self.engine.gather_model_state(),
+            "meta": rundir.metadata(self),
+            "optimizer": self.optimizer.state_dict() if self.optimizer else None,
+            "engine": self.engine.state_dict(),
+            "hooks": {name: hook.state_dict() for name, hook in self._stateful().items()},
+            "random": _random_state(),
+            "iteration": self.iteration,
+            "position": self.position,
+            "validation_pending": self._validation_pending,
+        }
+        self.hooks.save_checkpoint(run=self, checkpoint=state)
+        if self.is_main:
+            checkpoints.save(path, state)
+        self._saved = Path(path)
+        return self._saved
+
+    def resume(self, path: str | Path) -> None:
+        """Restore everything from a checkpoint of a run like this one; training then goes on as if never stopped."""
+        state = checkpoints.load(path)
+        if not {"optimizer", "random", "position"} <= state.keys():
+            raise UsageError(f"{path} holds weights but no run to resume; start from them with load_from: {path}")
+        checkpoints.load_weights(self.model, state["state_dict"], mode="strict")
+        if self.optimizer is not None and state["optimizer"]:
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.engine.load_state_dict(state["engine"])
+        for name, hook in self._stateful().items():
+            if name in state["hooks"]:
+                hook.load_state_dict(state["hooks"][name])
+        self.iteration, self.position = state["iteration"], state["position"]
+        self._validation_pending = state["validation_pending"]
+        self._random = state["random"]
+        self.hooks.load_checkpoint(run=self, checkpoint=state)
+        log.info("resumed %s at iteration %d of %d", path, self.iteration, self.max_iterations)
+
+    def load_weights(self, path: str | Path, mode: str = "finetune") -> checkpoints.LoadReport:
+        """Load a model's weights alone and log what was taken; ``strict`` refuses anything that does not fit."""
+        state = checkpoints.load(path)
+        report = checkpoints.load_weights(self.model, state["state_dict"], mode=mode)  # type: ignore[arg-type]
+        log.info("%s\n%s", path, report)
+        return report
+
+    def best_checkpoint(self) -> Path | None:
+        """Return the best checkpoint of this run, else the last one saved."""
+        for hook in self.hooks_in_order:
+            if isinstance(hook, CheckpointHook) and (best := hook.best_path(self)):
+                return best
+        return self._saved
+
+    def _stateful(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for hook in self.hooks_in_order:
+            if hasattr(hook, "state_dict"):
+                name = type(hook).__name__
+                found[f"{name}.{sum(key.startswith(name) for key in found)}"] = hook
+        return found
+
+    # ------------------------------------------------------------ inner workings
+
+    def _plan(
+        self, iterations: int | None, epochs: float | None, val_interval: float | None, batch_size: int | None
+    ) -> None:
+        """Turn lengths into iterations; one is one optimiser step of ``accumulate`` micro-batches per device."""
+        part = self.train_set
+        step = (part.micro_batch if part else 1) * self.engine.world_size
+        self.batch_size = batch_size or step
+        self.accumulate, rest = divmod(self.batch_size, step)
+        if rest or not self.accumulate:
+            raise UsageError(f"optim.batch_size {self.batch_size} is not a multiple of micro_batch x devices = {step}")
+        if part and (iterations is None) == (epochs is None):
+            raise UsageError("give the length of training as iterations or as epochs")
+        self._samples_per_validation: float | None = None
+        if epochs is not None and part:
+            iterations = math.ceil(epochs * len(part) / self.batch_size)
+            self._samples_per_validation = val_interval * len(part) if val_interval else None
+        elif val_interval:
+            self._samples_per_validation = val_interval * self.batch_size
+        self.max_iterations = iterations or 0
+
+    def _validation_due(self) -> bool:
+        if self.iteration >= self.max_iterations:
+            return True
+        every = self._samples_per_validation
+        return bool(every) and int(self.position / every) > int((self.position - self.batch_size) / every)  # type: ignore[operator]
+
+    def _with_defaults(self, hooks: Sequence[Any], lr: Sequence[Any]) -> list[Any]:
+        defaults: list[Any] = [
+            MeterHook(), ScheduleHook(lr), ProgressHook(), MetricsLogHook(), PicturesHook(), CheckpointHook()
+        ]  # fmt: skip
+        given = {type(hook) for hook in hooks}
+        kept = [hook for hook in defaults if type(hook) not in given]
+        self.hooks_in_order = sorted([*kept, *hooks], key=lambda hook: getattr(hook, "priority", 50))
+        return self.hooks_in_order
+
+    def _start(self) -> None:
+        if not self._started:
+            self._started = True
+            if self.is_main:
+                rundir.write(self)
+            self.hooks.before_run(run=self)
+
+    def _restore_random(self) -> None:
+        if self._random is not None:  # last of all, so that nothing of starting up is left in the generators
+            _set_random_state(self._random)
+            self._random = None
+
+    def _check_loss(self, loss: Tensor, batches: Sequence[Batch]) -> None:
+        """Remember a loss; look at it at once where that is free, every fifty where it waits for a device."""
+        names = [str(meta.get("path", meta.get("name"))) for batch in batches for meta in batch.meta]
+        self._unchecked.append((self.iteration, names, loss))
+        if self.engine.device.type == "cpu" or len(self._unchecked) >= 50:
+            self.check_losses()
+
+    def check_losses(self) -> None:
+        """Raise `TrainingError` if a loss since the last check is not finite."""
+        unchecked, self._unchecked = self._unchecked, []
+        if not unchecked or bool(torch.isfinite(torch.stack([loss.float() for _, _, loss in unchecked])).all()):
+            return
+        iteration, names, loss = next(entry for entry in unchecked if not math.isfinite(entry[2]))
+        listed = "\n    ".join(names)
+        saved = f"the last good checkpoint is {self._saved}" if self._saved else "nothing was saved before"
+        raise TrainingError(
+            f"the loss is {float(loss)} at iteration {iteration}; {saved}\n"
+            f"    lower the learning rate, clip gradients (optim.clip_grad), or look at this batch:\n    {listed}"
+        )
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self.hooks.on_exception(run=self, error=error)
+            raise
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Turn SIGINT and SIGTERM into a stop after this iteration; a second one is not caught."""
+        import threading
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def note(number: int, frame: Any) -> None:
+            self._signal = number
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+        try:
+            for number in before:
+                signal.signal(number, note)
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def run(config: str | Path | Mapping[str, Any] | Config, overrides: Sequence[str] = (), **options: Any) -> Runner:
+    """Run a config from start to end: train, validate, test, export; return the runner.
+
+    Args:
+        config: A file, a packaged name, a mapping, or a loaded config.
+        overrides: ``key=value`` strings, as on the command line.
+        options: See `segkernel.experiment.start`.
+    """
+    from segkernel.experiment import start
+
+    return start(config, overrides, **options)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, numpy's and torch's global generators."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _random_state() -> dict[str, Any]:
+    kind, keys, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": [kind, [int(key) for key in keys], *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _set_random_state(state: Mapping[str, Any]) -> None:
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.array(keys, np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _loader(part: Loader | Dataset | None, seed: int) -> Loader | None:
+    return part if isinstance(part, Loader | None) else Loader(part, seed=seed)
+
+
+def _hook_manager(hooks: Sequence[Any]) -> Any:
+    """Register hooks so that pluggy, which calls the last registered first, calls them in the given order."""
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    for index, hook in reversed(list(enumerate(hooks))):
+        try:
+            manager.register(hook, name=f"{index}:{type(hook).__name__}")
+            manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            raise UsageError(f"{type(hook).__name__}: {error}") from error
+    return manager.hook

@@ -1,0 +1,250 @@
+"""The runner: training, validation, test, resume, signals, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+
+import pytest
+import torch
+
+from segkernel import Priority, hookimpl
+from segkernel.errors import DataError, Interrupted, TrainingError, UsageError
+from segkernel.hooks.checkpoint import CheckpointHook
+from segkernel.runner import Evaluation
+
+
+class Recorder:
+    """Notes every moment it is told of."""
+
+    def __init__(self, note=None, priority=Priority.NORMAL) -> None:
+        self.moments: list[str] = [] if note is None else note
+        self.priority = priority
+
+    @hookimpl
+    def before_run(self):
+        self.moments.append(f"before_run {int(self.priority)}")
+
+    @hookimpl
+    def after_validation(self, run, metrics):
+        self.moments.append(f"validated {run.iteration}")
+
+    @hookimpl
+    def after_train_epoch(self, run, epoch):
+        self.moments.append(f"epoch {epoch} at {run.iteration}")
+
+
+class At:
+    """Does something after iteration ``n``."""
+
+    def __init__(self, n, action) -> None:
+        self.n, self.action = n, action
+
+    @hookimpl
+    def after_train_iteration(self, run):
+        if run.iteration == self.n:
+            self.action(run)
+
+
+def weights(runner):
+    return torch.cat([value.flatten().float() for value in runner.model.state_dict().values()])
+
+
+def test_run_trains_validates_tests_and_writes_the_run_directory(make_runner):
+    recorder = Recorder()
+    runner = make_runner(hooks=[recorder])
+    figures = runner.run()
+    assert figures["mIoU"] > 60
+    assert recorder.moments == ["before_run 50", "epoch 1 at 3", "validated 5", "epoch 2 at 6", "epoch 3 at 9",
+                                "validated 10", "epoch 4 at 12", "validated 12"]  # fmt: skip
+    names = {path.name for path in runner.work_dir.iterdir()}
+    assert {"plugins.json", "environment.json", "metrics.jsonl", "checkpoints", "pictures", "log.txt"} <= names
+    records = [json.loads(line) for line in (runner.work_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [r["kind"] for r in records] == ["val", "train", "val", "train", "val", "test"]
+    assert all("loss" in r for r in records if r["kind"] != "test")
+
+
+def test_epochs_and_their_validation_interval_are_counted_in_samples(make_runner):
+    recorder = Recorder()
+    make_runner(hooks=[recorder], iterations=None, epochs=2.5, val_interval=1).run()
+    assert [m for m in recorder.moments if m.startswith("validated")] == ["validated 3", "validated 6", "validated 8"]
+
+
+def test_hooks_run_by_priority_and_equal_ones_in_the_given_order(make_runner):
+    note: list[str] = []
+    order = [Priority.LOW, Priority.VERY_HIGH, Priority.NORMAL, Priority.VERY_LOW, Priority.HIGH]
+    make_runner(hooks=[Recorder(note, p) for p in order], iterations=1, val=None, test=None).train()
+    assert [m for m in note if m.startswith("before_run")] == [f"before_run {p}" for p in (10, 30, 50, 70, 90)]
+
+
+def test_a_hook_for_a_moment_that_does_not_exist_is_refused(make_runner):
+    class Misspelt:
+        @hookimpl
+        def before_trian(self):
+            """Not a moment."""
+
+    with pytest.raises(UsageError, match="before_trian"):
+        make_runner(hooks=[Misspelt()])
+
+
+def test_accumulation_takes_the_same_samples_as_one_large_batch(make_runner):
+    seen: dict[int, list[str]] = {}
+
+    class Names:
+        def __init__(self, key):
+            self.key = key
+
+        @hookimpl
+        def before_train_iteration(self, batches):
+            seen.setdefault(self.key, []).extend(m["name"] for b in batches for m in b.meta)
+
+    for micro in (2, 4):
+        runner = make_runner(hooks=[Names(micro)], iterations=4, val=None, test=None)
+        runner.train_set.micro_batch = micro
+        runner.accumulate = 4 // micro
+        runner.train()
+    assert seen[2] == seen[4]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_is_bit_identical(make_runner, tmp_path, workers):
+    keep_all = lambda: [CheckpointHook(interval=1, keep=None)]  # noqa: E731
+    whole = make_runner(hooks=keep_all(), workers=workers, clip_grad={"max_norm": 1.0})
+    whole.train()
+    again = make_runner(hooks=keep_all(), workers=workers, clip_grad={"max_norm": 1.0}, work_dir=tmp_path / "again")
+    again.resume(whole.work_dir / "checkpoints" / "iter_0000007.pt")
+    again.train()
+    assert torch.equal(weights(whole), weights(again))
+
+
+def test_resume_cuts_the_log_to_what_the_checkpoint_had_seen(make_runner):
+    runner = make_runner(hooks=[CheckpointHook(interval=1, keep=None)])
+    runner.train()
+    runner.close()
+    again = make_runner()
+    again.resume(runner.work_dir / "checkpoints" / "iter_0000006.pt")
+    lines = (runner.work_dir / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in lines] == [5]
+
+
+def test_resume_refuses_bare_weights(make_runner, tmp_path):
+    torch.save(make_runner().model.state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(UsageError, match="load_from"):
+        make_runner().resume(tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_saves_and_leaves(make_runner, number):
+    runner = make_runner(hooks=[At(4, lambda run: os.kill(os.getpid(), number))])
+    with pytest.raises(Interrupted) as caught:
+        runner.run()
+    assert caught.value.exit_code == 128 + number
+    assert (runner.work_dir / "checkpoints" / "iter_0000004.pt").exists()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_validation_that_a_signal_cut_off_is_made_up_for_on_resume(make_runner):
+    runner = make_runner(hooks=[At(5, lambda run: os.kill(os.getpid(), signal.SIGINT))])
+    with pytest.raises(Interrupted):
+        runner.train()
+    recorder = Recorder()
+    again = make_runner(hooks=[recorder])
+    again.resume(runner.work_dir / "checkpoints" / "iter_0000005.pt")
+    again.train()
+    assert "validated 5" in recorder.moments
+
+
+def test_stop_ends_training_with_a_checkpoint(make_runner):
+    runner = make_runner(hooks=[At(3, lambda run: run.stop("enough"))])
+    runner.train()
+    assert runner.iteration == 3
+    assert (runner.work_dir / "checkpoints" / "iter_0000003.pt").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_names_of_the_batch(make_runner):
+    def spoil(run):
+        for parameter in run.model.parameters():
+            parameter.data.fill_(float("nan"))
+
+    runner = make_runner(hooks=[At(2, spoil)])
+    with pytest.raises(TrainingError, match=r"nan at iteration 3(.|\n)*image_"):
+        runner.train()
+    assert not list((runner.work_dir / "checkpoints").glob("*.pt"))
+
+
+def test_unreadable_training_samples_are_replaced_and_named(make_runner, rectangles, caplog):
+    from segkernel.data import Loader
+
+    with caplog.at_level(logging.WARNING):
+        make_runner(train=Loader(rectangles(broken=(1, 2)), micro_batch=2), test=None).run()
+    assert "image_1.png: cannot be read" in caplog.text
+
+
+def test_a_training_set_of_nothing_usable_stops(make_runner, rectangles):
+    from segkernel.data import Loader
+
+    with pytest.raises(DataError, match="10 samples in a row"):
+        make_runner(train=Loader(rectangles(broken=tuple(range(12))), micro_batch=2)).train()
+
+
+def test_evaluation_names_every_unreadable_sample_at_the_end(make_runner, rectangles):
+    from segkernel.data import Loader
+
+    runner = make_runner(test=Loader(rectangles(6, broken=(1, 4)), micro_batch=2))
+    with pytest.raises(DataError, match=r"2 samples(.|\n)*image_1(.|\n)*image_4"):
+        runner.test()
+
+
+def test_an_empty_training_set_is_named(make_runner, rectangles):
+    with pytest.raises((DataError, UsageError), match="empty"):
+        make_runner(train=rectangles(0)).train()
+
+
+def test_batch_size_that_micro_batches_do_not_fill_is_refused(make_runner):
+    with pytest.raises(UsageError, match="multiple"):
+        make_runner(batch_size=3)
+
+
+def test_length_is_iterations_or_epochs(make_runner):
+    with pytest.raises(UsageError, match="iterations or as epochs"):
+        make_runner(epochs=1)
+
+
+def test_checkpoints_keep_the_last_and_the_best(make_runner):
+    runner = make_runner(hooks=[CheckpointHook(interval=2, keep=2, best=["mIoU", "loss"], top_k=2)])
+    runner.train()
+    names = sorted(path.name for path in (runner.work_dir / "checkpoints").iterdir())
+    assert [n for n in names if n.startswith("iter")] == ["iter_0000010.pt", "iter_0000012.pt"]
+    assert len([n for n in names if n.startswith("best_mIoU")]) == 2
+    assert len([n for n in names if n.startswith("best_loss")]) == 2
+
+
+def test_the_test_uses_the_best_weights(make_runner, caplog):
+    runner = make_runner()
+    with caplog.at_level(logging.INFO, "segkernel"):
+        runner.run()
+    assert "best_mIoU" in caplog.text
+
+
+def test_validation_does_not_change_training(make_runner):
+    often = make_runner(val_interval=1)
+    often.train()
+    never = make_runner(val=None, val_interval=None)
+    never.train()
+    assert torch.equal(weights(often), weights(never))
+
+
+def test_format_only_predicts_without_annotations(make_runner, rectangles):
+    class Bare(rectangles):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            del sample["seg"]
+            return sample
+
+    with pytest.raises(DataError, match="format_only"):
+        make_runner(test=Bare(3)).test()
+    runner = make_runner(test=Bare(3), evaluation=Evaluation(format_only=True))
+    assert runner.test() == {}
+    assert len(list((runner.work_dir / "pictures").iterdir())) == 3
