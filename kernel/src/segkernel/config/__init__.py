@@ -1,0 +1,135 @@
+"""Configs: YAML files, what they stand on, what the command line changes, and where each value came from.
+
+    config = load_config("configs/my.yaml", ["optim.batch_size=4"])
+    config["optim"]["batch_size"]                # an ordinary dict inside
+    config.explain("optim.batch_size")           # who set it, who overrode it
+
+Loading imports no torch, and PyYAML only when a file is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segkernel.config.marks import MarkedDict, mark
+from segkernel.errors import ConfigError, Problem, UsageError
+
+if TYPE_CHECKING:
+    from segkernel.catalog import Catalog
+
+__all__ = ["Config", "load_config"]
+
+
+class Config(Mapping[str, Any]):
+    """A resolved config: a mapping of sections.
+
+    Args:
+        raw: All layers merged, references still in it.
+        data: The same with references resolved.
+        name: A short name for run folders.
+        source: The file or packaged file that it came from.
+        depth: How many bases lie under each other at most.
+    """
+
+    def __init__(self, raw: MarkedDict, data: MarkedDict, name: str, source: str, depth: int = 0) -> None:
+        self.raw, self.data, self.name, self.source, self.depth = raw, data, name, source, depth
+        self.meta: MarkedDict = data.pop("_meta_", None) or MarkedDict()
+
+    def __getitem__(self, key: str) -> Any:
+        return self.data[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.data)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __repr__(self) -> str:
+        return f"Config({self.name!r}, {', '.join(self)})"
+
+    def to_yaml(self) -> str:
+        """Return the resolved config as YAML that loads to the same values."""
+        from segkernel.config.show import to_yaml
+
+        return to_yaml(self.data)
+
+    def explain(self, key: str) -> list[str]:
+        """Return one line for each place that set, overrode or is referenced by a value, the last word first.
+
+        Raises:
+            ConfigError: There is no such key.
+        """
+        from segkernel.config.show import explain
+
+        return explain(self.raw, self.data, key)
+
+
+def load_config(
+    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, catalog: Catalog | None = None
+) -> Config:
+    """Load a config.
+
+    Args:
+        source: A YAML file, a name of the zoo (``./local_configs`` is searched first), or a mapping.
+        overrides: ``key.path=value``, ``key+=value``, ``~key`` or ``+new.key=value``, applied in order.
+        catalog: Where packaged configs are looked up; what is installed by default.
+
+    Raises:
+        ConfigError: With everything that is wrong, each with its place.
+    """
+    from segkernel.config.layers import Layers
+    from segkernel.config.zoo import find_zoos
+
+    if isinstance(source, Config):
+        return _finish([source.raw], overrides, source.name, source.source, source.depth)
+    problems: list[Problem] = []
+    layers = Layers(find_zoos(catalog), problems)
+    name, origin = _add(source, layers)
+    if problems:
+        raise ConfigError(problems)
+    return _finish(layers.found, overrides, name, origin, layers.depth)
+
+
+def _add(source: str | Path | Mapping[str, Any], layers: Any) -> tuple[str, str]:
+    """Add the layers of ``source``; return a name and where it came from."""
+    from segkernel.config.experiments import add_layers, find_experiment
+    from segkernel.config.layers import Source
+
+    if isinstance(source, Mapping):
+        layers.add(mark(source), None)
+        return "config", ""
+    if not isinstance(source, (str, Path)) or not str(source).strip():
+        raise UsageError(f"a config is a file, a name or a mapping, not {source!r}")
+    if isinstance(source, Path) or _looks_like_path(source):
+        file = Source.of(Path(source).expanduser())
+        layers.add_file(file)
+        return file.path.stem, file.label
+    experiment = find_experiment(source, layers.zoos)
+    add_layers(experiment, layers)
+    return experiment.name, experiment.place
+
+
+def _looks_like_path(text: str) -> bool:
+    return "::" not in text and (text.endswith((".yaml", ".yml")) or "/" in text or "\\" in text or Path(text).exists())
+
+
+def _finish(found: list[MarkedDict], overrides: Sequence[str], name: str, source: str, depth: int) -> Config:
+    """Merge, override and resolve."""
+    from segkernel.config.merge import merge, unknown_key
+    from segkernel.config.overrides import apply_overrides
+    from segkernel.config.references import resolve
+    from segkernel.config.sections import SECTIONS
+
+    problems: list[Problem] = []
+    raw = MarkedDict()
+    for layer in found:
+        raw = merge(raw, layer, problems)
+    for key in [key for key in raw if key not in SECTIONS and key != "_meta_"]:
+        problems.append(unknown_key(key, SECTIONS, "", raw.places.get(key), "unknown section"))
+    raw = apply_overrides(raw, overrides, problems)
+    data = resolve(raw, problems)
+    if problems:
+        raise ConfigError(problems)
+    return Config(raw, data, name, source, depth)

@@ -1,0 +1,121 @@
+"""Containers that remember where each value was written.
+
+`MarkedDict` and `MarkedList` are a dict and a list; only `place_of` looks at the marks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, SupportsIndex
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value was written, and what stood there before.
+
+    Args:
+        file: A path, a packaged name (``segplug-heads::families/pspnet.yaml``) or ``command line``.
+        line: Counted from 1; 0 where there are no lines.
+        column: Counted from 1.
+        text: What was written, in short.
+        before: The place that this one overrode.
+    """
+
+    file: str
+    line: int = 0
+    column: int = 0
+    text: str = field(default="", compare=False)
+    before: Place | None = field(default=None, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+    def over(self, before: Place | None) -> Place:
+        """Return this place as one that overrides ``before``."""
+        if before is None:
+            return self
+        return replace(self, before=before if self.before is None else self.before.over(before))
+
+
+class MarkedDict(dict[Any, Any]):
+    """A dict whose ``places`` say where each key was written; keys that were removed keep theirs."""
+
+    def __init__(self, *args: Any, places: Mapping[Any, Place] | None = None, place: Place | None = None) -> None:
+        super().__init__(*args)
+        self.places: dict[Any, Place] = dict(places or {})
+        self.place = place
+
+    def copy(self) -> MarkedDict:
+        """Return a shallow copy with the same marks."""
+        return MarkedDict(self, places=self.places, place=self.place)
+
+
+class MarkedList(list[Any]):
+    """A list whose ``places`` say where each item was written; slices, sums and copies keep them."""
+
+    def __init__(self, *args: Any, places: Mapping[int, Place] | None = None, place: Place | None = None) -> None:
+        super().__init__(*args)
+        self.places: dict[int, Place] = dict(places or {})
+        self.place = place
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+        if not isinstance(index, slice):
+            return super().__getitem__(index)
+        chosen = range(len(self))[index]
+        places = {new: self.places[old] for new, old in enumerate(chosen) if old in self.places}
+        return MarkedList(super().__getitem__(index), places=places, place=self.place)
+
+    def __add__(self, other: Any) -> MarkedList:
+        moved = {len(self) + index: place for index, place in getattr(other, "places", {}).items()}
+        return MarkedList(super().__add__(other), places={**self.places, **moved}, place=self.place)
+
+    def copy(self) -> MarkedList:
+        """Return a shallow copy with the same marks."""
+        return self[:]
+
+
+def place_of(container: Any, key: Any = None) -> str:
+    """Return where ``container[key]``, or the container itself, was written; "" where nobody knows."""
+    place = getattr(container, "place", None)
+    if key is not None:
+        place = getattr(container, "places", {}).get(key, place)
+    return str(place) if isinstance(place, Place) else ""
+
+
+def mark(value: Any, place: Place | None = None) -> Any:
+    """Turn mappings, lists and tuples into marked ones, deeply; marks they already have stay."""
+    own = getattr(value, "place", None) or place
+    places = getattr(value, "places", None)
+    if isinstance(value, Mapping):
+        pairs = {key: mark(item, place) for key, item in value.items()}
+        return MarkedDict(pairs, places=dict.fromkeys(pairs, place) if places is None and place else places, place=own)
+    if isinstance(value, (list, tuple)):
+        items = [mark(item, place) for item in value]
+        known = dict.fromkeys(range(len(items)), place) if places is None and place else places
+        return MarkedList(items, places=known, place=own)
+    return value
+
+
+def plain(value: Any) -> Any:
+    """Return ordinary dicts and lists, deeply; other values stay themselves."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def brief(value: Any) -> str:
+    """Describe a value in one line, as config text."""
+    if isinstance(value, Mapping):
+        return f"{{type: {value['type']}, ...}}" if "type" in value else "{...}" if value else "{}"
+    if isinstance(value, (list, tuple)):
+        return f"[{len(value)} items]" if any(isinstance(item, (Mapping, list)) for item in value) else _row(value)
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def _row(items: Any) -> str:
+    return "[" + ", ".join(brief(item) for item in items) + "]"

@@ -1,0 +1,103 @@
+"""Laying one config over another: deep merge, `_delete_`, changed types, ``key+:`` and ``~key:``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from segkernel.config.marks import MarkedDict, MarkedList, Place, brief
+from segkernel.errors import Problem, did_you_mean
+
+
+def merge(base: Any, over: Any, problems: list[Problem], path: str = "") -> Any:
+    """Return ``over`` laid over ``base``; neither is changed.
+
+    Mappings merge deep, everything else replaces. In ``over``, ``_delete_: true`` or a changed ``type`` drops what
+    the base has, ``key+: [..]`` appends to its list and ``~key:`` removes its key.
+
+    Args:
+        base: What is there; merged if both are mappings, else replaced.
+        over: What comes over it, marked.
+        problems: Appends and removals that fit nothing are added here.
+        path: The dotted key of both, for problems.
+    """
+    if isinstance(over, MarkedList):
+        items = [merge(None, item, problems, f"{path}[{index}]") for index, item in enumerate(over)]
+        return MarkedList(items, places=over.places, place=over.place)
+    if not isinstance(over, MarkedDict):
+        return over
+    result = _start(base, over, problems, path)
+    for key, value in over.items():
+        if key == "_delete_":
+            continue
+        place = over.places.get(key)
+        if isinstance(key, str) and len(key) > 1 and key.startswith("~"):
+            _remove(result, key[1:], value, place, problems, path)
+        elif isinstance(key, str) and len(key) > 1 and key.endswith("+"):
+            _append(result, key[:-1], value, place, problems, join(path, key[:-1]))
+        else:
+            result[key] = merge(result.get(key), value, problems, join(path, key))
+            _set_place(result, key, place)
+    return result
+
+
+def join(path: str, key: Any) -> str:
+    """Return ``path.key``."""
+    return f"{path}.{key}" if path else str(key)
+
+
+def unknown_key(key: Any, known: Any, path: str, place: Place | str | None, what: str = "unknown key") -> Problem:
+    """Return the problem of a key that is not among ``known``, with the near ones."""
+    near = did_you_mean(str(key), [str(entry) for entry in known])
+    hint = f"did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+    if not near and known:
+        hint = "there are: " + ", ".join(str(entry) for entry in list(known)[:12])
+    return Problem(what, join(path, key), str(place or ""), hint)
+
+
+def _start(base: Any, over: MarkedDict, problems: list[Problem], path: str) -> MarkedDict:
+    """Return what ``over`` starts from: the base, or nothing where ``over`` replaces it."""
+    delete = over.get("_delete_", False)
+    if not isinstance(delete, bool):
+        where = str(over.places.get("_delete_") or "")
+        problems.append(Problem(f"must be true or false, not {brief(delete)}", join(path, "_delete_"), where))
+    if not isinstance(base, MarkedDict):
+        return MarkedDict(place=over.place)
+    old_type = base.get("type")
+    if "type" in over and old_type is not None and over["type"] != old_type:
+        why = f"dropped, as type changed from {old_type}"
+    elif delete is True:
+        why = "dropped by _delete_"
+    else:
+        place = over.place.over(base.place) if over.place else base.place
+        return MarkedDict(base, places=base.places, place=place)
+    dropped = {key: replace(over.place, text=why, before=old) for key, old in base.places.items() if over.place}
+    return MarkedDict(places=dropped, place=over.place)
+
+
+def _remove(result: MarkedDict, key: str, value: Any, place: Place | None, problems: list[Problem], path: str) -> None:
+    if value is not None:
+        problems.append(Problem("removes a key and takes no value", join(path, f"~{key}"), str(place or "")))
+    elif key not in result:
+        problems.append(unknown_key(key, result, path, place, "nothing of this name to remove"))
+    else:
+        del result[key]
+        _set_place(result, key, replace(place, text="removed") if place else None)
+
+
+def _append(result: MarkedDict, key: str, value: Any, place: Place | None, problems: list[Problem], path: str) -> None:
+    old = result.get(key)
+    if old is None:
+        old = MarkedList(place=place)
+    if not isinstance(old, MarkedList):
+        problems.append(Problem(f"cannot append to {brief(old)}, which is no list", path, str(place or "")))
+        return
+    if not isinstance(value, MarkedList):  # one item may come without brackets
+        value = MarkedList([value], places={0: place} if place else {}, place=place)
+    result[key] = old + merge(None, value, problems, path)
+    _set_place(result, key, replace(place, text=f"+ {brief(value)}") if place else None)
+
+
+def _set_place(result: MarkedDict, key: Any, place: Place | None) -> None:
+    if place is not None:
+        result.places[key] = place.over(result.places.get(key))
