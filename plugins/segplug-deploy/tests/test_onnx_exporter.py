@@ -149,7 +149,7 @@ def test_the_asked_for_opset_is_written(tmp_path, picture):
     assert onnx.load(tmp_path / "a.onnx").opset_import[0].version == 18
 
 
-@pytest.mark.parametrize("model", [Wobbly(), TorchPooling()])
+@pytest.mark.parametrize("model", [Wobbly(), pytest.param(TorchPooling(), marks=pytest.mark.slow)])
 def test_other_numbers_are_refused_and_an_older_file_stays(tmp_path, picture, model):
     path = tmp_path / "a.onnx"
     path.write_bytes(b"older")

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,10 +49,10 @@ class ONNXSegmentor(Segmentor):
         """Return raw scores per output, on the device of ``images``.
 
         Raises:
-            ExportError: When the file was exported for other sizes.
+            ExportError: When the file was exported for other sizes, or fails at this one.
         """
         self._check(images)
-        values = self.session.run(list(self.outputs), {self._input.name: images.detach().float().cpu().numpy()})
+        values = self._run(images.detach().float().cpu().numpy())
         return {
             name: torch.from_numpy(value).to(images.device) for name, value in zip(self.outputs, values, strict=True)
         }
@@ -63,6 +64,15 @@ class ONNXSegmentor(Segmentor):
     def loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
         """An exported file cannot be trained."""
         raise ExportError(f"{self.path}: an exported model only predicts; it has no loss and cannot be trained")
+
+    def _run(self, images: np.ndarray) -> list[np.ndarray]:
+        try:
+            return self.session.run(list(self.outputs), {self._input.name: images})
+        except (
+            Exception
+        ) as error:  # onnxruntime's errors share no base class; a graph that is wrong at this size often fails here
+            reason = str(error).splitlines()[0]
+            raise ExportError(f"{self.path}: does not run on images of shape {images.shape}: {reason}") from error
 
     def _check(self, images: Tensor) -> None:
         wanted = self._input.shape
