@@ -125,7 +125,7 @@ class TransformerEncoderLayer(nn.Module):
 class MixVisionTransformer(Backbone):
     """Images (N, in_channels, H, W) to one map for each of ``out_indices``, at strides 4, 8, 16 and 32 by default.
 
-    Odd sizes are rounded up. The coarsest map must have at least one pixel for each of ``sr_ratios``.
+    Odd sizes are rounded up. With the default ``sr_ratios`` an image needs 29 pixels a side at least.
 
     Args:
         in_channels: Channels of the image.

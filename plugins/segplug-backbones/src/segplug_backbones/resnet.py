@@ -22,6 +22,7 @@ from typing_extensions import TypedDict, Unpack
 from segkernel.errors import UsageError
 from segkernel.interfaces.model import Backbone
 from segkernel.nn import build_conv, build_norm, kaiming_init
+from segplug_backbones.pool import CeilAvgPool2d
 from segplug_backbones.recompute import recompute, worth_recomputing
 
 Depth = Literal[18, 34, 50, 101, 152]
@@ -280,7 +281,7 @@ class ResNet(Backbone):
             return None
         layers: list[nn.Module] = []
         if average:  # also where it does nothing (stride 1): the positions of the layers are state-dict keys
-            layers.append(nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False))
+            layers.append(CeilAvgPool2d(stride))
         layers.append(self._conv(in_channels, channels, 1, stride=1 if average else stride))
         return nn.Sequential(*layers, self._norm(channels)[1])
 
