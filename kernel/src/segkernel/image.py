@@ -7,10 +7,10 @@ Images are (H, W, 3) uint8 RGB, label maps (H, W) integers. OpenCV does the work
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import sys
-import tempfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -178,24 +178,15 @@ def _write(path: PathLike, array: np.ndarray) -> None:
         _, encoded = cv2.imencode(path.suffix, array)
     except cv2.error:
         raise DataError(f"no image format is called {path.suffix!r}: use .png or .jpg", path) from None
-    partial = None
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}", suffix=path.suffix)
-        with os.fdopen(handle, "wb") as file:
-            file.write(encoded.tobytes())
-        os.chmod(partial, 0o666 & ~_umask())
+        partial.write_bytes(encoded.tobytes())
         os.replace(partial, path)
     except OSError as error:
-        if partial is not None:
-            Path(partial).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise DataError(f"cannot be written: {error.strerror or error}", path) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 # ---------------------------------------------------------------- drawing

@@ -1,1 +1,1 @@
-"""segplug-datasets."""
+"""Data sets, transforms and metrics for seg-kernel."""

@@ -1,0 +1,38 @@
+"""CamVid: street scenes filmed from a car, 480 x 360, 11 classes (Brostow et al., 2008)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from segkernel.interfaces.data import LabelSpec
+
+from segplug_datasets.files import PairedFiles
+
+LABELS = LabelSpec(
+    classes=(
+        *("Sky", "Building", "Pole", "Road", "Pavement", "Tree"),
+        *("SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist"),
+    ),
+    palette=(
+        *((128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0)),
+        *((192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192)),
+    ),
+    ignore=(11, 255),
+)
+
+
+class CamVid(PairedFiles):
+    """CamVid in the arrangement of the SegNet tutorial: ``{split}/NAME`` and ``{split}annot/NAME.png``, 11 ignored.
+
+    Args:
+        data_root: Folder that holds ``train``, ``trainannot`` and so on.
+        split: Which part.
+
+    Raises:
+        DataError: When a folder is missing or a mask has no image, or the reverse.
+    """
+
+    def __init__(self, data_root: str | Path = "data/camvid", split: Literal["train", "val", "test"] = "train") -> None:
+        self.data_root = str(data_root)
+        super().__init__(Path(data_root) / split, Path(data_root) / f"{split}annot", LABELS)

@@ -1,0 +1,28 @@
+"""Cityscapes: street scenes of 50 cities, 2048 x 1024, 19 classes (Cordts et al., 2016)."""
+
+from __future__ import annotations
+
+from segkernel.interfaces.data import LabelSpec
+
+from segplug_datasets.files import BaseSegDataset, DataPrefix
+
+LABELS = LabelSpec(
+    classes=(
+        *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation"),
+        *("terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
+    ),
+    palette=(
+        *((128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153)),
+        *((250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60)),
+        *((255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32)),
+    ),
+)
+
+
+class CityscapesDataset(BaseSegDataset):
+    """Cityscapes with ``labelTrainIds`` label files (0 to 18, 255 ignored), cities in folders of their own."""
+
+    spec = LABELS
+    root = "data/cityscapes"
+    prefix = DataPrefix(img_path="leftImg8bit/train", seg_map_path="gtFine/train")
+    suffixes = ("_leftImg8bit.png", "_gtFine_labelTrainIds.png")

@@ -1,0 +1,265 @@
+"""Data sets that are folders of image files, with or without label files beside them.
+
+    FolderDataset(images="photos", masks="labels", classes=["background", "crack"])
+
+Images and masks belong together by name: the path inside their folder, without the suffix.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from segkernel import image
+from segkernel.errors import DataError, UsageError
+from segkernel.interfaces.data import IGNORE, Color, LabelSpec
+from segkernel.sample import LabelMap, Sample
+from typing_extensions import TypedDict
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+class PairedFiles:
+    """Images of one folder and, where there are any, their label files in another.
+
+    Args:
+        images: Folder of images; folders inside it are searched too.
+        masks: Folder of label files in the same arrangement; None for images without annotations.
+        labels: What the values of the label files mean.
+        image_suffix: Ends of image file names; what precedes it is the sample's name.
+        mask_suffix: What follows the name in the label file's.
+        split: Text file with one name per line; all files when None.
+        colors: RGB to class id, for label files that hold colours.
+
+    Raises:
+        DataError: When a folder is missing or empty, or files have no partner; the message names them.
+    """
+
+    def __init__(
+        self,
+        images: Path,
+        masks: Path | None,
+        labels: LabelSpec,
+        image_suffix: str | Sequence[str] = IMAGE_SUFFIXES,
+        mask_suffix: str = ".png",
+        split: Path | None = None,
+        colors: Mapping[Color, int] | None = None,
+    ) -> None:
+        self.labels = labels
+        self._colors = dict(colors or {})
+        suffixes = (image_suffix,) if isinstance(image_suffix, str) else tuple(image_suffix)
+        found = _find(images, suffixes)
+        truths = None if masks is None else _find(masks, (mask_suffix,))
+        names = sorted(found) if split is None else _read_split(split, (*suffixes, mask_suffix))
+        _refuse_missing(names, found, f"listed in {split} but not found in {images}")
+        if truths is not None:
+            _refuse_missing(names, truths, f"without a mask NAME{mask_suffix} in {masks}")
+            if split is None:
+                _refuse_missing(sorted(truths), found, f"with a mask in {masks} but no image in {images}")
+        self._files = [(name, found[name], truths[name] if truths is not None else None) for name in names]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.labels.classes
+
+    @property
+    def palette(self) -> tuple[Color, ...]:
+        """One RGB colour per class."""
+        return self.labels.palette
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> Sample:
+        name, path, mask_path = self._files[index]
+        sample = Sample(image=image.read(path), meta={"path": path, "name": name})
+        if mask_path is not None:
+            sample["seg"] = LabelMap(self._read_labels(path, mask_path, sample.size))
+            sample.meta["mask_path"] = mask_path
+        return sample
+
+    def _read_labels(self, path: str, mask_path: str, size: tuple[int, int]) -> np.ndarray:
+        raw = image.read_mask(mask_path)
+        if raw.shape[:2] != size:
+            raise DataError(f"a mask of {_by(raw.shape)} for an image of {_by(size)} pixels: {path}", mask_path)
+        try:
+            return self.labels.encode(raw) if raw.ndim == 2 else self._from_colors(raw)
+        except DataError as error:
+            raise DataError(f"{error}\n    the mask of {path}", mask_path) from None
+
+    def _from_colors(self, raw: np.ndarray) -> np.ndarray:
+        if not self._colors:
+            if (raw == raw[..., :1]).all():  # a grey picture saved in colour
+                return self.labels.encode(raw[..., 0])
+            raise DataError("the mask holds colours: say which colour is which class ('palette'), or save class ids")
+        codes = _codes(raw)
+        known = {_codes(np.array(color)).item(): class_id for color, class_id in self._colors.items()}
+        values, places = np.unique(codes, return_inverse=True)
+        unknown = [v for v in values.tolist() if v not in known]
+        if unknown:
+            shown = ", ".join(str((v >> 16, v >> 8 & 255, v & 255)) for v in unknown[:5])
+            raise DataError(f"colours {shown} are not in the palette; list those to be ignored in 'ignore_colors'")
+        ids = np.array([known[v] for v in values.tolist()], np.uint8)
+        return ids[places].reshape(codes.shape)
+
+
+class FolderDataset(PairedFiles):
+    """A folder of images and a folder of masks, with no code.
+
+    Args:
+        images: Folder of images, searched with the folders inside it.
+        masks: Folder of label files of the same names; None when there are no annotations.
+        classes: Names; the position is the class id.
+        palette: One RGB colour per class; when given, masks may hold these colours instead of ids.
+        ignore: Values of the label files that do not count.
+        offset: Subtracted from a value to give the class id; smaller values do not count.
+        values: File value to class id, where ids are sparse: ``{0: 0, 255: 1}`` for black and white masks.
+        ignore_colors: Colours of colour masks that do not count.
+        split: Text file with one name per line, relative to ``data_root``; all files when None.
+        image_suffix: End of the image names, ``.jpg`` or ``_leftImg8bit.png``; the usual formats when None.
+        mask_suffix: What follows the name in the label file's.
+        data_root: Folder to which the other paths are relative.
+
+    Raises:
+        DataError: When a folder is missing or empty, or files have no partner.
+        UsageError: When the label arguments contradict each other.
+    """
+
+    def __init__(
+        self,
+        images: str | Path,
+        masks: str | Path | None = None,
+        classes: Sequence[str] = ("background", "foreground"),
+        palette: Sequence[Color] | None = None,
+        ignore: Sequence[int] = (IGNORE,),
+        offset: int = 0,
+        values: Mapping[int, int] | None = None,
+        ignore_colors: Sequence[Color] = (),
+        split: str | Path | None = None,
+        image_suffix: str | None = None,
+        mask_suffix: str = ".png",
+        data_root: str | Path | None = None,
+    ) -> None:
+        root = Path(data_root or "")
+        labels = LabelSpec(tuple(classes), tuple(palette or ()), tuple(ignore), offset, values)
+        colors = {_color(color): i for i, color in enumerate(palette or ())}
+        if palette and len(colors) < len(palette):
+            raise UsageError("two classes have the same colour in 'palette'")
+        super().__init__(
+            root / images,
+            root / masks if masks is not None else None,
+            labels,
+            image_suffix or IMAGE_SUFFIXES,
+            mask_suffix,
+            root / split if split is not None else None,
+            {**colors, **{_color(color): IGNORE for color in ignore_colors}},
+        )
+
+
+class DataPrefix(TypedDict, total=False):
+    """Folders under ``data_root``: of the images, and of the label files (none for a set without annotations)."""
+
+    img_path: str
+    seg_map_path: str | None
+
+
+class BaseSegDataset(PairedFiles):
+    """A published data set: names, colours, folders and suffixes are facts that a subclass states.
+
+    Args:
+        data_root: Where the data set lies.
+        data_prefix: Folders under it; the training set's when not given.
+        ann_file: Text file with one name per line, under ``data_root``; all files when empty.
+        img_suffix: End of the image names.
+        seg_map_suffix: What follows the name in the label file's.
+
+    Raises:
+        DataError: When a folder is missing or empty, or files have no partner.
+    """
+
+    spec: ClassVar[LabelSpec]
+    root: ClassVar[str]
+    prefix: ClassVar[DataPrefix]
+    suffixes: ClassVar[tuple[str, str]] = (".jpg", ".png")
+
+    def __init__(
+        self,
+        data_root: str | Path | None = None,
+        data_prefix: DataPrefix | None = None,
+        ann_file: str = "",
+        img_suffix: str | None = None,
+        seg_map_suffix: str | None = None,
+    ) -> None:
+        root = Path(data_root or self.root)
+        prefix = data_prefix or self.prefix
+        masks = prefix.get("seg_map_path")
+        super().__init__(
+            root / prefix.get("img_path", ""),
+            root / masks if masks else None,
+            self.spec,
+            img_suffix or self.suffixes[0],
+            seg_map_suffix or self.suffixes[1],
+            root / ann_file if ann_file else None,
+        )
+
+
+def _find(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
+    """Return name to path of the files under ``folder`` that end in one of ``suffixes``."""
+    if not folder.is_dir():
+        raise DataError("no such folder" if not folder.exists() else "not a folder", folder)
+    found: dict[str, str] = {}
+    others: set[str] = set()
+    for path in _walk(folder):
+        suffix = next((s for s in suffixes if path.lower().endswith(s.lower())), None)
+        if suffix is None:
+            others.add(Path(path).suffix)
+            continue
+        name = Path(os.path.relpath(path, folder)).as_posix()[: -len(suffix)]
+        if name in found:
+            raise DataError(f"two files are called {name!r}: {found[name]}", path)
+        found[name] = path
+    if not found:
+        seen = f"; it holds {', '.join(sorted(others - {''})[:5])} files" if others - {""} else ""
+        raise DataError(f"no file here ends in {' or '.join(suffixes)}{seen}", folder)
+    return found
+
+
+def _walk(folder: Path) -> Iterable[str]:
+    for place, _, files in os.walk(folder, followlinks=True):
+        yield from (os.path.join(place, file) for file in files if not file.startswith("."))
+
+
+def _read_split(path: Path, suffixes: Sequence[str]) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"the list of names cannot be read: {error.strerror or error}", path) from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise DataError("the list of names is empty", path)
+    return [next((name[: -len(s)] for s in suffixes if name.endswith(s)), name) for name in names]
+
+
+def _refuse_missing(names: Sequence[str], there: Mapping[str, Any], what: str) -> None:
+    missing = [name for name in names if name not in there]
+    if missing:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise DataError(f"{len(missing)} of {len(names)} names {what}: {shown}")
+
+
+def _color(color: Sequence[int]) -> Color:
+    red, green, blue = (int(value) for value in color)
+    return red, green, blue
+
+
+def _codes(colors: np.ndarray) -> np.ndarray:
+    red, green, blue = (colors[..., channel].astype(np.int64) for channel in range(3))
+    return red << 16 | green << 8 | blue
+
+
+def _by(shape: Sequence[int]) -> str:
+    return f"{shape[0]} x {shape[1]}"

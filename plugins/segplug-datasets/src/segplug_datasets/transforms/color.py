@@ -1,0 +1,207 @@
+"""Transforms that change what pixels look like, not where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from segkernel.errors import DataError, UsageError
+from segkernel.image import opencv
+from segkernel.sample import LabelMap, Sample
+
+_VALUES = np.arange(256, dtype=np.float32)
+
+
+class PhotoMetricDistortion:
+    """Change brightness, contrast, saturation and hue, each with probability 0.5, contrast before or after the others.
+
+    Works on uint8 RGB through tables of 256 values: brightness and contrast in one pass, saturation and hue in another.
+
+    Args:
+        brightness_delta: Highest number added or taken away.
+        contrast_range: Lowest and highest factor of all values.
+        saturation_range: Lowest and highest factor of the saturation.
+        hue_delta: Highest turn of the hue, in OpenCV's half degrees.
+
+    Raises:
+        DataError: When the image is not (H, W, 3) uint8.
+    """
+
+    needs: ClassVar[int] = 0
+
+    def __init__(
+        self,
+        brightness_delta: int = 32,
+        contrast_range: tuple[float, float] = (0.5, 1.5),
+        saturation_range: tuple[float, float] = (0.5, 1.5),
+        hue_delta: int = 18,
+    ) -> None:
+        self.brightness_delta, self.contrast_range = brightness_delta, contrast_range
+        self.saturation_range, self.hue_delta = saturation_range, hue_delta
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
+        image = sample.image = _checked(sample)
+        before = _VALUES
+        if rng.integers(2):
+            before = _table(before, 1, rng.uniform(-self.brightness_delta, self.brightness_delta))
+        contrast_first = rng.integers(2) == 1
+        if contrast_first and rng.integers(2):
+            before = _table(before, rng.uniform(*self.contrast_range), 0)
+        saturation = rng.uniform(*self.saturation_range) if rng.integers(2) else None
+        hue = int(rng.integers(-self.hue_delta, self.hue_delta)) if rng.integers(2) else None
+        after = _VALUES
+        if not contrast_first and rng.integers(2):
+            after = _table(after, rng.uniform(*self.contrast_range), 0)
+        if saturation is None and hue is None:
+            before, after = after[before.astype(np.uint8)], _VALUES
+        image = _look_up(image, before)
+        image = _turn_colors(image, saturation, hue)
+        sample.image = _look_up(image, after)
+        return sample
+
+
+class CLAHE:
+    """Even out the contrast of small regions (contrast limited adaptive histogram equalisation), channel by channel.
+
+    Args:
+        clip_limit: Limit of the contrast.
+        tile_grid_size: Regions per row and column.
+    """
+
+    needs: ClassVar[int] = 0
+
+    def __init__(self, clip_limit: float = 40.0, tile_grid_size: tuple[int, int] = (8, 8)) -> None:
+        self.clip_limit, self.tile_grid_size = clip_limit, (tile_grid_size[0], tile_grid_size[1])
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
+        equalize = opencv().createCLAHE(self.clip_limit, self.tile_grid_size).apply
+        image = _checked(sample)
+        sample.image = np.stack([equalize(np.ascontiguousarray(image[..., c])) for c in range(image.shape[2])], 2)
+        return sample
+
+
+class AdjustGamma:
+    """Raise values (as fractions of 255) to the power ``1 / gamma``: above 1 brightens.
+
+    Raises:
+        UsageError: Unless ``gamma`` is positive.
+    """
+
+    needs: ClassVar[int] = 0
+
+    def __init__(self, gamma: float = 1.0) -> None:
+        if gamma <= 0:
+            raise UsageError(f"gamma must be positive, not {gamma}")
+        self._values = (np.arange(256) / 255.0) ** (1.0 / gamma) * 255
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
+        sample.image = _look_up(_checked(sample), self._values)
+        return sample
+
+
+class RGB2Gray:
+    """Replace the channels by their weighted mean.
+
+    Args:
+        out_channels: How many equal channels the result has; as many as before when None.
+        weights: Of red, green and blue.
+    """
+
+    needs: ClassVar[int] = 0
+
+    def __init__(
+        self, out_channels: int | None = None, weights: tuple[float, float, float] = (0.299, 0.587, 0.114)
+    ) -> None:
+        self.out_channels, self.weights = out_channels, np.asarray(weights, np.float32)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
+        image = _checked(sample)
+        grey = (image.astype(np.float32) @ self.weights).round().clip(0, 255).astype(np.uint8)
+        sample.image = np.repeat(grey[..., None], self.out_channels or image.shape[2], 2)
+        return sample
+
+
+class RandomCutOut:
+    """Cover random rectangles.
+
+    Args:
+        prob: Of covering anything.
+        n_holes: How many rectangles, or (fewest, most).
+        cutout_shape: (width, height) of a rectangle, or several to choose from.
+        cutout_ratio: Likewise, as shares of the image; instead of ``cutout_shape``.
+        fill_in: RGB of a rectangle.
+        seg_fill_in: Label given to it in the field ``seg``; labels stay as they are when None.
+
+    Raises:
+        UsageError: Unless exactly one of the two ways to state the size is used.
+    """
+
+    needs: ClassVar[int] = 0
+
+    def __init__(
+        self,
+        prob: float,
+        n_holes: int | tuple[int, int],
+        cutout_shape: tuple[int, int] | Sequence[tuple[int, int]] | None = None,
+        cutout_ratio: tuple[float, float] | Sequence[tuple[float, float]] | None = None,
+        fill_in: tuple[float, float, float] = (0, 0, 0),
+        seg_fill_in: int | None = None,
+    ) -> None:
+        if (cutout_shape is None) == (cutout_ratio is None):
+            raise UsageError("RandomCutOut needs either 'cutout_shape' or 'cutout_ratio'")
+        given: Any = cutout_shape if cutout_shape is not None else cutout_ratio
+        self.sizes = [tuple(given)] if isinstance(given[0], int | float) else [tuple(size) for size in given]
+        self.is_ratio = cutout_ratio is not None
+        self.prob, self.fill_in, self.seg_fill_in = prob, fill_in, seg_fill_in
+        self.n_holes = (n_holes, n_holes) if isinstance(n_holes, int) else (n_holes[0], n_holes[1])
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
+        covered, count = rng.random() < self.prob, int(rng.integers(self.n_holes[0], self.n_holes[1] + 1))
+        height, width = sample.size
+        drawn = [[int(rng.integers(limit)) for limit in (width, height, len(self.sizes))] for _ in range(count)]
+        if not covered or not count:
+            return sample
+        image, labels = sample.image.copy(), sample["seg"].array.copy() if "seg" in sample else None
+        for left, top, choice in drawn:
+            wide, high = self.sizes[choice]
+            tall, broad = (int(high * height), int(wide * width)) if self.is_ratio else (high, wide)
+            hole = slice(top, top + int(tall)), slice(left, left + int(broad))
+            image[hole] = self.fill_in
+            if labels is not None and self.seg_fill_in is not None:
+                labels[hole] = self.seg_fill_in
+        sample.image = image
+        if labels is not None:
+            sample["seg"] = LabelMap(labels)
+        return sample
+
+
+def _checked(sample: Sample) -> np.ndarray:
+    if sample.image.dtype != np.uint8 or sample.image.ndim != 3 or sample.image.shape[2] != 3:
+        message = f"a colour transform needs an image (H, W, 3) uint8, not {sample.image.shape} {sample.image.dtype}"
+        raise DataError(message, sample.meta.get("path"))
+    return sample.image
+
+
+def _table(values: np.ndarray, factor: float, shift: float) -> np.ndarray:
+    """Return ``values * factor + shift`` cut to 0 to 255, whole numbers, as a picture would hold after that step."""
+    return np.floor(np.clip(values * np.float32(factor) + np.float32(shift), 0, 255))
+
+
+def _look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
+    if table is _VALUES:
+        return image
+    return opencv().LUT(np.ascontiguousarray(image), table.astype(np.uint8))
+
+
+def _turn_colors(image: np.ndarray, saturation: float | None, hue: int | None) -> np.ndarray:
+    if saturation is None and hue is None:
+        return image
+    cv2 = opencv()
+    tables = np.tile(np.arange(256, dtype=np.uint8)[:, None], (1, 3))
+    if hue is not None:
+        tables[:, 0] = (np.arange(256) + hue) % 180
+    if saturation is not None:
+        tables[:, 1] = _table(_VALUES, saturation, 0)
+    turned = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), tables[None])
+    return cv2.cvtColor(turned, cv2.COLOR_HSV2RGB)

@@ -1,0 +1,178 @@
+"""Transforms that scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+from segkernel import sample as geometry
+from segkernel.errors import UsageError
+from segkernel.sample import Sample, Size
+
+Scale = tuple[int, int]
+"""Width and height in pixels."""
+
+
+class Resize:
+    """Scale to a size, or by a factor.
+
+    Args:
+        scale: (width, height), or one number for both. With ``keep_ratio`` the image is made as large as fits: the
+            longer edge within the larger number, the shorter within the smaller, whichever way the image lies.
+        scale_factor: Factor, or (of the width, of the height); instead of ``scale``.
+        keep_ratio: Keep the proportions.
+
+    Raises:
+        UsageError: Unless exactly one of ``scale`` and ``scale_factor`` is given.
+    """
+
+    needs: ClassVar[int] = 0
+
+    def __init__(
+        self,
+        scale: int | Scale | None = None,
+        scale_factor: float | tuple[float, float] | None = None,
+        keep_ratio: bool = False,
+    ) -> None:
+        if (scale is None) == (scale_factor is None):
+            raise UsageError("Resize needs either 'scale' or 'scale_factor'")
+        self.scale = None if scale is None else _pair(scale)
+        self.scale_factor = scale_factor if not isinstance(scale_factor, int | float) else (scale_factor, scale_factor)
+        self.keep_ratio = keep_ratio
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
+        return sample.apply(geometry.Resize(self.target(sample.size)))
+
+    def target(self, size: Size) -> Size:
+        """Return the (height, width) that an image of ``size`` gets."""
+        height, width = size
+        if self.scale_factor is not None:
+            scale = _rounded(width * self.scale_factor[0]), _rounded(height * self.scale_factor[1])
+        else:
+            assert self.scale is not None
+            scale = self.scale
+        if not self.keep_ratio:
+            return scale[1], scale[0]
+        factor = min(max(scale) / max(size), min(scale) / min(size))
+        return _rounded(height * factor), _rounded(width * factor)
+
+
+class ResizeShortestEdge:
+    """Scale, keeping the proportions, so that the shorter edge gets a given length.
+
+    Args:
+        scale: Pixels of the shorter edge; of (width, height) the smaller number counts.
+        max_size: Pixels of the longer edge that are not exceeded.
+    """
+
+    needs: ClassVar[int] = 0
+
+    def __init__(self, scale: int | Scale, max_size: int | None = None) -> None:
+        self.edge, self.max_size = min(_pair(scale)), max_size
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
+        return sample.apply(geometry.Resize(self.target(sample.size)))
+
+    def target(self, size: Size) -> Size:
+        """Return the (height, width) that an image of ``size`` gets."""
+        factor = self.edge / min(size)
+        if self.max_size is not None:
+            factor = min(factor, self.max_size / max(size))
+        return _rounded(size[0] * factor), _rounded(size[1] * factor)
+
+
+class ResizeToMultiple:
+    """Scale up to the next size whose height and width are multiples of ``size_divisor``."""
+
+    needs: ClassVar[int] = 0
+
+    def __init__(self, size_divisor: int = 32) -> None:
+        self.size_divisor = size_divisor
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
+        height, width = (-(-edge // self.size_divisor) * self.size_divisor for edge in sample.size)
+        return sample.apply(geometry.Resize((height, width)))
+
+
+class RandomResize:
+    """Scale by a random amount.
+
+    Args:
+        scale: (width, height) that the drawn ratio multiplies; or two of them, between whose long and short edges
+            the new ones are drawn.
+        ratio_range: Lowest and highest ratio, with one ``scale``.
+        keep_ratio: Keep the proportions, as `Resize`.
+
+    Raises:
+        UsageError: When ``ratio_range`` is missing beside one scale, or given beside two.
+    """
+
+    needs: ClassVar[int] = 0
+
+    def __init__(
+        self,
+        scale: Scale | Sequence[Scale],
+        ratio_range: tuple[float, float] | None = None,
+        keep_ratio: bool = False,
+    ) -> None:
+        first = scale[0]
+        self.scales = (scale,) if isinstance(first, int) else tuple(scale)
+        if (ratio_range is None) == (len(self.scales) == 1) or len(self.scales) > 2:
+            raise UsageError("RandomResize needs one 'scale' with 'ratio_range', or two scales without")
+        self.ratio_range, self.keep_ratio = ratio_range, keep_ratio
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
+        return Resize(self._draw(rng), keep_ratio=self.keep_ratio)(sample, rng)
+
+    def _draw(self, rng: np.random.Generator) -> Scale:
+        if self.ratio_range is not None:
+            low, high = self.ratio_range
+            ratio = rng.random() * (high - low) + low
+            width, height = self.scales[0]
+            return int(width * ratio), int(height * ratio)
+        (a, b), (c, d) = self.scales
+        long = int(rng.integers(min(max(a, b), max(c, d)), max(max(a, b), max(c, d)) + 1))
+        short = int(rng.integers(min(min(a, b), min(c, d)), max(min(a, b), min(c, d)) + 1))
+        return long, short
+
+
+class RandomChoiceResize:
+    """Scale to one of several sizes.
+
+    Args:
+        scales: What is chosen from, each a ``scale`` of the transform ``resize_type``.
+        resize_type: `Resize` or `ResizeShortestEdge`.
+        keep_ratio: Of `Resize`.
+        max_size: Of `ResizeShortestEdge`.
+
+    Raises:
+        UsageError: When there is nothing to choose from.
+    """
+
+    needs: ClassVar[int] = 0
+
+    def __init__(
+        self,
+        scales: Sequence[int | Scale],
+        resize_type: Literal["Resize", "ResizeShortestEdge"] = "Resize",
+        keep_ratio: bool = False,
+        max_size: int | None = None,
+    ) -> None:
+        if not scales:
+            raise UsageError("RandomChoiceResize needs at least one scale")
+        self.choices: list[Resize | ResizeShortestEdge] = [
+            Resize(scale, keep_ratio=keep_ratio) if resize_type == "Resize" else ResizeShortestEdge(scale, max_size)
+            for scale in scales
+        ]
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
+        return self.choices[int(rng.integers(len(self.choices)))](sample, rng)
+
+
+def _pair(scale: int | Scale) -> Scale:
+    return (scale, scale) if isinstance(scale, int) else (scale[0], scale[1])
+
+
+def _rounded(value: float) -> int:
+    return max(1, int(value + 0.5))
