@@ -1,0 +1,109 @@
+"""Checks of data sets; no torch."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+
+from segkernel.interfaces.data import IGNORE, Dataset
+from segkernel.sample import LabelMap, RasterField, Sample
+from segkernel.testing.core import CheckSkipped, Subject, check, require
+
+LOOKED_AT = 3
+"""How many samples each check reads."""
+
+
+@check("datasets", name="interface")
+def interface(subject: Subject) -> None:
+    """It has the members of `segkernel.interfaces.data.Dataset`."""
+    require(isinstance(subject.build(), Dataset), "one of __len__, __getitem__, classes, palette is missing")
+
+
+@check("datasets", name="length")
+def length(subject: Subject) -> None:
+    """It has samples, and an index behind the last raises IndexError."""
+    dataset = subject.build()
+    count = len(dataset)
+    require(count > 0, "the example holds no sample")
+    try:
+        dataset[count]
+    except IndexError:
+        return
+    require(False, f"index {count} of {count} samples does not raise IndexError")
+
+
+@check("datasets", name="classes")
+def classes(subject: Subject) -> None:
+    """Class names are distinct, and there is one RGB colour for each."""
+    dataset = subject.build()
+    names, palette = list(dataset.classes), list(dataset.palette)
+    require(names and all(isinstance(name, str) for name in names), f"classes are not names: {names}")
+    require(len(set(names)) == len(names), "two classes have the same name")
+    require(len(palette) == len(names), f"{len(names)} classes, but {len(palette)} colours")
+    for color in palette:
+        require(len(color) == 3 and all(0 <= int(part) <= 255 for part in color), f"{color} is no RGB colour")
+
+
+@check("datasets", name="samples")
+def samples(subject: Subject) -> None:
+    """Images are (H, W, C); the label map has their size and holds class ids and 255 only."""
+    dataset = subject.build()
+    for index in _indices(dataset):
+        sample = dataset[index]
+        require(isinstance(sample, Sample), f"sample {index} is a {type(sample).__name__}, not a Sample")
+        require(sample.image.ndim == 3, f"image {index} has the shape {sample.image.shape}, not (H, W, C)")
+        require(
+            sample.image.dtype != np.float64, f"image {index} is float64; use uint8, or float32 where 8 bits are few"
+        )
+        for name, field in sample.fields.items():
+            if isinstance(field, RasterField):
+                same = field.array.shape[:2] == sample.size
+                require(same, f"field {name!r} of sample {index} is {field.array.shape[:2]}, the image {sample.size}")
+        _check_labels(sample.get("seg"), len(dataset.classes), index)
+
+
+@check("datasets", name="repeatable")
+def repeatable(subject: Subject) -> None:
+    """A sample read twice is the same, even when the first was changed in place as transforms do."""
+    dataset = subject.build()
+    for index in _indices(dataset):
+        first = dataset[index]
+        kept = _arrays(first)
+        for array in _arrays(first, copy=False).values():
+            if array.flags.writeable:
+                array[...] = 1
+        require(_same(kept, _arrays(dataset[index])), f"sample {index} is another when read again")
+
+
+@check("datasets", name="pickle")
+def pickles(subject: Subject) -> None:
+    """It survives pickling, as data-loader workers need."""
+    dataset = subject.build()
+    again = pickle.loads(pickle.dumps(dataset))
+    require(len(again) == len(dataset), "the copy has another length")
+    require(_same(_arrays(dataset[0]), _arrays(again[0])), "sample 0 of the copy is another")
+
+
+def _check_labels(field: Any, count: int, index: int) -> None:
+    if field is None:
+        raise CheckSkipped("no label map: a set without annotations")
+    require(isinstance(field, LabelMap), f"field 'seg' of sample {index} is a {type(field).__name__}, not a LabelMap")
+    require(field.array.dtype == np.uint8, f"the label map of sample {index} is {field.array.dtype}, not uint8")
+    require(field.array.ndim == 2, f"the label map of sample {index} has the shape {field.array.shape}")
+    stray = sorted(set(np.unique(field.array).tolist()) - {*range(count), IGNORE})
+    require(not stray, f"sample {index} holds labels {stray}, which are none of the {count} classes nor {IGNORE}")
+
+
+def _indices(dataset: Any) -> range:
+    return range(min(len(dataset), LOOKED_AT))
+
+
+def _arrays(sample: Sample, copy: bool = True) -> dict[str, np.ndarray]:
+    arrays = {"": sample.image, **{name: field.array for name, field in sample.fields.items()}}
+    return {name: array.copy() for name, array in arrays.items()} if copy else arrays
+
+
+def _same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
+    return first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)

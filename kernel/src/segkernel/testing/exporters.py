@@ -1,0 +1,61 @@
+"""Checks of exporters: what the file gives is what the model gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from segkernel.errors import ExportError
+from segkernel.interfaces.model import Exporter, Segmentor
+from segkernel.testing.core import Subject, check, require
+from segkernel.testing.toys import ToySegmentor
+
+METADATA = {"classes": ["a", "b", "c", "d"], "palette": [[0, 0, 0]] * 4}
+
+
+@check("exporters", name="interface")
+def interface(subject: Subject) -> None:
+    """It is a `segkernel.interfaces.model.Exporter` with a suffix."""
+    exporter = subject.build()
+    require(isinstance(exporter, Exporter), "it does not build a segkernel.interfaces.model.Exporter")
+    require(exporter.suffix.startswith("."), f"the suffix is {exporter.suffix!r}; it begins with a dot")
+
+
+@check("exporters", name="round-trip")
+def round_trip(subject: Subject) -> None:
+    """An exported file, loaded back, predicts what the model predicts, at an odd size."""
+    model, path, example = _export(subject)
+    loaded = subject.build().load(path)
+    require(isinstance(loaded, Segmentor), f"load() returned a {type(loaded).__name__}, not a Segmentor")
+    require(set(loaded.outputs) == set(model.outputs), f"outputs are {sorted(loaded.outputs)}")
+    with torch.no_grad():
+        expected, found = model.predict(example)["seg"], loaded.predict(example)["seg"]
+    require(found.shape == expected.shape, f"scores have the shape {tuple(found.shape)}, not {tuple(expected.shape)}")
+    worst = float((found - expected).abs().max())
+    require(worst < 1e-3, f"scores differ by {worst:.1e}")
+
+
+@check("exporters", name="missing-file")
+def missing_file(subject: Subject) -> None:
+    """A file that is not there, or is no model, is an `ExportError`."""
+    exporter = subject.build()
+    rubbish = subject.folder / f"rubbish{exporter.suffix}"
+    rubbish.write_bytes(b"no model")
+    for path in (subject.folder / f"none{exporter.suffix}", rubbish):
+        try:
+            exporter.load(path)
+        except ExportError:
+            continue
+        require(False, f"loading {path.name} raised no ExportError")
+
+
+def _export(subject: Subject) -> tuple[ToySegmentor, Path, torch.Tensor]:
+    torch.manual_seed(0)
+    model = ToySegmentor().eval()
+    exporter = subject.build()
+    path = subject.folder / f"toy{exporter.suffix}"
+    example = torch.randn(1, 3, 65, 97, generator=torch.Generator().manual_seed(1))
+    exporter.export(model, path, example, METADATA)
+    require(path.exists(), f"export wrote no {path.name}")
+    return model, path, example

@@ -1,0 +1,118 @@
+"""Checks of metrics: streaming, and mergeable."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from segkernel.interfaces.data import IGNORE, Metric
+from segkernel.sample import Prediction, Targets
+from segkernel.testing.core import CheckSkipped, Subject, check, require
+
+IMAGES = 6
+
+
+@check("metrics", name="interface")
+def interface(subject: Subject) -> None:
+    """It has the members of `segkernel.interfaces.data.Metric`."""
+    require(isinstance(subject.build(), Metric), "one of update, merge, compute is missing")
+
+
+@check("metrics", name="figures")
+def figures(subject: Subject) -> None:
+    """``compute`` gives numbers by name, the same when asked twice."""
+    metric = _fed(subject, range(IMAGES))
+    values = metric.compute()
+    require(values, "compute() returned nothing")
+    for name, value in values.items():
+        require(
+            isinstance(name, str) and isinstance(value, float), f"{name!r} is a {type(value).__name__}, not a float"
+        )
+    require(_same(values, metric.compute()), "compute() changes what it computes")
+
+
+@check("metrics", name="merge")
+def merge(subject: Subject) -> None:
+    """Two halves merged give what the whole gives, an untouched one included."""
+    whole = _fed(subject, range(IMAGES)).compute()
+    first = _fed(subject, range(IMAGES // 2))
+    first.merge(_fed(subject, range(IMAGES // 2, IMAGES)))
+    first.merge(_fed(subject, ()))
+    merged = first.compute()
+    require(_same(whole, merged), f"merged halves give {merged}, the whole {whole}")
+
+
+@check("metrics", name="copies")
+def copies(subject: Subject) -> None:
+    """A copy is independent: each evaluation starts from one."""
+    metric = subject.build()
+    other = copy.deepcopy(metric)
+    other.update(*_image(0, _classes(subject, metric)))
+    fresh = _fed(subject, range(2)).compute()
+    metric.update(*_image(0, _classes(subject, metric)))
+    metric.update(*_image(1, _classes(subject, metric)))
+    require(_same(fresh, metric.compute()), "updating a copy changed the original")
+
+
+@check("metrics", name="reference")
+def reference(subject: Subject) -> None:
+    """mIoU, mAcc and aAcc are those of a plain confusion matrix."""
+    metric = _fed(subject, range(IMAGES))
+    values = metric.compute()
+    expected = confusion_figures(_classes(subject, metric))
+    shared = [name for name in expected if name in values]
+    if not shared:
+        raise CheckSkipped("computes none of mIoU, mAcc, aAcc")
+    for name in shared:
+        # Percentages and fractions are both in use.
+        fits = any(math.isclose(values[name], expected[name] * scale, abs_tol=0.006 * scale) for scale in (1, 100))
+        require(fits, f"{name} is {values[name]}, a confusion matrix gives {expected[name]:.6f}")
+
+
+def confusion_figures(classes: int) -> dict[str, float]:
+    """Return mIoU, mAcc and aAcc, 0 to 1, of the images the checks use."""
+    matrix = np.zeros((classes, classes))
+    for number in range(IMAGES):
+        prediction, target = _image(number, classes)
+        truth, guess = target["seg"].numpy().ravel(), prediction.labels.numpy().ravel()
+        counted = truth != IGNORE
+        np.add.at(matrix, (truth[counted], guess[counted]), 1)
+    hit, truths, guesses = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    iou, accuracy = hit / (truths + guesses - hit), hit / truths
+    return {"mIoU": float(iou.mean()), "mAcc": float(accuracy.mean()), "aAcc": float(hit.sum() / matrix.sum())}
+
+
+def _fed(subject: Subject, numbers: Iterable[int]) -> Any:
+    metric = subject.build()
+    for number in numbers:
+        metric.update(*_image(number, _classes(subject, metric)))
+    return metric
+
+
+def _image(number: int, classes: int) -> tuple[Prediction, Targets]:
+    generator = torch.Generator().manual_seed(number)
+    truth = torch.randint(0, classes, (24, 32), generator=generator, dtype=torch.uint8)
+    right = torch.rand(truth.shape, generator=generator) < 0.7
+    other = torch.randint(0, classes, truth.shape, generator=generator, dtype=torch.uint8)
+    scores = torch.rand((classes, *truth.shape), generator=generator).softmax(0)
+    guess = torch.where(right, truth, other)
+    truth[:3] = IGNORE
+    meta = {"name": str(number), "original_size": (24, 32)}
+    return Prediction({"seg": guess, "seg_scores": scores}, dict(meta)), Targets({"seg": truth}, dict(meta))
+
+
+def _classes(subject: Subject, metric: Any) -> int:
+    declared = subject.inputs.get("num_classes") or getattr(metric, "num_classes", None)
+    return int(declared or len(getattr(metric, "classes", None) or "four"))
+
+
+def _same(first: dict[str, float], second: dict[str, float]) -> bool:
+    def close(a: float, b: float) -> bool:
+        return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) or (math.isnan(a) and math.isnan(b))
+
+    return first.keys() == second.keys() and all(close(first[name], second[name]) for name in first)

@@ -1,0 +1,308 @@
+"""Checks of backbones, necks, heads and segmentors."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from segkernel.interfaces.data import IGNORE
+from segkernel.interfaces.model import Backbone, CascadeHead, Head, Neck, Segmentor
+from segkernel.sample import Targets
+from segkernel.testing.core import CheckSkipped, Subject, check, require
+
+KINDS: dict[str, type[nn.Module]] = {"backbones": Backbone, "necks": Neck, "heads": Head, "segmentors": Segmentor}
+BATCH = 2
+Size = tuple[int, int]
+
+
+@dataclass
+class Probe:
+    """A freshly built module in eval mode, what goes into it, and the image size it stands for."""
+
+    module: Any
+    inputs: tuple[Any, ...]
+    size: Size
+
+    def __call__(self) -> list[Tensor]:
+        """Return the outputs in one list."""
+        return _tensors(self.module(*self.inputs))
+
+    def targets(self) -> Targets:
+        """Return labels for the inputs, a few of them ignored."""
+        labels = torch.randint(0, _classes(self.module), (BATCH, *self.size), generator=_generator(2))
+        labels[:, :2] = IGNORE
+        return Targets({"seg": labels})
+
+    def losses(self) -> dict[str, Tensor]:
+        """Return the losses of a training step."""
+        self.module.train()
+        return self.module.loss(*self.inputs, self.targets())
+
+
+def probe(subject: Subject, size: Size | None = None, **more: Any) -> Probe:
+    """Build the subject and its inputs, the same ones every time."""
+    size = size or tuple(subject.inputs.get("size", (64, 64)))
+    torch.manual_seed(0)
+    module = subject.build(**more).eval()
+    channels = more.get("in_channels") or subject.inputs.get("in_channels") or _image_channels(subject)
+    if subject.group in ("backbones", "segmentors"):
+        return Probe(module, (torch.randn(BATCH, channels, *size, generator=_generator(1)),), size)
+    generator = _generator(1)
+    features = [
+        torch.randn(BATCH, c, *_cells(size, stride), generator=generator) for c, stride in _maps(subject, module)
+    ]
+    if not isinstance(module, CascadeHead):
+        return Probe(module, (features,), size)
+    previous = torch.randn(BATCH, _classes(module), *features[0].shape[-2:], generator=generator)
+    return Probe(module, (features, previous), size)
+
+
+@check(*KINDS, name="interface")
+def interface(subject: Subject) -> None:
+    """It is of the base class of its kind."""
+    kind = KINDS[subject.group]
+    require(isinstance(subject.build(), kind), f"it does not build a segkernel.interfaces.model.{kind.__name__}")
+
+
+@check("backbones", name="outputs")
+def backbone_outputs(subject: Subject) -> None:
+    """Number, channels and strides of the maps are as declared, finest first, at 64 and at 224 pixels."""
+    for length in (64, 224):
+        _check_maps(probe(subject, (length, length)))
+
+
+@check("backbones", name="odd-size")
+def backbone_odd_size(subject: Subject) -> None:
+    """The same for 65 x 97 pixels."""
+    _check_maps(probe(subject, (65, 97)))
+
+
+@check("backbones", name="in-channels")
+def backbone_in_channels(subject: Subject) -> None:
+    """Images of 1, 3 and 4 channels can be asked for."""
+    from segkernel.signature import signature
+
+    if "in_channels" not in signature(subject.target):
+        raise CheckSkipped("no argument in_channels")
+    for channels in (1, 3, 4):
+        _check_maps(probe(subject, in_channels=channels))
+
+
+@check("necks", name="outputs")
+def neck_outputs(subject: Subject) -> None:
+    """The outputs are maps of the batch."""
+    for scores in probe(subject)():
+        require(scores.ndim == 4 and len(scores) == BATCH, f"an output has the shape {tuple(scores.shape)}")
+
+
+@check("heads", name="classes")
+def head_classes(subject: Subject) -> None:
+    """Scores are (N, K, h, w) for K of 1, 2 and 19."""
+    for classes in (1, 2, 19):
+        (scores,) = probe(subject, num_classes=classes)()
+        require(scores.ndim == 4, f"scores have the shape {tuple(scores.shape)}, not (N, K, h, w)")
+        require(scores.shape[1] == classes, f"num_classes={classes} gives {scores.shape[1]} channels")
+
+
+@check("segmentors", name="outputs")
+def segmentor_outputs(subject: Subject) -> None:
+    """``forward`` gives the main output, ``predict`` all that ``outputs`` declares."""
+    case = probe(subject)
+    outputs = case.module.outputs
+    require("seg" in outputs, f"no output is called 'seg': {sorted(outputs)}")
+    (scores,) = case()
+    predicted = case.module.predict(*case.inputs)
+    require(set(predicted) == set(outputs), f"predict gives {sorted(predicted)}, outputs declares {sorted(outputs)}")
+    for name, value in predicted.items():
+        expected = outputs[name].out_channels
+        require(
+            value.shape[:2] == (BATCH, expected),
+            f"{name!r} has the shape {tuple(value.shape)}, not (N, {expected}, ...)",
+        )
+    require(scores.shape[1] == outputs["seg"].out_channels, f"forward gives {scores.shape[1]} channels")
+
+
+@check("necks", "heads", "segmentors", name="odd-size")
+def odd_size(subject: Subject) -> None:
+    """Images of 65 x 97 pixels pass."""
+    for scores in probe(subject, (65, 97))():
+        require(torch.isfinite(scores).all(), "scores are not finite")
+
+
+@check("heads", "segmentors", name="loss")
+def loss(subject: Subject) -> None:
+    """``loss`` gives finite scalars, at least one of them a loss with a gradient."""
+    losses = probe(subject).losses()
+    require(isinstance(losses, Mapping), f"loss() returned {type(losses).__name__}, not a mapping")
+    for name, value in losses.items():
+        require(value.numel() == 1, f"{name!r} has the shape {tuple(value.shape)}, not a scalar")
+        require(torch.isfinite(value).all(), f"{name!r} is {float(value)}")
+    require(any("loss" in name for name in losses), f"no key holds 'loss': {sorted(losses)}")
+
+
+@check(*KINDS, name="deterministic")
+def deterministic(subject: Subject) -> None:
+    """In eval mode the same input gives the same output."""
+    case = probe(subject)
+    require(_equal(case(), case()), "two calls in eval mode differ")
+
+
+@check(*KINDS, name="batch-independent")
+@torch.no_grad()
+def batch_independent(subject: Subject) -> None:
+    """In eval mode an image's output does not depend on its neighbours, and one image alone works."""
+    case = probe(subject)
+    together = case()
+    case.inputs = tuple(_map(value, lambda tensor: tensor[:1]) for value in case.inputs)
+    for alone, both in zip(case(), together, strict=True):
+        scale = float(both.abs().max()) or 1.0
+        worst = float((alone - both[:1]).abs().max()) / scale
+        require(worst < 1e-4, f"an image alone differs from the same in a batch by {worst:.1e} of the range")
+
+
+@check(*KINDS, name="gradients")
+def gradients(subject: Subject) -> None:
+    """A training step reaches every trainable parameter (distributed training hangs otherwise)."""
+    case = probe(subject)
+    if subject.group in ("heads", "segmentors"):
+        total = sum(value for name, value in case.losses().items() if "loss" in name)
+    else:
+        case.module.train()
+        total = sum(value.square().mean() for value in case())
+    total.backward()  # type: ignore[union-attr]
+    without = [name for name, p in case.module.named_parameters() if p.requires_grad and p.grad is None]
+    require(not without, f"{len(without)} parameters get no gradient: {', '.join(without[:4])}")
+
+
+@check(*KINDS, name="state-dict")
+def state_dict(subject: Subject) -> None:
+    """A second instance that loads the state, strictly, gives the same output."""
+    first, second = probe(subject), probe(subject)
+    with torch.no_grad():
+        for parameter in second.module.parameters():
+            parameter.add_(1.0)
+    second.module.load_state_dict(first.module.state_dict(), strict=True)
+    require(_equal(first(), second()), "outputs differ after load_state_dict: something is kept outside the state")
+
+
+@check(*KINDS, name="meta")
+def meta(subject: Subject) -> None:
+    """It can be built on the ``meta`` device: no value of a tensor is read and none is moved."""
+    with torch.device("meta"):
+        module = subject.build()
+    stray = [name for name, parameter in module.named_parameters() if not parameter.is_meta]
+    require(not stray, f"built on another device than asked: {', '.join(stray[:4])}")
+
+
+@check(*KINDS, name="no-random")
+@torch.no_grad()
+def no_random(subject: Subject) -> None:
+    """Eval mode draws no random number."""
+    case = probe(subject)
+    before = _random_state()
+    case()
+    require(before == _random_state(), "a random number was drawn in eval mode")
+
+
+@check(*KINDS, name="input-kept")
+@torch.no_grad()
+def input_kept(subject: Subject) -> None:
+    """``forward`` leaves its input as it is."""
+    case = probe(subject)
+    before = _map(case.inputs, torch.clone)
+    for training in (False, True):
+        case.module.train(training)
+        case()
+        require(_equal(_tensors(before), _tensors(case.inputs)), "forward changed its input")
+
+
+@check(*KINDS, name="autocast")
+@torch.no_grad()
+def autocast(subject: Subject) -> None:
+    """It runs under bfloat16 autocast."""
+    case = probe(subject)
+    with torch.autocast("cpu", torch.bfloat16):
+        require(all(torch.isfinite(value).all() for value in case()), "outputs are not finite under autocast")
+
+
+def _check_maps(case: Probe) -> None:
+    channels, strides = case.module.channels, case.module.strides
+    require(isinstance(channels, tuple) and isinstance(strides, tuple), "channels and strides must be tuples")
+    require(len(channels) == len(strides), f"{len(channels)} channels, but {len(strides)} strides")
+    require(list(strides) == sorted(strides), f"maps are not finest first: strides {strides}")
+    with torch.no_grad():
+        maps = case.module(*case.inputs)
+    require(isinstance(maps, tuple), f"forward returned {type(maps).__name__}, not a tuple")
+    require(len(maps) == len(channels), f"{len(maps)} maps, but {len(channels)} declared")
+    for index, (value, width, stride) in enumerate(zip(maps, channels, strides, strict=True)):
+        where = f"map {index} of a {case.size[0]} x {case.size[1]} image has the shape {tuple(value.shape)}"
+        require(value.shape[:2] == (BATCH, width), f"{where}, not {width} channels")
+        fits = all(abs(cells - length / stride) <= 1 for cells, length in zip(value.shape[2:], case.size, strict=True))
+        require(fits, f"{where}, which is not stride {stride}")
+
+
+def _maps(subject: Subject, module: nn.Module) -> list[tuple[int, int]]:
+    """Return (channels, stride) of the feature maps a neck or head takes."""
+    if "features" in subject.inputs:
+        return [tuple(pair) for pair in subject.inputs["features"]]
+    channels = subject.arguments.get("in_channels", getattr(module, "in_channels", None))
+    require(
+        channels is not None, "no argument in_channels: declare conformance_inputs = {'features': [(channels, stride)]}"
+    )
+    if isinstance(channels, int):
+        index = getattr(module, "in_index", -1)
+        return [(channels, 8)] * (index + 1 if isinstance(index, int) and index > 0 else 1)
+    index = getattr(module, "in_index", None)
+    places = list(index) if isinstance(index, Sequence) else list(range(len(channels)))
+    maps = [(channels[0], 4 * 2**i) for i in range(max(places) + 1)]
+    for place, width in zip(places, channels, strict=True):
+        maps[place] = (width, 4 * 2**place)
+    return maps
+
+
+def _image_channels(subject: Subject) -> int:
+    if subject.group == "backbones":
+        return int(subject.arguments.get("in_channels", 3))
+    return 3
+
+
+def _classes(module: Any) -> int:
+    outputs = getattr(module, "outputs", None)
+    return outputs["seg"].classes if outputs else int(getattr(module, "num_classes", 4))
+
+
+def _cells(size: Size, stride: int) -> Size:
+    return math.ceil(size[0] / stride), math.ceil(size[1] / stride)
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _map(value: Any, function: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(_map(entry, function) for entry in value)
+    return function(value)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    values = value.values() if isinstance(value, Mapping) else value
+    return [tensor for entry in values for tensor in _tensors(entry)]
+
+
+def _equal(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def _random_state() -> tuple[Any, ...]:
+    name, keys, *rest = np.random.get_state()
+    return torch.get_rng_state().tolist(), random.getstate(), name, np.asarray(keys).tolist(), tuple(rest)

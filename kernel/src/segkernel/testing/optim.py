@@ -1,0 +1,89 @@
+"""Checks of optimisers and of learning-rate schedules."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from segkernel.testing.core import CheckSkipped, Subject, check, require
+
+ITERATIONS = 12
+
+
+@check("optimizers", name="descends")
+def descends(subject: Subject) -> None:
+    """It is a torch optimiser, and its steps make a quadratic smaller."""
+    weights, optimizer = _optimizer(subject)
+    require(isinstance(optimizer, torch.optim.Optimizer), "it does not build a torch.optim.Optimizer")
+    before = float(weights.detach().square().sum())
+    for _ in range(ITERATIONS):
+        _step(weights, optimizer)
+    after = float(weights.detach().square().sum())
+    require(math.isfinite(after) and after < before, f"the square went from {before:.3f} to {after:.3f}")
+
+
+@check("optimizers", name="resume")
+def optimizer_resume(subject: Subject) -> None:
+    """A second instance that loads the state goes on as the first does."""
+    weights, first = _optimizer(subject)
+    for _ in range(3):
+        _step(weights, first)
+    other, second = _optimizer(subject)
+    other.data.copy_(weights.data)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for _ in range(3):
+        _step(weights, first)
+        _step(other, second)
+    require(torch.equal(weights, other), "after loading the state the steps differ")
+
+
+@check("schedules", name="rates")
+def rates(subject: Subject) -> None:
+    """Over a run the rate stays finite and not negative, and changes."""
+    seen = _rates(subject)
+    require(all(math.isfinite(rate) and rate >= 0 for rate in seen), f"rates of a run: {seen}")
+    require(len(set(seen)) > 1, f"the rate stays {seen[0]} during {ITERATIONS} iterations")
+
+
+@check("schedules", name="repeatable")
+def repeatable(subject: Subject) -> None:
+    """Two runs have the same rates."""
+    first, second = _rates(subject), _rates(subject)
+    require(first == second, f"two runs differ: {first} and {second}")
+
+
+def _optimizer(subject: Subject) -> tuple[nn.Parameter, Any]:
+    weights = nn.Parameter(torch.linspace(-1.0, 2.0, 12).reshape(3, 4))
+    return weights, subject.target([weights], **{"lr": 0.01, **subject.arguments})
+
+
+def _step(weights: nn.Parameter, optimizer: Any) -> None:
+    optimizer.zero_grad()
+    weights.square().sum().backward()
+    optimizer.step()
+
+
+def _rates(subject: Subject) -> list[float]:
+    """Return the rate of each iteration under one of our schedules, or one of torch's."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    is_torchs = isinstance(subject.target, type) and issubclass(subject.target, torch.optim.lr_scheduler.LRScheduler)
+    schedule = subject.target(optimizer, **subject.arguments) if is_torchs else subject.build()
+    group = optimizer.param_groups[0]
+    if not is_torchs:
+        if not hasattr(schedule, "bind"):
+            raise CheckSkipped("neither torch's LRScheduler nor a schedule with bind and step")
+        group["initial_lr"] = group["lr"]
+        schedule.bind(ITERATIONS)
+    seen = []
+    for iteration in range(ITERATIONS):
+        if is_torchs:
+            optimizer.step()
+            schedule.step()
+        else:
+            schedule.step(optimizer, iteration)
+        seen.append(float(group["lr"]))
+    return seen

@@ -1,0 +1,126 @@
+"""Checks of a distribution as a whole, of its zoo and of its commands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import importlib_metadata
+
+from segkernel.testing.core import CheckSkipped, Subject, check, require
+
+KERNEL = "seg-kernel"
+_NAME = re.compile(r"[A-Za-z_][\w.-]*")
+
+
+@check("package", name="kernel-bounds", example=False)
+def kernel_bounds(subject: Subject) -> None:
+    """It says from which kernel on it works, and which major version is too new."""
+    if subject.name == KERNEL:
+        raise CheckSkipped("the kernel itself")
+    requires = subject.target[0].requires
+    lower, upper = (
+        any(part.strip().startswith(signs) for part in requires.split(","))
+        for signs in ((">", "~", "="), ("<", "~", "="))
+    )
+    require(lower and upper, f"Requires-Dist on seg-kernel is {requires!r}; write seg-kernel>=0.1,<1")
+
+
+@check("package", name="names", example=False)
+def names(subject: Subject) -> None:
+    """Groups exist, and names can be written in a config."""
+    from segkernel.catalog import GROUPS
+
+    for row in subject.target:
+        require(row.group in GROUPS, f"there is no group segkernel.{row.group}; there are {', '.join(GROUPS)}")
+        require(_NAME.fullmatch(row.name), f"{row.name!r} is no name for a component")
+    seen = [(row.group, row.name) for row in subject.target]
+    twice = sorted({f"{group}/{name}" for group, name in seen if seen.count((group, name)) > 1})
+    require(not twice, f"named twice: {', '.join(twice)}")
+
+
+@check("package", name="light-import", example=False)
+def light_import(subject: Subject) -> None:
+    """Listing it imports nothing of it, and importing the package imports no torch."""
+    packages = sorted({row.value.partition(":")[0].partition(".")[0] for row in subject.target})
+    script = (
+        "import sys; from segkernel.catalog import Catalog; Catalog.discover(); packages = sys.argv[1:]\n"
+        "early = [p for p in packages if p in sys.modules and p != 'segkernel']\n"
+        "for p in packages: __import__(p)\n"
+        "late = ['importing it imports torch'] * ('torch' in sys.modules)\n"
+        "print(*[f'listing imports {p}' for p in early], *late, sep='; ')"
+    )
+    ran = subprocess.run([sys.executable, "-c", script, *packages], capture_output=True, text=True)
+    require(ran.returncode == 0, f"importing {', '.join(packages)} fails: {ran.stderr.strip().splitlines()[-1:]}")
+    require(not ran.stdout.strip(), ran.stdout.strip())
+
+
+@check("package", name="licence", example=False)
+def licence(subject: Subject) -> None:
+    """The wheel names its licence and carries the text."""
+    metadata = importlib_metadata.metadata(subject.name)
+    classifiers = metadata.get_all("Classifier") or []
+    named = metadata.get("License-Expression") or metadata.get("License")
+    require(named or any(line.startswith("License ::") for line in classifiers), "its metadata names no licence")
+    require(metadata.get_all("License-File"), "no licence file: license-files = ['LICENSE'] in pyproject.toml")
+
+
+@check("zoo", name="files", example=False)
+def zoo_files(subject: Subject) -> None:
+    """The installed package holds the folder, and YAML in it."""
+    from segkernel.config.zoo import pick_zoo
+
+    require(pick_zoo(subject.target.distribution, _zoos(subject)), f"no folder {subject.target.value} is installed")
+    require(next(_published(subject), None), "the folder holds no configs; are they in the wheel?")
+
+
+@check("zoo", name="configs", example=False)
+def zoo_configs(subject: Subject) -> None:
+    """Every published name resolves, and names components and arguments that exist."""
+    from segkernel.config import load_config
+    from segkernel.config.zoo import MissingPackageError
+    from segkernel.errors import NotInstalledError
+    from segkernel.experiment import check as check_config
+
+    checked, missing = 0, ""
+    for name in _published(subject):
+        try:
+            problems = check_config(load_config(name))
+        except (MissingPackageError, NotInstalledError) as error:
+            missing = str(error)
+            continue
+        require(not problems, f"{name}: {problems[0]}" if problems else "")
+        checked += 1
+    if missing and not checked:
+        raise CheckSkipped(missing)
+
+
+@check("commands", name="help", example=False)
+def command_help(subject: Subject) -> None:
+    """It is a click command with a help text, and ``--help`` works."""
+    import click
+    from click.testing import CliRunner
+
+    require(isinstance(subject.target, click.Command), f"it is a {type(subject.target).__name__}, not a click command")
+    require(subject.target.help, "it has no help text: write a docstring")
+    result = CliRunner().invoke(subject.target, ["--help"])
+    require(result.exit_code == 0, f"--help ends with exit code {result.exit_code}: {result.output.strip()}")
+
+
+def _zoos(subject: Subject) -> list:
+    from segkernel.config.zoo import find_zoos
+
+    return find_zoos(subject.catalog)
+
+
+def _published(subject: Subject) -> Iterator[str]:
+    """Yield the names under which configs of the zoo can be run."""
+    from segkernel.config.zoo import pick_zoo
+
+    zoo = pick_zoo(subject.target.distribution, _zoos(subject))
+    if zoo is not None:
+        yield from zoo.files()
+        for family in zoo.families():
+            yield from map(str, family.section("experiments"))

@@ -1,0 +1,117 @@
+"""Checks of constructors: the signature is the schema of a component's config."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, get_args, get_origin
+
+from segkernel.signature import UNPACK, Unresolved, annotations_of, signature, typed_keys
+from segkernel.testing.core import CheckSkipped, Subject, check, require
+
+COMPONENTS = (
+    *("backbones", "necks", "heads", "segmentors", "losses", "layers", "parts", "datasets", "transforms", "metrics"),
+    *("engines", "optimizers", "schedules", "hooks", "exporters"),
+)
+
+
+@check(*COMPONENTS, name="annotated", example=False)
+def annotated(subject: Subject) -> None:
+    """Every argument has an annotation that can be resolved."""
+    bare = [p.name for p in _parameters(subject.target) if p.annotation is p.empty]
+    require(not bare, f"arguments without annotation: {', '.join(bare)}")
+    for name, parameter in signature(subject.target).items():
+        require(not isinstance(parameter.annotation, Unresolved), f"annotation of {name!r}: {parameter.annotation}")
+
+
+@check(*COMPONENTS, name="no-open-arguments", example=False)
+def no_open_arguments(subject: Subject) -> None:
+    """No ``*args``, and ``**kwargs`` only as ``Unpack[SomeTypedDict]``."""
+    for parameter in _parameters(subject.target):
+        require(parameter.kind is not parameter.VAR_POSITIONAL, f"open *{parameter.name}: name each argument")
+    left_open = signature(subject.target).open
+    require(not left_open, f"open {left_open}: annotate it with Unpack[a TypedDict of what is forwarded]")
+
+
+@check(*COMPONENTS, name="forwarded-arguments", example=False)
+def forwarded_arguments(subject: Subject) -> None:
+    """The TypedDict of ``**kwargs`` and the constructor that receives them agree."""
+    forwarded = _forwarded(subject.target)
+    if forwarded is None:
+        raise CheckSkipped("forwards no arguments")
+    keys, receiver = typed_keys(forwarded), _receiver(subject.target)
+    theirs = signature(receiver)
+    for name, (annotation, _) in keys.items():
+        require(name in theirs or name in theirs.fixed, f"{forwarded.__name__} has {name!r}, {receiver.__name__} not")
+        expected = theirs[name].annotation if name in theirs else annotation
+        require(
+            annotation == expected,
+            f"{name!r} is {annotation} in {forwarded.__name__}, {expected} in {receiver.__name__}",
+        )
+    own = {parameter.name for parameter in _parameters(subject.target)} | set(signature(subject.target).fixed)
+    lost = sorted(set(theirs) - set(keys) - own)
+    require(
+        not lost,
+        f"{receiver.__name__} takes {', '.join(lost)}; {forwarded.__name__} and fixed_arguments leave them out",
+    )
+
+
+@check(*COMPONENTS, name="plain-defaults", example=False)
+def plain_defaults(subject: Subject) -> None:
+    """Every default can be written in YAML."""
+    for parameter in _parameters(subject.target):
+        if parameter.default is not parameter.empty:
+            require(_is_plain(parameter.default), f"default of {parameter.name!r} is no YAML: {parameter.default!r}")
+
+
+@check(*COMPONENTS, name="documented", example=False)
+def documented(subject: Subject) -> None:
+    """The class or function has a docstring of its own."""
+    require((subject.target.__doc__ or "").strip(), "no docstring")
+
+
+@check("layers", "parts", name="constructs")
+def constructs(subject: Subject) -> None:
+    """It can be built from its example."""
+    require(subject.build() is not None, "nothing was built")
+
+
+def _owner(target: Any) -> Any:
+    """Return the class whose constructor is used; a function is its own."""
+    if not inspect.isclass(target):
+        return target
+    return next(base for base in target.__mro__ if "__init__" in vars(base))
+
+
+def _parameters(target: Any) -> list[inspect.Parameter]:
+    owner = _owner(target)
+    if not inspect.isclass(owner):
+        return list(inspect.signature(owner).parameters.values())
+    return [] if owner is object else list(inspect.signature(vars(owner)["__init__"]).parameters.values())[1:]
+
+
+def _forwarded(target: Any) -> Any:
+    """Return the TypedDict of ``**kwargs: Unpack[TypedDict]``, or None."""
+    owner = _owner(target)
+    hints = annotations_of(vars(owner)["__init__"] if inspect.isclass(owner) else owner)
+    for parameter in _parameters(target):
+        annotation = hints.get(parameter.name)
+        if parameter.kind is parameter.VAR_KEYWORD and get_origin(annotation) in UNPACK:
+            return get_args(annotation)[0]
+    return None
+
+
+def _receiver(target: Any) -> Any:
+    """Return what takes the forwarded arguments: the next class with a constructor, or what a function returns."""
+    owner = _owner(target)
+    if not inspect.isclass(owner):
+        return annotations_of(owner)["return"]
+    chain = target.__mro__
+    return next(base for base in chain[chain.index(owner) + 1 :] if "__init__" in vars(base))
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(entry) for entry in value)
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(entry) for key, entry in value.items())
+    return value is None or isinstance(value, (bool, int, float, str))

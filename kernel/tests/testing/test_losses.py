@@ -1,0 +1,80 @@
+"""Checks of losses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import Tensor  # noqa: E402
+from torch.nn.functional import cross_entropy  # noqa: E402
+
+from segkernel.catalog import Catalog  # noqa: E402
+from segkernel.interfaces.model import Loss  # noqa: E402
+from segkernel.testing import check_object  # noqa: E402
+
+
+class GoodLoss(Loss):
+    """Mean cross-entropy over the pixels that count."""
+
+    name = "loss_good"
+
+    def forward(self, scores: Tensor, target: Tensor, *, ignore_index: int = 255, **more: Any) -> Tensor:
+        value = cross_entropy(scores, target, ignore_index=ignore_index, reduction="sum")
+        return value / (target != ignore_index).sum().clamp(min=1)
+
+
+class Unnamed(GoodLoss):
+    """Has a name that is not summed."""
+
+    name = "good"
+
+
+class PerPixel(GoodLoss):
+    """Gives a map."""
+
+    def forward(self, scores: Tensor, target: Tensor, *, ignore_index: int = 255, **more: Any) -> Tensor:
+        return cross_entropy(scores, target, ignore_index=ignore_index, reduction="none")
+
+
+class DividesByNothing(GoodLoss):
+    """Is NaN where nothing is labelled."""
+
+    def forward(self, scores: Tensor, target: Tensor, *, ignore_index: int = 255, **more: Any) -> Tensor:
+        return cross_entropy(scores, target, ignore_index=ignore_index)
+
+
+class CountsIgnored(GoodLoss):
+    """Takes ignored pixels for class 0."""
+
+    def forward(self, scores: Tensor, target: Tensor, *, ignore_index: int = 255, **more: Any) -> Tensor:
+        return cross_entropy(scores, target.where(target != ignore_index, torch.zeros_like(target)))
+
+
+class WrongGradient(GoodLoss):
+    """Has the gradient of half the value."""
+
+    def forward(self, scores: Tensor, target: Tensor, **more: Any) -> Tensor:
+        value = super().forward(scores, target, **more)
+        return value / 2 + value.detach() / 2
+
+
+def failed(target: object) -> set[str]:
+    return {result.check for result in check_object("losses", target, catalog=Catalog()) if result.status == "failed"}
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (GoodLoss, set()),
+        (Unnamed, {"interface"}),
+        (PerPixel, {"scalar", "ignored-pixels", "all-ignored"}),
+        (DividesByNothing, {"all-ignored"}),
+        (CountsIgnored, {"ignored-pixels", "all-ignored"}),
+        (WrongGradient, {"gradient"}),
+    ],
+)
+def test_a_loss_fails_where_it_is_wrong(target: Any, expected: set[str]) -> None:
+    assert failed(target) == expected
