@@ -207,7 +207,7 @@ def normalise(distribution: str) -> str:
 
 @functools.cache
 def _scan_installed(disable: str, prefer: str, strict: str) -> Catalog:
-    return _scan(importlib_metadata.distributions(), disable, prefer, strict)
+    return _scan(importlib_metadata.Distribution.discover(), disable, prefer, strict)
 
 
 def _scan(distributions: Iterable[importlib_metadata.Distribution], disable: str, prefer: str, strict: str) -> Catalog:

@@ -20,7 +20,7 @@ class Spec(Generic[T_co]):
         arguments: Those given by the config, already checked and built.
     """
 
-    def __init__(self, factory: Callable[..., T_co], **arguments: Any) -> None:
+    def __init__(self, factory: Callable[..., T_co], /, **arguments: Any) -> None:
         self.factory = factory
         self.arguments: Mapping[str, Any] = arguments
 

@@ -1,0 +1,460 @@
+"""Specs to objects: the constructor's signature is the schema.
+
+    head = build("heads", {"type": "PSPHead", "in_channels": 2048, "channels": 512, "num_classes": 19})
+
+A parameter annotated with a component type (``Loss``, ``Loss | None``, ``Sequence[Loss]``, ``dict[str, Loss]`` ...)
+gets its nested spec built first and injected; one annotated `Spec` gets it checked, for the class itself to call.
+Everything is checked before anything is constructed, and all problems are reported at once. Built objects pass through.
+"""
+
+from __future__ import annotations
+
+import enum
+import numbers
+import sys
+import types
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, is_dataclass, replace
+from pathlib import Path, PurePath
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from typing_extensions import is_typeddict
+
+from segkernel.catalog import GROUPS, Catalog
+from segkernel.config.marks import place_of
+from segkernel.errors import ComponentError, ConfigError, Problem, SegKernelError, UsageError, did_you_mean
+from segkernel.interfaces.spec import Spec
+from segkernel.signature import (
+    LISTS,
+    MAPPINGS,
+    UNIONS,
+    Unresolved,
+    bare,
+    choices_of,
+    describe,
+    group_of,
+    signature,
+    typed_keys,
+)
+
+__all__ = ["build", "check", "check_arguments", "construct", "signature"]
+
+
+def build(group: str, spec: Any, *, path: str = "", catalog: Catalog | None = None, **defaults: Any) -> Any:
+    """Return the object that ``spec``, ``{type: Name, argument: value, ...}``, describes.
+
+    Args:
+        group: The kind of component: ``heads``.
+        spec: A mapping; or an object, which is returned as it is.
+        path: Where the spec stands in its config, for messages.
+        catalog: Where names are looked up; what is installed when None.
+        defaults: Arguments used where the spec does not give them; handed on unchecked.
+
+    Raises:
+        ConfigError: With every problem found; nothing was constructed then, or a constructor refused its arguments.
+    """
+    reader = _Reader(catalog)
+    node = reader.component(group, _contract(group), spec, _At(path, place_of(spec)), defaults=defaults)
+    return _make(reader.checked(node))
+
+
+def check(group: str, spec: Any, *, path: str = "", catalog: Catalog | None = None, **defaults: Any) -> list[Problem]:
+    """Return what is wrong with a spec: the components are imported, nothing is constructed."""
+    reader = _Reader(catalog)
+    reader.component(group, _contract(group), spec, _At(path, place_of(spec)), defaults=defaults)
+    return reader.problems
+
+
+def construct(
+    target: Callable[..., Any], arguments: Mapping[str, Any], *, path: str = "", catalog: Catalog | None = None
+) -> Any:
+    """Call ``target``, any annotated callable or dataclass, with arguments read as `build` reads them.
+
+    Raises:
+        ConfigError: As `build`.
+    """
+    reader = _Reader(catalog)
+    return _make(reader.checked(reader.call(target, _name_of(target), arguments, _At(path, place_of(arguments)))))
+
+
+def check_arguments(
+    target: Callable[..., Any], arguments: Mapping[str, Any], *, path: str = "", catalog: Catalog | None = None
+) -> list[Problem]:
+    """Return what is wrong with the arguments of any annotated callable or dataclass."""
+    reader = _Reader(catalog)
+    reader.call(target, _name_of(target), arguments, _At(path, place_of(arguments)))
+    return reader.problems
+
+
+# ---------------------------------------------------------------- reading: values against annotations
+
+
+@dataclass(frozen=True)
+class _At:
+    """Where a value stands: its dotted path, and the file, line and column."""
+
+    path: str = ""
+    place: str = ""
+
+    def child(self, container: Any, key: Any) -> _At:
+        if isinstance(container, Mapping):
+            path = f"{self.path}.{key}" if self.path else str(key)
+        else:
+            path = f"{self.path}[{key}]"
+        return _At(path, place_of(container, key) or self.place)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Something to be constructed once everything was checked."""
+
+    target: Callable[..., Any]
+    label: str
+    at: _At
+    arguments: dict[str, Any]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    partial: bool = False
+
+
+class _Reader:
+    """Reads values against annotations: returns what is to be made of them, and collects the problems."""
+
+    def __init__(self, catalog: Catalog | None) -> None:
+        self.catalog = Catalog.discover() if catalog is None else catalog
+        self.problems: list[Problem] = []
+
+    def checked(self, node: Any) -> Any:
+        """Return ``node``, or raise all problems."""
+        if self.problems:
+            raise ConfigError(self.problems) from next((p.error for p in self.problems if p.error), None)
+        return node
+
+    def problem(self, at: _At, message: str, hint: str = "") -> None:
+        self.problems.append(Problem(message, at.path, at.place, hint))
+
+    def component(
+        self,
+        group: str,
+        expected: type | None,
+        spec: Any,
+        at: _At,
+        *,
+        defaults: Mapping[str, Any] | None = None,
+        partial: bool = False,
+    ) -> Any:
+        """Read a spec ``{type: Name, ...}`` of a group; a built object is returned as it is."""
+        if _is_built(spec):
+            return spec
+        if not isinstance(spec, Mapping) or "type" not in spec:
+            return self._no_type(group, spec, at)
+        found = self._target(group, spec["type"], at.child(spec, "type"))
+        if found is None:
+            return None
+        target, label = found
+        if expected is not None and isinstance(target, type) and not issubclass(target, expected):
+            self.problem(at.child(spec, "type"), f"{label} is no {expected.__name__}")
+            return None
+        return self.call(target, label, spec, at, defaults=defaults, partial=partial)
+
+    def call(
+        self,
+        target: Callable[..., Any],
+        label: str,
+        given: Mapping[str, Any],
+        at: _At,
+        *,
+        defaults: Mapping[str, Any] | None = None,
+        partial: bool = False,
+    ) -> _Call | None:
+        """Read arguments against the signature of ``target``."""
+        if not isinstance(given, Mapping):
+            return self.problem(at, f"expected a mapping of the arguments of {label}, got {_show(given)}")
+        known, defaults = signature(target), defaults or {}
+        made: dict[str, Any] = {}
+        for key, value in given.items():
+            if key == "type" and key not in known:
+                continue
+            if key not in known:
+                self._unknown(target, label, given, at, key)
+            elif value is None and known[key].default is None:
+                made[key] = None
+            else:
+                made[key] = self.value(known[key].annotation, value, at.child(given, key))
+        for name, parameter in known.items():
+            if parameter.required and not partial and name not in given and name not in defaults:
+                self.problem(at, f"missing argument {name!r} of {label}: {describe(parameter.annotation)}")
+        return _Call(target, label, at, made, defaults, partial)
+
+    def value(self, annotation: Any, value: Any, at: _At) -> Any:
+        """Read any value against any annotation."""
+        kind = bare(annotation)
+        origin, arguments = get_origin(kind), get_args(kind)
+        if isinstance(kind, Unresolved):
+            return self.problem(at, f"its annotation {kind.text!r} cannot be resolved: {kind.reason}", _UNRESOLVED)
+        if kind in (Any, object) or isinstance(kind, TypeVar):
+            return _plain(value)
+        if origin in UNIONS:
+            return self._union(kind, arguments, value, at)
+        if origin is Literal:
+            fits = any(value == choice and type(value) is type(choice) for choice in arguments)
+            return value if fits else self._mismatch(kind, value, at)
+        if origin is Spec or group_of(kind):
+            inner = bare(arguments[0]) if origin is Spec else kind
+            return self.component(group_of(inner) or "parts", _enforced(inner), value, at, partial=origin is Spec)
+        if is_typeddict(kind):
+            return self._typed_dict(kind, value, at)
+        return self._of_class(origin or kind, kind, arguments, value, at)
+
+    def _of_class(self, cls: Any, kind: Any, arguments: tuple[Any, ...], value: Any, at: _At) -> Any:
+        if cls in _SCALARS:
+            fits = isinstance(value, _SCALARS[cls]) and isinstance(value, bool) == (cls is bool)
+            return value if fits else self._mismatch(kind, value, at)
+        if cls in LISTS:
+            return self._list(cls, kind, arguments, value, at)
+        if cls in MAPPINGS:
+            return self._mapping(kind, arguments, value, at)
+        if not isinstance(cls, type):
+            return _plain(value)
+        if issubclass(cls, PurePath) and isinstance(value, str):
+            return Path(value)
+        if issubclass(cls, enum.Enum):
+            member = _member(cls, value)
+            return self._mismatch(kind, value, at) if member is None else member
+        if is_dataclass(cls) and isinstance(value, Mapping):
+            return self.call(cls, cls.__name__, value, at)
+        return value if _is_instance(value, cls) else self._mismatch(kind, value, at)
+
+    def _union(self, kind: Any, arms: tuple[Any, ...], value: Any, at: _At) -> Any:
+        """Take the first arm that fits; when none does, report on the one whose shape the value has."""
+        alike = []
+        for arm in arms:
+            attempt = _Reader(self.catalog)
+            node = attempt.value(arm, value, at)
+            if not attempt.problems:
+                return node
+            if _shape(arm, value):
+                alike.append(attempt.problems)
+        if len(alike) == 1 and isinstance(value, (Mapping, list, tuple)):
+            self.problems += alike[0]
+            return None
+        return self._mismatch(kind, value, at)
+
+    def _list(self, cls: Any, kind: Any, arguments: tuple[Any, ...], value: Any, at: _At) -> Any:
+        if not isinstance(value, (list, tuple)):
+            other = isinstance(value, cls) and not isinstance(value, (str, bytes, Mapping))  # a range, an array
+            return value if other else self._mismatch(kind, value, at)
+        fixed = cls is tuple and len(arguments) > 0 and arguments[-1] is not Ellipsis
+        if fixed and len(arguments) != len(value):
+            return self._mismatch(kind, value, at)
+        entries = arguments if fixed else [*arguments[:1], Any][:1] * len(value)
+        made = [
+            self.value(entry, v, at.child(value, i)) for i, (entry, v) in enumerate(zip(entries, value, strict=True))
+        ]
+        return cls(made) if cls in (tuple, set, frozenset) else made
+
+    def _mapping(self, kind: Any, arguments: tuple[Any, ...], value: Any, at: _At) -> Any:
+        if not isinstance(value, Mapping):
+            return self._mismatch(kind, value, at)
+        key_kind, value_kind = arguments or (Any, Any)
+        made = {}
+        for key, entry in value.items():
+            here = at.child(value, key)
+            made[self.value(key_kind, key, here)] = self.value(value_kind, entry, here)
+        return made
+
+    def _typed_dict(self, kind: Any, value: Any, at: _At) -> Any:
+        if not isinstance(value, Mapping):
+            return self._mismatch(kind, value, at)
+        keys, made = typed_keys(kind), {}
+        for key, entry in value.items():
+            if key in keys:
+                made[key] = self.value(keys[key][0], entry, at.child(value, key))
+            else:
+                self.problem(at.child(value, key), "unknown key", _suggest(key, keys))
+        for name, (annotation, required) in keys.items():
+            if required and name not in value:
+                self.problem(at, f"missing key {name!r}: {describe(annotation)}")
+        return made
+
+    def _target(self, group: str, name: Any, at: _At) -> tuple[Callable[..., Any], str] | None:
+        """Return what a ``type`` names, and what to call it in messages."""
+        if isinstance(name, str):
+            try:
+                row = self.catalog.find(group, name)
+                target = self.catalog.load_row(row)
+            except ComponentError as error:
+                self.problems.append(_problem_of(error, at))
+                return None
+            if callable(target):
+                return target, row.qualified
+            name = target
+        if callable(name):
+            return name, _name_of(name)
+        self.problem(at, f"'type' must be the name of a {group} component, got {_show(name)}")
+        return None
+
+    def _no_type(self, group: str, spec: Any, at: _At) -> None:
+        if isinstance(spec, Mapping):
+            near = did_you_mean("type", spec)
+            hint = f"did you mean 'type' instead of {near[0]!r}?" if near else f"write type: NAME, one of the {group}"
+            return self.problem(at, f"no 'type': which {group} component?", hint)
+        hint = f"write {{type: {spec}}}" if isinstance(spec, str) else ""
+        return self.problem(at, f"expected a {group} component, got {_show(spec)}", hint)
+
+    def _unknown(self, target: Any, label: str, given: Mapping[str, Any], at: _At, key: Any) -> None:
+        known, here = signature(target), at.child(given, key)
+        origin = place_of(given, "type")
+        where = f"({at.path.rpartition('.')[2]}.type set in {origin})".replace("(.", "(")
+        where = where if origin and _file(origin) != _file(here.place) else ""
+        if key in known.fixed:
+            return self.problem(here, f"argument is fixed by {label} and cannot be set", where)
+        if known.open:
+            hint = f"annotate {known.open} of its constructor with Unpack[a TypedDict]"
+            return self.problem(here, f"{label} does not say whether it takes this argument", hint)
+        hint = "   ".join(filter(None, [_suggest(key, known), where]))
+        return self.problem(here, f"unknown argument of {label}", hint)
+
+    def _mismatch(self, kind: Any, value: Any, at: _At) -> None:
+        near = did_you_mean(value, choices_of(kind)) if isinstance(value, str) else []
+        hint = f"did you mean {near[0]!r}?" if near else ""
+        return self.problem(at, f"expected {describe(kind)}, got {_show(value)}", hint)
+
+
+# ---------------------------------------------------------------- making: constructors, leaves first
+
+
+def _make(node: Any) -> Any:
+    """Construct what was read; containers are walked, everything else is returned as it is."""
+    if type(node) in (list, tuple):
+        return type(node)(_make(entry) for entry in node)
+    if type(node) is dict:
+        return {key: _make(entry) for key, entry in node.items()}
+    if not isinstance(node, _Call):
+        return node
+    arguments = {**node.defaults, **{name: _make(entry) for name, entry in node.arguments.items()}}
+    if node.partial:
+        return Spec(node.target, **arguments)
+    try:
+        return node.target(**arguments)
+    except ConfigError as error:
+        raise ConfigError([_located(problem, node.at) for problem in error.problems]) from error
+    except (*_REFUSALS, UsageError, ComponentError) as error:
+        raise ConfigError(_problem_of(error, node.at, node.label)) from error
+
+
+_REFUSALS = (ValueError, TypeError, LookupError, AssertionError, NotImplementedError)
+"""What constructors raise when they do not like their arguments."""
+
+
+def _located(problem: Problem, at: _At) -> Problem:
+    return problem if problem.path else replace(problem, path=at.path, place=problem.place or at.place)
+
+
+def _problem_of(error: Exception, at: _At, label: str = "") -> Problem:
+    name = "" if isinstance(error, (SegKernelError, ValueError)) else f"{type(error).__name__}: "
+    first, *rest = f"{name}{error}".splitlines() or [type(error).__name__]
+    message = f"{label} refuses: {first}" if label else first
+    return Problem(message, at.path, at.place, "\n".join(line.strip() for line in rest), error)
+
+
+# ---------------------------------------------------------------- annotations
+
+_UNRESOLVED = "the component's author must import that name when the module is imported, not under TYPE_CHECKING"
+_SCALARS: dict[Any, type] = {
+    bool: bool,
+    int: numbers.Integral,
+    float: numbers.Real,
+    str: str,
+    None: types.NoneType,
+    types.NoneType: types.NoneType,
+}
+
+
+def _contract(group: str) -> type | None:
+    contract = GROUPS.get(group, "")
+    if not contract.startswith("segkernel."):
+        return None
+    module, _, name = contract.partition(":")
+    return _enforced(getattr(__import__(module, fromlist=[name]), name))
+
+
+def _enforced(expected: Any) -> type | None:
+    """Return the class if components must be subclasses of it: not of protocols, nor of torch's own."""
+    protocol = getattr(expected, "_is_protocol", False)
+    return None if protocol or expected.__module__.startswith("torch") else expected
+
+
+def _shape(annotation: Any, value: Any) -> bool:
+    """Whether an annotation means a value of this outer form."""
+    kind = bare(annotation)
+    origin = get_origin(kind) or kind
+    component = origin is Spec or group_of(kind) is not None
+    if isinstance(value, Mapping):
+        if component or "type" in value:
+            return component and "type" in value
+        return origin in MAPPINGS or is_typeddict(kind) or is_dataclass(origin)
+    if isinstance(value, (list, tuple)):
+        return origin in LISTS
+    return not component and origin not in (*LISTS, *MAPPINGS, None, types.NoneType)
+
+
+def _is_built(spec: Any) -> bool:
+    return not isinstance(spec, (Mapping, list, tuple, set, str, bytes, numbers.Number, types.NoneType))
+
+
+def _is_instance(value: Any, cls: type) -> bool:
+    try:
+        return isinstance(value, cls)
+    except TypeError:  # a protocol that cannot be checked
+        return _is_built(value)
+
+
+def _member(cls: type[enum.Enum], value: Any) -> enum.Enum | None:
+    if isinstance(value, str) and value in cls.__members__:
+        return cls[value]
+    try:
+        return cls(value)
+    except ValueError:
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """Return containers without their marks; any other object as it is."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return value
+
+
+# ---------------------------------------------------------------- words
+
+
+def _suggest(key: Any, known: Iterable[str]) -> str:
+    near, names = did_you_mean(key, known), list(known)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"it takes {', '.join(names[:12])}{' ...' if len(names) > 12 else ''}" if names else "it takes nothing"
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    text = text if len(text) <= 60 else f"{text[:57]}..."
+    return text if value is None else f"{text} ({type(value).__name__})"
+
+
+def _name_of(target: Any) -> str:
+    return getattr(target, "__name__", None) or str(target)
+
+
+def _file(place: str) -> str:
+    return place.rsplit(":", 2)[0]
+
+
+class _CallableModule(types.ModuleType):
+    """Lets ``from segkernel import build`` be the function, though importing this module puts it under that name."""
+
+    __call__ = staticmethod(build)
+
+
+sys.modules[__name__].__class__ = _CallableModule

@@ -1,0 +1,291 @@
+"""What a constructor takes, read from its annotations: the schema of a component's config.
+
+    signature(PSPHead)["channels"]      # Parameter(name="channels", annotation=int, owner=DecodeHead, ...)
+
+Arguments that ``**kwargs: Unpack[SomeTypedDict]`` forwards take default and documentation from the base class's
+``__init__``; those a class names in ``fixed_arguments`` are not arguments of it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import enum
+import functools
+import inspect
+import re
+import sys
+import types
+import typing
+from collections import abc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import typing_extensions
+from typing_extensions import NotRequired, ReadOnly, Required, TypeAliasType, Unpack, is_typeddict
+
+from segkernel.catalog import GROUPS
+from segkernel.interfaces.spec import Spec
+
+EMPTY = inspect.Parameter.empty
+UNIONS = (typing.Union, types.UnionType)
+UNPACK = (Unpack, getattr(typing, "Unpack", Unpack))
+QUALIFIERS = (Required, NotRequired, ReadOnly)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One argument.
+
+    Args:
+        name: The keyword.
+        annotation: Resolved; ``Any`` when there is none; `Unresolved` when it cannot be.
+        default: `EMPTY` where there is none.
+        required: Whether it has to be given.
+        documentation: Its line under ``Args:``.
+        owner: The class or function whose signature has it.
+    """
+
+    name: str
+    annotation: Any
+    default: Any = EMPTY
+    required: bool = False
+    documentation: str = ""
+    owner: Any = None
+
+
+@dataclass(frozen=True)
+class Unresolved:
+    """An annotation that cannot be evaluated, and why."""
+
+    text: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Signature(Mapping[str, Parameter]):
+    """The arguments of a class or function, by name.
+
+    Args:
+        parameters: In the order of the constructor, forwarded ones last.
+        fixed: Arguments of a base that the class decides itself, with the value where it says so.
+        open: A ``**kwargs`` that does not say what it takes; empty when there is none.
+    """
+
+    parameters: dict[str, Parameter]
+    fixed: dict[str, Any] = field(default_factory=dict)
+    open: str = ""
+
+    def __getitem__(self, name: str) -> Parameter:
+        return self.parameters[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.parameters)
+
+    def __len__(self) -> int:
+        return len(self.parameters)
+
+
+@functools.cache
+def signature(target: Callable[..., Any]) -> Signature:
+    """Read what ``target``, a class, a dataclass or a function, takes; forwarded arguments included."""
+    if isinstance(target, type):
+        return _of_class(target.__mro__)
+    return _of_function(target, target, lambda hints: _of_returned(hints.get("return")))
+
+
+def annotations_of(obj: Any) -> dict[str, Any]:
+    """Return the resolved annotations of a function, class or TypedDict; `Unresolved` for those that cannot be."""
+    try:
+        return typing_extensions.get_type_hints(obj, include_extras=True)
+    except Exception:  # one name that only a type checker knows would hide all the others
+        return {name: _resolve(text, scope) for name, text, scope in _raw_annotations(obj)}
+
+
+def documented_arguments(text: str | None) -> dict[str, str]:
+    """Return what the ``Args:`` section of a docstring says of each name."""
+    section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", inspect.cleandoc(text or ""), re.MULTILINE | re.DOTALL)
+    entries = re.split(r"^    (?=\S)", section.group(1), flags=re.MULTILINE) if section else []
+    found = (re.match(r"(\w+(?:, \w+)*)(?: \([^)]*\))?:\s*(.*)", entry, re.DOTALL) for entry in entries)
+    return {name: " ".join(m.group(2).split()) for m in found if m for name in m.group(1).split(", ")}
+
+
+def _of_class(chain: Sequence[type]) -> Signature:
+    """Read the constructor that the classes of ``chain``, nearest first, lead to."""
+    index = next((i for i, base in enumerate(chain) if _has_constructor(base)), None)
+    if index is None:
+        return Signature({})
+    owner, rest = chain[index], chain[index + 1 :]
+    constructor = vars(owner)["__init__"]
+    if _is_generated(owner, constructor):
+        found = _of_dataclass(owner)
+    else:
+        found = _of_function(constructor, owner, lambda hints: _of_class(rest), skip=1)
+    fixed = {name: value for base in reversed(chain[: index + 1]) for name, value in _fixed(base).items()}
+    kept = {name: parameter for name, parameter in found.items() if name not in fixed}
+    return Signature(kept, {**found.fixed, **fixed}, found.open)
+
+
+def _has_constructor(cls: type) -> bool:
+    """Whether the class has an ``__init__`` that counts: those of ``object``, Protocols, ``nn.Module`` take nothing."""
+    home = getattr(vars(cls).get("__init__"), "__module__", None)
+    return home not in (None, "typing", "typing_extensions", "torch.nn.modules.module")
+
+
+def _is_generated(cls: type, constructor: Any) -> bool:
+    """Whether ``@dataclass`` wrote the constructor."""
+    return "__dataclass_fields__" in vars(cls) and inspect.unwrap(constructor).__code__.co_filename == "<string>"
+
+
+def _fixed(cls: type) -> dict[str, Any]:
+    declared = vars(cls).get("fixed_arguments", ())
+    return dict(declared) if isinstance(declared, Mapping) else dict.fromkeys(declared, EMPTY)
+
+
+def _of_dataclass(cls: Any) -> Signature:
+    hints = annotations_of(cls)
+    docs = {k: v for base in reversed(cls.__mro__) for k, v in documented_arguments(base.__doc__).items()}
+    parameters = {}
+    for entry in fields(cls):
+        if entry.init:
+            default = EMPTY if entry.default is MISSING else entry.default
+            required = default is EMPTY and entry.default_factory is MISSING
+            text = docs.get(entry.name, "")
+            parameters[entry.name] = Parameter(entry.name, hints[entry.name], default, required, text, cls)
+    return Signature(parameters)
+
+
+def _of_function(function: Any, owner: Any, base: Callable[[dict[str, Any]], Signature], skip: int = 0) -> Signature:
+    """Read a function; ``base`` gives the signature of what its ``**kwargs`` are handed on to."""
+    plain = inspect.unwrap(function)
+    hints = annotations_of(plain)
+    docs = documented_arguments(owner.__doc__) | documented_arguments(plain.__doc__)
+    parameters, forwarded = {}, Signature({})
+    for entry in list(inspect.signature(plain).parameters.values())[skip:]:
+        annotation = hints.get(entry.name, Any)
+        if entry.kind is entry.VAR_KEYWORD:
+            forwarded = _forwarded(entry.name, annotation, owner, base(hints))
+        elif entry.kind is not entry.VAR_POSITIONAL:
+            parameters[entry.name] = Parameter(
+                entry.name, annotation, entry.default, entry.default is EMPTY, docs.get(entry.name, ""), owner
+            )
+    more = {name: parameter for name, parameter in forwarded.items() if name not in parameters}
+    fixed = {name: value for name, value in forwarded.fixed.items() if name not in parameters}
+    return Signature({**parameters, **more}, fixed, forwarded.open)
+
+
+def _forwarded(name: str, annotation: Any, owner: Any, base: Signature) -> Signature:
+    if get_origin(annotation) not in UNPACK:
+        reason = f": {annotation.text} ({annotation.reason})" if isinstance(annotation, Unresolved) else ""
+        return Signature({}, base.fixed, f"**{name}{reason}")
+    arguments = get_args(annotation)[0]
+    docs = documented_arguments(arguments.__doc__)
+    parameters = {}
+    for key, (inner, required) in typed_keys(arguments).items():
+        if key in base:
+            parameters[key] = replace(base[key], annotation=inner)
+        elif key not in base.fixed:
+            parameters[key] = Parameter(key, inner, EMPTY, required, docs.get(key, ""), owner)
+    return Signature(parameters, base.fixed, base.open)
+
+
+def typed_keys(typed_dict: Any) -> dict[str, tuple[Any, bool]]:
+    """Return annotation and whether it is required of each key of a TypedDict."""
+    keys = {}
+    for name, annotation in annotations_of(typed_dict).items():
+        required = name in typed_dict.__required_keys__
+        while get_origin(annotation) in QUALIFIERS:
+            required = required if get_origin(annotation) is ReadOnly else get_origin(annotation) is Required
+            annotation = get_args(annotation)[0]
+        keys[name] = annotation, required
+    return keys
+
+
+def _of_returned(returned: Any) -> Signature:
+    return signature(returned) if isinstance(returned, type) else Signature({})
+
+
+def _raw_annotations(obj: Any) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    for holder in reversed(obj.__mro__) if isinstance(obj, type) else [obj]:
+        scope = vars(sys.modules.get(holder.__module__, builtins))
+        for name, annotation in vars(holder).get("__annotations__", {}).items():
+            module = getattr(annotation, "__forward_module__", None)  # a TypedDict's key may come from elsewhere
+            yield (
+                name,
+                getattr(annotation, "__forward_arg__", annotation),
+                vars(sys.modules[module]) if module else scope,
+            )
+
+
+def _resolve(annotation: Any, scope: dict[str, Any]) -> Any:
+    holder = types.FunctionType((lambda: None).__code__, scope)
+    holder.__annotations__ = {"it": annotation}
+    try:
+        return typing_extensions.get_type_hints(holder, include_extras=True)["it"]
+    except Exception as error:
+        return Unresolved(str(annotation), str(error))
+
+
+# ---------------------------------------------------------------- what an annotation means
+
+LISTS = (list, tuple, set, frozenset, abc.Sequence, abc.MutableSequence, abc.Iterable, abc.Collection)
+MAPPINGS = (dict, abc.Mapping, abc.MutableMapping)
+_CONTRACT_GROUPS = {contract: group for group, contract in GROUPS.items() if contract}
+
+
+def group_of(annotation: Any) -> str | None:
+    """Return the group whose components an annotation asks for, or None."""
+    if not isinstance(annotation, type):
+        return None
+    declared = getattr(annotation, "component_group", None)
+    if isinstance(declared, str):
+        return declared
+    names = (f"{cls.__module__}:{cls.__qualname__}" for cls in annotation.__mro__)
+    return next((_CONTRACT_GROUPS[name] for name in names if name in _CONTRACT_GROUPS), None)
+
+
+def bare(annotation: Any) -> Any:
+    """Take off what does not change which values fit: Annotated, NewType and aliases."""
+    while True:
+        if get_origin(annotation) is Annotated:
+            annotation = get_args(annotation)[0]
+        elif isinstance(annotation, TypeAliasType):
+            annotation = annotation.__value__
+        elif hasattr(annotation, "__supertype__"):
+            annotation = annotation.__supertype__
+        else:
+            return annotation
+
+
+def describe(annotation: Any) -> str:
+    """Say in words which values an annotation means."""
+    kind = bare(annotation)
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in UNIONS:
+        return " or ".join(dict.fromkeys(describe(arm) for arm in arguments))
+    if origin is Literal or (isinstance(kind, type) and issubclass(kind, enum.Enum)):
+        return " or ".join(map(repr, choices_of(kind)))
+    if kind in (None, types.NoneType):
+        return "None"
+    if origin is Spec:
+        return describe(arguments[0])
+    if group_of(kind):
+        return f"a {group_of(kind)} component"
+    if origin is tuple and arguments[-1:] != (Ellipsis,):
+        return f"a list [{', '.join(map(describe, arguments))}]"
+    if (origin or kind) in LISTS:
+        return f"a list of {describe(arguments[0])}" if arguments else "a list"
+    if (origin or kind) in MAPPINGS or is_typeddict(kind):
+        return "a mapping"
+    return getattr(kind, "__name__", None) or str(kind)
+
+
+def choices_of(annotation: Any) -> list[Any]:
+    """Return the values of a Literal, the names of an Enum, those of every arm of a union."""
+    kind = bare(annotation)
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return list(kind.__members__)
+    arms = get_args(kind) if get_origin(kind) in UNIONS else ()
+    return [choice for arm in arms for choice in choices_of(arm)]
