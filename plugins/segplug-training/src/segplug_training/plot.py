@@ -1,0 +1,228 @@
+"""``seg-kernel plot``: the curves of one or several runs, from their ``metrics.jsonl``.
+
+seg-kernel plot work_dirs/a/20261121_120000 work_dirs/b/20261121_130000 --keys 'loss,IoU.*' --out curves.png
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segkernel.errors import DataError, SegKernelError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LOG = "metrics.jsonl"
+KINDS = ("train", "val", "test")
+NOT_A_FIGURE = ("kind", "iteration")
+STYLES = {"train": "-", "val": "--", "test": ":"}
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option("--keys", metavar="GLOB,...", help="What to plot, a panel each; default: loss, lr and the metrics.")
+@click.option("--legend", metavar="NAMES", help="Names of the runs, with commas, in their order.")
+@click.option("--out", metavar="FILE", help="Where to write; default: curves.png in RUN, or here for several.")
+@click.option("--show", is_flag=True, help="Show a window; writes a file only when --out is given as well.")
+def command(runs: tuple[str, ...], keys: str | None, legend: str | None, out: str | None, show: bool) -> None:
+    """Plot loss, learning rate and metric curves of runs.
+
+    RUN is a run directory or a metrics.jsonl. Keys are those of its lines, "loss", "lr", "mIoU", "IoU.road", and may
+    be globs; "val.loss" means the validation loss alone. Each gets a panel.
+    """
+    curves = [read_curves(run) for run in runs]
+    for curve, name in zip(curves, _names(curves, _split(legend))):
+        curve.name = name
+    patterns = _split(keys) or default_keys(curves)
+    figure = draw_curves(curves, patterns, show)
+    if out or not show:
+        path = Path(out) if out else (curves[0].folder if len(curves) == 1 else Path()) / "curves.png"
+        _write(figure, path)
+        click.echo(f"wrote {path}")
+    if show:
+        _show()
+
+
+# ---------------------------------------------------------------- reading
+
+
+@dataclass
+class Curves:
+    """What one run logged: ``points[kind, key]`` is a list of (iteration, value)."""
+
+    name: str
+    folder: Path
+    points: dict[tuple[str, str], list[tuple[int, float]]] = field(default_factory=dict)
+
+    def matching(self, pattern: str) -> list[tuple[str, str]]:
+        """Return the (kind, key) pairs that a glob such as ``mIoU``, ``IoU.*`` or ``val.loss`` means."""
+        return [(kind, key) for kind, key in self.points if _matches(pattern, kind, key)]
+
+
+def read_curves(run: str | Path) -> Curves:
+    """Read a run directory, or a ``metrics.jsonl``.
+
+    Raises:
+        UsageError: When there is no such run.
+        DataError: When the file holds no figures, or a line cannot be read (the last may be cut short).
+    """
+    path = Path(run)
+    path = path / LOG if path.is_dir() else path
+    if not path.is_file():
+        raise UsageError(_no_run(Path(run)))
+    curves = Curves(str(run), path.parent)
+    lines = path.read_text("utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        record = _record(line, path, number, last=number == len(lines))
+        for key, value in record.items():
+            if key not in NOT_A_FIGURE and isinstance(value, int | float):
+                curves.points.setdefault((record["kind"], key), []).append((record["iteration"], value))
+    if not curves.points:
+        raise DataError("no figures yet: the run has not reached its first log interval", path)
+    return curves
+
+
+def _no_run(run: Path) -> str:
+    if not run.exists():
+        beside = [entry.name for entry in run.parent.iterdir()] if run.parent.is_dir() else []
+        near = did_you_mean(run.name, beside)
+        hint = f"did you mean {run.parent / near[0]}?" if near else "a run is a directory such as work_dirs/NAME/TIME"
+        return f"{run}: no such run\n    {hint}"
+    inside = sorted(run.glob(f"*/{LOG}"))
+    hint = f"did you mean {inside[-1].parent}?" if inside else "is it a run directory? its log is written in training"
+    return f"{run}: no {LOG} in it\n    {hint}"
+
+
+def _record(line: str, path: Path, number: int, last: bool) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        if record["kind"] not in KINDS or not isinstance(record["iteration"], int):
+            raise ValueError("needs a kind and an iteration")
+    except (ValueError, KeyError, TypeError) as error:
+        if last:  # a killed run may leave its last line half written
+            return {}
+        raise DataError(f"line {number} is not a line of a run's log: {error!r}", path) from None
+    return record
+
+
+def _matches(pattern: str, kind: str, key: str) -> bool:
+    return fnmatchcase(key, pattern) or fnmatchcase(f"{kind}.{key}", pattern)
+
+
+# ---------------------------------------------------------------- what to draw
+
+
+def _split(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _names(curves: Sequence[Curves], legend: list[str]) -> list[str]:
+    if legend and len(legend) != len(curves):
+        raise UsageError(f"--legend names {len(legend)} runs, but there are {len(curves)}: {', '.join(legend)}")
+    if legend:
+        return legend
+    # What all have in common says nothing: work_dirs/a/1 and work_dirs/b/2 become a/1 and b/2.
+    folders = [str(curve.folder.resolve()) for curve in curves]
+    if len(set(folders)) == 1:
+        return [Path(curve.name).name for curve in curves]
+    common = os.path.commonpath(folders)
+    return [os.path.relpath(folder, common) for folder in folders]
+
+
+def default_keys(curves: Sequence[Curves]) -> list[str]:
+    """Return loss, lr and the validation or test metrics that are not of one class, as far as a run has them."""
+    keys = dict.fromkeys(key for curve in curves for kind, key in curve.points if kind != "train" and "." not in key)
+    wanted = ["loss", "lr", *(key for key in keys if "loss" not in key)]
+    return [key for key in wanted if any(curve.matching(key) for curve in curves)]
+
+
+def draw_curves(curves: Sequence[Curves], patterns: Sequence[str], show: bool = False) -> Figure:
+    """Return a figure with one panel per pattern and one line per run, kind and key.
+
+    Raises:
+        UsageError: When a pattern means nothing in any run, or there is no screen to show on.
+        NoMatplotlib: When it is not installed.
+    """
+    panels = {pattern: [(curve, *pair) for curve in curves for pair in curve.matching(pattern)] for pattern in patterns}
+    for pattern, lines in panels.items():
+        if not lines:
+            raise UsageError(_no_key(pattern, curves))
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = _figure((5.5 * columns, 3.8 * rows), show)
+    for place, (pattern, lines) in enumerate(panels.items(), 1):
+        _panel(figure.add_subplot(rows, columns, place), pattern, lines, several=len(curves) > 1)
+    return figure
+
+
+def _no_key(pattern: str, curves: Iterable[Curves]) -> str:
+    known = sorted({key for curve in curves for _, key in curve.points})
+    near = did_you_mean(pattern.split(".", 1)[1] if pattern.split(".")[0] in KINDS else pattern, known)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(known)}"
+    return f"no key of these runs matches {pattern!r}\n    {hint}"
+
+
+def _panel(axes: Axes, pattern: str, lines: Sequence[tuple[Curves, str, str]], several: bool) -> None:
+    many_kinds, many_keys = (len({line[i] for line in lines}) > 1 for i in (1, 2))
+    for curve, kind, key in lines:
+        label = [curve.name] * several + [key] * many_keys + [f"({kind})"] * many_kinds
+        points = curve.points[kind, key]
+        marker = "o" if len(points) == 1 else ""  # a line of one point would be invisible
+        axes.plot(*zip(*points), STYLES[kind], marker=marker, label=" ".join(label) or None, linewidth=1.3)
+    axes.set(title=pattern, xlabel="iteration")
+    axes.grid(alpha=0.3)
+    if several or many_kinds or many_keys:
+        axes.legend(fontsize="small")
+
+
+# ---------------------------------------------------------------- matplotlib
+
+
+class NoMatplotlib(SegKernelError):
+    """The extra that draws is not installed."""
+
+    exit_code = 3
+
+    def __init__(self, error: ImportError) -> None:
+        super().__init__(f"plot needs matplotlib: {error}\n    pip install 'segplug-training[plot]'")
+
+
+def _figure(size: tuple[float, float], show: bool) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise NoMatplotlib(error) from error
+    if not show:
+        return Figure(figsize=size, layout="constrained")
+    import matplotlib
+    from matplotlib import pyplot
+
+    figure = pyplot.figure(figsize=size, layout="constrained")
+    if matplotlib.get_backend().lower() == "agg":
+        raise UsageError("there is no screen to show curves on\n    write a file instead: --out curves.png")
+    return figure
+
+
+def _write(figure: Figure, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=120)
+    except ValueError as error:  # matplotlib's message lists the formats
+        raise UsageError(f"{path}: {error}") from error
+    except OSError as error:
+        raise DataError(f"cannot be written: {error.strerror or error}", path) from error
+
+
+def _show() -> None:
+    from matplotlib import pyplot
+
+    pyplot.show()

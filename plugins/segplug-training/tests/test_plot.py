@@ -1,0 +1,160 @@
+"""``seg-kernel plot``: what it draws, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from segkernel.errors import DataError, SegKernelError, UsageError
+from segplug_training.plot import NoMatplotlib, command, default_keys, draw_curves, read_curves
+
+LINES = [
+    {"kind": "train", "iteration": 10, "epoch": 0.5, "lr": 0.01, "loss": 1.2, "decode.loss_ce": 1.2},
+    {"kind": "train", "iteration": 20, "epoch": 1.0, "lr": 0.02, "loss": None, "decode.loss_ce": 0.9},
+    {"kind": "val", "iteration": 20, "mIoU": 47.9, "IoU.road": 80.0, "IoU.car": 20.0, "loss": 0.8},
+    {"kind": "test", "iteration": 20, "mIoU": 45.0, "IoU.road": 79.0, "IoU.car": 18.0},
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return write(tmp_path / "work_dirs" / "a" / "20261121_120000", LINES)
+
+
+def write(folder: Path, lines: list[dict[str, object]]) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def test_a_run_becomes_a_picture_in_its_directory(run: Path) -> None:
+    result = call(run)
+    assert result.exit_code == 0, result.output
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert str(run / "curves.png") in result.output
+
+
+def test_out_names_the_file_and_its_format(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "curves.svg"
+    assert call(run, "--out", out).exit_code == 0
+    assert "<svg" in out.read_text()
+
+
+def test_a_log_file_is_as_good_as_its_directory(run: Path) -> None:
+    assert read_curves(run / "metrics.jsonl").points == read_curves(run).points
+
+
+def test_null_values_are_gaps(run: Path) -> None:
+    curves = read_curves(run)
+    assert curves.points["train", "loss"] == [(10, 1.2)]
+    assert curves.points["train", "lr"] == [(10, 0.01), (20, 0.02)]
+
+
+def test_the_default_is_loss_rate_and_metrics_of_all_classes(run: Path) -> None:
+    assert default_keys([read_curves(run)]) == ["loss", "lr", "mIoU"]
+
+
+def test_a_key_without_kind_means_all_kinds(run: Path) -> None:
+    curves = read_curves(run)
+    assert curves.matching("loss") == [("train", "loss"), ("val", "loss")]
+    assert curves.matching("val.loss") == [("val", "loss")]
+    assert curves.matching("val.IoU.*") == [("val", "IoU.road"), ("val", "IoU.car")]
+
+
+def test_each_pattern_gets_a_panel_with_a_line_per_run_kind_and_key(run: Path) -> None:
+    first, second = read_curves(run), read_curves(run)
+    first.name, second.name = "first", "second"
+    panels = draw_curves([first, second], ["lr", "IoU.*"]).axes
+    assert [axes.get_title() for axes in panels] == ["lr", "IoU.*"]
+    assert labels(panels[0]) == ["first", "second"]
+    assert labels(panels[1])[:2] == ["first IoU.road (val)", "first IoU.car (val)"]
+    assert len(panels[1].lines) == 8
+
+
+def labels(axes: object) -> list[str]:
+    return [text.get_text() for text in axes.get_legend().get_texts()]  # type: ignore[attr-defined]
+
+
+def test_runs_are_named_by_what_tells_them_apart(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = write(tmp_path / "work_dirs" / "b" / "1", LINES)
+    seen: list[str] = []
+    monkeypatch.setattr("segplug_training.plot.draw_curves", lambda curves, *_: seen.extend(c.name for c in curves))
+    call(run, other)
+    assert seen == [str(Path("a", "20261121_120000")), str(Path("b", "1"))]
+
+
+def test_the_legend_must_name_every_run(run: Path) -> None:
+    assert isinstance(call(run, run, "--legend", "one").exception, UsageError)
+    assert call(run, run, "--legend", "one,two", "--out", run / "two.png").exit_code == 0
+
+
+def test_a_run_cut_short_while_writing_is_read(run: Path) -> None:
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "itera')
+    assert read_curves(run).points["val", "mIoU"] == [(20, 47.9)]
+
+
+@pytest.mark.parametrize("line", ["rubbish", "[1]", '{"kind": "train"}', '{"kind": "other", "iteration": 1}'])
+def test_a_broken_line_is_named(run: Path, line: str) -> None:
+    path = run / "metrics.jsonl"
+    path.write_text(f"{line}\n{path.read_text()}")
+    with pytest.raises(DataError, match="line 1 ") as error:
+        read_curves(run)
+    assert error.value.path == str(path)
+
+
+def test_an_empty_log_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no figures yet"):
+        read_curves(write(tmp_path / "empty", []))
+
+
+def test_a_misspelt_run_is_suggested(run: Path) -> None:
+    with pytest.raises(UsageError, match=f"did you mean .*{run.name}"):
+        read_curves(run.with_name("20261121_120001"))
+
+
+def test_the_parent_of_runs_suggests_the_newest(run: Path) -> None:
+    with pytest.raises(UsageError, match=f"did you mean .*{run.name}"):
+        read_curves(run.parent)
+
+
+def test_a_misspelt_key_is_suggested(run: Path) -> None:
+    error = call(run, "--keys", "mIou").exception
+    assert isinstance(error, UsageError)
+    assert "did you mean 'mIoU'" in str(error)
+
+
+def test_an_unknown_format_lists_the_known_ones(run: Path) -> None:
+    error = call(run, "--out", run / "curves.xyz").exception
+    assert isinstance(error, UsageError)
+    assert "png" in str(error)
+
+
+def test_a_file_that_cannot_be_written_is_named(run: Path) -> None:
+    error = call(run, "--out", run / "metrics.jsonl" / "curves.png").exception
+    assert isinstance(error, DataError)
+
+
+def test_without_a_screen_show_says_what_to_do(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    error = call(run, "--show").exception
+    assert isinstance(error, UsageError)
+    assert "--out" in str(error)
+
+
+def test_without_matplotlib_the_extra_is_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    error = call(run).exception
+    assert isinstance(error, NoMatplotlib)
+    assert isinstance(error, SegKernelError)
+    assert error.exit_code == 3
+    assert "pip install 'segplug-training[plot]'" in str(error)

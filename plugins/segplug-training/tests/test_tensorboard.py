@@ -1,0 +1,179 @@
+"""TensorBoardHook in real runs, read back with TensorBoard's own reader."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from segkernel.errors import SegKernelError, UsageError
+from segkernel.interfaces.model import OutputSpec, Segmentor
+from segkernel.runner import Evaluation, Runner
+from segkernel.sample import LabelMap, Prediction, Sample, Targets
+from segplug_training import TensorBoardHook
+
+
+class TwoHalves:
+    """Images whose right half is the other class."""
+
+    classes = ("left", "right")
+    palette = ((255, 0, 0), (0, 0, 255))
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Sample:
+        labels = np.zeros((8, 8), np.uint8)
+        labels[:, 4:] = 1
+        image = np.repeat(labels[..., None] * 200, 3, 2)
+        return Sample({"seg": LabelMap(labels)}, {"name": f"half_{index}"}, image)
+
+
+class Tiny(Segmentor):
+    """One convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs = {"seg": OutputSpec(2, 2)}
+        self.test_cfg = {"mode": "whole"}
+        self.conv = torch.nn.Conv2d(3, 2, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.conv(images)
+
+    def loss(self, images: torch.Tensor, targets: Targets) -> dict[str, torch.Tensor]:
+        return {"decode.loss_ce": torch.nn.functional.cross_entropy(self(images), targets["seg"])}
+
+    def predict(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"seg": self(images)}
+
+
+class RightShare:
+    """The share of pixels that are right, and the same under the name of a class."""
+
+    def __init__(self) -> None:
+        self.shares: list[float] = []
+
+    def update(self, prediction: Prediction, target: Targets) -> None:
+        self.shares.append(float((prediction.labels == target["seg"]).float().mean()))
+
+    def merge(self, other: Any) -> None:
+        self.shares += other.shares
+
+    def compute(self) -> Mapping[str, float]:
+        return {"aAcc": float(np.mean(self.shares)), "IoU.left": 0.5}
+
+
+def make(work_dir: Path, iterations: int, hooks: Sequence[Any] | None = None, **options: Any) -> Runner:
+    model = Tiny()
+    return Runner(
+        model,
+        train=TwoHalves(),
+        val=TwoHalves(),
+        optimizer=torch.optim.SGD(model.parameters(), 0.1),
+        iterations=iterations,
+        val_interval=10,
+        evaluation=Evaluation(metrics=[RightShare()]),
+        hooks=[TensorBoardHook()] if hooks is None else hooks,
+        work_dir=work_dir,
+        **options,
+    )
+
+
+def events(work_dir: Path) -> EventAccumulator:
+    return EventAccumulator(str(work_dir / "tensorboard")).Reload()
+
+
+def steps(work_dir: Path, tag: str) -> list[int]:
+    return [event.step for event in events(work_dir).Scalars(tag)]
+
+
+def test_losses_rate_speed_and_figures_become_curves(tmp_path: Path) -> None:
+    make(tmp_path, iterations=20).run()
+    tags = set(events(tmp_path).Tags()["scalars"])
+    assert {"train/loss", "train/decode.loss_ce", "train/lr", "train/images_per_second"} <= tags
+    assert {"val/aAcc", "val/loss", "val_IoU/left"} <= tags
+    assert steps(tmp_path, "train/loss") == [10, 20]
+    assert steps(tmp_path, "val/aAcc") == [10, 20]
+
+
+def test_values_are_those_of_the_run(tmp_path: Path) -> None:
+    runner = make(tmp_path, iterations=10)
+    figures = runner.run()
+    assert events(tmp_path).Scalars("val/loss")[0].value == pytest.approx(figures["loss"], abs=1e-6)
+    assert events(tmp_path).Scalars("train/lr")[0].value == pytest.approx(0.1)
+
+
+def test_the_test_after_training_is_written_too(tmp_path: Path) -> None:
+    make(tmp_path, iterations=10, test=TwoHalves()).run()
+    assert steps(tmp_path, "test/aAcc") == [10]
+    assert steps(tmp_path, "test_IoU/left") == [10]
+
+
+def test_the_same_pictures_are_drawn_at_every_validation(tmp_path: Path) -> None:
+    make(tmp_path, iterations=20, hooks=[TensorBoardHook(pictures=2)]).run()
+    found = events(tmp_path)
+    assert found.Tags()["images"] == ["val_pictures/half_0", "val_pictures/half_1"]
+    assert [event.step for event in found.Images("val_pictures/half_0")] == [10, 20]
+
+
+def test_no_pictures_when_none_are_wanted(tmp_path: Path) -> None:
+    make(tmp_path, iterations=10, hooks=[TensorBoardHook(pictures=0)]).run()
+    assert events(tmp_path).Tags()["images"] == []
+
+
+def test_the_run_says_how_to_look_at_the_curves(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "segkernel"):
+        make(tmp_path, iterations=1).run()
+    assert f"tensorboard --logdir {tmp_path / 'tensorboard'}" in caplog.text
+
+
+def test_resuming_hides_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+    runner = make(tmp_path, iterations=20)
+    runner.train()
+    runner.save(tmp_path / "at_20.pt")
+    runner.close()
+    lost = make(tmp_path, iterations=40)
+    lost.resume(tmp_path / "at_20.pt")
+    lost.run()
+    again = make(tmp_path, iterations=30)
+    again.resume(tmp_path / "at_20.pt")
+    again.run()
+    assert steps(tmp_path, "train/loss") == [10, 20, 30]
+
+
+def test_a_test_alone_writes_no_events(tmp_path: Path) -> None:
+    runner = Runner(
+        Tiny(),
+        test=TwoHalves(),
+        evaluation=Evaluation(metrics=[RightShare()]),
+        hooks=[TensorBoardHook()],
+        work_dir=tmp_path,
+    )
+    runner.run()
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_other_ranks_write_nothing(tmp_path: Path) -> None:
+    hook = TensorBoardHook()
+    hook.before_train(SimpleNamespace(is_main=False, work_dir=tmp_path, iteration=0))
+    hook.on_record({"kind": "train", "iteration": 10, "loss": 1.0})
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tensorboard").write_text("in the way")
+    with pytest.raises(SegKernelError, match="tensorboard: cannot write"):
+        TensorBoardHook().before_train(SimpleNamespace(is_main=True, work_dir=tmp_path, iteration=0))
+
+
+def test_a_negative_number_of_pictures_is_refused() -> None:
+    with pytest.raises(UsageError, match="pictures"):
+        TensorBoardHook(pictures=-1)
