@@ -18,9 +18,10 @@ from segkernel.catalog import Catalog
 from segkernel.config import Config, load_config
 from segkernel.config.marks import place_of
 from segkernel.data import Loader
-from segkernel.errors import ConfigError, Problem, did_you_mean
+from segkernel.engine import LocalEngine
+from segkernel.errors import CheckpointError, ConfigError, Problem, UsageError, did_you_mean
 from segkernel.hooks.schedule import Schedule
-from segkernel.inference import PaddingConfig, Preprocessor
+from segkernel.inference import TTA, PaddingConfig, Preprocessor
 from segkernel.interfaces.data import Dataset, Transform
 from segkernel.interfaces.model import Engine, Segmentor
 from segkernel.interfaces.spec import Spec
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from segkernel.interfaces.model import Exporter
 
 log = logging.getLogger(__name__)
+
+USUAL_TTA = TTA(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True)
 
 SECTIONS = (
     "model", "data", "optim", "schedule", "engine", "hooks", "evaluate", "export", "plugins", "seed", "work_dir",
@@ -176,6 +179,8 @@ def _check_section(name: str, value: Any, place: str, catalog: Catalog) -> list[
         return [problem for problems in checked for problem in problems]
     if not isinstance(value, Mapping):
         return [Problem(f"needs a mapping, got {value!r}", name, place)]
+    if name == "engine" and "type" not in value:
+        return check_arguments(LocalEngine, value, path=name, catalog=catalog)
     if name in _COMPONENTS:
         return check_component(_COMPONENTS[name], value, path=name, catalog=catalog)
     return check_arguments(_TYPED[name], value, path=name, catalog=catalog)
@@ -195,13 +200,21 @@ def make_model(config: Config, catalog: Catalog | None = None) -> Segmentor:
     return model
 
 
-def make_runner(config: Config, work_dir: str | Path | None = None, training: bool = True) -> Runner:
+def make_runner(
+    config: Config,
+    work_dir: str | Path | None = None,
+    training: bool = True,
+    model: Segmentor | None = None,
+    hooks: Sequence[Any] = (),
+) -> Runner:
     """Check a config and build the run it describes; nothing is written yet.
 
     Args:
         config: The whole config.
         work_dir: Wins over the config's.
         training: False leaves training and validation sets and the optimiser unbuilt.
+        model: In place of the config's.
+        hooks: Beside the config's.
 
     Raises:
         ConfigError: All problems at once.
@@ -212,8 +225,8 @@ def make_runner(config: Config, work_dir: str | Path | None = None, training: bo
     catalog = catalog_of(config)
     seed = config.get("seed") or 0
     seed_everything(seed)
-    engine: Engine = build("engines", config.get("engine") or {"type": "LocalEngine"}, catalog=catalog)
-    model = make_model(config, catalog)
+    engine = _engine(config, catalog)
+    model = model or make_model(config, catalog)
     optim = construct(OptimSection, config.get("optim") or {}, path="optim", catalog=catalog)
     schedule = construct(ScheduleSection, config.get("schedule") or {}, path="schedule", catalog=catalog)
     wanted = config.get("data") or {}
@@ -232,7 +245,7 @@ def make_runner(config: Config, work_dir: str | Path | None = None, training: bo
         lr=schedule.lr,
         clip_grad=optim.clip_grad,
         evaluation=construct(Evaluation, config.get("evaluate") or {}, path="evaluate", catalog=catalog),
-        hooks=[build("hooks", hook, catalog=catalog) for hook in config.get("hooks") or ()],
+        hooks=[*(build("hooks", hook, catalog=catalog) for hook in config.get("hooks") or ()), *hooks],
         engine=engine,
         preprocessor=Preprocessor(**data.preprocess),
         seed=seed,
@@ -240,6 +253,11 @@ def make_runner(config: Config, work_dir: str | Path | None = None, training: bo
         name=config.name,
         config=config.data,
     )
+
+
+def _engine(config: Config, catalog: Catalog) -> Engine:
+    spec = config.get("engine") or {}
+    return build("engines", spec, catalog=catalog) if "type" in spec else LocalEngine(**spec)
 
 
 def _without_training(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -315,6 +333,61 @@ def start(
     return runner
 
 
+def make_test(
+    config: str | Path | Mapping[str, Any] | Config,
+    weights: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    work_dir: str | Path | None = None,
+    tta: bool = False,
+    hooks: Sequence[Any] = (),
+) -> Runner:
+    """Build a run that only tests.
+
+    Args:
+        config: A file, a packaged name, a mapping, a loaded config, or a checkpoint, which knows its config.
+        weights: A checkpoint, or a file that an exporter wrote.
+        overrides: ``key=value`` strings.
+        work_dir: The run directory; None makes ``work_dirs/NAME/TIME``.
+        tta: Use the config's test-time augmentation, or the usual one.
+        hooks: Beside the config's.
+    """
+    config, weights = _config_and_weights(config, weights, overrides)
+    exporter = None if weights is None else exporter_for(weights, catalog_of(config))
+    model = exporter.load(Path(weights)) if exporter and weights else None
+    runner = make_runner(config, work_dir, training=False, model=model, hooks=hooks)
+    if weights is not None and exporter is None:
+        runner.load_weights(weights, mode="strict")
+    runner.evaluation.tta = (runner.evaluation.tta or USUAL_TTA) if tta else None
+    return runner
+
+
+def _config_and_weights(
+    config: str | Path | Mapping[str, Any] | Config, weights: str | Path | None, overrides: Sequence[str]
+) -> tuple[Config, str | Path | None]:
+    from segkernel.checkpoint import load
+
+    if isinstance(config, str | Path) and Path(config).suffix in (".pt", ".pth"):
+        saved = load(config)["meta"].get("config")
+        if not saved:
+            raise CheckpointError(f"{config}: holds no config; give the config first, then these weights")
+        return load_config(saved, overrides), weights or config
+    return (config if isinstance(config, Config) and not overrides else load_config(config, overrides)), weights
+
+
+def exporter_for(path: str | Path, catalog: Catalog) -> Exporter | None:
+    """Return the exporter that reads a file with this suffix; None for torch's own files."""
+    suffix = Path(path).suffix
+    if suffix in (".pt", ".pth", ".pkl", ".safetensors", ""):
+        return None
+    kinds = [catalog.load("exporters", name) for name in catalog.names("exporters")]
+    for kind in kinds:
+        if kind.suffix == suffix:
+            return kind()
+    known = ", ".join(kind.suffix for kind in kinds) or "none: pip install segplug-deploy"
+    raise UsageError(f"{path}: no exporter reads {suffix!r} files (there are {known})")
+
+
 def export(runner: Runner, exporter: Exporter) -> Path:
     """Export the runner's model as it stands, proven on an image of its test, validation or training set."""
     part = runner.test_set or runner.val_set or runner.train_set
@@ -323,7 +396,7 @@ def export(runner: Runner, exporter: Exporter) -> Path:
     runner.model.eval()
     runner.preprocessor.eval()
     images, _ = runner.preprocessor(batch)
-    path = runner.work_dir / f"{runner.config.get('name', 'model')}{exporter.suffix}"
+    path = runner.work_dir / f"model{exporter.suffix}"
     model = runner.model.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     exporter.export(model, path, images[:1].cpu(), rundir.metadata(runner))
     log.info("exported %s", path)

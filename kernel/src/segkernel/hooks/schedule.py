@@ -60,8 +60,8 @@ class Schedule:
 
     @property
     def length(self) -> int:
-        """Number of iterations it acts on."""
-        return (self.end or 0) - self.begin
+        """Steps from its first iteration to its last."""
+        return (self.end or 0) - self.begin - 1
 
     def rate(self, lr: float, base: float, i: int) -> float:
         """Return the rate at its own iteration ``i`` from the rate ``lr`` before; ``base`` is the optimiser's."""
@@ -94,7 +94,7 @@ class LinearLR(Schedule):
         if i == 0:
             return lr * self.start_factor
         rise = self.end_factor - self.start_factor
-        return lr * (1 + rise / ((self.length - 1) * self.start_factor + (i - 1) * rise))
+        return lr * (1 + rise / (self.length * self.start_factor + (i - 1) * rise))
 
 
 class ConstantLR(Schedule):
@@ -107,7 +107,7 @@ class ConstantLR(Schedule):
     def rate(self, lr: float, base: float, i: int) -> float:
         if i == 0:
             return lr * self.factor
-        return lr / self.factor if i == self.length - 1 else lr
+        return lr / self.factor if i == self.length else lr
 
 
 class MultiStepLR(Schedule):
@@ -140,7 +140,7 @@ class CosineAnnealingLR(Schedule):
         self.period, self.eta_min, self.eta_min_ratio = T_max, eta_min or 0.0, eta_min_ratio
 
     def rate(self, lr: float, base: float, i: int) -> float:
-        period = self.period or self.length
+        period = self.period or self.length + 1
         low = self.eta_min if self.eta_min_ratio is None else base * self.eta_min_ratio
         if i == 0:
             return lr
@@ -176,7 +176,7 @@ class OneCycleLR(Schedule):
         self.final = self.start / final_div_factor
 
     def rate(self, lr: float, base: float, i: int) -> float:
-        steps = self.steps or self.length
+        steps = self.steps or self.length + 1
         rise = self.peak * steps - 1
         points = [(0.0, self.start), (rise, self.eta_max), (steps - 1.0, self.final)]
         if self.three_phase:

@@ -22,7 +22,10 @@ Features = Sequence[Tensor]
 
 
 class Backbone(nn.Module):
-    """Images (N, C, H, W) to feature maps, finest first: map i is (N, channels[i], ~H / strides[i], ~W / strides[i])."""
+    """Images (N, C, H, W) to feature maps, finest first.
+
+    Map i is (N, channels[i], about H / strides[i], about W / strides[i]).
+    """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]

@@ -1,0 +1,41 @@
+"""``seg-kernel run``: train, validate, test and export, as a config says."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("run")
+@click.argument("config")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--work-dir", metavar="DIR", help="Run directory. [default: work_dirs/NAME/TIME]")
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="latest",
+    metavar="[CHECKPOINT]",
+    help="Go on from a checkpoint, or from the newest of this run.",
+)
+@click.option("--amp", is_flag=True, help="Compute in half precision where that is safe (engine.amp=true).")
+@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps. [default: the config's, or the best there is]")
+def command(
+    config: str, overrides: tuple[str, ...], work_dir: str | None, resume: str | None, amp: bool, device: str | None
+) -> None:
+    """Run CONFIG, a file or a packaged name, from start to end.
+
+    KEY=VALUE changes it: optim.batch_size=4 'hooks[0].interval=10'
+    """
+    from segkernel.experiment import start
+
+    changes = [*overrides, *engine_overrides(amp, device)]
+    runner = start(config, changes, work_dir=work_dir, resume=True if resume == "latest" else resume or False)
+    best = runner.best_checkpoint()
+    click.echo(f"\nrun directory  {runner.work_dir}")
+    if best:
+        click.echo(f"best weights   {best}")
+        click.echo(f"next           seg-kernel predict {best} IMAGE... --out predictions")
+
+
+def engine_overrides(amp: bool, device: str | None) -> list[str]:
+    """Return the overrides that stand behind ``--amp`` and ``--device``."""
+    return (["+engine.amp=true"] if amp else []) + ([f"+engine.device={device}"] if device else [])

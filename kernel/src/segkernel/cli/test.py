@@ -1,0 +1,53 @@
+"""``seg-kernel test``: figures, label files and pictures of a model on a config's test set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from segkernel.cli.run import engine_overrides
+
+
+@click.command("test")
+@click.argument("config")
+@click.argument("others", nargs=-1, metavar="[WEIGHTS] [KEY=VALUE]...")
+@click.option("--out", type=click.Path(file_okay=False), metavar="DIR", help="Write a label PNG for every image.")
+@click.option("--show-dir", type=click.Path(file_okay=False), metavar="DIR", help="Write a picture for every image.")
+@click.option("--show", is_flag=True, help="Show each picture in a window.")
+@click.option("--wait-time", type=float, default=0, metavar="SECONDS", help="How long to show each; 0 waits for a key.")
+@click.option("--opacity", type=click.FloatRange(0, 1, min_open=True), default=0.5, help="Of the colours.")
+@click.option("--tta", is_flag=True, help="Average over scales and mirroring (evaluate.tta, or 0.5 to 1.75 and flip).")
+@click.option("--work-dir", metavar="DIR", help="Run directory. [default: work_dirs/NAME/TIME]")
+@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps.")
+def command(
+    config: str,
+    others: tuple[str, ...],
+    out: str | None,
+    show_dir: str | None,
+    show: bool,
+    wait_time: float,
+    opacity: float,
+    tta: bool,
+    work_dir: str | None,
+    device: str | None,
+) -> None:
+    """Test CONFIG with WEIGHTS, a checkpoint or an exported file; CONFIG may itself be a checkpoint of a run."""
+    from segkernel.experiment import make_test
+    from segkernel.hooks.pictures import PicturesHook
+
+    weights = [other for other in others if "=" not in other or Path(other).exists()]
+    if len(weights) > 1:
+        raise click.UsageError(f"one file of weights, not {len(weights)}: {' '.join(weights)}")
+    overrides = [other for other in others if other not in weights] + engine_overrides(False, device)
+    pictures = PicturesHook(8, show_dir, out, show, wait_time, opacity)
+    runner = make_test(config, weights[0] if weights else None, overrides, work_dir=work_dir, tta=tta, hooks=[pictures])
+    try:
+        figures = runner.test()
+    finally:
+        runner.close()
+    shown = {name: value for name, value in figures.items() if "." not in name}
+    click.echo(
+        "  ".join(f"{name} {value:.2f}" for name, value in shown.items()) or "predicted; nothing to compare with"
+    )
+    click.echo(f"pictures  {show_dir or runner.work_dir / 'pictures'}" + (f"\nlabels    {out}" if out else ""))

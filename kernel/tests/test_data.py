@@ -1,0 +1,145 @@
+"""The loader: the same samples for any number of workers, ranks and restarts."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from segkernel.data import Loader, apply_transforms
+from segkernel.errors import DataError, UsageError
+from segkernel.sample import Flip, Sample
+
+
+class Jitter:
+    """Uses its generator and, as third-party code does, the global ones."""
+
+    needs = 0
+
+    def __call__(self, sample, rng):
+        if rng.random() < 0.5:
+            sample.apply(Flip("horizontal"))
+        noise = np.random.randint(0, 9, sample.image.shape) + int(torch.randint(9, ()))
+        sample.image = np.clip(sample.image + noise, 0, 255).astype(np.uint8)
+        return sample
+
+
+class Blend:
+    """Needs a second sample."""
+
+    needs = 1
+
+    def __call__(self, sample, rng, other):
+        sample.image = (sample.image // 2 + other.image // 2).astype(np.uint8)
+        return sample
+
+
+def batches(loader, count, **where):
+    return [batch.images for batch in islice(loader.train_batches(**where), count)]
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_batches_are_the_same_for_any_number_of_workers(rectangles, workers):
+    make = lambda n: Loader(rectangles(), [Jitter(), Blend()], micro_batch=3, workers=n, seed=7)  # noqa: E731
+    for ours, theirs in zip(batches(make(0), 6), batches(make(workers), 6)):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_restart_goes_on_where_it_stopped(rectangles, workers):
+    loader = Loader(rectangles(), [Jitter()], micro_batch=3, workers=workers)
+    whole = batches(loader, 6)
+    assert all(torch.equal(a, b) for a, b in zip(whole[4:], batches(loader, 2, position=12)))
+
+
+def test_two_ranks_share_what_one_rank_takes(rectangles):
+    one = batches(Loader(rectangles(), [Jitter()], micro_batch=4), 3)
+    two = [batches(Loader(rectangles(), [Jitter()], micro_batch=2), 3, rank=r, world_size=2) for r in (0, 1)]
+    for whole, first, second in zip(one, *two):
+        assert torch.equal(whole, torch.cat([first, second]))
+
+
+def test_an_epoch_visits_every_sample_once(rectangles):
+    names = [m["name"] for b in islice(Loader(rectangles(), micro_batch=4).train_batches(), 3) for m in b.meta]
+    assert sorted(names) == sorted(f"image_{i}" for i in range(12))
+
+
+def test_loading_leaves_the_global_generators_alone(rectangles):
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    for workers in (0, 2):
+        batches(Loader(rectangles(), [Jitter()], workers=workers), 2)
+    list(Loader(rectangles(), [Jitter()]).eval_batches())
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_another_seed_gives_other_batches(rectangles):
+    first, second = (batches(Loader(rectangles(), [Jitter()], seed=seed), 1)[0] for seed in (0, 1))
+    assert not torch.equal(first, second)
+
+
+def test_a_rejected_sample_is_replaced(rectangles):
+    class Reject:
+        needs = 0
+
+        def __call__(self, sample, rng):
+            return None if sample.meta["name"] == "image_3" else sample
+
+    loader = Loader(rectangles(), [Reject()], micro_batch=12)
+    assert "image_3" not in [m["name"] for m in next(loader.train_batches()).meta]
+
+
+def test_evaluation_never_pads_and_keeps_truth_at_the_original_size(rectangles):
+    class Sizes(rectangles):
+        def __getitem__(self, index):
+            self.size = (24, 32) if index % 2 else (32, 24)
+            return super().__getitem__(index)
+
+    class Half:
+        needs = 0
+
+        def __call__(self, sample, rng):
+            from segkernel.sample import Resize
+
+            return sample.apply(Resize((sample.size[0] // 2, sample.size[1] // 2)))
+
+    found = list(Loader(Sizes(4), [Half()], micro_batch=4).eval_batches())
+    assert [len(batch) for batch in found] == [2, 2]
+    assert found[0].images.shape[-2:] == (16, 12)
+    assert found[0].truths[0]["seg"].shape == (32, 24)
+
+
+def test_evaluation_shares_are_disjoint_and_complete(rectangles):
+    names = [m["name"] for r in (0, 1) for b in Loader(rectangles(5)).eval_batches(r, 2) for m in b.meta]
+    assert sorted(names) == [f"image_{i}" for i in range(5)]
+
+
+@pytest.mark.parametrize("which", ["train_batches", "eval_batches"])
+def test_an_empty_set_is_refused(rectangles, which):
+    with pytest.raises(DataError, match="empty"):
+        next(getattr(Loader(rectangles(0)), which)())
+
+
+def test_a_transform_that_needs_more_samples_cannot_be_used_alone(rectangles):
+    with pytest.raises(UsageError, match="Blend needs 1"):
+        apply_transforms([Blend()], rectangles()[0], np.random.default_rng(0))
+
+
+def test_images_of_different_channels_are_not_batched(rectangles):
+    class Mixed(rectangles):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            sample.image = sample.image[..., : 3 if index % 2 else 1]
+            return sample
+
+    with pytest.raises(DataError, match="channels"):
+        next(Loader(Mixed(), micro_batch=4).train_batches())
+
+
+def test_a_batch_moves_and_detaches_as_one(rectangles):
+    batch = next(Loader(rectangles(), micro_batch=2).train_batches())
+    assert batch.to("cpu").detach().targets["seg"].shape == (2, 24, 32)
+    assert isinstance(Sample(image=np.zeros((2, 3, 3), np.uint8)).get("seg"), type(None))

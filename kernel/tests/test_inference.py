@@ -1,0 +1,136 @@
+"""Preprocessing, windows, merging and labels: the figures MMSegmentation gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from segkernel.errors import UsageError
+from segkernel.inference import Preprocessor, infer, predict_batch, slide, to_labels
+from segkernel.interfaces.model import OutputSpec
+from segkernel.sample import Batch, LabelMap, Sample, Targets, collate
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "inference.npz")
+SOFTMAX = OutputSpec(classes=5, out_channels=5)
+
+
+def plain(images):
+    """Make a batch whose preprocessing changes nothing."""
+    return Batch(images, Targets({}), [tuple(images.shape[-2:])] * len(images), [{} for _ in images])
+
+
+NOTHING = Preprocessor(mean=(0, 0, 0), std=(1, 1, 1)).eval()
+
+
+def random_scores(channels, seed=51, shape=(40, 48)):
+    return torch.from_numpy(np.random.RandomState(seed).standard_normal((2, channels, *shape)).astype(np.float32))
+
+
+@pytest.mark.parametrize("key", ["in0", "in1"])
+def test_training_batches_are_normalised_and_padded_as_the_reference_does(key):
+    rs = np.random.RandomState(31)
+    images = [rs.randint(0, 256, (3, 50, 60)).astype(np.uint8), rs.randint(0, 256, (3, 64, 48)).astype(np.uint8)]
+    labels = [rs.randint(0, 7, (50, 60)).astype(np.uint8), rs.randint(0, 7, (64, 48)).astype(np.uint8)]
+    samples = [
+        Sample({"seg": LabelMap(label)}, {}, image[::-1].transpose(1, 2, 0).copy())
+        for image, label in zip(images, labels)
+    ]
+    preprocessor = Preprocessor(size=(72, 80)) if key == "in0" else Preprocessor(size_divisor=32)
+    found, targets = preprocessor.train()(collate(samples))
+    golden = GOLDEN[key]
+    if key == "in1":  # there, each image is padded to its own multiple first; the content is what matters
+        found = found[..., : golden.shape[-2], : golden.shape[-1]]
+    np.testing.assert_allclose(found[..., ::3, ::3].numpy(), golden[..., ::3, ::3], atol=1e-5)
+    assert targets["seg"].dtype == torch.int64
+    assert (targets["seg"][0, 50:] == 255).all()
+    assert (targets["seg"][1, :, 48:] == 255).all()
+
+
+def test_evaluation_batches_are_not_padded():
+    images, _ = Preprocessor(size=(72, 80)).eval()(plain(torch.zeros(1, 3, 50, 60, dtype=torch.uint8)))
+    assert images.shape == (1, 3, 50, 60)
+
+
+def test_another_number_of_channels_is_refused():
+    with pytest.raises(UsageError, match="4 channels"):
+        Preprocessor()(plain(torch.zeros(1, 4, 8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "original"),
+    [
+        ("plain", SOFTMAX, (40, 48)),
+        ("resize", SOFTMAX, (50, 70)),
+        ("align_resize", OutputSpec(5, 5, align_corners=True), (50, 70)),
+        ("binary", OutputSpec(2, 1, "sigmoid", 0.3), (40, 48)),
+        ("binary_thr", OutputSpec(2, 1, "sigmoid", 0.6), (40, 48)),
+    ],
+)
+def test_scores_become_the_reference_s_labels(name, output, original):
+    scores = random_scores(output.out_channels)
+    batch = plain(torch.zeros(2, 3, 40, 48))
+    batch.meta = [{"original_size": original} for _ in range(2)]
+    found = predict_batch(lambda _: {"seg": scores}, batch, preprocessor=NOTHING, outputs={"seg": output})
+    labels = np.stack([prediction.labels.numpy() for prediction in found])
+    assert (labels == GOLDEN[f"pred_{name}"]).mean() > 0.9999
+
+
+def test_padding_is_cut_off_before_the_scores_are_resized():
+    scores = random_scores(5)
+    batch = plain(torch.zeros(2, 3, 33, 42))
+    batch.meta = [{"original_size": (30, 37)} for _ in range(2)]
+    padding = Preprocessor(mean=(0, 0, 0), std=(1, 1, 1), test_cfg={"size_divisor": 8}).eval()
+    found = predict_batch(lambda _: {"seg": scores}, batch, preprocessor=padding, outputs={"seg": SOFTMAX})
+    labels = np.stack([prediction.labels.numpy() for prediction in found])
+    assert (labels == GOLDEN["pred_padding"]).mean() > 0.9999
+
+
+def test_merged_views_are_the_mean_of_their_probabilities():
+    views = iter(torch.randn(4, 1, 5, 20, 24, generator=torch.Generator().manual_seed(0)))
+    kept = []
+
+    def predict(images):
+        kept.append(next(views))
+        return {"seg": kept[-1]}
+
+    batch = plain(torch.zeros(1, 3, 20, 24))
+    outputs = {"seg": SOFTMAX}
+    tta = {"scales": (1.0, 1.0), "flip": True}
+    found = predict_batch(predict, batch, preprocessor=NOTHING, outputs=outputs, tta=tta, scores=True)
+    turned = [scores.flip(-1) if index % 2 else scores for index, scores in enumerate(kept)]
+    mean = torch.stack([scores.softmax(1) for scores in turned]).mean(0)[0]
+    torch.testing.assert_close(found[0]["seg_scores"], mean)
+
+
+def test_tta_of_a_real_convolution_is_the_plain_prediction_when_there_is_one_view(tiny_model):
+    model = tiny_model().eval()
+    batch = plain(torch.rand(1, 3, 24, 32))
+    outputs = model.outputs
+    one = predict_batch(model.predict, batch, preprocessor=NOTHING, outputs=outputs)
+    same = predict_batch(
+        model.predict, batch, preprocessor=NOTHING, outputs=outputs, tta={"scales": [1], "flip": False}
+    )
+    assert torch.equal(one[0].labels, same[0].labels)
+
+
+def test_windows_cover_everything_and_average_where_they_overlap():
+    ones = slide(lambda x: {"seg": x[:, :1] * 0 + 1}, torch.zeros(1, 3, 65, 97), {"seg": SOFTMAX}, (32, 48), (20, 30))
+    assert torch.equal(ones["seg"], torch.ones(1, 1, 65, 97))
+    position = torch.arange(97.0).expand(1, 3, 65, 97)
+    found = slide(lambda x: {"seg": x[:, :1]}, position, {"seg": SOFTMAX}, (32, 48), (20, 30))
+    torch.testing.assert_close(found["seg"], position[:, :1])
+
+
+def test_a_window_larger_than_the_image_sees_it_whole():
+    images = torch.rand(1, 3, 20, 30)
+    predict = lambda x: {"seg": x[:, :1]}  # noqa: E731
+    found = infer(predict, images, {"seg": SOFTMAX}, {"mode": "slide", "crop_size": (64, 64), "stride": (48, 48)})
+    torch.testing.assert_close(found["seg"], images[:, :1])
+
+
+def test_labels_are_small_integers_where_they_fit():
+    assert to_labels(random_scores(5), SOFTMAX).dtype == torch.uint8
+    assert to_labels(torch.zeros(1, 300, 2, 2), OutputSpec(300, 300)).dtype == torch.int64
