@@ -48,7 +48,7 @@ GROUPS: dict[str, str] = {
     "metrics": "segkernel.interfaces.data:Metric",
     "engines": "segkernel.interfaces.model:Engine",
     "optimizers": "torch.optim.optimizer:Optimizer",
-    "schedules": "torch.optim.lr_scheduler:LRScheduler",
+    "schedules": "segkernel.hooks.schedule:Schedule",
     "hooks": "",
     "exporters": "segkernel.interfaces.model:Exporter",
     "zoo": "",
@@ -56,7 +56,7 @@ GROUPS: dict[str, str] = {
 }
 """Group name without prefix to the class its components are; empty where several will do."""
 
-TORCH_FALLBACK = {"optimizers": "torch.optim", "schedules": "torch.optim.lr_scheduler"}
+TORCH_FALLBACK = {"optimizers": "torch.optim"}
 """Groups whose names are looked up in torch when no distribution offers them."""
 
 Status = Literal["ok", "incompatible", "disabled"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -46,6 +47,8 @@ class LocalEngine(Engine):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp is torch.float16)
         if threads:
             torch.set_num_threads(threads)
+        if self.device.type == "cpu":
+            _keep_freed_memory()
         torch.backends.cudnn.benchmark = cudnn_benchmark
 
     def prepare_model(self, segmentor: Segmentor, preprocessor: nn.Module) -> None:
@@ -115,6 +118,17 @@ class LocalEngine(Engine):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state.get("scaler"):
             self.scaler.load_state_dict(dict(state["scaler"]))
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc to keep large blocks that were freed: a CPU step otherwise spends a quarter of its time on page faults."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # another C library: nothing to tell
+        return
+    trim_threshold, mmap_threshold = -1, -3
+    mallopt(mmap_threshold, 1 << 30)
+    mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def _device(name: str) -> torch.device:
