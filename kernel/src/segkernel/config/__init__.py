@@ -9,6 +9,7 @@ Loading imports no torch, and PyYAML only when a file is read.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,29 +96,29 @@ def load_config(
 def _add(source: str | Path | Mapping[str, Any], layers: Any) -> tuple[str, str]:
     """Add the layers of ``source``; return a name and where it came from."""
     from segkernel.config.experiments import add_layers, find_experiment
-    from segkernel.config.layers import Source
 
     if isinstance(source, Mapping):
-        layers.add(mark(source), None)
+        layers.add(mark(source))
         return "config", ""
     if not isinstance(source, (str, Path)) or not str(source).strip():
         raise UsageError(f"a config is a file, a name or a mapping, not {source!r}")
     if isinstance(source, Path) or _looks_like_path(source):
-        file = Source.of(Path(source).expanduser())
-        layers.add_file(file)
-        return file.path.stem, file.label
+        layers.add_file(Path(source).expanduser())
+        return Path(source).stem, str(source)
     experiment = find_experiment(source, layers.zoos)
     add_layers(experiment, layers)
     return experiment.name, experiment.place
 
 
 def _looks_like_path(text: str) -> bool:
-    return "::" not in text and (text.endswith((".yaml", ".yml")) or "/" in text or "\\" in text or Path(text).exists())
+    return "::" not in text and (
+        text.endswith((".yaml", ".yml")) or "/" in text or os.sep in text or Path(text).is_file()
+    )
 
 
 def _finish(found: list[MarkedDict], overrides: Sequence[str], name: str, source: str, depth: int) -> Config:
     """Merge, override and resolve."""
-    from segkernel.config.merge import merge, unknown_key
+    from segkernel.config.merge import merge, near_keys
     from segkernel.config.overrides import apply_overrides
     from segkernel.config.references import resolve
     from segkernel.config.sections import SECTIONS
@@ -127,7 +128,7 @@ def _finish(found: list[MarkedDict], overrides: Sequence[str], name: str, source
     for layer in found:
         raw = merge(raw, layer, problems)
     for key in [key for key in raw if key not in SECTIONS and key != "_meta_"]:
-        problems.append(unknown_key(key, SECTIONS, "", raw.places.get(key), "unknown section"))
+        problems.append(Problem("unknown section", str(key), str(raw.places.get(key) or ""), near_keys(key, SECTIONS)))
     raw = apply_overrides(raw, overrides, problems)
     data = resolve(raw, problems)
     if problems:

@@ -50,6 +50,11 @@ class MarkedDict(dict[Any, Any]):
         """Return a shallow copy with the same marks."""
         return MarkedDict(self, places=self.places, place=self.place)
 
+    def without(self, *keys: Any) -> MarkedDict:
+        """Return a shallow copy without some keys and their marks."""
+        kept, places = ({key: held[key] for key in held if key not in keys} for held in (self, self.places))
+        return MarkedDict(kept, places=places, place=self.place)
+
 
 class MarkedList(list[Any]):
     """A list whose ``places`` say where each item was written; slices, sums and copies keep them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -46,13 +47,12 @@ def join(path: str, key: Any) -> str:
     return f"{path}.{key}" if path else str(key)
 
 
-def unknown_key(key: Any, known: Any, path: str, place: Place | str | None, what: str = "unknown key") -> Problem:
-    """Return the problem of a key that is not among ``known``, with the near ones."""
-    near = did_you_mean(str(key), [str(entry) for entry in known])
-    hint = f"did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
-    if not near and known:
-        hint = "there are: " + ", ".join(str(entry) for entry in list(known)[:12])
-    return Problem(what, join(path, key), str(place or ""), hint)
+def near_keys(key: Any, known: Any) -> str:
+    """Return a hint: the keys of ``known`` that look like ``key``, or else the first ones there are."""
+    names = [str(entry) for entry in known] if isinstance(known, (Mapping, list, tuple)) else []
+    if near := did_you_mean(str(key), names):
+        return f"did you mean {' or '.join(repr(name) for name in near)}?"
+    return f"there are: {', '.join(names[:12])}{', ...' * (len(names) > 12)}" if names else ""
 
 
 def _start(base: Any, over: MarkedDict, problems: list[Problem], path: str) -> MarkedDict:
@@ -79,7 +79,8 @@ def _remove(result: MarkedDict, key: str, value: Any, place: Place | None, probl
     if value is not None:
         problems.append(Problem("removes a key and takes no value", join(path, f"~{key}"), str(place or "")))
     elif key not in result:
-        problems.append(unknown_key(key, result, path, place, "nothing of this name to remove"))
+        hint = near_keys(key, result)
+        problems.append(Problem("nothing of this name to remove", join(path, key), str(place or ""), hint))
     else:
         del result[key]
         _set_place(result, key, replace(place, text="removed") if place else None)

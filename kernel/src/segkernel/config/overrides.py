@@ -3,117 +3,109 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from segkernel.config.marks import MarkedDict, MarkedList, Place, brief
-from segkernel.config.merge import join, merge, unknown_key
+from segkernel.config.merge import join, merge, near_keys
 from segkernel.config.paths import Path, format_path, split_path, step_in
-from segkernel.config.sections import is_known, keys_under
+from segkernel.config.sections import KEYS, is_known
 from segkernel.config.text import read_text
 from segkernel.errors import Problem
 
-COMMAND_LINE = Place("command line")
+_PLACE = Place("command line")
 _FORM = "write KEY=VALUE, KEY+=VALUE, ~KEY, or +KEY=VALUE for a new key"
+
+
+class _Change(NamedTuple):
+    kind: str  # "=" sets, "+=" appends, "~" removes, "+" sets and may create
+    value: Any = None
 
 
 def apply_overrides(root: MarkedDict, overrides: Iterable[str], problems: list[Problem]) -> MarkedDict:
     """Return ``root`` with the overrides applied in their order; what does not fit is added to ``problems``."""
     for text in overrides:
-        root = _apply(root, str(text), problems)
+        mode = text[0] if text[:1] in ("+", "~") else ""
+        path, length = split_path(text[len(mode) :])
+        sign, value = _split(text[len(mode) + length :])
+        if not path or (sign != "" if mode == "~" else not sign or mode + sign == "++="):
+            problems.append(Problem(f"{text!r} is no override", place=_PLACE.file, hint=_FORM))
+            continue
+        count = len(problems)
+        change = _Change(mode or sign, None if mode == "~" else _value(value, format_path(path), problems))
+        if len(problems) == count:
+            root = _descend(root, path, (), change, problems)
     return root
 
 
-def _apply(root: MarkedDict, text: str, problems: list[Problem]) -> MarkedDict:
-    mode = text[0] if text[:1] in ("+", "~") else ""
-    path, length = split_path(text[len(mode) :])
-    rest = text[len(mode) + length :]
-    append = rest.startswith("+=") and not mode
-    if not path or not isinstance(path[0], str) or (rest != "" if mode == "~" else not rest.startswith(("=", "+="))):
-        problems.append(Problem(f"{text!r} is no override", place="command line", hint=_FORM))
-        return root
-    if mode == "~":
-        return _descend(root, path, (), _Change("~", None, True), problems)
-    count = len(problems)
-    value = _value(rest.removeprefix("+").removeprefix("="), format_path(path), problems)
-    if len(problems) > count:
-        return root
-    return _descend(root, path, (), _Change("+" if append else "", value, mode == "+"), problems)
-
-
-class _Change:
-    """What is done at the end of a path: ``kind`` is "" to set, "+" to append, "~" to remove."""
-
-    def __init__(self, kind: str, value: Any, create: bool) -> None:
-        self.kind, self.value, self.create = kind, value, create
+def _split(text: str) -> tuple[str, str]:
+    """Split ``=VALUE`` or ``+=VALUE``."""
+    sign = next((sign for sign in ("+=", "=") if text.startswith(sign)), "")
+    return sign or text, text[len(sign) :]
 
 
 def _value(text: str, path: str, problems: list[Problem]) -> Any:
     found: list[Problem] = []
-    value = read_text(text, "command line", found, COMMAND_LINE)
+    value = read_text(text, _PLACE.file, found, _PLACE)
     if found and text[:1] not in tuple("[{\"'&!"):  # such as *.png or 50%: plain text after all
         return text
-    problems.extend(Problem(problem.message, path, "command line", problem.hint) for problem in found)
+    problems.extend(Problem(problem.message, path, _PLACE.file, problem.hint) for problem in found)
     return value
 
 
 def _descend(node: Any, path: Path, above: Path, change: _Change, problems: list[Problem]) -> Any:
     """Return ``node``, which stands at ``above``, with the change made at ``path`` below it."""
-    step, rest = path[0], path[1:]
     try:
-        key = step_in(node, step)
+        key = step_in(node, path[0])
     except KeyError:
+        key = path[0]
         if not _may_create(node, path, above, change):
-            problems.append(_missing(node, step, above, change))
+            problems.append(_missing(node, key, above, change))
             return node
-        key = step
-    if not rest:
-        return _change(node, key, above, change, problems)
-    below = node[key] if isinstance(node, list) else node.get(key)
+    if len(path) == 1:
+        return _changed(node, key, above, change, problems)
+    below = node[key] if key in node or isinstance(node, list) else None
     if isinstance(below, str) and "${" in below:
         message = f"is the reference {below}; change what it points to, or set it as a whole"
-        problems.append(Problem(message, format_path((*above, key)), "command line"))
+        problems.append(Problem(message, format_path((*above, key)), _PLACE.file))
         return node
-    if below is None:
-        below = MarkedDict(place=COMMAND_LINE)
     result = node.copy()
-    result[key] = _descend(below, rest, (*above, key), change, problems)
-    result.places.setdefault(key, COMMAND_LINE)
+    below = MarkedDict(place=_PLACE) if below is None else below
+    result[key] = _descend(below, path[1:], (*above, key), change, problems)
+    result.places.setdefault(key, _PLACE)
     return result
 
 
-def _change(node: Any, key: Any, above: Path, change: _Change, problems: list[Problem]) -> Any:
-    path = format_path(above)
-    place = Place(COMMAND_LINE.file, text=brief(change.value))
-    if isinstance(node, MarkedDict):
-        name = {"~": f"~{key}", "+": f"{key}+"}.get(change.kind, key)
-        return merge(node, MarkedDict({name: change.value}, places={name: place}, place=node.place), problems, path)
-    if change.kind == "~":
+def _changed(node: Any, key: Any, above: Path, change: _Change, problems: list[Problem]) -> Any:
+    """Return ``node`` with the change made at ``key``, by the same rules as a file laid over it."""
+    place = Place(_PLACE.file, text=brief(change.value))
+    if isinstance(node, MarkedList) and change.kind == "~":
         return node[:key] + node[key + 1 :]
+    holder = node if isinstance(node, MarkedDict) else MarkedDict({key: node[key]}, places=node.places)
+    name = {"~": f"~{key}", "+=": f"{key}+"}.get(change.kind, key)
+    over = MarkedDict({name: change.value}, places={name: place}, place=node.place)
+    merged = merge(holder, over, problems, format_path(above))
+    if isinstance(node, MarkedDict):
+        return merged
     result = node.copy()
-    if change.kind == "+":
-        inner = MarkedDict({"item+": change.value}, places={"item+": place})
-        result[key] = merge(MarkedDict({"item": node[key]}), inner, problems, path)["item"]
-    else:
-        result[key] = merge(node[key], change.value, problems, f"{path}[{key}]")
-    result.places[key] = place.over(node.places.get(key))
+    result[key] = merged[key]
+    result.places[key] = merged.places[key]
     return result
 
 
 def _may_create(node: Any, path: Path, above: Path, change: _Change) -> bool:
-    if not isinstance(node, MarkedDict) or change.kind == "~" or not isinstance(path[0], str):
+    if not isinstance(node, MarkedDict) or change.kind == "~":
         return False
     mentioned = path[0] in node.places  # it was there until a changed type or _delete_ dropped it
-    return change.create or mentioned or is_known(format_path((*above, *path)))
+    return change.kind == "+" or mentioned or is_known((*above, path[0]))
 
 
 def _missing(node: Any, step: Any, above: Path, change: _Change) -> Problem:
     path = format_path(above)
     if isinstance(node, MarkedDict):
-        known = [*node, *(key for key in keys_under(path) if key not in node and change.kind != "~")]
-        problem = unknown_key(step, known, path, COMMAND_LINE, "nothing in the config has this key")
-        new = "" if change.kind else f"+{join(path, step)}=... adds a new key"
-        return replace(problem, hint="\n".join(filter(None, (problem.hint, new))))
+        readable = () if change.kind == "~" else KEYS.get(path, ())
+        hints = [near_keys(step, [*node, *readable])]
+        hints += [] if change.kind == "~" else [f"+{join(path, step)}=... adds a new key"]
+        return Problem("nothing in the config has this key", join(path, step), _PLACE.file, "\n".join(hints))
     if isinstance(node, MarkedList) and isinstance(step, int):
-        return Problem(f"the list has {len(node)} items, no [{step}]", path, "command line")
-    return Problem(f"is {brief(node)}, there is no {step!r} in it", path, "command line")
+        return Problem(f"the list has {len(node)} items, no [{step}]", path, _PLACE.file)
+    return Problem(f"is {brief(node)}, there is no {step!r} in it", path, _PLACE.file)

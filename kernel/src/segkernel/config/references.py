@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
 from typing import Any
 
 from segkernel.config.marks import MarkedDict, MarkedList, brief
-from segkernel.config.merge import unknown_key
+from segkernel.config.merge import near_keys
 from segkernel.config.paths import Path, format_path, parse_path, step_in
 from segkernel.errors import Problem
+
+_INNERMOST = re.compile(r"(?<!\$)\$\{([^${}]*)\}")
+_OPEN = re.compile(r"(?<!\$)\$\{")
 
 
 def resolve(root: MarkedDict, problems: list[Problem]) -> MarkedDict:
@@ -17,19 +20,13 @@ def resolve(root: MarkedDict, problems: list[Problem]) -> MarkedDict:
     A text that is one whole reference takes the value with its type; a reference inside a text is written into it;
     ``$${`` stands for ``${``. References may be nested: ``${data.${which}.size}``.
     """
-    result: MarkedDict = _Resolver(root, problems).value(root, ())
+    result: MarkedDict = _Resolver(root, problems).value(root, (), "")
     return result
 
 
-def references(text: str) -> Iterator[str]:
-    """Yield the outermost references of ``text``, without their ``${`` and ``}``."""
-    for literal, reference in _parts(text):
-        if literal is None and reference is not None:
-            yield reference
-
-
-class _Unresolved(Exception):
-    """A reference that led nowhere; the problem is noted already."""
+def references(text: str) -> list[str]:
+    """Return the references of ``text``, of nested ones the innermost, without their ``${`` and ``}``."""
+    return _INNERMOST.findall(text)
 
 
 class _Resolver:
@@ -37,66 +34,45 @@ class _Resolver:
         self.root, self.problems = root, problems
         self.active: list[Path] = []  # the references being followed, outermost first
 
-    def value(self, raw: Any, path: Path, place: str = "") -> Any:
-        """Resolve whatever stands at ``path``."""
+    def value(self, raw: Any, path: Path, place: str) -> Any:
+        """Resolve what stands at ``path``."""
         if isinstance(raw, MarkedDict):
-            pairs = {key: self.child(raw, key, (*path, key)) for key in raw}
+            pairs = {key: self.child(raw, key, path) for key in raw}
             return MarkedDict(pairs, places=raw.places, place=raw.place)
         if isinstance(raw, MarkedList):
-            items = [self.child(raw, index, (*path, index)) for index in range(len(raw))]
+            items = [self.child(raw, index, path) for index in range(len(raw))]
             return MarkedList(items, places=raw.places, place=raw.place)
         return self.text(raw, path, place) if isinstance(raw, str) and "${" in raw else raw
 
     def child(self, container: Any, key: Any, path: Path) -> Any:
-        place = str(container.places.get(key) or "")
-        if self.active:
-            return self.value(container[key], path, place)
-        try:
-            return self.value(container[key], path, place)
-        except _Unresolved:
-            return None
+        return self.value(container[key], (*path, key), str(container.places.get(key) or ""))
 
     def text(self, text: str, path: Path, place: str) -> Any:
-        parts = self.parts(text, path, place)
-        if len(parts) == 1 and parts[0][1] is not None:
-            return self.follow(parts[0][1], path, place)
-        written = [literal if name is None else self.inside(name, path, place) for literal, name in parts]
-        return "".join(str(part) for part in written)
-
-    def parts(self, text: str, path: Path, place: str) -> list[tuple[str | None, str | None]]:
-        try:
-            return list(_parts(text))
-        except ValueError as error:
-            raise self.problem(Problem(str(error), format_path(path), place, "write $${ for a plain ${")) from None
-
-    def inside(self, name: str, path: Path, place: str) -> str:
-        value = self.follow(name, path, place)
-        if isinstance(value, (MarkedDict, MarkedList)):
-            raise self.problem(
-                Problem(f"${{{name}}} is {brief(value)}, which fits in no text", format_path(path), place)
-            )
-        return brief(value)
+        while match := _INNERMOST.search(text):  # a nested reference takes one round for each of its levels
+            value = self.follow(match[1], path, place)
+            if match[0] == text:
+                return value
+            if isinstance(value, (MarkedDict, MarkedList)):
+                return self.problem(f"{match[0]} is {brief(value)}, which fits in no text", path, place)
+            text = text[: match.start()] + brief(value).replace("${", "$${") + text[match.end() :]
+        if _OPEN.search(text):
+            return self.problem(f"a reference is not closed in {text!r}", path, place, "write $${ for a plain ${")
+        return text.replace("$${", "${")
 
     def follow(self, name: str, path: Path, place: str) -> Any:
         """Return the resolved value that ``name`` points to."""
-        if "${" in name:
-            name = str(self.text(name, path, place))
         target = parse_path(name)
         if target is None:
-            raise self.problem(
-                Problem(f"${{{name}}} is no reference", format_path(path), place, "as in ${data.num_classes}")
-            )
+            return self.problem(f"${{{name}}} is no reference", path, place, "as in ${data.num_classes}")
         if target in self.active:
             circle = " -> ".join(format_path(step) for step in (*self.active[self.active.index(target) :], target))
-            raise self.problem(Problem(f"references go round in a circle: {circle}", format_path(path), place))
+            return self.problem(f"references go round in a circle: {circle}", path, place)
         self.active.append(target)
-        try:
-            return self.value(*self.find(target, name, path, place))
-        finally:
-            self.active.pop()
+        value = self.find(target, path, place)
+        self.active.pop()
+        return value
 
-    def find(self, target: Path, name: str, path: Path, place: str) -> tuple[Any, Path, str]:
-        """Return what stands at ``target``, unresolved, with its path and place."""
+    def find(self, target: Path, path: Path, place: str) -> Any:
         node: Any = self.root
         where = ""
         for depth, step in enumerate(target):
@@ -105,52 +81,15 @@ class _Resolver:
             try:
                 key = step_in(node, step)
             except KeyError:
-                raise self.missing(node, target, depth, name, path, place) from None
+                found = format_path(target[:depth]) or "the config"
+                what = f"has no {step!r}" if isinstance(node, MarkedDict) else f"is {brief(node)}"
+                message = f"${{{format_path(target)}}} points to nothing: {found} {what}"
+                return self.problem(message, path, place, near_keys(step, node))
             where = str(node.places.get(key) or "")
             node = node[key]
-        return node, target, where
+        return self.value(node, target, where)
 
-    def missing(self, node: Any, target: Path, depth: int, name: str, path: Path, place: str) -> _Unresolved:
-        found = format_path(target[:depth]) or "the config"
-        what = f"has no {target[depth]!r}" if isinstance(node, MarkedDict) else f"is {brief(node)}"
-        near = unknown_key(target[depth], node if isinstance(node, MarkedDict) else (), "", "").hint
-        return self.problem(Problem(f"${{{name}}} points to nothing: {found} {what}", format_path(path), place, near))
-
-    def problem(self, problem: Problem) -> _Unresolved:
+    def problem(self, message: str, path: Path, place: str, hint: str = "") -> None:
+        problem = Problem(message, format_path(path), place, hint)
         if problem not in self.problems:
             self.problems.append(problem)
-        return _Unresolved()
-
-
-def _parts(text: str) -> Iterator[tuple[str | None, str | None]]:
-    """Split ``text`` into (literal, None) and (None, reference).
-
-    Raises:
-        ValueError: A reference is not closed.
-    """
-    position = 0
-    while position < len(text):
-        start = text.find("${", position)
-        if start < 0:
-            yield text[position:], None
-            return
-        if start > position and text[start - 1] == "$":
-            yield text[position : start - 1] + "${", None
-            position = start + 2
-            continue
-        if start > position:
-            yield text[position:start], None
-        position = _end(text, start)
-        yield None, text[start + 2 : position - 1]
-
-
-def _end(text: str, start: int) -> int:
-    depth = 0
-    for index in range(start, len(text)):
-        if text.startswith("${", index):
-            depth += 1
-        elif text[index] == "}":
-            depth -= 1
-            if depth == 0:
-                return index + 1
-    raise ValueError(f"a reference is not closed in {text!r}")

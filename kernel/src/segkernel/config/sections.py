@@ -1,80 +1,30 @@
-"""The fixed sections of a config, and the keys that the kernel itself reads in them."""
+"""The fixed sections of a config, and the keys that the kernel reads in them; everything else is a component's.
+
+`segkernel.experiment` has the same as annotated classes; a test compares them. This list needs no torch.
+"""
 
 from __future__ import annotations
 
-SECTIONS: dict[str, str] = {
-    "model": "the segmentor",
-    "data": "data sets, transforms, preprocessing and loading",
-    "optim": "optimizer, total batch size, clipping, parameter groups",
-    "schedule": "length of training, validation interval, learning rate",
-    "engine": "device, precision, parallelism",
-    "hooks": "what is called at the moments of a run",
-    "evaluate": "metrics, batch size, inference mode, what is written",
-    "export": "what is exported at the end",
-    "plugins": "which distribution wins where two offer one name",
-    "seed": "of all random draws",
-    "work_dir": "folder of the run",
-    "load_from": "checkpoint to start from, at iteration 0",
+_KEYS = {
+    "": "model data optim schedule engine hooks evaluate export plugins seed work_dir load_from",
+    "data": "num_classes crop_size align_corners train val test train_transforms eval_transforms preprocess"
+    " micro_batch eval_batch workers start_method opencv_threads persistent_workers",
+    "data.preprocess": "mean std size size_divisor test_cfg",
+    "data.preprocess.test_cfg": "size size_divisor",
+    "optim": "optimizer batch_size clip_grad paramwise",
+    "optim.clip_grad": "max_norm norm_type",
+    "optim.paramwise": "custom_keys bias_lr_mult bias_decay_mult norm_decay_mult dwconv_decay_mult flat_decay_mult",
+    "schedule": "iterations epochs val_interval lr",
+    "engine": "type device amp channels_last cudnn_benchmark threads",
+    "evaluate": "metrics test_cfg tta loss format_only",
+    "evaluate.test_cfg": "mode crop_size stride",
+    "plugins": "prefer",
 }
-
-# key path -> JSON type; a group name in angle brackets stands for a component of that group
-KEYS: dict[str, str] = {
-    "model": "<segmentors>",
-    "data.num_classes": "integer",
-    "data.crop_size": "array",
-    "data.align_corners": "boolean",
-    "data.train": "<datasets>",
-    "data.val": "<datasets>",
-    "data.test": "<datasets>",
-    "data.train_transforms": "[transforms]",
-    "data.eval_transforms": "[transforms]",
-    "data.preprocess.mean": "array",
-    "data.preprocess.std": "array",
-    "data.preprocess.size": "array",
-    "data.preprocess.size_divisor": "integer",
-    "data.micro_batch": "integer",
-    "data.workers": "integer",
-    "data.start_method": "string",
-    "data.opencv_threads": "integer",
-    "data.persistent_workers": "boolean",
-    "optim.optimizer": "<optimizers>",
-    "optim.batch_size": "integer",
-    "optim.clip_grad.max_norm": "number",
-    "optim.paramwise": "object",
-    "schedule.iterations": "integer",
-    "schedule.epochs": "integer",
-    "schedule.val_interval": "integer",
-    "schedule.lr": "[schedules]",
-    "engine": "<engines>",
-    "engine.device": "string",
-    "engine.amp": "any",
-    "engine.channels_last": "boolean",
-    "engine.cudnn_benchmark": "boolean",
-    "hooks": "[hooks]",
-    "evaluate.metrics": "[metrics]",
-    "evaluate.batch_size": "integer",
-    "evaluate.test_cfg": "object",
-    "evaluate.tta": "any",
-    "evaluate.loss": "boolean",
-    "evaluate.format_only": "boolean",
-    "evaluate.pictures": "any",
-    "export": "[exporters]",
-    "plugins.prefer": "array",
-    "seed": "integer",
-    "work_dir": "string",
-    "load_from": "string",
-}
+KEYS: dict[str, tuple[str, ...]] = {path: tuple(names.split()) for path, names in _KEYS.items()}
+SECTIONS = KEYS[""]
 
 
-def is_known(path: str) -> bool:
-    """Return whether the kernel reads ``path`` or something under it, or takes anything under it."""
-    return any(key == path or key.startswith(f"{path}.") for key in KEYS) or any(
-        path.startswith(f"{key}.") for key, kind in KEYS.items() if kind in ("object", "any")
-    )
-
-
-def keys_under(path: str) -> list[str]:
-    """Return the keys that the kernel reads directly under ``path``."""
-    prefix = f"{path}." if path else ""
-    names = [key[len(prefix) :].split(".")[0] for key in KEYS if key.startswith(prefix) and key != path]
-    return list(dict.fromkeys(names))
+def is_known(path: tuple[object, ...]) -> bool:
+    """Return whether the kernel reads the key at ``path``."""
+    above = ".".join(str(step) for step in path[:-1])
+    return path[-1] in KEYS.get(above, ())

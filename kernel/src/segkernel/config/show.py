@@ -1,26 +1,26 @@
-"""A resolved config as text, and the history of one value."""
+"""A resolved config as YAML text, and the history of one value."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
-from segkernel.config.marks import MarkedDict, Place, brief, plain
-from segkernel.config.merge import unknown_key
+from segkernel.config.marks import MarkedDict, Place, brief, place_of, plain
+from segkernel.config.merge import near_keys
 from segkernel.config.paths import Path, format_path, parse_path, step_in
 from segkernel.config.references import references
 from segkernel.config.text import scalar
 from segkernel.errors import ConfigError, Problem
 
+_YAML_1_1_WORDS = ("y", "n", "yes", "no", "on", "off")  # texts to us, but not to every other reader
 
-def to_yaml(data: Any) -> str:
-    """Return YAML that `segkernel.config.load_config` reads back to the same plain values."""
-    import yaml
 
-    style: Any = {"sort_keys": False, "allow_unicode": True, "width": 110, "default_flow_style": None}
-    text: str = yaml.dump(plain(data), Dumper=_dumper(), **style)
-    return text
+def to_yaml(data: Any, places: bool = False) -> str:
+    """Return YAML that loads back to the same plain values; with ``places``, each with a comment on its origin."""
+    value = data if places else plain(data)
+    return "".join(f"{text:<57} # {place}\n" if place else f"{text}\n" for text, place in _lines(value, ""))
 
 
 def explain(raw: MarkedDict, data: MarkedDict, key: str) -> list[str]:
@@ -32,46 +32,87 @@ def explain(raw: MarkedDict, data: MarkedDict, key: str) -> list[str]:
     path = parse_path(key)
     if path is None:
         raise ConfigError(Problem(f"{key!r} is no key", hint="as in model.decode_head.channels"))
-    try:
-        value = _walk(data, path)
-        head = f"{key}: {brief(value)}"
-    except KeyError:
-        head = f"{key}: not set"
-    lines = list(_history(raw, path, 1, ()))
-    if not lines and head.endswith("not set"):
-        raise ConfigError(_no_key(data, path))
-    return [head, *lines]
+    history = list(_history(raw, path, "  ", ()))
+    node: Any = data
+    for depth, step in enumerate(path):
+        try:
+            node = node[step_in(node, step)]
+        except KeyError:
+            if history:
+                return [f"{key}: not set", *history]
+            name = format_path(path[: depth + 1])
+            raise ConfigError(Problem("nothing in the config has this key", name, hint=near_keys(step, node))) from None
+    return [f"{key}: {brief(node)}", *history]
 
 
-def _history(raw: MarkedDict, path: Path, indent: int, seen: tuple[Path, ...]) -> Iterator[str]:
-    if path in seen:
-        return
+def _lines(value: Any, indent: str) -> Iterator[tuple[str, str]]:
+    """Yield the lines of a container in block style, each with its place; lists of scalars stay on one line."""
+    mapping = isinstance(value, dict)
+    for key, item in value.items() if mapping else enumerate(value):
+        head = f"{indent}{_inline(key)}:" if mapping else f"{indent}-"
+        place = place_of(value, key)
+        if not isinstance(item, (dict, list)) or not _is_deep(item):
+            yield f"{head} {_inline(item)}", place
+        elif mapping:
+            yield head, place
+            yield from _lines(item, f"{indent}  ")
+        else:
+            (first, place), *rest = _lines(item, f"{indent}  ")
+            yield f"{head} {first.strip()}", place
+            yield from rest
+
+
+def _is_deep(item: Any) -> bool:
+    return bool(item) and (isinstance(item, dict) or any(isinstance(part, dict) or _is_nested(part) for part in item))
+
+
+def _is_nested(part: Any) -> bool:
+    return isinstance(part, list) and _is_deep(part)
+
+
+def _inline(value: Any) -> str:
+    """Write a scalar, an empty mapping or a list of such."""
+    if isinstance(value, list):
+        return f"[{', '.join(_inline(item) for item in value)}]"
+    if isinstance(value, float):
+        return {"inf": ".inf", "-inf": "-.inf", "nan": ".nan"}.get(repr(value), repr(value))
+    if value is None or isinstance(value, (bool, int, dict)):
+        return brief(value)
+    text = value.replace("${", "$${") if isinstance(value, str) else f"<{type(value).__name__}>"
+    if re.fullmatch(r"[A-Za-z_/]([\w./:()+@-]*[\w./()+@-])?", text, re.ASCII) and isinstance(scalar(text), str):
+        return f'"{text}"' if text.lower() in _YAML_1_1_WORDS else text
+    return json.dumps(text, ensure_ascii=not text.isprintable())
+
+
+def _history(raw: MarkedDict, path: Path, indent: str, seen: tuple[Path, ...]) -> Iterator[str]:
+    """Yield a line for each place in the history of ``path``, each followed by those of what it refers to."""
     node: Any = raw
-    for depth, step in enumerate(path[:-1]):
+    for depth, step in enumerate(path):
+        place = _place(node, step)
+        last = depth == len(path) - 1
+        while last and place is not None:
+            yield f"{indent}{place}  {place.text}".rstrip()
+            for reference in references(place.text):
+                yield from _referenced(raw, reference, indent, (*seen, path))
+            place = place.before
         try:
             node = node[step_in(node, step)]
         except KeyError:
             return
-        if isinstance(node, str):  # what is asked for lies behind a reference
-            yield from _history(raw, path[: depth + 1], indent, seen)
+        if isinstance(node, str) and not last:  # what is asked for lies behind a reference
+            tail = format_path(path[depth + 1 :])
             for reference in references(node):
-                yield from _referenced(raw, f"{reference}{_tail(path[depth + 1 :])}", indent, (*seen, path))
+                behind = f"{reference}{'' if tail.startswith('[') else '.'}{tail}"
+                yield f"{indent}{place}  {node}"
+                yield from _referenced(raw, behind, indent, (*seen, path))
             return
-    place = _place(node, path[-1])
-    while place is not None:
-        yield f"{'  ' * indent}{place}  {place.text}".rstrip()
-        for reference in references(place.text):
-            yield from _referenced(raw, reference, indent, (*seen, path))
-        place = place.before
 
 
-def _referenced(raw: MarkedDict, reference: str, indent: int, seen: tuple[Path, ...]) -> Iterator[str]:
-    for inner in references(reference):
-        yield from _referenced(raw, inner, indent, seen)
+def _referenced(raw: MarkedDict, reference: str, indent: str, seen: tuple[Path, ...]) -> Iterator[str]:
     target = parse_path(reference)
-    if target is not None:
-        yield f"{'  ' * (indent + 1)}from {reference}"
-        yield from _history(raw, target, indent + 2, seen)
+    if target is not None and target not in seen:
+        yield f"{indent}  from {reference}"
+        yield from _history(raw, target, f"{indent}    ", seen)
 
 
 def _place(node: Any, step: Any) -> Place | None:
@@ -80,45 +121,3 @@ def _place(node: Any, step: Any) -> Place | None:
         return places.get(step_in(node, step))
     except KeyError:
         return places.get(step)  # removed or dropped
-
-
-def _tail(path: Path) -> str:
-    text = format_path(path)
-    return text if text.startswith("[") or not text else f".{text}"
-
-
-def _walk(node: Any, path: Path) -> Any:
-    for step in path:
-        node = node[step_in(node, step)]
-    return node
-
-
-def _no_key(data: MarkedDict, path: Path) -> Problem:
-    node: Any = data
-    for depth, step in enumerate(path):
-        try:
-            node = node[step_in(node, step)]
-        except KeyError:
-            known = node if isinstance(node, MarkedDict) else ()
-            return unknown_key(step, known, format_path(path[:depth]), "", "nothing in the config has this key")
-    raise AssertionError(path)
-
-
-@lru_cache(maxsize=1)
-def _dumper() -> Any:
-    import yaml
-
-    class Dumper(yaml.SafeDumper):
-        def ignore_aliases(self, data: Any) -> bool:
-            return True
-
-    def text(dumper: Any, value: str) -> Any:
-        style = None if isinstance(scalar(value), str) else '"'
-        return dumper.represent_scalar("tag:yaml.org,2002:str", value.replace("${", "$${"), style=style)
-
-    def other(dumper: Any, value: Any) -> Any:  # an object that was put into a config by hand
-        return text(dumper, f"<{type(value).__name__}>")
-
-    Dumper.add_representer(str, text)
-    Dumper.add_multi_representer(object, other)
-    return Dumper

@@ -1,24 +1,27 @@
 """The zoo: folders of configs in installed packages, and ``./local_configs`` before them.
 
 A zoo folder holds whole configs (``quickstart.yaml``), model families (``families/pspnet.yaml``), data parts
-(``data/cityscapes-512x1024.yaml``) and schedule parts (``schedules.yaml``). Nothing is imported to read them.
+(``data/cityscapes-512x1024.yaml``) and schedule parts (``schedules.yaml``). No package is imported to read them.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from segkernel.config.marks import MarkedDict, brief
-from segkernel.config.merge import unknown_key
+from segkernel.config.merge import near_keys
 from segkernel.config.text import read_file
-from segkernel.errors import ConfigError, Problem
+from segkernel.errors import ConfigError, Problem, did_you_mean
 
 LOCAL = "local_configs"
-_PROVIDERS = {"model": "segplug-heads", "schedule": "segplug-heads", "data": "segplug-datasets"}
+PROVIDERS = {"model": "segplug-heads", "schedule": "segplug-heads", "data": "segplug-datasets"}
+"""The first-party distribution that brings the parts of a kind."""
+
 _FAMILY_KEYS = ("_meta_", "base", "variants", "experiments")
 
 
@@ -40,31 +43,23 @@ class Zoo:
     name: str
     folder: Path
 
-    def label(self, path: Path) -> str:
-        """Return what places call a file of this zoo; "" for a file outside."""
-        if not path.is_relative_to(self.folder):
-            return ""
-        relative = path.relative_to(self.folder).as_posix()
-        return f"{LOCAL}/{relative}" if self.name == LOCAL else f"{self.name}::{relative}"
-
     def files(self, folder: str = ".") -> dict[str, Path]:
         """Return the YAML files of a folder by their stem."""
         found = sorted((self.folder / folder).glob("*.yaml"))
         return {path.stem: path for path in found if path.name != "schedules.yaml"}
 
     def families(self) -> list[Family]:
-        """Read all family files."""
-        return [read_family(self, path) for path in self.files("families").values()]
+        """Read all family files, those that changed anew."""
+        return [_read_family(path, label_of(path, [self]), path.stat()) for path in self.files("families").values()]
 
 
 @dataclass(frozen=True)
 class Family:
     """A family file: a base, its variants, and the experiments published with them."""
 
-    zoo: Zoo
     path: Path
     data: MarkedDict
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[Problem, ...]
 
     @property
     def name(self) -> str:
@@ -78,8 +73,8 @@ class Family:
 
     def models(self) -> dict[str, str]:
         """Return variant names by model name: the variant's, and with the family's name before it."""
-        variants = list(self.section("variants"))
-        return {f"{self.name}_{name}": name for name in variants} | {str(name): name for name in variants}
+        names = list(self.section("variants"))
+        return {f"{self.name}_{name}": name for name in names} | {str(name): name for name in names}
 
 
 def find_zoos(catalog: Any = None) -> list[Zoo]:
@@ -94,47 +89,54 @@ def find_zoos(catalog: Any = None) -> list[Zoo]:
     return zoos + [Zoo(name, folder) for name, folder in folders if folder is not None]
 
 
-def pick_zoo(name: str, zoos: list[Zoo]) -> Zoo | None:
-    """Return the zoo of a distribution, however its name is written."""
-    wanted = name.lower().replace("_", "-").replace(".", "-")
-    return next((zoo for zoo in zoos if wanted in (zoo.name, zoo.name.replace("_", "-"))), None)
+def label_of(path: Path, zoos: list[Zoo]) -> str:
+    """Return what places call a file: ``distribution::path`` in a zoo, else its path from here if it is below."""
+    for zoo in zoos:
+        if zoo.name != LOCAL and path.is_relative_to(zoo.folder):
+            return f"{zoo.name}::{path.relative_to(zoo.folder).as_posix()}"
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def provider(kind: str) -> str:
-    """Return the first-party distribution that brings the parts of a kind: model, schedule or data."""
-    return _PROVIDERS[kind]
+def packaged(text: str, zoos: list[Zoo], asked: str = "") -> tuple[Zoo, Path]:
+    """Return the zoo and the file that ``distribution::path`` names.
+
+    Raises:
+        MissingPackageError: The distribution is not installed, or brings no configs.
+    """
+    name, _, inside = text.partition("::")
+    wanted = name.lower().replace("_", "-")
+    for zoo in zoos:
+        if wanted == zoo.name.replace("_", "-"):
+            return zoo, Path(os.path.normpath(zoo.folder / inside))
+    near = did_you_mean(wanted, [zoo.name for zoo in zoos])
+    hint = f"did you mean {near[0]}::{inside}?" if near else f"pip install {name}"
+    raise MissingPackageError(Problem(f"{text}: no package {name} with configs is installed", "", asked, hint))
 
 
-def read_family(zoo: Zoo, path: Path) -> Family:
-    """Read a family file; it is read again only after it has changed."""
-    stat = path.stat()
-    return _read_family(zoo, path, stat.st_mtime_ns, stat.st_size)
-
-
-def read_schedules(zoo: Zoo, problems: list[Problem]) -> dict[str, tuple[Any, MarkedDict]]:
-    """Return the schedule parts of a zoo: name to (key, the map that holds it)."""
+def read_schedules(zoo: Zoo, problems: list[Problem]) -> dict[str, MarkedDict]:
+    """Return the schedule parts of a zoo by name."""
     path = zoo.folder / "schedules.yaml"
-    if not path.is_file():
-        return {}
-    found: dict[str, tuple[Any, MarkedDict]] = {}
-    for name, part in (read_file(path, zoo.label(path), problems) or {}).items():
-        if isinstance(part, MarkedDict) and name != "_meta_":
-            found |= {str(key): (key, part) for key in part}
-    return found
+    mapping = read_file(path, label_of(path, [zoo]), problems) if path.is_file() else None
+    maps = [part for key, part in (mapping or {}).items() if key != "_meta_" and isinstance(part, MarkedDict)]
+    return {str(name): group[name] for group in maps for name in group if isinstance(group[name], MarkedDict)}
 
 
 @lru_cache(maxsize=1024)
-def _read_family(zoo: Zoo, path: Path, changed: int, size: int) -> Family:
+def _read_family(path: Path, label: str, stat: os.stat_result) -> Family:
     problems: list[Problem] = []
-    label = zoo.label(path)
     data = read_file(path, label, problems) or MarkedDict()
     for key, value in data.items():
-        place = data.places.get(key)
+        place = str(data.places.get(key))
         if key not in _FAMILY_KEYS:
-            problems.append(unknown_key(key, _FAMILY_KEYS, "", place, "unknown key of a family file"))
+            problems.append(Problem("unknown key of a family file", str(key), place, near_keys(key, _FAMILY_KEYS)))
         elif not isinstance(value, MarkedDict):
-            problems.append(Problem(f"must be a mapping, not {brief(value)}", key, str(place or label)))
-    return Family(zoo, path, data, tuple(problems))
+            problems.append(Problem(f"must be a mapping, not {brief(value)}", str(key), place))
+        elif key in ("variants", "experiments"):
+            for name in [name for name in value if not isinstance(value[name], MarkedDict | None)]:
+                message = f"must be a mapping or nothing, not {brief(value[name])}"
+                problems.append(Problem(message, f"{key}.{name}", str(value.places.get(name))))
+    return Family(path, data, tuple(problems))
 
 
 def _folder(value: str) -> Path | None:

@@ -1,0 +1,54 @@
+"""``seg-kernel config``: look at a config, check it, describe it to an editor."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.group("config")
+def command() -> None:
+    """Show a config with the origin of every value, check it, or print its JSON schema."""
+
+
+@command.command("show")
+@click.argument("config")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--explain", "keys", multiple=True, metavar="KEY", help="Only the history of this key; may be repeated.")
+@click.option("--places/--no-places", default=True, help="Say in comments where each value comes from.")
+def show(config: str, overrides: tuple[str, ...], keys: tuple[str, ...], places: bool) -> None:
+    """Print CONFIG, a file or a name of the zoo, as it is after bases, overrides and references."""
+    from segkernel.config import load_config
+    from segkernel.config.show import to_yaml
+
+    loaded = load_config(config, overrides)
+    if keys:
+        click.echo("\n".join(line for key in keys for line in loaded.explain(key)))
+    else:
+        click.echo(to_yaml(loaded.data, places), nl=False)
+
+
+@command.command("check")
+@click.argument("config")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def check(config: str, overrides: tuple[str, ...]) -> None:
+    """Import what CONFIG names and check every argument, building nothing; exit with 2 if anything is wrong."""
+    from segkernel.config import load_config
+    from segkernel.errors import ConfigError
+    from segkernel.experiment import check as problems_of
+
+    problems = problems_of(load_config(config, overrides))
+    if problems:
+        raise ConfigError(problems)
+    click.echo(f"{config} is in order\nnext: seg-kernel run {' '.join((config, *overrides))}")
+
+
+@command.command("schema")
+@click.option("--full", is_flag=True, help="Import every component and list its arguments.")
+def schema(full: bool) -> None:
+    """Print a JSON schema of configs for editors, with the names that the installed plugins offer."""
+    from segkernel.catalog import Catalog
+    from segkernel.config.schema import config_schema
+
+    click.echo(json.dumps(config_schema(Catalog.discover(), full), indent=1, default=str))

@@ -1,0 +1,110 @@
+"""A JSON schema of configs, for editors: the fixed sections, and what the installed plugins offer.
+
+Point an editor's YAML support at the output of ``seg-kernel config schema``.
+"""
+
+from __future__ import annotations
+
+import logging
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import PurePath
+from typing import Any, Literal, get_args, get_origin
+
+from typing_extensions import is_typeddict
+
+from segkernel.catalog import GROUPS, TORCH_FALLBACK, Catalog, Row
+from segkernel.errors import ComponentError
+from segkernel.interfaces.spec import Spec
+from segkernel.signature import LISTS, MAPPINGS, UNIONS, Parameter, bare, choices_of, group_of, signature, typed_keys
+
+log = logging.getLogger(__name__)
+
+_PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string", types.NoneType: "null", PurePath: "string"}
+_REFERENCE = {"type": "string", "pattern": r"\$\{"}
+_DIRECTIVES = {r"\+$": {}, "^~": {"type": "null"}, "^_(delete|base|meta)_$": {}}
+
+
+def config_schema(catalog: Catalog, full: bool = False) -> dict[str, Any]:
+    """Return the schema.
+
+    Args:
+        catalog: Whose components may stand after ``type:``.
+        full: Also the arguments of every component; imports them all.
+    """
+    groups = [group for group in GROUPS if group not in ("zoo", "commands")]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "seg-kernel config",
+        **_object(_sections()),
+        "$defs": {group: _group(group, catalog, full) for group in groups} | {"reference": _REFERENCE},
+    }
+
+
+def schema_of(annotation: Any) -> dict[str, Any]:
+    """Return the schema of the values that an annotation means."""
+    kind = bare(annotation)
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in UNIONS:
+        return {"anyOf": [schema_of(arm) for arm in arguments]}
+    if origin is Literal or choices_of(kind):
+        return {"enum": choices_of(kind)}
+    if group := group_of(arguments[0] if origin is Spec else kind):
+        return {"$ref": f"#/$defs/{group}"}
+    if origin is tuple and arguments[-1:] != (Ellipsis,):
+        items = [schema_of(argument) for argument in arguments]
+        return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
+    if (origin or kind) in LISTS:
+        return {"type": "array", "items": schema_of(arguments[0]) if arguments else {}}
+    if is_typeddict(kind):
+        return _object({name: schema_of(inner) for name, (inner, _) in typed_keys(kind).items()})
+    if (origin or kind) in MAPPINGS:
+        return {"type": "object", "additionalProperties": schema_of(arguments[1]) if arguments else {}}
+    if hasattr(kind, "__dataclass_fields__"):
+        return _object({name: _parameter(parameter) for name, parameter in signature(kind).items()})
+    names = [name for base, name in _PLAIN.items() if isinstance(kind, type) and issubclass(kind, base)]
+    return {"type": names[0]} if names else {}
+
+
+def _sections() -> dict[str, Any]:
+    from segkernel.experiment import DataSection, Evaluation, OptimSection, PluginsSection, ScheduleSection
+
+    typed = {"data": DataSection, "optim": OptimSection, "schedule": ScheduleSection, "evaluate": Evaluation}
+    typed |= {"plugins": PluginsSection, "seed": int, "work_dir": str, "load_from": str}
+    single = {name: {"$ref": f"#/$defs/{group}"} for name, group in (("model", "segmentors"), ("engine", "engines"))}
+    several = {"hooks": "hooks", "export": "exporters"}
+    lists = {name: {"type": "array", "items": {"$ref": f"#/$defs/{group}"}} for name, group in several.items()}
+    return {**single, **{name: schema_of(kind) for name, kind in typed.items()}, **lists}
+
+
+def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of a mapping with these keys, in which references and directives may stand, too."""
+    allowed = {name: {"anyOf": [kind, {"$ref": "#/$defs/reference"}]} for name, kind in properties.items()}
+    closed = {"patternProperties": _DIRECTIVES, "additionalProperties": False}
+    return {"type": "object", "properties": allowed, **closed}
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    documentation = {"description": parameter.documentation} if parameter.documentation else {}
+    return {**schema_of(parameter.annotation), **documentation}
+
+
+def _group(group: str, catalog: Catalog, full: bool) -> dict[str, Any]:
+    """Return the schema of any component of a group; ``type`` may be missing, as a base may have it."""
+    rows = catalog.rows_of(group)
+    elsewhere = {"type": "string", "pattern": "[/:]"}  # distribution/Name or module:Name
+    names = {"anyOf": [{"enum": catalog.names(group)}, {"type": "string"} if group in TORCH_FALLBACK else elsewhere]}
+    any_of_them = {"type": ["object", "null"], "properties": {"type": names}}
+    return any_of_them | ({"allOf": list(_arguments(rows, catalog))} if full else {})
+
+
+def _arguments(rows: Iterable[Row], catalog: Catalog) -> Iterator[dict[str, Any]]:
+    """Yield, for each component, the arguments that follow from its ``type``."""
+    for row in rows:
+        try:
+            arguments = {name: _parameter(parameter) for name, parameter in signature(catalog.load_row(row)).items()}
+        except ComponentError as error:
+            log.warning("%s", error)
+            continue
+        chosen = {"properties": {"type": {"enum": [row.name, row.qualified]}}, "required": ["type"]}
+        yield {"if": chosen, "then": _object({"type": {"type": "string"}, **arguments})}
