@@ -267,7 +267,8 @@ def _handshake(requirements: Iterable[str]) -> tuple[str, bool]:
         return asked[0], False
     needed = [r for r in parsed if r.marker is None or r.marker.evaluate({"extra": ""})]
     accepted = all(r.specifier.contains(segkernel.__version__, prereleases=True) for r in needed)
-    return ",".join(str(r.specifier) for r in needed if str(r.specifier)), accepted
+    specifiers = sorted((str(s) for r in needed for s in r.specifier), reverse=True)  # >= stands before <
+    return ",".join(specifiers), accepted
 
 
 def _check_group(group: str) -> None:

@@ -1,0 +1,187 @@
+"""The command line, ``seg-kernel``: one file per command, imported when the command is used.
+
+    seg-kernel run quickstart --work-dir work_dirs/first
+
+Commands of plugins come through the entry-point group ``segkernel.commands`` and are listed without being imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from segkernel import __version__
+from segkernel.errors import SegKernelError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from segkernel.catalog import Row
+
+COMMANDS = {
+    "run": "Train, test and export, as a config says.",
+    "test": "Evaluate a checkpoint or an exported model.",
+    "predict": "Label images: a file, a folder, a pattern or a list.",
+    "export": "Write a trained model to another format, proven equal.",
+    "config": "Show, explain and check configs; write their schema.",
+    "plugins": "List and check what is installed.",
+    "models": "List the packaged configs.",
+}
+"""The kernel's own commands, each in ``segkernel.cli.NAME``, and what ``--help`` says of them."""
+
+EPILOG = """\b
+Exit codes: 0 done; 1 the run, its data or a checkpoint failed; 2 usage or config;
+3 a plugin is missing, broken or incompatible; 130 SIGINT; 143 SIGTERM.
+"""
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with one of the documented codes."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    _set_up_logging()
+    try:
+        result = cli.main(args=arguments, prog_name="seg-kernel", standalone_mode=False)
+    except (Exception, KeyboardInterrupt) as error:
+        if "--traceback" in arguments:
+            traceback.print_exc()
+        result = _report(error)
+    sys.exit(result if type(result) is int else 0)
+
+
+def _report(error: BaseException) -> int:
+    """Say what went wrong on stderr and return the exit code; what no user can cause is raised again."""
+    if isinstance(error, (click.Abort, KeyboardInterrupt)):
+        return 130
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("segkernel"):
+        name = str(error.name).partition(".")[0]
+        click.echo(f"Error: this command needs {name!r}, which is not installed\n    pip install {name}", err=True)
+        return 3
+    if not isinstance(error, SegKernelError):
+        raise error
+    click.echo(f"Error: {error}", err=True)
+    return error.exit_code
+
+
+class LazyGroup(click.Group):
+    """Imports a command when it is called, never to list it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the kernel's commands, then those of plugins."""
+        return [*COMMANDS, *self._of_plugins()]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import a command.
+
+        Raises:
+            ComponentError: When the plugin that has it is missing, broken or incompatible.
+        """
+        if name in COMMANDS:
+            command: click.Command = importlib.import_module(f"segkernel.cli.{name}").command
+        else:
+            command = _command_of_plugin(name)
+        return _with_common_options(command)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str, click.Command | None, list[str]]:
+        """Find the command that the arguments begin with; one that is misspelt gets a suggestion."""
+        return args[0], self.get_command(ctx, args[0]), args[1:]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands with the help lines that are known without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+        of_plugins = self._of_plugins()
+        if of_plugins:
+            with formatter.section("Commands of plugins"):
+                formatter.write_dl(list(of_plugins.items()))
+
+    def _of_plugins(self) -> dict[str, str]:
+        """Return name and help line; a name that something else has as well is written in full."""
+        from segkernel.catalog import Catalog
+
+        catalog = Catalog.discover()
+        rows = catalog.rows_of("commands")
+        taken = [*COMMANDS, *(row.name for row in rows)]
+        return {_unique_name(row, taken): f"from {row.distribution} {row.version}" for row in rows}
+
+
+def _unique_name(row: Row, taken: list[str]) -> str:
+    return row.name if taken.count(row.name) == 1 else row.qualified
+
+
+def _command_of_plugin(name: str) -> click.Command:
+    from segkernel.catalog import Catalog
+    from segkernel.errors import UnknownComponentError
+
+    catalog = Catalog.discover()
+    try:
+        found = catalog.load("commands", name)
+    except UnknownComponentError:
+        near = did_you_mean(name, [*COMMANDS, *catalog.names("commands")])
+        hint = f"did you mean {near[0]!r}?" if near else "see seg-kernel --help"
+        raise UsageError(f"no command is called {name!r}; {hint}") from None
+    if not isinstance(found, click.Command):
+        raise UsageError(f"the entry point of {name!r} is no click command but a {type(found).__name__}")
+    return found
+
+
+def _set_log_level(ctx: click.Context, parameter: click.Parameter, level: str | None) -> None:
+    if level is not None:
+        logging.getLogger().setLevel(level.upper())
+
+
+class _Formatter(logging.Formatter):
+    """Plain text; what is above INFO says so."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno == logging.INFO else f"{record.levelname.lower()}: {text}"
+
+
+def _set_up_logging() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def _common_options(hidden: bool) -> list[click.Option]:
+    """Return the options that stand before or after a command."""
+    level = click.Option(
+        ["--log-level"],
+        type=click.Choice(LEVELS, case_sensitive=False),
+        callback=_set_log_level,
+        expose_value=False,
+        hidden=hidden,
+        help="How much to say on stderr; info by default.",
+    )
+    show = click.Option(
+        ["--traceback"], is_flag=True, expose_value=False, hidden=hidden, help="Show where an error was raised."
+    )
+    return [level, show]
+
+
+def _with_common_options(command: click.Command) -> click.Command:
+    names = {parameter.name for parameter in command.params}
+    command.params += [option for option in _common_options(hidden=True) if option.name not in names]
+    for child in getattr(command, "commands", {}).values():
+        _with_common_options(child)
+    return command
+
+
+@click.group(
+    cls=LazyGroup,
+    params=_common_options(hidden=False),
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+)
+@click.version_option(__version__, prog_name="seg-kernel", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Train, test and deploy segmentation models from what is pip-installed."""
