@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from segkernel.interfaces.data import LabelSpec
-
 from segplug_datasets.files import BaseSegDataset, DataPrefix
 
 _CLASSES = """

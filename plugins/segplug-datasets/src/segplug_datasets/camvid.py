@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from segkernel.interfaces.data import LabelSpec
-
+from segplug_datasets.example import write_example
 from segplug_datasets.files import PairedFiles
 
 LABELS = LabelSpec(
@@ -32,6 +32,12 @@ class CamVid(PairedFiles):
     Raises:
         DataError: When a folder is missing or a mask has no image, or the reverse.
     """
+
+    @staticmethod
+    def conformance(folder: Path) -> list[dict[str, Any]]:
+        """Write a tiny data set into ``folder`` and return the arguments that read it."""
+        write_example(folder / "train", folder / "trainannot", (0, 10, *LABELS.ignore), ".png", ".png")
+        return [{"data_root": str(folder)}]
 
     def __init__(self, data_root: str | Path = "data/camvid", split: Literal["train", "val", "test"] = "train") -> None:
         self.data_root = str(data_root)

@@ -10,14 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import numpy as np
+
 from segkernel import image
 from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import IGNORE, Color, LabelSpec
 from segkernel.sample import LabelMap, Sample
-from typing_extensions import TypedDict
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -129,6 +129,12 @@ class FolderDataset(PairedFiles):
         UsageError: When the label arguments contradict each other.
     """
 
+    @staticmethod
+    def conformance(folder: Path) -> list[dict[str, Any]]:
+        """Write a tiny data set into ``folder`` and return the arguments that read it."""
+        write_example(folder / "images", folder / "masks", (0, 1, IGNORE), ".jpg", ".png")
+        return [{"data_root": str(folder), "images": "images", "masks": "masks"}]
+
     def __init__(
         self,
         images: str | Path,
@@ -185,6 +191,13 @@ class BaseSegDataset(PairedFiles):
     root: ClassVar[str]
     prefix: ClassVar[DataPrefix]
     suffixes: ClassVar[tuple[str, str]] = (".jpg", ".png")
+
+    @classmethod
+    def conformance(cls, folder: Path) -> list[dict[str, Any]]:
+        """Write a tiny data set into ``folder`` and return the arguments that read it."""
+        values = (cls.spec.offset, cls.spec.offset + 1, *cls.spec.ignore)
+        write_example(folder / cls.prefix["img_path"], folder / cls.prefix["seg_map_path"], values, *cls.suffixes)
+        return [{"data_root": str(folder)}]
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+
 from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import IGNORE
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+
 from segkernel.errors import DataError, UsageError
 from segkernel.image import opencv
 from segkernel.sample import LabelMap, Sample
@@ -89,6 +90,7 @@ class AdjustGamma:
     """
 
     needs: ClassVar[int] = 0
+    conformance: ClassVar = ({"gamma": 0.7}, {"gamma": 1.5})
 
     def __init__(self, gamma: float = 1.0) -> None:
         if gamma <= 0:
@@ -138,6 +140,7 @@ class RandomCutOut:
     """
 
     needs: ClassVar[int] = 0
+    conformance: ClassVar = {"prob": 1.0, "n_holes": 2, "cutout_shape": (16, 16), "seg_fill_in": 255}
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
+
 from segkernel import sample as geometry
 from segkernel.errors import UsageError
 from segkernel.image import opencv
@@ -27,6 +28,7 @@ class RandomCrop:
     """
 
     needs: ClassVar[int] = 0
+    conformance: ClassVar = ({"crop_size": (64, 80)}, {"crop_size": (256, 256), "cat_max_ratio": 0.75})
 
     def __init__(
         self, crop_size: int | tuple[int, int], cat_max_ratio: float = 1.0, ignore_index: int = IGNORE
@@ -66,6 +68,7 @@ class CenterCrop:
     """
 
     needs: ClassVar[int] = 0
+    conformance: ClassVar = {"crop_size": (80, 64)}
 
     def __init__(self, crop_size: int | tuple[int, int]) -> None:
         self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else (crop_size[0], crop_size[1])
@@ -91,6 +94,7 @@ class RandomFlip:
     """
 
     needs: ClassVar[int] = 0
+    conformance: ClassVar = {"prob": (0.3, 0.3, 0.3), "direction": ("horizontal", "vertical", "diagonal")}
 
     def __init__(
         self,
@@ -132,6 +136,7 @@ class RandomRotate:
     """
 
     needs: ClassVar[int] = 0
+    conformance: ClassVar = ({"prob": 1.0, "degree": 20.0}, {"prob": 1.0, "degree": 45.0, "auto_bound": True})
 
     def __init__(
         self,
@@ -176,6 +181,7 @@ class Pad:
     """
 
     needs: ClassVar[int] = 0
+    conformance: ClassVar = ({"size": (160, 130)}, {"size_divisor": 50})
 
     def __init__(
         self,

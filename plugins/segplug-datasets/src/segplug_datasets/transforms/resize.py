@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
+
 from segkernel import sample as geometry
 from segkernel.errors import UsageError
 from segkernel.sample import Sample, Size
@@ -28,6 +29,7 @@ class Resize:
     """
 
     needs: ClassVar[int] = 0
+    conformance: ClassVar = ({"scale": (77, 51)}, {"scale": (64, 64), "keep_ratio": True}, {"scale_factor": 1.5})
 
     def __init__(
         self,
@@ -67,6 +69,7 @@ class ResizeShortestEdge:
     """
 
     needs: ClassVar[int] = 0
+    conformance: ClassVar = {"scale": 64, "max_size": 80}
 
     def __init__(self, scale: int | Scale, max_size: int | None = None) -> None:
         self.edge, self.max_size = min(_pair(scale)), max_size
@@ -109,6 +112,7 @@ class RandomResize:
     """
 
     needs: ClassVar[int] = 0
+    conformance: ClassVar = ({"scale": (128, 96), "ratio_range": (0.5, 2.0)}, {"scale": [(64, 48), (128, 96)]})
 
     def __init__(
         self,
@@ -151,6 +155,7 @@ class RandomChoiceResize:
     """
 
     needs: ClassVar[int] = 0
+    conformance: ClassVar = {"scales": [64, 96], "resize_type": "ResizeShortestEdge"}
 
     def __init__(
         self,
