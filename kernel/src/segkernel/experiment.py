@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from typing_extensions import TypedDict
@@ -23,13 +23,10 @@ from segkernel.errors import CheckpointError, ConfigError, Problem, UsageError, 
 from segkernel.hooks.schedule import Schedule
 from segkernel.inference import TTA, PaddingConfig, Preprocessor
 from segkernel.interfaces.data import Dataset, Transform
-from segkernel.interfaces.model import Engine, Segmentor
+from segkernel.interfaces.model import Engine, Exporter, Segmentor
 from segkernel.interfaces.spec import Spec
 from segkernel.optim import Paramwise, parameter_groups
 from segkernel.runner import Evaluation, Runner, seed_everything
-
-if TYPE_CHECKING:
-    from segkernel.interfaces.model import Exporter
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +140,12 @@ _TYPED = {"data": DataSection, "optim": OptimSection, "schedule": ScheduleSectio
 _COMPONENTS = {"model": "segmentors", "engine": "engines"}
 _LISTS = {"hooks": "hooks", "export": "exporters"}
 _PLAIN: dict[str, tuple[type, ...]] = {"seed": (int,), "work_dir": (str,), "load_from": (str,)}
+
+
+def section_types() -> dict[str, Any]:
+    """Return what each section holds, as an annotation."""
+    plain = {name: kinds[0] for name, kinds in _PLAIN.items()}
+    return {**_TYPED, "model": Segmentor, "engine": Engine, "hooks": list, "export": list[Exporter], **plain}
 
 
 def catalog_of(config: Mapping[str, Any]) -> Catalog:

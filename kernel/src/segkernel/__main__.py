@@ -1,0 +1,5 @@
+"""``python -m segkernel`` is ``seg-kernel``."""
+
+from segkernel.cli import main
+
+main()

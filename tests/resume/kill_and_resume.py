@@ -1,0 +1,142 @@
+"""Kill a run with SIGKILL at many moments, resume it each time, and compare with the run nobody disturbed.
+
+    python tests/resume/kill_and_resume.py --kills 20
+
+The run has two workers, dropout, OHEM, gradient accumulation and validations in between, and saves after every
+iteration. Every other kill waits for a half-written checkpoint. Passes when the final weights, optimiser state and
+metrics log are bit-identical, and no checkpoint was ever broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from segkernel import checkpoint
+
+CONFIG = """
+model:
+  type: EncoderDecoder
+  backbone: {type: FastSCNN, norm_cfg: {type: BN}}
+  decode_head:
+    type: DepthwiseSeparableFCNHead
+    in_channels: 128
+    channels: 128
+    num_classes: 8
+    dropout_ratio: 0.3
+    norm_cfg: {type: BN}
+    sampler: {type: OHEMPixelSampler, thresh: 0.7, min_kept: 200}
+    loss_decode: {type: CrossEntropyLoss}
+data:
+  train: {type: StreetScenes, split: train, length: 24, size: [64, 96]}
+  val: {type: StreetScenes, split: val, length: 2, size: [64, 96]}
+  train_transforms: [{type: RandomFlip, prob: 0.5}, {type: PhotoMetricDistortion}]
+  workers: 2
+  micro_batch: 2
+optim: {optimizer: {type: AdamW, lr: 1e-3}, batch_size: 4, clip_grad: {max_norm: 1.0}}
+schedule: {iterations: ITERATIONS, val_interval: 4, lr: [{type: PolyLR, power: 0.9}]}
+engine: {type: LocalEngine, device: cpu, threads: 1}
+evaluate: {metrics: [{type: IoUMetric}]}
+hooks: [{type: CheckpointHook, interval: 1, keep: 2}, {type: MeterHook, interval: 1}]
+seed: 3
+"""
+
+
+def command(config: Path, work_dir: Path, resume: bool) -> list[str]:
+    """Return the command line of a run."""
+    more = ["--resume"] if resume else []
+    return [sys.executable, "-m", "segkernel", "run", str(config), "--work-dir", str(work_dir), *more]
+
+
+def run_killed(config: Path, work_dir: Path, seconds: float, during_save: bool) -> bool:
+    """Start or resume the run and kill it after ``seconds``, or in the next save after them; True when it was killed."""
+    folder = work_dir / "checkpoints"
+    resume = any(folder.glob("iter_*.pt"))
+    process = subprocess.Popen(command(config, work_dir, resume), stderr=subprocess.PIPE, start_new_session=True)
+    before = {path.name for path in folder.glob("*.pt")}
+    while process.poll() is None and {path.name for path in folder.glob("*.pt")} <= before:
+        time.sleep(0.005)  # until it trains
+    end = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < end:
+        time.sleep(0.002)
+    while during_save and process.poll() is None and not any(folder.glob(".*.tmp")):
+        pass  # busy: a save takes a few milliseconds
+    killed = process.poll() is None
+    if killed:
+        os.kill(process.pid, signal.SIGKILL)
+    _, errors = process.communicate()
+    if process.returncode not in (0, -signal.SIGKILL):
+        raise SystemExit(f"the run failed by itself:\n{errors.decode()[-2000:]}")
+    return killed
+
+
+def check_whole(folder: Path) -> None:
+    """Load every checkpoint of a folder; a broken one raises."""
+    for path in folder.glob("*.pt"):
+        checkpoint.load(path)
+
+
+def same(first: object, second: object) -> bool:
+    """Compare nested containers and tensors bit for bit."""
+    if isinstance(first, torch.Tensor):
+        return isinstance(second, torch.Tensor) and torch.equal(first, second)
+    if isinstance(first, dict):
+        return isinstance(second, dict) and first.keys() == second.keys() and all(same(first[k], second[k]) for k in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))  # type: ignore[arg-type]
+    return first == second
+
+
+def records(work_dir: Path) -> list[dict]:
+    """Return the metrics log without what depends on the clock."""
+    clock = ("seconds_per_iteration", "images_per_second", "data_wait")
+    lines = (work_dir / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in clock} for line in lines]
+
+
+def main(kills: int, iterations: int, seed: int) -> None:
+    """Run undisturbed, run disturbed, compare."""
+    chance = random.Random(seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        config = root / "run.yaml"
+        config.write_text(CONFIG.replace("ITERATIONS", str(iterations)))
+        started = time.monotonic()
+        subprocess.run(command(config, root / "whole", False), check=True, stderr=subprocess.PIPE)
+        print(f"undisturbed: {iterations} iterations in {time.monotonic() - started:.0f} s")
+        done = in_save = 0
+        while done < kills:
+            during_save = done % 2 == 1
+            if not run_killed(config, root / "killed", chance.uniform(0, 0.5), during_save):
+                raise SystemExit(f"the run ended after {done} kills; give it more --iterations")
+            done += 1
+            in_save += any((root / "killed" / "checkpoints").glob(".*.tmp"))
+            check_whole(root / "killed" / "checkpoints")
+        subprocess.run(command(config, root / "killed", True), check=True, stderr=subprocess.PIPE)
+        last = f"checkpoints/iter_{iterations:07d}.pt"
+        whole, killed = (checkpoint.load(root / name / last) for name in ("whole", "killed"))
+        for part in ("state_dict", "optimizer", "random", "position", "hooks"):
+            if not same(whole[part], killed[part]):
+                raise SystemExit(f"{part} differs after {done} kills")
+        if records(root / "whole") != records(root / "killed"):
+            raise SystemExit("the metrics logs differ")
+        print(f"{done} kills, {in_save} with a half-written checkpoint: bit-identical, no checkpoint broken")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--iterations", type=int, default=80)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    main(arguments.kills, arguments.iterations, arguments.seed)
