@@ -178,7 +178,7 @@ class FastSCNN(Backbone):
         global_out_channels: Channels of the coarse map.
         higher_in_channels: Must be ``global_in_channels``.
         lower_in_channels: Must be ``global_out_channels``.
-        fusion_out_channels: Channels of the fused map; a multiple of which is ``lower_in_channels``.
+        fusion_out_channels: Channels of the fused map; ``lower_in_channels`` must be a multiple of it.
         out_indices: The maps to return: 0 fine, 1 coarse, 2 fused.
         conv_cfg: Kind of convolution; None is the ordinary one.
         norm_cfg: Kind of norm and its arguments.
@@ -211,6 +211,10 @@ class FastSCNN(Backbone):
         super().__init__()
         _check_equal("higher_in_channels", higher_in_channels, "global_in_channels", global_in_channels)
         _check_equal("lower_in_channels", lower_in_channels, "global_out_channels", global_out_channels)
+        if lower_in_channels % fusion_out_channels:
+            raise UsageError(
+                f"lower_in_channels {lower_in_channels} is no multiple of fusion_out_channels {fusion_out_channels}"
+            )
         _check_lengths(downsample_dw_channels, global_block_channels, global_block_strides)
         if not out_indices or not all(0 <= i < 3 for i in out_indices):
             raise UsageError(f"out_indices {list(out_indices)} must name maps 0 (fine), 1 (coarse) or 2 (fused)")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -149,6 +149,8 @@ class MixVisionTransformer(Backbone):
     Raises:
         UsageError: When an argument is out of range or does not fit the others.
     """
+
+    conformance: ClassVar = {"embed_dims": 8, "num_layers": (1, 2, 1, 1), "num_heads": (1, 2, 5, 8)}
 
     def __init__(
         self,

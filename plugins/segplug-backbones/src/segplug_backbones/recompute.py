@@ -23,14 +23,15 @@ def recompute(module: nn.Module, function: Callable[..., Tensor], *inputs: Tenso
 
 @contextmanager
 def _still_statistics(module: nn.Module) -> Iterator[None]:
-    tracking = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
-    for norm in tracking:
-        norm.track_running_stats = False
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:  # not track_running_stats: that changes what autograd saves, and checkpoint compares it
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in tracking:
-            norm.track_running_stats = True
+        for norm, (momentum, count) in zip(norms, before):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def worth_recomputing(x: Tensor) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -180,6 +180,10 @@ class ResNet(Backbone):
     """
 
     fixed_arguments: ClassVar[frozenset[str]] = frozenset()
+    conformance: ClassVar = (
+        {"depth": 18, "base_channels": 8, "stem_channels": 8},
+        {"depth": 50, "base_channels": 8, "strides": (1, 2, 1, 1), "dilations": (1, 1, 2, 4)},
+    )
 
     def __init__(
         self,
@@ -209,7 +213,9 @@ class ResNet(Backbone):
         super().__init__()
         if depth not in VARIANTS:
             raise UsageError(f"depth {depth} is not one of {', '.join(map(str, VARIANTS))}")
-        _refuse(dcn, stage_with_dcn, plugins)
+        if style not in get_args(Style):
+            raise UsageError(f"style {style!r} is not {' or '.join(get_args(Style))}")
+        _refuse_for_now(dcn is not None or any(stage_with_dcn), plugins is not None)
         _check_stages(num_stages, strides, dilations, out_indices, frozen_stages)
         self.out_indices = tuple(out_indices)
         self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
@@ -237,11 +243,9 @@ class ResNet(Backbone):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
-        x = images
-        for module in self._stem():
+        x, outputs = images, []
+        for module in (*self._stem(), self.maxpool):
             x = module(x)
-        x = self.maxpool(x)
-        outputs = []
         for name in self._stages:
             x = getattr(self, name)(x)
             outputs.append(x)
@@ -339,10 +343,8 @@ def _check_stages(
         raise UsageError(f"frozen_stages is {frozen_stages}; it must be -1 (nothing) to {num_stages}")
 
 
-def _refuse(
-    dcn: Mapping[str, Any] | None, stage_with_dcn: Sequence[bool], plugins: Sequence[Mapping[str, Any]] | None
-) -> None:
-    if dcn is not None or any(stage_with_dcn):
+def _refuse_for_now(dcn: bool, plugins: bool) -> None:
+    if dcn:
         raise UsageError("ResNet's dcn (deformable convolution) is not available yet; it comes in a later release")
-    if plugins is not None:
+    if plugins:
         raise UsageError("ResNet's plugins are not available yet; they come in a later release")

@@ -1,0 +1,141 @@
+"""What every backbone keeps: declared channels and strides, odd sizes, gradients, meta, compile, export."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from segkernel.interfaces.model import Backbone
+from segplug_backbones import FastSCNN, MixVisionTransformer, ResNet, ResNetV1c, ResNetV1d
+
+BUILDERS: dict[str, Callable[..., Backbone]] = {
+    "resnet18": lambda **more: ResNet(18, base_channels=8, **more),
+    "resnet18-caffe": lambda **more: ResNet(18, style="caffe", base_channels=8, **more),
+    "resnet50-d8": lambda **more: ResNetV1c(
+        50, base_channels=8, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4), contract_dilation=True, **more
+    ),
+    "resnet50-multi-grid": lambda **more: ResNet(
+        50, base_channels=8, strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2), multi_grid=(1, 2, 4), **more
+    ),
+    "resnet34d": lambda **more: ResNetV1d(34, base_channels=8, **more),
+    "mit": lambda **more: MixVisionTransformer(
+        embed_dims=8, num_layers=(1, 2, 1, 1), num_heads=(1, 2, 5, 8), drop_path_rate=0.1, **more
+    ),
+    "fast-scnn": lambda **more: FastSCNN(**more),
+}
+every_backbone = pytest.mark.parametrize("build", BUILDERS.values(), ids=list(BUILDERS))
+
+
+@every_backbone
+@pytest.mark.parametrize("size", [(64, 64), (65, 97), (224, 224)], ids=str)
+def test_maps_are_as_declared(build, size):
+    backbone = build().eval()
+    with torch.no_grad():
+        maps = backbone(torch.rand(1, 3, *size))
+    expected = [(1, c, *(-(-side // s) for side in size)) for c, s in zip(backbone.channels, backbone.strides)]
+    assert isinstance(maps, tuple)
+    assert [tuple(m.shape) for m in maps] == expected
+
+
+@every_backbone
+@pytest.mark.parametrize("in_channels", [1, 4])
+def test_images_may_have_other_channels(build, in_channels):
+    backbone = build(in_channels=in_channels).eval()
+    assert len(backbone(torch.rand(1, in_channels, 64, 64))) == len(backbone.channels)
+
+
+@every_backbone
+def test_out_indices_select_and_order_the_maps(build):
+    torch.manual_seed(0)
+    everything = build().eval()
+    torch.manual_seed(0)
+    some = build(out_indices=(2, 0)).eval()
+    images = torch.rand(1, 3, 64, 64)
+    third, first = some(images)
+    assert some.channels == (everything.channels[2], everything.channels[0])
+    assert some.strides == (everything.strides[2], everything.strides[0])
+    assert torch.equal(third, everything(images)[2])
+    assert torch.equal(first, everything(images)[0])
+
+
+@every_backbone
+def test_every_parameter_gets_a_gradient(build):
+    backbone = build().train()
+    sum(m.square().mean() for m in backbone(torch.rand(2, 3, 64, 64))).backward()
+    assert [name for name, p in backbone.named_parameters() if p.grad is None] == []
+
+
+@every_backbone
+def test_builds_on_meta_with_the_same_state(build):
+    with torch.device("meta"):
+        hollow = build()
+    assert all(p.is_meta for p in hollow.parameters())
+    assert {k: v.shape for k, v in hollow.state_dict().items()} == {k: v.shape for k, v in build().state_dict().items()}
+
+
+@every_backbone
+def test_channels_last_is_kept_and_changes_no_number(build):
+    backbone = build().eval()
+    images = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        plain = backbone(images)
+        backbone.to(memory_format=torch.channels_last)
+        last = backbone(images.contiguous(memory_format=torch.channels_last))
+    assert all(m.is_contiguous(memory_format=torch.channels_last) for m in last)
+    torch.testing.assert_close(last, plain, rtol=1e-4, atol=1e-5)
+
+
+@every_backbone
+def test_exports_with_dynamic_sizes(build):
+    backbone = build().eval()
+    sides = {0: torch.export.Dim("n"), 2: torch.export.Dim("h", min=64), 3: torch.export.Dim("w", min=64)}
+    program = torch.export.export(backbone, (torch.rand(2, 3, 64, 96),), dynamic_shapes=(sides,))
+    images = torch.rand(3, 3, 97, 129)
+    torch.testing.assert_close(program.module()(images), backbone(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@every_backbone
+def test_traces_without_a_graph_break(build):
+    backbone = build().eval()
+    compiled = torch.compile(backbone, backend="eager", fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        for size in ((64, 64), (65, 97)):
+            images = torch.rand(1, 3, *size)
+            torch.testing.assert_close(compiled(images), backbone(images), rtol=1e-4, atol=1e-5)
+
+
+@every_backbone
+def test_initial_features_are_finite_and_alive(build):
+    torch.manual_seed(0)
+    for m in build().train()(torch.randn(2, 3, 64, 64)):
+        assert torch.isfinite(m).all()
+        assert m.std() > 1e-3
+
+
+def test_importing_the_package_imports_no_torch():
+    code = "import sys, segplug_backbones; assert 'torch' not in sys.modules; print(*dir(segplug_backbones))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"FastSCNN", "MixVisionTransformer", "ResNet", "ResNetV1c", "ResNetV1d", "mit_b0"} <= set(
+        done.stdout.split()
+    )
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    import segplug_backbones
+
+    with pytest.raises(AttributeError, match="ResNet50"):
+        _ = segplug_backbones.ResNet50
+
+
+def test_the_code_of_the_readme_runs(capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 1
+    exec(blocks[0], {})
+    assert f"# {capsys.readouterr().out.strip()}\n" in blocks[0]
