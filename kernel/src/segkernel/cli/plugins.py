@@ -23,17 +23,13 @@ NOT_COMPONENTS = ("zoo", "commands")
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
     """List the installed plugins: version, status, accepted kernels, what each offers. Imports none of them."""
-    if ctx.invoked_subcommand is not None:
-        return None
-    catalog = Catalog.discover()
-    rows = {distribution: _rows_of(catalog, distribution) for distribution in _distributions(catalog)}
-    if as_json:
-        return _write({"kernel": __version__, "plugins": [_as_data(found) for found in rows.values()]})
-    lines = [_summary(found) for found in rows.values()]
-    _table([("distribution", "version", "status", "kernel", "offers"), *lines])
-    for group, name, owners in _ambiguous(catalog):
-        click.echo(f"{name} ({group}) is offered by {' and '.join(owners)}: write {owners[0]}/{name}")
-    click.echo("\nnext: seg-kernel plugins show DISTRIBUTION, or seg-kernel plugins check")
+    if ctx.invoked_subcommand is None:
+        catalog = Catalog.discover()
+        rows = [_rows_of(catalog, distribution) for distribution in _distributions(catalog)]
+        if as_json:
+            _write({"kernel": __version__, "plugins": [_as_data(found) for found in rows]})
+        else:
+            _print_list(catalog, rows)
 
 
 @command.command()
