@@ -18,6 +18,7 @@ from segkernel import image
 from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import IGNORE, Color, LabelSpec
 from segkernel.sample import LabelMap, Sample
+from segplug_datasets.example import write_example
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
