@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -189,6 +189,8 @@ class FastSCNN(Backbone):
     Raises:
         UsageError: When an argument is out of range or does not fit the others.
     """
+
+    conformance_exceptions: ClassVar = {"order": "the fused map, finer than the coarse one, has always been the third"}
 
     def __init__(
         self,
