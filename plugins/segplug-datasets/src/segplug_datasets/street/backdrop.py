@@ -6,10 +6,9 @@ import math
 
 import numpy as np
 
-from segkernel.image import opencv
 from segplug_datasets.street.canvas import BUILDING, RGB, VEGETATION, Canvas
 from segplug_datasets.street.ground import Street
-from segplug_datasets.street.textures import CROWN, crowns
+from segplug_datasets.street.textures import crowns
 
 _NEAR, _FAR = 1.2, 90.0  # metres
 
@@ -24,8 +23,7 @@ def draw_skyline(canvas: Canvas, rng: np.random.Generator) -> None:
         if rng.random() < 0.55:
             wall = canvas.light.shade(_wall_color(rng), _FAR * 0.8)
             top, bottom = camera.horizon - height, camera.horizon + 2
-            box = np.array([[x, top], [x + width, top], [x + width, bottom], [x, bottom]])
-            canvas.polygon(box, wall, BUILDING)
+            canvas.polygon([(x, top), (x + width, top), (x + width, bottom), (x, bottom)], wall, BUILDING)
         else:
             _foliage(canvas, x + width / 2, camera.horizon - height * 0.3, width * 0.8, _FAR * 0.8, rng)
         x += width * rng.uniform(0.6, 1.4)
@@ -64,19 +62,20 @@ def _house(canvas: Canvas, x: float, near: float, far: float, side: int, rng: np
     height = rng.uniform(4.5, 9) if rng.random() < 0.5 else rng.uniform(8, 22)
     light, color = canvas.light, _wall_color(rng)
     back = x + side * rng.uniform(6, 12)
-    gable = canvas.camera.project([(x, height, near), (back, height, near), (back, 0, near), (x, 0, near)])
-    canvas.polygon(gable, light.shade(color, near, 0.75), BUILDING)
+    project = canvas.camera.project
+    outline = [(x, height, near), (back, height, near), (back, 0, near), (x, 0, near)]
     if rng.random() < 0.4:  # a roof that rises away from the street
-        ridge = [
-            (x, height, near),
-            (x, height, far),
-            (x + side * 3, height + 2.5, far),
-            (x + side * 3, height + 2.5, near),
-        ]
+        top, ridge = height + rng.uniform(1.5, 3), (x + back) / 2
         tile = (rng.uniform(70, 150), rng.uniform(50, 80), rng.uniform(45, 75))
-        canvas.polygon(canvas.camera.project(ridge), light.shade(tile, near), BUILDING)
+        slope = [(x, height, near), (x, height, far), (ridge, top, far), (ridge, top, near)]
+        canvas.polygon(project(slope), light.shade(tile, near), BUILDING)
+        outline.insert(1, (ridge, top, near))
+    canvas.polygon(project(outline), light.shade(color, near, 0.75), BUILDING)
     wall = [(x, height, near), (x, height, far), (x, 0, far), (x, 0, near)]
-    corners = canvas.camera.project(wall)
+    corners = project(wall)
+    if abs(corners[1][0] - corners[0][0]) < 4:  # too narrow to show windows
+        canvas.polygon(corners, light.shade(np.array(color) * 0.8, near, light.side(-side)), BUILDING)
+        return
     picture = _facade(far - near, height, color, light.night, rng)
     picture = _lit(canvas, picture, near, far, light.side(-side))
     canvas.texture(picture, corners, BUILDING)
@@ -95,7 +94,7 @@ def _facade(width: float, height: float, color: RGB, night: bool, rng: np.random
     """Return the picture of a wall, 5 pixels per metre: storeys of windows over a ground floor."""
     rows, columns = max(8, int(height * 5)), max(8, int(width * 5))
     picture = np.empty((rows, columns, 3), np.float32)
-    picture[:] = np.array(color, np.float32) * (1 + 0.05 * rng.standard_normal((rows, columns, 1)))
+    picture[:] = np.array(color, np.float32) * (1 + 0.05 * rng.standard_normal((rows, columns, 1), np.float32))
     storey, spacing = int(rng.integers(13, 18)), int(rng.integers(7, 16))
     tall, wide = rng.uniform(0.4, 0.65), rng.uniform(0.35, 0.75)
     if rng.random() < 0.15:
@@ -105,13 +104,13 @@ def _facade(width: float, height: float, color: RGB, night: bool, rng: np.random
     window = ((in_row > storey * (1 - tall) * 0.6) & (in_row < storey * (0.6 + 0.4 * tall)))[:, None] & (
         in_column < spacing * wide
     )
-    panes = rng.uniform(0.4, 1.1, (rows // storey + 2, columns // spacing + 2))
+    panes = rng.uniform(0.4, 1.1, (rows // storey + 2, columns // spacing + 2)).astype(np.float32)
     each = panes[np.arange(rows)[:, None] // storey, np.arange(columns)[None] // spacing]
     glass = np.array(_glass(rng), np.float32) * each[..., None]
     if night:
-        glass = np.where((each > 0.85)[..., None], np.array((900.0, 760.0, 420.0), np.float32), glass * 0.5)
+        glass = np.where((each > 0.85)[..., None], np.float32((900.0, 760.0, 420.0)), glass * np.float32(0.5))
     frame = window & ((in_column < 1) | (in_column >= spacing * wide - 1))
-    picture = np.where(window[..., None], glass, picture)
+    picture[window] = glass[window]
     picture[frame] = np.array(color, np.float32) * rng.uniform(0.6, 1.3)
     picture[: max(1, rows // 30)] *= 0.7
     _ground_floor(picture, rng)
@@ -131,7 +130,7 @@ def _ground_floor(picture: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def _garden(canvas: Canvas, x: float, near: float, far: float, side: int, rng: np.random.Generator) -> None:
-    count = max(1, int((far - near) / 3.5))
+    count = max(1, int((far - near) / (3.5 if near < 40 else 7)))
     for z in sorted(rng.uniform(max(near, 3), max(far, 4), count), reverse=True):
         draw_tree(canvas, x + side * rng.uniform(0.5, 5), float(z), rng)
     if rng.random() < 0.6:
@@ -139,29 +138,20 @@ def _garden(canvas: Canvas, x: float, near: float, far: float, side: int, rng: n
         hedge = canvas.camera.project([(x, top, near), (x, top, far), (x, 0, far), (x, 0, near)])
         green = _leaf(rng)
         rows, columns = int(top * 8) + 2, max(4, int((far - near) * 5))
-        picture = np.array(green, np.float32) * (1 + 0.25 * rng.standard_normal((rows, columns, 1)))
+        picture = np.array(green, np.float32) * (1 + 0.25 * rng.standard_normal((rows, columns, 1), np.float32))
         canvas.texture(_lit(canvas, np.clip(picture, 0, 255), near, far, 0.9), hedge, VEGETATION)
 
 
 def _foliage(canvas: Canvas, x: float, y: float, size: float, z: float, rng: np.random.Generator) -> None:
     """Paste leaves around a pixel, ``size`` pixels wide."""
-    pixels = int(size)
-    if pixels < 3 or pixels > 3 * max(canvas.camera.size):
+    if not 3 <= size <= 3 * max(canvas.camera.size):
         return
-    alpha, bright = crowns()[int(rng.integers(24))]
-    if rng.random() < 0.5:
-        alpha, bright = alpha[:, ::-1], bright[:, ::-1]
-    cv2 = opencv()
-    width, height = pixels, max(3, int(pixels * rng.uniform(0.8, 1.25)))
-    how = cv2.INTER_AREA if pixels < CROWN else cv2.INTER_LINEAR
-    alpha, bright = (
-        cv2.resize(np.ascontiguousarray(part), (width, height), interpolation=how) for part in (alpha, bright)
-    )
-    bright = bright + canvas.light.strength * canvas.light.sun * 0.25 * np.linspace(-1, 1, width, dtype=np.float32)
-    green = np.array(_leaf(rng), np.float32) * np.array(canvas.light.tint, np.float32)
-    clear = math.exp(-z / canvas.light.reach)
-    color = np.clip(green * bright[..., None], 0, 255) * clear + np.array(canvas.light.haze, np.float32) * (1 - clear)
-    canvas.sprite(color, alpha, int(x) - width // 2, int(y) - height // 2, VEGETATION)
+    shape, light = crowns()[int(rng.integers(24))], canvas.light
+    clear = math.exp(-z / light.reach)
+    leaf = np.array(_leaf(rng), np.float32) * np.array(light.tint, np.float32) * clear
+    half, tall = size / 2, size / 2 * rng.uniform(0.8, 1.25)
+    haze = np.array(light.haze, np.float32) * (1 - clear)
+    canvas.sprite(shape, (x - half, y - tall, x + half, y + tall), (leaf, haze), VEGETATION)
 
 
 def _leaf(rng: np.random.Generator) -> RGB:

@@ -12,6 +12,10 @@ import numpy as np
 from segkernel.image import opencv
 
 RGB = tuple[float, float, float]
+Point = tuple[float, float, float]
+"""Metres to the right, up, and ahead."""
+Pixel = tuple[float, float]
+Paint = tuple[np.ndarray, np.ndarray]
 SKY, BUILDING, ROAD, SIDEWALK, VEGETATION, CAR, PERSON, POLE = range(8)
 _SHIFT = 3  # OpenCV's fractional bits of coordinates
 _FAR_OUT = 4000.0  # pixels; corners further away would overflow OpenCV's coordinates
@@ -50,12 +54,13 @@ class Camera:
             bend=rng.normal(0, 0.0012),
         )
 
-    def project(self, points: Sequence[tuple[float, float, float]] | np.ndarray) -> np.ndarray:
-        """Return the pixels (n, 2) as (x, y) of points (n, 3) in metres."""
-        x, y, z = np.asarray(points, np.float64).reshape(-1, 3).T
-        scale = self.focal / np.maximum(z, 0.1)
-        pixels = np.stack([self.center + (x + self.bend * z * z) * scale, self.horizon + (self.height - y) * scale], 1)
-        return pixels.clip(-_FAR_OUT, _FAR_OUT)
+    def project(self, points: Sequence[Point]) -> list[Pixel]:
+        """Return the pixels (x, y) of points in metres."""
+        return [self._pixel(*point) for point in points]
+
+    def _pixel(self, x: float, y: float, z: float) -> Pixel:
+        scale = self.focal / max(z, 0.1)
+        return self.center + (x + self.bend * z * z) * scale, self.horizon + (self.height - y) * scale
 
     def scale(self, z: float) -> float:
         """Return the pixels of one metre at distance ``z``."""
@@ -104,62 +109,73 @@ class Canvas:
         self.labels = np.zeros(camera.size, np.uint8)
         self._cv2: Any = opencv()
 
-    def polygon(self, pixels: np.ndarray, color: RGB, label: int | None) -> None:
-        """Fill a polygon given in pixels (n, 2); ``label`` None leaves the class ids as they are."""
-        points = [np.round(np.asarray(pixels).clip(-_FAR_OUT, _FAR_OUT) * 2**_SHIFT).astype(np.int32)]
+    def polygon(self, pixels: Sequence[Pixel], color: RGB, label: int | None) -> None:
+        """Fill a polygon given in pixels; ``label`` None leaves the class ids as they are."""
+        points = [np.array([(_fixed(x), _fixed(y)) for x, y in pixels], np.int32)]
         self._cv2.fillPoly(self.image, points, color, self._cv2.LINE_AA, _SHIFT)
         if label is not None:
             self._cv2.fillPoly(self.labels, points, label, self._cv2.LINE_8, _SHIFT)
 
-    def line(self, start: Sequence[float], end: Sequence[float], width: float, color: RGB, label: int) -> None:
-        """Draw a bar between two pixels."""
+    def line(self, start: Pixel, end: Pixel, width: float, color: RGB, label: int) -> None:
+        """Draw a bar between two pixels, at least one pixel wide."""
         (x0, y0), (x1, y1) = start, end
-        length = math.hypot(x1 - x0, y1 - y0) or 1.0
-        across = np.array([(y0 - y1) / length, (x1 - x0) / length]) * max(width, 1.0) / 2
-        corners = np.array([start, start, end, end]) + np.stack([across, -across, -across, across])
-        self.polygon(corners, color, label)
+        half = max(width, 1.0) / 2 / (math.hypot(x1 - x0, y1 - y0) or 1.0)
+        u, v = (y0 - y1) * half, (x1 - x0) * half
+        self.polygon([(x0 + u, y0 + v), (x0 - u, y0 - v), (x1 - u, y1 - v), (x1 + u, y1 + v)], color, label)
 
-    def ellipse(self, center: Sequence[float], radii: Sequence[float], color: RGB, label: int | None) -> None:
+    def ellipse(self, center: Pixel, radii: Pixel, color: RGB, label: int | None) -> None:
         """Fill an upright ellipse; ``center`` and ``radii`` in pixels (x, y)."""
-        middle = tuple(round(min(max(v, -_FAR_OUT), _FAR_OUT) * 2**_SHIFT) for v in center)
-        axes = tuple(max(4, round(min(v, _FAR_OUT) * 2**_SHIFT)) for v in radii)
+        middle = _fixed(center[0]), _fixed(center[1])
+        axes = max(4, _fixed(radii[0])), max(4, _fixed(radii[1]))
         cv2 = self._cv2
         cv2.ellipse(self.image, middle, axes, 0, 0, 360, color, -1, cv2.LINE_AA, _SHIFT)
         if label is not None:
             cv2.ellipse(self.labels, middle, axes, 0, 0, 360, label, -1, cv2.LINE_8, _SHIFT)
 
-    def texture(self, picture: np.ndarray, corners: np.ndarray, label: int) -> None:
-        """Lay a picture onto the quadrangle with ``corners`` (4, 2): top left, top right, bottom right, bottom left."""
-        cv2, (height, width) = self._cv2, self.camera.size
-        low = np.maximum(np.floor(corners.min(0)).astype(int), 0)
-        high = np.minimum(np.ceil(corners.max(0)).astype(int) + 1, (width, height))
-        if (high - low < 1).any():
+    def texture(self, picture: np.ndarray, pixels: Sequence[Pixel], label: int) -> None:
+        """Lay a picture onto a quadrangle of pixels: top left, top right, bottom right, bottom left of the picture."""
+        cv2, corners = self._cv2, np.array(pixels, np.float64).clip(-_FAR_OUT, _FAR_OUT)
+        window, low, span = self._visible(corners.min(0), corners.max(0))
+        if min(span) < 1:
             return
         rows, columns = picture.shape[:2]
         source = np.array([[0, 0], [columns, 0], [columns, rows], [0, rows]], np.float32)
         matrix = cv2.getPerspectiveTransform(source, (corners - low).astype(np.float32))
-        span = (int(high[0] - low[0]), int(high[1] - low[1]))
         warped = cv2.warpPerspective(picture, matrix, span, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         mask = np.zeros(span[::-1], np.uint8)
         cv2.fillPoly(mask, [np.round((corners - low) * 2**_SHIFT).astype(np.int32)], 255, cv2.LINE_8, _SHIFT)
-        window = slice(low[1], high[1]), slice(low[0], high[0])
         cv2.copyTo(warped, mask, self.image[window])
         self.labels[window][mask > 0] = label
 
-    def sprite(self, color: np.ndarray, alpha: np.ndarray, left: int, top: int, label: int) -> None:
-        """Paste a picture (h, w, 3) through ``alpha`` (h, w) in 0 to 1, with its corner at a pixel; may lie outside."""
-        height, width = alpha.shape
-        x0, y0 = max(left, 0), max(top, 0)
-        x1, y1 = min(left + width, self.camera.size[1]), min(top + height, self.camera.size[0])
-        if x0 >= x1 or y0 >= y1:
-            return
-        part = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
-        window = slice(y0, y1), slice(x0, x1)
-        share = alpha[part][..., None]
-        self.image[window] = (self.image[window] * (1 - share) + color[part] * share).astype(np.uint8)
-        self.labels[window][alpha[part] > 0.5] = label
+    def sprite(self, shape: np.ndarray, box: tuple[float, float, float, float], paint: Paint, label: int) -> None:
+        """Scale ``shape`` (h, w, 3), alpha, brightness and facing, to a box (left, top, right, bottom) and paint it there.
 
-    def darken(self, center: Sequence[float], radii: Sequence[float], factor: float) -> None:
+        Args:
+            paint: The colour at brightness 1 and what is added to it, both RGB.
+        """
+        left, top, right, bottom = box
+        window, low, span = self._visible(np.array([left, top]), np.array([right, bottom]))
+        if min(span) < 1:
+            return
+        rows, columns = shape.shape[:2]
+        matrix = np.array([[(right - left) / columns, 0, left - low[0]], [0, (bottom - top) / rows, top - low[1]]])
+        drawn = self._cv2.warpAffine(shape, matrix, span, flags=self._cv2.INTER_LINEAR)
+        alpha = drawn[..., :1]
+        bright = drawn[..., 1:2] + (0.25 * self.light.strength * self.light.sun) * drawn[..., 2:]
+        color = np.minimum(bright * paint[0] + paint[1], 255)
+        self.image[window] = (self.image[window] * (1 - alpha) + color * alpha).astype(np.uint8)
+        self.labels[window][alpha[..., 0] > 0.5] = label
+
+    def _visible(
+        self, low: np.ndarray, high: np.ndarray
+    ) -> tuple[tuple[slice, slice], tuple[int, int], tuple[int, int]]:
+        """Return the part of a box that lies in the picture: as slices, its first pixel, and its (width, height)."""
+        height, width = self.camera.size
+        x0, y0 = max(math.floor(low[0]), 0), max(math.floor(low[1]), 0)
+        x1, y1 = min(math.ceil(high[0]) + 1, width), min(math.ceil(high[1]) + 1, height)
+        return (slice(y0, y1), slice(x0, x1)), (x0, y0), (x1 - x0, y1 - y0)
+
+    def darken(self, center: Pixel, radii: Pixel, factor: float) -> None:
         """Multiply the picture inside an ellipse by ``factor``: a shadow on the ground."""
         (x, y), (width, height) = center, radii
         x0, x1 = max(int(x - width), 0), min(int(x + width) + 2, self.camera.size[1])
@@ -171,3 +187,7 @@ class Canvas:
         inside = np.clip(2.5 * (1 - u[None] ** 2 - v[:, None] ** 2), 0, 1)[..., None]
         window = self.image[y0:y1, x0:x1]
         self.image[y0:y1, x0:x1] = (window * (1 - (1 - factor) * inside)).astype(np.uint8)
+
+
+def _fixed(pixel: float) -> int:
+    return round(min(max(pixel, -_FAR_OUT), _FAR_OUT) * 2**_SHIFT)

@@ -38,7 +38,7 @@ class Street:
         return cls(
             left=-lane * (left_lanes + 0.5) + own,
             right=lane * (right_lanes - 0.5) + own + rng.uniform(0.2, 1.5),
-            walks=(rng.uniform(1.5, 4.0), rng.uniform(1.5, 4.0)),
+            walks=(rng.uniform(1.8, 5.0), rng.uniform(1.8, 5.0)),
             verges=(rng.choice([0.0, rng.uniform(1, 5)]), rng.choice([0.0, rng.uniform(1, 5)])),
             crossing=rng.uniform(7, 18) if rng.random() < 0.3 else None,
         )
@@ -54,19 +54,17 @@ class Street:
 
 
 def paint_sky(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Fill the picture with sky: a gradient, brighter at the horizon, and clouds."""
-    height, width = canvas.camera.size
-    light = canvas.light
-    zenith = np.array(_zenith(rng, light), np.float32)
-    haze = np.array(light.haze, np.float32)
-    rise = np.linspace(0, 1, height, dtype=np.float32)[:, None] ** rng.uniform(0.6, 1.6)
-    rows = zenith * (1 - rise) + haze * rise
-    cover = rng.uniform(-1.2, 1.2)
-    clouds = _window(4 + int(rng.integers(2)), rng, 48, 64) + 0.6 * _window(3, rng, 48, 64) + cover
-    share = np.clip(clouds * 0.5, 0, rng.uniform(0.3, 0.9)).astype(np.float32)
-    share = opencv().resize(share, (width, height), interpolation=opencv().INTER_LINEAR)[..., None]
+    """Fill what lies above the horizon with sky: a gradient, brighter lower down, and clouds."""
+    light, rows, columns = canvas.light, 48, 64
+    zenith, haze = np.array(_zenith(rng, light), np.float32), np.array(light.haze, np.float32)
+    rise = np.linspace(0, 1, rows, dtype=np.float32)[:, None, None] ** rng.uniform(0.8, 2.5)
+    octaves = _window(4 + int(rng.integers(2)), rng, rows, columns) + 0.6 * _window(3, rng, rows, columns)
+    share = np.clip((octaves + rng.uniform(-1.2, 1.2)) * 0.5, 0, rng.uniform(0.3, 0.9))[..., None]
     white = np.array(light.shade((rng.uniform(190, 255),) * 3), np.float32)
-    canvas.image[:] = np.clip(rows[:, None] * (1 - share) + white * share, 0, 255)
+    small = (zenith * (1 - rise) + haze * rise) * (1 - share) + white * share
+    height, width = min(canvas.camera.size[0], int(canvas.camera.horizon) + 2), canvas.camera.size[1]
+    small = np.clip(small, 0, 255).astype(np.uint8)
+    canvas.image[:height] = opencv().resize(small, (width, height), interpolation=opencv().INTER_LINEAR)
     canvas.labels[:] = SKY
 
 
@@ -75,7 +73,8 @@ def paint_ground(canvas: Canvas, street: Street, rng: np.random.Generator) -> No
     camera, light = canvas.camera, canvas.light
     height, width = camera.size
     top = min(height - 1, int(camera.horizon) + 1)
-    z = camera.height * camera.focal / (np.arange(top, height, dtype=np.float32)[:, None] + 0.5 - camera.horizon)
+    below = np.arange(top, height, dtype=np.float32)[:, None] + 0.5 - camera.horizon
+    z = np.minimum(camera.height * camera.focal / below, 250)
     x = (np.arange(width, dtype=np.float32)[None] + 0.5 - camera.center) * z / camera.focal - camera.bend * z * z
     labels, colors = _surfaces(x, z, street, rng)
     relief = 1 + _relief(x, z, rng) * np.exp(-z / 22)
@@ -131,14 +130,19 @@ def _grass(rng: np.random.Generator) -> RGB:
     return rng.uniform(50, 105), rng.uniform(95, 130), rng.uniform(35, 65)
 
 
+def _tiled(octave: int, x: np.ndarray, z: np.ndarray, scale: float, shift: np.ndarray) -> np.ndarray:
+    """Return noise laid on the ground, ``scale`` pixels of its tile per metre."""
+    cv2 = opencv()
+    columns, rows = (x * scale + shift[0]).astype(np.float32), (z * scale + shift[1]).astype(np.float32)
+    rows = np.broadcast_to(rows, columns.shape).copy()
+    return cv2.remap(noise(octave), columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+
+
 def _relief(x: np.ndarray, z: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the texture of the surface: grain, patches and stains, as a relative change."""
+    """Return the texture of the surface: grain, stains and patches, as a relative change."""
     shift = rng.integers(TILE, size=2)
-    column, row = (x * 24 + shift[0]).astype(np.int32) % TILE, (z * 24 + shift[1]).astype(np.int32) % TILE
-    fine = noise(0)[row, column]
-    coarse = noise(4)[row // 2, column // 2]
-    patches = noise(5)[row // 4, column // 4] > rng.uniform(0.9, 1.8)
-    return 0.1 * fine + 0.06 * coarse - 0.16 * patches
+    patches = _tiled(5, x, z, 6, shift) > rng.uniform(0.9, 1.8)
+    return 0.09 * _tiled(0, x, z, 24, shift) + 0.06 * _tiled(4, x, z, 12, shift) - 0.13 * patches
 
 
 def _shadows(x: np.ndarray, z: np.ndarray, street: Street, light: Light, rng: np.random.Generator) -> np.ndarray:
@@ -148,11 +152,13 @@ def _shadows(x: np.ndarray, z: np.ndarray, street: Street, light: Light, rng: np
     depth = rng.uniform(0.0, 9.0)
     profile = np.interp(z[:, 0], np.linspace(0, 60, 16), rng.uniform(0, 1, 16) ** 1.5 * depth)[:, None]
     reach = (street.wall(1) - x) if light.sun > 0 else (x - street.wall(-1))
-    solid = reach < profile
-    shift = rng.integers(TILE, size=2)
-    column, row = (x * 10 + shift[0]).astype(np.int32) % TILE, (z * 10 + shift[1]).astype(np.int32) % TILE
-    dappled = (noise(3)[row, column] > 0.1) & (noise(5)[row // 3 % TILE, column // 3 % TILE] > 0.6)
-    return np.where(solid | dappled, 1 - 0.6 * light.strength, 1.0).astype(np.float32)
+    shade = np.clip((profile - reach) * 4, 0, 1)
+    if rng.random() < 0.5:
+        shift = rng.integers(TILE, size=2)
+        leaves = np.clip(2 * _tiled(2, x, z, 9, shift) + 1.2, 0, 1)
+        crown = np.clip(3 * _tiled(5, x, z, 5, shift) - rng.uniform(1.5, 4.5), 0, 1)
+        shade = np.maximum(shade, leaves * crown)
+    return (1 - 0.55 * light.strength * shade).astype(np.float32)
 
 
 def _marks(x: np.ndarray, z: np.ndarray, street: Street, rng: np.random.Generator) -> np.ndarray:
@@ -168,8 +174,8 @@ def _marks(x: np.ndarray, z: np.ndarray, street: Street, rng: np.random.Generato
         marked |= (np.abs(np.abs(x - middle) - quarter) < 0.07) & (z % 5 < 2)
     if street.crossing is not None:
         marked |= (np.abs(z - street.crossing) < 1.6) & (x % 1.1 < 0.55)
-    column, row = (x * 20).astype(np.int32) % TILE, (z * 20).astype(np.int32) % TILE
-    return marked & on_road & (z < 70) & (noise(2)[row, column] < rng.uniform(0.6, 2.5))
+    worn = _tiled(2, x, z, 20, rng.integers(TILE, size=2)) > rng.uniform(0.6, 2.5)
+    return marked & on_road & (z < 70) & ~worn
 
 
 def _paint(rng: np.random.Generator) -> RGB:

@@ -10,7 +10,7 @@ from segkernel.image import opencv
 from segplug_datasets.street.backdrop import draw_sides, draw_skyline, draw_tree
 from segplug_datasets.street.canvas import Camera, Canvas, Light
 from segplug_datasets.street.ground import Street, paint_ground, paint_sky
-from segplug_datasets.street.textures import TILE, grain
+from segplug_datasets.street.textures import grain
 from segplug_datasets.street.things import draw_car, draw_lamp, draw_person, draw_sign
 
 Thing = tuple[float, Callable[[], None]]
@@ -117,9 +117,6 @@ def _develop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     x, y = np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32)
     corners = 1 - rng.uniform(0, 0.25) * (x[None] ** 2 + y[:, None] ** 2) / 2
     cast = rng.normal(1, 0.04, 3).astype(np.float32) * rng.uniform(0.88, 1.12)
-    top, left = (int(v) for v in rng.integers(2 * TILE, size=2))
-    noise = np.take(
-        np.take(grain(), np.arange(top, top + height), 0, mode="wrap"), np.arange(left, left + width), 1, mode="wrap"
-    )
-    developed = image * (corners[..., None] * cast) + noise * np.float32(rng.uniform(1.5, 9))
+    noise = grain((height, width), rng) * np.float32(rng.uniform(1, 7))
+    developed = image * (corners[..., None] * cast) + noise
     return np.clip(developed, 0, 255).astype(np.uint8)

@@ -24,9 +24,16 @@ def noise(octave: int) -> np.ndarray:
     return (values - values.mean()) / values.std()
 
 
+def grain(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Return noise of a sensor, (H, W, 3) float32 of deviation 1, partly common to the channels."""
+    (height, width), (top, left) = size, (int(v) for v in rng.integers(TILE, size=2))
+    repeats = -(-(height + TILE) // (2 * TILE)), -(-(width + TILE) // (2 * TILE)), 1
+    sheet = _grain() if max(repeats) == 1 else np.tile(_grain(), repeats)
+    return sheet[top : top + height, left : left + width]
+
+
 @lru_cache(maxsize=1)
-def grain() -> np.ndarray:
-    """Return noise of a sensor, (2 TILE, 2 TILE, 3) float32 of deviation 1: partly common to the channels."""
+def _grain() -> np.ndarray:
     rng = np.random.default_rng(99)
     common = rng.standard_normal((2 * TILE, 2 * TILE, 1))
     own = rng.standard_normal((2 * TILE, 2 * TILE, 3))
@@ -34,12 +41,12 @@ def grain() -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def crowns() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return shapes of foliage: alpha and brightness, each (CROWN, CROWN) float32."""
+def crowns() -> list[np.ndarray]:
+    """Return shapes of foliage, (CROWN, CROWN, 3) float32: alpha, brightness, and how far a leaf faces right, -1 to 1."""
     return [_crown(np.random.default_rng(1000 + index)) for index in range(24)]
 
 
-def _crown(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _crown(rng: np.random.Generator) -> np.ndarray:
     y, x = np.mgrid[-1 : 1 : CROWN * 1j, -1 : 1 : CROWN * 1j].astype(np.float32)  # type: ignore[misc]
     body = np.full((CROWN, CROWN), -1.0, np.float32)
     light = np.zeros((CROWN, CROWN), np.float32)
@@ -50,7 +57,7 @@ def _crown(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         body = np.maximum(body, blob)
     fine, coarse = (_rolled(octave, rng)[:CROWN, :CROWN] for octave in (1, 3))
     alpha = np.clip(2.2 * (body + 0.22 * fine + 0.28 * coarse) + 0.35, 0, 1)
-    return alpha.astype(np.float32), (1 + 0.22 * light + 0.16 * fine + 0.1 * coarse).astype(np.float32)
+    return np.stack([alpha, 1 + 0.22 * light + 0.16 * fine + 0.1 * coarse, x], 2).astype(np.float32)
 
 
 def _rolled(octave: int, rng: np.random.Generator) -> np.ndarray:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from segplug_datasets.street.canvas import CAR, PERSON, POLE, RGB, Canvas
+from segplug_datasets.street.canvas import CAR, PERSON, POLE, RGB, Canvas, Pixel
 
 
 def draw_car(canvas: Canvas, x: float, z: float, rng: np.random.Generator, facing: int) -> None:
@@ -138,12 +138,12 @@ def draw_person(canvas: Canvas, x: float, z: float, rng: np.random.Generator) ->
     for leg in (-1, 1):
         canvas.line(at(0.03 * leg, 0.5), at(leg * stride + 0.02 * leg, 0.0), 0.085 * unit, trousers, PERSON)
     if rng.random() < 0.2:  # a long coat or a skirt
-        canvas.polygon(np.array([at(-0.07, 0.5), at(0.07, 0.5), at(0.13, 0.24), at(-0.13, 0.24)]), coat, PERSON)
+        canvas.polygon([at(-0.07, 0.5), at(0.07, 0.5), at(0.13, 0.24), at(-0.13, 0.24)], coat, PERSON)
     for arm in (-1, 1):
         hand = at(arm * 0.15 + swing * arm, 0.44)
         canvas.line(at(arm * 0.11, 0.8), hand, 0.06 * unit, coat, PERSON)
     body = [at(-0.12, 0.82), at(0.12, 0.82), at(0.09, 0.46), at(-0.09, 0.46)]
-    canvas.polygon(np.array(body), coat, PERSON)
+    canvas.polygon(body, coat, PERSON)
     if rng.random() < 0.3:  # a bag or a backpack
         canvas.ellipse(
             at(rng.choice([-0.14, 0.14]), rng.uniform(0.45, 0.7)), (0.07 * unit, 0.1 * unit), trousers, PERSON
@@ -178,17 +178,17 @@ def draw_sign(canvas: Canvas, x: float, z: float, rng: np.random.Generator) -> N
         _plate(canvas, points[1], scale * rng.uniform(0.28, 0.45), z, rng)
 
 
-def _traffic_light(canvas: Canvas, top: np.ndarray, scale: float, z: float, rng: np.random.Generator) -> None:
+def _traffic_light(canvas: Canvas, top: Pixel, scale: float, z: float, rng: np.random.Generator) -> None:
     x, y = top
-    box = np.array([[x - 0.17 * scale, y - 0.45 * scale], [x + 0.17 * scale, y - 0.45 * scale]])
-    box = np.concatenate([box, box[::-1] + [0, 0.95 * scale]])
+    left, right, low, high = x - 0.17 * scale, x + 0.17 * scale, y + 0.5 * scale, y - 0.45 * scale
+    box = [(left, high), (right, high), (right, low), (left, low)]
     canvas.polygon(box, canvas.light.shade((28, 30, 30), z), POLE)
     lit = int(rng.integers(3))
     color = ((230, 40, 30), (235, 180, 40), (50, 210, 110))[lit]
     canvas.ellipse((x, y + (-0.28 + 0.3 * lit) * scale), (0.1 * scale, 0.1 * scale), color, POLE)
 
 
-def _plate(canvas: Canvas, top: np.ndarray, radius: float, z: float, rng: np.random.Generator) -> None:
+def _plate(canvas: Canvas, top: Pixel, radius: float, z: float, rng: np.random.Generator) -> None:
     x, y = top
     rims = ((200, 25, 30), (30, 70, 170), (235, 190, 30), (190, 30, 40))
     rim = canvas.light.shade(rims[int(rng.integers(4))], z)
@@ -200,7 +200,7 @@ def _plate(canvas: Canvas, top: np.ndarray, radius: float, z: float, rng: np.ran
         return
     corners = [(-1, 0.8), (1, 0.8), (0, -0.95)] if kind < 0.7 else [(-0.8, -1), (0.8, -1), (0.8, 1), (-0.8, 1)]
     for size, color in ((1.0, rim), (0.62, face)):
-        canvas.polygon(np.array([(x + u * radius * size, y + v * radius * size) for u, v in corners]), color, POLE)
+        canvas.polygon([(x + u * radius * size, y + v * radius * size) for u, v in corners], color, POLE)
 
 
 def _shadow(canvas: Canvas, x: float, z: float, across: float, along: float) -> None:
@@ -208,7 +208,7 @@ def _shadow(canvas: Canvas, x: float, z: float, across: float, along: float) -> 
     light = canvas.light
     lean = -light.sun * light.strength * across * 0.9
     center = canvas.camera.project([(x + lean, 0, z)])[0]
-    near, far = canvas.camera.project([(x, 0, max(z - along, 0.6)), (x, 0, z + along)])[:, 1]
+    (_, near), (_, far) = canvas.camera.project([(x, 0, max(z - along, 0.6)), (x, 0, z + along)])
     radii = (across * (1 + 0.5 * light.strength) * canvas.camera.scale(z), max(1.0, (near - far) / 2))
     canvas.darken((center[0], (near + far) / 2), radii, 0.62 - 0.22 * light.strength)
 
