@@ -13,7 +13,8 @@ from segkernel.config.text import read_text
 from segkernel.errors import Problem
 
 _PLACE = Place("command line")
-_FORM = "write KEY=VALUE, KEY+=VALUE, ~KEY, or +KEY=VALUE for a new key"
+_FORMS = (("", "="), ("", "+="), ("~", ""), ("+", "="))
+_HINT = "write KEY=VALUE, KEY+=VALUE, ~KEY, or +KEY=VALUE for a new key"
 
 
 class _Change(NamedTuple):
@@ -27,8 +28,8 @@ def apply_overrides(root: MarkedDict, overrides: Iterable[str], problems: list[P
         mode = text[0] if text[:1] in ("+", "~") else ""
         path, length = split_path(text[len(mode) :])
         sign, value = _split(text[len(mode) + length :])
-        if not path or (sign != "" if mode == "~" else not sign or mode + sign == "++="):
-            problems.append(Problem(f"{text!r} is no override", place=_PLACE.file, hint=_FORM))
+        if not path or (mode, sign) not in _FORMS:
+            problems.append(Problem(f"{text!r} is no override", place=_PLACE.file, hint=_HINT))
             continue
         count = len(problems)
         change = _Change(mode or sign, None if mode == "~" else _value(value, format_path(path), problems))

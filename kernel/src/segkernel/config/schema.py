@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from typing_extensions import is_typeddict
 
-from segkernel.catalog import GROUPS, TORCH_FALLBACK, Catalog, Row
+from segkernel.catalog import GROUPS, Catalog, Row
 from segkernel.errors import ComponentError
 from segkernel.interfaces.spec import Spec
 from segkernel.signature import LISTS, MAPPINGS, UNIONS, Parameter, bare, choices_of, group_of, signature, typed_keys
@@ -92,8 +92,11 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 def _group(group: str, catalog: Catalog, full: bool) -> dict[str, Any]:
     """Return the schema of any component of a group; ``type`` may be missing, as a base may have it."""
     rows = catalog.rows_of(group)
-    elsewhere = {"type": "string", "pattern": "[/:]"}  # distribution/Name or module:Name
-    names = {"anyOf": [{"enum": catalog.names(group)}, {"type": "string"} if group in TORCH_FALLBACK else elsewhere]}
+    elsewhere = {
+        "type": "string",
+        "pattern": "" if group == "optimizers" else "[/:]",
+    }  # torch's; dist/Name; module:Name
+    names = {"anyOf": [{"enum": catalog.names(group)}, elsewhere]}
     any_of_them = {"type": ["object", "null"], "properties": {"type": names}}
     return any_of_them | ({"allOf": list(_arguments(rows, catalog))} if full else {})
 

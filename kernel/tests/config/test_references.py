@@ -1,0 +1,104 @@
+"""``${...}``: what it takes, where it may stand, and what is wrong with it."""
+
+from __future__ import annotations
+
+import pytest
+
+from segkernel.config.marks import place_of
+
+DATA = "data: {num_classes: 19, crop_size: [512, 1024], align_corners: false, micro_batch: null}\n"
+
+
+def test_a_whole_reference_keeps_the_type(load):
+    config = load(DATA + "model: {a: '${data.num_classes}', b: '${data.crop_size}', c: '${data.align_corners}'}")
+    assert config["model"] == {"a": 19, "b": [512, 1024], "c": False}
+
+
+def test_an_unquoted_reference_in_block_style_works(load):
+    assert load(DATA + "model:\n  a: ${data.num_classes}\n")["model"] == {"a": 19}
+
+
+def test_a_reference_inside_a_text_is_written_into_it(load):
+    config = load(DATA + "work_dir: runs/${data.num_classes}-${data.crop_size[1]}-${data.align_corners}")
+    assert config["work_dir"] == "runs/19-1024-false"
+
+
+def test_references_may_be_nested(load):
+    assert load(DATA + "seed: 0\nmodel:\n  which: num_classes\n  n: ${data.${model.which}}")["model"]["n"] == 19
+
+
+def test_a_reference_may_lead_to_a_reference(load):
+    assert load(DATA + "model: {a: '${data.num_classes}', b: '${model.a}'}")["model"]["b"] == 19
+
+
+def test_a_reference_may_lead_through_a_reference(load):
+    assert load("model: {a: {x: 3}, b: '${model.a}', c: '${model.b.x}'}")["model"]["c"] == 3
+
+
+def test_a_referenced_mapping_is_a_copy(load):
+    model = load("model: {a: {x: 3}, b: '${model.a}'}")["model"]
+    model["a"]["x"] = 4
+    assert model["b"] == {"x": 3}
+
+
+def test_two_dollars_stand_for_one(load):
+    assert load("work_dir: 'runs/$${HOME}'")["work_dir"] == "runs/${HOME}"
+
+
+def test_an_escaped_text_stays_text_when_it_is_referred_to(load):
+    config = load("work_dir: '$${seed}'\nseed: 3\nload_from: '${work_dir}/x'")
+    assert config["load_from"] == "${seed}/x"
+
+
+def test_references_see_overrides(load):
+    config = load(DATA + "model:\n  a: ${data.num_classes}", "data.num_classes=3")
+    assert config["model"]["a"] == 3
+
+
+def test_references_see_what_comes_over_a_base(load):
+    config = load("_base_: base.yaml\ndata: {num_classes: 4}", base=DATA + "model:\n  a: ${data.num_classes}")
+    assert config["model"]["a"] == 4
+
+
+def test_negative_and_quoted_steps_work(load):
+    config = load("""hooks: [{type: A}, {type: B}]\nmodel: {"a.b": 3, x: '${hooks[-1].type}', y: '${model["a.b"]}'}""")
+    assert (config["model"]["x"], config["model"]["y"]) == ("B", 3)
+
+
+def test_places_are_those_of_the_text_with_the_reference(load):
+    config = load(DATA + "model: {a: '${data.crop_size}'}")
+    assert place_of(config["model"], "a") == "my.yaml:2:9"
+    assert place_of(config["model"]["a"], 0) == "my.yaml:1:37"
+
+
+BAD = {
+    "${data.num_clases}": ("${data.num_clases} points to nothing: data has no 'num_clases'", "'num_classes'"),
+    "${date.num_classes}": ("${date.num_classes} points to nothing: the config has no 'date'", "'data'"),
+    "${data.num_classes.x}": ("${data.num_classes.x} points to nothing: data.num_classes is 19", ""),
+    "${data.crop_size[2]}": ("${data.crop_size[2]} points to nothing: data.crop_size is [512, 1024]", "512"),
+    "${}": ("${} is no reference", "as in"),
+    "${data..x}": ("${data..x} is no reference", "as in"),
+    "x ${data": ("a reference is not closed in 'x ${data'", "$${"),
+    "size ${data.crop_size}": ("${data.crop_size} is [512, 1024], which fits in no text", ""),
+    "${model.a}": ("references go round in a circle: model.a -> model.a", ""),
+    "${model}": ("references go round in a circle: model -> model", ""),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), BAD.items())
+def test_a_bad_reference_is_named_with_its_place(problems, text, expected):
+    found = problems(f"{DATA}model: {{a: '{text}'}}")
+    assert found[0].message == expected[0]
+    assert expected[1] in found[0].hint
+    assert found[0].place.startswith("my.yaml:2:")
+    assert found[0].path.startswith("model.a")
+
+
+def test_a_circle_of_several_is_shown(problems):
+    found = problems("model: {a: '${model.b}', b: '${model.c}', c: '${model.a}'}")
+    assert found[0].message == "references go round in a circle: model.b -> model.c -> model.a -> model.b"
+
+
+def test_all_bad_references_are_reported_at_once(problems):
+    found = problems(DATA + "model: {a: '${data.x}', b: '${data.y}'}", "sed=1")
+    assert [problem.path for problem in found] == ["sed", "model.a", "model.b"]
