@@ -56,7 +56,7 @@ GROUPS: dict[str, str] = {
 }
 """Group name without prefix to the class its components are; empty where several will do."""
 
-TORCH_FALLBACK = {"optimizers": "torch.optim"}
+TORCH_FALLBACK = ("optimizers",)
 """Groups whose names are looked up in torch when no distribution offers them."""
 
 Status = Literal["ok", "incompatible", "disabled"]
@@ -190,7 +190,8 @@ class Catalog:
         if home and home not in installed and distribution in ("", home):
             raise NotInstalledError(group, short, home)
         rows = self.rows_of(group)
-        near = did_you_mean(short, [row.name for row in rows])
+        names = [row.name for row in rows] + (_torch_optimizers() if group in TORCH_FALLBACK else [])
+        near = did_you_mean(short, names)
         if distribution:
             near = [row.qualified for row in rows if row.name == short or row.name in near]
         elsewhere = [row for row in self.rows if row.name == short and row.status == "ok"]
@@ -274,7 +275,7 @@ def _handshake(requirements: Iterable[str]) -> tuple[str, bool]:
 def _check_group(group: str) -> None:
     if group not in GROUPS:
         near = did_you_mean(group, GROUPS)
-        raise UsageError(f"no component group is called {group!r}; did you mean {near[0] if near else list(GROUPS)}?")
+        raise UsageError(f"no component group is called {group!r}; there is {', '.join(near or GROUPS)}")
 
 
 def _unusable(row: Row) -> Exception:
@@ -284,17 +285,18 @@ def _unusable(row: Row) -> Exception:
 
 
 def _torch_row(group: str, name: str) -> Row | None:
-    """Return torch's own optimiser or schedule of this name; ``torch/AdamW`` says it with certainty."""
-    home = TORCH_FALLBACK.get(group)
+    """Return torch's own optimiser of this name; ``torch/AdamW`` says it with certainty."""
     short = name.removeprefix("torch/")
-    if home is None or "/" in short:
+    if group not in TORCH_FALLBACK or short not in _torch_optimizers():
         return None
-    import torch
+    return Row(group, short, "torch", importlib_metadata.version("torch"), f"torch.optim:{short}")
 
-    found = getattr(importlib.import_module(home), short, None)
-    if not isinstance(found, type) or short.startswith("_"):
-        return None
-    return Row(group, short, "torch", torch.__version__, f"{home}:{short}")
+
+def _torch_optimizers() -> list[str]:
+    from torch import optim
+
+    found = {name: value for name, value in vars(optim).items() if isinstance(value, type)}
+    return [name for name, value in found.items() if issubclass(value, optim.Optimizer)]
 
 
 def _why(row: Row, module_name: str, attribute: str, error: BaseException) -> Exception:
