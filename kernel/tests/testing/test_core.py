@@ -70,6 +70,14 @@ class NeedsArgument(GoodHook):
         super().__init__()
 
 
+class ExampleRaises(GoodHook):
+    """Its example cannot be made."""
+
+    @staticmethod
+    def conformance(folder: Path) -> list[dict[str, str]]:
+        raise RuntimeError("no example today")
+
+
 class RaisesInOneExample(GoodHook):
     """Its second example fails."""
 
@@ -113,15 +121,23 @@ def test_examples_may_come_from_a_function_of_an_empty_folder() -> None:
     assert "failed" not in statuses(NeedsFolder).values()
 
 
+def test_an_example_that_raises_is_said() -> None:
+    assert "no example today" in message(ExampleRaises, "constructs")
+
+
 def test_a_missing_example_is_said() -> None:
-    assert statuses(NeedsArgument)["moments"] == "failed"
-    assert "conformance" in message(NeedsArgument, "moments")
-    assert "wavelength" in message(NeedsArgument, "moments")
+    assert statuses(NeedsArgument)["constructs"] == "failed"
+    assert "conformance" in message(NeedsArgument, "constructs")
+    assert "wavelength" in message(NeedsArgument, "constructs")
+
+
+def test_what_cannot_be_built_is_said_once() -> None:
+    assert statuses(NeedsArgument)["moments"] == "skipped"
 
 
 def test_every_example_is_checked() -> None:
-    assert statuses(RaisesInOneExample)["moments"] == "failed"
-    assert "backwards" in message(RaisesInOneExample, "moments")
+    assert statuses(RaisesInOneExample)["constructs"] == "failed"
+    assert "backwards" in message(RaisesInOneExample, "constructs")
 
 
 def test_names_of_cases_are_known_before_they_run() -> None:

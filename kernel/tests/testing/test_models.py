@@ -129,7 +129,7 @@ class PinnedDevice(ToyBackbone):
     [
         (WrongChannels, {"outputs", "odd-size"}),
         (WrongStrides, {"outputs", "odd-size"}),
-        (DropsAMap, {"outputs", "odd-size"}),
+        (DropsAMap, {"outputs", "odd-size", "in-channels", "gradients"}),
         (OnlyColour, {"in-channels"}),
         (EvenOnly, {"odd-size"}),
         (Noisy, {"deterministic", "no-random", "batch-independent", "state-dict"}),

@@ -41,9 +41,9 @@ class DecodeHeadArguments(TypedDict, total=False):
     out_channels: int | None
     threshold: float | None
     dropout_ratio: float
-    conv_cfg: dict[str, Any] | None
-    norm_cfg: dict[str, Any] | None
-    act_cfg: dict[str, Any] | None
+    conv_cfg: LayerConfig | None
+    norm_cfg: LayerConfig | None
+    act_cfg: LayerConfig | None
     in_index: int | Sequence[int]
     input_transform: InputTransform | None
     loss_decode: Loss | Sequence[Loss] | None

@@ -210,10 +210,14 @@ def _cases(group: str, name: str, target: Any, component: str, catalog: Catalog)
         text = f"conformance_exceptions names no check of {group}: {', '.join(unknown)}; there are {', '.join(checks)}"
         cases.append(Case(component, "exceptions", _constant(CheckResult(component, "exceptions", "failed", text))))
     subject = Subject(group, name, target, Path(), {}, dict(getattr(target, "conformance_inputs", {})), catalog)
+    built = {"constructs": True}
     for check_name, entry in checks.items():
 
         def run(entry: Check = entry, check_name: str = check_name) -> CheckResult:
+            if entry.example and not built["constructs"]:
+                return CheckResult(component, check_name, "skipped", "it could not be built")
             status, message = _settle(*_run(entry, subject), exceptions.get(check_name))
+            built[check_name] = status == "passed"
             return CheckResult(component, check_name, status, message)
 
         cases.append(Case(component, check_name, run))
@@ -263,7 +267,10 @@ def _examples(subject: Subject, folder: Path) -> Iterator[Subject]:
         declared = [_guess(subject)]
     elif callable(declared):
         (folder / "data").mkdir()
-        declared = declared(folder / "data")
+        try:
+            declared = declared(folder / "data")
+        except Exception as error:  # as in a check
+            raise CheckFailed(f"its conformance function raises {type(error).__name__}: {error}") from error
     examples = [declared] if isinstance(declared, Mapping) else list(declared)
     require(examples, "conformance holds no example")
     for number, arguments in enumerate(examples):

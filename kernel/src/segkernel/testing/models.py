@@ -73,9 +73,16 @@ def interface(subject: Subject) -> None:
 
 @check("backbones", name="outputs")
 def backbone_outputs(subject: Subject) -> None:
-    """Number, channels and strides of the maps are as declared, finest first, at 64 and at 224 pixels."""
+    """Number, channels and strides of the maps are as declared, at 64 and at 224 pixels."""
     for length in (64, 224):
         _check_maps(probe(subject, (length, length)))
+
+
+@check("backbones", name="order")
+def backbone_order(subject: Subject) -> None:
+    """The finest map comes first."""
+    strides = subject.build().strides
+    require(list(strides) == sorted(strides), f"strides are {strides}")
 
 
 @check("backbones", name="odd-size")
@@ -143,7 +150,7 @@ def loss(subject: Subject) -> None:
     require(isinstance(losses, Mapping), f"loss() returned {type(losses).__name__}, not a mapping")
     for name, value in losses.items():
         require(value.numel() == 1, f"{name!r} has the shape {tuple(value.shape)}, not a scalar")
-        require(torch.isfinite(value).all(), f"{name!r} is {float(value)}")
+        require(torch.isfinite(value).all(), f"{name!r} is {value.item()}")
     require(any("loss" in name for name in losses), f"no key holds 'loss': {sorted(losses)}")
 
 
@@ -236,7 +243,6 @@ def _check_maps(case: Probe) -> None:
     channels, strides = case.module.channels, case.module.strides
     require(isinstance(channels, tuple) and isinstance(strides, tuple), "channels and strides must be tuples")
     require(len(channels) == len(strides), f"{len(channels)} channels, but {len(strides)} strides")
-    require(list(strides) == sorted(strides), f"maps are not finest first: strides {strides}")
     with torch.no_grad():
         maps = case.module(*case.inputs)
     require(isinstance(maps, tuple), f"forward returned {type(maps).__name__}, not a tuple")

@@ -6,12 +6,15 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import importlib_metadata
 
 from segkernel.testing.core import CheckSkipped, Subject, check, require
 
 KERNEL = "seg-kernel"
+NOT_INSTALLED = 3  # the exit code of errors that end with a pip line
 _NAME = re.compile(r"[A-Za-z_][\w.-]*")
 
 
@@ -70,31 +73,33 @@ def licence(subject: Subject) -> None:
 @check("zoo", name="files", example=False)
 def zoo_files(subject: Subject) -> None:
     """The installed package holds the folder, and YAML in it."""
-    from segkernel.config.zoo import pick_zoo
-
-    require(pick_zoo(subject.target.distribution, _zoos(subject)), f"no folder {subject.target.value} is installed")
-    require(next(_published(subject), None), "the folder holds no configs; are they in the wheel?")
+    zoo = _zoo(subject)
+    require(zoo is not None, f"no folder {subject.target.value} is installed")
+    require(any(zoo.folder.rglob("*.yaml")), f"{zoo.folder} holds no *.yaml; are the configs in the wheel?")
 
 
 @check("zoo", name="configs", example=False)
 def zoo_configs(subject: Subject) -> None:
     """Every published name resolves, and names components and arguments that exist."""
     from segkernel.config import load_config
-    from segkernel.config.zoo import MissingPackageError
-    from segkernel.errors import NotInstalledError
+    from segkernel.errors import ConfigError
     from segkernel.experiment import check as check_config
 
-    checked, missing = 0, ""
-    for name in _published(subject):
+    missing = []
+    published = list(_published(_zoo(subject)))
+    for name in published:
         try:
             problems = check_config(load_config(name))
-        except (MissingPackageError, NotInstalledError) as error:
-            missing = str(error)
+        except ConfigError as error:
+            require(error.exit_code == NOT_INSTALLED, f"{name}: {error}")
+            missing.append(str(error))
             continue
-        require(not problems, f"{name}: {problems[0]}" if problems else "")
-        checked += 1
-    if missing and not checked:
-        raise CheckSkipped(missing)
+        absent = [problem for problem in problems if "pip install" in str(problem)]
+        wrong = [problem for problem in problems if problem not in absent]
+        require(not wrong, f"{name}: {wrong[0]}" if wrong else "")
+        missing += map(str, absent[:1])
+    if missing and len(missing) == len(published):
+        raise CheckSkipped(f"none can be resolved here: {missing[0]}")
 
 
 @check("commands", name="help", example=False)
@@ -109,18 +114,16 @@ def command_help(subject: Subject) -> None:
     require(result.exit_code == 0, f"--help ends with exit code {result.exit_code}: {result.output.strip()}")
 
 
-def _zoos(subject: Subject) -> list:
+def _zoo(subject: Subject) -> Any:
     from segkernel.config.zoo import find_zoos
 
-    return find_zoos(subject.catalog)
+    return next((zoo for zoo in find_zoos(subject.catalog) if zoo.name == subject.target.distribution), None)
 
 
-def _published(subject: Subject) -> Iterator[str]:
-    """Yield the names under which configs of the zoo can be run."""
-    from segkernel.config.zoo import pick_zoo
-
-    zoo = pick_zoo(subject.target.distribution, _zoos(subject))
+def _published(zoo: Any) -> Iterator[str | Path]:
+    """Yield what can be loaded: whole configs, data parts and published experiments."""
     if zoo is not None:
-        yield from zoo.files()
+        yield from zoo.files().values()
+        yield from zoo.files("data").values()
         for family in zoo.families():
             yield from map(str, family.section("experiments"))

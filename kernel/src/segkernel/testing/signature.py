@@ -10,8 +10,10 @@ from segkernel.testing.core import CheckSkipped, Subject, check, require
 
 COMPONENTS = (
     *("backbones", "necks", "heads", "segmentors", "losses", "layers", "parts", "datasets", "transforms", "metrics"),
-    *("engines", "optimizers", "schedules", "hooks", "exporters"),
+    *("engines", "hooks", "exporters", "optimizers", "schedules"),
 )
+
+_ROOTS = ("builtins", "typing", "typing_extensions", "torch.nn.modules.module")  # constructors that take nothing
 
 
 @check(*COMPONENTS, name="annotated", example=False)
@@ -69,7 +71,7 @@ def documented(subject: Subject) -> None:
     require((subject.target.__doc__ or "").strip(), "no docstring")
 
 
-@check("layers", "parts", name="constructs")
+@check(*COMPONENTS[:-2], name="constructs")
 def constructs(subject: Subject) -> None:
     """It can be built from its example."""
     require(subject.build() is not None, "nothing was built")
@@ -86,13 +88,15 @@ def _parameters(target: Any) -> list[inspect.Parameter]:
     owner = _owner(target)
     if not inspect.isclass(owner):
         return list(inspect.signature(owner).parameters.values())
-    return [] if owner is object else list(inspect.signature(vars(owner)["__init__"]).parameters.values())[1:]
+    if owner.__module__ in _ROOTS:
+        return []
+    return list(inspect.signature(vars(owner)["__init__"]).parameters.values())[1:]
 
 
 def _forwarded(target: Any) -> Any:
     """Return the TypedDict of ``**kwargs: Unpack[TypedDict]``, or None."""
     owner = _owner(target)
-    hints = annotations_of(vars(owner)["__init__"] if inspect.isclass(owner) else owner)
+    hints = annotations_of(owner.__init__ if inspect.isclass(owner) else owner)
     for parameter in _parameters(target):
         annotation = hints.get(parameter.name)
         if parameter.kind is parameter.VAR_KEYWORD and get_origin(annotation) in UNPACK:

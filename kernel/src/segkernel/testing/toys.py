@@ -77,7 +77,7 @@ class ToySegmentor(Segmentor):
 
     def __init__(self, num_classes: int = 4, in_channels: int = 3) -> None:
         super().__init__()
-        self.backbone = ToyBackbone(in_channels)
+        self.backbone = ToyBackbone(in_channels, channels=(8,))
         self.decode_head = ToyHead(self.backbone.channels[0], num_classes)
         self.outputs = {"seg": OutputSpec(num_classes, num_classes)}
         self.test_cfg = {"mode": "whole"}

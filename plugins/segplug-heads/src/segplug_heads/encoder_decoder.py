@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -23,6 +23,14 @@ class EncoderDecoder(Segmentor):
         test_cfg: How `segkernel.inference` looks at an image: whole, or in sliding windows.
         pretrained: Weights that the runner loads after building.
     """
+
+    conformance: ClassVar = {
+        "backbone": {"type": "segkernel.testing.toys:ToyBackbone"},
+        "decode_head": {"type": "segplug_heads.fcn_head:FCNHead", "in_channels": 16, "channels": 8, "num_classes": 4},
+        "auxiliary_head": {
+            "type": "segplug_heads.fcn_head:FCNHead", "in_channels": 16, "in_index": 2, "channels": 8, "num_classes": 4
+        },
+    }  # fmt: skip
 
     def __init__(
         self,

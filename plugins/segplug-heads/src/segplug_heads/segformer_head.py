@@ -5,7 +5,7 @@ Xie et al., SegFormer: Simple and Efficient Design for Semantic Segmentation wit
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ class SegformerHead(DecodeHead):
     """
 
     fixed_arguments = frozenset({"input_transform"})
+
+    conformance: ClassVar = {"in_channels": [8, 16, 24], "in_index": [0, 1, 2], "channels": 8, "num_classes": 4}
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ Chen et al., Encoder-Decoder with Atrous Separable Convolution for Semantic Imag
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,10 @@ class DepthwiseSeparableASPPHead(ASPPHead):
         c1_channels: What it is projected to.
         dilations: Of the parallel convolutions; 1 is a 1x1 convolution.
     """
+
+    conformance: ClassVar = {
+        "in_channels": 16, "in_index": 2, "channels": 8, "num_classes": 4, "c1_in_channels": 16, "c1_channels": 4
+    }  # fmt: skip
 
     def __init__(
         self,
