@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import TypedDict, Unpack
 
@@ -113,6 +113,8 @@ class ConstantLR(Schedule):
 class MultiStepLR(Schedule):
     """Multiply the rate by ``gamma`` at each of ``milestones`` (counted from ``begin``)."""
 
+    conformance: ClassVar = {"milestones": (4, 8)}
+
     def __init__(self, milestones: Sequence[int], gamma: float = 0.1, **kwargs: Unpack[ScheduleArguments]) -> None:
         super().__init__(**kwargs)
         self.milestones, self.gamma = list(milestones), gamma
@@ -155,6 +157,8 @@ class OneCycleLR(Schedule):
     Super-Convergence (Smith and Topin, 2018). The cycle starts at eta_max / ``div_factor``, peaks after ``pct_start``
     of the steps, and ends at the start / ``final_div_factor``; ``three_phase`` comes back to the start in between.
     """
+
+    conformance: ClassVar = {"eta_max": 0.5}
 
     def __init__(
         self,
