@@ -25,6 +25,7 @@ from segkernel.config.marks import place_of
 from segkernel.errors import ComponentError, ConfigError, Problem, SegKernelError, UsageError, did_you_mean
 from segkernel.interfaces.spec import Spec
 from segkernel.signature import (
+    EMPTY,
     LISTS,
     MAPPINGS,
     UNIONS,
@@ -307,7 +308,8 @@ class _Reader:
         where = f"({at.path.rpartition('.')[2]}.type set in {origin})".replace("(.", "(")
         where = where if origin and _file(origin) != _file(here.place) else ""
         if key in known.fixed:
-            return self.problem(here, f"argument is fixed by {label} and cannot be set", where)
+            value = "" if known.fixed[key] is EMPTY else f" to {_show(known.fixed[key])}"
+            return self.problem(here, f"argument is fixed by {label}{value} and cannot be set", where)
         if known.open:
             hint = f"annotate {known.open} of its constructor with Unpack[a TypedDict]"
             return self.problem(here, f"{label} does not say whether it takes this argument", hint)

@@ -8,7 +8,6 @@ Arguments that ``**kwargs: Unpack[SomeTypedDict]`` forwards take default and doc
 
 from __future__ import annotations
 
-import builtins
 import enum
 import functools
 import inspect
@@ -206,15 +205,15 @@ def _of_returned(returned: Any) -> Signature:
 
 
 def _raw_annotations(obj: Any) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    for holder in reversed(obj.__mro__) if isinstance(obj, type) else [obj]:
-        scope = vars(sys.modules.get(holder.__module__, builtins))
-        for name, annotation in vars(holder).get("__annotations__", {}).items():
-            module = getattr(annotation, "__forward_module__", None)  # a TypedDict's key may come from elsewhere
-            yield (
-                name,
-                getattr(annotation, "__forward_arg__", annotation),
-                vars(sys.modules[module]) if module else scope,
-            )
+    """Yield name, annotation as written, and the names that it may use."""
+    if not isinstance(obj, type):
+        yield from ((name, written, obj.__globals__) for name, written in obj.__annotations__.items())
+        return
+    for cls in reversed(obj.__mro__):
+        for name, written in vars(cls).get("__annotations__", {}).items():
+            home = getattr(written, "__forward_module__", None) or cls.__module__  # a TypedDict's key may be inherited
+            scope = vars(sys.modules[home]) if home in sys.modules else {}
+            yield name, getattr(written, "__forward_arg__", written), scope
 
 
 def _resolve(annotation: Any, scope: dict[str, Any]) -> Any:
