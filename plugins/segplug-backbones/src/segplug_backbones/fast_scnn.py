@@ -64,9 +64,9 @@ class InvertedResidual(nn.Module):
         stride: int,
         expand_ratio: int,
         norm_cfg: LayerConfig,
+        act_cfg: LayerConfig,
     ) -> None:
         super().__init__()
-        act_cfg = {"type": "ReLU6"}
         hidden = in_channels * expand_ratio
         layers: list[nn.Module] = []
         if expand_ratio != 1:
@@ -105,7 +105,7 @@ class GlobalFeatureExtractor(nn.Module):
         super().__init__()
         inputs = (in_channels, *block_channels)
         first, second, third = (
-            _inverted_residuals(inputs[i], block_channels[i], num_blocks[i], strides[i], expand_ratio, norm_cfg)
+            _inverted_residuals(inputs[i], block_channels[i], num_blocks[i], strides[i], expand_ratio, norm_cfg, act_cfg)
             for i in range(3)
         )
         self.bottleneck1, self.bottleneck2, self.bottleneck3 = first, second, third
@@ -250,11 +250,17 @@ class FastSCNN(Backbone):
 
 
 def _inverted_residuals(
-    in_channels: int, channels: int, count: int, stride: int, expand_ratio: int, norm_cfg: LayerConfig
+    in_channels: int,
+    channels: int,
+    count: int,
+    stride: int,
+    expand_ratio: int,
+    norm_cfg: LayerConfig,
+    act_cfg: LayerConfig,
 ) -> nn.Sequential:
-    first = InvertedResidual(in_channels, channels, stride, expand_ratio, norm_cfg)
+    first = InvertedResidual(in_channels, channels, stride, expand_ratio, norm_cfg, act_cfg)
     return nn.Sequential(
-        first, *(InvertedResidual(channels, channels, 1, expand_ratio, norm_cfg) for _ in range(count - 1))
+        first, *(InvertedResidual(channels, channels, 1, expand_ratio, norm_cfg, act_cfg) for _ in range(count - 1))
     )
 
 
