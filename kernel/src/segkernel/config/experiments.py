@@ -59,7 +59,8 @@ def list_experiments(zoos: Iterable[Zoo]) -> Iterator[Experiment]:
             yield Experiment(name, zoo, label_of(path, [zoo]), path)
         for family in zoo.families():
             experiments = family.section("experiments")
-            for name, own in experiments.items():
+            for name, value in experiments.items():
+                own = value if isinstance(value, MarkedDict) else None
                 parts = _parts(str(name), family) | {key: own[key] for key in _PARTS if _names_part(own, key)}
                 yield Experiment(str(name), zoo, str(experiments.places[name]), family.path, family, own=own, **parts)
 

@@ -18,6 +18,7 @@ _KEYS = {
     "engine": "type device amp channels_last cudnn_benchmark threads",
     "evaluate": "metrics test_cfg tta loss format_only",
     "evaluate.test_cfg": "mode crop_size stride",
+    "evaluate.tta": "scales flip",
     "plugins": "prefer",
 }
 KEYS: dict[str, tuple[str, ...]] = {path: tuple(names.split()) for path, names in _KEYS.items()}
