@@ -105,7 +105,9 @@ class GlobalFeatureExtractor(nn.Module):
         super().__init__()
         inputs = (in_channels, *block_channels)
         first, second, third = (
-            _inverted_residuals(inputs[i], block_channels[i], num_blocks[i], strides[i], expand_ratio, norm_cfg, act_cfg)
+            _inverted_residuals(
+                inputs[i], block_channels[i], num_blocks[i], strides[i], expand_ratio, norm_cfg, act_cfg
+            )
             for i in range(3)
         )
         self.bottleneck1, self.bottleneck2, self.bottleneck3 = first, second, third
