@@ -96,6 +96,10 @@ class Labels:
     values: Mapping[int, int] | None = None
     extra: list[str] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, count: int) -> Labels:
+        return cls(tuple(map(str, range(count))))
+
 
 @dataclass
 class MoreLabels(Labels):
@@ -411,8 +415,8 @@ def test_a_missing_required_key_is_named() -> None:
         ([], "expected a parts component, got [] (list)"),
         ({}, "no 'type': which parts component?\n    write type: NAME, one of the parts"),
         ({"typ": "Leaf"}, "no 'type': which parts component?\n    did you mean 'type' instead of 'typ'?"),
-        ({"type": 3}, "type: 'type' must be the name of a parts component, got 3 (int)"),
-        ({"type": None}, "type: 'type' must be the name of a parts component, got None"),
+        ({"type": 3}, "type: 'type' must name a class or function, one of the parts, got 3 (int)"),
+        ({"type": None}, "type: 'type' must name a class or function, one of the parts, got None"),
         ({"type": "Leaf", 3: 1}, "3: unknown argument of my-plugin/Leaf\n    it takes size, name"),
     ],
 )
@@ -424,8 +428,14 @@ def test_a_component_of_the_wrong_class_is_refused() -> None:
     assert messages({"type": "Tree", "one": {"type": "Sized", "size": 1}}) == ["one.type: my-plugin/Sized is no Leaf"]
 
 
-def test_a_constant_is_no_component() -> None:
-    assert messages({"type": "json:__all__"})[0].startswith("type: 'type' must be the name of a parts component")
+@pytest.mark.parametrize("name", ["json:__all__", "math:hypot", "json:encoder"])
+def test_what_has_no_signature_is_no_component(name: str) -> None:
+    assert messages({"type": name})[0].startswith("type: 'type' must name a class or function, one of the parts, got ")
+
+
+def test_a_class_method_is_a_type() -> None:
+    assert build("parts", {"type": Labels.of, "count": 2}, catalog=CATALOG).classes == ("0", "1")
+    assert messages({"type": Labels.of, "coutn": 2})[0].startswith("coutn: unknown argument of of")
 
 
 def test_arguments_must_be_a_mapping() -> None:

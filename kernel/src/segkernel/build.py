@@ -286,12 +286,12 @@ class _Reader:
             except ComponentError as error:
                 self.problems.append(_problem_of(error, at))
                 return None
-            if callable(target):
+            if isinstance(target, _TARGETS):
                 return target, row.qualified
             name = target
-        if callable(name):
+        if isinstance(name, _TARGETS):
             return name, _name_of(name)
-        self.problem(at, f"'type' must be the name of a {group} component, got {_show(name)}")
+        self.problem(at, f"'type' must name a class or function, one of the {group}, got {_show(name)}")
         return None
 
     def _no_type(self, group: str, spec: Any, at: _At) -> None:
@@ -361,6 +361,7 @@ def _problem_of(error: Exception, at: _At, label: str = "") -> Problem:
 
 # ---------------------------------------------------------------- annotations
 
+_TARGETS = (type, types.FunctionType, types.MethodType)
 _UNRESOLVED = "the component's author must import that name when the module is imported, not under TYPE_CHECKING"
 _SCALARS: dict[Any, type] = {
     bool: bool,
