@@ -131,6 +131,11 @@ def test_a_base_must_be_a_text(problems, value):
     assert "a base is a path or a packaged name" in problem.message
 
 
+def test_a_base_stands_only_at_the_top(problems):
+    (problem,) = problems("model: {_base_: base.yaml}", base=BASE)
+    assert (problem.path, problem.place) == ("model._base_", "my.yaml:1:9")
+
+
 def test_an_unknown_section_is_an_error(problems):
     (problem,) = problems("modle: {}\nseed: 1")
     assert (problem.path, problem.place) == ("modle", "my.yaml:1:1")

@@ -88,17 +88,13 @@ def place_of(container: Any, key: Any = None) -> str:
     return str(place) if isinstance(place, Place) else ""
 
 
-def mark(value: Any, place: Place | None = None) -> Any:
+def mark(value: Any) -> Any:
     """Turn mappings, lists and tuples into marked ones, deeply; marks they already have stay."""
-    own = getattr(value, "place", None) or place
-    places = getattr(value, "places", None)
+    marks = {"places": getattr(value, "places", None), "place": getattr(value, "place", None)}
     if isinstance(value, Mapping):
-        pairs = {key: mark(item, place) for key, item in value.items()}
-        return MarkedDict(pairs, places=dict.fromkeys(pairs, place) if places is None and place else places, place=own)
+        return MarkedDict({key: mark(item) for key, item in value.items()}, **marks)
     if isinstance(value, (list, tuple)):
-        items = [mark(item, place) for item in value]
-        known = dict.fromkeys(range(len(items)), place) if places is None and place else places
-        return MarkedList(items, places=known, place=own)
+        return MarkedList([mark(item) for item in value], **marks)
     return value
 
 

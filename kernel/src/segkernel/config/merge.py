@@ -32,7 +32,9 @@ def merge(base: Any, over: Any, problems: list[Problem], path: str = "") -> Any:
         if key == "_delete_":
             continue
         place = over.places.get(key)
-        if isinstance(key, str) and len(key) > 1 and key.startswith("~"):
+        if key == "_base_":
+            problems.append(Problem("stands only at the top of a file", join(path, key), str(place or "")))
+        elif isinstance(key, str) and len(key) > 1 and key.startswith("~"):
             _remove(result, key[1:], value, place, problems, path)
         elif isinstance(key, str) and len(key) > 1 and key.endswith("+"):
             _append(result, key[:-1], value, place, problems, join(path, key[:-1]))

@@ -145,7 +145,7 @@ def _folder(value: str) -> Path | None:
     top, _, below = package.strip().partition(".")
     spec = importlib.util.find_spec(top)  # of a top-level package: finds it, imports nothing
     for root in (spec.submodule_search_locations or []) if spec else []:
-        folder = Path(root, *filter(None, below.split(".")), *filter(None, inside.strip().split("/")))
+        folder = Path(root, *filter(None, below.split(".")), *filter(None, inside.strip().split("/"))).absolute()
         if folder.is_dir():
             return folder
     return None

@@ -1,0 +1,67 @@
+"""Every YAML block of docs/configuration.md loads, and what the page says of keys and commands is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from segkernel.catalog import Catalog
+from segkernel.config import load_config
+from segkernel.config.sections import KEYS
+
+PAGE = Path(__file__).parents[3] / "docs" / "configuration.md"
+if not PAGE.is_file():
+    pytest.skip("the documentation is not part of this checkout", allow_module_level=True)
+TEXT = PAGE.read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```yaml\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+
+
+def named(block: str) -> str:
+    first = re.match(r"# (\S+\.yaml)\n", block)
+    return first.group(1) if first else ""
+
+
+@pytest.fixture
+def page(write):
+    """Write the blocks that begin with a file name, as those files."""
+    for block in BLOCKS:
+        if named(block):
+            write(named(block), block)
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_every_yaml_block_loads(page, write, number):
+    block = BLOCKS[number]
+    if not named(block).startswith("local_configs/"):
+        load_config(write(named(block) or "block.yaml", block), catalog=Catalog())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tiny_r50_4xb2-40k_toys", "tiny_r18_4xb2-40k_toys", "tiny-original", "tiny_r18-wide_4xb2-40k_toys"],
+)
+def test_the_experiments_of_the_page_load(page, name):
+    config = load_config(name, catalog=Catalog())
+    assert config["optim"]["batch_size"] == 8
+    assert config["model"]["decode_head"]["num_classes"] == 4
+
+
+def test_the_explanation_on_the_page_is_what_is_printed(page):
+    lines = load_config("my.yaml", catalog=Catalog()).explain("model.decode_head.num_classes")
+    assert "\n".join(lines) in TEXT
+
+
+def test_the_overrides_on_the_page_work(page):
+    from shlex import split
+
+    commands = re.findall(r"^seg-kernel run my.yaml (.*)$", TEXT, re.MULTILINE)
+    assert len(commands) == 5
+    for command in commands:
+        load_config("my.yaml", split(command, comments=True), catalog=Catalog())
+
+
+def test_every_section_and_key_is_on_the_page():
+    names = {key for path, keys in KEYS.items() if path.count(".") == 0 for key in keys}
+    assert [name for name in sorted(names) if f"`{name}`" not in TEXT] == []
