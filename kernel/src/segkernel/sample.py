@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 import numpy as np
 
 from segkernel.errors import DataError
+from segkernel.image import opencv
 from segkernel.interfaces.data import IGNORE
 
 if TYPE_CHECKING:
@@ -60,12 +61,10 @@ class Resize(Geometry):
         return np.diag([self.to[1] / size[1], self.to[0] / size[0], 1.0])
 
     def raster(self, array: np.ndarray, interpolation: int, fill: float) -> np.ndarray:
-        import cv2
-
         if array.shape[:2] == tuple(self.to):
             return array
-        resized = cv2.resize(array, (self.to[1], self.to[0]), interpolation=interpolation)
-        return resized if resized.ndim == array.ndim else resized[..., None]
+        resize, size = opencv().resize, (self.to[1], self.to[0])
+        return _sampled(array, fill, self.to, lambda part, border: resize(part, size, interpolation=interpolation))
 
 
 @dataclass(frozen=True)
@@ -148,14 +147,36 @@ class Warp(Geometry):
         return self.affine
 
     def raster(self, array: np.ndarray, interpolation: int, fill: float) -> np.ndarray:
-        import cv2
-
         # OpenCV counts from the centre of the first pixel, we count from its corner.
-        centred = _translation(-0.5, -0.5) @ self.affine @ _translation(0.5, 0.5)
-        border = tuple(np.broadcast_to(np.asarray(fill, np.float64), 4).tolist()) if np.ndim(fill) == 0 else fill
-        size = (self.to[1], self.to[0])
-        warped = cv2.warpAffine(array, centred[:2], size, flags=interpolation, borderValue=border)
-        return warped if warped.ndim == array.ndim else warped[..., None]
+        centred = (_translation(-0.5, -0.5) @ self.affine @ _translation(0.5, 0.5))[:2]
+        warp, size = opencv().warpAffine, (self.to[1], self.to[0])
+
+        def change(part: np.ndarray, border: tuple[float, ...]) -> np.ndarray:
+            return warp(part, centred, size, flags=interpolation, borderValue=border)
+
+        return _sampled(array, fill, self.to, change)
+
+
+_SAMPLED = ("uint8", "uint16", "int16", "float32", "float64")
+
+
+def _sampled(
+    array: np.ndarray,
+    fill: float | tuple[float, ...],
+    to: Size,
+    change: Callable[[np.ndarray, tuple[float, ...]], np.ndarray],
+) -> np.ndarray:
+    """Apply an OpenCV function to an array of any dtype and number of channels: it takes few, and four at a time."""
+    ready = array if array.dtype.name in _SAMPLED else array.astype(np.float64)
+    channels = array.shape[2] if array.ndim == 3 else 1
+    border = tuple(np.broadcast_to(np.asarray(fill, np.float64), max(channels, 4 if np.ndim(fill) == 0 else 0)))
+    if 0 < channels <= 4:
+        return change(ready, border).reshape(*to, *array.shape[2:]).astype(array.dtype, copy=False)
+    changed = np.empty((*to, channels), array.dtype)
+    for first in range(0, channels, 4):
+        part = slice(first, first + 4)
+        changed[..., part] = change(ready[..., part], border[part]).reshape(*to, -1)
+    return changed
 
 
 def _translation(x: float, y: float) -> np.ndarray:

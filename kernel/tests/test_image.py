@@ -1,0 +1,278 @@
+"""Reading, writing and drawing, and every way in which a file can be unusable."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import sys
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from segkernel import image
+from segkernel.errors import DataError, SegKernelError, UsageError
+from segkernel.sample import Prediction, Targets
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    """A smooth picture, 48 x 64, whose channels differ."""
+    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
+    return cv2.GaussianBlur(noise, (9, 9), 0)
+
+
+@pytest.fixture
+def labels() -> np.ndarray:
+    """Class ids 0 to 3 and 255."""
+    ids = np.random.default_rng(1).integers(0, 4, (48, 64)).astype(np.uint8)
+    ids[:4] = 255
+    return ids
+
+
+def indexed_png(indices: np.ndarray, depth: int, palette: bytes, transparency: bytes = b"") -> bytes:
+    """Return a palette PNG of 1, 2, 4 or 8 bits per pixel."""
+    bits = (indices[..., None] >> np.arange(depth)[::-1]) & 1
+    rows = np.packbits(bits.reshape(len(indices), -1).astype(np.uint8), axis=1)
+    data = b"".join(b"\0" + row.tobytes() for row in rows)
+    header = struct.pack(">IIBBBBB", indices.shape[1], indices.shape[0], depth, 3, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"PLTE", palette)]
+    chunks += [(b"tRNS", transparency)] if transparency else []
+    chunks += [(b"IDAT", zlib.compress(data)), (b"IEND", b"")]
+    written = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(written)
+
+
+# ---------------------------------------------------------------- round trips
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
+def test_what_is_written_is_read_as_rgb(tmp_path: Path, picture: np.ndarray, suffix: str) -> None:
+    path = tmp_path / f"made/on/the/way{suffix}"
+    image.write(path, picture)
+    assert np.array_equal(image.read(path), picture)
+
+
+def test_unicode_paths(tmp_path: Path, picture: np.ndarray) -> None:
+    path = tmp_path / "größe 街道.png"
+    image.write(path, picture)
+    assert np.array_equal(image.read(str(path)), picture)
+
+
+def test_a_grey_file_is_read_as_rgb(tmp_path: Path, labels: np.ndarray) -> None:
+    image.write_mask(tmp_path / "grey.png", labels)
+    assert image.read(tmp_path / "grey.png").shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize("highest", [1, 255, 256, 65535])
+def test_a_mask_keeps_every_value(tmp_path: Path, highest: int) -> None:
+    labels = np.linspace(0, highest, 24).astype(np.int64).reshape(4, 6)
+    image.write_mask(tmp_path / "mask.png", labels)
+    assert np.array_equal(image.read_mask(tmp_path / "mask.png"), labels)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+@pytest.mark.parametrize("transparency", [b"", b"\0\xff"], ids=["opaque", "transparent"])
+def test_a_palette_png_gives_its_indices(tmp_path: Path, depth: int, transparency: bytes) -> None:
+    indices = np.random.default_rng(2).integers(0, 2**depth, (7, 13))
+    palette = bytes([255, 0, 0]) * 2**depth  # equal colours: only the indices tell the classes apart
+    (tmp_path / "voc.png").write_bytes(indexed_png(indices, depth, palette, transparency))
+    assert np.array_equal(image.read_mask(tmp_path / "voc.png"), indices)
+
+
+def test_a_one_bit_mask_gives_zero_and_one(tmp_path: Path) -> None:
+    values = np.random.default_rng(3).integers(0, 2, (9, 17)).astype(np.uint8)
+    _, encoded = cv2.imencode(".png", values * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])
+    (tmp_path / "binary.png").write_bytes(encoded.tobytes())
+    assert np.array_equal(image.read_mask(tmp_path / "binary.png"), values)
+
+
+def test_a_colour_mask_comes_as_rgb_without_alpha(tmp_path: Path, picture: np.ndarray) -> None:
+    alpha = np.full((48, 64, 1), 128, np.uint8)
+    cv2.imwrite(str(tmp_path / "mask.png"), np.concatenate([picture[..., ::-1], alpha], 2))
+    assert np.array_equal(image.read_mask(tmp_path / "mask.png"), picture)
+
+
+# ---------------------------------------------------------------- bad files
+
+
+@pytest.mark.parametrize("read", [image.read, image.read_mask])
+def test_unusable_paths_are_named(tmp_path: Path, read: image.read) -> None:
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("not an image")
+    for name, problem in {
+        "missing.png": "no such file",
+        "": "a folder",
+        "empty.png": "empty",
+        "text.png": "not an image",
+    }.items():
+        with pytest.raises(DataError, match=problem) as caught:
+            read(tmp_path / name)
+        assert caught.value.path == str(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_file_is_named(tmp_path: Path, picture: np.ndarray) -> None:
+    image.write(tmp_path / "a.png", picture)
+    (tmp_path / "a.png").chmod(0)
+    with pytest.raises(DataError, match="Permission denied"):
+        image.read(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif", ".webp"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9, 0.999])
+def test_a_file_that_is_cut_short_is_refused(tmp_path: Path, picture: np.ndarray, suffix: str, share: float) -> None:
+    path = tmp_path / f"cut{suffix}"
+    image.write(path, picture)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(DataError, match=r"cut short|damaged"):
+        image.read(path)
+
+
+def test_a_jpeg_cut_short_is_refused_in_spite_of_its_thumbnail(tmp_path: Path, picture: np.ndarray) -> None:
+    _, small = cv2.imencode(".jpg", picture[:8, :8])
+    _, whole = cv2.imencode(".jpg", picture)
+    header = b"\xff\xe1" + struct.pack(">H", 2 + len(small)) + small.tobytes()
+    data = whole.tobytes()[:2] + header + whole.tobytes()[2:]
+    (tmp_path / "whole.jpg").write_bytes(data + b"what a phone appends \xff\xda")
+    (tmp_path / "cut.jpg").write_bytes(data[:-20])
+    assert image.read(tmp_path / "whole.jpg").shape == (48, 64, 3)
+    with pytest.raises(DataError, match="cut short"):
+        image.read(tmp_path / "cut.jpg")
+
+
+def test_a_damaged_png_is_refused(tmp_path: Path, picture: np.ndarray) -> None:
+    image.write(tmp_path / "a.png", picture)
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(DataError, match="damaged"):
+        image.read(tmp_path / "a.png")
+
+
+def test_a_mask_of_real_numbers_is_refused(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "depth.tif"), np.ones((4, 4), np.float32))
+    with pytest.raises(DataError, match="float32"):
+        image.read_mask(tmp_path / "depth.tif")
+
+
+def test_a_missing_opencv_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(SegKernelError, match="pip install opencv-python-headless"):
+        image.read("any.png")
+
+
+# ---------------------------------------------------------------- unwritable
+
+
+def test_unwritable_places_are_named(tmp_path: Path, picture: np.ndarray) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot be written") as caught:
+        image.write(tmp_path / "file/a.png", picture)
+    assert caught.value.path == str(tmp_path / "file/a.png")
+
+
+def test_a_full_disk_leaves_the_old_file_whole(
+    tmp_path: Path, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    image.write(path, picture)
+
+    def full(self: Path, data: bytes) -> None:
+        with self.open("wb") as file:
+            file.write(data[:10])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DataError, match="No space left"):
+        image.write(path, 255 - picture)
+    assert np.array_equal(image.read(path), picture)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_an_unknown_suffix_is_refused(tmp_path: Path, picture: np.ndarray) -> None:
+    with pytest.raises(DataError, match=r"no image format is called '\.xyz'"):
+        image.write(tmp_path / "a.xyz", picture)
+
+
+def test_label_maps_are_written_only_where_they_survive(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"\.png"):
+        image.write_mask(tmp_path / "a.jpg", np.zeros((4, 4), np.uint8))
+    with pytest.raises(DataError, match="0 to 65535"):
+        image.write_mask(tmp_path / "a.png", np.full((4, 4), -1))
+
+
+# ---------------------------------------------------------------- drawing
+
+
+def test_an_overlay_mixes_colours_and_leaves_ignored_pixels() -> None:
+    black = np.zeros((1, 3, 3), np.uint8)
+    mixed = image.overlay(black, np.array([[0, 1, 255]]), [(200, 0, 0), (0, 100, 0)], opacity=0.5)
+    assert mixed.tolist() == [[[100, 0, 0], [0, 50, 0], [0, 0, 0]]]
+
+
+@pytest.mark.parametrize("opacity", [0, -0.1, 1.1])
+def test_opacity_is_above_0_and_at_most_1(picture: np.ndarray, labels: np.ndarray, opacity: float) -> None:
+    with pytest.raises(UsageError, match="opacity"):
+        image.draw(picture, labels, opacity=opacity)
+
+
+def test_labels_of_another_size_are_refused(picture: np.ndarray) -> None:
+    with pytest.raises(DataError, match=r"\(4, 4\)"):
+        image.draw(picture, np.zeros((4, 4), np.uint8))
+
+
+def test_draw_takes_arrays_tensors_predictions_and_paths(
+    tmp_path: Path, picture: np.ndarray, labels: np.ndarray
+) -> None:
+    image.write(tmp_path / "a.png", picture)
+    tensor = torch.from_numpy(labels)
+    drawn = image.draw(picture, labels)
+    assert drawn.dtype == np.uint8
+    assert np.array_equal(image.draw(tmp_path / "a.png", tensor), drawn)
+    assert np.array_equal(image.draw(picture, Prediction({"seg": tensor})), drawn)
+
+
+def test_truth_stands_beside_the_prediction(picture: np.ndarray, labels: np.ndarray) -> None:
+    alone = image.draw(picture, labels)
+    both = image.draw(picture, labels, truth=Targets({"seg": torch.from_numpy(labels)}), title="a street")
+    assert both.shape[1] == 2 * alone.shape[1]
+    assert both.shape[0] > alone.shape[0] - 60
+
+
+def test_the_legend_shows_only_classes_that_occur(picture: np.ndarray) -> None:
+    red, green = (250, 1, 2), (3, 250, 4)
+    drawn = image.draw(picture, np.zeros((48, 64), int), classes=["road", "car"], palette=[red, green])
+    colors = {tuple(color) for color in drawn[48:].reshape(-1, 3).tolist()}
+    assert red in colors
+    assert green not in colors
+
+
+def test_draw_writes_its_picture(tmp_path: Path, picture: np.ndarray, labels: np.ndarray) -> None:
+    drawn = image.draw(picture, labels, out_file=tmp_path / "out/drawn.png")
+    assert np.array_equal(image.read(tmp_path / "out/drawn.png"), drawn)
+
+
+def test_draw_leaves_its_inputs_alone(picture: np.ndarray, labels: np.ndarray) -> None:
+    before = picture.copy()
+    image.draw(picture, labels, truth=labels, title="a street")
+    assert np.array_equal(picture, before)
+
+
+def test_all_ignored_labels_draw_the_image(picture: np.ndarray) -> None:
+    assert np.array_equal(image.draw(picture, np.full((48, 64), 255)), picture)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere there always is a screen")
+def test_showing_without_a_screen_is_refused(
+    picture: np.ndarray, labels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with pytest.raises(UsageError, match="no screen"):
+        image.draw(picture, labels, show=True)
