@@ -6,7 +6,7 @@ Parts are looked up by name; no number is ever read out of a name.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +43,12 @@ class Experiment:
     variant: Any = None
     schedule: str | None = None
     data: str | None = None
-    own: MarkedDict | None = None
+    own: MarkedDict = field(default_factory=MarkedDict)
 
     def meta(self) -> dict[str, Any]:
         """Return what is published about it: paper, licence, scores."""
         family = self.family.section("_meta_") if self.family else MarkedDict()
-        own = self.own.get("_meta_") if self.own else None
-        return {**family, **(own or {})}
+        return {**family, **(self.own.get("_meta_") or {})}
 
 
 def list_experiments(zoos: Iterable[Zoo]) -> Iterator[Experiment]:
@@ -60,8 +59,8 @@ def list_experiments(zoos: Iterable[Zoo]) -> Iterator[Experiment]:
         for family in zoo.families():
             experiments = family.section("experiments")
             for name, value in experiments.items():
-                own = value if isinstance(value, MarkedDict) else None
-                parts = _parts(str(name), family) | {key: own[key] for key in _PARTS if _names_part(own, key)}
+                own = value if isinstance(value, MarkedDict) else MarkedDict()
+                parts = _parts(str(name), family) | {key: own[key] for key in _named_parts(own)}
                 yield Experiment(str(name), zoo, str(experiments.places[name]), family.path, family, own=own, **parts)
 
 
@@ -109,8 +108,7 @@ def add_layers(experiment: Experiment, layers: Layers) -> None:
     layers.add(family.section("base"), (family.path,))
     if experiment.variant is not None:
         _add_variant(experiment.variant, family, layers, experiment.place)
-    own = experiment.own or MarkedDict()
-    layers.add(own.without(*(key for key in _PARTS if _names_part(own, key))), (family.path,))
+    layers.add(experiment.own.without(*_named_parts(experiment.own)), (family.path,))
 
 
 def _add_variant(name: Any, family: Family, layers: Layers, asked: str, chain: tuple[Any, ...] = ()) -> None:
@@ -165,9 +163,9 @@ def _parts(name: str, family: Family) -> dict[str, Any]:
     return {"variant": family.models().get(pieces[0], pieces[0]), "schedule": pieces[1], "data": pieces[2]}
 
 
-def _names_part(own: MarkedDict | None, key: str) -> bool:
-    """Tell ``data: cityscapes-512x1024``, a part, from ``data: {...}``, a section."""
-    return own is not None and key in own and not isinstance(own[key], (MarkedDict, MarkedList))
+def _named_parts(own: MarkedDict) -> list[str]:
+    """Return which parts are named, as in ``data: cityscapes-512x1024``; ``data: {...}`` is a section."""
+    return [key for key in _PARTS if key in own and not isinstance(own[key], (MarkedDict, MarkedList))]
 
 
 def _unknown(name: str, zoos: list[Zoo]) -> ConfigError:
