@@ -231,6 +231,7 @@ def _scan(distributions: Iterable[importlib_metadata.Distribution], disable: str
         if status == "incompatible":
             _report(IncompatiblePluginError("", "", name, requires, segkernel.__version__), strict)
         rows += [Row(e.group[len(PREFIX) :], e.name, name, version, e.value, status, requires) for e in entries]
+    rows.sort(key=lambda row: row.distribution)  # the order of a folder means nothing
     return Catalog(tuple(dict.fromkeys(rows)), tuple(_names(prefer)))
 
 

@@ -1,0 +1,201 @@
+"""The command line: the list of commands, exit codes, messages, and the options that exist."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+import pytest
+
+import segkernel
+from segkernel import cli
+from segkernel.catalog import Catalog, Row
+from segkernel.errors import DataError, Interrupted, NotInstalledError, UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = Path(__file__).with_name("fixtures") / "command_line.txt"
+
+
+def call(*arguments: str) -> int:
+    """Run the command line in this process and return its exit code."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+@pytest.fixture
+def raising(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that makes the command ``run`` raise, or return, what it is given."""
+
+    def install(outcome: Any) -> None:
+        @click.command("run")
+        def command() -> Any:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome
+
+        module = ModuleType("segkernel.cli.run")
+        module.command = command  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    return install
+
+
+def test_help_lists_commands_without_importing_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli.LazyGroup, "get_command", pytest.fail)
+    assert call("--help") == 0
+    written = capsys.readouterr().out
+    assert all(f"  {name} " in written for name in cli.COMMANDS)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--version") == 0
+    assert capsys.readouterr().out == f"seg-kernel {segkernel.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "text"),
+    [
+        (None, 0, ""),
+        (3, 3, ""),
+        (True, 0, ""),
+        (DataError("is no image", "a.png"), 1, "Error: a.png: is no image\n"),
+        (UsageError("give a file"), 2, "Error: give a file\n"),
+        (NotInstalledError("heads", "X", "some-package"), 3, "pip install some-package"),
+        (Interrupted(15, "iter_10.pth"), 143, "saved iter_10.pth"),
+        (KeyboardInterrupt(), 130, ""),
+        (click.UsageError("no"), 2, "Error: no"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch.nn"), 3, "pip install torch"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
+)
+def test_exit_codes(raising: Any, capsys: pytest.CaptureFixture[str], outcome: Any, code: int, text: str) -> None:
+    raising(outcome)
+    assert call("run") == code
+    written = capsys.readouterr().err
+    assert text in written
+    assert "Traceback" not in written
+
+
+def test_the_traceback_is_shown_on_request(raising: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    raising(DataError("is no image"))
+    assert call("run", "--traceback") == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_what_no_user_can_cause_is_not_hidden(raising: Any) -> None:
+    raising(RuntimeError("a bug"))
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["run"])
+
+
+def test_a_misspelt_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("pluggins") == 2
+    assert "did you mean 'plugins'?" in capsys.readouterr().err
+
+
+def test_a_command_like_no_other_points_to_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("xyzzy") == 2
+    assert "see seg-kernel --help" in capsys.readouterr().err
+
+
+def test_a_known_command_whose_package_is_missing_gives_the_pip_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Catalog, "discover", lambda: Catalog())
+    assert call("plot", "work_dirs/a") == 3
+    assert "pip install segplug-training" in capsys.readouterr().err
+
+
+@pytest.fixture
+def with_commands(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def row(name: str, distribution: str, value: str) -> Row:
+        return Row("commands", name, distribution, "1", value)
+
+    rows = row("same", "a", "click:Command"), row("same", "b", "json:loads"), row("run", "c", "json:loads")
+    monkeypatch.setattr(Catalog, "discover", lambda: Catalog(rows))
+    return
+
+
+@pytest.mark.usefixtures("with_commands")
+def test_commands_of_one_name_are_listed_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    call("--help")
+    assert {"a/same", "b/same", "c/run"} <= set(capsys.readouterr().out.split())
+
+
+@pytest.mark.usefixtures("with_commands")
+def test_an_ambiguous_command_names_both(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("same") == 2
+    assert "a/same or b/same" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("with_commands")
+def test_a_command_that_is_none_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("b/same") == 2
+    assert "no click command but a function" in capsys.readouterr().err
+
+
+def test_the_log_level_can_stand_before_and_after_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--log-level", "error", "plugins", "--log-level", "debug", "--json") == 0
+    assert call("plugins", "--log-level", "loud") == 2
+
+
+def test_ctrl_c_ends_with_130() -> None:
+    interrupt = "c.LazyGroup.get_command = lambda *a: os.kill(os.getpid(), 2)"
+    code = f"import os, segkernel.cli as c\n{interrupt}\nc.main(['run'])"
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 130
+
+
+def options_of(command: click.Command, name: str) -> Iterator[str]:
+    flags = sorted(flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts))
+    yield f"{name}: {' '.join(flags)}"
+    for child_name, child in sorted(getattr(command, "commands", {}).items()):
+        yield from options_of(child, f"{name} {child_name}")
+
+
+def test_the_command_line_does_not_grow_unnoticed() -> None:
+    """Add what is meant to be there to fixtures/command_line.txt, by hand."""
+    lines = [line for name in cli.COMMANDS for line in options_of(_fresh(name), name)]
+    assert lines == FLAGS.read_text().splitlines()
+
+
+def _fresh(name: str) -> click.Command:
+    command: click.Command = importlib.import_module(f"segkernel.cli.{name}").command
+    common = {"log_level", "traceback"}
+    command.params = [parameter for parameter in command.params if parameter.name not in common]
+    for child_name in getattr(command, "commands", {}):
+        child = command.commands[child_name]  # type: ignore[attr-defined]
+        child.params = [parameter for parameter in child.params if parameter.name not in common]
+    return command
+
+
+def test_the_hint_table_is_in_step_with_the_plugins() -> None:
+    script = ROOT / "tools" / "update_known.py"
+    if not script.is_file() or sys.version_info < (3, 11):
+        pytest.skip("needs the repository, and tomllib")
+    assert subprocess.run([sys.executable, script, "--check"], check=False).returncode == 0, f"run {script.name}"
+
+
+@pytest.mark.parametrize("name", ["docs/plugins.md"])
+def test_the_docs_name_every_group_hook_variable_and_error(name: str) -> None:
+    page = ROOT / name
+    if not page.is_file():
+        pytest.skip("needs the repository")
+    from segkernel import errors, hookspecs
+    from segkernel.catalog import GROUPS
+
+    hooks = [key for key, value in vars(hookspecs).items() if hasattr(value, f"{hookspecs.PROJECT}_spec")]
+    kinds = [key for key, value in vars(errors).items() if isinstance(value, type) and key.endswith("Error")]
+    variables = ["SEGKERNEL_DISABLE", "SEGKERNEL_STRICT", "SEGKERNEL_PREFER"]
+    wanted = [*(f"segkernel.{group}" for group in GROUPS), *hooks, *variables, *kinds, *hookspecs.Priority.__members__]
+    text = page.read_text("utf-8")
+    assert [word for word in wanted if f"`{word}`" not in text] == []
