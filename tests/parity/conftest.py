@@ -1,0 +1,27 @@
+"""Make the modules of this folder importable; they are no package, so that ``run.py`` runs as a script."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+
+@pytest.fixture(scope="session")
+def full_cases() -> Path:
+    """Return the folder of full cases that ``SEGKERNEL_PARITY`` or a checkout's neighbour ``shared`` holds."""
+    folder = Path(os.environ.get("SEGKERNEL_PARITY", HERE.parents[2] / "shared" / "parity"))
+    if not (folder / "cases").is_dir():
+        pytest.skip(f"{folder} holds no full golden cases; tests/parity/cases holds packed ones")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,199 @@
+"""Golden cases: what MMSegmentation 1.2.2 computes for a model with known weights, and how ours is held against it.
+
+A case is NAME.json (the model, losses, gradient norms, facts) and NAME.npz (scores, label maps, and the table of
+state-dict keys in a packed copy).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import golden_weights
+import numpy as np
+import torch
+from golden_names import translate
+from torch import Tensor
+
+from segkernel.build import build
+from segkernel.inference import infer, to_labels
+from segkernel.interfaces.model import Segmentor
+from segkernel.sample import Targets
+
+SCORES, LOSSES, GRADIENTS, LABELS = 1e-4, 1e-4, 1e-3, 1e-3
+"""Tolerances: of the largest score, of max(1, loss), of a norm, and as a share of pixels."""
+Table = dict[str, tuple[tuple[int, ...], str]]
+
+
+@dataclass
+class Golden:
+    """One case.
+
+    Args:
+        name: Its name, the published one of a model.
+        facts: The JSON.
+        arrays: The arrays.
+        keys: State-dict key to (shape, type).
+    """
+
+    name: str
+    facts: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    keys: Table = field(repr=False)
+
+    @classmethod
+    def load(cls, path: Path) -> Golden:
+        """Read a case, full or packed."""
+        facts = json.loads(path.read_text())
+        with np.load(path.with_suffix(".npz")) as stored:
+            arrays = dict(stored)
+        table = facts.pop("state_dict", None)
+        if table is None:
+            keys = unpack_keys(arrays.pop("state_dict"))
+        else:
+            keys = {key: (tuple(entry["shape"]), entry["dtype"].removeprefix("torch.")) for key, entry in table.items()}
+        return cls(path.stem, facts, arrays, keys)
+
+    def build(self) -> Segmentor:
+        """Build our model from the reference's config, with the golden weights, in eval mode."""
+        model = build("segmentors", model_config(self.facts["model"]))
+        model.load_state_dict(golden_weights.fill(model.state_dict()), strict=True)
+        return model.eval()
+
+    def images(self) -> Tensor:
+        """Return the input."""
+        return golden_weights.inputs(tuple(self.facts["input_shape"]))
+
+    def targets(self) -> Targets:
+        """Return the labels."""
+        batch, _, height, width = self.facts["input_shape"]
+        band = "left 10 columns" in self.facts.get("labels", "left 10 columns")
+        return Targets({"seg": golden_weights.labels(self.facts["num_classes"], batch, height, width, band=band)})
+
+
+@dataclass
+class Report:
+    """What a comparison found: the worst difference of each kind as a share of what is allowed, and what failed."""
+
+    worst: dict[str, float] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+    def compare(self, kind: str, what: str, difference: float, allowed: float) -> None:
+        """Note a difference; NaN fails."""
+        share = difference / allowed
+        self.worst[kind] = max(self.worst.get(kind, 0.0), share)
+        if not share <= 1:
+            self.failures.append(f"{what} differs by {difference:.2e}, allowed {allowed:.0e}")
+
+    def require(self, holds: bool, message: str) -> None:
+        """Note a failure unless ``holds``."""
+        if not holds:
+            self.failures.append(message)
+
+
+def find(folder: Path) -> Iterator[Path]:
+    """Yield the cases at or below a folder, sorted."""
+    yield from (path for path in sorted(folder.rglob("*.json")) if path.with_suffix(".npz").is_file())
+
+
+def model_config(reference: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the reference's model config as ours: its preprocessor is not part of the model here."""
+    return translate({key: value for key, value in reference.items() if key != "data_preprocessor"})
+
+
+def check(case: Golden) -> Report:
+    """Hold our model against a case: keys, scores, label maps, losses, gradients."""
+    report = Report()
+    model = case.build()
+    check_keys(model, case, report)
+    if not report.failures:
+        check_scores(model, case, report)
+        check_losses(model, case, report)
+    return report
+
+
+def check_keys(model: Segmentor, case: Golden, report: Report) -> None:
+    """Compare keys, shapes and types of the state dict, and the number of parameters."""
+    ours: Table = {key: (tuple(v.shape), str(v.dtype).removeprefix("torch.")) for key, v in model.state_dict().items()}
+    for kind, keys in (("missing", case.keys.keys() - ours.keys()), ("unexpected", ours.keys() - case.keys.keys())):
+        report.require(not keys, f"{len(keys)} {kind} keys: {', '.join(sorted(keys)[:4])}")
+    for key in ours.keys() & case.keys.keys():
+        report.require(ours[key] == case.keys[key], f"{key} is {ours[key]}, not {case.keys[key]}")
+    for name, trainable in (("num_params", False), ("num_trainable_params", True)):
+        count = sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
+        report.require(count == case.facts[name], f"{name}: {count}, not {case.facts[name]}")
+
+
+@torch.no_grad()
+def check_scores(model: Segmentor, case: Golden, report: Report) -> None:
+    """Compare raw scores, and the label maps of whole and sliding-window inference."""
+    images = case.images()
+    torch.manual_seed(0)
+    _compare_scores(model(images), "logits", case, report)
+    for name, test_cfg in (("pred", {"mode": "whole"}), ("pred_slide", case.facts.get("slide_test_cfg"))):
+        if name in case.arrays:
+            torch.manual_seed(0)
+            scores = infer(model.predict, images, model.outputs, test_cfg)["seg"]
+            _compare_labels(scores, to_labels(scores, model.outputs["seg"]), name, case, report)
+            if f"seg_logits_{name}" in case.arrays:
+                _compare_scores(scores, f"seg_logits_{name}", case, report)
+
+
+def check_losses(model: Segmentor, case: Golden, report: Report) -> None:
+    """Compare losses in eval mode, and the norms of their gradients."""
+    torch.manual_seed(0)
+    losses = model.loss(case.images(), case.targets())
+    expected = case.facts["losses"]
+    report.require(losses.keys() == expected.keys(), f"losses {sorted(losses)}, not {sorted(expected)}")
+    for name in losses.keys() & expected.keys():
+        difference = abs(losses[name].item() - expected[name])
+        report.compare("losses", name, difference, LOSSES * max(1.0, abs(expected[name])))
+    sum(value for name, value in losses.items() if "loss" in name).backward()  # type: ignore[union-attr]
+    without = sorted(name for name, p in model.named_parameters() if p.requires_grad and p.grad is None)
+    expected_without = sorted(case.facts["params_without_grad"])
+    report.require(without == expected_without, f"without gradient: {without}, not {expected_without}")
+    for name, norm in {**case.facts["grad_norm"], **case.facts["grad_norm_params"]}.items():
+        difference = abs(_gradient_norm(model, name) - norm)
+        report.compare("gradients", f"gradient of {name}", difference, GRADIENTS * max(norm, 1e-6))
+
+
+def _gradient_norm(model: Segmentor, name: str) -> float:
+    """Return the norm of the gradient of a parameter, or of all below a module."""
+    named = dict(model.named_parameters())
+    parameters = [named[name]] if name in named else [p for key, p in named.items() if key.startswith(f"{name}.")]
+    squares = [p.grad.double().square().sum() for p in parameters if p.grad is not None]
+    return float(sum(squares)) ** 0.5
+
+
+def _compare_scores(scores: Tensor, name: str, case: Golden, report: Report) -> None:
+    expected = case.arrays[name]
+    stride = case.facts["logits_stride"][name]
+    ours = scores[..., ::stride, ::stride].float().numpy()
+    if ours.shape != expected.shape:
+        report.failures.append(f"{name} has the shape {ours.shape}, not {expected.shape}")
+        return
+    report.compare("scores", name, float(np.abs(ours - expected).max() / np.abs(expected).max()), SCORES)
+
+
+def _compare_labels(scores: Tensor, labels: Tensor, name: str, case: Golden, report: Report) -> None:
+    """Compare label maps where the best two scores are not nearly equal."""
+    best = scores.topk(2, 1).values if scores.shape[1] > 1 else torch.cat([scores, scores * 0 + np.inf], 1)
+    clear = ((best[:, 0] - best[:, 1]).abs() > SCORES * scores.abs().max()).numpy()
+    wrong = (labels.numpy() != case.arrays[name]) & clear
+    report.compare("labels", name, float(wrong.mean()), LABELS)
+
+
+def pack_keys(table: Table) -> np.ndarray:
+    """Return a table of keys as bytes, which compress well in an .npz."""
+    lines = [f"{key} {'x'.join(map(str, shape)) or '-'} {dtype}" for key, (shape, dtype) in table.items()]
+    return np.frombuffer("\n".join(lines).encode(), np.uint8)
+
+
+def unpack_keys(packed: np.ndarray) -> Table:
+    """Undo `pack_keys`."""
+    rows = (line.split(" ") for line in packed.tobytes().decode().splitlines())
+    return {key: (tuple(map(int, re.findall(r"\d+", shape))), dtype) for key, shape, dtype in rows}

@@ -1,0 +1,33 @@
+"""The one table of component names: (scope, MMSegmentation's name) -> ours.
+
+A name without a scope, or of the scope ``mmseg``, is ours already. Names of other scopes differ in meaning and have
+to stand here; one that does not is an error.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+OURS: dict[tuple[str, str], str] = {}
+
+
+def translate(config: Any) -> Any:
+    """Return a copy of a model config with every ``type`` under our name."""
+    if isinstance(config, list):
+        return [translate(entry) for entry in config]
+    if not isinstance(config, dict):
+        return config
+    copy = {key: translate(value) for key, value in config.items()}
+    if isinstance(copy.get("type"), str):
+        copy["type"] = our_name(copy["type"])
+    return copy
+
+
+def our_name(name: str) -> str:
+    """Return our name of ``scope.Name`` or ``Name``.
+
+    Raises:
+        KeyError: The scoped name is not in the table.
+    """
+    scope, _, short = name.rpartition(".")
+    return short if scope in ("", "mmseg") else OURS[scope, short]

@@ -1,0 +1,70 @@
+"""The fill of weights, and the inputs and labels, that the golden figures were computed with.
+
+A weight depends on nothing but its key and shape, so that two frameworks whose keys agree hold the same model.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BUILT = {"relative_position_index", "relative_coords_table", "attn_mask", "laplacian_kernel", "fusion_kernel"}
+LAYER_SCALES = {"gamma", "gamma_1", "gamma_2", "gamma1", "gamma2"}
+EMBEDDINGS = (
+    "pos_embed", "position_embed", "positional_embedding", "relative_position_bias_table", "cls_token", "cls_emb",
+    "sos_token", "mask_token", "query_embed", "query_feat", "query_pos_embed", "level_embed", "level_encoding",
+    "token_embedding", "class_embedding", "bg_embed",
+)  # fmt: skip
+
+
+def fill(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict with the keys, shapes and types of ``state`` and the golden values."""
+    return {key: _filled(key, value) for key, value in state.items()}
+
+
+def inputs(shape: tuple[int, ...], seed: int = 1234) -> Tensor:
+    """Return the already normalised images."""
+    return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape).astype(np.float32))
+
+
+def labels(classes: int, batch: int, height: int, width: int, *, band: bool = True, seed: int = 4321) -> Tensor:
+    """Return class ids (N, H, W); the ten columns on the left are ignored with a ``band``."""
+    ids = np.random.RandomState(seed).randint(0, classes, (batch, height, width)).astype(np.int64)
+    if band:
+        ids[:, :, :10] = 255
+    return torch.from_numpy(ids)
+
+
+def _filled(key: str, value: Tensor) -> Tensor:
+    leaf = key.rsplit(".", 1)[-1].lower()
+    if not value.is_floating_point():
+        return torch.zeros_like(value) if leaf == "num_batches_tracked" else value.clone()
+    if leaf in BUILT:
+        return value.clone()
+    drawn = _draw(key, leaf, tuple(value.shape))
+    return torch.as_tensor(np.asarray(drawn, np.float64)).to(value.dtype).reshape(value.shape)
+
+
+def _draw(key: str, leaf: str, shape: tuple[int, ...]) -> np.ndarray:
+    random = np.random.RandomState(zlib.crc32(key.encode()))
+    if leaf == "running_var":
+        return random.uniform(0.5, 1.5, shape)
+    normal = np.asarray(random.standard_normal(shape))
+    scale, shift = _scale_and_shift(key, leaf, shape)
+    return normal * scale + shift
+
+
+def _scale_and_shift(key: str, leaf: str, shape: tuple[int, ...]) -> tuple[float, float]:
+    if leaf == "running_mean":
+        return 0.1, 0.0
+    if "layer_scale" in key or (leaf in LAYER_SCALES and len(shape) == 1):
+        return 0.01, 0.1
+    if any(name in key for name in EMBEDDINGS):
+        return 0.02, 0.0
+    if len(shape) >= 2:
+        return float(np.sqrt(1.0 / np.prod(shape[1:]))), 0.0
+    return 0.1, 1.0 if leaf.endswith(("weight", "gamma", "scale")) else 0.0

@@ -1,0 +1,81 @@
+"""Make small copies of golden figures: what the tests need, scores thinned out, tables of keys packed.
+
+    python tests/parity/pack.py FOLDER tests/parity fcn pspnet ...
+
+FOLDER holds ``cases`` and ``components``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import golden
+import numpy as np
+
+FACTS = (
+    "model", "input_shape", "num_classes", "num_params", "num_trainable_params", "constants", "labels", "losses",
+    "grad_norm", "grad_norm_params", "params_without_grad", "slide_test_cfg", "also_same_model",
+)  # fmt: skip
+LOSSES = ("CrossEntropyLoss", "DiceLoss")
+STRIDE = 2  # on top of the case's own
+
+
+def pack(path: Path, folder: Path) -> None:
+    """Write the small copy of a case into ``folder``."""
+    case = golden.Golden.load(path)
+    facts = {key: case.facts[key] for key in FACTS if key in case.facts}
+    facts["model"] = golden.model_config(facts["model"])
+    scores = [name for name in case.arrays if name.startswith("logits")]
+    facts["logits_stride"] = {name: case.facts["logits_stride"][name] * STRIDE for name in scores}
+    arrays = {name: case.arrays[name][..., ::STRIDE, ::STRIDE] for name in scores}
+    arrays |= {name: case.arrays[name] for name in case.arrays if name in ("pred", "pred_slide")}
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder / path.name, facts)
+    np.savez_compressed(folder / path.stem, **arrays, state_dict=golden.pack_keys(case.keys))
+
+
+def pack_components(source: Path, target: Path, families: list[str]) -> None:
+    """Copy the figures of the losses, accuracy, sampler and training steps that exist here."""
+    target.mkdir(parents=True, exist_ok=True)
+    losses = [slim(case) for case in read(source / "losses.json")["cases"] if is_ours(case)]
+    steps = [
+        case for case in read(source / "train_steps.json")["cases"] if case["source_config"].split("/")[1] in families
+    ]
+    for case in steps:
+        case["model"] = golden.model_config(case["model"])
+    for name in ("accuracy.json", "ohem_sampler.json", "ohem_sampler.npz"):
+        (target / name).write_bytes((source / name).read_bytes())
+    write(target / "losses.json", losses)
+    write(target / "train_steps.json", steps)
+
+
+def is_ours(case: dict[str, Any]) -> bool:
+    """Tell whether we have the loss, the reference computes the case, and our losses have the arguments of the call."""
+    ours = case.get("cfg", {}).get("type") in LOSSES
+    return ours and "error" not in case and "reduction_override" not in case.get("call", {})
+
+
+def slim(case: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what repeats the norm of the gradient."""
+    return {key: value for key, value in case.items() if not key.startswith(("grad_first", "grad_mid", "grad_finite"))}
+
+
+def read(path: Path) -> Any:
+    """Read JSON."""
+    return json.loads(path.read_text())
+
+
+def write(path: Path, value: Any) -> None:
+    """Write JSON without spaces."""
+    path.write_text(json.dumps(value, separators=(",", ":")) + "\n")
+
+
+if __name__ == "__main__":
+    origin, folder, *names = Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
+    for family in names:
+        for found in golden.find(origin / "cases" / family):
+            pack(found, folder / "cases" / family)
+    pack_components(origin / "components", folder / "components", names)

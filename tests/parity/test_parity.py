@@ -1,0 +1,82 @@
+"""Our models against MMSegmentation's figures: keys, scores, label maps, losses, gradients, optimiser steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import golden
+import golden_components
+import golden_names
+import golden_steps
+import numpy as np
+import pytest
+import run
+
+HERE = Path(__file__).parent
+SLOW = ("r50", "r101", "mit-b3", "mit-b4")
+FAMILIES = sorted(path.name for path in (HERE / "cases").iterdir())
+
+
+def read(name: str) -> list[dict]:
+    return json.loads((HERE / "components" / name).read_text())
+
+
+def case_parameters() -> list:
+    paths = list(golden.find(HERE / "cases"))
+    return [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if any(part in path.stem for part in SLOW) else [])
+        for path in paths
+    ]
+
+
+@pytest.mark.parametrize("path", case_parameters())
+def test_model_equals_the_reference(path: Path) -> None:
+    assert golden.check(golden.Golden.load(path)).failures == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_full_cases_of_a_family_pass(family: str, full_cases: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = run.main([str(full_cases / "cases" / family)])
+    assert code == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("case", read("train_steps.json"), ids=lambda case: Path(case["source_config"]).stem)
+def test_five_training_steps_equal_the_reference(case: dict) -> None:
+    assert golden_steps.check(case).failures == []
+
+
+@pytest.mark.parametrize("case", read("losses.json"), ids=lambda case: case["cfg"]["type"])
+def test_loss_equals_the_reference(case: dict) -> None:
+    assert golden_components.check_loss(case).failures == []
+
+
+ACCURACY = json.loads((HERE / "components" / "accuracy.json").read_text())
+COMPUTED = [(case, False) for case in ACCURACY["cases"] if isinstance(case["result"], list)]
+
+
+@pytest.mark.parametrize(("case", "flat"), [*COMPUTED, *((case, True) for case in ACCURACY["cases_2d"])])
+def test_accuracy_equals_the_reference(case: dict, flat: bool) -> None:
+    assert golden_components.check_accuracy(case, flat).failures == []
+
+
+@pytest.mark.parametrize("case", json.loads((HERE / "components" / "ohem_sampler.json").read_text())["cases"])
+def test_hard_example_mining_keeps_the_same_pixels(case: dict) -> None:
+    with np.load(HERE / "components" / "ohem_sampler.npz") as masks:
+        assert golden_components.check_sampler(case, masks[case["key"]]).failures == []
+
+
+def test_a_scoped_name_outside_the_table_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        golden_names.our_name("mmdet.NoSuchLoss")
+
+
+def test_a_wrong_model_fails_its_case(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    source = HERE / "cases" / "fastscnn" / "fast_scnn_8xb4-160k_cityscapes-512x1024.json"
+    facts = json.loads(source.read_text())
+    facts["model"]["decode_head"]["channels"] = 64
+    (tmp_path / source.name).write_text(json.dumps(facts))
+    (tmp_path / source.name).with_suffix(".npz").write_bytes(source.with_suffix(".npz").read_bytes())
+    assert run.main([str(tmp_path)]) == 1
+    assert "decode_head" in capsys.readouterr().out
