@@ -103,7 +103,13 @@ def test_yaml_output_loads_back_to_the_same(write):
         "\x7f",
     ]
     numbers = [1e-5, 1e20, 0.1, -3, True, None, float("inf"), [], {}, [[1, 2], [3]], (1, 2)]
-    mapping = {"list": [*values, *numbers], "items": [{"a": [{"b": 1}]}, {}, [{"c": 2}]], "0": {0: "int"}, "on": 1}
+    mapping = {
+        "list": [*values, *numbers],
+        "items": [{"a": [{"b": 1}]}, {}, [{"c": 2}]],
+        "0": {0: "int"},
+        "on": 1,
+        "${a": 1,
+    }
     config = load_config({"model": mapping, "seed": 1, "hooks": [], "work_dir": "$${seed}"})
     again = load_config(write("again.yaml", config.to_yaml()))
     assert again.data == config.data

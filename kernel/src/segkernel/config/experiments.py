@@ -60,7 +60,9 @@ def list_experiments(zoos: Iterable[Zoo]) -> Iterator[Experiment]:
             experiments = family.section("experiments")
             for name, value in experiments.items():
                 own = value if isinstance(value, MarkedDict) else MarkedDict()
-                parts = _parts(str(name), family) | {key: own[key] for key in _named_parts(own)}
+                named = {key: own[key] for key in _named_parts(own)}
+                named |= {key: str(part) for key, part in named.items() if key != "variant" and part is not None}
+                parts = _parts(str(name), family) | named
                 yield Experiment(str(name), zoo, str(experiments.places[name]), family.path, family, own=own, **parts)
 
 

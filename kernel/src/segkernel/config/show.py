@@ -49,7 +49,7 @@ def _lines(value: Any, indent: str) -> Iterator[tuple[str, str]]:
     """Yield the lines of a container in block style, each with its place; lists of scalars stay on one line."""
     mapping = isinstance(value, dict)
     for key, item in value.items() if mapping else enumerate(value):
-        head = f"{indent}{_inline(key)}:" if mapping else f"{indent}-"
+        head = f"{indent}{_inline(key, key=True)}:" if mapping else f"{indent}-"
         place = place_of(value, key)
         if not isinstance(item, (dict, list)) or not _is_deep(item):
             yield f"{head} {_inline(item)}", place
@@ -70,7 +70,7 @@ def _is_nested(part: Any) -> bool:
     return isinstance(part, list) and _is_deep(part)
 
 
-def _inline(value: Any) -> str:
+def _inline(value: Any, key: bool = False) -> str:
     """Write a scalar, an empty mapping or a list of such."""
     if isinstance(value, list):
         return f"[{', '.join(_inline(item) for item in value)}]"
@@ -78,7 +78,8 @@ def _inline(value: Any) -> str:
         return {"inf": ".inf", "-inf": "-.inf", "nan": ".nan"}.get(repr(value), repr(value))
     if value is None or isinstance(value, (bool, int, dict)):
         return brief(value)
-    text = value.replace("${", "$${") if isinstance(value, str) else f"<{type(value).__name__}>"
+    text = value if isinstance(value, str) else f"<{type(value).__name__}>"
+    text = text if key else text.replace("${", "$${")  # keys hold no references
     if re.fullmatch(r"[A-Za-z_/]([\w./:()+@-]*[\w./()+@-])?", text, re.ASCII) and isinstance(scalar(text), str):
         return f'"{text}"' if text.lower() in _YAML_1_1_WORDS else text
     return json.dumps(text, ensure_ascii=not text.isprintable())
