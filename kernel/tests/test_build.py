@@ -353,11 +353,11 @@ def test_all_problems_are_reported_at_once_and_nothing_is_built() -> None:
     assert found == {
         "one.type": "no parts component is called 'Leef'; did you mean 'Leaf'?",
         "many[1].sise": "unknown argument of my-plugin/Leaf",
-        "many[2]": "no 'type': which parts component?",
+        "many[2].type": "missing: which parts component?",
         "named.a.size": "expected int, got 'big' (str)",
         "later.color": "unknown argument of my-plugin/Sized",
         "options.mode": "expected 'whole' or 'slide', got 'slid' (str)",
-        "options.strid": "unknown key",
+        "options.strid": "unknown argument of Options",
         "nothing": "unknown argument of my-plugin/Tree",
     }
     with pytest.raises(ConfigError) as caught:
@@ -392,7 +392,7 @@ def test_a_name_like_no_other_gets_the_list_of_arguments() -> None:
 
 def test_a_missing_argument_is_named_with_its_type() -> None:
     (problem,) = problems_of(MarkedDict({"type": "Sized"}, place=Place("my.yaml", 3, 1)))
-    assert str(problem) == "my.yaml:3:1 missing argument 'size' of my-plugin/Sized: int"
+    assert str(problem) == "my.yaml:3:1 size: missing argument of my-plugin/Sized: int"
 
 
 def test_an_argument_that_the_parent_gives_is_not_missing() -> None:
@@ -404,7 +404,9 @@ def test_a_spec_may_lack_what_the_parent_completes() -> None:
 
 
 def test_a_missing_required_key_is_named() -> None:
-    assert "options: missing key 'mode': 'whole' or 'slide'" in messages({"type": Tree, "one": Leaf(), "options": {}})
+    assert "options.mode: missing argument of Options: 'whole' or 'slide'" in messages(
+        {"type": Tree, "one": Leaf(), "options": {}}
+    )
 
 
 @pytest.mark.parametrize(
@@ -413,8 +415,8 @@ def test_a_missing_required_key_is_named() -> None:
         ("Leaf", "expected a parts component, got 'Leaf' (str)\n    write {type: Leaf}"),
         (None, "expected a parts component, got None"),
         ([], "expected a parts component, got [] (list)"),
-        ({}, "no 'type': which parts component?\n    write type: NAME, one of the parts"),
-        ({"typ": "Leaf"}, "no 'type': which parts component?\n    did you mean 'type' instead of 'typ'?"),
+        ({}, "type: missing: which parts component?\n    write type: NAME, one of the parts"),
+        ({"typ": "Leaf"}, "type: missing: which parts component?\n    did you mean 'type' instead of 'typ'?"),
         ({"type": 3}, "type: 'type' must name a class or function, one of the parts, got 3 (int)"),
         ({"type": None}, "type: 'type' must name a class or function, one of the parts, got None"),
         ({"type": "Leaf", 3: 1}, "3: unknown argument of my-plugin/Leaf\n    it takes size, name"),

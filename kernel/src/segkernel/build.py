@@ -35,7 +35,6 @@ from segkernel.signature import (
     describe,
     group_of,
     signature,
-    typed_keys,
 )
 
 __all__ = ["build", "check", "check_arguments", "construct", "signature"]
@@ -173,7 +172,7 @@ class _Reader:
         known, defaults = signature(target), defaults or {}
         made: dict[str, Any] = {}
         for key, value in given.items():
-            if key == "type" and key not in known:
+            if key not in known and key == "type" and not _is_record(target):
                 continue
             if key not in known:
                 self._unknown(target, label, given, at, key)
@@ -183,7 +182,8 @@ class _Reader:
                 made[key] = self.value(known[key].annotation, value, at.child(given, key))
         for name, parameter in known.items():
             if parameter.required and not partial and name not in given and name not in defaults:
-                self.problem(at, f"missing argument {name!r} of {label}: {describe(parameter.annotation)}")
+                here = at.child(given, name)
+                self.problem(here, f"missing argument of {label}: {describe(parameter.annotation)}")
         return _Call(target, label, at, made, defaults, partial)
 
     def value(self, annotation: Any, value: Any, at: _At) -> Any:
@@ -202,8 +202,6 @@ class _Reader:
         if origin is Spec or group_of(kind):
             inner = bare(arguments[0]) if origin is Spec else kind
             return self.component(group_of(inner) or "parts", _enforced(inner), value, at, partial=origin is Spec)
-        if is_typeddict(kind):
-            return self._typed_dict(kind, value, at)
         return self._of_class(origin or kind, kind, arguments, value, at)
 
     def _of_class(self, cls: Any, kind: Any, arguments: tuple[Any, ...], value: Any, at: _At) -> Any:
@@ -221,24 +219,24 @@ class _Reader:
         if issubclass(cls, enum.Enum):
             member = _member(cls, value)
             return self._mismatch(kind, value, at) if member is None else member
-        if is_dataclass(cls) and isinstance(value, Mapping):
+        if _is_record(cls) and isinstance(value, Mapping):
             return self.call(cls, cls.__name__, value, at)
-        return value if _is_instance(value, cls) else self._mismatch(kind, value, at)
+        fits = getattr(cls, "_is_protocol", False) or (isinstance(value, cls) and not is_typeddict(cls))
+        return value if fits else self._mismatch(kind, value, at)
 
     def _union(self, kind: Any, arms: tuple[Any, ...], value: Any, at: _At) -> Any:
-        """Take the first arm that fits; when none does, report on the one whose shape the value has."""
-        alike = []
+        """Take the first arm that fits; when none does, report on the one that was meant: read furthest inside."""
+        meant: list[Problem] = []
         for arm in arms:
             attempt = _Reader(self.catalog)
             node = attempt.value(arm, value, at)
             if not attempt.problems:
                 return node
-            if _shape(arm, value):
-                alike.append(attempt.problems)
-        if len(alike) == 1 and isinstance(value, (Mapping, list, tuple)):
-            self.problems += alike[0]
-            return None
-        return self._mismatch(kind, value, at)
+            meant = max(meant, attempt.problems, key=lambda problems: max((len(p.path) for p in problems), default=0))
+        if all(problem.path == at.path for problem in meant):
+            return self._mismatch(kind, value, at)
+        self.problems += meant
+        return None
 
     def _list(self, cls: Any, kind: Any, arguments: tuple[Any, ...], value: Any, at: _At) -> Any:
         if not isinstance(value, (list, tuple)):
@@ -263,20 +261,6 @@ class _Reader:
             made[self.value(key_kind, key, here)] = self.value(value_kind, entry, here)
         return made
 
-    def _typed_dict(self, kind: Any, value: Any, at: _At) -> Any:
-        if not isinstance(value, Mapping):
-            return self._mismatch(kind, value, at)
-        keys, made = typed_keys(kind), {}
-        for key, entry in value.items():
-            if key in keys:
-                made[key] = self.value(keys[key][0], entry, at.child(value, key))
-            else:
-                self.problem(at.child(value, key), "unknown key", _suggest(key, keys))
-        for name, (annotation, required) in keys.items():
-            if required and name not in value:
-                self.problem(at, f"missing key {name!r}: {describe(annotation)}")
-        return made
-
     def _target(self, group: str, name: Any, at: _At) -> tuple[Callable[..., Any], str] | None:
         """Return what a ``type`` names, and what to call it in messages."""
         if isinstance(name, str):
@@ -298,7 +282,7 @@ class _Reader:
         if isinstance(spec, Mapping):
             near = did_you_mean("type", spec)
             hint = f"did you mean 'type' instead of {near[0]!r}?" if near else f"write type: NAME, one of the {group}"
-            return self.problem(at, f"no 'type': which {group} component?", hint)
+            return self.problem(at.child(spec, "type"), f"missing: which {group} component?", hint)
         hint = f"write {{type: {spec}}}" if isinstance(spec, str) else ""
         return self.problem(at, f"expected a {group} component, got {_show(spec)}", hint)
 
@@ -387,29 +371,13 @@ def _enforced(expected: Any) -> type | None:
     return None if protocol or expected.__module__.startswith("torch") else expected
 
 
-def _shape(annotation: Any, value: Any) -> bool:
-    """Whether an annotation means a value of this outer form."""
-    kind = bare(annotation)
-    origin = get_origin(kind) or kind
-    component = origin is Spec or group_of(kind) is not None
-    if isinstance(value, Mapping):
-        if component or "type" in value:
-            return component and "type" in value
-        return origin in MAPPINGS or is_typeddict(kind) or is_dataclass(origin)
-    if isinstance(value, (list, tuple)):
-        return origin in LISTS
-    return not component and origin not in (*LISTS, *MAPPINGS, None, types.NoneType)
+def _is_record(target: Any) -> bool:
+    """Whether it is read from a mapping without ``type``."""
+    return is_typeddict(target) or is_dataclass(target)
 
 
 def _is_built(spec: Any) -> bool:
     return not isinstance(spec, (Mapping, list, tuple, set, str, bytes, numbers.Number, types.NoneType))
-
-
-def _is_instance(value: Any, cls: type) -> bool:
-    try:
-        return isinstance(value, cls)
-    except TypeError:  # a protocol that cannot be checked
-        return _is_built(value)
 
 
 def _member(cls: type[enum.Enum], value: Any) -> enum.Enum | None:

@@ -88,6 +88,8 @@ class Signature(Mapping[str, Parameter]):
 @functools.cache
 def signature(target: Callable[..., Any]) -> Signature:
     """Read what ``target``, a class, a dataclass or a function, takes; forwarded arguments included."""
+    if is_typeddict(target):
+        return _of_typed_dict(target)
     if isinstance(target, type):
         return _of_class(target.__mro__)
     return _of_function(target, target, lambda hints: _of_returned(hints.get("return")))
@@ -177,27 +179,24 @@ def _forwarded(name: str, annotation: Any, owner: Any, base: Signature) -> Signa
     if get_origin(annotation) not in UNPACK:
         reason = f": {annotation.text} ({annotation.reason})" if isinstance(annotation, Unresolved) else ""
         return Signature({}, base.fixed, f"**{name}{reason}")
-    arguments = get_args(annotation)[0]
-    docs = documented_arguments(arguments.__doc__)
-    parameters = {}
-    for key, (inner, required) in typed_keys(arguments).items():
-        if key in base:
-            parameters[key] = replace(base[key], annotation=inner)
-        elif key not in base.fixed:
-            parameters[key] = Parameter(key, inner, EMPTY, required, docs.get(key, ""), owner)
+    parameters = {
+        key: replace(base[key], annotation=parameter.annotation) if key in base else replace(parameter, owner=owner)
+        for key, parameter in _of_typed_dict(get_args(annotation)[0]).items()
+        if key not in base.fixed
+    }
     return Signature(parameters, base.fixed, base.open)
 
 
-def typed_keys(typed_dict: Any) -> dict[str, tuple[Any, bool]]:
-    """Return annotation and whether it is required of each key of a TypedDict."""
-    keys = {}
-    for name, annotation in annotations_of(typed_dict).items():
-        required = name in typed_dict.__required_keys__
+def _of_typed_dict(cls: Any) -> Signature:
+    docs = documented_arguments(cls.__doc__)
+    parameters = {}
+    for key, annotation in annotations_of(cls).items():
+        required = key in cls.__required_keys__
         while get_origin(annotation) in QUALIFIERS:
             required = required if get_origin(annotation) is ReadOnly else get_origin(annotation) is Required
             annotation = get_args(annotation)[0]
-        keys[name] = annotation, required
-    return keys
+        parameters[key] = Parameter(key, annotation, EMPTY, required, docs.get(key, ""), cls)
+    return Signature(parameters)
 
 
 def _of_returned(returned: Any) -> Signature:

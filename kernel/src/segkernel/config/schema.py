@@ -16,7 +16,7 @@ from typing_extensions import is_typeddict
 from segkernel.catalog import GROUPS, Catalog, Row
 from segkernel.errors import ComponentError
 from segkernel.interfaces.spec import Spec
-from segkernel.signature import LISTS, MAPPINGS, UNIONS, Parameter, bare, choices_of, group_of, signature, typed_keys
+from segkernel.signature import LISTS, MAPPINGS, UNIONS, Parameter, bare, choices_of, group_of, signature
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +56,9 @@ def schema_of(annotation: Any) -> dict[str, Any]:
         return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
     if (origin or kind) in LISTS:
         return {"type": "array", "items": schema_of(arguments[0]) if arguments else {}}
-    if is_typeddict(kind):
-        return _object({name: schema_of(inner) for name, (inner, _) in typed_keys(kind).items()})
     if (origin or kind) in MAPPINGS:
         return {"type": "object", "additionalProperties": schema_of(arguments[1]) if arguments else {}}
-    if hasattr(kind, "__dataclass_fields__"):
+    if is_typeddict(kind) or hasattr(kind, "__dataclass_fields__"):
         return _object({name: _parameter(parameter) for name, parameter in signature(kind).items()})
     names = [name for base, name in _PLAIN.items() if isinstance(kind, type) and issubclass(kind, base)]
     return {"type": names[0]} if names else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any, get_args, get_origin
 
-from segkernel.signature import UNPACK, Unresolved, annotations_of, signature, typed_keys
+from segkernel.signature import UNPACK, Unresolved, annotations_of, signature
 from segkernel.testing.core import CheckSkipped, Subject, check, require
 
 COMPONENTS = (
@@ -40,9 +40,10 @@ def forwarded_arguments(subject: Subject) -> None:
     forwarded = _forwarded(subject.target)
     if forwarded is None:
         raise CheckSkipped("forwards no arguments")
-    keys, receiver = typed_keys(forwarded), _receiver(subject.target)
+    keys, receiver = signature(forwarded), _receiver(subject.target)
     theirs = signature(receiver)
-    for name, (annotation, _) in keys.items():
+    for name, parameter in keys.items():
+        annotation = parameter.annotation
         require(name in theirs or name in theirs.fixed, f"{forwarded.__name__} has {name!r}, {receiver.__name__} not")
         expected = theirs[name].annotation if name in theirs else annotation
         require(
