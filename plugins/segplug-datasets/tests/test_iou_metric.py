@@ -1,0 +1,154 @@
+"""IoUMetric equals the reference, a dozen lines of numpy, and itself in parts."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from segkernel.errors import DataError, UsageError
+from segkernel.interfaces.data import Metric
+from segkernel.sample import Prediction, Targets
+from segplug_datasets.metrics.iou import IoUMetric
+
+CASES = json.loads((Path(__file__).parent / "data/iou_metric.json").read_text())
+
+
+def images(case: dict[str, Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield predictions and labels as the reference saw them."""
+    state, count, shape, missing = (
+        np.random.RandomState(2024),
+        case["num_classes"],
+        case["shape"],
+        case["missing_class"],
+    )
+    for _ in range(case["images"]):
+        labels = state.randint(0, count, shape)
+        predicted = np.where(state.uniform(size=shape) < 0.6, labels, state.randint(0, count, shape))
+        if missing is not None:
+            labels[labels == missing] = predicted[predicted == missing] = 0
+        labels[:, :5] = 255
+        yield predicted, labels
+
+
+def names(count: int) -> list[str]:
+    return [f"c{index}" for index in range(count)]
+
+
+@pytest.mark.parametrize("kind", ["array", "tensor", "uint8", "prediction"])
+@pytest.mark.parametrize("case", CASES, ids=[str(index) for index in range(len(CASES))])
+def test_equals_the_reference(case: dict[str, Any], kind: str) -> None:
+    metric = IoUMetric(classes=names(case["num_classes"]), **case["kwargs"])
+    for predicted, labels in images(case):
+        if kind == "uint8":
+            metric.update(predicted.astype(np.uint8), labels.astype(np.uint8))
+        elif kind == "tensor":
+            metric.update(torch.from_numpy(predicted), torch.from_numpy(labels.astype(np.uint8)))
+        elif kind == "prediction":
+            metric.update(Prediction({"seg": torch.from_numpy(predicted)}), Targets({"seg": torch.from_numpy(labels)}))
+        else:
+            metric.update(predicted, labels)
+    figures = metric.compute()
+    for name, value in case["summary"].items():
+        assert figures[name] == pytest.approx(value, abs=0.0051)
+    for column, values in case["per_class"].items():
+        found = [figures[f"{column}.c{index}"] for index in range(case["num_classes"])]
+        expected = [math.nan if value is None else 100 * value for value in values]
+        assert found == pytest.approx(expected, abs=1e-3, nan_ok=True)
+
+
+def test_frequency_weighted_iou() -> None:
+    metric = IoUMetric(classes=["a", "b", "never"])
+    metric.update(np.array([[0, 0, 0, 1]]), np.array([[0, 0, 1, 1]]))
+    figures = metric.compute()
+    assert figures["fwIoU"] == pytest.approx(100 * (0.5 * 2 / 3 + 0.5 * 1 / 2))
+    assert figures["IoU.a"] == pytest.approx(200 / 3)
+
+
+def test_an_absent_class_is_nan_and_left_out() -> None:
+    metric = IoUMetric(classes=["a", "b", "never"])
+    metric.update(np.array([[0, 1]]), np.array([[0, 1]]))
+    figures = metric.compute()
+    assert math.isnan(figures["IoU.never"])
+    assert figures["mIoU"] == 100
+
+
+def test_a_class_predicted_but_absent_counts_as_wrong() -> None:
+    metric = IoUMetric(classes=["a", "b"])
+    metric.update(np.array([[0, 1]]), np.array([[0, 0]]))
+    assert metric.compute()["IoU.b"] == 0
+
+
+def test_ids_above_the_classes_are_wrong_but_no_error() -> None:
+    metric = IoUMetric(classes=["a", "b"])
+    metric.update(np.array([[0, 9, 255]], np.uint8), np.array([[0, 0, 1]], np.uint8))
+    figures = metric.compute()
+    assert figures["aAcc"] == pytest.approx(100 / 3)
+    assert figures["IoU.a"] == 50
+
+
+def test_merged_parts_equal_the_whole() -> None:
+    case = CASES[0]
+    whole, parts = IoUMetric(classes=names(7)), [IoUMetric(classes=names(7)) for _ in range(4)]
+    for part, (predicted, labels) in zip(parts, images(case)):
+        whole.update(predicted, labels)
+        part.update(torch.from_numpy(predicted), torch.from_numpy(labels))
+    for part in parts[1:]:  # the last one saw nothing
+        parts[0].merge(part)
+    assert parts[0].compute() == whole.compute()
+
+
+def test_a_merge_leaves_the_other_alone() -> None:
+    first, second = IoUMetric(classes=["a"]), IoUMetric(classes=["a"])
+    second.update(np.zeros((1, 3), int), np.zeros((1, 3), int))
+    first.merge(second)
+    first.update(np.zeros((1, 5), int), np.zeros((1, 5), int))
+    assert second._confusion.sum() == 3
+
+
+def test_an_empty_metric_has_no_figures() -> None:
+    assert all(math.isnan(value) for value in IoUMetric(classes=["a", "b"]).compute().values())
+
+
+def test_copies_and_pickles_go_their_own_way() -> None:
+    metric = IoUMetric(["mIoU", "mDice", "mFscore"], classes=["a", "b"])
+    copied = copy.deepcopy(metric)
+    copied.update(torch.zeros(2, 2), torch.zeros(2, 2))
+    assert math.isnan(metric.compute()["mIoU"])
+    assert pickle.loads(pickle.dumps(copied)).compute()["mIoU"] == 100
+    assert isinstance(metric, Metric)
+
+
+def test_sizes_must_agree() -> None:
+    with pytest.raises(DataError, match=r"\(2, 3\).*\(3, 2\)"):
+        IoUMetric(classes=["a"]).update(np.zeros((2, 3), int), np.zeros((3, 2), int))
+
+
+def test_the_classes_must_be_known() -> None:
+    with pytest.raises(UsageError, match="classes"):
+        IoUMetric().update(np.zeros((2, 2), int), np.zeros((2, 2), int))
+
+
+@pytest.mark.parametrize("wrong", [["mIuO"], []])
+def test_unknown_metrics_are_refused(wrong: list[Any]) -> None:
+    with pytest.raises(UsageError, match="mIoU, mDice, mFscore"):
+        IoUMetric(wrong)
+
+
+def test_the_table_names_every_class() -> None:
+    metric = IoUMetric(["mIoU", "mFscore"], classes=["sky", "a long class name", "never"])
+    metric.update(np.array([[0, 0, 1, 1]]), np.array([[0, 1, 1, 1]]))
+    lines = metric.table().splitlines()
+    assert lines[0].split() == ["class", "IoU", "Acc", "Fscore", "Precision", "Recall"]
+    assert lines[2].split()[:3] == ["sky", "50.00", "100.00"]
+    assert lines[4].split() == ["never"] + ["-"] * 5
+    assert lines[-1].startswith("aAcc 75.00  mIoU 58.33")
+    assert len({len(line) for line in lines[:-1]}) == 1
