@@ -292,7 +292,7 @@ WRONG = [
     (str, 1, "expected str, got 1 (int)"),
     (int | None, "a", "expected int or None, got 'a' (str)"),
     (int | tuple[int, int], "a", "expected int or a list [int, int], got 'a' (str)"),
-    (int | tuple[int, int], [1, 2, 3], "expected a list [int, int], got [1, 2, 3] (list)"),
+    (int | tuple[int, int], [1, 2, 3], "expected int or a list [int, int], got [1, 2, 3] (list)"),
     (Literal[1, 2], True, "expected 1 or 2, got True (bool)"),
     (Literal["slide", "whole"] | None, "slid", "expected 'slide' or 'whole' or None, got 'slid' (str)"),
     (Color, "REDD", "expected 'RED' or 'GREEN', got 'REDD' (str)"),
