@@ -111,7 +111,7 @@ class IoUMetric:
         return self.classes
 
     def _count(self, predicted: Any, true: Any) -> Any:
-        """Return the confusion matrix; row n holds labels above the classes, row n + 1 ignored ones, as does column n."""
+        """Return the confusion matrix; row and column n hold ids above the classes, row n + 1 what is ignored."""
         count = len(self._names())
         shape = (count + 2, count + 1)
         if isinstance(predicted, np.ndarray) and isinstance(true, np.ndarray):

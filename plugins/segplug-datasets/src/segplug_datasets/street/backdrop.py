@@ -118,7 +118,7 @@ def _facade(width: float, height: float, color: RGB, night: bool, rng: np.random
 
 
 def _ground_floor(picture: np.ndarray, rng: np.random.Generator) -> None:
-    rows, columns = picture.shape[:2]
+    columns = picture.shape[1]
     kind = rng.random()
     if kind < 0.35:  # a shop: large panes under a sign
         picture[-11:-1, 1:-1] = np.array(_glass(rng), np.float32) * 0.9

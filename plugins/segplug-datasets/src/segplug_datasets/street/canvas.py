@@ -148,7 +148,7 @@ class Canvas:
         self.labels[window][mask > 0] = label
 
     def sprite(self, shape: np.ndarray, box: tuple[float, float, float, float], paint: Paint, label: int) -> None:
-        """Scale ``shape`` (h, w, 3), alpha, brightness and facing, to a box (left, top, right, bottom) and paint it there.
+        """Scale ``shape`` (h, w, 3), alpha, brightness and facing, to a box (left, top, right, bottom).
 
         Args:
             paint: The colour at brightness 1 and what is added to it, both RGB.

@@ -42,7 +42,7 @@ def _grain() -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def crowns() -> list[np.ndarray]:
-    """Return shapes of foliage, (CROWN, CROWN, 3) float32: alpha, brightness, and how far a leaf faces right, -1 to 1."""
+    """Return shapes of foliage, (CROWN, CROWN, 3) float32: alpha, brightness, and -1 to 1 from left to right."""
     return [_crown(np.random.default_rng(1000 + index)) for index in range(24)]
 
 
