@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
-from segkernel.testing.core import CheckSkipped, Subject, check, require
+from segkernel.hooks.schedule import Schedule
+from segkernel.testing.core import Subject, check, require
 
 ITERATIONS = 12
 
@@ -70,20 +72,20 @@ def _step(weights: nn.Parameter, optimizer: Any) -> None:
 def _rates(subject: Subject) -> list[float]:
     """Return the rate of each iteration under one of our schedules, or one of torch's."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
-    is_torchs = isinstance(subject.target, type) and issubclass(subject.target, torch.optim.lr_scheduler.LRScheduler)
-    schedule = subject.target(optimizer, **subject.arguments) if is_torchs else subject.build()
     group = optimizer.param_groups[0]
-    if not is_torchs:
-        if not hasattr(schedule, "bind"):
-            raise CheckSkipped("neither torch's LRScheduler nor a schedule with bind and step")
-        group["initial_lr"] = group["lr"]
-        schedule.bind(ITERATIONS)
     seen = []
-    for iteration in range(ITERATIONS):
-        if is_torchs:
+    if issubclass(subject.target, LRScheduler):
+        schedule = subject.target(optimizer, **subject.arguments)
+        for _ in range(ITERATIONS):
             optimizer.step()
             schedule.step()
-        else:
-            schedule.step(optimizer, iteration)
+            seen.append(float(group["lr"]))
+        return seen
+    schedule = subject.build()
+    require(isinstance(schedule, Schedule), "neither a segkernel.hooks.schedule.Schedule nor torch's LRScheduler")
+    group["initial_lr"] = group["lr"]
+    schedule.bind(ITERATIONS)
+    for iteration in range(ITERATIONS):
+        schedule.step(optimizer, iteration)
         seen.append(float(group["lr"]))
     return seen

@@ -1,0 +1,1 @@
+"""segplug-sampler: one small component of every kind."""

@@ -1,0 +1,75 @@
+"""An exporter: torch's own exported programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segkernel.errors import ExportError
+from segkernel.interfaces.model import Exporter, OutputSpec, Segmentor
+from segkernel.sample import Targets
+
+
+class ProgramExporter(Exporter):
+    """Write a ``.pt2`` file for images of the example's size."""
+
+    suffix = ".pt2"
+
+    def export(
+        self, segmentor: Segmentor, path: Path, example: Tensor, metadata: Mapping[str, Any] | None = None
+    ) -> str:
+        """Write the file, and compare it with the model."""
+        program = torch.export.export(_Predicts(segmentor.eval()), (example,))
+        outputs = {name: asdict(spec) for name, spec in segmentor.outputs.items()}
+        texts = {"outputs": json.dumps(outputs), "metadata": json.dumps(dict(metadata or {}))}
+        torch.export.save(program, path, extra_files=texts)
+        with torch.no_grad():
+            worst = (self.load(path).predict(example)["seg"] - segmentor.predict(example)["seg"]).abs().max().item()
+        if worst > 1e-4:
+            raise ExportError(f"{path}: differs from the model by {worst:.1e}")
+        return f"{path.name}: largest difference {worst:.1e}"
+
+    def load(self, path: Path) -> Segmentor:
+        """Return the file as a segmentor."""
+        texts = {"outputs": "", "metadata": ""}
+        try:
+            program = torch.export.load(path, extra_files=texts)
+        except Exception as error:  # of many kinds
+            raise ExportError(f"{path}: no exported program: {error}") from error
+        return _Program(program.module(), json.loads(texts["outputs"]), json.loads(texts["metadata"]))
+
+
+class _Predicts(nn.Module):
+    def __init__(self, segmentor: Segmentor) -> None:
+        super().__init__()
+        self.segmentor = segmentor
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return self.segmentor.predict(images)
+
+
+class _Program(Segmentor):
+    def __init__(self, program: nn.Module, outputs: dict[str, Any], metadata: dict[str, Any]) -> None:
+        super().__init__()
+        self.program, self.metadata = program, metadata
+        self.outputs = {name: OutputSpec(**spec) for name, spec in outputs.items()}
+        self.test_cfg = {"mode": "whole"}
+
+    def train(self, mode: bool = True) -> _Program:
+        """An exported program has one mode only."""
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.predict(images)["seg"]
+
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
+        return self.program(images)
+
+    def loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+        raise ExportError("an exported program only predicts")

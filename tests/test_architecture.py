@@ -1,0 +1,192 @@
+"""The shape of the house: who imports whom, what imports torch, how large things may become. Read from the sources."""
+
+from __future__ import annotations
+
+import ast
+import io
+import statistics
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+KERNEL = ROOT / "kernel" / "src" / "segkernel"
+PLUGINS = sorted(path for path in ROOT.glob("plugins/*/src/*") if (path / "__init__.py").exists())
+NAMES = [path.name for path in PLUGINS]
+PUBLIC = ("nn", "interfaces", "sample", "image", "hookspecs", "errors", "testing")
+BUDGET = {"kernel": 3500, "nn": 2000, "testing": 1200}
+LONGEST_FUNCTION = 80
+LIGHT = ("__init__", "errors", "catalog", "known", "signature", "sample", "hookspecs", "image", "interfaces.data",
+         "interfaces.spec", "config.*", "cli.*", "testing.__init__", "testing.core", "testing.plugin", "testing.package",
+         "testing.signature", "testing.datasets", "testing.transforms", "testing.hooks")  # fmt: skip
+"""Modules of the kernel that import no torch at the top."""
+
+
+def modules(package: Path) -> dict[str, Path]:
+    """Return the modules of a package by dotted name without the package's: ``nn.resize``, ``nn.__init__``."""
+    return {".".join(path.relative_to(package).with_suffix("").parts): path for path in sorted(package.rglob("*.py"))}
+
+
+def imports(path: Path, top_only: bool = False) -> set[str]:
+    """Return the absolute names a module imports; those for type checkers only are left out when ``top_only``."""
+    tree = ast.parse(path.read_text("utf-8"))
+    nodes = _top(tree.body) if top_only else ast.walk(tree)
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _top(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Yield the statements that run when the module is imported."""
+    for node in body:
+        yield node
+        if isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.unparse(node.test):
+            yield from _top(node.body)
+        if isinstance(node, ast.Try):
+            yield from _top(node.body)
+
+
+def code_lines(path: Path) -> int:
+    """Count lines that hold code: no blanks, comments or docstrings."""
+    source = path.read_text("utf-8")
+    documentation: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        # A string that stands alone is documentation, of a module, a class, a function or an attribute.
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            documentation |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    skipped = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in skipped:
+            lines |= set(range(token.start[0], token.end[0] + 1))
+    return len(lines - documentation)
+
+
+def functions(package: Path) -> Iterator[tuple[str, int]]:
+    """Yield every function with its length in lines."""
+    for name, path in modules(package).items():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{package.name}.{name}:{node.name}", (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def is_in(name: str, packages: list[str] | tuple[str, ...]) -> bool:
+    """Whether a dotted name is one of these packages or inside one."""
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def test_the_kernel_imports_no_plugin() -> None:
+    wrong = {(name, found) for name, path in modules(KERNEL).items() for found in imports(path) if is_in(found, NAMES)}
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", PLUGINS, ids=NAMES)
+def test_a_plugin_imports_no_other_plugin(package: Path) -> None:
+    others = [name for name in NAMES if name != package.name]
+    wrong = {
+        (name, found) for name, path in modules(package).items() for found in imports(path) if is_in(found, others)
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", PLUGINS, ids=NAMES)
+def test_a_plugin_imports_the_kernels_public_face_only(package: Path) -> None:
+    allowed = [f"segkernel.{name}" for name in PUBLIC if name != "testing"]
+    used = {
+        (name, found)
+        for name, path in modules(package).items()
+        for found in imports(path, top_only=False)
+        if is_in(found, ["segkernel"]) and not _for_types(path, found)
+    }
+    wrong = {(name, found) for name, found in used if found != "segkernel" and not is_in(found, allowed)}
+    assert not wrong
+
+
+def _for_types(path: Path, found: str) -> bool:
+    """Whether a module imports a name for type checkers only."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.ImportFrom) and found in {f"{inner.module}.{a.name}" for a in inner.names}:
+                    return True
+    return False
+
+
+def test_light_modules_of_the_kernel_import_no_torch() -> None:
+    wrong = {name for name, path in modules(KERNEL).items() if _is_light(name) and _imports_torch(path)}
+    assert not wrong
+
+
+def _is_light(name: str) -> bool:
+    return name in LIGHT or f"{name.partition('.')[0]}.*" in LIGHT
+
+
+@pytest.mark.parametrize("package", PLUGINS, ids=NAMES)
+def test_the_init_of_a_plugin_imports_no_torch(package: Path) -> None:
+    assert not _imports_torch(package / "__init__.py")
+
+
+def test_data_sets_transforms_and_metrics_import_no_torch() -> None:
+    package = ROOT / "plugins" / "segplug-datasets" / "src" / "segplug_datasets"
+    assert not {name for name, path in modules(package).items() if _imports_torch(path)}
+
+
+def _imports_torch(path: Path) -> bool:
+    heavy = ("torch", "segkernel.nn", "segkernel.interfaces.model", "segkernel.engine", "segkernel.inference")
+    return any(is_in(found, heavy) for found in imports(path, top_only=True))
+
+
+@pytest.mark.parametrize("part", BUDGET)
+def test_the_kernel_stays_within_its_budget(part: str) -> None:
+    files = modules(KERNEL)
+    apart = ("nn", "testing")
+    chosen = [path for name, path in files.items() if name.partition(".")[0] == part]
+    if part == "kernel":
+        chosen = [path for name, path in files.items() if name.partition(".")[0] not in apart]
+    lines = {path.relative_to(KERNEL).as_posix(): code_lines(path) for path in chosen}
+    largest = sorted(lines.items(), key=lambda entry: -entry[1])[:8]
+    assert sum(lines.values()) <= BUDGET[part], f"{sum(lines.values())} lines of code; the largest files: {largest}"
+
+
+@pytest.mark.parametrize("package", [KERNEL, *PLUGINS], ids=["segkernel", *NAMES])
+def test_no_function_is_too_long(package: Path) -> None:
+    lengths = dict(functions(package))
+    too_long = {name: lines for name, lines in lengths.items() if lines > LONGEST_FUNCTION}
+    assert not too_long
+
+
+def test_most_functions_are_short() -> None:
+    lengths = [lines for package in (KERNEL, *PLUGINS) for _, lines in functions(package)]
+    tenth = statistics.quantiles(lengths, n=10)[-1]
+    assert statistics.median(lengths) <= 10
+    assert tenth <= 35
+
+
+def entry_points() -> list[tuple[str, str]]:
+    """Return the entry points of the kernel and the plugins: where each stands, and its value."""
+    found = []
+    for file in [ROOT / "kernel" / "pyproject.toml", *sorted(ROOT.glob("plugins/*/pyproject.toml"))]:
+        section = ""
+        for line in file.read_text("utf-8").splitlines():
+            section = line if line.startswith("[") else section
+            name, equals, value = line.partition(" = ")
+            if equals and section.startswith("[project.entry-points"):
+                found.append((f"{file.parent.name}:{name}", value.strip('"')))
+    return found
+
+
+@pytest.mark.parametrize(("name", "value"), entry_points(), ids=lambda text: text)
+def test_the_module_of_an_entry_point_exists(name: str, value: str) -> None:
+    module, _, attribute = value.partition(":")
+    package, _, inside = module.partition(".")
+    (folder,) = [path for path in (KERNEL, *PLUGINS) if path.name == package]
+    path = folder.joinpath(*inside.split(".")) if inside else folder
+    file = path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py"
+    assert file.exists(), f"no module {module}"
+    assert (path / attribute).is_dir() or attribute in file.read_text("utf-8") or not attribute, f"no {value}"
