@@ -661,14 +661,14 @@ def test_iterables_of_arrays_pass() -> None:
 
 
 def test_torch_optimisers_take_what_the_parent_gives() -> None:
-    import torch
-
+    torch = pytest.importorskip("torch")
     weight = torch.nn.Parameter(torch.zeros(2))
     optimizer = build("optimizers", {"type": "AdamW", "lr": 1, "betas": [0.9, 0.99]}, catalog=CATALOG, params=[weight])
     assert optimizer.param_groups[0]["betas"] == (0.9, 0.99)
 
 
 def test_a_segmentor_is_no_head() -> None:
+    pytest.importorskip("torch")
     from segkernel.interfaces.model import Segmentor
 
     class Model(Segmentor):

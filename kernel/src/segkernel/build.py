@@ -54,14 +54,14 @@ def build(group: str, spec: Any, *, path: str = "", catalog: Catalog | None = No
         ConfigError: With every problem found; nothing was constructed then, or a constructor refused its arguments.
     """
     reader = _Reader(catalog)
-    node = reader.component(group, _contract(group), spec, _At(path, place_of(spec)), defaults=defaults)
+    node = reader.component(group, None, spec, _At(path, place_of(spec)), defaults=defaults)
     return _make(reader.checked(node))
 
 
 def check(group: str, spec: Any, *, path: str = "", catalog: Catalog | None = None, **defaults: Any) -> list[Problem]:
     """Return what is wrong with a spec: the components are imported, nothing is constructed."""
     reader = _Reader(catalog)
-    reader.component(group, _contract(group), spec, _At(path, place_of(spec)), defaults=defaults)
+    reader.component(group, None, spec, _At(path, place_of(spec)), defaults=defaults)
     return reader.problems
 
 
@@ -151,6 +151,7 @@ class _Reader:
         if found is None:
             return None
         target, label = found
+        expected = expected or _contract(group)
         if expected is not None and isinstance(target, type) and not issubclass(target, expected):
             self.problem(at.child(spec, "type"), f"{label} is no {expected.__name__}")
             return None
