@@ -238,6 +238,21 @@ def test_draw_takes_arrays_tensors_predictions_and_paths(
     assert np.array_equal(image.draw(picture, Prediction({"seg": tensor})), drawn)
 
 
+@pytest.mark.parametrize("shape", [(48, 64), (48, 64, 1)])
+def test_draw_takes_grey_images(labels: np.ndarray, shape: tuple[int, ...]) -> None:
+    assert image.draw(np.zeros(shape, np.uint8), labels).shape[1:] == (64, 3)
+
+
+def test_ids_without_a_name_are_drawn_with_a_number(picture: np.ndarray) -> None:
+    drawn = image.draw(picture, np.full((48, 64), 9), classes=["road"])
+    assert len(drawn) > 48
+
+
+def test_draw_refuses_what_is_no_image(labels: np.ndarray) -> None:
+    with pytest.raises(DataError, match="float64"):
+        image.draw(np.zeros((48, 64, 3)), labels)
+
+
 def test_truth_stands_beside_the_prediction(picture: np.ndarray, labels: np.ndarray) -> None:
     alone = image.draw(picture, labels)
     both = image.draw(picture, labels, truth=Targets({"seg": torch.from_numpy(labels)}), title="a street")

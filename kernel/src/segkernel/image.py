@@ -250,14 +250,12 @@ def draw(
     maps = {"truth": truth, "prediction": prediction} if truth is not None else {"": prediction}
     labels = {caption: _as_labels(value) for caption, value in maps.items()}
     ids = sorted(set().union(*(np.unique(label).tolist() for label in labels.values())) - {255})
-    count = max([*ids, *([len(classes) - 1] if classes else []), 0]) + 1
-    palette = palette or default_palette(count)
+    palette = palette or default_palette(255)
     panels = [_caption(overlay(picture, label, palette, opacity), caption) for caption, label in labels.items()]
     drawn = np.concatenate(panels, axis=1)
-    names = [
-        (classes[i] if classes and i < len(classes) else f"class {i}", palette[i]) for i in ids if i < len(palette)
-    ]
-    drawn = np.concatenate([_banner(title, drawn.shape[1]), drawn, _legend(names, drawn.shape[1])])
+    names = dict(enumerate(classes or ()))
+    legend = [(names.get(i, f"class {i}"), palette[i]) for i in ids if 0 <= i < len(palette)]
+    drawn = np.concatenate([_banner(title, drawn.shape[1]), drawn, _legend(legend, drawn.shape[1])])
     if out_file is not None:
         write(out_file, drawn)
     if show:
@@ -271,7 +269,8 @@ _LINE = 22  # pixels of height of a line of text
 def _as_rgb(image: np.ndarray) -> np.ndarray:
     if image.ndim not in (2, 3) or image.dtype != np.uint8:
         raise DataError(f"an image to draw on is (H, W, 3) uint8, not {image.shape} {image.dtype}")
-    return np.repeat(image.reshape(*image.shape[:2], -1)[..., :1], 3, 2) if image.ndim == 2 else image[..., :3]
+    image = np.atleast_3d(image)
+    return image[..., :3] if image.shape[2] > 2 else np.repeat(image[..., :1], 3, 2)
 
 
 def _as_labels(value: Any) -> np.ndarray:
