@@ -19,8 +19,8 @@ PUBLIC = ("nn", "interfaces", "sample", "image", "hookspecs", "errors", "testing
 BUDGET = {"kernel": 3500, "nn": 2000, "testing": 1200}
 LONGEST_FUNCTION = 80
 LIGHT = ("__init__", "errors", "catalog", "known", "signature", "sample", "hookspecs", "image", "interfaces.data",
-         "interfaces.spec", "config.*", "cli.*", "testing.__init__", "testing.core", "testing.plugin", "testing.package",
-         "testing.signature", "testing.datasets", "testing.transforms", "testing.hooks")  # fmt: skip
+         "interfaces.spec", "config.*", "cli.*", "testing.__init__", "testing.core", "testing.plugin",
+         "testing.package", "testing.signature", "testing.datasets", "testing.transforms", "testing.hooks")  # fmt: skip
 """Modules of the kernel that import no torch at the top."""
 
 

@@ -6,7 +6,7 @@ import inspect
 from typing import Any, get_args, get_origin
 
 from segkernel.signature import UNPACK, Unresolved, annotations_of, signature
-from segkernel.testing.core import CheckSkipped, Subject, check, require
+from segkernel.testing.core import Subject, check, require
 
 COMPONENTS = (
     *("backbones", "necks", "heads", "segmentors", "losses", "layers", "parts", "datasets", "transforms", "metrics"),
@@ -39,7 +39,7 @@ def forwarded_arguments(subject: Subject) -> None:
     """The TypedDict of ``**kwargs`` and the constructor that receives them agree."""
     forwarded = _forwarded(subject.target)
     if forwarded is None:
-        raise CheckSkipped("forwards no arguments")
+        return
     keys, receiver = signature(forwarded), _receiver(subject.target)
     theirs = signature(receiver)
     for name, parameter in keys.items():
