@@ -108,6 +108,13 @@ def test_suffixes_distinguish_images_from_masks_in_one_folder(tmp_path: Path) ->
     assert [sample.meta["name"] for sample in dataset] == ["a"]  # type: ignore[attr-defined]
 
 
+def test_relative_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "deeper/a", 0)
+    monkeypatch.chdir(tmp_path / "images")
+    for here in ("", ".", "./", "../images", tmp_path / "images"):
+        assert FolderDataset(here, classes=CLASSES)[0].meta["name"] == "deeper/a"
+
+
 def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
     put(tmp_path, "a", 0)
     (tmp_path / "images/._a.jpg").write_text("what another system leaves behind")
@@ -174,7 +181,7 @@ def test_an_unusable_list_is_named(tmp_path: Path, content: str | None, problem:
 def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
     put(tmp_path, "a", 0)
     put(tmp_path, "a", 0, suffix=".png")
-    with pytest.raises(DataError, match=r"two files are called 'a'"):
+    with pytest.raises(DataError, match=r"images/a\.jpg.*have one name"):
         folder(tmp_path)
 
 

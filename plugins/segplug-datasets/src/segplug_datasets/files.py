@@ -152,6 +152,7 @@ class FolderDataset(PairedFiles):
         data_root: str | Path | None = None,
     ) -> None:
         root = Path(data_root or "")
+        self.data_root = str(root)
         labels = LabelSpec(tuple(classes), tuple(palette or ()), tuple(ignore), offset, values)
         colors = {_color(color): i for i, color in enumerate(palette or ())}
         if palette and len(colors) < len(palette):
@@ -209,6 +210,7 @@ class BaseSegDataset(PairedFiles):
         seg_map_suffix: str | None = None,
     ) -> None:
         root = Path(data_root or self.root)
+        self.data_root = str(root)
         prefix = data_prefix or self.prefix
         masks = prefix.get("seg_map_path")
         super().__init__(
@@ -227,14 +229,15 @@ def _find(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
         raise DataError("no such folder" if not folder.exists() else "not a folder", folder)
     found: dict[str, str] = {}
     others: set[str] = set()
+    start = len(os.path.join(folder, ""))
     for path in _walk(folder):
         suffix = next((s for s in suffixes if path.lower().endswith(s.lower())), None)
         if suffix is None:
-            others.add(Path(path).suffix)
+            others.add(os.path.splitext(path)[1])
             continue
-        name = Path(os.path.relpath(path, folder)).as_posix()[: -len(suffix)]
+        name = path[start : -len(suffix)].replace(os.sep, "/")
         if name in found:
-            raise DataError(f"two files are called {name!r}: {found[name]}", path)
+            raise DataError(f"this and {found[name]} have one name: say which one with the suffix", path)
         found[name] = path
     if not found:
         seen = f"; it holds {', '.join(sorted(others - {''})[:5])} files" if others - {""} else ""

@@ -1,0 +1,26 @@
+"""What the README shows works."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert (tmp_path / "street.png").is_file()
+
+
+def test_every_component_is_listed() -> None:
+    from importlib.metadata import distribution
+
+    text = README.read_text(encoding="utf-8")
+    points = distribution("segplug-datasets").entry_points
+    names = {point.name for point in points if point.group != "segkernel.zoo"}
+    assert not {name for name in names if f"`{name}`" not in text}
