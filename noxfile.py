@@ -1,7 +1,7 @@
 """Every check of this repository; ``nox`` runs them all, ``nox -s lint`` one, ``nox --list`` says what there is.
 
-The matrix comes from ``plugins/*/pyproject.toml`` and from the Pythons found on this machine: a new plugin folder needs no
-line here. What torch needs is installed once, into ``.nox/base-*``, and lent to each session's own environment by a
+The matrix comes from ``plugins/*/pyproject.toml`` and from the Pythons found on this machine: a new plugin folder needs
+no line here. What torch needs is installed once, into ``.nox/base-*``, and lent to each session's own environment by a
 ``.pth`` file: it holds exactly what the kernel requires, so that no plugin finds there what it forgot to declare.
 """
 
@@ -250,20 +250,21 @@ def cross(session: nox.Session, rows: dict[str, dict[str, str]], column: str, mi
 def outcome(session: nox.Session, plugin: str, refusal_wanted: bool) -> str:
     """Return how a plugin gets on with the kernel that is installed."""
     command = ["seg-kernel", "plugins", "check", plugin, "--deep", "--json"]
-    found = json.loads(session.run(*command, silent=True, success_codes=[0, 3], env={"SEGKERNEL_STRICT": "0"}))
-    refused = [entry["message"] for entry in found if entry["check"] == "status" and entry["status"] == "failed"]
-    failed = [f"{entry['component']} {entry['check']}" for entry in found if entry["status"] == "failed"]
+    quiet = {"silent": True, "stderr": subprocess.DEVNULL, "success_codes": [0, 3]}
+    found = json.loads(session.run(*command, env={"SEGKERNEL_STRICT": "0"}, **quiet))
+    failed = [entry for entry in found if entry["status"] == "failed"]
+    refused = [entry["message"] for entry in failed if entry["check"] == "status"]
+    if refusal_wanted and not (refused and accepted(plugin) in refused[0]):
+        return f"fails: is not refused with the versions it accepts, but {refused or 'works'}"
     if refused:
-        return "refused: " + refused[0]
-    if refusal_wanted:
-        return "fails: is not refused"
-    return f"fails: {', '.join(failed)}" if failed else "works"
+        return f"refused: {refused[0]}"
+    return f"fails: {', '.join(entry['component'] + ' ' + entry['check'] for entry in failed)}" if failed else "works"
 
 
 def accepted(plugin: str) -> str:
-    """Return the kernel versions a plugin accepts."""
-    requirements = map(Requirement, read_toml(ROOT / "plugins" / plugin / "pyproject.toml")["project"]["dependencies"])
-    return next(str(requirement.specifier) for requirement in requirements if requirement.name == "seg-kernel")
+    """Return the kernel versions a plugin accepts, as it writes them."""
+    requirements = read_toml(ROOT / "plugins" / plugin / "pyproject.toml")["project"]["dependencies"]
+    return next(text.removeprefix("seg-kernel") for text in requirements if Requirement(text).name == "seg-kernel")
 
 
 def previous_wheels(session: nox.Session) -> tuple[str, dict[str, Path]]:
@@ -306,7 +307,9 @@ def write_report(revision: str, rows: dict[str, dict[str, str]]) -> None:
     columns = ["accepts", "old kernel", "old plugin", "next major"]
     table = [[plugin, *(row.get(column, "not tried") for column in columns)] for plugin, row in rows.items()]
     lines = ["| " + " | ".join(cells) + " |" for cells in [["plugin", *columns], ["---"] * 5, *table]]
-    text = REPORT.format(revision=revision, kernel=wheels()["seg-kernel"].name.split("-")[1], table="\n".join(lines))
+    text = REPORT.format(
+        revision=revision[:12], kernel=wheels()["seg-kernel"].name.split("-")[1], table="\n".join(lines)
+    )
     (ROOT / "docs" / "compatibility.md").write_text(text, "utf-8")
 
 
@@ -317,15 +320,16 @@ def git(*arguments: str) -> str:
 
 REPORT = """# Compatibility
 
-Written by `nox -s compat`. Present kernel: {kernel}. Previous release: `{revision}` (a tag, or the commit that
-`compat.toml` names until there is one).
+Written by `nox -s compat`. Present kernel: {kernel}. Previous release: {revision}, a tag, or the commit
+that `compat.toml` names until there is one.
 
 {table}
 
 - **accepts**: the kernel versions the plugin's metadata ask for.
-- **old kernel**: the previous kernel with the present plugin; **old plugin**: the present kernel with the previous plugin.
-  Both run `seg-kernel plugins check PLUGIN --deep`: everything is imported, built and put through the conformance kit.
-- **next major**: the present kernel under the next major version. It must refuse the plugin, unimported, with this message.
+- **old kernel**: the previous kernel with the present plugin. **old plugin**: the present kernel with the previous
+  plugin. Both run `seg-kernel plugins check PLUGIN --deep`: everything is imported, built and checked.
+- **next major**: the present kernel under the next major version. It must refuse the plugin, unimported, and say which
+  versions it accepts.
 """
 
 
