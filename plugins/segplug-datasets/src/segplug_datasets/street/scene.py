@@ -90,7 +90,7 @@ def _people(canvas: Canvas, street: Street, rng: np.random.Generator) -> list[Th
     things: list[Thing] = []
     for side in (-1, 1):
         walk = street.walks[0 if side < 0 else 1]
-        for z in rng.uniform(4.5, 32, int(rng.integers(0, 6))):
+        for z in rng.uniform(3.5, 28, int(rng.integers(0, 8))):
             x = street.edge(side) + side * rng.uniform(0.3, walk)
             for _ in range(1 if rng.random() < 0.7 else 2):
                 things.append(_thing(draw_person, canvas, x, z, rng))
