@@ -121,7 +121,7 @@ class LocalEngine(Engine):
 
 
 def _keep_freed_memory() -> None:
-    """Tell glibc to keep large blocks that were freed: a CPU step otherwise spends a quarter of its time on page faults."""
+    """Tell glibc to keep large blocks that were freed: page faults are a quarter of a CPU step otherwise."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # another C library: nothing to tell

@@ -85,6 +85,27 @@ def test_a_file_may_stand_on_a_packaged_one(zoo, write):
     assert config.explain("model.type")[1].strip() == "segplug-heads::parts/small.yaml:1:9  FastSCNN"
 
 
+@pytest.mark.parametrize("base", [PUBLISHED, f"segplug-heads::{PUBLISHED}"])
+def test_a_file_may_stand_on_a_published_name(zoo, write, base):
+    path = write(
+        "mine.yaml",
+        f"""
+        _base_: {base}
+        optim: {{batch_size: 2}}
+    """,
+    )
+    config = load_config(path, catalog=zoo)
+    assert config["optim"]["batch_size"] == 2
+    assert config["model"]["decode_head"]["type"] == "PSPHead"
+
+
+def test_a_base_that_no_package_has_is_named_with_its_place(zoo, write):
+    path = write("mine.yaml", "_base_: pspnet_r50-d8_4xb2-40k_cityscape-512x1024")
+    with pytest.raises(ConfigError) as error:
+        load_config(path, catalog=zoo)
+    assert "mine.yaml:1:" in str(error.value)
+
+
 def test_no_package_is_imported(zoo):
     load_config(PUBLISHED, catalog=zoo)
     assert not {"toy_heads", "toy_datasets"} & set(sys.modules)

@@ -12,7 +12,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -137,6 +137,17 @@ def _set_log_level(ctx: click.Context, parameter: click.Parameter, level: str | 
         logging.getLogger().setLevel(level.upper())
 
 
+class _StandardError(logging.StreamHandler):
+    """Writes to what standard error is now: a live progress bar puts itself in its place."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+
 class _Formatter(logging.Formatter):
     """Plain text; what is above INFO says so."""
 
@@ -146,7 +157,7 @@ class _Formatter(logging.Formatter):
 
 
 def _set_up_logging() -> None:
-    handler = logging.StreamHandler()
+    handler = _StandardError()
     handler.setFormatter(_Formatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 

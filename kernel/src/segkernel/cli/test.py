@@ -36,7 +36,7 @@ def command(
     from segkernel.experiment import make_test
     from segkernel.hooks.pictures import PicturesHook
 
-    weights = [other for other in others if "=" not in other or Path(other).exists()]
+    weights = [other for other in others if Path(other).exists() or not ("=" in other or other.startswith("~"))]
     if len(weights) > 1:
         raise click.UsageError(f"one file of weights, not {len(weights)}: {' '.join(weights)}")
     overrides = [other for other in others if other not in weights] + engine_overrides(False, device)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from segkernel.config.marks import MarkedDict, MarkedList, brief
 from segkernel.config.merge import near_keys
 from segkernel.config.text import read_file
-from segkernel.config.zoo import Zoo, label_of, packaged
-from segkernel.errors import Problem
+from segkernel.config.zoo import MissingPackageError, Zoo, label_of, packaged
+from segkernel.errors import ConfigError, Problem
 
 
 class Layers:
@@ -52,12 +53,28 @@ class Layers:
             if not isinstance(name, str) or not name:
                 message = f"a base is a path or a packaged name, not {brief(name)}"
                 self.problems.append(Problem(message, "_base_", asked))
-            elif "::" in name:
-                self.add_file(packaged(name, self.zoos, asked)[1], asked, chain)
             else:
-                folder = chain[-1].parent if chain else Path()
-                self.add_file(folder / Path(name).expanduser(), asked, chain)
+                self._add_base(name, asked, chain)
         self.found.append(mapping.without("_base_"))
+
+    def _add_base(self, name: str, asked: str, chain: tuple[Path, ...]) -> None:
+        """Add a base: a file beside the one that names it, a packaged file, or a config of the zoo by its name."""
+        path = (chain[-1].parent if chain else Path()) / Path(name).expanduser()
+        if path.suffix in (".yaml", ".yml") or path.exists():
+            self.add_file(packaged(name, self.zoos, asked)[1] if "::" in name else path, asked, chain)
+            return
+        from segkernel.config.experiments import add_layers, find_experiment
+
+        try:
+            experiment = find_experiment(name, self.zoos)
+            if experiment.path in chain:
+                self.add_file(experiment.path, asked, chain)  # says that it includes itself
+            else:
+                add_layers(experiment, self)
+        except MissingPackageError:
+            raise
+        except ConfigError as error:
+            self.problems += [replace(problem, path="_base_", place=asked) for problem in error.problems]
 
 
 def _no_file(path: Path, label: str, asked: str) -> Problem:

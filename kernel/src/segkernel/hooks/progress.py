@@ -65,8 +65,10 @@ class ProgressHook:
     def _open(self, run: Runner) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.table import Column
 
-        columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
+        text = TextColumn("{task.fields[text]}", table_column=Column(no_wrap=False, overflow="fold"))
+        columns = (BarColumn(bar_width=20), MofNCompleteColumn(), text)
         self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
         self._task = self._bar.add_task("train", total=run.max_iterations, completed=run.iteration, text="")
         self._bar.start()
@@ -93,7 +95,10 @@ class Pace:
 def summary(record: Mapping[str, Any]) -> str:
     """Return a record as one line; figures per class (``IoU.car``) are left to the table."""
     parts = []
+    terms = [name for name in record if "loss" in name and name != "loss"]
     for name, value in record.items():
+        if terms == [name]:  # the only term is the loss itself
+            continue
         if name in _NOT_SHOWN or name.split(".")[0] in ("IoU", "Acc", "Dice", "Fscore", "Precision", "Recall"):
             continue
         if name == "data_wait":
