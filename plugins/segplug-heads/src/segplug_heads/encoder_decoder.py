@@ -7,7 +7,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Backbone, Head, Neck, Segmentor, TestConfig
+from segkernel.nn import DecodeHead
 from segkernel.sample import Targets
 
 
@@ -51,6 +53,8 @@ class EncoderDecoder(Segmentor):
         self.train_cfg, self.pretrained = train_cfg, pretrained
         self.test_cfg: TestConfig = test_cfg or {"mode": "whole"}
         self.outputs = {"seg": decode_head.output}
+        for name, head in {"decode_head": decode_head, **self._auxiliary()}.items():
+            self._check_channels(name, head)
 
     def extract_feat(self, images: Tensor) -> Sequence[Tensor]:
         """Return the feature maps of normalised images (N, C, H, W), finest first."""
@@ -71,6 +75,22 @@ class EncoderDecoder(Segmentor):
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
         return {"seg": self.decode_head.predict(self.extract_feat(images))}
+
+    def _check_channels(self, name: str, head: Head) -> None:
+        """Refuse a head made for other feature maps than the backbone's, as far as both say what they are."""
+        channels = getattr(self.backbone, "channels", None)
+        if channels is None or self.neck is not None or not isinstance(head, DecodeHead):
+            return
+        try:
+            given = [channels[index] for index in (head.in_index if head.input_transform else [head.in_index])]
+        except IndexError:
+            given = []
+        if head.input_transform == "resize_concat":
+            given = [sum(given)]
+        wanted = head.in_channels if head.input_transform == "multiple_select" else [head.in_channels]
+        if list(wanted) != given:
+            message = f"in_channels {head.in_channels} at in_index {head.in_index} does not fit the backbone"
+            raise ConfigError(Problem(message, name, hint=f"its maps have {', '.join(map(str, channels))} channels"))
 
     def _auxiliary(self) -> dict[str, Head]:
         if isinstance(self.auxiliary_head, nn.ModuleList):
