@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -156,26 +155,19 @@ def test_ctrl_c_ends_with_130() -> None:
 
 
 def options_of(command: click.Command, name: str) -> Iterator[str]:
-    flags = sorted(flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts))
+    own = [parameter for parameter in command.params if parameter.name not in ("log_level", "traceback")]
+    flags = sorted(flag for parameter in own for flag in (*parameter.opts, *parameter.secondary_opts))
     yield f"{name}: {' '.join(flags)}"
     for child_name, child in sorted(getattr(command, "commands", {}).items()):
         yield from options_of(child, f"{name} {child_name}")
 
 
-def test_the_command_line_does_not_grow_unnoticed() -> None:
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_command_line_does_not_grow_unnoticed(name: str) -> None:
     """Add what is meant to be there to fixtures/command_line.txt, by hand."""
-    lines = [line for name in cli.COMMANDS for line in options_of(_fresh(name), name)]
-    assert lines == FLAGS.read_text().splitlines()
-
-
-def _fresh(name: str) -> click.Command:
-    command: click.Command = importlib.import_module(f"segkernel.cli.{name}").command
-    common = {"log_level", "traceback"}
-    command.params = [parameter for parameter in command.params if parameter.name not in common]
-    for child_name in getattr(command, "commands", {}):
-        child = command.commands[child_name]  # type: ignore[attr-defined]
-        child.params = [parameter for parameter in child.params if parameter.name not in common]
-    return command
+    command: click.Command = pytest.importorskip(f"segkernel.cli.{name}").command
+    lines = FLAGS.read_text().splitlines()
+    assert list(options_of(command, name)) == [line for line in lines if line.split()[0].rstrip(":") == name]
 
 
 def test_the_hint_table_is_in_step_with_the_plugins() -> None:
