@@ -152,7 +152,8 @@ def catalog_of(config: Mapping[str, Any]) -> Catalog:
     """Return the catalogue with the config's preferences."""
     plugins = config.get("plugins") or {}
     prefer = plugins.get("prefer", ()) if isinstance(plugins, Mapping) else ()
-    return Catalog.discover().prefer(list(prefer)) if prefer else Catalog.discover()
+    named = prefer if isinstance(prefer, list | tuple) else ()  # anything else is a problem that `check` names
+    return Catalog.discover().prefer(list(named)) if named else Catalog.discover()
 
 
 def check(config: Config) -> list[Problem]:
