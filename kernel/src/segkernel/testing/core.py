@@ -18,26 +18,14 @@ if TYPE_CHECKING:
 
 Status = Literal["passed", "failed", "expected", "skipped"]
 
-_MODULES: dict[str, tuple[str, ...]] = {
-    "package": ("package",),
-    "backbones": ("signature", "models"),
-    "necks": ("signature", "models"),
-    "heads": ("signature", "models"),
-    "segmentors": ("signature", "models"),
-    "losses": ("signature", "losses"),
-    "layers": ("signature",),
-    "parts": ("signature",),
-    "datasets": ("signature", "datasets"),
-    "transforms": ("signature", "transforms"),
-    "metrics": ("signature", "metrics"),
-    "engines": ("signature", "engines"),
-    "optimizers": ("signature", "optim"),
-    "schedules": ("signature", "optim"),
-    "hooks": ("signature", "hooks"),
-    "exporters": ("signature", "exporters"),
-    "zoo": ("package",),
-    "commands": ("package",),
+_HOMES = {
+    **dict.fromkeys(("backbones", "necks", "heads", "segmentors"), "models"),
+    **dict.fromkeys(("optimizers", "schedules"), "optim"),
+    **dict.fromkeys(("layers", "parts"), "signature"),
+    **dict.fromkeys(("zoo", "commands"), "package"),
 }
+"""Group to the module that holds its checks, where the two are not called the same."""
+
 _CHECKS: dict[str, dict[str, Check]] = {}
 
 
@@ -132,7 +120,7 @@ def check(*groups: str, name: str, example: bool = True) -> Callable[[Callable[[
 
 def checks_of(group: str) -> dict[str, Check]:
     """Return the checks of a group by name, in order."""
-    for module in _MODULES[group]:
+    for module in ("signature", _HOMES.get(group, group)):
         importlib.import_module(f"segkernel.testing.{module}")
     return _CHECKS.get(group, {})
 

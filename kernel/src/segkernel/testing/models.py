@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +14,7 @@ from segkernel.interfaces.data import IGNORE
 from segkernel.interfaces.model import Backbone, CascadeHead, Head, Neck, Segmentor
 from segkernel.sample import Targets
 from segkernel.testing.core import CheckSkipped, Subject, check, require
+from segkernel.testing.transforms import random_state
 
 KINDS: dict[str, type[nn.Module]] = {"backbones": Backbone, "necks": Neck, "heads": Head, "segmentors": Segmentor}
 BATCH = 2
@@ -51,8 +50,8 @@ def probe(subject: Subject, size: Size | None = None, **more: Any) -> Probe:
     size = size or tuple(subject.inputs.get("size", (64, 64)))
     torch.manual_seed(0)
     module = subject.build(**more).eval()
-    channels = more.get("in_channels") or subject.inputs.get("in_channels") or _image_channels(subject)
     if subject.group in ("backbones", "segmentors"):
+        channels = {"in_channels": 3, **subject.arguments, **more}["in_channels"]
         return Probe(module, (torch.randn(BATCH, channels, *size, generator=_generator(1)),), size)
     generator = _generator(1)
     features = [
@@ -111,11 +110,13 @@ def neck_outputs(subject: Subject) -> None:
 
 @check("heads", name="classes")
 def head_classes(subject: Subject) -> None:
-    """Scores are (N, K, h, w) for K of 1, 2 and 19."""
+    """Scores are (N, K, h, w) for K of 1, 2 and 19, and ``output`` says so."""
     for classes in (1, 2, 19):
-        (scores,) = probe(subject, num_classes=classes)()
+        case = probe(subject, num_classes=classes)
+        (scores,) = case()
         require(scores.ndim == 4, f"scores have the shape {tuple(scores.shape)}, not (N, K, h, w)")
         require(scores.shape[1] == classes, f"num_classes={classes} gives {scores.shape[1]} channels")
+        require(case.module.output.out_channels == classes, f"num_classes={classes} gives {case.module.output}")
 
 
 @check("segmentors", name="outputs")
@@ -213,9 +214,10 @@ def meta(subject: Subject) -> None:
 def no_random(subject: Subject) -> None:
     """Eval mode draws no random number."""
     case = probe(subject)
-    before = _random_state()
+    before = random_state(), torch.get_rng_state().tolist()
     case()
-    require(before == _random_state(), "a random number was drawn in eval mode")
+    after = random_state(), torch.get_rng_state().tolist()
+    require(before == after, "a random number was drawn in eval mode")
 
 
 @check(*KINDS, name="input-kept")
@@ -273,12 +275,6 @@ def _maps(subject: Subject, module: nn.Module) -> list[tuple[int, int]]:
     return maps
 
 
-def _image_channels(subject: Subject) -> int:
-    if subject.group == "backbones":
-        return int(subject.arguments.get("in_channels", 3))
-    return 3
-
-
 def _classes(module: Any) -> int:
     outputs = getattr(module, "outputs", None)
     return outputs["seg"].classes if outputs else int(getattr(module, "num_classes", 4))
@@ -307,8 +303,3 @@ def _tensors(value: Any) -> list[Tensor]:
 
 def _equal(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
     return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
-def _random_state() -> tuple[Any, ...]:
-    name, keys, *rest = np.random.get_state()
-    return torch.get_rng_state().tolist(), random.getstate(), name, np.asarray(keys).tolist(), tuple(rest)

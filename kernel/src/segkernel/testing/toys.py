@@ -56,6 +56,7 @@ class ToyHead(Head):
     def __init__(self, in_channels: int = 8, num_classes: int = 4) -> None:
         super().__init__()
         self.in_channels, self.num_classes = in_channels, num_classes
+        self.output = OutputSpec(num_classes, num_classes)
         self.conv_seg = nn.Conv2d(in_channels, num_classes, 1)
 
     def forward(self, features: Features) -> Tensor:
@@ -79,7 +80,7 @@ class ToySegmentor(Segmentor):
         super().__init__()
         self.backbone = ToyBackbone(in_channels, channels=(8,))
         self.decode_head = ToyHead(self.backbone.channels[0], num_classes)
-        self.outputs = {"seg": OutputSpec(num_classes, num_classes)}
+        self.outputs = {"seg": self.decode_head.output}
         self.test_cfg = {"mode": "whole"}
 
     def forward(self, images: Tensor) -> Tensor:

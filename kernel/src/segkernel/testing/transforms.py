@@ -65,9 +65,9 @@ def reproducible(subject: Subject) -> None:
     for seed in SEEDS:
         _, first = _transformed(subject, seed)
         random.seed(seed + 1)
-        before = _random_state()
+        before = random_state()
         _, second = _transformed(subject, seed)
-        require(before == _random_state(), "it draws from the generators of 'random' or 'numpy.random'; use rng")
+        require(before == random_state(), "it draws from the generators of 'random' or 'numpy.random'; use rng")
         require(np.array_equal(first.image, second.image), f"two images with seed {seed} differ")
         for name, field in first.fields.items():
             require(
@@ -112,16 +112,12 @@ def _agreement(after: Sample) -> float:
 
 def _interior(array: np.ndarray, margin: int = 2) -> np.ndarray:
     """Return the labels with those within ``margin`` pixels of another label set to 255."""
-    inner = array.copy()
-    height, width = array.shape
-    for down in range(-margin, margin + 1):
-        for right in range(-margin, margin + 1):
-            rows = np.clip(np.arange(height) + down, 0, height - 1)
-            columns = np.clip(np.arange(width) + right, 0, width - 1)
-            inner[array[np.ix_(rows, columns)] != array] = IGNORE
-    return inner
+    window = 2 * margin + 1
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(array, margin, mode="edge"), (window, window))
+    return np.where((around == array[..., None, None]).all((2, 3)), array, IGNORE)
 
 
-def _random_state() -> tuple[Any, ...]:
+def random_state() -> tuple[Any, ...]:
+    """Return the states of the generators of `random` and `numpy.random`, comparable."""
     _, keys, position, *_ = np.random.get_state()
     return random.getstate(), np.asarray(keys).tolist(), position
