@@ -131,6 +131,11 @@ def test_a_window_larger_than_the_image_sees_it_whole():
     torch.testing.assert_close(found["seg"], images[:, :1])
 
 
+def test_windows_without_a_size_are_refused():
+    with pytest.raises(UsageError, match="crop_size"):
+        infer(lambda x: {"seg": x}, torch.zeros(1, 3, 8, 8), {"seg": SOFTMAX}, {"mode": "slide"})
+
+
 def test_labels_are_small_integers_where_they_fit():
     assert to_labels(random_scores(5), SOFTMAX).dtype == torch.uint8
     assert to_labels(torch.zeros(1, 300, 2, 2), OutputSpec(300, 300)).dtype == torch.int64

@@ -123,9 +123,15 @@ def _padding_config(size: tuple[int, int] | None, size_divisor: int | None) -> P
 def infer(
     predict: Predict, images: Tensor, outputs: Mapping[str, OutputSpec], test_cfg: TestConfig
 ) -> dict[str, Tensor]:
-    """Return raw scores (N, K, H, W) per output at the size of ``images``, seen as ``test_cfg`` says."""
+    """Return raw scores (N, K, H, W) per output at the size of ``images``, seen as ``test_cfg`` says.
+
+    Raises:
+        UsageError: When ``slide`` lacks its sizes.
+    """
     if test_cfg.get("mode", "whole") == "whole":
         return whole(predict, images, outputs)
+    if not {"crop_size", "stride"} <= test_cfg.keys():
+        raise UsageError("test_cfg: mode slide needs crop_size and stride, both (height, width)")
     return slide(predict, images, outputs, test_cfg["crop_size"], test_cfg["stride"])
 
 
