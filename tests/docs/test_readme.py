@@ -1,0 +1,57 @@
+"""The README's blocks do what they say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segkernel import Predictor, image
+from segkernel.experiment import start
+
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+
+
+def block(language: str, text: str) -> str:
+    """Return the block of ``language`` that holds ``text``."""
+    return next(found for found in re.findall(rf"```{language}\n(.*?)```", README, re.S) if text in found)
+
+
+@pytest.fixture
+def cracks(tmp_path, monkeypatch):
+    """Folders of images and masks where the README's config looks for them."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for part in ("train", "val"):
+        for index in range(4):
+            mask = np.zeros((70, 90), np.uint8)
+            mask[20 + index : 24 + index] = 1
+            pixels = np.where(mask[..., None] > 0, 60, 180) + rng.integers(-20, 20, (70, 90, 3))
+            image.write(tmp_path / f"my/{part}/images/{index}.png", pixels.astype(np.uint8))
+            image.write_mask(tmp_path / f"my/{part}/masks/{index}.png", mask)
+    return tmp_path
+
+
+QUICK = ["schedule.iterations=4", "schedule.val_interval=4", "optim.batch_size=2", "data.workers=0"]
+
+
+def test_your_own_images_need_one_file(cracks):
+    (cracks / "my.yaml").write_text(block("yaml", "FolderDataset"))
+    runner = start("my.yaml", ["optim.optimizer.lr=1e-3", *QUICK])
+    assert {"IoU.background", "IoU.crack"} <= runner.metrics.keys()
+    predictor = Predictor(runner.best_checkpoint())
+    prediction = predictor("my/val/images/0.png", out_dir="predictions")
+    assert prediction.labels.shape == (70, 90)
+    assert predictor.classes == ("background", "crack")
+    assert len(list((cracks / "predictions").rglob("*.png"))) == 2
+
+
+def test_a_head_of_one_s_own_is_named_by_its_import_path(cracks, monkeypatch):
+    (cracks / "my.yaml").write_text(block("yaml", "FolderDataset"))
+    (cracks / "my_heads.py").write_text(block("python", "class OneConvHead"))
+    monkeypatch.syspath_prepend(cracks)
+    head = "model.decode_head={type: 'my_heads:OneConvHead', in_channels: 256, channels: 16, num_classes: 2}"
+    runner = start("my.yaml", [head, *QUICK])
+    assert type(runner.model.decode_head).__name__ == "OneConvHead"
