@@ -150,9 +150,16 @@ def build(folders: Sequence[Path], destination: Path) -> dict[str, Path]:
     return {path.name.split("-")[0].replace("_", "-"): path for path in sorted(destination.glob("*.whl"))}
 
 
-def install_wheels(session: nox.Session, *paths: Path) -> None:
-    """Install wheels and what they require."""
-    session.install("-q", *CONSTRAINTS, *map(str, paths))
+def install_wheels(session: nox.Session, built: dict[str, Path]) -> None:
+    """Install wheels and what they require, for our own the optional parts as well: the tests try those too."""
+    named = [f"{path}[{','.join(extras(name))}]" if extras(name) else str(path) for name, path in built.items()]
+    session.install("-q", *CONSTRAINTS, *named)
+
+
+def extras(plugin: str) -> list[str]:
+    """Return the names of a plugin's optional parts."""
+    file = ROOT / "plugins" / plugin / "pyproject.toml"
+    return sorted(read_toml(file)["project"].get("optional-dependencies", {})) if file.exists() else []
 
 
 # ---------------------------------------------------------------- sessions
@@ -183,7 +190,7 @@ def kernel(session: nox.Session) -> None:
 def alone(session: nox.Session, plugin: str) -> None:
     """A plugin's wheel beside the kernel's and nothing else: its own tests, and the conformance kit."""
     lend_base(session)
-    install_wheels(session, wheels()["seg-kernel"], wheels()[plugin])
+    install_wheels(session, {name: wheels()[name] for name in ("seg-kernel", plugin)})
     listed = session.run("seg-kernel", "plugins", "--json", silent=True)
     others = {entry["distribution"] for entry in json.loads(listed)["plugins"]} - {"seg-kernel", plugin}
     if others:
@@ -196,7 +203,7 @@ def alone(session: nox.Session, plugin: str) -> None:
 def together(session: nox.Session) -> None:
     """All wheels in one environment: the kit on each, the tests of the kernel, and those across packages."""
     lend_base(session)
-    install_wheels(session, *wheels().values())
+    install_wheels(session, wheels())
     conformance(session, *wheels())
     pytest(session, "kernel/tests", "tests", "--ignore=tests/test_third_party.py", "-m", "not slow")
 
@@ -210,7 +217,7 @@ def third_party(session: nox.Session) -> None:
     for folder in third_party_folders():
         shutil.copytree(folder, outside / folder.name, ignore=shutil.ignore_patterns("__pycache__"))
     built = build([outside / folder.name for folder in third_party_folders()], outside / "wheels")
-    install_wheels(session, *wheels().values(), *built.values())
+    install_wheels(session, {**wheels(), **built})
     conformance(session, *built)
     own = [str(folder / "tests") for folder in third_party_folders() if (folder / "tests").is_dir()]
     pytest(session, *own, "tests/test_third_party.py")
@@ -227,7 +234,7 @@ def compat(session: nox.Session) -> None:
     lend_base(session)
     revision, before = previous_wheels(session)
     now = wheels()
-    install_wheels(session, *now.values())
+    install_wheels(session, now)
     rows = {plugin: {"accepts": accepted(plugin)} for plugin in PLUGINS}
     if before:
         cross(session, rows, "old kernel", {**now, "seg-kernel": before["seg-kernel"]})
@@ -337,7 +344,7 @@ that `compat.toml` names until there is one.
 def tests(session: nox.Session) -> None:
     """Everything on the checkout; arguments after ``--`` go to pytest instead."""
     lend_base(session)
-    install_wheels(session, *wheels().values())  # for what they require
+    install_wheels(session, wheels())  # for what they require
     session.install("-q", "editables")
     folders = [ROOT / "kernel", *plugin_folders()]
     editable = [part for folder in folders for part in ("-e", str(folder))]
