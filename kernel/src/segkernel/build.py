@@ -13,7 +13,7 @@ import enum
 import numbers
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -21,8 +21,8 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from typing_extensions import is_typeddict
 
 from segkernel.catalog import GROUPS, Catalog
-from segkernel.config.marks import place_of
-from segkernel.errors import ComponentError, ConfigError, Problem, SegKernelError, UsageError, did_you_mean
+from segkernel.config.marks import place_of, plain
+from segkernel.errors import ComponentError, ConfigError, Problem, SegKernelError, UsageError, did_you_mean, suggest
 from segkernel.interfaces.spec import Spec
 from segkernel.signature import (
     EMPTY,
@@ -194,7 +194,7 @@ class _Reader:
         if isinstance(kind, Unresolved):
             return self.problem(at, f"its annotation {kind.text!r} cannot be resolved: {kind.reason}", _UNRESOLVED)
         if kind in (Any, object) or isinstance(kind, TypeVar):
-            return _plain(value)
+            return plain(value)
         if origin in UNIONS:
             return self._union(kind, arguments, value, at)
         if origin is Literal:
@@ -214,7 +214,7 @@ class _Reader:
         if cls in MAPPINGS:
             return self._mapping(kind, arguments, value, at)
         if not isinstance(cls, type):
-            return _plain(value)
+            return plain(value)
         if issubclass(cls, PurePath) and isinstance(value, str):
             return Path(value)
         if issubclass(cls, enum.Enum):
@@ -298,12 +298,12 @@ class _Reader:
         if known.open:
             hint = f"annotate {known.open} of its constructor with Unpack[a TypedDict]"
             return self.problem(here, f"{label} does not say whether it takes this argument", hint)
-        hint = "   ".join(filter(None, [_suggest(key, known), where]))
+        hint = suggest(key, known, "it takes ") or "it takes nothing"
+        hint = "   ".join(filter(None, [hint, where]))
         return self.problem(here, f"unknown argument of {label}", hint)
 
     def _mismatch(self, kind: Any, value: Any, at: _At) -> None:
-        near = did_you_mean(value, choices_of(kind)) if isinstance(value, str) else []
-        hint = f"did you mean {near[0]!r}?" if near else ""
+        hint = suggest(value, choices_of(kind), "") if isinstance(value, str) else ""
         return self.problem(at, f"expected {describe(kind)}, got {_show(value)}", hint)
 
 
@@ -390,23 +390,7 @@ def _member(cls: type[enum.Enum], value: Any) -> enum.Enum | None:
         return None
 
 
-def _plain(value: Any) -> Any:
-    """Return containers without their marks; any other object as it is."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_plain(entry) for entry in value]
-    return value
-
-
 # ---------------------------------------------------------------- words
-
-
-def _suggest(key: Any, known: Iterable[str]) -> str:
-    near, names = did_you_mean(key, known), list(known)
-    if near:
-        return f"did you mean {near[0]!r}?"
-    return f"it takes {', '.join(names[:12])}{' ...' if len(names) > 12 else ''}" if names else "it takes nothing"
 
 
 def _show(value: Any) -> str:

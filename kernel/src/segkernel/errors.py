@@ -139,9 +139,8 @@ class DisabledPluginError(ComponentError):
 
     def __init__(self, group: str, name: str, distribution: str) -> None:
         self.distribution = distribution
-        super().__init__(
-            group, name, f"{name!r} is in {distribution}, which is disabled\n    take it out of SEGKERNEL_DISABLE"
-        )
+        message = f"{name!r} is in {distribution}, which is disabled\n    take it out of SEGKERNEL_DISABLE"
+        super().__init__(group, name, message)
 
 
 class NotInstalledError(ComponentError):
@@ -151,9 +150,8 @@ class NotInstalledError(ComponentError):
 
     def __init__(self, group: str, name: str, distribution: str) -> None:
         self.distribution = distribution
-        super().__init__(
-            group, name, f"{name!r} comes with a package that is not installed\n    pip install {distribution}"
-        )
+        message = f"{name!r} comes with a package that is not installed\n    pip install {distribution}"
+        super().__init__(group, name, message)
 
 
 class BrokenPluginError(ComponentError):
@@ -193,18 +191,9 @@ class DataError(SegKernelError):
 
     def __init__(self, message: str, path: str | Path | None = None) -> None:
         self.path = None if path is None else str(path)
+        # The whole text is the one argument kept: data-loader workers send exceptions through pickle, which calls the
+        # class with it and then sets the path.
         super().__init__(f"{self.path}: {message}" if path is not None else message)
-
-    def __reduce__(self) -> tuple[object, ...]:  # data-loader workers send exceptions through pickle
-        text = str(self)
-        return _rebuild_data_error, (type(self), text, self.path)
-
-
-def _rebuild_data_error(cls: type[DataError], text: str, path: str | None) -> DataError:
-    error = cls.__new__(cls, text)
-    error.path = path
-    error.args = (text,)
-    return error
 
 
 class CheckpointError(SegKernelError):
@@ -229,7 +218,18 @@ class Interrupted(SegKernelError):
         super().__init__(f"interrupted by signal {signal_number}{where}")
 
 
-def did_you_mean(name: str, known: Iterable[str], limit: int = 2) -> list[str]:
+def did_you_mean(name: object, known: Iterable[object], limit: int = 2) -> list[str]:
     """Return the names of ``known`` that look like ``name``, nearest first."""
     names = {str(entry).lower(): str(entry) for entry in known}
     return [names[match] for match in difflib.get_close_matches(str(name).lower(), list(names), n=limit, cutoff=0.6)]
+
+
+def suggest(name: object, known: object, otherwise: str = "there are: ") -> str:
+    """Return a hint: the names of ``known`` that look like ``name``, or else the first ones there are.
+
+    What is no container, or a text, holds no names.
+    """
+    names = list(map(str, known)) if isinstance(known, Iterable) and not isinstance(known, str) else []
+    if near := did_you_mean(name, names):
+        return f"did you mean {' or '.join(map(repr, near))}?"
+    return f"{otherwise}{', '.join(names[:12])}{', ...' * (len(names) > 12)}" if otherwise and names else ""

@@ -12,15 +12,12 @@ import logging
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 import click
 
 from segkernel import __version__
-from segkernel.errors import SegKernelError, UsageError, did_you_mean
-
-if TYPE_CHECKING:
-    from segkernel.catalog import Row
+from segkernel.errors import SegKernelError, UsageError, suggest
 
 COMMANDS = {
     "run": "Train, test and export, as a config says.",
@@ -56,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _report(error: BaseException) -> int:
     """Say what went wrong on stderr and return the exit code; what no user can cause is raised again."""
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
+        click.echo("Error: interrupted", err=True)
         return 130
     if isinstance(error, click.ClickException):
         error.show()
@@ -64,6 +62,9 @@ def _report(error: BaseException) -> int:
         name = str(error.name).partition(".")[0]
         click.echo(f"Error: this command needs {name!r}, which is not installed\n    pip install {name}", err=True)
         return 3
+    if isinstance(error, OSError) and error.strerror:  # a full disk, a folder that may not be written
+        click.echo(f"Error: {error.filename or 'a file'}: {error.strerror}", err=True)
+        return 1
     if not isinstance(error, SegKernelError):
         raise error
     click.echo(f"Error: {error}", err=True)
@@ -106,14 +107,10 @@ class LazyGroup(click.Group):
         """Return name and help line; a name that something else has as well is written in full."""
         from segkernel.catalog import Catalog
 
-        catalog = Catalog.discover()
-        rows = catalog.rows_of("commands")
+        rows = Catalog.discover().rows_of("commands")
         taken = [*COMMANDS, *(row.name for row in rows)]
-        return {_unique_name(row, taken): f"from {row.distribution} {row.version}" for row in rows}
-
-
-def _unique_name(row: Row, taken: list[str]) -> str:
-    return row.name if taken.count(row.name) == 1 else row.qualified
+        names = [row.name if taken.count(row.name) == 1 else row.qualified for row in rows]
+        return {name: f"from {row.distribution} {row.version}" for name, row in zip(names, rows, strict=True)}
 
 
 def _command_of_plugin(name: str) -> click.Command:
@@ -124,8 +121,7 @@ def _command_of_plugin(name: str) -> click.Command:
     try:
         found = catalog.load("commands", name)
     except UnknownComponentError:
-        near = did_you_mean(name, [*COMMANDS, *catalog.names("commands")])
-        hint = f"did you mean {near[0]!r}?" if near else "see seg-kernel --help"
+        hint = suggest(name, [*COMMANDS, *catalog.names("commands")], "") or "see seg-kernel --help"
         raise UsageError(f"no command is called {name!r}; {hint}") from None
     if not isinstance(found, click.Command):
         raise UsageError(f"the entry point of {name!r} is no click command but a {type(found).__name__}")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segkernel.config.marks import MarkedDict, mark
-from segkernel.errors import ConfigError, Problem, UsageError
+from segkernel.errors import ConfigError, Problem, UsageError, suggest
 
 if TYPE_CHECKING:
     from segkernel.catalog import Catalog
@@ -118,7 +118,7 @@ def _looks_like_path(text: str) -> bool:
 
 def _finish(found: list[MarkedDict], overrides: Sequence[str], name: str, source: str, depth: int) -> Config:
     """Merge, override and resolve."""
-    from segkernel.config.merge import merge, near_keys
+    from segkernel.config.merge import merge
     from segkernel.config.overrides import apply_overrides
     from segkernel.config.references import resolve
     from segkernel.config.sections import SECTIONS
@@ -128,7 +128,7 @@ def _finish(found: list[MarkedDict], overrides: Sequence[str], name: str, source
     for layer in found:
         raw = merge(raw, layer, problems)
     for key in [key for key in raw if key not in SECTIONS and key != "_meta_"]:
-        problems.append(Problem("unknown section", str(key), str(raw.places.get(key) or ""), near_keys(key, SECTIONS)))
+        problems.append(Problem("unknown section", str(key), str(raw.places.get(key) or ""), suggest(key, SECTIONS)))
     raw = apply_overrides(raw, overrides, problems)
     data = resolve(raw, problems)
     if problems:

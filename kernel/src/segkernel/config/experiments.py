@@ -12,9 +12,8 @@ from typing import Any
 
 from segkernel.config.layers import Layers
 from segkernel.config.marks import MarkedDict, MarkedList
-from segkernel.config.merge import near_keys
 from segkernel.config.zoo import LOCAL, PROVIDERS, Family, MissingPackageError, Zoo, label_of, packaged, read_schedules
-from segkernel.errors import ConfigError, Problem, did_you_mean
+from segkernel.errors import ConfigError, Problem, did_you_mean, suggest
 
 _PARTS = ("variant", "schedule", "data")
 
@@ -120,7 +119,7 @@ def _add_variant(name: Any, family: Family, layers: Layers, asked: str, chain: t
         circle = " -> ".join(str(link) for link in (*chain[chain.index(name) :], name))
         layers.problems.append(Problem(f"a variant includes itself: {circle}", f"variants.{name}", asked))
     elif name not in list(variants):
-        problem = Problem(f"{family.name} has no variant {name!r}", "", asked, near_keys(name, variants))
+        problem = Problem(f"{family.name} has no variant {name!r}", "", asked, suggest(name, variants))
         layers.problems.append(problem)
     elif isinstance(fragment := variants[name], MarkedDict):
         bases = fragment.get("_base_", MarkedList())
@@ -190,7 +189,7 @@ def _missing(
     kind: str, name: str, piece: str, known: Iterable[str], experiment: Experiment, zoos: list[Zoo]
 ) -> ConfigError:
     message = f"there is no {kind} part {name!r}"
-    hint = near_keys(piece, sorted(known))
+    hint = suggest(piece, sorted(known))
     if PROVIDERS[kind] not in [zoo.name for zoo in zoos]:
         return MissingPackageError(Problem(message, "", experiment.place, f"pip install {PROVIDERS[kind]}\n{hint}"))
     return ConfigError(Problem(message, "", experiment.place, hint))

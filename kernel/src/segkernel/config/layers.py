@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from segkernel.config.marks import MarkedDict, MarkedList, brief
-from segkernel.config.merge import near_keys
 from segkernel.config.text import read_file
 from segkernel.config.zoo import MissingPackageError, Zoo, label_of, packaged
-from segkernel.errors import ConfigError, Problem
+from segkernel.errors import ConfigError, Problem, suggest
 
 
 class Layers:
@@ -79,7 +78,7 @@ class Layers:
 
 def _no_file(path: Path, label: str, asked: str) -> Problem:
     names = [entry.name for entry in path.parent.glob("*.y*ml")]
-    hint = near_keys(path.name, names) if path.parent.is_dir() else f"there is no folder {path.parent}"
+    hint = suggest(path.name, names) if path.parent.is_dir() else f"there is no folder {path.parent}"
     if asked:
         return Problem(f"there is no file {label}", "_base_", asked, hint)
     return Problem("there is no such file", place=label, hint=hint)

@@ -99,12 +99,10 @@ def mark(value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Return ordinary dicts and lists, deeply; other values stay themselves."""
-    if isinstance(value, Mapping):
+    """Return dicts and lists without their marks, deeply; other values stay themselves."""
+    if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value
+    return [plain(item) for item in value] if isinstance(value, list) else value
 
 
 def brief(value: Any) -> str:
@@ -112,11 +110,8 @@ def brief(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"{{type: {value['type']}, ...}}" if "type" in value else "{...}" if value else "{}"
     if isinstance(value, (list, tuple)):
-        return f"[{len(value)} items]" if any(isinstance(item, (Mapping, list)) for item in value) else _row(value)
+        deep = any(isinstance(item, (Mapping, list)) for item in value)
+        return f"[{len(value)} items]" if deep else f"[{', '.join(map(brief, value))}]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)
-
-
-def _row(items: Any) -> str:
-    return "[" + ", ".join(brief(item) for item in items) + "]"

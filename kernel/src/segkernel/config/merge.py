@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from segkernel.config.marks import MarkedDict, MarkedList, Place, brief
-from segkernel.errors import Problem, did_you_mean
+from segkernel.errors import Problem, suggest
 
 
 def merge(base: Any, over: Any, problems: list[Problem], path: str = "") -> Any:
@@ -49,14 +48,6 @@ def join(path: str, key: Any) -> str:
     return f"{path}.{key}" if path else str(key)
 
 
-def near_keys(key: Any, known: Any) -> str:
-    """Return a hint: the keys of ``known`` that look like ``key``, or else the first ones there are."""
-    names = [str(entry) for entry in known] if isinstance(known, (Mapping, list, tuple)) else []
-    if near := did_you_mean(str(key), names):
-        return f"did you mean {' or '.join(repr(name) for name in near)}?"
-    return f"there are: {', '.join(names[:12])}{', ...' * (len(names) > 12)}" if names else ""
-
-
 def _start(base: Any, over: MarkedDict, problems: list[Problem], path: str) -> MarkedDict:
     """Return what ``over`` starts from: the base, or nothing where ``over`` replaces it."""
     delete = over.get("_delete_", False)
@@ -81,7 +72,7 @@ def _remove(result: MarkedDict, key: str, value: Any, place: Place | None, probl
     if value is not None:
         problems.append(Problem("removes a key and takes no value", join(path, f"~{key}"), str(place or "")))
     elif key not in result:
-        hint = near_keys(key, result)
+        hint = suggest(key, result)
         problems.append(Problem("nothing of this name to remove", join(path, key), str(place or ""), hint))
     else:
         del result[key]

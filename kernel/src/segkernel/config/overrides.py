@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from segkernel.config.marks import MarkedDict, MarkedList, Place, brief
-from segkernel.config.merge import join, merge, near_keys
+from segkernel.config.merge import join, merge
 from segkernel.config.paths import Path, format_path, split_path, step_in
 from segkernel.config.sections import KEYS, is_known
 from segkernel.config.text import read_text
-from segkernel.errors import Problem
+from segkernel.errors import Problem, suggest
 
 _PLACE = Place("command line")
 _FORMS = (("", "="), ("", "+="), ("~", ""), ("+", "="))
@@ -104,7 +104,7 @@ def _missing(node: Any, step: Any, above: Path, change: _Change) -> Problem:
     path = format_path(above)
     if isinstance(node, MarkedDict):
         readable = () if change.kind == "~" else KEYS.get(path, ())
-        hints = [near_keys(step, [*node, *readable])]
+        hints = [suggest(step, [*node, *readable])]
         hints += [] if change.kind == "~" else [f"+{join(path, step)}=... adds a new key"]
         return Problem("nothing in the config has this key", join(path, step), _PLACE.file, "\n".join(hints))
     if isinstance(node, MarkedList) and isinstance(step, int):

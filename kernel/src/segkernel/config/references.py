@@ -6,9 +6,8 @@ import re
 from typing import Any
 
 from segkernel.config.marks import MarkedDict, MarkedList, brief
-from segkernel.config.merge import near_keys
 from segkernel.config.paths import Path, format_path, parse_path, step_in
-from segkernel.errors import Problem
+from segkernel.errors import Problem, suggest
 
 _INNERMOST = re.compile(r"(?<!\$)\$\{([^${}]*)\}")
 _OPEN = re.compile(r"(?<!\$)\$\{")
@@ -84,7 +83,7 @@ class _Resolver:
                 found = format_path(target[:depth]) or "the config"
                 what = f"has no {step!r}" if isinstance(node, MarkedDict) else f"is {brief(node)}"
                 message = f"${{{format_path(target)}}} points to nothing: {found} {what}"
-                return self.problem(message, path, place, near_keys(step, node))
+                return self.problem(message, path, place, suggest(step, node))
             where = str(node.places.get(key) or "")
             node = node[key]
         return self.value(node, target, where)

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from segkernel.config.marks import MarkedDict, Place, brief, place_of, plain
-from segkernel.config.merge import near_keys
 from segkernel.config.paths import Path, format_path, parse_path, step_in
 from segkernel.config.references import references
 from segkernel.config.text import scalar
-from segkernel.errors import ConfigError, Problem
+from segkernel.errors import ConfigError, Problem, suggest
 
 _YAML_1_1_WORDS = ("y", "n", "yes", "no", "on", "off")  # texts to us, but not to every other reader
 
@@ -41,7 +40,7 @@ def explain(raw: MarkedDict, data: MarkedDict, key: str) -> list[str]:
             if history:
                 return [f"{key}: not set", *history]
             name = format_path(path[: depth + 1])
-            raise ConfigError(Problem("nothing in the config has this key", name, hint=near_keys(step, node))) from None
+            raise ConfigError(Problem("nothing in the config has this key", name, hint=suggest(step, node))) from None
     return [f"{key}: {brief(node)}", *history]
 
 

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from segkernel.config.marks import MarkedDict, brief
-from segkernel.config.merge import near_keys
 from segkernel.config.text import read_file
-from segkernel.errors import ConfigError, Problem, did_you_mean
+from segkernel.errors import ConfigError, Problem, did_you_mean, suggest
 
 LOCAL = "local_configs"
 PROVIDERS = {"model": "segplug-heads", "schedule": "segplug-heads", "data": "segplug-datasets"}
@@ -129,7 +128,7 @@ def _read_family(path: Path, label: str, stat: os.stat_result) -> Family:
     for key, value in data.items():
         place = str(data.places.get(key))
         if key not in _FAMILY_KEYS:
-            problems.append(Problem("unknown key of a family file", str(key), place, near_keys(key, _FAMILY_KEYS)))
+            problems.append(Problem("unknown key of a family file", str(key), place, suggest(key, _FAMILY_KEYS)))
         elif not isinstance(value, MarkedDict):
             problems.append(Problem(f"must be a mapping, not {brief(value)}", str(key), place))
         elif key in ("variants", "experiments"):
