@@ -56,9 +56,6 @@ GROUPS: dict[str, str] = {
 }
 """Group name without prefix to the class its components are; empty where several will do."""
 
-TORCH_FALLBACK = ("optimizers",)
-"""Groups whose names are looked up in torch when no distribution offers them."""
-
 Status = Literal["ok", "incompatible", "disabled"]
 log = logging.getLogger(__name__)
 
@@ -153,7 +150,9 @@ class Catalog:
             return usable[0]
         if rows:
             raise _unusable(rows[0])
-        return _torch_row(group, name) or self._missing(group, distribution, short)
+        if group == "optimizers" and distribution in ("", "torch") and short in _torch_optimizers():
+            return Row(group, short, "torch", importlib_metadata.version("torch"), f"torch.optim:{short}")
+        raise self._missing(group, distribution, short)
 
     def load(self, group: str, name: str) -> Any:
         """Import and return the component that `find` finds.
@@ -181,24 +180,24 @@ class Catalog:
                 return wanted
         return rows
 
-    def _missing(self, group: str, distribution: str, short: str) -> Row:
-        """Raise what fits a name nobody offers."""
+    def _missing(self, group: str, distribution: str, short: str) -> Exception:
+        """Return the error that fits a name nobody offers."""
         from segkernel import known
 
         home = known.distribution_of(group, short)
         installed = {row.distribution for row in self.rows}
         if home and home not in installed and distribution in ("", home):
-            raise NotInstalledError(group, short, home)
+            return NotInstalledError(group, short, home)
         rows = self.rows_of(group)
-        names = [row.name for row in rows] + (_torch_optimizers() if group in TORCH_FALLBACK else [])
+        names = [row.name for row in rows] + (_torch_optimizers() if group == "optimizers" else [])
         near = did_you_mean(short, names)
         if distribution:
             near = [row.qualified for row in rows if row.name == short or row.name in near]
         elsewhere = [row for row in self.rows if row.name == short and row.status == "ok"]
         asked = f"{distribution}/{short}" if distribution else short
-        searched = [f"{row.distribution}/{row.name} is one of the {row.group}" for row in elsewhere]
+        searched = [f"{row.qualified} is one of the {row.group}" for row in elsewhere]
         searched = searched or sorted({f"{row.distribution} {row.version}" for row in rows})
-        raise UnknownComponentError(group, asked, near, searched)
+        return UnknownComponentError(group, asked, near, searched)
 
 
 def normalise(distribution: str) -> str:
@@ -247,9 +246,7 @@ def _report(error: Exception, strict: str) -> None:
 
 def _headers(distribution: importlib_metadata.Distribution) -> tuple[str, str, list[str]]:
     """Return name, version and requirements: a plain reading of the header, ten times as fast as the mail parser."""
-    text = distribution.read_text("METADATA")
-    if text is None:  # an egg: rare
-        return normalise(distribution.name), distribution.version, distribution.requires or []
+    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
     header = [line.partition(":") for line in text.partition("\n\n")[0].splitlines()]
     single = {key: value.strip() for key, _, value in reversed(header)}
     requirements = [value.strip() for key, _, value in header if key == "Requires-Dist"]
@@ -275,8 +272,8 @@ def _handshake(requirements: Iterable[str]) -> tuple[str, bool]:
 
 def _check_group(group: str) -> None:
     if group not in GROUPS:
-        near = did_you_mean(group, GROUPS)
-        raise UsageError(f"no component group is called {group!r}; there is {', '.join(near or GROUPS)}")
+        near = did_you_mean(group, GROUPS) or GROUPS
+        raise UsageError(f"no component group is called {group!r}; there is {', '.join(near)}")
 
 
 def _unusable(row: Row) -> Exception:
@@ -285,15 +282,8 @@ def _unusable(row: Row) -> Exception:
     return IncompatiblePluginError(row.group, row.name, row.distribution, row.requires, segkernel.__version__)
 
 
-def _torch_row(group: str, name: str) -> Row | None:
-    """Return torch's own optimiser of this name; ``torch/AdamW`` says it with certainty."""
-    short = name.removeprefix("torch/")
-    if group not in TORCH_FALLBACK or short not in _torch_optimizers():
-        return None
-    return Row(group, short, "torch", importlib_metadata.version("torch"), f"torch.optim:{short}")
-
-
 def _torch_optimizers() -> list[str]:
+    """Return the names of torch's own optimisers: found when nothing else has the name, or as ``torch/AdamW``."""
     from torch import optim
 
     found = {name: value for name, value in vars(optim).items() if isinstance(value, type)}

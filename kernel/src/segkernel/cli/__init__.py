@@ -182,6 +182,13 @@ def _with_common_options(command: click.Command) -> click.Command:
     return command
 
 
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of cells as aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
 @click.group(
     cls=LazyGroup,
     params=_common_options(hidden=False),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from segkernel.cli import table
 
 if TYPE_CHECKING:
     from segkernel.config.experiments import Experiment
@@ -37,21 +38,19 @@ def list_models(pattern: str | None = None, as_json: bool = False) -> None:
     """List names, families, data sets and published mIoU; GLOB without a star matches anywhere."""
     from segkernel.config.experiments import list_experiments
     from segkernel.config.zoo import find_zoos
-    from segkernel.errors import UsageError, did_you_mean
+    from segkernel.errors import UsageError, suggest
 
     entries = list(list_experiments(find_zoos()))
     glob = pattern if pattern and set(pattern) & set("*?[") else f"*{pattern or ''}*"
     chosen = [entry for entry in entries if fnmatchcase(entry.name, glob)]
     if not chosen and pattern:
-        near = did_you_mean(pattern, [entry.name for entry in entries])
-        raise UsageError(f"no model matches {pattern!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+        hint = suggest(pattern, [entry.name for entry in entries]) or "no package with configs is installed"
+        raise UsageError(f"no model matches {pattern!r}; {hint}")
     rows = [_row(entry) for entry in chosen]
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
-    click.echo(
-        _table([["name", "family", "data", "mIoU", "from"], *([_cell(v) for v in row.values()] for row in rows)])
-    )
+    click.echo(table([("name", "family", "data", "mIoU", "from"), *(list(map(_cell, row.values())) for row in rows)]))
     click.echo(f"\n{len(rows)} configs; any MODEL_SCHEDULE_DATA of their parts works, too")
     click.echo("next: seg-kernel models show NAME, seg-kernel run NAME" if rows else "next: pip install segplug-heads")
 
@@ -90,9 +89,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(_cell(item) for item in value)
     return "-" if value is None else str(value)
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)

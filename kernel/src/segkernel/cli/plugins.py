@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,8 @@ import click
 
 from segkernel import __version__, known
 from segkernel.catalog import GROUPS, Catalog, Row, normalise
-from segkernel.errors import NotInstalledError, SegKernelError, UsageError, did_you_mean
+from segkernel.cli import table
+from segkernel.errors import NotInstalledError, SegKernelError, UsageError, did_you_mean, suggest
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
 NOT_COMPONENTS = ("zoo", "commands")
@@ -79,9 +81,8 @@ def _check(catalog: Catalog, rows: Sequence[Row], deep: bool) -> Iterable[Findin
     name = rows[0].distribution
     if rows[0].status != "ok":
         disabled = rows[0].status == "disabled"
-        text = (
-            "hidden by SEGKERNEL_DISABLE" if disabled else f"accepts seg-kernel {rows[0].requires}, not {__version__}"
-        )
+        refused = f"accepts seg-kernel {rows[0].requires}, not {__version__}"
+        text = "hidden by SEGKERNEL_DISABLE" if disabled else refused
         yield Finding(name, "package", "status", "skipped" if disabled else "failed", text)
         return
     if deep:
@@ -99,8 +100,7 @@ def _check(catalog: Catalog, rows: Sequence[Row], deep: bool) -> Iterable[Findin
 def _flaw(catalog: Catalog, row: Row, offered: int) -> str:
     """Return what is wrong with an entry point, or nothing."""
     if row.group not in GROUPS:
-        near = did_you_mean(row.group, GROUPS)
-        return f"no such group: {row.group}" + (f"; did you mean {near[0]}?" if near else "")
+        return f"no such group: {row.group}; {suggest(row.group, GROUPS)}"
     if not row.name or set(row.name) & set(" /:"):
         return "a name may not hold a space, a slash or a colon: it could not be written in a config"
     if offered > 1:
@@ -133,8 +133,7 @@ def _wanted(catalog: Catalog, distribution: str) -> list[Row]:
         return rows
     if name in known.table():
         raise NotInstalledError("plugins", name, name)
-    installed = _distributions(catalog)
-    near = did_you_mean(name, installed) or installed
+    near = did_you_mean(name, _distributions(catalog)) or _distributions(catalog)
     raise UsageError(f"no installed distribution {name!r} offers components; there is {', '.join(near) or 'none'}")
 
 
@@ -149,18 +148,10 @@ def _rows_of(catalog: Catalog, distribution: str) -> list[Row]:
 
 
 def _ambiguous(catalog: Catalog) -> list[tuple[str, str, list[str]]]:
-    owners: dict[tuple[str, str], list[str]] = {}
-    for group in GROUPS:
-        for row in catalog.rows_of(group):
-            owners.setdefault((group, row.name), []).append(row.distribution)
-    several = ((group, name, names) for (group, name), names in owners.items() if len(names) > 1)
-    return [entry for entry in several if not set(entry[2]) & set(catalog.preferred)]
-
-
-def _summary(rows: Sequence[Row]) -> tuple[str, str, str, str, str]:
-    first = rows[0]
-    offers = ", ".join(f"{group} {count}" for group, count in Counter(row.group for row in rows).items())
-    return first.distribution, first.version, first.status, first.requires or "any", offers
+    rows = (row for group in GROUPS for row in catalog.rows_of(group))  # those of one name stand together
+    named = itertools.groupby(rows, lambda row: (row.group, row.name))
+    several = ((group, name, [row.distribution for row in offered]) for (group, name), offered in named)
+    return [entry for entry in several if len(entry[2]) > 1 and not set(entry[2]) & set(catalog.preferred)]
 
 
 def _as_data(rows: Sequence[Row]) -> dict[str, Any]:
@@ -175,19 +166,24 @@ def _as_data(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _print_list(catalog: Catalog, rows: Sequence[Sequence[Row]]) -> None:
-    _table([("distribution", "version", "status", "kernel", "offers"), *map(_summary, rows)])
+    lines = [("distribution", "version", "status", "kernel", "offers")]
+    for first, *others in rows:
+        offers = Counter(row.group for row in (first, *others))
+        summary = ", ".join(f"{group} {count}" for group, count in offers.items())
+        lines.append((first.distribution, first.version, first.status, first.requires or "any", summary))
+    click.echo(table(lines))
     for group, name, owners in _ambiguous(catalog):
         click.echo(f"{name} ({group}) is offered by {' and '.join(owners)}: write {owners[0]}/{name}")
     click.echo("\nnext: seg-kernel plugins show DISTRIBUTION, or seg-kernel plugins check")
 
 
 def _print_rows(rows: Sequence[Row]) -> None:
-    name, version, status, kernel, _ = _summary(rows)
-    click.echo(f"{name} {version}: {status}, accepts seg-kernel {kernel} ({__version__} is running)")
-    for group in dict.fromkeys(row.group for row in rows):
-        click.echo(f"\n{group}")
-        _table([(f"  {row.name}", row.value) for row in rows if row.group == group])
-    click.echo(f"\nnext: seg-kernel plugins check {name}")
+    first = rows[0]
+    accepts = f"accepts seg-kernel {first.requires or 'any'} ({__version__} is running)"
+    click.echo(f"{first.distribution} {first.version}: {first.status}, {accepts}")
+    for group, members in itertools.groupby(rows, lambda row: row.group):
+        click.echo(f"\n{group}\n" + table([(f"  {row.name}", row.value) for row in members]))
+    click.echo(f"\nnext: seg-kernel plugins check {first.distribution}")
 
 
 def _print_findings(name: str, findings: Sequence[Finding]) -> None:
@@ -196,12 +192,6 @@ def _print_findings(name: str, findings: Sequence[Finding]) -> None:
     for finding in findings:
         if finding.status != "passed":
             click.echo(f"  {finding.status} {finding.component} {finding.check}: {finding.message}")
-
-
-def _table(lines: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _write(data: Any) -> None:

@@ -65,14 +65,10 @@ def schema_of(annotation: Any) -> dict[str, Any]:
 
 
 def _sections() -> dict[str, Any]:
-    from segkernel.experiment import DataSection, Evaluation, OptimSection, PluginsSection, ScheduleSection
+    from segkernel.experiment import section_types
 
-    typed = {"data": DataSection, "optim": OptimSection, "schedule": ScheduleSection, "evaluate": Evaluation}
-    typed |= {"plugins": PluginsSection, "seed": int, "work_dir": str, "load_from": str}
-    single = {name: {"$ref": f"#/$defs/{group}"} for name, group in (("model", "segmentors"), ("engine", "engines"))}
-    several = {"hooks": "hooks", "export": "exporters"}
-    lists = {name: {"type": "array", "items": {"$ref": f"#/$defs/{group}"}} for name, group in several.items()}
-    return {**single, **{name: schema_of(kind) for name, kind in typed.items()}, **lists}
+    hooks = {"type": "array", "items": {"$ref": "#/$defs/hooks"}}  # objects of any class: no annotation names them
+    return {name: schema_of(kind) for name, kind in section_types().items()} | {"hooks": hooks}
 
 
 def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,11 +86,8 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 def _group(group: str, catalog: Catalog, full: bool) -> dict[str, Any]:
     """Return the schema of any component of a group; ``type`` may be missing, as a base may have it."""
     rows = catalog.rows_of(group)
-    elsewhere = {
-        "type": "string",
-        "pattern": "" if group == "optimizers" else "[/:]",
-    }  # torch's; dist/Name; module:Name
-    names = {"anyOf": [{"enum": catalog.names(group)}, elsewhere]}
+    elsewhere = "" if group == "optimizers" else "[/:]"  # torch's; dist/Name, module:Name
+    names = {"anyOf": [{"enum": catalog.names(group)}, {"type": "string", "pattern": elsewhere}]}
     any_of_them = {"type": ["object", "null"], "properties": {"type": names}}
     return any_of_them | ({"allOf": list(_arguments(rows, catalog))} if full else {})
 
