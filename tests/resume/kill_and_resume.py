@@ -59,7 +59,7 @@ def command(config: Path, work_dir: Path, resume: bool) -> list[str]:
 
 
 def run_killed(config: Path, work_dir: Path, seconds: float, during_save: bool) -> bool:
-    """Start or resume the run and kill it after ``seconds``, or in the next save after them; True when it was killed."""
+    """Start or resume the run; kill it after ``seconds``, or in the next save after them. True when it was killed."""
     folder = work_dir / "checkpoints"
     resume = any(folder.glob("iter_*.pt"))
     process = subprocess.Popen(command(config, work_dir, resume), stderr=subprocess.PIPE, start_new_session=True)
@@ -91,7 +91,8 @@ def same(first: object, second: object) -> bool:
     if isinstance(first, torch.Tensor):
         return isinstance(second, torch.Tensor) and torch.equal(first, second)
     if isinstance(first, dict):
-        return isinstance(second, dict) and first.keys() == second.keys() and all(same(first[k], second[k]) for k in first)
+        equal = isinstance(second, dict) and first.keys() == second.keys()
+        return equal and all(same(first[key], second[key]) for key in first)  # type: ignore[index]
     if isinstance(first, list | tuple):
         return len(first) == len(second) and all(map(same, first, second))  # type: ignore[arg-type]
     return first == second

@@ -19,12 +19,14 @@ from segkernel.config import Config, load_config
 from segkernel.config.marks import place_of
 from segkernel.data import Loader
 from segkernel.engine import LocalEngine
-from segkernel.errors import CheckpointError, ConfigError, Problem, UsageError, did_you_mean
+from segkernel.errors import ConfigError, Problem, UsageError, did_you_mean
 from segkernel.hooks.schedule import Schedule
 from segkernel.inference import TTA, PaddingConfig, Preprocessor
 from segkernel.interfaces.data import Dataset, Transform
 from segkernel.interfaces.model import Engine, Exporter, Segmentor
 from segkernel.interfaces.spec import Spec
+from segkernel.nn import resize
+from segkernel.opening import catalog_of, make_model, open_model
 from segkernel.optim import Paramwise, parameter_groups
 from segkernel.runner import Evaluation, Runner, seed_everything
 
@@ -148,14 +150,6 @@ def section_types() -> dict[str, Any]:
     return {**_TYPED, "model": Segmentor, "engine": Engine, "hooks": list, "export": list[Exporter], **plain}
 
 
-def catalog_of(config: Mapping[str, Any]) -> Catalog:
-    """Return the catalogue with the config's preferences."""
-    plugins = config.get("plugins") or {}
-    prefer = plugins.get("prefer", ()) if isinstance(plugins, Mapping) else ()
-    named = prefer if isinstance(prefer, list | tuple) else ()  # anything else is a problem that `check` names
-    return Catalog.discover().prefer(list(named)) if named else Catalog.discover()
-
-
 def check(config: Config) -> list[Problem]:
     """Return everything wrong with a config that can be known without building it."""
     catalog = catalog_of(config)
@@ -188,20 +182,6 @@ def _check_section(name: str, value: Any, place: str, catalog: Catalog) -> list[
     if name in _COMPONENTS:
         return check_component(_COMPONENTS[name], value, path=name, catalog=catalog)
     return check_arguments(_TYPED[name], value, path=name, catalog=catalog)
-
-
-def make_model(config: Config, catalog: Catalog | None = None) -> Segmentor:
-    """Build the config's model; its ``pretrained`` file, if any, goes into the backbone."""
-    from segkernel.checkpoint import load, load_weights
-
-    if not config.get("model"):
-        raise ConfigError(Problem("this config has no model", "model", str(config.source)))
-    model = build("segmentors", config["model"], catalog=catalog or catalog_of(config))
-    pretrained = getattr(model, "pretrained", None)
-    if pretrained:
-        report = load_weights(model.backbone, load(pretrained)["state_dict"], mode="finetune")
-        log.info("backbone from %s\n%s", pretrained, report)
-    return model
 
 
 def make_runner(
@@ -356,52 +336,63 @@ def make_test(
         tta: Use the config's test-time augmentation, or the usual one.
         hooks: Beside the config's.
     """
-    config, weights = _config_and_weights(config, weights, overrides)
-    exporter = None if weights is None else exporter_for(weights, catalog_of(config))
-    model = exporter.load(Path(weights)) if exporter and weights else None
-    runner = make_runner(config, work_dir, training=False, model=model, hooks=hooks)
-    if weights is not None and exporter is None:
-        runner.load_weights(weights, mode="strict")
+    opened = open_model(config, weights, overrides)
+    if opened.config is None:
+        raise UsageError(f"{config}: knows no data to test on; give the config first, then this file")
+    if opened.random:
+        log.warning("no weights were given: the figures are of an untrained model")
+    runner = make_runner(opened.config, work_dir, training=False, model=opened.model, hooks=hooks)
     runner.evaluation.tta = (runner.evaluation.tta or USUAL_TTA) if tta else None
     return runner
-
-
-def _config_and_weights(
-    config: str | Path | Mapping[str, Any] | Config, weights: str | Path | None, overrides: Sequence[str]
-) -> tuple[Config, str | Path | None]:
-    from segkernel.checkpoint import load
-
-    if isinstance(config, str | Path) and Path(config).suffix in (".pt", ".pth"):
-        saved = load(config)["meta"].get("config")
-        if not saved:
-            raise CheckpointError(f"{config}: holds no config; give the config first, then these weights")
-        return load_config(saved, overrides), weights or config
-    return (config if isinstance(config, Config) and not overrides else load_config(config, overrides)), weights
-
-
-def exporter_for(path: str | Path, catalog: Catalog) -> Exporter | None:
-    """Return the exporter that reads a file with this suffix; None for torch's own files."""
-    suffix = Path(path).suffix
-    if suffix in (".pt", ".pth", ".pkl", ".safetensors", ""):
-        return None
-    kinds = [catalog.load("exporters", name) for name in catalog.names("exporters")]
-    for kind in kinds:
-        if kind.suffix == suffix:
-            return kind()
-    known = ", ".join(kind.suffix for kind in kinds) or "none: pip install segplug-deploy"
-    raise UsageError(f"{path}: no exporter reads {suffix!r} files (there are {known})")
 
 
 def export(runner: Runner, exporter: Exporter) -> Path:
     """Export the runner's model as it stands, proven on an image of its test, validation or training set."""
     part = runner.test_set or runner.val_set or runner.train_set
-    assert part is not None
-    batch = next(iter(part.eval_batches())).to(runner.engine.device)
+    if part is None:
+        raise UsageError("export: the run has no data to prove the file on")
     runner.model.eval()
     runner.preprocessor.eval()
-    images, _ = runner.preprocessor(batch)
+    images, _ = runner.preprocessor(next(iter(part.eval_batches())).to(runner.engine.device))
     path = runner.work_dir / f"model{exporter.suffix}"
-    model = runner.model.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    exporter.export(model, path, images[:1].cpu(), rundir.metadata(runner))
-    log.info("exported %s", path)
+    log.info("exported %s\n%s", path, exporter.export(runner.model, path, images[:1], rundir.metadata(runner)))
     return path
+
+
+def export_model(
+    model: str | Path,
+    weights: str | Path | None = None,
+    exporter: str = "ONNXExporter",
+    *,
+    image: str | Path | None = None,
+    size: tuple[int, int] | None = None,
+    out: str | Path | None = None,
+) -> Path:
+    """Export a trained model; return the file, which is written only if it gives the same numbers.
+
+    Args:
+        model: A checkpoint, or a config with weights.
+        weights: A checkpoint.
+        exporter: Name of the exporter.
+        image: What it is proven on; None takes the first image of the config's test or validation set.
+        size: Height and width to resize that image to; None keeps what the config's transforms make of it.
+        out: The file; None puts it beside the weights.
+    """
+    from segkernel.predictor import Predictor
+
+    chosen: Exporter = build("exporters", {"type": exporter})
+    predictor = Predictor(model, weights, device="cpu")
+    example = predictor.example(image if image is not None else _first_image(predictor.config))
+    if size:
+        example = resize(example, size=size, mode="bilinear", align_corners=False)
+    path = Path(out) if out else Path(weights or model).with_suffix(chosen.suffix)
+    log.info("%s", chosen.export(predictor.model, path, example, predictor.metadata()))
+    return path
+
+
+def _first_image(config: Config | None) -> Any:
+    data = (config.get("data") if config else None) or {}
+    spec = next((data[part] for part in ("test", "val", "train") if data.get(part)), None)
+    if spec is None:
+        raise UsageError("the config has no data: give an --image to prove the exported file on")
+    return build("datasets", spec, catalog=catalog_of(config))[0].image

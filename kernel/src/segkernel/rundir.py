@@ -59,12 +59,18 @@ def write(run: Runner) -> None:
             (run.work_dir / "config.yaml").write_text(_yaml(run.config), "utf-8")
         (run.work_dir / "plugins.json").write_text(json.dumps(plugin_versions(), indent=2), "utf-8")
         (run.work_dir / "environment.json").write_text(json.dumps(environment(run), indent=2), "utf-8")
-        handler = logging.FileHandler(run.work_dir / "log.txt", encoding="utf-8")
+        handler = _LogFile(run.work_dir / "log.txt", encoding="utf-8")
     except OSError as error:
         raise SegKernelError(f"{run.work_dir}: cannot write the run directory: {error.strerror}") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     handler.set_name(str(run.work_dir))
     logging.getLogger("segkernel").addHandler(handler)
+
+
+class _LogFile(logging.FileHandler):
+    """A log that does not complain of itself: where the disk is full, what the run writes next says so."""
+
+    def handleError(self, record: logging.LogRecord) -> None: ...
 
 
 def close_log(work_dir: Path) -> None:
@@ -83,8 +89,8 @@ def metadata(run: Runner) -> dict[str, Any]:
     return {
         "classes": list(labels.classes),
         "palette": [list(color) for color in labels.palette],
-        "config": _plain(run.config),
-        "preprocess": _plain(run.preprocessor.config()),
+        "config": plain(run.config),
+        "preprocess": plain(run.preprocessor.config()),
         "plugins": plugin_versions(),
         "iteration": run.iteration,
         "torch": str(torch.__version__),
@@ -130,13 +136,13 @@ def _version(distribution: str) -> str | None:
 def _yaml(config: dict[str, Any]) -> str:
     import yaml
 
-    return yaml.safe_dump(_plain(config), sort_keys=False, default_flow_style=None, width=120)
+    return yaml.safe_dump(plain(config), sort_keys=False, default_flow_style=None, width=120)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return plain dicts and lists: what was loaded remembers places, which a file need not."""
     if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     return value if isinstance(value, str | int | float | bool | None) else str(value)
