@@ -236,7 +236,7 @@ def _why_unreadable(error: Exception) -> str:
     if "operand" in text:
         return "was not written by torch.save as a checkpoint; nothing in it was run"
     damaged = ("central directory", "zip archive", "magic number", "ran out of input", "invalid load key", "EOF")
-    if isinstance(error, EOFError) or any(words in text for words in damaged):
+    if isinstance(error, EOFError | LookupError) or any(words in text for words in damaged):
         return "is damaged or not a checkpoint: truncated, or another kind of file; copy or download it again"
     return f"cannot be read as a checkpoint: {type(error).__name__}: {text.splitlines()[0] if text else 'no reason'}"
 
@@ -325,6 +325,21 @@ class LoadReport:
         return ("not in the file, left fresh", self.fresh), ("not in the model, skipped", self.skipped)
 
 
+def load_into(
+    model: nn.Module, path: str | Path, mode: Literal["strict", "finetune"]
+) -> tuple[dict[str, Any], LoadReport]:
+    """Copy the weights in a file into ``model``; return all that the file holds, and what was taken.
+
+    Raises:
+        CheckpointError: As `load` and `load_weights`, naming the file.
+    """
+    state = load(path)
+    try:
+        return state, load_weights(model, state["state_dict"], mode=mode, classes=state["meta"].get("classes"))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
 def load_weights(
     model: nn.Module,
     state_dict: Mapping[str, Tensor],
@@ -362,7 +377,8 @@ def load_weights(
     if mode == "strict" and (report.skipped or report.fresh):
         raise CheckpointError(_refusal(report, classes))
     if own and len(fitting) == len(report.skipped):
-        raise CheckpointError(f"nothing in the file fits the model: is it for another one?\n{report}")
+        there = _some([*report.skipped, *rejected])
+        raise CheckpointError(f"nothing in the file fits the model, it is for another one; it holds {there}")
     return report
 
 

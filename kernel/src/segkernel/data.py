@@ -202,7 +202,7 @@ class _TrainingSamples(TorchDataset[Sample]):
                     return sample
                 replaced.append(problem)
                 index = int(rng.integers(len(self.dataset)))
-        raise DataError(f"{TRIES} samples in a row are unusable:\n    " + "\n    ".join(replaced))
+        raise DataError(f"{TRIES} samples in a row are unusable:\n    " + "\n    ".join(dict.fromkeys(replaced)))
 
     def _any(self, rng: np.random.Generator) -> Sample:
         return self._read(int(rng.integers(len(self.dataset))))
@@ -246,6 +246,15 @@ def _collate_evaluation(results: list[tuple[Sample, Targets] | DataError]) -> tu
             groups.setdefault(result[0].image.shape, []).append(result)
     batches = [replace(collate([s for s, _ in group]), truths=[t for _, t in group]) for group in groups.values()]
     return batches, [result for result in results if isinstance(result, DataError)]
+
+
+def died(error: BaseException) -> DataError | None:
+    """Return what to say when an error is torch's notice that a worker is gone, which may arrive at any moment."""
+    text = str(error)
+    if not isinstance(error, RuntimeError) or not text.startswith("DataLoader worker"):
+        return None
+    hint = "the kernel may have stopped it for its memory; data.workers=0 shows an error of its own, if there is one"
+    return DataError(f"a process that reads samples has died: {text.splitlines()[0]}\n    {hint}")
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,8 @@ class LocalEngine(Engine):
     def prepare_optimizer(
         self, optimizer: torch.optim.Optimizer, clip_grad: Mapping[str, float] | None = None
     ) -> torch.optim.Optimizer:
+        if clip_grad is not None and not clip_grad.get("max_norm", 0) > 0:
+            raise UsageError(f"clip_grad needs a max_norm above 0, got {dict(clip_grad)}")
         self.optimizer, self.clip_grad = optimizer, dict(clip_grad or {})
         return optimizer
 

@@ -64,7 +64,9 @@ class Preprocessor(nn.Module):
     ) -> None:
         super().__init__()
         if len(mean) != len(std):
-            raise UsageError(f"mean has {len(mean)} channels, std {len(std)}")
+            raise UsageError(f"data.preprocess: mean has {len(mean)} channels, std {len(std)}")
+        if not min(std) > 0:
+            raise UsageError(f"data.preprocess: std must be above 0, got {list(std)}")
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
         self.padding: dict[bool, PaddingConfig] = {
@@ -120,18 +122,31 @@ def _padding_config(size: tuple[int, int] | None, size_divisor: int | None) -> P
     return PaddingConfig(size_divisor=size_divisor) if size_divisor else PaddingConfig()
 
 
+def check_views(test_cfg: TestConfig | None, tta: TTA | None = None) -> None:
+    """Refuse windows and scales that cannot be used.
+
+    Raises:
+        UsageError: When ``slide`` lacks its sizes, or a size or scale is not above 0.
+    """
+    if test_cfg and test_cfg.get("mode", "whole") == "slide":
+        sizes = [length for key in ("crop_size", "stride") for length in test_cfg.get(key, (0, 0))]  # type: ignore[attr-defined]
+        if min(sizes) < 1:
+            raise UsageError("test_cfg: mode slide needs crop_size and stride, both (height, width) of 1 or more")
+    if tta is not None and min(tta.get("scales", (1.0,)), default=0) <= 0:
+        raise UsageError(f"tta: needs scales above 0, got {list(tta['scales'])}")
+
+
 def infer(
     predict: Predict, images: Tensor, outputs: Mapping[str, OutputSpec], test_cfg: TestConfig
 ) -> dict[str, Tensor]:
     """Return raw scores (N, K, H, W) per output at the size of ``images``, seen as ``test_cfg`` says.
 
     Raises:
-        UsageError: When ``slide`` lacks its sizes.
+        UsageError: As `check_views`.
     """
+    check_views(test_cfg)
     if test_cfg.get("mode", "whole") == "whole":
         return whole(predict, images, outputs)
-    if not {"crop_size", "stride"} <= test_cfg.keys():
-        raise UsageError("test_cfg: mode slide needs crop_size and stride, both (height, width)")
     return slide(predict, images, outputs, test_cfg["crop_size"], test_cfg["stride"])
 
 

@@ -30,16 +30,16 @@ from torch import Tensor
 
 from segkernel import checkpoint as checkpoints
 from segkernel import hookspecs, rundir
-from segkernel.data import Loader
+from segkernel.data import Loader, died
 from segkernel.engine import LocalEngine
-from segkernel.errors import DataError, Interrupted, TrainingError, UsageError
+from segkernel.errors import CheckpointError, DataError, Interrupted, TrainingError, UsageError
 from segkernel.hooks.checkpoint import CheckpointHook
 from segkernel.hooks.meter import MeterHook
 from segkernel.hooks.metrics_log import MetricsLogHook
 from segkernel.hooks.pictures import PicturesHook
 from segkernel.hooks.progress import ProgressHook
 from segkernel.hooks.schedule import Schedule, ScheduleHook
-from segkernel.inference import TTA, Preprocessor, predict_batch
+from segkernel.inference import TTA, Preprocessor, check_views, predict_batch
 from segkernel.interfaces.data import Dataset, LabelSpec, Metric
 from segkernel.interfaces.model import Engine, Segmentor, TestConfig
 from segkernel.sample import Batch
@@ -67,6 +67,9 @@ class Evaluation:
     tta: TTA | None = None
     loss: bool = True
     format_only: bool = False
+
+    def __post_init__(self) -> None:
+        check_views(self.test_cfg, self.tta)
 
 
 class Runner:
@@ -125,7 +128,11 @@ class Runner:
         self.engine = engine or LocalEngine()
         self.preprocessor = preprocessor or Preprocessor()
         self.train_set, self.val_set, self.test_set = (_loader(part, seed) for part in (train, val, test))
+        for kind, part in (("training", self.train_set), ("validation", self.val_set), ("test", self.test_set)):
+            if part is not None and not len(part):
+                raise DataError(f"the {kind} set is empty", getattr(part.dataset, "data_root", None))
         self.evaluation = evaluation or Evaluation()
+        check_views(getattr(model, "test_cfg", None))
         self.seed, self.config = seed, dict(config or {})
         self.work_dir = rundir.new(name) if work_dir is None else Path(work_dir)
         self.engine.prepare_model(model, self.preprocessor)
@@ -138,6 +145,7 @@ class Runner:
         self.data_wait = 0.0
         self.metrics: dict[str, float] = {}
         self.mode = "idle"
+        self.settled = True
         self._started = self._validation_pending = False
         self._stop_reason: str | None = None
         self._signal: int | None = None
@@ -155,7 +163,7 @@ class Runner:
     @property
     def epoch(self) -> float:
         """Passes over the training set so far."""
-        return self.position / len(self.train_set) if self.train_set and len(self.train_set) else 0.0
+        return self.position / len(self.train_set) if self.train_set is not None else 0.0
 
     @property
     def stopping(self) -> bool:
@@ -165,7 +173,7 @@ class Runner:
     @property
     def dataset_labels(self) -> LabelSpec:
         """Classes and palette of the data."""
-        part = next((s.dataset for s in (self.train_set, self.val_set, self.test_set) if s), None)
+        part = next((s.dataset for s in (self.train_set, self.val_set, self.test_set) if s is not None), None)
         if part is None:
             raise UsageError("the run has no data set")
         return getattr(part, "labels", None) or LabelSpec(tuple(part.classes), tuple(part.palette))
@@ -188,11 +196,13 @@ class Runner:
 
     def run(self) -> dict[str, float]:
         """Train if there is a training set, test if there is a test set; return the last figures."""
+        if self.train_set is None and self.test_set is None:
+            raise UsageError("nothing to do: there is neither a training set (data.train) nor a test set (data.test)")
         try:
-            if self.train_set:
+            if self.train_set is not None:
                 self.train()
-            if self.test_set:
-                self.test("best" if self.train_set else None)
+            if self.test_set is not None:
+                self.test("best" if self.train_set is not None else None)
         finally:
             self.close()
         return self.metrics
@@ -205,7 +215,8 @@ class Runner:
             TrainingError: When the loss is not finite; the message names the files of the batch.
         """
         if self.train_set is None or self.optimizer is None:
-            raise UsageError("training needs a training set and an optimizer")
+            missing = "a training set (data.train)" if self.train_set is None else "an optimizer (optim.optimizer)"
+            raise UsageError(f"training needs {missing}")
         with self._watched(), self._signals():
             self._start()
             self.mode = "train"
@@ -228,10 +239,13 @@ class Runner:
         micro_batches = [next(batches) for _ in range(self.accumulate)]
         self.data_wait = time.perf_counter() - waiting
         self.hooks.before_train_iteration(run=self, batches=micro_batches)
-        losses = self.engine.train_step(micro_batches)
         epochs_before = int(self.epoch)
+        self.settled = False
+        with _naming(micro_batches):
+            losses = self.engine.train_step(micro_batches)
         self.iteration += 1
         self.position += self.batch_size
+        self.settled = True
         self._check_loss(losses["loss"], micro_batches)
         self.hooks.after_train_iteration(run=self, batches=micro_batches, losses=losses)
         if int(self.epoch) > epochs_before:
@@ -239,7 +253,7 @@ class Runner:
         self._end_iteration(validate=self._validation_due())
 
     def _end_iteration(self, validate: bool) -> None:
-        if validate and self.val_set:
+        if validate and self.val_set is not None:
             self._validation_pending = True
             if self._signal is None:
                 self.validate()
@@ -272,6 +286,8 @@ class Runner:
             path = self.best_checkpoint() if weights == "best" else weights
             if path is not None:
                 self.load_weights(path, mode="strict")
+            if not (self.evaluation.metrics or self._unlabelled):
+                log.warning("there are no metrics (evaluate.metrics): the test measures nothing")
             self.hooks.before_test(run=self)
             figures = self._evaluate(self.test_set, "test") or {}
             self.hooks.after_test(run=self, metrics=figures)
@@ -299,7 +315,9 @@ class Runner:
             batch = batch.to(self.engine.device)
             self._need_annotations(batch, part)
             if kind == "val" and self.evaluation.loss and "seg" in batch.targets:
-                for name, value in self.engine.evaluate_loss(batch).items():
+                with _naming([batch]):
+                    losses = self.engine.evaluate_loss(batch)
+                for name, value in losses.items():
                     sums[name] = sums.get(name, 0) + value.mean() * len(batch)
             self._predict(batch, metrics, kind)
             count += len(batch)
@@ -310,15 +328,16 @@ class Runner:
         return self._figures(metrics, {name: value / count for name, value in sums.items()}, kind)
 
     def _predict(self, batch: Batch, metrics: Sequence[Metric], kind: str) -> None:
-        predictions = predict_batch(
-            self.engine.predict,
-            batch,
-            preprocessor=self.preprocessor,
-            outputs=self.model.outputs,
-            test_cfg=self.evaluation.test_cfg or self.model.test_cfg,
-            tta=self.evaluation.tta if kind == "test" else None,
-            scores=any(getattr(metric, "needs_scores", False) for metric in metrics),
-        )
+        with _naming([batch]):
+            predictions = predict_batch(
+                self.engine.predict,
+                batch,
+                preprocessor=self.preprocessor,
+                outputs=self.model.outputs,
+                test_cfg=self.evaluation.test_cfg or self.model.test_cfg,
+                tta=self.evaluation.tta if kind == "test" else None,
+                scores=any(getattr(metric, "needs_scores", False) for metric in metrics),
+            )
         for prediction, truth in zip(predictions, batch.truths):
             for metric in metrics:
                 metric.update(prediction, truth)
@@ -380,27 +399,43 @@ class Runner:
         return self._saved
 
     def resume(self, path: str | Path) -> None:
-        """Restore everything from a checkpoint of a run like this one; training then goes on as if never stopped."""
-        state = checkpoints.load(path)
+        """Restore everything from a checkpoint of a run like this one; training then goes on as if never stopped.
+
+        Raises:
+            CheckpointError: When it is no checkpoint of a run like this one.
+            UsageError: When it holds weights alone.
+        """
+        state, _ = checkpoints.load_into(self.model, path, "strict")
         if not {"optimizer", "random", "position"} <= state.keys():
             raise UsageError(f"{path} holds weights but no run to resume; start from them with load_from: {path}")
-        checkpoints.load_weights(self.model, state["state_dict"], mode="strict")
+        try:
+            self._restore(state)
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+            hint = f"start from its weights alone with load_from: {path}"
+            raise CheckpointError(f"{path}: is of another kind of run than this one: {reason}\n    {hint}") from error
+        self.hooks.load_checkpoint(run=self, checkpoint=state)
+        log.info("resumed %s at iteration %d of %d", path, self.iteration, self.max_iterations)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
         if self.optimizer is not None and state["optimizer"]:
             self.optimizer.load_state_dict(state["optimizer"])
+            groups = self.optimizer.param_groups
+            missing = {key for group in groups for key in self.optimizer.defaults.keys() - group.keys()}
+            if missing:
+                raise ValueError(f"its optimizer was another one, without {', '.join(sorted(missing))}")
         self.engine.load_state_dict(state["engine"])
         for name, hook in self._stateful().items():
             if name in state["hooks"]:
                 hook.load_state_dict(state["hooks"][name])
-        self.iteration, self.position = state["iteration"], state["position"]
-        self._validation_pending = state["validation_pending"]
+        self.iteration, self.position = int(state["iteration"]), int(state["position"])
+        self._validation_pending = bool(state["validation_pending"])
         self._random = state["random"]
-        self.hooks.load_checkpoint(run=self, checkpoint=state)
-        log.info("resumed %s at iteration %d of %d", path, self.iteration, self.max_iterations)
+        _set_random_state(state["random"])  # finds out now whether it can be done, later, for good
 
     def load_weights(self, path: str | Path, mode: str = "finetune") -> checkpoints.LoadReport:
         """Load a model's weights alone and log what was taken; ``strict`` refuses anything that does not fit."""
-        state = checkpoints.load(path)
-        report = checkpoints.load_weights(self.model, state["state_dict"], mode=mode)  # type: ignore[arg-type]
+        _, report = checkpoints.load_into(self.model, path, mode)  # type: ignore[arg-type]
         log.info("%s\n%s", path, report)
         return report
 
@@ -425,16 +460,20 @@ class Runner:
         self, iterations: int | None, epochs: float | None, val_interval: float | None, batch_size: int | None
     ) -> None:
         """Turn lengths into iterations; one is one optimiser step of ``accumulate`` micro-batches per device."""
+        lengths = {"iterations": iterations, "epochs": epochs, "val_interval": val_interval, "batch_size": batch_size}
+        for name, value in lengths.items():
+            if value is not None and not value > 0:
+                raise UsageError(f"{name} {value}: needs to be above 0")
         part = self.train_set
-        step = (part.micro_batch if part else 1) * self.engine.world_size
+        step = (part.micro_batch if part is not None else 1) * self.engine.world_size
         self.batch_size = batch_size or step
         self.accumulate, rest = divmod(self.batch_size, step)
         if rest or not self.accumulate:
             raise UsageError(f"optim.batch_size {self.batch_size} is not a multiple of micro_batch x devices = {step}")
-        if part and (iterations is None) == (epochs is None):
-            raise UsageError("give the length of training as iterations or as epochs")
+        if part is not None and (iterations is None) == (epochs is None):
+            raise UsageError("give the length of training as iterations or as epochs (schedule.iterations, .epochs)")
         self._samples_per_validation: float | None = None
-        if epochs is not None and part:
+        if epochs is not None and part is not None:
             iterations = math.ceil(epochs * len(part) / self.batch_size)
             self._samples_per_validation = val_interval * len(part) if val_interval else None
         elif val_interval:
@@ -470,8 +509,7 @@ class Runner:
 
     def _check_loss(self, loss: Tensor, batches: Sequence[Batch]) -> None:
         """Remember a loss; look at it at once where that is free, every fifty where it waits for a device."""
-        names = [str(meta.get("path", meta.get("name"))) for batch in batches for meta in batch.meta]
-        self._unchecked.append((self.iteration, names, loss))
+        self._unchecked.append((self.iteration, _names(batches), loss))
         if self.engine.device.type == "cpu" or len(self._unchecked) >= 50:
             self.check_losses()
 
@@ -493,7 +531,10 @@ class Runner:
         try:
             yield
         except BaseException as error:
-            self.hooks.on_exception(run=self, error=error)
+            known = died(error) or error
+            self.hooks.on_exception(run=self, error=known)
+            if known is not error:
+                raise known from error
             raise
 
     @contextmanager
@@ -533,8 +574,35 @@ def run(config: str | Path | Mapping[str, Any] | Config, overrides: Sequence[str
     return start(config, overrides, **options)
 
 
+@contextmanager
+def _naming(batches: Sequence[Batch]) -> Iterator[None]:
+    """Say which batch it was when a model, or the memory, cannot take one."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if died(error):
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        hint = next((hint for words, hint in _HINTS.items() if words in reason), "--traceback shows where")
+        sizes = " + ".join(" x ".join(map(str, batch.images.shape)) for batch in batches)
+        listed = "\n    ".join(_names(batches))
+        raise TrainingError(f"the model cannot take images {sizes}: {reason}\n    {hint}\n    {listed}") from error
+
+
+_HINTS = {
+    "more than 1 value per channel": "batch normalisation needs two samples or larger images: data.micro_batch",
+    "out of memory": "less at once: data.micro_batch, data.crop_size, engine.amp",
+}
+
+
+def _names(batches: Sequence[Batch]) -> list[str]:
+    return [str(meta.get("path", meta.get("name"))) for batch in batches for meta in batch.meta]
+
+
 def seed_everything(seed: int) -> None:
     """Seed Python's, numpy's and torch's global generators."""
+    if seed < 0:
+        raise UsageError(f"seed {seed}: needs to be 0 or more")
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

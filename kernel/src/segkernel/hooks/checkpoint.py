@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segkernel.errors import UsageError, did_you_mean
+from segkernel.errors import DataError, UsageError, did_you_mean
 from segkernel.hookspecs import Priority, hookimpl
 
 if TYPE_CHECKING:
@@ -45,6 +45,11 @@ class CheckpointHook:
         self.best: dict[str, list[tuple[float, int]]] = {name: [] for name in self.watched}
         self._validated = False
         self._entered: list[str] = []
+        self._saved_at: int | None = None
+
+    @hookimpl
+    def before_train(self, run: Runner) -> None:
+        self._saved_at = run.iteration
 
     @hookimpl
     def after_validation(self, run: Runner, metrics: Mapping[str, float]) -> None:
@@ -67,11 +72,22 @@ class CheckpointHook:
     def after_iteration(self, run: Runner) -> None:
         regular = self._validated if self.interval is None else run.iteration % self.interval == 0
         if regular or self._entered or run.stopping or run.iteration >= run.max_iterations:
-            path = run.save(self._folder(run) / f"iter_{run.iteration:07d}.pt")
-            if run.is_main:
-                self._link_best(run, path)
-                self._prune(run)
+            self._save(run)
         self._validated, self._entered = False, []
+
+    @hookimpl
+    def on_exception(self, run: Runner, error: BaseException) -> None:
+        """Keep what was trained when a file cannot be used, in validation for instance: training can go on from it."""
+        if isinstance(error, DataError) and run.settled and self._saved_at not in (None, run.iteration):
+            self._save(run)
+            log.info("saved iteration %d; go on with --resume when the data is in order", run.iteration)
+
+    def _save(self, run: Runner) -> None:
+        path = run.save(self._folder(run) / f"iter_{run.iteration:07d}.pt")
+        self._saved_at = run.iteration
+        if run.is_main:
+            self._link_best(run, path)
+            self._prune(run)
 
     def _link_best(self, run: Runner, path: Path) -> None:
         for name in self._entered:

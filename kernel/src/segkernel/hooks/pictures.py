@@ -77,6 +77,4 @@ class PicturesHook:
 
 
 def _place(folder: str | Path, name: Path) -> Path:
-    path = Path(folder) / name.with_name(name.name + ".png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    return Path(folder) / name.with_name(name.name + ".png")
