@@ -265,7 +265,8 @@ def outcome(session: nox.Session, plugin: str, refusal_wanted: bool) -> str:
         return f"fails: is not refused with the versions it accepts, but {refused or 'works'}"
     if refused:
         return f"refused: {refused[0]}"
-    return f"fails: {', '.join(entry['component'] + ' ' + entry['check'] for entry in failed)}" if failed else "works"
+    reasons = [f"{entry['component']} {entry['check']} ({entry['message'].partition(chr(10))[0]})" for entry in failed]
+    return f"fails: {', '.join(reasons)}" if failed else "works"
 
 
 def accepted(plugin: str) -> str:
