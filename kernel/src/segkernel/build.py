@@ -14,7 +14,7 @@ import numbers
 import sys
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -40,6 +40,11 @@ from segkernel.signature import (
 __all__ = ["build", "check", "check_arguments", "construct", "signature"]
 
 
+_Target = Callable[..., Any]
+_Defaults = Mapping[str, Any] | None
+_NONE: Mapping[str, Any] = {}
+
+
 def build(group: str, spec: Any, *, path: str = "", catalog: Catalog | None = None, **defaults: Any) -> Any:
     """Return the object that ``spec``, ``{type: Name, argument: value, ...}``, describes.
 
@@ -54,31 +59,28 @@ def build(group: str, spec: Any, *, path: str = "", catalog: Catalog | None = No
         ConfigError: With every problem found; nothing was constructed then, or a constructor refused its arguments.
     """
     reader = _Reader(catalog)
-    node = reader.component(group, None, spec, _At(path, place_of(spec)), defaults=defaults)
-    return _make(reader.checked(node))
+    return reader.made(reader.component(group, None, spec, _At(path, place_of(spec)), defaults))
 
 
 def check(group: str, spec: Any, *, path: str = "", catalog: Catalog | None = None, **defaults: Any) -> list[Problem]:
     """Return what is wrong with a spec: the components are imported, nothing is constructed."""
     reader = _Reader(catalog)
-    reader.component(group, None, spec, _At(path, place_of(spec)), defaults=defaults)
+    reader.component(group, None, spec, _At(path, place_of(spec)), defaults)
     return reader.problems
 
 
-def construct(
-    target: Callable[..., Any], arguments: Mapping[str, Any], *, path: str = "", catalog: Catalog | None = None
-) -> Any:
+def construct(target: _Target, arguments: Mapping[str, Any], *, path: str = "", catalog: Catalog | None = None) -> Any:
     """Call ``target``, any annotated callable or dataclass, with arguments read as `build` reads them.
 
     Raises:
         ConfigError: As `build`.
     """
     reader = _Reader(catalog)
-    return _make(reader.checked(reader.call(target, _name_of(target), arguments, _At(path, place_of(arguments)))))
+    return reader.made(reader.call(target, _name_of(target), arguments, _At(path, place_of(arguments))))
 
 
 def check_arguments(
-    target: Callable[..., Any], arguments: Mapping[str, Any], *, path: str = "", catalog: Catalog | None = None
+    target: _Target, arguments: Mapping[str, Any], *, path: str = "", catalog: Catalog | None = None
 ) -> list[Problem]:
     """Return what is wrong with the arguments of any annotated callable or dataclass."""
     reader = _Reader(catalog)
@@ -106,14 +108,13 @@ class _At:
 
 @dataclass(frozen=True)
 class _Call:
-    """Something to be constructed once everything was checked."""
+    """Something to be constructed once everything was checked; a `Spec` when it has no ``defaults``."""
 
-    target: Callable[..., Any]
+    target: _Target
     label: str
     at: _At
     arguments: dict[str, Any]
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    partial: bool = False
+    defaults: Mapping[str, Any] | None
 
 
 class _Reader:
@@ -123,25 +124,16 @@ class _Reader:
         self.catalog = Catalog.discover() if catalog is None else catalog
         self.problems: list[Problem] = []
 
-    def checked(self, node: Any) -> Any:
-        """Return ``node``, or raise all problems."""
+    def made(self, node: Any) -> Any:
+        """Construct what was read, or raise all problems."""
         if self.problems:
             raise ConfigError(self.problems) from next((p.error for p in self.problems if p.error), None)
-        return node
+        return _make(node)
 
     def problem(self, at: _At, message: str, hint: str = "") -> None:
         self.problems.append(Problem(message, at.path, at.place, hint))
 
-    def component(
-        self,
-        group: str,
-        expected: type | None,
-        spec: Any,
-        at: _At,
-        *,
-        defaults: Mapping[str, Any] | None = None,
-        partial: bool = False,
-    ) -> Any:
+    def component(self, group: str, expected: type | None, spec: Any, at: _At, defaults: _Defaults = _NONE) -> Any:
         """Read a spec ``{type: Name, ...}`` of a group; a built object is returned as it is."""
         if _is_built(spec):
             return spec
@@ -155,37 +147,24 @@ class _Reader:
         if expected is not None and isinstance(target, type) and not issubclass(target, expected):
             self.problem(at.child(spec, "type"), f"{label} is no {expected.__name__}")
             return None
-        return self.call(target, label, spec, at, defaults=defaults, partial=partial)
+        return self.call(target, label, spec, at, defaults)
 
-    def call(
-        self,
-        target: Callable[..., Any],
-        label: str,
-        given: Mapping[str, Any],
-        at: _At,
-        *,
-        defaults: Mapping[str, Any] | None = None,
-        partial: bool = False,
-    ) -> _Call | None:
-        """Read arguments against the signature of ``target``."""
+    def call(self, target: _Target, label: str, given: Any, at: _At, defaults: _Defaults = _NONE) -> Any:
+        """Read arguments against the signature of ``target``; without ``defaults``, some may come later."""
         if not isinstance(given, Mapping):
             return self.problem(at, f"expected a mapping of the arguments of {label}, got {_show(given)}")
-        known, defaults = signature(target), defaults or {}
-        made: dict[str, Any] = {}
+        known, made = signature(target), {}
         for key, value in given.items():
-            if key not in known and key == "type" and not _is_record(target):
-                continue
-            if key not in known:
+            if key in known:
+                is_default = value is None and known[key].default is None
+                made[key] = None if is_default else self.value(known[key].annotation, value, at.child(given, key))
+            elif key != "type" or _is_record(target):
                 self._unknown(target, label, given, at, key)
-            elif value is None and known[key].default is None:
-                made[key] = None
-            else:
-                made[key] = self.value(known[key].annotation, value, at.child(given, key))
         for name, parameter in known.items():
-            if parameter.required and not partial and name not in given and name not in defaults:
+            if parameter.required and defaults is not None and name not in given and name not in defaults:
                 here = at.child(given, name)
                 self.problem(here, f"missing argument of {label}: {describe(parameter.annotation)}")
-        return _Call(target, label, at, made, defaults, partial)
+        return _Call(target, label, at, made, defaults)
 
     def value(self, annotation: Any, value: Any, at: _At) -> Any:
         """Read any value against any annotation."""
@@ -202,7 +181,8 @@ class _Reader:
             return value if fits else self._mismatch(kind, value, at)
         if origin is Spec or group_of(kind):
             inner = bare(arguments[0]) if origin is Spec else kind
-            return self.component(group_of(inner) or "parts", _enforced(inner), value, at, partial=origin is Spec)
+            defaults = None if origin is Spec else _NONE
+            return self.component(group_of(inner) or "parts", _enforced(inner), value, at, defaults)
         return self._of_class(origin or kind, kind, arguments, value, at)
 
     def _of_class(self, cls: Any, kind: Any, arguments: tuple[Any, ...], value: Any, at: _At) -> Any:
@@ -247,9 +227,8 @@ class _Reader:
         if fixed and len(arguments) != len(value):
             return self._mismatch(kind, value, at)
         entries = arguments if fixed else [*arguments[:1], Any][:1] * len(value)
-        made = [
-            self.value(entry, v, at.child(value, i)) for i, (entry, v) in enumerate(zip(entries, value, strict=True))
-        ]
+        pairs = enumerate(zip(entries, value, strict=True))
+        made = [self.value(entry, item, at.child(value, index)) for index, (entry, item) in pairs]
         return cls(made) if cls in (tuple, set, frozenset) else made
 
     def _mapping(self, kind: Any, arguments: tuple[Any, ...], value: Any, at: _At) -> Any:
@@ -262,7 +241,7 @@ class _Reader:
             made[self.value(key_kind, key, here)] = self.value(value_kind, entry, here)
         return made
 
-    def _target(self, group: str, name: Any, at: _At) -> tuple[Callable[..., Any], str] | None:
+    def _target(self, group: str, name: Any, at: _At) -> tuple[_Target, str] | None:
         """Return what a ``type`` names, and what to call it in messages."""
         if isinstance(name, str):
             try:
@@ -318,11 +297,11 @@ def _make(node: Any) -> Any:
         return {key: _make(entry) for key, entry in node.items()}
     if not isinstance(node, _Call):
         return node
-    arguments = {**node.defaults, **{name: _make(entry) for name, entry in node.arguments.items()}}
-    if node.partial:
+    arguments = {name: _make(entry) for name, entry in node.arguments.items()}
+    if node.defaults is None:
         return Spec(node.target, **arguments)
     try:
-        return node.target(**arguments)
+        return node.target(**{**node.defaults, **arguments})
     except ConfigError as error:
         raise ConfigError([_located(problem, node.at) for problem in error.problems]) from error
     except (*_REFUSALS, UsageError, ComponentError) as error:

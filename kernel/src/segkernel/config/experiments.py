@@ -103,8 +103,11 @@ def add_layers(experiment: Experiment, layers: Layers) -> None:
             raise _missing("data", experiment.data, experiment.data, files, experiment, zoos)
         layers.add_file(files[experiment.data], experiment.place)
     if experiment.schedule is not None:
-        for fragment in _schedule(experiment, experiment.schedule, zoos, layers.problems):
-            layers.add(fragment)
+        known = {name: part for zoo in reversed(zoos) for name, part in read_schedules(zoo, layers.problems).items()}
+        for piece in _pieces(experiment.schedule, known):
+            if piece not in known:
+                raise _missing("schedule", experiment.schedule, piece, known, experiment, zoos)
+            layers.add(known[piece])
     layers.add(family.data.without("base", "variants", "experiments"))
     layers.add(family.section("base"), (family.path,))
     if experiment.variant is not None:
@@ -128,25 +131,11 @@ def _add_variant(name: Any, family: Family, layers: Layers, asked: str, chain: t
         layers.add(fragment.without("_base_"), (family.path,) * (len(chain) + 1))
 
 
-def _schedule(experiment: Experiment, name: str, zoos: list[Zoo], problems: list[Problem]) -> list[MarkedDict]:
-    known: dict[str, MarkedDict] = {}
-    for zoo in reversed(zoos):
-        known |= read_schedules(zoo, problems)
-    names = _split(name, known)
-    if names is None:
-        piece = next((piece for piece in name.split("-") if piece not in known), name)
-        raise _missing("schedule", name, piece, known, experiment, zoos)
-    return [known[name] for name in names]
-
-
-def _split(text: str, known: Iterable[str]) -> list[str] | None:
-    """Split ``4xb2-amp-80k`` at dashes into known names, the longest first; None if it cannot be done."""
-    if text in known:
-        return [text]
-    for end in range(len(text) - 1, 0, -1):
-        if text[end] == "-" and text[:end] in known and (rest := _split(text[end + 1 :], known)):
-            return [text[:end], *rest]
-    return None
+def _pieces(text: str, known: Iterable[str]) -> list[str]:
+    """Split ``4xb2-amp-80k`` at dashes, but not inside a known name: the longest that fits comes first."""
+    ends = [end for end in range(len(text), 0, -1) if text[end : end + 1] in ("", "-") and text[:end] in known]
+    end = ends[0] if ends else (text + "-").index("-")
+    return [text[:end], *(_pieces(text[end + 1 :], known) if end < len(text) else [])]
 
 
 def _composed(name: str, zoos: list[Zoo]) -> Iterator[Experiment]:
@@ -176,10 +165,9 @@ def _unknown(name: str, zoos: list[Zoo]) -> ConfigError:
     families = [family for zoo in zoos for family in zoo.families()]
     names = [entry.name for entry in list_experiments(zoos)]
     names += [f"{name}.yaml"] if Path(f"{name}.yaml").is_file() else []
-    near = did_you_mean(name, names)
     model = name.rsplit("_", 2)[0]
-    if not near and (models := did_you_mean(model, [known for family in families for known in family.models()])):
-        near = [name.replace(model, known, 1) for known in models]
+    models = did_you_mean(model, [known for family in families for known in family.models()])
+    near = did_you_mean(name, names) or [name.replace(model, known, 1) for known in models]
     hint = f"did you mean {' or '.join(near)}?\n" if near else ""
     problem = Problem(f"no config is called {name!r}", hint=f"{hint}seg-kernel models lists them")
     return ConfigError([problem, *(problem for family in families for problem in family.problems)])

@@ -50,7 +50,7 @@ def _lines(value: Any, indent: str) -> Iterator[tuple[str, str]]:
     for key, item in value.items() if mapping else enumerate(value):
         head = f"{indent}{_inline(key, key=True)}:" if mapping else f"{indent}-"
         place = place_of(value, key)
-        if not isinstance(item, (dict, list)) or not _is_deep(item):
+        if not _is_deep(item):
             yield f"{head} {_inline(item)}", place
         elif mapping:
             yield head, place
@@ -62,11 +62,10 @@ def _lines(value: Any, indent: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_deep(item: Any) -> bool:
-    return bool(item) and (isinstance(item, dict) or any(isinstance(part, dict) or _is_nested(part) for part in item))
-
-
-def _is_nested(part: Any) -> bool:
-    return isinstance(part, list) and _is_deep(part)
+    """Whether it takes lines of its own: a mapping, or a list with a mapping somewhere inside."""
+    if isinstance(item, list):
+        return any(isinstance(part, dict) or _is_deep(part) for part in item)
+    return isinstance(item, dict) and len(item) > 0
 
 
 def _inline(value: Any, key: bool = False) -> str:

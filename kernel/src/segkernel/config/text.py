@@ -14,9 +14,8 @@ from typing import Any
 from segkernel.config.marks import MarkedDict, MarkedList, Place, brief
 from segkernel.errors import ConfigError, Problem
 
-_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)")
-_BASED = re.compile(r"0x[0-9a-fA-F]+|0o[0-7]+|0b[01]+")
-_FLOAT = re.compile(r"[-+]?([0-9]+(_[0-9]+)*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?")
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)|0x[0-9a-fA-F]+|0o[0-7]+|0b[01]+")
+_FLOAT = re.compile(r"(?=.*[.eE])[-+]?(?=\.?[0-9])([0-9]+(_[0-9]+)*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 _WORDS: dict[str, Any] = {"": None, "~": None, ".nan": float("nan"), ".inf": float("inf")}
 _WORDS |= {"+.inf": float("inf"), "-.inf": float("-inf"), "null": None, "true": True, "false": False}
 _MOST_VALUES, _MOST_LEVELS = 200_000, 100  # far above any config; stop an alias bomb and a tower of brackets
@@ -30,12 +29,8 @@ def scalar(text: str) -> Any:
     if text in _WORDS or (text.lower() in _WORDS and text in (text.upper(), text.capitalize())):
         return _WORDS[text.lower()]
     if _INTEGER.fullmatch(text):
-        return int(text)
-    if _BASED.fullmatch(text):
         return int(text, 0)
-    if _FLOAT.fullmatch(text) and re.match(r"[-+]?\.?[0-9]", text) and not re.fullmatch(r"[-+]?[0-9_]+", text):
-        return float(text)
-    return text
+    return float(text) if _FLOAT.fullmatch(text) else text
 
 
 def read_file(path: Path, label: str, problems: list[Problem]) -> MarkedDict | None:
@@ -122,7 +117,7 @@ class _Reader:
             if event.anchor not in self.anchors:
                 return self.problem(event, f"the alias *{event.anchor} has no anchor before it")
             value, size = self.anchors[event.anchor]
-            self.count += size
+            self.count += size  # an alias counts as what it repeats
             return value
         if event.tag is not None:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
