@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from segkernel.interfaces.data import IGNORE
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+    from typing_extensions import Self
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -265,11 +266,33 @@ def _move(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 # ---------------------------------------------------------------- what holds them
 
-Self = TypeVar("Self", bound="_Named")
+
+class _Tensors:
+    """What holds tensors: all of them can be moved at once."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """Return a copy with ``function`` applied to every tensor."""
+        raise NotImplementedError
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """Return a copy whose tensors are on ``device``."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def cpu(self) -> Self:
+        """Return a copy whose tensors are in main memory."""
+        return self.to("cpu")
+
+    def cuda(self) -> Self:
+        """Return a copy whose tensors are on the current CUDA device."""
+        return self.to("cuda")
+
+    def detach(self) -> Self:
+        """Return a copy whose tensors carry no gradient."""
+        return self.map(lambda tensor: tensor.detach())
 
 
 @dataclass
-class _Named:
+class _Named(_Tensors):
     """Values by name, which can be added, read with `get`, and removed."""
 
     fields: dict[str, Any] = field(default_factory=dict)
@@ -294,25 +317,9 @@ class _Named:
         """Return the field ``name``, or ``default``."""
         return self.fields.get(name, default)
 
-    def map(self: Self, function: Callable[[Tensor], Tensor]) -> Self:
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Return a copy with ``function`` applied to every tensor."""
         return replace(self, fields={name: _map(value, function) for name, value in self.fields.items()})
-
-    def to(self: Self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """Return a copy whose tensors are on ``device``."""
-        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def cpu(self: Self) -> Self:
-        """Return a copy whose tensors are in main memory."""
-        return self.to("cpu")
-
-    def cuda(self: Self) -> Self:
-        """Return a copy whose tensors are on the current CUDA device."""
-        return self.to("cuda")
-
-    def detach(self: Self) -> Self:
-        """Return a copy whose tensors carry no gradient."""
-        return self.map(lambda tensor: tensor.detach())
 
 
 def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
@@ -369,7 +376,7 @@ class Prediction(_Named):
 
 
 @dataclass
-class Batch:
+class Batch(_Tensors):
     """Images of one step: (N, C, H, W) as they left the transforms (uint8 as a rule), padded to one size.
 
     ``sizes`` are the true sizes inside the padding, ``meta`` the samples' own; in evaluation ``truths`` holds the
@@ -385,28 +392,12 @@ class Batch:
     def __len__(self) -> int:
         return len(self.images)
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Return a copy with ``function`` applied to every tensor."""
         truths = [truth.map(function) for truth in self.truths]
         return replace(self, images=function(self.images), targets=self.targets.map(function), truths=truths)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """Return a copy whose tensors are on ``device``."""
-        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def cpu(self) -> Batch:
-        """Return a copy in main memory."""
-        return self.to("cpu")
-
-    def cuda(self) -> Batch:
-        """Return a copy on the current CUDA device."""
-        return self.to("cuda")
-
-    def detach(self) -> Batch:
-        """Return a copy whose tensors carry no gradient."""
-        return self.map(lambda tensor: tensor.detach())
-
-    def pin_memory(self) -> Batch:
+    def pin_memory(self) -> Self:
         """Return a copy in page-locked memory, for a faster way to the device."""
         return self.map(lambda tensor: tensor.pin_memory())
 
