@@ -89,7 +89,7 @@ def test_a_hook_for_a_moment_that_does_not_exist_is_refused(make_runner):
         make_runner(hooks=[Misspelt()])
 
 
-def test_accumulation_takes_the_same_samples_as_one_large_batch(make_runner):
+def test_accumulation_takes_the_same_samples_as_one_large_batch(make_runner, tmp_path):
     seen: dict[int, list[str]] = {}
 
     class Names:
@@ -101,7 +101,7 @@ def test_accumulation_takes_the_same_samples_as_one_large_batch(make_runner):
             seen.setdefault(self.key, []).extend(m["name"] for b in batches for m in b.meta)
 
     for micro in (2, 4):
-        runner = make_runner(hooks=[Names(micro)], iterations=4, val=None, test=None)
+        runner = make_runner(hooks=[Names(micro)], iterations=4, val=None, test=None, work_dir=tmp_path / str(micro))
         runner.train_set.micro_batch = micro
         runner.accumulate = 4 // micro
         runner.train()
@@ -228,10 +228,10 @@ def test_the_test_uses_the_best_weights(make_runner, caplog):
     assert "best_mIoU" in caplog.text
 
 
-def test_validation_does_not_change_training(make_runner):
+def test_validation_does_not_change_training(make_runner, tmp_path):
     often = make_runner(val_interval=1)
     often.train()
-    never = make_runner(val=None, val_interval=None)
+    never = make_runner(val=None, val_interval=None, work_dir=tmp_path / "never")
     never.train()
     assert torch.equal(weights(often), weights(never))
 

@@ -172,7 +172,7 @@ def _check_section(name: str, value: Any, place: str, catalog: Catalog) -> list[
         return [] if right else [Problem(f"needs {wanted}, got {value!r}", name, place)]
     if name in _LISTS:
         if not isinstance(value, list):
-            return [Problem(f"needs a list, got {type(value).__name__}", name, place)]
+            return [Problem(f"needs a list, got {value!r}", name, place)]
         checked = (check_component(_LISTS[name], v, path=f"{name}[{i}]", catalog=catalog) for i, v in enumerate(value))
         return [problem for problems in checked for problem in problems]
     if not isinstance(value, Mapping):
@@ -229,7 +229,7 @@ def make_runner(
         lr=schedule.lr,
         clip_grad=optim.clip_grad,
         evaluation=construct(Evaluation, config.get("evaluate") or {}, path="evaluate", catalog=catalog),
-        hooks=[*(build("hooks", hook, catalog=catalog) for hook in config.get("hooks") or ()), *hooks],
+        hooks=[*_hooks(config, catalog), *hooks],
         engine=engine,
         preprocessor=Preprocessor(**data.preprocess),
         seed=seed,
@@ -241,7 +241,14 @@ def make_runner(
 
 def _engine(config: Config, catalog: Catalog) -> Engine:
     spec = config.get("engine") or {}
-    return build("engines", spec, catalog=catalog) if "type" in spec else LocalEngine(**spec)
+    if "type" in spec:
+        return build("engines", spec, path="engine", catalog=catalog)
+    return construct(LocalEngine, spec, path="engine", catalog=catalog)
+
+
+def _hooks(config: Config, catalog: Catalog) -> list[Any]:
+    specs = enumerate(config.get("hooks") or ())
+    return [build("hooks", spec, path=f"hooks[{index}]", catalog=catalog) for index, spec in specs]
 
 
 def _without_training(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -257,7 +264,8 @@ def _loaders(data: DataSection, optim: OptimSection, engine: Engine, seed: int) 
         "persistent_workers": data.persistent_workers,
         "pin_memory": engine.device.type == "cuda",
     }
-    micro_batch = data.micro_batch or max(optim.batch_size // engine.world_size, 1)
+    whole = max(optim.batch_size // engine.world_size, 1)
+    micro_batch = whole if data.micro_batch is None else data.micro_batch
     train = data.train if data.train is None else Loader(data.train, data.train_transforms, micro_batch, **common)  # type: ignore[arg-type]
     val, test = (
         part if part is None else Loader(part, data.eval_transforms, data.eval_batch, **common)  # type: ignore[arg-type]
@@ -271,18 +279,27 @@ def _optimizer(
 ) -> torch.optim.Optimizer:
     arguments = spec.arguments
     groups = parameter_groups(model, arguments.get("lr", 1e-3), arguments.get("weight_decay", 0.0), paramwise)
-    return spec(groups)
+    try:
+        return spec(groups)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(Problem(f"the optimizer refuses: {error}", "optim.optimizer")) from error
 
 
 def _check_classes(model: Segmentor, data: DataSection, config: Config) -> None:
     """Refuse a model whose number of classes is not the data's."""
+    output = model.outputs.get("seg")
     for name in ("train", "val", "test"):
         part: Any = getattr(data, name)
-        output = model.outputs.get("seg")
-        if part is not None and output is not None and output.classes != len(part.classes):
-            message = f"{type(part).__name__} has {len(part.classes)} classes, the model predicts {output.classes}"
-            hint = f"set num_classes: {len(part.classes)} in the model's heads, or reference ${{data.num_classes}}"
-            raise ConfigError(Problem(message, f"data.{name}", place_of(config["data"], name), hint))
+        if part is None:
+            continue
+        message, count = f"{type(part).__name__} has {len(part.classes)} classes", len(part.classes)
+        if data.num_classes not in (None, count):
+            place = place_of(config["data"], "num_classes")
+            raise ConfigError(Problem(f"{data.num_classes}, but data.{name} is a {message}", "data.num_classes", place))
+        if output is not None and output.classes != count:
+            hint = f"set num_classes: {count} in the model's heads, or reference ${{data.num_classes}}"
+            place = place_of(config["data"], name)
+            raise ConfigError(Problem(f"{message}, the model predicts {output.classes}", f"data.{name}", place, hint))
 
 
 def start(
@@ -302,9 +319,11 @@ def start(
     """
     config = config if isinstance(config, Config) and not overrides else load_config(config, overrides)
     checkpoint: Path | None = None
+    work_dir = work_dir or config.get("work_dir")
     if resume:
         checkpoint = rundir.latest_checkpoint(config.name, work_dir) if resume is True else Path(resume)
-        work_dir = work_dir or checkpoint.parent.parent
+        if work_dir is None and checkpoint.parent.name == "checkpoints":
+            work_dir = checkpoint.parent.parent
     runner = make_runner(config, work_dir)
     if checkpoint:
         runner.resume(checkpoint)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segkernel.catalog import Catalog
-from segkernel.errors import CheckpointError, SegKernelError
+from segkernel.errors import CheckpointError, SegKernelError, UsageError
 
 if TYPE_CHECKING:
     from segkernel.runner import Runner
@@ -52,19 +52,31 @@ def latest_checkpoint(name: str, work_dir: str | Path | None = None) -> Path:
 
 
 def write(run: Runner) -> None:
-    """Create the directory and write what the run was started with."""
+    """Create the directory and write what the run was started with.
+
+    Raises:
+        UsageError: When it holds another run, which this one would overwrite.
+        SegKernelError: When it cannot be written.
+    """
+    if run.train_set is not None and not run.iteration and any(run.work_dir.glob("checkpoints/iter_*.pt")):
+        raise UsageError(f"{run.work_dir}: holds a run already; go on with --resume, or give another --work-dir")
     try:
         (run.work_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
-        if run.config:
-            (run.work_dir / "config.yaml").write_text(_yaml(run.config), "utf-8")
-        (run.work_dir / "plugins.json").write_text(json.dumps(plugin_versions(), indent=2), "utf-8")
-        (run.work_dir / "environment.json").write_text(json.dumps(environment(run), indent=2), "utf-8")
+        if run.train_set is not None or not (run.work_dir / "plugins.json").exists():  # a test changes no run's record
+            _write_record(run)
         handler = _LogFile(run.work_dir / "log.txt", encoding="utf-8")
     except OSError as error:
         raise SegKernelError(f"{run.work_dir}: cannot write the run directory: {error.strerror}") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     handler.set_name(str(run.work_dir))
     logging.getLogger("segkernel").addHandler(handler)
+
+
+def _write_record(run: Runner) -> None:
+    if run.config:
+        (run.work_dir / "config.yaml").write_text(_yaml(run.config), "utf-8")
+    (run.work_dir / "plugins.json").write_text(json.dumps(plugin_versions(), indent=2), "utf-8")
+    (run.work_dir / "environment.json").write_text(json.dumps(environment(run), indent=2), "utf-8")
 
 
 class _LogFile(logging.FileHandler):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 
@@ -27,6 +29,8 @@ def command(
     """
     from segkernel.experiment import start
 
+    if resume and "=" in resume and not Path(resume).exists():  # --resume KEY=VALUE: the newest, changed
+        overrides, resume = (*overrides, resume), "latest"
     changes = [*overrides, *engine_overrides(amp, device)]
     runner = start(config, changes, work_dir=work_dir, resume=True if resume == "latest" else resume or False)
     best = runner.best_checkpoint()

@@ -39,6 +39,8 @@ class Resize:
     ) -> None:
         if (scale is None) == (scale_factor is None):
             raise UsageError("Resize needs either 'scale' or 'scale_factor'")
+        if scale_factor is not None and np.min(scale_factor) <= 0:
+            raise UsageError(f"a scale_factor is above 0, not {scale_factor}")
         self.scale = None if scale is None else _pair(scale)
         self.scale_factor = scale_factor if not isinstance(scale_factor, int | float) else (scale_factor, scale_factor)
         self.keep_ratio = keep_ratio
@@ -121,7 +123,7 @@ class RandomResize:
         keep_ratio: bool = False,
     ) -> None:
         first = scale[0]
-        self.scales = (scale,) if isinstance(first, int) else tuple(scale)
+        self.scales = tuple(map(_pair, (scale,) if isinstance(first, int) else scale))
         if (ratio_range is None) == (len(self.scales) == 1) or len(self.scales) > 2:
             raise UsageError("RandomResize needs one 'scale' with 'ratio_range', or two scales without")
         self.ratio_range, self.keep_ratio = ratio_range, keep_ratio
@@ -176,7 +178,10 @@ class RandomChoiceResize:
 
 
 def _pair(scale: int | Scale) -> Scale:
-    return (scale, scale) if isinstance(scale, int) else (scale[0], scale[1])
+    pair = (scale, scale) if isinstance(scale, int) else (scale[0], scale[1])
+    if min(pair) < 1:
+        raise UsageError(f"a scale is 1 pixel or more, not {scale}")
+    return pair
 
 
 def _rounded(value: float) -> int:
