@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from segkernel.errors import CheckpointError, did_you_mean
 
@@ -267,21 +268,17 @@ def _without_dropped(value: Any) -> Any:
 
 
 def _find_weights(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    weights = content
-    for key in ("state_dict", "model"):
-        if isinstance(content.get(key), Mapping):
-            weights = content[key]
-            break
+    nested = (content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping))
+    weights = next(nested, content)
     tensors = OrderedDict((name, value) for name, value in weights.items() if isinstance(value, Tensor))
     if not tensors:
         keys = ", ".join(repr(str(key)) for key in list(content)[:8]) or "none"
         raise CheckpointError(f"{path}: holds no weights; its keys are {keys}")
-    prefix = "module."
-    wrapped = all(name.startswith(prefix) for name in tensors)
-    stripped = OrderedDict((name[len(prefix) :], value) for name, value in tensors.items()) if wrapped else tensors
-    if not wrapped and hasattr(weights, "_metadata"):
-        stripped._metadata = weights._metadata  # type: ignore[attr-defined]  # versions of the layers' own layouts
-    return stripped
+    if hasattr(weights, "_metadata"):
+        tensors._metadata = weights._metadata  # type: ignore[attr-defined]  # versions of the layers' own layouts
+    if all(name.startswith("module.") for name in tensors):
+        consume_prefix_in_state_dict_if_present(tensors, "module.")
+    return tensors
 
 
 def _with_classes(meta: dict[str, Any]) -> dict[str, Any]:
