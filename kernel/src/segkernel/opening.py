@@ -107,20 +107,14 @@ def make_model(config: Config, catalog: Catalog | None = None, pretrained: bool 
     model = build("segmentors", config["model"], catalog=catalog or catalog_of(config))
     start = getattr(model, "pretrained", None)
     if start and pretrained:
-        report = checkpoint.load_weights(model.backbone, checkpoint.load(start)["state_dict"], mode="finetune")
+        _, report = checkpoint.load_into(model.backbone, start, "finetune")
         log.info("backbone from %s\n%s", start, report)
     return model
 
 
 def fill(model: nn.Module, weights: str | Path) -> Mapping[str, Any]:
     """Load weights that must fit completely; return the file's ``meta``."""
-    state = checkpoint.load(weights)
-    try:
-        report = checkpoint.load_weights(
-            model, state["state_dict"], mode="strict", classes=state["meta"].get("classes")
-        )
-    except CheckpointError as error:
-        raise CheckpointError(f"{weights}: {error}") from error
+    state, report = checkpoint.load_into(model, weights, "strict")
     log.debug("%s\n%s", weights, report)
     return state["meta"]
 
