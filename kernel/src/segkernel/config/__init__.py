@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segkernel.config.marks import MarkedDict, mark
+from segkernel.config.marks import MarkedDict, mark, place_of
 from segkernel.errors import ConfigError, Problem, UsageError, suggest
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _finish(found: list[MarkedDict], overrides: Sequence[str], name: str, source
     for layer in found:
         raw = merge(raw, layer, problems)
     for key in [key for key in raw if key not in SECTIONS and key != "_meta_"]:
-        problems.append(Problem("unknown section", str(key), str(raw.places.get(key) or ""), suggest(key, SECTIONS)))
+        problems.append(Problem("unknown section", str(key), place_of(raw, key), suggest(key, SECTIONS)))
     raw = apply_overrides(raw, overrides, problems)
     data = resolve(raw, problems)
     if problems:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from segkernel.config.layers import Layers
-from segkernel.config.marks import MarkedDict, MarkedList
+from segkernel.config.marks import MarkedDict, MarkedList, as_list, place_of
 from segkernel.config.zoo import LOCAL, PROVIDERS, Family, MissingPackageError, Zoo, label_of, packaged, read_schedules
 from segkernel.errors import ConfigError, Problem, did_you_mean, suggest
 
@@ -62,7 +62,7 @@ def list_experiments(zoos: Iterable[Zoo]) -> Iterator[Experiment]:
                 named = {key: own[key] for key in _named_parts(own)}
                 named |= {key: str(part) for key, part in named.items() if key != "variant" and part is not None}
                 parts = _parts(str(name), family) | named
-                yield Experiment(str(name), zoo, str(experiments.places[name]), family.path, family, own=own, **parts)
+                yield Experiment(str(name), zoo, place_of(experiments, name), family.path, family, own=own, **parts)
 
 
 def find_experiment(name: str, zoos: list[Zoo]) -> Experiment:
@@ -125,9 +125,8 @@ def _add_variant(name: Any, family: Family, layers: Layers, asked: str, chain: t
         problem = Problem(f"{family.name} has no variant {name!r}", "", asked, suggest(name, variants))
         layers.problems.append(problem)
     elif isinstance(fragment := variants[name], MarkedDict):
-        bases = fragment.get("_base_", MarkedList())
-        for base in bases if isinstance(bases, MarkedList) else [bases]:
-            _add_variant(base, family, layers, str(fragment.places["_base_"]), (*chain, name))
+        for index, base in enumerate(bases := as_list(fragment, "_base_")):
+            _add_variant(base, family, layers, place_of(bases, index), (*chain, name))
         layers.add(fragment.without("_base_"), (family.path,) * (len(chain) + 1))
 
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from segkernel.config.marks import MarkedDict, MarkedList, brief
+from segkernel.config.marks import MarkedDict, as_list, brief, place_of
 from segkernel.config.text import read_file
 from segkernel.config.zoo import MissingPackageError, Zoo, label_of, packaged
 from segkernel.errors import ConfigError, Problem, suggest
@@ -44,11 +44,8 @@ class Layers:
     def add(self, mapping: MarkedDict, chain: tuple[Path, ...] = ()) -> None:
         """Add a mapping after the bases that it names; ``chain`` ends with the file that it was read from."""
         self.depth = max(self.depth, len(chain) - 1)
-        value = mapping.get("_base_", MarkedList())
-        names = value if isinstance(value, MarkedList) else [value]
-        place = mapping.places.get("_base_")
-        for index, name in enumerate(names):
-            asked = str(getattr(value, "places", {}).get(index, place) or "")
+        for index, name in enumerate(bases := as_list(mapping, "_base_")):
+            asked = place_of(bases, index)
             if not isinstance(name, str) or not name:
                 message = f"a base is a path or a packaged name, not {brief(name)}"
                 self.problems.append(Problem(message, "_base_", asked))

@@ -88,6 +88,14 @@ def place_of(container: Any, key: Any = None) -> str:
     return str(place) if isinstance(place, Place) else ""
 
 
+def as_list(container: MarkedDict, key: Any) -> MarkedList:
+    """Return ``container[key]`` as a list: one item may come without brackets, and nothing is an empty list."""
+    value, place = container.get(key, MarkedList()), container.places.get(key)
+    if isinstance(value, MarkedList):
+        return value
+    return MarkedList([value], places={0: place} if place else {}, place=place)
+
+
 def mark(value: Any) -> Any:
     """Turn mappings, lists and tuples into marked ones, deeply; marks they already have stay."""
     marks = {"places": getattr(value, "places", None), "place": getattr(value, "place", None)}

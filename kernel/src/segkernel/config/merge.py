@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from segkernel.config.marks import MarkedDict, MarkedList, Place, brief
+from segkernel.config.marks import MarkedDict, MarkedList, Place, as_list, brief, place_of
 from segkernel.errors import Problem, suggest
 
 
@@ -36,7 +36,7 @@ def merge(base: Any, over: Any, problems: list[Problem], path: str = "") -> Any:
         elif isinstance(key, str) and len(key) > 1 and key.startswith("~"):
             _remove(result, key[1:], value, place, problems, path)
         elif isinstance(key, str) and len(key) > 1 and key.endswith("+"):
-            _append(result, key[:-1], value, place, problems, join(path, key[:-1]))
+            _append(result, key[:-1], as_list(over, key), place, problems, join(path, key[:-1]))
         else:
             result[key] = merge(result.get(key), value, problems, join(path, key))
             _set_place(result, key, place)
@@ -52,7 +52,7 @@ def _start(base: Any, over: MarkedDict, problems: list[Problem], path: str) -> M
     """Return what ``over`` starts from: the base, or nothing where ``over`` replaces it."""
     delete = over.get("_delete_", False)
     if not isinstance(delete, bool):
-        where = str(over.places.get("_delete_") or "")
+        where = place_of(over, "_delete_")
         problems.append(Problem(f"must be true or false, not {brief(delete)}", join(path, "_delete_"), where))
     if not isinstance(base, MarkedDict):
         return MarkedDict(place=over.place)
@@ -79,17 +79,15 @@ def _remove(result: MarkedDict, key: str, value: Any, place: Place | None, probl
         _set_place(result, key, replace(place, text="removed") if place else None)
 
 
-def _append(result: MarkedDict, key: str, value: Any, place: Place | None, problems: list[Problem], path: str) -> None:
-    old = result.get(key)
-    if old is None:
-        old = MarkedList(place=place)
-    if not isinstance(old, MarkedList):
+def _append(
+    result: MarkedDict, key: str, more: MarkedList, place: Place | None, problems: list[Problem], path: str
+) -> None:
+    old = MarkedList(place=place) if result.get(key) is None else result[key]
+    if isinstance(old, MarkedList):
+        result[key] = old + merge(None, more, problems, path)
+        _set_place(result, key, replace(place, text=f"+ {brief(more)}") if place else None)
+    else:
         problems.append(Problem(f"cannot append to {brief(old)}, which is no list", path, str(place or "")))
-        return
-    if not isinstance(value, MarkedList):  # one item may come without brackets
-        value = MarkedList([value], places={0: place} if place else {}, place=place)
-    result[key] = old + merge(None, value, problems, path)
-    _set_place(result, key, replace(place, text=f"+ {brief(value)}") if place else None)
 
 
 def _set_place(result: MarkedDict, key: Any, place: Place | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from segkernel.config.marks import MarkedDict, MarkedList, brief
+from segkernel.config.marks import MarkedDict, MarkedList, brief, place_of
 from segkernel.config.paths import Path, format_path, parse_path, step_in
 from segkernel.errors import Problem, suggest
 
@@ -44,7 +44,7 @@ class _Resolver:
         return self.text(raw, path, place) if isinstance(raw, str) and "${" in raw else raw
 
     def child(self, container: Any, key: Any, path: Path) -> Any:
-        return self.value(container[key], (*path, key), str(container.places.get(key) or ""))
+        return self.value(container[key], (*path, key), place_of(container, key))
 
     def text(self, text: str, path: Path, place: str) -> Any:
         while match := _INNERMOST.search(text):  # a nested reference takes one round for each of its levels
@@ -84,7 +84,7 @@ class _Resolver:
                 what = f"has no {step!r}" if isinstance(node, MarkedDict) else f"is {brief(node)}"
                 message = f"${{{format_path(target)}}} points to nothing: {found} {what}"
                 return self.problem(message, path, place, suggest(step, node))
-            where = str(node.places.get(key) or "")
+            where = place_of(node, key)
             node = node[key]
         return self.value(node, target, where)
 

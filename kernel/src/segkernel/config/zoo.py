@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from segkernel.config.marks import MarkedDict, brief
+from segkernel.config.marks import MarkedDict, brief, place_of
 from segkernel.config.text import read_file
 from segkernel.errors import ConfigError, Problem, did_you_mean, suggest
 
@@ -126,7 +126,7 @@ def _read_family(path: Path, label: str, stat: os.stat_result) -> Family:
     problems: list[Problem] = []
     data = read_file(path, label, problems) or MarkedDict()
     for key, value in data.items():
-        place = str(data.places.get(key))
+        place = place_of(data, key)
         if key not in _FAMILY_KEYS:
             problems.append(Problem("unknown key of a family file", str(key), place, suggest(key, _FAMILY_KEYS)))
         elif not isinstance(value, MarkedDict):
@@ -134,7 +134,7 @@ def _read_family(path: Path, label: str, stat: os.stat_result) -> Family:
         elif key in ("variants", "experiments"):
             for name in [name for name in value if not isinstance(value[name], MarkedDict | None)]:
                 message = f"must be a mapping or nothing, not {brief(value[name])}"
-                problems.append(Problem(message, f"{key}.{name}", str(value.places.get(name))))
+                problems.append(Problem(message, f"{key}.{name}", place_of(value, name)))
     return Family(path, data, tuple(problems))
 
 
