@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+UNVALIDATED = 1000
+"""Iterations between two checkpoints of a run without validation, where nothing else is said."""
+
 
 class CheckpointHook:
     """Save ``checkpoints/iter_N.pt`` and link the best as ``best_METRIC_iter_N.pt``.
 
     Args:
-        interval: Iterations between two; None saves with every validation, and at the end.
+        interval: Iterations between two; None saves with every validation (every 1000 without one), and at the end.
         keep: How many of the regular ones stay; None keeps all.
         best: Figures of the validation record, highest is best (lowest where the name holds ``loss``); None for none.
         top_k: How many of the best stay, for each figure.
@@ -70,7 +73,10 @@ class CheckpointHook:
 
     @hookimpl
     def after_iteration(self, run: Runner) -> None:
-        regular = self._validated if self.interval is None else run.iteration % self.interval == 0
+        if self.interval is None and run.val_set is not None:
+            regular = self._validated
+        else:
+            regular = run.iteration % (self.interval or UNVALIDATED) == 0
         if regular or self._entered or run.stopping or run.iteration >= run.max_iterations:
             self._save(run)
         self._validated, self._entered = False, []
