@@ -254,8 +254,9 @@ def draw(
     panels = [_caption(overlay(picture, label, palette, opacity), caption) for caption, label in labels.items()]
     drawn = np.concatenate(panels, axis=1)
     names = dict(enumerate(classes or ()))
-    legend = [(names.get(i, f"class {i}"), palette[i]) for i in ids if 0 <= i < len(palette)]
-    drawn = np.concatenate([_banner(title, drawn.shape[1]), drawn, _legend(legend, drawn.shape[1])])
+    entries = [(names.get(i, f"class {i}"), palette[i]) for i in ids if 0 <= i < len(palette)]
+    header, legend = (_rows(lines, drawn.shape[1]) for lines in ([(title, None)] if title else [], entries))
+    drawn = np.concatenate([header, drawn, legend])
     if out_file is not None:
         write(out_file, drawn)
     if show:
@@ -264,6 +265,7 @@ def draw(
 
 
 _LINE = 22  # pixels of height of a line of text
+_FONT = (0, 0.45)  # OpenCV's FONT_HERSHEY_SIMPLEX, and its size
 
 
 def _as_rgb(image: np.ndarray) -> np.ndarray:
@@ -280,12 +282,11 @@ def _as_labels(value: Any) -> np.ndarray:
 
 def _text(canvas: np.ndarray, text: str, x: int, y: int, color: Color) -> None:
     cv2 = opencv()
-    cv2.putText(canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, color, 1, cv2.LINE_AA)
+    cv2.putText(canvas, text, (x, y), *_FONT, color, 1, cv2.LINE_AA)
 
 
 def _text_width(text: str) -> int:
-    cv2 = opencv()
-    return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)[0][0])
+    return int(opencv().getTextSize(text, *_FONT, 1)[0][0])
 
 
 def _caption(panel: np.ndarray, caption: str) -> np.ndarray:
@@ -296,26 +297,20 @@ def _caption(panel: np.ndarray, caption: str) -> np.ndarray:
     return panel
 
 
-def _banner(title: str | None, width: int) -> np.ndarray:
-    canvas = np.full((_LINE + 4 if title else 0, width, 3), 255, np.uint8)
-    if title:
-        _text(canvas, title, 6, 17, (30, 30, 30))
-    return canvas
-
-
-def _legend(names: Sequence[tuple[str, Color]], width: int) -> np.ndarray:
-    """Return white rows with a coloured square and a name for each class, wrapped to ``width`` pixels."""
+def _rows(entries: Sequence[tuple[str, Color | None]], width: int) -> np.ndarray:
+    """Return white rows with texts, a coloured square before those with a colour, wrapped to ``width`` pixels."""
     places, x, row = [], 6, 0
-    for name, color in names:
-        needed = _text_width(name) + 34
+    for text, color in entries:
+        needed = _text_width(text) + 34
         if x > 6 and x + needed > width:
             x, row = 6, row + 1
-        places.append((name, color, x, row * _LINE))
+        places.append((text, color, x, row * _LINE))
         x += needed
     canvas = np.full(((row + 1) * _LINE + 4 if places else 0, width, 3), 255, np.uint8)
-    for name, color, x, y in places:
-        canvas[y + 6 : y + 19, x : x + 13] = color
-        _text(canvas, name, x + 18, y + 17, (30, 30, 30))
+    for text, color, x, y in places:
+        if color is not None:
+            canvas[y + 6 : y + 19, x : x + 13] = color
+        _text(canvas, text, x if color is None else x + 18, y + 17, (30, 30, 30))
     return canvas
 
 
