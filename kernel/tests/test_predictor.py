@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import sys
+
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
-from segkernel import image
-from segkernel.errors import CheckpointError, DataError, UsageError
+from segkernel import checkpoint, image
+from segkernel.errors import CheckpointError, ConfigError, DataError, UnknownComponentError, UsageError
 from segkernel.predictor import Predictor, UnusableImages, collect
 
 
@@ -129,6 +132,261 @@ def test_weights_without_their_config_are_refused(tiny_model, tmp_path):
 
 def test_collect_keeps_arrays_and_paths_apart(pictures):
     assert len(collect([pictures, np.zeros((4, 4, 3), np.uint8)])) == 4
+
+
+def test_a_list_of_one_array_gives_a_list(predictor):
+    assert len(predictor([np.zeros((9, 11, 3), np.uint8)])) == 1
+
+
+def test_an_empty_list_gives_an_empty_list(predictor):
+    assert predictor([]) == []
+
+
+def test_a_folder_of_one_image_gives_a_list(predictor, tmp_path):
+    image.write(tmp_path / "one" / "a.png", np.zeros((5, 5, 3), np.uint8))
+    assert len(predictor(tmp_path / "one")) == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (np.zeros((2, 5, 6, 3), np.uint8), r"\(2, 5, 6, 3\)"),
+        (np.zeros((5, 6), np.uint8), r"\(5, 6\)"),
+        (np.zeros((5, 6, 3), np.float32), "float32"),
+        (np.zeros((0, 6, 3), np.uint8), r"\(0, 6, 3\)"),
+        (torch.zeros(3, 5, 6), "Tensor"),
+        (None, "NoneType"),
+        ("", "empty"),
+    ],
+)
+def test_what_is_no_image_is_named(predictor, wrong, said):
+    with pytest.raises((DataError, UsageError), match=said):
+        predictor(wrong)
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"\xff\xfe\x00", "one path per line"), (b"\n# none\n", "no images")])
+def test_a_bad_list_of_images_is_named(predictor, tmp_path, content, said):
+    (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        predictor(tmp_path / "list.txt")
+
+
+def test_an_image_too_small_for_the_model_is_named(tmp_path):
+    with pytest.raises(DataError, match="the model cannot take an image of 5x6 pixels"):
+        Predictor(torch.nn.Conv2d(3, 2, 9), classes=["no", "yes"])(np.zeros((5, 6, 3), np.uint8))
+
+
+class Wrapped(torch.nn.Module):
+    def forward(self, images):
+        return {"out": images}
+
+
+@pytest.mark.parametrize(("module", "said"), [(torch.nn.Conv2d(3, 5, 1), r"\(1, 5, 4, 4\)"), (Wrapped(), "dict")])
+def test_a_module_that_gives_no_scores_of_the_classes_is_refused(module, said):
+    with pytest.raises(UsageError, match=said):
+        Predictor(module, classes=["no", "yes"])(np.zeros((4, 4, 3), np.uint8))
+
+
+@pytest.mark.parametrize("palette", [[(1, 2, 3)], [(1, 2), (3, 4)], [(1, 2, 300), (3, 4, 5)]])
+def test_a_palette_of_other_than_one_colour_per_class_is_refused(palette):
+    with pytest.raises(UsageError, match="colour"):
+        Predictor(torch.nn.Conv2d(3, 2, 1), classes=["no", "yes"], palette=palette)
+
+
+def test_a_misspelt_preprocess_key_brings_the_near_one():
+    with pytest.raises(ConfigError, match="did you mean 'mean'"):
+        Predictor(torch.nn.Conv2d(3, 2, 1), classes=["no", "yes"], preprocess={"meen": [1, 2, 3]})
+
+
+def test_a_data_set_config_without_a_type_is_refused():
+    with pytest.raises(UnknownComponentError):
+        Predictor(torch.nn.Conv2d(3, 2, 1), dataset={"root": "x"})
+
+
+# ---------------------------------------------------------------- from a file, and on the command line
+
+
+MODULE = """
+import json
+import torch
+from pathlib import Path
+from segkernel.errors import ExportError
+from segkernel.interfaces.model import Exporter, OutputSpec, Segmentor
+
+class Shades(Segmentor):
+    def __init__(self, scale: float = 1.0, pretrained: str | None = None) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(scale))
+        self.outputs = {"seg": OutputSpec(classes=2, out_channels=2)}
+        self.test_cfg = {"mode": "whole"}
+        self.pretrained = pretrained
+
+    def forward(self, images):
+        light = images.mean(1, keepdim=True) - 128
+        return torch.cat([-light, light], 1) * self.scale
+
+    def predict(self, images):
+        return {"seg": self(images)}
+
+class ScaleExporter(Exporter):
+    suffix = ".scale"
+
+    def export(self, segmentor, path, example, metadata=None):
+        if segmentor.scale < 0:
+            raise ExportError("other numbers")
+        Path(path).write_text(json.dumps({"scale": float(segmentor.scale), "metadata": metadata}))
+        return f"proven on {tuple(example.shape)}"
+
+    def load(self, path):
+        raise NotImplementedError
+"""
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """A checkpoint as a run writes it; its data set is not there, and its backbone's first weights are not either."""
+    (tmp_path / "shades.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "shades", raising=False)
+    config = {
+        "model": {"type": "shades:Shades", "pretrained": "gone.pth"},
+        "data": {"test": {"type": "GoneData"}, "preprocess": {"mean": [0.0] * 3, "std": [1.0] * 3}},
+    }
+    meta = {"classes": ["dark", "light"], "palette": [[0, 0, 9], [9, 9, 0]], "config": config}
+    checkpoint.save(tmp_path / "best.pt", {"state_dict": {"scale": torch.tensor(2.0)}, "meta": meta})
+    return tmp_path / "best.pt"
+
+
+@pytest.fixture
+def night_and_day(tmp_path):
+    pixels = np.zeros((6, 8, 3), np.uint8)
+    pixels[:, 4:] = 255
+    image.write(tmp_path / "photo.png", pixels)
+    return tmp_path / "photo.png"
+
+
+def test_a_checkpoint_is_all_that_is_needed(trained, night_and_day):
+    predictor = Predictor(trained)
+    labels = predictor(night_and_day).labels
+    assert predictor.classes == ("dark", "light")
+    assert predictor.palette == ((0, 0, 9), (9, 9, 0))
+    assert predictor.model.scale == 2
+    assert (labels[:, :4] == 0).all()
+    assert (labels[:, 4:] == 1).all()
+
+
+def test_given_names_win_over_the_checkpoint_s(trained):
+    predictor = Predictor(trained, classes=["night", "day"])
+    assert predictor.classes == ("night", "day")
+    assert predictor.palette == ((0, 0, 9), (9, 9, 0))
+
+
+def test_a_config_without_weights_says_that_it_means_nothing(trained, caplog):
+    predictor = Predictor({"model": {"type": "shades:Shades"}})
+    assert "mean nothing" in caplog.text
+    assert predictor.classes == ("class 0", "class 1")
+
+
+def test_a_config_and_weights_give_the_weights_model(trained):
+    assert Predictor({"model": {"type": "shades:Shades"}}, weights=trained).model.scale == 2
+
+
+def test_classes_stay_numbers_where_the_data_s_package_is_not_installed(trained, caplog):
+    state = checkpoint.load(trained)
+    del state["meta"]["classes"], state["meta"]["palette"]
+    checkpoint.save(trained, state)
+    assert Predictor(trained).classes == ("class 0", "class 1")
+    assert "GoneData" in caplog.text
+
+
+def seg_kernel(*arguments):
+    """Run the command line in this process."""
+    from segkernel.cli import main
+
+    with pytest.raises(SystemExit) as caught:
+        main([str(argument) for argument in arguments])
+    return caught.value.code
+
+
+@pytest.mark.parametrize(("kind", "folders"), [("labels", ["pred"]), ("overlays", ["vis"]), ("both", ["pred", "vis"])])
+def test_the_command_writes_what_it_is_asked_for(trained, night_and_day, tmp_path, capsys, kind, folders):
+    out = tmp_path / "out"
+    assert not seg_kernel("predict", trained, night_and_day, "--out", out, "--format", kind, "--device", "cpu")
+    assert sorted(entry.name for entry in out.iterdir()) == folders
+    assert "1 images predicted on cpu" in capsys.readouterr().out
+
+
+def test_the_command_predicts_the_good_images_and_names_the_bad(trained, night_and_day, tmp_path, capsys):
+    (tmp_path / "bad.png").write_text("no image")
+    inputs = (tmp_path / "bad.png", night_and_day, tmp_path / "gone.png")
+    assert seg_kernel("predict", trained, *inputs, "--out", tmp_path / "out") == 1
+    message = capsys.readouterr().err
+    assert "bad.png" in message
+    assert "gone.png" in message
+    assert "Traceback" not in message
+    assert [entry.name for entry in (tmp_path / "out" / "pred").iterdir()] == ["photo.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("gone.pt", "photo.png"), 1, "gone.pt: no such file"),
+        (("best.pt", "*.tif"), 1, "no file matches"),
+        (("best.pt", "photo.png", "--opacity", "0"), 2, "opacity"),
+        (("best.pt", "photo.png", "--device", "junk"), 2, "junk"),
+        (("best.pt", "photo.png", "--weights", "photo.png"), None, "photo.png"),
+        (("no_such_config", "photo.png"), 2, "no_such_config"),
+    ],
+)
+def test_bad_arguments_of_the_command_are_one_message(
+    trained, night_and_day, tmp_path, monkeypatch, capsys, arguments, code, said
+):
+    monkeypatch.chdir(tmp_path)
+    given = seg_kernel("predict", *arguments)
+    message = capsys.readouterr().err
+    assert given == code if code else given in (1, 2)
+    assert said in message
+    assert "Traceback" not in message
+
+
+def test_the_export_command_writes_beside_the_weights_and_says_what_is_next(trained, night_and_day, capsys, caplog):
+    caplog.set_level("INFO")
+    assert not seg_kernel("export", trained, "--format", "shades:ScaleExporter", "--image", night_and_day)
+    written = json.loads(trained.with_suffix(".scale").read_text())
+    assert written["scale"] == 2
+    assert written["metadata"]["classes"] == ["dark", "light"]
+    assert "proven on (1, 3, 6, 8)" in caplog.text
+    assert f"seg-kernel predict {trained.with_suffix('.scale')}" in capsys.readouterr().out
+
+
+def test_the_export_command_resizes_the_image_it_proves_on(trained, night_and_day, tmp_path, caplog):
+    caplog.set_level("INFO")
+    out = tmp_path / "there" / "model.scale"
+    out.parent.mkdir()
+    arguments = ("--format", "shades:ScaleExporter", "--image", night_and_day, "--size", "32x64", "--out", out)
+    assert not seg_kernel("export", trained, *arguments)
+    assert out.exists()
+    assert "proven on (1, 3, 32, 64)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("best.pt", "--format", "NoSuchExporter", "--image", "photo.png"), "NoSuchExporter"),
+        (("best.pt", "--format", "shades:ScaleExporter", "--image", "gone.png"), "gone.png"),
+        (("best.pt", "--format", "shades:ScaleExporter"), "GoneData"),
+        (("photo.png", "--format", "shades:ScaleExporter", "--image", "photo.png"), "photo.png"),
+    ],
+)
+def test_bad_arguments_of_the_export_command_are_one_message(
+    trained, night_and_day, tmp_path, monkeypatch, capsys, arguments, said
+):
+    monkeypatch.chdir(tmp_path)
+    assert seg_kernel("export", *arguments) in (1, 2, 3)
+    message = capsys.readouterr().err
+    assert said in message
+    assert "Traceback" not in message
+    assert not list(tmp_path.glob("*.scale"))
 
 
 @pytest.mark.parametrize("size", ["64", "axb", "64x"])

@@ -11,18 +11,18 @@ import glob
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from segkernel import image
-from segkernel.build import build
+from segkernel.build import build, construct
 from segkernel.catalog import Catalog
 from segkernel.data import apply_transforms
 from segkernel.engine import LocalEngine
-from segkernel.errors import DataError, UsageError
+from segkernel.errors import ComponentError, DataError, UsageError
 from segkernel.inference import TTA, Preprocessor, predict_batch
 from segkernel.interfaces.data import Color, Dataset, LabelSpec, Transform
 from segkernel.interfaces.model import OutputSpec, Segmentor, TestConfig
@@ -99,7 +99,8 @@ class Predictor:
         self.labels = _settle_labels(classes, palette, known, self.model.outputs["seg"].classes)
         specs = data.get("eval_transforms") or ()
         self.transforms = [build("transforms", t, catalog=catalog) for t in specs] if transforms is None else transforms
-        self.preprocessor = Preprocessor(**(preprocess or data.get("preprocess") or meta.get("preprocess") or {}))
+        wanted = preprocess or data.get("preprocess") or meta.get("preprocess") or {}
+        self.preprocessor = construct(Preprocessor, wanted, path="preprocess", catalog=catalog)
         evaluate = (config.get("evaluate") if config else None) or {}
         self.test_cfg: TestConfig | None = test_cfg or evaluate.get("test_cfg") or getattr(self.model, "test_cfg", None)
         self.tta = tta
@@ -121,11 +122,7 @@ class Predictor:
         """Where the model runs."""
         return self._engine.device
 
-    @overload
-    def __call__(self, inputs: np.ndarray, **options: Any) -> Prediction: ...
-    @overload
-    def __call__(self, inputs: Iterable[Image], **options: Any) -> Any: ...
-    def __call__(self, inputs: Image | Iterable[Image], **options: Any) -> Prediction | list[Prediction]:
+    def __call__(self, inputs: Image | Iterable[Image], **options: Any) -> Any:
         """Predict one image, or several.
 
         Args:
@@ -141,7 +138,8 @@ class Predictor:
                 the `UnusableImages` that is raised has them as ``predictions``.
         """
         images = collect(inputs)
-        several = not (isinstance(inputs, np.ndarray) or images == [inputs] or images == [Path(str(inputs))])
+        # Not by comparing what is inside: a list of one array cannot be compared with an array.
+        alone = isinstance(inputs, np.ndarray) or (isinstance(inputs, str | Path) and images == [_path(inputs)])
         predictions: list[Prediction] = []
         try:
             for prediction in self.stream(images, **options):
@@ -149,7 +147,7 @@ class Predictor:
         except UnusableImages as error:
             error.predictions = predictions
             raise
-        return predictions if several else predictions[0]
+        return predictions[0] if alone else predictions
 
     def stream(
         self,
@@ -253,10 +251,16 @@ def collect(inputs: Image | Iterable[Image]) -> list[Path | np.ndarray]:
     if isinstance(inputs, np.ndarray):
         return [inputs]
     if isinstance(inputs, str | Path):
-        return _collect_path(Path(inputs).expanduser())
+        return _collect_path(_path(inputs))
     if isinstance(inputs, Iterable) and not isinstance(inputs, Tensor | bytes | Mapping):
         return [one for entry in inputs for one in collect(entry)]
     raise UsageError(f"an image is a path or an array (H, W, 3) uint8 RGB, not a {type(inputs).__name__}")
+
+
+def _path(text: str | Path) -> Path:
+    if not str(text):
+        raise UsageError("an empty text names no image")
+    return Path(text).expanduser()
 
 
 def _collect_path(path: Path) -> list[Path | np.ndarray]:
@@ -333,7 +337,13 @@ class _PlainModule(Segmentor):
         return self.module(images)
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
-        return {"seg": self(images)}
+        scores = self(images)
+        count = self.outputs["seg"].out_channels
+        if not isinstance(scores, Tensor) or scores.ndim != 4 or scores.shape[1] != count:
+            given = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            name = type(self.module).__name__
+            raise UsageError(f"{name} gives {given}, not scores (N, {count}, h, w) of the {count} classes")
+        return {"seg": scores}
 
 
 def _device_of(module: nn.Module | None) -> str:
@@ -359,9 +369,13 @@ def _labels_in(meta: Mapping[str, Any]) -> LabelSpec | None:
 
 
 def _labels_in_config(data: Mapping[str, Any], catalog: Catalog) -> LabelSpec | None:
-    """Return the labels of the config's data, without opening any; the model's names do without if that fails."""
+    """Return the labels of the config's data, without opening it; None when its package is not there."""
     spec = next((data[part] for part in ("test", "val", "train") if data.get(part)), None)
-    return _labels_of(spec, catalog)
+    try:
+        return _labels_of(spec, catalog)
+    except ComponentError as error:
+        log.warning("the classes are numbered, not named: %s", error)
+        return None
 
 
 def _labels_of(dataset: Any, catalog: Catalog) -> LabelSpec | None:
@@ -370,7 +384,7 @@ def _labels_of(dataset: Any, catalog: Catalog) -> LabelSpec | None:
     if isinstance(dataset, Mapping) and dataset.get("classes"):
         return _labels_in(dataset)
     if isinstance(dataset, str | Mapping):
-        dataset = catalog.load("datasets", dataset if isinstance(dataset, str) else dataset["type"])
+        dataset = catalog.load("datasets", dataset if isinstance(dataset, str) else str(dataset.get("type")))
     found = [getattr(dataset, name, None) for name in ("labels", "spec")]
     known = next((spec for spec in found if isinstance(spec, LabelSpec)), None)
     classes = getattr(dataset, "classes", None)

@@ -51,6 +51,9 @@ class LabelSpec:
             raise UsageError(f"a label specification needs 1 to {IGNORE} classes, got {len(self.classes)}")
         if len(palette) != len(self.classes):
             raise UsageError(f"{len(self.classes)} classes but {len(palette)} colours in the palette")
+        strange = [color for color in palette if len(color) != 3 or not all(0 <= value <= 255 for value in color)]
+        if strange:
+            raise UsageError(f"a colour of the palette is three values from 0 to 255, not {strange[0]}")
         if self.values is not None and self.offset:
             raise UsageError("give 'values' or 'offset', not both")
         wrong = [v for v in (self.values or {}).values() if not (0 <= v < len(self.classes) or v == IGNORE)]

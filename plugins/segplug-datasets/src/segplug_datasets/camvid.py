@@ -33,6 +33,8 @@ class CamVid(PairedFiles):
         DataError: When a folder is missing or a mask has no image, or the reverse.
     """
 
+    spec = LABELS
+
     @staticmethod
     def conformance(folder: Path) -> list[dict[str, Any]]:
         """Write a tiny data set into ``folder`` and return the arguments that read it."""
@@ -41,4 +43,4 @@ class CamVid(PairedFiles):
 
     def __init__(self, data_root: str | Path = "data/camvid", split: Literal["train", "val", "test"] = "train") -> None:
         self.data_root = str(data_root)
-        super().__init__(Path(data_root) / split, Path(data_root) / f"{split}annot", LABELS)
+        super().__init__(Path(data_root) / split, Path(data_root) / f"{split}annot", self.spec)
