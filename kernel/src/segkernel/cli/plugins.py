@@ -6,8 +6,8 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,9 @@ from segkernel import __version__, known
 from segkernel.catalog import GROUPS, Catalog, Row, normalise
 from segkernel.cli import table
 from segkernel.errors import NotInstalledError, SegKernelError, UsageError, did_you_mean, suggest
+
+if TYPE_CHECKING:
+    from segkernel.testing import CheckResult
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
 NOT_COMPONENTS = ("zoo", "commands")
@@ -54,47 +57,32 @@ def show(distribution: str, as_json: bool) -> None:
 def check(ctx: click.Context, distribution: str | None, deep: bool, as_json: bool) -> None:
     """Import everything that DISTRIBUTION, or every plugin, offers; exit with 3 when something fails."""
     catalog = Catalog.discover()
-    findings: list[Finding] = []
+    results: dict[str, list[CheckResult]] = {}
     for name in [normalise(distribution)] if distribution else _distributions(catalog):
-        found = list(_check(catalog, _wanted(catalog, name), deep))
-        findings += found
+        results[name] = list(_check(catalog, _wanted(catalog, name), deep))
         if not as_json:
-            _print_findings(name, found)
+            _print_results(name, results[name])
     if as_json:
-        _write([asdict(finding) for finding in findings])
-    if any(finding.status == "failed" for finding in findings):
+        _write([{"distribution": name, **asdict(result)} for name, found in results.items() for result in found])
+    if any(result.status == "failed" for found in results.values() for result in found):
         ctx.exit(3)
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What a check found: ``component`` is ``heads/PSPHead``, ``status`` passed, failed, expected or skipped."""
+def _check(catalog: Catalog, rows: Sequence[Row], deep: bool) -> Iterable[CheckResult]:
+    from segkernel.testing import CheckResult, check_distribution
 
-    distribution: str
-    component: str
-    check: str
-    status: str
-    message: str = ""
-
-
-def _check(catalog: Catalog, rows: Sequence[Row], deep: bool) -> Iterable[Finding]:
-    name = rows[0].distribution
-    if rows[0].status != "ok":
-        disabled = rows[0].status == "disabled"
-        refused = f"accepts seg-kernel {rows[0].requires}, not {__version__}"
-        text = "hidden by SEGKERNEL_DISABLE" if disabled else refused
-        yield Finding(name, "package", "status", "skipped" if disabled else "failed", text)
-        return
-    if deep:
-        from segkernel.testing import check_distribution
-
-        for result in check_distribution(name, catalog):
-            yield Finding(name, result.component, result.check, result.status, result.message)
-        return
-    count = Counter((row.group, row.name) for row in rows)
-    for row in rows:
-        flaw = _flaw(catalog, row, count[row.group, row.name])
-        yield Finding(name, f"{row.group}/{row.name}", "loads", "failed" if flaw else "passed", flaw)
+    first = rows[0]
+    if first.status == "disabled":
+        yield CheckResult("package", "status", "skipped", "hidden by SEGKERNEL_DISABLE")
+    elif first.status == "incompatible":
+        yield CheckResult("package", "status", "failed", f"accepts seg-kernel {first.requires}, not {__version__}")
+    elif deep:
+        yield from check_distribution(first.distribution, catalog)
+    else:
+        count = Counter((row.group, row.name) for row in rows)
+        for row in rows:
+            flaw = _flaw(catalog, row, count[row.group, row.name])
+            yield CheckResult(f"{row.group}/{row.name}", "loads", "failed" if flaw else "passed", flaw)
 
 
 def _flaw(catalog: Catalog, row: Row, offered: int) -> str:
@@ -155,14 +143,9 @@ def _ambiguous(catalog: Catalog) -> list[tuple[str, str, list[str]]]:
 
 
 def _as_data(rows: Sequence[Row]) -> dict[str, Any]:
-    first = rows[0]
-    return {
-        "distribution": first.distribution,
-        "version": first.version,
-        "status": first.status,
-        "requires": first.requires,
-        "offers": [{"group": row.group, "name": row.name, "value": row.value} for row in rows],
-    }
+    shared, own = ("distribution", "version", "status", "requires"), ("group", "name", "value")
+    offers = [{key: getattr(row, key) for key in own} for row in rows]
+    return {**{key: getattr(rows[0], key) for key in shared}, "offers": offers}
 
 
 def _print_list(catalog: Catalog, rows: Sequence[Sequence[Row]]) -> None:
@@ -186,12 +169,12 @@ def _print_rows(rows: Sequence[Row]) -> None:
     click.echo(f"\nnext: seg-kernel plugins check {first.distribution}")
 
 
-def _print_findings(name: str, findings: Sequence[Finding]) -> None:
-    count = Counter(finding.status for finding in findings)
+def _print_results(name: str, results: Sequence[CheckResult]) -> None:
+    count = Counter(result.status for result in results)
     click.echo(f"{name}: " + ", ".join(f"{number} {status}" for status, number in count.items()))
-    for finding in findings:
-        if finding.status != "passed":
-            click.echo(f"  {finding.status} {finding.component} {finding.check}: {finding.message}")
+    for result in results:
+        if result.status != "passed":
+            click.echo(f"  {result.status} {result.component} {result.check}: {result.message}")
 
 
 def _write(data: Any) -> None:
