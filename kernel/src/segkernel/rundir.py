@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segkernel.catalog import Catalog
+from segkernel.config.show import to_yaml
 from segkernel.errors import CheckpointError, SegKernelError, UsageError
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def write(run: Runner) -> None:
 
 def _write_record(run: Runner) -> None:
     if run.config:
-        (run.work_dir / "config.yaml").write_text(_yaml(run.config), "utf-8")
+        (run.work_dir / "config.yaml").write_text(to_yaml(plain(run.config)), "utf-8")
     (run.work_dir / "plugins.json").write_text(json.dumps(plugin_versions(), indent=2), "utf-8")
     (run.work_dir / "environment.json").write_text(json.dumps(environment(run), indent=2), "utf-8")
 
@@ -143,12 +144,6 @@ def _version(distribution: str) -> str | None:
         return installed.version(distribution)
     except installed.PackageNotFoundError:
         return None
-
-
-def _yaml(config: dict[str, Any]) -> str:
-    import yaml
-
-    return yaml.safe_dump(plain(config), sort_keys=False, default_flow_style=None, width=120)
 
 
 def plain(value: Any) -> Any:
