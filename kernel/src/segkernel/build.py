@@ -375,7 +375,8 @@ def _member(cls: type[enum.Enum], value: Any) -> enum.Enum | None:
 def _show(value: Any) -> str:
     text = repr(value)
     text = text if len(text) <= 60 else f"{text[:57]}..."
-    return text if value is None else f"{text} ({type(value).__name__})"
+    kind = next((kind for kind in (dict, list) if isinstance(value, kind)), type(value))  # marked ones are theirs too
+    return text if value is None else f"{text} ({kind.__name__})"
 
 
 def _name_of(target: Any) -> str:

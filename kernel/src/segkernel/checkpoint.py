@@ -237,7 +237,7 @@ def _why_unreadable(error: Exception) -> str:
     if "operand" in text:
         return "was not written by torch.save as a checkpoint; nothing in it was run"
     damaged = ("central directory", "zip archive", "magic number", "ran out of input", "invalid load key", "EOF")
-    if isinstance(error, EOFError | LookupError) or any(words in text for words in damaged):
+    if isinstance(error, EOFError | LookupError | OSError) or any(words in text for words in damaged):
         return "is damaged or not a checkpoint: truncated, or another kind of file; copy or download it again"
     return f"cannot be read as a checkpoint: {type(error).__name__}: {text.splitlines()[0] if text else 'no reason'}"
 

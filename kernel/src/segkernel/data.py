@@ -253,7 +253,7 @@ def died(error: BaseException) -> DataError | None:
     text = str(error)
     if not isinstance(error, RuntimeError) or not text.startswith("DataLoader worker"):
         return None
-    hint = "the kernel may have stopped it for its memory; data.workers=0 shows an error of its own, if there is one"
+    hint = "the system may have stopped it for its memory; with data.workers=0 an error of the data set's own is seen"
     return DataError(f"a process that reads samples has died: {text.splitlines()[0]}\n    {hint}")
 
 

@@ -295,7 +295,7 @@ def _check_classes(model: Segmentor, data: DataSection, config: Config) -> None:
         message, count = f"{type(part).__name__} has {len(part.classes)} classes", len(part.classes)
         if data.num_classes not in (None, count):
             place = place_of(config["data"], "num_classes")
-            raise ConfigError(Problem(f"{data.num_classes}, but data.{name} is a {message}", "data.num_classes", place))
+            raise ConfigError(Problem(f"{data.num_classes}, but {message}", "data.num_classes", place))
         if output is not None and output.classes != count:
             hint = f"set num_classes: {count} in the model's heads, or reference ${{data.num_classes}}"
             place = place_of(config["data"], name)

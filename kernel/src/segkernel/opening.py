@@ -124,6 +124,7 @@ def load_exported(path: str | Path) -> Any:
 
     Raises:
         UsageError: When no installed exporter reads such files.
+        ComponentError: When the one that does is known, but not installed.
     """
     catalog = Catalog.discover()
     suffix = Path(path).suffix.lower()
@@ -136,5 +137,7 @@ def load_exported(path: str | Path) -> Any:
         if getattr(found, "suffix", None) == suffix:
             exporter: Exporter = found()
             return exporter.load(Path(path))
-    hint = "\n    pip install segplug-deploy" if suffix == ".onnx" else f"; checkpoints end in {', '.join(WEIGHTS)}"
+    if suffix == ".onnx":
+        catalog.find("exporters", "ONNXExporter")  # says which package is missing, or hidden
+    hint = f"; checkpoints end in {', '.join(WEIGHTS)}"
     raise UsageError(f"{path}: no installed exporter reads {suffix or 'such'} files{hint}")

@@ -24,6 +24,6 @@ def _size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     height, _, width = text.lower().partition("x")
-    if not (height.isdigit() and width.isdigit()):
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
         raise click.BadParameter(f"{text!r} is not HEIGHTxWIDTH, such as 512x1024", param_hint="--size")
     return int(height), int(width)

@@ -1,0 +1,169 @@
+"""A tiny project in an empty folder, and the command line to use it with."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from segkernel import image
+
+pytest.importorskip("torch")
+for plugin in ("segplug_backbones", "segplug_heads", "segplug_datasets"):
+    pytest.importorskip(plugin)
+
+
+SIZE = (32, 48)
+CLASSES = ["ground", "sky", "wall"]
+
+
+@dataclass
+class Outcome:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    def must_fail(self, code: int, *says: str) -> str:
+        """Check that it ended with ``code`` and one message, without a traceback, that says all of ``says``."""
+        assert self.code == code, self.out + self.err
+        begins = [line for line in self.err.splitlines() if line.startswith(("Error:", "Traceback"))]
+        assert len(begins) == 1, self.err
+        assert begins[0].startswith("Error:"), self.err
+        message = self.err[self.err.index("Error:") :]
+        for words in says:
+            assert words in message, message
+        return message
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def seg_kernel(capfd: pytest.CaptureFixture[str]) -> Command:
+    """Run the command line in this process; an exception that it lets through fails the test."""
+    from segkernel.cli import main
+
+    def run(*arguments: object) -> Outcome:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        done = capfd.readouterr()
+        return Outcome(int(caught.value.code or 0), done.out, done.err)
+
+    return run
+
+
+@pytest.fixture
+def start(project: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Start the command line in a process of its own, in the project's folder."""
+
+    def begin(*arguments: object, python_path: Path | None = None, **options: Any) -> subprocess.Popen[str]:
+        path = os.pathsep.join(filter(None, [str(python_path or ""), os.environ.get("PYTHONPATH", "")]))
+        return subprocess.Popen(
+            [sys.executable, "-m", "segkernel", *map(str, arguments)],
+            cwd=project,
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+
+    return begin
+
+
+@pytest.fixture
+def finish() -> Callable[[subprocess.Popen[str]], Outcome]:
+    """Wait for a process."""
+
+    def wait(process: subprocess.Popen[str]) -> Outcome:
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        return Outcome(process.returncode, out, err)
+
+    return wait
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, entered, with four images and masks and ``tiny.yaml``, a config that trains on them."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for index in range(4):
+        write_pair(folder, str(index))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(tiny_config(), sort_keys=False))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of a run of ``tiny.yaml`` that is over."""
+    from segkernel import run
+
+    folder = tmp_path_factory.mktemp("finished")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        for index in range(4):
+            write_pair(folder, str(index))
+        run(tiny_config())
+    finally:
+        os.chdir(before)
+    return folder / "run"
+
+
+@pytest.fixture
+def trained(project: Path, finished: Path) -> Path:
+    """A checkpoint, ``run/checkpoints/iter_0000002.pt``, in the project."""
+    shutil.copytree(finished, project / "run")
+    return Path("run/checkpoints/iter_0000002.pt")
+
+
+@pytest.fixture
+def tiny() -> SimpleNamespace:
+    """The means of making further input."""
+    return SimpleNamespace(config=tiny_config, write_pair=write_pair, size=SIZE, classes=CLASSES)
+
+
+def write_pair(folder: Path, name: str, size: tuple[int, int] = SIZE) -> None:
+    """Write an image of noise and a mask of the three classes."""
+    rng = np.random.default_rng(len(name))
+    image.write(folder / "images" / f"{name}.png", rng.integers(0, 256, (*size, 3), np.uint8))
+    image.write_mask(folder / "masks" / f"{name}.png", rng.integers(0, len(CLASSES), size, np.uint8))
+
+
+def tiny_config() -> dict[str, Any]:
+    """Return a config whose run takes a moment."""
+    data = {"type": "FolderDataset", "images": "images", "masks": "masks", "classes": CLASSES}
+    return {
+        "model": {
+            "type": "EncoderDecoder",
+            "backbone": {"type": "ResNetV1c", "depth": 18, "base_channels": 4, "stem_channels": 4},
+            "decode_head": {
+                "type": "FCNHead", "in_channels": 32, "in_index": 3, "channels": 4, "num_convs": 1,
+                "num_classes": 3, "norm_cfg": {"type": "BN"}, "loss_decode": {"type": "CrossEntropyLoss"},
+            },
+        },
+        "data": {"train": dict(data), "val": dict(data), "test": dict(data), "train_transforms": [], "workers": 0},
+        "optim": {"optimizer": {"type": "SGD", "lr": 0.01}, "batch_size": 2},
+        "schedule": {"iterations": 2, "val_interval": 2},
+        "engine": {"type": "LocalEngine", "device": "cpu"},
+        "evaluate": {"metrics": [{"type": "IoUMetric"}]},
+        "hooks": [{"type": "PicturesHook", "count": 0}],
+        "work_dir": "run",
+    }  # fmt: skip
