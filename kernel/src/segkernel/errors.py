@@ -21,6 +21,7 @@ An exception keeps its data as attributes and builds its message from them.
 
 from __future__ import annotations
 
+import copyreg
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,9 @@ class SegKernelError(Exception):
     """What went wrong, where, and what to do: one clear message."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[object, ...]:  # data-loader workers send exceptions through pickle
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__
 
 
 class UsageError(SegKernelError):
@@ -191,8 +195,6 @@ class DataError(SegKernelError):
 
     def __init__(self, message: str, path: str | Path | None = None) -> None:
         self.path = None if path is None else str(path)
-        # The whole text is the one argument kept: data-loader workers send exceptions through pickle, which calls the
-        # class with it and then sets the path.
         super().__init__(f"{self.path}: {message}" if path is not None else message)
 
 

@@ -1,0 +1,28 @@
+"""Exceptions travel between processes whole: loader workers send theirs through pickle."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from segkernel.errors import ConfigError, DataError, Interrupted, NotInstalledError, Problem, SegKernelError, suggest
+
+ERRORS = [
+    DataError("is no image", "a.png"),
+    Interrupted(15, "iter_10.pt"),
+    NotInstalledError("heads", "PSPHead", "segplug-heads"),
+    ConfigError(Problem("is missing", "model.type")),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_an_error_comes_through_pickle_with_all_it_holds(error: SegKernelError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
+
+
+def test_a_suggestion_names_what_is_near_or_else_what_there_is() -> None:
+    assert suggest("chanels", ["channels", "depth"]) == "did you mean 'channels'?"
+    assert suggest("x", {"channels": 1}) == "there are: channels"
+    assert suggest("x", ["channels"], "") == suggest("x", 3) == ""
