@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import subprocess
 import sys
+import tarfile
 import textwrap
 import types
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +249,56 @@ def test_a_pickle_of_another_protocol_is_refused_and_not_run(tmp_path):
     with pytest.raises(CheckpointError, match="nothing in it was run"):
         checkpoint.load(tmp_path / "a.pth")
     assert not proof.exists()
+
+
+class Program(nn.Module):
+    """Runs code when it is loaded, as any TorchScript archive may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[torch.Tensor, bool]:
+        return self.weight, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[torch.Tensor, bool]) -> None:
+        print("RAN")
+        self.weight = state[0]
+        self.training = state[1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_program_is_refused_and_not_run(tmp_path, capfd):
+    torch.jit.save(torch.jit.script(Program()), tmp_path / "a.pth")
+    torch.jit.load(tmp_path / "a.pth")
+    assert "RAN" in capfd.readouterr().out
+    with pytest.raises(CheckpointError, match="is a TorchScript program"):
+        checkpoint.load(tmp_path / "a.pth")
+    assert "RAN" not in capfd.readouterr().out
+
+
+def test_an_archive_of_an_old_torch_is_refused_and_not_unpacked(tmp_path):
+    with tarfile.open(tmp_path / "a.pth", "w") as archive:
+        for name in ("storages", "tensors", "pickle"):
+            content = pickle.dumps(Payload(f"touch {tmp_path / 'ran'}"), protocol=2)
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    with pytest.raises(CheckpointError, match="is a tar archive"):
+        checkpoint.load(tmp_path / "a.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_threads_do_not_take_the_stand_ins_from_each_other(tmp_path):
+    torch.save({"w": torch.ones(1), "n": [np.float64(1)] * 200}, tmp_path / "a.pth")
+    with ThreadPoolExecutor(8) as pool:
+        loaded = list(pool.map(lambda _: list(checkpoint.load(tmp_path / "a.pth")["state_dict"]), range(64)))
+    assert loaded == [["w"]] * 64
 
 
 def test_a_whole_pickled_model_is_refused_with_what_to_do(tmp_path):

@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import tarfile
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -196,17 +198,25 @@ def _check_file(path: Path) -> None:
         raise CheckpointError(f"{path}: is empty; the download or the copy was cut off")
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         raise CheckpointError(f"{path}: is a web page, not weights; the download gave an error or login page")
+    if tarfile.is_tarfile(path):  # torch read these once, and before 2.6 unpacks them whatever they hold
+        raise CheckpointError(f"{path}: is a tar archive, not weights; unpack it, or save again with a newer torch")
     if start.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path}: is a Git LFS pointer, not weights; fetch the file with 'git lfs pull'")
 
 
 def _read(path: Path, map_location: str | torch.device) -> Any:
     try:
-        with _stand_ins(), warnings.catch_warnings():
+        with _LOADING, _stand_ins(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks on odd files; what matters is in the error
+            # Before 2.6 torch only warns of a program, then loads it, which runs what is in it.
+            warnings.filterwarnings("error", message=".*TorchScript")
             return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # a damaged file can make the unpickler fail in any way
         raise CheckpointError(f"{path}: {_why_unreadable(error)}") from error
+
+
+_LOADING = threading.Lock()
+"""The stand-ins and the warning filters are the process's: one thread must not take them from another."""
 
 
 @contextlib.contextmanager
