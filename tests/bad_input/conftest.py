@@ -18,13 +18,15 @@ import yaml
 
 from segkernel import image
 
-pytest.importorskip("torch")
-for plugin in ("segplug_backbones", "segplug_heads", "segplug_datasets"):
-    pytest.importorskip(plugin)
-
-
 SIZE = (32, 48)
 CLASSES = ["ground", "sky", "wall"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def needs() -> None:
+    """Skip all of this where there is no torch, or no plugin to make a model and data of."""
+    for package in ("torch", "segplug_backbones", "segplug_heads", "segplug_datasets"):
+        pytest.importorskip(package)
 
 
 @dataclass

@@ -7,7 +7,8 @@ import pickle
 from pathlib import Path
 
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
 
 OTHER = ["model.backbone.base_channels=8", "model.decode_head.in_channels=64"]
 FIT = "do not fit the model"

@@ -85,6 +85,8 @@ CHANGES = {
     "+data.micro_batch=0": "micro_batch 0",
     "+data.micro_batch=3": "batch_size 2 is not a multiple of micro_batch x devices = 3",
     "data.workers=-1": "workers -1",
+    "+engine.threads=-1": "engine: seg-kernel/LocalEngine refuses: threads -1",
+    "+schedule.epochs=1": "not as both",
     "optim.optimizer.lr=-1": "optim.optimizer: the optimizer refuses: Invalid learning rate: -1",
     "+optim.clip_grad={max_norm: -1}": "max_norm above 0",
     "+optim.clip_grad={}": "max_norm above 0",

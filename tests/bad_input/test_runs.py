@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from segkernel.errors import DataError, UsageError
+
+torch = pytest.importorskip("torch")
 
 
 def limit_files(size: int):

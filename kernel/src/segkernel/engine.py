@@ -45,7 +45,9 @@ class LocalEngine(Engine):
         self.amp = _amp_type(amp, self.device)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp is torch.float16)
-        if threads:
+        if threads is not None:
+            if threads < 1:
+                raise UsageError(f"threads {threads}: needs 1 or more")
             torch.set_num_threads(threads)
         if self.device.type == "cpu":
             _keep_freed_memory()

@@ -471,7 +471,8 @@ class Runner:
         if rest or not self.accumulate:
             raise UsageError(f"optim.batch_size {self.batch_size} is not a multiple of micro_batch x devices = {step}")
         if part is not None and (iterations is None) == (epochs is None):
-            raise UsageError("give the length of training as iterations or as epochs (schedule.iterations, .epochs)")
+            wrong = "neither is given" if iterations is None else "not as both"
+            raise UsageError(f"give the length of training as schedule.iterations or schedule.epochs: {wrong}")
         self._samples_per_validation: float | None = None
         if epochs is not None and part is not None:
             iterations = math.ceil(epochs * len(part) / self.batch_size)
