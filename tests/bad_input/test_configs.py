@@ -48,7 +48,7 @@ CHANGES = {
     "~data": "nothing to do",
     "~optim": "optim.optimizer",
     "~optim.optimizer": "optim.optimizer",
-    "~schedule": "schedule.iterations",
+    "~schedule": "as iterations or as epochs (of schedule), neither",
     "+dtaa=3": "dtaa: unknown section\n    did you mean 'data'?",
     "model=7": "model: needs a mapping, got 7",
     "data=[]": "data: needs a mapping, got []",

@@ -472,7 +472,7 @@ class Runner:
             raise UsageError(f"optim.batch_size {self.batch_size} is not a multiple of micro_batch x devices = {step}")
         if part is not None and (iterations is None) == (epochs is None):
             wrong = "neither is given" if iterations is None else "not as both"
-            raise UsageError(f"give the length of training as schedule.iterations or schedule.epochs: {wrong}")
+            raise UsageError(f"give the length of training as iterations or as epochs (of schedule), {wrong}")
         self._samples_per_validation: float | None = None
         if epochs is not None and part is not None:
             iterations = math.ceil(epochs * len(part) / self.batch_size)
