@@ -11,8 +11,11 @@ augmented sample is the same whatever the number of workers, ranks or restarts.
 from __future__ import annotations
 
 import logging
+import os
 import random
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -148,7 +151,7 @@ class Loader:
             collate_fn=collate_fn,
             num_workers=self.workers,
             multiprocessing_context=self.start_method if self.workers else None,
-            worker_init_fn=_WorkerStart(self.opencv_threads),
+            worker_init_fn=_WorkerStart(self.opencv_threads, 0 if self.start_method == "forkserver" else os.getpid()),
             persistent_workers=persistent and self.workers > 0,
             prefetch_factor=self.prefetch if self.workers else None,
             pin_memory=self.pin_memory,
@@ -259,16 +262,29 @@ def died(error: BaseException) -> DataError | None:
 
 @dataclass(frozen=True)
 class _WorkerStart:
-    """Runs first in every worker: one thread each, and Ctrl-C is for the main process."""
+    """Runs first in every worker: one thread each, and Ctrl-C is for the main process.
+
+    ``parent`` is the process it works for; 0 when that cannot be told from the process it was started by.
+    """
 
     opencv_threads: int
+    parent: int
 
     def __call__(self, worker: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if self.parent:
+            threading.Thread(target=_leave_with, args=(self.parent,), daemon=True).start()
         torch.set_num_threads(1)
         import cv2
 
         cv2.setNumThreads(self.opencv_threads)
+
+
+def _leave_with(parent: int) -> None:
+    """End this worker when the process it works for is gone: torch's own watch misses one killed while it starts."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 @contextmanager
