@@ -351,7 +351,7 @@ def tests(session: nox.Session) -> None:
     editable = [part for folder in folders for part in ("-e", str(folder))]
     session.install("-q", "--no-deps", "--no-build-isolation", *editable)
     others = ("--ignore=examples", "--ignore=tests/test_third_party.py")  # run by the session third_party
-    pytest(session, *(session.posargs or others))
+    pytest(session, *(session.posargs or ("--durations=10", *others)))
 
 
 def conformance(session: nox.Session, *distributions: str) -> None:
