@@ -11,10 +11,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from segkernel import Loader, Runner, hookimpl
+from segkernel import Evaluation, Loader, Runner, hookimpl
 from segkernel.engine import LocalEngine
 from segkernel.interfaces.model import OutputSpec, Segmentor
-from segkernel.runner import Evaluation
 from segkernel.sample import LabelMap, Sample
 
 

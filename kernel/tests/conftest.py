@@ -127,7 +127,8 @@ def make_runner(tmp_path):
 
     from segkernel.data import Loader
     from segkernel.engine import LocalEngine
-    from segkernel.runner import Evaluation, Runner
+    from segkernel.evaluation import Evaluation
+    from segkernel.runner import Runner
 
     def make(**changes):
         loader = Loader(Rectangles(), [FlipOrNot()], micro_batch=2, workers=changes.pop("workers", 0))

@@ -12,8 +12,8 @@ import torch
 
 from segkernel import Priority, hookimpl
 from segkernel.errors import DataError, Interrupted, TrainingError, UsageError
+from segkernel.evaluation import Evaluation
 from segkernel.hooks.checkpoint import CheckpointHook
-from segkernel.runner import Evaluation
 
 
 class Recorder:

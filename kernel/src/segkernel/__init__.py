@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from segkernel.config import load_config as load_config
     from segkernel.data import Loader as Loader
     from segkernel.errors import SegKernelError as SegKernelError
+    from segkernel.evaluation import Evaluation as Evaluation
     from segkernel.hookspecs import Priority as Priority
     from segkernel.hookspecs import hookimpl as hookimpl
     from segkernel.image import draw as draw
@@ -31,6 +32,7 @@ _HOMES = {
     "load_config": "segkernel.config",
     "Loader": "segkernel.data",
     "SegKernelError": "segkernel.errors",
+    "Evaluation": "segkernel.evaluation",
     "Priority": "segkernel.hookspecs",
     "hookimpl": "segkernel.hookspecs",
     "draw": "segkernel.image",

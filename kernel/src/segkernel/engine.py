@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from segkernel.errors import UsageError
+from segkernel.data import died
+from segkernel.errors import TrainingError, UsageError
 from segkernel.interfaces.model import Engine, Segmentor
 from segkernel.sample import Batch, Targets
 
@@ -157,3 +158,29 @@ def _amp_type(amp: bool | str, device: torch.device) -> torch.dtype | None:
     if amp not in types:
         raise UsageError(f"amp is true, false, float16 or bfloat16, not {amp!r}")
     return types[amp]
+
+
+@contextmanager
+def naming(batches: Sequence[Batch]) -> Iterator[None]:
+    """Say which batch it was when a model, or the memory, cannot take one."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if died(error):
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        hint = next((hint for words, hint in _HINTS.items() if words in reason), "--traceback shows where")
+        sizes = " + ".join(" x ".join(map(str, batch.images.shape)) for batch in batches)
+        listed = "\n    ".join(names(batches))
+        raise TrainingError(f"the model cannot take images {sizes}: {reason}\n    {hint}\n    {listed}") from error
+
+
+_HINTS = {
+    "more than 1 value per channel": "batch normalisation needs two samples or larger images: data.micro_batch",
+    "out of memory": "less at once: data.micro_batch, data.crop_size, engine.amp",
+}
+
+
+def names(batches: Sequence[Batch]) -> list[str]:
+    """Return what the samples of some batches are called, their files as a rule."""
+    return [str(meta.get("path", meta.get("name"))) for batch in batches for meta in batch.meta]

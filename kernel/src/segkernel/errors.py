@@ -34,7 +34,7 @@ class SegKernelError(Exception):
     exit_code = 1
 
     def __reduce__(self) -> tuple[object, ...]:  # data-loader workers send exceptions through pickle
-        return copyreg.__newobj__, (type(self), *self.args), self.__dict__
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class UsageError(SegKernelError):

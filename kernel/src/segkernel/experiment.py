@@ -20,6 +20,7 @@ from segkernel.config.marks import place_of
 from segkernel.data import Loader
 from segkernel.engine import LocalEngine
 from segkernel.errors import ConfigError, Problem, UsageError, did_you_mean
+from segkernel.evaluation import Evaluation
 from segkernel.hooks.schedule import Schedule
 from segkernel.inference import TTA, PaddingConfig, Preprocessor
 from segkernel.interfaces.data import Dataset, Transform
@@ -28,7 +29,8 @@ from segkernel.interfaces.spec import Spec
 from segkernel.nn import resize
 from segkernel.opening import catalog_of, make_model, open_model
 from segkernel.optim import Paramwise, parameter_groups
-from segkernel.runner import Evaluation, Runner, seed_everything
+from segkernel.randomness import seed_everything
+from segkernel.runner import Runner
 
 log = logging.getLogger(__name__)
 

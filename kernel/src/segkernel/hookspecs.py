@@ -15,10 +15,13 @@ iteration. Hooks run on every rank; guard writing with ``run.is_main``.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pluggy
+
+from segkernel.errors import UsageError
 
 if TYPE_CHECKING:
     from segkernel.runner import Runner
@@ -124,3 +127,20 @@ def on_exception(run: Runner, error: BaseException) -> None:
 @hookspec
 def after_run(run: Runner) -> None:
     """The run is over, whatever way it went: close files here."""
+
+
+def relay(hooks: Sequence[Any]) -> Any:
+    """Return what tells hooks of a moment, in the order given: pluggy calls the last registered first.
+
+    Raises:
+        UsageError: When a hook marks a method that is no moment.
+    """
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(sys.modules[__name__])
+    for index, hook in reversed(list(enumerate(hooks))):
+        try:
+            manager.register(hook, name=f"{index}:{type(hook).__name__}")
+            manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            raise UsageError(f"{type(hook).__name__}: {error}") from error
+    return manager.hook

@@ -13,63 +13,38 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pluggy
 import torch
 from torch import Tensor
 
 from segkernel import checkpoint as checkpoints
 from segkernel import hookspecs, rundir
 from segkernel.data import Loader, died
-from segkernel.engine import LocalEngine
+from segkernel.engine import LocalEngine, names, naming
 from segkernel.errors import CheckpointError, DataError, Interrupted, TrainingError, UsageError
+from segkernel.evaluation import Evaluation, evaluate
 from segkernel.hooks.checkpoint import CheckpointHook
 from segkernel.hooks.meter import MeterHook
 from segkernel.hooks.metrics_log import MetricsLogHook
 from segkernel.hooks.pictures import PicturesHook
 from segkernel.hooks.progress import ProgressHook
 from segkernel.hooks.schedule import Schedule, ScheduleHook
-from segkernel.inference import TTA, Preprocessor, check_views, predict_batch
-from segkernel.interfaces.data import Dataset, LabelSpec, Metric
-from segkernel.interfaces.model import Engine, Segmentor, TestConfig
+from segkernel.inference import Preprocessor, check_views
+from segkernel.interfaces.data import Dataset, LabelSpec
+from segkernel.interfaces.model import Engine, Segmentor
+from segkernel.randomness import random_state, seed_everything, set_random_state
 from segkernel.sample import Batch
 
 if TYPE_CHECKING:
     from segkernel.config import Config
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Evaluation:
-    """How validation and test look at images and what they compute.
-
-    Args:
-        metrics: Each is copied before an evaluation.
-        test_cfg: Whole or sliding windows; None takes the model's.
-        tta: Test-time augmentation, for the test only.
-        loss: Also compute the loss on the validation set.
-        format_only: Predict a set without annotations: no metric, no loss.
-    """
-
-    metrics: Sequence[Metric] = ()
-    test_cfg: TestConfig | None = None
-    tta: TTA | None = None
-    loss: bool = True
-    format_only: bool = False
-
-    def __post_init__(self) -> None:
-        check_views(self.test_cfg, self.tta)
 
 
 class Runner:
@@ -140,7 +115,7 @@ class Runner:
         optimizer = optimizer(model) if not isinstance(optimizer, torch.optim.Optimizer | None) else optimizer
         self.optimizer = self.engine.prepare_optimizer(optimizer, clip_grad) if optimizer else None
         self._plan(iterations, epochs, val_interval, batch_size)
-        self.hooks = _hook_manager(self._with_defaults(hooks, lr))
+        self.hooks = hookspecs.relay(self._with_defaults(hooks, lr))
         self.iteration = self.position = 0
         self.data_wait = 0.0
         self.metrics: dict[str, float] = {}
@@ -169,6 +144,11 @@ class Runner:
     def stopping(self) -> bool:
         """Whether training ends after this iteration."""
         return self._stop_reason is not None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal has asked the run to leave."""
+        return self._signal is not None
 
     @property
     def dataset_labels(self) -> LabelSpec:
@@ -220,7 +200,7 @@ class Runner:
         with self._watched(), self._signals():
             self._start()
             self.mode = "train"
-            self._train_mode(True)
+            self.set_training(True)
             batches = self.train_set.train_batches(self.position, self.engine.rank, self.engine.world_size)
             self.hooks.before_train(run=self)
             self._restore_random()
@@ -241,7 +221,7 @@ class Runner:
         self.hooks.before_train_iteration(run=self, batches=micro_batches)
         epochs_before = int(self.epoch)
         self.settled = False
-        with _naming(micro_batches):
+        with naming(micro_batches):
             losses = self.engine.train_step(micro_batches)
         self.iteration += 1
         self.position += self.batch_size
@@ -267,7 +247,7 @@ class Runner:
             raise UsageError("the run has no validation set")
         self.check_losses()
         self.hooks.before_validation(run=self)
-        figures = self._evaluate(self.val_set, "val")
+        figures = evaluate(self, self.val_set, "val")
         if figures is not None:
             self._validation_pending = False
             self.hooks.after_validation(run=self, metrics=figures)
@@ -286,10 +266,10 @@ class Runner:
             path = self.best_checkpoint() if weights == "best" else weights
             if path is not None:
                 self.load_weights(path, mode="strict")
-            if not (self.evaluation.metrics or self._unlabelled):
+            if not (self.evaluation.metrics or self.evaluation.format_only):
                 log.warning("there are no metrics (evaluate.metrics): the test measures nothing")
             self.hooks.before_test(run=self)
-            figures = self._evaluate(self.test_set, "test") or {}
+            figures = evaluate(self, self.test_set, "test") or {}
             self.hooks.after_test(run=self, metrics=figures)
         return figures
 
@@ -300,79 +280,8 @@ class Runner:
             self.hooks.after_run(run=self)
             rundir.close_log(self.work_dir)
 
-    # ------------------------------------------------------------ evaluation
-
-    def _evaluate(self, part: Loader, kind: str) -> dict[str, float] | None:
-        """Return the figures of a set; None when a signal cut it short."""
-        mode, self.mode = self.mode, kind
-        metrics = [self._metric(metric) for metric in self.evaluation.metrics] if not self._unlabelled else []
-        sums: dict[str, Tensor] = {}
-        count = 0
-        self._train_mode(False)
-        for batch in part.eval_batches(self.engine.rank, self.engine.world_size):
-            if self._signal is not None:
-                break
-            batch = batch.to(self.engine.device)
-            self._need_annotations(batch, part)
-            if kind == "val" and self.evaluation.loss and "seg" in batch.targets:
-                with _naming([batch]):
-                    losses = self.engine.evaluate_loss(batch)
-                for name, value in losses.items():
-                    sums[name] = sums.get(name, 0) + value.mean() * len(batch)
-            self._predict(batch, metrics, kind)
-            count += len(batch)
-        self._train_mode(mode == "train")
-        self.mode = mode
-        if self._signal is not None and mode == "train":
-            return None
-        return self._figures(metrics, {name: value / count for name, value in sums.items()}, kind)
-
-    def _predict(self, batch: Batch, metrics: Sequence[Metric], kind: str) -> None:
-        with _naming([batch]):
-            predictions = predict_batch(
-                self.engine.predict,
-                batch,
-                preprocessor=self.preprocessor,
-                outputs=self.model.outputs,
-                test_cfg=self.evaluation.test_cfg or self.model.test_cfg,
-                tta=self.evaluation.tta if kind == "test" else None,
-                scores=any(getattr(metric, "needs_scores", False) for metric in metrics),
-            )
-        for prediction, truth in zip(predictions, batch.truths):
-            for metric in metrics:
-                metric.update(prediction, truth)
-            self.hooks.after_prediction(run=self, prediction=prediction, target=truth)
-
-    def _figures(self, metrics: list[Metric], losses: dict[str, Tensor], kind: str) -> dict[str, float]:
-        figures = {name: float(self.engine.reduce(value)) for name, value in losses.items()}
-        for metric in metrics:
-            merged = self.engine.reduce(metric)
-            figures |= {name: float(value) for name, value in merged.compute().items()}
-            if self.is_main and hasattr(merged, "table"):
-                log.info("%s at iteration %d\n%s", kind, self.iteration, merged.table())
-        self.metrics = figures
-        self.emit({"kind": kind, "iteration": self.iteration, **figures})
-        return figures
-
-    @property
-    def _unlabelled(self) -> bool:
-        return self.evaluation.format_only
-
-    def _metric(self, metric: Metric) -> Metric:
-        fresh = deepcopy(metric)
-        if getattr(fresh, "classes", self) is None:
-            fresh.classes = self.dataset_classes  # type: ignore[attr-defined]
-        return fresh
-
-    def _need_annotations(self, batch: Batch, part: Loader) -> None:
-        if self.evaluation.metrics and not self._unlabelled and not batch.truths[0].fields:
-            name = type(part.dataset).__name__
-            raise DataError(
-                f"{name} has no annotations to compare with; set evaluate.format_only: true to only predict",
-                batch.meta[0].get("path"),
-            )
-
-    def _train_mode(self, training: bool) -> None:
+    def set_training(self, training: bool) -> None:
+        """Put the model and the preprocessor into training or evaluation mode."""
         self.model.train(training)
         self.preprocessor.train(training)
 
@@ -387,7 +296,7 @@ class Runner:
             "optimizer": self.optimizer.state_dict() if self.optimizer else None,
             "engine": self.engine.state_dict(),
             "hooks": {name: hook.state_dict() for name, hook in self._stateful().items()},
-            "random": _random_state(),
+            "random": random_state(),
             "iteration": self.iteration,
             "position": self.position,
             "validation_pending": self._validation_pending,
@@ -431,7 +340,7 @@ class Runner:
         self.iteration, self.position = int(state["iteration"]), int(state["position"])
         self._validation_pending = bool(state["validation_pending"])
         self._random = state["random"]
-        _set_random_state(state["random"])  # finds out now whether it can be done, later, for good
+        set_random_state(state["random"])  # finds out now whether it can be done, later, for good
 
     def load_weights(self, path: str | Path, mode: str = "finetune") -> checkpoints.LoadReport:
         """Load a model's weights alone and log what was taken; ``strict`` refuses anything that does not fit."""
@@ -505,12 +414,12 @@ class Runner:
 
     def _restore_random(self) -> None:
         if self._random is not None:  # last of all, so that nothing of starting up is left in the generators
-            _set_random_state(self._random)
+            set_random_state(self._random)
             self._random = None
 
     def _check_loss(self, loss: Tensor, batches: Sequence[Batch]) -> None:
         """Remember a loss; look at it at once where that is free, every fifty where it waits for a device."""
-        self._unchecked.append((self.iteration, _names(batches), loss))
+        self._unchecked.append((self.iteration, names(batches), loss))
         if self.engine.device.type == "cpu" or len(self._unchecked) >= 50:
             self.check_losses()
 
@@ -575,72 +484,5 @@ def run(config: str | Path | Mapping[str, Any] | Config, overrides: Sequence[str
     return start(config, overrides, **options)
 
 
-@contextmanager
-def _naming(batches: Sequence[Batch]) -> Iterator[None]:
-    """Say which batch it was when a model, or the memory, cannot take one."""
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        if died(error):
-            raise
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        hint = next((hint for words, hint in _HINTS.items() if words in reason), "--traceback shows where")
-        sizes = " + ".join(" x ".join(map(str, batch.images.shape)) for batch in batches)
-        listed = "\n    ".join(_names(batches))
-        raise TrainingError(f"the model cannot take images {sizes}: {reason}\n    {hint}\n    {listed}") from error
-
-
-_HINTS = {
-    "more than 1 value per channel": "batch normalisation needs two samples or larger images: data.micro_batch",
-    "out of memory": "less at once: data.micro_batch, data.crop_size, engine.amp",
-}
-
-
-def _names(batches: Sequence[Batch]) -> list[str]:
-    return [str(meta.get("path", meta.get("name"))) for batch in batches for meta in batch.meta]
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python's, numpy's and torch's global generators."""
-    if seed < 0:
-        raise UsageError(f"seed {seed}: needs to be 0 or more")
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def _random_state() -> dict[str, Any]:
-    kind, keys, *rest = np.random.get_state()
-    return {
-        "python": random.getstate(),
-        "numpy": [kind, [int(key) for key in keys], *rest],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def _set_random_state(state: Mapping[str, Any]) -> None:
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, np.array(keys, np.uint32), *rest))
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
-
-
 def _loader(part: Loader | Dataset | None, seed: int) -> Loader | None:
     return part if isinstance(part, Loader | None) else Loader(part, seed=seed)
-
-
-def _hook_manager(hooks: Sequence[Any]) -> Any:
-    """Register hooks so that pluggy, which calls the last registered first, calls them in the given order."""
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
-    for index, hook in reversed(list(enumerate(hooks))):
-        try:
-            manager.register(hook, name=f"{index}:{type(hook).__name__}")
-            manager.check_pending()
-        except pluggy.PluginValidationError as error:
-            raise UsageError(f"{type(hook).__name__}: {error}") from error
-    return manager.hook

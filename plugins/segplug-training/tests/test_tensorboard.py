@@ -14,8 +14,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from segkernel.errors import SegKernelError, UsageError
+from segkernel.evaluation import Evaluation
 from segkernel.interfaces.model import OutputSpec, Segmentor
-from segkernel.runner import Evaluation, Runner
+from segkernel.runner import Runner
 from segkernel.sample import LabelMap, Prediction, Sample, Targets
 from segplug_training import TensorBoardHook
 

@@ -1,0 +1,119 @@
+"""Going through a set once: predictions to metrics and hooks, and the loss beside them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from segkernel.data import Loader
+from segkernel.engine import naming
+from segkernel.errors import DataError
+from segkernel.inference import TTA, check_views, predict_batch
+from segkernel.interfaces.data import Metric
+from segkernel.interfaces.model import TestConfig
+from segkernel.sample import Batch
+
+if TYPE_CHECKING:
+    from segkernel.runner import Runner
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Evaluation:
+    """How validation and test look at images and what they compute.
+
+    Args:
+        metrics: Each is copied before an evaluation.
+        test_cfg: Whole or sliding windows; None takes the model's.
+        tta: Test-time augmentation, for the test only.
+        loss: Also compute the loss on the validation set.
+        format_only: Predict a set without annotations: no metric, no loss.
+    """
+
+    metrics: Sequence[Metric] = ()
+    test_cfg: TestConfig | None = None
+    tta: TTA | None = None
+    loss: bool = True
+    format_only: bool = False
+
+    def __post_init__(self) -> None:
+        check_views(self.test_cfg, self.tta)
+
+
+def evaluate(run: Runner, part: Loader, kind: str) -> dict[str, float] | None:
+    """Return the figures of a set, ``kind`` val or test; None when a signal cut it short.
+
+    The model is in evaluation mode meanwhile, and ``run.mode`` is ``kind``.
+    """
+    mode, run.mode = run.mode, kind
+    metrics = [] if run.evaluation.format_only else [_fresh(metric, run) for metric in run.evaluation.metrics]
+    sums: dict[str, Tensor] = {}
+    count = 0
+    run.set_training(False)
+    for batch in part.eval_batches(run.engine.rank, run.engine.world_size):
+        if run.interrupted:
+            break
+        batch = batch.to(run.engine.device)
+        _need_annotations(metrics, batch, part)
+        if kind == "val" and run.evaluation.loss and "seg" in batch.targets:
+            with naming([batch]):
+                losses = run.engine.evaluate_loss(batch)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0) + value.mean() * len(batch)
+        _predict(run, batch, metrics)
+        count += len(batch)
+    run.set_training(mode == "train")
+    run.mode = mode
+    if run.interrupted and mode == "train":
+        return None
+    return _figures(run, metrics, {name: value / count for name, value in sums.items()}, kind)
+
+
+def _fresh(metric: Metric, run: Runner) -> Metric:
+    """Copy a metric; one that has not been told the classes learns them."""
+    fresh = deepcopy(metric)
+    if getattr(fresh, "classes", ()) is None:
+        fresh.classes = run.dataset_classes  # type: ignore[attr-defined]
+    return fresh
+
+
+def _need_annotations(metrics: Sequence[Metric], batch: Batch, part: Loader) -> None:
+    if metrics and not batch.truths[0].fields:
+        name = type(part.dataset).__name__
+        message = f"{name} has no annotations to compare with; set evaluate.format_only: true to only predict"
+        raise DataError(message, batch.meta[0].get("path"))
+
+
+def _predict(run: Runner, batch: Batch, metrics: Sequence[Metric]) -> None:
+    with naming([batch]):
+        predictions = predict_batch(
+            run.engine.predict,
+            batch,
+            preprocessor=run.preprocessor,
+            outputs=run.model.outputs,
+            test_cfg=run.evaluation.test_cfg or run.model.test_cfg,
+            tta=run.evaluation.tta if run.mode == "test" else None,
+            scores=any(getattr(metric, "needs_scores", False) for metric in metrics),
+        )
+    for prediction, truth in zip(predictions, batch.truths):
+        for metric in metrics:
+            metric.update(prediction, truth)
+        run.hooks.after_prediction(run=run, prediction=prediction, target=truth)
+
+
+def _figures(run: Runner, metrics: Sequence[Metric], losses: dict[str, Tensor], kind: str) -> dict[str, float]:
+    figures = {name: float(run.engine.reduce(value)) for name, value in losses.items()}
+    for metric in metrics:
+        merged = run.engine.reduce(metric)
+        figures |= {name: float(value) for name, value in merged.compute().items()}
+        if run.is_main and hasattr(merged, "table"):
+            log.info("%s at iteration %d\n%s", kind, run.iteration, merged.table())
+    run.metrics = figures
+    run.emit({"kind": kind, "iteration": run.iteration, **figures})
+    return figures
