@@ -68,6 +68,22 @@ def apply_transforms(
     return result
 
 
+def apply_eval_transforms(transforms: Iterable[Transform], sample: Sample, rng: np.random.Generator) -> Sample:
+    """Apply transforms that leave the whole image in its place: predictions are resized back to it.
+
+    Raises:
+        DataError: When one rejects the sample, or does more to its geometry than to resize it.
+    """
+    changed = apply_transforms(transforms, sample, rng)
+    path = sample.meta.get("path", sample.meta.get("name"))
+    if changed is None:
+        raise DataError("a transform of data.eval_transforms rejected it, which an evaluation cannot allow", path)
+    if changed.moved:
+        kind = changed.moved.lower()
+        raise DataError(f"data.eval_transforms may resize, but not {kind}: predictions would be out of place", path)
+    return changed
+
+
 @dataclass
 class Loader:
     """A data set, what is done to its samples, and how they are brought.
@@ -226,12 +242,9 @@ class _EvaluationSamples(TorchDataset[Any]):
             sample = _described(self.dataset[index], index)
             truth = as_targets(sample)
             with _global_generators(int(rng.integers(2**32))):
-                changed = apply_transforms(self.transforms, sample, rng)
+                return apply_eval_transforms(self.transforms, sample, rng), truth
         except (DataError, OSError) as error:
             return error if isinstance(error, DataError) else DataError(str(error))
-        if changed is None:
-            return DataError(f"sample {index} was rejected by a transform, which an evaluation cannot allow")
-        return changed, truth
 
 
 def _described(sample: Sample, index: int) -> Sample:

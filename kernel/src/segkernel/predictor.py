@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from segkernel import image
 from segkernel.build import build, construct
 from segkernel.catalog import Catalog
-from segkernel.data import apply_transforms
+from segkernel.data import apply_eval_transforms
 from segkernel.engine import LocalEngine
 from segkernel.errors import ComponentError, DataError, UsageError
 from segkernel.inference import TTA, Preprocessor, predict_batch
@@ -214,10 +214,8 @@ class Predictor:
 
     def _batch(self, pixels: np.ndarray, name: str, path: Any) -> Batch:
         meta = {"path": None if path is None else str(path), "name": name, "original_size": pixels.shape[:2]}
-        sample = apply_transforms(self.transforms, Sample(image=pixels, meta=meta), np.random.default_rng(0))
-        if sample is None:
-            raise DataError("a transform of data.eval_transforms rejected the image", path)
-        return collate([sample]).to(self.device)
+        sample = Sample(image=pixels, meta=meta)
+        return collate([apply_eval_transforms(self.transforms, sample, np.random.default_rng(0))]).to(self.device)
 
     def _predict(self, pixels: np.ndarray, name: str, path: Any, scores: bool) -> Prediction:
         batch = self._batch(pixels, name, path)

@@ -333,9 +333,11 @@ class Sample(_Named):
     """One image (H, W, C), uint8 RGB as a rule, with its `Field` objects; the ordinary label map is the field ``seg``.
 
     ``meta`` holds what describes it: ``path``, ``name`` (without suffix), ``original_size`` (set by the loader).
+    ``moved`` names the last change of geometry that was more than a resize; empty when the whole image is still there.
     """
 
     image: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8))
+    moved: str = ""
 
     @property
     def size(self) -> Size:
@@ -348,6 +350,8 @@ class Sample(_Named):
         fill = getattr(geometry, "fill", 0)
         self.fields = {name: value.apply(geometry, size) for name, value in self.fields.items()}
         self.image = geometry.raster(self.image, LINEAR, fill)
+        if not isinstance(geometry, Resize):
+            self.moved = type(geometry).__name__
         return self
 
 
