@@ -19,7 +19,7 @@ from segkernel.config import Config, load_config
 from segkernel.config.marks import place_of
 from segkernel.data import Loader
 from segkernel.engine import LocalEngine
-from segkernel.errors import ConfigError, Problem, UsageError, did_you_mean
+from segkernel.errors import ConfigError, Problem, UsageError
 from segkernel.evaluation import Evaluation
 from segkernel.hooks.schedule import Schedule
 from segkernel.inference import TTA, PaddingConfig, Preprocessor
@@ -35,11 +35,6 @@ from segkernel.runner import Runner
 log = logging.getLogger(__name__)
 
 USUAL_TTA = TTA(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True)
-
-SECTIONS = (
-    "model", "data", "optim", "schedule", "engine", "hooks", "evaluate", "export", "plugins", "seed", "work_dir",
-    "load_from",
-)  # fmt: skip
 
 
 class PreprocessConfig(TypedDict, total=False):
@@ -155,16 +150,9 @@ def section_types() -> dict[str, Any]:
 def check(config: Config) -> list[Problem]:
     """Return everything wrong with a config that can be known without building it."""
     catalog = catalog_of(config)
-    problems: list[Problem] = []
-    for name in config:
-        value = config[name]
-        if name not in SECTIONS:
-            near = did_you_mean(name, SECTIONS)
-            hint = f"did you mean {near[0]!r}?" if near else f"sections are {', '.join(SECTIONS)}"
-            problems.append(Problem("unknown section", name, place_of(config.data, name), hint))
-        elif value is not None:
-            problems += _check_section(name, value, place_of(config.data, name), catalog)
-    return problems
+    given = ((name, value) for name, value in config.items() if value is not None)
+    checked = (_check_section(name, value, place_of(config.data, name), catalog) for name, value in given)
+    return [problem for problems in checked for problem in problems]
 
 
 def _check_section(name: str, value: Any, place: str, catalog: Catalog) -> list[Problem]:
@@ -319,7 +307,7 @@ def start(
         work_dir: The run directory; None makes ``work_dirs/NAME/TIME``.
         resume: A checkpoint; True takes the newest of this run.
     """
-    config = config if isinstance(config, Config) and not overrides else load_config(config, overrides)
+    config = load_config(config, overrides)
     checkpoint: Path | None = None
     work_dir = work_dir or config.get("work_dir")
     if resume:

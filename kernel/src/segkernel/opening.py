@@ -80,7 +80,7 @@ def open_model(source: Source, weights: str | Path | None = None, overrides: Seq
         exported = load_exported(source)  # type: ignore[arg-type]
         stored = exported.metadata.get("config")
         return Opened(exported, exported.metadata, load_config(stored, overrides) if stored else None)
-    config = source if isinstance(source, Config) and not overrides else load_config(source, overrides)
+    config = load_config(source, overrides)
     return _with_weights(config, weights)
 
 
