@@ -174,7 +174,9 @@ def _no_key(pattern: str, curves: Iterable[Curves]) -> str:
 def _panel(axes: Axes, pattern: str, lines: Sequence[tuple[Curves, str, str]], several: bool) -> None:
     many_kinds, many_keys = (len({line[i] for line in lines}) > 1 for i in (1, 2))
     for curve, kind, key in lines:
-        label = [curve.name] * several + [key] * many_keys + [f"({kind})"] * many_kinds
+        label = (
+            [curve.name] * several + [key] * many_keys + [f"({kind})" if several or many_keys else kind] * many_kinds
+        )
         points = curve.points[kind, key]
         marker = "o" if len(points) == 1 else ""  # a line of one point would be invisible
         axes.plot(*zip(*points), STYLES[kind], marker=marker, label=" ".join(label) or None, linewidth=1.3)
