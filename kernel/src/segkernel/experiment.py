@@ -17,9 +17,10 @@ from segkernel.build import check as check_component
 from segkernel.catalog import Catalog
 from segkernel.config import Config, load_config
 from segkernel.config.marks import place_of
+from segkernel.config.sections import SECTIONS
 from segkernel.data import Loader
 from segkernel.engine import LocalEngine
-from segkernel.errors import ConfigError, Problem, UsageError
+from segkernel.errors import ConfigError, Problem, UsageError, suggest
 from segkernel.evaluation import Evaluation
 from segkernel.hooks.schedule import Schedule
 from segkernel.inference import TTA, PaddingConfig, Preprocessor
@@ -150,9 +151,14 @@ def section_types() -> dict[str, Any]:
 def check(config: Config) -> list[Problem]:
     """Return everything wrong with a config that can be known without building it."""
     catalog = catalog_of(config)
-    given = ((name, value) for name, value in config.items() if value is not None)
-    checked = (_check_section(name, value, place_of(config.data, name), catalog) for name, value in given)
-    return [problem for problems in checked for problem in problems]
+    problems: list[Problem] = []
+    for name, value in config.items():
+        place = place_of(config.data, name)
+        if name not in SECTIONS:
+            problems.append(Problem("unknown section", name, place, suggest(name, SECTIONS)))
+        elif value is not None:
+            problems += _check_section(name, value, place, catalog)
+    return problems
 
 
 def _check_section(name: str, value: Any, place: str, catalog: Catalog) -> list[Problem]:
