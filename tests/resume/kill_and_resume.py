@@ -1,6 +1,6 @@
 """Kill a run with SIGKILL at many moments, resume it each time, and compare with the run nobody disturbed.
 
-    python tests/resume/kill_and_resume.py --kills 20
+    python tests/resume/kill_and_resume.py --kills 20 --iterations 100
 
 The run has two workers, dropout, OHEM, gradient accumulation and validations in between, and saves after every
 iteration. Every other kill waits for a half-written checkpoint. Passes when the final weights, optimiser state and
@@ -137,7 +137,7 @@ def main(kills: int, iterations: int, seed: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--iterations", type=int, default=80)
+    parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     main(arguments.kills, arguments.iterations, arguments.seed)
