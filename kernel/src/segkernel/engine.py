@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
@@ -15,8 +14,6 @@ from segkernel.data import died
 from segkernel.errors import TrainingError, UsageError
 from segkernel.interfaces.model import Engine, Segmentor
 from segkernel.sample import Batch, Targets
-
-log = logging.getLogger(__name__)
 
 
 class LocalEngine(Engine):
