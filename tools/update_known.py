@@ -1,7 +1,9 @@
-"""Write the kernel's hint table, ``known.json``, from ``plugins/*/pyproject.toml``.
+"""Write what follows from ``plugins/*/pyproject.toml``: the kernel's hint table, ``known.json``, and plugins' public names.
 
 python tools/update_known.py            # after changing entry points
-python tools/update_known.py --check    # exit 1 when it is out of step
+python tools/update_known.py --check    # exit 1 when something is out of step
+
+A plugin's ``__init__`` is written between its two marks; names that are no component stand in ``[tool.segkernel]``.
 """
 
 from __future__ import annotations
@@ -9,30 +11,67 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "kernel" / "src" / "segkernel" / "known.json"
 PREFIX = "segkernel."
+BEGIN, END = "# The names below are written by tools/update_known.py.\n", "# Here they end.\n"
+
+
+def projects() -> dict[Path, dict[str, Any]]:
+    """Return the pyproject of every first-party plugin by its folder."""
+    paths = sorted(ROOT.glob("plugins/*/pyproject.toml"))
+    return {path.parent: tomllib.loads(path.read_text("utf-8")) for path in paths}
 
 
 def known() -> dict[str, dict[str, list[str]]]:
     """Return {distribution: {group: names}} of the first-party plugins; zoos are folders, not names."""
     table = {}
-    for path in sorted(ROOT.glob("plugins/*/pyproject.toml")):
-        project = tomllib.loads(path.read_text("utf-8"))["project"]
-        groups = project.get("entry-points", {})
+    for pyproject in projects().values():
+        groups = pyproject["project"].get("entry-points", {})
         ours = {group.removeprefix(PREFIX): sorted(groups[group]) for group in sorted(groups) if PREFIX in group}
-        table[project["name"]] = {group: names for group, names in ours.items() if group != "zoo"}
+        table[pyproject["project"]["name"]] = {group: names for group, names in ours.items() if group != "zoo"}
     return table
 
 
+def homes(package: str, pyproject: dict[str, Any]) -> dict[str, str]:
+    """Return the public names of a package, and the module of each."""
+    groups = pyproject["project"].get("entry-points", {})
+    objects = [value for group in groups.values() for value in group.values()]
+    objects += pyproject.get("tool", {}).get("segkernel", {}).get("exports", [])
+    pairs = (value.split(":") for value in objects if value.startswith(f"{package}."))
+    return {name: module for module, name in sorted(pairs, key=lambda pair: pair[1])}
+
+
+def written(text: str, package: str, pyproject: dict[str, Any]) -> str:
+    """Return the text of an ``__init__`` with its names brought up to date."""
+    before, _, rest = text.partition(BEGIN)
+    names = homes(package, pyproject)
+    imports = sorted(f"    from {module} import {name} as {name}\n" for name, module in names.items())
+    table = [f'    "{name}": "{module.removeprefix(f"{package}.")}",\n' for name, module in names.items()]
+    block = ["if TYPE_CHECKING:\n", *imports, "\n_HOMES = {\n", *table, "}\n"]
+    return before + BEGIN + "".join(block) + END + rest.partition(END)[2]
+
+
+def files() -> dict[Path, str]:
+    """Return every file that is written, and what has to stand in it."""
+    wanted = {TABLE: json.dumps(known(), indent=1) + "\n"}
+    for folder, pyproject in projects().items():
+        for path in folder.glob("src/*/__init__.py"):
+            if BEGIN in (text := path.read_text("utf-8")):
+                wanted[path] = written(text, path.parent.name, pyproject)
+    return wanted
+
+
 def main() -> int:
-    text = json.dumps(known(), indent=1) + "\n"
+    stale = {path: text for path, text in files().items() if path.read_text("utf-8") != text}
     if "--check" in sys.argv:
-        return int(TABLE.read_text("utf-8") != text)
-    TABLE.write_text(text, "utf-8")
+        return int(bool(stale))
+    for path, text in stale.items():
+        path.write_text(text, "utf-8")
     return 0
 
 

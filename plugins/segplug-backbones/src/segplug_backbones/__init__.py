@@ -1,6 +1,6 @@
 """Backbones for semantic segmentation: plain modules, images in, feature maps out.
 
-    from segplug_backbones import MixVisionTransformer, resnet50
+    from segplug_backbones import MixVisionTransformer, ResNetV1c
 
 Importing this package imports no torch; a name is loaded when it is first used.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+# The names below are written by tools/update_known.py.
 if TYPE_CHECKING:
     from segplug_backbones.fast_scnn import FastSCNN as FastSCNN
     from segplug_backbones.mit import MixVisionTransformer as MixVisionTransformer
@@ -36,6 +37,7 @@ _HOMES = {
     "mit_b4": "mit",
     "mit_b5": "mit",
 }
+# Here they end.
 
 __all__ = [*_HOMES]
 

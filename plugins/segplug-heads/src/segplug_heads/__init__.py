@@ -10,37 +10,30 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+# The names below are written by tools/update_known.py.
 if TYPE_CHECKING:
-    from segplug_heads.aspp_head import ASPPHead
-    from segplug_heads.dice_loss import DiceLoss
-    from segplug_heads.encoder_decoder import EncoderDecoder
-    from segplug_heads.fcn_head import FCNHead
-    from segplug_heads.psp_head import PSPHead
-    from segplug_heads.segformer_head import SegformerHead
-    from segplug_heads.sep_aspp_head import DepthwiseSeparableASPPHead
-    from segplug_heads.sep_fcn_head import DepthwiseSeparableFCNHead
+    from segplug_heads.heads.aspp_head import ASPPHead as ASPPHead
+    from segplug_heads.heads.fcn_head import FCNHead as FCNHead
+    from segplug_heads.heads.psp_head import PSPHead as PSPHead
+    from segplug_heads.heads.segformer_head import SegformerHead as SegformerHead
+    from segplug_heads.heads.sep_aspp_head import DepthwiseSeparableASPPHead as DepthwiseSeparableASPPHead
+    from segplug_heads.heads.sep_fcn_head import DepthwiseSeparableFCNHead as DepthwiseSeparableFCNHead
+    from segplug_heads.losses.dice_loss import DiceLoss as DiceLoss
+    from segplug_heads.segmentors.encoder_decoder import EncoderDecoder as EncoderDecoder
 
 _HOMES = {
-    "ASPPHead": "aspp_head",
-    "DepthwiseSeparableASPPHead": "sep_aspp_head",
-    "DepthwiseSeparableFCNHead": "sep_fcn_head",
-    "DiceLoss": "dice_loss",
-    "EncoderDecoder": "encoder_decoder",
-    "FCNHead": "fcn_head",
-    "PSPHead": "psp_head",
-    "SegformerHead": "segformer_head",
+    "ASPPHead": "heads.aspp_head",
+    "DepthwiseSeparableASPPHead": "heads.sep_aspp_head",
+    "DepthwiseSeparableFCNHead": "heads.sep_fcn_head",
+    "DiceLoss": "losses.dice_loss",
+    "EncoderDecoder": "segmentors.encoder_decoder",
+    "FCNHead": "heads.fcn_head",
+    "PSPHead": "heads.psp_head",
+    "SegformerHead": "heads.segformer_head",
 }
+# Here they end.
 
-__all__ = [
-    "ASPPHead",
-    "DepthwiseSeparableASPPHead",
-    "DepthwiseSeparableFCNHead",
-    "DiceLoss",
-    "EncoderDecoder",
-    "FCNHead",
-    "PSPHead",
-    "SegformerHead",
-]
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:

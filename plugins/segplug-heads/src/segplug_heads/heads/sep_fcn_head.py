@@ -11,7 +11,7 @@ from torch import nn
 from typing_extensions import Unpack
 
 from segkernel.nn import DecodeHeadArguments, DepthwiseSeparableConvModule
-from segplug_heads.fcn_head import FCNHead
+from segplug_heads.heads.fcn_head import FCNHead
 
 
 class DepthwiseSeparableFCNHead(FCNHead):

@@ -28,11 +28,9 @@ class EncoderDecoder(Segmentor):
 
     conformance: ClassVar = {
         "backbone": {"type": "segkernel.testing.toys:ToyBackbone"},
-        "decode_head": {"type": "segplug_heads.fcn_head:FCNHead", "in_channels": 16, "channels": 8, "num_classes": 4},
-        "auxiliary_head": {
-            "type": "segplug_heads.fcn_head:FCNHead", "in_channels": 16, "in_index": 2, "channels": 8, "num_classes": 4
-        },
-    }  # fmt: skip
+        "decode_head": {"type": "FCNHead", "in_channels": 16, "channels": 8, "num_classes": 4},
+        "auxiliary_head": {"type": "FCNHead", "in_channels": 16, "in_index": 2, "channels": 8, "num_classes": 4},
+    }
 
     def __init__(
         self,

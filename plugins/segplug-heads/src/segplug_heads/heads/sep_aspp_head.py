@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 
 from segkernel.interfaces.model import Features
 from segkernel.nn import ConvModule, DecodeHeadArguments, DepthwiseSeparableConvModule, resize
-from segplug_heads.aspp_head import ASPPHead
+from segplug_heads.heads.aspp_head import ASPPHead
 
 
 class DepthwiseSeparableASPPHead(ASPPHead):

@@ -1,0 +1,1 @@
+"""Decode heads, one paper a file."""
