@@ -1,4 +1,4 @@
-"""Write what follows from ``plugins/*/pyproject.toml``: the kernel's hint table, ``known.json``, and plugins' public names.
+"""Write what follows from the plugins' pyprojects: the kernel's hint table, ``known.json``, and their public names.
 
 python tools/update_known.py            # after changing entry points
 python tools/update_known.py --check    # exit 1 when something is out of step
