@@ -13,6 +13,12 @@ from typing import TYPE_CHECKING, Any
 # The names below are written by tools/update_known.py.
 if TYPE_CHECKING:
     from segplug_backbones.fast_scnn import FastSCNN as FastSCNN
+    from segplug_backbones.hrnet import HRNet as HRNet
+    from segplug_backbones.hrnet import hrnet_w18 as hrnet_w18
+    from segplug_backbones.hrnet import hrnet_w18_small as hrnet_w18_small
+    from segplug_backbones.hrnet import hrnet_w32 as hrnet_w32
+    from segplug_backbones.hrnet import hrnet_w40 as hrnet_w40
+    from segplug_backbones.hrnet import hrnet_w48 as hrnet_w48
     from segplug_backbones.mit import MixVisionTransformer as MixVisionTransformer
     from segplug_backbones.mit import mit_b0 as mit_b0
     from segplug_backbones.mit import mit_b1 as mit_b1
@@ -26,10 +32,16 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "FastSCNN": "fast_scnn",
+    "HRNet": "hrnet",
     "MixVisionTransformer": "mit",
     "ResNet": "resnet",
     "ResNetV1c": "resnet",
     "ResNetV1d": "resnet",
+    "hrnet_w18": "hrnet",
+    "hrnet_w18_small": "hrnet",
+    "hrnet_w32": "hrnet",
+    "hrnet_w40": "hrnet",
+    "hrnet_w48": "hrnet",
     "mit_b0": "mit",
     "mit_b1": "mit",
     "mit_b2": "mit",
