@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from segkernel.nn.attention import FFN, DotProductAttention, MultiheadAttention
+from segkernel.nn.attention import FFN, DotProductAttention, MultiheadAttention, TransformerEncoderLayer
+from segkernel.nn.context_block import ContextBlock
 from segkernel.nn.conv_module import ConvModule, DepthwiseSeparableConvModule
-from segkernel.nn.decode_head import DecodeHead, DecodeHeadArguments
+from segkernel.nn.decode_head import CascadeDecodeHead, DecodeHead, DecodeHeadArguments
 from segkernel.nn.drop_path import DropPath, drop_path
-from segkernel.nn.embed import AdaptivePadding, PatchEmbed, nchw_to_nlc, nlc_to_nchw
+from segkernel.nn.embed import AdaptivePadding, PatchEmbed, nchw_to_nlc, nlc_to_nchw, resize_pos_embed
 from segkernel.nn.init import kaiming_init, normal_init, trunc_normal_init
 from segkernel.nn.layers import (
     LayerConfig,
@@ -19,14 +20,17 @@ from segkernel.nn.layers import (
     make_divisible,
 )
 from segkernel.nn.losses import CrossEntropyLoss, PixelLoss, accuracy, reduce_loss
+from segkernel.nn.non_local import NonLocal2d
 from segkernel.nn.pool import AdaptiveAvgPool2d, adaptive_avg_pool
 from segkernel.nn.resize import resize
 from segkernel.nn.sampler import OHEMPixelSampler, PixelSampler
+from segkernel.nn.self_attention import SelfAttentionBlock
 
 __all__ = [
-    "FFN",
     "AdaptiveAvgPool2d",
     "AdaptivePadding",
+    "CascadeDecodeHead",
+    "ContextBlock",
     "ConvModule",
     "CrossEntropyLoss",
     "DecodeHead",
@@ -34,13 +38,17 @@ __all__ = [
     "DepthwiseSeparableConvModule",
     "DotProductAttention",
     "DropPath",
+    "FFN",
     "LayerConfig",
     "MultiheadAttention",
+    "NonLocal2d",
     "OHEMPixelSampler",
     "PatchEmbed",
     "PixelLoss",
     "PixelSampler",
+    "SelfAttentionBlock",
     "SyncBatchNorm2d",
+    "TransformerEncoderLayer",
     "accuracy",
     "adaptive_avg_pool",
     "build_activation",
@@ -56,5 +64,6 @@ __all__ = [
     "normal_init",
     "reduce_loss",
     "resize",
+    "resize_pos_embed",
     "trunc_normal_init",
 ]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from segkernel.errors import ConfigError, Problem
-from segkernel.nn.layers import LayerConfig, build_activation, build_dropout
+from segkernel.nn.layers import LayerConfig, build_activation, build_dropout, build_norm
 
 
 class DotProductAttention(nn.Module):
@@ -121,3 +122,54 @@ class FFN(nn.Module):
         if not self.add_identity:
             return out
         return (x if identity is None else identity) + out
+
+
+class TransformerEncoderLayer(nn.Module):
+    """A layer of a plain vision transformer: attention, then `FFN`, each after a norm: (N, L, C) -> (N, L, C).
+
+    Dosovitskiy et al., An Image is Worth 16x16 Words, 2021.
+
+    Args:
+        embed_dims: C.
+        num_heads: Parts that C is cut into.
+        feedforward_channels: Width of the `FFN`.
+        drop_rate: Share of values dropped after attention and in the `FFN`.
+        attn_drop_rate: Share of attention weights dropped.
+        drop_path_rate: Share of images that skip the `FFN`.
+        num_fcs: Fully connected layers of the `FFN`.
+        qkv_bias: Whether the projections of the attention have a bias.
+        act_cfg: Kind of activation.
+        norm_cfg: Kind of norm.
+        with_cp: Compute activations a second time in backward, to save memory.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        feedforward_channels: int,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        num_fcs: int = 2,
+        qkv_bias: bool = True,
+        act_cfg: LayerConfig = {"type": "GELU"},  # noqa: B006  never changed
+        norm_cfg: LayerConfig = {"type": "LN"},  # noqa: B006  never changed
+        with_cp: bool = False,
+    ) -> None:
+        super().__init__()
+        self.ln1 = build_norm(norm_cfg, embed_dims)[1]
+        self.attn = MultiheadAttention(embed_dims, num_heads, attn_drop_rate, drop_rate, qkv_bias=qkv_bias)
+        self.ln2 = build_norm(norm_cfg, embed_dims)[1]
+        drop_path = {"type": "DropPath", "drop_prob": drop_path_rate}
+        self.ffn = FFN(embed_dims, feedforward_channels, num_fcs, act_cfg, drop_rate, drop_path)
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.with_cp and torch.is_grad_enabled() and x.requires_grad:
+            return checkpoint(self._run, x, use_reentrant=False)
+        return self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
+        x = self.attn(self.ln1(x), identity=x)
+        return self.ffn(self.ln2(x), identity=x)

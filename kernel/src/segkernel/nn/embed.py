@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkernel.nn.layers import LayerConfig, build_conv, build_norm
+from segkernel.nn.pool import is_tracing
+from segkernel.nn.resize import resize
 
 
 def nchw_to_nlc(x: Tensor) -> Tensor:
@@ -19,6 +21,22 @@ def nchw_to_nlc(x: Tensor) -> Tensor:
 def nlc_to_nchw(x: Tensor, size: tuple[int, int]) -> Tensor:
     """(N, H * W, C) -> (N, C, H, W); ``size`` is (H, W)."""
     return x.transpose(1, 2).unflatten(2, size)
+
+
+def resize_pos_embed(
+    pos_embed: Tensor, grid: tuple[int, int], size: tuple[int, int], mode: str = "bilinear", extra_tokens: int = 1
+) -> Tensor:
+    """Resample position embeddings (1, extra + h * w, C) of a ``grid`` (h, w) to (1, extra + H * W, C).
+
+    Args:
+        size: (H, W); they may be symbols when the model is compiled or exported.
+        mode: As in `resize`.
+        extra_tokens: Tokens before the grid, of a class say, that are kept as they are.
+    """
+    if not is_tracing() and tuple(grid) == tuple(size):
+        return pos_embed
+    extra, patches = pos_embed[:, :extra_tokens], pos_embed[:, extra_tokens:]
+    return torch.cat([extra, nchw_to_nlc(resize(nlc_to_nchw(patches, grid), size, mode=mode))], 1)
 
 
 class AdaptivePadding(nn.Module):

@@ -34,6 +34,13 @@ class HSigmoid(nn.Module):
         return ((x + self.bias) / self.divisor).clamp(self.min_value, self.max_value)
 
 
+class QuickGELU(nn.Module):
+    """``x * sigmoid(1.702 x)``, the GELU of CLIP (Radford et al., 2021)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (1.702 * x).sigmoid()
+
+
 CONVS: dict[str, type[nn.Module]] = {
     "Conv": nn.Conv2d,
     "Conv1d": nn.Conv1d,
@@ -62,6 +69,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "ReLU6": nn.ReLU6,
     "ELU": nn.ELU,
     "GELU": nn.GELU,
+    "QuickGELU": QuickGELU,
     "SiLU": nn.SiLU,
     "Swish": nn.SiLU,
     "Mish": nn.Mish,

@@ -18,7 +18,7 @@ def adaptive_avg_pool(x: Tensor, output_size: OutputSize) -> Tensor:
     height, width = output_size if isinstance(output_size, tuple) else (output_size, output_size)
     if height == width == 1:
         return x.mean((2, 3), keepdim=True)
-    if not _exporting():
+    if not is_tracing():
         return F.adaptive_avg_pool2d(x, (height, width))
     if width is not None:
         x = x @ _bins(x, x.shape[3], width).T
@@ -41,7 +41,8 @@ class AdaptiveAvgPool2d(nn.Module):
         return f"output_size={self.output_size}"
 
 
-def _exporting() -> bool:
+def is_tracing() -> bool:
+    """Tell whether the model is being compiled or exported, when sizes may be symbols."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
 
 
