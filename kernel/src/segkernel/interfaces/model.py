@@ -81,10 +81,16 @@ class Head(nn.Module):
 
 
 class CascadeHead(Head):
-    """A head that refines the scores of the one before it."""
+    """A head that refines ``previous``, the scores (N, K, h, w) of the one before it."""
 
     def forward(self, features: Features, previous: Tensor) -> Tensor:  # type: ignore[override]
         raise NotImplementedError
+
+    def loss(self, features: Features, previous: Tensor, targets: Targets) -> dict[str, Tensor]:  # type: ignore[override]
+        raise NotImplementedError
+
+    def predict(self, features: Features, previous: Tensor) -> Tensor:  # type: ignore[override]
+        return self(features, previous)
 
 
 @dataclass(frozen=True)

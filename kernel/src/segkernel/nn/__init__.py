@@ -19,7 +19,7 @@ from segkernel.nn.layers import (
     build_upsample,
     make_divisible,
 )
-from segkernel.nn.losses import CrossEntropyLoss, PixelLoss, accuracy, reduce_loss
+from segkernel.nn.losses import CrossEntropyLoss, PixelLoss, accuracy, class_factors, read_class_weight, reduce_loss
 from segkernel.nn.non_local import NonLocal2d
 from segkernel.nn.pool import AdaptiveAvgPool2d, adaptive_avg_pool
 from segkernel.nn.resize import resize
@@ -27,6 +27,7 @@ from segkernel.nn.sampler import OHEMPixelSampler, PixelSampler
 from segkernel.nn.self_attention import SelfAttentionBlock
 
 __all__ = [
+    "FFN",
     "AdaptiveAvgPool2d",
     "AdaptivePadding",
     "CascadeDecodeHead",
@@ -38,7 +39,6 @@ __all__ = [
     "DepthwiseSeparableConvModule",
     "DotProductAttention",
     "DropPath",
-    "FFN",
     "LayerConfig",
     "MultiheadAttention",
     "NonLocal2d",
@@ -56,12 +56,14 @@ __all__ = [
     "build_dropout",
     "build_norm",
     "build_upsample",
+    "class_factors",
     "drop_path",
     "kaiming_init",
     "make_divisible",
     "nchw_to_nlc",
     "nlc_to_nchw",
     "normal_init",
+    "read_class_weight",
     "reduce_loss",
     "resize",
     "resize_pos_embed",

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from typing_extensions import Required, TypedDict
 
 from segkernel.errors import ConfigError, Problem
-from segkernel.interfaces.model import Features, Head, Loss, OutputSpec
+from segkernel.interfaces.model import CascadeHead, Features, Head, Loss, OutputSpec
 from segkernel.nn.init import normal_init
 from segkernel.nn.layers import LayerConfig
 from segkernel.nn.losses import CrossEntropyLoss, accuracy
@@ -164,6 +164,13 @@ class DecodeHead(Head):
                 f"{self.out_channels} channels for {self.num_classes} classes; 1 channel is enough for 2 classes only"
             )
             raise ConfigError(Problem(message, "out_channels"))
+
+
+class CascadeDecodeHead(CascadeHead, DecodeHead):
+    """Base of heads that refine the scores of another; arguments are those of `DecodeHead`."""
+
+    def loss(self, features: Features, previous: Tensor, targets: Targets) -> dict[str, Tensor]:  # type: ignore[override]
+        return self.loss_by_scores(self(features, previous), targets["seg"])
 
 
 def _losses(loss_decode: Loss | Sequence[Loss] | None) -> nn.Module:
