@@ -29,6 +29,15 @@ def target_of(text: str) -> Tensor:
     """Return the target that a case describes."""
     if text == "all 255":
         return torch.full((2, 24, 32), 255)
+    if "uniform(size=" in text:
+        return torch.from_numpy(np.random.RandomState(777).uniform(size=(2, 24, 32)) < 0.1).long()
+    if "depth target" in text:
+        return torch.from_numpy(np.random.RandomState(89).uniform(-0.5, 8, (2, 1, 24, 32)).astype(np.float32))
+    if "target logits" in text:
+        return scores((3, 7, 4, 5), 88, 1.0)
+    if "one_hot" in text:
+        ids = target_of("RandomState(4321).randint(0,7,(2,24,32))")
+        return torch.nn.functional.one_hot(ids, 7).movedim(-1, 1).float()
     seed, classes, shape = re.search(r"RandomState\((\d+)\)\.randint\(0,(\d+),\(([\d,]+)\)\)", text).groups()  # type: ignore[union-attr]
     size = tuple(int(length) for length in shape.split(",") if length)
     drawn = torch.from_numpy(np.random.RandomState(int(seed)).randint(0, int(classes), size).astype(np.int64))
@@ -40,7 +49,7 @@ def target_of(text: str) -> Tensor:
 def check_loss(case: Mapping[str, Any]) -> Report:
     """Compare a loss's value and gradient."""
     report = Report()
-    logits = scores(**{**case["logits"], "shape": tuple(case["logits"]["shape"])}).requires_grad_()
+    logits = _scores_of(case).requires_grad_()
     value = build("losses", dict(case["cfg"]))(logits, target_of(case["labels"]), **_call(case))
     value.sum().backward()
     if "value" in case:
@@ -79,12 +88,19 @@ def check_sampler(case: Mapping[str, Any], expected: np.ndarray) -> Report:
     return report
 
 
+def _scores_of(case: Mapping[str, Any]) -> Tensor:
+    """Return the scores of a loss case; depths are positive."""
+    if "expr" in case["logits"]:
+        return scores((2, 1, 24, 32), scale=1.0).abs() * 3 + 0.2
+    return scores(**{**case["logits"], "shape": tuple(case["logits"]["shape"])})
+
+
 def _call(case: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keyword arguments of the call."""
-    call = dict(case.get("call", {}))
+    call = dict(case.get("call") or {})
     if "given as weight=" in case["labels"]:
         classes = case["labels"].split("class label ")[1]
         call["weight"] = target_of(classes)
-    elif call.get("weight") == "weight55":
+    elif "weight55" in str(call.get("weight")):
         call["weight"] = torch.from_numpy(np.random.RandomState(55).uniform(0, 2, (2, 24, 32)).astype(np.float32))
     return call

@@ -130,13 +130,18 @@ class DecodeHead(Head):
         return self.conv_seg(x if self.dropout is None else self.dropout(x))
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
-        return self.loss_by_scores(self(features), targets["seg"])
+        return self.loss_by_scores(self(features), targets["seg"], targets.get("weight"))
 
-    def loss_by_scores(self, scores: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return the losses and ``acc_seg``, a percentage, of scores (N, K, h, w) against class ids (N, H, W)."""
+    def loss_by_scores(self, scores: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the losses and ``acc_seg``, a percentage, of scores (N, K, h, w) against class ids (N, H, W).
+
+        ``weight`` (N, H, W) says what each pixel counts.
+        """
         scores = resize(scores, target.shape[1:], align_corners=self.align_corners)
         losses = self._losses()
-        weight = None if self.sampler is None else self.sampler.sample(scores, target, losses, self.ignore_index)
+        if self.sampler is not None:
+            sampled = self.sampler.sample(scores, target, losses, self.ignore_index)
+            weight = sampled if weight is None else sampled * weight
         named: dict[str, Tensor] = {}
         for loss in losses:
             value = loss(scores, target, weight=weight, ignore_index=self.ignore_index)

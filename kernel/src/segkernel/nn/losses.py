@@ -46,6 +46,7 @@ class CrossEntropyLoss(PixelLoss):
         loss_weight: Factor of the result.
         loss_name: Name in the dict of losses.
         avg_non_ignore: The mean leaves out ignored pixels.
+        label_smoothing: Share of a label that is spread over all classes (Szegedy et al., 2016).
     """
 
     def __init__(
@@ -57,13 +58,16 @@ class CrossEntropyLoss(PixelLoss):
         loss_weight: float = 1.0,
         loss_name: str = "loss_ce",
         avg_non_ignore: bool = False,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         if use_sigmoid and use_mask:
             raise ConfigError(Problem("use_sigmoid and use_mask exclude each other", "use_mask"))
+        if label_smoothing and (use_sigmoid or use_mask):
+            raise ConfigError(Problem("smooths the labels of a softmax only", "label_smoothing"))
         self.use_sigmoid, self.use_mask, self.reduction = use_sigmoid, use_mask, reduction
         self.class_weight = read_class_weight(class_weight)
-        self.loss_weight, self.avg_non_ignore = loss_weight, avg_non_ignore
+        self.loss_weight, self.avg_non_ignore, self.label_smoothing = loss_weight, avg_non_ignore, label_smoothing
         self.name = loss_name
 
     def forward(
@@ -96,7 +100,8 @@ class CrossEntropyLoss(PixelLoss):
     def _categorical(self, scores: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor | None]:
         """Return the unreduced loss and what its mean divides by; None is the number of elements."""
         weight = self._class_weight(scores)
-        loss = F.cross_entropy(scores, target, weight, reduction="none", ignore_index=ignore_index)
+        smoothing = self.label_smoothing
+        loss = F.cross_entropy(scores, target, weight, None, ignore_index, None, "none", smoothing)
         ignored = target == ignore_index
         if weight is None:
             return loss, (~ignored).sum() if self.avg_non_ignore else None
@@ -128,10 +133,9 @@ class CrossEntropyLoss(PixelLoss):
     def _class_weight(self, scores: Tensor) -> Tensor | None:
         if self.class_weight is None:
             return None
-        count, classes = len(self.class_weight), scores.shape[1]
-        if count != classes and not (self.use_sigmoid and count == 1):
-            raise ConfigError(Problem(f"{count} numbers for {classes} classes", "class_weight"))
-        return scores.new_tensor(self.class_weight)
+        if self.use_sigmoid and len(self.class_weight) == 1:
+            return scores.new_tensor(self.class_weight)
+        return class_factors(self.class_weight, scores)
 
     def extra_repr(self) -> str:
         return f"name={self.name}, loss_weight={self.loss_weight}, use_sigmoid={self.use_sigmoid}"
@@ -164,6 +168,19 @@ def read_class_weight(class_weight: ClassWeight) -> list[float] | None:
         return [float(value) for value in values]
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"no list of class weights: {error}", class_weight) from error
+
+
+def class_factors(values: Sequence[float] | None, scores: Tensor, name: str = "class_weight") -> Tensor:
+    """Return one number per class of ``scores`` (N, K, ...), 1 for None.
+
+    Raises:
+        ConfigError: The argument called ``name`` has another number of them.
+    """
+    if values is None:
+        return scores.new_ones(scores.shape[1])
+    if len(values) != scores.shape[1]:
+        raise ConfigError(Problem(f"{len(values)} numbers for {scores.shape[1]} classes", name))
+    return scores.new_tensor(values)
 
 
 def accuracy(

@@ -64,7 +64,7 @@ class DiceLoss(Loss):
     ) -> Tensor:
         """Return the loss of ``scores`` (N, K, ...) against class ids (N, ...), or against shares (N, K, ...).
 
-        ``weight`` counts images, (N,).
+        ``weight`` counts images, (N,), or pixels, (N, ...).
         """
         predicted = self._probabilities(scores)
         wanted = target.to(scores.dtype) if target.shape == scores.shape else _one_hot(target, scores)
@@ -73,8 +73,10 @@ class DiceLoss(Loss):
             valid = target != ignore_index
             predicted = predicted * valid.unsqueeze(1)
             labelled = valid.flatten(1).any(1)  # an image without labels says nothing
-        loss = labelled * (1 - self._overlap(self._counted(predicted).flatten(1), self._counted(wanted).flatten(1)))
-        if weight is not None:
+        per_pixel = weight is not None and weight.ndim > 1
+        pixels = weight.unsqueeze(1).expand_as(scores) if per_pixel else torch.ones_like(scores)  # type: ignore[union-attr]
+        loss = labelled * (1 - self._overlap(*(self._counted(x).flatten(1) for x in (predicted, wanted, pixels))))
+        if weight is not None and not per_pixel:
             loss = loss * weight
         return self.loss_weight * reduce_loss(loss, self.reduction, avg_factor)
 
@@ -91,12 +93,12 @@ class DiceLoss(Loss):
             return x
         return torch.cat([x[:, : self.ignore_class], x[:, self.ignore_class + 1 :]], 1)
 
-    def _overlap(self, predicted: Tensor, wanted: Tensor) -> Tensor:
-        """Return the Dice coefficient of each row of two (N, L)."""
-        both = (predicted * wanted).sum(1)
+    def _overlap(self, predicted: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
+        """Return the Dice coefficient of each row of two (N, L), whose entries count ``weight``."""
+        both = (predicted * wanted * weight).sum(1)
         if self.naive_dice:
-            return (2 * both + self.eps) / (predicted.sum(1) + wanted.sum(1) + self.eps)
-        return 2 * both / (predicted.square().sum(1) + wanted.square().sum(1) + 2 * self.eps)
+            return (2 * both + self.eps) / (((predicted + wanted) * weight).sum(1) + self.eps)
+        return 2 * both / (((predicted.square() + wanted.square()) * weight).sum(1) + 2 * self.eps)
 
 
 def _one_hot(target: Tensor, scores: Tensor) -> Tensor:

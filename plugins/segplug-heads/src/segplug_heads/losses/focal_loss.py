@@ -1,0 +1,105 @@
+"""The focal loss: cross-entropy in which easy pixels count little.
+
+Lin et al., Focal Loss for Dense Object Detection, 2017.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from segkernel.errors import ConfigError, Problem
+from segkernel.nn import PixelLoss, class_factors, read_class_weight, reduce_loss
+
+
+class FocalLoss(PixelLoss):
+    """Scores (N, K, H, W) against class ids (N, H, W), or against shares (N, K, H, W) with ``use_sigmoid``.
+
+    With ``use_sigmoid`` every class is a yes or no of its own, and the mean is over all pixels and classes, ignored
+    ones included; a single channel is a yes or no for two classes. Without, it is the focal form of the softmax
+    cross-entropy, and the mean is over the pixels that count.
+
+    Args:
+        use_sigmoid: A sigmoid per class, or one softmax over them.
+        gamma: How much easy pixels are held back; 0 is cross-entropy.
+        alpha: Weight of a yes, that of a no being 1 - alpha, or one number per class. With softmax a plain factor, or
+            one per class.
+        reduction: ``mean``, ``sum`` or ``none``.
+        class_weight: One number per class, or a .npy or .json file of them.
+        loss_weight: Factor of the result.
+        loss_name: Name in the dict of losses.
+    """
+
+    def __init__(
+        self,
+        use_sigmoid: bool = True,
+        gamma: float = 2.0,
+        alpha: float | Sequence[float] = 0.5,
+        reduction: Literal["mean", "sum", "none"] = "mean",
+        class_weight: Sequence[float] | str | None = None,
+        loss_weight: float = 1.0,
+        loss_name: str = "loss_focal",
+    ) -> None:
+        super().__init__()
+        if gamma < 0:
+            raise ConfigError(Problem(f"{gamma} is negative: hard pixels would count less", "gamma"))
+        self.use_sigmoid, self.gamma, self.alpha = use_sigmoid, gamma, alpha
+        self.class_weight = read_class_weight(class_weight)
+        self.reduction, self.loss_weight = reduction, loss_weight
+        self.name = loss_name
+
+    def forward(
+        self,
+        scores: Tensor,
+        target: Tensor,
+        *,
+        weight: Tensor | None = None,
+        ignore_index: int = 255,
+        avg_factor: float | None = None,
+    ) -> Tensor:
+        """Return the loss; ``weight`` (N, H, W) counts pixels, ``avg_factor`` is what ``mean`` divides by."""
+        loss = (self._sigmoid if self.use_sigmoid else self._softmax)(scores, target, ignore_index)
+        if weight is not None:
+            loss = loss * (weight if loss.ndim == weight.ndim else weight.unsqueeze(1))
+        if avg_factor is None and self.reduction == "mean" and not self.use_sigmoid:
+            avg_factor = (target != ignore_index).sum()  # type: ignore[assignment]
+        return self.loss_weight * reduce_loss(loss, self.reduction, avg_factor)
+
+    def per_pixel(self, scores: Tensor, target: Tensor, ignore_index: int = 255) -> Tensor:
+        if self.use_sigmoid:
+            return self._sigmoid(scores, target, ignore_index).mean(1)
+        return self._softmax(scores, target, ignore_index)
+
+    def _sigmoid(self, scores: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+        """Return (N, K, H, W)."""
+        if target.shape == scores.shape:
+            wanted, valid = target.to(scores.dtype), torch.ones_like(scores)
+        else:
+            valid = (target != ignore_index).unsqueeze(1).to(scores.dtype)
+            first = 1 if scores.shape[1] == 1 else 0  # the one channel of two classes is that of class 1
+            classes = torch.arange(first, first + scores.shape[1], device=scores.device)
+            wanted = (target.unsqueeze(1) == classes.view(1, -1, *[1] * (target.ndim - 1))).to(scores.dtype)
+        chance = scores.sigmoid()
+        miss = (1 - chance) * wanted + chance * (1 - wanted)
+        alpha = self._factors(scores, "alpha")
+        loss = F.binary_cross_entropy_with_logits(scores, wanted, reduction="none")
+        loss = loss * (alpha * wanted + (1 - alpha) * (1 - wanted)) * miss.pow(self.gamma) * valid
+        return loss * self._factors(scores, "class_weight")
+
+    def _softmax(self, scores: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+        """Return (N, H, W)."""
+        loss = F.cross_entropy(scores, target.long(), reduction="none", ignore_index=ignore_index)
+        loss = loss * (1 - torch.exp(-loss)).clamp_min(1e-12).pow(self.gamma)
+        valid = target != ignore_index
+        factors = (self._factors(scores, "alpha") * self._factors(scores, "class_weight")).flatten()
+        return loss * factors[target.long() * valid] * valid
+
+    def _factors(self, scores: Tensor, name: str) -> Tensor:
+        """Return a number per class that multiplies (N, K, ...)."""
+        values = getattr(self, name)
+        values = [values] * scores.shape[1] if isinstance(values, (int, float)) else values
+        return class_factors(values, scores, name).view(1, -1, *[1] * (scores.ndim - 2))

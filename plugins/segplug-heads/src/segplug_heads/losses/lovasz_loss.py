@@ -1,0 +1,102 @@
+"""The Lovász loss: the convex extension of one minus IoU, so that IoU itself is optimised.
+
+Berman, Rannen Triki and Blaschko, The Lovász-Softmax Loss, 2018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from segkernel.errors import ConfigError, Problem
+from segkernel.interfaces.model import Loss
+from segkernel.nn import class_factors, read_class_weight, reduce_loss
+
+
+class LovaszLoss(Loss):
+    """Scores (N, K, H, W) against class ids (N, H, W); for ``binary`` (N, H, W) or one channel.
+
+    Args:
+        loss_type: ``multi_class`` works on the softmax, ``binary`` is the Lovász hinge.
+        classes: Classes averaged over: those ``present`` in the labels, ``all``, or these ids.
+        per_image: A value per image, reduced; else one value for the batch.
+        reduction: ``mean``, ``sum`` or ``none``, over the images.
+        class_weight: One number per class, or a .npy or .json file of them.
+        loss_weight: Factor of the result.
+        loss_name: Name in the dict of losses.
+    """
+
+    def __init__(
+        self,
+        loss_type: Literal["multi_class", "binary"] = "multi_class",
+        classes: Literal["present", "all"] | Sequence[int] = "present",
+        per_image: bool = False,
+        reduction: Literal["mean", "sum", "none"] = "mean",
+        class_weight: Sequence[float] | str | None = None,
+        loss_weight: float = 1.0,
+        loss_name: str = "loss_lovasz",
+    ) -> None:
+        super().__init__()
+        self.loss_type, self.classes, self.per_image = loss_type, classes, per_image
+        self.reduction, self.loss_weight = reduction, loss_weight
+        self.class_weight = read_class_weight(class_weight)
+        self.name = loss_name
+
+    def forward(
+        self,
+        scores: Tensor,
+        target: Tensor,
+        *,
+        weight: Tensor | None = None,
+        ignore_index: int = 255,
+        avg_factor: float | None = None,
+    ) -> Tensor:
+        """Return the loss; ``weight`` (N, H, W) scales each pixel's error."""
+        if self.loss_type == "binary":
+            scores = scores if scores.ndim > target.ndim else scores.unsqueeze(1)
+            if scores.shape[1] != 1:
+                raise ConfigError(Problem(f"binary needs one channel, not {scores.shape[1]}", "loss_type"))
+        else:
+            scores = scores.softmax(1)
+        weight = torch.ones_like(target, dtype=scores.dtype) if weight is None else weight
+        parts = [slice(i, i + 1) for i in range(len(target))] if self.per_image else [slice(None)]
+        values = [self._value(scores[part], target[part], weight[part], ignore_index) for part in parts]
+        if not self.per_image:
+            return self.loss_weight * values[0]
+        return self.loss_weight * reduce_loss(torch.stack(values), self.reduction, avg_factor)
+
+    def _value(self, scores: Tensor, target: Tensor, weight: Tensor, ignore_index: int) -> Tensor:
+        """Return the loss of the pixels of ``scores`` (n, K, H, W) that count."""
+        valid = target != ignore_index
+        scores, target, weight = scores.movedim(1, -1)[valid], target[valid], weight[valid]
+        if len(target) == 0:
+            return scores.sum()
+        if self.loss_type == "binary":
+            errors = (1 - scores[:, 0] * (2 * target.to(scores.dtype) - 1)).relu() * weight
+            return _lovasz(errors, target == 1)
+        return self._multi_class(scores, target, weight)
+
+    def _multi_class(self, chances: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """Return the mean over the classes, of probabilities (L, K) against ids (L,)."""
+        factors = class_factors(self.class_weight, chances)
+        values = []
+        for index in range(chances.shape[1]) if isinstance(self.classes, str) else self.classes:
+            truth = target == index
+            if self.classes == "present" and not truth.any():
+                continue
+            errors = (truth.to(chances.dtype) - chances[:, index]).abs() * weight
+            values.append(_lovasz(errors, truth) * factors[index])
+        return torch.stack(values).mean() if values else chances.sum() * 0
+
+
+def _lovasz(errors: Tensor, truth: Tensor) -> Tensor:
+    """Return the Lovász extension of one minus IoU at the errors (L,) of a class that is there where ``truth``."""
+    ordered, order = errors.sort(descending=True)
+    truth = truth[order].to(errors.dtype)
+    overlap = truth.sum() - truth.cumsum(0)
+    union = truth.sum() + (1 - truth).cumsum(0)
+    steps = 1 - overlap / union
+    return ordered @ torch.cat([steps[:1], steps[1:] - steps[:-1]])
