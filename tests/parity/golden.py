@@ -26,6 +26,8 @@ from segkernel.sample import Targets
 
 SCORES, LOSSES, GRADIENTS, LABELS = 1e-4, 1e-4, 1e-3, 1e-3
 """Tolerances: of the largest score, of max(1, loss), of a norm, and as a share of pixels."""
+SAMPLED = 1e-2
+"""Tolerance of losses at random points, of max(1, loss); more where other seeds differ more."""
 Table = dict[str, tuple[tuple[int, ...], str]]
 
 
@@ -133,7 +135,7 @@ def check_scores(model: Segmentor, case: Golden, report: Report) -> None:
     """Compare raw scores, and the label maps of whole and sliding-window inference."""
     images = case.images()
     torch.manual_seed(0)
-    _compare_scores(model(images), "logits", case, report)
+    _compare_scores(raw_scores(model, images, case), "logits", case, report)
     for name, test_cfg in (("pred", {"mode": "whole"}), ("pred_slide", case.facts.get("slide_test_cfg"))):
         if name in case.arrays:
             torch.manual_seed(0)
@@ -141,6 +143,13 @@ def check_scores(model: Segmentor, case: Golden, report: Report) -> None:
             _compare_labels(scores, to_labels(scores, model.outputs["seg"]), name, case, report)
             if f"seg_logits_{name}" in case.arrays:
                 _compare_scores(scores, f"seg_logits_{name}", case, report)
+
+
+def raw_scores(model: Segmentor, images: Tensor, case: Golden) -> Tensor:
+    """Return what the reference stored as ``logits``: the raw forward, or what it predicts where that fails."""
+    if case.facts.get("logits_from", "").startswith("encode_decode"):
+        return infer(model.predict, images, model.outputs, {"mode": "whole"})["seg"]
+    return model(images)
 
 
 def check_losses(model: Segmentor, case: Golden, report: Report) -> None:
@@ -151,14 +160,23 @@ def check_losses(model: Segmentor, case: Golden, report: Report) -> None:
     report.require(losses.keys() == expected.keys(), f"losses {sorted(losses)}, not {sorted(expected)}")
     for name in losses.keys() & expected.keys():
         difference = abs(losses[name].item() - expected[name])
-        report.compare("losses", name, difference, LOSSES * max(1.0, abs(expected[name])))
+        report.compare("losses", name, difference, allowed_loss(case, name))
     sum(value for name, value in losses.items() if "loss" in name).backward()  # type: ignore[union-attr]
-    without = sorted(name for name, p in model.named_parameters() if p.requires_grad and p.grad is None)
+    without = sorted(name for name, p in model.named_parameters() if p.grad is None)
     expected_without = sorted(case.facts["params_without_grad"])
     report.require(without == expected_without, f"without gradient: {without}, not {expected_without}")
     for name, norm in {**case.facts["grad_norm"], **case.facts["grad_norm_params"]}.items():
         difference = abs(_gradient_norm(model, name) - norm)
         report.compare("gradients", f"gradient of {name}", difference, GRADIENTS * max(norm, 1e-6))
+
+
+def allowed_loss(case: Golden, name: str) -> float:
+    """Return the difference allowed for a loss."""
+    expected, others = case.facts["losses"][name], case.facts.get("losses_other_seeds")
+    if others is None:
+        return LOSSES * max(1.0, abs(expected))
+    spread = max(abs(losses[name] - expected) for losses in others.values())
+    return max(spread, SAMPLED * max(1.0, abs(expected)))
 
 
 def _gradient_norm(model: Segmentor, name: str) -> float:

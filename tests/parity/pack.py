@@ -17,7 +17,8 @@ import numpy as np
 
 FACTS = (
     "model", "input_shape", "num_classes", "num_params", "num_trainable_params", "constants", "labels", "losses",
-    "grad_norm", "grad_norm_params", "params_without_grad", "slide_test_cfg", "also_same_model",
+    "grad_norm", "grad_norm_params", "params_without_grad", "slide_test_cfg", "also_same_model", "logits_from",
+    "losses_other_seeds",
 )  # fmt: skip
 LOSSES = ("CrossEntropyLoss", "DiceLoss")
 STRIDE = 2  # on top of the case's own
