@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
+from segkernel.errors import ConfigError, Problem
+
 if TYPE_CHECKING:
     from segkernel.sample import Batch, Targets
 
@@ -32,6 +34,12 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         raise NotImplementedError
+
+    def layer_of(self, parameter: str, num_layers: int, stage_wise: bool = False) -> int | None:
+        """Return how deep a parameter lies, 0 for the embeddings and ``num_layers`` at most, or None when it is to
+        learn as fast as a head. The option ``layer_decay`` asks for it; ``parameter`` is its name in the backbone."""
+        kind = "stages" if stage_wise else "layers"
+        raise ConfigError(Problem(f"{type(self).__name__} has no {kind} to tell apart", "optim.paramwise.layer_decay"))
 
 
 class Neck(nn.Module):
@@ -75,8 +83,11 @@ class Head(nn.Module):
         """Return named scalars; those whose key holds ``loss`` are summed and minimised, others are logged."""
         raise NotImplementedError
 
-    def predict(self, features: Features) -> Tensor:
-        """Return scores for inference; as `forward` unless the head predicts in another way than it trains."""
+    def predict(self, features: Features, size: tuple[int, int] | None = None) -> Tensor:
+        """Return scores for inference; as `forward` unless the head predicts in another way than it trains.
+
+        ``size``, the image's (height, width), is for heads that resize before they activate.
+        """
         return self(features)
 
 
@@ -89,7 +100,9 @@ class CascadeHead(Head):
     def loss(self, features: Features, previous: Tensor, targets: Targets) -> dict[str, Tensor]:  # type: ignore[override]
         raise NotImplementedError
 
-    def predict(self, features: Features, previous: Tensor) -> Tensor:  # type: ignore[override]
+    def predict(  # type: ignore[override]
+        self, features: Features, previous: Tensor, size: tuple[int, int] | None = None
+    ) -> Tensor:
         return self(features, previous)
 
 

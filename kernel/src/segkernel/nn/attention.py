@@ -73,11 +73,19 @@ class MultiheadAttention(nn.Module):
         self.dropout_layer = build_dropout(dropout_layer)
 
     def forward(
-        self, query: Tensor, key: Tensor | None = None, value: Tensor | None = None, identity: Tensor | None = None
+        self,
+        query: Tensor,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        identity: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
-        """Return ``identity`` plus what ``query`` finds; key, value and identity default to it."""
+        """Return ``identity`` plus what ``query`` finds; key, value and identity default to it.
+
+        ``mask`` is that of `DotProductAttention`.
+        """
         key = query if key is None else key
-        attended = self.attn(query, key, key if value is None else value)
+        attended = self.attn(query, key, key if value is None else value, mask)
         return (query if identity is None else identity) + self.dropout_layer(self.proj_drop(attended))
 
 

@@ -25,9 +25,9 @@ class Cascade(nn.ModuleList):
     def forward(self, features: Features) -> Tensor:
         return self[-1](features, *self._before_last(features))
 
-    def predict(self, features: Features) -> Tensor:
-        """Return the scores for inference."""
-        return cast(Head, self[-1]).predict(features, *self._before_last(features))
+    def predict(self, features: Features, size: tuple[int, int] | None = None) -> Tensor:
+        """Return the scores for inference; ``size`` is the image's."""
+        return self[-1].predict(features, *self._before_last(features), size=size)
 
     def losses(self, features: Features, targets: Targets) -> list[dict[str, Tensor]]:
         """Return the losses of each head."""

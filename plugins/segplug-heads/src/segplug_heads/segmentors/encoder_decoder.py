@@ -72,7 +72,7 @@ class EncoderDecoder(Segmentor):
         }
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
-        return {"seg": self.decode_head.predict(self.extract_feat(images))}
+        return {"seg": self.decode_head.predict(self.extract_feat(images), (images.shape[2], images.shape[3]))}
 
     def _check_channels(self, name: str, head: Head) -> None:
         """Refuse a head made for other feature maps than the backbone's, as far as both say what they are."""
