@@ -7,7 +7,7 @@ from segkernel.nn.context_block import ContextBlock
 from segkernel.nn.conv_module import ConvModule, DepthwiseSeparableConvModule
 from segkernel.nn.decode_head import CascadeDecodeHead, DecodeHead, DecodeHeadArguments
 from segkernel.nn.drop_path import DropPath, drop_path
-from segkernel.nn.embed import AdaptivePadding, PatchEmbed, nchw_to_nlc, nlc_to_nchw, resize_pos_embed
+from segkernel.nn.embed import AdaptivePadding, PatchEmbed, PatchMerging, nchw_to_nlc, nlc_to_nchw, resize_pos_embed
 from segkernel.nn.init import kaiming_init, normal_init, trunc_normal_init
 from segkernel.nn.layers import (
     LayerConfig,
@@ -21,7 +21,7 @@ from segkernel.nn.layers import (
 )
 from segkernel.nn.losses import CrossEntropyLoss, PixelLoss, accuracy, class_factors, read_class_weight, reduce_loss
 from segkernel.nn.non_local import NonLocal2d
-from segkernel.nn.pool import AdaptiveAvgPool2d, adaptive_avg_pool
+from segkernel.nn.pool import AdaptiveAvgPool2d, adaptive_avg_pool, is_tracing
 from segkernel.nn.resize import resize
 from segkernel.nn.sampler import OHEMPixelSampler, PixelSampler
 from segkernel.nn.self_attention import SelfAttentionBlock
@@ -44,6 +44,7 @@ __all__ = [
     "NonLocal2d",
     "OHEMPixelSampler",
     "PatchEmbed",
+    "PatchMerging",
     "PixelLoss",
     "PixelSampler",
     "SelfAttentionBlock",
@@ -58,6 +59,7 @@ __all__ = [
     "build_upsample",
     "class_factors",
     "drop_path",
+    "is_tracing",
     "kaiming_init",
     "make_divisible",
     "nchw_to_nlc",

@@ -105,3 +105,48 @@ class PatchEmbed(nn.Module):
         size = (x.shape[2], x.shape[3])
         tokens = nchw_to_nlc(x)
         return tokens if self.norm is None else self.norm(tokens), size
+
+
+class PatchMerging(nn.Module):
+    """Join neighbouring tokens into one: (N, h * w, C), (h, w) -> (N, h' * w', D), (h', w').
+
+    Args:
+        in_channels: C.
+        out_channels: D.
+        kernel_size: Side of the square of tokens that is joined.
+        stride: Distance of the squares, their side for None.
+        padding: Tokens of zeros, or as `AdaptivePadding` has it.
+        norm_cfg: Normalises the joined tokens before they are projected; none for None.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 2,
+        stride: int | None = None,
+        padding: int | Literal["same", "corner"] = "corner",
+        dilation: int = 1,
+        bias: bool = False,
+        norm_cfg: LayerConfig | None = {"type": "LN"},  # noqa: B006  never changed
+    ) -> None:
+        super().__init__()
+        stride = kernel_size if stride is None else stride
+        self.adap_padding = None
+        if isinstance(padding, str):
+            self.adap_padding = AdaptivePadding(kernel_size, stride, dilation, padding)
+            padding = 0
+        self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
+        joined = kernel_size**2 * in_channels
+        self.norm = None if norm_cfg is None else build_norm(norm_cfg, joined)[1]
+        self.reduction = nn.Linear(joined, out_channels, bias=bias)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+        grid = nlc_to_nchw(x, size)
+        grid = grid if self.adap_padding is None else self.adap_padding(grid)
+        height, width = (self._steps(length) for length in grid.shape[2:])
+        joined = F.unfold(grid, self.kernel_size, self.dilation, self.padding, self.stride).transpose(1, 2)
+        return self.reduction(joined if self.norm is None else self.norm(joined)), (height, width)
+
+    def _steps(self, length: int) -> int:
+        return (length + 2 * self.padding - self.dilation * (self.kernel_size - 1) - 1) // self.stride + 1
