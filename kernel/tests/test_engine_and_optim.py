@@ -8,8 +8,9 @@ from torch import nn
 
 from segkernel.data import Loader
 from segkernel.engine import LocalEngine
-from segkernel.errors import UsageError
+from segkernel.errors import ConfigError, UsageError
 from segkernel.inference import Preprocessor
+from segkernel.interfaces.model import Backbone
 from segkernel.optim import parameter_groups
 
 
@@ -119,3 +120,42 @@ def test_rules_by_kind_of_parameter():
                 "scale": 0.075}  # fmt: skip
     for name, decay in expected.items():
         assert found[name] == pytest.approx(decay), name
+
+
+class Deep(Backbone):
+    """Two layers, after an embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.first, self.second, self.last_norm = (nn.Linear(2, 2) for _ in range(4))
+
+    def layer_of(self, parameter, num_layers, stage_wise=False):
+        layers = ["embed", "first", "second"]
+        name = parameter.split(".")[0]
+        return layers.index(name) if name in layers else None
+
+
+def layer_rates(backbone, **options):
+    model = nn.ModuleDict({"backbone": backbone, "head": nn.Linear(2, 2)})
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, 1.0, 0.1, {"layer_decay": {"rate": 0.5, **options}})
+    return {names[id(p)]: (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+
+
+def test_layers_learn_the_slower_the_earlier_they_come():
+    found = layer_rates(Deep(), num_layers=2)
+    weights = ["backbone.embed", "backbone.first", "backbone.second", "backbone.last_norm", "head"]
+    assert [found[f"{name}.weight"] for name in weights] == [(r, 0.1) for r in (0.125, 0.25, 0.5, 1.0, 1.0)]
+    assert found["backbone.embed.bias"] == (0.125, 0.0)
+    assert found["head.bias"] == (1.0, 0.0)
+
+
+def test_layer_decay_needs_a_number_that_covers_all_layers():
+    with pytest.raises(ConfigError, match="more than 1 layers"):
+        layer_rates(Deep(), num_layers=1)
+
+
+def test_layer_decay_is_refused_by_a_backbone_that_knows_no_layers(monkeypatch):
+    monkeypatch.delattr(Deep, "layer_of")
+    with pytest.raises(ConfigError, match="Deep has no stages"):
+        layer_rates(Deep(), num_layers=2, stage_wise=True)

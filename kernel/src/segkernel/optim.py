@@ -7,7 +7,10 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
-from typing_extensions import TypedDict
+from typing_extensions import Required, TypedDict
+
+from segkernel.errors import ConfigError, Problem
+from segkernel.interfaces.model import Backbone
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
@@ -19,12 +22,26 @@ class KeyRule(TypedDict, total=False):
     decay_mult: float
 
 
+class LayerDecay(TypedDict, total=False):
+    """Backbone layers learn the slower the earlier they come.
+
+    A parameter of layer i of ``num_layers`` has its rate times ``rate ** (num_layers + 1 - i)``; the backbone says
+    which layer that is (`Backbone.layer_of`), counting layers, or stages for ``stage_wise``. Biases and other
+    one-dimensional parameters do not decay.
+    """
+
+    rate: Required[float]
+    num_layers: Required[int]
+    stage_wise: bool
+
+
 class Paramwise(TypedDict, total=False):
     """Factors on the learning rate and on weight decay.
 
     ``custom_keys`` maps a part of a parameter's name to its factors; the longest matching key wins, and then none of
     the others below applies. ``bias_*`` concerns biases outside norms, ``norm_decay_mult`` norm layers,
     ``dwconv_decay_mult`` depth-wise convolutions, ``flat_decay_mult`` other one-dimensional parameters.
+    ``layer_decay`` comes on top of the others.
     """
 
     custom_keys: dict[str, KeyRule]
@@ -33,6 +50,7 @@ class Paramwise(TypedDict, total=False):
     norm_decay_mult: float
     dwconv_decay_mult: float
     flat_decay_mult: float
+    layer_decay: LayerDecay
 
 
 def parameter_groups(
@@ -45,10 +63,17 @@ def parameter_groups(
         lr: The rate before factors.
         weight_decay: The decay before factors.
         paramwise: The factors; without any, one group.
+
+    Raises:
+        ConfigError: When layers are to learn differently and the backbone cannot tell them apart.
     """
     groups: dict[tuple[float, float], dict[str, Any]] = {}
+    layer_decay = (paramwise or {}).get("layer_decay")
     for name, parameter, module in _named(model):
         lr_mult, decay_mult = _factors(name, parameter, module, paramwise or {})
+        if layer_decay:
+            lr_mult *= _layer_factor(name, model, layer_decay)
+            decay_mult *= parameter.ndim > 1
         key = (lr * lr_mult, weight_decay * decay_mult)
         group = groups.setdefault(key, {"params": [], "lr": key[0], "weight_decay": key[1]})
         group["params"].append(parameter)
@@ -79,3 +104,17 @@ def _factors(name: str, parameter: nn.Parameter, module: nn.Module, rules: Mappi
     if is_bias:
         return lr_mult, rules.get("bias_decay_mult", 1.0)
     return lr_mult, rules.get("flat_decay_mult", 1.0) if parameter.ndim == 1 else 1.0
+
+
+def _layer_factor(name: str, model: nn.Module, decay: LayerDecay) -> float:
+    for prefix, module in model.named_modules():
+        if isinstance(module, Backbone) and name.startswith(f"{prefix}."):
+            inner = name.removeprefix(f"{prefix}.")
+            layer = module.layer_of(inner, decay["num_layers"], decay.get("stage_wise", False))
+            if layer is None:
+                return 1.0
+            if layer > decay["num_layers"]:
+                message = f"{type(module).__name__} has more than {decay['num_layers']} layers: {name} is of {layer}"
+                raise ConfigError(Problem(message, "optim.paramwise.layer_decay.num_layers"))
+            return decay["rate"] ** (decay["num_layers"] + 1 - layer)
+    return 1.0

@@ -154,6 +154,7 @@ def test_the_known_keys_are_those_of_the_sections():
         "data.preprocess.test_cfg": inference.PaddingConfig,
         "optim.clip_grad": experiment.ClipGrad,
         "optim.paramwise": optim.Paramwise,
+        "optim.paramwise.layer_decay": optim.LayerDecay,
         "evaluate.test_cfg": inference.TestConfig,
         "evaluate.tta": inference.TTA,
     }

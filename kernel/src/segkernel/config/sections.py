@@ -13,7 +13,9 @@ _KEYS = {
     "data.preprocess.test_cfg": "size size_divisor",
     "optim": "optimizer batch_size clip_grad paramwise",
     "optim.clip_grad": "max_norm norm_type",
-    "optim.paramwise": "custom_keys bias_lr_mult bias_decay_mult norm_decay_mult dwconv_decay_mult flat_decay_mult",
+    "optim.paramwise": "custom_keys bias_lr_mult bias_decay_mult norm_decay_mult dwconv_decay_mult flat_decay_mult"
+    " layer_decay",
+    "optim.paramwise.layer_decay": "rate num_layers stage_wise",
     "schedule": "iterations epochs val_interval lr",
     "engine": "type device amp channels_last cudnn_benchmark threads",
     "evaluate": "metrics test_cfg tta loss format_only",

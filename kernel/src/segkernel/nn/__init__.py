@@ -6,9 +6,11 @@ from segkernel.nn.attention import FFN, DotProductAttention, MultiheadAttention,
 from segkernel.nn.context_block import ContextBlock
 from segkernel.nn.conv_module import ConvModule, DepthwiseSeparableConvModule
 from segkernel.nn.decode_head import CascadeDecodeHead, DecodeHead, DecodeHeadArguments
+from segkernel.nn.deform_conv import DeformConv2d, ModulatedDeformConv2d, deform_conv2d
 from segkernel.nn.drop_path import DropPath, drop_path
-from segkernel.nn.embed import AdaptivePadding, PatchEmbed, PatchMerging, nchw_to_nlc, nlc_to_nchw, resize_pos_embed
+from segkernel.nn.embed import PatchEmbed, PatchMerging, nchw_to_nlc, nlc_to_nchw, resize_pos_embed
 from segkernel.nn.init import kaiming_init, normal_init, trunc_normal_init
+from segkernel.nn.inverted_residual import InvertedResidual, InvertedResidualV3
 from segkernel.nn.layers import (
     LayerConfig,
     SyncBatchNorm2d,
@@ -16,30 +18,39 @@ from segkernel.nn.layers import (
     build_conv,
     build_dropout,
     build_norm,
+    build_plugin,
     build_upsample,
     make_divisible,
 )
 from segkernel.nn.losses import CrossEntropyLoss, PixelLoss, accuracy, class_factors, read_class_weight, reduce_loss
 from segkernel.nn.non_local import NonLocal2d
+from segkernel.nn.padding import AdaptivePadding, AdaptivePaddingConv2d
 from segkernel.nn.pool import AdaptiveAvgPool2d, adaptive_avg_pool, is_tracing
+from segkernel.nn.pyramid_pooling import PyramidPooling
 from segkernel.nn.resize import resize
 from segkernel.nn.sampler import OHEMPixelSampler, PixelSampler
 from segkernel.nn.self_attention import SelfAttentionBlock
+from segkernel.nn.squeeze import RSoftmax, SELayer
 
 __all__ = [
     "FFN",
     "AdaptiveAvgPool2d",
     "AdaptivePadding",
+    "AdaptivePaddingConv2d",
     "CascadeDecodeHead",
     "ContextBlock",
     "ConvModule",
     "CrossEntropyLoss",
     "DecodeHead",
     "DecodeHeadArguments",
+    "DeformConv2d",
     "DepthwiseSeparableConvModule",
     "DotProductAttention",
     "DropPath",
+    "InvertedResidual",
+    "InvertedResidualV3",
     "LayerConfig",
+    "ModulatedDeformConv2d",
     "MultiheadAttention",
     "NonLocal2d",
     "OHEMPixelSampler",
@@ -47,6 +58,9 @@ __all__ = [
     "PatchMerging",
     "PixelLoss",
     "PixelSampler",
+    "PyramidPooling",
+    "RSoftmax",
+    "SELayer",
     "SelfAttentionBlock",
     "SyncBatchNorm2d",
     "TransformerEncoderLayer",
@@ -56,8 +70,10 @@ __all__ = [
     "build_conv",
     "build_dropout",
     "build_norm",
+    "build_plugin",
     "build_upsample",
     "class_factors",
+    "deform_conv2d",
     "drop_path",
     "is_tracing",
     "kaiming_init",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 # The names below are written by tools/update_known.py.
 if TYPE_CHECKING:
+    from segplug_backbones.beit import BEiT as BEiT
     from segplug_backbones.fast_scnn import FastSCNN as FastSCNN
     from segplug_backbones.hrnet import HRNet as HRNet
     from segplug_backbones.hrnet import hrnet_w18 as hrnet_w18
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from segplug_backbones.hrnet import hrnet_w32 as hrnet_w32
     from segplug_backbones.hrnet import hrnet_w40 as hrnet_w40
     from segplug_backbones.hrnet import hrnet_w48 as hrnet_w48
+    from segplug_backbones.mae import MAE as MAE
     from segplug_backbones.mit import MixVisionTransformer as MixVisionTransformer
     from segplug_backbones.mit import mit_b0 as mit_b0
     from segplug_backbones.mit import mit_b1 as mit_b1
@@ -29,14 +31,18 @@ if TYPE_CHECKING:
     from segplug_backbones.resnet import ResNet as ResNet
     from segplug_backbones.resnet import ResNetV1c as ResNetV1c
     from segplug_backbones.resnet import ResNetV1d as ResNetV1d
+    from segplug_backbones.vit import VisionTransformer as VisionTransformer
 
 _HOMES = {
+    "BEiT": "beit",
     "FastSCNN": "fast_scnn",
     "HRNet": "hrnet",
+    "MAE": "mae",
     "MixVisionTransformer": "mit",
     "ResNet": "resnet",
     "ResNetV1c": "resnet",
     "ResNetV1d": "resnet",
+    "VisionTransformer": "vit",
     "hrnet_w18": "hrnet",
     "hrnet_w18_small": "hrnet",
     "hrnet_w32": "hrnet",

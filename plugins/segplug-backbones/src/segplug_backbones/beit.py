@@ -1,0 +1,245 @@
+"""BEiT: a vision transformer that knows relative instead of absolute positions, with scaled residual branches.
+
+    backbone = BEiT(img_size=640, out_indices=(3, 5, 7, 11))
+    features = backbone(torch.rand(2, 3, 640, 640))  # four maps of 768 channels at stride 16
+
+Reference: BEiT: BERT Pre-Training of Image Transformers, Bao et al., 2022 (https://arxiv.org/abs/2106.08254).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segkernel.interfaces.model import Backbone
+from segkernel.nn import FFN, DropPath, LayerConfig, PatchEmbed, build_norm, is_tracing, nlc_to_nchw, resize
+from segplug_backbones.vit import Grid, growing, initialise, layer_indices, patch_grid, transformer_layer
+
+TOKEN_ROWS = 3
+"""Rows of a table of relative positions after those of patches: class to patch, patch to class, class to itself."""
+
+
+def relative_position_index(height: int, width: int) -> Tensor:
+    """Return the row of the table for each pair of tokens, (1 + height * width, 1 + height * width).
+
+    The table has a row for each of the (2 height - 1) (2 width - 1) ways from one patch to another, then `TOKEN_ROWS`.
+    """
+    position = torch.arange(height * width)
+    y, x = position // width, position % width
+    down, right = y[:, None] - y + height - 1, x[:, None] - x + width - 1
+    ways = (2 * height - 1) * (2 * width - 1)
+    index = torch.cat([torch.full((height * width, 1), ways + 1), down * (2 * width - 1) + right], 1)
+    from_class = torch.cat([torch.full((1, 1), ways + 2), torch.full((1, height * width), ways)], 1)
+    return torch.cat([from_class, index])
+
+
+class BEiTAttention(nn.Module):
+    """Attention with a bias for each relative position: (N, 1 + h * w, C) -> the same.
+
+    Args:
+        embed_dims: C.
+        num_heads: Parts that C is cut into.
+        window_size: Patches (h, w) that the biases are for; those of other sizes are resampled.
+        bias: Whether the projections have a bias: ``qv_bias`` for queries and values only.
+        attn_drop_rate: Share of attention weights dropped.
+    """
+
+    def __init__(
+        self, embed_dims: int, num_heads: int, window_size: Grid, bias: bool | str, attn_drop_rate: float
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.window_size, self.attn_drop_rate = num_heads, window_size, attn_drop_rate
+        self.q_bias = self.v_bias = None
+        if bias == "qv_bias":
+            self.q_bias = nn.Parameter(torch.zeros(embed_dims))
+            self.v_bias = nn.Parameter(torch.zeros(embed_dims))
+        index = relative_position_index(*window_size)
+        rows = (2 * window_size[0] - 1) * (2 * window_size[1] - 1) + TOKEN_ROWS
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(rows, num_heads))
+        self.register_buffer("relative_position_index", index)
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=bias is True)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+
+    def forward(self, x: Tensor, size: Grid) -> Tensor:
+        """Return what the tokens find in each other; ``size`` is (h, w)."""
+        bias = self.qkv.bias
+        if self.q_bias is not None and self.v_bias is not None:
+            bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
+        qkv = F.linear(x, self.qkv.weight, bias).unflatten(-1, (3, self.num_heads, -1))
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        dropout = self.attn_drop_rate if self.training else 0.0
+        found = F.scaled_dot_product_attention(query, key, value, self.position_bias(size).to(query.dtype), dropout)
+        return self.proj(found.transpose(1, 2).flatten(2))
+
+    def position_bias(self, size: Grid) -> Tensor:
+        """Return what is added to the scores, (heads, 1 + h * w, 1 + h * w)."""
+        table, index = self.relative_position_bias_table, self.relative_position_index
+        if is_tracing() or tuple(size) != tuple(self.window_size):
+            table, index = self._resampled(table, size), relative_position_index(*size).to(table.device)
+        return table[index].permute(2, 0, 1)
+
+    def _resampled(self, table: Tensor, size: Grid) -> Tensor:
+        (height, width), (h, w) = self.window_size, size
+        ways = table[:-TOKEN_ROWS].view(2 * height - 1, 2 * width - 1, -1).permute(2, 0, 1)
+        ways = resize(ways.unsqueeze(0), (2 * h - 1, 2 * w - 1), mode="bicubic")
+        return torch.cat([ways.flatten(2).squeeze(0).T, table[-TOKEN_ROWS:]])
+
+
+class BEiTLayer(nn.Module):
+    """Attention, then a feed-forward layer, each after a norm and scaled per channel: (N, 1 + h * w, C) -> the same."""
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        feedforward_channels: int,
+        window_size: Grid,
+        bias: bool | str,
+        attn_drop_rate: float,
+        drop_path_rate: float,
+        num_fcs: int,
+        act_cfg: LayerConfig,
+        norm_cfg: LayerConfig,
+        init_values: float,
+    ) -> None:
+        super().__init__()
+        self.ln1 = build_norm(norm_cfg, embed_dims)[1]
+        self.attn = BEiTAttention(embed_dims, num_heads, window_size, bias, attn_drop_rate)
+        self.ln2 = build_norm(norm_cfg, embed_dims)[1]
+        self.ffn = FFN(embed_dims, feedforward_channels, num_fcs, act_cfg, add_identity=False)
+        self.drop_path = DropPath(drop_path_rate)
+        self.gamma_1 = nn.Parameter(torch.full((embed_dims,), init_values))
+        self.gamma_2 = nn.Parameter(torch.full((embed_dims,), init_values))
+
+    def forward(self, x: Tensor, size: Grid) -> Tensor:
+        x = x + self.drop_path(self.gamma_1 * self.attn(self.ln1(x), size))
+        return x + self.drop_path(self.gamma_2 * self.ffn(self.ln2(x)))
+
+
+class BEiT(Backbone):
+    """Images (N, in_channels, H, W) to one map for each of ``out_indices``, (N, embed_dims, H // patch, W // patch).
+
+    The biases of relative positions are for ``img_size``; at other sizes they are resampled.
+
+    Args:
+        img_size: Side, or (height, width), of the images that the biases are for.
+        patch_size: Side of a patch in pixels: the stride of all maps.
+        in_channels: Channels of the image.
+        embed_dims: Channels of a token.
+        num_layers: Transformer layers.
+        num_heads: Attention heads of each layer.
+        mlp_ratio: Width of the feed-forward layers, times ``embed_dims``.
+        out_indices: The layers whose outputs are returned, counted from 0; -1 is the last.
+        qv_bias: Whether queries and values have a bias.
+        attn_drop_rate: Share of attention weights dropped.
+        drop_path_rate: Share of branches skipped at the end of the network, growing from 0 at its start.
+        norm_cfg: Kind of norm and its arguments.
+        act_cfg: Kind of activation.
+        patch_norm: Normalise the embedded patches.
+        final_norm: Normalise the tokens after the last layer.
+        num_fcs: Fully connected layers in a feed-forward layer.
+        norm_eval: Keep norm layers in evaluation mode while training.
+        pretrained: Weights to start from; read by the runner.
+        init_values: The scale of the branches at the start.
+
+    Raises:
+        ConfigError: When an argument is out of range.
+    """
+
+    conformance: ClassVar = {
+        "img_size": 64, "embed_dims": 8, "num_layers": 3, "num_heads": 2, "out_indices": (0, 2), "final_norm": True
+    }  # fmt: skip
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        in_channels: int = 3,
+        embed_dims: int = 768,
+        num_layers: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: int = 4,
+        out_indices: int | Sequence[int] = -1,
+        qv_bias: bool = True,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        norm_cfg: Mapping[str, Any] = {"type": "LN"},
+        act_cfg: Mapping[str, Any] = {"type": "GELU"},
+        patch_norm: bool = False,
+        final_norm: bool = False,
+        num_fcs: int = 2,
+        norm_eval: bool = False,
+        pretrained: str | None = None,
+        init_values: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.grid = patch_grid(img_size, patch_size)
+        self.out_indices = layer_indices(out_indices, num_layers)
+        self.norm_eval, self.pretrained = norm_eval, pretrained
+        self.patch_embed = PatchEmbed(
+            in_channels, embed_dims, kernel_size=patch_size, padding=0, norm_cfg=norm_cfg if patch_norm else None
+        )
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dims))
+        self.layers = nn.ModuleList(
+            BEiTLayer(
+                embed_dims,
+                num_heads,
+                mlp_ratio * embed_dims,
+                self.grid,
+                self._projection_bias(qv_bias),
+                attn_drop_rate,
+                rate,
+                num_fcs,
+                act_cfg,
+                norm_cfg,
+                init_values,
+            )
+            for rate in growing(drop_path_rate, num_layers)
+        )
+        self.ln1 = build_norm(norm_cfg, embed_dims)[1] if final_norm else None
+        self.channels = (embed_dims,) * len(self.out_indices)
+        self.strides = (patch_size,) * len(self.out_indices)
+        self.apply(initialise)
+        self._initialise()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of ``out_indices``, (N, embed_dims, h, w)."""
+        tokens, size = self.patch_embed(images)
+        tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], 1)
+        tokens = self._add_positions(tokens, size)
+        outputs = []
+        for i, layer in enumerate(self.layers):
+            tokens = layer(tokens, size)
+            if self.ln1 is not None and i == len(self.layers) - 1:
+                tokens = self.ln1(tokens)
+            if i in self.out_indices:
+                outputs.append(nlc_to_nchw(tokens[:, 1:], size))
+        return tuple(outputs)
+
+    def train(self, mode: bool = True) -> BEiT:
+        """Set the mode; with ``norm_eval`` every norm stays in evaluation mode."""
+        super().train(mode)
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, nn.LayerNorm):
+                    module.eval()
+        return self
+
+    def layer_of(self, parameter: str, num_layers: int, stage_wise: bool = False) -> int | None:
+        if stage_wise:
+            return super().layer_of(parameter, num_layers, stage_wise)
+        return transformer_layer(parameter)
+
+    def _projection_bias(self, wanted: bool) -> bool | str:
+        return "qv_bias" if wanted else False
+
+    def _add_positions(self, tokens: Tensor, size: Grid) -> Tensor:
+        return tokens
+
+    def _initialise(self) -> None:
+        for layer in self.layers:
+            nn.init.trunc_normal_(layer.attn.relative_position_bias_table, std=0.02)

@@ -1,0 +1,69 @@
+"""The encoder of MAE, fine-tuned as BEiT is: relative positions, and absolute ones added to the patches.
+
+    backbone = MAE(img_size=512, out_indices=(3, 5, 7, 11))
+    features = backbone(torch.rand(2, 3, 512, 512))  # four maps of 768 channels at stride 16
+
+Reference: Masked Autoencoders Are Scalable Vision Learners, He et al., 2022 (https://arxiv.org/abs/2111.06377).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import TypedDict, Unpack
+
+from segkernel.nn import resize_pos_embed
+from segplug_backbones.beit import BEiT
+from segplug_backbones.vit import Grid
+
+
+class MAEArguments(TypedDict, total=False):
+    """What `MAE` takes: the arguments of `BEiT` but for ``qv_bias``."""
+
+    img_size: int | tuple[int, int]
+    patch_size: int
+    in_channels: int
+    embed_dims: int
+    num_layers: int
+    num_heads: int
+    mlp_ratio: int
+    out_indices: int | Sequence[int]
+    attn_drop_rate: float
+    drop_path_rate: float
+    norm_cfg: Mapping[str, Any]
+    act_cfg: Mapping[str, Any]
+    patch_norm: bool
+    final_norm: bool
+    num_fcs: int
+    norm_eval: bool
+    pretrained: str | None
+    init_values: float
+
+
+class MAE(BEiT):
+    """As `BEiT`, with position embeddings and a bias for keys too; both kinds of positions are resampled as needed."""
+
+    fixed_arguments = frozenset({"qv_bias"})
+
+    def __init__(self, **kwargs: Unpack[MAEArguments]) -> None:
+        super().__init__(qv_bias=False, **kwargs)
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid[0] * self.grid[1], self.channels[0]))
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    def _projection_bias(self, wanted: bool) -> bool | str:
+        return True
+
+    def _add_positions(self, tokens: Tensor, size: Grid) -> Tensor:
+        return tokens + resize_pos_embed(self.pos_embed, self.grid, size, mode="bicubic")
+
+    def _initialise(self) -> None:
+        """Start deeper layers smaller, so that the sum of all branches keeps its size."""
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        with torch.no_grad():
+            for number, layer in enumerate(self.layers, start=1):
+                for last in (layer.attn.proj, layer.ffn.layers[1]):
+                    last.weight /= math.sqrt(2.0 * number)

@@ -1,0 +1,242 @@
+"""Vision transformer: an image as a row of patches, at one scale throughout.
+
+    backbone = VisionTransformer(img_size=512, out_indices=(2, 5, 8, 11))
+    features = backbone(torch.rand(2, 3, 512, 512))  # four maps of 768 channels at stride 16
+
+Reference: An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale, Dosovitskiy et al., 2021
+(https://arxiv.org/abs/2010.11929). ``pre_norm``, ``patch_bias=False`` and QuickGELU make it the image encoder of CLIP:
+Learning Transferable Visual Models From Natural Language Supervision, Radford et al., 2021.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from segkernel.errors import ConfigError, Problem
+from segkernel.interfaces.model import Backbone
+from segkernel.nn import (
+    PatchEmbed,
+    TransformerEncoderLayer,
+    build_norm,
+    nlc_to_nchw,
+    resize_pos_embed,
+    trunc_normal_init,
+)
+
+Grid = tuple[int, int]
+
+
+class VisionTransformer(Backbone):
+    """Images (N, in_channels, H, W) to one map for each of ``out_indices``, (N, embed_dims, ~H / patch, ~W / patch).
+
+    Images of another size than ``img_size`` are welcome: the position embeddings are resampled.
+
+    Args:
+        img_size: Side, or (height, width), of the images that the position embeddings are for.
+        patch_size: Side of a patch in pixels: the stride of all maps.
+        patch_pad: How images are padded to whole patches, ``corner`` or ``same``; or a number of pixels, 0 to cut off.
+        in_channels: Channels of the image.
+        embed_dims: Channels of a token.
+        num_layers: Transformer layers.
+        num_heads: Attention heads of each layer.
+        mlp_ratio: Width of the feed-forward layers, times ``embed_dims``.
+        out_origin: Return the embedded patches too, as the first map.
+        out_indices: The layers whose outputs are returned, counted from 0; -1 is the last.
+        qkv_bias: Whether the projections of the attention have a bias.
+        drop_rate: Share of values dropped after the embedding, after attention and in feed-forward layers.
+        attn_drop_rate: Share of attention weights dropped.
+        drop_path_rate: Share of feed-forward layers skipped at the end of the network, growing from 0 at its start.
+        with_cls_token: Whether the class token goes through the layers.
+        output_cls_token: Return pairs of a map and the class token (N, embed_dims) instead of maps.
+        norm_cfg: Kind of norm and its arguments.
+        act_cfg: Kind of activation.
+        patch_norm: Normalise the embedded patches.
+        patch_bias: Whether the embedding of patches has a bias.
+        pre_norm: Normalise the tokens before the first layer.
+        final_norm: Normalise the tokens after the last layer.
+        interpolate_mode: How position embeddings are resampled.
+        num_fcs: Fully connected layers in a feed-forward layer.
+        norm_eval: Keep norm layers in evaluation mode while training.
+        with_cp: Compute activations a second time in backward, to save memory.
+        frozen_exclude: Parts of the names of parameters that learn while all others are frozen; ``all`` freezes none.
+        pretrained: Weights to start from; read by the runner.
+
+    Raises:
+        ConfigError: When an argument is out of range or does not fit the others.
+    """
+
+    conformance: ClassVar = (
+        {"img_size": 64, "embed_dims": 8, "num_layers": 3, "num_heads": 2, "out_indices": (0, 2)},
+        {"img_size": 64, "embed_dims": 8, "num_layers": 2, "num_heads": 2, "pre_norm": True, "out_origin": True},
+    )
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        patch_pad: int | Literal["same", "corner"] = "corner",
+        in_channels: int = 3,
+        embed_dims: int = 768,
+        num_layers: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: int = 4,
+        out_origin: bool = False,
+        out_indices: int | Sequence[int] = -1,
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        with_cls_token: bool = True,
+        output_cls_token: bool = False,
+        norm_cfg: Mapping[str, Any] = {"type": "LN"},
+        act_cfg: Mapping[str, Any] = {"type": "GELU"},
+        patch_norm: bool = False,
+        patch_bias: bool = False,
+        pre_norm: bool = False,
+        final_norm: bool = False,
+        interpolate_mode: Literal["bilinear", "bicubic", "nearest"] = "bilinear",
+        num_fcs: int = 2,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        frozen_exclude: Sequence[str] = ("all",),
+        pretrained: str | None = None,
+    ) -> None:
+        super().__init__()
+        if output_cls_token and not with_cls_token:
+            raise ConfigError(Problem("there is no class token to return without with_cls_token", "output_cls_token"))
+        self.grid = patch_grid(img_size, patch_size)
+        self.out_origin, self.out_indices = out_origin, layer_indices(out_indices, num_layers)
+        self.with_cls_token, self.output_cls_token = with_cls_token, output_cls_token
+        self.interpolate_mode, self.norm_eval, self.pretrained = interpolate_mode, norm_eval, pretrained
+        self.patch_embed = PatchEmbed(
+            in_channels,
+            embed_dims,
+            kernel_size=patch_size,
+            padding=patch_pad,
+            bias=patch_bias,
+            norm_cfg=norm_cfg if patch_norm else None,
+        )
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dims))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid[0] * self.grid[1], embed_dims))
+        self.drop_after_pos = nn.Dropout(drop_rate)
+        self.ln_pre = build_norm(norm_cfg, embed_dims)[1] if pre_norm else None
+        self.layers = nn.ModuleList(
+            TransformerEncoderLayer(
+                embed_dims,
+                num_heads,
+                mlp_ratio * embed_dims,
+                drop_rate,
+                attn_drop_rate,
+                rate,
+                num_fcs,
+                qkv_bias,
+                act_cfg,
+                norm_cfg,
+                with_cp,
+            )
+            for rate in growing(drop_path_rate, num_layers)
+        )
+        self.ln1 = build_norm(norm_cfg, embed_dims)[1] if final_norm else None
+        maps = len(self.out_indices) + out_origin
+        self.channels, self.strides = (embed_dims,) * maps, (patch_size,) * maps
+        self.apply(initialise)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        self._freeze(frozen_exclude)
+
+    def forward(self, images: Tensor) -> tuple[Any, ...]:
+        """Return the maps (N, embed_dims, h, w), or with ``output_cls_token`` pairs of a map and a token."""
+        tokens, size = self.patch_embed(images)
+        tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], 1)
+        tokens = self.drop_after_pos(tokens + resize_pos_embed(self.pos_embed, self.grid, size, self.interpolate_mode))
+        if not self.with_cls_token:
+            tokens = tokens[:, 1:]
+        if self.ln_pre is not None:
+            tokens = self.ln_pre(tokens)
+        outputs = [self._output(tokens, size)] if self.out_origin else []
+        for i, layer in enumerate(self.layers):
+            tokens = layer(tokens)
+            if self.ln1 is not None and i == len(self.layers) - 1:
+                tokens = self.ln1(tokens)
+            if i in self.out_indices:
+                outputs.append(self._output(tokens, size))
+        return tuple(outputs)
+
+    def train(self, mode: bool = True) -> VisionTransformer:
+        """Set the mode; with ``norm_eval`` every norm stays in evaluation mode."""
+        super().train(mode)
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, nn.LayerNorm):
+                    module.eval()
+        return self
+
+    def layer_of(self, parameter: str, num_layers: int, stage_wise: bool = False) -> int | None:
+        if stage_wise:
+            return super().layer_of(parameter, num_layers, stage_wise)
+        return transformer_layer(parameter)
+
+    def _output(self, tokens: Tensor, size: Grid) -> Tensor | tuple[Tensor, Tensor]:
+        feature_map = nlc_to_nchw(tokens[:, 1:] if self.with_cls_token else tokens, size)
+        return (feature_map, tokens[:, 0]) if self.output_cls_token else feature_map
+
+    def _freeze(self, exclude: Sequence[str]) -> None:
+        if "all" in exclude:
+            return
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad = any(part in name for part in exclude)
+
+
+def patch_grid(img_size: int | Sequence[int], patch_size: int) -> Grid:
+    """Return how many patches an image has, in height and width.
+
+    Raises:
+        ConfigError: When the size is neither a number nor two.
+    """
+    sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+    if len(sides) == 1:
+        sides *= 2
+    if len(sides) != 2:
+        raise ConfigError(Problem(f"{list(sides)} is not (height, width)", "img_size"))
+    return sides[0] // patch_size, sides[1] // patch_size
+
+
+def layer_indices(out_indices: int | Sequence[int], num_layers: int) -> tuple[int, ...]:
+    """Return the layers to put out, counted from 0.
+
+    Raises:
+        ConfigError: When there is none, or one that does not exist.
+    """
+    if out_indices == -1:
+        return (num_layers - 1,)
+    indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    if not indices or not all(0 <= i < num_layers for i in indices):
+        raise ConfigError(Problem(f"{list(indices)} must name layers 0 to {num_layers - 1}", "out_indices"))
+    return indices
+
+
+def growing(rate: float, count: int) -> list[float]:
+    """Return ``count`` numbers from 0 to ``rate``."""
+    return [rate * i / max(count - 1, 1) for i in range(count)]
+
+
+def transformer_layer(parameter: str) -> int | None:
+    """Return `Backbone.layer_of` of a plain transformer: 0 for the embeddings, then 1 for the first layer."""
+    first, _, rest = parameter.partition(".")
+    if first == "layers":
+        return int(rest.partition(".")[0]) + 1
+    return 0 if first in ("cls_token", "mask_token", "pos_embed", "patch_embed", "ln_pre") else None
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw the first weights of a linear layer or of the patch embedding."""
+    if isinstance(module, nn.Linear):
+        trunc_normal_init(module, std=0.02)
+    elif isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
