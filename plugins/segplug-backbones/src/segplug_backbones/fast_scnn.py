@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from segkernel.errors import UsageError
 from segkernel.interfaces.model import Backbone
-from segkernel.nn import AdaptiveAvgPool2d, ConvModule, DepthwiseSeparableConvModule, LayerConfig, resize
+from segkernel.nn import ConvModule, DepthwiseSeparableConvModule, LayerConfig, PyramidPooling, resize
 
 
 class LearningToDownsample(nn.Module):
@@ -112,21 +112,13 @@ class GlobalFeatureExtractor(nn.Module):
         )
         self.bottleneck1, self.bottleneck2, self.bottleneck3 = first, second, third
         deepest = block_channels[2]
-        self.ppm = nn.ModuleList(
-            nn.Sequential(
-                AdaptiveAvgPool2d(scale),
-                ConvModule(deepest, deepest // 4, 1, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg),
-            )
-            for scale in pool_scales
-        )
+        self.ppm = PyramidPooling(pool_scales, deepest, deepest // 4, conv_cfg, norm_cfg, act_cfg, align_corners)
         pooled = deepest + deepest // 4 * len(pool_scales)
         self.out = ConvModule(pooled, out_channels, 3, padding=1, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg)
-        self.align_corners = align_corners
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.bottleneck3(self.bottleneck2(self.bottleneck1(x)))
-        pooled = [resize(branch(x), x.shape[2:], align_corners=self.align_corners) for branch in self.ppm]
-        return self.out(torch.cat([x, *pooled], dim=1))
+        return self.out(torch.cat([x, *self.ppm(x)], dim=1))
 
 
 class FeatureFusion(nn.Module):
