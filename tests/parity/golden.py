@@ -172,11 +172,10 @@ def check_losses(model: Segmentor, case: Golden, report: Report) -> None:
 
 def allowed_loss(case: Golden, name: str) -> float:
     """Return the difference allowed for a loss."""
-    expected, others = case.facts["losses"][name], case.facts.get("losses_other_seeds")
-    if others is None:
-        return LOSSES * max(1.0, abs(expected))
-    spread = max(abs(losses[name] - expected) for losses in others.values())
-    return max(spread, SAMPLED * max(1.0, abs(expected)))
+    expected = case.facts["losses"][name]
+    others = [losses[name] for losses in case.facts.get("losses_other_seeds", {}).values()]
+    spread = max((abs(other - expected) for other in others), default=0.0)
+    return max(spread, (SAMPLED if spread else LOSSES) * max(1.0, abs(expected)))
 
 
 def _gradient_norm(model: Segmentor, name: str) -> float:

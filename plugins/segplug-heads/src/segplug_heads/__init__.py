@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from segplug_heads.heads.aspp_head import ASPPHead as ASPPHead
     from segplug_heads.heads.fcn_head import FCNHead as FCNHead
+    from segplug_heads.heads.fpn_head import FPNHead as FPNHead
     from segplug_heads.heads.ocr_head import OCRHead as OCRHead
     from segplug_heads.heads.psp_head import PSPHead as PSPHead
     from segplug_heads.heads.segformer_head import SegformerHead as SegformerHead
     from segplug_heads.heads.sep_aspp_head import DepthwiseSeparableASPPHead as DepthwiseSeparableASPPHead
     from segplug_heads.heads.sep_fcn_head import DepthwiseSeparableFCNHead as DepthwiseSeparableFCNHead
+    from segplug_heads.heads.uper_head import UPerHead as UPerHead
     from segplug_heads.losses.dice_loss import DiceLoss as DiceLoss
     from segplug_heads.losses.focal_loss import FocalLoss as FocalLoss
     from segplug_heads.losses.hausdorff_loss import HuasdorffDisstanceLoss as HuasdorffDisstanceLoss
@@ -28,8 +30,12 @@ if TYPE_CHECKING:
     from segplug_heads.losses.silog_loss import SiLogLoss as SiLogLoss
     from segplug_heads.losses.tversky_loss import TverskyLoss as TverskyLoss
     from segplug_heads.losses.weighted_sum import WeightedSum as WeightedSum
+    from segplug_heads.necks.feature_pyramid import Feature2Pyramid as Feature2Pyramid
+    from segplug_heads.necks.fpn import FPN as FPN
+    from segplug_heads.necks.multilevel_neck import MultiLevelNeck as MultiLevelNeck
     from segplug_heads.segmentors.cascade_encoder_decoder import CascadeEncoderDecoder as CascadeEncoderDecoder
     from segplug_heads.segmentors.encoder_decoder import EncoderDecoder as EncoderDecoder
+    from segplug_heads.segmentors.multi_head import MultiHeadSegmentor as MultiHeadSegmentor
 
 _HOMES = {
     "ASPPHead": "heads.aspp_head",
@@ -39,16 +45,22 @@ _HOMES = {
     "DiceLoss": "losses.dice_loss",
     "EncoderDecoder": "segmentors.encoder_decoder",
     "FCNHead": "heads.fcn_head",
+    "FPN": "necks.fpn",
+    "FPNHead": "heads.fpn_head",
+    "Feature2Pyramid": "necks.feature_pyramid",
     "FocalLoss": "losses.focal_loss",
     "HuasdorffDisstanceLoss": "losses.hausdorff_loss",
     "JaccardLoss": "losses.jaccard_loss",
     "KLDivLoss": "losses.kl_div_loss",
     "LovaszLoss": "losses.lovasz_loss",
+    "MultiHeadSegmentor": "segmentors.multi_head",
+    "MultiLevelNeck": "necks.multilevel_neck",
     "OCRHead": "heads.ocr_head",
     "PSPHead": "heads.psp_head",
     "SegformerHead": "heads.segformer_head",
     "SiLogLoss": "losses.silog_loss",
     "TverskyLoss": "losses.tversky_loss",
+    "UPerHead": "heads.uper_head",
     "WeightedSum": "losses.weighted_sum",
 }
 # Here they end.

@@ -1,0 +1,60 @@
+"""Semantic FPN: each level of a feature pyramid is enlarged in steps and all are added.
+
+Kirillov et al., Panoptic Feature Pyramid Networks, 2019 (https://arxiv.org/abs/1901.02446).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+from typing_extensions import Unpack
+
+from segkernel.errors import ConfigError, Problem
+from segkernel.interfaces.model import Features
+from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, build_upsample, resize
+
+
+class FPNHead(DecodeHead):
+    """Several feature maps -> (N, out_channels, h, w) at the size of the first.
+
+    Args:
+        feature_strides: Of each map; the first must be the smallest.
+    """
+
+    fixed_arguments = frozenset({"input_transform"})
+    conformance: ClassVar = {
+        "feature_strides": [4, 8, 16], "in_channels": [8, 8, 16], "in_index": [0, 1, 2], "channels": 8, "num_classes": 4
+    }  # fmt: skip
+
+    def __init__(self, feature_strides: Sequence[int], **kwargs: Unpack[DecodeHeadArguments]) -> None:
+        super().__init__(input_transform="multiple_select", **kwargs)
+        self.feature_strides = tuple(feature_strides)
+        if len(self.feature_strides) != len(self.in_channels):
+            message = f"{len(self.feature_strides)} strides for {len(self.in_channels)} feature maps"
+            raise ConfigError(Problem(message, "feature_strides"))
+        if min(self.feature_strides) != self.feature_strides[0]:
+            raise ConfigError(Problem(f"{list(feature_strides)}: the first is not the smallest", "feature_strides"))
+        self.scale_heads = nn.ModuleList(
+            self._enlarge(width, stride) for width, stride in zip(self.in_channels, self.feature_strides, strict=True)
+        )
+
+    def forward(self, features: Features) -> Tensor:
+        first, *others = (head(x) for head, x in zip(self.scale_heads, self.select(features), strict=True))
+        for x in others:
+            first = first + resize(x, first.shape[2:], align_corners=self.align_corners)
+        return self.cls_seg(first)
+
+    def _enlarge(self, in_channels: int, stride: int) -> nn.Sequential:
+        """Return convolutions, each but at the finest level followed by a doubling of the size."""
+        steps = int(math.log2(stride) - math.log2(self.feature_strides[0]))
+        layers: list[nn.Module] = []
+        for i in range(max(1, steps)):
+            width = self.channels if i else in_channels
+            cfgs = {"conv_cfg": self.conv_cfg, "norm_cfg": self.norm_cfg, "act_cfg": self.act_cfg}
+            layers.append(ConvModule(width, self.channels, 3, padding=1, **cfgs))
+            if stride != self.feature_strides[0]:
+                layers.append(build_upsample({"type": "bilinear"}, scale_factor=2, align_corners=self.align_corners))
+        return nn.Sequential(*layers)

@@ -1,0 +1,62 @@
+"""From the maps of a plain vision transformer, all at one stride, to a pyramid, by resizing.
+
+As MMSegmentation does for ViT (An Image is Worth 16x16 Words, Dosovitskiy et al., 2020, https://arxiv.org/abs/2010.11929).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from segkernel.errors import ConfigError, Problem
+from segkernel.interfaces.model import Features, Neck
+from segkernel.nn import ConvModule, LayerConfig, resize
+
+
+class MultiLevelNeck(Neck):
+    """Maps to ``len(scales)`` maps (N, out_channels, h * scales[i], w * scales[i]): projected, resized, filtered.
+
+    A single map is used for all outputs.
+
+    Args:
+        in_channels: Of each map.
+        out_channels: Of the outputs.
+        scales: Size of each output, as a share of its input's.
+        norm_cfg: Kind of norm; none for None.
+        act_cfg: Kind of activation; none for None.
+
+    Raises:
+        ConfigError: There are neither as many scales as maps, nor a single map.
+    """
+
+    conformance: ClassVar = {"in_channels": [8, 16, 16, 16], "out_channels": 8}
+    conformance_inputs: ClassVar = {"features": [(8, 16), (16, 16), (16, 16), (16, 16)]}
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        out_channels: int,
+        scales: Sequence[float] = (0.5, 1, 2, 4),
+        norm_cfg: LayerConfig | None = None,
+        act_cfg: LayerConfig | None = None,
+    ) -> None:
+        super().__init__()
+        if len(in_channels) not in (1, len(scales)):
+            raise ConfigError(Problem(f"{len(scales)} scales for {len(in_channels)} maps", "scales"))
+        self.scales = tuple(scales)
+        layers = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        self.lateral_convs = nn.ModuleList(ConvModule(width, out_channels, 1, **layers) for width in in_channels)
+        self.convs = nn.ModuleList(ConvModule(out_channels, out_channels, 3, padding=1, **layers) for _ in scales)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+
+    def forward(self, features: Features) -> tuple[Tensor, ...]:
+        if len(features) != len(self.lateral_convs):
+            raise ConfigError(Problem(f"{len(features)} feature maps for {len(self.lateral_convs)}", "in_channels"))
+        maps = [conv(x) for conv, x in zip(self.lateral_convs, features)]
+        if len(maps) == 1:
+            maps = maps * len(self.scales)
+        return tuple(conv(resize(x, scale_factor=s)) for conv, x, s in zip(self.convs, maps, self.scales))
