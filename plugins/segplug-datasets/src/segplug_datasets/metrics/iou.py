@@ -35,7 +35,7 @@ class IoUMetric:
         nan_to_num: Value (0 to 1) of classes without a figure, which then count in the means.
         beta: Weight of recall against precision in the F-score.
         classes: Names; taken from the data set by the runner when None.
-        field: Which output and annotation are compared.
+        field: Which output and annotation are compared; another than ``seg`` goes before the figures' names.
 
     Raises:
         UsageError: When an unknown metric is asked for, or ``update`` is called before the classes are known.
@@ -85,7 +85,8 @@ class IoUMetric:
         """Return the figures in percent: the summary first, then one per class."""
         summary, columns = self._figures()
         table = {f"{key}.{name}": v for key, values in columns.items() for name, v in zip(self._names(), values)}
-        return {key: float(100 * value) for key, value in {**summary, **table}.items()}
+        prefix = "" if self.field == "seg" else f"{self.field}."
+        return {f"{prefix}{key}": float(100 * value) for key, value in {**summary, **table}.items()}
 
     def table(self) -> str:
         """Return the figures of every class, aligned, with the means below; ``-`` marks a class that is absent."""

@@ -1,0 +1,203 @@
+"""Several heads on one trunk: each has its own classes, labels, losses and output.
+
+model:
+  type: MultiHeadSegmentor
+  backbone: {...}
+  heads:
+    seg: {type: FCNHead, num_classes: 19, ...}
+    lane: {type: FCNHead, num_classes: 2, in_channels: 19, in_index: 0, ...}
+  links:
+    lane: [{head: seg, take: scores, join: replace}]
+  weights: {lane: lane_weight}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+from typing_extensions import Required, TypedDict
+
+from segkernel.errors import ConfigError, Problem
+from segkernel.interfaces.model import Backbone, CascadeHead, Features, Head, Neck, Segmentor, TestConfig
+from segkernel.sample import Targets
+
+MAIN = "seg"
+Taken = dict[tuple[str, str], Tensor]
+
+
+class Link(TypedDict, total=False):
+    """What a head takes from another.
+
+    ``take``: its ``scores``, or the ``features`` (N, channels, h, w) before its last convolution. ``join``: ``append``
+    puts the map behind those of the trunk (the head picks it with in_index -1, or together with others by its
+    input_transform), ``replace`` leaves out the trunk's. ``detach`` keeps this head's gradient from the other.
+    """
+
+    head: Required[str]
+    take: Literal["scores", "features"]
+    join: Literal["append", "replace"]
+    detach: bool
+
+
+class MultiHeadSegmentor(Segmentor):
+    """Images (N, C, H, W) -> scores of every head by name; ``seg`` is the main output.
+
+    Args:
+        backbone: Images to feature maps.
+        heads: Heads by the name of their output; one is called ``seg``.
+        neck: Feature maps to feature maps, between backbone and heads; none for None.
+        labels: The label field of the data that a head learns, by head; the field of its own name for others.
+        weights: The field that says what each pixel counts (a weight map), by head; none for others.
+        links: What a head takes from others, by head; without, all heads work on the trunk side by side.
+        training_only: Heads that help in training and give no output.
+        train_cfg: Kept for those who read it; nothing here does.
+        test_cfg: How `segkernel.inference` looks at an image: whole, or in sliding windows.
+        pretrained: Weights that the runner loads after building.
+
+    Raises:
+        ConfigError: No head is called ``seg``, or a name stands for no head, or links go in a circle.
+    """
+
+    conformance: ClassVar = {
+        "backbone": {"type": "segkernel.testing.toys:ToyBackbone"},
+        "heads": {
+            "seg": {"type": "FCNHead", "in_channels": 16, "channels": 8, "num_classes": 4},
+            "fine": {"type": "FCNHead", "in_channels": 8, "channels": 8, "num_classes": 4},
+        },
+        "labels": {"fine": "seg"},
+        "links": {"fine": [{"head": "seg", "take": "features", "join": "append"}]},
+    }
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        heads: dict[str, Head],
+        neck: Neck | None = None,
+        labels: dict[str, str] | None = None,
+        weights: dict[str, str] | None = None,
+        links: dict[str, list[Link]] | None = None,
+        training_only: Sequence[str] = (),
+        train_cfg: dict[str, Any] | None = None,
+        test_cfg: TestConfig | None = None,
+        pretrained: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.neck = backbone, neck
+        self.heads = nn.ModuleDict(heads)
+        self.labels, self.weights, self.links = labels or {}, weights or {}, links or {}
+        self.training_only = tuple(training_only)
+        self.train_cfg, self.pretrained = train_cfg, pretrained
+        self.test_cfg: TestConfig = test_cfg or {"mode": "whole"}
+        self._check()
+        self.order = self._sort()
+        self.outputs = {name: heads[name].output for name in heads if name not in self.training_only}
+
+    def extract_feat(self, images: Tensor) -> Sequence[Tensor]:
+        """Return the feature maps of normalised images (N, C, H, W), finest first."""
+        features = self.backbone(images)
+        return features if self.neck is None else self.neck(features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._run(self.extract_feat(images), "__call__", self._needed(MAIN))[MAIN]
+
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
+        wanted = [name for output in self.outputs for name in self._needed(output)]
+        scores = self._run(self.extract_feat(images), "predict", wanted)
+        return {name: scores[name] for name in self.outputs}
+
+    def loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+        features = self.extract_feat(images)
+        losses: dict[str, Tensor] = {}
+        with self._recording() as taken:
+            for name in self.order:
+                values = self.heads[name].loss(self._inputs(name, features, taken), self._targets(name, targets))
+                losses |= {f"{name}.{key}": value for key, value in values.items()}
+        return losses
+
+    def _run(self, features: Features, method: str, wanted: Sequence[str]) -> dict[str, Tensor]:
+        """Return what ``method``, __call__ or predict, of each head gives."""
+        scores = {}
+        with self._recording() as taken:
+            for name in (name for name in self.order if name in wanted):
+                scores[name] = getattr(self.heads[name], method)(self._inputs(name, features, taken))
+        return scores
+
+    def _inputs(self, name: str, features: Features, taken: Taken) -> Features:
+        """Return the maps a head works on."""
+        links = self.links.get(name, [])
+        maps = [] if any(link.get("join") == "replace" for link in links) else list(features)
+        for link in links:
+            value = taken[link["head"], link.get("take", "scores")]
+            maps.append(value.detach() if link.get("detach") else value)
+        return maps
+
+    def _targets(self, name: str, targets: Targets) -> Targets:
+        """Return the labels of a head as ``seg``, and its pixel weights as ``weight``."""
+        own = dict(targets.fields)
+        for field, called in ((self.labels.get(name, name), "seg"), (self.weights.get(name), "weight")):
+            if field is not None and field not in targets.fields:
+                message = f"the data has no field {field!r} for the head {name!r}"
+                raise ConfigError(Problem(message, "labels", hint=f"it has {', '.join(targets.fields)}"))
+            if field is not None:
+                own[called] = targets[field]
+        return Targets(own, targets.meta)
+
+    @contextmanager
+    def _recording(self) -> Iterator[Taken]:
+        """Collect what linked heads give while they run; heads nobody takes from are left alone."""
+        taken: Taken = {}
+        wanted = {(link["head"], link.get("take", "scores")) for links in self.links.values() for link in links}
+        handles = [_record(self.heads[name], taken, name, take) for name, take in sorted(wanted)]
+        try:
+            yield taken
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _needed(self, name: str) -> list[str]:
+        """Return a head and those it takes from, directly or not."""
+        return [name, *(other for link in self.links.get(name, []) for other in self._needed(link["head"]))]
+
+    def _sort(self) -> list[str]:
+        """Return the heads so that each comes after those it takes from."""
+        order: list[str] = []
+        while len(order) < len(self.heads):
+            ready = [n for n in self.heads if n not in order and set(self._sources(n)) <= set(order)]
+            if not ready:
+                circle = ", ".join(name for name in self.heads if name not in order)
+                raise ConfigError(Problem(f"the heads {circle} wait for each other", "links"))
+            order += ready
+        return order
+
+    def _sources(self, name: str) -> list[str]:
+        return [link["head"] for link in self.links.get(name, [])]
+
+    def _check(self) -> None:
+        if MAIN not in self.heads or MAIN in self.training_only:
+            raise ConfigError(Problem(f"one output is called {MAIN!r}; there are {', '.join(self.heads)}", "heads"))
+        named = {"labels": self.labels, "weights": self.weights, "links": self.links}
+        named["training_only"] = dict.fromkeys(self.training_only)
+        sources = [(f"links.{name}", source) for name in self.links for source in self._sources(name)]
+        for path, name in [*((key, name) for key, names in named.items() for name in names), *sources]:
+            if name not in self.heads:
+                raise ConfigError(Problem(f"there is no head {name!r}", path, hint=f"heads: {', '.join(self.heads)}"))
+        for name, head in self.heads.items():
+            if isinstance(head, CascadeHead):
+                message = f"{type(head).__name__} refines another's scores; it belongs into a CascadeEncoderDecoder"
+                raise ConfigError(Problem(message, f"heads.{name}"))
+        for name, links in self.links.items():
+            for link in links:
+                if link.get("take") == "features" and not hasattr(self.heads[link["head"]], "conv_seg"):
+                    message = f"{type(self.heads[link['head']]).__name__} has no last convolution to take features from"
+                    raise ConfigError(Problem(message, f"links.{name}"))
+
+
+def _record(head: nn.Module, taken: Taken, name: str, take: str) -> Any:
+    """Have a head write what it gives into ``taken``; return the handle that ends it."""
+    if take == "scores":
+        return head.register_forward_hook(lambda module, args, output: taken.__setitem__((name, take), output))
+    last = head.conv_seg
+    return last.register_forward_pre_hook(lambda module, args: taken.__setitem__((name, take), args[0]))
