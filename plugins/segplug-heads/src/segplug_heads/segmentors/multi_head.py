@@ -101,11 +101,17 @@ class MultiHeadSegmentor(Segmentor):
         return features if self.neck is None else self.neck(features)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self._run(self.extract_feat(images), "__call__", self._needed(MAIN))[MAIN]
+        features, scores = self.extract_feat(images), {}
+        with self._recording() as taken:
+            for name in self._needed([MAIN]):
+                scores[name] = self.heads[name](self._inputs(name, features, taken))
+        return scores[MAIN]
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
-        wanted = [name for output in self.outputs for name in self._needed(output)]
-        scores = self._run(self.extract_feat(images), "predict", wanted)
+        features, size, scores = self.extract_feat(images), (images.shape[2], images.shape[3]), {}
+        with self._recording() as taken:
+            for name in self._needed(list(self.outputs)):
+                scores[name] = self.heads[name].predict(self._inputs(name, features, taken), size)
         return {name: scores[name] for name in self.outputs}
 
     def loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
@@ -116,14 +122,6 @@ class MultiHeadSegmentor(Segmentor):
                 values = self.heads[name].loss(self._inputs(name, features, taken), self._targets(name, targets))
                 losses |= {f"{name}.{key}": value for key, value in values.items()}
         return losses
-
-    def _run(self, features: Features, method: str, wanted: Sequence[str]) -> dict[str, Tensor]:
-        """Return what ``method``, __call__ or predict, of each head gives."""
-        scores = {}
-        with self._recording() as taken:
-            for name in (name for name in self.order if name in wanted):
-                scores[name] = getattr(self.heads[name], method)(self._inputs(name, features, taken))
-        return scores
 
     def _inputs(self, name: str, features: Features, taken: Taken) -> Features:
         """Return the maps a head works on."""
@@ -157,9 +155,12 @@ class MultiHeadSegmentor(Segmentor):
             for handle in handles:
                 handle.remove()
 
-    def _needed(self, name: str) -> list[str]:
-        """Return a head and those it takes from, directly or not."""
-        return [name, *(other for link in self.links.get(name, []) for other in self._needed(link["head"]))]
+    def _needed(self, wanted: list[str]) -> list[str]:
+        """Return the heads that some need, in order: themselves, and those they take from, directly or not."""
+        for name in reversed(self.order):
+            if name in wanted:
+                wanted = [*wanted, *self._sources(name)]
+        return [name for name in self.order if name in wanted]
 
     def _sort(self) -> list[str]:
         """Return the heads so that each comes after those it takes from."""
