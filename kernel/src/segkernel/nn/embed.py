@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkernel.nn.layers import LayerConfig, build_conv, build_norm
+from segkernel.nn.padding import AdaptivePadding
 from segkernel.nn.pool import is_tracing
 from segkernel.nn.resize import resize
 
@@ -37,30 +38,6 @@ def resize_pos_embed(
         return pos_embed
     extra, patches = pos_embed[:, :extra_tokens], pos_embed[:, extra_tokens:]
     return torch.cat([extra, nchw_to_nlc(resize(nlc_to_nchw(patches, grid), size, mode=mode))], 1)
-
-
-class AdaptivePadding(nn.Module):
-    """Pad (N, C, H, W) with zeros so that a kernel covers every pixel.
-
-    ``corner`` pads right and below, ``same`` all around.
-    """
-
-    def __init__(
-        self, kernel_size: int = 1, stride: int = 1, dilation: int = 1, padding: Literal["same", "corner"] = "corner"
-    ) -> None:
-        super().__init__()
-        self.kernel_size, self.stride, self.dilation, self.padding = kernel_size, stride, dilation, padding
-
-    def forward(self, x: Tensor) -> Tensor:
-        below, right = self._missing(x.shape[2]), self._missing(x.shape[3])
-        if self.padding == "corner":
-            return F.pad(x, (0, right, 0, below))
-        return F.pad(x, (right // 2, right - right // 2, below // 2, below - below // 2))
-
-    def _missing(self, size: int) -> int:
-        steps = (size + self.stride - 1) // self.stride
-        reach = (steps - 1) * self.stride + (self.kernel_size - 1) * self.dilation + 1
-        return torch.sym_max(reach - size, 0)
 
 
 class PatchEmbed(nn.Module):

@@ -3,18 +3,22 @@
     name, norm = build_norm({"type": "GN", "num_groups": 32}, 256, postfix=1)     # "gn1", nn.GroupNorm(32, 256)
 
 The types are those of MMSegmentation. A type that is not known here is looked up in the catalogue's group ``layers``;
-its class may carry ``abbreviation``, the name a norm layer gets in a state dict.
+its class may carry ``abbreviation``, the name a norm or a plugin gets in a state dict.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from segkernel.errors import ConfigError, Problem, UnknownComponentError, did_you_mean
+from segkernel.nn.deform_conv import DeformConv2d, ModulatedDeformConv2d
 from segkernel.nn.drop_path import DropPath
+from segkernel.nn.padding import AdaptivePaddingConv2d
 
 LayerConfig = Mapping[str, Any]
 
@@ -41,11 +45,39 @@ class QuickGELU(nn.Module):
         return x * (1.702 * x).sigmoid()
 
 
+class LayerNorm2d(nn.LayerNorm):
+    """``LN2d``: layer normalisation of the channels of (N, C, H, W) at each position."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class PixelShufflePack(nn.Module):
+    """``pixel_shuffle``: a convolution to ``scale_factor``^2 times the channels, laid out as pixels (Shi et al., 2016).
+
+    (N, in_channels, H, W) -> (N, out_channels, H * scale_factor, W * scale_factor).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, scale_factor: int, upsample_kernel: int) -> None:
+        super().__init__()
+        padding = (upsample_kernel - 1) // 2
+        self.upsample_conv = nn.Conv2d(in_channels, out_channels * scale_factor**2, upsample_kernel, padding=padding)
+        nn.init.xavier_uniform_(self.upsample_conv.weight)
+        nn.init.zeros_(self.upsample_conv.bias)  # type: ignore[arg-type]
+        self.scale_factor = scale_factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.upsample_conv(x), self.scale_factor)
+
+
 CONVS: dict[str, type[nn.Module]] = {
     "Conv": nn.Conv2d,
     "Conv1d": nn.Conv1d,
     "Conv2d": nn.Conv2d,
     "Conv3d": nn.Conv3d,
+    "Conv2dAdaptivePadding": AdaptivePaddingConv2d,
+    "DCN": DeformConv2d,
+    "DCNv2": ModulatedDeformConv2d,
 }
 NORMS: dict[str, type[nn.Module]] = {
     "BN": nn.BatchNorm2d,
@@ -56,6 +88,7 @@ NORMS: dict[str, type[nn.Module]] = {
     "MMSyncBN": SyncBatchNorm2d,
     "GN": nn.GroupNorm,
     "LN": nn.LayerNorm,
+    "LN2d": LayerNorm2d,
     "IN": nn.InstanceNorm2d,
     "IN1d": nn.InstanceNorm1d,
     "IN2d": nn.InstanceNorm2d,
@@ -82,6 +115,7 @@ UPSAMPLES: dict[str, type[nn.Module]] = {
     "nearest": nn.Upsample,
     "bilinear": nn.Upsample,
     "deconv": nn.ConvTranspose2d,
+    "pixel_shuffle": PixelShufflePack,
 }
 DROPOUTS: dict[str, type[nn.Module]] = {"Dropout": nn.Dropout, "DropPath": DropPath}
 
@@ -143,6 +177,14 @@ def build_dropout(cfg: LayerConfig | None) -> nn.Module:
     return _construct("dropout_layer", cls, **options)
 
 
+def build_plugin(cfg: LayerConfig, in_channels: int, postfix: int | str = "") -> tuple[str, nn.Module]:
+    """Return a layer of the catalogue's group ``layers`` for maps of ``in_channels``, and the attribute it is to be
+    stored under: ``context_block``."""
+    cls, options = _resolve(cfg, {}, "plugins")
+    name = getattr(cls, "abbreviation", None) or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+    return f"{name}{postfix}", _construct("plugins", cls, in_channels=in_channels, **options)
+
+
 def make_divisible(value: float, divisor: int, min_value: int | None = None, min_ratio: float = 0.9) -> int:
     """Return the multiple of ``divisor`` nearest to ``value`` that is not below ``min_ratio`` of it."""
     rounded = max(min_value or divisor, int(value + divisor / 2) // divisor * divisor)
@@ -152,7 +194,9 @@ def make_divisible(value: float, divisor: int, min_value: int | None = None, min
 def _resolve(cfg: LayerConfig, known: Mapping[str, type[nn.Module]], path: str) -> tuple[Any, dict[str, Any]]:
     """Return the class that ``cfg["type"]`` names, and the other options."""
     if not isinstance(cfg, Mapping) or not isinstance(cfg.get("type"), str):
-        raise ConfigError(Problem(f"{cfg!r} names no layer", path, hint=f"write {{type: {next(iter(known))}, ...}}"))
+        raise ConfigError(
+            Problem(f"{cfg!r} names no layer", path, hint=f"write {{type: {next(iter(known), 'NAME')}, ...}}")
+        )
     options = {key: value for key, value in cfg.items() if key != "type"}
     return known.get(cfg["type"]) or _from_catalog(cfg["type"], known), options
 

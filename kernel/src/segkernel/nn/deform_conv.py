@@ -1,0 +1,137 @@
+"""Deformable convolution in plain torch: a kernel whose points read where the features say.
+
+Deformable Convolutional Networks, Dai et al., 2017 (https://arxiv.org/abs/1703.06211); version 2: Deformable ConvNets
+v2, Zhu et al., 2019 (https://arxiv.org/abs/1811.11168). State-dict keys are MMCV's: ``weight``, ``bias``,
+``conv_offset``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.utils import _pair
+
+from segkernel.errors import ConfigError, Problem
+
+Size = int | tuple[int, int]
+
+
+def deform_conv2d(
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Convolve ``x`` (N, C, H, W) with ``weight`` (D, C / groups, kh, kw) to (N, D, h, w).
+
+    Args:
+        offset: (N, G * kh * kw * 2, h, w): for each of G groups of channels and each kernel point, how far down and
+            how far right of its place it reads, in pixels; zero outside of the map.
+        mask: (N, G * kh * kw, h, w): a factor of what each point reads.
+    """
+    kernel = (weight.shape[2], weight.shape[3])
+    points = math.prod(kernel)
+    offset = offset.unflatten(1, (-1, points, 2))  # (N, G, points, 2, h, w)
+    deform_groups, (height, width) = offset.shape[1], offset.shape[4:]
+    grid = _positions(offset, kernel, _pair(stride), _pair(padding), _pair(dilation), (x.shape[2], x.shape[3]))
+    inputs = x.unflatten(1, (deform_groups, -1)).flatten(0, 1)
+    read = F.grid_sample(inputs.to(grid.dtype), grid.flatten(0, 1).flatten(1, 2), align_corners=False).to(x.dtype)
+    read = read.unflatten(2, (points, height)).unflatten(0, (-1, deform_groups))  # (N, G, C / G, points, h, w)
+    if mask is not None:
+        read = read * mask.unflatten(1, (deform_groups, 1, points))
+    columns = (
+        read.flatten(1, 2).flatten(3).unflatten(1, (groups, -1)).flatten(2, 3)
+    )  # (N, groups, C / groups * points, h * w)
+    out = weight.flatten(1).unflatten(0, (groups, -1)) @ columns
+    out = out.flatten(1, 2).unflatten(2, (height, width))
+    return out if bias is None else out + bias[:, None, None]
+
+
+class DeformConv2d(nn.Module):
+    """``DCN``, version 1: (N, in_channels, H, W) -> (N, out_channels, h, w); the offsets start as zero.
+
+    Args:
+        groups: Groups of channels that are convolved apart.
+        deform_groups: Groups of input channels that have offsets of their own.
+        padding_mode: ``zeros``.
+        im2col_step: Accepted and not used.
+    """
+
+    planes: ClassVar[int] = 2
+    """Channels of ``conv_offset`` for each kernel point."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        deform_groups: int = 1,
+        bias: bool = False,
+        padding_mode: str = "zeros",
+        im2col_step: int = 32,
+    ) -> None:
+        super().__init__()
+        if in_channels % deform_groups:
+            message = f"{in_channels} channels cannot be cut into {deform_groups} groups"
+            raise ConfigError(Problem(message, "deform_groups"))
+        if padding_mode != "zeros":
+            raise ConfigError(Problem(f"{padding_mode!r}: outside of the map are zeros", "padding_mode"))
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        kernel = _pair(kernel_size)
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *kernel))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        channels = deform_groups * self.planes * math.prod(kernel)
+        self.conv_offset = nn.Conv2d(in_channels, channels, kernel, stride, padding, dilation)
+        nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
+        nn.init.zeros_(self.conv_offset.weight)
+        nn.init.zeros_(self.conv_offset.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._convolve(x, self.conv_offset(x))
+
+    def _convolve(self, x: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
+        return deform_conv2d(
+            x, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups, mask
+        )
+
+
+class ModulatedDeformConv2d(DeformConv2d):
+    """``DCNv2``: each point also has a factor between 0 and 1, one half at the start."""
+
+    planes = 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, mask = self.conv_offset(x).chunk(3, dim=1)
+        return self._convolve(x, torch.cat([first, second], dim=1), mask.sigmoid())
+
+
+def _positions(
+    offset: Tensor,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    size: tuple[int, int],
+) -> Tensor:
+    """Return where each point reads, (N, G, points, h, w, 2), as (x, y) with the map's edges at -1 and 1."""
+    offset = offset.float() if offset.dtype in (torch.float16, torch.bfloat16) else offset
+    steps = [torch.arange(n, device=offset.device) for n in (*kernel, *offset.shape[4:])]
+    rows = steps[0] * dilation[0] - padding[0] + (steps[2] * stride[0])[:, None]  # (h, kh)
+    columns = steps[1] * dilation[1] - padding[1] + (steps[3] * stride[1])[:, None]  # (w, kw)
+    down = rows.T.repeat_interleave(kernel[1], 0)[:, :, None]
+    right = columns.T.repeat(kernel[0], 1)[:, None]
+    y, x = offset[:, :, :, 0] + down, offset[:, :, :, 1] + right
+    return torch.stack([(2 * x + 1) / size[1] - 1, (2 * y + 1) / size[0] - 1], dim=-1)
