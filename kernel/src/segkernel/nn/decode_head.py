@@ -1,14 +1,14 @@
 """What decode heads share: choosing feature maps, the last 1x1 convolution, the losses.
 
-A head derives from `DecodeHead`, hands its constructor the arguments it does not use itself, and writes ``forward``:
+A head derives from `DecodeHead`, hands its constructor the arguments it does not use itself, and writes ``forward_feature``:
 
     class MyHead(DecodeHead):
         def __init__(self, width: int = 2, **kwargs: Unpack[DecodeHeadArguments]) -> None:
             super().__init__(**kwargs)
             self.conv = ConvModule(self.in_channels, self.channels, 3, padding=1, norm_cfg=self.norm_cfg)
 
-        def forward(self, features: Features) -> Tensor:
-            return self.cls_seg(self.conv(self.select(features)))
+        def forward_feature(self, features: Features) -> Tensor:
+            return self.conv(self.select(features))
 """
 
 from __future__ import annotations
@@ -124,6 +124,13 @@ class DecodeHead(Head):
             return chosen
         size = chosen[0].shape[2:]
         return torch.cat([resize(x, size, align_corners=self.align_corners) for x in chosen], 1)
+
+    def forward(self, features: Features) -> Tensor:
+        return self.cls_seg(self.forward_feature(features))
+
+    def forward_feature(self, features: Features) -> Tensor:
+        """Return (N, channels, h, w), what `cls_seg` makes scores of; a head writes this, or ``forward``."""
+        raise NotImplementedError
 
     def cls_seg(self, x: Tensor) -> Tensor:
         """Turn (N, channels, h, w) into scores (N, out_channels, h, w)."""

@@ -45,5 +45,5 @@ class ASPPHead(DecodeHead):
         whole = resize(self.image_pool(x), x.shape[2:], align_corners=self.align_corners)
         return self.bottleneck(torch.cat([whole, *(branch(x) for branch in self.aspp_modules)], 1))
 
-    def forward(self, features: Features) -> Tensor:
-        return self.cls_seg(self.fuse(self.select(features)))
+    def forward_feature(self, features: Features) -> Tensor:
+        return self.fuse(self.select(features))

@@ -41,8 +41,8 @@ class FCNHead(DecodeHead):
         self.convs = nn.Sequential(*convs) if convs else nn.Identity()
         self.conv_cat = self.conv(self.in_channels + self.channels) if concat_input else None
 
-    def forward(self, features: Features) -> Tensor:
-        return self.cls_seg(self.fuse(self.select(features)))
+    def forward_feature(self, features: Features) -> Tensor:
+        return self.fuse(self.select(features))
 
     def fuse(self, x: Tensor) -> Tensor:
         """Return what the last convolution sees, (N, channels, h, w)."""

@@ -37,11 +37,11 @@ class SegformerHead(DecodeHead):
         self.convs = nn.ModuleList(ConvModule(width, self.channels, 1, **layers) for width in self.in_channels)
         self.fusion_conv = ConvModule(self.channels * len(self.convs), self.channels, 1, norm_cfg=self.norm_cfg)
 
-    def forward(self, features: Features) -> Tensor:
+    def forward_feature(self, features: Features) -> Tensor:
         maps = self.select(features)
         size = maps[0].shape[2:]
         resized = [
             resize(conv(x), size, mode=self.interpolate_mode, align_corners=self.align_corners)
             for conv, x in zip(self.convs, maps, strict=True)
         ]
-        return self.cls_seg(self.fusion_conv(torch.cat(resized, 1)))
+        return self.fusion_conv(torch.cat(resized, 1))

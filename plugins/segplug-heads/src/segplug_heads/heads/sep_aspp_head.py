@@ -47,12 +47,12 @@ class DepthwiseSeparableASPPHead(ASPPHead):
             return super().branch(dilation)
         return self._separable(self.in_channels, dilation)
 
-    def forward(self, features: Features) -> Tensor:
+    def forward_feature(self, features: Features) -> Tensor:
         out = self.fuse(self.select(features))
         if self.c1_bottleneck is not None:
             fine = self.c1_bottleneck(features[0])
             out = torch.cat([resize(out, fine.shape[2:], align_corners=self.align_corners), fine], 1)
-        return self.cls_seg(self.sep_bottleneck(out))
+        return self.sep_bottleneck(out)
 
     def _separable(self, in_channels: int, dilation: int = 1) -> DepthwiseSeparableConvModule:
         return DepthwiseSeparableConvModule(

@@ -45,11 +45,7 @@ class UPerHead(DecodeHead):
         joined = len(self.in_channels) * self.channels
         self.fpn_bottleneck = ConvModule(joined, self.channels, 3, padding=1, **layers)
 
-    def forward(self, features: Features) -> Tensor:
-        return self.cls_seg(self.fuse(features))
-
-    def fuse(self, features: Features) -> Tensor:
-        """Return what the last convolution sees, (N, channels, h, w) at the size of the first map."""
+    def forward_feature(self, features: Features) -> Tensor:
         *finer, coarsest = self.select(features)
         top = self.bottleneck(torch.cat([coarsest, *self.psp_modules(coarsest)], 1))
         levels = [*(conv(x) for conv, x in zip(self.lateral_convs, finer, strict=True)), top]
