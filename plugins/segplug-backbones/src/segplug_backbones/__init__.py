@@ -31,17 +31,29 @@ if TYPE_CHECKING:
     from segplug_backbones.resnet import ResNet as ResNet
     from segplug_backbones.resnet import ResNetV1c as ResNetV1c
     from segplug_backbones.resnet import ResNetV1d as ResNetV1d
+    from segplug_backbones.swin import SwinTransformer as SwinTransformer
+    from segplug_backbones.swin import swin_base as swin_base
+    from segplug_backbones.swin import swin_large as swin_large
+    from segplug_backbones.swin import swin_small as swin_small
+    from segplug_backbones.swin import swin_tiny as swin_tiny
+    from segplug_backbones.unet import DeconvModule as DeconvModule
+    from segplug_backbones.unet import InterpConv as InterpConv
+    from segplug_backbones.unet import UNet as UNet
     from segplug_backbones.vit import VisionTransformer as VisionTransformer
 
 _HOMES = {
     "BEiT": "beit",
+    "DeconvModule": "unet",
     "FastSCNN": "fast_scnn",
     "HRNet": "hrnet",
+    "InterpConv": "unet",
     "MAE": "mae",
     "MixVisionTransformer": "mit",
     "ResNet": "resnet",
     "ResNetV1c": "resnet",
     "ResNetV1d": "resnet",
+    "SwinTransformer": "swin",
+    "UNet": "unet",
     "VisionTransformer": "vit",
     "hrnet_w18": "hrnet",
     "hrnet_w18_small": "hrnet",
@@ -54,6 +66,10 @@ _HOMES = {
     "mit_b3": "mit",
     "mit_b4": "mit",
     "mit_b5": "mit",
+    "swin_base": "swin",
+    "swin_large": "swin",
+    "swin_small": "swin",
+    "swin_tiny": "swin",
 }
 # Here they end.
 
