@@ -1,6 +1,7 @@
 """What decode heads share: choosing feature maps, the last 1x1 convolution, the losses.
 
-A head derives from `DecodeHead`, hands its constructor the arguments it does not use itself, and writes ``forward_feature``:
+A head derives from `DecodeHead`, hands its constructor the arguments it does not use itself, and writes
+``forward_feature``:
 
     class MyHead(DecodeHead):
         def __init__(self, width: int = 2, **kwargs: Unpack[DecodeHeadArguments]) -> None:
