@@ -1,0 +1,298 @@
+"""U-Net: an encoder that halves the map again and again, and a decoder that goes back up over the encoder's maps.
+
+    features = UNet()(torch.rand(2, 3, 256, 256))  # 1024, 512, 256, 128, 64 channels at strides 16, 8, 4, 2, 1
+
+Reference: U-Net: Convolutional Networks for Biomedical Image Segmentation, Ronneberger, Fischer and Brox, 2015
+(https://arxiv.org/abs/1505.04597).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from segkernel.errors import ConfigError, Problem
+from segkernel.interfaces.model import Backbone
+from segkernel.nn import ConvModule, LayerConfig, build_activation, build_norm, build_upsample
+from segplug_backbones.recompute import recompute, worth_recomputing
+
+
+class DeconvModule(nn.Module):
+    """Transposed convolution, norm, activation: (N, in_channels, h, w) -> (N, out_channels, h * s, w * s).
+
+    Args:
+        in_channels: Of the input.
+        out_channels: Of the output.
+        with_cp: Compute activations a second time in backward, to save memory.
+        norm_cfg: Kind of norm.
+        act_cfg: Kind of activation.
+        kernel_size: ``scale_factor`` or larger by an even number.
+        scale_factor: s.
+    """
+
+    conformance: ClassVar = {"in_channels": 8, "out_channels": 4}
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        with_cp: bool = False,
+        norm_cfg: LayerConfig = {"type": "BN"},  # noqa: B006  never changed
+        act_cfg: LayerConfig = {"type": "ReLU"},  # noqa: B006
+        *,
+        kernel_size: int = 4,
+        scale_factor: int = 2,
+    ) -> None:
+        super().__init__()
+        excess = kernel_size - scale_factor
+        if excess < 0 or excess % 2:
+            message = f"kernel_size {kernel_size} is not scale_factor {scale_factor} plus an even number"
+            raise ConfigError(Problem(message, "kernel_size"))
+        self.with_cp = with_cp
+        self.deconv_upsamping = nn.Sequential(  # spelt like that in checkpoints
+            nn.ConvTranspose2d(in_channels, out_channels, kernel_size, stride=scale_factor, padding=excess // 2),
+            build_norm(norm_cfg, out_channels)[1],
+            build_activation(act_cfg),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.with_cp and worth_recomputing(x):
+            return recompute(self, self.deconv_upsamping, x)
+        return self.deconv_upsamping(x)
+
+
+class InterpConv(nn.Module):
+    """Interpolation and a convolution with norm and activation: (N, in_channels, h, w) -> (N, out_channels, 2h, 2w).
+
+    Args:
+        in_channels: Of the input.
+        out_channels: Of the output.
+        with_cp: Compute activations a second time in backward, to save memory.
+        norm_cfg: Kind of norm.
+        act_cfg: Kind of activation.
+        conv_cfg: Kind of convolution.
+        conv_first: The convolution comes before the interpolation.
+        kernel_size: Of the convolution.
+        stride: Likewise.
+        padding: Likewise.
+        upsample_cfg: ``size`` or ``scale_factor``, ``mode``, ``align_corners``.
+    """
+
+    conformance: ClassVar = {"in_channels": 8, "out_channels": 4}
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        with_cp: bool = False,
+        norm_cfg: LayerConfig | None = {"type": "BN"},  # noqa: B006  never changed
+        act_cfg: LayerConfig | None = {"type": "ReLU"},  # noqa: B006
+        *,
+        conv_cfg: LayerConfig | None = None,
+        conv_first: bool = False,
+        kernel_size: int = 1,
+        stride: int = 1,
+        padding: int = 0,
+        upsample_cfg: Mapping[str, Any] = {"scale_factor": 2, "mode": "bilinear", "align_corners": False},
+    ) -> None:
+        super().__init__()
+        self.with_cp = with_cp
+        cfgs: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        conv = ConvModule(in_channels, out_channels, kernel_size, stride=stride, padding=padding, **cfgs)
+        upsample = nn.Upsample(**upsample_cfg)
+        self.interp_upsample = nn.Sequential(conv, upsample) if conv_first else nn.Sequential(upsample, conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.with_cp and worth_recomputing(x):
+            return recompute(self, self.interp_upsample, x)
+        return self.interp_upsample(x)
+
+
+class BasicConvBlock(nn.Module):
+    """A row of 3x3 convolutions, the first one strided, the others dilated: (N, in_channels, H, W) -> (N, C, h, w)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_convs: int = 2,
+        stride: int = 1,
+        dilation: int = 1,
+        with_cp: bool = False,
+        **cfgs: Any,
+    ) -> None:
+        super().__init__()
+        self.with_cp = with_cp
+        first = ConvModule(in_channels, out_channels, 3, stride=stride, padding=1, **cfgs)
+        others = (
+            ConvModule(out_channels, out_channels, 3, padding=dilation, dilation=dilation, **cfgs)
+            for _ in range(num_convs - 1)
+        )
+        self.convs = nn.Sequential(first, *others)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.with_cp and worth_recomputing(x):
+            return recompute(self, self.convs, x)
+        return self.convs(x)
+
+
+class UpConvBlock(nn.Module):
+    """One step up: the coarse map, enlarged to the size of ``skip``, beside it, through convolutions.
+
+    ``skip`` (N, skip_channels, H, W) and ``x`` (N, in_channels, h, w) -> (N, out_channels, H, W).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        skip_channels: int,
+        out_channels: int,
+        num_convs: int,
+        dilation: int,
+        with_cp: bool,
+        upsample_cfg: LayerConfig | None,
+        **cfgs: Any,
+    ) -> None:
+        super().__init__()
+        self.conv_block = BasicConvBlock(
+            2 * skip_channels, out_channels, num_convs, dilation=dilation, with_cp=with_cp, **cfgs
+        )
+        if upsample_cfg is None:
+            self.upsample: nn.Module = ConvModule(in_channels, skip_channels, 1, **cfgs)
+        else:
+            shared = {"norm_cfg": cfgs["norm_cfg"], "act_cfg": cfgs["act_cfg"], "with_cp": with_cp}
+            self.upsample = build_upsample(upsample_cfg, in_channels=in_channels, out_channels=skip_channels, **shared)
+
+    def forward(self, skip: Tensor, x: Tensor) -> Tensor:
+        x = self.upsample(x)
+        # Where the skip's side is odd, a row or column is added or cut.
+        x = F.pad(x, (0, skip.shape[3] - x.shape[3], 0, skip.shape[2] - x.shape[2]))
+        return self.conv_block(torch.cat([skip, x], dim=1))
+
+
+class UNet(Backbone):
+    """Images (N, in_channels, H, W) to the deepest map and the maps of each step up, coarsest first.
+
+    Sides need not be multiples of the largest stride: what is missing at the bottom and right is filled with zeros.
+
+    Args:
+        in_channels: Channels of the image.
+        base_channels: Width of the first stage, doubled by each next one.
+        num_stages: Stages of the encoder; the decoder has one less.
+        strides: Of the first convolution of each stage.
+        enc_num_convs: Convolutions of each stage of the encoder.
+        dec_num_convs: Convolutions of each step of the decoder.
+        downsamples: Whether each stage but the first starts with max pooling, unless it is strided.
+        enc_dilations: Of each stage of the encoder, but for its first convolution.
+        dec_dilations: Of each step of the decoder, likewise.
+        with_cp: Compute activations a second time in backward, to save memory.
+        conv_cfg: Kind of convolution; None is the ordinary one.
+        norm_cfg: Kind of norm and its arguments.
+        act_cfg: Kind of activation.
+        upsample_cfg: How the decoder enlarges: `InterpConv` or `DeconvModule` and their arguments.
+        norm_eval: Keep batch norm in evaluation mode while training.
+        dcn: Must be None: MMSegmentation has the name only.
+        plugins: Likewise.
+        pretrained: Weights that the runner loads after building.
+
+    Raises:
+        ConfigError: When arguments do not fit together.
+    """
+
+    conformance: ClassVar = (
+        {"base_channels": 4, "num_stages": 5, "upsample_cfg": {"type": "InterpConv"}},
+        {
+            "base_channels": 4,
+            "num_stages": 3,
+            "strides": [1, 2, 1],
+            "downsamples": [True, False],
+            "enc_num_convs": [1, 2, 1],
+            "dec_num_convs": [2, 1],
+            "enc_dilations": [1, 2, 2],
+            "dec_dilations": [1, 2],
+            "upsample_cfg": {"type": "DeconvModule"},
+        },
+    )
+    conformance_exceptions: ClassVar = {"order": "configs count the decoder's maps from the coarsest"}
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        base_channels: int = 64,
+        num_stages: int = 5,
+        strides: Sequence[int] = (1, 1, 1, 1, 1),
+        enc_num_convs: Sequence[int] = (2, 2, 2, 2, 2),
+        dec_num_convs: Sequence[int] = (2, 2, 2, 2),
+        downsamples: Sequence[bool] = (True, True, True, True),
+        enc_dilations: Sequence[int] = (1, 1, 1, 1, 1),
+        dec_dilations: Sequence[int] = (1, 1, 1, 1),
+        with_cp: bool = False,
+        conv_cfg: Mapping[str, Any] | None = None,
+        norm_cfg: Mapping[str, Any] = {"type": "BN"},
+        act_cfg: Mapping[str, Any] = {"type": "ReLU"},
+        upsample_cfg: Mapping[str, Any] = {"type": "InterpConv"},
+        norm_eval: bool = False,
+        dcn: Mapping[str, Any] | None = None,
+        plugins: Sequence[Mapping[str, Any]] | None = None,
+        pretrained: str | None = None,
+    ) -> None:
+        super().__init__()
+        _check_absent(dcn=dcn, plugins=plugins)
+        _check_lengths(num_stages, strides=strides, enc_num_convs=enc_num_convs, enc_dilations=enc_dilations)
+        _check_lengths(
+            num_stages - 1, dec_num_convs=dec_num_convs, downsamples=downsamples, dec_dilations=dec_dilations
+        )
+        self.norm_eval, self.pretrained = norm_eval, pretrained
+        options: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg, "with_cp": with_cp}
+        widths = [base_channels * 2**i for i in range(num_stages)]
+        steps = []  # how much smaller each stage makes the map
+        self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
+        for i, width in enumerate(widths):
+            pools = i > 0 and strides[i] == 1 and downsamples[i - 1]
+            steps.append(2 if pools else strides[i])
+            inputs = widths[i - 1] if i else in_channels
+            block = BasicConvBlock(inputs, width, enc_num_convs[i], strides[i], enc_dilations[i], **options)
+            self.encoder.append(nn.Sequential(nn.MaxPool2d(2), block) if pools else nn.Sequential(block))
+            if i:
+                enlarge = upsample_cfg if strides[i] != 1 or downsamples[i - 1] else None
+                up = (width, widths[i - 1], widths[i - 1], dec_num_convs[i - 1], dec_dilations[i - 1])
+                self.decoder.append(UpConvBlock(*up, upsample_cfg=enlarge, **options))
+        self.channels = tuple(reversed(widths))
+        self.strides = tuple(math.prod(steps[: i + 1]) for i in reversed(range(num_stages)))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps, (N, channels[i], ~H / strides[i], ~W / strides[i]), coarsest first."""
+        x, skips = images, []
+        for stage in self.encoder:
+            x = stage(x)
+            skips.append(x)
+        outputs = [skips.pop()]
+        for block in reversed(self.decoder):
+            outputs.append(block(skips.pop(), outputs[-1]))
+        return tuple(outputs)
+
+    def train(self, mode: bool = True) -> UNet:
+        """Set the mode; with ``norm_eval`` every batch norm stays in evaluation mode."""
+        super().train(mode)
+        for module in self.modules():
+            if self.norm_eval and isinstance(module, _BatchNorm):
+                module.eval()
+        return self
+
+
+def _check_lengths(count: int, **arguments: Sequence[Any]) -> None:
+    for name, values in arguments.items():
+        if len(values) != count:
+            raise ConfigError(Problem(f"{list(values)} should have {count} entries, by num_stages", name))
+
+
+def _check_absent(**arguments: Any) -> None:
+    for name, value in arguments.items():
+        if value is not None:
+            raise ConfigError(Problem("UNet has no such thing", name, hint="leave it out"))
