@@ -6,7 +6,7 @@ N is the batch, C channels, K classes, H and W the image's height and width in p
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -105,6 +105,9 @@ class CascadeHead(Head):
     ) -> Tensor:
         return self(features, previous)
 
+    def configure(self, train_cfg: Mapping[str, Any], test_cfg: Mapping[str, Any]) -> None:
+        """Take what the segmentor's ``train_cfg`` and ``test_cfg`` say about this head."""
+
 
 @dataclass(frozen=True)
 class OutputSpec:
@@ -129,11 +132,15 @@ class TestConfig(TypedDict, total=False):
     """How a segmentor looks at an image when predicting; sizes are (height, width) in pixels.
 
     ``whole`` sees it at once, ``slide`` in windows of ``crop_size`` every ``stride``; overlaps are averaged.
+    The other keys are PointRend's: times the scores are enlarged, pixels scored anew each time, factor of the size.
     """
 
     mode: Literal["whole", "slide"]
     crop_size: tuple[int, int]
     stride: tuple[int, int]
+    subdivision_steps: int
+    subdivision_num_points: int
+    scale_factor: float
 
 
 class Segmentor(nn.Module):
@@ -218,3 +225,15 @@ class Exporter(ABC):
     @abstractmethod
     def load(self, path: Path) -> Segmentor:
         """Return the file as a segmentor that only predicts: it runs through the same test loop as a model."""
+
+
+class WeightLayout(ABC):
+    """How others name and shape the weights of a model that is ours too, and the way to ours."""
+
+    @abstractmethod
+    def matches(self, module: nn.Module, keys: Collection[str]) -> bool:
+        """Tell whether weights of these names are of this layout and for such a ``module``."""
+
+    @abstractmethod
+    def convert(self, module: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights under the names and in the shapes of ``module``; what it has no place for may stay."""

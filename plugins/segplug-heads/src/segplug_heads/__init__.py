@@ -12,14 +12,31 @@ from typing import TYPE_CHECKING, Any
 
 # The names below are written by tools/update_known.py.
 if TYPE_CHECKING:
+    from segplug_heads.heads.ann_head import ANNHead as ANNHead
+    from segplug_heads.heads.apc_head import APCHead as APCHead
     from segplug_heads.heads.aspp_head import ASPPHead as ASPPHead
+    from segplug_heads.heads.cc_head import CCHead as CCHead
+    from segplug_heads.heads.da_head import DAHead as DAHead
+    from segplug_heads.heads.dm_head import DMHead as DMHead
+    from segplug_heads.heads.dnl_head import DNLHead as DNLHead
+    from segplug_heads.heads.dpt_head import DPTHead as DPTHead
+    from segplug_heads.heads.ema_head import EMAHead as EMAHead
+    from segplug_heads.heads.enc_head import EncHead as EncHead
     from segplug_heads.heads.fcn_head import FCNHead as FCNHead
     from segplug_heads.heads.fpn_head import FPNHead as FPNHead
+    from segplug_heads.heads.gc_head import GCHead as GCHead
+    from segplug_heads.heads.isa_head import ISAHead as ISAHead
+    from segplug_heads.heads.nl_head import NLHead as NLHead
     from segplug_heads.heads.ocr_head import OCRHead as OCRHead
+    from segplug_heads.heads.point_head import PointHead as PointHead
+    from segplug_heads.heads.psa_head import PSAHead as PSAHead
     from segplug_heads.heads.psp_head import PSPHead as PSPHead
     from segplug_heads.heads.segformer_head import SegformerHead as SegformerHead
+    from segplug_heads.heads.segmenter_mask_head import SegmenterMaskTransformerHead as SegmenterMaskTransformerHead
     from segplug_heads.heads.sep_aspp_head import DepthwiseSeparableASPPHead as DepthwiseSeparableASPPHead
     from segplug_heads.heads.sep_fcn_head import DepthwiseSeparableFCNHead as DepthwiseSeparableFCNHead
+    from segplug_heads.heads.setr_mla_head import SETRMLAHead as SETRMLAHead
+    from segplug_heads.heads.setr_up_head import SETRUPHead as SETRUPHead
     from segplug_heads.heads.uper_head import UPerHead as UPerHead
     from segplug_heads.losses.dice_loss import DiceLoss as DiceLoss
     from segplug_heads.losses.focal_loss import FocalLoss as FocalLoss
@@ -32,32 +49,53 @@ if TYPE_CHECKING:
     from segplug_heads.losses.weighted_sum import WeightedSum as WeightedSum
     from segplug_heads.necks.feature_pyramid import Feature2Pyramid as Feature2Pyramid
     from segplug_heads.necks.fpn import FPN as FPN
+    from segplug_heads.necks.jpu import JPU as JPU
+    from segplug_heads.necks.mla_neck import MLANeck as MLANeck
     from segplug_heads.necks.multilevel_neck import MultiLevelNeck as MultiLevelNeck
     from segplug_heads.segmentors.cascade_encoder_decoder import CascadeEncoderDecoder as CascadeEncoderDecoder
     from segplug_heads.segmentors.encoder_decoder import EncoderDecoder as EncoderDecoder
     from segplug_heads.segmentors.multi_head import MultiHeadSegmentor as MultiHeadSegmentor
 
 _HOMES = {
+    "ANNHead": "heads.ann_head",
+    "APCHead": "heads.apc_head",
     "ASPPHead": "heads.aspp_head",
+    "CCHead": "heads.cc_head",
     "CascadeEncoderDecoder": "segmentors.cascade_encoder_decoder",
+    "DAHead": "heads.da_head",
+    "DMHead": "heads.dm_head",
+    "DNLHead": "heads.dnl_head",
+    "DPTHead": "heads.dpt_head",
     "DepthwiseSeparableASPPHead": "heads.sep_aspp_head",
     "DepthwiseSeparableFCNHead": "heads.sep_fcn_head",
     "DiceLoss": "losses.dice_loss",
+    "EMAHead": "heads.ema_head",
+    "EncHead": "heads.enc_head",
     "EncoderDecoder": "segmentors.encoder_decoder",
     "FCNHead": "heads.fcn_head",
     "FPN": "necks.fpn",
     "FPNHead": "heads.fpn_head",
     "Feature2Pyramid": "necks.feature_pyramid",
     "FocalLoss": "losses.focal_loss",
+    "GCHead": "heads.gc_head",
     "HuasdorffDisstanceLoss": "losses.hausdorff_loss",
+    "ISAHead": "heads.isa_head",
+    "JPU": "necks.jpu",
     "JaccardLoss": "losses.jaccard_loss",
     "KLDivLoss": "losses.kl_div_loss",
     "LovaszLoss": "losses.lovasz_loss",
+    "MLANeck": "necks.mla_neck",
     "MultiHeadSegmentor": "segmentors.multi_head",
     "MultiLevelNeck": "necks.multilevel_neck",
+    "NLHead": "heads.nl_head",
     "OCRHead": "heads.ocr_head",
+    "PSAHead": "heads.psa_head",
     "PSPHead": "heads.psp_head",
+    "PointHead": "heads.point_head",
+    "SETRMLAHead": "heads.setr_mla_head",
+    "SETRUPHead": "heads.setr_up_head",
     "SegformerHead": "heads.segformer_head",
+    "SegmenterMaskTransformerHead": "heads.segmenter_mask_head",
     "SiLogLoss": "losses.silog_loss",
     "TverskyLoss": "losses.tversky_loss",
     "UPerHead": "heads.uper_head",

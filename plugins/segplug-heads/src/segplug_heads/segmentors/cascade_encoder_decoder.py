@@ -62,8 +62,8 @@ class CascadeEncoderDecoder(EncoderDecoder):
             the scores of the one before it.
         neck: Feature maps to feature maps, between the two; none for None.
         auxiliary_head: Heads whose losses help in training.
-        train_cfg: Kept for those who read it; nothing here does.
-        test_cfg: How `segkernel.inference` looks at an image: whole, or in sliding windows.
+        train_cfg: What the refining heads want to know, as the number of points of PointRend.
+        test_cfg: How `segkernel.inference` looks at an image: whole, or in sliding windows; and as ``train_cfg``.
         pretrained: Weights that the runner loads after building.
 
     Raises:
@@ -75,7 +75,7 @@ class CascadeEncoderDecoder(EncoderDecoder):
         "backbone": {"type": "segkernel.testing.toys:ToyBackbone"},
         "decode_head": [
             {"type": "FCNHead", "in_channels": 16, "in_index": 2, "channels": 8, "num_classes": 4},
-            {"type": "OCRHead", "in_channels": 16, "channels": 8, "ocr_channels": 8, "num_classes": 4},
+            {"type": "OCRHead", "in_channels": 16, "in_index": 2, "channels": 8, "ocr_channels": 8, "num_classes": 4},
         ],
     }
 
@@ -96,6 +96,8 @@ class CascadeEncoderDecoder(EncoderDecoder):
         self.num_stages = num_stages
         for i, head in enumerate(decode_head):
             self._check_channels(f"decode_head[{i}]", head)
+            if isinstance(head, CascadeHead):
+                head.configure(train_cfg or {}, test_cfg or {})
 
     def loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
         features = self.extract_feat(images)
