@@ -361,11 +361,6 @@ def test_a_folder_names_the_files_in_it(tmp_path):
         checkpoint.load(tmp_path)
 
 
-def test_an_address_is_not_a_file():
-    with pytest.raises(CheckpointError, match="download the file"):
-        checkpoint.load("https://example.org/a.pth")
-
-
 def test_safetensors_are_read_or_their_package_is_named(tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_bytes(b"not safetensors at all")

@@ -51,6 +51,7 @@ GROUPS: dict[str, str] = {
     "schedules": "segkernel.hooks.schedule:Schedule",
     "hooks": "",
     "exporters": "segkernel.interfaces.model:Exporter",
+    "layouts": "segkernel.interfaces.model:WeightLayout",
     "zoo": "",
     "commands": "click.core:Command",
 }

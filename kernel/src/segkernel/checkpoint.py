@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import re
 import tarfile
 import threading
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
+from segkernel.download import locate
 from segkernel.errors import CheckpointError, did_you_mean
+from segkernel.weights import prepare
 
 PLAIN = (str, int, float, bool, type(None))
 """What may be saved beside tensors, lists, tuples and dicts."""
@@ -156,7 +161,11 @@ _DROPPED: list[Any] = [_stand_in(path) for path in _STAND_INS]
 
 
 def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read a checkpoint of ours, of MMSegmentation or mmengine, or a bare state dict.
+    """Read a checkpoint of ours, of MMSegmentation or mmengine, a bare state dict, or arrays by name (.npz, .pkl).
+
+    Args:
+        path: A file, an http(s) address, or a name of the packaged table of weights; these go through a cache.
+        map_location: Where the tensors are put.
 
     Returns:
         The file's entries with at least ``state_dict`` (name -> tensor, without ``module.`` prefixes) and ``meta``
@@ -166,9 +175,9 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str
         CheckpointError: When the file is missing, damaged, not a checkpoint, or holds anything but plain data; no
             code in it is ever run.
     """
-    path = Path(path)
+    path = locate(path)
     _check_file(path)
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read(path, map_location)
+    content = _READERS.get(path.suffix, _read)(path, map_location)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint or a state dict")
     content = _without_dropped(content)
@@ -179,8 +188,6 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str
 
 
 def _check_file(path: Path) -> None:
-    if str(path).startswith(("http:", "https:")):
-        raise CheckpointError(f"{path}: is an address; download the file and give its path")
     if path.is_dir():
         inside = sorted(entry.name for entry in path.iterdir() if entry.suffix in (".pth", ".pt", ".safetensors"))
         hint = f"give one of its files: {', '.join(inside[:5])}" if inside else "it holds no .pth, .pt or .safetensors"
@@ -252,16 +259,56 @@ def _why_unreadable(error: Exception) -> str:
     return f"cannot be read as a checkpoint: {type(error).__name__}: {text.splitlines()[0] if text else 'no reason'}"
 
 
-def _read_safetensors(path: Path) -> Any:
+def _read_safetensors(path: Path, map_location: str | torch.device) -> Any:
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
         raise CheckpointError(f"{path}: reading .safetensors needs a package\n    pip install safetensors") from error
     try:
-        return load_file(path)
+        return load_file(path, device=str(map_location))
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: is damaged or not a safetensors file: {error}") from error
+
+
+def _read_arrays(path: Path, map_location: str | torch.device) -> Any:
+    """Read an archive of arrays, as JAX models are published."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name]).to(map_location) for name in arrays.files}
+    except (OSError, ValueError, TypeError, EOFError) as error:
+        raise CheckpointError(f"{path}: is damaged, or holds more than arrays: {error}") from error
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads what Detectron's files hold, arrays and plain values; anything else is refused before it is run."""
+
+    ALLOWED = re.compile(r"numpy\.(_?core\.multiarray\.(_reconstruct|scalar)|ndarray|dtype)|_codecs\.encode")
+
+    def find_class(self, module: str, name: str) -> Any:
+        if not self.ALLOWED.fullmatch(f"{module}.{name}"):
+            raise pickle.UnpicklingError(f"GLOBAL '{module}.{name}'")
+        return super().find_class(module, name)
+
+
+def _read_pickle(path: Path, map_location: str | torch.device) -> Any:
+    """Read a pickle of arrays by name; torch's own files may have this suffix as well."""
+    try:
+        with open(path, "rb") as file:
+            content = _ArrayUnpickler(file, encoding="latin1").load()
+    except Exception as error:  # a damaged or hostile file can make the unpickler fail in any way
+        if zipfile.is_zipfile(path):
+            return _read(path, map_location)
+        raise CheckpointError(f"{path}: {_why_unreadable(error)}") from error
+    for key in ("model", "blobs"):
+        content = content[key] if isinstance(content, Mapping) and isinstance(content.get(key), Mapping) else content
+    if not isinstance(content, Mapping):
+        return content
+    arrays = {name: value for name, value in content.items() if isinstance(value, np.ndarray) and value.dtype != object}
+    return {name: torch.from_numpy(np.ascontiguousarray(value)).to(map_location) for name, value in arrays.items()}
+
+
+_READERS = {".safetensors": _read_safetensors, ".npz": _read_arrays, ".pkl": _read_pickle}
 
 
 def _without_dropped(value: Any) -> Any:
@@ -314,15 +361,25 @@ class LoadReport:
         skipped: Names that the model does not have.
         reshaped: Names that have another shape in the model, with the file's shape and the model's; left fresh.
         fresh: Names that the file does not have; the model keeps its own values.
+        layout: Whose layout the file had, when it was converted.
+        resized: Names whose values were resampled or repeated to the model's shape, with both shapes.
+        matched: Names whose rows were matched by class name, with how many of how many were.
     """
 
     loaded: tuple[str, ...]
     skipped: tuple[str, ...]
     reshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     fresh: tuple[str, ...]
+    layout: str = ""
+    resized: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
+    matched: tuple[tuple[str, int, int], ...] = ()
 
     def __str__(self) -> str:
-        lines = [f"loaded {len(self.loaded)} of {len(self.loaded) + len(self.reshaped) + len(self.fresh)} tensors"]
+        converted = f", converted from the layout of {self.layout}" if self.layout else ""
+        total = len(self.loaded) + len(self.reshaped) + len(self.fresh)
+        lines = [f"loaded {len(self.loaded)} of {total} tensors{converted}"]
+        lines += [f"    resized: {name} from {_shape(old)} to {_shape(new)}" for name, old, new in self.resized]
+        lines += [f"    {name}: {count} of {total} classes matched by name" for name, count, total in self.matched]
         for name, file_shape, model_shape in self.reshaped:
             lines.append(f"    left fresh: {name} is {_shape(file_shape)} in the file, {_shape(model_shape)} here")
         lines += [f"    {text}: {_some(names)}" for text, names in self._lists() if names]
@@ -333,18 +390,55 @@ class LoadReport:
 
 
 def load_into(
-    model: nn.Module, path: str | Path, mode: Literal["strict", "finetune"]
+    model: nn.Module,
+    path: str | Path,
+    mode: Literal["strict", "finetune"],
+    *,
+    classes: Sequence[str] | None = None,
 ) -> tuple[dict[str, Any], LoadReport]:
     """Copy the weights in a file into ``model``; return all that the file holds, and what was taken.
+
+    A layout that is not ours is converted. To fine-tune, values are resized where that is known, and the rows of the
+    last convolution go to the classes of the same name.
+
+    Args:
+        model: Changed in place.
+        path: As for `load`.
+        mode: As for `load_weights`.
+        classes: The model's own, to match those of the file by name when fine-tuning.
 
     Raises:
         CheckpointError: As `load` and `load_weights`, naming the file.
     """
     state = load(path)
+    known = state["meta"].get("classes")
     try:
-        return state, load_weights(model, state["state_dict"], mode=mode, classes=state["meta"].get("classes"))
+        prepared = prepare(model, state["state_dict"], resize=mode == "finetune")
+        matched = _match_classes(prepared.weights, model, known, classes) if mode == "finetune" else ()
+        report = load_weights(model, prepared.weights, mode=mode, classes=known)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    return state, replace(report, layout=prepared.layout, resized=tuple(prepared.resized), matched=matched)
+
+
+def _match_classes(
+    weights: dict[str, Tensor], model: nn.Module, given: Sequence[str] | None, own: Sequence[str] | None
+) -> tuple[tuple[str, int, int], ...]:
+    """Replace the weights of last convolutions by the model's own, with the rows of classes of the same name."""
+    if not given or not own or list(given) == list(own):
+        return ()
+    rows = [(own.index(name), index) for index, name in enumerate(given) if name in own]
+    matched = []
+    for name, value in model.state_dict().items():
+        file = weights.get(name)
+        if file is None or ".conv_seg." not in name or (len(value), len(file)) != (len(own), len(given)):
+            continue
+        if value.shape[1:] == file.shape[1:]:
+            weights[name] = value.clone()
+            for target, source in rows:
+                weights[name][target] = file[source].to(value.dtype)
+            matched.append((name, len(rows), len(own)))
+    return tuple(matched)
 
 
 def load_weights(

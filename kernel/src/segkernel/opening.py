@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from segkernel.catalog import Catalog
 from segkernel.config import Config, load_config
 from segkernel.errors import BrokenPluginError, CheckpointError, ConfigError, Problem, UsageError
 from segkernel.interfaces.model import Exporter, Segmentor
+from segkernel.weights import prepare
 
 log = logging.getLogger(__name__)
 
@@ -95,20 +96,21 @@ def _with_weights(config: Config, weights: str | Path | None) -> Opened:
 
 
 def make_model(config: Config, catalog: Catalog | None = None, pretrained: bool = True) -> Segmentor:
-    """Build a config's model; its ``pretrained`` file, if any, goes into the backbone.
+    """Build a config's model; a part that names ``pretrained`` weights gets them, a segmentor's go into its backbone.
 
     Args:
         config: The whole config.
         catalog: Where its components are looked up; None is the installed ones, as the config prefers them.
-        pretrained: Whether to load that file.
+        pretrained: Whether to load them.
     """
     if not config.get("model"):
         raise ConfigError(Problem("this config has no model", "model", str(config.source)))
     model = build("segmentors", config["model"], catalog=catalog or catalog_of(config))
-    start = getattr(model, "pretrained", None)
-    if start and pretrained:
-        _, report = checkpoint.load_into(model.backbone, start, "finetune")
-        log.info("backbone from %s\n%s", start, report)
+    for name, part in model.named_modules() if pretrained else ():
+        if start := getattr(part, "pretrained", None):
+            target: Any = part.backbone if isinstance(part, Segmentor) else part
+            _, report = checkpoint.load_into(target, start, "finetune")
+            log.info("%s from %s\n%s", name or "backbone", start, report)
     return model
 
 
@@ -141,3 +143,34 @@ def load_exported(path: str | Path) -> Any:
         catalog.find("exporters", "ONNXExporter")  # says which package is missing, or hidden
     hint = f"; checkpoints end in {', '.join(WEIGHTS)}"
     raise UsageError(f"{path}: no installed exporter reads {suffix or 'such'} files{hint}")
+
+
+def convert_weights(
+    source: str | Path,
+    model: str | Path | Mapping[str, Any],
+    out: str | Path | None = None,
+    *,
+    layout: str | None = None,
+    backbone: bool = False,
+) -> tuple[Path, checkpoint.LoadReport]:
+    """Write weights under the names of a model; return the file, and what of it fits.
+
+    Args:
+        source: As for `checkpoint.load`.
+        model: A packaged or local name, a config file, or a mapping.
+        out: The file to write; by default ``NAME_converted.pth`` in the current folder.
+        layout: Whose layout it is, when its keys alone do not tell.
+        backbone: Whether the weights are those of the model's backbone alone.
+
+    Raises:
+        CheckpointError: The source is no file of weights, or nothing in it fits.
+    """
+    built = make_model(load_config(model), pretrained=False)
+    target: Any = built.backbone if backbone else built
+    state = checkpoint.load(source)
+    prepared = prepare(target, state["state_dict"], layout=layout)
+    report = checkpoint.load_weights(target, prepared.weights, mode="finetune")
+    path = Path(out) if out else Path(f"{Path(str(source)).stem}_converted.pth")
+    meta = {key: state["meta"][key] for key in ("classes", "palette") if key in state["meta"]}
+    checkpoint.save(path, {"state_dict": {name: target.state_dict()[name] for name in report.loaded}, "meta": meta})
+    return path, replace(report, layout=prepared.layout, resized=tuple(prepared.resized))

@@ -344,7 +344,7 @@ class Runner:
 
     def load_weights(self, path: str | Path, mode: str = "finetune") -> checkpoints.LoadReport:
         """Load a model's weights alone and log what was taken; ``strict`` refuses anything that does not fit."""
-        _, report = checkpoints.load_into(self.model, path, mode)  # type: ignore[arg-type]
+        _, report = checkpoints.load_into(self.model, path, mode, classes=self.dataset_classes)  # type: ignore[arg-type]
         log.info("%s\n%s", path, report)
         return report
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "test": "Evaluate a checkpoint or an exported model.",
     "predict": "Label images: a file, a folder, a pattern or a list.",
     "export": "Write a trained model to another format, proven equal.",
+    "convert": "Bring weights of another layout into that of a model.",
     "config": "Show, explain and check configs; write their schema.",
     "plugins": "List and check what is installed.",
     "models": "List the packaged configs.",

@@ -21,7 +21,8 @@ LOCAL = "local_configs"
 PROVIDERS = {"model": "segplug-heads", "schedule": "segplug-heads", "data": "segplug-datasets"}
 """The first-party distribution that brings the parts of a kind."""
 
-_FAMILY_KEYS = ("_meta_", "base", "variants", "experiments")
+_TABLES = ("schedules.yaml", "weights.yaml")
+_FAMILY_KEYS = ("_meta_", "base", "variants", "aliases", "experiments")
 
 
 class MissingPackageError(ConfigError):
@@ -45,11 +46,12 @@ class Zoo:
     def files(self, folder: str = ".") -> dict[str, Path]:
         """Return the YAML files of a folder by their stem."""
         found = sorted((self.folder / folder).glob("*.yaml"))
-        return {path.stem: path for path in found if path.name != "schedules.yaml"}
+        return {path.stem: path for path in found if path.name not in _TABLES}
 
-    def families(self) -> list[Family]:
-        """Read all family files, those that changed anew."""
-        return [_read_family(path, label_of(path, [self]), path.stat()) for path in self.files("families").values()]
+    def families(self, holding: str = "") -> list[Family]:
+        """Read the family files whose text holds something, those that changed anew."""
+        paths = [path for path in self.files("families").values() if holding.encode() in path.read_bytes()]
+        return [_read_family(path, label_of(path, [self]), path.stat()) for path in paths]
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,13 @@ def _read_family(path: Path, label: str, stat: os.stat_result) -> Family:
             for name in [name for name in value if not isinstance(value[name], MarkedDict | None)]:
                 message = f"must be a mapping or nothing, not {brief(value[name])}"
                 problems.append(Problem(message, f"{key}.{name}", place_of(value, name)))
+        elif key == "aliases":
+            known = data.get("experiments") or ()
+            for name in [name for name in value if value[name] not in known]:
+                hint = suggest(str(value[name]), known)
+                problems.append(
+                    Problem("names no experiment of this file", f"aliases.{name}", place_of(value, name), hint)
+                )
     return Family(path, data, tuple(problems))
 
 
