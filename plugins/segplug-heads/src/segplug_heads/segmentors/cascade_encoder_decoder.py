@@ -74,8 +74,8 @@ class CascadeEncoderDecoder(EncoderDecoder):
         "num_stages": 2,
         "backbone": {"type": "segkernel.testing.toys:ToyBackbone"},
         "decode_head": [
-            {"type": "FCNHead", "in_channels": 16, "in_index": 2, "channels": 8, "num_classes": 4},
-            {"type": "OCRHead", "in_channels": 16, "in_index": 2, "channels": 8, "ocr_channels": 8, "num_classes": 4},
+            {"type": "FCNHead", "in_channels": 16, "channels": 8, "num_classes": 4},
+            {"type": "OCRHead", "in_channels": 16, "channels": 8, "ocr_channels": 8, "num_classes": 4},
         ],
     }
 
