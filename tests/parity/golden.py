@@ -135,7 +135,8 @@ def check_scores(model: Segmentor, case: Golden, report: Report) -> None:
     """Compare raw scores, and the label maps of whole and sliding-window inference."""
     images = case.images()
     torch.manual_seed(0)
-    _compare_scores(raw_scores(model, images, case), "logits", case, report)
+    for name, scores in raw_scores(model, images, case).items():
+        _compare_scores(scores, name, case, report)
     for name, test_cfg in (("pred", {"mode": "whole"}), ("pred_slide", case.facts.get("slide_test_cfg"))):
         if name in case.arrays:
             torch.manual_seed(0)
@@ -145,11 +146,19 @@ def check_scores(model: Segmentor, case: Golden, report: Report) -> None:
                 _compare_scores(scores, f"seg_logits_{name}", case, report)
 
 
-def raw_scores(model: Segmentor, images: Tensor, case: Golden) -> Tensor:
-    """Return what the reference stored as ``logits``: the raw forward, or what it predicts where that fails."""
-    if case.facts.get("logits_from", "").startswith("encode_decode"):
-        return infer(model.predict, images, model.outputs, {"mode": "whole"})["seg"]
-    return model(images)
+def raw_scores(model: Any, images: Tensor, case: Golden) -> dict[str, Tensor]:
+    """Return what the reference stored as ``logits``: the raw forward, or what goes into a prediction where that fails.
+
+    The first of several ``logits_i`` is the main output, but for queries, where all classes and all masks follow.
+    """
+    origin = case.facts.get("logits_from", "")
+    if origin.startswith("decode_head"):
+        classes, masks = model.decode_head.queries(model.extract_feat(images))
+        outputs = [*masks, *classes] if "(mask_props, mask_logits)" in origin else [*classes, *masks]
+        return {f"logits_{i}": scores for i, scores in enumerate(outputs)}
+    if origin.startswith("encode_decode"):
+        return {"logits": infer(model.predict, images, model.outputs, {"mode": "whole"})["seg"]}
+    return {"logits" if "logits" in case.arrays else "logits_0": model(images)}
 
 
 def check_losses(model: Segmentor, case: Golden, report: Report) -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from segplug_heads.heads.fpn_head import FPNHead as FPNHead
     from segplug_heads.heads.gc_head import GCHead as GCHead
     from segplug_heads.heads.isa_head import ISAHead as ISAHead
+    from segplug_heads.heads.mask2former_head import Mask2FormerHead as Mask2FormerHead
+    from segplug_heads.heads.maskformer_head import MaskFormerHead as MaskFormerHead
     from segplug_heads.heads.nl_head import NLHead as NLHead
     from segplug_heads.heads.ocr_head import OCRHead as OCRHead
     from segplug_heads.heads.point_head import PointHead as PointHead
@@ -44,6 +46,9 @@ if TYPE_CHECKING:
     from segplug_heads.losses.jaccard_loss import JaccardLoss as JaccardLoss
     from segplug_heads.losses.kl_div_loss import KLDivLoss as KLDivLoss
     from segplug_heads.losses.lovasz_loss import LovaszLoss as LovaszLoss
+    from segplug_heads.losses.query_losses import QueryCrossEntropyLoss as QueryCrossEntropyLoss
+    from segplug_heads.losses.query_losses import QueryDiceLoss as QueryDiceLoss
+    from segplug_heads.losses.query_losses import QueryFocalLoss as QueryFocalLoss
     from segplug_heads.losses.silog_loss import SiLogLoss as SiLogLoss
     from segplug_heads.losses.tversky_loss import TverskyLoss as TverskyLoss
     from segplug_heads.losses.weighted_sum import WeightedSum as WeightedSum
@@ -52,6 +57,15 @@ if TYPE_CHECKING:
     from segplug_heads.necks.jpu import JPU as JPU
     from segplug_heads.necks.mla_neck import MLANeck as MLANeck
     from segplug_heads.necks.multilevel_neck import MultiLevelNeck as MultiLevelNeck
+    from segplug_heads.parts.matching import ClassificationCost as ClassificationCost
+    from segplug_heads.parts.matching import CrossEntropyLossCost as CrossEntropyLossCost
+    from segplug_heads.parts.matching import DiceCost as DiceCost
+    from segplug_heads.parts.matching import FocalLossCost as FocalLossCost
+    from segplug_heads.parts.matching import HungarianAssigner as HungarianAssigner
+    from segplug_heads.parts.matching import MaskPseudoSampler as MaskPseudoSampler
+    from segplug_heads.parts.pixel_decoder import MSDeformAttnPixelDecoder as MSDeformAttnPixelDecoder
+    from segplug_heads.parts.pixel_decoder import PixelDecoder as PixelDecoder
+    from segplug_heads.parts.pixel_decoder import TransformerEncoderPixelDecoder as TransformerEncoderPixelDecoder
     from segplug_heads.segmentors.cascade_encoder_decoder import CascadeEncoderDecoder as CascadeEncoderDecoder
     from segplug_heads.segmentors.encoder_decoder import EncoderDecoder as EncoderDecoder
     from segplug_heads.segmentors.multi_head import MultiHeadSegmentor as MultiHeadSegmentor
@@ -62,12 +76,15 @@ _HOMES = {
     "ASPPHead": "heads.aspp_head",
     "CCHead": "heads.cc_head",
     "CascadeEncoderDecoder": "segmentors.cascade_encoder_decoder",
+    "ClassificationCost": "parts.matching",
+    "CrossEntropyLossCost": "parts.matching",
     "DAHead": "heads.da_head",
     "DMHead": "heads.dm_head",
     "DNLHead": "heads.dnl_head",
     "DPTHead": "heads.dpt_head",
     "DepthwiseSeparableASPPHead": "heads.sep_aspp_head",
     "DepthwiseSeparableFCNHead": "heads.sep_fcn_head",
+    "DiceCost": "parts.matching",
     "DiceLoss": "losses.dice_loss",
     "EMAHead": "heads.ema_head",
     "EncHead": "heads.enc_head",
@@ -77,26 +94,37 @@ _HOMES = {
     "FPNHead": "heads.fpn_head",
     "Feature2Pyramid": "necks.feature_pyramid",
     "FocalLoss": "losses.focal_loss",
+    "FocalLossCost": "parts.matching",
     "GCHead": "heads.gc_head",
     "HuasdorffDisstanceLoss": "losses.hausdorff_loss",
+    "HungarianAssigner": "parts.matching",
     "ISAHead": "heads.isa_head",
     "JPU": "necks.jpu",
     "JaccardLoss": "losses.jaccard_loss",
     "KLDivLoss": "losses.kl_div_loss",
     "LovaszLoss": "losses.lovasz_loss",
     "MLANeck": "necks.mla_neck",
+    "MSDeformAttnPixelDecoder": "parts.pixel_decoder",
+    "Mask2FormerHead": "heads.mask2former_head",
+    "MaskFormerHead": "heads.maskformer_head",
+    "MaskPseudoSampler": "parts.matching",
     "MultiHeadSegmentor": "segmentors.multi_head",
     "MultiLevelNeck": "necks.multilevel_neck",
     "NLHead": "heads.nl_head",
     "OCRHead": "heads.ocr_head",
     "PSAHead": "heads.psa_head",
     "PSPHead": "heads.psp_head",
+    "PixelDecoder": "parts.pixel_decoder",
     "PointHead": "heads.point_head",
+    "QueryCrossEntropyLoss": "losses.query_losses",
+    "QueryDiceLoss": "losses.query_losses",
+    "QueryFocalLoss": "losses.query_losses",
     "SETRMLAHead": "heads.setr_mla_head",
     "SETRUPHead": "heads.setr_up_head",
     "SegformerHead": "heads.segformer_head",
     "SegmenterMaskTransformerHead": "heads.segmenter_mask_head",
     "SiLogLoss": "losses.silog_loss",
+    "TransformerEncoderPixelDecoder": "parts.pixel_decoder",
     "TverskyLoss": "losses.tversky_loss",
     "UPerHead": "heads.uper_head",
     "WeightedSum": "losses.weighted_sum",

@@ -1,0 +1,120 @@
+"""DANet: attention between pixels, and attention between channels.
+
+Fu et al., Dual Attention Network for Scene Segmentation, 2019.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+from typing_extensions import Unpack
+
+from segkernel.interfaces.model import Features
+from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, SelfAttentionBlock
+from segkernel.sample import Targets
+from segplug_heads.heads.scale import Scale
+
+
+class PAM(SelfAttentionBlock):
+    """Position attention: (N, in_channels, h, w) -> the same shape, the input plus what each pixel finds in all.
+
+    Args:
+        in_channels: Channels of the map.
+        channels: Channels of queries and keys.
+    """
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__(
+            key_in_channels=in_channels,
+            query_in_channels=in_channels,
+            channels=channels,
+            out_channels=in_channels,
+            share_key_query=False,
+            query_downsample=None,
+            key_downsample=None,
+            key_query_num_convs=1,
+            value_out_num_convs=1,
+            key_query_norm=False,
+            value_out_norm=False,
+            matmul_norm=False,
+            with_out=False,
+            conv_cfg=None,
+            norm_cfg=None,
+            act_cfg=None,
+        )
+        self.gamma = Scale(0.0)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return self.gamma(super().forward(x, x)) + x
+
+
+class CAM(nn.Module):
+    """Channel attention: (N, C, h, w) -> the same shape, the input plus what each channel finds in the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = Scale(0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.flatten(2)
+        alike = pixels @ pixels.mT
+        weights = (alike.amax(2, keepdim=True) - alike).softmax(2)  # the less alike, the more
+        return self.gamma((weights @ pixels).view_as(x)) + x
+
+
+class DAHead(DecodeHead):
+    """(N, in_channels, h, w) -> (N, out_channels, h, w) of both branches.
+
+    The losses are those of the scores of both branches (``pam_cam.loss_ce``), and of each alone (``pam.``, ``cam.``).
+
+    Args:
+        pam_channels: Channels of the position attention's queries and keys.
+    """
+
+    conformance: ClassVar = {"in_channels": 16, "channels": 8, "pam_channels": 4, "num_classes": 4}
+
+    def __init__(self, pam_channels: int, **kwargs: Unpack[DecodeHeadArguments]) -> None:
+        super().__init__(**kwargs)
+        self.pam_in_conv, self.pam_out_conv = self._conv(self.in_channels), self._conv(self.channels)
+        self.pam = PAM(self.channels, pam_channels)
+        self.pam_conv_seg = nn.Conv2d(self.channels, self.num_classes, 1)
+        self.cam_in_conv, self.cam_out_conv = self._conv(self.in_channels), self._conv(self.channels)
+        self.cam = CAM()
+        self.cam_conv_seg = nn.Conv2d(self.channels, self.num_classes, 1)
+
+    def forward_feature(self, features: Features) -> Tensor:
+        by_position, by_channel = self._branches(features)
+        return by_position + by_channel
+
+    def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
+        by_position, by_channel = self._branches(features)
+        scores = {
+            "pam_cam": self.cls_seg(by_position + by_channel),
+            "pam": self.pam_conv_seg(self._dropped(by_position)),
+            "cam": self.cam_conv_seg(self._dropped(by_channel)),
+        }
+        return {
+            f"{branch}.{name}": value
+            for branch, branch_scores in scores.items()
+            for name, value in self.loss_by_scores(branch_scores, targets["seg"]).items()
+        }
+
+    def _branches(self, features: Features) -> tuple[Tensor, Tensor]:
+        x = self.select(features)
+        by_position = self.pam_out_conv(self.pam(self.pam_in_conv(x)))
+        return by_position, self.cam_out_conv(self.cam(self.cam_in_conv(x)))
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return x if self.dropout is None else self.dropout(x)
+
+    def _conv(self, in_channels: int) -> ConvModule:
+        return ConvModule(
+            in_channels,
+            self.channels,
+            3,
+            padding=1,
+            conv_cfg=self.conv_cfg,
+            norm_cfg=self.norm_cfg,
+            act_cfg=self.act_cfg,
+        )

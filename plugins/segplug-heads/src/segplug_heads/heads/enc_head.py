@@ -1,0 +1,158 @@
+"""EncNet: a code of the whole image scales the channels, and learns which classes are there.
+
+Zhang et al., Context Encoding for Semantic Segmentation, 2018.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Unpack
+
+from segkernel.interfaces.model import Features, Loss
+from segkernel.nn import (
+    ConvModule,
+    CrossEntropyLoss,
+    DecodeHead,
+    DecodeHeadArguments,
+    LayerConfig,
+    build_norm,
+    nchw_to_nlc,
+    resize,
+)
+from segkernel.sample import Targets
+
+
+class Encoding(nn.Module):
+    """How far the pixels are from each codeword: (N, channels, h, w) -> (N, num_codes, channels, 1).
+
+    Args:
+        channels: Length of a codeword.
+        num_codes: Number of codewords.
+    """
+
+    def __init__(self, channels: int, num_codes: int) -> None:
+        super().__init__()
+        std = (num_codes * channels) ** -0.5
+        self.codewords = nn.Parameter(torch.empty(num_codes, channels).uniform_(-std, std))
+        self.scale = nn.Parameter(torch.empty(num_codes).uniform_(-1, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = nchw_to_nlc(x).float()
+        shares = (self.scale * _squared_distances(pixels, self.codewords)).softmax(2)
+        residuals = shares.mT @ pixels - shares.sum(1).unsqueeze(2) * self.codewords
+        return residuals.to(x.dtype).unsqueeze(3)
+
+
+class EncModule(nn.Module):
+    """(N, in_channels, h, w) -> its code (N, in_channels), and the map with channels scaled by it.
+
+    Args:
+        in_channels: Channels of the map.
+        num_codes: Number of codewords.
+        conv_cfg: Kind of convolution.
+        norm_cfg: Kind of norm; of the codes batch norm for None.
+        act_cfg: Kind of activation.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_codes: int,
+        conv_cfg: LayerConfig | None,
+        norm_cfg: LayerConfig | None,
+        act_cfg: LayerConfig | None,
+    ) -> None:
+        super().__init__()
+        self.encoding_project = ConvModule(
+            in_channels, in_channels, 1, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg
+        )
+        norm = build_norm(norm_cfg or {"type": "BN"}, num_codes)[1]
+        self.encoding = nn.Sequential(Encoding(in_channels, num_codes), norm, nn.ReLU(inplace=True))
+        self.fc = nn.Sequential(nn.Linear(in_channels, in_channels), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        code = self.encoding(self.encoding_project(x)).mean(1).flatten(1)
+        return code, (x + x * self.fc(code)[:, :, None, None]).relu()
+
+
+class EncHead(DecodeHead):
+    """Feature maps -> (N, out_channels, h, w) at the size of the last.
+
+    Args:
+        num_codes: Number of codewords.
+        use_se_loss: Learn from the code which classes are in the image, too.
+        add_lateral: Use all maps, not the last one only.
+        loss_se_decode: The loss of that, on (N, num_classes) scores and 0 or 1; binary cross-entropy with weight 0.2
+            for None.
+    """
+
+    fixed_arguments = frozenset({"input_transform"})
+
+    conformance: ClassVar = {
+        "in_channels": [8, 16], "in_index": [0, 1], "channels": 8, "num_classes": 4, "num_codes": 3, "add_lateral": True
+    }  # fmt: skip
+
+    def __init__(
+        self,
+        num_codes: int = 32,
+        use_se_loss: bool = True,
+        add_lateral: bool = False,
+        loss_se_decode: Loss | None = None,
+        **kwargs: Unpack[DecodeHeadArguments],
+    ) -> None:
+        super().__init__(input_transform="multiple_select", **kwargs)
+        layers = {"conv_cfg": self.conv_cfg, "norm_cfg": self.norm_cfg, "act_cfg": self.act_cfg}
+        self.bottleneck = ConvModule(self.in_channels[-1], self.channels, 3, padding=1, **layers)
+        self.add_lateral, self.use_se_loss = add_lateral, use_se_loss
+        if add_lateral:
+            self.lateral_convs = nn.ModuleList(
+                ConvModule(width, self.channels, 1, **layers) for width in self.in_channels[:-1]
+            )
+            joined = len(self.in_channels) * self.channels
+            self.fusion = ConvModule(joined, self.channels, 3, padding=1, **layers)
+        self.enc_module = EncModule(self.channels, num_codes, **layers)
+        if use_se_loss:
+            self.loss_se_decode = loss_se_decode or CrossEntropyLoss(use_sigmoid=True, loss_weight=0.2)
+            self.se_layer = nn.Linear(self.channels, self.num_classes)
+
+    def forward_feature(self, features: Features) -> Tensor:
+        return self._encode(features)[1]
+
+    def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
+        code, x = self._encode(features)
+        losses = self.loss_by_scores(self.cls_seg(x), targets["seg"])
+        if self.use_se_loss:
+            present = _classes_present(targets["seg"], self.num_classes, self.ignore_index)
+            losses["loss_se"] = self.loss_se_decode(self.se_layer(code), present)
+        return losses
+
+    def _encode(self, features: Features) -> tuple[Tensor, Tensor]:
+        """Return the code and the map that it scaled."""
+        *finer, coarsest = self.select(features)
+        x = self.bottleneck(coarsest)
+        if self.add_lateral:
+            size = x.shape[2:]
+            laterals = [
+                resize(conv(y), size, align_corners=self.align_corners)
+                for conv, y in zip(self.lateral_convs, finer, strict=True)
+            ]
+            x = self.fusion(torch.cat([x, *laterals], 1))
+        return self.enc_module(x)
+
+
+def _squared_distances(pixels: Tensor, codewords: Tensor) -> Tensor:
+    """Return (N, L, K) for (N, L, C) and (K, C), without a (N, L, K, C) in memory."""
+    products = pixels @ codewords.T
+    return pixels.square().sum(2, keepdim=True) - 2 * products + codewords.square().sum(1)
+
+
+def _classes_present(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    """Return (N, num_classes) of 0 and 1 for class ids (N, H, W)."""
+    labels = labels.flatten(1).long()
+    counts = (labels >= 0) & (labels < num_classes) & (labels != ignore_index)
+    present = labels.new_zeros(len(labels), num_classes + 1)  # the last one takes what does not count
+    present.scatter_(1, labels.where(counts, num_classes), 1)
+    return present[:, :num_classes]
