@@ -8,7 +8,20 @@ from __future__ import annotations
 
 from typing import Any
 
-OURS: dict[tuple[str, str], str] = {}
+OURS: dict[tuple[str, str], str] = {
+    ("mmdet", "ClassificationCost"): "ClassificationCost",
+    ("mmdet", "CrossEntropyLoss"): "QueryCrossEntropyLoss",
+    ("mmdet", "CrossEntropyLossCost"): "CrossEntropyLossCost",
+    ("mmdet", "DiceCost"): "DiceCost",
+    ("mmdet", "DiceLoss"): "QueryDiceLoss",
+    ("mmdet", "FocalLoss"): "QueryFocalLoss",
+    ("mmdet", "FocalLossCost"): "FocalLossCost",
+    ("mmdet", "HungarianAssigner"): "HungarianAssigner",
+    ("mmdet", "MSDeformAttnPixelDecoder"): "MSDeformAttnPixelDecoder",
+    ("mmdet", "MaskPseudoSampler"): "MaskPseudoSampler",
+    ("mmdet", "PixelDecoder"): "PixelDecoder",
+    ("mmdet", "TransformerEncoderPixelDecoder"): "TransformerEncoderPixelDecoder",
+}
 
 
 def translate(config: Any) -> Any:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 def sample_points(x: Tensor, points: Tensor, align_corners: bool = False, mode: str = "bilinear") -> Tensor:
     """Return the values (N, C, P) of ``x`` (N, C, H, W) at ``points`` (N, P, 2), interpolated; 0 outside."""
     grid = 2.0 * points.unsqueeze(2) - 1.0
-    return F.grid_sample(x, grid.to(x.dtype), mode, align_corners=align_corners).squeeze(3)
+    return F.grid_sample(x.to(grid.dtype), grid, mode, align_corners=align_corners).squeeze(3)
 
 
 @torch.no_grad()

@@ -1,0 +1,158 @@
+"""MaskFormer: a transformer's queries predict masks with a class each, instead of a class for each pixel.
+
+Cheng, Schwing and Kirillov, Per-Pixel Classification is Not All You Need for Semantic Segmentation, 2021.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from segkernel.interfaces.model import Features, Loss
+from segkernel.interfaces.spec import Spec
+from segkernel.nn import nchw_to_nlc, resize
+from segplug_heads.heads.mask_queries import MaskQueryHead, QueryTrainConfig
+from segplug_heads.losses.query_losses import QueryDiceLoss, QueryFocalLoss
+from segplug_heads.parts.matching import (
+    ClassificationCost,
+    DiceCost,
+    FocalLossCost,
+    HungarianAssigner,
+    Objects,
+    Queries,
+)
+from segplug_heads.parts.pixel_decoder import SINES, PixelDecoder, PixelDecoderBase, fan_in_init
+from segplug_heads.parts.query_transformer import Decoder, DecoderConfig, SineConfig, SinePositionalEncoding
+
+
+class MaskFormerHead(MaskQueryHead):
+    """Feature maps, finest first -> scores (N, num_classes, h, w) at the size of the first, none negative.
+
+    `predict` resizes masks to the image before it adds them up. Losses are ``loss_cls``, ``loss_mask`` and
+    ``loss_dice`` of the last layer, ``d0.loss_cls`` ... of those before it.
+
+    Args:
+        in_channels: Channels of each map.
+        feat_channels: Channels of the pixel decoder and the queries.
+        out_channels: Channels of the mask features.
+        num_classes: Number of classes.
+        num_queries: Number of queries: masks that can be found in an image.
+        in_index: Which feature maps are read; all for None.
+        pixel_decoder: Makes the mask features; `PixelDecoder` for None.
+        enforce_decoder_input_project: Project what the queries read even when its channels are theirs.
+        transformer_decoder: What the queries pass.
+        positional_encoding: Where the cells are that the queries read.
+        loss_cls: Of the classes; cross-entropy in which "no object", the last one, counts a tenth for None.
+        loss_mask: Of the masks' pixels; the focal loss times 20 for None.
+        loss_dice: Of the masks' overlap; the Dice loss for None.
+        train_cfg: How queries are matched with objects; by these three costs for None.
+        test_cfg: Kept for configs that name it; nothing here reads it.
+        align_corners: How scores are resized.
+        ignore_index: The label that does not count.
+    """
+
+    conformance: ClassVar = {
+        "in_channels": [8, 16, 24],
+        "feat_channels": 16,
+        "out_channels": 8,
+        "num_classes": 4,
+        "num_queries": 6,
+        "pixel_decoder": {"type": "PixelDecoder", "norm_cfg": {"type": "GN", "num_groups": 4}},
+        "positional_encoding": {"num_feats": 8, "normalize": True},
+        "transformer_decoder": {
+            "num_layers": 2,
+            "layer_cfg": {
+                "self_attn_cfg": {"embed_dims": 16, "num_heads": 2},
+                "cross_attn_cfg": {"embed_dims": 16, "num_heads": 2},
+                "ffn_cfg": {"embed_dims": 16, "feedforward_channels": 16},
+            },
+        },
+    }
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        feat_channels: int,
+        out_channels: int,
+        num_classes: int = 150,
+        num_queries: int = 100,
+        in_index: Sequence[int] | None = None,
+        pixel_decoder: Spec[PixelDecoderBase] | None = None,
+        enforce_decoder_input_project: bool = False,
+        transformer_decoder: DecoderConfig = {},  # noqa: B006  never changed
+        positional_encoding: SineConfig = SINES,
+        loss_cls: Loss | None = None,
+        loss_mask: Loss | None = None,
+        loss_dice: Loss | None = None,
+        train_cfg: QueryTrainConfig | None = None,
+        test_cfg: dict[str, Any] | None = None,
+        align_corners: bool = False,
+        ignore_index: int = 255,
+    ) -> None:
+        train = train_cfg or {}
+        super().__init__(
+            num_classes=num_classes,
+            feat_channels=feat_channels,
+            out_channels=out_channels,
+            num_queries=num_queries,
+            in_index=in_index,
+            loss_cls=loss_cls,
+            loss_mask=loss_mask or QueryFocalLoss(loss_weight=20.0),
+            loss_dice=loss_dice or QueryDiceLoss(naive_dice=True, eps=1.0),
+            assigner=train.get("assigner") or _assigner(),
+            sampler=train.get("sampler"),
+            ignore_index=ignore_index,
+            align_corners=align_corners,
+        )
+        self.in_channels, self.test_cfg = list(in_channels), test_cfg
+        self.pixel_decoder = (pixel_decoder or Spec(PixelDecoder))(
+            in_channels=in_channels, feat_channels=feat_channels, out_channels=out_channels
+        )
+        self.transformer_decoder = Decoder(**transformer_decoder)
+        width, given = self.transformer_decoder.embed_dims, self.pixel_decoder.memory_channels
+        enforce = enforce_decoder_input_project and type(self.pixel_decoder) is PixelDecoder
+        self.decoder_input_proj = nn.Conv2d(given, width, 1) if enforce or given != width else nn.Identity()
+        fan_in_init(self.decoder_input_proj)
+        self.decoder_pe = SinePositionalEncoding(**positional_encoding)
+        self.query_embed = nn.Embedding(num_queries, feat_channels)
+
+    def queries(self, features: Features) -> tuple[list[Tensor], list[Tensor]]:
+        mask_features, outputs = self._decode(features)
+        return [self.cls_embed(x) for x in outputs], [self._masks(x, mask_features) for x in outputs]
+
+    def final(self, features: Features) -> tuple[Tensor, Tensor]:
+        mask_features, outputs = self._decode(features)
+        return self.cls_embed(outputs[-1]), self._masks(outputs[-1], mask_features)
+
+    def compared(self, scores: Tensor, masks: Tensor, objects: Objects) -> tuple[Queries, Objects]:
+        if not len(objects.labels):
+            return Queries(scores, masks), objects
+        true = resize(objects.masks.unsqueeze(1), masks.shape[1:], mode="nearest").squeeze(1)
+        return Queries(scores, masks), Objects(objects.labels, true)
+
+    def mask_losses(self, masks: Tensor, targets: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        masks = resize(masks.unsqueeze(1), targets.shape[1:]).squeeze(1)
+        pixels = count * targets[0].numel()
+        no_object = (1 - targets.flatten()).long()  # class 0 is the mask
+        loss_mask = self.loss_mask(masks.reshape(-1, 1), no_object, avg_factor=pixels)
+        return loss_mask, self.loss_dice(masks, targets, avg_factor=count)
+
+    def _decode(self, features: Features) -> tuple[Tensor, list[Tensor]]:
+        """Return the mask features (N, out_channels, h, w), and the queries (N, Q, C) after each layer."""
+        mask_features, memories = self.pixel_decoder(self.chosen(features))
+        memory = self.decoder_input_proj(memories[0])
+        place = self.query_embed.weight.expand(len(memory), -1, -1)
+        outputs = self.transformer_decoder(torch.zeros_like(place), place, nchw_to_nlc(memory), self.decoder_pe(memory))
+        return mask_features, outputs
+
+    def _masks(self, query: Tensor, mask_features: Tensor) -> Tensor:
+        return torch.einsum("nqc,nchw->nqhw", self.mask_embed(query), mask_features)
+
+
+def _assigner() -> HungarianAssigner:
+    return HungarianAssigner(
+        [ClassificationCost(1.0), FocalLossCost(binary_input=True, weight=20.0), DiceCost(pred_act=True, eps=1.0)]
+    )

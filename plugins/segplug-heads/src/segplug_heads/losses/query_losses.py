@@ -1,0 +1,178 @@
+"""Losses of queries: each predicts a class and a mask, and learns the object it is matched with.
+
+Carion et al., End-to-End Object Detection with Transformers (DETR), 2020. Unlike the losses of label maps they take
+rows, no pixel of which is ignored, and targets may be shares between 0 and 1, as interpolation at a point gives them.
+They mean what those of the same short name in mmdetection do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from segkernel.errors import ConfigError, Problem
+from segkernel.interfaces.model import Loss
+from segkernel.nn import class_factors, read_class_weight, reduce_loss
+from segplug_heads.losses.dice_loss import DiceLoss
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+class QueryCrossEntropyLoss(Loss):
+    """Cross-entropy of class scores (M, K) against ids (M,), or of single scores (M,) against shares (M,).
+
+    Args:
+        use_sigmoid: The scores are a yes or no each; else one softmax over K classes.
+        use_mask: Kept for configs that name it; must be false.
+        reduction: ``mean``, ``sum`` or ``none``.
+        class_weight: One number per class, or a .npy or .json file of them; with ``use_sigmoid`` the weight of a yes.
+        ignore_index: The class id that does not count; what the caller says for None.
+        loss_weight: Factor of the result.
+        avg_non_ignore: The mean leaves out what does not count.
+        loss_name: Name in a dict of losses.
+    """
+
+    def __init__(
+        self,
+        use_sigmoid: bool = False,
+        use_mask: bool = False,
+        reduction: Reduction = "mean",
+        class_weight: Sequence[float] | str | None = None,
+        ignore_index: int | None = None,
+        loss_weight: float = 1.0,
+        avg_non_ignore: bool = False,
+        loss_name: str = "loss_ce",
+    ) -> None:
+        super().__init__()
+        if use_mask:
+            raise ConfigError(Problem("queries have one mask each: there is none to choose", "use_mask"))
+        self.use_sigmoid, self.reduction, self.loss_weight = use_sigmoid, reduction, loss_weight
+        self.class_weight = read_class_weight(class_weight)
+        self.ignore_index, self.avg_non_ignore = ignore_index, avg_non_ignore
+        self.name = loss_name
+
+    def forward(
+        self,
+        scores: Tensor,
+        target: Tensor,
+        *,
+        weight: Tensor | None = None,
+        ignore_index: int = 255,
+        avg_factor: Tensor | float | None = None,
+    ) -> Tensor:
+        """Return the loss; ``weight`` has the target's shape, ``avg_factor`` is what ``mean`` divides by."""
+        ignore_index = ignore_index if self.ignore_index is None else self.ignore_index
+        valid = target != ignore_index
+        loss = self._binary(scores, target, valid) if self.use_sigmoid else self._categorical(scores, target, valid)
+        if weight is not None:
+            loss = loss * (weight if weight.ndim == loss.ndim else weight.unsqueeze(1))
+        if avg_factor is None and self.avg_non_ignore and self.reduction == "mean":
+            avg_factor = valid.sum() * (loss.numel() // valid.numel())
+        return self.loss_weight * reduce_loss(loss, self.reduction, avg_factor)
+
+    def _categorical(self, scores: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        weight = None if self.class_weight is None else class_factors(self.class_weight, scores)
+        return F.cross_entropy(scores, (target * valid).long(), weight, reduction="none") * valid
+
+    def _binary(self, scores: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        weight = None if self.class_weight is None else scores.new_tensor(self.class_weight)
+        wanted = target * valid
+        if scores.ndim > target.ndim:
+            wanted = F.one_hot(wanted.long(), scores.shape[1]).movedim(-1, 1)
+            valid = valid.unsqueeze(1)
+            weight = weight if weight is None else weight.view(-1, *[1] * (scores.ndim - 2))
+        loss = F.binary_cross_entropy_with_logits(scores, wanted.to(scores.dtype), pos_weight=weight, reduction="none")
+        return loss * valid
+
+
+class QueryFocalLoss(Loss):
+    """Focal loss of scores (M, K) against ids (M,): a sigmoid per class; the id K is none of them.
+
+    Lin et al., Focal Loss for Dense Object Detection, 2017.
+
+    Args:
+        use_sigmoid: Must be true.
+        gamma: How much easy entries are held back; 0 is cross-entropy.
+        alpha: Weight of a yes, that of a no being 1 - alpha.
+        reduction: ``mean``, ``sum`` or ``none``.
+        loss_weight: Factor of the result.
+        activated: The scores are probabilities already.
+        loss_name: Name in a dict of losses.
+    """
+
+    def __init__(
+        self,
+        use_sigmoid: bool = True,
+        gamma: float = 2.0,
+        alpha: float = 0.25,
+        reduction: Reduction = "mean",
+        loss_weight: float = 1.0,
+        activated: bool = False,
+        loss_name: str = "loss_focal",
+    ) -> None:
+        super().__init__()
+        if not use_sigmoid:
+            raise ConfigError(Problem("the focal loss of queries is one of sigmoids", "use_sigmoid"))
+        self.gamma, self.alpha, self.activated = gamma, alpha, activated
+        self.reduction, self.loss_weight = reduction, loss_weight
+        self.name = loss_name
+
+    def forward(
+        self,
+        scores: Tensor,
+        target: Tensor,
+        *,
+        weight: Tensor | None = None,
+        ignore_index: int = 255,
+        avg_factor: Tensor | float | None = None,
+    ) -> Tensor:
+        """Return the loss; ``weight`` has the target's shape, ``avg_factor`` is what ``mean`` divides by."""
+        classes = torch.arange(scores.shape[1], device=scores.device).view(1, -1, *[1] * (scores.ndim - 2))
+        wanted = (target.unsqueeze(1) == classes).to(scores.dtype)
+        loss = self._entropy(scores, wanted)
+        chance = scores if self.activated else scores.sigmoid()
+        miss = (1 - chance) * wanted + chance * (1 - wanted)
+        loss = loss * (self.alpha * wanted + (1 - self.alpha) * (1 - wanted)) * miss.pow(self.gamma)
+        loss = loss * (target != ignore_index).unsqueeze(1)
+        if weight is not None:
+            loss = loss * weight.unsqueeze(1)
+        return self.loss_weight * reduce_loss(loss, self.reduction, avg_factor)
+
+    def _entropy(self, scores: Tensor, wanted: Tensor) -> Tensor:
+        if self.activated:
+            return F.binary_cross_entropy(scores, wanted, reduction="none")
+        return F.binary_cross_entropy_with_logits(scores, wanted, reduction="none")
+
+
+class QueryDiceLoss(DiceLoss):
+    """One minus the overlap of masks (M, ...) with theirs, a mean over the M.
+
+    Args:
+        use_sigmoid: Must be true.
+        activate: Whether the scores need the sigmoid.
+        reduction: ``mean``, ``sum`` or ``none``.
+        naive_dice: The denominator sums values, not their squares.
+        loss_weight: Factor of the result.
+        eps: Keeps the denominator from 0.
+        loss_name: Name in a dict of losses.
+    """
+
+    fixed_arguments: ClassVar = {"ignore_index": None, "drop_ignored": False}
+
+    def __init__(
+        self,
+        use_sigmoid: bool = True,
+        activate: bool = True,
+        reduction: Reduction = "mean",
+        naive_dice: bool = False,
+        loss_weight: float = 1.0,
+        eps: float = 1e-3,
+        loss_name: str = "loss_dice",
+    ) -> None:
+        if not use_sigmoid:
+            raise ConfigError(Problem("the Dice loss of queries is one of sigmoids", "use_sigmoid"))
+        super().__init__(True, activate, reduction, naive_dice, loss_weight, None, eps, loss_name)

@@ -1,0 +1,1 @@
+"""What heads are put together from: matching, pixel decoders, transformers of queries, text encoders."""

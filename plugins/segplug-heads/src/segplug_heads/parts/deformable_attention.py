@@ -1,0 +1,188 @@
+"""Multi-scale deformable attention in plain torch: a token looks at a few points of every map.
+
+Zhu et al., Deformable DETR: Deformable Transformers for End-to-End Object Detection, 2021.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import TypedDict
+
+from segkernel.errors import ConfigError, Problem
+from segkernel.nn import FFN, LayerConfig, build_norm
+from segplug_heads.parts.query_transformer import FFNConfig, run_layer
+
+Size = tuple[int, int]
+
+
+class DeformableAttentionConfig(TypedDict, total=False):
+    """Arguments of `MultiScaleDeformableAttention`."""
+
+    embed_dims: int
+    num_heads: int
+    num_levels: int
+    num_points: int
+    im2col_step: int
+    dropout: float
+    batch_first: bool
+    norm_cfg: LayerConfig | None
+    value_proj_ratio: float
+
+
+class DeformableLayerConfig(TypedDict, total=False):
+    """Arguments of `DeformableEncoderLayer`."""
+
+    self_attn_cfg: DeformableAttentionConfig
+    ffn_cfg: FFNConfig
+    norm_cfg: LayerConfig
+
+
+class DeformableEncoderConfig(TypedDict, total=False):
+    """Number and arguments of the layers; ``num_cp`` of them save memory by computing twice."""
+
+    num_layers: int
+    layer_cfg: DeformableLayerConfig
+    num_cp: int
+
+
+class MultiScaleDeformableAttention(nn.Module):
+    """Tokens of several maps, (N, L, C) -> (N, L, C), with a residual connection.
+
+    Args:
+        embed_dims: C.
+        num_heads: Parts that C is cut into.
+        num_levels: Number of maps.
+        num_points: Points looked at in each map, for each head.
+        im2col_step: Kept for configs that name it; plain torch needs no blocks.
+        dropout: Share of outputs dropped before the residual is added.
+        batch_first: Kept for configs that name it; the batch comes first.
+        norm_cfg: Kept for configs that name it; the layer has the norms.
+        value_proj_ratio: Channels of the values, times C.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int = 256,
+        num_heads: int = 8,
+        num_levels: int = 4,
+        num_points: int = 4,
+        im2col_step: int = 64,
+        dropout: float = 0.1,
+        batch_first: bool = True,
+        norm_cfg: LayerConfig | None = None,
+        value_proj_ratio: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if embed_dims % num_heads:
+            raise ConfigError(Problem(f"{embed_dims} channels cannot be cut into {num_heads} heads", "num_heads"))
+        self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
+        values = int(embed_dims * value_proj_ratio)
+        points = num_heads * num_levels * num_points
+        self.sampling_offsets = nn.Linear(embed_dims, points * 2)
+        self.attention_weights = nn.Linear(embed_dims, points)
+        self.value_proj = nn.Linear(embed_dims, values)
+        self.output_proj = nn.Linear(values, embed_dims)
+        self.dropout = nn.Dropout(dropout)
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        """Every head looks in a direction of its own, its points further and further away."""
+        angle = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
+        direction = torch.stack([angle.cos(), angle.sin()], 1)
+        direction = direction / direction.abs().amax(1, keepdim=True)
+        steps = torch.arange(1, self.num_points + 1, dtype=torch.float32)
+        offsets = direction[:, None, None] * steps[:, None]
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(offsets.expand(-1, self.num_levels, -1, -1).flatten())
+        for layer in (self.sampling_offsets, self.attention_weights):
+            nn.init.zeros_(layer.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for layer in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, query: Tensor, query_pos: Tensor, places: Tensor, sizes: Sequence[Size]) -> Tensor:
+        """Return (N, L, C).
+
+        Args:
+            query: The maps' tokens, one map after another, (N, L, C).
+            query_pos: Positions, added where points are chosen, (1, L, C).
+            places: Where each token is, (L, 2): x and y as shares of width and height.
+            sizes: (height, width) of each map.
+        """
+        place = query + query_pos
+        shape = (self.num_heads, self.num_levels, self.num_points)
+        offsets = self.sampling_offsets(place).unflatten(2, (*shape, 2))
+        weights = self.attention_weights(place).unflatten(2, (self.num_heads, -1)).softmax(-1).unflatten(3, shape[1:])
+        values = self.value_proj(query).unflatten(2, (self.num_heads, -1)).split([h * w for h, w in sizes], 1)
+        found = 0
+        for level, (value, size) in enumerate(zip(values, sizes, strict=True)):
+            found = found + self._look(value, offsets[:, :, :, level], weights[:, :, :, level], places, size)
+        return self.dropout(self.output_proj(found)) + query
+
+    def _look(self, value: Tensor, offsets: Tensor, weights: Tensor, places: Tensor, size: Size) -> Tensor:
+        """Return what one map gives, (N, L, C), summed over the points.
+
+        ``value`` is (N, h * w, heads, c), ``offsets`` are in cells of the map, (N, L, heads, P, 2).
+        """
+        height, width = size
+        cells = torch.tensor([width, height], device=offsets.device, dtype=offsets.dtype)
+        grid = 2 * (places[:, None, None] + offsets / cells) - 1
+        maps = value.permute(0, 2, 3, 1).flatten(0, 1).unflatten(2, size)
+        points = F.grid_sample(maps.to(grid.dtype), grid.transpose(1, 2).flatten(0, 1), align_corners=False)
+        summed = (points * weights.transpose(1, 2).flatten(0, 1).unsqueeze(1)).sum(3).to(value.dtype)
+        return summed.unflatten(0, (-1, self.num_heads)).permute(0, 3, 1, 2).flatten(2)
+
+
+class DeformableEncoderLayer(nn.Module):
+    """Deformable attention and `FFN`, each with a norm after it."""
+
+    def __init__(
+        self,
+        self_attn_cfg: DeformableAttentionConfig = {},  # noqa: B006  never changed
+        ffn_cfg: FFNConfig = {},  # noqa: B006
+        norm_cfg: LayerConfig = {"type": "LN"},  # noqa: B006
+    ) -> None:
+        super().__init__()
+        self.self_attn = MultiScaleDeformableAttention(**self_attn_cfg)
+        self.ffn = FFN(**ffn_cfg)
+        width = self_attn_cfg.get("embed_dims", 256)
+        self.norms = nn.ModuleList(build_norm(norm_cfg, width)[1] for _ in range(2))
+
+    def forward(self, query: Tensor, query_pos: Tensor, places: Tensor, sizes: Sequence[Size]) -> Tensor:
+        query = self.norms[0](self.self_attn(query, query_pos, places, sizes))
+        return self.norms[1](self.ffn(query))
+
+
+class DeformableEncoder(nn.Module):
+    """Layers in a row; arguments of ``forward`` are those of `MultiScaleDeformableAttention`."""
+
+    def __init__(
+        self,
+        num_layers: int = 6,
+        layer_cfg: DeformableLayerConfig = {},  # noqa: B006  never changed
+        num_cp: int = -1,
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(DeformableEncoderLayer(**layer_cfg) for _ in range(num_layers))
+        self.embed_dims = layer_cfg.get("self_attn_cfg", {}).get("embed_dims", 256)
+        self.num_cp = num_cp
+
+    def forward(self, query: Tensor, query_pos: Tensor, places: Tensor, sizes: Sequence[Size]) -> Tensor:
+        for i, layer in enumerate(self.layers):
+            recompute = self.training and i < self.num_cp
+            query = run_layer(layer, query, query_pos, places, sizes, recompute=recompute)
+        return query
+
+
+def centres(size: Size, device: torch.device) -> Tensor:
+    """Return x and y of the middle of each cell of a map, as shares of width and height, (h * w, 2)."""
+    height, width = size
+    y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
+    x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
+    return torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], 2).flatten(0, 1)
