@@ -50,12 +50,17 @@ class Experiment:
         return {**family, **(self.own.get("_meta_") or {})}
 
 
-def list_experiments(zoos: Iterable[Zoo]) -> Iterator[Experiment]:
-    """Yield whole configs and published experiments of every zoo, in the order of look-up."""
+def list_experiments(zoos: Iterable[Zoo], holding: str = "") -> Iterator[Experiment]:
+    """Yield whole configs and published experiments of every zoo, in the order of look-up.
+
+    Args:
+        zoos: Where to look.
+        holding: Leaves out the family files that do not hold this text.
+    """
     for zoo in zoos:
         for name, path in zoo.files().items():
             yield Experiment(name, zoo, label_of(path, [zoo]), path)
-        for family in zoo.families():
+        for family in zoo.families(holding):
             experiments = family.section("experiments")
             for name, value in experiments.items():
                 own = value if isinstance(value, MarkedDict) else MarkedDict()
@@ -76,7 +81,9 @@ def find_experiment(name: str, zoos: list[Zoo]) -> Experiment:
         if path.is_file():
             return Experiment(path.stem, zoo, label_of(path, zoos), path)
         zoos, name = [zoo], name.split("::", 1)[1]
-    found = [entry for entry in list_experiments(zoos) if entry.name == name] or list(_composed(name, zoos))
+    aliases = [family.section("aliases").get(name) for zoo in zoos for family in zoo.families(name)]
+    name = next((alias for alias in aliases if isinstance(alias, str)), name)
+    found = [entry for entry in list_experiments(zoos, name) if entry.name == name] or list(_composed(name, zoos))
     if not found:
         raise _unknown(name, zoos)
     if found[0].zoo.name != LOCAL and len({entry.zoo for entry in found}) > 1:
@@ -108,7 +115,7 @@ def add_layers(experiment: Experiment, layers: Layers) -> None:
             if piece not in known:
                 raise _missing("schedule", experiment.schedule, piece, known, experiment, zoos)
             layers.add(known[piece])
-    layers.add(family.data.without("base", "variants", "experiments"))
+    layers.add(family.data.without("base", "variants", "aliases", "experiments"))
     layers.add(family.section("base"), (family.path,))
     if experiment.variant is not None:
         _add_variant(experiment.variant, family, layers, experiment.place)
