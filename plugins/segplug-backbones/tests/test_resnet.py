@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from segkernel.errors import UsageError
-from segplug_backbones import ResNet, ResNetV1c, ResNetV1d
+import segplug_backbones
+from segkernel.errors import ConfigError, UnknownComponentError, UsageError
+from segkernel.nn import DeformConv2d, ModulatedDeformConv2d
+from segplug_backbones import ResNeSt, ResNet, ResNetV1c, ResNetV1d, ResNeXt
 
 
 def small(cls=ResNet, depth=18, **more):
@@ -162,8 +164,6 @@ def test_norm_without_gradient():
         ({"frozen_stages": 5}, "must be -1"),
         ({"depth": 50, "multi_grid": (1, 2)}, "needs 3 numbers"),
         ({"style": "tensorflow"}, "pytorch or caffe"),
-        ({"dcn": {"type": "DCN"}}, "later release"),
-        ({"plugins": [{"cfg": {"type": "ContextBlock"}}]}, "later release"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):
@@ -174,3 +174,150 @@ def test_wrong_arguments_are_named(arguments, message):
 def test_the_stem_of_a_form_is_not_an_argument():
     with pytest.raises(TypeError, match="deep_stem"):
         ResNetV1c(18, deep_stem=False)
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+def test_a_function_for_each_depth(depth):
+    backbone = getattr(segplug_backbones, f"resnet{depth}")(base_channels=4, stem_channels=4, deep_stem=True)
+    with torch.device("meta"):
+        expected = ResNetV1c(depth, base_channels=4, stem_channels=4)
+    assert backbone.state_dict().keys() == expected.state_dict().keys()
+
+
+@pytest.mark.parametrize(("groups", "width", "depth", "millions"), [(32, 4, 50, 22.98), (32, 8, 101, 86.74)])
+def test_resnext_has_the_published_number_of_parameters(groups, width, depth, millions):
+    with torch.device("meta"):
+        backbone = ResNeXt(depth, groups=groups, base_width=width)
+    assert backbone.layer1[0].conv2.weight.shape == (groups * width, width, 3, 3)
+    assert sum(p.numel() for p in backbone.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
+    assert backbone.channels == (256, 512, 1024, 2048)
+
+
+@pytest.mark.parametrize(("depth", "stem", "millions"), [(50, 64, 25.43), (101, 128, 46.23), (200, 128, 68.15)])
+def test_resnest_has_the_published_number_of_parameters(depth, stem, millions):
+    with torch.device("meta"):
+        backbone = ResNeSt(depth, stem_channels=stem)
+    assert sum(p.numel() for p in backbone.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+def test_resnest_strides_by_pooling_or_by_its_convolution():
+    pooling, striding = (
+        small(ResNeSt, 50, avg_down_stride=by_pooling, radix=radix).eval()
+        for by_pooling, radix in ((True, 2), (False, 1))
+    )
+    assert (pooling.layer2[0].conv2.conv.stride, pooling.layer2[0].avd_layer.stride) == ((1, 1), 2)
+    assert striding.layer2[0].conv2.conv.stride == (2, 2)
+    assert not hasattr(striding.layer2[0], "avd_layer")
+    images = torch.rand(1, 3, 65, 97)
+    assert [m.shape for m in pooling(images)] == [m.shape for m in striding(images)]
+
+
+def test_grouped_resnest():
+    backbone = small(ResNeSt, 50, groups=2, base_width=64)
+    conv = backbone.layer1[0].conv2
+    assert (conv.conv.groups, conv.fc1.groups, conv.conv.out_channels) == (4, 2, 2 * backbone.layer1[0].width)
+    assert len(backbone.eval()(torch.rand(1, 3, 64, 64))) == 4
+
+
+@pytest.mark.parametrize(("kind", "cls"), [("DCN", DeformConv2d), ("DCNv2", ModulatedDeformConv2d)])
+@pytest.mark.parametrize("make", [ResNet, ResNeXt, ResNeSt])
+def test_deformable_stages(make, kind, cls):
+    more = {"groups": 2, "base_width": 16} if make is ResNeXt else {}
+    backbone = small(
+        make, 50, dcn={"type": kind, "deform_groups": 1}, stage_with_dcn=(False, False, True, True), **more
+    )
+    found = {name.split(".")[0] for name, m in backbone.named_modules() if isinstance(m, cls)}
+    assert found == {"layer3", "layer4"}
+    suffix = "conv2.conv" if make is ResNeSt else "conv2"
+    assert {f"layer3.5.{suffix}.weight", f"layer3.5.{suffix}.conv_offset.bias"} <= backbone.state_dict().keys()
+    sum(m.square().mean() for m in backbone.train()(torch.rand(2, 3, 64, 64))).backward()
+    assert all(p.grad is not None for p in backbone.parameters())
+
+
+def test_deformable_convolutions_may_fall_back_where_they_stride():
+    dcn = {"type": "DCN", "fallback_on_stride": True}
+    backbone = small(depth=50, dcn=dcn, stage_with_dcn=(False, True, True, True), strides=(1, 2, 2, 1))
+    assert isinstance(backbone.layer3[0].conv2, nn.Conv2d)
+    assert isinstance(backbone.layer3[1].conv2, DeformConv2d)
+    assert isinstance(backbone.layer4[0].conv2, DeformConv2d)
+    assert dcn["fallback_on_stride"]
+
+
+def test_plugins_stand_where_they_are_asked_to():
+    plugins = [
+        {"cfg": {"type": "ContextBlock", "ratio": 0.25}, "stages": (0, 1, 1, 1), "position": "after_conv3"},
+        {"cfg": {"type": "NonLocal2d", "postfix": "_a"}, "stages": (0, 1, 0, 0), "position": "after_conv2"},
+        {"cfg": {"type": "GeneralizedAttention", "num_heads": 4}, "position": "after_conv1"},
+        {
+            "cfg": {"type": "ConvModule", "out_channels": 8, "kernel_size": 1},
+            "stages": (1, 0, 0, 0),
+            "position": "after_conv2",
+        },
+    ]
+    backbone = small(depth=50, plugins=plugins)
+    names = {
+        stage: {name for name, _ in getattr(backbone, stage)[1].named_children()} for stage in ("layer1", "layer2")
+    }
+    assert {"conv_block", "gen_attention_block"} <= names["layer1"]
+    assert "context_block" not in names["layer1"]
+    assert {"context_block", "nonlocal_block_a", "gen_attention_block"} <= names["layer2"]
+    steps = backbone.layer2[1]._steps
+    assert steps[3:4] + steps[6:8] == ["gen_attention_block", "relu", "nonlocal_block_a"]
+    assert steps[-1] == "context_block"
+    assert backbone.layer2[1].context_block.conv_mask.in_channels == 64
+    assert len(backbone.eval()(torch.rand(1, 3, 65, 97))) == 4
+
+
+def test_plugins_and_offsets_keep_their_own_first_values():
+    plugins = [{"cfg": {"type": "ContextBlock", "ratio": 0.25}, "position": "after_conv3"}]
+    backbone = small(depth=50, plugins=plugins, dcn={"type": "DCNv2"}, stage_with_dcn=[True] * 4)
+    assert backbone.layer2[0].context_block.channel_add_conv[3].weight.abs().sum() == 0
+    assert backbone.layer2[0].conv2.conv_offset.weight.abs().sum() == 0
+
+
+def test_instance_norm_in_the_stem_and_the_first_stages():
+    instance = {"type": "IN", "affine": True}
+    backbone = small(depth=50, stem_norm_cfg=instance, stage_norm_cfgs=(instance, {"type": "IN"}, None, None))
+    assert isinstance(backbone.in1, nn.InstanceNorm2d)
+    assert isinstance(backbone.layer1[0].downsample[1], nn.InstanceNorm2d)
+    assert backbone.layer1[2].in3.weight.abs().sum() == 0
+    assert backbone.layer2[0].in1.weight is None
+    assert isinstance(backbone.layer3[0].bn1, nn.BatchNorm2d)
+    assert isinstance(small(ResNetV1c, stem_norm_cfg=instance).stem[1], nn.InstanceNorm2d)
+    # A change of contrast does not get through.
+    backbone = small(stem_norm_cfg=instance).eval()
+    images = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(
+        backbone.in1(backbone.conv1(3 * images)), backbone.in1(backbone.conv1(images)), atol=1e-3, rtol=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"depth": 18, "dcn": {"type": "DCN"}}, "dcn: only bottlenecks can have it"),
+        ({"depth": 18, "plugins": [{"cfg": {}, "position": "after_conv1"}]}, "plugins: only bottlenecks"),
+        ({"dcn": {"type": "DCN"}, "conv_cfg": {"type": "Conv2d"}}, "dcn: it would replace"),
+        ({"dcn": {"type": "DCN"}, "stage_with_dcn": (True,)}, "stage_with_dcn: 1 entries for 4 stages"),
+        ({"stage_norm_cfgs": [{"type": "IN"}]}, "stage_norm_cfgs: 1 entries for 4 stages"),
+        ({"plugins": [{"cfg": {}, "position": "after_conv4"}]}, r"plugins\[0\].position: 'after_conv4' is not one of"),
+        ({"plugins": [{"cfg": {}, "position": "after_conv1", "stages": [True]}]}, r"plugins\[0\].stages: 1 entries"),
+        ({"plugins": [{"cfg": {}, "position": "after_conv1"}]}, "names no layer"),
+        (
+            {"plugins": [{"cfg": {"type": "NonLocal2d"}, "position": "after_conv1"}] * 2},
+            "two are called nonlocal_block",
+        ),
+        (
+            {"plugins": [{"cfg": {"type": "GeneralizedAttention", "attention_type": "2"}, "position": "after_conv1"}]},
+            "attention_type: '2' is not four digits",
+        ),
+    ],
+)
+def test_wrong_extras_are_named(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        ResNet(**{"depth": 50, **arguments})
+
+
+def test_an_unknown_plugin_is_named():
+    with pytest.raises(UnknownComponentError, match="ContextBlock"):
+        ResNet(50, plugins=[{"cfg": {"type": "ContextBlok"}, "position": "after_conv1"}])

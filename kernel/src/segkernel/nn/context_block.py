@@ -30,6 +30,7 @@ class ContextBlock(nn.Module):
     """
 
     abbreviation: ClassVar[str] = "context_block"
+    conformance: ClassVar = {"in_channels": 8, "ratio": 0.25}
 
     def __init__(
         self,

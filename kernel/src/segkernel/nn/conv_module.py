@@ -5,7 +5,7 @@ State-dict keys are MMSegmentation's: ``conv``, then ``bn`` (or ``gn``, ``ln``, 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -29,6 +29,9 @@ class ConvModule(nn.Module):
         padding_mode: ``zeros``, ``circular``, ``reflect`` or ``replicate``.
         order: The three steps; the norm has ``in_channels`` when it comes before the convolution.
     """
+
+    abbreviation: ClassVar[str] = "conv_block"
+    conformance: ClassVar = {"in_channels": 4, "out_channels": 4, "kernel_size": 3}
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from segplug_backbones.beit import BEiT as BEiT
     from segplug_backbones.fast_scnn import FastSCNN as FastSCNN
+    from segplug_backbones.generalized_attention import GeneralizedAttention as GeneralizedAttention
     from segplug_backbones.hrnet import HRNet as HRNet
     from segplug_backbones.hrnet import hrnet_w18 as hrnet_w18
     from segplug_backbones.hrnet import hrnet_w18_small as hrnet_w18_small
@@ -28,9 +29,16 @@ if TYPE_CHECKING:
     from segplug_backbones.mit import mit_b3 as mit_b3
     from segplug_backbones.mit import mit_b4 as mit_b4
     from segplug_backbones.mit import mit_b5 as mit_b5
+    from segplug_backbones.resnest import ResNeSt as ResNeSt
     from segplug_backbones.resnet import ResNet as ResNet
     from segplug_backbones.resnet import ResNetV1c as ResNetV1c
     from segplug_backbones.resnet import ResNetV1d as ResNetV1d
+    from segplug_backbones.resnet import resnet101 as resnet101
+    from segplug_backbones.resnet import resnet152 as resnet152
+    from segplug_backbones.resnet import resnet18 as resnet18
+    from segplug_backbones.resnet import resnet34 as resnet34
+    from segplug_backbones.resnet import resnet50 as resnet50
+    from segplug_backbones.resnext import ResNeXt as ResNeXt
     from segplug_backbones.swin import SwinTransformer as SwinTransformer
     from segplug_backbones.swin import swin_base as swin_base
     from segplug_backbones.swin import swin_large as swin_large
@@ -45,10 +53,13 @@ _HOMES = {
     "BEiT": "beit",
     "DeconvModule": "unet",
     "FastSCNN": "fast_scnn",
+    "GeneralizedAttention": "generalized_attention",
     "HRNet": "hrnet",
     "InterpConv": "unet",
     "MAE": "mae",
     "MixVisionTransformer": "mit",
+    "ResNeSt": "resnest",
+    "ResNeXt": "resnext",
     "ResNet": "resnet",
     "ResNetV1c": "resnet",
     "ResNetV1d": "resnet",
@@ -66,6 +77,11 @@ _HOMES = {
     "mit_b3": "mit",
     "mit_b4": "mit",
     "mit_b5": "mit",
+    "resnet101": "resnet",
+    "resnet152": "resnet",
+    "resnet18": "resnet",
+    "resnet34": "resnet",
+    "resnet50": "resnet",
     "swin_base": "swin",
     "swin_large": "swin",
     "swin_small": "swin",

@@ -37,3 +37,8 @@ def _still_statistics(module: nn.Module) -> Iterator[None]:
 def worth_recomputing(x: Tensor) -> bool:
     """Whether a backward pass will come through ``x``."""
     return torch.is_grad_enabled() and x.requires_grad
+
+
+def run(module: nn.Module, x: Tensor, with_cp: bool) -> Tensor:
+    """Return ``module(x)``, with `recompute` where that is asked for and worth it."""
+    return recompute(module, module, x) if with_cp and worth_recomputing(x) else module(x)

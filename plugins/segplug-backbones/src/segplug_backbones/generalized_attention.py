@@ -1,0 +1,146 @@
+"""Attention between pixels with four kinds of score, as a plugin of a residual block.
+
+An Empirical Study of Spatial Attention Mechanisms in Deep Networks, Zhu et al., 2019
+(https://arxiv.org/abs/1904.05873). State-dict keys are MMCV's.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from segkernel.errors import ConfigError, Problem
+from segkernel.nn import kaiming_init, resize
+
+WAVE_LENGTH = 1000.0
+
+
+class GeneralizedAttention(nn.Module):
+    """(N, in_channels, H, W) -> the same shape: the input plus ``gamma``, at first 0, times what each pixel attends to.
+
+    Args:
+        in_channels: Channels of the map.
+        spatial_range: How many pixels away, in rows and columns, a pixel attends to; -1 to everywhere.
+        num_heads: Parts that the channels are cut into.
+        position_embedding_dim: Length of the code of a distance; -1 is ``in_channels``.
+        position_magnitude: Factor of distances.
+        kv_stride: Only every so many rows and columns are attended to.
+        q_stride: Only every so many rows and columns attend; the result is enlarged.
+        attention_type: Four digits, 1 to add a score: content and content, content and distance, content alone of the
+            pixel attended to, distance alone.
+
+    Raises:
+        ConfigError: ``attention_type`` is something else, there are more heads than channels, or the code's length is no
+            multiple of 4.
+    """
+
+    abbreviation: ClassVar[str] = "gen_attention_block"
+    conformance: ClassVar = {"in_channels": 16, "num_heads": 2}
+
+    def __init__(
+        self,
+        in_channels: int,
+        spatial_range: int = -1,
+        num_heads: int = 9,
+        position_embedding_dim: int = -1,
+        position_magnitude: int = 1,
+        kv_stride: int = 2,
+        q_stride: int = 1,
+        attention_type: str = "1111",
+    ) -> None:
+        super().__init__()
+        if len(attention_type) != 4 or not set(attention_type) <= {"0", "1"} or "1" not in attention_type:
+            raise ConfigError(Problem(f"{attention_type!r} is not four digits 0 or 1", "attention_type"))
+        if num_heads > in_channels:
+            raise ConfigError(Problem(f"{num_heads} heads for {in_channels} channels", "num_heads"))
+        self.spatial_range, self.num_heads, self.position_magnitude = spatial_range, num_heads, position_magnitude
+        self.kv_stride, self.q_stride = kv_stride, q_stride
+        self.kinds = tuple(digit == "1" for digit in attention_type)
+        self.head_dim = in_channels // num_heads
+        self.code_dim = position_embedding_dim if position_embedding_dim > 0 else in_channels
+        if self.code_dim % 4:
+            raise ConfigError(Problem(f"{self.code_dim} is no multiple of 4", "position_embedding_dim"))
+        inner = self.head_dim * num_heads
+        content, distance, key_alone, distance_alone = self.kinds
+        self.query_conv = nn.Conv2d(in_channels, inner, 1, bias=False) if content or distance else None
+        self.key_conv = nn.Conv2d(in_channels, inner, 1, bias=False) if content or key_alone else None
+        self.value_conv = nn.Conv2d(in_channels, inner, 1, bias=False)
+        self.appr_geom_fc_x = self.appr_geom_fc_y = None
+        if distance or distance_alone:
+            self.appr_geom_fc_x = nn.Linear(self.code_dim // 2, inner, bias=False)
+            self.appr_geom_fc_y = nn.Linear(self.code_dim // 2, inner, bias=False)
+        bound = 1 / math.sqrt(2 * self.head_dim)
+        self.appr_bias = nn.Parameter(torch.empty(inner).uniform_(-bound, bound)) if key_alone else None
+        self.geom_bias = nn.Parameter(torch.empty(inner).uniform_(-bound, bound)) if distance_alone else None
+        self.proj_conv = nn.Conv2d(inner, in_channels, 1)
+        self.gamma = nn.Parameter(torch.zeros(1))
+        for conv in (self.query_conv, self.key_conv, self.value_conv, self.proj_conv):
+            if conv is not None:
+                kaiming_init(conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        queries, keys = x[..., :: self.q_stride, :: self.q_stride], x[..., :: self.kv_stride, :: self.kv_stride]
+        size = queries.shape[2:]
+        weights = self._scores(queries, keys).flatten(4).flatten(2, 3).softmax(-1)
+        found = weights @ self._heads(self.value_conv(keys)).flatten(2, 3)
+        out = self.proj_conv(found.transpose(2, 3).flatten(1, 2).unflatten(2, size))
+        return x + self.gamma * (out if self.q_stride == 1 else resize(out, x.shape[2:]))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(N, heads * dim, h, w) -> (N, heads, h, w, dim)."""
+        return x.unflatten(1, (self.num_heads, self.head_dim)).movedim(2, 4)
+
+    def _scores(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Return (N, heads, h, w, hk, wk) for the pixels that attend and those that are attended to."""
+        (height, width), (key_height, key_width) = queries.shape[2:], keys.shape[2:]
+        scores: Any = 0.0
+        content, distance = self.kinds[:2]
+        query = queries.new_zeros(1) if self.query_conv is None else self._heads(self.query_conv(queries))
+        if self.key_conv is not None:
+            asking = query * content + self._bias(self.appr_bias)
+            key = self._heads(self.key_conv(keys))
+            asking = asking.expand(*key.shape[:2], height, width, -1)
+            scores = torch.einsum("nahwc,naijc->nahwij", asking, key)
+        if self.appr_geom_fc_x is not None and self.appr_geom_fc_y is not None:
+            asking = query * distance + self._bias(self.geom_bias)
+            asking = asking.expand(len(queries), -1, height, width, -1)
+            down = self._codes(self.appr_geom_fc_y, height, key_height, queries)
+            right = self._codes(self.appr_geom_fc_x, width, key_width, queries)
+            scores = scores + torch.einsum("nahwc,hiac->nahwi", asking, down)[..., None]
+            scores = scores + torch.einsum("nahwc,wjac->nahwj", asking, right)[..., None, :]
+        return scores if self.spatial_range < 0 else scores.masked_fill(self._too_far(scores), -torch.inf)
+
+    def _bias(self, bias: Tensor | None) -> Tensor | float:
+        return 0.0 if bias is None else bias.view(1, self.num_heads, 1, 1, self.head_dim)
+
+    def _codes(self, layer: nn.Linear, size: int, key_size: int, like: Tensor) -> Tensor:
+        """Return what the distances along one axis look like to each head: (size, key_size, heads, dim)."""
+        distances = self._places(size, self.q_stride, like)[:, None] - self._places(key_size, self.kv_stride, like)
+        steps = torch.arange(0, self.code_dim / 4, device=like.device)
+        angles = (distances * self.position_magnitude)[..., None] / WAVE_LENGTH ** (4 / self.code_dim * steps)
+        codes = layer(torch.cat([angles.sin(), angles.cos()], -1).to(like.dtype))
+        return codes.unflatten(-1, (self.num_heads, self.head_dim)) / math.sqrt(2)
+
+    def _too_far(self, scores: Tensor) -> Tensor:
+        """Return what is outside of the range, (h, w, hk, wk)."""
+        height, width, key_height, key_width = scores.shape[2:]
+        rows, columns = self._outside(height, key_height, scores), self._outside(width, key_width, scores)
+        return rows[:, None, :, None] | columns[None, :, None, :]
+
+    def _outside(self, size: int, key_size: int, like: Tensor) -> Tensor:
+        query, key = torch.arange(size, device=like.device)[:, None], torch.arange(key_size, device=like.device)
+        first = (query - self.spatial_range).div(self.kv_stride, rounding_mode="floor").clamp(min=0)
+        last = (query + self.spatial_range + 1).div(self.kv_stride, rounding_mode="floor")
+        return (key < first) | (key > last)
+
+    @staticmethod
+    def _places(size: int, stride: int, like: Tensor) -> Tensor:
+        return torch.arange(size, device=like.device) * stride
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Checkpoints with a ``spatial_range`` carry the table of what is in range; here it is computed, for any size.
+        state_dict.pop(f"{prefix}local_constraint_map", None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
