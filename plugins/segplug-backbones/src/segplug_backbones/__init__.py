@@ -13,6 +13,12 @@ from typing import TYPE_CHECKING, Any
 # The names below are written by tools/update_known.py.
 if TYPE_CHECKING:
     from segplug_backbones.beit import BEiT as BEiT
+    from segplug_backbones.bisenetv1 import BiSeNetV1 as BiSeNetV1
+    from segplug_backbones.bisenetv2 import BiSeNetV2 as BiSeNetV2
+    from segplug_backbones.cgnet import CGNet as CGNet
+    from segplug_backbones.convnext import ConvNeXt as ConvNeXt
+    from segplug_backbones.ddrnet import DDRNet as DDRNet
+    from segplug_backbones.erfnet import ERFNet as ERFNet
     from segplug_backbones.fast_scnn import FastSCNN as FastSCNN
     from segplug_backbones.generalized_attention import GeneralizedAttention as GeneralizedAttention
     from segplug_backbones.hrnet import HRNet as HRNet
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
     from segplug_backbones.hrnet import hrnet_w32 as hrnet_w32
     from segplug_backbones.hrnet import hrnet_w40 as hrnet_w40
     from segplug_backbones.hrnet import hrnet_w48 as hrnet_w48
+    from segplug_backbones.icnet import ICNet as ICNet
     from segplug_backbones.mae import MAE as MAE
     from segplug_backbones.mit import MixVisionTransformer as MixVisionTransformer
     from segplug_backbones.mit import mit_b0 as mit_b0
@@ -29,6 +36,8 @@ if TYPE_CHECKING:
     from segplug_backbones.mit import mit_b3 as mit_b3
     from segplug_backbones.mit import mit_b4 as mit_b4
     from segplug_backbones.mit import mit_b5 as mit_b5
+    from segplug_backbones.pidnet import PIDNet as PIDNet
+    from segplug_backbones.poolformer import PoolFormer as PoolFormer
     from segplug_backbones.resnest import ResNeSt as ResNeSt
     from segplug_backbones.resnet import ResNet as ResNet
     from segplug_backbones.resnet import ResNetV1c as ResNetV1c
@@ -39,6 +48,10 @@ if TYPE_CHECKING:
     from segplug_backbones.resnet import resnet34 as resnet34
     from segplug_backbones.resnet import resnet50 as resnet50
     from segplug_backbones.resnext import ResNeXt as ResNeXt
+    from segplug_backbones.stdc import STDCContextPathNet as STDCContextPathNet
+    from segplug_backbones.stdc import STDCNet as STDCNet
+    from segplug_backbones.stdc import stdc1 as stdc1
+    from segplug_backbones.stdc import stdc2 as stdc2
     from segplug_backbones.swin import SwinTransformer as SwinTransformer
     from segplug_backbones.swin import swin_base as swin_base
     from segplug_backbones.swin import swin_large as swin_large
@@ -51,18 +64,29 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BEiT": "beit",
+    "BiSeNetV1": "bisenetv1",
+    "BiSeNetV2": "bisenetv2",
+    "CGNet": "cgnet",
+    "ConvNeXt": "convnext",
+    "DDRNet": "ddrnet",
     "DeconvModule": "unet",
+    "ERFNet": "erfnet",
     "FastSCNN": "fast_scnn",
     "GeneralizedAttention": "generalized_attention",
     "HRNet": "hrnet",
+    "ICNet": "icnet",
     "InterpConv": "unet",
     "MAE": "mae",
     "MixVisionTransformer": "mit",
+    "PIDNet": "pidnet",
+    "PoolFormer": "poolformer",
     "ResNeSt": "resnest",
     "ResNeXt": "resnext",
     "ResNet": "resnet",
     "ResNetV1c": "resnet",
     "ResNetV1d": "resnet",
+    "STDCContextPathNet": "stdc",
+    "STDCNet": "stdc",
     "SwinTransformer": "swin",
     "UNet": "unet",
     "VisionTransformer": "vit",
@@ -82,6 +106,8 @@ _HOMES = {
     "resnet18": "resnet",
     "resnet34": "resnet",
     "resnet50": "resnet",
+    "stdc1": "stdc",
+    "stdc2": "stdc",
     "swin_base": "swin",
     "swin_large": "swin",
     "swin_small": "swin",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from segplug_heads.heads.aspp_head import ASPPHead as ASPPHead
     from segplug_heads.heads.cc_head import CCHead as CCHead
     from segplug_heads.heads.da_head import DAHead as DAHead
+    from segplug_heads.heads.ddr_head import DDRHead as DDRHead
     from segplug_heads.heads.dm_head import DMHead as DMHead
     from segplug_heads.heads.dnl_head import DNLHead as DNLHead
     from segplug_heads.heads.dpt_head import DPTHead as DPTHead
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from segplug_heads.heads.maskformer_head import MaskFormerHead as MaskFormerHead
     from segplug_heads.heads.nl_head import NLHead as NLHead
     from segplug_heads.heads.ocr_head import OCRHead as OCRHead
+    from segplug_heads.heads.pid_head import PIDHead as PIDHead
     from segplug_heads.heads.point_head import PointHead as PointHead
     from segplug_heads.heads.psa_head import PSAHead as PSAHead
     from segplug_heads.heads.psp_head import PSPHead as PSPHead
@@ -39,13 +41,16 @@ if TYPE_CHECKING:
     from segplug_heads.heads.sep_fcn_head import DepthwiseSeparableFCNHead as DepthwiseSeparableFCNHead
     from segplug_heads.heads.setr_mla_head import SETRMLAHead as SETRMLAHead
     from segplug_heads.heads.setr_up_head import SETRUPHead as SETRUPHead
+    from segplug_heads.heads.stdc_head import STDCHead as STDCHead
     from segplug_heads.heads.uper_head import UPerHead as UPerHead
+    from segplug_heads.losses.boundary_loss import BoundaryLoss as BoundaryLoss
     from segplug_heads.losses.dice_loss import DiceLoss as DiceLoss
     from segplug_heads.losses.focal_loss import FocalLoss as FocalLoss
     from segplug_heads.losses.hausdorff_loss import HuasdorffDisstanceLoss as HuasdorffDisstanceLoss
     from segplug_heads.losses.jaccard_loss import JaccardLoss as JaccardLoss
     from segplug_heads.losses.kl_div_loss import KLDivLoss as KLDivLoss
     from segplug_heads.losses.lovasz_loss import LovaszLoss as LovaszLoss
+    from segplug_heads.losses.ohem_loss import OhemCrossEntropy as OhemCrossEntropy
     from segplug_heads.losses.query_losses import QueryCrossEntropyLoss as QueryCrossEntropyLoss
     from segplug_heads.losses.query_losses import QueryDiceLoss as QueryDiceLoss
     from segplug_heads.losses.query_losses import QueryFocalLoss as QueryFocalLoss
@@ -54,6 +59,7 @@ if TYPE_CHECKING:
     from segplug_heads.losses.weighted_sum import WeightedSum as WeightedSum
     from segplug_heads.necks.feature_pyramid import Feature2Pyramid as Feature2Pyramid
     from segplug_heads.necks.fpn import FPN as FPN
+    from segplug_heads.necks.ic_neck import ICNeck as ICNeck
     from segplug_heads.necks.jpu import JPU as JPU
     from segplug_heads.necks.mla_neck import MLANeck as MLANeck
     from segplug_heads.necks.multilevel_neck import MultiLevelNeck as MultiLevelNeck
@@ -74,11 +80,13 @@ _HOMES = {
     "ANNHead": "heads.ann_head",
     "APCHead": "heads.apc_head",
     "ASPPHead": "heads.aspp_head",
+    "BoundaryLoss": "losses.boundary_loss",
     "CCHead": "heads.cc_head",
     "CascadeEncoderDecoder": "segmentors.cascade_encoder_decoder",
     "ClassificationCost": "parts.matching",
     "CrossEntropyLossCost": "parts.matching",
     "DAHead": "heads.da_head",
+    "DDRHead": "heads.ddr_head",
     "DMHead": "heads.dm_head",
     "DNLHead": "heads.dnl_head",
     "DPTHead": "heads.dpt_head",
@@ -98,6 +106,7 @@ _HOMES = {
     "GCHead": "heads.gc_head",
     "HuasdorffDisstanceLoss": "losses.hausdorff_loss",
     "HungarianAssigner": "parts.matching",
+    "ICNeck": "necks.ic_neck",
     "ISAHead": "heads.isa_head",
     "JPU": "necks.jpu",
     "JaccardLoss": "losses.jaccard_loss",
@@ -112,6 +121,8 @@ _HOMES = {
     "MultiLevelNeck": "necks.multilevel_neck",
     "NLHead": "heads.nl_head",
     "OCRHead": "heads.ocr_head",
+    "OhemCrossEntropy": "losses.ohem_loss",
+    "PIDHead": "heads.pid_head",
     "PSAHead": "heads.psa_head",
     "PSPHead": "heads.psp_head",
     "PixelDecoder": "parts.pixel_decoder",
@@ -121,6 +132,7 @@ _HOMES = {
     "QueryFocalLoss": "losses.query_losses",
     "SETRMLAHead": "heads.setr_mla_head",
     "SETRUPHead": "heads.setr_up_head",
+    "STDCHead": "heads.stdc_head",
     "SegformerHead": "heads.segformer_head",
     "SegmenterMaskTransformerHead": "heads.segmenter_mask_head",
     "SiLogLoss": "losses.silog_loss",

@@ -1,0 +1,211 @@
+"""CGNet: blocks that join what is near, what surrounds it and what the whole map holds, in half a million parameters.
+
+    maps = CGNet()(torch.rand(2, 3, 512, 1024))  # strides 2, 4, 8
+
+Reference: CGNet: A Light-weight Context Guided Network for Semantic Segmentation, Wu et al., 2020
+(https://arxiv.org/abs/1811.08201).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from segkernel.errors import ConfigError, Problem
+from segkernel.interfaces.model import Backbone
+from segkernel.nn import AdaptiveAvgPool2d, ConvModule, LayerConfig, build_conv, build_norm
+from segplug_backbones.recompute import recompute, worth_recomputing
+
+
+class GlobalContextExtractor(nn.Module):
+    """Weight each channel by what the whole map holds: (N, channels, h, w) -> the same.
+
+    Args:
+        channels: Of the map.
+        reduction: How many times narrower the weights are computed.
+        with_cp: Compute activations a second time in backward, to save memory.
+    """
+
+    def __init__(self, channels: int, reduction: int, with_cp: bool) -> None:
+        super().__init__()
+        self.with_cp = with_cp
+        self.avg_pool = AdaptiveAvgPool2d(1)
+        self.fc = nn.Sequential(
+            nn.Linear(channels, channels // reduction),
+            nn.ReLU(inplace=True),
+            nn.Linear(channels // reduction, channels),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.with_cp and worth_recomputing(x):
+            return recompute(self, self._weighted, x)
+        return self._weighted(x)
+
+    def _weighted(self, x: Tensor) -> Tensor:
+        return x * self.fc(self.avg_pool(x).flatten(1))[:, :, None, None]
+
+
+class ContextGuidedBlock(nn.Module):
+    """A 3x3 and a dilated 3x3 convolution of each channel, joined and weighted by what the whole map holds.
+
+    (N, in_channels, h, w) -> (N, out_channels, h, w), added to the input; not so with ``downsample``, at half that size.
+
+    Args:
+        in_channels: Of the input; ``out_channels`` unless ``downsample``.
+        out_channels: Of the output.
+        dilation: Of the convolution that looks around.
+        reduction: How many times narrower the weights of channels are computed.
+        downsample: Halve the size.
+        conv_cfg: Kind of convolution.
+        norm_cfg: Kind of norm.
+        act_cfg: Kind of activation of the first convolution.
+        with_cp: Compute activations a second time in backward, to save memory.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        dilation: int,
+        reduction: int,
+        downsample: bool,
+        conv_cfg: LayerConfig | None,
+        norm_cfg: LayerConfig,
+        act_cfg: LayerConfig,
+        with_cp: bool,
+    ) -> None:
+        super().__init__()
+        channels = out_channels if downsample else out_channels // 2
+        kernel_size, stride, padding = (3, 2, 1) if downsample else (1, 1, 0)
+        depthwise = partial(build_conv, conv_cfg, channels, channels, 3, groups=channels, bias=False)
+        layers: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": _activation(act_cfg, channels)}
+        self.conv1x1 = ConvModule(in_channels, channels, kernel_size, stride, padding, **layers)
+        self.f_loc = depthwise(padding=1)
+        self.f_sur = depthwise(padding=dilation, dilation=dilation)
+        self.bn = build_norm(norm_cfg, 2 * channels)[1]
+        self.activate = nn.PReLU(2 * channels)
+        self.bottleneck = build_conv(conv_cfg, 2 * channels, out_channels, 1, bias=False) if downsample else None
+        self.f_glo = GlobalContextExtractor(out_channels, reduction, with_cp)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv1x1(x)
+        out = self.activate(self.bn(torch.cat([self.f_loc(out), self.f_sur(out)], dim=1)))
+        if self.bottleneck is None:
+            return x + self.f_glo(out)
+        return self.f_glo(self.bottleneck(out))
+
+
+class CGNet(Backbone):
+    """Images (N, in_channels, H, W) to three maps at strides 2, 4 and 8.
+
+    They have num_channels[0] + in_channels, 2 num_channels[1] + in_channels and 2 num_channels[2] channels: a smaller
+    image is joined to the first two, and the start of a stage to its end.
+
+    Args:
+        in_channels: Channels of the image.
+        num_channels: Width of the stem and of the two stages.
+        num_blocks: Blocks of the two stages.
+        dilations: Of the blocks of each stage.
+        reductions: How many times narrower the blocks of each stage compute the weights of channels.
+        conv_cfg: Kind of convolution; None is the ordinary one.
+        norm_cfg: Kind of norm and its arguments.
+        act_cfg: Kind of activation; a PReLU has a slope for each channel.
+        norm_eval: Keep batch norm in evaluation mode while training.
+        with_cp: Compute activations a second time in backward, to save memory.
+        pretrained: Weights that the runner loads after building.
+
+    Raises:
+        ConfigError: When an argument has another length than it needs.
+    """
+
+    conformance: ClassVar = {"num_channels": (4, 8, 16), "num_blocks": (2, 2), "reductions": (2, 4)}
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        num_channels: Sequence[int] = (32, 64, 128),
+        num_blocks: Sequence[int] = (3, 21),
+        dilations: Sequence[int] = (2, 4),
+        reductions: Sequence[int] = (8, 16),
+        conv_cfg: LayerConfig | None = None,
+        norm_cfg: Mapping[str, Any] = {"type": "BN", "requires_grad": True},
+        act_cfg: Mapping[str, Any] = {"type": "PReLU"},
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        pretrained: str | None = None,
+    ) -> None:
+        super().__init__()
+        _check_lengths(num_channels, num_blocks, dilations, reductions)
+        self.norm_eval, self.pretrained = norm_eval, pretrained
+        stem, first, second = num_channels
+        layers: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg}
+        conv = partial(ConvModule, kernel_size=3, padding=1, act_cfg=_activation(act_cfg, stem), **layers)
+        self.stem = nn.ModuleList([conv(in_channels, stem, stride=2), conv(stem, stem), conv(stem, stem)])
+        self.shrink = nn.AvgPool2d(3, stride=2, padding=1)
+        self.channels = (stem + in_channels, 2 * first + in_channels, 2 * second)
+        self.strides = (2, 4, 8)
+        self.norm_prelu_0, self.norm_prelu_1, self.norm_prelu_2 = (
+            nn.Sequential(build_norm(norm_cfg, width)[1], nn.PReLU(width)) for width in self.channels
+        )
+        self.level1, self.level2 = (
+            nn.ModuleList(
+                ContextGuidedBlock(
+                    width if block else self.channels[stage],
+                    width,
+                    dilations[stage],
+                    reductions[stage],
+                    downsample=block == 0,
+                    act_cfg=act_cfg,
+                    with_cp=with_cp,
+                    **layers,
+                )
+                for block in range(num_blocks[stage])
+            )
+            for stage, width in enumerate((first, second))
+        )
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return three maps, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
+        half = self.shrink(images)
+        x = images
+        for conv in self.stem:
+            x = conv(x)
+        fine = self.norm_prelu_0(torch.cat([x, half], dim=1))
+        start, end = self._level(self.level1, fine)
+        middle = self.norm_prelu_1(torch.cat([end, start, self.shrink(half)], dim=1))
+        start, end = self._level(self.level2, middle)
+        return fine, middle, self.norm_prelu_2(torch.cat([start, end], dim=1))
+
+    def train(self, mode: bool = True) -> CGNet:
+        """Set the mode; with ``norm_eval``, batch norm stays in evaluation mode."""
+        super().train(mode)
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    @staticmethod
+    def _level(blocks: nn.ModuleList, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the first and what the last block make."""
+        start = x = blocks[0](x)
+        for block in blocks[1:]:
+            x = block(x)
+        return start, x
+
+
+def _activation(act_cfg: LayerConfig, channels: int) -> LayerConfig:
+    return {**act_cfg, "num_parameters": channels} if act_cfg.get("type") == "PReLU" else act_cfg
+
+
+def _check_lengths(channels: Sequence[int], *per_stage: Sequence[int]) -> None:
+    names = ("num_channels", "num_blocks", "dilations", "reductions")
+    for name, values, count in zip(names, (channels, *per_stage), (3, 2, 2, 2)):
+        if len(values) != count or min(values) < 1:
+            raise ConfigError(Problem(f"{list(values)} must be {count} numbers of 1 or more", name))

@@ -1,0 +1,99 @@
+"""DDRNet: a branch that keeps its resolution beside one that sees ever more of the image, tied together twice.
+
+    fine, fused = DDRNet(channels=32)(torch.rand(2, 3, 512, 1024))  # 64 and 128 channels, both at stride 8
+
+``channels`` is 32 in DDRNet-23-slim and 64 in DDRNet-23.
+
+Reference: Deep Dual-resolution Networks for Real-time and Accurate Semantic Segmentation of Road Scenes, Hong et al.,
+2021 (https://arxiv.org/abs/2101.06085).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from segkernel.interfaces.model import Backbone
+from segkernel.nn import ConvModule, build_norm, resize
+from segplug_backbones.dual_resolution import DAPPM, BasicBlock, Bottleneck, Stages
+
+
+class DDRNet(Backbone):
+    """Images (N, in_channels, H, W) to the spatial branch's map halfway and the result, both at stride 8.
+
+    They have 2 and 4 times ``channels`` channels; the first is for an auxiliary classifier.
+
+    Args:
+        in_channels: Channels of the image.
+        channels: Width of the stem.
+        ppm_channels: Channels of each average in the pyramid of pools.
+        align_corners: How context is enlarged.
+        norm_cfg: Kind of norm and its arguments.
+        act_cfg: Kind of activation.
+    """
+
+    conformance: ClassVar = {"channels": 4, "ppm_channels": 4}
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        channels: int = 32,
+        ppm_channels: int = 128,
+        align_corners: bool = False,
+        norm_cfg: Mapping[str, Any] = {"type": "BN", "requires_grad": True},
+        act_cfg: Mapping[str, Any] = {"type": "ReLU", "inplace": True},
+    ) -> None:
+        super().__init__()
+        self.align_corners = align_corners
+        make = Stages(partial(_shortcut, norm_cfg), norm_cfg, act_cfg)
+        conv = partial(ConvModule, norm_cfg=norm_cfg, act_cfg=None)
+        down = partial(conv, kernel_size=3, stride=2, padding=1)
+        double, fourfold, eightfold = 2 * channels, 4 * channels, 8 * channels
+        self.stem = make.stem(in_channels, channels, 2)
+        self.relu = nn.ReLU()
+        self.context_branch_layers = nn.ModuleList([
+            make.stage(BasicBlock, double, fourfold, 2, stride=2),
+            make.stage(BasicBlock, fourfold, eightfold, 2, stride=2),
+            make.stage(Bottleneck, eightfold, eightfold, 1, stride=2),
+        ])  # fmt: skip
+        self.spatial_branch_layers = nn.ModuleList([
+            make.stage(BasicBlock, double, double, 2),
+            make.stage(BasicBlock, double, double, 2),
+            make.stage(Bottleneck, double, double, 1),
+        ])  # fmt: skip
+        self.compression_1 = conv(fourfold, double, 1)
+        self.down_1 = down(double, fourfold)
+        self.compression_2 = conv(eightfold, double, 1)
+        self.down_2 = nn.Sequential(down(double, fourfold, act_cfg=act_cfg), down(fourfold, eightfold))
+        self.spp = DAPPM(2 * eightfold, ppm_channels, fourfold, norm_cfg, act_cfg)
+        self.channels, self.strides = (double, fourfold), (8, 8)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return two maps, (N, channels[i], ~H/8, ~W/8)."""
+        x = self.stem(images)
+        context, spatial = self.context_branch_layers[0](x), self.spatial_branch_layers[0](x)
+        context, halfway = self._exchanged(context, spatial, self.down_1, self.compression_1)
+        context = self.context_branch_layers[1](self.relu(context))
+        spatial = self.spatial_branch_layers[1](self.relu(halfway))
+        context, spatial = self._exchanged(context, spatial, self.down_2, self.compression_2)
+        context = self.spp(self.context_branch_layers[2](self.relu(context)))
+        spatial = self.spatial_branch_layers[2](self.relu(spatial))
+        return halfway, spatial + self._enlarged(context, spatial)
+
+    def _exchanged(
+        self, context: Tensor, spatial: Tensor, down: nn.Module, compression: nn.Module
+    ) -> tuple[Tensor, Tensor]:
+        """Return each branch with the other added to it."""
+        upward = self._enlarged(compression(self.relu(context)), spatial)
+        return context + down(self.relu(spatial)), spatial + upward
+
+    def _enlarged(self, x: Tensor, like: Tensor) -> Tensor:
+        return resize(x, like.shape[2:], align_corners=self.align_corners)
+
+
+def _shortcut(norm_cfg: Mapping[str, Any], in_channels: int, channels: int, stride: int) -> nn.Module:
+    conv = nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
+    return nn.Sequential(conv, build_norm(norm_cfg, channels)[1])

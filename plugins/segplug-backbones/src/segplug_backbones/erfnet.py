@@ -1,0 +1,194 @@
+"""ERFNet: residual blocks of factorised convolutions, a 3x1 and a 1x3 in place of a 3x3.
+
+    (features,) = ERFNet()(torch.rand(2, 3, 512, 1024))  # 16 channels at stride 2
+
+Reference: ERFNet: Efficient Residual Factorized ConvNet for Real-time Semantic Segmentation, Romera et al., 2017
+(https://ieeexplore.ieee.org/document/8063438).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from segkernel.errors import ConfigError, Problem
+from segkernel.interfaces.model import Backbone
+from segkernel.nn import LayerConfig, build_activation, build_conv, build_norm, resize
+
+
+class DownsamplerBlock(nn.Module):
+    """A strided convolution and a pool, joined: (N, in_channels, h, w) -> (N, out_channels, ~h/2, ~w/2)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        conv_cfg: LayerConfig | None,
+        norm_cfg: LayerConfig,
+        act_cfg: LayerConfig,
+    ) -> None:
+        super().__init__()
+        self.conv = build_conv(conv_cfg, in_channels, out_channels - in_channels, 3, stride=2, padding=1)
+        self.pool = nn.MaxPool2d(2, stride=2)
+        self.bn = build_norm(norm_cfg, out_channels)[1]
+        self.act = build_activation(act_cfg)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv(x)
+        pooled = resize(self.pool(x), out.shape[2:])  # one pixel smaller where the size is odd
+        return self.act(self.bn(torch.cat([out, pooled], dim=1)))
+
+
+class NonBottleneck1d(nn.Module):
+    """A residual block of 3x1 and 1x3 convolutions, twice: (N, channels, h, w) -> the same.
+
+    Args:
+        channels: Of the map.
+        drop_rate: Share of values dropped before the input is added.
+        dilation: Of the second two convolutions.
+        conv_cfg: Kind of convolution.
+        norm_cfg: Kind of norm.
+        act_cfg: Kind of activation.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        drop_rate: float,
+        dilation: int,
+        conv_cfg: LayerConfig | None,
+        norm_cfg: LayerConfig,
+        act_cfg: LayerConfig,
+    ) -> None:
+        super().__init__()
+        conv = partial(build_conv, conv_cfg, channels, channels)
+        self.act = build_activation(act_cfg)
+        self.convs_layers = nn.Sequential()
+        for step, last in ((1, self.act), (dilation, nn.Dropout(drop_rate))):
+            self.convs_layers.extend([
+                conv((3, 1), padding=(step, 0), dilation=(step, 1)),
+                self.act,
+                conv((1, 3), padding=(0, step), dilation=(1, step)),
+                build_norm(norm_cfg, channels)[1],
+                last,
+            ])  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.convs_layers(x) + x)
+
+
+class UpsamplerBlock(nn.Module):
+    """A transposed convolution: (N, in_channels, h, w) -> (N, out_channels, 2h, 2w)."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm_cfg: LayerConfig, act_cfg: LayerConfig) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(in_channels, out_channels, 3, stride=2, padding=1, output_padding=1)
+        self.bn = build_norm(norm_cfg, out_channels)[1]
+        self.act = build_activation(act_cfg)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.bn(self.conv(x)))
+
+
+class ERFNet(Backbone):
+    """Images (N, in_channels, H, W) to one map, at stride 2 by default.
+
+    The decoder doubles the encoder's size, which was rounded up: 65 x 97 pixels give 36 x 52.
+
+    Args:
+        in_channels: Channels of the image.
+        enc_downsample_channels: Channels after each block that halves the size.
+        enc_stage_non_bottlenecks: Residual blocks after the second and each further one of those.
+        enc_non_bottleneck_dilations: Of the last stage's residual blocks, repeated as often as they fit.
+        enc_non_bottleneck_channels: Channels of the residual blocks; they are those of the block before them.
+        dec_upsample_channels: Channels after each block that doubles the size; likewise.
+        dec_stages_non_bottleneck: Residual blocks after each of those.
+        dec_non_bottleneck_channels: Channels of the decoder's blocks.
+        dropout_ratio: Share of values dropped in each of the encoder's residual blocks.
+        conv_cfg: Kind of convolution; None is the ordinary one.
+        norm_cfg: Kind of norm and its arguments; ``eps`` is 1e-3 unless it says otherwise.
+        act_cfg: Kind of activation.
+
+    Raises:
+        ConfigError: When an argument does not fit the others.
+    """
+
+    conformance: ClassVar = {
+        "enc_downsample_channels": (8, 12, 16),
+        "enc_stage_non_bottlenecks": (1, 2),
+        "enc_non_bottleneck_dilations": (2, 4),
+        "enc_non_bottleneck_channels": (12, 16),
+        "dec_upsample_channels": (8, 4),
+        "dec_stages_non_bottleneck": (1, 1),
+        "dec_non_bottleneck_channels": (8, 4),
+    }
+    conformance_exceptions: ClassVar = {
+        "odd-size": "the decoder doubles the encoder's size, which was rounded up three times"
+    }
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        enc_downsample_channels: Sequence[int] = (16, 64, 128),
+        enc_stage_non_bottlenecks: Sequence[int] = (5, 8),
+        enc_non_bottleneck_dilations: Sequence[int] = (2, 4, 8, 16),
+        enc_non_bottleneck_channels: Sequence[int] = (64, 128),
+        dec_upsample_channels: Sequence[int] = (64, 16),
+        dec_stages_non_bottleneck: Sequence[int] = (2, 2),
+        dec_non_bottleneck_channels: Sequence[int] = (64, 16),
+        dropout_ratio: float = 0.1,
+        conv_cfg: LayerConfig | None = None,
+        norm_cfg: Mapping[str, Any] = {"type": "BN", "requires_grad": True},
+        act_cfg: Mapping[str, Any] = {"type": "ReLU"},
+    ) -> None:
+        super().__init__()
+        _check_lengths(
+            len(enc_downsample_channels) - 1,
+            enc_stage_non_bottlenecks=enc_stage_non_bottlenecks,
+            enc_non_bottleneck_channels=enc_non_bottleneck_channels,
+            dec_upsample_channels=dec_upsample_channels,
+            dec_stages_non_bottleneck=dec_stages_non_bottleneck,
+            dec_non_bottleneck_channels=dec_non_bottleneck_channels,
+        )
+        times, rest = divmod(enc_stage_non_bottlenecks[-1], len(enc_non_bottleneck_dilations))
+        if rest:
+            message = f"its last number, {enc_stage_non_bottlenecks[-1]}, is no multiple of the number of dilations"
+            raise ConfigError(Problem(message, "enc_stage_non_bottlenecks"))
+        norms: dict[str, Any] = {"norm_cfg": {"eps": 1e-3, **norm_cfg}, "act_cfg": act_cfg}
+        halve = partial(DownsamplerBlock, conv_cfg=conv_cfg, **norms)
+        residual = partial(NonBottleneck1d, conv_cfg=conv_cfg, **norms)
+
+        self.encoder = nn.ModuleList([halve(in_channels, enc_downsample_channels[0])])
+        dilations = [[1] * count for count in enc_stage_non_bottlenecks[:-1]]
+        dilations.append([*enc_non_bottleneck_dilations] * times)
+        for (inputs, width), of_stage in zip(pairwise(enc_downsample_channels), dilations):
+            self.encoder.append(halve(inputs, width))
+            self.encoder.extend(residual(width, dropout_ratio, dilation) for dilation in of_stage)
+
+        self.decoder = nn.ModuleList()
+        widths = (enc_downsample_channels[-1], *dec_non_bottleneck_channels)
+        for (inputs, width), count in zip(pairwise(widths), dec_stages_non_bottleneck):
+            self.decoder.append(UpsamplerBlock(inputs, width, **norms))
+            self.decoder.extend(residual(width, 0.0, 1) for _ in range(count))
+        self.channels, self.strides = (widths[-1],), (2,)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return one map, (N, channels[0], about H/2, about W/2)."""
+        x = images
+        for block in (*self.encoder, *self.decoder):
+            x = block(x)
+        return (x,)
+
+
+def _check_lengths(count: int, **arguments: Sequence[int]) -> None:
+    if count < 1:
+        raise ConfigError(Problem(f"{count + 1} numbers, two at least are needed", "enc_downsample_channels"))
+    for name, values in arguments.items():
+        if len(values) != count:
+            message = f"{list(values)} must have {count} numbers, one less than enc_downsample_channels"
+            raise ConfigError(Problem(message, name))

@@ -1,0 +1,113 @@
+"""ICNet: the image at three sizes, the smallest through all of a deep network, the largest through three convolutions.
+
+    backbone = ICNet(ResNetV1c(50, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4)))
+    fine, middle, coarse = backbone(torch.rand(2, 3, 512, 1024))  # strides 8, 16, 32
+
+Reference: ICNet for Real-time Semantic Segmentation on High-resolution Images, Zhao et al., 2018
+(https://arxiv.org/abs/1704.08545).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from segkernel.errors import ConfigError, Problem
+from segkernel.interfaces.model import Backbone
+from segkernel.nn import ConvModule, LayerConfig, PyramidPooling, resize
+from segplug_backbones.resnet import ResNet
+
+
+class ICNet(Backbone):
+    """Images (N, in_channels, H, W) to three maps of ``out_channels``, at strides 8, 16 and 32 with a ResNet of 8.
+
+    Args:
+        backbone_cfg: A ResNet whose stem is three convolutions; its first two stages see the image at half its size,
+            the others their result at half its size again.
+        in_channels: Channels of the image.
+        layer_channels: Channels of the ResNet's second and fourth stage.
+        light_branch_middle_channels: Channels between the convolutions of the whole image.
+        psp_out_channels: Channels of the coarse map's pyramid of pools, and after it.
+        out_channels: Channels of the three maps.
+        pool_scales: Cells a side of each grid of the pyramid.
+        conv_cfg: Kind of convolution; None is the ordinary one.
+        norm_cfg: Kind of norm and its arguments.
+        act_cfg: Kind of activation.
+        align_corners: How images and maps are resized.
+
+    Raises:
+        ConfigError: When an argument does not fit the others.
+    """
+
+    conformance: ClassVar = {
+        "backbone_cfg": {
+            "type": "ResNetV1c", "depth": 18, "base_channels": 4, "stem_channels": 4,
+            "strides": (1, 2, 1, 1), "dilations": (1, 1, 2, 4),
+        },
+        "layer_channels": (8, 32),
+        "light_branch_middle_channels": 4,
+        "psp_out_channels": 8,
+        "out_channels": (4, 8, 8),
+    }  # fmt: skip
+    conformance_exceptions: ClassVar = {"in-channels": "the backbone inside has an in_channels of its own"}
+
+    def __init__(
+        self,
+        backbone_cfg: ResNet,
+        in_channels: int = 3,
+        layer_channels: Sequence[int] = (512, 2048),
+        light_branch_middle_channels: int = 32,
+        psp_out_channels: int = 512,
+        out_channels: Sequence[int] = (64, 256, 256),
+        pool_scales: Sequence[int] = (1, 2, 3, 6),
+        conv_cfg: LayerConfig | None = None,
+        norm_cfg: Mapping[str, Any] = {"type": "BN", "requires_grad": True},
+        act_cfg: Mapping[str, Any] = {"type": "ReLU"},
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_backbone(backbone_cfg, layer_channels)
+        if len(out_channels) != 3:
+            raise ConfigError(Problem(f"{list(out_channels)} must have 3 numbers, one for each map", "out_channels"))
+        layers: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        conv = partial(ConvModule, **layers)
+        light, (middle, deep) = light_branch_middle_channels, layer_channels
+        self.align_corners = align_corners
+        self.backbone = backbone_cfg
+        self.backbone.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)  # keeps the last row and column
+        self.psp_modules = PyramidPooling(pool_scales, deep, psp_out_channels, **layers, align_corners=align_corners)
+        self.psp_bottleneck = conv(deep + len(pool_scales) * psp_out_channels, psp_out_channels, 3, padding=1)
+        self.conv_sub1 = nn.Sequential(
+            conv(in_channels, light, 3, stride=2, padding=1),
+            conv(light, light, 3, stride=2, padding=1),
+            conv(light, out_channels[0], 3, stride=2, padding=1),
+        )
+        self.conv_sub2 = conv(middle, out_channels[1], 1)
+        self.conv_sub4 = conv(psp_out_channels, out_channels[2], 1)
+        self.channels = tuple(out_channels)
+        self.strides = (8, 2 * backbone_cfg.strides[1], 4 * backbone_cfg.strides[3])
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return three maps, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
+        net = self.backbone
+        middle = net.layer2(net.layer1(net.maxpool(net.stem(self._halved(images)))))
+        deep = net.layer4(net.layer3(self._halved(middle)))
+        coarse = self.psp_bottleneck(torch.cat([*self.psp_modules(deep), deep], dim=1))
+        return self.conv_sub1(images), self.conv_sub2(middle), self.conv_sub4(coarse)
+
+    def _halved(self, x: Tensor) -> Tensor:
+        return resize(x, scale_factor=0.5, align_corners=self.align_corners)
+
+
+def _check_backbone(backbone: ResNet, layer_channels: Sequence[int]) -> None:
+    if not backbone.deep_stem:
+        hint = "take ResNetV1c or ResNetV1d"
+        raise ConfigError(Problem("the ResNet's stem must be three convolutions", "backbone_cfg", hint=hint))
+    if len(backbone.channels) != 4 or tuple(layer_channels) != (backbone.channels[1], backbone.channels[3]):
+        message = f"{list(layer_channels)} must be the channels of the second and fourth of the ResNet's four stages"
+        hint = f"its maps have {list(backbone.channels)} channels"
+        raise ConfigError(Problem(message, "layer_channels", hint=hint))

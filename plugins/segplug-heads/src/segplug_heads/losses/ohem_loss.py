@@ -1,0 +1,73 @@
+"""Cross-entropy of the hardest pixels only.
+
+Shrivastava, Gupta and Girshick, Training Region-based Object Detectors with Online Hard Example Mining, 2016.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from segkernel.errors import ConfigError, Problem
+from segkernel.interfaces.model import Loss
+from segkernel.nn import class_factors, read_class_weight
+
+
+class OhemCrossEntropy(Loss):
+    """Scores (N, K, H, W) against class ids (N, H, W): the mean cross-entropy of the pixels whose class is improbable.
+
+    Args:
+        ignore_label: A label that does not count, beside the one that the head ignores.
+        thres: Pixels whose true class is less probable than this count.
+        min_kept: Pixels of the batch that count at least, the hardest ones.
+        loss_weight: Factor of the result.
+        class_weight: One number per class, or a .npy or .json file of them; the mean does not divide by them.
+        loss_name: Name in the dict of losses.
+    """
+
+    def __init__(
+        self,
+        ignore_label: int = 255,
+        thres: float = 0.7,
+        min_kept: int = 100000,
+        loss_weight: float = 1.0,
+        class_weight: Sequence[float] | str | None = None,
+        loss_name: str = "loss_ohem",
+    ) -> None:
+        super().__init__()
+        if not 0 <= thres <= 1:
+            raise ConfigError(Problem(f"{thres} is no probability", "thres"))
+        self.ignore_label, self.thres, self.min_kept = ignore_label, thres, max(1, min_kept)
+        self.class_weight = read_class_weight(class_weight)
+        self.loss_weight = loss_weight
+        self.name = loss_name
+
+    def forward(
+        self,
+        scores: Tensor,
+        target: Tensor,
+        *,
+        weight: Tensor | None = None,
+        ignore_index: int = 255,
+        avg_factor: float | None = None,
+    ) -> Tensor:
+        """Return the loss; ``weight`` (N, H, W) counts pixels, ``avg_factor`` is what is divided by."""
+        target = target.long()
+        valid = (target != ignore_index) & (target != self.ignore_label)
+        target = torch.where(valid, target, 0)
+        hard = self._hard(scores.detach(), target, valid)
+        factors = None if self.class_weight is None else class_factors(self.class_weight, scores)
+        loss = F.cross_entropy(scores, target, factors, reduction="none") * hard
+        if weight is not None:
+            loss = loss * weight
+        return self.loss_weight * loss.sum() / (hard.sum().clamp(min=1) if avg_factor is None else avg_factor)
+
+    def _hard(self, scores: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        """Return which pixels count, (N, H, W)."""
+        of_truth = scores.softmax(1).gather(1, target.unsqueeze(1)).squeeze(1)
+        of_truth = of_truth.masked_fill(~valid, 2.0)  # after all that count
+        last = (valid.sum() - 1).clamp(0, self.min_kept)
+        return valid & (of_truth < of_truth.flatten().sort().values[last].clamp(min=self.thres))
