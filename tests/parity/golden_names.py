@@ -21,6 +21,8 @@ OURS: dict[tuple[str, str], str] = {
     ("mmdet", "MaskPseudoSampler"): "MaskPseudoSampler",
     ("mmdet", "PixelDecoder"): "PixelDecoder",
     ("mmdet", "TransformerEncoderPixelDecoder"): "TransformerEncoderPixelDecoder",
+    ("mmpretrain", "ConvNeXt"): "ConvNeXt",
+    ("mmpretrain", "PoolFormer"): "PoolFormer",
 }
 
 

@@ -1,0 +1,233 @@
+"""ConvNeXt: a plain convolutional network with the proportions of a Swin Transformer.
+
+    features = ConvNeXt("tiny", out_indices=(0, 1, 2, 3), gap_before_final_norm=False)(torch.rand(2, 3, 512, 512))
+    # 96, 192, 384, 768 channels at strides 4, 8, 16, 32
+
+References: A ConvNet for the 2020s, Liu et al., 2022 (https://arxiv.org/abs/2201.03545); with ``use_grn``: ConvNeXt V2,
+Woo et al., 2023 (https://arxiv.org/abs/2301.00808).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import TypedDict
+
+from segkernel.errors import ConfigError, Problem
+from segkernel.nn import DropPath, LayerConfig, build_activation, build_norm, trunc_normal_init
+from segplug_backbones.freezing import PartlyFrozen
+from segplug_backbones.recompute import recompute, worth_recomputing
+
+ARCHS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "atto": ((2, 2, 6, 2), (40, 80, 160, 320)),
+    "femto": ((2, 2, 6, 2), (48, 96, 192, 384)),
+    "pico": ((2, 2, 6, 2), (64, 128, 256, 512)),
+    "nano": ((2, 2, 8, 2), (80, 160, 320, 640)),
+    "tiny": ((3, 3, 9, 3), (96, 192, 384, 768)),
+    "small": ((3, 3, 27, 3), (96, 192, 384, 768)),
+    "base": ((3, 3, 27, 3), (128, 256, 512, 1024)),
+    "large": ((3, 3, 27, 3), (192, 384, 768, 1536)),
+    "xlarge": ((3, 3, 27, 3), (256, 512, 1024, 2048)),
+    "huge": ((3, 3, 27, 3), (352, 704, 1408, 2816)),
+}
+"""Blocks and channels of each stage."""
+Arch = Literal["atto", "femto", "pico", "nano", "tiny", "small", "base", "large", "xlarge", "huge"]
+
+
+class ConvNeXtArch(TypedDict):
+    """An architecture of one's own: blocks and channels of each stage."""
+
+    depths: Sequence[int]
+    channels: Sequence[int]
+
+
+class GRN(nn.Module):
+    """Global response normalisation of (N, H, W, C): channels compete by their energy over all positions.
+
+    Args:
+        channels: C.
+        eps: Keeps the divisor from 0.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.gamma = nn.Parameter(torch.zeros(channels))
+        self.beta = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        energy = x.norm(p=2, dim=(1, 2), keepdim=True)
+        share = energy / (energy.mean(dim=-1, keepdim=True) + self.eps)
+        return self.gamma * (x * share) + self.beta + x
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise 7x7, norm, widening, activation, narrowing, plus the input: (N, C, H, W) to the same shape.
+
+    With ``linear_pw_conv`` widening and narrowing are linear layers on (N, H, W, C), else 1x1 convolutions.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        norm_cfg: LayerConfig,
+        act_cfg: LayerConfig,
+        linear_pw_conv: bool,
+        use_grn: bool,
+        drop_path_rate: float,
+        layer_scale_init_value: float,
+        with_cp: bool,
+    ) -> None:
+        super().__init__()
+        hidden = 4 * channels
+        self.linear_pw_conv, self.with_cp = linear_pw_conv, with_cp
+        self.depthwise_conv = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
+        self.norm = build_norm(norm_cfg, channels)[1]
+        self.pointwise_conv1 = nn.Linear(channels, hidden) if linear_pw_conv else nn.Conv2d(channels, hidden, 1)
+        self.act = build_activation(act_cfg)
+        self.grn = GRN(hidden) if use_grn else None
+        self.pointwise_conv2 = nn.Linear(hidden, channels) if linear_pw_conv else nn.Conv2d(hidden, channels, 1)
+        scale = torch.full((channels,), float(layer_scale_init_value))
+        self.gamma = nn.Parameter(scale) if layer_scale_init_value > 0 else None
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.with_cp and worth_recomputing(x):
+            return recompute(self, self._add, x)
+        return self._add(x)
+
+    def _add(self, x: Tensor) -> Tensor:
+        out = self.norm(self.depthwise_conv(x))
+        out = self._mix_linear(out) if self.linear_pw_conv else self._mix(out)
+        if self.gamma is not None:
+            out = out * self.gamma.view(1, -1, 1, 1)
+        return x + self.drop_path(out)
+
+    def _mix_linear(self, x: Tensor) -> Tensor:
+        x = self.act(self.pointwise_conv1(x.permute(0, 2, 3, 1)))
+        x = self.pointwise_conv2(x if self.grn is None else self.grn(x))
+        return x.permute(0, 3, 1, 2)
+
+    def _mix(self, x: Tensor) -> Tensor:
+        x = self.act(self.pointwise_conv1(x))
+        if self.grn is not None:
+            x = self.grn(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.pointwise_conv2(x)
+
+
+class ConvNeXt(PartlyFrozen):
+    """Images (N, in_channels, H, W) to one map for each of ``out_indices``, at strides 4, 8, 16 and 32 by default.
+
+    Odd sizes are rounded down.
+
+    Args:
+        arch: A name, or ``{depths, channels}``, both with a number for each stage.
+        in_channels: Channels of the image.
+        stem_patch_size: Side in pixels of the patches that become one position of the first stage.
+        norm_cfg: Kind of norm and its arguments.
+        act_cfg: Kind of activation.
+        linear_pw_conv: Widen and narrow with linear layers, not with 1x1 convolutions.
+        use_grn: Global response normalisation, for ConvNeXt V2.
+        drop_path_rate: Share of blocks skipped at the end of the network, growing from 0 at its start.
+        layer_scale_init_value: First value of each block's factor per channel; 0 does without it.
+        out_indices: The stages to return, counted from 0, negative ones from the end.
+        frozen_stages: The first n stages, with what leads to them, do not train.
+        gap_before_final_norm: Return the normalised mean of each map, (N, C), for classification. Models for dense
+            prediction say False.
+        with_cp: Compute activations a second time in backward, to save memory.
+        pretrained: Weights that the runner loads after building.
+
+    Raises:
+        ConfigError: When an argument is out of range or does not fit the others.
+    """
+
+    conformance: ClassVar = (
+        {"arch": {"depths": [1, 1, 2, 1], "channels": [4, 4, 8, 8]}, "out_indices": [0, 1, 2, 3],
+         "gap_before_final_norm": False},
+        {"arch": {"depths": [1, 1], "channels": [4, 8]}, "out_indices": [0, -1], "gap_before_final_norm": False,
+         "use_grn": True, "linear_pw_conv": False, "layer_scale_init_value": 0.0, "stem_patch_size": 2},
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        arch: Arch | ConvNeXtArch = "tiny",
+        in_channels: int = 3,
+        stem_patch_size: int = 4,
+        norm_cfg: Mapping[str, Any] = {"type": "LN2d", "eps": 1e-6},
+        act_cfg: Mapping[str, Any] = {"type": "GELU"},
+        linear_pw_conv: bool = True,
+        use_grn: bool = False,
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float = 1e-6,
+        out_indices: int | Sequence[int] = -1,
+        frozen_stages: int = 0,
+        gap_before_final_norm: bool = True,
+        with_cp: bool = False,
+        pretrained: str | None = None,
+    ) -> None:
+        super().__init__()
+        depths, widths = _depths_and_widths(arch)
+        self.out_indices = _indices(out_indices, len(depths))
+        if not 0 <= frozen_stages <= len(depths):
+            raise ConfigError(Problem(f"{frozen_stages} of {len(depths)} stages", "frozen_stages"))
+        self.frozen_stages, self.gap_before_final_norm = frozen_stages, gap_before_final_norm
+        self.pretrained = pretrained
+        self.downsample_layers, self.stages = nn.ModuleList(), nn.ModuleList()
+        rates = iter([drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths))])
+        for i, (depth, width) in enumerate(zip(depths, widths)):
+            inputs = widths[i - 1] if i else in_channels
+            side = 2 if i else stem_patch_size
+            shrink = [nn.Conv2d(inputs, width, side, stride=side)]
+            norm = build_norm(norm_cfg, inputs if i else width)[1]
+            self.downsample_layers.append(nn.Sequential(norm, *shrink) if i else nn.Sequential(*shrink, norm))
+            options = (norm_cfg, act_cfg, linear_pw_conv, use_grn)
+            blocks = (
+                ConvNeXtBlock(width, *options, next(rates), layer_scale_init_value, with_cp) for _ in range(depth)
+            )
+            self.stages.append(nn.Sequential(*blocks))
+            if i in self.out_indices:
+                self.add_module(f"norm{i}", build_norm(norm_cfg, width)[1])
+        self.channels = tuple(widths[i] for i in self.out_indices)
+        self.strides = tuple(stem_patch_size * 2**i for i in self.out_indices)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                trunc_normal_init(module)
+        self._freeze()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
+        x, outputs = images, []
+        for i, (shrink, stage) in enumerate(zip(self.downsample_layers, self.stages)):
+            x = stage(shrink(x))
+            if i in self.out_indices:
+                norm = getattr(self, f"norm{i}")
+                pooled = self.gap_before_final_norm
+                outputs.append(norm(x.mean((2, 3), keepdim=True)).flatten(1) if pooled else norm(x))
+        return tuple(outputs)
+
+    def _frozen(self) -> list[nn.Module]:
+        return [*self.downsample_layers[: self.frozen_stages], *self.stages[: self.frozen_stages]]
+
+
+def _depths_and_widths(arch: str | ConvNeXtArch) -> tuple[Sequence[int], Sequence[int]]:
+    if isinstance(arch, str):
+        if arch.lower() not in ARCHS:
+            raise ConfigError(Problem(f"{arch!r} is not one of {', '.join(ARCHS)}", "arch"))
+        return ARCHS[arch.lower()]
+    if "depths" not in arch or "channels" not in arch:
+        raise ConfigError(Problem(f"{dict(arch)} should have depths and channels", "arch"))
+    if len(arch["depths"]) != len(arch["channels"]):
+        message = f"{len(arch['depths'])} depths for {len(arch['channels'])} channels; a stage has one of each"
+        raise ConfigError(Problem(message, "arch"))
+    return arch["depths"], arch["channels"]
+
+
+def _indices(out_indices: int | Sequence[int], stages: int) -> tuple[int, ...]:
+    """Return the stages to return, in order, counted from 0."""
+    given = [out_indices] if isinstance(out_indices, int) else out_indices
+    if not given or not all(-stages <= index < stages for index in given):
+        raise ConfigError(Problem(f"{out_indices} must name stages 0 to {stages - 1}", "out_indices"))
+    return tuple(sorted(index % stages for index in given))

@@ -1,0 +1,224 @@
+"""PoolFormer: a transformer whose attention is replaced by average pooling.
+
+    features = PoolFormer("s12", out_indices=(0, 2, 4, 6))(torch.rand(2, 3, 512, 512))
+    # 64, 128, 320, 512 channels at strides 4, 8, 16, 32
+
+Reference: MetaFormer Is Actually What You Need for Vision, Yu et al., 2022 (https://arxiv.org/abs/2111.11418).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import TypedDict
+
+from segkernel.errors import ConfigError, Problem
+from segkernel.nn import DropPath, LayerConfig, build_activation, build_norm
+from segplug_backbones.freezing import PartlyFrozen
+
+
+class PoolFormerArch(TypedDict):
+    """Blocks, channels and widening of each stage, and the first value of each block's factors per channel."""
+
+    layers: Sequence[int]
+    embed_dims: Sequence[int]
+    mlp_ratios: Sequence[int]
+    layer_scale_init_value: float
+
+
+def _arch(layers: Sequence[int], embed_dims: Sequence[int], scale: float) -> PoolFormerArch:
+    return {"layers": layers, "embed_dims": embed_dims, "mlp_ratios": (4, 4, 4, 4), "layer_scale_init_value": scale}
+
+
+ARCHS: dict[str, PoolFormerArch] = {
+    "s12": _arch((2, 2, 6, 2), (64, 128, 320, 512), 1e-5),
+    "s24": _arch((4, 4, 12, 4), (64, 128, 320, 512), 1e-5),
+    "s36": _arch((6, 6, 18, 6), (64, 128, 320, 512), 1e-6),
+    "m36": _arch((6, 6, 18, 6), (96, 192, 384, 768), 1e-6),
+    "m48": _arch((8, 8, 24, 8), (96, 192, 384, 768), 1e-6),
+}
+Arch = Literal["s12", "s24", "s36", "m36", "m48"]
+
+
+class PatchEmbed(nn.Module):
+    """Overlapping patches: (N, in_channels, H, W) -> (N, embed_dims, ~H/stride, ~W/stride)."""
+
+    def __init__(self, in_channels: int, embed_dims: int, patch_size: int, stride: int, padding: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, embed_dims, patch_size, stride=stride, padding=padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x)
+
+
+class Pooling(nn.Module):
+    """The mean of the neighbourhood minus the position itself, which the block adds again: (N, C, H, W) kept."""
+
+    def __init__(self, pool_size: int = 3) -> None:
+        super().__init__()
+        self.pool = nn.AvgPool2d(pool_size, stride=1, padding=pool_size // 2, count_include_pad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(x) - x
+
+
+class Mlp(nn.Module):
+    """1x1 convolution, activation, 1x1 convolution: (N, C, H, W) kept."""
+
+    def __init__(self, channels: int, hidden: int, act_cfg: LayerConfig, drop: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, hidden, 1)
+        self.act = build_activation(act_cfg)
+        self.fc2 = nn.Conv2d(hidden, channels, 1)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+
+
+class PoolFormerBlock(nn.Module):
+    """Pooling, then an MLP, each after a norm, scaled per channel and added to its input: (N, C, H, W) kept."""
+
+    def __init__(
+        self,
+        channels: int,
+        pool_size: int,
+        mlp_ratio: float,
+        norm_cfg: LayerConfig,
+        act_cfg: LayerConfig,
+        drop_rate: float,
+        drop_path_rate: float,
+        layer_scale_init_value: float,
+    ) -> None:
+        super().__init__()
+        self.norm1 = build_norm(norm_cfg, channels)[1]
+        self.token_mixer = Pooling(pool_size)
+        self.norm2 = build_norm(norm_cfg, channels)[1]
+        self.mlp = Mlp(channels, int(channels * mlp_ratio), act_cfg, drop_rate)
+        self.drop_path = DropPath(drop_path_rate)
+        self.layer_scale_1 = nn.Parameter(torch.full((channels,), layer_scale_init_value))
+        self.layer_scale_2 = nn.Parameter(torch.full((channels,), layer_scale_init_value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.layer_scale_1.view(1, -1, 1, 1) * self.token_mixer(self.norm1(x)))
+        return x + self.drop_path(self.layer_scale_2.view(1, -1, 1, 1) * self.mlp(self.norm2(x)))
+
+
+class PoolFormer(PartlyFrozen):
+    """Images (N, in_channels, H, W) to one map for each of ``out_indices``, at strides 4, 8, 16 and 32 by default.
+
+    Args:
+        arch: A name, or ``{layers, embed_dims, mlp_ratios, layer_scale_init_value}``, the first three with a number
+            for each stage.
+        pool_size: Side of the neighbourhood that is averaged; odd.
+        norm_cfg: Kind of norm and its arguments.
+        act_cfg: Kind of activation.
+        in_patch_size: Side in pixels of the overlapping patches that the network starts with.
+        in_stride: Distance of those patches.
+        in_pad: Zeros around the image.
+        down_patch_size: As ``in_patch_size``, between two stages.
+        down_stride: Likewise.
+        down_pad: Likewise.
+        drop_rate: Share of values dropped in the MLPs.
+        drop_path_rate: Share of blocks skipped at the end of the network, growing from 0 at its start.
+        out_indices: The parts of the network to return, counted from 0, negative ones from the end: stages have even
+            numbers, what leads from one to the next has odd ones.
+        frozen_stages: -1 freezes nothing, 0 the first patches, n these and the first n parts of the network.
+        in_channels: Channels of the image.
+        pretrained: Weights that the runner loads after building.
+
+    Raises:
+        ConfigError: When an argument is out of range or does not fit the others.
+    """
+
+    conformance: ClassVar = {
+        "arch": {"layers": [1, 1, 2, 1], "embed_dims": [4, 4, 8, 8], "mlp_ratios": [2] * 4,
+                 "layer_scale_init_value": 0.1},
+        "out_indices": [0, 2, 4],
+        "frozen_stages": -1,
+    }  # fmt: skip
+
+    def __init__(
+        self,
+        arch: Arch | PoolFormerArch = "s12",
+        pool_size: int = 3,
+        norm_cfg: Mapping[str, Any] = {"type": "GN", "num_groups": 1},
+        act_cfg: Mapping[str, Any] = {"type": "GELU"},
+        in_patch_size: int = 7,
+        in_stride: int = 4,
+        in_pad: int = 2,
+        down_patch_size: int = 3,
+        down_stride: int = 2,
+        down_pad: int = 1,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        out_indices: int | Sequence[int] = -1,
+        frozen_stages: int = 0,
+        in_channels: int = 3,
+        pretrained: str | None = None,
+    ) -> None:
+        super().__init__()
+        numbers = _numbers(arch)
+        layers, widths, total = numbers["layers"], numbers["embed_dims"], sum(numbers["layers"])
+        self.pretrained = pretrained
+        self.patch_embed = PatchEmbed(in_channels, widths[0], in_patch_size, in_stride, in_pad)
+        rates = iter([drop_path_rate * i / max(total - 1, 1) for i in range(total)])
+        parts: list[tuple[nn.Module, int, int]] = []  # with the channels and the stride of what comes out
+        stride = in_stride
+        for i, width in enumerate(widths):
+            if i and width != widths[i - 1]:
+                stride *= down_stride
+                shrink = PatchEmbed(widths[i - 1], width, down_patch_size, down_stride, down_pad)
+                parts.append((shrink, width, stride))
+            options = (pool_size, numbers["mlp_ratios"][i], norm_cfg, act_cfg, drop_rate)
+            scale = numbers["layer_scale_init_value"]
+            blocks = (PoolFormerBlock(width, *options, next(rates), scale) for _ in range(layers[i]))
+            parts.append((nn.Sequential(*blocks), width, stride))
+        self.network = nn.ModuleList(part for part, _, _ in parts)
+        self.out_indices = _indices(out_indices, len(parts))
+        for i in self.out_indices:
+            self.add_module(f"norm{i}", build_norm(norm_cfg, parts[i][1])[1])
+        self.channels = tuple(parts[i][1] for i in self.out_indices)
+        self.strides = tuple(parts[i][2] for i in self.out_indices)
+        if not -1 <= frozen_stages <= len(parts):
+            raise ConfigError(Problem(f"{frozen_stages} is not -1 (nothing) to {len(parts)}", "frozen_stages"))
+        self.frozen_stages = frozen_stages
+        self._freeze()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
+        x, outputs = self.patch_embed(images), []
+        for i, part in enumerate(self.network):
+            x = part(x)
+            if i in self.out_indices:
+                outputs.append(getattr(self, f"norm{i}")(x))
+        return tuple(outputs)
+
+    def _frozen(self) -> list[nn.Module]:
+        if self.frozen_stages < 0:
+            return []
+        return [self.patch_embed, *self.network[: self.frozen_stages]]
+
+
+def _numbers(arch: str | PoolFormerArch) -> PoolFormerArch:
+    if isinstance(arch, str):
+        if arch.lower() not in ARCHS:
+            raise ConfigError(Problem(f"{arch!r} is not one of {', '.join(ARCHS)}", "arch"))
+        return ARCHS[arch.lower()]
+    if missing := PoolFormerArch.__required_keys__ - arch.keys():
+        raise ConfigError(Problem(f"{', '.join(sorted(missing))} missing", "arch"))
+    counts = {key: len(cast(Any, arch)[key]) for key in ("layers", "embed_dims", "mlp_ratios")}
+    if len(set(counts.values())) > 1:
+        raise ConfigError(Problem(f"{counts} should be equal, one number for each stage", "arch"))
+    return arch
+
+
+def _indices(out_indices: int | Sequence[int], parts: int) -> tuple[int, ...]:
+    """Return the parts to return, in order, counted from 0."""
+    given = [out_indices] if isinstance(out_indices, int) else out_indices
+    if not given or not all(-parts <= index < parts for index in given):
+        raise ConfigError(Problem(f"{out_indices} must name parts 0 to {parts - 1}", "out_indices"))
+    return tuple(sorted(index % parts for index in given))
