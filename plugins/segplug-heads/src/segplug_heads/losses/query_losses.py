@@ -163,6 +163,11 @@ class QueryDiceLoss(DiceLoss):
 
     fixed_arguments: ClassVar = {"ignore_index": None, "drop_ignored": False}
 
+    conformance_exceptions: ClassVar[dict[str, str]] = {
+        "ignored-pixels": "the mask of an object has no ignored pixels",
+        "all-ignored": "likewise",
+    }
+
     def __init__(
         self,
         use_sigmoid: bool = True,

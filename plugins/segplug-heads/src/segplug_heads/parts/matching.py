@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -174,6 +175,8 @@ class HungarianAssigner(Assigner):
     Args:
         match_costs: What is summed.
     """
+
+    conformance: ClassVar = {"match_costs": {"type": "ClassificationCost"}}
 
     def __init__(self, match_costs: Sequence[MatchCost] | MatchCost) -> None:
         costs = [match_costs] if isinstance(match_costs, MatchCost) else list(match_costs)

@@ -7,6 +7,7 @@ Masked-attention Mask Transformer for Universal Image Segmentation (Mask2Former)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,8 @@ class PixelDecoder(PixelDecoderBase):
         norm_cfg: Kind of norm; none for None.
         act_cfg: Kind of activation.
     """
+
+    conformance: ClassVar = {"in_channels": [8, 16], "feat_channels": 32, "out_channels": 8}
 
     def __init__(
         self,
@@ -103,6 +106,8 @@ class TransformerEncoderPixelDecoder(PixelDecoder):
         encoder: The transformer.
         positional_encoding: Where its tokens are.
     """
+
+    conformance: ClassVar = {"in_channels": [8, 16], "feat_channels": 256, "out_channels": 8}
 
     def __init__(
         self,
