@@ -71,10 +71,11 @@ class Golden:
         return golden_weights.inputs(tuple(self.facts["input_shape"]))
 
     def targets(self) -> Targets:
-        """Return the labels."""
+        """Return the labels, and the borders that PIDNet learns."""
         batch, _, height, width = self.facts["input_shape"]
         band = "left 10 columns" in self.facts.get("labels", "left 10 columns")
-        return Targets({"seg": golden_weights.labels(self.facts["num_classes"], batch, height, width, band=band)})
+        labels = golden_weights.labels(self.facts["num_classes"], batch, height, width, band=band)
+        return Targets({"seg": labels, "edge": golden_weights.edges(batch, height, width)})
 
 
 @dataclass

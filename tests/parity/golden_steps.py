@@ -91,7 +91,8 @@ def _batch(case: Mapping[str, Any]) -> tuple[torch.Tensor, Targets]:
     batch, _, height, width = case["input_shape"]
     band = case["labels"] == "band"
     labels = golden_weights.labels(case["num_classes"], batch, height, width, band=band)
-    return golden_weights.inputs(tuple(case["input_shape"])), Targets({"seg": labels})
+    targets = Targets({"seg": labels, "edge": golden_weights.edges(batch, height, width)})
+    return golden_weights.inputs(tuple(case["input_shape"])), targets
 
 
 def _compare_rates(optimizer: torch.optim.Optimizer, expected: list[float], report: Report) -> None:

@@ -39,6 +39,11 @@ def labels(classes: int, batch: int, height: int, width: int, *, band: bool = Tr
     return torch.from_numpy(ids)
 
 
+def edges(batch: int, height: int, width: int) -> Tensor:
+    """Return a border map (N, H, W) of 0 and 1."""
+    return torch.from_numpy((np.random.RandomState(777).uniform(size=(batch, height, width)) < 0.1).astype(np.int64))
+
+
 def _filled(key: str, value: Tensor) -> Tensor:
     leaf = key.rsplit(".", 1)[-1].lower()
     if not value.is_floating_point():
