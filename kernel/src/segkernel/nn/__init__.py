@@ -8,7 +8,15 @@ from segkernel.nn.conv_module import ConvModule, DepthwiseSeparableConvModule
 from segkernel.nn.decode_head import CascadeDecodeHead, DecodeHead, DecodeHeadArguments
 from segkernel.nn.deform_conv import DeformConv2d, ModulatedDeformConv2d, deform_conv2d
 from segkernel.nn.drop_path import DropPath, drop_path
-from segkernel.nn.embed import PatchEmbed, PatchMerging, nchw_to_nlc, nlc_to_nchw, resize_pos_embed
+from segkernel.nn.embed import (
+    PatchEmbed,
+    PatchMerging,
+    fit_pos_embed,
+    fit_position_table,
+    nchw_to_nlc,
+    nlc_to_nchw,
+    resize_pos_embed,
+)
 from segkernel.nn.init import kaiming_init, normal_init, trunc_normal_init
 from segkernel.nn.inverted_residual import InvertedResidual, InvertedResidualV3
 from segkernel.nn.layers import (
@@ -75,6 +83,8 @@ __all__ = [
     "class_factors",
     "deform_conv2d",
     "drop_path",
+    "fit_pos_embed",
+    "fit_position_table",
     "is_tracing",
     "kaiming_init",
     "make_divisible",

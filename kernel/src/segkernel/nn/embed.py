@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -38,6 +39,31 @@ def resize_pos_embed(
         return pos_embed
     extra, patches = pos_embed[:, :extra_tokens], pos_embed[:, extra_tokens:]
     return torch.cat([extra, nchw_to_nlc(resize(nlc_to_nchw(patches, grid), size, mode=mode))], 1)
+
+
+def fit_pos_embed(
+    pos_embed: Tensor, grid: tuple[int, int], mode: str = "bicubic", extra_tokens: int = 1
+) -> Tensor | None:
+    """Resample published position embeddings (1, extra + n * n, C) to ``grid`` (h, w); None if it is no square."""
+    side = math.isqrt(max(pos_embed.shape[1] - extra_tokens, 0))
+    if pos_embed.ndim != 3 or side * side + extra_tokens != pos_embed.shape[1]:
+        return None
+    return resize_pos_embed(pos_embed, (side, side), grid, mode, extra_tokens)
+
+
+def fit_position_table(table: Tensor, window: tuple[int, int], extra_rows: int = 0) -> Tensor | None:
+    """Resample a published table of relative positions ((2 n - 1)^2 + extra, heads) to a ``window`` (h, w).
+
+    Returns:
+        ((2 h - 1) (2 w - 1) + extra, heads), or None when the table is not of a square window.
+    """
+    side = math.isqrt(max(len(table) - extra_rows, 0))
+    if side * side + extra_rows != len(table):
+        return None
+    ways, extra = table[: side * side], table[side * side :]
+    size = (2 * window[0] - 1, 2 * window[1] - 1)
+    resized = resize(ways.T.reshape(1, -1, side, side), size, mode="bicubic")
+    return torch.cat([resized.flatten(2).squeeze(0).T, extra])
 
 
 class PatchEmbed(nn.Module):

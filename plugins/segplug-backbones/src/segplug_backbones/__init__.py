@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from segplug_backbones.cgnet import CGNet as CGNet
     from segplug_backbones.convnext import ConvNeXt as ConvNeXt
     from segplug_backbones.ddrnet import DDRNet as DDRNet
+    from segplug_backbones.efficientnet import EfficientNet as EfficientNet
     from segplug_backbones.erfnet import ERFNet as ERFNet
     from segplug_backbones.fast_scnn import FastSCNN as FastSCNN
     from segplug_backbones.generalized_attention import GeneralizedAttention as GeneralizedAttention
@@ -28,6 +29,21 @@ if TYPE_CHECKING:
     from segplug_backbones.hrnet import hrnet_w40 as hrnet_w40
     from segplug_backbones.hrnet import hrnet_w48 as hrnet_w48
     from segplug_backbones.icnet import ICNet as ICNet
+    from segplug_backbones.layouts.beit import OfficialBEiT as OfficialBEiT
+    from segplug_backbones.layouts.convnext import OfficialConvNeXt as OfficialConvNeXt
+    from segplug_backbones.layouts.convnext import TimmConvNeXt as TimmConvNeXt
+    from segplug_backbones.layouts.convnext import TorchvisionConvNeXt as TorchvisionConvNeXt
+    from segplug_backbones.layouts.mit import OfficialMiT as OfficialMiT
+    from segplug_backbones.layouts.mit import OfficialSegFormer as OfficialSegFormer
+    from segplug_backbones.layouts.resnet import CaffeResNet as CaffeResNet
+    from segplug_backbones.layouts.resnet import Detectron2ResNet as Detectron2ResNet
+    from segplug_backbones.layouts.resnet import DetectronResNet as DetectronResNet
+    from segplug_backbones.layouts.resnet import TimmResNet as TimmResNet
+    from segplug_backbones.layouts.stdc import OfficialSTDC as OfficialSTDC
+    from segplug_backbones.layouts.swin import OfficialSwin as OfficialSwin
+    from segplug_backbones.layouts.swin import TorchvisionSwin as TorchvisionSwin
+    from segplug_backbones.layouts.vit import JaxViT as JaxViT
+    from segplug_backbones.layouts.vit import TimmViT as TimmViT
     from segplug_backbones.mae import MAE as MAE
     from segplug_backbones.mit import MixVisionTransformer as MixVisionTransformer
     from segplug_backbones.mit import mit_b0 as mit_b0
@@ -36,18 +52,21 @@ if TYPE_CHECKING:
     from segplug_backbones.mit import mit_b3 as mit_b3
     from segplug_backbones.mit import mit_b4 as mit_b4
     from segplug_backbones.mit import mit_b5 as mit_b5
+    from segplug_backbones.mobilenet_v2 import MobileNetV2 as MobileNetV2
+    from segplug_backbones.mobilenet_v3 import MobileNetV3 as MobileNetV3
     from segplug_backbones.pidnet import PIDNet as PIDNet
     from segplug_backbones.poolformer import PoolFormer as PoolFormer
     from segplug_backbones.resnest import ResNeSt as ResNeSt
     from segplug_backbones.resnet import ResNet as ResNet
     from segplug_backbones.resnet import ResNetV1c as ResNetV1c
     from segplug_backbones.resnet import ResNetV1d as ResNetV1d
-    from segplug_backbones.resnet import resnet101 as resnet101
-    from segplug_backbones.resnet import resnet152 as resnet152
     from segplug_backbones.resnet import resnet18 as resnet18
     from segplug_backbones.resnet import resnet34 as resnet34
     from segplug_backbones.resnet import resnet50 as resnet50
+    from segplug_backbones.resnet import resnet101 as resnet101
+    from segplug_backbones.resnet import resnet152 as resnet152
     from segplug_backbones.resnext import ResNeXt as ResNeXt
+    from segplug_backbones.shufflenet_v2 import ShuffleNetV2 as ShuffleNetV2
     from segplug_backbones.stdc import STDCContextPathNet as STDCContextPathNet
     from segplug_backbones.stdc import STDCNet as STDCNet
     from segplug_backbones.stdc import stdc1 as stdc1
@@ -57,9 +76,11 @@ if TYPE_CHECKING:
     from segplug_backbones.swin import swin_large as swin_large
     from segplug_backbones.swin import swin_small as swin_small
     from segplug_backbones.swin import swin_tiny as swin_tiny
+    from segplug_backbones.timm_backbone import TIMMBackbone as TIMMBackbone
     from segplug_backbones.unet import DeconvModule as DeconvModule
     from segplug_backbones.unet import InterpConv as InterpConv
     from segplug_backbones.unet import UNet as UNet
+    from segplug_backbones.vgg import VGG as VGG
     from segplug_backbones.vit import VisionTransformer as VisionTransformer
 
 _HOMES = {
@@ -67,17 +88,30 @@ _HOMES = {
     "BiSeNetV1": "bisenetv1",
     "BiSeNetV2": "bisenetv2",
     "CGNet": "cgnet",
+    "CaffeResNet": "layouts.resnet",
     "ConvNeXt": "convnext",
     "DDRNet": "ddrnet",
     "DeconvModule": "unet",
+    "Detectron2ResNet": "layouts.resnet",
+    "DetectronResNet": "layouts.resnet",
     "ERFNet": "erfnet",
+    "EfficientNet": "efficientnet",
     "FastSCNN": "fast_scnn",
     "GeneralizedAttention": "generalized_attention",
     "HRNet": "hrnet",
     "ICNet": "icnet",
     "InterpConv": "unet",
+    "JaxViT": "layouts.vit",
     "MAE": "mae",
     "MixVisionTransformer": "mit",
+    "MobileNetV2": "mobilenet_v2",
+    "MobileNetV3": "mobilenet_v3",
+    "OfficialBEiT": "layouts.beit",
+    "OfficialConvNeXt": "layouts.convnext",
+    "OfficialMiT": "layouts.mit",
+    "OfficialSTDC": "layouts.stdc",
+    "OfficialSegFormer": "layouts.mit",
+    "OfficialSwin": "layouts.swin",
     "PIDNet": "pidnet",
     "PoolFormer": "poolformer",
     "ResNeSt": "resnest",
@@ -87,8 +121,16 @@ _HOMES = {
     "ResNetV1d": "resnet",
     "STDCContextPathNet": "stdc",
     "STDCNet": "stdc",
+    "ShuffleNetV2": "shufflenet_v2",
     "SwinTransformer": "swin",
+    "TIMMBackbone": "timm_backbone",
+    "TimmConvNeXt": "layouts.convnext",
+    "TimmResNet": "layouts.resnet",
+    "TimmViT": "layouts.vit",
+    "TorchvisionConvNeXt": "layouts.convnext",
+    "TorchvisionSwin": "layouts.swin",
     "UNet": "unet",
+    "VGG": "vgg",
     "VisionTransformer": "vit",
     "hrnet_w18": "hrnet",
     "hrnet_w18_small": "hrnet",

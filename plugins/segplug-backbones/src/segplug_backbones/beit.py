@@ -16,7 +16,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkernel.interfaces.model import Backbone
-from segkernel.nn import FFN, DropPath, LayerConfig, PatchEmbed, build_norm, is_tracing, nlc_to_nchw, resize
+from segkernel.nn import (
+    FFN,
+    DropPath,
+    LayerConfig,
+    PatchEmbed,
+    build_norm,
+    fit_position_table,
+    is_tracing,
+    nlc_to_nchw,
+    resize,
+)
 from segplug_backbones.vit import Grid, growing, initialise, layer_indices, patch_grid, transformer_layer
 
 TOKEN_ROWS = 3
@@ -81,6 +91,12 @@ class BEiTAttention(nn.Module):
         if is_tracing() or tuple(size) != tuple(self.window_size):
             table, index = self._resampled(table, size), relative_position_index(*size).to(table.device)
         return table[index].permute(2, 0, 1)
+
+    def resize_weight(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+        """Return the biases of another window for this one."""
+        if name != "relative_position_bias_table":
+            return None
+        return fit_position_table(value, self.window_size, TOKEN_ROWS)
 
     def _resampled(self, table: Tensor, size: Grid) -> Tensor:
         (height, width), (h, w) = self.window_size, size

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import TypedDict, Unpack
 
-from segkernel.nn import resize_pos_embed
+from segkernel.nn import fit_pos_embed, resize_pos_embed
 from segplug_backbones.beit import BEiT
 from segplug_backbones.vit import Grid
 
@@ -59,6 +59,10 @@ class MAE(BEiT):
 
     def _add_positions(self, tokens: Tensor, size: Grid) -> Tensor:
         return tokens + resize_pos_embed(self.pos_embed, self.grid, size, mode="bicubic")
+
+    def resize_weight(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+        """Return the position embeddings of another image size for this one."""
+        return fit_pos_embed(value, self.grid) if name == "pos_embed" else None
 
     def _initialise(self) -> None:
         """Start deeper layers smaller, so that the sum of all branches keeps its size."""

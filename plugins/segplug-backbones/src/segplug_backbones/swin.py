@@ -25,6 +25,8 @@ from segkernel.nn import (
     PatchMerging,
     build_dropout,
     build_norm,
+    fit_pos_embed,
+    fit_position_table,
     nlc_to_nchw,
     resize_pos_embed,
     trunc_normal_init,
@@ -62,6 +64,11 @@ class WindowMSA(nn.Module):
         self.proj = nn.Linear(embed_dims, embed_dims)
         self.proj_drop = nn.Dropout(proj_drop_rate)
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def resize_weight(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+        """Return the biases of another window for this one."""
+        side = (math.isqrt(shape[0]) + 1) // 2
+        return fit_position_table(value, (side, side)) if name == "relative_position_bias_table" else None
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
@@ -294,6 +301,10 @@ class SwinTransformer(Backbone):
             if stage.downsample is not None:
                 x, size = stage.downsample(x, size)
         return tuple(maps[i] for i in self.out_indices)
+
+    def resize_weight(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+        """Return the position embeddings of another image size for this one."""
+        return fit_pos_embed(value, self.grid, extra_tokens=0) if name == "absolute_pos_embed" else None
 
     def train(self, mode: bool = True) -> SwinTransformer:
         """As usual, but frozen stages stay in eval mode."""

@@ -22,6 +22,7 @@ from segkernel.nn import (
     PatchEmbed,
     TransformerEncoderLayer,
     build_norm,
+    fit_pos_embed,
     nlc_to_nchw,
     resize_pos_embed,
     trunc_normal_init,
@@ -147,6 +148,10 @@ class VisionTransformer(Backbone):
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self._freeze(frozen_exclude)
+
+    def resize_weight(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+        """Return the position embeddings of another image size for this one."""
+        return fit_pos_embed(value, self.grid) if name == "pos_embed" else None
 
     def forward(self, images: Tensor) -> tuple[Any, ...]:
         """Return the maps (N, embed_dims, h, w), or with ``output_cls_token`` pairs of a map and a token."""

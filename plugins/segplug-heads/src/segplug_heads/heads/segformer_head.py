@@ -20,6 +20,8 @@ class SegformerHead(DecodeHead):
 
     Args:
         interpolate_mode: How maps are resized.
+        linear_projection: Project every map by a plain linear layer, as the authors' own code and weights do;
+            MMSegmentation's have a norm and an activation after it.
     """
 
     fixed_arguments = frozenset({"input_transform"})
@@ -29,11 +31,13 @@ class SegformerHead(DecodeHead):
     def __init__(
         self,
         interpolate_mode: Literal["bilinear", "bicubic", "nearest"] = "bilinear",
+        linear_projection: bool = False,
         **kwargs: Unpack[DecodeHeadArguments],
     ) -> None:
         super().__init__(input_transform="multiple_select", **kwargs)
         self.interpolate_mode = interpolate_mode
-        layers = {"norm_cfg": self.norm_cfg, "act_cfg": self.act_cfg}
+        plain = {"norm_cfg": None, "act_cfg": None}
+        layers = plain if linear_projection else {"norm_cfg": self.norm_cfg, "act_cfg": self.act_cfg}
         self.convs = nn.ModuleList(ConvModule(width, self.channels, 1, **layers) for width in self.in_channels)
         self.fusion_conv = ConvModule(self.channels * len(self.convs), self.channels, 1, norm_cfg=self.norm_cfg)
 

@@ -1,0 +1,39 @@
+"""BEiT and MAE as their authors publish them."""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+from torch import nn
+
+from segplug_backbones.beit import BEiT
+from segplug_backbones.layouts.renaming import Renaming, Weights
+
+SHARED = "rel_pos_bias.relative_position_bias_table"
+
+
+class OfficialBEiT(Renaming):
+    """Names of timm's kind; before fine-tuning, one table of positions for all layers. MAE's encoder has them too."""
+
+    mark = r"^blocks\.0\.attn\.qkv\.weight$"
+    rules: ClassVar = (
+        (r"^patch_embed\.proj\.", "patch_embed.projection."),
+        (r"^norm\.", "ln1."),
+        (r"^blocks\.(\d+)\.", r"layers.\1."),
+        (r"\.norm([12])\.", r".ln\1."),
+        (r"\.mlp\.fc1\.", ".ffn.layers.0.0."),
+        (r"\.mlp\.fc2\.", ".ffn.layers.1."),
+    )
+
+    def fits(self, module: nn.Module) -> bool:
+        return isinstance(module, BEiT)
+
+    def convert(self, module: nn.Module, weights: Weights) -> Weights:
+        renamed = super().convert(module, weights)
+        # The index is a fact of the window, which here may be another one.
+        converted = {key: value for key, value in renamed.items() if not key.endswith("relative_position_index")}
+        if (shared := converted.pop(SHARED, None)) is not None:
+            layers = {found[1] for key in converted if (found := re.match(r"layers\.(\d+)\.", key))}
+            converted |= {f"layers.{i}.attn.relative_position_bias_table": shared.clone() for i in sorted(layers)}
+        return converted

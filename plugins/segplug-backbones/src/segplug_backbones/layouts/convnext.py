@@ -1,0 +1,63 @@
+"""ConvNeXt as its authors, timm and torchvision publish it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import nn
+
+from segplug_backbones.convnext import ConvNeXt
+from segplug_backbones.layouts.renaming import Renaming, Weights
+
+BLOCK: tuple[tuple[str, str], ...] = (
+    (r"\.(dwconv|conv_dw)\.", ".depthwise_conv."),
+    (r"\.(pwconv1|mlp\.fc1)\.", ".pointwise_conv1."),
+    (r"\.(pwconv2|mlp\.fc2)\.", ".pointwise_conv2."),
+)
+
+
+class OfficialConvNeXt(Renaming):
+    """The authors' names."""
+
+    mark = r"^stages\.0\.0\.dwconv\.weight$"
+    rules: ClassVar = BLOCK
+
+    def fits(self, module: nn.Module) -> bool:
+        return isinstance(module, ConvNeXt)
+
+
+class TimmConvNeXt(Renaming):
+    """timm's names."""
+
+    mark = r"^stages\.0\.blocks\.0\.conv_dw\.weight$"
+    rules: ClassVar = (
+        (r"^stem\.", "downsample_layers.0."),
+        (r"^stages\.(\d)\.downsample\.", r"downsample_layers.\1."),
+        (r"^stages\.(\d)\.blocks\.", r"stages.\1."),
+        *BLOCK,
+    )
+
+    def fits(self, module: nn.Module) -> bool:
+        return isinstance(module, ConvNeXt)
+
+
+class TorchvisionConvNeXt(Renaming):
+    """torchvision's names: stages and what comes between them in one sequence."""
+
+    mark = r"^features\.1\.0\.layer_scale$"
+    rules: ClassVar = (
+        (r"^features\.([0246])\.", lambda found: f"downsample_layers.{int(found[1]) // 2}."),
+        (r"^features\.([1357])\.(\d+)\.", lambda found: f"stages.{int(found[1]) // 2}.{found[2]}."),
+        (r"\.layer_scale$", ".gamma"),
+        (r"\.block\.0\.", ".depthwise_conv."),
+        (r"\.block\.2\.", ".norm."),
+        (r"\.block\.3\.", ".pointwise_conv1."),
+        (r"\.block\.5\.", ".pointwise_conv2."),
+    )
+
+    def fits(self, module: nn.Module) -> bool:
+        return isinstance(module, ConvNeXt)
+
+    def convert(self, module: nn.Module, weights: Weights) -> Weights:
+        converted = super().convert(module, weights)
+        return {key: value.flatten() if key.endswith(".gamma") else value for key, value in converted.items()}

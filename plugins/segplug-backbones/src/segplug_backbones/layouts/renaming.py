@@ -1,0 +1,51 @@
+"""What layouts share: a model, a key that only they have, and rules from their names to ours."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Collection
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from segkernel.interfaces.model import WeightLayout
+
+Weights = dict[str, Tensor]
+Rule = tuple[str, str | Callable[[re.Match[str]], str]]
+_PREFIX = re.compile(r"^(module\.|model\.|backbone\.|encoder\.)+")
+
+
+def without_prefix(weights: Weights) -> Weights:
+    """Return the weights without what wrappers put before their names."""
+    return {_PREFIX.sub("", key): value for key, value in weights.items()}
+
+
+def rename(weights: Weights, rules: Collection[Rule]) -> Weights:
+    """Return the weights with every rule, a pattern and its replacement, applied to every name in turn."""
+    compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules]
+    renamed = {}
+    for key, value in weights.items():
+        for pattern, replacement in compiled:
+            key = pattern.sub(replacement, key)
+        renamed[key] = value
+    return renamed
+
+
+class Renaming(WeightLayout):
+    """A layout whose weights have other names, and perhaps another shape here and there."""
+
+    mark: ClassVar[str]
+    """A pattern that some key of this layout has, and none of ours."""
+    rules: ClassVar[tuple[Rule, ...]] = ()
+    """Patterns and replacements, in order."""
+
+    @abstractmethod
+    def fits(self, module: nn.Module) -> bool:
+        """Tell whether ``module`` is a model of this kind."""
+
+    def matches(self, module: nn.Module, keys: Collection[str]) -> bool:
+        return self.fits(module) and any(re.search(self.mark, _PREFIX.sub("", key)) for key in keys)
+
+    def convert(self, module: nn.Module, weights: Weights) -> Weights:
+        return rename(without_prefix(weights), self.rules)

@@ -1,0 +1,77 @@
+"""Vision transformers of timm, DeiT and the JAX originals."""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from segplug_backbones.layouts.renaming import Renaming, Weights, rename
+from segplug_backbones.vit import VisionTransformer
+
+
+class TimmViT(Renaming):
+    """timm's names, which DeiT's and many others' files have as well."""
+
+    mark = r"^blocks\.0\.attn\.qkv\.weight$"
+    rules: ClassVar = (
+        (r"^patch_embed\.proj\.", "patch_embed.projection."),
+        (r"^norm_pre\.", "ln_pre."),
+        (r"^norm\.", "ln1."),
+        (r"^blocks\.(\d+)\.", r"layers.\1."),
+        (r"\.norm([12])\.", r".ln\1."),
+        (r"\.attn\.qkv\.", ".attn.attn.in_proj_"),
+        (r"\.attn\.proj\.", ".attn.attn.out_proj."),
+        (r"\.mlp\.fc1\.", ".ffn.layers.0.0."),
+        (r"\.mlp\.fc2\.", ".ffn.layers.1."),
+    )
+
+    def fits(self, module: nn.Module) -> bool:
+        return isinstance(module, VisionTransformer)
+
+
+class JaxViT(Renaming):
+    """The arrays of the original models (.npz), (in, out) where torch has (out, in), with heads apart."""
+
+    mark = r"^Transformer/encoderblock_0/"
+    rules: ClassVar = (
+        (r"^embedding/", "patch_embed.projection."),
+        (r"^cls$", "cls_token"),
+        (r"^Transformer/posembed_input/pos_embedding$", "pos_embed"),
+        (r"^Transformer/encoder_norm/", "ln1."),
+        (r"^Transformer/encoderblock_(\d+)/", r"layers.\1."),
+        (r"LayerNorm_0/", "ln1."),
+        (r"LayerNorm_2/", "ln2."),
+        (r"MlpBlock_3/Dense_0/", "ffn.layers.0.0."),
+        (r"MlpBlock_3/Dense_1/", "ffn.layers.1."),
+        (r"MultiHeadDotProductAttention_1/out/", "attn.attn.out_proj."),
+        (r"MultiHeadDotProductAttention_1/", "attn.attn."),
+        (r"/", "."),
+        (r"\.(kernel|scale)$", ".weight"),
+    )
+
+    def fits(self, module: nn.Module) -> bool:
+        return isinstance(module, VisionTransformer)
+
+    def convert(self, module: nn.Module, weights: Weights) -> Weights:
+        renamed = {key: _transposed(key, value) for key, value in rename(weights, self.rules).items()}
+        converted = {key: value for key, value in renamed.items() if not re.search(r"\.(query|key|value)\.", key)}
+        for key in [key for key in renamed if ".query." in key]:
+            parts = [renamed[key.replace(".query.", f".{part}.")] for part in ("query", "key", "value")]
+            converted[key.replace(".query.", ".in_proj_")] = torch.cat(parts)
+        return converted
+
+
+def _transposed(key: str, value: Tensor) -> Tensor:
+    """Return an array as torch has it."""
+    if "patch_embed" in key and value.ndim == 4:
+        return value.permute(3, 2, 0, 1).contiguous()
+    if re.search(r"\.(query|key|value)\.weight$", key):  # (C, heads, C / heads)
+        return value.flatten(1).T.contiguous()
+    if re.search(r"\.(query|key|value)\.bias$", key):
+        return value.flatten()
+    if key.endswith("out_proj.weight"):  # (heads, C / heads, C)
+        return value.flatten(0, 1).T.contiguous()
+    return value.T.contiguous() if key.endswith("weight") and value.ndim == 2 else value
