@@ -131,6 +131,15 @@ def test_a_window_larger_than_the_image_sees_it_whole():
     torch.testing.assert_close(found["seg"], images[:, :1])
 
 
+def test_a_window_of_one_number_is_a_square():
+    images = torch.rand(1, 3, 40, 60)
+    found = [
+        infer(lambda x: {"seg": x.mean((2, 3), keepdim=True)}, images, {"seg": SOFTMAX}, {"mode": "slide", **sizes})
+        for sizes in ({"crop_size": 32, "stride": 20}, {"crop_size": (32, 32), "stride": (20, 20)})
+    ]
+    assert torch.equal(found[0]["seg"], found[1]["seg"])
+
+
 def test_windows_without_a_size_are_refused():
     with pytest.raises(UsageError, match="crop_size"):
         infer(lambda x: {"seg": x}, torch.zeros(1, 3, 8, 8), {"seg": SOFTMAX}, {"mode": "slide"})

@@ -129,7 +129,7 @@ def check_views(test_cfg: TestConfig | None, tta: TTA | None = None) -> None:
         UsageError: When ``slide`` lacks its sizes, or a size or scale is not above 0.
     """
     if test_cfg and test_cfg.get("mode", "whole") == "slide":
-        sizes = [length for key in ("crop_size", "stride") for length in test_cfg.get(key, (0, 0))]  # type: ignore[attr-defined]
+        sizes = _size(test_cfg.get("crop_size", 0)) + _size(test_cfg.get("stride", 0))
         if min(sizes) < 1:
             raise UsageError("test_cfg: mode slide needs crop_size and stride, both (height, width) of 1 or more")
     if tta is not None and min(tta.get("scales", (1.0,)), default=0) <= 0:
@@ -147,7 +147,12 @@ def infer(
     check_views(test_cfg)
     if test_cfg.get("mode", "whole") == "whole":
         return whole(predict, images, outputs)
-    return slide(predict, images, outputs, test_cfg["crop_size"], test_cfg["stride"])
+    return slide(predict, images, outputs, _size(test_cfg["crop_size"]), _size(test_cfg["stride"]))
+
+
+def _size(size: Size | int) -> Size:
+    """Return (height, width) of a size, a number being that of a square."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def whole(predict: Predict, images: Tensor, outputs: Mapping[str, OutputSpec]) -> dict[str, Tensor]:

@@ -129,15 +129,15 @@ class OutputSpec:
 
 
 class TestConfig(TypedDict, total=False):
-    """How a segmentor looks at an image when predicting; sizes are (height, width) in pixels.
+    """How a segmentor looks at an image when predicting; sizes are (height, width) in pixels, or one for both.
 
     ``whole`` sees it at once, ``slide`` in windows of ``crop_size`` every ``stride``; overlaps are averaged.
     The other keys are PointRend's: times the scores are enlarged, pixels scored anew each time, factor of the size.
     """
 
     mode: Literal["whole", "slide"]
-    crop_size: tuple[int, int]
-    stride: tuple[int, int]
+    crop_size: tuple[int, int] | int
+    stride: tuple[int, int] | int
     subdivision_steps: int
     subdivision_num_points: int
     scale_factor: float

@@ -14,13 +14,12 @@ from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import TypedDict
 
 from segkernel.errors import ConfigError, Problem
-from segkernel.interfaces.model import Backbone
 from segkernel.nn import build_conv, build_norm, kaiming_init, resize
-from segplug_backbones.resnet import BasicBlock, Block, Bottleneck
+from segplug_backbones.freezing import PartlyFrozen
+from segplug_backbones.residual import BasicBlock, Block, Bottleneck
 
 BLOCKS: dict[str, type[Block]] = {"BASIC": BasicBlock, "BOTTLENECK": Bottleneck}
 
@@ -140,7 +139,7 @@ def hrnet_stages(width: int, depth: int = 4, modules: Sequence[int] = (1, 1, 4, 
     return stages
 
 
-class HRNet(Backbone):
+class HRNet(PartlyFrozen):
     """Images (N, in_channels, H, W) to one map per branch of the last stage, at strides 4, 8, 16, 32, ...
 
     Odd sizes are rounded up.
@@ -193,8 +192,7 @@ class HRNet(Backbone):
         self.channels = tuple(widths if multiscale_output else widths[:1])
         self.strides = tuple(4 * 2**i for i in range(len(self.channels)))
         self._initialise(zero_init_residual)
-        for module in self._frozen():
-            module.requires_grad_(False)
+        self._freeze()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
@@ -209,16 +207,6 @@ class HRNet(Backbone):
             maps = [x if change is None else change(x) for change, x in zip(transition, sources)]
             maps = getattr(self, f"stage{i}")(maps)
         return tuple(maps)
-
-    def train(self, mode: bool = True) -> HRNet:
-        """Set the mode; frozen stages, and with ``norm_eval`` every batch norm, stay in evaluation mode."""
-        super().train(mode)
-        still = self._frozen()
-        if self.norm_eval:
-            still += [module for module in self.modules() if isinstance(module, _BatchNorm)]
-        for module in still:
-            module.eval()
-        return self
 
     def _add_stem(self, layers: Layers, in_channels: int) -> None:
         self._norms = []
@@ -283,7 +271,7 @@ def _exchange(layers: Layers, widths: Sequence[int], target: int) -> nn.ModuleLi
         else:
             path = [width] * (target - source) + [widths[target]]
             changes.append(layers.descent(path, inplace=False, last_act=False))
-    return nn.ModuleList(changes)  # type: ignore[arg-type]
+    return nn.ModuleList(changes)
 
 
 def _sum(fuse: nn.ModuleList, maps: Sequence[Tensor], target: int) -> Tensor:
@@ -312,7 +300,7 @@ def _transition(layers: Layers, before: Sequence[int], after: Sequence[int]) -> 
             changes.append(nn.Sequential(*layers.conv_norm(before[i], width, 3), nn.ReLU(inplace=True)))
         else:
             changes.append(None)
-    return nn.ModuleList(changes)  # type: ignore[arg-type]
+    return nn.ModuleList(changes)
 
 
 def _stage(layers: Layers, stage: HRStage, widths: Sequence[int], multiscale_output: bool) -> nn.Sequential:

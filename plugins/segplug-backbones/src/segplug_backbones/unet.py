@@ -15,12 +15,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from segkernel.errors import ConfigError, Problem
-from segkernel.interfaces.model import Backbone
 from segkernel.nn import ConvModule, LayerConfig, build_activation, build_norm, build_upsample
-from segplug_backbones.recompute import recompute, worth_recomputing
+from segplug_backbones.freezing import PartlyFrozen
+from segplug_backbones.recompute import run
 
 
 class DeconvModule(nn.Module):
@@ -62,9 +61,7 @@ class DeconvModule(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.with_cp and worth_recomputing(x):
-            return recompute(self, self.deconv_upsamping, x)
-        return self.deconv_upsamping(x)
+        return run(self.deconv_upsamping, x, self.with_cp)
 
 
 class InterpConv(nn.Module):
@@ -109,9 +106,7 @@ class InterpConv(nn.Module):
         self.interp_upsample = nn.Sequential(conv, upsample) if conv_first else nn.Sequential(upsample, conv)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.with_cp and worth_recomputing(x):
-            return recompute(self, self.interp_upsample, x)
-        return self.interp_upsample(x)
+        return run(self.interp_upsample, x, self.with_cp)
 
 
 class BasicConvBlock(nn.Module):
@@ -137,9 +132,7 @@ class BasicConvBlock(nn.Module):
         self.convs = nn.Sequential(first, *others)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.with_cp and worth_recomputing(x):
-            return recompute(self, self.convs, x)
-        return self.convs(x)
+        return run(self.convs, x, self.with_cp)
 
 
 class UpConvBlock(nn.Module):
@@ -176,7 +169,7 @@ class UpConvBlock(nn.Module):
         return self.conv_block(torch.cat([skip, x], dim=1))
 
 
-class UNet(Backbone):
+class UNet(PartlyFrozen):
     """Images (N, in_channels, H, W) to the deepest map and the maps of each step up, coarsest first.
 
     Sides need not be multiples of the largest stride: what is missing at the bottom and right is filled with zeros.
@@ -277,13 +270,8 @@ class UNet(Backbone):
             outputs.append(block(skips.pop(), outputs[-1]))
         return tuple(outputs)
 
-    def train(self, mode: bool = True) -> UNet:
-        """Set the mode; with ``norm_eval`` every batch norm stays in evaluation mode."""
-        super().train(mode)
-        for module in self.modules():
-            if self.norm_eval and isinstance(module, _BatchNorm):
-                module.eval()
-        return self
+    def _frozen(self) -> list[nn.Module]:
+        return []
 
 
 def _check_lengths(count: int, **arguments: Sequence[Any]) -> None:
