@@ -43,7 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{fact['name']}\n    " + "\n    ".join(found if options.all else found[:5]))
         equal[fact["family"]] += not found
     for family, count in total.items():
-        print(f"{family}: {equal[family]} of {count} equal" + (f", {reasons[family]} with a reason" * bool(reasons[family])))
+        print(
+            f"{family}: {equal[family]} of {count} equal"
+            + (f", {reasons[family]} with a reason" * bool(reasons[family]))
+        )
     print(f"total: {equal.total()} of {total.total()} equal, {reasons.total()} with a reason")
     return int(equal.total() + reasons.total() != total.total())
 

@@ -59,7 +59,7 @@ DEFAULTS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("ResNet",), {"deep_stem": False}),
     ((*_RESNET, "HRNet", "UNet", "BEiT", "MAE", "VisionTransformer"), {"norm_eval": False}),
     ((*_RESNET, *_VIT, *_TWINS, "MixVisionTransformer", "UNet", "BiSeNetV1", "ICNet", "ERFNet"), {"in_channels": 3}),
-    (("MSCAN", "CGNet", "DDRNet", "PIDNet", "STDCNet"), {"in_channels": 3}),
+    (("MSCAN", "CGNet", "DDRNet", "PIDNet"), {"in_channels": 3}),
     (_VIT, {"mlp_ratio": 4, "act_cfg": _GELU}),
     (("BEiT", "MAE"), {"attn_drop_rate": 0, "patch_size": 16}),
     (("SwinTransformer",), {"qkv_bias": True, "qk_scale": None, "drop_rate": 0, "attn_drop_rate": 0, "with_cp": False}),
@@ -215,9 +215,11 @@ def _paramwise(spec: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return factors per parameter; ``wd_mult`` is read by nobody, and layer decay has one spelling."""
     if spec is None:
         return None
-    result = {("decay_rate" if key == "layer_decay_rate" else key): value for key, value in spec.items()}
-    if "layer_decay_rate" in spec:
-        result["decay_type"] = "layer_wise"
+    result = dict(spec)
+    rate = result.pop("decay_rate", result.pop("layer_decay_rate", None))
+    if rate is not None:
+        stages = {"stage_wise": True} if result.pop("decay_type", "layer_wise") == "stage_wise" else {}
+        result["layer_decay"] = {"rate": rate, "num_layers": result.pop("num_layers"), **stages}
     rules = {name: rule for name, rule in result.pop("custom_keys", {}).items() if set(rule) != {"wd_mult"}}
     result |= {"custom_keys": rules} if rules else {}
     return result or None
@@ -269,4 +271,3 @@ def _settled_set(spec: Mapping[str, Any]) -> dict[str, Any]:
 def _bound(spec: Mapping[str, Any], iterations: int) -> dict[str, Any]:
     """Return a schedule with its first and last iteration."""
     return {"by_epoch": False, "begin": 0, "end": iterations, **spec}
-

@@ -22,6 +22,7 @@ class LocalEngine(Engine):
     Args:
         device: ``auto`` takes CUDA, else Apple's MPS, else the processor; or any torch device, ``cuda:1``.
         amp: Autocast: ``True`` is float16 on CUDA (with loss scaling) and bfloat16 elsewhere, or name the type.
+        loss_scale: What the loss is multiplied with under float16; found on the way when None.
         channels_last: Keep images and weights in channels-last order, which convolutions on a processor and on
             tensor cores are faster with.
         cudnn_benchmark: Let cuDNN try its algorithms; good when the input size is fixed, not bit-reproducible.
@@ -35,6 +36,7 @@ class LocalEngine(Engine):
         self,
         device: str = "auto",
         amp: bool | Literal["float16", "bfloat16"] = False,
+        loss_scale: float | None = None,
         channels_last: bool = False,
         cudnn_benchmark: bool = False,
         threads: int | None = None,
@@ -42,7 +44,9 @@ class LocalEngine(Engine):
         self.device = _device(device)
         self.amp = _amp_type(amp, self.device)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp is torch.float16)
+        self.loss_scale = loss_scale
+        start = {} if loss_scale is None else {"init_scale": loss_scale}
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp is torch.float16, **start)
         if threads is not None:
             if threads < 1:
                 raise UsageError(f"threads {threads}: needs 1 or more")
@@ -76,7 +80,7 @@ class LocalEngine(Engine):
             self.scaler.unscale_(self.optimizer)
             sums["grad_norm"] = self._clip()
         self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self.scaler.update(self.loss_scale)
         return sums
 
     def _clip(self) -> Tensor:

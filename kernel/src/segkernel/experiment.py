@@ -28,7 +28,7 @@ from segkernel.interfaces.data import Dataset, Transform
 from segkernel.interfaces.model import Engine, Exporter, Segmentor
 from segkernel.interfaces.spec import Spec
 from segkernel.nn import resize
-from segkernel.opening import catalog_of, make_model, open_model
+from segkernel.opening import catalog_of, make_model, open_model, unavailable
 from segkernel.optim import Paramwise, parameter_groups
 from segkernel.randomness import seed_everything
 from segkernel.runner import Runner
@@ -119,12 +119,14 @@ class ScheduleSection:
         iterations: Optimiser steps; or
         epochs: passes over the training set.
         val_interval: In the same unit.
+        val_begin: The iteration before which nothing is validated.
         lr: Schedules, applied in turn.
     """
 
     iterations: int | None = None
     epochs: float | None = None
     val_interval: float | None = None
+    val_begin: int = 0
     lr: Sequence[Schedule] = ()
 
 
@@ -150,6 +152,8 @@ def section_types() -> dict[str, Any]:
 
 def check(config: Config) -> list[Problem]:
     """Return everything wrong with a config that can be known without building it."""
+    if "unavailable" in config.meta:
+        return [unavailable(config)]
     catalog = catalog_of(config)
     problems: list[Problem] = []
     for name, value in config.items():
@@ -221,6 +225,7 @@ def make_runner(
         iterations=schedule.iterations,
         epochs=schedule.epochs,
         val_interval=schedule.val_interval,
+        val_begin=schedule.val_begin,
         batch_size=optim.batch_size if training else None,
         lr=schedule.lr,
         clip_grad=optim.clip_grad,

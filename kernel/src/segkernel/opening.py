@@ -56,8 +56,9 @@ def open_model(source: Source, weights: str | Path | None = None, overrides: Seq
     """Open a model.
 
     Args:
-        source: A packaged or local name, a config file, a mapping, a loaded config, a checkpoint that holds its
-            config, an exported file, or a built module.
+        source: A packaged or local name, which brings its published weights if the overrides leave the model as it
+            is, a config file, a mapping, a loaded config, a checkpoint that holds its config, an exported file, or a
+            built module.
         weights: A checkpoint, which must fit completely, or an exported file that takes the model's place.
         overrides: ``key=value`` strings for the config.
 
@@ -82,7 +83,9 @@ def open_model(source: Source, weights: str | Path | None = None, overrides: Seq
         stored = exported.metadata.get("config")
         return Opened(exported, exported.metadata, load_config(stored, overrides) if stored else None)
     config = load_config(source, overrides)
-    return _with_weights(config, weights)
+    changed = any(text.lstrip("+~").startswith(("model", "data.num_classes")) for text in overrides)
+    named = isinstance(source, str) and suffix not in (".yaml", ".yml") and not changed
+    return _with_weights(config, weights or (config.meta.get("weights") if named else None))
 
 
 def _with_weights(config: Config, weights: str | Path | None) -> Opened:
@@ -103,6 +106,8 @@ def make_model(config: Config, catalog: Catalog | None = None, pretrained: bool 
         catalog: Where its components are looked up; None is the installed ones, as the config prefers them.
         pretrained: Whether to load them.
     """
+    if "unavailable" in config.meta:
+        raise ConfigError(unavailable(config))
     if not config.get("model"):
         raise ConfigError(Problem("this config has no model", "model", str(config.source)))
     model = build("segmentors", config["model"], catalog=catalog or catalog_of(config))
@@ -112,6 +117,11 @@ def make_model(config: Config, catalog: Catalog | None = None, pretrained: bool 
             _, report = checkpoint.load_into(target, start, "finetune")
             log.info("%s from %s\n%s", name or "backbone", start, report)
     return model
+
+
+def unavailable(config: Config) -> Problem:
+    """Return why a config is listed but cannot be built."""
+    return Problem(f"{config.name} cannot be built: {config.meta['unavailable']}", "model", config.source)
 
 
 def fill(model: nn.Module, weights: str | Path) -> Mapping[str, Any]:

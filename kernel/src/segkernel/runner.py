@@ -59,6 +59,7 @@ class Runner:
         iterations: Optimiser steps to make; or
         epochs: passes over the training set.
         val_interval: Iterations, or epochs when ``epochs`` is given, between validations; the end is always validated.
+        val_begin: The iteration before which nothing is validated.
         batch_size: Samples per optimiser step over all devices; None is one micro-batch per device.
         lr: Learning-rate schedules, ours or torch's.
         clip_grad: ``{"max_norm": 1.0, "norm_type": 2.0}``.
@@ -86,6 +87,7 @@ class Runner:
         iterations: int | None = None,
         epochs: float | None = None,
         val_interval: float | None = None,
+        val_begin: int = 0,
         batch_size: int | None = None,
         lr: Sequence[Schedule | torch.optim.lr_scheduler.LRScheduler] = (),
         clip_grad: Mapping[str, float] | None = None,
@@ -108,7 +110,7 @@ class Runner:
                 raise DataError(f"the {kind} set is empty", getattr(part.dataset, "data_root", None))
         self.evaluation = evaluation or Evaluation()
         check_views(getattr(model, "test_cfg", None))
-        self.seed, self.config = seed, dict(config or {})
+        self.seed, self.val_begin, self.config = seed, val_begin, dict(config or {})
         self.work_dir = rundir.new(name) if work_dir is None else Path(work_dir)
         self.engine.prepare_model(model, self.preprocessor)
         # An optimiser that is made here sees the parameters where the engine put them.
@@ -393,7 +395,7 @@ class Runner:
     def _validation_due(self) -> bool:
         if self.iteration >= self.max_iterations:
             return True
-        every = self._samples_per_validation
+        every = self._samples_per_validation if self.iteration >= self.val_begin else None
         return bool(every) and int(self.position / every) > int((self.position - self.batch_size) / every)  # type: ignore[operator]
 
     def _with_defaults(self, hooks: Sequence[Any], lr: Sequence[Any]) -> list[Any]:

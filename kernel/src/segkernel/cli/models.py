@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,7 +24,7 @@ class _Models(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group("models", cls=_Models, invoke_without_command=True)
+@click.group("models", cls=_Models, invoke_without_command=True, context_settings={"ignore_unknown_options": True})
 @click.pass_context
 def command(ctx: click.Context) -> None:
     """List the configs of the zoo: models [GLOB]; or show one: models show NAME."""
@@ -33,19 +34,29 @@ def command(ctx: click.Context) -> None:
 
 @command.command("list")
 @click.argument("pattern", required=False, metavar="[GLOB]")
+@click.option("--family", metavar="NAME", help="Only this family.")
+@click.option("--data", metavar="GLOB", help="Only these data parts, such as 'ade20k*'.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_models(pattern: str | None = None, as_json: bool = False) -> None:
-    """List names, families, data sets and published mIoU; GLOB without a star matches anywhere."""
+def list_models(
+    pattern: str | None = None, family: str | None = None, data: str | None = None, as_json: bool = False
+) -> None:
+    """List names, families, data parts and published mIoU; GLOB without a star matches anywhere."""
     from segkernel.config.experiments import list_experiments
     from segkernel.config.zoo import find_zoos
     from segkernel.errors import UsageError, suggest
 
     entries = list(list_experiments(find_zoos()))
-    glob = pattern if pattern and set(pattern) & set("*?[") else f"*{pattern or ''}*"
-    chosen = [entry for entry in entries if fnmatchcase(entry.name, glob)]
-    if not chosen and pattern:
-        hint = suggest(pattern, [entry.name for entry in entries]) or "no package with configs is installed"
-        raise UsageError(f"no model matches {pattern!r}; {hint}")
+    names = [entry.family.name if entry.family else "" for entry in entries]
+    chosen = [
+        entry
+        for entry, name in zip(entries, names)
+        if _matches(entry.name, pattern) and family in (None, name) and _matches(entry.data or "", data)
+    ]
+    if not chosen and (pattern or family or data):
+        wanted, known = (family, names) if family and family not in names else (pattern or data or "", names)
+        known = known if wanted == family else [entry.name for entry in entries]
+        hint = suggest(str(wanted), known) or "no package with configs is installed"
+        raise UsageError(f"no model matches {wanted!r}; {hint}")
     rows = [_row(entry) for entry in chosen]
     if as_json:
         click.echo(json.dumps(rows, indent=1))
@@ -57,9 +68,11 @@ def list_models(pattern: str | None = None, as_json: bool = False) -> None:
 
 @command.command("show")
 @click.argument("name")
+@click.option("--shape", nargs=2, type=int, metavar="HEIGHT WIDTH", help="Of the image that FLOPs are counted for.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def show(name: str, as_json: bool) -> None:
-    """Show the parts of a model, its paper, its published scores and where it is."""
+def show(name: str, shape: tuple[int, int] | None, as_json: bool) -> None:
+    """Show the parts of a model, its paper, published scores and weights; with torch, its parameters and FLOPs."""
+    from segkernel.config import load_config
     from segkernel.config.experiments import find_experiment
     from segkernel.config.marks import plain
     from segkernel.config.zoo import find_zoos
@@ -68,6 +81,10 @@ def show(name: str, as_json: bool) -> None:
     facts: dict[str, Any] = {"name": entry.name, "family": entry.family.name if entry.family else None}
     facts |= {"variant": entry.variant, "schedule": entry.schedule, "data": entry.data}
     facts |= {"listed at": entry.place, "file": str(entry.path), **plain(entry.meta())}
+    if find_spec("torch") and "unavailable" not in facts:
+        from segkernel.cost import cost_of
+
+        facts |= cost_of(load_config(name), shape)
     if as_json:
         click.echo(json.dumps(facts, indent=1))
         return
@@ -75,6 +92,28 @@ def show(name: str, as_json: bool) -> None:
         if value is not None:
             click.echo(f"{key:<12} {_cell(value)}")
     click.echo(f"next         seg-kernel config show {entry.name}, seg-kernel run {entry.name}")
+
+
+@command.command("download")
+@click.argument("name")
+def download(name: str) -> None:
+    """Download the published weights of a model into the cache; print the file."""
+    from segkernel.config.experiments import find_experiment
+    from segkernel.config.zoo import find_zoos
+    from segkernel.download import fetch
+    from segkernel.errors import UsageError
+
+    entry = find_experiment(name, find_zoos())
+    weights = entry.meta().get("weights")
+    if not weights:
+        raise UsageError(f"{entry.name} was published without weights; seg-kernel models show {entry.name}")
+    click.echo(fetch(weights))
+    click.echo(f"next: seg-kernel predict {entry.name} IMAGE", err=True)
+
+
+def _matches(text: str, pattern: str | None) -> bool:
+    glob = pattern if pattern and set(pattern) & set("*?[") else f"*{pattern or ''}*"
+    return fnmatchcase(text, glob)
 
 
 def _row(entry: Experiment) -> dict[str, Any]:

@@ -16,8 +16,8 @@ _KEYS = {
     "optim.paramwise": "custom_keys bias_lr_mult bias_decay_mult norm_decay_mult dwconv_decay_mult flat_decay_mult"
     " layer_decay",
     "optim.paramwise.layer_decay": "rate num_layers stage_wise",
-    "schedule": "iterations epochs val_interval lr",
-    "engine": "type device amp channels_last cudnn_benchmark threads",
+    "schedule": "iterations epochs val_interval val_begin lr",
+    "engine": "type device amp loss_scale channels_last cudnn_benchmark threads",
     "evaluate": "metrics test_cfg tta loss format_only",
     "evaluate.test_cfg": "mode crop_size stride",
     "evaluate.tta": "scales flip",

@@ -1,0 +1,39 @@
+"""What a model costs: its parameters, and the operations of one image."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from segkernel.config import Config
+from segkernel.errors import SegKernelError
+from segkernel.inference import Preprocessor
+from segkernel.opening import make_model
+
+
+def cost_of(config: Config, shape: tuple[int, int] | None = None) -> dict[str, str]:
+    """Build a model without memory for its weights and count.
+
+    Args:
+        config: The whole config.
+        shape: Height and width of the image; None takes ``data.crop_size``.
+
+    Returns:
+        "parameters" and "FLOPs" (two for a multiplication and an addition), each a text: a number, or why there is
+        none.
+    """
+    data = config.get("data") or {}
+    height, width = shape or data.get("crop_size") or (512, 512)
+    try:
+        with torch.device("meta"):
+            model = make_model(config, pretrained=False).eval().requires_grad_(False)
+    except SegKernelError as error:
+        return {"parameters": f"unknown: {str(error).splitlines()[0]}"}
+    found = {"parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}"}
+    channels = Preprocessor(**(data.get("preprocess") or {})).mean.numel()
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(torch.empty(1, channels, height, width, device="meta"))
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        return {**found, "FLOPs": f"unknown: {str(error).splitlines()[0]}"}
+    return {**found, "FLOPs": f"{counter.get_total_flops() / 1e9:,.1f} G for one image of {height} x {width}"}
