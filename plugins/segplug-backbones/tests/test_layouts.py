@@ -273,10 +273,14 @@ def test_neighbours_are_merged_in_the_order_of_unfolding() -> None:
     torch.testing.assert_close(ours, theirs)
 
 
-def test_mix_vision_transformer_of_its_authors() -> None:
-    model = MixVisionTransformer(
-        embed_dims=8, num_layers=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), sr_ratios=(2, 1, 1, 1), mlp_ratio=2
-    ).eval()
+def mit() -> MixVisionTransformer:
+    torch.manual_seed(0)
+    sizes = {"embed_dims": 8, "num_layers": (1,) * 4, "num_heads": (1, 1, 2, 2), "sr_ratios": (2, 1, 1, 1)}
+    return MixVisionTransformer(**sizes, mlp_ratio=2)
+
+
+def their_mit(model: MixVisionTransformer) -> Weights:
+    """Return the weights of a backbone as its authors name them."""
     theirs: Weights = {}
     for name, value in model.state_dict().items():
         stage, part, *rest = name.split(".")[1:]
@@ -294,11 +298,60 @@ def test_mix_vision_transformer_of_its_authors() -> None:
                              ("ffn.layers.1", "mlp.dwconv.dwconv"), ("ffn.layers.4", "mlp.fc2")):  # fmt: skip
                 tail = tail.replace(old, new)
             theirs[f"block{number}.{tail}"] = value.flatten(1) if ".fc" in tail and value.ndim == 4 else value
-    fresh = MixVisionTransformer(
-        embed_dims=8, num_layers=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), sr_ratios=(2, 1, 1, 1), mlp_ratio=2
-    )
-    for ours, expected in zip(convert(fresh, theirs, "OfficialMiT")(images(64)), model(images(64)), strict=True):
+    return theirs
+
+
+def test_mix_vision_transformer_of_its_authors() -> None:
+    model = mit().eval()
+    fresh = mit().apply(lambda part: nn.init.zeros_(part.weight) if isinstance(part, nn.Linear) else None)
+    for ours, expected in zip(
+        convert(fresh, their_mit(model), "OfficialMiT")(images(64)), model(images(64)), strict=True
+    ):
         torch.testing.assert_close(ours, expected)
+
+
+class TheirSegFormerHead(nn.Module):
+    """Linear layers, from coarse to fine, and a convolution with a norm over all."""
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        for number, width in enumerate(widths, start=1):
+            self.add_module(f"linear_c{number}", nn.ModuleDict({"proj": nn.Linear(width, 6)}))
+        self.linear_fuse = nn.ModuleDict({"conv": nn.Conv2d(24, 6, 1, bias=False), "bn": nn.BatchNorm2d(6)})
+        self.linear_pred = nn.Conv2d(6, 5, 1)
+
+    def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
+        size, joined = maps[0].shape[2:], []
+        for number in (4, 3, 2, 1):
+            x = getattr(self, f"linear_c{number}")["proj"](maps[number - 1].flatten(2).transpose(1, 2))
+            x = x.transpose(1, 2).unflatten(2, maps[number - 1].shape[2:])
+            joined.append(F.interpolate(x, size, mode="bilinear", align_corners=False))
+        return self.linear_pred(self.linear_fuse["bn"](self.linear_fuse["conv"](torch.cat(joined, 1))).relu())
+
+
+def test_a_whole_segformer_of_its_authors() -> None:
+    class Whole(nn.Module):
+        """The part of a segmentor that the layout looks at."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = mit()
+
+    trunk, head = mit().eval(), TheirSegFormerHead((8, 8, 16, 16)).eval()
+    theirs = {f"backbone.{name}": value for name, value in their_mit(trunk).items()}
+    theirs |= {f"decode_head.{name}": value for name, value in head.state_dict().items()}
+    prepared = prepare(Whole(), theirs)
+    assert prepared.layout == "OfficialSegFormer"
+    w, maps = prepared.weights, trunk(images(64))
+    size, joined = maps[0].shape[2:], []
+    for i, x in enumerate(maps):  # what SegformerHead(linear_projection=True) does, from fine to coarse
+        x = F.conv2d(x, w[f"decode_head.convs.{i}.conv.weight"], w[f"decode_head.convs.{i}.conv.bias"])
+        joined.append(F.interpolate(x, size, mode="bilinear", align_corners=False))
+    x = F.conv2d(torch.cat(joined, 1), w["decode_head.fusion_conv.conv.weight"])
+    stats = [w[f"decode_head.fusion_conv.bn.{name}"] for name in ("running_mean", "running_var", "weight", "bias")]
+    x = F.batch_norm(x, *stats).relu()
+    ours = F.conv2d(x, w["decode_head.conv_seg.weight"], w["decode_head.conv_seg.bias"])
+    torch.testing.assert_close(ours, head(maps))
 
 
 # ---------------------------------------------------------------- convolutional networks
