@@ -99,7 +99,7 @@ class VisionTransformer(Backbone):
         patch_bias: bool = False,
         pre_norm: bool = False,
         final_norm: bool = False,
-        interpolate_mode: Literal["bilinear", "bicubic", "nearest"] = "bilinear",
+        interpolate_mode: Literal["bilinear", "bicubic", "nearest"] = "bicubic",
         num_fcs: int = 2,
         norm_eval: bool = False,
         with_cp: bool = False,
