@@ -20,7 +20,7 @@ FACTS = (
     "grad_norm", "grad_norm_params", "params_without_grad", "slide_test_cfg", "also_same_model", "logits_from",
     "losses_other_seeds",
 )  # fmt: skip
-LOSSES = ("CrossEntropyLoss", "DiceLoss")
+LOSSES = ("BoundaryLoss", "CrossEntropyLoss", "DiceLoss", "OhemCrossEntropy")
 STRIDE = 2  # on top of the case's own
 
 
@@ -47,7 +47,7 @@ def pack_components(source: Path, target: Path, families: list[str]) -> None:
     ]
     for case in steps:
         case["model"] = golden.model_config(case["model"])
-    for name in ("accuracy.json", "ohem_sampler.json", "ohem_sampler.npz"):
+    for name in ("accuracy.json", "hungarian.json", "mmdet_losses.json", "ohem_sampler.json", "ohem_sampler.npz"):
         (target / name).write_bytes((source / name).read_bytes())
     write(target / "losses.json", losses)
     write(target / "train_steps.json", steps)
