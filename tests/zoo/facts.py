@@ -74,7 +74,7 @@ DEFAULTS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("UNet",), {"dec_dilations": [1] * 4, "downsamples": [True] * 4, "with_cp": False, "conv_cfg": None}),
     (("UNet",), {"act_cfg": _RELU, "upsample_cfg": {"type": "InterpConv"}}),
     (_HEADS, {"dropout_ratio": 0.1, "in_index": -1, "align_corners": False}),
-    (_HEADS, {"act_cfg": _RELU}),
+    (tuple(name for name in _HEADS if name not in ("PointHead", "SegmenterMaskTransformerHead")), {"act_cfg": _RELU}),
     ((*_HEADS, "DDRHead"), {"loss_decode": {"type": "CrossEntropyLoss"}}),
     (("FCNHead", "STDCHead", "DepthwiseSeparableFCNHead"), {"num_convs": 2, "concat_input": True}),
     (("EncHead",), {"add_lateral": False}),

@@ -1,0 +1,182 @@
+"""The packaged zoo: every published name is there, says what was published, is in order and builds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import compare
+import digest
+import facts
+import pytest
+
+from segkernel.catalog import Catalog
+from segkernel.config import load_config
+from segkernel.config.experiments import find_experiment, list_experiments
+from segkernel.config.zoo import find_zoos
+from segkernel.errors import ConfigError
+
+PUBLISHED: dict[str, dict[str, Any]] = json.loads(digest.FILE.read_text("utf-8"))
+FAMILIES = sorted({entry["family"] for entry in PUBLISHED.values()})
+UNAVAILABLE = ["vpd_sd_4xb8-25k_nyu-480x480", "vpd_sd_4xb8-25k_nyu-512x512"]
+SIZED = [name for name, entry in PUBLISHED.items() if "parameters" in entry]
+
+MISSING_MODELS = {
+    "segmentors": {"MultimodalEncoderDecoder"},
+    "backbones": {"MSCAN", "PCPVT", "SVT"},
+    "heads": {"IterativeDecodeHead", "LightHamHead"},
+}
+"""Classes that packaged configs name and nobody has written yet, by group; to be empty."""
+
+MISSING_DATA = {
+    "datasets": {
+        *("COCOStuffDataset", "ChaseDB1Dataset", "ConcatDataset", "DRIVEDataset", "DSDLSegDataset", "HRFDataset"),
+        *("DarkZurichDataset", "ISPRSDataset", "LEVIRCDDataset", "LoveDADataset", "MapillaryDataset_v1", "NYUDataset"),
+        *("NightDrivingDataset", "PascalContextDataset", "PascalContextDataset59", "PascalVOCDataset"),
+        *("PotsdamDataset", "STAREDataset", "iSAIDDataset"),
+    },
+    "transforms": {"Albu", "ConcatCDInput", "GenerateEdge", "RandomDepthMix"},
+    "metrics": {"DepthMetric"},
+}
+"""Likewise of data sets, transforms and metrics; `config check` names them."""
+
+
+def of_family(family: str) -> list[str]:
+    """Return the published names of a family that can be built."""
+    return [name for name, entry in PUBLISHED.items() if entry["family"] == family and name not in UNAVAILABLE]
+
+
+def test_every_published_name_is_listed_once() -> None:
+    listed = [entry.name for entry in list_experiments(find_zoos()) if entry.family]
+    assert sorted(listed) == sorted(PUBLISHED)
+    assert len(PUBLISHED) == 681
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_names_say_what_was_published(family: str) -> None:
+    ours = {name: digest.digest(facts.settled(facts.ours(load_config(name)))) for name in of_family(family)}
+    assert {name for name, code in ours.items() if code != PUBLISHED[name]["digest"]} == set()
+
+
+def test_the_digest_is_of_the_facts(full_facts: Path) -> None:
+    assert dict(digest.entries(full_facts.parents[1])) == PUBLISHED
+
+
+def test_the_comparison_finds_no_difference(full_facts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare.main([str(full_facts)]) == 0
+    assert "total: 679 of 681 equal, 2 with a reason" in capsys.readouterr().out
+
+
+def test_the_comparison_finds_a_difference(full_facts: Path, tmp_path: Path) -> None:
+    fact = json.loads(full_facts.read_text("utf-8").splitlines()[0])
+    fact["model"]["decode_head"]["channels"] += 1
+    file = tmp_path / "facts.jsonl"
+    file.write_text(json.dumps(fact))
+    assert list(compare.differences(fact)) == ["model.decode_head.channels is 512, published 513"]
+    assert compare.main([str(file)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        (
+            "ddeeplabv3plus_r101-d16-mg124_4xb2-40k_cityscapes-512x1024",
+            "deeplabv3plus_r101-d16-mg124_4xb2-40k_cityscapes-512x1024",
+        ),
+        ("eemanet_r50-d8_4xb2-80k_cityscapes-512x1024", "emanet_r50-d8_4xb2-80k_cityscapes-512x1024"),
+        ("fpn_poolformer_s36_8xb4-40k_ade20k-512x512", "fpn_poolformer_s36_8x4_512x512_40k_ade20k"),
+    ],
+)
+def test_a_misspelt_name_is_an_alias(alias: str, name: str) -> None:
+    assert find_experiment(alias, find_zoos()).name == name
+
+
+def test_scores_that_were_published_under_anothers_name_are_their_own() -> None:
+    entries = [entry for entry in list_experiments(find_zoos()) if entry.family]
+    found = {entry.name: entry.meta()["published_as"] for entry in entries if "published_as" in entry.meta()}
+    assert len(found) == 9
+    assert found["ocrnet_hr18_4xb4-160k_ade20k-512x512"] == "ocrnet_hr18_4xb4-80k_ade20k-512x512"
+
+
+def test_no_config_stands_on_more_than_three_files() -> None:
+    assert max(load_config(of_family(family)[0]).depth for family in FAMILIES if of_family(family)) <= 3
+
+
+@pytest.mark.parametrize("name", UNAVAILABLE)
+def test_what_cannot_be_built_says_why(name: str) -> None:
+    pytest.importorskip("torch")
+    from segkernel.experiment import check, make_model
+
+    config = load_config(name)
+    assert config["schedule"]["iterations"] == 25000
+    assert "Stable Diffusion" in check(config)[0].message
+    with pytest.raises(ConfigError, match="Stable Diffusion"):
+        make_model(config)
+
+
+@pytest.mark.parametrize(("group", "names"), [*MISSING_MODELS.items(), *MISSING_DATA.items()])
+def test_what_is_listed_as_missing_is_missing(group: str, names: set[str]) -> None:
+    assert names.isdisjoint(Catalog.discover().names(group))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_configs_are_in_order(family: str) -> None:
+    pytest.importorskip("torch")
+    from segkernel.experiment import check
+
+    missing = {f"{name!r}" for names in [*MISSING_MODELS.values(), *MISSING_DATA.values()] for name in names}
+    for name in of_family(family):
+        problems = [str(problem) for problem in check(load_config(name))]
+        assert [text for text in problems if not any(f"is called {quoted}" in text for quoted in missing)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_models_build_on_meta(family: str) -> None:
+    different = {json.dumps(load_config(name)["model"], sort_keys=True): name for name in of_family(family)}
+    for model, name in different.items():
+        if not names_missing(model):
+            parameters_of(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIZED)
+def test_models_have_the_published_size(name: str) -> None:
+    entry = PUBLISHED[name]
+    size = entry.get("img_size")
+    if names_missing(json.dumps(load_config(name)["model"])):
+        pytest.skip("names a class of MISSING_MODELS")
+    assert parameters_of(name, *([f"model.backbone.img_size={size}"] if size else [])) == entry["parameters"]
+
+
+def names_missing(model: str) -> bool:
+    """Whether a model, as JSON, names a class that is still to be written."""
+    return any(f'"{name}"' in model for names in MISSING_MODELS.values() for name in names)
+
+
+def parameters_of(name: str, *overrides: str) -> int:
+    """Build a model without memory for its weights; return its number of parameters."""
+    torch = pytest.importorskip("torch")
+    from segkernel.opening import make_model
+
+    with torch.device("meta"):
+        model = make_model(load_config(name, list(overrides)), pretrained=False)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "value"),
+    [(name, key, value) for names, usual in facts.DEFAULTS for name in names for key, value in usual.items()],
+)
+def test_what_is_left_out_is_the_default(name: str, argument: str, value: Any) -> None:
+    pytest.importorskip("torch")
+    from segkernel.build import signature
+
+    catalog = Catalog.discover()
+    groups = [g for g in ("segmentors", "backbones", "heads", "losses", "metrics") if name in catalog.names(g)]
+    if not groups or argument == "requires_grad":
+        pytest.skip(f"{name} is not a component")
+    found = signature(catalog.load(groups[0], name))[argument].default
+    assert facts._settled(list(found) if isinstance(found, tuple) else found) in (facts._settled(value), None)
