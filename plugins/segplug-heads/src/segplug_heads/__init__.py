@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from segplug_heads.heads.fpn_head import FPNHead as FPNHead
     from segplug_heads.heads.gc_head import GCHead as GCHead
     from segplug_heads.heads.isa_head import ISAHead as ISAHead
+    from segplug_heads.heads.lraspp_head import LRASPPHead as LRASPPHead
     from segplug_heads.heads.mask2former_head import Mask2FormerHead as Mask2FormerHead
     from segplug_heads.heads.maskformer_head import MaskFormerHead as MaskFormerHead
     from segplug_heads.heads.nl_head import NLHead as NLHead
@@ -111,6 +112,7 @@ _HOMES = {
     "JPU": "necks.jpu",
     "JaccardLoss": "losses.jaccard_loss",
     "KLDivLoss": "losses.kl_div_loss",
+    "LRASPPHead": "heads.lraspp_head",
     "LovaszLoss": "losses.lovasz_loss",
     "MLANeck": "necks.mla_neck",
     "MSDeformAttnPixelDecoder": "parts.pixel_decoder",
