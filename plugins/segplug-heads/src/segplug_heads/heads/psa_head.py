@@ -89,7 +89,8 @@ class PSAHead(DecodeHead):
         else:
             self.psamask = PSAMask(psa_type, mask_size)
         found = self.channels * (2 if psa_type == "bi-direction" else 1)
-        self.proj = ConvModule(found, self.in_channels, 1, **self._layers)
+        # The padding of a 1x1 convolution adds a border that holds no context; models were trained with it.
+        self.proj = ConvModule(found, self.in_channels, 1, padding=1, **self._layers)
         self.bottleneck = ConvModule(2 * self.in_channels, self.channels, 3, padding=1, **self._layers)
 
     def forward_feature(self, features: Features) -> Tensor:
