@@ -17,7 +17,14 @@ from torch import Tensor, nn
 
 from segkernel.errors import UsageError
 from segkernel.interfaces.model import Backbone
-from segkernel.nn import ConvModule, DepthwiseSeparableConvModule, LayerConfig, PyramidPooling, resize
+from segkernel.nn import (
+    ConvModule,
+    DepthwiseSeparableConvModule,
+    InvertedResidual,
+    LayerConfig,
+    PyramidPooling,
+    resize,
+)
 
 
 class LearningToDownsample(nn.Module):
@@ -48,38 +55,6 @@ class LearningToDownsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dsconv2(self.dsconv1(self.conv(x)))
-
-
-class InvertedResidual(nn.Module):
-    """Widen with 1x1, filter each channel with 3x3, narrow with 1x1.
-
-    (N, in_channels, H, W) -> (N, out_channels, ~H/stride, ~W/stride). The input is added when neither the size nor the
-    number of channels changes.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        expand_ratio: int,
-        norm_cfg: LayerConfig,
-        act_cfg: LayerConfig,
-    ) -> None:
-        super().__init__()
-        hidden = in_channels * expand_ratio
-        layers: list[nn.Module] = []
-        if expand_ratio != 1:
-            layers.append(ConvModule(in_channels, hidden, 1, norm_cfg=norm_cfg, act_cfg=act_cfg))
-        layers.append(
-            ConvModule(hidden, hidden, 3, stride=stride, padding=1, groups=hidden, norm_cfg=norm_cfg, act_cfg=act_cfg)
-        )
-        layers.append(ConvModule(hidden, out_channels, 1, norm_cfg=norm_cfg, act_cfg=None))
-        self.conv = nn.Sequential(*layers)
-        self.adds_input = stride == 1 and in_channels == out_channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x) if self.adds_input else self.conv(x)
 
 
 class GlobalFeatureExtractor(nn.Module):
@@ -252,10 +227,10 @@ def _inverted_residuals(
     norm_cfg: LayerConfig,
     act_cfg: LayerConfig,
 ) -> nn.Sequential:
-    first = InvertedResidual(in_channels, channels, stride, expand_ratio, norm_cfg, act_cfg)
-    return nn.Sequential(
-        first, *(InvertedResidual(channels, channels, 1, expand_ratio, norm_cfg, act_cfg) for _ in range(count - 1))
-    )
+    layers = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}
+    first = InvertedResidual(in_channels, channels, stride, expand_ratio, **layers)
+    others = (InvertedResidual(channels, channels, 1, expand_ratio, **layers) for _ in range(count - 1))
+    return nn.Sequential(first, *others)
 
 
 def _check_equal(name: str, value: int, other: str, other_value: int) -> None:

@@ -1,0 +1,229 @@
+"""EfficientNet, b0 to b8 and l2, and EfficientNet-EdgeTPU, es to el.
+
+    features = EfficientNet("b3", out_indices=(2, 3, 4, 5))(torch.rand(2, 3, 512, 512))  # strides 4, 8, 16, 32
+
+EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, Tan and Le, 2019
+(https://arxiv.org/abs/1905.11946). Arguments and state-dict keys are mmpretrain's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from segkernel.errors import ConfigError, Problem, suggest
+from segkernel.nn import ConvModule, DropPath, InvertedResidualV3, kaiming_init, make_divisible
+from segplug_backbones.freezing import PartlyFrozen, check_frozen, check_indices
+from segplug_backbones.recompute import run
+
+
+class Row(NamedTuple):
+    """Some blocks of one kind: all have the row's kernel, channels and expansion, the first one its stride."""
+
+    kernel: int
+    channels: int
+    stride: int
+    expansion: int
+    blocks: int
+    kind: Literal["weighted", "plain", "edge"] = "weighted"
+
+
+NORMAL = (
+    Row(3, 16, 1, 1, 1),
+    Row(3, 24, 2, 6, 2),
+    Row(5, 40, 2, 6, 2),
+    Row(3, 80, 2, 6, 3),
+    Row(5, 112, 1, 6, 3),
+    Row(5, 192, 2, 6, 4),
+    Row(3, 320, 1, 6, 1),
+)
+"""Table 1 of the paper, the rows of blocks."""
+EDGE = (
+    Row(3, 24, 1, 3, 1, "edge"),
+    Row(3, 32, 2, 8, 2, "edge"),
+    Row(3, 48, 2, 8, 4, "edge"),
+    Row(5, 96, 2, 8, 5, "plain"),
+    Row(5, 144, 1, 8, 4, "plain"),
+    Row(5, 192, 2, 8, 2, "plain"),
+)
+ARCHS: dict[str, tuple[tuple[Row, ...], float, float]] = {
+    "b0": (NORMAL, 1.0, 1.0),
+    "b1": (NORMAL, 1.0, 1.1),
+    "b2": (NORMAL, 1.1, 1.2),
+    "b3": (NORMAL, 1.2, 1.4),
+    "b4": (NORMAL, 1.4, 1.8),
+    "b5": (NORMAL, 1.6, 2.2),
+    "b6": (NORMAL, 1.8, 2.6),
+    "b7": (NORMAL, 2.0, 3.1),
+    "b8": (NORMAL, 2.2, 3.6),
+    "l2": (NORMAL, 4.3, 5.3),
+    "es": (EDGE, 1.0, 1.0),
+    "em": (EDGE, 1.0, 1.1),
+    "el": (EDGE, 1.2, 1.4),
+}
+"""Rows, and the factors of width and depth."""
+
+
+class EdgeResidual(nn.Module):
+    """Widen with a full convolution, narrow with 1x1; the input is added where it fits.
+
+    (N, in_channels, H, W) -> (N, out_channels, ~H / stride, ~W / stride).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        mid_channels: int,
+        kernel_size: int,
+        stride: int,
+        with_residual: bool,
+        drop_path_rate: float,
+        conv_cfg: Mapping[str, Any] | None,
+        norm_cfg: Mapping[str, Any],
+        act_cfg: Mapping[str, Any],
+    ) -> None:
+        super().__init__()
+        self.conv1 = ConvModule(
+            in_channels,
+            mid_channels,
+            kernel_size,
+            stride=stride,
+            padding=kernel_size // 2,
+            conv_cfg=conv_cfg,
+            norm_cfg=norm_cfg,
+            act_cfg=act_cfg,
+        )
+        self.conv2 = ConvModule(mid_channels, out_channels, 1, norm_cfg=norm_cfg, act_cfg=None)
+        self.adds_input = with_residual and stride == 1 and in_channels == out_channels
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv2(self.conv1(x))
+        return x + self.drop_path(out) if self.adds_input else out
+
+
+class EfficientNet(PartlyFrozen):
+    """Images (N, in_channels, H, W) to one map for each of ``out_indices``; odd sizes are rounded up.
+
+    Args:
+        arch: ``b0`` to ``b8``, ``l2``, ``es``, ``em`` or ``el``.
+        drop_path_rate: Share of images whose branch is dropped in the last block, in training; less before.
+        out_indices: The layers to return: 0 the stem, 1 to 5 the stages, at strides 2, 4, 8, 16 and 32, 6 the last
+            convolution.
+        frozen_stages: How many layers are frozen.
+        conv_cfg: Kind of convolution; the default pads as TensorFlow does.
+        norm_cfg: Kind of norm and its arguments.
+        act_cfg: Kind of activation.
+        norm_eval: Keep batch norm in evaluation mode while training.
+        with_cp: Compute activations a second time in backward, to save memory.
+        in_channels: Channels of the image.
+
+    Raises:
+        ConfigError: When an argument is out of range.
+    """
+
+    conformance: ClassVar = ({"out_indices": (1, 2, 3, 4, 6)}, {"arch": "es", "out_indices": (2, 3, 4, 5, 6)})
+
+    def __init__(
+        self,
+        arch: Literal["b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "l2", "es", "em", "el"] = "b0",
+        drop_path_rate: float = 0.0,
+        out_indices: Sequence[int] = (6,),
+        frozen_stages: int = 0,
+        conv_cfg: Mapping[str, Any] | None = {"type": "Conv2dAdaptivePadding"},
+        norm_cfg: Mapping[str, Any] = {"type": "BN", "eps": 1e-3},
+        act_cfg: Mapping[str, Any] = {"type": "Swish"},
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        if arch not in ARCHS:
+            raise ConfigError(Problem(f"no EfficientNet is called {arch!r}", "arch", hint=suggest(arch, ARCHS)))
+        rows, width, depth = ARCHS[arch]
+        stages = _stages([_scaled(row, width, depth) for row in rows])
+        self.out_indices = check_indices(out_indices, len(stages) + 2)
+        self.frozen_stages = check_frozen(frozen_stages, 0, len(stages) + 2)
+        self.norm_eval, self.with_cp = norm_eval, with_cp
+        layers: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        channels, strides = [make_divisible(32 * width, 8)], [2]
+        self.layers = nn.ModuleList([ConvModule(in_channels, channels[0], 3, stride=2, padding=1, **layers)])
+        total = sum(row.blocks for stage in stages for row in stage)
+        drop_paths = iter([drop_path_rate * i / max(total - 1, 1) for i in range(total)])
+        for stage in stages:
+            self.layers.append(nn.Sequential(*_blocks(stage, channels[-1], drop_paths, layers)))
+            channels.append(stage[-1].channels)
+            strides.append(strides[-1] * math.prod(row.stride for row in stage))
+        last = make_divisible(1280 * width, 8)
+        self.layers.append(ConvModule(channels[-1], last, 1, **layers))
+        self.channels = tuple([*channels, last][i] for i in self.out_indices)
+        self.strides = tuple([*strides, strides[-1]][i] for i in self.out_indices)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                kaiming_init(module)
+        self._freeze()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
+        x, outputs = images, []
+        for layer in self.layers:
+            for block in layer if isinstance(layer, nn.Sequential) else [layer]:
+                x = run(block, x, self.with_cp and block is not layer)
+            outputs.append(x)
+        return tuple(outputs[i] for i in self.out_indices)
+
+    def _frozen(self) -> list[nn.Module]:
+        return list(self.layers[: self.frozen_stages])
+
+
+def _scaled(row: Row, width: float, depth: float) -> Row:
+    return row._replace(channels=make_divisible(row.channels * width, 8), blocks=math.ceil(row.blocks * depth))
+
+
+def _stages(rows: Sequence[Row]) -> list[list[Row]]:
+    """Return the rows in stages: all but the first stage begin where the size halves."""
+    stages: list[list[Row]] = []
+    for i, row in enumerate(rows):
+        if i == 0 or row.stride == 2:
+            stages.append([])
+        stages[-1].append(row)
+    return stages
+
+
+def _blocks(
+    stage: Sequence[Row], in_channels: int, drop_paths: Iterator[float], layers: Mapping[str, Any]
+) -> Iterator[nn.Module]:
+    for row in stage:
+        for i in range(row.blocks):
+            yield _block(row, i, in_channels, next(drop_paths), layers)
+            in_channels = row.channels
+
+
+def _block(row: Row, i: int, in_channels: int, drop_path: float, layers: Mapping[str, Any]) -> nn.Module:
+    """Return block ``i`` of a row."""
+    stride = row.stride if i == 0 else 1
+    if row.kind == "edge":
+        odd = i > 0 and row.expansion == 3  # as in the networks that checkpoints come from
+        width = in_channels * (4 if odd else row.expansion)
+        return EdgeResidual(in_channels, row.channels, width, row.kernel, stride, not odd, drop_path, **layers)
+    width = in_channels * row.expansion
+    se_cfg = {
+        "channels": width,
+        "ratio": 4 * row.expansion,
+        "divisor": 1,
+        "act_cfg": (layers["act_cfg"], {"type": "Sigmoid"}),
+    }
+    return InvertedResidualV3(
+        in_channels,
+        row.channels,
+        width,
+        row.kernel,
+        stride,
+        se_cfg=se_cfg if row.kind == "weighted" else None,
+        drop_path_rate=drop_path,
+        **layers,
+    )

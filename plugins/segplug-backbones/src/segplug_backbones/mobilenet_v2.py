@@ -1,0 +1,97 @@
+"""MobileNetV2: a light network of inverted residuals.
+
+    features = MobileNetV2()(torch.rand(2, 3, 512, 512))  # strides 4, 8, 16, 32
+
+MobileNetV2: Inverted Residuals and Linear Bottlenecks, Sandler et al., 2018 (https://arxiv.org/abs/1801.04381).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from segkernel.errors import ConfigError, Problem
+from segkernel.nn import ConvModule, InvertedResidual, make_divisible
+from segplug_backbones.freezing import PartlyFrozen, check_frozen, check_indices
+from segplug_backbones.recompute import run
+
+STAGES = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))
+"""Table 2 of the paper: expansion, channels and number of blocks of each stage."""
+
+
+class MobileNetV2(PartlyFrozen):
+    """Images (N, in_channels, H, W) to one map for each of ``out_indices``; odd sizes are rounded up.
+
+    Args:
+        widen_factor: Of all channels.
+        strides: Of each of the seven stages; the stem has another 2.
+        dilations: Of the first block of each stage.
+        out_indices: The stages to return, counted from 0.
+        frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages.
+        conv_cfg: Kind of convolution; None is the ordinary one.
+        norm_cfg: Kind of norm and its arguments.
+        act_cfg: Kind of activation.
+        norm_eval: Keep batch norm in evaluation mode while training.
+        with_cp: Compute activations a second time in backward, to save memory.
+        pretrained: Weights that the runner loads after building.
+        in_channels: Channels of the image.
+
+    Raises:
+        ConfigError: When an argument is out of range or does not fit the others.
+    """
+
+    conformance: ClassVar = (
+        {"widen_factor": 0.25, "out_indices": (1, 2, 4, 6)},
+        {"widen_factor": 0.1, "strides": (1, 2, 2, 1, 1, 1, 1), "dilations": (1, 1, 1, 2, 2, 4, 4)},
+    )
+
+    def __init__(
+        self,
+        widen_factor: float = 1.0,
+        strides: Sequence[int] = (1, 2, 2, 2, 1, 2, 1),
+        dilations: Sequence[int] = (1, 1, 1, 1, 1, 1, 1),
+        out_indices: Sequence[int] = (1, 2, 4, 6),
+        frozen_stages: int = -1,
+        conv_cfg: Mapping[str, Any] | None = None,
+        norm_cfg: Mapping[str, Any] = {"type": "BN"},
+        act_cfg: Mapping[str, Any] = {"type": "ReLU6"},
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        pretrained: str | None = None,
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        for name, values in (("strides", strides), ("dilations", dilations)):
+            if len(values) != len(STAGES):
+                raise ConfigError(Problem(f"{list(values)} needs {len(STAGES)} numbers, one for each stage", name))
+        self.out_indices = check_indices(out_indices, len(STAGES))
+        self.frozen_stages = check_frozen(frozen_stages, -1, len(STAGES))
+        self.norm_eval, self.with_cp, self.pretrained = norm_eval, with_cp, pretrained
+        layers: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        widths = [make_divisible(channels * widen_factor, 8) for channels in (32, *(stage[1] for stage in STAGES))]
+        self.conv1 = ConvModule(in_channels, widths[0], 3, stride=2, padding=1, **layers)
+        for i, (expansion, _, blocks) in enumerate(STAGES):
+            first = InvertedResidual(widths[i], widths[i + 1], strides[i], expansion, dilations[i], **layers)
+            others = [InvertedResidual(widths[i + 1], widths[i + 1], 1, expansion, **layers) for _ in range(blocks - 1)]
+            self.add_module(f"layer{i + 1}", nn.Sequential(first, *others))
+        self.channels = tuple(widths[i + 1] for i in self.out_indices)
+        self.strides = tuple(2 * math.prod(strides[: i + 1]) for i in self.out_indices)
+        self._freeze()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
+        x, outputs = self.conv1(images), []
+        for stage in self._stages():
+            for block in stage:
+                x = run(block, x, self.with_cp)
+            outputs.append(x)
+        return tuple(outputs[i] for i in self.out_indices)
+
+    def _stages(self) -> list[nn.Sequential]:
+        return [getattr(self, f"layer{i + 1}") for i in range(len(STAGES))]
+
+    def _frozen(self) -> list[nn.Module]:
+        return [] if self.frozen_stages < 0 else [self.conv1, *self._stages()[: self.frozen_stages]]

@@ -1,0 +1,171 @@
+"""MobileNetV3 as a backbone for segmentation: from stride 8 on it dilates instead of striding.
+
+    features = MobileNetV3("large", out_indices=(1, 3, 16))(torch.rand(2, 3, 512, 512))  # strides 2, 4, 8
+
+Searching for MobileNetV3, Howard et al., 2019 (https://arxiv.org/abs/1905.02244).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from segkernel.errors import ConfigError, Problem, suggest
+from segkernel.nn import ConvModule, InvertedResidualV3
+from segplug_backbones.freezing import PartlyFrozen, check_frozen, check_indices
+from segplug_backbones.recompute import run
+
+Row = tuple[int, int, int, bool, str, int]
+SAME_PADDING = {"type": "Conv2dAdaptivePadding"}
+
+
+class Arch(NamedTuple):
+    """A network: its blocks, the channels at its end, and the blocks that strided once, where dilation 2 and 4 begin."""
+
+    blocks: tuple[Row, ...]
+    last: int
+    dilated: tuple[int, int]
+
+
+ARCHS = {
+    "small": Arch(
+        (
+            (3, 16, 16, True, "ReLU", 2),
+            (3, 72, 24, False, "ReLU", 2),
+            (3, 88, 24, False, "ReLU", 1),
+            (5, 96, 40, True, "HSwish", 2),
+            (5, 240, 40, True, "HSwish", 1),
+            (5, 240, 40, True, "HSwish", 1),
+            (5, 120, 48, True, "HSwish", 1),
+            (5, 144, 48, True, "HSwish", 1),
+            (5, 288, 96, True, "HSwish", 2),
+            (5, 576, 96, True, "HSwish", 1),
+            (5, 576, 96, True, "HSwish", 1),
+        ),
+        last=576,
+        dilated=(4, 9),
+    ),
+    "large": Arch(
+        (
+            (3, 16, 16, False, "ReLU", 1),
+            (3, 64, 24, False, "ReLU", 2),
+            (3, 72, 24, False, "ReLU", 1),
+            (5, 72, 40, True, "ReLU", 2),
+            (5, 120, 40, True, "ReLU", 1),
+            (5, 120, 40, True, "ReLU", 1),
+            (3, 240, 80, False, "HSwish", 2),
+            (3, 200, 80, False, "HSwish", 1),
+            (3, 184, 80, False, "HSwish", 1),
+            (3, 184, 80, False, "HSwish", 1),
+            (3, 480, 112, True, "HSwish", 1),
+            (3, 672, 112, True, "HSwish", 1),
+            (5, 672, 160, True, "HSwish", 2),
+            (5, 960, 160, True, "HSwish", 1),
+            (5, 960, 160, True, "HSwish", 1),
+        ),
+        last=960,
+        dilated=(7, 13),
+    ),
+}
+"""Tables 1 and 2 of the paper: kernel, width inside, channels, channel weights, activation and stride of each block."""
+
+
+class MobileNetV3(PartlyFrozen):
+    """Images (N, in_channels, H, W) to one map for each of ``out_indices``; odd sizes are rounded up.
+
+    Args:
+        arch: ``small`` or ``large``.
+        conv_cfg: Kind of convolution; None is the ordinary one. Those that stride pad as TensorFlow does.
+        norm_cfg: Kind of norm and its arguments.
+        out_indices: The layers to return: 0 the stem, 1 to 11 (``small``) or 15 (``large``) the blocks, then the last
+            convolution.
+        frozen_stages: -1 freezes nothing, n the layers 0 to n.
+        reduction_factor: Channels of the last blocks, those that once had stride 32, are divided by it.
+        norm_eval: Keep batch norm in evaluation mode while training.
+        with_cp: Compute activations a second time in backward, to save memory.
+        pretrained: Weights that the runner loads after building.
+        in_channels: Channels of the image.
+
+    Raises:
+        ConfigError: When an argument is out of range.
+    """
+
+    conformance: ClassVar = ({"out_indices": (0, 1, 12)}, {"arch": "large", "out_indices": (1, 3, 16)})
+
+    def __init__(
+        self,
+        arch: Literal["small", "large"] = "small",
+        conv_cfg: Mapping[str, Any] | None = None,
+        norm_cfg: Mapping[str, Any] = {"type": "BN"},
+        out_indices: Sequence[int] = (0, 1, 12),
+        frozen_stages: int = -1,
+        reduction_factor: int = 1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        pretrained: str | None = None,
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        if arch not in ARCHS:
+            raise ConfigError(Problem(f"no MobileNetV3 is called {arch!r}", "arch", hint=suggest(arch, ARCHS)))
+        if reduction_factor < 1:
+            raise ConfigError(Problem(f"{reduction_factor} is not 1 or more", "reduction_factor"))
+        blocks, last, dilated = ARCHS[arch]
+        self.out_indices = check_indices(out_indices, len(blocks) + 2)
+        self.frozen_stages = check_frozen(frozen_stages, -1, len(blocks) + 1)
+        self.norm_eval, self.with_cp, self.pretrained = norm_eval, with_cp, pretrained
+        hard: dict[str, Any] = {"norm_cfg": norm_cfg, "act_cfg": {"type": "HSwish"}}
+        self.layer0 = ConvModule(in_channels, 16, 3, stride=2, padding=1, conv_cfg=SAME_PADDING, **hard)
+        channels, strides = [16], [2]
+        for i, row in enumerate(blocks, start=1):
+            dilation = 1 if i < dilated[0] else 2 if i < dilated[1] else 4
+            fewer = reduction_factor if dilation == 4 else 1
+            block = _block(row, channels[-1], dilation, i in dilated, fewer, conv_cfg, norm_cfg)
+            self.add_module(f"layer{i}", block)
+            channels.append(row[2] // fewer)
+            strides.append(strides[-1] * (1 if i in dilated else row[5]))
+        self._count = len(blocks) + 2
+        self.add_module(f"layer{len(blocks) + 1}", ConvModule(channels[-1], last, 1, conv_cfg=conv_cfg, **hard))
+        self.channels = tuple([*channels, last][i] for i in self.out_indices)
+        self.strides = tuple([*strides, strides[-1]][i] for i in self.out_indices)
+        self._freeze()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
+        x, outputs = images, []
+        for layer in self._layers():
+            x = run(layer, x, self.with_cp and isinstance(layer, InvertedResidualV3))
+            outputs.append(x)
+        return tuple(outputs[i] for i in self.out_indices)
+
+    def _layers(self) -> list[nn.Module]:
+        return [getattr(self, f"layer{i}") for i in range(self._count)]
+
+    def _frozen(self) -> list[nn.Module]:
+        return self._layers()[: self.frozen_stages + 1]
+
+
+def _block(
+    row: Row,
+    in_channels: int,
+    dilation: int,
+    unstrided: bool,
+    fewer: int,
+    conv_cfg: Mapping[str, Any] | None,
+    norm_cfg: Mapping[str, Any],
+) -> InvertedResidualV3:
+    kernel, width, channels, weighted, activation, stride = row
+    return InvertedResidualV3(
+        in_channels,
+        channels // fewer,
+        width // fewer,
+        kernel,
+        1 if unstrided else stride,
+        dilation,
+        se_cfg={"channels": width // fewer, "ratio": 4} if weighted else None,
+        conv_cfg=SAME_PADDING if stride == 2 else conv_cfg,
+        norm_cfg=norm_cfg,
+        act_cfg={"type": activation},
+    )
