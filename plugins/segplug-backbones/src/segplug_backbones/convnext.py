@@ -208,6 +208,20 @@ class ConvNeXt(PartlyFrozen):
                 outputs.append(norm(x.mean((2, 3), keepdim=True)).flatten(1) if pooled else norm(x))
         return tuple(outputs)
 
+    def layer_of(self, parameter: str, num_layers: int, stage_wise: bool = False) -> int | None:
+        """As the interface says; layer by layer, groups of three blocks of the third stage are a layer each."""
+        part, *numbers = parameter.split(".")
+        if part not in ("downsample_layers", "stages"):
+            return None
+        stage = int(numbers[0])
+        if stage_wise:
+            return stage + 1 if part == "stages" else 0
+        if stage == 3:
+            return num_layers
+        if part == "stages" and stage == 2:
+            return 3 + int(numbers[1]) // 3
+        return (1, 2)[stage] if part == "stages" else (0, 2, 3)[stage]
+
     def _frozen(self) -> list[nn.Module]:
         return [*self.downsample_layers[: self.frozen_stages], *self.stages[: self.frozen_stages]]
 
