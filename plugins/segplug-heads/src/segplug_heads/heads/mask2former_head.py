@@ -174,7 +174,7 @@ class Mask2FormerHead(MaskQueryHead):
     def queries(self, features: Features) -> tuple[list[Tensor], list[Tensor]]:
         mask_features, memories = self.pixel_decoder(self.chosen(features))
         tokens, places, sizes = self._inputs(memories)
-        batch = len(mask_features)
+        batch = mask_features.shape[0]
         query = self.query_feat.weight.expand(batch, -1, -1)
         place = self.query_embed.weight.expand(batch, -1, -1)
         predictions = [self._predict(query, mask_features)]

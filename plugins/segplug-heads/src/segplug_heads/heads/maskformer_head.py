@@ -144,7 +144,7 @@ class MaskFormerHead(MaskQueryHead):
         """Return the mask features (N, out_channels, h, w), and the queries (N, Q, C) after each layer."""
         mask_features, memories = self.pixel_decoder(self.chosen(features))
         memory = self.decoder_input_proj(memories[0])
-        place = self.query_embed.weight.expand(len(memory), -1, -1)
+        place = self.query_embed.weight.expand(memory.shape[0], -1, -1)
         outputs = self.transformer_decoder(torch.zeros_like(place), place, nchw_to_nlc(memory), self.decoder_pe(memory))
         return mask_features, outputs
 

@@ -131,8 +131,8 @@ class MultiScaleDeformableAttention(nn.Module):
         ``value`` is (N, h * w, heads, c), ``offsets`` are in cells of the map, (N, L, heads, P, 2).
         """
         height, width = size
-        cells = torch.tensor([width, height], device=offsets.device, dtype=offsets.dtype)
-        grid = 2 * (places[:, None, None] + offsets / cells) - 1
+        steps = torch.stack([offsets[..., 0] / width, offsets[..., 1] / height], -1)
+        grid = 2 * (places[:, None, None] + steps) - 1
         maps = value.permute(0, 2, 3, 1).flatten(0, 1).unflatten(2, size)
         points = F.grid_sample(maps.to(grid.dtype), grid.transpose(1, 2).flatten(0, 1), align_corners=False)
         summed = (points * weights.transpose(1, 2).flatten(0, 1).unsqueeze(1)).sum(3).to(value.dtype)
