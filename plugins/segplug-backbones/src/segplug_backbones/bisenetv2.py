@@ -114,8 +114,8 @@ class GELayer(nn.Module):
         self.act = build_activation(act_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.shortcut is None else self.shortcut(x)
-        return self.act(self.conv2(self.dwconv(self.conv1(x))) + shortcut)
+        out = self.conv2(self.dwconv(self.conv1(x)))
+        return self.act(out + (x if self.shortcut is None else self.shortcut(x)))
 
 
 class CEBlock(nn.Module):

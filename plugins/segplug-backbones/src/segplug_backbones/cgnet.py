@@ -54,7 +54,7 @@ class GlobalContextExtractor(nn.Module):
 class ContextGuidedBlock(nn.Module):
     """A 3x3 and a dilated 3x3 convolution of each channel, joined and weighted by what the whole map holds.
 
-    (N, in_channels, h, w) -> (N, out_channels, h, w), added to the input; half that size and not added if ``downsample``.
+    (N, in_channels, h, w) -> (N, out_channels, h, w), added to the input; halved and not added if ``downsample``.
 
     Args:
         in_channels: Of the input; ``out_channels`` unless ``downsample``.
