@@ -69,6 +69,13 @@ def test_half_precision_and_channels_last_stay_near(tiny_model, batches, options
         assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=0.03)
 
 
+def test_a_loss_scale_that_is_given_stays(tiny_model, batches):
+    engine = LocalEngine("cpu", amp="float16", loss_scale=512.0)
+    steps(tiny_model(), engine, batches)
+    assert engine.scaler.get_scale() == 512.0
+    assert LocalEngine("cpu", amp="float16").scaler.get_scale() > 512.0
+
+
 def test_a_device_that_is_not_there_is_named():
     with pytest.raises(UsageError, match="warp"):
         LocalEngine("warp")

@@ -236,6 +236,19 @@ def test_validation_does_not_change_training(make_runner, tmp_path):
     assert torch.equal(weights(often), weights(never))
 
 
+def test_validation_may_begin_late(make_runner):
+    seen = []
+
+    class Recorder:
+        @hookimpl
+        def after_validation(self, run, metrics):
+            seen.append(run.iteration)
+
+    runner = make_runner(val_interval=1, val_begin=3, hooks=[Recorder()])
+    runner.train()
+    assert seen == list(range(3, runner.max_iterations + 1))
+
+
 def test_format_only_predicts_without_annotations(make_runner, rectangles):
     class Bare(rectangles):
         def __getitem__(self, index):

@@ -95,6 +95,27 @@ def test_models_takes_a_glob(call, glob, count):
     assert len(json.loads(call("models", glob, "--json"))) == count
 
 
+@pytest.mark.parametrize(
+    ("options", "count"), [(["--family", "pspnet"], 3), (["--data", "cityscapes"], 3), (["r101", "--data", "ade*"], 0)]
+)
+def test_models_are_chosen_by_family_and_data(call, raised, options, count):
+    if count:
+        assert len(json.loads(call("models", *options, "--json"))) == count
+    else:
+        assert isinstance(raised("models", *options), UsageError)
+
+
+def test_an_unknown_family_is_named_with_the_near_ones(raised):
+    assert "did you mean 'pspnet'" in str(raised("models", "--family", "pspnt"))
+
+
+def test_models_download_fetches_the_published_weights(call, raised, monkeypatch):
+    monkeypatch.setattr("segkernel.download.fetch", lambda url: f"cache of {url}")
+    name = "pspnet_r50-d8_4xb2-40k_cityscapes-512x1024"
+    assert "cache of https://example.org/psp.pth" in call("models", "download", name)
+    assert "published without weights" in str(raised("models", "download", "one-of-a-kind"))
+
+
 def test_models_with_no_match_names_the_near_ones(raised):
     assert "quickstart" in str(raised("models", "quikstart"))
 

@@ -194,7 +194,15 @@ def test_two_packages_with_one_name_must_be_told_apart(zoo, write):
     assert load_config("other-zoo::quickstart", catalog=both)["seed"] == 5
 
 
+def test_an_alias_is_another_name_of_an_experiment(zoo, write):
+    write("local_configs/families/tiny.yaml", "aliases: {tinny: tiny}\nexperiments: {tiny: {seed: 4}}")
+    assert find_experiment("tinny", find_zoos(zoo)).name == "tiny"
+    assert load_config("tinny", catalog=zoo).data == {"seed": 4}
+    assert "tinny" not in [entry.name for entry in list_experiments(find_zoos(zoo))]
+
+
 BAD_FAMILIES = {
+    "aliases: {tinny: tony}": ("aliases.tinny", "names no experiment of this file"),
     "bases: {}": ("bases", "unknown key of a family file"),
     "variants: [a]": ("variants", "must be a mapping, not [a]"),
     "variants: {a: 3}": ("variants.a", "must be a mapping or nothing, not 3"),

@@ -19,7 +19,7 @@ _KEYS = {
     "schedule": "iterations epochs val_interval val_begin lr",
     "engine": "type device amp loss_scale channels_last cudnn_benchmark threads",
     "evaluate": "metrics test_cfg tta loss format_only",
-    "evaluate.test_cfg": "mode crop_size stride",
+    "evaluate.test_cfg": "mode crop_size stride scale_factor subdivision_steps subdivision_num_points",
     "evaluate.tta": "scales flip",
     "plugins": "prefer",
 }
