@@ -45,8 +45,8 @@ class LocalEngine(Engine):
         self.amp = _amp_type(amp, self.device)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.loss_scale = loss_scale
-        start = {} if loss_scale is None else {"init_scale": loss_scale}
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp is torch.float16, **start)
+        scaled = self.amp is torch.float16
+        self.scaler = torch.amp.GradScaler(self.device.type, init_scale=loss_scale or 2.0**16, enabled=scaled)
         if threads is not None:
             if threads < 1:
                 raise UsageError(f"threads {threads}: needs 1 or more")

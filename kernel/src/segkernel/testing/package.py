@@ -80,7 +80,7 @@ def zoo_files(subject: Subject) -> None:
 
 @check("zoo", name="configs", example=False)
 def zoo_configs(subject: Subject) -> None:
-    """Every published name resolves, and names components and arguments that exist."""
+    """Every published name resolves, and names components and arguments that exist, or says why it is unavailable."""
     from segkernel.config import load_config
     from segkernel.errors import ConfigError
     from segkernel.experiment import check as check_config
@@ -89,7 +89,8 @@ def zoo_configs(subject: Subject) -> None:
     published = list(_published(_zoo(subject)))
     for name in published:
         try:
-            problems = check_config(load_config(name))
+            config = load_config(name)
+            problems = [] if "unavailable" in config.meta else check_config(config)
         except ConfigError as error:
             require(error.exit_code == NOT_INSTALLED, f"{name}: {error}")
             missing.append(str(error))
