@@ -6,6 +6,7 @@ to stand here; one that does not is an error.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 OURS: dict[tuple[str, str], str] = {
@@ -46,3 +47,13 @@ def our_name(name: str) -> str:
     """
     scope, _, short = name.rpartition(".")
     return short if scope in ("", "mmseg") else OURS[scope, short]
+
+
+def our_paramwise(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return a ``paramwise_cfg`` in our words: layer decay is an option of its own."""
+    ours = dict(config or {})
+    rate = ours.pop("decay_rate", ours.pop("layer_decay_rate", None))
+    if rate is not None:
+        stage_wise = ours.pop("decay_type", "layer_wise") == "stage_wise"
+        ours["layer_decay"] = {"rate": rate, "num_layers": ours.pop("num_layers"), "stage_wise": stage_wise}
+    return ours or None

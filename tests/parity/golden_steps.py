@@ -8,6 +8,7 @@ from typing import Any
 import golden_weights
 import torch
 from golden import Report, model_config
+from golden_names import our_paramwise
 from torch import nn
 
 from segkernel.build import build
@@ -111,7 +112,8 @@ def without_dropout(model: nn.Module) -> None:
 def make_optimizer(model: Segmentor, wrapper: Mapping[str, Any]) -> torch.optim.Optimizer:
     """Build the optimiser of a reference's ``optim_wrapper``."""
     options = {key: value for key, value in wrapper["optimizer"].items() if key != "type"}
-    groups = parameter_groups(model, options["lr"], options.get("weight_decay", 0.0), wrapper.get("paramwise_cfg"))
+    paramwise = our_paramwise(wrapper.get("paramwise_cfg"))
+    groups = parameter_groups(model, options["lr"], options.get("weight_decay", 0.0), paramwise)
     optimizer = getattr(torch.optim, wrapper["optimizer"]["type"])(groups, **options)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]

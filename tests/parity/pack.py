@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import golden
+import golden_groups
 import numpy as np
 
 FACTS = (
@@ -49,6 +50,7 @@ def pack_components(source: Path, target: Path, families: list[str]) -> None:
         case["model"] = golden.model_config(case["model"])
     for name in ("accuracy.json", "hungarian.json", "mmdet_losses.json", "ohem_sampler.json", "ohem_sampler.npz"):
         (target / name).write_bytes((source / name).read_bytes())
+    golden_groups.pack(source.glob("paramgroups_*.json"), target / "paramgroups")
     write(target / "losses.json", losses)
     write(target / "train_steps.json", steps)
 

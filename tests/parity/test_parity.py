@@ -14,7 +14,7 @@ import pytest
 import run
 
 HERE = Path(__file__).parent
-SLOW = ("r50", "r101", "mit-b3", "mit-b4")
+SLOW = ("r50", "r101", "mit-b3", "mit-b4", "vit-", "deit-", "beit-", "mae-")
 FAMILIES = sorted(path.name for path in (HERE / "cases").iterdir())
 
 
