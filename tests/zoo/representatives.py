@@ -1,0 +1,86 @@
+"""One model of every family, small enough to train for a moment, and what it cannot do.
+
+The published widths are kept; what is deep is made shallow, and images are small.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SHALLOW_VIT = ("model.backbone.num_layers=4", "model.backbone.out_indices=[0,1,2,3]")
+
+
+@dataclass(frozen=True)
+class Representative:
+    """A model, and how it is used.
+
+    Args:
+        model: Its name in the zoo, before schedule and data.
+        edits: Overrides that make it small.
+        size: Height and width of the images in pixels.
+        odd: Why it takes no image of 65 x 97 pixels; empty when it does.
+        compiles: Why `torch.compile` fails; empty when it works.
+        exports: Why `torch.export` fails; empty when it works.
+    """
+
+    model: str
+    edits: tuple[str, ...] = ()
+    size: tuple[int, int] = (128, 128)
+    odd: str = ""
+    compiles: str = ""
+    exports: str = ""
+
+
+FAMILIES: dict[str, Representative] = {
+    "ann": Representative("ann_r50-d8"),
+    "apcnet": Representative("apcnet_r50-d8"),
+    "beit": Representative("beit-base_upernet", SHALLOW_VIT),
+    "bisenetv1": Representative("bisenetv1_r18-d32"),
+    "bisenetv2": Representative("bisenetv2_fcn"),
+    "ccnet": Representative("ccnet_r50-d8"),
+    "cgnet": Representative("cgnet_fcn"),
+    "convnext": Representative("convnext-tiny_upernet"),
+    "danet": Representative("danet_r50-d8"),
+    "ddrnet": Representative("ddrnet_23-slim_in1k-pre"),
+    "deeplabv3": Representative("deeplabv3_r18-d8"),
+    "deeplabv3plus": Representative("deeplabv3plus_r18-d8"),
+    "dmnet": Representative("dmnet_r50-d8"),
+    "dnlnet": Representative("dnl_r50-d8"),
+    "dpt": Representative("dpt_vit-b16", SHALLOW_VIT),
+    "emanet": Representative("emanet_r50-d8"),
+    "encnet": Representative("encnet_r50-d8"),
+    "erfnet": Representative("erfnet_fcn"),
+    "fastfcn": Representative("fastfcn_r50-d32_jpu_psp"),
+    "fastscnn": Representative("fast_scnn"),
+    "fcn": Representative("fcn_r18-d8"),
+    "gcnet": Representative("gcnet_r50-d8"),
+    "hrnet": Representative("fcn_hr18s"),
+    "icnet": Representative("icnet_r18-d8"),
+    "isanet": Representative("isanet_r50-d8"),
+    "knet": Representative("knet-s3_r50-d8_fcn"),
+    "mae": Representative("mae-base_upernet", SHALLOW_VIT),
+    "mask2former": Representative("mask2former_r50"),
+    "maskformer": Representative("maskformer_r50-d32"),
+    "mobilenet_v2": Representative("mobilenet-v2-d8_fcn"),
+    "mobilenet_v3": Representative("mobilenet-v3-d8-s_lraspp", size=(192, 192)),
+    "nonlocal_net": Representative("nonlocal_r50-d8"),
+    "ocrnet": Representative("ocrnet_hr18s"),
+    "pidnet": Representative("pidnet-s"),
+    "point_rend": Representative("pointrend_r50"),
+    "poolformer": Representative("fpn_poolformer_s12"),
+    "psanet": Representative("psanet_r50-d8"),
+    "pspnet": Representative("pspnet_r18-d8"),
+    "resnest": Representative("resnest_s101-d8_pspnet", ("model.backbone.depth=50",)),
+    "segformer": Representative("segformer_mit-b0"),
+    "segmenter": Representative("segmenter_vit-t_mask"),
+    "segnext": Representative("segnext_mscan-t"),
+    "sem_fpn": Representative("fpn_r50"),
+    "setr": Representative("setr_vit-l_naive", SHALLOW_VIT),
+    "stdc": Representative("stdc1"),
+    "swin": Representative("swin-tiny-patch4-window7-in1k-pre_upernet"),
+    "twins": Representative("twins_pcpvt-s_uperhead"),
+    "unet": Representative("unet-s5-d16_fcn"),
+    "upernet": Representative("upernet_r18"),
+    "vit": Representative("vit_deit-s16_upernet", SHALLOW_VIT),
+}
+"""By family. ``dsdl`` trains models of others, ``vpd`` cannot be built, and SAN's classes are words: it is below."""
