@@ -247,8 +247,17 @@ def _settled(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     result = {str(key): _settled(entry) for key, entry in value.items()}
-    usual = _USUAL.get(str(result.get("type")), {})
+    usual = _USUAL.get(str(result.get("type")), {}) | _usual_query_loss(result)
     return {key: entry for key, entry in result.items() if key not in usual or entry != _settled(usual[key])}
+
+
+def _usual_query_loss(head: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the loss of classes that a head of queries has unless told otherwise: no object weighs a tenth."""
+    factor = {"MaskFormerHead": 1, "Mask2FormerHead": 2}.get(str(head.get("type")))
+    if factor is None:
+        return {}
+    given = {"type": "QueryCrossEntropyLoss", "use_sigmoid": False, "loss_weight": factor, "reduction": "mean"}
+    return {"loss_cls": {**given, "class_weight": [1] * head["num_classes"] + [0.1]}}
 
 
 def _without_none(sections: dict[str, Any]) -> dict[str, Any]:
