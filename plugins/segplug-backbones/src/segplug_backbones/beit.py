@@ -38,8 +38,7 @@ def relative_position_index(height: int, width: int) -> Tensor:
 
     The table has a row for each of the (2 height - 1) (2 width - 1) ways from one patch to another, then `TOKEN_ROWS`.
     """
-    position = torch.arange(height * width)
-    y, x = position // width, position % width
+    y, x = (axis.flatten() for axis in torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"))
     down, right = y[:, None] - y + height - 1, x[:, None] - x + width - 1
     ways = (2 * height - 1) * (2 * width - 1)
     index = torch.cat([torch.full((height * width, 1), ways + 1), down * (2 * width - 1) + right], 1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
+from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features
 from segkernel.nn import (
     DecodeHead,
@@ -41,6 +42,9 @@ class SegmenterMaskTransformerHead(DecodeHead):
         act_cfg: Kind of activation in feed-forward layers.
         norm_cfg: Kind of norm.
         init_std: Deviation of the first weights.
+
+    Raises:
+        ConfigError: When ``out_channels`` is not ``num_classes``.
     """
 
     conformance: ClassVar = {
@@ -64,6 +68,8 @@ class SegmenterMaskTransformerHead(DecodeHead):
         **kwargs: Unpack[DecodeHeadArguments],
     ) -> None:
         super().__init__(**kwargs)
+        if self.out_channels != self.num_classes:
+            raise ConfigError(Problem("every class has a map of its own", "out_channels", hint="leave it out"))
         del self.conv_seg  # the classes' embeddings take its place
         self.layers = nn.ModuleList(
             TransformerEncoderLayer(
