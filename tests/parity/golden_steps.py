@@ -23,7 +23,7 @@ NOISE, SEEDS, SPREAD = 1e-5, (1, 2), 5.0
 """Where ours differs by more after the first step: change the weights by so much, allow so many times what that makes.
 
 Rounding grows a hundredfold a step in models that normalise over the two pixels of a pooled batch, or that choose
-pixels by a threshold. (With two threads, as the reference ran, ICNet's figures are the same to the last bit.)
+pixels by a threshold.
 """
 Figures = dict[str, torch.Tensor]
 """What a run of five steps gave: ``2 decode.loss_ce`` of the third step, ``weights KEY`` after the last."""

@@ -9,17 +9,29 @@ Reference: ICNet for Real-time Semantic Segmentation on High-resolution Images, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Backbone
 from segkernel.nn import ConvModule, LayerConfig, PyramidPooling, resize
 from segplug_backbones.resnet import ResNet
+
+
+class WideMaxPool2d(nn.Module):
+    """The 3x3 pool of stride 2, with a cell more where the size is even: (N, C, H, W) -> (N, C, H//2 + 1, W//2 + 1).
+
+    It is torch's with ``ceil_mode``, in a form that exports with dynamic sizes.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-math.inf), 3, stride=2, padding=1)
 
 
 class ICNet(Backbone):
@@ -78,7 +90,7 @@ class ICNet(Backbone):
         light, (middle, deep) = light_branch_middle_channels, layer_channels
         self.align_corners = align_corners
         self.backbone = backbone_cfg
-        self.backbone.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)  # keeps the last row and column
+        self.backbone.maxpool = WideMaxPool2d()
         self.psp_modules = PyramidPooling(pool_scales, deep, psp_out_channels, **layers, align_corners=align_corners)
         self.psp_bottleneck = conv(deep + len(pool_scales) * psp_out_channels, psp_out_channels, 3, padding=1)
         self.conv_sub1 = nn.Sequential(
@@ -100,7 +112,9 @@ class ICNet(Backbone):
         return self.conv_sub1(images), self.conv_sub2(middle), self.conv_sub4(coarse)
 
     def _halved(self, x: Tensor) -> Tensor:
-        return resize(x, scale_factor=0.5, align_corners=self.align_corners)
+        if self.align_corners:
+            return resize(x, (x.shape[2] // 2, x.shape[3] // 2), align_corners=True)
+        return F.avg_pool2d(x, 2)  # what bilinear interpolation at half the size is
 
 
 def _check_backbone(backbone: ResNet, layer_channels: Sequence[int]) -> None:
