@@ -148,7 +148,11 @@ class PatchMerging(nn.Module):
         grid = nlc_to_nchw(x, size)
         grid = grid if self.adap_padding is None else self.adap_padding(grid)
         height, width = (self._steps(length) for length in grid.shape[2:])
-        joined = F.unfold(grid, self.kernel_size, self.dilation, self.padding, self.stride).transpose(1, 2)
+        if self.kernel_size == self.stride and self.dilation == 1 and self.padding == 0:  # exporters prefer it
+            whole = grid[:, :, : height * self.stride, : width * self.stride]
+            joined = nchw_to_nlc(F.pixel_unshuffle(whole, self.stride))
+        else:
+            joined = F.unfold(grid, self.kernel_size, self.dilation, self.padding, self.stride).transpose(1, 2)
         return self.reduction(joined if self.norm is None else self.norm(joined)), (height, width)
 
     def _steps(self, length: int) -> int:

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 def missing(size: int, kernel_size: int, stride: int, dilation: int) -> int:
     """Return how many pixels a convolution lacks to give ceil(``size`` / ``stride``) outputs."""
     steps = (size + stride - 1) // stride
-    reach = (steps - 1) * stride + (kernel_size - 1) * dilation + 1
-    return torch.sym_max(reach - size, 0)
+    extent = (kernel_size - 1) * dilation + 1
+    lacking = (steps - 1) * stride + extent - size
+    return lacking if extent >= stride else torch.sym_max(lacking, 0)  # exporters see through it without a maximum
 
 
 def pad_around(x: Tensor, below: int, right: int) -> Tensor:

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segkernel.errors import UsageError
-from segkernel.interfaces.model import Backbone
+from segkernel.errors import ConfigError, Problem
 from segkernel.nn import (
     FFN,
     LayerConfig,
@@ -31,6 +30,7 @@ from segkernel.nn import (
     resize_pos_embed,
     trunc_normal_init,
 )
+from segplug_backbones.freezing import PartlyFrozen, check_frozen, check_indices
 from segplug_backbones.recompute import recompute, worth_recomputing
 
 Size = tuple[int, int]
@@ -94,23 +94,23 @@ class ShiftWindowMSA(nn.Module):
         self.drop = build_dropout({"type": "DropPath", "drop_prob": drop_path_rate})
 
     def forward(self, x: Tensor, size: Size) -> Tensor:
-        (height, width), shift, mask = size, self.shift_size, None
-        grid = x.unflatten(1, size)
-        grid = F.pad(grid, (0, 0, 0, -width % self.window_size, 0, -height % self.window_size))
-        padded = (grid.shape[1], grid.shape[2])
+        (height, width), side, shift, mask = size, self.window_size, self.shift_size, None
+        counts = ((height + side - 1) // side, (width + side - 1) // side)
+        below, right = counts[0] * side - height, counts[1] * side - width
+        grid = F.pad(x.unflatten(1, size), (0, 0, 0, right, 0, below))
         if shift:
             grid = grid.roll((-shift, -shift), (1, 2))
-            mask = self._mask(grid, padded)
-        grid = join_windows(self.w_msa(split_windows(grid, self.window_size), mask), self.window_size, padded)
+            mask = self._mask(grid, counts)
+        grid = join_windows(self.w_msa(split_windows(grid, counts, side), mask), counts, side)
         if shift:
             grid = grid.roll((shift, shift), (1, 2))
-        return self.drop(grid[:, :height, :width].flatten(1, 2))
+        return self.drop(F.pad(grid, (0, 0, 0, -right, 0, -below)).flatten(1, 2))
 
-    def _mask(self, like: Tensor, size: Size) -> Tensor:
+    def _mask(self, like: Tensor, counts: Size) -> Tensor:
         """Return what is added to the scores, (windows, tokens, tokens)."""
-        rows, columns = (self._regions(length, like.device) for length in size)
+        rows, columns = (self._regions(count * self.window_size, like.device) for count in counts)
         regions = (rows[:, None] * 3 + columns)[None, :, :, None]
-        tokens = split_windows(regions, self.window_size)[0, :, :, 0]
+        tokens = split_windows(regions, counts, self.window_size)[0, :, :, 0]
         apart = tokens.unsqueeze(1) != tokens.unsqueeze(2)
         return torch.zeros_like(apart, dtype=like.dtype).masked_fill(apart, SEPARATE)
 
@@ -180,7 +180,7 @@ class SwinStage(nn.Module):
         return x
 
 
-class SwinTransformer(Backbone):
+class SwinTransformer(PartlyFrozen):
     """Images (N, in_channels, H, W) to one map for each of ``out_indices``, at strides 4, 8, 16 and 32 by default.
 
     Sizes that are no multiple of the stride are rounded up.
@@ -212,7 +212,7 @@ class SwinTransformer(Backbone):
         frozen_stages: Do not train the embedding (0) and as many first stages; -1 trains everything.
 
     Raises:
-        UsageError: When an argument is out of range or does not fit the others.
+        ConfigError: When an argument is out of range or does not fit the others.
     """
 
     conformance: ClassVar = {"embed_dims": 8, "depths": (2, 2, 1, 1), "num_heads": (1, 2, 4, 8), "window_size": 4}
@@ -243,8 +243,10 @@ class SwinTransformer(Backbone):
         frozen_stages: int = -1,
     ) -> None:
         super().__init__()
-        _check_arguments(embed_dims, patch_size, depths, num_heads, strides, out_indices)
-        self.out_indices, self.frozen_stages, self.pretrained = tuple(out_indices), frozen_stages, pretrained
+        _check_arguments(embed_dims, patch_size, depths, num_heads, strides)
+        self.out_indices = check_indices(out_indices, len(depths))
+        self.frozen_stages = check_frozen(frozen_stages, -1, len(depths))
+        self.pretrained = pretrained
         merge_norm = norm_cfg if patch_norm else None
         self.patch_embed = PatchEmbed(
             in_channels, embed_dims, kernel_size=patch_size, stride=strides[0], norm_cfg=merge_norm
@@ -306,12 +308,6 @@ class SwinTransformer(Backbone):
         """Return the position embeddings of another image size for this one."""
         return fit_pos_embed(value, self.grid, extra_tokens=0) if name == "absolute_pos_embed" else None
 
-    def train(self, mode: bool = True) -> SwinTransformer:
-        """As usual, but frozen stages stay in eval mode."""
-        super().train(mode)
-        self._freeze()
-        return self
-
     def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -319,27 +315,39 @@ class SwinTransformer(Backbone):
         if self.absolute_pos_embed is not None:
             nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
 
-    def _freeze(self) -> None:
+    def _frozen(self) -> Sequence[nn.Module]:
         if self.frozen_stages < 0:
-            return
-        frozen: list[nn.Module] = [self.patch_embed, self.drop_after_pos, *self.stages[: self.frozen_stages]]
-        frozen += [getattr(self, f"norm{i}") for i in self.out_indices if i < self.frozen_stages]
-        for module in frozen:
-            module.eval().requires_grad_(False)
-        if self.absolute_pos_embed is not None:
+            return []
+        norms = [getattr(self, f"norm{i}") for i in self.out_indices if i < self.frozen_stages]
+        return [self.patch_embed, self.drop_after_pos, *self.stages[: self.frozen_stages], *norms]
+
+    def _freeze(self) -> None:
+        super()._freeze()
+        if self.frozen_stages >= 0 and self.absolute_pos_embed is not None:
             self.absolute_pos_embed.requires_grad_(False)
 
 
-def split_windows(grid: Tensor, side: int) -> Tensor:
-    """(N, H, W, C) -> (N, windows, side * side, C); H and W are multiples of ``side``."""
-    return grid.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+def split_windows(grid: Tensor, counts: Size, side: int) -> Tensor:
+    """(N, H, W, C) -> (N, windows, side * side, C); ``counts`` is how many windows there are below and beside."""
+    (batch, _, _, channels), (rows, columns) = grid.shape, counts
+    inner = (batch, rows, side, columns, side, channels)
+    return _swapped(grid, inner, (batch, rows * columns, side * side, channels))
 
 
-def join_windows(windows: Tensor, side: int, size: Size) -> Tensor:
+def join_windows(windows: Tensor, counts: Size, side: int) -> Tensor:
     """(N, windows, side * side, C) -> (N, H, W, C), undoing `split_windows`."""
-    height, width = size
-    grid = windows.unflatten(1, (height // side, width // side)).unflatten(3, (side, side))
-    return grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    (batch, _, _, channels), (rows, columns) = windows.shape, counts
+    inner = (batch, rows, columns, side, side, channels)
+    return _swapped(windows, inner, (batch, rows * side, columns * side, channels))
+
+
+def _swapped(x: Tensor, inner: Sequence[int], outer: Sequence[int]) -> Tensor:
+    """View as ``inner``, swap dimensions 2 and 3, view as ``outer``.
+
+    It goes by way of one dimension, as an exporter then need not know how the old and the new ones compare.
+    """
+    swapped = x.flatten().view(inner).transpose(2, 3)
+    return swapped.clone(memory_format=torch.contiguous_format).flatten().view(outer)
 
 
 def _relative_positions(side: int) -> Tensor:
@@ -397,20 +405,13 @@ def _variant(name: str, in_channels: int, window_size: int, drop_path_rate: floa
 
 
 def _check_arguments(
-    embed_dims: int,
-    patch_size: int,
-    depths: Sequence[int],
-    num_heads: Sequence[int],
-    strides: Sequence[int],
-    out_indices: Sequence[int],
+    embed_dims: int, patch_size: int, depths: Sequence[int], num_heads: Sequence[int], strides: Sequence[int]
 ) -> None:
     for name, values in (("num_heads", num_heads), ("strides", strides)):
         if len(values) != len(depths):
-            raise UsageError(f"{name} {list(values)} needs {len(depths)} numbers, one for each of the depths")
+            raise ConfigError(Problem(f"{list(values)} needs {len(depths)} numbers, one for each of the depths", name))
     if strides[0] != patch_size:
-        raise UsageError(f"strides {list(strides)} must begin with the patch_size, {patch_size}")
-    if not out_indices or not all(0 <= i < len(depths) for i in out_indices):
-        raise UsageError(f"out_indices {list(out_indices)} must name stages 0 to {len(depths) - 1}")
+        raise ConfigError(Problem(f"{list(strides)} must begin with the patch_size, {patch_size}", "strides"))
     for i, heads in enumerate(num_heads):
         if embed_dims * 2**i % heads:
-            raise UsageError(f"num_heads {list(num_heads)}: {embed_dims * 2**i} channels cannot be cut into {heads}")
+            raise ConfigError(Problem(f"{embed_dims * 2**i} channels cannot be cut into {heads} heads", "num_heads"))
