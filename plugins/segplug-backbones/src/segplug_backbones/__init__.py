@@ -54,17 +54,22 @@ if TYPE_CHECKING:
     from segplug_backbones.mit import mit_b5 as mit_b5
     from segplug_backbones.mobilenet_v2 import MobileNetV2 as MobileNetV2
     from segplug_backbones.mobilenet_v3 import MobileNetV3 as MobileNetV3
+    from segplug_backbones.mscan import MSCAN as MSCAN
+    from segplug_backbones.mscan import mscan_base as mscan_base
+    from segplug_backbones.mscan import mscan_large as mscan_large
+    from segplug_backbones.mscan import mscan_small as mscan_small
+    from segplug_backbones.mscan import mscan_tiny as mscan_tiny
     from segplug_backbones.pidnet import PIDNet as PIDNet
     from segplug_backbones.poolformer import PoolFormer as PoolFormer
     from segplug_backbones.resnest import ResNeSt as ResNeSt
     from segplug_backbones.resnet import ResNet as ResNet
     from segplug_backbones.resnet import ResNetV1c as ResNetV1c
     from segplug_backbones.resnet import ResNetV1d as ResNetV1d
+    from segplug_backbones.resnet import resnet101 as resnet101
+    from segplug_backbones.resnet import resnet152 as resnet152
     from segplug_backbones.resnet import resnet18 as resnet18
     from segplug_backbones.resnet import resnet34 as resnet34
     from segplug_backbones.resnet import resnet50 as resnet50
-    from segplug_backbones.resnet import resnet101 as resnet101
-    from segplug_backbones.resnet import resnet152 as resnet152
     from segplug_backbones.resnext import ResNeXt as ResNeXt
     from segplug_backbones.shufflenet_v2 import ShuffleNetV2 as ShuffleNetV2
     from segplug_backbones.stdc import STDCContextPathNet as STDCContextPathNet
@@ -77,6 +82,14 @@ if TYPE_CHECKING:
     from segplug_backbones.swin import swin_small as swin_small
     from segplug_backbones.swin import swin_tiny as swin_tiny
     from segplug_backbones.timm_backbone import TIMMBackbone as TIMMBackbone
+    from segplug_backbones.twins import PCPVT as PCPVT
+    from segplug_backbones.twins import SVT as SVT
+    from segplug_backbones.twins import pcpvt_base as pcpvt_base
+    from segplug_backbones.twins import pcpvt_large as pcpvt_large
+    from segplug_backbones.twins import pcpvt_small as pcpvt_small
+    from segplug_backbones.twins import svt_base as svt_base
+    from segplug_backbones.twins import svt_large as svt_large
+    from segplug_backbones.twins import svt_small as svt_small
     from segplug_backbones.unet import DeconvModule as DeconvModule
     from segplug_backbones.unet import InterpConv as InterpConv
     from segplug_backbones.unet import UNet as UNet
@@ -103,6 +116,7 @@ _HOMES = {
     "InterpConv": "unet",
     "JaxViT": "layouts.vit",
     "MAE": "mae",
+    "MSCAN": "mscan",
     "MixVisionTransformer": "mit",
     "MobileNetV2": "mobilenet_v2",
     "MobileNetV3": "mobilenet_v3",
@@ -112,6 +126,7 @@ _HOMES = {
     "OfficialSTDC": "layouts.stdc",
     "OfficialSegFormer": "layouts.mit",
     "OfficialSwin": "layouts.swin",
+    "PCPVT": "twins",
     "PIDNet": "pidnet",
     "PoolFormer": "poolformer",
     "ResNeSt": "resnest",
@@ -121,6 +136,7 @@ _HOMES = {
     "ResNetV1d": "resnet",
     "STDCContextPathNet": "stdc",
     "STDCNet": "stdc",
+    "SVT": "twins",
     "ShuffleNetV2": "shufflenet_v2",
     "SwinTransformer": "swin",
     "TIMMBackbone": "timm_backbone",
@@ -143,6 +159,13 @@ _HOMES = {
     "mit_b3": "mit",
     "mit_b4": "mit",
     "mit_b5": "mit",
+    "mscan_base": "mscan",
+    "mscan_large": "mscan",
+    "mscan_small": "mscan",
+    "mscan_tiny": "mscan",
+    "pcpvt_base": "twins",
+    "pcpvt_large": "twins",
+    "pcpvt_small": "twins",
     "resnet101": "resnet",
     "resnet152": "resnet",
     "resnet18": "resnet",
@@ -150,6 +173,9 @@ _HOMES = {
     "resnet50": "resnet",
     "stdc1": "stdc",
     "stdc2": "stdc",
+    "svt_base": "twins",
+    "svt_large": "twins",
+    "svt_small": "twins",
     "swin_base": "swin",
     "swin_large": "swin",
     "swin_small": "swin",

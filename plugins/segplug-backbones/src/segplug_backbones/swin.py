@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import (
@@ -32,8 +31,16 @@ from segkernel.nn import (
 )
 from segplug_backbones.freezing import PartlyFrozen, check_frozen, check_indices
 from segplug_backbones.recompute import recompute, worth_recomputing
+from segplug_backbones.windows import (
+    Size,
+    count_windows,
+    crop_windows,
+    join_windows,
+    keep_apart,
+    pad_to_windows,
+    split_windows,
+)
 
-Size = tuple[int, int]
 SEPARATE = -100.0
 """Added to the score of two tokens that were no neighbours before the shift."""
 
@@ -94,25 +101,17 @@ class ShiftWindowMSA(nn.Module):
         self.drop = build_dropout({"type": "DropPath", "drop_prob": drop_path_rate})
 
     def forward(self, x: Tensor, size: Size) -> Tensor:
-        (height, width), side, shift, mask = size, self.window_size, self.shift_size, None
-        counts = ((height + side - 1) // side, (width + side - 1) // side)
-        below, right = counts[0] * side - height, counts[1] * side - width
-        grid = F.pad(x.unflatten(1, size), (0, 0, 0, right, 0, below))
+        side, shift, mask = self.window_size, self.shift_size, None
+        counts = count_windows(size, side)
+        grid = pad_to_windows(x.unflatten(1, size), counts, side)
         if shift:
             grid = grid.roll((-shift, -shift), (1, 2))
-            mask = self._mask(grid, counts)
+            rows, columns = (self._regions(count * side, x.device) for count in counts)
+            mask = keep_apart(rows[:, None] * 3 + columns, counts, side, SEPARATE, x.dtype)
         grid = join_windows(self.w_msa(split_windows(grid, counts, side), mask), counts, side)
         if shift:
             grid = grid.roll((shift, shift), (1, 2))
-        return self.drop(F.pad(grid, (0, 0, 0, -right, 0, -below)).flatten(1, 2))
-
-    def _mask(self, like: Tensor, counts: Size) -> Tensor:
-        """Return what is added to the scores, (windows, tokens, tokens)."""
-        rows, columns = (self._regions(count * self.window_size, like.device) for count in counts)
-        regions = (rows[:, None] * 3 + columns)[None, :, :, None]
-        tokens = split_windows(regions, counts, self.window_size)[0, :, :, 0]
-        apart = tokens.unsqueeze(1) != tokens.unsqueeze(2)
-        return torch.zeros_like(apart, dtype=like.dtype).masked_fill(apart, SEPARATE)
+        return self.drop(crop_windows(grid, size).flatten(1, 2))
 
     def _regions(self, length: int, device: torch.device) -> Tensor:
         """Return for each row, or column, which of three parts it is of: those of the last window were cut in two."""
@@ -325,29 +324,6 @@ class SwinTransformer(PartlyFrozen):
         super()._freeze()
         if self.frozen_stages >= 0 and self.absolute_pos_embed is not None:
             self.absolute_pos_embed.requires_grad_(False)
-
-
-def split_windows(grid: Tensor, counts: Size, side: int) -> Tensor:
-    """(N, H, W, C) -> (N, windows, side * side, C); ``counts`` is how many windows there are below and beside."""
-    (batch, _, _, channels), (rows, columns) = grid.shape, counts
-    inner = (batch, rows, side, columns, side, channels)
-    return _swapped(grid, inner, (batch, rows * columns, side * side, channels))
-
-
-def join_windows(windows: Tensor, counts: Size, side: int) -> Tensor:
-    """(N, windows, side * side, C) -> (N, H, W, C), undoing `split_windows`."""
-    (batch, _, _, channels), (rows, columns) = windows.shape, counts
-    inner = (batch, rows, columns, side, side, channels)
-    return _swapped(windows, inner, (batch, rows * side, columns * side, channels))
-
-
-def _swapped(x: Tensor, inner: Sequence[int], outer: Sequence[int]) -> Tensor:
-    """View as ``inner``, swap dimensions 2 and 3, view as ``outer``.
-
-    It goes by way of one dimension, as an exporter then need not know how the old and the new ones compare.
-    """
-    swapped = x.flatten().view(inner).transpose(2, 3)
-    return swapped.clone(memory_format=torch.contiguous_format).flatten().view(outer)
 
 
 def _relative_positions(side: int) -> Tensor:

@@ -1,0 +1,286 @@
+"""MSCAN, the backbone of SegNeXt: attention computed by strip convolutions of several lengths.
+
+    features = mscan_tiny()(torch.rand(2, 3, 512, 512))  # 32, 64, 160, 256 channels at strides 4, 8, 16, 32
+
+Reference: SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation, Guo et al., 2022
+(https://arxiv.org/abs/2209.08575).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from segkernel.errors import ConfigError, Problem
+from segkernel.interfaces.model import Backbone
+from segkernel.nn import (
+    LayerConfig,
+    build_activation,
+    build_dropout,
+    build_norm,
+    nchw_to_nlc,
+    nlc_to_nchw,
+    normal_init,
+)
+
+Kernel = int | Sequence[int]
+
+
+class Mlp(nn.Module):
+    """1x1, depthwise 3x3, activation, 1x1: (N, C, H, W) -> the same."""
+
+    def __init__(self, channels: int, hidden: int, act_cfg: LayerConfig, drop: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, hidden, 1)
+        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.act = build_activation(act_cfg)
+        self.fc2 = nn.Conv2d(hidden, channels, 1)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.drop(self.act(self.dwconv(self.fc1(x))))
+        return self.drop(self.fc2(x))
+
+
+class StemConv(nn.Module):
+    """Two 3x3 convolutions of stride 2: (N, in_channels, H, W) -> (N, out_channels, ~H / 4, ~W / 4)."""
+
+    def __init__(self, in_channels: int, out_channels: int, act_cfg: LayerConfig, norm_cfg: LayerConfig) -> None:
+        super().__init__()
+        self.proj = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels // 2, 3, 2, 1),
+            build_norm(norm_cfg, out_channels // 2)[1],
+            build_activation(act_cfg),
+            nn.Conv2d(out_channels // 2, out_channels, 3, 2, 1),
+            build_norm(norm_cfg, out_channels)[1],
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x)
+
+
+class OverlapPatchEmbed(nn.Module):
+    """A 3x3 convolution of stride 2 and a norm: (N, in_channels, H, W) -> (N, embed_dims, ~H / 2, ~W / 2)."""
+
+    def __init__(self, in_channels: int, embed_dims: int, norm_cfg: LayerConfig) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, embed_dims, 3, 2, 1)
+        self.norm = build_norm(norm_cfg, embed_dims)[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.proj(x))
+
+
+class MSCAAttention(nn.Module):
+    """A map times the attention that convolutions make of it: (N, C, H, W) -> the same.
+
+    Args:
+        channels: C.
+        kernel_sizes: Of the first depthwise convolution, then of pairs of strip convolutions in parallel: (1, 7) is
+            followed by (7, 1).
+        paddings: Likewise, in pixels.
+    """
+
+    def __init__(self, channels: int, kernel_sizes: Sequence[Kernel], paddings: Sequence[Kernel]) -> None:
+        super().__init__()
+        self.conv0 = _depthwise(channels, kernel_sizes[0], paddings[0])
+        self.branches = []
+        for i, (size, padding) in enumerate(zip(kernel_sizes[1:], paddings[1:], strict=True)):
+            names = (f"conv{i}_1", f"conv{i}_2")
+            self.add_module(names[0], _depthwise(channels, size, padding))
+            self.add_module(names[1], _depthwise(channels, _turned(size), _turned(padding)))
+            self.branches.append(names)
+        self.conv3 = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        attention = near = self.conv0(x)
+        for first, second in self.branches:
+            attention = attention + getattr(self, second)(getattr(self, first)(near))
+        return self.conv3(attention) * x
+
+
+class MSCASpatialAttention(nn.Module):
+    """1x1, activation, `MSCAAttention`, 1x1, plus the input: (N, C, H, W) -> the same."""
+
+    def __init__(
+        self, channels: int, kernel_sizes: Sequence[Kernel], paddings: Sequence[Kernel], act_cfg: LayerConfig
+    ) -> None:
+        super().__init__()
+        self.proj_1 = nn.Conv2d(channels, channels, 1)
+        self.activation = build_activation(act_cfg)
+        self.spatial_gating_unit = MSCAAttention(channels, kernel_sizes, paddings)
+        self.proj_2 = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.proj_2(self.spatial_gating_unit(self.activation(self.proj_1(x))))
+
+
+class MSCABlock(nn.Module):
+    """Attention, then `Mlp`, each after a norm and scaled per channel: (N, C, H, W) -> the same."""
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_sizes: Sequence[Kernel],
+        paddings: Sequence[Kernel],
+        mlp_ratio: float,
+        drop: float,
+        drop_path: float,
+        act_cfg: LayerConfig,
+        norm_cfg: LayerConfig,
+    ) -> None:
+        super().__init__()
+        self.norm1 = build_norm(norm_cfg, channels)[1]
+        self.attn = MSCASpatialAttention(channels, kernel_sizes, paddings, act_cfg)
+        self.drop_path = build_dropout({"type": "DropPath", "drop_prob": drop_path})
+        self.norm2 = build_norm(norm_cfg, channels)[1]
+        self.mlp = Mlp(channels, int(channels * mlp_ratio), act_cfg, drop)
+        self.layer_scale_1 = nn.Parameter(torch.full((channels,), 1e-2))
+        self.layer_scale_2 = nn.Parameter(torch.full((channels,), 1e-2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.layer_scale_1[:, None, None] * self.attn(self.norm1(x)))
+        return x + self.drop_path(self.layer_scale_2[:, None, None] * self.mlp(self.norm2(x)))
+
+
+class MSCAN(Backbone):
+    """Images (N, in_channels, H, W) to the maps of every stage, at strides 4, 8, 16 and 32 by default.
+
+    Odd sizes are rounded up.
+
+    Args:
+        in_channels: Channels of the image.
+        embed_dims: Channels of each stage.
+        mlp_ratios: Width of the feed-forward layers of each stage, times its own.
+        drop_rate: Share of values dropped in feed-forward layers.
+        drop_path_rate: Share of layers skipped at the end of the network, growing from 0 at its start.
+        depths: Layers of each stage.
+        num_stages: Stages to build.
+        attention_kernel_sizes: Side of the first convolution of an attention, then (height, width) of the first of each
+            pair of strip convolutions.
+        attention_kernel_paddings: Their padding in pixels.
+        act_cfg: Kind of activation.
+        norm_cfg: Kind of norm and its arguments.
+        pretrained: Weights that the runner loads after building.
+
+    Raises:
+        ConfigError: When an argument is out of range or does not fit the others.
+    """
+
+    conformance: ClassVar = {"embed_dims": (8, 8, 16, 16), "depths": (1, 2, 1, 1)}
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        embed_dims: Sequence[int] = (64, 128, 256, 512),
+        mlp_ratios: Sequence[float] = (4, 4, 4, 4),
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        depths: Sequence[int] = (3, 4, 6, 3),
+        num_stages: int = 4,
+        attention_kernel_sizes: Sequence[int | Sequence[int]] = (5, (1, 7), (1, 11), (1, 21)),
+        attention_kernel_paddings: Sequence[int | Sequence[int]] = (2, (0, 3), (0, 5), (0, 10)),
+        act_cfg: Mapping[str, Any] = {"type": "GELU"},
+        norm_cfg: Mapping[str, Any] = {"type": "SyncBN", "requires_grad": True},
+        pretrained: str | None = None,
+    ) -> None:
+        super().__init__()
+        _check_stages(num_stages, {"embed_dims": embed_dims, "mlp_ratios": mlp_ratios, "depths": depths})
+        if len(attention_kernel_sizes) != len(attention_kernel_paddings):
+            message = f"{len(attention_kernel_paddings)} paddings for {len(attention_kernel_sizes)} convolutions"
+            raise ConfigError(Problem(message, "attention_kernel_paddings"))
+        self.num_stages, self.pretrained = num_stages, pretrained
+        total = sum(depths)
+        drop_paths = iter([drop_path_rate * i / max(total - 1, 1) for i in range(total)])
+        for i, (width, depth) in enumerate(zip(embed_dims, depths, strict=True)):
+            stem = StemConv(in_channels, width, act_cfg, norm_cfg) if i == 0 else None
+            self.add_module(f"patch_embed{i + 1}", stem or OverlapPatchEmbed(embed_dims[i - 1], width, norm_cfg))
+            blocks = [
+                MSCABlock(
+                    width,
+                    attention_kernel_sizes,
+                    attention_kernel_paddings,
+                    mlp_ratios[i],
+                    drop_rate,
+                    next(drop_paths),
+                    act_cfg,
+                    norm_cfg,
+                )
+                for _ in range(depth)
+            ]
+            self.add_module(f"block{i + 1}", nn.ModuleList(blocks))
+            self.add_module(f"norm{i + 1}", nn.LayerNorm(width))
+        self.channels = tuple(embed_dims)
+        self.strides = tuple(4 * 2**i for i in range(num_stages))
+        self.apply(_initialise)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the map of each stage, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
+        x, maps = images, []
+        for i in range(1, self.num_stages + 1):
+            x = getattr(self, f"patch_embed{i}")(x)
+            for block in getattr(self, f"block{i}"):
+                x = block(x)
+            x = nlc_to_nchw(getattr(self, f"norm{i}")(nchw_to_nlc(x)), (x.shape[2], x.shape[3]))
+            maps.append(x)
+        return tuple(maps)
+
+
+VARIANTS: dict[str, tuple[tuple[int, int, int, int], tuple[int, int, int, int]]] = {
+    "tiny": ((32, 64, 160, 256), (3, 3, 5, 2)),
+    "small": ((64, 128, 320, 512), (2, 2, 4, 2)),
+    "base": ((64, 128, 320, 512), (3, 3, 12, 3)),
+    "large": ((64, 128, 320, 512), (3, 5, 27, 3)),
+}
+"""Channels and layers of each stage, table 2 of the paper."""
+
+
+def mscan_tiny(in_channels: int = 3, drop_path_rate: float = 0.1) -> MSCAN:
+    """MSCAN-T, 4.0 M parameters."""
+    return _variant("tiny", in_channels, drop_path_rate)
+
+
+def mscan_small(in_channels: int = 3, drop_path_rate: float = 0.1) -> MSCAN:
+    """MSCAN-S, 13.2 M parameters."""
+    return _variant("small", in_channels, drop_path_rate)
+
+
+def mscan_base(in_channels: int = 3, drop_path_rate: float = 0.1) -> MSCAN:
+    """MSCAN-B, 26.3 M parameters."""
+    return _variant("base", in_channels, drop_path_rate)
+
+
+def mscan_large(in_channels: int = 3, drop_path_rate: float = 0.3) -> MSCAN:
+    """MSCAN-L, 44.6 M parameters."""
+    return _variant("large", in_channels, drop_path_rate)
+
+
+def _variant(name: str, in_channels: int, drop_path_rate: float) -> MSCAN:
+    embed_dims, depths = VARIANTS[name]
+    return MSCAN(in_channels, embed_dims, (8, 8, 4, 4), depths=depths, drop_path_rate=drop_path_rate)
+
+
+def _depthwise(channels: int, size: Kernel, padding: Kernel) -> nn.Conv2d:
+    size, padding = (value if isinstance(value, int) else tuple(value) for value in (size, padding))
+    return nn.Conv2d(channels, channels, size, padding=padding, groups=channels)
+
+
+def _turned(size: Kernel) -> Kernel:
+    """Return (width, height) of (height, width)."""
+    return size if isinstance(size, int) else tuple(reversed(size))
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+        normal_init(module, std=math.sqrt(2.0 / fan_out))
+
+
+def _check_stages(num_stages: int, per_stage: Mapping[str, Sequence[Any]]) -> None:
+    for name, values in per_stage.items():
+        if len(values) != num_stages:
+            raise ConfigError(Problem(f"{list(values)} needs {num_stages} numbers, one for each stage", name))

@@ -1,0 +1,463 @@
+"""Twins: pyramids of transformers whose position encoding is a convolution, so that images of any size will do.
+
+    features = pcpvt_small()(torch.rand(2, 3, 512, 512))  # 64, 128, 320, 512 channels at strides 4, 8, 16, 32
+    features = svt_small()(torch.rand(2, 3, 512, 512))    # 64, 128, 256, 512 channels
+
+`PCPVT` attends to the whole map at a lower resolution; `SVT` attends within windows in every other layer.
+
+Reference: Twins: Revisiting the Design of Spatial Attention in Vision Transformers, Chu et al., 2021
+(https://arxiv.org/abs/2104.13840).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from segkernel.errors import ConfigError, Problem
+from segkernel.interfaces.model import Backbone
+from segkernel.nn import (
+    FFN,
+    LayerConfig,
+    PatchEmbed,
+    build_dropout,
+    build_norm,
+    nchw_to_nlc,
+    nlc_to_nchw,
+    normal_init,
+    trunc_normal_init,
+)
+from segplug_backbones.freezing import check_indices
+from segplug_backbones.mit import EfficientMultiheadAttention
+from segplug_backbones.windows import (
+    Size,
+    count_windows,
+    crop_windows,
+    join_windows,
+    keep_apart,
+    pad_to_windows,
+    split_windows,
+)
+
+PADDED = -1000.0
+"""Added to the score of a token and one of the padding."""
+
+
+class GSAEncoderLayer(nn.Module):
+    """Attention to the whole map at 1/``sr_ratio`` of its size, then a feed-forward layer, each after a norm.
+
+    (N, H * W, C) and (H, W) -> (N, H * W, C).
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        feedforward_channels: int,
+        sr_ratio: int,
+        qkv_bias: bool,
+        drop_rate: float,
+        attn_drop_rate: float,
+        drop_path_rate: float,
+        norm_cfg: LayerConfig,
+    ) -> None:
+        super().__init__()
+        skipped = _twice(drop_path_rate)
+        self.norm1 = build_norm(norm_cfg, embed_dims)[1]
+        self.attn = EfficientMultiheadAttention(
+            embed_dims, num_heads, sr_ratio, norm_cfg, qkv_bias, drop_rate, attn_drop_rate, skipped
+        )
+        self.norm2 = build_norm(norm_cfg, embed_dims)[1]
+        self.ffn = _feed_forward(embed_dims, feedforward_channels, drop_rate, skipped)
+
+    def forward(self, x: Tensor, size: Size) -> Tensor:
+        x = self.attn(self.norm1(x), size, identity=x)
+        return self.ffn(self.norm2(x), x)
+
+
+class LocallyGroupedSelfAttention(nn.Module):
+    """Attention within windows of ``window_size`` x ``window_size`` tokens: (N, H * W, C), (H, W) -> (N, H * W, C).
+
+    The map is padded to whole windows. As in the authors' code, tokens are kept from attending to the padding only
+    where there is padding on both sides, right and below.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        window_size: int,
+        qkv_bias: bool = False,
+        qk_scale: float | None = None,
+        attn_drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if embed_dims % num_heads:
+            raise ConfigError(Problem(f"{embed_dims} channels cannot be cut into {num_heads} heads", "num_heads"))
+        self.num_heads, self.window_size = num_heads, window_size
+        self.scale = qk_scale or (embed_dims // num_heads) ** -0.5
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
+        self.attn_drop = nn.Dropout(attn_drop_rate)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.proj_drop = nn.Dropout(proj_drop_rate)
+
+    def forward(self, x: Tensor, size: Size) -> Tensor:
+        side, counts = self.window_size, count_windows(size, self.window_size)
+        windows = split_windows(pad_to_windows(x.unflatten(1, size), counts, side), counts, side)
+        q, k, v = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
+        rows, columns = (self._padding(*lengths, x.device) for lengths in zip(size, counts, strict=True))
+        mask = keep_apart(rows[:, None] | columns, counts, side, PADDED, x.dtype)
+        weights = ((q * self.scale) @ k.transpose(-2, -1) + mask.unsqueeze(1)).softmax(-1)
+        attended = (self.attn_drop(weights) @ v).transpose(2, 3).flatten(3)
+        grid = crop_windows(join_windows(attended, counts, side), size)
+        return self.proj_drop(self.proj(grid.flatten(1, 2)))
+
+    def _padding(self, length: int, count: int, device: torch.device) -> Tensor:
+        """Return for each row, or column, whether it is padding; without any, all are, and so none is kept apart."""
+        padded = count * self.window_size
+        return torch.arange(padded, device=device) >= length % padded
+
+
+class LSAEncoderLayer(nn.Module):
+    """Attention within windows, then a feed-forward layer, each after a norm.
+
+    (N, H * W, C) and (H, W) -> (N, H * W, C).
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        feedforward_channels: int,
+        window_size: int,
+        qkv_bias: bool,
+        drop_rate: float,
+        attn_drop_rate: float,
+        drop_path_rate: float,
+        norm_cfg: LayerConfig,
+    ) -> None:
+        super().__init__()
+        self.norm1 = build_norm(norm_cfg, embed_dims)[1]
+        self.attn = LocallyGroupedSelfAttention(
+            embed_dims, num_heads, window_size, qkv_bias, attn_drop_rate=attn_drop_rate, proj_drop_rate=drop_rate
+        )
+        self.norm2 = build_norm(norm_cfg, embed_dims)[1]
+        self.ffn = _feed_forward(embed_dims, feedforward_channels, drop_rate, _twice(drop_path_rate))
+        self.drop_path = build_dropout({"type": "DropPath", "drop_prob": drop_path_rate})
+
+    def forward(self, x: Tensor, size: Size) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x), size))
+        return self.ffn(self.norm2(x), x)
+
+
+class ConditionalPositionEncoding(nn.Module):
+    """A depthwise 3x3 convolution, which tells tokens where they are, and, at ``stride`` 1, the tokens themselves.
+
+    (N, H * W, in_channels) and (H, W) -> (N, ~H * W / stride^2, embed_dims).
+    """
+
+    def __init__(self, in_channels: int, embed_dims: int = 768, stride: int = 1) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, embed_dims, 3, stride, 1, groups=embed_dims)
+        self.stride = stride
+
+    def forward(self, x: Tensor, size: Size) -> Tensor:
+        encoded = nchw_to_nlc(self.proj(nlc_to_nchw(x, size)))
+        return x + encoded if self.stride == 1 else encoded
+
+
+class PCPVT(Backbone):
+    """Images (N, in_channels, H, W) to one map for each of ``out_indices``, at strides 4, 8, 16 and 32 by default.
+
+    Odd sizes are rounded up. With the default ``sr_ratios`` an image needs 29 pixels a side at least.
+
+    Args:
+        in_channels: Channels of the image.
+        embed_dims: Channels of each stage.
+        patch_sizes: Side in pixels of the patches that each stage starts with.
+        strides: Distance of those patches.
+        num_heads: Attention heads of each stage.
+        mlp_ratios: Width of the feed-forward layers of each stage, times its own.
+        out_indices: The stages to return, counted from 0.
+        qkv_bias: Whether queries, keys and values have a bias.
+        drop_rate: Share of values dropped after the position encoding, after attention and in feed-forward layers.
+        attn_drop_rate: Share of attention weights dropped.
+        drop_path_rate: Share of layers skipped at the end of the network, growing from 0 at its start. What is drawn
+            twice in MMSegmentation is here, too: only attention in windows is skipped at this rate p, the rest at
+            1 - (1 - p)^2.
+        norm_cfg: Kind of norm and its arguments.
+        depths: Layers of each stage.
+        sr_ratios: How much smaller the keys and values of each stage are, per side.
+        norm_after_stage: Whether a stage ends with a norm.
+        pretrained: Weights that the runner loads after building.
+
+    Raises:
+        ConfigError: When an argument is out of range or does not fit the others.
+    """
+
+    conformance: ClassVar = {"embed_dims": (8, 8, 16, 16), "depths": (1, 2, 1, 1)}
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        embed_dims: Sequence[int] = (64, 128, 256, 512),
+        patch_sizes: Sequence[int] = (4, 2, 2, 2),
+        strides: Sequence[int] = (4, 2, 2, 2),
+        num_heads: Sequence[int] = (1, 2, 4, 8),
+        mlp_ratios: Sequence[float] = (4, 4, 4, 4),
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        qkv_bias: bool = False,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        norm_cfg: Mapping[str, Any] = {"type": "LN"},
+        depths: Sequence[int] = (3, 4, 6, 3),
+        sr_ratios: Sequence[int] = (8, 4, 2, 1),
+        norm_after_stage: bool = False,
+        pretrained: str | None = None,
+    ) -> None:
+        super().__init__()
+        per_stage = {
+            "embed_dims": embed_dims,
+            "patch_sizes": patch_sizes,
+            "strides": strides,
+            "num_heads": num_heads,
+            "mlp_ratios": mlp_ratios,
+            "sr_ratios": sr_ratios,
+        }
+        _check_stages(len(depths), per_stage)
+        self.out_indices, self.pretrained = check_indices(out_indices, len(depths)), pretrained
+        entered = [in_channels, *embed_dims]
+        self.patch_embeds = nn.ModuleList(
+            PatchEmbed(entered[i], width, kernel_size=patch_sizes[i], stride=strides[i], norm_cfg=norm_cfg)
+            for i, width in enumerate(embed_dims)
+        )
+        self.position_encoding_drops = nn.ModuleList(nn.Dropout(drop_rate) for _ in embed_dims)
+        self.position_encodings = nn.ModuleList(ConditionalPositionEncoding(width, width) for width in embed_dims)
+        self.layers = nn.ModuleList()
+        for i, rates in enumerate(_drop_path_rates(depths, drop_path_rate)):
+            layers = [
+                GSAEncoderLayer(
+                    embed_dims[i],
+                    num_heads[i],
+                    int(mlp_ratios[i] * embed_dims[i]),
+                    sr_ratios[i],
+                    qkv_bias,
+                    drop_rate,
+                    attn_drop_rate,
+                    rate,
+                    norm_cfg,
+                )
+                for rate in rates
+            ]
+            self.layers.append(nn.ModuleList(layers))
+        norms = (build_norm(norm_cfg, width)[1] for width in embed_dims)
+        self.norm_list = nn.ModuleList(norms) if norm_after_stage else None
+        self.channels = tuple(embed_dims[i] for i in self.out_indices)
+        self.strides = tuple(math.prod(strides[: i + 1]) for i in self.out_indices)
+        self.apply(_initialise)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
+        x, maps = images, []
+        for i, layers in enumerate(self.layers):
+            tokens, size = self.patch_embeds[i](x)
+            tokens = self.position_encoding_drops[i](tokens)
+            for j, layer in enumerate(layers):
+                tokens = layer(tokens, size)
+                if j == 0:
+                    tokens = self.position_encodings[i](tokens, size)
+            x = nlc_to_nchw(tokens if self.norm_list is None else self.norm_list[i](tokens), size)
+            maps.append(x)
+        return tuple(maps[i] for i in self.out_indices)
+
+
+class SVT(PCPVT):
+    """`PCPVT` whose layers 0, 2, 4, ... of each stage attend within windows only.
+
+    Args:
+        in_channels: Channels of the image.
+        embed_dims: Channels of each stage.
+        patch_sizes: Side in pixels of the patches that each stage starts with.
+        strides: Distance of those patches.
+        num_heads: Attention heads of each stage.
+        mlp_ratios: Width of the feed-forward layers of each stage, times its own.
+        out_indices: The stages to return, counted from 0.
+        qkv_bias: Whether queries, keys and values have a bias.
+        drop_rate: Share of values dropped after the position encoding, after attention and in feed-forward layers.
+        attn_drop_rate: Share of attention weights dropped.
+        drop_path_rate: Share of layers skipped at the end of the network, growing from 0 at its start. What is drawn
+            twice in MMSegmentation is here, too: only attention in windows is skipped at this rate p, the rest at
+            1 - (1 - p)^2.
+        norm_cfg: Kind of norm and its arguments.
+        depths: Layers of each stage.
+        sr_ratios: How much smaller the keys and values of each stage are, per side.
+        windiow_sizes: Side in tokens of the windows of each stage; the spelling is MMSegmentation's.
+        norm_after_stage: Whether a stage ends with a norm.
+        pretrained: Weights that the runner loads after building.
+
+    Raises:
+        ConfigError: When an argument is out of range or does not fit the others.
+    """
+
+    conformance: ClassVar = {"embed_dims": (8, 8, 16), "depths": (1, 2, 2)}
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        embed_dims: Sequence[int] = (64, 128, 256),
+        patch_sizes: Sequence[int] = (4, 2, 2),
+        strides: Sequence[int] = (4, 2, 2),
+        num_heads: Sequence[int] = (1, 2, 4),
+        mlp_ratios: Sequence[float] = (4, 4, 4),
+        out_indices: Sequence[int] = (0, 1, 2),
+        qkv_bias: bool = False,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        norm_cfg: Mapping[str, Any] = {"type": "LN"},
+        depths: Sequence[int] = (4, 4, 4),
+        sr_ratios: Sequence[int] = (4, 2, 1),
+        windiow_sizes: Sequence[int] = (7, 7, 7),
+        norm_after_stage: bool = True,
+        pretrained: str | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            embed_dims,
+            patch_sizes,
+            strides,
+            num_heads,
+            mlp_ratios,
+            out_indices,
+            qkv_bias,
+            drop_rate,
+            attn_drop_rate,
+            drop_path_rate,
+            norm_cfg,
+            depths,
+            sr_ratios,
+            norm_after_stage,
+            pretrained,
+        )
+        _check_stages(len(depths), {"windiow_sizes": windiow_sizes})
+        for i, rates in enumerate(_drop_path_rates(depths, drop_path_rate)):
+            for j in range(0, depths[i], 2):
+                layer = LSAEncoderLayer(
+                    embed_dims[i],
+                    num_heads[i],
+                    int(mlp_ratios[i] * embed_dims[i]),
+                    windiow_sizes[i],
+                    qkv_bias,
+                    drop_rate,
+                    attn_drop_rate,
+                    rates[j],
+                    norm_cfg,
+                )
+                self.layers[i][j] = layer.apply(_initialise)  # type: ignore[index]
+
+
+PCPVT_DEPTHS = {"small": (3, 4, 6, 3), "base": (3, 4, 18, 3), "large": (3, 8, 27, 3)}
+"""Table 1 of the paper."""
+SVT_VARIANTS = {
+    "small": ((64, 128, 256, 512), (2, 4, 8, 16), (2, 2, 10, 4)),
+    "base": ((96, 192, 384, 768), (3, 6, 12, 24), (2, 2, 18, 2)),
+    "large": ((128, 256, 512, 1024), (4, 8, 16, 32), (2, 2, 18, 2)),
+}
+"""Channels, heads and layers of each stage, table 2 of the paper."""
+
+
+def pcpvt_small(in_channels: int = 3, drop_path_rate: float = 0.2) -> PCPVT:
+    """Twins-PCPVT-S, 23.5 M parameters."""
+    return _pcpvt("small", in_channels, drop_path_rate)
+
+
+def pcpvt_base(in_channels: int = 3, drop_path_rate: float = 0.2) -> PCPVT:
+    """Twins-PCPVT-B, 43.2 M parameters."""
+    return _pcpvt("base", in_channels, drop_path_rate)
+
+
+def pcpvt_large(in_channels: int = 3, drop_path_rate: float = 0.2) -> PCPVT:
+    """Twins-PCPVT-L, 60.3 M parameters."""
+    return _pcpvt("large", in_channels, drop_path_rate)
+
+
+def svt_small(in_channels: int = 3, drop_path_rate: float = 0.2) -> SVT:
+    """Twins-SVT-S, 23.5 M parameters."""
+    return _svt("small", in_channels, drop_path_rate)
+
+
+def svt_base(in_channels: int = 3, drop_path_rate: float = 0.2) -> SVT:
+    """Twins-SVT-B, 55.3 M parameters."""
+    return _svt("base", in_channels, drop_path_rate)
+
+
+def svt_large(in_channels: int = 3, drop_path_rate: float = 0.3) -> SVT:
+    """Twins-SVT-L, 98.1 M parameters."""
+    return _svt("large", in_channels, drop_path_rate)
+
+
+def _pcpvt(name: str, in_channels: int, drop_path_rate: float) -> PCPVT:
+    return PCPVT(
+        in_channels,
+        embed_dims=(64, 128, 320, 512),
+        num_heads=(1, 2, 5, 8),
+        mlp_ratios=(8, 8, 4, 4),
+        qkv_bias=True,
+        depths=PCPVT_DEPTHS[name],
+        drop_path_rate=drop_path_rate,
+    )
+
+
+def _svt(name: str, in_channels: int, drop_path_rate: float) -> SVT:
+    embed_dims, num_heads, depths = SVT_VARIANTS[name]
+    return SVT(
+        in_channels,
+        embed_dims,
+        patch_sizes=(4, 2, 2, 2),
+        strides=(4, 2, 2, 2),
+        num_heads=num_heads,
+        mlp_ratios=(4, 4, 4, 4),
+        out_indices=(0, 1, 2, 3),
+        qkv_bias=True,
+        drop_path_rate=drop_path_rate,
+        depths=depths,
+        sr_ratios=(8, 4, 2, 1),
+        windiow_sizes=(7, 7, 7, 7),
+    )
+
+
+def _feed_forward(embed_dims: int, hidden: int, drop_rate: float, drop_path_rate: float) -> FFN:
+    skipped = {"type": "DropPath", "drop_prob": drop_path_rate}
+    return FFN(embed_dims, hidden, act_cfg={"type": "GELU"}, ffn_drop=drop_rate, dropout_layer=skipped)
+
+
+def _twice(rate: float) -> float:
+    """Return the rate that amounts to two draws, one after the other."""
+    return 1 - (1 - rate) ** 2
+
+
+def _drop_path_rates(depths: Sequence[int], rate: float) -> list[list[float]]:
+    """Return the rate of each layer of each stage, growing from 0 to ``rate``."""
+    total = sum(depths)
+    rates = iter([rate * i / max(total - 1, 1) for i in range(total)])
+    return [[next(rates) for _ in range(depth)] for depth in depths]
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        trunc_normal_init(module, std=0.02)
+    elif isinstance(module, nn.Conv2d):
+        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+        normal_init(module, std=math.sqrt(2.0 / fan_out))
+
+
+def _check_stages(count: int, per_stage: Mapping[str, Sequence[Any]]) -> None:
+    for name, values in per_stage.items():
+        if len(values) != count:
+            raise ConfigError(Problem(f"{list(values)} needs {count} numbers, one for each of the depths", name))
