@@ -179,11 +179,11 @@ class DecodeHead(Head):
             raise ConfigError(Problem(message, "out_channels"))
 
 
-class CascadeDecodeHead(CascadeHead, DecodeHead):
+class CascadeDecodeHead(CascadeHead, DecodeHead):  # type: ignore[misc]  # previous scores come in between
     """Base of heads that refine the scores of another; arguments are those of `DecodeHead`."""
 
     def loss(self, features: Features, previous: Tensor, targets: Targets) -> dict[str, Tensor]:  # type: ignore[override]
-        return self.loss_by_scores(self(features, previous), targets["seg"])
+        return self.loss_by_scores(self(features, previous), targets["seg"], targets.get("weight"))
 
 
 def _losses(loss_decode: Loss | Sequence[Loss] | None) -> nn.Module:

@@ -97,7 +97,7 @@ class DAHead(DecodeHead):
         return {
             f"{branch}.{name}": value
             for branch, branch_scores in scores.items()
-            for name, value in self.loss_by_scores(branch_scores, targets["seg"]).items()
+            for name, value in self.loss_by_scores(branch_scores, targets["seg"], targets.get("weight")).items()
         }
 
     def _branches(self, features: Features) -> tuple[Tensor, Tensor]:

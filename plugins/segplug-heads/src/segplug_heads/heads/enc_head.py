@@ -5,7 +5,8 @@ Zhang et al., Context Encoding for Semantic Segmentation, 2018.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +41,11 @@ class Encoding(nn.Module):
         self.scale = nn.Parameter(torch.empty(num_codes).uniform_(-1, 0))
 
     def forward(self, x: Tensor) -> Tensor:
-        pixels = nchw_to_nlc(x).float()
-        shares = (self.scale * _squared_distances(pixels, self.codewords)).softmax(2)
-        residuals = shares.mT @ pixels - shares.sum(1).unsqueeze(2) * self.codewords
+        pixels = nchw_to_nlc(x)
+        with _without_autocast(x.device.type):  # distances are small differences of large numbers
+            pixels = pixels.to(self.codewords.dtype)
+            shares = (self.scale * _squared_distances(pixels, self.codewords)).softmax(2)
+            residuals = shares.mT @ pixels - shares.sum(1).unsqueeze(2) * self.codewords
         return residuals.to(x.dtype).unsqueeze(3)
 
 
@@ -123,7 +126,7 @@ class EncHead(DecodeHead):
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
         code, x = self._encode(features)
-        losses = self.loss_by_scores(self.cls_seg(x), targets["seg"])
+        losses = self.loss_by_scores(self.cls_seg(x), targets["seg"], targets.get("weight"))
         if self.use_se_loss:
             present = _classes_present(targets["seg"], self.num_classes, self.ignore_index)
             losses["loss_se"] = self.loss_se_decode(self.se_layer(code), present)
@@ -141,6 +144,11 @@ class EncHead(DecodeHead):
             ]
             x = self.fusion(torch.cat([x, *laterals], 1))
         return self.enc_module(x)
+
+
+def _without_autocast(device: str) -> AbstractContextManager[Any]:
+    active = device != "meta" and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if active else nullcontext()
 
 
 def _squared_distances(pixels: Tensor, codewords: Tensor) -> Tensor:

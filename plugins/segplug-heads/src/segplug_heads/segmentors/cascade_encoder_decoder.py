@@ -36,7 +36,7 @@ class Cascade(nn.ModuleList):
             inputs = (features, *previous)
             if head is not self[-1] and _learns_from_scores(head):  # what it hands on and learns from is one
                 previous = [head(*inputs)]
-                named.append(cast(DecodeHead, head).loss_by_scores(previous[0], targets["seg"]))
+                named.append(cast(DecodeHead, head).loss_by_scores(previous[0], targets["seg"], targets.get("weight")))
                 continue
             named.append(cast(Head, head).loss(*inputs, targets))
             previous = [] if head is self[-1] else [head(*inputs)]
