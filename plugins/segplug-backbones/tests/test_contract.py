@@ -66,6 +66,7 @@ BUILDERS: dict[str, Callable[..., Backbone]] = {
     "vgg11": lambda **more: VGG(11, norm_cfg={"type": "BN"}, ceil_mode=True, **{"out_indices": range(5), **more}),
 }
 every_backbone = pytest.mark.parametrize("build", BUILDERS.values(), ids=list(BUILDERS))
+SLOW_TO_EXPORT = ("resnet50-dcn", "resnet50-plugins", "resnext50", "resnest50", "mobilenet-v2", "efficientnet-b0")
 
 
 @every_backbone

@@ -39,20 +39,17 @@ def deform_conv2d(
         mask: (N, G * kh * kw, h, w): a factor of what each point reads.
     """
     kernel = (weight.shape[2], weight.shape[3])
-    points = math.prod(kernel)
-    offset = offset.unflatten(1, (-1, points, 2))  # (N, G, points, 2, h, w)
-    deform_groups, (height, width) = offset.shape[1], offset.shape[4:]
+    points, size = math.prod(kernel), offset.shape[2:]
+    deform_groups = offset.shape[1] // (2 * points)
     grid = _positions(offset, kernel, _pair(stride), _pair(padding), _pair(dilation), (x.shape[2], x.shape[3]))
     inputs = x.unflatten(1, (deform_groups, -1)).flatten(0, 1)
-    read = F.grid_sample(inputs.to(grid.dtype), grid.flatten(0, 1).flatten(1, 2), align_corners=False).to(x.dtype)
-    read = read.unflatten(2, (points, height)).unflatten(0, (-1, deform_groups))  # (N, G, C / G, points, h, w)
+    read = F.grid_sample(inputs.to(grid.dtype), grid, align_corners=False).to(x.dtype)
+    read = read.unflatten(0, (-1, deform_groups))  # (N, G, C / G, points, h * w)
     if mask is not None:
-        read = read * mask.unflatten(1, (deform_groups, 1, points))
-    columns = (
-        read.flatten(1, 2).flatten(3).unflatten(1, (groups, -1)).flatten(2, 3)
-    )  # (N, groups, C / groups * points, h * w)
+        read = read * mask.flatten(2).unflatten(1, (deform_groups, 1, points))
+    columns = read.flatten(1, 2).unflatten(1, (groups, -1)).flatten(2, 3)  # (N, groups, C / groups * points, h * w)
     out = weight.flatten(1).unflatten(0, (groups, -1)) @ columns
-    out = out.flatten(1, 2).unflatten(2, (height, width))
+    out = out.flatten(1, 2).unflatten(2, size)
     return out if bias is None else out + bias[:, None, None]
 
 
@@ -126,12 +123,16 @@ def _positions(
     dilation: tuple[int, int],
     size: tuple[int, int],
 ) -> Tensor:
-    """Return where each point reads, (N, G, points, h, w, 2), as (x, y) with the map's edges at -1 and 1."""
+    """Return where each point reads, (N * G, points, h * w, 2), as (x, y) with the map's edges at -1 and 1."""
     offset = offset.float() if offset.dtype in (torch.float16, torch.bfloat16) else offset
-    steps = [torch.arange(n, device=offset.device) for n in (*kernel, *offset.shape[4:])]
-    rows = steps[0] * dilation[0] - padding[0] + (steps[2] * stride[0])[:, None]  # (h, kh)
-    columns = steps[1] * dilation[1] - padding[1] + (steps[3] * stride[1])[:, None]  # (w, kw)
-    down = rows.T.repeat_interleave(kernel[1], 0)[:, :, None]
-    right = columns.T.repeat(kernel[0], 1)[:, None]
-    y, x = offset[:, :, :, 0] + down, offset[:, :, :, 1] + right
-    return torch.stack([(2 * x + 1) / size[1] - 1, (2 * y + 1) / size[0] - 1], dim=-1)
+    offset = offset.unflatten(1, (-1, *kernel, 2)).flatten(0, 1)  # (N * G, kh, kw, 2, h, w)
+    rows, columns = (
+        torch.arange(n, device=offset.device)[:, None] * dilation[i]
+        - padding[i]
+        + torch.arange(offset.shape[4 + i], device=offset.device) * stride[i]
+        for i, n in enumerate(kernel)
+    )  # (kh, h) and (kw, w)
+    y = offset[:, :, :, 0] + rows[:, None, :, None]
+    x = offset[:, :, :, 1] + columns[:, None]
+    grid = torch.stack([(2 * x + 1) / size[1] - 1, (2 * y + 1) / size[0] - 1], dim=-1)
+    return grid.flatten(3, 4).flatten(1, 2)

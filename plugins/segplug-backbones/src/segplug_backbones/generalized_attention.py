@@ -106,7 +106,7 @@ class GeneralizedAttention(nn.Module):
             scores = torch.einsum("nahwc,naijc->nahwij", asking, key)
         if self.appr_geom_fc_x is not None and self.appr_geom_fc_y is not None:
             asking = query * distance + self._bias(self.geom_bias)
-            asking = asking.expand(len(queries), -1, height, width, -1)
+            asking = asking.expand(queries.shape[0], -1, height, width, -1)
             down = self._codes(self.appr_geom_fc_y, height, key_height, queries)
             right = self._codes(self.appr_geom_fc_x, width, key_width, queries)
             scores = scores + torch.einsum("nahwc,hiac->nahwi", asking, down)[..., None]

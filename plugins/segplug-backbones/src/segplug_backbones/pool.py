@@ -1,4 +1,4 @@
-"""Average pooling that rounds sizes up, in a form that exports with dynamic sizes."""
+"""Pooling that rounds sizes up, in a form that exports with dynamic sizes."""
 
 from __future__ import annotations
 
@@ -27,6 +27,27 @@ class CeilAvgPool2d(nn.Module):
     def _padded(self, x: Tensor) -> Tensor:
         margin = self.stride - 1
         return F.avg_pool2d(F.pad(x, (0, margin, 0, margin)), self.stride)
+
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}"
+
+
+class CeilMaxPool2d(nn.Module):
+    """(N, C, H, W) -> (N, C, ceil(H / stride), ceil(W / stride)); a cell at the border takes from what it covers.
+
+    Args:
+        stride: Side and distance of the cells in pixels.
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            return F.max_pool2d(x, self.stride, ceil_mode=True)
+        margin = self.stride - 1
+        return F.max_pool2d(F.pad(x, (0, margin, 0, margin), value=-torch.inf), self.stride)
 
     def extra_repr(self) -> str:
         return f"stride={self.stride}"

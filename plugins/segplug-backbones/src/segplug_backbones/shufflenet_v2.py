@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import ConvModule, normal_init
@@ -55,8 +56,7 @@ class ShuffleBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         first, second = x.chunk(2, dim=1) if self.branch1 is None else (self.branch1(x), x)
-        joined = torch.cat([first, self.branch2(second)], dim=1)
-        return joined.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+        return F.channel_shuffle(torch.cat([first, self.branch2(second)], dim=1), 2)
 
 
 class ShuffleNetV2(PartlyFrozen):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import ConvModule
 from segplug_backbones.freezing import PartlyFrozen, check_frozen, check_indices
+from segplug_backbones.pool import CeilMaxPool2d
 
 BLOCKS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 """Table 1 of the paper: convolutions of each stage."""
@@ -81,7 +82,7 @@ class VGG(PartlyFrozen):
                 )
                 in_channels = channels
             if with_last_pool or i < num_stages - 1:
-                self.features.append(nn.MaxPool2d(2, stride=2, ceil_mode=ceil_mode))
+                self.features.append(CeilMaxPool2d(2) if ceil_mode else nn.MaxPool2d(2))
             self._ends.append(len(self.features))
         strides = [2 ** (i + 1) for i in range(num_stages)]
         strides[-1] //= 1 if with_last_pool else 2
