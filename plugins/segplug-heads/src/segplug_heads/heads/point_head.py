@@ -172,5 +172,8 @@ def most_uncertain_pixels(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     The first of the two tensors is their index in the flattened map, (N, P), the second their centres, (N, P, 2).
     """
     height, width = scores.shape[2:]
+    x = (torch.arange(width, device=scores.device) + 0.5) / width
+    y = (torch.arange(height, device=scores.device) + 0.5) / height
+    centres = torch.stack([x.expand(height, width), y.unsqueeze(1).expand(height, width)], 2).flatten(0, 1)
     index = uncertainty(scores.flatten(2)).topk(torch.sym_min(count, height * width), dim=1).indices
-    return index, torch.stack([(index % width + 0.5) / width, (index // width + 0.5) / height], 2)
+    return index, centres[index]
