@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from segplug_heads.heads.fcn_head import FCNHead as FCNHead
     from segplug_heads.heads.fpn_head import FPNHead as FPNHead
     from segplug_heads.heads.gc_head import GCHead as GCHead
+    from segplug_heads.heads.ham_head import LightHamHead as LightHamHead
     from segplug_heads.heads.isa_head import ISAHead as ISAHead
     from segplug_heads.heads.lraspp_head import LRASPPHead as LRASPPHead
     from segplug_heads.heads.mask2former_head import Mask2FormerHead as Mask2FormerHead
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from segplug_heads.heads.point_head import PointHead as PointHead
     from segplug_heads.heads.psa_head import PSAHead as PSAHead
     from segplug_heads.heads.psp_head import PSPHead as PSPHead
+    from segplug_heads.heads.san_head import SideAdapterCLIPHead as SideAdapterCLIPHead
     from segplug_heads.heads.segformer_head import SegformerHead as SegformerHead
     from segplug_heads.heads.segmenter_mask_head import SegmenterMaskTransformerHead as SegmenterMaskTransformerHead
     from segplug_heads.heads.sep_aspp_head import DepthwiseSeparableASPPHead as DepthwiseSeparableASPPHead
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from segplug_heads.necks.jpu import JPU as JPU
     from segplug_heads.necks.mla_neck import MLANeck as MLANeck
     from segplug_heads.necks.multilevel_neck import MultiLevelNeck as MultiLevelNeck
+    from segplug_heads.parts.clip_text_encoder import CLIPTextEncoder as CLIPTextEncoder
     from segplug_heads.parts.matching import ClassificationCost as ClassificationCost
     from segplug_heads.parts.matching import CrossEntropyLossCost as CrossEntropyLossCost
     from segplug_heads.parts.matching import DiceCost as DiceCost
@@ -76,6 +79,7 @@ if TYPE_CHECKING:
     from segplug_heads.segmentors.cascade_encoder_decoder import CascadeEncoderDecoder as CascadeEncoderDecoder
     from segplug_heads.segmentors.encoder_decoder import EncoderDecoder as EncoderDecoder
     from segplug_heads.segmentors.multi_head import MultiHeadSegmentor as MultiHeadSegmentor
+    from segplug_heads.segmentors.multimodal_encoder_decoder import MultimodalEncoderDecoder as MultimodalEncoderDecoder
 
 _HOMES = {
     "ANNHead": "heads.ann_head",
@@ -83,6 +87,7 @@ _HOMES = {
     "ASPPHead": "heads.aspp_head",
     "BoundaryLoss": "losses.boundary_loss",
     "CCHead": "heads.cc_head",
+    "CLIPTextEncoder": "parts.clip_text_encoder",
     "CascadeEncoderDecoder": "segmentors.cascade_encoder_decoder",
     "ClassificationCost": "parts.matching",
     "CrossEntropyLossCost": "parts.matching",
@@ -113,6 +118,7 @@ _HOMES = {
     "JaccardLoss": "losses.jaccard_loss",
     "KLDivLoss": "losses.kl_div_loss",
     "LRASPPHead": "heads.lraspp_head",
+    "LightHamHead": "heads.ham_head",
     "LovaszLoss": "losses.lovasz_loss",
     "MLANeck": "necks.mla_neck",
     "MSDeformAttnPixelDecoder": "parts.pixel_decoder",
@@ -121,6 +127,7 @@ _HOMES = {
     "MaskPseudoSampler": "parts.matching",
     "MultiHeadSegmentor": "segmentors.multi_head",
     "MultiLevelNeck": "necks.multilevel_neck",
+    "MultimodalEncoderDecoder": "segmentors.multimodal_encoder_decoder",
     "NLHead": "heads.nl_head",
     "OCRHead": "heads.ocr_head",
     "OhemCrossEntropy": "losses.ohem_loss",
@@ -138,6 +145,7 @@ _HOMES = {
     "SegformerHead": "heads.segformer_head",
     "SegmenterMaskTransformerHead": "heads.segmenter_mask_head",
     "SiLogLoss": "losses.silog_loss",
+    "SideAdapterCLIPHead": "heads.san_head",
     "TransformerEncoderPixelDecoder": "parts.pixel_decoder",
     "TverskyLoss": "losses.tversky_loss",
     "UPerHead": "heads.uper_head",
