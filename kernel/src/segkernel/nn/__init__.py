@@ -33,7 +33,7 @@ from segkernel.nn.layers import (
 from segkernel.nn.losses import CrossEntropyLoss, PixelLoss, accuracy, class_factors, read_class_weight, reduce_loss
 from segkernel.nn.non_local import NonLocal2d
 from segkernel.nn.padding import AdaptivePadding, AdaptivePaddingConv2d
-from segkernel.nn.pool import AdaptiveAvgPool2d, adaptive_avg_pool, is_tracing
+from segkernel.nn.pool import AdaptiveAvgPool2d, adaptive_avg_pool, adaptive_max_pool, is_tracing
 from segkernel.nn.pyramid_pooling import PyramidPooling
 from segkernel.nn.resize import resize
 from segkernel.nn.sampler import OHEMPixelSampler, PixelSampler
@@ -74,6 +74,7 @@ __all__ = [
     "TransformerEncoderLayer",
     "accuracy",
     "adaptive_avg_pool",
+    "adaptive_max_pool",
     "build_activation",
     "build_conv",
     "build_dropout",

@@ -85,7 +85,8 @@ class CrossEntropyLoss(PixelLoss):
         """
         if self.use_mask:
             return self.loss_weight * self._mask_loss(scores, target, weight)
-        target = target.long()
+        if not (self.use_sigmoid and target.is_floating_point()):  # shares of a yes are allowed
+            target = target.long()
         loss, count = (self._binary if self.use_sigmoid else self._categorical)(scores, target, ignore_index)
         if weight is not None:
             loss = loss * (weight if weight.ndim == loss.ndim else weight.unsqueeze(1))
@@ -117,7 +118,7 @@ class CrossEntropyLoss(PixelLoss):
         if scores.ndim == target.ndim or scores.shape[1] == 1:
             scores = scores.squeeze(1) if scores.ndim > target.ndim else scores
         else:
-            wanted = F.one_hot(wanted, scores.shape[1]).movedim(-1, 1)
+            wanted = F.one_hot(wanted.long(), scores.shape[1]).movedim(-1, 1)
             valid = valid.unsqueeze(1).expand_as(scores)
             weight = weight if weight is None else weight.view(-1, *[1] * (scores.ndim - 2))
         loss = F.binary_cross_entropy_with_logits(scores, wanted.to(scores.dtype), pos_weight=weight, reduction="none")

@@ -1,4 +1,4 @@
-"""Average pooling to a given number of bins, exportable with sizes that are only known when the model runs."""
+"""Pooling to a given number of bins, exportable with sizes that are only known when the model runs."""
 
 from __future__ import annotations
 
@@ -25,6 +25,17 @@ def adaptive_avg_pool(x: Tensor, output_size: OutputSize) -> Tensor:
     if height is not None:
         x = _bins(x, x.shape[2], height) @ x
     return x
+
+
+def adaptive_max_pool(x: Tensor, output_size: tuple[int, int]) -> Tensor:
+    """Return the greatest of ``x`` (N, C, H, W) in each of ``output_size`` (height, width) bins; exportable likewise."""
+    height, width = output_size
+    if not is_tracing():
+        return F.adaptive_max_pool2d(x, (height, width))
+    inside = _bins(x, x.shape[3], width) > 0
+    x = x.unsqueeze(3).masked_fill(~inside, -torch.inf).amax(4)
+    inside = _bins(x, x.shape[2], height) > 0
+    return x.unsqueeze(2).masked_fill(~inside.unsqueeze(2), -torch.inf).amax(3)
 
 
 class AdaptiveAvgPool2d(nn.Module):

@@ -54,6 +54,8 @@ def probe(subject: Subject, size: Size | None = None, **more: Any) -> Probe:
         channels = {"in_channels": 3, **subject.arguments, **more}["in_channels"]
         return Probe(module, (torch.randn(BATCH, channels, *size, generator=_generator(1)),), size)
     generator = _generator(1)
+    if "make" in subject.inputs:
+        return Probe(module, (subject.inputs["make"](module, size, generator),), size)
     features = [
         torch.randn(BATCH, c, *_cells(size, stride), generator=generator) for c, stride in _maps(subject, module)
     ]

@@ -5,7 +5,7 @@ In an example: ``{"type": "segkernel.testing.toys:ToyBackbone"}``.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,26 @@ class ToyBackbone(Backbone):
             images = stage(images)
             maps.append(images)
         return tuple(maps)
+
+
+class ToyTokenBackbone(Backbone):
+    """Two pairs of a map at stride 16 and a token (N, C), as a transformer with a class token gives them.
+
+    Args:
+        in_channels: Of the images.
+        channels: C.
+    """
+
+    def __init__(self, in_channels: int = 3, channels: int = 8) -> None:
+        super().__init__()
+        self.channels, self.strides = (channels, channels), (16, 16)
+        self.patches = nn.Conv2d(in_channels, channels, 16, 16)
+        self.mix = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, images: Tensor) -> tuple[Any, ...]:
+        first = self.patches(images)
+        second = self.mix(first).relu()
+        return (first, first.mean((2, 3))), (second, second.mean((2, 3)))
 
 
 class ToyHead(Head):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from segplug_heads.heads.gc_head import GCHead as GCHead
     from segplug_heads.heads.ham_head import LightHamHead as LightHamHead
     from segplug_heads.heads.isa_head import ISAHead as ISAHead
+    from segplug_heads.heads.knet_head import IterativeDecodeHead as IterativeDecodeHead
     from segplug_heads.heads.lraspp_head import LRASPPHead as LRASPPHead
     from segplug_heads.heads.mask2former_head import Mask2FormerHead as Mask2FormerHead
     from segplug_heads.heads.maskformer_head import MaskFormerHead as MaskFormerHead
@@ -67,6 +68,8 @@ if TYPE_CHECKING:
     from segplug_heads.necks.mla_neck import MLANeck as MLANeck
     from segplug_heads.necks.multilevel_neck import MultiLevelNeck as MultiLevelNeck
     from segplug_heads.parts.clip_text_encoder import CLIPTextEncoder as CLIPTextEncoder
+    from segplug_heads.parts.kernel_update import KernelUpdateHead as KernelUpdateHead
+    from segplug_heads.parts.kernel_update import KernelUpdator as KernelUpdator
     from segplug_heads.parts.matching import ClassificationCost as ClassificationCost
     from segplug_heads.parts.matching import CrossEntropyLossCost as CrossEntropyLossCost
     from segplug_heads.parts.matching import DiceCost as DiceCost
@@ -114,9 +117,12 @@ _HOMES = {
     "HungarianAssigner": "parts.matching",
     "ICNeck": "necks.ic_neck",
     "ISAHead": "heads.isa_head",
+    "IterativeDecodeHead": "heads.knet_head",
     "JPU": "necks.jpu",
     "JaccardLoss": "losses.jaccard_loss",
     "KLDivLoss": "losses.kl_div_loss",
+    "KernelUpdateHead": "parts.kernel_update",
+    "KernelUpdator": "parts.kernel_update",
     "LRASPPHead": "heads.lraspp_head",
     "LightHamHead": "heads.ham_head",
     "LovaszLoss": "losses.lovasz_loss",

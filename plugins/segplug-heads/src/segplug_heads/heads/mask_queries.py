@@ -6,9 +6,8 @@ queries of the class's probability times the mask's (Cheng et al., MaskFormer, 2
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,7 +20,7 @@ from segkernel.nn import resize
 from segkernel.sample import Targets
 from segplug_heads.heads.point_sampling import sample_points, uncertain_points
 from segplug_heads.losses.query_losses import QueryCrossEntropyLoss
-from segplug_heads.parts.matching import Assigner, MaskPseudoSampler, MatchSampler, Objects, Queries
+from segplug_heads.parts.matching import Assigner, MatchSampler, Objects, Queries
 
 NOTHING_IGNORED = -1
 
@@ -31,7 +30,7 @@ class QueryTrainConfig(TypedDict, total=False):
 
     Args:
         assigner: Matches them with objects.
-        sampler: Chooses among the matches; `MaskPseudoSampler` unless given.
+        sampler: Chooses among the matches; all unless given.
         num_points: Points at which masks are compared.
         oversample_ratio: Candidates per point.
         importance_sample_ratio: Share of points that are the least sure candidates.
@@ -59,8 +58,8 @@ class QueryTargets:
     masks: Tensor
 
     def count(self) -> Tensor:
-        """Return the number of matches, 1 at least, averaged over the processes that train together."""
-        return mean_over_ranks(self.labels.new_tensor(len(self.masks), dtype=torch.float32)).clamp(min=1)
+        """Return the number of matches for a mean over them."""
+        return divisor(self.labels.new_tensor(len(self.masks), dtype=torch.float32))
 
 
 def objects_in(labels: Tensor, ignore_index: int) -> Objects:
@@ -91,9 +90,27 @@ def pixel_scores(class_scores: Tensor, masks: Tensor) -> Tensor:
     return torch.einsum("nqk,nqhw->nkhw", class_scores.softmax(-1)[..., :-1], masks.sigmoid())
 
 
-def gather_targets(objects: Sequence[Objects], matches: Sequence[tuple[Tensor, Tensor]], shape: Sequence[int]) -> Any:
-    """Return the `QueryTargets` of a batch; ``shape`` is (N, Q, K)."""
-    labels = objects[0].labels.new_full((shape[0], shape[1]), shape[2], dtype=torch.long)
+@torch.no_grad()
+def match(
+    compared: Iterable[tuple[Queries, Objects]],
+    objects: Sequence[Objects],
+    assigner: Assigner,
+    sampler: MatchSampler | None,
+    shape: tuple[int, int, int],
+) -> QueryTargets:
+    """Match the queries of a batch with its objects.
+
+    Args:
+        compared: Queries and objects of each image, as the assigner is to see them.
+        objects: Those of each image, with whole masks.
+        assigner: Matches them.
+        sampler: Chooses among the matches; all for None.
+        shape: (N, Q, K).
+    """
+    batch, count, classes = shape
+    matches = [assigner.assign(*image) for image in compared]
+    matches = matches if sampler is None else [sampler.sample(found) for found in matches]
+    labels = objects[0].labels.new_full((batch, count), classes, dtype=torch.long)
     for row, found, (query, index) in zip(labels, objects, matches, strict=True):
         row[query] = found.labels[index].long()
     images = torch.cat([torch.full_like(query, image) for image, (query, _) in enumerate(matches)])
@@ -101,12 +118,12 @@ def gather_targets(objects: Sequence[Objects], matches: Sequence[tuple[Tensor, T
     return QueryTargets(labels, (images, torch.cat([query for query, _ in matches])), masks)
 
 
-def mean_over_ranks(value: Tensor) -> Tensor:
-    """Return the mean of ``value`` over the processes that train together."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return value
-    dist.all_reduce(value)
-    return value / dist.get_world_size()
+def divisor(count: Tensor) -> Tensor:
+    """Return ``count``, averaged over the processes that train together, 1 at least."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(count)
+        count = count / dist.get_world_size()
+    return count.clamp(min=1)
 
 
 def _doubt(scores: Tensor) -> Tensor:
@@ -126,7 +143,7 @@ class MaskQueryHead(Head):
         loss_mask: Of the masks' pixels.
         loss_dice: Of the masks' overlap.
         assigner: Matches queries with objects.
-        sampler: Chooses among the matches.
+        sampler: Chooses among the matches; all for None.
         ignore_index: The label that does not count.
         align_corners: How scores are resized.
     """
@@ -158,7 +175,7 @@ class MaskQueryHead(Head):
         if loss_cls is None:
             loss_cls = QueryCrossEntropyLoss(class_weight=[1.0] * num_classes + [0.1])
         self.loss_cls, self.loss_mask, self.loss_dice = loss_cls, loss_mask, loss_dice
-        self.assigner, self.sampler = assigner, sampler or MaskPseudoSampler()
+        self.assigner, self.sampler = assigner, sampler
 
     def queries(self, features: Features) -> tuple[list[Tensor], list[Tensor]]:
         """Return class scores (N, Q, K + 1) and masks (N, Q, h, w) after each layer, the last ones last."""
@@ -191,19 +208,15 @@ class MaskQueryHead(Head):
         named = {}
         for i, (scores, masks) in enumerate(layers):
             prefix = "" if i == len(layers) - 1 else f"d{i}."
-            losses = self._losses(scores, masks, self._targets(scores, masks, objects))
+            compared = (self.compared(*image) for image in zip(scores, masks, objects, strict=True))
+            wanted = match(compared, objects, self.assigner, self.sampler, (*scores.shape[:2], self.num_classes))
+            losses = self._losses(scores, masks, wanted)
             named |= {f"{prefix}{name}": value for name, value in losses.items()}
         return named
 
     def chosen(self, features: Features) -> list[Tensor]:
         """Return the feature maps that are read."""
         return list(features) if self.in_index is None else [features[i] for i in self.in_index]
-
-    @torch.no_grad()
-    def _targets(self, scores: Tensor, masks: Tensor, objects: Sequence[Objects]) -> QueryTargets:
-        compared = (self.compared(*image) for image in zip(scores, masks, objects, strict=True))
-        matches = [self.sampler.sample(self.assigner.assign(*image)) for image in compared]
-        return gather_targets(objects, matches, (*scores.shape[:2], self.num_classes))
 
     def _losses(self, scores: Tensor, masks: Tensor, targets: QueryTargets) -> dict[str, Tensor]:
         labels, matched = targets.labels.flatten(), masks[targets.matched]

@@ -1,0 +1,92 @@
+"""Text to the numbers that CLIP's text encoder knows: byte pair encoding.
+
+Sennrich, Haddow and Birch, Neural Machine Translation of Rare Words with Subword Units, 2016; the merges are those of
+Radford et al., Learning Transferable Visual Models From Natural Language Supervision (CLIP), 2021.
+
+    tokenize(["a photo of a cat."])      # (1, 77): start, a, photo, of, a, cat, ., end, 0, 0, ...
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import html
+import re
+import unicodedata
+from collections.abc import Sequence
+from importlib.resources import files
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from segkernel.errors import UsageError
+
+VOCABULARY = 49408
+END_OF_WORD = "</w>"
+_WORD = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|(?:[^\s\w]|_)+")
+
+
+def tokenize(texts: Sequence[str], context_length: int = 77) -> Tensor:
+    """Return the tokens of each text (len(texts), context_length), int64: a start, the text, an end, then 0.
+
+    Raises:
+        UsageError: When a text is too long.
+    """
+    start, end = VOCABULARY - 2, VOCABULARY - 1
+    tokens = torch.zeros(len(texts), context_length, dtype=torch.long)
+    for row, text in zip(tokens, texts, strict=True):
+        ids = [start, *encode(text), end]
+        if len(ids) > context_length:
+            raise UsageError(f"{text!r} has {len(ids)} tokens, more than {context_length}")
+        row[: len(ids)] = torch.tensor(ids)
+    return tokens
+
+
+def encode(text: str) -> list[int]:
+    """Return the tokens of a text; upper case, accents written in two parts and white space make no difference."""
+    plain = unicodedata.normalize("NFC", html.unescape(html.unescape(text))).lower()
+    return [token for word in _WORD.findall(plain) for token in _tokens_of(word)]
+
+
+@functools.lru_cache(maxsize=4096)
+def _tokens_of(word: str) -> tuple[int, ...]:
+    """Join the most usual pair of neighbours of a word until no pair is usual."""
+    ids, ranks = _tables()
+    symbols = _symbols()
+    parts = [symbols[byte] for byte in word.encode()]
+    parts[-1] += END_OF_WORD
+    while len(parts) > 1:
+        best = min(pairwise(parts), key=lambda pair: ranks.get(pair, len(ranks)))
+        if best not in ranks:
+            break
+        parts = _joined(parts, best)
+    return tuple(ids[part] for part in parts)
+
+
+def _joined(parts: Sequence[str], pair: tuple[str, str]) -> list[str]:
+    """Return ``parts`` with every occurrence of ``pair``, from the left, made one."""
+    joined, index = [], 0
+    while index < len(parts):
+        found = tuple(parts[index : index + 2]) == pair
+        joined.append("".join(pair) if found else parts[index])
+        index += 2 if found else 1
+    return joined
+
+
+@functools.cache
+def _tables() -> tuple[dict[str, int], dict[tuple[str, str], int]]:
+    """Return part of a word to token, and pair of parts to its rank, the lower the more usual."""
+    packed = (files(__package__) / "clip_merges.txt.gz").read_bytes()
+    pairs = [tuple(line.split(" ")) for line in gzip.decompress(packed).decode().splitlines()]
+    letters = list(_symbols().values())
+    parts = [*letters, *(letter + END_OF_WORD for letter in letters), *("".join(pair) for pair in pairs)]
+    return {part: i for i, part in enumerate(parts)}, {pair: i for i, pair in enumerate(pairs)}  # type: ignore[misc]
+
+
+@functools.cache
+def _symbols() -> dict[int, str]:
+    """Return a printable letter for each byte, printable ones first: they stand for themselves."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
