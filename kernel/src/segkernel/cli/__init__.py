@@ -12,7 +12,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 import click
 
@@ -36,6 +36,24 @@ Exit codes: 0 done; 1 the run, its data or a checkpoint failed; 2 usage or confi
 3 a plugin is missing, broken or incompatible; 130 SIGINT; 143 SIGTERM.
 """
 LEVELS = ("debug", "info", "warning", "error")
+
+
+class _Size(click.ParamType):
+    """Height and width in pixels, ``512x1024``."""
+
+    name = "HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        height, _, width = str(value).lower().partition("x")
+        if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+            self.fail(f"{value!r} is not HEIGHTxWIDTH, such as 512x1024", param, ctx)
+        return int(height), int(width)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return self.name
+
+
+SIZE = _Size()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import click
 
+from segkernel.cli import SIZE
+
 
 @click.command("export")
 @click.argument("model")
 @click.option("--weights", metavar="FILE", help="A checkpoint, when MODEL is a config.")
 @click.option("--format", "kind", default="ONNXExporter", show_default=True, metavar="EXPORTER", help="Its name.")
 @click.option("--image", metavar="FILE", help="Prove it on this image. [default: one of the config's data]")
-@click.option("--size", metavar="HxW", help="Resize that image. [default: the config's crop size, or its own]")
+@click.option("--size", type=SIZE, help="Resize that image. [default: the config's crop size, or its own]")
 @click.option("--out", metavar="FILE", help="The file to write. [default: beside the weights]")
-def command(model: str, weights: str | None, kind: str, image: str | None, size: str | None, out: str | None) -> None:
+def command(model: str, weights: str | None, kind: str, image: str | None, size: tuple[int, int] | None, out: str | None) -> None:
     """Export MODEL: a checkpoint, or a config with --weights. Nothing is written unless the numbers are equal."""
     from segkernel.experiment import export_model
 
-    path = export_model(model, weights, kind, image=image, size=_size(size), out=out)
+    path = export_model(model, weights, kind, image=image, size=size, out=out)
     click.echo(f"wrote {path}\nnext  seg-kernel predict {path} IMAGE...")
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    height, _, width = text.lower().partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise click.BadParameter(f"{text!r} is not HEIGHTxWIDTH, such as 512x1024", param_hint="--size")
-    return int(height), int(width)

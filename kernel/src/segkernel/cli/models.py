@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segkernel.cli import table
+from segkernel.cli import SIZE, table
 
 if TYPE_CHECKING:
     from segkernel.config.experiments import Experiment
@@ -68,7 +68,7 @@ def list_models(
 
 @command.command("show")
 @click.argument("name")
-@click.option("--shape", nargs=2, type=int, metavar="HEIGHT WIDTH", help="Of the image that FLOPs are counted for.")
+@click.option("--shape", type=SIZE, help="Of the image that FLOPs are counted for. [default: the crop size]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(name: str, shape: tuple[int, int] | None, as_json: bool) -> None:
     """Show the parts of a model, its paper, published scores and weights; with torch, its parameters and FLOPs."""
