@@ -17,9 +17,10 @@ RELU = {"type": "ReLU", "inplace": True}
 
 
 class KernelUpdator(nn.Module):
-    """Mix kernels with the features they cover, by two gates: ``update`` (..., C), ``kernels`` (..., K, C) -> (M, K, D).
+    """Mix each kernel with the features it covers, by two gates that depend on both.
 
-    All but the last dimension, or the last two, count as one of M; so does what exceeds C in the last one.
+    ``update`` (..., C) and ``kernels`` (..., k * k, C) -> (M, k * k, D), M being the product of the other dimensions.
+    Vectors of several times C count as that many.
 
     Args:
         in_channels: C.

@@ -1,0 +1,89 @@
+"""K-Net: the scores of another head, improved in stages by kernels that are updated with what they cover.
+
+Zhang et al., K-Net: Towards Unified Image Segmentation, 2021 (https://arxiv.org/abs/2106.14855).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from segkernel.errors import ConfigError, Problem
+from segkernel.interfaces.model import Features, Head
+from segkernel.nn import DecodeHead
+from segkernel.sample import Targets
+from segplug_heads.parts.kernel_update import KernelUpdateHead
+
+
+class IterativeDecodeHead(Head):
+    """Feature maps -> (N, K, h, w) at the size of ``kernel_generate_head``'s scores.
+
+    The weights of that head's last convolution are the first kernels, one for each class. The losses are its own,
+    of its scores (``loss_ce.s0``) and of each stage's (``loss_ce.s1``, ...).
+
+    Args:
+        num_stages: Number of updates.
+        kernel_generate_head: Makes the first scores; a `DecodeHead` with ``forward_feature``.
+        kernel_update_head: One for each stage.
+
+    Raises:
+        ConfigError: There are not ``num_stages`` of them, or they do not fit the head.
+    """
+
+    conformance: ClassVar = {
+        "num_stages": 2,
+        "kernel_generate_head": {"type": "FCNHead", "in_channels": 16, "channels": 8, "num_classes": 4},
+        "kernel_update_head": [
+            {
+                "type": "KernelUpdateHead", "num_classes": 4, "in_channels": 8, "out_channels": 8, "num_heads": 2,
+                "feedforward_channels": 8,
+                "kernel_updator_cfg": {"type": "KernelUpdator", "in_channels": 4, "feat_channels": 4},
+            }
+        ] * 2,
+    }  # fmt: skip
+    conformance_inputs: ClassVar = {"features": [(16, 8)]}
+    conformance_exceptions: ClassVar = {"classes": "num_classes is an argument of the parts"}
+
+    def __init__(
+        self, num_stages: int, kernel_generate_head: DecodeHead, kernel_update_head: Sequence[KernelUpdateHead]
+    ) -> None:
+        super().__init__()
+        if len(kernel_update_head) != num_stages:
+            message = f"{len(kernel_update_head)} heads for {num_stages} stages"
+            raise ConfigError(Problem(message, "kernel_update_head"))
+        for i, stage in enumerate(kernel_update_head):
+            _check_stage(f"kernel_update_head[{i}]", stage, kernel_generate_head)
+        self.kernel_generate_head = kernel_generate_head
+        self.kernel_update_head = nn.ModuleList(kernel_update_head)
+        self.output = kernel_generate_head.output
+
+    def forward(self, features: Features) -> Tensor:
+        return self.stages(features)[-1]
+
+    def stages(self, features: Features) -> list[Tensor]:
+        """Return the scores before the first update and after each."""
+        first = self.kernel_generate_head
+        x = first.forward_feature(features)
+        scores = [first.cls_seg(x)]
+        kernels = first.conv_seg.weight.expand(x.shape[0], -1, -1, -1, -1)
+        for stage in self.kernel_update_head:
+            updated, kernels = stage(x, kernels, scores[-1])
+            scores.append(updated)
+        return scores
+
+    def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
+        losses = {}
+        for i, scores in enumerate(self.stages(features)):
+            named = self.kernel_generate_head.loss_by_scores(scores, targets["seg"], targets.get("weight"))
+            losses |= {f"{key}.s{i}": value for key, value in named.items()}
+        return losses
+
+
+def _check_stage(path: str, stage: KernelUpdateHead, head: DecodeHead) -> None:
+    if stage.in_channels != head.channels:
+        raise ConfigError(Problem(f"{stage.in_channels}, but the kernels have {head.channels}", f"{path}.in_channels"))
+    if stage.conv_kernel_size != 1:
+        message = f"{stage.conv_kernel_size}, but the first kernels are those of a 1x1 convolution"
+        raise ConfigError(Problem(message, f"{path}.conv_kernel_size"))
