@@ -69,6 +69,21 @@ def test_upsample_takes_mode_from_its_type() -> None:
     assert up(torch.randn(1, 2, 3, 4)).shape == (1, 2, 6, 8)
 
 
+def test_layer_norm_of_maps_normalises_the_channels_of_each_position() -> None:
+    name, norm = build_norm({"type": "LN2d", "eps": 1e-6}, 8)
+    x = torch.randn(2, 8, 3, 5)
+    assert name == "ln"
+    expected = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + 1e-6).sqrt()
+    torch.testing.assert_close(norm(x), expected)
+
+
+def test_pixel_shuffle_turns_channels_into_pixels() -> None:
+    cfg = {"type": "pixel_shuffle", "scale_factor": 2, "upsample_kernel": 3}
+    layer = build_upsample(cfg, in_channels=4, out_channels=6)
+    assert layer(torch.rand(1, 4, 5, 7)).shape == (1, 6, 10, 14)
+    assert layer.state_dict().keys() == {"upsample_conv.weight", "upsample_conv.bias"}
+
+
 def test_unknown_layer_names_near_ones() -> None:
     with pytest.raises(UnknownComponentError) as caught:
         build_norm({"type": "SyncBn"}, 4)
