@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from segkernel.interfaces.data import LabelSpec
 from segplug_datasets.files import BaseSegDataset, DataPrefix
+from segplug_datasets.tables import colors, names
 
 _CLASSES = """
 wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door,
@@ -32,8 +33,8 @@ ff00a3 ffcc00 ff008f 00ffeb 85ff00 ff00eb f500ff ff007a fff500 0abed4 d6ff00 00c
 """
 
 LABELS = LabelSpec(
-    classes=tuple(name.strip() for name in _CLASSES.split(",")),
-    palette=tuple((int(rgb[:2], 16), int(rgb[2:4], 16), int(rgb[4:], 16)) for rgb in _PALETTE.split()),
+    classes=names(_CLASSES),
+    palette=colors(_PALETTE),
     offset=1,
 )
 

@@ -1,4 +1,7 @@
-"""Cityscapes: street scenes of 50 cities, 2048 x 1024, 19 classes (Cordts et al., 2016)."""
+"""Cityscapes: street scenes of 50 cities, 2048 x 1024, 19 classes (Cordts et al., 2016).
+
+And two sets with its classes, to test at night what was trained by day.
+"""
 
 from __future__ import annotations
 
@@ -25,3 +28,21 @@ class CityscapesDataset(BaseSegDataset):
     root = "data/cityscapes"
     prefix = DataPrefix(img_path="leftImg8bit/train", seg_map_path="gtFine/train")
     suffixes = ("_leftImg8bit.png", "_gtFine_labelTrainIds.png")
+
+
+class DarkZurichDataset(BaseSegDataset):
+    """Dark Zurich: Zurich by night, 1920 x 1080, the 50 validation images that have labels (Sakaridis et al., 2019)."""
+
+    spec = LABELS
+    root = "data/dark_zurich"
+    prefix = DataPrefix(img_path="rgb_anon/val/night/GOPR0356", seg_map_path="gt/val/night/GOPR0356")
+    suffixes = ("_rgb_anon.png", "_gt_labelTrainIds.png")
+
+
+class NightDrivingDataset(BaseSegDataset):
+    """Nighttime Driving: 50 test images of 1920 x 1080 with coarse labels (Dai and Van Gool, 2018)."""
+
+    spec = LABELS
+    root = "data/NighttimeDrivingTest"
+    prefix = DataPrefix(img_path="leftImg8bit/test/night", seg_map_path="gtCoarse_daytime_trainvaltest/test/night")
+    suffixes = ("_leftImg8bit.png", "_gtCoarse_labelTrainIds.png")

@@ -8,14 +8,15 @@ Images and masks belong together by name: the path inside their folder, without 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 
 from segkernel import image
-from segkernel.errors import DataError, UsageError
+from segkernel.errors import DataError, UsageError, suggest
 from segkernel.interfaces.data import IGNORE, Color, LabelSpec
 from segkernel.sample import LabelMap, Sample
 from segplug_datasets.example import write_example
@@ -23,7 +24,72 @@ from segplug_datasets.example import write_example
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
-class PairedFiles:
+class ListedFiles:
+    """Images and, where there are any, their label files, one by one.
+
+    Args:
+        files: (name, image, label file or None) of each sample.
+        labels: What the values of the label files mean.
+        colors: RGB to class id, for label files that hold colours.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[tuple[str, str, str | None]],
+        labels: LabelSpec,
+        colors: Mapping[Color, int] | None = None,
+    ) -> None:
+        self.labels = labels
+        self._colors = dict(colors or {})
+        self._files = list(files)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.labels.classes
+
+    @property
+    def palette(self) -> tuple[Color, ...]:
+        """One RGB colour per class."""
+        return self.labels.palette
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> Sample:
+        name, path, mask_path = self._files[index]
+        sample = Sample(image=image.read(path), meta={"path": path, "name": name})
+        if mask_path is not None:
+            self._annotate(sample, mask_path)
+            sample.meta["mask_path"] = mask_path
+        return sample
+
+    def _annotate(self, sample: Sample, mask_path: str) -> None:
+        """Add what the label file holds."""
+        path, raw = sample.meta["path"], read_annotation(sample, mask_path)
+        try:
+            labels = self.labels.encode(raw) if raw.ndim == 2 else self._from_colors(raw)
+        except DataError as error:
+            raise DataError(f"{error}\n    the mask of {path}", mask_path) from None
+        sample["seg"] = LabelMap(labels)
+
+    def _from_colors(self, raw: np.ndarray) -> np.ndarray:
+        if not self._colors:
+            if (raw == raw[..., :1]).all():  # a grey picture saved in colour
+                return self.labels.encode(raw[..., 0])
+            raise DataError("the mask holds colours: say which colour is which class ('palette'), or save class ids")
+        codes = _codes(raw)
+        known = {_codes(np.array(color)).item(): class_id for color, class_id in self._colors.items()}
+        values, places = np.unique(codes, return_inverse=True)
+        unknown = [v for v in values.tolist() if v not in known]
+        if unknown:
+            shown = ", ".join(str((v >> 16, v >> 8 & 255, v & 255)) for v in unknown[:5])
+            raise DataError(f"colours {shown} are not in the palette; list those to be ignored in 'ignore_colors'")
+        ids = np.array([known[v] for v in values.tolist()], np.uint8)
+        return ids[places].reshape(codes.shape)
+
+
+class PairedFiles(ListedFiles):
     """Images of one folder and, where there are any, their label files in another.
 
     Args:
@@ -49,63 +115,17 @@ class PairedFiles:
         split: Path | None = None,
         colors: Mapping[Color, int] | None = None,
     ) -> None:
-        self.labels = labels
-        self._colors = dict(colors or {})
         suffixes = (image_suffix,) if isinstance(image_suffix, str) else tuple(image_suffix)
-        found = _find(images, suffixes)
-        truths = None if masks is None else _find(masks, (mask_suffix,))
+        found = find_files(images, suffixes)
+        truths = None if masks is None else find_files(masks, (mask_suffix,))
         names = sorted(found) if split is None else _read_split(split, (*suffixes, mask_suffix))
-        _refuse_missing(names, found, f"listed in {split} but not found in {images}")
+        refuse_missing(names, found, f"listed in {split} but not found in {images}")
         if truths is not None:
-            _refuse_missing(names, truths, f"without a mask NAME{mask_suffix} in {masks}")
+            refuse_missing(names, truths, f"without a mask NAME{mask_suffix} in {masks}")
             if split is None:
-                _refuse_missing(sorted(truths), found, f"with a mask in {masks} but no image in {images}")
-        self._files = [(name, found[name], truths[name] if truths is not None else None) for name in names]
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        return self.labels.classes
-
-    @property
-    def palette(self) -> tuple[Color, ...]:
-        """One RGB colour per class."""
-        return self.labels.palette
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __getitem__(self, index: int) -> Sample:
-        name, path, mask_path = self._files[index]
-        sample = Sample(image=image.read(path), meta={"path": path, "name": name})
-        if mask_path is not None:
-            sample["seg"] = LabelMap(self._read_labels(path, mask_path, sample.size))
-            sample.meta["mask_path"] = mask_path
-        return sample
-
-    def _read_labels(self, path: str, mask_path: str, size: tuple[int, int]) -> np.ndarray:
-        raw = image.read_mask(mask_path)
-        if raw.shape[:2] != size:
-            raise DataError(f"a mask of {_by(raw.shape)} for an image of {_by(size)} pixels: {path}", mask_path)
-        try:
-            return self.labels.encode(raw) if raw.ndim == 2 else self._from_colors(raw)
-        except DataError as error:
-            raise DataError(f"{error}\n    the mask of {path}", mask_path) from None
-
-    def _from_colors(self, raw: np.ndarray) -> np.ndarray:
-        if not self._colors:
-            if (raw == raw[..., :1]).all():  # a grey picture saved in colour
-                return self.labels.encode(raw[..., 0])
-            raise DataError("the mask holds colours: say which colour is which class ('palette'), or save class ids")
-        codes = _codes(raw)
-        known = {_codes(np.array(color)).item(): class_id for color, class_id in self._colors.items()}
-        values, places = np.unique(codes, return_inverse=True)
-        unknown = [v for v in values.tolist() if v not in known]
-        if unknown:
-            shown = ", ".join(str((v >> 16, v >> 8 & 255, v & 255)) for v in unknown[:5])
-            raise DataError(f"colours {shown} are not in the palette; list those to be ignored in 'ignore_colors'")
-        ids = np.array([known[v] for v in values.tolist()], np.uint8)
-        return ids[places].reshape(codes.shape)
+                refuse_missing(sorted(truths), found, f"with a mask in {masks} but no image in {images}")
+        files = [(name, found[name], truths[name] if truths is not None else None) for name in names]
+        super().__init__(files, labels, colors)
 
 
 class FolderDataset(PairedFiles):
@@ -175,6 +195,13 @@ class DataPrefix(TypedDict, total=False):
     seg_map_path: str | None
 
 
+class Metainfo(TypedDict, total=False):
+    """Which of a data set's classes count, in this order, and a colour for each; pixels of others do not count."""
+
+    classes: Sequence[str]
+    palette: Sequence[Color]
+
+
 class BaseSegDataset(PairedFiles):
     """A published data set: names, colours, folders and suffixes are facts that a subclass states.
 
@@ -184,9 +211,12 @@ class BaseSegDataset(PairedFiles):
         ann_file: Text file with one name per line, under ``data_root``; all files when empty.
         img_suffix: End of the image names.
         seg_map_suffix: What follows the name in the label file's.
+        metainfo: Some of the classes instead of all.
+        reduce_zero_label: Whether classes start at 1 in the files and 0 does not count; as published when None.
 
     Raises:
         DataError: When a folder is missing or empty, or files have no partner.
+        UsageError: When ``metainfo`` names a class that the data set does not have.
     """
 
     spec: ClassVar[LabelSpec]
@@ -208,22 +238,60 @@ class BaseSegDataset(PairedFiles):
         ann_file: str = "",
         img_suffix: str | None = None,
         seg_map_suffix: str | None = None,
+        metainfo: Metainfo | None = None,
+        reduce_zero_label: bool | None = None,
     ) -> None:
         root = Path(data_root or self.root)
         self.data_root = str(root)
         prefix = data_prefix or self.prefix
+        spec = self.spec if reduce_zero_label is None else replace(self.spec, offset=int(reduce_zero_label))
         masks = prefix.get("seg_map_path")
         super().__init__(
             root / prefix.get("img_path", ""),
             root / masks if masks else None,
-            self.spec,
+            choose_classes(spec, metainfo or {}),
             img_suffix or self.suffixes[0],
             seg_map_suffix or self.suffixes[1],
             root / ann_file if ann_file else None,
         )
 
 
-def _find(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
+def choose_classes(labels: LabelSpec, metainfo: Metainfo) -> LabelSpec:
+    """Return the labels of the same files with only the classes that ``metainfo`` names; others become `IGNORE`.
+
+    Raises:
+        UsageError: When a name is unknown or stands there twice.
+    """
+    wanted = tuple(metainfo.get("classes") or labels.classes)
+    unknown = [name for name in wanted if name not in labels.classes]
+    if unknown:
+        raise UsageError(f"no class is called {unknown[0]!r}: {suggest(unknown[0], labels.classes)}")
+    if len(set(wanted)) < len(wanted):
+        raise UsageError(f"metainfo names a class twice: {next(name for name in wanted if wanted.count(name) > 1)!r}")
+    colors = dict(zip(labels.classes, labels.palette))
+    palette = tuple(metainfo.get("palette") or (colors[name] for name in wanted))
+    if wanted == labels.classes:
+        return replace(labels, palette=palette)
+    place = {labels.classes.index(name): new for new, name in enumerate(wanted)}
+    ids = labels.values or {old + labels.offset: old for old in range(len(labels.classes))}
+    values = {value: place.get(old, IGNORE) for value, old in ids.items()}
+    return LabelSpec(wanted, palette, (*labels.ignore, *range(labels.offset)), values=values)
+
+
+def read_annotation(sample: Sample, path: str) -> np.ndarray:
+    """Return the raw values of the annotation file of a sample, which must have the image's size.
+
+    Raises:
+        DataError: When it has not, or cannot be read.
+    """
+    raw = image.read_mask(path)
+    if raw.shape[:2] != sample.size:
+        there, here = _by(raw.shape), _by(sample.size)
+        raise DataError(f"a mask of {there} for an image of {here} pixels: {sample.meta['path']}", path)
+    return raw
+
+
+def find_files(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
     """Return name to path of the files under ``folder`` that end in one of ``suffixes``."""
     if not folder.is_dir():
         raise DataError("no such folder" if not folder.exists() else "not a folder", folder)
@@ -261,7 +329,8 @@ def _read_split(path: Path, suffixes: Sequence[str]) -> list[str]:
     return [next((name[: -len(s)] for s in suffixes if name.endswith(s)), name) for name in names]
 
 
-def _refuse_missing(names: Sequence[str], there: Mapping[str, Any], what: str) -> None:
+def refuse_missing(names: Sequence[str], there: Container[str], what: str) -> None:
+    """Raise a `DataError` that lists the names that are not ``there``, if any."""
     missing = [name for name in names if name not in there]
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")

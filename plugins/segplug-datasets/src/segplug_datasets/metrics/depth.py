@@ -1,0 +1,121 @@
+"""How far estimated depths are from measured ones.
+
+Eigen, Puhrsch and Fergus, Depth Map Prediction from a Single Image using a Multi-Scale Deep Network, 2014.
+
+    metric = DepthMetric(max_depth_eval=10)
+    metric.update(depths, truth)
+    metric.compute()["rmse"]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from segkernel.errors import DataError, UsageError
+
+Figure = Literal["d1", "d2", "d3", "abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog"]
+
+FIGURES: tuple[Figure, ...] = ("d1", "d2", "d3", "abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog")
+SMALLEST = 1e-6
+"""What an estimate of 0 or less counts as: it has no logarithm."""
+
+
+class DepthMetric:
+    """Figures of each image's measured pixels, and their mean over the images; images without any do not count.
+
+    ``d1``, ``d2``, ``d3`` are shares of pixels wrong by a factor below 1.25, its square and its cube; ``abs_rel`` and
+    ``sq_rel`` errors and squared errors over the depth, ``rmse`` the root of the mean squared error, ``rmse_log`` that
+    of logarithms, ``log10`` the mean error of decimal logarithms, ``silog`` the scale-invariant error of logarithms.
+
+    Args:
+        depth_metrics: Which of them; all when None.
+        min_depth_eval: Only depths above this count.
+        max_depth_eval: Only depths below this count.
+        crop_type: ``nyu_crop`` counts rows 45 to 470 and columns 41 to 600 only, as usual for NYU Depth V2.
+        field: Which output and annotation are compared, in the same unit.
+
+    Raises:
+        UsageError: When an unknown figure is asked for.
+    """
+
+    conformance: ClassVar = ({"field": "seg"}, {"field": "seg", "max_depth_eval": 3.0, "depth_metrics": ["rmse"]})
+
+    def __init__(
+        self,
+        depth_metrics: Sequence[Figure] | None = None,
+        min_depth_eval: float = 0.0,
+        max_depth_eval: float = float("inf"),
+        crop_type: Literal["nyu_crop"] | None = None,
+        field: str = "depth",
+    ) -> None:
+        unknown = [name for name in depth_metrics or () if name not in FIGURES]
+        if unknown or (depth_metrics is not None and not depth_metrics):
+            raise UsageError(f"depth_metrics are {', '.join(FIGURES)}, not {', '.join(unknown) or 'none'}")
+        if crop_type not in (None, "nyu_crop"):
+            raise UsageError(f"crop_type is nyu_crop or None, not {crop_type!r}")
+        self.depth_metrics = tuple(depth_metrics or FIGURES)
+        self.min_depth_eval, self.max_depth_eval, self.crop_type = min_depth_eval, max_depth_eval, crop_type
+        self.field = field
+        self._sums, self._images = np.zeros(len(FIGURES)), 0
+
+    def update(self, prediction: Any, target: Any) -> None:
+        """Count one image.
+
+        Args:
+            prediction: A `Prediction`, or depths (H, W), also with axes of length 1, array or tensor.
+            target: A `Targets`, or depths of the same shape.
+
+        Raises:
+            DataError: When the shapes differ.
+        """
+        estimate, truth = self._depths(prediction), self._depths(target)
+        if estimate.shape != truth.shape:
+            raise DataError(f"an estimate of shape {estimate.shape} for depths of shape {truth.shape}")
+        counted = (truth > self.min_depth_eval) & (truth < self.max_depth_eval) & (truth > 0)
+        if self.crop_type == "nyu_crop":
+            inside = np.zeros_like(counted)
+            inside[45:471, 41:601] = True
+            counted &= inside
+        if counted.any():
+            self._sums = self._sums + _figures(np.maximum(estimate[counted], SMALLEST), truth[counted])
+            self._images += 1
+
+    def merge(self, other: DepthMetric) -> None:
+        """Add what ``other`` counted."""
+        self._sums, self._images = self._sums + other._sums, self._images + other._images
+
+    def compute(self) -> dict[str, float]:
+        """Return the figures; nan when no pixel was measured."""
+        means = dict(zip(FIGURES, self._sums / self._images if self._images else np.full(len(FIGURES), math.nan)))
+        return {name: float(means[name]) for name in self.depth_metrics}
+
+    def _depths(self, value: Any) -> np.ndarray:
+        depths = value[self.field] if hasattr(value, "fields") else value
+        depths = depths.detach().cpu().double().numpy() if hasattr(depths, "detach") else np.asarray(depths, np.float64)
+        return (
+            depths.reshape(depths.shape[-2:])
+            if depths.ndim > 2 and depths.size == math.prod(depths.shape[-2:])
+            else depths
+        )
+
+
+def _figures(estimate: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return all figures of one image's pixels, in the order of `FIGURES`."""
+    factor = np.maximum(estimate / truth, truth / estimate)
+    gap, log_gap = estimate - truth, np.log(estimate) - np.log(truth)
+    square = np.mean(log_gap**2)
+    return np.array(
+        [
+            *(np.mean(factor < 1.25**power) for power in (1, 2, 3)),
+            np.mean(np.abs(gap) / truth),
+            np.mean(gap**2 / truth),
+            np.sqrt(np.mean(gap**2)),
+            np.sqrt(square),
+            np.mean(np.abs(log_gap)) / math.log(10),
+            np.sqrt(square - 0.5 * np.mean(log_gap) ** 2),
+        ]
+    )

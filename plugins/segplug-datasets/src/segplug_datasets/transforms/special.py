@@ -1,0 +1,112 @@
+"""Transforms for one kind of task: borders, change between two images, depth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from segkernel.errors import DataError, UsageError
+from segkernel.image import opencv
+from segkernel.interfaces.data import IGNORE
+from segkernel.sample import EdgeMap, Sample
+
+
+class GenerateEdge:
+    """Add the field ``edge``: 1 on and around the borders between classes in the field ``seg``.
+
+    Args:
+        edge_width: Pixels a border is widened to.
+        ignore_index: Label that borders on nothing.
+
+    Raises:
+        DataError: When a sample has no labels.
+    """
+
+    needs: ClassVar[int] = 0
+
+    def __init__(self, edge_width: int = 3, ignore_index: int = IGNORE) -> None:
+        if edge_width < 1:
+            raise UsageError(f"an edge is 1 pixel wide or more, not {edge_width}")
+        self.edge_width, self.ignore_index = edge_width, ignore_index
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
+        if "seg" not in sample:
+            raise DataError("GenerateEdge needs labels", sample.meta.get("path"))
+        cv2 = opencv()
+        kernel = cv2.getStructuringElement(cv2.MORPH_RECT, (self.edge_width, self.edge_width))
+        sample["edge"] = EdgeMap(cv2.dilate(self._borders(sample["seg"].array), kernel))
+        return sample
+
+    def _borders(self, labels: np.ndarray) -> np.ndarray:
+        """Return 1 where a pixel differs from its neighbour above, to the right, or on a diagonal below."""
+        borders = np.zeros(labels.shape, np.uint8)
+        down, up, left, right = np.s_[1:], np.s_[:-1], np.s_[:-1], np.s_[1:]
+        every = np.s_[:]
+        for here, there in (
+            ((down, every), (up, every)),
+            ((every, left), (every, right)),
+            ((up, left), (down, right)),
+            ((up, right), (down, left)),
+        ):
+            one, other = labels[here], labels[there]
+            borders[here] |= (one != other) & (one != self.ignore_index) & (other != self.ignore_index)
+        return borders
+
+
+class ConcatCDInput:
+    """Put images of one place side by side as channels: the image, and fields that hold further ones.
+
+    Args:
+        input_keys: In this order; ``img`` is the image, other names are fields, which are taken away.
+
+    Raises:
+        DataError: When a sample has no such field.
+    """
+
+    needs: ClassVar[int] = 0
+    conformance: ClassVar = {"input_keys": ["img", "img"]}  # the kit's samples have one image
+
+    def __init__(self, input_keys: Sequence[str] = ("img", "img2")) -> None:
+        self.input_keys = tuple(input_keys)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
+        fields = [key for key in self.input_keys if key != "img"]
+        missing = [key for key in fields if key not in sample]
+        if missing:
+            message = f"ConcatCDInput finds no field {missing[0]!r}: is this a data set of pairs of images?"
+            raise DataError(message, sample.meta.get("path"))
+        images = [sample.image if key == "img" else sample[key].array for key in self.input_keys]
+        sample.image = np.concatenate(images, 2)
+        for key in fields:
+            del sample[key]
+        return sample
+
+
+class RandomDepthMix:
+    """Replace an upright strip of the image by its depth, as a grey (Ishii and Yamashita, CutDepth, 2021).
+
+    The farthest point of the sample is white. A sample without the field ``depth`` stays as it is.
+
+    Args:
+        prob: Of replacing anything.
+        mix_scale_ratio: Widest strip, as a share of what lies to the right of its left edge.
+    """
+
+    needs: ClassVar[int] = 0
+
+    def __init__(self, prob: float = 0.25, mix_scale_ratio: float = 0.75) -> None:
+        self.prob, self.mix_scale_ratio = prob, mix_scale_ratio
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
+        if "depth" not in sample or rng.random() > self.prob:
+            return sample
+        width = sample.size[1]
+        left = int(width * rng.random())
+        strip = slice(left, left + int(max(1, (width - left) * self.mix_scale_ratio * rng.random())))
+        depth = sample["depth"].array
+        grey = depth[:, strip] * (255 / max(float(depth.max()), 1e-6))
+        sample.image = sample.image.copy()
+        sample.image[:, strip] = grey[..., None].astype(sample.image.dtype)
+        return sample
