@@ -287,7 +287,7 @@ class SVT(PCPVT):
         strides: Distance of those patches.
         num_heads: Attention heads of each stage.
         mlp_ratios: Width of the feed-forward layers of each stage, times its own.
-        out_indices: The stages to return, counted from 0.
+        out_indices: The stages to return, counted from 0; those that are not there are left out.
         qkv_bias: Whether queries, keys and values have a bias.
         drop_rate: Share of values dropped after the position encoding, after attention and in feed-forward layers.
         attn_drop_rate: Share of attention weights dropped.
@@ -315,7 +315,7 @@ class SVT(PCPVT):
         strides: Sequence[int] = (4, 2, 2),
         num_heads: Sequence[int] = (1, 2, 4),
         mlp_ratios: Sequence[float] = (4, 4, 4),
-        out_indices: Sequence[int] = (0, 1, 2),
+        out_indices: Sequence[int] = (0, 1, 2, 3),
         qkv_bias: bool = False,
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
@@ -334,7 +334,7 @@ class SVT(PCPVT):
             strides,
             num_heads,
             mlp_ratios,
-            out_indices,
+            [i for i in out_indices if i < len(depths)],
             qkv_bias,
             drop_rate,
             attn_drop_rate,
