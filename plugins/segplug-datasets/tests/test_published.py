@@ -126,7 +126,7 @@ def test_the_published_layout(name: str, tmp_path: Path) -> None:
     assert len(dataset) == 1
     assert len(dataset.classes) == len(set(dataset.classes)) == len(dataset.palette) == count
     assert (dataset.classes[0], dataset.classes[-1]) == ends
-    assert ("%02x%02x%02x" % dataset.palette[0], "%02x%02x%02x" % dataset.palette[-1]) == colors
+    assert (bytes(dataset.palette[0]).hex(), bytes(dataset.palette[-1]).hex()) == colors
     assert not [text for text in dataset.classes if "\n" in text or text != text.strip()]
     assert rows(dataset, 4) == [0 if zero_counts else 255, 0, count - 1, 255]
     mask(tmp_path / label, [first + count])
@@ -221,7 +221,7 @@ def test_second_images_must_match_the_first(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1 of 2 names without a second image in .*B: b"):
         LEVIRCDDataset(tmp_path)
     picture(tmp_path / "train/B/b.png", size=(5, 8))
-    with pytest.raises(DataError, match="of second images in .* without a first one: c"):
+    with pytest.raises(DataError, match=r"of second images in .* without a first one: c"):
         LEVIRCDDataset(tmp_path)
     (tmp_path / "train/B/c.png").unlink()
     with pytest.raises(DataError, match=r"\(5, 8\) \(height, width\), the first image \(6, 8\)"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def test_every_component_of_a_part_is_known_and_well_argued(part: str) -> None:
     for key in ("train_transforms", "eval_transforms"):
         for transform in data[key]:
             assert not check("transforms", transform)
-            build("transforms", transform)
+            if transform["type"] != "Albu" or find_spec("albumentations"):
+                build("transforms", transform)
 
 
 @pytest.fixture(scope="module")
