@@ -90,6 +90,7 @@ class ONNXExporter(Exporter):
         images = _for_tracing(example) if self.dynamic else example
         try:
             with _quiet(), torch.no_grad():
+                model.predict(images)  # so that what no image changes, such as vectors of classes, is kept already
                 program = torch.onnx.export(
                     _Graph(model).eval(),
                     (images,),

@@ -278,7 +278,7 @@ class RecWithAttnbias(nn.Module):
         """Send masks and image through the layers; the image does not see the masks, nor do they see each other."""
         count = self.sos_token_num
         x = torch.cat([masks, tokens], 1)
-        among = masks.new_full((count, count), BLOCKED).fill_diagonal_(0.0)
+        among = _apart(masks, BLOCKED)
         mask_rows = torch.cat([among, masks.new_full((count, 1), BLOCKED)], 1)
         for layer, bias in zip(self.layers, biases, strict=True):
             upper = torch.cat([mask_rows.expand(*bias.shape[:2], -1, -1), bias.to(x.dtype)], 3)
@@ -299,7 +299,13 @@ class RecWithAttnbias(nn.Module):
         norm, count = layer.norms[0], self.sos_token_num
         query = norm(masks)
         keys = torch.cat([query, norm(image)], 1)
-        among = masks.new_full((count, count), -torch.inf).fill_diagonal_(0.0)
+        among = _apart(masks, -torch.inf)
         mask = torch.cat([among.expand(*bias.shape[:2], -1, -1), bias.to(masks.dtype)], 3)
         masks = layer.attentions[0](query, keys, identity=masks, mask=mask)
         return layer.ffns[0](layer.norms[1](masks), identity=masks)
+
+
+def _apart(masks: Tensor, value: float) -> Tensor:
+    """Return the mask (Q, Q) of an attention that keeps tokens (N, Q, C) from each other, but not from themselves."""
+    same = torch.eye(masks.shape[1], dtype=torch.bool, device=masks.device)
+    return torch.zeros_like(same, dtype=masks.dtype).masked_fill(~same, value)
