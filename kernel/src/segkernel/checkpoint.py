@@ -28,6 +28,7 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from segkernel.download import locate
 from segkernel.errors import CheckpointError, did_you_mean
+from segkernel.files import replacing
 from segkernel.weights import prepare
 
 PLAIN = (str, int, float, bool, type(None))
@@ -45,19 +46,15 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
     """
     path = Path(path)
     _check_plain(state, "")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path.parent)
-        with open(temporary, "wb") as file:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         kept = "the file that was there is untouched" if path.is_file() else "no file was left behind"
         raise CheckpointError(f"{path}: cannot be written: {_reason(error)}; {kept}") from error
 

@@ -6,7 +6,6 @@ locate("torchvision://resnet50")                 # a file, an address, or a name
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
@@ -19,6 +18,7 @@ from urllib.parse import unquote, urlparse
 from urllib.request import Request, urlopen
 
 from segkernel.errors import CheckpointError, Problem, did_you_mean
+from segkernel.files import replacing
 
 TABLE = "weights.yaml"
 _CHUNK = 1 << 20
@@ -84,22 +84,18 @@ def fetch(url: str, *, sha256: str | None = None) -> Path:
         return target
     found = re.search(r"-([0-9a-f]{8,64})\.\w+$", name)
     wanted = (sha256 or (found.group(1) if found else "")).lower()
-    temporary = target.with_name(f".{name}.{os.getpid()}.tmp")
     log.info("downloading %s\n    to %s", url, target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            digest = _download(url, file)
-        if not digest.startswith(wanted):
-            raise CheckpointError(f"{url}: has the checksum {digest[:16]}..., not {wanted}; it was not kept")
-        os.replace(temporary, target)
+        with replacing(target) as temporary:
+            with open(temporary, "wb") as file:
+                digest = _download(url, file)
+            if not digest.startswith(wanted):
+                raise CheckpointError(f"{url}: has the checksum {digest[:16]}..., not {wanted}; it was not kept")
     except (OSError, ValueError) as error:  # urllib's errors are OSErrors
         reason = f"HTTP {error.code} {error.reason}" if isinstance(error, HTTPError) else _reason(error)
         message = f"{url}: cannot be downloaded: {reason}\n    or download it yourself and put it at {target}"
         raise CheckpointError(message) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
     return target
 
 

@@ -7,7 +7,6 @@ Images are (H, W, 3) uint8 RGB, label maps (H, W) integers. OpenCV does the work
 
 from __future__ import annotations
 
-import contextlib
 import os
 import struct
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from segkernel.errors import DataError, SegKernelError, UsageError
+from segkernel.files import replacing
 from segkernel.interfaces.data import Color, default_palette
 
 PathLike = str | Path
@@ -178,14 +178,11 @@ def _write(path: PathLike, array: np.ndarray) -> None:
         _, encoded = cv2.imencode(path.suffix, array)
     except cv2.error:
         raise DataError(f"no image format is called {path.suffix!r}: use .png or .jpg", path) from None
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(encoded.tobytes())
-        os.replace(partial, path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(encoded.tobytes())
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise DataError(f"cannot be written: {error.strerror or error}", path) from error
 
 

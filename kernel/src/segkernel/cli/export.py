@@ -14,7 +14,9 @@ from segkernel.cli import SIZE
 @click.option("--image", metavar="FILE", help="Prove it on this image. [default: one of the config's data]")
 @click.option("--size", type=SIZE, help="Resize that image. [default: the config's crop size, or its own]")
 @click.option("--out", metavar="FILE", help="The file to write. [default: beside the weights]")
-def command(model: str, weights: str | None, kind: str, image: str | None, size: tuple[int, int] | None, out: str | None) -> None:
+def command(
+    model: str, weights: str | None, kind: str, image: str | None, size: tuple[int, int] | None, out: str | None
+) -> None:
     """Export MODEL: a checkpoint, or a config with --weights. Nothing is written unless the numbers are equal."""
     from segkernel.experiment import export_model
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segkernel.errors import DataError, UsageError, did_you_mean
+from segkernel.files import replacing
 from segkernel.hookspecs import Priority, hookimpl
 
 if TYPE_CHECKING:
@@ -148,13 +149,11 @@ class CheckpointHook:
 
 def _link(source: Path, target: Path) -> None:
     """Give the file a second name, atomically; copy where the file system has no links."""
-    temporary = target.with_suffix(".tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
+    with replacing(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
 
 
 def _safe(name: str) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segkernel.files import replacing
 from segkernel.hookspecs import Priority, hookimpl
 
 if TYPE_CHECKING:
@@ -27,9 +27,8 @@ class MetricsLogHook:
         if not (run.is_main and path.exists()):
             return
         kept = [line for line in path.read_text("utf-8").splitlines() if _iteration(line) <= run.iteration]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(f"{line}\n" for line in kept), "utf-8")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept), "utf-8")
 
     @hookimpl
     def on_record(self, run: Runner, record: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from segkernel.catalog import Catalog
+import segkernel
 from segkernel.errors import ConfigError, Problem, did_you_mean
 
 
@@ -41,7 +41,7 @@ def class_names(dataset_name: str) -> list[str]:
     known = {alias: names for aliases, names in _KNOWN for alias in aliases}
     if name in known:
         return list(known[name])
-    catalog = Catalog.discover()
+    catalog = segkernel.Catalog.discover()
     installed = {_plain(component): component for component in catalog.names("datasets")}
     spec = getattr(catalog.load("datasets", installed[name]), "spec", None) if name in installed else None
     if spec is None:
