@@ -228,7 +228,9 @@ class BaseSegDataset(PairedFiles):
     def conformance(cls, folder: Path) -> list[dict[str, Any]]:
         """Write a tiny data set into ``folder`` and return the arguments that read it."""
         values = (cls.spec.offset, cls.spec.offset + 1, *cls.spec.ignore)
-        write_example(folder / cls.prefix["img_path"], folder / (cls.prefix["seg_map_path"] or ""), values, *cls.suffixes)
+        write_example(
+            folder / cls.prefix["img_path"], folder / (cls.prefix["seg_map_path"] or ""), values, *cls.suffixes
+        )
         return [{"data_root": str(folder)}]
 
     def __init__(
