@@ -31,8 +31,9 @@ else:
 ROOT = Path(__file__).parent
 WORK = ROOT / ".nox"
 CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
+PARALLEL = ("-n", "auto", "--dist", "worksteal")
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
-TEST_TOOLS = ("pytest", "hypothesis", "hatchling")
+TEST_TOOLS = ("pytest", "pytest-xdist", "hypothesis", "hatchling")
 
 nox.needs_version = ">=2024.3"
 nox.options.sessions = ["lint", "kernel", "alone", "together", "third_party", "compat", "tests"]
@@ -205,7 +206,7 @@ def together(session: nox.Session) -> None:
     lend_base(session)
     install_wheels(session, wheels())
     conformance(session, *wheels())
-    pytest(session, "kernel/tests", "tests", "--ignore=tests/test_third_party.py", "-m", "not slow")
+    pytest(session, *PARALLEL, "kernel/tests", "tests", "--ignore=tests/test_third_party.py", "-m", "not slow")
 
 
 @nox.session
@@ -351,14 +352,15 @@ def tests(session: nox.Session) -> None:
     editable = [part for folder in folders for part in ("-e", str(folder))]
     session.install("-q", "--no-deps", "--no-build-isolation", *editable)
     others = ("--ignore=examples", "--ignore=tests/test_third_party.py")  # run by the session third_party
-    pytest(session, *(session.posargs or ("--durations=10", *others)))
+    pytest(session, *PARALLEL, *(session.posargs or ("--durations=15", *others)))
 
 
 def conformance(session: nox.Session, *distributions: str) -> None:
     """Run the kit on installed distributions, one test per component and check."""
-    pytest(session, *(f"--segkernel-conformance={name}" for name in distributions))
+    pytest(session, *PARALLEL, *(f"--segkernel-conformance={name}" for name in distributions))
 
 
 def pytest(session: nox.Session, *arguments: str) -> None:
-    """Run pytest; a broken plugin is fatal."""
-    session.run("python", "-m", "pytest", "-q", *arguments, env={"SEGKERNEL_STRICT": "1"})
+    """Run pytest; a broken plugin is fatal. Several processes of one thread each do more than threads that wait."""
+    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} if "-n" in arguments else {}
+    session.run("python", "-m", "pytest", "-q", *arguments, env={"SEGKERNEL_STRICT": "1", **threads})
