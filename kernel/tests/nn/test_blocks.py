@@ -18,6 +18,7 @@ from segkernel.nn import (
     MultiheadAttention,
     PatchEmbed,
     adaptive_avg_pool,
+    adaptive_max_pool,
     nchw_to_nlc,
     nlc_to_nchw,
     resize,
@@ -79,6 +80,15 @@ def test_pooling_by_matrices_is_torchs(size: object, shape: tuple[int, ...], mon
     assert torch.equal(adaptive_avg_pool(x, size), expected)  # type: ignore[arg-type]
     monkeypatch.setattr(pool_module, "is_tracing", lambda: True)
     assert torch.allclose(adaptive_avg_pool(x, size), expected, atol=1e-6)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (4, 3), (9, 8)])
+def test_the_greatest_of_bins_is_torchs(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(2, 3, 7, 6)
+    expected = F.adaptive_max_pool2d(x, size)
+    assert torch.equal(adaptive_max_pool(x, size), expected)
+    monkeypatch.setattr(pool_module, "is_tracing", lambda: True)
+    assert torch.equal(adaptive_max_pool(x, size), expected)
 
 
 def test_exported_pooling_is_right_at_other_sizes() -> None:

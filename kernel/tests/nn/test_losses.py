@@ -57,6 +57,12 @@ def test_labels_may_be_bytes(scores: Tensor, labels: Tensor) -> None:
     assert torch.equal(CrossEntropyLoss()(scores, labels.byte()), CrossEntropyLoss()(scores, labels))
 
 
+def test_a_sigmoid_may_learn_shares() -> None:
+    scores, shares = torch.randn(3, 5), torch.rand(3, 5)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(scores, shares)
+    assert torch.isclose(CrossEntropyLoss(use_sigmoid=True)(scores, shares), expected)
+
+
 def test_class_weight_from_files(tmp_path: Path) -> None:
     np.save(tmp_path / "w.npy", np.array([1.0, 2.0]))
     (tmp_path / "w.json").write_text(json.dumps([1, 2]))

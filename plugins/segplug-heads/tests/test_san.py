@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from segkernel.build import build
+from segkernel.catalog import Catalog
 from segkernel.errors import ConfigError, DataError, UsageError
 from segkernel.sample import Targets
 from segplug_heads import CLIPTextEncoder, MultimodalEncoderDecoder
@@ -51,6 +52,9 @@ def test_class_names_come_from_here_or_from_an_installed_data_set() -> None:
     assert "background" not in class_names("voc12aug")
     pytest.importorskip("segplug_datasets")
     assert class_names("cityscapes")[:2] == ["road", "sidewalk"]
+    for ours, dataset in (("voc", "PascalVOC"), ("pascal_context", "PascalContext"), ("coco-stuff", "COCOStuff")):
+        spec = Catalog.discover().load("datasets", f"{dataset}Dataset").spec
+        assert class_names(ours) == [name for name in spec.classes if name != "background"]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def adaptive_avg_pool(x: Tensor, output_size: OutputSize) -> Tensor:
 
 
 def adaptive_max_pool(x: Tensor, output_size: tuple[int, int]) -> Tensor:
-    """Return the greatest of ``x`` (N, C, H, W) in each of ``output_size`` (height, width) bins; exportable likewise."""
+    """Return the greatest of ``x`` (N, C, H, W) in each of ``output_size`` (height, width) bins, exportable as well."""
     height, width = output_size
     if not is_tracing():
         return F.adaptive_max_pool2d(x, (height, width))

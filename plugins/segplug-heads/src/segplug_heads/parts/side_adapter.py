@@ -296,7 +296,7 @@ class RecWithAttnbias(nn.Module):
 
     def _look(self, layer: PreNormLayer, masks: Tensor, image: Tensor, bias: Tensor) -> Tensor:
         """Run a layer in which each mask's keys are the image and the mask itself."""
-        norm, count = layer.norms[0], self.sos_token_num
+        norm = layer.norms[0]
         query = norm(masks)
         keys = torch.cat([query, norm(image)], 1)
         among = _apart(masks, -torch.inf)
