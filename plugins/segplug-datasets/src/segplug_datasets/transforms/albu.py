@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import ModuleType
@@ -107,8 +108,10 @@ def _build(library: ModuleType, spec: Mapping[str, Any], where: str) -> Any:
         inner = enumerate(arguments["transforms"])
         arguments["transforms"] = [_build(library, one, f"{where}.transforms[{i}]") for i, one in inner]
     try:
-        return kind(**arguments)
-    except (TypeError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Argument", UserWarning)  # it only warns of names it does not know
+            return kind(**arguments)
+    except (TypeError, ValueError, UserWarning) as error:
         raise UsageError(f"{where}: {name} refuses its arguments: {error}") from error
 
 
