@@ -51,7 +51,7 @@ def probe(subject: Subject, size: Size | None = None, **more: Any) -> Probe:
     torch.manual_seed(0)
     module = subject.build(**more).eval()
     if subject.group in ("backbones", "segmentors"):
-        channels = {"in_channels": 3, **subject.arguments, **more}["in_channels"]
+        channels = {"in_channels": subject.inputs.get("channels", 3), **subject.arguments, **more}["in_channels"]
         return Probe(module, (torch.randn(BATCH, channels, *size, generator=_generator(1)),), size)
     generator = _generator(1)
     if "make" in subject.inputs:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from segplug_heads.heads.setr_up_head import SETRUPHead as SETRUPHead
     from segplug_heads.heads.stdc_head import STDCHead as STDCHead
     from segplug_heads.heads.uper_head import UPerHead as UPerHead
+    from segplug_heads.layouts.clip import CLIPSAN as CLIPSAN
     from segplug_heads.losses.boundary_loss import BoundaryLoss as BoundaryLoss
     from segplug_heads.losses.dice_loss import DiceLoss as DiceLoss
     from segplug_heads.losses.focal_loss import FocalLoss as FocalLoss
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
     from segplug_heads.segmentors.encoder_decoder import EncoderDecoder as EncoderDecoder
     from segplug_heads.segmentors.multi_head import MultiHeadSegmentor as MultiHeadSegmentor
     from segplug_heads.segmentors.multimodal_encoder_decoder import MultimodalEncoderDecoder as MultimodalEncoderDecoder
+    from segplug_heads.segmentors.siam_encoder_decoder import SiamEncoderDecoder as SiamEncoderDecoder
 
 _HOMES = {
     "ANNHead": "heads.ann_head",
@@ -90,6 +92,7 @@ _HOMES = {
     "ASPPHead": "heads.aspp_head",
     "BoundaryLoss": "losses.boundary_loss",
     "CCHead": "heads.cc_head",
+    "CLIPSAN": "layouts.clip",
     "CLIPTextEncoder": "parts.clip_text_encoder",
     "CascadeEncoderDecoder": "segmentors.cascade_encoder_decoder",
     "ClassificationCost": "parts.matching",
@@ -151,6 +154,7 @@ _HOMES = {
     "SegformerHead": "heads.segformer_head",
     "SegmenterMaskTransformerHead": "heads.segmenter_mask_head",
     "SiLogLoss": "losses.silog_loss",
+    "SiamEncoderDecoder": "segmentors.siam_encoder_decoder",
     "SideAdapterCLIPHead": "heads.san_head",
     "TransformerEncoderPixelDecoder": "parts.pixel_decoder",
     "TverskyLoss": "losses.tversky_loss",

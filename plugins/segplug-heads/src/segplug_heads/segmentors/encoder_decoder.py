@@ -51,8 +51,11 @@ class EncoderDecoder(Segmentor):
         self.train_cfg, self.pretrained = train_cfg, pretrained
         self.test_cfg: TestConfig = test_cfg or {"mode": "whole"}
         self.outputs = {"seg": decode_head.output}
-        for name, head in {"decode_head": decode_head, **self._auxiliary()}.items():
-            self._check_channels(name, head)
+        self._check_heads()
+
+    def feature_channels(self) -> Sequence[int] | None:
+        """Return the channels of what `extract_feat` gives; None when they are not known."""
+        return getattr(self.backbone, "channels", None) if self.neck is None else None
 
     def extract_feat(self, images: Tensor) -> Sequence[Tensor]:
         """Return the feature maps of normalised images (N, C, H, W), finest first."""
@@ -74,10 +77,14 @@ class EncoderDecoder(Segmentor):
     def predict(self, images: Tensor) -> dict[str, Tensor]:
         return {"seg": self.decode_head.predict(self.extract_feat(images), (images.shape[2], images.shape[3]))}
 
+    def _check_heads(self) -> None:
+        for name, head in {"decode_head": self.decode_head, **self._auxiliary()}.items():
+            self._check_channels(name, head)
+
     def _check_channels(self, name: str, head: Head) -> None:
-        """Refuse a head made for other feature maps than the backbone's, as far as both say what they are."""
-        channels = getattr(self.backbone, "channels", None)
-        if channels is None or self.neck is not None or not isinstance(head, DecodeHead):
+        """Refuse a head made for other feature maps than there are, as far as both say what they are."""
+        channels = self.feature_channels()
+        if channels is None or not isinstance(head, DecodeHead):
             return
         try:
             given = [channels[index] for index in (head.in_index if head.input_transform else [head.in_index])]
