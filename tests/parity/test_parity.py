@@ -14,7 +14,7 @@ import pytest
 import run
 
 HERE = Path(__file__).parent
-SLOW = ("r50", "r101", "mit-b3", "mit-b4", "vit-", "deit-", "beit-", "mae-")
+SLOW = ("r50", "r101", "mit-b3", "mit-b4", "vit-", "deit-", "beit-", "mae-", "swin-l")
 FAMILIES = sorted(path.name for path in (HERE / "cases").iterdir())
 
 
