@@ -13,6 +13,8 @@ import torch
 
 from segkernel.interfaces.model import Backbone
 from segplug_backbones import (
+    PCPVT,
+    SVT,
     VGG,
     EfficientNet,
     FastSCNN,
@@ -43,6 +45,10 @@ BUILDERS: dict[str, Callable[..., Backbone]] = {
     ),
     "swin": lambda **more: SwinTransformer(
         embed_dims=8, depths=(2, 1, 1, 1), num_heads=(1, 2, 4, 8), window_size=4, use_abs_pos_embed=True, **more
+    ),
+    "pcpvt": lambda **more: PCPVT(embed_dims=(8, 8, 16, 16), depths=(1, 2, 1, 1), norm_after_stage=True, **more),
+    "svt": lambda **more: SVT(
+        embed_dims=(8, 8, 16), depths=(2, 1, 1), windiow_sizes=(4, 4, 4), **{"out_indices": (0, 1, 2), **more}
     ),
     "fast-scnn": lambda **more: FastSCNN(**more),
     "resnet50-dcn": lambda **more: ResNet(
@@ -130,7 +136,9 @@ def test_channels_last_is_kept_and_changes_no_number(build):
 
 @every_backbone
 def test_exports_with_dynamic_sizes(build, request):
-    least = 160 if "swin" in request.node.name else 64  # to an exporter, a map of one window is a case of its own
+    least = (
+        160 if request.node.callspec.id in ("swin", "svt") else 64
+    )  # to an exporter, a map of one window is a case of its own
     backbone = build().eval()
     sides = {0: torch.export.Dim("n"), 2: torch.export.Dim("h", min=least), 3: torch.export.Dim("w", min=least)}
     program = torch.export.export(backbone, (torch.rand(2, 3, least, least + 32),), dynamic_shapes=(sides,))
