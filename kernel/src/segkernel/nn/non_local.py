@@ -9,13 +9,13 @@ from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn.conv_module import ConvModule
 from segkernel.nn.embed import nchw_to_nlc, nlc_to_nchw
 from segkernel.nn.init import normal_init
 from segkernel.nn.layers import LayerConfig
+from segkernel.nn.self_attention import attend
 
 NonLocalMode = Literal["gaussian", "embedded_gaussian", "dot_product", "concatenation"]
 
@@ -82,12 +82,12 @@ class NonLocal2d(nn.Module):
         if self.mode == "concatenation":
             return self._pair_weights(query, key) @ value
         scale = query.shape[2] ** -0.5 if self.mode == "embedded_gaussian" and self.use_scale else 1.0
-        return F.scaled_dot_product_attention(query, key, value, scale=scale)
+        return attend(query, key, value, scale)
 
     def _pair_weights(self, query: Tensor, key: Tensor) -> Tensor:
         """Return (N, L, S): a 1x1 convolution of each query beside each key is a sum of one product for each."""
         of_query, of_key = self.concat_project.conv.weight.flatten().chunk(2)  # type: ignore[operator]
-        return ((query @ of_query)[:, :, None] + (key @ of_key)[:, None]).relu() / key.shape[1]
+        return (query @ of_query[:, None] + (key @ of_key[:, None]).mT).relu() / key.shape[1]
 
     def _initialise(self, std: float, zeros_init: bool) -> None:
         for module in (self.g, self.theta, self.phi):

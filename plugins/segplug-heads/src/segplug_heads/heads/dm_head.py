@@ -5,6 +5,8 @@ He, Deng and Qiao, Dynamic Multi-Scale Filters for Semantic Segmentation, 2019.
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -22,6 +24,7 @@ from segkernel.nn import (
     build_activation,
     build_norm,
 )
+from segkernel.nn.pool import is_tracing
 
 
 class DCM(nn.Module):
@@ -68,8 +71,11 @@ class DCM(nn.Module):
         """Return each channel of each image convolved with its own kernel; an even one reaches further up and left."""
         after = (self.filter_size - 1) // 2
         before = self.filter_size - 1 - after
-        images = F.pad(x, (before, after, before, after)).flatten(0, 1).unsqueeze(0)
-        return F.conv2d(images, kernels.flatten(0, 1).unsqueeze(1), groups=images.shape[1]).view_as(x)
+        padded = F.pad(x, (before, after, before, after))
+        if is_tracing():  # no file format knows a convolution with a number of groups that is open, as the batch is
+            return _sum_of_shifts(padded, kernels, (x.shape[2], x.shape[3]))
+        images, filters = padded.flatten(0, 1).unsqueeze(0), kernels.flatten(0, 1).unsqueeze(1)
+        return F.conv2d(images, filters, groups=images.shape[1]).view_as(x)
 
 
 class DMHead(DecodeHead):
@@ -97,3 +103,11 @@ class DMHead(DecodeHead):
     def forward_feature(self, features: Features) -> Tensor:
         x = self.select(features)
         return self.bottleneck(torch.cat([x, *(module(x) for module in self.dcm_modules)], 1))
+
+
+def _sum_of_shifts(padded: Tensor, kernels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the convolution of (N, C, H, W) with kernels (N, C, k, k), at ``size``."""
+    height, width = size
+    places = itertools.product(range(kernels.shape[2]), range(kernels.shape[3]))
+    terms = (padded[:, :, i : i + height, j : j + width] * kernels[:, :, i : i + 1, j : j + 1] for i, j in places)
+    return functools.reduce(torch.add, terms)

@@ -85,24 +85,19 @@ class ISAHead(DecodeHead):
     def forward_feature(self, features: Features) -> Tensor:
         x = self.in_conv(self.select(features))
         (cell_height, cell_width), (height, width) = self.down_factor, x.shape[2:]
-        top, bottom = _margins(height, cell_height)
-        left, right = _margins(width, cell_width)
-        cells = F.pad(x, (left, right, top, bottom)).unflatten(3, (-1, cell_width)).unflatten(2, (-1, cell_height))
-        cells = self._attend(cells).flatten(4, 5).flatten(2, 3)
-        related = cells[:, :, top : top + height, left : left + width]
+        rows, columns = (height + cell_height - 1) // cell_height, (width + cell_width - 1) // cell_width
+        below, right = rows * cell_height - height, columns * cell_width - width
+        top, left = below // 2, right // 2
+        padded = F.pad(x, (left, right - left, top, below - top))
+        cells = self._attend(padded.reshape(*x.shape[:2], rows, cell_height, columns, cell_width))
+        related = cells.reshape(padded.shape)[:, :, top : top + height, left : left + width]
         return self.out_conv(torch.cat([related, x], 1))
 
     def _attend(self, cells: Tensor) -> Tensor:
         """Return (N, C, rows, cell height, columns, cell width) after both attentions."""
-        batch, _, rows, height, columns, width = cells.shape
+        _, channels, rows, height, columns, width = cells.shape
         apart = cells.permute(0, 3, 5, 1, 2, 4)  # pixels at the same place of every cell
-        apart = self.global_relation(apart.flatten(0, 2)).unflatten(0, (batch, height, width))
+        apart = self.global_relation(apart.reshape(-1, channels, rows, columns)).view(apart.shape)
         inside = apart.permute(0, 4, 5, 3, 1, 2)
-        inside = self.local_relation(inside.flatten(0, 2)).unflatten(0, (batch, rows, columns))
+        inside = self.local_relation(inside.reshape(-1, channels, height, width)).view(inside.shape)
         return inside.permute(0, 3, 1, 4, 2, 5)
-
-
-def _margins(length: int, cell: int) -> tuple[int, int]:
-    """Return what to add before and after ``length`` to fill whole cells."""
-    missing = -length % cell
-    return missing // 2, missing - missing // 2
