@@ -33,8 +33,14 @@ if TYPE_CHECKING:
     from segplug_backbones.layouts.convnext import OfficialConvNeXt as OfficialConvNeXt
     from segplug_backbones.layouts.convnext import TimmConvNeXt as TimmConvNeXt
     from segplug_backbones.layouts.convnext import TorchvisionConvNeXt as TorchvisionConvNeXt
+    from segplug_backbones.layouts.inverted import TimmInvertedResiduals as TimmInvertedResiduals
+    from segplug_backbones.layouts.inverted import TorchvisionInvertedResiduals as TorchvisionInvertedResiduals
+    from segplug_backbones.layouts.inverted import TorchvisionMobileNetV2 as TorchvisionMobileNetV2
     from segplug_backbones.layouts.mit import OfficialMiT as OfficialMiT
     from segplug_backbones.layouts.mit import OfficialSegFormer as OfficialSegFormer
+    from segplug_backbones.layouts.mscan import OfficialMSCAN as OfficialMSCAN
+    from segplug_backbones.layouts.plain import TorchvisionShuffleNetV2 as TorchvisionShuffleNetV2
+    from segplug_backbones.layouts.plain import TorchvisionVGG as TorchvisionVGG
     from segplug_backbones.layouts.resnet import CaffeResNet as CaffeResNet
     from segplug_backbones.layouts.resnet import Detectron2ResNet as Detectron2ResNet
     from segplug_backbones.layouts.resnet import DetectronResNet as DetectronResNet
@@ -42,7 +48,10 @@ if TYPE_CHECKING:
     from segplug_backbones.layouts.stdc import OfficialSTDC as OfficialSTDC
     from segplug_backbones.layouts.swin import OfficialSwin as OfficialSwin
     from segplug_backbones.layouts.swin import TorchvisionSwin as TorchvisionSwin
+    from segplug_backbones.layouts.twins import OfficialTwins as OfficialTwins
+    from segplug_backbones.layouts.vit import CLIPViT as CLIPViT
     from segplug_backbones.layouts.vit import JaxViT as JaxViT
+    from segplug_backbones.layouts.vit import MMPretrainViT as MMPretrainViT
     from segplug_backbones.layouts.vit import TimmViT as TimmViT
     from segplug_backbones.mae import MAE as MAE
     from segplug_backbones.mit import MixVisionTransformer as MixVisionTransformer
@@ -101,6 +110,7 @@ _HOMES = {
     "BiSeNetV1": "bisenetv1",
     "BiSeNetV2": "bisenetv2",
     "CGNet": "cgnet",
+    "CLIPViT": "layouts.vit",
     "CaffeResNet": "layouts.resnet",
     "ConvNeXt": "convnext",
     "DDRNet": "ddrnet",
@@ -116,16 +126,19 @@ _HOMES = {
     "InterpConv": "unet",
     "JaxViT": "layouts.vit",
     "MAE": "mae",
+    "MMPretrainViT": "layouts.vit",
     "MSCAN": "mscan",
     "MixVisionTransformer": "mit",
     "MobileNetV2": "mobilenet_v2",
     "MobileNetV3": "mobilenet_v3",
     "OfficialBEiT": "layouts.beit",
     "OfficialConvNeXt": "layouts.convnext",
+    "OfficialMSCAN": "layouts.mscan",
     "OfficialMiT": "layouts.mit",
     "OfficialSTDC": "layouts.stdc",
     "OfficialSegFormer": "layouts.mit",
     "OfficialSwin": "layouts.swin",
+    "OfficialTwins": "layouts.twins",
     "PCPVT": "twins",
     "PIDNet": "pidnet",
     "PoolFormer": "poolformer",
@@ -141,10 +154,15 @@ _HOMES = {
     "SwinTransformer": "swin",
     "TIMMBackbone": "timm_backbone",
     "TimmConvNeXt": "layouts.convnext",
+    "TimmInvertedResiduals": "layouts.inverted",
     "TimmResNet": "layouts.resnet",
     "TimmViT": "layouts.vit",
     "TorchvisionConvNeXt": "layouts.convnext",
+    "TorchvisionInvertedResiduals": "layouts.inverted",
+    "TorchvisionMobileNetV2": "layouts.inverted",
+    "TorchvisionShuffleNetV2": "layouts.plain",
     "TorchvisionSwin": "layouts.swin",
+    "TorchvisionVGG": "layouts.plain",
     "UNet": "unet",
     "VGG": "vgg",
     "VisionTransformer": "vit",

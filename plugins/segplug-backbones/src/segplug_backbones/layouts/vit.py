@@ -1,4 +1,4 @@
-"""Vision transformers of timm, DeiT and the JAX originals."""
+"""Vision transformers of timm, DeiT, mmpretrain, CLIP and the JAX originals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from segplug_backbones.layouts.renaming import Renaming, Weights, rename
+from segplug_backbones.layouts.renaming import Renaming, Weights, rename, without_prefix
 from segplug_backbones.vit import VisionTransformer
 
 
@@ -30,6 +30,48 @@ class TimmViT(Renaming):
 
     def fits(self, module: nn.Module) -> bool:
         return isinstance(module, VisionTransformer)
+
+
+class MMPretrainViT(Renaming):
+    """mmpretrain's names: queries, keys and values in one plain layer."""
+
+    mark = r"^layers\.0\.attn\.qkv\.weight$"
+    rules: ClassVar = (
+        (r"^pre_norm\.", "ln_pre."),
+        (r"\.attn\.qkv\.", ".attn.attn.in_proj_"),
+        (r"\.attn\.proj\.", ".attn.attn.out_proj."),
+    )
+
+    def fits(self, module: nn.Module) -> bool:
+        return isinstance(module, VisionTransformer)
+
+
+class CLIPViT(Renaming):
+    """The image encoder in the names of OpenAI and of OpenCLIP. It needs ``pre_norm``; its last norm is for the class
+    token and is taken where there is a ``final_norm``."""
+
+    mark = r"^visual\.class_embedding$"
+    rules: ClassVar = (
+        (r"^visual\.conv1\.", "patch_embed.projection."),
+        (r"^visual\.class_embedding$", "cls_token"),
+        (r"^visual\.positional_embedding$", "pos_embed"),
+        (r"^visual\.ln_pre\.", "ln_pre."),
+        (r"^visual\.ln_post\.", "ln1."),
+        (r"^visual\.transformer\.resblocks\.", "layers."),
+        (r"\.ln_([12])\.", r".ln\1."),
+        (r"\.attn\.(in_proj_|out_proj\.)", r".attn.attn.\1"),
+        (r"\.mlp\.c_fc\.", ".ffn.layers.0.0."),
+        (r"\.mlp\.c_proj\.", ".ffn.layers.1."),
+    )
+
+    def fits(self, module: nn.Module) -> bool:
+        return isinstance(module, VisionTransformer)
+
+    def convert(self, module: nn.Module, weights: Weights) -> Weights:
+        visual = {key: value for key, value in without_prefix(weights).items() if key.startswith("visual.")}
+        shapes = {"cls_token": (1, 1, -1), "pos_embed": (1, *visual["visual.positional_embedding"].shape)}
+        converted = rename(visual, self.rules)
+        return {key: value.reshape(shapes[key]) if key in shapes else value for key, value in converted.items()}
 
 
 class JaxViT(Renaming):
