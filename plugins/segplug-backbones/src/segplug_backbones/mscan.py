@@ -240,12 +240,12 @@ VARIANTS: dict[str, tuple[tuple[int, int, int, int], tuple[int, int, int, int]]]
 
 
 def mscan_tiny(in_channels: int = 3, drop_path_rate: float = 0.1) -> MSCAN:
-    """MSCAN-T, 4.0 M parameters."""
+    """MSCAN-T, 3.9 M parameters."""
     return _variant("tiny", in_channels, drop_path_rate)
 
 
 def mscan_small(in_channels: int = 3, drop_path_rate: float = 0.1) -> MSCAN:
-    """MSCAN-S, 13.2 M parameters."""
+    """MSCAN-S, 13.5 M parameters."""
     return _variant("small", in_channels, drop_path_rate)
 
 

@@ -364,7 +364,7 @@ def swin_base(in_channels: int = 3, window_size: int = 7, drop_path_rate: float 
 
 
 def swin_large(in_channels: int = 3, window_size: int = 7, drop_path_rate: float = 0.3) -> SwinTransformer:
-    """Swin-L, 194.9 M parameters; windows of 12 for weights made at 384 pixels."""
+    """Swin-L, 195.0 M parameters; windows of 12 for weights made at 384 pixels."""
     return _variant("large", in_channels, window_size, drop_path_rate)
 
 

@@ -373,17 +373,17 @@ SVT_VARIANTS = {
 
 
 def pcpvt_small(in_channels: int = 3, drop_path_rate: float = 0.2) -> PCPVT:
-    """Twins-PCPVT-S, 23.5 M parameters."""
+    """Twins-PCPVT-S, 23.6 M parameters."""
     return _pcpvt("small", in_channels, drop_path_rate)
 
 
 def pcpvt_base(in_channels: int = 3, drop_path_rate: float = 0.2) -> PCPVT:
-    """Twins-PCPVT-B, 43.2 M parameters."""
+    """Twins-PCPVT-B, 43.3 M parameters."""
     return _pcpvt("base", in_channels, drop_path_rate)
 
 
 def pcpvt_large(in_channels: int = 3, drop_path_rate: float = 0.2) -> PCPVT:
-    """Twins-PCPVT-L, 60.3 M parameters."""
+    """Twins-PCPVT-L, 60.5 M parameters."""
     return _pcpvt("large", in_channels, drop_path_rate)
 
 
@@ -398,7 +398,7 @@ def svt_base(in_channels: int = 3, drop_path_rate: float = 0.2) -> SVT:
 
 
 def svt_large(in_channels: int = 3, drop_path_rate: float = 0.3) -> SVT:
-    """Twins-SVT-L, 98.1 M parameters."""
+    """Twins-SVT-L, 98.2 M parameters."""
     return _svt("large", in_channels, drop_path_rate)
 
 
