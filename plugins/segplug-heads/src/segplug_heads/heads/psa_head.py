@@ -43,6 +43,9 @@ class PSAMask(nn.Module):
 class PSAHead(DecodeHead):
     """(N, in_channels, h, w) -> (N, out_channels, h, w).
 
+    Maps are shrunk in one way when both sides are no multiple of ``shrink_factor``, and in another way otherwise; an
+    exported model keeps to the way of its example.
+
     Args:
         mask_size: (height, width) of the window in which a pixel says what matters, in shrunken pixels.
         psa_type: What others say of a pixel is collected, what it says itself is distributed, or both.
