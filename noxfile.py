@@ -31,6 +31,8 @@ else:
 ROOT = Path(__file__).parent
 WORK = ROOT / ".nox"
 CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
+UNTRIED = {"timm", "albumentations"}
+"""Extras that are not installed: one brings torchvision, which fits one torch alone, the other a second OpenCV."""
 PARALLEL = ("-n", "auto", "--dist", "worksteal")
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 TEST_TOOLS = ("pytest", "pytest-xdist", "hypothesis", "hatchling")
@@ -158,9 +160,10 @@ def install_wheels(session: nox.Session, built: dict[str, Path]) -> None:
 
 
 def extras(plugin: str) -> list[str]:
-    """Return the names of a plugin's optional parts."""
+    """Return the names of a plugin's optional parts, but for `UNTRIED`."""
     file = ROOT / "plugins" / plugin / "pyproject.toml"
-    return sorted(read_toml(file)["project"].get("optional-dependencies", {})) if file.exists() else []
+    found = read_toml(file)["project"].get("optional-dependencies", {}) if file.exists() else {}
+    return sorted(found.keys() - UNTRIED)
 
 
 # ---------------------------------------------------------------- sessions

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gzip
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ import torch
 
 from segkernel.build import build
 from segkernel.catalog import Catalog
-from segkernel.errors import ConfigError, DataError, UsageError
+from segkernel.errors import CheckpointError, ConfigError, DataError, UsageError
 from segkernel.sample import Targets
 from segplug_heads import CLIPTextEncoder, MultimodalEncoderDecoder
+from segplug_heads.parts import clip_tokenizer
 from segplug_heads.parts.clip_tokenizer import encode, tokenize
 from segplug_heads.parts.prompts import class_names
 
@@ -36,9 +39,41 @@ def segmentor(**more: Any) -> MultimodalEncoderDecoder:
 
 def test_tokens_are_those_of_clip() -> None:
     assert tokenize(["a photo of a cat."], 9).tolist() == [[49406, 320, 1125, 539, 320, 2368, 269, 49407, 0]]
-    assert encode("Hello   World!") == encode("hello world!") == [3306, 1002, 256]
-    assert encode("2&amp;3") == encode("2&3")
+    assert encode("A   Photo") == encode("a photo") == [320, 1125]
     assert encode("") == []
+
+
+@pytest.fixture
+def merges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put a table of two merges where the authors' is kept."""
+    file = tmp_path / "merges.txt.gz"
+    file.write_bytes(gzip.compress(b"#version\nz q\nzq z</w>\n"))
+    monkeypatch.setattr(clip_tokenizer, "fetch", lambda url, sha256: file)
+    for cached in (clip_tokenizer._tables, clip_tokenizer._tokens_of):
+        cached.cache_clear()
+    yield
+    for cached in (clip_tokenizer._tables, clip_tokenizer._tokens_of):
+        cached.cache_clear()
+
+
+def test_other_words_are_joined_pair_by_pair(merges: None) -> None:
+    letters = list(clip_tokenizer._symbols().values())
+    z, end = letters.index("z"), 256 + letters.index("z")
+    assert encode("zqz") == [513]
+    assert encode("zz") == [z, end]
+    assert encode("zqq") == [512, 256 + letters.index("q")]
+
+
+def test_other_words_without_a_network_say_what_to_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SEGKERNEL_CACHE", str(tmp_path))
+
+    def refuse(*arguments: Any, **more: Any) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("segkernel.download.urlopen", refuse)
+    clip_tokenizer._tables.cache_clear()
+    with pytest.raises(CheckpointError, match=r"no network[\s\S]*put it at .*bpe_simple_vocab"):
+        encode("zyzzyva")
 
 
 def test_a_text_that_is_too_long_is_refused() -> None:

@@ -1,7 +1,9 @@
 """Text to the numbers that CLIP's text encoder knows: byte pair encoding.
 
 Sennrich, Haddow and Birch, Neural Machine Translation of Rare Words with Subword Units, 2016; the merges are those of
-Radford et al., Learning Transferable Visual Models From Natural Language Supervision (CLIP), 2021.
+Radford et al., Learning Transferable Visual Models From Natural Language Supervision (CLIP), 2021. The tokens of the words
+that known class names and prompts have are in ``clip_words.json``; for any other the authors' table of merges is
+downloaded once.
 
     tokenize(["a photo of a cat."])      # (1, 77): start, a, photo, of, a, cat, ., end, 0, 0, ...
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 import functools
 import gzip
 import html
+import json
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -20,9 +23,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from segkernel.download import fetch
 from segkernel.errors import UsageError
 
 VOCABULARY = 49408
+MERGES = "https://github.com/openai/CLIP/raw/main/clip/bpe_simple_vocab_16e6.txt.gz"
+MERGES_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
 END_OF_WORD = "</w>"
 _WORD = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|(?:[^\s\w]|_)+")
 
@@ -32,6 +38,7 @@ def tokenize(texts: Sequence[str], context_length: int = 77) -> Tensor:
 
     Raises:
         UsageError: When a text is too long.
+        CheckpointError: When the table of merges is needed and cannot be downloaded.
     """
     start, end = VOCABULARY - 2, VOCABULARY - 1
     tokens = torch.zeros(len(texts), context_length, dtype=torch.long)
@@ -52,6 +59,8 @@ def encode(text: str) -> list[int]:
 @functools.lru_cache(maxsize=4096)
 def _tokens_of(word: str) -> tuple[int, ...]:
     """Join the most usual pair of neighbours of a word until no pair is usual."""
+    if word in (known := _known_words()):
+        return tuple(known[word])
     ids, ranks = _tables()
     symbols = _symbols()
     parts = [symbols[byte] for byte in word.encode()]
@@ -75,11 +84,17 @@ def _joined(parts: Sequence[str], pair: tuple[str, str]) -> list[str]:
 
 
 @functools.cache
+def _known_words() -> dict[str, list[int]]:
+    return json.loads((files(__package__) / "clip_words.json").read_text("utf-8"))
+
+
+@functools.cache
 def _tables() -> tuple[dict[str, int], dict[tuple[str, str], int]]:
     """Return part of a word to token, and pair of parts to its rank, the lower the more usual."""
-    packed = (files(__package__) / "clip_merges.txt.gz").read_bytes()
-    pairs = [tuple(line.split(" ")) for line in gzip.decompress(packed).decode().splitlines()]
+    lines = gzip.decompress(fetch(MERGES, sha256=MERGES_SHA256).read_bytes()).decode().splitlines()
     letters = list(_symbols().values())
+    count = VOCABULARY - 2 * len(letters) - 2  # the file has more, after a first line that says what it is
+    pairs = [tuple(line.split(" ")) for line in lines[1 : count + 1]]
     parts = [*letters, *(letter + END_OF_WORD for letter in letters), *("".join(pair) for pair in pairs)]
     return {part: i for i, part in enumerate(parts)}, {pair: i for i, pair in enumerate(pairs)}  # type: ignore[misc]
 
