@@ -1,8 +1,8 @@
 """Text to the numbers that CLIP's text encoder knows: byte pair encoding.
 
 Sennrich, Haddow and Birch, Neural Machine Translation of Rare Words with Subword Units, 2016; the merges are those of
-Radford et al., Learning Transferable Visual Models From Natural Language Supervision (CLIP), 2021. The tokens of the words
-that known class names and prompts have are in ``clip_words.json``; for any other the authors' table of merges is
+Radford et al., Learning Transferable Visual Models From Natural Language Supervision (CLIP), 2021. The tokens of the
+words that known class names and prompts have are in ``clip_words.json``; for any other the authors' table of merges is
 downloaded once.
 
     tokenize(["a photo of a cat."])      # (1, 77): start, a, photo, of, a, cat, ., end, 0, 0, ...
