@@ -121,6 +121,18 @@ def test_position_embeddings_of_another_size_are_resampled() -> None:
     assert report.resized == [("pos_embed", (1, 50, WIDTH), (1, 17, WIDTH))]
 
 
+def test_a_vit_of_mmpretrain() -> None:
+    w = random_like(timm_shapes())
+    names = (("patch_embed.proj", "patch_embed.projection"), ("mlp.fc1", "ffn.layers.0.0"), ("mlp.fc2", "ffn.layers.1"))
+    theirs = {}
+    for name, value in w.items():
+        for old, new in (*names, ("blocks", "layers"), ("norm1", "ln1"), ("norm2", "ln2"), ("norm.", "ln1.")):
+            name = name.replace(old, new)
+        theirs[f"backbone.{name}"] = value
+    model = convert(vit(), theirs, "MMPretrainViT")
+    torch.testing.assert_close(model(images())[-1], timm_vit(w, images()), rtol=1e-4, atol=1e-5)
+
+
 def jax_vit(w: dict[str, np.ndarray], x: Tensor) -> Tensor:
     """Compute as flax does: dense layers are x @ kernel, heads are an axis of their own."""
     t = {name: torch.from_numpy(value) for name, value in w.items()}
