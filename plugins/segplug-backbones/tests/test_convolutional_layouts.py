@@ -16,10 +16,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkernel import checkpoint
+from segkernel.build import build
 from segkernel.interfaces.model import Backbone
 from segkernel.nn import make_divisible
 from segkernel.weights import prepare
-from segplug_backbones import MSCAN, VGG, EfficientNet, MobileNetV2, MobileNetV3, ShuffleNetV2, SwinTransformer
+from segplug_backbones import (
+    MSCAN,
+    VGG,
+    ConvNeXt,
+    EfficientNet,
+    HRNet,
+    MobileNetV2,
+    MobileNetV3,
+    PoolFormer,
+    ResNeSt,
+    ResNet,
+    ResNeXt,
+    ShuffleNetV2,
+    SwinTransformer,
+)
 from segplug_backbones.mobilenet_v3 import ARCHS
 
 Activation = Callable[[Tensor], Tensor]
@@ -328,25 +343,19 @@ def test_mscan_of_its_authors(whole: bool) -> None:
     assert all(torch.equal(value, own[key]) for key, value in fresh.state_dict().items())
 
 
-OURS: dict[str, Callable[[], Backbone]] = {
-    "mobilenet_v2": lambda: MobileNetV2(0.1),
-    "mobilenet_v3": MobileNetV3,
-    "efficientnet": lambda: EfficientNet("b0"),
-    "shufflenet": lambda: ShuffleNetV2(0.5),
-    "vgg": lambda: VGG(11, norm_cfg={"type": "BN"}),
-    "mscan": lambda: MSCAN(**MSCAN_SIZES),
-    "swin": lambda: SwinTransformer(embed_dims=4, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=4),
-}
+SAME = (ConvNeXt, EfficientNet, HRNet, MobileNetV2, MobileNetV3, PoolFormer, ResNeSt, ResNet, ResNeXt, ShuffleNetV2,
+        SwinTransformer, VGG)  # fmt: skip
+"""Whose names are mmpretrain's, too."""
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_a_classifier_of_mmpretrain_has_our_backbones(name: str) -> None:
-    torch.manual_seed(0)
-    own = OURS[name]().state_dict()
+@pytest.mark.parametrize("kind", SAME, ids=lambda kind: kind.__name__)
+def test_a_classifier_of_mmpretrain_has_our_backbones(kind: type[Backbone]) -> None:
+    example = kind.conformance if isinstance(kind.conformance, dict) else kind.conformance[0]
+    module = build("backbones", {"type": kind.__name__, **example})
+    own = {key: value + 1 for key, value in module.state_dict().items()}
     file = {f"backbone.{key}": value for key, value in own.items()}
     file |= {"head.fc.weight": torch.zeros(10, 6), "neck.gap.weight": torch.zeros(1)}
-    prepared = prepare(OURS[name](), file)
+    prepared = prepare(module, file)
     assert prepared.layout == ""
-    module = OURS[name]()
     module.load_state_dict(prepared.weights)
     assert all(torch.equal(value, own[key]) for key, value in module.state_dict().items())

@@ -148,6 +148,18 @@ def test_the_norm_of_a_classifier_is_that_of_the_last_stage() -> None:
     assert "norm_list.0.weight" not in prepared.weights
 
 
+def test_twins_of_mmpretrain() -> None:
+    own = SVT(**{**SIZES, "norm_after_stage": True}, windiow_sizes=(WINDOW, WINDOW)).state_dict()
+    theirs = {}
+    for name, value in own.items():
+        name = name.replace("layers", "stages", 1) if name.startswith("layers") else name
+        theirs[f"backbone.{name.replace('norm_list.', 'norm_after_stage')}"] = value
+    prepared = prepare(SVT(**{**SIZES, "norm_after_stage": True}, windiow_sizes=(WINDOW, WINDOW)), theirs)
+    assert prepared.layout == "MMPretrainTwins"
+    assert prepared.weights.keys() == own.keys()
+    assert all(torch.equal(value, own[name]) for name, value in prepared.weights.items())
+
+
 # ---------------------------------------------------------------- CLIP
 
 WIDTH, HEADS, LAYERS = 12, 3, 2

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from segplug_backbones.layouts.stdc import OfficialSTDC as OfficialSTDC
     from segplug_backbones.layouts.swin import OfficialSwin as OfficialSwin
     from segplug_backbones.layouts.swin import TorchvisionSwin as TorchvisionSwin
+    from segplug_backbones.layouts.twins import MMPretrainTwins as MMPretrainTwins
     from segplug_backbones.layouts.twins import OfficialTwins as OfficialTwins
     from segplug_backbones.layouts.vit import CLIPViT as CLIPViT
     from segplug_backbones.layouts.vit import JaxViT as JaxViT
@@ -126,6 +127,7 @@ _HOMES = {
     "InterpConv": "unet",
     "JaxViT": "layouts.vit",
     "MAE": "mae",
+    "MMPretrainTwins": "layouts.twins",
     "MMPretrainViT": "layouts.vit",
     "MSCAN": "mscan",
     "MixVisionTransformer": "mit",

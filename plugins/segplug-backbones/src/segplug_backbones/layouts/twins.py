@@ -1,4 +1,4 @@
-"""Twins as their authors and timm publish them."""
+"""Twins as their authors, timm and mmpretrain publish them."""
 
 from __future__ import annotations
 
@@ -46,3 +46,13 @@ class OfficialTwins(Renaming):
                 key = f"{layer}.attn.attn.out_{inner}"
             converted[re.sub(r"^norm\.", f"norm_list.{last}.", key)] = value
         return converted
+
+
+class MMPretrainTwins(Renaming):
+    """mmpretrain's names, which differ from MMSegmentation's."""
+
+    mark = r"^stages\.0\.0\.attn\."
+    rules: ClassVar = ((r"^stages\.", "layers."), (r"^norm_after_stage(\d)\.", r"norm_list.\1."))
+
+    def fits(self, module: nn.Module) -> bool:
+        return isinstance(module, PCPVT)
