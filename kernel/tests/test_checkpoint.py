@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import nn
 
-from segkernel import checkpoint
+from segkernel import checkpoint, weights
 from segkernel.errors import CheckpointError
 
 
@@ -106,7 +106,7 @@ def test_a_full_disk_leaves_the_previous_file_whole(tmp_path, monkeypatch):
 def test_a_write_that_stops_halfway_leaves_the_previous_file_whole(tmp_path):
     script = """
         import os, resource, sys, torch
-        from segkernel import checkpoint
+        from segkernel import checkpoint, weights
         path = sys.argv[1]
         checkpoint.save(path, {"state_dict": {"w": torch.ones(2)}})
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -380,7 +380,7 @@ def test_safetensors_are_read_or_their_package_is_named(tmp_path):
 
 
 def test_strict_loads_what_fits_completely():
-    report = checkpoint.load_weights(small_model(), small_model().state_dict(), mode="strict")
+    report = weights.load_weights(small_model(), small_model().state_dict(), mode="strict")
     assert len(report.loaded) == 9
     assert (report.skipped, report.reshaped, report.fresh) == ((), (), ())
     assert str(report) == "loaded 9 of 9 tensors"
@@ -390,7 +390,7 @@ def test_strict_refuses_another_class_count_by_name_and_leaves_the_model():
     model = small_model(5)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(CheckpointError, match=r"2\.weight: \(3, 4, 1, 1\) in the file, \(5, 4, 1, 1\)") as caught:
-        checkpoint.load_weights(model, small_model(3).state_dict(), mode="strict", classes=["a", "b", "c"])
+        weights.load_weights(model, small_model(3).state_dict(), mode="strict", classes=["a", "b", "c"])
     assert "trained on 3 classes: a, b, c" in str(caught.value)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -399,7 +399,7 @@ def test_strict_names_missing_and_unknown_keys():
     state = small_model().state_dict()
     state["aux.weight"] = state.pop("0.weight")
     with pytest.raises(CheckpointError, match=r"not in the file: 0\.weight\n    not in the model: aux\.weight"):
-        checkpoint.load_weights(small_model(), state, mode="strict")
+        weights.load_weights(small_model(), state, mode="strict")
 
 
 def test_finetune_loads_what_fits_and_reports_the_rest():
@@ -409,7 +409,7 @@ def test_finetune_loads_what_fits_and_reports_the_rest():
     del state["0.bias"]
     model = small_model(5)
     head = model[2].weight.clone()
-    report = checkpoint.load_weights(model, state, mode="finetune")
+    report = weights.load_weights(model, state, mode="finetune")
     assert report.skipped == ("other",)
     assert report.fresh == ("0.bias",)
     assert report.reshaped == (("2.weight", (3, 4, 1, 1), (5, 4, 1, 1)), ("2.bias", (3,), (5,)))
@@ -420,7 +420,7 @@ def test_finetune_loads_what_fits_and_reports_the_rest():
 
 def test_weights_of_another_model_are_refused_even_when_fine_tuning():
     with pytest.raises(CheckpointError, match="nothing in the file fits"):
-        checkpoint.load_weights(small_model(), {"x": torch.ones(1)}, mode="finetune")
+        weights.load_weights(small_model(), {"x": torch.ones(1)}, mode="finetune")
 
 
 def test_a_file_from_before_batch_norm_counted_batches_loads_strictly(tmp_path):
@@ -428,4 +428,4 @@ def test_a_file_from_before_batch_norm_counted_batches_loads_strictly(tmp_path):
     del state["1.num_batches_tracked"]
     state._metadata["1"]["version"] = 1  # type: ignore[attr-defined]
     torch.save({"state_dict": state}, tmp_path / "a.pth")
-    checkpoint.load_weights(small_model(), checkpoint.load(tmp_path / "a.pth")["state_dict"], mode="strict")
+    weights.load_weights(small_model(), checkpoint.load(tmp_path / "a.pth")["state_dict"], mode="strict")

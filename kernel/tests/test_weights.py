@@ -59,7 +59,7 @@ def test_a_layout_is_recognised_by_its_keys(layouts: None, tmp_path: Path) -> No
     torch.save({f"their_{key}": value for key, value in net().state_dict().items()}, tmp_path / "a.pth")
     model = net()
     nn.init.zeros_(model.stem.weight)
-    _, report = checkpoint.load_into(model, tmp_path / "a.pth", "strict")
+    _, report = weights.load_into(model, tmp_path / "a.pth", "strict")
     assert torch.equal(model.stem.weight, net().stem.weight)
     assert "converted from the layout of Theirs" in str(report)
 
@@ -93,12 +93,12 @@ def test_a_module_resizes_its_own_weights() -> None:
 def test_nothing_is_resized_where_all_must_fit(tmp_path: Path) -> None:
     torch.save(net().state_dict(), tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match="table"):
-        checkpoint.load_into(net(cells=9), tmp_path / "a.pth", "strict")
+        weights.load_into(net(cells=9), tmp_path / "a.pth", "strict")
 
 
 def test_the_report_says_what_was_resized(tmp_path: Path) -> None:
     torch.save(net().state_dict(), tmp_path / "a.pth")
-    _, report = checkpoint.load_into(net(cells=9), tmp_path / "a.pth", "finetune")
+    _, report = weights.load_into(net(cells=9), tmp_path / "a.pth", "finetune")
     assert "resized: table from (4, 2) to (9, 2)" in str(report)
 
 
@@ -106,7 +106,7 @@ def test_rows_of_the_last_convolution_go_to_the_classes_of_the_same_name(tmp_pat
     checkpoint.save(tmp_path / "a.pth", {"state_dict": net().state_dict(), "meta": {"classes": ["road", "sky", "car"]}})
     model = net(classes=4)
     before = model.head["conv_seg"].weight.clone()
-    _, report = checkpoint.load_into(model, tmp_path / "a.pth", "finetune", classes=["tree", "car", "road", "pole"])
+    _, report = weights.load_into(model, tmp_path / "a.pth", "finetune", classes=["tree", "car", "road", "pole"])
     given, now = net().head["conv_seg"].weight, model.head["conv_seg"].weight
     assert torch.equal(now[1], given[2])
     assert torch.equal(now[2], given[0])
@@ -118,7 +118,7 @@ def test_equally_many_classes_of_other_names_do_not_inherit_by_position(tmp_path
     checkpoint.save(tmp_path / "a.pth", {"state_dict": net().state_dict(), "meta": {"classes": ["road", "sky", "car"]}})
     model = net()
     nn.init.zeros_(model.head["conv_seg"].weight)
-    checkpoint.load_into(model, tmp_path / "a.pth", "finetune", classes=["car", "cat", "dog"])
+    weights.load_into(model, tmp_path / "a.pth", "finetune", classes=["car", "cat", "dog"])
     assert torch.equal(model.head["conv_seg"].weight[0], net().head["conv_seg"].weight[2])
     assert model.head["conv_seg"].weight[1:].abs().sum() == 0
 

@@ -1,8 +1,7 @@
 """Files of weights: written whole or not at all, read without running anything that is inside.
 
 save("latest.pth", {"state_dict": model.state_dict(), "meta": {"classes": ["road", "sky"]}})
-checkpoint = load("latest.pth")
-print(load_weights(model, checkpoint["state_dict"], mode="strict"))
+model.load_state_dict(load("latest.pth")["state_dict"])     # or segkernel.weights.load_into, which says what fits
 """
 
 from __future__ import annotations
@@ -16,10 +15,9 @@ import threading
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +27,6 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from segkernel.download import locate
 from segkernel.errors import CheckpointError, did_you_mean
 from segkernel.files import replacing
-from segkernel.weights import prepare
 
 PLAIN = (str, int, float, bool, type(None))
 """What may be saved beside tensors, lists, tuples and dicts."""
@@ -344,158 +341,3 @@ def _with_classes(meta: dict[str, Any]) -> dict[str, Any]:
         if value:
             meta[key] = value
     return meta
-
-
-# ---------------------------------------------------------------- into a model
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What became of a file's weights; printing it gives the report.
-
-    Args:
-        loaded: Names that were copied into the model.
-        skipped: Names that the model does not have.
-        reshaped: Names that have another shape in the model, with the file's shape and the model's; left fresh.
-        fresh: Names that the file does not have; the model keeps its own values.
-        layout: Whose layout the file had, when it was converted.
-        resized: Names whose values were resampled or repeated to the model's shape, with both shapes.
-        matched: Names whose rows were matched by class name, with how many of how many were.
-    """
-
-    loaded: tuple[str, ...]
-    skipped: tuple[str, ...]
-    reshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
-    fresh: tuple[str, ...]
-    layout: str = ""
-    resized: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
-    matched: tuple[tuple[str, int, int], ...] = ()
-
-    def __str__(self) -> str:
-        converted = f", converted from the layout of {self.layout}" if self.layout else ""
-        total = len(self.loaded) + len(self.reshaped) + len(self.fresh)
-        lines = [f"loaded {len(self.loaded)} of {total} tensors{converted}"]
-        lines += [f"    resized: {name} from {_shape(old)} to {_shape(new)}" for name, old, new in self.resized]
-        lines += [f"    {name}: {count} of {total} classes matched by name" for name, count, total in self.matched]
-        for name, file_shape, model_shape in self.reshaped:
-            lines.append(f"    left fresh: {name} is {_shape(file_shape)} in the file, {_shape(model_shape)} here")
-        lines += [f"    {text}: {_some(names)}" for text, names in self._lists() if names]
-        return "\n".join(lines)
-
-    def _lists(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
-        return ("not in the file, left fresh", self.fresh), ("not in the model, skipped", self.skipped)
-
-
-def load_into(
-    model: nn.Module,
-    path: str | Path,
-    mode: Literal["strict", "finetune"],
-    *,
-    classes: Sequence[str] | None = None,
-) -> tuple[dict[str, Any], LoadReport]:
-    """Copy the weights in a file into ``model``; return all that the file holds, and what was taken.
-
-    A layout that is not ours is converted. To fine-tune, values are resized where that is known, and the rows of the
-    last convolution go to the classes of the same name.
-
-    Args:
-        model: Changed in place.
-        path: As for `load`.
-        mode: As for `load_weights`.
-        classes: The model's own, to match those of the file by name when fine-tuning.
-
-    Raises:
-        CheckpointError: As `load` and `load_weights`, naming the file.
-    """
-    state = load(path)
-    known = state["meta"].get("classes")
-    try:
-        prepared = prepare(model, state["state_dict"], resize=mode == "finetune")
-        matched = _match_classes(prepared.weights, model, known, classes) if mode == "finetune" else ()
-        report = load_weights(model, prepared.weights, mode=mode, classes=known)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    return state, replace(report, layout=prepared.layout, resized=tuple(prepared.resized), matched=matched)
-
-
-def _match_classes(
-    weights: dict[str, Tensor], model: nn.Module, given: Sequence[str] | None, own: Sequence[str] | None
-) -> tuple[tuple[str, int, int], ...]:
-    """Replace the weights of last convolutions by the model's own, with the rows of classes of the same name."""
-    if not given or not own or list(given) == list(own):
-        return ()
-    rows = [(own.index(name), index) for index, name in enumerate(given) if name in own]
-    matched = []
-    for name, value in model.state_dict().items():
-        file = weights.get(name)
-        if file is None or ".conv_seg." not in name or (len(value), len(file)) != (len(own), len(given)):
-            continue
-        if value.shape[1:] == file.shape[1:]:
-            weights[name] = value.clone()
-            for target, source in rows:
-                weights[name][target] = file[source].to(value.dtype)
-            matched.append((name, len(rows), len(own)))
-    return tuple(matched)
-
-
-def load_weights(
-    model: nn.Module,
-    state_dict: Mapping[str, Tensor],
-    *,
-    mode: Literal["strict", "finetune"],
-    classes: Sequence[str] | None = None,
-) -> LoadReport:
-    """Copy ``state_dict`` into ``model``.
-
-    Args:
-        model: Changed in place.
-        state_dict: As `load` gives it.
-        mode: ``finetune`` copies what fits and leaves the rest fresh; ``strict`` refuses anything that does not fit.
-        classes: Those the file was trained on, if known; only named in a refusal.
-
-    Raises:
-        CheckpointError: In ``strict`` mode when anything differs; in any mode when nothing fits at all.
-    """
-    own = {name: tuple(value.shape) for name, value in model.state_dict().items() if isinstance(value, Tensor)}
-    shapes = {name: tuple(value.shape) for name, value in state_dict.items()}
-    reshaped = tuple((name, shape, own[name]) for name, shape in shapes.items() if own.get(name, shape) != shape)
-    rejected = {name for name, *_ in reshaped}
-    if mode == "strict" and reshaped:
-        raise CheckpointError(_refusal(LoadReport((), (), reshaped, ()), classes))
-    fitting = OrderedDict((name, value) for name, value in state_dict.items() if name not in rejected)
-    fitting._metadata = getattr(state_dict, "_metadata", OrderedDict())  # type: ignore[attr-defined]
-    try:
-        result = model.load_state_dict(fitting, strict=False)  # layers may rename old keys on the way
-    except RuntimeError as error:
-        raise CheckpointError(f"the weights do not fit the model: {error}") from error
-    fresh = tuple(name for name in result.missing_keys if name not in rejected)
-    untouched = rejected.union(fresh)
-    loaded = tuple(name for name in own if name not in untouched)
-    report = LoadReport(loaded, tuple(result.unexpected_keys), reshaped, fresh)
-    if mode == "strict" and (report.skipped or report.fresh):
-        raise CheckpointError(_refusal(report, classes))
-    if own and len(fitting) == len(report.skipped):
-        there = _some([*report.skipped, *rejected])
-        raise CheckpointError(f"nothing in the file fits the model, it is for another one; it holds {there}")
-    return report
-
-
-def _refusal(report: LoadReport, classes: Sequence[str] | None) -> str:
-    lines = ["the weights do not fit the model"]
-    for name, file_shape, model_shape in report.reshaped[:8]:
-        lines.append(f"    {name}: {_shape(file_shape)} in the file, {_shape(model_shape)} in the model")
-    if len(report.reshaped) > 8:
-        lines.append(f"    and {len(report.reshaped) - 8} more")
-    lines += [f"    {text.split(',')[0]}: {_some(names)}" for text, names in report._lists() if names]
-    if classes:
-        lines.append(f"    the file was trained on {len(classes)} classes: {_some(tuple(classes))}")
-    return "\n".join([*lines, "    use the config these weights were trained with, or load_from to fine-tune"])
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return "(" + ", ".join(str(size) for size in shape) + ")"
-
-
-def _some(names: Sequence[str], limit: int = 6) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

@@ -16,7 +16,7 @@ from segkernel.catalog import Catalog
 from segkernel.config import Config, load_config
 from segkernel.errors import BrokenPluginError, CheckpointError, ConfigError, Problem, UsageError
 from segkernel.interfaces.model import Exporter, Segmentor
-from segkernel.weights import prepare
+from segkernel.weights import LoadReport, load_into, load_weights, prepare
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def make_model(config: Config, catalog: Catalog | None = None, pretrained: bool 
     for name, part in model.named_modules() if pretrained else ():
         if start := getattr(part, "pretrained", None):
             target: Any = part.backbone if isinstance(part, Segmentor) else part
-            _, report = checkpoint.load_into(target, start, "finetune")
+            _, report = load_into(target, start, "finetune")
             log.info("%s from %s\n%s", name or "backbone", start, report)
     return model
 
@@ -126,7 +126,7 @@ def unavailable(config: Config) -> Problem:
 
 def fill(model: nn.Module, weights: str | Path) -> Mapping[str, Any]:
     """Load weights that must fit completely; return the file's ``meta``."""
-    state, report = checkpoint.load_into(model, weights, "strict")
+    state, report = load_into(model, weights, "strict")
     log.debug("%s\n%s", weights, report)
     return state["meta"]
 
@@ -162,7 +162,7 @@ def convert_weights(
     *,
     layout: str | None = None,
     backbone: bool = False,
-) -> tuple[Path, checkpoint.LoadReport]:
+) -> tuple[Path, LoadReport]:
     """Write weights under the names of a model; return the file, and what of it fits.
 
     Args:
@@ -179,7 +179,7 @@ def convert_weights(
     target: Any = built.backbone if backbone else built
     state = checkpoint.load(source)
     prepared = prepare(target, state["state_dict"], layout=layout)
-    report = checkpoint.load_weights(target, prepared.weights, mode="finetune")
+    report = load_weights(target, prepared.weights, mode="finetune")
     path = Path(out) if out else Path(f"{Path(str(source)).stem}_converted.pth")
     meta = {key: state["meta"][key] for key in ("classes", "palette") if key in state["meta"]}
     checkpoint.save(path, {"state_dict": {name: target.state_dict()[name] for name in report.loaded}, "meta": meta})

@@ -40,6 +40,7 @@ from segkernel.interfaces.data import Dataset, LabelSpec
 from segkernel.interfaces.model import Engine, Segmentor
 from segkernel.randomness import random_state, seed_everything, set_random_state
 from segkernel.sample import Batch
+from segkernel.weights import LoadReport, load_into
 
 if TYPE_CHECKING:
     from segkernel.config import Config
@@ -316,7 +317,7 @@ class Runner:
             CheckpointError: When it is no checkpoint of a run like this one.
             UsageError: When it holds weights alone.
         """
-        state, _ = checkpoints.load_into(self.model, path, "strict")
+        state, _ = load_into(self.model, path, "strict")
         if not {"optimizer", "random", "position"} <= state.keys():
             raise UsageError(f"{path} holds weights but no run to resume; start from them with load_from: {path}")
         try:
@@ -344,9 +345,9 @@ class Runner:
         self._random = state["random"]
         set_random_state(state["random"])  # finds out now whether it can be done, later, for good
 
-    def load_weights(self, path: str | Path, mode: str = "finetune") -> checkpoints.LoadReport:
+    def load_weights(self, path: str | Path, mode: str = "finetune") -> LoadReport:
         """Load a model's weights alone and log what was taken; ``strict`` refuses anything that does not fit."""
-        _, report = checkpoints.load_into(self.model, path, mode, classes=self.dataset_classes)  # type: ignore[arg-type]
+        _, report = load_into(self.model, path, mode, classes=self.dataset_classes)  # type: ignore[arg-type]
         log.info("%s\n%s", path, report)
         return report
 

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segkernel import checkpoint
 from segkernel.build import build
 from segkernel.interfaces.model import Backbone
 from segkernel.nn import make_divisible
-from segkernel.weights import prepare
+from segkernel.weights import load_weights, prepare
 from segplug_backbones import (
     MSCAN,
     VGG,
@@ -49,7 +48,7 @@ def converted(module: nn.Module, weights: dict[str, Tensor], layout: str) -> nn.
     """Load weights of another layout into a module, all of them, and return it."""
     prepared = prepare(module, weights)
     assert prepared.layout == layout
-    report = checkpoint.load_weights(module, prepared.weights, mode="finetune")
+    report = load_weights(module, prepared.weights, mode="finetune")
     assert (report.fresh, report.reshaped) == ((), ())
     return module.eval()
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from segkernel import checkpoint
 from segkernel.nn import PatchMerging
-from segkernel.weights import prepare
+from segkernel.weights import load_weights, prepare
 from segplug_backbones import (
     MAE,
     BEiT,
@@ -43,7 +43,7 @@ def convert(module: nn.Module, weights: Weights, layout: str, **more: str) -> nn
     """Load weights of another layout into a module, all of them, and return it."""
     prepared = prepare(module, weights, **more)
     assert prepared.layout == layout
-    report = checkpoint.load_weights(module, prepared.weights, mode="finetune")
+    report = load_weights(module, prepared.weights, mode="finetune")
     assert [name for name in report.fresh if "index" not in name] == []
     assert report.reshaped == ()
     return module.eval()

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segkernel import checkpoint
-from segkernel.weights import prepare
+from segkernel.weights import load_weights, prepare
 from segplug_backbones import PCPVT, SVT, VisionTransformer
 
 Weights = dict[str, Tensor]
@@ -42,7 +41,7 @@ def converted(module: nn.Module, weights: Weights, layout: str) -> nn.Module:
     """Load weights of another layout into a module, all of them, and return it."""
     prepared = prepare(module, weights)
     assert prepared.layout == layout
-    report = checkpoint.load_weights(module, prepared.weights, mode="finetune")
+    report = load_weights(module, prepared.weights, mode="finetune")
     assert (report.fresh, report.reshaped) == ((), ())
     return module.eval()
 

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segkernel import checkpoint
 from segkernel.build import build
-from segkernel.weights import prepare
+from segkernel.weights import load_weights, prepare
 from segplug_heads import MultimodalEncoderDecoder
 from segplug_heads.parts.clip_tokenizer import tokenize
 
@@ -114,7 +113,7 @@ def test_san_is_made_of_clip() -> None:
     w, model = clip(), san()
     prepared = prepare(model, w)
     assert prepared.layout == "CLIPSAN"
-    report = checkpoint.load_weights(model, prepared.weights, mode="finetune")
+    report = load_weights(model, prepared.weights, mode="finetune")
     own = ("decode_head.side_adapter_network.", "text_encoder.bg_embed")
     assert [name for name in report.fresh if not name.startswith(own)] == []
     assert (report.reshaped, set(prepared.weights) <= set(model.state_dict())) == ((), True)
