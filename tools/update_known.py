@@ -52,7 +52,7 @@ def written(text: str, package: str, pyproject: dict[str, Any]) -> str:
     names = homes(package, pyproject)
     imports = sorted(f"    from {module} import {name} as {name}\n" for name, module in names.items())
     table = [f'    "{name}": "{module.removeprefix(f"{package}.")}",\n' for name, module in names.items()]
-    block = ["if TYPE_CHECKING:\n", *imports, "\n_HOMES = {\n", *table, "}\n"]
+    block = ["# isort: off\n", "if TYPE_CHECKING:\n", *imports, "# isort: on\n", "\n_HOMES = {\n", *table, "}\n"]
     return before + BEGIN + "".join(block) + END + rest.partition(END)[2]
 
 

@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 # The names below are written by tools/update_known.py.
+# isort: off
 if TYPE_CHECKING:
     from segplug_backbones.beit import BEiT as BEiT
     from segplug_backbones.bisenetv1 import BiSeNetV1 as BiSeNetV1
@@ -105,6 +106,7 @@ if TYPE_CHECKING:
     from segplug_backbones.unet import UNet as UNet
     from segplug_backbones.vgg import VGG as VGG
     from segplug_backbones.vit import VisionTransformer as VisionTransformer
+# isort: on
 
 _HOMES = {
     "BEiT": "beit",

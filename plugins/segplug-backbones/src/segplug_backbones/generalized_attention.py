@@ -33,8 +33,8 @@ class GeneralizedAttention(nn.Module):
             pixel attended to, distance alone.
 
     Raises:
-        ConfigError: ``attention_type`` is something else, there are more heads than channels, or the code's length is no
-            multiple of 4.
+        ConfigError: ``attention_type`` is something else, there are more heads than channels, or the code's length is
+            no multiple of 4.
     """
 
     abbreviation: ClassVar[str] = "gen_attention_block"

@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 # The names below are written by tools/update_known.py.
+# isort: off
 if TYPE_CHECKING:
     from segplug_heads.heads.ann_head import ANNHead as ANNHead
     from segplug_heads.heads.apc_head import APCHead as APCHead
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from segplug_heads.segmentors.multi_head import MultiHeadSegmentor as MultiHeadSegmentor
     from segplug_heads.segmentors.multimodal_encoder_decoder import MultimodalEncoderDecoder as MultimodalEncoderDecoder
     from segplug_heads.segmentors.siam_encoder_decoder import SiamEncoderDecoder as SiamEncoderDecoder
+# isort: on
 
 _HOMES = {
     "ANNHead": "heads.ann_head",
