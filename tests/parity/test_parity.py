@@ -14,7 +14,7 @@ import pytest
 import run
 
 HERE = Path(__file__).parent
-SLOW = ("r50", "r101", "mit-b3", "mit-b4", "vit-", "deit-", "beit-", "mae-", "swin-l")
+QUICK = ("r18", "fast_scnn", "bisenetv2", "stdc1", "hr18s", "mit-b0", "mobilenet-v3", "erfnet", "poolformer_s12")
 FAMILIES = sorted(path.name for path in (HERE / "cases").iterdir())
 
 
@@ -25,7 +25,7 @@ def read(name: str) -> list[dict]:
 def case_parameters() -> list:
     paths = list(golden.find(HERE / "cases"))
     return [
-        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if any(part in path.stem for part in SLOW) else [])
+        pytest.param(path, id=path.stem, marks=[] if any(part in path.stem for part in QUICK) else [pytest.mark.slow])
         for path in paths
     ]
 
@@ -42,6 +42,7 @@ def test_full_cases_of_a_family_pass(family: str, full_cases: Path, capsys: pyte
     assert code == 0, capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", read("train_steps.json"), ids=lambda case: Path(case["source_config"]).stem)
 def test_five_training_steps_equal_the_reference(case: dict) -> None:
     assert golden_steps.check(case).failures == []
