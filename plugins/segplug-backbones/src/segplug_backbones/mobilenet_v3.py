@@ -22,7 +22,7 @@ SAME_PADDING = {"type": "Conv2dAdaptivePadding"}
 
 
 class Arch(NamedTuple):
-    """A network: its blocks, the channels at its end, and the blocks that strided once, where dilation 2 and 4 begin."""
+    """A network: blocks, channels at the end, and the blocks that strided once, where dilation 2 and 4 begin."""
 
     blocks: tuple[Row, ...]
     last: int
