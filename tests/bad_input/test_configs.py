@@ -61,7 +61,7 @@ CHANGES = {
     "novalue": "'novalue' is no override",
     # names
     "model.type=Foo": "model.type: no segmentors component is called 'Foo'",
-    "evaluate.metrics=[{type: IuoMetric}]": "did you mean 'IoUMetric'?",
+    "evaluate.metrics=[{type: IuoMetric}]": "did you mean 'IoUMetric'",
     "optim.optimizer.type=Sdg": "did you mean 'SGD'?",
     "data.train.type=no_such_module:Foo": "no_such_module",
     "~model.type": "model.type: missing",
