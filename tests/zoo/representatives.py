@@ -7,7 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+THIN = ("model.decode_head.channels=64",)
 SHALLOW_VIT = ("model.backbone.num_layers=4", "model.backbone.out_indices=[0,1,2,3]")
+R18 = ("model.backbone.depth=18",)
+R18_AUXILIARY = (*R18, "model.auxiliary_head.in_channels=256")
+R18_LAST = (*R18_AUXILIARY, "model.decode_head.in_channels=512", *THIN)
+R18_FPN = (*R18, "model.neck.in_channels=[64,128,256,512]")
 
 
 @dataclass(frozen=True)
@@ -25,62 +30,89 @@ class Representative:
 
     model: str
     edits: tuple[str, ...] = ()
-    size: tuple[int, int] = (128, 128)
+    size: tuple[int, int] = (96, 96)
     odd: str = ""
     compiles: str = ""
     exports: str = ""
 
 
 FAMILIES: dict[str, Representative] = {
-    "ann": Representative("ann_r50-d8"),
-    "apcnet": Representative("apcnet_r50-d8"),
-    "beit": Representative("beit-base_upernet", SHALLOW_VIT),
+    "ann": Representative("ann_r50-d8", (*R18_AUXILIARY, *THIN, "model.decode_head.in_channels=[256,512]")),
+    "apcnet": Representative("apcnet_r50-d8", R18_LAST),
+    "beit": Representative("beit-base_upernet", (*SHALLOW_VIT, *THIN)),
     "bisenetv1": Representative("bisenetv1_r18-d32"),
     "bisenetv2": Representative("bisenetv2_fcn"),
-    "ccnet": Representative("ccnet_r50-d8"),
+    "ccnet": Representative("ccnet_r50-d8", R18_LAST),
     "cgnet": Representative("cgnet_fcn"),
-    "convnext": Representative("convnext-tiny_upernet"),
-    "danet": Representative("danet_r50-d8"),
+    "convnext": Representative(
+        "convnext-tiny_upernet", ("model.backbone.arch={depths: [1,1,2,1], channels: [96,192,384,768]}", *THIN)
+    ),
+    "danet": Representative("danet_r50-d8", R18_LAST),
     "ddrnet": Representative("ddrnet_23-slim_in1k-pre"),
     "deeplabv3": Representative("deeplabv3_r18-d8"),
     "deeplabv3plus": Representative("deeplabv3plus_r18-d8"),
-    "dmnet": Representative("dmnet_r50-d8"),
-    "dnlnet": Representative("dnl_r50-d8"),
-    "dpt": Representative("dpt_vit-b16", SHALLOW_VIT),
-    "emanet": Representative("emanet_r50-d8"),
-    "encnet": Representative("encnet_r50-d8"),
+    "dmnet": Representative("dmnet_r50-d8", R18_LAST),
+    "dnlnet": Representative("dnl_r50-d8", R18_LAST),
+    "dpt": Representative("dpt_vit-b16", (*SHALLOW_VIT, *THIN)),
+    "emanet": Representative("emanet_r50-d8", R18_LAST),
+    "encnet": Representative("encnet_r50-d8", (*R18_AUXILIARY, *THIN, "model.decode_head.in_channels=[128,256,512]")),
     "erfnet": Representative("erfnet_fcn"),
-    "fastfcn": Representative("fastfcn_r50-d32_jpu_psp"),
+    "fastfcn": Representative(
+        "fastfcn_r50-d32_jpu_psp",
+        (
+            *R18_AUXILIARY,
+            *THIN,
+            "model.neck.in_channels=[128,256,512]",
+            "model.neck.mid_channels=64",
+            "model.decode_head.in_channels=256",
+        ),
+    ),
     "fastscnn": Representative("fast_scnn"),
     "fcn": Representative("fcn_r18-d8"),
-    "gcnet": Representative("gcnet_r50-d8"),
+    "gcnet": Representative("gcnet_r50-d8", R18_LAST),
     "hrnet": Representative("fcn_hr18s"),
     "icnet": Representative("icnet_r18-d8"),
-    "isanet": Representative("isanet_r50-d8"),
-    "knet": Representative("knet-s3_r50-d8_fcn"),
-    "mae": Representative("mae-base_upernet", SHALLOW_VIT),
-    "mask2former": Representative("mask2former_r50"),
-    "maskformer": Representative("maskformer_r50-d32"),
+    "isanet": Representative("isanet_r50-d8", R18_LAST),
+    "knet": Representative(
+        "knet-s3_r50-d8_fcn", (*R18_AUXILIARY, "model.decode_head.kernel_generate_head.in_channels=512")
+    ),
+    "mae": Representative("mae-base_upernet", (*SHALLOW_VIT, *THIN)),
+    "mask2former": Representative(
+        "mask2former_r50",
+        (
+            *R18,
+            "model.decode_head.in_channels=[64,128,256,512]",
+            "model.decode_head.pixel_decoder.encoder.num_layers=2",
+            "model.decode_head.transformer_decoder.num_layers=3",
+        ),
+    ),
+    "maskformer": Representative(
+        "maskformer_r50-d32",
+        (*R18, "model.decode_head.in_channels=[64,128,256,512]", "model.decode_head.transformer_decoder.num_layers=2"),
+    ),
     "mobilenet_v2": Representative("mobilenet-v2-d8_fcn"),
     "mobilenet_v3": Representative("mobilenet-v3-d8-s_lraspp", size=(192, 192)),
-    "nonlocal_net": Representative("nonlocal_r50-d8"),
+    "nonlocal_net": Representative("nonlocal_r50-d8", R18_LAST),
     "ocrnet": Representative("ocrnet_hr18s"),
     "pidnet": Representative("pidnet-s"),
-    "point_rend": Representative("pointrend_r50"),
+    "point_rend": Representative("pointrend_r50", R18_FPN),
     "poolformer": Representative("fpn_poolformer_s12"),
-    "psanet": Representative("psanet_r50-d8"),
+    "psanet": Representative("psanet_r50-d8", R18_LAST),
     "pspnet": Representative("pspnet_r18-d8"),
-    "resnest": Representative("resnest_s101-d8_pspnet", ("model.backbone.depth=50",)),
+    "resnest": Representative("resnest_s101-d8_pspnet", ("model.backbone.depth=50", *THIN)),
     "segformer": Representative("segformer_mit-b0"),
-    "segmenter": Representative("segmenter_vit-t_mask"),
-    "segnext": Representative("segnext_mscan-t"),
-    "sem_fpn": Representative("fpn_r50"),
+    "segmenter": Representative("segmenter_vit-t_mask", ("model.backbone.num_layers=4",)),
+    "segnext": Representative("segnext_mscan-t", ("model.backbone.depths=[1,1,2,1]",)),
+    "sem_fpn": Representative("fpn_r50", R18_FPN),
     "setr": Representative("setr_vit-l_naive", SHALLOW_VIT),
     "stdc": Representative("stdc1"),
-    "swin": Representative("swin-tiny-patch4-window7-in1k-pre_upernet"),
-    "twins": Representative("twins_pcpvt-s_uperhead"),
-    "unet": Representative("unet-s5-d16_fcn"),
-    "upernet": Representative("upernet_r18"),
-    "vit": Representative("vit_deit-s16_upernet", SHALLOW_VIT),
+    "swin": Representative("swin-tiny-patch4-window7-in1k-pre_upernet", ("model.backbone.depths=[2,2,2,2]", *THIN)),
+    "twins": Representative("twins_pcpvt-s_uperhead", ("model.backbone.depths=[1,1,2,1]", *THIN)),
+    "unet": Representative(
+        "unet-s5-d16_fcn",
+        ("model.backbone.base_channels=16", "model.decode_head.in_channels=16", "model.auxiliary_head.in_channels=32"),
+    ),
+    "upernet": Representative("upernet_r18", THIN),
+    "vit": Representative("vit_deit-s16_upernet", (*SHALLOW_VIT, *THIN)),
 }
 """By family. ``dsdl`` trains models of others, ``vpd`` cannot be built, and SAN's classes are words: it is below."""
