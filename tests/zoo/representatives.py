@@ -14,6 +14,21 @@ R18_AUXILIARY = (*R18, "model.auxiliary_head.in_channels=256")
 R18_LAST = (*R18_AUXILIARY, "model.decode_head.in_channels=512", *THIN)
 R18_FPN = (*R18, "model.neck.in_channels=[64,128,256,512]")
 
+SHALLOW_SAN = (
+    "model.text_encoder.dataset_name=null",
+    "+model.text_encoder.vocabulary=[sky, building, road, sidewalk, vegetation, car, person, pole]",
+    "model.text_encoder.templates=['a photo of a {}.']",
+    "model.text_encoder.num_layers=2",
+    "model.image_encoder.num_layers=3",
+    "model.image_encoder.out_indices=[0,1,2]",
+    "model.decode_head.deep_supervision_idxs=[3]",
+    "model.decode_head.san_cfg.cfg_encoder.num_encode_layer=4",
+    "model.decode_head.san_cfg.fusion_index=[0,1,2,3]",
+    "model.decode_head.maskgen_cfg.num_layers=1",
+    "model.decode_head.loss_decode.0.class_weight=[1,1,1,1,1,1,1,1,0.1]",
+    "data.preprocess.size_divisor=32",
+)
+
 
 @dataclass(frozen=True)
 class Representative:
@@ -100,6 +115,7 @@ FAMILIES: dict[str, Representative] = {
     "psanet": Representative("psanet_r50-d8", R18_LAST),
     "pspnet": Representative("pspnet_r18-d8"),
     "resnest": Representative("resnest_s101-d8_pspnet", ("model.backbone.depth=50", *THIN)),
+    "san": Representative("san-vit-b16_coco-stuff164k", SHALLOW_SAN),
     "segformer": Representative("segformer_mit-b0"),
     "segmenter": Representative("segmenter_vit-t_mask", ("model.backbone.num_layers=4",)),
     "segnext": Representative("segnext_mscan-t", ("model.backbone.depths=[1,1,2,1]",)),
@@ -115,4 +131,4 @@ FAMILIES: dict[str, Representative] = {
     "upernet": Representative("upernet_r18", THIN),
     "vit": Representative("vit_deit-s16_upernet", (*SHALLOW_VIT, *THIN)),
 }
-"""By family. ``dsdl`` trains models of others, ``vpd`` cannot be built, and SAN's classes are words: it is below."""
+"""By family. ``dsdl`` trains models of others, ``vpd`` cannot be built."""
