@@ -1,0 +1,41 @@
+"""``seg-kernel data``: what is done to data before a run. Each command is imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from segkernel.errors import UsageError, suggest
+
+COMMANDS = {
+    "check": "Find what is wrong with images and masks, and say how to mend it.",
+    "stats": "Mean and deviation per band, pixels per class, sizes, class weights.",
+    "browse": "Draw images, masks and augmented samples on one page.",
+    "prepare": "Convert a data set from its download into the published layout.",
+    "pack": "Decode a data set once into files that are read in no time.",
+}
+"""Each in ``segplug_datasets.commands.NAME`` as ``command``, and what ``--help`` says of it."""
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            raise UsageError(f"no command is called 'data {name}'; {suggest(name, COMMANDS)}")
+        command: click.Command = importlib.import_module(f"segplug_datasets.commands.{name}").command
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str, click.Command | None, list[str]]:
+        return args[0], self.get_command(ctx, args[0]), args[1:]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, no_args_is_help=True)
+def data() -> None:
+    """Check, measure, look at, convert and pack data."""
