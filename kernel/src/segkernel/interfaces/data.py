@@ -29,7 +29,8 @@ class LabelSpec:
         ignore: Values of the file that become `IGNORE`.
         offset: Subtracted from the value to give the id; smaller values are ignored. 1 covers what other
             tools call ``reduce_zero_label``.
-        values: File value to class id, for files whose ids are sparse or to be regrouped; replaces ``offset``.
+        values: File value to class id, for files whose ids are sparse or to be regrouped; replaces ``offset``, and
+            what it names is not ignored: ``{0: 0, 255: 1}`` reads black and white masks.
 
     Raises:
         UsageError: When the parts contradict each other.
@@ -101,7 +102,7 @@ class LabelSpec:
         else:
             pairs = [(i + self.offset, i) for i in range(len(self.classes))]
             pairs += [(value, IGNORE) for value in range(self.offset)]
-        return pairs + [(value, IGNORE) for value in self.ignore]
+        return pairs + [(value, IGNORE) for value in self.ignore if value not in (self.values or ())]
 
     def _refuse(self, values: np.ndarray, path: str | None) -> None:
         shown = ", ".join(str(v) for v in values[:8]) + (" ..." if len(values) > 8 else "")

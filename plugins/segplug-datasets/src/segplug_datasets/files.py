@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
 
@@ -89,6 +89,19 @@ class ListedFiles:
         return ids[places].reshape(codes.shape)
 
 
+@dataclass(frozen=True)
+class Folders:
+    """Where `PairedFiles` looks for its files; also the attribute ``folders`` of the error when they do not fit."""
+
+    images: Path
+    masks: Path | None
+    image_suffixes: tuple[str, ...]
+    mask_suffix: str
+    split: Path | None
+    labels: LabelSpec
+    colors: dict[Color, int]
+
+
 class PairedFiles(ListedFiles):
     """Images of one folder and, where there are any, their label files in another.
 
@@ -116,16 +129,28 @@ class PairedFiles(ListedFiles):
         colors: Mapping[Color, int] | None = None,
     ) -> None:
         suffixes = (image_suffix,) if isinstance(image_suffix, str) else tuple(image_suffix)
-        found = find_files(images, suffixes)
-        truths = None if masks is None else find_files(masks, (mask_suffix,))
-        names = sorted(found) if split is None else _read_split(split, (*suffixes, mask_suffix))
-        refuse_missing(names, found, f"listed in {split} but not found in {images}")
-        if truths is not None:
-            refuse_missing(names, truths, f"without a mask NAME{mask_suffix} in {masks}")
-            if split is None:
-                refuse_missing(sorted(truths), found, f"with a mask in {masks} but no image in {images}")
-        files = [(name, found[name], truths[name] if truths is not None else None) for name in names]
+        self.folders = Folders(images, masks, suffixes, mask_suffix, split, labels, dict(colors or {}))
+        try:
+            files = _pair(self.folders)
+        except DataError as error:
+            error.folders = self.folders  # type: ignore[attr-defined]  # what the mask doctor looks at instead
+            raise
         super().__init__(files, labels, colors)
+
+
+def _pair(folders: Folders) -> list[tuple[str, str, str | None]]:
+    """Return (name, image, label file or None) of the samples of two folders, or refuse what has no partner."""
+    images, masks, split = folders.images, folders.masks, folders.split
+    suffixes, mask_suffix = folders.image_suffixes, folders.mask_suffix
+    found = find_files(images, suffixes)
+    truths = None if masks is None else find_files(masks, (mask_suffix,))
+    names = sorted(found) if split is None else read_split(split, (*suffixes, mask_suffix))
+    refuse_missing(names, found, f"listed in {split} but not found in {images}")
+    if truths is not None:
+        refuse_missing(names, truths, f"without a mask NAME{mask_suffix} in {masks}")
+        if split is None:
+            refuse_missing(sorted(truths), found, f"with a mask in {masks} but no image in {images}")
+    return [(name, found[name], truths[name] if truths is not None else None) for name in names]
 
 
 class FolderDataset(PairedFiles):
@@ -320,7 +345,8 @@ def _walk(folder: Path) -> Iterable[str]:
         yield from (os.path.join(place, file) for file in files if not file.startswith("."))
 
 
-def _read_split(path: Path, suffixes: Sequence[str]) -> list[str]:
+def read_split(path: Path, suffixes: Sequence[str]) -> list[str]:
+    """Return the names of a text file, one per line, without the suffixes that may stand there."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
