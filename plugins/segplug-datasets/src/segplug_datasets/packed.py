@@ -1,0 +1,460 @@
+"""A data set decoded once: raw arrays in large files, read through memory maps.
+
+    pack(FolderDataset("images", "masks"), "packed/train", workers=8)
+    dataset = PackedDataset("packed/train")
+
+A folder of ``shard-NNNNN.bin`` (blocks of `segplug_datasets.pages`, each at a multiple of 4096 bytes, and at the end
+a table of offset, length and CRC-32 of each), ``index.npy`` (the tables of all shards) and ``pack.json`` (format,
+classes, labels, shards). A shard appears whole or not at all, so that packing goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import mmap
+import os
+import shutil
+import weakref
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from segkernel.errors import DataError, UsageError
+from segkernel.files import replacing
+from segkernel.interfaces.data import Color, Dataset, LabelSpec
+from segkernel.sample import Sample
+from segplug_datasets import pages
+from segplug_datasets.example import write_example
+from segplug_datasets.files import FolderDataset
+from segplug_datasets.parallel import in_processes
+
+VERSION = 1
+"""Of the format; another one is refused."""
+
+_MAGIC = b"SEGPACK1"
+_BLOCK = 4096
+_TRAILER = len(_MAGIC) + 16  # magic, rows of the table, CRC-32 of the table
+_AGAIN = "pack the data set again: whole shards are kept"
+_MAPS_AT_ONCE = 256  # each holds a file handle, of which a process may have few
+
+
+# ---------------------------------------------------------------- reading
+
+
+class PackedDataset:
+    """A data set that `pack` wrote: the same samples as the original, from memory maps instead of decoders.
+
+    Arrays are views into a private map of the file, so only what is looked at is read, and what a transform writes
+    into them stays in that sample alone.
+
+    Args:
+        path: The folder.
+        verify: Compare the checksum of every sample that is read; for disks that are not trusted, as it reads all.
+
+    Raises:
+        DataError: When it is no such folder, unfinished, of another version, or a shard is missing or cut short.
+    """
+
+    @staticmethod
+    def conformance(folder: Path) -> list[dict[str, Any]]:
+        """Pack a tiny data set into ``folder`` and return the arguments that read it."""
+        write_example(folder / "images", folder / "masks", (0, 1, 255), ".jpg", ".png")
+        pack(FolderDataset("images", "masks", data_root=folder), folder / "packed")
+        return [{"path": str(folder / "packed")}]
+
+    classes: tuple[str, ...]
+    palette: tuple[Color, ...]
+
+    def __init__(self, path: str | Path, verify: bool = False) -> None:
+        self.path, self.verify = os.path.abspath(path), verify
+        self.data_root = self.path
+        summary = _read_summary(Path(self.path))
+        self.classes = tuple(summary["classes"])
+        self.palette = tuple((int(r), int(g), int(b)) for r, g, b in summary["palette"])
+        if summary["labels"] is not None:
+            self.labels = _as_labels(summary["labels"])
+        self._index = _read_index(Path(self.path), summary)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "verify": self.verify}  # another process opens its own maps
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        shard, offset, length, checksum = self._index[index].tolist()
+        path = Path(self.path, _shard_name(shard))
+        block = _map(path, offset, length)
+        try:
+            if self.verify and zlib.crc32(block) != checksum:
+                raise DataError("its checksum is another")
+            return pages.decode(block)
+        except DataError as error:
+            raise DataError(f"sample {index} is damaged; {_AGAIN}\n    {error}", path) from error
+
+
+_maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+
+
+def _map(path: Path, offset: int, length: int) -> Any:
+    """Return ``length`` bytes of a file: a map of its own, whose changes reach neither the file nor another map."""
+    start = offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+    try:
+        with open(path, "rb") as file:
+            mapped = mmap.mmap(file.fileno(), offset - start + length, access=mmap.ACCESS_COPY, offset=start)
+    except FileNotFoundError:
+        raise DataError(f"this shard is missing; {_AGAIN}", path) from None
+    except ValueError as error:
+        raise DataError(f"this shard is cut short; {_AGAIN}", path) from error
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", path) from error
+    block = memoryview(mapped)[offset - start :]
+    if len(_maps) >= _MAPS_AT_ONCE:
+        return bytearray(block)
+    _maps.add(mapped)
+    return block
+
+
+def _read_summary(folder: Path) -> dict[str, Any]:
+    path = folder / "pack.json"
+    if not path.exists():
+        unfinished = any(folder.glob("*shard-*"))
+        message = f"packing was not finished; {_AGAIN}" if unfinished else "not a packed data set: it has no pack.json"
+        raise DataError(message, folder)
+    try:
+        summary: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        version = summary["version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"damaged ({error}); {_AGAIN}", path) from error
+    if version != VERSION:
+        raise DataError(f"of version {version}, this release reads {VERSION}; pack the data set again", path)
+    return summary
+
+
+def _read_index(folder: Path, summary: Mapping[str, Any]) -> np.ndarray:
+    """Return (samples, 4) int64: shard, offset, length and CRC-32; every shard is there in its full length."""
+    path = folder / "index.npy"
+    try:
+        index: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"missing or damaged ({error}); {_AGAIN}", path) from error
+    if index.shape != (summary["samples"], 4) or zlib.crc32(index.tobytes()) != summary["index_crc32"]:
+        raise DataError(f"not the index that pack.json describes; {_AGAIN}", path)
+    for number, size in enumerate(summary["shards"]):
+        shard = folder / _shard_name(number)
+        if not shard.exists():
+            raise DataError(f"this shard is missing; {_AGAIN}", shard)
+        if shard.stat().st_size != size:
+            raise DataError(f"has {shard.stat().st_size} bytes instead of {size}; {_AGAIN}", shard)
+    return index
+
+
+def _as_labels(record: Mapping[str, Any]) -> LabelSpec:
+    values = record["values"]
+    return LabelSpec(
+        tuple(record["classes"]),
+        tuple(tuple(color) for color in record["palette"]),
+        tuple(record["ignore"]),
+        record["offset"],
+        None if values is None else {int(value): class_id for value, class_id in values},
+    )
+
+
+def _shard_name(number: int) -> str:
+    return f"shard-{number:05d}.bin"
+
+
+def verify_pack(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Read a pack in full; yield the index of each sample that is damaged or out of date, and what is wrong.
+
+    Out of date is a sample whose files have changed since; files that are gone do not count.
+
+    Raises:
+        DataError: As `PackedDataset`.
+    """
+    dataset = PackedDataset(path)
+    for index, (shard, offset, length, checksum) in enumerate(dataset._index.tolist()):
+        file = Path(dataset.path, _shard_name(shard))
+        block = _map(file, offset, length)
+        if zlib.crc32(block) != checksum:
+            yield index, f"{file}: damaged at byte {offset}; {_AGAIN}"
+        elif changed := _changed_files(pages.read_note(block)):
+            yield index, f"{changed[0]}: changed since it was packed; {_AGAIN}"
+
+
+# ---------------------------------------------------------------- writing
+
+
+def pack(
+    dataset: Dataset,
+    folder: str | Path,
+    workers: int = 0,
+    shard_bytes: int = 256 * 2**20,
+    source: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> PackedDataset:
+    """Decode every sample once and write it into ``folder``; shards that a stopped run finished are kept.
+
+    A kept shard is read in full, its checksums compared, and so are its first sample with the data set's and the
+    sizes and times of the source files; one that differs is written anew. Only one process may pack into a folder.
+
+    Args:
+        dataset: Any data set; it is handed to the processes by pickling.
+        folder: Made when missing.
+        workers: Processes that decode and write; 0 does it in this one.
+        shard_bytes: About how large a shard becomes.
+        source: The data set's config, remembered so that a run with another one is refused.
+        progress: Called with the samples that are done and their number.
+
+    Raises:
+        DataError: When samples cannot be read (all are named, nothing else is lost), the disk is too full, or the
+            folder holds a pack of something else.
+        UsageError: When a sample holds what cannot be packed.
+    """
+    if workers < 0 or shard_bytes < 1:
+        raise UsageError(f"workers {workers} and shard_bytes {shard_bytes}: need at least 0 and 1")
+    folder = Path(folder)
+    plan = _plan(dataset, folder, shard_bytes, source)
+    (folder / "pack.json").unlink(missing_ok=True)
+    tables: dict[int, np.ndarray] = {}
+    errors: list[str] = []
+    done = 0
+    for job, table, failed in in_processes(_pack_shard, dataset, plan.jobs(folder), workers):
+        if table is not None:
+            tables[job.number] = table
+        errors += failed
+        done += job.end - job.start
+        if progress:
+            progress(done, len(dataset))
+    if errors:
+        more = f"\n    and {len(errors) - 20} more" if len(errors) > 20 else ""
+        listed = "\n    ".join(errors[:20])
+        raise DataError(f"{len(errors)} samples cannot be packed; mend them and run again:\n    {listed}{more}", folder)
+    _finish(folder, plan, [tables[number] for number in sorted(tables)])
+    return PackedDataset(folder)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which samples go into which shard, and what is remembered of the data set."""
+
+    summary: dict[str, Any]
+    per_shard: int
+
+    def jobs(self, folder: Path) -> list[_Job]:
+        starts = range(0, self.summary["samples"], self.per_shard)
+        ranges = [(start, min(start + self.per_shard, self.summary["samples"])) for start in starts]
+        return [_Job(str(folder / _shard_name(n)), n, *ends) for n, ends in enumerate(ranges)]
+
+
+@dataclass(frozen=True)
+class _Job:
+    path: str
+    number: int
+    start: int
+    end: int
+
+
+def _plan(dataset: Dataset, folder: Path, shard_bytes: int, source: Mapping[str, Any] | None) -> _Plan:
+    """Return the plan of the pack in ``folder``, or a new one, for which there is enough space."""
+    summary = _describe(dataset, source)
+    if not summary["samples"]:
+        raise DataError("the data set is empty", getattr(dataset, "data_root", None))
+    path = folder / "plan.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink()
+        if path.exists():
+            found = json.loads(path.read_text("utf-8"))
+            if found.get("summary") != json.loads(json.dumps(summary)):
+                raise DataError("holds a pack of another data set, or of another version: delete it first", folder)
+            return _Plan(summary, found["per_shard"])
+        mean = _mean_size(dataset)
+        _refuse_full_disk(folder, round(mean * len(dataset)))
+        plan = _Plan(summary, max(1, round(shard_bytes / mean)))
+        _write_json(path, asdict(plan))
+    except OSError as error:
+        raise DataError(f"cannot be written: {error.strerror or error}", folder) from error
+    return plan
+
+
+def _describe(dataset: Dataset, source: Mapping[str, Any] | None) -> dict[str, Any]:
+    labels: LabelSpec | None = getattr(dataset, "labels", None)
+    return {
+        "version": VERSION,
+        "type": type(dataset).__name__,
+        "samples": len(dataset),
+        "classes": list(dataset.classes),
+        "palette": [list(map(int, color)) for color in dataset.palette],
+        "labels": None if labels is None else _of_labels(labels),
+        "source": None if source is None else json.loads(json.dumps(source, default=str)),
+    }
+
+
+def _of_labels(labels: LabelSpec) -> dict[str, Any]:
+    return {
+        "classes": list(labels.classes),
+        "palette": [list(color) for color in labels.palette],
+        "ignore": list(labels.ignore),
+        "offset": labels.offset,
+        "values": None if labels.values is None else [list(pair) for pair in labels.values.items()],
+    }
+
+
+def _mean_size(dataset: Dataset) -> float:
+    """Return the mean size in bytes of a few samples from all over the set; what cannot be read is named later."""
+    sizes = []
+    for index in np.unique(np.linspace(0, len(dataset) - 1, 8).astype(int)).tolist():
+        with contextlib.suppress(DataError):
+            sizes.append(_aligned(sum(map(len, pages.encode(dataset[index])))))
+    return sum(sizes) / len(sizes) if sizes else _BLOCK
+
+
+def _refuse_full_disk(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        message = f"the pack needs about {needed / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB left"
+        raise DataError(f"{message}: choose another folder or make room", folder)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1), "utf-8")
+
+
+def _finish(folder: Path, plan: _Plan, tables: Sequence[np.ndarray]) -> None:
+    shards = [np.insert(table, 0, number, axis=1) for number, table in enumerate(tables)]
+    index = np.concatenate(shards)
+    with replacing(folder / "index.npy") as temporary, open(temporary, "wb") as file:
+        np.save(file, index)
+    sizes = [(folder / _shard_name(number)).stat().st_size for number in range(len(tables))]
+    summary = {**plan.summary, "shards": sizes, "index_crc32": zlib.crc32(index.tobytes())}
+    _write_json(folder / "pack.json", summary)
+
+
+# ---------------------------------------------------------------- one shard
+
+
+def _pack_shard(dataset: Dataset, job: _Job) -> tuple[_Job, np.ndarray | None, list[str]]:
+    """Keep or write a shard; return its table (samples, 3) of offset, length and CRC-32, and what was unreadable."""
+    path = Path(job.path)
+    table = _kept(dataset, job, path)
+    if table is not None:
+        return job, table, []
+    rows: list[tuple[int, int, int]] = []
+    errors: list[str] = []
+    try:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            for index in range(job.start, job.end):
+                try:
+                    parts = _block(dataset, index)
+                except DataError as error:
+                    errors.append(str(error))
+                    continue
+                if not errors:
+                    rows.append(_write_block(file, parts))
+            if errors:
+                raise _Unreadable
+            table = np.array(rows, np.int64)
+            _write_table(file, table)
+    except _Unreadable:
+        return job, None, errors
+    except OSError as error:
+        hint = "; make room and pack again: whole shards are kept" if error.errno == errno.ENOSPC else ""
+        raise DataError(f"cannot be written: {error.strerror or error}{hint}", path) from error
+    return job, table, []
+
+
+class _Unreadable(Exception):
+    """Leaves a shard unwritten."""
+
+
+def _block(dataset: Dataset, index: int) -> list[bytes]:
+    sample = dataset[index]
+    return pages.encode(sample, _stamps(sample.meta))
+
+
+def _stamps(meta: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Return size and time of change of the files that ``meta`` names, by path."""
+    stamps = {}
+    for value in meta.values():
+        if isinstance(value, str) and os.sep in value:
+            with contextlib.suppress(OSError, ValueError):
+                found = os.stat(value)
+                stamps[value] = [found.st_size, found.st_mtime_ns]
+    return stamps
+
+
+def _write_block(file: BinaryIO, parts: Sequence[bytes]) -> tuple[int, int, int]:
+    offset, length, checksum = file.tell(), 0, 0
+    for part in parts:
+        file.write(part)
+        length += len(part)
+        checksum = zlib.crc32(part, checksum)
+    file.write(bytes(_aligned(length) - length))
+    return offset, length, checksum
+
+
+def _write_table(file: BinaryIO, table: np.ndarray) -> None:
+    content = table.astype("<i8").tobytes()
+    file.write(content + _MAGIC + len(table).to_bytes(8, "little") + zlib.crc32(content).to_bytes(8, "little"))
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _read_table(path: Path) -> np.ndarray | None:
+    """Return the table of a shard; None when there is none, or it is damaged."""
+    try:
+        with open(path, "rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(end - _TRAILER, 0))
+            trailer = file.read()
+            rows = int.from_bytes(trailer[len(_MAGIC) : -8], "little")
+            start = end - len(trailer) - rows * 24
+            if not trailer.startswith(_MAGIC) or start < 0:
+                return None
+            file.seek(start)
+            content = file.read(rows * 24)
+    except OSError:
+        return None
+    if zlib.crc32(content) != int.from_bytes(trailer[-8:], "little"):
+        return None
+    return np.frombuffer(content, "<i8").reshape(rows, 3)
+
+
+def _kept(dataset: Dataset, job: _Job, path: Path) -> np.ndarray | None:
+    """Return the table of a shard that is there, whole, and still what the data set and its files say."""
+    table = _read_table(path)
+    if table is None or len(table) != job.end - job.start:
+        return None
+    for row, (offset, length, checksum) in enumerate(table.tolist()):
+        try:
+            block = _map(path, offset, length)
+            if zlib.crc32(block) != checksum or _changed_files(pages.read_note(block)):
+                return None
+            # When the first is the same, so are the others: the same files in the same order.
+            if row == 0 and b"".join(_block(dataset, job.start)) != bytes(block):
+                return None
+        except DataError:
+            return None
+    return table
+
+
+def _changed_files(stamps: Mapping[str, list[int]] | None) -> list[str]:
+    return [path for path, stamp in (stamps or {}).items() if _stamps({"": path}).get(path, stamp) != stamp]
+
+
+def _aligned(length: int) -> int:
+    return -(-length // _BLOCK) * _BLOCK

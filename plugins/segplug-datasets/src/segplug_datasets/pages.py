@@ -1,0 +1,150 @@
+"""A sample as one block of bytes, from which its arrays are read without copying or decoding.
+
+A block is the arrays as they lie in memory, each at a multiple of 64 bytes, then a record in JSON (where each array
+lies, its shape and dtype, the kinds of the fields, ``meta``), then the record's length in 8 bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segkernel.errors import DataError, UsageError
+from segkernel.sample import Field, Sample
+
+_ALIGNED = 64
+_LENGTH = 8
+
+
+def encode(sample: Sample, note: Any = None) -> list[bytes]:
+    """Return the parts of a block, to be written one after the other; ``note`` is for `read_note`.
+
+    Raises:
+        UsageError: When ``meta`` or a field holds something else than numbers, texts, arrays and lists of them.
+    """
+    writer = _Writer()
+    record = {
+        "image": writer.page(sample.image),
+        "moved": sample.moved,
+        "fields": {name: _encode_field(name, field, writer) for name, field in sample.fields.items()},
+        "meta": writer.value(sample.meta),
+        "note": note,
+    }
+    text = json.dumps(record, separators=(",", ":")).encode()
+    return [*writer.parts, text, len(text).to_bytes(_LENGTH, "little")]
+
+
+def decode(block: Any) -> Sample:
+    """Return the sample of a block, whose arrays are views into it: writable when the buffer is.
+
+    Raises:
+        DataError: When the block is not one, or damaged.
+    """
+    try:
+        record = _record(block)
+        fields = {name: _decode_field(*entry, block) for name, entry in record["fields"].items()}
+        return Sample(fields, _value(record["meta"], block), _array(record["image"], block), record["moved"])
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, ImportError) as error:
+        raise DataError(f"a damaged sample: {error}") from error
+
+
+def read_note(block: Any) -> Any:
+    """Return the ``note`` of a block; None when it is damaged."""
+    try:
+        return _record(block)["note"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _record(block: Any) -> dict[str, Any]:
+    end = len(block) - _LENGTH
+    length = int.from_bytes(block[max(end, 0) :], "little")
+    record: dict[str, Any] = json.loads(bytes(block[max(end - length, 0) : max(end, 0)]))
+    return record
+
+
+class _Writer:
+    """Gathers arrays and remembers where they will lie."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self._size = 0
+
+    def page(self, array: np.ndarray) -> list[Any]:
+        """Add an array; return its offset, dtype and shape."""
+        if array.dtype.hasobject:
+            raise UsageError(f"an array of {array.dtype} cannot be packed: only numbers and texts can")
+        gap = -self._size % _ALIGNED
+        page = [self._size + gap, array.dtype.str, list(array.shape)]
+        self.parts += [bytes(gap), array.tobytes()]
+        self._size += gap + array.nbytes
+        return page
+
+    def value(self, value: Any) -> Any:
+        """Return what JSON holds of a value; what JSON does not know becomes a mapping of its kind to its content."""
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if isinstance(value, list):
+            return [self.value(entry) for entry in value]
+        if isinstance(value, tuple):
+            return {"tuple": [self.value(entry) for entry in value]}
+        if isinstance(value, dict):
+            return {"dict": [[self.value(key), self.value(entry)] for key, entry in value.items()]}
+        if isinstance(value, (np.ndarray, np.generic)):
+            return {"scalar" if isinstance(value, np.generic) else "array": self.page(np.asarray(value))}
+        if isinstance(value, Path):
+            return {"path": str(value)}
+        raise UsageError(f"a {type(value).__name__} cannot be packed: numbers, texts, arrays and lists of them can")
+
+
+def _value(value: Any, block: Any) -> Any:
+    if isinstance(value, list):
+        return [_value(entry, block) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tuple":
+        return tuple(_value(entry, block) for entry in content)
+    if kind == "dict":
+        return {_value(key, block): _value(entry, block) for key, entry in content}
+    if kind == "path":
+        return Path(content)
+    array = _array(content, block)
+    return array[()] if kind == "scalar" else array
+
+
+def _array(page: list[Any], block: Any) -> np.ndarray:
+    offset, dtype, shape = page
+    count = int(np.prod(shape, dtype=np.int64))
+    if not count:
+        return np.empty(shape, dtype)
+    return np.frombuffer(block, dtype, count, offset).reshape(shape)
+
+
+def _encode_field(name: str, field: Any, writer: _Writer) -> list[Any]:
+    kind = f"{type(field).__module__}:{type(field).__qualname__}"
+    if not isinstance(field, Field) or "<locals>" in kind:
+        raise UsageError(f"field {name!r} is a {kind}, which cannot be packed: a Field of an importable module can")
+    others = {part.name: getattr(field, part.name) for part in dataclasses.fields(field) if part.name != "array"}
+    return [kind, writer.page(field.array), writer.value(others)]
+
+
+def _decode_field(kind: str, page: list[Any], others: Any, block: Any) -> Field:
+    return _kind(kind)(array=_array(page, block), **_value(others, block))
+
+
+@cache
+def _kind(name: str) -> type[Field]:
+    module, _, qualified = name.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in qualified.split("."):
+        found = getattr(found, part)
+    if not (isinstance(found, type) and issubclass(found, Field)):
+        raise TypeError(f"{name} is no kind of field")
+    return found

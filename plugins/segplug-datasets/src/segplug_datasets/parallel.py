@@ -1,0 +1,69 @@
+"""One function over many jobs, in processes of their own that end with this one."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from segkernel.errors import DataError
+from segkernel.image import opencv
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+_shared: list[Any] = []
+
+
+def in_processes(
+    function: Callable[[Any, Job], Result], shared: Any, jobs: Sequence[Job], workers: int
+) -> Iterator[Result]:
+    """Yield ``function(shared, job)`` of every job, in the order in which they are done.
+
+    Args:
+        function: Of an importable module.
+        shared: Handed to each process once, by pickling.
+        jobs: What is to be done.
+        workers: Processes; 0 does all in this one, in order.
+
+    Raises:
+        DataError: When a process dies.
+    """
+    if not workers:
+        for job in jobs:
+            yield function(shared, job)
+        return
+    # Started afresh: a copy of a process that has threads may hang.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(jobs)) or 1, context, _start, (shared,))
+    try:
+        for future in as_completed([pool.submit(_call, function, job) for job in jobs]):
+            yield future.result()
+    except BrokenProcessPool as error:
+        hint = "the system may have stopped it for its memory: fewer workers need less; 0 shows an error of its own"
+        raise DataError(f"a process that works on the data has died: {hint}") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start(shared: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    opencv().setNumThreads(0)
+    _shared.append(shared)
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _call(function: Callable[[Any, Job], Result], job: Job) -> Result:
+    return function(_shared[0], job)

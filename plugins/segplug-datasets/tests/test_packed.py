@@ -1,0 +1,298 @@
+"""Packed data sets: the same samples, from memory maps."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segkernel import image
+from segkernel.errors import DataError, UsageError
+from segkernel.interfaces.data import LabelSpec
+from segkernel.sample import Boxes, DepthMap, Field, InstanceMasks, Keypoints, LabelMap, RasterField, Sample, WeightMap
+from segplug_datasets import packed
+from segplug_datasets.change import SecondImage
+from segplug_datasets.files import FolderDataset
+from segplug_datasets.packed import PackedDataset, pack, verify_pack
+
+
+@dataclass
+class Scaled(RasterField):
+    """A field with more than an array."""
+
+    scale: float = 1.0
+
+
+class Made:
+    """Samples of every kind of field, from arrays."""
+
+    classes = ("a", "b")
+    palette = ((0, 0, 0), (1, 2, 3))
+
+    def __init__(self, count: int = 5, **extra: Any) -> None:
+        self.count, self.extra = count, extra
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        rng = np.random.default_rng(index)
+        size = (7 + index, 9)
+        fields: dict[str, Field] = {
+            "seg": LabelMap(rng.integers(0, 2, size, np.uint8)),
+            "weight": WeightMap(rng.random(size, np.float32)),
+            "depth": DepthMap(rng.random(size, np.float32)),
+            "objects": InstanceMasks(rng.integers(0, 2, (*size, index), np.uint8)),
+            "boxes": Boxes(rng.random((index, 4), np.float32)),
+            "points": Keypoints(rng.random((1, 3, 3)).astype(np.float32)),
+            "img2": SecondImage(rng.integers(0, 2**16, (*size, 4), np.uint16)),
+            "scaled": Scaled(np.zeros(size, bool), scale=index / 2),
+        }
+        meta = {"name": f"n{index}", "size": size, "ids": {1: "x", "y": [None, True]}, "at": Path("a/b"),
+                "matrix": np.eye(3), "number": np.float32(0.5), **self.extra}  # fmt: skip
+        return Sample(fields, meta, rng.integers(0, 256, (*size, 3), np.uint8), moved="Crop" if index else "")
+
+
+def write_folder(folder: Path, count: int = 6) -> FolderDataset:
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        size = (20 + number, 30)
+        image.write(folder / f"images/{number}.jpg", rng.integers(0, 256, (*size, 3), np.uint8))
+        image.write_mask(folder / f"masks/{number}.png", rng.choice(np.array([0, 7, 255], np.uint8), size))
+    return FolderDataset("images", "masks", ["road", "car"], values={0: 0, 7: 1}, data_root=folder)
+
+
+def same(first: Any, second: Any) -> bool:
+    if isinstance(first, np.ndarray):
+        return (
+            isinstance(second, np.ndarray)
+            and first.dtype == second.dtype
+            and first.shape == second.shape
+            and first.tobytes() == second.tobytes()
+        )
+    if isinstance(first, dict):
+        return list(first) == list(second) and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, Sample):
+        names = ("image", "fields", "meta", "moved", "size")
+        return all(same(getattr(first, name), getattr(second, name)) for name in names)
+    if isinstance(first, Field):
+        names = [part.name for part in dataclasses.fields(first)]
+        return type(first) is type(second) and all(same(getattr(first, n), getattr(second, n)) for n in names)
+    return type(first) is type(second) and bool(first == second)
+
+
+def stop_after(shards: int) -> Any:
+    seen: list[int] = []
+
+    def progress(done: int, samples: int) -> None:
+        seen.append(done)
+        if len(seen) == shards:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_packed_samples_are_the_originals(tmp_path: Path, workers: int) -> None:
+    original = write_folder(tmp_path)
+    found = pack(original, tmp_path / "packed", workers, shard_bytes=10_000)
+    assert len(list((tmp_path / "packed").glob("shard-*.bin"))) > 1
+    assert len(found) == 6
+    assert all(same(original[i], found[i]) for i in range(6))
+    assert (found.classes, found.palette, found.labels) == (original.classes, original.palette, original.labels)
+    assert list(verify_pack(tmp_path / "packed")) == []
+
+
+def test_every_kind_of_field_and_of_meta_comes_back(tmp_path: Path) -> None:
+    found = pack(Made(), tmp_path, shard_bytes=1)
+    assert all(same(Made()[i], found[i]) for i in range(5))
+    assert not hasattr(found, "labels")
+
+
+def test_arrays_are_views_into_the_map_that_may_be_written(tmp_path: Path) -> None:
+    found = pack(Made(), tmp_path)
+    sample = found[1]
+    assert sample.image.flags.writeable
+    assert not sample.image.flags.owndata
+    other = found[1]
+    sample.image[...] = 0
+    sample["seg"].array[...] = 1
+    assert same(Made()[1], found[1])
+    assert same(Made()[1], other)
+
+
+def test_more_samples_than_file_handles_can_be_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = pack(Made(), tmp_path)
+    monkeypatch.setattr(packed, "_MAPS_AT_ONCE", 3)
+    held = [found[i % 5] for i in range(50)]
+    assert len(packed._maps) <= 3
+    assert all(same(Made()[i % 5], sample) for i, sample in enumerate(held))
+    held[-1].image[...] = 0
+    assert same(Made()[4], found[4])
+
+
+def test_indices_outside_raise(tmp_path: Path) -> None:
+    found = pack(Made(), tmp_path)
+    assert same(found[-1], found[4])
+    for index in (5, -6):
+        with pytest.raises(IndexError):
+            found[index]
+
+
+def test_a_copy_in_another_process_opens_the_files_itself(tmp_path: Path) -> None:
+    found = pack(Made(), tmp_path)
+    content = pickle.dumps(found)
+    assert len(content) < 500
+    assert same(pickle.loads(content)[2], Made()[2])
+
+
+def test_a_stopped_run_goes_on_with_what_it_has(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        pack(Made(), tmp_path, shard_bytes=1, progress=stop_after(3))
+    assert len(list(tmp_path.glob("shard-*.bin"))) == 3
+    with pytest.raises(DataError, match=r"packing was not finished; pack the data set again"):
+        PackedDataset(tmp_path)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("shard-*.bin")}
+    (tmp_path / ".shard-00004.bin.17.tmp").write_bytes(b"half of it")
+    found = pack(Made(), tmp_path, shard_bytes=1)
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+    assert all(same(Made()[i], found[i]) for i in range(5))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_damaged_or_missing_shard_is_written_anew(tmp_path: Path) -> None:
+    pack(Made(), tmp_path, shard_bytes=1)
+    first, second = (tmp_path / f"shard-0000{i}.bin" for i in (0, 1))
+    content = bytearray(first.read_bytes())
+    content[10] ^= 1
+    first.write_bytes(content)
+    second.unlink()
+    kept = (tmp_path / "shard-00002.bin").stat().st_mtime_ns
+    found = pack(Made(), tmp_path, shard_bytes=1)
+    assert all(same(Made()[i], found[i]) for i in range(5))
+    assert (tmp_path / "shard-00002.bin").stat().st_mtime_ns == kept
+
+
+def test_a_changed_source_file_is_found_and_packed_anew(tmp_path: Path) -> None:
+    original = write_folder(tmp_path)
+    pack(original, tmp_path / "packed", shard_bytes=1)
+    image.write_mask(tmp_path / "masks/3.png", np.full((23, 30), 7, np.uint8))
+    os.utime(tmp_path / "masks/3.png", (1, 1))
+    ((index, problem),) = verify_pack(tmp_path / "packed")
+    assert index == 3
+    assert problem.startswith(f"{tmp_path}/masks/3.png: changed since it was packed")
+    found = pack(original, tmp_path / "packed", shard_bytes=1)
+    assert (found[3]["seg"].array == 1).all()
+    assert list(verify_pack(tmp_path / "packed")) == []
+
+
+def test_other_samples_under_the_same_description_are_not_kept(tmp_path: Path) -> None:
+    pack(Made(source="first"), tmp_path, shard_bytes=1)
+    assert pack(Made(source="second"), tmp_path, shard_bytes=1)[4].meta["source"] == "second"
+
+
+def test_a_folder_of_another_data_set_is_refused(tmp_path: Path) -> None:
+    pack(Made(), tmp_path)
+    with pytest.raises(DataError, match=r"holds a pack of another data set, .* delete it first"):
+        pack(Made(4), tmp_path)
+    with pytest.raises(DataError, match=r"another data set"):
+        pack(Made(), tmp_path, source={"type": "Other"})
+    assert len(PackedDataset(tmp_path)) == 5
+
+
+def test_samples_that_cannot_be_read_are_all_named(tmp_path: Path) -> None:
+    original = write_folder(tmp_path)
+    for number in (1, 4):
+        (tmp_path / f"images/{number}.jpg").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"2 samples cannot be packed") as caught:
+        pack(original, tmp_path / "packed", shard_bytes=1)
+    assert "1.jpg" in str(caught.value)
+    assert "4.jpg" in str(caught.value)
+    image.write(tmp_path / "images/1.jpg", np.zeros((21, 30, 3), np.uint8))
+    image.write(tmp_path / "images/4.jpg", np.zeros((24, 30, 3), np.uint8))
+    assert len(pack(original, tmp_path / "packed", shard_bytes=1)) == 6
+
+
+def test_a_disk_that_is_too_full_is_said_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed.shutil, "disk_usage", lambda folder: packed.shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(DataError, match=r"needs about 0\.00 GB, the disk has 0\.00 GB left"):
+        pack(Made(), tmp_path)
+    assert not list(tmp_path.glob("shard*"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda f: (f / "shard-00001.bin").unlink(),
+            r"shard-00001.bin: this shard is missing; pack the data set again",
+        ),
+        (lambda f: os.truncate(f / "shard-00001.bin", 100), r"shard-00001.bin: has 100 bytes instead of \d+"),
+        (lambda f: (f / "index.npy").unlink(), r"index.npy: missing or damaged"),
+        (lambda f: (f / "index.npy").write_bytes(b"x"), r"index.npy: missing or damaged"),
+        (lambda f: np.save(f / "index.npy", np.zeros((5, 4), np.int64)), r"not the index that pack.json describes"),
+        (lambda f: (f / "pack.json").write_text("{"), r"pack.json: damaged"),
+        (lambda f: (f / "pack.json").write_text('{"version": 7}'), r"of version 7, this release reads 1"),
+        (lambda f: [path.unlink() for path in f.iterdir()], r"not a packed data set: it has no pack.json"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_said_when_it_is_opened(tmp_path: Path, spoil: Any, message: str) -> None:
+    pack(Made(), tmp_path, shard_bytes=1)
+    spoil(tmp_path)
+    with pytest.raises(DataError, match=message):
+        PackedDataset(tmp_path)
+
+
+def test_damage_that_comes_later_is_an_error_of_the_sample(tmp_path: Path) -> None:
+    found = pack(Made(), tmp_path, shard_bytes=1)
+    shard = tmp_path / "shard-00002.bin"
+    content = shard.read_bytes()
+    shard.write_bytes(content.replace(b'{"image"', b'{"imago"'))
+    with pytest.raises(DataError, match=r"shard-00002.bin: sample 2 is damaged; pack the data set again"):
+        found[2]
+    os.truncate(shard, 0)
+    with pytest.raises(DataError, match=r"shard-00002.bin: this shard is cut short"):
+        found[2]
+    shard.unlink()
+    with pytest.raises(DataError, match=r"shard-00002.bin: this shard is missing"):
+        found[2]
+
+
+def test_a_changed_pixel_is_found_by_its_checksum(tmp_path: Path) -> None:
+    pack(Made(), tmp_path, shard_bytes=1)
+    shard = tmp_path / "shard-00002.bin"
+    content = bytearray(shard.read_bytes())
+    content[3] ^= 255
+    shard.write_bytes(content)
+    assert not same(PackedDataset(tmp_path)[2], Made()[2])
+    with pytest.raises(DataError, match=r"its checksum is another"):
+        PackedDataset(tmp_path, verify=True)[2]
+    ((index, problem),) = verify_pack(tmp_path)
+    assert index == 2
+    assert "shard-00002.bin: damaged at byte 0" in problem
+
+
+def test_what_cannot_be_packed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"a object cannot be packed|a function cannot be packed"):
+        pack(Made(function=json.dumps), tmp_path / "a")
+    with pytest.raises(UsageError, match=r"an array of object cannot be packed"):
+        pack(Made(objects=np.array([None])), tmp_path / "b")
+    with pytest.raises(UsageError, match=r"need at least 0 and 1"):
+        pack(Made(), tmp_path / "c", workers=-1)
+    with pytest.raises(DataError, match=r"the data set is empty"):
+        pack(Made(0), tmp_path / "d")
+
+
+def test_labels_without_and_with_values(tmp_path: Path) -> None:
+    original = Made()
+    original.labels = LabelSpec(("a", "b"), ignore=(9, 255), offset=1)
+    assert pack(original, tmp_path).labels == original.labels
