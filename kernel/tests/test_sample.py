@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
+import tracemalloc
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from segkernel.errors import DataError
 from segkernel.sample import (
@@ -15,6 +23,7 @@ from segkernel.sample import (
     DepthMap,
     EdgeMap,
     Flip,
+    Geometry,
     InstanceMasks,
     Keypoints,
     LabelMap,
@@ -165,6 +174,109 @@ def test_geometry_in_turn_equals_its_product() -> None:
     for step in steps:
         points, matrix, size = points.apply(step, size), step.matrix(size) @ matrix, step.size(size)
     assert points.array[0, 0, :2] == pytest.approx((matrix @ [12, 34, 1])[:2])
+
+
+# ---------------------------------------------------------------- planned, then carried out
+
+
+def smooth(height: int, width: int, channels: int = 3) -> np.ndarray:
+    """Return a picture that looks like a photograph: coarse shapes and a little noise."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (height // 20, width // 20, channels), dtype=np.uint8)
+    picture = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).reshape(height, width, channels)
+    return np.clip(picture + rng.normal(0, 3, picture.shape), 0, 255).astype(np.uint8)
+
+
+def in_turn(sample: Sample, steps: Sequence[Geometry]) -> Sample:
+    """Apply changes, looking after each so that nothing is left planned."""
+    for step in steps:
+        sample.apply(step).carry_out()
+    return sample
+
+
+PLANS = {
+    "resize, crop": (Resize((57, 131)), Crop(3, 5, 40, 60)),
+    "enlarge, crop, crop": (Resize((301, 517)), Crop(30, 55, 200, 301), Crop(7, 100, 100, 200)),
+    "crop everything": (Resize((180, 240)), Crop(0, 0, 180, 240)),
+    "flips before the crop": (Resize((201, 307)), Flip("horizontal"), Flip("vertical"), Crop(20, 10, 64, 80)),
+    "diagonal before the crop": (Flip("diagonal"), Crop(20, 10, 64, 80)),
+    "flip and pad after": (Resize((91, 122)), Crop(1, 2, 70, 80), Flip("diagonal"), Pad(1, 2, 3, 4, 7)),
+    "twice": (Resize((40, 50)), Resize((140, 150)), Crop(20, 30, 50, 60)),
+    "warp between": (Resize((100, 130)), Warp(TURN, (110, 130), 9), Crop(9, 8, 50, 70), Flip()),
+}
+
+
+@pytest.mark.parametrize("steps", PLANS.values(), ids=PLANS)
+def test_a_plan_gives_what_its_steps_give_in_turn(sample: Sample, steps: Sequence[Geometry]) -> None:
+    sample.image, sample["seg"] = smooth(90, 120), LabelMap(smooth(90, 120)[..., 0])
+    expected = in_turn(copy.copy(sample), steps)
+    for step in steps:
+        sample.apply(step)
+    assert (sample.size, sample.moved) == (expected.size, expected.moved)
+    assert np.array_equal(sample.image, expected.image)
+    for name, value in expected.fields.items():
+        assert np.allclose(sample[name].array, value.array, atol=1e-4), name
+    assert np.array_equal(sample["seg"].array, expected["seg"].array)
+
+
+@given(st.integers(2, 90), st.integers(2, 90), st.integers(2, 200), st.integers(2, 200), st.data())
+@settings(max_examples=200, deadline=None)
+def test_labels_of_a_window_are_exactly_those_of_the_resized_map(
+    height: int, width: int, tall: int, wide: int, data: st.DataObject
+) -> None:
+    labels = (np.arange(height * width) % 251).astype(np.uint8).reshape(height, width)
+    top, left = data.draw(st.integers(0, tall - 1)), data.draw(st.integers(0, wide - 1))
+    crop = Crop(top, left, data.draw(st.integers(1, tall - top)), data.draw(st.integers(1, wide - left)))
+    sample = Sample({"seg": LabelMap(labels)}, image=np.zeros((height, width, 3), np.uint8))
+    sample.apply(Resize((tall, wide))).apply(crop)
+    expected = cv2.resize(labels, (wide, tall), interpolation=cv2.INTER_NEAREST)[crop.window]
+    assert np.array_equal(sample["seg"].array, expected)
+
+
+WINDOWS = [Crop(0, 0, 300, 400), Crop(1650, 2200, 350, 400), Crop(711, 1003, 311, 407), Crop(900, 0, 1, 2600)]
+
+
+@pytest.mark.parametrize("crop", WINDOWS, ids=str)
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_a_small_window_of_a_large_image_is_resampled_alone_within_a_grey_level(crop: Crop, channels: int) -> None:
+    picture = smooth(700, 900, channels)
+    expected = in_turn(Sample(image=picture), [Resize((2000, 2600)), crop]).image
+    window = Sample(image=picture).apply(Resize((2000, 2600))).apply(crop).image
+    difference = np.abs(window.astype(int) - expected)
+    assert difference.max() <= 2
+    assert np.mean(difference > 1) < 1e-4
+
+
+def test_only_what_a_window_needs_is_read(tmp_path: Path) -> None:
+    picture = np.lib.format.open_memmap(tmp_path / "picture.npy", "w+", np.uint8, (3000, 4000, 3))
+    labels = np.lib.format.open_memmap(tmp_path / "labels.npy", "w+", np.uint8, (3000, 4000))
+    picture[...], labels[...] = 255, 255
+    picture[1000:1300, 1500:1900], labels[1000:1300, 1500:1900] = 9, 1
+    sample = Sample({"seg": LabelMap(labels)}, image=picture)
+    sample.apply(Resize((6000, 8000))).apply(Crop(2010, 3010, 570, 770)).apply(Flip())
+    tracemalloc.start()
+    assert (sample.image == 9).all()
+    assert (sample["seg"].array == 1).all()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < picture.size / 4
+
+
+def test_an_image_that_is_assigned_replaces_what_was_planned(sample: Sample) -> None:
+    sample.apply(Resize((180, 240))).apply(Crop(10, 20, 90, 60))
+    sample.image = np.full((90, 60, 3), 5, np.uint8)
+    assert sample.apply(Crop(0, 0, 80, 50)).image.shape == (80, 50, 3)
+    assert (sample.image == 5).all()
+    assert sample["seg"].array.shape == (80, 50)
+
+
+def test_planned_samples_are_copied_pickled_and_collated(sample: Sample) -> None:
+    sample.apply(Resize((180, 240))).apply(Crop(10, 20, 90, 60))
+    copies = [copy.deepcopy(sample), pickle.loads(pickle.dumps(sample)), replace(sample, meta={})]
+    for other in copies:
+        assert np.array_equal(other.image, sample.image)
+        assert np.array_equal(other["seg"].array, sample["seg"].array)
+    assert collate(copies).images.shape == (3, 3, 90, 60)
 
 
 def test_a_field_of_another_size_is_refused() -> None:

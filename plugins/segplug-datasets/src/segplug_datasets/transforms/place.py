@@ -40,13 +40,16 @@ class RandomCrop:
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
         window = self._draw(sample, rng)
-        if self.cat_max_ratio < 1 and "seg" in sample:
-            labels = sample["seg"].array
-            for _ in range(10):
-                if self._is_varied(window.raster(labels, geometry.NEAREST, IGNORE)):
-                    break
-                window = self._draw(sample, rng)
-        return sample.apply(window)
+        if self.cat_max_ratio == 1 or "seg" not in sample:
+            return sample.apply(window)
+        labels = sample["seg"].apply(window, sample.size)  # of the window only: nothing else is resampled
+        for _ in range(10):
+            if self._is_varied(labels.array):
+                break
+            window = self._draw(sample, rng)
+            labels = sample["seg"].apply(window, sample.size)
+        sample.apply(window)["seg"] = labels
+        return sample
 
     def _draw(self, sample: Sample, rng: np.random.Generator) -> geometry.Crop:
         height, width = (min(edge, limit) for edge, limit in zip(sample.size, self.crop_size))
