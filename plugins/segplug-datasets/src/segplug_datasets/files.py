@@ -7,21 +7,33 @@ Images and masks belong together by name: the path inside their folder, without 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, TypedDict, cast
 
-import numpy as np
+from typing_extensions import Required
 
 from segkernel import image
-from segkernel.errors import DataError, UsageError, suggest
+from segkernel.errors import UsageError
 from segkernel.interfaces.data import IGNORE, Color, LabelSpec
-from segkernel.sample import LabelMap, Sample
+from segkernel.sample import DepthMap, LabelMap, Sample, WeightMap
+from segplug_datasets.beside import FieldFiles, ReadLabels, ReadNumbers, by_field
 from segplug_datasets.example import write_example
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+from segplug_datasets.label_reader import LabelArguments, LabelReader, label_reader
+from segplug_datasets.label_reader import read_annotation as read_annotation
+from segplug_datasets.listing import (
+    IMAGE_SUFFIXES,
+    as_pairs,
+    find_files,
+    locate,
+    read_list,
+    refuse_missing,
+    take,
+    without_suffix,
+)
+from segplug_datasets.mapping import Metainfo as Metainfo
+from segplug_datasets.mapping import choose_classes as choose_classes
 
 
 class ListedFiles:
@@ -40,7 +52,7 @@ class ListedFiles:
         colors: Mapping[Color, int] | None = None,
     ) -> None:
         self.labels = labels
-        self._colors = dict(colors or {})
+        self._reader = LabelReader(labels, colors)
         self._files = list(files)
 
     @property
@@ -66,40 +78,7 @@ class ListedFiles:
 
     def _annotate(self, sample: Sample, mask_path: str) -> None:
         """Add what the label file holds."""
-        path, raw = sample.meta["path"], read_annotation(sample, mask_path)
-        try:
-            labels = self.labels.encode(raw) if raw.ndim == 2 else self._from_colors(raw)
-        except DataError as error:
-            raise DataError(f"{error}\n    the mask of {path}", mask_path) from None
-        sample["seg"] = LabelMap(labels)
-
-    def _from_colors(self, raw: np.ndarray) -> np.ndarray:
-        if not self._colors:
-            if (raw == raw[..., :1]).all():  # a grey picture saved in colour
-                return self.labels.encode(raw[..., 0])
-            raise DataError("the mask holds colours: say which colour is which class ('palette'), or save class ids")
-        codes = _codes(raw)
-        known = {_codes(np.array(color)).item(): class_id for color, class_id in self._colors.items()}
-        values, places = np.unique(codes, return_inverse=True)
-        unknown = [v for v in values.tolist() if v not in known]
-        if unknown:
-            shown = ", ".join(str((v >> 16, v >> 8 & 255, v & 255)) for v in unknown[:5])
-            raise DataError(f"colours {shown} are not in the palette; list those to be ignored in 'ignore_colors'")
-        ids = np.array([known[v] for v in values.tolist()], np.uint8)
-        return ids[places].reshape(codes.shape)
-
-
-@dataclass(frozen=True)
-class Folders:
-    """Where `PairedFiles` looks for its files; also the attribute ``folders`` of the error when they do not fit."""
-
-    images: Path
-    masks: Path | None
-    image_suffixes: tuple[str, ...]
-    mask_suffix: str
-    split: Path | None
-    labels: LabelSpec
-    colors: dict[Color, int]
+        sample["seg"] = LabelMap(self._reader.read(sample, mask_path))
 
 
 class PairedFiles(ListedFiles):
@@ -111,11 +90,15 @@ class PairedFiles(ListedFiles):
         labels: What the values of the label files mean.
         image_suffix: Ends of image file names; what precedes it is the sample's name.
         mask_suffix: What follows the name in the label file's.
-        split: Text file with one name per line; all files when None.
+        split: Text file with one name per line, or with an image and its label file, which then need not have one
+            name and are looked for beside the list, in ``root`` and in the two folders; all files when None.
         colors: RGB to class id, for label files that hold colours.
+        indices: The first so many samples, the last for a negative number, or those of a list; all when None.
+        root: One more folder where the files of a list may lie.
 
     Raises:
         DataError: When a folder is missing or empty, or files have no partner; the message names them.
+        UsageError: When ``indices`` names a sample that does not exist.
     """
 
     def __init__(
@@ -127,48 +110,96 @@ class PairedFiles(ListedFiles):
         mask_suffix: str = ".png",
         split: Path | None = None,
         colors: Mapping[Color, int] | None = None,
+        indices: int | Sequence[int] | None = None,
+        root: Path | None = None,
     ) -> None:
         suffixes = (image_suffix,) if isinstance(image_suffix, str) else tuple(image_suffix)
-        self.folders = Folders(images, masks, suffixes, mask_suffix, split, labels, dict(colors or {}))
-        try:
-            files = _pair(self.folders)
-        except DataError as error:
-            error.folders = self.folders  # type: ignore[attr-defined]  # what the mask doctor looks at instead
-            raise
-        super().__init__(files, labels, colors)
+        lines = None if split is None else read_list(split)
+        pairs = as_pairs(lines, split) if lines and split else None
+        if pairs is not None and split is not None:
+            folders = [folder for folder in (root, images, masks, split.parent) if folder is not None]
+            files = _listed_pairs(pairs, folders, split, suffixes, masks is not None)
+        else:
+            files = _named_pairs(images, masks, suffixes, mask_suffix, lines, split)
+        super().__init__(take(files, indices), labels, colors)
 
 
-def _pair(folders: Folders) -> list[tuple[str, str, str | None]]:
-    """Return (name, image, label file or None) of the samples of two folders, or refuse what has no partner."""
-    images, masks, split = folders.images, folders.masks, folders.split
-    suffixes, mask_suffix = folders.image_suffixes, folders.mask_suffix
+def _named_pairs(
+    images: Path, masks: Path | None, suffixes: Sequence[str], mask_suffix: str, lines: list[str] | None, split: Any
+) -> list[tuple[str, str, str | None]]:
+    """Return (name, image, label file) of all files, or of those a list names."""
     found = find_files(images, suffixes)
     truths = None if masks is None else find_files(masks, (mask_suffix,))
-    names = sorted(found) if split is None else read_split(split, (*suffixes, mask_suffix))
+    names = sorted(found) if lines is None else [without_suffix(line, (*suffixes, mask_suffix)) for line in lines]
     refuse_missing(names, found, f"listed in {split} but not found in {images}")
     if truths is not None:
         refuse_missing(names, truths, f"without a mask NAME{mask_suffix} in {masks}")
-        if split is None:
+        if lines is None:
             refuse_missing(sorted(truths), found, f"with a mask in {masks} but no image in {images}")
     return [(name, found[name], truths[name] if truths is not None else None) for name in names]
+
+
+def _listed_pairs(
+    pairs: Sequence[tuple[str, str]], folders: Sequence[Path], split: Path, suffixes: Sequence[str], labelled: bool
+) -> list[tuple[str, str, str | None]]:
+    """Return (name, image, label file) of a list with both."""
+    places = {name: locate(name, folders) for pair in pairs for name in (pair if labelled else pair[:1])}
+    there = {name for name, place in places.items() if place}
+    shown = ", ".join(str(folder) for folder in dict.fromkeys(folders))
+    refuse_missing(list(places), there, f"listed in {split} but not found in {shown}")
+    names = [without_suffix(first.lstrip("/"), suffixes) for first, _ in pairs]
+    return [(name, cast(str, places[first]), places.get(second)) for name, (first, second) in zip(names, pairs)]
+
+
+class LabelFolder(TypedDict, total=False):
+    """A folder of label files of its own classes: the arguments of `FolderDataset` that say so, and its weights."""
+
+    path: Required[str]
+    classes: Sequence[str]
+    palette: Sequence[Color] | None
+    ignore: Sequence[int]
+    offset: int
+    values: Mapping[int, int] | None
+    ignore_colors: Sequence[Color]
+    metainfo: Metainfo | None
+    mask_suffix: str
+    weights: str
 
 
 class FolderDataset(PairedFiles):
     """A folder of images and a folder of masks, with no code.
 
+    Several named folders of masks, one for each head of a model, give a field each::
+
+        masks: {seg: masks, parts: {path: parts_masks, classes: [none, head, torso], weights: parts_weights}}
+
+    A folder without classes of its own has those of the data set. ``specs`` tells what each holds.
+
     Args:
         images: Folder of images, searched with the folders inside it.
-        masks: Folder of label files of the same names; None when there are no annotations.
+        masks: Folder of label files of the same names; several by the name of their field, of which one is ``seg``;
+            None when there are no annotations.
         classes: Names; the position is the class id.
         palette: One RGB colour per class; when given, masks may hold these colours instead of ids.
         ignore: Values of the label files that do not count.
         offset: Subtracted from a value to give the class id; smaller values do not count.
         values: File value to class id, where ids are sparse: ``{0: 0, 255: 1}`` for black and white masks.
         ignore_colors: Colours of colour masks that do not count.
-        split: Text file with one name per line, relative to ``data_root``; all files when None.
+        split: Text file with one name per line, or an image and its label file, relative to ``data_root``; all files
+            when None.
         image_suffix: End of the image names, ``.jpg`` or ``_leftImg8bit.png``; the usual formats when None.
         mask_suffix: What follows the name in the label file's.
         data_root: Folder to which the other paths are relative.
+        metainfo: Some of the classes, renamed or merged, instead of all.
+        weights: Folder of files that say how much each pixel counts in the loss: the field ``weight``; several by the
+            name of their field. The weights of a label folder NAME are the field ``NAME_weight``.
+        weight_scale: The weight that 1 stands for in an image file; 255 is weight 1 unless given. Arrays (``.npy``)
+            hold the weights themselves.
+        weight_suffix: What follows the name in the weight file's.
+        depth: Folder of depth files: the field ``depth``.
+        depth_scale: Metres that 1 stands for in an image file; arrays hold metres.
+        depth_suffix: What follows the name in the depth file's.
+        indices: The first so many samples, the last for a negative number, or those of a list; all when None.
 
     Raises:
         DataError: When a folder is missing or empty, or files have no partner.
@@ -178,13 +209,17 @@ class FolderDataset(PairedFiles):
     @staticmethod
     def conformance(folder: Path) -> list[dict[str, Any]]:
         """Write a tiny data set into ``folder`` and return the arguments that read it."""
-        write_example(folder / "images", folder / "masks", (0, 1, IGNORE), ".jpg", ".png")
-        return [{"data_root": str(folder), "images": "images", "masks": "masks"}]
+        for masks in ("masks", "parts"):
+            write_example(folder / "images", folder / masks, (0, 1, IGNORE), ".jpg", ".png")
+        plain = {"data_root": str(folder), "images": "images", "masks": "masks"}
+        several = {"masks": {"seg": "masks", "parts": "parts"}, "weights": "masks", "depth": "masks"}
+        merged = {"metainfo": {"classes": {"all": ["background", "foreground"]}}}
+        return [plain, plain | several, plain | merged]
 
     def __init__(
         self,
         images: str | Path,
-        masks: str | Path | None = None,
+        masks: str | Path | Mapping[str, str | LabelFolder] | None = None,
         classes: Sequence[str] = ("background", "foreground"),
         palette: Sequence[Color] | None = None,
         ignore: Sequence[int] = (IGNORE,),
@@ -195,22 +230,83 @@ class FolderDataset(PairedFiles):
         image_suffix: str | None = None,
         mask_suffix: str = ".png",
         data_root: str | Path | None = None,
+        metainfo: Metainfo | None = None,
+        weights: str | Path | Mapping[str, str] | None = None,
+        weight_scale: float = 1 / 255,
+        weight_suffix: str = ".png",
+        depth: str | Path | None = None,
+        depth_scale: float = 0.001,
+        depth_suffix: str = ".png",
+        indices: int | Sequence[int] | None = None,
     ) -> None:
         root = Path(data_root or "")
         self.data_root = str(root)
-        labels = LabelSpec(tuple(classes), tuple(palette or ()), tuple(ignore), offset, values)
-        colors = {_color(color): i for i, color in enumerate(palette or ())}
-        if palette and len(colors) < len(palette):
-            raise UsageError("two classes have the same colour in 'palette'")
+        whole = LabelArguments(
+            classes=classes,
+            palette=palette,
+            ignore=ignore,
+            offset=offset,
+            values=values,
+            ignore_colors=ignore_colors,
+            metainfo=metainfo,
+        )
+        folders = {name: _label_folder(given) for name, given in by_field(masks, SEG).items()}
+        if folders and SEG not in folders:
+            raise UsageError(f"one of the label folders in 'masks' is called {SEG!r}; there are {', '.join(folders)}")
+        readers = {name: _reader(whole, folder) for name, folder in folders.items()}
+        main = folders.pop(SEG, None)
+        reader = readers.get(SEG) or label_reader(whole)
         super().__init__(
             root / images,
-            root / masks if masks is not None else None,
-            labels,
+            root / main["path"] if main else None,
+            reader.labels,
             image_suffix or IMAGE_SUFFIXES,
-            mask_suffix,
+            (main or {}).get("mask_suffix", mask_suffix),
             root / split if split is not None else None,
-            {**colors, **{_color(color): IGNORE for color in ignore_colors}},
+            reader.colors,
+            indices,
+            root,
         )
+        self.specs = {name: reader.labels for name, reader in readers.items()}
+        self._beside = [self._field(name, root, readers[name], folders[name], mask_suffix) for name in folders]
+        weighted = by_field(weights, WEIGHT) | _own_weights({SEG: main, **folders} if main else folders)
+        numbers = [
+            (name, place, weight_suffix, ReadNumbers(WeightMap, weight_scale)) for name, place in weighted.items()
+        ]
+        if depth is not None:
+            numbers.append(("depth", depth, depth_suffix, ReadNumbers(DepthMap, depth_scale)))
+        names = [name for name, _, _ in self._files]
+        self._beside += [FieldFiles(field, root / place, suffix, names, read) for field, place, suffix, read in numbers]
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        for field in self._beside:
+            field.add(sample, index)
+        return sample
+
+    def _field(self, field: str, root: Path, reader: LabelReader, folder: LabelFolder, mask_suffix: str) -> FieldFiles:
+        names, suffix = [name for name, _, _ in self._files], folder.get("mask_suffix", mask_suffix)
+        return FieldFiles(field, root / folder["path"], suffix, names, ReadLabels(reader))
+
+
+SEG, WEIGHT = "seg", "weight"
+"""The fields of the ordinary label map and of its weights, as heads look for them."""
+
+
+def _label_folder(given: str | Path | LabelFolder) -> LabelFolder:
+    return LabelFolder(path=str(given)) if isinstance(given, str | Path) else given
+
+
+def _reader(whole: LabelArguments, folder: LabelFolder) -> LabelReader:
+    """Return what reads a label folder: its own arguments if it has classes, else the whole set's and its own."""
+    own = {key: value for key, value in folder.items() if key in LabelArguments.__annotations__}
+    return label_reader(cast(LabelArguments, own if "classes" in own else {**whole, **own}))
+
+
+def _own_weights(folders: Mapping[str, LabelFolder]) -> dict[str, str]:
+    """Return the folders of weights that label folders name, by field."""
+    named = {name: folder["weights"] for name, folder in folders.items() if "weights" in folder}
+    return {WEIGHT if name == SEG else f"{name}_{WEIGHT}": place for name, place in named.items()}
 
 
 class DataPrefix(TypedDict, total=False):
@@ -220,24 +316,19 @@ class DataPrefix(TypedDict, total=False):
     seg_map_path: str | None
 
 
-class Metainfo(TypedDict, total=False):
-    """Which of a data set's classes count, in this order, and a colour for each; pixels of others do not count."""
-
-    classes: Sequence[str]
-    palette: Sequence[Color]
-
-
 class BaseSegDataset(PairedFiles):
     """A published data set: names, colours, folders and suffixes are facts that a subclass states.
 
     Args:
         data_root: Where the data set lies.
         data_prefix: Folders under it; the training set's when not given.
-        ann_file: Text file with one name per line, under ``data_root``; all files when empty.
+        ann_file: Text file with one name per line, or an image and its label file, under ``data_root``; all files
+            when empty.
         img_suffix: End of the image names.
         seg_map_suffix: What follows the name in the label file's.
-        metainfo: Some of the classes instead of all.
+        metainfo: Some of the classes, renamed or merged, instead of all.
         reduce_zero_label: Whether classes start at 1 in the files and 0 does not count; as published when None.
+        indices: The first so many samples, the last for a negative number, or those of a list; all when None.
 
     Raises:
         DataError: When a folder is missing or empty, or files have no partner.
@@ -267,6 +358,7 @@ class BaseSegDataset(PairedFiles):
         seg_map_suffix: str | None = None,
         metainfo: Metainfo | None = None,
         reduce_zero_label: bool | None = None,
+        indices: int | Sequence[int] | None = None,
     ) -> None:
         root = Path(data_root or self.root)
         self.data_root = str(root)
@@ -280,100 +372,6 @@ class BaseSegDataset(PairedFiles):
             img_suffix or self.suffixes[0],
             seg_map_suffix or self.suffixes[1],
             root / ann_file if ann_file else None,
+            indices=indices,
+            root=root,
         )
-
-
-def choose_classes(labels: LabelSpec, metainfo: Metainfo) -> LabelSpec:
-    """Return the labels of the same files with only the classes that ``metainfo`` names; others become `IGNORE`.
-
-    Raises:
-        UsageError: When a name is unknown or stands there twice.
-    """
-    wanted = tuple(metainfo.get("classes") or labels.classes)
-    unknown = [name for name in wanted if name not in labels.classes]
-    if unknown:
-        raise UsageError(f"no class is called {unknown[0]!r}: {suggest(unknown[0], labels.classes)}")
-    if len(set(wanted)) < len(wanted):
-        raise UsageError(f"metainfo names a class twice: {next(name for name in wanted if wanted.count(name) > 1)!r}")
-    colors = dict(zip(labels.classes, labels.palette))
-    palette = tuple(metainfo.get("palette") or (colors[name] for name in wanted))
-    if wanted == labels.classes:
-        return replace(labels, palette=palette)
-    place = {labels.classes.index(name): new for new, name in enumerate(wanted)}
-    ids = labels.values or {old + labels.offset: old for old in range(len(labels.classes))}
-    values = {value: place.get(old, IGNORE) for value, old in ids.items()}
-    return LabelSpec(wanted, palette, (*labels.ignore, *range(labels.offset)), values=values)
-
-
-def read_annotation(sample: Sample, path: str) -> np.ndarray:
-    """Return the raw values of the annotation file of a sample, which must have the image's size.
-
-    Raises:
-        DataError: When it has not, or cannot be read.
-    """
-    raw = image.read_mask(path)
-    if raw.shape[:2] != sample.size:
-        there, here = _by(raw.shape), _by(sample.size)
-        raise DataError(f"a mask of {there} for an image of {here} pixels: {sample.meta['path']}", path)
-    return raw
-
-
-def find_files(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
-    """Return name to path of the files under ``folder`` that end in one of ``suffixes``."""
-    if not folder.is_dir():
-        raise DataError("no such folder" if not folder.exists() else "not a folder", folder)
-    found: dict[str, str] = {}
-    others: set[str] = set()
-    start = len(os.path.join(folder, ""))
-    for path in _walk(folder):
-        suffix = next((s for s in suffixes if path.lower().endswith(s.lower())), None)
-        if suffix is None:
-            others.add(os.path.splitext(path)[1])
-            continue
-        name = path[start : -len(suffix)].replace(os.sep, "/")
-        if name in found:
-            raise DataError(f"this and {found[name]} have one name: say which one with the suffix", path)
-        found[name] = path
-    if not found:
-        seen = f"; it holds {', '.join(sorted(others - {''})[:5])} files" if others - {""} else ""
-        raise DataError(f"no file here ends in {' or '.join(suffixes)}{seen}", folder)
-    return found
-
-
-def _walk(folder: Path) -> Iterable[str]:
-    for place, _, files in os.walk(folder, followlinks=True):
-        yield from (os.path.join(place, file) for file in files if not file.startswith("."))
-
-
-def read_split(path: Path, suffixes: Sequence[str]) -> list[str]:
-    """Return the names of a text file, one per line, without the suffixes that may stand there."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"the list of names cannot be read: {error.strerror or error}", path) from error
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
-        raise DataError("the list of names is empty", path)
-    return [next((name[: -len(s)] for s in suffixes if name.endswith(s)), name) for name in names]
-
-
-def refuse_missing(names: Sequence[str], there: Container[str], what: str) -> None:
-    """Raise a `DataError` that lists the names that are not ``there``, if any."""
-    missing = [name for name in names if name not in there]
-    if missing:
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise DataError(f"{len(missing)} of {len(names)} names {what}: {shown}")
-
-
-def _color(color: Sequence[int]) -> Color:
-    red, green, blue = (int(value) for value in color)
-    return red, green, blue
-
-
-def _codes(colors: np.ndarray) -> np.ndarray:
-    red, green, blue = (colors[..., channel].astype(np.int64) for channel in range(3))
-    return red << 16 | green << 8 | blue
-
-
-def _by(shape: Sequence[int]) -> str:
-    return f"{shape[0]} x {shape[1]}"

@@ -1,0 +1,95 @@
+"""Further files of an image beside its label file: label maps of other heads, weights, depth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segkernel.errors import DataError
+from segkernel.sample import LabelMap, RasterField, Sample
+from segplug_datasets.label_reader import LabelReader, read_annotation, require_size
+from segplug_datasets.listing import find_files, refuse_missing
+
+Read = Callable[[Sample, str], RasterField]
+
+
+class FieldFiles:
+    """One more field of each sample, from a folder of files that go with the images by name.
+
+    Args:
+        field: Its name.
+        folder: Where the files lie.
+        suffix: What follows the name in them.
+        names: Of the samples.
+        read: Makes the field from a sample and the path of its file; it has to survive pickling.
+
+    Raises:
+        DataError: When the folder, or a file, is missing.
+    """
+
+    def __init__(self, field: str, folder: Path, suffix: str, names: Sequence[str], read: Read) -> None:
+        found = find_files(folder, (suffix,))
+        refuse_missing(names, found, f"without a file NAME{suffix} for {field!r} in {folder}")
+        self.field, self.read = field, read
+        self.paths = [found[name] for name in names]
+
+    def add(self, sample: Sample, index: int) -> None:
+        """Read the field of sample ``index`` into it."""
+        sample[self.field] = self.read(sample, self.paths[index])
+
+
+class ReadLabels:
+    """Reads label maps."""
+
+    def __init__(self, reader: LabelReader) -> None:
+        self.reader = reader
+
+    def __call__(self, sample: Sample, path: str) -> RasterField:
+        return LabelMap(self.reader.read(sample, path))
+
+
+class ReadNumbers:
+    """Reads a number for each pixel: ``scale`` times an image's values, or those of a ``.npy`` array as they are.
+
+    Args:
+        kind: The field to make of it.
+        scale: What 1 in an image file stands for.
+    """
+
+    def __init__(self, kind: type[RasterField], scale: float) -> None:
+        self.kind, self.scale = kind, scale
+
+    def __call__(self, sample: Sample, path: str) -> RasterField:
+        if path.endswith(".npy"):
+            return self.kind(_finite(_load(sample, path), path))
+        raw = read_annotation(sample, path)
+        if raw.ndim != 2:
+            raise DataError(f"one number per pixel is needed, this file has shape {raw.shape}", path)
+        return self.kind(raw.astype(np.float32) * np.float32(self.scale))
+
+
+def by_field(folders: str | Path | Mapping[str, Any] | None, field: str) -> dict[str, Any]:
+    """Return folders by the name of the field; a single one belongs to ``field``."""
+    if folders is None:
+        return {}
+    return dict(folders) if isinstance(folders, Mapping) else {field: folders}
+
+
+def _load(sample: Sample, path: str) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"no array of numbers can be read: {error}", path) from error
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiub":
+        raise DataError(f"one number per pixel is needed, this array is {array.dtype} {array.shape}", path)
+    require_size(sample, array, path)
+    return array.astype(np.float32)
+
+
+def _finite(array: np.ndarray, path: str) -> np.ndarray:
+    if not np.isfinite(array).all() or (array < 0).any():
+        raise DataError("weights and depths are finite numbers from 0", path)
+    return array

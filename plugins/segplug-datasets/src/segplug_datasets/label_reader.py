@@ -1,0 +1,132 @@
+"""From a label file to class ids: numbers by a label specification, colours by a table of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TypedDict
+
+import numpy as np
+
+from segkernel import image
+from segkernel.errors import DataError, UsageError
+from segkernel.interfaces.data import IGNORE, Color, LabelSpec
+from segkernel.sample import Sample
+from segplug_datasets.mapping import Metainfo, choose
+
+
+class LabelArguments(TypedDict, total=False):
+    """What the values of label files mean; see `FolderDataset`."""
+
+    classes: Sequence[str]
+    palette: Sequence[Color] | None
+    ignore: Sequence[int]
+    offset: int
+    values: Mapping[int, int] | None
+    ignore_colors: Sequence[Color]
+    metainfo: Metainfo | None
+
+
+class LabelReader:
+    """Reads label files.
+
+    Args:
+        labels: What the values of the files mean.
+        colors: RGB to class id, for files that hold colours.
+    """
+
+    def __init__(self, labels: LabelSpec, colors: Mapping[Color, int] | None = None) -> None:
+        self.labels = labels
+        self.colors = dict(colors or {})
+
+    def read(self, sample: Sample, path: str) -> np.ndarray:
+        """Return class ids (H, W) uint8 of the label file of a sample.
+
+        Raises:
+            DataError: When it cannot be read, has another size, or holds what is no class; the message names both.
+        """
+        raw = read_annotation(sample, path)
+        try:
+            return self.labels.encode(raw) if raw.ndim == 2 else self._from_colors(raw)
+        except DataError as error:
+            raise DataError(f"{error}\n    the mask of {sample.meta['path']}", path) from None
+
+    def _from_colors(self, raw: np.ndarray) -> np.ndarray:
+        if not self.colors:
+            if (raw == raw[..., :1]).all():  # a grey picture saved in colour
+                return self.labels.encode(raw[..., 0])
+            raise DataError("the mask holds colours: say which colour is which class ('palette'), or save class ids")
+        if raw.dtype != np.uint8:
+            raise DataError(f"a colour mask has 8 bits per colour, this one is {raw.dtype}")
+        codes = _codes(raw)
+        ids = _table(tuple(self.colors.items()))[codes]
+        if (ids < 0).any():
+            unknown = np.unique(codes[ids < 0])[:5].tolist()
+            shown = ", ".join(str((v >> 16, v >> 8 & 255, v & 255)) for v in unknown)
+            raise DataError(f"colours {shown} are not in the palette; list those to be ignored in 'ignore_colors'")
+        return ids.astype(np.uint8)
+
+
+def label_reader(arguments: LabelArguments) -> LabelReader:
+    """Return what reads the label files that the arguments describe.
+
+    Raises:
+        UsageError: When the arguments contradict each other.
+    """
+    palette, ignored = arguments.get("palette") or (), arguments.get("ignore_colors", ())
+    colors = {_color(color): i for i, color in enumerate(palette)}
+    if len(colors) < len(palette):
+        raise UsageError("two classes have the same colour in 'palette'")
+    labels = LabelSpec(
+        tuple(arguments.get("classes", ("background", "foreground"))),
+        tuple(palette),
+        tuple(arguments.get("ignore", (IGNORE,))),
+        arguments.get("offset", 0),
+        arguments.get("values"),
+    )
+    labels, ids = choose(labels, arguments.get("metainfo") or {})
+    known = {color: ids[class_id] for color, class_id in colors.items()}
+    return LabelReader(labels, {**known, **{_color(color): IGNORE for color in ignored}})
+
+
+def read_annotation(sample: Sample, path: str) -> np.ndarray:
+    """Return the raw values of the annotation file of a sample, which must have the image's size.
+
+    Raises:
+        DataError: When it has not, or cannot be read.
+    """
+    raw = image.read_mask(path)
+    require_size(sample, raw, path)
+    return raw
+
+
+def require_size(sample: Sample, array: np.ndarray, path: str) -> None:
+    """Raise a `DataError` unless the array of a file has the height and width of the sample's image."""
+    if array.shape[:2] != sample.size:
+        there, here = _by(array.shape), _by(sample.size)
+        raise DataError(f"a mask of {there} for an image of {here} pixels: {sample.meta['path']}", path)
+
+
+def _codes(raw: np.ndarray) -> np.ndarray:
+    """Return RGB (H, W, 3) uint8 as numbers (H, W) int32, red in the highest byte."""
+    cv2 = image.opencv()
+    codes = cv2.cvtColor(raw, cv2.COLOR_RGB2BGRA).view("<i4")[..., 0]  # one pass; shifting each channel takes six
+    return codes & 0xFFFFFF
+
+
+@lru_cache(maxsize=4)
+def _table(colors: tuple[tuple[Color, int], ...]) -> np.ndarray:
+    """Return the class id of every colour, -1 for unknown ones: 32 MB, which is why data sets share it."""
+    table = np.full(1 << 24, -1, np.int16)
+    for (red, green, blue), class_id in colors:
+        table[red << 16 | green << 8 | blue] = class_id
+    return table
+
+
+def _color(color: Sequence[int]) -> Color:
+    red, green, blue = (int(value) for value in color)
+    return red, green, blue
+
+
+def _by(shape: Sequence[int]) -> str:
+    return f"{shape[0]} x {shape[1]}"

@@ -1,0 +1,106 @@
+"""Which classes count, what they are called, and which of them are one: the label spaces of data sets.
+
+classes: [road, car, bus]                                    some, in this order
+classes: {road: road, vehicle: [car, bus], other: []}        renamed and merged
+others: other                                                where the classes go that are not named
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypedDict
+
+from segkernel.errors import UsageError, suggest
+from segkernel.interfaces.data import IGNORE, Color, LabelSpec, default_palette
+
+Classes = Sequence[str] | Mapping[str, str | Sequence[str]]
+"""Names, some of the existing ones, in the order wanted; or new names, each with the existing ones it stands for."""
+
+
+class Metainfo(TypedDict, total=False):
+    """Which of a data set's classes count, in which order.
+
+    ``classes``: some of the names; or a mapping of new names, each to the name, or names, it stands for.
+    ``palette``: a colour for each; those of the data set when not given.
+    ``others``: the class (one of ``classes``) that the remaining ones become; they do not count when not given.
+    """
+
+    classes: Classes
+    palette: Sequence[Color]
+    others: str | None
+
+
+def regroup(names: Sequence[str], classes: Classes | None, others: str | None = None) -> tuple[list[str], list[int]]:
+    """Return the new class names and, for each of the old ``names``, its new id or `IGNORE`.
+
+    Raises:
+        UsageError: A name does not exist or stands there twice, or ``others`` is no class.
+    """
+    if classes is None:
+        classes = names
+    groups = _groups(classes, names, others)
+    mentioned = [name for members in groups.values() for name in members]
+    for name in mentioned:
+        require_name(name, names)
+    _refuse_twice(mentioned)
+    if others is not None:
+        require_name(others, groups, "'others' is one of the classes: ")
+    rest = IGNORE if others is None else list(groups).index(others)
+    place = {name: new for new, members in enumerate(groups.values()) for name in members}
+    return list(groups), [place.get(name, rest) for name in names]
+
+
+def choose_classes(labels: LabelSpec, metainfo: Metainfo) -> LabelSpec:
+    """Return the labels of the same files with only the classes that ``metainfo`` names, or as it groups them.
+
+    Raises:
+        UsageError: As `regroup`; also when the palette does not fit.
+    """
+    return choose(labels, metainfo)[0]
+
+
+def choose(labels: LabelSpec, metainfo: Metainfo) -> tuple[LabelSpec, list[int]]:
+    """Return the same as `choose_classes` and, for each of the old class ids, the new one.
+
+    Raises:
+        UsageError: As `choose_classes`.
+    """
+    classes, ids = regroup(labels.classes, metainfo.get("classes") or None, metainfo.get("others"))
+    palette = tuple(metainfo.get("palette") or regrouped_palette(labels.palette, ids, len(classes)))
+    if ids == list(range(len(classes))):
+        return replace(labels, classes=tuple(classes), palette=palette), ids
+    old = labels.values or {old + labels.offset: old for old in range(len(labels.classes))}
+    values = {value: IGNORE if class_id == IGNORE else ids[class_id] for value, class_id in old.items()}
+    below = range(0 if labels.values else labels.offset)
+    return LabelSpec(tuple(classes), palette, (*labels.ignore, *below), values=values), ids
+
+
+def regrouped_palette(palette: Sequence[Color], ids: Sequence[int], count: int) -> list[Color]:
+    """Return colours for ``count`` new classes: of the first old class in each, or of a fixed table where none is."""
+    colors = list(default_palette(count))
+    for color, new in reversed(list(zip(palette, ids))):
+        if new != IGNORE:
+            colors[new] = color
+    return colors
+
+
+def require_name(name: str, names: Iterable[str], before: str = "") -> None:
+    """Raise a `UsageError` that suggests the nearest name unless ``name`` is one of ``names``."""
+    known = list(names)
+    if name not in known:
+        raise UsageError(f"{before}no class is called {name!r}: {suggest(name, known)}")
+
+
+def _groups(classes: Classes, names: Sequence[str], others: str | None) -> dict[str, list[str]]:
+    """Return the old names in each new class; the class of the others may be a new one."""
+    if isinstance(classes, Mapping):
+        return {new: [old] if isinstance(old, str) else list(old) for new, old in classes.items()}
+    _refuse_twice(list(classes))
+    return {name: [] if name == others and name not in names else [name] for name in classes}
+
+
+def _refuse_twice(names: Sequence[str]) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"'classes' names a class twice: {twice!r}")
