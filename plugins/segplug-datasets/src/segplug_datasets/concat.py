@@ -1,21 +1,28 @@
-"""Several data sets as one."""
+"""Several data sets as one, of the same classes or mapped into a common label space."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
+
+import numpy as np
+from typing_extensions import Required
 
 from segkernel.errors import UsageError
-from segkernel.interfaces.data import Color, Dataset, LabelSpec
-from segkernel.sample import Sample
+from segkernel.interfaces.data import IGNORE, Color, Dataset, LabelSpec, default_palette
+from segkernel.sample import LabelMap, Sample
 from segplug_datasets.files import FolderDataset
+from segplug_datasets.mapping import regrouped_palette, require_name
 
 
 class ConcatDataset:
     """The samples of several data sets of the same classes, one set after the other.
+
+    ``datasets`` are the sets, and ``ends`` says for each the index behind its last sample.
 
     Args:
         datasets: The data sets; colours are the first one's.
@@ -32,11 +39,11 @@ class ConcatDataset:
 
     def __init__(self, datasets: Sequence[Dataset]) -> None:
         if not datasets:
-            raise UsageError("ConcatDataset needs at least one data set")
+            raise UsageError(f"{type(self).__name__} needs at least one data set")
         self.datasets = list(datasets)
         for number, other in enumerate(self.datasets[1:], 1):
             _refuse_other_classes(self.classes, tuple(other.classes), number)
-        self._ends = list(accumulate(len(dataset) for dataset in self.datasets))
+        self.ends = list(accumulate(len(dataset) for dataset in self.datasets))
 
     @property
     def labels(self) -> LabelSpec:
@@ -55,14 +62,192 @@ class ConcatDataset:
         return tuple(self.datasets[0].palette)
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return self.ends[-1]
 
     def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         index %= len(self)
-        part = bisect_right(self._ends, index)
-        return self.datasets[part][index - (self._ends[part - 1] if part else 0)]
+        part = bisect_right(self.ends, index)
+        return self.datasets[part][index - (self.ends[part - 1] if part else 0)]
+
+
+class MappedDataset:
+    """A data set in another label space: classes renamed, merged, left out.
+
+    A class of the data set goes to the class that ``mapping`` names; if it is not listed there, to the class of its
+    own name; if there is none, its pixels do not count.
+
+    Args:
+        dataset: Any data set.
+        classes: The classes of the other label space; the position is the class id.
+        mapping: Names of the data set's classes to names of ``classes``, or None for pixels that do not count.
+        palette: One RGB colour per class; of the data set's own where one comes from it, when not given.
+        unlabelled: Those of ``classes`` that the images may show but that this data set did not label. They lie
+            hidden in its background, so pixels of ``background`` do not count.
+        background: What stands for none of the other classes in ``classes``; needed with ``unlabelled`` only.
+
+    Raises:
+        UsageError: When a name does not exist, or a class that is mapped to is said to be unlabelled.
+    """
+
+    @staticmethod
+    def conformance(folder: Path) -> list[dict[str, Any]]:
+        """Write a tiny data set into ``folder`` and return the arguments that read it."""
+        dataset = FolderDataset(**FolderDataset.conformance(folder)[0])
+        mapped = {"dataset": dataset, "classes": ["background", "cat", "dog"], "mapping": {"foreground": "cat"}}
+        return [mapped, mapped | {"unlabelled": ["dog"]}]
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        classes: Sequence[str],
+        mapping: Mapping[str, str | None] | None = None,
+        palette: Sequence[Color] | None = None,
+        unlabelled: Sequence[str] = (),
+        background: str = "background",
+    ) -> None:
+        self.dataset = dataset
+        ids = map_names(tuple(dataset.classes), classes, mapping or {})
+        palette = palette or regrouped_palette(dataset.palette, ids, len(classes))
+        self.labels = LabelSpec(tuple(classes), tuple(palette))
+        self._table = np.full(256, IGNORE, np.uint8)
+        self._table[: len(ids)] = ids
+        if unlabelled:
+            self._hide_background(unlabelled, background)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.labels.classes
+
+    @property
+    def palette(self) -> tuple[Color, ...]:
+        """One RGB colour per class."""
+        return self.labels.palette
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.dataset[index]
+        seg = sample.get("seg")
+        if isinstance(seg, LabelMap):
+            sample["seg"] = replace(seg, array=self._table[seg.array])
+        return sample
+
+    def _hide_background(self, unlabelled: Sequence[str], background: str) -> None:
+        require_name(background, self.classes, "'background': ")
+        for name in unlabelled:
+            require_name(name, self.classes, "'unlabelled': ")
+            if self.classes.index(name) in self._table:
+                raise UsageError(f"{name!r} is said to be unlabelled, but a class of the data set is mapped to it")
+        if background in unlabelled:
+            raise UsageError(f"{background!r} stands for what is not labelled and cannot be listed as 'unlabelled'")
+        self._table[self._table == self.classes.index(background)] = IGNORE
+
+
+class Source(TypedDict, total=False):
+    """One of the data sets of `MixDataset`: ``dataset``, ``mapping`` and ``unlabelled`` as in `MappedDataset`.
+
+    ``weight`` is the set's share of the draws, relative to the others'.
+    """
+
+    dataset: Required[Dataset]
+    mapping: Mapping[str, str | None]
+    unlabelled: Sequence[str]
+    weight: float
+
+
+class MixDataset(ConcatDataset):
+    """Data sets of different classes, mapped into one label space, one set after the other::
+
+        type: MixDataset
+        classes: [background, person, car]
+        sources:
+          - {dataset: {...}, mapping: {pedestrian: person, rider: person}, weight: 2}
+          - {dataset: {...}, unlabelled: [car]}
+
+    ``weights`` holds the share of the draws of each set, None when no source gives one: then every sample is drawn
+    as often as every other. Samplers read it, together with ``datasets`` and ``ends``.
+
+    Args:
+        sources: The data sets, each with what its classes are called here.
+        classes: The common classes; the union of those of the sources, after their mappings, when not given.
+        palette: One RGB colour per class; when not given, of the first source that has the class.
+        background: The common class that stands for none of the others; needed where sources have ``unlabelled``.
+
+    Raises:
+        UsageError: When there is no source, a name does not exist, or a weight is not positive.
+    """
+
+    @staticmethod
+    def conformance(folder: Path) -> list[dict[str, Any]]:
+        """Write tiny data sets into ``folder`` and return the arguments that read them."""
+        first, second = (FolderDataset(**FolderDataset.conformance(folder / name)[0]) for name in "ab")
+        sources = [
+            Source(dataset=first, mapping={"foreground": "cat"}, weight=2.0),
+            Source(dataset=second, mapping={"foreground": "dog"}, unlabelled=["cat"]),
+        ]
+        return [{"sources": sources}]
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        classes: Sequence[str] | None = None,
+        palette: Sequence[Color] | None = None,
+        background: str = "background",
+    ) -> None:
+        names = list(classes or _union(sources))
+        colors = palette or _common_palette(sources, names)
+        super().__init__([_mapped(source, number, names, colors, background) for number, source in enumerate(sources)])
+        given = [source.get("weight") for source in sources]
+        wrong = [weight for weight in given if weight is not None and not 0 < weight < float("inf")]
+        if wrong:
+            raise UsageError(f"the 'weight' of a source is a positive number, not {wrong[0]}")
+        unset = all(weight is None for weight in given)
+        self.weights = None if unset else tuple(1.0 if weight is None else float(weight) for weight in given)
+
+
+def map_names(names: Sequence[str], classes: Sequence[str], mapping: Mapping[str, str | None]) -> list[int]:
+    """Return for each of ``names`` its id among ``classes``, or `IGNORE`.
+
+    Raises:
+        UsageError: When the mapping names what does not exist.
+    """
+    for old, new in mapping.items():
+        require_name(old, names, "'mapping' of a data set: ")
+        if new is not None:
+            require_name(new, classes, f"'mapping' of {old!r}: ")
+    place = {name: number for number, name in enumerate(classes)}
+    return [IGNORE if (new := mapping.get(name, name)) is None else place.get(new, IGNORE) for name in names]
+
+
+def _mapped(source: Source, number: int, names: list[str], colors: Sequence[Color], background: str) -> MappedDataset:
+    try:
+        return MappedDataset(
+            source["dataset"], names, source.get("mapping"), colors, source.get("unlabelled", ()), background
+        )
+    except UsageError as error:
+        raise UsageError(f"sources[{number}]: {error}") from None
+
+
+def _union(sources: Sequence[Source]) -> list[str]:
+    """Return all names that classes of the sources are mapped to, in the order in which they come."""
+    mapped = [[s.get("mapping", {}).get(name, name) for name in s["dataset"].classes] for s in sources]
+    return [name for name in dict.fromkeys(name for names in mapped for name in names) if name is not None]
+
+
+def _common_palette(sources: Sequence[Source], names: Sequence[str]) -> list[Color]:
+    """Return the colour that the first source with a class has for it, or one of a fixed table."""
+    colors = dict(zip(names, default_palette(len(names))))
+    for source in reversed(sources):
+        mapping, dataset = source.get("mapping", {}), source["dataset"]
+        for old, color in reversed(list(zip(dataset.classes, dataset.palette))):
+            new = mapping.get(old, old)
+            if new in colors:
+                colors[new] = color
+    return list(colors.values())
 
 
 def _refuse_other_classes(first: tuple[str, ...], other: tuple[str, ...], number: int) -> None:
@@ -72,4 +257,4 @@ def _refuse_other_classes(first: tuple[str, ...], other: tuple[str, ...], number
     if len(first) == len(other):
         place = next(i for i, (a, b) in enumerate(zip(first, other)) if a != b)
         message = f"class {place} of datasets[{number}] is {other[place]!r}, of datasets[0] it is {first[place]!r}"
-    raise UsageError(f"{message}: choose or order them with 'metainfo', or map the labels")
+    raise UsageError(f"{message}: choose or order them with 'metainfo', or map them with MixDataset")
