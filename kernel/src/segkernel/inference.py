@@ -6,6 +6,7 @@ Validation, ``seg-kernel test``, `Predictor` and exported models all come throug
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -39,6 +40,8 @@ class PaddingConfig(TypedDict, total=False):
 
 class Preprocessor(nn.Module):
     """Normalise on the device, then fill what lies outside the true sizes: images with 0, labels with 255.
+
+    What transforms left to the device (`segkernel.interfaces.data.DeviceStep`) is done before.
 
     Args:
         mean: Per channel, in the units of the file (0 to 255 for 8 bits), RGB.
@@ -86,7 +89,7 @@ class Preprocessor(nn.Module):
             raise UsageError(
                 f"images of {batch.images.shape[1]} channels, but data.preprocess normalises {self.mean.shape[1]}"
             )
-        images = (batch.images.to(torch.float32) - self.mean) / self.std
+        images = (_augmented(batch.images.to(torch.float32), batch.meta) - self.mean) / self.std
         for image, (height, width) in zip(images, batch.sizes):
             image[:, height:] = 0
             image[:, :, width:] = 0
@@ -112,6 +115,14 @@ class Preprocessor(nn.Module):
         if bottom or right:
             value = pad(value, (0, right, 0, bottom), value=IGNORE if is_label else 0)
         return value.long() if is_label else value
+
+
+def _augmented(images: Tensor, meta: Sequence[Mapping[str, Any]]) -> Tensor:
+    """Do what transforms left to the device, each sample's in turn."""
+    for steps in zip_longest(*(entry.get("on_device", ()) for entry in meta)):
+        for kind in dict.fromkeys(type(step) for step in steps if step is not None):
+            images = kind.together(images, [step if type(step) is kind else None for step in steps])
+    return images
 
 
 def _padding_config(size: tuple[int, int] | None, size_divisor: int | None) -> PaddingConfig:

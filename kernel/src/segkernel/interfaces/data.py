@@ -11,6 +11,8 @@ import numpy as np
 from segkernel.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from segkernel.sample import Prediction, Sample, Targets
 
 IGNORE = 255
@@ -156,6 +158,38 @@ class Transform(Protocol):
     needs: int
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample | None: ...
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """The draw order of training: a pure function, so that a resumed run and many ranks draw what one run would."""
+
+    def order(self, dataset: Dataset, seed: int, epoch: int, batch: int) -> Sequence[int]:
+        """Return the indices that an epoch visits, as many as the data set has samples; they may repeat.
+
+        Args:
+            dataset: The training set, the same one each time.
+            seed: Of the run.
+            epoch: Counted from 0.
+            batch: Samples of a micro-batch: those at positions ``k * batch`` to ``(k + 1) * batch - 1`` of the whole
+                sequence, which starts with epoch 0, go together.
+        """
+        ...
+
+
+class DeviceStep(Protocol):
+    """What a transform drew for one sample and leaves to the device, in the list ``sample.meta["on_device"]``.
+
+    It must survive pickling.
+    """
+
+    @staticmethod
+    def together(images: Tensor, steps: Sequence[Any]) -> Tensor:
+        """Return a batch of images (N, C, H, W) float32, not yet normalised, with each changed by its own step.
+
+        ``steps`` are of this class, or None for an image that has none; the batch given stays as it is.
+        """
+        ...
 
 
 @runtime_checkable

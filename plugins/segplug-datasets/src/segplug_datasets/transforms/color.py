@@ -10,8 +10,7 @@ import numpy as np
 from segkernel.errors import DataError, UsageError
 from segkernel.image import opencv
 from segkernel.sample import LabelMap, Sample
-
-_VALUES = np.arange(256, dtype=np.float32)
+from segplug_datasets.transforms.distortion import Distortion, look_up
 
 
 class PhotoMetricDistortion:
@@ -24,12 +23,15 @@ class PhotoMetricDistortion:
         contrast_range: Lowest and highest factor of all values.
         saturation_range: Lowest and highest factor of the saturation.
         hue_delta: Highest turn of the hue, in OpenCV's half degrees.
+        on_device: Only draw here, and leave the work to the device, where `Preprocessor` does it for the whole batch
+            before normalising. Of the transforms that touch the image's values it must then be the last.
 
     Raises:
         DataError: When the image is not (H, W, 3) uint8.
     """
 
     needs: ClassVar[int] = 0
+    conformance: ClassVar = ({}, {"on_device": True})
 
     def __init__(
         self,
@@ -37,29 +39,29 @@ class PhotoMetricDistortion:
         contrast_range: tuple[float, float] = (0.5, 1.5),
         saturation_range: tuple[float, float] = (0.5, 1.5),
         hue_delta: int = 18,
+        on_device: bool = False,
     ) -> None:
         self.brightness_delta, self.contrast_range = brightness_delta, contrast_range
         self.saturation_range, self.hue_delta = saturation_range, hue_delta
+        self.on_device = on_device
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
-        image = sample.image = _checked(sample)
-        before = _VALUES
-        if rng.integers(2):
-            before = _table(before, 1, rng.uniform(-self.brightness_delta, self.brightness_delta))
+        image, distortion = _checked(sample), self._draw(rng)
+        if self.on_device:
+            sample.meta["on_device"] = [*sample.meta.get("on_device", ()), distortion]
+        else:
+            sample.image = distortion(image)
+        return sample
+
+    def _draw(self, rng: np.random.Generator) -> Distortion:
+        delta = self.brightness_delta
+        brightness = rng.uniform(-delta, delta) if rng.integers(2) else 0
         contrast_first = rng.integers(2) == 1
-        if contrast_first and rng.integers(2):
-            before = _table(before, rng.uniform(*self.contrast_range), 0)
+        contrast = rng.uniform(*self.contrast_range) if contrast_first and rng.integers(2) else 1
         saturation = rng.uniform(*self.saturation_range) if rng.integers(2) else None
         hue = int(rng.integers(-self.hue_delta, self.hue_delta)) if rng.integers(2) else None
-        after = _VALUES
-        if not contrast_first and rng.integers(2):
-            after = _table(after, rng.uniform(*self.contrast_range), 0)
-        if saturation is None and hue is None:
-            before, after = after[before.astype(np.uint8)], _VALUES
-        image = _look_up(image, before)
-        image = _turn_colors(image, saturation, hue)
-        sample.image = _look_up(image, after)
-        return sample
+        after = rng.uniform(*self.contrast_range) if not contrast_first and rng.integers(2) else 1
+        return Distortion(brightness, contrast, saturation, hue, after)
 
 
 class CLAHE:
@@ -98,7 +100,7 @@ class AdjustGamma:
         self._values = (np.arange(256) / 255.0) ** (1.0 / gamma) * 255
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
-        sample.image = _look_up(_checked(sample), self._values)
+        sample.image = look_up(_checked(sample), self._values)
         return sample
 
 
@@ -184,27 +186,3 @@ def _checked(sample: Sample) -> np.ndarray:
         message = f"a colour transform needs an image (H, W, 3) uint8, not {sample.image.shape} {sample.image.dtype}"
         raise DataError(message, sample.meta.get("path"))
     return sample.image
-
-
-def _table(values: np.ndarray, factor: float, shift: float) -> np.ndarray:
-    """Return ``values * factor + shift`` cut to 0 to 255, whole numbers, as a picture would hold after that step."""
-    return np.floor(np.clip(values * np.float32(factor) + np.float32(shift), 0, 255))
-
-
-def _look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
-    if table is _VALUES:
-        return image
-    return opencv().LUT(np.ascontiguousarray(image), table.astype(np.uint8))
-
-
-def _turn_colors(image: np.ndarray, saturation: float | None, hue: int | None) -> np.ndarray:
-    if saturation is None and hue is None:
-        return image
-    cv2 = opencv()
-    tables = np.tile(np.arange(256, dtype=np.uint8)[:, None], (1, 3))
-    if hue is not None:
-        tables[:, 0] = (np.arange(256) + hue) % 180
-    if saturation is not None:
-        tables[:, 1] = _table(_VALUES, saturation, 0)
-    turned = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), tables[None])
-    return cv2.cvtColor(turned, cv2.COLOR_HSV2RGB)
