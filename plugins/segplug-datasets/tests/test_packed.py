@@ -17,7 +17,7 @@ from segkernel import image
 from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import LabelSpec
 from segkernel.sample import Boxes, DepthMap, Field, InstanceMasks, Keypoints, LabelMap, RasterField, Sample, WeightMap
-from segplug_datasets import packed
+from segplug_datasets import packed, pages
 from segplug_datasets.change import SecondImage
 from segplug_datasets.files import FolderDataset
 from segplug_datasets.packed import PackedDataset, pack, verify_pack
@@ -132,9 +132,9 @@ def test_arrays_are_views_into_the_map_that_may_be_written(tmp_path: Path) -> No
 
 def test_more_samples_than_file_handles_can_be_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = pack(Made(), tmp_path)
-    monkeypatch.setattr(packed, "_MAPS_AT_ONCE", 3)
+    monkeypatch.setattr(pages, "_MAPS_AT_ONCE", 3)
     held = [found[i % 5] for i in range(50)]
-    assert len(packed._maps) <= 3
+    assert len(pages._maps) <= 3
     assert all(same(Made()[i % 5], sample) for i, sample in enumerate(held))
     held[-1].image[...] = 0
     assert same(Made()[4], found[4])

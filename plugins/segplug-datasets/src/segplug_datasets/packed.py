@@ -13,10 +13,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import mmap
 import os
 import shutil
-import weakref
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -41,7 +39,6 @@ _MAGIC = b"SEGPACK1"
 _BLOCK = 4096
 _TRAILER = len(_MAGIC) + 16  # magic, rows of the table, CRC-32 of the table
 _AGAIN = "pack the data set again: whole shards are kept"
-_MAPS_AT_ONCE = 256  # each holds a file handle, of which a process may have few
 
 
 # ---------------------------------------------------------------- reading
@@ -95,7 +92,7 @@ class PackedDataset:
             raise IndexError(f"sample {index} of {len(self)}")
         shard, offset, length, checksum = self._index[index].tolist()
         path = Path(self.path, _shard_name(shard))
-        block = _map(path, offset, length)
+        block = _block_of(path, offset, length)
         try:
             if self.verify and zlib.crc32(block) != checksum:
                 raise DataError("its checksum is another")
@@ -104,26 +101,15 @@ class PackedDataset:
             raise DataError(f"sample {index} is damaged; {_AGAIN}\n    {error}", path) from error
 
 
-_maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
-
-
-def _map(path: Path, offset: int, length: int) -> Any:
-    """Return ``length`` bytes of a file: a map of its own, whose changes reach neither the file nor another map."""
-    start = offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+def _block_of(path: Path, offset: int, length: int) -> Any:
     try:
-        with open(path, "rb") as file:
-            mapped = mmap.mmap(file.fileno(), offset - start + length, access=mmap.ACCESS_COPY, offset=start)
+        return pages.map_block(path, offset, length)
     except FileNotFoundError:
         raise DataError(f"this shard is missing; {_AGAIN}", path) from None
     except ValueError as error:
         raise DataError(f"this shard is cut short; {_AGAIN}", path) from error
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}", path) from error
-    block = memoryview(mapped)[offset - start :]
-    if len(_maps) >= _MAPS_AT_ONCE:
-        return bytearray(block)
-    _maps.add(mapped)
-    return block
 
 
 def _read_summary(folder: Path) -> dict[str, Any]:
@@ -186,7 +172,7 @@ def verify_pack(path: str | Path) -> Iterator[tuple[int, str]]:
     dataset = PackedDataset(path)
     for index, (shard, offset, length, checksum) in enumerate(dataset._index.tolist()):
         file = Path(dataset.path, _shard_name(shard))
-        block = _map(file, offset, length)
+        block = _block_of(file, offset, length)
         if zlib.crc32(block) != checksum:
             yield index, f"{file}: damaged at byte {offset}; {_AGAIN}"
         elif changed := _changed_files(pages.read_note(block)):
@@ -441,7 +427,7 @@ def _kept(dataset: Dataset, job: _Job, path: Path) -> np.ndarray | None:
         return None
     for row, (offset, length, checksum) in enumerate(table.tolist()):
         try:
-            block = _map(path, offset, length)
+            block = _block_of(path, offset, length)
             if zlib.crc32(block) != checksum or _changed_files(pages.read_note(block)):
                 return None
             # When the first is the same, so are the others: the same files in the same order.

@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import mmap
+import weakref
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from segkernel.sample import Field, Sample
 
 _ALIGNED = 64
 _LENGTH = 8
+_MAPS_AT_ONCE = 256  # each holds a file handle, of which a process may have few
 
 
 def encode(sample: Sample, note: Any = None) -> list[bytes]:
@@ -60,6 +63,27 @@ def read_note(block: Any) -> Any:
         return _record(block)["note"]
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def map_block(path: str | Path, offset: int = 0, length: int | None = None) -> Any:
+    """Return bytes of a file as a map of its own: what is written into it reaches neither the file nor another map.
+
+    Raises:
+        OSError: When the file is missing or cannot be read.
+        ValueError: When it ends before.
+    """
+    start = offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+    with open(path, "rb") as file:
+        size = 0 if length is None else offset - start + length
+        mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY, offset=start)
+    block = memoryview(mapped)[offset - start :]
+    if len(_maps) >= _MAPS_AT_ONCE:
+        return bytearray(block)
+    _maps.add(mapped)
+    return block
+
+
+_maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 
 
 def _record(block: Any) -> dict[str, Any]:
