@@ -1,4 +1,4 @@
-"""One model of every family, small enough to train for a moment, and what it cannot do.
+"""One model of every family, small enough to train for a moment.
 
 The published widths are kept; what is deep is made shallow, and images are small.
 """
@@ -25,7 +25,7 @@ SHALLOW_SAN = (
     "model.decode_head.san_cfg.cfg_encoder.num_encode_layer=4",
     "model.decode_head.san_cfg.fusion_index=[0,1,2,3]",
     "model.decode_head.maskgen_cfg.num_layers=1",
-    "model.decode_head.loss_decode.0.class_weight=[1,1,1,1,1,1,1,1,0.1]",
+    "model.decode_head.loss_decode[0].class_weight=[1,1,1,1,1,1,1,1,0.1]",
     "data.preprocess.size_divisor=32",
 )
 
@@ -38,17 +38,11 @@ class Representative:
         model: Its name in the zoo, before schedule and data.
         edits: Overrides that make it small.
         size: Height and width of the images in pixels.
-        odd: Why it takes no image of 65 x 97 pixels; empty when it does.
-        compiles: Why `torch.compile` fails; empty when it works.
-        exports: Why `torch.export` fails; empty when it works.
     """
 
     model: str
     edits: tuple[str, ...] = ()
     size: tuple[int, int] = (96, 96)
-    odd: str = ""
-    compiles: str = ""
-    exports: str = ""
 
 
 FAMILIES: dict[str, Representative] = {
