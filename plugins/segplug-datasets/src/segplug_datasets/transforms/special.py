@@ -1,4 +1,4 @@
-"""Transforms for one kind of task: borders, change between two images, depth."""
+"""Transforms for one kind of task: borders, change between two images, depth, coarse labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from segkernel.errors import DataError, UsageError
 from segkernel.image import opencv
 from segkernel.interfaces.data import IGNORE
-from segkernel.sample import EdgeMap, Sample
+from segkernel.sample import EdgeMap, LabelMap, Resize, Sample
 
 
 class GenerateEdge:
@@ -109,4 +109,37 @@ class RandomDepthMix:
         grey = depth[:, strip] * (255 / max(float(depth.max()), 1e-6))
         sample.image = sample.image.copy()
         sample.image[:, strip] = grey[..., None].astype(sample.image.dtype)
+        return sample
+
+
+class SegRescale:
+    """Make label maps as coarse as a net sees them whose output is ``scale_factor`` times the image's size.
+
+    They keep the image's size, since heads here compare with their scores scaled to it: each label is repeated for the
+    pixels that the nearest one of the smaller map stands for. Factors from 1 on change nothing.
+
+    Args:
+        scale_factor: Of the smaller map.
+
+    Raises:
+        UsageError: Unless it is positive.
+    """
+
+    needs: ClassVar[int] = 0
+    conformance: ClassVar = {"scale_factor": 0.5}
+
+    def __init__(self, scale_factor: float = 1) -> None:
+        if scale_factor <= 0:
+            raise UsageError(f"a scale_factor is above 0, not {scale_factor}")
+        self.scale_factor = scale_factor
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
+        if self.scale_factor >= 1:
+            return sample
+        size = sample.size
+        height, width = (max(1, round(edge * self.scale_factor)) for edge in size)
+        for name in sample:
+            if isinstance(sample[name], LabelMap):
+                coarse = sample[name].apply(Resize((height, width)), size)
+                sample[name] = coarse.apply(Resize(size), (height, width))
         return sample

@@ -1,0 +1,89 @@
+"""Transforms made of others, after mmcv's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from segkernel.errors import UsageError
+from segkernel.interfaces.data import Transform
+from segkernel.sample import Sample
+from segplug_datasets.transforms.checks import probability
+
+
+class RandomApply:
+    """Apply some transforms, one after the other, or leave the sample as it is.
+
+    Args:
+        transforms: In this order; further samples that they need are drawn for each.
+        prob: Of applying them.
+
+    Raises:
+        UsageError: When there is none, or ``prob`` is no probability.
+    """
+
+    conformance: ClassVar = {"transforms": [{"type": "RandomFlip", "prob": 1.0}, {"type": "CLAHE"}], "prob": 0.5}
+
+    def __init__(self, transforms: Sequence[Transform], prob: float = 0.5) -> None:
+        if not transforms:
+            raise UsageError("RandomApply needs at least one transform")
+        self.transforms, self.prob = list(transforms), probability(prob)
+        self.needs = needed(self.transforms)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample | None:
+        return applied(self.transforms, sample, rng, more) if rng.random() < self.prob else sample
+
+
+class RandomChoice:
+    """Apply one of several transforms, or sequences of transforms.
+
+    Args:
+        transforms: To choose from; each a transform or a list of transforms applied in order.
+        prob: Of each; the same for all when None. They add up to 1.
+
+    Raises:
+        UsageError: When there is none, or ``prob`` does not fit.
+    """
+
+    conformance: ClassVar = {
+        "transforms": [
+            [{"type": "RandomFlip", "prob": 1.0}, {"type": "CLAHE"}],
+            {"type": "RandomCrop", "crop_size": [64, 80]},
+        ],
+        "prob": [0.5, 0.5],
+    }
+
+    def __init__(
+        self, transforms: Sequence[Transform | Sequence[Transform]], prob: Sequence[float] | None = None
+    ) -> None:
+        if not transforms:
+            raise UsageError("RandomChoice needs at least one transform")
+        if prob is not None and (len(prob) != len(transforms) or min(prob) < 0 or abs(sum(prob) - 1) > 1e-6):
+            raise UsageError(f"prob has one number per choice, {len(transforms)}, which add up to 1; not {list(prob)}")
+        self.choices = [list(one) if isinstance(one, Sequence) else [one] for one in transforms]
+        self.prob = prob
+        self.needs = max(map(needed, self.choices))
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample | None:
+        shares = np.cumsum(self.prob if self.prob is not None else np.full(len(self.choices), 1 / len(self.choices)))
+        choice = min(int(np.searchsorted(shares, rng.random(), side="right")), len(self.choices) - 1)
+        return applied(self.choices[choice], sample, rng, more)
+
+
+def needed(transforms: Iterable[Transform]) -> int:
+    """Return how many further samples a sequence of transforms needs."""
+    return sum(getattr(transform, "needs", 0) for transform in transforms)
+
+
+def applied(
+    transforms: Iterable[Transform], sample: Sample, rng: np.random.Generator, more: Sequence[Sample] = ()
+) -> Sample | None:
+    """Apply transforms in turn, handing ``more`` out as they need it; None when one rejects the sample."""
+    result: Sample | None = sample
+    left = iter(more)
+    for transform in transforms:
+        if result is not None:
+            result = transform(result, rng, *(next(left) for _ in range(getattr(transform, "needs", 0))))
+    return result

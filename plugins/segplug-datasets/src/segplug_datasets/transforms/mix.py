@@ -1,0 +1,188 @@
+"""Two images in one: CutMix, ClassMix, MixUp.
+
+The further sample comes as its data set has it. ``transforms`` are applied to it first; after that it is fitted to the
+sample: scaled up in proportion where it is smaller, then cut to a random window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from segkernel.errors import DataError, UsageError
+from segkernel.image import opencv
+from segkernel.interfaces.data import IGNORE, Transform
+from segkernel.sample import Sample, Size, WeightMap
+from segplug_datasets.transforms.checks import probability
+from segplug_datasets.transforms.compose import applied, needed
+from segplug_datasets.transforms.layers import Layer, copied, covering, lay, refuse_others
+
+
+class Mixing:
+    """What transforms share that mix one further sample in.
+
+    Args:
+        prob: Of mixing.
+        transforms: Applied to the further sample first, for example the resizing and cropping of the others; they
+            may not need further samples of their own.
+    """
+
+    needs: ClassVar[int] = 1
+
+    def __init__(self, prob: float = 0.5, transforms: Sequence[Transform] = ()) -> None:
+        if needed(transforms):
+            raise UsageError("the transforms of a further sample cannot need further samples themselves")
+        self.prob, self.transforms = probability(prob), list(transforms)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
+        if rng.random() >= self.prob:
+            return self.unmixed(sample)
+        other = applied(self.transforms, copied(more[0]), rng)
+        return self.unmixed(sample) if other is None else self.mixed(sample, self.fit(other, sample.size, rng), rng)
+
+    def fit(self, other: Sample, size: Size, rng: np.random.Generator) -> Sample:
+        """Return the further sample as large as the sample."""
+        return covering(other, size, rng)
+
+    def unmixed(self, sample: Sample) -> Sample:
+        """Return a sample that nothing is mixed into."""
+        return sample
+
+    def mixed(self, sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
+        """Return what becomes of the two."""
+        raise NotImplementedError
+
+
+class CutMix(Mixing):
+    """Replace a rectangle by that of another image, labels and all (Yun et al., 2019; French et al., 2020).
+
+    The rectangle has the image's proportions and covers a share drawn from Beta(alpha, alpha); its middle lies
+    anywhere, and what reaches over the border is cut off.
+
+    Args:
+        prob: Of mixing.
+        alpha: Of the Beta distribution; 1 draws every share alike.
+        transforms: Applied to the further sample first.
+
+    Raises:
+        UsageError: When an argument is out of range.
+        DataError: When the samples differ in channels, type or fields.
+    """
+
+    conformance: ClassVar = {"prob": 1.0}
+
+    def __init__(self, prob: float = 0.5, alpha: float = 1.0, transforms: Sequence[Transform] = ()) -> None:
+        super().__init__(prob, transforms)
+        self.alpha = _positive(alpha)
+
+    def mixed(self, sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
+        edge = np.sqrt(rng.beta(self.alpha, self.alpha))
+        mask = np.zeros(sample.size, bool)
+        mask[tuple(_span(length, edge, rng) for length in sample.size)] = True
+        return lay([Layer(sample), Layer(other, mask=mask)], sample.size)
+
+
+def _span(length: int, share: float, rng: np.random.Generator) -> slice:
+    middle, reach = rng.integers(length), length * share / 2
+    return slice(max(0, round(middle - reach)), round(middle + reach))
+
+
+class ClassMix(Mixing):
+    """Lay half of another image's classes over the image, labels and all (Olsson et al., 2021).
+
+    The pixels of the chosen classes, where the other image has them; pixels labelled 255 are never taken.
+
+    Args:
+        prob: Of mixing.
+        class_ratio: Share of the other image's classes that are taken, rounded up.
+        transforms: Applied to the further sample first.
+
+    Raises:
+        UsageError: When an argument is out of range.
+        DataError: When a sample has no labels, or they differ in channels, type or fields.
+    """
+
+    conformance: ClassVar = {"prob": 1.0}
+
+    def __init__(self, prob: float = 0.5, class_ratio: float = 0.5, transforms: Sequence[Transform] = ()) -> None:
+        super().__init__(prob, transforms)
+        if not 0 < class_ratio <= 1:
+            raise UsageError(f"class_ratio is above 0 and at most 1, not {class_ratio}")
+        self.class_ratio = class_ratio
+
+    def mixed(self, sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
+        labels = labels_of(other, "ClassMix")
+        classes = np.setdiff1d(np.flatnonzero(np.bincount(labels.ravel(), minlength=256)), [IGNORE])
+        count = int(np.ceil(len(classes) * self.class_ratio))
+        taken = np.zeros(256, bool)
+        taken[rng.choice(classes, count, replace=False)] = True
+        return lay([Layer(sample), Layer(other, mask=taken[labels])], sample.size)
+
+
+class MixUp(Mixing):
+    """Blend the image with another one (Zhang et al., 2018), with labels that a label map can hold.
+
+    The image gets a share of at least one half, drawn from Beta(alpha, alpha). Its labels stay, and the field
+    ``weight`` says how much of a pixel's class is in the blend: 1 where both images have the same label, the share
+    where they differ. Where the image has no label (255) the other's is taken, with the other's share. So a loss that
+    heeds ``weight``, as all heads' do, is that of the paper less the term of the weaker label where the two disagree.
+    Weights that the samples have are multiplied in. All other fields stay the image's own. A sample that is not
+    mixed gets weights of 1, so that batches hold the same fields.
+
+    Args:
+        prob: Of mixing.
+        alpha: Of the Beta distribution; the smaller, the fainter the other image as a rule.
+        transforms: Applied to the further sample first.
+
+    Raises:
+        UsageError: When an argument is out of range.
+        DataError: When a sample has no labels, or the images differ in channels or type.
+    """
+
+    conformance: ClassVar = {"prob": 1.0}
+    conformance_exceptions: ClassVar = {"moves-together": "a blend shows the colours of two images"}
+
+    def __init__(self, prob: float = 0.5, alpha: float = 0.2, transforms: Sequence[Transform] = ()) -> None:
+        super().__init__(prob, transforms)
+        self.alpha = _positive(alpha)
+
+    def unmixed(self, sample: Sample) -> Sample:
+        sample["weight"] = WeightMap(_weights(sample))
+        return sample
+
+    def mixed(self, sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
+        share = float(rng.beta(self.alpha, self.alpha))
+        share = max(share, 1 - share)
+        refuse_others(sample, other, ())
+        mine, theirs = labels_of(sample, "MixUp"), labels_of(other, "MixUp")
+        labels = np.where(mine == IGNORE, theirs, mine)
+        known = labels != IGNORE
+        weights = share * _weights(sample) * (known & (mine == labels))
+        weights += (1 - share) * _weights(other) * (known & (theirs == labels))
+        blended = opencv().addWeighted(
+            np.ascontiguousarray(sample.image), share, np.ascontiguousarray(other.image), 1 - share, 0
+        )
+        sample.image = blended.reshape(sample.image.shape)
+        sample["seg"] = type(sample["seg"])(labels)
+        sample["weight"] = WeightMap(weights.astype(np.float32))
+        return sample
+
+
+def labels_of(sample: Sample, name: str) -> np.ndarray:
+    """Return the label map of a sample, which transform ``name`` cannot do without."""
+    if "seg" not in sample:
+        raise DataError(f"{name} needs labels, the field 'seg'", sample.meta.get("path"))
+    labels: np.ndarray = sample["seg"].array
+    return labels
+
+
+def _weights(sample: Sample) -> np.ndarray:
+    return sample["weight"].array if "weight" in sample else np.ones(sample.size, np.float32)
+
+
+def _positive(alpha: float) -> float:
+    if alpha <= 0:
+        raise UsageError(f"alpha of a Beta distribution is above 0, not {alpha}")
+    return alpha

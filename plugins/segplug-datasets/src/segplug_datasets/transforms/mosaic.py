@@ -1,0 +1,112 @@
+"""Four images in one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from segkernel import sample as geometry
+from segkernel.errors import UsageError
+from segkernel.interfaces.data import IGNORE
+from segkernel.sample import Sample, Size
+from segplug_datasets.transforms.checks import probability
+from segplug_datasets.transforms.layers import Layer, copied, lay
+
+
+class RandomMosaic:
+    """Put four images around a random point of a canvas twice as high and twice as wide as one of them.
+
+    Each is scaled, keeping its proportions, to fit within ``img_scale``, and laid with its inner corner at the point;
+    what reaches over the canvas is cut off. Uses three more samples, which must have the same fields.
+
+    Args:
+        prob: Of doing it; the image keeps its own size otherwise.
+        img_scale: (height, width) of one image.
+        center_ratio_range: The point lies at ``img_scale`` times a number of this range, drawn for each direction.
+        pad_val: What fills the image where none of the four lies.
+        seg_pad_val: What fills the label maps there.
+
+    Raises:
+        UsageError: When an argument is out of range.
+        DataError: When the samples differ in channels, type or fields.
+    """
+
+    needs: ClassVar[int] = 3
+    conformance: ClassVar = {"prob": 1.0, "img_scale": (64, 80)}
+
+    def __init__(
+        self,
+        prob: float,
+        img_scale: tuple[int, int] = (640, 640),
+        center_ratio_range: tuple[float, float] = (0.5, 1.5),
+        pad_val: float | tuple[float, ...] = 0,
+        seg_pad_val: int = IGNORE,
+    ) -> None:
+        if min(img_scale) < 1:
+            raise UsageError(f"img_scale is (height, width) in pixels, not {img_scale}")
+        if not 0 <= min(center_ratio_range) <= max(center_ratio_range) <= 2:
+            raise UsageError(f"center_ratio_range lies within 0 and 2, unlike {center_ratio_range}")
+        self.prob, self.img_scale, self.center_ratio_range = probability(prob), img_scale, center_ratio_range
+        self.pad_val, self.seg_pad_val = pad_val, seg_pad_val
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
+        return self._mosaic([sample, *map(copied, more[:3])], rng) if rng.random() < self.prob else sample
+
+    def _mosaic(self, samples: Sequence[Sample], rng: np.random.Generator) -> Sample:
+        height, width = self.img_scale
+        canvas = (2 * height, 2 * width)
+        x, y = (rng.uniform(*self.center_ratio_range) * edge for edge in (width, height))
+        x, y = min(max(int(x), 1), canvas[1] - 1), min(max(int(y), 1), canvas[0] - 1)  # room for each of the four
+        laid = lay(self._tiles(samples, x, y, canvas), canvas, self.pad_val, self.seg_pad_val)
+        laid.moved = type(self).__name__
+        return laid
+
+    def _tiles(self, samples: Sequence[Sample], x: int, y: int, canvas: Size) -> list[Layer]:
+        """Return the four: top left, top right, bottom left, bottom right."""
+        layers = []
+        for number, sample in enumerate(samples):
+            factor = min(self.img_scale[0] / sample.size[0], self.img_scale[1] / sample.size[1])
+            height, width = (max(1, int(edge * factor)) for edge in sample.size)
+            sample.apply(geometry.Resize((height, width)))
+            right, below = number % 2 == 1, number >= 2
+            tall = min(height, canvas[0] - y if below else y)
+            wide = min(width, canvas[1] - x if right else x)
+            # The corner that touches the point is kept.
+            cut = geometry.Crop(0 if below else height - tall, 0 if right else width - wide, tall, wide)
+            layers.append(Layer(sample.apply(cut), y if below else y - tall, x if right else x - wide))
+        return layers
+
+
+class Mosaic(RandomMosaic):
+    """Put four images around a random point of a canvas, and cut a window out, as YOLO does (Bochkovskiy et al., 2020).
+
+    As `RandomMosaic`, but the result has the size ``img_scale``: the middle of the canvas, which always holds the
+    point. So the images of a batch stay as large as one of them. With ``prob`` below 1 a crop has to follow.
+
+    Args:
+        img_scale: (height, width) of one image, and of the result.
+        center_ratio_range: The point lies at ``img_scale`` times a number of this range, drawn for each direction.
+        pad_val: What fills the image where none of the four lies; labels there become 255.
+        prob: Of doing it; the image keeps its own size otherwise.
+
+    Raises:
+        UsageError: When an argument is out of range.
+        DataError: When the samples differ in channels, type or fields.
+    """
+
+    conformance: ClassVar = {"img_scale": (64, 80)}
+
+    def __init__(
+        self,
+        img_scale: tuple[int, int] = (640, 640),
+        center_ratio_range: tuple[float, float] = (0.5, 1.5),
+        pad_val: float | tuple[float, ...] = 114,
+        prob: float = 1.0,
+    ) -> None:
+        super().__init__(prob, img_scale, center_ratio_range, pad_val)
+
+    def _mosaic(self, samples: Sequence[Sample], rng: np.random.Generator) -> Sample:
+        height, width = self.img_scale
+        return super()._mosaic(samples, rng).apply(geometry.Crop(height // 2, width // 2, height, width))

@@ -1,0 +1,333 @@
+"""Transforms that turn, shear, shift, bend: affine and quarter turns, perspective, elastic.
+
+What comes in from outside has the label 255, and ``pad_val`` in the image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from segkernel import sample as geometry
+from segkernel.errors import DataError, UsageError
+from segkernel.image import opencv
+from segkernel.sample import Boxes, Field, Geometry, Keypoints, RasterField, Sample, Size
+from segplug_datasets.transforms.checks import probability
+
+Fill = float | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class QuarterTurn(Geometry):
+    """Turn by ``count`` times 90 degrees, counter-clockwise; no pixel is interpolated."""
+
+    count: int
+
+    def size(self, size: Size) -> Size:
+        return (size[1], size[0]) if self.count % 2 else size
+
+    def matrix(self, size: Size) -> np.ndarray:
+        height, width = size
+        rows = {
+            0: [[1, 0, 0], [0, 1, 0]],
+            1: [[0, 1, 0], [-1, 0, width]],
+            2: [[-1, 0, width], [0, -1, height]],
+            3: [[0, -1, height], [1, 0, 0]],
+        }
+        return np.array([*rows[self.count % 4], [0, 0, 1]], float)
+
+    def raster(self, array: np.ndarray, interpolation: int, fill: float) -> np.ndarray:
+        return np.rot90(array, self.count)
+
+
+@dataclass(frozen=True)
+class Bend(Geometry):
+    """Any continuous change of an image that keeps its size.
+
+    Args:
+        source: (H, W, 2) float32, where in the image, (x, y), the middle of each resulting pixel comes from.
+        forward: Moves points (..., 2) of the image to where they are afterwards.
+        fill: Of the image where nothing comes from.
+    """
+
+    source: np.ndarray
+    forward: Callable[[np.ndarray], np.ndarray]
+    fill: Fill = 0
+
+    def size(self, size: Size) -> Size:
+        return size
+
+    def matrix(self, size: Size) -> np.ndarray:
+        raise DataError("a bent image has no matrix that moves its points")
+
+    def raster(self, array: np.ndarray, interpolation: int, fill: float) -> np.ndarray:
+        channels = array.shape[2] if array.ndim == 3 else 1
+        fills = np.broadcast_to(np.asarray(fill, np.float64), channels)
+        bent = np.empty(array.shape, array.dtype)
+        planes, whole = bent.reshape(*array.shape[:2], channels), array.reshape(*array.shape[:2], channels)
+        ready = whole if whole.dtype.name in _REMAPPED else whole.astype(np.float64)
+        x, y = (np.ascontiguousarray(self.source[..., axis] - np.float32(0.5)) for axis in (0, 1))  # OpenCV's centres
+        for first in range(0, channels, 4):
+            part = slice(first, first + 4)
+            found = opencv().remap(
+                np.ascontiguousarray(ready[..., part]), x, y, interpolation, borderValue=tuple(fills[part])
+            )
+            planes[..., part] = found.reshape(planes[..., part].shape)
+        return bent
+
+
+_REMAPPED = ("uint8", "uint16", "int16", "float32", "float64")
+_ALONG = np.linspace(0, 1, 9)  # places along an edge of a box whose images tell how it bends
+
+
+def bend(sample: Sample, change: Bend, name: str) -> Sample:
+    """Bend a sample's image and fields; ``name`` is the transform's."""
+    size = sample.size
+    for key in sample:
+        sample[key] = _bent(sample[key], change, size, f"{name} cannot move the field {key!r}")
+    sample.image = change.raster(sample.image, geometry.LINEAR, change.fill)  # type: ignore[arg-type]
+    sample.moved = name
+    return sample
+
+
+def _bent(field: Field, change: Bend, size: Size, refusal: str) -> Field:
+    height, width = size
+    if isinstance(field, RasterField):
+        return field.apply(change, size)
+    if isinstance(field, Boxes):
+        left, top, right, bottom = field.array.reshape(-1, 4, 1).transpose(1, 0, 2)
+        x, y = left + (right - left) * _ALONG, top + (bottom - top) * _ALONG
+        edges = [np.broadcast_arrays(*pair) for pair in ((x, top), (x, bottom), (left, y), (right, y))]
+        points = change.forward(np.concatenate([np.stack(edge, -1) for edge in edges], 1))
+        box = np.concatenate([points.min(1), points.max(1)], 1).clip(0, [width, height, width, height])
+        return replace(field, array=box.astype(np.float32))
+    if isinstance(field, Keypoints):
+        points = field.array.copy()
+        points[..., :2] = change.forward(points[..., :2])
+        inside = (points[..., :2] >= 0).all(-1) & (points[..., 0] < width) & (points[..., 1] < height)
+        points[..., 2] *= inside
+        return replace(field, array=points)
+    raise DataError(refusal)
+
+
+def about_center(linear: np.ndarray, size: Size, shift: tuple[float, float] = (0, 0)) -> np.ndarray:
+    """Return the (3, 3) matrix of a (2, 2) change about the image's middle, which is shifted by (x, y) pixels."""
+    middle = np.array([size[1] / 2, size[0] / 2])
+    matrix = np.eye(3)
+    matrix[:2, :2] = linear
+    matrix[:2, 2] = middle - linear @ middle + shift
+    return matrix
+
+
+# ---------------------------------------------------------------- transforms
+
+
+class RandomRotFlip:
+    """Turn by a small angle, or, where that was not drawn, by quarter turns and mirror.
+
+    A quarter turn swaps height and width: use it with square crops, or crop afterwards.
+
+    Args:
+        rotate_prob: Of turning by an angle of ``degree``, about the middle.
+        flip_prob: Of zero to three quarter turns and then a mirror, up-down or left-right, when not turned.
+        degree: Highest angle to both sides, or (lowest, highest); clockwise.
+
+    Raises:
+        UsageError: When a probability is none.
+    """
+
+    needs: ClassVar[int] = 0
+    conformance: ClassVar = ({"rotate_prob": 0.5, "flip_prob": 1.0}, {"rotate_prob": 0.0, "flip_prob": 1.0})
+
+    def __init__(
+        self, rotate_prob: float = 0.5, flip_prob: float = 0.5, degree: float | tuple[float, float] = (-20, 20)
+    ) -> None:
+        self.rotate_prob, self.flip_prob = probability(rotate_prob), probability(flip_prob)
+        self.degree = (-degree, degree) if isinstance(degree, int | float) else (min(degree), max(degree))
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
+        if rng.random() < self.rotate_prob:
+            angle = math.radians(rng.uniform(*self.degree))
+            return sample.apply(geometry.Warp(about_center(_turn(angle), sample.size), sample.size))
+        if rng.random() < self.flip_prob:
+            sample.apply(QuarterTurn(int(rng.integers(4))))
+            sample.apply(geometry.Flip("horizontal" if rng.integers(2) else "vertical"))
+        return sample
+
+
+class RandomAffine:
+    """Turn, scale, shear and shift, all about the middle and in one resampling; the size stays. Arguments are mmdet's.
+
+    Args:
+        max_rotate_degree: Highest angle to both sides.
+        max_translate_ratio: Highest shift, as a share of width and height.
+        scaling_ratio_range: Lowest and highest factor.
+        max_shear_degree: Highest angle of shearing, along both axes.
+        pad_val: What fills the image from outside, one value or one per channel; labels there become 255.
+        prob: Of doing anything.
+
+    Raises:
+        UsageError: When an argument is out of range.
+    """
+
+    needs: ClassVar[int] = 0
+    conformance: ClassVar = {"max_rotate_degree": 20.0, "max_shear_degree": 10.0}
+
+    def __init__(
+        self,
+        max_rotate_degree: float = 10.0,
+        max_translate_ratio: float = 0.1,
+        scaling_ratio_range: tuple[float, float] = (0.5, 1.5),
+        max_shear_degree: float = 2.0,
+        pad_val: Fill = 0,
+        prob: float = 1.0,
+    ) -> None:
+        if min(scaling_ratio_range) <= 0:
+            raise UsageError(f"factors are above 0, unlike scaling_ratio_range {scaling_ratio_range}")
+        if not 0 <= max_translate_ratio <= 1:
+            raise UsageError(f"max_translate_ratio is from 0 to 1, not {max_translate_ratio}")
+        if not 0 <= max_shear_degree < 45:
+            raise UsageError(f"max_shear_degree is from 0 to less than 45, not {max_shear_degree}")
+        self.max_rotate_degree, self.max_translate_ratio = max_rotate_degree, max_translate_ratio
+        self.scaling_ratio_range, self.max_shear_degree = scaling_ratio_range, max_shear_degree
+        self.pad_val, self.prob = pad_val, probability(prob)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
+        if rng.random() >= self.prob:
+            return sample
+        angle = math.radians(rng.uniform(-self.max_rotate_degree, self.max_rotate_degree))
+        factor = rng.uniform(*self.scaling_ratio_range)
+        x, y = (math.tan(math.radians(rng.uniform(-self.max_shear_degree, self.max_shear_degree))) for _ in range(2))
+        shares = rng.uniform(-self.max_translate_ratio, self.max_translate_ratio, 2)
+        shift = shares[0] * sample.size[1], shares[1] * sample.size[0]
+        linear = np.array([[1, x], [y, 1]]) @ _turn(angle) * factor
+        return sample.apply(geometry.Warp(about_center(linear, sample.size, shift), sample.size, self.pad_val))
+
+
+class RandomPerspective:
+    """Look at the image from another side: its four corners are moved inwards at random, as torchvision does.
+
+    Args:
+        distortion_scale: Farthest a corner moves, as a share of half the width and half the height; from 0 to 1.
+        prob: Of doing anything.
+        pad_val: What fills the image from outside, one value or one per channel; labels there become 255.
+
+    Raises:
+        UsageError: When an argument is out of range.
+    """
+
+    needs: ClassVar[int] = 0
+    conformance: ClassVar = {"prob": 1.0}
+
+    def __init__(self, distortion_scale: float = 0.5, prob: float = 0.5, pad_val: Fill = 0) -> None:
+        if not 0 <= distortion_scale <= 1:
+            raise UsageError(f"distortion_scale is from 0 to 1, not {distortion_scale}")
+        self.distortion_scale, self.prob, self.pad_val = distortion_scale, probability(prob), pad_val
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
+        if rng.random() >= self.prob:
+            return sample
+        height, width = sample.size
+        corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+        inwards = np.sign(np.array([width / 2, height / 2]) - corners)
+        # Not all the way: corners that meet in the middle would leave no image.
+        reach = np.array([width, height]) / 2 * min(self.distortion_scale, 0.99)
+        moved = (corners + inwards * rng.uniform(0, 1, (4, 2)) * reach).astype(np.float32)
+        matrix = opencv().getPerspectiveTransform(corners, moved)
+        source = _projected(np.linalg.inv(matrix), _centers(sample.size)).astype(np.float32)
+        change = Bend(source, lambda points: _projected(matrix, points), self.pad_val)
+        return bend(sample, change, type(self).__name__)
+
+
+class ElasticTransform:
+    """Bend the image like rubber (Simard et al., 2003; Ronneberger et al., U-Net, 2015).
+
+    Each pixel is displaced by random numbers from -1 to 1, smoothed with a Gaussian of ``sigma`` pixels and multiplied
+    by ``alpha``. With ``grid``, as U-Net has it: the points of a coarse grid are displaced by normal draws of
+    ``alpha`` pixels, all others in between; U-Net's are ``alpha`` 10 and ``grid`` 3. That is much faster than a large
+    ``sigma``. A point of the grid moves by a quarter of the grid's spacing at most, which keeps the image from folding;
+    without ``grid`` an ``alpha`` above about 30 times ``sigma`` folds it, and boxes and key points become inexact.
+
+    Args:
+        prob: Of doing anything.
+        alpha: How far.
+        sigma: How smoothly, in pixels; counts without ``grid`` only.
+        grid: Points per row and column of the grid.
+        pad_val: What fills the image from outside, one value or one per channel; labels there become 255.
+
+    Raises:
+        UsageError: When an argument is out of range.
+        DataError: When a sample has a field that cannot be bent.
+    """
+
+    needs: ClassVar[int] = 0
+    conformance: ClassVar = ({"prob": 1.0}, {"prob": 1.0, "alpha": 10.0, "grid": 3})
+
+    def __init__(
+        self,
+        prob: float = 0.5,
+        alpha: float = 50.0,
+        sigma: float = 5.0,
+        grid: int | None = None,
+        pad_val: Fill = 0,
+    ) -> None:
+        if sigma <= 0 or alpha < 0:
+            raise UsageError(f"sigma is above 0 and alpha at least 0, not {sigma} and {alpha}")
+        if grid is not None and grid < 2:
+            raise UsageError(f"a grid has at least 2 points per row, not {grid}")
+        self.prob, self.alpha, self.sigma, self.grid = probability(prob), alpha, sigma, grid
+        self.pad_val = pad_val
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
+        if rng.random() >= self.prob:
+            return sample
+        shifts = self._displacements(sample.size, rng)
+        change = Bend(_centers(sample.size) + shifts, lambda points: _followed(points, shifts), self.pad_val)
+        return bend(sample, change, type(self).__name__)
+
+    def _displacements(self, size: Size, rng: np.random.Generator) -> np.ndarray:
+        """Return (H, W, 2) float32, how far in x and y from each pixel its new value comes."""
+        if self.grid is not None:
+            limits = np.array([size[1], size[0]]) / self.grid / 4  # more would fold the image
+            coarse = rng.normal(0, self.alpha, (self.grid, self.grid, 2)).clip(-limits, limits).astype(np.float32)
+            return opencv().resize(coarse, (size[1], size[0]), interpolation=opencv().INTER_CUBIC)
+        noise = rng.uniform(-1, 1, (*size, 2)).astype(np.float32)
+        return opencv().GaussianBlur(noise, (0, 0), self.sigma).reshape(*size, 2) * np.float32(self.alpha)
+
+
+def _followed(points: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Return where points (..., 2) are after each pixel took its value from itself plus its shift.
+
+    The place ``q`` with ``q + shift(q) = p`` is found by going back and forth; exact to a fraction of a pixel where the
+    image is not folded.
+    """
+    height, width = shifts.shape[:2]
+    places = np.asarray(points, np.float64)
+    for _ in range(20):
+        columns = (places[..., 0]).astype(int).clip(0, width - 1)
+        rows = (places[..., 1]).astype(int).clip(0, height - 1)
+        places = points - shifts[rows, columns]
+    return places
+
+
+def _projected(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return points (..., 2) moved by a (3, 3) matrix; those behind the eye go far outside."""
+    moved = points @ matrix[:, :2].T + matrix[:, 2]
+    depth = moved[..., 2:]
+    return np.where(depth > 1e-6, moved[..., :2] / np.maximum(depth, 1e-6), -1e4)
+
+
+def _centers(size: Size) -> np.ndarray:
+    """Return (H, W, 2) float32, (x, y) of the middle of each pixel."""
+    x, y = np.meshgrid(np.arange(size[1], dtype=np.float32), np.arange(size[0], dtype=np.float32))
+    return np.stack([x, y], -1) + np.float32(0.5)
+
+
+def _turn(angle: float) -> np.ndarray:
+    """Return the (2, 2) matrix of a clockwise turn, in radians."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    return np.array([[cos, -sin], [sin, cos]])
