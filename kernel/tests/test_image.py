@@ -161,6 +161,77 @@ def test_a_mask_of_real_numbers_is_refused(tmp_path: Path) -> None:
         image.read_mask(tmp_path / "depth.tif")
 
 
+def turned_png(mask: np.ndarray, orientation: int) -> bytes:
+    """Return a PNG with an EXIF orientation."""
+    encoded = cv2.imencode(".png", mask)[1].tobytes()
+    exif = b"eXIf" + struct.pack(">2sHIHHHIHHI", b"MM", 42, 8, 1, 274, 3, 1, orientation, 0, 0)
+    return encoded[:33] + struct.pack(">I", len(exif) - 4) + exif + struct.pack(">I", zlib.crc32(exif)) + encoded[33:]
+
+
+def test_image_and_mask_are_turned_alike(tmp_path: Path) -> None:
+    mask = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    (tmp_path / "turned.png").write_bytes(turned_png(mask, 6))
+    assert (image.read(tmp_path / "turned.png")[..., 0] == np.rot90(mask, -1)).all()
+    assert (image.read_mask(tmp_path / "turned.png") == np.rot90(mask, -1)).all()
+
+
+def tiff(
+    pixels: np.ndarray, photometric: int, extra: tuple[int, ...] = (), number: int = 1, big: bool = False
+) -> bytes:
+    """Return an uncompressed TIFF of pixels (H, W, samples), as a raster program writes it."""
+    height, width, samples = pixels.shape
+    bits, start, space = pixels.itemsize * 8, (16 if big else 8), (8 if big else 4)
+    tags = {256: (width,), 257: (height,), 258: (bits,) * samples, 259: (1,), 262: (photometric,), 273: (0,),
+            277: (samples,), 278: (height,), 279: (pixels.nbytes,), 338: extra, 339: (number,) * samples}  # fmt: skip
+    tags = {tag: values for tag, values in tags.items() if values}
+    after = start + (16 if big else 6) + len(tags) * (20 if big else 12)
+    entries, rest = b"", b""
+    for tag, values in tags.items():
+        packed = struct.pack(f"<{len(values)}H", *values)
+        if tag == 273:
+            packed = struct.pack("<H", after + 200)
+        if len(packed) > space:
+            packed, rest = struct.pack("<Q" if big else "<I", after + len(rest)), rest + packed
+        entries += struct.pack("<HHQ" if big else "<HHI", tag, 3, len(values)) + packed.ljust(space, b"\0")
+    head = struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16) if big else struct.pack("<2sHI", b"II", 42, 8)
+    count = struct.pack("<Q" if big else "<H", len(tags))
+    return (head + count + entries + bytes(space) + rest).ljust(after + 200, b"\0") + pixels.tobytes()
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_a_tiff_that_is_no_picture_is_refused(tmp_path: Path, picture: np.ndarray, big: bool) -> None:
+    path, four = tmp_path / "raster.tif", np.dstack([picture, picture[..., :1]])
+
+    def problem(content: bytes) -> str:
+        path.write_bytes(content)
+        with pytest.raises(DataError) as caught:
+            image.read(path)
+        return str(caught.value).removeprefix(f"{path}: ")
+
+    assert problem(tiff(four, 1, (0, 0, 0), big=big)) == "a raster of 4 bands: RasterDataset reads it"
+    assert problem(tiff(np.dstack([four, four]), 2, (0,) * 5, big=big)).startswith("a raster of 8 bands")
+    assert problem(tiff(picture.astype(np.int16), 2, number=2, big=big)).startswith(
+        "a raster of signed, real or 32-bit"
+    )
+    half = np.dstack([picture, np.full(picture.shape[:2], 100, np.uint8)])
+    assert problem(tiff(half, 2, (2,), big=big)).startswith("a raster of partly transparent colours")
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_a_tiff_that_is_a_picture_is_read(tmp_path: Path, picture: np.ndarray, big: bool) -> None:
+    opaque = np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
+    for content in (tiff(picture, 2, big=big), tiff(opaque, 2, (2,), big=big), tiff(opaque, 2, (0,), big=big)):
+        (tmp_path / "picture.tif").write_bytes(content)
+        assert (image.read(tmp_path / "picture.tif") == picture).all()
+
+
+def test_half_a_tiff_header_is_no_image(tmp_path: Path, picture: np.ndarray) -> None:
+    for length in range(1, 160, 3):
+        (tmp_path / "cut.tif").write_bytes(tiff(picture, 2)[:length])
+        with pytest.raises(DataError):
+            image.read(tmp_path / "cut.tif")
+
+
 def test_a_missing_opencv_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(SegKernelError, match="pip install opencv-python-headless"):

@@ -51,28 +51,33 @@ def opencv() -> ModuleType:
 def read(path: PathLike) -> np.ndarray:
     """Return the image in a file as (H, W, 3) uint8 RGB, turned as its EXIF orientation says.
 
+    Grey becomes RGB, alpha is left out, 16 bits are cut to the upper 8.
+
     Raises:
-        DataError: When the file is missing, unreadable, empty, cut short or no image.
+        DataError: When the file is missing, unreadable, empty, cut short, no image, or a raster that is no picture
+            (bands that are no colours, signed or real numbers).
     """
     cv2 = opencv()
-    return _decode(_load(path), cv2.IMREAD_COLOR, path)[..., ::-1].copy()
+    image = _decode(_load(path), cv2.IMREAD_COLOR, path)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)  # in place: a reversed copy takes as long as a small JPEG
 
 
 def read_mask(path: PathLike) -> np.ndarray:
     """Return the raw values of a label file: (H, W) integers, 8 or 16 bits, or (H, W, 3) RGB of a colour mask.
 
-    A PNG with a palette gives the indices, and one with 1, 2 or 4 bits per pixel its small numbers.
+    A PNG with a palette gives the indices, and one with 1, 2 or 4 bits per pixel its small numbers. It is turned as
+    its EXIF orientation says, as the image is; alpha is left out.
 
     Raises:
         DataError: As `read`; also when the values are not integers.
     """
     cv2 = opencv()
     data, divisor = _plain_png(_load(path))
-    mask = _decode(data, cv2.IMREAD_UNCHANGED, path)
+    mask = _decode(data, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR, path)
     if mask.dtype.kind not in "ui":
         raise DataError(f"labels are integers, this file holds {mask.dtype}", path)
     if mask.ndim == 3:
-        mask = mask[..., :3][..., ::-1].copy() if mask.shape[2] > 2 else mask[..., 0]
+        mask = mask[..., ::-1].copy()
     return mask // divisor if divisor > 1 else mask
 
 
@@ -95,6 +100,8 @@ def _decode(data: bytes, flags: int, path: PathLike) -> np.ndarray:
     if _is_cut_short(data):
         raise DataError("the file is cut short: copy it again", path)
     try:
+        if problem := _not_a_picture(data, flags == cv2.IMREAD_COLOR):
+            raise DataError(f"{problem}: RasterDataset reads it", path)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:  # for example more pixels than OpenCV allows
         raise DataError(f"cannot be decoded: {error}", path) from error
@@ -103,11 +110,48 @@ def _decode(data: bytes, flags: int, path: PathLike) -> np.ndarray:
     return image
 
 
+def _not_a_picture(data: bytes, colors: bool) -> str:
+    """Say what there is in a TIFF that OpenCV reads as something else, without a word."""
+    tags = _tiff_tags(data)
+    samples, is_color, extra = tags.get(277, 1), tags.get(262, 2) > 1, tags.get(338, 0)
+    if samples > 4 or (not is_color and samples > (2 if extra else 1)):
+        return f"a raster of {samples} bands"  # OpenCV gives the first
+    if colors and (tags.get(339, 1) != 1 or tags.get(258, 1) > 16):
+        return "a raster of signed, real or 32-bit numbers"  # OpenCV gives black and white
+    if is_color and extra == 2:
+        pixels = opencv().imdecode(np.frombuffer(data, np.uint8), -1)
+        alpha = pixels[..., 3:] if pixels is not None and pixels.ndim == 3 else np.zeros(0, np.uint8)
+        if alpha.dtype.kind == "u" and ((alpha > 0) & (alpha < np.iinfo(alpha.dtype).max)).any():
+            return "a raster of partly transparent colours"  # OpenCV darkens them
+    return ""
+
+
+def _tiff_tags(data: bytes) -> dict[int, int]:
+    """Return the short numbers in the first directory of a TIFF, the first one of each tag."""
+    order = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}.get(data[:4], "")
+    big = b"+" in data[2:4]
+    offset, size, entry = (order + "Q", 8, order + "HHQ") if big else (order + "I", 4, order + "HHI")
+    tags: dict[int, int] = {}
+    try:
+        (start,) = struct.unpack_from(offset, data, size) if order else (len(data),)
+        (count,) = struct.unpack_from(order + "Q" if big else order + "H", data, start)
+        for number in range(min(count, 100)):
+            place = start + (8 if big else 2) + number * (4 + 2 * size)
+            tag, kind, length = struct.unpack_from(entry, data, place)
+            place += 4 + size
+            if kind == 3 and length:
+                (place,) = struct.unpack_from(offset, data, place) if length * 2 > size else (place,)
+                (tags[tag],) = struct.unpack_from(order + "H", data, place)
+    except struct.error:
+        pass
+    return tags
+
+
 def _is_cut_short(data: bytes) -> bool:
     """Whether the end mark is missing; OpenCV fills up what it misses in grey and says nothing."""
     if data.startswith(b"\xff\xd8"):
-        return data.find(b"\xff\xd9", _first_scan(data)) < 0
-    return data.startswith(_PNG) and b"IEND" not in data
+        return data.rfind(b"\xff\xd9", _first_scan(data)) < 0
+    return data.startswith(_PNG) and data.rfind(b"IEND") < 0  # from the end, where it usually is
 
 
 def _first_scan(data: bytes) -> int:
