@@ -110,7 +110,7 @@ class RandomFlip:
         self.probs = [prob / count] * count if isinstance(prob, int | float) else list(prob)
         if len(self.probs) != count or min(self.probs) < 0 or sum(self.probs) > 1 + 1e-9:
             raise UsageError(f"RandomFlip cannot share prob {prob} among {count} directions")
-        self._swap = np.arange(256, dtype=np.uint8)
+        self._swap = np.arange(256, dtype=np.uint8) if swap_seg_labels else None
         for left, right in swap_seg_labels:
             self._swap[[left, right]] = right, left
 
@@ -119,7 +119,7 @@ class RandomFlip:
         if place == len(self.directions):
             return sample
         sample.apply(geometry.Flip(self.directions[place]))
-        if self.directions[place] != "vertical" and "seg" in sample:
+        if self._swap is not None and self.directions[place] != "vertical" and "seg" in sample:
             sample["seg"] = LabelMap(self._swap[sample["seg"].array])
         return sample
 

@@ -1,0 +1,296 @@
+"""Training samples per second of one thread, against the straightforward order of the usual toolkits.
+
+    OMP_NUM_THREADS=1 python benchmarks/data_throughput.py
+    OMP_NUM_THREADS=1 python benchmarks/data_throughput.py --photos FOLDER --rounds 9
+
+Two recipes: Cityscapes (1024 x 2048 PNG, crops of 512 x 1024) and ADE20K (JPEG of 512 x 683, crops of 512 x 512). The
+plain order decodes, resizes the whole image and label map, crops, mirrors, distorts the colours and normalises in
+floating point; it is written out below with numpy and OpenCV. All rows make the same draws, hence the same crops (what
+they give is compared first), run in turn in this process and end with a batch of tensors: of uint8 in ours, which the
+device normalises. Times are the thread's own, so that other processes on the machine disturb them little. ``decode``
+is reading and decoding the two files alone. Where the photometric work is left to the device, only the processor's
+share is counted.
+
+Pictures are drawn (StreetScenes, enlarged, with the noise of a sensor, so that a PNG is as large as the data set's) or
+taken from ``--photos``; label maps are drawn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from segkernel import image as images
+from segkernel.data import Loader, sample_rng
+from segkernel.interfaces.data import LabelSpec
+from segkernel.sample import Batch
+from segplug_datasets.files import ListedFiles
+from segplug_datasets.packed import PackedDataset, pack
+from segplug_datasets.street_scenes import LABELS, StreetScenes
+from segplug_datasets.transforms.color import PhotoMetricDistortion
+from segplug_datasets.transforms.place import RandomCrop, RandomFlip
+from segplug_datasets.transforms.resize import RandomResize, Resize
+
+MEAN = np.array([123.675, 116.28, 103.53], np.float32)
+STD = np.array([58.395, 57.12, 57.375], np.float32)
+BATCH = 4
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A data set's files and what training does with them; sizes are (height, width), the scale (width, height)."""
+
+    name: str
+    size: tuple[int, int]
+    suffix: str
+    scale: tuple[int, int]
+    crop: tuple[int, int]
+    offset: int  # of the label files: 1 where 0 means unlabelled
+    noise: float
+
+    @property
+    def labels(self) -> LabelSpec:
+        """What the label files hold."""
+        return LabelSpec(LABELS.classes, LABELS.palette, offset=self.offset)
+
+
+RECIPES = (
+    Recipe("Cityscapes", (1024, 2048), ".png", (2048, 1024), (512, 1024), 0, 1.2),
+    Recipe("ADE20K", (512, 683), ".jpg", (2048, 512), (512, 512), 1, 2.0),
+)
+
+Files = list[tuple[str, str, str | None]]
+
+
+# ---------------------------------------------------------------- files
+
+
+def write_files(recipe: Recipe, folder: Path, count: int, photos: list[Path]) -> Files:
+    """Write pictures and label maps of the recipe's kind; return their names and paths."""
+    height, width = recipe.size
+    scenes = StreetScenes(size=(height // 2, width // 2), length=count)
+    rng, files = np.random.default_rng(0), Files()
+    for index in range(count):
+        scene = scenes[index]
+        picture = images.read(photos[index % len(photos)]) if photos else scene.image
+        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_CUBIC)
+        if not photos:
+            picture = np.clip(picture + rng.normal(0, recipe.noise, picture.shape), 0, 255).astype(np.uint8)
+        labels = cv2.resize(scene["seg"].array, (width, height), interpolation=cv2.INTER_NEAREST)
+        path, mask = folder / f"{index}{recipe.suffix}", folder / f"{index}_labels.png"
+        images.write(path, picture)
+        images.write_mask(mask, np.where(labels == 255, 255 if recipe.offset == 0 else 0, labels + recipe.offset))
+        files.append((str(index), str(path), str(mask)))
+    return files
+
+
+def megabytes(files: Files) -> float:
+    """Return the mean size of an image file."""
+    return statistics.mean(Path(path).stat().st_size for _, path, _ in files) / 2**20
+
+
+# ---------------------------------------------------------------- the plain order
+
+
+def plain_batches(files: Files, recipe: Recipe, position: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield batches of normalised float32 images and int64 labels without end."""
+    while True:
+        samples = [plain_sample(files, recipe, position + index) for index in range(BATCH)]
+        yield torch.stack([image for image, _ in samples]), torch.stack([labels for _, labels in samples])
+        position += BATCH
+
+
+def plain_sample(files: Files, recipe: Recipe, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return one sample, every step on the whole array that the one before has left."""
+    rng = sample_rng(0, 1, position)
+    rng.integers(2**32)  # the loader's first draw
+    _, path, mask = files[position % len(files)]
+    image, labels = cv2.imread(path), cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)
+    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    if recipe.offset:
+        labels[labels == 0] = 255
+        labels = labels - 1
+        labels[labels == 254] = 255
+    image, labels = plain_resize(image, labels, recipe, rng)
+    image, labels = plain_crop(image, labels, recipe, rng)
+    if rng.random() < 0.5:
+        image, labels = cv2.flip(image, 1), cv2.flip(labels, 1)
+    image = (plain_distortion(image, rng).astype(np.float32) - MEAN) / STD
+    # A window that is smaller than the crop is padded.
+    missing = recipe.crop[0] - image.shape[0], recipe.crop[1] - image.shape[1]
+    if max(missing) > 0:
+        image = cv2.copyMakeBorder(image, 0, missing[0], 0, missing[1], cv2.BORDER_CONSTANT, value=0)
+        labels = cv2.copyMakeBorder(labels, 0, missing[0], 0, missing[1], cv2.BORDER_CONSTANT, value=255)
+    chw = np.ascontiguousarray(image.transpose(2, 0, 1))
+    return torch.from_numpy(chw), torch.from_numpy(np.ascontiguousarray(labels)).long()
+
+
+def plain_resize(
+    image: np.ndarray, labels: np.ndarray, recipe: Recipe, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Resize to the scale times 0.5 to 2, keeping the proportions."""
+    ratio = rng.random() * 1.5 + 0.5
+    scale = int(recipe.scale[0] * ratio), int(recipe.scale[1] * ratio)
+    height, width = Resize(scale, keep_ratio=True).target(image.shape[:2])
+    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    return image, cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST)
+
+
+def plain_crop(
+    image: np.ndarray, labels: np.ndarray, recipe: Recipe, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut a window in which no class has more than three quarters, if ten draws find one."""
+
+    def draw() -> tuple[slice, slice]:
+        height, width = min(recipe.crop[0], labels.shape[0]), min(recipe.crop[1], labels.shape[1])
+        top, left = int(rng.integers(labels.shape[0] - height + 1)), int(rng.integers(labels.shape[1] - width + 1))
+        return slice(top, top + height), slice(left, left + width)
+
+    window = draw()
+    for _ in range(10):
+        values, counts = np.unique(labels[window], return_counts=True)
+        counts = counts[values != 255]
+        if len(counts) > 1 and counts.max() / counts.sum() < 0.75:
+            break
+        window = draw()
+    return image[window], labels[window]
+
+
+def plain_distortion(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Change brightness, contrast, saturation and hue, each in floating point on the whole image."""
+
+    def scaled(values: np.ndarray, factor: float = 1, shift: float = 0) -> np.ndarray:
+        return np.clip(values.astype(np.float32) * factor + shift, 0, 255).astype(np.uint8)
+
+    if rng.integers(2):
+        image = scaled(image, shift=rng.uniform(-32, 32))
+    contrast_first = rng.integers(2) == 1
+    if contrast_first and rng.integers(2):
+        image = scaled(image, rng.uniform(0.5, 1.5))
+    if rng.integers(2):
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+        hsv[..., 1] = scaled(hsv[..., 1], rng.uniform(0.5, 1.5))
+        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    if rng.integers(2):
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+        hsv[..., 0] = (hsv[..., 0].astype(int) + int(rng.integers(-18, 18))) % 180
+        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    if not contrast_first and rng.integers(2):
+        image = scaled(image, rng.uniform(0.5, 1.5))
+    return image
+
+
+# ---------------------------------------------------------------- ours
+
+
+def our_batches(
+    dataset: ListedFiles | PackedDataset, recipe: Recipe, on_device: bool, position: int
+) -> Iterator[Batch]:
+    """Yield the framework's batches without end."""
+    transforms = [
+        RandomResize(recipe.scale, ratio_range=(0.5, 2.0), keep_ratio=True),
+        RandomCrop(recipe.crop, cat_max_ratio=0.75),
+        RandomFlip(0.5),
+        PhotoMetricDistortion(on_device=on_device),
+    ]
+    return Loader(dataset, transforms, micro_batch=BATCH, shuffle=False).train_batches(position)
+
+
+def decoded(files: Files, position: int) -> Iterator[None]:
+    """Read and decode the two files of each sample of a batch, and nothing else, without end."""
+    while True:
+        for place in range(position, position + BATCH):
+            _, path, mask = files[place % len(files)]
+            cv2.imread(path), cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)
+        position += BATCH
+        yield
+
+
+def compare(files: Files, dataset: ListedFiles | PackedDataset, recipe: Recipe) -> str:
+    """Say how far our images and labels are from the plain ones, over two batches."""
+    pairs = zip(range(2), plain_batches(files, recipe, 0), our_batches(dataset, recipe, False, 0))
+    levels, labels = [], []
+    for _, (theirs, truth), ours in pairs:
+        for index, (height, width) in enumerate(ours.sizes):
+            image = theirs[index, :, :height, :width].permute(1, 2, 0).numpy() * STD + MEAN
+            levels.append(np.abs(ours.images[index, :, :height, :width].permute(1, 2, 0).numpy() - image))
+            labels.append((truth[index, :height, :width] == ours.targets["seg"][index, :height, :width]).float().mean())
+    flat = np.concatenate([level.ravel() for level in levels])
+    within, share = np.quantile(flat, 0.99), min(float(label) for label in labels)
+    return f"grey levels apart: mean {flat.mean():.2f}, 99 % within {within:.0f}; labels equal {share:.1%}"
+
+
+# ---------------------------------------------------------------- the table
+
+
+def measure(rows: dict[str, Callable[[], Iterator[object]]], rounds: int, batches: int) -> dict[str, float]:
+    """Return the milliseconds per sample of each row: the median of the rounds, in which all run in turn."""
+    running = {name: start() for name, start in rows.items()}
+    times: dict[str, list[float]] = {name: [] for name in rows}
+    for number in range(rounds + 1):
+        for name, iterator in running.items():
+            started = time.thread_time()
+            for _ in range(batches):
+                next(iterator)
+            if number:  # the first warms up
+                times[name].append((time.thread_time() - started) * 1000 / batches / BATCH)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def run(recipe: Recipe, options: argparse.Namespace, folder: Path, photos: list[Path]) -> None:
+    """Write the files, measure and print the table of one recipe."""
+    files = write_files(recipe, folder, options.count, photos)
+    dataset = ListedFiles(files, recipe.labels)
+    packed = pack(dataset, folder / "packed")
+    found = measure(
+        {
+            "plain order": lambda: plain_batches(files, recipe, 0),
+            "decode alone": lambda: decoded(files, 0),
+            "from files": lambda: our_batches(dataset, recipe, False, 0),
+            "from files, colour on the device": lambda: our_batches(dataset, recipe, True, 0),
+            "packed": lambda: our_batches(packed, recipe, False, 0),
+            "packed, colour on the device": lambda: our_batches(packed, recipe, True, 0),
+        },
+        options.rounds,
+        options.batches,
+    )
+    plain, decode = found["plain order"], found["decode alone"]
+    size = f"{recipe.size[0]} x {recipe.size[1]}{recipe.suffix} of {megabytes(files):.2f} MB"
+    print(f"\n{recipe.name}: {size}, crops of {recipe.crop[0]} x {recipe.crop[1]}")
+    print(compare(files, packed, recipe))
+    print(f"{'':34}{'ms':>8}{'samples/s':>11}{'ratio':>8}{'decode':>8}")
+    for name, ms in found.items():
+        share = f"{decode / ms:8.0%}" if name.startswith(("plain", "from")) else ""
+        print(f"{name:34}{ms:8.2f}{1000 / ms:11.1f}{plain / ms:8.2f}{share}", flush=True)
+
+
+def main() -> None:
+    """Measure both recipes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, help="a folder of pictures to use in place of drawn ones")
+    parser.add_argument("--count", type=int, default=8, help="pictures of each kind")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batches", type=int, default=4, help="batches of 4 a row runs at a time")
+    options = parser.parse_args()
+    photos = sorted(p for p in options.photos.iterdir() if p.suffix in (".jpg", ".png")) if options.photos else []
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    print(
+        f"OpenCV {cv2.__version__}, numpy {np.__version__}, torch {torch.__version__}; one thread, batches of {BATCH}"
+    )
+    for recipe in RECIPES:
+        with tempfile.TemporaryDirectory() as folder:
+            run(recipe, options, Path(folder), photos)
+
+
+if __name__ == "__main__":
+    main()
