@@ -44,6 +44,7 @@ GROUPS: dict[str, str] = {
     "layers": "torch.nn.modules.module:Module",
     "parts": "",
     "datasets": "segkernel.interfaces.data:Dataset",
+    "samplers": "segkernel.interfaces.data:Sampler",
     "transforms": "segkernel.interfaces.data:Transform",
     "metrics": "segkernel.interfaces.data:Metric",
     "engines": "segkernel.interfaces.model:Engine",

@@ -16,6 +16,7 @@ import random
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from segkernel.errors import DataError, UsageError
-from segkernel.interfaces.data import Dataset, Transform
+from segkernel.interfaces.data import Dataset, Sampler, Transform
+from segkernel.loadtimes import FILES, LoadTimes, timed
 from segkernel.sample import Batch, Sample, Targets, as_targets, collate
 
 log = logging.getLogger(__name__)
@@ -55,17 +57,25 @@ def apply_transforms(
     sample: Sample,
     rng: np.random.Generator,
     draw: Callable[[], Sample] | None = None,
+    seconds: Counter[str] | None = None,
 ) -> Sample | None:
-    """Apply transforms in turn; ``draw`` gives the further samples that some need. None when one rejects the sample."""
+    """Apply transforms in turn; ``draw`` gives the further samples that some need. None when one rejects the sample.
+
+    What each one takes is added to ``seconds``, under the name of its class.
+    """
     result: Sample | None = sample
+    seconds = Counter() if seconds is None else seconds
     for transform in transforms:
         needs = getattr(transform, "needs", 0)
         if needs and draw is None:
             raise UsageError(f"{type(transform).__name__} needs {needs} more samples and cannot be used here")
-        result = transform(result, rng, *(draw() for _ in range(needs) if draw))  # type: ignore[arg-type]
+        more = [draw() for _ in range(needs) if draw]
+        with timed(seconds, type(transform).__name__):
+            result = transform(result, rng, *more)  # type: ignore[arg-type]
         if result is None:
             return None
-    return result
+    with timed(seconds, "resample"):  # geometry is planned by the transforms, and carried out here at the latest
+        return result.carry_out() if result is not None else None
 
 
 def apply_eval_transforms(transforms: Iterable[Transform], sample: Sample, rng: np.random.Generator) -> Sample:
@@ -100,6 +110,9 @@ class Loader:
         persistent_workers: Keep workers between two evaluations.
         prefetch: Batches each worker prepares ahead.
         pin_memory: Hand batches over in page-locked memory (for CUDA).
+        sampler: The draw order of training, in place of ``shuffle``.
+
+    ``times`` says what bringing training samples has cost.
     """
 
     dataset: Dataset
@@ -113,11 +126,14 @@ class Loader:
     persistent_workers: bool = True
     prefetch: int = 2
     pin_memory: bool = False
+    sampler: Sampler | None = None
+    times: LoadTimes = field(default_factory=LoadTimes, init=False, repr=False)
     _evaluation: DataLoader[Any] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.micro_batch < 1 or self.workers < 0:
             raise UsageError(f"micro_batch {self.micro_batch} and workers {self.workers}: need at least 1 and 0")
+        self.times.workers = self.workers
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -130,13 +146,24 @@ class Loader:
         """
         if not len(self.dataset):
             raise DataError("the training set is empty", getattr(self.dataset, "data_root", None))
-        draws = _Draws(len(self.dataset), self.seed, self.shuffle, self.micro_batch, position, rank, world_size)
+        order = lru_cache(maxsize=2)(self._order)
+        draws = _Draws(len(self.dataset), order, self.micro_batch, position, rank, world_size)
         drawn = _TrainingSamples(self.dataset, self.transforms, self.seed)
-        for batch in self._torch_loader(drawn, draws, collate, persistent=False):
+        for batch in self.times.watch(self._torch_loader(drawn, draws, _collate_training, persistent=False)):
             for meta in batch.meta:
                 for message in meta.pop("replaced", ()):
                     log.warning("replaced a sample: %s", message)
             yield batch
+
+    def _order(self, epoch: int) -> Sequence[int]:
+        """Return the indices that an epoch visits."""
+        length = len(self.dataset)
+        if self.sampler is None:
+            return draw_order(self.seed, epoch, length) if self.shuffle else range(length)  # type: ignore[return-value]
+        order = self.sampler.order(self.dataset, self.seed, epoch, self.micro_batch)
+        if len(order) != length:
+            raise UsageError(f"{type(self.sampler).__name__} draws {len(order)} of {length} samples in an epoch")
+        return order
 
     def eval_batches(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         """Yield this rank's share of the samples, each once and in order, with ``truths`` at the original size.
@@ -181,8 +208,7 @@ class _Draws:
     """The endless sequence of one rank's batches as lists of (position, index)."""
 
     length: int
-    seed: int
-    shuffle: bool
+    order: Callable[[int], Sequence[int]]
     micro_batch: int
     position: int
     rank: int
@@ -196,7 +222,7 @@ class _Draws:
 
     def _index(self, position: int) -> int:
         epoch, place = divmod(position, self.length)
-        return int(draw_order(self.seed, epoch, self.length)[place]) if self.shuffle else place
+        return int(self.order(epoch)[place])
 
 
 class _TrainingSamples(TorchDataset[Sample]):
@@ -209,25 +235,32 @@ class _TrainingSamples(TorchDataset[Sample]):
         position, index = draw
         rng = sample_rng(self.seed, _SAMPLE, position)
         replaced: list[str] = []
+        seconds: Counter[str] = Counter(read=0, decode=0)  # the first two in any report
+
+        def read(index: int | None = None) -> Sample:
+            return self._read(int(rng.integers(len(self.dataset))) if index is None else index, seconds)
+
         with _global_generators(int(rng.integers(2**32))):
             for _ in range(TRIES):
                 try:
-                    sample = apply_transforms(self.transforms, self._read(index), rng, lambda: self._any(rng))
+                    sample = apply_transforms(self.transforms, read(index), rng, read, seconds)
                     problem = f"sample {index} was rejected by a transform"
                 except (DataError, OSError) as error:
                     sample, problem = None, str(error)
                 if sample is not None:
-                    sample.meta["replaced"] = replaced
+                    sample.meta |= {"replaced": replaced, "seconds": seconds}
                     return sample
                 replaced.append(problem)
                 index = int(rng.integers(len(self.dataset)))
         raise DataError(f"{TRIES} samples in a row are unusable:\n    " + "\n    ".join(dict.fromkeys(replaced)))
 
-    def _any(self, rng: np.random.Generator) -> Sample:
-        return self._read(int(rng.integers(len(self.dataset))))
-
-    def _read(self, index: int) -> Sample:
-        return _described(self.dataset[index], index)
+    def _read(self, index: int, seconds: Counter[str]) -> Sample:
+        read = FILES["read"]
+        with timed(seconds, "decode"):
+            sample = self.dataset[index]
+        spent = FILES["read"] - read
+        seconds.update(read=spent, decode=-spent)
+        return _described(sample, index)
 
 
 class _EvaluationSamples(TorchDataset[Any]):
@@ -254,6 +287,11 @@ def _described(sample: Sample, index: int) -> Sample:
     return sample
 
 
+def _collate_training(samples: Sequence[Sample]) -> Batch:
+    with timed(samples[0].meta["seconds"], "collate"):
+        return collate(samples)
+
+
 def _collate_evaluation(results: list[tuple[Sample, Targets] | DataError]) -> tuple[list[Batch], list[DataError]]:
     """Put samples of one size together, so that nothing is padded and batching changes no figure."""
     groups: dict[Any, list[tuple[Sample, Targets]]] = {}
@@ -262,6 +300,34 @@ def _collate_evaluation(results: list[tuple[Sample, Targets] | DataError]) -> tu
             groups.setdefault(result[0].image.shape, []).append(result)
     batches = [replace(collate([s for s, _ in group]), truths=[t for _, t in group]) for group in groups.values()]
     return batches, [result for result in results if isinstance(result, DataError)]
+
+
+def prefetched(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """Yield batches on a device; on CUDA each is copied while the one before is used."""
+    if device.type != "cuda":
+        yield from (batch.to(device) for batch in batches)
+        return
+    stream, ready = torch.cuda.Stream(device), None
+    for batch in batches:
+        with torch.cuda.stream(stream):
+            coming = batch.to(device, non_blocking=True), stream.record_event()
+        if ready is not None:
+            yield _handed_over(*ready)
+        ready = coming
+    if ready is not None:
+        yield _handed_over(*ready)
+
+
+def _handed_over(batch: Batch, copied: torch.cuda.Event) -> Batch:
+    """Make the current stream wait for a copy, and the memory wait for the current stream."""
+    stream = torch.cuda.current_stream(batch.images.device)
+    stream.wait_event(copied)
+
+    def used(tensor: torch.Tensor) -> torch.Tensor:
+        tensor.record_stream(stream)
+        return tensor
+
+    return batch.map(used)
 
 
 def died(error: BaseException) -> DataError | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from segkernel.data import Loader
+from segkernel.data import Loader, prefetched
 from segkernel.engine import naming
 from segkernel.errors import DataError
 from segkernel.inference import TTA, check_views, predict_batch
@@ -56,10 +56,9 @@ def evaluate(run: Runner, part: Loader, kind: str) -> dict[str, float] | None:
     sums: dict[str, Tensor] = {}
     count = 0
     run.set_training(False)
-    for batch in part.eval_batches(run.engine.rank, run.engine.world_size):
+    for batch in prefetched(part.eval_batches(run.engine.rank, run.engine.world_size), run.engine.device):
         if run.interrupted:
             break
-        batch = batch.to(run.engine.device)
         _need_annotations(metrics, batch, part)
         if kind == "val" and run.evaluation.loss and "seg" in batch.targets:
             with naming([batch]):

@@ -24,7 +24,7 @@ from segkernel.errors import ConfigError, Problem, UsageError, suggest
 from segkernel.evaluation import Evaluation
 from segkernel.hooks.schedule import Schedule
 from segkernel.inference import TTA, PaddingConfig, Preprocessor
-from segkernel.interfaces.data import Dataset, Transform
+from segkernel.interfaces.data import Dataset, Sampler, Transform
 from segkernel.interfaces.model import Engine, Exporter, Segmentor
 from segkernel.interfaces.spec import Spec
 from segkernel.nn import resize
@@ -63,6 +63,7 @@ class DataSection:
         train: Data set to train on.
         val: To validate on.
         test: To test on.
+        sampler: The draw order of training; None shuffles.
         train_transforms: Applied to training samples.
         eval_transforms: Applied to validation and test samples.
         preprocess: Normalisation and padding on the device.
@@ -80,6 +81,7 @@ class DataSection:
     train: Dataset | None = None
     val: Dataset | None = None
     test: Dataset | None = None
+    sampler: Sampler | None = None
     train_transforms: Sequence[Transform] = ()
     eval_transforms: Sequence[Transform] = ()
     preprocess: PreprocessConfig = field(default_factory=lambda: PreprocessConfig())
@@ -253,7 +255,7 @@ def _hooks(config: Config, catalog: Catalog) -> list[Any]:
 
 
 def _without_training(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in data.items() if key not in ("train", "val", "train_transforms")}
+    return {key: value for key, value in data.items() if key not in ("train", "val", "sampler", "train_transforms")}
 
 
 def _loaders(data: DataSection, optim: OptimSection, engine: Engine, seed: int) -> dict[str, Loader | None]:
@@ -264,6 +266,7 @@ def _loaders(data: DataSection, optim: OptimSection, engine: Engine, seed: int) 
         "opencv_threads": data.opencv_threads,
         "persistent_workers": data.persistent_workers,
         "pin_memory": engine.device.type == "cuda",
+        "sampler": data.sampler,
     }
     whole = max(optim.batch_size // engine.world_size, 1)
     micro_batch = whole if data.micro_batch is None else data.micro_batch

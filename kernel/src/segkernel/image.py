@@ -21,6 +21,7 @@ import numpy as np
 from segkernel.errors import DataError, SegKernelError, UsageError
 from segkernel.files import replacing
 from segkernel.interfaces.data import Color, default_palette
+from segkernel.loadtimes import FILES, timed
 
 PathLike = str | Path
 
@@ -83,7 +84,8 @@ def read_mask(path: PathLike) -> np.ndarray:
 
 def _load(path: PathLike) -> bytes:
     try:
-        data = Path(path).read_bytes()
+        with timed(FILES, "read"):
+            data = Path(path).read_bytes()
     except FileNotFoundError:
         raise DataError("no such file", path) from None
     except IsADirectoryError:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from segkernel import checkpoint as checkpoints
 from segkernel import hookspecs, rundir
-from segkernel.data import Loader, died
+from segkernel.data import Loader, died, prefetched
 from segkernel.engine import LocalEngine, names, naming
 from segkernel.errors import CheckpointError, DataError, Interrupted, TrainingError, UsageError
 from segkernel.evaluation import Evaluation, evaluate
@@ -205,6 +205,7 @@ class Runner:
             self.mode = "train"
             self.set_training(True)
             batches = self.train_set.train_batches(self.position, self.engine.rank, self.engine.world_size)
+            batches = prefetched(batches, self.engine.device)
             self.hooks.before_train(run=self)
             self._restore_random()
             if self._validation_pending:

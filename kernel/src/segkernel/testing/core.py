@@ -23,6 +23,7 @@ _HOMES = {
     **dict.fromkeys(("optimizers", "schedules"), "optim"),
     **dict.fromkeys(("layers", "parts"), "signature"),
     **dict.fromkeys(("zoo", "commands"), "package"),
+    "samplers": "datasets",
 }
 """Group to the module that holds its checks, where the two are not called the same."""
 

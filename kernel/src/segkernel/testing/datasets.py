@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from segkernel.interfaces.data import IGNORE, Dataset
+from segkernel.interfaces.data import IGNORE, Dataset, Sampler
 from segkernel.sample import LabelMap, RasterField, Sample
 from segkernel.testing.core import CheckSkipped, Subject, check, require
+from segkernel.testing.transforms import sample as blocks
 
 LOOKED_AT = 3
 """How many samples each check reads."""
@@ -84,6 +85,39 @@ def pickles(subject: Subject) -> None:
     again = pickle.loads(pickle.dumps(dataset))
     require(len(again) == len(dataset), "the copy has another length")
     require(_same(_arrays(dataset[0]), _arrays(again[0])), "sample 0 of the copy is another")
+
+
+@check("samplers", name="interface")
+def sampler_interface(subject: Subject) -> None:
+    """It has the members of `segkernel.interfaces.data.Sampler`."""
+    require(isinstance(subject.build(), Sampler), "there is no method 'order'")
+
+
+@check("samplers", name="repeatable")
+def sampler_repeatable(subject: Subject) -> None:
+    """An epoch has as many draws as there are samples, all among them, and the same ones each time it is asked for."""
+    drawn = subject.build()
+    for epoch in (0, 1, 0):
+        first, second = (s.order(_Blocks(12), 7, epoch, 4) for s in (drawn, subject.build()))
+        require(len(first) == 12, f"epoch {epoch} has {len(first)} draws of 12 samples")
+        require(set(map(int, first)) <= set(range(12)), f"epoch {epoch} draws samples that are not there")
+        require(list(first) == list(second), f"epoch {epoch} depends on something beside its arguments")
+
+
+class _Blocks:
+    """Samples to draw, of two data sets."""
+
+    classes, palette = tuple("abcdefgh"), ((0, 0, 0),) * 8
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.datasets = [_Blocks(count // 2), _Blocks(count - count // 2)] if count == 12 else []
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        return blocks(index)
 
 
 def _check_labels(field: Any, count: int, index: int) -> None:

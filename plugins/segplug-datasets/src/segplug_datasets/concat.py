@@ -15,6 +15,7 @@ from typing_extensions import Required
 from segkernel.errors import UsageError
 from segkernel.interfaces.data import IGNORE, Color, Dataset, LabelSpec, default_palette
 from segkernel.sample import LabelMap, Sample
+from segplug_datasets.class_index import ClassIndex, class_index
 from segplug_datasets.files import FolderDataset
 from segplug_datasets.mapping import regrouped_palette, require_name
 
@@ -135,6 +136,10 @@ class MappedDataset:
         if isinstance(seg, LabelMap):
             sample["seg"] = replace(seg, array=self._table[seg.array])
         return sample
+
+    def class_index(self, cache: str | Path | None = None, workers: int | None = None) -> ClassIndex:
+        """Return which classes each sample holds; see `segplug_datasets.class_index`."""
+        return class_index(self.dataset, cache, workers).mapped(self._table, len(self.classes))
 
     def _hide_background(self, unlabelled: Sequence[str], background: str) -> None:
         require_name(background, self.classes, "'background': ")

@@ -20,6 +20,7 @@ from segkernel.interfaces.data import IGNORE, Color, LabelSpec
 from segkernel.sample import DepthMap, LabelMap, Sample, WeightMap
 from segplug_datasets.beside import FieldFiles, ReadLabels, ReadNumbers, by_field
 from segplug_datasets.example import write_example
+from segplug_datasets.filelist import FileList
 from segplug_datasets.label_reader import LabelArguments, LabelReader, label_reader
 from segplug_datasets.label_reader import read_annotation as read_annotation
 from segplug_datasets.listing import (
@@ -53,7 +54,12 @@ class ListedFiles:
     ) -> None:
         self.labels = labels
         self._reader = LabelReader(labels, colors)
-        self._files = list(files)
+        self._files = FileList(files)
+
+    @property
+    def files(self) -> Sequence[tuple[str, str, str | None]]:
+        """(name, image, label file or None) of each sample."""
+        return self._files
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -1,0 +1,199 @@
+"""How batches travel: draw orders of a component, where time goes, shared memory, and the way to the device."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from itertools import islice
+from multiprocessing.reduction import ForkingPickler
+
+import numpy as np
+import pytest
+import torch
+
+import torch.multiprocessing  # isort: skip  # tells the pickler how tensors travel
+from segkernel.data import Loader, prefetched
+from segkernel.errors import UsageError
+from segkernel.hooks.meter import MeterHook
+from segkernel.interfaces.data import Sampler
+from segkernel.loadtimes import LoadTimes
+from segkernel.sample import Batch
+
+
+class Backwards:
+    """Visits the samples from the last to the first."""
+
+    def order(self, dataset, seed, epoch, batch):
+        return [*range(len(dataset) - 1, -1, -1)]
+
+
+class Slow:
+    """Takes its time."""
+
+    needs = 0
+
+    def __init__(self, seconds=0.01):
+        self.seconds = seconds
+
+    def __call__(self, sample, rng):
+        time.sleep(self.seconds)
+        return sample
+
+
+def names(loader, count, **where):
+    return [m["name"] for batch in islice(loader.train_batches(**where), count) for m in batch.meta]
+
+
+# ---------------------------------------------------------------- draw order
+
+
+def test_a_sampler_decides_the_order(rectangles):
+    assert isinstance(Backwards(), Sampler)
+    loader = Loader(rectangles(5), micro_batch=2, sampler=Backwards())
+    assert names(loader, 3) == [f"image_{i}" for i in (4, 3, 2, 1, 0, 4)]
+    assert names(loader, 1, position=4) == ["image_0", "image_4"]
+    assert names(loader, 1, rank=1, world_size=2) == ["image_2", "image_1"]
+
+
+def test_a_sampler_is_asked_once_for_each_epoch(rectangles):
+    asked = []
+
+    class Noted(Backwards):
+        def order(self, dataset, seed, epoch, batch):
+            asked.append((seed, epoch, batch))
+            return super().order(dataset, seed, epoch, batch)
+
+    names(Loader(rectangles(4), micro_batch=2, sampler=Noted(), seed=9), 5)
+    assert asked == [(9, 0, 2), (9, 1, 2), (9, 2, 2)]
+
+
+def test_a_sampler_has_nothing_to_say_in_evaluation(rectangles):
+    loader = Loader(rectangles(4), sampler=Backwards())
+    assert [m["name"] for batch in loader.eval_batches() for m in batch.meta] == [f"image_{i}" for i in range(4)]
+
+
+def test_a_sampler_of_the_wrong_length_is_refused(rectangles):
+    class Short:
+        def order(self, dataset, seed, epoch, batch):
+            return [0, 1]
+
+    with pytest.raises(UsageError, match="Short draws 2 of 4 samples"):
+        next(Loader(rectangles(4), sampler=Short()).train_batches())
+
+
+# ---------------------------------------------------------------- time
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_loader_knows_what_each_stage_takes(rectangles, workers):
+    loader = Loader(rectangles(), [Slow()], micro_batch=3, workers=workers)
+    for batch in islice(loader.train_batches(), 4):
+        assert not any("seconds" in meta for meta in batch.meta)
+    stages = loader.times.stages()
+    assert list(stages) == ["read", "decode", "Slow", "resample", "collate"]
+    assert stages["Slow"] >= 10
+    assert (loader.times.samples, loader.times.batches) == (12, 4)
+    assert all(value >= 0 for value in stages.values())
+
+
+def test_reading_files_is_told_from_decoding_them(rectangles, tmp_path, monkeypatch):
+    from pathlib import Path
+
+    from segkernel import image
+
+    image.write(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
+    plain = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (time.sleep(0.2), plain(path))[1])
+
+    class Files(rectangles):
+        def __getitem__(self, index):
+            image.read(tmp_path / "a.png")
+            time.sleep(0.005)
+            return super().__getitem__(index)
+
+    loader = Loader(Files(2))
+    names(loader, 2)
+    stages = loader.times.stages()
+    assert stages["read"] >= 200
+    assert 5 <= stages["decode"] < 200
+
+
+def times(**seconds):
+    found = LoadTimes(workers=2, samples=200, batches=100, waited=30.0)
+    found.seconds.update(seconds)
+    return found
+
+
+def test_advice_names_the_stage_and_what_helps(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(16), raising=False)
+    text = times(read=1.0, decode=25.2, Flip=19.4).advice(seconds=100.0)
+    assert "waited for data 30% of the time: decode takes 126.0 of 228.0 ms per sample" in text
+    assert "raise data.workers, 2 now, to up to 16" in text
+    assert "seg-kernel data pack" in text
+    assert "whether Flip can do less" in times(read=1.0, Flip=19.4).advice(100.0)
+
+
+def test_there_is_no_advice_where_little_was_waited_or_little_is_known():
+    assert times(decode=25.2).advice(seconds=301.0) == ""
+    few = times(decode=25.2)
+    few.batches = 49
+    assert few.advice(seconds=100.0) == ""
+
+
+def test_a_run_that_waits_says_so_at_its_end(make_runner, rectangles, caplog, tmp_path):
+    loader = Loader(rectangles(size=(16, 16)), [Slow(0.005)], micro_batch=2)
+    hooks = [MeterHook(load_times=True)]
+    runner = make_runner(train=loader, val=None, test=None, iterations=50, batch_size=2, hooks=hooks)
+    with caplog.at_level(logging.WARNING):
+        runner.run()
+    assert "Slow takes" in caplog.text
+    records = [json.loads(line) for line in (runner.work_dir / "metrics.jsonl").read_text("utf-8").splitlines()]
+    assert records[-1]["load.Slow"] >= 5
+    assert {"load.read", "load.decode", "load.collate"} <= records[-1].keys()
+
+
+# ---------------------------------------------------------------- the way of a batch
+
+
+def test_batches_of_workers_arrive_in_shared_memory(rectangles):
+    loader = Loader(rectangles(), micro_batch=2, workers=1)
+    batch = next(loader.train_batches())
+    assert batch.images.is_shared()
+    assert batch.targets["seg"].is_shared()
+    (batch,) = islice(loader.eval_batches(), 1)
+    assert batch.images.is_shared()
+    assert batch.truths[0]["seg"].is_shared()
+
+
+def test_what_is_pickled_of_a_batch_does_not_grow_with_its_pixels(rectangles):
+    batch = next(Loader(rectangles(size=(256, 256)), micro_batch=2).train_batches())
+    assert batch.images.nbytes > 300_000
+    assert len(ForkingPickler.dumps(batch)) < 5_000
+
+
+def test_without_cuda_batches_pass_through():
+    batches = [Batch(torch.full((1, 3, 2, 2), n)) for n in range(3)]
+    taken = []
+
+    def source():
+        for batch in batches:
+            taken.append(batch)
+            yield batch
+
+    moved = prefetched(source(), torch.device("cpu"))
+    assert next(moved).images is batches[0].images
+    assert len(taken) == 1  # nothing is taken ahead
+    assert [int(batch.images.max()) for batch in moved] == [1, 2]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_on_cuda_the_next_batch_is_copied_ahead(count):
+    device = torch.device("cuda", 0)
+    batches = [Batch(torch.full((2, 3, 64, 64), n, dtype=torch.uint8)).pin_memory() for n in range(count)]
+    sums = []
+    for batch in prefetched(iter(batches), device):
+        assert batch.images.device == device
+        sums.append(batch.images.float().mean())
+    assert [float(value) for value in sums] == list(range(count))

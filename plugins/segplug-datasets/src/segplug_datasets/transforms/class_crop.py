@@ -1,0 +1,86 @@
+"""A crop that goes where the classes are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from segkernel import sample as geometry
+from segkernel.errors import DataError, UsageError
+from segkernel.interfaces.data import IGNORE
+from segkernel.sample import Sample
+from segplug_datasets.class_index import GRID, cell_edges, count_in_cells, holds
+
+
+class ClassAwareCrop:
+    """Cut a random window, with a given probability one that holds a pixel of a class drawn from the image's own.
+
+    Every wanted class of the image is drawn alike, so a small object is cut out as often as the sky. One pass over a
+    cell of the label map, no retries; an image smaller than the window stays as small as it is. Where the sample says
+    which classes are in which of its cells (``IndexedDataset``), that is not looked for again.
+
+    Args:
+        crop_size: (height, width) in pixels, or one number for both.
+        prob: Of going after a class; otherwise any window is as likely as another.
+        classes: Ids of the classes to go after; all when None.
+
+    Raises:
+        UsageError: When a size or the probability is out of range, or ``classes`` is empty or holds no class id.
+        DataError: When a sample has no labels.
+    """
+
+    needs: ClassVar[int] = 0
+    conformance: ClassVar = ({"crop_size": (64, 80)}, {"crop_size": 32, "prob": 1.0, "classes": (3, 7)})
+
+    def __init__(
+        self, crop_size: int | tuple[int, int], prob: float = 0.5, classes: Sequence[int] | None = None
+    ) -> None:
+        self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else (crop_size[0], crop_size[1])
+        if min(self.crop_size) < 1 or not 0 <= prob <= 1:
+            raise UsageError(f"crop_size is positive and prob from 0 to 1, not {crop_size} and {prob}")
+        if classes is not None and not (len(classes) and all(0 <= class_id < IGNORE for class_id in classes)):
+            raise UsageError(f"classes are ids from 0 to {IGNORE - 1}, one at least, not {list(classes)}")
+        self.prob, self.classes = prob, None if classes is None else sorted(set(classes))
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
+        cells = sample.meta.pop("class_cells", None)
+        if "seg" not in sample:
+            raise DataError("ClassAwareCrop needs labels", sample.meta.get("path"))
+        aimed = rng.random() < self.prob
+        point = self._pixel(sample, None if sample.moved else cells, rng) if aimed else None
+        size = [min(edge, limit) for edge, limit in zip(sample.size, self.crop_size)]
+        top, left = (
+            _start(length, window, None if point is None else point[axis], rng)
+            for axis, (length, window) in enumerate(zip(sample.size, size))
+        )
+        return sample.apply(geometry.Crop(top, left, *size))
+
+    def _pixel(self, sample: Sample, cells: np.ndarray | None, rng: np.random.Generator) -> tuple[int, int] | None:
+        """Return (row, column) of a pixel of a class, or None when the sample holds no class that is wanted."""
+        labels = sample["seg"].array
+        if cells is None:
+            cells = np.packbits(count_in_cells(labels, IGNORE) > 0, axis=-1)
+        anywhere = np.flatnonzero(np.unpackbits(np.bitwise_or.reduce(cells, (0, 1))))
+        wanted = anywhere if self.classes is None else np.intersect1d(anywhere, self.classes)
+        if not len(wanted):
+            return None
+        class_id = int(rng.choice(wanted))
+        row, column = divmod(int(rng.choice(np.flatnonzero(holds(cells, class_id)))), GRID)
+        rows, columns = (cell_edges(length) for length in labels.shape)
+        top, left = int(rows[row]), int(columns[column])
+        cell = labels[top : rows[row + 1], left : columns[column + 1]]
+        found = np.flatnonzero(cell == class_id)
+        if not len(found):  # a resize has lost the few pixels there were
+            return top, left
+        y, x = divmod(int(rng.choice(found)), cell.shape[1])
+        return top + y, left + x
+
+
+def _start(length: int, window: int, point: int | None, rng: np.random.Generator) -> int:
+    """Return where a window begins that lies inside ``length`` and holds ``point``, if there is one."""
+    low, high = 0, length - window
+    if point is not None:
+        low, high = max(low, point - window + 1), min(high, point)
+    return int(rng.integers(low, high + 1))

@@ -1,0 +1,214 @@
+"""Data sets around a data set: repeated, balanced by content, mixed from several images, or with known contents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segkernel.errors import DataError, UsageError
+from segkernel.interfaces.data import Color, Dataset, LabelSpec, Transform
+from segkernel.sample import Sample
+from segplug_datasets.class_index import ClassIndex, class_index
+from segplug_datasets.files import FolderDataset
+from segplug_datasets.transforms.place import RandomFlip
+
+
+class _Wrapper:
+    """What all have in common: classes and label values are those of the data set inside."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    @property
+    def labels(self) -> LabelSpec:
+        """What the files hold."""
+        inner: Any = self.dataset
+        return getattr(inner, "labels", None) or LabelSpec(tuple(inner.classes), tuple(inner.palette))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return tuple(self.dataset.classes)
+
+    @property
+    def palette(self) -> tuple[Color, ...]:
+        """One RGB colour per class."""
+        return tuple(self.dataset.palette)
+
+    @property
+    def data_root(self) -> Any:
+        """Where the data lie, if the data set inside says so."""
+        return getattr(self.dataset, "data_root", None)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[self._place(index)]
+
+    def class_index(self, cache: str | Path | None = None, workers: int | None = None) -> ClassIndex:
+        """Return which classes each sample holds; see `segplug_datasets.class_index`."""
+        return class_index(self.dataset, cache, workers)
+
+    def _place(self, index: int) -> int:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        return index % len(self)
+
+
+class _Chosen(_Wrapper):
+    """Samples of a data set in an order of one's own, some several times."""
+
+    def __init__(self, dataset: Dataset, indices: np.ndarray) -> None:
+        super().__init__(dataset)
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[int(self.indices[self._place(index)])]
+
+    def class_index(self, cache: str | Path | None = None, workers: int | None = None) -> ClassIndex:
+        return super().class_index(cache, workers).take(self.indices)
+
+
+class RepeatDataset(_Chosen):
+    """A data set several times over, so that an epoch is longer; MMEngine's.
+
+    Args:
+        dataset: What is repeated.
+        times: How often.
+
+    Raises:
+        UsageError: When ``times`` is below 1.
+    """
+
+    @staticmethod
+    def conformance(folder: Path) -> list[dict[str, Any]]:
+        """Write a tiny data set into ``folder`` and return the arguments that read it."""
+        return [{"dataset": _example(folder), "times": 3}]
+
+    def __init__(self, dataset: Dataset, times: int) -> None:
+        if times < 1:
+            raise UsageError(f"a data set is repeated once or more often, not {times} times")
+        super().__init__(dataset, np.tile(np.arange(len(dataset)), times))
+        self.times = times
+
+
+class ClassBalancedDataset(_Chosen):
+    """A data set in which images of rare classes occur several times; MMEngine's.
+
+    An image is repeated as its rarest class asks: a class in a share f of the images asks for
+    max(1, sqrt(oversample_thr / f)) times, rounded up (repeat factor sampling: Gupta, Dollar and Girshick, LVIS,
+    2019). An epoch becomes longer by the copies; the sampler ``BalancedSampler`` changes the shares and keeps its
+    length.
+
+    Args:
+        dataset: What is balanced, with label maps.
+        oversample_thr: Share of images, above 0 and up to 1, below which a class is repeated.
+        min_pixels: A class occurs in an image that has as many pixels of it.
+        cache: Folder in which the contents of the images are kept; None puts them beside the data.
+
+    Raises:
+        UsageError: When ``oversample_thr`` is outside that range.
+    """
+
+    @staticmethod
+    def conformance(folder: Path) -> list[dict[str, Any]]:
+        """Write a tiny data set into ``folder`` and return the arguments that read it."""
+        return [{"dataset": _example(folder), "oversample_thr": 1.0}]
+
+    def __init__(
+        self, dataset: Dataset, oversample_thr: float, min_pixels: int = 1, cache: str | Path | None = None
+    ) -> None:
+        present = class_index(dataset, cache).pixels >= max(min_pixels, 1)
+        times = np.ceil(repeat_factors(present, oversample_thr)).astype(np.int64)
+        super().__init__(dataset, np.repeat(np.arange(len(dataset)), times))
+        self.oversample_thr = oversample_thr
+
+
+def repeat_factors(present: np.ndarray, threshold: float) -> np.ndarray:
+    """Return how often each image is to be drawn, (N,) float64 from 1 up, from (N, K) bool: its classes.
+
+    Raises:
+        UsageError: When the threshold is not above 0 and up to 1.
+    """
+    if not 0 < threshold <= 1:
+        raise UsageError(f"oversample_thr is a share of images, above 0 and up to 1, not {threshold}")
+    shares = present.mean(0)
+    asked = np.sqrt(threshold / np.where(shares > 0, shares, 1))
+    return np.where(present, asked, 1).max(1, initial=1)
+
+
+class MultiImageMixDataset(_Wrapper):
+    """A data set whose samples go through transforms that may need further ones (mosaic, mix-up); MMSegmentation's.
+
+    ``data.train_transforms`` takes such transforms as well; this is for a mix inside a larger set. Chance comes from
+    numpy's global generator, which the loader sets for every sample: training is repeatable, whatever the workers.
+
+    Args:
+        dataset: Gives all of the samples that are mixed.
+        pipeline: Transforms, in order.
+        skip_type_keys: Names of transform classes that are left out.
+    """
+
+    @staticmethod
+    def conformance(folder: Path) -> list[dict[str, Any]]:
+        """Write a tiny data set into ``folder`` and return the arguments that read it."""
+        return [{"dataset": _example(folder), "pipeline": [RandomFlip(prob=1.0)]}]
+
+    def __init__(
+        self, dataset: Dataset, pipeline: Sequence[Transform], skip_type_keys: Sequence[str] | None = None
+    ) -> None:
+        super().__init__(dataset)
+        skipped = set(skip_type_keys or ())
+        self.pipeline = [transform for transform in pipeline if type(transform).__name__ not in skipped]
+
+    def __getitem__(self, index: int) -> Sample:
+        from segkernel.data import apply_transforms
+
+        rng = np.random.default_rng(np.random.randint(2**32, size=4, dtype=np.uint64))
+        sample = super().__getitem__(index)
+        path = sample.meta.get("path")
+        mixed = apply_transforms(self.pipeline, sample, rng, lambda: self.dataset[int(rng.integers(len(self)))])
+        if mixed is None:
+            raise DataError("a transform of the pipeline of MultiImageMixDataset rejected it", path)
+        return mixed
+
+
+class IndexedDataset(_Wrapper):
+    """A data set whose samples say where their classes are, for ``ClassAwareCrop`` and the samplers.
+
+    ``meta["class_cells"]`` is (8, 8, bytes) uint8; see `segplug_datasets.class_index.ClassIndex`.
+
+    Args:
+        dataset: With label maps.
+        cache: Folder in which the contents of the images are kept; None puts them beside the data.
+        workers: Processes that look at the images the first time; None takes up to eight.
+    """
+
+    @staticmethod
+    def conformance(folder: Path) -> list[dict[str, Any]]:
+        """Write a tiny data set into ``folder`` and return the arguments that read it."""
+        return [{"dataset": _example(folder)}]
+
+    def __init__(self, dataset: Dataset, cache: str | Path | None = None, workers: int | None = None) -> None:
+        super().__init__(dataset)
+        self._index = class_index(dataset, cache, workers)
+
+    def __getitem__(self, index: int) -> Sample:
+        place = self._place(index)
+        sample = self.dataset[place]
+        sample.meta["class_cells"] = self._index.cells[place]
+        return sample
+
+    def class_index(self, cache: str | Path | None = None, workers: int | None = None) -> ClassIndex:
+        return self._index
+
+
+def _example(folder: Path) -> FolderDataset:
+    return FolderDataset(**FolderDataset.conformance(folder)[0])
