@@ -21,6 +21,7 @@ from segkernel.sample import DepthMap, LabelMap, Sample, WeightMap
 from segplug_datasets.beside import FieldFiles, ReadLabels, ReadNumbers, by_field
 from segplug_datasets.example import write_example
 from segplug_datasets.filelist import FileList
+from segplug_datasets.folders import Folders
 from segplug_datasets.label_reader import LabelArguments, LabelReader, label_reader
 from segplug_datasets.label_reader import read_annotation as read_annotation
 from segplug_datasets.listing import (
@@ -120,13 +121,15 @@ class PairedFiles(ListedFiles):
         root: Path | None = None,
     ) -> None:
         suffixes = (image_suffix,) if isinstance(image_suffix, str) else tuple(image_suffix)
-        lines = None if split is None else read_list(split)
-        pairs = as_pairs(lines, split) if lines and split else None
-        if pairs is not None and split is not None:
-            folders = [folder for folder in (root, images, masks, split.parent) if folder is not None]
-            files = _listed_pairs(pairs, folders, split, suffixes, masks is not None)
-        else:
-            files = _named_pairs(images, masks, suffixes, mask_suffix, lines, split)
+        self.folders = Folders(images, masks, suffixes, mask_suffix, split, labels, dict(colors or {}))
+        with self.folders.named_in_errors():
+            lines = None if split is None else read_list(split)
+            pairs = as_pairs(lines, split) if lines and split else None
+            if pairs is not None and split is not None:
+                folders = [folder for folder in (root, images, masks, split.parent) if folder is not None]
+                files = _listed_pairs(pairs, folders, split, suffixes, masks is not None)
+            else:
+                files = _named_pairs(images, masks, suffixes, mask_suffix, lines, split)
         super().__init__(take(files, indices), labels, colors)
 
 

@@ -1,0 +1,53 @@
+"""``seg-kernel data browse``: a contact sheet of images, masks and what the transforms make of them.
+
+seg-kernel data browse my.yaml --out sheet.html --number 20 --augmented 4
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from segkernel.errors import UsageError
+from segplug_datasets.commands.target import resolve, target_options
+
+
+@click.command("browse")
+@target_options
+@click.option("--out", required=True, metavar="FILE.html|DIR", help="One page, or a folder for a PNG of each sample.")
+@click.option("--number", type=click.IntRange(1), default=12, show_default=True, help="Samples, spread evenly.")
+@click.option("--augmented", type=click.IntRange(0), default=0, metavar="K", help="Versions of each as in training.")
+@click.option("--set", "chosen", default="train", show_default=True, metavar="NAME", help="train, val or test.")
+def command(out: str, number: int, augmented: int, chosen: str, **where: Any) -> None:
+    """Draw images, their masks with a legend, and augmented versions.
+
+    What does not count is hatched. The K augmented versions are those that a run of CONFIG sees in its first K epochs.
+    """
+    from segplug_datasets.doctor.sheet import rows, write_sheet
+
+    parts, config = resolve(**where)
+    found = [part for part in parts if part.set == chosen]
+    if not found:
+        raise UsageError(f"there is no set {chosen!r}, but {', '.join(dict.fromkeys(part.set for part in parts))}")
+    dataset, transforms, seed = _opened(found, config, chosen, augmented)
+    written, refused = write_sheet(rows(dataset, transforms, number, augmented, seed), Path(out), f"{chosen}")
+    click.echo(f"wrote {out}: {written} samples" + (f", {refused} refused" if refused else ""))
+    if refused:
+        click.echo("next: seg-kernel data check")
+
+
+def _opened(parts: list[Any], config: Any, chosen: str, augmented: int) -> tuple[Any, list[Any], int]:
+    """Return the data set as a run opens it, the transforms of training and the seed."""
+    from segkernel.build import build
+
+    if config is None:
+        if augmented:
+            raise UsageError("--augmented needs a config: its data.train_transforms are applied")
+        part = parts[0]
+        return build("datasets", {"type": part.type, **part.arguments}), [], 0
+    data = config["data"]
+    specs = (data.get("train_transforms") or []) if augmented else []
+    transforms = [build("transforms", spec, path=f"data.train_transforms[{i}]") for i, spec in enumerate(specs)]
+    return build("datasets", data[chosen], path=f"data.{chosen}"), transforms, config.get("seed") or 0

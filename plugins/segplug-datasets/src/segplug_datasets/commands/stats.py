@@ -1,0 +1,42 @@
+"""``seg-kernel data stats``: figures of a data set, and the lines of a config that follow from them.
+
+seg-kernel data stats my.yaml --set train
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from segkernel.errors import UsageError
+from segplug_datasets.commands.target import look_with_progress, resolve, target_options
+
+RULES = ("inverse_sqrt", "median_frequency", "enet", "effective_number")
+
+
+@click.command("stats")
+@target_options
+@click.option("--set", "chosen", metavar="NAME", help="Only this set: train, val or test.")
+@click.option("--weights", type=click.Choice(RULES), default="median_frequency", help="For class_weight below.")
+@click.option("--workers", type=click.IntRange(0), help="Processes that read. [default: one per processor]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(chosen: str | None, weights: str, workers: int | None, as_json: bool, **where: Any) -> None:
+    """Measure mean and deviation per band, pixels and images per class, sizes, and class weights.
+
+    Measured are the sets of CONFIG, two folders, or a data set class; the lines of a config are for the first of them.
+    """
+    from segplug_datasets.doctor.figures import as_dict, as_text, config_lines, measure
+
+    parts, _ = resolve(**where)
+    names = list(dict.fromkeys(part.set for part in parts))
+    if chosen is not None and chosen not in names:
+        raise UsageError(f"there is no set {chosen!r}, but {', '.join(names)}")
+    looked = look_with_progress([part for part in parts if chosen in (None, part.set)], workers)
+    figures = measure(looked)
+    if as_json:
+        click.echo(json.dumps([as_dict(one) for one in figures], indent=1))
+        return
+    click.echo("\n\n".join(as_text(one) for one in figures))
+    click.echo(f"\n# from {figures[0].set}\n{config_lines(figures[0], weights)}")

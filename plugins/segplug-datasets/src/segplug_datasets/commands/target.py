@@ -1,0 +1,88 @@
+"""What ``data check``, ``data stats`` and ``data browse`` look at: a config, folders, a data set class."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+import yaml
+
+from segkernel.errors import UsageError
+
+if TYPE_CHECKING:
+    from segkernel.config import Config
+    from segplug_datasets.doctor.parts import Part
+    from segplug_datasets.doctor.probe import Probe
+
+_OPTIONS = (
+    click.argument("target", nargs=-1, metavar="[CONFIG] [KEY=VALUE]..."),
+    click.option("--images", metavar="DIR", help="Folder of images, in place of a config."),
+    click.option("--masks", metavar="DIR", help="Folder of masks."),
+    click.option("--classes", metavar="A,B,...", help="Names of the classes in --masks."),
+    click.option("--type", "kind", metavar="NAME", help="A data set class, in place of a config: CamVid."),
+    click.option("--root", metavar="DIR", help="data_root of --type."),
+)
+
+
+def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the arguments that say what is looked at."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def resolve(
+    target: Sequence[str],
+    images: str | None,
+    masks: str | None,
+    classes: str | None,
+    kind: str | None,
+    root: str | None,
+) -> tuple[list[Part], Config | None]:
+    """Return the sets that the arguments mean, and the config when they are a config's.
+
+    Raises:
+        UsageError: When they mean several things, or none.
+    """
+    from segkernel.config import load_config
+    from segplug_datasets.doctor.parts import parts_of_config, parts_of_folders, parts_of_type
+
+    pairs = [entry for entry in target if "=" in entry or entry.startswith("~")]
+    configs = [entry for entry in target if entry not in pairs]
+    ways = [bool(configs), images is not None, kind is not None]
+    if sum(ways) != 1 or len(configs) > 1:
+        raise UsageError("name one thing: a config, or --images and --masks, or --type and --root")
+    if (masks or classes) and images is None:
+        raise UsageError("--masks and --classes belong to --images")
+    if configs:
+        config = load_config(configs[0], pairs)
+        return parts_of_config(config), config
+    if images is not None:
+        names = [name.strip() for name in (classes or "").split(",") if name.strip()]
+        return parts_of_folders(images, masks, names, _arguments(pairs)), None
+    return parts_of_type(str(kind), root, _arguments(pairs)), None
+
+
+def _arguments(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return ``key=value`` as arguments of a data set, values read as YAML."""
+    given: dict[str, Any] = {}
+    for pair in pairs:
+        key, _, text = pair.partition("=")
+        try:
+            given[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UsageError(f"{pair}: {text!r} is no YAML value") from error
+    return given
+
+
+def look_with_progress(parts: list[Part], workers: int | None) -> list[tuple[Part, list[Probe]]]:
+    """Look at all files, with a bar on a terminal."""
+    from segplug_datasets.doctor.look import look
+
+    total = sum(len(part.pairs) for part in parts)
+    if not sys.stderr.isatty():
+        return look(parts, workers)
+    with click.progressbar(length=total, label="looking", file=sys.stderr) as bar:
+        return look(parts, workers, bar.update)

@@ -1,0 +1,74 @@
+"""Which classes occur: absent ones, only one, none at all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from segkernel.interfaces.data import IGNORE
+from segplug_datasets.doctor.findings import Finding
+from segplug_datasets.doctor.parts import Part
+from segplug_datasets.doctor.probe import Probe
+from segplug_datasets.doctor.tally import Looked, pixels_per_class
+
+
+def check_classes(looked: Looked) -> Iterator[Finding]:
+    """Yield what the sets lack; sets whose masks mean nothing yet have other findings."""
+    merged: dict[str, tuple[Part, Counter[int], list[str], int]] = {}
+    for part, probes in looked:
+        if part.labels is None or not any(probe.mask for probe in probes):
+            continue
+        found, empty, masks = occurring(part, probes)
+        if part.set in merged:
+            _, others, more, count = merged[part.set]
+            found, empty, masks = found + others, [*more, *empty], masks + count
+        merged[part.set] = part, found, empty, masks
+    trained = merged.get("train", (None, Counter(), [], 0))[1]
+    for name, (part, found, empty, masks) in merged.items():
+        yield from _of_set(name, part, found, empty, masks, trained)
+
+
+def occurring(part: Part, probes: Sequence[Probe]) -> tuple[Counter[int], list[str], int]:
+    """Return pixels per class id, masks in which nothing counts, and the number of masks that can be read."""
+    found: Counter[int] = Counter()
+    empty, masks = [], 0
+    for probe in probes:
+        if probe.mask is None or probe.mask.error:
+            continue
+        own = pixels_per_class(probe.mask, part)
+        masks += 1
+        if own and set(own) == {IGNORE}:
+            empty.append(probe.mask.path)
+        found.update(own)
+    return found, empty, masks
+
+
+def _of_set(
+    name: str, part: Part, found: Counter[int], empty: Sequence[str], masks: int, trained: Counter[int]
+) -> Iterator[Finding]:
+    classes = part.labels.classes if part.labels else ()
+    present = set(found) - {IGNORE}
+    if masks and not present:
+        why = "Nothing can be learnt or measured: 'ignore' or 'offset' takes every value away."
+        yield Finding("error", "nothing-labelled", name, "no pixel of any mask counts", why)
+        return
+    if empty:
+        why = "They take time and teach nothing."
+        yield Finding("warning", "empty-masks", name, f"in {len(empty)} masks no pixel counts", why, empty)
+    absent = [classes[i] for i in range(len(classes)) if i not in present]
+    if len(present) == 1 and len(classes) > 1:
+        why = "A model learns to say this everywhere, and its figures look perfect. Are these the right masks?"
+        only = classes[present.pop()]
+        yield Finding("error", "one-class", name, f"every pixel is {only!r}", why)
+    elif absent:
+        yield _absent(name, absent, [i for i, c in enumerate(classes) if c in absent and i in trained])
+
+
+def _absent(name: str, absent: Sequence[str], trained: Sequence[int]) -> Finding:
+    shown = ", ".join(absent[:10]) + (f" and {len(absent) - 10} more" if len(absent) > 10 else "")
+    what = f"{len(absent)} classes never occur: {shown}"
+    if name == "train":
+        why = "They cannot be learnt and will never be predicted. Are the values, the classes and their order right?"
+        return Finding("warning", "absent-classes", name, what, why)
+    why = "They get no figure here (nan), and do not enter the means."
+    return Finding("warning" if trained else "note", "absent-classes", name, what, why)

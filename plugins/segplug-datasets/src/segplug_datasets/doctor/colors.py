@@ -1,0 +1,146 @@
+"""Masks of colours, and masks with a palette: which colour is which class."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from segkernel.interfaces.data import IGNORE, Color, LabelSpec, default_palette
+from segplug_datasets.doctor.findings import Finding, config_lines
+from segplug_datasets.doctor.probe import MOST_COLORS
+from segplug_datasets.doctor.tally import Tally
+
+BLACK: Color = (0, 0, 0)
+VOID: Color = (224, 224, 192)  # the colour of borders that do not count, Pascal VOC
+
+MOST_CLASSES = 40
+"""Blurred masks of more frequent colours than this are rather images."""
+
+NEAR = 40
+"""Colours that differ by less than this, all channels together, from one that is known are that one, blurred."""
+
+
+def check_colors(tally: Tally) -> Iterator[Finding]:
+    """Yield what is wrong with masks of colours and with palettes."""
+    colored = [mask for mask in tally.masks if mask.colors]
+    if colored:
+        yield from _colors(tally, [mask.path for mask in colored])
+        numbers = [mask.path for mask in tally.numbers if len(mask.values) > 1]
+        if numbers:
+            what = f"{len(colored)} masks hold colours, {len(numbers)} hold numbers"
+            why = "Both can be read together only when the numbers are class ids and the colours the palette's."
+            yield Finding("warning", "mixed-masks", tally.where, what, why, numbers)
+    yield from _palettes(tally)
+
+
+def _colors(tally: Tally, files: Sequence[str]) -> Iterator[Finding]:
+    known = tally.parts[0].colors
+    unknown = [color for color, _ in tally.colors.most_common() if color not in known]
+    if not unknown:
+        return
+    blurred = any(mask.header.lossy or mask.distinct > MOST_COLORS for mask in tally.masks if mask.colors)
+    if not known:
+        yield _unexplained(tally, files, blurred)
+        return
+    near = [color for color in unknown if any(_distance(color, other) < NEAR for other in known)]
+    if blurred or len(near) >= 8:
+        what = f"{len(unknown)} colours are not in the palette, {len(near)} of them close to one that is"
+        why = "The masks were stored with loss (JPEG) or resized with interpolation: export them again as PNG."
+        yield Finding("error", "lossy-masks", tally.where, what, why, _files_with(tally, unknown))
+        return
+    what = f"colours {_shown(unknown)} are not in the palette ({_share(tally, unknown):.1%} of the pixels)"
+    why = "Give them a class and a place in 'palette', or let them not count, as these lines do."
+    ignored = [list(color) for color, class_id in known.items() if class_id == IGNORE]
+    mend = config_lines(tally.parts, {"ignore_colors": [*ignored, *map(list, unknown[:64])]})
+    yield Finding("error", "unknown-colours", tally.where, what, why, _files_with(tally, unknown), mend=mend)
+
+
+def _unexplained(tally: Tally, files: Sequence[str], blurred: bool) -> Finding:
+    """Say which colours there are where nobody said what they mean, and guess."""
+    found = tally.colors
+    if blurred:
+        found = Counter({color: count for color, count in found.items() if count >= 0.005 * found.total()})
+    if not 0 < len(found) <= MOST_CLASSES:
+        what = "masks hold hundreds of colours: are these images?"
+        return Finding("error", "colour-masks", tally.where, what, "A mask has one value for each class.", files)
+    changes, basis = _guess(found, tally.labels)
+    what = f"masks hold colours, not class ids: {_shown([color for color, _ in found.most_common()], 8)}"
+    why = f"Colours need a palette. These lines have {basis}"
+    if blurred:
+        why = "The masks were stored with loss as well (JPEG): export them again as PNG first. " + why
+    return Finding("error", "colour-masks", tally.where, what, why, files, mend=config_lines(tally.parts, changes))
+
+
+def _guess(found: Counter[Color], labels: LabelSpec | None) -> tuple[dict[str, Any], str]:
+    """Return classes, palette and ignored colours for the colours found, and where they are from."""
+    for name, spec in _published().items():
+        spare = [color for color in found if color not in spec.palette]
+        if len(found) - len(spare) >= min(2, len(found)) and set(spare) <= {BLACK, VOID}:
+            given = {"classes": list(spec.classes), "palette": [list(color) for color in spec.palette]}
+            ignored = {"ignore_colors": [list(color) for color in spare]} if spare else {}
+            return {**given, **ignored}, f"the palette of {name}, which has all of them."
+    usual = (BLACK, *default_palette(255))
+    ordered = sorted(found, key=lambda c: (usual.index(c) if c in usual else 255, -found[c]))
+    ignored = {}
+    if labels is not None and len(ordered) == len(labels.classes) + 1 and BLACK in ordered:
+        ordered.remove(BLACK)
+        ignored = {"ignore_colors": [list(BLACK)]}
+    same = labels is not None and len(ordered) == len(labels.classes)
+    names = list(labels.classes) if labels and same else [f"class_{place}" for place in range(len(ordered))]
+    changes = {"classes": names, "palette": [list(color) for color in ordered], **ignored}
+    return changes, "every colour once: bring colours and names into the same order."
+
+
+def _published() -> Mapping[str, LabelSpec]:
+    """Return the label specifications whose colours are widely used, those with few colours first."""
+    from segplug_datasets import ade20k, aerial, camvid, cityscapes, pascal
+
+    return {
+        "CamVid": camvid.LABELS,
+        "Cityscapes": cityscapes.LABELS,
+        "Pascal VOC": pascal.PascalVOCDataset.spec,
+        "ISPRS Vaihingen and Potsdam": aerial.ISPRSDataset.spec,
+        "LoveDA": aerial.LoveDADataset.spec,
+        "iSAID": aerial.iSAIDDataset.spec,
+        "ADE20K": ade20k.LABELS,
+    }
+
+
+def _palettes(tally: Tally) -> Iterator[Finding]:
+    """Yield a finding on masks with a palette; one on palettes that contradict each other."""
+    masks = [mask for mask in tally.masks if mask.palette]
+    if not masks:
+        return
+    first: dict[int, Color] = {}
+    other = [mask for mask in masks if any(first.setdefault(v, color) != color for v, color in mask.palette.items())]
+    if other:
+        value, color = next((v, c) for v, c in other[0].palette.items() if first[v] != c)
+        what = f"palettes differ: {value} is {first[value]} in {masks[0].path} and {color} in {other[0].path}"
+        why = (
+            "Indices are read, not colours, and each file counts its own colours: one index is several classes. "
+            "Save the masks as colours without a palette, and give 'palette'; or with one palette for all."
+        )
+        yield Finding("error", "palettes-differ", tally.where, what, why, [mask.path for mask in other])
+    elif not tally.unknown:
+        why = "The indices are read as class ids, the colours of the palette are only for looking at them."
+        yield Finding("note", "palette-masks", tally.where, f"{len(masks)} masks have a palette", why,
+                      [mask.path for mask in masks])  # fmt: skip
+
+
+def _files_with(tally: Tally, colors: Sequence[Color]) -> list[str]:
+    wanted = set(colors)
+    return [mask.path for mask in tally.masks if not wanted.isdisjoint(mask.colors)]
+
+
+def _share(tally: Tally, colors: Sequence[Color]) -> float:
+    return sum(tally.colors[color] for color in colors) / max(tally.colors.total() + tally.values.total(), 1)
+
+
+def _distance(first: Color, second: Color) -> int:
+    return sum(abs(a - b) for a, b in zip(first, second))
+
+
+def _shown(colors: Sequence[Color], most: int = 5) -> str:
+    more = f" and {len(colors) - most} more" if len(colors) > most else ""
+    return ", ".join(f"({r}, {g}, {b})" for r, g, b in colors[:most]) + more

@@ -1,0 +1,157 @@
+"""Images that are there twice: within a set, and, worse, in two sets."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from segplug_datasets.doctor.findings import Finding
+from segplug_datasets.doctor.parts import Part
+from segplug_datasets.doctor.probe import THUMBNAIL, Probe
+from segplug_datasets.doctor.tally import Looked
+
+BITS = 256
+DIFFERENT_BITS = 10
+"""Near-duplicates differ in at most so many of the 256 bits, each of which is one comparison of neighbours ..."""
+DIFFERENT_GREY = 6
+"""... and their thumbnails by at most so many grey levels on average."""
+NOISE = 2
+"""Grey levels that a neighbour has to be brighter: less is noise where an image is flat, as in an overexposed sky."""
+
+Place = tuple[int, int]
+"""Number of the set, and of the sample in it."""
+
+
+def check_copies(looked: Looked) -> Iterator[Finding]:
+    """Yield duplicates and leaks: exact ones by the decoded pixels, near ones by a perceptual hash."""
+    exact = _same_pixels(looked)
+    yield from _twice(looked, exact)
+    alike = [pair for pair in near_duplicates(looked) if _digest(looked, pair[0]) != _digest(looked, pair[1])]
+    yield from _leaks(looked, [pair for group in exact for pair in _across(looked, group)], alike)
+    inside = [pair for pair in alike if _set(looked, pair[0]) == _set(looked, pair[1])]
+    if inside:
+        what = f"{len(inside)} pairs of images look the same"
+        why = "Frames of one scene, or one image saved twice? More of the same teaches little."
+        yield Finding("note", "near-duplicates", _sets(looked, inside), what, why, _pairs(looked, inside), len(inside))
+
+
+def _same_pixels(looked: Looked) -> list[list[Place]]:
+    groups: dict[str, list[Place]] = defaultdict(list)
+    for number, (_, probes) in enumerate(looked):
+        for place, probe in enumerate(probes):
+            if probe.image.digest:
+                groups[probe.image.digest].append((number, place))
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _twice(looked: Looked, groups: Sequence[Sequence[Place]]) -> Iterator[Finding]:
+    """Yield what is in one set more than once: with one mask a waste, with different masks a contradiction."""
+    found: dict[tuple[str, bool], list[list[Place]]] = defaultdict(list)
+    for group in groups:
+        for name in sorted({_set(looked, place) for place in group}):
+            inside = [place for place in group if _set(looked, place) == name]
+            if len(inside) > 1:
+                masks = {probe.mask.digest for place in inside if (probe := _probe(looked, place)).mask}
+                found[name, len(masks) > 1].append(inside)
+    for (name, contradict), repeated in found.items():
+        files = [" = ".join(_probe(looked, place).image.path for place in group) for group in repeated]
+        what = f"{len(repeated)} images are there more than once"
+        if contradict:
+            why = "Their masks differ: one of each has to be wrong. Keep the right one."
+            yield Finding("warning", "contradicting-duplicates", name, f"{what}, with different masks", why, files)
+        else:
+            yield Finding("warning", "duplicates", name, what, "They count more than once. Keep one of each.", files)
+
+
+def _leaks(
+    looked: Looked, exact: Sequence[tuple[Place, Place]], near: Sequence[tuple[Place, Place]]
+) -> Iterator[Finding]:
+    near = [pair for pair in near if _set(looked, pair[0]) != _set(looked, pair[1])]
+    for pairs, kind, word in ((exact, "leak", "the same"), (near, "near-leak", "almost the same")):
+        between: dict[str, list[tuple[Place, Place]]] = defaultdict(list)
+        for pair in pairs:
+            between[f"{_set(looked, pair[0])}, {_set(looked, pair[1])}"].append(pair)
+        for where, found in between.items():
+            what = f"{len(found)} images are {word} in {where.replace(', ', ' and ')}"
+            why = (
+                "What was trained on measures nothing: figures come out too good. Take them out of one of the sets; "
+                "frames of one film, or tiles of one picture, belong into one set."
+            )
+            severity = "error" if kind == "leak" else "warning"
+            yield Finding(severity, kind, where, what, why, _pairs(looked, found), len(found))
+
+
+def near_duplicates(looked: Looked) -> list[tuple[Place, Place]]:
+    """Return pairs of images that look the same.
+
+    Each image has a bit for each pair of neighbours in a grey thumbnail (difference hash; Krawetz, 2013). If at most
+    k bits differ, one of k + 1 groups of bits is equal: only those that share a group are compared.
+    """
+    places = [
+        (number, place)
+        for number, (_, probes) in enumerate(looked)
+        for place, probe in enumerate(probes)
+        if probe.image.thumbnail
+    ]
+    if len(places) < 2:
+        return []
+    width, height = THUMBNAIL
+    raw = b"".join(_probe(looked, place).image.thumbnail for place in places)
+    thumbnails = np.frombuffer(raw, np.uint8).reshape(-1, height, width).astype(np.int16)
+    bits = (thumbnails[:, :, 1:] > thumbnails[:, :, :-1] + NOISE).reshape(-1, BITS)
+    found: set[tuple[int, int]] = set()
+    # Neighbouring bits say much the same; spread over the groups, those of unrelated images are seldom equal.
+    for group in np.array_split(np.random.default_rng(0).permutation(BITS), DIFFERENT_BITS + 1):
+        for members in _equal_rows(np.packbits(bits[:, group], axis=1)):
+            found |= _alike(members, bits, thumbnails)
+    return [(places[first], places[second]) for first, second in sorted(found)]
+
+
+def _equal_rows(keys: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the indices of rows that are equal, two or more at a time."""
+    view = np.ascontiguousarray(keys).view(np.dtype((np.void, keys.shape[1]))).ravel()
+    order = np.argsort(view, kind="stable")
+    ends = np.flatnonzero(view[order][1:] != view[order][:-1]) + 1
+    yield from (members for members in np.split(order, ends) if len(members) > 1)
+
+
+def _alike(members: np.ndarray, bits: np.ndarray, thumbnails: np.ndarray) -> set[tuple[int, int]]:
+    found = set()
+    for position, first in enumerate(members[:-1]):
+        others = members[position + 1 :]
+        close = others[(bits[others] != bits[first]).sum(1) <= DIFFERENT_BITS]
+        level = np.abs(thumbnails[close] - thumbnails[first]).mean((1, 2))
+        found |= {(min(first, o), max(first, o)) for o in close[level <= DIFFERENT_GREY].tolist()}
+    return found
+
+
+def _across(looked: Looked, group: Sequence[Place]) -> Iterator[tuple[Place, Place]]:
+    """Yield one pair for each two sets that a group of equal images lies in."""
+    first: dict[str, Place] = {}
+    for place in group:
+        first.setdefault(_set(looked, place), place)
+    names = list(first)
+    yield from ((first[a], first[b]) for i, a in enumerate(names) for b in names[i + 1 :])
+
+
+def _probe(looked: Looked, place: Place) -> Probe:
+    return looked[place[0]][1][place[1]]
+
+
+def _set(looked: Looked, place: Place) -> str:
+    part: Part = looked[place[0]][0]
+    return part.set
+
+
+def _digest(looked: Looked, place: Place) -> str:
+    return _probe(looked, place).image.digest
+
+
+def _pairs(looked: Looked, pairs: Sequence[tuple[Place, Place]]) -> list[str]:
+    return [f"{_probe(looked, a).image.path} = {_probe(looked, b).image.path}" for a, b in pairs]
+
+
+def _sets(looked: Looked, pairs: Sequence[tuple[Place, Place]]) -> str:
+    return ", ".join(dict.fromkeys(_set(looked, pair[0]) for pair in pairs))

@@ -1,0 +1,229 @@
+"""Figures of a data set: mean and deviation per band, pixels per class, sizes, and weights against imbalance.
+
+figures = measure(look(parts))
+print(figures[0].mean, figures[0].std, class_weights(figures[0])["median_frequency"])
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from segkernel.cli import table
+from segkernel.errors import DataError
+from segkernel.interfaces.data import IGNORE
+from segplug_datasets.doctor.findings import to_yaml
+from segplug_datasets.doctor.pictures import is_sound
+from segplug_datasets.doctor.probe import ImageLook, Probe
+from segplug_datasets.doctor.tally import Looked, pixels_per_class
+
+
+@dataclass
+class Figures:
+    """What was measured on one set.
+
+    Args:
+        set: ``train``, ``val`` or ``test``.
+        classes: Names.
+        images: How many could be read.
+        unreadable: How many could not, or have a mask that cannot be used.
+        mean: Of each band, over all pixels, in the image's own numbers.
+        std: Standard deviation likewise.
+        pixels: Of each class; of those that do not count under `IGNORE`.
+        images_with: Images that hold the class.
+        pixels_with: Pixels that count in those images.
+        heights: Of the images.
+        widths: Of the images.
+    """
+
+    set: str
+    classes: tuple[str, ...]
+    images: int = 0
+    unreadable: int = 0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    pixels: Counter[int] = field(default_factory=Counter)
+    images_with: Counter[int] = field(default_factory=Counter)
+    pixels_with: Counter[int] = field(default_factory=Counter)
+    heights: list[int] = field(default_factory=list)
+    widths: list[int] = field(default_factory=list)
+
+    @property
+    def counted(self) -> int:
+        """Pixels that count."""
+        return self.pixels.total() - self.pixels[IGNORE]
+
+    def share(self, class_id: int) -> float:
+        """Return the share of a class among the pixels that count, 0 to 1."""
+        return self.pixels[class_id] / self.counted if self.counted else 0.0
+
+
+def measure(looked: Looked) -> list[Figures]:
+    """Return the figures of each set; samples that cannot be used are counted and left out.
+
+    Raises:
+        DataError: When images of one set differ in their number of bands, or none can be read.
+    """
+    groups: dict[str, list[tuple[Any, Probe]]] = defaultdict(list)
+    classes: dict[str, tuple[str, ...]] = {}
+    for part, probes in looked:
+        classes.setdefault(part.set, part.labels.classes if part.labels else ())
+        groups[part.set] += [(part, probe) for probe in probes]
+        if part.problem:
+            raise DataError(part.problem)
+    return [_measured(name, classes[name], samples) for name, samples in groups.items()]
+
+
+def _measured(name: str, classes: tuple[str, ...], samples: Sequence[tuple[Any, Probe]]) -> Figures:
+    figures = Figures(name, classes)
+    sound = [(part, probe) for part, probe in samples if is_sound(probe)]
+    figures.images, figures.unreadable = len(sound), len(samples) - len(sound)
+    if not sound:
+        raise DataError(f"no sample of {name} can be read: seg-kernel data check says why")
+    figures.mean, figures.std = _spread([probe.image for _, probe in sound])
+    figures.heights = [probe.image.size[0] for _, probe in sound]
+    figures.widths = [probe.image.size[1] for _, probe in sound]
+    for part, probe in sound:
+        if probe.mask is None:
+            continue
+        found = pixels_per_class(probe.mask, part)
+        counted = found.total() - found[IGNORE]
+        figures.pixels.update(found)
+        for class_id in set(found) - {IGNORE}:
+            figures.images_with[class_id] += 1
+            figures.pixels_with[class_id] += counted
+    return figures
+
+
+def _spread(looks: Sequence[ImageLook]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and deviation per band from the images' sums: whole numbers, so nothing is lost on the way."""
+    bands = {len(look.sums) for look in looks}
+    if len(bands) > 1:
+        raise DataError(f"images have {' or '.join(map(str, sorted(bands)))} bands: one set has one number of them")
+    count = sum(look.size[0] * look.size[1] for look in looks)
+    sums = [sum(values) for values in zip(*(look.sums for look in looks))]
+    squares = [sum(values) for values in zip(*(look.squares for look in looks))]
+    mean = tuple(total / count for total in sums)
+    variance = [(count * square - total * total) / (count * count) for total, square in zip(sums, squares)]
+    return mean, tuple(math.sqrt(max(value, 0.0)) for value in variance)
+
+
+# ---------------------------------------------------------------- weights
+
+
+BETA = 0.999
+"""Of the effective number; Cui et al. try 0.9 to 0.9999."""
+
+
+def class_weights(figures: Figures) -> dict[str, list[float]]:
+    """Return weights per class, by the name of the rule; 1 for a class that never occurs.
+
+    - ``inverse_sqrt``: 1 / sqrt(share of the pixels), scaled to a mean of 1.
+    - ``median_frequency``: median of the frequencies / frequency, a class's frequency being its share of the pixels
+      of the images that hold it (Eigen and Fergus, 2015).
+    - ``enet``: 1 / ln(1.02 + share of the pixels) (Paszke et al., 2016).
+    - ``effective_number``: (1 - beta) / (1 - beta^n), scaled to a mean of 1, beta 0.999 (Cui et al., 2019). They
+      count samples, so n is the number of images that hold the class: of pixels there are so many that all
+      weights would be equal.
+    """
+    present = [i for i in range(len(figures.classes)) if figures.pixels[i]]
+    if not present:
+        return {}
+    share = {i: figures.share(i) for i in present}
+    frequency = {i: figures.pixels[i] / figures.pixels_with[i] for i in present}
+    median = statistics.median(frequency.values())
+    rules = {
+        "inverse_sqrt": _scaled({i: share[i] ** -0.5 for i in present}),
+        "median_frequency": {i: median / frequency[i] for i in present},
+        "enet": {i: 1 / math.log(1.02 + share[i]) for i in present},
+        "effective_number": _scaled({i: (1 - BETA) / (1 - BETA ** figures.images_with[i]) for i in present}),
+    }
+    every = range(len(figures.classes))
+    return {name: [round(weights.get(i, 1.0), 4) for i in every] for name, weights in rules.items()}
+
+
+def _scaled(weights: Mapping[int, float]) -> dict[int, float]:
+    mean = sum(weights.values()) / len(weights)
+    return {class_id: weight / mean for class_id, weight in weights.items()}
+
+
+# ---------------------------------------------------------------- output
+
+
+def as_dict(figures: Figures) -> dict[str, Any]:
+    """Return the figures of one set as JSON would hold them."""
+    every = range(len(figures.classes))
+    return {
+        "set": figures.set,
+        "images": figures.images,
+        "unreadable": figures.unreadable,
+        "mean": list(figures.mean),
+        "std": list(figures.std),
+        "height": _range(figures.heights),
+        "width": _range(figures.widths),
+        "aspect": _range([w / h for w, h in zip(figures.widths, figures.heights)]),
+        "ignored_pixels": figures.pixels[IGNORE],
+        "classes": [
+            {
+                "name": figures.classes[i],
+                "pixels": figures.pixels[i],
+                "share": figures.share(i),
+                "images": figures.images_with[i],
+            }
+            for i in every
+        ],
+        "class_weight": class_weights(figures),
+    }
+
+
+def as_text(figures: Figures) -> str:
+    """Return the figures of one set for a person."""
+    facts = as_dict(figures)
+    left_out = f", {figures.unreadable} left out" if figures.unreadable else ""
+    sizes = "  ".join(f"{name} {_shown(facts[name])}" for name in ("height", "width", "aspect"))
+    lines = [f"{figures.set}: {figures.images} images{left_out}", f"sizes (min, median, max)  {sizes}", ""]
+    bands = [
+        (str(band), f"{mean:.3f}", f"{std:.3f}") for band, (mean, std) in enumerate(zip(figures.mean, figures.std))
+    ]
+    lines.append(table([("band", "mean", "std"), *bands]))
+    if figures.pixels:
+        lines += ["", table(_class_rows(facts))]
+    return "\n".join(lines)
+
+
+def _class_rows(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    weights = facts["class_weight"]
+    total = sum(entry["pixels"] for entry in facts["classes"]) + facts["ignored_pixels"]
+    rows = [("class", "pixels", "share", "images", *weights)]
+    for place, entry in enumerate(facts["classes"]):
+        own = (f"{values[place]:.3f}" for values in weights.values())
+        rows.append((entry["name"], str(entry["pixels"]), f"{entry['share']:.2%}", str(entry["images"]), *own))
+    ignored = facts["ignored_pixels"]
+    return [
+        *rows,
+        ("(does not count)", str(ignored), f"{ignored / total if total else 0:.2%}", "", *("" for _ in weights)),
+    ]
+
+
+def config_lines(figures: Figures, rule: str = "median_frequency") -> str:
+    """Return the lines of a config that normalise by these figures and weight classes by a rule."""
+    preprocess = {"mean": [round(v, 3) for v in figures.mean], "std": [round(v, 3) or 1.0 for v in figures.std]}
+    lines = to_yaml({"data": {"preprocess": preprocess}})
+    weights = class_weights(figures)
+    if not weights:
+        return lines
+    others = "\n".join(f"#     {name}: {values}" for name, values in weights.items() if name != rule)
+    loss = {"model": {"decode_head": {"loss_decode": {"type": "CrossEntropyLoss", "class_weight": weights[rule]}}}}
+    return f"{lines}\n# {rule}; the others are\n{others}\n{to_yaml(loss)}"
+
+
+def _range(values: Sequence[float]) -> list[float]:
+    return [round(float(v), 4) for v in (min(values), statistics.median(values), max(values))]
+
+
+def _shown(values: Sequence[float]) -> str:
+    return "/".join(f"{value:g}" for value in values)

@@ -1,0 +1,188 @@
+"""What an image file says of itself before its pixels are decoded: PNG, JPEG, TIFF, BMP and WebP.
+
+    header = read_header(Path("a.jpg").read_bytes())
+    header.format, header.size, header.orientation      # "jpeg", (480, 640), 6
+
+Only what the mask doctor asks for is read; what a damaged file does not say stays at its default.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, replace
+
+from segkernel.interfaces.data import Color
+
+SUFFIXES = {
+    "png": (".png",),
+    "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "tiff": (".tif", ".tiff"),
+    "bmp": (".bmp", ".dib"),
+    "webp": (".webp",),
+}
+"""The suffixes of each format; the first is the usual one."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself.
+
+    Args:
+        format: ``png``, ``jpeg``, ``tiff``, ``bmp``, ``webp``, or empty for anything else.
+        size: Height and width in pixels, as stored; (0, 0) when not said.
+        channels: Values per pixel as stored, 1 for a palette; 0 when not said.
+        depth: Bits per value; 0 when not said.
+        floating: Whether values are floating point numbers.
+        alpha: Whether one of the channels is transparency.
+        orientation: Of EXIF, 1 (upright) to 8.
+        palette: The RGB colours of a palette, in the order of their indices.
+        lossy: Whether values came back changed when they were stored.
+    """
+
+    format: str = ""
+    size: tuple[int, int] = (0, 0)
+    channels: int = 0
+    depth: int = 0
+    floating: bool = False
+    alpha: bool = False
+    orientation: int = 1
+    palette: tuple[Color, ...] = ()
+    lossy: bool = False
+
+
+def read_header(data: bytes) -> Header:
+    """Return what the bytes of a file say; an empty `Header` for what is none of the formats."""
+    for start, reader in _READERS.items():
+        if data.startswith(start):
+            try:
+                return reader(data)
+            except (struct.error, IndexError, ValueError):
+                return Header(reader.__name__[1:])
+    return Header()
+
+
+def _png(data: bytes) -> Header:
+    width, height, depth, kind = struct.unpack_from(">IIBB", data, 16)
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(kind, 0)
+    header = Header("png", (height, width), channels, depth, alpha=kind in (4, 6))
+    position = 8
+    while position + 8 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, position)
+        content = data[position + 8 : position + 8 + length] if name in (b"PLTE", b"eXIf") else b""
+        if name == b"PLTE":
+            header = replace(header, palette=tuple(zip(content[::3], content[1::3], content[2::3])))
+        elif name == b"eXIf":
+            header = replace(header, orientation=_orientation(content))
+        elif name == b"tRNS":
+            header = replace(header, alpha=True)
+        elif name == b"IDAT":
+            break
+        position += 12 + length
+    return header if kind == 3 else replace(header, palette=())
+
+
+def _jpeg(data: bytes) -> Header:
+    header, position = Header("jpeg", lossy=True), 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker, length = data[position + 1], struct.unpack_from(">H", data, position + 2)[0]
+        if marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
+            header = replace(header, orientation=_orientation(data[position + 10 : position + 2 + length]))
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            depth, height, width, channels = struct.unpack_from(">BHHB", data, position + 4)
+            header = replace(header, size=(height, width), channels=channels, depth=depth, alpha=False)
+        elif marker == 0xDA:
+            break
+        position += 2 + length
+    return header
+
+
+def _bmp(data: bytes) -> Header:
+    width, height, _, bits = struct.unpack_from("<iiHH", data, 18)
+    return Header("bmp", (abs(height), abs(width)), max(bits // 8, 1), min(bits, 8), alpha=bits == 32)
+
+
+def _webp(data: bytes) -> Header:
+    if data[8:12] != b"WEBP":
+        return Header()
+    kind = data[12:16]
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
+        alpha, exif = bool(data[20] & 0x10), data.find(b"EXIF") if data[20] & 0x08 else -1
+        orientation = _orientation(data[exif + 8 :].removeprefix(b"Exif\0\0")) if exif > 0 else 1
+        return Header("webp", (height, width), 4 if alpha else 3, 8, False, alpha, orientation, (), b"VP8 " in data)
+    if kind == b"VP8L":
+        bits = struct.unpack_from("<I", data, 21)[0]
+        alpha = bool(bits >> 28 & 1)
+        return Header("webp", ((bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1), 4 if alpha else 3, 8, False, alpha)
+    width, height = struct.unpack_from("<HH", data, 26)
+    return Header("webp", (height & 0x3FFF, width & 0x3FFF), 3, 8, lossy=True)
+
+
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 259, 262, 274
+_SAMPLES, _COLORS, _EXTRA, _SAMPLE_FORMAT = 277, 320, 338, 339
+
+
+def _tiff(data: bytes) -> Header:
+    tags = _tags(data)
+    bits = tags.get(_BITS, (1,))
+    colors = tags.get(_COLORS, ())
+    third = len(colors) // 3
+    palette = tuple(zip(*([v >> 8 for v in colors[i * third : (i + 1) * third]] for i in range(3)))) if third else ()
+    return Header(
+        "tiff",
+        (tags.get(_HEIGHT, (0,))[0], tags.get(_WIDTH, (0,))[0]),
+        tags.get(_SAMPLES, (1,))[0],
+        bits[0],
+        floating=tags.get(_SAMPLE_FORMAT, (1,))[0] == 3,
+        alpha=any(value in (1, 2) for value in tags.get(_EXTRA, ())),
+        orientation=tags.get(_ORIENTATION, (1,))[0],
+        palette=palette,
+        lossy=tags.get(_COMPRESSION, (1,))[0] in (6, 7),
+    )
+
+
+def _orientation(exif: bytes) -> int:
+    """Return the orientation that an EXIF block, which is a small TIFF, holds."""
+    try:
+        value = _tags(exif).get(_ORIENTATION, (1,))[0]
+    except (struct.error, IndexError):
+        return 1
+    return value if 1 <= value <= 8 else 1
+
+
+_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
+_LONGEST = 3 * 65536  # the colours of a palette of 16 bits: no other tag that is read has more values
+
+
+def _tags(data: bytes) -> dict[int, tuple[int, ...]]:
+    """Return the tags of whole numbers in the first directory of a TIFF, or of a BigTIFF."""
+    order = "<" if data[:2] == b"II" else ">"
+    big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
+    offset = struct.unpack_from(f"{order}Q" if big else f"{order}I", data, 8 if big else 4)[0]
+    count = struct.unpack_from(f"{order}Q" if big else f"{order}H", data, offset)[0]
+    entry, pointer, room = (20, "Q", 8) if big else (12, "I", 4)
+    tags: dict[int, tuple[int, ...]] = {}
+    for number in range(min(count, 4096)):
+        place = offset + (8 if big else 2) + number * entry
+        tag, kind, length = struct.unpack_from(f"{order}HH{pointer}", data, place)
+        if kind not in _TYPES or not 0 < length <= _LONGEST:
+            continue
+        form = f"{order}{length}{_TYPES[kind]}"
+        value = place + entry - room
+        if struct.calcsize(form) > room:
+            value = struct.unpack_from(f"{order}{pointer}", data, value)[0]
+        if value + struct.calcsize(form) <= len(data):
+            tags[tag] = struct.unpack_from(form, data, value)
+    return tags
+
+
+_READERS = {
+    b"\x89PNG\r\n\x1a\n": _png,
+    b"\xff\xd8": _jpeg,
+    b"II*\0": _tiff,
+    b"MM\0*": _tiff,
+    b"II+\0": _tiff,
+    b"MM\0+": _tiff,
+    b"BM": _bmp,
+    b"RIFF": _webp,
+}

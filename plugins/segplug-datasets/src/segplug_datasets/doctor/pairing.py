@@ -1,0 +1,96 @@
+"""Images without a mask, masks without an image, and how their names differ."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from segplug_datasets.doctor.findings import Finding, config_lines
+from segplug_datasets.doctor.parts import Part
+from segplug_datasets.listing import IMAGE_SUFFIXES
+
+
+def check_pairing(part: Part) -> Iterator[Finding]:
+    """Yield what keeps the files of one set from being pairs."""
+    case = _differ_in_case(part)
+    images = {name: path for name, path in part.lonely_images.items() if name not in case}
+    masks = {name: path for name, path in part.lonely_masks.items() if name not in case.values()}
+    if case:
+        first = next(iter(case.items()))
+        what = f"{len(case)} names differ in upper and lower case: {first[0]} and {first[1]}"
+        files = [part.lonely_images[name] for name in case]
+        why = "Rename one of each pair: most systems take them for two names."
+        yield Finding("error", "case-differs", part.name, what, why, files)
+    changes = _renamed(part, [*images.values()])
+    mend = config_lines([part], changes) if changes else ""
+    if images:
+        suffix = part.folders.mask_suffix if part.folders else ""
+        what = f"{len(images)} images have no mask NAME{suffix}"
+        why = "Masks of another name were found; these lines read them." if mend else "Label them, or take them out."
+        yield Finding("error", "images-without-mask", part.name, what, why, [*images.values()], mend=mend)
+    if masks and not mend:
+        why = "Bring the images back, or take the masks out."
+        what = f"{len(masks)} masks have no image"
+        yield Finding("error", "masks-without-image", part.name, what, why, [*masks.values()])
+    if part.problem and not (images or masks or case):
+        yield Finding("error", "cannot-be-opened", part.name, part.problem.splitlines()[0], part.problem, mend=mend)
+    elif not part.pairs and not (images or masks or case):
+        yield Finding("error", "empty", part.name, "there is no sample")
+
+
+def _differ_in_case(part: Part) -> dict[str, str]:
+    """Return the names of lonely images whose mask differs in case only, with the mask's."""
+    masks = {name.lower(): name for name in part.lonely_masks}
+    return {name: masks[name.lower()] for name in part.lonely_images if name.lower() in masks}
+
+
+def _renamed(part: Part, images: Sequence[str]) -> dict[str, str]:
+    """Return the suffixes by which most images would find a mask; nothing when there are none."""
+    folders = part.folders
+    if folders is None or folders.masks is None:
+        return {}
+    images = images or [] if part.pairs else _files(folders.images)
+    masks = _files(folders.masks)
+    if not images or not masks or part.type != "FolderDataset":
+        return {}
+    stems = Counter[tuple[str, str]]()
+    names = {path: _name(path, folders.images) for path in images}
+    ours = {"", _common_end([os.path.splitext(name)[0] for name in names.values()])}
+    there = {_name(path, folders.masks) for path in masks}
+    ends = {"", _common_end([os.path.splitext(name)[0] for name in there])}
+    suffixes = {os.path.splitext(name)[1] for name in there}
+    for own in ours:
+        for end in {end + suffix for end in ends for suffix in suffixes}:
+            bare = [os.path.splitext(name)[0] for name in names.values()]
+            stems[own, end] = sum(f"{stem[: len(stem) - len(own)]}{end}" in there for stem in bare)
+    (own, end), count = max(stems.items(), key=lambda item: (item[1], -len(item[0][0])))
+    if count < 0.8 * len(images) or (not own and end == folders.mask_suffix):
+        return {}
+    given = {"mask_suffix": end}
+    return {**given, "image_suffix": own + os.path.splitext(images[0])[1]} if own else given
+
+
+def _files(folder: Path) -> list[str]:
+    found = (os.path.join(place, file) for place, _, files in os.walk(folder, followlinks=True) for file in files)
+    return sorted(path for path in found if path.lower().endswith(IMAGE_SUFFIXES))
+
+
+def _name(path: str, folder: Path) -> str:
+    return os.path.relpath(path, folder).replace(os.sep, "/")
+
+
+def _common_end(names: Sequence[str]) -> str:
+    """Return what all names end in, from its first separator on: ``_mask``."""
+    if len(names) < 2:
+        return names[0][_last_separator(names[0]) :] if names and _last_separator(names[0]) > 0 else ""
+    first, last = min(turned := [name[::-1] for name in names]), max(turned)  # what these share, all do
+    length = next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
+    end = first[:length][::-1]
+    places = [end.find(mark) for mark in "_-." if mark in end]
+    return end[min(places) :] if places else ""
+
+
+def _last_separator(name: str) -> int:
+    return max(name.rfind(mark) for mark in "_-.")

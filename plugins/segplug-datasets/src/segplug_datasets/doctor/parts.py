@@ -1,0 +1,245 @@
+"""What is to be looked at: the sets of a config, two folders, or a published data set, as lists of files.
+
+    for part in parts_of_config(load_config("my.yaml")): print(part.name, len(part.pairs))
+
+A set whose files do not fit together is listed all the same, with what has no partner.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from segkernel.build import build, signature
+from segkernel.errors import DataError, SegKernelError, UsageError
+from segkernel.interfaces.data import IGNORE, Color, LabelSpec
+from segplug_datasets.doctor.probe import Pair
+from segplug_datasets.files import FolderDataset, ListedFiles
+from segplug_datasets.folders import Folders
+from segplug_datasets.listing import IMAGE_SUFFIXES, read_list, without_suffix
+
+SETS = ("train", "val", "test")
+
+
+@dataclass
+class Part:
+    """One set to look at.
+
+    Args:
+        name: ``train``, ``val`` or ``test``; with a number where a set is made of several.
+        key: Where it stands in a config: ``data.train``.
+        type: The class as a config names it.
+        arguments: Of the class, as the config has them.
+        pairs: The samples.
+        labels: What the values of the masks mean; None when nobody said.
+        colors: RGB to class id.
+        dataset: To ask for samples, where `pairs` are no plain files.
+        folders: Where the files were looked for.
+        lonely_images: Images without a mask.
+        lonely_masks: Masks without an image.
+        problem: Why the set cannot be opened at all; empty when it can.
+        written: Whether a config names the set already.
+    """
+
+    name: str
+    key: str
+    type: str = "FolderDataset"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    pairs: list[Pair] = field(default_factory=list)
+    labels: LabelSpec | None = None
+    colors: Mapping[Color, int] = field(default_factory=dict)
+    dataset: Any = None
+    folders: Folders | None = None
+    lonely_images: dict[str, str] = field(default_factory=dict)
+    lonely_masks: dict[str, str] = field(default_factory=dict)
+    problem: str = ""
+    written: bool = True
+
+    @property
+    def set(self) -> str:
+        """The set of the config it belongs to: ``train``."""
+        return self.name.partition("[")[0]
+
+    def folder_arguments(self) -> dict[str, Any]:
+        """Return the arguments with which `FolderDataset` reads the same files."""
+        if self.type == "FolderDataset":
+            return dict(self.arguments)
+        given: dict[str, Any] = {}
+        if self.folders is not None:
+            folders = self.folders
+            given = {"images": str(folders.images), "masks": str(folders.masks), "mask_suffix": folders.mask_suffix}
+            if len(folders.image_suffixes) == 1:
+                given["image_suffix"] = folders.image_suffixes[0]
+            if folders.split is not None:
+                given["split"] = str(folders.split)
+        return {**given, **(_label_arguments(self.labels) if self.labels else {})}
+
+
+def _label_arguments(labels: LabelSpec) -> dict[str, Any]:
+    given: dict[str, Any] = {"classes": list(labels.classes)}
+    if labels.ignore != (IGNORE,):
+        given["ignore"] = list(labels.ignore)
+    if labels.offset:
+        given["offset"] = labels.offset
+    if labels.values is not None:
+        given["values"] = dict(labels.values)
+    return given
+
+
+# ---------------------------------------------------------------- where sets come from
+
+
+def parts_of_config(config: Mapping[str, Any]) -> list[Part]:
+    """Return the sets of a config; one that stands there twice, as validation and test set, only once.
+
+    Raises:
+        UsageError: When the config has none.
+        ConfigError: When the specification of one is wrong.
+    """
+    data = config.get("data") or {}
+    specs = {name: data[name] for name in SETS if data.get(name)}
+    if not specs:
+        raise UsageError("the config has no data sets: data.train, data.val and data.test are empty")
+    repeated = "test" in specs and specs.get("val") == specs["test"]
+    wanted = {name: spec for name, spec in specs.items() if not (repeated and name == "test")}
+    return [part for name, spec in wanted.items() for part in _parts(name, f"data.{name}", spec)]
+
+
+def parts_of_folders(
+    images: str, masks: str | None, classes: Sequence[str], arguments: Mapping[str, Any]
+) -> list[Part]:
+    """Return the set that two folders are; without ``classes`` their number is a finding, not a premise."""
+    given = {"images": images, "masks": masks, **({"classes": list(classes)} if classes else {}), **arguments}
+    suffix = {} if "mask_suffix" in given or masks is None else _mask_suffix(Path(masks))
+    part = _opened("train", "data.train", {"type": "FolderDataset", **given, **suffix})
+    part.written = False
+    if not (classes or "palette" in given or "values" in given):
+        part.labels = None
+    return [part]
+
+
+def parts_of_type(name: str, root: str | None, arguments: Mapping[str, Any]) -> list[Part]:
+    """Return the sets of a published data set: one for each ``split`` it names, where it has that argument."""
+    spec = {"type": name, **({} if root is None else {"data_root": root}), **arguments}
+    splits = [] if "split" in spec else _choices(name, "split")
+    if not splits:
+        return list(_parts("train", "data.train", spec))
+    return [part for split in splits for part in _parts(split, f"data.{split}", {**spec, "split": split})]
+
+
+def _choices(name: str, argument: str) -> Sequence[str]:
+    found = [point for point in entry_points(group="segkernel.datasets") if point.name == name]
+    parameter = signature(found[0].load()).parameters.get(argument) if found else None
+    annotation = parameter.annotation if parameter else None
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def _mask_suffix(folder: Path) -> dict[str, str]:
+    """Return the suffix of most masks, as an argument, where it is not the usual one."""
+    found = [os.path.splitext(path)[1] for path in _files(folder)]
+    found = [suffix for suffix in found if suffix.lower() in IMAGE_SUFFIXES]
+    usual = max(sorted(set(found)), key=found.count, default=".png")
+    return {} if usual == ".png" else {"mask_suffix": usual}
+
+
+# ---------------------------------------------------------------- opening
+
+
+def _parts(name: str, key: str, spec: Any) -> Iterator[Part]:
+    """Yield a set, or those a wrapper holds, each under the name that a config gives it."""
+    inner = spec.get("datasets") if isinstance(spec, Mapping) else None
+    if isinstance(inner, Sequence) and inner and all(isinstance(one, Mapping) and "type" in one for one in inner):
+        for number, one in enumerate(inner):
+            yield from _parts(f"{name}[{number}]", f"{key}.datasets[{number}]", one)
+        return
+    nested = spec.get("dataset") if isinstance(spec, Mapping) else None
+    if isinstance(nested, Mapping) and "type" in nested:
+        yield from _parts(name, f"{key}.dataset", nested)
+        return
+    yield _opened(name, key, spec)
+
+
+def _opened(name: str, key: str, spec: Mapping[str, Any]) -> Part:
+    arguments = {argument: value for argument, value in spec.items() if argument != "type"}
+    part = Part(name, key, str(spec.get("type", "")), arguments)
+    try:
+        dataset = build("datasets", spec, path=key)
+    except DataError as error:
+        folders = getattr(error, "folders", None)
+        if folders is None:
+            part.problem = str(error)
+        else:
+            _pair_what_fits(part, folders, error)
+        return part
+    except OSError as error:
+        part.problem = f"{error.filename or ''}: {error.strerror or error}"
+        return part
+    part.labels = getattr(dataset, "labels", None) or _plain_labels(dataset)
+    part.folders = getattr(dataset, "folders", None)
+    part.pairs = _listed(dataset)
+    if part.pairs and part.pairs[0].index is None:
+        part.colors = part.folders.colors if part.folders is not None else {}
+    else:
+        part.dataset = dataset
+    return part
+
+
+def _plain_labels(dataset: Any) -> LabelSpec:
+    return LabelSpec(tuple(dataset.classes), tuple(dataset.palette))
+
+
+def _listed(dataset: Any) -> list[Pair]:
+    """Return the files of a data set whose samples are plain files, or else its indices."""
+    kind = type(dataset)
+    plain = (
+        isinstance(dataset, ListedFiles)
+        and kind.__getitem__ in (ListedFiles.__getitem__, FolderDataset.__getitem__)
+        and kind._annotate is ListedFiles._annotate
+    )
+    if plain:
+        return [Pair(name, path, mask) for name, path, mask in dataset.files]
+    return [Pair(str(index), f"sample {index}", None, index) for index in range(len(dataset))]
+
+
+def _pair_what_fits(part: Part, folders: Folders, error: DataError) -> None:
+    part.folders, part.labels, part.colors = folders, folders.labels, folders.colors
+    images = _named(folders.images, folders.image_suffixes)
+    masks = {} if folders.masks is None else _named(folders.masks, (folders.mask_suffix,))
+    names: Sequence[str] = sorted(images)
+    if folders.split is not None:
+        try:
+            ends = (*folders.image_suffixes, folders.mask_suffix)
+            names = [without_suffix(line, ends) for line in read_list(folders.split)]
+        except SegKernelError as unreadable:
+            part.problem = str(unreadable)
+    if folders.masks is None:
+        part.pairs = [Pair(name, images[name]) for name in names if name in images]
+    else:
+        part.pairs = [Pair(name, images[name], masks[name]) for name in names if name in images and name in masks]
+        part.lonely_images = {name: images[name] for name in names if name in images and name not in masks}
+    part.lonely_masks = {name: path for name, path in masks.items() if name not in images}
+    if not part.pairs or not (part.lonely_images or part.lonely_masks):
+        part.problem = part.problem or str(error)
+
+
+def _named(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for path in _files(folder):
+        suffix = next((s for s in suffixes if path.lower().endswith(s.lower())), None)
+        if suffix is not None:
+            found[os.path.relpath(path, folder)[: -len(suffix)].replace(os.sep, "/")] = path
+    return found
+
+
+def _files(folder: Path) -> list[str]:
+    """Return all files under a folder, sorted; none when there is no such folder."""
+    return sorted(
+        os.path.join(place, file)
+        for place, _, files in os.walk(folder, followlinks=True)
+        for file in files
+        if not file.startswith(".")
+    )

@@ -1,0 +1,162 @@
+"""What is wrong with files as files: unreadable, of different sizes, turned by EXIF, 16 bits, transparent, tiny."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from segplug_datasets.doctor.findings import Finding
+from segplug_datasets.doctor.headers import SUFFIXES
+from segplug_datasets.doctor.parts import Part
+from segplug_datasets.doctor.probe import Look, Probe
+
+SMALL = 16
+"""An image with a side shorter than this, in pixels, is hardly meant."""
+
+WITHOUT = (
+    "Repair them, or leave them out: seg-kernel data check ... --write-split FILE writes a list of the sound ones."
+)
+
+
+def check_pictures(part: Part, probes: Sequence[Probe]) -> Iterator[Finding]:
+    """Yield what is wrong with the files of one set."""
+    yield from _unreadable(part.name, probes)
+    yield from _sizes(part.name, probes)
+    yield from _turned(part.name, probes)
+    yield from _bands(part.name, probes)
+    yield from _tiny(part.name, probes)
+    yield from _suffixes(part.name, probes)
+
+
+def is_sound(probe: Probe) -> bool:
+    """Whether a sample can be read: both files, of one size."""
+    masked = probe.mask is None or (not probe.mask.error and probe.mask.size == probe.image.size)
+    return masked and not probe.error and not probe.image.error
+
+
+def _unreadable(where: str, probes: Sequence[Probe]) -> Iterator[Finding]:
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for probe in probes:
+        for kind, look in (("images", probe.image), ("masks", probe.mask)):
+            if look is not None and look.error:
+                groups[kind, look.error].append(look.path)
+    for (kind, error), files in groups.items():
+        what = f"{len(files)} {kind} cannot be read: {error}"
+        yield Finding("error", f"unreadable-{kind}", where, what, WITHOUT, files)
+    refused = [probe for probe in probes if probe.error]
+    if refused:
+        what = f"{len(refused)} samples are refused: {refused[0].error.splitlines()[0]}"
+        yield Finding("error", "refused-samples", where, what, WITHOUT, [probe.name for probe in refused])
+
+
+def _sizes(where: str, probes: Sequence[Probe]) -> Iterator[Finding]:
+    """Yield masks that have not the image's size, by what seems to have happened to them."""
+    groups: dict[str, list[Probe]] = defaultdict(list)
+    for probe in probes:
+        if probe.mask is not None and probe.mask.size != probe.image.size and _both_read(probe):
+            groups[_mismatch(probe)].append(probe)
+    for kind, found in groups.items():
+        image, mask = found[0].image.size, found[0].mask.size if found[0].mask else (0, 0)
+        what = (
+            f"{len(found)} masks have another size than their image: {mask[0]} x {mask[1]} for {image[0]} x {image[1]}"
+        )
+        yield Finding("error", kind, where, what, _MISMATCHES[kind], [p.mask.path for p in found if p.mask])
+
+
+_MISMATCHES = {
+    "mask-not-turned": (
+        "The image is turned by its EXIF orientation when it is read, as viewers do; the mask was drawn on it as "
+        "stored. Turn the masks, or store the images upright (exiftran -ai, or jpegtran) and draw anew what is wrong."
+    ),
+    "mask-transposed": "Height and width are exchanged: the masks were saved transposed. Save them as mask.T.",
+    "size-mismatch": "Each pixel of an image needs its label: save the masks at the image's size, without smoothing.",
+}
+
+
+def _mismatch(probe: Probe) -> str:
+    mask = probe.mask.size if probe.mask else (0, 0)
+    if mask != probe.image.size[::-1]:
+        return "size-mismatch"
+    turned = probe.mask is not None and (_orientation(probe.image) >= 5) != (_orientation(probe.mask) >= 5)
+    return "mask-not-turned" if turned else "mask-transposed"
+
+
+def _turned(where: str, probes: Sequence[Probe]) -> Iterator[Finding]:
+    turned = [p for p in probes if _both_read(p) and is_sound(p) and _orientations_differ(p)]
+    if turned:
+        why = (
+            "Each file is turned by its own EXIF orientation when read, and these differ. The sizes fit, "
+            "so the masks may have been drawn on the turned image; look at some: seg-kernel data browse. "
+            "Storing the images upright ends the doubt (exiftran -ai)."
+        )
+        what = f"{len(turned)} images have another EXIF orientation than their masks"
+        yield Finding("warning", "exif-orientation", where, what, why, [p.image.path for p in turned])
+
+
+def _orientations_differ(probe: Probe) -> bool:
+    return probe.mask is not None and not probe.mask.classes and _orientation(probe.image) != _orientation(probe.mask)
+
+
+def _orientation(look: Look) -> int:
+    return look.header.orientation
+
+
+def _bands(where: str, probes: Sequence[Probe]) -> Iterator[Finding]:
+    images = [p.image for p in probes if not p.image.error]
+    clear = [look.path for look in images if look.header.alpha]
+    if clear:
+        why = "Transparency is dropped, so what it hid is seen. Where that matters, lay the images on a background."
+        yield Finding("warning", "transparent-images", where, f"{len(clear)} images have an alpha channel", why, clear)
+    masks = [p.mask for p in probes if p.mask and not p.mask.error and not p.mask.classes]
+    clear = [look.path for look in masks if look.header.alpha]
+    if clear:
+        why = "Transparency is dropped: a label that only it tells from another is lost."
+        yield Finding("warning", "transparent-masks", where, f"{len(clear)} masks have an alpha channel", why, clear)
+    deep = [look.path for look in images if look.header.depth > 8 or look.header.floating]
+    if deep:
+        why = (
+            "An ordinary image data set reads the upper 8 bits of each band: the lower ones are lost, and dark images "
+            "come out black. RasterDataset reads them as they are; or convert them with a stretch that you choose."
+        )
+        yield Finding("warning", "deep-images", where, f"{len(deep)} images have more than 8 bits per band", why, deep)
+    yield from _grey_among_color(where, images)
+
+
+def _grey_among_color(where: str, images: Sequence[Look]) -> Iterator[Finding]:
+    grey = [look.path for look in images if getattr(look, "grey", False)]
+    if grey and len(grey) < len(images):
+        why = "Both are read as RGB. If grey ones are of another source, look whether they belong here."
+        what = f"{len(grey)} of {len(images)} images are grey, the others in colour"
+        yield Finding("note", "grey-and-colour", where, what, why, grey)
+
+
+def _tiny(where: str, probes: Sequence[Probe]) -> Iterator[Finding]:
+    read = [probe.image for probe in probes if not probe.image.error and probe.image.size != (0, 0)]
+    single = [look.path for look in read if min(look.size) <= 1]
+    if single:
+        what = f"{len(single)} images are one pixel high or wide"
+        yield Finding("error", "one-pixel-images", where, what, WITHOUT, single)
+    small = [look.path for look in read if 1 < min(look.size) < SMALL]
+    if small:
+        what = f"{len(small)} images have a side shorter than {SMALL} pixels"
+        yield Finding("warning", "small-images", where, what, "Networks of stride 32 see nothing of them.", small)
+
+
+def _suffixes(where: str, probes: Sequence[Probe]) -> Iterator[Finding]:
+    looks = [look for p in probes for look in (p.image, p.mask) if look is not None and look.header.format]
+    wrong = [look for look in looks if _is_misnamed(look)]
+    if wrong:
+        first = wrong[0]
+        what = f"{len(wrong)} files are not what their suffix says: {first.path} is {first.header.format.upper()}"
+        why = "They are read by their content. Other tools may refuse them, and a mask that was a JPEG is spoilt."
+        yield Finding("warning", "wrong-suffix", where, what, why, [look.path for look in wrong])
+
+
+def _is_misnamed(look: Look) -> bool:
+    known = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes}
+    suffix = "." + look.path.rpartition(".")[2].lower()
+    return suffix in known and suffix not in SUFFIXES[look.header.format]
+
+
+def _both_read(probe: Probe) -> bool:
+    return not probe.image.error and probe.mask is not None and not probe.mask.error

@@ -1,0 +1,253 @@
+"""One image and its mask looked at once: everything the doctor needs to know of them, small enough to send and keep.
+
+    probe = examine(Pair("a", "images/a.jpg", "masks/a.png"))
+
+A file that cannot be read is a finding here, not an exception.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from segkernel import image
+from segkernel.errors import DataError
+from segkernel.interfaces.data import Color
+from segkernel.sample import Sample
+from segplug_datasets.doctor.headers import Header, read_header
+
+THUMBNAIL = 17, 16
+"""Width and height of the grey thumbnail that near-duplicates are found by."""
+
+MOST_COLORS = 300
+"""A mask of more colours than this is a picture, or was stored with loss; only the most frequent ones are kept."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Files of one sample.
+
+    Args:
+        name: The sample's name.
+        image: Image file.
+        mask: Label file; None where there is none.
+        index: Of the sample in its data set, for data sets that are asked for samples; None for plain files.
+    """
+
+    name: str
+    image: str
+    mask: str | None = None
+    index: int | None = None
+
+
+@dataclass
+class Look:
+    """What one file is.
+
+    Args:
+        path: The file.
+        error: Why it cannot be read; empty when it can.
+        header: What it says of itself.
+        size: Height and width as read.
+        digest: Of the decoded pixels; empty when there are none.
+    """
+
+    path: str
+    error: str = ""
+    header: Header = field(default_factory=Header)
+    size: tuple[int, int] = (0, 0)
+    digest: str = ""
+
+
+@dataclass
+class ImageLook(Look):
+    """What an image is.
+
+    Args:
+        grey: Whether all channels are equal.
+        thumbnail: `THUMBNAIL` grey bytes; empty when the image shows nothing to recognise it by.
+        sums: Sum of the values of each band.
+        squares: Sum of their squares.
+    """
+
+    grey: bool = False
+    thumbnail: bytes = b""
+    sums: tuple[float, ...] = ()
+    squares: tuple[float, ...] = ()
+
+
+@dataclass
+class MaskLook(Look):
+    """What a mask is.
+
+    Args:
+        values: Pixels of each value, of a mask of numbers.
+        colors: Pixels of each colour, of a mask of colours.
+        distinct: How many colours there are; `colors` holds the most frequent.
+        palette: The colour that a file with a palette gives each of its values.
+        classes: Whether `values` are class ids already, because the data set was asked and not the file.
+    """
+
+    values: dict[int, int] = field(default_factory=dict)
+    colors: dict[Color, int] = field(default_factory=dict)
+    distinct: int = 0
+    palette: dict[int, Color] = field(default_factory=dict)
+    classes: bool = False
+
+
+@dataclass
+class Probe:
+    """What one sample is; ``mask`` is None where it has none, ``error`` says why the data set refused it."""
+
+    name: str
+    image: ImageLook
+    mask: MaskLook | None = None
+    error: str = ""
+
+
+def examine(pair: Pair) -> Probe:
+    """Look at the files of a sample; nothing is raised for what is wrong with them."""
+    return Probe(pair.name, look_at_image(pair.image), None if pair.mask is None else look_at_mask(pair.mask))
+
+
+def look_at_image(path: str) -> ImageLook:
+    """Read an image as training would, and describe it."""
+    look = ImageLook(path)
+    _read_header(look)
+    if look.error:
+        return look
+    try:
+        _describe_image(look, image.read(path))
+    except DataError as error:
+        look.error = _plain(error)
+    look.header = replace(look.header, palette=())
+    return look
+
+
+def look_at_mask(path: str) -> MaskLook:
+    """Read a mask as training would, and count its values."""
+    look = MaskLook(path)
+    _read_header(look)
+    if look.error:
+        return look
+    try:
+        _count(look, image.read_mask(path))
+    except DataError as error:
+        look.error = _plain(error)
+    palette = look.header.palette
+    look.palette = {value: palette[value] for value in look.values if value < len(palette)}
+    look.header = replace(look.header, palette=())
+    return look
+
+
+def examine_sample(pair: Pair, sample: Sample | DataError) -> Probe:
+    """Describe a sample that a data set gave, or refused to give."""
+    probe = Probe(pair.name, ImageLook(pair.image))
+    if isinstance(sample, DataError):
+        probe.error = str(sample)
+        return probe
+    probe.image.path = str(sample.meta.get("path", pair.image))
+    if Path(probe.image.path).is_file():
+        _read_header(probe.image)
+        probe.image.error = ""
+    _describe_image(probe.image, sample.image)
+    labels = sample.get("seg")
+    if labels is not None:
+        probe.mask = MaskLook(str(sample.meta.get("mask_path", pair.image)), size=sample.size, classes=True)
+        _count(probe.mask, labels.array)
+    return probe
+
+
+def _read_header(look: Look) -> None:
+    try:
+        look.header = read_header(Path(look.path).read_bytes())
+    except FileNotFoundError:
+        look.error = "no such file"
+    except OSError as error:
+        look.error = f"cannot be read: {error.strerror or error}"
+
+
+def _plain(error: DataError) -> str:
+    """Return the message without the path, which stands beside it anyway, and without OpenCV's further lines."""
+    return str(error).removeprefix(f"{error.path}: ").splitlines()[0]
+
+
+def _describe_image(look: ImageLook, pixels: np.ndarray) -> None:
+    pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+    look.size = pixels.shape[0], pixels.shape[1]
+    look.digest = _digest(pixels)
+    look.grey = pixels.shape[2] < 3 or bool((pixels[..., :1] == pixels[..., 1:3]).all())
+    look.thumbnail = _thumbnail(pixels)
+    look.sums, look.squares = moments(pixels)
+
+
+def moments(pixels: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return sum and sum of squares per band of (H, W, C): exact integers where the pixels are unsigned integers."""
+    if pixels.dtype == np.uint8:
+        histogram, values = _histogram(pixels), np.arange(256)
+        return tuple((histogram @ values).tolist()), tuple((histogram @ values**2).tolist())
+    flat = pixels.reshape(-1, pixels.shape[-1])
+    wide, total = (np.uint32, np.uint64) if flat.dtype == np.uint16 else (np.float64, np.float64)
+    return tuple(flat.sum(0, dtype=total).tolist()), tuple(np.square(flat.astype(wide)).sum(0, dtype=total).tolist())
+
+
+_EXACT = 2**24  # OpenCV counts in float32, which is exact up to here
+
+
+def _histogram(pixels: np.ndarray) -> np.ndarray:
+    """Return the pixels of each value, (C, 256) int64."""
+    cv2, rows = image.opencv(), max(_EXACT // pixels.shape[1], 1)
+    parts = [np.ascontiguousarray(pixels[start : start + rows]) for start in range(0, len(pixels), rows)]
+    bands = range(pixels.shape[2])
+    counts = [[cv2.calcHist([part], [band], None, [256], [0, 256]) for band in bands] for part in parts]
+    return np.array(counts).reshape(len(parts), len(bands), 256).astype(np.int64).sum(0)
+
+
+def _digest(pixels: np.ndarray) -> str:
+    digest = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16)
+    digest.update(repr((pixels.shape, pixels.dtype.str)).encode())
+    return digest.hexdigest()
+
+
+def _thumbnail(pixels: np.ndarray) -> bytes:
+    cv2 = image.opencv()
+    channels = np.ascontiguousarray(pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., 0])
+    ready = channels if channels.dtype in (np.uint8, np.uint16) else channels.astype(np.float32)
+    small = cv2.resize(ready, THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.float64)
+    grey = small.mean(-1) if small.ndim == 3 else small
+    if pixels.dtype != np.uint8 and grey.max() > grey.min():
+        grey = (grey - grey.min()) * (255 / (grey.max() - grey.min()))
+    return grey.round().astype(np.uint8).tobytes() if 2 <= grey.std() < 128 else b""
+
+
+def _count(look: MaskLook, raw: np.ndarray) -> None:
+    look.size = raw.shape[0], raw.shape[1]
+    look.digest = _digest(raw)
+    if raw.ndim == 3 and (raw == raw[..., :1]).all():  # greys saved in colour are read as numbers
+        raw = raw[..., 0]
+    if raw.ndim == 2:
+        look.values = dict(_counted(raw))
+        return
+    codes = raw.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1]) if raw.max(initial=0) < 256 else _reduced(raw)
+    values, counts = np.unique(codes, return_counts=True)
+    look.distinct = len(values)
+    for place in np.argsort(-counts, kind="stable")[:MOST_COLORS].tolist():
+        value = int(values[place])
+        look.colors[value >> 16, value >> 8 & 255, value & 255] = int(counts[place])
+
+
+def _counted(raw: np.ndarray) -> Mapping[int, int]:
+    if raw.dtype == np.uint8:
+        counts = np.bincount(raw.ravel(), minlength=256)
+        return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+    values, counts = np.unique(raw, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist()))
+
+
+def _reduced(raw: np.ndarray) -> np.ndarray:
+    """Return codes of a colour mask of 16 bits per channel, by its upper eight."""
+    return (raw >> 8).astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])

@@ -1,0 +1,145 @@
+"""The doctor's round: every check on every set, and its findings as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segkernel.cli import table
+from segkernel.files import replacing
+from segkernel.interfaces.data import IGNORE
+from segplug_datasets.doctor.classes import check_classes, occurring
+from segplug_datasets.doctor.colors import check_colors
+from segplug_datasets.doctor.copies import check_copies
+from segplug_datasets.doctor.findings import SEVERITIES, SHOWN, Finding
+from segplug_datasets.doctor.pairing import check_pairing
+from segplug_datasets.doctor.parts import Part
+from segplug_datasets.doctor.pictures import check_pictures, is_sound
+from segplug_datasets.doctor.probe import Probe
+from segplug_datasets.doctor.sources import check_sources
+from segplug_datasets.doctor.tally import Looked, tallies
+from segplug_datasets.doctor.values import check_values
+
+
+@dataclass(frozen=True)
+class Row:
+    """One set in the summary."""
+
+    set: str
+    images: int
+    masks: int
+    sound: int
+    smallest: tuple[int, int]
+    largest: tuple[int, int]
+    classes: int
+    occurring: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings, the worst first, and a row for each set."""
+
+    findings: list[Finding]
+    rows: list[Row]
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is an error among the findings."""
+        return any(finding.severity == "error" for finding in self.findings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON would hold it."""
+        return {"sets": [row.__dict__ for row in self.rows], "findings": [f.as_dict() for f in self.findings]}
+
+    def text(self) -> str:
+        """Return it for a person."""
+        return "\n\n".join([*map(_finding_text, self.findings), self._summary()])
+
+    def _summary(self) -> str:
+        rows = [("set", "images", "masks", "sound", "sizes", "classes", *(f"{s}s" for s in SEVERITIES))]
+        for row in self.rows:
+            counts = (sum(self._concerns(f, row) and f.severity == s for f in self.findings) for s in SEVERITIES)
+            sizes = _by(row.smallest) if row.smallest == row.largest else f"{_by(row.smallest)} to {_by(row.largest)}"
+            classes = f"{row.occurring} of {row.classes}" if row.classes else "?"
+            rows.append((row.set, str(row.images), str(row.masks), str(row.sound), sizes, classes, *map(str, counts)))
+        return table(rows)
+
+    @staticmethod
+    def _concerns(finding: Finding, row: Row) -> bool:
+        return row.set in finding.where.split(", ") or row.set.partition("[")[0] in finding.where.split(", ")
+
+
+def check(looked: Looked) -> Report:
+    """Return all that is wrong with sets that were looked at."""
+    findings = sorted(_findings(looked), key=lambda finding: SEVERITIES.index(finding.severity))
+    return Report(findings, [_row(part, probes) for part, probes in looked])
+
+
+def _findings(looked: Looked) -> Iterator[Finding]:
+    for part, probes in looked:
+        yield from check_pairing(part)
+        yield from check_pictures(part, probes)
+    meant = True
+    for tally in tallies(looked):
+        found = [*check_values(tally), *check_colors(tally)]
+        yield from found
+        meant = meant and not any(finding.severity == "error" for finding in found)
+    if meant:  # what values that are read wrongly say of the classes is no news
+        yield from check_classes(looked)
+    yield from check_sources([part for part, _ in looked])
+    yield from check_copies(looked)
+
+
+def _row(part: Part, probes: Sequence[Probe]) -> Row:
+    sizes = [probe.image.size for probe in probes if min(probe.image.size) > 0] or [(0, 0)]
+    found, _, masks = occurring(part, probes)
+    return Row(
+        part.name,
+        len(probes) + len(part.lonely_images),
+        masks,
+        sum(map(is_sound, probes)),
+        min(sizes, key=lambda size: size[0] * size[1]),
+        max(sizes, key=lambda size: size[0] * size[1]),
+        len(part.labels.classes) if part.labels else 0,
+        len(set(found) - {IGNORE}),
+    )
+
+
+def write_splits(looked: Looked, path: Path) -> list[Path]:
+    """Write the names of the sound samples, for ``split`` of a data set: one file, or one for each set."""
+    written = []
+    for part, probes in looked:
+        file = path if len(looked) == 1 else path.with_name(f"{path.stem}_{part.name}{path.suffix}")
+        names = "".join(f"{probe.name}\n" for probe in probes if is_sound(probe) and min(probe.image.size) > 1)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as temporary:
+            temporary.write_text(names, encoding="utf-8")
+        written.append(file)
+    return written
+
+
+def _finding_text(finding: Finding) -> str:
+    lines = [f"{finding.severity.upper()}  {finding.where}: {finding.what}  [{finding.kind}]"]
+    count = finding.count or len(finding.files)
+    if finding.files:
+        more = f" and {count - SHOWN} more" if count > SHOWN else ""
+        lines.append(f"    {', '.join(finding.files[:SHOWN])}{more}")
+    if finding.why:
+        lines += [f"    {line}" for line in _wrapped(finding.why)]
+    lines += [f"        {line}" for line in finding.mend.splitlines()]
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, width: int = 112) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and len(lines[-1]) + len(word) + 1 > width:
+            lines.append("")
+        lines[-1] += f"{' ' if lines[-1] else ''}{word}"
+    return lines
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"

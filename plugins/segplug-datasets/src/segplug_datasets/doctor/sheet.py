@@ -1,0 +1,205 @@
+"""A contact sheet: samples, their masks laid over them, and what the transforms of training make of them.
+
+write_sheet(rows(dataset, transforms, number=12, augmented=3), Path("sheet.html"), "CamVid")
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segkernel import image
+from segkernel.errors import DataError, SegKernelError
+from segkernel.files import replacing
+from segkernel.interfaces.data import IGNORE, Color, Transform
+
+HEIGHT = 240
+"""Of a panel, in pixels."""
+
+WIDEST = 4
+"""A panel is at most so many times as wide as it is high."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample on the sheet.
+
+    Args:
+        name: The sample's name.
+        caption: Where it is from, its size, its classes.
+        picture: (H, W, 3) uint8 RGB: image, image with mask, augmented versions, and a legend; None when refused.
+        error: Why it was refused.
+    """
+
+    name: str
+    caption: str
+    picture: np.ndarray | None = None
+    error: str = ""
+
+
+def rows(
+    dataset: Any, transforms: Sequence[Transform] = (), number: int = 12, augmented: int = 0, seed: int = 0
+) -> Iterator[Row]:
+    """Yield samples spread evenly over a data set.
+
+    The augmented versions of a sample are exactly those that training with this seed sees in its first epochs.
+
+    Args:
+        dataset: Any `Dataset`.
+        transforms: Of training.
+        number: Samples.
+        augmented: Versions of each.
+        seed: Of the run.
+    """
+    if not len(dataset):
+        raise DataError("the data set is empty")
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(number, len(dataset))).round().astype(int)).tolist()
+    for index in chosen:
+        try:
+            yield _row(dataset, transforms, index, augmented, seed)
+        except (SegKernelError, OSError) as error:
+            yield Row(f"sample {index}", "", error=str(error))
+
+
+def _row(dataset: Any, transforms: Sequence[Transform], index: int, augmented: int, seed: int) -> Row:
+    sample = dataset[index]
+    labels = sample.get("seg")
+    pairs = [(sample.image, None if labels is None else labels.array)]
+    pairs += _augmented(dataset, transforms, index, augmented, seed)
+    plain = [panel(pairs[0][0], None)]
+    panels = plain + [panel(pixels, ids) for pixels, ids in (pairs if labels is not None else pairs[1:])]
+    picture = join(panels, dataset.classes, dataset.palette)
+    height, width = sample.size
+    bands = sample.image.shape[2] if sample.image.ndim == 3 else 1
+    caption = f"{height} x {width}, {bands} bands {sample.image.dtype}, {sample.meta.get('path', '')}"
+    return Row(str(sample.meta.get("name", index)), caption, picture)
+
+
+def _augmented(
+    dataset: Any, transforms: Sequence[Transform], index: int, count: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    """Return what training draws of one sample in its first epochs: the position in the order is its random seed."""
+    if not count:
+        return []
+    from segkernel.data import Loader, draw_order
+
+    loader = Loader(dataset, transforms, micro_batch=1, seed=seed)
+    found = []
+    for epoch in range(count):
+        place = int(np.flatnonzero(draw_order(seed, epoch, len(dataset)) == index)[0])
+        batch = next(loader.train_batches(position=epoch * len(dataset) + place))
+        ids = batch.targets.get("seg")
+        pixels = batch.images[0].permute(1, 2, 0).numpy()
+        found.append((pixels, None if ids is None else ids[0].numpy()))
+    return found
+
+
+def panel(pixels: np.ndarray, ids: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image of `HEIGHT` pixels and its label map; without ``ids`` nothing is laid over it."""
+    cv2, pixels = image.opencv(), visible(pixels)
+    width = min(max(round(pixels.shape[1] * HEIGHT / pixels.shape[0]), 1), WIDEST * HEIGHT)
+    smaller = cv2.INTER_AREA if pixels.shape[0] > HEIGHT else cv2.INTER_NEAREST
+    small = cv2.resize(pixels, (width, HEIGHT), interpolation=smaller)
+    if ids is None:
+        return small, np.full((HEIGHT, width), IGNORE, np.uint8)
+    return small, cv2.resize(ids.astype(np.uint8), (width, HEIGHT), interpolation=cv2.INTER_NEAREST)
+
+
+def visible(pixels: np.ndarray) -> np.ndarray:
+    """Return any image as (H, W, 3) uint8: its first three bands, stretched where they are no bytes."""
+    pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+    pixels = pixels[..., :3] if pixels.shape[2] >= 3 else np.repeat(pixels[..., :1], 3, 2)
+    if pixels.dtype == np.uint8:
+        return np.ascontiguousarray(pixels)
+    low, high = np.nanpercentile(pixels, (1, 99))
+    stretched = (pixels.astype(np.float64) - low) * (255 / max(high - low, 1e-12))
+    return np.nan_to_num(stretched).clip(0, 255).astype(np.uint8)
+
+
+_GAP = 4  # white pixels between two panels
+
+
+def join(
+    panels: Sequence[tuple[np.ndarray, np.ndarray]], classes: Sequence[str], palette: Sequence[Color]
+) -> np.ndarray:
+    """Return panels beside each other, with a legend of the classes that occur; what does not count is hatched."""
+    pixels, ids = [], []
+    for number, (part, labels) in enumerate(panels):
+        if number:
+            pixels.append(np.full((HEIGHT, _GAP, 3), 255, np.uint8))
+            ids.append(np.full((HEIGHT, _GAP), IGNORE, np.uint8))
+        pixels.append(hatched(part, labels) if (labels != IGNORE).any() else part)
+        ids.append(labels)
+    return image.draw(np.concatenate(pixels, 1), np.concatenate(ids, 1), classes=classes, palette=palette)
+
+
+def hatched(pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the image with white stripes where nothing counts."""
+    rows_, columns = np.indices(labels.shape)
+    return np.where(((labels == IGNORE) & ((rows_ + columns) % 8 < 2))[..., None], np.uint8(255), pixels)
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write_sheet(found: Iterator[Row], out: Path, title: str) -> tuple[int, int]:
+    """Write rows to one HTML page, or PNG files into a folder; return how many were written and refused."""
+    if out.suffix.lower() in (".html", ".htm"):
+        return _write_page(found, out, title)
+    written = refused = 0
+    for number, row in enumerate(found):
+        if row.picture is None:
+            refused += 1
+            continue
+        image.write(out / f"{number:03d}_{row.name.replace('/', '_')}.png", row.picture)
+        written += 1
+    return written, refused
+
+
+def _write_page(found: Iterator[Row], out: Path, title: str) -> tuple[int, int]:
+    all_rows = list(found)
+    body = "\n".join(map(_section, all_rows))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as temporary:
+        temporary.write_text(_PAGE.format(title=html.escape(title), body=body), encoding="utf-8")
+    refused = sum(row.picture is None for row in all_rows)
+    return len(all_rows) - refused, refused
+
+
+def _section(row: Row) -> str:
+    head = f"<h2>{html.escape(row.name)}</h2><p>{html.escape(row.caption)}</p>"
+    if row.picture is None:
+        return f"<section>{head}<pre>{html.escape(row.error)}</pre></section>"
+    cv2 = image.opencv()
+    _, encoded = cv2.imencode(".jpg", np.ascontiguousarray(row.picture[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 90])
+    data = base64.b64encode(encoded.tobytes()).decode()
+    alt = html.escape(row.name, quote=True)
+    return f'<section>{head}<img alt="{alt}" src="data:image/jpeg;base64,{data}"></section>'
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.4 system-ui, sans-serif; margin: 2rem; color: #222; background: #fff; }}
+h2 {{ font-size: 1rem; margin: 1.5rem 0 0; }}
+p {{ margin: 0 0 .4rem; color: #666; font-size: .85rem; }}
+img {{ max-width: 100%; }}
+pre {{ color: #a00; white-space: pre-wrap; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{body}
+</body>
+</html>
+"""

@@ -1,0 +1,98 @@
+"""The masks of the sets that share a label specification, counted together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from segkernel.interfaces.data import IGNORE, Color, LabelSpec
+from segplug_datasets.doctor.parts import Part
+from segplug_datasets.doctor.probe import MaskLook, Probe
+
+Looked = Sequence[tuple[Part, Sequence[Probe]]]
+"""Sets with what was seen of their samples, in their order."""
+
+
+@dataclass
+class Tally:
+    """What the masks of some sets hold.
+
+    Args:
+        parts: The sets.
+        masks: Every mask that can be read.
+        labels: What their values mean; None when nobody said.
+        values: Pixels of each value.
+        colors: Pixels of each colour.
+        known: Value to class id, or to `IGNORE`.
+    """
+
+    parts: list[Part]
+    masks: list[MaskLook]
+    labels: LabelSpec | None
+    values: Counter[int] = field(default_factory=Counter)
+    colors: Counter[Color] = field(default_factory=Counter)
+    known: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        """The names of the sets."""
+        return ", ".join(part.name for part in self.parts)
+
+    @property
+    def unknown(self) -> list[int]:
+        """Values that are neither a class nor ignored."""
+        return sorted(value for value in self.values if value not in self.known)
+
+    @property
+    def numbers(self) -> list[MaskLook]:
+        """The masks of numbers."""
+        return [mask for mask in self.masks if mask.values and not mask.classes]
+
+    def files_with(self, values: Iterable[int]) -> list[str]:
+        """Return the masks that hold one of these values."""
+        wanted = set(values)
+        return [mask.path for mask in self.numbers if not wanted.isdisjoint(mask.values)]
+
+
+def tallies(looked: Looked) -> Iterator[Tally]:
+    """Yield a tally for each label specification among the sets."""
+    groups: list[Tally] = []
+    for part, probes in looked:
+        group = next((g for g in groups if g.labels == part.labels and g.parts[0].colors == part.colors), None)
+        if group is None:
+            group = Tally([], [], part.labels, known=meaning(part.labels))
+            groups.append(group)
+        group.parts.append(part)
+        group.masks += [probe.mask for probe in probes if probe.mask is not None and not probe.mask.error]
+    for group in groups:
+        for mask in group.masks:
+            if not mask.classes:
+                group.values.update(mask.values)
+            group.colors.update(mask.colors)
+    yield from groups
+
+
+def meaning(labels: LabelSpec | None) -> dict[int, int]:
+    """Return file value to class id, or to `IGNORE`, as `LabelSpec.encode` reads them."""
+    if labels is None:
+        return {IGNORE: IGNORE}
+    known = dict.fromkeys(labels.ignore, IGNORE)
+    if labels.values is not None:
+        return known | {int(value): int(class_id) for value, class_id in labels.values.items()}
+    known |= dict.fromkeys(range(labels.offset), IGNORE)
+    return {place + labels.offset: place for place in range(len(labels.classes))} | known
+
+
+def pixels_per_class(mask: MaskLook, part: Part) -> Counter[int]:
+    """Return the pixels of each class id, and of `IGNORE`; values that mean nothing are left out."""
+    found: Counter[int] = Counter()
+    known = None if mask.classes else meaning(part.labels)
+    for value, count in mask.values.items():
+        class_id = value if known is None else known.get(value)
+        if class_id is not None:
+            found[class_id] += count
+    for color, count in mask.colors.items():
+        if color in part.colors:
+            found[part.colors[color]] += count
+    return found
