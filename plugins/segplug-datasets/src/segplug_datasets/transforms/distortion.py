@@ -46,16 +46,18 @@ class Distortion:
         before = _scaled(_scaled(_VALUES, 1, self.brightness), self.contrast)
         if not self.turns:
             return look_up(image, _scaled(before, self.contrast_after))
-        turned = self._turned(look_up(image, before))
-        return look_up(turned, _scaled(_VALUES, self.contrast_after))
-
-    def _turned(self, image: np.ndarray) -> np.ndarray:
         cv2 = opencv()
+        hsv = cv2.cvtColor(look_up(image, before), cv2.COLOR_RGB2HSV)
+        cv2.LUT(hsv, self._turns(), dst=hsv)  # in place from here on: memory costs more than arithmetic
+        turned = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=hsv)
+        return look_up(turned, _scaled(_VALUES, self.contrast_after), dst=hsv)
+
+    def _turns(self) -> np.ndarray:
+        """Return tables of hue, saturation and value, (1, 256, 3) uint8."""
         tables = np.tile(_VALUES.astype(np.uint8)[:, None], (1, 3))
         tables[:, 0] = (np.arange(256) + (self.hue or 0)) % 180
         tables[:, 1] = _scaled(_VALUES, 1 if self.saturation is None else self.saturation)
-        turned = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), tables[None])
-        return cv2.cvtColor(turned, cv2.COLOR_HSV2RGB)
+        return tables[None]
 
     @staticmethod
     def together(images: Tensor, steps: Sequence[Distortion | None]) -> Tensor:
@@ -77,11 +79,11 @@ class Distortion:
         return (images * column([step.contrast_after for step in drawn])).clamp(0, 255).floor()
 
 
-def look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Return the image with every value replaced by its entry in a table of 256."""
+def look_up(image: np.ndarray, table: np.ndarray, dst: np.ndarray | None = None) -> np.ndarray:
+    """Return the image with every value replaced by its entry in a table of 256; ``dst`` may be the image itself."""
     if table is _VALUES:
         return image
-    return opencv().LUT(np.ascontiguousarray(image), table.astype(np.uint8))
+    return opencv().LUT(np.ascontiguousarray(image), table.astype(np.uint8), dst=dst)
 
 
 def _scaled(values: np.ndarray, factor: float, shift: float = 0) -> np.ndarray:
