@@ -13,7 +13,7 @@ from segkernel import image
 from segkernel.build import build
 from segkernel.errors import DataError, UsageError
 from segkernel.sample import DepthMap
-from segplug_datasets.change import LEVIRCDDataset, SecondImage
+from segplug_datasets.change import BaseCDDataset, LEVIRCDDataset, SecondImage
 from segplug_datasets.coco_stuff import COCOStuffDataset
 from segplug_datasets.concat import ConcatDataset
 from segplug_datasets.dsdl import DSDLSegDataset
@@ -27,6 +27,22 @@ SETS: dict[str, tuple[int, str, str, tuple[str, str], tuple[str, str], bool]] = 
     "ADE20KDataset": (
         *(150, "images/training/a.jpg", "annotations/training/a.png"),
         *(("wall", "flag"), ("787878", "5c00ff"), False),
+    ),
+    "BDD100KDataset": (
+        *(19, "images/10k/train/0004a4c0-d4dff0ad.jpg", "labels/sem_seg/masks/train/0004a4c0-d4dff0ad.png"),
+        *(("road", "bicycle"), ("804080", "770b20"), True),
+    ),
+    "LIPDataset": (
+        *(20, "train_images/1000_1234574.jpg", "train_segmentations/1000_1234574.png"),
+        *(("Background", "Right-shoe"), ("000000", "ffaa00"), True),
+    ),
+    "REFUGEDataset": (
+        *(3, "images/training/g0001.png", "annotations/training/g0001.png"),
+        *(("background", "Optic Disc"), ("787878", "383b78"), True),
+    ),
+    "SynapseDataset": (
+        *(9, "img_dir/train/case0005_slice000.jpg", "ann_dir/train/case0005_slice000.png"),
+        *(("background", "stomach"), ("000000", "f0f0f0"), True),
     ),
     "COCOStuffDataset": (
         *(171, "images/train2017/a.jpg", "annotations/train2017/a_labelTrainIds.png"),
@@ -228,6 +244,35 @@ def test_second_images_must_match_the_first(tmp_path: Path) -> None:
         LEVIRCDDataset(tmp_path)[1]
 
 
+def test_any_pairs_of_images(tmp_path: Path) -> None:
+    for folder in ("A", "B"):
+        picture(tmp_path / folder / "x.jpg")
+    mask(tmp_path / "label/x.png", [0, 1, 2, 255])
+    metainfo: Any = {"classes": ["same", "built", "gone"], "palette": [(0, 0, 0), (1, 1, 1), (2, 2, 2)]}
+    dataset = BaseCDDataset(tmp_path, metainfo=metainfo)
+    assert (dataset.classes, dataset.palette[2]) == (("same", "built", "gone"), (2, 2, 2))
+    assert rows(dataset, 4) == [0, 1, 2, 255]
+    assert BaseCDDataset(tmp_path).classes == ("unchanged", "changed")  # as before: the class itself did not change
+    with pytest.raises(DataError, match="label values 2 are outside the 2 classes"):
+        BaseCDDataset(tmp_path)[0]
+    shifted = BaseCDDataset(tmp_path, metainfo=metainfo, reduce_zero_label=True)
+    assert rows(shifted, 3) == [255, 0, 1]
+    picture(tmp_path / "B2/x_after.png")
+    prefix: Any = {"img_path": "A", "img_path2": "B2", "seg_map_path": "label"}
+    assert "img2" in BaseCDDataset(tmp_path, prefix, img_suffix2="_after.png", metainfo=metainfo)[0]
+
+
+def test_some_of_the_classes_of_a_published_set_of_pairs(tmp_path: Path) -> None:
+    pair(tmp_path)
+    chosen = LEVIRCDDataset(tmp_path, metainfo={"classes": ["changed"]})
+    assert (chosen.classes, rows(chosen, 3)) == (("changed",), [255, 0, 0])
+    pair(tmp_path, "b")
+    assert [LEVIRCDDataset(tmp_path, indices=[1])[0].meta[key].rpartition("/")[2] for key in ("path", "path2")] == [
+        "b.png",
+        "b.png",
+    ]
+
+
 # ---------------------------------------------------------------- depth
 
 
@@ -246,6 +291,16 @@ def test_depth_in_metres(tmp_path: Path) -> None:
     picture(tmp_path / "annotations/train/living_room_00012.png")
     with pytest.raises(DataError, match="one channel"):
         dataset[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "room"),
+    [("cafe_0001a_00034", "cafe"), ("study_room_0004_00001", "study_room"), ("office_kitchen_00045", "office_kitchen")],
+)
+def test_the_room_is_what_precedes_the_first_digit(name: str, room: str, tmp_path: Path) -> None:
+    picture(tmp_path / f"images/{name}.jpg")
+    dataset = NYUDataset(tmp_path, {"img_path": "images"})
+    assert dataset.classes[dataset[0].meta["category_id"]] == room
 
 
 def test_images_without_depth(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""Change between two images of one place: LEVIR-CD, buildings over 5 to 14 years (Chen and Shi, 2020)."""
+"""Change between two images of one place: any such set, and LEVIR-CD, buildings over 5 to 14 years."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from segkernel.errors import DataError
 from segkernel.interfaces.data import LabelSpec
 from segkernel.sample import RasterField, Sample
 from segplug_datasets.example import write_example
-from segplug_datasets.files import BaseSegDataset, DataPrefix, find_files, refuse_missing
+from segplug_datasets.files import BaseSegDataset, DataPrefix, Metainfo, find_files, refuse_missing
 
 SECOND = "img2"
 """The field of the second image, as `ConcatCDInput` calls it."""
@@ -30,38 +31,39 @@ class PairPrefix(DataPrefix, total=False):
     img_path2: str
 
 
-class LEVIRCDDataset(BaseSegDataset):
-    """LEVIR-CD: a place before and after, tiles of 256 x 256; what changed is 1, or 255, in the files.
+class BaseCDDataset(BaseSegDataset):
+    """Pairs of images of one place, before and after, and what changed: any set in three folders.
 
     The second image is the field ``img2``; `ConcatCDInput` makes one image of six channels of the two.
 
     Args:
         data_root: Where the data set lies.
-        data_prefix: Folders under it; the training set's when not given.
+        data_prefix: Folders under it; ``A``, ``B`` and ``label`` when not given.
         ann_file: Text file with one name per line, under ``data_root``; all files when empty.
         img_suffix: End of the names of the first images.
-        img_suffix2: End of the names of the second images.
+        img_suffix2: End of the names of the second images; the first ones' when None.
         seg_map_suffix: What follows the name in the label file's.
+        metainfo: Classes and colours; ``unchanged`` and ``changed`` when not given. Of a published set some of its.
+        reduce_zero_label: Whether classes start at 1 in the files and 0 does not count.
+        indices: The first so many samples, the last for a negative number, or those of a list; all when None.
 
     Raises:
         DataError: When a folder is missing or empty, or files have no partner.
     """
 
-    spec = LabelSpec(
-        classes=("background", "changed"),
-        palette=((0, 0, 0), (255, 255, 255)),
-        ignore=(),
-        values={0: 0, 1: 1, 255: 1},
-    )
-    root = "data/LEVIRCD"
-    prefix = PairPrefix(img_path="train/A", img_path2="train/B", seg_map_path="train/label")
-    suffixes = (".png", ".png")
+    spec = LabelSpec(classes=("unchanged", "changed"), palette=((0, 0, 0), (255, 255, 255)))
+    root = ""
+    prefix = PairPrefix(img_path="A", img_path2="B", seg_map_path="label")
+    suffixes = (".jpg", ".png")
+    own_classes: ClassVar[bool] = True
+    """Whether ``metainfo`` says what the classes are, not which of the set's are wanted."""
 
     @classmethod
     def conformance(cls, folder: Path) -> list[dict[str, Any]]:
         """Write a tiny data set into ``folder`` and return the arguments that read it."""
-        for images in ("train/A", "train/B"):
-            write_example(folder / images, folder / "train/label", (0, 255), *cls.suffixes)
+        prefix: Any = cls.prefix
+        for images in (prefix["img_path"], prefix["img_path2"]):
+            write_example(folder / images, folder / prefix["seg_map_path"], (0, 1), *cls.suffixes)
         return [{"data_root": str(folder)}]
 
     def __init__(
@@ -72,13 +74,22 @@ class LEVIRCDDataset(BaseSegDataset):
         img_suffix: str | None = None,
         img_suffix2: str | None = None,
         seg_map_suffix: str | None = None,
+        metainfo: Metainfo | None = None,
+        reduce_zero_label: bool | None = None,
+        indices: int | Sequence[int] | None = None,
     ) -> None:
-        super().__init__(data_root, data_prefix, ann_file, img_suffix, seg_map_suffix)
+        if self.own_classes and metainfo and metainfo.get("classes"):
+            spec = LabelSpec(tuple(metainfo["classes"]), tuple(metainfo.get("palette") or ()))
+            self.spec = spec  # type: ignore[misc]  # of this instance alone
+        super().__init__(
+            data_root, data_prefix, ann_file, img_suffix, seg_map_suffix, metainfo, reduce_zero_label, indices
+        )
         prefix: Any = data_prefix or self.prefix
         folder = Path(self.data_root, prefix.get("img_path2", ""))
-        found, names = find_files(folder, (img_suffix2 or self.suffixes[0],)), [name for name, _, _ in self._files]
+        suffix = img_suffix2 or img_suffix or self.suffixes[0]
+        found, names = find_files(folder, (suffix,)), [name for name, _, _ in self._files]
         refuse_missing(names, found, f"without a second image in {folder}")
-        if not ann_file:
+        if not ann_file and indices is None:
             refuse_missing(sorted(found), set(names), f"of second images in {folder} without a first one")
         self._seconds = [found[name] for name in names]
 
@@ -91,3 +102,22 @@ class LEVIRCDDataset(BaseSegDataset):
         sample[SECOND] = SecondImage(second)
         sample.meta["path2"] = path
         return sample
+
+
+class LEVIRCDDataset(BaseCDDataset):
+    """LEVIR-CD: a place before and after, tiles of 256 x 256; what changed is 1, or 255, in the files.
+
+    ``seg-kernel data prepare levircd`` cuts them (Chen and Shi, 2020). Homepage: justchenhao.github.io/LEVIR, for
+    research without profit.
+    """
+
+    spec = LabelSpec(
+        classes=("background", "changed"),
+        palette=((0, 0, 0), (255, 255, 255)),
+        ignore=(),
+        values={0: 0, 1: 1, 255: 1},
+    )
+    root = "data/LEVIRCD"
+    prefix = PairPrefix(img_path="train/A", img_path2="train/B", seg_map_path="train/label")
+    suffixes = (".png", ".png")
+    own_classes = False

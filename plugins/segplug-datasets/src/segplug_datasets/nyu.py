@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -74,7 +75,7 @@ class NYUDataset(PairedFiles):
 
     def __getitem__(self, index: int) -> Sample:
         sample = super().__getitem__(index)
-        room = Path(sample.meta["name"]).name.rstrip("0123456789").rstrip("_")
+        room = re.split(r"_?\d", Path(sample.meta["name"]).name, maxsplit=1)[0]  # living_room_0012a_00034
         sample.meta["category_id"] = self.classes.index(room) if room in self.classes else -1
         return sample
 

@@ -1,0 +1,91 @@
+"""``seg-kernel data prepare``: a published data set from its download to the layout that its class reads."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from segkernel.errors import DataError, UsageError
+from segplug_datasets.prepare import NAMES, Converter, Report, find, prepare
+
+
+def _list(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    for converter in map(find, NAMES):
+        click.echo(_described(converter))
+    ctx.exit()
+
+
+@click.command("prepare", no_args_is_help=True)
+@click.argument("name")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("dest", type=click.Path(path_type=Path))
+@click.option("--workers", default=0, show_default="one per processor", help="Threads that read and write.")
+@click.option("--force", is_flag=True, help="Make files again that an earlier run made.")
+@click.option("--partial", is_flag=True, help="Accept other numbers of images than published, and missing labels.")
+@click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list, help="Say what there is.")
+def command(name: str, source: Path, dest: Path, workers: int, force: bool, partial: bool) -> None:
+    """Convert the download of the data set NAME in SOURCE, and write into DEST what its class reads.
+
+    SOURCE is a folder with the archives as they were downloaded, or with what is in them, or one archive. A run that
+    was interrupted goes on where it was. In the end the numbers of images are compared with those published.
+    """
+    if workers < 0:
+        raise UsageError(f"--workers {workers}: give 1 or more, or leave it out for one per processor")
+    converter = find(name)
+    with _Bar(converter.name) as bar:
+        report = prepare(converter, source, dest, workers, force, bar.show)
+    click.echo(f"{report.made} made, {report.kept} kept from before")
+    for part, count in report.counts.items():
+        click.echo(f"  {part:<6} {count} images")
+    _refuse(report, dest, partial)
+    click.echo(f"\nread it with type: {converter.reads}, data_root: {dest}\nseg-kernel data check {dest}")
+
+
+def _refuse(report: Report, dest: Path, partial: bool) -> None:
+    """Raise a `DataError` when files failed, or when the result is not what was published and has to be."""
+    if report.failed:
+        shown = "\n    ".join([*report.failed[:10], *(["..."] if len(report.failed) > 10 else [])])
+        raise DataError(f"{len(report.failed)} files could not be made:\n    {shown}", dest)
+    if report.odd and not partial:
+        odd = "\n    ".join(report.odd)
+        hint = "what there is can be used; complete the download and run again, or accept it with --partial"
+        raise DataError(f"not all that was published:\n    {odd}\n    {hint}", dest)
+    for line in report.odd:
+        click.echo(f"warning: {line}", err=True)
+
+
+def _described(converter: Converter) -> str:
+    counts = ", ".join(f"{part.name} {' or '.join(map(str, part.count))}" for part in converter.parts)
+    lines = [
+        f"{converter.name}: {converter.title}",
+        f"    from   {converter.download}",
+        f"    at     {converter.homepage} ({converter.terms})",
+        f"    gives  {counts}; {converter.reads}",
+    ]
+    return "\n".join(lines)
+
+
+class _Bar:
+    """A progress bar on stderr, of a length that is known after the first step; a terminal's only."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.bar: Any = None
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.bar is not None:
+            self.bar.render_finish()
+
+    def show(self, done: int, total: int) -> None:
+        """Move on to ``done`` of ``total``."""
+        if self.bar is None:
+            self.bar = click.progressbar(length=total, label=self.label, file=sys.stderr, show_pos=True)
+        self.bar.update(done - self.bar.pos)

@@ -1,0 +1,36 @@
+"""Packages that only some parts need: imported when used, with a message that says what to install."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from segkernel.errors import SegKernelError
+
+
+class ExtraMissingError(SegKernelError):
+    """An optional package is not installed.
+
+    Args:
+        package: The module that is missing.
+        extra: The extra of ``segplug-datasets`` that brings it.
+        what: What needs it.
+    """
+
+    exit_code = 3
+
+    def __init__(self, package: str, extra: str, what: str) -> None:
+        self.package, self.extra, self.what = package, extra, what
+        super().__init__(f"{what} needs {package}, which is not installed\n    pip install 'segplug-datasets[{extra}]'")
+
+
+def need(package: str, extra: str, what: str) -> ModuleType:
+    """Import a module of an optional package.
+
+    Raises:
+        ExtraMissingError: When it is missing.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ExtraMissingError(package.partition(".")[0], extra, what) from error

@@ -1,0 +1,377 @@
+"""Volumes of CT, MR and the like, slice by slice or whole: NIfTI, numpy and pickle files.
+
+    VolumeDataset(images="imagesTr", masks="labelsTr", classes=["background", "tumour"], window=[-125, 275])
+
+A volume is (channels, Z, Y, X) here. NIfTI files hold (X, Y, Z) or (X, Y, Z, channels), others (Z, Y, X) or
+(channels, Z, Y, X): what LoadBiomedicalImageFromFile of MMSegmentation takes them for. NIfTI needs nibabel:
+``pip install "segplug-datasets[medical]"``.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from segkernel.errors import DataError, UsageError
+from segkernel.interfaces.data import IGNORE, Color, LabelSpec
+from segkernel.sample import LabelMap, Sample
+from segplug_datasets.extras import need
+from segplug_datasets.files import find_files, refuse_missing
+
+NIFTI = (".nii.gz", ".nii")
+SUFFIXES = (*NIFTI, ".npy", ".npz", ".pkl", ".pickle")
+
+Axis = Literal["z", "y", "x"]
+"""What the slices follow each other along; z gives those that scanners take."""
+
+_AXES: dict[Axis, int] = {"z": 1, "y": 2, "x": 3}
+
+
+_DAMAGED: tuple[type[Exception], ...] = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+_NIFTI_USE = "reading NIfTI files"
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read_volume(path: str | Path, key: str = "") -> np.ndarray:
+    """Return what a file holds, as (channels, Z, Y, X) in the file's own type.
+
+    Args:
+        path: A file with one of `SUFFIXES`.
+        key: Of an archive of several arrays (``.npz``), or a mapping in a pickle, the array's name.
+
+    Raises:
+        DataError: When it is missing, damaged, or no volume.
+        ExtraMissingError: When it is NIfTI and nibabel is missing.
+    """
+    name = str(path).lower()
+    try:
+        if name.endswith(NIFTI):
+            array = _channels_first(np.asanyarray(_nibabel().load(path).dataobj))
+        else:
+            array = _pick(_load(Path(path)), key, path)
+    except FileNotFoundError:
+        raise DataError("no such file", path) from None
+    except _damaged(name) as error:
+        raise DataError(f"not a volume, or a damaged one: {error}", path) from error
+    if array.ndim == 3:
+        array = array[None]
+    if array.ndim != 4 or array.dtype.kind not in "buif":
+        raise DataError(f"a volume has 3 axes, or 4 with channels, of numbers: {array.shape} {array.dtype}", path)
+    return array
+
+
+def nifti_from_bytes(data: bytes, name: str) -> np.ndarray:
+    """Return the values of a NIfTI file's content in its own order (X, Y, Z), float64, scaled as the file says.
+
+    Raises:
+        DataError: When it is no NIfTI file.
+        ExtraMissingError: When nibabel is missing.
+    """
+    nibabel = _nibabel()
+    try:
+        return np.asarray(nibabel.Nifti1Image.from_bytes(data).get_fdata())
+    except _damaged(".nii") as error:
+        raise DataError(f"not a NIfTI file, or a damaged one: {error}", name) from error
+
+
+def _nibabel() -> Any:
+    return need("nibabel", "medical", _NIFTI_USE)
+
+
+def _damaged(name: str) -> tuple[type[Exception], ...]:
+    """Return what the reader of a file of this name raises when it cannot make sense of it."""
+    if not name.endswith(NIFTI):
+        return _DAMAGED
+    files, headers = (need(f"nibabel.{part}", "medical", _NIFTI_USE) for part in ("filebasedimages", "spatialimages"))
+    return *_DAMAGED, files.ImageFileError, headers.HeaderDataError
+
+
+def _channels_first(array: np.ndarray) -> np.ndarray:
+    """Turn (X, Y, Z) or (X, Y, Z, channels) round."""
+    return array.T
+
+
+def _load(path: Path) -> Any:
+    if path.suffix.lower() in (".npy", ".npz"):
+        return np.load(path, mmap_mode="r" if path.suffix.lower() == ".npy" else None, allow_pickle=False)
+    with open(path, "rb") as stream:
+        try:
+            return _ArraysOnly(stream).load()
+        except (AttributeError, ImportError, IndexError, KeyError, MemoryError) as error:  # of damaged files
+            raise pickle.UnpicklingError(repr(error)) from error
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads arrays in lists and mappings; a pickle of anything else could run code."""
+
+    _allowed = ("_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer")
+
+    def find_class(self, module: str, name: str) -> Any:
+        of_numpy = module.split(".")[0] == "numpy" and name in self._allowed
+        if of_numpy or (module, name) == ("_codecs", "encode"):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"holds {module}.{name}, which is not read: only arrays are")
+
+
+def _pick(content: Any, key: str, path: str | Path) -> np.ndarray:
+    names = list(content.keys()) if hasattr(content, "keys") else None
+    if names is None:
+        return content if isinstance(content, np.ndarray) else np.asarray(content)
+    if key not in names and len(names) != 1:
+        raise DataError(f"holds {', '.join(map(repr, names[:8]))}: say which one with image_key or mask_key", path)
+    return np.asarray(content[key if key in names else names[0]])
+
+
+# ---------------------------------------------------------------- data sets
+
+
+class Volumes:
+    """Slices of volumes one by one, or whole volumes.
+
+    A whole volume is as `BioMedical3DRandomCrop` and its like take it: an image (Y, X, Z * channels), slice by slice,
+    labels (Y, X, Z), and ``meta["slices"]``.
+
+    Args:
+        files: (name, image file, label file or None) of each volume.
+        labels: What the values of the label files mean.
+        axis: What the slices follow each other along.
+        window: Lowest and highest intensity, which become 0 and 255, uint8; float32 as in the file when None.
+        channels: Channels to take, from 0; all when None.
+        context: Neighbouring slices on each side that are further channels; at the ends the last is repeated.
+        whole: Samples are volumes instead of slices.
+        image_key: Name of the image in files that hold several arrays.
+        mask_key: Name of the labels likewise.
+        with_seg: The image files hold the labels too, as their last channel or, in a file of several arrays, by
+            ``mask_key``.
+
+    Raises:
+        UsageError: When arguments contradict each other.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[tuple[str, str, str | None]],
+        labels: LabelSpec,
+        axis: Axis = "z",
+        window: Sequence[float] | None = None,
+        channels: Sequence[int] | None = None,
+        context: int = 0,
+        whole: bool = False,
+        image_key: str = "image",
+        mask_key: str = "label",
+        with_seg: bool = False,
+    ) -> None:
+        if axis not in _AXES:
+            raise UsageError(f"axis is one of z, y, x, not {axis!r}")
+        if window is not None and not (len(window) == 2 and window[0] < window[1]):
+            raise UsageError(f"window is the lowest and the highest intensity, not {list(window)}")
+        if context < 0:
+            raise UsageError(f"context is a number of slices, not {context}")
+        self.labels, self._files, self._axis = labels, list(files), _AXES[axis]
+        self._window, self._channels, self._context, self._whole = window, channels, context, whole
+        self._image_key, self._mask_key, self._with_seg = image_key, mask_key, with_seg
+        self._ends: np.ndarray | None = None
+        self._held: tuple[int, np.ndarray, np.ndarray | None] | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.labels.classes
+
+    @property
+    def palette(self) -> tuple[Color, ...]:
+        """One RGB colour per class."""
+        return self.labels.palette
+
+    def __len__(self) -> int:
+        """Return the number of samples; the first call reads how many slices each volume has."""
+        return len(self._files) if self._whole else int(self._offsets()[-1])
+
+    def __getitem__(self, index: int) -> Sample:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        index %= len(self)
+        if self._whole:
+            return self._sample(index, None)
+        place = int(np.searchsorted(self._offsets(), index, side="right")) - 1
+        return self._sample(place, index - int(self._offsets()[place]))
+
+    def _sample(self, place: int, number: int | None) -> Sample:
+        """Return one slice of a volume, or all of them."""
+        name, path, mask_path = self._files[place]
+        pixels, raw = self._read(place)
+        slices = range(pixels.shape[self._axis]) if number is None else [number]
+        sample = Sample(image=self._slices(pixels, slices), meta={"path": path, "name": name, "volume": name})
+        sample.meta.update({"slices": len(slices)} if number is None else {"name": f"{name}/{number:04}"})
+        if raw is not None:
+            sample.meta["mask_path"] = mask_path or path
+            planes = [self._encode(np.take(raw, one, self._axis - 1), mask_path or path) for one in slices]
+            sample["seg"] = LabelMap(planes[0] if number is not None else np.stack(planes, 2))
+        return sample
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_held": None}  # each worker reads for itself
+
+    def _offsets(self) -> np.ndarray:
+        if self._ends is None:
+            lengths = [_shape(path, self._image_key)[self._axis] for _, path, _ in self._files]
+            self._ends = np.concatenate([[0], np.cumsum(lengths)])
+        return self._ends
+
+    def _read(self, place: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return a volume (channels, Z, Y, X) and its raw labels (Z, Y, X); the last one read is kept."""
+        if self._held is None or self._held[0] != place:
+            _, path, mask_path = self._files[place]
+            pixels, raw = self._both(path, mask_path)
+            if raw is not None and raw.shape != pixels.shape[1:]:
+                message = f"labels of {raw.shape} for a volume of {pixels.shape[1:]}: {path}"
+                raise DataError(message, mask_path or path)
+            self._held = (place, self._chosen(pixels, path), raw)
+        return self._held[1:]
+
+    def _both(self, path: str, mask_path: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+        pixels = read_volume(path, self._image_key)
+        if mask_path is not None:
+            return pixels, read_volume(mask_path, self._mask_key)[0]
+        if not self._with_seg:
+            return pixels, None
+        if path.lower().endswith((".npz", ".pkl", ".pickle")) and _holds(path, self._mask_key):
+            return pixels, read_volume(path, self._mask_key)[0]
+        if len(pixels) < 2:
+            raise DataError("has one channel, which cannot be image and labels", path)
+        return pixels[:-1], pixels[-1]
+
+    def _chosen(self, pixels: np.ndarray, path: str) -> np.ndarray:
+        if self._channels is None:
+            return pixels
+        if not all(0 <= channel < len(pixels) for channel in self._channels):
+            raise DataError(f"has {len(pixels)} channels, from 0; channels asks for {list(self._channels)}", path)
+        return pixels[list(self._channels)]
+
+    def _slices(self, pixels: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
+        """Return slices (height, width, slices * channels), each with its neighbours on both sides before the next."""
+        around = np.arange(-self._context, self._context + 1)
+        places = (np.asarray(numbers)[:, None] + around).ravel().clip(0, pixels.shape[self._axis] - 1)
+        planes = np.moveaxis(np.take(pixels, places, self._axis), self._axis, 0)
+        stacked = planes.reshape(-1, *planes.shape[2:])  # (slices * channels, height, width)
+        return np.ascontiguousarray(self._windowed(stacked).transpose(1, 2, 0))
+
+    def _windowed(self, pixels: np.ndarray) -> np.ndarray:
+        if self._window is None:
+            return pixels.astype(np.float32)
+        low, high = map(float, self._window)
+        scaled = (np.nan_to_num(pixels.astype(np.float32), nan=low).clip(low, high) - low) * (255 / (high - low))
+        return scaled.round().astype(np.uint8)
+
+    def _encode(self, plane: np.ndarray, path: str) -> np.ndarray:
+        whole = np.rint(plane)
+        if plane.dtype.kind == "f" and not np.array_equal(whole, plane):
+            raise DataError("labels are whole numbers, these are not: is it an image?", path)
+        try:
+            return self.labels.encode(whole.astype(np.int64))
+        except DataError as error:
+            raise DataError(str(error), path) from None
+
+
+def _shape(path: str, key: str) -> tuple[int, ...]:
+    """Return the shape of a volume (channels, Z, Y, X); of NIfTI and ``.npy`` files the header says it."""
+    if path.lower().endswith(NIFTI):
+        try:
+            shape = _nibabel().load(path).shape[::-1]
+        except _damaged(path.lower()) as error:
+            raise DataError(f"not a NIfTI file, or a damaged one: {error}", path) from error
+        return (1, *shape) if len(shape) == 3 else tuple(shape)
+    return read_volume(path, key).shape
+
+
+def _holds(path: str, key: str) -> bool:
+    content = _load(Path(path))
+    return hasattr(content, "keys") and key in list(content)
+
+
+class VolumeDataset(Volumes):
+    """A folder of volumes and a folder of label volumes, as slices or whole.
+
+    Args:
+        images: Folder of volumes.
+        masks: Folder of label files of the same names; None when there are none, or with ``with_seg``.
+        classes: Names; the position is the class id.
+        palette: One RGB colour per class.
+        ignore: Values of the label files that do not count.
+        offset: Subtracted from a value to give the class id; smaller values do not count.
+        suffix: End of the image names; all known ones when None.
+        mask_suffix: What follows the name in the label file's; the image's when None.
+        data_root: Folder to which the other paths are relative.
+        axis: What the slices follow each other along.
+        window: Lowest and highest intensity, which become 0 and 255, uint8; float32 as in the file when None.
+        channels: Channels to take, from 0; all when None.
+        context: Neighbouring slices on each side that are further channels.
+        whole: Samples are volumes instead of slices.
+        image_key: Name of the image in files that hold several arrays.
+        mask_key: Name of the labels likewise.
+        with_seg: The image files hold the labels too, as their last channel or by ``mask_key``.
+
+    Raises:
+        DataError: When a folder is missing or empty, or files have no partner.
+    """
+
+    @staticmethod
+    def conformance(folder: Path) -> list[dict[str, Any]]:
+        """Write a tiny data set into ``folder`` and return the arguments that read it."""
+        rng = np.random.default_rng(0)
+        for name in ("images", "masks"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(2):
+            np.save(folder / f"images/{number}.npy", rng.normal(size=(3, 5, 7)).astype(np.float32))
+            np.save(folder / f"masks/{number}.npy", rng.integers(0, 2, (3, 5, 7), np.uint8))
+        paths = {"data_root": str(folder), "images": "images", "masks": "masks"}
+        return [paths, {**paths, "axis": "x", "window": [-1, 1], "context": 1}]
+
+    def __init__(
+        self,
+        images: str | Path,
+        masks: str | Path | None = None,
+        classes: Sequence[str] = ("background", "foreground"),
+        palette: Sequence[Color] | None = None,
+        ignore: Sequence[int] = (IGNORE,),
+        offset: int = 0,
+        suffix: str | None = None,
+        mask_suffix: str | None = None,
+        data_root: str | Path | None = None,
+        axis: Axis = "z",
+        window: Sequence[float] | None = None,
+        channels: Sequence[int] | None = None,
+        context: int = 0,
+        whole: bool = False,
+        image_key: str = "image",
+        mask_key: str = "label",
+        with_seg: bool = False,
+    ) -> None:
+        if masks is not None and with_seg:
+            raise UsageError("give 'masks', or 'with_seg' where the image files hold the labels, not both")
+        root = Path(data_root or "")
+        self.data_root = str(root)
+        found = find_files(root / images, (suffix,) if suffix else SUFFIXES)
+        truths = {}
+        if masks is not None:
+            truths = find_files(root / masks, (mask_suffix,) if mask_suffix else (suffix,) if suffix else SUFFIXES)
+            refuse_missing(sorted(found), truths, f"without labels in {root / masks}")
+        files = [(name, found[name], truths.get(name)) for name in sorted(found)]
+        labels = LabelSpec(tuple(classes), tuple(palette or ()), tuple(ignore), offset)
+        super().__init__(files, labels, axis, window, channels, context, whole, image_key, mask_key, with_seg)
