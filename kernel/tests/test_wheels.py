@@ -206,9 +206,9 @@ def test_an_ambiguous_name_is_an_error_until_it_is_settled(run: Run) -> None:
 
 
 def test_commands_of_plugins_are_listed_unimported_and_run(run: Run) -> None:
-    listed_help = run("--help").stdout
-    assert "greet  from wheel-good 1.0" in listed_help
-    assert "fails  from wheel-raising 1.0" in listed_help
+    listed_help = " ".join(run("--help").stdout.split())  # how far names are padded depends on what is installed
+    assert "greet from wheel-good 1.0" in listed_help
+    assert "fails from wheel-raising 1.0" in listed_help
     assert run("greet", "--twice").stdout == "hello hello \n"
     assert run("greet", "--log-level", "debug", "--traceback").returncode == 0
 

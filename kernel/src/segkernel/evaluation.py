@@ -75,15 +75,16 @@ def evaluate(run: Runner, part: Loader, kind: str) -> dict[str, float] | None:
 
 
 def _fresh(metric: Metric, run: Runner) -> Metric:
-    """Copy a metric; one that has not been told the classes learns them."""
+    """Copy a metric; one that has not been told the classes, or what label files hold, learns it."""
     fresh = deepcopy(metric)
-    if getattr(fresh, "classes", ()) is None:
-        fresh.classes = run.dataset_classes  # type: ignore[attr-defined]
+    for name, known in (("classes", run.dataset_classes), ("labels", run.dataset_labels)):
+        if getattr(fresh, name, ()) is None:
+            setattr(fresh, name, known)
     return fresh
 
 
 def _need_annotations(metrics: Sequence[Metric], batch: Batch, part: Loader) -> None:
-    if metrics and not batch.truths[0].fields:
+    if not (batch.truths[0].fields or all(getattr(metric, "format_only", False) for metric in metrics)):
         name = type(part.dataset).__name__
         message = f"{name} has no annotations to compare with; set evaluate.format_only: true to only predict"
         raise DataError(message, batch.meta[0].get("path"))

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 
+from segkernel import image
 from segkernel.errors import DataError, UsageError
-from segkernel.interfaces.data import Metric
+from segkernel.interfaces.data import LabelSpec, Metric
 from segkernel.sample import Prediction, Targets
+from segplug_datasets.metrics.counts import _on_device, confusion
 from segplug_datasets.metrics.iou import IoUMetric
 
 CASES = json.loads((Path(__file__).parent / "data/iou_metric.json").read_text())
@@ -152,3 +154,87 @@ def test_the_table_names_every_class() -> None:
     assert lines[4].split() == ["never"] + ["-"] * 5
     assert lines[-1].startswith("aAcc 75.00  mIoU 58.33")
     assert len({len(line) for line in lines[:-1]}) == 1
+
+
+# ---------------------------------------------------------------- counting
+
+
+@pytest.mark.parametrize("count", [2, 19, 254, 256, 300])
+@pytest.mark.parametrize("ignore", [255, 0, -1])
+def test_eight_bits_are_counted_like_any_integers(count: int, ignore: int) -> None:
+    rng = np.random.default_rng(count)
+    predicted, true = (rng.integers(0, 256, (33, 21), dtype=np.uint8) for _ in range(2))
+    expected = np.zeros((count + 2, count + 1), np.int64)
+    rows = [count + 1 if t == ignore else min(t, count) for t in true.ravel().tolist()]
+    np.add.at(expected, (rows, np.minimum(predicted.ravel().astype(int), count)), 1)
+    for kind in (np.uint8, np.int64, np.int16):
+        assert (confusion(predicted.astype(kind), true.astype(kind), count, ignore) == expected).all()
+    assert (confusion(torch.from_numpy(predicted), torch.from_numpy(true), count, ignore) == expected).all()
+    assert (_on_device(torch.from_numpy(predicted), true, count, ignore).numpy() == expected).all()
+
+
+def test_strided_and_empty_maps_are_counted() -> None:
+    labels = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    assert confusion(labels[::2, ::2], labels[::2, ::2], 64).sum() == 16
+    assert confusion(labels[:0], labels[:0], 3).sum() == 0
+
+
+# ---------------------------------------------------------------- files and intervals
+
+
+def named(predicted: Any, true: Any, name: str) -> tuple[Prediction, Targets]:
+    meta = {"name": name}
+    return Prediction({"seg": torch.as_tensor(predicted)}, meta), Targets({"seg": torch.as_tensor(true)}, meta)
+
+
+def test_writes_predictions_in_the_numbers_of_the_files(tmp_path: Path) -> None:
+    metric = IoUMetric(classes=["a", "b"], output_dir=tmp_path)
+    metric.labels = LabelSpec(("a", "b"), offset=1)
+    metric.update(*named([[0, 1]], [[0, 1]], "town/one"))
+    assert image.read_mask(tmp_path / "town" / "one.png").tolist() == [[1, 2]]
+    assert metric.compute()["mIoU"] == 100
+
+
+def test_format_only_measures_nothing(tmp_path: Path) -> None:
+    metric = IoUMetric(classes=["a", "b"], output_dir=tmp_path, format_only=True)
+    metric.update(Prediction({"seg": torch.tensor([[0, 1]])}, {"name": "one"}), Targets())
+    assert image.read_mask(tmp_path / "one.png").tolist() == [[0, 1]]
+    assert metric.compute() == {}
+    assert str(tmp_path) in metric.table()
+    with pytest.raises(UsageError, match="output_dir"):
+        IoUMetric(format_only=True)
+
+
+def test_a_prediction_without_a_name_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="name"):
+        IoUMetric(classes=["a"], output_dir=tmp_path).update(np.zeros((2, 2), int), np.zeros((2, 2), int))
+
+
+def sure(order: list[int], **arguments: Any) -> dict[str, float]:
+    metric = IoUMetric(classes=["a", "b", "never"], bootstrap=200, **arguments)
+    rng = np.random.default_rng(0)
+    pairs = [(rng.integers(0, 2, (6, 7)), rng.integers(0, 2, (6, 7))) for _ in range(8)]
+    for number in order:
+        metric.update(*named(*pairs[number], str(number)))
+    return metric.compute()
+
+
+def test_intervals_hold_the_figure_and_do_not_depend_on_the_order() -> None:
+    figures = sure(list(range(8)))
+    for name in ("aAcc", "mIoU", "IoU.a", "Acc.b"):
+        assert figures[f"{name}.low"] < figures[name] < figures[f"{name}.high"]
+    assert math.isnan(figures["IoU.never.low"])
+    assert sure(list(range(8))[::-1]) == pytest.approx(figures, nan_ok=True)
+    narrow = sure(list(range(8)), confidence=0.5)
+    assert narrow["mIoU.high"] - narrow["mIoU.low"] < figures["mIoU.high"] - figures["mIoU.low"]
+
+
+def test_one_image_has_no_spread() -> None:
+    figures = sure([3])
+    assert figures["mIoU.low"] == pytest.approx(figures["mIoU"]) == pytest.approx(figures["mIoU.high"])
+
+
+@pytest.mark.parametrize("wrong", [{"bootstrap": -1}, {"confidence": 1.0}])
+def test_impossible_intervals_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="bootstrap"):
+        IoUMetric(**wrong)

@@ -99,7 +99,7 @@ def summary(record: Mapping[str, Any]) -> str:
     for name, value in record.items():
         if terms == [name]:  # the only term is the loss itself
             continue
-        if name in _NOT_SHOWN or name.split(".")[0] in ("IoU", "Acc", "Dice", "Fscore", "Precision", "Recall"):
+        if name in _NOT_SHOWN or name.startswith(("IoU.", "iIoU.")) or f"m{name.split('.')[0]}" in record:
             continue
         if name == "data_wait":
             parts.append(f"wait {value:.0%}")

@@ -23,6 +23,13 @@ FIGURES: tuple[Figure, ...] = ("d1", "d2", "d3", "abs_rel", "sq_rel", "rmse", "r
 SMALLEST = 1e-6
 """What an estimate of 0 or less counts as: it has no logarithm."""
 
+CROPS: dict[str, tuple[float, float, float, float]] = {
+    "nyu_crop": (45, 471, 41, 601),
+    "eigen_crop": (0.3324324, 0.91351351, 0.0359477, 0.96405229),
+    "garg_crop": (0.40810811, 0.99189189, 0.03594771, 0.96405229),
+}
+"""First and last row and column (not included), in pixels, or as shares of the sides when below 1."""
+
 
 class DepthMetric:
     """Figures of each image's measured pixels, and their mean over the images; images without any do not count.
@@ -35,7 +42,9 @@ class DepthMetric:
         depth_metrics: Which of them; all when None.
         min_depth_eval: Only depths above this count.
         max_depth_eval: Only depths below this count.
-        crop_type: ``nyu_crop`` counts rows 45 to 470 and columns 41 to 600 only, as usual for NYU Depth V2.
+        crop_type: Count a part of the image only. ``nyu_crop``: rows 45 to 470 and columns 41 to 600, as usual for NYU
+            Depth V2; ``eigen_crop`` and ``garg_crop``: the shares of KITTI's images that the laser reaches, of Eigen et
+            al. (2014) and of Garg et al. (2016).
         field: Which output and annotation are compared, in the same unit.
 
     Raises:
@@ -49,14 +58,14 @@ class DepthMetric:
         depth_metrics: Sequence[Figure] | None = None,
         min_depth_eval: float = 0.0,
         max_depth_eval: float = float("inf"),
-        crop_type: Literal["nyu_crop"] | None = None,
+        crop_type: Literal["nyu_crop", "eigen_crop", "garg_crop"] | None = None,
         field: str = "depth",
     ) -> None:
         unknown = [name for name in depth_metrics or () if name not in FIGURES]
         if unknown or (depth_metrics is not None and not depth_metrics):
             raise UsageError(f"depth_metrics are {', '.join(FIGURES)}, not {', '.join(unknown) or 'none'}")
-        if crop_type not in (None, "nyu_crop"):
-            raise UsageError(f"crop_type is nyu_crop or None, not {crop_type!r}")
+        if crop_type not in (None, *CROPS):
+            raise UsageError(f"crop_type is {', '.join(CROPS)} or None, not {crop_type!r}")
         self.depth_metrics = tuple(depth_metrics or FIGURES)
         self.min_depth_eval, self.max_depth_eval, self.crop_type = min_depth_eval, max_depth_eval, crop_type
         self.field = field
@@ -76,9 +85,9 @@ class DepthMetric:
         if estimate.shape != truth.shape:
             raise DataError(f"an estimate of shape {estimate.shape} for depths of shape {truth.shape}")
         counted = (truth > self.min_depth_eval) & (truth < self.max_depth_eval) & (truth > 0)
-        if self.crop_type == "nyu_crop":
+        if self.crop_type is not None:
             inside = np.zeros_like(counted)
-            inside[45:471, 41:601] = True
+            inside[_window(self.crop_type, counted.shape)] = True
             counted &= inside
         if counted.any():
             self._sums = self._sums + _figures(np.maximum(estimate[counted], SMALLEST), truth[counted])
@@ -101,6 +110,15 @@ class DepthMetric:
             if depths.ndim > 2 and depths.size == math.prod(depths.shape[-2:])
             else depths
         )
+
+
+def _window(crop_type: str, shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Return the rows and columns of a crop."""
+    sides = (shape[0], shape[0], shape[1], shape[1])
+    top, bottom, left, right = (
+        int(bound * side) if bound < 1 else int(bound) for bound, side in zip(CROPS[crop_type], sides)
+    )
+    return slice(top, bottom), slice(left, right)
 
 
 def _figures(estimate: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -9,12 +9,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from segkernel.errors import DataError, UsageError
-from segkernel.interfaces.data import IGNORE
+from segkernel.errors import UsageError
+from segkernel.interfaces.data import IGNORE, LabelSpec
+from segplug_datasets.metrics.bootstrap import interval, resample
+from segplug_datasets.metrics.counts import (
+    align,
+    areas,
+    confusion,
+    labels_of,
+    mean,
+    name_of,
+    per_class,
+    percent,
+    pixel_accuracy,
+    prefixed,
+    to_array,
+)
+from segplug_datasets.metrics.per_image import PerImage
+from segplug_datasets.report.formats import write_prediction
 
 _COLUMNS = {
     "mIoU": ("IoU", "Acc"),
@@ -27,7 +44,8 @@ class IoUMetric:
     """Percentages over all pixels of all images; a class that neither occurs nor is predicted is nan and left out.
 
     ``aAcc`` is the share of right pixels, ``mIoU`` and its kin are means over classes, ``fwIoU`` weighs classes by
-    how often they occur, ``IoU.NAME`` is one class.
+    how often they occur, ``IoU.NAME`` is one class. With ``bootstrap``, ``mIoU.low`` and ``mIoU.high`` (and
+    ``IoU.NAME.low`` ...) are the bounds of an interval over images.
 
     Args:
         iou_metrics: ``mIoU`` (with mAcc, fwIoU), ``mDice`` (with mAcc), ``mFscore`` (with mPrecision, mRecall).
@@ -36,6 +54,11 @@ class IoUMetric:
         beta: Weight of recall against precision in the F-score.
         classes: Names; taken from the data set by the runner when None.
         field: Which output and annotation are compared; another than ``seg`` goes before the figures' names.
+        output_dir: Write each prediction there as a PNG, in the numbers of the data set's label files.
+        format_only: Only write; nothing is measured, and the images need no annotations.
+        bootstrap: How often images are drawn anew for intervals; 0 gives none.
+        confidence: Share of the draws within an interval.
+        seed: Of the draws.
 
     Raises:
         UsageError: When an unknown metric is asked for, or ``update`` is called before the classes are known.
@@ -49,13 +72,26 @@ class IoUMetric:
         beta: float = 1,
         classes: Sequence[str] | None = None,
         field: str = "seg",
+        output_dir: str | Path | None = None,
+        format_only: bool = False,
+        bootstrap: int = 0,
+        confidence: float = 0.95,
+        seed: int = 0,
     ) -> None:
         unknown = [name for name in iou_metrics if name not in _COLUMNS]
         if unknown or not iou_metrics:
             raise UsageError(f"iou_metrics are {', '.join(_COLUMNS)}, not {', '.join(unknown) or 'none'}")
+        if format_only and output_dir is None:
+            raise UsageError("format_only writes predictions: say where with output_dir")
+        if bootstrap < 0 or not 0 < confidence < 1:
+            raise UsageError(f"bootstrap {bootstrap}, confidence {confidence}: need 0 or more, and between 0 and 1")
         self.iou_metrics, self.ignore_index, self.nan_to_num = tuple(iou_metrics), ignore_index, nan_to_num
         self.beta, self.classes, self.field = beta, classes, field
+        self.output_dir, self.format_only = output_dir, format_only
+        self.bootstrap, self.confidence, self.seed = bootstrap, confidence, seed
+        self.labels: LabelSpec | None = None  # told by the runner
         self._confusion: Any = None  # (classes + 2, classes + 1) counts, rows are true; an array or a tensor
+        self._images: PerImage | None = None
 
     def update(self, prediction: Any, target: Any) -> None:
         """Count one image, or several of one size.
@@ -67,102 +103,87 @@ class IoUMetric:
         Raises:
             DataError: When the shapes differ.
         """
-        predicted, true = self._labels(prediction), self._labels(target)
-        if predicted.shape != true.shape:
-            raise DataError(
-                f"a prediction of shape {tuple(predicted.shape)} for annotations of shape {tuple(true.shape)}"
-            )
-        counts = self._count(predicted, true)
+        predicted = labels_of(prediction, self.field)
+        if self.output_dir is not None:
+            labels = self.labels if self.field == "seg" and self.labels else LabelSpec(tuple(self._names()))
+            write_prediction(self.output_dir, name_of(prediction), to_array(predicted), labels)
+        if self.format_only:
+            return
+        counts = confusion(predicted, labels_of(target, self.field), len(self._names()), self.ignore_index)
         self._confusion = counts if self._confusion is None else self._confusion + counts
+        if self.bootstrap:
+            self._images = self._images or PerImage(self._names())
+            self._images.add(name_of(prediction), counts)
 
     def merge(self, other: IoUMetric) -> None:
         """Add what ``other`` counted."""
         if other._confusion is not None:
             theirs = other._confusion
-            self._confusion = theirs if self._confusion is None else _to_array(self._confusion) + _to_array(theirs)
+            self._confusion = theirs if self._confusion is None else to_array(self._confusion) + to_array(theirs)
+        if other._images is not None:
+            merged = PerImage(self._names())
+            for images in (self._images, other._images):
+                if images is not None:
+                    merged.merge(images)
+            self._images = merged
 
     def compute(self) -> dict[str, float]:
-        """Return the figures in percent: the summary first, then one per class."""
+        """Return the figures in percent: the summary first, then one per class; none with ``format_only``."""
+        if self.format_only:
+            return {}
         summary, columns = self._figures()
         table = {f"{key}.{name}": v for key, values in columns.items() for name, v in zip(self._names(), values)}
-        prefix = "" if self.field == "seg" else f"{self.field}."
-        return {f"{prefix}{key}": float(100 * value) for key, value in {**summary, **table}.items()}
+        every = {**summary, **table, **self._intervals()}
+        return prefixed({key: 100 * value for key, value in every.items()}, self.field)
 
     def table(self) -> str:
         """Return the figures of every class, aligned, with the means below; ``-`` marks a class that is absent."""
+        if self.format_only:
+            return f"predictions written to {self.output_dir}"
         summary, columns = self._figures()
         rows = [["class", *columns]]
         for index, name in enumerate(self._names()):
-            rows.append([name, *(_percent(values[index]) for values in columns.values())])
-        rows.append(["mean", *(_percent(summary[f"m{key}"]) for key in columns)])
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]) for row in rows
-        ]
-        rule = "-" * len(lines[0])
-        means = "  ".join(f"{key} {_percent(value)}" for key, value in summary.items())
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], means])
-
-    def _labels(self, value: Any) -> Any:
-        return value[self.field] if hasattr(value, "fields") else value
+            rows.append([name, *(percent(values[index]) for values in columns.values())])
+        rows.append(["mean", *(percent(summary[f"m{key}"]) for key in columns)])
+        means = "  ".join(f"{key} {percent(value)}" for key, value in summary.items())
+        return "\n".join([*align(rows, (1, -1)), means])
 
     def _names(self) -> Sequence[str]:
         if not self.classes:
             raise UsageError("IoUMetric must know the classes: give 'classes'")
         return self.classes
 
-    def _count(self, predicted: Any, true: Any) -> Any:
-        """Return the confusion matrix; row and column n hold ids above the classes, row n + 1 what is ignored."""
-        count = len(self._names())
-        shape = (count + 2, count + 1)
-        if isinstance(predicted, np.ndarray) and isinstance(true, np.ndarray):
-            rows = np.where(true == self.ignore_index, count + 1, np.minimum(true, count, dtype=np.int64))
-            index = rows * shape[1] + np.minimum(predicted, count)
-            return np.bincount(index.ravel(), minlength=shape[0] * shape[1]).reshape(shape)
-        import torch
-
-        predicted = torch.as_tensor(predicted)
-        true = torch.as_tensor(true).to(predicted.device).long()
-        rows = true.clamp(max=count).masked_fill(true == self.ignore_index, count + 1)
-        index = rows * shape[1] + predicted.long().clamp(max=count)
-        return torch.bincount(index.flatten(), minlength=shape[0] * shape[1]).reshape(shape)
-
     def _figures(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Return the summary and, per kind, the values of all classes, as fractions."""
         count = len(self._names())
-        counts = np.zeros((count + 2, count + 1)) if self._confusion is None else _to_array(self._confusion)
-        counted = counts[: count + 1].astype(np.float64)
-        hits, true, predicted = np.diag(counted)[:count], counted[:count].sum(1), counted[:, :count].sum(0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            every = self._per_class(hits, true, predicted)
-            every["aAcc"] = hits.sum() / true.sum()
+        counts = np.zeros((count + 2, count + 1)) if self._confusion is None else to_array(self._confusion)
+        pixels = areas(counts)
+        columns = self._columns(pixels)
+        summary = {"aAcc": float(pixel_accuracy(pixels))}
+        summary |= {f"m{key}": float(mean(values)) for key, values in columns.items()}
+        if "IoU" in columns:
+            true = pixels[1]
+            summary["fwIoU"] = np.nansum(true * columns["IoU"]) / true.sum() if true.sum() else math.nan
+        return summary, columns
+
+    def _columns(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the kinds of figures that were asked for, (..., classes), from pixels (..., 3, classes)."""
+        every = per_class(pixels, self.beta)
         columns = {key: every[key] for metric in self.iou_metrics for key in _COLUMNS[metric]}
         if self.nan_to_num is not None:
             columns = {key: np.nan_to_num(values, nan=self.nan_to_num) for key, values in columns.items()}
-        summary = {"aAcc": every["aAcc"], **{f"m{key}": _mean(values) for key, values in columns.items()}}
-        if "IoU" in columns:
-            summary["fwIoU"] = np.nansum(true * every["IoU"]) / true.sum() if true.sum() else math.nan
-        return summary, columns
+        return columns
 
-    def _per_class(self, hits: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
-        precision, recall, weight = hits / predicted, hits / true, self.beta**2
-        return {
-            "IoU": hits / (true + predicted - hits),
-            "Acc": recall,
-            "Dice": 2 * hits / (true + predicted),
-            "Precision": precision,
-            "Recall": recall,
-            "Fscore": (1 + weight) * precision * recall / (weight * precision + recall),
-        }
-
-
-def _to_array(counts: Any) -> np.ndarray:
-    return counts if isinstance(counts, np.ndarray) else counts.cpu().numpy()
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(np.nanmean(values)) if not np.isnan(values).all() else math.nan
-
-
-def _percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.2f}"
+    def _intervals(self) -> dict[str, float]:
+        """Return the bounds of every figure over draws of images."""
+        if self._images is None:
+            return {}
+        drawn = resample(self._images.areas, self.bootstrap, self.seed)
+        bounds: dict[str, float] = {}
+        values = {"aAcc": pixel_accuracy(drawn)}
+        for key, column in self._columns(drawn).items():
+            values[f"m{key}"] = mean(column)
+            values |= {f"{key}.{name}": column[:, index] for index, name in enumerate(self._names())}
+        for key, draws in values.items():
+            bounds[f"{key}.low"], bounds[f"{key}.high"] = (float(b) for b in interval(draws, self.confidence))
+        return bounds

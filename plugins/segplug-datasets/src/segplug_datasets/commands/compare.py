@@ -1,0 +1,102 @@
+"""``seg-kernel compare``: two runs or two folders of predictions, class by class."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from segkernel.errors import UsageError
+
+if TYPE_CHECKING:
+    from segplug_datasets.report.results import Truth
+
+
+@click.command("compare")
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option("--labels", metavar="DIR", help="True labels, for folders of predictions in the same numbers.")
+@click.option("--label-suffix", default=".png", show_default=True, help="What follows a name in --labels.")
+@click.option("--config", metavar="CONFIG", help="Take labels and classes from its test, or validation, set instead.")
+@click.option(
+    "--values",
+    type=click.Choice(["file", "ids"]),
+    default="file",
+    show_default=True,
+    help="With --config: predictions hold the label files' numbers (test --out), or class ids (predict).",
+)
+@click.option("--classes", metavar="A,B,...", help="With --labels: names of the values, from 0 (or --offset) up.")
+@click.option("--offset", default=0, show_default=True, help="With --classes: the value of the first class.")
+@click.option("--ignore", default=255, show_default=True, help="With --labels: the value that does not count.")
+@click.option("--bootstrap", default=2000, show_default=True, help="Draws of images.")
+@click.option("--confidence", default=0.95, show_default=True, help="Of the intervals, and of the stars (1 - p).")
+@click.option("--seed", default=0, show_default=True, help="Of the draws.")
+@click.option("--images", "most", default=5, show_default=True, help="How many of the most changed images to list.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    first: str,
+    second: str,
+    labels: str | None,
+    label_suffix: str,
+    config: str | None,
+    values: str,
+    classes: str | None,
+    offset: int,
+    ignore: int,
+    bootstrap: int,
+    confidence: float,
+    seed: int,
+    most: int,
+    as_json: bool,
+) -> None:
+    """Compare B with A on the same images: IoU by class, with intervals and p-values.
+
+    A and B are run directories that were tested with the hook EvaluationReport (or its files per_image.npz), or folders
+    of prediction PNGs together with --labels or --config. Images are drawn with replacement, the same for both (paired
+    bootstrap); p is for one figure alone.
+    """
+    from segplug_datasets.report.comparison import compare
+    from segplug_datasets.report.results import load_results
+
+    if labels and config:
+        raise UsageError("give --labels or --config, not both")
+    truth = _truth(labels, label_suffix, config, values, classes, offset, ignore)
+    found = compare(load_results(first, truth), load_results(second, truth), bootstrap, confidence, seed)
+    if as_json:
+        click.echo(json.dumps({"first": first, "second": second, **found.plain(most)}, indent=2))
+    else:
+        click.echo(f"A  {first}\nB  {second}\n{found.images} images, {bootstrap} draws\n")
+        click.echo(found.table("A", "B", most))
+
+
+def _truth(
+    labels: str | None,
+    suffix: str,
+    config: str | None,
+    values: str,
+    classes: str | None,
+    offset: int,
+    ignore: int,
+) -> Truth | None:
+    from segkernel.interfaces.data import LabelSpec
+    from segplug_datasets.report.results import truth_of_dataset, truth_of_folder
+
+    if labels is not None:
+        names = tuple(name.strip() for name in classes.split(",")) if classes else ()
+        spec = LabelSpec(names, ignore=(ignore,), offset=offset) if names else None
+        return truth_of_folder(Path(labels), spec, suffix, ignore)
+    return truth_of_dataset(_dataset(config), values == "ids") if config is not None else None
+
+
+def _dataset(config: str) -> object:
+    """Build the data set that a config tests on, else the one it validates on."""
+    from segkernel.build import build
+    from segkernel.config import load_config
+
+    data = load_config(config).data.get("data") or {}
+    spec = data.get("test") or data.get("val")
+    if spec is None:
+        raise UsageError(f"{config}: has neither a test set (data.test) nor a validation set (data.val)")
+    return build("datasets", spec)

@@ -1,0 +1,201 @@
+"""How well contours are met: boundary IoU and boundary F1.
+
+Cheng, Girshick, Dollar, Berg and Kirillov, Boundary IoU: Improving Object-Centric Image Segmentation Evaluation, 2021.
+Csurka, Larlus and Perronnin, What is a good evaluation measure for semantic segmentation?, 2013.
+
+    metric = BoundaryIoU(classes=["road", "car"])
+    metric.update(labels, truth)
+    metric.compute()["mBoundaryIoU"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from segkernel.errors import UsageError
+from segkernel.image import opencv
+from segkernel.interfaces.data import IGNORE
+from segplug_datasets.metrics.counts import align, check_shapes, labels_of, mean, per_class, percent, prefixed, to_array
+
+_MOST = 254
+"""Classes that fit beside two further values into 8 bits."""
+
+
+class _ClassMetric:
+    """What metrics of contours have in common: classes, a field, label maps of 8 bits."""
+
+    def __init__(self, classes: Sequence[str] | None, ignore_index: int, field: str) -> None:
+        self.classes, self.ignore_index, self.field = classes, ignore_index, field
+
+    def _names(self) -> Sequence[str]:
+        if not self.classes:
+            raise UsageError(f"{type(self).__name__} must know the classes: give 'classes'")
+        if len(self.classes) > _MOST:
+            raise UsageError(f"{type(self).__name__} takes up to {_MOST} classes, not {len(self.classes)}")
+        return self.classes
+
+    def _maps(self, prediction: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return prediction and truth (H, W) as ids + 1, uint8; both 0 where the truth does not count."""
+        count = len(self._names())
+        guess, truth = (labels_of(value, self.field) for value in (prediction, target))
+        check_shapes(guess, truth)
+        guess, truth = to_array(guess), to_array(truth)
+        ignored = truth == self.ignore_index
+        maps = [np.minimum(ids, count).astype(np.uint8) + np.uint8(1) for ids in (guess, truth)]
+        for ids in maps:
+            ids[ignored] = 0
+        return maps[0], maps[1]
+
+
+class BoundaryIoU(_ClassMetric):
+    """IoU of the pixels of each class within a distance of its contour, in percent, over all pixels of all images.
+
+    The distance is a share of the image's diagonal; it is counted in steps to any of eight neighbours, and the border
+    of the image is a contour, as published. Pixels that do not count are neither: no contour runs along them. A class
+    that neither occurs nor is predicted is nan and left out of ``mBoundaryIoU``. Counted on the processor.
+
+    Args:
+        dilation_ratio: Distance over the diagonal; at least one pixel.
+        ignore_index: True label that does not count.
+        classes: Names; taken from the data set by the runner when None.
+        field: Which output and annotation are compared; another than ``seg`` goes before the figures' names.
+
+    Raises:
+        UsageError: When the ratio is not between 0 and 1, or ``update`` is called before the classes are known.
+    """
+
+    def __init__(
+        self,
+        dilation_ratio: float = 0.02,
+        ignore_index: int = IGNORE,
+        classes: Sequence[str] | None = None,
+        field: str = "seg",
+    ) -> None:
+        super().__init__(classes, ignore_index, field)
+        if not 0 < dilation_ratio < 1:
+            raise UsageError(f"dilation_ratio is between 0 and 1, not {dilation_ratio}")
+        self.dilation_ratio = dilation_ratio
+        self._areas: Any = 0  # (3, classes) shared, true and predicted pixels near contours
+
+    def update(self, prediction: Any, target: Any) -> None:
+        """Count one image: a `Prediction` and `Targets`, or class ids (H, W), arrays or tensors.
+
+        Raises:
+            DataError: When the shapes differ.
+        """
+        guess, truth = self._maps(prediction, target)
+        distance = max(1, round(self.dilation_ratio * float(np.hypot(*truth.shape))))
+        near_guess, near_truth = near_contours(guess, distance), near_contours(truth, distance)
+        shared = near_guess & near_truth & (guess == truth)
+        parts = (truth[shared], truth[near_truth], guess[near_guess])
+        count = len(self._names())
+        self._areas = self._areas + np.stack([np.bincount(p, minlength=count + 2)[1 : count + 1] for p in parts])
+
+    def merge(self, other: BoundaryIoU) -> None:
+        """Add what ``other`` counted."""
+        self._areas = self._areas + other._areas
+
+    def compute(self) -> dict[str, float]:
+        """Return the figures in percent: the mean, then one per class."""
+        values = self._values()
+        table = {f"BoundaryIoU.{name}": 100 * value for name, value in zip(self._names(), values)}
+        return prefixed({"mBoundaryIoU": 100 * float(mean(values)), **table}, self.field)
+
+    def table(self) -> str:
+        """Return the figures of every class, aligned; ``-`` marks a class that is absent."""
+        values = self._values()
+        rows = [["class", "BoundaryIoU"], *([name, percent(v)] for name, v in zip(self._names(), values))]
+        return "\n".join(align([*rows, ["mean", percent(float(mean(values)))]], (1, -1)))
+
+    def _values(self) -> np.ndarray:
+        return per_class(np.broadcast_to(self._areas, (3, len(self._names()))))["IoU"]
+
+
+def near_contours(ids: np.ndarray, distance: int) -> np.ndarray:
+    """Return where a label map (H, W) uint8, 0 for what does not count, has another label within ``distance`` pixels.
+
+    One minimum and one maximum over the neighbourhood serve all classes: they agree far from contours only. What does
+    not count is as large as can be to the one and as small as can be to the other, so it makes no contour.
+    """
+    cv2 = opencv()
+    square = np.ones((2 * distance + 1, 2 * distance + 1), np.uint8)
+    lowest = cv2.erode(np.where(ids == 0, np.uint8(255), ids), square, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    highest = cv2.dilate(ids, square, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    return (ids > 0) & ((lowest != ids) | (highest != ids))
+
+
+class BoundaryF1(_ClassMetric):
+    """F-score of contours within a tolerance, in percent: a mean over the images that have or were given the class.
+
+    Precision is the share of predicted contour pixels with a true one within the tolerance (by straight distance),
+    recall the reverse. The contour of a region are its pixels with one of four neighbours outside; the border of the
+    image and pixels that do not count are no contour.
+
+    Args:
+        tolerance: Distance over the image's diagonal, 0.0075 as published.
+        ignore_index: True label that does not count.
+        classes: Names; taken from the data set by the runner when None.
+        field: Which output and annotation are compared; another than ``seg`` goes before the figures' names.
+
+    Raises:
+        UsageError: When the tolerance is not between 0 and 1, or ``update`` is called before the classes are known.
+    """
+
+    def __init__(
+        self,
+        tolerance: float = 0.0075,
+        ignore_index: int = IGNORE,
+        classes: Sequence[str] | None = None,
+        field: str = "seg",
+    ) -> None:
+        super().__init__(classes, ignore_index, field)
+        if not 0 < tolerance < 1:
+            raise UsageError(f"tolerance is a share of the diagonal, between 0 and 1, not {tolerance}")
+        self.tolerance = tolerance
+        self._sums: Any = 0  # (2, classes) scores and images
+
+    def update(self, prediction: Any, target: Any) -> None:
+        """Count one image, as `BoundaryIoU.update`."""
+        guess, truth = self._maps(prediction, target)
+        reach = self.tolerance * float(np.hypot(*truth.shape))
+        sums = np.zeros((2, len(self._names())))
+        for index in range(sums.shape[1]):
+            score = _contour_f1(_contour(guess, index + 1), _contour(truth, index + 1), reach)
+            if score is not None:
+                sums[:, index] = score, 1
+        self._sums = self._sums + sums
+
+    def merge(self, other: BoundaryF1) -> None:
+        """Add what ``other`` counted."""
+        self._sums = self._sums + other._sums
+
+    def compute(self) -> dict[str, float]:
+        """Return the figures in percent: the mean, then one per class; nan for a class without contours."""
+        scores, images = np.broadcast_to(self._sums, (2, len(self._names()))).astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            values = scores / images
+        table = {f"BoundaryF1.{name}": 100 * value for name, value in zip(self._names(), values)}
+        return prefixed({"mBoundaryF1": 100 * float(mean(values)), **table}, self.field)
+
+
+def _contour(ids: np.ndarray, value: int) -> np.ndarray:
+    """Return the pixels of a class with one of four neighbours that is of another, known class."""
+    inside = (ids == value) | (ids == 0)
+    cross = opencv().getStructuringElement(opencv().MORPH_CROSS, (3, 3))
+    eroded = opencv().erode(inside.astype(np.uint8), cross, borderType=opencv().BORDER_CONSTANT, borderValue=1)
+    return (ids == value) & (eroded == 0)
+
+
+def _contour_f1(guess: np.ndarray, truth: np.ndarray, reach: float) -> float | None:
+    from segplug_datasets.metrics.surface import distances_to
+
+    if not guess.any() and not truth.any():
+        return None
+    if not guess.any() or not truth.any():
+        return 0.0
+    precision = float((distances_to(truth)[guess] <= reach).mean())
+    recall = float((distances_to(guess)[truth] <= reach).mean())
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0

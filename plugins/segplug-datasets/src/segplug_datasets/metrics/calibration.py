@@ -1,0 +1,152 @@
+"""Whether a model is as sure as it is right: expected calibration error.
+
+Guo, Pleiss, Sun and Weinberger, On Calibration of Modern Neural Networks, 2017.
+Nixon et al., Measuring Calibration in Deep Learning, 2019 (the error of each class).
+
+    metric = CalibrationMetric(bins=15)
+    metric.compute()["ECE"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from segkernel.errors import DataError, UsageError
+from segkernel.interfaces.data import IGNORE
+from segplug_datasets.metrics.counts import mean, prefixed, to_array
+
+
+class CalibrationMetric:
+    """Errors of confidence in percent, over all pixels of all images.
+
+    ``ECE`` is the mean gap between the probability of the predicted class and how often it is right, over bins of equal
+    width weighed by their pixels; ``MCE`` the largest gap. ``ECE.NAME`` compares the probability of one class, in every
+    pixel, with how often the pixel is of that class, and ``mECE`` is the mean over classes (the static calibration
+    error). ``accuracy`` and ``confidence`` are the means whose difference tells over- from under-confidence. Without a
+    pixel that counts all are nan. Scores stay on their device; what is kept is a few numbers per bin and class.
+
+    Args:
+        bins: Bins of equal width between 0 and 1.
+        ignore_index: True label that does not count.
+        classes: Names; taken from the data set by the runner when None.
+        field: Which output and annotation are compared; another than ``seg`` goes before the figures' names.
+
+    Raises:
+        UsageError: When ``bins`` is below 1, or ``update`` is called before the classes are known.
+    """
+
+    needs_scores = True
+    """Evaluation hands over probabilities as ``seg_scores``."""
+
+    def __init__(
+        self,
+        bins: int = 15,
+        ignore_index: int = IGNORE,
+        classes: Sequence[str] | None = None,
+        field: str = "seg",
+    ) -> None:
+        if bins < 1:
+            raise UsageError(f"bins is 1 or more, not {bins}")
+        self.bins, self.ignore_index, self.classes, self.field = bins, ignore_index, classes, field
+        self._top: Any = 0  # (3, bins): pixels, sum of probabilities, right ones
+        self._each: Any = 0  # (3, classes, bins): likewise for the probability of each class
+
+    def update(self, prediction: Any, target: Any) -> None:
+        """Count one image.
+
+        Args:
+            prediction: A `Prediction` with scores, or probabilities (K, H, W), array or tensor; K of 1 is the
+                probability of the second of two classes.
+            target: A `Targets`, or class ids (H, W).
+
+        Raises:
+            DataError: When there are no scores, or they do not fit the annotations or the classes.
+        """
+        import torch
+
+        scores, truth = probabilities(prediction, target, self.field)
+        if len(scores) != len(self._names()):
+            raise DataError(f"scores of {len(scores)} classes, but there are {len(self._names())}")
+        counted = truth != self.ignore_index
+        scores, truth = scores[:, counted], truth[counted].long()
+        confidence, guess = scores.max(0)
+        self._top = self._top + _binned(confidence[None], (guess == truth)[None], self.bins)[:, 0]
+        ids = torch.arange(len(scores), device=truth.device)[:, None]
+        self._each = self._each + _binned(scores, truth[None] == ids, self.bins)
+
+    def merge(self, other: CalibrationMetric) -> None:
+        """Add what ``other`` counted."""
+        self._top, self._each = self._top + other._top, self._each + other._each
+
+    def compute(self) -> dict[str, float]:
+        """Return the figures in percent."""
+        top = np.broadcast_to(self._top, (3, self.bins))
+        each = np.broadcast_to(self._each, (3, len(self._names()), self.bins))
+        gaps, errors = _gaps(top), _expected(each)
+        with np.errstate(invalid="ignore"):
+            confidence, accuracy = top[1:].sum(1) / top[0].sum()
+        largest = float(np.nanmax(gaps)) if top[0].sum() else np.nan
+        figures = {"ECE": float(_expected(top)), "MCE": largest, "mECE": float(mean(errors))}
+        figures |= {"confidence": float(confidence), "accuracy": float(accuracy)}
+        figures |= {f"ECE.{name}": float(value) for name, value in zip(self._names(), errors)}
+        return prefixed({name: 100 * value for name, value in figures.items()}, self.field)
+
+    def diagram(self) -> np.ndarray:
+        """Return the reliability diagram (bins, 3): pixels, mean confidence and accuracy (0 to 1; nan when empty)."""
+        pixels, confidence, right = np.broadcast_to(self._top, (3, self.bins))
+        with np.errstate(invalid="ignore"):
+            return np.stack([pixels, confidence / pixels, right / pixels], 1)
+
+    def _names(self) -> Sequence[str]:
+        if not self.classes:
+            raise UsageError("CalibrationMetric must know the classes: give 'classes'")
+        return self.classes
+
+
+def probabilities(prediction: Any, target: Any, field: str) -> tuple[Any, Any]:
+    """Return probabilities (K, H, W), K of 2 or more, and class ids (H, W), as tensors on the scores' device.
+
+    Raises:
+        DataError: When there are no scores, or their sizes differ from the annotations'.
+    """
+    import torch
+
+    name = f"{field}_scores"
+    if hasattr(prediction, "fields") and name not in prediction.fields:
+        raise DataError(f"the prediction has no {name}: it was made without scores")
+    scores = torch.as_tensor(prediction[name] if hasattr(prediction, "fields") else prediction)
+    truth = torch.as_tensor(target[field] if hasattr(target, "fields") else target).to(scores.device)
+    if scores.ndim != 3 or scores.shape[1:] != truth.shape:
+        raise DataError(f"scores of shape {tuple(scores.shape)} for annotations of shape {tuple(truth.shape)}")
+    return (torch.cat([1 - scores, scores]) if len(scores) == 1 else scores), truth
+
+
+def _binned(scores: Any, right: Any, bins: int) -> np.ndarray:
+    """Return (3, rows, bins): pixels, sum of scores and right ones of scores (rows, pixels), each row by itself."""
+    import torch
+
+    rows = len(scores)
+    place = (scores * bins).ceil().long().sub(1).clamp(0, bins - 1)  # a bin holds its upper bound
+    place += torch.arange(rows, device=scores.device)[:, None] * bins
+    place, size = place.flatten(), rows * bins
+    parts = [
+        torch.bincount(place, minlength=size).double(),
+        torch.bincount(place, scores.flatten().double(), size),
+        torch.bincount(place[right.flatten()], minlength=size).double(),
+    ]
+    return to_array(torch.stack(parts)).reshape(3, rows, bins)
+
+
+def _gaps(counts: np.ndarray) -> np.ndarray:
+    """Return the gap of each bin, (..., bins) from (3, ..., bins); nan for an empty one."""
+    with np.errstate(invalid="ignore"):
+        return np.abs(counts[1] - counts[2]) / counts[0]
+
+
+def _expected(counts: np.ndarray) -> np.ndarray:
+    """Return the mean gap weighed by pixels; nan without any pixel."""
+    with np.errstate(invalid="ignore"):
+        return np.abs(counts[1] - counts[2]).sum(-1) / counts[0].sum(-1)
