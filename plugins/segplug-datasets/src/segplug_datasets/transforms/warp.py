@@ -292,26 +292,36 @@ class ElasticTransform:
     def _displacements(self, size: Size, rng: np.random.Generator) -> np.ndarray:
         """Return (H, W, 2) float32, how far in x and y from each pixel its new value comes."""
         if self.grid is not None:
-            limits = np.array([size[1], size[0]]) / self.grid / 4  # more would fold the image
-            coarse = rng.normal(0, self.alpha, (self.grid, self.grid, 2)).clip(-limits, limits).astype(np.float32)
+            limit = min(size) / self.grid / 4  # more would fold the image
+            coarse = rng.normal(0, self.alpha, (self.grid, self.grid, 2)).clip(-limit, limit).astype(np.float32)
             return opencv().resize(coarse, (size[1], size[0]), interpolation=opencv().INTER_CUBIC)
         noise = rng.uniform(-1, 1, (*size, 2)).astype(np.float32)
-        return opencv().GaussianBlur(noise, (0, 0), self.sigma).reshape(*size, 2) * np.float32(self.alpha)
+        # Still outside: a mirrored border would displace images thinner than sigma far more than others.
+        smooth = opencv().GaussianBlur(noise, (0, 0), self.sigma, borderType=opencv().BORDER_CONSTANT)
+        return smooth.reshape(*size, 2) * np.float32(self.alpha)
 
 
 def _followed(points: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     """Return where points (..., 2) are after each pixel took its value from itself plus its shift.
 
-    The place ``q`` with ``q + shift(q) = p`` is found by going back and forth; exact to a fraction of a pixel where the
-    image is not folded.
+    The place ``q`` with ``q + shift(q) = p`` is found by going back and forth, for an image that is not folded.
     """
-    height, width = shifts.shape[:2]
     places = np.asarray(points, np.float64)
     for _ in range(20):
-        columns = (places[..., 0]).astype(int).clip(0, width - 1)
-        rows = (places[..., 1]).astype(int).clip(0, height - 1)
-        places = points - shifts[rows, columns]
+        places = points - _between(shifts, places)
     return places
+
+
+def _between(values: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return what (H, W, 2) holds at points (..., 2), interpolated linearly; at the border outside."""
+    last = np.array([values.shape[1], values.shape[0]]) - 1
+    places = (points - 0.5).clip(0, last)
+    low = places.astype(int)
+    high = np.minimum(low + 1, last)
+    x, y = (places - low)[..., :1], (places - low)[..., 1:]
+    top = values[low[..., 1], low[..., 0]] * (1 - x) + values[low[..., 1], high[..., 0]] * x
+    bottom = values[high[..., 1], low[..., 0]] * (1 - x) + values[high[..., 1], high[..., 0]] * x
+    return top * (1 - y) + bottom * y
 
 
 def _projected(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
