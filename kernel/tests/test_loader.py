@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
 from itertools import islice
 from multiprocessing.reduction import ForkingPickler
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -185,6 +187,43 @@ def test_without_cuda_batches_pass_through():
     assert next(moved).images is batches[0].images
     assert len(taken) == 1  # nothing is taken ahead
     assert [int(batch.images.max()) for batch in moved] == [1, 2]
+
+
+def test_on_cuda_a_batch_is_handed_over_after_the_copy_of_the_next_began(monkeypatch):
+    """What is asked of CUDA, in which order, with stand-ins for it."""
+    events = []
+
+    class Stream:
+        def __init__(self, device=None): ...
+
+        def record_event(self):
+            return f"copied {events[-1].split()[1]}"
+
+        def wait_event(self, event):
+            events.append(f"await {event.split()[1]}")
+
+    class Item:
+        def __init__(self, number):
+            self.number, self.images = number, torch.zeros(1)
+
+        def to(self, device, non_blocking):
+            events.append(f"copy {self.number}")
+            return self
+
+        def map(self, function):
+            function(self)
+            return self
+
+        def record_stream(self, stream):
+            events.append(f"keep {self.number}")
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    for batch in prefetched(map(Item, range(3)), SimpleNamespace(type="cuda")):
+        events.append(f"use {batch.number}")
+    ahead = "copy 0, copy 1, await 0, keep 0, use 0, copy 2, await 1, keep 1, use 1, await 2, keep 2, use 2"
+    assert ", ".join(events) == ahead
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -16,9 +16,11 @@ from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import Sampler
 from segkernel.sample import LabelMap, Sample
 from segplug_datasets import class_index as class_index_module
+from segplug_datasets.cache import CachedDataset
 from segplug_datasets.class_index import class_index, holds
 from segplug_datasets.concat import ConcatDataset, MappedDataset
 from segplug_datasets.files import FolderDataset
+from segplug_datasets.packed import PackedDataset, pack, verify_pack
 from segplug_datasets.samplers import AspectRatioGroups, BalancedSampler, WeightedSampler, proportional, shares_of
 from segplug_datasets.street_scenes import StreetScenes
 from segplug_datasets.transforms.class_crop import ClassAwareCrop
@@ -77,9 +79,17 @@ def test_the_index_is_the_same_from_several_processes(rooms: FolderDataset, tmp_
 
 def test_the_index_of_several_sets_and_of_mapped_ones(rooms: FolderDataset) -> None:
     mapped = MappedDataset(rooms, ["opening", "wall"], {"door": "opening", "window": "opening"})
-    index = class_index(ConcatDataset([mapped, mapped]))
+    index = class_index(CachedDataset(ConcatDataset([mapped, mapped])))
     assert index.pixels[[0, 8, 19]].tolist() == [[0, 384], [6, 378], [6, 378]]
     assert np.argwhere(holds(index.cells[19], 0)).tolist() == [[7, 7]]
+
+
+def test_the_index_of_a_packed_set_is_kept_in_the_pack(rooms: FolderDataset, tmp_path: Path) -> None:
+    pack(rooms, tmp_path / "packed")
+    assert class_index(PackedDataset(tmp_path / "packed")).pixels[9].tolist() == [378, 0, 6]
+    assert len([*(tmp_path / "packed").glob(".class-index-*.npz")]) == 1
+    assert class_index(PackedDataset(tmp_path / "packed")).pixels[8].tolist() == [378, 6, 0]
+    assert not list(verify_pack(tmp_path / "packed"))
 
 
 def test_unreadable_samples_hold_nothing(rooms: FolderDataset, caplog: pytest.LogCaptureFixture) -> None:

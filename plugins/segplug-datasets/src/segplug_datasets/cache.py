@@ -22,6 +22,7 @@ from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import Color, Dataset, LabelSpec
 from segkernel.sample import Sample
 from segplug_datasets import pages
+from segplug_datasets.class_index import ClassIndex, class_index
 from segplug_datasets.files import FolderDataset
 
 try:
@@ -103,6 +104,10 @@ class CachedDataset:
             sample = self.dataset[index]
         self._keep(path, sample)
         return sample
+
+    def class_index(self, cache: str | Path | None = None, workers: int | None = None) -> ClassIndex:
+        """Return which classes each sample holds; see `segplug_datasets.class_index`."""
+        return class_index(self.dataset, cache, workers)
 
     def kept(self) -> tuple[int, int]:
         """Return how many samples are in memory, and how many bytes they take."""
