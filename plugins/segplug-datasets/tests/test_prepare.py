@@ -216,6 +216,8 @@ def test_labels_that_a_table_lacks(tmp_path: Path) -> None:
 def test_other_colours_become_0() -> None:
     pixels = np.array([[[1, 2, 3], [9, 9, 9], [3, 2, 1]]], np.uint8)
     assert recoloured(pixels, ((0, 0, 0), (1, 2, 3), (3, 2, 1))).tolist() == [[1, 0, 2]]
+    tall = np.repeat(pixels, 700, 0)
+    assert np.array_equal(recoloured(tall, ((0, 0, 0), (1, 2, 3))), np.tile([1, 0, 0], (700, 1)))
 
 
 # ---------------------------------------------------------------- result

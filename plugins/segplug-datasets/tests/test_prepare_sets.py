@@ -29,6 +29,7 @@ from segplug_datasets.prepare.cityscapes import TRAIN_IDS, draw
 from segplug_datasets.prepare.coco_stuff164k import USED
 from segplug_datasets.prepare.pascal_context import CATEGORIES, decode
 
+SHARED = Path(__file__).parents[4] / "shared/data"
 Files = Mapping[str, bytes]
 
 
@@ -138,6 +139,21 @@ def test_the_official_drive_test_set_lacks_labels(tmp_path: Path) -> None:
         r"annotations/training/21_manual1.png: .*not an image.*OpenCV reads GIF from 4.11", report.failed[0]
     )
     assert "val: without labels in annotations/validation: 01" in report.odd
+
+
+@pytest.mark.skipif(not (SHARED / "chase_db1").is_dir(), reason="needs ../shared/data")
+def test_chase_db1_of_the_real_files(tmp_path: Path) -> None:
+    real, files = SHARED / "chase_db1", {}
+    for number in ("01", "11"):
+        name = f"Image_{number}L"
+        files[f"{name}.jpg"] = (real / f"images/{name}.jpg").read_bytes()
+        for order in ("1st", "2nd"):  # black and white again, as downloaded
+            labels = image.read_mask(real / f"vessel_{order}/{name}.png") * np.uint8(255)
+            files[f"{name}_{order}HO.png"] = encoded(".png", labels)
+    root = convert("chase_db1", tmp_path, {"CHASEDB1.zip": zipped(files)}, {"train": 1, "val": 1})
+    data = dataset("ChaseDB1Dataset", root)
+    assert np.array_equal(data[0].image, image.read(real / "images/Image_01L.jpg"))
+    assert np.array_equal(data[0]["seg"].array, image.read_mask(real / "vessel_1st/Image_01L.png"))
 
 
 def test_hrf(tmp_path: Path) -> None:
@@ -336,7 +352,7 @@ def test_polygons_against_another_rasteriser() -> None:
 
 
 def test_the_table_on_a_real_annotation() -> None:
-    folder = Path(__file__).parents[4] / "shared/data/cityscapes_sample/gt_256x128"
+    folder = SHARED / "cityscapes_sample/gt_256x128"
     if not folder.is_dir():
         pytest.skip("needs ../shared/data")
     name = folder / "frankfurt_000000_000294_gtFine"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from segkernel import image
 from segkernel.build import build
+from segkernel.catalog import Catalog
 from segkernel.errors import DataError, UsageError
 from segkernel.sample import DepthMap
 from segplug_datasets.change import BaseCDDataset, LEVIRCDDataset, SecondImage
@@ -119,6 +121,34 @@ SETS: dict[str, tuple[int, str, str, tuple[str, str], tuple[str, str], bool]] = 
 }
 
 
+# Of names and colours as MMSegmentation 1.2.2 has them, but for two blanks in its names ("bed ", " Optic Cup").
+DIGESTS = {
+    "ADE20KDataset": "266cb268ba81",
+    "BDD100KDataset": "ce03bbee03ba",
+    "COCOStuffDataset": "b5de6c49a20a",
+    "ChaseDB1Dataset": "136dd1329b0b",
+    "CityscapesDataset": "ce03bbee03ba",
+    "DRIVEDataset": "136dd1329b0b",
+    "DarkZurichDataset": "ce03bbee03ba",
+    "HRFDataset": "136dd1329b0b",
+    "ISPRSDataset": "34bd2146326f",
+    "LEVIRCDDataset": "ed6f659f1d67",
+    "LIPDataset": "cc72d0f4c220",
+    "LoveDADataset": "b4f19ea0d1d0",
+    "MapillaryDataset_v1": "41a8470fe154",
+    "MapillaryDataset_v2": "fb8bb1402b8b",
+    "NightDrivingDataset": "ce03bbee03ba",
+    "PascalContextDataset": "ff07934cda8a",
+    "PascalContextDataset59": "2cdf13c73199",
+    "PascalVOCDataset": "1cf9aadaf5f2",
+    "PotsdamDataset": "34bd2146326f",
+    "REFUGEDataset": "6bde16fbfcfd",
+    "STAREDataset": "136dd1329b0b",
+    "SynapseDataset": "9de0820f7df3",
+    "iSAIDDataset": "8b43da873f8c",
+}
+
+
 def picture(path: Path, value: int = 80, size: tuple[int, int] = (6, 8)) -> None:
     image.write(path, np.full((*size, 3), value, np.uint8))
 
@@ -148,6 +178,13 @@ def test_the_published_layout(name: str, tmp_path: Path) -> None:
     mask(tmp_path / label, [first + count])
     with pytest.raises(DataError, match=f"outside the {count} classes"):
         dataset[0]
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_names_and_colours_are_the_published_ones(name: str) -> None:
+    spec = Catalog.discover().load("datasets", name).spec
+    text = ",".join(spec.classes) + " " + "".join(bytes(color).hex() for color in spec.palette)
+    assert hashlib.sha256(text.encode()).hexdigest()[:12] == DIGESTS[name]
 
 
 @pytest.mark.parametrize("name", SETS)

@@ -1,4 +1,7 @@
-"""ADE20K: scenes of every kind, 150 classes (Zhou et al., 2017)."""
+"""ADE20K: scenes of every kind, 150 classes (Zhou et al., 2017).
+
+Homepage: ade20k.csail.mit.edu. For research without profit; labels BSD-3-Clause.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The earth from above, cut into tiles: ISPRS Vaihingen and Potsdam, LoveDA and iSAID."""
+"""The earth from above, cut into tiles: ISPRS Vaihingen and Potsdam, LoveDA and iSAID.
+
+``seg-kernel data prepare`` cuts them. Homepages, whose terms hold: www.isprs.org/education/benchmarks/UrbanSemLab, on
+request; github.com/Junjue-Wang/LoveDA, CC BY-NC-SA 4.0; captain-whu.github.io/iSAID, for research without profit.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""CamVid: street scenes filmed from a car, 480 x 360, 11 classes (Brostow et al., 2008)."""
+"""CamVid: street scenes filmed from a car, 480 x 360, 11 classes (Brostow et al., 2008).
+
+Homepage: mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid, whose terms hold.
+"""
 
 from __future__ import annotations
 

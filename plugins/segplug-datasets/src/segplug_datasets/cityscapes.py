@@ -1,6 +1,9 @@
 """Cityscapes: street scenes of 50 cities, 2048 x 1024, 19 classes (Cordts et al., 2016).
 
-And two sets with its classes, to test at night what was trained by day.
+And two sets with its classes, to test at night what was trained by day. ``seg-kernel data prepare cityscapes`` makes
+the label files. Homepages, whose terms hold: www.cityscapes-dataset.com, for research without profit and after
+registration; www.trace.ethz.ch/publications/2019/GCMA_UIoU (Dark Zurich);
+people.ee.ethz.ch/~daid/NightDriving (Nighttime Driving).
 """
 
 from __future__ import annotations

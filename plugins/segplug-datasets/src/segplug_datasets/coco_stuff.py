@@ -1,4 +1,8 @@
-"""COCO-Stuff: everyday scenes, 80 kinds of things and 91 of stuff (Caesar, Uijlings and Ferrari, 2018)."""
+"""COCO-Stuff: everyday scenes, 80 kinds of things and 91 of stuff (Caesar, Uijlings and Ferrari, 2018).
+
+``seg-kernel data prepare coco_stuff164k`` and ``coco_stuff10k`` make the label files. Homepage:
+github.com/nightrome/cocostuff. Labels CC BY 4.0; the images are Flickr's, under their own terms.
+"""
 
 from __future__ import annotations
 

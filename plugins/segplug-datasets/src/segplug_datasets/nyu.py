@@ -1,4 +1,8 @@
-"""NYU Depth V2: how far things are, in rooms (Silberman et al., 2012)."""
+"""NYU Depth V2: how far things are, in rooms (Silberman et al., 2012).
+
+``seg-kernel data prepare nyu`` writes this layout. Homepage: cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html, whose terms
+hold.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
 """Vessels of the retina: CHASE DB1, DRIVE, HRF and STARE, as the conversion scripts of MMSegmentation leave them.
 
 Label files hold 0 and 1; 255 does not count. Those of the original archives hold 0 and 255: read them with
-``FolderDataset(values={0: 0, 255: 1})``.
+``FolderDataset(values={0: 0, 255: 1})``, or let ``seg-kernel data prepare`` write this layout. Homepages, whose terms
+hold: blogs.kingston.ac.uk/retinal/chasedb1; drive.grand-challenge.org, after registration;
+www5.cs.fau.de/research/data/fundus-images, CC BY 4.0 (HRF); cecas.clemson.edu/~ahoover/stare.
 """
 
 from __future__ import annotations

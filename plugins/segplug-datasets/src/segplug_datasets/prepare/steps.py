@@ -20,6 +20,7 @@ from segplug_datasets.prepare.core import Step
 from segplug_datasets.prepare.output import Output
 from segplug_datasets.prepare.sources import SourceFile
 
+_ROWS = 256
 PLACE = "{target}_{left}_{top}_{right}_{bottom}.png"
 """How most converters of MMSegmentation name a tile."""
 
@@ -122,8 +123,11 @@ def replaced(raw: np.ndarray, table: Mapping[int, int]) -> np.ndarray:
 
 def recoloured(pixels: np.ndarray, palette: tuple[Color, ...]) -> np.ndarray:
     """Return the place in the palette of each pixel's colour, (H, W) uint8; 0 for other colours."""
-    red, green, blue = (pixels[..., channel].astype(np.uint32) for channel in range(3))
-    return _color_table(palette)[red << 16 | green << 8 | blue]
+    table, places = _color_table(palette), np.empty(pixels.shape[:2], np.uint8)
+    for top in range(0, len(pixels), _ROWS):  # the numbers of a whole aerial image would take hundreds of MB
+        red, green, blue = (pixels[top : top + _ROWS, :, channel].astype(np.uint32) for channel in range(3))
+        places[top : top + _ROWS] = table[red << 16 | green << 8 | blue]
+    return places
 
 
 @lru_cache(maxsize=4)
