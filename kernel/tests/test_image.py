@@ -6,7 +6,9 @@ import errno
 import os
 import struct
 import sys
+import types
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -153,6 +155,59 @@ def test_a_damaged_png_is_refused(tmp_path: Path, picture: np.ndarray) -> None:
     (tmp_path / "a.png").write_bytes(data)
     with pytest.raises(DataError, match="damaged"):
         image.read(tmp_path / "a.png")
+
+
+# ---------------------------------------------------------------- with the faster decoder of PNG
+
+
+@pytest.fixture
+def decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Stand in for imagecodecs, with a decoder that counts its calls."""
+    calls: list[int] = []
+
+    def png_decode(data: bytes) -> np.ndarray:
+        calls.append(len(data))
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+        if decoded is None:
+            raise RuntimeError("a damaged file")
+        return decoded[..., ::-1].copy() if decoded.ndim == 3 else decoded
+
+    monkeypatch.setitem(sys.modules, "imagecodecs", types.SimpleNamespace(png_decode=png_decode))
+    image._png_decoder.cache_clear()
+    yield calls
+    image._png_decoder.cache_clear()
+
+
+def test_a_plain_png_is_read_by_the_faster_decoder(tmp_path: Path, picture: np.ndarray, decoder: list[int]) -> None:
+    image.write(tmp_path / "a.png", picture)
+    assert np.array_equal(image.read(tmp_path / "a.png"), picture)
+    assert len(decoder) == 1
+
+
+def test_other_files_are_left_to_opencv(tmp_path: Path, picture: np.ndarray, decoder: list[int]) -> None:
+    image.write(tmp_path / "a.jpg", picture)
+    image.write(tmp_path / "grey.png", picture[..., 0])
+    cv2.imwrite(str(tmp_path / "alpha.png"), np.concatenate([picture, picture[..., :1]], 2))
+    cv2.imwrite(str(tmp_path / "deep.png"), picture.astype(np.uint16) * 257)
+    for name in ("a.jpg", "grey.png", "alpha.png", "deep.png"):
+        assert image.read(tmp_path / name).shape == picture.shape
+    assert decoder == []
+
+
+def test_a_damaged_png_is_refused_by_opencv_in_the_end(tmp_path: Path, picture: np.ndarray, decoder: list[int]) -> None:
+    image.write(tmp_path / "a.png", picture)
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[60:90] = bytes(30)
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.png"):
+        image.read(tmp_path / "a.png")
+    assert len(decoder) == 1
+
+
+def test_the_real_decoder_gives_the_same_picture(tmp_path: Path, picture: np.ndarray) -> None:
+    imagecodecs = pytest.importorskip("imagecodecs")
+    image.write(tmp_path / "a.png", picture)
+    assert np.array_equal(imagecodecs.png_decode((tmp_path / "a.png").read_bytes()), picture)
 
 
 def test_a_mask_of_real_numbers_is_refused(tmp_path: Path) -> None:
