@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -57,32 +57,34 @@ class CopyPaste(Mixing):
         labels = labels_of(other, "CopyPaste")
         instances = next((other[name].array for name in other if isinstance(other[name], InstanceMasks)), None)
         if instances is not None:
-            chosen = self._chosen(
-                [n for n in range(instances.shape[2]) if self._wanted(labels, instances[..., n])], rng
-            )
-            other, mask = with_objects(other, chosen), instances[..., chosen].any(2)
+            wanted = [n for n in range(instances.shape[2]) if self._wanted(labels, instances[..., n])]
+            chosen = self._chosen(wanted, rng)
+            other, mask = with_objects(other, np.array(chosen, np.intp)), instances[..., chosen].any(2)
         else:
-            regions, ids = self._regions(labels)
-            mask = np.isin(regions, self._chosen(ids, rng))
+            mask = np.zeros(labels.shape, bool)
+            for place, components, number in self._chosen(self._regions(labels), rng):
+                mask[place] |= components[place] == number
         top, left = (int(rng.integers(edge - inner + 1)) for edge, inner in zip(sample.size, other.size))
         return lay([Layer(sample), Layer(other, top, left, mask)], sample.size)
 
-    def _chosen(self, ids: Sequence[int], rng: np.random.Generator) -> np.ndarray:
-        count = int(rng.integers(1, min(len(ids), self.max_num_pasted) + 1)) if ids else 0
-        return np.sort(rng.permutation(np.asarray(ids, np.intp))[:count])
+    def _chosen(self, objects: Sequence[Any], rng: np.random.Generator) -> list[Any]:
+        count = int(rng.integers(1, min(len(objects), self.max_num_pasted) + 1)) if objects else 0
+        return [objects[number] for number in sorted(rng.permutation(len(objects))[:count])]
 
     def _wanted(self, labels: np.ndarray, mask: np.ndarray) -> bool:
         counts = np.bincount(labels[mask > 0], minlength=256)
         return bool(counts.any()) and (self.classes is None or int(counts.argmax()) in self.classes)
 
-    def _regions(self, labels: np.ndarray) -> tuple[np.ndarray, list[int]]:
-        """Return a map (H, W) of numbered connected regions, 0 elsewhere, and the numbers of those large enough."""
-        regions, ids = np.zeros(labels.shape, np.int32), []
-        for class_id in np.unique(labels) if self.classes is None else sorted(set(self.classes)):
-            if class_id == IGNORE:
-                continue
-            count, found, stats, _ = opencv().connectedComponentsWithStats((labels == class_id).astype(np.uint8))
-            first = int(regions.max(initial=0))
-            regions = np.where(found > 0, found + first, regions)
-            ids += [first + n for n in range(1, count) if stats[n, 4] >= self.min_area]  # column 4: pixels
-        return regions, ids
+    def _regions(self, labels: np.ndarray) -> list[tuple[tuple[slice, slice], np.ndarray, int]]:
+        """Return the connected regions that are large enough: where each lies, the map (H, W) and its number there."""
+        classes = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[:IGNORE])
+        regions = []
+        for class_id in classes if self.classes is None else np.intersect1d(classes, self.classes):
+            mask = (labels == class_id).astype(np.uint8)
+            count, components, stats, _ = opencv().connectedComponentsWithStats(mask)
+            for number in range(1, count):
+                left, top, width, height, area = stats[number]
+                if area >= self.min_area:
+                    place = slice(top, top + height), slice(left, left + width)
+                    regions.append((place, components, number))
+        return regions

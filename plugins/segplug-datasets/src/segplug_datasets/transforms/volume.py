@@ -223,4 +223,4 @@ def _shape(given: int | Shape) -> Shape:
     shape = (given, given, given) if isinstance(given, int) else tuple(given)
     if len(shape) != 3 or min(shape) < 1:
         raise UsageError(f"a shape is (z, y, x), each at least 1, not {given}")
-    return shape  # type: ignore[return-value]
+    return shape

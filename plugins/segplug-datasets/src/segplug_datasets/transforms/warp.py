@@ -238,7 +238,7 @@ class RandomPerspective:
         reach = np.array([width, height]) / 2 * min(self.distortion_scale, 0.99)
         moved = (corners + inwards * rng.uniform(0, 1, (4, 2)) * reach).astype(np.float32)
         matrix = opencv().getPerspectiveTransform(corners, moved)
-        source = _projected(np.linalg.inv(matrix), _centers(sample.size)).astype(np.float32)
+        source = _projected(np.linalg.inv(matrix).astype(np.float32), _centers(sample.size))
         change = Bend(source, lambda points: _projected(matrix, points), self.pad_val)
         return bend(sample, change, type(self).__name__)
 
@@ -328,7 +328,7 @@ def _projected(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Return points (..., 2) moved by a (3, 3) matrix; those behind the eye go far outside."""
     moved = points @ matrix[:, :2].T + matrix[:, 2]
     depth = moved[..., 2:]
-    return np.where(depth > 1e-6, moved[..., :2] / np.maximum(depth, 1e-6), -1e4)
+    return np.where(depth > 1e-6, moved[..., :2] / np.maximum(depth, 1e-6), np.asarray(-1e4, moved.dtype))
 
 
 def _centers(size: Size) -> np.ndarray:
