@@ -271,7 +271,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert call("LoveDA", source, dest, "--partial") == 0
     printed = capsys.readouterr()
     assert "0 made, 4 kept from before" in printed.out
-    assert f"read it with type: LoveDADataset, data_root: {dest}" in printed.out
+    assert f"read it with  {{type: LoveDADataset, data_root: {dest}}}\n" in printed.out
+    assert f"seg-kernel data check --type LoveDADataset --root {dest}" in printed.out
     assert printed.err.count("warning: ") == 3
     assert call("loveda", source, dest, "--partial", "--force") == 0
     assert "4 made, 0 kept" in capsys.readouterr().out
@@ -291,6 +292,7 @@ def test_wrong_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert call("potsdam", tmp_path, tmp_path / "dest", "--workers", "-1") == 2
     assert call("potsdam", tmp_path / "gone", tmp_path / "dest") == 1
     assert "no such file or folder" in capsys.readouterr().err
+    assert not (tmp_path / "dest").exists()
     with pytest.raises(UsageError, match="workers are 0"):
         prepare(converter(), tmp_path, tmp_path / "dest", workers=-1)
     (tmp_path / "Training").mkdir()

@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 from segkernel import image
 from segkernel.build import build
@@ -446,9 +447,9 @@ def test_coco_stuff10k(tmp_path: Path) -> None:
         inside |= {f"images/{name}.jpg": photo(), f"annotations/{name}.mat": mat([0, 1, 13, 182])}
         inside[f"imageLists/{split}.txt"] = text(name)
     root = convert("coco_stuff10k", tmp_path, {"cocostuff-10k-v1.1.zip": zipped(inside)}, {"train": 1, "test": 1})
-    prefix = {"img_path": "images/test2014", "seg_map_path": "annotations/test2014"}
-    data = dataset("COCOStuffDataset", root, data_prefix=prefix, reduce_zero_label=True)
-    assert (data[0].meta["name"], first_row(data, 4)) == (names["test"], [255, 0, 11, 170])
+    stated = yaml.safe_load(f"{{{find('coco_stuff10k').arguments}}}")
+    data = dataset("COCOStuffDataset", root, **stated)
+    assert (data[0].meta["name"], first_row(data, 4)) == (names["train"], [255, 0, 11, 170])
 
 
 def test_voc_aug(tmp_path: Path) -> None:

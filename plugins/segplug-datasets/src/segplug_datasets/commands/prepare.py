@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from segkernel.errors import DataError, UsageError
+from segkernel.errors import DataError
 from segplug_datasets.prepare import NAMES, Converter, Report, find, prepare
 
 
@@ -24,7 +24,13 @@ def _list(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
 @click.argument("name")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("dest", type=click.Path(path_type=Path))
-@click.option("--workers", default=0, show_default="one per processor", help="Threads that read and write.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default="one per processor",
+    help="Threads that read and write.",
+)
 @click.option("--force", is_flag=True, help="Make files again that an earlier run made.")
 @click.option("--partial", is_flag=True, help="Accept other numbers of images than published, and missing labels.")
 @click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list, help="Say what there is.")
@@ -34,8 +40,6 @@ def command(name: str, source: Path, dest: Path, workers: int, force: bool, part
     SOURCE is a folder with the archives as they were downloaded, or with what is in them, or one archive. A run that
     was interrupted goes on where it was. In the end the numbers of images are compared with those published.
     """
-    if workers < 0:
-        raise UsageError(f"--workers {workers}: give 1 or more, or leave it out for one per processor")
     converter = find(name)
     with _Bar(converter.name) as bar:
         report = prepare(converter, source, dest, workers, force, bar.show)
@@ -43,7 +47,17 @@ def command(name: str, source: Path, dest: Path, workers: int, force: bool, part
     for part, count in report.counts.items():
         click.echo(f"  {part:<6} {count} images")
     _refuse(report, dest, partial)
-    click.echo(f"\nread it with type: {converter.reads}, data_root: {dest}\nseg-kernel data check {dest}")
+    click.echo(f"\n{_next(converter, dest / converter.root)}")
+
+
+def _next(converter: Converter, root: Path) -> str:
+    """Return the lines of a config that read the result, and the command that looks at it."""
+    kind = converter.reads.partition(",")[0]
+    further = f", {converter.arguments}" if converter.arguments else ""
+    lines = [f"read it with  {{type: {kind}, data_root: {root}{further}}}"]
+    if not converter.arguments:
+        lines.append(f"look at it    seg-kernel data check --type {kind} --root {root}")
+    return "\n".join(lines)
 
 
 def _refuse(report: Report, dest: Path, partial: bool) -> None:

@@ -48,7 +48,8 @@ CONVERTER = Converter(
     homepage="github.com/nightrome/cocostuff10k",
     terms="annotations CC BY 4.0; the images are Flickr's, under their own terms",
     download="cocostuff-10k-v1.1.zip",
-    reads="COCOStuffDataset, with reduce_zero_label: true",
+    reads="COCOStuffDataset",
+    arguments="reduce_zero_label: true, data_prefix: {img_path: images/train2014, seg_map_path: annotations/train2014}",
     rules=(
         Rule("list of files", r"imageLists/(?:train|test)\.txt", left_to_more),
         Rule("images", r"images/COCO_[^/]+\.jpg", left_to_more),

@@ -81,11 +81,13 @@ class Converter:
         homepage: Where it is described and offered, as ``host/path``.
         terms: What its licence allows, in a few words; the homepage says it in full.
         download: What must lie in SOURCE.
-        reads: The data set class that reads the result.
+        reads: The data set classes that read the result.
         rules: What becomes what; the first rule that matches a name holds.
         parts: The splits of the result.
-        more: Further jobs, of all files that the rules found; a rule's own step may be `left_to_more`.
+        more: Further jobs, of all files that the rules found; a rule whose target is `left_to_more` only finds them.
         in_place: Whether DEST may be SOURCE.
+        root: The ``data_root`` of these classes, in the destination.
+        arguments: Further arguments that they need, as a config has them.
     """
 
     name: str
@@ -98,6 +100,8 @@ class Converter:
     parts: tuple[Part, ...]
     more: Callable[[Sequence[SourceFile]], Iterator[Job]] | None = None
     in_place: bool = False
+    root: str = ""
+    arguments: str = ""
 
     def rule_of(self, name: str) -> tuple[Rule, re.Match[str]] | None:
         """Return the rule that a file's name falls under."""

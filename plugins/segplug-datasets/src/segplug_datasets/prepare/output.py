@@ -95,7 +95,6 @@ class Manifest:
     def __init__(self, root: Path, name: str, fresh: bool = False) -> None:
         self.root, self.path = root, root / WORK / f"{name}.jsonl"
         self._lock = Lock()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         if fresh:
             self.path.unlink(missing_ok=True)
         self._done = dict(self._lines()) if self.path.exists() else {}
@@ -110,8 +109,10 @@ class Manifest:
     def add(self, job: Job, files: dict[str, int]) -> None:
         """Note that a job is done."""
         entry = {"job": job.name, "stamp": job.stamp, "files": files}
-        with self._lock, open(self.path, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry) + "\n")
+        with self._lock:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a", encoding="utf-8") as stream:
+                stream.write(json.dumps(entry) + "\n")
             self._done[job.name] = entry
 
     def _lines(self) -> list[tuple[str, dict]]:

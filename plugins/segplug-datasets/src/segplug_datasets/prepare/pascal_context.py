@@ -99,6 +99,8 @@ CONVERTER = Converter(
     terms="the images are Flickr's, under their own terms; see the homepage",
     download="VOCtrainval_03-May-2010.tar and trainval_merged.json",
     reads="PascalContextDataset, PascalContextDataset59",
+    root="VOC2010",
+    arguments="ann_file: ImageSets/SegmentationContext/train.txt",
     rules=(
         Rule("images", r"VOC2010/JPEGImages/([^/]+\.jpg)", lambda m: f"VOC2010/JPEGImages/{m[1]}", copy),
         Rule("labels", r"trainval_merged\.json", left_to_more),

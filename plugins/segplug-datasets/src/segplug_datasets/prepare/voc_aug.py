@@ -46,6 +46,8 @@ CONVERTER = Converter(
     terms="the images are Flickr's, under their own terms; see the homepage",
     download="VOCtrainval_11-May-2012.tar and benchmark.tgz",
     reads="PascalVOCDataset",
+    root="VOC2012",
+    arguments="ann_file: ImageSets/Segmentation/train.txt",
     rules=(
         Rule("images", r"VOC2012/JPEGImages/([^/]+\.jpg)", lambda m: f"VOC2012/JPEGImages/{m[1]}", copy),
         Rule(
