@@ -1,0 +1,225 @@
+"""COCO's JSON of objects: polygons, run lengths, crowds (Lin et al., 2014; cocodataset.org/#format-data)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from typing_extensions import Unpack
+
+from segkernel.errors import DataError
+from segkernel.sample import Sample, Size
+from segplug_datasets.annotations.raster import NOTHING, Region, rectangle, union
+from segplug_datasets.annotations.records import put_right, scan_object
+from segplug_datasets.annotations.rle import from_coco
+from segplug_datasets.annotations.shapes import (
+    EXAMPLE,
+    Opened,
+    Shape,
+    ShapeDataset,
+    ShapeOptions,
+    example_images,
+    groups,
+    require_declared,
+)
+from segplug_datasets.listing import read_list, refuse_missing
+
+Boxes = Literal["refused", "filled", "ignored"]
+CROWD_LAYER, BOX_LAYER = -1, -2  # below all others
+
+
+class CocoInstanceDataset(ShapeDataset):
+    """Images and the objects that a COCO file outlines: the classes are the background and the file's categories.
+
+    Where objects overlap the smaller one lies on top, crowds (``iscrowd``) below all others. Of the file, only places
+    are kept in memory; the annotations of an image are read with it.
+
+    Args:
+        ann_file: The JSON file, under ``data_root``.
+        images: Folder of the images, under ``data_root``; the file's names of images count from there.
+        data_root: Folder to which the other paths are relative.
+        ids: Text file with the images to use, one per line, by id or by file name (the ``minival`` lists of 2014); all
+            when None.
+        crowd: Whether pixels of a crowd are of its class, or do not count.
+        boxes: What objects are that have a box but no outline: an error, the filled box, or pixels that do not count.
+        options: Which classes, what lies on top, and so on: see `ShapeOptions`.
+
+    Raises:
+        DataError: When files are missing or damaged.
+        UsageError: When ``classes`` or ``others`` names what does not exist.
+    """
+
+    default_overlap = "smaller"
+
+    @staticmethod
+    def conformance(folder: Path) -> list[dict[str, Any]]:
+        """Write a tiny data set into ``folder`` and return the arguments that read it."""
+        write_coco_example(folder)
+        return [{"data_root": str(folder), "ann_file": "a.json", "images": "images"}]
+
+    def __init__(
+        self,
+        ann_file: str | Path,
+        images: str | Path = "",
+        data_root: str | Path | None = None,
+        ids: str | Path | None = None,
+        crowd: Literal["ignored", "class"] = "ignored",
+        boxes: Boxes = "refused",
+        **options: Unpack[ShapeOptions],
+    ) -> None:
+        root = Path(data_root or "")
+        self.data_root = str(root)
+        self._where = root / ann_file, root / images, root / ids if ids is not None else None
+        self._crowd, self._boxes = crowd, boxes
+        super().__init__(**options)
+
+    def _open(self) -> Opened:
+        path, images, ids = self._where
+        keep = {"images": _image, "annotations": _owner, "categories": dict}
+        found = scan_object(path, keep)
+        self._records, owners = found["annotations"]
+        entries, categories = found["images"][1], put_right(found["categories"][1])
+        if not entries:
+            raise DataError("no COCO file: it lists no 'images'", path)
+        self._categories = category_names(categories, path)
+        chosen = entries if ids is None else choose_images(entries, ids, path)
+        place = {entry[0]: number for number, entry in enumerate(entries)}
+        order, ends = groups(_owners(owners, place, path), len(entries))
+        numbers = np.array([place[entry[0]] for entry in chosen], np.int64)
+        self._order = order
+        first, last = ends[numbers], ends[numbers + 1]
+        return Opened(
+            images,
+            [entry[1] for entry in put_right(chosen)],
+            np.stack([first, last, [e[2] for e in chosen], [e[3] for e in chosen]], 1),
+            last > first,
+            list(self._categories.values()),
+            str(path),
+        )
+
+    def _shapes(self, sample: Sample, key: Any) -> list[Shape]:
+        return self._shapes_of(sample, key, self._load(key))
+
+    def _shapes_of(self, sample: Sample, key: Any, annotations: list[dict[str, Any]]) -> list[Shape]:
+        require_declared(sample, [size or None for size in key[2:].tolist()], self._records.path)
+        return [self._shape(annotation, sample.size) for annotation in annotations]
+
+    def _load(self, key: Any) -> list[dict[str, Any]]:
+        """Return the annotations of a sample."""
+        return self._records.load(self._order[key[0] : key[1]])
+
+    def _shape(self, annotation: dict[str, Any], size: Size) -> Shape:
+        where = f"{self._records.path}, annotation {annotation.get('id')}"
+        category = self._categories.get(annotation.get("category_id"))
+        if category is None:
+            raise DataError(f"category {annotation.get('category_id')} is none of the file's", where)
+        try:
+            region = self._region(annotation.get("segmentation"), size, where)
+        except DataError as error:
+            raise error if where in str(error) else DataError(str(error), where) from None
+        if annotation.get("iscrowd"):
+            return Shape(category, region or NOTHING, CROWD_LAYER, self._crowd == "ignored")
+        if region is not None:
+            return Shape(category, region)
+        return self._boxed(annotation, category, size, where)
+
+    def _region(self, segmentation: Any, size: Size, where: str) -> Region | None:
+        """Return the pixels of an annotation, None when it says nothing of them."""
+        if isinstance(segmentation, dict):
+            return from_coco(segmentation, size)
+        if not segmentation:
+            return None
+        if not isinstance(segmentation, list):
+            raise DataError(f"a segmentation is polygons or run lengths, not {str(segmentation)[:40]}", where)
+        rings = segmentation if isinstance(segmentation[0], list) else [segmentation]
+        return union([self._polygon(ring, size, where) for ring in rings])
+
+    def _boxed(self, annotation: dict[str, Any], category: str, size: Size, where: str) -> Shape:
+        if self._boxes == "refused":
+            hint = "say with 'boxes' whether boxes are to be filled or ignored"
+            raise DataError(f"an object without an outline\n    {hint}", where)
+        left, top, width, height = box_of(annotation, where)
+        region = rectangle(left, top, left + width, top + height, size)
+        ignored = self._boxes == "ignored"
+        return Shape(category, region, BOX_LAYER if ignored else 0, ignored)
+
+
+def category_names(categories: list[dict[str, Any]], path: Path) -> dict[int, str]:
+    """Return names by id, in the order of the file.
+
+    Raises:
+        DataError: When there are none, or one lacks its id or name.
+    """
+    try:
+        names = {category["id"]: str(category["name"]) for category in categories}
+    except (KeyError, TypeError) as error:
+        raise DataError(f"a category lacks {error}", path) from None
+    if not names:
+        raise DataError("no COCO file: it lists no 'categories'", path)
+    return names
+
+
+def choose_images(entries: list[tuple[Any, ...]], ids: Path, path: Path) -> list[tuple[Any, ...]]:
+    """Return the (id, file name, ...) entries that a text file lists by id or by file name.
+
+    Raises:
+        DataError: When the list is empty or names what there is not.
+    """
+    known: dict[str, tuple[Any, ...]] = {}
+    for entry in entries:
+        name = str(entry[1])
+        known |= {name: entry, name.rpartition(".")[0]: entry, name.rpartition("/")[2]: entry}
+    known |= {str(entry[0]): entry for entry in entries}
+    lines = [line.split()[0].rpartition("/")[2] for line in read_list(ids)]
+    numbered = [str(int(line)) if line.isdecimal() and line not in known else line for line in lines]
+    refuse_missing(numbered, known, f"listed in {ids} are not in {path}")
+    return [known[line] for line in numbered]
+
+
+def box_of(annotation: dict[str, Any], where: str) -> tuple[float, float, float, float]:
+    """Return left, top, width and height of an annotation's box.
+
+    Raises:
+        DataError: When it has none.
+    """
+    try:
+        left, top, width, height = (float(value) for value in annotation.get("bbox") or ())
+    except (TypeError, ValueError):
+        raise DataError("an object has neither an outline nor a box of four numbers", where) from None
+    return left, top, width, height
+
+
+def write_coco_example(folder: Path) -> None:
+    """Write a tiny COCO data set: ``images``, and ``a.json`` with polygons, both kinds of run lengths and points."""
+    example_images(folder / "images", EXAMPLE)
+    entries = [
+        {"id": n + 7, "file_name": name, "height": h, "width": w} for n, (name, (h, w)) in enumerate(EXAMPLE.items())
+    ]
+    points = [4, 4, 2, 7, 3, 1, 0, 0, 0]
+    shapes: list[dict[str, Any]] = [
+        {"image_id": 7, "segmentation": [[1, 1, 9, 1, 9, 9, 1, 9]], "keypoints": points, "num_keypoints": 2},
+        {"image_id": 7, "segmentation": {"size": [12, 16], "counts": [12, 24, 156]}, "iscrowd": 1},
+        {"image_id": 8, "segmentation": [[2, 2, 7, 2, 7, 7]], "keypoints": [0] * 9, "num_keypoints": 0},
+    ]
+    for number, shape in enumerate(shapes):
+        shape |= {"id": number, "category_id": 3, "bbox": [1, 1, 8, 8]}
+    category = {"id": 3, "name": "person", "keypoints": ["head", "left_hand", "right_hand"], "skeleton": [[1, 2]]}
+    document = {"images": entries, "annotations": shapes, "categories": [category]}
+    (folder / "a.json").write_text(json.dumps(document))
+
+
+def _image(entry: Any) -> tuple[Any, str, int, int]:
+    return entry["id"], entry["file_name"], int(entry.get("height") or 0), int(entry.get("width") or 0)
+
+
+def _owner(annotation: Any) -> Any:
+    return annotation["image_id"]
+
+
+def _owners(ids: list[Any], place: dict[Any, int], path: Path) -> np.ndarray:
+    try:
+        return np.array([place[image_id] for image_id in ids], np.int64)
+    except KeyError as error:
+        raise DataError(f"annotations of image {error}, which 'images' does not list", path) from None

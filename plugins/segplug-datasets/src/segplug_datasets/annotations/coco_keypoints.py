@@ -1,0 +1,135 @@
+"""COCO's people and their joints, 2014 and 2017 (Lin et al., 2014; cocodataset.org/#keypoints-2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from segkernel.errors import DataError
+from segkernel.sample import Boxes, InstanceMasks, Keypoints, LabelMap, Sample, WeightMap
+from segplug_datasets.annotations.coco import CocoInstanceDataset, box_of, write_coco_example
+from segplug_datasets.annotations.records import put_right, scan_object
+
+
+class CocoKeypointDataset(CocoInstanceDataset):
+    """Images with people: their pixels, boxes and joints.
+
+    Fields of a sample with N people (crowds are none of them, people without marked joints are):
+
+    - ``seg``: background and person; pixels of crowds do not count.
+    - ``keypoints``: (N, K, 3) x, y and COCO's visibility (0 not marked, 1 marked but hidden, 2 visible). COCO counts
+      pixels, so half a pixel is added: (0, 0) is the outer corner of the first pixel here.
+    - ``boxes``: (N, 4) left, top, right, bottom.
+    - ``instances``: (H, W, N), one mask for each.
+    - ``keypoint_weight``: 0 on crowds and on people without a marked joint, 1 elsewhere; what a head that learns
+      joints has to leave out.
+
+    ``keypoint_names`` and ``skeleton`` (pairs of their numbers from 0) are the file's.
+
+    Args:
+        ann_file: The JSON file, ``annotations/person_keypoints_train2017.json``, under ``data_root``.
+        images: Folder of the images, under ``data_root``.
+        data_root: Folder to which the other paths are relative.
+        ids: Text file with the images to use, one per line, by id or by file name (the ``minival`` lists of 2014); all
+            when None.
+        weights: What the field of weights is called; ``weight`` makes them count for the label map's loss as well;
+            None leaves it out.
+        without_keypoints: Whether people without a marked joint are people in ``seg``, or do not count.
+        instances: Whether samples have the field ``instances``, which needs a byte for each pixel of each person.
+        unannotated: What an image without people is: all background, all ignored, or not in the data set.
+        indices: The first so many samples, the last for a negative number, or those of a list; all when None.
+
+    Raises:
+        DataError: When files are missing or damaged, or no category has keypoints.
+    """
+
+    @staticmethod
+    def conformance(folder: Path) -> list[dict[str, Any]]:
+        """Write a tiny data set into ``folder`` and return the arguments that read it."""
+        write_coco_example(folder)
+        return [{"data_root": str(folder), "ann_file": "a.json", "images": "images"}]
+
+    def __init__(
+        self,
+        ann_file: str | Path,
+        images: str | Path = "",
+        data_root: str | Path | None = None,
+        ids: str | Path | None = None,
+        weights: str | None = "keypoint_weight",
+        without_keypoints: Literal["person", "ignored"] = "person",
+        instances: bool = True,
+        unannotated: Literal["background", "ignored", "skipped"] = "background",
+        indices: int | Sequence[int] | None = None,
+    ) -> None:
+        category = _category(Path(data_root or "", ann_file))
+        self.keypoint_names = tuple(str(name) for name in category["keypoints"])
+        self.skeleton = [(int(a) - 1, int(b) - 1) for a, b in category.get("skeleton", ())]
+        self._person, self._weights = category["id"], weights
+        self._without, self._instances = without_keypoints, instances
+        super().__init__(
+            *(ann_file, images, data_root, ids),
+            boxes="filled",
+            classes=[str(category["name"])],
+            unannotated=unannotated,
+            indices=indices,
+        )
+
+    def _annotate(self, sample: Sample, key: Any) -> None:
+        records = self._load(key)
+        shapes = self._shapes_of(sample, key, records)
+        pairs = [(one, shape) for one, shape in zip(records, shapes) if one.get("category_id") == self._person]
+        people = [(one, shape) for one, shape in pairs if not one.get("iscrowd")]
+        unmarked = [shape for one, shape in people if not _marked(one)]
+        for shape in unmarked:
+            shape.ignored = self._without == "ignored"
+        sample["seg"] = LabelMap(self._paint(shapes, sample.size))
+        points = [self._points(one) for one, _ in people]
+        sample["keypoints"] = Keypoints(np.array(points, np.float32).reshape(-1, len(self.keypoint_names), 3))
+        sample["boxes"] = Boxes(np.array([_corners(one) for one, _ in people], np.float32).reshape(-1, 4))
+        if self._instances:
+            masks = np.zeros((*sample.size, len(people)), np.uint8)
+            for number, (_, shape) in enumerate(people):
+                shape.region.paint(masks[..., number], 1)
+            sample["instances"] = InstanceMasks(masks)
+        if self._weights is not None:
+            weights = np.ones(sample.size, np.float32)
+            for shape in [shape for one, shape in pairs if one.get("iscrowd")] + unmarked:
+                shape.region.paint(weights, 0)
+            for shape in [shape for one, shape in people if _marked(one)]:
+                shape.region.paint(weights, 1)
+            sample[self._weights] = WeightMap(weights)
+
+    def _points(self, annotation: dict[str, Any]) -> np.ndarray:
+        """Return the joints (K, 3) of a person, all zero where nothing is marked."""
+        count = len(self.keypoint_names)
+        try:
+            points = np.array(annotation.get("keypoints") or [0] * (3 * count), np.float32).reshape(count, 3)
+        except (TypeError, ValueError):
+            raise DataError(
+                f"the keypoints of annotation {annotation.get('id')} are no {count} triples of numbers",
+                self._records.path,
+            ) from None
+        points[points[:, 2] > 0, :2] += 0.5
+        return points
+
+
+def _category(path: Path) -> dict[str, Any]:
+    """Return the category of a file that has keypoints."""
+    categories = put_right(scan_object(path, {"categories": dict})["categories"][1])
+    found = next((one for one in categories if one.get("keypoints")), None)
+    if found is None:
+        raise DataError("no category in this file has 'keypoints'", path)
+    return found
+
+
+def _marked(annotation: dict[str, Any]) -> bool:
+    """Whether any joint of a person is marked."""
+    return any((annotation.get("keypoints") or ())[2::3])
+
+
+def _corners(annotation: dict[str, Any]) -> list[float]:
+    left, top, width, height = box_of(annotation, f"annotation {annotation.get('id')}")
+    return [left, top, left + width, top + height]

@@ -1,0 +1,169 @@
+"""COCO's panoptic labels: PNG files of segments, and JSON that says what each is (Kirillov et al., 2019)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from segkernel import image
+from segkernel.errors import DataError, UsageError
+from segkernel.interfaces.data import IGNORE, Color, LabelSpec
+from segkernel.sample import LabelMap, Sample
+from segplug_datasets.annotations.coco import category_names, choose_images
+from segplug_datasets.annotations.records import put_right, scan_object
+from segplug_datasets.annotations.shapes import EXAMPLE, IGNORED, example_images
+from segplug_datasets.files import ListedFiles
+from segplug_datasets.label_reader import read_annotation
+from segplug_datasets.listing import find_named, take
+from segplug_datasets.mapping import Classes, regroup, regrouped_palette
+
+
+class CocoPanopticDataset(ListedFiles):
+    """Things and stuff of COCO panoptic files as classes; pixels of no segment do not count.
+
+    Args:
+        ann_file: The JSON file, ``annotations/panoptic_val2017.json``, under ``data_root``.
+        images: Folder of the images, under ``data_root``.
+        segments: Folder of the PNG files; the JSON file's path without its suffix when None.
+        data_root: Folder to which the other paths are relative.
+        ids: Text file with the images to use, one per line, by id or by file name; all when None.
+        kinds: Only the things, only the stuff (what is left out does not count), or both.
+        classes: Some of the categories in this order, or new names each with those it stands for; all when None.
+        palette: One RGB colour per class; a fixed table when None.
+        others: Which class the categories become that ``classes`` leaves out; their pixels do not count when None.
+        crowd: Whether a crowd's pixels are of its class, or do not count.
+        indices: The first so many samples, the last for a negative number, or those of a list; all when None.
+
+    Raises:
+        DataError: When files are missing or damaged.
+        UsageError: When ``classes`` or ``others`` names what does not exist.
+    """
+
+    @staticmethod
+    def conformance(folder: Path) -> list[dict[str, Any]]:
+        """Write a tiny data set into ``folder`` and return the arguments that read it."""
+        example_images(folder / "images", EXAMPLE)
+        entries = [{"id": n, "file_name": name} for n, name in enumerate(EXAMPLE)]
+        categories = [{"id": 1, "name": "cat", "isthing": 1}, {"id": 92, "name": "sky", "isthing": 0}]
+        segments = [{"id": 65794, "category_id": 92, "iscrowd": 0}, {"id": 5, "category_id": 1, "iscrowd": 1}]
+        shapes = [{"image_id": n, "file_name": name, "segments_info": segments} for n, name in enumerate(EXAMPLE)]
+        document = {"images": entries, "annotations": shapes, "categories": categories}
+        (folder / "a.json").write_text(json.dumps(document))
+        for name, size in EXAMPLE.items():
+            raw = np.zeros((*size, 3), np.uint8)
+            raw[2:], raw[4:] = (2, 1, 1), (5, 0, 0)
+            image.write(folder / "a" / name, raw)
+        arguments = {"data_root": str(folder), "ann_file": "a.json", "images": "images"}
+        return [arguments, arguments | {"crowd": IGNORED}]
+
+    def __init__(
+        self,
+        ann_file: str | Path,
+        images: str | Path = "",
+        segments: str | Path | None = None,
+        data_root: str | Path | None = None,
+        ids: str | Path | None = None,
+        kinds: Literal["all", "things", "stuff"] = "all",
+        classes: Classes | None = None,
+        palette: Sequence[Color] | None = None,
+        others: str | None = None,
+        crowd: Literal["ignored", "class"] = "class",
+        indices: int | Sequence[int] | None = None,
+    ) -> None:
+        root = Path(data_root or "")
+        path = root / ann_file
+        self.data_root, self._crowd = str(root), crowd
+        keep = {"images": _image, "annotations": _annotation, "categories": dict}
+        found = scan_object(path, keep)
+        self._records, listed = found["annotations"]
+        labels, self._class_ids = _labels(put_right(found["categories"][1]), path, kinds, classes, palette, others)
+        numbers = take(_numbers(found["images"][1], listed, root / ids if ids is not None else None, path), indices)
+        names = put_right(dict(found["images"][1]))
+        truths = find_named(
+            path.with_suffix("") if segments is None else root / segments,
+            [listed[number][1] for number in numbers],
+            str(path),
+        )
+        images_ = find_named(root / images, [names[listed[number][0]] for number in numbers], str(path))
+        start = len(os.path.join(root / images, ""))
+        stems = [os.path.splitext(place[start:])[0] for place in images_]
+        super().__init__(list(zip(stems, images_, truths)), labels)
+        self._numbers = dict(zip(truths, numbers))
+
+    def _annotate(self, sample: Sample, mask_path: str) -> None:
+        raw = read_annotation(sample, mask_path)
+        if raw.ndim != 3 or raw.dtype != np.uint8:
+            raise DataError("a panoptic PNG holds segment numbers as colours of 8 bits", mask_path)
+        codes = raw.astype(np.int32) @ np.array([1, 256, 65536], np.int32)
+        (record,) = self._records.load([self._numbers[mask_path]])
+        table = {0: IGNORE} | {segment["id"]: self._class_id(segment) for segment in record.get("segments_info") or ()}
+        known = np.array(sorted(table))
+        place = np.searchsorted(known, codes).clip(max=len(known) - 1)
+        if (known[place] != codes).any():
+            strange = np.unique(codes[known[place] != codes])[:5].tolist()
+            raise DataError(f"segments {strange} are not in {self._records.path}", mask_path)
+        sample["seg"] = LabelMap(np.array([table[code] for code in known.tolist()], np.uint8)[place])
+
+    def _class_id(self, segment: dict[str, Any]) -> int:
+        if segment.get("iscrowd") and self._crowd == IGNORED:
+            return IGNORE
+        category = segment.get("category_id")
+        if category not in self._class_ids:
+            raise DataError(
+                f"category {category} of segment {segment.get('id')} is none of the file's", self._records.path
+            )
+        return self._class_ids[category]
+
+
+def _labels(
+    categories: list[dict[str, Any]],
+    path: Path,
+    kinds: str,
+    classes: Classes | None,
+    palette: Sequence[Color] | None,
+    others: str | None,
+) -> tuple[LabelSpec, dict[int, int]]:
+    """Return the labels, and the class id of each category id."""
+    names = category_names(categories, path)
+    things = {category["id"] for category in categories if category.get("isthing", 1)}
+    wanted = [name for number, name in names.items() if kinds == "all" or (number in things) == (kinds == "things")]
+    if not wanted:
+        raise UsageError(f"{path} has no categories of kind {kinds!r}")
+    colors: list[Color] = [tuple(c["color"]) for c in categories if len(c.get("color", ())) == 3]
+    old = list(dict.fromkeys(wanted))
+    new, ids = regroup(old, classes, others)
+    if len(new) > IGNORE:
+        raise UsageError(f"{len(new)} classes are more than a label map can hold: choose or merge with 'classes'")
+    own = dict(zip(names.values(), colors)) if len(colors) == len(names) else {}
+    drawn = regrouped_palette([own[name] for name in old] if own else [], ids, len(new))
+    place = dict(zip(old, ids))
+    spec = LabelSpec(tuple(new), tuple(palette or drawn))
+    return spec, {number: place.get(name, IGNORE) for number, name in names.items()}
+
+
+def _numbers(images: list[Any], listed: list[Any], ids: Path | None, path: Path) -> list[int]:
+    """Return the numbers of the annotations to use."""
+    if not listed:
+        raise DataError("no COCO panoptic file: it lists no 'annotations' with 'segments_info'", path)
+    known = {entry[0] for entry in images}
+    strange = [image_id for image_id, _ in listed if image_id not in known]
+    if strange:
+        raise DataError(f"annotations of image {strange[0]}, which 'images' does not list", path)
+    if ids is None:
+        return list(range(len(listed)))
+    wanted = {entry[0] for entry in choose_images(images, ids, path)}
+    return [number for number, (image_id, _) in enumerate(listed) if image_id in wanted]
+
+
+def _image(entry: Any) -> tuple[Any, str]:
+    return entry["id"], entry["file_name"]
+
+
+def _annotation(entry: Any) -> tuple[Any, str]:
+    entry["segments_info"]
+    return entry["image_id"], entry["file_name"]

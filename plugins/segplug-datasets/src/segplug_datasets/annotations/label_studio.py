@@ -1,0 +1,189 @@
+"""Label Studio's JSON export of brushes, polygons, rectangles and ellipses (labelstud.io)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+from typing_extensions import Unpack
+
+from segkernel.errors import DataError
+from segkernel.sample import Sample, Size
+from segplug_datasets.annotations.raster import Region, as_points, ellipse, rectangle
+from segplug_datasets.annotations.records import put_right, scan_array
+from segplug_datasets.annotations.rle import from_label_studio
+from segplug_datasets.annotations.shapes import (
+    EXAMPLE,
+    Opened,
+    Shape,
+    ShapeDataset,
+    ShapeOptions,
+    example_images,
+    is_image,
+    require_declared,
+)
+from segplug_datasets.listing import IMAGE_SUFFIXES, find_files
+
+_KINDS = ("brush", "polygon", "rectangle", "ellipse")
+_PREFIX = re.compile(r"^[0-9a-f]{8}-")
+
+
+class LabelStudioDataset(ShapeDataset):
+    """Images and an export "JSON" of Label Studio: the classes are the background and all labels, by the alphabet.
+
+    Of several annotations of a task the last that was not cancelled counts. Of overlapping objects the later one lies
+    on top. Of the file, only places are kept in memory; the objects of an image are read with it.
+
+    Args:
+        ann_file: The JSON file, under ``data_root``.
+        images: Folder of the images, under ``data_root``, searched with the folders inside it. A task's image is found
+            by the end of its address, also without the eight signs that an upload puts before the name.
+        data_root: Folder to which the other paths are relative.
+        options: Which classes, what lies on top, and so on: see `ShapeOptions`.
+
+    Raises:
+        DataError: When files are missing or damaged.
+        UsageError: When ``classes`` or ``others`` names what does not exist.
+    """
+
+    @staticmethod
+    def conformance(folder: Path) -> list[dict[str, Any]]:
+        """Write a tiny data set into ``folder`` and return the arguments that read it."""
+        example_images(folder / "images", EXAMPLE)
+        value = {"points": [[10, 10], [90, 10], [90, 80]], "polygonlabels": ["cat"]}
+        result = {"type": "polygonlabels", "value": value, "original_width": 16, "original_height": 12}
+        tasks = [
+            {"data": {"image": "/data/upload/1/0123abcd-0.png"}, "annotations": [{"result": [result]}]},
+            {"data": {"image": "1.png"}, "annotations": []},
+        ]
+        (folder / "a.json").write_text(json.dumps(tasks))
+        return [{"data_root": str(folder), "ann_file": "a.json", "images": "images"}]
+
+    def __init__(
+        self,
+        ann_file: str | Path,
+        images: str | Path = "",
+        data_root: str | Path | None = None,
+        **options: Unpack[ShapeOptions],
+    ) -> None:
+        root = Path(data_root or "")
+        self.data_root = str(root)
+        self._where = root / ann_file, root / images
+        super().__init__(**options)
+
+    def _open(self) -> Opened:
+        path, images = self._where
+        self._records, kept = scan_array(path, _summary)
+        tasks = put_right(kept)
+        if not tasks:
+            raise DataError("no task is listed here", path)
+        found = find_files(images, IMAGE_SUFFIXES)
+        start = len(os.path.join(images, ""))
+        files = _by_end([place[start:] for place in found.values()])
+        names = [_found(address, files, path, images) for address, _ in tasks]
+        labels = sorted({label for _, used in tasks for label in used})
+        return Opened(images, names, np.arange(len(names)), [bool(used) for _, used in tasks], labels, str(path))
+
+    def _shapes(self, sample: Sample, key: Any) -> list[Shape]:
+        where = f"{self._records.path}, task of {sample.meta['name']}"
+        (task,) = self._records.load([key])
+        return [self._shape(result, kind, sample, where) for result, kind in _results(task)]
+
+    def _shape(self, result: dict[str, Any], kind: str, sample: Sample, where: str) -> Shape:
+        require_declared(sample, (result.get("original_height"), result.get("original_width")), where)
+        try:
+            region = self._region(result["value"], kind, sample.size, where)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"a {kind} lacks a number: {error}", where) from None
+        except DataError as error:
+            raise error if where in str(error) else DataError(str(error), where) from None
+        label = _labels(result)[0]
+        if label not in self._ids:
+            raise DataError(f"label {label!r} was not in the file when the data set was opened", where)
+        return Shape(label, region)
+
+    def _region(self, value: dict[str, Any], kind: str, size: Size, where: str) -> Region:
+        height, width = size
+        if kind == "brush":
+            return from_label_studio(value["rle"], size)
+        if kind == "polygon":  # points are per cent of the image's size, as everything below is
+            return self._polygon(as_points(value["points"], where) * (width / 100, height / 100), size, where)
+        x, y, degrees = (
+            float(value["x"]) * width / 100,
+            float(value["y"]) * height / 100,
+            float(value.get("rotation") or 0),
+        )
+        if kind == "ellipse":
+            return ellipse(x, y, value["radiusX"] * width / 100, value["radiusY"] * height / 100, size, degrees)
+        return _turned_rectangle(x, y, value["width"] * width / 100, value["height"] * height / 100, size, degrees)
+
+
+def _turned_rectangle(x: float, y: float, width: float, height: float, size: Size, degrees: float) -> Region:
+    """Return a rectangle turned clockwise about its first corner, as Label Studio turns it."""
+    angle = np.deg2rad(degrees)
+    half_x, half_y = width / 2, height / 2
+    center_x = x + half_x * np.cos(angle) - half_y * np.sin(angle)
+    center_y = y + half_x * np.sin(angle) + half_y * np.cos(angle)
+    box = (center_x - half_x, center_y - half_y, center_x + half_x, center_y + half_y)
+    return rectangle(*box, size, degrees)
+
+
+def _summary(task: Any) -> tuple[str, list[str]]:
+    """Return the address of a task's image, and the labels of its objects."""
+    return _address(task["data"]), [label for result, _ in _results(task) for label in _labels(result)[:1]]
+
+
+def _address(data: Any) -> str:
+    """Return what of a task's data looks like the address of an image."""
+    texts = [text for text in data.values() if isinstance(text, str)]
+    preferred = data.get("image") or data.get("img")
+    candidates = [preferred] if isinstance(preferred, str) else [text for text in texts if is_image(_plain(text))]
+    if not candidates:
+        raise ValueError("the address of an image in 'data'")
+    return candidates[0]
+
+
+def _plain(address: str) -> str:
+    """Return an address as a path: local files stand after ``?d=``, other questions and escapes go."""
+    before, _, question = address.partition("?")
+    return unquote(question[2:] if question.startswith("d=") else before)
+
+
+def _results(task: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """Return the objects of a task with their kind, of the last annotation that counts."""
+    annotations = task.get("annotations") or task.get("completions") or ()
+    counting = [one for one in annotations if not one.get("was_cancelled")]
+    results = counting[-1].get("result") or () if counting else ()
+    pairs = [(one, str(one.get("type", "")).removesuffix("labels")) for one in results]
+    return [(one, kind) for one, kind in pairs if kind in _KINDS and _labels(one)]
+
+
+def _labels(result: dict[str, Any]) -> list[str]:
+    value = result.get("value") or {}
+    return value.get(result.get("type", "")) or value.get("labels") or []
+
+
+def _by_end(names: list[str]) -> dict[str, list[str]]:
+    """Return the files that have a name, by it."""
+    files: dict[str, list[str]] = {}
+    for name in names:
+        files.setdefault(os.path.basename(name), []).append(name.replace(os.sep, "/"))
+    return files
+
+
+def _found(address: str, files: dict[str, list[str]], path: Path, images: Path) -> str:
+    """Return the file that the address of a task means: of several of one name, the one whose folders fit best."""
+    plain = _plain(address)
+    base = plain.rpartition("/")[2]
+    for name in (base, _PREFIX.sub("", base)):
+        fitting = [file for file in files.get(name, ()) if f"/{plain}".endswith(f"/{file}")] or files.get(name, [])
+        if len(fitting) == 1:
+            return fitting[0]
+        if fitting:
+            raise DataError(f"the image of a task may be {' or '.join(fitting[:3])}: {address}", path)
+    raise DataError(f"the image of a task is not in {images}: {address}", path)

@@ -1,0 +1,178 @@
+"""Where the records of a large file lie: it is read once when a data set is opened, then only what a sample needs.
+
+A data set goes to every worker; eight bytes and four for each record are small beside what they say.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segkernel.errors import DataError
+
+_BLANKS = re.compile(r"[ \t\r\n]*")
+_MARK = "\u00ef\u00bb\u00bf"  # a byte order mark, read as Latin-1
+
+
+class Records:
+    """Parts of a file, read when asked for.
+
+    Args:
+        path: The file.
+        starts: Where each part begins, in bytes.
+        lengths: How many bytes it has.
+    """
+
+    def __init__(self, path: Path, starts: Sequence[int], lengths: Sequence[int]) -> None:
+        self.path = str(path)
+        self._starts, self._lengths = np.array(starts, np.int64), np.array(lengths, np.int32)
+        self._size = os.path.getsize(path)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def read(self, numbers: Iterable[int]) -> list[bytes]:
+        """Return some of the parts.
+
+        Raises:
+            DataError: When the file is gone, or has another length than when it was opened.
+        """
+        try:
+            with open(self.path, "rb") as file:
+                if os.fstat(file.fileno()).st_size != self._size:
+                    raise DataError("the file has changed since the data set was opened", self.path)
+                return [self._part(file, number) for number in numbers]
+        except OSError as error:
+            raise DataError(f"cannot be read: {error.strerror or error}", self.path) from error
+
+    def load(self, numbers: Iterable[int]) -> list[Any]:
+        """Return some of the parts, which are JSON.
+
+        Raises:
+            DataError: As `read`.
+        """
+        try:
+            return [json.loads(part) for part in self.read(numbers)]
+        except ValueError:
+            raise DataError("the file has changed since the data set was opened", self.path) from None
+
+    def _part(self, file: Any, number: int) -> bytes:
+        file.seek(int(self._starts[number]))
+        return file.read(int(self._lengths[number]))
+
+
+Keep = Callable[[Any], Any]
+"""Makes of a record what is needed to know of it before its sample is read."""
+
+
+def scan_object(path: Path, arrays: Mapping[str, Keep]) -> dict[str, tuple[Records, list[Any]]]:
+    """Return the records of some arrays of the JSON object in a file, and what is kept of each; empty where missing.
+
+    Raises:
+        DataError: When it cannot be read, or is no JSON object.
+    """
+    scan = _Scan(path)
+    found: dict[str, tuple[Records, list[Any]]] = {}
+    scan.expect("{", "JSON object")
+    while not scan.ends("}"):
+        key = _utf8(scan.value()[2])
+        scan.expect(":", "JSON object")
+        if key in arrays and scan.next() == "[":
+            found[key] = scan.array(arrays[key])
+        else:
+            scan.value()
+    return {name: found.get(name) or (Records(path, [], []), []) for name in arrays}
+
+
+def scan_array(path: Path, keep: Keep) -> tuple[Records, list[Any]]:
+    """Return the records of the JSON array in a file, and what is kept of each.
+
+    Raises:
+        DataError: As `scan_object`.
+    """
+    return _Scan(path).array(keep)
+
+
+class _Scan:
+    """Goes through a JSON text value by value.
+
+    Bytes are read as Latin-1, which JSON's own signs are the same in, so that places in the text are places in the
+    file; texts in the values are put right where they are kept.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.text = path.read_bytes().decode("latin-1")
+        except OSError as error:
+            raise DataError(f"the annotations cannot be read: {error.strerror or error}", path) from error
+        self.place = len(_MARK) if self.text.startswith(_MARK) else 0
+        self._decode = json.JSONDecoder().raw_decode
+
+    def next(self) -> str:
+        """Return the next sign that is no blank, without taking it."""
+        match = _BLANKS.match(self.text, self.place)
+        self.place = match.end() if match else self.place
+        return self.text[self.place : self.place + 1]
+
+    def expect(self, sign: str, what: str) -> None:
+        if self.next() != sign:
+            raise DataError(f"this is no {what}: there is no {sign!r} at character {self.place}", self.path)
+        self.place += 1
+
+    def ends(self, sign: str) -> bool:
+        """Take a comma, or the sign after the last entry and return True."""
+        if self.next() == ",":
+            self.place += 1
+        if self.next() != sign:
+            return False
+        self.place += 1
+        return True
+
+    def value(self) -> tuple[int, int, Any]:
+        """Take a value; return where it begins and ends, and what it is."""
+        self.next()
+        start = self.place
+        try:
+            value, self.place = self._decode(self.text, start)
+        except (ValueError, RecursionError) as error:
+            line = self.text.count("\n", 0, start) + 1
+            raise DataError(f"damaged JSON in or after line {line}: {error}", self.path) from None
+        return start, self.place, value
+
+    def array(self, keep: Keep) -> tuple[Records, list[Any]]:
+        self.expect("[", "JSON array")
+        starts, lengths, kept = [], [], []
+        while not self.ends("]"):
+            start, end, value = self.value()
+            starts.append(start)
+            lengths.append(end - start)
+            try:
+                kept.append(keep(value))
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                raise DataError(f"a record lacks {error}: {self.text[start : start + 80]}", self.path) from None
+        return Records(self.path, starts, lengths), kept
+
+
+def _utf8(text: Any) -> Any:
+    return text.encode("latin-1", "replace").decode("utf-8", "replace") if isinstance(text, str) else text
+
+
+def put_right(value: Any) -> Any:
+    """Return a kept value whose texts, read as Latin-1, are the UTF-8 that they are in the file."""
+    if isinstance(value, Mapping):
+        return {put_right(key): put_right(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(put_right(entry) for entry in value)
+    if not isinstance(value, str) or value.isascii():
+        return value
+    try:
+        return value.encode("latin-1").decode("utf-8")
+    except UnicodeError:  # an escape such as \u4e00 in the text: it was right
+        return value

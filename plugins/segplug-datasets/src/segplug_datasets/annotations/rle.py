@@ -1,0 +1,136 @@
+"""Masks as run lengths, in the four ways in which annotation tools write them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from segkernel.errors import DataError
+from segkernel.sample import Size
+from segplug_datasets.annotations.raster import Region
+
+
+def from_coco(rle: Mapping[str, Any], size: Size) -> Region:
+    """Return the mask of ``{"size": [height, width], "counts": ...}``: runs down the columns, the first one of zeros.
+
+    ``counts`` is a list of numbers, or COCO's text of them.
+
+    Raises:
+        DataError: When it is no mask, or of another size than the image.
+    """
+    counts = rle.get("counts")
+    if list(rle.get("size") or ()) != list(size):
+        raise DataError(f"a mask of size {rle.get('size')} for an image of {list(size)} (height, width)")
+    runs = counts_of_text(counts) if isinstance(counts, str | bytes) else _numbers(counts)
+    return Region(0, 0, _mask(runs, size[0] * size[1]).reshape(size[1], size[0]).T)
+
+
+def counts_of_text(text: str | bytes) -> np.ndarray:
+    """Return the numbers in COCO's text for run lengths.
+
+    A character is six bits above ``0``: five of the number, lowest first, and one that says that more follow; the
+    highest bit of the last is the sign. From the fourth on, each is the difference from the one two before.
+
+    Raises:
+        DataError: When a character cannot be in one, or the last number is not complete.
+    """
+    try:
+        codes = np.frombuffer(text.encode("ascii") if isinstance(text, str) else text, np.uint8).astype(np.int64) - 48
+    except UnicodeEncodeError:
+        raise DataError("the run lengths hold a character that is none of theirs") from None
+    if len(codes) and (codes.min() < 0 or codes.max() > 63 or codes[-1] & 32):
+        raise DataError("the run lengths hold a character that is none of theirs, or end too early")
+    ends = np.flatnonzero(codes < 32)
+    starts = np.concatenate([[0], ends[:-1] + 1]).astype(int)[: len(ends)]
+    lengths = ends - starts + 1
+    if len(ends) and lengths.max() > 8:
+        raise DataError("the run lengths hold a number that is larger than any image")
+    place = np.arange(len(codes)) - np.repeat(starts, lengths)
+    numbers = np.add.reduceat((codes & 31) << (5 * place), starts) if len(ends) else codes
+    numbers = np.where(codes[ends] & 16, numbers - (1 << 5 * lengths), numbers)
+    for first in (1, 2):
+        numbers[first::2] = np.cumsum(numbers[first::2])
+    return numbers
+
+
+def from_cvat(text: str, left: int, top: int, width: int, height: int, size: Size) -> Region:
+    """Return the mask of CVAT: runs along the rows of a box, the first one of zeros.
+
+    Raises:
+        DataError: When the runs do not fill the box, or it does not lie in the image.
+    """
+    if min(left, top) < 0 or width < 1 or height < 1 or top + height > size[0] or left + width > size[1]:
+        raise DataError(f"a mask at ({left}, {top}) of {width} x {height} does not lie in the image")
+    return Region(top, left, _mask(_numbers(text.split(",")), width * height).reshape(height, width))
+
+
+def from_label_studio(data: Sequence[int], size: Size) -> Region:
+    """Return the mask of a brush of Label Studio: opacity, the fourth of four channels, above zero.
+
+    The bytes are a stream of bits (its library is rle-pack, thi.ng): 32 bits how many values there are, 5 their
+    width less one, four times 4 the widths less one of run lengths. Then runs: a bit whether one value is repeated, 2
+    bits which of the widths its length has, the length less one, and the value, or as many values.
+
+    Raises:
+        DataError: When it is no such stream, or of another size than the image.
+    """
+    values = _unpack(data)
+    if len(values) != 4 * size[0] * size[1]:
+        raise DataError(f"a brush mask of {len(values) // 4} pixels for an image of {list(size)} (height, width)")
+    return Region(0, 0, values.reshape(*size, 4)[..., 3] > 0)
+
+
+class _Bits:
+    def __init__(self, data: bytes) -> None:
+        self.data, self.bits, self.place = data, np.unpackbits(np.frombuffer(data, np.uint8)), 0
+
+    def read(self, count: int) -> int:
+        """Return the next ``count`` bits, at most 32, as a number."""
+        if self.place + count > len(self.bits):
+            raise DataError("a brush mask ends too early")
+        first, last = self.place // 8, (self.place + count + 7) // 8
+        number = int.from_bytes(self.data[first:last], "big") >> (8 * last - self.place - count)
+        self.place += count
+        return number & ((1 << count) - 1)
+
+    def read_many(self, count: int, width: int) -> np.ndarray:
+        """Return ``count`` numbers of ``width`` bits."""
+        part = self.bits[self.place : self.place + count * width]
+        if len(part) < count * width:
+            raise DataError("a brush mask ends too early")
+        self.place += count * width
+        return part.reshape(count, width) @ (1 << np.arange(width - 1, -1, -1, dtype=np.int64))
+
+
+def _unpack(data: Sequence[int]) -> np.ndarray:
+    try:
+        stream = _Bits(bytes(data))
+    except (TypeError, ValueError):
+        raise DataError("a brush mask is a list of bytes") from None
+    total, width = stream.read(32), stream.read(5) + 1
+    lengths = [stream.read(4) + 1 for _ in range(4)]
+    if total > 1 << 30:
+        raise DataError(f"a brush mask of {total // 4} pixels is larger than any image")
+    values, place = np.zeros(total, np.int64), 0
+    while place < total:
+        repeated = stream.read(1)
+        end = place + 1 + stream.read(lengths[stream.read(2)])
+        values[place:end] = stream.read(width) if repeated else stream.read_many(end - place, width)[: total - place]
+        place = end
+    return values
+
+
+def _numbers(values: Any) -> np.ndarray:
+    try:
+        return np.array([int(value) for value in values], np.int64)
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(f"run lengths are whole numbers, not {str(values)[:60]}") from None
+
+
+def _mask(runs: np.ndarray, pixels: int) -> np.ndarray:
+    """Return ``pixels`` values of runs of zeros and ones in turn."""
+    if (runs < 0).any() or (runs > pixels).any() or runs.sum() != pixels:
+        raise DataError(f"run lengths of {int(runs.sum())} pixels in all, not {pixels}")
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs)

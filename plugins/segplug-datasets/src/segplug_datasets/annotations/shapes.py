@@ -1,0 +1,244 @@
+"""What data sets of annotated shapes have in common: which classes count, what lies on top, what is left over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypedDict
+
+import numpy as np
+
+from segkernel import image
+from segkernel.errors import DataError, UsageError
+from segkernel.interfaces.data import IGNORE, Color, LabelSpec
+from segkernel.sample import LabelMap, Sample, Size
+from segplug_datasets.annotations.raster import Region, Rule, as_points, polygon
+from segplug_datasets.listing import IMAGE_SUFFIXES, find_named, take
+from segplug_datasets.mapping import Classes, regroup, regrouped_palette, require_name
+
+Overlap = Literal["smaller", "order"]
+IGNORED = "ignored"
+EXAMPLE: dict[str, Size] = {"0.png": (12, 16), "1.png": (9, 20)}
+"""The images of the conformance kit's tiny data sets."""
+
+_BACKGROUND_COLOR = (0, 0, 0)
+_LEFT_OUT = -1
+
+
+class ShapeOptions(TypedDict, total=False):
+    """The arguments of `ShapeDataset`."""
+
+    classes: Classes | None
+    palette: Sequence[Color] | None
+    background: str | None
+    others: str | None
+    unannotated: Literal["background", "ignored", "skipped"]
+    overlap: Overlap | None
+    polygons: Rule | None
+    indices: int | Sequence[int] | None
+
+
+@dataclass
+class Shape:
+    """One annotated object.
+
+    Args:
+        category: What it is called in the file; None for pixels that never count.
+        region: Its pixels.
+        layer: Higher ones lie on top, whatever their size.
+        ignored: Whether its pixels do not count, provided that its class is one that does.
+    """
+
+    category: str | None
+    region: Region
+    layer: int = 0
+    ignored: bool = False
+
+
+@dataclass
+class Opened:
+    """What a subclass found in its files.
+
+    Args:
+        images: Folder of the images.
+        names: File names of the images, under that folder.
+        keys: What the subclass needs to know of each to read its shapes, an array or a list.
+        annotated: Whether each has any annotation.
+        categories: Names of what is annotated.
+        palette: A colour for each, or none.
+        what: The file that lists the images, for messages.
+    """
+
+    images: Path
+    names: Sequence[str]
+    keys: Sequence[Any] | np.ndarray
+    annotated: Sequence[bool]
+    categories: Sequence[str]
+    what: str
+    palette: Sequence[Color] = ()
+
+
+class ShapeDataset:
+    """Images with outlined or painted objects; a subclass reads the files of one tool.
+
+    Class 0 is the background, the classes follow in the order of the file, or of ``classes``.
+
+    Args:
+        classes: Some of the file's names in this order, or new names each with those it stands for; all when None.
+        palette: One RGB colour per class, the background's first; those of the file or a fixed table when None.
+        background: What pixels without an object are called: class 0, unless it is one of ``classes``. With None
+            there is no such class, and these pixels do not count.
+        others: Which class objects become that ``classes`` leaves out; ``ignored``: their pixels do not count; None:
+            as if they were not annotated.
+        unannotated: What an image without any annotation is: all background, all ignored, or not in the data set.
+        overlap: What lies on top where objects overlap: the smaller one, or the one that comes later in the file.
+        polygons: Which pixels belong to a polygon, see `segplug_datasets.annotations.raster`.
+        indices: The first so many samples, the last for a negative number, or those of a list; all when None.
+
+    Raises:
+        DataError: When files are missing or damaged.
+        UsageError: When a name does not exist.
+    """
+
+    default_overlap: ClassVar[Overlap] = "order"
+    default_polygons: ClassVar[Rule] = "area"
+
+    def __init__(
+        self,
+        classes: Classes | None = None,
+        palette: Sequence[Color] | None = None,
+        background: str | None = "background",
+        others: str | None = None,
+        unannotated: Literal["background", "ignored", "skipped"] = "background",
+        overlap: Overlap | None = None,
+        polygons: Rule | None = None,
+        indices: int | Sequence[int] | None = None,
+    ) -> None:
+        opened = self._open()
+        self._overlap, self._rule = overlap or self.default_overlap, polygons or self.default_polygons
+        self._unannotated = unannotated
+        self._choose(opened, classes, palette, background, others)
+        annotated = np.asarray(opened.annotated, bool)
+        chosen = np.flatnonzero(annotated) if unannotated == "skipped" else np.arange(len(annotated))
+        chosen = np.array(take(chosen.tolist(), indices), np.int64)
+        if not len(chosen) and unannotated == "skipped":
+            raise DataError("no image here has an annotation", opened.what)
+        self._names = [opened.names[number] for number in chosen]
+        keys = opened.keys
+        self._keys = keys[chosen] if isinstance(keys, np.ndarray) else [keys[number] for number in chosen]
+        self._annotated = annotated[chosen]
+        self._images = str(opened.images)
+        find_named(opened.images, self._names, opened.what)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.labels.classes
+
+    @property
+    def palette(self) -> tuple[Color, ...]:
+        """One RGB colour per class."""
+        return self.labels.palette
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> Sample:
+        name = self._names[index]
+        path = os.path.join(self._images, name)
+        sample = Sample(image=image.read(path), meta={"path": path, "name": os.path.splitext(name)[0]})
+        if self._annotated[index] or self._unannotated != "ignored":
+            self._annotate(sample, self._keys[index])
+        else:
+            sample["seg"] = LabelMap(np.full(sample.size, IGNORE, np.uint8))
+        return sample
+
+    def _open(self) -> Opened:
+        """Read what is in the files, without the shapes."""
+        raise NotImplementedError
+
+    def _shapes(self, sample: Sample, key: Any) -> list[Shape]:
+        """Read the shapes of a sample."""
+        raise NotImplementedError
+
+    def _annotate(self, sample: Sample, key: Any) -> None:
+        sample["seg"] = LabelMap(self._paint(self._shapes(sample, key), sample.size))
+
+    def _paint(self, shapes: Sequence[Shape], size: Size) -> np.ndarray:
+        """Return the label map of shapes, (H, W) uint8."""
+        canvas = np.full(size, self._empty, np.uint8)
+        drawn = [(shape, self._class_id(shape)) for shape in shapes]
+        drawn = [(shape, class_id) for shape, class_id in drawn if class_id != _LEFT_OUT]
+        areas = [-shape.region.area if self._overlap == "smaller" else 0 for shape, _ in drawn]
+        for number in sorted(range(len(drawn)), key=lambda number: (drawn[number][0].layer, areas[number])):
+            shape, class_id = drawn[number]
+            shape.region.paint(canvas, class_id)
+        return canvas
+
+    def _polygon(self, values: Any, size: Size, where: str = "") -> Region:
+        return polygon(as_points(values, where), size, self._rule)
+
+    def _class_id(self, shape: Shape) -> int:
+        class_id = IGNORE if shape.category is None else self._ids[shape.category]
+        return IGNORE if shape.ignored and class_id != _LEFT_OUT else class_id
+
+    def _choose(
+        self,
+        opened: Opened,
+        classes: Classes | None,
+        palette: Sequence[Color] | None,
+        background: str | None,
+        others: str | None,
+    ) -> None:
+        """Set the labels, the class id of each category, and that of pixels without an object."""
+        categories = list(dict.fromkeys(opened.categories))
+        if not categories and not classes:
+            raise DataError("no class is named here, and nothing is annotated", opened.what)
+        names, ids = regroup(categories, classes)
+        colors: list[Color] = regrouped_palette(opened.palette, ids, len(names))
+        if background is not None and background not in names:
+            names, colors = [background, *names], [_BACKGROUND_COLOR, *colors]
+            ids = [class_id if class_id == IGNORE else class_id + 1 for class_id in ids]
+        if len(names) > IGNORE:
+            raise UsageError(f"{len(names)} classes are more than a label map can hold: choose or merge with 'classes'")
+        rest = _LEFT_OUT if others is None else IGNORE
+        if others is not None and others != IGNORED:
+            require_name(others, names, f"'others' is one of the classes, or {IGNORED!r}: ")
+            rest = names.index(others)
+        self.labels = LabelSpec(tuple(names), tuple(palette or colors))
+        self._ids = {name: rest if class_id == IGNORE else class_id for name, class_id in zip(categories, ids)}
+        self._empty = IGNORE if background is None else names.index(background)
+
+
+def require_declared(sample: Sample, size: Sequence[Any], where: str) -> None:
+    """Raise a `DataError` unless an annotation was made on an image of this size; an unknown size is None."""
+    if None in size or tuple(size) == sample.size:
+        return
+    there, here = " x ".join(map(str, size)), " x ".join(map(str, sample.size))
+    path = sample.meta["path"]
+    raise DataError(f"made for an image of {there}, but this one has {here} pixels (height, width): {path}", where)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file name ends like an image."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def groups(owners: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of records sorted by owner, and where each owner's begin and, with the next entry, end.
+
+    Args:
+        owners: (N,) owner of each record, 0 to ``count`` - 1.
+        count: How many owners there are.
+    """
+    order = np.argsort(owners, kind="stable").astype(np.int32)
+    return order, np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=count))]).astype(np.int64)
+
+
+def example_images(folder: Path, sizes: Mapping[str, Size]) -> None:
+    """Write images of noise for the conformance kit."""
+    for number, (name, size) in enumerate(sizes.items()):
+        rng = np.random.default_rng(number)
+        image.write(folder / name, rng.integers(0, 256, (*size, 3), np.uint8))

@@ -1,0 +1,168 @@
+"""YOLO's text files of polygons (docs.ultralytics.com/datasets/segment)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from typing_extensions import Unpack
+
+from segkernel.errors import DataError, suggest
+from segkernel.sample import Sample, Size
+from segplug_datasets.annotations.coco import BOX_LAYER, Boxes
+from segplug_datasets.annotations.raster import rectangle
+from segplug_datasets.annotations.shapes import EXAMPLE, Opened, Shape, ShapeDataset, ShapeOptions, example_images
+from segplug_datasets.listing import IMAGE_SUFFIXES, find_files, read_list
+
+
+class YoloSegDataset(ShapeDataset):
+    """Images and text files of polygons, as ``data.yaml`` describes: the classes are the background and its names.
+
+    The text file of ``images/train/NAME.jpg`` is ``labels/train/NAME.txt``, or lies beside the image; where it is
+    missing, the image has no annotation. A line is a class and a polygon's points as shares of width and height.
+    These points mostly come from a contour finder, so all pixels on an outline belong to it (``polygons: outline``).
+    The smaller of overlapping objects lies on top.
+
+    Args:
+        ann_file: ``data.yaml``, under ``data_root``.
+        split: Which of its lists: ``train``, ``val``, ``test``; a folder of images, several, or a text file of paths.
+        data_root: Folder to which the other paths are relative; that of the file counts instead of what it says
+            under ``path`` where that does not exist.
+        labels: Folder of the text files, under ``data_root``; found as above when None.
+        boxes: What a line with a box (four numbers) is: an error, the filled box, or pixels that do not count.
+        options: Which classes, what lies on top, and so on: see `ShapeOptions`.
+
+    Raises:
+        DataError: When files are missing or damaged.
+        UsageError: When ``classes`` or ``others`` names what does not exist.
+    """
+
+    default_overlap = "smaller"
+    default_polygons = "outline"
+
+    @staticmethod
+    def conformance(folder: Path) -> list[dict[str, Any]]:
+        """Write a tiny data set into ``folder`` and return the arguments that read it."""
+        example_images(folder / "images/train", EXAMPLE)
+        (folder / "labels/train").mkdir(parents=True)
+        (folder / "labels/train/0.txt").write_text("1 0.1 0.1 0.9 0.1 0.9 0.8\n0 0.2 0.5 0.6 0.5 0.6 0.9 0.2 0.9\n")
+        (folder / "data.yaml").write_text("path: .\ntrain: images/train\nnames: {0: cat, 1: dog}\n")
+        return [{"data_root": str(folder)}, {"data_root": str(folder), "unannotated": "skipped"}]
+
+    def __init__(
+        self,
+        ann_file: str | Path = "data.yaml",
+        split: str = "train",
+        data_root: str | Path | None = None,
+        labels: str | Path | None = None,
+        boxes: Boxes = "refused",
+        **options: Unpack[ShapeOptions],
+    ) -> None:
+        root = Path(data_root or "")
+        self.data_root, self._boxes = str(root), boxes
+        self._where = root / ann_file, split, root / labels if labels is not None else None
+        super().__init__(**options)
+
+    def _open(self) -> Opened:
+        path, split, labels = self._where
+        description = _load(path)
+        self._categories = _names(description, path)
+        images, names = _images(description, split, path)
+        keys = [_label_file(images / name, labels, name) for name in names]
+        annotated = [os.path.isfile(key) and os.path.getsize(key) > 0 for key in keys]
+        return Opened(images, names, keys, annotated, list(self._categories.values()), str(path))
+
+    def _shapes(self, sample: Sample, key: str) -> list[Shape]:
+        if not os.path.isfile(key):
+            return []
+        try:
+            lines = Path(key).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"cannot be read: {error}", key) from None
+        filled = [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
+        return [self._shape(words, sample.size, f"{key}, line {number}") for number, words in filled]
+
+    def _shape(self, words: Sequence[str], size: Size, where: str) -> Shape:
+        try:
+            numbers = np.array(words, np.float64)
+        except ValueError:
+            raise DataError(f"a line is a class and coordinates, not {' '.join(words)[:60]!r}", where) from None
+        category = self._categories.get(int(numbers[0])) if np.isfinite(numbers[0]) else None
+        if category is None:
+            raise DataError(f"class {words[0]} is none of the {len(self._categories)} names", where)
+        height, width = size
+        if len(numbers) == 5:
+            return self._boxed(category, numbers[1:] * (width, height, width, height), size, where)
+        if len(numbers) < 7 or len(numbers) % 2 == 0:
+            raise DataError(f"a polygon has three points or more, in pairs; {len(numbers) - 1} numbers", where)
+        if np.abs(numbers[1:]).max() > 2:
+            raise DataError("coordinates are shares of width and height, 0 to 1, not pixels", where)
+        return Shape(category, self._polygon(numbers[1:].reshape(-1, 2) * (width, height), size, where))
+
+    def _boxed(self, category: str, box: np.ndarray, size: Size, where: str) -> Shape:
+        if self._boxes == "refused":
+            raise DataError(
+                "a box, not a polygon\n    say with 'boxes' whether boxes are to be filled or ignored", where
+            )
+        x, y, width, height = box.tolist()
+        region = rectangle(x - width / 2, y - height / 2, x + width / 2, y + height / 2, size)
+        ignored = self._boxes == "ignored"
+        return Shape(category, region, BOX_LAYER if ignored else 0, ignored)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        description = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"the description cannot be read: {error.strerror or error}", path) from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise DataError(f"damaged: {error}", path) from None
+    if not isinstance(description, dict):
+        raise DataError("no YOLO description: it is no mapping with 'names'", path)
+    return description
+
+
+def _names(description: dict[str, Any], path: Path) -> dict[int, str]:
+    names = description.get("names")
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict) or not names:
+        raise DataError("no YOLO description: it has no 'names' of classes", path)
+    return {int(number): str(name) for number, name in names.items()}
+
+
+def _images(description: dict[str, Any], split: str, path: Path) -> tuple[Path, list[str]]:
+    """Return a folder, and the images of a split relative to it."""
+    if not description.get(split):
+        given = [key for key in ("train", "val", "test") if description.get(key)]
+        raise DataError(f"it has no split {split!r}: {suggest(split, given)}", path)
+    said = path.parent / str(description.get("path") or "")
+    root = said if said.is_dir() else path.parent
+    entries = description[split] if isinstance(description[split], list) else [description[split]]
+    names = [name for entry in entries for name in _entry(root, str(entry))]
+    return root, list(dict.fromkeys(names))
+
+
+def _entry(root: Path, entry: str) -> list[str]:
+    """Return the images of a folder, or of a text file of paths."""
+    place = root / entry
+    if not place.exists() and entry.startswith("../"):  # exports that count from another folder than their own
+        place = root / entry[3:]
+    if place.suffix != ".txt":
+        return sorted(os.path.relpath(found, root) for found in find_files(place, IMAGE_SUFFIXES).values())
+    lines = [place.parent / line if line.startswith("./") else root / line for line in read_list(place)]
+    return [os.path.relpath(line, root) for line in lines]
+
+
+def _label_file(picture: Path, labels: Path | None, name: str) -> str:
+    if labels is not None:
+        flat = labels / f"{picture.stem}.txt"
+        return str(flat if flat.is_file() else (labels / name).with_suffix(".txt"))
+    before, mark, after = str(picture).rpartition(f"{os.sep}images{os.sep}")
+    beside = picture.with_suffix(".txt")
+    there = Path(before, "labels", after).with_suffix(".txt") if mark else beside
+    return str(beside if beside.is_file() and not there.is_file() else there)
