@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import pickle
@@ -21,6 +22,7 @@ from segplug_datasets import packed, pages
 from segplug_datasets.change import SecondImage
 from segplug_datasets.files import FolderDataset
 from segplug_datasets.packed import PackedDataset, pack, verify_pack
+from segplug_datasets.raster import RasterDataset
 
 
 @dataclass
@@ -227,6 +229,32 @@ def test_a_disk_that_is_too_full_is_said_first(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(DataError, match=r"needs about 0\.00 GB, the disk has 0\.00 GB left"):
         pack(Made(), tmp_path)
     assert not list(tmp_path.glob("shard*"))
+
+
+def test_a_disk_that_becomes_full_is_said_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(Made(), tmp_path, shard_bytes=1, progress=stop_after(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(packed.os, "fsync", full)
+        with pytest.raises(
+            DataError, match=r"shard-00002.bin: cannot be written: No space left.*make room and pack again"
+        ):
+            pack(Made(), tmp_path, shard_bytes=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.json", "shard-00000.bin", "shard-00001.bin"]
+    assert len(pack(Made(), tmp_path, shard_bytes=1)) == 5
+
+
+def test_windows_of_rasters_can_be_packed(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    np.save(tmp_path / "images/a.npy", np.random.default_rng(0).random((30, 40, 5), np.float32))
+    image.write_mask(tmp_path / "masks/a.png", np.ones((30, 40), np.uint8))
+    original = RasterDataset("images", "masks", data_root=tmp_path, window=(16, 16), overlap=4)
+    found = pack(original, tmp_path / "packed")
+    assert len(found) == len(original) > 1
+    assert all(same(original[i], found[i]) for i in range(len(found)))
 
 
 @pytest.mark.parametrize(
