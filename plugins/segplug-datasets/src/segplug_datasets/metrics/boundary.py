@@ -162,8 +162,10 @@ class BoundaryF1(_ClassMetric):
         guess, truth = self._maps(prediction, target)
         reach = self.tolerance * float(np.hypot(*truth.shape))
         sums = np.zeros((2, len(self._names())))
-        for index in range(sums.shape[1]):
-            score = _contour_f1(_contour(guess, index + 1), _contour(truth, index + 1), reach)
+        seen = np.bincount(guess.ravel(), minlength=256) + np.bincount(truth.ravel(), minlength=256)
+        for index in np.flatnonzero(seen[1 : sums.shape[1] + 1]):
+            part = _around((guess == index + 1) | (truth == index + 1))
+            score = _contour_f1(_contour(guess[part], index + 1), _contour(truth[part], index + 1), reach)
             if score is not None:
                 sums[:, index] = score, 1
         self._sums = self._sums + sums
@@ -179,6 +181,12 @@ class BoundaryF1(_ClassMetric):
             values = scores / images
         table = {f"BoundaryF1.{name}": 100 * value for name, value in zip(self._names(), values)}
         return prefixed({"mBoundaryF1": 100 * float(mean(values)), **table}, self.field)
+
+
+def _around(mask: np.ndarray) -> tuple[slice, slice]:
+    """Return the box of a mask that is not empty, and one pixel more on each side where there is one."""
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    return slice(max(rows[0] - 1, 0), rows[-1] + 2), slice(max(columns[0] - 1, 0), columns[-1] + 2)
 
 
 def _contour(ids: np.ndarray, value: int) -> np.ndarray:

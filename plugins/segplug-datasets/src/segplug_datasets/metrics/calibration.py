@@ -118,6 +118,7 @@ def probabilities(prediction: Any, target: Any, field: str) -> tuple[Any, Any]:
     if hasattr(prediction, "fields") and name not in prediction.fields:
         raise DataError(f"the prediction has no {name}: it was made without scores")
     scores = torch.as_tensor(prediction[name] if hasattr(prediction, "fields") else prediction)
+    scores = scores.cpu() if scores.device.type == "mps" else scores  # which has no float64 to add up in
     truth = torch.as_tensor(target[field] if hasattr(target, "fields") else target).to(scores.device)
     if scores.ndim != 3 or scores.shape[1:] != truth.shape:
         raise DataError(f"scores of shape {tuple(scores.shape)} for annotations of shape {tuple(truth.shape)}")
@@ -125,19 +126,26 @@ def probabilities(prediction: Any, target: Any, field: str) -> tuple[Any, Any]:
 
 
 def _binned(scores: Any, right: Any, bins: int) -> np.ndarray:
-    """Return (3, rows, bins): pixels, sum of scores and right ones of scores (rows, pixels), each row by itself."""
+    """Return (3, rows, bins): pixels, sum of scores and right ones of scores (rows, pixels), each row by itself.
+
+    Most scores of many classes lie in the lowest bin: it gets what is left when all others are counted.
+    """
     import torch
 
-    rows = len(scores)
-    place = (scores * bins).ceil().long().sub(1).clamp(0, bins - 1)  # a bin holds its upper bound
-    place += torch.arange(rows, device=scores.device)[:, None] * bins
-    place, size = place.flatten(), rows * bins
+    rows, size = len(scores), len(scores) * bins
+    above = scores > 1 / bins
+    values = scores[above]
+    place = (values * bins).ceil().long().sub(1).clamp(0, bins - 1)  # a bin holds its upper bound
+    place += above.nonzero()[:, 0] * bins
     parts = [
         torch.bincount(place, minlength=size).double(),
-        torch.bincount(place, scores.flatten().double(), size),
-        torch.bincount(place[right.flatten()], minlength=size).double(),
+        torch.bincount(place, values.double(), size),
+        torch.bincount(place[right[above]], minlength=size).double(),
     ]
-    return to_array(torch.stack(parts)).reshape(3, rows, bins)
+    counts = torch.stack(parts).reshape(3, rows, bins)
+    every = [torch.full((rows,), scores.shape[1]).to(counts), scores.sum(1, dtype=torch.float64), right.sum(1).double()]
+    counts[:, :, 0] += torch.stack(every) - counts.sum(2)
+    return to_array(counts)
 
 
 def _gaps(counts: np.ndarray) -> np.ndarray:

@@ -63,7 +63,7 @@ def confusion(predicted: Any, true: Any, count: int, ignore_index: int = IGNORE)
         DataError: When the shapes differ.
     """
     check_shapes(predicted, true)
-    if hasattr(predicted, "device") and getattr(predicted.device, "type", "cpu") != "cpu":
+    if getattr(getattr(predicted, "device", None), "type", "cpu") not in ("cpu", "mps"):
         return _on_device(predicted, true, count, ignore_index)
     guesses, truths = to_array(predicted), to_array(true)
     if guesses.dtype == truths.dtype == np.uint8 and count <= 256:

@@ -94,6 +94,8 @@ class EvaluationReport:
     def after_prediction(self, run: Runner, prediction: Prediction, target: Targets) -> None:
         if not self._wanted(run.mode):
             return
+        if self.field not in prediction:
+            raise UsageError(f"EvaluationReport: the model has no output {self.field!r}, only {', '.join(prediction)}")
         if self.format is not None and run.mode == "test":
             name, labels = str(prediction.meta["name"]), self._labels(run)
             folder, ids = self._folder(run) / "predictions", to_array(prediction[self.field])
