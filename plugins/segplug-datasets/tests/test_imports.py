@@ -10,7 +10,7 @@ HEAVY = {"torch", "cv2"}
 
 
 def test_no_component_module_imports_torch_or_opencv() -> None:
-    groups = ("segkernel.datasets", "segkernel.transforms", "segkernel.metrics")
+    groups = ("segkernel.datasets", "segkernel.samplers", "segkernel.transforms", "segkernel.metrics")
     points = [point for point in distribution("segplug-datasets").entry_points if point.group in groups]
     modules = {point.value.partition(":")[0] for point in points} | {"segplug_datasets.street.scene"}
     code = f"import sys, importlib; [importlib.import_module(m) for m in {sorted(modules)}]; print(*sys.modules)"
