@@ -150,7 +150,7 @@ def _tiff_tags(data: bytes) -> dict[int, int]:
             if kind == 3 and length:
                 (place,) = struct.unpack_from(offset, data, place) if length * 2 > size else (place,)
                 (tags[tag],) = struct.unpack_from(order + "H", data, place)
-    except struct.error:
+    except (struct.error, OverflowError):
         pass
     return tags
 
@@ -187,10 +187,21 @@ def _is_cut_short(data: bytes) -> bool:
     if data.startswith(b"\xff\xd8"):
         start, pixels = _first_scan(data)
         return data.rfind(b"\xff\xd9", start) < 0 or pixels > _JPEG_DENSEST * len(data)
-    return data.startswith(_PNG) and data.rfind(b"IEND") < 0  # from the end, where it usually is
+    return data.startswith(_PNG) and not _is_whole_png(data)
 
 
-_JPEG_DENSEST = 512  # pixels in a byte: 64 in the one bit that a block takes at least; a damaged size claims more
+def _is_whole_png(data: bytes) -> bool:
+    """Whether the chunks lead to the end mark: OpenCV makes room for as many bytes as a damaged one claims."""
+    width, height, depth = struct.unpack(">IIB", data[16:25].ljust(9, b"\0"))
+    start = 8 if width * height * depth <= _PNG_DENSEST * len(data) else len(data)
+    while start + 12 <= len(data) and data[start + 4 : start + 8] != b"IEND":
+        start += 12 + int.from_bytes(data[start : start + 4], "big")
+    return start + 12 <= len(data)
+
+
+# A damaged size claims gigabytes. No file holds more than so much in a byte:
+_JPEG_DENSEST = 512  # pixels, 64 in the one bit that a block takes at least
+_PNG_DENSEST = 8 * 1032  # bits, by the limit of its compression
 
 
 def _first_scan(data: bytes) -> tuple[int, int]:
@@ -218,7 +229,7 @@ def _plain_png(data: bytes) -> tuple[bytes, int]:
     if color_type == _INDEXED:
         header = b"IHDR" + data[16:25] + bytes([_GREY]) + data[26:29]
         data = _PNG + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + _without_palette(data)
-    return data, 255 // (2**depth - 1) if depth < 8 else 1
+    return data, {1: 255, 2: 85, 4: 17}.get(depth, 1)
 
 
 def _without_palette(data: bytes) -> bytes:

@@ -56,7 +56,7 @@ def read_header(data: bytes) -> Header:
         if data.startswith(start):
             try:
                 return reader(data)
-            except (struct.error, IndexError, ValueError):
+            except (struct.error, IndexError, ValueError, OverflowError):
                 return Header(reader.__name__[1:])
     return Header()
 
@@ -145,7 +145,7 @@ def _orientation(exif: bytes) -> int:
     """Return the orientation that an EXIF block, which is a small TIFF, holds."""
     try:
         value = _tags(exif).get(_ORIENTATION, (1,))[0]
-    except (struct.error, IndexError):
+    except (struct.error, IndexError, OverflowError):
         return 1
     return value if 1 <= value <= 8 else 1
 
