@@ -299,8 +299,8 @@ def test_tasks_without_objects(tmp_path: Path) -> None:
         (task("rectangle", RECTANGLE, original_width=9), "made for an image of 6 x 9"),
         (task("rectangle", RECTANGLE, "d.jpg"), "not in .*: d.jpg"),
         ({"annotations": []}, "a record lacks 'data'"),
-        ({"data": {"text": "x"}}, "lacks the address of an image"),
-        (3, "a record lacks"),
+        ({"data": {"text": "x"}}, "no address of an image"),
+        (3, "a record cannot be used"),
     ],
 )
 def test_spoilt_tasks_are_named(tmp_path: Path, spoilt: Any, message: str) -> None:

@@ -227,3 +227,14 @@ def _seconds(call: Any) -> float:
         call()
         times.append(time.perf_counter() - start)
     return min(times)
+
+
+SHARED = Path(__file__).parents[4] / "shared/data"
+
+
+@pytest.mark.skipif(not (SHARED / "penn_fudan").is_dir(), reason="the Penn-Fudan files are not here")
+def test_real_instance_masks_become_one_class() -> None:
+    values = {0: 0, **dict.fromkeys(range(1, 20), 1)}
+    dataset = FolderDataset("images", "instance_masks", values=values, data_root=SHARED / "penn_fudan")
+    assert len(dataset) == 170
+    assert all(set(np.unique(dataset[index]["seg"].array)) == {0, 1} for index in range(0, 170, 17))

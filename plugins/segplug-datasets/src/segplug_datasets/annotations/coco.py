@@ -75,6 +75,9 @@ class CocoInstanceDataset(ShapeDataset):
         self._crowd, self._boxes = crowd, boxes
         super().__init__(**options)
 
+    def _source(self) -> Path:
+        return self._where[0]
+
     def _open(self) -> Opened:
         path, images, ids = self._where
         keep = {"images": _image, "annotations": _owner, "categories": dict}

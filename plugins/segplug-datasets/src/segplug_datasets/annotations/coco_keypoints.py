@@ -11,7 +11,7 @@ import numpy as np
 from segkernel.errors import DataError
 from segkernel.sample import Boxes, InstanceMasks, Keypoints, LabelMap, Sample, WeightMap
 from segplug_datasets.annotations.coco import CocoInstanceDataset, box_of, write_coco_example
-from segplug_datasets.annotations.records import put_right, scan_object
+from segplug_datasets.annotations.records import put_right, scan_object, understood
 
 
 class CocoKeypointDataset(CocoInstanceDataset):
@@ -65,14 +65,15 @@ class CocoKeypointDataset(CocoInstanceDataset):
         indices: int | Sequence[int] | None = None,
     ) -> None:
         category = _category(Path(data_root or "", ann_file))
-        self.keypoint_names = tuple(str(name) for name in category["keypoints"])
-        self.skeleton = [(int(a) - 1, int(b) - 1) for a, b in category.get("skeleton", ())]
-        self._person, self._weights = category["id"], weights
+        with understood(Path(data_root or "", ann_file)):
+            self.keypoint_names = tuple(str(name) for name in category["keypoints"])
+            self.skeleton = [(int(a) - 1, int(b) - 1) for a, b in category.get("skeleton") or ()]
+        self._person, self._weights = category.get("id"), weights
         self._without, self._instances = without_keypoints, instances
         super().__init__(
             *(ann_file, images, data_root, ids),
             boxes="filled",
-            classes=[str(category["name"])],
+            classes=[str(category.get("name"))],
             unannotated=unannotated,
             indices=indices,
         )

@@ -15,7 +15,7 @@ from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import IGNORE, Color, LabelSpec
 from segkernel.sample import LabelMap, Sample
 from segplug_datasets.annotations.coco import category_names, choose_images
-from segplug_datasets.annotations.records import put_right, scan_object
+from segplug_datasets.annotations.records import put_right, scan_object, understood
 from segplug_datasets.annotations.shapes import EXAMPLE, IGNORED, example_images
 from segplug_datasets.files import ListedFiles
 from segplug_datasets.label_reader import read_annotation
@@ -78,8 +78,7 @@ class CocoPanopticDataset(ListedFiles):
         root = Path(data_root or "")
         path = root / ann_file
         self.data_root, self._crowd = str(root), crowd
-        keep = {"images": _image, "annotations": _annotation, "categories": dict}
-        found = scan_object(path, keep)
+        found = scan_object(path, {"images": _image, "annotations": _annotation, "categories": dict})
         self._records, listed = found["annotations"]
         labels, self._class_ids = _labels(put_right(found["categories"][1]), path, kinds, classes, palette, others)
         numbers = take(_numbers(found["images"][1], listed, root / ids if ids is not None else None, path), indices)
@@ -101,7 +100,8 @@ class CocoPanopticDataset(ListedFiles):
             raise DataError("a panoptic PNG holds segment numbers as colours of 8 bits", mask_path)
         codes = raw.astype(np.int32) @ np.array([1, 256, 65536], np.int32)
         (record,) = self._records.load([self._numbers[mask_path]])
-        table = {0: IGNORE} | {segment["id"]: self._class_id(segment) for segment in record.get("segments_info") or ()}
+        with understood(self._records.path):
+            table = {0: IGNORE} | {int(one["id"]): self._class_id(one) for one in record["segments_info"] or ()}
         known = np.array(sorted(table))
         place = np.searchsorted(known, codes).clip(max=len(known) - 1)
         if (known[place] != codes).any():
@@ -161,9 +161,9 @@ def _numbers(images: list[Any], listed: list[Any], ids: Path | None, path: Path)
 
 
 def _image(entry: Any) -> tuple[Any, str]:
-    return entry["id"], entry["file_name"]
+    return int(entry["id"]), str(entry["file_name"])
 
 
 def _annotation(entry: Any) -> tuple[Any, str]:
-    entry["segments_info"]
-    return entry["image_id"], entry["file_name"]
+    _ = entry["segments_info"]
+    return int(entry["image_id"]), str(entry["file_name"])

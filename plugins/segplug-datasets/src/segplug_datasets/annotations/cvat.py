@@ -74,6 +74,9 @@ class CvatDataset(ShapeDataset):
         self._where = root / ann_file, root / images
         super().__init__(**options)
 
+    def _source(self) -> Path:
+        return self._where[0]
+
     def _open(self) -> Opened:
         path, images = self._where
         scan = _Scan(path)
@@ -106,10 +109,10 @@ class CvatDataset(ShapeDataset):
         if label not in self._ids:
             raise DataError(f"label {label!r} is none of the file's", where)
         try:
-            region = self._region(shape, size, where)
+            region, layer = self._region(shape, size, where), int(shape.get("z_order") or 0)
         except (ValueError, OverflowError):
             raise DataError(f"a {shape.tag} of {label!r} has an attribute that is no number", where) from None
-        return Shape(label, region, int(shape.get("z_order") or 0))
+        return Shape(label, region, layer)
 
     def _region(self, shape: ElementTree.Element, size: Size, where: str) -> Region:
         if shape.tag in ("polygon", "polyline"):

@@ -76,6 +76,9 @@ class LabelStudioDataset(ShapeDataset):
         self._where = root / ann_file, root / images
         super().__init__(**options)
 
+    def _source(self) -> Path:
+        return self._where[0]
+
     def _open(self) -> Opened:
         path, images = self._where
         self._records, kept = scan_array(path, _summary)
@@ -144,7 +147,7 @@ def _address(data: Any) -> str:
     preferred = data.get("image") or data.get("img")
     candidates = [preferred] if isinstance(preferred, str) else [text for text in texts if is_image(_plain(text))]
     if not candidates:
-        raise ValueError("the address of an image in 'data'")
+        raise ValueError("its 'data' has no address of an image")
     return candidates[0]
 
 

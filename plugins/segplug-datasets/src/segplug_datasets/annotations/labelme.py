@@ -73,6 +73,9 @@ class LabelmeDataset(ShapeDataset):
         self._folders = root / images, root / (images if annotations is None else annotations)
         super().__init__(**options)
 
+    def _source(self) -> Path:
+        return self._folders[1]
+
     def _open(self) -> Opened:
         images, annotations = self._folders
         found, files = find_files(images, IMAGE_SUFFIXES), find_files(annotations, (".json",))

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,17 @@ class Records:
         return file.read(int(self._lengths[number]))
 
 
+@contextmanager
+def understood(path: object) -> Iterator[None]:
+    """Turn what goes wrong inside, because a file has something else than its format says, into a `DataError`."""
+    try:
+        yield
+    except (KeyError, IndexError) as error:
+        raise DataError(f"something that the format has is missing: {error}", str(path)) from error
+    except (TypeError, ValueError, AttributeError, OverflowError, LookupError) as error:
+        raise DataError(f"something is not what the format says: {error}", str(path)) from error
+
+
 Keep = Callable[[Any], Any]
 """Makes of a record what is needed to know of it before its sample is read."""
 
@@ -81,7 +93,9 @@ def scan_object(path: Path, arrays: Mapping[str, Keep]) -> dict[str, tuple[Recor
     found: dict[str, tuple[Records, list[Any]]] = {}
     scan.expect("{", "JSON object")
     while not scan.ends("}"):
-        key = _utf8(scan.value()[2])
+        key = put_right(scan.value()[2])
+        if not isinstance(key, str):
+            raise DataError(f"damaged JSON: {str(key)[:40]} where a name is expected", path)
         scan.expect(":", "JSON object")
         if key in arrays and scan.next() == "[":
             found[key] = scan.array(arrays[key])
@@ -155,13 +169,13 @@ class _Scan:
             lengths.append(end - start)
             try:
                 kept.append(keep(value))
-            except (KeyError, TypeError, AttributeError, ValueError) as error:
+            except KeyError as error:
                 raise DataError(f"a record lacks {error}: {self.text[start : start + 80]}", self.path) from None
+            except (TypeError, AttributeError, ValueError, OverflowError) as error:
+                raise DataError(
+                    f"a record cannot be used, {error}: {self.text[start : start + 80]}", self.path
+                ) from None
         return Records(self.path, starts, lengths), kept
-
-
-def _utf8(text: Any) -> Any:
-    return text.encode("latin-1", "replace").decode("utf-8", "replace") if isinstance(text, str) else text
 
 
 def put_right(value: Any) -> Any:

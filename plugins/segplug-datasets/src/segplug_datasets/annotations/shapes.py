@@ -15,6 +15,7 @@ from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import IGNORE, Color, LabelSpec
 from segkernel.sample import LabelMap, Sample, Size
 from segplug_datasets.annotations.raster import Region, Rule, as_points, polygon
+from segplug_datasets.annotations.records import understood
 from segplug_datasets.listing import IMAGE_SUFFIXES, find_named, take
 from segplug_datasets.mapping import Classes, regroup, regrouped_palette, require_name
 
@@ -116,7 +117,8 @@ class ShapeDataset:
         polygons: Rule | None = None,
         indices: int | Sequence[int] | None = None,
     ) -> None:
-        opened = self._open()
+        with understood(self._source()):
+            opened = self._open()
         self._overlap, self._rule = overlap or self.default_overlap, polygons or self.default_polygons
         self._unannotated = unannotated
         self._choose(opened, classes, palette, background, others)
@@ -150,10 +152,15 @@ class ShapeDataset:
         path = os.path.join(self._images, name)
         sample = Sample(image=image.read(path), meta={"path": path, "name": os.path.splitext(name)[0]})
         if self._annotated[index] or self._unannotated != "ignored":
-            self._annotate(sample, self._keys[index])
+            with understood(f"{self._source()}, image {name}"):
+                self._annotate(sample, self._keys[index])
         else:
             sample["seg"] = LabelMap(np.full(sample.size, IGNORE, np.uint8))
         return sample
+
+    def _source(self) -> object:
+        """Return the path of the annotations, for messages."""
+        return getattr(self, "data_root", "")
 
     def _open(self) -> Opened:
         """Read what is in the files, without the shapes."""

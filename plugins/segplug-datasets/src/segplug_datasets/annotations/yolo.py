@@ -67,6 +67,9 @@ class YoloSegDataset(ShapeDataset):
         self._where = root / ann_file, split, root / labels if labels is not None else None
         super().__init__(**options)
 
+    def _source(self) -> Path:
+        return self._where[0]
+
     def _open(self) -> Opened:
         path, split, labels = self._where
         description = _load(path)
