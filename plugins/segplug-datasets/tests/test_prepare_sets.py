@@ -28,7 +28,7 @@ from segplug_datasets.prepare import NAMES, Part, find, prepare
 from segplug_datasets.prepare.cityscapes import NAMES as CITY_NAMES
 from segplug_datasets.prepare.cityscapes import TRAIN_IDS, draw
 from segplug_datasets.prepare.coco_stuff164k import USED
-from segplug_datasets.prepare.pascal_context import CATEGORIES, decode
+from segplug_datasets.prepare.pascal_context import CATEGORIES
 
 SHARED = Path(__file__).parents[4] / "shared/data"
 Files = Mapping[str, bytes]
@@ -497,33 +497,6 @@ def test_pascal_context(tmp_path: Path) -> None:
     without = dataset("PascalContextDataset59", root, ann_file="ImageSets/SegmentationContext/val.txt")
     assert without[0]["seg"].array.tolist() == [[0, 0, 0], [0, 0, 0]]
     assert len(set(CATEGORIES)) == 60
-
-
-def test_run_length_codes() -> None:
-    # Packed with pycocotools: np.asfortranarray of a 4 x 5 mask with the rows 1 and 2 of columns 1 to 3 set.
-    wanted = np.zeros((4, 5), bool)
-    wanted[1:3, 1:4] = True
-    runs = [5, 2, 2, 2, 2, 2, 5]
-    assert np.array_equal(decode({"size": [4, 5], "counts": runs}), wanted)
-    assert np.array_equal(decode({"size": [4, 5], "counts": packed(runs)}), wanted)
-    long = [1000, 40, 3, 957]
-    assert np.array_equal(
-        decode({"size": [40, 50], "counts": packed(long)}), decode({"size": [40, 50], "counts": long})
-    )
-    with pytest.raises(DataError, match="runs of 3 pixels for a mask of 2 x 2"):
-        decode({"size": [2, 2], "counts": [3]})
-
-
-def packed(runs: Sequence[int]) -> str:
-    """Return COCO's text for runs, as its C code writes it."""
-    characters = []
-    for place, run in enumerate(runs):
-        value, more = run - (runs[place - 2] if place > 2 else 0), True
-        while more:
-            bits, value = value & 31, value >> 5
-            more = value != -1 if bits & 16 else value != 0
-            characters.append(chr((bits | 32 if more else bits) + 48))
-    return "".join(characters)
 
 
 def test_an_unknown_category_is_refused(tmp_path: Path) -> None:

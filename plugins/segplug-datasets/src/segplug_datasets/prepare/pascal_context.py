@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from segkernel.errors import DataError
+from segplug_datasets.annotations.rle import from_coco
 from segplug_datasets.prepare.core import Converter, Part, Rule, left_to_more
 from segplug_datasets.prepare.output import Job, Output
 from segplug_datasets.prepare.sources import SourceFile
@@ -32,43 +33,12 @@ _LISTS = "VOC2010/ImageSets/SegmentationContext"
 _MASKS = "VOC2010/SegmentationClassContext"
 
 
-def decode(code: Mapping[str, Any]) -> np.ndarray:
-    """Return the mask (H, W) bool of COCO's run-length code: ``size`` and ``counts``, a list or a packed text.
-
-    Raises:
-        DataError: When the runs do not fill the mask.
-    """
-    height, width = code["size"]
-    runs = _unpacked(code["counts"]) if isinstance(code["counts"], str) else list(code["counts"])
-    if min(runs, default=0) < 0 or sum(runs) != height * width:
-        raise DataError(f"runs of {sum(runs)} pixels for a mask of {height} x {width}")
-    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return flat.reshape(width, height).T  # runs go down the columns
-
-
-def _unpacked(text: str) -> list[int]:
-    """Return the runs of COCO's text: 5 bits per character, from the third run on differences to the last but one."""
-    runs: list[int] = []
-    value = shift = 0
-    for character in text.encode():
-        bits = character - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
-    return runs
-
-
 def _write(entry: Mapping[str, Any], segments: Sequence[Mapping[str, Any]], target: str, output: Output) -> None:
     labels = np.zeros((entry["height"], entry["width"]), np.uint8)
     for segment in segments:
         if segment["category_id"] not in _PLACES:
             raise DataError(f"category {segment['category_id']} is none of the 59", entry["file_name"])
-        labels[decode(segment["segmentation"])] = _PLACES[segment["category_id"]]
+        from_coco(segment["segmentation"], labels.shape).paint(labels, _PLACES[segment["category_id"]])
     output.mask(target, labels)
 
 
