@@ -18,39 +18,12 @@ import numpy as np
 from segkernel.errors import UsageError
 from segkernel.image import opencv
 from segkernel.interfaces.data import IGNORE
-from segplug_datasets.metrics.counts import align, check_shapes, labels_of, mean, per_class, percent, prefixed, to_array
-
-_MOST = 254
-"""Classes that fit beside two further values into 8 bits."""
-
-
-class _ClassMetric:
-    """What metrics of contours have in common: classes, a field, label maps of 8 bits."""
-
-    def __init__(self, classes: Sequence[str] | None, ignore_index: int, field: str) -> None:
-        self.classes, self.ignore_index, self.field = classes, ignore_index, field
-
-    def _names(self) -> Sequence[str]:
-        if not self.classes:
-            raise UsageError(f"{type(self).__name__} must know the classes: give 'classes'")
-        if len(self.classes) > _MOST:
-            raise UsageError(f"{type(self).__name__} takes up to {_MOST} classes, not {len(self.classes)}")
-        return self.classes
-
-    def _maps(self, prediction: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Return prediction and truth (H, W) as ids + 1, uint8; both 0 where the truth does not count."""
-        count = len(self._names())
-        guess, truth = (labels_of(value, self.field) for value in (prediction, target))
-        check_shapes(guess, truth)
-        guess, truth = to_array(guess), to_array(truth)
-        ignored = truth == self.ignore_index
-        maps = [np.minimum(ids, count).astype(np.uint8) + np.uint8(1) for ids in (guess, truth)]
-        for ids in maps:
-            ids[ignored] = 0
-        return maps[0], maps[1]
+from segplug_datasets.metrics.classwise import ClassMetric, present
+from segplug_datasets.metrics.counts import per_class
+from segplug_datasets.metrics.surface import distances_to
 
 
-class BoundaryIoU(_ClassMetric):
+class BoundaryIoU(ClassMetric):
     """IoU of the pixels of each class within a distance of its contour, in percent, over all pixels of all images.
 
     The distance is a share of the image's diagonal; it is counted in steps to any of eight neighbours, and the border
@@ -86,32 +59,20 @@ class BoundaryIoU(_ClassMetric):
         Raises:
             DataError: When the shapes differ.
         """
-        guess, truth = self._maps(prediction, target)
+        guess, truth = self.maps(prediction, target)
         distance = max(1, round(self.dilation_ratio * float(np.hypot(*truth.shape))))
         near_guess, near_truth = near_contours(guess, distance), near_contours(truth, distance)
         shared = near_guess & near_truth & (guess == truth)
         parts = (truth[shared], truth[near_truth], guess[near_guess])
-        count = len(self._names())
+        count = len(self.names())
         self._areas = self._areas + np.stack([np.bincount(p, minlength=count + 2)[1 : count + 1] for p in parts])
 
     def merge(self, other: BoundaryIoU) -> None:
         """Add what ``other`` counted."""
         self._areas = self._areas + other._areas
 
-    def compute(self) -> dict[str, float]:
-        """Return the figures in percent: the mean, then one per class."""
-        values = self._values()
-        table = {f"BoundaryIoU.{name}": 100 * value for name, value in zip(self._names(), values)}
-        return prefixed({"mBoundaryIoU": 100 * float(mean(values)), **table}, self.field)
-
-    def table(self) -> str:
-        """Return the figures of every class, aligned; ``-`` marks a class that is absent."""
-        values = self._values()
-        rows = [["class", "BoundaryIoU"], *([name, percent(v)] for name, v in zip(self._names(), values))]
-        return "\n".join(align([*rows, ["mean", percent(float(mean(values)))]], (1, -1)))
-
-    def _values(self) -> np.ndarray:
-        return per_class(np.broadcast_to(self._areas, (3, len(self._names()))))["IoU"]
+    def columns(self) -> dict[str, np.ndarray]:
+        return {"BoundaryIoU": per_class(np.broadcast_to(self._areas, (3, len(self.names()))))["IoU"]}
 
 
 def near_contours(ids: np.ndarray, distance: int) -> np.ndarray:
@@ -127,7 +88,7 @@ def near_contours(ids: np.ndarray, distance: int) -> np.ndarray:
     return (ids > 0) & ((lowest != ids) | (highest != ids))
 
 
-class BoundaryF1(_ClassMetric):
+class BoundaryF1(ClassMetric):
     """F-score of contours within a tolerance, in percent: a mean over the images that have or were given the class.
 
     Precision is the share of predicted contour pixels with a true one within the tolerance (by straight distance),
@@ -159,11 +120,10 @@ class BoundaryF1(_ClassMetric):
 
     def update(self, prediction: Any, target: Any) -> None:
         """Count one image, as `BoundaryIoU.update`."""
-        guess, truth = self._maps(prediction, target)
+        guess, truth = self.maps(prediction, target)
         reach = self.tolerance * float(np.hypot(*truth.shape))
-        sums = np.zeros((2, len(self._names())))
-        seen = np.bincount(guess.ravel(), minlength=256) + np.bincount(truth.ravel(), minlength=256)
-        for index in np.flatnonzero(seen[1 : sums.shape[1] + 1]):
+        sums = np.zeros((2, len(self.names())))
+        for index in present(guess, truth, sums.shape[1]):
             part = _around((guess == index + 1) | (truth == index + 1))
             score = _contour_f1(_contour(guess[part], index + 1), _contour(truth[part], index + 1), reach)
             if score is not None:
@@ -174,13 +134,10 @@ class BoundaryF1(_ClassMetric):
         """Add what ``other`` counted."""
         self._sums = self._sums + other._sums
 
-    def compute(self) -> dict[str, float]:
-        """Return the figures in percent: the mean, then one per class; nan for a class without contours."""
-        scores, images = np.broadcast_to(self._sums, (2, len(self._names()))).astype(np.float64)
+    def columns(self) -> dict[str, np.ndarray]:
+        scores, images = np.broadcast_to(self._sums, (2, len(self.names()))).astype(np.float64)
         with np.errstate(invalid="ignore"):
-            values = scores / images
-        table = {f"BoundaryF1.{name}": 100 * value for name, value in zip(self._names(), values)}
-        return prefixed({"mBoundaryF1": 100 * float(mean(values)), **table}, self.field)
+            return {"BoundaryF1": scores / images}
 
 
 def _around(mask: np.ndarray) -> tuple[slice, slice]:
@@ -198,8 +155,6 @@ def _contour(ids: np.ndarray, value: int) -> np.ndarray:
 
 
 def _contour_f1(guess: np.ndarray, truth: np.ndarray, reach: float) -> float | None:
-    from segplug_datasets.metrics.surface import distances_to
-
     if not guess.any() and not truth.any():
         return None
     if not guess.any() or not truth.any():

@@ -16,7 +16,7 @@ import numpy as np
 
 from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import IGNORE
-from segplug_datasets.metrics.counts import mean, prefixed, to_array
+from segplug_datasets.metrics.counts import align, mean, percent, prefixed, to_array
 
 
 class CalibrationMetric:
@@ -93,6 +93,12 @@ class CalibrationMetric:
         figures |= {"confidence": float(confidence), "accuracy": float(accuracy)}
         figures |= {f"ECE.{name}": float(value) for name, value in zip(self._names(), errors)}
         return prefixed({name: 100 * value for name, value in figures.items()}, self.field)
+
+    def table(self) -> str:
+        """Return the error of every class, aligned; ``-`` where there is none."""
+        errors = _expected(np.broadcast_to(self._each, (3, len(self._names()), self.bins)))
+        rows = [["class", "ECE"], *([name, percent(float(value))] for name, value in zip(self._names(), errors))]
+        return "\n".join(align([*rows, ["mean", percent(float(mean(errors)))]], (1, -1)))
 
     def diagram(self) -> np.ndarray:
         """Return the reliability diagram (bins, 3): pixels, mean confidence and accuracy (0 to 1; nan when empty)."""

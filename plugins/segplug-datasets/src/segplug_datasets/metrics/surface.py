@@ -14,18 +14,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from segkernel.errors import UsageError
 from segkernel.image import opencv
 from segkernel.interfaces.data import IGNORE
-from segplug_datasets.metrics.boundary import _ClassMetric
-from segplug_datasets.metrics.counts import align, mean, prefixed
+from segplug_datasets.metrics.classwise import ClassMetric, present
 
 
-class HausdorffMetric(_ClassMetric):
+class HausdorffMetric(ClassMetric):
     """Distances of contours in the unit of ``spacing``: ``HD95`` and ``ASSD`` of each class, and means over classes.
 
     ``HD95.NAME`` is the larger of the two directed 95th percentiles of the distances from contour pixels of one region
@@ -46,6 +45,8 @@ class HausdorffMetric(_ClassMetric):
     Raises:
         UsageError: When an argument is out of range, or ``update`` is called before the classes are known.
     """
+
+    scale: ClassVar[float] = 1
 
     def __init__(
         self,
@@ -70,9 +71,9 @@ class HausdorffMetric(_ClassMetric):
         Raises:
             DataError: When the shapes differ.
         """
-        guess, truth = self._maps(prediction, target)
-        sums = np.zeros((3, len(self._names())))
-        for index in _present(guess, truth, sums.shape[1]):
+        guess, truth = self.maps(prediction, target)
+        sums = np.zeros((3, len(self.names())))
+        for index in present(guess, truth, sums.shape[1]):
             pair = self._distances(guess == index + 1, truth == index + 1)
             if pair is not None:
                 sums[:, index] = *pair, 1
@@ -82,25 +83,8 @@ class HausdorffMetric(_ClassMetric):
         """Add what ``other`` counted."""
         self._sums = self._sums + other._sums
 
-    def compute(self) -> dict[str, float]:
-        """Return the figures: the means over classes, then one of each kind per class."""
-        figures: dict[str, float] = {}
-        columns = self._columns()
-        for name, values in columns.items():
-            figures[f"m{name}"] = float(mean(values))
-        for name, values in columns.items():
-            figures |= {f"{name}.{label}": float(value) for label, value in zip(self._names(), values)}
-        return prefixed(figures, self.field)
-
-    def table(self) -> str:
-        """Return the figures of every class, aligned; ``-`` marks a class that is absent."""
-        columns = self._columns()
-        rows = [["class", *columns]]
-        rows += [[name, *map(_plain, values)] for name, values in zip(self._names(), zip(*columns.values()))]
-        return "\n".join(align([*rows, ["mean", *(_plain(float(mean(v))) for v in columns.values())]], (1, -1)))
-
-    def _columns(self) -> dict[str, np.ndarray]:
-        far, near, images = np.broadcast_to(self._sums, (3, len(self._names()))).astype(np.float64)
+    def columns(self) -> dict[str, np.ndarray]:
+        far, near, images = np.broadcast_to(self._sums, (3, len(self.names()))).astype(np.float64)
         with np.errstate(invalid="ignore"):
             return {f"HD{self.percentile:g}": far / images, "ASSD": near / images}
 
@@ -117,7 +101,7 @@ class HausdorffMetric(_ClassMetric):
         return far * self.spacing, near * self.spacing
 
 
-class SurfaceDiceMetric(_ClassMetric):
+class SurfaceDiceMetric(ClassMetric):
     """Share of the contours' length that lies within a tolerance of the other contour, in percent, over all images.
 
     Contours run between pixels, straight or cutting corners, and each piece counts by its length, as published.
@@ -151,9 +135,9 @@ class SurfaceDiceMetric(_ClassMetric):
 
     def update(self, prediction: Any, target: Any) -> None:
         """Count one image, as `HausdorffMetric.update`."""
-        guess, truth = self._maps(prediction, target)
-        sums = np.zeros((2, len(self._names())))
-        for index in _present(guess, truth, sums.shape[1]):
+        guess, truth = self.maps(prediction, target)
+        sums = np.zeros((2, len(self.names())))
+        for index in present(guess, truth, sums.shape[1]):
             masks = guess == index + 1, truth == index + 1
             pieces = [_pieces(_crop(mask, masks[0] | masks[1])) for mask in masks]
             for here, there in (pieces, pieces[::-1]):
@@ -166,13 +150,10 @@ class SurfaceDiceMetric(_ClassMetric):
         """Add what ``other`` counted."""
         self._sums = self._sums + other._sums
 
-    def compute(self) -> dict[str, float]:
-        """Return the figures in percent: the mean, then one per class."""
-        within, length = np.broadcast_to(self._sums, (2, len(self._names()))).astype(np.float64)
+    def columns(self) -> dict[str, np.ndarray]:
+        within, length = np.broadcast_to(self._sums, (2, len(self.names()))).astype(np.float64)
         with np.errstate(invalid="ignore"):
-            values = 100 * within / length
-        table = {f"SurfaceDice.{name}": value for name, value in zip(self._names(), values)}
-        return prefixed({"mSurfaceDice": float(mean(values)), **table}, self.field)
+            return {"SurfaceDice": within / length}
 
 
 def contour(mask: np.ndarray) -> np.ndarray:
@@ -192,12 +173,6 @@ def distances_to(mask: np.ndarray) -> np.ndarray:
         return np.full(mask.shape, np.inf, np.float32)
     cv2 = opencv()
     return cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-
-
-def _present(guess: np.ndarray, truth: np.ndarray, count: int) -> list[int]:
-    """Return the ids of the classes in one of two maps of ids + 1."""
-    seen = np.bincount(guess.ravel(), minlength=count + 2) + np.bincount(truth.ravel(), minlength=count + 2)
-    return [int(index) for index in np.flatnonzero(seen[1 : count + 1])]
 
 
 def _crop(mask: np.ndarray, around: np.ndarray) -> np.ndarray:
@@ -220,7 +195,3 @@ def _lengths() -> np.ndarray:
 
 
 _LENGTHS = _lengths()
-
-
-def _plain(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2f}"

@@ -14,6 +14,9 @@ from segkernel.image import opencv
 from segplug_datasets.metrics.counts import areas, confusion, mean, per_class, to_array
 from segplug_datasets.metrics.per_image import PerImage
 
+_SIZES = {0.1: "below 0.1 megapixels", 0.5: "0.1 to 0.5 megapixels", 2: "0.5 to 2 megapixels", 8: "2 to 8 megapixels"}
+"""Classes of size, each up to so many megapixels."""
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -85,10 +88,5 @@ def describe(meta: dict[str, Any], size: tuple[int, ...]) -> dict[str, str]:
     if folder == "." and meta.get("path"):
         folder = PurePath(str(meta["path"])).parent.name or "."
     pixels = size[0] * size[1] / 1e6
-    bounds = {
-        0.1: "below 0.1 megapixels",
-        0.5: "0.1 to 0.5 megapixels",
-        2: "0.5 to 2 megapixels",
-        8: "2 to 8 megapixels",
-    }
-    return {"folder": folder, "size": next((name for bound, name in bounds.items() if pixels < bound), "8 and more")}
+    size_class = next((text for bound, text in _SIZES.items() if pixels < bound), "8 megapixels and more")
+    return {"folder": folder, "size": size_class}

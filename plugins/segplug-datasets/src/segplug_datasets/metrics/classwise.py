@@ -1,0 +1,88 @@
+"""What metrics with a figure per class have in common: names, label maps of 8 bits, means and a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from segkernel.errors import UsageError
+from segplug_datasets.metrics.counts import align, check_shapes, labels_of, mean, prefixed, to_array
+
+_MOST = 254
+"""Classes that fit beside two further values into 8 bits."""
+
+
+class ClassMetric:
+    """Figures per class: a subclass counts in ``update`` and says in `columns` what came of it.
+
+    Args:
+        classes: Names; taken from the data set by the runner when None.
+        ignore_index: True label that does not count.
+        field: Which output and annotation are compared; another than ``seg`` goes before the figures' names.
+    """
+
+    scale: ClassVar[float] = 100
+    """What figures are multiplied by: shares become percentages."""
+
+    def __init__(self, classes: Sequence[str] | None, ignore_index: int, field: str) -> None:
+        self.classes, self.ignore_index, self.field = classes, ignore_index, field
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return each kind of figure (classes), nan for a class that is absent."""
+        raise NotImplementedError
+
+    def compute(self) -> dict[str, float]:
+        """Return the means over classes, ``mKIND``, then ``KIND.NAME`` of each class; nan for what is absent."""
+        columns = self.columns()
+        figures = {f"m{kind}": mean(values) for kind, values in columns.items()}
+        for kind, values in columns.items():
+            figures |= {f"{kind}.{name}": value for name, value in zip(self.names(), values)}
+        return prefixed({name: self.scale * value for name, value in figures.items()}, self.field)
+
+    def table(self) -> str:
+        """Return the figures of every class, aligned; ``-`` marks a class that is absent."""
+        columns = self.columns()
+        rows = [["class", *columns]]
+        rows += [[name, *map(self._cell, values)] for name, values in zip(self.names(), zip(*columns.values()))]
+        rows.append(["mean", *(self._cell(float(mean(values))) for values in columns.values())])
+        return "\n".join(align(rows, (1, -1)))
+
+    def names(self) -> Sequence[str]:
+        """Return the names of the classes.
+
+        Raises:
+            UsageError: When they are not known, or too many.
+        """
+        if not self.classes:
+            raise UsageError(f"{type(self).__name__} must know the classes: give 'classes'")
+        if len(self.classes) > _MOST:
+            raise UsageError(f"{type(self).__name__} takes up to {_MOST} classes, not {len(self.classes)}")
+        return self.classes
+
+    def maps(self, prediction: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return prediction and truth (H, W) as ids + 1, uint8; both 0 where the truth does not count.
+
+        Raises:
+            DataError: When their shapes differ.
+        """
+        count = len(self.names())
+        guess, truth = (labels_of(value, self.field) for value in (prediction, target))
+        check_shapes(guess, truth)
+        guess, truth = to_array(guess), to_array(truth)
+        ignored = truth == self.ignore_index
+        both = [np.minimum(ids, count).astype(np.uint8) + np.uint8(1) for ids in (guess, truth)]
+        for ids in both:
+            ids[ignored] = 0
+        return both[0], both[1]
+
+    def _cell(self, value: float) -> str:
+        return "-" if math.isnan(value) else f"{self.scale * value:.2f}"
+
+
+def present(guess: np.ndarray, truth: np.ndarray, count: int) -> list[int]:
+    """Return the ids of the classes that occur in one of two maps of ids + 1."""
+    seen = np.bincount(guess.ravel(), minlength=256) + np.bincount(truth.ravel(), minlength=256)
+    return [int(index) for index in np.flatnonzero(seen[1 : count + 1])]
