@@ -92,6 +92,10 @@ def same(first: Any, second: Any) -> bool:
     return type(first) is type(second) and bool(first == second)
 
 
+def change(path: Path, old: str, new: str) -> None:
+    path.write_text(path.read_text().replace(old, new))
+
+
 def stop_after(shards: int) -> Any:
     seen: list[int] = []
 
@@ -209,6 +213,9 @@ def test_a_folder_of_another_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"another data set"):
         pack(Made(), tmp_path, source={"type": "Other"})
     assert len(PackedDataset(tmp_path)) == 5
+    (tmp_path / "plan.json").write_text("{")
+    with pytest.raises(DataError, match=r"plan.json: damaged .*: delete the folder and pack again"):
+        pack(Made(), tmp_path)
 
 
 def test_samples_that_cannot_be_read_are_all_named(tmp_path: Path) -> None:
@@ -265,11 +272,15 @@ def test_windows_of_rasters_can_be_packed(tmp_path: Path) -> None:
             r"shard-00001.bin: this shard is missing; pack the data set again",
         ),
         (lambda f: os.truncate(f / "shard-00001.bin", 100), r"shard-00001.bin: has 100 bytes instead of \d+"),
-        (lambda f: (f / "index.npy").unlink(), r"index.npy: missing or damaged"),
-        (lambda f: (f / "index.npy").write_bytes(b"x"), r"index.npy: missing or damaged"),
+        (lambda f: (f / "index.npy").unlink(), r"index.npy: cannot be read \(No such file"),
+        (lambda f: (f / "index.npy").write_bytes(b"x"), r"not the index that pack.json describes"),
         (lambda f: np.save(f / "index.npy", np.zeros((5, 4), np.int64)), r"not the index that pack.json describes"),
         (lambda f: (f / "pack.json").write_text("{"), r"pack.json: damaged"),
-        (lambda f: (f / "pack.json").write_text('{"version": 7}'), r"of version 7, this release reads 1"),
+        (
+            lambda f: (f / "pack.json").write_text('{"version": 7, "crc32": 0, "pack": {}}'),
+            r"of version 7, this release reads 1",
+        ),
+        (lambda f: change(f / "pack.json", '"a"', '"A"'), r"pack.json: damaged \(its checksum is another"),
         (lambda f: [path.unlink() for path in f.iterdir()], r"not a packed data set: it has no pack.json"),
     ],
 )

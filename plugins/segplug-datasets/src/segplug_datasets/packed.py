@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -119,24 +120,31 @@ def _read_summary(folder: Path) -> dict[str, Any]:
         message = f"packing was not finished; {_AGAIN}" if unfinished else "not a packed data set: it has no pack.json"
         raise DataError(message, folder)
     try:
-        summary: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        version = summary["version"]
+        content = json.loads(path.read_text("utf-8"))
+        version, checksum, summary = content["version"], content["crc32"], content["pack"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"damaged ({error}); {_AGAIN}", path) from error
     if version != VERSION:
         raise DataError(f"of version {version}, this release reads {VERSION}; pack the data set again", path)
-    return summary
+    if checksum != _checksum(summary):
+        raise DataError(f"damaged (its checksum is another); {_AGAIN}", path)
+    return cast(dict[str, Any], summary)
+
+
+def _checksum(summary: Any) -> int:
+    return zlib.crc32(json.dumps(summary, sort_keys=True).encode())
 
 
 def _read_index(folder: Path, summary: Mapping[str, Any]) -> np.ndarray:
     """Return (samples, 4) int64: shard, offset, length and CRC-32; every shard is there in its full length."""
     path = folder / "index.npy"
     try:
-        index: np.ndarray = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"missing or damaged ({error}); {_AGAIN}", path) from error
-    if index.shape != (summary["samples"], 4) or zlib.crc32(index.tobytes()) != summary["index_crc32"]:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror or error}); {_AGAIN}", path) from error
+    if zlib.crc32(content) != summary["index_crc32"]:
         raise DataError(f"not the index that pack.json describes; {_AGAIN}", path)
+    index: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
     for number, size in enumerate(summary["shards"]):
         shard = folder / _shard_name(number)
         if not shard.exists():
@@ -263,10 +271,7 @@ def _plan(dataset: Dataset, folder: Path, shard_bytes: int, source: Mapping[str,
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink()
         if path.exists():
-            found = json.loads(path.read_text("utf-8"))
-            if found.get("summary") != json.loads(json.dumps(summary)):
-                raise DataError("holds a pack of another data set, or of another version: delete it first", folder)
-            return _Plan(summary, found["per_shard"])
+            return _resumed(path, summary)
         mean = _mean_size(dataset)
         _refuse_full_disk(folder, round(mean * len(dataset)))
         plan = _Plan(summary, max(1, round(shard_bytes / mean)))
@@ -274,6 +279,17 @@ def _plan(dataset: Dataset, folder: Path, shard_bytes: int, source: Mapping[str,
     except OSError as error:
         raise DataError(f"cannot be written: {error.strerror or error}", folder) from error
     return plan
+
+
+def _resumed(path: Path, summary: dict[str, Any]) -> _Plan:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        same, per_shard = found["summary"] == json.loads(json.dumps(summary)), max(1, int(found["per_shard"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"damaged ({error}): delete the folder and pack again", path) from error
+    if not same:
+        raise DataError("holds a pack of another data set, or of another version: delete it first", path.parent)
+    return _Plan(summary, per_shard)
 
 
 def _describe(dataset: Dataset, source: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -325,9 +341,10 @@ def _finish(folder: Path, plan: _Plan, tables: Sequence[np.ndarray]) -> None:
     index = np.concatenate(shards)
     with replacing(folder / "index.npy") as temporary, open(temporary, "wb") as file:
         np.save(file, index)
+    checksum = zlib.crc32((folder / "index.npy").read_bytes())
     sizes = [(folder / _shard_name(number)).stat().st_size for number in range(len(tables))]
-    summary = {**plan.summary, "shards": sizes, "index_crc32": zlib.crc32(index.tobytes())}
-    _write_json(folder / "pack.json", summary)
+    summary = {**plan.summary, "shards": sizes, "index_crc32": checksum}
+    _write_json(folder / "pack.json", {"version": VERSION, "crc32": _checksum(summary), "pack": summary})
 
 
 # ---------------------------------------------------------------- one shard

@@ -21,6 +21,9 @@ from segkernel import image
 from segkernel.errors import DataError, SegKernelError
 from segplug_datasets.extras import need
 
+_LARGEST = 2**30
+"""Pixels that are read at once, as OpenCV allows."""
+
 
 class Window(NamedTuple):
     """A part of a raster, in pixels."""
@@ -109,6 +112,8 @@ class _Tiff:
             self._file = tifffile.TiffFile(path)
             self._pages = [page for page in self._file.series[0].pages if page is not None]
             page = self._pages[0].keyframe
+            if not all(page.shaped):
+                raise ValueError("it holds no pixels")
             self._planes, _, *size, self._samples = page.shaped
             self.size = (size[0], size[1])
             self.bands = len(self._pages) * self._planes * self._samples
@@ -119,6 +124,9 @@ class _Tiff:
             raise DataError(f"cannot be read as a TIFF: {error}", path) from error
 
     def read(self, window: Window, bands: Sequence[int]) -> np.ndarray:
+        if window.height * window.width > _LARGEST:
+            size = f"{window.height} x {window.width}"
+            raise DataError(f"{size} pixels are too many at once: 'window' of RasterDataset cuts it up", self.path)
         of_page = self._planes * self._samples
         parts = {}
         try:
@@ -150,9 +158,12 @@ class _Tiff:
     def _decode(self, page: Any, window: Window, planes: Sequence[int]) -> np.ndarray:
         """Return (planes, height, width, samples) from the tiles or strips that the window touches."""
         key = page.keyframe
-        result = np.full((len(planes), window.height, window.width, self._samples), key.nodata, key.dtype)
         indices = _touched(key, window, planes)
         offsets, lengths = ([numbers[i] for i in indices] for numbers in (page.dataoffsets, page.databytecounts))
+        # Memory that is asked for as zeros is taken when it is written to: a damaged header asks for any amount.
+        result = np.zeros((len(planes), window.height, window.width, self._samples), key.dtype)
+        if key.nodata:
+            result[...] = key.nodata
         arguments: dict[str, Any] = {}
         if key.compression in (6, 7, 34892, 33007):  # kinds of JPEG, whose tables stand apart
             arguments = {"jpegtables": page.jpegtables, "jpegheader": key.jpegheader}
