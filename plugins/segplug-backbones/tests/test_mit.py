@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import segplug_backbones
-from segkernel.errors import UsageError
+from segkernel.errors import ConfigError
 from segplug_backbones import MixVisionTransformer, mit_b0
 
 
@@ -74,11 +74,11 @@ def test_recomputing_repeats_the_same_random_drops():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_layers": (1, 2)}, r"num_layers \[1, 2\] needs 4 numbers"),
+        ({"num_layers": (1, 2)}, r"num_layers: \[1, 2\] needs 4 numbers"),
         ({"strides": (4, 2, 2)}, "strides"),
-        ({"out_indices": (4,)}, "must name stages 0 to 3"),
+        ({"out_indices": (4,)}, "must name maps 0 to 3"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(ConfigError, match=message):
         MixVisionTransformer(**arguments)

@@ -27,7 +27,8 @@ from segkernel.nn import (
     nlc_to_nchw,
     resize,
 )
-from segplug_backbones.vit import Grid, growing, initialise, layer_indices, patch_grid, transformer_layer
+from segplug_backbones.stages import growing
+from segplug_backbones.vit import Grid, initialise, layer_indices, patch_grid, transformer_layer
 
 TOKEN_ROWS = 3
 """Rows of a table of relative positions after those of patches: class to patch, patch to class, class to itself."""

@@ -20,6 +20,7 @@ from segkernel.errors import ConfigError, Problem
 from segkernel.nn import DropPath, LayerConfig, build_activation, build_norm, trunc_normal_init
 from segplug_backbones.freezing import PartlyFrozen
 from segplug_backbones.recompute import recompute, worth_recomputing
+from segplug_backbones.stages import growing
 
 ARCHS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "atto": ((2, 2, 6, 2), (40, 80, 160, 320)),
@@ -176,7 +177,7 @@ class ConvNeXt(PartlyFrozen):
         self.frozen_stages, self.gap_before_final_norm = frozen_stages, gap_before_final_norm
         self.pretrained = pretrained
         self.downsample_layers, self.stages = nn.ModuleList(), nn.ModuleList()
-        rates = iter([drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths))])
+        rates = iter(growing(drop_path_rate, sum(depths)))
         for i, (depth, width) in enumerate(zip(depths, widths)):
             inputs = widths[i - 1] if i else in_channels
             side = 2 if i else stem_patch_size

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from segkernel.errors import ConfigError, Problem, suggest
 from segkernel.nn import ConvModule, DropPath, InvertedResidualV3, kaiming_init, make_divisible
-from segplug_backbones.freezing import PartlyFrozen, check_frozen, check_indices
+from segplug_backbones.freezing import PartlyFrozen, check_frozen
 from segplug_backbones.recompute import run
+from segplug_backbones.stages import check_indices, growing
 
 
 class Row(NamedTuple):
@@ -153,7 +154,7 @@ class EfficientNet(PartlyFrozen):
         channels, strides = [make_divisible(32 * width, 8)], [2]
         self.layers = nn.ModuleList([ConvModule(in_channels, channels[0], 3, stride=2, padding=1, **layers)])
         total = sum(row.blocks for stage in stages for row in stage)
-        drop_paths = iter([drop_path_rate * i / max(total - 1, 1) for i in range(total)])
+        drop_paths = iter(growing(drop_path_rate, total))
         for stage in stages:
             self.layers.append(nn.Sequential(*_blocks(stage, channels[-1], drop_paths, layers)))
             channels.append(stage[-1].channels)

@@ -37,17 +37,6 @@ class PartlyFrozen(Backbone):
             module.requires_grad_(False)
 
 
-def check_indices(out_indices: Sequence[int], count: int) -> tuple[int, ...]:
-    """Return ``out_indices``, each of which must be one of ``count`` maps.
-
-    Raises:
-        ConfigError: There are none, or one is out of range.
-    """
-    if not out_indices or not all(0 <= i < count for i in out_indices):
-        raise ConfigError(Problem(f"{list(out_indices)} must name maps 0 to {count - 1}", "out_indices"))
-    return tuple(out_indices)
-
-
 def check_frozen(frozen_stages: int, first: int, last: int) -> int:
     """Return ``frozen_stages``, from ``first``, which freezes nothing, to ``last``, which freezes everything.
 

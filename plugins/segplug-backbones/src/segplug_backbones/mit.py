@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from segkernel.errors import UsageError
 from segkernel.interfaces.model import Backbone
 from segkernel.nn import (
     LayerConfig,
@@ -25,10 +24,9 @@ from segkernel.nn import (
     build_norm,
     nchw_to_nlc,
     nlc_to_nchw,
-    normal_init,
-    trunc_normal_init,
 )
 from segplug_backbones.recompute import recompute, worth_recomputing
+from segplug_backbones.stages import check_indices, check_per_stage, growing, mixed_init
 
 Size = tuple[int, int]
 
@@ -147,7 +145,7 @@ class MixVisionTransformer(Backbone):
         with_cp: Compute activations a second time in backward, to save memory.
 
     Raises:
-        UsageError: When an argument is out of range or does not fit the others.
+        ConfigError: When an argument is out of range or does not fit the others.
     """
 
     conformance: ClassVar = {"embed_dims": 8, "num_layers": (1, 2, 1, 1), "num_heads": (1, 2, 5, 8)}
@@ -180,10 +178,9 @@ class MixVisionTransformer(Backbone):
             "strides": strides,
             "sr_ratios": sr_ratios,
         }
-        _check_stages(num_stages, per_stage, out_indices)
+        check_per_stage(num_stages, per_stage)
         widths = [embed_dims * heads for heads in num_heads]
-        total = sum(num_layers)
-        drop_paths = iter([drop_path_rate * i / max(total - 1, 1) for i in range(total)])
+        drop_paths = iter(growing(drop_path_rate, sum(num_layers)))
         self.layers = nn.ModuleList()
         for i in range(num_stages):
             embed = PatchEmbed(
@@ -212,10 +209,10 @@ class MixVisionTransformer(Backbone):
             ]
             norm = build_norm(norm_cfg, widths[i])[1]
             self.layers.append(nn.ModuleList([embed, nn.ModuleList(layers), norm]))
-        self.out_indices = tuple(out_indices)
+        self.out_indices = check_indices(out_indices, num_stages)
         self.channels = tuple(widths[i] for i in self.out_indices)
         self.strides = tuple(math.prod(strides[: i + 1]) for i in self.out_indices)
-        self.apply(_initialise)
+        self.apply(mixed_init)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
@@ -275,19 +272,3 @@ def _variant(name: str, in_channels: int, drop_path_rate: float) -> MixVisionTra
     return MixVisionTransformer(
         in_channels, embed_dims, num_layers=num_layers, num_heads=(1, 2, 5, 8), drop_path_rate=drop_path_rate
     )
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        trunc_normal_init(module, std=0.02)
-    elif isinstance(module, nn.Conv2d):
-        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
-        normal_init(module, std=math.sqrt(2.0 / fan_out))
-
-
-def _check_stages(num_stages: int, per_stage: Mapping[str, Sequence[int]], out_indices: Sequence[int]) -> None:
-    for name, values in per_stage.items():
-        if len(values) != num_stages:
-            raise UsageError(f"{name} {list(values)} needs {num_stages} numbers, one for each of the num_stages")
-    if not out_indices or not all(0 <= i < num_stages for i in out_indices):
-        raise UsageError(f"out_indices {list(out_indices)} must name stages 0 to {num_stages - 1}")

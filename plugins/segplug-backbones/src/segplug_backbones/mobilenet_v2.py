@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from segkernel.errors import ConfigError, Problem
 from segkernel.nn import ConvModule, InvertedResidual, make_divisible
-from segplug_backbones.freezing import PartlyFrozen, check_frozen, check_indices
+from segplug_backbones.freezing import PartlyFrozen, check_frozen
 from segplug_backbones.recompute import run
+from segplug_backbones.stages import check_indices, check_per_stage
 
 STAGES = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))
 """Table 2 of the paper: expansion, channels and number of blocks of each stage."""
@@ -64,9 +64,7 @@ class MobileNetV2(PartlyFrozen):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        for name, values in (("strides", strides), ("dilations", dilations)):
-            if len(values) != len(STAGES):
-                raise ConfigError(Problem(f"{list(values)} needs {len(STAGES)} numbers, one for each stage", name))
+        check_per_stage(len(STAGES), {"strides": strides, "dilations": dilations})
         self.out_indices = check_indices(out_indices, len(STAGES))
         self.frozen_stages = check_frozen(frozen_stages, -1, len(STAGES))
         self.norm_eval, self.with_cp, self.pretrained = norm_eval, with_cp, pretrained

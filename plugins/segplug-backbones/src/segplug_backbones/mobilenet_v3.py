@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from segkernel.errors import ConfigError, Problem, suggest
 from segkernel.nn import ConvModule, InvertedResidualV3
-from segplug_backbones.freezing import PartlyFrozen, check_frozen, check_indices
+from segplug_backbones.freezing import PartlyFrozen, check_frozen
 from segplug_backbones.recompute import run
+from segplug_backbones.stages import check_indices
 
 Row = tuple[int, int, int, bool, str, int]
 SAME_PADDING = {"type": "Conv2dAdaptivePadding"}

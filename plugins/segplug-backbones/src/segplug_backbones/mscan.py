@@ -8,7 +8,6 @@ Reference: SegNeXt: Rethinking Convolutional Attention Design for Semantic Segme
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -24,8 +23,8 @@ from segkernel.nn import (
     build_norm,
     nchw_to_nlc,
     nlc_to_nchw,
-    normal_init,
 )
+from segplug_backbones.stages import check_per_stage, growing, mixed_init
 
 Kernel = int | Sequence[int]
 
@@ -189,13 +188,12 @@ class MSCAN(Backbone):
         pretrained: str | None = None,
     ) -> None:
         super().__init__()
-        _check_stages(num_stages, {"embed_dims": embed_dims, "mlp_ratios": mlp_ratios, "depths": depths})
+        check_per_stage(num_stages, {"embed_dims": embed_dims, "mlp_ratios": mlp_ratios, "depths": depths})
         if len(attention_kernel_sizes) != len(attention_kernel_paddings):
             message = f"{len(attention_kernel_paddings)} paddings for {len(attention_kernel_sizes)} convolutions"
             raise ConfigError(Problem(message, "attention_kernel_paddings"))
         self.num_stages, self.pretrained = num_stages, pretrained
-        total = sum(depths)
-        drop_paths = iter([drop_path_rate * i / max(total - 1, 1) for i in range(total)])
+        drop_paths = iter(growing(drop_path_rate, sum(depths)))
         for i, (width, depth) in enumerate(zip(embed_dims, depths, strict=True)):
             stem = StemConv(in_channels, width, act_cfg, norm_cfg) if i == 0 else None
             self.add_module(f"patch_embed{i + 1}", stem or OverlapPatchEmbed(embed_dims[i - 1], width, norm_cfg))
@@ -216,7 +214,7 @@ class MSCAN(Backbone):
             self.add_module(f"norm{i + 1}", nn.LayerNorm(width))
         self.channels = tuple(embed_dims)
         self.strides = tuple(4 * 2**i for i in range(num_stages))
-        self.apply(_initialise)
+        self.apply(mixed_init)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the map of each stage, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
@@ -272,15 +270,3 @@ def _depthwise(channels: int, size: Kernel, padding: Kernel) -> nn.Conv2d:
 def _turned(size: Kernel) -> Kernel:
     """Return (width, height) of (height, width)."""
     return size if isinstance(size, int) else tuple(reversed(size))
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
-        normal_init(module, std=math.sqrt(2.0 / fan_out))
-
-
-def _check_stages(num_stages: int, per_stage: Mapping[str, Sequence[Any]]) -> None:
-    for name, values in per_stage.items():
-        if len(values) != num_stages:
-            raise ConfigError(Problem(f"{list(values)} needs {num_stages} numbers, one for each stage", name))

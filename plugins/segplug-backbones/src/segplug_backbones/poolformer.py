@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import DropPath, LayerConfig, build_activation, build_norm
 from segplug_backbones.freezing import PartlyFrozen
+from segplug_backbones.stages import growing
 
 
 class PoolFormerArch(TypedDict):
@@ -162,10 +163,10 @@ class PoolFormer(PartlyFrozen):
     ) -> None:
         super().__init__()
         numbers = _numbers(arch)
-        layers, widths, total = numbers["layers"], numbers["embed_dims"], sum(numbers["layers"])
+        layers, widths = numbers["layers"], numbers["embed_dims"]
         self.pretrained = pretrained
         self.patch_embed = PatchEmbed(in_channels, widths[0], in_patch_size, in_stride, in_pad)
-        rates = iter([drop_path_rate * i / max(total - 1, 1) for i in range(total)])
+        rates = iter(growing(drop_path_rate, sum(layers)))
         parts: list[tuple[nn.Module, int, int]] = []  # with the channels and the stride of what comes out
         stride = in_stride
         for i, width in enumerate(widths):

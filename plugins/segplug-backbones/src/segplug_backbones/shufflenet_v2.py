@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import ConvModule, normal_init
-from segplug_backbones.freezing import PartlyFrozen, check_frozen, check_indices
+from segplug_backbones.freezing import PartlyFrozen, check_frozen
 from segplug_backbones.recompute import run
+from segplug_backbones.stages import check_indices
 
 BLOCKS = (4, 8, 4)
 CHANNELS = {

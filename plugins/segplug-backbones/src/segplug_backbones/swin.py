@@ -29,8 +29,9 @@ from segkernel.nn import (
     resize_pos_embed,
     trunc_normal_init,
 )
-from segplug_backbones.freezing import PartlyFrozen, check_frozen, check_indices
+from segplug_backbones.freezing import PartlyFrozen, check_frozen
 from segplug_backbones.recompute import recompute, worth_recomputing
+from segplug_backbones.stages import check_indices, growing
 from segplug_backbones.windows import (
     Size,
     count_windows,
@@ -256,8 +257,7 @@ class SwinTransformer(PartlyFrozen):
             self.absolute_pos_embed = nn.Parameter(torch.zeros(1, math.prod(self.grid), embed_dims))
         self.drop_after_pos = nn.Dropout(drop_rate)
         widths = [embed_dims * 2**i for i in range(len(depths))]
-        total = sum(depths)
-        drop_paths = iter([drop_path_rate * i / max(total - 1, 1) for i in range(total)])
+        drop_paths = iter(growing(drop_path_rate, sum(depths)))
         self.stages = nn.ModuleList()
         for i, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             blocks = [

@@ -28,11 +28,9 @@ from segkernel.nn import (
     build_norm,
     nchw_to_nlc,
     nlc_to_nchw,
-    normal_init,
-    trunc_normal_init,
 )
-from segplug_backbones.freezing import check_indices
 from segplug_backbones.mit import EfficientMultiheadAttention
+from segplug_backbones.stages import check_indices, check_per_stage, growing, mixed_init
 from segplug_backbones.windows import (
     Size,
     count_windows,
@@ -230,7 +228,7 @@ class PCPVT(Backbone):
             "mlp_ratios": mlp_ratios,
             "sr_ratios": sr_ratios,
         }
-        _check_stages(len(depths), per_stage)
+        check_per_stage(len(depths), per_stage)
         self.out_indices, self.pretrained = check_indices(out_indices, len(depths)), pretrained
         entered = [in_channels, *embed_dims]
         self.patch_embeds = nn.ModuleList(
@@ -240,7 +238,8 @@ class PCPVT(Backbone):
         self.position_encoding_drops = nn.ModuleList(nn.Dropout(drop_rate) for _ in embed_dims)
         self.position_encodings = nn.ModuleList(ConditionalPositionEncoding(width, width) for width in embed_dims)
         self.layers = nn.ModuleList()
-        for i, rates in enumerate(_drop_path_rates(depths, drop_path_rate)):
+        rates = iter(growing(drop_path_rate, sum(depths)))
+        for i, depth in enumerate(depths):
             layers = [
                 GSAEncoderLayer(
                     embed_dims[i],
@@ -250,17 +249,17 @@ class PCPVT(Backbone):
                     qkv_bias,
                     drop_rate,
                     attn_drop_rate,
-                    rate,
+                    next(rates),
                     norm_cfg,
                 )
-                for rate in rates
+                for _ in range(depth)
             ]
             self.layers.append(nn.ModuleList(layers))
         norms = (build_norm(norm_cfg, width)[1] for width in embed_dims)
         self.norm_list = nn.ModuleList(norms) if norm_after_stage else None
         self.channels = tuple(embed_dims[i] for i in self.out_indices)
         self.strides = tuple(math.prod(strides[: i + 1]) for i in self.out_indices)
-        self.apply(_initialise)
+        self.apply(mixed_init)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
@@ -345,9 +344,10 @@ class SVT(PCPVT):
             norm_after_stage,
             pretrained,
         )
-        _check_stages(len(depths), {"windiow_sizes": windiow_sizes})
-        for i, rates in enumerate(_drop_path_rates(depths, drop_path_rate)):
-            for j in range(0, depths[i], 2):
+        check_per_stage(len(depths), {"windiow_sizes": windiow_sizes})
+        rates = growing(drop_path_rate, sum(depths))
+        for i, depth in enumerate(depths):
+            for j in range(0, depth, 2):
                 layer = LSAEncoderLayer(
                     embed_dims[i],
                     num_heads[i],
@@ -356,10 +356,10 @@ class SVT(PCPVT):
                     qkv_bias,
                     drop_rate,
                     attn_drop_rate,
-                    rates[j],
+                    rates[sum(depths[:i]) + j],
                     norm_cfg,
                 )
-                self.layers[i][j] = layer.apply(_initialise)  # type: ignore[index]
+                self.layers[i][j] = layer.apply(mixed_init)  # type: ignore[index]
 
 
 PCPVT_DEPTHS = {"small": (3, 4, 6, 3), "base": (3, 4, 18, 3), "large": (3, 8, 27, 3)}
@@ -440,24 +440,3 @@ def _feed_forward(embed_dims: int, hidden: int, drop_rate: float, drop_path_rate
 def _twice(rate: float) -> float:
     """Return the rate that amounts to two draws, one after the other."""
     return 1 - (1 - rate) ** 2
-
-
-def _drop_path_rates(depths: Sequence[int], rate: float) -> list[list[float]]:
-    """Return the rate of each layer of each stage, growing from 0 to ``rate``."""
-    total = sum(depths)
-    rates = iter([rate * i / max(total - 1, 1) for i in range(total)])
-    return [[next(rates) for _ in range(depth)] for depth in depths]
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        trunc_normal_init(module, std=0.02)
-    elif isinstance(module, nn.Conv2d):
-        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
-        normal_init(module, std=math.sqrt(2.0 / fan_out))
-
-
-def _check_stages(count: int, per_stage: Mapping[str, Sequence[Any]]) -> None:
-    for name, values in per_stage.items():
-        if len(values) != count:
-            raise ConfigError(Problem(f"{list(values)} needs {count} numbers, one for each of the depths", name))

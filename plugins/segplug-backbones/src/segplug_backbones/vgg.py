@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import ConvModule
-from segplug_backbones.freezing import PartlyFrozen, check_frozen, check_indices
+from segplug_backbones.freezing import PartlyFrozen, check_frozen
 from segplug_backbones.pool import CeilMaxPool2d
+from segplug_backbones.stages import check_indices
 
 BLOCKS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 """Table 1 of the paper: convolutions of each stage."""

@@ -27,6 +27,7 @@ from segkernel.nn import (
     resize_pos_embed,
     trunc_normal_init,
 )
+from segplug_backbones.stages import growing
 
 Grid = tuple[int, int]
 
@@ -222,11 +223,6 @@ def layer_indices(out_indices: int | Sequence[int], num_layers: int) -> tuple[in
     if not indices or not all(0 <= i < num_layers for i in indices):
         raise ConfigError(Problem(f"{list(indices)} must name layers 0 to {num_layers - 1}", "out_indices"))
     return indices
-
-
-def growing(rate: float, count: int) -> list[float]:
-    """Return ``count`` numbers from 0 to ``rate``."""
-    return [rate * i / max(count - 1, 1) for i in range(count)]
 
 
 def transformer_layer(parameter: str) -> int | None:
