@@ -334,6 +334,13 @@ def test_pictures_masks_of_colours_and_none(tmp_path: Path) -> None:
     assert "seg" not in RasterDataset("images", data_root=tmp_path)[0]
 
 
+def test_a_mask_with_a_palette_gives_its_numbers(tmp_path: Path) -> None:
+    write_tiff(tmp_path / "images/a.tif", SCENE, **BANDS_LAST)
+    colors = RNG.integers(0, 65536, (3, 256), np.uint16)
+    write_tiff(tmp_path / "masks/a.tif", IDS, photometric="palette", colormap=colors)
+    assert (load(tmp_path, mask_suffix=".tif")[0]["seg"].array == IDS).all()
+
+
 def test_masks_of_whole_real_numbers(tmp_path: Path) -> None:
     write_tiff(tmp_path / "images/a.tif", SCENE, **BANDS_LAST)
     write_tiff(tmp_path / "masks/a.tif", IDS.astype(np.float32))
