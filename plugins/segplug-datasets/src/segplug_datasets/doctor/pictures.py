@@ -103,7 +103,8 @@ def _orientation(look: Look) -> int:
 
 def _bands(where: str, probes: Sequence[Probe]) -> Iterator[Finding]:
     images = [p.image for p in probes if not p.image.error]
-    clear = [look.path for look in images if look.header.alpha]
+    files = [look for look in images if not look.asked]
+    clear = [look.path for look in files if look.header.alpha]
     if clear:
         why = "Transparency is dropped, so what it hid is seen. Where that matters, lay the images on a background."
         yield Finding("warning", "transparent-images", where, f"{len(clear)} images have an alpha channel", why, clear)
@@ -112,7 +113,7 @@ def _bands(where: str, probes: Sequence[Probe]) -> Iterator[Finding]:
     if clear:
         why = "Transparency is dropped: a label that only it tells from another is lost."
         yield Finding("warning", "transparent-masks", where, f"{len(clear)} masks have an alpha channel", why, clear)
-    deep = [look.path for look in images if look.header.depth > 8 or look.header.floating]
+    deep = [look.path for look in files if look.header.depth > 8 or look.header.floating]
     if deep:
         why = (
             "An ordinary image data set reads the upper 8 bits of each band: the lower ones are lost, and dark images "

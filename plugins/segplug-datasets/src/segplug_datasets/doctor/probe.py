@@ -68,12 +68,14 @@ class ImageLook(Look):
     """What an image is.
 
     Args:
+        asked: Whether the data set was asked for the image, which it may read as it likes, and not the file.
         grey: Whether all channels are equal.
         thumbnail: `THUMBNAIL` grey bytes; empty when the image shows nothing to recognise it by.
         sums: Sum of the values of each band.
         squares: Sum of their squares.
     """
 
+    asked: bool = False
     grey: bool = False
     thumbnail: bytes = b""
     sums: tuple[float, ...] = ()
@@ -146,7 +148,7 @@ def look_at_mask(path: str) -> MaskLook:
 
 def examine_sample(pair: Pair, sample: Sample | DataError) -> Probe:
     """Describe a sample that a data set gave, or refused to give."""
-    probe = Probe(pair.name, ImageLook(pair.image))
+    probe = Probe(pair.name, ImageLook(pair.image, asked=True))
     if isinstance(sample, DataError):
         probe.error = str(sample)
         return probe
