@@ -84,7 +84,7 @@ def _leaks(
 
 
 def near_duplicates(looked: Looked) -> list[tuple[Place, Place]]:
-    """Return pairs of images that look the same.
+    """Return pairs of images that look the same: each with one earlier image of each set, if there is any.
 
     Each image has a bit for each pair of neighbours in a grey thumbnail (difference hash; Krawetz, 2013). If at most
     k bits differ, one of k + 1 groups of bits is equal: only those that share a group are compared.
@@ -101,11 +101,13 @@ def near_duplicates(looked: Looked) -> list[tuple[Place, Place]]:
     raw = b"".join(_probe(looked, place).image.thumbnail for place in places)
     thumbnails = np.frombuffer(raw, np.uint8).reshape(-1, height, width).astype(np.int16)
     bits = (thumbnails[:, :, 1:] > thumbnails[:, :, :-1] + NOISE).reshape(-1, BITS)
+    sets = np.unique([_set(looked, place) for place in places], return_inverse=True)[1]
     found: set[tuple[int, int]] = set()
+    paired = np.zeros((len(places), sets.max() + 1), bool)
     # Neighbouring bits say much the same; spread over the groups, those of unrelated images are seldom equal.
     for group in np.array_split(np.random.default_rng(0).permutation(BITS), DIFFERENT_BITS + 1):
         for members in _equal_rows(np.packbits(bits[:, group], axis=1)):
-            found |= _alike(members, bits, thumbnails)
+            found |= _alike(members, bits, thumbnails, sets, paired)
     return [(places[first], places[second]) for first, second in sorted(found)]
 
 
@@ -117,13 +119,22 @@ def _equal_rows(keys: np.ndarray) -> Iterator[np.ndarray]:
     yield from (members for members in np.split(order, ends) if len(members) > 1)
 
 
-def _alike(members: np.ndarray, bits: np.ndarray, thumbnails: np.ndarray) -> set[tuple[int, int]]:
+def _alike(
+    members: np.ndarray, bits: np.ndarray, thumbnails: np.ndarray, sets: np.ndarray, paired: np.ndarray
+) -> set[tuple[int, int]]:
+    """Return pairs among some images; ``paired`` (images, sets) spares those that have one in a set already.
+
+    A camera that stands still would otherwise give as many pairs as images squared.
+    """
     found = set()
     for position, first in enumerate(members[:-1]):
         others = members[position + 1 :]
+        others = others[~paired[others, sets[first]]]
         close = others[(bits[others] != bits[first]).sum(1) <= DIFFERENT_BITS]
         level = np.abs(thumbnails[close] - thumbnails[first]).mean((1, 2))
-        found |= {(min(first, o), max(first, o)) for o in close[level <= DIFFERENT_GREY].tolist()}
+        close = close[level <= DIFFERENT_GREY]
+        paired[close, sets[first]] = True
+        found |= {(int(first), other) for other in close.tolist()}
     return found
 
 

@@ -117,7 +117,8 @@ def visible(pixels: np.ndarray) -> np.ndarray:
     pixels = pixels[..., :3] if pixels.shape[2] >= 3 else np.repeat(pixels[..., :1], 3, 2)
     if pixels.dtype == np.uint8:
         return np.ascontiguousarray(pixels)
-    low, high = np.nanpercentile(pixels, (1, 99))
+    finite = pixels[np.isfinite(pixels)]
+    low, high = np.percentile(finite, (1, 99)) if finite.size else (0, 1)
     stretched = (pixels.astype(np.float64) - low) * (255 / max(high - low, 1e-12))
     return np.nan_to_num(stretched).clip(0, 255).astype(np.uint8)
 
