@@ -213,9 +213,9 @@ def test_a_plan_gives_what_its_steps_give_in_turn(sample: Sample, steps: Sequenc
     for step in steps:
         sample.apply(step)
     assert (sample.size, sample.moved) == (expected.size, expected.moved)
-    assert np.array_equal(sample.image, expected.image)
+    assert np.abs(sample.image.astype(int) - expected.image).max() <= 1
     for name, value in expected.fields.items():
-        assert np.allclose(sample[name].array, value.array, atol=1e-4), name
+        assert np.allclose(sample[name].array, value.array, atol=0.02), name  # a weight at a border
     assert np.array_equal(sample["seg"].array, expected["seg"].array)
 
 
@@ -231,6 +231,21 @@ def test_labels_of_a_window_are_exactly_those_of_the_resized_map(
     sample.apply(Resize((tall, wide))).apply(crop)
     expected = cv2.resize(labels, (wide, tall), interpolation=cv2.INTER_NEAREST)[crop.window]
     assert np.array_equal(sample["seg"].array, expected)
+
+
+@given(st.integers(200, 300), st.integers(200, 300), st.floats(0.4, 6), st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_window_of_an_image_is_within_a_grey_level(
+    height: int, width: int, scale: float, data: st.DataObject
+) -> None:
+    to = max(300, round(height * scale)), max(300, round(width * scale))
+    top, left = data.draw(st.integers(0, to[0] - 1)), data.draw(st.integers(0, to[1] - 1))
+    crop = Crop(top, left, data.draw(st.integers(1, min(to[0] - top, 90))), data.draw(st.integers(1, to[1] - left)))
+    picture = smooth(height, width)
+    window = Sample(image=picture).apply(Resize(to)).apply(crop).image
+    expected = cv2.resize(picture, (to[1], to[0]))[crop.window]
+    assert window.shape == expected.shape
+    assert np.abs(window.astype(int) - expected).max() <= 2
 
 
 WINDOWS = [Crop(0, 0, 300, 400), Crop(1650, 2200, 350, 400), Crop(711, 1003, 311, 407), Crop(900, 0, 1, 2600)]

@@ -70,10 +70,11 @@ class Resize(Geometry):
         if self.part and array.shape[:2] != tuple(self.to):
             if interpolation == NEAREST:
                 return _picked(array, self.to, self.part)
-            # A pixel takes about four times as long to warp as to resize, which is exact: not for small savings.
-            saved = self.to[0] * self.to[1] - 4 * self.part.height * self.part.width
-            if interpolation == LINEAR and saved > 2**20:
-                return _window(array, self.to, self.part)
+            saved = self.to[0] * self.to[1] - 1.3 * self.part.height * self.part.width
+            if interpolation == LINEAR and saved > 2**16:  # for less, the whole and exact one is as fast
+                window = _window(array, self.to, self.part)
+                if window is not None:
+                    return window
         changed = self._whole(array, interpolation, fill)
         return self.part.raster(changed, interpolation, fill) if self.part else changed
 
@@ -96,21 +97,39 @@ def _picked(array: np.ndarray, to: Size, part: Crop) -> np.ndarray:
     return near[rows - rows[0]].take(columns - columns[0], 1)
 
 
-def _window(array: np.ndarray, to: Size, part: Crop) -> np.ndarray:
-    """Return a window of the linearly resized array, within a grey level, reading only what it needs."""
-    height, width = array.shape[:2]
-    y, x = height / to[0], width / to[1]
-    # Two pixels more than the window reaches: repeating the border then happens at the image's own border only.
-    top, bottom = max(int(part.top * y) - 2, 0), min(int((part.top + part.height) * y) + 3, height)
-    left, right = max(int(part.left * x) - 2, 0), min(int((part.left + part.width) * x) + 3, width)
-    back = np.array([[x, 0, (part.left + 0.5) * x - 0.5 - left], [0, y, (part.top + 0.5) * y - 0.5 - top]])
-    cv2, size = opencv(), (part.width, part.height)
+def _window(array: np.ndarray, to: Size, part: Crop) -> np.ndarray | None:
+    """Return a window of the linearly resized array, within a grey level, reading only what it needs.
 
-    def change(near: np.ndarray, border: tuple[float, ...]) -> np.ndarray:
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        return cv2.warpAffine(near, back, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    Resizing a part gives the same pixels when its first one begins where one of the whole image does; a little before
+    the window there is nearly always such a place. None when there is none.
+    """
+    found: list[tuple[int, int, int]] = []
+    for length, new, window in zip(array.shape, to, part.window):
+        start = _common_start(window.start, length / new)
+        if start is None:
+            return None
+        found.append((*start, min(int(window.stop * length / new) + 3, length)))
+    (top, y, bottom), (left, x, right) = found
+    fx, fy = to[1] / array.shape[1], to[0] / array.shape[0]
+    size = round((bottom - y) * fy), round((right - x) * fx)
+    resize = opencv().resize
+    near = _sampled(array[y:bottom, x:right], 0, size, lambda near, _: resize(near, None, fx=fx, fy=fy))
+    return near[part.top - top :, part.left - left :][: part.height, : part.width]
 
-    return _sampled(array[top:bottom, left:right], 0, (part.height, part.width), change)
+
+_REACH, _APART = 96, 1 / 64  # OpenCV's own warps are no finer
+
+
+def _common_start(start: int, ratio: float) -> tuple[int, int] | None:
+    """Return a pixel before ``start`` and the source pixel that begins where it does, ``ratio`` to one."""
+    last = start - int(0.5 / ratio) - 2  # so that no pixel of the window lies on the part's border
+    if last <= 0:
+        return 0, 0
+    pixels = np.arange(last, max(last - _REACH, -1), -1)
+    places = pixels * ratio
+    apart = np.abs(places - np.rint(places))
+    best = int(apart.argmin())
+    return (int(pixels[best]), round(places[best])) if apart[best] <= _APART else None
 
 
 @dataclass(frozen=True)
@@ -322,6 +341,10 @@ class LabelMap(RasterField):
     fill = IGNORE
 
 
+class MultiLabelMap(LabelMap):
+    """Yes (1) or no (0) for every class, (H, W, K) uint8; `IGNORE` where unknown. As a tensor it is (K, H, W)."""
+
+
 class WeightMap(RasterField):
     """How much a pixel counts in a loss, float32 from 0."""
 
@@ -478,6 +501,8 @@ class Sample(_Pictured):
 class Targets(_Named):
     """What a batch, or one image, should give: ``targets["seg"]`` is (N, H, W), or (H, W), class ids.
 
+    A multi-label map is (N, K, H, W), or (K, H, W).
+
     Label maps travel as uint8; the preprocessor makes them int64 on the device.
 
     Raster fields are tensors padded to the batch's size, other fields lists of one tensor per image.
@@ -488,13 +513,13 @@ class Targets(_Named):
 class Prediction(_Named):
     """What a model says of one image, at its original size.
 
-    For each output ``NAME`` of the segmentor: ``NAME`` (H, W) class ids, and, when they were asked for,
-    ``NAME_scores`` (K, H, W) float probabilities.
+    For each output ``NAME`` of the segmentor: ``NAME`` (H, W) class ids, or (K, H, W) of yes (1) and no (0) where the
+    task is ``multilabel``, and, when they were asked for, ``NAME_scores`` (K, H, W) float probabilities.
     """
 
     @property
     def labels(self) -> Tensor:
-        """The label map (H, W) of the main output."""
+        """The label map of the main output."""
         return self.fields["seg"]
 
 
@@ -560,7 +585,7 @@ def as_targets(sample: Sample) -> Targets:
     """Return the fields of one sample as tensors of the dtype they have."""
     import torch
 
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(value.array)) for name, value in sample.fields.items()}
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(_laid_out(value))) for name, value in sample.fields.items()}
     return Targets(tensors, dict(sample.meta))
 
 
@@ -570,8 +595,13 @@ def _collate_field(values: list[Field], height: int, width: int) -> Any:
     first = values[0]
     if isinstance(first, RasterField) and not isinstance(first, InstanceMasks):
         padded = [replace(v, array=_pad_to(v.array, height, width, first.fill)) for v in values]
-        return torch.from_numpy(np.stack([v.array for v in padded]))
+        return torch.from_numpy(np.stack([_laid_out(v) for v in padded]))
     return [torch.from_numpy(np.ascontiguousarray(v.array)) for v in values]
+
+
+def _laid_out(value: Field) -> np.ndarray:
+    """Return the array of a field as its tensor has it: classes come before rows."""
+    return np.moveaxis(value.array, 2, 0) if isinstance(value, MultiLabelMap) else value.array
 
 
 def _channels(image: np.ndarray) -> Sequence[np.ndarray]:
