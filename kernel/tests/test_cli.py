@@ -150,7 +150,8 @@ def test_the_log_level_can_stand_before_and_after_the_command(capsys: pytest.Cap
 
 def test_ctrl_c_ends_with_130() -> None:
     interrupt = "c.LazyGroup.get_command = lambda *a: os.kill(os.getpid(), 2)"
-    code = f"import os, segkernel.cli as c\n{interrupt}\nc.main(['run'])"
+    heard = "signal.signal(signal.SIGINT, signal.default_int_handler)"  # a job in the background ignores it
+    code = f"import os, signal, segkernel.cli as c\n{heard}\n{interrupt}\nc.main(['run'])"
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 130
 
 
