@@ -313,7 +313,8 @@ _REFUSALS = (ValueError, TypeError, LookupError, AssertionError, NotImplementedE
 
 
 def _located(problem: Problem, at: _At) -> Problem:
-    return problem if problem.path else replace(problem, path=at.path, place=problem.place or at.place)
+    path = ".".join(filter(None, (at.path, problem.path)))
+    return replace(problem, path=path, place=problem.place or at.place)
 
 
 def _problem_of(error: Exception, at: _At, label: str = "") -> Problem:

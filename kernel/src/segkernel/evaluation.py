@@ -12,7 +12,7 @@ from torch import Tensor
 
 from segkernel.data import Loader, prefetched
 from segkernel.engine import naming
-from segkernel.errors import DataError
+from segkernel.errors import DataError, UsageError
 from segkernel.inference import TTA, check_views, predict_batch
 from segkernel.interfaces.data import Metric
 from segkernel.interfaces.model import TestConfig
@@ -80,6 +80,8 @@ def _fresh(metric: Metric, run: Runner) -> Metric:
     for name, known in (("classes", run.dataset_classes), ("labels", run.dataset_labels)):
         if getattr(fresh, name, ()) is None:
             setattr(fresh, name, known)
+    if run.dataset_labels.task == "multilabel" and "multilabel" not in getattr(metric, "tasks", ()):
+        raise UsageError(f"{type(metric).__name__} takes no labels of task multilabel; IoUMetric does")
     return fresh
 
 

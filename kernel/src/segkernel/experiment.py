@@ -24,7 +24,7 @@ from segkernel.errors import ConfigError, Problem, UsageError, suggest
 from segkernel.evaluation import Evaluation
 from segkernel.hooks.schedule import Schedule
 from segkernel.inference import TTA, PaddingConfig, Preprocessor
-from segkernel.interfaces.data import Dataset, Sampler, Transform
+from segkernel.interfaces.data import Dataset, Sampler, Task, Transform
 from segkernel.interfaces.model import Engine, Exporter, Segmentor
 from segkernel.interfaces.spec import Spec
 from segkernel.nn import resize
@@ -32,6 +32,7 @@ from segkernel.opening import catalog_of, make_model, open_model, unavailable
 from segkernel.optim import Paramwise, parameter_groups
 from segkernel.randomness import seed_everything
 from segkernel.runner import Runner
+from segkernel.task import data_for_task, model_for_task
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,8 @@ class DataSection:
         eval_transforms: Applied to validation and test samples.
         preprocess: Normalisation and padding on the device.
         num_classes: For references: ``${data.num_classes}``.
+        task: What a pixel is; sets the channels, losses, activation and threshold of all heads that do not say
+            otherwise, and how data sets read labels. None leaves that to the heads: usually ``multiclass``.
         crop_size: For references, (height, width).
         align_corners: For references.
         micro_batch: Samples a device takes at once; None takes ``optim.batch_size``.
@@ -86,6 +89,7 @@ class DataSection:
     eval_transforms: Sequence[Transform] = ()
     preprocess: PreprocessConfig = field(default_factory=lambda: PreprocessConfig())
     num_classes: int | None = None
+    task: Task | None = None
     crop_size: tuple[int, int] | None = None
     align_corners: bool = False
     micro_batch: int | None = None
@@ -164,6 +168,10 @@ def check(config: Config) -> list[Problem]:
             problems.append(Problem("unknown section", name, place, suggest(name, SECTIONS)))
         elif value is not None:
             problems += _check_section(name, value, place, catalog)
+    try:
+        model_for_task(config, catalog)
+    except ConfigError as error:
+        problems += error.problems
     return problems
 
 
@@ -215,7 +223,7 @@ def make_runner(
     model = model or make_model(config, catalog)
     optim = construct(OptimSection, config.get("optim") or {}, path="optim", catalog=catalog)
     schedule = construct(ScheduleSection, config.get("schedule") or {}, path="schedule", catalog=catalog)
-    wanted = config.get("data") or {}
+    wanted = data_for_task(config, catalog)
     data = construct(DataSection, wanted if training else _without_training(wanted), path="data", catalog=catalog)
     _check_classes(model, data, config)
     loaders = _loaders(data, optim, engine, seed)
@@ -304,6 +312,11 @@ def _check_classes(model: Segmentor, data: DataSection, config: Config) -> None:
             hint = f"set num_classes: {count} in the model's heads, or reference ${{data.num_classes}}"
             place = place_of(config["data"], name)
             raise ConfigError(Problem(f"{message}, the model predicts {output.classes}", f"data.{name}", place, hint))
+        task = getattr(getattr(part, "labels", None), "task", "multiclass")
+        if output is not None and (task == "multilabel") != (output.task == "multilabel"):
+            message = f"{type(part).__name__} has labels for task {task}, the model is for task {output.task}"
+            hint = f"set data.task: {task}, or give the data set labels for task {output.task}"
+            raise ConfigError(Problem(message, f"data.{name}", place_of(config["data"], name), hint))
 
 
 def start(

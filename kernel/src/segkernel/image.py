@@ -21,7 +21,7 @@ import numpy as np
 
 from segkernel.errors import DataError, SegKernelError, UsageError
 from segkernel.files import replacing
-from segkernel.interfaces.data import Color, default_palette
+from segkernel.interfaces.data import IGNORE, Color, default_palette
 from segkernel.loadtimes import FILES, timed
 
 PathLike = str | Path
@@ -269,6 +269,19 @@ def write_mask(path: PathLike, labels: np.ndarray) -> None:
     _write(path, labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16))
 
 
+def write_labels(folder: PathLike, name: str, labels: np.ndarray, classes: Sequence[str]) -> None:
+    """Write a label map (H, W) as ``folder/NAME.png``, one of yes and no (K, H, W) as ``folder/CLASS/NAME.png`` each.
+
+    Raises:
+        DataError: As `write_mask`.
+    """
+    if labels.ndim == 2:
+        write_mask(Path(folder) / f"{name}.png", labels)
+        return
+    for plane, called in zip(labels, classes, strict=True):
+        write_mask(Path(folder) / called.replace("/", "_") / f"{name}.png", plane)
+
+
 def _write(path: PathLike, array: np.ndarray) -> None:
     cv2, path = opencv(), Path(path)
     try:
@@ -326,7 +339,8 @@ def draw(
 
     Args:
         image: (H, W, 3) uint8 RGB, (H, W) grey, or a path.
-        prediction: Class ids (H, W) as array or tensor, or a `Prediction`.
+        prediction: Class ids (H, W) as array or tensor, or a `Prediction`. Of yes and no for each class, (K, H, W),
+            the last class with a yes is painted.
         truth: The annotation likewise, or a `Targets`; drawn to the left of the prediction.
         classes: Names for the legend, which lists the classes that occur.
         palette: RGB per class; a fixed table of colours when not given.
@@ -371,7 +385,11 @@ def _as_rgb(image: np.ndarray) -> np.ndarray:
 
 def _as_labels(value: Any) -> np.ndarray:
     value = value["seg"] if hasattr(value, "fields") else value
-    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value).astype(np.int64)
+    labels = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value).astype(np.int64)
+    if labels.ndim == 3:
+        last = len(labels) - 1 - (labels[::-1] == 1).argmax(0)
+        labels = np.where((labels == 1).any(0), last, IGNORE)
+    return labels
 
 
 def _text(canvas: np.ndarray, text: str, x: int, y: int, color: Color) -> None:

@@ -210,10 +210,14 @@ def activate(scores: Tensor, output: OutputSpec) -> Tensor:
 
 
 def to_labels(values: Tensor, output: OutputSpec, activated: bool = False) -> Tensor:
-    """Turn scores, or probabilities when ``activated``, (N, K, H, W) into class ids (N, H, W), uint8 where they fit."""
-    if output.out_channels == 1 and output.threshold is not None:
-        probability = values if activated else activate(values, output)
-        return (probability[:, 0] > output.threshold).to(torch.uint8)
+    """Turn scores, or probabilities when ``activated``, (N, K, H, W) into class ids (N, H, W), uint8 where they fit.
+
+    For the task ``multilabel`` they stay (N, K, H, W): 1 for yes, 0 for no.
+    """
+    several = output.task == "multilabel"
+    if output.threshold is not None and (several or output.out_channels == 1):
+        chosen = ((values if activated else activate(values, output)) > output.threshold).to(torch.uint8)
+        return chosen if several else chosen[:, 0]
     labels = values.argmax(1)
     return labels.to(torch.uint8) if values.shape[1] <= IGNORE else labels
 

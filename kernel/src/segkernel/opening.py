@@ -16,6 +16,7 @@ from segkernel.catalog import Catalog
 from segkernel.config import Config, load_config
 from segkernel.errors import BrokenPluginError, CheckpointError, ConfigError, Problem, UsageError
 from segkernel.interfaces.model import Exporter, Segmentor
+from segkernel.task import model_for_task
 from segkernel.weights import LoadReport, load_into, load_weights, prepare
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def open_model(source: Source, weights: str | Path | None = None, overrides: Seq
         stored = exported.metadata.get("config")
         return Opened(exported, exported.metadata, load_config(stored, overrides) if stored else None)
     config = load_config(source, overrides)
-    changed = any(text.lstrip("+~").startswith(("model", "data.num_classes")) for text in overrides)
+    changed = any(text.lstrip("+~").startswith(("model", "data.num_classes", "data.task")) for text in overrides)
     named = isinstance(source, str) and suffix not in (".yaml", ".yml") and not changed
     return _with_weights(config, weights or (config.meta.get("weights") if named else None))
 
@@ -110,7 +111,8 @@ def make_model(config: Config, catalog: Catalog | None = None, pretrained: bool 
         raise ConfigError(unavailable(config))
     if not config.get("model"):
         raise ConfigError(Problem("this config has no model", "model", str(config.source)))
-    model = build("segmentors", config["model"], catalog=catalog or catalog_of(config))
+    catalog = catalog or catalog_of(config)
+    model = build("segmentors", model_for_task(config, catalog), path="model", catalog=catalog)
     for name, part in model.named_modules() if pretrained else ():
         if start := getattr(part, "pretrained", None):
             target: Any = part.backbone if isinstance(part, Segmentor) else part

@@ -168,7 +168,8 @@ class Predictor:
             show: Show each in a window.
             wait_time: Seconds it stays; 0 waits for a key.
             opacity: Of the classes' colours, above 0, at most 1.
-            out_dir: Write pictures and label maps (PNG of class ids) below this folder; None writes nothing.
+            out_dir: Write pictures and label maps (PNG of class ids; of yes and no in a folder for each class) below
+                this folder; None writes nothing.
             img_out_dir: Folder of the pictures in it; empty writes none.
             pred_out_dir: Folder of the label maps in it; empty writes none.
             scores: Also keep the probabilities, ``seg_scores`` (K, H, W).
@@ -187,7 +188,7 @@ class Predictor:
                 errors.append(error)
                 continue
             if labels:
-                _write_labels(labels, name, prediction, self.model.outputs)
+                _write_labels(labels, name, prediction, self.model.outputs, self.classes)
             if pictures or show:
                 file = pictures / f"{name}.png" if pictures else None
                 image.draw(pixels, prediction, None, self.classes, self.palette, opacity, name, file, show, wait_time)
@@ -311,10 +312,13 @@ def _names(images: Sequence[Path | np.ndarray]) -> list[str]:
     return names
 
 
-def _write_labels(folder: Path, name: str, prediction: Prediction, outputs: Iterable[str]) -> None:
+def _write_labels(
+    folder: Path, name: str, prediction: Prediction, outputs: Iterable[str], classes: Sequence[str]
+) -> None:
     for output in outputs:
-        file = f"{name}.png" if output == "seg" else f"{name}_{output}.png"
-        image.write_mask(folder / file, prediction[output].numpy())
+        labels = prediction[output].numpy()
+        names = classes if output == "seg" else [f"class {index}" for index in range(len(labels))]
+        image.write_labels(folder, name if output == "seg" else f"{name}_{output}", labels, names)
 
 
 # ---------------------------------------------------------------- the model and what belongs to it

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 _KEYS = {
     "": "model data optim schedule engine hooks evaluate export plugins seed work_dir load_from",
-    "data": "num_classes crop_size align_corners train val test sampler train_transforms eval_transforms preprocess"
-    " micro_batch eval_batch workers start_method opencv_threads persistent_workers",
+    "data": "num_classes task crop_size align_corners train val test sampler train_transforms eval_transforms"
+    " preprocess micro_batch eval_batch workers start_method opencv_threads persistent_workers",
     "data.preprocess": "mean std size size_divisor test_cfg",
     "data.preprocess.test_cfg": "size size_divisor",
     "optim": "optimizer batch_size clip_grad paramwise",

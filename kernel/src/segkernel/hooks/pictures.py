@@ -52,7 +52,7 @@ class PicturesHook:
         name = Path(str(prediction.meta["name"]))
         if self.labels_dir is not None:
             labels = run.dataset_labels.decode(prediction.labels.cpu().numpy())
-            images.write_mask(_place(self.labels_dir, name), labels)
+            images.write_labels(self.labels_dir, str(name), labels, run.dataset_classes)
         if self.show_dir is not None or self.show:
             self._draw(run, prediction, target, self.show_dir and _place(self.show_dir, name))
         if self._drawn < self.count:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from segkernel.errors import ConfigError, Problem
+from segkernel.interfaces.data import Task
 
 if TYPE_CHECKING:
     from segkernel.sample import Batch, Targets
@@ -53,6 +54,7 @@ class Loss(nn.Module):
     """Scores (N, K, H, W) and class ids (N, H, W) to a scalar. Logged under ``name`` (``loss_ce``).
 
     Pixels with ``ignore_index`` do not count; when all are ignored the result is a finite zero with a gradient.
+    A loss whose attribute ``use_sigmoid`` is true also takes a yes (1) or no (0) for each channel, (N, K, H, W).
     """
 
     name: str
@@ -74,6 +76,8 @@ class Head(nn.Module):
 
     output: OutputSpec
     """What the scores mean."""
+    tasks: ClassVar[tuple[Task, ...]] = ("multiclass",)
+    """What it can be trained for; a head that can do more than one takes the argument ``task``."""
 
     def forward(self, features: Features) -> Tensor:
         """Return scores (N, K, h, w), unnormalised, at the head's own stride."""
@@ -117,8 +121,9 @@ class OutputSpec:
         classes: Number of classes.
         out_channels: Channels of the scores; 1 with ``sigmoid`` is a binary map of 2 classes.
         activation: Applied to the scores before a threshold or a merge.
-        threshold: Probability from which a ``sigmoid`` output is class 1.
+        threshold: Probability above which a ``sigmoid`` output is class 1, or a yes.
         align_corners: How the scores are resized.
+        task: What a pixel is; ``multilabel`` is a yes or no for each channel.
     """
 
     classes: int
@@ -126,6 +131,7 @@ class OutputSpec:
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
     threshold: float | None = None
     align_corners: bool = False
+    task: Task = "multiclass"
 
 
 class TestConfig(TypedDict, total=False):

@@ -15,17 +15,18 @@ A head derives from `DecodeHead`, hands its constructor the arguments it does no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Required, TypedDict
 
 from segkernel.errors import ConfigError, Problem
+from segkernel.interfaces.data import Task
 from segkernel.interfaces.model import CascadeHead, Features, Head, Loss, OutputSpec
 from segkernel.nn.init import normal_init
 from segkernel.nn.layers import LayerConfig
-from segkernel.nn.losses import CrossEntropyLoss, accuracy
+from segkernel.nn.losses import CrossEntropyLoss, accuracy, right_decisions
 from segkernel.nn.resize import resize
 from segkernel.nn.sampler import PixelSampler
 from segkernel.sample import Targets
@@ -51,6 +52,7 @@ class DecodeHeadArguments(TypedDict, total=False):
     ignore_index: int
     sampler: PixelSampler | None
     align_corners: bool
+    task: Task | None
 
 
 class DecodeHead(Head):
@@ -61,7 +63,8 @@ class DecodeHead(Head):
         channels: Channels before the last convolution.
         num_classes: Number of classes.
         out_channels: Channels of the scores: ``num_classes``, or 1 for a binary map of 2 classes.
-        threshold: Probability from which a binary map is class 1; 0.3 unless given.
+        threshold: Probability above which a binary map is class 1, or a class of a multi-label map is there; 0.5
+            with a ``task``, else 0.3, unless given.
         dropout_ratio: Share of channels dropped before the last convolution, in training.
         conv_cfg: Kind of convolution.
         norm_cfg: Kind of norm layer; none for None.
@@ -73,10 +76,16 @@ class DecodeHead(Head):
         ignore_index: The label that does not count.
         sampler: Chooses the pixels that count; all for None.
         align_corners: How feature maps and scores are resized.
+        task: ``multiclass`` is a softmax over the classes. ``binary`` is one channel for two classes, ``multilabel``
+            one for each class, with a sigmoid and losses of yes and no. None is what the other arguments make of it.
+
+    Raises:
+        ConfigError: When arguments contradict each other, or a loss is not for the task.
     """
 
     in_channels: Any  # an int for heads of one feature map, a list for others; each head knows which it has
     in_index: Any
+    tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "binary", "multilabel")
 
     def __init__(
         self,
@@ -96,18 +105,26 @@ class DecodeHead(Head):
         ignore_index: int = 255,
         sampler: PixelSampler | None = None,
         align_corners: bool = False,
+        task: Task | None = None,
     ) -> None:
         super().__init__()
-        self.channels, self.num_classes = channels, num_classes
-        self.out_channels = num_classes if out_channels is None else out_channels
-        self.threshold = 0.3 if threshold is None and self.out_channels == 1 else threshold
+        self.channels, self.num_classes, self.task = channels, num_classes, task
+        self._decides = task in ("binary", "multilabel")  # by a yes or no in every channel
+        usual = 1 if task == "binary" else num_classes
+        self.out_channels = usual if out_channels is None else out_channels
+        sigmoid = self._decides or self.out_channels == 1
+        usual_threshold = 0.5 if self._decides else 0.3 if sigmoid else None
+        self.threshold = usual_threshold if threshold is None else threshold
         self.conv_cfg, self.norm_cfg, self.act_cfg = conv_cfg, norm_cfg, act_cfg
         self.ignore_index, self.sampler, self.align_corners = ignore_index, sampler, align_corners
         self._set_inputs(in_channels, in_index, input_transform)
         self._check_outputs()
-        activation: Literal["softmax", "sigmoid"] = "sigmoid" if self.out_channels == 1 else "softmax"
-        self.output = OutputSpec(num_classes, self.out_channels, activation, self.threshold, align_corners)
-        self.loss_decode = _losses(loss_decode)
+        activation: Literal["softmax", "sigmoid"] = "sigmoid" if sigmoid else "softmax"
+        kind = task or ("binary" if sigmoid else "multiclass")
+        self.output = OutputSpec(num_classes, self.out_channels, activation, self.threshold, align_corners, kind)
+        self.loss_decode = _losses(loss_decode, self._decides)
+        if task is not None:
+            self._check_task(task, usual)
         self.dropout = nn.Dropout2d(dropout_ratio) if dropout_ratio > 0 else None
         self.conv_seg = nn.Conv2d(channels, self.out_channels, 1)
         normal_init(self.conv_seg, std=0.01)
@@ -143,9 +160,13 @@ class DecodeHead(Head):
     def loss_by_scores(self, scores: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
         """Return the losses and ``acc_seg``, a percentage, of scores (N, K, h, w) against class ids (N, H, W).
 
-        ``weight`` (N, H, W) says what each pixel counts.
+        ``weight`` (N, H, W) says what each pixel counts. For the task ``multilabel`` the target is (N, K, H, W).
         """
-        scores = resize(scores, target.shape[1:], align_corners=self.align_corners)
+        if (target.ndim == 4) != (self.task == "multilabel"):
+            message = f"labels of shape {tuple(target.shape)} for task {self.output.task}"
+            raise ConfigError(Problem(message, "task", hint="set data.task to what the data set's labels are"))
+        scores = resize(scores, target.shape[-2:], align_corners=self.align_corners)
+        target = target.unsqueeze(1) if self.task == "binary" else target
         losses = self._losses()
         if self.sampler is not None:
             sampled = self.sampler.sample(scores, target, losses, self.ignore_index)
@@ -154,7 +175,10 @@ class DecodeHead(Head):
         for loss in losses:
             value = loss(scores, target, weight=weight, ignore_index=self.ignore_index)
             named[loss.name] = named[loss.name] + value if loss.name in named else value
-        named["acc_seg"] = accuracy(scores, target, ignore_index=self.ignore_index)  # type: ignore[assignment]
+        if self._decides:
+            named["acc_seg"] = right_decisions(scores, target, self.threshold or 0.0, self.ignore_index)
+        else:
+            named["acc_seg"] = accuracy(scores, target, ignore_index=self.ignore_index)  # type: ignore[assignment]
         return named
 
     def _losses(self) -> list[Loss]:
@@ -178,6 +202,31 @@ class DecodeHead(Head):
             )
             raise ConfigError(Problem(message, "out_channels"))
 
+    def _check_task(self, task: Task, channels: int) -> None:
+        """Refuse what contradicts the task."""
+        problems, name = [], type(self).__name__
+        if task not in self.tasks:
+            problems.append(Problem(f"{name} is not for task {task}, but for {', '.join(self.tasks)}", "task"))
+        if task == "binary" and self.num_classes != 2:
+            hint = "set data.num_classes: 2 and merge classes, or data.task: multiclass"
+            problems.append(Problem(f"task binary has 2 classes, not {self.num_classes}", "num_classes", hint=hint))
+        elif self.out_channels != channels:
+            message = f"task {task} with {self.num_classes} classes has {channels} channels, not {self.out_channels}"
+            problems.append(Problem(message, "out_channels", hint="leave it out"))
+        if task == "multiclass" and self.threshold is not None:
+            message, hint = "task multiclass takes the best class, there is no threshold", "leave it out"
+            problems.append(Problem(message, "threshold", hint=f"{hint}, or set data.task to binary or multilabel"))
+        if self._decides and self.sampler is not None:
+            message = f"{type(self.sampler).__name__} samples by a softmax, task {task} has none"
+            problems.append(Problem(message, "sampler", hint="remove it"))
+        for loss in self._losses() if self._decides else ():
+            if not getattr(loss, "use_sigmoid", False):
+                hint = "use CrossEntropyLoss, FocalLoss or DiceLoss, with use_sigmoid: true"
+                message = f"{type(loss).__name__} is here no loss of yes and no, which task {task} needs"
+                problems.append(Problem(message, "loss_decode", hint=hint))
+        if problems:
+            raise ConfigError(problems)
+
 
 class CascadeDecodeHead(CascadeHead, DecodeHead):  # type: ignore[misc]  # previous scores come in between
     """Base of heads that refine the scores of another; arguments are those of `DecodeHead`."""
@@ -186,7 +235,7 @@ class CascadeDecodeHead(CascadeHead, DecodeHead):  # type: ignore[misc]  # previ
         return self.loss_by_scores(self(features, previous), targets["seg"], targets.get("weight"))
 
 
-def _losses(loss_decode: Loss | Sequence[Loss] | None) -> nn.Module:
+def _losses(loss_decode: Loss | Sequence[Loss] | None, use_sigmoid: bool) -> nn.Module:
     if loss_decode is None:
-        return CrossEntropyLoss()
+        return CrossEntropyLoss(use_sigmoid)
     return nn.ModuleList(loss_decode) if isinstance(loss_decode, Sequence) else loss_decode

@@ -81,6 +81,8 @@ class CrossEntropyLoss(PixelLoss):
     ) -> Tensor:
         """Return the loss of ``scores`` (N, K, H, W) or (N, K) against ``target`` without the K.
 
+        With ``use_sigmoid``, a ``target`` with the K says yes (1) or no (0) for each.
+
         ``weight`` counts pixels and has the target's shape; ``avg_factor`` is what ``mean`` divides by.
         """
         if self.use_mask:
@@ -115,12 +117,12 @@ class CrossEntropyLoss(PixelLoss):
         valid = (target >= 0) & (target != ignore_index)
         wanted = target * valid
         weight = self._class_weight(scores)
+        weight = weight if weight is None else weight.view(-1, *[1] * (scores.ndim - 2))
         if scores.ndim == target.ndim or scores.shape[1] == 1:
             scores = scores.squeeze(1) if scores.ndim > target.ndim else scores
         else:
             wanted = F.one_hot(wanted.long(), scores.shape[1]).movedim(-1, 1)
             valid = valid.unsqueeze(1).expand_as(scores)
-            weight = weight if weight is None else weight.view(-1, *[1] * (scores.ndim - 2))
         loss = F.binary_cross_entropy_with_logits(scores, wanted.to(scores.dtype), pos_weight=weight, reduction="none")
         return loss * valid, valid.sum() if self.avg_non_ignore else None
 
@@ -211,3 +213,10 @@ def accuracy(
     eps = torch.finfo(torch.float32).eps
     shares = [(right[:, :k].sum().float() + eps) * (100.0 / (counted.sum() + eps)) for k in ranks]
     return shares[0] if isinstance(topk, int) else shares
+
+
+def right_decisions(scores: Tensor, target: Tensor, threshold: float, ignore_index: int = 255) -> Tensor:
+    """Return the percentage of yes and no in ``target`` that ``scores`` of the same shape decide rightly by sigmoid."""
+    counted = target != ignore_index
+    right = (scores.sigmoid() > threshold) == (target == 1)
+    return 100.0 * (right & counted).sum() / counted.sum().clamp(min=1)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from segkernel.interfaces.data import IGNORE, Dataset, Sampler
-from segkernel.sample import LabelMap, RasterField, Sample
+from segkernel.sample import LabelMap, MultiLabelMap, RasterField, Sample
 from segkernel.testing.core import CheckSkipped, Subject, check, require
 from segkernel.testing.transforms import sample as blocks
 
@@ -125,8 +125,9 @@ def _check_labels(field: Any, count: int, index: int) -> None:
         raise CheckSkipped("no label map: a set without annotations")
     require(isinstance(field, LabelMap), f"field 'seg' of sample {index} is a {type(field).__name__}, not a LabelMap")
     require(field.array.dtype == np.uint8, f"the label map of sample {index} is {field.array.dtype}, not uint8")
-    require(field.array.ndim == 2, f"the label map of sample {index} has the shape {field.array.shape}")
-    stray = sorted(set(np.unique(field.array).tolist()) - {*range(count), IGNORE})
+    fits = field.array.shape[2:] == ((count,) if isinstance(field, MultiLabelMap) else ())
+    require(fits and field.array.ndim > 1, f"the label map of sample {index} has the shape {field.array.shape}")
+    stray = sorted(set(np.unique(field.array).tolist()) - {*range(count if field.array.ndim == 2 else 2), IGNORE})
     require(not stray, f"sample {index} holds labels {stray}, which are none of the {count} classes nor {IGNORE}")
 
 

@@ -78,10 +78,10 @@ class DAHead(DecodeHead):
         super().__init__(**kwargs)
         self.pam_in_conv, self.pam_out_conv = self._conv(self.in_channels), self._conv(self.channels)
         self.pam = PAM(self.channels, pam_channels)
-        self.pam_conv_seg = nn.Conv2d(self.channels, self.num_classes, 1)
+        self.pam_conv_seg = nn.Conv2d(self.channels, self.out_channels, 1)
         self.cam_in_conv, self.cam_out_conv = self._conv(self.in_channels), self._conv(self.channels)
         self.cam = CAM()
-        self.cam_conv_seg = nn.Conv2d(self.channels, self.num_classes, 1)
+        self.cam_conv_seg = nn.Conv2d(self.channels, self.out_channels, 1)
 
     def forward_feature(self, features: Features) -> Tensor:
         by_position, by_channel = self._branches(features)

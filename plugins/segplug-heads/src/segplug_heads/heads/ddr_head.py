@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from segkernel.errors import ConfigError, Problem
+from segkernel.interfaces.data import Task
 from segkernel.interfaces.model import Features
 from segkernel.nn import (
     ConvModule,
@@ -43,6 +44,7 @@ class DDRHead(DecodeHead):
     """
 
     fixed_arguments = frozenset({"input_transform", "sampler"})
+    tasks: ClassVar[tuple[Task, ...]] = ("multiclass",)
     conformance: ClassVar = {
         "in_channels": 16, "channels": 8, "num_classes": 4, "loss_decode": [{"type": "OhemCrossEntropy"}] * 2
     }  # fmt: skip

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from segkernel.interfaces.data import Task
 from segkernel.interfaces.model import Features, Loss
 from segkernel.nn import (
     ConvModule,
@@ -94,6 +95,7 @@ class EncHead(DecodeHead):
 
     fixed_arguments = frozenset({"input_transform"})
 
+    tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "binary")
     conformance: ClassVar = {
         "in_channels": [8, 16], "in_index": [0, 1], "channels": 8, "num_classes": 4, "num_codes": 3, "add_lateral": True
     }  # fmt: skip

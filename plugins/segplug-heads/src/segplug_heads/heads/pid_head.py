@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from segkernel.errors import ConfigError, Problem
+from segkernel.interfaces.data import Task
 from segkernel.interfaces.model import Features
 from segkernel.nn import (
     ConvModule,
@@ -65,6 +66,7 @@ class PIDHead(DecodeHead):
     """
 
     fixed_arguments = frozenset({"input_transform", "sampler"})
+    tasks: ClassVar[tuple[Task, ...]] = ("multiclass",)
     conformance: ClassVar = {
         "in_channels": 16, "channels": 8, "num_classes": 4,
         "loss_decode": [

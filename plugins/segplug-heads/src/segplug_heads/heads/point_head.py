@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from segkernel.errors import ConfigError, Problem
+from segkernel.interfaces.data import Task
 from segkernel.interfaces.model import Features
 from segkernel.nn import (
     CascadeDecodeHead,
@@ -54,6 +55,7 @@ class PointHead(CascadeDecodeHead):
     """
 
     fixed_arguments = frozenset({"input_transform"})
+    tasks: ClassVar[tuple[Task, ...]] = ("multiclass",)
     conformance: ClassVar = {
         "in_channels": [8], "in_index": [0], "channels": 8, "num_classes": 4, "num_points": 16, "num_fcs": 2,
         "subdivision_num_points": 64,

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from segkernel.errors import ConfigError, Problem
+from segkernel.interfaces.data import Task
 from segkernel.interfaces.model import Features
 from segkernel.nn import (
     DecodeHead,
@@ -47,6 +48,7 @@ class SegmenterMaskTransformerHead(DecodeHead):
         ConfigError: When ``out_channels`` is not ``num_classes``.
     """
 
+    tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "multilabel")
     conformance: ClassVar = {
         "in_channels": 8, "channels": 8, "num_classes": 4, "num_layers": 2, "num_heads": 2, "embed_dims": 12
     }  # fmt: skip

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
+from segkernel.interfaces.data import Task
 from segkernel.interfaces.model import Features
 from segkernel.nn import resize
 from segkernel.sample import Targets
@@ -34,6 +35,8 @@ class STDCHead(FCNHead):
         boundary_threshold: From which value a Laplacian is a border.
     """
 
+    fixed_arguments = frozenset({"task"})  # borders are a yes or no of their own
+    tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "binary")
     conformance: ClassVar = {"in_channels": 16, "channels": 8, "num_classes": 2, "num_convs": 1, "concat_input": False}
 
     laplacian_kernel: Tensor

@@ -64,14 +64,18 @@ class DiceLoss(Loss):
     ) -> Tensor:
         """Return the loss of ``scores`` (N, K, ...) against class ids (N, ...), or against shares (N, K, ...).
 
+        Of yes (1) and no (0), whole numbers (N, K, ...), those that are ignored never count.
+
         ``weight`` counts images, (N,), or pixels, (N, ...).
         """
         predicted = self._probabilities(scores)
-        wanted = target.to(scores.dtype) if target.shape == scores.shape else _one_hot(target, scores)
+        given = target.shape == scores.shape
+        wanted = target.to(scores.dtype) if given else _one_hot(target, scores)
         labelled: Tensor | float = 1.0
-        if self.drop_ignored and target.shape != scores.shape:
+        if (given and not target.is_floating_point()) or (self.drop_ignored and not given):
             valid = target != ignore_index
-            predicted = predicted * valid.unsqueeze(1)
+            every = valid if given else valid.unsqueeze(1)
+            predicted, wanted = predicted * every, wanted * every if given else wanted
             labelled = valid.flatten(1).any(1)  # an image without labels says nothing
         per_pixel = weight is not None and weight.ndim > 1
         pixels = weight.unsqueeze(1).expand_as(scores) if per_pixel else torch.ones_like(scores)  # type: ignore[union-attr]

@@ -77,7 +77,8 @@ class FocalLoss(PixelLoss):
     def _sigmoid(self, scores: Tensor, target: Tensor, ignore_index: int) -> Tensor:
         """Return (N, K, H, W)."""
         if target.shape == scores.shape:
-            wanted, valid = target.to(scores.dtype), torch.ones_like(scores)
+            valid = (target != ignore_index).to(scores.dtype)
+            wanted = target.to(scores.dtype) * valid
         else:
             valid = (target != ignore_index).unsqueeze(1).to(scores.dtype)
             first = 1 if scores.shape[1] == 1 else 0  # the one channel of two classes is that of class 1

@@ -30,6 +30,7 @@ class WeightedSum(Loss):
             raise ConfigError(Problem(f"{len(weights)} weights for {len(losses)} losses", "weights"))
         self.losses = nn.ModuleList(losses)
         self.weights = [1.0] * len(losses) if weights is None else list(weights)
+        self.use_sigmoid = all(getattr(loss, "use_sigmoid", False) for loss in losses)
         self.name = loss_name
 
     def forward(
