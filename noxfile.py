@@ -192,14 +192,14 @@ def kernel(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("plugin", PLUGINS, ids=PLUGINS)
 def alone(session: nox.Session, plugin: str) -> None:
-    """A plugin's wheel beside the kernel's and nothing else: its own tests, and the conformance kit."""
+    """A plugin's wheel beside the kernel's and nothing else: its own quick tests, and the conformance kit."""
     lend_base(session)
     install_wheels(session, {name: wheels()[name] for name in ("seg-kernel", plugin)})
     listed = session.run("seg-kernel", "plugins", "--json", silent=True)
     others = {entry["distribution"] for entry in json.loads(listed)["plugins"]} - {"seg-kernel", plugin}
     if others:
         session.error(f"{plugin} brought {', '.join(sorted(others))}: plugins must not depend on each other")
-    pytest(session, f"plugins/{plugin}/tests")
+    pytest(session, *PARALLEL, f"plugins/{plugin}/tests", "-m", "not slow")
     conformance(session, plugin)
 
 
