@@ -118,12 +118,13 @@ class DecodeHead(Head):
         self.conv_cfg, self.norm_cfg, self.act_cfg = conv_cfg, norm_cfg, act_cfg
         self.ignore_index, self.sampler, self.align_corners = ignore_index, sampler, align_corners
         self._set_inputs(in_channels, in_index, input_transform)
-        self._check_outputs()
         activation: Literal["softmax", "sigmoid"] = "sigmoid" if sigmoid else "softmax"
         kind = task or ("binary" if sigmoid else "multiclass")
         self.output = OutputSpec(num_classes, self.out_channels, activation, self.threshold, align_corners, kind)
         self.loss_decode = _losses(loss_decode, self._decides)
-        if task is not None:
+        if task is None:
+            self._check_outputs()
+        else:
             self._check_task(task, usual)
         self.dropout = nn.Dropout2d(dropout_ratio) if dropout_ratio > 0 else None
         self.conv_seg = nn.Conv2d(channels, self.out_channels, 1)

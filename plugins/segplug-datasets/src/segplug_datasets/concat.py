@@ -109,6 +109,8 @@ class MappedDataset:
         background: str = "background",
     ) -> None:
         self.dataset = dataset
+        if getattr(getattr(dataset, "labels", None), "task", "") == "multilabel":
+            raise UsageError("labels of task multilabel cannot be mapped: name the classes wanted in its 'masks'")
         ids = map_names(tuple(dataset.classes), classes, mapping or {})
         palette = palette or regrouped_palette(dataset.palette, ids, len(classes))
         self.labels = LabelSpec(tuple(classes), tuple(palette))

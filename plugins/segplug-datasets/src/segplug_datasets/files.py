@@ -16,7 +16,7 @@ from typing_extensions import Required
 
 from segkernel import image
 from segkernel.errors import UsageError
-from segkernel.interfaces.data import IGNORE, Color, LabelSpec
+from segkernel.interfaces.data import IGNORE, Color, LabelSpec, Task
 from segkernel.sample import DepthMap, LabelMap, Sample, WeightMap
 from segplug_datasets.beside import FieldFiles, ReadLabels, ReadNumbers, by_field
 from segplug_datasets.example import write_example
@@ -36,6 +36,7 @@ from segplug_datasets.listing import (
 )
 from segplug_datasets.mapping import Metainfo as Metainfo
 from segplug_datasets.mapping import choose_classes as choose_classes
+from segplug_datasets.multilabel import ClassFiles, ReadBits, multilabel_spec
 
 
 class ListedFiles:
@@ -171,8 +172,13 @@ class LabelFolder(TypedDict, total=False):
     values: Mapping[int, int] | None
     ignore_colors: Sequence[Color]
     metainfo: Metainfo | None
+    background: str | None
     mask_suffix: str
     weights: str
+
+
+CLASSES = ("background", "foreground")
+"""Of a folder whose classes nobody names."""
 
 
 class FolderDataset(PairedFiles):
@@ -183,6 +189,9 @@ class FolderDataset(PairedFiles):
         masks: {seg: masks, parts: {path: parts_masks, classes: [none, head, torso], weights: parts_weights}}
 
     A folder without classes of its own has those of the data set. ``specs`` tells what each holds.
+
+    With task ``multilabel``, ``masks`` is a folder for each class, of files of 0 (no), 1 (yes) and what is ignored, or
+    of other ``values``; or it is one folder of files in which bit k, of value 2 ** k, is class k.
 
     Args:
         images: Folder of images, searched with the folders inside it.
@@ -209,6 +218,9 @@ class FolderDataset(PairedFiles):
         depth_scale: Metres that 1 stands for in an image file; arrays hold metres.
         depth_suffix: What follows the name in the depth file's.
         indices: The first so many samples, the last for a negative number, or those of a list; all when None.
+        background: The class of all values, or colours, that are neither a class nor ignored; refused when None.
+        task: What a pixel is: ``multiclass``, ``binary`` (two classes) or ``multilabel``; a config's ``data.task``
+            when None, else ``multiclass``.
 
     Raises:
         DataError: When a folder is missing or empty, or files have no partner.
@@ -221,15 +233,16 @@ class FolderDataset(PairedFiles):
         for masks in ("masks", "parts"):
             write_example(folder / "images", folder / masks, (0, 1, IGNORE), ".jpg", ".png")
         plain = {"data_root": str(folder), "images": "images", "masks": "masks"}
+        each = {"masks": {"crack": "masks", "rust": "parts"}, "task": "multilabel"}
         several = {"masks": {"seg": "masks", "parts": "parts"}, "weights": "masks", "depth": "masks"}
         merged = {"metainfo": {"classes": {"all": ["background", "foreground"]}}}
-        return [plain, plain | several, plain | merged]
+        return [plain, plain | several, plain | merged, plain | each]
 
     def __init__(
         self,
         images: str | Path,
         masks: str | Path | Mapping[str, str | LabelFolder] | None = None,
-        classes: Sequence[str] = ("background", "foreground"),
+        classes: Sequence[str] = CLASSES,
         palette: Sequence[Color] | None = None,
         ignore: Sequence[int] = (IGNORE,),
         offset: int = 0,
@@ -247,6 +260,8 @@ class FolderDataset(PairedFiles):
         depth_scale: float = 0.001,
         depth_suffix: str = ".png",
         indices: int | Sequence[int] | None = None,
+        background: str | None = None,
+        task: Task | None = None,
     ) -> None:
         root = Path(data_root or "")
         self.data_root = str(root)
@@ -258,13 +273,17 @@ class FolderDataset(PairedFiles):
             values=values,
             ignore_colors=ignore_colors,
             metainfo=metainfo,
+            background=background,
+            task=task,
         )
+        planes, labels = (masks, multilabel_spec(whole, masks, CLASSES)) if task == "multilabel" else (None, None)
+        masks = None if labels else masks
         folders = {name: _label_folder(given) for name, given in by_field(masks, SEG).items()}
         if folders and SEG not in folders:
             raise UsageError(f"one of the label folders in 'masks' is called {SEG!r}; there are {', '.join(folders)}")
         readers = {name: _reader(whole, folder) for name, folder in folders.items()}
         main = folders.pop(SEG, None)
-        reader = readers.get(SEG) or label_reader(whole)
+        reader = readers.get(SEG) or (LabelReader(labels) if labels else label_reader(whole))
         super().__init__(
             root / images,
             root / main["path"] if main else None,
@@ -276,8 +295,9 @@ class FolderDataset(PairedFiles):
             indices,
             root,
         )
-        self.specs = {name: reader.labels for name, reader in readers.items()}
-        self._beside = [self._field(name, root, readers[name], folders[name], mask_suffix) for name in folders]
+        self.specs = {name: reader.labels for name, reader in readers.items()} or ({SEG: labels} if labels else {})
+        self._beside: list[FieldFiles | ClassFiles] = []
+        self._beside += [self._field(name, root, readers[name], folders[name], mask_suffix) for name in folders]
         weighted = by_field(weights, WEIGHT) | _own_weights({SEG: main, **folders} if main else folders)
         numbers = [
             (name, place, weight_suffix, ReadNumbers(WeightMap, weight_scale)) for name, place in weighted.items()
@@ -286,6 +306,11 @@ class FolderDataset(PairedFiles):
             numbers.append(("depth", depth, depth_suffix, ReadNumbers(DepthMap, depth_scale)))
         names = [name for name, _, _ in self._files]
         self._beside += [FieldFiles(field, root / place, suffix, names, read) for field, place, suffix, read in numbers]
+        if labels and isinstance(planes, Mapping):
+            each = {name: root / str(place) for name, place in planes.items()}
+            self._beside.insert(0, ClassFiles(labels, each, mask_suffix, names, values))
+        elif labels and planes is not None:
+            self._beside.insert(0, FieldFiles(SEG, root / planes, mask_suffix, names, ReadBits(labels)))
 
     def __getitem__(self, index: int) -> Sample:
         sample = super().__getitem__(index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import TypedDict
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from segkernel import image
 from segkernel.errors import DataError, UsageError
-from segkernel.interfaces.data import IGNORE, Color, LabelSpec
+from segkernel.interfaces.data import IGNORE, Color, LabelSpec, Task
 from segkernel.sample import Sample
 from segplug_datasets.mapping import Metainfo, choose
 
@@ -25,6 +26,8 @@ class LabelArguments(TypedDict, total=False):
     values: Mapping[int, int] | None
     ignore_colors: Sequence[Color]
     metainfo: Metainfo | None
+    background: str | None
+    task: Task | None
 
 
 class LabelReader:
@@ -60,10 +63,14 @@ class LabelReader:
             raise DataError(f"a colour mask has 8 bits per colour, this one is {raw.dtype}")
         codes = _codes(raw)
         ids = _table(tuple(self.colors.items()))[codes]
+        background = self.labels.background
+        if background is not None:
+            ids = np.where(ids < 0, self.labels.classes.index(background), ids)
         if (ids < 0).any():
             unknown = np.unique(codes[ids < 0])[:5].tolist()
             shown = ", ".join(str((v >> 16, v >> 8 & 255, v & 255)) for v in unknown)
-            raise DataError(f"colours {shown} are not in the palette; list those to be ignored in 'ignore_colors'")
+            hint = "list those to be ignored in 'ignore_colors', or say 'background'"
+            raise DataError(f"colours {shown} are not in the palette; {hint}")
         return ids.astype(np.uint8)
 
 
@@ -83,8 +90,10 @@ def label_reader(arguments: LabelArguments) -> LabelReader:
         tuple(arguments.get("ignore", (IGNORE,))),
         arguments.get("offset", 0),
         arguments.get("values"),
+        arguments.get("background"),
     )
     labels, ids = choose(labels, arguments.get("metainfo") or {})
+    labels = replace(labels, task=arguments.get("task") or "multiclass")
     known = {color: ids[class_id] for color, class_id in colors.items()}
     return LabelReader(labels, {**known, **{_color(color): IGNORE for color in ignored}})
 

@@ -24,11 +24,13 @@ class Metainfo(TypedDict, total=False):
     ``classes``: some of the names; or a mapping of new names, each to the name, or names, it stands for.
     ``palette``: a colour for each; those of the data set when not given.
     ``others``: the class (one of ``classes``) that the remaining ones become; they do not count when not given.
+    ``background``: the class that values become which the data set does not know; they are refused when not given.
     """
 
     classes: Classes
     palette: Sequence[Color]
     others: str | None
+    background: str | None
 
 
 def regroup(names: Sequence[str], classes: Classes | None, others: str | None = None) -> tuple[list[str], list[int]]:
@@ -68,12 +70,24 @@ def choose(labels: LabelSpec, metainfo: Metainfo) -> tuple[LabelSpec, list[int]]
     """
     classes, ids = regroup(labels.classes, metainfo.get("classes") or None, metainfo.get("others"))
     palette = tuple(metainfo.get("palette") or regrouped_palette(labels.palette, ids, len(classes)))
+    background = metainfo.get("background") or _renamed(labels, classes, ids)
     if ids == list(range(len(classes))):
-        return replace(labels, classes=tuple(classes), palette=palette), ids
+        return replace(labels, classes=tuple(classes), palette=palette, background=background), ids
     old = labels.values or {old + labels.offset: old for old in range(len(labels.classes))}
     values = {value: IGNORE if class_id == IGNORE else ids[class_id] for value, class_id in old.items()}
     below = range(0 if labels.values else labels.offset)
-    return LabelSpec(tuple(classes), palette, (*labels.ignore, *below), values=values), ids
+    ignore = (*labels.ignore, *below)
+    return LabelSpec(tuple(classes), palette, ignore, 0, values, background, labels.task), ids
+
+
+def _renamed(labels: LabelSpec, classes: Sequence[str], ids: Sequence[int]) -> str | None:
+    """Return what the background class is called now."""
+    if labels.background is None:
+        return None
+    new = ids[labels.classes.index(labels.background)]
+    if new == IGNORE:
+        raise UsageError(f"'metainfo' leaves out {labels.background!r}, the background: say which class it is now")
+    return classes[new]
 
 
 def regrouped_palette(palette: Sequence[Color], ids: Sequence[int], count: int) -> list[Color]:

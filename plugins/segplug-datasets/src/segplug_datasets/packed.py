@@ -162,6 +162,8 @@ def _as_labels(record: Mapping[str, Any]) -> LabelSpec:
         tuple(record["ignore"]),
         record["offset"],
         None if values is None else {int(value): class_id for value, class_id in values},
+        record.get("background"),
+        record.get("task", "multiclass"),
     )
 
 
@@ -312,6 +314,8 @@ def _of_labels(labels: LabelSpec) -> dict[str, Any]:
         "ignore": list(labels.ignore),
         "offset": labels.offset,
         "values": None if labels.values is None else [list(pair) for pair in labels.values.items()],
+        "background": labels.background,
+        "task": labels.task,
     }
 
 

@@ -179,6 +179,9 @@ def _opened(name: str, key: str, spec: Mapping[str, Any]) -> Part:
         part.problem = f"{error.filename or ''}: {error.strerror or error}"
         return part
     part.labels = getattr(dataset, "labels", None) or _plain_labels(dataset)
+    if part.labels.task == "multilabel":
+        part.problem = "labels of task multilabel are not looked at: the doctor knows one class for each pixel only"
+        return part
     part.folders = getattr(dataset, "folders", None)
     part.pairs = _listed(dataset)
     if part.pairs and part.pairs[0].index is None:

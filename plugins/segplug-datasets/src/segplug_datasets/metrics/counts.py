@@ -102,8 +102,29 @@ def _on_device(predicted: Any, true: Any, count: int, ignore_index: int) -> Any:
     return torch.bincount(index.flatten(), minlength=(count + 2) * (count + 1)).reshape(count + 2, count + 1)
 
 
+def decisions(predicted: Any, true: Any, ignore_index: int = IGNORE) -> np.ndarray:
+    """Count the pairs (true, predicted) of yes (1) and no (0) for each class: (classes, 2, 2) int64, rows are true.
+
+    Args:
+        predicted: (classes, H, W), array or tensor.
+        true: Likewise; where it is ``ignore_index``, the class does not count.
+
+    Raises:
+        DataError: When the shapes differ, or are no maps of classes.
+    """
+    check_shapes(predicted, true)
+    if len(predicted.shape) != 3:
+        raise DataError(f"yes and no for each class is (classes, H, W), not {tuple(predicted.shape)}")
+    guesses, truths = to_array(predicted) == 1, to_array(true)
+    counted, yes = truths != ignore_index, truths == 1
+    pairs = [[counted & (yes == row) & (guesses == column) for column in (False, True)] for row in (False, True)]
+    return np.moveaxis(np.array([[part.sum((1, 2)) for part in row] for row in pairs]), 2, 0)
+
+
 def areas(counts: np.ndarray) -> np.ndarray:
-    """Return (3, classes): the right, true and predicted pixels of each class in what `confusion` gives."""
+    """Return (3, classes): the right, true and predicted pixels of each class in a `confusion`, or in `decisions`."""
+    if counts.ndim == 3:
+        return np.stack([counts[:, 1, 1], counts[:, 1].sum(1), counts[:, :, 1].sum(1)])
     count = counts.shape[1] - 1
     counted = counts[: count + 1]
     return np.stack([np.diag(counted)[:count], counted[:count].sum(1), counted[:, :count].sum(0)])

@@ -10,17 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from segkernel.errors import UsageError
-from segkernel.interfaces.data import IGNORE, LabelSpec
+from segkernel.errors import DataError, UsageError
+from segkernel.interfaces.data import IGNORE, LabelSpec, Task
 from segplug_datasets.metrics.bootstrap import interval, resample
 from segplug_datasets.metrics.counts import (
     align,
     areas,
     confusion,
+    decisions,
     labels_of,
     mean,
     name_of,
@@ -31,7 +32,7 @@ from segplug_datasets.metrics.counts import (
     to_array,
 )
 from segplug_datasets.metrics.per_image import PerImage
-from segplug_datasets.report.formats import write_prediction
+from segplug_datasets.report.formats import write_classes, write_prediction
 
 _COLUMNS = {
     "mIoU": ("IoU", "Acc"),
@@ -47,6 +48,9 @@ class IoUMetric:
     how often they occur, ``IoU.NAME`` is one class. With ``bootstrap``, ``mIoU.low`` and ``mIoU.high`` (and
     ``IoU.NAME.low`` ...) are the bounds of an interval over images.
 
+    For labels of task ``multilabel``, each class is held against the rest; ``aAcc`` is the share of right decisions,
+    of all classes and pixels, and there is no ``fwIoU``.
+
     Args:
         iou_metrics: ``mIoU`` (with mAcc, fwIoU), ``mDice`` (with mAcc), ``mFscore`` (with mPrecision, mRecall).
         ignore_index: True label that does not count.
@@ -54,15 +58,19 @@ class IoUMetric:
         beta: Weight of recall against precision in the F-score.
         classes: Names; taken from the data set by the runner when None.
         field: Which output and annotation are compared; another than ``seg`` goes before the figures' names.
-        output_dir: Write each prediction there as a PNG, in the numbers of the data set's label files.
+        output_dir: Write each prediction there as a PNG, in the numbers of the data set's label files; yes and no of
+            several classes as a PNG in a folder for each class.
         format_only: Only write; nothing is measured, and the images need no annotations.
         bootstrap: How often images are drawn anew for intervals; 0 gives none.
         confidence: Share of the draws within an interval.
         seed: Of the draws.
+        task: What a pixel of ``field`` is; as the data set says when None.
 
     Raises:
         UsageError: When an unknown metric is asked for, or ``update`` is called before the classes are known.
     """
+
+    tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "binary", "multilabel")
 
     def __init__(
         self,
@@ -77,6 +85,7 @@ class IoUMetric:
         bootstrap: int = 0,
         confidence: float = 0.95,
         seed: int = 0,
+        task: Task | None = None,
     ) -> None:
         unknown = [name for name in iou_metrics if name not in _COLUMNS]
         if unknown or not iou_metrics:
@@ -89,8 +98,9 @@ class IoUMetric:
         self.beta, self.classes, self.field = beta, classes, field
         self.output_dir, self.format_only = output_dir, format_only
         self.bootstrap, self.confidence, self.seed = bootstrap, confidence, seed
+        self.task = task
         self.labels: LabelSpec | None = None  # told by the runner
-        self._confusion: Any = None  # (classes + 2, classes + 1) counts, rows are true; an array or a tensor
+        self._confusion: Any = None  # what `confusion` gives, or `decisions`; an array or a tensor
         self._images: PerImage | None = None
 
     def update(self, prediction: Any, target: Any) -> None:
@@ -106,10 +116,11 @@ class IoUMetric:
         predicted = labels_of(prediction, self.field)
         if self.output_dir is not None:
             labels = self.labels if self.field == "seg" and self.labels else LabelSpec(tuple(self._names()))
-            write_prediction(self.output_dir, name_of(prediction), to_array(predicted), labels)
+            write = write_classes if self._several else write_prediction
+            write(self.output_dir, name_of(prediction), to_array(predicted), labels)
         if self.format_only:
             return
-        counts = confusion(predicted, labels_of(target, self.field), len(self._names()), self.ignore_index)
+        counts = self._counts(predicted, labels_of(target, self.field))
         self._confusion = counts if self._confusion is None else self._confusion + counts
         if self.bootstrap:
             self._images = self._images or PerImage(self._names())
@@ -148,6 +159,20 @@ class IoUMetric:
         means = "  ".join(f"{key} {percent(value)}" for key, value in summary.items())
         return "\n".join([*align(rows, (1, -1)), means])
 
+    @property
+    def _several(self) -> bool:
+        """Whether a pixel may be of several classes."""
+        known = self.labels.task if self.labels and self.field == "seg" else "multiclass"
+        return (self.task or known) == "multilabel"
+
+    def _counts(self, predicted: Any, true: Any) -> Any:
+        if not self._several:
+            return confusion(predicted, true, len(self._names()), self.ignore_index)
+        counts = decisions(predicted, true, self.ignore_index)
+        if len(counts) != len(self._names()):
+            raise DataError(f"maps of {len(counts)} classes, but {len(self._names())} are named")
+        return counts
+
     def _names(self) -> Sequence[str]:
         if not self.classes:
             raise UsageError("IoUMetric must know the classes: give 'classes'")
@@ -156,12 +181,15 @@ class IoUMetric:
     def _figures(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Return the summary and, per kind, the values of all classes, as fractions."""
         count = len(self._names())
-        counts = np.zeros((count + 2, count + 1)) if self._confusion is None else to_array(self._confusion)
+        empty = (count, 2, 2) if self._several else (count + 2, count + 1)
+        counts = np.zeros(empty) if self._confusion is None else to_array(self._confusion)
         pixels = areas(counts)
         columns = self._columns(pixels)
-        summary = {"aAcc": float(pixel_accuracy(pixels))}
+        decided = counts.sum() if self._several else 0  # a right no is a right decision, too
+        right = np.trace(counts, axis1=1, axis2=2).sum() / decided if decided else math.nan
+        summary = {"aAcc": float(right if self._several else pixel_accuracy(pixels))}
         summary |= {f"m{key}": float(mean(values)) for key, values in columns.items()}
-        if "IoU" in columns:
+        if "IoU" in columns and not self._several:
             true = pixels[1]
             summary["fwIoU"] = np.nansum(true * columns["IoU"]) / true.sum() if true.sum() else math.nan
         return summary, columns
@@ -180,7 +208,7 @@ class IoUMetric:
             return {}
         drawn = resample(self._images.areas, self.bootstrap, self.seed)
         bounds: dict[str, float] = {}
-        values = {"aAcc": pixel_accuracy(drawn)}
+        values = {} if self._several else {"aAcc": pixel_accuracy(drawn)}
         for key, column in self._columns(drawn).items():
             values[f"m{key}"] = mean(column)
             values |= {f"{key}.{name}": column[:, index] for index, name in enumerate(self._names())}

@@ -149,6 +149,17 @@ def write_prediction(folder: str | Path, name: str, ids: np.ndarray, labels: Lab
     return path
 
 
+def write_classes(folder: str | Path, name: str, maps: np.ndarray, labels: LabelSpec) -> None:
+    """Write yes (1) and no (0) of each class, (K, H, W), as ``folder/CLASS/NAME.png``.
+
+    Raises:
+        DataError: When the image has no name, or a file cannot be written.
+    """
+    if not name:
+        raise DataError("the prediction belongs to no named image: its meta needs a 'name'")
+    image.write_labels(folder, name, maps, labels.classes)
+
+
 def value_table(labels: LabelSpec, format: str = "labels") -> list[tuple[str, str]]:
     """Return class names and what stands for them in the files, as text."""
     ids = np.arange(len(labels.classes), dtype=np.uint8)[None]

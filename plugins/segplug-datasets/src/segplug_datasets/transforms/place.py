@@ -12,7 +12,7 @@ from segkernel import sample as geometry
 from segkernel.errors import UsageError
 from segkernel.image import opencv
 from segkernel.interfaces.data import IGNORE
-from segkernel.sample import LabelMap, Sample
+from segkernel.sample import LabelMap, MultiLabelMap, Sample
 
 Direction = Literal["horizontal", "vertical", "diagonal"]
 
@@ -23,7 +23,7 @@ class RandomCrop:
     Args:
         crop_size: (height, width) in pixels, or one number for both.
         cat_max_ratio: A window in which one class covers this share of the labelled pixels or more is drawn anew,
-            up to ten times; 1 takes the first. Looks at the field ``seg``.
+            up to ten times; 1 takes the first. Looks at the field ``seg``, unless that is a multi-label map.
         ignore_index: Label that does not count as a class.
     """
 
@@ -40,7 +40,7 @@ class RandomCrop:
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
         window = self._draw(sample, rng)
-        if self.cat_max_ratio == 1 or "seg" not in sample:
+        if self.cat_max_ratio == 1 or "seg" not in sample or isinstance(sample["seg"], MultiLabelMap):
             return sample.apply(window)
         labels = sample["seg"].apply(window, sample.size)  # of the window only: nothing else is resampled
         for _ in range(10):

@@ -1,0 +1,165 @@
+"""Every head does what it says it is for, or refuses: one of several classes, one of two, none or several."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from segkernel.build import build
+from segkernel.catalog import Catalog
+from segkernel.config import load_config
+from segkernel.errors import ConfigError
+from segkernel.interfaces.data import Task
+from segkernel.nn import CrossEntropyLoss, DecodeHead
+from segplug_heads.losses.dice_loss import DiceLoss
+from segplug_heads.losses.focal_loss import FocalLoss
+
+TASKS: tuple[Task, ...] = ("multiclass", "binary", "multilabel")
+YES_NO = [{"type": "CrossEntropyLoss", "use_sigmoid": True}, {"type": "DiceLoss"}, {"type": "FocalLoss"}]
+
+
+def decode_heads() -> list[str]:
+    catalog = Catalog.discover()
+    found = [row for row in catalog.rows_of("heads") if row.distribution == "segplug-heads"]
+    return [row.name for row in found if issubclass(catalog.load_row(row), DecodeHead)]
+
+
+def make(**arguments: Any) -> DecodeHead:
+    return build("heads", {"type": "FCNHead", "in_channels": 4, "channels": 4, "num_classes": 2, **arguments})
+
+
+def labels(task: Task, channels: int = 2) -> torch.Tensor:
+    shape = (2, channels, 16, 16) if task == "multilabel" else (2, 16, 16)
+    drawn = torch.randint(0, 2, shape, generator=torch.Generator().manual_seed(0))
+    drawn[..., :4] = 255
+    return drawn
+
+
+@pytest.mark.parametrize("name", decode_heads())
+@pytest.mark.parametrize("task", ["binary", "multilabel"])
+def test_a_head_is_made_for_a_task_or_refuses(name: str, task: Task) -> None:
+    cls = Catalog.discover().load("heads", name)
+    spec = {"in_channels": 16, "channels": 8, **getattr(cls, "conformance", {}), "type": name, "num_classes": 2}
+    if "task" in getattr(cls, "fixed_arguments", ()):
+        return  # its labels are its own
+    if task not in cls.tasks:
+        with pytest.raises(ConfigError, match=f"is not for task {task}"):
+            build("heads", {**spec, "task": task})
+        return
+    head = build("heads", {**spec, "task": task})
+    channels = 1 if task == "binary" else 2
+    assert (head.output.out_channels, head.output.activation, head.output.threshold) == (channels, "sigmoid", 0.5)
+    scores = torch.randn(2, channels, 8, 8, requires_grad=True)
+    losses = head.loss_by_scores(scores, labels(task))
+    losses["loss_ce"].backward()
+    assert scores.grad is not None
+    assert scores.grad[..., 3:].abs().sum() > 0
+    wide = [module for module in head.modules() if isinstance(module, nn.Conv2d) and module.out_channels == 1]
+    assert task == "multilabel" or "conv_seg" not in dict(head.named_modules()) or wide
+
+
+@pytest.mark.parametrize("task", ["binary", "multilabel"])
+@pytest.mark.parametrize("loss", [CrossEntropyLoss(use_sigmoid=True, avg_non_ignore=True), DiceLoss(), FocalLoss()])
+def test_losses_of_yes_and_no_leave_out_what_is_unknown(task: Task, loss: Any) -> None:
+    head = make(task=task, loss_decode=loss)
+    target = labels(task)
+    scores = torch.randn(2, head.out_channels, 16, 16)
+    known = head.loss_by_scores(scores, target)
+    changed = torch.where(torch.arange(16) < 4, torch.tensor(9.0), scores)
+    again = head.loss_by_scores(changed, target)
+    assert torch.allclose(known[loss.name], again[loss.name])
+    assert torch.equal(known["acc_seg"], again["acc_seg"])
+    right = torch.where(target == 1, 20.0, -20.0)
+    best = head.loss_by_scores(right if task == "multilabel" else right[:, None], target)
+    assert best["acc_seg"] == 100
+    assert best[loss.name] < 0.01
+    nothing = head.loss_by_scores(scores, torch.full_like(target, 255))
+    assert nothing[loss.name] == 0
+
+
+def test_cross_entropy_of_yes_and_no_by_hand() -> None:
+    scores = torch.tensor([0.0, 2.0]).view(1, 2, 1, 1)
+    target = torch.tensor([1, 0]).view(1, 2, 1, 1)
+    loss = CrossEntropyLoss(use_sigmoid=True, class_weight=[3.0, 5.0])
+    expected = (3 * torch.log(torch.tensor(2.0)) + torch.log1p(torch.exp(torch.tensor(2.0)))) / 2
+    assert torch.allclose(loss(scores, target), expected)
+    assert torch.allclose(loss(scores, target, weight=torch.full((1, 1, 1), 2.0)), 2 * expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"task": "binary", "num_classes": 3}, "num_classes: task binary has 2 classes, not 3"),
+        ({"task": "binary", "out_channels": 2}, "out_channels: task binary with 2 classes has 1 channels, not 2"),
+        ({"task": "multilabel", "out_channels": 1}, "out_channels: task multilabel with 2 classes has 2 channels"),
+        ({"task": "multiclass", "out_channels": 1}, "out_channels: task multiclass with 2 classes has 2 channels"),
+        ({"task": "multiclass", "threshold": 0.4}, "threshold: task multiclass takes the best class"),
+        ({"task": "binary", "sampler": {"type": "OHEMPixelSampler"}}, "sampler: OHEMPixelSampler samples by a softmax"),
+        ({"task": "binary", "loss_decode": {"type": "LovaszLoss"}}, "LovaszLoss is here no loss of yes and no"),
+        ({"task": "multilabel", "loss_decode": {"type": "CrossEntropyLoss"}}, "with use_sigmoid: true"),
+    ],
+)
+def test_contradictions_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make(**arguments)
+
+
+def test_labels_of_another_task_are_refused() -> None:
+    for task, target in (
+        ("binary", labels("multilabel")),
+        ("multilabel", labels("binary")),
+        (None, labels("multilabel")),
+    ):
+        with pytest.raises(ConfigError, match="labels of shape"):
+            make(task=task).loss_by_scores(torch.randn(2, 1 if task == "binary" else 2, 8, 8), target)
+
+
+def test_without_a_task_all_is_as_it_was() -> None:
+    assert make().output.threshold is None
+    assert (make(out_channels=1).output.threshold, make(out_channels=1).output.task) == (0.3, "binary")
+    assert not make().loss_decode.use_sigmoid
+
+
+def opened(name: str, *overrides: str) -> Any:
+    from segkernel.opening import make_model
+
+    return make_model(load_config(name, overrides), pretrained=False)
+
+
+@pytest.mark.parametrize("name", ["fcn_r50-d8_4xb2-40k_cityscapes-512x1024", "fast_scnn_8xb4-160k_cityscapes-512x1024"])
+def test_a_packaged_model_follows_the_config(name: str) -> None:
+    model = opened(name, "data.num_classes=2", "data.task=binary")
+    heads = [module for module in model.modules() if isinstance(module, DecodeHead)]
+    assert len(heads) > 1
+    assert {(head.out_channels, head.loss_decode.use_sigmoid) for head in heads} == {(1, True)}
+    assert model.outputs["seg"].task == "binary"
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("fcn_r50-d8_4xb2-40k_cityscapes-512x1024", [], "model.*_head.num_classes: task binary has 2 classes, not 19"),
+        (
+            "mask2former_r50_8xb2-90k_cityscapes-512x1024",
+            ["data.num_classes=2"],
+            "model.decode_head: Mask2FormerHead is not for task binary, but for multiclass",
+        ),
+    ],
+)
+def test_a_packaged_model_that_cannot_says_where(name: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        opened(name, *overrides, "data.task=binary")
+
+
+def test_a_head_may_say_its_own_task() -> None:
+    model = opened(
+        "fcn_r50-d8_4xb2-40k_cityscapes-512x1024",
+        "data.num_classes=2",
+        "data.task=multilabel",
+        "+model.auxiliary_head.task=multiclass",
+    )
+    assert (model.outputs["seg"].task, model.auxiliary_head.output.task) == ("multilabel", "multiclass")
+    assert not model.auxiliary_head.loss_decode.use_sigmoid
