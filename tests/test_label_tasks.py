@@ -14,6 +14,7 @@ from segkernel.config import load_config
 from segkernel.errors import ConfigError, UsageError
 from segkernel.experiment import check, make_runner, start
 from segkernel.predictor import Predictor
+from segplug_datasets.report.hook import EvaluationReport
 
 SIZE = 64
 
@@ -61,12 +62,16 @@ def config(root: Path, task: str, **data: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def training_losses(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if line["kind"] == "train"]
+
+
 @pytest.mark.parametrize("task", ["binary", "multilabel"])
 def test_a_model_learns_is_measured_predicts_and_is_exported(tmp_path: Path, task: str) -> None:
     write(tmp_path)
     runner = start(config(tmp_path, task), work_dir=tmp_path / "run")
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    losses = [line["loss"] for line in lines if "loss" in line and line["kind"] == "train"]
+    losses = training_losses(tmp_path / "run")
     assert losses[-1] < 0.8 * losses[0]
     assert {"mIoU", "mDice", "aAcc", "IoU.crack"} <= set(runner.metrics)
     assert ("fwIoU" in runner.metrics) == (task == "binary")
@@ -96,6 +101,20 @@ def test_a_model_learns_is_measured_predicts_and_is_exported(tmp_path: Path, tas
     assert np.array_equal(exported(photo).labels, prediction.labels)
 
 
+@pytest.mark.parametrize("task", ["binary", "multilabel"])
+def test_a_packaged_model_learns(tmp_path: Path, task: str) -> None:
+    write(tmp_path)
+    mine = {**config(tmp_path, task, crop_size=[48, 48], align_corners=False, _delete_=True)}
+    del mine["model"]
+    for section in ("optim", "schedule", "evaluate"):
+        mine[section]["_delete_"] = True
+    runner = start({"_base_": "fast_scnn_8xb4-160k_cityscapes-512x1024", **mine}, work_dir=tmp_path / "run")
+    losses = training_losses(tmp_path / "run")
+    assert losses[-1] < 0.8 * losses[0]
+    assert runner.metrics["aAcc"] > 50
+    assert {head.output.task for head in (runner.model.decode_head, *runner.model.auxiliary_head)} == {task}
+
+
 def test_a_run_that_only_tests_draws_and_writes(tmp_path: Path) -> None:
     write(tmp_path)
     runner = make_runner(load_config(config(tmp_path, "multilabel")), tmp_path / "run", training=False)
@@ -114,6 +133,10 @@ def test_sets_and_metrics_of_another_task_are_refused(tmp_path: Path) -> None:
         wrong["data"]["task"] = task
         with pytest.raises(ConfigError, match=f"data.train.*labels for task {own}, the model is for task {task}"):
             make_runner(load_config(wrong), tmp_path / "run")
+    reported = load_config(config(tmp_path, "multilabel"))
+    runner = make_runner(reported, tmp_path / "report", training=False, hooks=[EvaluationReport()])
+    with pytest.raises(UsageError, match="takes no labels of task multilabel: remove the hook"):
+        runner.test()
     wrong = config(tmp_path, "multilabel")
     wrong["evaluate"] = {"metrics": [{"type": "CalibrationMetric"}]}
     runner = make_runner(load_config(wrong), tmp_path / "run", training=False)

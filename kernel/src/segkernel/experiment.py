@@ -427,8 +427,9 @@ def export_model(
 
 
 def _first_image(config: Config | None) -> Any:
-    data = (config.get("data") if config else None) or {}
+    catalog = catalog_of(config)
+    data = data_for_task(config or {}, catalog)
     spec = next((data[part] for part in ("test", "val", "train") if data.get(part)), None)
     if spec is None:
         raise UsageError("the config has no data: give an --image to prove the exported file on")
-    return build("datasets", spec, catalog=catalog_of(config))[0].image
+    return build("datasets", spec, catalog=catalog)[0].image

@@ -14,11 +14,19 @@ from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import LabelSpec
 from segkernel.sample import Crop, Flip, MultiLabelMap, Pad, Resize, collate
 from segplug_datasets.concat import MappedDataset
+from segplug_datasets.doctor.look import look
+from segplug_datasets.doctor.parts import parts_of_config
+from segplug_datasets.doctor.tally import tallies
+from segplug_datasets.doctor.values import check_values
 from segplug_datasets.files import FolderDataset
 from segplug_datasets.mapping import choose_classes
 from segplug_datasets.metrics.iou import IoUMetric
 from segplug_datasets.packed import PackedDataset, pack
-from segplug_datasets.transforms.place import RandomCrop
+from segplug_datasets.transforms.class_crop import ClassAwareCrop
+from segplug_datasets.transforms.color import RandomCutOut
+from segplug_datasets.transforms.mix import MixUp
+from segplug_datasets.transforms.place import RandomCrop, RandomFlip
+from segplug_datasets.transforms.special import GenerateEdge
 
 
 def put(root: Path, **masks: Any) -> None:
@@ -151,6 +159,35 @@ def test_maps_move_with_the_image_and_are_padded_with_unknown(tmp_path: Path) ->
     assert (batch.targets["seg"][0, :, :, 3:] == 255).all()
     cropped = RandomCrop((2, 2), cat_max_ratio=0.5)(dataset[0], np.random.default_rng(0))
     assert cropped["seg"].array.shape == (2, 2, 2)
+
+
+def test_transforms_keep_their_kind_or_refuse(tmp_path: Path) -> None:
+    sample = several(tmp_path)[0]
+    kept = sample["seg"].array
+    swapped = RandomFlip(1.0, swap_seg_labels=[(0, 1)])(sample, np.random.default_rng(0))["seg"]
+    assert np.array_equal(swapped.array, kept[:, ::-1, ::-1])
+    cut = RandomCutOut(1.0, 1, cutout_shape=(1, 1), seg_fill_in=255)(sample, np.random.default_rng(0))
+    assert isinstance(cut["seg"], MultiLabelMap)
+    assert (cut["seg"].array == 255).all(2).any()
+    rng = np.random.default_rng(0)
+    for transform, more in ((GenerateEdge(), ()), (ClassAwareCrop(2), ()), (MixUp(prob=1.0), (several(tmp_path)[0],))):
+        with pytest.raises(DataError, match=f"{type(transform).__name__} needs one class for each pixel"):
+            transform(several(tmp_path)[0], rng, *more)
+
+
+def test_the_doctor_knows_the_background_and_leaves_several_labels_alone(tmp_path: Path) -> None:
+    several(tmp_path)
+    put(tmp_path, masks=[[0, 1, 7], [200, 255, 1]])
+    common = {"type": "FolderDataset", "data_root": str(tmp_path), "images": "images"}
+    plain: dict[str, Any] = {**common, "masks": "masks", "classes": ["rest", "car"]}
+    codes = []
+    for spec in ({**plain, "background": "rest"}, plain):
+        parts = parts_of_config({"data": {"train": spec}})
+        codes.append({finding.kind for tally in tallies(look(parts, 0)) for finding in check_values(tally)})
+    assert codes[0] == set()
+    assert codes[1]
+    data = {"task": "multilabel", "train": {**common, "masks": {"crack": "crack"}}}
+    assert parts_of_config({"data": data})[0].problem.startswith("labels of task multilabel are not looked at")
 
 
 def test_a_pack_keeps_them(tmp_path: Path) -> None:

@@ -87,6 +87,10 @@ def test_cross_entropy_of_yes_and_no_by_hand() -> None:
     expected = (3 * torch.log(torch.tensor(2.0)) + torch.log1p(torch.exp(torch.tensor(2.0)))) / 2
     assert torch.allclose(loss(scores, target), expected)
     assert torch.allclose(loss(scores, target, weight=torch.full((1, 1, 1), 2.0)), 2 * expected)
+    one = CrossEntropyLoss(use_sigmoid=True, class_weight=[2.0, 7.0])  # of no and yes
+    logits, wanted = torch.zeros(1, 1, 1, 2), torch.tensor([[[0, 1]]])
+    assert torch.allclose(one(logits, wanted), 4.5 * torch.log(torch.tensor(2.0)))
+    assert torch.allclose(one(logits, wanted[:, None]), 4.5 * torch.log(torch.tensor(2.0)))
 
 
 @pytest.mark.parametrize(

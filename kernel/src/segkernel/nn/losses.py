@@ -43,6 +43,7 @@ class CrossEntropyLoss(PixelLoss):
             object (M,): the binary loss of that class's mask.
         reduction: ``mean``, ``sum`` or ``none``.
         class_weight: One number per class, or a .npy or .json file of them; with ``use_sigmoid`` the weight of a yes.
+            Of a single channel one number, or the weights of no and yes.
         loss_weight: Factor of the result.
         loss_name: Name in the dict of losses.
         avg_non_ignore: The mean leaves out ignored pixels.
@@ -116,7 +117,9 @@ class CrossEntropyLoss(PixelLoss):
         """As `_categorical`, for a sigmoid per class: the unreduced loss is (N, K, H, W), or (N, H, W) for one."""
         valid = (target >= 0) & (target != ignore_index)
         wanted = target * valid
-        weight = self._class_weight(scores)
+        pair = self.class_weight if scores.ndim > 1 and scores.shape[1] == 1 else None
+        pair = pair if pair and len(pair) == 2 else None  # of no and yes
+        weight = None if pair else self._class_weight(scores)
         weight = weight if weight is None else weight.view(-1, *[1] * (scores.ndim - 2))
         if scores.ndim == target.ndim or scores.shape[1] == 1:
             scores = scores.squeeze(1) if scores.ndim > target.ndim else scores
@@ -124,6 +127,7 @@ class CrossEntropyLoss(PixelLoss):
             wanted = F.one_hot(wanted.long(), scores.shape[1]).movedim(-1, 1)
             valid = valid.unsqueeze(1).expand_as(scores)
         loss = F.binary_cross_entropy_with_logits(scores, wanted.to(scores.dtype), pos_weight=weight, reduction="none")
+        loss = loss * torch.where(wanted == 1, pair[1], pair[0]) if pair else loss
         return loss * valid, valid.sum() if self.avg_non_ignore else None
 
     def _mask_loss(self, scores: Tensor, target: Tensor, classes: Tensor | None) -> Tensor:

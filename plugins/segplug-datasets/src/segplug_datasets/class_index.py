@@ -22,6 +22,7 @@ from segkernel.errors import DataError
 from segkernel.files import replacing
 from segkernel.image import opencv
 from segkernel.interfaces.data import Dataset
+from segkernel.sample import MultiLabelMap
 from segplug_datasets.packed import PackedDataset
 from segplug_datasets.parallel import in_processes
 
@@ -143,6 +144,9 @@ def _look_at(dataset: Dataset, job: range) -> tuple[range, tuple[np.ndarray, np.
         except (DataError, OSError) as error:
             failed.append(str(error))
             continue
+        if isinstance(sample.get("seg"), MultiLabelMap):
+            message = "classes are counted where each pixel has one, not in labels of task multilabel"
+            raise DataError(message, sample.meta.get("path"))
         if "seg" not in sample:
             raise DataError("it has no label map to find classes in", sample.meta.get("path"))
         sizes[row] = sample.size

@@ -280,7 +280,9 @@ class FolderDataset(PairedFiles):
         masks = None if labels else masks
         folders = {name: _label_folder(given) for name, given in by_field(masks, SEG).items()}
         if folders and SEG not in folders:
-            raise UsageError(f"one of the label folders in 'masks' is called {SEG!r}; there are {', '.join(folders)}")
+            hint = "set task: multilabel where they are one for each class"
+            names = ", ".join(folders)
+            raise UsageError(f"one of the label folders in 'masks' is called {SEG!r}; there are {names}; {hint}")
         readers = {name: _reader(whole, folder) for name, folder in folders.items()}
         main = folders.pop(SEG, None)
         reader = readers.get(SEG) or (LabelReader(labels) if labels else label_reader(whole))

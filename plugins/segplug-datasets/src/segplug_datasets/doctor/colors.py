@@ -49,6 +49,8 @@ def _colors(tally: Tally, files: Sequence[str]) -> Iterator[Finding]:
         why = "The masks were stored with loss (JPEG) or resized with interpolation: export them again as PNG."
         yield Finding("error", "lossy-masks", tally.where, what, why, _files_with(tally, unknown))
         return
+    if tally.labels is not None and tally.labels.background is not None:
+        return
     what = f"colours {_shown(unknown)} are not in the palette ({_share(tally, unknown):.1%} of the pixels)"
     why = "Give them a class and a place in 'palette', or let them not count, as these lines do."
     ignored = [list(color) for color, class_id in known.items() if class_id == IGNORE]

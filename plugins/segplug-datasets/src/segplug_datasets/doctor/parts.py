@@ -87,6 +87,8 @@ def _label_arguments(labels: LabelSpec) -> dict[str, Any]:
         given["offset"] = labels.offset
     if labels.values is not None:
         given["values"] = dict(labels.values)
+    if labels.background is not None:
+        given["background"] = labels.background
     return given
 
 
@@ -106,7 +108,8 @@ def parts_of_config(config: Mapping[str, Any]) -> list[Part]:
         raise UsageError("the config has no data sets: data.train, data.val and data.test are empty")
     repeated = "test" in specs and specs.get("val") == specs["test"]
     wanted = {name: spec for name, spec in specs.items() if not (repeated and name == "test")}
-    return [part for name, spec in wanted.items() for part in _parts(name, f"data.{name}", spec)]
+    task = data.get("task")
+    return [part for name, spec in wanted.items() for part in _parts(name, f"data.{name}", spec, task)]
 
 
 def parts_of_folders(
@@ -149,25 +152,26 @@ def _mask_suffix(folder: Path) -> dict[str, str]:
 # ---------------------------------------------------------------- opening
 
 
-def _parts(name: str, key: str, spec: Any) -> Iterator[Part]:
+def _parts(name: str, key: str, spec: Any, task: str | None = None) -> Iterator[Part]:
     """Yield a set, or those a wrapper holds, each under the name that a config gives it."""
     inner = spec.get("datasets") if isinstance(spec, Mapping) else None
     if isinstance(inner, Sequence) and inner and all(isinstance(one, Mapping) and "type" in one for one in inner):
         for number, one in enumerate(inner):
-            yield from _parts(f"{name}[{number}]", f"{key}.datasets[{number}]", one)
+            yield from _parts(f"{name}[{number}]", f"{key}.datasets[{number}]", one, task)
         return
     nested = spec.get("dataset") if isinstance(spec, Mapping) else None
     if isinstance(nested, Mapping) and "type" in nested:
-        yield from _parts(name, f"{key}.dataset", nested)
+        yield from _parts(name, f"{key}.dataset", nested, task)
         return
-    yield _opened(name, key, spec)
+    yield _opened(name, key, spec, task)
 
 
-def _opened(name: str, key: str, spec: Mapping[str, Any]) -> Part:
+def _opened(name: str, key: str, spec: Mapping[str, Any], task: str | None = None) -> Part:
     arguments = {argument: value for argument, value in spec.items() if argument != "type"}
     part = Part(name, key, str(spec.get("type", "")), arguments)
     try:
-        dataset = build("datasets", spec, path=key)
+        takes_task = task is not None and spec.get("type") == FolderDataset.__name__
+        dataset = build("datasets", {"task": task, **spec} if takes_task else spec, path=key)
     except DataError as error:
         folders = getattr(error, "folders", None)
         if folders is None:

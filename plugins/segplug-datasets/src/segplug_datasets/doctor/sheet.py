@@ -70,6 +70,8 @@ def rows(
 def _row(dataset: Any, transforms: Sequence[Transform], index: int, augmented: int, seed: int) -> Row:
     sample = dataset[index]
     labels = sample.get("seg")
+    if labels is not None and labels.array.ndim != 2:
+        raise DataError("labels of task multilabel are not drawn: a sheet shows one class for each pixel")
     pairs = [(sample.image, None if labels is None else labels.array)]
     pairs += _augmented(dataset, transforms, index, augmented, seed)
     plain = [panel(pairs[0][0], None)]

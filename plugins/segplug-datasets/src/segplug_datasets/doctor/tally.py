@@ -70,6 +70,9 @@ def tallies(looked: Looked) -> Iterator[Tally]:
             if not mask.classes:
                 group.values.update(mask.values)
             group.colors.update(mask.colors)
+        if group.labels is not None and group.labels.background is not None:
+            background = group.labels.classes.index(group.labels.background)
+            group.known = {**dict.fromkeys(group.values, background), **group.known}
     yield from groups
 
 
@@ -88,8 +91,10 @@ def pixels_per_class(mask: MaskLook, part: Part) -> Counter[int]:
     """Return the pixels of each class id, and of `IGNORE`; values that mean nothing are left out."""
     found: Counter[int] = Counter()
     known = None if mask.classes else meaning(part.labels)
+    named = part.labels.background if part.labels else None
+    others = None if named is None or part.labels is None else part.labels.classes.index(named)
     for value, count in mask.values.items():
-        class_id = value if known is None else known.get(value)
+        class_id = value if known is None else known.get(value, others)
         if class_id is not None:
             found[class_id] += count
     for color, count in mask.colors.items():

@@ -121,6 +121,8 @@ class EvaluationReport:
 
     def _labels(self, run: Runner) -> LabelSpec:
         if self.field == "seg":
+            if run.dataset_labels.task == "multilabel":
+                raise UsageError(f"{type(self).__name__} takes no labels of task multilabel: remove the hook")
             return run.dataset_labels
         count = run.model.outputs[self.field].classes
         return LabelSpec(tuple(f"{self.field} {index}" for index in range(count)))

@@ -8,10 +8,11 @@ from typing import ClassVar
 import numpy as np
 
 from segkernel import sample as geometry
-from segkernel.errors import DataError, UsageError
+from segkernel.errors import UsageError
 from segkernel.interfaces.data import IGNORE
 from segkernel.sample import Sample
 from segplug_datasets.class_index import GRID, cell_edges, count_in_cells, holds
+from segplug_datasets.transforms.checks import need_class_ids
 
 
 class ClassAwareCrop:
@@ -46,8 +47,7 @@ class ClassAwareCrop:
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
         cells = sample.meta.pop("class_cells", None)
-        if "seg" not in sample:
-            raise DataError("ClassAwareCrop needs labels", sample.meta.get("path"))
+        need_class_ids(sample, "ClassAwareCrop")
         aimed = rng.random() < self.prob
         point = self._pixel(sample, None if sample.moved else cells, rng) if aimed else None
         size = [min(edge, limit) for edge, limit in zip(sample.size, self.crop_size)]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from segkernel.errors import DataError, UsageError
 from segkernel.image import opencv
-from segkernel.sample import LabelMap, Sample
+from segkernel.sample import Sample
 from segplug_datasets.transforms.distortion import Distortion, look_up
 
 
@@ -177,7 +178,7 @@ class RandomCutOut:
                 labels[hole] = self.seg_fill_in
         sample.image = image
         if labels is not None:
-            sample["seg"] = LabelMap(labels)
+            sample["seg"] = replace(sample["seg"], array=labels)
         return sample
 
 

@@ -53,6 +53,7 @@ class GridMask:
         sample.image = np.where(holes[..., None], np.asarray(self.fill_in, sample.image.dtype), sample.image)
         if self.seg_fill_in is not None and "seg" in sample:
             labels = sample["seg"].array
+            holes = holes if labels.ndim == 2 else holes[..., None]
             sample["seg"] = replace(
                 sample["seg"], array=np.where(holes, np.asarray(self.seg_fill_in, labels.dtype), labels)
             )

@@ -11,11 +11,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from segkernel.errors import DataError, UsageError
+from segkernel.errors import UsageError
 from segkernel.image import opencv
 from segkernel.interfaces.data import IGNORE, Transform
 from segkernel.sample import Sample, Size, WeightMap
-from segplug_datasets.transforms.checks import probability
+from segplug_datasets.transforms.checks import need_class_ids, probability
 from segplug_datasets.transforms.compose import applied, needed
 from segplug_datasets.transforms.layers import Layer, copied, covering, lay, refuse_others
 
@@ -172,8 +172,7 @@ class MixUp(Mixing):
 
 def labels_of(sample: Sample, name: str) -> np.ndarray:
     """Return the label map of a sample, which transform ``name`` cannot do without."""
-    if "seg" not in sample:
-        raise DataError(f"{name} needs labels, the field 'seg'", sample.meta.get("path"))
+    need_class_ids(sample, name)
     labels: np.ndarray = sample["seg"].array
     return labels
 

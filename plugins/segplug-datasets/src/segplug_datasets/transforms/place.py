@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from segkernel import sample as geometry
 from segkernel.errors import UsageError
 from segkernel.image import opencv
 from segkernel.interfaces.data import IGNORE
-from segkernel.sample import LabelMap, MultiLabelMap, Sample
+from segkernel.sample import MultiLabelMap, Sample
 
 Direction = Literal["horizontal", "vertical", "diagonal"]
 
@@ -120,7 +121,10 @@ class RandomFlip:
             return sample
         sample.apply(geometry.Flip(self.directions[place]))
         if self._swap is not None and self.directions[place] != "vertical" and "seg" in sample:
-            sample["seg"] = LabelMap(self._swap[sample["seg"].array])
+            labels = sample["seg"].array
+            several = isinstance(sample["seg"], MultiLabelMap)  # whose classes are planes
+            swapped = labels[..., self._swap[: labels.shape[2]]] if several else self._swap[labels]
+            sample["seg"] = replace(sample["seg"], array=swapped)
         return sample
 
 

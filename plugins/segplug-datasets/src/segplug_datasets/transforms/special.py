@@ -11,6 +11,7 @@ from segkernel.errors import DataError, UsageError
 from segkernel.image import opencv
 from segkernel.interfaces.data import IGNORE
 from segkernel.sample import EdgeMap, LabelMap, Resize, Sample
+from segplug_datasets.transforms.checks import need_class_ids
 
 
 class GenerateEdge:
@@ -32,8 +33,7 @@ class GenerateEdge:
         self.edge_width, self.ignore_index = edge_width, ignore_index
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
-        if "seg" not in sample:
-            raise DataError("GenerateEdge needs labels", sample.meta.get("path"))
+        need_class_ids(sample, "GenerateEdge")
         cv2 = opencv()
         kernel = cv2.getStructuringElement(cv2.MORPH_RECT, (self.edge_width, self.edge_width))
         sample["edge"] = EdgeMap(cv2.dilate(self._borders(sample["seg"].array), kernel))
