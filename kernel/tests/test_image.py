@@ -417,3 +417,16 @@ def test_showing_without_a_screen_is_refused(
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     with pytest.raises(UsageError, match="no screen"):
         image.draw(picture, labels, show=True)
+
+
+def test_several_labels_are_painted_in_order_and_written_in_folders(tmp_path: Path) -> None:
+    planes = np.array([[[1, 1, 0, 255]], [[0, 1, 0, 0]]], np.uint8)
+    plain = np.zeros((1, 4, 3), np.uint8)
+    palette = [(200, 0, 0), (0, 200, 0)]
+    drawn = image.draw(plain, planes, classes=["a", "b"], palette=palette, opacity=1.0)[:1, :4]
+    assert drawn.tolist() == [[[200, 0, 0], [0, 200, 0], [0, 0, 0], [0, 0, 0]]]
+    image.write_labels(tmp_path, "x/one", planes, ["a", "b/c"])
+    assert image.read_mask(tmp_path / "a" / "x" / "one.png").tolist() == [[1, 1, 0, 255]]
+    assert image.read_mask(tmp_path / "b_c" / "x" / "one.png").tolist() == [[0, 1, 0, 0]]
+    image.write_labels(tmp_path, "ids", planes[0], [])
+    assert image.read_mask(tmp_path / "ids.png").tolist() == [[1, 1, 0, 255]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -148,3 +149,13 @@ def test_windows_without_a_size_are_refused():
 def test_labels_are_small_integers_where_they_fit():
     assert to_labels(random_scores(5), SOFTMAX).dtype == torch.uint8
     assert to_labels(torch.zeros(1, 300, 2, 2), OutputSpec(300, 300)).dtype == torch.int64
+
+
+def test_several_labels_are_a_yes_or_no_for_each_class() -> None:
+    output = OutputSpec(2, 2, "sigmoid", 0.6, task="multilabel")
+    scores = torch.tensor([2.0, 0.1, -3.0, 5.0]).view(1, 2, 1, 2)
+    labels = to_labels(scores, output)
+    assert labels.dtype == torch.uint8
+    assert labels.tolist() == [[[[1, 0]], [[0, 1]]]]
+    assert torch.equal(to_labels(scores.sigmoid(), output, activated=True), labels)
+    assert OutputSpec(**asdict(output)) == output
