@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from segkernel import sample as geometry
+from segkernel import geometry
 from segkernel.errors import DataError
 from segkernel.sample import Boxes, Field, InstanceMasks, Keypoints, LabelMap, RasterField, Sample, Size
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from segkernel import sample as geometry
+from segkernel import geometry
 from segkernel.errors import UsageError
 from segkernel.sample import Sample, Size
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from segkernel import sample as geometry
+from segkernel import geometry
 from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import IGNORE
 from segkernel.sample import InstanceMasks, LabelMap, RasterField, Sample

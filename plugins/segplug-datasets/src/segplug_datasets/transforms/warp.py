@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from segkernel import sample as geometry
+from segkernel import geometry
 from segkernel.errors import DataError, UsageError
 from segkernel.image import opencv
 from segkernel.sample import Boxes, Field, Geometry, Keypoints, RasterField, Sample, Size
