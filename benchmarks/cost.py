@@ -50,7 +50,9 @@ def measure(family: str, size: tuple[int, int], repeats: int) -> dict[str, Any]:
         return statistics.median(times), counter.get_total_flops()
 
     entry = FAMILIES[family]
-    config = load_config(f"{entry.model}_4xb2-20k_streetscenes", [f"data.crop_size=[{size[0]},{size[1]}]"])
+    config = load_config(
+        f"{entry.model}_4xb2-20k_streetscenes", [*entry.classes, f"data.crop_size=[{size[0]},{size[1]}]"]
+    )
     with torch.inference_mode():
         plain = build("backbones", {"type": "ResNet", "depth": 50}).eval()
         seconds, operations = run(plain)

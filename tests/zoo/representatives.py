@@ -14,10 +14,13 @@ R18_AUXILIARY = (*R18, "model.auxiliary_head.in_channels=256")
 R18_LAST = (*R18_AUXILIARY, "model.decode_head.in_channels=512", *THIN)
 R18_FPN = (*R18, "model.neck.in_channels=[64,128,256,512]")
 
-SHALLOW_SAN = (
+SAN_WORDS = (
     "model.text_encoder.dataset_name=null",
     "+model.text_encoder.vocabulary=[sky, building, road, sidewalk, vegetation, car, person, pole]",
     "model.text_encoder.templates=['a photo of a {}.']",
+    "model.decode_head.loss_decode[0].class_weight=[1,1,1,1,1,1,1,1,0.1]",
+)
+SHALLOW_SAN = (
     "model.text_encoder.num_layers=2",
     "model.image_encoder.num_layers=3",
     "model.image_encoder.out_indices=[0,1,2]",
@@ -25,7 +28,6 @@ SHALLOW_SAN = (
     "model.decode_head.san_cfg.cfg_encoder.num_encode_layer=4",
     "model.decode_head.san_cfg.fusion_index=[0,1,2,3]",
     "model.decode_head.maskgen_cfg.num_layers=1",
-    "model.decode_head.loss_decode[0].class_weight=[1,1,1,1,1,1,1,1,0.1]",
     "data.preprocess.size_divisor=32",
 )
 
@@ -38,11 +40,13 @@ class Representative:
         model: Its name in the zoo, before schedule and data.
         edits: Overrides that make it small.
         size: Height and width of the images in pixels.
+        classes: Overrides without which it does not know the classes of StreetScenes.
     """
 
     model: str
     edits: tuple[str, ...] = ()
     size: tuple[int, int] = (96, 96)
+    classes: tuple[str, ...] = ()
 
 
 FAMILIES: dict[str, Representative] = {
@@ -109,7 +113,7 @@ FAMILIES: dict[str, Representative] = {
     "psanet": Representative("psanet_r50-d8", R18_LAST),
     "pspnet": Representative("pspnet_r18-d8"),
     "resnest": Representative("resnest_s101-d8_pspnet", ("model.backbone.depth=50", *THIN)),
-    "san": Representative("san-vit-b16_coco-stuff164k", SHALLOW_SAN),
+    "san": Representative("san-vit-b16_coco-stuff164k", SHALLOW_SAN, classes=SAN_WORDS),
     "segformer": Representative("segformer_mit-b0"),
     "segmenter": Representative("segmenter_vit-t_mask", ("model.backbone.num_layers=4",)),
     "segnext": Representative("segnext_mscan-t", ("model.backbone.depths=[1,1,2,1]",)),

@@ -30,7 +30,7 @@ def config_of(entry: Representative, *more: str) -> Config:
     removed = [f"~{key}" for key in unwanted if has(load_config(name), key)]
     height, width = entry.size
     size = (f"data.crop_size=[{height},{width}]", f"+data.train.size=[{height},{width}]")
-    return load_config(name, [*entry.edits, *removed, *size, "optim.batch_size=2", *more])
+    return load_config(name, [*entry.classes, *entry.edits, *removed, *size, "optim.batch_size=2", *more])
 
 
 def has(config: Mapping[str, Any], path: str) -> bool:
