@@ -59,6 +59,27 @@ def test_what_is_written_is_read_as_rgb(tmp_path: Path, picture: np.ndarray, suf
     assert np.array_equal(image.read(path), picture)
 
 
+@pytest.mark.parametrize("kind", ["rgb", "rgba", "grey", "16 bits", "palette", "jpeg", "grey jpeg", "turned jpeg"])
+def test_colours_are_the_same_whichever_way_opencv_gives_them(
+    tmp_path: Path, picture: np.ndarray, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / ("picture.jpg" if "jpeg" in kind else "picture.png")
+    arrays = {"rgba": np.dstack([picture, picture[..., 0]]), "16 bits": picture.astype(np.uint16) * 257}
+    pixels = picture[..., 0] if "grey" in kind or kind == "palette" else arrays.get(kind, picture)
+    cv2.imwrite(str(path), pixels)
+    data = path.read_bytes()
+    if kind == "palette":
+        data = indexed_png(picture[..., 0] % 16, 4, bytes(range(48)))
+    if kind == "turned jpeg":
+        exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
+        data = data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:]
+    path.write_bytes(data)
+    found = image.read(path)
+    monkeypatch.delattr(cv2, "IMREAD_COLOR_RGB", raising=False)
+    assert np.array_equal(found, image.read(path))
+    assert found.shape == ((*picture.shape[1::-1], 3) if kind == "turned jpeg" else picture.shape)
+
+
 def test_unicode_paths(tmp_path: Path, picture: np.ndarray) -> None:
     path = tmp_path / "größe 街道.png"
     image.write(path, picture)

@@ -27,6 +27,7 @@ from segkernel.loadtimes import FILES, timed
 PathLike = str | Path
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8"
 _GREY, _RGB, _INDEXED = 0, 2, 3  # PNG's colour types
 _MOST_PIXELS = 2**28  # that are decoded without asking OpenCV, which has a limit of its own
 
@@ -65,6 +66,10 @@ def read(path: PathLike) -> np.ndarray:
     quick = _decode_plain_png(data)
     if quick is not None:
         return quick
+    if data.startswith((_PNG, _JPEG)) and hasattr(
+        cv2, "IMREAD_COLOR_RGB"
+    ):  # OpenCV 4.11: no second pass over the pixels
+        return _decode(data, cv2.IMREAD_COLOR_RGB, path)
     image = _decode(data, cv2.IMREAD_COLOR, path)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)  # in place: a reversed copy takes as long as a small JPEG
 
@@ -184,7 +189,7 @@ def _png_decoder() -> Callable[[bytes], np.ndarray] | None:
 
 def _is_cut_short(data: bytes) -> bool:
     """Whether the end mark, or most of the pixels, are missing; OpenCV fills up in grey and says nothing."""
-    if data.startswith(b"\xff\xd8"):
+    if data.startswith(_JPEG):
         start, pixels = _first_scan(data)
         return data.rfind(b"\xff\xd9", start) < 0 or pixels > _JPEG_DENSEST * len(data)
     return data.startswith(_PNG) and not _is_whole_png(data)
