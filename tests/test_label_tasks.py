@@ -13,6 +13,8 @@ from segkernel import image
 from segkernel.config import load_config
 from segkernel.errors import ConfigError, UsageError
 from segkernel.experiment import check, make_runner, start
+from segkernel.nn import DecodeHead
+from segkernel.opening import make_model
 from segkernel.predictor import Predictor
 from segplug_datasets.report.hook import EvaluationReport
 
@@ -155,3 +157,46 @@ def test_a_check_says_what_cannot_be_before_anything_is_built(tmp_path: Path) ->
     wrong = config(tmp_path, "binary", num_classes=3)
     with pytest.raises(ConfigError, match="task binary has 2 classes, not 3"):
         make_runner(load_config(wrong), tmp_path / "run")
+
+
+# ---------------------------------------------------------------- packaged models
+
+
+def opened(name: str, *overrides: str) -> Any:
+    return make_model(load_config(name, overrides), pretrained=False)
+
+
+@pytest.mark.parametrize("name", ["fcn_r50-d8_4xb2-40k_cityscapes-512x1024", "fast_scnn_8xb4-160k_cityscapes-512x1024"])
+def test_a_packaged_model_follows_the_config(name: str) -> None:
+    model = opened(name, "data.num_classes=2", "data.task=binary")
+    heads = [module for module in model.modules() if isinstance(module, DecodeHead)]
+    assert len(heads) > 1
+    assert {(head.out_channels, head.loss_decode.use_sigmoid) for head in heads} == {(1, True)}
+    assert model.outputs["seg"].task == "binary"
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("fcn_r50-d8_4xb2-40k_cityscapes-512x1024", [], "model.*_head.num_classes: task binary has 2 classes, not 19"),
+        (
+            "mask2former_r50_8xb2-90k_cityscapes-512x1024",
+            ["data.num_classes=2"],
+            "model.decode_head: Mask2FormerHead is not for task binary, but for multiclass",
+        ),
+    ],
+)
+def test_a_packaged_model_that_cannot_says_where(name: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        opened(name, *overrides, "data.task=binary")
+
+
+def test_a_head_may_say_its_own_task() -> None:
+    model = opened(
+        "fcn_r50-d8_4xb2-40k_cityscapes-512x1024",
+        "data.num_classes=2",
+        "data.task=multilabel",
+        "+model.auxiliary_head.task=multiclass",
+    )
+    assert (model.outputs["seg"].task, model.auxiliary_head.output.task) == ("multilabel", "multiclass")
+    assert not model.auxiliary_head.loss_decode.use_sigmoid

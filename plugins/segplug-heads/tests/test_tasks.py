@@ -10,7 +10,6 @@ from torch import nn
 
 from segkernel.build import build
 from segkernel.catalog import Catalog
-from segkernel.config import load_config
 from segkernel.errors import ConfigError
 from segkernel.interfaces.data import Task
 from segkernel.nn import CrossEntropyLoss, DecodeHead
@@ -125,45 +124,3 @@ def test_without_a_task_all_is_as_it_was() -> None:
     assert make().output.threshold is None
     assert (make(out_channels=1).output.threshold, make(out_channels=1).output.task) == (0.3, "binary")
     assert not make().loss_decode.use_sigmoid
-
-
-def opened(name: str, *overrides: str) -> Any:
-    from segkernel.opening import make_model
-
-    return make_model(load_config(name, overrides), pretrained=False)
-
-
-@pytest.mark.parametrize("name", ["fcn_r50-d8_4xb2-40k_cityscapes-512x1024", "fast_scnn_8xb4-160k_cityscapes-512x1024"])
-def test_a_packaged_model_follows_the_config(name: str) -> None:
-    model = opened(name, "data.num_classes=2", "data.task=binary")
-    heads = [module for module in model.modules() if isinstance(module, DecodeHead)]
-    assert len(heads) > 1
-    assert {(head.out_channels, head.loss_decode.use_sigmoid) for head in heads} == {(1, True)}
-    assert model.outputs["seg"].task == "binary"
-
-
-@pytest.mark.parametrize(
-    ("name", "overrides", "message"),
-    [
-        ("fcn_r50-d8_4xb2-40k_cityscapes-512x1024", [], "model.*_head.num_classes: task binary has 2 classes, not 19"),
-        (
-            "mask2former_r50_8xb2-90k_cityscapes-512x1024",
-            ["data.num_classes=2"],
-            "model.decode_head: Mask2FormerHead is not for task binary, but for multiclass",
-        ),
-    ],
-)
-def test_a_packaged_model_that_cannot_says_where(name: str, overrides: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        opened(name, *overrides, "data.task=binary")
-
-
-def test_a_head_may_say_its_own_task() -> None:
-    model = opened(
-        "fcn_r50-d8_4xb2-40k_cityscapes-512x1024",
-        "data.num_classes=2",
-        "data.task=multilabel",
-        "+model.auxiliary_head.task=multiclass",
-    )
-    assert (model.outputs["seg"].task, model.auxiliary_head.output.task) == ("multilabel", "multiclass")
-    assert not model.auxiliary_head.loss_decode.use_sigmoid
