@@ -319,8 +319,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
             raise DataError(f"fields {sorted(sample)} beside {sorted(first)} in one batch", sample.meta.get("path"))
     images = np.zeros((len(samples), *first.image.shape[2:], height, width), first.image.dtype)
     for planes, sample in zip(images, samples):
-        for plane, channel in zip(planes, _channels(sample.image)):
-            plane[: sample.size[0], : sample.size[1]] = channel
+        _fill(planes, sample.image)
     targets = {name: _collate_field([s.fields[name] for s in samples], height, width) for name in first}
     return Batch(
         images=torch.from_numpy(images),
@@ -353,9 +352,15 @@ def _laid_out(value: Field) -> np.ndarray:
     return np.moveaxis(value.array, 2, 0) if isinstance(value, MultiLabelMap) else value.array
 
 
-def _channels(image: np.ndarray) -> Sequence[np.ndarray]:
-    """Return the channels (H, W) of an image, by OpenCV where it can: a strided copy takes several times as long."""
-    return list(opencv().split(image) if image.dtype.name in SAMPLED else np.moveaxis(image, 2, 0))
+def _fill(planes: np.ndarray, image: np.ndarray) -> None:
+    """Write the channels of an image into the top left of (C, H, W): by OpenCV where it can, several times faster."""
+    if image.dtype.name not in SAMPLED:
+        planes[:, : image.shape[0], : image.shape[1]] = np.moveaxis(image, 2, 0)
+    elif image.shape[:2] == planes.shape[1:]:
+        opencv().split(image, list(planes))
+    else:
+        for plane, channel in zip(planes, opencv().split(image)):
+            plane[: image.shape[0], : image.shape[1]] = channel
 
 
 def _pad_to(array: np.ndarray, height: int, width: int, fill: float) -> np.ndarray:
