@@ -277,9 +277,13 @@ def write_mask(path: PathLike, labels: np.ndarray) -> None:
 def write_labels(folder: PathLike, name: str, labels: np.ndarray, classes: Sequence[str]) -> None:
     """Write a label map (H, W) as ``folder/NAME.png``, one of yes and no (K, H, W) as ``folder/CLASS/NAME.png`` each.
 
+    Real numbers, such as depths, become thousandths in 16 bits.
+
     Raises:
         DataError: As `write_mask`.
     """
+    if labels.dtype.kind == "f":
+        labels = np.clip(np.rint(labels * 1000), 0, 65535).astype(np.uint16)
     if labels.ndim == 2:
         write_mask(Path(folder) / f"{name}.png", labels)
         return
@@ -345,7 +349,8 @@ def draw(
     Args:
         image: (H, W, 3) uint8 RGB, (H, W) grey, or a path.
         prediction: Class ids (H, W) as array or tensor, or a `Prediction`. Of yes and no for each class, (K, H, W),
-            the last class with a yes is painted.
+            the last class with a yes is painted. Real numbers (H, W), such as depths, are drawn instead of the image,
+            from blue to red.
         truth: The annotation likewise, or a `Targets`; drawn to the left of the prediction.
         classes: Names for the legend, which lists the classes that occur.
         palette: RGB per class; a fixed table of colours when not given.
@@ -362,9 +367,13 @@ def draw(
     picture = read(image) if isinstance(image, str | Path) else _as_rgb(np.asarray(image))
     maps = {"truth": truth, "prediction": prediction} if truth is not None else {"": prediction}
     labels = {caption: _as_labels(value) for caption, value in maps.items()}
-    ids = sorted(set().union(*(np.unique(label).tolist() for label in labels.values())) - {255})
+    painted = [label for label in labels.values() if label.dtype.kind != "f"]
+    ids = sorted(set[int]().union(*(np.unique(label).tolist() for label in painted)) - {255})
     palette = palette or default_palette(255)
-    panels = [_caption(overlay(picture, label, palette, opacity), caption) for caption, label in labels.items()]
+    panels = [
+        _caption(_heights(label) if label.dtype.kind == "f" else overlay(picture, label, palette, opacity), caption)
+        for caption, label in labels.items()
+    ]
     drawn = np.concatenate(panels, axis=1)
     names = dict(enumerate(classes or ()))
     entries = [(names.get(i, f"class {i}"), palette[i]) for i in ids if 0 <= i < len(palette)]
@@ -381,6 +390,13 @@ _LINE = 22  # pixels of height of a line of text
 _FONT = (0, 0.45)  # OpenCV's FONT_HERSHEY_SIMPLEX, and its size
 
 
+def _heights(values: np.ndarray) -> np.ndarray:
+    """Return real numbers (H, W) as colours, from the smallest in blue to the largest in red."""
+    low, high = float(values.min()), float(values.max())
+    scaled = ((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+    return opencv().applyColorMap(scaled, opencv().COLORMAP_JET)[..., ::-1]
+
+
 def _as_rgb(image: np.ndarray) -> np.ndarray:
     if image.ndim not in (2, 3) or image.dtype != np.uint8:
         raise DataError(f"an image to draw on is (H, W, 3) uint8, not {image.shape} {image.dtype}")
@@ -390,7 +406,10 @@ def _as_rgb(image: np.ndarray) -> np.ndarray:
 
 def _as_labels(value: Any) -> np.ndarray:
     value = value["seg"] if hasattr(value, "fields") else value
-    labels = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value).astype(np.int64)
+    labels = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    if labels.dtype.kind == "f":
+        return labels
+    labels = labels.astype(np.int64)
     if labels.ndim == 3:
         last = len(labels) - 1 - (labels[::-1] == 1).argmax(0)
         labels = np.where((labels == 1).any(0), last, IGNORE)

@@ -139,7 +139,7 @@ def check_views(test_cfg: TestConfig | None, tta: TTA | None = None) -> None:
     Raises:
         UsageError: When ``slide`` lacks its sizes, or a size or scale is not above 0.
     """
-    if test_cfg and test_cfg.get("mode", "whole") == "slide":
+    if test_cfg and test_cfg.get("mode", "whole") != "whole":
         sizes = _size(test_cfg.get("crop_size", 0)) + _size(test_cfg.get("stride", 0))
         if min(sizes) < 1:
             raise UsageError("test_cfg: mode slide needs crop_size and stride, both (height, width) of 1 or more")
@@ -156,9 +156,21 @@ def infer(
         UsageError: As `check_views`.
     """
     check_views(test_cfg)
-    if test_cfg.get("mode", "whole") == "whole":
+    mode = test_cfg.get("mode", "whole")
+    if mode == "whole":
         return whole(predict, images, outputs)
+    predict = _both_ways(predict) if mode == "slide_flip" else predict
     return slide(predict, images, outputs, _size(test_cfg["crop_size"]), _size(test_cfg["stride"]))
+
+
+def _both_ways(predict: Predict) -> Predict:
+    """Return what averages a prediction with that of the mirrored images."""
+
+    def averaged(images: Tensor) -> dict[str, Tensor]:
+        mirrored = predict(images.flip(-1))
+        return {name: (scores + mirrored[name].flip(-1)) / 2 for name, scores in predict(images).items()}
+
+    return averaged
 
 
 def _size(size: Size | int) -> Size:
@@ -212,8 +224,11 @@ def activate(scores: Tensor, output: OutputSpec) -> Tensor:
 def to_labels(values: Tensor, output: OutputSpec, activated: bool = False) -> Tensor:
     """Turn scores, or probabilities when ``activated``, (N, K, H, W) into class ids (N, H, W), uint8 where they fit.
 
-    For the task ``multilabel`` they stay (N, K, H, W): 1 for yes, 0 for no.
+    For the task ``multilabel`` they stay (N, K, H, W): 1 for yes, 0 for no. Real numbers, such as depths, stay what
+    they are, (N, H, W).
     """
+    if output.is_real:
+        return values[:, 0]
     several = output.task == "multilabel"
     if output.threshold is not None and (several or output.out_channels == 1):
         chosen = ((values if activated else activate(values, output)) > output.threshold).to(torch.uint8)

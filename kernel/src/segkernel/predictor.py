@@ -96,7 +96,8 @@ class Predictor:
         known = _labels_of(dataset, catalog) or _labels_in(meta) or _labels_in_config(data, catalog)
         names = classes or (known.classes if known else None)
         self.model: Any = built if hasattr(built, "outputs") else _PlainModule(built, names)
-        self.labels = _settle_labels(classes, palette, known, self.model.outputs["seg"].classes)
+        output = self.model.outputs["seg"]
+        self.labels = _settle_labels(classes, palette, None if output.is_real else known, output.classes)
         specs = data.get("eval_transforms") or ()
         self.transforms = [build("transforms", t, catalog=catalog) for t in specs] if transforms is None else transforms
         wanted = preprocess or data.get("preprocess") or meta.get("preprocess") or {}

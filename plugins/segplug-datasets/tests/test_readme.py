@@ -15,12 +15,3 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     exec(code, {})
     assert (tmp_path / "street.png").is_file()
-
-
-def test_every_component_is_listed() -> None:
-    from importlib.metadata import distribution
-
-    text = README.read_text(encoding="utf-8")
-    points = distribution("segplug-datasets").entry_points
-    names = {point.name for point in points if point.group not in ("segkernel.zoo", "segkernel.commands")}
-    assert not {name for name in names if f"`{name}`" not in text}

@@ -51,7 +51,8 @@ class PicturesHook:
             return
         name = Path(str(prediction.meta["name"]))
         if self.labels_dir is not None:
-            labels = run.dataset_labels.decode(prediction.labels.cpu().numpy())
+            found = prediction.labels.cpu().numpy()
+            labels = found if found.dtype.kind == "f" else run.dataset_labels.decode(found)
             images.write_labels(self.labels_dir, str(name), labels, run.dataset_classes)
         if self.show_dir is not None or self.show:
             self._draw(run, prediction, target, self.show_dir and _place(self.show_dir, name))

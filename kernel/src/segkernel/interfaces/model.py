@@ -120,7 +120,8 @@ class OutputSpec:
     Args:
         classes: Number of classes.
         out_channels: Channels of the scores; 1 with ``sigmoid`` is a binary map of 2 classes.
-        activation: Applied to the scores before a threshold or a merge.
+        activation: Applied to the scores before a threshold or a merge. One channel with ``none`` is a real number for
+            each pixel, a depth for example.
         threshold: Probability above which a ``sigmoid`` output is class 1, or a yes.
         align_corners: How the scores are resized.
         task: What a pixel is; ``multilabel`` is a yes or no for each channel.
@@ -133,15 +134,21 @@ class OutputSpec:
     align_corners: bool = False
     task: Task = "multiclass"
 
+    @property
+    def is_real(self) -> bool:
+        """Whether it is a real number for each pixel, not a class."""
+        return self.activation == "none" and self.out_channels == 1
+
 
 class TestConfig(TypedDict, total=False):
     """How a segmentor looks at an image when predicting; sizes are (height, width) in pixels, or one for both.
 
     ``whole`` sees it at once, ``slide`` in windows of ``crop_size`` every ``stride``; overlaps are averaged.
+    ``slide_flip`` sees each window mirrored, too, and averages the two.
     The other keys are PointRend's: times the scores are enlarged, pixels scored anew each time, factor of the size.
     """
 
-    mode: Literal["whole", "slide"]
+    mode: Literal["whole", "slide", "slide_flip"]
     crop_size: tuple[int, int] | int
     stride: tuple[int, int] | int
     subdivision_steps: int

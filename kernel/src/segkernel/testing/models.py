@@ -37,7 +37,7 @@ class Probe:
         """Return labels for the inputs, a few of them ignored."""
         labels = torch.randint(0, _classes(self.module), (BATCH, *self.size), generator=_generator(2))
         labels[:, :2] = IGNORE
-        return Targets({"seg": labels})
+        return Targets({"seg": labels, "depth": labels.float()})
 
     def losses(self) -> dict[str, Tensor]:
         """Return the losses of a training step."""

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from segplug_heads.heads.setr_up_head import SETRUPHead as SETRUPHead
     from segplug_heads.heads.stdc_head import STDCHead as STDCHead
     from segplug_heads.heads.uper_head import UPerHead as UPerHead
+    from segplug_heads.heads.vpd_depth_head import VPDDepthHead as VPDDepthHead
     from segplug_heads.layouts.clip import CLIPSAN as CLIPSAN
     from segplug_heads.losses.boundary_loss import BoundaryLoss as BoundaryLoss
     from segplug_heads.losses.dice_loss import DiceLoss as DiceLoss
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from segplug_heads.parts.pixel_decoder import PixelDecoder as PixelDecoder
     from segplug_heads.parts.pixel_decoder import TransformerEncoderPixelDecoder as TransformerEncoderPixelDecoder
     from segplug_heads.segmentors.cascade_encoder_decoder import CascadeEncoderDecoder as CascadeEncoderDecoder
+    from segplug_heads.segmentors.depth_estimator import DepthEstimator as DepthEstimator
     from segplug_heads.segmentors.encoder_decoder import EncoderDecoder as EncoderDecoder
     from segplug_heads.segmentors.multi_head import MultiHeadSegmentor as MultiHeadSegmentor
     from segplug_heads.segmentors.multimodal_encoder_decoder import MultimodalEncoderDecoder as MultimodalEncoderDecoder
@@ -104,6 +106,7 @@ _HOMES = {
     "DMHead": "heads.dm_head",
     "DNLHead": "heads.dnl_head",
     "DPTHead": "heads.dpt_head",
+    "DepthEstimator": "segmentors.depth_estimator",
     "DepthwiseSeparableASPPHead": "heads.sep_aspp_head",
     "DepthwiseSeparableFCNHead": "heads.sep_fcn_head",
     "DiceCost": "parts.matching",
@@ -161,6 +164,7 @@ _HOMES = {
     "TransformerEncoderPixelDecoder": "parts.pixel_decoder",
     "TverskyLoss": "losses.tversky_loss",
     "UPerHead": "heads.uper_head",
+    "VPDDepthHead": "heads.vpd_depth_head",
     "WeightedSum": "losses.weighted_sum",
 }
 # Here they end.

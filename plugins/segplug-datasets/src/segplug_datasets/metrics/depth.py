@@ -45,7 +45,8 @@ class DepthMetric:
         crop_type: Count a part of the image only. ``nyu_crop``: rows 45 to 470 and columns 41 to 600, as usual for NYU
             Depth V2; ``eigen_crop`` and ``garg_crop``: the shares of KITTI's images that the laser reaches, of Eigen et
             al. (2014) and of Garg et al. (2016).
-        field: Which output and annotation are compared, in the same unit.
+        field: Which output, or the main one where there is none of this name, and which annotation are compared, in
+            the same unit.
 
     Raises:
         UsageError: When an unknown figure is asked for.
@@ -103,7 +104,9 @@ class DepthMetric:
         return {name: float(means[name]) for name in self.depth_metrics}
 
     def _depths(self, value: Any) -> np.ndarray:
-        depths = value[self.field] if hasattr(value, "fields") else value
+        if hasattr(value, "fields"):  # the only output of a model of depths is its main one
+            value = value[self.field] if self.field in value else value["seg"]
+        depths = value
         depths = depths.detach().cpu().double().numpy() if hasattr(depths, "detach") else np.asarray(depths, np.float64)
         return (
             depths.reshape(depths.shape[-2:])

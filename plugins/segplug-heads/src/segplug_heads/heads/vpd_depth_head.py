@@ -1,0 +1,141 @@
+"""The depth head of VPD: the maps of a diffusion model's U-Net, brought to one size and enlarged to a depth per pixel.
+
+Unleashing Text-to-Image Diffusion Models for Visual Perception, Zhao et al., 2023 (https://arxiv.org/abs/2303.02153).
+Any backbone of four maps will do: the diffusion model itself is not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from segkernel.errors import ConfigError, Problem
+from segkernel.interfaces.model import Features, Head, Loss, OutputSpec
+from segkernel.nn import resize
+from segkernel.sample import Targets
+from segplug_heads.losses.silog_loss import SiLogLoss
+
+GROUPS = 16
+
+
+class VPDDepthDecoder(nn.Module):
+    """(N, in_channels, h, w) -> (N, out_channels, s h, s w), s being 4 for the last steps times 2 for each filter.
+
+    Args:
+        in_channels: Channels of the map.
+        out_channels: Channels of the result.
+        num_deconv_filters: Channels of each transposed convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, num_deconv_filters: Sequence[int]) -> None:
+        super().__init__()
+        self.deconv_layers = nn.Sequential()
+        for inputs, outputs in zip((in_channels, *num_deconv_filters), num_deconv_filters):
+            self.deconv_layers.append(nn.ConvTranspose2d(inputs, outputs, 2, stride=2, bias=False))
+            self.deconv_layers.append(nn.BatchNorm2d(outputs))
+            self.deconv_layers.append(nn.ReLU(inplace=True))
+        last = nn.Conv2d(num_deconv_filters[-1], out_channels, 3, padding=1)
+        self.conv_layers = nn.Sequential(last, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_layers(self.deconv_layers(x))
+        for _ in range(2):
+            x = resize(x, (2 * x.shape[2], 2 * x.shape[3]))
+        return x
+
+
+class VPDDepthHead(Head):
+    """Four feature maps, each half as large as the one before, to depths (N, 1, 8 h, 8 w), (h, w) that of the first.
+
+    ``fmap_border`` makes that smaller. A depth is a number from 0 to ``max_depth``, in the unit of the annotations:
+    ``targets["depth"]``, (N, H, W), 0 where nothing was measured.
+
+    Args:
+        max_depth: The largest depth there is.
+        in_channels: Channels of the maps, finest first; the first and their sum are multiples of 16.
+        embed_dim: Channels before the last convolutions.
+        feature_dim: Channels of the joined maps; 8 times ``embed_dim``.
+        num_deconv_layers: How often the joined map is doubled by transposed convolutions.
+        num_deconv_filters: Channels of each of these.
+        fmap_border: Rows and columns to cut off at the bottom and the right of the joined map, where the image was
+            padded; a number stands for both.
+        align_corners: How depths are resized to the annotations.
+        loss_decode: One loss or several; `SiLogLoss` for None.
+
+    Raises:
+        ConfigError: The widths do not fit each other.
+    """
+
+    conformance: ClassVar = {
+        "in_channels": [16, 16, 16, 16],
+        "embed_dim": 4,
+        "feature_dim": 32,
+        "num_deconv_filters": [8, 8, 8],
+    }
+    conformance_exceptions: ClassVar = {"classes": "depths have no classes"}
+    conformance_inputs: ClassVar = {"features": [(16, 2), (16, 4), (16, 8), (16, 16)]}
+
+    def __init__(
+        self,
+        max_depth: float = 10.0,
+        in_channels: Sequence[int] = (320, 640, 1280, 1280),
+        embed_dim: int = 192,
+        feature_dim: int = 1536,
+        num_deconv_layers: int = 3,
+        num_deconv_filters: Sequence[int] = (32, 32, 32),
+        fmap_border: int | tuple[int, int] = 0,
+        align_corners: bool = False,
+        loss_decode: Loss | Sequence[Loss] | None = None,
+    ) -> None:
+        super().__init__()
+        _check(in_channels, embed_dim, feature_dim, num_deconv_layers, num_deconv_filters)
+        self.max_depth, self.align_corners = max_depth, align_corners
+        self.fmap_border = (fmap_border, fmap_border) if isinstance(fmap_border, int) else tuple(fmap_border)
+        self.output = OutputSpec(1, 1, "none", align_corners=align_corners)
+        several = loss_decode if isinstance(loss_decode, Sequence) else [loss_decode or SiLogLoss()]
+        self.loss_decode = nn.ModuleList(several)
+        first, second = in_channels[:2]
+        self.conv1 = nn.Sequential(
+            nn.Conv2d(first, first, 3, stride=2, padding=1),
+            nn.GroupNorm(GROUPS, first),
+            nn.ReLU(),
+            nn.Conv2d(first, first, 3, stride=2, padding=1),
+        )
+        self.conv2 = nn.Conv2d(second, second, 3, stride=2, padding=1)
+        joined = nn.Conv2d(sum(in_channels), feature_dim, 1)
+        self.conv_aggregation = nn.Sequential(joined, nn.GroupNorm(GROUPS, feature_dim), nn.ReLU())
+        self.decoder = VPDDepthDecoder(feature_dim, embed_dim, num_deconv_filters)
+        self.depth_pred_layer = nn.Sequential(
+            nn.Conv2d(embed_dim, embed_dim, 3, padding=1), nn.ReLU(), nn.Conv2d(embed_dim, 1, 3, padding=1)
+        )
+
+    def forward(self, features: Features) -> Tensor:
+        first, second, third, fourth = features
+        fourth = resize(fourth, third.shape[2:], mode="nearest")
+        x = self.conv_aggregation(torch.cat([self.conv1(first), self.conv2(second), third, fourth], 1))
+        bottom, right = self.fmap_border
+        x = self.decoder(x[:, :, : x.shape[2] - bottom, : x.shape[3] - right])
+        return self.depth_pred_layer(x).sigmoid() * self.max_depth
+
+    def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
+        truth = targets["depth"]
+        depths = resize(self(features), truth.shape[-2:], align_corners=self.align_corners)
+        named: dict[str, Tensor] = {}
+        for loss in self.loss_decode:
+            value = loss(depths, truth)  # type: ignore[operator]
+            named[loss.name] = named[loss.name] + value if loss.name in named else value  # type: ignore[index]
+        return named
+
+
+def _check(in_channels: Sequence[int], embed_dim: int, feature_dim: int, layers: int, filters: Sequence[int]) -> None:
+    if len(in_channels) != 4 or in_channels[0] % GROUPS:
+        message = f"{list(in_channels)} must be four, the first a multiple of {GROUPS}"
+        raise ConfigError(Problem(message, "in_channels"))
+    if feature_dim != 8 * embed_dim or feature_dim % GROUPS:
+        message = f"{feature_dim} is not 8 times the embed_dim {embed_dim}, or no multiple of {GROUPS}"
+        raise ConfigError(Problem(message, "feature_dim"))
+    if len(filters) != layers:
+        raise ConfigError(Problem(f"{list(filters)} needs {layers} numbers, one for each layer", "num_deconv_filters"))

@@ -1,0 +1,19 @@
+"""The page of each package names what it brings."""
+
+from __future__ import annotations
+
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+
+PLUGINS = sorted(Path(__file__).parents[2].glob("plugins/*"))
+ELSEWHERE = ("segkernel.zoo", "segkernel.commands", "segkernel.layouts", "segkernel.layers")
+
+
+@pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)
+def test_every_component_is_listed(plugin: Path) -> None:
+    text = (plugin / "README.md").read_text("utf-8")
+    points = distribution(plugin.name).entry_points
+    names = {p.name for p in points if p.group.startswith("segkernel.") and p.group not in ELSEWHERE}
+    assert not {name for name in names if f"`{name}`" not in text}
