@@ -71,4 +71,6 @@ def test_slide_flip_is_the_mean_of_an_image_and_its_mirror() -> None:
     outputs = {"seg": OutputSpec(1, 1, "none")}
     found = infer(predict, images, outputs, {"mode": "slide_flip", "crop_size": (40, 32), "stride": (40, 28)})
     both = (ramp + ramp.flip(0)) / 2
+    whole = infer(predict, images[..., :32], outputs, {"mode": "whole_flip"})
+    torch.testing.assert_close(whole["seg"], images[:, :1, :, :32] * both)
     torch.testing.assert_close(found["seg"][..., :28], images[:, :1, :, :28] * both[:28])

@@ -139,7 +139,7 @@ def check_views(test_cfg: TestConfig | None, tta: TTA | None = None) -> None:
     Raises:
         UsageError: When ``slide`` lacks its sizes, or a size or scale is not above 0.
     """
-    if test_cfg and test_cfg.get("mode", "whole") != "whole":
+    if test_cfg and test_cfg.get("mode", "whole").startswith("slide"):
         sizes = _size(test_cfg.get("crop_size", 0)) + _size(test_cfg.get("stride", 0))
         if min(sizes) < 1:
             raise UsageError("test_cfg: mode slide needs crop_size and stride, both (height, width) of 1 or more")
@@ -157,9 +157,9 @@ def infer(
     """
     check_views(test_cfg)
     mode = test_cfg.get("mode", "whole")
-    if mode == "whole":
+    predict = _both_ways(predict) if mode.endswith("flip") else predict
+    if mode.startswith("whole"):
         return whole(predict, images, outputs)
-    predict = _both_ways(predict) if mode == "slide_flip" else predict
     return slide(predict, images, outputs, _size(test_cfg["crop_size"]), _size(test_cfg["stride"]))
 
 

@@ -144,11 +144,11 @@ class TestConfig(TypedDict, total=False):
     """How a segmentor looks at an image when predicting; sizes are (height, width) in pixels, or one for both.
 
     ``whole`` sees it at once, ``slide`` in windows of ``crop_size`` every ``stride``; overlaps are averaged.
-    ``slide_flip`` sees each window mirrored, too, and averages the two.
+    ``whole_flip`` and ``slide_flip`` see image or window mirrored, too, and average the two.
     The other keys are PointRend's: times the scores are enlarged, pixels scored anew each time, factor of the size.
     """
 
-    mode: Literal["whole", "slide", "slide_flip"]
+    mode: Literal["whole", "slide", "whole_flip", "slide_flip"]
     crop_size: tuple[int, int] | int
     stride: tuple[int, int] | int
     subdivision_steps: int
