@@ -17,7 +17,7 @@ PLUGINS = sorted(path for path in ROOT.glob("plugins/*/src/*") if (path / "__ini
 NAMES = [path.name for path in PLUGINS]
 PUBLIC = ("nn", "interfaces", "sample", "geometry", "image", "hookspecs", "errors", "download", "weights", "config",
           "build", "data", "files", "cli", "testing")  # fmt: skip
-BUDGET = {"kernel": 6450, "nn": 2000, "testing": 1250}
+BUDGET = {"kernel": 6500, "nn": 2000, "testing": 1250}
 """Lines of code; docs/architecture.md says why the kernel outgrew the 3,500 of the first plan."""
 LONGEST_FUNCTION = 80
 LIGHT = ("__init__", "errors", "catalog", "known", "signature", "sample", "geometry", "hookspecs", "image",

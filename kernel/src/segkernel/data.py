@@ -231,6 +231,11 @@ class _TrainingSamples(TorchDataset[Sample]):
     def __init__(self, dataset: Dataset, transforms: Sequence[Transform], seed: int) -> None:
         self.dataset, self.transforms, self.seed = dataset, transforms, seed
 
+    def __getitems__(self, draws: Sequence[tuple[int, int]]) -> list[Sample]:
+        """Return the samples of a batch: torch asks for them at once."""
+        with _global_generators_kept():
+            return [self[draw] for draw in draws]
+
     def __getitem__(self, draw: tuple[int, int]) -> Sample:
         position, index = draw
         rng = sample_rng(self.seed, _SAMPLE, position)
@@ -240,18 +245,18 @@ class _TrainingSamples(TorchDataset[Sample]):
         def read(index: int | None = None) -> Sample:
             return self._read(int(rng.integers(len(self.dataset))) if index is None else index, seconds)
 
-        with _global_generators(int(rng.integers(2**32))):
-            for _ in range(TRIES):
-                try:
-                    sample = apply_transforms(self.transforms, read(index), rng, read, seconds)
-                    problem = f"sample {index} was rejected by a transform"
-                except (DataError, OSError) as error:
-                    sample, problem = None, str(error)
-                if sample is not None:
-                    sample.meta |= {"replaced": replaced, "seconds": seconds}
-                    return sample
-                replaced.append(problem)
-                index = int(rng.integers(len(self.dataset)))
+        _seed_global(rng)
+        for _ in range(TRIES):
+            try:
+                sample = apply_transforms(self.transforms, read(index), rng, read, seconds)
+                problem = f"sample {index} was rejected by a transform"
+            except (DataError, OSError) as error:
+                sample, problem = None, str(error)
+            if sample is not None:
+                sample.meta |= {"replaced": replaced, "seconds": seconds}
+                return sample
+            replaced.append(problem)
+            index = int(rng.integers(len(self.dataset)))
         raise DataError(f"{TRIES} samples in a row are unusable:\n    " + "\n    ".join(dict.fromkeys(replaced)))
 
     def _read(self, index: int, seconds: Counter[str]) -> Sample:
@@ -269,13 +274,18 @@ class _EvaluationSamples(TorchDataset[Any]):
     def __init__(self, dataset: Dataset, transforms: Sequence[Transform], seed: int) -> None:
         self.dataset, self.transforms, self.seed = dataset, transforms, seed
 
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Sample, Targets] | DataError]:
+        """Return the samples of a batch: torch asks for them at once."""
+        with _global_generators_kept():
+            return [self[index] for index in indices]
+
     def __getitem__(self, index: int) -> tuple[Sample, Targets] | DataError:
         rng = sample_rng(self.seed, _EVALUATION, index)
         try:
             sample = _described(self.dataset[index], index)
             truth = as_targets(sample)
-            with _global_generators(int(rng.integers(2**32))):
-                return apply_eval_transforms(self.transforms, sample, rng), truth
+            _seed_global(rng)
+            return apply_eval_transforms(self.transforms, sample, rng), truth
         except (DataError, OSError) as error:
             return error if isinstance(error, DataError) else DataError(str(error))
 
@@ -366,13 +376,18 @@ def _leave_with(parent: int) -> None:
     os._exit(1)
 
 
-@contextmanager
-def _global_generators(seed: int) -> Iterator[None]:
-    """Seed the generators of `random`, numpy and torch for a block, and put back their states."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+def _seed_global(rng: np.random.Generator) -> None:
+    """Seed the generators of `random`, numpy and torch, which transforms of others may use."""
+    seed = int(rng.integers(2**32))
     random.seed(seed)
     np.random.seed(seed)
     torch.random.default_generator.manual_seed(seed)
+
+
+@contextmanager
+def _global_generators_kept() -> Iterator[None]:
+    """Put the states of the generators of `random`, numpy and torch back after a block."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield
     finally:
