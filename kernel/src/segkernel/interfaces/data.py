@@ -78,6 +78,8 @@ class LabelSpec:
     def encode(self, raw: np.ndarray, path: str | None = None) -> np.ndarray:
         """Turn file values (H, W), any integer type, into ids (H, W) uint8, 0 to ``len(classes) - 1`` or `IGNORE`.
 
+        Values that are ids already come back in the same array, unless it is read-only.
+
         Raises:
             DataError: When a value is neither a class nor ignored; the message lists them.
         """
@@ -96,17 +98,26 @@ class LabelSpec:
         return encoded.astype(np.uint8)
 
     def _encode_bytes(self, raw: np.ndarray, path: str | None) -> np.ndarray:
-        """Encode uint8 values by OpenCV, several times faster than numpy."""
+        """Encode uint8 values: by a subtraction where that does, else by OpenCV, several times faster than numpy."""
         from segkernel.image import opencv
 
         table = self._table(256)
+        # 255 and a 0 that does not count wrap around, so that the largest number tells whether all are classes.
+        shifted = raw - np.uint8(self.offset) if 0 < self.offset <= IGNORE else raw
+        if self._is_shift() and (shifted + np.uint8(1)).max() <= len(self.classes):
+            return shifted if shifted.flags.writeable else shifted.copy()
         encoded = np.asarray(opencv().LUT(raw, np.where(table < 0, IGNORE - 1, table).astype(np.uint8)))
-        # What is ignored becomes 0, so that the largest number tells whether there may be a value without a meaning.
         if (encoded + np.uint8(1)).max() == IGNORE:
             unknown = np.unique(raw[table[raw] < 0])
             if unknown.size:
                 self._refuse(unknown, path)
         return encoded
+
+    def _is_shift(self) -> bool:
+        """Whether ids are the values less the offset, and 255 for what does not count, as far as there are classes."""
+        ids = (np.arange(256) - self.offset) % 256
+        plain = (ids + 1) % 256 <= len(self.classes)
+        return bool((self._table(256)[plain] == ids[plain]).all())
 
     def decode(self, ids: np.ndarray) -> np.ndarray:
         """Turn class ids into the values that a file of this kind has: the inverse of `encode`, `IGNORE` stays.
