@@ -66,9 +66,7 @@ def read(path: PathLike) -> np.ndarray:
     quick = _decode_plain_png(data)
     if quick is not None:
         return quick
-    if data.startswith((_PNG, _JPEG)) and hasattr(
-        cv2, "IMREAD_COLOR_RGB"
-    ):  # OpenCV 4.11: no second pass over the pixels
+    if data.startswith((_PNG, _JPEG)) and hasattr(cv2, "IMREAD_COLOR_RGB"):  # OpenCV 4.11: no pass to swap channels
         return _decode(data, cv2.IMREAD_COLOR_RGB, path)
     image = _decode(data, cv2.IMREAD_COLOR, path)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)  # in place: a reversed copy takes as long as a small JPEG

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -104,7 +105,7 @@ class LabelSpec:
         table = self._table(256)
         # 255 and a 0 that does not count wrap around, so that the largest number tells whether all are classes.
         shifted = raw - np.uint8(self.offset) if 0 < self.offset <= IGNORE else raw
-        if self._is_shift() and (shifted + np.uint8(1)).max() <= len(self.classes):
+        if self._is_shift and (shifted + np.uint8(1)).max() <= len(self.classes):
             return shifted if shifted.flags.writeable else shifted.copy()
         encoded = np.asarray(opencv().LUT(raw, np.where(table < 0, IGNORE - 1, table).astype(np.uint8)))
         if (encoded + np.uint8(1)).max() == IGNORE:
@@ -113,6 +114,7 @@ class LabelSpec:
                 self._refuse(unknown, path)
         return encoded
 
+    @cached_property
     def _is_shift(self) -> bool:
         """Whether ids are the values less the offset, and 255 for what does not count, as far as there are classes."""
         ids = (np.arange(256) - self.offset) % 256

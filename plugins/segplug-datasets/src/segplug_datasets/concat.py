@@ -17,6 +17,7 @@ from segkernel.interfaces.data import IGNORE, Color, Dataset, LabelSpec, default
 from segkernel.sample import LabelMap, Sample
 from segplug_datasets.class_index import ClassIndex, class_index
 from segplug_datasets.files import FolderDataset
+from segplug_datasets.labelled import Labelled
 from segplug_datasets.mapping import regrouped_palette, require_name
 
 
@@ -73,7 +74,7 @@ class ConcatDataset:
         return self.datasets[part][index - (self.ends[part - 1] if part else 0)]
 
 
-class MappedDataset:
+class MappedDataset(Labelled):
     """A data set in another label space: classes renamed, merged, left out.
 
     A class of the data set goes to the class that ``mapping`` names; if it is not listed there, to the class of its
@@ -118,16 +119,6 @@ class MappedDataset:
         self._table[: len(ids)] = ids
         if unlabelled:
             self._hide_background(unlabelled, background)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        return self.labels.classes
-
-    @property
-    def palette(self) -> tuple[Color, ...]:
-        """One RGB colour per class."""
-        return self.labels.palette
 
     def __len__(self) -> int:
         return len(self.dataset)

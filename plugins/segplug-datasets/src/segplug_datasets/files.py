@@ -24,6 +24,7 @@ from segplug_datasets.filelist import FileList
 from segplug_datasets.folders import Folders
 from segplug_datasets.label_reader import LabelArguments, LabelReader, label_reader
 from segplug_datasets.label_reader import read_annotation as read_annotation
+from segplug_datasets.labelled import Labelled
 from segplug_datasets.listing import (
     IMAGE_SUFFIXES,
     as_pairs,
@@ -39,7 +40,7 @@ from segplug_datasets.mapping import choose_classes as choose_classes
 from segplug_datasets.multilabel import ClassFiles, ReadBits, multilabel_spec
 
 
-class ListedFiles:
+class ListedFiles(Labelled):
     """Images and, where there are any, their label files, one by one.
 
     Args:
@@ -62,16 +63,6 @@ class ListedFiles:
     def files(self) -> Sequence[tuple[str, str, str | None]]:
         """(name, image, label file or None) of each sample."""
         return self._files
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        return self.labels.classes
-
-    @property
-    def palette(self) -> tuple[Color, ...]:
-        """One RGB colour per class."""
-        return self.labels.palette
 
     def __len__(self) -> int:
         return len(self._files)

@@ -23,6 +23,7 @@ from segkernel.interfaces.data import IGNORE, Color, LabelSpec
 from segkernel.sample import LabelMap, Sample
 from segplug_datasets.extras import need
 from segplug_datasets.files import find_files, refuse_missing
+from segplug_datasets.labelled import Labelled
 
 NIFTI = (".nii.gz", ".nii")
 SUFFIXES = (*NIFTI, ".npy", ".npz", ".pkl", ".pickle")
@@ -141,7 +142,7 @@ def _pick(content: Any, key: str, path: str | Path) -> np.ndarray:
 # ---------------------------------------------------------------- data sets
 
 
-class Volumes:
+class Volumes(Labelled):
     """Slices of volumes one by one, or whole volumes.
 
     A whole volume is as `BioMedical3DRandomCrop` and its like take it: an image (Y, X, Z * channels), slice by slice,
@@ -188,16 +189,6 @@ class Volumes:
         self._image_key, self._mask_key, self._with_seg = image_key, mask_key, with_seg
         self._ends: np.ndarray | None = None
         self._held: tuple[int, np.ndarray, np.ndarray | None] | None = None
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        return self.labels.classes
-
-    @property
-    def palette(self) -> tuple[Color, ...]:
-        """One RGB colour per class."""
-        return self.labels.palette
 
     def __len__(self) -> int:
         """Return the number of samples; the first call reads how many slices each volume has."""

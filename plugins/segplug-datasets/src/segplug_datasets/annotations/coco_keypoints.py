@@ -10,7 +10,7 @@ import numpy as np
 
 from segkernel.errors import DataError
 from segkernel.sample import Boxes, InstanceMasks, Keypoints, LabelMap, Sample, WeightMap
-from segplug_datasets.annotations.coco import CocoInstanceDataset, box_of, write_coco_example
+from segplug_datasets.annotations.coco import CocoInstanceDataset, box_of
 from segplug_datasets.annotations.records import put_right, scan_object, understood
 
 
@@ -45,12 +45,6 @@ class CocoKeypointDataset(CocoInstanceDataset):
     Raises:
         DataError: When files are missing or damaged, or no category has keypoints.
     """
-
-    @staticmethod
-    def conformance(folder: Path) -> list[dict[str, Any]]:
-        """Write a tiny data set into ``folder`` and return the arguments that read it."""
-        write_coco_example(folder)
-        return [{"data_root": str(folder), "ann_file": "a.json", "images": "images"}]
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from segkernel.interfaces.data import IGNORE, Color, LabelSpec
 from segkernel.sample import LabelMap, Sample, Size
 from segplug_datasets.annotations.raster import Region, Rule, as_points, polygon
 from segplug_datasets.annotations.records import understood
+from segplug_datasets.labelled import Labelled
 from segplug_datasets.listing import IMAGE_SUFFIXES, find_named, take
 from segplug_datasets.mapping import Classes, regroup, regrouped_palette, require_name
 
@@ -81,7 +82,7 @@ class Opened:
     palette: Sequence[Color] = ()
 
 
-class ShapeDataset:
+class ShapeDataset(Labelled):
     """Images with outlined or painted objects; a subclass reads the files of one tool.
 
     Class 0 is the background, the classes follow in the order of the file, or of ``classes``.
@@ -133,16 +134,6 @@ class ShapeDataset:
         self._annotated = annotated[chosen]
         self._images = str(opened.images)
         find_named(opened.images, self._names, opened.what)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        return self.labels.classes
-
-    @property
-    def palette(self) -> tuple[Color, ...]:
-        """One RGB colour per class."""
-        return self.labels.palette
 
     def __len__(self) -> int:
         return len(self._names)

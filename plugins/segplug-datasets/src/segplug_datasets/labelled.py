@@ -1,0 +1,21 @@
+"""What every data set with labels says of them."""
+
+from __future__ import annotations
+
+from segkernel.interfaces.data import Color, LabelSpec
+
+
+class Labelled:
+    """A data set whose classes and colours are those of its ``labels``."""
+
+    labels: LabelSpec
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.labels.classes
+
+    @property
+    def palette(self) -> tuple[Color, ...]:
+        """One RGB colour per class."""
+        return self.labels.palette
