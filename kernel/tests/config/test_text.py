@@ -152,6 +152,20 @@ def test_deep_nesting_is_refused(text):
     assert [problem.message for problem in problems] == ["is nested too deeply"]
 
 
+@pytest.mark.parametrize("limit", [None, 100, 150])
+def test_deep_nesting_is_refused_whatever_depth_the_parser_takes(monkeypatch, limit):
+    class Loader(yaml.SafeLoader):
+        def fetch_flow_collection_start(self, token):
+            super().fetch_flow_collection_start(token)
+            if limit and self.flow_level > limit:
+                raise yaml.scanner.ScannerError(None, None, "deeper than this parser goes", self.get_mark())
+
+    monkeypatch.setattr(yaml, "CSafeLoader", Loader, raising=False)
+    problems = []
+    read_text("[" * 300 + "]" * 300, "x", problems)
+    assert [problem.message for problem in problems] == ["is nested too deeply"]
+
+
 def test_an_alias_bomb_is_refused():
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]

@@ -19,6 +19,7 @@ _FLOAT = re.compile(r"(?=.*[.eE])[-+]?(?=\.?[0-9])([0-9]+(_[0-9]+)*)?(\.[0-9]*)?
 _WORDS: dict[str, Any] = {"": None, "~": None, ".nan": float("nan"), ".inf": float("inf")}
 _WORDS |= {"+.inf": float("inf"), "-.inf": float("-inf"), "null": None, "true": True, "false": False}
 _MOST_VALUES, _MOST_LEVELS = 200_000, 100  # far above any config; stop an alias bomb and a tower of brackets
+_TOO_DEEP = "is nested too deeply"
 
 
 def scalar(text: str) -> Any:
@@ -77,8 +78,12 @@ def read_text(text: str, label: str, problems: list[Problem], place: Place | Non
         mark = error.problem_mark or error.context_mark
         where = place or (Place(label, mark.line + 1, mark.column + 1) if mark else Place(label))
         context = f" ({error.context})" if error.context else ""
-        hint = "a tab cannot indent YAML; use spaces" if mark and text[: mark.index + 1].endswith("\t") else ""
-        problems.append(Problem(f"not valid YAML: {error.problem}{context}", place=str(where), hint=hint))
+        read = text[: mark.index + 1] if mark else ""
+        hint = "a tab cannot indent YAML; use spaces" if read.endswith("\t") else ""
+        # The scanner runs ahead of the events, and some versions of PyYAML stop at a depth of their own before ours.
+        deep = read.count("[") + read.count("{") - read.count("]") - read.count("}") > _MOST_LEVELS
+        message = _TOO_DEEP if deep else f"not valid YAML: {error.problem}{context}"
+        problems.append(Problem(message, place=str(where), hint=hint))
     except (yaml.YAMLError, ValueError) as error:
         problems.append(Problem(f"cannot be read as YAML: {str(error).splitlines()[0]}", place=str(place or label)))
     except ConfigError as error:
@@ -110,7 +115,7 @@ class _Reader:
         import yaml
 
         if level > _MOST_LEVELS or self.count > _MOST_VALUES:
-            what = "is nested too deeply" if level > _MOST_LEVELS else f"holds more than {_MOST_VALUES} values"
+            what = _TOO_DEEP if level > _MOST_LEVELS else f"holds more than {_MOST_VALUES} values"
             raise ConfigError(Problem(what, place=str(self.place(event))))
         before, self.count = self.count, self.count + 1
         if isinstance(event, yaml.AliasEvent):

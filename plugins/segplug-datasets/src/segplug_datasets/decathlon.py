@@ -98,7 +98,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         content = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise DataError(f"the description cannot be read: {error.strerror or error}", path) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"the description is damaged: {error}", path) from error
     if not isinstance(content, dict):
         raise DataError("a description is a mapping", path)

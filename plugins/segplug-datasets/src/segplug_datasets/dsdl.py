@@ -104,7 +104,7 @@ def _load(path: Path) -> dict[str, Any]:
         loaded = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except OSError as error:
         raise DataError(f"the description cannot be read: {error.strerror or error}", path) from error
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"damaged: {error}", path) from error
     if not isinstance(loaded, dict):
         raise DataError(f"a description is a mapping, this file holds a {type(loaded).__name__}", path)

@@ -122,7 +122,7 @@ def _read_summary(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
         version, checksum, summary = content["version"], content["crc32"], content["pack"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise DataError(f"damaged ({error}); {_AGAIN}", path) from error
     if version != VERSION:
         raise DataError(f"of version {version}, this release reads {VERSION}; pack the data set again", path)

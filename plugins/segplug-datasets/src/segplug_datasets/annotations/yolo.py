@@ -122,7 +122,7 @@ def _load(path: Path) -> dict[str, Any]:
         description = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"the description cannot be read: {error.strerror or error}", path) from error
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"damaged: {error}", path) from None
     if not isinstance(description, dict):
         raise DataError("no YOLO description: it is no mapping with 'names'", path)

@@ -72,7 +72,7 @@ def _arguments(pairs: Sequence[str]) -> dict[str, Any]:
         key, _, text = pair.partition("=")
         try:
             given[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (RecursionError, yaml.YAMLError) as error:
             raise UsageError(f"{pair}: {text!r} is no YAML value") from error
     return given
 

@@ -66,7 +66,7 @@ def read_list(path: Path) -> list[Entry]:
         if path.name.startswith("objectInfo"):
             return [_object_info(line) for line in lines[1:]]
         return [_line(line) for line in lines]
-    except (OSError, ValueError, IndexError, AttributeError, TypeError):
+    except (OSError, ValueError, RecursionError, IndexError, AttributeError, TypeError):
         return []
 
 
