@@ -11,7 +11,7 @@ import importlib_metadata
 import pytest
 
 import segkernel
-from segkernel.catalog import GROUPS, Catalog, Row
+from segkernel.catalog import CONTRACT, GROUPS, Catalog, Row, refusal
 from segkernel.errors import (
     AmbiguousComponentError,
     BrokenPluginError,
@@ -26,7 +26,7 @@ from segkernel.errors import (
 class Distribution(importlib_metadata.Distribution):
     """An installed distribution that exists only here."""
 
-    def __init__(self, name: str, entries: str, requires: str = "seg-kernel>=0.1,<1", version: str = "1.2") -> None:
+    def __init__(self, name: str, entries: str, requires: str = "seg-kernel>=0.3,<1", version: str = "1.2") -> None:
         needs = f"Requires-Dist: {requires}\n" if requires else ""
         header = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}\nA text: with colons"
         self.files_by_name = {"METADATA": header, "entry_points.txt": entries}
@@ -54,7 +54,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rows_hold_what_the_metadata_says() -> None:
     (row,) = catalog(Distribution("Segplug_My.Model", heads("JSONDecoder"))).rows
-    assert row == Row("heads", "JSONDecoder", "segplug-my-model", "1.2", "json:JSONDecoder", "ok", ">=0.1,<1")
+    assert row == Row("heads", "JSONDecoder", "segplug-my-model", "1.2", "json:JSONDecoder", "ok", ">=0.3,<1")
 
 
 def test_other_groups_are_left_alone() -> None:
@@ -74,28 +74,46 @@ def test_the_first_distribution_on_the_path_wins() -> None:
     assert [row.version for row in rows] == ["2"]
 
 
-@pytest.mark.parametrize(
-    ("requires", "accepted"),
-    [
-        ("seg-kernel", True),
-        ("seg_kernel >=0.1,<1", True),
-        ("Seg.Kernel (>=0.1)", True),
-        ("seg-kernel>=99", False),
-        ("seg-kernel<0.1", False),
-        ("seg-kernel>=0.1; python_version < '3'", True),
-        ("seg-kernel>=99; extra == 'test'", True),
-        ("seg-kernel-extras>=99", True),
-        ("seg-kernel @ https://example.org/seg_kernel.whl", True),
-        ("seg-kernel >>> 3", False),
-        ("", True),
-    ],
-)
-def test_the_handshake_reads_the_requirement(requires: str, accepted: bool) -> None:
-    (row,) = catalog(Distribution("a", heads("X"), requires)).rows
-    assert row.status == ("ok" if accepted else "incompatible")
+REQUIREMENTS = {
+    "": "ok",
+    "seg_kernel >=0.3,<1": "ok",
+    "Seg.Kernel (>=0.3.0.dev1)": "ok",
+    "seg-kernel~=0.3": "ok",
+    "seg-kernel==0.3.*": "ok",
+    "seg-kernel>=0.3; python_version < '3'": "ok",
+    "seg-kernel>=99; extra == 'test'": "ok",
+    "seg-kernel-extras>=99": "ok",
+    "seg-kernel @ https://example.org/seg_kernel.whl": "ok",
+    "seg-kernel": "older",
+    "seg-kernel<1": "older",
+    "seg-kernel>=0,<1": "older",
+    "seg-kernel>=0.2,<1": "older",
+    "seg-kernel>0.2.9,!=0.3": "older",
+    "seg-kernel<0.3": "older",
+    "seg-kernel>=99": "excluded",
+    "seg-kernel>=0.3,<0.3": "excluded",
+    "seg-kernel >>> 3": "older",
+}
 
 
-@pytest.mark.parametrize(("running", "status"), [("0.2.0.dev1", "ok"), ("0.5rc1", "ok"), ("1.0.0", "incompatible")])
+def test_the_handshake_reads_the_requirement() -> None:
+    def outcome(requires: str) -> str:
+        (row,) = catalog(Distribution("a", heads("X"), requires)).rows
+        return row.status if row.status == "ok" else "older" if refusal(row).contract else "excluded"
+
+    assert {requires: outcome(requires) for requires in REQUIREMENTS} == REQUIREMENTS
+
+
+def test_a_plugin_for_older_contracts_is_refused_with_what_to_do() -> None:
+    found = catalog(Distribution("old", heads("X", module="not_importable"), "seg-kernel>=0.2,<1"))
+    with pytest.raises(IncompatiblePluginError) as caught:
+        found.load("heads", "X")
+    assert (caught.value.requires, caught.value.contract) == (">=0.2,<1", CONTRACT)
+    for advice in ("contracts before 0.3", "pip install --upgrade old", "seg-kernel>=0.3"):
+        assert advice in str(caught.value)
+
+
+@pytest.mark.parametrize(("running", "status"), [("0.3.1.dev1", "ok"), ("0.5rc1", "ok"), ("1.0.0", "incompatible")])
 def test_the_handshake_counts_prereleases(monkeypatch: pytest.MonkeyPatch, running: str, status: str) -> None:
     monkeypatch.setattr(segkernel, "__version__", running)
     assert catalog(Distribution("a", heads("X"))).rows[0].status == status

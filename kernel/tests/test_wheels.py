@@ -44,7 +44,7 @@ class Anything:
 
 
 def write_wheel(
-    folder: Path, name: str, code: Mapping[str, str], entries: str, requires: str = "seg-kernel>=0.1,<1"
+    folder: Path, name: str, code: Mapping[str, str], entries: str, requires: str = "seg-kernel>=0.3,<1"
 ) -> Path:
     """Write ``NAME-1.0-py3-none-any.whl`` with one package of the distribution's name."""
     package = name.replace("-", "_")
@@ -140,7 +140,7 @@ def test_strict_mode_is_content_once_the_culprit_is_disabled(run: Run) -> None:
 def test_show_lists_names_and_import_paths(run: Run) -> None:
     result = run("plugins", "show", "Wheel_Good")
     assert result.returncode == 0
-    assert "wheel-good 1.0: ok, accepts seg-kernel >=0.1,<1" in result.stdout
+    assert "wheel-good 1.0: ok, accepts seg-kernel >=0.3,<1" in result.stdout
     assert "Blur  wheel_good.parts:Blur" in result.stdout
     assert json.loads(run("plugins", "show", "wheel-raising", "--json").stdout)["version"] == "1.0"
 

@@ -3,7 +3,8 @@
     catalog = Catalog.discover()
     PSPHead = catalog.load("heads", "PSPHead")            # or "segplug-heads/PSPHead", or "my_module:PSPHead"
 
-A distribution that does not accept the running kernel is listed as incompatible and never imported.
+A distribution that does not accept the running kernel, or accepts kernels older than `CONTRACT`, is listed as
+incompatible and never imported.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from segkernel.errors import (
 
 PREFIX = "segkernel."
 KERNEL = "seg-kernel"
+CONTRACT = "0.3"
+"""The oldest kernel version whose plugins this one can run: before 1.0 a minor version may change a contract."""
 
 GROUPS: dict[str, str] = {
     "segmentors": "segkernel.interfaces.model:Segmentor",
@@ -230,7 +233,7 @@ def _scan(distributions: Iterable[importlib_metadata.Distribution], disable: str
             _report(BrokenPluginError("", "", name, "entry_points.txt", error), strict)
             continue
         if status == "incompatible":
-            _report(IncompatiblePluginError("", "", name, requires, segkernel.__version__), strict)
+            _report(refusal(Row("", "", name, version, "", status, requires)), strict)
         rows += [Row(e.group[len(PREFIX) :], e.name, name, version, e.value, status, requires) for e in entries]
     rows.sort(key=lambda row: row.distribution)  # the order of a folder means nothing
     return Catalog(tuple(dict.fromkeys(rows)), tuple(_names(prefer)))
@@ -266,10 +269,19 @@ def _handshake(requirements: Iterable[str]) -> tuple[str, bool]:
         parsed = [Requirement(line) for line in asked]
     except InvalidRequirement:
         return asked[0], False
+    parsed = [r for r in parsed if r.url is None]  # an address is one version, there is nothing to compare
     needed = [r for r in parsed if r.marker is None or r.marker.evaluate({"extra": ""})]
     accepted = all(r.specifier.contains(segkernel.__version__, prereleases=True) for r in needed)
     specifiers = sorted((str(s) for r in needed for s in r.specifier), reverse=True)  # >= stands before <
-    return ",".join(specifiers), accepted
+    requires = ",".join(specifiers)
+    return requires, accepted and not (needed and _is_older(requires))
+
+
+def _is_older(requires: str) -> bool:
+    """Whether a specifier has no lower bound at `CONTRACT` or above: its author built on the contracts before."""
+    oldest = tuple(map(int, CONTRACT.split(".")))
+    bounds = re.findall(r"(?:^|,)(?:>=|>|~=|==)\s*(\d+(?:\.\d+)*)", requires)
+    return not any(tuple(map(int, bound.split("."))) >= oldest for bound in bounds)
 
 
 def _check_group(group: str) -> None:
@@ -278,10 +290,16 @@ def _check_group(group: str) -> None:
         raise UsageError(f"no component group is called {group!r}; there is {', '.join(near)}")
 
 
+def refusal(row: Row) -> IncompatiblePluginError:
+    """Return the error that says why a distribution is incompatible."""
+    contract = CONTRACT if _is_older(row.requires) else ""
+    return IncompatiblePluginError(row.group, row.name, row.distribution, row.requires, segkernel.__version__, contract)
+
+
 def _unusable(row: Row) -> Exception:
     if row.status == "disabled":
         return DisabledPluginError(row.group, row.name, row.distribution)
-    return IncompatiblePluginError(row.group, row.name, row.distribution, row.requires, segkernel.__version__)
+    return refusal(row)
 
 
 def _torch_optimizers() -> list[str]:

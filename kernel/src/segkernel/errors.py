@@ -174,15 +174,29 @@ class BrokenPluginError(ComponentError):
 
 
 class IncompatiblePluginError(ComponentError):
-    """A distribution that does not accept the running kernel; it was not imported."""
+    """A distribution that does not accept the running kernel, or was written for older contracts; not imported.
+
+    Args:
+        group: Component group, empty when the whole distribution is meant.
+        name: Component name, or empty.
+        distribution: What cannot be used.
+        requires: The kernel versions it accepts, as a specifier.
+        running: The version of the kernel.
+        contract: The first kernel version with the present contracts, when ``requires`` admits older ones.
+    """
 
     exit_code = 3
 
-    def __init__(self, group: str, name: str, distribution: str, requires: str, running: str) -> None:
-        self.distribution, self.requires, self.running = distribution, requires, running
-        message = f"{distribution} accepts seg-kernel {requires}, but {running} is running; it was not imported"
+    def __init__(
+        self, group: str, name: str, distribution: str, requires: str, running: str, contract: str = ""
+    ) -> None:
+        self.distribution, self.requires, self.running, self.contract = distribution, requires, running, contract
+        self.reason = f"accepts seg-kernel {requires or 'of any version'}, but {running} is running"
         hint = f"\n    pip install --upgrade {distribution}, or install a seg-kernel that it accepts"
-        super().__init__(group, name, message + hint)
+        if contract:
+            self.reason = f"accepts seg-kernel {requires or 'of any version'}: written for contracts before {contract}"
+            hint = f"\n    pip install --upgrade {distribution}, or port it and require seg-kernel>={contract}"
+        super().__init__(group, name, f"{distribution} {self.reason}; it was not imported{hint}")
 
 
 class DataError(SegKernelError):

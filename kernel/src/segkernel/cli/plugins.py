@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segkernel import __version__, known
-from segkernel.catalog import GROUPS, Catalog, Row, normalise
+from segkernel.catalog import GROUPS, Catalog, Row, normalise, refusal
 from segkernel.cli import table
 from segkernel.errors import NotInstalledError, SegKernelError, UsageError, did_you_mean, suggest
 
@@ -75,7 +75,7 @@ def _check(catalog: Catalog, rows: Sequence[Row], deep: bool) -> Iterable[CheckR
     if first.status == "disabled":
         yield CheckResult("package", "status", "skipped", "hidden by SEGKERNEL_DISABLE")
     elif first.status == "incompatible":
-        yield CheckResult("package", "status", "failed", f"accepts seg-kernel {first.requires}, not {__version__}")
+        yield CheckResult("package", "status", "failed", refusal(first).reason)
     elif deep:
         yield from check_distribution(first.distribution, catalog)
     else:

@@ -11,6 +11,7 @@ from typing import Any
 
 import importlib_metadata
 
+from segkernel.catalog import CONTRACT
 from segkernel.testing.core import CheckSkipped, Subject, check, require
 
 KERNEL = "seg-kernel"
@@ -28,7 +29,7 @@ def kernel_bounds(subject: Subject) -> None:
         any(part.strip().startswith(signs) for part in requires.split(","))
         for signs in ((">", "~", "="), ("<", "~", "="))
     )
-    require(lower and upper, f"Requires-Dist on seg-kernel is {requires!r}; write seg-kernel>=0.1,<1")
+    require(lower and upper, f"Requires-Dist on seg-kernel is {requires!r}; write seg-kernel>={CONTRACT},<1")
 
 
 @check("package", name="names", example=False)
