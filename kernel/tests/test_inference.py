@@ -73,7 +73,7 @@ def test_another_number_of_channels_is_refused():
 def test_scores_become_the_reference_s_labels(name, output, original):
     scores = random_scores(output.out_channels)
     batch = plain(torch.zeros(2, 3, 40, 48))
-    batch.meta = [{"original_size": original} for _ in range(2)]
+    batch.original_sizes = [original] * 2
     found = predict_batch(lambda _: {"seg": scores}, batch, preprocessor=NOTHING, outputs={"seg": output})
     labels = np.stack([prediction.labels.numpy() for prediction in found])
     assert (labels == GOLDEN[f"pred_{name}"]).mean() > 0.9999
@@ -82,7 +82,7 @@ def test_scores_become_the_reference_s_labels(name, output, original):
 def test_padding_is_cut_off_before_the_scores_are_resized():
     scores = random_scores(5)
     batch = plain(torch.zeros(2, 3, 33, 42))
-    batch.meta = [{"original_size": (30, 37)} for _ in range(2)]
+    batch.original_sizes = [(30, 37)] * 2
     padding = Preprocessor(mean=(0, 0, 0), std=(1, 1, 1), test_cfg={"size_divisor": 8}).eval()
     found = predict_batch(lambda _: {"seg": scores}, batch, preprocessor=padding, outputs={"seg": SOFTMAX})
     labels = np.stack([prediction.labels.numpy() for prediction in found])

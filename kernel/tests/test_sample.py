@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import tracemalloc
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -287,11 +288,15 @@ def test_an_image_that_is_assigned_replaces_what_was_planned(sample: Sample) -> 
 
 def test_planned_samples_are_copied_pickled_and_collated(sample: Sample) -> None:
     sample.apply(Resize((180, 240))).apply(Crop(10, 20, 90, 60))
+    sample.original_size, sample.replaced, sample.seconds = (9, 8), ["lost"], Counter(decode=0.25, read=0.0)
     copies = [copy.deepcopy(sample), pickle.loads(pickle.dumps(sample)), replace(sample, meta={})]
     for other in copies:
         assert np.array_equal(other.image, sample.image)
         assert np.array_equal(other["seg"].array, sample["seg"].array)
-    assert collate(copies).images.shape == (3, 3, 90, 60)
+    batch = collate(copies)
+    assert batch.images.shape == (3, 3, 90, 60)
+    assert (batch.original_sizes, batch.replaced) == ([(9, 8)] * 3, ["lost"] * 3)
+    assert list(batch.seconds.items()) == [("decode", 0.75), ("read", 0.0)]
 
 
 def test_a_field_of_another_size_is_refused() -> None:

@@ -150,9 +150,8 @@ class Loader:
         draws = _Draws(len(self.dataset), order, self.micro_batch, position, rank, world_size)
         drawn = _TrainingSamples(self.dataset, self.transforms, self.seed)
         for batch in self.times.watch(self._torch_loader(drawn, draws, _collate_training, persistent=False)):
-            for meta in batch.meta:
-                for message in meta.pop("replaced", ()):
-                    log.warning("replaced a sample: %s", message)
+            for message in batch.replaced:
+                log.warning("replaced a sample: %s", message)
             yield batch
 
     def _order(self, epoch: int) -> Sequence[int]:
@@ -253,7 +252,7 @@ class _TrainingSamples(TorchDataset[Sample]):
             except (DataError, OSError) as error:
                 sample, problem = None, str(error)
             if sample is not None:
-                sample.meta |= {"replaced": replaced, "seconds": seconds}
+                sample.replaced, sample.seconds = replaced, seconds
                 return sample
             replaced.append(problem)
             index = int(rng.integers(len(self.dataset)))
@@ -293,13 +292,16 @@ class _EvaluationSamples(TorchDataset[Any]):
 def _described(sample: Sample, index: int) -> Sample:
     sample.meta.setdefault("index", index)
     sample.meta.setdefault("name", str(index))
-    sample.meta.setdefault("original_size", sample.size)
+    sample.original_size = sample.original_size or sample.size
     return sample
 
 
 def _collate_training(samples: Sequence[Sample]) -> Batch:
-    with timed(samples[0].meta["seconds"], "collate"):
-        return collate(samples)
+    seconds: Counter[str] = Counter()
+    with timed(seconds, "collate"):
+        batch = collate(samples)
+    batch.seconds.update(seconds)
+    return batch
 
 
 def _collate_evaluation(results: list[tuple[Sample, Targets] | DataError]) -> tuple[list[Batch], list[DataError]]:

@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from typing_extensions import TypedDict
 
 from segkernel.errors import UsageError
-from segkernel.interfaces.data import IGNORE
+from segkernel.interfaces.data import IGNORE, DeviceStep
 from segkernel.interfaces.model import OutputSpec, TestConfig
 from segkernel.nn import resize
 from segkernel.sample import Batch, Prediction, Size, Targets
@@ -89,7 +89,7 @@ class Preprocessor(nn.Module):
             raise UsageError(
                 f"images of {batch.images.shape[1]} channels, but data.preprocess normalises {self.mean.shape[1]}"
             )
-        images = (_augmented(batch.images.to(torch.float32), batch.meta) - self.mean) / self.std
+        images = (_augmented(batch.images.to(torch.float32), batch.device_steps) - self.mean) / self.std
         for image, (height, width) in zip(images, batch.sizes):
             image[:, height:] = 0
             image[:, :, width:] = 0
@@ -117,9 +117,9 @@ class Preprocessor(nn.Module):
         return value.long() if is_label else value
 
 
-def _augmented(images: Tensor, meta: Sequence[Mapping[str, Any]]) -> Tensor:
+def _augmented(images: Tensor, device_steps: Sequence[Sequence[DeviceStep]]) -> Tensor:
     """Do what transforms left to the device, each sample's in turn."""
-    for steps in zip_longest(*(entry.get("on_device", ()) for entry in meta)):
+    for steps in zip_longest(*device_steps):
         for kind in dict.fromkeys(type(step) for step in steps if step is not None):
             images = kind.together(images, [step if type(step) is kind else None for step in steps])
     return images
@@ -247,7 +247,7 @@ def predict_batch(
     tta: TTA | None = None,
     scores: bool = False,
 ) -> list[Prediction]:
-    """Predict every image of a batch at its original size (``meta["original_size"]``, else its own).
+    """Predict every image of a batch at its original size (``batch.original_sizes``, else its own).
 
     Args:
         predict: Usually ``segmentor.predict`` or ``engine.predict``.
@@ -267,7 +267,7 @@ def predict_batch(
         for index, total in enumerate(totals):
             size = batch.sizes[index]
             share = size[0] / images.shape[-2], size[1] / images.shape[-1]
-            original = tuple(batch.meta[index].get("original_size", size))
+            original = batch.original_sizes[index] if batch.original_sizes else size
             for name, value in raw.items():
                 value = _restore(value[index : index + 1], share, original, flip, outputs[name].align_corners)
                 value = activate(value, outputs[name]) if activated else value

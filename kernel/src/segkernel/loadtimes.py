@@ -56,14 +56,13 @@ class LoadTimes:
     waited: float = 0.0
 
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield batches on; take what their samples cost out of ``meta``, under ``seconds``."""
+        """Yield batches on; add up what their samples cost."""
         waiting = time.perf_counter()
         for batch in batches:
             self.waited += time.perf_counter() - waiting if self.batches else 0.0
             self.batches += 1
             self.samples += len(batch)
-            for meta in batch.meta:
-                self.seconds.update(meta.pop("seconds"))
+            self.seconds.update(batch.seconds)
             yield batch
             waiting = time.perf_counter()
 

@@ -215,8 +215,8 @@ class Predictor:
         }
 
     def _batch(self, pixels: np.ndarray, name: str, path: Any) -> Batch:
-        meta = {"path": None if path is None else str(path), "name": name, "original_size": pixels.shape[:2]}
-        sample = Sample(image=pixels, meta=meta)
+        meta = {"path": None if path is None else str(path), "name": name}
+        sample = Sample(image=pixels, meta=meta, original_size=pixels.shape[:2])
         return collate([apply_eval_transforms(self.transforms, sample, np.random.default_rng(0))]).to(self.device)
 
     def _predict(self, pixels: np.ndarray, name: str, path: Any, scores: bool) -> Prediction:

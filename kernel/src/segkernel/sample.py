@@ -14,6 +14,7 @@ first pixel. No torch is imported until `collate` is called.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
     from typing_extensions import Self
+
+    from segkernel.interfaces.data import DeviceStep
 
 __all__ = ["Batch", "Boxes", "Crop", "DepthMap", "EdgeMap", "Field", "Flip", "Geometry", "InstanceMasks", "Keypoints",
            "LabelMap", "MultiLabelMap", "Pad", "Prediction", "RasterField", "Resize", "Sample", "Size", "Targets",
@@ -208,13 +211,22 @@ def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
 class _Pictured(_Named):
     image: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8))
     moved: str = ""
+    original_size: Size | None = None
+    device_steps: list[DeviceStep] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    seconds: Counter[str] = field(default_factory=Counter)
 
 
 class Sample(_Pictured):
     """One image (H, W, C), uint8 RGB as a rule, with its `Field` objects; the ordinary label map is the field ``seg``.
 
-    ``meta`` holds what describes it: ``path``, ``name`` (without suffix), ``original_size`` (set by the loader).
-    ``moved`` names the last change of geometry that was more than a resize; empty when the whole image is still there.
+    Attributes:
+        meta: What describes it: ``path``, ``name`` (without suffix), and whatever a data set adds.
+        moved: The last change of geometry that was more than a resize; empty while the whole image is there.
+        original_size: Height and width before any transform, to which predictions return; set by the loader.
+        device_steps: What transforms drew and left to the device, in order; `Preprocessor` carries it out.
+        replaced: Why the samples drawn before it, in whose place it stands, were unusable.
+        seconds: What reading and each transform took.
     """
 
     @property
@@ -276,8 +288,14 @@ class Prediction(_Named):
 class Batch(_Tensors):
     """Images of one step: (N, C, H, W) as they left the transforms (uint8 as a rule), padded to one size.
 
-    ``sizes`` are the true sizes inside the padding, ``meta`` the samples' own; in evaluation ``truths`` holds the
-    annotations of each image at its original size.
+    Attributes:
+        sizes: True sizes inside the padding.
+        meta: The samples' own.
+        truths: In evaluation, the annotations of each image at its original size.
+        original_sizes: The samples' own; without any, predictions have the size of ``sizes``.
+        device_steps: The samples' own; empty when there are none.
+        replaced: Of all samples.
+        seconds: Summed over the samples, and what ``collate`` took.
     """
 
     images: Tensor
@@ -285,6 +303,10 @@ class Batch(_Tensors):
     sizes: list[Size] = field(default_factory=list)
     meta: list[dict[str, Any]] = field(default_factory=list)
     truths: list[Targets] = field(default_factory=list)
+    original_sizes: list[Size] = field(default_factory=list)
+    device_steps: list[list[DeviceStep]] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    seconds: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -321,11 +343,18 @@ def collate(samples: Sequence[Sample]) -> Batch:
     for planes, sample in zip(images, samples):
         _fill(planes, sample.image)
     targets = {name: _collate_field([s.fields[name] for s in samples], height, width) for name in first}
+    seconds: Counter[str] = Counter()
+    for sample in samples:
+        seconds.update(sample.seconds)
     return Batch(
         images=torch.from_numpy(images),
         targets=Targets(targets),
         sizes=[sample.size for sample in samples],
         meta=[sample.meta for sample in samples],
+        original_sizes=[sample.original_size or sample.size for sample in samples],
+        device_steps=[sample.device_steps for sample in samples],
+        replaced=[message for sample in samples for message in sample.replaced],
+        seconds=seconds,
     )
 
 

@@ -92,7 +92,7 @@ def test_the_preprocessor_gives_what_the_processor_would() -> None:
 
 def test_what_lies_outside_an_image_stays_black_after_distortion() -> None:
     image = np.full((4, 4, 3), 100, np.uint8)
-    small = Sample(image=image, meta={"on_device": [Distortion(brightness=30)]})
+    small = Sample(image=image, device_steps=[Distortion(brightness=30)])
     images, _ = PLAIN(collate([small, Sample(image=np.zeros((6, 8, 3), np.uint8))]))
     assert (images[0, :, :4, :4] == 130).all()
     assert images[0, :, 4:].max() == images[0, :, :, 4:].max() == 0
@@ -101,13 +101,13 @@ def test_what_lies_outside_an_image_stays_black_after_distortion() -> None:
 
 def test_steps_of_several_transforms_are_done_in_their_order() -> None:
     steps = [Distortion(brightness=100), Distortion(contrast=0.5)]
-    sample = Sample(image=np.full((2, 2, 3), 200, np.uint8), meta={"on_device": steps})
+    sample = Sample(image=np.full((2, 2, 3), 200, np.uint8), device_steps=steps)
     assert PLAIN(collate([sample]))[0].unique().tolist() == [127]
 
 
 def test_the_batch_itself_is_left_alone() -> None:
     images = torch.full((1, 3, 2, 2), 50.0)
-    batch = Batch(images, sizes=[(2, 2)], meta=[{"on_device": [Distortion(brightness=9, hue=3)]}])
+    batch = Batch(images, sizes=[(2, 2)], device_steps=[[Distortion(brightness=9, hue=3)]])
     PLAIN(batch)
     assert images.unique().tolist() == [50]
 
@@ -117,7 +117,7 @@ def test_draws_are_the_same_for_any_number_of_workers(workers: int) -> None:
     scenes, transforms = StreetScenes(length=4), [PhotoMetricDistortion(on_device=True)]
     loader = Loader(scenes, transforms, micro_batch=2, workers=workers, start_method="fork" if workers else None)
     batches = loader.train_batches()
-    drawn = [meta["on_device"][0] for _ in range(3) for meta in next(batches).meta]
+    drawn = [steps[0] for _ in range(3) for steps in next(batches).device_steps]
     assert drawn == DRAWN.setdefault("first", drawn)
     assert len(set(drawn)) > 1
     assert pickle.loads(pickle.dumps(drawn)) == drawn

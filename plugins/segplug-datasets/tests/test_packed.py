@@ -23,6 +23,7 @@ from segplug_datasets.change import SecondImage
 from segplug_datasets.files import FolderDataset
 from segplug_datasets.packed import PackedDataset, pack, verify_pack
 from segplug_datasets.raster import RasterDataset
+from segplug_datasets.transforms.distortion import Distortion
 
 
 @dataclass
@@ -61,7 +62,9 @@ class Made:
         }
         meta = {"name": f"n{index}", "size": size, "ids": {1: "x", "y": [None, True]}, "at": Path("a/b"),
                 "matrix": np.eye(3), "number": np.float32(0.5), **self.extra}  # fmt: skip
-        return Sample(fields, meta, rng.integers(0, 256, (*size, 3), np.uint8), moved="Crop" if index else "")
+        sample = Sample(fields, meta, rng.integers(0, 256, (*size, 3), np.uint8), moved="Crop" if index else "")
+        sample.original_size = (70, 90) if index else None
+        return sample
 
 
 def write_folder(folder: Path, count: int = 6) -> FolderDataset:
@@ -84,7 +87,7 @@ def same(first: Any, second: Any) -> bool:
     if isinstance(first, dict):
         return list(first) == list(second) and all(same(first[key], second[key]) for key in first)
     if isinstance(first, Sample):
-        names = ("image", "fields", "meta", "moved", "size")
+        names = ("image", "fields", "meta", "moved", "size", "original_size")
         return all(same(getattr(first, name), getattr(second, name)) for name in names)
     if isinstance(first, Field):
         names = [part.name for part in dataclasses.fields(first)]
@@ -325,6 +328,8 @@ def test_what_cannot_be_packed_is_refused(tmp_path: Path) -> None:
         pack(Made(function=json.dumps), tmp_path / "a")
     with pytest.raises(UsageError, match=r"an array of object cannot be packed"):
         pack(Made(objects=np.array([None])), tmp_path / "b")
+    with pytest.raises(UsageError, match=r"yet to be changed by the device"):
+        pages.encode(Sample(device_steps=[Distortion(brightness=3)]))
     with pytest.raises(UsageError, match=r"need at least 0 and 1"):
         pack(Made(), tmp_path / "c", workers=-1)
     with pytest.raises(DataError, match=r"the data set is empty"):

@@ -99,7 +99,7 @@ def made(seed: int, size: tuple[int, int]) -> Sample:
         "keypoints": Keypoints(np.array(points, np.float32)),
     }
     image = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
-    return Sample(fields, {"name": "made", "original_size": size}, image)
+    return Sample(fields, {"name": "made"}, image, original_size=size)
 
 
 def inputs(name: str, number: int, seed: int, size: tuple[int, int]) -> tuple[Any, list[Sample]]:
@@ -241,5 +241,5 @@ def board(size: tuple[int, int], shift: int) -> Sample:
     """A checkerboard of 16 pixels, image and labels."""
     rows, columns = ((np.arange(edge) + 5 * shift) // 16 for edge in size)
     kinds = (rows[:, None] + columns) % 2
-    meta = {"name": "board", "original_size": size}
-    return Sample({"seg": LabelMap(kit.LABELS[kinds])}, meta, kit.COLORS[kinds])
+    fields = {"seg": LabelMap(kit.LABELS[kinds])}
+    return Sample(fields, {"name": "board"}, kit.COLORS[kinds], original_size=size)

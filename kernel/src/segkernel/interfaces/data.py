@@ -227,7 +227,7 @@ class Sampler(Protocol):
 
 
 class DeviceStep(Protocol):
-    """What a transform drew for one sample and leaves to the device, in the list ``sample.meta["on_device"]``.
+    """What a transform drew for one sample and leaves to the device, in the list ``sample.device_steps``.
 
     It must survive pickling.
     """

@@ -109,7 +109,7 @@ def _image(number: int, classes: int) -> tuple[Prediction, Targets]:
     scores = torch.rand((classes, *truth.shape), generator=generator).softmax(0)
     guess = torch.where(right, truth, other)
     truth[:3] = IGNORE
-    meta = {"name": str(number), "original_size": (24, 32)}
+    meta = {"name": str(number)}
     return Prediction({"seg": guess, "seg_scores": scores}, dict(meta)), Targets({"seg": truth}, dict(meta))
 
 

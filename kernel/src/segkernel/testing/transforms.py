@@ -81,8 +81,8 @@ def sample(seed: int, size: tuple[int, int] = (96, 128), block: int = 16) -> Sam
     kinds = rng.integers(0, 3, (size[0] // block, size[1] // block))
     kinds[0, :3] = 0, 1, 2
     kinds = kinds.repeat(block, 0).repeat(block, 1)
-    meta = {"name": f"blocks{seed}", "original_size": size, "path": ""}
-    return Sample({"seg": LabelMap(LABELS[kinds])}, meta, COLORS[kinds])
+    meta = {"name": f"blocks{seed}", "path": ""}
+    return Sample({"seg": LabelMap(LABELS[kinds])}, meta, COLORS[kinds], original_size=size)
 
 
 def _transformed(subject: Subject, seed: int) -> tuple[Sample, Sample]:

@@ -29,12 +29,16 @@ def encode(sample: Sample, note: Any = None) -> list[bytes]:
     """Return the parts of a block, to be written one after the other; ``note`` is for `read_note`.
 
     Raises:
-        UsageError: When ``meta`` or a field holds something else than numbers, texts, arrays and lists of them.
+        UsageError: When ``meta`` or a field holds something else than numbers, texts, arrays and lists of them, or
+            the sample has steps left to the device.
     """
+    if sample.device_steps:
+        raise UsageError("a sample whose image has yet to be changed by the device cannot be packed")
     writer = _Writer()
     record = {
         "image": writer.page(sample.image),
         "moved": sample.moved,
+        "original_size": sample.original_size,
         "fields": {name: _encode_field(name, field, writer) for name, field in sample.fields.items()},
         "meta": writer.value(sample.meta),
         "note": note,
@@ -52,7 +56,10 @@ def decode(block: Any) -> Sample:
     try:
         record = _record(block)
         fields = {name: _decode_field(*entry, block) for name, entry in record["fields"].items()}
-        return Sample(fields, _value(record["meta"], block), _array(record["image"], block), record["moved"])
+        size = record.get("original_size")  # blocks of older versions have none
+        sample = Sample(fields, _value(record["meta"], block), _array(record["image"], block), record["moved"])
+        sample.original_size = None if size is None else (size[0], size[1])
+        return sample
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, ImportError) as error:
         raise DataError(f"a damaged sample: {error}") from error
 

@@ -49,7 +49,7 @@ class PhotoMetricDistortion:
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
         image, distortion = _checked(sample), self._draw(rng)
         if self.on_device:
-            sample.meta["on_device"] = [*sample.meta.get("on_device", ()), distortion]
+            sample.device_steps = [*sample.device_steps, distortion]
         else:
             sample.image = distortion(image)
         return sample

@@ -83,8 +83,7 @@ def lay(
 
 def copied(sample: Sample) -> Sample:
     """Return a sample of its own with the same arrays, for changes that the given one must not see."""
-    fields = {name: sample[name] for name in sample}
-    return Sample(fields, dict(sample.meta), sample.image)
+    return replace(sample, fields=dict(sample.fields), meta=dict(sample.meta))
 
 
 def with_objects(sample: Sample, rows: np.ndarray) -> Sample:
