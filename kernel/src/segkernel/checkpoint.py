@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from segkernel.download import locate
-from segkernel.errors import CheckpointError, did_you_mean
+from segkernel.errors import CheckpointError, did_you_mean, worker_crash_of
 from segkernel.files import replacing
 
 PLAIN = (str, int, float, bool, type(None))
@@ -52,6 +52,8 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
             os.fsync(file.fileno())
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
+        if crash := worker_crash_of(error):
+            raise crash from error
         kept = "the file that was there is untouched" if path.is_file() else "no file was left behind"
         raise CheckpointError(f"{path}: cannot be written: {_reason(error)}; {kept}") from error
 

@@ -342,18 +342,13 @@ def _handed_over(batch: Batch, copied: torch.cuda.Event) -> Batch:
     return batch.map(used)
 
 
-def died(error: BaseException) -> DataError | None:
-    """Return what to say when an error is torch's notice that a worker is gone, which may arrive at any moment."""
-    text = str(error)
-    if not isinstance(error, RuntimeError) or not text.startswith("DataLoader worker"):
-        return None
-    hint = "the system may have stopped it for its memory; with data.workers=0 an error of the data set's own is seen"
-    return DataError(f"a process that reads samples has died: {text.splitlines()[0]}\n    {hint}")
+SIGTERM_GRACE = 60
+"""Seconds that a worker serves on after SIGTERM, so that the main process can finish its step and save."""
 
 
 @dataclass(frozen=True)
 class _WorkerStart:
-    """Runs first in every worker: one thread each, and Ctrl-C is for the main process.
+    """Runs first in every worker: one thread each, and signals to the process group are for the main process.
 
     ``parent`` is the process it works for; 0 when that cannot be told from the process it was started by.
     """
@@ -363,12 +358,20 @@ class _WorkerStart:
 
     def __call__(self, worker: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # A batch system sends SIGTERM to the workers as well; the main process ends them when it is done.
+        signal.signal(signal.SIGTERM, _leave_later)
         if self.parent:
             threading.Thread(target=_leave_with, args=(self.parent,), daemon=True).start()
         torch.set_num_threads(1)
         import cv2
 
         cv2.setNumThreads(self.opencv_threads)
+
+
+def _leave_later(*_: object) -> None:
+    timer = threading.Timer(SIGTERM_GRACE, os._exit, (128 + signal.SIGTERM,))
+    timer.daemon = True
+    timer.start()
 
 
 def _leave_with(parent: int) -> None:

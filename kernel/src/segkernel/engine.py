@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
-from segkernel.data import died
-from segkernel.errors import TrainingError, UsageError
+from segkernel.errors import PeerError, SegKernelError, TrainingError, UsageError, worker_crash_of
 from segkernel.interfaces.model import Engine, Segmentor
 from segkernel.sample import Batch, Targets
 
 
+class LocalEngineArguments(TypedDict, total=False):
+    """The arguments of `LocalEngine`, for engines that pass them on."""
+
+    device: str
+    amp: bool | Literal["float16", "bfloat16"]
+    loss_scale: float | None
+    channels_last: bool
+    cudnn_benchmark: bool
+    threads: int | None
+
+
 class LocalEngine(Engine):
     """Train and predict on one device.
+
+    The base of engines with several: they override `compute_loss` and `accumulating`, and what all ranks do together.
 
     Args:
         device: ``auto`` takes CUDA, else Apple's MPS, else the processor; or any torch device, ``cuda:1``.
@@ -70,9 +83,10 @@ class LocalEngine(Engine):
     def train_step(self, micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
-        for batch in micro_batches:
-            losses = self._losses(batch)
-            self.scaler.scale(losses["loss"] / len(micro_batches)).backward()
+        for index, batch in enumerate(micro_batches):
+            with nullcontext() if index == len(micro_batches) - 1 else self.accumulating():
+                losses = self._losses(batch, self.compute_loss)
+                self.scaler.scale(losses["loss"] / len(micro_batches)).backward()
             for name, value in losses.items():
                 part = value.detach() / len(micro_batches)
                 sums[name] = sums[name] + part if name in sums else part
@@ -83,18 +97,26 @@ class LocalEngine(Engine):
         self.scaler.update(self.loss_scale)
         return sums
 
+    def compute_loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+        """Return the segmentor's named scalars, in training."""
+        return self.segmentor.loss(images, targets)
+
+    def accumulating(self) -> AbstractContextManager[Any]:
+        """Return the context of every backward pass but the last of a step, where gradients need not be exchanged."""
+        return nullcontext()
+
     def _clip(self) -> Tensor:
         limit, kind = self.clip_grad["max_norm"], self.clip_grad.get("norm_type", 2.0)
         return nn.utils.clip_grad_norm_(self.segmentor.parameters(), limit, kind).detach()
 
     @torch.no_grad()
     def evaluate_loss(self, batch: Batch) -> dict[str, Tensor]:
-        return self._losses(batch)
+        return self._losses(batch, self.segmentor.loss)
 
-    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+    def _losses(self, batch: Batch, compute: Callable[[Tensor, Targets], dict[str, Tensor]]) -> dict[str, Tensor]:
         images, targets = self._inputs(batch)
         with self._autocast():
-            losses = self.segmentor.loss(images, targets)
+            losses = compute(images, targets)
         terms = [value.mean() for name, value in losses.items() if "loss" in name]
         return {**losses, "loss": torch.stack([term.float() for term in terms]).sum()}
 
@@ -112,11 +134,17 @@ class LocalEngine(Engine):
     def _autocast(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.amp is None else torch.autocast(self.device.type, dtype=self.amp)
 
-    def reduce(self, value: Any) -> Any:
-        return value
-
-    def gather_model_state(self) -> dict[str, Tensor]:
+    def model_state(self) -> dict[str, Tensor]:
         return self.segmentor.state_dict()
+
+    def load_model_state(self, state: Mapping[str, Tensor]) -> Any:
+        return self.segmentor.load_state_dict(state, strict=False)
+
+    def optimizer_state(self) -> dict[str, Any]:
+        return self.optimizer.state_dict()
+
+    def load_optimizer_state(self, state: Mapping[str, Any]) -> None:
+        self.optimizer.load_state_dict(dict(state))
 
     def state_dict(self) -> dict[str, Any]:
         return {"scaler": self.scaler.state_dict()}
@@ -162,17 +190,46 @@ def _amp_type(amp: bool | str, device: torch.device) -> torch.dtype | None:
 
 
 @contextmanager
-def naming(batches: Sequence[Batch]) -> Iterator[None]:
+def together(engine: Engine) -> Iterator[None]:
+    """A block that every rank goes through: when it fails on one, all raise that rank's error, and one prints it.
+
+    Raises:
+        PeerError: On the other ranks, when the error is not a `SegKernelError`.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except PeerError:
+        raise
+    except Exception as error:
+        failure = worker_crash_of(error) or error
+        failure.__cause__ = failure.__cause__ if failure is error else error
+        engine.alert(str(failure))
+    if not engine.any(failure is not None):
+        return
+    said = failure if isinstance(failure, SegKernelError | None) else PeerError(f"{type(failure).__name__}: {failure}")
+    rank, first = next((rank, error) for rank, error in enumerate(engine.gather(said)) if error is not None)
+    own = rank == engine.rank
+    raised = failure if own and failure is not None else first  # its own with where it was raised
+    if isinstance(raised, SegKernelError):
+        raised.on_all_ranks, raised.reported = True, not own
+        if engine.world_size > 1:
+            raised.args = (f"rank {rank}: {raised}", *raised.args[1:])
+    raise raised
+
+
+@contextmanager
+def blame_batch(batches: Sequence[Batch]) -> Iterator[None]:
     """Say which batch it was when a model, or the memory, cannot take one."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        if died(error):
+        if worker_crash_of(error):
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         hint = next((hint for words, hint in _HINTS.items() if words in reason), "--traceback shows where")
         sizes = " + ".join(" x ".join(map(str, batch.images.shape)) for batch in batches)
-        listed = "\n    ".join(names(batches))
+        listed = "\n    ".join(sample_names(batches))
         raise TrainingError(f"the model cannot take images {sizes}: {reason}\n    {hint}\n    {listed}") from error
 
 
@@ -182,6 +239,6 @@ _HINTS = {
 }
 
 
-def names(batches: Sequence[Batch]) -> list[str]:
+def sample_names(batches: Sequence[Batch]) -> list[str]:
     """Return what the samples of some batches are called, their files as a rule."""
     return [str(meta.get("path", meta.get("name"))) for batch in batches for meta in batch.meta]

@@ -13,6 +13,7 @@
     ├── DataError                  1   an image, a mask, a folder
     ├── CheckpointError            1   a weights file
     ├── TrainingError              1   a run that cannot go on
+    ├── PeerError                  1   another rank of a run cannot go on
     ├── ExportError                1   a model that cannot be exported, or gives other numbers
     └── Interrupted                130 or 143   SIGINT, SIGTERM
 
@@ -29,9 +30,15 @@ from pathlib import Path
 
 
 class SegKernelError(Exception):
-    """What went wrong, where, and what to do: one clear message."""
+    """What went wrong, where, and what to do: one clear message.
+
+    In a run of several ranks, ``on_all_ranks`` is true when every rank raises it at the same moment, and ``reported``
+    when another rank prints the message.
+    """
 
     exit_code = 1
+    on_all_ranks = False
+    reported = False
 
     def __reduce__(self) -> tuple[object, ...]:  # data-loader workers send exceptions through pickle
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
@@ -220,6 +227,19 @@ class TrainingError(SegKernelError):
     """A run that cannot go on, for example a loss that is not finite."""
 
 
+class PeerError(SegKernelError):
+    """Another rank of the run has failed or is gone, so this one cannot go on.
+
+    Args:
+        message: What that rank said, or that it is gone.
+        reported: Whether that rank, or another, prints it.
+    """
+
+    def __init__(self, message: str, reported: bool = True) -> None:
+        self.reported = reported
+        super().__init__(message)
+
+
 class ExportError(SegKernelError):
     """A model that cannot be exported, or whose exported file does not give the same numbers."""
 
@@ -232,6 +252,18 @@ class Interrupted(SegKernelError):
         self.exit_code = 128 + signal_number
         where = f"; saved {saved}" if saved else ""
         super().__init__(f"interrupted by signal {signal_number}{where}")
+
+
+def worker_crash_of(error: BaseException) -> DataError | None:
+    """Return what to say when an error is torch's notice that a loader's worker is gone.
+
+    Torch raises it from a signal handler: it may come out of any statement, one that writes a checkpoint for example.
+    """
+    text = str(error)
+    if not isinstance(error, RuntimeError) or not text.startswith("DataLoader worker"):
+        return None
+    hint = "the system may have stopped it for its memory; with data.workers=0 an error of the data set's own is seen"
+    return DataError(f"a process that reads samples has died: {text.splitlines()[0]}\n    {hint}")
 
 
 def did_you_mean(name: object, known: Iterable[object], limit: int = 2) -> list[str]:

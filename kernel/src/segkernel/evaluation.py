@@ -8,10 +8,11 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from segkernel.data import Loader, prefetched
-from segkernel.engine import naming
+from segkernel.engine import blame_batch, together
 from segkernel.errors import DataError, UsageError
 from segkernel.inference import TTA, check_views, predict_batch
 from segkernel.interfaces.data import Metric
@@ -47,40 +48,44 @@ class Evaluation:
 
 
 def evaluate(run: Runner, part: Loader, kind: str) -> dict[str, float] | None:
-    """Return the figures of a set, ``kind`` val or test; None when a signal cut it short.
+    """Return the metrics of a set, ``kind`` val or test; None when a signal cut training, and it, short.
 
-    The model is in evaluation mode meanwhile, and ``run.mode`` is ``kind``.
+    Each rank sees its share of the set; what is reduced are sums and counts. The model is in evaluation mode.
     """
-    mode, run.mode = run.mode, kind
     metrics = [] if run.evaluation.format_only else [_fresh(metric, run) for metric in run.evaluation.metrics]
-    sums: dict[str, Tensor] = {}
-    count = 0
-    run.set_training(False)
-    for batch in prefetched(part.eval_batches(run.engine.rank, run.engine.world_size), run.engine.device):
-        if run.interrupted:
-            break
-        _need_annotations(metrics, batch, part)
-        if kind == "val" and run.evaluation.loss and "seg" in batch.targets:
-            with naming([batch]):
-                losses = run.engine.evaluate_loss(batch)
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0) + value.mean() * len(batch)
-        _predict(run, batch, metrics)
-        count += len(batch)
-    run.set_training(mode == "train")
-    run.mode = mode
-    if run.interrupted and mode == "train":
+    losses: dict[str, list[Tensor]] = {}
+    run.engine.sync_buffers()
+    with together(run.engine):
+        for batch in prefetched(part.eval_batches(run.engine.rank, run.engine.world_size), run.engine.device):
+            if run.received or run.engine.alerted:
+                break
+            _need_annotations(metrics, batch, part)
+            if kind == "val" and run.evaluation.loss and "seg" in batch.targets:
+                with blame_batch([batch]):
+                    terms = run.engine.evaluate_loss(batch)
+                for name, value in terms.items():
+                    losses.setdefault(name, []).append(value.mean() * len(batch))
+                losses.setdefault(_COUNT, []).append(torch.tensor(float(len(batch))))
+            _predict(run, batch, metrics)
+        if run.received:
+            run.engine.alert(f"signal {run.received}")
+    run.agree_on_stop()
+    if run.signal:
         return None
-    return _figures(run, metrics, {name: value / count for name, value in sums.items()}, kind)
+    return _reduced(run, metrics, {name: torch.stack(values).tolist() for name, values in losses.items()}, kind)
+
+
+_COUNT = "count"
+"""The images behind the sums of losses."""
 
 
 def _fresh(metric: Metric, run: Runner) -> Metric:
     """Copy a metric; one that has not been told the classes, or what label files hold, learns it."""
     fresh = deepcopy(metric)
-    for name, known in (("classes", run.dataset_classes), ("labels", run.dataset_labels)):
+    for name, known in (("classes", run.labels.classes), ("labels", run.labels)):
         if getattr(fresh, name, ()) is None:
             setattr(fresh, name, known)
-    if run.dataset_labels.task == "multilabel" and "multilabel" not in getattr(metric, "tasks", ()):
+    if run.labels.task == "multilabel" and "multilabel" not in getattr(metric, "tasks", ()):
         raise UsageError(f"{type(metric).__name__} takes no labels of task multilabel; IoUMetric does")
     return fresh
 
@@ -93,7 +98,7 @@ def _need_annotations(metrics: Sequence[Metric], batch: Batch, part: Loader) -> 
 
 
 def _predict(run: Runner, batch: Batch, metrics: Sequence[Metric]) -> None:
-    with naming([batch]):
+    with blame_batch([batch]):
         predictions = predict_batch(
             run.engine.predict,
             batch,
@@ -109,13 +114,15 @@ def _predict(run: Runner, batch: Batch, metrics: Sequence[Metric]) -> None:
         run.hooks.after_prediction(run=run, prediction=prediction, target=truth)
 
 
-def _figures(run: Runner, metrics: Sequence[Metric], losses: dict[str, Tensor], kind: str) -> dict[str, float]:
-    figures = {name: float(run.engine.reduce(value)) for name, value in losses.items()}
+def _reduced(run: Runner, metrics: Sequence[Metric], losses: dict[str, list[float]], kind: str) -> dict[str, float]:
+    sums = run.engine.sum(losses)
+    count = sums.pop(_COUNT, 0)
+    found = {name: value / count for name, value in sums.items()}
     for metric in metrics:
-        merged = run.engine.reduce(metric)
-        figures |= {name: float(value) for name, value in merged.compute().items()}
+        merged = run.engine.merge(metric)
+        found |= {name: float(value) for name, value in merged.compute().items()}
         if run.is_main and hasattr(merged, "table"):
             log.info("%s at iteration %d\n%s", kind, run.iteration, merged.table())
-    run.metrics = figures
-    run.emit({"kind": kind, "iteration": run.iteration, **figures})
-    return figures
+    run.metrics = found
+    run.emit({"kind": kind, "iteration": run.iteration, **found})
+    return found

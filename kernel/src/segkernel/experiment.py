@@ -19,7 +19,7 @@ from segkernel.config import Config, load_config
 from segkernel.config.marks import place_of
 from segkernel.config.sections import SECTIONS
 from segkernel.data import Loader
-from segkernel.engine import LocalEngine
+from segkernel.engine import LocalEngine, together
 from segkernel.errors import ConfigError, Problem, UsageError, suggest
 from segkernel.evaluation import Evaluation
 from segkernel.hooks.schedule import Schedule
@@ -220,6 +220,20 @@ def make_runner(
     seed = config.get("seed") or 0
     seed_everything(seed)
     engine = _engine(config, catalog)
+    with together(engine):  # the files of one rank may be out of order
+        return _make_runner(config, catalog, engine, seed, work_dir, training, model, hooks)
+
+
+def _make_runner(
+    config: Config,
+    catalog: Catalog,
+    engine: Engine,
+    seed: int,
+    work_dir: str | Path | None,
+    training: bool,
+    model: Segmentor | None,
+    hooks: Sequence[Any],
+) -> Runner:
     model = model or make_model(config, catalog)
     optim = construct(OptimSection, config.get("optim") or {}, path="optim", catalog=catalog)
     schedule = construct(ScheduleSection, config.get("schedule") or {}, path="schedule", catalog=catalog)
@@ -348,9 +362,8 @@ def start(
         runner.resume(checkpoint)
     elif config.get("load_from"):
         runner.load_weights(config["load_from"])
-    log.info("run directory: %s", runner.work_dir)
     runner.run()
-    for spec in config.get("export") or ():
+    for spec in (config.get("export") or ()) if runner.is_main else ():
         export(runner, build("exporters", spec, catalog=catalog_of(config)))
     return runner
 

@@ -1,9 +1,13 @@
-"""The lifecycle of a run, as pluggy hook specifications.
+"""The lifecycle of a run, as pluggy hook specifications, and what of the run a hook may use.
 
 A hook is an object with methods marked ``@hookimpl`` and, if it cares, a ``priority`` (smaller runs first) and
-``state_dict``/``load_state_dict``. A method names only the arguments it uses. ``run`` is the `segkernel.Runner`:
-read ``run.iteration``, ``run.model``, ``run.metrics`` ... and call ``run.stop(reason)`` to end training after this
+``state_dict``/``load_state_dict``. A method names only the arguments it uses. ``run`` is a `Run`: read
+``run.iteration``, ``run.model``, ``run.metrics`` ... and call ``run.stop(reason)`` to end training after this
 iteration. Hooks run on every rank; guard writing with ``run.is_main``.
+
+Moments come in pairs. What a hook's ``before_validation`` opened, its ``validation_ended`` closes, whatever happened in
+between (an error, a signal), in reverse order of priority; ``after_validation`` is told the metrics in between, and
+only if there are any. So for ``run``, ``train``, ``train_iteration``, ``validation`` and ``test``.
 
     class SayHello:
         priority = Priority.LOW
@@ -16,20 +20,83 @@ from __future__ import annotations
 
 import enum
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pluggy
 
 from segkernel.errors import UsageError
 
 if TYPE_CHECKING:
-    from segkernel.runner import Runner
+    import torch
+
+    from segkernel.data import Loader
+    from segkernel.interfaces.data import LabelSpec
+    from segkernel.interfaces.model import Engine, Segmentor
     from segkernel.sample import Batch, Prediction, Targets
 
 PROJECT = "segkernel"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+
+Stage = Literal["run", "train", "train_iteration", "validation", "test"]
+
+
+class Run(Protocol):
+    """What a hook may use of a run; nothing here goes away or changes its meaning within a major version."""
+
+    model: Segmentor
+    """The segmentor, unwrapped."""
+    optimizer: torch.optim.Optimizer | None
+    """None in a run that does not train."""
+    engine: Engine
+    """For what all ranks do together: ``run.engine.merge(metric)``."""
+    train_set: Loader | None
+    val_set: Loader | None
+    test_set: Loader | None
+    work_dir: Path
+    """The run directory; there from ``before_run`` on."""
+    config: dict[str, Any]
+    """The resolved config as plain values; empty for a run around objects."""
+    seed: int
+    iteration: int
+    """Optimiser steps made so far."""
+    max_iterations: int
+    mode: str
+    """``train``, ``val``, ``test`` or ``idle``."""
+    metrics: dict[str, float]
+    """Of the last evaluation."""
+    data_wait: float
+    """Seconds that the last iteration waited for its batches."""
+    settled: bool
+    """Whether the state is that of a whole iteration, so that it can be saved and resumed."""
+
+    @property
+    def labels(self) -> LabelSpec:
+        """Classes and palette of the data."""
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the training set so far."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files: true on one rank."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether training ends after this iteration; the same on all ranks from ``after_iteration`` on."""
+
+    def stop(self, reason: str) -> None:
+        """End training after the current iteration, on all ranks; a checkpoint is saved."""
+
+    def emit(self, record: Mapping[str, Any]) -> None:
+        """Hand a record of metrics to the hooks that log (``on_record``)."""
+
+    def save(self, path: str | Path) -> Path:
+        """Write a checkpoint; called by all ranks together, one writes."""
 
 
 class Priority(enum.IntEnum):
@@ -45,102 +112,150 @@ class Priority(enum.IntEnum):
 
 
 @hookspec
-def before_run(run: Runner) -> None:
+def before_run(run: Run) -> None:
     """Everything is built and, when resuming, restored; nothing has run."""
 
 
 @hookspec
-def before_train(run: Runner) -> None:
+def before_train(run: Run) -> None:
     """Training is about to start at ``run.iteration``."""
 
 
 @hookspec
-def before_train_iteration(run: Runner, batches: list[Batch]) -> None:
+def before_train_iteration(run: Run, batches: list[Batch]) -> None:
     """One optimiser step is about to be made from these micro-batches."""
 
 
 @hookspec
-def after_train_iteration(run: Runner, batches: list[Batch], losses: Mapping[str, Any]) -> None:
+def after_train_iteration(run: Run, batches: list[Batch], losses: Mapping[str, Any]) -> None:
     """An optimiser step was made; ``losses`` are detached tensors on the device: reading one waits for the device."""
 
 
 @hookspec
-def after_train_epoch(run: Runner, epoch: int) -> None:
+def train_iteration_ended(run: Run) -> None:
+    """Closes ``before_train_iteration``, also when the step failed."""
+
+
+@hookspec
+def after_train_epoch(run: Run, epoch: int) -> None:
     """The draw order has passed the end of an epoch; ``epoch`` counts those completed."""
 
 
 @hookspec
-def on_record(run: Runner, record: Mapping[str, Any]) -> None:
-    """A line for the log: ``kind`` (train, val or test), ``iteration`` and plain figures."""
+def on_record(run: Run, record: Mapping[str, Any]) -> None:
+    """A line for the log: ``kind`` (train, val or test), ``iteration`` and plain numbers by name."""
 
 
 @hookspec
-def before_validation(run: Runner) -> None:
+def before_validation(run: Run) -> None:
     """Validation is about to start; the model is in eval mode."""
 
 
 @hookspec
-def after_prediction(run: Runner, prediction: Prediction, target: Targets) -> None:
+def after_prediction(run: Run, prediction: Prediction, target: Targets) -> None:
     """One image of a validation or a test was predicted at its original size, and its metrics updated."""
 
 
 @hookspec
-def after_validation(run: Runner, metrics: Mapping[str, float]) -> None:
-    """Validation has ended with these figures; they are also in ``run.metrics``."""
+def after_validation(run: Run, metrics: Mapping[str, float]) -> None:
+    """Validation has come to its end with these metrics; they are also in ``run.metrics``."""
 
 
 @hookspec
-def after_iteration(run: Runner) -> None:
+def validation_ended(run: Run) -> None:
+    """Closes ``before_validation``, also when a signal or an error cut it short."""
+
+
+@hookspec
+def after_iteration(run: Run) -> None:
     """An iteration is over, its validation included: the moment to save."""
 
 
 @hookspec
-def save_checkpoint(run: Runner, checkpoint: dict[str, Any]) -> None:
+def save_checkpoint(run: Run, checkpoint: dict[str, Any]) -> None:
     """A checkpoint is about to be written; plain values and tensors may be added."""
 
 
 @hookspec
-def load_checkpoint(run: Runner, checkpoint: Mapping[str, Any]) -> None:
+def load_checkpoint(run: Run, checkpoint: Mapping[str, Any]) -> None:
     """A checkpoint was read and the run restored from it."""
 
 
 @hookspec
-def after_train(run: Runner) -> None:
-    """Training has ended, at its last iteration or by ``run.stop``."""
+def after_train(run: Run) -> None:
+    """Closes ``before_train``: at the last iteration, by ``run.stop``, or by an error."""
 
 
 @hookspec
-def before_test(run: Runner) -> None:
+def before_test(run: Run) -> None:
     """The test is about to start; the model is in eval mode."""
 
 
 @hookspec
-def after_test(run: Runner, metrics: Mapping[str, float]) -> None:
-    """The test has ended with these figures."""
+def after_test(run: Run, metrics: Mapping[str, float]) -> None:
+    """The test has come to its end with these metrics."""
 
 
 @hookspec
-def on_exception(run: Runner, error: BaseException) -> None:
+def test_ended(run: Run) -> None:
+    """Closes ``before_test``, also when an error cut it short."""
+
+
+@hookspec
+def on_exception(run: Run, error: BaseException) -> None:
     """The run is about to end with this error."""
 
 
 @hookspec
-def after_run(run: Runner) -> None:
-    """The run is over, whatever way it went: close files here."""
+def after_run(run: Run) -> None:
+    """Closes ``before_run``, whatever way the run went: close files here."""
 
 
-def relay(hooks: Sequence[Any]) -> Any:
-    """Return what tells hooks of a moment, in the order given: pluggy calls the last registered first.
+_CLOSING: dict[Stage, str] = {
+    "run": "after_run",
+    "train": "after_train",
+    "train_iteration": "train_iteration_ended",
+    "validation": "validation_ended",
+    "test": "test_ended",
+}
+"""The moment that closes what ``before_STAGE`` opened."""
+
+
+class HookCaller:
+    """Tells hooks of moments: ``caller.after_iteration(run=run)``, in the order given.
+
+    Args:
+        hooks: By priority.
 
     Raises:
         UsageError: When a hook marks a method that is no moment.
     """
-    manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(sys.modules[__name__])
-    for index, hook in reversed(list(enumerate(hooks))):
-        try:
-            manager.register(hook, name=f"{index}:{type(hook).__name__}")
-            manager.check_pending()
-        except pluggy.PluginValidationError as error:
-            raise UsageError(f"{type(hook).__name__}: {error}") from error
-    return manager.hook
+
+    def __init__(self, hooks: Sequence[Any]) -> None:
+        self.hooks = list(hooks)
+        self._manager = pluggy.PluginManager(PROJECT)
+        self._manager.add_hookspecs(sys.modules[__name__])
+        for index, hook in reversed(list(enumerate(hooks))):  # pluggy calls the last registered first
+            try:
+                self._manager.register(hook, name=f"{index}:{type(hook).__name__}")
+                self._manager.check_pending()
+            except pluggy.PluginValidationError as error:
+                raise UsageError(f"{type(hook).__name__}: {error}") from error
+
+    def __getattr__(self, moment: str) -> Any:
+        return getattr(self._manager.hook, moment)
+
+    @contextmanager
+    def during(self, stage: Stage, run: Run, **more: Any) -> Iterator[None]:
+        """Call ``before_STAGE``, and at the end, whatever happened, what closes it, in reverse order.
+
+        A hook is only told of the end of what it was told the beginning of. ``more`` are further arguments of
+        ``before_STAGE``.
+        """
+        with ExitStack() as opened:
+            for hook in self.hooks:
+                others = [other for other in self.hooks if other is not hook]
+                only = self._manager.subset_hook_caller
+                only(f"before_{stage}", others)(run=run, **more)
+                opened.callback(only(_CLOSING[stage], others), run=run)
+            yield

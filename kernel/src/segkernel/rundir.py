@@ -1,4 +1,4 @@
-"""The run directory: where it is, and what describes a run besides its figures.
+"""The run directory: where it is, who may write to it, and what describes a run besides its metrics.
 
 work_dirs/NAME/TIME/
     config.yaml  plugins.json  environment.json  log.txt  metrics.jsonl
@@ -7,12 +7,17 @@ work_dirs/NAME/TIME/
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import itertools
 import json
 import logging
 import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from importlib import metadata as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,20 +26,16 @@ from segkernel.catalog import Catalog
 from segkernel.config.show import to_yaml
 from segkernel.errors import CheckpointError, SegKernelError, UsageError
 
+try:
+    import fcntl
+except ImportError:  # Windows, where run directories are not locked
+    fcntl = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from segkernel.runner import Runner
 
+log = logging.getLogger(__name__)
 ROOT = "work_dirs"
-
-
-def new(name: str) -> Path:
-    """Return a run directory that does not exist yet, ``work_dirs/NAME/TIME``; nothing is created."""
-    path = Path(ROOT) / name / time.strftime("%Y%m%d_%H%M%S")
-    count = 1
-    while path.exists():
-        count += 1
-        path = path.with_name(f"{time.strftime('%Y%m%d_%H%M%S')}_{count}")
-    return path
 
 
 def latest_checkpoint(name: str, work_dir: str | Path | None = None) -> Path:
@@ -52,32 +53,73 @@ def latest_checkpoint(name: str, work_dir: str | Path | None = None) -> Path:
     raise CheckpointError(f"{where}: no checkpoint to resume from; name one with --resume CHECKPOINT")
 
 
-def write(run: Runner) -> None:
-    """Create the directory and write what the run was started with.
+def take(run: Runner, opened: ExitStack, wanted: Path | None, resuming: bool) -> Path:
+    """Create the run directory, write what the run was started with, and keep other runs out until ``opened`` closes.
+
+    Args:
+        run: Its name and what it was started with.
+        opened: Gets what has to be closed.
+        wanted: The directory; None makes a new one, ``work_dirs/NAME/TIME``.
+        resuming: Whether the run that is there goes on.
 
     Raises:
-        UsageError: When it holds another run, which this one would overwrite.
+        UsageError: When it holds another run, which this one would overwrite, or one that is still running.
         SegKernelError: When it cannot be written.
     """
-    if run.train_set is not None and not run.iteration and any(run.work_dir.glob("checkpoints/iter_*.pt")):
-        raise UsageError(f"{run.work_dir}: holds a run already; go on with --resume, or give another --work-dir")
     try:
-        (run.work_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
-        if run.train_set is not None or not (run.work_dir / "plugins.json").exists():  # a test changes no run's record
-            _write_record(run)
-        handler = _LogFile(run.work_dir / "log.txt", encoding="utf-8")
+        path = wanted or _new(run.name)
+        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        opened.enter_context(_locked(path))
+        if run.train_set is not None and not resuming and any(path.glob("checkpoints/iter_*.pt")):
+            raise UsageError(f"{path}: holds a run already; go on with --resume, or give another --work-dir")
+        if run.train_set is not None or not (path / "plugins.json").exists():  # a test changes no run's record
+            _write_record(run, path)
+        handler = _LogFile(path / "log.txt", encoding="utf-8")
     except OSError as error:
-        raise SegKernelError(f"{run.work_dir}: cannot write the run directory: {error.strerror}") from error
+        place = wanted or Path(ROOT) / run.name
+        raise SegKernelError(f"{place}: cannot write the run directory: {error.strerror}") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    handler.set_name(str(run.work_dir))
     logging.getLogger("segkernel").addHandler(handler)
+    opened.callback(_close_log, handler)
+    log.info("run directory: %s", path)
+    return path
 
 
-def _write_record(run: Runner) -> None:
+def _new(name: str) -> Path:
+    """Make a directory that was not there, even when another run starts in the same second."""
+    time_of_day = time.strftime("%Y%m%d_%H%M%S")
+    for count in itertools.count(1):
+        path = Path(ROOT) / name / (time_of_day if count == 1 else f"{time_of_day}_{count}")
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(parents=True)
+            break
+    return path
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the directory's lock; the system lets go of it when the process ends, in whatever way."""
+    if fcntl is None:
+        yield
+        return
+    with (path / ".lock").open("a") as file:
+        try:
+            # A POSIX lock: unlike flock's it is not inherited by data-loader workers, which may outlive a killed run.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):  # a file system without locks
+                yield
+                return
+            message = "is in use by a run that has not ended; give another --work-dir, or stop that run"
+            raise UsageError(f"{path}: {message}") from None
+        yield
+
+
+def _write_record(run: Runner, path: Path) -> None:
     if run.config:
-        (run.work_dir / "config.yaml").write_text(to_yaml(plain(run.config)), "utf-8")
-    (run.work_dir / "plugins.json").write_text(json.dumps(plugin_versions(), indent=2), "utf-8")
-    (run.work_dir / "environment.json").write_text(json.dumps(environment(run), indent=2), "utf-8")
+        (path / "config.yaml").write_text(to_yaml(plain(run.config)), "utf-8")
+    (path / "plugins.json").write_text(json.dumps(plugin_versions(), indent=2), "utf-8")
+    (path / "environment.json").write_text(json.dumps(environment(run), indent=2), "utf-8")
 
 
 class _LogFile(logging.FileHandler):
@@ -86,19 +128,16 @@ class _LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None: ...
 
 
-def close_log(work_dir: Path) -> None:
-    """Take the run's log file from the logger."""
-    logger = logging.getLogger("segkernel")
-    for handler in [handler for handler in logger.handlers if handler.get_name() == str(work_dir)]:
-        logger.removeHandler(handler)
-        handler.close()
+def _close_log(handler: logging.Handler) -> None:
+    logging.getLogger("segkernel").removeHandler(handler)
+    handler.close()
 
 
 def metadata(run: Runner) -> dict[str, Any]:
     """Return the ``meta`` of a checkpoint: what is needed to use the weights, as plain values."""
     import torch
 
-    labels = run.dataset_labels
+    labels = run.labels
     return {
         "classes": list(labels.classes),
         "palette": [list(color) for color in labels.palette],
@@ -118,7 +157,7 @@ def plugin_versions() -> dict[str, str]:
 
 
 def environment(run: Runner) -> dict[str, Any]:
-    """Return what the figures of a run may depend on."""
+    """Return what the metrics of a run may depend on."""
     import numpy
     import torch
 

@@ -6,7 +6,8 @@
     runner = Runner(model, train=my_dataset, val=my_val, optimizer=optimizer, iterations=1000)
     runner.run()
 
-The loop itself is `Runner._step`; everything else that happens to a run happens in hooks.
+The loop itself is `Runner._step`; everything else that happens to a run happens in hooks. What all ranks of a run must
+do alike (run directory, seed, stop, signal, error) is agreed on through the engine, at the moments that say so.
 """
 
 from __future__ import annotations
@@ -16,18 +17,26 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from segkernel import checkpoint as checkpoints
-from segkernel import hookspecs, rundir
-from segkernel.data import Loader, died, prefetched
-from segkernel.engine import LocalEngine, names, naming
-from segkernel.errors import CheckpointError, DataError, Interrupted, TrainingError, UsageError
+from segkernel import rundir
+from segkernel.data import Loader, prefetched
+from segkernel.engine import LocalEngine, blame_batch, sample_names, together
+from segkernel.errors import (
+    CheckpointError,
+    DataError,
+    Interrupted,
+    PeerError,
+    TrainingError,
+    UsageError,
+    worker_crash_of,
+)
 from segkernel.evaluation import Evaluation, evaluate
 from segkernel.hooks.checkpoint import CheckpointHook
 from segkernel.hooks.meter import MeterHook
@@ -35,6 +44,7 @@ from segkernel.hooks.metrics_log import MetricsLogHook
 from segkernel.hooks.pictures import PicturesHook
 from segkernel.hooks.progress import ProgressHook
 from segkernel.hooks.schedule import Schedule, ScheduleHook
+from segkernel.hookspecs import HookCaller
 from segkernel.inference import Preprocessor, check_views
 from segkernel.interfaces.data import Dataset, LabelSpec
 from segkernel.interfaces.model import Engine, Segmentor
@@ -68,8 +78,8 @@ class Runner:
         hooks: Objects with `hookimpl` methods; one of a default hook's class replaces that one.
         engine: Where steps run; None is a `LocalEngine`.
         preprocessor: Normalises batches on the device.
-        seed: Of everything random.
-        work_dir: The run directory; None makes ``work_dirs/NAME/TIME``.
+        seed: Of everything random; rank 0's counts.
+        work_dir: The run directory; None makes ``work_dirs/NAME/TIME`` when the run starts.
         name: Of the run.
         config: Plain values saved with checkpoints: the resolved config they come from.
 
@@ -101,9 +111,10 @@ class Runner:
         name: str = "run",
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        seed_everything(seed)
         self.model = model
         self.engine = engine or LocalEngine()
+        seed = self.engine.agree(seed)
+        seed_everything(seed)
         self.preprocessor = preprocessor or Preprocessor()
         self.train_set, self.val_set, self.test_set = (_loader(part, seed) for part in (train, val, test))
         for kind, part in (("training", self.train_set), ("validation", self.val_set), ("test", self.test_set)):
@@ -112,126 +123,113 @@ class Runner:
         self.evaluation = evaluation or Evaluation()
         check_views(getattr(model, "test_cfg", None))
         self.seed, self.val_begin, self.config = seed, val_begin, dict(config or {})
-        self.work_dir = rundir.new(name) if work_dir is None else Path(work_dir)
+        self.name, self._wanted_dir = name, None if work_dir is None else Path(work_dir)
         self.engine.prepare_model(model, self.preprocessor)
         # An optimiser that is made here sees the parameters where the engine put them.
         optimizer = optimizer(model) if not isinstance(optimizer, torch.optim.Optimizer | None) else optimizer
         self.optimizer = self.engine.prepare_optimizer(optimizer, clip_grad) if optimizer else None
         self._plan(iterations, epochs, val_interval, batch_size)
-        self.hooks = hookspecs.relay(self._with_defaults(hooks, lr))
+        seed_everything(seed + self.engine.rank)  # the model is the same everywhere, dropout is not
+        self.hooks = HookCaller(self._with_defaults(hooks, lr))
         self.iteration = self.position = 0
         self.data_wait = 0.0
         self.metrics: dict[str, float] = {}
         self.mode = "idle"
         self.settled = True
-        self._started = self._validation_pending = False
+        self._open = ExitStack()
+        self._started = self._watching = self._holds_directory = self._validation_pending = False
         self._stop_reason: str | None = None
-        self._signal: int | None = None
+        self.received = self.signal = 0  # what asked this rank to leave, and what the ranks have agreed on
         self._saved: Path | None = None
         self._random: Mapping[str, Any] | None = None
         self._unchecked: list[tuple[int, list[str], Tensor]] = []
 
-    # ------------------------------------------------------------ what hooks read
+    # ------------------------------------------------------------ what hooks use, see `segkernel.hookspecs.Run`
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files."""
         return self.engine.rank == 0
 
     @property
     def epoch(self) -> float:
-        """Passes over the training set so far."""
         return self.position / len(self.train_set) if self.train_set is not None else 0.0
 
     @property
     def stopping(self) -> bool:
-        """Whether training ends after this iteration."""
         return self._stop_reason is not None
 
     @property
-    def interrupted(self) -> bool:
-        """Whether a signal has asked the run to leave."""
-        return self._signal is not None
-
-    @property
-    def dataset_labels(self) -> LabelSpec:
-        """Classes and palette of the data."""
+    def labels(self) -> LabelSpec:
         part = next((s.dataset for s in (self.train_set, self.val_set, self.test_set) if s is not None), None)
         if part is None:
             raise UsageError("the run has no data set")
         return getattr(part, "labels", None) or LabelSpec(tuple(part.classes), tuple(part.palette))
 
-    @property
-    def dataset_classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        return self.dataset_labels.classes
-
     def stop(self, reason: str) -> None:
-        """End training after the current iteration; a checkpoint is saved."""
-        log.info("stopping after iteration %d: %s", self.iteration, reason)
+        if not self.stopping:
+            log.info("stopping after iteration %d: %s", self.iteration, reason)
         self._stop_reason = reason
 
     def emit(self, record: Mapping[str, Any]) -> None:
-        """Hand a record of figures to the hooks that log."""
         self.hooks.on_record(run=self, record=record)
 
     # ------------------------------------------------------------ the run
 
     def run(self) -> dict[str, float]:
-        """Train if there is a training set, test if there is a test set; return the last figures."""
+        """Train if there is a training set, test if there is a test set; return the last metrics."""
         if self.train_set is None and self.test_set is None:
             raise UsageError("nothing to do: there is neither a training set (data.train) nor a test set (data.test)")
-        try:
+        with self._watched():
             if self.train_set is not None:
                 self.train()
             if self.test_set is not None:
                 self.test("best" if self.train_set is not None else None)
-        finally:
-            self.close()
+        self.close()
         return self.metrics
 
     def train(self) -> None:
         """Train from the current iteration to the last.
 
         Raises:
-            Interrupted: After SIGINT or SIGTERM: the step was finished and a checkpoint saved.
+            Interrupted: After SIGINT or SIGTERM on any rank: the step was finished and a checkpoint saved.
             TrainingError: When the loss is not finite; the message names the files of the batch.
+            PeerError: When another rank has failed.
         """
         if self.train_set is None or self.optimizer is None:
             missing = "a training set (data.train)" if self.train_set is None else "an optimizer (optim.optimizer)"
             raise UsageError(f"training needs {missing}")
         with self._watched(), self._signals():
             self._start()
-            self.mode = "train"
-            self.set_training(True)
-            batches = self.train_set.train_batches(self.position, self.engine.rank, self.engine.world_size)
-            batches = prefetched(batches, self.engine.device)
-            self.hooks.before_train(run=self)
-            self._restore_random()
-            if self._validation_pending:
-                self._end_iteration(validate=True)
-            while self.iteration < self.max_iterations and not self.stopping:
-                self._step(batches)
-            self.hooks.after_train(run=self)
-            self.mode = "idle"
-            if self._signal is not None:
-                raise Interrupted(self._signal, str(self._saved) if self._saved else None)
+            with self._mode("train"), self.hooks.during("train", self):
+                batches = self.train_set.train_batches(self.position, self.engine.rank, self.engine.world_size)
+                batches = prefetched(batches, self.engine.device)
+                self._restore_random()
+                if self._validation_pending:
+                    self._end_iteration(validate=True)
+                while self.iteration < self.max_iterations and not self.stopping:
+                    self._step(batches)
+                self.agree_on_stop()
+            if self.signal:
+                error = Interrupted(self.signal, str(self._saved) if self._saved else None)
+                error.reported = not self.is_main
+                raise error
 
     def _step(self, batches: Iterator[Batch]) -> None:
         """Make one optimiser step and what belongs to it."""
         waiting = time.perf_counter()
-        micro_batches = [next(batches) for _ in range(self.accumulate)]
+        with together(self.engine):
+            micro_batches = [next(batches) for _ in range(self.accumulate)]
         self.data_wait = time.perf_counter() - waiting
-        self.hooks.before_train_iteration(run=self, batches=micro_batches)
-        epochs_before = int(self.epoch)
-        self.settled = False
-        with naming(micro_batches):
-            losses = self.engine.train_step(micro_batches)
-        self.iteration += 1
-        self.position += self.batch_size
-        self.settled = True
-        self._check_loss(losses["loss"], micro_batches)
-        self.hooks.after_train_iteration(run=self, batches=micro_batches, losses=losses)
+        with self.hooks.during("train_iteration", self, batches=micro_batches):
+            epochs_before = int(self.epoch)
+            self.settled = False
+            with blame_batch(micro_batches):
+                losses = self.engine.train_step(micro_batches)
+            self.iteration += 1
+            self.position += self.batch_size
+            self.settled = True
+            self._check_loss(losses["loss"], micro_batches)
+            self.hooks.after_train_iteration(run=self, batches=micro_batches, losses=losses)
         if int(self.epoch) > epochs_before:
             self.hooks.after_train_epoch(run=self, epoch=int(self.epoch))
         self._end_iteration(validate=self._validation_due())
@@ -239,26 +237,35 @@ class Runner:
     def _end_iteration(self, validate: bool) -> None:
         if validate and self.val_set is not None:
             self._validation_pending = True
-            if self._signal is None:
+            self.agree_on_stop()
+            if not self.signal:
                 self.validate()
-        if self._signal is not None:
-            self.stop(f"signal {self._signal}")
+        self.agree_on_stop()
         self.hooks.after_iteration(run=self)
 
+    def agree_on_stop(self) -> None:
+        """Stop if any rank received a signal or was told to; called by all ranks together."""
+        if self.engine.any(bool(self.received) or self.stopping):
+            signals, reasons = zip(*self.engine.gather((self.received, self._stop_reason)))
+            self.signal = max(signals)
+            self.stop(f"signal {self.signal}" if self.signal else next(filter(None, reasons)))
+
     def validate(self) -> dict[str, float]:
-        """Evaluate the validation set; return its figures, ``loss`` among them."""
+        """Evaluate the validation set; return its metrics, empty when a signal cut training and it short."""
         if self.val_set is None:
             raise UsageError("the run has no validation set")
-        self.check_losses()
-        self.hooks.before_validation(run=self)
-        figures = evaluate(self, self.val_set, "val")
-        if figures is not None:
-            self._validation_pending = False
-            self.hooks.after_validation(run=self, metrics=figures)
-        return figures or {}
+        with self._watched():
+            self._start()
+            self.check_losses()
+            with self._mode("val"), self.hooks.during("validation", self):
+                metrics = evaluate(self, self.val_set, "val")
+                if metrics is not None:
+                    self._validation_pending = False
+                    self.hooks.after_validation(run=self, metrics=metrics)
+        return metrics or {}
 
     def test(self, weights: str | Path | None = None) -> dict[str, float]:
-        """Evaluate the test set; return its figures.
+        """Evaluate the test set; return its metrics.
 
         Args:
             weights: A checkpoint; ``"best"`` is the run's best, or last, one; None is the model as it stands.
@@ -272,17 +279,26 @@ class Runner:
                 self.load_weights(path, mode="strict")
             if not (self.evaluation.metrics or self.evaluation.format_only):
                 log.warning("there are no metrics (evaluate.metrics): the test measures nothing")
-            self.hooks.before_test(run=self)
-            figures = evaluate(self, self.test_set, "test") or {}
-            self.hooks.after_test(run=self, metrics=figures)
-        return figures
+            with self._mode("test"), self.hooks.during("test", self):
+                metrics = evaluate(self, self.test_set, "test") or {}
+                self.hooks.after_test(run=self, metrics=metrics)
+        return metrics
 
     def close(self) -> None:
-        """Let hooks close their files; called by `run`."""
-        if self._started:
-            self._started = False
-            self.hooks.after_run(run=self)
-            rundir.close_log(self.work_dir)
+        """Let hooks close their files, and leave the run directory; called by `run`, and after an error."""
+        self._started = False
+        self._open.close()
+
+    @contextmanager
+    def _mode(self, mode: str) -> Iterator[None]:
+        """Be in a mode for a while, with the model in training or evaluation mode as that needs."""
+        before, self.mode = self.mode, mode
+        self.set_training(mode == "train")
+        try:
+            yield
+        finally:
+            self.mode = before
+            self.set_training(before == "train")
 
     def set_training(self, training: bool) -> None:
         """Put the model and the preprocessor into training or evaluation mode."""
@@ -292,22 +308,27 @@ class Runner:
     # ------------------------------------------------------------ checkpoints
 
     def save(self, path: str | Path) -> Path:
-        """Write everything that `resume` needs; atomic, on the main process only."""
+        """Write everything that `resume` needs; called by all ranks together, atomic, and written by one.
+
+        Returns when the file is there for every rank.
+        """
         self.check_losses()
+        self.engine.sync_buffers()
         state: dict[str, Any] = {
-            "state_dict": self.engine.gather_model_state(),
+            "state_dict": self.engine.model_state(),
             "meta": rundir.metadata(self),
-            "optimizer": self.optimizer.state_dict() if self.optimizer else None,
+            "optimizer": self.engine.optimizer_state() if self.optimizer else None,
             "engine": self.engine.state_dict(),
             "hooks": {name: hook.state_dict() for name, hook in self._stateful().items()},
-            "random": random_state(),
+            "random": self.engine.gather(random_state()),
             "iteration": self.iteration,
             "position": self.position,
             "validation_pending": self._validation_pending,
         }
         self.hooks.save_checkpoint(run=self, checkpoint=state)
-        if self.is_main:
-            checkpoints.save(path, state)
+        with together(self.engine):
+            if self.is_main:
+                checkpoints.save(path, state)
         self._saved = Path(path)
         return self._saved
 
@@ -318,7 +339,9 @@ class Runner:
             CheckpointError: When it is no checkpoint of a run like this one.
             UsageError: When it holds weights alone.
         """
-        state, _ = load_into(self.model, path, "strict")
+        self._take_directory(resuming=True)
+        with together(self.engine):
+            state, _ = load_into(self.model, path, "strict", load=self.engine.load_model_state)
         if not {"optimizer", "random", "position"} <= state.keys():
             raise UsageError(f"{path} holds weights but no run to resume; start from them with load_from: {path}")
         try:
@@ -332,7 +355,7 @@ class Runner:
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         if self.optimizer is not None and state["optimizer"]:
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.engine.load_optimizer_state(state["optimizer"])
             groups = self.optimizer.param_groups
             missing = {key for group in groups for key in self.optimizer.defaults.keys() - group.keys()}
             if missing:
@@ -343,25 +366,31 @@ class Runner:
                 hook.load_state_dict(state["hooks"][name])
         self.iteration, self.position = int(state["iteration"]), int(state["position"])
         self._validation_pending = bool(state["validation_pending"])
-        self._random = state["random"]
-        set_random_state(state["random"])  # finds out now whether it can be done, later, for good
+        states = state["random"] if isinstance(state["random"], list) else [state["random"]]  # a dict before 0.3
+        if len(states) == self.engine.world_size:
+            self._random = states[self.engine.rank]
+            set_random_state(self._random)  # finds out now whether it can be done, later, for good
+        else:
+            log.warning(
+                "saved by %d processes, resumed by %d: random numbers differ", len(states), self.engine.world_size
+            )
 
-    def load_weights(self, path: str | Path, mode: str = "finetune") -> LoadReport:
+    def load_weights(self, path: str | Path, mode: Literal["strict", "finetune"] = "finetune") -> LoadReport:
         """Load a model's weights alone and log what was taken; ``strict`` refuses anything that does not fit."""
-        _, report = load_into(self.model, path, mode, classes=self.dataset_classes)  # type: ignore[arg-type]
+        with together(self.engine):
+            load = self.engine.load_model_state
+            _, report = load_into(self.model, path, mode, classes=self.labels.classes, load=load)
         log.info("%s\n%s", path, report)
         return report
 
     def best_checkpoint(self) -> Path | None:
         """Return the best checkpoint of this run, else the last one saved."""
-        for hook in self.hooks_in_order:
-            if isinstance(hook, CheckpointHook) and (best := hook.best_path(self)):
-                return best
-        return self._saved
+        found = [hook.best_path(self) for hook in self.hooks.hooks if isinstance(hook, CheckpointHook)]
+        return next(filter(None, found), self._saved)
 
     def _stateful(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        for hook in self.hooks_in_order:
+        for hook in self.hooks.hooks:
             if hasattr(hook, "state_dict"):
                 name = type(hook).__name__
                 found[f"{name}.{sum(key.startswith(name) for key in found)}"] = hook
@@ -406,15 +435,24 @@ class Runner:
         ]  # fmt: skip
         given = {type(hook) for hook in hooks}
         kept = [hook for hook in defaults if type(hook) not in given]
-        self.hooks_in_order = sorted([*kept, *hooks], key=lambda hook: getattr(hook, "priority", 50))
-        return self.hooks_in_order
+        return sorted([*kept, *hooks], key=lambda hook: getattr(hook, "priority", 50))
 
     def _start(self) -> None:
+        """Open the run, once."""
         if not self._started:
+            self._take_directory()
             self._started = True
-            if self.is_main:
-                rundir.write(self)
-            self.hooks.before_run(run=self)
+            self._open.enter_context(self.hooks.during("run", self))
+
+    def _take_directory(self, resuming: bool = False) -> None:
+        """Take the run directory, once: rank 0 decides which, and keeps other runs out of it until the end."""
+        if self._holds_directory:
+            return
+        with together(self.engine):
+            path = rundir.take(self, self._open, self._wanted_dir, resuming) if self.is_main else None
+        self.work_dir = Path(self.engine.agree(str(path)))
+        self._holds_directory = True
+        self._open.callback(setattr, self, "_holds_directory", False)
 
     def _restore_random(self) -> None:
         if self._random is not None:  # last of all, so that nothing of starting up is left in the generators
@@ -423,7 +461,7 @@ class Runner:
 
     def _check_loss(self, loss: Tensor, batches: Sequence[Batch]) -> None:
         """Remember a loss; look at it at once where that is free, every fifty where it waits for a device."""
-        self._unchecked.append((self.iteration, names(batches), loss))
+        self._unchecked.append((self.iteration, sample_names(batches), loss))
         if self.engine.device.type == "cpu" or len(self._unchecked) >= 50:
             self.check_losses()
 
@@ -442,14 +480,24 @@ class Runner:
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
+        """On an error, tell the other ranks and the hooks, then close the run; once, where it comes out of the run."""
+        if self._watching:
+            yield
+            return
+        self._watching = True
         try:
             yield
         except BaseException as error:
-            known = died(error) or error
+            known = worker_crash_of(error) or error
+            if not isinstance(known, PeerError | Interrupted):
+                self.engine.alert(str(known) or type(known).__name__)
             self.hooks.on_exception(run=self, error=known)
+            self.close()
             if known is not error:
                 raise known from error
             raise
+        finally:
+            self._watching = False
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -462,7 +510,7 @@ class Runner:
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def note(number: int, frame: Any) -> None:
-            self._signal = number
+            self.received = number
             for each, handler in before.items():
                 signal.signal(each, handler)
 

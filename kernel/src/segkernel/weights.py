@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,8 @@ from segkernel.errors import BrokenPluginError, CheckpointError, suggest
 from segkernel.interfaces.model import WeightLayout
 
 Weights = Mapping[str, Tensor]
+LoadStateDict = Callable[[Weights], Any]
+"""Copies weights into a model; returns ``missing_keys`` and ``unexpected_keys`` as torch does."""
 log = logging.getLogger(__name__)
 
 
@@ -175,6 +177,7 @@ def load_into(
     mode: Literal["strict", "finetune"],
     *,
     classes: Sequence[str] | None = None,
+    load: LoadStateDict | None = None,
 ) -> tuple[dict[str, Any], LoadReport]:
     """Copy the weights in a file into ``model``; return all that the file holds, and what was taken.
 
@@ -186,6 +189,7 @@ def load_into(
         path: As for `checkpoint.load`.
         mode: As for `load_weights`.
         classes: The model's own, to match those of the file by name when fine-tuning.
+        load: As for `load_weights`.
 
     Raises:
         CheckpointError: As `checkpoint.load` and `load_weights`, naming the file.
@@ -195,7 +199,7 @@ def load_into(
     try:
         prepared = prepare(model, state["state_dict"], resize=mode == "finetune")
         matched = _match_classes(prepared.weights, model, known, classes) if mode == "finetune" else ()
-        report = load_weights(model, prepared.weights, mode=mode, classes=known)
+        report = load_weights(model, prepared.weights, mode=mode, classes=known, load=load)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     return state, replace(report, layout=prepared.layout, resized=tuple(prepared.resized), matched=matched)
@@ -227,6 +231,7 @@ def load_weights(
     *,
     mode: Literal["strict", "finetune"],
     classes: Sequence[str] | None = None,
+    load: LoadStateDict | None = None,
 ) -> LoadReport:
     """Copy ``state_dict`` into ``model``.
 
@@ -235,6 +240,8 @@ def load_weights(
         state_dict: As `checkpoint.load` gives it.
         mode: ``finetune`` copies what fits and leaves the rest fresh; ``strict`` refuses anything that does not fit.
         classes: Those the file was trained on, if known; only named in a refusal.
+        load: What copies them, an engine's ``load_model_state`` where the model may be spread over several processes;
+            None is the model's own ``load_state_dict``.
 
     Raises:
         CheckpointError: In ``strict`` mode when anything differs; in any mode when nothing fits at all.
@@ -248,7 +255,8 @@ def load_weights(
     fitting = OrderedDict((name, value) for name, value in state_dict.items() if name not in rejected)
     fitting._metadata = getattr(state_dict, "_metadata", OrderedDict())  # type: ignore[attr-defined]
     try:
-        result = model.load_state_dict(fitting, strict=False)  # layers may rename old keys on the way
+        # Layers may rename old keys on the way.
+        result = load(fitting) if load else model.load_state_dict(fitting, strict=False)
     except RuntimeError as error:
         raise CheckpointError(f"the weights do not fit the model: {error}") from error
     fresh = tuple(name for name in result.missing_keys if name not in rejected)

@@ -86,7 +86,8 @@ def _report(error: BaseException) -> int:
         return 1
     if not isinstance(error, SegKernelError):
         raise error
-    click.echo(f"Error: {error}", err=True)
+    if not error.reported:
+        click.echo(f"Error: {error}", err=True)
     return error.exit_code
 
 

@@ -33,6 +33,8 @@ def command(
         overrides, resume = (*overrides, resume), "latest"
     changes = [*overrides, *engine_overrides(amp, device)]
     runner = start(config, changes, work_dir=work_dir, resume=True if resume == "latest" else resume or False)
+    if not runner.is_main:
+        return
     best = runner.best_checkpoint()
     click.echo(f"\nrun directory  {runner.work_dir}")
     if best:

@@ -1,4 +1,4 @@
-"""`CheckpointHook`: saves at an interval, keeps the last few, and the best by any figure of a validation."""
+"""`CheckpointHook`: saves at an interval, keeps the last few, and the best by any metric of a validation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from segkernel.files import replacing
 from segkernel.hookspecs import Priority, hookimpl
 
 if TYPE_CHECKING:
-    from segkernel.runner import Runner
+    from segkernel.hookspecs import Run
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +29,8 @@ class CheckpointHook:
     Args:
         interval: Iterations between two; None saves with every validation (every 1000 without one), and at the end.
         keep: How many of the regular ones stay; None keeps all.
-        best: Figures of the validation record, highest is best (lowest where the name holds ``loss``); None for none.
-        top_k: How many of the best stay, for each figure.
+        best: Metrics of a validation, highest is best (lowest where the name holds ``loss``); None for none.
+        top_k: How many of the best stay, for each metric.
     """
 
     priority = Priority.VERY_LOW
@@ -52,17 +52,17 @@ class CheckpointHook:
         self._saved_at: int | None = None
 
     @hookimpl
-    def before_train(self, run: Runner) -> None:
+    def before_train(self, run: Run) -> None:
         self._saved_at = run.iteration
 
     @hookimpl
-    def after_validation(self, run: Runner, metrics: Mapping[str, float]) -> None:
+    def after_validation(self, run: Run, metrics: Mapping[str, float]) -> None:
         self._validated = True
         for name in self.watched:
             value = metrics.get(name, math.nan)
             if name not in metrics:
                 near = ", ".join(did_you_mean(name, metrics) or list(metrics)[:5])
-                log.warning("CheckpointHook: the validation has no figure %r, only such as %s", name, near)
+                log.warning("CheckpointHook: the validation has no metric %r, only such as %s", name, near)
             elif math.isfinite(value) and self._enter(name, value, run.iteration):
                 self._entered.append(name)
 
@@ -73,7 +73,7 @@ class CheckpointHook:
         return (value, iteration) in self.best[name]
 
     @hookimpl
-    def after_iteration(self, run: Runner) -> None:
+    def after_iteration(self, run: Run) -> None:
         if self.interval is None and run.val_set is not None:
             regular = self._validated
         else:
@@ -83,25 +83,27 @@ class CheckpointHook:
         self._validated, self._entered = False, []
 
     @hookimpl
-    def on_exception(self, run: Runner, error: BaseException) -> None:
+    def on_exception(self, run: Run, error: BaseException) -> None:
         """Keep what was trained when a file cannot be used, in validation for instance: training can go on from it."""
-        if isinstance(error, DataError) and run.settled and self._saved_at not in (None, run.iteration):
+        together = run.engine.world_size == 1 or (isinstance(error, DataError) and error.on_all_ranks)
+        if isinstance(error, DataError) and together and run.settled and self._saved_at not in (None, run.iteration):
             self._save(run)
             log.info("saved iteration %d; go on with --resume when the data is in order", run.iteration)
 
-    def _save(self, run: Runner) -> None:
+    def _save(self, run: Run) -> None:
         path = run.save(self._folder(run) / f"iter_{run.iteration:07d}.pt")
         self._saved_at = run.iteration
         if run.is_main:
             self._link_best(run, path)
             self._prune(run)
+        run.engine.barrier()  # the best one may be asked for next
 
-    def _link_best(self, run: Runner, path: Path) -> None:
+    def _link_best(self, run: Run, path: Path) -> None:
         for name in self._entered:
             _link(path, self._best_path(run, name, run.iteration))
             log.info("best %s so far: %.4g at iteration %d", name, self.best[name][0][0], self.best[name][0][1])
 
-    def _prune(self, run: Runner) -> None:
+    def _prune(self, run: Run) -> None:
         folder = self._folder(run)
         regular = sorted(folder.glob("iter_*.pt"))
         for old in regular[: -self.keep] if self.keep else []:
@@ -112,8 +114,8 @@ class CheckpointHook:
                 if old not in wanted:
                     old.unlink()
 
-    def best_path(self, run: Runner) -> Path | None:
-        """Return the file with the best of the first watched figure, if there is one."""
+    def best_path(self, run: Run) -> Path | None:
+        """Return the file with the best of the first watched metric, if there is one."""
         for name in self.watched:
             for _, iteration in self.best[name]:
                 path = self._best_path(run, name, iteration)
@@ -121,11 +123,11 @@ class CheckpointHook:
                     return path
         return None
 
-    def _best_path(self, run: Runner, name: str, iteration: int) -> Path:
+    def _best_path(self, run: Run, name: str, iteration: int) -> Path:
         return self._folder(run) / f"best_{_safe(name)}_iter_{iteration:07d}.pt"
 
     @staticmethod
-    def _folder(run: Runner) -> Path:
+    def _folder(run: Run) -> Path:
         return run.work_dir / "checkpoints"
 
     def state_dict(self) -> dict[str, Any]:
@@ -137,7 +139,7 @@ class CheckpointHook:
                 self.best[name] = [(float(value), int(iteration)) for value, iteration in entries]
 
     @hookimpl
-    def load_checkpoint(self, run: Runner) -> None:
+    def load_checkpoint(self, run: Run) -> None:
         """Make the links that a killed run had no time for."""
         for name, entries in self.best.items():
             for _, iteration in entries:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from segkernel.hookspecs import Priority, hookimpl
 
 if TYPE_CHECKING:
-    from segkernel.runner import Runner
+    from segkernel.hookspecs import Run
     from segkernel.sample import Batch
 
 
@@ -47,13 +47,13 @@ class MeterHook:
         self.trained = 0.0
 
     @hookimpl
-    def after_train(self, run: Runner) -> None:
+    def after_train(self, run: Run) -> None:
         advice = run.train_set.times.advice(self.trained) if run.train_set else ""
         if advice and run.is_main:
             log.warning("%s", advice)
 
     @hookimpl
-    def after_train_iteration(self, run: Runner, batches: list[Batch], losses: Mapping[str, Any]) -> None:
+    def after_train_iteration(self, run: Run, batches: list[Batch], losses: Mapping[str, Any]) -> None:
         for name, value in losses.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.count += 1
@@ -64,12 +64,14 @@ class MeterHook:
             self._reset()
 
     @hookimpl
-    def after_iteration(self, run: Runner) -> None:
+    def after_iteration(self, run: Run) -> None:
         if not self.count:  # a validation between two intervals is not training time
             self.started = time.perf_counter()
 
-    def _record(self, run: Runner) -> dict[str, Any]:
-        means = {name: float(value) / self.count for name, value in self.sums.items()}
+    def _record(self, run: Run) -> dict[str, Any]:
+        ranks = run.engine.world_size
+        sums = run.engine.sum({name: [float(value)] for name, value in self.sums.items()})
+        means = {name: value / (self.count * ranks) for name, value in sums.items()}
         seconds = max(time.perf_counter() - self.started, 1e-9)
         self.trained += seconds
         record: dict[str, Any] = {"kind": "train", "iteration": run.iteration, "epoch": round(run.epoch, 4)}

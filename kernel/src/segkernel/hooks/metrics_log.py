@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segkernel.files import replacing
 from segkernel.hookspecs import Priority, hookimpl
 
 if TYPE_CHECKING:
-    from segkernel.runner import Runner
+    from segkernel.hookspecs import Run
 
 
 class MetricsLogHook:
@@ -22,16 +22,19 @@ class MetricsLogHook:
     name = "metrics.jsonl"
 
     @hookimpl
-    def load_checkpoint(self, run: Runner, checkpoint: Mapping[str, Any]) -> None:
+    def save_checkpoint(self, run: Run, checkpoint: dict[str, Any]) -> None:
         path = run.work_dir / self.name
-        if not (run.is_main and path.exists()):
-            return
-        kept = [line for line in path.read_text("utf-8").splitlines() if _iteration(line) <= run.iteration]
-        with replacing(path) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+        # A size, not an iteration: the test at the end has the iteration of the last checkpoint, which has not seen it.
+        checkpoint["metrics_log"] = path.stat().st_size if run.is_main and path.exists() else 0
 
     @hookimpl
-    def on_record(self, run: Runner, record: Mapping[str, Any]) -> None:
+    def load_checkpoint(self, run: Run, checkpoint: Mapping[str, Any]) -> None:
+        path, size = run.work_dir / self.name, checkpoint.get("metrics_log")
+        if run.is_main and size is not None and path.exists() and path.stat().st_size > size:
+            os.truncate(path, size)
+
+    @hookimpl
+    def on_record(self, run: Run, record: Mapping[str, Any]) -> None:
         if run.is_main:
             plain = {key: None if _is_nan(value) else value for key, value in record.items()}
             _append(run.work_dir / self.name, json.dumps(plain))
@@ -40,13 +43,6 @@ class MetricsLogHook:
 def _append(path: Path, line: str) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
-
-
-def _iteration(line: str) -> float:
-    try:
-        return json.loads(line)["iteration"]
-    except (ValueError, KeyError, TypeError):  # the last line of a killed run may be half written
-        return math.inf
 
 
 def _is_nan(value: Any) -> bool:

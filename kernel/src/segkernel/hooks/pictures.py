@@ -9,7 +9,7 @@ from segkernel import image as images
 from segkernel.hookspecs import Priority, hookimpl
 
 if TYPE_CHECKING:
-    from segkernel.runner import Runner
+    from segkernel.hookspecs import Run
     from segkernel.sample import Prediction, Targets
 
 
@@ -46,29 +46,29 @@ class PicturesHook:
         self._drawn = 0
 
     @hookimpl
-    def after_prediction(self, run: Runner, prediction: Prediction, target: Targets) -> None:
+    def after_prediction(self, run: Run, prediction: Prediction, target: Targets) -> None:
         if run.mode != "test":
             return
         name = Path(str(prediction.meta["name"]))
         if self.labels_dir is not None:
             found = prediction.labels.cpu().numpy()
-            labels = found if found.dtype.kind == "f" else run.dataset_labels.decode(found)
-            images.write_labels(self.labels_dir, str(name), labels, run.dataset_classes)
+            labels = found if found.dtype.kind == "f" else run.labels.decode(found)
+            images.write_labels(self.labels_dir, str(name), labels, run.labels.classes)
         if self.show_dir is not None or self.show:
             self._draw(run, prediction, target, self.show_dir and _place(self.show_dir, name))
         if self._drawn < self.count:
             self._drawn += 1
             self._draw(run, prediction, target, _place(run.work_dir / "pictures", name))
 
-    def _draw(self, run: Runner, prediction: Prediction, target: Targets, path: Any) -> None:
+    def _draw(self, run: Run, prediction: Prediction, target: Targets, path: Any) -> None:
         sample = run.test_set.dataset[prediction.meta["index"]]  # type: ignore[union-attr]
         truth = target.get("seg")
         images.draw(
             sample.image,
             prediction.labels.cpu().numpy(),
             truth=None if truth is None else truth.cpu().numpy(),
-            classes=run.dataset_classes,
-            palette=run.dataset_labels.palette,
+            classes=run.labels.classes,
+            palette=run.labels.palette,
             opacity=self.opacity,
             title=str(prediction.meta["name"]),
             out_file=path or None,

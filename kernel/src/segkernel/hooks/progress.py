@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from segkernel.hookspecs import Priority, hookimpl
 
 if TYPE_CHECKING:
-    from segkernel.runner import Runner
+    from segkernel.hookspecs import Run
 
 log = logging.getLogger("segkernel.progress")
 
@@ -36,12 +36,12 @@ class ProgressHook:
         self._pace = Pace()
 
     @hookimpl
-    def before_train(self, run: Runner) -> None:
+    def before_train(self, run: Run) -> None:
         if run.is_main and (sys.stderr.isatty() if self.live is None else self.live):
             self._open(run)
 
     @hookimpl
-    def on_record(self, run: Runner, record: Mapping[str, Any]) -> None:
+    def on_record(self, run: Run, record: Mapping[str, Any]) -> None:
         if not run.is_main:
             return
         if record["kind"] != "train":
@@ -62,7 +62,7 @@ class ProgressHook:
     def after_run(self) -> None:
         self._close()
 
-    def _open(self, run: Runner) -> None:
+    def _open(self, run: Run) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
         from rich.table import Column

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
-    from segkernel.runner import Runner
+    from segkernel.hookspecs import Run
 
 
 class ScheduleArguments(TypedDict, total=False):
@@ -210,7 +210,7 @@ class ScheduleHook:
         self.torchs: list[Any] = [s for s in schedules if not isinstance(s, Schedule)]
 
     @hookimpl
-    def before_run(self, run: Runner) -> None:
+    def before_run(self, run: Run) -> None:
         for schedule in self.ours:
             schedule.bind(run.max_iterations)
         if run.optimizer is None or run.iteration:
@@ -220,12 +220,12 @@ class ScheduleHook:
         self._step(run)
 
     @hookimpl
-    def after_train_iteration(self, run: Runner) -> None:
+    def after_train_iteration(self, run: Run) -> None:
         self._step(run)
         for schedule in self.torchs:
             schedule.step()
 
-    def _step(self, run: Runner) -> None:
+    def _step(self, run: Run) -> None:
         for schedule in self.ours:
             schedule.step(run.optimizer, run.iteration)  # type: ignore[arg-type]
 

@@ -5,11 +5,13 @@ N is the batch, C channels, K classes, H and W the image's height and width in p
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from segkernel.interfaces.data import Task
 if TYPE_CHECKING:
     from segkernel.sample import Batch, Targets
 
+T = TypeVar("T")
 Features = Sequence[Tensor]
 
 
@@ -177,11 +180,18 @@ class Segmentor(nn.Module):
 
 
 class Engine(ABC):
-    """Where and how a step runs: device, precision, parallelism. The runner knows no device but through it."""
+    """Where and how a step runs: device, precision, parallelism. The runner knows no device but through it.
+
+    A process that takes part in a run is a rank. What all ranks do together is called by each of them, equally often
+    and in the same order; an engine of several ranks writes `gather`, from which the rest follows, and may override
+    the others with something faster. When a rank has failed or is gone, they raise `PeerError` on the others.
+    """
 
     device: torch.device
     rank: int = 0
     world_size: int = 1
+
+    # ------------------------------------------------------------ one rank's work
 
     @abstractmethod
     def prepare_model(self, segmentor: Segmentor, preprocessor: nn.Module) -> None:
@@ -195,7 +205,10 @@ class Engine(ABC):
 
     @abstractmethod
     def train_step(self, micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
-        """Make one optimiser step; return the mean of each named scalar, and ``loss``, detached and on the device."""
+        """Make one optimiser step; return the mean of each named scalar, and ``loss``, detached and on the device.
+
+        They are this rank's own: `segkernel.hooks.meter` averages them over the ranks when it reads them.
+        """
 
     @abstractmethod
     def evaluate_loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -205,16 +218,74 @@ class Engine(ABC):
     def predict(self, images: Tensor) -> dict[str, Tensor]:
         """Return `Segmentor.predict` of normalised images that are on the device, without gradients."""
 
-    @abstractmethod
-    def reduce(self, value: Any) -> Any:
-        """Combine a value of every rank: a tensor is averaged, a metric merged; returned on every rank."""
+    # ------------------------------------------------------------ what all ranks do together
+
+    def gather(self, value: T) -> list[T]:
+        """Return the value of every rank, in their order, on every rank; it is small and can be pickled."""
+        return [value]
+
+    def agree(self, value: T) -> T:
+        """Return rank 0's value on every rank."""
+        return self.gather(value)[0]
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is set on any rank."""
+        return any(self.gather(flag))
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        self.gather(None)
+
+    def sum(self, terms: Mapping[str, Sequence[float]]) -> dict[str, float]:
+        """Return the sum of all terms of all ranks by name; a rank may lack a name.
+
+        It is rounded once, at the end, so that it does not depend on how the terms are spread over the ranks.
+        """
+        parts = self.gather(terms)
+        names = dict.fromkeys(name for part in parts for name in part)
+        return {name: math.fsum(chain.from_iterable(part.get(name, ()) for part in parts)) for name in names}
+
+    def merge(self, metric: Any) -> Any:
+        """Return a `Metric` that has seen what those of all ranks have."""
+        whole, *others = self.gather(metric)
+        for other in others:
+            whole.merge(other)
+        return whole
+
+    def alert(self, reason: str) -> None:  # noqa: B027 (there is nobody to tell on a single rank)
+        """Tell the other ranks, without waiting for them, that this one cannot go on."""
+
+    @property
+    def alerted(self) -> bool:
+        """Whether another rank has said so: a loop that calls nothing together may end early."""
+        return False
+
+    # ------------------------------------------------------------ state
+
+    def sync_buffers(self) -> None:  # noqa: B027 (equal already on a single rank)
+        """Make buffers, such as running statistics, the same on all ranks; before an evaluation and a checkpoint."""
 
     @abstractmethod
-    def gather_model_state(self) -> dict[str, Tensor]:
-        """Return the model's whole state dict with the keys it has on one process."""
+    def model_state(self) -> dict[str, Tensor]:
+        """Return the model's whole state dict with the keys it has on one process; called by all ranks together."""
+
+    @abstractmethod
+    def load_model_state(self, state: Mapping[str, Tensor]) -> Any:
+        """Copy values under the names that `model_state` has into the model; others stay as they are.
+
+        Return what ``load_state_dict(state, strict=False)`` does: ``missing_keys`` and ``unexpected_keys``.
+        """
+
+    @abstractmethod
+    def optimizer_state(self) -> dict[str, Any]:
+        """Return the optimiser's whole state dict, as on one process; called by all ranks together."""
+
+    @abstractmethod
+    def load_optimizer_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `optimizer_state` returned."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what has to be restored on resume (a gradient scaler's state, say)."""
+        """Return what else has to be restored on resume (a gradient scaler's state, say)."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 (most engines have no state)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch.utils.tensorboard import SummaryWriter
 
-    from segkernel.runner import Runner
+    from segkernel.hookspecs import Run
     from segkernel.sample import Prediction, Targets
 
 log = logging.getLogger("segkernel.tensorboard")  # below the kernel's logger, so that the run's log file has it too
@@ -53,7 +53,7 @@ class TensorBoardHook:
         self._drawn = 0
 
     @hookimpl
-    def before_train(self, run: Runner) -> None:
+    def before_train(self, run: Run) -> None:
         if run.is_main:
             folder = run.work_dir / FOLDER
             self._writer = _open(folder, purge_step=run.iteration + 1)
@@ -73,7 +73,7 @@ class TensorBoardHook:
         self._drawn = 0
 
     @hookimpl
-    def after_prediction(self, run: Runner, prediction: Prediction, target: Targets) -> None:
+    def after_prediction(self, run: Run, prediction: Prediction, target: Targets) -> None:
         if self._writer is None or run.mode != "val" or self._drawn >= self.pictures:
             return
         self._drawn += 1
@@ -104,10 +104,10 @@ def _tag(kind: str, key: str) -> str:
     return f"{kind}_{group}/{name}" if name and kind != "train" else f"{kind}/{key}"
 
 
-def _picture(run: Runner, prediction: Prediction, target: Targets) -> np.ndarray:
+def _picture(run: Run, prediction: Prediction, target: Targets) -> np.ndarray:
     """Return truth and prediction over the image as (H, W, 3) uint8 RGB."""
     from segkernel.image import draw
 
     sample = run.val_set.dataset[prediction.meta["index"]]  # type: ignore[union-attr]
-    labels = run.dataset_labels
+    labels = run.labels
     return draw(sample.image, prediction, target.get("seg"), classes=labels.classes, palette=labels.palette)

@@ -17,7 +17,7 @@ from segkernel.interfaces.model import Engine, Segmentor
 from segkernel.sample import Batch
 
 if TYPE_CHECKING:
-    from segkernel.runner import Runner
+    from segkernel.hookspecs import Run
 
 log = logging.getLogger(__name__)
 
@@ -67,13 +67,21 @@ class PlainEngine(Engine):
         """Return the segmentor's prediction."""
         return self.segmentor.predict(images)
 
-    def reduce(self, value: Any) -> Any:
-        """Return the value: there is one process."""
-        return value
-
-    def gather_model_state(self) -> dict[str, Tensor]:
+    def model_state(self) -> dict[str, Tensor]:
         """Return the model's state."""
         return self.segmentor.state_dict()
+
+    def load_model_state(self, state: Mapping[str, Tensor]) -> Any:
+        """Put it back."""
+        return self.segmentor.load_state_dict(state, strict=False)
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """Return the optimiser's state."""
+        return self.optimizer.state_dict()
+
+    def load_optimizer_state(self, state: Mapping[str, Any]) -> None:
+        """Put it back."""
+        self.optimizer.load_state_dict(dict(state))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of steps made."""
@@ -140,7 +148,7 @@ class StopEarly:
         self.iterations = iterations
 
     @hookimpl
-    def after_train_iteration(self, run: Runner) -> None:
+    def after_train_iteration(self, run: Run) -> None:
         """Ask the runner to stop."""
         if run.iteration + 1 >= self.iterations:
             run.stop(f"StopEarly: {self.iterations} iterations are enough")

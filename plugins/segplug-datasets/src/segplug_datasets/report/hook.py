@@ -26,7 +26,7 @@ from segplug_datasets.report.record import Record
 from segplug_datasets.report.slices import cut, read_table
 
 if TYPE_CHECKING:
-    from segkernel.runner import Runner
+    from segkernel.hookspecs import Run
     from segkernel.sample import Prediction, Targets
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class EvaluationReport:
         self._record, self._written = None, 0
 
     @hookimpl
-    def after_prediction(self, run: Runner, prediction: Prediction, target: Targets) -> None:
+    def after_prediction(self, run: Run, prediction: Prediction, target: Targets) -> None:
         if not self._wanted(run.mode):
             return
         if self.field not in prediction:
@@ -106,34 +106,34 @@ class EvaluationReport:
             self._record.add(prediction, target)
 
     @hookimpl
-    def after_validation(self, run: Runner, metrics: Mapping[str, float]) -> None:
+    def after_validation(self, run: Run, metrics: Mapping[str, float]) -> None:
         self._finish(run, metrics, "val")
 
     @hookimpl
-    def after_test(self, run: Runner, metrics: Mapping[str, float]) -> None:
+    def after_test(self, run: Run, metrics: Mapping[str, float]) -> None:
         self._finish(run, metrics, "test")
 
     def _wanted(self, mode: str) -> bool:
         return mode in ("test", "val") and self.when in (mode, "both")
 
-    def _folder(self, run: Runner) -> Path:
+    def _folder(self, run: Run) -> Path:
         return Path(self.out_dir) if self.out_dir is not None else run.work_dir / "evaluation"
 
-    def _labels(self, run: Runner) -> LabelSpec:
+    def _labels(self, run: Run) -> LabelSpec:
         if self.field == "seg":
-            if run.dataset_labels.task == "multilabel":
+            if run.labels.task == "multilabel":
                 raise UsageError(f"{type(self).__name__} takes no labels of task multilabel: remove the hook")
-            return run.dataset_labels
+            return run.labels
         count = run.model.outputs[self.field].classes
         return LabelSpec(tuple(f"{self.field} {index}" for index in range(count)))
 
-    def _format(self, run: Runner) -> str:
+    def _format(self, run: Run) -> str:
         return default_format(run.test_set.dataset) if self.format == "auto" else str(self.format)  # type: ignore[union-attr]
 
-    def _finish(self, run: Runner, metrics: Mapping[str, float], mode: str) -> None:
+    def _finish(self, run: Run, metrics: Mapping[str, float], mode: str) -> None:
         if not self._wanted(mode):
             return
-        record = run.engine.reduce(self._record or Record(self._labels(run).classes, self.worst, self.field))
+        record = run.engine.merge(self._record or Record(self._labels(run).classes, self.worst, self.field))
         if not run.is_main:
             return
         folder = self._folder(run)
@@ -145,7 +145,7 @@ class EvaluationReport:
             self._record = None
             log.info("report of the evaluation: %s", folder / "report.html")
 
-    def _write(self, run: Runner, record: Record, metrics: Mapping[str, float], folder: Path, mode: str) -> None:
+    def _write(self, run: Run, record: Record, metrics: Mapping[str, float], folder: Path, mode: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         labels = self._labels(run)
         record.images.write_table(folder / f"per_image.{self.table}")
@@ -167,7 +167,7 @@ class EvaluationReport:
         )
         _write_text(folder / "report.html", page.html())
 
-    def _subtitle(self, run: Runner, record: Record, mode: str) -> str:
+    def _subtitle(self, run: Run, record: Record, mode: str) -> str:
         part = run.test_set if mode == "test" else run.val_set
         name, images = type(part.dataset).__name__, len(record.images)  # type: ignore[union-attr]
         moment = time.strftime("%Y-%m-%d %H:%M")
@@ -192,7 +192,7 @@ class EvaluationReport:
             facts = {name: {**known, **listed.get(name, {})} for name, known in facts.items()}
         return cut(record.images, facts, kinds if self.slices is None else self.slices)
 
-    def _gallery(self, run: Runner, record: Record, mode: str, labels: LabelSpec) -> list[Any]:
+    def _gallery(self, run: Run, record: Record, mode: str, labels: LabelSpec) -> list[Any]:
         part = run.test_set if mode == "test" else run.val_set
         gallery = []
         for kept in record.worst:
