@@ -20,7 +20,7 @@ PUBLIC = ("nn", "interfaces", "sample", "geometry", "image", "hookspecs", "error
 BUDGET = {"kernel": 6500, "nn": 2000, "testing": 1250}
 """Lines of code; docs/architecture.md says why the kernel outgrew the 3,500 of the first plan."""
 LONGEST_FUNCTION = 80
-LIGHT = ("__init__", "errors", "catalog", "known", "signature", "sample", "geometry", "hookspecs", "image",
+LIGHT = ("__init__", "errors", "catalog", "known", "signature", "sample", "fields", "geometry", "hookspecs", "image",
          "interfaces.data", "interfaces.spec", "config.*", "cli.*", "testing.__init__", "testing.core",
          "testing.plugin", "testing.package", "testing.signature", "testing.datasets", "testing.transforms",
          "testing.hooks")  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -24,13 +24,21 @@ SAMPLED = ("uint8", "uint16", "int16", "float32", "float64")
 class Geometry:
     """A change of where pixels are: planned first, then applied to the image and to every field."""
 
+    bends: ClassVar[bool] = False
+    """Whether straight lines become curves."""
+
     def size(self, size: Size) -> Size:
         """Return the size after the change of an image of ``size``."""
         raise NotImplementedError
 
     def matrix(self, size: Size) -> np.ndarray:
-        """Return the (3, 3) float64 matrix that moves homogeneous points (x, y, 1)."""
+        """Return the (3, 3) float64 matrix that moves homogeneous points (x, y, 1); a change without one has `move`."""
         raise NotImplementedError
+
+    def move(self, points: np.ndarray, size: Size) -> np.ndarray:
+        """Return where points (..., 2) of an image of ``size`` are afterwards, float64."""
+        matrix = self.matrix(size)
+        return points @ matrix[:2, :2].T + matrix[:2, 2]
 
     def raster(self, array: np.ndarray, interpolation: int, fill: float) -> np.ndarray:
         """Return the changed (H, W) or (H, W, C) array; ``interpolation`` is OpenCV's flag."""

@@ -13,30 +13,29 @@ first pixel. No torch is imported until `collate` is called.
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from segkernel.errors import DataError
-from segkernel.geometry import (  # Crop, Flip, Warp and the like are wanted beside a sample
-    LINEAR,
-    NEAREST,
-    SAMPLED,
-    Crop,
-    Flip,
-    Geometry,
-    Pad,
-    Raster,
-    Resize,
-    Size,
-    Warp,
+from segkernel.fields import (  # kinds of fields, Crop, Flip and their like are wanted beside a sample
+    Boxes,
+    DepthMap,
+    EdgeMap,
+    Field,
+    InstanceMasks,
+    Keypoints,
+    LabelMap,
+    MultiLabelMap,
+    ObjectField,
+    RasterField,
+    WeightMap,
 )
+from segkernel.geometry import LINEAR, SAMPLED, Crop, Flip, Geometry, Pad, Raster, Resize, Size, Warp
 from segkernel.image import opencv
-from segkernel.interfaces.data import IGNORE
 
 if TYPE_CHECKING:
     import torch
@@ -46,104 +45,8 @@ if TYPE_CHECKING:
     from segkernel.interfaces.data import DeviceStep
 
 __all__ = ["Batch", "Boxes", "Crop", "DepthMap", "EdgeMap", "Field", "Flip", "Geometry", "InstanceMasks", "Keypoints",
-           "LabelMap", "MultiLabelMap", "Pad", "Prediction", "RasterField", "Resize", "Sample", "Size", "Targets",
-           "Warp", "WeightMap", "as_targets", "collate"]  # fmt: skip
-
-
-# ---------------------------------------------------------------- fields
-
-
-@dataclass
-class Field:
-    """Something known about an image that moves with it."""
-
-    array: np.ndarray
-
-    def apply(self, geometry: Geometry, size: Size) -> Field:
-        """Return the field after ``geometry`` changed an image of ``size``."""
-        raise NotImplementedError
-
-
-class RasterField(Field):
-    """A value per pixel, (H, W) or (H, W, C)."""
-
-    interpolation: ClassVar[int] = NEAREST
-    fill: ClassVar[float] = 0
-
-    @property
-    def array(self) -> np.ndarray:
-        """The values, after what was planned for them."""
-        return self._raster.array(self.interpolation, self.fill)
-
-    @array.setter
-    def array(self, array: np.ndarray) -> None:
-        self._raster = Raster(array)
-
-    def apply(self, geometry: Geometry, size: Size) -> Field:
-        if self._raster.size != tuple(size):
-            raise DataError(f"a {type(self).__name__} of {self._raster.size} for an image of {tuple(size)} pixels")
-        changed = copy.copy(self)
-        changed._raster = self._raster.then(geometry)
-        return changed
-
-
-class LabelMap(RasterField):
-    """Class ids, uint8; `IGNORE` where unknown."""
-
-    fill = IGNORE
-
-
-class MultiLabelMap(LabelMap):
-    """Yes (1) or no (0) for every class, (H, W, K) uint8; `IGNORE` where unknown. As a tensor it is (K, H, W)."""
-
-
-class WeightMap(RasterField):
-    """How much a pixel counts in a loss, float32 from 0."""
-
-    interpolation = LINEAR
-
-
-class EdgeMap(RasterField):
-    """1 on the borders between classes, uint8."""
-
-
-class DepthMap(RasterField):
-    """Metres, float32; 0 where unknown."""
-
-
-class InstanceMasks(RasterField):
-    """One plane per object, (H, W, objects) uint8."""
-
-
-class Boxes(Field):
-    """(objects, 4) float32: left, top, right, bottom in pixels."""
-
-    def apply(self, geometry: Geometry, size: Size) -> Field:
-        left, top, right, bottom = self.array.reshape(-1, 4).T
-        corners = np.stack([left, top, right, top, right, bottom, left, bottom], 1).reshape(-1, 4, 2)
-        moved = _move(corners, geometry.matrix(size))
-        height, width = geometry.size(size)
-        box = np.concatenate([moved.min(1), moved.max(1)], 1)
-        return replace(self, array=box.clip(0, [width, height, width, height]).astype(np.float32))
-
-
-class Keypoints(Field):
-    """(objects, points, 3) float32: x, y, visibility (0 when outside)."""
-
-    def apply(self, geometry: Geometry, size: Size) -> Field:
-        points = self.array.copy()
-        points[..., :2] = _move(points[..., :2], geometry.matrix(size))
-        height, width = geometry.size(size)
-        inside = (points[..., :2] >= 0).all(-1) & (points[..., 0] < width) & (points[..., 1] < height)
-        points[..., 2] *= inside
-        return replace(self, array=points)
-
-
-def _move(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    return points @ matrix[:2, :2].T + matrix[:2, 2]
-
-
-# ---------------------------------------------------------------- what holds them
+           "LabelMap", "MultiLabelMap", "ObjectField", "Pad", "Prediction", "RasterField", "Resize", "Sample", "Size",
+           "Targets", "Warp", "WeightMap", "as_targets", "collate"]  # fmt: skip
 
 
 class _Tensors:
@@ -342,7 +245,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     images = np.zeros((len(samples), *first.image.shape[2:], height, width), first.image.dtype)
     for planes, sample in zip(images, samples):
         _fill(planes, sample.image)
-    targets = {name: _collate_field([s.fields[name] for s in samples], height, width) for name in first}
+    targets = {name: first[name].stack([s.fields[name] for s in samples], (height, width)) for name in first}
     seconds: Counter[str] = Counter()
     for sample in samples:
         seconds.update(sample.seconds)
@@ -360,25 +263,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 def as_targets(sample: Sample) -> Targets:
     """Return the fields of one sample as tensors of the dtype they have."""
-    import torch
-
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(_laid_out(value))) for name, value in sample.fields.items()}
-    return Targets(tensors, dict(sample.meta))
-
-
-def _collate_field(values: list[Field], height: int, width: int) -> Any:
-    import torch
-
-    first = values[0]
-    if isinstance(first, RasterField) and not isinstance(first, InstanceMasks):
-        padded = [replace(v, array=_pad_to(v.array, height, width, first.fill)) for v in values]
-        return torch.from_numpy(np.stack([_laid_out(v) for v in padded]))
-    return [torch.from_numpy(np.ascontiguousarray(v.array)) for v in values]
-
-
-def _laid_out(value: Field) -> np.ndarray:
-    """Return the array of a field as its tensor has it: classes come before rows."""
-    return np.moveaxis(value.array, 2, 0) if isinstance(value, MultiLabelMap) else value.array
+    return Targets({name: value.tensor() for name, value in sample.fields.items()}, dict(sample.meta))
 
 
 def _fill(planes: np.ndarray, image: np.ndarray) -> None:
@@ -390,12 +275,6 @@ def _fill(planes: np.ndarray, image: np.ndarray) -> None:
     else:
         for plane, channel in zip(planes, opencv().split(image)):
             plane[: image.shape[0], : image.shape[1]] = channel
-
-
-def _pad_to(array: np.ndarray, height: int, width: int, fill: float) -> np.ndarray:
-    if array.shape[:2] == (height, width):
-        return array
-    return Pad(bottom=height - array.shape[0], right=width - array.shape[1]).raster(array, NEAREST, fill)
 
 
 def _describe(image: np.ndarray) -> str:

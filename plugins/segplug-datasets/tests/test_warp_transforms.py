@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from segkernel.errors import DataError, UsageError
-from segkernel.sample import Boxes, Field, Keypoints, LabelMap, Sample
+from segkernel.sample import Boxes, Field, Geometry, Keypoints, LabelMap, Sample
 from segplug_datasets.transforms import warp
 from segplug_datasets.transforms.warp import (
     Bend,
@@ -113,10 +113,10 @@ def test_a_shift_by_hand() -> None:
     source = warp._centers((3, 5)) + np.array([2, 0], np.float32)
     change = Bend(source, lambda points: points - [2, 0], fill=7)
     image = np.arange(15, dtype=np.uint8).reshape(3, 5, 1).repeat(6, 2)
-    sample = warp.bend(Sample({"seg": LabelMap(image[..., 0])}, {}, image), change, "Shift")
+    sample = Sample({"seg": LabelMap(image[..., 0])}, {}, image).apply(change)
     assert sample["seg"].array[0].tolist() == [2, 3, 4, 255, 255]
     assert sample.image[1, :, 5].tolist() == [7, 8, 9, 7, 7]
-    assert sample.moved == "Shift"
+    assert sample.moved == "Bend"
 
 
 def test_displacements_are_as_large_as_asked() -> None:
@@ -137,13 +137,21 @@ def test_points_are_followed_to_where_their_pixel_is_shown() -> None:
         assert np.abs(places + warp._between(shifts, places) - points).max() < 0.05
 
 
-def test_bending_refuses_fields_it_does_not_know() -> None:
+def test_bending_refuses_fields_that_move_by_a_matrix_only() -> None:
+    class Arrow(Field):
+        def apply(self, geometry: Geometry, size: tuple[int, int]) -> Arrow:
+            return Arrow(geometry.matrix(size)[:2, :2] @ self.array)
+
     class Odd(Field):
         pass
 
     sample = marked()
+    sample["arrow"] = Arrow(np.ones(2))
+    with pytest.raises(DataError, match=r"'apply' asks for 'geometry\.move'"):
+        ElasticTransform(1.0)(sample, rng())
+    sample = marked()
     sample["odd"] = Odd(np.zeros(3))
-    with pytest.raises(DataError, match="ElasticTransform cannot move the field 'odd'"):
+    with pytest.raises(DataError, match="a Odd does not say how it moves: its class needs 'apply'"):
         ElasticTransform(1.0)(sample, rng())
 
 

@@ -23,6 +23,7 @@ class SecondImage(RasterField):
     """Another image of the same pixels, (H, W, C), uint8 as a rule."""
 
     interpolation: ClassVar[int] = 1  # linear
+    scalar: ClassVar[bool] = False
 
 
 class PairPrefix(DataPrefix, total=False):

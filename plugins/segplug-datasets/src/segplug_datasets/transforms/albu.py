@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from segkernel.errors import ComponentError, DataError, UsageError, suggest
-from segkernel.sample import LabelMap, RasterField, Sample
+from segkernel.sample import RasterField, Sample
 from segplug_datasets.change import SecondImage
 
 
@@ -124,9 +124,9 @@ def _leaves(part: Any) -> Iterator[Any]:
 
 
 def _to_mask(field: RasterField) -> np.ndarray:
-    """Return a field as Albumentations takes it: masks are filled with 0, so labels are shifted to make 255 that."""
-    return field.array + np.uint8(1) if isinstance(field, LabelMap) else np.ascontiguousarray(field.array)
+    """Return a field as Albumentations takes it: it fills masks with 0, so a kind's own fill is shifted to 0."""
+    return field.array - field.array.dtype.type(field.fill) if field.fill else np.ascontiguousarray(field.array)
 
 
 def _from_mask(field: RasterField, changed: np.ndarray) -> RasterField:
-    return replace(field, array=changed - np.uint8(1) if isinstance(field, LabelMap) else changed)
+    return replace(field, array=changed + changed.dtype.type(field.fill) if field.fill else changed)

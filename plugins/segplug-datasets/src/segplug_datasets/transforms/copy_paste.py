@@ -10,8 +10,8 @@ import numpy as np
 from segkernel.errors import UsageError
 from segkernel.image import opencv
 from segkernel.interfaces.data import IGNORE, Transform
-from segkernel.sample import InstanceMasks, Sample, Size
-from segplug_datasets.transforms.layers import Layer, lay, window, with_objects
+from segkernel.sample import Sample, Size
+from segplug_datasets.transforms.layers import Layer, lay, objects_of, window, with_objects
 from segplug_datasets.transforms.mix import Mixing, labels_of
 
 
@@ -55,7 +55,8 @@ class CopyPaste(Mixing):
 
     def mixed(self, sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
         labels = labels_of(other, "CopyPaste")
-        instances = next((other[name].array for name in other if isinstance(other[name], InstanceMasks)), None)
+        masks = (field.masks(other.size) for field in objects_of(other).values())
+        instances = next((mask for mask in masks if mask is not None), None)
         if instances is not None:
             wanted = [n for n in range(instances.shape[2]) if self._wanted(labels, instances[..., n])]
             chosen = self._chosen(wanted, rng)

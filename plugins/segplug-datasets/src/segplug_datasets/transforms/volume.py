@@ -18,7 +18,7 @@ import numpy as np
 from segkernel import geometry
 from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import IGNORE
-from segkernel.sample import InstanceMasks, LabelMap, RasterField, Sample
+from segkernel.sample import RasterField, Sample
 from segplug_datasets.transforms.checks import probability
 
 Shape = tuple[int, int, int]
@@ -212,11 +212,7 @@ def _layered(sample: Sample) -> dict[str, Any]:
 
 def _is_layered(field: Any) -> bool:
     """Whether a field has a value per voxel."""
-    labelled = isinstance(field, LabelMap) or (isinstance(field, RasterField) and type(field).__name__ in _PER_VOXEL)
-    return labelled and not isinstance(field, InstanceMasks) and field.array.ndim == 3
-
-
-_PER_VOXEL = ("WeightMap", "EdgeMap")
+    return isinstance(field, RasterField) and field.scalar and field.array.ndim == 3
 
 
 def _shape(given: int | Shape) -> Shape:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from segkernel import geometry
 from segkernel.errors import DataError, UsageError
 from segkernel.image import opencv
-from segkernel.sample import Boxes, Field, Geometry, Keypoints, RasterField, Sample, Size
+from segkernel.sample import Geometry, Sample, Size
 from segplug_datasets.transforms.checks import probability
 
 Fill = float | tuple[float, ...]
@@ -54,6 +54,8 @@ class Bend(Geometry):
         fill: Of the image where nothing comes from.
     """
 
+    bends: ClassVar[bool] = True
+
     source: np.ndarray
     forward: Callable[[np.ndarray], np.ndarray]
     fill: Fill = 0
@@ -62,7 +64,10 @@ class Bend(Geometry):
         return size
 
     def matrix(self, size: Size) -> np.ndarray:
-        raise DataError("a bent image has no matrix that moves its points")
+        raise DataError("no matrix moves the points of a bent image: a field's 'apply' asks for 'geometry.move'")
+
+    def move(self, points: np.ndarray, size: Size) -> np.ndarray:
+        return self.forward(points)
 
     def raster(self, array: np.ndarray, interpolation: int, fill: float) -> np.ndarray:
         channels = array.shape[2] if array.ndim == 3 else 1
@@ -81,37 +86,6 @@ class Bend(Geometry):
 
 
 _REMAPPED = ("uint8", "uint16", "int16", "float32", "float64")
-_ALONG = np.linspace(0, 1, 9)  # places along an edge of a box whose images tell how it bends
-
-
-def bend(sample: Sample, change: Bend, name: str) -> Sample:
-    """Bend a sample's image and fields; ``name`` is the transform's."""
-    size = sample.size
-    for key in sample:
-        sample[key] = _bent(sample[key], change, size, f"{name} cannot move the field {key!r}")
-    sample.image = change.raster(sample.image, geometry.LINEAR, change.fill)  # type: ignore[arg-type]
-    sample.moved = name
-    return sample
-
-
-def _bent(field: Field, change: Bend, size: Size, refusal: str) -> Field:
-    height, width = size
-    if isinstance(field, RasterField):
-        return field.apply(change, size)
-    if isinstance(field, Boxes):
-        left, top, right, bottom = field.array.reshape(-1, 4, 1).transpose(1, 0, 2)
-        x, y = left + (right - left) * _ALONG, top + (bottom - top) * _ALONG
-        edges = [np.broadcast_arrays(*pair) for pair in ((x, top), (x, bottom), (left, y), (right, y))]
-        points = change.forward(np.concatenate([np.stack(edge, -1) for edge in edges], 1))
-        box = np.concatenate([points.min(1), points.max(1)], 1).clip(0, [width, height, width, height])
-        return replace(field, array=box.astype(np.float32))
-    if isinstance(field, Keypoints):
-        points = field.array.copy()
-        points[..., :2] = change.forward(points[..., :2])
-        inside = (points[..., :2] >= 0).all(-1) & (points[..., 0] < width) & (points[..., 1] < height)
-        points[..., 2] *= inside
-        return replace(field, array=points)
-    raise DataError(refusal)
 
 
 def about_center(linear: np.ndarray, size: Size, shift: tuple[float, float] = (0, 0)) -> np.ndarray:
@@ -239,8 +213,7 @@ class RandomPerspective:
         moved = (corners + inwards * rng.uniform(0, 1, (4, 2)) * reach).astype(np.float32)
         matrix = opencv().getPerspectiveTransform(corners, moved)
         source = _projected(np.linalg.inv(matrix).astype(np.float32), _centers(sample.size))
-        change = Bend(source, lambda points: _projected(matrix, points), self.pad_val)
-        return bend(sample, change, type(self).__name__)
+        return sample.apply(Bend(source, lambda points: _projected(matrix, points), self.pad_val))
 
 
 class ElasticTransform:
@@ -261,7 +234,7 @@ class ElasticTransform:
 
     Raises:
         UsageError: When an argument is out of range.
-        DataError: When a sample has a field that cannot be bent.
+        DataError: When a sample has a field that moves by a matrix only.
     """
 
     needs: ClassVar[int] = 0
@@ -286,8 +259,8 @@ class ElasticTransform:
         if rng.random() >= self.prob:
             return sample
         shifts = self._displacements(sample.size, rng)
-        change = Bend(_centers(sample.size) + shifts, lambda points: _followed(points, shifts), self.pad_val)
-        return bend(sample, change, type(self).__name__)
+        source = _centers(sample.size) + shifts
+        return sample.apply(Bend(source, lambda points: _followed(points, shifts), self.pad_val))
 
     def _displacements(self, size: Size, rng: np.random.Generator) -> np.ndarray:
         """Return (H, W, 2) float32, how far in x and y from each pixel its new value comes."""

@@ -1,0 +1,264 @@
+"""The kinds of fields a sample may have: what is known about its image and moves with it.
+
+A transform asks the field and never looks at its class, so a kind added by any package moves through every one:
+
+    class Polygons(ObjectField):
+        '''(objects, points, 2) float32: x and y.'''
+
+        def apply(self, geometry, size):
+            return replace(self, array=geometry.move(self.array, size).astype(np.float32))
+
+`RasterField` is for a value per pixel, `ObjectField` for an entry per object, `Field` for anything else.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from segkernel.errors import DataError
+from segkernel.geometry import LINEAR, NEAREST, Geometry, Pad, Raster, Size
+from segkernel.interfaces.data import IGNORE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from typing_extensions import Self
+
+Layer = tuple["Field", tuple[slice, slice], "np.ndarray | None"]
+"""A field, the window of the canvas under its image, and the pixels (H, W) bool of it that are laid (None: all)."""
+
+
+@dataclass
+class Field:
+    """Something known about an image that moves with it.
+
+    The methods here are for every kind. `apply` is the only one that a kind has to define.
+    """
+
+    array: np.ndarray
+
+    def apply(self, geometry: Geometry, size: Size) -> Self:
+        """Return the field after ``geometry`` changed an image of ``size``."""
+        raise DataError(f"a {type(self).__name__} does not say how it moves: its class needs 'apply'")
+
+    def overlay(self, layers: Sequence[Layer], size: Size, fill: float | tuple[float, ...] | None = None) -> Self:
+        """Return the field of a canvas of ``size`` that images are laid on: mosaic, copy-paste, and their like.
+
+        Args:
+            layers: From the bottom to the top, the first with this field.
+            size: Height and width of the canvas.
+            fill: What is where no image lies; the kind's own when None.
+        """
+        return self
+
+    def planes(self) -> np.ndarray:
+        """Return the array with its axes as the tensor has them."""
+        return self.array
+
+    def tensor(self) -> Tensor:
+        """Return the field as targets have it, in the dtype of the array."""
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(self.planes()))
+
+    def stack(self, fields: Sequence[Self], size: Size) -> Tensor | list[Tensor]:
+        """Return what a batch has of ``fields``, one of each sample and this one first, padded to ``size``."""
+        return [field.tensor() for field in fields]
+
+
+class RasterField(Field):
+    """A value per pixel, (H, W) or (H, W, C)."""
+
+    interpolation: ClassVar[int] = NEAREST
+    fill: ClassVar[float] = 0
+    """What is where the image has no pixel."""
+    scalar: ClassVar[bool] = True
+    """Whether a value is one number; a third axis is then that of a volume's slices."""
+
+    @property
+    def array(self) -> np.ndarray:
+        """The values, after what was planned for them."""
+        return self._raster.array(self.interpolation, self.fill)
+
+    @array.setter
+    def array(self, array: np.ndarray) -> None:
+        self._raster = Raster(array)
+
+    def apply(self, geometry: Geometry, size: Size) -> Self:
+        if self._raster.size != tuple(size):
+            raise DataError(f"a {type(self).__name__} of {self._raster.size} for an image of {tuple(size)} pixels")
+        changed = copy.copy(self)
+        changed._raster = self._raster.then(geometry)
+        return changed
+
+    def overlay(self, layers: Sequence[Layer], size: Size, fill: float | tuple[float, ...] | None = None) -> Self:
+        canvas = np.full((*size, *self.array.shape[2:]), self.fill if fill is None else fill, self.array.dtype)
+        for field, window, mask in layers:
+            if mask is None:
+                canvas[window] = field.array
+            else:
+                np.copyto(canvas[window], field.array, where=mask if canvas.ndim == 2 else mask[..., None])
+        return replace(self, array=canvas)
+
+    def stack(self, fields: Sequence[Self], size: Size) -> Tensor | list[Tensor]:
+        import torch
+
+        return torch.from_numpy(np.stack([field._padded(size).planes() for field in fields]))
+
+    def _padded(self, size: Size) -> Self:
+        height, width = self._raster.size
+        border = Pad(bottom=size[0] - height, right=size[1] - width)
+        return self.apply(border, (height, width)) if border.bottom or border.right else self
+
+
+class ObjectField(Field):
+    """An entry per object of the image; all such fields of a sample list the same objects in the same order."""
+
+    axis: ClassVar[int] = 0
+    """The axis of the array along which objects are listed."""
+
+    @property
+    def count(self) -> int:
+        """The number of objects."""
+        return self.array.shape[self.axis]
+
+    def select(self, keep: np.ndarray) -> Self:
+        """Return the objects ``keep``, indices or booleans."""
+        return replace(self, array=self.array[(slice(None),) * self.axis + (keep,)])
+
+    def join(self, fields: Sequence[Self]) -> Self:
+        """Return the objects of all ``fields``, of which this is the first, as if of one image."""
+        return replace(self, array=np.concatenate([field.array for field in fields], self.axis))
+
+    def masks(self, size: Size) -> np.ndarray | None:
+        """Return the pixels of each object, (H, W, objects) with 0 outside; None for a kind that knows none."""
+        return None
+
+    def occlude(self, visible: np.ndarray, masks: np.ndarray | None) -> Self:
+        """Return what is left when something is laid over the image.
+
+        Args:
+            visible: (H, W) bool, the pixels that are still seen.
+            masks: (H, W, objects), the objects before that; None when no field of the sample has them.
+        """
+        return self
+
+    def remaining(self, visible: np.ndarray) -> np.ndarray:
+        """Return (objects,) bool, which are still there: those of which a pixel is ``visible``, or all without masks.
+
+        Where fields of a sample have masks, only they are asked.
+        """
+        height, width = visible.shape
+        masks = self.masks((height, width))
+        return np.ones(self.count, bool) if masks is None else masks[visible].any(0)
+
+
+# ---------------------------------------------------------------- a value per pixel
+
+
+class LabelMap(RasterField):
+    """Class ids, uint8; `IGNORE` where unknown."""
+
+    fill = IGNORE
+
+
+class MultiLabelMap(LabelMap):
+    """Yes (1) or no (0) for every class, (H, W, K) uint8; `IGNORE` where unknown. As a tensor it is (K, H, W)."""
+
+    scalar = False
+
+    def planes(self) -> np.ndarray:
+        return np.moveaxis(self.array, 2, 0)
+
+
+class WeightMap(RasterField):
+    """The factor of each pixel's loss, float32 from 0."""
+
+    interpolation = LINEAR
+
+
+class EdgeMap(RasterField):
+    """1 on the borders between classes, uint8."""
+
+
+class DepthMap(RasterField):
+    """Metres, float32; 0 where unknown."""
+
+
+# ---------------------------------------------------------------- objects
+
+
+class InstanceMasks(ObjectField, RasterField):
+    """One plane per object, (H, W, objects) uint8."""
+
+    axis = 2
+    scalar = False
+    stack = Field.stack  # images have different numbers of objects
+
+    def masks(self, size: Size) -> np.ndarray | None:
+        return self.array
+
+    def occlude(self, visible: np.ndarray, masks: np.ndarray | None) -> Self:
+        return replace(self, array=self.array * visible[..., None].astype(self.array.dtype))
+
+
+class Boxes(ObjectField):
+    """(objects, 4) float32: left, top, right, bottom in pixels."""
+
+    def apply(self, geometry: Geometry, size: Size) -> Self:
+        # The corners of a box tell where its edges are, unless they become curves.
+        moved = geometry.move(_outline(self.array, 9 if geometry.bends else 2), size)
+        height, width = geometry.size(size)
+        box = np.concatenate([moved.min(1), moved.max(1)], 1)
+        return replace(self, array=box.clip(0, [width, height, width, height]).astype(np.float32))
+
+    def occlude(self, visible: np.ndarray, masks: np.ndarray | None) -> Self:
+        """Draw the boxes of partly covered objects around what is left of their masks."""
+        boxes = self.array.copy()
+        for number in range(len(boxes) if masks is not None else 0):
+            mask = masks[..., number] > 0  # type: ignore[index]
+            left_over = mask & visible
+            if left_over.any() and not np.array_equal(left_over, mask):
+                rows, columns = np.flatnonzero(left_over.any(1)), np.flatnonzero(left_over.any(0))
+                boxes[number] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+        return replace(self, array=boxes)
+
+    def remaining(self, visible: np.ndarray) -> np.ndarray:
+        """Return which boxes are visible to at least a half: without masks no more is known of an object."""
+        kept = np.zeros(self.count, bool)
+        for number, (left, top, right, bottom) in enumerate(self.array):
+            part = visible[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))]
+            kept[number] = part.size > 0 and part.mean() >= 0.5
+        return kept
+
+
+def _outline(boxes: np.ndarray, points: int) -> np.ndarray:
+    """Return points of the four edges of boxes (objects, 4), ``points`` of each: (objects, 4 * points, 2)."""
+    left, top, right, bottom = boxes.reshape(-1, 4, 1).transpose(1, 0, 2)
+    along = np.linspace(0, 1, points)
+    x, y = left * (1 - along) + right * along, top * (1 - along) + bottom * along
+    edges = [np.broadcast_arrays(*pair) for pair in ((x, top), (x, bottom), (left, y), (right, y))]
+    return np.concatenate([np.stack(edge, -1) for edge in edges], 1)
+
+
+class Keypoints(ObjectField):
+    """(objects, points, 3) float32: x, y, visibility (0 not labelled or outside, 1 labelled but hidden, 2 visible)."""
+
+    def apply(self, geometry: Geometry, size: Size) -> Self:
+        points = self.array.copy()
+        points[..., :2] = geometry.move(points[..., :2], size)
+        height, width = geometry.size(size)
+        inside = (points[..., :2] >= 0).all(-1) & (points[..., 0] < width) & (points[..., 1] < height)
+        points[..., 2] *= inside
+        return replace(self, array=points)
+
+    def occlude(self, visible: np.ndarray, masks: np.ndarray | None) -> Self:
+        """Mark covered points 1, COCO's "labelled, not visible"."""
+        points = self.array.copy()
+        columns, rows = (points[..., axis].astype(int).clip(0, visible.shape[1 - axis] - 1) for axis in (0, 1))
+        points[..., 2] = np.where(visible[rows, columns], points[..., 2], np.minimum(points[..., 2], 1))
+        return replace(self, array=points)
