@@ -1,0 +1,155 @@
+"""The processes of a run, and what passes between them besides gradients: small values, flags, news of a failure.
+
+Started by ``torchrun``, or by anything else that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from segkernel.errors import PeerError, UsageError
+
+T = TypeVar("T")
+NEWS = "segkernel/alert"
+"""Where the store keeps what the first rank to fail said."""
+PATIENCE = 5.0
+"""Seconds to wait for that, once a connection is lost: the word of a failing rank may come after its sockets close."""
+_LOST = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe|[Ss]ocket|[Tt]imed out|store", re.DOTALL)
+
+
+def is_launched() -> bool:
+    """Whether this process is one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def local_rank() -> int:
+    """Return which of this machine's processes this is."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+class Ranks:
+    """This process among the others.
+
+    Args:
+        backend: ``nccl`` or ``gloo``, what tensors travel by; small values always travel by gloo.
+        timeout: Seconds that one rank waits for another before it gives up.
+
+    Raises:
+        UsageError: When the environment is incomplete, or the others do not come.
+    """
+
+    def __init__(self, backend: str, timeout: float) -> None:
+        wait = timedelta(seconds=timeout)
+        try:
+            self.store, self.rank, self.size = next(dist.rendezvous("env://", timeout=wait))
+            if not dist.is_initialized():
+                prefixed = dist.PrefixStore("segkernel", self.store)
+                dist.init_process_group(backend, store=prefixed, rank=self.rank, world_size=self.size, timeout=wait)
+                atexit.register(_leave)
+            self.group = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=wait)
+        except (ValueError, RuntimeError) as error:
+            message = str(error).splitlines()[0]
+            raise UsageError(
+                f"the processes of this run do not find each other: {message}\n    start them with torchrun"
+            ) from error
+        self.store.set(self._key(self.rank), f"{socket.gethostname()}:{os.getpid()}")
+
+    @staticmethod
+    def _key(rank: int) -> str:
+        return f"segkernel/rank{rank}"
+
+    def gather(self, value: T) -> list[T]:
+        """Return the value of every rank, in their order."""
+        values: list[T | None] = [None] * self.size
+        with self.watching():
+            dist.all_gather_object(values, value, group=self.group)
+        return values  # type: ignore[return-value]
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is set on any rank."""
+        answer = torch.tensor([flag], dtype=torch.uint8)
+        with self.watching():
+            dist.all_reduce(answer, dist.ReduceOp.MAX, group=self.group)
+        return bool(answer)
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        with self.watching():
+            dist.barrier(group=self.group)
+
+    # ------------------------------------------------------------ failures
+
+    def alert(self, reason: str) -> None:
+        """Leave word that this rank cannot go on; the first word counts."""
+        with contextlib.suppress(RuntimeError):
+            self.store.compare_set(NEWS, "", f"{self.rank}:{reason}")
+
+    @property
+    def alerted(self) -> bool:
+        """Whether any rank has left word."""
+        try:
+            return self.store.check([NEWS])
+        except RuntimeError:  # the process that keeps the store is gone
+            return True
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Say which rank it was when a lost connection ends what is done together.
+
+        Raises:
+            PeerError: In place of torch's error.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if not (isinstance(error, dist.DistError) or _LOST.search(str(error))):
+                raise
+            raise self._why(error) from error
+
+    def _why(self, error: RuntimeError) -> PeerError:
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            if (news := self._news()) and not news.startswith(f"{self.rank}:"):
+                rank, _, reason = news.partition(":")
+                return PeerError(f"rank {rank}: {reason}")
+            if gone := [rank for rank in range(self.size) if not self._is_there(rank)]:
+                # The lowest rank that is left speaks, since those that are gone did not.
+                speaker = min(set(range(self.size)) - set(gone))
+                message = f"rank {gone[0]} is gone without a word: it was killed, by the system for its memory perhaps"
+                hint = "go on from the last checkpoint with --resume"
+                return PeerError(f"{message}\n    {hint}", reported=self.rank != speaker)
+            time.sleep(0.1)
+        return PeerError(f"another rank is gone or out of reach: {str(error).splitlines()[0]}", reported=False)
+
+    def _news(self) -> str:
+        with contextlib.suppress(RuntimeError):
+            return self.store.get(NEWS).decode() if self.store.check([NEWS]) else ""
+        return ""
+
+    def _is_there(self, rank: int) -> bool:
+        """Whether a rank's process runs; taken for granted where that cannot be seen from here."""
+        try:
+            host, _, process = self.store.get(self._key(rank)).decode().rpartition(":")
+            if host == socket.gethostname() and os.name == "posix":
+                os.kill(int(process), 0)
+        except ProcessLookupError:
+            return False
+        except (RuntimeError, OSError):
+            pass
+        return True
+
+
+def _leave() -> None:
+    with contextlib.suppress(RuntimeError, AssertionError, ValueError):
+        dist.destroy_process_group()

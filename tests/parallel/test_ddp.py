@@ -1,0 +1,184 @@
+"""`DDPEngine`, by torchrun on two processes: the numbers of one process, and a clean end whatever happens to a rank."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from segkernel import checkpoint
+
+HERE = Path(__file__).parent
+CONFIG = """
+model:
+  type: double_precision:DoubleEncoderDecoder
+  backbone: {type: FastSCNN, norm_cfg: {type: SyncBN}}
+  decode_head:
+    type: DepthwiseSeparableFCNHead
+    in_channels: 128
+    channels: 128
+    num_classes: 8
+    dropout_ratio: 0
+    norm_cfg: {type: SyncBN}
+    loss_decode: {type: CrossEntropyLoss}
+data:
+  train: {type: StreetScenes, split: train, length: 24, size: [64, 96]}
+  val: {type: StreetScenes, split: val, length: 5, size: [64, 96]}
+  train_transforms: [{type: RandomFlip, prob: 0.5}]
+  workers: 1
+  micro_batch: 2
+optim: {optimizer: {type: SGD, lr: 1e-2, momentum: 0.9}, batch_size: 4, clip_grad: {max_norm: 1.0}}
+schedule: {iterations: 6, val_interval: 3}
+engine: {type: DDPEngine, device: cpu, threads: 1}
+evaluate: {metrics: [{type: IoUMetric}], loss: true}
+hooks: [{type: CheckpointHook, interval: 1, keep: 2}]
+seed: 3
+"""
+LONG = ["schedule.iterations=100000", "schedule.val_interval=100000"]
+WITHIN = 20
+"""Seconds in which all ranks end after one has failed."""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+def python(*arguments: object, ranks: int = 1) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    return [sys.executable, *launcher, *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def finish(command: Sequence[str]) -> None:
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def train(config: Path, work_dir: Path, *overrides: str, ranks: int = 1) -> list[str]:
+    return python("-m", "segkernel", "run", config, f"--work-dir={work_dir}", *overrides, ranks=ranks)
+
+
+def test_two_processes_end_where_one_ends(config: Path, tmp_path: Path) -> None:
+    finish(train(config, tmp_path / "one", "data.micro_batch=4"))
+    finish(train(config, tmp_path / "two", ranks=2))
+    one = checkpoint.load(tmp_path / "one" / "checkpoints" / "iter_0000006.pt")["state_dict"]
+    two = checkpoint.load(tmp_path / "two" / "checkpoints" / "iter_0000006.pt")["state_dict"]
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-9, msg=name)
+    records = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+    assert [(record["kind"], record["iteration"]) for record in records] == [("val", 3), ("train", 6), ("val", 6)]
+
+
+@pytest.mark.parametrize("length", [5, 1])
+def test_validation_of_two_processes_gives_the_metrics_of_one(config: Path, tmp_path: Path, length: int) -> None:
+    found = []
+    for ranks in (1, 2):
+        out = tmp_path / f"{ranks}.json"
+        override = f"data.val.length={length}"
+        finish(python(HERE / "validate.py", config, out, override, f"work_dir={tmp_path / str(ranks)}", ranks=ranks))
+        found.append(json.loads(out.read_text()))
+    assert found[0] == found[1]
+    assert {"loss", "mIoU"} <= found[0].keys()
+
+
+class Launched:
+    """A run of two processes under way."""
+
+    def __init__(self, config: Path, work_dir: Path, *overrides: str) -> None:
+        self.work_dir = work_dir
+        self.log = work_dir.parent / "stderr.txt"
+        with self.log.open("w") as errors:
+            command = train(config, work_dir, *overrides, ranks=2)
+            self.process = subprocess.Popen(command, env=environment(), stderr=errors, start_new_session=True)
+
+    def wait_for(self, iteration: int) -> None:
+        """Wait until that checkpoint, or a later one, is there."""
+        end = time.monotonic() + 120
+        while not any(number >= iteration for number in self.saved()):
+            assert self.process.poll() is None, self.log.read_text()[-3000:]
+            assert time.monotonic() < end, "the run does not get on"
+            time.sleep(0.05)
+
+    def saved(self) -> list[int]:
+        return sorted(int(path.stem[5:]) for path in (self.work_dir / "checkpoints").glob("iter_*.pt"))
+
+    def rank(self, rank: int) -> int:
+        """Return the process of a rank."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        for child in children:
+            variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+            if f"RANK={rank}".encode() in variables:
+                return int(child)
+        raise AssertionError(f"no process of rank {rank}")
+
+    def end(self) -> str:
+        """Wait for the end, which must come soon; return what our processes printed of errors."""
+        try:
+            self.process.wait(timeout=WITHIN)
+        finally:
+            if self.process.poll() is None:
+                os.killpg(self.process.pid, signal.SIGKILL)
+        assert self.process.returncode != 0
+        return self.log.read_text()
+
+
+def errors(text: str) -> list[str]:
+    return re.findall(r"^Error: .*", text, re.MULTILINE)
+
+
+def resumes(config: Path, work_dir: Path, saved: int) -> None:
+    """The last checkpoint is whole, and training goes on from it with two processes."""
+    finish(train(config, work_dir, f"schedule.iterations={saved + 2}", "--resume", ranks=2))
+    assert (work_dir / "checkpoints" / f"iter_{saved + 2:07d}.pt").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_sigterm_on_one_rank_saves_and_ends_both(config: Path, tmp_path: Path, rank: int) -> None:
+    run = Launched(config, tmp_path / "run", *LONG)
+    run.wait_for(2)
+    os.kill(run.rank(rank), signal.SIGTERM)
+    text = run.end()
+    saved = run.saved()[-1]
+    assert errors(text) == [f"Error: interrupted by signal 15; saved {run.work_dir}/checkpoints/iter_{saved:07d}.pt"]
+    assert 'Traceback (most recent call last):\n  File "' not in text.split("torch.distributed.elastic")[0]
+    resumes(config, run.work_dir, saved)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_ends_the_other_with_one_message(config: Path, tmp_path: Path, rank: int) -> None:
+    run = Launched(config, tmp_path / "run", *LONG)
+    run.wait_for(2)
+    os.kill(run.rank(rank), signal.SIGKILL)
+    (message,) = errors(run.end())
+    assert message.startswith(f"Error: rank {rank} is gone")
+    resumes(config, run.work_dir, run.saved()[-1])
+
+
+@pytest.mark.parametrize("index", [2, 3])
+def test_a_broken_image_on_one_rank_ends_both_with_its_name(config: Path, tmp_path: Path, index: int) -> None:
+    run = Launched(config, tmp_path / "run", f"data.val={{type: broken_images:BrokenScenes, broken: {index}}}")
+    text = run.end()
+    (message,) = errors(text)
+    assert message.startswith(f"Error: rank {index % 2}: 1 samples could not be evaluated")
+    assert f"image_{index}.png" in text
+    assert run.saved() == [2, 3]
+    resumes(config, run.work_dir, 3)
