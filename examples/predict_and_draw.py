@@ -7,21 +7,22 @@ import sys
 
 import numpy as np
 
-from segkernel import Predictor, draw
+from segkernel import Predictor
 from segkernel import image as images
+from segplug_datasets import draw, predict_images
 
 
 def main(checkpoint: str, paths: list[str]) -> None:
     """Predict, write, and draw by hand."""
     predictor = Predictor(checkpoint)
-    predictions = predictor(paths, out_dir="predictions", opacity=0.6)  # a list in gives a list out
-    for path, prediction in zip(paths, predictions):
+    stream = predict_images(predictor, paths, "predictions", opacity=0.6)  # or a folder, a pattern, a list in a file
+    for path, prediction in zip(paths, stream):
         labels = prediction.labels.numpy()
         shares = {predictor.classes[i]: f"{(labels == i).mean():.0%}" for i in np.unique(labels)}
         print(path, labels.shape, shares)
 
     pixels = images.read(paths[0])
-    one = predictor(pixels, scores=True)  # an array in gives one prediction out
+    one = predictor(pixels, scores=True)  # a list of images would give a list
     picture = draw(pixels, one, classes=predictor.classes, palette=predictor.palette, title="by hand")
     images.write("by_hand.png", picture)
     print("probabilities", tuple(one["seg_scores"].shape))

@@ -16,6 +16,7 @@ from segkernel.experiment import check, make_runner, start
 from segkernel.nn import DecodeHead
 from segkernel.opening import make_model
 from segkernel.predictor import Predictor
+from segplug_datasets import predict_images
 from segplug_datasets.report.hook import EvaluationReport
 
 SIZE = 64
@@ -83,7 +84,7 @@ def test_a_model_learns_is_measured_predicts_and_is_exported(tmp_path: Path, tas
     predictor = Predictor(checkpoint, device="cpu")
     shape = (2, SIZE, SIZE) if task == "multilabel" else (SIZE, SIZE)
     photo = tmp_path / "photos" / "0.png"
-    prediction = predictor(photo, out_dir=tmp_path / "out", scores=True)
+    (prediction,) = predict_images(predictor, photo, tmp_path / "out", scores=True)
     assert prediction.labels.shape == shape
     assert prediction["seg_scores"].shape == ((2 if task == "multilabel" else 1), SIZE, SIZE)
     assert set(np.unique(prediction.labels)) <= {0, 1}

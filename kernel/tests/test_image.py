@@ -14,11 +14,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from segkernel import image
 from segkernel.errors import DataError, SegKernelError, UsageError
-from segkernel.sample import Prediction, Targets
 
 
 @pytest.fixture
@@ -366,88 +364,46 @@ def test_an_overlay_mixes_colours_and_leaves_ignored_pixels() -> None:
 @pytest.mark.parametrize("opacity", [0, -0.1, 1.1])
 def test_opacity_is_above_0_and_at_most_1(picture: np.ndarray, labels: np.ndarray, opacity: float) -> None:
     with pytest.raises(UsageError, match="opacity"):
-        image.draw(picture, labels, opacity=opacity)
+        image.overlay(picture, labels, [(9, 9, 9)], opacity)
 
 
 def test_labels_of_another_size_are_refused(picture: np.ndarray) -> None:
     with pytest.raises(DataError, match=r"\(4, 4\)"):
-        image.draw(picture, np.zeros((4, 4), np.uint8))
-
-
-def test_draw_takes_arrays_tensors_predictions_and_paths(
-    tmp_path: Path, picture: np.ndarray, labels: np.ndarray
-) -> None:
-    image.write(tmp_path / "a.png", picture)
-    tensor = torch.from_numpy(labels)
-    drawn = image.draw(picture, labels)
-    assert drawn.dtype == np.uint8
-    assert np.array_equal(image.draw(tmp_path / "a.png", tensor), drawn)
-    assert np.array_equal(image.draw(picture, Prediction({"seg": tensor})), drawn)
-
-
-@pytest.mark.parametrize("shape", [(48, 64), (48, 64, 1)])
-def test_draw_takes_grey_images(labels: np.ndarray, shape: tuple[int, ...]) -> None:
-    assert image.draw(np.zeros(shape, np.uint8), labels).shape[1:] == (64, 3)
-
-
-def test_ids_without_a_name_are_drawn_with_a_number(picture: np.ndarray) -> None:
-    drawn = image.draw(picture, np.full((48, 64), 9), classes=["road"])
-    assert len(drawn) > 48
-
-
-def test_draw_refuses_what_is_no_image(labels: np.ndarray) -> None:
-    with pytest.raises(DataError, match="float64"):
-        image.draw(np.zeros((48, 64, 3)), labels)
-
-
-def test_truth_stands_beside_the_prediction(picture: np.ndarray, labels: np.ndarray) -> None:
-    alone = image.draw(picture, labels)
-    both = image.draw(picture, labels, truth=Targets({"seg": torch.from_numpy(labels)}), title="a street")
-    assert both.shape[1] == 2 * alone.shape[1]
-    assert both.shape[0] > alone.shape[0] - 60
-
-
-def test_the_legend_shows_only_classes_that_occur(picture: np.ndarray) -> None:
-    red, green = (250, 1, 2), (3, 250, 4)
-    drawn = image.draw(picture, np.zeros((48, 64), int), classes=["road", "car"], palette=[red, green])
-    colors = {tuple(color) for color in drawn[48:].reshape(-1, 3).tolist()}
-    assert red in colors
-    assert green not in colors
-
-
-def test_draw_writes_its_picture(tmp_path: Path, picture: np.ndarray, labels: np.ndarray) -> None:
-    drawn = image.draw(picture, labels, out_file=tmp_path / "out/drawn.png")
-    assert np.array_equal(image.read(tmp_path / "out/drawn.png"), drawn)
-
-
-def test_draw_leaves_its_inputs_alone(picture: np.ndarray, labels: np.ndarray) -> None:
-    before = picture.copy()
-    image.draw(picture, labels, truth=labels, title="a street")
-    assert np.array_equal(picture, before)
-
-
-def test_all_ignored_labels_draw_the_image(picture: np.ndarray) -> None:
-    assert np.array_equal(image.draw(picture, np.full((48, 64), 255)), picture)
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere there always is a screen")
-def test_showing_without_a_screen_is_refused(
-    picture: np.ndarray, labels: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("DISPLAY", raising=False)
-    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    with pytest.raises(UsageError, match="no screen"):
-        image.draw(picture, labels, show=True)
+        image.overlay(picture, np.zeros((4, 4), np.uint8), [(9, 9, 9)])
 
 
 def test_several_labels_are_painted_in_order_and_written_in_folders(tmp_path: Path) -> None:
     planes = np.array([[[1, 1, 0, 255]], [[0, 1, 0, 0]]], np.uint8)
     plain = np.zeros((1, 4, 3), np.uint8)
     palette = [(200, 0, 0), (0, 200, 0)]
-    drawn = image.draw(plain, planes, classes=["a", "b"], palette=palette, opacity=1.0)[:1, :4]
+    drawn = image.overlay(plain, planes, palette, opacity=1.0)
     assert drawn.tolist() == [[[200, 0, 0], [0, 200, 0], [0, 0, 0], [0, 0, 0]]]
     image.write_labels(tmp_path, "x/one", planes, ["a", "b/c"])
     assert image.read_mask(tmp_path / "a" / "x" / "one.png").tolist() == [[1, 1, 0, 255]]
     assert image.read_mask(tmp_path / "b_c" / "x" / "one.png").tolist() == [[0, 1, 0, 0]]
     image.write_labels(tmp_path, "ids", planes[0], [])
     assert image.read_mask(tmp_path / "ids.png").tolist() == [[1, 1, 0, 255]]
+
+
+def test_real_numbers_are_drawn_from_blue_to_red_in_place_of_the_image(picture: np.ndarray) -> None:
+    depths = np.linspace(1, 9, 48 * 64, dtype=np.float32).reshape(48, 64)
+    depths[1, 1] = np.nan
+    drawn = image.overlay(picture, depths, [])
+    assert drawn.shape == (48, 64, 3)
+    assert drawn[0, 0].argmax() == 2
+    assert drawn[-1, -1].argmax() == 0
+
+
+def test_any_image_can_be_shown() -> None:
+    assert image.as_rgb(np.zeros((4, 5), np.uint8)).shape == (4, 5, 3)
+    assert image.as_rgb(np.zeros((4, 5, 8), np.uint16)).dtype == np.uint8
+    stretched = image.as_rgb(np.linspace(0, 9000, 400, dtype=np.uint16).reshape(20, 20))
+    assert stretched.min() == 0
+    assert stretched.max() == 255
+    assert image.as_rgb(np.full((2, 2), np.nan)).max() == 0
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((2, 4, 5, 3)), np.zeros(4), np.array([["a", "b"]])])
+def test_what_is_no_image_is_refused(wrong: np.ndarray) -> None:
+    with pytest.raises(DataError, match=r"\(H, W, C\)"):
+        image.as_rgb(wrong)

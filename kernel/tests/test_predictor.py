@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from segkernel import checkpoint, image
 from segkernel.errors import CheckpointError, ConfigError, DataError, UnknownComponentError, UsageError
-from segkernel.predictor import Predictor, UnusableImages, collect
+from segkernel.predictor import Predictor
 
 
 @pytest.fixture
@@ -39,32 +39,21 @@ def test_an_array_gives_one_prediction(predictor):
     assert predictor(np.zeros((9, 11, 3), np.uint8)).labels.shape == (9, 11)
 
 
-@pytest.mark.parametrize("kind", ["folder", "glob", "list", "text"])
-def test_several_images_give_a_list_in_their_order(predictor, pictures, kind):
-    (pictures / "list.txt").write_text("a.jpg\nb.png\n# a comment\nc.png\n")
-    inputs = {
-        "folder": pictures,
-        "glob": str(pictures / "*.*g"),
-        "list": [pictures / "a.jpg", str(pictures / "b.png"), image.read(pictures / "c.png")],
-        "text": pictures / "list.txt",
-    }[kind]
-    assert [tuple(p.labels.shape) for p in predictor(inputs)] == [(20, 30), (33, 17), (20, 30)]
+def test_several_images_give_a_list_in_their_order(predictor, pictures):
+    inputs = [pictures / "a.jpg", str(pictures / "b.png"), image.read(pictures / "c.png")]
+    wanted = [(20, 30), (33, 17), (20, 30)]
+    assert [tuple(p.labels.shape) for p in predictor(inputs)] == wanted
+    assert [tuple(p.labels.shape) for p in predictor(source for source in inputs)] == wanted
+
+
+@pytest.mark.parametrize(("inputs", "said"), [("missing.jpg", "no such file"), ("", "an empty text"), (".", "folder")])
+def test_what_is_not_there_is_named(predictor, inputs, said):
+    with pytest.raises((DataError, UsageError), match=said):
+        predictor([inputs])
 
 
 def test_a_list_of_one_gives_a_list(predictor, pictures):
     assert isinstance(predictor([pictures / "a.jpg"]), list)
-
-
-def test_files_go_to_their_folders(predictor, pictures, tmp_path):
-    predictor(pictures, out_dir=tmp_path / "out", img_out_dir="drawn", pred_out_dir="labels")
-    assert sorted(p.name for p in (tmp_path / "out" / "drawn").iterdir()) == ["a.png", "b.png", "c.png"]
-    labels = image.read_mask(tmp_path / "out" / "labels" / "b.png")
-    assert np.array_equal(labels, predictor(pictures / "b.png").labels.numpy())
-
-
-def test_an_empty_folder_name_writes_nothing_there(predictor, pictures, tmp_path):
-    predictor(pictures / "a.jpg", out_dir=tmp_path / "out", img_out_dir="")
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["pred"]
 
 
 def test_scores_are_probabilities(predictor, pictures):
@@ -95,33 +84,6 @@ def test_a_module_that_does_not_say_its_classes_is_refused():
         Predictor(torch.nn.Conv2d(3, 2, 1))
 
 
-def test_good_images_are_not_lost_beside_bad_ones(predictor, pictures, tmp_path):
-    (pictures / "bad.png").write_bytes(b"no image")
-    with pytest.raises(UnusableImages, match=r"bad\.png") as caught:
-        predictor(pictures, out_dir=tmp_path / "out")
-    assert len(caught.value.predictions) == 3
-    assert len(list((tmp_path / "out" / "pred").iterdir())) == 3
-
-
-@pytest.mark.parametrize("inputs", ["missing.jpg", "empty", "*.tif"])
-def test_what_is_not_there_is_named(predictor, tmp_path, monkeypatch, inputs):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=inputs.replace("*", r"\*")):
-        predictor(inputs)
-
-
-def test_images_of_one_name_do_not_overwrite_each_other(predictor, pictures, tmp_path):
-    image.write(pictures / "a.png", np.zeros((5, 5, 3), np.uint8))
-    predictor(pictures, out_dir=tmp_path / "out")
-    assert {p.name for p in (tmp_path / "out" / "pred").iterdir()} == {"a.png", "a_2.png", "b.png", "c.png"}
-
-
-def test_opacity_must_be_above_zero(predictor, pictures):
-    with pytest.raises(UsageError, match="opacity"):
-        predictor(pictures, opacity=0)
-
-
 def test_weights_without_their_config_are_refused(tiny_model, tmp_path):
     torch.save(tiny_model().state_dict(), tmp_path / "weights.pt")
     with pytest.raises(CheckpointError, match="config"):
@@ -130,21 +92,12 @@ def test_weights_without_their_config_are_refused(tiny_model, tmp_path):
     assert again.classes == ("a", "b", "c")
 
 
-def test_collect_keeps_arrays_and_paths_apart(pictures):
-    assert len(collect([pictures, np.zeros((4, 4, 3), np.uint8)])) == 4
-
-
 def test_a_list_of_one_array_gives_a_list(predictor):
     assert len(predictor([np.zeros((9, 11, 3), np.uint8)])) == 1
 
 
 def test_an_empty_list_gives_an_empty_list(predictor):
     assert predictor([]) == []
-
-
-def test_a_folder_of_one_image_gives_a_list(predictor, tmp_path):
-    image.write(tmp_path / "one" / "a.png", np.zeros((5, 5, 3), np.uint8))
-    assert len(predictor(tmp_path / "one")) == 1
 
 
 @pytest.mark.parametrize(
@@ -162,13 +115,6 @@ def test_a_folder_of_one_image_gives_a_list(predictor, tmp_path):
 def test_what_is_no_image_is_named(predictor, wrong, said):
     with pytest.raises((DataError, UsageError), match=said):
         predictor(wrong)
-
-
-@pytest.mark.parametrize(("content", "said"), [(b"\xff\xfe\x00", "one path per line"), (b"\n# none\n", "no images")])
-def test_a_bad_list_of_images_is_named(predictor, tmp_path, content, said):
-    (tmp_path / "list.txt").write_bytes(content)
-    with pytest.raises(DataError, match=said):
-        predictor(tmp_path / "list.txt")
 
 
 def test_an_image_too_small_for_the_model_is_named(tmp_path):
@@ -306,47 +252,6 @@ def seg_kernel(*arguments):
     with pytest.raises(SystemExit) as caught:
         main([str(argument) for argument in arguments])
     return caught.value.code
-
-
-@pytest.mark.parametrize(("kind", "folders"), [("labels", ["pred"]), ("overlays", ["vis"]), ("both", ["pred", "vis"])])
-def test_the_command_writes_what_it_is_asked_for(trained, night_and_day, tmp_path, capsys, kind, folders):
-    out = tmp_path / "out"
-    assert not seg_kernel("predict", trained, night_and_day, "--out", out, "--format", kind, "--device", "cpu")
-    assert sorted(entry.name for entry in out.iterdir()) == folders
-    assert "1 images predicted on cpu" in capsys.readouterr().out
-
-
-def test_the_command_predicts_the_good_images_and_names_the_bad(trained, night_and_day, tmp_path, capsys):
-    (tmp_path / "bad.png").write_text("no image")
-    inputs = (tmp_path / "bad.png", night_and_day, tmp_path / "gone.png")
-    assert seg_kernel("predict", trained, *inputs, "--out", tmp_path / "out") == 1
-    message = capsys.readouterr().err
-    assert "bad.png" in message
-    assert "gone.png" in message
-    assert "Traceback" not in message
-    assert [entry.name for entry in (tmp_path / "out" / "pred").iterdir()] == ["photo.png"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        (("gone.pt", "photo.png"), 1, "gone.pt: no such file"),
-        (("best.pt", "*.tif"), 1, "no file matches"),
-        (("best.pt", "photo.png", "--opacity", "0"), 2, "opacity"),
-        (("best.pt", "photo.png", "--device", "junk"), 2, "junk"),
-        (("best.pt", "photo.png", "--weights", "photo.png"), None, "photo.png"),
-        (("no_such_config", "photo.png"), None, "no_such_config"),
-    ],
-)
-def test_bad_arguments_of_the_command_are_one_message(
-    trained, night_and_day, tmp_path, monkeypatch, capsys, arguments, code, said
-):
-    monkeypatch.chdir(tmp_path)
-    given = seg_kernel("predict", *arguments)
-    message = capsys.readouterr().err
-    assert given == code if code else given in (1, 2, 3)  # 3 where no package with configs is installed
-    assert said in message
-    assert "Traceback" not in message
 
 
 def test_the_export_command_writes_beside_the_weights_and_says_what_is_next(trained, night_and_day, capsys, caplog):

@@ -22,7 +22,7 @@ PREDICTIONS = {
     "no file": (["nope.png"], 1, "nope.png: no such file"),
     "an empty folder": (["empty"], 1, "empty: no images in this folder"),
     "a pattern of nothing": (["*.nope"], 1, "*.nope: no file matches"),
-    "an empty list": (["list.txt"], 1, "list.txt: the list names no images"),
+    "an empty list": (["list.txt"], 1, "list.txt: the list of names is empty"),
     "no image": (["tiny.yaml"], 1, "tiny.yaml: not an image"),
     "out is a file": (["images", "--out", "tiny.yaml"], 1, "tiny.yaml/pred/0.png: cannot be written"),
     "no such device": (["images", "--device", "cuda:99"], 2, "device 'cuda:99'"),
@@ -80,6 +80,8 @@ MISSING = {
     "run": ("segplug-heads", ["run", "tiny.yaml"]),
     "test": ("segplug-backbones", ["test", "run/checkpoints/iter_0000002.pt"]),
     "plot": ("segplug-training", ["plot", "run"]),
+    "predict at all": ("segplug-datasets", ["predict", "x.pt", "images"]),
+    "test with pictures": ("segplug-datasets", ["test", "tiny.yaml", "x.pt", "--show-dir", "drawn"]),
 }
 
 

@@ -42,10 +42,10 @@ def test_your_own_images_need_one_file(cracks):
     runner = start("my.yaml", ["optim.optimizer.lr=1e-3", *QUICK])
     assert {"IoU.background", "IoU.crack"} <= runner.metrics.keys()
     predictor = Predictor(runner.best_checkpoint())
-    prediction = predictor("my/val/images/0.png", out_dir="predictions")
+    prediction = predictor("my/val/images/0.png")
     assert prediction.labels.shape == (70, 90)
     assert predictor.classes == ("background", "crack")
-    assert len(list((cracks / "predictions").rglob("*.png"))) == 2
+    assert len(list((runner.work_dir / "pictures").iterdir())) == 4
 
 
 def test_a_head_of_one_s_own_is_named_by_its_import_path(cracks, monkeypatch):

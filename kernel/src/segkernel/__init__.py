@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from segkernel.evaluation import Evaluation as Evaluation
     from segkernel.hookspecs import Priority as Priority
     from segkernel.hookspecs import hookimpl as hookimpl
-    from segkernel.image import draw as draw
     from segkernel.predictor import Predictor as Predictor
     from segkernel.runner import Runner as Runner
     from segkernel.runner import run as run
@@ -35,7 +34,6 @@ _HOMES = {
     "Evaluation": "segkernel.evaluation",
     "Priority": "segkernel.hookspecs",
     "hookimpl": "segkernel.hookspecs",
-    "draw": "segkernel.image",
     "Predictor": "segkernel.predictor",
     "Runner": "segkernel.runner",
     "run": "segkernel.runner",

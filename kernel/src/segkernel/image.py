@@ -1,27 +1,24 @@
 """The one decoder, writer and overlay of images and label maps.
 
-    picture = draw(read("street.jpg"), labels, classes=["road", "car"], out_file="picture.png")
+    write("picture.png", overlay(read("street.jpg"), labels, palette))
 
 Images are (H, W, 3) uint8 RGB, label maps (H, W) integers. OpenCV does the work; it is imported when first needed.
 """
 
 from __future__ import annotations
 
-import os
 import struct
-import sys
 import zlib
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
 from segkernel.errors import DataError, SegKernelError, UsageError
 from segkernel.files import replacing
-from segkernel.interfaces.data import IGNORE, Color, default_palette
+from segkernel.interfaces.data import IGNORE, Color
 from segkernel.loadtimes import FILES, timed
 
 PathLike = str | Path
@@ -307,11 +304,13 @@ def _write(path: PathLike, array: np.ndarray) -> None:
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, palette: Sequence[Color], opacity: float = 0.5) -> np.ndarray:
-    """Return the image with the classes' colours laid over it; ids without a colour (255) leave the image as it is.
+    """Return labels as colours over their image: (H, W, 3) uint8 RGB.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
-        labels: (H, W) class ids.
+        image: (H, W, C) or (H, W), see `as_rgb`.
+        labels: Class ids (H, W), of which those without a colour (255) leave the image as it is; binary masks (K, H, W)
+            of classes that may overlap, the last one on top; or real numbers (H, W), such as depths, which are drawn
+            in place of the image, from blue (the smallest) to red.
         palette: One RGB colour per class.
         opacity: Of the colours, above 0, at most 1.
 
@@ -321,142 +320,39 @@ def overlay(image: np.ndarray, labels: np.ndarray, palette: Sequence[Color], opa
     """
     if not 0 < opacity <= 1:
         raise UsageError(f"opacity is above 0 and at most 1, not {opacity}")
-    if labels.shape != image.shape[:2]:
-        raise DataError(f"labels of {labels.shape} (height, width) do not fit an image of {image.shape[:2]}")
-    colors = np.asarray(palette, np.uint8).reshape(-1, 3)
-    known = (labels >= 0) & (labels < len(colors))
-    painted = colors[np.where(known, labels, 0)]
-    mixed = opencv().addWeighted(painted, opacity, np.ascontiguousarray(image), 1 - opacity, 0)
-    return np.where(known[..., None], mixed, image)
-
-
-def draw(
-    image: np.ndarray | PathLike,
-    prediction: Any,
-    truth: Any = None,
-    classes: Sequence[str] | None = None,
-    palette: Sequence[Color] | None = None,
-    opacity: float = 0.5,
-    title: str | None = None,
-    out_file: PathLike | None = None,
-    show: bool = False,
-    wait_time: float = 0,
-) -> np.ndarray:
-    """Return a picture of a prediction over its image, as (H', W', 3) uint8 RGB.
-
-    Args:
-        image: (H, W, 3) uint8 RGB, (H, W) grey, or a path.
-        prediction: Class ids (H, W) as array or tensor, or a `Prediction`. Of yes and no for each class, (K, H, W),
-            the last class with a yes is painted. Real numbers (H, W), such as depths, are drawn instead of the image,
-            from blue to red.
-        truth: The annotation likewise, or a `Targets`; drawn to the left of the prediction.
-        classes: Names for the legend, which lists the classes that occur.
-        palette: RGB per class; a fixed table of colours when not given.
-        opacity: Of the colours over the image, above 0, at most 1.
-        title: Written above.
-        out_file: Also write the picture there.
-        show: Also show it in a window.
-        wait_time: Seconds the window stays open; 0 waits for a key.
-
-    Raises:
-        UsageError: When opacity is out of range, or there is no screen to show on.
-        DataError: When sizes differ or the file cannot be written.
-    """
-    picture = read(image) if isinstance(image, str | Path) else _as_rgb(np.asarray(image))
-    maps = {"truth": truth, "prediction": prediction} if truth is not None else {"": prediction}
-    labels = {caption: _as_labels(value) for caption, value in maps.items()}
-    painted = [label for label in labels.values() if label.dtype.kind != "f"]
-    ids = sorted(set[int]().union(*(np.unique(label).tolist() for label in painted)) - {255})
-    palette = palette or default_palette(255)
-    panels = [
-        _caption(_heights(label) if label.dtype.kind == "f" else overlay(picture, label, palette, opacity), caption)
-        for caption, label in labels.items()
-    ]
-    drawn = np.concatenate(panels, axis=1)
-    names = dict(enumerate(classes or ()))
-    entries = [(names.get(i, f"class {i}"), palette[i]) for i in ids if 0 <= i < len(palette)]
-    header, legend = (_rows(lines, drawn.shape[1]) for lines in ([(title, None)] if title else [], entries))
-    drawn = np.concatenate([header, drawn, legend])
-    if out_file is not None:
-        write(out_file, drawn)
-    if show:
-        _show(drawn, title or "prediction", wait_time)
-    return drawn
-
-
-_LINE = 22  # pixels of height of a line of text
-_FONT = (0, 0.45)  # OpenCV's FONT_HERSHEY_SIMPLEX, and its size
-
-
-def _heights(values: np.ndarray) -> np.ndarray:
-    """Return real numbers (H, W) as colours, from the smallest in blue to the largest in red."""
-    low, high = float(values.min()), float(values.max())
-    scaled = ((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
-    return opencv().applyColorMap(scaled, opencv().COLORMAP_JET)[..., ::-1]
-
-
-def _as_rgb(image: np.ndarray) -> np.ndarray:
-    if image.ndim not in (2, 3) or image.dtype != np.uint8:
-        raise DataError(f"an image to draw on is (H, W, 3) uint8, not {image.shape} {image.dtype}")
-    image = np.atleast_3d(image)
-    return image[..., :3] if image.shape[2] > 2 else np.repeat(image[..., :1], 3, 2)
-
-
-def _as_labels(value: Any) -> np.ndarray:
-    value = value["seg"] if hasattr(value, "fields") else value
-    labels = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    if labels.shape[-2:] != image.shape[:2]:
+        raise DataError(f"labels of {labels.shape[-2:]} (height, width) do not fit an image of {image.shape[:2]}")
     if labels.dtype.kind == "f":
-        return labels
-    labels = labels.astype(np.int64)
+        return opencv().applyColorMap(_stretched(labels, 0, 100), opencv().COLORMAP_JET)[..., ::-1]
     if labels.ndim == 3:
         last = len(labels) - 1 - (labels[::-1] == 1).argmax(0)
         labels = np.where((labels == 1).any(0), last, IGNORE)
-    return labels
+    colors = np.asarray(palette, np.uint8).reshape(-1, 3)
+    known = (labels >= 0) & (labels < len(colors))
+    painted = colors[np.where(known, labels, 0)]
+    image = as_rgb(image)
+    mixed = opencv().addWeighted(painted, opacity, image, 1 - opacity, 0)
+    return np.where(known[..., None], mixed, image)
 
 
-def _text(canvas: np.ndarray, text: str, x: int, y: int, color: Color) -> None:
-    cv2 = opencv()
-    cv2.putText(canvas, text, (x, y), *_FONT, color, 1, cv2.LINE_AA)
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """Return an image of any bands and depth as (H, W, 3) uint8: the first three bands, or one.
+
+    What is not uint8 is stretched from its 1st to its 99th percentile.
+
+    Raises:
+        DataError: When it is no array (H, W) or (H, W, C) of numbers.
+    """
+    if image.ndim not in (2, 3) or image.dtype.kind not in "uif":
+        raise DataError(f"an image is an array (H, W, C) of numbers, this one is {image.shape} {image.dtype}")
+    image = np.atleast_3d(image)
+    bands = image[..., :3] if image.shape[2] > 2 else np.repeat(image[..., :1], 3, 2)
+    return np.ascontiguousarray(bands if bands.dtype == np.uint8 else _stretched(bands, 1, 99))
 
 
-def _text_width(text: str) -> int:
-    return int(opencv().getTextSize(text, *_FONT, 1)[0][0])
-
-
-def _caption(panel: np.ndarray, caption: str) -> np.ndarray:
-    if caption:
-        panel = np.ascontiguousarray(panel)
-        panel[: min(_LINE, len(panel)), : _text_width(caption) + 12] //= 3
-        _text(panel, caption, 6, 15, (255, 255, 255))
-    return panel
-
-
-def _rows(entries: Sequence[tuple[str, Color | None]], width: int) -> np.ndarray:
-    """Return white rows with texts, a coloured square before those with a colour, wrapped to ``width`` pixels."""
-    places, x, row = [], 6, 0
-    for text, color in entries:
-        needed = _text_width(text) + 34
-        if x > 6 and x + needed > width:
-            x, row = 6, row + 1
-        places.append((text, color, x, row * _LINE))
-        x += needed
-    canvas = np.full(((row + 1) * _LINE + 4 if places else 0, width, 3), 255, np.uint8)
-    for text, color, x, y in places:
-        if color is not None:
-            canvas[y + 6 : y + 19, x : x + 13] = color
-        _text(canvas, text, x if color is None else x + 18, y + 17, (30, 30, 30))
-    return canvas
-
-
-def _show(picture: np.ndarray, title: str, wait_time: float) -> None:
-    cv2 = opencv()
-    message = "there is no screen to show a picture on: give out_file instead"
-    # Without a display, the window library ends the whole process instead of raising.
-    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        raise UsageError(message)
-    try:
-        cv2.imshow(title, picture[..., ::-1])
-        cv2.waitKey(round(wait_time * 1000))
-        cv2.destroyWindow(title)
-    except cv2.error as error:
-        raise UsageError(message) from error
+def _stretched(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return numbers as uint8, the ``low`` percentile as 0 and the ``high`` one as 255; NaN as 0."""
+    finite = values[np.isfinite(values)]
+    start, end = np.percentile(finite, (low, high)) if finite.size else (0, 1)
+    scaled = (values.astype(np.float64) - start) * (255 / max(end - start, 1e-12))
+    return np.nan_to_num(scaled).clip(0, 255).astype(np.uint8)

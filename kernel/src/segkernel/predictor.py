@@ -1,15 +1,14 @@
-"""Inference in three lines: a model by name, config, checkpoint or object; an image, a list or a folder.
+"""Inference in three lines: a model by name, config, checkpoint or object; an image, or several.
 
 predictor = Predictor("work_dirs/quickstart/best.pt")
-prediction = predictor("street.jpg", out_dir="predictions")     # pred/street.png, vis/street.png
-prediction.labels                                               # (H, W) class ids at the image's own size
+prediction = predictor("street.jpg")
+prediction.labels                       # (H, W) class ids at the image's own size
 """
 
 from __future__ import annotations
 
-import glob
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,23 +32,6 @@ log = logging.getLogger(__name__)
 
 Image = str | Path | np.ndarray
 """A file, or (H, W, 3) uint8 RGB."""
-
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
-
-
-class UnusableImages(DataError):
-    """Some of several images could not be predicted; the others were.
-
-    Args:
-        errors: One per unusable image.
-    """
-
-    def __init__(self, errors: Sequence[DataError]) -> None:
-        self.errors = tuple(errors)
-        self.predictions: list[Prediction] = []
-        listed = "".join(f"\n    {error}" for error in self.errors[:20])
-        more = f"\n    and {len(errors) - 20} more" if len(errors) > 20 else ""
-        super().__init__(f"{len(errors)} of the images could not be predicted, the others were{listed}{more}")
 
 
 class Predictor:
@@ -123,103 +105,29 @@ class Predictor:
         """Where the model runs."""
         return self._engine.device
 
-    def __call__(self, inputs: Image | Iterable[Image], **options: Any) -> Any:
-        """Predict one image, or several.
+    def __call__(self, inputs: Image | Iterable[Image], *, scores: bool = False) -> Any:
+        """Predict one image, or several one after the other.
 
         Args:
-            inputs: A path or an array (H, W, 3) uint8 RGB; a list of these, a folder, a glob pattern, or a ``.txt``
-                file with one path per line.
-            options: As `stream`'s.
+            inputs: A path or an array (H, W, 3) uint8 RGB, or an iterable of these. Folders and patterns are for
+                ``seg-kernel predict`` and `segplug_datasets.predict_images`.
+            scores: Also keep the probabilities, ``seg_scores`` (K, H, W).
 
         Returns:
-            One `Prediction` for a path or an array, else a list in the order of the images; on the CPU.
+            One `Prediction` for one image, else a list in their order; on the CPU.
 
         Raises:
-            DataError: When an image cannot be read; with several, all others are predicted (and written) first, and
-                the `UnusableImages` that is raised has them as ``predictions``.
+            DataError: When an image cannot be read, or not be predicted.
+            UsageError: When it is no image.
         """
-        images = collect(inputs)
-        # Not by comparing what is inside: a list of one array cannot be compared with an array.
-        alone = isinstance(inputs, np.ndarray) or (isinstance(inputs, str | Path) and images == [_path(inputs)])
-        predictions: list[Prediction] = []
-        try:
-            for prediction in self.stream(images, **options):
-                predictions.append(prediction)
-        except UnusableImages as error:
-            error.predictions = predictions
-            raise
-        return predictions[0] if alone else predictions
+        if isinstance(inputs, str | Path | np.ndarray):
+            return self._predict_one(inputs, scores)
+        if isinstance(inputs, Iterable) and not isinstance(inputs, Tensor | bytes | Mapping):
+            return [self._predict_one(source, scores) for source in inputs]
+        raise UsageError(_not_an_image(inputs))
 
-    def stream(
-        self,
-        inputs: Image | Iterable[Image],
-        *,
-        show: bool = False,
-        wait_time: float = 0,
-        opacity: float = 0.5,
-        out_dir: str | Path | None = None,
-        img_out_dir: str = "vis",
-        pred_out_dir: str = "pred",
-        scores: bool = False,
-    ) -> Iterator[Prediction]:
-        """Predict image after image, holding only one in memory.
-
-        Args:
-            inputs: As for a call.
-            show: Show each in a window.
-            wait_time: Seconds it stays; 0 waits for a key.
-            opacity: Of the classes' colours, above 0, at most 1.
-            out_dir: Write pictures and label maps (PNG of class ids; of yes and no in a folder for each class) below
-                this folder; None writes nothing.
-            img_out_dir: Folder of the pictures in it; empty writes none.
-            pred_out_dir: Folder of the label maps in it; empty writes none.
-            scores: Also keep the probabilities, ``seg_scores`` (K, H, W).
-        """
-        if not 0 < opacity <= 1:
-            raise UsageError(f"opacity is above 0 and at most 1, not {opacity}")
-        images = collect(inputs)
-        pictures = Path(out_dir) / img_out_dir if out_dir is not None and img_out_dir else None
-        labels = Path(out_dir) / pred_out_dir if out_dir is not None and pred_out_dir else None
-        errors: list[DataError] = []
-        for name, source in zip(_names(images), images):
-            try:
-                pixels = _pixels(source)
-                prediction = self._predict(pixels, name, None if isinstance(source, np.ndarray) else source, scores)
-            except DataError as error:
-                errors.append(error)
-                continue
-            if labels:
-                _write_labels(labels, name, prediction, self.model.outputs, self.classes)
-            if pictures or show:
-                file = pictures / f"{name}.png" if pictures else None
-                image.draw(pixels, prediction, None, self.classes, self.palette, opacity, name, file, show, wait_time)
-            yield prediction
-        if errors:
-            raise errors[0] if len(images) == 1 else UnusableImages(errors)
-
-    def example(self, source: Image) -> Tensor:
-        """Return an image as the model sees it: (1, C, H, W) float32, transformed and normalised, on its device."""
-        images, _ = self.preprocessor(self._batch(_pixels(collect(source)[0]), "example", None))
-        return images
-
-    def metadata(self) -> dict[str, Any]:
-        """Return what an exported file should know, as plain values."""
-        from segkernel import rundir
-
-        return {
-            "classes": list(self.classes),
-            "palette": [list(color) for color in self.palette],
-            "config": rundir.plain(self.config.data) if self.config else {},
-            "preprocess": rundir.plain(self.preprocessor.config()),
-            "plugins": rundir.plugin_versions(),
-        }
-
-    def _batch(self, pixels: np.ndarray, name: str, path: Any) -> Batch:
-        meta = {"path": None if path is None else str(path), "name": name}
-        sample = Sample(image=pixels, meta=meta, original_size=pixels.shape[:2])
-        return collate([apply_eval_transforms(self.transforms, sample, np.random.default_rng(0))]).to(self.device)
-
-    def _predict(self, pixels: np.ndarray, name: str, path: Any, scores: bool) -> Prediction:
+    def predict(self, pixels: np.ndarray, *, name: str = "image", path: Any = None, scores: bool = False) -> Prediction:
+        """Predict (H, W, 3) uint8 RGB; ``name`` and ``path`` are for the prediction's ``meta`` and for errors."""
         batch = self._batch(pixels, name, path)
         try:
             prediction = predict_batch(
@@ -237,89 +145,47 @@ class Predictor:
             raise DataError(f"the model cannot take an image of {size} pixels: {reason}", path or name) from error
         return prediction.cpu()
 
+    def example(self, source: Image) -> Tensor:
+        """Return an image as the model sees it: (1, C, H, W) float32, transformed and normalised, on its device."""
+        pixels = source if isinstance(source, np.ndarray) else image.read(_path(source))
+        images, _ = self.preprocessor(self._batch(pixels, "example", None))
+        return images
 
-# ---------------------------------------------------------------- images
+    def metadata(self) -> dict[str, Any]:
+        """Return what an exported file should know, as plain values."""
+        from segkernel import rundir
 
+        return {
+            "classes": list(self.classes),
+            "palette": [list(color) for color in self.palette],
+            "config": rundir.plain(self.config.data) if self.config else {},
+            "preprocess": rundir.plain(self.preprocessor.config()),
+            "plugins": rundir.plugin_versions(),
+        }
 
-def collect(inputs: Image | Iterable[Image]) -> list[Path | np.ndarray]:
-    """Return the images that a path, array, list, folder, glob pattern or ``.txt`` list stands for.
+    def _batch(self, pixels: np.ndarray, name: str, path: Any) -> Batch:
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
+            raise DataError(f"an image is an array (H, W, 3) uint8 RGB, this one is {pixels.shape} {pixels.dtype}")
+        meta = {"path": None if path is None else str(path), "name": name}
+        sample = Sample(image=pixels, meta=meta, original_size=pixels.shape[:2])
+        return collate([apply_eval_transforms(self.transforms, sample, np.random.default_rng(0))]).to(self.device)
 
-    Raises:
-        DataError: When a folder has no images or a pattern matches none.
-        UsageError: When it is none of these.
-    """
-    if isinstance(inputs, np.ndarray):
-        return [inputs]
-    if isinstance(inputs, str | Path):
-        return _collect_path(_path(inputs))
-    if isinstance(inputs, Iterable) and not isinstance(inputs, Tensor | bytes | Mapping):
-        return [one for entry in inputs for one in collect(entry)]
-    raise UsageError(f"an image is a path or an array (H, W, 3) uint8 RGB, not a {type(inputs).__name__}")
-
-
-def _path(text: str | Path) -> Path:
-    if not str(text):
-        raise UsageError("an empty text names no image")
-    return Path(text).expanduser()
-
-
-def _collect_path(path: Path) -> list[Path | np.ndarray]:
-    if path.is_dir():
-        found = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in IMAGES)
-        if not found:
-            raise DataError(f"no images in this folder ({', '.join(IMAGES)})", path)
-        return list(found)
-    if path.is_file() and path.suffix.lower() == ".txt":
-        return _read_list(path)
-    if not path.exists() and glob.has_magic(str(path)):
-        matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
-        if not matches:
-            raise DataError("no file matches this pattern", path)
-        return list(matches)
-    return [path]
+    def _predict_one(self, source: Image, scores: bool) -> Prediction:
+        if isinstance(source, np.ndarray):
+            return self.predict(source, scores=scores)
+        path = _path(source)
+        return self.predict(image.read(path), name=path.stem, path=path, scores=scores)
 
 
-def _read_list(path: Path) -> list[Path | np.ndarray]:
-    try:
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read as a list of images, one path per line: {error}", path) from error
-    listed = [Path(line) for line in lines if line and not line.startswith("#")]
-    if not listed:
-        raise DataError("the list names no images", path)
-    return [entry if entry.exists() else path.parent / entry for entry in listed]
+def _path(source: Image) -> Path:
+    if not isinstance(source, str | Path) or not str(source):
+        raise UsageError(_not_an_image(source))
+    return Path(source).expanduser()
 
 
-def _pixels(source: Path | np.ndarray) -> np.ndarray:
-    if isinstance(source, Path):
-        return image.read(source)
-    if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8 or not source.size:
-        raise DataError(f"an image is an array (H, W, 3) uint8 RGB, this one is {source.shape} {source.dtype}")
-    return source
-
-
-def _names(images: Sequence[Path | np.ndarray]) -> list[str]:
-    """Name the outputs after the files, each differently: a.jpg and a.png give a and a_2."""
-    taken: set[str] = set()
-    names = []
-    for index, source in enumerate(images):
-        stem = source.stem if isinstance(source, Path) else f"{index:06d}"
-        name, count = stem, 1
-        while name in taken:
-            count += 1
-            name = f"{stem}_{count}"
-        taken.add(name)
-        names.append(name)
-    return names
-
-
-def _write_labels(
-    folder: Path, name: str, prediction: Prediction, outputs: Iterable[str], classes: Sequence[str]
-) -> None:
-    for output in outputs:
-        labels = prediction[output].numpy()
-        names = classes if output == "seg" else [f"class {index}" for index in range(len(labels))]
-        image.write_labels(folder, name if output == "seg" else f"{name}_{output}", labels, names)
+def _not_an_image(source: object) -> str:
+    given = "an empty text" if source == "" else type(source).__name__
+    return f"an image is a path or an array (H, W, 3) uint8 RGB, not {given}"
 
 
 # ---------------------------------------------------------------- the model and what belongs to it

@@ -41,7 +41,6 @@ from segkernel.evaluation import Evaluation, evaluate
 from segkernel.hooks.checkpoint import CheckpointHook
 from segkernel.hooks.meter import MeterHook
 from segkernel.hooks.metrics_log import MetricsLogHook
-from segkernel.hooks.pictures import PicturesHook
 from segkernel.hooks.progress import ProgressHook
 from segkernel.hooks.schedule import Schedule, ScheduleHook
 from segkernel.hookspecs import HookCaller
@@ -430,9 +429,7 @@ class Runner:
         return bool(every) and int(self.position / every) > int((self.position - self.batch_size) / every)  # type: ignore[operator]
 
     def _with_defaults(self, hooks: Sequence[Any], lr: Sequence[Any]) -> list[Any]:
-        defaults: list[Any] = [
-            MeterHook(), ScheduleHook(lr), ProgressHook(), MetricsLogHook(), PicturesHook(), CheckpointHook()
-        ]  # fmt: skip
+        defaults: list[Any] = [MeterHook(), ScheduleHook(lr), ProgressHook(), MetricsLogHook(), CheckpointHook()]
         given = {type(hook) for hook in hooks}
         kept = [hook for hook in defaults if type(hook) not in given]
         return sorted([*kept, *hooks], key=lambda hook: getattr(hook, "priority", 50))

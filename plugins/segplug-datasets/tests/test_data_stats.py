@@ -21,7 +21,7 @@ from segkernel.interfaces.data import IGNORE
 from segkernel.sample import Sample
 from segplug_datasets.doctor import look, parts_of_config
 from segplug_datasets.doctor.figures import Figures, class_weights, measure
-from segplug_datasets.doctor.sheet import HEIGHT, hatched, rows, visible
+from segplug_datasets.doctor.sheet import HEIGHT, hatched, rows
 from segplug_datasets.files import FolderDataset
 
 CLASSES = ["ground", "sky", "wall"]
@@ -185,11 +185,10 @@ def test_augmented_versions_need_a_config(project: Path) -> None:
 
 def test_any_image_can_be_seen() -> None:
     deep = np.linspace(100, 4000, 400).reshape(20, 20, 1).astype(np.uint16)
-    seen = visible(np.repeat(deep, 5, 2))
+    seen = image.as_rgb(np.repeat(deep, 5, 2))
     assert seen.shape == (20, 20, 3)
     assert seen.min() == 0
     assert seen.max() == 255
-    assert visible(np.full((2, 2), np.nan, np.float32)).max() == 0
 
 
 def test_what_does_not_count_is_hatched() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -34,14 +35,13 @@ def command(
 ) -> None:
     """Test CONFIG with WEIGHTS, a checkpoint or an exported file; CONFIG may itself be a checkpoint of a run."""
     from segkernel.experiment import make_test
-    from segkernel.hooks.pictures import PicturesHook
 
     weights = [other for other in others if Path(other).exists() or not ("=" in other or other.startswith("~"))]
     if len(weights) > 1:
         raise click.UsageError(f"one file of weights, not {len(weights)}: {' '.join(weights)}")
     overrides = [other for other in others if other not in weights] + engine_overrides(False, device)
-    pictures = PicturesHook(8, show_dir, out, show, wait_time, opacity)
-    runner = make_test(config, weights[0] if weights else None, overrides, work_dir=work_dir, tta=tta, hooks=[pictures])
+    hooks = [_pictures_hook(show_dir, out, show, wait_time, opacity)] if show_dir or out or show else []
+    runner = make_test(config, weights[0] if weights else None, overrides, work_dir=work_dir, tta=tta, hooks=hooks)
     try:
         figures = runner.test()
     finally:
@@ -50,4 +50,14 @@ def command(
     click.echo(
         "  ".join(f"{name} {value:.2f}" for name, value in shown.items()) or "predicted; nothing to compare with"
     )
-    click.echo(f"pictures  {show_dir or runner.work_dir / 'pictures'}" + (f"\nlabels    {out}" if out else ""))
+    for what, folder in {"pictures": show_dir or runner.work_dir / "pictures", "labels": out}.items():
+        if folder and Path(folder).is_dir():
+            click.echo(f"{what:<8}  {folder}")
+
+
+def _pictures_hook(show_dir: str | None, labels_dir: str | None, show: bool, wait_time: float, opacity: float) -> Any:
+    """Return the hook that writes what the options ask for; it is a plugin's."""
+    from segkernel.build import build
+
+    asked = {"show_dir": show_dir, "labels_dir": labels_dir, "show": show, "wait_time": wait_time, "opacity": opacity}
+    return build("hooks", {"type": "PicturesHook", "count": 0, **asked})

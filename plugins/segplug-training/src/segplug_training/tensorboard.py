@@ -14,11 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from segkernel.errors import SegKernelError, UsageError
 from segkernel.hookspecs import Priority, hookimpl
+from segkernel.image import overlay
+from segkernel.interfaces.data import default_palette
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch.utils.tensorboard import SummaryWriter
 
     from segkernel.hookspecs import Run
@@ -105,9 +108,8 @@ def _tag(kind: str, key: str) -> str:
 
 
 def _picture(run: Run, prediction: Prediction, target: Targets) -> np.ndarray:
-    """Return truth and prediction over the image as (H, W, 3) uint8 RGB."""
-    from segkernel.image import draw
-
+    """Return the image with the truth laid over it, and to the right with the prediction: (H, W', 3) uint8 RGB."""
     sample = run.val_set.dataset[prediction.meta["index"]]  # type: ignore[union-attr]
-    labels = run.labels
-    return draw(sample.image, prediction, target.get("seg"), classes=labels.classes, palette=labels.palette)
+    palette = run.labels.palette or default_palette(255)
+    labels = [prediction.labels] if "seg" not in target else [target["seg"], prediction.labels]
+    return np.concatenate([overlay(sample.image, each.cpu().numpy(), palette) for each in labels], axis=1)

@@ -18,6 +18,7 @@ from segkernel import image
 from segkernel.errors import DataError, SegKernelError
 from segkernel.files import replacing
 from segkernel.interfaces.data import IGNORE, Color, Transform
+from segplug_datasets.visualize import draw
 
 HEIGHT = 240
 """Of a panel, in pixels."""
@@ -104,25 +105,13 @@ def _augmented(
 
 def panel(pixels: np.ndarray, ids: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Return an image of `HEIGHT` pixels and its label map; without ``ids`` nothing is laid over it."""
-    cv2, pixels = image.opencv(), visible(pixels)
+    cv2, pixels = image.opencv(), image.as_rgb(pixels)
     width = min(max(round(pixels.shape[1] * HEIGHT / pixels.shape[0]), 1), WIDEST * HEIGHT)
     smaller = cv2.INTER_AREA if pixels.shape[0] > HEIGHT else cv2.INTER_NEAREST
     small = cv2.resize(pixels, (width, HEIGHT), interpolation=smaller)
     if ids is None:
         return small, np.full((HEIGHT, width), IGNORE, np.uint8)
     return small, cv2.resize(ids.astype(np.uint8), (width, HEIGHT), interpolation=cv2.INTER_NEAREST)
-
-
-def visible(pixels: np.ndarray) -> np.ndarray:
-    """Return any image as (H, W, 3) uint8: its first three bands, stretched where they are no bytes."""
-    pixels = pixels if pixels.ndim == 3 else pixels[..., None]
-    pixels = pixels[..., :3] if pixels.shape[2] >= 3 else np.repeat(pixels[..., :1], 3, 2)
-    if pixels.dtype == np.uint8:
-        return np.ascontiguousarray(pixels)
-    finite = pixels[np.isfinite(pixels)]
-    low, high = np.percentile(finite, (1, 99)) if finite.size else (0, 1)
-    stretched = (pixels.astype(np.float64) - low) * (255 / max(high - low, 1e-12))
-    return np.nan_to_num(stretched).clip(0, 255).astype(np.uint8)
 
 
 _GAP = 4  # white pixels between two panels
@@ -139,7 +128,7 @@ def join(
             ids.append(np.full((HEIGHT, _GAP), IGNORE, np.uint8))
         pixels.append(hatched(part, labels) if (labels != IGNORE).any() else part)
         ids.append(labels)
-    return image.draw(np.concatenate(pixels, 1), np.concatenate(ids, 1), classes=classes, palette=palette)
+    return draw(np.concatenate(pixels, 1), np.concatenate(ids, 1), classes=classes, palette=palette)
 
 
 def hatched(pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:

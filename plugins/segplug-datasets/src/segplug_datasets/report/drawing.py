@@ -18,17 +18,6 @@ _WRITTEN = 24
 """Classes up to which the matrix has its numbers written in."""
 
 
-def as_rgb(picture: np.ndarray) -> np.ndarray:
-    """Return an image of any bands and depth as (H, W, 3) uint8: the first three bands, or one, stretched to 0..255."""
-    picture = np.atleast_3d(picture)
-    bands = picture[..., :3] if picture.shape[2] > 2 else np.repeat(picture[..., :1], 3, 2)
-    if bands.dtype == np.uint8:
-        return np.ascontiguousarray(bands)
-    low, high = np.nanpercentile(bands, [1, 99])
-    scaled = (bands.astype(np.float64) - low) / max(high - low, 1e-12)
-    return (255 * np.nan_to_num(scaled).clip(0, 1)).astype(np.uint8)
-
-
 def fit(array: np.ndarray, width: int) -> np.ndarray:
     """Return an image or a label map no wider than ``width`` pixels; labels (H, W) keep their values."""
     if array.shape[1] <= width:
@@ -52,7 +41,7 @@ def panels(
     picture: np.ndarray, truth: np.ndarray, predicted: np.ndarray, palette: Sequence[Color], width: int = 360
 ) -> dict[str, np.ndarray]:
     """Return the pictures of one image, (h, w, 3) uint8 RGB by caption: image, truth, prediction, errors."""
-    picture, truth, predicted = fit(as_rgb(picture), width), fit(truth, width), fit(predicted, width)
+    picture, truth, predicted = fit(image.as_rgb(picture), width), fit(truth, width), fit(predicted, width)
     return {
         "image": picture,
         "truth": image.overlay(picture, truth, palette, 0.7),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -39,29 +40,25 @@ def command(
 
     An IMAGE is a file of any size, a folder, a quoted pattern ('*.jpg'), or a .txt file with one path per line.
     """
-    from rich.console import Console
-    from rich.progress import track
+    from segkernel import Predictor
+    from segplug_datasets.predict import collect_images, predict_images
 
-    from segkernel.predictor import Predictor, collect
-
-    images = collect(list(inputs))
+    images = collect_images(inputs)
     predictor = Predictor(model, weights, device)
-    pictures, labels = "vis" if kind != "labels" else "", "pred" if kind != "overlays" else ""
-    stream = predictor.stream(
+    folders = {"pictures": "vis" if kind != "labels" else "", "labels": "pred" if kind != "overlays" else ""}
+    stream = predict_images(
+        predictor,
         images,
+        out,
+        img_out_dir=folders["pictures"],
+        pred_out_dir=folders["labels"],
+        opacity=opacity,
         show=show,
         wait_time=wait_time,
-        opacity=opacity,
-        out_dir=out,
-        img_out_dir=pictures,
-        pred_out_dir=labels,
     )
-    console = Console(stderr=True)
-    done = 0
-    for _ in track(stream, "predicting", total=len(images), console=console, disable=not console.is_terminal):
-        done += 1
+    with click.progressbar(stream, length=len(images), label="predicting", file=sys.stderr) as bar:
+        done = sum(1 for _ in bar)
     click.echo(f"{done} images predicted on {predictor.device}")
-    if pictures:
-        click.echo(f"pictures  {Path(out) / pictures}")
-    if labels:
-        click.echo(f"labels    {Path(out) / labels}")
+    for what, folder in folders.items():
+        if folder:
+            click.echo(f"{what:<8}  {Path(out) / folder}")

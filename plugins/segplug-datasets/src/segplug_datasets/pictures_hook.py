@@ -1,12 +1,13 @@
-"""`PicturesHook`: writes predictions of a test: overlays beside the truth, and label files."""
+"""`PicturesHook`: writes the predictions of a test: pictures with the truth to the left, and label files."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from segkernel import image as images
 from segkernel.hookspecs import Priority, hookimpl
+from segkernel.image import write_labels
+from segplug_datasets.visualize import draw
 
 if TYPE_CHECKING:
     from segkernel.hookspecs import Run
@@ -17,11 +18,11 @@ class PicturesHook:
     """Draw predictions of the test set.
 
     Args:
-        count: How many pictures go into the run's ``pictures/`` folder.
+        count: Images whose pictures go into the run's ``pictures/`` folder, the first ones of the test set.
         show_dir: A folder for a picture of every image.
         labels_dir: A folder for a label PNG of every image, in the data set's own numbers.
-        show: Show each in a window, for ``wait_time`` seconds (0 waits for a key).
-        wait_time: Seconds.
+        show: Show each picture in a window.
+        wait_time: Seconds a window stays open; 0 waits for a key.
         opacity: Of the colours over the image, in (0, 1].
     """
 
@@ -53,20 +54,19 @@ class PicturesHook:
         if self.labels_dir is not None:
             found = prediction.labels.cpu().numpy()
             labels = found if found.dtype.kind == "f" else run.labels.decode(found)
-            images.write_labels(self.labels_dir, str(name), labels, run.labels.classes)
+            write_labels(self.labels_dir, str(name), labels, run.labels.classes)
         if self.show_dir is not None or self.show:
-            self._draw(run, prediction, target, self.show_dir and _place(self.show_dir, name))
+            self._draw(run, prediction, target, self.show_dir and _file(self.show_dir, name))
         if self._drawn < self.count:
             self._drawn += 1
-            self._draw(run, prediction, target, _place(run.work_dir / "pictures", name))
+            self._draw(run, prediction, target, _file(run.work_dir / "pictures", name))
 
-    def _draw(self, run: Run, prediction: Prediction, target: Targets, path: Any) -> None:
+    def _draw(self, run: Run, prediction: Prediction, target: Targets, path: str | Path | None) -> None:
         sample = run.test_set.dataset[prediction.meta["index"]]  # type: ignore[union-attr]
-        truth = target.get("seg")
-        images.draw(
+        draw(
             sample.image,
-            prediction.labels.cpu().numpy(),
-            truth=None if truth is None else truth.cpu().numpy(),
+            prediction,
+            truth=target.get("seg"),
             classes=run.labels.classes,
             palette=run.labels.palette,
             opacity=self.opacity,
@@ -77,5 +77,5 @@ class PicturesHook:
         )
 
 
-def _place(folder: str | Path, name: Path) -> Path:
+def _file(folder: str | Path, name: Path) -> Path:
     return Path(folder) / name.with_name(name.name + ".png")

@@ -1,0 +1,154 @@
+"""Predicting many images: folders, patterns and lists in, label files and pictures out, one image in memory at a time.
+
+for prediction in predict_images(Predictor("best.pt"), "photos/", "predictions"): ...
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from segkernel import image
+from segkernel.errors import DataError, UsageError
+from segplug_datasets.listing import IMAGE_SUFFIXES, read_list
+from segplug_datasets.visualize import draw
+
+if TYPE_CHECKING:
+    from segkernel import Predictor
+    from segkernel.sample import Prediction
+
+Image = str | Path | np.ndarray
+"""A file, or (H, W, 3) uint8 RGB."""
+
+SUFFIXES = (*IMAGE_SUFFIXES, ".ppm")
+"""What the images in a folder end in."""
+
+
+class UnusableImages(DataError):
+    """Some of several images could not be predicted; the others were.
+
+    Args:
+        errors: One per unusable image.
+    """
+
+    def __init__(self, errors: Sequence[DataError]) -> None:
+        self.errors = tuple(errors)
+        listed = "".join(f"\n    {error}" for error in self.errors[:20])
+        more = f"\n    and {len(errors) - 20} more" if len(errors) > 20 else ""
+        super().__init__(f"{len(errors)} of the images could not be predicted, the others were{listed}{more}")
+
+
+def predict_images(
+    predictor: Predictor,
+    inputs: Image | Iterable[Image],
+    out_dir: str | Path | None = None,
+    *,
+    img_out_dir: str = "vis",
+    pred_out_dir: str = "pred",
+    opacity: float = 0.5,
+    show: bool = False,
+    wait_time: float = 0,
+    scores: bool = False,
+) -> Iterator[Prediction]:
+    """Predict image after image, holding only one in memory; write what is asked for.
+
+    Args:
+        predictor: The model.
+        inputs: See `collect_images`.
+        out_dir: Write pictures and label maps (PNG of class ids; of independent classes a binary one in a folder for
+            each class) below this folder; None writes nothing.
+        img_out_dir: Folder of the pictures in it; empty writes none.
+        pred_out_dir: Folder of the label maps in it; empty writes none.
+        opacity: Of the classes' colours, above 0, at most 1.
+        show: Show each picture in a window.
+        wait_time: Seconds a window stays open; 0 waits for a key.
+        scores: Also keep the probabilities, ``seg_scores`` (K, H, W).
+
+    Raises:
+        UnusableImages: At the end, when some of several could not be predicted.
+        DataError: When the only one cannot be.
+    """
+    if not 0 < opacity <= 1:
+        raise UsageError(f"opacity is above 0 and at most 1, not {opacity}")
+    images = collect_images(inputs)
+    pictures = Path(out_dir) / img_out_dir if out_dir is not None and img_out_dir else None
+    labels = Path(out_dir) / pred_out_dir if out_dir is not None and pred_out_dir else None
+    errors: list[DataError] = []
+    for name, source in zip(_output_names(images), images):
+        try:
+            pixels = source if isinstance(source, np.ndarray) else image.read(source)
+            path = None if isinstance(source, np.ndarray) else source
+            prediction = predictor.predict(pixels, name=name, path=path, scores=scores)
+        except DataError as error:
+            errors.append(error)
+            continue
+        if labels:
+            _write_labels(labels, name, prediction, predictor)
+        if pictures or show:
+            file = pictures / f"{name}.png" if pictures else None
+            colors = {"classes": predictor.classes, "palette": predictor.palette, "opacity": opacity}
+            draw(pixels, prediction, **colors, title=name, out_file=file, show=show, wait_time=wait_time)
+        yield prediction
+    if errors:
+        raise errors[0] if len(images) == 1 else UnusableImages(errors)
+
+
+def collect_images(inputs: Image | Iterable[Image]) -> list[Path | np.ndarray]:
+    """Return the images that a path, array, list, folder, glob pattern or ``.txt`` list stands for.
+
+    Raises:
+        DataError: When a folder has no images or a pattern matches none.
+        UsageError: When it is none of these.
+    """
+    if isinstance(inputs, np.ndarray):
+        return [inputs]
+    if isinstance(inputs, str | Path):
+        if not str(inputs):
+            raise UsageError("an empty text names no image")
+        return list(_collect_path(Path(inputs).expanduser()))
+    if isinstance(inputs, Iterable) and not (isinstance(inputs, bytes | Mapping) or hasattr(inputs, "shape")):
+        return [one for entry in inputs for one in collect_images(entry)]
+    raise UsageError(f"an image is a path or an array (H, W, 3) uint8 RGB, not a {type(inputs).__name__}")
+
+
+def _collect_path(path: Path) -> list[Path]:
+    if path.is_dir():
+        found = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES)
+        if not found:
+            raise DataError(f"no images in this folder ({', '.join(SUFFIXES)})", path)
+        return found
+    if path.is_file() and path.suffix.lower() == ".txt":
+        listed = [Path(line) for line in read_list(path) if not line.startswith("#")]
+        if not listed:
+            raise DataError("the list names no images", path)
+        return [entry if entry.exists() else path.parent / entry for entry in listed]
+    if not path.exists() and glob.has_magic(str(path)):
+        matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
+        if not matches:
+            raise DataError("no file matches this pattern", path)
+        return matches
+    return [path]
+
+
+def _output_names(images: Sequence[Path | np.ndarray]) -> list[str]:
+    """Name the outputs after the files, each differently: a.jpg and a.png give a and a_2."""
+    names: dict[str, None] = {}
+    for index, source in enumerate(images):
+        stem = source.stem if isinstance(source, Path) else f"{index:06d}"
+        name, count = stem, 1
+        while name in names:
+            count += 1
+            name = f"{stem}_{count}"
+        names[name] = None
+    return list(names)
+
+
+def _write_labels(folder: Path, name: str, prediction: Prediction, predictor: Predictor) -> None:
+    for output in predictor.model.outputs:
+        labels = prediction[output].numpy()
+        classes = predictor.classes if output == "seg" else [f"class {index}" for index in range(len(labels))]
+        image.write_labels(folder, name if output == "seg" else f"{name}_{output}", labels, classes)

@@ -1,0 +1,132 @@
+"""Pictures of predictions: colours over the image, the truth to the left, a legend below, a window to look at.
+
+picture = draw("street.jpg", prediction, classes=["road", "car"], out_file="picture.png")
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segkernel.errors import UsageError
+from segkernel.image import as_rgb, opencv, overlay, read, write
+from segkernel.interfaces.data import IGNORE, Color, default_palette
+
+_LINE_HEIGHT = 22  # pixels
+_FONT = (0, 0.45)  # OpenCV's FONT_HERSHEY_SIMPLEX, and its size
+
+
+def draw(
+    image: np.ndarray | str | Path,
+    prediction: Any,
+    truth: Any = None,
+    classes: Sequence[str] | None = None,
+    palette: Sequence[Color] | None = None,
+    opacity: float = 0.5,
+    title: str | None = None,
+    out_file: str | Path | None = None,
+    show: bool = False,
+    wait_time: float = 0,
+) -> np.ndarray:
+    """Return a picture of a prediction over its image, as (H', W', 3) uint8 RGB.
+
+    Args:
+        image: (H, W, C) of any bands and depth, or a path.
+        prediction: A `Prediction`, or an array or tensor of any kind that `segkernel.image.overlay` takes: class ids
+            (H, W), binary masks (K, H, W), real numbers (H, W).
+        truth: The annotation, as ``prediction`` or as `Targets`; drawn to the left of the prediction.
+        classes: Names for the legend, which lists the classes that occur.
+        palette: RGB per class; a fixed table of colours when not given.
+        opacity: Of the colours over the image, above 0, at most 1.
+        title: Written above.
+        out_file: Also write the picture there.
+        show: Also show it in a window.
+        wait_time: Seconds the window stays open; 0 waits for a key.
+
+    Raises:
+        UsageError: When opacity is out of range, or there is no screen to show on.
+        DataError: When sizes differ, the image cannot be read or the file not written.
+    """
+    pixels = read(image) if isinstance(image, str | Path) else as_rgb(np.asarray(image))
+    maps = {"truth": truth, "prediction": prediction} if truth is not None else {"": prediction}
+    labels = {caption: _as_array(value) for caption, value in maps.items()}
+    colors = palette or default_palette(255)
+    panels = [_captioned(overlay(pixels, array, colors, opacity), caption) for caption, array in labels.items()]
+    body = np.concatenate(panels, axis=1)
+    present = sorted(set[int]().union(*map(_classes_in, labels.values())))
+    names = dict(enumerate(classes or ()))
+    entries = [(names.get(i, f"class {i}"), colors[i]) for i in present if 0 <= i < len(colors)]
+    header, legend = (_text_rows(rows, body.shape[1]) for rows in ([(title, None)] if title else [], entries))
+    picture = np.concatenate([header, body, legend])
+    if out_file is not None:
+        write(out_file, picture)
+    if show:
+        _show(picture, title or "prediction", wait_time)
+    return picture
+
+
+def _as_array(value: Any) -> np.ndarray:
+    value = value["seg"] if hasattr(value, "fields") else value
+    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+
+
+def _classes_in(labels: np.ndarray) -> list[int]:
+    """Return the class ids that occur in labels; none in real numbers."""
+    if labels.dtype.kind == "f":
+        return []
+    if labels.ndim == 3:
+        return [index for index, mask in enumerate(labels) if (mask == 1).any()]
+    return [index for index in np.unique(labels).tolist() if index != IGNORE]
+
+
+def _captioned(panel: np.ndarray, caption: str) -> np.ndarray:
+    if caption:
+        panel = np.ascontiguousarray(panel)
+        panel[: min(_LINE_HEIGHT, len(panel)), : _text_width(caption) + 12] //= 3
+        _put_text(panel, caption, 6, 15, (255, 255, 255))
+    return panel
+
+
+def _text_rows(entries: Sequence[tuple[str, Color | None]], width: int) -> np.ndarray:
+    """Return white rows with texts, a coloured square before those with a colour, wrapped to ``width`` pixels."""
+    places, x, row = [], 6, 0
+    for text, color in entries:
+        needed = _text_width(text) + 34
+        if x > 6 and x + needed > width:
+            x, row = 6, row + 1
+        places.append((text, color, x, row * _LINE_HEIGHT))
+        x += needed
+    canvas = np.full(((row + 1) * _LINE_HEIGHT + 4 if places else 0, width, 3), 255, np.uint8)
+    for text, color, x, y in places:
+        if color is not None:
+            canvas[y + 6 : y + 19, x : x + 13] = color
+        _put_text(canvas, text, x if color is None else x + 18, y + 17, (30, 30, 30))
+    return canvas
+
+
+def _put_text(canvas: np.ndarray, text: str, x: int, y: int, color: Color) -> None:
+    cv2 = opencv()
+    cv2.putText(canvas, text, (x, y), *_FONT, color, 1, cv2.LINE_AA)
+
+
+def _text_width(text: str) -> int:
+    return int(opencv().getTextSize(text, *_FONT, 1)[0][0])
+
+
+def _show(picture: np.ndarray, title: str, wait_time: float) -> None:
+    cv2 = opencv()
+    message = "there is no screen to show a picture on: give out_file instead"
+    # Without a display, the window library ends the whole process instead of raising.
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise UsageError(message)
+    try:
+        cv2.imshow(title, picture[..., ::-1])
+        cv2.waitKey(round(wait_time * 1000))
+        cv2.destroyWindow(title)
+    except cv2.error as error:
+        raise UsageError(message) from error

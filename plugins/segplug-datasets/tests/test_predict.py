@@ -1,0 +1,175 @@
+"""`predict_images` and ``seg-kernel predict``: images of every kind in, files and predictions out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from segkernel import Predictor, image
+from segkernel.cli import main
+from segkernel.errors import DataError, UsageError
+from segplug_datasets import collect_images, predict_images
+from segplug_datasets.predict import UnusableImages
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three images of different sizes in a folder."""
+    rng = np.random.default_rng(0)
+    for name, size in {"a.jpg": (20, 30), "b.png": (33, 17), "c.png": (20, 30)}.items():
+        image.write(tmp_path / "in" / name, rng.integers(0, 256, (*size, 3)).astype(np.uint8))
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def predictor() -> Predictor:
+    torch.manual_seed(0)
+    return Predictor(torch.nn.Conv2d(3, 3, 1), classes=["ground", "red", "blue"])
+
+
+@pytest.mark.parametrize("kind", ["folder", "glob", "list", "generator", "text"])
+def test_several_images_give_predictions_in_their_order(predictor: Predictor, photos: Path, kind: str) -> None:
+    (photos / "list.txt").write_text("a.jpg\nb.png\n# a comment\nc.png\n")
+    inputs: Any = {
+        "folder": photos,
+        "glob": str(photos / "*.*g"),
+        "list": [photos / "a.jpg", str(photos / "b.png"), image.read(photos / "c.png")],
+        "generator": (photos / name for name in ("a.jpg", "b.png", "c.png")),
+        "text": photos / "list.txt",
+    }[kind]
+    found = [tuple(prediction.labels.shape) for prediction in predict_images(predictor, inputs)]
+    assert found == [(20, 30), (33, 17), (20, 30)]
+
+
+def test_files_go_to_their_folders(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
+    list(predict_images(predictor, photos, tmp_path / "out", img_out_dir="drawn", pred_out_dir="labels"))
+    assert sorted(path.name for path in (tmp_path / "out" / "drawn").iterdir()) == ["a.png", "b.png", "c.png"]
+    labels = image.read_mask(tmp_path / "out" / "labels" / "b.png")
+    assert np.array_equal(labels, predictor(photos / "b.png").labels.numpy())
+
+
+def test_an_empty_folder_name_writes_nothing_there(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
+    list(predict_images(predictor, photos / "a.jpg", tmp_path / "out", img_out_dir=""))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["pred"]
+
+
+def test_good_images_are_not_lost_beside_bad_ones(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
+    (photos / "bad.png").write_bytes(b"no image")
+    found = []
+    with pytest.raises(UnusableImages, match=r"bad\.png"):
+        found.extend(predict_images(predictor, photos, tmp_path / "out"))
+    assert len(list((tmp_path / "out" / "pred").iterdir())) == 3
+
+
+@pytest.mark.parametrize("inputs", ["missing.jpg", "empty", "*.tif"])
+def test_what_is_not_there_is_named(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=inputs.replace("*", r"\*")):
+        list(predict_images(predictor, inputs))
+
+
+def test_images_of_one_name_do_not_overwrite_each_other(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
+    image.write(photos / "a.png", np.zeros((5, 5, 3), np.uint8))
+    list(predict_images(predictor, photos, tmp_path / "out"))
+    names = {path.name for path in (tmp_path / "out" / "pred").iterdir()}
+    assert names == {"a.png", "a_2.png", "b.png", "c.png"}
+
+
+def test_opacity_must_be_above_zero(predictor: Predictor, photos: Path) -> None:
+    with pytest.raises(UsageError, match="opacity"):
+        list(predict_images(predictor, photos, opacity=0))
+
+
+def test_arrays_and_paths_may_be_mixed(photos: Path) -> None:
+    assert len(collect_images([photos, np.zeros((4, 4, 3), np.uint8)])) == 4
+
+
+@pytest.mark.parametrize(
+    "wrong", [torch.zeros(3, 5, 6), None, "", {"a": 1}, b"a.png"], ids=lambda value: repr(value)[:6]
+)
+def test_what_is_no_image_is_refused(wrong: Any) -> None:
+    with pytest.raises(UsageError, match="image"):
+        collect_images(wrong)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"\xff\xfe\x00", "no text"), (b"\n", "empty"), (b"# none", "no images")]
+)
+def test_a_bad_list_of_images_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        collect_images(tmp_path / "list.txt")
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in: a config, its weights, and a photo."""
+    from segkernel.testing.toys import ToySegmentor
+
+    monkeypatch.chdir(tmp_path)
+    Path("toy.yaml").write_text("model: {type: 'segkernel.testing.toys:ToySegmentor'}\n")
+    torch.save({"state_dict": ToySegmentor().state_dict()}, "best.pt")
+    image.write("photo.png", np.full((40, 48, 3), 255, np.uint8))
+    return tmp_path
+
+
+def predict(*arguments: str) -> Any:
+    """Run the command in this process; return its exit code."""
+    with pytest.raises(SystemExit) as caught:
+        main(["predict", *arguments])
+    return caught.value.code
+
+
+TOY = ("toy.yaml", "--weights", "best.pt", "--device", "cpu")
+
+
+@pytest.mark.parametrize(("kind", "folders"), [("labels", ["pred"]), ("overlays", ["vis"]), ("both", ["pred", "vis"])])
+def test_the_command_writes_what_it_is_asked_for(
+    folder: Path, capsys: pytest.CaptureFixture[str], kind: str, folders: list[str]
+) -> None:
+    assert not predict(*TOY, "photo.png", "--out", "out", "--format", kind)
+    assert sorted(entry.name for entry in Path("out").iterdir()) == folders
+    assert "1 images predicted on cpu" in capsys.readouterr().out
+
+
+def test_the_command_predicts_the_good_images_and_names_the_bad(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("bad.png").write_text("no image")
+    assert predict(*TOY, "bad.png", "photo.png", "gone.png", "--out", "out") == 1
+    message = capsys.readouterr().err
+    assert "bad.png" in message
+    assert "gone.png" in message
+    assert "Traceback" not in message
+    assert [entry.name for entry in Path("out/pred").iterdir()] == ["photo.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("gone.pt", "photo.png"), 1, "gone.pt: no such file"),
+        (("toy.yaml", "*.tif"), 1, "no file matches"),
+        (("toy.yaml", "photo.png", "--opacity", "0"), 2, "opacity"),
+        (("toy.yaml", "photo.png", "--device", "junk"), 2, "junk"),
+        (("toy.yaml", "photo.png", "--weights", "photo.png"), None, "photo.png"),
+        (("no_such_config", "photo.png"), None, "no_such_config"),
+    ],
+)
+def test_bad_arguments_of_the_command_are_one_message(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], code: int | None, said: str
+) -> None:
+    given = predict(*arguments)
+    message = capsys.readouterr().err
+    assert given == code if code else given in (1, 2, 3)  # 3 where no package with configs is installed
+    assert said in message
+    assert "Traceback" not in message
