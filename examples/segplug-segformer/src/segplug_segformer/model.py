@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from segkernel.interfaces.model import Backbone, Features
-from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, resize
+from segkernel.nn import ConvModule, DecodeHead, MultiLevelHeadArguments, resize
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -113,7 +113,7 @@ class SegformerHead(DecodeHead):
     fixed_arguments = frozenset({"input_transform"})
     conformance: ClassVar = {"in_channels": (8, 16), "in_index": (0, 1), "channels": 8, "num_classes": 4}
 
-    def __init__(self, **kwargs: Unpack[DecodeHeadArguments]) -> None:
+    def __init__(self, **kwargs: Unpack[MultiLevelHeadArguments]) -> None:
         super().__init__(input_transform="multiple_select", **kwargs)
         self.projections = nn.ModuleList(nn.Conv2d(width, self.channels, 1) for width in self.in_channels)
         self.mix = ConvModule(len(self.in_channels) * self.channels, self.channels, 1, norm_cfg=self.norm_cfg)

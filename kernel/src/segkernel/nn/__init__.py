@@ -5,7 +5,13 @@ from __future__ import annotations
 from segkernel.nn.attention import FFN, DotProductAttention, MultiheadAttention, TransformerEncoderLayer
 from segkernel.nn.context_block import ContextBlock
 from segkernel.nn.conv_module import ConvModule, DepthwiseSeparableConvModule
-from segkernel.nn.decode_head import CascadeDecodeHead, DecodeHead, DecodeHeadArguments
+from segkernel.nn.decode_head import (
+    CascadeDecodeHead,
+    DecodeHead,
+    DecodeHeadArguments,
+    HeadArguments,
+    MultiLevelHeadArguments,
+)
 from segkernel.nn.deform_conv import DeformConv2d, ModulatedDeformConv2d, deform_conv2d
 from segkernel.nn.drop_path import DropPath, drop_path
 from segkernel.nn.embed import (
@@ -21,6 +27,7 @@ from segkernel.nn.init import kaiming_init, normal_init, trunc_normal_init
 from segkernel.nn.inverted_residual import InvertedResidual, InvertedResidualV3
 from segkernel.nn.layers import (
     LayerConfig,
+    LayerConfigs,
     SyncBatchNorm2d,
     build_activation,
     build_conv,
@@ -55,10 +62,13 @@ __all__ = [
     "DepthwiseSeparableConvModule",
     "DotProductAttention",
     "DropPath",
+    "HeadArguments",
     "InvertedResidual",
     "InvertedResidualV3",
     "LayerConfig",
+    "LayerConfigs",
     "ModulatedDeformConv2d",
+    "MultiLevelHeadArguments",
     "MultiheadAttention",
     "NonLocal2d",
     "OHEMPixelSampler",

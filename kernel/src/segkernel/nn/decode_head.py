@@ -25,7 +25,7 @@ from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.data import Task
 from segkernel.interfaces.model import CascadeHead, Features, Head, Loss, OutputSpec
 from segkernel.nn.init import normal_init
-from segkernel.nn.layers import LayerConfig
+from segkernel.nn.layers import LayerConfig, LayerConfigs
 from segkernel.nn.losses import CrossEntropyLoss, accuracy, right_decisions
 from segkernel.nn.resize import resize
 from segkernel.nn.sampler import PixelSampler
@@ -34,8 +34,8 @@ from segkernel.sample import Targets
 InputTransform = Literal["resize_concat", "multiple_select"]
 
 
-class DecodeHeadArguments(TypedDict, total=False):
-    """The arguments of `DecodeHead`, for heads that pass them on."""
+class HeadArguments(TypedDict, total=False):
+    """The arguments of `DecodeHead` that every head passes on: all but its layers and ``input_transform``."""
 
     in_channels: Required[int | Sequence[int]]
     channels: Required[int]
@@ -43,16 +43,22 @@ class DecodeHeadArguments(TypedDict, total=False):
     out_channels: int | None
     threshold: float | None
     dropout_ratio: float
-    conv_cfg: LayerConfig | None
-    norm_cfg: LayerConfig | None
-    act_cfg: LayerConfig | None
     in_index: int | Sequence[int]
-    input_transform: InputTransform | None
     loss_decode: Loss | Sequence[Loss] | None
     ignore_index: int
     sampler: PixelSampler | None
     align_corners: bool
     task: Task | None
+
+
+class MultiLevelHeadArguments(HeadArguments, LayerConfigs, total=False):
+    """All arguments of `DecodeHead` but ``input_transform``, for heads that fix it."""
+
+
+class DecodeHeadArguments(MultiLevelHeadArguments, total=False):
+    """All arguments of `DecodeHead`, for heads that pass them on."""
+
+    input_transform: InputTransform | None
 
 
 class DecodeHead(Head):
@@ -116,6 +122,7 @@ class DecodeHead(Head):
         usual_threshold = 0.5 if self._decides else 0.3 if sigmoid else None
         self.threshold = usual_threshold if threshold is None else threshold
         self.conv_cfg, self.norm_cfg, self.act_cfg = conv_cfg, norm_cfg, act_cfg
+        self.layer_cfgs: LayerConfigs = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         self.ignore_index, self.sampler, self.align_corners = ignore_index, sampler, align_corners
         self._set_inputs(in_channels, in_index, input_transform)
         activation: Literal["softmax", "sigmoid"] = "sigmoid" if sigmoid else "softmax"
@@ -126,7 +133,8 @@ class DecodeHead(Head):
             self._check_outputs()
         else:
             self._check_task(task, usual)
-        self.dropout = nn.Dropout2d(dropout_ratio) if dropout_ratio > 0 else None
+        self.dropout_ratio = dropout_ratio
+        self.dropout: nn.Module | None = nn.Dropout2d(dropout_ratio) if dropout_ratio > 0 else None
         self.conv_seg = nn.Conv2d(channels, self.out_channels, 1)
         normal_init(self.conv_seg, std=0.01)
 

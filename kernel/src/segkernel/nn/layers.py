@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import TypedDict
 
 from segkernel.errors import ConfigError, Problem, UnknownComponentError, did_you_mean
 from segkernel.nn.deform_conv import DeformConv2d, ModulatedDeformConv2d
@@ -21,6 +22,14 @@ from segkernel.nn.drop_path import DropPath
 from segkernel.nn.padding import AdaptivePaddingConv2d
 
 LayerConfig = Mapping[str, Any]
+
+
+class LayerConfigs(TypedDict, total=False):
+    """The types of layers that convolutions of one model share, as keyword arguments of `ConvModule`."""
+
+    conv_cfg: LayerConfig | None
+    norm_cfg: LayerConfig | None
+    act_cfg: LayerConfig | None
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
