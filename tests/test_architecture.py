@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 KERNEL = ROOT / "kernel" / "src" / "segkernel"
 PLUGINS = sorted(path for path in ROOT.glob("plugins/*/src/*") if (path / "__init__.py").exists())
 NAMES = [path.name for path in PLUGINS]
-PUBLIC = ("nn", "interfaces", "engine", "sample", "geometry", "image", "hookspecs", "errors", "download", "weights",
-          "config", "build", "data", "files", "cli", "testing")  # fmt: skip
+PUBLIC = ("nn", "interfaces", "engine", "schedules", "sample", "geometry", "image", "hookspecs", "errors", "download",
+          "weights", "config", "build", "data", "files", "cli", "testing")  # fmt: skip
 BUDGET = {"kernel": 6500, "nn": 2000, "testing": 1250}
 """Lines of code; docs/architecture.md says why the kernel outgrew the 3,500 of the first plan."""
 LONGEST_FUNCTION = 80

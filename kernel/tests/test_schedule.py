@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from segkernel import schedules
 from segkernel.errors import UsageError
-from segkernel.hooks import schedule
 
 CASES = json.loads((Path(__file__).parent / "golden" / "lr_schedules.json").read_text())
 
 
-def make(arguments: dict) -> schedule.Schedule:
-    kind = getattr(schedule, arguments["type"])
+def make(arguments: dict) -> schedules.Schedule:
+    kind = getattr(schedules, arguments["type"])
     return kind(**{key: value for key, value in arguments.items() if key != "type"})
 
 
@@ -23,12 +23,12 @@ def make(arguments: dict) -> schedule.Schedule:
 def test_rates_are_the_reference_s(case):
     groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr, "initial_lr": lr} for lr in case["base_lr"]]
     optimizer = torch.optim.SGD(groups)
-    schedules = [make(arguments) for arguments in case["schedulers"]]
+    chain = [make(arguments) for arguments in case["schedulers"]]
     wanted = {row[0]: row[1:] for row in case["rows"]}
-    for each in schedules:
+    for each in chain:
         each.bind(max(wanted) + 1)
     for iteration in range(max(wanted) + 1):
-        for each in schedules:
+        for each in chain:
             each.step(optimizer, iteration)
         if iteration in wanted:
             rates = [group["lr"] for group in optimizer.param_groups]
@@ -37,7 +37,7 @@ def test_rates_are_the_reference_s(case):
 
 def test_a_schedule_that_ends_before_it_begins_is_refused():
     with pytest.raises(UsageError, match="before it begins"):
-        schedule.PolyLR(begin=10, end=10)
+        schedules.PolyLR(begin=10, end=10)
 
 
 def test_torch_s_own_schedulers_are_stepped_and_resumed(make_runner, tiny_model):

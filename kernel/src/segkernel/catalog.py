@@ -52,7 +52,7 @@ GROUPS: dict[str, str] = {
     "metrics": "segkernel.interfaces.data:Metric",
     "engines": "segkernel.interfaces.model:Engine",
     "optimizers": "torch.optim.optimizer:Optimizer",
-    "schedules": "segkernel.hooks.schedule:Schedule",
+    "schedules": "segkernel.schedules:Schedule",
     "hooks": "",
     "exporters": "segkernel.interfaces.model:Exporter",
     "layouts": "segkernel.interfaces.model:WeightLayout",

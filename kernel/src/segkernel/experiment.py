@@ -22,7 +22,6 @@ from segkernel.data import Loader
 from segkernel.engine import LocalEngine, together
 from segkernel.errors import ConfigError, Problem, UsageError, suggest
 from segkernel.evaluation import Evaluation
-from segkernel.hooks.schedule import Schedule
 from segkernel.inference import TTA, PaddingConfig, Preprocessor
 from segkernel.interfaces.data import Dataset, Sampler, Task, Transform
 from segkernel.interfaces.model import Engine, Exporter, Segmentor
@@ -32,6 +31,7 @@ from segkernel.opening import catalog_of, make_model, open_model, unavailable
 from segkernel.optim import Paramwise, parameter_groups
 from segkernel.randomness import seed_everything
 from segkernel.runner import Runner
+from segkernel.schedules import Schedule
 from segkernel.task import data_for_task, model_for_task
 
 log = logging.getLogger(__name__)

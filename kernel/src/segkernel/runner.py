@@ -42,13 +42,14 @@ from segkernel.hooks.checkpoint import CheckpointHook
 from segkernel.hooks.meter import MeterHook
 from segkernel.hooks.metrics_log import MetricsLogHook
 from segkernel.hooks.progress import ProgressHook
-from segkernel.hooks.schedule import Schedule, ScheduleHook
+from segkernel.hooks.schedule import ScheduleHook
 from segkernel.hookspecs import HookCaller
 from segkernel.inference import Preprocessor, check_views
 from segkernel.interfaces.data import Dataset, LabelSpec
 from segkernel.interfaces.model import Engine, Segmentor
 from segkernel.randomness import random_state, seed_everything, set_random_state
 from segkernel.sample import Batch
+from segkernel.schedules import Schedule
 from segkernel.weights import LoadReport, load_into
 
 if TYPE_CHECKING:

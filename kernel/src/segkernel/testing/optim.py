@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from segkernel.hooks.schedule import Schedule
+from segkernel.schedules import Schedule
 from segkernel.testing.core import Subject, check, require
 
 ITERATIONS = 12
@@ -82,7 +82,7 @@ def _rates(subject: Subject) -> list[float]:
             seen.append(float(group["lr"]))
         return seen
     schedule = subject.build()
-    require(isinstance(schedule, Schedule), "neither a segkernel.hooks.schedule.Schedule nor torch's LRScheduler")
+    require(isinstance(schedule, Schedule), "neither a segkernel.schedules.Schedule nor torch's LRScheduler")
     group["initial_lr"] = group["lr"]
     schedule.bind(ITERATIONS)
     for iteration in range(ITERATIONS):

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import Unpack
 
-from segkernel.hooks.schedule import Schedule, ScheduleArguments
 from segkernel.hookspecs import Priority, hookimpl
 from segkernel.interfaces.model import Engine, Segmentor
 from segkernel.sample import Batch
+from segkernel.schedules import Schedule, ScheduleArguments
 
 if TYPE_CHECKING:
     from segkernel.hookspecs import Run

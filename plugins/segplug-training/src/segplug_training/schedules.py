@@ -1,0 +1,112 @@
+"""More learning-rate schedules, with MMSegmentation's names and arguments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import ClassVar
+
+from typing_extensions import Unpack
+
+from segkernel.errors import UsageError
+from segkernel.schedules import Schedule, ScheduleArguments
+
+
+class ConstantLR(Schedule):
+    """Multiply the rate by ``factor`` until its last iteration, where it is put back."""
+
+    def __init__(self, factor: float = 1 / 3, **kwargs: Unpack[ScheduleArguments]) -> None:
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def rate(self, lr: float, base: float, i: int) -> float:
+        if i == 0:
+            return lr * self.factor
+        return lr / self.factor if i == self.length else lr
+
+
+class MultiStepLR(Schedule):
+    """Multiply the rate by ``gamma`` at each of ``milestones`` (counted from ``begin``)."""
+
+    conformance: ClassVar = {"milestones": (4, 8)}
+
+    def __init__(self, milestones: Sequence[int], gamma: float = 0.1, **kwargs: Unpack[ScheduleArguments]) -> None:
+        super().__init__(**kwargs)
+        self.milestones, self.gamma = list(milestones), gamma
+
+    def rate(self, lr: float, base: float, i: int) -> float:
+        return lr * self.gamma ** self.milestones.count(i)
+
+
+class CosineAnnealingLR(Schedule):
+    """Follow half a cosine down over ``T_max`` iterations (its own length when None).
+
+    To ``eta_min``, or to ``eta_min_ratio`` times the optimiser's rate.
+    """
+
+    def __init__(
+        self,
+        T_max: int | None = None,
+        eta_min: float | None = None,
+        eta_min_ratio: float | None = None,
+        **kwargs: Unpack[ScheduleArguments],
+    ) -> None:
+        super().__init__(**kwargs)
+        if eta_min is not None and eta_min_ratio is not None:
+            raise UsageError("give eta_min or eta_min_ratio, not both")
+        self.period, self.eta_min, self.eta_min_ratio = T_max, eta_min or 0.0, eta_min_ratio
+
+    def rate(self, lr: float, base: float, i: int) -> float:
+        period = self.period or self.length + 1
+        low = self.eta_min if self.eta_min_ratio is None else base * self.eta_min_ratio
+        if i == 0:
+            return lr
+        if (i - 1 - period) % (2 * period) == 0:
+            return lr + (base - low) * (1 - math.cos(math.pi / period)) / 2
+        return (1 + math.cos(math.pi * i / period)) / (1 + math.cos(math.pi * (i - 1) / period)) * (lr - low) + low
+
+
+class OneCycleLR(Schedule):
+    """Rise to ``eta_max`` and fall far below, over ``total_steps`` (its own length when None).
+
+    Super-Convergence (Smith and Topin, 2018). The cycle starts at eta_max / ``div_factor``, peaks after ``pct_start``
+    of the steps, and ends at the start / ``final_div_factor``; ``three_phase`` comes back to the start in between.
+    """
+
+    conformance: ClassVar = {"eta_max": 0.5}
+
+    def __init__(
+        self,
+        eta_max: float,
+        total_steps: int | None = None,
+        pct_start: float = 0.3,
+        anneal_strategy: str = "cos",
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
+        three_phase: bool = False,
+        **kwargs: Unpack[ScheduleArguments],
+    ) -> None:
+        super().__init__(**kwargs)
+        if anneal_strategy not in ("cos", "linear"):
+            raise UsageError(f"anneal_strategy is 'cos' or 'linear', not {anneal_strategy!r}")
+        self.eta_max, self.steps, self.peak = eta_max, total_steps, pct_start
+        self.cosine, self.three_phase = anneal_strategy == "cos", three_phase
+        self.start = eta_max / div_factor
+        self.final = self.start / final_div_factor
+
+    def rate(self, lr: float, base: float, i: int) -> float:
+        steps = self.steps or self.length + 1
+        rise = self.peak * steps - 1
+        points = [(0.0, self.start), (rise, self.eta_max), (steps - 1.0, self.final)]
+        if self.three_phase:
+            points.insert(2, (2 * rise, self.start))
+        for (left, low), (right, high) in pairwise(points):
+            if i <= right:
+                return self._between(low, high, (i - left) / (right - left))
+        return self.final
+
+    def _between(self, start: float, end: float, share: float) -> float:
+        if self.cosine:
+            return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
+        return start + (end - start) * share

@@ -1,0 +1,42 @@
+"""Schedules give the learning rates that MMSegmentation's give, iteration by iteration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from segkernel.build import build
+from segkernel.errors import UsageError
+from segplug_training.schedules import CosineAnnealingLR, OneCycleLR
+
+CASES = json.loads((Path(__file__).parent / "golden" / "lr_schedules.json").read_text())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "+".join(spec["type"] for spec in case["schedulers"]))
+def test_rates_are_the_reference_s(case: dict[str, Any]) -> None:
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr, "initial_lr": lr} for lr in case["base_lr"]]
+    optimizer = torch.optim.SGD(groups)
+    chain = [build("schedules", spec) for spec in case["schedulers"]]
+    wanted = {row[0]: row[1:] for row in case["rows"]}
+    for schedule in chain:
+        schedule.bind(max(wanted) + 1)
+    for iteration in range(max(wanted) + 1):
+        for schedule in chain:
+            schedule.step(optimizer, iteration)
+        if iteration in wanted:
+            rates = [group["lr"] for group in optimizer.param_groups]
+            assert rates == pytest.approx(wanted[iteration], rel=1e-6, abs=1e-12), f"iteration {iteration}"
+
+
+def test_a_floor_is_given_once() -> None:
+    with pytest.raises(UsageError, match="not both"):
+        CosineAnnealingLR(eta_min=0.1, eta_min_ratio=0.1)
+
+
+def test_an_unknown_way_to_anneal_is_refused() -> None:
+    with pytest.raises(UsageError, match="'cos' or 'linear'"):
+        OneCycleLR(eta_max=0.1, anneal_strategy="cosine")
