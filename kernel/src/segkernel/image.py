@@ -18,13 +18,12 @@ import numpy as np
 
 from segkernel.errors import DataError, SegKernelError, UsageError
 from segkernel.files import replacing
+from segkernel.headers import JPEG, JPEG_FRAMES, PNG, jpeg_segments, png_chunks, tiff_tags
 from segkernel.interfaces.data import IGNORE, Color
 from segkernel.loadtimes import FILES, timed
 
 PathLike = str | Path
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_JPEG = b"\xff\xd8"
 _GREY, _RGB, _INDEXED = 0, 2, 3  # PNG's colour types
 _MOST_PIXELS = 2**28  # that are decoded without asking OpenCV, which has a limit of its own
 
@@ -63,7 +62,7 @@ def read(path: PathLike) -> np.ndarray:
     quick = _decode_plain_png(data)
     if quick is not None:
         return quick
-    if data.startswith((_PNG, _JPEG)) and hasattr(cv2, "IMREAD_COLOR_RGB"):  # OpenCV 4.11: no pass to swap channels
+    if data.startswith((PNG, JPEG)) and hasattr(cv2, "IMREAD_COLOR_RGB"):  # OpenCV 4.11: no pass to swap channels
         return _decode(data, cv2.IMREAD_COLOR_RGB, path)
     image = _decode(data, cv2.IMREAD_COLOR, path)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)  # in place: a reversed copy takes as long as a small JPEG
@@ -120,7 +119,7 @@ def _decode(data: bytes, flags: int, path: PathLike) -> np.ndarray:
 
 def _not_a_picture(data: bytes, colors: bool) -> str:
     """Say what there is in a TIFF that OpenCV reads as something else, without a word."""
-    tags = _tiff_tags(data)
+    tags = {tag: values[0] for tag, values in tiff_tags(data).items()}
     samples, is_color, extra = tags.get(277, 1), tags.get(262, 2) > 1, tags.get(338, 0)
     if samples > 4 or (not is_color and samples > (2 if extra else 1)):
         return f"a raster of {samples} bands"  # OpenCV gives the first
@@ -134,34 +133,13 @@ def _not_a_picture(data: bytes, colors: bool) -> str:
     return ""
 
 
-def _tiff_tags(data: bytes) -> dict[int, int]:
-    """Return the short numbers in the first directory of a TIFF, the first one of each tag."""
-    order = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}.get(data[:4], "")
-    big = b"+" in data[2:4]
-    offset, size, entry = (order + "Q", 8, order + "HHQ") if big else (order + "I", 4, order + "HHI")
-    tags: dict[int, int] = {}
-    try:
-        (start,) = struct.unpack_from(offset, data, size) if order else (len(data),)
-        (count,) = struct.unpack_from(order + "Q" if big else order + "H", data, start)
-        for number in range(min(count, 100)):
-            place = start + (8 if big else 2) + number * (4 + 2 * size)
-            tag, kind, length = struct.unpack_from(entry, data, place)
-            place += 4 + size
-            if kind == 3 and length:
-                (place,) = struct.unpack_from(offset, data, place) if length * 2 > size else (place,)
-                (tags[tag],) = struct.unpack_from(order + "H", data, place)
-    except (struct.error, OverflowError):
-        pass
-    return tags
-
-
 def _decode_plain_png(data: bytes) -> np.ndarray | None:
     """Decode a PNG of 8-bit RGB by imagecodecs where that is installed: OpenCV takes a third longer.
 
     None leaves a file to OpenCV, one that is turned or damaged too.
     """
     decode = _png_decoder()
-    if decode is None or not data.startswith(_PNG) or data[24:26] != bytes([8, _RGB]) or _is_cut_short(data):
+    if decode is None or not data.startswith(PNG) or data[24:26] != bytes([8, _RGB]) or _is_cut_short(data):
         return None
     width, height = struct.unpack(">II", data[16:24])
     if width * height > _MOST_PIXELS or data.find(b"eXIf", 0, data.find(b"IDAT")) >= 0:
@@ -184,19 +162,16 @@ def _png_decoder() -> Callable[[bytes], np.ndarray] | None:
 
 def _is_cut_short(data: bytes) -> bool:
     """Whether the end mark, or most of the pixels, are missing; OpenCV fills up in grey and says nothing."""
-    if data.startswith(_JPEG):
+    if data.startswith(JPEG):
         start, pixels = _first_scan(data)
         return data.rfind(b"\xff\xd9", start) < 0 or pixels > _JPEG_DENSEST * len(data)
-    return data.startswith(_PNG) and not _is_whole_png(data)
+    return data.startswith(PNG) and not _is_whole_png(data)
 
 
 def _is_whole_png(data: bytes) -> bool:
     """Whether the chunks lead to the end mark: OpenCV makes room for as many bytes as a damaged one claims."""
     width, height, depth = struct.unpack(">IIB", data[16:25].ljust(9, b"\0"))
-    start = 8 if width * height * depth <= _PNG_DENSEST * len(data) else len(data)
-    while start + 12 <= len(data) and data[start + 4 : start + 8] != b"IEND":
-        start += 12 + int.from_bytes(data[start : start + 4], "big")
-    return start + 12 <= len(data)
+    return width * height * depth <= _PNG_DENSEST * len(data) and any(name == b"IEND" for name, *_ in png_chunks(data))
 
 
 # A damaged size claims gigabytes. No file holds more than so much in a byte:
@@ -206,13 +181,13 @@ _PNG_DENSEST = 8 * 1032  # bits, by the limit of its compression
 
 def _first_scan(data: bytes) -> tuple[int, int]:
     """Return where a JPEG's pixels begin, past headers with perhaps a thumbnail and its end mark; and their number."""
-    start, pixels = 2, 0
-    while start + 4 <= len(data) and data[start] == 0xFF and data[start + 1] != 0xDA:
-        if 0xC0 <= data[start + 1] <= 0xCF and data[start + 1] not in (0xC4, 0xC8, 0xCC):  # the size stands here
+    scan, pixels = len(JPEG), 0
+    for marker, start, end in jpeg_segments(data):
+        scan = end
+        if marker in JPEG_FRAMES:
             height, width = struct.unpack(">HH", data[start + 5 : start + 9].ljust(4, b"\0"))
             pixels = height * width
-        start += 2 + int.from_bytes(data[start + 2 : start + 4], "big")
-    return start, pixels
+    return scan, pixels
 
 
 def _plain_png(data: bytes) -> tuple[bytes, int]:
@@ -221,25 +196,21 @@ def _plain_png(data: bytes) -> tuple[bytes, int]:
     A palette is taken out, so that the indices become grey values; OpenCV would return colours. Greys of fewer than 8
     bits are spread over 0 to 255 by the decoder.
     """
-    if not data.startswith(_PNG) or len(data) < 33:
+    if not data.startswith(PNG) or len(data) < 33:
         return data, 1
     depth, color_type = data[24], data[25]
     if color_type not in (_GREY, _INDEXED):
         return data, 1
     if color_type == _INDEXED:
         header = b"IHDR" + data[16:25] + bytes([_GREY]) + data[26:29]
-        data = _PNG + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + _without_palette(data)
+        data = PNG + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + _without_palette(data)
     return data, {1: 255, 2: 85, 4: 17}.get(depth, 1)
 
 
 def _without_palette(data: bytes) -> bytes:
-    kept, start = [], 33
-    while start + 8 <= len(data):
-        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
-        if data[start + 4 : start + 8] not in (b"PLTE", b"tRNS", b"bKGD", b"hIST"):
-            kept.append(data[start:end])
-        start = end
-    return b"".join(kept)
+    """Return the chunks after the first one that say nothing of a palette."""
+    left_out = (b"IHDR", b"PLTE", b"tRNS", b"bKGD", b"hIST")
+    return b"".join(data[start:end] for name, start, end in png_chunks(data) if name not in left_out)
 
 
 # ---------------------------------------------------------------- writing

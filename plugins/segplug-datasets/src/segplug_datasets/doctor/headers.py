@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, replace
 
+from segkernel.headers import JPEG, JPEG_FRAMES, PNG, jpeg_segments, png_chunks, tiff_tags
 from segkernel.interfaces.data import Color
 
 SUFFIXES = {
@@ -65,10 +66,8 @@ def _png(data: bytes) -> Header:
     width, height, depth, kind = struct.unpack_from(">IIBB", data, 16)
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(kind, 0)
     header = Header("png", (height, width), channels, depth, alpha=kind in (4, 6))
-    position = 8
-    while position + 8 <= len(data):
-        length, name = struct.unpack_from(">I4s", data, position)
-        content = data[position + 8 : position + 8 + length] if name in (b"PLTE", b"eXIf") else b""
+    for name, start, end in png_chunks(data):
+        content = data[start + 8 : end - 4]
         if name == b"PLTE":
             header = replace(header, palette=tuple(zip(content[::3], content[1::3], content[2::3])))
         elif name == b"eXIf":
@@ -77,22 +76,17 @@ def _png(data: bytes) -> Header:
             header = replace(header, alpha=True)
         elif name == b"IDAT":
             break
-        position += 12 + length
     return header if kind == 3 else replace(header, palette=())
 
 
 def _jpeg(data: bytes) -> Header:
-    header, position = Header("jpeg", lossy=True), 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker, length = data[position + 1], struct.unpack_from(">H", data, position + 2)[0]
-        if marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
-            header = replace(header, orientation=_orientation(data[position + 10 : position + 2 + length]))
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            depth, height, width, channels = struct.unpack_from(">BHHB", data, position + 4)
+    header = Header("jpeg", lossy=True)
+    for marker, start, end in jpeg_segments(data):
+        if marker == 0xE1 and data[start + 4 : start + 10] == b"Exif\0\0":
+            header = replace(header, orientation=_orientation(data[start + 10 : end]))
+        elif marker in JPEG_FRAMES:
+            depth, height, width, channels = struct.unpack_from(">BHHB", data, start + 4)
             header = replace(header, size=(height, width), channels=channels, depth=depth, alpha=False)
-        elif marker == 0xDA:
-            break
-        position += 2 + length
     return header
 
 
@@ -123,7 +117,7 @@ _SAMPLES, _COLORS, _EXTRA, _SAMPLE_FORMAT = 277, 320, 338, 339
 
 
 def _tiff(data: bytes) -> Header:
-    tags = _tags(data)
+    tags = tiff_tags(data)
     bits = tags.get(_BITS, (1,))
     colors = tags.get(_COLORS, ())
     third = len(colors) // 3
@@ -143,42 +137,13 @@ def _tiff(data: bytes) -> Header:
 
 def _orientation(exif: bytes) -> int:
     """Return the orientation that an EXIF block, which is a small TIFF, holds."""
-    try:
-        value = _tags(exif).get(_ORIENTATION, (1,))[0]
-    except (struct.error, IndexError, OverflowError):
-        return 1
+    value = tiff_tags(exif).get(_ORIENTATION, (1,))[0]
     return value if 1 <= value <= 8 else 1
 
 
-_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
-_LONGEST = 3 * 65536  # the colours of a palette of 16 bits: no other tag that is read has more values
-
-
-def _tags(data: bytes) -> dict[int, tuple[int, ...]]:
-    """Return the tags of whole numbers in the first directory of a TIFF, or of a BigTIFF."""
-    order = "<" if data[:2] == b"II" else ">"
-    big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
-    offset = struct.unpack_from(f"{order}Q" if big else f"{order}I", data, 8 if big else 4)[0]
-    count = struct.unpack_from(f"{order}Q" if big else f"{order}H", data, offset)[0]
-    entry, pointer, room = (20, "Q", 8) if big else (12, "I", 4)
-    tags: dict[int, tuple[int, ...]] = {}
-    for number in range(min(count, 4096)):
-        place = offset + (8 if big else 2) + number * entry
-        tag, kind, length = struct.unpack_from(f"{order}HH{pointer}", data, place)
-        if kind not in _TYPES or not 0 < length <= _LONGEST:
-            continue
-        form = f"{order}{length}{_TYPES[kind]}"
-        value = place + entry - room
-        if struct.calcsize(form) > room:
-            value = struct.unpack_from(f"{order}{pointer}", data, value)[0]
-        if value + struct.calcsize(form) <= len(data):
-            tags[tag] = struct.unpack_from(form, data, value)
-    return tags
-
-
 _READERS = {
-    b"\x89PNG\r\n\x1a\n": _png,
-    b"\xff\xd8": _jpeg,
+    PNG: _png,
+    JPEG: _jpeg,
     b"II*\0": _tiff,
     b"MM\0*": _tiff,
     b"II+\0": _tiff,
