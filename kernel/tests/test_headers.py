@@ -21,7 +21,7 @@ def test_the_chunks_of_a_png_lead_to_its_end() -> None:
     chunks = list(png_chunks(data))
     assert [chunks[0][0], chunks[-1][0]] == [b"IHDR", b"IEND"]
     assert chunks[-1][2] == len(data)
-    name, start, end = chunks[0]
+    _, start, end = chunks[0]
     assert int.from_bytes(data[start + 8 : end - 4][:4], "big") == 8
 
 
