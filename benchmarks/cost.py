@@ -33,7 +33,7 @@ def measure(family: str, size: tuple[int, int], repeats: int) -> dict[str, Any]:
 
     from segkernel.build import build
     from segkernel.config import load_config
-    from segkernel.opening import make_model
+    from segkernel.loading import make_model
 
     torch.manual_seed(0)
     image = torch.randn(1, 3, *size)

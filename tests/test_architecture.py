@@ -17,7 +17,8 @@ KERNEL = ROOT / "kernel" / "src" / "segkernel"
 PLUGINS = sorted(path for path in ROOT.glob("plugins/*/src/*") if (path / "__init__.py").exists())
 NAMES = [path.name for path in PLUGINS]
 PUBLIC = ("nn", "interfaces", "engine", "schedules", "sample", "geometry", "image", "headers", "hookspecs", "errors",
-          "download", "weights", "config", "build", "data", "files", "cli", "testing")  # fmt: skip
+          "weights", "config", "weight_formats", "build", "data", "files", "cli", "checkpoint", "loading", "predictor",
+          "testing")  # fmt: skip
 BUDGET = {"kernel": 6500, "nn": 1700, "testing": 1500}
 """Lines of code; docs/architecture.md says why the kernel outgrew the 3,500 of the first plan."""
 LONGEST_FUNCTION = 80

@@ -13,8 +13,8 @@ from segkernel import image
 from segkernel.config import load_config
 from segkernel.errors import ConfigError, UsageError
 from segkernel.experiment import check, make_runner, start
+from segkernel.loading import make_model
 from segkernel.nn import DecodeHead
-from segkernel.opening import make_model
 from segkernel.predictor import Predictor
 from segplug_datasets import predict_images
 from segplug_datasets.report.hook import EvaluationReport
@@ -96,7 +96,7 @@ def test_a_model_learns_is_measured_predicts_and_is_exported(tmp_path: Path, tas
     assert augmented.labels.shape == shape
 
     pytest.importorskip("onnxruntime")
-    from segkernel.experiment import export_model
+    from segplug_deploy.export import export_model
 
     file = export_model(checkpoint, out=tmp_path / "model.onnx", image=photo)
     exported = Predictor(file, device="cpu")

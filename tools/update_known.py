@@ -40,7 +40,7 @@ def known() -> dict[str, dict[str, list[str]]]:
 def homes(package: str, pyproject: dict[str, Any]) -> dict[str, str]:
     """Return the public names of a package, and the module of each."""
     groups = pyproject["project"].get("entry-points", {})
-    objects = [value for group in groups.values() for value in group.values()]
+    objects = [value for group in groups if not group.endswith(".commands") for value in groups[group].values()]
     objects += pyproject.get("tool", {}).get("segkernel", {}).get("exports", [])
     pairs = (value.split(":") for value in objects if value.startswith(f"{package}."))
     return {name: module for module, name in sorted(pairs, key=lambda pair: pair[1])}

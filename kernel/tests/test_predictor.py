@@ -8,10 +8,16 @@ import sys
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
 from segkernel import checkpoint, image
-from segkernel.errors import CheckpointError, ConfigError, DataError, UnknownComponentError, UsageError
+from segkernel.errors import (
+    AmbiguousComponentError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    UnknownComponentError,
+    UsageError,
+)
 from segkernel.predictor import Predictor
 
 
@@ -156,7 +162,6 @@ MODULE = """
 import json
 import torch
 from pathlib import Path
-from segkernel.errors import ExportError
 from segkernel.interfaces.model import Exporter, OutputSpec, Segmentor
 
 class Shades(Segmentor):
@@ -177,14 +182,18 @@ class Shades(Segmentor):
 class ScaleExporter(Exporter):
     suffix = ".scale"
 
+    def __init__(self, factor: float = 1.0):
+        self.factor = factor
+
     def export(self, segmentor, path, example, metadata=None):
-        if segmentor.scale < 0:
-            raise ExportError("other numbers")
         Path(path).write_text(json.dumps({"scale": float(segmentor.scale), "metadata": metadata}))
         return f"proven on {tuple(example.shape)}"
 
-    def load(self, path):
-        raise NotImplementedError
+    def load(self, path, device=None):
+        stored = json.loads(Path(path).read_text())
+        loaded = Shades(stored["scale"])
+        loaded.metadata, loaded.device, loaded.loader = stored["metadata"], torch.device(device or "cpu"), self
+        return loaded
 """
 
 
@@ -254,50 +263,71 @@ def seg_kernel(*arguments):
     return caught.value.code
 
 
-def test_the_export_command_writes_beside_the_weights_and_says_what_is_next(trained, night_and_day, capsys, caplog):
-    caplog.set_level("INFO")
-    assert not seg_kernel("export", trained, "--format", "shades:ScaleExporter", "--image", night_and_day)
-    written = json.loads(trained.with_suffix(".scale").read_text())
-    assert written["scale"] == 2
-    assert written["metadata"]["classes"] == ["dark", "light"]
-    assert "proven on (1, 3, 6, 8)" in caplog.text
-    assert f"seg-kernel predict {trained.with_suffix('.scale')}" in capsys.readouterr().out
+# ---------------------------------------------------------------- exported files
 
 
-def test_the_export_command_resizes_the_image_it_proves_on(trained, night_and_day, tmp_path, caplog):
-    caplog.set_level("INFO")
-    out = tmp_path / "there" / "model.scale"
-    out.parent.mkdir()
-    arguments = ("--format", "shades:ScaleExporter", "--image", night_and_day, "--size", "32x64", "--out", out)
-    assert not seg_kernel("export", trained, *arguments)
-    assert out.exists()
-    assert "proven on (1, 3, 32, 64)" in caplog.text
+@pytest.fixture
+def exported(trained, monkeypatch):
+    """A file of the module's exporter, which two distributions offer under two names."""
+    from segkernel.catalog import Catalog, Row
+
+    rows = [Row("exporters", f"{name}Exporter", f"dist-{name}", "1", "shades:ScaleExporter") for name in ("one", "two")]
+    monkeypatch.setattr(Catalog, "discover", classmethod(lambda cls: Catalog(tuple(rows))))
+    meta = {"classes": ["dark", "light"], "palette": [[0, 0, 9], [9, 9, 0]]}
+    path = trained.with_suffix(".scale")
+    path.write_text(json.dumps({"scale": 3.0, "metadata": meta}))
+    return path
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("best.pt", "--format", "NoSuchExporter", "--image", "photo.png"), "NoSuchExporter"),
-        (("best.pt", "--format", "shades:ScaleExporter", "--image", "gone.png"), "gone.png"),
-        (("best.pt", "--format", "shades:ScaleExporter"), "GoneData"),
-        (("photo.png", "--format", "shades:ScaleExporter", "--image", "photo.png"), "photo.png"),
-    ],
-)
-def test_bad_arguments_of_the_export_command_are_one_message(
-    trained, night_and_day, tmp_path, monkeypatch, capsys, arguments, said
-):
-    monkeypatch.chdir(tmp_path)
-    assert seg_kernel("export", *arguments) in (1, 2, 3)
-    message = capsys.readouterr().err
-    assert said in message
-    assert "Traceback" not in message
-    assert not list(tmp_path.glob("*.scale"))
+def test_two_exporters_of_one_suffix_are_an_error_that_names_both(exported):
+    with pytest.raises(AmbiguousComponentError, match=r"choose dist-one/oneExporter or dist-two/twoExporter"):
+        Predictor(exported)
 
 
-@pytest.mark.parametrize("size", ["64", "axb", "64x"])
-def test_an_unreadable_size_is_refused_by_the_command(size):
-    from segkernel.cli.export import command
+def test_a_config_s_preference_settles_which_exporter_loads(exported):
+    config = {"model": {"type": "shades:Shades"}, "plugins": {"prefer": ["dist-two"]}}
+    assert Predictor(config, exported).model.scale == 3
 
-    result = CliRunner().invoke(command, ["model.pt", "--size", size])
-    assert result.exit_code == 2
-    assert "512x1024" in result.output
+
+@pytest.mark.parametrize("exporter", ["dist-one/oneExporter", {"type": "oneExporter", "factor": 2.0}])
+def test_an_exporter_is_chosen_with_its_arguments(exported, exporter):
+    loader = Predictor(exported, exporter=exporter).model.loader
+    assert loader.factor == (2.0 if isinstance(exporter, dict) else 1.0)
+
+
+def test_a_config_s_exporter_is_the_one_that_loads_its_files(exported):
+    spec = {"type": "oneExporter", "factor": 5.0}
+    predictor = Predictor({"model": {"type": "shades:Shades"}, "export": [spec]}, exported)
+    assert predictor.model.loader.factor == 5.0
+
+
+def test_an_exported_file_is_asked_to_run_where_the_predictor_is(exported, monkeypatch):
+    import shades
+
+    asked = []
+    load = shades.ScaleExporter.load
+    monkeypatch.setattr(
+        shades.ScaleExporter, "load", lambda self, path, device: asked.append(device) or load(self, path)
+    )
+    for device in (None, "auto", "cpu"):
+        Predictor(exported, device=device, exporter="oneExporter")
+    assert asked == [None, None, "cpu"]
+
+
+def test_a_test_runs_an_exported_file_where_the_engine_is(exported, monkeypatch):
+    import shades
+
+    from segkernel.loading import load_exported
+
+    monkeypatch.setattr(shades.ScaleExporter, "load", lambda self, path, device: device)
+    config = {"plugins": {"prefer": ["dist-one"]}, "engine": {"device": "cuda:1"}}
+    assert load_exported(exported, config=config) == "cuda:1"
+    assert load_exported(exported, device="auto", config=config) is None
+
+
+def test_a_file_that_no_exporter_reads_names_the_package(exported, monkeypatch, tmp_path):
+    from segkernel.catalog import Catalog
+
+    monkeypatch.setattr(Catalog, "discover", classmethod(lambda cls: Catalog()))
+    with pytest.raises(UsageError, match=r"no installed exporter reads \.scale files\n    pip install segplug-deploy"):
+        Predictor(exported)

@@ -12,7 +12,7 @@ import torch
 from golden import Report
 
 from segkernel.config import load_config
-from segkernel.opening import make_model
+from segkernel.loading import make_model
 from segkernel.optim import parameter_groups
 
 ALLOWED = 1e-9

@@ -14,7 +14,7 @@ from torch import nn
 
 from segkernel.config import Config, load_config
 from segkernel.experiment import make_runner
-from segkernel.opening import make_model
+from segkernel.loading import make_model
 from segkernel.sample import Targets
 
 CLASSES = 8

@@ -125,7 +125,7 @@ def test_models_have_the_published_size(name: str) -> None:
 def parameters_of(name: str, *overrides: str) -> int:
     """Build a model without memory for its weights; return its number of parameters."""
     torch = pytest.importorskip("torch")
-    from segkernel.opening import make_model
+    from segkernel.loading import make_model
 
     with torch.device("meta"):
         model = make_model(load_config(name, list(overrides)), pretrained=False)

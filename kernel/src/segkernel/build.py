@@ -121,14 +121,15 @@ class _Reader:
     """Reads values against annotations: returns what is to be made of them, and collects the problems."""
 
     def __init__(self, catalog: Catalog | None) -> None:
-        self.catalog = Catalog.discover() if catalog is None else catalog
+        self.catalog = Catalog.current() if catalog is None else catalog
         self.problems: list[Problem] = []
 
     def made(self, node: Any) -> Any:
         """Construct what was read, or raise all problems."""
         if self.problems:
             raise ConfigError(self.problems) from next((p.error for p in self.problems if p.error), None)
-        return _make(node)
+        with self.catalog.active():  # for the layers that constructors look up themselves
+            return _make(node)
 
     def problem(self, at: _At, message: str, hint: str = "") -> None:
         self.problems.append(Problem(message, at.path, at.place, hint))

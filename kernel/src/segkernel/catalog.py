@@ -9,13 +9,15 @@ incompatible and never imported.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -55,7 +57,7 @@ GROUPS: dict[str, str] = {
     "schedules": "segkernel.schedules:Schedule",
     "hooks": "",
     "exporters": "segkernel.interfaces.model:Exporter",
-    "layouts": "segkernel.interfaces.model:WeightLayout",
+    "weight_formats": "segkernel.interfaces.model:WeightFormat",
     "zoo": "",
     "commands": "click.core:Command",
 }
@@ -118,6 +120,20 @@ class Catalog:
         environment = tuple(os.environ.get(f"SEGKERNEL_{key}", "") for key in ("DISABLE", "PREFER", "STRICT"))
         return _scan_installed(*environment) if distributions is None else _scan(distributions, *environment)
 
+    @classmethod
+    def current(cls) -> Catalog:
+        """Return the catalog in whose `active` block this is called, else what is installed."""
+        return _active.get() or cls.discover()
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Make this the `current` one, so that what a component looks up itself follows the same preferences."""
+        token = _active.set(self)
+        try:
+            yield
+        finally:
+            _active.reset(token)
+
     def prefer(self, distributions: Sequence[str]) -> Catalog:
         """Return a catalog in which these win over others; what ``SEGKERNEL_PREFER`` names stays before them."""
         names = [*self.preferred, *map(normalise, distributions)]
@@ -178,6 +194,50 @@ class Catalog:
         except (Exception, SystemExit) as error:
             raise _why(row, module_name, attribute, error) from error
 
+    def load_all(self, group: str) -> Iterator[tuple[Row, Any]]:
+        """Import a group and yield each row with what it names; a broken plugin is only logged."""
+        for row in self.rows_of(group):
+            try:
+                yield row, self.load_row(row)
+            except BrokenPluginError as error:
+                log.warning("%s", error)
+
+    def choose(self, group: str, asked: str, fits: Callable[[Any], bool]) -> Any:
+        """Return the component of a group that fits, or None; of several distributions, the preferred one's.
+
+        Args:
+            group: Without prefix: ``exporters``.
+            asked: What is looked for, for the message: ``.onnx``.
+            fits: Tells whether a component will do.
+
+        Raises:
+            AmbiguousComponentError: When several will do.
+        """
+        found = {row: component for row, component in self.load_all(group) if fits(component)}
+        row = self.settle(list(found), asked)
+        return found[row] if row else None
+
+    def settle(self, rows: Sequence[Row], asked: str) -> Row | None:
+        """Return the row of several equally good ones that is preferred; None when there is none.
+
+        Raises:
+            AmbiguousComponentError: When they are of several distributions, and none is preferred.
+        """
+        rows = self._settle(list(rows))
+        if len(rows) > 1:
+            distributions, values = [row.distribution for row in rows], [row.value for row in rows]
+            raise AmbiguousComponentError(rows[0].group, asked, distributions, values, [row.name for row in rows])
+        return rows[0] if rows else None
+
+    def how_to_get(self, group: str) -> str:
+        """Return the line of a message that says why nobody offers what is needed of a group; empty when unknown."""
+        from segkernel import known
+
+        unusable = {f"\n    {row.distribution} is {row.status}" for row in self.rows if row.status != "ok"}
+        home = known.provider_of(group)
+        missing = home and home not in {row.distribution for row in self.rows}
+        return f"\n    pip install {home}" if missing else "".join(sorted(unusable))
+
     def _settle(self, rows: list[Row]) -> list[Row]:
         for distribution in self.preferred:
             wanted = [row for row in rows if row.distribution == distribution]
@@ -203,6 +263,9 @@ class Catalog:
         searched = [f"{row.qualified} is one of the {row.group}" for row in elsewhere]
         searched = searched or sorted({f"{row.distribution} {row.version}" for row in rows})
         return UnknownComponentError(group, asked, near, searched)
+
+
+_active: ContextVar[Catalog | None] = ContextVar("catalog", default=None)
 
 
 def normalise(distribution: str) -> str:

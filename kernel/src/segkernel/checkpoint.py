@@ -8,28 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import re
 import tarfile
 import threading
 import warnings
-import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
-from segkernel.download import locate
 from segkernel.errors import CheckpointError, did_you_mean, worker_crash_of
 from segkernel.files import replacing
+from segkernel.weight_formats import how_to_get_one, locate, reader_of
 
+SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
+"""Of files that torch writes; other files are read by weight formats."""
 PLAIN = (str, int, float, bool, type(None))
-"""What may be saved beside tensors, lists, tuples and dicts."""
+"""Types that may be saved beside tensors, lists, tuples and dicts."""
 
 # ---------------------------------------------------------------- saving
 
@@ -156,16 +155,15 @@ def _stand_in(path: str) -> type[_Dropped]:
 _DROPPED: list[Any] = [_stand_in(path) for path in _STAND_INS]
 
 
-def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read a checkpoint of ours, of MMSegmentation or mmengine, a bare state dict, or arrays by name (.npz, .pkl).
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of ours, of MMSegmentation or mmengine, a bare state dict, or what a weight format reads.
 
     Args:
-        path: A file, an http(s) address, or a name of the packaged table of weights; these go through a cache.
-        map_location: Where the tensors are put.
+        path: A file, or a name or an address that a weight format locates.
 
     Returns:
-        The file's entries with at least ``state_dict`` (name -> tensor, without ``module.`` prefixes) and ``meta``
-        (``classes`` and ``palette`` by these names where the file knows them).
+        The file's entries, tensors on the CPU, with at least ``state_dict`` (name -> tensor, without ``module.``
+        prefixes) and ``meta`` (``classes`` and ``palette`` by these names where the file knows them).
 
     Raises:
         CheckpointError: When the file is missing, damaged, not a checkpoint, or holds anything but plain data; no
@@ -173,7 +171,7 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str
     """
     path = locate(path)
     _check_file(path)
-    content = _READERS.get(path.suffix, _read)(path, map_location)
+    content = _read(path)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint or a state dict")
     content = _without_dropped(content)
@@ -185,8 +183,8 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str
 
 def _check_file(path: Path) -> None:
     if path.is_dir():
-        inside = sorted(entry.name for entry in path.iterdir() if entry.suffix in (".pth", ".pt", ".safetensors"))
-        hint = f"give one of its files: {', '.join(inside[:5])}" if inside else "it holds no .pth, .pt or .safetensors"
+        inside = sorted(entry.name for entry in path.iterdir() if entry.suffix in SUFFIXES)
+        hint = f"give one of its files: {', '.join(inside[:5])}" if inside else f"it holds no {', '.join(SUFFIXES)}"
         raise CheckpointError(f"{path}: is a folder; {hint}")
     if not path.is_file():
         names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -197,25 +195,36 @@ def _check_file(path: Path) -> None:
             start = file.read(512).lstrip().lower()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    wrong = ""
     if not start:
-        raise CheckpointError(f"{path}: is empty; the download or the copy was cut off")
-    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        raise CheckpointError(f"{path}: is a web page, not weights; the download gave an error or login page")
-    if tarfile.is_tarfile(path):  # torch read these once, and before 2.6 unpacks them whatever they hold
-        raise CheckpointError(f"{path}: is a tar archive, not weights; unpack it, or save again with a newer torch")
-    if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path}: is a Git LFS pointer, not weights; fetch the file with 'git lfs pull'")
+        wrong = "empty; the download or the copy was cut off"
+    elif start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        wrong = "a web page, not weights; the download gave an error or login page"
+    elif start.startswith(b"version https://git-lfs"):
+        wrong = "a Git LFS pointer, not weights; fetch the file with 'git lfs pull'"
+    elif tarfile.is_tarfile(path):  # torch read these once, and before 2.6 unpacks them whatever they hold
+        wrong = "a tar archive, not weights; unpack it, or save again with a newer torch"
+    if wrong:
+        raise CheckpointError(f"{path}: is {wrong}")
 
 
-def _read(path: Path, map_location: str | torch.device) -> Any:
+def _read(path: Path) -> Any:
+    foreign = path.suffix not in ("", *SUFFIXES)
+    reader = reader_of(path.suffix) if foreign else None
+    content = reader.read(path) if reader else None
     try:
-        with _LOADING, _stand_ins(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's remarks on odd files; what matters is in the error
-            # Before 2.6 torch only warns of a program, then loads it, which runs what is in it.
-            warnings.filterwarnings("error", message=".*TorchScript")
-            return torch.load(path, map_location=map_location, weights_only=True)
+        return _read_torch(path) if content is None else content
     except Exception as error:  # a damaged file can make the unpickler fail in any way
-        raise CheckpointError(f"{path}: {_why_unreadable(error)}") from error
+        hint = f"\n    no installed weight format reads {path.suffix}{how_to_get_one()}" if foreign else ""
+        raise CheckpointError(f"{path}: {_why_unreadable(error)}{hint}") from error
+
+
+def _read_torch(path: Path) -> Any:
+    with _LOADING, _stand_ins(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's remarks on odd files; what matters is in the error
+        # Before 2.6 torch only warns of a program, then loads it, which runs what is in it.
+        warnings.filterwarnings("error", message=".*TorchScript")
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 _LOADING = threading.Lock()
@@ -253,58 +262,6 @@ def _why_unreadable(error: Exception) -> str:
     if isinstance(error, EOFError | LookupError | OSError) or any(words in text for words in damaged):
         return "is damaged or not a checkpoint: truncated, or another kind of file; copy or download it again"
     return f"cannot be read as a checkpoint: {type(error).__name__}: {text.splitlines()[0] if text else 'no reason'}"
-
-
-def _read_safetensors(path: Path, map_location: str | torch.device) -> Any:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise CheckpointError(f"{path}: reading .safetensors needs a package\n    pip install safetensors") from error
-    try:
-        return load_file(path, device=str(map_location))
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: is damaged or not a safetensors file: {error}") from error
-
-
-def _read_arrays(path: Path, map_location: str | torch.device) -> Any:
-    """Read an archive of arrays, as JAX models are published."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: torch.from_numpy(arrays[name]).to(map_location) for name in arrays.files}
-    except (OSError, ValueError, TypeError, EOFError) as error:
-        raise CheckpointError(f"{path}: is damaged, or holds more than arrays: {error}") from error
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads what Detectron's files hold, arrays and plain values; anything else is refused before it is run."""
-
-    ALLOWED = re.compile(r"numpy\.(_?core\.multiarray\.(_reconstruct|scalar)|ndarray|dtype)|_codecs\.encode")
-
-    def find_class(self, module: str, name: str) -> Any:
-        if not self.ALLOWED.fullmatch(f"{module}.{name}"):
-            raise pickle.UnpicklingError(f"GLOBAL '{module}.{name}'")
-        return super().find_class(module, name)
-
-
-def _read_pickle(path: Path, map_location: str | torch.device) -> Any:
-    """Read a pickle of arrays by name; torch's own files may have this suffix as well."""
-    try:
-        with open(path, "rb") as file:
-            content = _ArrayUnpickler(file, encoding="latin1").load()
-    except Exception as error:  # a damaged or hostile file can make the unpickler fail in any way
-        if zipfile.is_zipfile(path):
-            return _read(path, map_location)
-        raise CheckpointError(f"{path}: {_why_unreadable(error)}") from error
-    for key in ("model", "blobs"):
-        content = content[key] if isinstance(content, Mapping) and isinstance(content.get(key), Mapping) else content
-    if not isinstance(content, Mapping):
-        return content
-    arrays = {name: value for name, value in content.items() if isinstance(value, np.ndarray) and value.dtype != object}
-    return {name: torch.from_numpy(np.ascontiguousarray(value)).to(map_location) for name, value in arrays.items()}
-
-
-_READERS = {".safetensors": _read_safetensors, ".npz": _read_arrays, ".pkl": _read_pickle}
 
 
 def _without_dropped(value: Any) -> Any:

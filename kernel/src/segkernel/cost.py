@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from segkernel.config import Config
 from segkernel.errors import SegKernelError
 from segkernel.inference import Preprocessor
-from segkernel.opening import make_model
+from segkernel.loading import make_model
 
 
 def cost_of(config: Config, shape: tuple[int, int] | None = None) -> dict[str, str]:

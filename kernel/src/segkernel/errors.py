@@ -123,23 +123,28 @@ class AmbiguousComponentError(ComponentError):
         name: The name as it was asked for.
         candidates: The distributions that offer it; the same one twice when it contradicts itself.
         values: Their import paths, in the same order.
+        names: What each calls it, where the name asked for is none of an entry point: a file's suffix.
     """
 
     exit_code = 2
 
-    def __init__(self, group: str, name: str, candidates: Sequence[str], values: Sequence[str] = ()) -> None:
+    def __init__(
+        self, group: str, name: str, candidates: Sequence[str], values: Sequence[str] = (), names: Sequence[str] = ()
+    ) -> None:
         self.candidates, self.values = tuple(candidates), tuple(values)
-        if len(set(self.candidates)) > 1:
-            names = " or ".join(f"{dist}/{name}" for dist in self.candidates)
-            message = (
-                f"{group} component {name!r} is offered by {len(self.candidates)} distributions\n"
-                f"    write type: {names}, or settle it with plugins.prefer: [{self.candidates[0]}]"
-            )
+        several = len(set(self.candidates)) > 1
+        written = " or ".join(
+            f"{dist}/{each}" for dist, each in zip(self.candidates, names or [name] * len(candidates))
+        )
+        settle = f", or settle it with plugins.prefer: [{self.candidates[0]}]" if several else ""
+        if names:
+            message = f"{name}: {len(names)} {group} fit equally well\n    choose {written}{settle}"
+        elif several:
+            message = f"{group} component {name!r} is offered by {len(self.candidates)} distributions\n"
+            message += f"    write type: {written}{settle}"
         else:
-            message = (
-                f"{self.candidates[0]} offers {group} component {name!r} {len(self.candidates)} times\n"
-                f"    write type: {' or '.join(self.values)} until that package is repaired"
-            )
+            message = f"{self.candidates[0]} offers {group} component {name!r} {len(self.candidates)} times\n"
+            message += f"    write type: {' or '.join(self.values)} until that package is repaired"
         super().__init__(group, name, message)
 
 

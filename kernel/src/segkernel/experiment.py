@@ -26,8 +26,7 @@ from segkernel.inference import TTA, PaddingConfig, Preprocessor
 from segkernel.interfaces.data import Dataset, Sampler, Task, Transform
 from segkernel.interfaces.model import Engine, Exporter, Segmentor
 from segkernel.interfaces.spec import Spec
-from segkernel.nn import resize
-from segkernel.opening import catalog_of, make_model, open_model, unavailable
+from segkernel.loading import catalog_of, load_model, make_model, unavailable
 from segkernel.optim import Paramwise, parameter_groups
 from segkernel.randomness import seed_everything
 from segkernel.runner import Runner
@@ -361,7 +360,8 @@ def start(
     if checkpoint:
         runner.resume(checkpoint)
     elif config.get("load_from"):
-        runner.load_weights(config["load_from"])
+        with catalog_of(config).active():
+            runner.load_weights(config["load_from"])
     runner.run()
     for spec in (config.get("export") or ()) if runner.is_main else ():
         export(runner, build("exporters", spec, catalog=catalog_of(config)))
@@ -387,12 +387,12 @@ def make_test(
         tta: Use the config's test-time augmentation, or the usual one.
         hooks: Beside the config's.
     """
-    opened = open_model(config, weights, overrides)
-    if opened.config is None:
+    loaded = load_model(config, weights, overrides)
+    if loaded.config is None:
         raise UsageError(f"{config}: knows no data to test on; give the config first, then this file")
-    if opened.random:
-        log.warning("no weights were given: the figures are of an untrained model")
-    runner = make_runner(opened.config, work_dir, training=False, model=opened.model, hooks=hooks)
+    if loaded.random:
+        log.warning("no weights were given: the metrics are of an untrained model")
+    runner = make_runner(loaded.config, work_dir, training=False, model=loaded.model, hooks=hooks)
     runner.evaluation.tta = (runner.evaluation.tta or USUAL_TTA) if tta else None
     return runner
 
@@ -408,43 +408,3 @@ def export(runner: Runner, exporter: Exporter) -> Path:
     path = runner.work_dir / f"model{exporter.suffix}"
     log.info("exported %s\n%s", path, exporter.export(runner.model, path, images[:1], rundir.metadata(runner)))
     return path
-
-
-def export_model(
-    model: str | Path,
-    weights: str | Path | None = None,
-    exporter: str = "ONNXExporter",
-    *,
-    image: str | Path | None = None,
-    size: tuple[int, int] | None = None,
-    out: str | Path | None = None,
-) -> Path:
-    """Export a trained model; return the file, which is written only if it gives the same numbers.
-
-    Args:
-        model: A checkpoint, or a config with weights.
-        weights: A checkpoint.
-        exporter: Name of the exporter.
-        image: What it is proven on; None takes the first image of the config's test or validation set.
-        size: Height and width to resize that image to; None keeps what the config's transforms make of it.
-        out: The file; None puts it beside the weights.
-    """
-    from segkernel.predictor import Predictor
-
-    chosen: Exporter = build("exporters", {"type": exporter})
-    predictor = Predictor(model, weights, device="cpu")
-    example = predictor.example(image if image is not None else _first_image(predictor.config))
-    if size:
-        example = resize(example, size=size, mode="bilinear", align_corners=False)
-    path = Path(out) if out else Path(weights or model).with_suffix(chosen.suffix)
-    log.info("%s", chosen.export(predictor.model, path, example, predictor.metadata()))
-    return path
-
-
-def _first_image(config: Config | None) -> Any:
-    catalog = catalog_of(config)
-    data = data_for_task(config or {}, catalog)
-    spec = next((data[part] for part in ("test", "val", "train") if data.get(part)), None)
-    if spec is None:
-        raise UsageError("the config has no data: give an --image to prove the exported file on")
-    return build("datasets", spec, catalog=catalog)[0].image

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and where files may be kept."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Return where downloads and indices are kept: ``SEGKERNEL_CACHE``, else ``segkernel`` in the user's cache."""
+    own = os.environ.get("SEGKERNEL_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segkernel"
 
 
 @contextlib.contextmanager

@@ -20,3 +20,10 @@ def table() -> dict[str, dict[str, list[str]]]:
 def distribution_of(group: str, name: str) -> str | None:
     """Return the first-party distribution that offers ``name``, or None."""
     return next((dist for dist, groups in table().items() if name in groups.get(group, ())), None)
+
+
+def provider_of(group: str) -> str | None:
+    """Return the first-party distribution that offers most of a group, or None."""
+    offers = {dist: len(groups.get(group, ())) for dist, groups in table().items()}
+    best = max(offers, key=lambda dist: offers[dist])
+    return best if offers[best] else None

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segkernel import image
+from segkernel import image, rundir
 from segkernel.build import build, construct
 from segkernel.catalog import Catalog
 from segkernel.data import apply_eval_transforms
@@ -25,7 +25,7 @@ from segkernel.errors import ComponentError, DataError, UsageError
 from segkernel.inference import TTA, Preprocessor, predict_batch
 from segkernel.interfaces.data import Color, Dataset, LabelSpec, Transform
 from segkernel.interfaces.model import OutputSpec, Segmentor, TestConfig
-from segkernel.opening import catalog_of, open_model
+from segkernel.loading import ExporterChoice, catalog_of, load_model
 from segkernel.sample import Batch, Prediction, Sample, collate
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,8 @@ class Predictor:
         model: A packaged or local config name, a config file, a checkpoint that holds its config, an exported file,
             or a built module (it is put into evaluation mode).
         weights: A checkpoint for the model; it must fit completely.
-        device: Any torch device, or ``auto``. None is ``auto``, or where a built module already is.
+        device: Any torch device, or ``auto``. None is ``auto``, or where a built module already is. An exported file
+            runs there, too, or is refused; for ``auto`` it decides itself.
         classes: Names; they win over the data set's, which win over those in the checkpoint.
         palette: One RGB colour per class, likewise.
         dataset: What the classes are taken from: a data set, or a data set's class, name or config.
@@ -49,9 +50,11 @@ class Predictor:
         preprocess: Arguments of `Preprocessor`; None takes the config's, or the checkpoint's.
         test_cfg: Whole or sliding windows; None takes the config's, or the model's.
         tta: Test-time augmentation.
+        exporter: What loads an exported file: a name, or ``{type: NAME, argument: value}``; None takes the one of the
+            file's suffix.
 
     Raises:
-        ConfigError, CheckpointError, UsageError: When the parts are missing or do not fit together.
+        ConfigError, CheckpointError, ExportError, UsageError: When the parts are missing or do not fit together.
     """
 
     def __init__(
@@ -67,11 +70,12 @@ class Predictor:
         preprocess: Mapping[str, Any] | None = None,
         test_cfg: TestConfig | None = None,
         tta: TTA | None = None,
+        exporter: ExporterChoice = None,
     ) -> None:
-        opened = open_model(model, weights)
-        built, meta, config = opened.model, opened.meta, opened.config
+        loaded = load_model(model, weights, exporter=exporter, device=str(device or "auto"))
+        built, meta, config = loaded.model, loaded.meta, loaded.config
         self.config = config
-        if opened.random:
+        if loaded.random:
             log.warning("no weights were given, the predictions mean nothing; give a checkpoint")
         data = (config.get("data") if config else None) or {}
         catalog = catalog_of(config)
@@ -87,7 +91,7 @@ class Predictor:
         evaluate = (config.get("evaluate") if config else None) or {}
         self.test_cfg: TestConfig | None = test_cfg or evaluate.get("test_cfg") or getattr(self.model, "test_cfg", None)
         self.tta = tta
-        self._engine = LocalEngine(str(device or _device_of(built if isinstance(model, nn.Module) else None)))
+        self._engine = LocalEngine(str(device or _device_of(built, isinstance(model, nn.Module))))
         self._engine.prepare_model(self.model.eval(), self.preprocessor.eval())
 
     @property
@@ -153,15 +157,7 @@ class Predictor:
 
     def metadata(self) -> dict[str, Any]:
         """Return what an exported file should know, as plain values."""
-        from segkernel import rundir
-
-        return {
-            "classes": list(self.classes),
-            "palette": [list(color) for color in self.palette],
-            "config": rundir.plain(self.config.data) if self.config else {},
-            "preprocess": rundir.plain(self.preprocessor.config()),
-            "plugins": rundir.plugin_versions(),
-        }
+        return rundir.model_metadata(self.labels, self.config.data if self.config else {}, self.preprocessor)
 
     def _batch(self, pixels: np.ndarray, name: str, path: Any) -> Batch:
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
@@ -215,9 +211,10 @@ class _PlainModule(Segmentor):
         return {"seg": scores}
 
 
-def _device_of(module: nn.Module | None) -> str:
-    first = next(module.parameters(), None) if module is not None else None
-    return "auto" if first is None else str(first.device)
+def _device_of(model: Any, given: bool) -> str:
+    """Return where an exported file runs, or a module that was given lies; any other goes to the best device."""
+    first = next(model.parameters(), None) if given else None
+    return str(getattr(model, "device", "auto" if first is None else first.device))
 
 
 def _settle_labels(

@@ -16,7 +16,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from importlib import metadata as installed
 from pathlib import Path
@@ -32,6 +32,8 @@ except ImportError:  # Windows, where run directories are not locked
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
+    from segkernel.inference import Preprocessor
+    from segkernel.interfaces.data import LabelSpec
     from segkernel.runner import Runner
 
 log = logging.getLogger(__name__)
@@ -117,7 +119,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _write_record(run: Runner, path: Path) -> None:
     if run.config:
-        (path / "config.yaml").write_text(to_yaml(plain(run.config)), "utf-8")
+        (path / "config.yaml").write_text(to_yaml(to_builtin(run.config)), "utf-8")
     (path / "plugins.json").write_text(json.dumps(plugin_versions(), indent=2), "utf-8")
     (path / "environment.json").write_text(json.dumps(environment(run), indent=2), "utf-8")
 
@@ -133,17 +135,23 @@ def _close_log(handler: logging.Handler) -> None:
     handler.close()
 
 
-def metadata(run: Runner) -> dict[str, Any]:
-    """Return the ``meta`` of a checkpoint: what is needed to use the weights, as plain values."""
-    import torch
-
-    labels = run.labels
+def model_metadata(labels: LabelSpec, config: Mapping[str, Any], preprocessor: Preprocessor) -> dict[str, Any]:
+    """Return what is needed to use a model's weights or its exported file, as plain values."""
     return {
         "classes": list(labels.classes),
         "palette": [list(color) for color in labels.palette],
-        "config": plain(run.config),
-        "preprocess": plain(run.preprocessor.config()),
+        "config": to_builtin(config),
+        "preprocess": to_builtin(preprocessor.config()),
         "plugins": plugin_versions(),
+    }
+
+
+def metadata(run: Runner) -> dict[str, Any]:
+    """Return the ``meta`` of a run's checkpoint."""
+    import torch
+
+    return {
+        **model_metadata(run.labels, run.config, run.preprocessor),
         "iteration": run.iteration,
         "torch": str(torch.__version__),
         "metrics": {name: float(value) for name, value in run.metrics.items()},
@@ -185,10 +193,10 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def plain(value: Any) -> Any:
+def to_builtin(value: Any) -> Any:
     """Return plain dicts and lists: what was loaded remembers places, which a file need not."""
     if isinstance(value, dict):
-        return {str(key): plain(entry) for key, entry in value.items()}
+        return {str(key): to_builtin(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
+        return [to_builtin(entry) for entry in value]
     return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from segkernel.errors import ConfigError, UnknownComponentError
+from segkernel.build import build
+from segkernel.catalog import Catalog, Row
+from segkernel.errors import AmbiguousComponentError, ConfigError, UnknownComponentError
 from segkernel.nn import (
     DropPath,
     SyncBatchNorm2d,
@@ -127,3 +129,38 @@ def test_dropout_of_none_is_the_identity() -> None:
 )
 def test_make_divisible(value: int, divisor: int, result: int) -> None:
     assert make_divisible(value, divisor) == result
+
+
+class OneNorm(nn.BatchNorm2d):
+    """A norm of the distribution ``dist-one``."""
+
+
+class TwoNorm(nn.BatchNorm2d):
+    """A norm of the distribution ``dist-two``."""
+
+
+@pytest.mark.parametrize(("prefer", "kind"), [("dist-one", OneNorm), ("dist-two", TwoNorm)])
+def test_a_layer_that_two_distributions_offer_is_the_preferred_one_s(prefer: str, kind: type) -> None:
+    rows = tuple(
+        Row("layers", "MyNorm", f"dist-{name}", "1", f"{__name__}:{name.title()}Norm") for name in ("one", "two")
+    )
+    with Catalog(rows, (prefer,)).active():
+        assert type(build_norm({"type": "MyNorm"}, 4)[1]) is kind
+    with Catalog(rows).active(), pytest.raises(AmbiguousComponentError, match="dist-one/MyNorm or dist-two/MyNorm"):
+        build_norm({"type": "MyNorm"}, 4)
+
+
+class Normed(nn.Module):
+    """Builds its norm itself, from a plain config."""
+
+    def __init__(self, norm_cfg: dict) -> None:
+        super().__init__()
+        self.norm = build_norm(norm_cfg, 4)[1]
+
+
+def test_layers_inside_a_component_follow_the_preferences_of_its_build() -> None:
+    rows = tuple(
+        Row("layers", "MyNorm", f"dist-{name}", "1", f"{__name__}:{name.title()}Norm") for name in ("one", "two")
+    )
+    spec = {"type": Normed, "norm_cfg": {"type": "MyNorm"}}
+    assert type(build("parts", spec, catalog=Catalog(rows, ("dist-two",))).norm) is TwoNorm

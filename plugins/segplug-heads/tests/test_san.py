@@ -48,7 +48,7 @@ def merges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Put a table of two merges where the authors' is kept."""
     file = tmp_path / "merges.txt.gz"
     file.write_bytes(gzip.compress(b"#version\nz q\nzq z</w>\n"))
-    monkeypatch.setattr(clip_tokenizer, "fetch", lambda url, sha256: file)
+    monkeypatch.setattr(clip_tokenizer, "locate", lambda address: file)
     for cached in (clip_tokenizer._tables, clip_tokenizer._tokens_of):
         cached.cache_clear()
     yield
@@ -64,15 +64,13 @@ def test_other_words_are_joined_pair_by_pair(merges: None) -> None:
     assert encode("zqq") == [512, 256 + letters.index("q")]
 
 
-def test_other_words_without_a_network_say_what_to_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("SEGKERNEL_CACHE", str(tmp_path))
+def test_other_words_ask_for_the_table_of_merges_with_its_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(address: str) -> None:
+        raise CheckpointError(f"{address}: no network")
 
-    def refuse(*arguments: Any, **more: Any) -> None:
-        raise OSError("no network")
-
-    monkeypatch.setattr("segkernel.download.urlopen", refuse)
+    monkeypatch.setattr(clip_tokenizer, "locate", refuse)
     clip_tokenizer._tables.cache_clear()
-    with pytest.raises(CheckpointError, match=r"no network[\s\S]*put it at .*bpe_simple_vocab"):
+    with pytest.raises(CheckpointError, match=r"bpe_simple_vocab_16e6.txt.gz#sha256=[0-9a-f]{64}: no network"):
         encode("zyzzyva")
 
 

@@ -22,8 +22,6 @@ from segkernel.errors import SegKernelError, UsageError, suggest
 COMMANDS = {
     "run": "Train, test and export, as a config says.",
     "test": "Evaluate a checkpoint or an exported model.",
-    "export": "Write a trained model to another format, proven equal.",
-    "convert": "Bring weights of another layout into that of a model.",
     "config": "Show, explain and check configs; write their schema.",
     "plugins": "List and check what is installed.",
     "models": "List the packaged configs.",

@@ -100,14 +100,14 @@ def download(name: str) -> None:
     """Download the published weights of a model into the cache; print the file."""
     from segkernel.config.experiments import find_experiment
     from segkernel.config.zoo import find_zoos
-    from segkernel.download import fetch
     from segkernel.errors import UsageError
+    from segkernel.weight_formats import locate
 
     entry = find_experiment(name, find_zoos())
     weights = entry.meta().get("weights")
     if not weights:
         raise UsageError(f"{entry.name} was published without weights; seg-kernel models show {entry.name}")
-    click.echo(fetch(weights))
+    click.echo(locate(weights))
     click.echo(f"next: seg-kernel predict {entry.name} IMAGE", err=True)
 
 

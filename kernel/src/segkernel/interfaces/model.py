@@ -307,17 +307,41 @@ class Exporter(ABC):
         attribute ``metadata`` of what `load` returns. Return the proof, text to print."""
 
     @abstractmethod
-    def load(self, path: Path) -> Segmentor:
-        """Return the file as a segmentor that only predicts: it runs through the same test loop as a model."""
+    def load(self, path: Path, device: str | None = None) -> Segmentor:
+        """Return the file as a segmentor that only predicts: it runs through the same test loop as a model.
+
+        ``device`` is where it is asked to run, as torch writes it; a runtime that cannot raises `ExportError`. None
+        leaves the choice to the runtime, whose attribute ``device`` tells it.
+        """
 
 
-class WeightLayout(ABC):
-    """How others name and shape the weights of a model that is ours too, and the way to ours."""
+class WeightFormat:
+    """Weights as others publish them: where they are, how their file is read, what the tensors are called.
 
-    @abstractmethod
+    A format is made without arguments and does one or more of three things: it locates names and addresses
+    (`locates`, `locate`), reads files (`suffixes`, `read`), or converts weights (`matches`, `convert`).
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    """Of the files it reads, with the dot and in lower case: ``.npz``."""
+
+    def locates(self, source: str) -> bool:
+        """Tell whether `locate` is for this name or address."""
+        return False
+
+    def locate(self, source: str) -> Path:
+        """Return the local file that a name or an address stands for; raise `CheckpointError` when it cannot be had."""
+        return Path(source)
+
+    def read(self, path: Path) -> Mapping[str, Any] | None:
+        """Return the content of a file, tensors by name or the entries of a checkpoint, on the CPU; None when torch
+        wrote it after all. Code in the file is never run; what is damaged or refused is a `CheckpointError`."""
+        return None
+
     def matches(self, module: nn.Module, keys: Collection[str]) -> bool:
-        """Tell whether weights of these names are of this layout and for such a ``module``."""
+        """Tell whether weights of these names are of this format and for such a ``module``."""
+        return False
 
-    @abstractmethod
     def convert(self, module: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the weights under the names and in the shapes of ``module``; what it has no place for may stay."""
+        return weights

@@ -23,6 +23,7 @@ from segkernel.nn.embed import (
     nlc_to_nchw,
     resize_pos_embed,
 )
+from segkernel.nn.fit_weights import fit_shapes, match_classes
 from segkernel.nn.init import kaiming_init, normal_init, trunc_normal_init
 from segkernel.nn.inverted_residual import InvertedResidual, InvertedResidualV3
 from segkernel.nn.layers import (
@@ -96,9 +97,11 @@ __all__ = [
     "drop_path",
     "fit_pos_embed",
     "fit_position_table",
+    "fit_shapes",
     "is_tracing",
     "kaiming_init",
     "make_divisible",
+    "match_classes",
     "nchw_to_nlc",
     "nlc_to_nchw",
     "normal_init",

@@ -214,7 +214,7 @@ def _from_catalog(name: str, known: Mapping[str, type[nn.Module]]) -> Any:
     from segkernel.catalog import Catalog
 
     try:
-        return Catalog.discover().load("layers", name)
+        return Catalog.current().load("layers", name)
     except UnknownComponentError as error:
         near = [*did_you_mean(name, known), *error.near]
         raise UnknownComponentError("layers", name, near, ["segkernel.nn", *error.searched]) from None

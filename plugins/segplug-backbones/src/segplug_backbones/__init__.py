@@ -30,31 +30,6 @@ if TYPE_CHECKING:
     from segplug_backbones.hrnet import hrnet_w40 as hrnet_w40
     from segplug_backbones.hrnet import hrnet_w48 as hrnet_w48
     from segplug_backbones.icnet import ICNet as ICNet
-    from segplug_backbones.layouts.beit import OfficialBEiT as OfficialBEiT
-    from segplug_backbones.layouts.convnext import OfficialConvNeXt as OfficialConvNeXt
-    from segplug_backbones.layouts.convnext import TimmConvNeXt as TimmConvNeXt
-    from segplug_backbones.layouts.convnext import TorchvisionConvNeXt as TorchvisionConvNeXt
-    from segplug_backbones.layouts.inverted import TimmInvertedResiduals as TimmInvertedResiduals
-    from segplug_backbones.layouts.inverted import TorchvisionInvertedResiduals as TorchvisionInvertedResiduals
-    from segplug_backbones.layouts.inverted import TorchvisionMobileNetV2 as TorchvisionMobileNetV2
-    from segplug_backbones.layouts.mit import OfficialMiT as OfficialMiT
-    from segplug_backbones.layouts.mit import OfficialSegFormer as OfficialSegFormer
-    from segplug_backbones.layouts.mscan import OfficialMSCAN as OfficialMSCAN
-    from segplug_backbones.layouts.plain import TorchvisionShuffleNetV2 as TorchvisionShuffleNetV2
-    from segplug_backbones.layouts.plain import TorchvisionVGG as TorchvisionVGG
-    from segplug_backbones.layouts.resnet import CaffeResNet as CaffeResNet
-    from segplug_backbones.layouts.resnet import Detectron2ResNet as Detectron2ResNet
-    from segplug_backbones.layouts.resnet import DetectronResNet as DetectronResNet
-    from segplug_backbones.layouts.resnet import TimmResNet as TimmResNet
-    from segplug_backbones.layouts.stdc import OfficialSTDC as OfficialSTDC
-    from segplug_backbones.layouts.swin import OfficialSwin as OfficialSwin
-    from segplug_backbones.layouts.swin import TorchvisionSwin as TorchvisionSwin
-    from segplug_backbones.layouts.twins import MMPretrainTwins as MMPretrainTwins
-    from segplug_backbones.layouts.twins import OfficialTwins as OfficialTwins
-    from segplug_backbones.layouts.vit import CLIPViT as CLIPViT
-    from segplug_backbones.layouts.vit import JaxViT as JaxViT
-    from segplug_backbones.layouts.vit import MMPretrainViT as MMPretrainViT
-    from segplug_backbones.layouts.vit import TimmViT as TimmViT
     from segplug_backbones.mae import MAE as MAE
     from segplug_backbones.mit import MixVisionTransformer as MixVisionTransformer
     from segplug_backbones.mit import mit_b0 as mit_b0
@@ -106,6 +81,35 @@ if TYPE_CHECKING:
     from segplug_backbones.unet import UNet as UNet
     from segplug_backbones.vgg import VGG as VGG
     from segplug_backbones.vit import VisionTransformer as VisionTransformer
+    from segplug_backbones.weight_formats.beit import OfficialBEiT as OfficialBEiT
+    from segplug_backbones.weight_formats.convnext import OfficialConvNeXt as OfficialConvNeXt
+    from segplug_backbones.weight_formats.convnext import TimmConvNeXt as TimmConvNeXt
+    from segplug_backbones.weight_formats.convnext import TorchvisionConvNeXt as TorchvisionConvNeXt
+    from segplug_backbones.weight_formats.downloads import Downloads as Downloads
+    from segplug_backbones.weight_formats.files import DetectronPickle as DetectronPickle
+    from segplug_backbones.weight_formats.files import NumpyArchive as NumpyArchive
+    from segplug_backbones.weight_formats.files import Safetensors as Safetensors
+    from segplug_backbones.weight_formats.inverted import TimmInvertedResiduals as TimmInvertedResiduals
+    from segplug_backbones.weight_formats.inverted import TorchvisionInvertedResiduals as TorchvisionInvertedResiduals
+    from segplug_backbones.weight_formats.inverted import TorchvisionMobileNetV2 as TorchvisionMobileNetV2
+    from segplug_backbones.weight_formats.mit import OfficialMiT as OfficialMiT
+    from segplug_backbones.weight_formats.mit import OfficialSegFormer as OfficialSegFormer
+    from segplug_backbones.weight_formats.mscan import OfficialMSCAN as OfficialMSCAN
+    from segplug_backbones.weight_formats.plain import TorchvisionShuffleNetV2 as TorchvisionShuffleNetV2
+    from segplug_backbones.weight_formats.plain import TorchvisionVGG as TorchvisionVGG
+    from segplug_backbones.weight_formats.resnet import CaffeResNet as CaffeResNet
+    from segplug_backbones.weight_formats.resnet import Detectron2ResNet as Detectron2ResNet
+    from segplug_backbones.weight_formats.resnet import DetectronResNet as DetectronResNet
+    from segplug_backbones.weight_formats.resnet import TimmResNet as TimmResNet
+    from segplug_backbones.weight_formats.stdc import OfficialSTDC as OfficialSTDC
+    from segplug_backbones.weight_formats.swin import OfficialSwin as OfficialSwin
+    from segplug_backbones.weight_formats.swin import TorchvisionSwin as TorchvisionSwin
+    from segplug_backbones.weight_formats.twins import MMPretrainTwins as MMPretrainTwins
+    from segplug_backbones.weight_formats.twins import OfficialTwins as OfficialTwins
+    from segplug_backbones.weight_formats.vit import CLIPViT as CLIPViT
+    from segplug_backbones.weight_formats.vit import JaxViT as JaxViT
+    from segplug_backbones.weight_formats.vit import MMPretrainViT as MMPretrainViT
+    from segplug_backbones.weight_formats.vit import TimmViT as TimmViT
 # isort: on
 
 _HOMES = {
@@ -113,13 +117,15 @@ _HOMES = {
     "BiSeNetV1": "bisenetv1",
     "BiSeNetV2": "bisenetv2",
     "CGNet": "cgnet",
-    "CLIPViT": "layouts.vit",
-    "CaffeResNet": "layouts.resnet",
+    "CLIPViT": "weight_formats.vit",
+    "CaffeResNet": "weight_formats.resnet",
     "ConvNeXt": "convnext",
     "DDRNet": "ddrnet",
     "DeconvModule": "unet",
-    "Detectron2ResNet": "layouts.resnet",
-    "DetectronResNet": "layouts.resnet",
+    "Detectron2ResNet": "weight_formats.resnet",
+    "DetectronPickle": "weight_formats.files",
+    "DetectronResNet": "weight_formats.resnet",
+    "Downloads": "weight_formats.downloads",
     "ERFNet": "erfnet",
     "EfficientNet": "efficientnet",
     "FastSCNN": "fast_scnn",
@@ -127,22 +133,23 @@ _HOMES = {
     "HRNet": "hrnet",
     "ICNet": "icnet",
     "InterpConv": "unet",
-    "JaxViT": "layouts.vit",
+    "JaxViT": "weight_formats.vit",
     "MAE": "mae",
-    "MMPretrainTwins": "layouts.twins",
-    "MMPretrainViT": "layouts.vit",
+    "MMPretrainTwins": "weight_formats.twins",
+    "MMPretrainViT": "weight_formats.vit",
     "MSCAN": "mscan",
     "MixVisionTransformer": "mit",
     "MobileNetV2": "mobilenet_v2",
     "MobileNetV3": "mobilenet_v3",
-    "OfficialBEiT": "layouts.beit",
-    "OfficialConvNeXt": "layouts.convnext",
-    "OfficialMSCAN": "layouts.mscan",
-    "OfficialMiT": "layouts.mit",
-    "OfficialSTDC": "layouts.stdc",
-    "OfficialSegFormer": "layouts.mit",
-    "OfficialSwin": "layouts.swin",
-    "OfficialTwins": "layouts.twins",
+    "NumpyArchive": "weight_formats.files",
+    "OfficialBEiT": "weight_formats.beit",
+    "OfficialConvNeXt": "weight_formats.convnext",
+    "OfficialMSCAN": "weight_formats.mscan",
+    "OfficialMiT": "weight_formats.mit",
+    "OfficialSTDC": "weight_formats.stdc",
+    "OfficialSegFormer": "weight_formats.mit",
+    "OfficialSwin": "weight_formats.swin",
+    "OfficialTwins": "weight_formats.twins",
     "PCPVT": "twins",
     "PIDNet": "pidnet",
     "PoolFormer": "poolformer",
@@ -154,19 +161,20 @@ _HOMES = {
     "STDCContextPathNet": "stdc",
     "STDCNet": "stdc",
     "SVT": "twins",
+    "Safetensors": "weight_formats.files",
     "ShuffleNetV2": "shufflenet_v2",
     "SwinTransformer": "swin",
     "TIMMBackbone": "timm_backbone",
-    "TimmConvNeXt": "layouts.convnext",
-    "TimmInvertedResiduals": "layouts.inverted",
-    "TimmResNet": "layouts.resnet",
-    "TimmViT": "layouts.vit",
-    "TorchvisionConvNeXt": "layouts.convnext",
-    "TorchvisionInvertedResiduals": "layouts.inverted",
-    "TorchvisionMobileNetV2": "layouts.inverted",
-    "TorchvisionShuffleNetV2": "layouts.plain",
-    "TorchvisionSwin": "layouts.swin",
-    "TorchvisionVGG": "layouts.plain",
+    "TimmConvNeXt": "weight_formats.convnext",
+    "TimmInvertedResiduals": "weight_formats.inverted",
+    "TimmResNet": "weight_formats.resnet",
+    "TimmViT": "weight_formats.vit",
+    "TorchvisionConvNeXt": "weight_formats.convnext",
+    "TorchvisionInvertedResiduals": "weight_formats.inverted",
+    "TorchvisionMobileNetV2": "weight_formats.inverted",
+    "TorchvisionShuffleNetV2": "weight_formats.plain",
+    "TorchvisionSwin": "weight_formats.swin",
+    "TorchvisionVGG": "weight_formats.plain",
     "UNet": "unet",
     "VGG": "vgg",
     "VisionTransformer": "vit",

@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from segkernel.download import cache_folder
 from segkernel.errors import DataError
-from segkernel.files import replacing
+from segkernel.files import cache_folder, replacing
 from segkernel.image import opencv
 from segkernel.interfaces.data import Dataset
 from segkernel.sample import MultiLabelMap

@@ -42,6 +42,9 @@ class ONNXExporter(Exporter):
             chosen around the example's when empty.
         tolerance: Largest difference allowed, as a share of the largest score.
         agreement: Share of pixels that must get the same label.
+        device: Where a file that is loaded runs, ``cpu``, ``cuda`` or ``cuda:1``; None is where it is asked to, or the
+            best that onnxruntime can.
+        providers: onnxruntime's execution providers for a file that is loaded, in place of the device's.
     """
 
     suffix = ".onnx"
@@ -53,9 +56,12 @@ class ONNXExporter(Exporter):
         check_sizes: Sequence[tuple[int, int]] = (),
         tolerance: float = 1e-3,
         agreement: float = 0.999,
+        device: str | None = None,
+        providers: Sequence[str] = (),
     ) -> None:
         self.dynamic, self.opset, self.check_sizes = dynamic, opset, tuple(check_sizes)
         self.tolerance, self.agreement = tolerance, agreement
+        self.device, self.providers = device, tuple(providers)
 
     def export(
         self, segmentor: Segmentor, path: str | Path, example: Tensor, metadata: Mapping[str, Any] | None = None
@@ -76,15 +82,15 @@ class ONNXExporter(Exporter):
             external = sum(p.numel() * p.element_size() for p in model.state_dict().values()) > PROTOBUF_LIMIT
             with _quiet():
                 program.save(temporary / path.name, external_data=external)
-            exported = ONNXSegmentor(temporary / path.name)
+            exported = ONNXSegmentor(temporary / path.name, "cpu")
             proofs = prove(model, exported, self._batches(model, example), self.tolerance, self.agreement)
             del exported  # lets go of the files, which Windows will not move while they are open
             for file in sorted(temporary.iterdir(), key=lambda file: file.name == path.name):
                 os.replace(file, path.with_name(file.name))
         return table(proofs)
 
-    def load(self, path: str | Path) -> ONNXSegmentor:
-        return ONNXSegmentor(path)
+    def load(self, path: str | Path, device: str | None = None) -> ONNXSegmentor:
+        return ONNXSegmentor(path, self.device or device, self.providers)
 
     def _trace(self, model: Segmentor, example: Tensor) -> Any:
         images = _for_tracing(example) if self.dynamic else example

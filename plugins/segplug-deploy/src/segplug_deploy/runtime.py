@@ -1,7 +1,7 @@
 """An ONNX file as a segmentor that only predicts.
 
 model = ONNXSegmentor("model.onnx")
-scores = model(images)["seg"]
+logits = model(images)["seg"]
 """
 
 from __future__ import annotations
@@ -21,32 +21,36 @@ from segkernel.sample import Targets
 
 PREFIX = "segkernel."
 """Before the names of our entries in the file's metadata; their values are JSON."""
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+"""Of onnxruntime, by the torch device that they run on."""
 
 
 class ONNXSegmentor(Segmentor):
-    """Runs an exported file with onnxruntime; images and scores are torch tensors, as with any segmentor.
+    """Runs an exported file with onnxruntime; images and logits are torch tensors, as with any segmentor.
 
-    ``metadata`` is what was stored at export: classes, palette, preprocess.
+    ``metadata`` is what was stored at export: classes, palette, preprocess. ``device`` is where the file runs; images
+    on another device are copied.
 
     Args:
         path: A file that `ONNXExporter` wrote.
-        providers: onnxruntime's execution providers, in order of preference.
+        device: ``cpu``, ``cuda`` or ``cuda:1``; None is CUDA where torch and onnxruntime both can, else the CPU.
+        providers: onnxruntime's execution providers, in order of preference, in place of the device's.
 
     Raises:
-        ExportError: When the file is missing, damaged, or not one of ours.
+        ExportError: When the file is missing, damaged, or not one of ours; when onnxruntime cannot run on the device.
     """
 
-    def __init__(self, path: str | Path, providers: Sequence[str] = ("CPUExecutionProvider",)) -> None:
+    def __init__(self, path: str | Path, device: str | None = None, providers: Sequence[str] = ()) -> None:
         super().__init__()
         self.path = Path(path)
-        self.session = _open(self.path, providers)
+        self.session, self.device = _open(self.path, device, providers)
         self.metadata = _metadata(self.session, self.path)
         self.outputs = {name: OutputSpec(**spec) for name, spec in self.metadata.pop("outputs").items()}
         self.test_cfg = self.metadata.get("test_cfg") or {}
         self._input = self.session.get_inputs()[0]
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
-        """Return raw scores per output, on the device of ``images``.
+        """Return logits per output, on the device of ``images``.
 
         Raises:
             ExportError: When the file was exported for other sizes, or fails at this one.
@@ -58,7 +62,7 @@ class ONNXSegmentor(Segmentor):
         }
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the scores of the main output."""
+        """Return the logits of the main output."""
         return self.predict(images)["seg"]
 
     def loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
@@ -85,21 +89,43 @@ class ONNXSegmentor(Segmentor):
             raise ExportError(f"{self.path}: takes images of {taken}, got {given}; export with dynamic: true")
 
 
-def _open(path: Path, providers: Sequence[str]) -> Any:
+def _open(path: Path, device: str | None, providers: Sequence[str]) -> tuple[Any, torch.device]:
     try:
         import onnxruntime
     except ImportError as error:
         raise ExportError("running an ONNX file needs a package\n    pip install onnxruntime") from error
     if not path.is_file():
         raise ExportError(f"{path}: no such file")
+    chosen = _device(device or ("cpu" if providers else None), onnxruntime.get_available_providers())
+    wanted = list(providers) or [PROVIDERS[chosen.type]]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
+    settings = [{"device_id": chosen.index or 0} if name == PROVIDERS["cuda"] else {} for name in wanted]
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+        session = onnxruntime.InferenceSession(str(path), options, providers=wanted, provider_options=settings)
     except Exception as error:  # onnxruntime's errors share no public base class
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ExportError(f"{path}: cannot be opened as an ONNX file: {reason}") from error
+    if wanted[0] not in session.get_providers():  # onnxruntime only logs it, and takes the CPU
+        raise ExportError(f"{path}: onnxruntime could not start {wanted[0]}, which may miss a library; try device: cpu")
+    return session, chosen
+
+
+def _device(asked: str | None, available: Sequence[str]) -> torch.device:
+    """Return where to run, or raise `ExportError` when the installed onnxruntime cannot run there."""
+    if asked is None:
+        return torch.device("cuda" if torch.cuda.is_available() and PROVIDERS["cuda"] in available else "cpu")
+    try:
+        device = torch.device(asked)
+    except RuntimeError as error:
+        raise ExportError(f"{asked!r} is no device; an ONNX file runs on cpu, cuda or cuda:1") from error
+    if PROVIDERS.get(device.type) not in available:
+        hint = "\n    pip install onnxruntime-gpu in place of onnxruntime" if device.type == "cuda" else ""
+        raise ExportError(
+            f"the installed onnxruntime cannot run on {asked}: it has {', '.join(available)}; choose device: cpu{hint}"
+        )
+    return device
 
 
 def _metadata(session: Any, path: Path) -> dict[str, Any]:

@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from segplug_heads.heads.stdc_head import STDCHead as STDCHead
     from segplug_heads.heads.uper_head import UPerHead as UPerHead
     from segplug_heads.heads.vpd_depth_head import VPDDepthHead as VPDDepthHead
-    from segplug_heads.layouts.clip import CLIPSAN as CLIPSAN
     from segplug_heads.losses.boundary_loss import BoundaryLoss as BoundaryLoss
     from segplug_heads.losses.dice_loss import DiceLoss as DiceLoss
     from segplug_heads.losses.focal_loss import FocalLoss as FocalLoss
@@ -88,6 +87,7 @@ if TYPE_CHECKING:
     from segplug_heads.segmentors.multi_head import MultiHeadSegmentor as MultiHeadSegmentor
     from segplug_heads.segmentors.multimodal_encoder_decoder import MultimodalEncoderDecoder as MultimodalEncoderDecoder
     from segplug_heads.segmentors.siam_encoder_decoder import SiamEncoderDecoder as SiamEncoderDecoder
+    from segplug_heads.weight_formats.clip import CLIPSAN as CLIPSAN
 # isort: on
 
 _HOMES = {
@@ -96,7 +96,7 @@ _HOMES = {
     "ASPPHead": "heads.aspp_head",
     "BoundaryLoss": "losses.boundary_loss",
     "CCHead": "heads.cc_head",
-    "CLIPSAN": "layouts.clip",
+    "CLIPSAN": "weight_formats.clip",
     "CLIPTextEncoder": "parts.clip_text_encoder",
     "CascadeEncoderDecoder": "segmentors.cascade_encoder_decoder",
     "ClassificationCost": "parts.matching",

@@ -23,6 +23,7 @@ import click
 )
 @click.option("--opacity", type=click.FloatRange(0, 1, min_open=True), default=0.5, help="Of the colours.")
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps. [default: the best there is]")
+@click.option("--exporter", metavar="SPEC", help="Loads an exported MODEL: a name, or '{type: NAME, argument: value}'.")
 @click.option("--show", is_flag=True, help="Show each picture in a window.")
 @click.option("--wait-time", type=float, default=0, metavar="SECONDS", help="How long to show each; 0 waits for a key.")
 def command(
@@ -33,6 +34,7 @@ def command(
     kind: str,
     opacity: float,
     device: str | None,
+    exporter: str | None,
     show: bool,
     wait_time: float,
 ) -> None:
@@ -41,10 +43,16 @@ def command(
     An IMAGE is a file of any size, a folder, a quoted pattern ('*.jpg'), or a .txt file with one path per line.
     """
     from segkernel import Predictor
+    from segkernel.config.text import read_text
+    from segkernel.errors import ConfigError, Problem
     from segplug_datasets.predict import collect_images, predict_images
 
     images = collect_images(inputs)
-    predictor = Predictor(model, weights, device)
+    problems: list[Problem] = []
+    spec = read_text(exporter, "--exporter", problems) if exporter else None
+    if problems:
+        raise ConfigError(problems)
+    predictor = Predictor(model, weights, device, exporter=spec)
     folders = {"pictures": "vis" if kind != "labels" else "", "labels": "pred" if kind != "overlays" else ""}
     stream = predict_images(
         predictor,

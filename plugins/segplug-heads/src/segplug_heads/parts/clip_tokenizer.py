@@ -23,12 +23,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from segkernel.download import fetch
 from segkernel.errors import UsageError
+from segkernel.weight_formats import locate
 
 VOCABULARY = 49408
-MERGES = "https://github.com/openai/CLIP/raw/main/clip/bpe_simple_vocab_16e6.txt.gz"
-MERGES_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
+MERGES = (
+    "https://github.com/openai/CLIP/raw/main/clip/bpe_simple_vocab_16e6.txt.gz"
+    "#sha256=924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
+)
 END_OF_WORD = "</w>"
 _WORD = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|(?:[^\s\w]|_)+")
 
@@ -91,7 +93,7 @@ def _known_words() -> dict[str, list[int]]:
 @functools.cache
 def _tables() -> tuple[dict[str, int], dict[tuple[str, str], int]]:
     """Return part of a word to token, and pair of parts to its rank, the lower the more usual."""
-    lines = gzip.decompress(fetch(MERGES, sha256=MERGES_SHA256).read_bytes()).decode().splitlines()
+    lines = gzip.decompress(locate(MERGES).read_bytes()).decode().splitlines()
     letters = list(_symbols().values())
     count = VOCABULARY - 2 * len(letters) - 2  # the file has more, after a first line that says what it is
     pairs = [tuple(line.split(" ")) for line in lines[1 : count + 1]]

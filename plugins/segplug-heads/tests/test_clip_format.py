@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segkernel.build import build
-from segkernel.weights import load_weights, prepare
+from segkernel.nn import fit_shapes
+from segkernel.weight_formats import convert
+from segkernel.weights import load_weights
 from segplug_heads import MultimodalEncoderDecoder
 from segplug_heads.parts.clip_tokenizer import tokenize
 
@@ -111,12 +113,12 @@ def text_vectors(w: Weights, texts: list[str]) -> Tensor:
 
 def test_san_is_made_of_clip() -> None:
     w, model = clip(), san()
-    prepared = prepare(model, w)
-    assert prepared.layout == "CLIPSAN"
-    report = load_weights(model, prepared.weights, mode="finetune")
+    found = convert(model, w)
+    assert found.format == "CLIPSAN"
+    report = load_weights(model, found.weights, mode="finetune")
     own = ("decode_head.side_adapter_network.", "text_encoder.bg_embed")
     assert [name for name in report.fresh if not name.startswith(own)] == []
-    assert (report.reshaped, set(prepared.weights) <= set(model.state_dict())) == ((), True)
+    assert (report.reshaped, set(found.weights) <= set(model.state_dict())) == ((), True)
     model.eval()
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     last = model.image_encoder(images)[-1]
@@ -132,5 +134,5 @@ def test_san_is_made_of_clip() -> None:
 def test_positions_of_another_image_size_are_resampled() -> None:
     w = clip()
     w["visual.positional_embedding"] = torch.randn(1 + 49, IMAGE_WIDTH)
-    resized = prepare(san(), w).resized
+    resized = fit_shapes(san(), convert(san(), w).weights)
     assert resized == [("image_encoder.pos_embed", (1, 50, IMAGE_WIDTH), (1, 17, IMAGE_WIDTH))]

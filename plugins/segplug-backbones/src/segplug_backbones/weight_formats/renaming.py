@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from segkernel.interfaces.model import WeightLayout
+from segkernel.interfaces.model import WeightFormat
 
 Weights = dict[str, Tensor]
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
@@ -32,7 +32,7 @@ def rename(weights: Weights, rules: Collection[Rule]) -> Weights:
     return renamed
 
 
-class Renaming(WeightLayout):
+class Renaming(WeightFormat):
     """A layout whose weights have other names, and perhaps another shape here and there."""
 
     mark: ClassVar[str]

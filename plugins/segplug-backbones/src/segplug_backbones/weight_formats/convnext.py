@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import nn
 
 from segplug_backbones.convnext import ConvNeXt
-from segplug_backbones.layouts.renaming import Renaming, Weights
+from segplug_backbones.weight_formats.renaming import Renaming, Weights
 
 BLOCK: tuple[tuple[str, str], ...] = (
     (r"\.(dwconv|conv_dw)\.", ".depthwise_conv."),

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import nn
 
 from segplug_backbones.beit import BEiT
-from segplug_backbones.layouts.renaming import Renaming, Weights
+from segplug_backbones.weight_formats.renaming import Renaming, Weights
 
 SHARED = "rel_pos_bias.relative_position_bias_table"
 

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from segplug_backbones.layouts.renaming import Renaming, Weights, rename, without_prefix
 from segplug_backbones.mit import MixVisionTransformer
+from segplug_backbones.weight_formats.renaming import Renaming, Weights, rename, without_prefix
 
 
 class OfficialMiT(Renaming):

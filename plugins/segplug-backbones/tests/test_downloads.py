@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from segkernel import download
 from segkernel.errors import CheckpointError
+from segkernel.weight_formats import locate
+from segplug_backbones.weight_formats.downloads import fetch
 
 CONTENT = b"weights" * 1000
 SUM = hashlib.sha256(CONTENT).hexdigest()
@@ -49,58 +50,57 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_a_file_is_downloaded_once(server: str) -> None:
-    first, second = download.fetch(f"{server}/plain.pth"), download.fetch(f"{server}/plain.pth")
+    first, second = fetch(f"{server}/plain.pth"), fetch(f"{server}/plain.pth")
     assert first == second
     assert first.read_bytes() == CONTENT
     assert Quiet.served == ["/plain.pth"]
 
 
-@pytest.mark.parametrize(("name", "sha256"), [(f"good-{SUM[:8]}.pth", None), ("plain.pth", SUM)])
-def test_the_right_checksum_passes(server: str, name: str, sha256: str | None) -> None:
-    assert download.fetch(f"{server}/{name}", sha256=sha256).is_file()
+@pytest.mark.parametrize(("name", "sha256"), [(f"good-{SUM[:8]}.pth", ""), ("plain.pth", SUM)])
+def test_the_right_checksum_passes(server: str, name: str, sha256: str) -> None:
+    assert fetch(f"{server}/{name}", sha256=sha256).is_file()
 
 
-@pytest.mark.parametrize(("name", "sha256"), [("bad-0123abcd.pth", None), ("plain.pth", "f" * 64)])
-def test_a_wrong_checksum_is_refused_and_nothing_kept(
-    server: str, tmp_path: Path, name: str, sha256: str | None
-) -> None:
+@pytest.mark.parametrize(("name", "sha256"), [("bad-0123abcd.pth", ""), ("plain.pth", "f" * 64)])
+def test_a_wrong_checksum_is_refused_and_nothing_kept(server: str, tmp_path: Path, name: str, sha256: str) -> None:
     with pytest.raises(CheckpointError, match=r"has the checksum .* it was not kept"):
-        download.fetch(f"{server}/{name}", sha256=sha256)
+        fetch(f"{server}/{name}", sha256=sha256)
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
 
 def test_a_file_cut_short_is_not_kept(server: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be downloaded"):
-        download.fetch(f"{server}/short.pth")
+        fetch(f"{server}/short.pth")
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
 
 def test_what_is_not_there_says_where_to_put_it(server: str) -> None:
     with pytest.raises(CheckpointError, match=r"HTTP 404[\s\S]*put it at .*cache.*missing.pth"):
-        download.fetch(f"{server}/missing.pth")
+        fetch(f"{server}/missing.pth")
 
 
 def test_no_network_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEGKERNEL_CACHE", str(tmp_path))
     with pytest.raises(CheckpointError, match="cannot be downloaded"):
-        download.fetch("http://127.0.0.1:9/weights.pth")
+        fetch("http://127.0.0.1:9/weights.pth")
 
 
-def test_a_file_stands_for_itself(tmp_path: Path) -> None:
-    (tmp_path / "own.pth").touch()
-    assert download.locate(tmp_path / "own.pth") == tmp_path / "own.pth"
+def test_an_address_may_hold_its_checksum(server: str) -> None:
+    with pytest.raises(CheckpointError, match=r"not f{64}; it was not kept"):
+        fetch(f"{server}/good-{SUM[:8]}.pth#sha256={'f' * 64}")
+    assert fetch(f"{server}/plain.pth#sha256={SUM}").name == "plain.pth"
 
 
 def test_a_name_of_the_table_is_its_address(server: str, tmp_path: Path) -> None:
     (tmp_path / "local_configs").mkdir()
     lines = [f"house://short: {server}/plain.pth", f"house://long: {{url: {server}/plain.pth, sha256: {SUM}}}"]
     (tmp_path / "local_configs" / "weights.yaml").write_text("\n".join(lines))
-    assert download.locate("house://short").read_bytes() == CONTENT
-    assert download.locate("house://long") == download.locate(f"{server}/plain.pth")
+    assert locate("house://short").read_bytes() == CONTENT
+    assert locate("house://long") == locate(f"{server}/plain.pth")
 
 
 def test_an_unknown_name_offers_near_ones(server: str, tmp_path: Path) -> None:
     (tmp_path / "local_configs").mkdir()
     (tmp_path / "local_configs" / "weights.yaml").write_text(f"house://resnet50: {server}/plain.pth")
     with pytest.raises(CheckpointError, match="did you mean house://resnet50"):
-        download.locate("house://resnet5")
+        locate("house://resnet5")

@@ -1,4 +1,4 @@
-"""Light and plain convolutional networks in the layouts of torchvision and timm: ours compute what theirs do.
+"""Light and plain convolutional networks in the formats of torchvision and timm: ours compute what theirs do.
 
 Theirs are written out as functions that make up each weight, under its name there, when they first need it. Images have
 odd sizes, for which padding as TensorFlow does is that on all sides.
@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from segkernel.build import build
 from segkernel.interfaces.model import Backbone
 from segkernel.nn import make_divisible
-from segkernel.weights import load_weights, prepare
+from segkernel.weight_formats import convert
+from segkernel.weights import load_weights
 from segplug_backbones import (
     MSCAN,
     VGG,
@@ -44,11 +45,11 @@ def image(side: int = 33) -> Tensor:
     return torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
-def converted(module: nn.Module, weights: dict[str, Tensor], layout: str) -> nn.Module:
-    """Load weights of another layout into a module, all of them, and return it."""
-    prepared = prepare(module, weights)
-    assert prepared.layout == layout
-    report = load_weights(module, prepared.weights, mode="finetune")
+def converted(module: nn.Module, weights: dict[str, Tensor], format: str) -> nn.Module:
+    """Load weights of another format into a module, all of them, and return it."""
+    found = convert(module, weights)
+    assert found.format == format
+    report = load_weights(module, found.weights, mode="finetune")
     assert (report.fresh, report.reshaped) == ((), ())
     return module.eval()
 
@@ -189,7 +190,7 @@ class Network(NamedTuple):
     acts: tuple[Activation, Activation, Activation]
     """Of the stem and the last convolution, and of the two layers that weigh channels."""
     ours: Callable[[], Backbone]
-    layout: str
+    format: str
 
 
 TV, TIMM = ("features.0.0", "features.0.1"), ("conv_stem", "bn1")
@@ -243,7 +244,7 @@ def test_inverted_residuals(name: str) -> None:
     if network.last is not None:
         x = act(made.conv_norm(x, *network.last))
     made["classifier.weight"] = torch.zeros(10, 10)
-    model = converted(network.ours(), {f"module.{key}": value for key, value in made.items()}, network.layout)
+    model = converted(network.ours(), {f"module.{key}": value for key, value in made.items()}, network.format)
     assert x.abs().max() > 1e-2
     torch.testing.assert_close(model(image())[-1], x, rtol=1e-4, atol=1e-4)
 
@@ -292,8 +293,8 @@ def test_vgg_of_torchvision(norm: bool) -> None:
 def test_convolutions_of_a_vgg_fit_even_where_it_has_norms_and_the_file_has_none() -> None:
     file = {f"features.{i}.{leaf}": torch.zeros(1) for i in (0, 3) for leaf in ("weight", "bias")}
     file |= {"features.0.weight": torch.ones(64, 3, 3, 3), "features.3.weight": torch.ones(128, 64, 3, 3)}
-    prepared = prepare(VGG(11, norm_cfg={"type": "BN"}), file)
-    assert set(prepared.weights) == {f"features.{i}.conv.{leaf}" for i in (0, 2) for leaf in ("weight", "bias")}
+    found = convert(VGG(11, norm_cfg={"type": "BN"}), file)
+    assert set(found.weights) == {f"features.{i}.conv.{leaf}" for i in (0, 2) for leaf in ("weight", "bias")}
 
 
 def shuffle_block(made: Made, x: Tensor, at: str, channels: int, stride: int) -> Tensor:
@@ -329,7 +330,7 @@ MSCAN_SIZES = {"embed_dims": (8, 8, 16, 16), "depths": (1, 2, 1, 1), "norm_cfg":
 @pytest.mark.parametrize("whole", [False, True])
 def test_mscan_of_its_authors(whole: bool) -> None:
     class Whole(nn.Module):
-        """The parts of a segmentor that the layout looks at."""
+        """The parts of a segmentor that the format looks at."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -354,7 +355,7 @@ def test_a_classifier_of_mmpretrain_has_our_backbones(kind: type[Backbone]) -> N
     own = {key: value + 1 for key, value in module.state_dict().items()}
     file = {f"backbone.{key}": value for key, value in own.items()}
     file |= {"head.fc.weight": torch.zeros(10, 6), "neck.gap.weight": torch.zeros(1)}
-    prepared = prepare(module, file)
-    assert prepared.layout == ""
-    module.load_state_dict(prepared.weights)
+    found = convert(module, file)
+    assert found.format == ""
+    module.load_state_dict(found.weights)
     assert all(torch.equal(value, own[key]) for key, value in module.state_dict().items())

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from segplug_backbones.layouts.renaming import Renaming, Weights
 from segplug_backbones.stdc import STDCNet
+from segplug_backbones.weight_formats.renaming import Renaming, Weights
 
 
 class OfficialSTDC(Renaming):

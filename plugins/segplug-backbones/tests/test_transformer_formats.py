@@ -1,4 +1,4 @@
-"""Twins and CLIP in the layouts of their authors: ours compute what theirs do, written out here in their names."""
+"""Twins and CLIP in the formats of their authors: ours compute what theirs do, written out here in their names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segkernel.weights import load_weights, prepare
+from segkernel.weight_formats import convert
+from segkernel.weights import load_weights
 from segplug_backbones import PCPVT, SVT, VisionTransformer
 
 Weights = dict[str, Tensor]
@@ -37,11 +38,11 @@ def images(side: int) -> Tensor:
     return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
-def converted(module: nn.Module, weights: Weights, layout: str) -> nn.Module:
-    """Load weights of another layout into a module, all of them, and return it."""
-    prepared = prepare(module, weights)
-    assert prepared.layout == layout
-    report = load_weights(module, prepared.weights, mode="finetune")
+def converted(module: nn.Module, weights: Weights, format: str) -> nn.Module:
+    """Load weights of another format into a module, all of them, and return it."""
+    found = convert(module, weights)
+    assert found.format == format
+    report = load_weights(module, found.weights, mode="finetune")
     assert (report.fresh, report.reshaped) == ((), ())
     return module.eval()
 
@@ -142,9 +143,9 @@ def test_twins_of_their_authors(kind: type[PCPVT]) -> None:
 
 def test_the_norm_of_a_classifier_is_that_of_the_last_stage() -> None:
     w = random_like(twins_shapes(PCPVT))
-    prepared = prepare(PCPVT(**{**SIZES, "norm_after_stage": True}), w)
-    assert torch.equal(prepared.weights["norm_list.1.weight"], w["norm.weight"])
-    assert "norm_list.0.weight" not in prepared.weights
+    found = convert(PCPVT(**{**SIZES, "norm_after_stage": True}), w)
+    assert torch.equal(found.weights["norm_list.1.weight"], w["norm.weight"])
+    assert "norm_list.0.weight" not in found.weights
 
 
 def test_twins_of_mmpretrain() -> None:
@@ -153,10 +154,10 @@ def test_twins_of_mmpretrain() -> None:
     for name, value in own.items():
         name = name.replace("layers", "stages", 1) if name.startswith("layers") else name
         theirs[f"backbone.{name.replace('norm_list.', 'norm_after_stage')}"] = value
-    prepared = prepare(SVT(**{**SIZES, "norm_after_stage": True}, windiow_sizes=(WINDOW, WINDOW)), theirs)
-    assert prepared.layout == "MMPretrainTwins"
-    assert prepared.weights.keys() == own.keys()
-    assert all(torch.equal(value, own[name]) for name, value in prepared.weights.items())
+    found = convert(SVT(**{**SIZES, "norm_after_stage": True}, windiow_sizes=(WINDOW, WINDOW)), theirs)
+    assert found.format == "MMPretrainTwins"
+    assert found.weights.keys() == own.keys()
+    assert all(torch.equal(value, own[name]) for name, value in found.weights.items())
 
 
 # ---------------------------------------------------------------- CLIP

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from segkernel.interfaces.model import WeightLayout
-from segkernel.weights import prepare
+from segkernel.interfaces.model import WeightFormat
+from segkernel.weight_formats import convert
 from segplug_heads.heads.san_head import SideAdapterCLIPHead
 from segplug_heads.segmentors.multimodal_encoder_decoder import MultimodalEncoderDecoder
 
@@ -17,7 +17,7 @@ Weights = dict[str, Tensor]
 IMAGE_LAYER = re.compile(r"^visual\.transformer\.resblocks\.(\d+)\.")
 
 
-class CLIPSAN(WeightLayout):
+class CLIPSAN(WeightFormat):
     """CLIP into a whole SAN: the first layers of its image encoder are SAN's image encoder, its last ones name the
     masks; the network beside it starts fresh."""
 
@@ -51,7 +51,7 @@ class CLIPSAN(WeightLayout):
             else:
                 name = key.replace("transformer.resblocks.", "transformer.")
                 converted[f"text_encoder.{self._within(name)}"] = value
-        encoder = prepare(module.image_encoder, image, resize=False).weights
+        encoder = convert(module.image_encoder, image).weights
         return converted | {f"image_encoder.{key}": value for key, value in encoder.items()}
 
     def _within(self, name: str) -> str:

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from segplug_backbones.layouts.renaming import Renaming, Weights, rename
 from segplug_backbones.mscan import MSCAN
+from segplug_backbones.weight_formats.renaming import Renaming, Weights, rename
 
 
 class OfficialMSCAN(Renaming):

@@ -1,63 +1,64 @@
-"""Files from the network, kept in a cache: once there, no network is asked again. Imports no torch.
+"""Addresses, and names of the zoos' ``weights.yaml``: downloaded once, checked, and kept in a cache.
 
-fetch("https://host/resnet50-0676ba61.pth")      # a path in the cache
-locate("torchvision://resnet50")                 # a file, an address, or a name of a zoo's weights.yaml
+Downloads().locate("https://host/resnet50-0676ba61.pth")       # a path in the cache
+Downloads().locate("torchvision://resnet50")
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 from urllib.error import HTTPError
-from urllib.parse import unquote, urlparse
+from urllib.parse import unquote, urldefrag, urlparse
 from urllib.request import Request, urlopen
 
+from segkernel.config.text import read_file
+from segkernel.config.zoo import find_zoos, label_of
 from segkernel.errors import CheckpointError, Problem, did_you_mean
-from segkernel.files import replacing
+from segkernel.files import cache_folder, replacing
+from segkernel.interfaces.model import WeightFormat
 
 TABLE = "weights.yaml"
 _CHUNK = 1 << 20
 log = logging.getLogger(__name__)
 
 
-def cache_folder() -> Path:
-    """Return where downloads are kept: ``SEGKERNEL_CACHE``, else ``segkernel`` in the user's cache folder."""
-    own = os.environ.get("SEGKERNEL_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segkernel"
+class Downloads(WeightFormat):
+    """Files from the network. Once in the cache, no network is asked again.
 
-
-def locate(source: str | Path) -> Path:
-    """Return the file that ``source`` stands for: a path, an address, or a name of a zoo's table of weights.
-
-    Raises:
-        CheckpointError: It is none of these, or cannot be downloaded.
+    An address may end in ``#sha256=...``, all of the checksum or its first digits; a name like
+    ``resnet50-0676ba61.pth`` holds the first digits as well.
     """
-    text = str(source)
-    if Path(source).exists():
-        return Path(source)
-    if text.startswith(("http://", "https://")):
-        return fetch(text)
-    table = known_weights()
-    if text in table:
-        entry = table[text]
-        return fetch(entry["url"], sha256=entry.get("sha256")) if isinstance(entry, Mapping) else fetch(str(entry))
-    if "://" not in text:
-        return Path(source)  # whoever opens it says what is missing
-    near = did_you_mean(text, list(table))
-    hint = f"did you mean {' or '.join(near)}?" if near else "names are in the weights.yaml of packaged configs"
-    raise CheckpointError(f"{text}: no weights have this name; {hint}")
+
+    def locates(self, source: str) -> bool:
+        if source.startswith(("http://", "https://")):
+            return True
+        table = known_weights()
+        return source in table or ("://" in source and bool(did_you_mean(source, table)))
+
+    def locate(self, source: str) -> Path:
+        """Return the cached file.
+
+        Raises:
+            CheckpointError: It cannot be downloaded, is cut short, or has another checksum, and nothing is kept; or no
+                zoo has the name.
+        """
+        if source.startswith(("http://", "https://")):
+            return fetch(source)
+        table = known_weights()
+        if source not in table:
+            near = " or ".join(did_you_mean(source, table))
+            raise CheckpointError(f"{source}: no weights have this name; did you mean {near}?")
+        entry = table[source]
+        return fetch(entry["url"], entry.get("sha256", "")) if isinstance(entry, Mapping) else fetch(str(entry))
 
 
 def known_weights() -> dict[str, Any]:
     """Return the addresses, or mappings of ``url`` and ``sha256``, of all zoos' ``weights.yaml`` by name."""
-    from segkernel.config.text import read_file
-    from segkernel.config.zoo import find_zoos, label_of
-
     table: dict[str, Any] = {}
     for zoo in reversed(find_zoos()):
         problems: list[Problem] = []
@@ -66,16 +67,17 @@ def known_weights() -> dict[str, Any]:
     return table
 
 
-def fetch(url: str, *, sha256: str | None = None) -> Path:
+def fetch(address: str, sha256: str = "") -> Path:
     """Return the cached file of an address; download it first if it is not there.
 
     Args:
-        url: With http or https.
-        sha256: What the file's checksum begins with; None takes it from a name like ``resnet50-0676ba61.pth``.
+        address: With http or https, and perhaps ``#sha256=...``.
+        sha256: What the file's checksum begins with, in hexadecimal digits.
 
     Raises:
         CheckpointError: It cannot be downloaded, is cut short, or has another checksum; nothing is kept.
     """
+    url, fragment = urldefrag(address)
     name = unquote(Path(urlparse(url).path).name)
     if not name:
         raise CheckpointError(f"{url}: names no file")
@@ -83,7 +85,7 @@ def fetch(url: str, *, sha256: str | None = None) -> Path:
     if target.is_file():
         return target
     found = re.search(r"-([0-9a-f]{8,64})\.\w+$", name)
-    wanted = (sha256 or (found.group(1) if found else "")).lower()
+    wanted = (sha256 or fragment.removeprefix("sha256=") or (found[1] if found else "")).lower()
     log.info("downloading %s\n    to %s", url, target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from segplug_backbones.layouts.renaming import Renaming, Weights
 from segplug_backbones.swin import SwinTransformer
+from segplug_backbones.weight_formats.renaming import Renaming, Weights
 
 COMMON: tuple[tuple[str, str], ...] = (
     (r"\.attn\.", ".attn.w_msa."),

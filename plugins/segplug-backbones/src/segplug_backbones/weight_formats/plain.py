@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from segplug_backbones.layouts.renaming import Renaming, Weights
 from segplug_backbones.shufflenet_v2 import ShuffleNetV2
 from segplug_backbones.vgg import VGG
+from segplug_backbones.weight_formats.renaming import Renaming, Weights
 
 IN_BRANCH = {
     "1": {"0": "0.conv", "1": "0.bn", "2": "1.conv", "3": "1.bn"},

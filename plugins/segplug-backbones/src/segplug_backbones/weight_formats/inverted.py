@@ -16,9 +16,9 @@ from typing import ClassVar
 from torch import nn
 
 from segplug_backbones.efficientnet import EfficientNet
-from segplug_backbones.layouts.renaming import Renaming, Weights, without_prefix
 from segplug_backbones.mobilenet_v2 import STAGES, MobileNetV2
 from segplug_backbones.mobilenet_v3 import MobileNetV3
+from segplug_backbones.weight_formats.renaming import Renaming, Weights, without_prefix
 
 Place = tuple[int, ...]
 """The number of a block, or those of its stage and itself."""

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from segplug_backbones.layouts.renaming import Renaming, Weights, rename, without_prefix
 from segplug_backbones.resnet import ResNet
+from segplug_backbones.weight_formats.renaming import Renaming, Weights, rename, without_prefix
 
 RGB_STD = (58.395, 57.12, 57.375)
 """What our pictures are divided by; those of Caffe were not, and had the colours in the order BGR."""

@@ -1,4 +1,4 @@
-"""Weights in the layouts of others: after conversion our models compute what the others' do.
+"""Weights in the formats of others: after conversion our models compute what the others' do.
 
 What others compute is written out here as functions of their weights, in their names.
 """
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkernel import checkpoint
-from segkernel.nn import PatchMerging
-from segkernel.weights import load_weights, prepare
+from segkernel.nn import PatchMerging, fit_shapes
+from segkernel.weight_formats import convert
+from segkernel.weights import load_weights
 from segplug_backbones import (
     MAE,
     BEiT,
@@ -28,7 +29,7 @@ from segplug_backbones import (
     SwinTransformer,
     VisionTransformer,
 )
-from segplug_backbones.layouts.swin import unfolded
+from segplug_backbones.weight_formats.swin import unfolded
 
 Weights = dict[str, Tensor]
 WIDTH, HEADS = 12, 3
@@ -39,11 +40,11 @@ def random_like(shapes: dict[str, tuple[int, ...]]) -> Weights:
     return {name: 0.3 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
 
-def convert(module: nn.Module, weights: Weights, layout: str, **more: str) -> nn.Module:
-    """Load weights of another layout into a module, all of them, and return it."""
-    prepared = prepare(module, weights, **more)
-    assert prepared.layout == layout
-    report = load_weights(module, prepared.weights, mode="finetune")
+def converted(module: nn.Module, weights: Weights, format: str, **more: str) -> nn.Module:
+    """Load weights of another format into a module, all of them, and return it."""
+    found = convert(module, weights, **more)
+    assert found.format == format
+    report = load_weights(module, found.weights, mode="finetune")
     assert [name for name in report.fresh if "index" not in name] == []
     assert report.reshaped == ()
     return module.eval()
@@ -112,13 +113,13 @@ def timm_vit(w: Weights, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("prefix", ["", "module.", "backbone."])
 def test_a_vit_of_timm(prefix: str) -> None:
     w = random_like(timm_shapes())
-    model = convert(vit(), {prefix + name: value for name, value in w.items()}, "TimmViT")
+    model = converted(vit(), {prefix + name: value for name, value in w.items()}, "TimmViT")
     torch.testing.assert_close(model(images())[-1], timm_vit(w, images()), rtol=1e-4, atol=1e-5)
 
 
 def test_position_embeddings_of_another_size_are_resampled() -> None:
-    report = prepare(vit(), random_like(timm_shapes(tokens=1 + 49)))
-    assert report.resized == [("pos_embed", (1, 50, WIDTH), (1, 17, WIDTH))]
+    weights = convert(vit(), random_like(timm_shapes(tokens=1 + 49))).weights
+    assert fit_shapes(vit(), weights) == [("pos_embed", (1, 50, WIDTH), (1, 17, WIDTH))]
 
 
 def test_a_vit_of_mmpretrain() -> None:
@@ -129,7 +130,7 @@ def test_a_vit_of_mmpretrain() -> None:
         for old, new in (*names, ("blocks", "layers"), ("norm1", "ln1"), ("norm2", "ln2"), ("norm.", "ln1.")):
             name = name.replace(old, new)
         theirs[f"backbone.{name}"] = value
-    model = convert(vit(), theirs, "MMPretrainViT")
+    model = converted(vit(), theirs, "MMPretrainViT")
     torch.testing.assert_close(model(images())[-1], timm_vit(w, images()), rtol=1e-4, atol=1e-5)
 
 
@@ -174,7 +175,7 @@ def test_a_vit_of_jax_from_its_file(tmp_path: Path) -> None:
         shapes |= {f"{at}/MlpBlock_3/Dense_1/kernel": (2 * WIDTH, WIDTH), f"{at}/MlpBlock_3/Dense_1/bias": (WIDTH,)}
     arrays = {name: value.numpy() for name, value in random_like(shapes).items()}
     np.savez(tmp_path / "ViT.npz", **arrays)
-    model = convert(vit(), checkpoint.load(tmp_path / "ViT.npz")["state_dict"], "JaxViT")
+    model = converted(vit(), checkpoint.load(tmp_path / "ViT.npz")["state_dict"], "JaxViT")
     torch.testing.assert_close(model(images())[-1], jax_vit(arrays, images()), rtol=1e-4, atol=1e-5)
 
 
@@ -189,7 +190,7 @@ def test_beit_before_fine_tuning_shares_one_table() -> None:
         w |= {f"blocks.{i}.gamma_{n}": torch.full((WIDTH,), 0.5) for n in (1, 2)}
     w["rel_pos_bias.relative_position_bias_table"] = torch.randn(52, HEADS)
     w["rel_pos_bias.relative_position_index"] = torch.zeros(17, 17)
-    model = convert(BEiT(**BEIT, out_indices=1), w, "OfficialBEiT")
+    model = converted(BEiT(**BEIT, out_indices=1), w, "OfficialBEiT")
     for i, layer in enumerate(model.layers):
         assert torch.equal(layer.attn.relative_position_bias_table, w["rel_pos_bias.relative_position_bias_table"])
         assert torch.equal(layer.attn.qkv.weight, w[f"blocks.{i}.attn.qkv.weight"])
@@ -202,19 +203,20 @@ def test_a_table_of_relative_positions_is_resampled_and_keeps_the_rows_of_the_cl
     own = {name: value.clone() for name, value in BEiT(**BEIT, out_indices=1).state_dict().items()}
     name = "layers.0.attn.relative_position_bias_table"
     own[name] = torch.randn(52, HEADS)
-    prepared = prepare(model, own)
-    assert prepared.weights[name].shape == (124, HEADS)
-    assert torch.equal(prepared.weights[name][-3:], own[name][-3:])
+    found = dict(own)
+    fit_shapes(model, found)
+    assert found[name].shape == (124, HEADS)
+    assert torch.equal(found[name][-3:], own[name][-3:])
 
 
 def test_mae_loads_its_encoder() -> None:
     w = random_like(timm_shapes()) | {"mask_token": torch.zeros(1, 1, 4), "decoder_pos_embed": torch.zeros(1, 17, 4)}
     model = MAE(**BEIT, out_indices=1)
-    prepared = prepare(model, w)
-    assert prepared.layout == "OfficialBEiT"
+    found = convert(model, w)
+    assert found.format == "OfficialBEiT"
     own = {name for name in model.state_dict() if "relative" not in name and "gamma" not in name}
-    assert own <= prepared.weights.keys()
-    assert torch.equal(prepared.weights["layers.1.attn.qkv.bias"], w["blocks.1.attn.qkv.bias"])
+    assert own <= found.weights.keys()
+    assert torch.equal(found.weights["layers.1.attn.qkv.bias"], w["blocks.1.attn.qkv.bias"])
 
 
 # ---------------------------------------------------------------- hierarchical transformers
@@ -253,12 +255,12 @@ OFFICIAL = {
 
 
 def test_swin_of_its_authors() -> None:
-    prepared = prepare(swin(), their_swin(OFFICIAL))
-    assert prepared.layout == "OfficialSwin"
+    found = convert(swin(), their_swin(OFFICIAL))
+    assert found.format == "OfficialSwin"
     wanted = {
         name for name in swin().state_dict() if "index" not in name and not name.startswith(("norm0", "norm1", "norm2"))
     }
-    assert wanted <= prepared.weights.keys()
+    assert wanted <= found.weights.keys()
 
 
 def test_swin_of_new_timm_merges_at_the_start_of_a_stage() -> None:
@@ -268,8 +270,8 @@ def test_swin_of_new_timm_merges_at_the_start_of_a_stage() -> None:
         if "downsample" in name:
             parts[1] = str(int(parts[1]) + 1)
         moved[".".join(parts)] = value
-    old, new = prepare(swin(), their_swin(OFFICIAL)), prepare(swin(), moved)
-    assert new.layout == "OfficialSwin"
+    old, new = convert(swin(), their_swin(OFFICIAL)), convert(swin(), moved)
+    assert new.format == "OfficialSwin"
     assert all(torch.equal(value, new.weights[name]) for name, value in old.weights.items())
 
 
@@ -317,7 +319,7 @@ def test_mix_vision_transformer_of_its_authors() -> None:
     model = mit().eval()
     fresh = mit().apply(lambda part: nn.init.zeros_(part.weight) if isinstance(part, nn.Linear) else None)
     for ours, expected in zip(
-        convert(fresh, their_mit(model), "OfficialMiT")(images(64)), model(images(64)), strict=True
+        converted(fresh, their_mit(model), "OfficialMiT")(images(64)), model(images(64)), strict=True
     ):
         torch.testing.assert_close(ours, expected)
 
@@ -343,7 +345,7 @@ class TheirSegFormerHead(nn.Module):
 
 def test_a_whole_segformer_of_its_authors() -> None:
     class Whole(nn.Module):
-        """The part of a segmentor that the layout looks at."""
+        """The part of a segmentor that the format looks at."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -352,9 +354,9 @@ def test_a_whole_segformer_of_its_authors() -> None:
     trunk, head = mit().eval(), TheirSegFormerHead((8, 8, 16, 16)).eval()
     theirs = {f"backbone.{name}": value for name, value in their_mit(trunk).items()}
     theirs |= {f"decode_head.{name}": value for name, value in head.state_dict().items()}
-    prepared = prepare(Whole(), theirs)
-    assert prepared.layout == "OfficialSegFormer"
-    w, maps = prepared.weights, trunk(images(64))
+    found = convert(Whole(), theirs)
+    assert found.format == "OfficialSegFormer"
+    w, maps = found.weights, trunk(images(64))
     size, joined = maps[0].shape[2:], []
     for i, x in enumerate(maps):  # what SegformerHead(linear_projection=True) does, from fine to coarse
         x = F.conv2d(x, w[f"decode_head.convs.{i}.conv.weight"], w[f"decode_head.convs.{i}.conv.bias"])
@@ -388,7 +390,7 @@ def test_detectrons_arrays_are_for_other_pictures(tmp_path: Path) -> None:
                 blobs |= {f"{at}_branch1_bn_{part}": (4 * width,) for part in "sb"}
             inputs = 4 * width
     w = random_like(blobs)
-    model = convert(ResNet(50, style="caffe"), w, "DetectronResNet")
+    model = converted(ResNet(50, style="caffe"), w, "DetectronResNet")
     pixels = torch.rand(1, 3, 16, 16) * 255
     mean, std = (
         torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1),
@@ -402,8 +404,8 @@ def test_detectrons_arrays_are_for_other_pictures(tmp_path: Path) -> None:
 
 def test_caffe_has_to_be_asked_for() -> None:
     w = ResNet(18).state_dict()
-    assert prepare(ResNet(18), w).layout == ""
-    asked = prepare(ResNet(18), w, layout="CaffeResNet")
+    assert convert(ResNet(18), w).format == ""
+    asked = convert(ResNet(18), w, format="CaffeResNet")
     assert torch.allclose(asked.weights["conv1.weight"][:, 0], w["conv1.weight"][:, 2] * 58.395)
 
 
@@ -414,7 +416,7 @@ def test_the_deep_stem_of_timm() -> None:
         return name.replace("stem.", "conv1.")
 
     w = {theirs(name): value for name, value in ResNetV1d(18).state_dict().items()}
-    convert(ResNetV1d(18), w, "TimmResNet")
+    converted(ResNetV1d(18), w, "TimmResNet")
 
 
 CONVNEXT = {
@@ -425,7 +427,7 @@ CONVNEXT = {
 
 
 @pytest.mark.parametrize(
-    ("layout", "names"),
+    ("format", "names"),
     [
         ("OfficialConvNeXt", [("depthwise_conv", "dwconv"), ("pointwise_conv", "pwconv")]),
         (
@@ -442,7 +444,7 @@ CONVNEXT = {
         ),
     ],
 )  # fmt: skip
-def test_convnext_of_others(layout: str, names: list[tuple[str, str]]) -> None:
+def test_convnext_of_others(format: str, names: list[tuple[str, str]]) -> None:
     torch.manual_seed(0)
     model = ConvNeXt(**CONVNEXT).eval()
     theirs = {}
@@ -450,7 +452,7 @@ def test_convnext_of_others(layout: str, names: list[tuple[str, str]]) -> None:
         for old, new in names:
             name = name.replace(old, new)
         theirs[name] = value.view(-1, 1, 1) if "layer_scale" in name else value
-    fresh = convert(ConvNeXt(**CONVNEXT), theirs, layout)
+    fresh = converted(ConvNeXt(**CONVNEXT), theirs, format)
     for ours, expected in zip(fresh(images(64)), model(images(64)), strict=True):
         torch.testing.assert_close(ours, expected)
 
@@ -470,5 +472,5 @@ def test_stdc_of_its_authors(kind: str) -> None:
                 tail = "conv_list." + tail.removeprefix("layers.") if tail.startswith("layers.") else tail
                 theirs[f"cp.features.{index}.{tail}"] = value
     fresh = STDCNet(stdc_type=kind, **sizes, norm_cfg={"type": "BN"}, act_cfg={"type": "ReLU"})
-    for ours, expected in zip(convert(fresh, theirs, "OfficialSTDC")(images(64)), model(images(64)), strict=True):
+    for ours, expected in zip(converted(fresh, theirs, "OfficialSTDC")(images(64)), model(images(64)), strict=True):
         torch.testing.assert_close(ours, expected)

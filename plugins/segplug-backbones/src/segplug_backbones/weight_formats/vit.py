@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from segplug_backbones.layouts.renaming import Renaming, Weights, rename, without_prefix
 from segplug_backbones.vit import VisionTransformer
+from segplug_backbones.weight_formats.renaming import Renaming, Weights, rename, without_prefix
 
 
 class TimmViT(Renaming):

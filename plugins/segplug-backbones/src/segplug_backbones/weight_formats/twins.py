@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from segplug_backbones.layouts.renaming import Renaming, Weights
 from segplug_backbones.twins import PCPVT
+from segplug_backbones.weight_formats.renaming import Renaming, Weights
 
 
 class OfficialTwins(Renaming):

@@ -1,0 +1,197 @@
+"""From a name, a config, a checkpoint, an exported file or a module to a model with its weights."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from segkernel import checkpoint
+from segkernel.build import build
+from segkernel.catalog import Catalog
+from segkernel.config import Config, load_config
+from segkernel.errors import CheckpointError, ConfigError, Problem, UsageError
+from segkernel.interfaces.model import Exporter, Segmentor
+from segkernel.task import model_for_task
+from segkernel.weight_formats import reader_of
+from segkernel.weights import load_into
+
+log = logging.getLogger(__name__)
+
+Source = str | Path | Mapping[str, Any] | Config | nn.Module
+"""What a model can be loaded from."""
+ExporterChoice = str | Mapping[str, Any] | Exporter | None
+"""An exporter by its name, as a spec with arguments, or built; None takes the one of the file's suffix."""
+
+
+@dataclass
+class LoadedModel:
+    """A model, and what is known about it.
+
+    Args:
+        model: A segmentor, or the module that was given.
+        meta: Of the weights: classes, palette, preprocess; empty without weights.
+        config: The config it was built from, if any.
+        random: Whether no weights were given: its predictions mean nothing.
+    """
+
+    model: Any
+    meta: Mapping[str, Any]
+    config: Config | None
+    random: bool = False
+
+
+def catalog_of(config: Mapping[str, Any] | None) -> Catalog:
+    """Return the catalogue with a config's preferences."""
+    plugins = (config or {}).get("plugins") or {}
+    prefer = plugins.get("prefer", ()) if isinstance(plugins, Mapping) else ()
+    named = prefer if isinstance(prefer, list | tuple) else ()  # anything else is a problem that a check names
+    return Catalog.discover().prefer(list(named)) if named else Catalog.discover()
+
+
+def load_model(
+    source: Source,
+    weights: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    exporter: ExporterChoice = None,
+    device: str | None = None,
+) -> LoadedModel:
+    """Load a model.
+
+    Args:
+        source: A packaged or local name, which brings its published weights if the overrides leave the model as it
+            is, a config file, a mapping, a loaded config, a checkpoint that holds its config, an exported file, or a
+            built module.
+        weights: A checkpoint, which must fit completely, or an exported file that takes the model's place.
+        overrides: ``key=value`` strings for the config.
+        exporter: What loads an exported file; as for `load_exported`.
+        device: Where an exported file runs; as for `load_exported`.
+
+    Raises:
+        ConfigError, CheckpointError, ExportError, UsageError: When the parts are missing or do not fit together.
+    """
+    if isinstance(source, nn.Module):
+        return LoadedModel(source, load_strict(source, weights) if weights else getattr(source, "metadata", {}), None)
+    if not isinstance(source, str | Path | Mapping):
+        raise UsageError(f"a model is a name, a file or a torch module, not a {type(source).__name__}")
+    if isinstance(source, str | Path) and _is_model_file(Path(source)):
+        if not _holds_weights(source):
+            exported = load_exported(source, exporter, device)
+            stored = exported.metadata.get("config")
+            return LoadedModel(exported, exported.metadata, load_config(stored, overrides) if stored else None)
+        stored = checkpoint.load(source)["meta"].get("config")
+        if not isinstance(stored, Mapping) or not stored.get("model"):
+            hint = "give that as the model and this file as weights"
+            raise CheckpointError(f"{source}: holds weights, but not the config they belong to; {hint}")
+        return _with_weights(load_config(stored, overrides), weights or source, exporter, device)
+    config = load_config(source, overrides)
+    changed = any(text.lstrip("+~").startswith(("model", "data.num_classes", "data.task")) for text in overrides)
+    named = isinstance(source, str) and not source.lower().endswith((".yaml", ".yml")) and not changed
+    return _with_weights(config, weights or (config.meta.get("weights") if named else None), exporter, device)
+
+
+def _is_model_file(path: Path) -> bool:
+    """Whether this is a checkpoint or an exported file, not a config or a config's name, which may have dots."""
+    suffix = path.suffix.lower()
+    if suffix in ("", ".yaml", ".yml"):
+        return False
+    return suffix in checkpoint.SUFFIXES or path.is_file() or _exporter_of(suffix, None, Catalog.discover()) is not None
+
+
+def _holds_weights(path: str | Path) -> bool:
+    suffix = Path(path).suffix.lower()
+    return suffix in ("", *checkpoint.SUFFIXES) or reader_of(suffix) is not None
+
+
+def _with_weights(
+    config: Config, weights: str | Path | None, exporter: ExporterChoice, device: str | None
+) -> LoadedModel:
+    if weights is None:
+        return LoadedModel(make_model(config), {}, config, random=True)
+    if not _holds_weights(weights):
+        exported = load_exported(weights, exporter, device, config)
+        return LoadedModel(exported, exported.metadata, config)
+    model = make_model(config, pretrained=False)  # all of it comes from the weights
+    with catalog_of(config).active():
+        return LoadedModel(model, load_strict(model, weights), config)
+
+
+def make_model(config: Config, catalog: Catalog | None = None, pretrained: bool = True) -> Segmentor:
+    """Build a config's model; a part that names ``pretrained`` weights gets them, a segmentor's go into its backbone.
+
+    Args:
+        config: The whole config.
+        catalog: Where its components are looked up; None is the installed ones, as the config prefers them.
+        pretrained: Whether to load them.
+    """
+    if "unavailable" in config.meta:
+        raise ConfigError(unavailable(config))
+    if not config.get("model"):
+        raise ConfigError(Problem("this config has no model", "model", str(config.source)))
+    catalog = catalog or catalog_of(config)
+    model = build("segmentors", model_for_task(config, catalog), path="model", catalog=catalog)
+    for name, part in model.named_modules() if pretrained else ():
+        if start := getattr(part, "pretrained", None):
+            target: Any = part.backbone if isinstance(part, Segmentor) else part
+            with catalog.active():
+                _, report = load_into(target, start, "finetune")
+            log.info("%s from %s\n%s", name or "backbone", start, report)
+    return model
+
+
+def unavailable(config: Config) -> Problem:
+    """Return why a config is listed but cannot be built."""
+    return Problem(f"{config.name} cannot be built: {config.meta['unavailable']}", "model", config.source)
+
+
+def load_strict(model: nn.Module, weights: str | Path) -> Mapping[str, Any]:
+    """Load weights that must fit completely; return the file's ``meta``."""
+    state, report = load_into(model, weights, "strict")
+    log.debug("%s\n%s", weights, report)
+    return state["meta"]
+
+
+def load_exported(
+    path: str | Path,
+    exporter: ExporterChoice = None,
+    device: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Any:
+    """Return an exported file as a segmentor that only predicts.
+
+    Args:
+        path: The file.
+        exporter: A name, ``{type: NAME, argument: value}`` or a built one. None takes the one of the file's suffix: of
+            the config's section ``export`` with its arguments, else of those installed.
+        device: Where it is to run, as torch writes it; ``auto`` leaves that to the exporter, None is the config's
+            ``engine.device``.
+        config: Whose section ``export`` and ``plugins.prefer`` count.
+
+    Raises:
+        UsageError: When no installed exporter reads such files; the message names the package if one is known.
+        AmbiguousComponentError: When several do, and none is preferred.
+        ExportError: When the file cannot be loaded, or cannot run on the device.
+    """
+    catalog, suffix = catalog_of(config), Path(path).suffix.lower()
+    spec = {"type": exporter} if isinstance(exporter, str) else exporter or _exporter_of(suffix, config, catalog)
+    if spec is None:
+        hint = catalog.how_to_get("exporters") or f"\n    checkpoints end in {', '.join(checkpoint.SUFFIXES)}"
+        raise UsageError(f"{path}: no installed exporter reads {suffix or 'such'} files{hint}")
+    built: Exporter = build("exporters", spec, path="exporter", catalog=catalog)
+    device = device or ((config or {}).get("engine") or {}).get("device")
+    return built.load(Path(path), None if device == "auto" else device)
+
+
+def _exporter_of(suffix: str, config: Mapping[str, Any] | None, catalog: Catalog) -> Any:
+    """Return the spec of the exporter that writes such files, the config's own before others."""
+    for spec in (config or {}).get("export") or ():
+        kind = spec.get("type") if isinstance(spec, Mapping) else spec
+        if getattr(catalog.load("exporters", kind) if isinstance(kind, str) else kind, "suffix", None) == suffix:
+            return spec
+    found = catalog.choose("exporters", suffix, lambda each: getattr(each, "suffix", None) == suffix)
+    return found and {"type": found}

@@ -1,0 +1,182 @@
+"""The door to weights of others: which format is asked, and what is said when none is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segkernel import checkpoint, weights
+from segkernel.catalog import Catalog, Row
+from segkernel.errors import AmbiguousComponentError, CheckpointError, UnknownComponentError
+from segkernel.interfaces.model import WeightFormat
+from segkernel.weight_formats import convert, locate
+
+
+class Theirs(WeightFormat):
+    """Names with a prefix; files and addresses of their own."""
+
+    suffixes: ClassVar = (".theirs",)
+
+    def locates(self, source: str) -> bool:
+        return source.startswith("theirs://")
+
+    def locate(self, source: str) -> Path:
+        return Path(source.removeprefix("theirs://"))
+
+    def read(self, path: Path) -> Mapping[str, Any] | None:
+        return {"weight": torch.full((1, 1), 7.0)} if path.read_text() == "seven" else None
+
+    def matches(self, module: nn.Module, keys: Collection[str]) -> bool:
+        return all(key.startswith("their_") for key in keys)
+
+    def convert(self, module: nn.Module, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {key.removeprefix("their_"): value for key, value in given.items()}
+
+
+class Fewer(Theirs):
+    """Knows one name alone."""
+
+    def convert(self, module: nn.Module, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"bias": given["their_bias"]}
+
+
+class Plus(Theirs):
+    """Adds one to each value, so that it can be told from `Theirs`."""
+
+    def convert(self, module: nn.Module, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value + 1 for name, value in super().convert(module, given).items()}
+
+
+class Shy(Theirs):
+    """Reads no file after all."""
+
+    def read(self, path: Path) -> None:
+        return None
+
+
+Install = Callable[..., Catalog]
+
+
+@pytest.fixture
+def install() -> Iterator[Install]:
+    """Return a function that makes a catalog with formats, each the only one of a distribution, the one in use."""
+    contexts = []
+
+    def put(*names: str, prefer: tuple[str, ...] = ()) -> Catalog:
+        rows = [Row("weight_formats", name, f"dist-{name.lower()}", "1", f"{__name__}:{name}") for name in names]
+        catalog = Catalog(tuple(rows), prefer)
+        contexts.append(catalog.active())
+        contexts[-1].__enter__()
+        return catalog
+
+    yield put
+    for context in reversed(contexts):
+        context.__exit__(None, None, None)
+
+
+def layer() -> nn.Linear:
+    return nn.Linear(1, 1)
+
+
+def theirs() -> dict[str, Tensor]:
+    return {"their_weight": torch.full((1, 1), 3.0), "their_bias": torch.full((1,), 4.0)}
+
+
+def test_our_own_names_are_not_converted(install: Install) -> None:
+    install("Theirs")
+    assert convert(layer(), layer().state_dict()).format == ""
+
+
+def test_a_format_is_recognised_by_its_keys(install: Install, tmp_path: Path) -> None:
+    install("Theirs")
+    torch.save(theirs(), tmp_path / "a.pth")
+    model = layer()
+    _, report = weights.load_into(model, tmp_path / "a.pth", "strict")
+    assert (float(model.weight.detach()), float(model.bias.detach())) == (3, 4)
+    assert report.format == "Theirs"
+    assert "converted from Theirs" in str(report)
+
+
+def test_the_format_that_gives_most_tensors_wins(install: Install) -> None:
+    install("Fewer", "Theirs")
+    assert convert(layer(), theirs()).format == "Theirs"
+
+
+def test_two_equal_ones_are_an_error_that_names_both_until_one_is_preferred(install: Install) -> None:
+    install("Plus", "Theirs")
+    with pytest.raises(AmbiguousComponentError, match=r"choose dist-plus/Plus or dist-theirs/Theirs.*plugins\.prefer"):
+        convert(layer(), theirs())
+    install("Plus", "Theirs", prefer=("dist-theirs",))
+    assert float(convert(layer(), theirs()).weights["bias"]) == 4
+    install("Plus", "Theirs", prefer=("dist-plus",))
+    assert float(convert(layer(), theirs()).weights["bias"]) == 5
+
+
+def test_a_format_can_be_asked_for(install: Install) -> None:
+    install("Plus", "Theirs")
+    assert convert(layer(), theirs(), "Plus").format == "Plus"
+    with pytest.raises(UnknownComponentError, match="'Theirs'"):
+        convert(layer(), theirs(), "Thiers")
+
+
+def test_a_format_reads_the_files_of_its_suffix(install: Install, tmp_path: Path) -> None:
+    install("Theirs")
+    (tmp_path / "a.theirs").write_text("seven")
+    assert float(checkpoint.load(tmp_path / "a.theirs")["state_dict"]["weight"]) == 7
+
+
+def test_a_file_that_torch_wrote_after_all_is_read_by_torch(install: Install, tmp_path: Path) -> None:
+    install("Shy")
+    torch.save({"weight": torch.ones(1)}, tmp_path / "a.theirs")
+    assert list(checkpoint.load(tmp_path / "a.theirs")["state_dict"]) == ["weight"]
+
+
+def test_two_readers_of_one_suffix_are_an_error_until_one_is_preferred(install: Install, tmp_path: Path) -> None:
+    (tmp_path / "a.theirs").write_text("seven")
+    install("Plus", "Theirs")
+    with pytest.raises(AmbiguousComponentError, match=r"\.theirs: 2 .*\n.*dist-plus/Plus or dist-theirs/Theirs"):
+        checkpoint.load(tmp_path / "a.theirs")
+    install("Plus", "Theirs", prefer=("dist-plus",))
+    assert checkpoint.load(tmp_path / "a.theirs")["state_dict"]
+
+
+def test_a_format_locates_names(install: Install, tmp_path: Path) -> None:
+    install("Theirs")
+    assert locate(f"theirs://{tmp_path}/a.pth") == tmp_path / "a.pth"
+
+
+def test_a_file_stands_for_itself(install: Install, tmp_path: Path) -> None:
+    install("Theirs")
+    (tmp_path / "own.pth").touch()
+    assert locate(tmp_path / "own.pth") == tmp_path / "own.pth"
+
+
+@pytest.mark.parametrize("source", ["torchvision://resnet50", "https://example.org/resnet50.pth"])
+def test_without_a_plugin_a_name_names_the_package(install: Install, source: str) -> None:
+    install()
+    with pytest.raises(CheckpointError, match=r"no installed weight format.*\n    pip install segplug-backbones"):
+        locate(source)
+
+
+def test_without_a_plugin_a_foreign_file_names_the_package(install: Install, tmp_path: Path) -> None:
+    install()
+    (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 an archive of arrays")
+    with pytest.raises(CheckpointError, match=r"no installed weight format reads \.npz\n    pip install segplug-backb"):
+        checkpoint.load(tmp_path / "a.npz")
+
+
+def test_a_broken_format_is_passed_over_with_a_warning(install: Install, caplog: pytest.LogCaptureFixture) -> None:
+    install("Missing", "Theirs")
+    assert convert(layer(), theirs()).format == "Theirs"
+    assert "dist-missing/Missing" in caplog.text
+
+
+def test_a_backbone_is_found_in_a_whole_model(install: Install) -> None:
+    install("Theirs")
+    whole = {f"backbone.{key}": value for key, value in layer().state_dict().items()} | {"head.bias": torch.zeros(2)}
+    assert convert(layer(), whole).weights.keys() == layer().state_dict().keys()

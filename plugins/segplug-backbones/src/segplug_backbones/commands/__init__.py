@@ -1,0 +1,1 @@
+"""Commands of ``seg-kernel`` that this package brings."""

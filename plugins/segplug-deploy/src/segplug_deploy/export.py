@@ -1,0 +1,85 @@
+"""``seg-kernel export``: write a trained model to another format, proven equal."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segkernel.cli import SIZE
+from segkernel.errors import UsageError
+
+if TYPE_CHECKING:
+    from segkernel.interfaces.model import Exporter
+    from segkernel.predictor import Image
+
+log = logging.getLogger(__name__)
+
+
+@click.command("export")
+@click.argument("model")
+@click.option("--weights", metavar="FILE", help="A checkpoint, when MODEL is a config.")
+@click.option("--format", "kind", default="ONNXExporter", show_default=True, metavar="EXPORTER", help="Its name.")
+@click.option("--image", metavar="FILE", help="Prove it on this image. [default: one of the config's data]")
+@click.option("--size", type=SIZE, help="Resize that image. [default: the config's crop size, or its own]")
+@click.option("--out", metavar="FILE", help="The file to write. [default: beside the weights]")
+def command(
+    model: str, weights: str | None, kind: str, image: str | None, size: tuple[int, int] | None, out: str | None
+) -> None:
+    """Export MODEL: a checkpoint, or a config with --weights. Nothing is written unless the numbers are equal."""
+    path = export_model(model, weights, kind, image=image, size=size, out=out)
+    click.echo(f"wrote {path}\nnext  seg-kernel predict {path} IMAGE...")
+
+
+def export_model(
+    model: str | Path,
+    weights: str | Path | None = None,
+    exporter: str | Mapping[str, Any] | Exporter = "ONNXExporter",
+    *,
+    image: Image | None = None,
+    size: tuple[int, int] | None = None,
+    out: str | Path | None = None,
+) -> Path:
+    """Export a trained model; return the file, which is written only if it gives the same numbers.
+
+    Args:
+        model: A checkpoint, or a config with weights.
+        weights: A checkpoint.
+        exporter: A name, ``{type: NAME, argument: value}``, or a built one.
+        image: What it is proven on; None takes the first image of the config's test, validation or training set.
+        size: (height, width) in pixels to resize that image to; None keeps what the config's transforms make of it.
+        out: The file; None puts it beside the weights.
+
+    Raises:
+        ExportError: The model cannot be exported, or the file gives other numbers.
+        ConfigError, CheckpointError, DataError, UsageError: As of `segkernel.Predictor`.
+    """
+    from segkernel.build import build
+    from segkernel.loading import catalog_of
+    from segkernel.nn import resize
+    from segkernel.predictor import Predictor
+
+    predictor = Predictor(model, weights, device="cpu")
+    spec = {"type": exporter} if isinstance(exporter, str) else exporter
+    chosen: Exporter = build("exporters", spec, catalog=catalog_of(predictor.config))
+    example = predictor.example(_first_image(predictor.config) if image is None else image)
+    if size:
+        example = resize(example, size=size, mode="bilinear", align_corners=False)
+    path = Path(out) if out else Path(weights or model).with_suffix(chosen.suffix)
+    log.info("%s", chosen.export(predictor.model, path, example, predictor.metadata()))
+    return path
+
+
+def _first_image(config: Mapping[str, Any] | None) -> Any:
+    from segkernel.build import build, signature
+    from segkernel.loading import catalog_of
+
+    data, catalog = (config or {}).get("data") or {}, catalog_of(config)
+    spec = next((data[part] for part in ("test", "val", "train") if data.get(part)), None)
+    if spec is None:
+        raise UsageError("the config has no data: give an --image to prove the exported file on")
+    takes_task = data.get("task") and "task" in signature(catalog.load("datasets", spec["type"]))
+    return build("datasets", spec, catalog=catalog, **({"task": data["task"]} if takes_task else {}))[0].image

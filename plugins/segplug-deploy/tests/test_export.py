@@ -1,0 +1,129 @@
+"""The command `export`: writes a proven file beside the weights, and refuses in one message."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from segkernel import checkpoint, image
+
+MODULE = """
+import json
+import torch
+from pathlib import Path
+from segkernel.errors import ExportError
+from segkernel.interfaces.model import Exporter, OutputSpec, Segmentor
+
+class Shades(Segmentor):
+    def __init__(self, scale: float = 1.0, pretrained: str | None = None) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(scale))
+        self.outputs = {"seg": OutputSpec(classes=2, out_channels=2)}
+        self.test_cfg = {"mode": "whole"}
+        self.pretrained = pretrained
+
+    def forward(self, images):
+        light = images.mean(1, keepdim=True) - 128
+        return torch.cat([-light, light], 1) * self.scale
+
+    def predict(self, images):
+        return {"seg": self(images)}
+
+class ScaleExporter(Exporter):
+    suffix = ".scale"
+
+    def export(self, segmentor, path, example, metadata=None):
+        if segmentor.scale < 0:
+            raise ExportError("other numbers")
+        Path(path).write_text(json.dumps({"scale": float(segmentor.scale), "metadata": metadata}))
+        return f"proven on {tuple(example.shape)}"
+
+    def load(self, path, device=None):
+        raise NotImplementedError
+"""
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """A checkpoint as a run writes it; its data set is not there, and its backbone's first weights are not either."""
+    (tmp_path / "shades.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "shades", raising=False)
+    config = {
+        "model": {"type": "shades:Shades", "pretrained": "gone.pth"},
+        "data": {"test": {"type": "GoneData"}, "preprocess": {"mean": [0.0] * 3, "std": [1.0] * 3}},
+    }
+    meta = {"classes": ["dark", "light"], "palette": [[0, 0, 9], [9, 9, 0]], "config": config}
+    checkpoint.save(tmp_path / "best.pt", {"state_dict": {"scale": torch.tensor(2.0)}, "meta": meta})
+    return tmp_path / "best.pt"
+
+
+@pytest.fixture
+def night_and_day(tmp_path):
+    pixels = np.zeros((6, 8, 3), np.uint8)
+    pixels[:, 4:] = 255
+    image.write(tmp_path / "photo.png", pixels)
+    return tmp_path / "photo.png"
+
+
+def seg_kernel(*arguments):
+    """Run the command line in this process."""
+    from segkernel.cli import main
+
+    with pytest.raises(SystemExit) as caught:
+        main([str(argument) for argument in arguments])
+    return caught.value.code
+
+
+def test_the_export_command_writes_beside_the_weights_and_says_what_is_next(trained, night_and_day, capsys, caplog):
+    caplog.set_level("INFO")
+    assert not seg_kernel("export", trained, "--format", "shades:ScaleExporter", "--image", night_and_day)
+    written = json.loads(trained.with_suffix(".scale").read_text())
+    assert written["scale"] == 2
+    assert written["metadata"]["classes"] == ["dark", "light"]
+    assert "proven on (1, 3, 6, 8)" in caplog.text
+    assert f"seg-kernel predict {trained.with_suffix('.scale')}" in capsys.readouterr().out
+
+
+def test_the_export_command_resizes_the_image_it_proves_on(trained, night_and_day, tmp_path, caplog):
+    caplog.set_level("INFO")
+    out = tmp_path / "there" / "model.scale"
+    out.parent.mkdir()
+    arguments = ("--format", "shades:ScaleExporter", "--image", night_and_day, "--size", "32x64", "--out", out)
+    assert not seg_kernel("export", trained, *arguments)
+    assert out.exists()
+    assert "proven on (1, 3, 32, 64)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("best.pt", "--format", "NoSuchExporter", "--image", "photo.png"), "NoSuchExporter"),
+        (("best.pt", "--format", "shades:ScaleExporter", "--image", "gone.png"), "gone.png"),
+        (("best.pt", "--format", "shades:ScaleExporter"), "GoneData"),
+        (("photo.png", "--format", "shades:ScaleExporter", "--image", "photo.png"), "photo.png"),
+    ],
+)
+def test_bad_arguments_of_the_export_command_are_one_message(
+    trained, night_and_day, tmp_path, monkeypatch, capsys, arguments, said
+):
+    monkeypatch.chdir(tmp_path)
+    assert seg_kernel("export", *arguments) in (1, 2, 3)
+    message = capsys.readouterr().err
+    assert said in message
+    assert "Traceback" not in message
+    assert not list(tmp_path.glob("*.scale"))
+
+
+@pytest.mark.parametrize("size", ["64", "axb", "64x"])
+def test_an_unreadable_size_is_refused_by_the_command(size):
+    from segplug_deploy.export import command
+
+    result = CliRunner().invoke(command, ["model.pt", "--size", size])
+    assert result.exit_code == 2
+    assert "512x1024" in result.output
