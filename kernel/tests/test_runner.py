@@ -6,6 +6,9 @@ import json
 import logging
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from segkernel import Priority, hookimpl
 from segkernel.errors import DataError, Interrupted, TrainingError, UsageError
 from segkernel.evaluation import Evaluation
 from segkernel.hooks.checkpoint import CheckpointHook
+from segkernel.hookspecs import Run
 
 
 class Recorder:
@@ -260,3 +264,173 @@ def test_format_only_predicts_without_annotations(make_runner, rectangles):
         make_runner(test=Bare(3)).test()
     runner = make_runner(test=Bare(3), evaluation=Evaluation(format_only=True))
     assert runner.test() == {}
+
+
+class Stages:
+    """Notes what is opened and closed, and fails where it is told to."""
+
+    def __init__(self, note: list[str], name: str, fail: str = "", priority: int = 50) -> None:
+        self.note, self.name, self.fail, self.priority = note, name, fail, priority
+
+    def _at(self, moment: str) -> None:
+        self.note.append(f"{moment} {self.name}")
+        if moment == self.fail:
+            raise ValueError(moment)
+
+    @hookimpl
+    def before_run(self):
+        self._at("before_run")
+
+    @hookimpl
+    def after_run(self):
+        self._at("after_run")
+
+    @hookimpl
+    def before_train(self):
+        self._at("before_train")
+
+    @hookimpl
+    def after_train(self):
+        self._at("after_train")
+
+    @hookimpl
+    def before_validation(self):
+        self._at("before_validation")
+
+    @hookimpl
+    def after_validation(self):
+        self._at("after_validation")
+
+    @hookimpl
+    def validation_ended(self):
+        self._at("validation_ended")
+
+    @hookimpl
+    def after_prediction(self):
+        if self.fail == "prediction":
+            raise ValueError("prediction")
+
+
+def nested(stage: str, *names: str) -> list[str]:
+    return [f"{stage} {name}" for name in names]
+
+
+def test_what_a_hook_opened_is_closed_in_reverse_order_whatever_happens(make_runner):
+    note: list[str] = []
+    hooks = [Stages(note, "b", "prediction"), Stages(note, "a", priority=10), Stages(note, "c")]
+    with pytest.raises(ValueError, match="prediction"):
+        make_runner(hooks=hooks, iterations=1, test=None).run()
+    assert note == [
+        *nested("before_run", "a", "b", "c"), *nested("before_train", "a", "b", "c"),
+        *nested("before_validation", "a", "b", "c"), *nested("validation_ended", "c", "b", "a"),
+        *nested("after_train", "c", "b", "a"), *nested("after_run", "c", "b", "a"),
+    ]  # fmt: skip
+
+
+def test_a_hook_is_told_the_end_only_of_what_it_was_told_the_beginning_of(make_runner):
+    note: list[str] = []
+    hooks = [Stages(note, "a"), Stages(note, "b", "before_validation"), Stages(note, "c")]
+    with pytest.raises(ValueError, match="before_validation"):
+        make_runner(hooks=hooks, iterations=1, test=None).run()
+    assert [m for m in note if "validation" in m] == [*nested("before_validation", "a", "b"), "validation_ended a"]
+
+
+class AveragedWeights:
+    """Puts other weights in for a validation, as an exponential moving average does."""
+
+    @hookimpl
+    def before_validation(self, run):
+        self.kept = {name: value.clone() for name, value in run.model.state_dict().items()}
+        for parameter in run.model.parameters():
+            parameter.data.zero_()
+
+    @hookimpl
+    def validation_ended(self, run):
+        run.model.load_state_dict(self.kept)
+
+
+def test_a_signal_in_a_validation_leaves_the_weights_of_training_in_the_checkpoint(make_runner):
+    class Signal:
+        @hookimpl
+        def after_prediction(self, run, prediction):
+            if prediction.meta["name"] == "image_0":  # a second one would not be caught
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    runner = make_runner(hooks=[AveragedWeights(), Signal()], iterations=1, test=None)
+    with pytest.raises(Interrupted):
+        runner.run()
+    saved = torch.load(runner.work_dir / "checkpoints" / "iter_0000001.pt", weights_only=True)
+    assert saved["validation_pending"]
+    assert all(value.abs().sum() > 0 for name, value in saved["state_dict"].items() if name.endswith("weight"))
+
+
+def test_what_a_hook_may_use_of_a_run_stays(make_runner):
+    names = {
+        "model", "optimizer", "engine", "train_set", "val_set", "test_set", "work_dir", "config", "seed", "iteration",
+        "max_iterations", "mode", "metrics", "data_wait", "settled", "labels", "epoch", "is_main", "stopping", "stop",
+        "emit", "save",
+    }  # fmt: skip
+    assert {name for name in dir(Run) if not name.startswith("_")} | set(Run.__annotations__) == names
+    runner = make_runner()
+    runner.train()
+    assert all(hasattr(runner, name) for name in names)
+
+
+def test_validate_alone_opens_and_leaves_a_run_directory(make_runner):
+    runner = make_runner(train=None, test=None, optimizer=None)
+    assert runner.validate().keys() >= {"mIoU"}
+    runner.close()
+    assert (runner.work_dir / "metrics.jsonl").exists()
+
+
+def test_runs_that_start_in_the_same_second_get_directories_of_their_own(make_runner, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda *_: "20260101_000000")
+    runners = [make_runner(train=None, test=None, optimizer=None, work_dir=None) for _ in range(3)]
+    for runner in runners:
+        runner.validate()
+    assert len({runner.work_dir for runner in runners}) == 3
+    for runner in runners:
+        runner.close()
+
+
+LOCKING = """
+import fcntl, sys, time
+file = open(sys.argv[1], "a")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("locked", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX locks")
+def test_a_directory_that_a_run_writes_to_is_refused(make_runner, tmp_path):
+    (tmp_path / "busy").mkdir()
+    lock = str(tmp_path / "busy" / ".lock")
+    with subprocess.Popen([sys.executable, "-c", LOCKING, lock], stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout.readline()
+            with pytest.raises(UsageError, match="in use by a run"):
+                make_runner(work_dir=tmp_path / "busy").run()
+        finally:
+            other.kill()
+    make_runner(work_dir=tmp_path / "busy", iterations=1).run()
+
+
+def test_resume_takes_out_of_the_log_the_test_that_came_after_the_checkpoint(make_runner):
+    runner = make_runner(iterations=5)
+    runner.run()
+    again = make_runner(iterations=5)
+    again.resume(runner.work_dir / "checkpoints" / "iter_0000005.pt")
+    again.run()
+    lines = (runner.work_dir / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["kind"] for line in lines] == ["train", "val", "test"]
+
+
+def test_a_worker_that_dies_while_a_checkpoint_is_written_is_not_blamed_on_the_file(make_runner, monkeypatch):
+    def write(state, file):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    monkeypatch.setattr(torch, "save", write)
+    with pytest.raises(DataError, match="a process that reads samples has died"):
+        make_runner(iterations=1, test=None).run()

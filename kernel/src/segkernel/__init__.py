@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from segkernel.catalog import Catalog as Catalog
     from segkernel.config import load_config as load_config
     from segkernel.data import Loader as Loader
+    from segkernel.engine import LocalEngine as LocalEngine
     from segkernel.errors import SegKernelError as SegKernelError
     from segkernel.evaluation import Evaluation as Evaluation
     from segkernel.hookspecs import Priority as Priority
@@ -30,6 +31,7 @@ _HOMES = {
     "Catalog": "segkernel.catalog",
     "load_config": "segkernel.config",
     "Loader": "segkernel.data",
+    "LocalEngine": "segkernel.engine",
     "SegKernelError": "segkernel.errors",
     "Evaluation": "segkernel.evaluation",
     "Priority": "segkernel.hookspecs",

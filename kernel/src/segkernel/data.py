@@ -186,6 +186,10 @@ class Loader:
             more = f"\n    and {len(errors) - 20} more" if len(errors) > 20 else ""
             raise DataError(f"{len(errors)} samples could not be evaluated:\n    {listed}{more}")
 
+    def close(self) -> None:
+        """End the workers that are kept between evaluations."""
+        self._evaluation = None
+
     def _torch_loader(self, samples: Any, sampler: Any, collate_fn: Any, persistent: bool) -> DataLoader[Any]:
         return DataLoader(
             samples,
@@ -193,7 +197,7 @@ class Loader:
             collate_fn=collate_fn,
             num_workers=self.workers,
             multiprocessing_context=self.start_method if self.workers else None,
-            worker_init_fn=_WorkerStart(self.opencv_threads, 0 if self.start_method == "forkserver" else os.getpid()),
+            worker_init_fn=_WorkerStart(self.opencv_threads, os.getpid(), self.start_method != "forkserver"),
             persistent_workers=persistent and self.workers > 0,
             prefetch_factor=self.prefetch if self.workers else None,
             pin_memory=self.pin_memory,
@@ -343,29 +347,39 @@ def _handed_over(batch: Batch, copied: torch.cuda.Event) -> Batch:
 
 
 SIGTERM_GRACE = 60
-"""Seconds that a worker serves on after SIGTERM, so that the main process can finish its step and save."""
+"""Seconds that a worker serves on after somebody else's SIGTERM, so that the main process can end its step and save."""
 
 
 @dataclass(frozen=True)
 class _WorkerStart:
     """Runs first in every worker: one thread each, and signals to the process group are for the main process.
 
-    ``parent`` is the process it works for; 0 when that cannot be told from the process it was started by.
+    ``parent`` is the process it works for, ``is_child`` whether that has started it itself.
     """
 
     opencv_threads: int
     parent: int
+    is_child: bool
 
     def __call__(self, worker: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # A batch system sends SIGTERM to the workers as well; the main process ends them when it is done.
-        signal.signal(signal.SIGTERM, _leave_later)
-        if self.parent:
+        if hasattr(signal, "sigwaitinfo"):
+            # A batch system sends SIGTERM to workers as well. Only a thread that waits for it is told who sent it.
+            signal.signal(signal.SIGTERM, _leave_later)
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            threading.Thread(target=_await_sigterm, args=(self.parent,), daemon=True).start()
+        if self.is_child:
             threading.Thread(target=_leave_with, args=(self.parent,), daemon=True).start()
         torch.set_num_threads(1)
         import cv2
 
         cv2.setNumThreads(self.opencv_threads)
+
+
+def _await_sigterm(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        _leave_later()
+    os._exit(128 + signal.SIGTERM)
 
 
 def _leave_later(*_: object) -> None:

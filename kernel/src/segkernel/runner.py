@@ -17,7 +17,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -202,12 +202,12 @@ class Runner:
             self._start()
             with self._mode("train"), self.hooks.during("train", self):
                 batches = self.train_set.train_batches(self.position, self.engine.rank, self.engine.world_size)
-                batches = prefetched(batches, self.engine.device)
-                self._restore_random()
-                if self._validation_pending:
-                    self._end_iteration(validate=True)
-                while self.iteration < self.max_iterations and not self.stopping:
-                    self._step(batches)
+                with closing(prefetched(batches, self.engine.device)) as ready:  # its workers end with it
+                    self._restore_random()
+                    if self._validation_pending:
+                        self._end_iteration(validate=True)
+                    while self.iteration < self.max_iterations and not self.stopping:
+                        self._step(ready)
                 self.agree_on_stop()
             if self.signal:
                 error = Interrupted(self.signal, str(self._saved) if self._saved else None)
@@ -288,6 +288,9 @@ class Runner:
         """Let hooks close their files, and leave the run directory; called by `run`, and after an error."""
         self._started = False
         self._open.close()
+        for part in (self.val_set, self.test_set):
+            if part is not None:
+                part.close()
 
     @contextmanager
     def _mode(self, mode: str) -> Iterator[None]:

@@ -5,6 +5,7 @@ torchrun --nproc-per-node 2 -m segkernel run my.yaml engine.type=DDPEngine
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, TypeVar
@@ -22,6 +23,8 @@ from segplug_training.ranks import Ranks, is_launched, local_rank
 from segplug_training.sync_batch_norm import synchronise_batch_norm
 
 T = TypeVar("T")
+_NEW = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters  # since torch 2.13
+_BUFFERS = "forward_sync_buffers" if _NEW else "broadcast_buffers"
 
 
 class DDPEngine(LocalEngine):
@@ -59,7 +62,7 @@ class DDPEngine(LocalEngine):
             "bucket_cap_mb": bucket_cap_mb,
             "gradient_as_bucket_view": True,
             # Running statistics are needed in an evaluation only; `sync_buffers` brings rank 0's there.
-            "broadcast_buffers": False,
+            _BUFFERS: False,
         }
         self.ranks: Ranks | None = None
         if is_launched():
