@@ -17,7 +17,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -318,7 +318,7 @@ def _collate_evaluation(results: list[tuple[Sample, Targets] | DataError]) -> tu
     return batches, [result for result in results if isinstance(result, DataError)]
 
 
-def prefetched(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+def prefetched(batches: Iterable[Batch], device: torch.device) -> Generator[Batch, None, None]:
     """Yield batches on a device; on CUDA each is copied while the one before is used."""
     if device.type != "cuda":
         yield from (batch.to(device) for batch in batches)
