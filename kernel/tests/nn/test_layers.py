@@ -18,7 +18,6 @@ from segkernel.nn import (
     build_norm,
     build_upsample,
     drop_path,
-    make_divisible,
 )
 
 
@@ -122,13 +121,6 @@ def test_no_path_is_dropped_in_eval() -> None:
 def test_dropout_of_none_is_the_identity() -> None:
     assert isinstance(build_dropout(None), nn.Identity)
     assert build_dropout({"type": "Dropout", "drop_prob": 0.3}).p == 0.3
-
-
-@pytest.mark.parametrize(
-    ("value", "divisor", "result"), [(33, 8, 32), (36, 8, 40), (3, 8, 8), (20, 16, 32), (24, 8, 24)]
-)
-def test_make_divisible(value: int, divisor: int, result: int) -> None:
-    assert make_divisible(value, divisor) == result
 
 
 class OneNorm(nn.BatchNorm2d):

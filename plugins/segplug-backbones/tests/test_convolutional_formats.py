@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from segkernel.build import build
 from segkernel.interfaces.model import Backbone
-from segkernel.nn import make_divisible
 from segkernel.weight_formats import convert
 from segkernel.weights import load_weights
 from segplug_backbones import (
@@ -36,6 +35,7 @@ from segplug_backbones import (
     SwinTransformer,
 )
 from segplug_backbones.mobilenet_v3 import ARCHS
+from segplug_backbones.squeeze import make_divisible
 
 Activation = Callable[[Tensor], Tensor]
 Pair = tuple[str, str]

@@ -11,11 +11,11 @@ from segplug_backbones import MSCAN, PCPVT, SVT, SwinTransformer
 from segplug_backbones.twins import LocallyGroupedSelfAttention
 from segplug_backbones.windows import (
     count_windows,
-    crop_windows,
-    join_windows,
-    keep_apart,
+    crop_to_size,
     pad_to_windows,
-    split_windows,
+    window_attention_mask,
+    window_partition,
+    window_reverse,
 )
 
 
@@ -56,15 +56,15 @@ def test_variants_have_the_published_number_of_parameters(name, millions):
 def test_windows_come_together_again(size):
     grid = torch.rand(2, *size, 3)
     counts = count_windows(size, 4)
-    windows = split_windows(pad_to_windows(grid, counts, 4), counts, 4)
+    windows = window_partition(pad_to_windows(grid, counts, 4), counts, 4)
     assert windows.shape == (2, counts[0] * counts[1], 16, 3)
     assert torch.equal(windows[0, 0, 0], grid[0, 0, 0])
-    assert torch.equal(crop_windows(join_windows(windows, counts, 4), size), grid)
+    assert torch.equal(crop_to_size(window_reverse(windows, counts, 4), size), grid)
 
 
-def test_tokens_of_other_regions_are_kept_apart():
+def test_tokens_of_different_regions_are_masked():
     regions = torch.tensor([[0, 1], [1, 1]])
-    mask = keep_apart(regions, (1, 1), 2, -100.0, torch.float32)
+    mask = window_attention_mask(regions, (1, 1), 2, -100.0, torch.float32)
     assert (mask[0, 0] == torch.tensor([0.0, -100, -100, -100])).all()
     assert (mask[0, 3] == torch.tensor([-100.0, 0, 0, 0])).all()
 

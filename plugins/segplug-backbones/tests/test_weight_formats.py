@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkernel import checkpoint
-from segkernel.nn import PatchMerging, fit_shapes
+from segkernel.nn import fit_shapes
 from segkernel.weight_formats import convert
 from segkernel.weights import load_weights
 from segplug_backbones import (
@@ -29,6 +29,7 @@ from segplug_backbones import (
     SwinTransformer,
     VisionTransformer,
 )
+from segplug_backbones.swin import PatchMerging
 from segplug_backbones.weight_formats.swin import unfolded
 
 Weights = dict[str, Tensor]

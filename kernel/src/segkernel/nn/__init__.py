@@ -1,8 +1,15 @@
-"""Layers that all models are made of, and the base class of decode heads. Importing it imports torch."""
+"""Layers that models are built from, and the base classes of backbones and decode heads. Importing it imports torch."""
 
 from __future__ import annotations
 
-from segkernel.nn.attention import FFN, DotProductAttention, MultiheadAttention, TransformerEncoderLayer
+from segkernel.nn.attention import (
+    FFN,
+    DotProductAttention,
+    MultiheadAttention,
+    TransformerEncoderLayer,
+    single_head_attention,
+)
+from segkernel.nn.checkpointing import checkpoint_block, needs_grad
 from segkernel.nn.context_block import ContextBlock
 from segkernel.nn.conv_module import ConvModule, DepthwiseSeparableConvModule
 from segkernel.nn.decode_head import (
@@ -13,19 +20,10 @@ from segkernel.nn.decode_head import (
     MultiLevelHeadArguments,
 )
 from segkernel.nn.deform_conv import DeformConv2d, ModulatedDeformConv2d, deform_conv2d
-from segkernel.nn.drop_path import DropPath, drop_path
-from segkernel.nn.embed import (
-    PatchEmbed,
-    PatchMerging,
-    fit_pos_embed,
-    fit_position_table,
-    nchw_to_nlc,
-    nlc_to_nchw,
-    resize_pos_embed,
-)
+from segkernel.nn.drop_path import DropPath, drop_path, linear_drop_path_rates
+from segkernel.nn.embed import PatchEmbed, nchw_to_nlc, nlc_to_nchw, resize_pos_embed
 from segkernel.nn.fit_weights import fit_shapes, match_classes
 from segkernel.nn.init import kaiming_init, normal_init, trunc_normal_init
-from segkernel.nn.inverted_residual import InvertedResidual, InvertedResidualV3
 from segkernel.nn.layers import (
     LayerConfig,
     LayerConfigs,
@@ -36,7 +34,6 @@ from segkernel.nn.layers import (
     build_norm,
     build_plugin,
     build_upsample,
-    make_divisible,
 )
 from segkernel.nn.losses import CrossEntropyLoss, PixelLoss, accuracy, class_factors, read_class_weight, reduce_loss
 from segkernel.nn.non_local import NonLocal2d
@@ -45,8 +42,7 @@ from segkernel.nn.pool import AdaptiveAvgPool2d, adaptive_avg_pool, adaptive_max
 from segkernel.nn.pyramid_pooling import PyramidPooling
 from segkernel.nn.resize import resize
 from segkernel.nn.sampler import OHEMPixelSampler, PixelSampler
-from segkernel.nn.self_attention import SelfAttentionBlock
-from segkernel.nn.squeeze import RSoftmax, SELayer
+from segkernel.nn.stages import FreezableBackbone, check_frozen_stages, check_out_indices, check_per_stage
 
 __all__ = [
     "FFN",
@@ -63,9 +59,8 @@ __all__ = [
     "DepthwiseSeparableConvModule",
     "DotProductAttention",
     "DropPath",
+    "FreezableBackbone",
     "HeadArguments",
-    "InvertedResidual",
-    "InvertedResidualV3",
     "LayerConfig",
     "LayerConfigs",
     "ModulatedDeformConv2d",
@@ -74,13 +69,9 @@ __all__ = [
     "NonLocal2d",
     "OHEMPixelSampler",
     "PatchEmbed",
-    "PatchMerging",
     "PixelLoss",
     "PixelSampler",
     "PyramidPooling",
-    "RSoftmax",
-    "SELayer",
-    "SelfAttentionBlock",
     "SyncBatchNorm2d",
     "TransformerEncoderLayer",
     "accuracy",
@@ -92,22 +83,26 @@ __all__ = [
     "build_norm",
     "build_plugin",
     "build_upsample",
+    "check_frozen_stages",
+    "check_out_indices",
+    "check_per_stage",
+    "checkpoint_block",
     "class_factors",
     "deform_conv2d",
     "drop_path",
-    "fit_pos_embed",
-    "fit_position_table",
     "fit_shapes",
     "is_tracing",
     "kaiming_init",
-    "make_divisible",
+    "linear_drop_path_rates",
     "match_classes",
     "nchw_to_nlc",
+    "needs_grad",
     "nlc_to_nchw",
     "normal_init",
     "read_class_weight",
     "reduce_loss",
     "resize",
     "resize_pos_embed",
+    "single_head_attention",
     "trunc_normal_init",
 ]

@@ -1,30 +1,43 @@
-"""Attention and feed-forward blocks of transformers (Vaswani et al., 2017), with MMSegmentation's state-dict keys."""
+"""Attention and feed-forward blocks of transformers, with MMSegmentation's state-dict keys.
+
+Attention Is All You Need, Vaswani et al., 2017 (https://arxiv.org/abs/1706.03762).
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from segkernel.errors import ConfigError, Problem
+from segkernel.nn.checkpointing import checkpoint_block
 from segkernel.nn.layers import LayerConfig, build_activation, build_dropout, build_norm
 
 
+def single_head_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Return softmax(``scale`` query key^T) value: (N, L, D), (N, S, D) and (N, S, C) -> (N, L, C)."""
+    # A dimension of one head: the fused kernels, which do not store the (L, S) weights, and the exporters need it.
+    query, key, value = query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1)
+    return F.scaled_dot_product_attention(query, key, value, scale=scale).squeeze(1)
+
+
 class DotProductAttention(nn.Module):
-    """What ``nn.MultiheadAttention`` computes and how it is keyed, on (N, L, C), exportable with any L.
+    """``nn.MultiheadAttention`` with the same state-dict keys, on (N, L, C) and exportable with dynamic L.
 
     Args:
         embed_dims: C.
-        num_heads: Parts that C is cut into.
-        dropout: Share of attention weights dropped in training.
-        bias: Of the projections.
+        num_heads: Attention heads; must divide ``embed_dims``.
+        dropout: Dropout rate of the attention weights.
+        bias: Whether the projections have a bias.
+
+    Raises:
+        ConfigError: ``embed_dims`` is not divisible by ``num_heads``.
     """
 
     def __init__(self, embed_dims: int, num_heads: int, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__()
         if embed_dims % num_heads:
-            raise ConfigError(Problem(f"{embed_dims} channels cannot be cut into {num_heads} heads", "num_heads"))
+            raise ConfigError(Problem(f"{embed_dims} channels are not divisible by {num_heads} heads", "num_heads"))
         self.num_heads, self.dropout = num_heads, dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dims, embed_dims))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dims)) if bias else None
@@ -34,7 +47,9 @@ class DotProductAttention(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return (N, L, C) for a ``query`` (N, L, C) and ``key`` and ``value`` (N, S, C).
 
-        ``mask``, (L, S) or (N, heads, L, S), is added to the scores, or bool and true where attention is allowed.
+        Args:
+            mask: (L, S) or (N, heads, L, S), added to the logits of the attention; or bool, true where attention is
+                allowed.
         """
         weights = self.in_proj_weight.chunk(3)
         biases = (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
@@ -51,10 +66,10 @@ class MultiheadAttention(nn.Module):
 
     Args:
         embed_dims: C.
-        num_heads: Parts that C is cut into.
-        attn_drop: Share of attention weights dropped.
-        proj_drop: Share of outputs dropped.
-        dropout_layer: Dropout or DropPath before the residual is added.
+        num_heads: Attention heads; must divide ``embed_dims``.
+        attn_drop: Dropout rate of the attention weights.
+        proj_drop: Dropout rate of the output projection.
+        dropout_layer: Dropout or DropPath of the residual branch.
         qkv_bias: Whether the projections have a bias.
     """
 
@@ -80,9 +95,13 @@ class MultiheadAttention(nn.Module):
         identity: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """Return ``identity`` plus what ``query`` finds; key, value and identity default to it.
+        """Return ``identity`` plus the attention of ``query`` to ``key`` and ``value``.
 
-        ``mask`` is that of `DotProductAttention`.
+        Args:
+            key: ``query`` by default.
+            value: ``key`` by default.
+            identity: The residual connection, ``query`` by default.
+            mask: As in `DotProductAttention`.
         """
         key = query if key is None else key
         attended = self.attn(query, key, key if value is None else value, mask)
@@ -90,16 +109,19 @@ class MultiheadAttention(nn.Module):
 
 
 class FFN(nn.Module):
-    """Fully connected layers with a residual connection, on (..., C).
+    """Feed-forward network with a residual connection, on (..., C).
 
     Args:
         embed_dims: C.
         feedforward_channels: Width of the hidden layers.
-        num_fcs: Number of layers, two at least.
-        act_cfg: Between layers.
-        ffn_drop: Share of values dropped after each layer.
-        dropout_layer: Dropout or DropPath before the residual is added.
-        add_identity: Whether the input is added.
+        num_fcs: Linear layers, at least two.
+        act_cfg: Activation between them.
+        ffn_drop: Dropout rate after each linear layer.
+        dropout_layer: Dropout or DropPath of the residual branch.
+        add_identity: Whether there is a residual connection.
+
+    Raises:
+        ConfigError: ``num_fcs`` is less than two.
     """
 
     def __init__(
@@ -114,7 +136,7 @@ class FFN(nn.Module):
     ) -> None:
         super().__init__()
         if num_fcs < 2:
-            raise ConfigError(Problem(f"{num_fcs} layers, two at least are needed", "num_fcs"))
+            raise ConfigError(Problem(f"{num_fcs} linear layers; at least 2 are needed", "num_fcs"))
         widths = [embed_dims, *[feedforward_channels] * (num_fcs - 1)]
         hidden = [
             nn.Sequential(nn.Linear(width, feedforward_channels), build_activation(act_cfg), nn.Dropout(ffn_drop))
@@ -125,7 +147,7 @@ class FFN(nn.Module):
         self.add_identity = add_identity
 
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
-        """Return the layers' output, plus ``identity``, by default ``x``."""
+        """Return the output of the layers, plus ``identity``, which is ``x`` by default."""
         out = self.dropout_layer(self.layers(x))
         if not self.add_identity:
             return out
@@ -133,22 +155,22 @@ class FFN(nn.Module):
 
 
 class TransformerEncoderLayer(nn.Module):
-    """A layer of a plain vision transformer: attention, then `FFN`, each after a norm: (N, L, C) -> (N, L, C).
+    """A pre-norm layer of a vision transformer, attention and `FFN`: (N, L, C) -> (N, L, C).
 
-    Dosovitskiy et al., An Image is Worth 16x16 Words, 2021.
+    An Image is Worth 16x16 Words, Dosovitskiy et al., 2021, equations 2 and 3.
 
     Args:
         embed_dims: C.
-        num_heads: Parts that C is cut into.
-        feedforward_channels: Width of the `FFN`.
-        drop_rate: Share of values dropped after attention and in the `FFN`.
-        attn_drop_rate: Share of attention weights dropped.
-        drop_path_rate: Share of images that skip the `FFN`.
-        num_fcs: Fully connected layers of the `FFN`.
+        num_heads: Attention heads; must divide ``embed_dims``.
+        feedforward_channels: Hidden width of the `FFN`.
+        drop_rate: Dropout rate of the output projection and in the `FFN`.
+        attn_drop_rate: Dropout rate of the attention weights.
+        drop_path_rate: Drop path rate of the `FFN`; as in MMSegmentation, the attention has none.
+        num_fcs: Linear layers of the `FFN`.
         qkv_bias: Whether the projections of the attention have a bias.
-        act_cfg: Kind of activation.
-        norm_cfg: Kind of norm.
-        with_cp: Compute activations a second time in backward, to save memory.
+        act_cfg: Activation of the `FFN`.
+        norm_cfg: Norm before attention and `FFN`.
+        with_cp: Activation checkpointing.
     """
 
     def __init__(
@@ -169,15 +191,19 @@ class TransformerEncoderLayer(nn.Module):
         self.ln1 = build_norm(norm_cfg, embed_dims)[1]
         self.attn = MultiheadAttention(embed_dims, num_heads, attn_drop_rate, drop_rate, qkv_bias=qkv_bias)
         self.ln2 = build_norm(norm_cfg, embed_dims)[1]
-        drop_path = {"type": "DropPath", "drop_prob": drop_path_rate}
-        self.ffn = FFN(embed_dims, feedforward_channels, num_fcs, act_cfg, drop_rate, drop_path)
+        self.ffn = FFN(
+            embed_dims,
+            feedforward_channels,
+            num_fcs=num_fcs,
+            act_cfg=act_cfg,
+            ffn_drop=drop_rate,
+            dropout_layer={"type": "DropPath", "drop_prob": drop_path_rate},
+        )
         self.with_cp = with_cp
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.with_cp and torch.is_grad_enabled() and x.requires_grad:
-            return checkpoint(self._run, x, use_reentrant=False)
-        return self._run(x)
+        return checkpoint_block(self, x, forward=self._forward, enabled=self.with_cp)
 
-    def _run(self, x: Tensor) -> Tensor:
+    def _forward(self, x: Tensor) -> Tensor:
         x = self.attn(self.ln1(x), identity=x)
         return self.ffn(self.ln2(x), identity=x)

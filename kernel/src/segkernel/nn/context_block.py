@@ -1,6 +1,8 @@
-"""One context for all pixels, added to or multiplied with each (Cao et al., GCNet, 2019).
+"""Global context block: one context vector per image, added to every pixel or multiplied with it.
 
-State-dict keys are MMCV's: ``conv_mask``, ``channel_add_conv``, ``channel_mul_conv``.
+GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond, Cao et al., 2019
+(https://arxiv.org/abs/1904.11492). State-dict keys are MMCV's: ``conv_mask``, ``channel_add_conv``,
+``channel_mul_conv``.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ class ContextBlock(nn.Module):
     """(N, in_channels, h, w) -> the same shape.
 
     Args:
-        in_channels: Channels of the map.
-        ratio: Share of them inside the transforms of the context.
-        pooling_type: The context is a learnt weighting of the pixels (``att``), or their mean (``avg``).
-        fusion_types: ``channel_add``, ``channel_mul`` or both; the product comes first.
+        in_channels: Channels of the feature map.
+        ratio: Hidden channels of the transforms, as a fraction of ``in_channels``.
+        pooling_type: The context is the mean of the pixels with learnt attention weights (``att``), or without
+            (``avg``).
+        fusion_types: ``channel_add``, ``channel_mul`` or both; the multiplication comes first.
 
     Raises:
         ConfigError: A pooling or fusion type is unknown, or there is none.
@@ -59,7 +62,7 @@ class ContextBlock(nn.Module):
         return x if self.channel_add_conv is None else x + self.channel_add_conv(context)
 
     def pool(self, x: Tensor) -> Tensor:
-        """Return the context (N, in_channels, 1, 1)."""
+        """Return the context vector, (N, in_channels, 1, 1)."""
         if self.conv_mask is None:
             return x.mean((2, 3), keepdim=True)
         weights = self.conv_mask(x).flatten(2).softmax(2)
@@ -68,6 +71,7 @@ class ContextBlock(nn.Module):
 
 def _transform(channels: int, inner: int) -> nn.Sequential:
     last = nn.Conv2d(inner, channels, 1)
-    nn.init.zeros_(last.weight)  # the block starts as the identity, or with a factor of one half
+    # A block that adds starts as the identity; one that multiplies, at sigmoid(0) = 1/2.
+    nn.init.zeros_(last.weight)
     zero_bias(last)
     return nn.Sequential(nn.Conv2d(channels, inner, 1), nn.LayerNorm([inner, 1, 1]), nn.ReLU(inplace=True), last)

@@ -1,4 +1,4 @@
-"""Convolution, normalisation and activation in one block, and its depthwise separable form.
+"""Convolution, norm and activation in one block, and its depthwise separable form.
 
 State-dict keys are MMSegmentation's: ``conv``, then ``bn`` (or ``gn``, ``ln``, ``in``).
 """
@@ -20,14 +20,24 @@ class ConvModule(nn.Module):
     """(N, in_channels, H, W) -> (N, out_channels, H', W'): convolution, norm and activation, in ``order``.
 
     Args:
-        bias: ``auto`` gives the convolution a bias when there is no norm.
-        conv_cfg: Kind of convolution, ``Conv2d`` for None.
-        norm_cfg: Kind of norm layer, none for None.
-        act_cfg: Kind of activation, none for None.
-        inplace: The activation overwrites its input, where it can.
-        with_spectral_norm: Normalise the kernel by its largest singular value.
+        in_channels: Input channels.
+        out_channels: Output channels.
+        kernel_size: Of the convolution, in pixels.
+        stride: Of the convolution.
+        padding: Of the convolution, in pixels on each side.
+        dilation: Of the convolution.
+        groups: Groups of channels.
+        bias: Whether the convolution has a bias; ``auto``: only if there is no norm.
+        conv_cfg: Type of the convolution; None is ``Conv2d``.
+        norm_cfg: Type of the norm; None is no norm.
+        act_cfg: Type of the activation; None is no activation.
+        inplace: Run the activation in place, if it can.
+        with_spectral_norm: Apply spectral normalisation to the convolution.
         padding_mode: ``zeros``, ``circular``, ``reflect`` or ``replicate``.
-        order: The three steps; the norm has ``in_channels`` when it comes before the convolution.
+        order: Of the three layers; a norm before the convolution has ``in_channels``.
+
+    Raises:
+        ConfigError: ``order`` is no order of conv, norm and act, or a layer refuses its arguments.
     """
 
     abbreviation: ClassVar[str] = "conv_block"
@@ -57,7 +67,7 @@ class ConvModule(nn.Module):
         self.order = tuple(order)
         self.padding_layer = None
         if padding_mode in _PADDINGS:
-            self.padding_layer = _PADDINGS[padding_mode](_four(padding))
+            self.padding_layer = _PADDINGS[padding_mode](_as_sides(padding))
             padding, padding_mode = 0, "zeros"
         conv = build_conv(
             conv_cfg,
@@ -71,7 +81,7 @@ class ConvModule(nn.Module):
             bias=norm_cfg is None if bias == "auto" else bias,
             padding_mode=padding_mode,
         )
-        kaiming_init(conv, leaky_slope=_slope(act_cfg))
+        kaiming_init(conv, leaky_slope=_leaky_slope(act_cfg))
         self.conv = nn.utils.parametrizations.spectral_norm(conv) if with_spectral_norm else conv
         self.norm_name: str | None = None
         if norm_cfg is not None:
@@ -82,7 +92,7 @@ class ConvModule(nn.Module):
 
     @property
     def norm(self) -> nn.Module | None:
-        """The norm layer, whatever it is stored under."""
+        """The norm layer, whatever its attribute is called."""
         return None if self.norm_name is None else getattr(self, self.norm_name)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,12 +107,24 @@ class ConvModule(nn.Module):
 
 
 class DepthwiseSeparableConvModule(nn.Module):
-    """A `ConvModule` per channel, then a 1x1 one across channels (Howard et al., MobileNets, 2017).
+    """A depthwise `ConvModule`, then a pointwise (1x1) one: (N, in_channels, H, W) -> (N, out_channels, H', W').
+
+    MobileNets, Howard et al., 2017 (https://arxiv.org/abs/1704.04861).
 
     Args:
-        norm_cfg: For both parts; ``dw_norm_cfg`` and ``pw_norm_cfg`` are for the depthwise and the pointwise one only.
-        act_cfg: Likewise.
-        **kwargs: Further arguments of `ConvModule`, for both parts.
+        in_channels: Input channels.
+        out_channels: Output channels.
+        kernel_size: Of the depthwise convolution, in pixels.
+        stride: Of the depthwise convolution.
+        padding: Of the depthwise convolution, in pixels on each side.
+        dilation: Of the depthwise convolution.
+        norm_cfg: Norm of both convolutions.
+        act_cfg: Activation of both convolutions.
+        dw_norm_cfg: Norm of the depthwise convolution; ``norm_cfg`` by default.
+        dw_act_cfg: Activation of the depthwise convolution; ``act_cfg`` by default.
+        pw_norm_cfg: Norm of the pointwise convolution; ``norm_cfg`` by default.
+        pw_act_cfg: Activation of the pointwise convolution; ``act_cfg`` by default.
+        **kwargs: Further arguments of `ConvModule`, for both convolutions.
     """
 
     def __init__(
@@ -147,13 +169,13 @@ class DepthwiseSeparableConvModule(nn.Module):
         return self.pointwise_conv(self.depthwise_conv(x))
 
 
-def _four(padding: int | tuple[int, int]) -> tuple[int, int, int, int]:
+def _as_sides(padding: int | tuple[int, int]) -> tuple[int, int, int, int]:
     """Return (left, right, top, bottom)."""
     height, width = (padding, padding) if isinstance(padding, int) else padding
     return width, width, height, height
 
 
-def _slope(act_cfg: LayerConfig | None) -> float:
+def _leaky_slope(act_cfg: LayerConfig | None) -> float:
     if act_cfg is None or act_cfg["type"] != "LeakyReLU":
         return 0.0
     return act_cfg.get("negative_slope", 0.01)

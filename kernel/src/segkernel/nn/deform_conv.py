@@ -1,4 +1,4 @@
-"""Deformable convolution in plain torch: a kernel whose points read where the features say.
+"""Deformable convolution in plain torch: each kernel point samples the map at a learnt offset.
 
 Deformable Convolutional Networks, Dai et al., 2017 (https://arxiv.org/abs/1703.06211); version 2: Deformable ConvNets
 v2, Zhu et al., 2019 (https://arxiv.org/abs/1811.11168). State-dict keys are MMCV's: ``weight``, ``bias``,
@@ -34,37 +34,55 @@ def deform_conv2d(
     """Convolve ``x`` (N, C, H, W) with ``weight`` (D, C / groups, kh, kw) to (N, D, h, w).
 
     Args:
-        offset: (N, G * kh * kw * 2, h, w): for each of G groups of channels and each kernel point, how far down and
-            how far right of its place it reads, in pixels; zero outside of the map.
-        mask: (N, G * kh * kw, h, w): a factor of what each point reads.
+        x: Input; samples outside of it are zero.
+        offset: (N, G * kh * kw * 2, h, w): the offset (down, right) of each kernel point in pixels, for each of G
+            deform groups.
+        weight: Kernel.
+        bias: (D,).
+        stride: In pixels.
+        padding: In pixels on each side.
+        dilation: In pixels.
+        groups: Groups of channels of the convolution.
+        mask: (N, G * kh * kw, h, w): modulation of each sample, version 2.
     """
     kernel = (weight.shape[2], weight.shape[3])
     points, size = math.prod(kernel), offset.shape[2:]
     deform_groups = offset.shape[1] // (2 * points)
-    grid = _positions(offset, kernel, _pair(stride), _pair(padding), _pair(dilation), (x.shape[2], x.shape[3]))
+    grid = _sampling_grid(offset, kernel, _pair(stride), _pair(padding), _pair(dilation), (x.shape[2], x.shape[3]))
     inputs = x.unflatten(1, (deform_groups, -1)).flatten(0, 1)
-    read = F.grid_sample(inputs.to(grid.dtype), grid, align_corners=False).to(x.dtype)
-    read = read.unflatten(0, (-1, deform_groups))  # (N, G, C / G, points, h * w)
+    samples = F.grid_sample(inputs.to(grid.dtype), grid, align_corners=False).to(x.dtype)
+    samples = samples.unflatten(0, (-1, deform_groups))  # (N, G, C / G, points, h * w)
     if mask is not None:
-        read = read * mask.flatten(2).unflatten(1, (deform_groups, 1, points))
-    columns = read.flatten(1, 2).unflatten(1, (groups, -1)).flatten(2, 3)  # (N, groups, C / groups * points, h * w)
+        samples = samples * mask.flatten(2).unflatten(1, (deform_groups, 1, points))
+    # From here on it is an ordinary convolution: im2col, then one matrix product for each group.
+    columns = samples.flatten(1, 2).unflatten(1, (groups, -1)).flatten(2, 3)  # (N, groups, C / groups * points, h * w)
     out = weight.flatten(1).unflatten(0, (groups, -1)) @ columns
     out = out.flatten(1, 2).unflatten(2, size)
     return out if bias is None else out + bias[:, None, None]
 
 
 class DeformConv2d(nn.Module):
-    """``DCN``, version 1: (N, in_channels, H, W) -> (N, out_channels, h, w); the offsets start as zero.
+    """``DCN``, version 1: (N, in_channels, H, W) -> (N, out_channels, h, w); the offsets start at zero.
 
     Args:
-        groups: Groups of channels that are convolved apart.
-        deform_groups: Groups of input channels that have offsets of their own.
-        padding_mode: ``zeros``.
-        im2col_step: Accepted and not used.
+        in_channels: Input channels.
+        out_channels: Output channels.
+        kernel_size: In pixels.
+        stride: In pixels.
+        padding: In pixels on each side.
+        dilation: In pixels.
+        groups: Groups of channels of the convolution.
+        deform_groups: Groups of input channels with offsets of their own.
+        bias: Whether there is a bias.
+        padding_mode: Must be ``zeros``.
+        im2col_step: MMCV's, without effect: only its compiled operator works in steps.
+
+    Raises:
+        ConfigError: ``in_channels`` is not divisible by ``deform_groups``, or the padding mode is another.
     """
 
-    planes: ClassVar[int] = 2
-    """Channels of ``conv_offset`` for each kernel point."""
+    offset_channels: ClassVar[int] = 2
+    """Output channels of ``conv_offset`` for each kernel point."""
 
     def __init__(
         self,
@@ -82,15 +100,15 @@ class DeformConv2d(nn.Module):
     ) -> None:
         super().__init__()
         if in_channels % deform_groups:
-            message = f"{in_channels} channels cannot be cut into {deform_groups} groups"
+            message = f"{in_channels} channels are not divisible by {deform_groups} groups"
             raise ConfigError(Problem(message, "deform_groups"))
         if padding_mode != "zeros":
-            raise ConfigError(Problem(f"{padding_mode!r}: outside of the map are zeros", "padding_mode"))
+            raise ConfigError(Problem(f"{padding_mode!r}: only zeros is supported", "padding_mode"))
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         kernel = _pair(kernel_size)
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *kernel))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        channels = deform_groups * self.planes * math.prod(kernel)
+        channels = deform_groups * self.offset_channels * math.prod(kernel)
         self.conv_offset = nn.Conv2d(in_channels, channels, kernel, stride, padding, dilation)
         nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
         nn.init.zeros_(self.conv_offset.weight)
@@ -106,16 +124,16 @@ class DeformConv2d(nn.Module):
 
 
 class ModulatedDeformConv2d(DeformConv2d):
-    """``DCNv2``: each point also has a factor between 0 and 1, one half at the start."""
+    """``DCNv2``: each sample is also multiplied with a modulation in (0, 1), one half at the start."""
 
-    planes = 3
+    offset_channels = 3
 
     def forward(self, x: Tensor) -> Tensor:
         first, second, mask = self.conv_offset(x).chunk(3, dim=1)
         return self._convolve(x, torch.cat([first, second], dim=1), mask.sigmoid())
 
 
-def _positions(
+def _sampling_grid(
     offset: Tensor,
     kernel: tuple[int, int],
     stride: tuple[int, int],
@@ -123,7 +141,11 @@ def _positions(
     dilation: tuple[int, int],
     size: tuple[int, int],
 ) -> Tensor:
-    """Return where each point reads, (N * G, points, h * w, 2), as (x, y) with the map's edges at -1 and 1."""
+    """Return the sampling position of each kernel point, (N * G, points, h * w, 2).
+
+    Positions are (x, y) as ``F.grid_sample`` takes them, with the edges of the map at -1 and 1.
+    """
+    # Half precision cannot tell neighbouring pixels of a large map apart.
     offset = offset.float() if offset.dtype in (torch.float16, torch.bfloat16) else offset
     offset = offset.unflatten(1, (-1, *kernel, 2)).flatten(0, 1)  # (N * G, kh, kw, 2, h, w)
     rows, columns = (

@@ -1,4 +1,7 @@
-"""Stochastic depth: whole residual branches are dropped per image while training (Huang et al., 2016)."""
+"""Stochastic depth: residual branches dropped at random, per image, while training.
+
+Deep Networks with Stochastic Depth, Huang et al., 2016 (https://arxiv.org/abs/1603.09382).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ from torch import Tensor, nn
 
 
 def drop_path(x: Tensor, drop_prob: float = 0.0, training: bool = False) -> Tensor:
-    """Zero ``x`` (N, ...) for a random share of the images and scale up the others, in training only."""
+    """Zero the images of ``x`` (N, ...) with probability ``drop_prob``, in training only.
+
+    The rest is divided by ``1 - drop_prob``, so that the expected value stays the same.
+    """
     if drop_prob == 0.0 or not training:
         return x
     keep = 1 - drop_prob
@@ -15,7 +21,7 @@ def drop_path(x: Tensor, drop_prob: float = 0.0, training: bool = False) -> Tens
 
 
 class DropPath(nn.Module):
-    """`drop_path` as a layer; ``drop_prob`` is a Python float in [0, 1)."""
+    """`drop_path` as a layer; ``drop_prob`` is in [0, 1)."""
 
     def __init__(self, drop_prob: float = 0.1) -> None:
         super().__init__()
@@ -26,3 +32,11 @@ class DropPath(nn.Module):
 
     def extra_repr(self) -> str:
         return f"drop_prob={self.drop_prob}"
+
+
+def linear_drop_path_rates(rate: float, depth: int) -> list[float]:
+    """Return the drop path rate of each of ``depth`` layers: 0 for the first, rising linearly to ``rate``.
+
+    They are Python floats, not elements of ``torch.linspace``, so that a model can be built on the meta device.
+    """
+    return [rate * i / max(depth - 1, 1) for i in range(depth)]

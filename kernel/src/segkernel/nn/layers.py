@@ -1,9 +1,9 @@
-"""Layers named by plain dicts: ``norm_cfg``, ``act_cfg``, ``conv_cfg``, ``upsample_cfg``.
+"""Layers built from plain dicts: ``norm_cfg``, ``act_cfg``, ``conv_cfg``, ``upsample_cfg``.
 
     name, norm = build_norm({"type": "GN", "num_groups": 32}, 256, postfix=1)     # "gn1", nn.GroupNorm(32, 256)
 
-The types are those of MMSegmentation. A type that is not known here is looked up in the catalogue's group ``layers``;
-its class may carry ``abbreviation``, the name a norm or a plugin gets in a state dict.
+The types are MMSegmentation's. Any other type is looked up in the catalogue's group ``layers``; its class may have an
+``abbreviation``, the attribute under which a norm or a plugin is stored, and hence its prefix in state dicts.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class LayerConfigs(TypedDict, total=False):
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """``SyncBN``: plain batch normalisation on one process; an engine of several replaces it."""
+    """``SyncBN``: ordinary batch norm on one process; an engine of several processes replaces it."""
 
 
 class HSigmoid(nn.Module):
-    """``clamp((x + bias) / divisor, low, high)`` (Howard et al., MobileNetV3, 2019)."""
+    """Hard sigmoid, ``clamp((x + bias) / divisor, min_value, max_value)`` (Howard et al., MobileNetV3, 2019)."""
 
     def __init__(self, bias: float = 3.0, divisor: float = 6.0, min_value: float = 0.0, max_value: float = 1.0) -> None:
         super().__init__()
@@ -55,14 +55,14 @@ class QuickGELU(nn.Module):
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """``LN2d``: layer normalisation of the channels of (N, C, H, W) at each position."""
+    """``LN2d``: layer norm over the channels of (N, C, H, W), at each pixel."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class PixelShufflePack(nn.Module):
-    """``pixel_shuffle``: a convolution to ``scale_factor``^2 times the channels, laid out as pixels (Shi et al., 2016).
+    """``pixel_shuffle``: sub-pixel convolution (Shi et al., 2016), a convolution followed by a pixel shuffle.
 
     (N, in_channels, H, W) -> (N, out_channels, H * scale_factor, W * scale_factor).
     """
@@ -130,7 +130,7 @@ DROPOUTS: dict[str, type[nn.Module]] = {"Dropout": nn.Dropout, "DropPath": DropP
 
 _HAVE_INPLACE = (nn.ReLU, nn.LeakyReLU, nn.RReLU, nn.ReLU6, nn.ELU, nn.SiLU, nn.Mish, nn.Hardswish)
 _ABBREVIATIONS = (
-    (nn.modules.instancenorm._InstanceNorm, "in"),  # before batch normalisation: some derive from both
+    (nn.modules.instancenorm._InstanceNorm, "in"),  # before batch norm: some classes derive from both
     (nn.modules.batchnorm._BatchNorm, "bn"),
     (nn.GroupNorm, "gn"),
     (nn.LayerNorm, "ln"),
@@ -138,15 +138,15 @@ _ABBREVIATIONS = (
 
 
 def build_conv(cfg: LayerConfig | None, *args: Any, **kwargs: Any) -> nn.Module:
-    """Return the convolution that ``cfg`` names, ``Conv2d`` for None; the rest are its own arguments."""
+    """Return the convolution of type ``cfg["type"]``, ``Conv2d`` for None; the other arguments are passed on to it."""
     cls, options = _resolve(cfg or {"type": "Conv2d"}, CONVS, "conv_cfg")
     return _construct("conv_cfg", cls, *args, **kwargs, **options)
 
 
 def build_norm(cfg: LayerConfig, channels: int, postfix: int | str = "") -> tuple[str, nn.Module]:
-    """Return a norm layer and the attribute it is to be stored under: ``bn1``, ``gn``, ``ln``.
+    """Return the name of a norm layer, which is its prefix in state dicts (``bn1``, ``gn``, ``ln``), and the layer.
 
-    ``requires_grad: false`` freezes its parameters.
+    ``requires_grad: false`` in ``cfg`` freezes its parameters.
     """
     cls, options = _resolve(cfg, NORMS, "norm_cfg")
     requires_grad = options.pop("requires_grad", True)
@@ -161,7 +161,7 @@ def build_norm(cfg: LayerConfig, channels: int, postfix: int | str = "") -> tupl
 
 
 def build_activation(cfg: LayerConfig, inplace: bool = False) -> nn.Module:
-    """Return the activation that ``cfg`` names; ``inplace`` is passed on to those that can."""
+    """Return the activation of type ``cfg["type"]``; ``inplace`` is passed on to those that can work in place."""
     cls, options = _resolve(cfg, ACTIVATIONS, "act_cfg")
     if inplace and issubclass(cls, _HAVE_INPLACE):
         options.setdefault("inplace", True)
@@ -169,7 +169,7 @@ def build_activation(cfg: LayerConfig, inplace: bool = False) -> nn.Module:
 
 
 def build_upsample(cfg: LayerConfig, *args: Any, **kwargs: Any) -> nn.Module:
-    """Return the upsampling layer that ``cfg`` names; the rest are its own arguments."""
+    """Return the upsampling layer of type ``cfg["type"]``; the other arguments are passed on to it."""
     cls, options = _resolve(cfg, UPSAMPLES, "upsample_cfg")
     if cls is nn.Upsample:
         options["mode"] = cfg["type"]
@@ -187,24 +187,20 @@ def build_dropout(cfg: LayerConfig | None) -> nn.Module:
 
 
 def build_plugin(cfg: LayerConfig, in_channels: int, postfix: int | str = "") -> tuple[str, nn.Module]:
-    """Return a layer of the catalogue's group ``layers`` for maps of ``in_channels``, and the attribute it is to be
-    stored under: ``context_block``."""
+    """Return the name of a plugin of a residual block, its prefix in state dicts (``context_block``), and the plugin.
+
+    Plugins are layers of the catalogue's group ``layers`` and are passed ``in_channels``.
+    """
     cls, options = _resolve(cfg, {}, "plugins")
     name = getattr(cls, "abbreviation", None) or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
     return f"{name}{postfix}", _construct("plugins", cls, in_channels=in_channels, **options)
 
 
-def make_divisible(value: float, divisor: int, min_value: int | None = None, min_ratio: float = 0.9) -> int:
-    """Return the multiple of ``divisor`` nearest to ``value`` that is not below ``min_ratio`` of it."""
-    rounded = max(min_value or divisor, int(value + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < min_ratio * value else rounded
-
-
 def _resolve(cfg: LayerConfig, known: Mapping[str, type[nn.Module]], path: str) -> tuple[Any, dict[str, Any]]:
-    """Return the class that ``cfg["type"]`` names, and the other options."""
+    """Return the class for ``cfg["type"]`` and the remaining options."""
     if not isinstance(cfg, Mapping) or not isinstance(cfg.get("type"), str):
         raise ConfigError(
-            Problem(f"{cfg!r} names no layer", path, hint=f"write {{type: {next(iter(known), 'NAME')}, ...}}")
+            Problem(f"{cfg!r} has no type", path, hint=f"write {{type: {next(iter(known), 'NAME')}, ...}}")
         )
     options = {key: value for key, value in cfg.items() if key != "type"}
     return known.get(cfg["type"]) or _from_catalog(cfg["type"], known), options

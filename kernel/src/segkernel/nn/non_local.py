@@ -1,5 +1,6 @@
-"""Every pixel sees every other one: non-local blocks (Wang et al., Non-local Neural Networks, 2018).
+"""Non-local block: attention from every pixel to every other one.
 
+Non-local Neural Networks, Wang et al., 2018 (https://arxiv.org/abs/1711.07971).
 State-dict keys are MMCV's: ``g``, ``theta``, ``phi``, ``concat_project``, ``conv_out``.
 """
 
@@ -11,31 +12,31 @@ import torch
 from torch import Tensor, nn
 
 from segkernel.errors import ConfigError, Problem
+from segkernel.nn.attention import single_head_attention
 from segkernel.nn.conv_module import ConvModule
 from segkernel.nn.embed import nchw_to_nlc, nlc_to_nchw
 from segkernel.nn.init import normal_init
 from segkernel.nn.layers import LayerConfig
-from segkernel.nn.self_attention import attend
 
 NonLocalMode = Literal["gaussian", "embedded_gaussian", "dot_product", "concatenation"]
 
 
 class NonLocal2d(nn.Module):
-    """(N, in_channels, h, w) -> the same shape: the input plus a weighted mean over all pixels.
+    """(N, in_channels, h, w) -> the same shape: the input plus a weighted mean of all pixels, equation 6 of the paper.
 
     Args:
-        in_channels: Channels of the map.
-        reduction: The mean is taken with that many times fewer channels.
-        use_scale: ``embedded_gaussian`` divides scores by the root of their length.
-        conv_cfg: Kind of convolution.
-        norm_cfg: Kind of norm of the last convolution.
-        mode: How two pixels are compared.
-        sub_sample: Keys and values are max-pooled to half the size.
-        zeros_init: The block starts as the identity.
-        std: Deviation of the first weights.
+        in_channels: Channels of the feature map.
+        reduction: The embeddings have ``in_channels / reduction`` channels.
+        use_scale: Divide the products of ``embedded_gaussian`` by the square root of their length.
+        conv_cfg: Type of the convolutions.
+        norm_cfg: Norm of the output convolution; None is no norm.
+        mode: The pairwise function f, section 3.2 of the paper.
+        sub_sample: Max-pool keys and values to half the size.
+        zeros_init: Start as the identity.
+        std: Standard deviation of the initial weights.
 
     Raises:
-        ConfigError: The mode is unknown.
+        ConfigError: ``mode`` is unknown.
     """
 
     abbreviation: ClassVar[str] = "nonlocal_block"
@@ -72,20 +73,25 @@ class NonLocal2d(nn.Module):
             self.phi = nn.MaxPool2d(2) if mode == "gaussian" else nn.Sequential(self.phi, nn.MaxPool2d(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        found = self.attend(nchw_to_nlc(self.theta(x)), nchw_to_nlc(self.phi(x)), nchw_to_nlc(self.g(x)))
-        return x + self.conv_out(nlc_to_nchw(found, (x.shape[2], x.shape[3])))
+        query, key, value = nchw_to_nlc(self.theta(x)), nchw_to_nlc(self.phi(x)), nchw_to_nlc(self.g(x))
+        attended = nlc_to_nchw(self.attend(query, key, value), (x.shape[2], x.shape[3]))
+        return x + self.conv_out(attended)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Return the weighted means (N, L, C) for queries (N, L, D), keys (N, S, D) and values (N, S, C)."""
         if self.mode == "dot_product":
-            return query @ (key.mT @ value / key.shape[1])  # no softmax between them: the small product first
+            # No softmax stands between the two products, so that the small one, D x C, can come first.
+            return query @ (key.mT @ value / key.shape[1])
         if self.mode == "concatenation":
-            return self._pair_weights(query, key) @ value
+            return self._concatenation_weights(query, key) @ value
         scale = query.shape[2] ** -0.5 if self.mode == "embedded_gaussian" and self.use_scale else 1.0
-        return attend(query, key, value, scale)
+        return single_head_attention(query, key, value, scale)
 
-    def _pair_weights(self, query: Tensor, key: Tensor) -> Tensor:
-        """Return (N, L, S): a 1x1 convolution of each query beside each key is a sum of one product for each."""
+    def _concatenation_weights(self, query: Tensor, key: Tensor) -> Tensor:
+        """Return relu(w^T [query, key]) / S for each pair, (N, L, S), without storing the concatenated pairs.
+
+        The product with w splits into one with the query and one with the key.
+        """
         of_query, of_key = self.concat_project.conv.weight.flatten().chunk(2)  # type: ignore[operator]
         return (query @ of_query[:, None] + (key @ of_key[:, None]).mT).relu() / key.shape[1]
 

@@ -1,4 +1,4 @@
-"""Padding that keeps, or divides, a size exactly: what TensorFlow calls ``SAME``."""
+"""``SAME`` padding as TensorFlow defines it: the output has ceil(size / stride) pixels."""
 
 from __future__ import annotations
 
@@ -9,23 +9,29 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def missing(size: int, kernel_size: int, stride: int, dilation: int) -> int:
-    """Return how many pixels a convolution lacks to give ceil(``size`` / ``stride``) outputs."""
+def same_padding(size: int, kernel_size: int, stride: int, dilation: int) -> int:
+    """Return the padding, both sides together, with which a convolution gives ceil(``size`` / ``stride``) outputs."""
     steps = (size + stride - 1) // stride
     extent = (kernel_size - 1) * dilation + 1
-    lacking = (steps - 1) * stride + extent - size
-    return lacking if extent >= stride else torch.sym_max(lacking, 0)  # exporters see through it without a maximum
+    padding = (steps - 1) * stride + extent - size
+    # It can only be negative where the stride is larger than the kernel; without the maximum, exporters can simplify
+    # sizes that are symbols.
+    return padding if extent >= stride else torch.sym_max(padding, 0)
 
 
-def pad_around(x: Tensor, below: int, right: int) -> Tensor:
-    """Return ``x`` with that many zeros more in height and width, on both sides; an odd one goes below, and right."""
-    return F.pad(x, (right // 2, right - right // 2, below // 2, below - below // 2))
+def pad_both_sides(x: Tensor, height: int, width: int) -> Tensor:
+    """Pad ``x`` with ``height`` rows and ``width`` columns of zeros in all; an odd one goes to the bottom or right."""
+    return F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
 
 
 class AdaptivePadding(nn.Module):
     """Pad (N, C, H, W) with zeros so that a kernel covers every pixel.
 
-    ``corner`` pads right and below, ``same`` all around.
+    Args:
+        kernel_size: Of the layer that follows, in pixels.
+        stride: Of that layer.
+        dilation: Of that layer.
+        padding: ``corner`` pads at the bottom and right only, ``same`` on all sides.
     """
 
     def __init__(
@@ -35,8 +41,8 @@ class AdaptivePadding(nn.Module):
         self.kernel_size, self.stride, self.dilation, self.padding = kernel_size, stride, dilation, padding
 
     def forward(self, x: Tensor) -> Tensor:
-        below, right = (missing(size, self.kernel_size, self.stride, self.dilation) for size in x.shape[2:])
-        return F.pad(x, (0, right, 0, below)) if self.padding == "corner" else pad_around(x, below, right)
+        height, width = (same_padding(size, self.kernel_size, self.stride, self.dilation) for size in x.shape[2:])
+        return F.pad(x, (0, width, 0, height)) if self.padding == "corner" else pad_both_sides(x, height, width)
 
 
 class AdaptivePaddingConv2d(nn.Conv2d):
@@ -50,4 +56,4 @@ class AdaptivePaddingConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         sides = zip(x.shape[2:], self.kernel_size, self.stride, self.dilation, strict=True)
-        return super().forward(pad_around(x, *(missing(*side) for side in sides)))
+        return super().forward(pad_both_sides(x, *(same_padding(*side) for side in sides)))

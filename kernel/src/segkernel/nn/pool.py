@@ -1,4 +1,4 @@
-"""Pooling to a given number of bins, exportable with sizes that are only known when the model runs."""
+"""Adaptive pooling that can be exported with dynamic sizes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ OutputSize = int | tuple[int | None, int | None]
 
 
 def adaptive_avg_pool(x: Tensor, output_size: OutputSize) -> Tensor:
-    """Return ``x`` (N, C, H, W) averaged into ``output_size`` (height, width) bins, as torch's adaptive pooling does.
+    """Return ``F.adaptive_avg_pool2d(x, output_size)`` of ``x`` (N, C, H, W).
 
-    Exporters write torch's own for the example's size only, silently wrong at others; there the bins are
-    computed from the size instead, as two matrix products.
+    Exporters turn torch's own into a pooling with fixed bins, those of the example, which is silently wrong at other
+    sizes. While tracing, the bins are computed from the size, and pooling is two matrix products.
     """
     height, width = output_size if isinstance(output_size, tuple) else (output_size, output_size)
     if height == width == 1:
@@ -28,7 +28,7 @@ def adaptive_avg_pool(x: Tensor, output_size: OutputSize) -> Tensor:
 
 
 def adaptive_max_pool(x: Tensor, output_size: tuple[int, int]) -> Tensor:
-    """Return the greatest of ``x`` (N, C, H, W) in each of ``output_size`` (height, width) bins, exportable as well."""
+    """Return ``F.adaptive_max_pool2d(x, output_size)`` of ``x`` (N, C, H, W), exportable as `adaptive_avg_pool` is."""
     height, width = output_size
     if not is_tracing():
         return F.adaptive_max_pool2d(x, (height, width))
@@ -53,12 +53,12 @@ class AdaptiveAvgPool2d(nn.Module):
 
 
 def is_tracing() -> bool:
-    """Tell whether the model is being compiled or exported, when sizes may be symbols."""
+    """Whether the model is being compiled or exported: sizes may then be symbols."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
 
 
 def _bins(x: Tensor, size: int, count: int) -> Tensor:
-    """Return the (count, size) matrix of means: bin i covers floor(i size / count) to ceil((i + 1) size / count)."""
+    """Return the averaging matrix (count, size); bin i is floor(i size / count) to ceil((i + 1) size / count)."""
     index = torch.arange(count, device=x.device)
     start = (index * size) // count
     end = ((index + 1) * size + count - 1) // count

@@ -1,4 +1,7 @@
-"""Context from averages over grids of several sizes (Zhao et al., Pyramid Scene Parsing Network, 2017)."""
+"""Pyramid pooling module.
+
+Pyramid Scene Parsing Network, Zhao et al., 2017 (https://arxiv.org/abs/1612.01105).
+"""
 
 from __future__ import annotations
 
@@ -13,18 +16,18 @@ from segkernel.nn.resize import resize
 
 
 class PyramidPooling(nn.ModuleList):
-    """A feature map averaged into grids of ``pool_scales`` cells a side, each projected and resized back.
+    """Average pooling to grids of several sizes, each with a 1x1 convolution and resized back.
 
-    (N, in_channels, h, w) -> a list of one (N, channels, h, w) per scale.
+    (N, in_channels, h, w) -> a list of (N, channels, h, w), one for each scale.
 
     Args:
-        pool_scales: Cells a side of each grid.
-        in_channels: Of the feature map.
-        channels: Of each projected one.
-        conv_cfg: Kind of convolution.
-        norm_cfg: Kind of norm.
-        act_cfg: Kind of activation.
-        align_corners: How grids are resized.
+        pool_scales: Side of each grid in bins.
+        in_channels: Channels of the feature map.
+        channels: Output channels of each scale.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``.
+        norm_cfg: Type of the norms; None is no norm.
+        act_cfg: Type of the activations; None is no activation.
+        align_corners: As in `resize`.
     """
 
     def __init__(

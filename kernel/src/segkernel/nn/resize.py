@@ -1,4 +1,4 @@
-"""Resizing of feature maps and scores, with the numbers of torch and sizes that stay dynamic in an exported model."""
+"""Resizing of feature maps and logits, as torch does it, with sizes that stay dynamic in an exported model."""
 
 from __future__ import annotations
 
@@ -15,9 +15,15 @@ def resize(
     mode: str = "bilinear",
     align_corners: bool | None = False,
 ) -> Tensor:
-    """Return ``x`` (N, C, h, w) at ``size``, in pixels (height, width), or scaled by ``scale_factor``.
+    """Return ``x`` (N, C, h, w) resized to ``size``, or by ``scale_factor``.
 
-    ``align_corners`` maps corner pixels onto corner pixels; only interpolating modes know it.
+    Args:
+        x: Feature maps or logits.
+        size: (height, width) in pixels.
+        scale_factor: Factor of height and width; in place of ``size``.
+        mode: As in ``F.interpolate``.
+        align_corners: Whether the centres of the corner pixels stay in the corners; without effect on ``nearest`` and
+            ``area``.
     """
     corners = bool(align_corners) if mode in ("linear", "bilinear", "bicubic", "trilinear") else None
     return F.interpolate(x, None if size is None else tuple(size), scale_factor, mode, corners)

@@ -22,12 +22,12 @@ from segkernel.nn import (
     LayerConfig,
     PatchEmbed,
     build_norm,
-    fit_position_table,
     is_tracing,
+    linear_drop_path_rates,
     nlc_to_nchw,
     resize,
 )
-from segplug_backbones.stages import growing
+from segplug_backbones.positions import interpolate_relative_position_bias
 from segplug_backbones.vit import Grid, initialise, layer_indices, patch_grid, transformer_layer
 
 TOKEN_ROWS = 3
@@ -55,7 +55,7 @@ class BEiTAttention(nn.Module):
         num_heads: Parts that C is cut into.
         window_size: Patches (h, w) that the biases are for; those of other sizes are resampled.
         bias: Whether the projections have a bias: ``qv_bias`` for queries and values only.
-        attn_drop_rate: Share of attention weights dropped.
+        attn_drop_rate: Dropout rate of the attention weights.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class BEiTAttention(nn.Module):
         """Return the biases of another window for this one."""
         if name != "relative_position_bias_table":
             return None
-        return fit_position_table(value, self.window_size, TOKEN_ROWS)
+        return interpolate_relative_position_bias(value, self.window_size, TOKEN_ROWS)
 
     def _resampled(self, table: Tensor, size: Grid) -> Tensor:
         (height, width), (h, w) = self.window_size, size
@@ -151,15 +151,15 @@ class BEiT(Backbone):
         mlp_ratio: Width of the feed-forward layers, times ``embed_dims``.
         out_indices: The layers whose outputs are returned, counted from 0; -1 is the last.
         qv_bias: Whether queries and values have a bias.
-        attn_drop_rate: Share of attention weights dropped.
-        drop_path_rate: Share of branches skipped at the end of the network, growing from 0 at its start.
-        norm_cfg: Kind of norm and its arguments.
-        act_cfg: Kind of activation.
+        attn_drop_rate: Dropout rate of the attention weights.
+        drop_path_rate: Drop path rate of the last layer; it rises linearly from 0 at the first one.
+        norm_cfg: Type of the norms and its arguments.
+        act_cfg: Type of the activations.
         patch_norm: Normalise the embedded patches.
         final_norm: Normalise the tokens after the last layer.
         num_fcs: Fully connected layers in a feed-forward layer.
         norm_eval: Keep norm layers in evaluation mode while training.
-        pretrained: Weights to start from; read by the runner.
+        pretrained: Checkpoint that the runner loads after building the model.
         init_values: The scale of the branches at the start.
 
     Raises:
@@ -214,7 +214,7 @@ class BEiT(Backbone):
                 norm_cfg,
                 init_values,
             )
-            for rate in growing(drop_path_rate, num_layers)
+            for rate in linear_drop_path_rates(drop_path_rate, num_layers)
         )
         self.ln1 = build_norm(norm_cfg, embed_dims)[1] if final_norm else None
         self.channels = (embed_dims,) * len(self.out_indices)

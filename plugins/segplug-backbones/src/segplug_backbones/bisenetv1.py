@@ -31,9 +31,9 @@ class SpatialPath(nn.Module):
     Args:
         in_channels: Of the images.
         num_channels: After each of the four convolutions.
-        conv_cfg: Kind of convolution.
-        norm_cfg: Kind of norm.
-        act_cfg: Kind of activation.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``.
+        norm_cfg: Type of the norms.
+        act_cfg: Type of the activations.
     """
 
     def __init__(
@@ -86,9 +86,9 @@ class ContextPath(nn.Module):
     Args:
         backbone: Images to four maps at strides 4, 8, 16 and 32.
         context_channels: Channels of both results, and of the backbone's last two maps.
-        conv_cfg: Kind of convolution.
-        norm_cfg: Kind of norm.
-        act_cfg: Kind of activation.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``.
+        norm_cfg: Type of the norms.
+        act_cfg: Type of the activations.
     """
 
     def __init__(
@@ -153,9 +153,9 @@ class BiSeNetV1(Backbone):
         out_indices: The maps to return: 0 fused, 1 context at stride 8, 2 context at stride 16.
         align_corners: Kept from MMSegmentation; context maps are enlarged without interpolation.
         out_channels: Channels of the fused map.
-        conv_cfg: Kind of convolution; None is the ordinary one.
-        norm_cfg: Kind of norm and its arguments.
-        act_cfg: Kind of activation.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``.
+        norm_cfg: Type of the norms and its arguments.
+        act_cfg: Type of the activations.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.

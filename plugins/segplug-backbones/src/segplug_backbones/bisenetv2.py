@@ -214,9 +214,9 @@ class BiSeNetV2(Backbone):
         bga_channels: Channels of the joined map, and of the last stage of both branches.
         out_indices: The maps to return: 0 joined, n the n-th semantic stage.
         align_corners: How maps are enlarged.
-        conv_cfg: Kind of convolution; None is the ordinary one.
-        norm_cfg: Kind of norm and its arguments.
-        act_cfg: Kind of activation.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``.
+        norm_cfg: Type of the norms and its arguments.
+        act_cfg: Type of the activations.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.

@@ -18,8 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Backbone
-from segkernel.nn import AdaptiveAvgPool2d, ConvModule, LayerConfig, build_conv, build_norm
-from segplug_backbones.recompute import recompute, worth_recomputing
+from segkernel.nn import AdaptiveAvgPool2d, ConvModule, LayerConfig, build_conv, build_norm, checkpoint_block
 
 
 class GlobalContextExtractor(nn.Module):
@@ -28,7 +27,7 @@ class GlobalContextExtractor(nn.Module):
     Args:
         channels: Of the map.
         reduction: How many times narrower the weights are computed.
-        with_cp: Compute activations a second time in backward, to save memory.
+        with_cp: Activation checkpointing: less memory, a second forward pass in training.
     """
 
     def __init__(self, channels: int, reduction: int, with_cp: bool) -> None:
@@ -43,11 +42,9 @@ class GlobalContextExtractor(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.with_cp and worth_recomputing(x):
-            return recompute(self, self._weighted, x)
-        return self._weighted(x)
+        return checkpoint_block(self, x, forward=self._forward, enabled=self.with_cp)
 
-    def _weighted(self, x: Tensor) -> Tensor:
+    def _forward(self, x: Tensor) -> Tensor:
         return x * self.fc(self.avg_pool(x).flatten(1))[:, :, None, None]
 
 
@@ -62,10 +59,10 @@ class ContextGuidedBlock(nn.Module):
         dilation: Of the convolution that looks around.
         reduction: How many times narrower the weights of channels are computed.
         downsample: Halve the size.
-        conv_cfg: Kind of convolution.
-        norm_cfg: Kind of norm.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``.
+        norm_cfg: Type of the norms.
         act_cfg: Kind of activation of the first convolution.
-        with_cp: Compute activations a second time in backward, to save memory.
+        with_cp: Activation checkpointing: less memory, a second forward pass in training.
     """
 
     def __init__(
@@ -113,12 +110,12 @@ class CGNet(Backbone):
         num_blocks: Blocks of the two stages.
         dilations: Of the blocks of each stage.
         reductions: How many times narrower the blocks of each stage compute the weights of channels.
-        conv_cfg: Kind of convolution; None is the ordinary one.
-        norm_cfg: Kind of norm and its arguments.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``.
+        norm_cfg: Type of the norms and its arguments.
         act_cfg: Kind of activation; a PReLU has a slope for each channel.
         norm_eval: Keep batch norm in evaluation mode while training.
-        with_cp: Compute activations a second time in backward, to save memory.
-        pretrained: Weights that the runner loads after building.
+        with_cp: Activation checkpointing: less memory, a second forward pass in training.
+        pretrained: Checkpoint that the runner loads after building the model.
 
     Raises:
         ConfigError: When an argument has another length than it needs.

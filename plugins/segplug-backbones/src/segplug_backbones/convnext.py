@@ -17,10 +17,16 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from segkernel.errors import ConfigError, Problem
-from segkernel.nn import DropPath, LayerConfig, build_activation, build_norm, trunc_normal_init
-from segplug_backbones.freezing import PartlyFrozen
-from segplug_backbones.recompute import recompute, worth_recomputing
-from segplug_backbones.stages import growing
+from segkernel.nn import (
+    DropPath,
+    FreezableBackbone,
+    LayerConfig,
+    build_activation,
+    build_norm,
+    checkpoint_block,
+    linear_drop_path_rates,
+    trunc_normal_init,
+)
 
 ARCHS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "atto": ((2, 2, 6, 2), (40, 80, 160, 320)),
@@ -96,11 +102,9 @@ class ConvNeXtBlock(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.with_cp and worth_recomputing(x):
-            return recompute(self, self._add, x)
-        return self._add(x)
+        return checkpoint_block(self, x, forward=self._forward, enabled=self.with_cp)
 
-    def _add(self, x: Tensor) -> Tensor:
+    def _forward(self, x: Tensor) -> Tensor:
         out = self.norm(self.depthwise_conv(x))
         out = self._mix_linear(out) if self.linear_pw_conv else self._mix(out)
         if self.gamma is not None:
@@ -119,7 +123,7 @@ class ConvNeXtBlock(nn.Module):
         return self.pointwise_conv2(x)
 
 
-class ConvNeXt(PartlyFrozen):
+class ConvNeXt(FreezableBackbone):
     """Images (N, in_channels, H, W) to one map for each of ``out_indices``, at strides 4, 8, 16 and 32 by default.
 
     Odd sizes are rounded down.
@@ -128,18 +132,18 @@ class ConvNeXt(PartlyFrozen):
         arch: A name, or ``{depths, channels}``, both with a number for each stage.
         in_channels: Channels of the image.
         stem_patch_size: Side in pixels of the patches that become one position of the first stage.
-        norm_cfg: Kind of norm and its arguments.
-        act_cfg: Kind of activation.
+        norm_cfg: Type of the norms and its arguments.
+        act_cfg: Type of the activations.
         linear_pw_conv: Widen and narrow with linear layers, not with 1x1 convolutions.
         use_grn: Global response normalisation, for ConvNeXt V2.
-        drop_path_rate: Share of blocks skipped at the end of the network, growing from 0 at its start.
+        drop_path_rate: Drop path rate of the last layer; it rises linearly from 0 at the first one.
         layer_scale_init_value: First value of each block's factor per channel; 0 does without it.
         out_indices: The stages to return, counted from 0, negative ones from the end.
         frozen_stages: The first n stages, with what leads to them, do not train.
         gap_before_final_norm: Return the normalised mean of each map, (N, C), for classification. Models for dense
             prediction say False.
-        with_cp: Compute activations a second time in backward, to save memory.
-        pretrained: Weights that the runner loads after building.
+        with_cp: Activation checkpointing: less memory, a second forward pass in training.
+        pretrained: Checkpoint that the runner loads after building the model.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -177,7 +181,7 @@ class ConvNeXt(PartlyFrozen):
         self.frozen_stages, self.gap_before_final_norm = frozen_stages, gap_before_final_norm
         self.pretrained = pretrained
         self.downsample_layers, self.stages = nn.ModuleList(), nn.ModuleList()
-        rates = iter(growing(drop_path_rate, sum(depths)))
+        rates = iter(linear_drop_path_rates(drop_path_rate, sum(depths)))
         for i, (depth, width) in enumerate(zip(depths, widths)):
             inputs = widths[i - 1] if i else in_channels
             side = 2 if i else stem_patch_size
@@ -196,7 +200,7 @@ class ConvNeXt(PartlyFrozen):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 trunc_normal_init(module)
-        self._freeze()
+        self.freeze_stages()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
@@ -223,7 +227,7 @@ class ConvNeXt(PartlyFrozen):
             return 3 + int(numbers[1]) // 3
         return (1, 2)[stage] if part == "stages" else (0, 2, 3)[stage]
 
-    def _frozen(self) -> list[nn.Module]:
+    def frozen_modules(self) -> list[nn.Module]:
         return [*self.downsample_layers[: self.frozen_stages], *self.stages[: self.frozen_stages]]
 
 

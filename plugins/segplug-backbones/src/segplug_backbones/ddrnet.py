@@ -31,8 +31,8 @@ class DDRNet(Backbone):
         channels: Width of the stem.
         ppm_channels: Channels of each average in the pyramid of pools.
         align_corners: How context is enlarged.
-        norm_cfg: Kind of norm and its arguments.
-        act_cfg: Kind of activation.
+        norm_cfg: Type of the norms and its arguments.
+        act_cfg: Type of the activations.
     """
 
     conformance: ClassVar = {"channels": 4, "ppm_channels": 4}

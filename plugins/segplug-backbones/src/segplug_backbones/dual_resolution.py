@@ -28,7 +28,7 @@ class Residual(nn.Module):
         channels: Width of the convolutions.
         stride: Of the first 3x3 convolution.
         downsample: The shortcut; the input as it is for None.
-        norm_cfg: Kind of norm.
+        norm_cfg: Type of the norms.
         act_cfg: Kind of activation between the convolutions.
         act_cfg_out: After the sum; none for None.
     """
@@ -93,8 +93,8 @@ class Stages:
 
     Args:
         shortcut: Makes the shortcuts that change size or channels.
-        norm_cfg: Kind of norm.
-        act_cfg: Kind of activation.
+        norm_cfg: Type of the norms.
+        act_cfg: Type of the activations.
     """
 
     def __init__(self, shortcut: Shortcut, norm_cfg: LayerConfig, act_cfg: LayerConfig) -> None:
@@ -142,8 +142,8 @@ class DAPPM(nn.Module):
         in_channels: Of the map.
         branch_channels: Of each average.
         out_channels: Of the result.
-        norm_cfg: Kind of norm.
-        act_cfg: Kind of activation.
+        norm_cfg: Type of the norms.
+        act_cfg: Type of the activations.
     """
 
     strides: ClassVar = (2, 4, 8)

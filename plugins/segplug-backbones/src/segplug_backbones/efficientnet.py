@@ -15,10 +15,18 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from torch import Tensor, nn
 
 from segkernel.errors import ConfigError, Problem, suggest
-from segkernel.nn import ConvModule, DropPath, InvertedResidualV3, kaiming_init, make_divisible
-from segplug_backbones.freezing import PartlyFrozen, check_frozen
-from segplug_backbones.recompute import run
-from segplug_backbones.stages import check_indices, growing
+from segkernel.nn import (
+    ConvModule,
+    DropPath,
+    FreezableBackbone,
+    check_frozen_stages,
+    check_out_indices,
+    checkpoint_block,
+    kaiming_init,
+    linear_drop_path_rates,
+)
+from segplug_backbones.inverted_residual import InvertedResidualV3
+from segplug_backbones.squeeze import make_divisible
 
 
 class Row(NamedTuple):
@@ -107,7 +115,7 @@ class EdgeResidual(nn.Module):
         return x + self.drop_path(out) if self.adds_input else out
 
 
-class EfficientNet(PartlyFrozen):
+class EfficientNet(FreezableBackbone):
     """Images (N, in_channels, H, W) to one map for each of ``out_indices``; odd sizes are rounded up.
 
     Args:
@@ -117,10 +125,10 @@ class EfficientNet(PartlyFrozen):
             convolution.
         frozen_stages: How many layers are frozen.
         conv_cfg: Kind of convolution; the default pads as TensorFlow does.
-        norm_cfg: Kind of norm and its arguments.
-        act_cfg: Kind of activation.
+        norm_cfg: Type of the norms and its arguments.
+        act_cfg: Type of the activations.
         norm_eval: Keep batch norm in evaluation mode while training.
-        with_cp: Compute activations a second time in backward, to save memory.
+        with_cp: Activation checkpointing: less memory, a second forward pass in training.
         in_channels: Channels of the image.
 
     Raises:
@@ -147,14 +155,14 @@ class EfficientNet(PartlyFrozen):
             raise ConfigError(Problem(f"no EfficientNet is called {arch!r}", "arch", hint=suggest(arch, ARCHS)))
         rows, width, depth = ARCHS[arch]
         stages = _stages([_scaled(row, width, depth) for row in rows])
-        self.out_indices = check_indices(out_indices, len(stages) + 2)
-        self.frozen_stages = check_frozen(frozen_stages, 0, len(stages) + 2)
+        self.out_indices = check_out_indices(out_indices, len(stages) + 2)
+        self.frozen_stages = check_frozen_stages(frozen_stages, 0, len(stages) + 2)
         self.norm_eval, self.with_cp = norm_eval, with_cp
         layers: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         channels, strides = [make_divisible(32 * width, 8)], [2]
         self.layers = nn.ModuleList([ConvModule(in_channels, channels[0], 3, stride=2, padding=1, **layers)])
         total = sum(row.blocks for stage in stages for row in stage)
-        drop_paths = iter(growing(drop_path_rate, total))
+        drop_paths = iter(linear_drop_path_rates(drop_path_rate, total))
         for stage in stages:
             self.layers.append(nn.Sequential(*_blocks(stage, channels[-1], drop_paths, layers)))
             channels.append(stage[-1].channels)
@@ -166,18 +174,18 @@ class EfficientNet(PartlyFrozen):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 kaiming_init(module)
-        self._freeze()
+        self.freeze_stages()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
         x, outputs = images, []
         for layer in self.layers:
             for block in layer if isinstance(layer, nn.Sequential) else [layer]:
-                x = run(block, x, self.with_cp and block is not layer)
+                x = checkpoint_block(block, x, enabled=self.with_cp and block is not layer)
             outputs.append(x)
         return tuple(outputs[i] for i in self.out_indices)
 
-    def _frozen(self) -> list[nn.Module]:
+    def frozen_modules(self) -> list[nn.Module]:
         return list(self.layers[: self.frozen_stages])
 
 

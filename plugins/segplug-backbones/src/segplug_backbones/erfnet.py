@@ -51,9 +51,9 @@ class NonBottleneck1d(nn.Module):
         channels: Of the map.
         drop_rate: Share of values dropped before the input is added.
         dilation: Of the second two convolutions.
-        conv_cfg: Kind of convolution.
-        norm_cfg: Kind of norm.
-        act_cfg: Kind of activation.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``.
+        norm_cfg: Type of the norms.
+        act_cfg: Type of the activations.
     """
 
     def __init__(
@@ -110,9 +110,9 @@ class ERFNet(Backbone):
         dec_stages_non_bottleneck: Residual blocks after each of those.
         dec_non_bottleneck_channels: Channels of the decoder's blocks.
         dropout_ratio: Share of values dropped in each of the encoder's residual blocks.
-        conv_cfg: Kind of convolution; None is the ordinary one.
-        norm_cfg: Kind of norm and its arguments; ``eps`` is 1e-3 unless it says otherwise.
-        act_cfg: Kind of activation.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``.
+        norm_cfg: Type of the norms and its arguments; ``eps`` is 1e-3 unless it says otherwise.
+        act_cfg: Type of the activations.
 
     Raises:
         ConfigError: When an argument does not fit the others.

@@ -17,14 +17,8 @@ from torch import Tensor, nn
 
 from segkernel.errors import UsageError
 from segkernel.interfaces.model import Backbone
-from segkernel.nn import (
-    ConvModule,
-    DepthwiseSeparableConvModule,
-    InvertedResidual,
-    LayerConfig,
-    PyramidPooling,
-    resize,
-)
+from segkernel.nn import ConvModule, DepthwiseSeparableConvModule, LayerConfig, PyramidPooling, resize
+from segplug_backbones.inverted_residual import InvertedResidual
 
 
 class LearningToDownsample(nn.Module):
@@ -149,9 +143,9 @@ class FastSCNN(Backbone):
         lower_in_channels: Must be ``global_out_channels``.
         fusion_out_channels: Channels of the fused map; ``lower_in_channels`` must be a multiple of it.
         out_indices: The maps to return: 0 fine, 1 coarse, 2 fused.
-        conv_cfg: Kind of convolution; None is the ordinary one.
-        norm_cfg: Kind of norm and its arguments.
-        act_cfg: Kind of activation.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``.
+        norm_cfg: Type of the norms and its arguments.
+        act_cfg: Type of the activations.
         align_corners: How the coarse and the pooled maps are enlarged.
         dw_act_cfg: Activation after the first depthwise convolutions; None is none.
 

@@ -1,15 +1,14 @@
-"""HRNet: branches of several resolutions side by side, which exchange what they find again and again.
+"""HRNet: branches of several resolutions in parallel, which exchange their features again and again.
 
     features = hrnet_w18()(torch.rand(2, 3, 512, 512))  # 18, 36, 72, 144 channels at strides 4, 8, 16, 32
 
-Reference: Deep High-Resolution Representation Learning for Visual Recognition, Wang et al., 2020
+Deep High-Resolution Representation Learning for Visual Recognition, Wang et al., 2020
 (https://arxiv.org/abs/1908.07919).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
@@ -17,15 +16,24 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from segkernel.errors import ConfigError, Problem
-from segkernel.nn import build_conv, build_norm, kaiming_init, resize
-from segplug_backbones.freezing import PartlyFrozen
-from segplug_backbones.residual import BasicBlock, Block, Bottleneck
+from segkernel.nn import FreezableBackbone, LayerConfig, build_norm, check_frozen_stages, resize
+from segplug_backbones.residual import (
+    BasicBlock,
+    Bottleneck,
+    conv_no_bias,
+    residual_stage,
+    zero_last_norms,
+)
 
-BLOCKS: dict[str, type[Block]] = {"BASIC": BasicBlock, "BOTTLENECK": Bottleneck}
+Block = type[BasicBlock] | type[Bottleneck]
+BLOCKS: dict[str, Block] = {"BASIC": BasicBlock, "BOTTLENECK": Bottleneck}
 
 
 class HRStage(TypedDict):
-    """One stage: ``num_modules`` times all branches and an exchange; ``num_blocks`` and ``num_channels`` per branch."""
+    """One stage: ``num_modules`` modules, each with ``num_branches`` branches and a fusion of them.
+
+    ``num_blocks`` and ``num_channels`` have a number for each branch.
+    """
 
     num_modules: int
     num_branches: int
@@ -35,7 +43,7 @@ class HRStage(TypedDict):
 
 
 class HRStages(TypedDict):
-    """The four stages; the first has one branch, and each further one may add some."""
+    """The four stages; the first has one branch, and each further one adds a branch of half the resolution."""
 
     stage1: HRStage
     stage2: HRStage
@@ -43,88 +51,76 @@ class HRStages(TypedDict):
     stage4: HRStage
 
 
-class Layers:
-    """Makes the convolutions and blocks of one network.
-
-    Args:
-        conv_cfg: Kind of convolution.
-        norm_cfg: Kind of norm.
-        with_cp: Compute activations of the blocks a second time in backward.
-    """
-
-    def __init__(self, conv_cfg: Mapping[str, Any] | None, norm_cfg: Mapping[str, Any], with_cp: bool) -> None:
-        self.conv, self.norm = partial(build_conv, conv_cfg, bias=False), partial(build_norm, norm_cfg)
-        self._options: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "with_cp": with_cp}
-
-    def conv_norm(self, in_channels: int, channels: int, kernel: int, stride: int = 1) -> list[nn.Module]:
-        """Return a convolution and its norm."""
-        conv = self.conv(in_channels, channels, kernel, stride=stride, padding=kernel // 2)
-        return [conv, self.norm(channels)[1]]
-
-    def blocks(self, block: type[Block], in_channels: int, channels: int, count: int) -> nn.Sequential:
-        """Return a row of blocks, (N, in_channels, h, w) -> (N, channels * expansion, h, w)."""
-        out_channels = channels * block.expansion
-        shortcut = None if in_channels == out_channels else nn.Sequential(*self.conv_norm(in_channels, out_channels, 1))
-        first = block(in_channels, channels, downsample=shortcut, **self._options)
-        return nn.Sequential(first, *(block(out_channels, channels, **self._options) for _ in range(count - 1)))
-
-    def descent(self, widths: Sequence[int], inplace: bool, last_act: bool) -> nn.Sequential:
-        """Return strided 3x3 convolutions from each width to the next, with a ReLU after each but maybe the last."""
-        steps = [nn.Sequential(*self.conv_norm(a, b, 3, stride=2)) for a, b in pairwise(widths)]
-        for step in steps if last_act else steps[:-1]:
-            step.append(nn.ReLU(inplace=inplace))
-        return nn.Sequential(*steps)
+def conv_norm(
+    in_channels: int,
+    channels: int,
+    kernel_size: int,
+    stride: int = 1,
+    *,
+    conv_cfg: LayerConfig | None,
+    norm_cfg: LayerConfig,
+) -> nn.Sequential:
+    """Return a convolution, padded by half its kernel, and its norm."""
+    conv = conv_no_bias(conv_cfg, in_channels, channels, kernel_size, stride=stride, padding=kernel_size // 2)
+    return nn.Sequential(conv, build_norm(norm_cfg, channels)[1])
 
 
 class HRModule(nn.Module):
-    """Blocks on each branch, then each branch becomes the sum of all, brought to its size.
+    """Residual blocks on each branch, then a fusion: each branch becomes the sum of all, at its own resolution.
 
-    One map per branch, branch i at 1 / 2**i of the first, to as many maps, or to the first only.
+    A list of maps, branch i at 1 / 2^i of the first one's size, to as many maps or the first one only.
 
     Args:
-        layers: Makes the layers.
-        block: Kind of block.
+        block: Class of the blocks.
         num_blocks: Blocks of each branch.
-        in_channels: Of each branch.
-        num_channels: Width of each branch's blocks.
-        multiscale_output: Return all branches, not the finest alone.
+        in_channels: Input channels of each branch.
+        num_channels: Channels of the blocks of each branch.
+        multiscale_output: Return all branches, not the first one only.
+        with_cp: Activation checkpointing of the blocks.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``.
+        norm_cfg: Type of the norms.
     """
 
     def __init__(
         self,
-        layers: Layers,
-        block: type[Block],
+        block: Block,
         num_blocks: Sequence[int],
         in_channels: Sequence[int],
         num_channels: Sequence[int],
         multiscale_output: bool = True,
+        *,
+        with_cp: bool,
+        conv_cfg: LayerConfig | None,
+        norm_cfg: LayerConfig,
     ) -> None:
         super().__init__()
+        layers: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg}
         self.branches = nn.ModuleList(
-            layers.blocks(block, *numbers) for numbers in zip(in_channels, num_channels, num_blocks)
+            residual_stage(block, inputs, channels, [1] * count, with_cp=with_cp, **layers)
+            for inputs, channels, count in zip(in_channels, num_channels, num_blocks)
         )
         widths = [channels * block.expansion for channels in num_channels]
         self.fuse_layers = None
         if len(widths) > 1:
-            outputs = range(len(widths) if multiscale_output else 1)
-            self.fuse_layers = nn.ModuleList(_exchange(layers, widths, target) for target in outputs)
+            targets = range(len(widths) if multiscale_output else 1)
+            self.fuse_layers = nn.ModuleList(_fusion(widths, target, layers) for target in targets)
         self.relu = nn.ReLU(inplace=False)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         maps = [branch(x) for branch, x in zip(self.branches, maps)]
         if self.fuse_layers is None:
             return maps
-        return [self.relu(_sum(fuse, maps, target)) for target, fuse in enumerate(self.fuse_layers)]  # type: ignore[arg-type]
+        return [self.relu(_fuse(fusion, maps, target)) for target, fusion in enumerate(self.fuse_layers)]
 
 
 def hrnet_stages(width: int, depth: int = 4, modules: Sequence[int] = (1, 1, 4, 3), first: int = 64) -> HRStages:
-    """Return ``extra`` of the usual HRNet: each stage has one branch more, of half the size and twice the width.
+    """Return ``extra`` of the usual HRNet: each stage adds a branch of half the resolution and twice the channels.
 
     Args:
-        width: Channels of the finest branch.
+        width: Channels of the first branch, the W of the network's name.
         depth: Blocks of each branch.
-        modules: Exchanges of each stage.
-        first: Width of the first stage's bottlenecks.
+        modules: Modules of each stage.
+        first: Channels of the bottlenecks of the first stage.
     """
     stages: Any = {
         f"stage{i + 1}": {
@@ -139,22 +135,22 @@ def hrnet_stages(width: int, depth: int = 4, modules: Sequence[int] = (1, 1, 4, 
     return stages
 
 
-class HRNet(PartlyFrozen):
-    """Images (N, in_channels, H, W) to one map per branch of the last stage, at strides 4, 8, 16, 32, ...
+class HRNet(FreezableBackbone):
+    """Images (N, in_channels, H, W) to one feature map for each branch of the last stage, at strides 4, 8, 16, 32, ...
 
     Odd sizes are rounded up.
 
     Args:
         extra: The four stages.
         in_channels: Channels of the image.
-        conv_cfg: Kind of convolution; None is the ordinary one.
-        norm_cfg: Kind of norm and its arguments.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``.
+        norm_cfg: Type of the norms and its arguments.
         norm_eval: Keep batch norm in evaluation mode while training.
-        with_cp: Compute activations a second time in backward, to save memory.
+        with_cp: Activation checkpointing of the blocks.
         frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages.
         zero_init_residual: Start each block as the identity.
-        multiscale_output: Return the maps of all branches, not the finest alone.
-        pretrained: Weights that the runner loads after building.
+        multiscale_output: Return the maps of all branches, not the finest one only.
+        pretrained: Checkpoint that the runner loads after building the model.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -176,63 +172,67 @@ class HRNet(PartlyFrozen):
         pretrained: str | None = None,
     ) -> None:
         super().__init__()
-        stages: list[HRStage] = _check_stages(extra)
-        if not -1 <= frozen_stages <= 4:
-            raise ConfigError(Problem(f"{frozen_stages} is not -1 (nothing) to 4", "frozen_stages"))
-        self.frozen_stages, self.norm_eval, self.pretrained = frozen_stages, norm_eval, pretrained
-        layers = Layers(conv_cfg, norm_cfg, with_cp)
-        self._add_stem(layers, in_channels)
-        block = BLOCKS[stages[0]["block"]]
-        self.layer1 = layers.blocks(block, 64, stages[0]["num_channels"][0], stages[0]["num_blocks"][0])
-        widths = [stages[0]["num_channels"][0] * block.expansion]
-        for i, stage in enumerate(stages[1:], start=2):
-            before, widths = widths, [width * BLOCKS[stage["block"]].expansion for width in stage["num_channels"]]
-            self.add_module(f"transition{i - 1}", _transition(layers, before, widths))
-            self.add_module(f"stage{i}", _stage(layers, stage, widths, multiscale_output or i < 4))
+        stage1, *stages = _check_stages(extra)
+        self.frozen_stages = check_frozen_stages(frozen_stages, -1, 4)
+        self.norm_eval, self.pretrained = norm_eval, pretrained
+        layers: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg}
+        self._add_stem(in_channels, conv_cfg, norm_cfg)
+        block, width = BLOCKS[stage1["block"]], stage1["num_channels"][0]
+        self.layer1 = residual_stage(block, 64, width, [1] * stage1["num_blocks"][0], with_cp=with_cp, **layers)
+        widths = [width * block.expansion]
+        for number, stage in enumerate(stages, start=2):
+            expansion = BLOCKS[stage["block"]].expansion
+            stage_widths = [width * expansion for width in stage["num_channels"]]
+            self.add_module(f"transition{number - 1}", _transition(widths, stage_widths, layers))
+            modules = _stage(stage, stage_widths, multiscale_output or number < 4, with_cp=with_cp, **layers)
+            self.add_module(f"stage{number}", modules)
+            widths = stage_widths
         self.channels = tuple(widths if multiscale_output else widths[:1])
         self.strides = tuple(4 * 2**i for i in range(len(self.channels)))
-        self._initialise(zero_init_residual)
-        self._freeze()
+        if zero_init_residual:
+            zero_last_norms(self)
+        self.freeze_stages()
+
+    @property
+    def norm1(self) -> nn.Module:
+        return getattr(self, self.norm1_name)
+
+    @property
+    def norm2(self) -> nn.Module:
+        return getattr(self, self.norm2_name)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
-        x = images
-        for module in self._stem():
-            x = module(x)
+        x = self.relu(self.norm1(self.conv1(images)))
+        x = self.relu(self.norm2(self.conv2(x)))
         maps = [self.layer1(x)]
         for i in (2, 3, 4):
             transition = getattr(self, f"transition{i - 1}")
-            # A new branch starts from the coarsest there is.
+            # New branches start from the coarsest map so far.
             sources = [maps[min(j, len(maps) - 1)] for j in range(len(transition))]
             maps = [x if change is None else change(x) for change, x in zip(transition, sources)]
             maps = getattr(self, f"stage{i}")(maps)
         return tuple(maps)
 
-    def _add_stem(self, layers: Layers, in_channels: int) -> None:
-        self._norms = []
-        for number, inputs in enumerate((in_channels, 64), start=1):
-            self.add_module(f"conv{number}", layers.conv(inputs, 64, 3, stride=2, padding=1))
-            name, norm = layers.norm(64, postfix=number)
-            self.add_module(name, norm)
-            self._norms.append(name)
+    def frozen_modules(self) -> list[nn.Module]:
+        """Return the stem and the frozen stages, each with the transition after it."""
+        if self.frozen_stages < 0:
+            return []
+        modules = [self.conv1, self.norm1, self.conv2, self.norm2]
+        for i in range(1, self.frozen_stages + 1):
+            modules.append(self.layer1 if i == 1 else getattr(self, f"stage{i}"))
+            if i < 4:
+                modules.append(getattr(self, f"transition{i}"))
+        return modules
+
+    def _add_stem(self, in_channels: int, conv_cfg: LayerConfig | None, norm_cfg: LayerConfig) -> None:
+        self.conv1 = conv_no_bias(conv_cfg, in_channels, 64, 3, stride=2, padding=1)
+        self.norm1_name, norm1 = build_norm(norm_cfg, 64, postfix=1)
+        self.add_module(self.norm1_name, norm1)
+        self.conv2 = conv_no_bias(conv_cfg, 64, 64, 3, stride=2, padding=1)
+        self.norm2_name, norm2 = build_norm(norm_cfg, 64, postfix=2)
+        self.add_module(self.norm2_name, norm2)
         self.relu = nn.ReLU(inplace=True)
-
-    def _stem(self) -> list[nn.Module]:
-        first, second = (getattr(self, name) for name in self._norms)
-        return [self.conv1, first, self.relu, self.conv2, second, self.relu]
-
-    def _frozen(self) -> list[nn.Module]:
-        """Return the stem and the frozen stages, each with the transition behind it."""
-        names = [name for i in range(1, self.frozen_stages + 1) for name in (f"stage{i}", f"transition{i}")]
-        names = ["layer1" if name == "stage1" else name for name in names if name != "transition4"]
-        return (self._stem() if self.frozen_stages >= 0 else []) + [getattr(self, name) for name in names]
-
-    def _initialise(self, zero_init_residual: bool) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                kaiming_init(module)
-            elif isinstance(module, Block) and zero_init_residual and hasattr(module.last_norm, "weight"):
-                nn.init.zeros_(module.last_norm.weight)
 
 
 def hrnet_w18_small(in_channels: int = 3) -> HRNet:
@@ -260,27 +260,38 @@ def hrnet_w48(in_channels: int = 3) -> HRNet:
     return HRNet(hrnet_stages(48), in_channels)
 
 
-def _exchange(layers: Layers, widths: Sequence[int], target: int) -> nn.ModuleList:
-    """Return what brings each branch to the width and size of branch ``target``; the enlarging itself is `_sum`'s."""
+def _strided_path(widths: Sequence[int], inplace: bool, last_act: bool, layers: Mapping[str, Any]) -> nn.Sequential:
+    """Return 3x3 convolutions of stride 2 from each width to the next, with ReLUs between them and maybe at the end."""
+    steps = [conv_norm(inputs, outputs, 3, stride=2, **layers) for inputs, outputs in pairwise(widths)]
+    for step in steps if last_act else steps[:-1]:
+        step.append(nn.ReLU(inplace=inplace))
+    return nn.Sequential(*steps)
+
+
+def _fusion(widths: Sequence[int], target: int, layers: Mapping[str, Any]) -> nn.ModuleList:
+    """Return what brings each branch to the channels of branch ``target``, and finer ones to its size."""
     changes: list[nn.Module | None] = []
     for source, width in enumerate(widths):
         if source == target:
             changes.append(None)
         elif source > target:
-            changes.append(nn.Sequential(*layers.conv_norm(width, widths[target], 1)))
+            changes.append(conv_norm(width, widths[target], 1, **layers))
         else:
             path = [width] * (target - source) + [widths[target]]
-            changes.append(layers.descent(path, inplace=False, last_act=False))
-    return nn.ModuleList(changes)
+            changes.append(_strided_path(path, inplace=False, last_act=False, layers=layers))
+    return nn.ModuleList(changes)  # type: ignore[arg-type]  # torch takes None, an empty place
 
 
-def _sum(fuse: nn.ModuleList, maps: Sequence[Tensor], target: int) -> Tensor:
+def _fuse(fusion: nn.Module, maps: Sequence[Tensor], target: int) -> Tensor:
+    """Return the sum of all branches at the size of branch ``target``."""
+    assert isinstance(fusion, nn.ModuleList)
     total: Tensor | None = None
-    for source, (change, x) in enumerate(zip(fuse, maps)):
-        if change is not None:
+    for source, (change, x) in enumerate(zip(fusion, maps)):
+        if source != target:
             x = change(x)
         if source > target:
-            # First by the nominal factor, then to the true size: the two differ for odd sizes.
+            # As in the reference, first by the nominal factor and then to the actual size; the two differ if a size
+            # was odd.
             factor = 2 ** (source - target)
             x = resize(x, (x.shape[2] * factor, x.shape[3] * factor))
             x = resize(x, maps[target].shape[2:])
@@ -289,31 +300,31 @@ def _sum(fuse: nn.ModuleList, maps: Sequence[Tensor], target: int) -> Tensor:
     return total
 
 
-def _transition(layers: Layers, before: Sequence[int], after: Sequence[int]) -> nn.ModuleList:
-    """Return what makes the branches of the next stage, None where a branch goes on as it is."""
+def _transition(before: Sequence[int], after: Sequence[int], layers: Mapping[str, Any]) -> nn.ModuleList:
+    """Return what makes the branches of the next stage, None for a branch that does not change."""
     changes: list[nn.Module | None] = []
     for i, width in enumerate(after):
         if i >= len(before):
             path = [before[-1]] * (i + 1 - len(before)) + [width]
-            changes.append(layers.descent(path, inplace=True, last_act=True))
+            changes.append(_strided_path(path, inplace=True, last_act=True, layers=layers))
         elif width != before[i]:
-            changes.append(nn.Sequential(*layers.conv_norm(before[i], width, 3), nn.ReLU(inplace=True)))
+            changes.append(conv_norm(before[i], width, 3, **layers).append(nn.ReLU(inplace=True)))
         else:
             changes.append(None)
-    return nn.ModuleList(changes)
+    return nn.ModuleList(changes)  # type: ignore[arg-type]  # torch takes None, an empty place
 
 
-def _stage(layers: Layers, stage: HRStage, widths: Sequence[int], multiscale_output: bool) -> nn.Sequential:
+def _stage(stage: HRStage, widths: Sequence[int], multiscale_output: bool, **layers: Any) -> nn.Sequential:
     last = stage["num_modules"] - 1
     return nn.Sequential(
         *(
             HRModule(
-                layers,
                 BLOCKS[stage["block"]],
                 stage["num_blocks"],
-                widths,
-                stage["num_channels"],
-                multiscale_output or i < last,
+                in_channels=widths,
+                num_channels=stage["num_channels"],
+                multiscale_output=multiscale_output or i < last,
+                **layers,
             )
             for i in range(last + 1)
         )
@@ -326,10 +337,10 @@ def _check_stages(extra: HRStages) -> list[HRStage]:
     for name in ("stage1", "stage2", "stage3", "stage4"):
         if name not in extra:
             raise ConfigError(Problem(f"there is no {name}", "extra", hint="HRNet has stage1, stage2, stage3, stage4"))
-        stage: HRStage = extra[name]  # type: ignore[literal-required]
+        stage: HRStage = extra[name]
         branches = stage["num_branches"]
         for key in ("num_blocks", "num_channels"):
-            values: Sequence[int] = stage[key]  # type: ignore[literal-required]
+            values: Sequence[int] = stage[key]
             if len(values) != branches:
                 message = f"{list(values)} for {branches} branches; one number each is needed"
                 raise ConfigError(Problem(message, f"extra.{name}.{key}"))

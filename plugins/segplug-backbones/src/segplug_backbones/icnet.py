@@ -1,4 +1,4 @@
-"""ICNet: the image at three sizes, the smallest through all of a deep network, the largest through three convolutions.
+"""ICNet: a cascade of three image sizes, of which only the smallest goes through all of a deep network.
 
     backbone = ICNet(ResNetV1c(50, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4)))
     fine, middle, coarse = backbone(torch.rand(2, 3, 512, 1024))  # strides 8, 16, 32
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -25,9 +24,9 @@ from segplug_backbones.resnet import ResNet
 
 
 class WideMaxPool2d(nn.Module):
-    """The 3x3 pool of stride 2, with a cell more where the size is even: (N, C, H, W) -> (N, C, H//2 + 1, W//2 + 1).
+    """``nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)``, exportable with dynamic sizes.
 
-    It is torch's with ``ceil_mode``, in a form that exports with dynamic sizes.
+    (N, C, H, W) -> (N, C, H // 2 + 1, W // 2 + 1).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,18 +37,18 @@ class ICNet(Backbone):
     """Images (N, in_channels, H, W) to three maps of ``out_channels``, at strides 8, 16 and 32 with a ResNet of 8.
 
     Args:
-        backbone_cfg: A ResNet whose stem is three convolutions; its first two stages see the image at half its size,
-            the others their result at half its size again.
+        backbone_cfg: A ResNet with a deep stem. Its first two stages see the image at half its size, the last two the
+            result of those, again at half its size.
         in_channels: Channels of the image.
         layer_channels: Channels of the ResNet's second and fourth stage.
-        light_branch_middle_channels: Channels between the convolutions of the whole image.
-        psp_out_channels: Channels of the coarse map's pyramid of pools, and after it.
+        light_branch_middle_channels: Hidden channels of the branch that sees the image at its full size.
+        psp_out_channels: Output channels of each scale of the pyramid pooling, and of the coarse map.
         out_channels: Channels of the three maps.
-        pool_scales: Cells a side of each grid of the pyramid.
-        conv_cfg: Kind of convolution; None is the ordinary one.
-        norm_cfg: Kind of norm and its arguments.
-        act_cfg: Kind of activation.
-        align_corners: How images and maps are resized.
+        pool_scales: Side of each grid of the pyramid pooling in bins.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``.
+        norm_cfg: Type of the norms and its arguments.
+        act_cfg: Type of the activations.
+        align_corners: As in `segkernel.nn.resize`.
 
     Raises:
         ConfigError: When an argument does not fit the others.
@@ -86,41 +85,43 @@ class ICNet(Backbone):
         if len(out_channels) != 3:
             raise ConfigError(Problem(f"{list(out_channels)} must have 3 numbers, one for each map", "out_channels"))
         layers: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
-        conv = partial(ConvModule, **layers)
         light, (middle, deep) = light_branch_middle_channels, layer_channels
         self.align_corners = align_corners
         self.backbone = backbone_cfg
         self.backbone.maxpool = WideMaxPool2d()
         self.psp_modules = PyramidPooling(pool_scales, deep, psp_out_channels, **layers, align_corners=align_corners)
-        self.psp_bottleneck = conv(deep + len(pool_scales) * psp_out_channels, psp_out_channels, 3, padding=1)
-        self.conv_sub1 = nn.Sequential(
-            conv(in_channels, light, 3, stride=2, padding=1),
-            conv(light, light, 3, stride=2, padding=1),
-            conv(light, out_channels[0], 3, stride=2, padding=1),
+        self.psp_bottleneck = ConvModule(
+            deep + len(pool_scales) * psp_out_channels, psp_out_channels, 3, padding=1, **layers
         )
-        self.conv_sub2 = conv(middle, out_channels[1], 1)
-        self.conv_sub4 = conv(psp_out_channels, out_channels[2], 1)
+        self.conv_sub1 = nn.Sequential(
+            ConvModule(in_channels, light, 3, stride=2, padding=1, **layers),
+            ConvModule(light, light, 3, stride=2, padding=1, **layers),
+            ConvModule(light, out_channels[0], 3, stride=2, padding=1, **layers),
+        )
+        self.conv_sub2 = ConvModule(middle, out_channels[1], 1, **layers)
+        self.conv_sub4 = ConvModule(psp_out_channels, out_channels[2], 1, **layers)
         self.channels = tuple(out_channels)
         self.strides = (8, 2 * backbone_cfg.strides[1], 4 * backbone_cfg.strides[3])
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return three maps, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
-        net = self.backbone
-        middle = net.layer2(net.layer1(net.maxpool(net.stem(self._halved(images)))))
-        deep = net.layer4(net.layer3(self._halved(middle)))
+        stage1, stage2, stage3, stage4 = self.backbone.stages
+        x = self.backbone.maxpool(self.backbone.stem(self._halve(images)))
+        middle = stage2(stage1(x))
+        deep = stage4(stage3(self._halve(middle)))
         coarse = self.psp_bottleneck(torch.cat([*self.psp_modules(deep), deep], dim=1))
         return self.conv_sub1(images), self.conv_sub2(middle), self.conv_sub4(coarse)
 
-    def _halved(self, x: Tensor) -> Tensor:
+    def _halve(self, x: Tensor) -> Tensor:
         if self.align_corners:
             return resize(x, (x.shape[2] // 2, x.shape[3] // 2), align_corners=True)
-        return F.avg_pool2d(x, 2)  # what bilinear interpolation at half the size is
+        return F.avg_pool2d(x, 2)  # equal to bilinear interpolation to half the size, and faster
 
 
 def _check_backbone(backbone: ResNet, layer_channels: Sequence[int]) -> None:
     if not backbone.deep_stem:
         hint = "take ResNetV1c or ResNetV1d"
-        raise ConfigError(Problem("the ResNet's stem must be three convolutions", "backbone_cfg", hint=hint))
+        raise ConfigError(Problem("the ResNet must have a deep stem", "backbone_cfg", hint=hint))
     if len(backbone.channels) != 4 or tuple(layer_channels) != (backbone.channels[1], backbone.channels[3]):
         message = f"{list(layer_channels)} must be the channels of the second and fourth of the ResNet's four stages"
         hint = f"its maps have {list(backbone.channels)} channels"

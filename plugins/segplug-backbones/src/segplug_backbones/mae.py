@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import TypedDict, Unpack
 
-from segkernel.nn import fit_pos_embed, resize_pos_embed
+from segkernel.nn import resize_pos_embed
 from segplug_backbones.beit import BEiT
+from segplug_backbones.positions import interpolate_pos_embed
 from segplug_backbones.vit import Grid
 
 
@@ -62,7 +63,7 @@ class MAE(BEiT):
 
     def resize_weight(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor | None:
         """Return the position embeddings of another image size for this one."""
-        return fit_pos_embed(value, self.grid) if name == "pos_embed" else None
+        return interpolate_pos_embed(value, self.grid) if name == "pos_embed" else None
 
     def _initialise(self) -> None:
         """Start deeper layers smaller, so that the sum of all branches keeps its size."""

@@ -1,8 +1,8 @@
-"""Mix Transformer, the backbone of SegFormer: a pyramid of transformers without position embeddings.
+"""Mix Transformer (MiT), the backbone of SegFormer: a hierarchical transformer without position embeddings.
 
     features = mit_b0()(torch.rand(2, 3, 512, 512))  # 32, 64, 160, 256 channels at strides 4, 8, 16, 32
 
-Reference: SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers, Xie et al., 2021
+SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers, Xie et al., 2021
 (https://arxiv.org/abs/2105.15203).
 """
 
@@ -22,23 +22,27 @@ from segkernel.nn import (
     build_activation,
     build_dropout,
     build_norm,
+    check_out_indices,
+    check_per_stage,
+    checkpoint_block,
+    linear_drop_path_rates,
     nchw_to_nlc,
     nlc_to_nchw,
 )
-from segplug_backbones.recompute import recompute, worth_recomputing
-from segplug_backbones.stages import check_indices, check_per_stage, growing, mixed_init
+from segplug_backbones.init import pvt_init
 
 Size = tuple[int, int]
 
 
 class MixFFN(nn.Module):
-    """1x1, depthwise 3x3, activation, 1x1, plus the input; the 3x3 tells tokens where they are.
+    """Feed-forward network with a depthwise 3x3 convolution, equation 3 of the paper.
 
-    (N, H * W, C) and (H, W) -> (N, H * W, C).
+    (N, H * W, C) and (H, W) -> (N, H * W, C). The zero padding of the convolution takes the place of position
+    embeddings. The linear layers are 1x1 convolutions.
     """
 
     def __init__(
-        self, embed_dims: int, hidden: int, act_cfg: LayerConfig, drop_rate: float, drop_path_rate: float
+        self, embed_dims: int, hidden: int, *, act_cfg: LayerConfig, drop_rate: float, drop_path_rate: float
     ) -> None:
         super().__init__()
         self.layers = nn.Sequential(
@@ -56,7 +60,7 @@ class MixFFN(nn.Module):
 
 
 class EfficientMultiheadAttention(MultiheadAttention):
-    """Attention whose keys and values are the map at 1/``sr_ratio`` of its size.
+    """Attention with keys and values of a map reduced by ``sr_ratio`` per side, equation 2 of the paper.
 
     (N, H * W, C) and (H, W) -> (N, H * W, C).
     """
@@ -64,6 +68,7 @@ class EfficientMultiheadAttention(MultiheadAttention):
     def __init__(
         self,
         embed_dims: int,
+        *,
         num_heads: int,
         sr_ratio: int,
         norm_cfg: LayerConfig,
@@ -72,24 +77,31 @@ class EfficientMultiheadAttention(MultiheadAttention):
         attn_drop_rate: float,
         drop_path_rate: float,
     ) -> None:
-        drop_path = {"type": "DropPath", "drop_prob": drop_path_rate}
-        super().__init__(embed_dims, num_heads, attn_drop_rate, drop_rate, drop_path, qkv_bias)
+        super().__init__(
+            embed_dims,
+            num_heads,
+            attn_drop=attn_drop_rate,
+            proj_drop=drop_rate,
+            dropout_layer={"type": "DropPath", "drop_prob": drop_path_rate},
+            qkv_bias=qkv_bias,
+        )
         self.sr_ratio = sr_ratio
         if sr_ratio > 1:
             self.sr = nn.Conv2d(embed_dims, embed_dims, sr_ratio, stride=sr_ratio)
             self.norm = build_norm(norm_cfg, embed_dims)[1]
 
     def forward(self, x: Tensor, size: Size, identity: Tensor) -> Tensor:  # type: ignore[override]
-        context = self.norm(nchw_to_nlc(self.sr(nlc_to_nchw(x, size)))) if self.sr_ratio > 1 else x
-        return super().forward(x, context, identity=identity)
+        reduced = self.norm(nchw_to_nlc(self.sr(nlc_to_nchw(x, size)))) if self.sr_ratio > 1 else x
+        return super().forward(x, key=reduced, identity=identity)
 
 
 class TransformerEncoderLayer(nn.Module):
-    """Attention, then `MixFFN`, each after a norm: (N, H * W, C) and (H, W) -> (N, H * W, C)."""
+    """Efficient attention and `MixFFN`, each after a norm: (N, H * W, C) and (H, W) -> (N, H * W, C)."""
 
     def __init__(
         self,
         embed_dims: int,
+        *,
         num_heads: int,
         feedforward_channels: int,
         sr_ratio: int,
@@ -104,24 +116,31 @@ class TransformerEncoderLayer(nn.Module):
         super().__init__()
         self.norm1 = build_norm(norm_cfg, embed_dims)[1]
         self.attn = EfficientMultiheadAttention(
-            embed_dims, num_heads, sr_ratio, norm_cfg, qkv_bias, drop_rate, attn_drop_rate, drop_path_rate
+            embed_dims,
+            num_heads=num_heads,
+            sr_ratio=sr_ratio,
+            norm_cfg=norm_cfg,
+            qkv_bias=qkv_bias,
+            drop_rate=drop_rate,
+            attn_drop_rate=attn_drop_rate,
+            drop_path_rate=drop_path_rate,
         )
         self.norm2 = build_norm(norm_cfg, embed_dims)[1]
-        self.ffn = MixFFN(embed_dims, feedforward_channels, act_cfg, drop_rate, drop_path_rate)
+        self.ffn = MixFFN(
+            embed_dims, feedforward_channels, act_cfg=act_cfg, drop_rate=drop_rate, drop_path_rate=drop_path_rate
+        )
         self.with_cp = with_cp
 
     def forward(self, x: Tensor, size: Size) -> Tensor:
-        if self.with_cp and worth_recomputing(x):
-            return recompute(self, lambda tokens: self._run(tokens, size), x)
-        return self._run(x, size)
+        return checkpoint_block(self, x, size, forward=self._forward, enabled=self.with_cp)
 
-    def _run(self, x: Tensor, size: Size) -> Tensor:
+    def _forward(self, x: Tensor, size: Size) -> Tensor:
         x = self.attn(self.norm1(x), size, identity=x)
         return self.ffn(self.norm2(x), size, identity=x)
 
 
 class MixVisionTransformer(Backbone):
-    """Images (N, in_channels, H, W) to one map for each of ``out_indices``, at strides 4, 8, 16 and 32 by default.
+    """Images (N, in_channels, H, W) to one feature map for each of ``out_indices``, at strides 4, 8, 16, 32 by default.
 
     Odd sizes are rounded up. With the default ``sr_ratios`` an image needs 29 pixels a side at least.
 
@@ -131,18 +150,18 @@ class MixVisionTransformer(Backbone):
         num_stages: Stages to build.
         num_layers: Transformer layers of each stage.
         num_heads: Attention heads of each stage.
-        patch_sizes: Side in pixels of the overlapping patches that each stage starts with.
-        strides: Distance of those patches.
-        sr_ratios: How much smaller the keys and values of each stage are, per side.
+        patch_sizes: Side of the overlapping patches that each stage starts with, in pixels of its input.
+        strides: Step between those patches.
+        sr_ratios: Reduction of the keys and values of each stage per side.
         out_indices: The stages to return, counted from 0.
-        mlp_ratio: Width of the feed-forward layers, times that of the stage.
-        qkv_bias: Whether the projections of the attention have a bias.
-        drop_rate: Share of values dropped after attention and in feed-forward layers.
-        attn_drop_rate: Share of attention weights dropped.
-        drop_path_rate: Share of layers skipped at the end of the network, growing from 0 at its start.
-        act_cfg: Kind of activation.
-        norm_cfg: Kind of norm and its arguments.
-        with_cp: Compute activations a second time in backward, to save memory.
+        mlp_ratio: Hidden width of the feed-forward networks, as a multiple of the channels of the stage.
+        qkv_bias: Whether queries, keys and values have a bias.
+        drop_rate: Dropout rate of the projections and in the feed-forward networks.
+        attn_drop_rate: Dropout rate of the attention weights.
+        drop_path_rate: Drop path rate of the last layer; it rises linearly from 0 at the first one.
+        act_cfg: Type of the activations.
+        norm_cfg: Type of the norms and its arguments.
+        with_cp: Activation checkpointing: less memory, a second forward pass in training.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -180,7 +199,7 @@ class MixVisionTransformer(Backbone):
         }
         check_per_stage(num_stages, per_stage)
         widths = [embed_dims * heads for heads in num_heads]
-        drop_paths = iter(growing(drop_path_rate, sum(num_layers)))
+        drop_path_rates = iter(linear_drop_path_rates(drop_path_rate, sum(num_layers)))
         self.layers = nn.ModuleList()
         for i in range(num_stages):
             embed = PatchEmbed(
@@ -194,30 +213,31 @@ class MixVisionTransformer(Backbone):
             layers = [
                 TransformerEncoderLayer(
                     widths[i],
-                    num_heads[i],
-                    mlp_ratio * widths[i],
-                    sr_ratios[i],
-                    qkv_bias,
-                    drop_rate,
-                    attn_drop_rate,
-                    next(drop_paths),
-                    act_cfg,
-                    norm_cfg,
-                    with_cp,
+                    num_heads=num_heads[i],
+                    feedforward_channels=mlp_ratio * widths[i],
+                    sr_ratio=sr_ratios[i],
+                    qkv_bias=qkv_bias,
+                    drop_rate=drop_rate,
+                    attn_drop_rate=attn_drop_rate,
+                    drop_path_rate=next(drop_path_rates),
+                    act_cfg=act_cfg,
+                    norm_cfg=norm_cfg,
+                    with_cp=with_cp,
                 )
                 for _ in range(num_layers[i])
             ]
             norm = build_norm(norm_cfg, widths[i])[1]
             self.layers.append(nn.ModuleList([embed, nn.ModuleList(layers), norm]))
-        self.out_indices = check_indices(out_indices, num_stages)
+        self.out_indices = check_out_indices(out_indices, num_stages)
         self.channels = tuple(widths[i] for i in self.out_indices)
         self.strides = tuple(math.prod(strides[: i + 1]) for i in self.out_indices)
-        self.apply(mixed_init)
+        self.apply(pvt_init)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
         x, outputs = images, []
-        for embed, layers, norm in self.layers:
+        stages: Any = self.layers  # a list of [patch embedding, layers, norm], by MMSegmentation's state-dict keys
+        for embed, layers, norm in stages:
             tokens, size = embed(x)
             for layer in layers:
                 tokens = layer(tokens, size)

@@ -13,16 +13,22 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from segkernel.nn import ConvModule, InvertedResidual, make_divisible
-from segplug_backbones.freezing import PartlyFrozen, check_frozen
-from segplug_backbones.recompute import run
-from segplug_backbones.stages import check_indices, check_per_stage
+from segkernel.nn import (
+    ConvModule,
+    FreezableBackbone,
+    check_frozen_stages,
+    check_out_indices,
+    check_per_stage,
+    checkpoint_block,
+)
+from segplug_backbones.inverted_residual import InvertedResidual
+from segplug_backbones.squeeze import make_divisible
 
 STAGES = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))
 """Table 2 of the paper: expansion, channels and number of blocks of each stage."""
 
 
-class MobileNetV2(PartlyFrozen):
+class MobileNetV2(FreezableBackbone):
     """Images (N, in_channels, H, W) to one map for each of ``out_indices``; odd sizes are rounded up.
 
     Args:
@@ -31,12 +37,12 @@ class MobileNetV2(PartlyFrozen):
         dilations: Of the first block of each stage.
         out_indices: The stages to return, counted from 0.
         frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages.
-        conv_cfg: Kind of convolution; None is the ordinary one.
-        norm_cfg: Kind of norm and its arguments.
-        act_cfg: Kind of activation.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``.
+        norm_cfg: Type of the norms and its arguments.
+        act_cfg: Type of the activations.
         norm_eval: Keep batch norm in evaluation mode while training.
-        with_cp: Compute activations a second time in backward, to save memory.
-        pretrained: Weights that the runner loads after building.
+        with_cp: Activation checkpointing: less memory, a second forward pass in training.
+        pretrained: Checkpoint that the runner loads after building the model.
         in_channels: Channels of the image.
 
     Raises:
@@ -65,8 +71,8 @@ class MobileNetV2(PartlyFrozen):
     ) -> None:
         super().__init__()
         check_per_stage(len(STAGES), {"strides": strides, "dilations": dilations})
-        self.out_indices = check_indices(out_indices, len(STAGES))
-        self.frozen_stages = check_frozen(frozen_stages, -1, len(STAGES))
+        self.out_indices = check_out_indices(out_indices, len(STAGES))
+        self.frozen_stages = check_frozen_stages(frozen_stages, -1, len(STAGES))
         self.norm_eval, self.with_cp, self.pretrained = norm_eval, with_cp, pretrained
         layers: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         widths = [make_divisible(channels * widen_factor, 8) for channels in (32, *(stage[1] for stage in STAGES))]
@@ -77,19 +83,19 @@ class MobileNetV2(PartlyFrozen):
             self.add_module(f"layer{i + 1}", nn.Sequential(first, *others))
         self.channels = tuple(widths[i + 1] for i in self.out_indices)
         self.strides = tuple(2 * math.prod(strides[: i + 1]) for i in self.out_indices)
-        self._freeze()
+        self.freeze_stages()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
         x, outputs = self.conv1(images), []
         for stage in self._stages():
             for block in stage:
-                x = run(block, x, self.with_cp)
+                x = checkpoint_block(block, x, enabled=self.with_cp)
             outputs.append(x)
         return tuple(outputs[i] for i in self.out_indices)
 
     def _stages(self) -> list[nn.Sequential]:
         return [getattr(self, f"layer{i + 1}") for i in range(len(STAGES))]
 
-    def _frozen(self) -> list[nn.Module]:
+    def frozen_modules(self) -> list[nn.Module]:
         return [] if self.frozen_stages < 0 else [self.conv1, *self._stages()[: self.frozen_stages]]

@@ -13,10 +13,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from torch import Tensor, nn
 
 from segkernel.errors import ConfigError, Problem, suggest
-from segkernel.nn import ConvModule, InvertedResidualV3
-from segplug_backbones.freezing import PartlyFrozen, check_frozen
-from segplug_backbones.recompute import run
-from segplug_backbones.stages import check_indices
+from segkernel.nn import ConvModule, FreezableBackbone, check_frozen_stages, check_out_indices, checkpoint_block
+from segplug_backbones.inverted_residual import InvertedResidualV3
 
 Row = tuple[int, int, int, bool, str, int]
 SAME_PADDING = {"type": "Conv2dAdaptivePadding"}
@@ -73,20 +71,20 @@ ARCHS = {
 """Tables 1 and 2 of the paper: kernel, width inside, channels, channel weights, activation and stride of each block."""
 
 
-class MobileNetV3(PartlyFrozen):
+class MobileNetV3(FreezableBackbone):
     """Images (N, in_channels, H, W) to one map for each of ``out_indices``; odd sizes are rounded up.
 
     Args:
         arch: ``small`` or ``large``.
-        conv_cfg: Kind of convolution; None is the ordinary one. Those that stride pad as TensorFlow does.
-        norm_cfg: Kind of norm and its arguments.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``. Those that stride pad as TensorFlow does.
+        norm_cfg: Type of the norms and its arguments.
         out_indices: The layers to return: 0 the stem, 1 to 11 (``small``) or 15 (``large``) the blocks, then the last
             convolution.
         frozen_stages: -1 freezes nothing, n the layers 0 to n.
         reduction_factor: Channels of the last blocks, those that once had stride 32, are divided by it.
         norm_eval: Keep batch norm in evaluation mode while training.
-        with_cp: Compute activations a second time in backward, to save memory.
-        pretrained: Weights that the runner loads after building.
+        with_cp: Activation checkpointing: less memory, a second forward pass in training.
+        pretrained: Checkpoint that the runner loads after building the model.
         in_channels: Channels of the image.
 
     Raises:
@@ -114,8 +112,8 @@ class MobileNetV3(PartlyFrozen):
         if reduction_factor < 1:
             raise ConfigError(Problem(f"{reduction_factor} is not 1 or more", "reduction_factor"))
         blocks, last, dilated = ARCHS[arch]
-        self.out_indices = check_indices(out_indices, len(blocks) + 2)
-        self.frozen_stages = check_frozen(frozen_stages, -1, len(blocks) + 1)
+        self.out_indices = check_out_indices(out_indices, len(blocks) + 2)
+        self.frozen_stages = check_frozen_stages(frozen_stages, -1, len(blocks) + 1)
         self.norm_eval, self.with_cp, self.pretrained = norm_eval, with_cp, pretrained
         hard: dict[str, Any] = {"norm_cfg": norm_cfg, "act_cfg": {"type": "HSwish"}}
         self.layer0 = ConvModule(in_channels, 16, 3, stride=2, padding=1, conv_cfg=SAME_PADDING, **hard)
@@ -131,20 +129,20 @@ class MobileNetV3(PartlyFrozen):
         self.add_module(f"layer{len(blocks) + 1}", ConvModule(channels[-1], last, 1, conv_cfg=conv_cfg, **hard))
         self.channels = tuple([*channels, last][i] for i in self.out_indices)
         self.strides = tuple([*strides, strides[-1]][i] for i in self.out_indices)
-        self._freeze()
+        self.freeze_stages()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
         x, outputs = images, []
         for layer in self._layers():
-            x = run(layer, x, self.with_cp and isinstance(layer, InvertedResidualV3))
+            x = checkpoint_block(layer, x, enabled=self.with_cp and isinstance(layer, InvertedResidualV3))
             outputs.append(x)
         return tuple(outputs[i] for i in self.out_indices)
 
     def _layers(self) -> list[nn.Module]:
         return [getattr(self, f"layer{i}") for i in range(self._count)]
 
-    def _frozen(self) -> list[nn.Module]:
+    def frozen_modules(self) -> list[nn.Module]:
         return self._layers()[: self.frozen_stages + 1]
 
 

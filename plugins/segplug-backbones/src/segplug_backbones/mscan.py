@@ -21,10 +21,12 @@ from segkernel.nn import (
     build_activation,
     build_dropout,
     build_norm,
+    check_per_stage,
+    linear_drop_path_rates,
     nchw_to_nlc,
     nlc_to_nchw,
 )
-from segplug_backbones.stages import check_per_stage, growing, mixed_init
+from segplug_backbones.init import pvt_init
 
 Kernel = int | Sequence[int]
 
@@ -156,15 +158,15 @@ class MSCAN(Backbone):
         embed_dims: Channels of each stage.
         mlp_ratios: Width of the feed-forward layers of each stage, times its own.
         drop_rate: Share of values dropped in feed-forward layers.
-        drop_path_rate: Share of layers skipped at the end of the network, growing from 0 at its start.
+        drop_path_rate: Drop path rate of the last layer; it rises linearly from 0 at the first one.
         depths: Layers of each stage.
         num_stages: Stages to build.
         attention_kernel_sizes: Side of the first convolution of an attention, then (height, width) of the first of each
             pair of strip convolutions.
         attention_kernel_paddings: Their padding in pixels.
-        act_cfg: Kind of activation.
-        norm_cfg: Kind of norm and its arguments.
-        pretrained: Weights that the runner loads after building.
+        act_cfg: Type of the activations.
+        norm_cfg: Type of the norms and its arguments.
+        pretrained: Checkpoint that the runner loads after building the model.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -193,7 +195,7 @@ class MSCAN(Backbone):
             message = f"{len(attention_kernel_paddings)} paddings for {len(attention_kernel_sizes)} convolutions"
             raise ConfigError(Problem(message, "attention_kernel_paddings"))
         self.num_stages, self.pretrained = num_stages, pretrained
-        drop_paths = iter(growing(drop_path_rate, sum(depths)))
+        drop_paths = iter(linear_drop_path_rates(drop_path_rate, sum(depths)))
         for i, (width, depth) in enumerate(zip(embed_dims, depths, strict=True)):
             stem = StemConv(in_channels, width, act_cfg, norm_cfg) if i == 0 else None
             self.add_module(f"patch_embed{i + 1}", stem or OverlapPatchEmbed(embed_dims[i - 1], width, norm_cfg))
@@ -214,7 +216,7 @@ class MSCAN(Backbone):
             self.add_module(f"norm{i + 1}", nn.LayerNorm(width))
         self.channels = tuple(embed_dims)
         self.strides = tuple(4 * 2**i for i in range(num_stages))
-        self.apply(mixed_init)
+        self.apply(pvt_init)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the map of each stage, (N, channels[i], ~H / strides[i], ~W / strides[i])."""

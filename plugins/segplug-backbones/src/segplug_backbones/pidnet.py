@@ -78,8 +78,8 @@ class PIDNet(Backbone):
         num_stem_blocks: Blocks of the stem's and the detail branch's stages; 2 makes the light form.
         num_branch_blocks: Blocks of the context branch's stages.
         align_corners: How context is enlarged.
-        norm_cfg: Kind of norm and its arguments.
-        act_cfg: Kind of activation.
+        norm_cfg: Type of the norms and its arguments.
+        act_cfg: Type of the activations.
 
     Raises:
         ConfigError: When a number of blocks is below 1.

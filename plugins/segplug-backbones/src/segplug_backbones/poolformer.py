@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from segkernel.errors import ConfigError, Problem
-from segkernel.nn import DropPath, LayerConfig, build_activation, build_norm
-from segplug_backbones.freezing import PartlyFrozen
-from segplug_backbones.stages import growing
+from segkernel.nn import DropPath, FreezableBackbone, LayerConfig, build_activation, build_norm, linear_drop_path_rates
 
 
 class PoolFormerArch(TypedDict):
@@ -108,15 +106,15 @@ class PoolFormerBlock(nn.Module):
         return x + self.drop_path(self.layer_scale_2.view(1, -1, 1, 1) * self.mlp(self.norm2(x)))
 
 
-class PoolFormer(PartlyFrozen):
+class PoolFormer(FreezableBackbone):
     """Images (N, in_channels, H, W) to one map for each of ``out_indices``, at strides 4, 8, 16 and 32 by default.
 
     Args:
         arch: A name, or ``{layers, embed_dims, mlp_ratios, layer_scale_init_value}``, the first three with a number
             for each stage.
         pool_size: Side of the neighbourhood that is averaged; odd.
-        norm_cfg: Kind of norm and its arguments.
-        act_cfg: Kind of activation.
+        norm_cfg: Type of the norms and its arguments.
+        act_cfg: Type of the activations.
         in_patch_size: Side in pixels of the overlapping patches that the network starts with.
         in_stride: Distance of those patches.
         in_pad: Zeros around the image.
@@ -124,12 +122,12 @@ class PoolFormer(PartlyFrozen):
         down_stride: Likewise.
         down_pad: Likewise.
         drop_rate: Share of values dropped in the MLPs.
-        drop_path_rate: Share of blocks skipped at the end of the network, growing from 0 at its start.
+        drop_path_rate: Drop path rate of the last layer; it rises linearly from 0 at the first one.
         out_indices: The parts of the network to return, counted from 0, negative ones from the end: stages have even
             numbers, what leads from one to the next has odd ones.
         frozen_stages: -1 freezes nothing, 0 the first patches, n these and the first n parts of the network.
         in_channels: Channels of the image.
-        pretrained: Weights that the runner loads after building.
+        pretrained: Checkpoint that the runner loads after building the model.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -166,7 +164,7 @@ class PoolFormer(PartlyFrozen):
         layers, widths = numbers["layers"], numbers["embed_dims"]
         self.pretrained = pretrained
         self.patch_embed = PatchEmbed(in_channels, widths[0], in_patch_size, in_stride, in_pad)
-        rates = iter(growing(drop_path_rate, sum(layers)))
+        rates = iter(linear_drop_path_rates(drop_path_rate, sum(layers)))
         parts: list[tuple[nn.Module, int, int]] = []  # with the channels and the stride of what comes out
         stride = in_stride
         for i, width in enumerate(widths):
@@ -187,7 +185,7 @@ class PoolFormer(PartlyFrozen):
         if not -1 <= frozen_stages <= len(parts):
             raise ConfigError(Problem(f"{frozen_stages} is not -1 (nothing) to {len(parts)}", "frozen_stages"))
         self.frozen_stages = frozen_stages
-        self._freeze()
+        self.freeze_stages()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
@@ -198,7 +196,7 @@ class PoolFormer(PartlyFrozen):
                 outputs.append(getattr(self, f"norm{i}")(x))
         return tuple(outputs)
 
-    def _frozen(self) -> list[nn.Module]:
+    def frozen_modules(self) -> list[nn.Module]:
         if self.frozen_stages < 0:
             return []
         return [self.patch_embed, *self.network[: self.frozen_stages]]

@@ -1,4 +1,4 @@
-"""ResNeSt: residual blocks that weight splits of their channels against each other.
+"""ResNeSt: ResNet whose 3x3 convolutions have several splits, weighted by attention.
 
     backbone = ResNeSt(101, stem_channels=128, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
 
@@ -7,26 +7,50 @@ ResNeSt: Split-Attention Networks, Zhang et al., 2020 (https://arxiv.org/abs/200
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from segkernel.nn import RSoftmax, adaptive_avg_pool, build_conv, build_norm, kaiming_init
-from segplug_backbones.residual import Bottleneck, new_conv
+from segkernel.nn import LayerConfig, adaptive_avg_pool, build_conv, build_norm, kaiming_init
+from segplug_backbones.residual import Bottleneck, conv_no_bias
 from segplug_backbones.resnet import ResNetArguments, ResNetV1d, Variants
 
 
+class RSoftmax(nn.Module):
+    """Softmax over the splits of each channel, or a sigmoid if there is one split, equation 3 of the paper.
+
+    (N, groups * radix * C / groups, 1, 1) -> (N, radix * C, 1, 1): the groups come first in the logits, as the layer
+    that computes them is grouped, and the splits in the result.
+    """
+
+    def __init__(self, radix: int, groups: int) -> None:
+        super().__init__()
+        self.radix, self.groups = radix, groups
+
+    def forward(self, logits: Tensor) -> Tensor:
+        if self.radix == 1:
+            return logits.sigmoid()
+        splits = logits.unflatten(1, (self.groups, self.radix, -1)).transpose(1, 2)
+        return splits.softmax(1).flatten(1, 3)
+
+
 class SplitAttentionConv2d(nn.Module):
-    """(N, in_channels, H, W) -> (N, channels, h, w): ``radix`` convolutions, summed with weights for each channel.
+    """(N, in_channels, H, W) -> (N, channels, h, w): ``radix`` convolutions, summed with attention for each channel.
 
     Args:
+        in_channels: Input channels.
+        channels: Output channels, those of each split.
+        kernel_size: Of the convolutions.
+        stride: Of the convolutions.
+        padding: Of the convolutions.
+        dilation: Of the convolutions.
+        groups: Groups of each convolution, the paper's cardinality.
         radix: Number of splits.
-        reduction_factor: The layer that decides on the weights has that many times fewer channels, 32 at least.
-        conv_cfg: Kind of convolution.
-        norm_cfg: Kind of norm.
-        **options: ``stride``, ``padding`` and ``dilation`` of the convolution.
+        reduction_factor: The hidden layer of the attention has ``in_channels * radix / reduction_factor`` channels, 32
+            at least.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``.
+        norm_cfg: Type of the norms.
     """
 
     def __init__(
@@ -34,41 +58,67 @@ class SplitAttentionConv2d(nn.Module):
         in_channels: int,
         channels: int,
         kernel_size: int,
-        groups: int,
-        radix: int,
-        reduction_factor: int,
-        conv_cfg: Mapping[str, Any] | None,
-        norm_cfg: Mapping[str, Any],
-        **options: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        radix: int = 2,
+        reduction_factor: int = 4,
+        conv_cfg: LayerConfig | None,
+        norm_cfg: LayerConfig,
     ) -> None:
         super().__init__()
         self.radix = radix
-        inner = max(in_channels * radix // reduction_factor, 32)
-        wide = channels * radix
-        self.conv = new_conv(conv_cfg, in_channels, wide, kernel_size, groups=groups * radix, **options)
-        self._norms = []
-        for number, width in enumerate((wide, inner)):
-            name, norm = build_norm(norm_cfg, width, postfix=number)
-            self.add_module(name, norm)
-            self._norms.append(name)
+        hidden = max(in_channels * radix // reduction_factor, 32)
+        # All splits are one grouped convolution.
+        self.conv = conv_no_bias(
+            conv_cfg,
+            in_channels,
+            channels * radix,
+            kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups * radix,
+        )
+        self.norm0_name, norm0 = build_norm(norm_cfg, channels * radix, postfix=0)
+        self.add_module(self.norm0_name, norm0)
+        self.norm1_name, norm1 = build_norm(norm_cfg, hidden, postfix=1)
+        self.add_module(self.norm1_name, norm1)
         self.relu = nn.ReLU(inplace=True)
-        self.fc1 = build_conv(None, channels, inner, 1, groups=groups)
-        self.fc2 = build_conv(None, inner, wide, 1, groups=groups)
+        self.fc1 = build_conv(None, channels, hidden, 1, groups=groups)
+        self.fc2 = build_conv(None, hidden, channels * radix, 1, groups=groups)
         self.rsoftmax = RSoftmax(radix, groups)
-        for layer in (self.fc1, self.fc2):
-            kaiming_init(layer)
+        kaiming_init(self.fc1)
+        kaiming_init(self.fc2)
+
+    @property
+    def norm0(self) -> nn.Module:
+        return getattr(self, self.norm0_name)
+
+    @property
+    def norm1(self) -> nn.Module:
+        return getattr(self, self.norm1_name)
 
     def forward(self, x: Tensor) -> Tensor:
-        first, second = (getattr(self, name) for name in self._norms)
-        splits = self.relu(first(self.conv(x))).unflatten(1, (self.radix, -1))
+        splits = self.relu(self.norm0(self.conv(x))).unflatten(1, (self.radix, -1))
         context = adaptive_avg_pool(splits.sum(1), 1)
-        context = self.relu(second(self.fc1(context)))
-        weights = self.rsoftmax(self.fc2(context)).unflatten(1, (self.radix, -1))
-        return (weights * splits).sum(1)
+        logits = self.fc2(self.relu(self.norm1(self.fc1(context))))
+        attention = self.rsoftmax(logits).unflatten(1, (self.radix, -1))
+        return (attention * splits).sum(1)
 
 
 class SplitAttentionBottleneck(Bottleneck):
-    """A bottleneck with `SplitAttentionConv2d`; where it strides, an average pooling can do so instead."""
+    """`Bottleneck` with `SplitAttentionConv2d`, whose norms and activations are inside.
+
+    Args:
+        *args: Those of `Bottleneck`.
+        radix: Splits of the convolution.
+        reduction_factor: Of its attention.
+        avg_down_stride: An average pooling after the convolution has the stride.
+        **kwargs: Those of `Bottleneck`.
+    """
 
     def __init__(
         self, *args: Any, radix: int = 2, reduction_factor: int = 4, avg_down_stride: bool = True, **kwargs: Any
@@ -76,25 +126,32 @@ class SplitAttentionBottleneck(Bottleneck):
         self.radix, self.reduction_factor, self.avg_down_stride = radix, reduction_factor, avg_down_stride
         super().__init__(*args, **kwargs)
 
-    def _add_middle(self, stride: int, dilation: int) -> None:
+    def residual(self, x: Tensor) -> Tensor:
+        out = self.relu(self.norm1(self.conv1(x)))
+        out = self._run_plugins(self.after_conv1, out)
+        out = self.conv2(out)
+        if self.avd_layer is not None:
+            out = self.avd_layer(out)
+        out = self._run_plugins(self.after_conv2, out)
+        out = self.norm3(self.conv3(out))
+        return self._run_plugins(self.after_conv3, out)
+
+    def _add_conv2(self, stride: int, dilation: int, conv_cfg: LayerConfig | None, norm_cfg: LayerConfig) -> None:
         pools = self.avg_down_stride and stride > 1
         self.conv2 = SplitAttentionConv2d(
             self.width,
             self.width,
             3,
-            self.groups,
-            self.radix,
-            self.reduction_factor,
-            self._middle_cfg,
-            self.norm_cfg,
             stride=1 if pools else stride,
             padding=dilation,
             dilation=dilation,
+            groups=self.groups,
+            radix=self.radix,
+            reduction_factor=self.reduction_factor,
+            conv_cfg=conv_cfg,
+            norm_cfg=norm_cfg,
         )
-        self._steps.append("conv2")
-        if pools:
-            self.avd_layer = nn.AvgPool2d(3, stride, padding=1)
-            self._steps.append("avd_layer")
+        self.avd_layer = nn.AvgPool2d(3, stride, padding=1) if pools else None
 
 
 class ResNeSt(ResNetV1d):
@@ -102,11 +159,11 @@ class ResNeSt(ResNetV1d):
 
     Args:
         depth: 50, 101, 152 or 200.
-        groups: Groups of channels inside a block.
-        base_width: Channels of each group in a first stage of 64 channels, with more than one group.
-        radix: Splits of the channels.
-        reduction_factor: The layer that weights the splits has that many times fewer channels.
-        avg_down_stride: Blocks stride by an average pooling behind their convolution.
+        groups: Groups of each split, the paper's cardinality.
+        base_width: Channels of each group in the first stage, if there is more than one group.
+        radix: Splits of the 3x3 convolutions.
+        reduction_factor: Reduction of the hidden channels of the attention.
+        avg_down_stride: An average pooling after the 3x3 convolution has the stride.
     """
 
     variants: ClassVar[Variants] = {
@@ -115,7 +172,7 @@ class ResNeSt(ResNetV1d):
         152: (SplitAttentionBottleneck, (3, 8, 36, 3)),
         200: (SplitAttentionBottleneck, (3, 24, 36, 3)),
     }
-    conformance: ClassVar = {"depth": 50, "base_channels": 8, "stem_channels": 8, "reduction_factor": 2}
+    conformance: ClassVar[Any] = {"depth": 50, "base_channels": 8, "stem_channels": 8, "reduction_factor": 2}
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""ResNeXt: residual blocks whose 3x3 convolution works on groups of channels.
+"""ResNeXt: ResNet with grouped 3x3 convolutions.
 
     backbone = ResNeXt(50, groups=32, base_width=4)  # ResNeXt-50 32x4d
 
@@ -7,7 +7,7 @@ Aggregated Residual Transformations for Deep Neural Networks, Xie et al., 2017 (
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from typing_extensions import Unpack
 
@@ -15,16 +15,16 @@ from segplug_backbones.resnet import VARIANTS, PlainResNetArguments, ResNet, Var
 
 
 class ResNeXt(ResNet):
-    """`ResNet` with groups; the maps have the same channels and strides.
+    """`ResNet` with grouped convolutions; the maps have the same channels and strides.
 
     Args:
         depth: 50, 101 or 152.
-        groups: Groups of channels; 1 is `ResNet`.
-        base_width: Channels of each group in a first stage of 64 channels; wider stages have more.
+        groups: Groups of the 3x3 convolutions, the paper's cardinality; 1 is `ResNet`.
+        base_width: Channels of each group in the first stage, doubled in each further one.
     """
 
     variants: ClassVar[Variants] = {depth: VARIANTS[depth] for depth in (50, 101, 152)}
-    conformance: ClassVar = {"depth": 50, "groups": 4, "base_width": 4, "base_channels": 8, "stem_channels": 8}
+    conformance: ClassVar[Any] = {"depth": 50, "groups": 4, "base_width": 4, "base_channels": 8, "stem_channels": 8}
 
     def __init__(
         self,

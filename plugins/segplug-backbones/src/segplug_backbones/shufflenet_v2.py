@@ -17,10 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkernel.errors import ConfigError, Problem
-from segkernel.nn import ConvModule, normal_init
-from segplug_backbones.freezing import PartlyFrozen, check_frozen
-from segplug_backbones.recompute import run
-from segplug_backbones.stages import check_indices
+from segkernel.nn import (
+    ConvModule,
+    FreezableBackbone,
+    check_frozen_stages,
+    check_out_indices,
+    checkpoint_block,
+    normal_init,
+)
 
 BLOCKS = (4, 8, 4)
 CHANNELS = {
@@ -60,18 +64,18 @@ class ShuffleBlock(nn.Module):
         return F.channel_shuffle(torch.cat([first, self.branch2(second)], dim=1), 2)
 
 
-class ShuffleNetV2(PartlyFrozen):
+class ShuffleNetV2(FreezableBackbone):
     """Images (N, in_channels, H, W) to one map for each of ``out_indices``; odd sizes are rounded up.
 
     Args:
         widen_factor: 0.5, 1.0, 1.5 or 2.0.
         out_indices: 0, 1 and 2 are the stages, at strides 8, 16 and 32; 3 is the convolution behind them.
         frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages.
-        conv_cfg: Kind of convolution; None is the ordinary one.
-        norm_cfg: Kind of norm and its arguments.
-        act_cfg: Kind of activation.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``.
+        norm_cfg: Type of the norms and its arguments.
+        act_cfg: Type of the activations.
         norm_eval: Keep batch norm in evaluation mode while training.
-        with_cp: Compute activations a second time in backward, to save memory.
+        with_cp: Activation checkpointing: less memory, a second forward pass in training.
         in_channels: Channels of the image.
 
     Raises:
@@ -96,8 +100,8 @@ class ShuffleNetV2(PartlyFrozen):
         if widen_factor not in CHANNELS:
             message = f"{widen_factor} is not one of {', '.join(map(str, CHANNELS))}"
             raise ConfigError(Problem(message, "widen_factor"))
-        self.out_indices = check_indices(out_indices, len(BLOCKS) + 1)
-        self.frozen_stages = check_frozen(frozen_stages, -1, len(BLOCKS))
+        self.out_indices = check_out_indices(out_indices, len(BLOCKS) + 1)
+        self.frozen_stages = check_frozen_stages(frozen_stages, -1, len(BLOCKS))
         self.norm_eval, self.with_cp = norm_eval, with_cp
         layers: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         self.conv1 = ConvModule(in_channels, 24, 3, stride=2, padding=1, **layers)
@@ -113,7 +117,7 @@ class ShuffleNetV2(PartlyFrozen):
         self.channels = tuple(channels[i] for i in self.out_indices)
         self.strides = tuple((8, 16, 32, 32)[i] for i in self.out_indices)
         self._initialise()
-        self._freeze()
+        self.freeze_stages()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
@@ -121,12 +125,12 @@ class ShuffleNetV2(PartlyFrozen):
         *stages, last = self.layers
         for stage in stages:
             for block in stage:
-                x = run(block, x, self.with_cp)
+                x = checkpoint_block(block, x, enabled=self.with_cp)
             outputs.append(x)
         outputs.append(last(x))
         return tuple(outputs[i] for i in self.out_indices)
 
-    def _frozen(self) -> list[nn.Module]:
+    def frozen_modules(self) -> list[nn.Module]:
         return [] if self.frozen_stages < 0 else [self.conv1, *self.layers[: self.frozen_stages]]
 
     def _initialise(self) -> None:

@@ -39,8 +39,8 @@ class STDCModule(nn.Module):
         in_channels: Of the input.
         out_channels: Of the joined results: a half, a quarter, an eighth of them and so on from each convolution.
         stride: 1 or 2.
-        norm_cfg: Kind of norm.
-        act_cfg: Kind of activation.
+        norm_cfg: Type of the norms.
+        act_cfg: Type of the activations.
         num_convs: Length of the row.
         fusion_type: ``cat`` returns the joined results, ``add`` adds the input to them.
     """
@@ -103,11 +103,11 @@ class STDCNet(Backbone):
         in_channels: Channels of the image.
         channels: Channels of the five stages, the first two of which are single convolutions.
         bottleneck_type: How a module uses its convolutions: ``cat`` joins them, ``add`` adds its input as well.
-        norm_cfg: Kind of norm and its arguments.
-        act_cfg: Kind of activation.
+        norm_cfg: Type of the norms and its arguments.
+        act_cfg: Type of the activations.
         num_convs: Convolutions of a module, two at least.
         with_final_conv: A further 1x1 convolution on the last map, to 1024 channels at least.
-        pretrained: Weights that the runner loads after building.
+        pretrained: Checkpoint that the runner loads after building the model.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -187,8 +187,8 @@ class FeatureFusionModule(nn.Module):
         in_channels: Of both maps together.
         out_channels: Of the result.
         scale_factor: How many times narrower the weights are computed.
-        norm_cfg: Kind of norm.
-        act_cfg: Kind of activation.
+        norm_cfg: Type of the norms.
+        act_cfg: Type of the activations.
     """
 
     def __init__(
@@ -226,7 +226,7 @@ class STDCContextPathNet(Backbone):
         ffm_cfg: Arguments of `FeatureFusionModule`, which joins the detail and the fine context.
         upsample_mode: How maps are enlarged.
         align_corners: Likewise.
-        norm_cfg: Kind of norm and its arguments.
+        norm_cfg: Type of the norms and its arguments.
 
     Raises:
         ConfigError: When an argument does not fit the others.

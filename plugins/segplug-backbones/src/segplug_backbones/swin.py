@@ -1,8 +1,8 @@
-"""Swin Transformer: attention within windows that are shifted from layer to layer, in stages of halved resolution.
+"""Swin Transformer: a hierarchical transformer with attention in shifted windows.
 
     features = swin_tiny()(torch.rand(2, 3, 512, 512))  # 96, 192, 384, 768 channels at strides 4, 8, 16, 32
 
-Reference: Swin Transformer: Hierarchical Vision Transformer using Shifted Windows, Liu et al., 2021
+Swin Transformer: Hierarchical Vision Transformer using Shifted Windows, Liu et al., 2021
 (https://arxiv.org/abs/2103.14030).
 """
 
@@ -10,46 +10,59 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import (
     FFN,
+    AdaptivePadding,
+    FreezableBackbone,
     LayerConfig,
     PatchEmbed,
-    PatchMerging,
     build_dropout,
     build_norm,
-    fit_pos_embed,
-    fit_position_table,
+    check_frozen_stages,
+    check_out_indices,
+    check_per_stage,
+    checkpoint_block,
+    linear_drop_path_rates,
+    nchw_to_nlc,
     nlc_to_nchw,
     resize_pos_embed,
     trunc_normal_init,
 )
-from segplug_backbones.freezing import PartlyFrozen, check_frozen
-from segplug_backbones.recompute import recompute, worth_recomputing
-from segplug_backbones.stages import check_indices, growing
+from segplug_backbones.positions import interpolate_pos_embed, interpolate_relative_position_bias
 from segplug_backbones.windows import (
     Size,
     count_windows,
-    crop_windows,
-    join_windows,
-    keep_apart,
+    crop_to_size,
     pad_to_windows,
-    split_windows,
+    window_attention_mask,
+    window_partition,
+    window_reverse,
 )
 
-SEPARATE = -100.0
-"""Added to the score of two tokens that were no neighbours before the shift."""
+MASKED = -100.0
+"""Attention mask of two tokens that only the cyclic shift brought into one window; the authors' value, not -inf."""
 
 
 class WindowMSA(nn.Module):
-    """Attention within windows of ``window_size`` x ``window_size`` tokens, with a bias for each relative position.
+    """Attention within windows of ``window_size`` x ``window_size`` tokens, with a relative position bias.
 
-    Windows (N, windows, tokens, C) -> the same; ``mask`` (windows, tokens, tokens) is added to the scores.
+    (N, windows, tokens, C) -> the same shape, equation 4 of the paper.
+
+    Args:
+        embed_dims: C.
+        num_heads: Attention heads; must divide ``embed_dims``.
+        window_size: Side of a window in tokens.
+        qkv_bias: Whether queries, keys and values have a bias.
+        qk_scale: Scale of the logits; 1 / sqrt(channels of a head) for None.
+        attn_drop_rate: Dropout rate of the attention weights.
+        proj_drop_rate: Dropout rate of the output projection.
     """
 
     def __init__(
@@ -66,7 +79,8 @@ class WindowMSA(nn.Module):
         self.num_heads = num_heads
         self.scale = qk_scale or (embed_dims // num_heads) ** -0.5
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, num_heads))
-        self.register_buffer("relative_position_index", _relative_positions(window_size))
+        self.relative_position_index: Tensor
+        self.register_buffer("relative_position_index", relative_position_index(window_size))
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
         self.attn_drop = nn.Dropout(attn_drop_rate)
         self.proj = nn.Linear(embed_dims, embed_dims)
@@ -74,11 +88,14 @@ class WindowMSA(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def resize_weight(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor | None:
-        """Return the biases of another window for this one."""
-        side = (math.isqrt(shape[0]) + 1) // 2
-        return fit_position_table(value, (side, side)) if name == "relative_position_bias_table" else None
+        """Interpolate a bias table of another window size."""
+        if name != "relative_position_bias_table":
+            return None
+        window_size = (math.isqrt(shape[0]) + 1) // 2
+        return interpolate_relative_position_bias(value, (window_size, window_size))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the attention of each window; ``mask`` (windows, tokens, tokens) is added to its logits."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
         if mask is not None:
@@ -89,10 +106,16 @@ class WindowMSA(nn.Module):
 
 
 class ShiftWindowMSA(nn.Module):
-    """`WindowMSA` on a map whose windows begin ``shift_size`` tokens further right and below.
+    """`WindowMSA` on a feature map, in windows that are shifted by ``shift_size`` tokens right and down.
 
-    (N, H * W, C) and (H, W) -> (N, H * W, C). The map is padded to whole windows; tokens that the shift brings round
-    from the other side do not see each other.
+    (N, H * W, C) and (H, W) -> (N, H * W, C). The shift is a cyclic one, figure 4 of the paper: windows at the border
+    then hold tokens of opposite sides of the map, which a mask keeps from attending to each other.
+
+    Args:
+        attention: Attention within one window.
+        window_size: Side of a window in tokens.
+        shift_size: 0 for an unshifted layer.
+        drop_path_rate: Drop path rate of the residual branch.
     """
 
     def __init__(self, attention: WindowMSA, window_size: int, shift_size: int, drop_path_rate: float) -> None:
@@ -102,30 +125,57 @@ class ShiftWindowMSA(nn.Module):
         self.drop = build_dropout({"type": "DropPath", "drop_prob": drop_path_rate})
 
     def forward(self, x: Tensor, size: Size) -> Tensor:
-        side, shift, mask = self.window_size, self.shift_size, None
-        counts = count_windows(size, side)
-        grid = pad_to_windows(x.unflatten(1, size), counts, side)
+        """Return the attention of the tokens ``x`` of a map of ``size`` (H, W)."""
+        window_size, shift = self.window_size, self.shift_size
+        num_windows = count_windows(size, window_size)
+        grid = pad_to_windows(x.unflatten(1, size), num_windows, window_size)
+        mask = None
         if shift:
             grid = grid.roll((-shift, -shift), (1, 2))
-            rows, columns = (self._regions(count * side, x.device) for count in counts)
-            mask = keep_apart(rows[:, None] * 3 + columns, counts, side, SEPARATE, x.dtype)
-        grid = join_windows(self.w_msa(split_windows(grid, counts, side), mask), counts, side)
+            region_ids = self.shift_region_ids(num_windows, x.device)
+            mask = window_attention_mask(region_ids, num_windows, window_size, MASKED, x.dtype)
+        windows = self.w_msa(window_partition(grid, num_windows, window_size), mask)
+        grid = window_reverse(windows, num_windows, window_size)
         if shift:
             grid = grid.roll((shift, shift), (1, 2))
-        return self.drop(crop_windows(grid, size).flatten(1, 2))
+        return self.drop(crop_to_size(grid, size).flatten(1, 2))
 
-    def _regions(self, length: int, device: torch.device) -> Tensor:
-        """Return for each row, or column, which of three parts it is of: those of the last window were cut in two."""
+    def shift_region_ids(self, num_windows: Size, device: torch.device) -> Tensor:
+        """Return which of nine regions each token of the shifted map is in, (H, W); they meet in no original window."""
+        rows, columns = (self._part_of_axis(count * self.window_size, device) for count in num_windows)
+        return rows[:, None] * 3 + columns
+
+    def _part_of_axis(self, length: int, device: torch.device) -> Tensor:
+        """Return 0 before the last window, 1 in its first part, and 2 in the part that came from the other side."""
         position = torch.arange(length, device=device)
         return (position >= length - self.window_size).long() + (position >= length - self.shift_size)
 
 
 class SwinBlock(nn.Module):
-    """Attention in windows, then a feed-forward layer, each after a norm: (N, H * W, C) and (H, W) -> (N, H * W, C)."""
+    """Attention in windows and a feed-forward network, equation 3 of the paper.
+
+    (N, H * W, C) and (H, W) -> (N, H * W, C).
+
+    Args:
+        embed_dims: C.
+        num_heads: Attention heads.
+        feedforward_channels: Hidden width of the feed-forward network.
+        window_size: Side of a window in tokens.
+        shift_size: Shift of the windows in tokens.
+        qkv_bias: Whether queries, keys and values have a bias.
+        qk_scale: Scale of the logits; 1 / sqrt(channels of a head) for None.
+        drop_rate: Dropout rate of the projection and in the feed-forward network.
+        attn_drop_rate: Dropout rate of the attention weights.
+        drop_path_rate: Drop path rate of both branches.
+        act_cfg: Type of the activation.
+        norm_cfg: Type of the norms.
+        with_cp: Activation checkpointing.
+    """
 
     def __init__(
         self,
         embed_dims: int,
+        *,
         num_heads: int,
         feedforward_channels: int,
         window_size: int,
@@ -141,7 +191,15 @@ class SwinBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.norm1 = build_norm(norm_cfg, embed_dims)[1]
-        attention = WindowMSA(embed_dims, num_heads, window_size, qkv_bias, qk_scale, attn_drop_rate, drop_rate)
+        attention = WindowMSA(
+            embed_dims,
+            num_heads,
+            window_size,
+            qkv_bias=qkv_bias,
+            qk_scale=qk_scale,
+            attn_drop_rate=attn_drop_rate,
+            proj_drop_rate=drop_rate,
+        )
         self.attn = ShiftWindowMSA(attention, window_size, shift_size, drop_path_rate)
         self.norm2 = build_norm(norm_cfg, embed_dims)[1]
         self.ffn = FFN(
@@ -154,19 +212,75 @@ class SwinBlock(nn.Module):
         self.with_cp = with_cp
 
     def forward(self, x: Tensor, size: Size) -> Tensor:
-        if self.with_cp and worth_recomputing(x):
-            return recompute(self, lambda tokens: self._run(tokens, size), x)
-        return self._run(x, size)
+        return checkpoint_block(self, x, size, forward=self._forward, enabled=self.with_cp)
 
-    def _run(self, x: Tensor, size: Size) -> Tensor:
+    def _forward(self, x: Tensor, size: Size) -> Tensor:
         x = x + self.attn(self.norm1(x), size)
         return self.ffn(self.norm2(x), x)
 
 
-class SwinStage(nn.Module):
-    """Blocks, every second one with shifted windows, then `PatchMerging`, but for the last stage.
+class PatchMerging(nn.Module):
+    """Concatenate neighbouring tokens and project them: (N, h * w, C), (h, w) -> (N, h' * w', D), (h', w').
 
-    (N, H * W, C) and (H, W) -> the blocks' tokens; `downsample` makes the next stage's.
+    The channels are in the order of ``F.unfold``, not in the authors' order of the four neighbours.
+
+    Args:
+        in_channels: C.
+        out_channels: D.
+        kernel_size: Side of the square of tokens that is concatenated.
+        stride: Step between squares in tokens; ``kernel_size`` for None.
+        padding: In tokens on each side, or the mode of `AdaptivePadding`.
+        dilation: Step between the tokens of a square.
+        bias: Whether the projection has a bias.
+        norm_cfg: Norm of the concatenated tokens; None is no norm.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 2,
+        stride: int | None = None,
+        padding: int | Literal["same", "corner"] = "corner",
+        dilation: int = 1,
+        bias: bool = False,
+        norm_cfg: LayerConfig | None = {"type": "LN"},  # noqa: B006  never changed
+    ) -> None:
+        super().__init__()
+        stride = kernel_size if stride is None else stride
+        self.adap_padding = None
+        if isinstance(padding, str):
+            self.adap_padding = AdaptivePadding(kernel_size, stride, dilation, padding)
+            padding = 0
+        self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
+        concatenated = kernel_size**2 * in_channels
+        self.norm = None if norm_cfg is None else build_norm(norm_cfg, concatenated)[1]
+        self.reduction = nn.Linear(concatenated, out_channels, bias=bias)
+
+    def forward(self, x: Tensor, size: Size) -> tuple[Tensor, Size]:
+        """Return the tokens of the next stage and their (height, width)."""
+        grid = nlc_to_nchw(x, size)
+        if self.adap_padding is not None:
+            grid = self.adap_padding(grid)
+        height, width = (self._output_size(length) for length in grid.shape[2:])
+        if self.kernel_size == self.stride and self.dilation == 1 and self.padding == 0:
+            # The same as unfold, but exporters have an operator for it.
+            whole = grid[:, :, : height * self.stride, : width * self.stride]
+            tokens = nchw_to_nlc(F.pixel_unshuffle(whole, self.stride))
+        else:
+            tokens = F.unfold(grid, self.kernel_size, self.dilation, self.padding, self.stride).transpose(1, 2)
+        return self.reduction(tokens if self.norm is None else self.norm(tokens)), (height, width)
+
+    def _output_size(self, length: int) -> int:
+        return (length + 2 * self.padding - self.dilation * (self.kernel_size - 1) - 1) // self.stride + 1
+
+
+class SwinStage(nn.Module):
+    """Blocks, every second one with shifted windows: (N, H * W, C) and (H, W) -> (N, H * W, C).
+
+    Args:
+        blocks: The blocks.
+        downsample: What makes the tokens of the next stage; the network calls it. None in the last stage.
     """
 
     def __init__(self, blocks: Sequence[SwinBlock], downsample: PatchMerging | None) -> None:
@@ -180,36 +294,35 @@ class SwinStage(nn.Module):
         return x
 
 
-class SwinTransformer(PartlyFrozen):
-    """Images (N, in_channels, H, W) to one map for each of ``out_indices``, at strides 4, 8, 16 and 32 by default.
+class SwinTransformer(FreezableBackbone):
+    """Images (N, in_channels, H, W) to one feature map for each of ``out_indices``, at strides 4, 8, 16, 32 by default.
 
-    Sizes that are no multiple of the stride are rounded up.
+    Sizes that are not divisible by a stride are rounded up.
 
     Args:
-        pretrain_img_size: Side, or (height, width), of the images whose positions ``use_abs_pos_embed`` knows; for
-            other sizes they are interpolated.
+        pretrain_img_size: Side, or (height, width) in pixels, of the images that the absolute position embeddings are
+            for; they are interpolated to other sizes.
         in_channels: Channels of the image.
-        embed_dims: Channels of the first stage; each further one has twice as many.
-        patch_size: Side in pixels of the patches that become tokens.
+        embed_dims: Channels of the first stage, doubled in each further one.
+        patch_size: Side of a patch in pixels.
         window_size: Side of the windows in tokens.
-        mlp_ratio: Width of the feed-forward layers, times that of the stage.
-        depths: Layers of each stage.
+        mlp_ratio: Hidden width of the feed-forward networks, as a multiple of the channels of the stage.
+        depths: Blocks of each stage.
         num_heads: Attention heads of each stage.
-        strides: Distance of the patches in pixels, which is their side, then how much smaller each stage is than the
-            one before it.
+        strides: Of each stage against the one before it; the first one must be ``patch_size``.
         out_indices: The stages to return, counted from 0.
         qkv_bias: Whether queries, keys and values have a bias.
-        qk_scale: Factor of the queries; 1 / sqrt(channels of a head) for None.
-        patch_norm: Whether there is a norm after the patch embedding and before each merging.
-        drop_rate: Share of values dropped after the embedding, after attention and in feed-forward layers.
-        attn_drop_rate: Share of attention weights dropped.
-        drop_path_rate: Share of layers skipped at the end of the network, growing from 0 at its start.
-        use_abs_pos_embed: Whether an embedding of its position is added to each patch.
-        act_cfg: Kind of activation.
-        norm_cfg: Kind of norm and its arguments.
-        with_cp: Compute activations a second time in backward, to save memory.
-        pretrained: Weights that the runner loads after building.
-        frozen_stages: Do not train the embedding (0) and as many first stages; -1 trains everything.
+        qk_scale: Scale of the logits; 1 / sqrt(channels of a head) for None.
+        patch_norm: Whether there are norms after the patch embedding and in the patch merging.
+        drop_rate: Dropout rate of the tokens, of the projections and in the feed-forward networks.
+        attn_drop_rate: Dropout rate of the attention weights.
+        drop_path_rate: Drop path rate of the last layer; it rises linearly from 0 at the first one.
+        use_abs_pos_embed: Add absolute position embeddings to the patches.
+        act_cfg: Type of the activations.
+        norm_cfg: Type of the norms and its arguments.
+        with_cp: Activation checkpointing: less memory, a second forward pass in training.
+        pretrained: Checkpoint that the runner loads after building the model.
+        frozen_stages: -1 freezes nothing, 0 the patch embedding, n also the first n stages.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -244,8 +357,8 @@ class SwinTransformer(PartlyFrozen):
     ) -> None:
         super().__init__()
         _check_arguments(embed_dims, patch_size, depths, num_heads, strides)
-        self.out_indices = check_indices(out_indices, len(depths))
-        self.frozen_stages = check_frozen(frozen_stages, -1, len(depths))
+        self.out_indices = check_out_indices(out_indices, len(depths))
+        self.frozen_stages = check_frozen_stages(frozen_stages, -1, len(depths))
         self.pretrained = pretrained
         merge_norm = norm_cfg if patch_norm else None
         self.patch_embed = PatchEmbed(
@@ -257,24 +370,24 @@ class SwinTransformer(PartlyFrozen):
             self.absolute_pos_embed = nn.Parameter(torch.zeros(1, math.prod(self.grid), embed_dims))
         self.drop_after_pos = nn.Dropout(drop_rate)
         widths = [embed_dims * 2**i for i in range(len(depths))]
-        drop_paths = iter(growing(drop_path_rate, sum(depths)))
+        drop_path_rates = iter(linear_drop_path_rates(drop_path_rate, sum(depths)))
         self.stages = nn.ModuleList()
         for i, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             blocks = [
                 SwinBlock(
                     width,
-                    num_heads[i],
-                    int(mlp_ratio * width),
-                    window_size,
-                    window_size // 2 if j % 2 else 0,
-                    qkv_bias,
-                    qk_scale,
-                    drop_rate,
-                    attn_drop_rate,
-                    next(drop_paths),
-                    act_cfg,
-                    norm_cfg,
-                    with_cp,
+                    num_heads=num_heads[i],
+                    feedforward_channels=int(mlp_ratio * width),
+                    window_size=window_size,
+                    shift_size=window_size // 2 if j % 2 else 0,
+                    qkv_bias=qkv_bias,
+                    qk_scale=qk_scale,
+                    drop_rate=drop_rate,
+                    attn_drop_rate=attn_drop_rate,
+                    drop_path_rate=next(drop_path_rates),
+                    act_cfg=act_cfg,
+                    norm_cfg=norm_cfg,
+                    with_cp=with_cp,
                 )
                 for j in range(depth)
             ]
@@ -285,8 +398,8 @@ class SwinTransformer(PartlyFrozen):
             self.add_module(f"norm{i}", build_norm(norm_cfg, widths[i])[1])
         self.channels = tuple(widths[i] for i in self.out_indices)
         self.strides = tuple(math.prod(strides[: i + 1]) for i in self.out_indices)
-        self._initialise()
-        self._freeze()
+        self._init_weights()
+        self.freeze_stages()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
@@ -296,6 +409,7 @@ class SwinTransformer(PartlyFrozen):
         x = self.drop_after_pos(x)
         maps = {}
         for i, stage in enumerate(self.stages):
+            assert isinstance(stage, SwinStage)
             x = stage(x, size)
             if i in self.out_indices:
                 maps[i] = nlc_to_nchw(getattr(self, f"norm{i}")(x), size)
@@ -304,34 +418,36 @@ class SwinTransformer(PartlyFrozen):
         return tuple(maps[i] for i in self.out_indices)
 
     def resize_weight(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor | None:
-        """Return the position embeddings of another image size for this one."""
-        return fit_pos_embed(value, self.grid, extra_tokens=0) if name == "absolute_pos_embed" else None
+        """Interpolate position embeddings of another image size."""
+        return interpolate_pos_embed(value, self.grid, extra_tokens=0) if name == "absolute_pos_embed" else None
 
-    def _initialise(self) -> None:
+    def _init_weights(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 trunc_normal_init(module, std=0.02)
         if self.absolute_pos_embed is not None:
             nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
 
-    def _frozen(self) -> Sequence[nn.Module]:
+    def frozen_modules(self) -> Sequence[nn.Module]:
         if self.frozen_stages < 0:
             return []
         norms = [getattr(self, f"norm{i}") for i in self.out_indices if i < self.frozen_stages]
         return [self.patch_embed, self.drop_after_pos, *self.stages[: self.frozen_stages], *norms]
 
-    def _freeze(self) -> None:
-        super()._freeze()
+    def freeze_stages(self) -> None:
+        super().freeze_stages()
         if self.frozen_stages >= 0 and self.absolute_pos_embed is not None:
             self.absolute_pos_embed.requires_grad_(False)
 
 
-def _relative_positions(side: int) -> Tensor:
-    """Return for each pair of tokens of a window its row of the bias table, (side * side, side * side)."""
-    row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+def relative_position_index(window_size: int) -> Tensor:
+    """Return the row of the bias table for each pair of tokens of a window, (window_size^2, window_size^2)."""
+    row, column = torch.meshgrid(torch.arange(window_size), torch.arange(window_size), indexing="ij")
     position = torch.stack([row.flatten(), column.flatten()])
-    down, right = position[:, :, None] - position[:, None, :] + side - 1
-    return down * (2 * side - 1) + right
+    # Offsets between two tokens are from 1 - window_size to window_size - 1 along each axis; made positive, they are
+    # the two digits of the row.
+    down, right = position[:, :, None] - position[:, None, :] + window_size - 1
+    return down * (2 * window_size - 1) + right
 
 
 def _grid(image_size: int | Sequence[int], patch_size: int) -> Size:
@@ -345,7 +461,7 @@ VARIANTS: dict[str, tuple[int, tuple[int, int, int, int], tuple[int, int, int, i
     "base": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
     "large": (192, (2, 2, 18, 2), (6, 12, 24, 48)),
 }
-"""Channels, layers and heads of each stage, section 3.3 of the paper."""
+"""Section 3.3 of the paper: channels of the first stage, blocks and heads of each stage."""
 
 
 def swin_tiny(in_channels: int = 3, window_size: int = 7, drop_path_rate: float = 0.3) -> SwinTransformer:
@@ -359,12 +475,12 @@ def swin_small(in_channels: int = 3, window_size: int = 7, drop_path_rate: float
 
 
 def swin_base(in_channels: int = 3, window_size: int = 7, drop_path_rate: float = 0.3) -> SwinTransformer:
-    """Swin-B, 86.7 M parameters; windows of 12 for weights made at 384 pixels."""
+    """Swin-B, 86.7 M parameters; windows of 12 for weights pretrained at 384 pixels."""
     return _variant("base", in_channels, window_size, drop_path_rate)
 
 
 def swin_large(in_channels: int = 3, window_size: int = 7, drop_path_rate: float = 0.3) -> SwinTransformer:
-    """Swin-L, 195.0 M parameters; windows of 12 for weights made at 384 pixels."""
+    """Swin-L, 195.0 M parameters; windows of 12 for weights pretrained at 384 pixels."""
     return _variant("large", in_channels, window_size, drop_path_rate)
 
 
@@ -383,11 +499,9 @@ def _variant(name: str, in_channels: int, window_size: int, drop_path_rate: floa
 def _check_arguments(
     embed_dims: int, patch_size: int, depths: Sequence[int], num_heads: Sequence[int], strides: Sequence[int]
 ) -> None:
-    for name, values in (("num_heads", num_heads), ("strides", strides)):
-        if len(values) != len(depths):
-            raise ConfigError(Problem(f"{list(values)} needs {len(depths)} numbers, one for each of the depths", name))
+    check_per_stage(len(depths), {"num_heads": num_heads, "strides": strides})
     if strides[0] != patch_size:
         raise ConfigError(Problem(f"{list(strides)} must begin with the patch_size, {patch_size}", "strides"))
     for i, heads in enumerate(num_heads):
         if embed_dims * 2**i % heads:
-            raise ConfigError(Problem(f"{embed_dims * 2**i} channels cannot be cut into {heads} heads", "num_heads"))
+            raise ConfigError(Problem(f"{embed_dims * 2**i} channels are not divisible by {heads} heads", "num_heads"))

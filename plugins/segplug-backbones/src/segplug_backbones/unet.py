@@ -17,9 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkernel.errors import ConfigError, Problem
-from segkernel.nn import ConvModule, LayerConfig, build_activation, build_norm, build_upsample
-from segplug_backbones.freezing import PartlyFrozen
-from segplug_backbones.recompute import run
+from segkernel.nn import (
+    ConvModule,
+    FreezableBackbone,
+    LayerConfig,
+    build_activation,
+    build_norm,
+    build_upsample,
+    checkpoint_block,
+)
 
 
 class DeconvModule(nn.Module):
@@ -28,9 +34,9 @@ class DeconvModule(nn.Module):
     Args:
         in_channels: Of the input.
         out_channels: Of the output.
-        with_cp: Compute activations a second time in backward, to save memory.
-        norm_cfg: Kind of norm.
-        act_cfg: Kind of activation.
+        with_cp: Activation checkpointing: less memory, a second forward pass in training.
+        norm_cfg: Type of the norms.
+        act_cfg: Type of the activations.
         kernel_size: ``scale_factor`` or larger by an even number.
         scale_factor: s.
     """
@@ -61,7 +67,7 @@ class DeconvModule(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return run(self.deconv_upsamping, x, self.with_cp)
+        return checkpoint_block(self.deconv_upsamping, x, enabled=self.with_cp)
 
 
 class InterpConv(nn.Module):
@@ -70,10 +76,10 @@ class InterpConv(nn.Module):
     Args:
         in_channels: Of the input.
         out_channels: Of the output.
-        with_cp: Compute activations a second time in backward, to save memory.
-        norm_cfg: Kind of norm.
-        act_cfg: Kind of activation.
-        conv_cfg: Kind of convolution.
+        with_cp: Activation checkpointing: less memory, a second forward pass in training.
+        norm_cfg: Type of the norms.
+        act_cfg: Type of the activations.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``.
         conv_first: The convolution comes before the interpolation.
         kernel_size: Of the convolution.
         stride: Likewise.
@@ -106,7 +112,7 @@ class InterpConv(nn.Module):
         self.interp_upsample = nn.Sequential(conv, upsample) if conv_first else nn.Sequential(upsample, conv)
 
     def forward(self, x: Tensor) -> Tensor:
-        return run(self.interp_upsample, x, self.with_cp)
+        return checkpoint_block(self.interp_upsample, x, enabled=self.with_cp)
 
 
 class BasicConvBlock(nn.Module):
@@ -132,7 +138,7 @@ class BasicConvBlock(nn.Module):
         self.convs = nn.Sequential(first, *others)
 
     def forward(self, x: Tensor) -> Tensor:
-        return run(self.convs, x, self.with_cp)
+        return checkpoint_block(self.convs, x, enabled=self.with_cp)
 
 
 class UpConvBlock(nn.Module):
@@ -169,7 +175,7 @@ class UpConvBlock(nn.Module):
         return self.conv_block(torch.cat([skip, x], dim=1))
 
 
-class UNet(PartlyFrozen):
+class UNet(FreezableBackbone):
     """Images (N, in_channels, H, W) to the deepest map and the maps of each step up, coarsest first.
 
     Sides need not be multiples of the largest stride: what is missing at the bottom and right is filled with zeros.
@@ -184,15 +190,15 @@ class UNet(PartlyFrozen):
         downsamples: Whether each stage but the first starts with max pooling, unless it is strided.
         enc_dilations: Of each stage of the encoder, but for its first convolution.
         dec_dilations: Of each step of the decoder, likewise.
-        with_cp: Compute activations a second time in backward, to save memory.
-        conv_cfg: Kind of convolution; None is the ordinary one.
-        norm_cfg: Kind of norm and its arguments.
-        act_cfg: Kind of activation.
+        with_cp: Activation checkpointing: less memory, a second forward pass in training.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``.
+        norm_cfg: Type of the norms and its arguments.
+        act_cfg: Type of the activations.
         upsample_cfg: How the decoder enlarges: `InterpConv` or `DeconvModule` and their arguments.
         norm_eval: Keep batch norm in evaluation mode while training.
         dcn: Must be None: MMSegmentation has the name only.
         plugins: Likewise.
-        pretrained: Weights that the runner loads after building.
+        pretrained: Checkpoint that the runner loads after building the model.
 
     Raises:
         ConfigError: When arguments do not fit together.
@@ -270,7 +276,7 @@ class UNet(PartlyFrozen):
             outputs.append(block(skips.pop(), outputs[-1]))
         return tuple(outputs)
 
-    def _frozen(self) -> list[nn.Module]:
+    def frozen_modules(self) -> list[nn.Module]:
         return []
 
 

@@ -14,17 +14,15 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from segkernel.errors import ConfigError, Problem
-from segkernel.nn import ConvModule
-from segplug_backbones.freezing import PartlyFrozen, check_frozen
+from segkernel.nn import ConvModule, FreezableBackbone, check_frozen_stages, check_out_indices
 from segplug_backbones.pool import CeilMaxPool2d
-from segplug_backbones.stages import check_indices
 
 BLOCKS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 """Table 1 of the paper: convolutions of each stage."""
 CHANNELS = (64, 128, 256, 512, 512)
 
 
-class VGG(PartlyFrozen):
+class VGG(FreezableBackbone):
     """Images (N, in_channels, H, W) to one map for each of ``out_indices``; odd sizes are rounded down.
 
     A stage's map is the one behind its pooling.
@@ -36,9 +34,9 @@ class VGG(PartlyFrozen):
         dilations: Of each stage's convolutions.
         out_indices: The stages to return, counted from 0; the last one, 4, for None.
         frozen_stages: -1 and 0 freeze nothing, n the first n stages.
-        conv_cfg: Kind of convolution; None is the ordinary one.
-        norm_cfg: Kind of norm and its arguments; None is without.
-        act_cfg: Kind of activation.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``.
+        norm_cfg: Type of the norms and its arguments; None is without.
+        act_cfg: Type of the activations.
         norm_eval: Keep batch norm in evaluation mode while training.
         ceil_mode: Pooling rounds up instead.
         with_last_pool: Whether the last stage ends in a pooling.
@@ -71,8 +69,8 @@ class VGG(PartlyFrozen):
     ) -> None:
         super().__init__()
         _check(depth, num_classes, num_stages, dilations)
-        self.out_indices = check_indices((4,) if out_indices is None else out_indices, num_stages)
-        self.frozen_stages, self.norm_eval = check_frozen(frozen_stages, -1, num_stages), norm_eval
+        self.out_indices = check_out_indices((4,) if out_indices is None else out_indices, num_stages)
+        self.frozen_stages, self.norm_eval = check_frozen_stages(frozen_stages, -1, num_stages), norm_eval
         layers: dict[str, Any] = {"bias": True, "conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         self.features = nn.Sequential()
         self._ends = []
@@ -89,7 +87,7 @@ class VGG(PartlyFrozen):
         strides[-1] //= 1 if with_last_pool else 2
         self.channels = tuple(CHANNELS[i] for i in self.out_indices)
         self.strides = tuple(strides[i] for i in self.out_indices)
-        self._freeze()
+        self.freeze_stages()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
@@ -99,7 +97,7 @@ class VGG(PartlyFrozen):
             outputs.append(x)
         return tuple(outputs[i] for i in self.out_indices)
 
-    def _frozen(self) -> list[nn.Module]:
+    def frozen_modules(self) -> list[nn.Module]:
         return [] if self.frozen_stages < 1 else [*self.features[: self._ends[self.frozen_stages - 1]]]
 
 

@@ -22,12 +22,12 @@ from segkernel.nn import (
     PatchEmbed,
     TransformerEncoderLayer,
     build_norm,
-    fit_pos_embed,
+    linear_drop_path_rates,
     nlc_to_nchw,
     resize_pos_embed,
     trunc_normal_init,
 )
-from segplug_backbones.stages import growing
+from segplug_backbones.positions import interpolate_pos_embed
 
 Grid = tuple[int, int]
 
@@ -50,12 +50,12 @@ class VisionTransformer(Backbone):
         out_indices: The layers whose outputs are returned, counted from 0; -1 is the last.
         qkv_bias: Whether the projections of the attention have a bias.
         drop_rate: Share of values dropped after the embedding, after attention and in feed-forward layers.
-        attn_drop_rate: Share of attention weights dropped.
-        drop_path_rate: Share of feed-forward layers skipped at the end of the network, growing from 0 at its start.
+        attn_drop_rate: Dropout rate of the attention weights.
+        drop_path_rate: Drop path rate of the last layer; it rises linearly from 0 at the first one.
         with_cls_token: Whether the class token goes through the layers.
         output_cls_token: Return pairs of a map and the class token (N, embed_dims) instead of maps.
-        norm_cfg: Kind of norm and its arguments.
-        act_cfg: Kind of activation.
+        norm_cfg: Type of the norms and its arguments.
+        act_cfg: Type of the activations.
         patch_norm: Normalise the embedded patches.
         patch_bias: Whether the embedding of patches has a bias.
         pre_norm: Normalise the tokens before the first layer.
@@ -63,9 +63,9 @@ class VisionTransformer(Backbone):
         interpolate_mode: How position embeddings are resampled.
         num_fcs: Fully connected layers in a feed-forward layer.
         norm_eval: Keep norm layers in evaluation mode while training.
-        with_cp: Compute activations a second time in backward, to save memory.
+        with_cp: Activation checkpointing: less memory, a second forward pass in training.
         frozen_exclude: Parts of the names of parameters that learn while all others are frozen; ``all`` freezes none.
-        pretrained: Weights to start from; read by the runner.
+        pretrained: Checkpoint that the runner loads after building the model.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -140,7 +140,7 @@ class VisionTransformer(Backbone):
                 norm_cfg,
                 with_cp,
             )
-            for rate in growing(drop_path_rate, num_layers)
+            for rate in linear_drop_path_rates(drop_path_rate, num_layers)
         )
         self.ln1 = build_norm(norm_cfg, embed_dims)[1] if final_norm else None
         maps = len(self.out_indices) + out_origin
@@ -152,7 +152,7 @@ class VisionTransformer(Backbone):
 
     def resize_weight(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor | None:
         """Return the position embeddings of another image size for this one."""
-        return fit_pos_embed(value, self.grid) if name == "pos_embed" else None
+        return interpolate_pos_embed(value, self.grid) if name == "pos_embed" else None
 
     def forward(self, images: Tensor) -> tuple[Any, ...]:
         """Return the maps (N, embed_dims, h, w), or with ``output_cls_token`` pairs of a map and a token."""

@@ -1,4 +1,7 @@
-"""Maps cut into square windows of tokens and put together again; sizes may be symbols of an exporter."""
+"""Partition of feature maps into square windows of tokens, for attention within windows.
+
+Sizes may be symbols of an exporter, hence the care with which they are computed.
+"""
 
 from __future__ import annotations
 
@@ -11,54 +14,60 @@ from torch.nn import functional as F
 Size = tuple[int, int]
 
 
-def count_windows(size: Size, side: int) -> Size:
-    """Return how many windows cover (height, width) below and beside one another."""
+def count_windows(size: Size, window_size: int) -> Size:
+    """Return the number of windows that cover ``size`` (height, width), per column and per row."""
     height, width = size
-    return (height + side - 1) // side, (width + side - 1) // side
+    return (height + window_size - 1) // window_size, (width + window_size - 1) // window_size
 
 
-def pad_to_windows(grid: Tensor, counts: Size, side: int) -> Tensor:
-    """Pad (N, H, W, C) with zeros, right and below, to whole windows."""
+def pad_to_windows(grid: Tensor, num_windows: Size, window_size: int) -> Tensor:
+    """Pad (N, H, W, C) with zeros at the bottom and right to whole windows."""
     _, height, width, _ = grid.shape
-    return F.pad(grid, (0, 0, 0, counts[1] * side - width, 0, counts[0] * side - height))
+    return F.pad(grid, (0, 0, 0, num_windows[1] * window_size - width, 0, num_windows[0] * window_size - height))
 
 
-def crop_windows(grid: Tensor, size: Size) -> Tensor:
-    """Return the upper left (N, H, W, C) of a padded map, undoing `pad_to_windows`."""
+def crop_to_size(grid: Tensor, size: Size) -> Tensor:
+    """Undo `pad_to_windows`: return the upper left ``size`` of (N, H, W, C)."""
     _, height, width, _ = grid.shape
-    return F.pad(
-        grid, (0, 0, 0, size[1] - width, 0, size[0] - height)
-    )  # unlike a slice, it hides no case of no padding
+    # A negative padding. To an exporter, a slice would be two cases: with padding, and without any.
+    return F.pad(grid, (0, 0, 0, size[1] - width, 0, size[0] - height))
 
 
-def split_windows(grid: Tensor, counts: Size, side: int) -> Tensor:
-    """(N, H, W, C) -> (N, windows, side * side, C)."""
-    (batch, _, _, channels), (rows, columns) = grid.shape, counts
-    inner = (batch, rows, side, columns, side, channels)
-    return _swapped(grid, inner, (batch, rows * columns, side * side, channels))
+def window_partition(grid: Tensor, num_windows: Size, window_size: int) -> Tensor:
+    """(N, H, W, C) -> (N, windows, window_size^2, C)."""
+    (batch, _, _, channels), (rows, columns) = grid.shape, num_windows
+    split = (batch, rows, window_size, columns, window_size, channels)
+    return _transpose_between(grid, split, (batch, rows * columns, window_size * window_size, channels))
 
 
-def join_windows(windows: Tensor, counts: Size, side: int) -> Tensor:
-    """(N, windows, side * side, C) -> (N, H, W, C), undoing `split_windows`."""
-    (batch, _, _, channels), (rows, columns) = windows.shape, counts
-    inner = (batch, rows, columns, side, side, channels)
-    return _swapped(windows, inner, (batch, rows * side, columns * side, channels))
+def window_reverse(windows: Tensor, num_windows: Size, window_size: int) -> Tensor:
+    """Undo `window_partition`: (N, windows, window_size^2, C) -> (N, H, W, C)."""
+    (batch, _, _, channels), (rows, columns) = windows.shape, num_windows
+    split = (batch, rows, columns, window_size, window_size, channels)
+    return _transpose_between(windows, split, (batch, rows * window_size, columns * window_size, channels))
 
 
-def keep_apart(regions: Tensor, counts: Size, side: int, score: float, dtype: torch.dtype) -> Tensor:
-    """Return ``score`` for each two tokens of a window that are of different ``regions`` (H, W), 0 for others.
+def window_attention_mask(
+    region_ids: Tensor, num_windows: Size, window_size: int, masked: float, dtype: torch.dtype
+) -> Tensor:
+    """Return a mask, (windows, window_size^2, window_size^2), to be added to the logits of the attention.
 
-    (windows, side * side, side * side), to be added to the scores of an attention.
+    Args:
+        region_ids: (H, W); tokens of different regions do not attend to each other.
+        num_windows: Windows per column and per row.
+        window_size: Side of a window in tokens.
+        masked: Value of the mask where attention is not allowed, 0 elsewhere.
+        dtype: Of the mask.
     """
-    tokens = split_windows(regions[None, :, :, None], counts, side)[0, :, :, 0]
-    apart = tokens.unsqueeze(1) != tokens.unsqueeze(2)
-    return torch.zeros_like(apart, dtype=dtype).masked_fill(apart, score)
+    tokens = window_partition(region_ids[None, :, :, None], num_windows, window_size)[0, :, :, 0]
+    different = tokens.unsqueeze(1) != tokens.unsqueeze(2)
+    return torch.zeros_like(different, dtype=dtype).masked_fill(different, masked)
 
 
-def _swapped(x: Tensor, inner: Sequence[int], outer: Sequence[int]) -> Tensor:
-    """View as ``inner``, swap dimensions 2 and 3, view as ``outer``.
+def _transpose_between(x: Tensor, split: Sequence[int], merged: Sequence[int]) -> Tensor:
+    """View ``x`` as ``split``, transpose dimensions 2 and 3, and view the result as ``merged``.
 
-    It goes by way of one dimension, as an exporter then need not know how the old and the new ones compare.
+    By way of one flat dimension: an exporter then need not prove how the old dimensions divide into the new ones.
     """
-    swapped = x.flatten().view(inner).transpose(2, 3)
-    return swapped.clone(memory_format=torch.contiguous_format).flatten().view(outer)
+    transposed = x.flatten().view(split).transpose(2, 3)
+    return transposed.clone(memory_format=torch.contiguous_format).flatten().view(merged)

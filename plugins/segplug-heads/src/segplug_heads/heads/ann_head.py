@@ -20,9 +20,9 @@ from segkernel.nn import (
     DecodeHead,
     DecodeHeadArguments,
     LayerConfig,
-    SelfAttentionBlock,
     resize,
 )
+from segplug_heads.parts.self_attention import SelfAttentionBlock
 
 
 class Layers(TypedDict):

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from segkernel.interfaces.model import Features
-from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, SelfAttentionBlock
+from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments
 from segkernel.sample import Targets
 from segplug_heads.heads.scale import Scale
+from segplug_heads.parts.self_attention import SelfAttentionBlock
 
 
 class PAM(SelfAttentionBlock):

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from segkernel.interfaces.model import Features
-from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, LayerConfig, SelfAttentionBlock
+from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, LayerConfig
+from segplug_heads.parts.self_attention import SelfAttentionBlock
 
 
 class ProjectedSelfAttention(SelfAttentionBlock):

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from segkernel.interfaces.model import Features
-from segkernel.nn import CascadeDecodeHead, ConvModule, DecodeHeadArguments, LayerConfig, SelfAttentionBlock, resize
+from segkernel.nn import CascadeDecodeHead, ConvModule, DecodeHeadArguments, LayerConfig, resize
+from segplug_heads.parts.self_attention import SelfAttentionBlock
 
 
 class SpatialGatherModule(nn.Module):

@@ -1,18 +1,15 @@
-"""Attention between two feature maps: pixels of one ask, pixels of the other answer (Vaswani et al., 2017).
+"""Attention from the pixels of one feature map to those of another one (Vaswani et al., 2017).
 
-OCRNet, ANN and ISANet are built on it. State-dict keys are MMSegmentation's: ``key_project``, ``query_project``,
+OCRNet, ANN, ISANet and DANet are built on it. State-dict keys are MMSegmentation's: ``key_project``, ``query_project``,
 ``value_project`` and ``out_project``.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from segkernel.errors import ConfigError, Problem
-from segkernel.nn.conv_module import ConvModule
-from segkernel.nn.embed import nchw_to_nlc, nlc_to_nchw
-from segkernel.nn.layers import LayerConfig
+from segkernel.nn import ConvModule, LayerConfig, nchw_to_nlc, nlc_to_nchw, single_head_attention
 
 
 class SelfAttentionBlock(nn.Module):
@@ -21,25 +18,25 @@ class SelfAttentionBlock(nn.Module):
     With ``query_downsample`` the result has the size of the downsampled query.
 
     Args:
-        key_in_channels: Channels of the map that keys and values are made of.
-        query_in_channels: Channels of the map that asks.
-        channels: Channels of queries and keys, and of values ``with_out``.
-        out_channels: Channels of the result.
-        share_key_query: One projection makes keys and queries.
+        key_in_channels: Channels of the map that keys and values come from.
+        query_in_channels: Channels of the map that queries come from.
+        channels: Channels of queries and keys, and with ``with_out`` of values.
+        out_channels: Output channels.
+        share_key_query: Keys and queries share one projection.
         query_downsample: Applied to the queries.
-        key_downsample: Applied to the keys and the values; may return a row of pixels, (N, C, L).
-        key_query_num_convs: 1x1 convolutions in their projections.
-        value_out_num_convs: Likewise of values and result.
-        key_query_norm: Their convolutions have norm and activation; bare ones otherwise.
-        value_out_norm: Likewise of values and result.
-        matmul_norm: Divide scores by the root of ``channels``.
-        with_out: Project the result from ``channels`` to ``out_channels``.
-        conv_cfg: Kind of convolution.
-        norm_cfg: Kind of norm.
-        act_cfg: Kind of activation.
+        key_downsample: Applied to keys and values; may return a row of pixels, (N, C, L).
+        key_query_num_convs: 1x1 convolutions in the projections of keys and queries.
+        value_out_num_convs: 1x1 convolutions in the projections of values and output.
+        key_query_norm: The convolutions of keys and queries have norm and activation.
+        value_out_norm: The convolutions of values and output have norm and activation.
+        matmul_norm: Divide the logits by the square root of ``channels``.
+        with_out: Project the output from ``channels`` to ``out_channels``.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``.
+        norm_cfg: Type of the norms.
+        act_cfg: Type of the activations.
 
     Raises:
-        ConfigError: Keys and queries share a projection, but not their number of channels.
+        ConfigError: Keys and queries of different channels cannot share a projection.
     """
 
     def __init__(
@@ -94,17 +91,6 @@ class SelfAttentionBlock(nn.Module):
             query = self.query_downsample(query)
         if self.key_downsample is not None:
             key, value = self.key_downsample(key), self.key_downsample(value)
-        found = attend(nchw_to_nlc(query), nchw_to_nlc(key), nchw_to_nlc(value), self.scale)
-        found = nlc_to_nchw(found, (query.shape[2], query.shape[3]))
-        return found if self.out_project is None else self.out_project(found)
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Return (N, L, C), the mean of ``value`` (N, S, C) for each query (N, L, D) by its match with ``key`` (N, S, D).
-
-    The weights are the softmax of the products times ``scale``; they are not all held in memory where that can be
-    avoided.
-    """
-    # As one head: fused kernels and exporters know nothing without heads.
-    query, key, value = query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1)
-    return F.scaled_dot_product_attention(query, key, value, scale=scale).squeeze(1)
+        attended = single_head_attention(nchw_to_nlc(query), nchw_to_nlc(key), nchw_to_nlc(value), self.scale)
+        attended = nlc_to_nchw(attended, (query.shape[2], query.shape[3]))
+        return attended if self.out_project is None else self.out_project(attended)

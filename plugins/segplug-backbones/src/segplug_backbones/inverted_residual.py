@@ -1,29 +1,29 @@
-"""Inverted residuals: widen with 1x1, filter each channel, narrow with 1x1; the input is added where it fits.
+"""Inverted residual blocks: expand with 1x1, depthwise convolution, project with 1x1.
 
-MobileNetV2, Sandler et al., 2018 (https://arxiv.org/abs/1801.04381); with channel weights: Searching for MobileNetV3,
-Howard et al., 2019 (https://arxiv.org/abs/1905.02244). State-dict keys are MMSegmentation's.
+MobileNetV2, Sandler et al., 2018 (https://arxiv.org/abs/1801.04381); with squeeze-and-excitation: Searching for
+MobileNetV3, Howard et al., 2019 (https://arxiv.org/abs/1905.02244). State-dict keys are MMSegmentation's.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from segkernel.nn.conv_module import ConvModule
-from segkernel.nn.drop_path import DropPath
-from segkernel.nn.layers import LayerConfig
-from segkernel.nn.squeeze import SELayer
+from segkernel.nn import ConvModule, DropPath, LayerConfig
+from segplug_backbones.squeeze import SELayer
 
 
 class InvertedResidual(nn.Module):
     """MobileNetV2's: (N, in_channels, H, W) -> (N, out_channels, ~H / stride, ~W / stride).
 
     Args:
-        stride: The input is added when it is 1 and the channels stay the same.
-        expand_ratio: Width inside, as a multiple of ``in_channels``; 1 leaves out the widening.
-        dilation: Of the 3x3 convolution.
-        conv_cfg: Kind of convolution.
-        norm_cfg: Kind of norm.
-        act_cfg: Kind of activation; there is none at the end.
+        in_channels: Input channels.
+        out_channels: Output channels.
+        stride: Of the depthwise convolution. There is a residual connection if it is 1 and the channels do not change.
+        expand_ratio: Hidden channels, as a multiple of ``in_channels``; 1 leaves out the expansion.
+        dilation: Of the depthwise 3x3 convolution.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``.
+        norm_cfg: Type of the norms.
+        act_cfg: Type of the activations; the projection has none, the paper's linear bottleneck.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class InvertedResidual(nn.Module):
         layers: list[nn.Module] = []
         if expand_ratio != 1:
             layers.append(ConvModule(in_channels, hidden, 1, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg))
-        filtering = ConvModule(
+        depthwise = ConvModule(
             hidden,
             hidden,
             3,
@@ -54,27 +54,29 @@ class InvertedResidual(nn.Module):
             norm_cfg=norm_cfg,
             act_cfg=act_cfg,
         )
-        narrowing = ConvModule(hidden, out_channels, 1, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=None)
-        self.conv = nn.Sequential(*layers, filtering, narrowing)
-        self.adds_input = stride == 1 and in_channels == out_channels
+        project = ConvModule(hidden, out_channels, 1, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=None)
+        self.conv = nn.Sequential(*layers, depthwise, project)
+        self.use_residual = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x) if self.adds_input else self.conv(x)
+        return x + self.conv(x) if self.use_residual else self.conv(x)
 
 
 class InvertedResidualV3(nn.Module):
     """MobileNetV3's and EfficientNet's: (N, in_channels, H, W) -> (N, out_channels, ~H / stride, ~W / stride).
 
     Args:
-        mid_channels: Width inside; ``in_channels`` leaves out the widening.
-        kernel_size: Of the convolution of each channel.
-        stride: The input is added when it is 1 and the channels stay the same.
-        dilation: Of the convolution of each channel.
-        se_cfg: Arguments of the `SELayer` before the narrowing; None is without.
-        conv_cfg: Kind of convolution.
-        norm_cfg: Kind of norm.
-        act_cfg: Kind of activation; there is none at the end.
-        drop_path_rate: Share of images whose branch is dropped in training.
+        in_channels: Input channels.
+        out_channels: Output channels.
+        mid_channels: Hidden channels; ``in_channels`` leaves out the expansion.
+        kernel_size: Of the depthwise convolution.
+        stride: Of the depthwise convolution. There is a residual connection if it is 1 and the channels do not change.
+        dilation: Of the depthwise convolution.
+        se_cfg: Arguments of the `SELayer` before the projection; None is without.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``.
+        norm_cfg: Type of the norms.
+        act_cfg: Type of the activations; the projection has none.
+        drop_path_rate: Drop path rate of the residual branch.
     """
 
     def __init__(
@@ -111,11 +113,13 @@ class InvertedResidualV3(nn.Module):
         )
         self.se = None if se_cfg is None else SELayer(**se_cfg)
         self.linear_conv = ConvModule(mid_channels, out_channels, 1, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=None)
-        self.adds_input = stride == 1 and in_channels == out_channels
+        self.use_residual = stride == 1 and in_channels == out_channels
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         out = x if self.expand_conv is None else self.expand_conv(x)
         out = self.depthwise_conv(out)
-        out = self.linear_conv(out if self.se is None else self.se(out))
-        return x + self.drop_path(out) if self.adds_input else out
+        if self.se is not None:
+            out = self.se(out)
+        out = self.linear_conv(out)
+        return x + self.drop_path(out) if self.use_residual else out

@@ -1,0 +1,50 @@
+"""Published position embeddings and relative position biases, interpolated to the size of this model.
+
+These are for loading weights; `segkernel.nn.resize_pos_embed` does it in the forward pass.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from segkernel.nn import resize, resize_pos_embed
+
+
+def interpolate_pos_embed(
+    pos_embed: Tensor, grid: tuple[int, int], mode: str = "bicubic", extra_tokens: int = 1
+) -> Tensor | None:
+    """Interpolate position embeddings (1, extra + n * n, C) to (1, extra + h * w, C); None if their grid is no square.
+
+    Args:
+        pos_embed: Position embeddings, those of the extra tokens first.
+        grid: Patches (h, w) of the model they are loaded into.
+        mode: Interpolation, as in `segkernel.nn.resize`.
+        extra_tokens: Tokens before the patches, such as a class token, whose embeddings are kept.
+    """
+    side = math.isqrt(max(pos_embed.shape[1] - extra_tokens, 0))
+    if pos_embed.ndim != 3 or side * side + extra_tokens != pos_embed.shape[1]:
+        return None
+    return resize_pos_embed(pos_embed, (side, side), grid, mode, extra_tokens)
+
+
+def interpolate_relative_position_bias(table: Tensor, window: tuple[int, int], extra_rows: int = 0) -> Tensor | None:
+    """Interpolate a table of relative position biases to another window; None if its own window is no square.
+
+    Args:
+        table: ((2 n - 1)^2 + extra, heads), one row for each offset between two tokens of an n x n window.
+        window: Tokens (h, w) of the window of the model it is loaded into.
+        extra_rows: Rows at the end, for a class token, that are kept.
+
+    Returns:
+        ((2 h - 1) (2 w - 1) + extra, heads).
+    """
+    side = math.isqrt(max(len(table) - extra_rows, 0))
+    if side * side + extra_rows != len(table):
+        return None
+    offsets, extra = table[: side * side], table[side * side :]
+    size = (2 * window[0] - 1, 2 * window[1] - 1)
+    resized = resize(offsets.T.reshape(1, -1, side, side), size, mode="bicubic")
+    return torch.cat([resized.flatten(2).squeeze(0).T, extra])
