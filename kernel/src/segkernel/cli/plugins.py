@@ -5,16 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from segkernel import __version__, known
-from segkernel.catalog import GROUPS, Catalog, Row, normalise, refusal
+from segkernel.catalog import GROUPS, Catalog, Row, normalise
 from segkernel.cli import table
-from segkernel.errors import NotInstalledError, SegKernelError, UsageError, did_you_mean, suggest
+from segkernel.errors import NotInstalledError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from segkernel.testing import CheckResult
@@ -56,62 +56,18 @@ def show(distribution: str, as_json: bool) -> None:
 @click.pass_context
 def check(ctx: click.Context, distribution: str | None, deep: bool, as_json: bool) -> None:
     """Import everything that DISTRIBUTION, or every plugin, offers; exit with 3 when something fails."""
+    from segkernel.testing import check_distribution
+
     catalog = Catalog.discover()
     results: dict[str, list[CheckResult]] = {}
-    for name in [normalise(distribution)] if distribution else _distributions(catalog):
-        results[name] = list(_check(catalog, _wanted(catalog, name), deep))
+    for name in [_wanted(catalog, distribution)[0].distribution] if distribution else _distributions(catalog):
+        results[name] = check_distribution(name, catalog, deep)
         if not as_json:
             _print_results(name, results[name])
     if as_json:
         _write([{"distribution": name, **asdict(result)} for name, found in results.items() for result in found])
     if any(result.status == "failed" for found in results.values() for result in found):
         ctx.exit(3)
-
-
-def _check(catalog: Catalog, rows: Sequence[Row], deep: bool) -> Iterable[CheckResult]:
-    from segkernel.testing import CheckResult, check_distribution
-
-    first = rows[0]
-    if first.status == "disabled":
-        yield CheckResult("package", "status", "skipped", "hidden by SEGKERNEL_DISABLE")
-    elif first.status == "incompatible":
-        yield CheckResult("package", "status", "failed", refusal(first).reason)
-    elif deep:
-        yield from check_distribution(first.distribution, catalog)
-    else:
-        count = Counter((row.group, row.name) for row in rows)
-        for row in rows:
-            flaw = _flaw(catalog, row, count[row.group, row.name])
-            yield CheckResult(f"{row.group}/{row.name}", "loads", "failed" if flaw else "passed", flaw)
-
-
-def _flaw(catalog: Catalog, row: Row, offered: int) -> str:
-    """Return what is wrong with an entry point, or nothing."""
-    if row.group not in GROUPS:
-        return f"no such group: {row.group}; {suggest(row.group, GROUPS)}"
-    if not row.name or set(row.name) & set(" /:"):
-        return "a name may not hold a space, a slash or a colon: it could not be written in a config"
-    if offered > 1:
-        return f"the distribution offers this name {offered} times; this one is {row.value}"
-    if row.group == "zoo":
-        return ""
-    try:
-        target = catalog.load_row(row)
-    except SegKernelError as error:
-        return str(error).splitlines()[0]
-    return _signature_flaw(target) if row.group not in NOT_COMPONENTS else ""
-
-
-def _signature_flaw(target: Any) -> str:
-    from segkernel.signature import Unresolved, signature
-
-    if not callable(target):
-        return f"it is no class or function but a {type(target).__name__}"
-    found = signature(target)
-    if found.open:
-        return f"its constructor takes an open {found.open}: annotate it with Unpack[a TypedDict]"
-    bad = [p for p in found.values() if isinstance(p.annotation, Unresolved)]
-    return "; ".join(f"annotation of {p.name!r}, {p.annotation.text}: {p.annotation.reason}" for p in bad)
 
 
 def _wanted(catalog: Catalog, distribution: str) -> list[Row]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from segkernel.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from segkernel.catalog import Catalog
+    from segkernel.catalog import Catalog, Row
 
 Status = Literal["passed", "failed", "expected", "skipped"]
 
@@ -26,6 +26,9 @@ _HOMES = {
     "samplers": "datasets",
 }
 """Group to the module that holds its checks, where the two are not called the same."""
+
+QUICK = ("status", "loads", "names", "annotated", "no-open-arguments")
+"""The checks that build nothing and take no time."""
 
 _CHECKS: dict[str, dict[str, Check]] = {}
 
@@ -132,13 +135,18 @@ def require(condition: object, message: str) -> None:
         raise CheckFailed(message)
 
 
-def check_distribution(name: str, catalog: Catalog | None = None) -> list[CheckResult]:
+def check_distribution(name: str, catalog: Catalog | None = None, deep: bool = True) -> list[CheckResult]:
     """Run every check on every component of an installed distribution, and those of the package itself.
+
+    Args:
+        name: Of the distribution.
+        catalog: Where it is found; None is what is installed.
+        deep: False leaves it at importing everything and reading signatures (`QUICK`).
 
     Raises:
         UsageError: When no distribution of that name offers components.
     """
-    return [case.run() for case in plan(name, catalog)]
+    return [case.run() for case in plan(name, catalog) if deep or case.check in QUICK]
 
 
 def check_object(group: str, target: Any, name: str = "", catalog: Catalog | None = None) -> list[CheckResult]:
@@ -161,6 +169,8 @@ def plan(distribution: str, catalog: Catalog | None = None) -> list[Case]:
         known = sorted({row.distribution for row in catalog.rows})
         near = did_you_mean(wanted, known) or known
         raise UsageError(f"no installed distribution {distribution!r} offers components; installed: {', '.join(near)}")
+    if rows[0].status != "ok":
+        return [Case("package", "status", _constant(_unusable(rows[0])))]
     cases = _cases("package", wanted, rows, "package", catalog)
     for row in rows:
         component = f"{row.group}/{row.name}"
@@ -184,6 +194,14 @@ def _discover() -> Catalog:
     from segkernel.catalog import Catalog
 
     return Catalog.discover()
+
+
+def _unusable(row: Row) -> CheckResult:
+    from segkernel.catalog import refusal
+
+    if row.status == "disabled":
+        return CheckResult("package", "status", "skipped", "hidden by SEGKERNEL_DISABLE")
+    return CheckResult("package", "status", "failed", refusal(row).reason)
 
 
 def _constant(result: CheckResult) -> Callable[[], CheckResult]:
