@@ -33,8 +33,8 @@ from segkernel import image as images
 from segkernel.data import Loader, sample_rng
 from segkernel.interfaces.data import LabelSpec
 from segkernel.sample import Batch
-from segplug_datasets.files import ListedFiles
 from segplug_datasets.packed import PackedDataset, pack
+from segplug_datasets.paired_files import ListedFiles
 from segplug_datasets.street_scenes import LABELS, StreetScenes
 from segplug_datasets.transforms.color import PhotoMetricDistortion
 from segplug_datasets.transforms.place import RandomCrop, RandomFlip

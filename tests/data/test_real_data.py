@@ -164,7 +164,7 @@ def test_vessels_as_black_and_white_are_told(tmp_path: Path) -> None:
 
 
 def test_the_pixels_of_camvid() -> None:
-    from segplug_datasets.doctor.figures import measure
+    from segplug_datasets.doctor.stats import measure
 
     config = {"data": {"train": data(camvid)["data"]["train"]}}
     (figures,) = measure(doctor.look(doctor.parts_of_config(config)))

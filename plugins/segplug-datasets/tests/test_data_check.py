@@ -18,10 +18,10 @@ from segkernel import image
 from segkernel.cli import main
 from segkernel.config import load_config
 from segkernel.errors import DataError, UsageError
-from segplug_datasets.doctor import Finding, Report, check, look, parts_of_config, parts_of_folders, parts_of_type
+from segplug_datasets.doctor import Finding, Report, check, inspect, parts_of_config, parts_of_folders, parts_of_type
 from segplug_datasets.doctor.copies import near_duplicates
 from segplug_datasets.doctor.headers import read_header
-from segplug_datasets.doctor.probe import moments
+from segplug_datasets.doctor.sample_info import moments
 from segplug_datasets.doctor.sources import read_list
 
 CLASSES = ["ground", "sky", "wall"]
@@ -74,7 +74,7 @@ def write_config(folder: Path, **arguments: Any) -> None:
 
 
 def diagnose(*overrides: str, config: str = "c.yaml") -> Report:
-    return check(look(parts_of_config(load_config(config, overrides)), workers=0))
+    return check(inspect(parts_of_config(load_config(config, overrides)), workers=0))
 
 
 def kinds(report: Report, *severities: str) -> list[str]:
@@ -120,9 +120,9 @@ def test_several_processes_see_the_same(project: Path) -> None:
         image.write_mask(f"train/masks/{seed}.png", labels(seed))
     parts = parts_of_config(load_config("c.yaml"))
     counted: list[int] = []
-    looked = look(parts, 2, counted.append)
+    inspected = inspect(parts, 2, counted.append)
     assert sum(counted) == 42
-    assert looked == look(parts, 0)
+    assert inspected == inspect(parts, 0)
 
 
 # ---------------------------------------------------------------- values
@@ -214,7 +214,7 @@ def test_masks_that_were_stored_with_loss(project: Path, suffix: str) -> None:
 
 
 def test_folders_without_classes_get_a_proposal(project: Path) -> None:
-    report = check(look(parts_of_folders("train/images", "train/masks", [], {}), 0))
+    report = check(inspect(parts_of_folders("train/images", "train/masks", [], {}), 0))
     finding = only(report, "classes-unknown")
     Path("new.yaml").write_text(finding.mend)
     assert diagnose(config="./new.yaml").findings == []
@@ -429,11 +429,11 @@ def test_all_near_duplicates_are_found_that_comparing_all_pairs_finds(project: P
         noise = np.random.default_rng(seed).normal(0, 4, (*SIZE, 3))
         image.write(f"train/images/n{seed}.png", np.clip(picture(seed % 10) + noise, 0, 255).astype(np.uint8))
         image.write_mask(f"train/masks/n{seed}.png", labels(seed))
-    looked = look(parts_of_config(load_config("c.yaml")), 0)
-    found = near_duplicates(looked)
-    places = [(s, i) for s, (_, probes) in enumerate(looked) for i in range(len(probes))]
+    inspected = inspect(parts_of_config(load_config("c.yaml")), 0)
+    found = near_duplicates(inspected)
+    places = [(s, i) for s, (_, samples) in enumerate(inspected) for i in range(len(samples))]
     thumbs = {
-        p: np.frombuffer(looked[p[0]][1][p[1]].image.thumbnail, np.uint8).reshape(16, 17).astype(int) for p in places
+        p: np.frombuffer(inspected[p[0]][1][p[1]].image.thumbnail, np.uint8).reshape(16, 17).astype(int) for p in places
     }
     bits = {place: thumb[:, 1:] > thumb[:, :-1] + 2 for place, thumb in thumbs.items()}
     expected = [
@@ -554,7 +554,7 @@ class Strange:
 
 def test_any_data_set_is_asked_for_its_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = parts_of_config({"data": {"train": {"type": Strange}}})
-    report = check(look(parts, 0))
+    report = check(inspect(parts, 0))
     assert kinds(report) == ["refused-samples"]
     assert report.rows[0].occurring == 2
 

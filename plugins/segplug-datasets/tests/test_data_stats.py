@@ -19,10 +19,10 @@ from segkernel.config import load_config
 from segkernel.errors import DataError
 from segkernel.interfaces.data import IGNORE
 from segkernel.sample import Sample
-from segplug_datasets.doctor import look, parts_of_config
-from segplug_datasets.doctor.figures import Figures, class_weights, measure
-from segplug_datasets.doctor.sheet import HEIGHT, hatched, rows
-from segplug_datasets.files import FolderDataset
+from segplug_datasets.doctor import inspect, parts_of_config
+from segplug_datasets.doctor.contact_sheet import HEIGHT, hatched, rows
+from segplug_datasets.doctor.stats import DatasetStats, class_weights, measure
+from segplug_datasets.paired_files import FolderDataset
 
 CLASSES = ["ground", "sky", "wall"]
 
@@ -52,14 +52,14 @@ def run(*arguments: object) -> int:
 
 
 def test_mean_and_deviation_are_those_of_all_pixels(project: Path) -> None:
-    (figures,) = measure(look(parts_of_config(load_config("c.yaml")), 0))
+    (figures,) = measure(inspect(parts_of_config(load_config("c.yaml")), 0))
     pixels = np.concatenate([image.read(f"images/{seed}.png").reshape(-1, 3) for seed in range(5)]).astype(np.float64)
     np.testing.assert_allclose(figures.mean, pixels.mean(0), rtol=1e-12)
     np.testing.assert_allclose(figures.std, pixels.std(0), rtol=1e-12)
 
 
 def test_pixels_images_and_sizes(project: Path) -> None:
-    (figures,) = measure(look(parts_of_config(load_config("c.yaml")), 0))
+    (figures,) = measure(inspect(parts_of_config(load_config("c.yaml")), 0))
     assert figures.pixels == {1: 20 * 30, 0: (21 + 22 + 23) * 30 + 24 * 21, IGNORE: 24 * 9}
     assert figures.images_with == {1: 1, 0: 4}
     assert figures.share(1) == 600 / (600 + 1980 + 504)
@@ -67,7 +67,7 @@ def test_pixels_images_and_sizes(project: Path) -> None:
 
 
 def test_weights_are_those_of_the_papers() -> None:
-    figures = Figures("train", ("a", "b", "c"), pixels=Counter({0: 600, 1: 300, IGNORE: 100}))
+    figures = DatasetStats("train", ("a", "b", "c"), pixels=Counter({0: 600, 1: 300, IGNORE: 100}))
     figures.images_with, figures.pixels_with = Counter({0: 10, 1: 2}), Counter({0: 900, 1: 500})
     weights = class_weights(figures)
     assert weights["median_frequency"] == [
@@ -84,12 +84,12 @@ def test_weights_are_those_of_the_papers() -> None:
 
 def test_samples_that_cannot_be_read_are_left_out(project: Path) -> None:
     Path("images/2.png").write_bytes(b"")
-    (figures,) = measure(look(parts_of_config(load_config("c.yaml")), 0))
+    (figures,) = measure(inspect(parts_of_config(load_config("c.yaml")), 0))
     assert (figures.images, figures.unreadable) == (4, 1)
     for path in Path("images").iterdir():
         path.write_bytes(b"")
     with pytest.raises(DataError, match="no sample of train can be read"):
-        measure(look(parts_of_config(load_config("c.yaml")), 0))
+        measure(inspect(parts_of_config(load_config("c.yaml")), 0))
 
 
 def test_the_command_prints_lines_that_a_config_takes(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,10 +127,10 @@ class Bands:
 
 def test_any_number_of_bands() -> None:
     parts = parts_of_config({"data": {"train": {"type": Bands}}})
-    looked = look(parts, 0)
+    inspected = inspect(parts, 0)
     with pytest.raises(DataError, match="4 or 5 bands"):
-        measure(looked)
-    (figures,) = measure([(parts[0], looked[0][1][:2])])
+        measure(inspected)
+    (figures,) = measure([(parts[0], inspected[0][1][:2])])
     assert figures.mean == (500, 500, 500, 500, 65535)
     assert figures.std == (500, 500, 500, 500, 0)
 
@@ -163,7 +163,7 @@ def test_augmented_versions_are_those_of_training(project: Path) -> None:
     pytest.importorskip("torch")
     from segkernel.build import build
     from segkernel.data import Loader
-    from segplug_datasets.doctor.sheet import _augmented
+    from segplug_datasets.doctor.contact_sheet import _augmented
 
     dataset = FolderDataset("images", "masks", CLASSES)
     transforms = [build("transforms", {"type": "RandomCrop", "crop_size": [8, 8]})]

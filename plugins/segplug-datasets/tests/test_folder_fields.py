@@ -15,7 +15,7 @@ from segkernel.build import build
 from segkernel.errors import DataError, UsageError
 from segkernel.sample import DepthMap, LabelMap, WeightMap
 from segplug_datasets.cityscapes import CityscapesDataset
-from segplug_datasets.files import FolderDataset
+from segplug_datasets.paired_files import FolderDataset
 
 SIZE = (6, 8)
 

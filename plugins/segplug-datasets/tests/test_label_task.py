@@ -14,14 +14,14 @@ from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import LabelSpec
 from segkernel.sample import Crop, Flip, MultiLabelMap, Pad, Resize, collate
 from segplug_datasets.concat import MappedDataset
-from segplug_datasets.doctor.look import look
+from segplug_datasets.doctor.counts import tallies
+from segplug_datasets.doctor.inspect import look
 from segplug_datasets.doctor.parts import parts_of_config
-from segplug_datasets.doctor.tally import tallies
 from segplug_datasets.doctor.values import check_values
-from segplug_datasets.files import FolderDataset
 from segplug_datasets.mapping import choose_classes
 from segplug_datasets.metrics.iou import IoUMetric
 from segplug_datasets.packed import PackedDataset, pack
+from segplug_datasets.paired_files import FolderDataset
 from segplug_datasets.transforms.class_crop import ClassAwareCrop
 from segplug_datasets.transforms.color import RandomCutOut
 from segplug_datasets.transforms.mix import MixUp

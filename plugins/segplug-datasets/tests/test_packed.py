@@ -20,8 +20,8 @@ from segkernel.interfaces.data import LabelSpec
 from segkernel.sample import Boxes, DepthMap, Field, InstanceMasks, Keypoints, LabelMap, RasterField, Sample, WeightMap
 from segplug_datasets import packed, pages
 from segplug_datasets.change import SecondImage
-from segplug_datasets.files import FolderDataset
 from segplug_datasets.packed import PackedDataset, pack, verify_pack
+from segplug_datasets.paired_files import FolderDataset
 from segplug_datasets.raster import RasterDataset
 from segplug_datasets.transforms.distortion import Distortion
 

@@ -16,7 +16,7 @@ import pytest
 
 from segkernel import cli, image
 from segkernel.errors import DataError, UsageError
-from segplug_datasets.extras import ExtraMissingError
+from segplug_datasets.optional_deps import ExtraMissingError
 from segplug_datasets.prepare import Converter, Part, Report, Rule, find, prepare
 from segplug_datasets.prepare.output import Output
 from segplug_datasets.prepare.sources import SourceFile, opened

@@ -20,10 +20,10 @@ from segkernel.interfaces.data import LabelSpec
 from segkernel.sample import LabelMap, Prediction, Sample, Targets
 from segkernel.testing.toys import ToySegmentor
 from segplug_datasets import ade20k, aerial, cityscapes, pascal
-from segplug_datasets.files import FolderDataset
 from segplug_datasets.metrics.counts import confusion
 from segplug_datasets.metrics.iou import IoUMetric
 from segplug_datasets.metrics.per_image import PerImage
+from segplug_datasets.paired_files import FolderDataset
 from segplug_datasets.report.drawing import confusion_svg, errors, fit, panels
 from segplug_datasets.report.formats import FORMATS, OF_DATASETS, default_format, value_table, write_prediction
 from segplug_datasets.report.hook import EvaluationReport

@@ -14,7 +14,7 @@ import pytest
 from segkernel.build import build
 from segkernel.errors import DataError, UsageError
 from segplug_datasets.decathlon import DecathlonDataset
-from segplug_datasets.extras import ExtraMissingError
+from segplug_datasets.optional_deps import ExtraMissingError
 from segplug_datasets.volumes import VolumeDataset, Volumes, read_volume
 
 SCAN = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)  # channels, Z, Y, X

@@ -186,8 +186,11 @@ class Dataset(Protocol):
     samples without the field ``seg``.
     """
 
-    classes: Sequence[str]
-    palette: Sequence[Color]
+    @property
+    def classes(self) -> Sequence[str]: ...
+
+    @property
+    def palette(self) -> Sequence[Color]: ...
 
     def __len__(self) -> int: ...
 

@@ -23,7 +23,7 @@ from segkernel.interfaces.data import Color, Dataset, LabelSpec
 from segkernel.sample import Sample
 from segplug_datasets import pages
 from segplug_datasets.class_index import ClassIndex, class_index
-from segplug_datasets.files import FolderDataset
+from segplug_datasets.paired_files import FolderDataset
 
 try:
     import fcntl

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from segkernel.interfaces.data import LabelSpec
 from segplug_datasets.example import write_example
-from segplug_datasets.files import PairedFiles
+from segplug_datasets.paired_files import PairedFiles
 
 LABELS = LabelSpec(
     classes=(

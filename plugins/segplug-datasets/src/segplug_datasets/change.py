@@ -12,7 +12,7 @@ from segkernel.errors import DataError
 from segkernel.interfaces.data import LabelSpec
 from segkernel.sample import RasterField, Sample
 from segplug_datasets.example import write_example
-from segplug_datasets.files import BaseSegDataset, DataPrefix, Metainfo, find_files, refuse_missing
+from segplug_datasets.paired_files import BaseSegDataset, DataPrefix, Metainfo, find_files, refuse_missing
 
 SECOND = "img2"
 """The field of the second image, as `ConcatCDInput` calls it."""

@@ -9,7 +9,7 @@ people.ee.ethz.ch/~daid/NightDriving (Nighttime Driving).
 from __future__ import annotations
 
 from segkernel.interfaces.data import LabelSpec
-from segplug_datasets.files import BaseSegDataset, DataPrefix
+from segplug_datasets.paired_files import BaseSegDataset, DataPrefix
 
 LABELS = LabelSpec(
     classes=(

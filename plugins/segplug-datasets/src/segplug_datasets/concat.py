@@ -16,9 +16,9 @@ from segkernel.errors import UsageError
 from segkernel.interfaces.data import IGNORE, Color, Dataset, LabelSpec, default_palette
 from segkernel.sample import LabelMap, Sample
 from segplug_datasets.class_index import ClassIndex, class_index
-from segplug_datasets.files import FolderDataset
 from segplug_datasets.labelled import Labelled
 from segplug_datasets.mapping import regrouped_palette, require_name
+from segplug_datasets.paired_files import FolderDataset
 
 
 class ConcatDataset:

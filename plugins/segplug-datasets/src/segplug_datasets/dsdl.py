@@ -17,7 +17,7 @@ import yaml
 from segkernel.errors import DataError
 from segkernel.interfaces.data import LabelSpec
 from segplug_datasets.example import write_example
-from segplug_datasets.files import DataPrefix, ListedFiles, choose_classes, refuse_missing
+from segplug_datasets.paired_files import DataPrefix, ListedFiles, choose_classes, refuse_missing
 
 _SUPPORTED = "read are descriptions of samples with one Image and one LabelMap of one class domain"
 

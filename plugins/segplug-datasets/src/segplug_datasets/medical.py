@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from segkernel.interfaces.data import LabelSpec
-from segplug_datasets.files import BaseSegDataset, DataPrefix
+from segplug_datasets.paired_files import BaseSegDataset, DataPrefix
 from segplug_datasets.tables import colors, names
 
 _ORGANS = "background, aorta, gallbladder, left_kidney, right_kidney, liver, pancreas, spleen, stomach"

@@ -15,8 +15,8 @@ import numpy as np
 from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import IGNORE, LabelSpec
 from segkernel.sample import MultiLabelMap, Sample
-from segplug_datasets.beside import FieldFiles, ReadLabels
 from segplug_datasets.label_reader import LabelArguments, label_reader, read_annotation
+from segplug_datasets.side_fields import FieldFiles, ReadLabels
 
 _UNUSED = ("offset", "ignore_colors", "metainfo", "background")
 _BITS = 16

@@ -17,7 +17,7 @@ from segkernel.errors import DataError
 from segkernel.interfaces.data import LabelSpec
 from segkernel.sample import DepthMap, Sample
 from segplug_datasets.example import write_example
-from segplug_datasets.files import PairedFiles, read_annotation
+from segplug_datasets.paired_files import PairedFiles, read_annotation
 from segplug_datasets.tables import names
 
 _SCENES = """

@@ -30,7 +30,7 @@ from segkernel.interfaces.data import Color, Dataset, LabelSpec
 from segkernel.sample import Sample
 from segplug_datasets import pages
 from segplug_datasets.example import write_example
-from segplug_datasets.files import FolderDataset
+from segplug_datasets.paired_files import FolderDataset
 from segplug_datasets.parallel import in_processes
 
 VERSION = 1

@@ -55,7 +55,7 @@ def decode(block: Any) -> Sample:
     """
     try:
         record = _record(block)
-        fields = {name: _decode_field(*entry, block) for name, entry in record["fields"].items()}
+        fields = {name: _decode_field(entry, block) for name, entry in record["fields"].items()}
         size = record.get("original_size")  # blocks of older versions have none
         sample = Sample(fields, _value(record["meta"], block), _array(record["image"], block), record["moved"])
         sample.original_size = None if size is None else (size[0], size[1])
@@ -166,7 +166,8 @@ def _encode_field(name: str, field: Any, writer: _Writer) -> list[Any]:
     return [kind, writer.page(field.array), writer.value(others)]
 
 
-def _decode_field(kind: str, page: list[Any], others: Any, block: Any) -> Field:
+def _decode_field(entry: list[Any], block: Any) -> Field:
+    kind, page, others = entry
     return _kind(kind)(array=_array(page, block), **_value(others, block))
 
 

@@ -15,10 +15,10 @@ from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import IGNORE, Color
 from segkernel.sample import LabelMap, Sample
 from segplug_datasets.change import SECOND, SecondImage
-from segplug_datasets.files import PairedFiles
 from segplug_datasets.label_reader import LabelArguments, LabelReader, label_reader
 from segplug_datasets.listing import find_files, refuse_missing
 from segplug_datasets.mapping import Metainfo
+from segplug_datasets.paired_files import PairedFiles
 from segplug_datasets.raster_file import Window, open_raster, stamp
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".npy", ".png", ".jpg", ".jpeg")
@@ -194,7 +194,7 @@ class RasterDataset(PairedFiles):
                 ranges += _found_ranges(path, stamp(path), tuple(bands), self._values)
         missing = np.concatenate(gaps, -1)
         pixels = self._values.mapped(np.concatenate(raw, -1), missing, ranges or self._values.ranges, paths[0])
-        return pixels, missing.all(-1)
+        return pixels, np.asarray(missing.all(-1))
 
 
 class _Labels(LabelReader):
@@ -276,7 +276,7 @@ def _found_ranges(path: str, version: tuple[int, int], bands: tuple[int, ...], v
     found = []
     for band in range(len(bands)):
         there = array[~gaps[:, band], band]
-        low, high = np.percentile(there, values.percentiles) if there.size else (0.0, 1.0)
+        low, high = np.percentile(there, values.percentiles or (0, 100)) if there.size else (0.0, 1.0)
         found.append((float(low), float(high) if high > low else float(low) + 1))
     return found
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from segkernel import image
 from segkernel.errors import DataError, SegKernelError
-from segplug_datasets.extras import need
+from segplug_datasets.optional_deps import need
 
 _LARGEST = 2**30
 """Pixels that are read at once, as OpenCV allows."""
@@ -79,7 +79,7 @@ def _opened(path: str, version: tuple[int, int], process: int) -> RasterFile:
 class _Whole:
     """An array in memory, or in a memory-mapped file."""
 
-    nodata = None
+    nodata: float | None = None
 
     def __init__(self, path: str) -> None:
         array = _load_array(path) if path.endswith(".npy") else image.read_mask(path)
@@ -128,7 +128,7 @@ class _Tiff:
             size = f"{window.height} x {window.width}"
             raise DataError(f"{size} pixels are too many at once: 'window' of RasterDataset cuts it up", self.path)
         of_page = self._planes * self._samples
-        parts = {}
+        parts: dict[int, np.ndarray] = {}
         try:
             for number in sorted({band // of_page for band in bands}):
                 inside = sorted({band % of_page for band in bands if band // of_page == number})

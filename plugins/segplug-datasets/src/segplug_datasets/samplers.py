@@ -51,7 +51,7 @@ class BalancedSampler(_ByContent):
         UsageError: When ``oversample_thr`` is outside that range.
     """
 
-    conformance: ClassVar = ({}, {"method": "class-aware"})
+    conformance: ClassVar[Any] = ({}, {"method": "class-aware"})
 
     def __init__(
         self,

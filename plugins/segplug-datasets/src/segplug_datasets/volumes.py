@@ -21,9 +21,9 @@ import numpy as np
 from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import IGNORE, Color, LabelSpec
 from segkernel.sample import LabelMap, Sample
-from segplug_datasets.extras import need
-from segplug_datasets.files import find_files, refuse_missing
 from segplug_datasets.labelled import Labelled
+from segplug_datasets.optional_deps import need
+from segplug_datasets.paired_files import find_files, refuse_missing
 
 NIFTI = (".nii.gz", ".nii")
 SUFFIXES = (*NIFTI, ".npy", ".npz", ".pkl", ".pickle")

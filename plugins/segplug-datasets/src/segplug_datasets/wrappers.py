@@ -12,7 +12,7 @@ from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import Color, Dataset, LabelSpec, Transform
 from segkernel.sample import Sample
 from segplug_datasets.class_index import ClassIndex, class_index
-from segplug_datasets.files import FolderDataset
+from segplug_datasets.paired_files import FolderDataset
 from segplug_datasets.transforms.place import RandomFlip
 
 

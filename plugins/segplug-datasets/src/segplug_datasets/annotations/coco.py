@@ -97,7 +97,7 @@ class CocoInstanceDataset(ShapeDataset):
             images,
             [entry[1] for entry in put_right(chosen)],
             np.stack([first, last, [e[2] for e in chosen], [e[3] for e in chosen]], 1),
-            last > first,
+            (last > first).tolist(),
             list(self._categories.values()),
             str(path),
         )
@@ -115,7 +115,7 @@ class CocoInstanceDataset(ShapeDataset):
 
     def _shape(self, annotation: dict[str, Any], size: Size) -> Shape:
         where = f"{self._records.path}, annotation {annotation.get('id')}"
-        category = self._categories.get(annotation.get("category_id"))
+        category = self._categories.get(annotation.get("category_id", -1))
         if category is None:
             raise DataError(f"category {annotation.get('category_id')} is none of the file's", where)
         try:

@@ -17,10 +17,10 @@ from segkernel.sample import LabelMap, Sample
 from segplug_datasets.annotations.coco import category_names, choose_images
 from segplug_datasets.annotations.records import put_right, scan_object, understood
 from segplug_datasets.annotations.shapes import EXAMPLE, IGNORED, example_images
-from segplug_datasets.files import ListedFiles
 from segplug_datasets.label_reader import read_annotation
 from segplug_datasets.listing import find_named, take
 from segplug_datasets.mapping import Classes, regroup, regrouped_palette
+from segplug_datasets.paired_files import ListedFiles
 
 
 class CocoPanopticDataset(ListedFiles):

@@ -115,13 +115,13 @@ class LabelmeDataset(ShapeDataset):
             return rectangle(left, top, right, bottom, size)
         if kind == "circle":
             radius = float(np.hypot(*(points[1] - points[0])))
-            return ellipse(*points[0], radius, radius, size)
+            return ellipse(points[0, 0], points[0, 1], radius, radius, size)
         if kind == "mask":
             return _mask(shape, points, size, path)
         if kind in ("line", "linestrip"):
             return line(points, self._line_width, size)
         if kind == "point":
-            return ellipse(*points[0], self._line_width / 2, self._line_width / 2, size)
+            return ellipse(points[0, 0], points[0, 1], self._line_width / 2, self._line_width / 2, size)
         raise DataError(
             f"shapes of type {kind!r} are not read: polygon, rectangle, circle, line, point, mask are", path
         )

@@ -124,9 +124,9 @@ class ShapeDataset(Labelled):
         self._unannotated = unannotated
         self._choose(opened, classes, palette, background, others)
         annotated = np.asarray(opened.annotated, bool)
-        chosen = np.flatnonzero(annotated) if unannotated == "skipped" else np.arange(len(annotated))
-        chosen = np.array(take(chosen.tolist(), indices), np.int64)
-        if not len(chosen) and unannotated == "skipped":
+        everything = np.flatnonzero(annotated) if unannotated == "skipped" else np.arange(len(annotated))
+        chosen: list[int] = take(everything.tolist(), indices)
+        if not chosen and unannotated == "skipped":
             raise DataError("no image here has an annotation", opened.what)
         self._names = [opened.names[number] for number in chosen]
         keys = opened.keys

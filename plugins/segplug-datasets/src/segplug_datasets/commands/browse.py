@@ -25,7 +25,7 @@ def command(out: str, number: int, augmented: int, chosen: str, **where: Any) ->
 
     What does not count is hatched. The K augmented versions are those that a run of CONFIG sees in its first K epochs.
     """
-    from segplug_datasets.doctor.sheet import rows, write_sheet
+    from segplug_datasets.doctor.contact_sheet import rows, write_sheet
 
     parts, config = resolve(**where)
     found = [part for part in parts if part.set == chosen]

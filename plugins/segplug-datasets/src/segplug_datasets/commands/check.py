@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from segplug_datasets.commands.target import look_with_progress, resolve, target_options
+from segplug_datasets.commands.target import inspect_with_progress, resolve, target_options
 
 
 @click.command("check")
@@ -28,9 +28,9 @@ def command(workers: int | None, write_split: str | None, as_json: bool, **where
     from segplug_datasets.doctor.report import check, write_splits
 
     parts, _ = resolve(**where)
-    looked = look_with_progress(parts, workers)
-    report = check(looked)
-    written = write_splits(looked, Path(write_split)) if write_split else []
+    inspected = inspect_with_progress(parts, workers)
+    report = check(inspected)
+    written = write_splits(inspected, Path(write_split)) if write_split else []
     if as_json:
         click.echo(json.dumps(report.as_dict(), indent=1))
     else:

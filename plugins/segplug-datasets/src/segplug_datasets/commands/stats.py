@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from segkernel.errors import UsageError
-from segplug_datasets.commands.target import look_with_progress, resolve, target_options
+from segplug_datasets.commands.target import inspect_with_progress, resolve, target_options
 
 RULES = ("inverse_sqrt", "median_frequency", "enet", "effective_number")
 
@@ -27,14 +27,14 @@ def command(chosen: str | None, weights: str, workers: int | None, as_json: bool
 
     Measured are the sets of CONFIG, two folders, or a data set class; the lines of a config are for the first of them.
     """
-    from segplug_datasets.doctor.figures import as_dict, as_text, config_lines, measure
+    from segplug_datasets.doctor.stats import as_dict, as_text, config_lines, measure
 
     parts, _ = resolve(**where)
     names = list(dict.fromkeys(part.set for part in parts))
     if chosen is not None and chosen not in names:
         raise UsageError(f"there is no set {chosen!r}, but {', '.join(names)}")
-    looked = look_with_progress([part for part in parts if chosen in (None, part.set)], workers)
-    figures = measure(looked)
+    inspected = inspect_with_progress([part for part in parts if chosen in (None, part.set)], workers)
+    figures = measure(inspected)
     if as_json:
         click.echo(json.dumps([as_dict(one) for one in figures], indent=1))
         return

@@ -14,7 +14,7 @@ from segkernel.errors import UsageError
 if TYPE_CHECKING:
     from segkernel.config import Config
     from segplug_datasets.doctor.parts import Part
-    from segplug_datasets.doctor.probe import Probe
+    from segplug_datasets.doctor.sample_info import SampleInfo
 
 _OPTIONS = (
     click.argument("target", nargs=-1, metavar="[CONFIG] [KEY=VALUE]..."),
@@ -77,12 +77,12 @@ def _arguments(pairs: Sequence[str]) -> dict[str, Any]:
     return given
 
 
-def look_with_progress(parts: list[Part], workers: int | None) -> list[tuple[Part, list[Probe]]]:
+def inspect_with_progress(parts: list[Part], workers: int | None) -> list[tuple[Part, list[SampleInfo]]]:
     """Look at all files, with a bar on a terminal."""
-    from segplug_datasets.doctor.look import look
+    from segplug_datasets.doctor.inspect import inspect
 
     total = sum(len(part.pairs) for part in parts)
     if not sys.stderr.isatty():
-        return look(parts, workers)
+        return inspect(parts, workers)
     with click.progressbar(length=total, label="looking", file=sys.stderr) as bar:
-        return look(parts, workers, bar.update)
+        return inspect(parts, workers, bar.update)

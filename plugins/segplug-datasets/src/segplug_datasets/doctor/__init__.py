@@ -1,14 +1,14 @@
 """The mask doctor: what is wrong with images and masks, and which lines of a config mend it.
 
-looked = look(parts_of_folders("images", "masks", ["wall", "door"], {}))
-print(check(looked).text())
+inspected = inspect(parts_of_folders("images", "masks", ["wall", "door"], {}))
+print(check(inspected).text())
 """
 
 from __future__ import annotations
 
 from segplug_datasets.doctor.findings import Finding
-from segplug_datasets.doctor.look import look
+from segplug_datasets.doctor.inspect import inspect
 from segplug_datasets.doctor.parts import Part, parts_of_config, parts_of_folders, parts_of_type
 from segplug_datasets.doctor.report import Report, check
 
-__all__ = ["Finding", "Part", "Report", "check", "look", "parts_of_config", "parts_of_folders", "parts_of_type"]
+__all__ = ["Finding", "Part", "Report", "check", "inspect", "parts_of_config", "parts_of_folders", "parts_of_type"]

@@ -6,19 +6,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from segkernel.interfaces.data import IGNORE
+from segplug_datasets.doctor.counts import Inspected, pixels_per_class
 from segplug_datasets.doctor.findings import Finding
 from segplug_datasets.doctor.parts import Part
-from segplug_datasets.doctor.probe import Probe
-from segplug_datasets.doctor.tally import Looked, pixels_per_class
+from segplug_datasets.doctor.sample_info import SampleInfo
 
 
-def check_classes(looked: Looked) -> Iterator[Finding]:
+def check_classes(inspected: Inspected) -> Iterator[Finding]:
     """Yield what the sets lack; sets whose masks mean nothing yet have other findings."""
     merged: dict[str, tuple[Part, Counter[int], list[str], int]] = {}
-    for part, probes in looked:
-        if part.labels is None or not any(probe.mask for probe in probes):
+    for part, samples in inspected:
+        if part.labels is None or not any(sample.mask for sample in samples):
             continue
-        found, empty, masks = occurring(part, probes)
+        found, empty, masks = occurring(part, samples)
         if part.set in merged:
             _, others, more, count = merged[part.set]
             found, empty, masks = found + others, [*more, *empty], masks + count
@@ -28,17 +28,17 @@ def check_classes(looked: Looked) -> Iterator[Finding]:
         yield from _of_set(name, part, found, empty, masks, trained)
 
 
-def occurring(part: Part, probes: Sequence[Probe]) -> tuple[Counter[int], list[str], int]:
+def occurring(part: Part, samples: Sequence[SampleInfo]) -> tuple[Counter[int], list[str], int]:
     """Return pixels per class id, masks in which nothing counts, and the number of masks that can be read."""
     found: Counter[int] = Counter()
     empty, masks = [], 0
-    for probe in probes:
-        if probe.mask is None or probe.mask.error:
+    for sample in samples:
+        if sample.mask is None or sample.mask.error:
             continue
-        own = pixels_per_class(probe.mask, part)
+        own = pixels_per_class(sample.mask, part)
         masks += 1
         if own and set(own) == {IGNORE}:
-            empty.append(probe.mask.path)
+            empty.append(sample.mask.path)
         found.update(own)
     return found, empty, masks
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from segkernel.interfaces.data import IGNORE, Color, LabelSpec, default_palette
+from segplug_datasets.doctor.counts import MaskCounts
 from segplug_datasets.doctor.findings import Finding, config_lines
-from segplug_datasets.doctor.probe import MOST_COLORS
-from segplug_datasets.doctor.tally import Tally
+from segplug_datasets.doctor.sample_info import MOST_COLORS
 
 BLACK: Color = (0, 0, 0)
 VOID: Color = (224, 224, 192)  # the colour of borders that do not count, Pascal VOC
@@ -21,57 +21,57 @@ NEAR = 40
 """Colours that differ by less than this, all channels together, from one that is known are that one, blurred."""
 
 
-def check_colors(tally: Tally) -> Iterator[Finding]:
+def check_colors(counts: MaskCounts) -> Iterator[Finding]:
     """Yield what is wrong with masks of colours and with palettes."""
-    colored = [mask for mask in tally.masks if mask.colors]
+    colored = [mask for mask in counts.masks if mask.colors]
     if colored:
-        yield from _colors(tally, [mask.path for mask in colored])
-        numbers = [mask.path for mask in tally.numbers if len(mask.values) > 1]
+        yield from _colors(counts, [mask.path for mask in colored])
+        numbers = [mask.path for mask in counts.numbers if len(mask.values) > 1]
         if numbers:
             what = f"{len(colored)} masks hold colours, {len(numbers)} hold numbers"
             why = "Both can be read together only when the numbers are class ids and the colours the palette's."
-            yield Finding("warning", "mixed-masks", tally.where, what, why, numbers)
-    yield from _palettes(tally)
+            yield Finding("warning", "mixed-masks", counts.where, what, why, numbers)
+    yield from _palettes(counts)
 
 
-def _colors(tally: Tally, files: Sequence[str]) -> Iterator[Finding]:
-    known = tally.parts[0].colors
-    unknown = [color for color, _ in tally.colors.most_common() if color not in known]
+def _colors(counts: MaskCounts, files: Sequence[str]) -> Iterator[Finding]:
+    known = counts.parts[0].colors
+    unknown = [color for color, _ in counts.colors.most_common() if color not in known]
     if not unknown:
         return
-    blurred = any(mask.header.lossy or mask.distinct > MOST_COLORS for mask in tally.masks if mask.colors)
+    blurred = any(mask.header.lossy or mask.distinct > MOST_COLORS for mask in counts.masks if mask.colors)
     if not known:
-        yield _unexplained(tally, files, blurred)
+        yield _unexplained(counts, files, blurred)
         return
     near = [color for color in unknown if any(_distance(color, other) < NEAR for other in known)]
     if blurred or len(near) >= 8:
         what = f"{len(unknown)} colours are not in the palette, {len(near)} of them close to one that is"
         why = "The masks were stored with loss (JPEG) or resized with interpolation: export them again as PNG."
-        yield Finding("error", "lossy-masks", tally.where, what, why, _files_with(tally, unknown))
+        yield Finding("error", "lossy-masks", counts.where, what, why, _files_with(counts, unknown))
         return
-    if tally.labels is not None and tally.labels.background is not None:
+    if counts.labels is not None and counts.labels.background is not None:
         return
-    what = f"colours {_shown(unknown)} are not in the palette ({_share(tally, unknown):.1%} of the pixels)"
+    what = f"colours {_shown(unknown)} are not in the palette ({_share(counts, unknown):.1%} of the pixels)"
     why = "Give them a class and a place in 'palette', or let them not count, as these lines do."
     ignored = [list(color) for color, class_id in known.items() if class_id == IGNORE]
-    mend = config_lines(tally.parts, {"ignore_colors": [*ignored, *map(list, unknown[:64])]})
-    yield Finding("error", "unknown-colours", tally.where, what, why, _files_with(tally, unknown), mend=mend)
+    mend = config_lines(counts.parts, {"ignore_colors": [*ignored, *map(list, unknown[:64])]})
+    yield Finding("error", "unknown-colours", counts.where, what, why, _files_with(counts, unknown), mend=mend)
 
 
-def _unexplained(tally: Tally, files: Sequence[str], blurred: bool) -> Finding:
+def _unexplained(counts: MaskCounts, files: Sequence[str], blurred: bool) -> Finding:
     """Say which colours there are where nobody said what they mean, and guess."""
-    found = tally.colors
+    found = counts.colors
     if blurred:
         found = Counter({color: count for color, count in found.items() if count >= 0.005 * found.total()})
     if not 0 < len(found) <= MOST_CLASSES:
         what = "masks hold hundreds of colours: are these images?"
-        return Finding("error", "colour-masks", tally.where, what, "A mask has one value for each class.", files)
-    changes, basis = _guess(found, tally.labels)
+        return Finding("error", "colour-masks", counts.where, what, "A mask has one value for each class.", files)
+    changes, basis = _guess(found, counts.labels)
     what = f"masks hold colours, not class ids: {_shown([color for color, _ in found.most_common()], 8)}"
     why = f"Colours need a palette. These lines have {basis}"
     if blurred:
         why = "The masks were stored with loss as well (JPEG): export them again as PNG first. " + why
-    return Finding("error", "colour-masks", tally.where, what, why, files, mend=config_lines(tally.parts, changes))
+    return Finding("error", "colour-masks", counts.where, what, why, files, mend=config_lines(counts.parts, changes))
 
 
 def _guess(found: Counter[Color], labels: LabelSpec | None) -> tuple[dict[str, Any], str]:
@@ -109,9 +109,9 @@ def _published() -> Mapping[str, LabelSpec]:
     }
 
 
-def _palettes(tally: Tally) -> Iterator[Finding]:
+def _palettes(counts: MaskCounts) -> Iterator[Finding]:
     """Yield a finding on masks with a palette; one on palettes that contradict each other."""
-    masks = [mask for mask in tally.masks if mask.palette]
+    masks = [mask for mask in counts.masks if mask.palette]
     if not masks:
         return
     first: dict[int, Color] = {}
@@ -123,20 +123,20 @@ def _palettes(tally: Tally) -> Iterator[Finding]:
             "Indices are read, not colours, and each file counts its own colours: one index is several classes. "
             "Save the masks as colours without a palette, and give 'palette'; or with one palette for all."
         )
-        yield Finding("error", "palettes-differ", tally.where, what, why, [mask.path for mask in other])
-    elif not tally.unknown:
+        yield Finding("error", "palettes-differ", counts.where, what, why, [mask.path for mask in other])
+    elif not counts.unknown:
         why = "The indices are read as class ids, the colours of the palette are only for looking at them."
-        yield Finding("note", "palette-masks", tally.where, f"{len(masks)} masks have a palette", why,
+        yield Finding("note", "palette-masks", counts.where, f"{len(masks)} masks have a palette", why,
                       [mask.path for mask in masks])  # fmt: skip
 
 
-def _files_with(tally: Tally, colors: Sequence[Color]) -> list[str]:
+def _files_with(counts: MaskCounts, colors: Sequence[Color]) -> list[str]:
     wanted = set(colors)
-    return [mask.path for mask in tally.masks if not wanted.isdisjoint(mask.colors)]
+    return [mask.path for mask in counts.masks if not wanted.isdisjoint(mask.colors)]
 
 
-def _share(tally: Tally, colors: Sequence[Color]) -> float:
-    return sum(tally.colors[color] for color in colors) / max(tally.colors.total() + tally.values.total(), 1)
+def _share(counts: MaskCounts, colors: Sequence[Color]) -> float:
+    return sum(counts.colors[color] for color in colors) / max(counts.colors.total() + counts.values.total(), 1)
 
 
 def _distance(first: Color, second: Color) -> int:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from segplug_datasets.doctor.findings import Finding
+from segplug_datasets.doctor.counts import Inspected
+from segplug_datasets.doctor.findings import Finding, Severity
 from segplug_datasets.doctor.parts import Part
-from segplug_datasets.doctor.probe import THUMBNAIL, Probe
-from segplug_datasets.doctor.tally import Looked
+from segplug_datasets.doctor.sample_info import THUMBNAIL, SampleInfo
 
 BITS = 256
 DIFFERENT_BITS = 10
@@ -24,39 +24,41 @@ Place = tuple[int, int]
 """Number of the set, and of the sample in it."""
 
 
-def check_copies(looked: Looked) -> Iterator[Finding]:
+def check_copies(inspected: Inspected) -> Iterator[Finding]:
     """Yield duplicates and leaks: exact ones by the decoded pixels, near ones by a perceptual hash."""
-    exact = _same_pixels(looked)
-    yield from _twice(looked, exact)
-    alike = [pair for pair in near_duplicates(looked) if _digest(looked, pair[0]) != _digest(looked, pair[1])]
-    yield from _leaks(looked, [pair for group in exact for pair in _across(looked, group)], alike)
-    inside = [pair for pair in alike if _set(looked, pair[0]) == _set(looked, pair[1])]
+    exact = _same_pixels(inspected)
+    yield from _twice(inspected, exact)
+    alike = [pair for pair in near_duplicates(inspected) if _digest(inspected, pair[0]) != _digest(inspected, pair[1])]
+    yield from _leaks(inspected, [pair for group in exact for pair in _across(inspected, group)], alike)
+    inside = [pair for pair in alike if _set(inspected, pair[0]) == _set(inspected, pair[1])]
     if inside:
         what = f"{len(inside)} pairs of images look the same"
         why = "Frames of one scene, or one image saved twice? More of the same teaches little."
-        yield Finding("note", "near-duplicates", _sets(looked, inside), what, why, _pairs(looked, inside), len(inside))
+        yield Finding(
+            "note", "near-duplicates", _sets(inspected, inside), what, why, _pairs(inspected, inside), len(inside)
+        )
 
 
-def _same_pixels(looked: Looked) -> list[list[Place]]:
+def _same_pixels(inspected: Inspected) -> list[list[Place]]:
     groups: dict[str, list[Place]] = defaultdict(list)
-    for number, (_, probes) in enumerate(looked):
-        for place, probe in enumerate(probes):
-            if probe.image.digest:
-                groups[probe.image.digest].append((number, place))
+    for number, (_, samples) in enumerate(inspected):
+        for place, sample in enumerate(samples):
+            if sample.image.digest:
+                groups[sample.image.digest].append((number, place))
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _twice(looked: Looked, groups: Sequence[Sequence[Place]]) -> Iterator[Finding]:
+def _twice(inspected: Inspected, groups: Sequence[Sequence[Place]]) -> Iterator[Finding]:
     """Yield what is in one set more than once: with one mask a waste, with different masks a contradiction."""
     found: dict[tuple[str, bool], list[list[Place]]] = defaultdict(list)
     for group in groups:
-        for name in sorted({_set(looked, place) for place in group}):
-            inside = [place for place in group if _set(looked, place) == name]
+        for name in sorted({_set(inspected, place) for place in group}):
+            inside = [place for place in group if _set(inspected, place) == name]
             if len(inside) > 1:
-                masks = {probe.mask.digest for place in inside if (probe := _probe(looked, place)).mask}
+                masks = {sample.mask.digest for place in inside if (sample := _probe(inspected, place)).mask}
                 found[name, len(masks) > 1].append(inside)
     for (name, contradict), repeated in found.items():
-        files = [" = ".join(_probe(looked, place).image.path for place in group) for group in repeated]
+        files = [" = ".join(_probe(inspected, place).image.path for place in group) for group in repeated]
         what = f"{len(repeated)} images are there more than once"
         if contradict:
             why = "Their masks differ: one of each has to be wrong. Keep the right one."
@@ -66,24 +68,24 @@ def _twice(looked: Looked, groups: Sequence[Sequence[Place]]) -> Iterator[Findin
 
 
 def _leaks(
-    looked: Looked, exact: Sequence[tuple[Place, Place]], near: Sequence[tuple[Place, Place]]
+    inspected: Inspected, exact: Sequence[tuple[Place, Place]], near: Sequence[tuple[Place, Place]]
 ) -> Iterator[Finding]:
-    near = [pair for pair in near if _set(looked, pair[0]) != _set(looked, pair[1])]
+    near = [pair for pair in near if _set(inspected, pair[0]) != _set(inspected, pair[1])]
     for pairs, kind, word in ((exact, "leak", "the same"), (near, "near-leak", "almost the same")):
         between: dict[str, list[tuple[Place, Place]]] = defaultdict(list)
         for pair in pairs:
-            between[f"{_set(looked, pair[0])}, {_set(looked, pair[1])}"].append(pair)
+            between[f"{_set(inspected, pair[0])}, {_set(inspected, pair[1])}"].append(pair)
         for where, found in between.items():
             what = f"{len(found)} images are {word} in {where.replace(', ', ' and ')}"
             why = (
                 "What was trained on measures nothing: figures come out too good. Take them out of one of the sets; "
                 "frames of one film, or tiles of one picture, belong into one set."
             )
-            severity = "error" if kind == "leak" else "warning"
-            yield Finding(severity, kind, where, what, why, _pairs(looked, found), len(found))
+            severity: Severity = "error" if kind == "leak" else "warning"
+            yield Finding(severity, kind, where, what, why, _pairs(inspected, found), len(found))
 
 
-def near_duplicates(looked: Looked) -> list[tuple[Place, Place]]:
+def near_duplicates(inspected: Inspected) -> list[tuple[Place, Place]]:
     """Return pairs of images that look the same: each with one earlier image of each set, if there is any.
 
     Each image has a bit for each pair of neighbours in a grey thumbnail (difference hash; Krawetz, 2013). If at most
@@ -91,17 +93,17 @@ def near_duplicates(looked: Looked) -> list[tuple[Place, Place]]:
     """
     places = [
         (number, place)
-        for number, (_, probes) in enumerate(looked)
-        for place, probe in enumerate(probes)
-        if probe.image.thumbnail
+        for number, (_, samples) in enumerate(inspected)
+        for place, sample in enumerate(samples)
+        if sample.image.thumbnail
     ]
     if len(places) < 2:
         return []
     width, height = THUMBNAIL
-    raw = b"".join(_probe(looked, place).image.thumbnail for place in places)
+    raw = b"".join(_probe(inspected, place).image.thumbnail for place in places)
     thumbnails = np.frombuffer(raw, np.uint8).reshape(-1, height, width).astype(np.int16)
     bits = (thumbnails[:, :, 1:] > thumbnails[:, :, :-1] + NOISE).reshape(-1, BITS)
-    sets = np.unique([_set(looked, place) for place in places], return_inverse=True)[1]
+    sets = np.unique([_set(inspected, place) for place in places], return_inverse=True)[1]
     found: set[tuple[int, int]] = set()
     paired = np.zeros((len(places), sets.max() + 1), bool)
     # Neighbouring bits say much the same; spread over the groups, those of unrelated images are seldom equal.
@@ -138,31 +140,31 @@ def _alike(
     return found
 
 
-def _across(looked: Looked, group: Sequence[Place]) -> Iterator[tuple[Place, Place]]:
+def _across(inspected: Inspected, group: Sequence[Place]) -> Iterator[tuple[Place, Place]]:
     """Yield one pair for each two sets that a group of equal images lies in."""
     first: dict[str, Place] = {}
     for place in group:
-        first.setdefault(_set(looked, place), place)
+        first.setdefault(_set(inspected, place), place)
     names = list(first)
     yield from ((first[a], first[b]) for i, a in enumerate(names) for b in names[i + 1 :])
 
 
-def _probe(looked: Looked, place: Place) -> Probe:
-    return looked[place[0]][1][place[1]]
+def _probe(inspected: Inspected, place: Place) -> SampleInfo:
+    return inspected[place[0]][1][place[1]]
 
 
-def _set(looked: Looked, place: Place) -> str:
-    part: Part = looked[place[0]][0]
+def _set(inspected: Inspected, place: Place) -> str:
+    part: Part = inspected[place[0]][0]
     return part.set
 
 
-def _digest(looked: Looked, place: Place) -> str:
-    return _probe(looked, place).image.digest
+def _digest(inspected: Inspected, place: Place) -> str:
+    return _probe(inspected, place).image.digest
 
 
-def _pairs(looked: Looked, pairs: Sequence[tuple[Place, Place]]) -> list[str]:
-    return [f"{_probe(looked, a).image.path} = {_probe(looked, b).image.path}" for a, b in pairs]
+def _pairs(inspected: Inspected, pairs: Sequence[tuple[Place, Place]]) -> list[str]:
+    return [f"{_probe(inspected, a).image.path} = {_probe(inspected, b).image.path}" for a, b in pairs]
 
 
-def _sets(looked: Looked, pairs: Sequence[tuple[Place, Place]]) -> str:
-    return ", ".join(dict.fromkeys(_set(looked, pair[0]) for pair in pairs))
+def _sets(inspected: Inspected, pairs: Sequence[tuple[Place, Place]]) -> str:
+    return ", ".join(dict.fromkeys(_set(inspected, pair[0]) for pair in pairs))

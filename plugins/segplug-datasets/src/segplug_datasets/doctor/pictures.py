@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from segplug_datasets.doctor.findings import Finding
 from segplug_datasets.doctor.headers import SUFFIXES
 from segplug_datasets.doctor.parts import Part
-from segplug_datasets.doctor.probe import Look, Probe
+from segplug_datasets.doctor.sample_info import FileInfo, SampleInfo
 
 SMALL = 16
 """An image with a side shorter than this, in pixels, is hardly meant."""
@@ -18,43 +18,43 @@ WITHOUT = (
 )
 
 
-def check_pictures(part: Part, probes: Sequence[Probe]) -> Iterator[Finding]:
+def check_pictures(part: Part, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
     """Yield what is wrong with the files of one set."""
-    yield from _unreadable(part.name, probes)
-    yield from _sizes(part.name, probes)
-    yield from _turned(part.name, probes)
-    yield from _bands(part.name, probes)
-    yield from _tiny(part.name, probes)
-    yield from _suffixes(part.name, probes)
+    yield from _unreadable(part.name, samples)
+    yield from _sizes(part.name, samples)
+    yield from _turned(part.name, samples)
+    yield from _bands(part.name, samples)
+    yield from _tiny(part.name, samples)
+    yield from _suffixes(part.name, samples)
 
 
-def is_sound(probe: Probe) -> bool:
+def is_sound(sample: SampleInfo) -> bool:
     """Whether a sample can be read: both files, of one size."""
-    masked = probe.mask is None or (not probe.mask.error and probe.mask.size == probe.image.size)
-    return masked and not probe.error and not probe.image.error
+    masked = sample.mask is None or (not sample.mask.error and sample.mask.size == sample.image.size)
+    return masked and not sample.error and not sample.image.error
 
 
-def _unreadable(where: str, probes: Sequence[Probe]) -> Iterator[Finding]:
+def _unreadable(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for probe in probes:
-        for kind, look in (("images", probe.image), ("masks", probe.mask)):
-            if look is not None and look.error:
-                groups[kind, look.error].append(look.path)
+    for sample in samples:
+        for kind, info in (("images", sample.image), ("masks", sample.mask)):
+            if info is not None and info.error:
+                groups[kind, info.error].append(info.path)
     for (kind, error), files in groups.items():
         what = f"{len(files)} {kind} cannot be read: {error}"
         yield Finding("error", f"unreadable-{kind}", where, what, WITHOUT, files)
-    refused = [probe for probe in probes if probe.error]
+    refused = [sample for sample in samples if sample.error]
     if refused:
         what = f"{len(refused)} samples are refused: {refused[0].error.splitlines()[0]}"
-        yield Finding("error", "refused-samples", where, what, WITHOUT, [probe.name for probe in refused])
+        yield Finding("error", "refused-samples", where, what, WITHOUT, [sample.name for sample in refused])
 
 
-def _sizes(where: str, probes: Sequence[Probe]) -> Iterator[Finding]:
+def _sizes(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
     """Yield masks that have not the image's size, by what seems to have happened to them."""
-    groups: dict[str, list[Probe]] = defaultdict(list)
-    for probe in probes:
-        if probe.mask is not None and probe.mask.size != probe.image.size and _both_read(probe):
-            groups[_mismatch(probe)].append(probe)
+    groups: dict[str, list[SampleInfo]] = defaultdict(list)
+    for sample in samples:
+        if sample.mask is not None and sample.mask.size != sample.image.size and _both_read(sample):
+            groups[_mismatch(sample)].append(sample)
     for kind, found in groups.items():
         image, mask = found[0].image.size, found[0].mask.size if found[0].mask else (0, 0)
         what = (
@@ -73,16 +73,16 @@ _MISMATCHES = {
 }
 
 
-def _mismatch(probe: Probe) -> str:
-    mask = probe.mask.size if probe.mask else (0, 0)
-    if mask != probe.image.size[::-1]:
+def _mismatch(sample: SampleInfo) -> str:
+    mask = sample.mask.size if sample.mask else (0, 0)
+    if mask != sample.image.size[::-1]:
         return "size-mismatch"
-    turned = probe.mask is not None and (_orientation(probe.image) >= 5) != (_orientation(probe.mask) >= 5)
+    turned = sample.mask is not None and (_orientation(sample.image) >= 5) != (_orientation(sample.mask) >= 5)
     return "mask-not-turned" if turned else "mask-transposed"
 
 
-def _turned(where: str, probes: Sequence[Probe]) -> Iterator[Finding]:
-    turned = [p for p in probes if _both_read(p) and is_sound(p) and _orientations_differ(p)]
+def _turned(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
+    turned = [p for p in samples if _both_read(p) and is_sound(p) and _orientations_differ(p)]
     if turned:
         why = (
             "Each file is turned by its own EXIF orientation when read, and these differ. The sizes fit, "
@@ -93,27 +93,29 @@ def _turned(where: str, probes: Sequence[Probe]) -> Iterator[Finding]:
         yield Finding("warning", "exif-orientation", where, what, why, [p.image.path for p in turned])
 
 
-def _orientations_differ(probe: Probe) -> bool:
-    return probe.mask is not None and not probe.mask.classes and _orientation(probe.image) != _orientation(probe.mask)
+def _orientations_differ(sample: SampleInfo) -> bool:
+    return (
+        sample.mask is not None and not sample.mask.classes and _orientation(sample.image) != _orientation(sample.mask)
+    )
 
 
-def _orientation(look: Look) -> int:
-    return look.header.orientation
+def _orientation(info: FileInfo) -> int:
+    return info.header.orientation
 
 
-def _bands(where: str, probes: Sequence[Probe]) -> Iterator[Finding]:
-    images = [p.image for p in probes if not p.image.error]
-    files = [look for look in images if not look.asked]
-    clear = [look.path for look in files if look.header.alpha]
+def _bands(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
+    images = [p.image for p in samples if not p.image.error]
+    files = [info for info in images if not info.asked]
+    clear = [info.path for info in files if info.header.alpha]
     if clear:
         why = "Transparency is dropped, so what it hid is seen. Where that matters, lay the images on a background."
         yield Finding("warning", "transparent-images", where, f"{len(clear)} images have an alpha channel", why, clear)
-    masks = [p.mask for p in probes if p.mask and not p.mask.error and not p.mask.classes]
-    clear = [look.path for look in masks if look.header.alpha]
+    masks = [p.mask for p in samples if p.mask and not p.mask.error and not p.mask.classes]
+    clear = [info.path for info in masks if info.header.alpha]
     if clear:
         why = "Transparency is dropped: a label that only it tells from another is lost."
         yield Finding("warning", "transparent-masks", where, f"{len(clear)} masks have an alpha channel", why, clear)
-    deep = [look.path for look in files if look.header.depth > 8 or look.header.floating]
+    deep = [info.path for info in files if info.header.depth > 8 or info.header.floating]
     if deep:
         why = (
             "An ordinary image data set reads the upper 8 bits of each band: the lower ones are lost, and dark images "
@@ -123,41 +125,41 @@ def _bands(where: str, probes: Sequence[Probe]) -> Iterator[Finding]:
     yield from _grey_among_color(where, images)
 
 
-def _grey_among_color(where: str, images: Sequence[Look]) -> Iterator[Finding]:
-    grey = [look.path for look in images if getattr(look, "grey", False)]
+def _grey_among_color(where: str, images: Sequence[FileInfo]) -> Iterator[Finding]:
+    grey = [info.path for info in images if getattr(info, "grey", False)]
     if grey and len(grey) < len(images):
         why = "Both are read as RGB. If grey ones are of another source, look whether they belong here."
         what = f"{len(grey)} of {len(images)} images are grey, the others in colour"
         yield Finding("note", "grey-and-colour", where, what, why, grey)
 
 
-def _tiny(where: str, probes: Sequence[Probe]) -> Iterator[Finding]:
-    read = [probe.image for probe in probes if not probe.image.error and probe.image.size != (0, 0)]
-    single = [look.path for look in read if min(look.size) <= 1]
+def _tiny(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
+    read = [sample.image for sample in samples if not sample.image.error and sample.image.size != (0, 0)]
+    single = [info.path for info in read if min(info.size) <= 1]
     if single:
         what = f"{len(single)} images are one pixel high or wide"
         yield Finding("error", "one-pixel-images", where, what, WITHOUT, single)
-    small = [look.path for look in read if 1 < min(look.size) < SMALL]
+    small = [info.path for info in read if 1 < min(info.size) < SMALL]
     if small:
         what = f"{len(small)} images have a side shorter than {SMALL} pixels"
         yield Finding("warning", "small-images", where, what, "Networks of stride 32 see nothing of them.", small)
 
 
-def _suffixes(where: str, probes: Sequence[Probe]) -> Iterator[Finding]:
-    looks = [look for p in probes for look in (p.image, p.mask) if look is not None and look.header.format]
-    wrong = [look for look in looks if _is_misnamed(look)]
+def _suffixes(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
+    infos = [info for p in samples for info in (p.image, p.mask) if info is not None and info.header.format]
+    wrong = [info for info in infos if _is_misnamed(info)]
     if wrong:
         first = wrong[0]
         what = f"{len(wrong)} files are not what their suffix says: {first.path} is {first.header.format.upper()}"
         why = "They are read by their content. Other tools may refuse them, and a mask that was a JPEG is spoilt."
-        yield Finding("warning", "wrong-suffix", where, what, why, [look.path for look in wrong])
+        yield Finding("warning", "wrong-suffix", where, what, why, [info.path for info in wrong])
 
 
-def _is_misnamed(look: Look) -> bool:
+def _is_misnamed(info: FileInfo) -> bool:
     known = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes}
-    suffix = "." + look.path.rpartition(".")[2].lower()
-    return suffix in known and suffix not in SUFFIXES[look.header.format]
+    suffix = "." + info.path.rpartition(".")[2].lower()
+    return suffix in known and suffix not in SUFFIXES[info.header.format]
 
 
-def _both_read(probe: Probe) -> bool:
-    return not probe.image.error and probe.mask is not None and not probe.mask.error
+def _both_read(sample: SampleInfo) -> bool:
+    return not sample.image.error and sample.mask is not None and not sample.mask.error

@@ -13,13 +13,13 @@ from segkernel.interfaces.data import IGNORE
 from segplug_datasets.doctor.classes import check_classes, occurring
 from segplug_datasets.doctor.colors import check_colors
 from segplug_datasets.doctor.copies import check_copies
+from segplug_datasets.doctor.counts import Inspected, count_masks
 from segplug_datasets.doctor.findings import SEVERITIES, SHOWN, Finding
 from segplug_datasets.doctor.pairing import check_pairing
 from segplug_datasets.doctor.parts import Part
 from segplug_datasets.doctor.pictures import check_pictures, is_sound
-from segplug_datasets.doctor.probe import Probe
+from segplug_datasets.doctor.sample_info import SampleInfo
 from segplug_datasets.doctor.sources import check_sources
-from segplug_datasets.doctor.tally import Looked, tallies
 from segplug_datasets.doctor.values import check_values
 
 
@@ -71,35 +71,35 @@ class Report:
         return row.set in finding.where.split(", ") or row.set.partition("[")[0] in finding.where.split(", ")
 
 
-def check(looked: Looked) -> Report:
+def check(inspected: Inspected) -> Report:
     """Return all that is wrong with sets that were looked at."""
-    findings = sorted(_findings(looked), key=lambda finding: SEVERITIES.index(finding.severity))
-    return Report(findings, [_row(part, probes) for part, probes in looked])
+    findings = sorted(_findings(inspected), key=lambda finding: SEVERITIES.index(finding.severity))
+    return Report(findings, [_row(part, samples) for part, samples in inspected])
 
 
-def _findings(looked: Looked) -> Iterator[Finding]:
-    for part, probes in looked:
+def _findings(inspected: Inspected) -> Iterator[Finding]:
+    for part, samples in inspected:
         yield from check_pairing(part)
-        yield from check_pictures(part, probes)
+        yield from check_pictures(part, samples)
     meant = True
-    for tally in tallies(looked):
-        found = [*check_values(tally), *check_colors(tally)]
+    for counts in count_masks(inspected):
+        found = [*check_values(counts), *check_colors(counts)]
         yield from found
         meant = meant and not any(finding.severity == "error" for finding in found)
     if meant:  # what values that are read wrongly say of the classes is no news
-        yield from check_classes(looked)
-    yield from check_sources([part for part, _ in looked])
-    yield from check_copies(looked)
+        yield from check_classes(inspected)
+    yield from check_sources([part for part, _ in inspected])
+    yield from check_copies(inspected)
 
 
-def _row(part: Part, probes: Sequence[Probe]) -> Row:
-    sizes = [probe.image.size for probe in probes if min(probe.image.size) > 0] or [(0, 0)]
-    found, _, masks = occurring(part, probes)
+def _row(part: Part, samples: Sequence[SampleInfo]) -> Row:
+    sizes = [sample.image.size for sample in samples if min(sample.image.size) > 0] or [(0, 0)]
+    found, _, masks = occurring(part, samples)
     return Row(
         part.name,
-        len(probes) + len(part.lonely_images),
+        len(samples) + len(part.lonely_images),
         masks,
-        sum(map(is_sound, probes)),
+        sum(map(is_sound, samples)),
         min(sizes, key=lambda size: size[0] * size[1]),
         max(sizes, key=lambda size: size[0] * size[1]),
         len(part.labels.classes) if part.labels else 0,
@@ -107,12 +107,12 @@ def _row(part: Part, probes: Sequence[Probe]) -> Row:
     )
 
 
-def write_splits(looked: Looked, path: Path) -> list[Path]:
+def write_splits(inspected: Inspected, path: Path) -> list[Path]:
     """Write the names of the sound samples, for ``split`` of a data set: one file, or one for each set."""
     written = []
-    for part, probes in looked:
-        file = path if len(looked) == 1 else path.with_name(f"{path.stem}_{part.name}{path.suffix}")
-        names = "".join(f"{probe.name}\n" for probe in probes if is_sound(probe) and min(probe.image.size) > 1)
+    for part, samples in inspected:
+        file = path if len(inspected) == 1 else path.with_name(f"{path.stem}_{part.name}{path.suffix}")
+        names = "".join(f"{sample.name}\n" for sample in samples if is_sound(sample) and min(sample.image.size) > 1)
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as temporary:
             temporary.write_text(names, encoding="utf-8")

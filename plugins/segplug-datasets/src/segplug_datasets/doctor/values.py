@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from segkernel.interfaces.data import IGNORE
+from segplug_datasets.doctor.counts import MaskCounts
 from segplug_datasets.doctor.findings import Finding, config_lines
-from segplug_datasets.doctor.tally import Tally
 
 CITYSCAPES_IDS = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13,
                   27: 14, 28: 15, 31: 16, 32: 17, 33: 18}  # fmt: skip
@@ -20,198 +20,203 @@ APART = 8
 """Blurred values that are nearer to each other than this cannot be told apart."""
 
 
-def check_values(tally: Tally) -> Iterator[Finding]:
+Diagnosis = Callable[[MaskCounts], Finding | None]
+
+
+def check_values(counts: MaskCounts) -> Iterator[Finding]:
     """Yield what is wrong with the values of masks of numbers: the first explanation that fits, and what it leaves."""
-    if not tally.values:
+    if not counts.values:
         return
-    diagnoses = (lossy, black_and_white, city_ids, instances, one_too_high, sparse, out_of_range)
-    if tally.labels is None:
+    diagnoses: tuple[Diagnosis, ...] = (lossy, black_and_white, city_ids, instances, one_too_high, sparse, out_of_range)
+    if counts.labels is None:
         diagnoses = (lossy, black_and_white, guessed)
-    found = next(filter(None, (diagnose(tally) for diagnose in diagnoses)), None)
+    found = next(filter(None, (diagnose(counts) for diagnose in diagnoses)), None)
     if found:
         yield found
         return
-    yield from filter(None, (needless_offset(tally), mixed_black_and_white(tally)))
+    yield from filter(None, (needless_offset(counts), mixed_black_and_white(counts)))
 
 
-def lossy(tally: Tally) -> Finding | None:
+def lossy(counts: MaskCounts) -> Finding | None:
     """Masks saved as JPEG, or resized with interpolation: values around those that were drawn."""
-    masks = [mask.path for mask in tally.numbers if mask.header.lossy]
-    blurred = _is_blurred(tally)
-    if not blurred and not (masks and tally.unknown):
+    masks = [mask.path for mask in counts.numbers if mask.header.lossy]
+    blurred = _is_blurred(counts)
+    if not blurred and not (masks and counts.unknown):
         if not masks:
             return None
         why = "JPEG and lossy WebP change values; these seem unharmed, but save masks as PNG."
-        return Finding("warning", "lossy-masks", tally.where, f"{len(masks)} masks are stored with loss", why, masks)
-    files = masks or tally.files_with(tally.unknown)
+        return Finding("warning", "lossy-masks", counts.where, f"{len(masks)} masks are stored with loss", why, masks)
+    files = masks or counts.files_with(counts.unknown)
     cause = "stored with loss (JPEG)" if masks else "blurred: resized with interpolation, or once stored as JPEG"
-    values = _nearest(tally)
+    values = _nearest(counts)
     why = (
-        f"{len(tally.values)} values occur where few were drawn: the masks are {cause}. Every edge holds classes that "
+        f"{len(counts.values)} values occur where few were drawn: the masks are {cause}. Every edge holds classes that "
         "nobody drew. Export them again as PNG, without smoothing."
     )
     if values:
         why += " Until then, these lines read each value as the drawn one nearest to it."
     else:
         why += " The drawn values lie too close to each other to be told apart: nothing but that mends it."
-    changes = {"values": values, **_named_classes(tally, len(set(values.values())))}
-    mend = config_lines(tally.parts, changes) if values else ""
-    return Finding("error", "lossy-masks", tally.where, f"masks {cause}", why, files, mend=mend)
+    changes = {"values": values, **_named_classes(counts, len(set(values.values())))}
+    mend = config_lines(counts.parts, changes) if values else ""
+    return Finding("error", "lossy-masks", counts.where, f"masks {cause}", why, files, mend=mend)
 
 
-def _is_blurred(tally: Tally) -> bool:
+def _is_blurred(counts: MaskCounts) -> bool:
     """Whether most masks that show anything hold many values of a few pixels each."""
-    unknown = set(tally.unknown)
-    masks = [mask.values for mask in tally.numbers if len(mask.values) > 1]
+    unknown = set(counts.unknown)
+    masks = [mask.values for mask in counts.numbers if len(mask.values) > 1]
     rare = [[value for value, n in m.items() if value in unknown and n < RARE * sum(m.values())] for m in masks]
-    return sum(len(values) >= APART for values in rare) > 0.5 * len(masks) and max(tally.values) < 256
+    return sum(len(values) >= APART for values in rare) > 0.5 * len(masks) and max(counts.values) < 256
 
 
-def _nearest(tally: Tally) -> dict[int, int]:
+def _nearest(counts: MaskCounts) -> dict[int, int]:
     """Return each value's class: the place of the frequent value nearest to it; nothing when those are too close."""
-    total = tally.values.total()
+    total = counts.values.total()
     centres: list[int] = []
-    for value, count in tally.values.most_common():
+    for value, count in counts.values.most_common():
         if count >= RARE * total and all(abs(value - centre) >= APART for centre in centres):
             centres.append(value)
-    wanted = len(tally.labels.classes) if tally.labels else len(centres)
-    if len(centres) < 2 or max(tally.values) >= 256 or len(centres) < wanted:
+    wanted = len(counts.labels.classes) if counts.labels else len(centres)
+    if len(centres) < 2 or max(counts.values) >= 256 or len(centres) < wanted:
         return {}
     centres = sorted(centres[:wanted])
-    return {value: min(range(wanted), key=lambda place: abs(centres[place] - value)) for value in sorted(tally.values)}
+    return {value: min(range(wanted), key=lambda place: abs(centres[place] - value)) for value in sorted(counts.values)}
 
 
-def black_and_white(tally: Tally) -> Finding | None:
+def black_and_white(counts: MaskCounts) -> Finding | None:
     """Masks of 0 and 255 whose white is read as "does not count"."""
-    if not {255} <= set(tally.values) <= {0, 255} or tally.known.get(255, IGNORE) != IGNORE:
+    if not {255} <= set(counts.values) <= {0, 255} or counts.known.get(255, IGNORE) != IGNORE:
         return None
-    if tally.labels is not None and len(tally.labels.classes) > 2:
+    if counts.labels is not None and len(counts.labels.classes) > 2:
         return None
     why = "255 means 'does not count', so the second class would never be learnt. These lines make white class 1."
-    changes = {"values": {0: 0, 255: 1}, **_named_classes(tally, 2)}
-    files = tally.files_with([255])
-    mend = config_lines(tally.parts, changes)
-    return Finding("error", "black-and-white-masks", tally.where, "masks are black and white: 0 and 255", why, files,
+    changes = {"values": {0: 0, 255: 1}, **_named_classes(counts, 2)}
+    files = counts.files_with([255])
+    mend = config_lines(counts.parts, changes)
+    return Finding("error", "black-and-white-masks", counts.where, "masks are black and white: 0 and 255", why, files,
                    mend=mend)  # fmt: skip
 
 
-def mixed_black_and_white(tally: Tally) -> Finding | None:
+def mixed_black_and_white(counts: MaskCounts) -> Finding | None:
     """Some masks of 0 and 1, others of 0 and 255."""
-    if set(tally.values) != {0, 1, 255} or tally.known.get(255) != IGNORE or tally.known.get(1) != 1:
+    if set(counts.values) != {0, 1, 255} or counts.known.get(255) != IGNORE or counts.known.get(1) != 1:
         return None
-    ones = [mask.path for mask in tally.numbers if 1 in mask.values]
-    whites = [mask.path for mask in tally.numbers if 255 in mask.values]
+    ones = [mask.path for mask in counts.numbers if 1 in mask.values]
+    whites = [mask.path for mask in counts.numbers if 255 in mask.values]
     if not ones or not whites or set(ones) & set(whites):
         return None
     why = "No mask holds both, so 255 is probably the same class as 1, drawn by another tool, and not 'unknown'."
     what = f"{len(ones)} masks mark the class with 1, {len(whites)} with 255"
-    mend = config_lines(tally.parts, {"values": {0: 0, 1: 1, 255: 1}})
-    return Finding("warning", "mixed-black-and-white-masks", tally.where, what, why, whites, mend=mend)
+    mend = config_lines(counts.parts, {"values": {0: 0, 1: 1, 255: 1}})
+    return Finding("warning", "mixed-black-and-white-masks", counts.where, what, why, whites, mend=mend)
 
 
-def city_ids(tally: Tally) -> Finding | None:
+def city_ids(counts: MaskCounts) -> Finding | None:
     """Cityscapes' label ids where the 19 training ids are meant."""
-    classes = tally.labels.classes if tally.labels else ()
-    if not tally.unknown or classes[:3] != ("road", "sidewalk", "building") or len(classes) != 19:
+    classes = counts.labels.classes if counts.labels else ()
+    if not counts.unknown or classes[:3] != ("road", "sidewalk", "building") or len(classes) != 19:
         return None
-    if not set(tally.values) <= {*range(34), 255}:
+    if not set(counts.values) <= {*range(34), 255}:
         return None
     values = {value: CITYSCAPES_IDS.get(value, IGNORE) for value in [*range(34), 255]}
     why = (
         "The values are label ids (road is 7), not training ids (road is 0). "
         "Take the files *_gtFine_labelTrainIds.png, or these lines."
     )
-    mend = config_lines(tally.parts, {"values": values})
-    return Finding("error", "cityscapes-label-ids", tally.where, "masks hold Cityscapes' label ids", why,
-                   tally.files_with(tally.unknown), mend=mend)  # fmt: skip
+    mend = config_lines(counts.parts, {"values": values})
+    return Finding("error", "cityscapes-label-ids", counts.where, "masks hold Cityscapes' label ids", why,
+                   counts.files_with(counts.unknown), mend=mend)  # fmt: skip
 
 
-def instances(tally: Tally) -> Finding | None:
+def instances(counts: MaskCounts) -> Finding | None:
     """Masks that number objects: 1, 2, 3 ... as many as there are in each image."""
-    classes = tally.labels.classes if tally.labels else ()
-    if not tally.unknown or len(classes) != 2:
+    classes = counts.labels.classes if counts.labels else ()
+    if not counts.unknown or len(classes) != 2:
         return None
-    objects = [len(set(mask.values) - {0, 255}) for mask in tally.numbers]
-    counted = [set(mask.values) - {0, 255} == set(range(1, n + 1)) for mask, n in zip(tally.numbers, objects)]
+    objects = [len(set(mask.values) - {0, 255}) for mask in counts.numbers]
+    counted = [set(mask.values) - {0, 255} == set(range(1, n + 1)) for mask, n in zip(counts.numbers, objects)]
     if sum(counted) < 0.9 * len(counted) or len(set(objects)) < 2 or max(objects) < 2:
         return None
-    values = {value: int(value > 0) for value in sorted({0, *tally.values} - {255})}
+    values = {value: int(value > 0) for value in sorted({0, *counts.values} - {255})}
     why = "The values number the objects of each image. These lines make one class of them."
-    mend = config_lines(tally.parts, {"values": values})
-    return Finding("error", "instance-masks", tally.where, f"masks number objects, up to {max(objects)}", why,
-                   tally.files_with(tally.unknown), mend=mend)  # fmt: skip
+    mend = config_lines(counts.parts, {"values": values})
+    return Finding("error", "instance-masks", counts.where, f"masks number objects, up to {max(objects)}", why,
+                   counts.files_with(counts.unknown), mend=mend)  # fmt: skip
 
 
-def one_too_high(tally: Tally) -> Finding | None:
+def one_too_high(counts: MaskCounts) -> Finding | None:
     """Classes that start at 1, with 0 for what does not count, or without 0 at all."""
-    labels = tally.labels
-    if labels is None or labels.offset or labels.values is not None or tally.unknown != [len(labels.classes)]:
+    labels = counts.labels
+    if labels is None or labels.offset or labels.values is not None or counts.unknown != [len(labels.classes)]:
         return None
-    count, files = len(labels.classes), tally.files_with(tally.unknown)
-    mend = config_lines(tally.parts, {"offset": 1})
-    if 0 not in tally.values:
+    count, files = len(labels.classes), counts.files_with(counts.unknown)
+    mend = config_lines(counts.parts, {"offset": 1})
+    if 0 not in counts.values:
         why = f"No mask holds 0, so every value is one too high. These lines subtract 1: 1 is {labels.classes[0]!r}."
-        return Finding("error", "shifted-by-one", tally.where, f"values are 1 to {count}, not 0 to {count - 1}", why,
+        return Finding("error", "shifted-by-one", counts.where, f"values are 1 to {count}, not 0 to {count - 1}", why,
                        files, mend=mend)  # fmt: skip
-    other = config_lines(tally.parts, {"classes": ["background", *labels.classes]})
+    other = config_lines(counts.parts, {"classes": ["background", *labels.classes]})
     mend += "\n# or, when 0 is a class of its own:\n" + "\n".join(f"# {line}" for line in other.splitlines())
     why = (
         f"There are {count} classes and {count + 1} values. With these lines 0 does not count and 1 is the first class."
     )
-    return Finding("error", "off-by-one", tally.where, f"values are 0 to {count}, one more than classes", why, files,
+    return Finding("error", "off-by-one", counts.where, f"values are 0 to {count}, one more than classes", why, files,
                    mend=mend)  # fmt: skip
 
 
-def sparse(tally: Tally) -> Finding | None:
+def sparse(counts: MaskCounts) -> Finding | None:
     """As many values as classes, but not 0, 1, 2 ..."""
-    drawn = sorted(value for value in tally.values if tally.known.get(value) != IGNORE or value < 255)
-    classes = tally.labels.classes if tally.labels else ()
-    if not tally.unknown or len(drawn) != len(classes) or len(drawn) < 2:
+    drawn = sorted(value for value in counts.values if counts.known.get(value) != IGNORE or value < 255)
+    classes = counts.labels.classes if counts.labels else ()
+    if not counts.unknown or len(drawn) != len(classes) or len(drawn) < 2:
         return None
     why = (
         f"There are {len(drawn)} values and {len(classes)} classes, but the values are {_listed(drawn)}. "
         "These lines take them in their order: make sure that it is the classes'."
     )
-    mend = config_lines(tally.parts, {"values": {value: place for place, value in enumerate(drawn)}})
-    return Finding("error", "sparse-values", tally.where, "values are not 0, 1, 2 ...", why,
-                   tally.files_with(tally.unknown), mend=mend)  # fmt: skip
+    mend = config_lines(counts.parts, {"values": {value: place for place, value in enumerate(drawn)}})
+    return Finding("error", "sparse-values", counts.where, "values are not 0, 1, 2 ...", why,
+                   counts.files_with(counts.unknown), mend=mend)  # fmt: skip
 
 
-def out_of_range(tally: Tally) -> Finding | None:
+def out_of_range(counts: MaskCounts) -> Finding | None:
     """Values that are neither a class nor ignored."""
-    unknown = tally.unknown
+    unknown = counts.unknown
     if not unknown:
         return None
-    total = tally.values.total()
-    share = sum(tally.values[value] for value in unknown) / total
-    count = len(tally.labels.classes) if tally.labels else 0
+    total = counts.values.total()
+    share = sum(counts.values[value] for value in unknown) / total
+    count = len(counts.labels.classes) if counts.labels else 0
     what = f"values {_listed(unknown)} are none of the {count} classes ({share:.1%} of the pixels)"
     why = "Name their classes, map them with 'values', or let them not count, as these lines do."
     if max(unknown) > 255:
         why = "Values above 255 are usually ids of objects, not classes: look for another file beside it. " + why
-    ignored = sorted({*(tally.labels.ignore if tally.labels else ()), *unknown})
-    mend = config_lines(tally.parts, {"ignore": ignored}) if len(unknown) <= 64 else ""
-    return Finding("error", "labels-out-of-range", tally.where, what, why, tally.files_with(unknown), mend=mend)
+    ignored = sorted({*(counts.labels.ignore if counts.labels else ()), *unknown})
+    mend = config_lines(counts.parts, {"ignore": ignored}) if len(unknown) <= 64 else ""
+    return Finding("error", "labels-out-of-range", counts.where, what, why, counts.files_with(unknown), mend=mend)
 
 
-def needless_offset(tally: Tally) -> Finding | None:
+def needless_offset(counts: MaskCounts) -> Finding | None:
     """An offset of 1 for masks that start at 0 already."""
-    labels = tally.labels
-    if labels is None or labels.offset != 1 or not tally.values:
+    labels = counts.labels
+    if labels is None or labels.offset != 1 or not counts.values:
         return None
-    if tally.values[len(labels.classes)] or tally.values[0] < 0.1 * tally.values.total():
+    if counts.values[len(labels.classes)] or counts.values[0] < 0.1 * counts.values.total():
         return None
     why = (
-        f"With offset: 1 (reduce_zero_label), {tally.values[0] / tally.values.total():.0%} of the pixels do not count, "
-        f"and {labels.classes[-1]!r} never occurs: do the masks start at 0 already?"
+        f"With offset: 1 (reduce_zero_label), {counts.values[0] / counts.values.total():.0%} of the pixels do not "
+        f"count, and {labels.classes[-1]!r} never occurs: do the masks start at 0 already?"
     )
-    mend = config_lines(tally.parts, {"offset": 0})
-    return Finding("warning", "needless-offset", tally.where, "masks may start at 0, but 0 is left out", why, mend=mend)
+    mend = config_lines(counts.parts, {"offset": 0})
+    return Finding(
+        "warning", "needless-offset", counts.where, "masks may start at 0, but 0 is left out", why, mend=mend
+    )
 
 
-def guessed(tally: Tally) -> Finding | None:
+def guessed(counts: MaskCounts) -> Finding | None:
     """A specification for masks of which nobody said what they mean."""
-    drawn = sorted(set(tally.values) - {255})
+    drawn = sorted(set(counts.values) - {255})
     if not drawn:
         return None
     changes: dict[str, Any] = {"classes": [f"class_{place}" for place in range(len(drawn))]}
@@ -221,13 +226,13 @@ def guessed(tally: Tally) -> Finding | None:
         changes["values"] = {value: place for place, value in enumerate(drawn)}
     why = "No classes were given. These lines read every value as a class: put in their names."
     what = f"masks hold {len(drawn)} values: {_listed(drawn)}"
-    mend = config_lines(tally.parts, changes)
-    return Finding("note", "classes-unknown", tally.where, what, why, mend=mend)
+    mend = config_lines(counts.parts, changes)
+    return Finding("note", "classes-unknown", counts.where, what, why, mend=mend)
 
 
-def _named_classes(tally: Tally, count: int) -> dict[str, Any]:
+def _named_classes(counts: MaskCounts, count: int) -> dict[str, Any]:
     """Return classes to write where nobody named them."""
-    if tally.labels is not None and len(tally.labels.classes) == count:
+    if counts.labels is not None and len(counts.labels.classes) == count:
         return {}
     names = ["background", "foreground"] if count == 2 else [f"class_{place}" for place in range(count)]
     return {"classes": names}

@@ -37,10 +37,10 @@ class ClassMetric:
     def compute(self) -> dict[str, float]:
         """Return the means over classes, ``mKIND``, then ``KIND.NAME`` of each class; nan for what is absent."""
         columns = self.columns()
-        figures = {f"m{kind}": mean(values) for kind, values in columns.items()}
+        metrics = {f"m{kind}": float(mean(values)) for kind, values in columns.items()}
         for kind, values in columns.items():
-            figures |= {f"{kind}.{name}": value for name, value in zip(self.names(), values)}
-        return prefixed({name: self.scale * value for name, value in figures.items()}, self.field)
+            metrics |= {f"{kind}.{name}": float(value) for name, value in zip(self.names(), values)}
+        return prefixed({name: self.scale * value for name, value in metrics.items()}, self.field)
 
     def table(self) -> str:
         """Return the figures of every class, aligned; ``-`` marks a class that is absent."""

@@ -6,7 +6,7 @@ from io import BytesIO
 from typing import Any
 
 from segkernel.errors import DataError
-from segplug_datasets.extras import need
+from segplug_datasets.optional_deps import need
 from segplug_datasets.prepare.sources import SourceFile
 
 

@@ -77,7 +77,7 @@ class Comparison:
 
     def plain(self, most: int = 5) -> dict[str, Any]:
         """Return everything as plain values, percentages and None for what is absent."""
-        changes = [
+        changes: list[dict[str, Any]] = [
             {"name": n, "first": 100 * a, "second": 100 * b, "difference": 100 * (b - a)} for n, a, b in self.changes
         ]
         return {

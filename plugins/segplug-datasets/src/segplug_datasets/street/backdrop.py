@@ -106,9 +106,9 @@ def _facade(width: float, height: float, color: RGB, night: bool, rng: np.random
     )
     panes = rng.uniform(0.4, 1.1, (rows // storey + 2, columns // spacing + 2)).astype(np.float32)
     each = panes[np.arange(rows)[:, None] // storey, np.arange(columns)[None] // spacing]
-    glass = np.array(_glass(rng), np.float32) * each[..., None]
+    glass: np.ndarray = np.array(_glass(rng), np.float32) * each[..., None]
     if night:
-        glass = np.where((each > 0.85)[..., None], np.float32((900.0, 760.0, 420.0)), glass * np.float32(0.5))
+        glass = np.where((each > 0.85)[..., None], np.array((900.0, 760.0, 420.0), np.float32), glass * np.float32(0.5))
     frame = window & ((in_column < 1) | (in_column >= spacing * wide - 1))
     picture[window] = glass[window]
     picture[frame] = np.array(color, np.float32) * rng.uniform(0.6, 1.3)

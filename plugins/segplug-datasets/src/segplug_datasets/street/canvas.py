@@ -87,7 +87,7 @@ class Light:
     strength: float
     night: bool
 
-    def shade(self, color: Sequence[float], z: float = 0.0, face: float = 1.0) -> RGB:
+    def shade(self, color: Sequence[float] | np.ndarray, z: float = 0.0, face: float = 1.0) -> RGB:
         """Return ``color`` as seen over ``z`` metres, on a face that takes ``face`` of the light."""
         clear = math.exp(-z / self.reach)
         red, green, blue = (

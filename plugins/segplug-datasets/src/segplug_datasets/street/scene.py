@@ -10,8 +10,8 @@ from segkernel.image import opencv
 from segplug_datasets.street.backdrop import draw_sides, draw_skyline, draw_tree
 from segplug_datasets.street.canvas import Camera, Canvas, Light
 from segplug_datasets.street.ground import Street, paint_ground, paint_sky
+from segplug_datasets.street.objects import draw_car, draw_lamp, draw_person, draw_sign
 from segplug_datasets.street.textures import grain
-from segplug_datasets.street.things import draw_car, draw_lamp, draw_person, draw_sign
 
 Thing = tuple[float, Callable[[], None]]
 """A distance in metres, and what draws the thing."""

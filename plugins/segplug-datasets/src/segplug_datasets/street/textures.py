@@ -47,7 +47,7 @@ def crowns() -> list[np.ndarray]:
 
 
 def _crown(rng: np.random.Generator) -> np.ndarray:
-    y, x = np.mgrid[-1 : 1 : CROWN * 1j, -1 : 1 : CROWN * 1j].astype(np.float32)  # type: ignore[misc]
+    y, x = np.mgrid[-1 : 1 : CROWN * 1j, -1 : 1 : CROWN * 1j].astype(np.float32)
     body = np.full((CROWN, CROWN), -1.0, np.float32)
     light = np.zeros((CROWN, CROWN), np.float32)
     for _ in range(int(rng.integers(7, 13))):

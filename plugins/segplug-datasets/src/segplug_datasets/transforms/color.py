@@ -32,7 +32,7 @@ class PhotoMetricDistortion:
     """
 
     needs: ClassVar[int] = 0
-    conformance: ClassVar = ({}, {"on_device": True})
+    conformance: ClassVar[Any] = ({}, {"on_device": True})
 
     def __init__(
         self,

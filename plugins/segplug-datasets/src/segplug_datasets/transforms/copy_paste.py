@@ -60,7 +60,7 @@ class CopyPaste(Mixing):
         if instances is not None:
             wanted = [n for n in range(instances.shape[2]) if self._wanted(labels, instances[..., n])]
             chosen = self._chosen(wanted, rng)
-            other, mask = with_objects(other, np.array(chosen, np.intp)), instances[..., chosen].any(2)
+            other, mask = with_objects(other, np.array(chosen, np.intp)), np.asarray(instances[..., chosen].any(2))
         else:
             mask = np.zeros(labels.shape, bool)
             for place, components, number in self._chosen(self._regions(labels), rng):

@@ -74,7 +74,8 @@ class Distortion:
         images = (images * column([step.contrast for step in drawn])).clamp(0, 255).floor()
         turning = [index for index, step in enumerate(drawn) if step.turns]
         if turning:
-            saturation = column([1 if drawn[i].saturation is None else drawn[i].saturation for i in turning])
+            factors = [drawn[i].saturation for i in turning]
+            saturation = column([1.0 if factor is None else factor for factor in factors])
             images[turning] = _turned(images[turning], saturation, column([drawn[i].hue or 0 for i in turning]))
         return (images * column([step.contrast_after for step in drawn])).clamp(0, 255).floor()
 

@@ -61,7 +61,7 @@ class RandomCrop:
     def _is_varied(self, labels: np.ndarray) -> bool:
         counts = opencv().calcHist([labels], [0], None, [256], [0, 256]).ravel()
         counts[self.ignore_index] = 0
-        return np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < self.cat_max_ratio
+        return bool(np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < self.cat_max_ratio)
 
 
 class CenterCrop:
@@ -111,9 +111,10 @@ class RandomFlip:
         self.probs = [prob / count] * count if isinstance(prob, int | float) else list(prob)
         if len(self.probs) != count or min(self.probs) < 0 or sum(self.probs) > 1 + 1e-9:
             raise UsageError(f"RandomFlip cannot share prob {prob} among {count} directions")
-        self._swap = np.arange(256, dtype=np.uint8) if swap_seg_labels else None
+        swap = np.arange(256, dtype=np.uint8)
         for left, right in swap_seg_labels:
-            self._swap[[left, right]] = right, left
+            swap[[left, right]] = right, left
+        self._swap = swap if swap_seg_labels else None
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
         place = int(np.searchsorted(np.cumsum(self.probs), rng.random(), side="right"))

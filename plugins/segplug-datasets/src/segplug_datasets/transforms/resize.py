@@ -122,8 +122,8 @@ class RandomResize:
         ratio_range: tuple[float, float] | None = None,
         keep_ratio: bool = False,
     ) -> None:
-        first = scale[0]
-        self.scales = tuple(map(_pair, (scale,) if isinstance(first, int) else scale))
+        scales = [scale] if isinstance(scale[0], int) else scale
+        self.scales = tuple(_pair(one) for one in scales)  # type: ignore[arg-type]  # one pair, or several
         if (ratio_range is None) == (len(self.scales) == 1) or len(self.scales) > 2:
             raise UsageError("RandomResize needs one 'scale' with 'ratio_range', or two scales without")
         self.ratio_range, self.keep_ratio = ratio_range, keep_ratio

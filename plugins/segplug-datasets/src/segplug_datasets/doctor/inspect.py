@@ -8,7 +8,7 @@ from typing import Any
 
 from segkernel.errors import DataError
 from segplug_datasets.doctor.parts import Part
-from segplug_datasets.doctor.probe import ImageLook, Pair, Probe, examine, examine_sample
+from segplug_datasets.doctor.sample_info import ImageInfo, Pair, SampleInfo, inspect_pair, inspect_sample
 from segplug_datasets.parallel import in_processes
 
 FEW = 32
@@ -21,9 +21,9 @@ Task = tuple[int, int, list[Pair]]
 """Number of the set, number of the first sample, and some samples from there on."""
 
 
-def look(
+def inspect(
     parts: Sequence[Part], workers: int | None = None, progress: Callable[[int], object] = lambda count: None
-) -> list[tuple[Part, list[Probe]]]:
+) -> list[tuple[Part, list[SampleInfo]]]:
     """Return every set with what was seen of its samples, in their order.
 
     Args:
@@ -39,12 +39,12 @@ def look(
     datasets = {number: part.dataset for number, part in enumerate(parts) if part.dataset is not None}
     workers = _processors() if workers is None else workers
     alone = workers < 1 or sum(len(part.pairs) for part in parts) <= FEW
-    seen: dict[tuple[int, int], list[Probe]] = {}
-    for place, probes in _in_processes(tasks, datasets, 0 if alone else workers):
-        seen[place] = probes
-        progress(len(probes))
+    seen: dict[tuple[int, int], list[SampleInfo]] = {}
+    for place, samples in _in_processes(tasks, datasets, 0 if alone else workers):
+        seen[place] = samples
+        progress(len(samples))
     return [
-        (part, [probe for start in range(0, len(part.pairs), CHUNK) for probe in seen[number, start]])
+        (part, [sample for start in range(0, len(part.pairs), CHUNK) for sample in seen[number, start]])
         for number, part in enumerate(parts)
     ]
 
@@ -55,36 +55,36 @@ def _processors() -> int:
 
 def _in_processes(
     tasks: Sequence[Task], datasets: Mapping[int, Any], workers: int
-) -> Iterator[tuple[tuple[int, int], list[Probe]]]:
+) -> Iterator[tuple[tuple[int, int], list[SampleInfo]]]:
     """Yield tasks as they are done; those during which a process died are tried again, one sample at a time."""
     lost = {(number, start): pairs for number, start, pairs in tasks}
     try:
-        for place, probes in in_processes(_examined, datasets, tasks, workers):
+        for place, samples in in_processes(_examined, datasets, tasks, workers):
             del lost[place]
-            yield place, probes
+            yield place, samples
     except DataError:
         for (number, start), pairs in lost.items():
             yield (number, start), [_survived((number, start, [pair]), datasets) for pair in pairs]
 
 
-def _survived(task: Task, datasets: Mapping[int, Any]) -> Probe:
+def _survived(task: Task, datasets: Mapping[int, Any]) -> SampleInfo:
     """Look at one sample in a process of its own, which may die of it."""
     pair = task[2][0]
     try:
         return next(iter(in_processes(_examined, datasets, [task], 1)))[1][0]
     except DataError:
-        return Probe(pair.name, ImageLook(pair.image), None, "reading it ended the process: a damaged file?")
+        return SampleInfo(pair.name, ImageInfo(pair.image), None, "reading it ended the process: a damaged file?")
 
 
-def _examined(datasets: Mapping[int, Any], task: Task) -> tuple[tuple[int, int], list[Probe]]:
+def _examined(datasets: Mapping[int, Any], task: Task) -> tuple[tuple[int, int], list[SampleInfo]]:
     number, start, pairs = task
     dataset = datasets.get(number)
-    return (number, start), [examine(pair) if pair.index is None else _asked(dataset, pair) for pair in pairs]
+    return (number, start), [inspect_pair(pair) if pair.index is None else _asked(dataset, pair) for pair in pairs]
 
 
-def _asked(dataset: Any, pair: Pair) -> Probe:
+def _asked(dataset: Any, pair: Pair) -> SampleInfo:
     try:
         sample = dataset[pair.index]
     except (DataError, OSError) as error:
         sample = error if isinstance(error, DataError) else DataError(str(error))
-    return examine_sample(pair, sample)
+    return inspect_sample(pair, sample)

@@ -18,7 +18,6 @@ from segkernel import image
 from segkernel.errors import UsageError
 from segkernel.interfaces.data import IGNORE, Color, LabelSpec, Task
 from segkernel.sample import DepthMap, LabelMap, Sample, WeightMap
-from segplug_datasets.beside import FieldFiles, ReadLabels, ReadNumbers, by_field
 from segplug_datasets.example import write_example
 from segplug_datasets.filelist import FileList
 from segplug_datasets.folders import Folders
@@ -38,6 +37,7 @@ from segplug_datasets.listing import (
 from segplug_datasets.mapping import Metainfo as Metainfo
 from segplug_datasets.mapping import choose_classes as choose_classes
 from segplug_datasets.multilabel import ClassFiles, ReadBits, multilabel_spec
+from segplug_datasets.side_fields import FieldFiles, ReadLabels, ReadNumbers, by_field
 
 
 class ListedFiles(Labelled):
@@ -272,8 +272,8 @@ class FolderDataset(PairedFiles):
         folders = {name: _label_folder(given) for name, given in by_field(masks, SEG).items()}
         if folders and SEG not in folders:
             hint = "set task: multilabel where they are one for each class"
-            names = ", ".join(folders)
-            raise UsageError(f"one of the label folders in 'masks' is called {SEG!r}; there are {names}; {hint}")
+            there = ", ".join(folders)
+            raise UsageError(f"one of the label folders in 'masks' is called {SEG!r}; there are {there}; {hint}")
         readers = {name: _reader(whole, folder) for name, folder in folders.items()}
         main = folders.pop(SEG, None)
         reader = readers.get(SEG) or (LabelReader(labels) if labels else label_reader(whole))
@@ -282,34 +282,47 @@ class FolderDataset(PairedFiles):
             root / main["path"] if main else None,
             reader.labels,
             image_suffix or IMAGE_SUFFIXES,
-            (main or {}).get("mask_suffix", mask_suffix),
+            main.get("mask_suffix", mask_suffix) if main else mask_suffix,
             root / split if split is not None else None,
             reader.colors,
             indices,
             root,
         )
         self.specs = {name: reader.labels for name, reader in readers.items()} or ({SEG: labels} if labels else {})
-        self._beside: list[FieldFiles | ClassFiles] = []
-        self._beside += [self._field(name, root, readers[name], folders[name], mask_suffix) for name in folders]
+        self._side_fields: list[FieldFiles | ClassFiles] = []
+        self._side_fields += [self._field(name, root, readers[name], folders[name], mask_suffix) for name in folders]
         weighted = by_field(weights, WEIGHT) | _own_weights({SEG: main, **folders} if main else folders)
-        numbers = [
+        numbers: list[tuple[str, str | Path, str, ReadNumbers]] = [
             (name, place, weight_suffix, ReadNumbers(WeightMap, weight_scale)) for name, place in weighted.items()
         ]
         if depth is not None:
             numbers.append(("depth", depth, depth_suffix, ReadNumbers(DepthMap, depth_scale)))
         names = [name for name, _, _ in self._files]
-        self._beside += [FieldFiles(field, root / place, suffix, names, read) for field, place, suffix, read in numbers]
-        if labels and isinstance(planes, Mapping):
-            each = {name: root / str(place) for name, place in planes.items()}
-            self._beside.insert(0, ClassFiles(labels, each, mask_suffix, names, values))
-        elif labels and planes is not None:
-            self._beside.insert(0, FieldFiles(SEG, root / planes, mask_suffix, names, ReadBits(labels)))
+        for field, place, suffix, read in numbers:
+            self._side_fields.append(FieldFiles(field, root / place, suffix, names, read))
+        if labels and planes is not None:
+            self._side_fields.insert(0, self._classes(labels, planes, root, names, mask_suffix, values))
 
     def __getitem__(self, index: int) -> Sample:
         sample = super().__getitem__(index)
-        for field in self._beside:
+        for field in self._side_fields:
             field.add(sample, index)
         return sample
+
+    @staticmethod
+    def _classes(
+        labels: LabelSpec,
+        given: str | Path | Mapping[str, str | LabelFolder],
+        root: Path,
+        names: Sequence[str],
+        suffix: str,
+        values: Mapping[int, int] | None,
+    ) -> FieldFiles | ClassFiles:
+        """Return the label files of task multilabel: a folder for each class, or one of files with a bit for each."""
+        if isinstance(given, Mapping):
+            folders = {name: root / str(place) for name, place in given.items()}
+            return ClassFiles(labels, folders, suffix, names, values)
+        return FieldFiles(SEG, root / given, suffix, names, ReadBits(labels))
 
     def _field(self, field: str, root: Path, reader: LabelReader, folder: LabelFolder, mask_suffix: str) -> FieldFiles:
         names, suffix = [name for name, _, _ in self._files], folder.get("mask_suffix", mask_suffix)

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 
 from segkernel.interfaces.data import IGNORE, Color, LabelSpec
 from segplug_datasets.doctor.parts import Part
-from segplug_datasets.doctor.probe import MaskLook, Probe
+from segplug_datasets.doctor.sample_info import MaskInfo, SampleInfo
 
-Looked = Sequence[tuple[Part, Sequence[Probe]]]
+Inspected = Sequence[tuple[Part, Sequence[SampleInfo]]]
 """Sets with what was seen of their samples, in their order."""
 
 
 @dataclass
-class Tally:
+class MaskCounts:
     """What the masks of some sets hold.
 
     Args:
@@ -28,7 +28,7 @@ class Tally:
     """
 
     parts: list[Part]
-    masks: list[MaskLook]
+    masks: list[MaskInfo]
     labels: LabelSpec | None
     values: Counter[int] = field(default_factory=Counter)
     colors: Counter[Color] = field(default_factory=Counter)
@@ -45,7 +45,7 @@ class Tally:
         return sorted(value for value in self.values if value not in self.known)
 
     @property
-    def numbers(self) -> list[MaskLook]:
+    def numbers(self) -> list[MaskInfo]:
         """The masks of numbers."""
         return [mask for mask in self.masks if mask.values and not mask.classes]
 
@@ -55,16 +55,16 @@ class Tally:
         return [mask.path for mask in self.numbers if not wanted.isdisjoint(mask.values)]
 
 
-def tallies(looked: Looked) -> Iterator[Tally]:
+def count_masks(inspected: Inspected) -> Iterator[MaskCounts]:
     """Yield a tally for each label specification among the sets."""
-    groups: list[Tally] = []
-    for part, probes in looked:
+    groups: list[MaskCounts] = []
+    for part, samples in inspected:
         group = next((g for g in groups if g.labels == part.labels and g.parts[0].colors == part.colors), None)
         if group is None:
-            group = Tally([], [], part.labels, known=meaning(part.labels))
+            group = MaskCounts([], [], part.labels, known=meaning(part.labels))
             groups.append(group)
         group.parts.append(part)
-        group.masks += [probe.mask for probe in probes if probe.mask is not None and not probe.mask.error]
+        group.masks += [sample.mask for sample in samples if sample.mask is not None and not sample.mask.error]
     for group in groups:
         for mask in group.masks:
             if not mask.classes:
@@ -87,7 +87,7 @@ def meaning(labels: LabelSpec | None) -> dict[int, int]:
     return {place + labels.offset: place for place in range(len(labels.classes))} | known
 
 
-def pixels_per_class(mask: MaskLook, part: Part) -> Counter[int]:
+def pixels_per_class(mask: MaskInfo, part: Part) -> Counter[int]:
     """Return the pixels of each class id, and of `IGNORE`; values that mean nothing are left out."""
     found: Counter[int] = Counter()
     known = None if mask.classes else meaning(part.labels)

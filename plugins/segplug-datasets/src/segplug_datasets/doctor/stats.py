@@ -1,7 +1,7 @@
-"""Figures of a data set: mean and deviation per band, pixels per class, sizes, and weights against imbalance.
+"""Statistics of a data set: mean and deviation per band, pixels per class, sizes, and weights against imbalance.
 
-figures = measure(look(parts))
-print(figures[0].mean, figures[0].std, class_weights(figures[0])["median_frequency"])
+stats = measure(inspect(parts))
+print(stats[0].mean, stats[0].std, class_weights(stats[0])["median_frequency"])
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 from segkernel.cli import table
 from segkernel.errors import DataError
 from segkernel.interfaces.data import IGNORE
+from segplug_datasets.doctor.counts import Inspected, pixels_per_class
 from segplug_datasets.doctor.findings import to_yaml
 from segplug_datasets.doctor.pictures import is_sound
-from segplug_datasets.doctor.probe import ImageLook, Probe
-from segplug_datasets.doctor.tally import Looked, pixels_per_class
+from segplug_datasets.doctor.sample_info import ImageInfo, SampleInfo
 
 
 @dataclass
-class Figures:
+class DatasetStats:
     """What was measured on one set.
 
     Args:
@@ -62,51 +62,51 @@ class Figures:
         return self.pixels[class_id] / self.counted if self.counted else 0.0
 
 
-def measure(looked: Looked) -> list[Figures]:
+def measure(inspected: Inspected) -> list[DatasetStats]:
     """Return the figures of each set; samples that cannot be used are counted and left out.
 
     Raises:
         DataError: When images of one set differ in their number of bands, or none can be read.
     """
-    groups: dict[str, list[tuple[Any, Probe]]] = defaultdict(list)
+    groups: dict[str, list[tuple[Any, SampleInfo]]] = defaultdict(list)
     classes: dict[str, tuple[str, ...]] = {}
-    for part, probes in looked:
+    for part, samples in inspected:
         classes.setdefault(part.set, part.labels.classes if part.labels else ())
-        groups[part.set] += [(part, probe) for probe in probes]
+        groups[part.set] += [(part, sample) for sample in samples]
         if part.problem:
             raise DataError(part.problem)
     return [_measured(name, classes[name], samples) for name, samples in groups.items()]
 
 
-def _measured(name: str, classes: tuple[str, ...], samples: Sequence[tuple[Any, Probe]]) -> Figures:
-    figures = Figures(name, classes)
-    sound = [(part, probe) for part, probe in samples if is_sound(probe)]
-    figures.images, figures.unreadable = len(sound), len(samples) - len(sound)
+def _measured(name: str, classes: tuple[str, ...], samples: Sequence[tuple[Any, SampleInfo]]) -> DatasetStats:
+    stats = DatasetStats(name, classes)
+    sound = [(part, sample) for part, sample in samples if is_sound(sample)]
+    stats.images, stats.unreadable = len(sound), len(samples) - len(sound)
     if not sound:
         raise DataError(f"no sample of {name} can be read: seg-kernel data check says why")
-    figures.mean, figures.std = _spread([probe.image for _, probe in sound])
-    figures.heights = [probe.image.size[0] for _, probe in sound]
-    figures.widths = [probe.image.size[1] for _, probe in sound]
-    for part, probe in sound:
-        if probe.mask is None:
+    stats.mean, stats.std = _spread([sample.image for _, sample in sound])
+    stats.heights = [sample.image.size[0] for _, sample in sound]
+    stats.widths = [sample.image.size[1] for _, sample in sound]
+    for part, sample in sound:
+        if sample.mask is None:
             continue
-        found = pixels_per_class(probe.mask, part)
+        found = pixels_per_class(sample.mask, part)
         counted = found.total() - found[IGNORE]
-        figures.pixels.update(found)
+        stats.pixels.update(found)
         for class_id in set(found) - {IGNORE}:
-            figures.images_with[class_id] += 1
-            figures.pixels_with[class_id] += counted
-    return figures
+            stats.images_with[class_id] += 1
+            stats.pixels_with[class_id] += counted
+    return stats
 
 
-def _spread(looks: Sequence[ImageLook]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _spread(infos: Sequence[ImageInfo]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and deviation per band from the images' sums: whole numbers, so nothing is lost on the way."""
-    bands = {len(look.sums) for look in looks}
+    bands = {len(info.sums) for info in infos}
     if len(bands) > 1:
         raise DataError(f"images have {' or '.join(map(str, sorted(bands)))} bands: one set has one number of them")
-    count = sum(look.size[0] * look.size[1] for look in looks)
-    sums = [sum(values) for values in zip(*(look.sums for look in looks))]
-    squares = [sum(values) for values in zip(*(look.squares for look in looks))]
+    count = sum(info.size[0] * info.size[1] for info in infos)
+    sums = [sum(values) for values in zip(*(info.sums for info in infos))]
+    squares = [sum(values) for values in zip(*(info.squares for info in infos))]
     mean = tuple(total / count for total in sums)
     variance = [(count * square - total * total) / (count * count) for total, square in zip(sums, squares)]
     return mean, tuple(math.sqrt(max(value, 0.0)) for value in variance)
@@ -119,7 +119,7 @@ BETA = 0.999
 """Of the effective number; Cui et al. try 0.9 to 0.9999."""
 
 
-def class_weights(figures: Figures) -> dict[str, list[float]]:
+def class_weights(stats: DatasetStats) -> dict[str, list[float]]:
     """Return weights per class, by the name of the rule; 1 for a class that never occurs.
 
     - ``inverse_sqrt``: 1 / sqrt(share of the pixels), scaled to a mean of 1.
@@ -130,19 +130,19 @@ def class_weights(figures: Figures) -> dict[str, list[float]]:
       count samples, so n is the number of images that hold the class: of pixels there are so many that all
       weights would be equal.
     """
-    present = [i for i in range(len(figures.classes)) if figures.pixels[i]]
+    present = [i for i in range(len(stats.classes)) if stats.pixels[i]]
     if not present:
         return {}
-    share = {i: figures.share(i) for i in present}
-    frequency = {i: figures.pixels[i] / figures.pixels_with[i] for i in present}
+    share = {i: stats.share(i) for i in present}
+    frequency = {i: stats.pixels[i] / stats.pixels_with[i] for i in present}
     median = statistics.median(frequency.values())
     rules = {
         "inverse_sqrt": _scaled({i: share[i] ** -0.5 for i in present}),
         "median_frequency": {i: median / frequency[i] for i in present},
         "enet": {i: 1 / math.log(1.02 + share[i]) for i in present},
-        "effective_number": _scaled({i: (1 - BETA) / (1 - BETA ** figures.images_with[i]) for i in present}),
+        "effective_number": _scaled({i: (1 - BETA) / (1 - BETA ** stats.images_with[i]) for i in present}),
     }
-    every = range(len(figures.classes))
+    every = range(len(stats.classes))
     return {name: [round(weights.get(i, 1.0), 4) for i in every] for name, weights in rules.items()}
 
 
@@ -154,43 +154,41 @@ def _scaled(weights: Mapping[int, float]) -> dict[int, float]:
 # ---------------------------------------------------------------- output
 
 
-def as_dict(figures: Figures) -> dict[str, Any]:
+def as_dict(stats: DatasetStats) -> dict[str, Any]:
     """Return the figures of one set as JSON would hold them."""
-    every = range(len(figures.classes))
+    every = range(len(stats.classes))
     return {
-        "set": figures.set,
-        "images": figures.images,
-        "unreadable": figures.unreadable,
-        "mean": list(figures.mean),
-        "std": list(figures.std),
-        "height": _range(figures.heights),
-        "width": _range(figures.widths),
-        "aspect": _range([w / h for w, h in zip(figures.widths, figures.heights)]),
-        "ignored_pixels": figures.pixels[IGNORE],
+        "set": stats.set,
+        "images": stats.images,
+        "unreadable": stats.unreadable,
+        "mean": list(stats.mean),
+        "std": list(stats.std),
+        "height": _range(stats.heights),
+        "width": _range(stats.widths),
+        "aspect": _range([w / h for w, h in zip(stats.widths, stats.heights)]),
+        "ignored_pixels": stats.pixels[IGNORE],
         "classes": [
             {
-                "name": figures.classes[i],
-                "pixels": figures.pixels[i],
-                "share": figures.share(i),
-                "images": figures.images_with[i],
+                "name": stats.classes[i],
+                "pixels": stats.pixels[i],
+                "share": stats.share(i),
+                "images": stats.images_with[i],
             }
             for i in every
         ],
-        "class_weight": class_weights(figures),
+        "class_weight": class_weights(stats),
     }
 
 
-def as_text(figures: Figures) -> str:
+def as_text(stats: DatasetStats) -> str:
     """Return the figures of one set for a person."""
-    facts = as_dict(figures)
-    left_out = f", {figures.unreadable} left out" if figures.unreadable else ""
+    facts = as_dict(stats)
+    left_out = f", {stats.unreadable} left out" if stats.unreadable else ""
     sizes = "  ".join(f"{name} {_shown(facts[name])}" for name in ("height", "width", "aspect"))
-    lines = [f"{figures.set}: {figures.images} images{left_out}", f"sizes (min, median, max)  {sizes}", ""]
-    bands = [
-        (str(band), f"{mean:.3f}", f"{std:.3f}") for band, (mean, std) in enumerate(zip(figures.mean, figures.std))
-    ]
+    lines = [f"{stats.set}: {stats.images} images{left_out}", f"sizes (min, median, max)  {sizes}", ""]
+    bands = [(str(band), f"{mean:.3f}", f"{std:.3f}") for band, (mean, std) in enumerate(zip(stats.mean, stats.std))]
     lines.append(table([("band", "mean", "std"), *bands]))
-    if figures.pixels:
+    if stats.pixels:
         lines += ["", table(_class_rows(facts))]
     return "\n".join(lines)
 
@@ -209,11 +207,11 @@ def _class_rows(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-def config_lines(figures: Figures, rule: str = "median_frequency") -> str:
+def config_lines(stats: DatasetStats, rule: str = "median_frequency") -> str:
     """Return the lines of a config that normalise by these figures and weight classes by a rule."""
-    preprocess = {"mean": [round(v, 3) for v in figures.mean], "std": [round(v, 3) or 1.0 for v in figures.std]}
+    preprocess = {"mean": [round(v, 3) for v in stats.mean], "std": [round(v, 3) or 1.0 for v in stats.std]}
     lines = to_yaml({"data": {"preprocess": preprocess}})
-    weights = class_weights(figures)
+    weights = class_weights(stats)
     if not weights:
         return lines
     others = "\n".join(f"#     {name}: {values}" for name, values in weights.items() if name != rule)

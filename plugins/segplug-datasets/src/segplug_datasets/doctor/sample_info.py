@@ -45,7 +45,7 @@ class Pair:
 
 
 @dataclass
-class Look:
+class FileInfo:
     """What one file is.
 
     Args:
@@ -64,7 +64,7 @@ class Look:
 
 
 @dataclass
-class ImageLook(Look):
+class ImageInfo(FileInfo):
     """What an image is.
 
     Args:
@@ -83,7 +83,7 @@ class ImageLook(Look):
 
 
 @dataclass
-class MaskLook(Look):
+class MaskInfo(FileInfo):
     """What a mask is.
 
     Args:
@@ -102,75 +102,75 @@ class MaskLook(Look):
 
 
 @dataclass
-class Probe:
+class SampleInfo:
     """What one sample is; ``mask`` is None where it has none, ``error`` says why the data set refused it."""
 
     name: str
-    image: ImageLook
-    mask: MaskLook | None = None
+    image: ImageInfo
+    mask: MaskInfo | None = None
     error: str = ""
 
 
-def examine(pair: Pair) -> Probe:
+def inspect_pair(pair: Pair) -> SampleInfo:
     """Look at the files of a sample; nothing is raised for what is wrong with them."""
-    return Probe(pair.name, look_at_image(pair.image), None if pair.mask is None else look_at_mask(pair.mask))
+    return SampleInfo(pair.name, inspect_image(pair.image), None if pair.mask is None else inspect_mask(pair.mask))
 
 
-def look_at_image(path: str) -> ImageLook:
+def inspect_image(path: str) -> ImageInfo:
     """Read an image as training would, and describe it."""
-    look = ImageLook(path)
-    _read_header(look)
-    if look.error:
-        return look
+    info = ImageInfo(path)
+    _read_header(info)
+    if info.error:
+        return info
     try:
-        _describe_image(look, image.read(path))
+        _describe_image(info, image.read(path))
     except DataError as error:
-        look.error = _plain(error)
-    look.header = replace(look.header, palette=())
-    return look
+        info.error = _plain(error)
+    info.header = replace(info.header, palette=())
+    return info
 
 
-def look_at_mask(path: str) -> MaskLook:
+def inspect_mask(path: str) -> MaskInfo:
     """Read a mask as training would, and count its values."""
-    look = MaskLook(path)
-    _read_header(look)
-    if look.error:
-        return look
+    info = MaskInfo(path)
+    _read_header(info)
+    if info.error:
+        return info
     try:
-        _count(look, image.read_mask(path))
+        _count(info, image.read_mask(path))
     except DataError as error:
-        look.error = _plain(error)
-    palette = look.header.palette
-    look.palette = {value: palette[value] for value in look.values if value < len(palette)}
-    look.header = replace(look.header, palette=())
-    return look
+        info.error = _plain(error)
+    palette = info.header.palette
+    info.palette = {value: palette[value] for value in info.values if value < len(palette)}
+    info.header = replace(info.header, palette=())
+    return info
 
 
-def examine_sample(pair: Pair, sample: Sample | DataError) -> Probe:
+def inspect_sample(pair: Pair, sample: Sample | DataError) -> SampleInfo:
     """Describe a sample that a data set gave, or refused to give."""
-    probe = Probe(pair.name, ImageLook(pair.image, asked=True))
+    info = SampleInfo(pair.name, ImageInfo(pair.image, asked=True))
     if isinstance(sample, DataError):
-        probe.error = str(sample)
-        return probe
-    probe.image.path = str(sample.meta.get("path", pair.image))
-    if Path(probe.image.path).is_file():
-        _read_header(probe.image)
-        probe.image.error = ""
-    _describe_image(probe.image, sample.image)
+        info.error = str(sample)
+        return info
+    info.image.path = str(sample.meta.get("path", pair.image))
+    if Path(info.image.path).is_file():
+        _read_header(info.image)
+        info.image.error = ""
+    _describe_image(info.image, sample.image)
     labels = sample.get("seg")
     if labels is not None:
-        probe.mask = MaskLook(str(sample.meta.get("mask_path", pair.image)), size=sample.size, classes=True)
-        _count(probe.mask, labels.array)
-    return probe
+        info.mask = MaskInfo(str(sample.meta.get("mask_path", pair.image)), size=sample.size, classes=True)
+        _count(info.mask, labels.array)
+    return info
 
 
-def _read_header(look: Look) -> None:
+def _read_header(info: FileInfo) -> None:
     try:
-        look.header = read_header(Path(look.path).read_bytes())
+        info.header = read_header(Path(info.path).read_bytes())
     except FileNotFoundError:
-        look.error = "no such file"
+        info.error = "no such file"
     except OSError as error:
-        look.error = f"cannot be read: {error.strerror or error}"
+        info.error = f"cannot be read: {error.strerror or error}"
 
 
 def _plain(error: DataError) -> str:
@@ -178,13 +178,13 @@ def _plain(error: DataError) -> str:
     return str(error).removeprefix(f"{error.path}: ").splitlines()[0]
 
 
-def _describe_image(look: ImageLook, pixels: np.ndarray) -> None:
+def _describe_image(info: ImageInfo, pixels: np.ndarray) -> None:
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
-    look.size = pixels.shape[0], pixels.shape[1]
-    look.digest = _digest(pixels)
-    look.grey = pixels.shape[2] < 3 or bool((pixels[..., :1] == pixels[..., 1:3]).all())
-    look.thumbnail = _thumbnail(pixels)
-    look.sums, look.squares = moments(pixels)
+    info.size = pixels.shape[0], pixels.shape[1]
+    info.digest = _digest(pixels)
+    info.grey = pixels.shape[2] < 3 or bool((pixels[..., :1] == pixels[..., 1:3]).all())
+    info.thumbnail = _thumbnail(pixels)
+    info.sums, info.squares = moments(pixels)
 
 
 def moments(pixels: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -226,20 +226,20 @@ def _thumbnail(pixels: np.ndarray) -> bytes:
     return grey.round().astype(np.uint8).tobytes() if 2 <= grey.std() < 128 else b""
 
 
-def _count(look: MaskLook, raw: np.ndarray) -> None:
-    look.size = raw.shape[0], raw.shape[1]
-    look.digest = _digest(raw)
+def _count(info: MaskInfo, raw: np.ndarray) -> None:
+    info.size = raw.shape[0], raw.shape[1]
+    info.digest = _digest(raw)
     if raw.ndim == 3 and (raw == raw[..., :1]).all():  # greys saved in colour are read as numbers
         raw = raw[..., 0]
     if raw.ndim == 2:
-        look.values = dict(_counted(raw))
+        info.values = dict(_counted(raw))
         return
     codes = raw.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1]) if raw.max(initial=0) < 256 else _reduced(raw)
     values, counts = np.unique(codes, return_counts=True)
-    look.distinct = len(values)
+    info.distinct = len(values)
     for place in np.argsort(-counts, kind="stable")[:MOST_COLORS].tolist():
         value = int(values[place])
-        look.colors[value >> 16, value >> 8 & 255, value & 255] = int(counts[place])
+        info.colors[value >> 16, value >> 8 & 255, value & 255] = int(counts[place])
 
 
 def _counted(raw: np.ndarray) -> Mapping[int, int]:
