@@ -108,7 +108,7 @@ def data(sets: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def diagnose(config: Any) -> Any:
-    return doctor.check(doctor.look(doctor.parts_of_config(config)))
+    return doctor.check(doctor.inspect(doctor.parts_of_config(config)))
 
 
 @pytest.mark.parametrize("sets", KNOWN, ids=lambda sets: sets.__name__)
@@ -167,7 +167,7 @@ def test_the_pixels_of_camvid() -> None:
     from segplug_datasets.doctor.stats import measure
 
     config = {"data": {"train": data(camvid)["data"]["train"]}}
-    (figures,) = measure(doctor.look(doctor.parts_of_config(config)))
+    (figures,) = measure(doctor.inspect(doctor.parts_of_config(config)))
     assert figures.images == 367
     assert figures.pixels.total() == 367 * 360 * 480
     assert figures.pixels[0] == 10_682_767

@@ -14,8 +14,8 @@ from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import LabelSpec
 from segkernel.sample import Crop, Flip, MultiLabelMap, Pad, Resize, collate
 from segplug_datasets.concat import MappedDataset
-from segplug_datasets.doctor.counts import tallies
-from segplug_datasets.doctor.inspect import look
+from segplug_datasets.doctor.counts import count_masks
+from segplug_datasets.doctor.inspect import inspect
 from segplug_datasets.doctor.parts import parts_of_config
 from segplug_datasets.doctor.values import check_values
 from segplug_datasets.mapping import choose_classes
@@ -183,7 +183,7 @@ def test_the_doctor_knows_the_background_and_leaves_several_labels_alone(tmp_pat
     codes = []
     for spec in ({**plain, "background": "rest"}, plain):
         parts = parts_of_config({"data": {"train": spec}})
-        codes.append({finding.kind for tally in tallies(look(parts, 0)) for finding in check_values(tally)})
+        codes.append({finding.kind for counts in count_masks(inspect(parts, 0)) for finding in check_values(counts)})
     assert codes[0] == set()
     assert codes[1]
     data = {"task": "multilabel", "train": {**common, "masks": {"crack": "crack"}}}
