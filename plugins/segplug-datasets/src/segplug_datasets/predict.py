@@ -90,8 +90,8 @@ def predict_images(
             _write_labels(labels, name, prediction, predictor)
         if pictures or show:
             file = pictures / f"{name}.png" if pictures else None
-            colors = {"classes": predictor.classes, "palette": predictor.palette, "opacity": opacity}
-            draw(pixels, prediction, **colors, title=name, out_file=file, show=show, wait_time=wait_time)
+            classes, palette = predictor.classes, predictor.palette
+            draw(pixels, prediction, None, classes, palette, opacity, name, file, show, wait_time)
         yield prediction
     if errors:
         raise errors[0] if len(images) == 1 else UnusableImages(errors)
