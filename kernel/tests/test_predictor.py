@@ -295,6 +295,11 @@ def test_an_exporter_is_chosen_with_its_arguments(exported, exporter):
     assert loader.factor == (2.0 if isinstance(exporter, dict) else 1.0)
 
 
+def test_an_exported_file_takes_no_other_weights(exported, trained):
+    with pytest.raises(UsageError, match="holds its own weights"):
+        Predictor(exported, trained)
+
+
 def test_a_config_s_exporter_is_the_one_that_loads_its_files(exported):
     spec = {"type": "oneExporter", "factor": 5.0}
     predictor = Predictor({"model": {"type": "shades:Shades"}, "export": [spec]}, exported)

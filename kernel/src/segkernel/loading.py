@@ -81,6 +81,8 @@ def load_model(
         raise UsageError(f"a model is a name, a file or a torch module, not a {type(source).__name__}")
     if isinstance(source, str | Path) and _is_model_file(Path(source)):
         if not _holds_weights(source):
+            if weights is not None:
+                raise UsageError(f"{source}: holds its own weights, {weights} cannot be put into it")
             exported = load_exported(source, exporter, device)
             stored = exported.metadata.get("config")
             return LoadedModel(exported, exported.metadata, load_config(stored, overrides) if stored else None)

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segkernel import Predictor
 from segkernel.errors import ExportError
 from segkernel.interfaces.model import OutputSpec, Segmentor
 from segkernel.nn import resize
 from segkernel.nn.pool import adaptive_avg_pool
 from segplug_deploy import ONNXExporter, exporter, prove
+from segplug_deploy.runtime import PROVIDERS
 
 METADATA = {"classes": ["road", "sky"], "palette": [[1, 2, 3], [4, 5, 6]], "preprocess": {"mean": [1.0, 2.0, 3.0]}}
 
@@ -122,6 +124,51 @@ def test_exporting_leaves_the_model_in_training_mode_and_one_file(tmp_path, pict
 def test_an_exported_model_refuses_training(exported):
     with pytest.raises(ExportError, match="only predicts"):
         ONNXExporter().load(exported["path"]).loss(torch.rand(1, 3, 8, 8), None)
+
+
+def test_a_device_that_onnxruntime_cannot_run_on_is_refused_with_what_to_install(exported, monkeypatch):
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(ExportError, match=r"cannot run on cuda:1: it has CPUExecutionProvider.*\n.*onnxruntime-gpu"):
+        ONNXExporter().load(exported["path"], "cuda:1")
+    with pytest.raises(ExportError, match="cannot run on mps"):
+        ONNXExporter(device="mps").load(exported["path"])
+    with pytest.raises(ExportError, match="'junk' is no device"):
+        ONNXExporter().load(exported["path"], "junk")
+
+
+def test_without_a_device_the_file_runs_where_torch_and_onnxruntime_both_can(exported, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    assert ONNXExporter().load(exported["path"]).device == torch.device("cpu")
+
+
+def test_the_exporter_s_own_device_and_providers_win(exported):
+    assert ONNXExporter(device="cpu").load(exported["path"], "cuda").device == torch.device("cpu")
+    assert ONNXExporter(providers=["CPUExecutionProvider"]).load(exported["path"]).device == torch.device("cpu")
+
+
+class _FellBack:
+    """A session whose provider could not be started: onnxruntime takes the CPU and only logs it."""
+
+    def __init__(self, path, options, providers, provider_options):
+        self.asked = (providers, provider_options)
+
+    def get_providers(self):
+        return ["CPUExecutionProvider"]
+
+
+def test_a_provider_that_cannot_be_started_is_an_error(exported, monkeypatch):
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: list(PROVIDERS.values()))
+    monkeypatch.setattr("onnxruntime.InferenceSession", _FellBack)
+    with pytest.raises(ExportError, match="could not start CUDAExecutionProvider"):
+        ONNXExporter().load(exported["path"], "cuda:1")
+
+
+def test_a_predictor_s_device_is_the_file_s(exported):
+    predictor = Predictor(exported["path"], device="cpu", exporter={"type": "ONNXExporter"})
+    assert predictor.device == predictor.model.device == torch.device("cpu")
+    with pytest.raises(ExportError, match="cannot run on mps"):
+        Predictor(exported["path"], device="mps")
 
 
 def test_fixed_sizes_are_refused_elsewhere_with_what_to_do(tmp_path, picture):

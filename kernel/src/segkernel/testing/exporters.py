@@ -24,16 +24,16 @@ def interface(subject: Subject) -> None:
 
 @check("exporters", name="round-trip")
 def round_trip(subject: Subject) -> None:
-    """An exported file, loaded back, predicts what the model predicts, at an odd size."""
+    """An exported file, loaded back on the processor, predicts what the model predicts, at an odd size."""
     model, path, example = _export(subject)
-    loaded = subject.build().load(path)
+    loaded = subject.build().load(path, "cpu")
     require(isinstance(loaded, Segmentor), f"load() returned a {type(loaded).__name__}, not a Segmentor")
     require(set(loaded.outputs) == set(model.outputs), f"outputs are {sorted(loaded.outputs)}")
     with torch.no_grad():
         expected, found = model.predict(example)["seg"], loaded.predict(example)["seg"]
-    require(found.shape == expected.shape, f"scores have the shape {tuple(found.shape)}, not {tuple(expected.shape)}")
+    require(found.shape == expected.shape, f"logits have the shape {tuple(found.shape)}, not {tuple(expected.shape)}")
     worst = float((found - expected).abs().max())
-    require(worst < 1e-3, f"scores differ by {worst:.1e}")
+    require(worst < 1e-3, f"logits differ by {worst:.1e}")
 
 
 @check("exporters", name="missing-file")

@@ -31,8 +31,8 @@ PROTOBUF_LIMIT = 2_000_000_000
 class ONNXExporter(Exporter):
     """Write ONNX with torch's exporter and prove the file with onnxruntime on the CPU.
 
-    The graph takes normalised images (N, C, H, W) and gives the raw scores of every output of the segmentor, under
-    its name. What classes, colours and preprocessing belong to it is in the file's metadata.
+    The graph takes normalised images (N, C, H, W) and gives the logits of every output of the segmentor, under
+    its name. Classes, colours and preprocessing are in the file's metadata.
 
     Args:
         dynamic: ``True`` leaves batch, height and width open, ``"batch"`` the batch only, ``False`` fixes all three
@@ -40,7 +40,7 @@ class ONNXExporter(Exporter):
         opset: The ONNX operator set; None is the one torch's exporter writes by itself.
         check_sizes: Two or more (height, width) at which a file with open sizes is proven, beside the example's own;
             chosen around the example's when empty.
-        tolerance: Largest difference allowed, as a share of the largest score.
+        tolerance: Largest difference allowed, as a share of the largest logit.
         agreement: Share of pixels that must get the same label.
         device: Where a file that is loaded runs, ``cpu``, ``cuda`` or ``cuda:1``; None is where it is asked to, or the
             best that onnxruntime can.
@@ -140,15 +140,15 @@ class ONNXExporter(Exporter):
 
 
 class _Graph(nn.Module):
-    """What is exported: images to a tuple of raw scores, in the order of the segmentor's outputs."""
+    """What is exported: images to a tuple of logits, in the order of the segmentor's outputs."""
 
     def __init__(self, segmentor: Segmentor) -> None:
         super().__init__()
         self.segmentor = segmentor
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        scores = self.segmentor.predict(images)
-        return tuple(scores[name] for name in self.segmentor.outputs)
+        logits = self.segmentor.predict(images)
+        return tuple(logits[name] for name in self.segmentor.outputs)
 
 
 def _for_tracing(example: Tensor) -> Tensor:

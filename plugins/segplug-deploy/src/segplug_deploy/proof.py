@@ -23,8 +23,8 @@ class Proof:
     Args:
         output: Its name.
         shape: Of the images, (N, C, H, W).
-        difference: Largest absolute difference of the raw scores.
-        relative: The same as a share of the largest score.
+        difference: Largest absolute difference of the logits.
+        relative: The same as a share of the largest logit.
         agreement: Share of pixels that get the same label, 0 to 1.
     """
 
@@ -50,7 +50,7 @@ def prove(
 
     Raises:
         ExportError: When a relative difference is above ``tolerance`` or fewer than ``agreement`` of the labels are
-            the same; the message holds all figures.
+            the same; the message holds all numbers.
     """
     proofs = [proof for images in batches for proof in _compare(segmentor, exported, images)]
     if not all(proof.holds(tolerance, agreement) for proof in proofs):
@@ -78,15 +78,15 @@ def _proof(name: str, shape: tuple[int, ...], expected: Tensor, given: Tensor) -
     return Proof(name, shape, difference, difference / largest if largest else difference, same)
 
 
-def _labels(scores: Tensor) -> Tensor:
-    return scores.argmax(1) if scores.shape[1] > 1 else scores > 0
+def _labels(logits: Tensor) -> Tensor:
+    return logits.argmax(1) if logits.shape[1] > 1 else logits > 0
 
 
 def table(proofs: Sequence[Proof]) -> str:
-    """Return the figures as aligned lines."""
+    """Return the proofs as aligned lines."""
     lines = [f"{'output':<10} {'images':>18} {'difference':>12} {'relative':>10} {'same labels':>12}"]
     for proof in proofs:
         shape = "x".join(str(length) for length in proof.shape)
-        figures = f"{proof.difference:>12.2e} {proof.relative:>10.1e} {proof.agreement:>12.3%}"
-        lines.append(f"{proof.output:<10} {shape:>18} {figures}")
+        numbers = f"{proof.difference:>12.2e} {proof.relative:>10.1e} {proof.agreement:>12.3%}"
+        lines.append(f"{proof.output:<10} {shape:>18} {numbers}")
     return "\n".join(lines)

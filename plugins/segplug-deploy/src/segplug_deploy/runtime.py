@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from segkernel.errors import ExportError
-from segkernel.interfaces.model import OutputSpec, Segmentor
+from segkernel.interfaces.model import OutputSpec, Segmentor, TestConfig
 from segkernel.sample import Targets
 
 PREFIX = "segkernel."
@@ -46,7 +46,7 @@ class ONNXSegmentor(Segmentor):
         self.session, self.device = _open(self.path, device, providers)
         self.metadata = _metadata(self.session, self.path)
         self.outputs = {name: OutputSpec(**spec) for name, spec in self.metadata.pop("outputs").items()}
-        self.test_cfg = self.metadata.get("test_cfg") or {}
+        self.test_cfg = cast(TestConfig, self.metadata.get("test_cfg") or {})
         self._input = self.session.get_inputs()[0]
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
@@ -72,9 +72,7 @@ class ONNXSegmentor(Segmentor):
     def _run(self, images: np.ndarray) -> list[np.ndarray]:
         try:
             return self.session.run(list(self.outputs), {self._input.name: images})
-        except (
-            Exception
-        ) as error:  # onnxruntime's errors share no base class; a graph that is wrong at this size often fails here
+        except Exception as error:  # no base class; a graph that is wrong at this size often fails here
             reason = str(error).splitlines()[0]
             raise ExportError(f"{self.path}: does not run on images of shape {images.shape}: {reason}") from error
 
