@@ -372,17 +372,12 @@ def test_labels_of_another_size_are_refused(picture: np.ndarray) -> None:
         image.overlay(picture, np.zeros((4, 4), np.uint8), [(9, 9, 9)])
 
 
-def test_several_labels_are_painted_in_order_and_written_in_folders(tmp_path: Path) -> None:
+def test_several_labels_are_painted_in_order() -> None:
     planes = np.array([[[1, 1, 0, 255]], [[0, 1, 0, 0]]], np.uint8)
     plain = np.zeros((1, 4, 3), np.uint8)
     palette = [(200, 0, 0), (0, 200, 0)]
     drawn = image.overlay(plain, planes, palette, opacity=1.0)
     assert drawn.tolist() == [[[200, 0, 0], [0, 200, 0], [0, 0, 0], [0, 0, 0]]]
-    image.write_labels(tmp_path, "x/one", planes, ["a", "b/c"])
-    assert image.read_mask(tmp_path / "a" / "x" / "one.png").tolist() == [[1, 1, 0, 255]]
-    assert image.read_mask(tmp_path / "b_c" / "x" / "one.png").tolist() == [[0, 1, 0, 0]]
-    image.write_labels(tmp_path, "ids", planes[0], [])
-    assert image.read_mask(tmp_path / "ids.png").tolist() == [[1, 1, 0, 255]]
 
 
 def test_real_numbers_are_drawn_from_blue_to_red_in_place_of_the_image(picture: np.ndarray) -> None:

@@ -30,7 +30,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import Dataset, Sampler, Transform
-from segkernel.loadtimes import FILES, LoadTimes, timed
+from segkernel.loadtimes import FILES, timed
 from segkernel.sample import Batch, Sample, Targets, as_targets, collate
 
 log = logging.getLogger(__name__)
@@ -111,8 +111,6 @@ class Loader:
         prefetch: Batches each worker prepares ahead.
         pin_memory: Hand batches over in page-locked memory (for CUDA).
         sampler: The draw order of training, in place of ``shuffle``.
-
-    ``times`` says what bringing training samples has cost.
     """
 
     dataset: Dataset
@@ -127,13 +125,11 @@ class Loader:
     prefetch: int = 2
     pin_memory: bool = False
     sampler: Sampler | None = None
-    times: LoadTimes = field(default_factory=LoadTimes, init=False, repr=False)
     _evaluation: DataLoader[Any] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.micro_batch < 1 or self.workers < 0:
             raise UsageError(f"micro_batch {self.micro_batch} and workers {self.workers}: need at least 1 and 0")
-        self.times.workers = self.workers
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -149,7 +145,7 @@ class Loader:
         order = lru_cache(maxsize=2)(self._order)
         draws = _Draws(len(self.dataset), order, self.micro_batch, position, rank, world_size)
         drawn = _TrainingSamples(self.dataset, self.transforms, self.seed)
-        for batch in self.times.watch(self._torch_loader(drawn, draws, _collate_training, persistent=False)):
+        for batch in self._torch_loader(drawn, draws, _collate_training, persistent=False):
             for message in batch.replaced:
                 log.warning("replaced a sample: %s", message)
             yield batch

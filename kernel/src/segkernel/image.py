@@ -240,23 +240,6 @@ def write_mask(path: PathLike, labels: np.ndarray) -> None:
     _write(path, labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16))
 
 
-def write_labels(folder: PathLike, name: str, labels: np.ndarray, classes: Sequence[str]) -> None:
-    """Write a label map (H, W) as ``folder/NAME.png``, one of yes and no (K, H, W) as ``folder/CLASS/NAME.png`` each.
-
-    Real numbers, such as depths, become thousandths in 16 bits.
-
-    Raises:
-        DataError: As `write_mask`.
-    """
-    if labels.dtype.kind == "f":
-        labels = np.clip(np.rint(labels * 1000), 0, 65535).astype(np.uint16)
-    if labels.ndim == 2:
-        write_mask(Path(folder) / f"{name}.png", labels)
-        return
-    for plane, called in zip(labels, classes, strict=True):
-        write_mask(Path(folder) / called.replace("/", "_") / f"{name}.png", plane)
-
-
 def _write(path: PathLike, array: np.ndarray) -> None:
     cv2, path = opencv(), Path(path)
     try:

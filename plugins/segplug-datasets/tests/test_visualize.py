@@ -15,6 +15,7 @@ from segkernel.errors import UsageError
 from segkernel.sample import LabelMap, Prediction, Sample, Targets
 from segkernel.testing.toys import ToySegmentor
 from segplug_datasets import PicturesHook, draw
+from segplug_datasets.label_files import write_labels
 
 
 @pytest.fixture
@@ -97,6 +98,17 @@ def test_the_legend_lists_every_class_of_masks_that_overlap(picture: np.ndarray)
     under, over = (250, 1, 2), (3, 250, 4)
     drawn = draw(picture, np.ones((2, 48, 64), np.uint8), classes=["road", "car"], palette=[under, over])
     assert {under, over} <= {tuple(color) for color in drawn[48:].reshape(-1, 3).tolist()}
+
+
+def test_binary_masks_are_written_in_a_folder_for_each_class(tmp_path: Path) -> None:
+    planes = np.array([[[1, 1, 0, 255]], [[0, 1, 0, 0]]], np.uint8)
+    write_labels(tmp_path, "x/one", planes, ["a", "b/c"])
+    assert image.read_mask(tmp_path / "a" / "x" / "one.png").tolist() == [[1, 1, 0, 255]]
+    assert image.read_mask(tmp_path / "b_c" / "x" / "one.png").tolist() == [[0, 1, 0, 0]]
+    write_labels(tmp_path, "ids", planes[0], [])
+    assert image.read_mask(tmp_path / "ids.png").tolist() == [[1, 1, 0, 255]]
+    write_labels(tmp_path, "depths", np.array([[0.5, 99.0]], np.float32), [])
+    assert image.read_mask(tmp_path / "depths.png").tolist() == [[500, 65535]]
 
 
 # ---------------------------------------------------------------- the hook

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,25 +13,19 @@ if TYPE_CHECKING:
     from segkernel.sample import Batch
 
 
-log = logging.getLogger(__name__)
-
-
 class MeterHook:
     """Emit a ``train`` record every ``interval`` iterations: mean losses, rate, images per second, share of data wait.
 
-    Reading a loss waits for the device, so losses are summed there and read once per interval. When training waited
-    for data more than a tenth of its time, it says at the end which stage of the loader to make faster.
+    Reading a loss waits for the device, so losses are summed there and read once per interval.
 
     Args:
         interval: Iterations.
-        load_times: Also record the milliseconds per sample of each stage, ``load.decode`` and so on, on average so far.
     """
 
     priority = Priority.ABOVE_NORMAL
 
-    def __init__(self, interval: int = 10, load_times: bool = False) -> None:
-        self.interval, self.load_times = interval, load_times
-        self.trained = 0.0
+    def __init__(self, interval: int = 10) -> None:
+        self.interval = interval
         self._reset()
 
     def _reset(self) -> None:
@@ -44,13 +37,6 @@ class MeterHook:
     @hookimpl
     def before_train(self) -> None:
         self._reset()
-        self.trained = 0.0
-
-    @hookimpl
-    def after_train(self, run: Run) -> None:
-        advice = run.train_set.times.advice(self.trained) if run.train_set else ""
-        if advice and run.is_main:
-            log.warning("%s", advice)
 
     @hookimpl
     def after_train_iteration(self, run: Run, batches: list[Batch], losses: Mapping[str, Any]) -> None:
@@ -73,13 +59,10 @@ class MeterHook:
         sums = run.engine.sum({name: [float(value)] for name, value in self.sums.items()})
         means = {name: value / (self.count * ranks) for name, value in sums.items()}
         seconds = max(time.perf_counter() - self.started, 1e-9)
-        self.trained += seconds
         record: dict[str, Any] = {"kind": "train", "iteration": run.iteration, "epoch": round(run.epoch, 4)}
         record["lr"] = run.optimizer.param_groups[0]["lr"] if run.optimizer else 0.0
         record |= {"loss": means.pop("loss"), **means}
         record["seconds_per_iteration"] = round(seconds / self.count, 5)
         record["images_per_second"] = round(self.images / seconds, 2)
         record["data_wait"] = round(min(self.waited / seconds, 1.0), 4)
-        if self.load_times and run.train_set:
-            record |= {f"load.{stage}": round(value, 3) for stage, value in run.train_set.times.stages().items()}
         return record

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segkernel.hookspecs import Priority, hookimpl
-from segkernel.image import write_labels
+from segplug_datasets.label_files import write_labels
 from segplug_datasets.visualize import draw
 
 if TYPE_CHECKING:

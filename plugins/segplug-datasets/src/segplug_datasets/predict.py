@@ -14,6 +14,7 @@ import numpy as np
 
 from segkernel import image
 from segkernel.errors import DataError, UsageError
+from segplug_datasets.label_files import write_labels
 from segplug_datasets.listing import IMAGE_SUFFIXES, read_list
 from segplug_datasets.visualize import draw
 
@@ -151,4 +152,4 @@ def _write_labels(folder: Path, name: str, prediction: Prediction, predictor: Pr
     for output in predictor.model.outputs:
         labels = prediction[output].numpy()
         classes = predictor.classes if output == "seg" else [f"class {index}" for index in range(len(labels))]
-        image.write_labels(folder, name if output == "seg" else f"{name}_{output}", labels, classes)
+        write_labels(folder, name if output == "seg" else f"{name}_{output}", labels, classes)

@@ -105,7 +105,7 @@ def _no_run(run: Path) -> str:
 def _record(line: str, path: Path, number: int, last: bool) -> dict[str, Any]:
     try:
         record = json.loads(line)
-        if record["kind"] not in KINDS or not isinstance(record["iteration"], int):
+        if not isinstance(record["kind"], str) or not isinstance(record["iteration"], int):
             raise ValueError("needs a kind and an iteration")
     except (ValueError, KeyError, TypeError) as error:
         if last:  # a killed run may leave its last line half written
@@ -140,7 +140,7 @@ def _names(curves: Sequence[Curves], legend: list[str]) -> list[str]:
 
 def default_keys(curves: Sequence[Curves]) -> list[str]:
     """Return loss, lr and the validation or test metrics that are not of one class, as far as a run has them."""
-    keys = dict.fromkeys(key for curve in curves for kind, key in curve.points if kind != "train" and "." not in key)
+    keys = dict.fromkeys(key for curve in curves for kind, key in curve.points if kind in KINDS[1:] and "." not in key)
     wanted = ["loss", "lr", *(key for key in keys if "loss" not in key)]
     return [key for key in wanted if any(curve.matching(key) for curve in curves)]
 
@@ -179,7 +179,7 @@ def _panel(axes: Axes, pattern: str, lines: Sequence[tuple[Curves, str, str]], s
         )
         points = curve.points[kind, key]
         marker = "o" if len(points) == 1 else ""  # a line of one point would be invisible
-        axes.plot(*zip(*points), STYLES[kind], marker=marker, label=" ".join(label) or None, linewidth=1.3)
+        axes.plot(*zip(*points), STYLES.get(kind, "-"), marker=marker, label=" ".join(label) or None, linewidth=1.3)
     axes.set(title=pattern, xlabel="iteration")
     axes.grid(alpha=0.3)
     if several or many_kinds or many_keys:

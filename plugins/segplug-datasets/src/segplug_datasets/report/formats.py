@@ -18,6 +18,7 @@ from segkernel import image
 from segkernel.errors import DataError, UsageError, suggest
 from segkernel.files import replacing
 from segkernel.interfaces.data import IGNORE, Color, LabelSpec, default_palette
+from segplug_datasets.label_files import write_labels
 from segplug_datasets.metrics.cityscapes_labels import IDS
 
 
@@ -157,7 +158,7 @@ def write_classes(folder: str | Path, name: str, maps: np.ndarray, labels: Label
     """
     if not name:
         raise DataError("the prediction belongs to no named image: its meta needs a 'name'")
-    image.write_labels(folder, name, maps, labels.classes)
+    write_labels(folder, name, maps, labels.classes)
 
 
 def value_table(labels: LabelSpec, format: str = "labels") -> list[tuple[str, str]]:

@@ -1,0 +1,27 @@
+"""Predictions as label files: one PNG for each image, or for each class of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from segkernel.image import write_mask
+
+
+def write_labels(folder: str | Path, name: str, labels: np.ndarray, classes: Sequence[str]) -> None:
+    """Write a label map (H, W) as ``folder/NAME.png``, binary masks (K, H, W) as ``folder/CLASS/NAME.png`` each.
+
+    Real numbers, such as depths, become thousandths in 16 bits.
+
+    Raises:
+        DataError: As `segkernel.image.write_mask`.
+    """
+    if labels.dtype.kind == "f":
+        labels = np.clip(np.rint(labels * 1000), 0, 65535).astype(np.uint16)
+    if labels.ndim == 2:
+        write_mask(Path(folder) / f"{name}.png", labels)
+        return
+    for plane, called in zip(labels, classes, strict=True):
+        write_mask(Path(folder) / called.replace("/", "_") / f"{name}.png", plane)

@@ -1,0 +1,81 @@
+"""`LoadTimesHook`: what it counts, and what it says."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from segkernel import Loader, Runner
+from segkernel.sample import LabelMap, Sample
+from segkernel.testing.toys import ToySegmentor
+from segplug_datasets.load_times_hook import LoadTimesHook, advice
+
+
+class Slow:
+    """Takes its time."""
+
+    needs = 0
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        time.sleep(0.02)
+        return sample
+
+
+class Plain:
+    """Eight images of noise, 4 classes."""
+
+    classes = ("a", "b", "c", "d")
+    palette = ((200, 0, 0), (0, 200, 0), (0, 0, 200), (9, 9, 9))
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Sample:
+        pixels = np.random.default_rng(index).integers(0, 255, (32, 32, 3)).astype(np.uint8)
+        return Sample({"seg": LabelMap(pixels[..., 0] % 4)}, {"name": str(index)}, pixels)
+
+
+def train(folder: Path, iterations: int, hook: LoadTimesHook) -> list[dict[str, Any]]:
+    """Return the records of kind ``load`` of a short training."""
+    loader = Loader(Plain(), [Slow()], micro_batch=2)
+    optimizer = lambda model: torch.optim.SGD(model.parameters(), lr=0.01)  # noqa: E731
+    Runner(
+        ToySegmentor(), train=loader, optimizer=optimizer, iterations=iterations, hooks=[hook], work_dir=folder
+    ).train()
+    lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == "load"]
+
+
+def test_a_run_that_waits_says_so_at_its_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        records = train(tmp_path, 50, LoadTimesHook(interval=20))
+    assert "Slow takes" in caplog.text
+    assert [record["iteration"] for record in records] == [20, 40]
+    assert records[-1]["Slow"] >= 20
+    assert {"read", "decode", "resample", "collate"} <= records[-1].keys()
+
+
+def test_little_is_said_of_a_short_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert train(tmp_path, 5, LoadTimesHook()) == []
+    assert "waited for data" not in caplog.text
+
+
+def test_advice_names_the_stage_and_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(16), raising=False)
+    text = advice(0.3, {"read": 5.0, "decode": 126.0, "Flip": 97.0}, workers=2)
+    assert "waited for data 30% of the time: decode takes 126.0 of 228.0 ms per sample" in text
+    assert "raise data.workers, 2 now, to up to 16" in text
+    assert "seg-kernel data pack" in text
+    assert "whether Flip can do less" in advice(0.3, {"read": 5.0, "Flip": 97.0}, 2)
+
+
+def test_there_is_no_advice_where_little_was_waited() -> None:
+    assert advice(0.09, {"decode": 126.0}, 2) == ""
