@@ -1,12 +1,16 @@
-"""Every check of this repository; ``nox`` runs them all, ``nox -s lint`` one, ``nox --list`` says what there is.
+"""Every check of this repository; ``nox`` runs the default ones, ``nox -s NAME`` one, ``nox --list`` names them all.
 
 The matrix comes from ``plugins/*/pyproject.toml`` and from the Pythons found on this machine: a new plugin folder needs
-no line here. What torch needs is installed once, into ``.nox/base-*``, and lent to each session's own environment by a
-``.pth`` file: it holds exactly what the kernel requires, so that no plugin finds there what it forgot to declare.
+no line here. Each test runs in one of the default sessions. The kernel's requirements and the test tools are installed
+once, into ``.nox/base-*``, and every session's environment sees them through a ``.pth`` file; nothing else is in there,
+so a plugin that forgot to declare a requirement fails in its session. Sessions with all packages see ``.nox/full-*`` as
+well, which holds what those require.
 """
 
 from __future__ import annotations
 
+import atexit
+import datetime
 import functools
 import hashlib
 import json
@@ -16,12 +20,17 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterable, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import nox
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,14 +40,14 @@ else:
 ROOT = Path(__file__).parent
 WORK = ROOT / ".nox"
 CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
-UNTRIED = {"timm", "albumentations"}
-"""Extras that are not installed: one brings torchvision, which fits one torch alone, the other a second OpenCV."""
+NEWEST_ONLY = {"timm", "albumentations"}
+"""Extras of the session ``newest``: one brings torchvision, which fits one torch alone, the other a second OpenCV."""
 PARALLEL = ("-n", "auto", "--dist", "worksteal")
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
-TEST_TOOLS = ("pytest", "pytest-xdist", "hypothesis", "hatchling")
+TEST_TOOLS = ("pytest", "pytest-xdist", "hypothesis", "hatchling", "editables")
 
 nox.needs_version = ">=2024.3"
-nox.options.sessions = ["lint", "kernel", "alone", "together", "third_party", "compat", "tests"]
+nox.options.sessions = ["lint", "kernel", "alone", "together", "third_party", "compat"]
 nox.options.error_on_external_run = True
 
 
@@ -48,6 +57,11 @@ nox.options.error_on_external_run = True
 def read_toml(path: Path) -> dict:
     """Return a TOML file."""
     return tomllib.loads(path.read_text("utf-8"))
+
+
+def project(folder: Path) -> dict:
+    """Return the ``[project]`` table of a package's folder."""
+    return read_toml(folder / "pyproject.toml")["project"]
 
 
 def plugin_folders(tree: Path = ROOT) -> list[Path]:
@@ -80,35 +94,117 @@ PLUGINS = [folder.name for folder in plugin_folders()]
 HERE = found_pythons()
 
 
+# ---------------------------------------------------------------- time and counts
+
+Session = Callable[..., None]
+ENDED: list[tuple[str, float, Counter[str]]] = []
+"""Of every session that ran: its name, the seconds it took, the outcomes of its tests."""
+
+
+def timed(session_function: Session) -> Session:
+    """Note how long a session takes and what its tests came to, for the table at the end."""
+
+    @functools.wraps(session_function)
+    def run(session: nox.Session, *arguments: Any, **options: Any) -> None:
+        start, before = time.monotonic(), sum(OUTCOMES, Counter())
+        try:
+            session_function(session, *arguments, **options)
+        finally:
+            ENDED.append((session.name, time.monotonic() - start, sum(OUTCOMES, Counter()) - before))
+
+    return run
+
+
+OUTCOMES: list[Counter[str]] = []
+"""One for each call of pytest."""
+
+
+def note_outcomes(report: Path) -> list[str]:
+    """Add the counts of a JUnit report to `OUTCOMES`; return the names of the tests that failed."""
+    if not report.exists():
+        return []
+    (suite,) = ElementTree.parse(report).getroot().iter("testsuite")
+    count = Counter({key: int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped")})
+    passed = count["tests"] - count["failures"] - count["errors"] - count["skipped"]
+    OUTCOMES.append(+Counter(failed=count["failures"], passed=passed, skipped=count["skipped"], errors=count["errors"]))
+    wrong = [case for case in suite.iter("testcase") if {child.tag for child in case} & {"failure", "error"}]
+    return [f"{case.get('classname')}::{case.get('name')}" for case in wrong]
+
+
+def summary(outcomes: Counter[str], seconds: float) -> str:
+    """Return counts the way pytest's last line has them."""
+    counts = [f"{outcomes[name]} {name}" for name in ("failed", "passed", "skipped", "errors") if outcomes[name]]
+    return f"{', '.join(counts)} in {seconds:.2f}s ({datetime.timedelta(seconds=int(seconds))})"
+
+
+@atexit.register
+def print_table() -> None:
+    """Print the time of each session, and as the last line the tests of all of them."""
+    if not ENDED:
+        return
+    width = max(len(name) for name, _, _ in ENDED)
+    print(f"\n{'session':{width}}    time  tests")
+    for name, seconds, outcomes in ENDED:
+        print(f"{name:{width}}  {int(seconds) // 60:3d}:{int(seconds) % 60:02d}  {outcomes['passed'] or '-':>5}")
+    total = sum((outcomes for _, _, outcomes in ENDED), Counter())
+    if total:
+        print(summary(total, sum(seconds for _, seconds, _ in ENDED)), flush=True)
+
+
 # ---------------------------------------------------------------- environments
 
 
 @functools.cache
-def base_site() -> Path:
-    """Return the site-packages of the environment that holds what the kernel requires, torch included."""
-    requirements = kernel_requirements()
+def base() -> Path:
+    """Return the environment that holds what the kernel requires, and the test tools."""
+    return environment("base", [*kernel_requirements(), *TEST_TOOLS])
+
+
+@functools.cache
+def full() -> Path:
+    """Return an environment on top of the base: what all packages and their extras require."""
+    return environment("full", sorted(map(str, all_requirements())), below=base())
+
+
+def environment(name: str, requirements: Sequence[str], below: Path | None = None) -> Path:
+    """Make an environment, once for what it holds, and return its folder."""
     constraints = (ROOT / "constraints.txt").read_text("utf-8")
     key = hashlib.sha256("\n".join([sys.version, constraints, *requirements]).encode()).hexdigest()[:10]
-    home = WORK / f"base-{key}"
+    home = WORK / f"{name}-{key}"
     if not (home / "complete").exists():
         shutil.rmtree(home, ignore_errors=True)
         _call(sys.executable, "-m", "venv", home)
+        if below is not None:
+            show(home, below)
         _call(_python(home), "-m", "pip", "install", "-q", *CONSTRAINTS, *requirements)
         (home / "complete").touch()
-    return _site(_python(home))
+    return home
+
+
+def show(home: Path, *others: Path) -> None:
+    """Let an environment see what others hold; what is installed in it comes first."""
+    (_site(_python(home)) / "others.pth").write_text("".join(f"{_site(_python(other))}\n" for other in others), "utf-8")
 
 
 def kernel_requirements(without: Iterable[str] = ()) -> list[str]:
     """Return the kernel's requirements but those of the given names."""
-    requirements = read_toml(ROOT / "kernel" / "pyproject.toml")["project"]["dependencies"]
+    requirements = project(ROOT / "kernel")["dependencies"]
     return [text for text in requirements if Requirement(text).name not in without]
 
 
-def lend_base(session: nox.Session) -> None:
-    """Let the session see the base environment; what it installs itself comes first."""
-    session.install("-q", *CONSTRAINTS, *TEST_TOOLS)
-    own = _site(Path(session.virtualenv.bin) / "python")
-    (own / "base.pth").write_text(f"{base_site()}\n", "utf-8")
+def refuse_unpinned(session: nox.Session) -> None:
+    """Fail when the environment holds a package that constraints.txt leaves open."""
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    pinned = {_normal(Requirement(line).name) for line in lines if line and not line.startswith("#")}
+    listed = json.loads(session.run("python", "-m", "pip", "list", "--format=json", silent=True, stderr=None))
+    ours = {"seg-kernel", *PLUGINS, *(project(folder)["name"] for folder in third_party_folders())}
+    loose = {_normal(entry["name"]) for entry in listed} - pinned - ours - {"pip", "setuptools", "wheel"}
+    if loose:
+        session.error(f"constraints.txt does not pin {', '.join(sorted(loose))}: python tools/update_constraints.py")
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _python(home: Path) -> Path:
@@ -128,18 +224,6 @@ def _call(*command: object, **options: object) -> subprocess.CompletedProcess:
 
 
 @functools.cache
-def builder() -> Path:
-    """Return a Python that can build wheels without asking the network again."""
-    home = WORK / "builder"
-    if not (home / "complete").exists():
-        shutil.rmtree(home, ignore_errors=True)
-        _call(sys.executable, "-m", "venv", home)
-        _call(_python(home), "-m", "pip", "install", "-q", *CONSTRAINTS, "hatchling")
-        (home / "complete").touch()
-    return _python(home)
-
-
-@functools.cache
 def wheels(tree: Path = ROOT, name: str = "present") -> dict[str, Path]:
     """Build the kernel and the plugins of a tree; return the wheels by distribution."""
     return build([tree / "kernel", *plugin_folders(tree)], WORK / "wheels" / name)
@@ -149,7 +233,7 @@ def build(folders: Sequence[Path], destination: Path) -> dict[str, Path]:
     """Build wheels from package folders; return them by distribution."""
     shutil.rmtree(destination, ignore_errors=True)
     options = ("-q", "--no-deps", "--no-build-isolation", "--wheel-dir")
-    _call(builder(), "-m", "pip", "wheel", *options, destination, *folders)
+    _call(_python(base()), "-m", "pip", "wheel", *options, destination, *folders)
     return {path.name.split("-")[0].replace("_", "-"): path for path in sorted(destination.glob("*.whl"))}
 
 
@@ -159,72 +243,80 @@ def install_wheels(session: nox.Session, built: dict[str, Path]) -> None:
     session.install("-q", *CONSTRAINTS, *named)
 
 
-def extras(plugin: str) -> list[str]:
-    """Return the names of a plugin's optional parts, but for `UNTRIED`."""
-    file = ROOT / "plugins" / plugin / "pyproject.toml"
-    found = read_toml(file)["project"].get("optional-dependencies", {}) if file.exists() else {}
-    return sorted(found.keys() - UNTRIED)
+def extras(plugin: str, without: Iterable[str] = NEWEST_ONLY) -> list[str]:
+    """Return the names of a plugin's optional parts."""
+    folder = ROOT / "plugins" / plugin
+    found = project(folder).get("optional-dependencies", {}) if folder.exists() else {}
+    return sorted(found.keys() - set(without))
 
 
 # ---------------------------------------------------------------- sessions
 
 
 @nox.session
+@timed
 def lint(session: nox.Session) -> None:
-    """Rules, format, types."""
-    lend_base(session)
+    """Rules, format, types, pins."""
+    show(Path(session.virtualenv.location), base())
     session.install("-q", *CONSTRAINTS, "ruff", "mypy", "types-PyYAML")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
+    refuse_unpinned(session)
 
 
 @nox.session(python=HERE)
+@timed
 def kernel(session: nox.Session) -> None:
     """The kernel's wheel without torch, on every Python there is: what can run without it must."""
-    session.install("-q", *CONSTRAINTS, "pytest", "hypothesis", *kernel_requirements(without=["torch"]))
+    session.install("-q", *CONSTRAINTS, *TEST_TOOLS, *kernel_requirements(without=["torch"]))
     session.install("-q", "--no-deps", str(wheels()["seg-kernel"]))
+    refuse_unpinned(session)
     for arguments in (["--help"], ["plugins"], ["models"]):
         session.run("seg-kernel", *arguments, silent=True)
-    pytest(session, "-p", "tests.without_torch", "kernel/tests")
+    pytest(session, *PARALLEL, "-p", "tests.without_torch", "kernel/tests")
 
 
 @nox.session
-@nox.parametrize("plugin", PLUGINS, ids=PLUGINS)
-def alone(session: nox.Session, plugin: str) -> None:
-    """A plugin's wheel beside the kernel's and nothing else: its own quick tests, and the conformance kit."""
-    lend_base(session)
-    install_wheels(session, {name: wheels()[name] for name in ("seg-kernel", plugin)})
+@nox.parametrize("package", ["seg-kernel", *PLUGINS], ids=["seg-kernel", *PLUGINS])
+@timed
+def alone(session: nox.Session, package: str) -> None:
+    """A package's wheel beside the kernel's and nothing else: its own quick tests, and the conformance kit."""
+    show(Path(session.virtualenv.location), base())
+    install_wheels(session, {name: wheels()[name] for name in dict.fromkeys(("seg-kernel", package))})
+    refuse_unpinned(session)
     listed = session.run("seg-kernel", "plugins", "--json", silent=True)
-    others = {entry["distribution"] for entry in json.loads(listed)["plugins"]} - {"seg-kernel", plugin}
+    others = {entry["distribution"] for entry in json.loads(listed)["plugins"]} - {"seg-kernel", package}
     if others:
-        session.error(f"{plugin} brought {', '.join(sorted(others))}: plugins must not depend on each other")
-    pytest(session, *PARALLEL, f"plugins/{plugin}/tests", "-m", "not slow")
-    conformance(session, plugin)
+        session.error(f"{package} brought {', '.join(sorted(others))}: plugins must not depend on each other")
+    folder = "kernel/tests" if package == "seg-kernel" else f"plugins/{package}/tests"
+    pytest(session, *PARALLEL, folder, f"--segkernel-conformance={package}", "-m", "not slow")
 
 
 @nox.session
+@timed
 def together(session: nox.Session) -> None:
-    """All wheels in one environment: the kit on each, the tests of the kernel, and those across packages."""
-    lend_base(session)
+    """All wheels in one environment: the tests across packages, the golden cases among them."""
+    show(Path(session.virtualenv.location), full(), base())
     install_wheels(session, wheels())
-    conformance(session, *wheels())
-    pytest(session, *PARALLEL, "kernel/tests", "tests", "--ignore=tests/test_third_party.py", "-m", "not slow")
+    refuse_unpinned(session)
+    pytest(session, *PARALLEL, "tests", "--ignore=tests/test_third_party.py", "-m", "not slow", "--durations=15")
 
 
 @nox.session
+@timed
 def third_party(session: nox.Session) -> None:
     """Packages of others, built from a copy outside the workspace and installed beside all of ours."""
-    lend_base(session)
+    show(Path(session.virtualenv.location), full(), base())
     outside = Path(session.create_tmp()) / "outside"
     shutil.rmtree(outside, ignore_errors=True)
     for folder in third_party_folders():
         shutil.copytree(folder, outside / folder.name, ignore=shutil.ignore_patterns("__pycache__"))
     built = build([outside / folder.name for folder in third_party_folders()], outside / "wheels")
     install_wheels(session, {**wheels(), **built})
-    conformance(session, *built)
     own = [str(folder / "tests") for folder in third_party_folders() if (folder / "tests").is_dir()]
-    pytest(session, *own, "tests/test_third_party.py")
+    kit = [f"--segkernel-conformance={name}" for name in built]
+    pytest(session, *PARALLEL, *own, "tests/test_third_party.py", *kit)
 
 
 def third_party_folders() -> list[Path]:
@@ -233,50 +325,73 @@ def third_party_folders() -> list[Path]:
 
 
 @nox.session
+@timed
 def compat(session: nox.Session) -> None:
     """The previous release crossed with the present one, and a kernel of the next major version."""
-    lend_base(session)
+    show(Path(session.virtualenv.location), full(), base())
     revision, before = previous_wheels(session)
     now = wheels()
     install_wheels(session, now)
     rows = {plugin: {"accepts": accepted(plugin)} for plugin in PLUGINS}
     if before:
         cross(session, rows, "old kernel", {**now, "seg-kernel": before["seg-kernel"]})
-        cross(session, rows, "old plugin", {**now, **before, "seg-kernel": now["seg-kernel"]})
+        cross(session, rows, "old plugin", {**now, **before, "seg-kernel": now["seg-kernel"]}, PREVIOUS)
     cross(session, rows, "next major", {**now, "seg-kernel": next_major()})
-    write_report(revision, rows)
+    write_releases(revision, rows)
     failed = [f"{p}, {column}: {text}" for p, row in rows.items() for column, text in row.items() if "fails" in text]
     if failed:
         session.error("; ".join(failed))
 
 
-def cross(session: nox.Session, rows: dict[str, dict[str, str]], column: str, mixture: dict[str, Path]) -> None:
-    """Install a mixture of wheels over each other, try every plugin in it, and note what comes of it."""
+PREVIOUS = WORK / "previous"
+
+
+def cross(
+    session: nox.Session, rows: dict[str, dict[str, str]], column: str, mixture: dict[str, Path], tree: Path = ROOT
+) -> None:
+    """Install a mixture of wheels over each other, try every plugin of a tree in it, and note what comes of it."""
     session.install("-q", "--no-deps", "--force-reinstall", *map(str, mixture.values()))
     for plugin, row in rows.items():
-        if plugin in mixture:
-            row[column] = outcome(session, plugin, refusal_wanted=column == "next major")
+        if plugin in mixture and (tree / "plugins" / plugin).exists():
+            words = refusal_wanted(accepted(plugin, tree), version_of(mixture["seg-kernel"]))
+            row[column] = outcome(session, plugin, words)
 
 
-def outcome(session: nox.Session, plugin: str, refusal_wanted: bool) -> str:
-    """Return how a plugin gets on with the kernel that is installed."""
+def refusal_wanted(accepts: str, kernel_version: str) -> str:
+    """Return what the refusal of a plugin must say, or nothing when the plugin must work."""
+    specifiers = Requirement(f"seg-kernel{accepts}").specifier
+    if not specifiers.contains(kernel_version, prereleases=True):
+        return f"accepts seg-kernel {accepts}"
+    catalog = (ROOT / "kernel" / "src" / "segkernel" / "catalog.py").read_text("utf-8")
+    (contract,) = re.findall(r'^CONTRACT = "(.+)"$', catalog, re.MULTILINE)
+    lowest = min(Version(specifier.version) for specifier in specifiers)
+    return f"written for contracts before {contract}" if lowest < Version(contract) else ""
+
+
+def outcome(session: nox.Session, plugin: str, refusal: str) -> str:
+    """Return how a plugin gets on with the kernel that is installed: it works, or is refused in the given words."""
     command = ["seg-kernel", "plugins", "check", plugin, "--deep", "--json"]
     quiet = {"silent": True, "stderr": subprocess.DEVNULL, "success_codes": [0, 3]}
     found = json.loads(session.run(*command, env={"SEGKERNEL_STRICT": "0"}, **quiet))
     failed = [entry for entry in found if entry["status"] == "failed"]
     refused = [entry["message"] for entry in failed if entry["check"] == "status"]
-    if refusal_wanted and not (refused and accepted(plugin) in refused[0]):
-        return f"fails: is not refused with the versions it accepts, but {refused or 'works'}"
     if refused:
-        return f"refused: {refused[0]}"
+        return f"refused: {refused[0]}" if refusal and refusal in refused[0] else f"fails: is refused: {refused[0]}"
+    if refusal:
+        return f"fails: is not refused with the words {refusal!r}"
     reasons = [f"{entry['component']} {entry['check']} ({entry['message'].partition(chr(10))[0]})" for entry in failed]
     return f"fails: {', '.join(reasons)}" if failed else "works"
 
 
-def accepted(plugin: str) -> str:
+def accepted(plugin: str, tree: Path = ROOT) -> str:
     """Return the kernel versions a plugin accepts, as it writes them."""
-    requirements = read_toml(ROOT / "plugins" / plugin / "pyproject.toml")["project"]["dependencies"]
+    requirements = project(tree / "plugins" / plugin)["dependencies"]
     return next(text.removeprefix("seg-kernel") for text in requirements if Requirement(text).name == "seg-kernel")
+
+
+def version_of(wheel: Path) -> str:
+    """Return the version that a wheel's name gives."""
+    return wheel.name.split("-")[1]
 
 
 def previous_wheels(session: nox.Session) -> tuple[str, dict[str, Path]]:
@@ -288,11 +403,10 @@ def previous_wheels(session: nox.Session) -> tuple[str, dict[str, Path]]:
     except subprocess.CalledProcessError:
         session.warn(f"{revision} is not in this clone (git fetch --unshallow --tags): not crossed with it")
         return revision, {}
-    tree = WORK / "previous"
-    shutil.rmtree(tree, ignore_errors=True)
+    shutil.rmtree(PREVIOUS, ignore_errors=True)
     with tarfile.open(fileobj=BytesIO(archive)) as files:
-        files.extractall(tree)
-    return revision, wheels(tree, "previous")
+        files.extractall(PREVIOUS)
+    return revision, wheels(PREVIOUS, "previous")
 
 
 def next_major() -> Path:
@@ -300,7 +414,7 @@ def next_major() -> Path:
     tree = WORK / "next-major"
     shutil.rmtree(tree, ignore_errors=True)
     shutil.copytree(ROOT / "kernel", tree / "kernel", ignore=shutil.ignore_patterns("__pycache__", "tests"))
-    present = read_toml(ROOT / "kernel" / "pyproject.toml")["project"]["version"]
+    present = project(ROOT / "kernel")["version"]
     version = f"{int(present.split('.')[0]) + 1}.0.0"
     for file in ("pyproject.toml", "src/segkernel/__init__.py"):
         path = tree / "kernel" / file
@@ -314,56 +428,151 @@ def next_major() -> Path:
     return wheels(tree, "next-major")["seg-kernel"]
 
 
-def write_report(revision: str, rows: dict[str, dict[str, str]]) -> None:
-    """Write docs/compatibility.md; the same results give the same file."""
-    columns = ["accepts", "old kernel", "old plugin", "next major"]
-    table = [[plugin, *(row.get(column, "not tried") for column in columns)] for plugin, row in rows.items()]
-    lines = ["| " + " | ".join(cells) + " |" for cells in [["plugin", *columns], ["---"] * 5, *table]]
-    text = REPORT.format(
-        revision=revision[:12], kernel=wheels()["seg-kernel"].name.split("-")[1], table="\n".join(lines)
-    )
-    (ROOT / "docs" / "compatibility.md").write_text(text, "utf-8")
-
-
 def git(*arguments: str) -> str:
     """Return what git prints."""
     return _call("git", "-C", ROOT, *arguments, capture_output=True, text=True).stdout
 
 
-REPORT = """# Compatibility
+# ---------------------------------------------------------------- sessions by name
 
-Written by `nox -s compat`. Present kernel: {kernel}. Previous release: {revision}, a tag, or the commit
+
+@nox.session
+@timed
+def slow(session: nox.Session) -> None:
+    """What is marked slow, of all packages: every published size and config, export and compilation of every family."""
+    show(Path(session.virtualenv.location), full(), base())
+    install_wheels(session, wheels())
+    pytest(session, *PARALLEL, "kernel/tests", "plugins", "tests", "-m", "slow", "--durations=15")
+
+
+@nox.session
+@timed
+def tests(session: nox.Session) -> None:
+    """The checkout, installed in place; arguments after ``--`` go to pytest."""
+    show(Path(session.virtualenv.location), full(), base())
+    install_wheels(session, wheels())  # for what they require
+    folders = [ROOT / "kernel", *plugin_folders()]
+    editable = [part for folder in folders for part in ("-e", str(folder))]
+    session.install("-q", "--no-deps", "--no-build-isolation", *editable)
+    pytest(session, *PARALLEL, *(session.posargs or ("-m", "not slow", "--ignore=examples")))
+
+
+@nox.session
+@timed
+def newest(session: nox.Session) -> None:
+    """The newest of everything a requirement admits, timm and albumentations included; quick tests and the kit."""
+    ours = [f"{path}[{','.join(names)}]" if (names := extras(name, ())) else path for name, path in wheels().items()]
+    session.install("-q", "--upgrade", *TEST_TOOLS, *map(str, ours))
+    try_all(session, "Newest", "the newest of everything that the requirements admit, with every extra")
+
+
+@nox.session
+@timed
+def lowest(session: nox.Session) -> None:
+    """The lower bound of every requirement, extras included; quick tests and the kit."""
+    ours = [f"{path}[{','.join(names)}]" if (names := extras(name)) else path for name, path in wheels().items()]
+    constraints = Path(session.create_tmp()) / "lowest.txt"
+    constraints.write_text("".join(f"{name}=={version}\n" for name, version in lower_bounds().items()), "utf-8")
+    session.install("-q", "-c", str(constraints), *TEST_TOOLS, *map(str, ours))
+    try_all(session, "Lowest", "the lower bound of every requirement, with every extra but timm and albumentations")
+
+
+def lower_bounds() -> dict[str, str]:
+    """Return for each requirement of our packages the oldest release that all of its lower bounds admit."""
+    bounds: dict[str, Version] = {}
+    for requirement in all_requirements():
+        for specifier in requirement.specifier:
+            if specifier.operator == ">=":
+                bound = Version(specifier.version)
+                bounds[requirement.name] = max(bounds.get(requirement.name, bound), bound)
+    return {name: oldest_release(name, bound) for name, bound in sorted(bounds.items())}
+
+
+def all_requirements() -> Iterator[Requirement]:
+    """Yield what the kernel and the plugins require, extras but those of `NEWEST_ONLY` included."""
+    for folder in (ROOT / "kernel", *plugin_folders()):
+        table = project(folder)
+        optional = [texts for name, texts in table.get("optional-dependencies", {}).items() if name not in NEWEST_ONLY]
+        for text in sum(optional, table["dependencies"]):
+            if Requirement(text).name != "seg-kernel":
+                yield Requirement(text)
+
+
+def oldest_release(name: str, bound: Version) -> str:
+    """Return the first release from a bound on that this Python can install: often 4.8.0.74 where 4.8 is asked for."""
+    listed = _call(sys.executable, "-m", "pip", "index", "versions", name, capture_output=True, text=True).stdout
+    (line,) = re.findall(r"^Available versions: (.+)$", listed, re.MULTILINE)
+    return str(min(version for version in map(Version, line.split(", ")) if version >= bound))
+
+
+def try_all(session: nox.Session, title: str, what: str) -> None:
+    """Run the kit and the quick tests on what is installed; write what came of it into docs/compatibility.md."""
+    kit = [f"--segkernel-conformance={name}" for name in wheels()]
+    quick = ("kernel/tests", "plugins", "tests", "--ignore=tests/test_third_party.py", "-m", "not slow")
+    failed = pytest(session, *PARALLEL, *quick, *kit, check=False)
+    listed = json.loads(session.run("python", "-m", "pip", "list", "--format=json", silent=True, stderr=None))
+    versions = {_normal(entry["name"]): entry["version"] for entry in listed}
+    tried = sorted({_normal(requirement.name) for requirement in all_requirements()} | NEWEST_ONLY | {"torchvision"})
+    counts = " ".join(f"{number} {name}," for name, number in sorted(OUTCOMES[-1].items())).rstrip(",")
+    lines = [
+        f"Written by `nox -s {title.lower()}` on {datetime.date.today()}, Python {sys.version.split()[0]}: {what}.",
+        "",
+        ", ".join(f"{name} {versions[name]}" for name in tried if name in versions) + ".",
+        "",
+        f"Quick tests of all packages and the conformance kit: {counts}.",
+        *(f"- fails: {name}" for name in failed),
+    ]
+    write_section(title, "\n".join(lines))
+    if failed:
+        session.error(f"{len(failed)} tests fail, see docs/compatibility.md")
+
+
+# ---------------------------------------------------------------- reports
+
+
+def write_releases(revision: str, rows: dict[str, dict[str, str]]) -> None:
+    """Write the section of docs/compatibility.md on releases; the same results give the same text."""
+    columns = ["accepts", "old kernel", "old plugin", "next major"]
+    table = [[plugin, *(row.get(column, "not tried") for column in columns)] for plugin, row in rows.items()]
+    lines = ["| " + " | ".join(cells) + " |" for cells in [["plugin", *columns], ["---"] * 5, *table]]
+    version = version_of(wheels()["seg-kernel"])
+    write_section("Releases", RELEASES.format(revision=revision[:12], kernel=version, table="\n".join(lines)))
+
+
+def write_section(title: str, text: str) -> None:
+    """Replace a section of docs/compatibility.md, or add it."""
+    path = ROOT / "docs" / "compatibility.md"
+    head, *sections = re.split(r"^## ", path.read_text("utf-8"), flags=re.MULTILINE)
+    by_title = {section.partition("\n")[0]: section.partition("\n")[2].strip() for section in sections}
+    by_title[title] = text.strip()
+    path.write_text(head + "\n\n".join(f"## {name}\n\n{body}" for name, body in by_title.items()) + "\n", "utf-8")
+
+
+RELEASES = """Written by `nox -s compat`. Present kernel: {kernel}. Previous release: {revision}, a tag or the commit
 that `compat.toml` names until there is one.
 
 {table}
 
 - **accepts**: the kernel versions the plugin's metadata ask for.
 - **old kernel**: the previous kernel with the present plugin. **old plugin**: the present kernel with the previous
-  plugin. Both run `seg-kernel plugins check PLUGIN --deep`: everything is imported, built and checked.
+  plugin. Both run `seg-kernel plugins check PLUGIN --deep`: everything is imported, built and checked. Unless the
+  kernel must refuse the plugin, by its bounds or because it was written for contracts that have changed since.
 - **next major**: the present kernel under the next major version. It must refuse the plugin, unimported, and say which
-  versions it accepts.
-"""
+  versions it accepts."""
 
 
-@nox.session
-def tests(session: nox.Session) -> None:
-    """Everything on the checkout; arguments after ``--`` go to pytest instead."""
-    lend_base(session)
-    install_wheels(session, wheels())  # for what they require
-    session.install("-q", "editables")
-    folders = [ROOT / "kernel", *plugin_folders()]
-    editable = [part for folder in folders for part in ("-e", str(folder))]
-    session.install("-q", "--no-deps", "--no-build-isolation", *editable)
-    others = ("--ignore=examples", "--ignore=tests/test_third_party.py")  # run by the session third_party
-    pytest(session, *PARALLEL, *(session.posargs or ("--durations=15", *others)))
+def pytest(session: nox.Session, *arguments: str, check: bool = True) -> list[str]:
+    """Run pytest and return the tests that failed; a broken plugin is fatal.
 
-
-def conformance(session: nox.Session, *distributions: str) -> None:
-    """Run the kit on installed distributions, one test per component and check."""
-    pytest(session, *PARALLEL, *(f"--segkernel-conformance={name}" for name in distributions))
-
-
-def pytest(session: nox.Session, *arguments: str) -> None:
-    """Run pytest; a broken plugin is fatal. Several processes of one thread each do more than threads that wait."""
+    Several processes of one thread each do more than threads that wait.
+    """
     threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} if "-n" in arguments else {}
-    session.run("python", "-m", "pytest", "-q", *arguments, env={"SEGKERNEL_STRICT": "1", **threads})
+    report = Path(session.create_tmp()) / "report.xml"
+    report.unlink(missing_ok=True)
+    command = ("python", "-m", "pytest", "-q", f"--junitxml={report}", *arguments)
+    failed = []
+    try:
+        session.run(*command, env={"SEGKERNEL_STRICT": "1", **threads}, success_codes=[0] if check else [0, 1])
+    finally:
+        failed += note_outcomes(report)
+    return failed

@@ -73,7 +73,7 @@ def test_a_layer_that_does_not_exist_is_refused():
         MAE(**SMALL, out_indices=[3])
 
 
-@pytest.mark.parametrize("cls", [BEiT, MAE])
+@pytest.mark.parametrize("cls", [BEiT, pytest.param(MAE, marks=pytest.mark.slow)])
 def test_export_takes_images_of_any_size(cls):
     backbone = cls(**SMALL).eval()
     torch.nn.init.normal_(backbone.layers[0].attn.relative_position_bias_table)

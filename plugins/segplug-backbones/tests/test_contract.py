@@ -72,7 +72,34 @@ BUILDERS: dict[str, Callable[..., Backbone]] = {
     "vgg11": lambda **more: VGG(11, norm_cfg={"type": "BN"}, ceil_mode=True, **{"out_indices": range(5), **more}),
 }
 every_backbone = pytest.mark.parametrize("build", BUILDERS.values(), ids=list(BUILDERS))
-SLOW_TO_EXPORT = ("resnet50-dcn", "resnet50-plugins", "resnext50", "resnest50", "mobilenet-v2", "efficientnet-b0")
+TRICKS: dict[str, Callable[..., Backbone]] = {
+    "attention to fewer keys": lambda: MixVisionTransformer(
+        embed_dims=8, num_layers=(1, 1), num_heads=(1, 2), num_stages=2, strides=(4, 2), patch_sizes=(7, 3),
+        sr_ratios=(8, 4), out_indices=(0, 1),
+    ),
+    "padded and shifted windows": lambda: SwinTransformer(
+        embed_dims=8, depths=(2, 1), num_heads=(1, 2), window_size=4, strides=(4, 2), out_indices=(0, 1)
+    ),
+    "windows and sub-sampled attention in turn": lambda: SVT(
+        embed_dims=(8, 8), depths=(2, 2), num_heads=(1, 2), strides=(4, 2), mlp_ratios=(4, 4), sr_ratios=(8, 4),
+        patch_sizes=(4, 2), windiow_sizes=(4, 4), out_indices=(0, 1),
+    ),
+    "pooling to a given number of cells": FastSCNN,
+    "deformable convolution": lambda: ResNet(
+        50, base_channels=8, num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(0, 1),
+        dcn={"type": "DCNv2"}, stage_with_dcn=(False, True),
+    ),
+    "attention to all pixels": lambda: ResNet(
+        50, base_channels=8, num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(0, 1),
+        plugins=[{"cfg": {"type": "NonLocal2d"}, "position": "after_conv2", "stages": (0, 1)}],
+    ),
+    "padding computed from the size": BUILDERS["mobilenet-v3"],
+    "pooling that rounds up": BUILDERS["vgg11"],
+}  # fmt: skip
+"""One small network for every operator whose result depends on the size of its input in a way of its own: these are
+exported in the quick set, all of `BUILDERS` in the slow one."""
+EXPORTED = [pytest.param(build, id=name) for name, build in TRICKS.items()]
+EXPORTED += [pytest.param(build, id=name, marks=pytest.mark.slow) for name, build in BUILDERS.items()]
 
 
 @every_backbone
@@ -134,12 +161,11 @@ def test_channels_last_is_kept_and_changes_no_number(build):
     torch.testing.assert_close(last, plain, rtol=1e-4, atol=1e-5)
 
 
-@every_backbone
-def test_exports_with_dynamic_sizes(build, request):
-    least = (
-        160 if request.node.callspec.id in ("swin", "svt") else 64
-    )  # to an exporter, a map of one window is a case of its own
+@pytest.mark.parametrize("build", EXPORTED)
+def test_exports_with_dynamic_sizes(build):
     backbone = build().eval()
+    windows = isinstance(backbone, SwinTransformer | SVT)
+    least = 160 if windows else 64  # to an exporter, a map of one window is a case of its own
     sides = {0: torch.export.Dim("n"), 2: torch.export.Dim("h", min=least), 3: torch.export.Dim("w", min=least)}
     program = torch.export.export(backbone, (torch.rand(2, 3, least, least + 32),), dynamic_shapes=(sides,))
     images = torch.rand(3, 3, least + 33, least + 65)

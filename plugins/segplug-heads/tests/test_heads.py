@@ -43,8 +43,15 @@ class Net(nn.Module):
         return self.head(self.backbone(images))
 
 
-@pytest.mark.parametrize("name", HEADS)
-@pytest.mark.parametrize("align_corners", [False, True])
+# Aligned corners are one rule of one resize: the quick set exports them with the head that resizes most.
+@pytest.mark.parametrize(
+    ("name", "align_corners"),
+    [
+        pytest.param(name, aligned, marks=pytest.mark.slow if aligned and name != "psp" else ())
+        for name in HEADS
+        for aligned in (False, True)
+    ],
+)
 def test_exported_head_is_right_at_every_size(name: str, align_corners: bool) -> None:
     net = Net(HEADS[name](align_corners=align_corners)).eval()
     batch, height, width = (torch.export.Dim(n, min=2, max=512) for n in ("batch", "height", "width"))

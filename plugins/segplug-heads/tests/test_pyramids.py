@@ -127,11 +127,12 @@ class Net(nn.Module):
 @pytest.mark.parametrize(
     "build",
     [
-        lambda: Net(UPerHead(**ALL)),
-        lambda: Net(FPNHead(feature_strides=[4, 8, 16, 32], **ALL)),
-        lambda: point_rend(),
+        pytest.param(lambda: Net(UPerHead(**ALL)), id="upernet", marks=pytest.mark.slow),
+        pytest.param(
+            lambda: Net(FPNHead(feature_strides=[4, 8, 16, 32], **ALL)), id="semantic fpn", marks=pytest.mark.slow
+        ),
+        pytest.param(lambda: point_rend(), id="pointrend"),  # the only one that chooses points by their uncertainty
     ],
-    ids=["upernet", "semantic fpn", "pointrend"],
 )
 def test_exported_model_is_right_at_every_size(build: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
