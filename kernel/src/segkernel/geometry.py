@@ -1,7 +1,7 @@
 """Changes of where pixels are: planned first, then carried out on the image and on every field when somebody looks.
 
-A crop after a resize costs its own window only. Points are (x, y) in pixels with (0, 0) at the outer corner of the
-first pixel.
+Neighbours that cost less together are fused (`Geometry.fuse`). Points are (x, y) in pixels with (0, 0) at the outer
+corner of the first pixel.
 """
 
 from __future__ import annotations
@@ -44,85 +44,31 @@ class Geometry:
         """Return the changed (H, W) or (H, W, C) array; ``interpolation`` is OpenCV's flag."""
         raise NotImplementedError
 
+    def fuse(self, following: Geometry, size: Size) -> tuple[Geometry, ...]:
+        """Return changes that do for less what this and then ``following`` do; nothing when there are none.
+
+        ``size`` is that of the image between the two.
+        """
+        return ()
+
 
 @dataclass(frozen=True)
 class Resize(Geometry):
-    """Scale to ``(height, width)``, and make only the window ``part`` of that when it is given."""
+    """Scale to ``(height, width)``."""
 
     to: Size
-    part: Crop | None = None
 
     def size(self, size: Size) -> Size:
-        return self.part.size(self.to) if self.part else self.to
+        return self.to
 
     def matrix(self, size: Size) -> np.ndarray:
-        scale = np.diag([self.to[1] / size[1], self.to[0] / size[0], 1.0])
-        return self.part.matrix(self.to) @ scale if self.part else scale
+        return np.diag([self.to[1] / size[1], self.to[0] / size[0], 1.0])
 
     def raster(self, array: np.ndarray, interpolation: int, fill: float) -> np.ndarray:
-        if self.part and array.shape[:2] != tuple(self.to):
-            if interpolation == NEAREST:
-                return _picked(array, self.to, self.part)
-            saved = self.to[0] * self.to[1] - 1.3 * self.part.height * self.part.width
-            if interpolation == LINEAR and saved > 2**16:  # for less, the whole and exact one is as fast
-                window = _window(array, self.to, self.part)
-                if window is not None:
-                    return window
-        changed = self._whole(array, interpolation, fill)
-        return self.part.raster(changed, interpolation, fill) if self.part else changed
-
-    def _whole(self, array: np.ndarray, interpolation: int, fill: float) -> np.ndarray:
         if array.shape[:2] == tuple(self.to):
             return array
         resize, size = opencv().resize, (self.to[1], self.to[0])
         return sampled(array, fill, self.to, lambda part, border: resize(part, size, interpolation=interpolation))
-
-
-def _picked(array: np.ndarray, to: Size, part: Crop) -> np.ndarray:
-    """Return a window of the array resized to its nearest pixels, exactly as OpenCV chooses them."""
-
-    def places(length: int, new: int, window: slice) -> np.ndarray:
-        ramp = np.arange(length, dtype=np.float32)[None]
-        return opencv().resize(ramp, (new, 1), interpolation=NEAREST)[0, window].astype(np.intp)
-
-    rows, columns = (places(array.shape[axis], to[axis], part.window[axis]) for axis in (0, 1))
-    near = array[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return near[rows - rows[0]].take(columns - columns[0], 1)
-
-
-def _window(array: np.ndarray, to: Size, part: Crop) -> np.ndarray | None:
-    """Return a window of the linearly resized array, within a grey level, reading only what it needs.
-
-    Resizing a part gives the same pixels when its first one begins where one of the whole image does; a little before
-    the window there is nearly always such a place. None when there is none.
-    """
-    found: list[tuple[int, int, int]] = []
-    for length, new, window in zip(array.shape, to, part.window):
-        start = _common_start(window.start, length / new)
-        if start is None:
-            return None
-        found.append((*start, min(int(window.stop * length / new) + 3, length)))
-    (top, y, bottom), (left, x, right) = found
-    fx, fy = to[1] / array.shape[1], to[0] / array.shape[0]
-    size = round((bottom - y) * fy), round((right - x) * fx)
-    resize = opencv().resize
-    near = sampled(array[y:bottom, x:right], 0, size, lambda near, _: resize(near, None, fx=fx, fy=fy))
-    return near[part.top - top :, part.left - left :][: part.height, : part.width]
-
-
-_REACH, _APART = 96, 1 / 64  # OpenCV's own warps are no finer
-
-
-def _common_start(start: int, ratio: float) -> tuple[int, int] | None:
-    """Return a pixel before ``start`` and the source pixel that begins where it does, ``ratio`` to one."""
-    last = start - int(0.5 / ratio) - 2  # so that no pixel of the window lies on the part's border
-    if last <= 0:
-        return 0, 0
-    pixels = np.arange(last, max(last - _REACH, -1), -1)
-    places = pixels * ratio
-    apart = np.abs(places - np.rint(places))
-    best = int(apart.argmin())
-    return (int(pixels[best]), round(places[best])) if apart[best] <= _APART else None
 
 
 @dataclass(frozen=True)
@@ -173,6 +119,16 @@ class Flip(Geometry):
         rows = slice(None, None, 1 if self.direction == "horizontal" else -1)
         columns = slice(None, None, 1 if self.direction == "vertical" else -1)
         return array[rows, columns]
+
+    def fuse(self, following: Geometry, size: Size) -> tuple[Geometry, ...]:
+        """Return the crop of the other side, which leaves less to be mirrored, and then this."""
+        if not isinstance(following, Crop):
+            return ()
+        if self.direction != "vertical":
+            following = replace(following, left=size[1] - following.left - following.width)
+        if self.direction != "horizontal":
+            following = replace(following, top=size[0] - following.top - following.height)
+        return following, self
 
 
 @dataclass(frozen=True)
@@ -273,15 +229,9 @@ class Raster:
 
 
 def _plan(steps: tuple[Geometry, ...], new: Geometry, size: Size) -> tuple[Geometry, ...]:
-    """Add a change to those planned for an image now of ``size``: a crop goes before flips, and into a resize."""
-    *before, last = steps or (None,)
-    if isinstance(new, Crop) and isinstance(last, Flip):
-        if last.direction != "vertical":
-            new = replace(new, left=size[1] - new.left - new.width)
-        if last.direction != "horizontal":
-            new = replace(new, top=size[0] - new.top - new.height)
-        return *_plan(tuple(before), new, size), last
-    if isinstance(new, Crop) and isinstance(last, Resize):
-        outer = last.part or Crop(0, 0, *last.to)
-        return *before, replace(last, part=replace(new, top=outer.top + new.top, left=outer.left + new.left))
-    return *steps, new
+    """Add a change to those planned for an image now of ``size``, fused with the last of them where that costs less."""
+    fused = steps[-1].fuse(new, size) if steps else ()
+    if not fused:
+        return *steps, new
+    first, *rest = fused
+    return (*_plan(steps[:-1], first, size), *rest) if rest else (*steps[:-1], first)

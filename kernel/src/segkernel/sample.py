@@ -5,7 +5,7 @@ image and every field together:
 
     sample.apply(Flip("horizontal"))
 
-Geometry is planned and carried out when somebody looks: a crop after a resize costs its own window only.
+Geometry is planned, and carried out when somebody looks.
 
 Colour order is RGB, images are (H, W, C) arrays, points are (x, y) in pixels with (0, 0) at the outer corner of the
 first pixel. No torch is imported until `collate` is called.

@@ -18,6 +18,7 @@ from segkernel import geometry
 from segkernel.errors import DataError
 from segkernel.interfaces.data import IGNORE
 from segkernel.sample import Field, ObjectField, RasterField, Sample, Size
+from segplug_datasets.transforms.windowed_resize import WindowedResize
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def covering(sample: Sample, size: Size, rng: np.random.Generator) -> Sample:
     factor = max(1.0, size[0] / sample.size[0], size[1] / sample.size[1])
     if factor > 1:
         height, width = (max(goal, round(edge * factor)) for goal, edge in zip(size, sample.size))
-        sample.apply(geometry.Resize((height, width)))
+        sample.apply(WindowedResize((height, width)))
     return window(sample, size, rng)
 
 

@@ -13,6 +13,7 @@ from segkernel.interfaces.data import IGNORE
 from segkernel.sample import Sample, Size
 from segplug_datasets.transforms.checks import probability
 from segplug_datasets.transforms.layers import Layer, copied, lay
+from segplug_datasets.transforms.windowed_resize import WindowedResize
 
 
 class RandomMosaic:
@@ -69,7 +70,7 @@ class RandomMosaic:
         for number, sample in enumerate(samples):
             factor = min(self.img_scale[0] / sample.size[0], self.img_scale[1] / sample.size[1])
             height, width = (max(1, int(edge * factor)) for edge in sample.size)
-            sample.apply(geometry.Resize((height, width)))
+            sample.apply(WindowedResize((height, width)))
             right, below = number % 2 == 1, number >= 2
             tall = min(height, canvas[0] - y if below else y)
             wide = min(width, canvas[1] - x if right else x)

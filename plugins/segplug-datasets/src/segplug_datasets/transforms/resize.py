@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from segkernel import geometry
 from segkernel.errors import UsageError
 from segkernel.sample import Sample, Size
+from segplug_datasets.transforms.windowed_resize import WindowedResize
 
 Scale = tuple[int, int]
 """Width and height in pixels."""
@@ -46,7 +46,7 @@ class Resize:
         self.keep_ratio = keep_ratio
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
-        return sample.apply(geometry.Resize(self.target(sample.size)))
+        return sample.apply(WindowedResize(self.target(sample.size)))
 
     def target(self, size: Size) -> Size:
         """Return the (height, width) that an image of ``size`` gets."""
@@ -77,7 +77,7 @@ class ResizeShortestEdge:
         self.edge, self.max_size = min(_pair(scale)), max_size
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
-        return sample.apply(geometry.Resize(self.target(sample.size)))
+        return sample.apply(WindowedResize(self.target(sample.size)))
 
     def target(self, size: Size) -> Size:
         """Return the (height, width) that an image of ``size`` gets."""
@@ -97,7 +97,7 @@ class ResizeToMultiple:
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
         height, width = (-(-edge // self.size_divisor) * self.size_divisor for edge in sample.size)
-        return sample.apply(geometry.Resize((height, width)))
+        return sample.apply(WindowedResize((height, width)))
 
 
 class RandomResize:
