@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from segkernel.errors import DataError
 from segkernel.sample import Sample
-from segplug_datasets import StreetScenes
+from segplug_datasets.street_scenes import StreetScenes
 
 
 class BrokenScenes(StreetScenes):
