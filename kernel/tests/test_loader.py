@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from itertools import islice
 from multiprocessing.reduction import ForkingPickler
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import torch.multiprocessing  # isort: skip  # tells the pickler how tensors travel
-from segkernel.data import Loader, prefetched
+from segkernel.data import Loader, on_device
 from segkernel.errors import UsageError
 from segkernel.interfaces.data import Sampler
 from segkernel.sample import Batch
@@ -140,56 +138,19 @@ def test_without_cuda_batches_pass_through():
             taken.append(batch)
             yield batch
 
-    moved = prefetched(source(), torch.device("cpu"))
+    moved = on_device(source(), torch.device("cpu"))
     assert next(moved).images is batches[0].images
     assert len(taken) == 1  # nothing is taken ahead
     assert [int(batch.images.max()) for batch in moved] == [1, 2]
 
 
-def test_on_cuda_a_batch_is_handed_over_after_the_copy_of_the_next_began(monkeypatch):
-    """What is asked of CUDA, in which order, with stand-ins for it."""
-    events = []
-
-    class Stream:
-        def __init__(self, device=None): ...
-
-        def record_event(self):
-            return f"copied {events[-1].split()[1]}"
-
-        def wait_event(self, event):
-            events.append(f"await {event.split()[1]}")
-
-    class Item:
-        def __init__(self, number):
-            self.number, self.images = number, torch.zeros(1)
-
-        def to(self, device, non_blocking):
-            events.append(f"copy {self.number}")
-            return self
-
-        def map(self, function):
-            function(self)
-            return self
-
-        def record_stream(self, stream):
-            events.append(f"keep {self.number}")
-
-    monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    for batch in prefetched(map(Item, range(3)), SimpleNamespace(type="cuda")):
-        events.append(f"use {batch.number}")
-    ahead = "copy 0, copy 1, await 0, keep 0, use 0, copy 2, await 1, keep 1, use 1, await 2, keep 2, use 2"
-    assert ", ".join(events) == ahead
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_on_cuda_the_next_batch_is_copied_ahead(count):
+def test_on_cuda_batches_arrive_whole(count):
     device = torch.device("cuda", 0)
     batches = [Batch(torch.full((2, 3, 64, 64), n, dtype=torch.uint8)).pin_memory() for n in range(count)]
     sums = []
-    for batch in prefetched(iter(batches), device):
+    for batch in on_device(iter(batches), device):
         assert batch.images.device == device
         sums.append(batch.images.float().mean())
     assert [float(value) for value in sums] == list(range(count))

@@ -314,32 +314,10 @@ def _collate_evaluation(results: list[tuple[Sample, Targets] | DataError]) -> tu
     return batches, [result for result in results if isinstance(result, DataError)]
 
 
-def prefetched(batches: Iterable[Batch], device: torch.device) -> Generator[Batch, None, None]:
-    """Yield batches on a device; on CUDA each is copied while the one before is used."""
-    if device.type != "cuda":
-        yield from (batch.to(device) for batch in batches)
-        return
-    stream, ready = torch.cuda.Stream(device), None
+def on_device(batches: Iterable[Batch], device: torch.device) -> Generator[Batch, None, None]:
+    """Yield batches on a device; what comes from page-locked memory is copied while this process goes on."""
     for batch in batches:
-        with torch.cuda.stream(stream):
-            coming = batch.to(device, non_blocking=True), stream.record_event()
-        if ready is not None:
-            yield _handed_over(*ready)
-        ready = coming
-    if ready is not None:
-        yield _handed_over(*ready)
-
-
-def _handed_over(batch: Batch, copied: torch.cuda.Event) -> Batch:
-    """Make the current stream wait for a copy, and the memory wait for the current stream."""
-    stream = torch.cuda.current_stream(batch.images.device)
-    stream.wait_event(copied)
-
-    def used(tensor: torch.Tensor) -> torch.Tensor:
-        tensor.record_stream(stream)
-        return tensor
-
-    return batch.map(used)
+        yield batch.to(device, non_blocking=True)
 
 
 SIGTERM_GRACE = 60

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from segkernel.data import Loader, prefetched
+from segkernel.data import Loader, on_device
 from segkernel.engine import blame_batch, together
 from segkernel.errors import DataError, UsageError
 from segkernel.inference import TTA, check_views, predict_batch
@@ -56,7 +56,7 @@ def evaluate(run: Runner, part: Loader, kind: str) -> dict[str, float] | None:
     losses: dict[str, list[Tensor]] = {}
     run.engine.sync_buffers()
     with together(run.engine):
-        for batch in prefetched(part.eval_batches(run.engine.rank, run.engine.world_size), run.engine.device):
+        for batch in on_device(part.eval_batches(run.engine.rank, run.engine.world_size), run.engine.device):
             if run.received or run.engine.alerted:
                 break
             _need_annotations(metrics, batch, part)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from segkernel import checkpoint as checkpoints
 from segkernel import rundir
-from segkernel.data import Loader, prefetched
+from segkernel.data import Loader, on_device
 from segkernel.engine import LocalEngine, blame_batch, sample_names, together
 from segkernel.errors import (
     CheckpointError,
@@ -202,7 +202,7 @@ class Runner:
             self._start()
             with self._mode("train"), self.hooks.during("train", self):
                 batches = self.train_set.train_batches(self.position, self.engine.rank, self.engine.world_size)
-                with closing(prefetched(batches, self.engine.device)) as ready:  # its workers end with it
+                with closing(on_device(batches, self.engine.device)) as ready:  # its workers end with it
                     self._restore_random()
                     if self._validation_pending:
                         self._end_iteration(validate=True)
