@@ -1,6 +1,6 @@
-"""ANN: non-local blocks whose keys and values are a pyramid of average pools, instead of all pixels.
+"""ANN: non-local blocks whose keys and values are sampled by pyramid pooling instead of taken from all pixels.
 
-Zhu et al., Asymmetric Non-local Neural Networks for Semantic Segmentation, 2019.
+Asymmetric Non-local Neural Networks for Semantic Segmentation, Zhu et al., 2019 (https://arxiv.org/abs/1908.07678).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import TypedDict, Unpack
+from typing_extensions import Unpack
 
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features
@@ -18,23 +18,19 @@ from segkernel.nn import (
     AdaptiveAvgPool2d,
     ConvModule,
     DecodeHead,
-    DecodeHeadArguments,
-    LayerConfig,
+    LayerConfigs,
+    MultiLevelHeadArguments,
     resize,
 )
 from segplug_heads.parts.self_attention import SelfAttentionBlock
 
 
-class Layers(TypedDict):
-    """The kinds of layers."""
-
-    conv_cfg: LayerConfig | None
-    norm_cfg: LayerConfig | None
-    act_cfg: LayerConfig | None
-
-
 class PPMConcat(nn.ModuleList):
-    """(N, C, h, w) averaged into grids of ``pool_scales`` cells a side, all cells in a row: (N, C, L)."""
+    """Pyramid pooling, flattened: (N, C, h, w) -> (N, C, S), S being the sum of ``scale``^2 over the scales.
+
+    Args:
+        pool_scales: Side of each grid in bins.
+    """
 
     def __init__(self, pool_scales: Sequence[int]) -> None:
         super().__init__(AdaptiveAvgPool2d(scale) for scale in pool_scales)
@@ -44,17 +40,19 @@ class PPMConcat(nn.ModuleList):
 
 
 class PyramidAttention(SelfAttentionBlock):
-    """(N, high_in_channels, h, w) and (N, low_in_channels, H, W) -> (N, out_channels, h, w).
+    """Attention from the pixels of a coarse map to the pooled pixels of a fine one.
+
+    (N, high_in_channels, h, w) and (N, low_in_channels, H, W) -> (N, out_channels, h, w).
 
     Args:
-        low_in_channels: Channels of the map that keys and values are pooled from.
-        high_in_channels: Channels of the map that asks.
+        low_in_channels: Channels of the low-level map, which keys and values come from.
+        high_in_channels: Channels of the high-level map, which queries come from.
         channels: Channels of queries, keys and values.
-        out_channels: Channels of the result.
-        share_key_query: One projection makes keys and queries.
+        out_channels: Output channels.
+        share_key_query: Keys and queries share one projection.
         query_scale: Queries are max-pooled by this factor.
-        key_pool_scales: Cells a side of each pooled grid.
-        layers: Kinds of layers.
+        key_pool_scales: Side in bins of each grid that keys and values are pooled to.
+        layers: Types of the layers.
     """
 
     def __init__(
@@ -66,7 +64,7 @@ class PyramidAttention(SelfAttentionBlock):
         share_key_query: bool,
         query_scale: int,
         key_pool_scales: Sequence[int],
-        layers: Layers,
+        layers: LayerConfigs,
     ) -> None:
         super().__init__(
             key_in_channels=low_in_channels,
@@ -86,14 +84,23 @@ class PyramidAttention(SelfAttentionBlock):
         )
 
     def forward(self, query_feats: Tensor, key_feats: Tensor) -> Tensor:
-        found = super().forward(query_feats, key_feats)
-        return found if self.query_downsample is None else resize(found, query_feats.shape[2:])
+        context = super().forward(query_feats, key_feats)
+        return context if self.query_downsample is None else resize(context, query_feats.shape[2:])
 
 
 class AFNB(nn.Module):
-    """Fusion: a coarse map (N, high_in_channels, h, w) with what it finds in a fine one (N, low_in_channels, H, W).
+    """Asymmetric fusion non-local block: a high-level map attends to a low-level one (section 3.3 of the paper).
 
-    The result is (N, out_channels, h, w). Arguments are those of `PyramidAttention`, with one for each query scale.
+    (N, low_in_channels, H, W) and (N, high_in_channels, h, w) -> (N, out_channels, h, w).
+
+    Args:
+        low_in_channels: Channels of the low-level map.
+        high_in_channels: Channels of the high-level map.
+        channels: Channels of queries, keys and values.
+        out_channels: Output channels.
+        query_scales: Factors that queries are max-pooled by; one attention each, summed.
+        key_pool_scales: Side in bins of each grid that keys and values are pooled to.
+        layers: Types of the layers.
     """
 
     def __init__(
@@ -104,14 +111,25 @@ class AFNB(nn.Module):
         out_channels: int,
         query_scales: Sequence[int],
         key_pool_scales: Sequence[int],
-        layers: Layers,
+        layers: LayerConfigs,
     ) -> None:
         super().__init__()
-        ends = (low_in_channels, high_in_channels, channels, out_channels)
         self.stages = nn.ModuleList(
-            PyramidAttention(*ends, False, scale, key_pool_scales, layers) for scale in query_scales
+            PyramidAttention(
+                low_in_channels=low_in_channels,
+                high_in_channels=high_in_channels,
+                channels=channels,
+                out_channels=out_channels,
+                share_key_query=False,
+                query_scale=scale,
+                key_pool_scales=key_pool_scales,
+                layers=layers,
+            )
+            for scale in query_scales
         )
-        self.bottleneck = ConvModule(out_channels + high_in_channels, out_channels, 1, **{**layers, "act_cfg": None})
+        # Without activation, as in the reference implementation.
+        linear: LayerConfigs = {**layers, "act_cfg": None}
+        self.bottleneck = ConvModule(out_channels + high_in_channels, out_channels, 1, **linear)
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
         context = torch.stack([stage(high, low) for stage in self.stages]).sum(0)
@@ -119,9 +137,17 @@ class AFNB(nn.Module):
 
 
 class APNB(nn.Module):
-    """Self-attention: a map (N, in_channels, h, w) with what it finds in itself, (N, out_channels, h, w).
+    """Asymmetric pyramid non-local block: a map attends to itself, pooled (section 3.2 of the paper).
 
-    Arguments are those of `PyramidAttention`, with one for each query scale.
+    (N, in_channels, h, w) -> (N, out_channels, h, w).
+
+    Args:
+        in_channels: Channels of the map.
+        channels: Channels of queries, keys and values.
+        out_channels: Output channels.
+        query_scales: Factors that queries are max-pooled by; one attention each, summed.
+        key_pool_scales: Side in bins of each grid that keys and values are pooled to.
+        layers: Types of the layers.
     """
 
     def __init__(
@@ -131,12 +157,21 @@ class APNB(nn.Module):
         out_channels: int,
         query_scales: Sequence[int],
         key_pool_scales: Sequence[int],
-        layers: Layers,
+        layers: LayerConfigs,
     ) -> None:
         super().__init__()
-        ends = (in_channels, in_channels, channels, out_channels)
         self.stages = nn.ModuleList(
-            PyramidAttention(*ends, True, scale, key_pool_scales, layers) for scale in query_scales
+            PyramidAttention(
+                low_in_channels=in_channels,
+                high_in_channels=in_channels,
+                channels=channels,
+                out_channels=out_channels,
+                share_key_query=True,
+                query_scale=scale,
+                key_pool_scales=key_pool_scales,
+                layers=layers,
+            )
+            for scale in query_scales
         )
         self.bottleneck = ConvModule(out_channels + in_channels, out_channels, 1, **layers)
 
@@ -146,12 +181,12 @@ class APNB(nn.Module):
 
 
 class ANNHead(DecodeHead):
-    """Two feature maps, the finer one first -> (N, out_channels, h, w) at the size of the second.
+    """A low-level and a high-level feature map -> logits (N, out_channels, h, w) at the size of the high-level one.
 
     Args:
         project_channels: Channels of queries, keys and values.
-        query_scales: Factors by which queries are max-pooled, one attention each; their results are added.
-        key_pool_scales: Cells a side of each grid that keys and values are averaged into.
+        query_scales: Factors that queries are max-pooled by; one attention each, summed.
+        key_pool_scales: Side in bins of each grid that keys and values are pooled to.
 
     Raises:
         ConfigError: There are not two feature maps.
@@ -168,22 +203,35 @@ class ANNHead(DecodeHead):
         project_channels: int,
         query_scales: Sequence[int] = (1,),
         key_pool_scales: Sequence[int] = (1, 3, 6, 8),
-        **kwargs: Unpack[DecodeHeadArguments],
+        **kwargs: Unpack[MultiLevelHeadArguments],
     ) -> None:
         super().__init__(input_transform="multiple_select", **kwargs)
         if len(self.in_channels) != 2:
-            message = f"{len(self.in_channels)} feature maps; the head takes a fine one and a coarse one"
+            message = f"{len(self.in_channels)} feature maps; the head takes a low-level and a high-level one"
             raise ConfigError(Problem(message, "in_channels"))
-        low, high = self.in_channels
-        layers: Layers = {"conv_cfg": self.conv_cfg, "norm_cfg": self.norm_cfg, "act_cfg": self.act_cfg}
-        scales = (query_scales, key_pool_scales, layers)
-        self.fusion = AFNB(low, high, project_channels, high, *scales)
-        self.bottleneck = ConvModule(high, self.channels, 3, padding=1, **layers)
-        self.context = APNB(self.channels, project_channels, self.channels, *scales)
+        low_in_channels, high_in_channels = self.in_channels
+        self.fusion = AFNB(
+            low_in_channels=low_in_channels,
+            high_in_channels=high_in_channels,
+            channels=project_channels,
+            out_channels=high_in_channels,
+            query_scales=query_scales,
+            key_pool_scales=key_pool_scales,
+            layers=self.layer_cfgs,
+        )
+        self.bottleneck = ConvModule(high_in_channels, self.channels, 3, padding=1, **self.layer_cfgs)
+        self.context = APNB(
+            in_channels=self.channels,
+            channels=project_channels,
+            out_channels=self.channels,
+            query_scales=query_scales,
+            key_pool_scales=key_pool_scales,
+            layers=self.layer_cfgs,
+        )
 
     def forward_feature(self, features: Features) -> Tensor:
         low, high = self.select(features)
-        fused = self.fusion(low, high)
+        x = self.fusion(low, high)
         if self.dropout is not None:
-            fused = self.dropout(fused)
-        return self.context(self.bottleneck(fused))
+            x = self.dropout(x)
+        return self.context(self.bottleneck(x))

@@ -1,6 +1,6 @@
-"""CCNet: each pixel sees its row and its column; seen twice, that is the whole image.
+"""CCNet: attention of each pixel to its row and column; applied twice, every pixel reaches every other one.
 
-Huang et al., CCNet: Criss-Cross Attention for Semantic Segmentation, 2019.
+CCNet: Criss-Cross Attention for Semantic Segmentation, Huang et al., 2019 (https://arxiv.org/abs/1811.11721).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from segplug_heads.heads.scale import Scale
 
 
 class CrissCrossAttention(nn.Module):
-    """(N, in_channels, h, w) -> the same shape: the input plus a weighted mean over each pixel's row and column.
+    """(N, in_channels, h, w) -> the same shape: the input plus, scaled, the attention to each pixel's row and column.
 
     Args:
-        in_channels: Channels of the map, 8 at least.
+        in_channels: Channels of the feature map, at least 8: queries and keys have an eighth of them.
     """
 
     def __init__(self, in_channels: int) -> None:
@@ -30,24 +30,25 @@ class CrissCrossAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = self.query_conv(x), self.key_conv(x), self.value_conv(x)
         height = x.shape[2]
-        of_column = torch.einsum("nchw,nciw->nhwi", query, key)
-        itself = torch.eye(height, dtype=torch.bool, device=x.device)  # is in the row already
-        of_column = of_column.masked_fill(itself[:, None], -torch.inf)
-        of_row = torch.einsum("nchw,nchj->nhwj", query, key)
-        weights = torch.cat([of_column, of_row], 3).softmax(3)
-        found = torch.einsum("nciw,nhwi->nchw", value, weights[..., :height])
-        found = found + torch.einsum("nchj,nhwj->nchw", value, weights[..., height:])
-        return self.gamma(found) + x
+        column_logits = torch.einsum("nchw,nciw->nhwi", query, key)
+        # The pixel itself is in its row and in its column; it counts once.
+        itself = torch.eye(height, dtype=torch.bool, device=x.device)
+        column_logits = column_logits.masked_fill(itself[:, None], -torch.inf)
+        row_logits = torch.einsum("nchw,nchj->nhwj", query, key)
+        weights = torch.cat([column_logits, row_logits], 3).softmax(3)
+        context = torch.einsum("nciw,nhwi->nchw", value, weights[..., :height])
+        context = context + torch.einsum("nchj,nhwj->nchw", value, weights[..., height:])
+        return self.gamma(context) + x
 
 
 class CCHead(FCNBlockHead):
-    """(N, in_channels, h, w) -> (N, out_channels, h, w).
+    """(N, in_channels, h, w) -> logits (N, out_channels, h, w).
 
     Args:
-        recurrence: How many times the attention is applied.
-        kernel_size: Of the convolutions.
-        concat_input: Join the input to the result and fuse both with one more convolution.
-        dilation: Of the convolutions.
+        recurrence: Times the attention is applied; its weights are shared.
+        kernel_size: Kernel size of the convolutions, in pixels.
+        concat_input: Concatenate input and result, and fuse them with another convolution.
+        dilation: Dilation of the convolutions.
     """
 
     def __init__(self, recurrence: int = 2, **kwargs: Unpack[FCNBlockHeadArguments]) -> None:

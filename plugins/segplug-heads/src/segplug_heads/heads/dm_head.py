@@ -1,6 +1,6 @@
-"""DMNet: depthwise convolutions whose kernels are made from the image itself.
+"""DMNet: depthwise convolutions whose kernels are computed from the image.
 
-He, Deng and Qiao, Dynamic Multi-Scale Filters for Semantic Segmentation, 2019.
+Dynamic Multi-Scale Filters for Semantic Segmentation, He, Deng and Qiao, 2019.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from segkernel.nn import (
     adaptive_avg_pool,
     build_activation,
     build_norm,
+    is_tracing,
 )
-from segkernel.nn.pool import is_tracing
 
 
 class DCM(nn.Module):
     """Dynamic convolution module: (N, in_channels, h, w) -> (N, channels, h, w).
 
     Args:
-        filter_size: Side of the kernels, which are the input averaged into so many cells, and projected.
-        fusion: One more convolution at the end.
-        in_channels: Channels of the input.
-        channels: Channels of the result.
-        conv_cfg: Kind of convolution.
-        norm_cfg: Kind of norm.
-        act_cfg: Kind of activation.
+        filter_size: Side of the kernels in pixels: the feature map is pooled to a grid of this size and projected.
+        fusion: Add a 1x1 convolution at the end.
+        in_channels: Channels of the feature map.
+        channels: Output channels.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``.
+        norm_cfg: Type of the norms; None is no norm.
+        act_cfg: Type of the activations; None is no activation.
     """
 
     def __init__(
@@ -46,18 +46,21 @@ class DCM(nn.Module):
         fusion: bool,
         in_channels: int,
         channels: int,
-        conv_cfg: LayerConfig | None,
-        norm_cfg: LayerConfig | None,
-        act_cfg: LayerConfig | None,
+        conv_cfg: LayerConfig | None = None,
+        norm_cfg: LayerConfig | None = None,
+        act_cfg: LayerConfig | None = None,
     ) -> None:
         super().__init__()
         self.filter_size = filter_size
-        layers = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         self.filter_gen_conv = nn.Conv2d(in_channels, channels, 1)
-        self.input_redu_conv = ConvModule(in_channels, channels, 1, **layers)
+        self.input_redu_conv = ConvModule(
+            in_channels, channels, 1, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg
+        )
         self.norm = None if norm_cfg is None else build_norm(norm_cfg, channels)[1]
         self.activate = nn.Identity() if act_cfg is None else build_activation(act_cfg)
-        self.fusion_conv = ConvModule(channels, channels, 1, **layers) if fusion else None
+        self.fusion_conv = None
+        if fusion:
+            self.fusion_conv = ConvModule(channels, channels, 1, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
         kernels = self.filter_gen_conv(adaptive_avg_pool(x, self.filter_size))
@@ -68,22 +71,23 @@ class DCM(nn.Module):
         return out if self.fusion_conv is None else self.fusion_conv(out)
 
     def _convolve(self, x: Tensor, kernels: Tensor) -> Tensor:
-        """Return each channel of each image convolved with its own kernel; an even one reaches further up and left."""
+        """Convolve each channel of each image with its own kernel, (N, C, filter_size, filter_size)."""
+        # An even kernel has no centre: the reference implementation pads one pixel more at the top and left.
         after = (self.filter_size - 1) // 2
         before = self.filter_size - 1 - after
         padded = F.pad(x, (before, after, before, after))
-        if is_tracing():  # no file format knows a convolution with a number of groups that is open, as the batch is
-            return _sum_of_shifts(padded, kernels, (x.shape[2], x.shape[3]))
+        if is_tracing():  # exported formats have no convolution with a dynamic number of groups, here N * C
+            return _depthwise_by_shifts(padded, kernels, (x.shape[2], x.shape[3]))
         images, filters = padded.flatten(0, 1).unsqueeze(0), kernels.flatten(0, 1).unsqueeze(1)
         return F.conv2d(images, filters, groups=images.shape[1]).view_as(x)
 
 
 class DMHead(DecodeHead):
-    """(N, in_channels, h, w) -> (N, out_channels, h, w).
+    """(N, in_channels, h, w) -> logits (N, out_channels, h, w).
 
     Args:
-        filter_sizes: Sides of the kernels of the parallel convolutions.
-        fusion: One more convolution at the end of each.
+        filter_sizes: Side in pixels of the kernels of each `DCM`.
+        fusion: Add a 1x1 convolution at the end of each.
     """
 
     def __init__(
@@ -93,21 +97,20 @@ class DMHead(DecodeHead):
         **kwargs: Unpack[DecodeHeadArguments],
     ) -> None:
         super().__init__(**kwargs)
-        layers = {"conv_cfg": self.conv_cfg, "norm_cfg": self.norm_cfg, "act_cfg": self.act_cfg}
         self.dcm_modules = nn.ModuleList(
-            DCM(size, fusion, self.in_channels, self.channels, **layers) for size in filter_sizes
+            DCM(size, fusion, self.in_channels, self.channels, **self.layer_cfgs) for size in filter_sizes
         )
-        joined = self.in_channels + len(filter_sizes) * self.channels
-        self.bottleneck = ConvModule(joined, self.channels, 3, padding=1, **layers)
+        channels = self.in_channels + len(filter_sizes) * self.channels
+        self.bottleneck = ConvModule(channels, self.channels, 3, padding=1, **self.layer_cfgs)
 
     def forward_feature(self, features: Features) -> Tensor:
         x = self.select(features)
         return self.bottleneck(torch.cat([x, *(module(x) for module in self.dcm_modules)], 1))
 
 
-def _sum_of_shifts(padded: Tensor, kernels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the convolution of (N, C, H, W) with kernels (N, C, k, k), at ``size``."""
+def _depthwise_by_shifts(padded: Tensor, kernels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Convolve (N, C, H, W) with kernels (N, C, k, k) as a sum of shifted products, (N, C, *size)."""
     height, width = size
-    places = itertools.product(range(kernels.shape[2]), range(kernels.shape[3]))
-    terms = (padded[:, :, i : i + height, j : j + width] * kernels[:, :, i : i + 1, j : j + 1] for i, j in places)
+    offsets = itertools.product(range(kernels.shape[2]), range(kernels.shape[3]))
+    terms = (padded[:, :, i : i + height, j : j + width] * kernels[:, :, i : i + 1, j : j + 1] for i, j in offsets)
     return functools.reduce(torch.add, terms)

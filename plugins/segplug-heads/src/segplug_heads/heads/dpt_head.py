@@ -1,12 +1,12 @@
-"""DPT: layers of a vision transformer reassembled into a pyramid, and fused from coarse to fine.
+"""DPT: tokens of a vision transformer, reassembled into a pyramid of feature maps and fused from coarse to fine.
 
-Ranftl, Bochkovskiy and Koltun, Vision Transformers for Dense Prediction, 2021 (https://arxiv.org/abs/2103.13413).
+Vision Transformers for Dense Prediction, Ranftl, Bochkovskiy and Koltun, 2021 (https://arxiv.org/abs/2103.13413).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,19 +14,22 @@ from typing_extensions import Unpack
 
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features
-from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, LayerConfig, nchw_to_nlc, nlc_to_nchw, resize
+from segkernel.nn import ConvModule, DecodeHead, HeadArguments, LayerConfig, nchw_to_nlc, nlc_to_nchw, resize
+from segkernel.nn.decode_head import InputTransform
 
 Readout = Literal["ignore", "add", "project"]
 
 
 class ReassembleBlocks(nn.Module):
-    """Four (map, class token) pairs, (N, in_channels, h, w) and (N, in_channels) -> maps of ``out_channels``.
+    """Four (map, class token) pairs, (N, in_channels, h, w) and (N, in_channels) -> a pyramid of four maps.
 
-    These have 4, 2, 1 and 1/2 times the size of the given ones.
+    Map i is (N, out_channels[i], ...), at 4, 2, 1 and 1/2 times the size of the given ones.
 
     Args:
-        readout_type: What becomes of the class token: it is ignored, added to every patch, or joined with every patch
-            and projected.
+        in_channels: Channels of maps and tokens.
+        out_channels: Channels of each map of the pyramid, finest first.
+        readout_type: What is done with the class token: ``ignore`` it, ``add`` it to every patch, or concatenate it
+            with every patch and ``project``.
     """
 
     def __init__(self, in_channels: int, out_channels: Sequence[int], readout_type: Readout) -> None:
@@ -47,36 +50,43 @@ class ReassembleBlocks(nn.Module):
                 nn.Sequential(nn.Linear(2 * in_channels, in_channels), nn.GELU()) for _ in out_channels
             )
 
-    def forward(self, features: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        maps = [self._read_out(i, x, token) for i, (x, token) in enumerate(features)]
+    def forward(self, features: Sequence[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
+        maps = [self._read(i, x, cls_token) for i, (x, cls_token) in enumerate(features)]
         steps = zip(self.projects, self.resize_layers, maps, strict=True)
-        return [enlarge(project(x)) for project, enlarge, x in steps]
+        return [resample(project(x)) for project, resample, x in steps]
 
-    def _read_out(self, index: int, x: Tensor, token: Tensor) -> Tensor:
-        if self.readout_type == "ignore":
+    def _read(self, index: int, x: Tensor, cls_token: Tensor | None) -> Tensor:
+        """Fuse the class token with the map: (N, in_channels, h, w) -> the same shape."""
+        if cls_token is None or self.readout_type == "ignore":
             return x
         if self.readout_type == "add":
-            return x + token[:, :, None, None]
-        tokens = nchw_to_nlc(x)
-        joined = torch.cat([tokens, token.unsqueeze(1).expand_as(tokens)], -1)
-        return nlc_to_nchw(self.readout_projects[index](joined), (x.shape[2], x.shape[3]))
+            return x + cls_token[:, :, None, None]
+        patches = nchw_to_nlc(x)
+        pairs = torch.cat([patches, cls_token.unsqueeze(1).expand_as(patches)], -1)
+        return nlc_to_nchw(self.readout_projects[index](pairs), (x.shape[2], x.shape[3]))
 
 
 class ResidualUnit(nn.Module):
-    """Two 3x3 convolutions, each after an activation, plus the input: (N, C, h, w) -> the same."""
+    """Two pre-activation 3x3 convolutions with a residual connection: (N, C, h, w) -> the same shape."""
 
     def __init__(self, channels: int, act_cfg: LayerConfig | None, norm_cfg: LayerConfig | None) -> None:
         super().__init__()
-        layers = {"padding": 1, "bias": False, "act_cfg": act_cfg, "norm_cfg": norm_cfg, "inplace": False}
-        self.conv1 = ConvModule(channels, channels, 3, order=("act", "conv", "norm"), **layers)
-        self.conv2 = ConvModule(channels, channels, 3, order=("act", "conv", "norm"), **layers)
+        self.conv1 = _preactivated_conv(channels, act_cfg, norm_cfg)
+        self.conv2 = _preactivated_conv(channels, act_cfg, norm_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(self.conv1(x))
 
 
 class FeatureFusion(nn.Module):
-    """What came from below (N, C, h, w), plus a finer map of about that size when given -> (N, C, 2 h, 2 w)."""
+    """The fused coarser maps (N, C, h, w) and the next finer map, of about that size -> (N, C, 2 h, 2 w).
+
+    Args:
+        channels: C.
+        act_cfg: Type of the activations.
+        norm_cfg: Type of the norms.
+        coarsest: This is the first fusion: there is no finer map to add.
+    """
 
     def __init__(
         self, channels: int, act_cfg: LayerConfig | None, norm_cfg: LayerConfig | None, coarsest: bool
@@ -93,21 +103,22 @@ class FeatureFusion(nn.Module):
 
 
 class DPTHead(DecodeHead):
-    """Four (map, class token) pairs of one stride -> (N, out_channels, 8 h, 8 w).
+    """Four (map, class token) pairs of one stride -> logits (N, out_channels, 8 h, 8 w).
 
-    `VisionTransformer` gives them with ``output_cls_token``. With ``readout_type: ignore`` maps alone will do.
+    `VisionTransformer` gives such pairs with ``output_cls_token``; maps alone are enough for ``readout_type: ignore``.
 
     Args:
         embed_dims: Channels of the maps and tokens.
-        post_process_channels: Of the four maps of the pyramid, the finest first.
-        readout_type: What becomes of the class token: ``ignore``, ``add`` or ``project``.
-        patch_size: Of the backbone; kept for those who read it.
-        expand_channels: Double the channels of the pyramid's second map, and again those of the third and fourth.
-        act_cfg: Kind of activation.
-        norm_cfg: Kind of norm.
+        post_process_channels: Channels of the four maps of the pyramid, finest first.
+        readout_type: What is done with the class token: ``ignore`` it, ``add`` it to every patch, or concatenate it
+            with every patch and ``project``.
+        patch_size: Patch size of the backbone in pixels; not used, accepted for existing configs.
+        expand_channels: Multiply the four ``post_process_channels`` by 1, 2, 4 and 8.
+        act_cfg: Type of the activations.
+        norm_cfg: Type of the norms.
 
     Raises:
-        ConfigError: When there are not four maps.
+        ConfigError: There are not four maps.
     """
 
     conformance: ClassVar = {
@@ -123,11 +134,15 @@ class DPTHead(DecodeHead):
         readout_type: Readout = "ignore",
         patch_size: int = 16,
         expand_channels: bool = False,
-        act_cfg: Mapping[str, Any] | None = {"type": "ReLU"},
-        norm_cfg: Mapping[str, Any] | None = {"type": "BN"},
-        **kwargs: Unpack[DecodeHeadArguments],
+        conv_cfg: LayerConfig | None = None,
+        norm_cfg: LayerConfig | None = {"type": "BN"},  # noqa: B006  never changed
+        act_cfg: LayerConfig | None = {"type": "ReLU"},  # noqa: B006  never changed
+        input_transform: InputTransform | None = None,
+        **kwargs: Unpack[HeadArguments],
     ) -> None:
-        super().__init__(act_cfg=act_cfg, norm_cfg=norm_cfg, **kwargs)
+        super().__init__(
+            conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg, input_transform=input_transform, **kwargs
+        )
         if self.input_transform != "multiple_select" or len(self.in_channels) != 4:
             raise ConfigError(
                 Problem("four maps are needed", "in_index", hint="set input_transform to multiple_select")
@@ -147,16 +162,32 @@ class DPTHead(DecodeHead):
 
     def forward_feature(self, features: Features) -> Tensor:
         pairs = [self._pair(feature) for feature in self.select(features)]
-        maps = [conv(x) for conv, x in zip(self.convs, self.reassemble_blocks(pairs), strict=True)]
-        x: Tensor | None = None
-        for fuse, finer in zip(self.fusion_blocks, reversed(maps), strict=True):
-            x = fuse(finer) if x is None else fuse(x, finer)
+        pyramid = [conv(x) for conv, x in zip(self.convs, self.reassemble_blocks(pairs), strict=True)]
+        coarsest, *finer = reversed(pyramid)
+        x = self.fusion_blocks[0](coarsest)
+        for fuse, feature in zip(self.fusion_blocks[1:], finer, strict=True):
+            x = fuse(x, feature)
         return self.project(x)
 
-    def _pair(self, feature: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def _pair(self, feature: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Return the map and its class token."""
         if not isinstance(feature, Tensor):
             return feature
         if self.reassemble_blocks.readout_type != "ignore":
-            message = "the backbone gives maps without the class token"
+            message = "the backbone returns maps without the class token"
             raise ConfigError(Problem(message, "readout_type", hint="set output_cls_token in the backbone"))
-        return feature, feature.mean((2, 3))
+        return feature, None
+
+
+def _preactivated_conv(channels: int, act_cfg: LayerConfig | None, norm_cfg: LayerConfig | None) -> ConvModule:
+    return ConvModule(
+        channels,
+        channels,
+        3,
+        padding=1,
+        bias=False,
+        norm_cfg=norm_cfg,
+        act_cfg=act_cfg,
+        inplace=False,  # the residual connection still needs the input
+        order=("act", "conv", "norm"),
+    )

@@ -1,6 +1,7 @@
-"""EMANet: feature maps rebuilt from a few bases, which expectation and maximisation find in each image.
+"""EMANet: feature maps reconstructed from a few bases, estimated in each image by expectation-maximization.
 
-Li et al., Expectation-Maximization Attention Networks for Semantic Segmentation, 2019.
+Expectation-Maximization Attention Networks for Semantic Segmentation, Li et al., 2019
+(https://arxiv.org/abs/1907.13426).
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments
 
 
 class EMAModule(nn.Module):
-    """(N, channels, h, w) -> the same shape, rebuilt from ``num_bases`` bases; no gradient passes.
+    """(N, channels, h, w) -> the same shape, reconstructed from ``num_bases`` bases; without a gradient.
 
     Args:
-        channels: Channels of the map.
-        num_bases: Number of bases.
-        num_stages: Rounds of expectation and maximisation.
-        momentum: Share of a training batch's bases in those that the next one starts from.
+        channels: Channels of the feature map.
+        num_bases: Number of bases, K in the paper.
+        num_stages: Iterations of expectation-maximization, T in the paper.
+        momentum: Weight of a training batch's bases in the moving average that the iterations start from.
     """
 
     bases: Tensor
@@ -39,32 +40,33 @@ class EMAModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         pixels, bases = x.flatten(2), self.bases
         for _ in range(self.num_stages):
-            shares = (pixels.mT @ bases).softmax(2)
-            bases = F.normalize(pixels @ F.normalize(shares, p=1, dim=1), dim=1)
+            # E step: the responsibilities of the bases for each pixel. M step: bases as weighted means of the pixels.
+            responsibilities = (pixels.mT @ bases).softmax(2)
+            bases = F.normalize(pixels @ F.normalize(responsibilities, p=1, dim=1), dim=1)
         if self.training:
-            self._remember(bases)
-        return (bases @ shares.mT).view_as(x)
+            self._update_bases(bases)
+        return (bases @ responsibilities.mT).view_as(x)
 
-    def _remember(self, bases: Tensor) -> None:
-        """Move the buffer towards the mean of ``bases`` (N, channels, num_bases) over images and processes."""
+    def _update_bases(self, bases: Tensor) -> None:
+        """Update the moving average with the mean of ``bases`` (N, channels, num_bases) over images and processes."""
         mean = bases.mean(0, keepdim=True).to(self.bases.dtype)
         if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(mean)  # the sum serves: only its direction counts
+            distributed.all_reduce(mean)  # a sum is enough: it is normalised next
         self.bases.lerp_(F.normalize(mean, dim=1), self.momentum)
 
 
 class EMAHead(DecodeHead):
-    """(N, in_channels, h, w) -> (N, out_channels, h, w).
+    """(N, in_channels, h, w) -> logits (N, out_channels, h, w).
 
     Args:
-        ema_channels: Channels of the rebuilt map.
+        ema_channels: Channels of the reconstructed map.
         num_bases: Number of bases.
-        num_stages: Rounds of expectation and maximisation, one at least.
-        concat_input: Join the input to the result and fuse both with one more convolution.
-        momentum: Share of a training batch's bases in those that the next one starts from.
+        num_stages: Iterations of expectation-maximization, at least one.
+        concat_input: Concatenate input and result, and fuse them with another convolution.
+        momentum: Weight of a training batch's bases in the moving average that the iterations start from.
 
     Raises:
-        ConfigError: There is no round.
+        ConfigError: ``num_stages`` is less than one.
     """
 
     conformance: ClassVar = {
@@ -82,22 +84,24 @@ class EMAHead(DecodeHead):
     ) -> None:
         super().__init__(**kwargs)
         if num_stages < 1:
-            raise ConfigError(Problem(f"{num_stages} rounds find no bases; one is the least", "num_stages"))
-        conv, layers = {"conv_cfg": self.conv_cfg}, {"norm_cfg": self.norm_cfg, "act_cfg": self.act_cfg}
-        self.ema_in_conv = ConvModule(self.in_channels, ema_channels, 3, padding=1, **conv, **layers)
-        self.ema_mid_conv = ConvModule(ema_channels, ema_channels, 1, **conv, act_cfg=None)
-        self.ema_mid_conv.requires_grad_(False)  # only the bases' search sees it
+            raise ConfigError(Problem(f"{num_stages} iterations; at least 1 is needed", "num_stages"))
+        conv_cfg, norm_cfg = self.conv_cfg, self.norm_cfg
+        self.ema_in_conv = ConvModule(self.in_channels, ema_channels, 3, padding=1, **self.layer_cfgs)
+        self.ema_mid_conv = ConvModule(ema_channels, ema_channels, 1, conv_cfg=conv_cfg, act_cfg=None)
+        # Only the estimation of the bases uses it, and that has no gradient: it keeps its initial weights.
+        self.ema_mid_conv.requires_grad_(False)
         self.ema_module = EMAModule(ema_channels, num_bases, num_stages, momentum)
-        self.ema_out_conv = ConvModule(ema_channels, ema_channels, 1, **conv, norm_cfg=self.norm_cfg, act_cfg=None)
-        self.bottleneck = ConvModule(ema_channels, self.channels, 3, padding=1, **conv, **layers)
+        self.ema_out_conv = ConvModule(
+            ema_channels, ema_channels, 1, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=None
+        )
+        self.bottleneck = ConvModule(ema_channels, self.channels, 3, padding=1, **self.layer_cfgs)
         self.conv_cat = None
         if concat_input:
-            joined = self.in_channels + self.channels
-            self.conv_cat = ConvModule(joined, self.channels, 3, padding=1, **conv, **layers)
+            self.conv_cat = ConvModule(self.in_channels + self.channels, self.channels, 3, padding=1, **self.layer_cfgs)
 
     def forward_feature(self, features: Features) -> Tensor:
         x = self.select(features)
-        narrow = self.ema_in_conv(x)
-        rebuilt = self.ema_out_conv(self.ema_module(self.ema_mid_conv(narrow)).relu())
-        out = self.bottleneck((narrow + rebuilt).relu())
+        identity = self.ema_in_conv(x)
+        reconstructed = self.ema_out_conv(self.ema_module(self.ema_mid_conv(identity)).relu())
+        out = self.bottleneck((identity + reconstructed).relu())
         return out if self.conv_cat is None else self.conv_cat(torch.cat([x, out], 1))

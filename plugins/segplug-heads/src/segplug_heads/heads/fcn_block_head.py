@@ -1,4 +1,4 @@
-"""What the heads share that put one block between the two convolutions of an FCN."""
+"""Base of heads that put one block, mostly an attention, between the two convolutions of an `FCNHead`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from segplug_heads.heads.fcn_head import FCNHead
 
 
 class FCNBlockHeadArguments(DecodeHeadArguments, total=False):
-    """The arguments of `FCNBlockHead`."""
+    """The arguments of `FCNHead` but ``num_convs``, which is fixed."""
 
     kernel_size: int
     concat_input: bool
@@ -19,7 +19,7 @@ class FCNBlockHeadArguments(DecodeHeadArguments, total=False):
 
 
 class FCNBlockHead(FCNHead):
-    """An `FCNHead` of two convolutions with ``block`` between them; arguments are those of `FCNHead`."""
+    """An `FCNHead` of two convolutions with ``block`` between them."""
 
     fixed_arguments = frozenset({"num_convs"})
 
@@ -27,10 +27,10 @@ class FCNBlockHead(FCNHead):
         super().__init__(num_convs=2, **kwargs)
 
     def block(self, x: Tensor) -> Tensor:
-        """Return (N, channels, h, w) with context, the same shape."""
+        """Add context to a map: (N, channels, h, w) -> the same shape."""
         raise NotImplementedError
 
-    def fuse(self, x: Tensor) -> Tensor:
-        first, second = self.convs
+    def convolve(self, x: Tensor) -> Tensor:
+        first, second = self.convs.children()
         out = second(self.block(first(x)))
         return out if self.conv_cat is None else self.conv_cat(torch.cat([x, out], 1))

@@ -1,6 +1,7 @@
 """FCN: a few convolutions on one feature map.
 
-Long, Shelhamer and Darrell, Fully Convolutional Networks for Semantic Segmentation, 2015.
+Fully Convolutional Networks for Semantic Segmentation, Long, Shelhamer and Darrell, 2015
+(https://arxiv.org/abs/1411.4038).
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments
 
 
 class FCNHead(DecodeHead):
-    """(N, in_channels, h, w) -> (N, out_channels, h, w).
+    """(N, in_channels, h, w) -> logits (N, out_channels, h, w).
 
     Args:
-        num_convs: Number of convolutions; without any, ``in_channels`` must be ``channels``.
-        kernel_size: Of the convolutions.
-        concat_input: Join the input to their result and fuse both with one more.
-        dilation: Of the convolutions.
+        num_convs: Number of convolutions before the classifier; 0 needs ``in_channels`` equal to ``channels``.
+        kernel_size: Kernel size of the convolutions, in pixels.
+        concat_input: Concatenate input and result, and fuse them with another convolution.
+        dilation: Dilation of the convolutions.
+
+    Raises:
+        ConfigError: There is no convolution to turn ``in_channels`` into ``channels``.
     """
 
     def __init__(
@@ -42,10 +46,10 @@ class FCNHead(DecodeHead):
         self.conv_cat = self.conv(self.in_channels + self.channels) if concat_input else None
 
     def forward_feature(self, features: Features) -> Tensor:
-        return self.fuse(self.select(features))
+        return self.convolve(self.select(features))
 
-    def fuse(self, x: Tensor) -> Tensor:
-        """Return what the last convolution sees, (N, channels, h, w)."""
+    def convolve(self, x: Tensor) -> Tensor:
+        """Apply the convolutions before the classifier: (N, in_channels, h, w) -> (N, channels, h, w)."""
         out = self.convs(x)
         return out if self.conv_cat is None else self.conv_cat(torch.cat([x, out], 1))
 
@@ -57,7 +61,5 @@ class FCNHead(DecodeHead):
             self.kernel_size,
             padding=self.kernel_size // 2 * dilation,
             dilation=dilation,
-            conv_cfg=self.conv_cfg,
-            norm_cfg=self.norm_cfg,
-            act_cfg=self.act_cfg,
+            **self.layer_cfgs,
         )

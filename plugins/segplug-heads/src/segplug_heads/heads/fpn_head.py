@@ -1,6 +1,6 @@
-"""Semantic FPN: each level of a feature pyramid is enlarged in steps and all are added.
+"""Semantic FPN: the levels of a feature pyramid, upsampled step by step to the finest one and summed.
 
-Kirillov et al., Panoptic Feature Pyramid Networks, 2019 (https://arxiv.org/abs/1901.02446).
+Panoptic Feature Pyramid Networks, Kirillov et al., 2019 (https://arxiv.org/abs/1901.02446).
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from typing_extensions import Unpack
 
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features
-from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, build_upsample, resize
+from segkernel.nn import ConvModule, DecodeHead, MultiLevelHeadArguments, build_upsample, resize
 
 
 class FPNHead(DecodeHead):
-    """Several feature maps -> (N, out_channels, h, w) at the size of the first.
+    """Feature maps, finest first -> logits (N, out_channels, h, w) at the size of the first.
 
     Args:
-        feature_strides: Of each map; the first must be the smallest.
+        feature_strides: Stride of each map in pixels of the image; the first must be the smallest.
+
+    Raises:
+        ConfigError: There is not one stride for each map, or the first is not the smallest.
     """
 
     fixed_arguments = frozenset({"input_transform"})
@@ -29,7 +32,7 @@ class FPNHead(DecodeHead):
         "feature_strides": [4, 8, 16], "in_channels": [8, 8, 16], "in_index": [0, 1, 2], "channels": 8, "num_classes": 4
     }  # fmt: skip
 
-    def __init__(self, feature_strides: Sequence[int], **kwargs: Unpack[DecodeHeadArguments]) -> None:
+    def __init__(self, feature_strides: Sequence[int], **kwargs: Unpack[MultiLevelHeadArguments]) -> None:
         super().__init__(input_transform="multiple_select", **kwargs)
         self.feature_strides = tuple(feature_strides)
         if len(self.feature_strides) != len(self.in_channels):
@@ -38,23 +41,24 @@ class FPNHead(DecodeHead):
         if min(self.feature_strides) != self.feature_strides[0]:
             raise ConfigError(Problem(f"{list(feature_strides)}: the first is not the smallest", "feature_strides"))
         self.scale_heads = nn.ModuleList(
-            self._enlarge(width, stride) for width, stride in zip(self.in_channels, self.feature_strides, strict=True)
+            self._scale_head(width, stride)
+            for width, stride in zip(self.in_channels, self.feature_strides, strict=True)
         )
 
     def forward(self, features: Features) -> Tensor:
-        first, *others = (head(x) for head, x in zip(self.scale_heads, self.select(features), strict=True))
-        for x in others:
-            first = first + resize(x, first.shape[2:], align_corners=self.align_corners)
-        return self.cls_seg(first)
+        finest, *coarser = (head(x) for head, x in zip(self.scale_heads, self.select(features), strict=True))
+        for x in coarser:
+            finest = finest + resize(x, finest.shape[2:], align_corners=self.align_corners)
+        return self.cls_seg(finest)
 
-    def _enlarge(self, in_channels: int, stride: int) -> nn.Sequential:
-        """Return convolutions, each but at the finest level followed by a doubling of the size."""
-        steps = int(math.log2(stride) - math.log2(self.feature_strides[0]))
+    def _scale_head(self, in_channels: int, stride: int) -> nn.Sequential:
+        """Return convolutions, each followed by a 2x upsampling except at the finest stride (figure 3 of the paper)."""
+        finest = self.feature_strides[0]
+        steps = int(math.log2(stride) - math.log2(finest))
         layers: list[nn.Module] = []
         for i in range(max(1, steps)):
             width = self.channels if i else in_channels
-            cfgs = {"conv_cfg": self.conv_cfg, "norm_cfg": self.norm_cfg, "act_cfg": self.act_cfg}
-            layers.append(ConvModule(width, self.channels, 3, padding=1, **cfgs))
-            if stride != self.feature_strides[0]:
+            layers.append(ConvModule(width, self.channels, 3, padding=1, **self.layer_cfgs))
+            if stride != finest:
                 layers.append(build_upsample({"type": "bilinear"}, scale_factor=2, align_corners=self.align_corners))
         return nn.Sequential(*layers)

@@ -1,6 +1,7 @@
-"""GCNet: an FCN with one context for all pixels.
+"""GCNet: an FCN with one context vector for all pixels of an image.
 
-Cao et al., GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond, 2019.
+GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond, Cao et al., 2019
+(https://arxiv.org/abs/1904.11492).
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from segplug_heads.heads.fcn_block_head import FCNBlockHead, FCNBlockHeadArgumen
 
 
 class GCHead(FCNBlockHead):
-    """(N, in_channels, h, w) -> (N, out_channels, h, w).
+    """(N, in_channels, h, w) -> logits (N, out_channels, h, w).
 
     Args:
-        ratio: Share of the channels inside the transforms of the context.
-        pooling_type: The context is a learnt weighting of the pixels (``att``), or their mean (``avg``).
-        fusion_types: How the context acts on each pixel: ``channel_add``, ``channel_mul`` or both.
-        kernel_size: Of the convolutions.
-        concat_input: Join the input to the result and fuse both with one more convolution.
-        dilation: Of the convolutions.
+        ratio: Hidden channels of the block's transforms, as a fraction of ``channels``.
+        pooling_type: The context is the mean of the pixels with learnt attention weights (``att``), or without
+            (``avg``).
+        fusion_types: How the context is fused with each pixel: ``channel_add``, ``channel_mul`` or both.
+        kernel_size: Kernel size of the convolutions, in pixels.
+        concat_input: Concatenate input and result, and fuse them with another convolution.
+        dilation: Dilation of the convolutions.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
-"""Light Hamburger, the head of SegNeXt: context as a matrix decomposition, which removes what is not of low rank.
+"""Light Hamburger, the head of SegNeXt: global context as a low-rank reconstruction by matrix decomposition.
 
-Geng et al., Is Attention Better Than Matrix Decomposition?, 2021 (https://arxiv.org/abs/2109.04553); Guo et al.,
-SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation, 2022 (https://arxiv.org/abs/2209.08575).
+Is Attention Better Than Matrix Decomposition?, Geng et al., 2021 (https://arxiv.org/abs/2109.04553); SegNeXt:
+Rethinking Convolutional Attention Design for Semantic Segmentation, Guo et al., 2022
+(https://arxiv.org/abs/2209.08575).
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing_extensions import TypedDict, Unpack
 
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features
-from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, LayerConfig, resize
+from segkernel.nn import ConvModule, DecodeHead, LayerConfig, MultiLevelHeadArguments, resize
 
-TABLE = 16
-"""Images of a batch that begin with bases of their own in eval mode; the next one begins as the first does."""
+STORED_BASES = 16
+"""Initial bases that are stored for evaluation: one for each image of a batch, repeating from the 17th image on."""
 
 
 class HamArguments(TypedDict, total=False):
@@ -33,23 +34,23 @@ class HamArguments(TypedDict, total=False):
 
 
 class NMF2D(nn.Module):
-    """The best approximation of a map by few bases, found by multiplicative updates: (N, C, H, W) >= 0 -> the same.
+    """Non-negative matrix factorisation by multiplicative updates: (N, C, H, W) >= 0 -> its low-rank reconstruction.
 
-    The updates begin with random bases. In training they are drawn anew for every image. In eval mode they are always
-    the same, so that a model predicts the same twice: those that ``torch.manual_seed(0)`` gives MMSegmentation, which
-    draws in eval mode, too.
+    The updates start from random bases, drawn anew for each image in training. In eval mode they are fixed, so that
+    predictions are reproducible: those that MMSegmentation, which draws in eval mode as well, would draw after
+    ``torch.manual_seed(0)``.
 
     Args:
         channels: C.
-        MD_S: Parts into which the channels are cut.
-        MD_R: Bases of each part.
+        MD_S: Groups that the channels are divided into, each factorised alone.
+        MD_R: Bases of each group, the rank of the reconstruction.
         train_steps: Updates in training.
         eval_steps: Updates in eval mode.
-        inv_t: Kept for configs that have it; the inverse temperature of this decomposition is 1.
-        rand_init: Draw the bases of each image; else all begin with one set of them, which is part of the state.
+        inv_t: Not used, accepted for existing configs: the inverse temperature of this factorisation is 1.
+        rand_init: Draw initial bases for each image; otherwise all share one, which is part of the state dict.
 
     Raises:
-        ConfigError: The channels cannot be cut.
+        ConfigError: The channels are not divisible by ``MD_S``.
     """
 
     bases: Tensor
@@ -66,35 +67,41 @@ class NMF2D(nn.Module):
     ) -> None:
         super().__init__()
         if channels % MD_S:
-            raise ConfigError(Problem(f"{channels} channels cannot be cut into {MD_S} parts", "ham_kwargs.MD_S"))
-        self.parts, self.rand_init = MD_S, rand_init
+            raise ConfigError(Problem(f"{channels} channels are not divisible by {MD_S} groups", "ham_kwargs.MD_S"))
+        self.groups, self.rand_init = MD_S, rand_init
         self.train_steps, self.eval_steps = train_steps, eval_steps
-        shape = (TABLE if rand_init else 1, MD_S, channels // MD_S, MD_R)
+        shape = (STORED_BASES if rand_init else 1, MD_S, channels // MD_S, MD_R)
         drawn = torch.rand(shape, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
         # A copy on the default device, which is `meta` when a model is built without memory.
         self.register_buffer("bases", F.normalize(drawn, dim=2).to(torch.empty(0).device), persistent=not rand_init)
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = x.unflatten(1, (self.parts, -1)).flatten(3)
-        bases = self._first_bases(parts)
-        shares = (parts.mT @ bases).softmax(-1)
+        pixels = x.unflatten(1, (self.groups, -1)).flatten(3)
+        bases = self._initial_bases(pixels)
+        coefficients = (pixels.mT @ bases).softmax(-1)
         for _ in range(self.train_steps if self.training else self.eval_steps):
-            shares = _updated(shares, parts.mT @ bases, bases.mT @ bases)
-            bases = _updated(bases, parts @ shares, shares.mT @ shares)
-        shares = _updated(shares, parts.mT @ bases, bases.mT @ bases)
-        return (bases @ shares.mT).view_as(x)
+            coefficients = _multiplicative_update(coefficients, pixels.mT @ bases, bases.mT @ bases)
+            bases = _multiplicative_update(bases, pixels @ coefficients, coefficients.mT @ coefficients)
+        coefficients = _multiplicative_update(coefficients, pixels.mT @ bases, bases.mT @ bases)
+        return (bases @ coefficients.mT).view_as(x)
 
-    def _first_bases(self, parts: Tensor) -> Tensor:
-        """Return (N, parts, C / parts, bases) for (N, parts, C / parts, H * W)."""
+    def _initial_bases(self, pixels: Tensor) -> Tensor:
+        """Return (N, groups, C / groups, MD_R) for ``pixels`` (N, groups, C / groups, H * W)."""
         if self.training and self.rand_init:
-            shape = (parts.shape[0], *self.bases.shape[1:])
-            return F.normalize(torch.rand(shape, dtype=parts.dtype, device=parts.device), dim=2)
-        image = torch.arange(parts.shape[0], device=parts.device) % self.bases.shape[0]
-        return self.bases[image].to(parts.dtype)
+            shape = (pixels.shape[0], *self.bases.shape[1:])
+            return F.normalize(torch.rand(shape, dtype=pixels.dtype, device=pixels.device), dim=2)
+        image = torch.arange(pixels.shape[0], device=pixels.device) % self.bases.shape[0]
+        return self.bases[image].to(pixels.dtype)
 
 
 class Hamburger(nn.Module):
-    """`NMF2D` between two 1x1 convolutions, plus the input: (N, C, H, W) -> the same."""
+    """`NMF2D`, the ham, between two 1x1 convolutions, the bread, with a residual connection: (N, C, H, W) -> the same.
+
+    Args:
+        channels: C.
+        norm_cfg: Norm of the second convolution; None is no norm.
+        **kwargs: Arguments of `NMF2D`.
+    """
 
     def __init__(self, channels: int, norm_cfg: LayerConfig | None, **kwargs: Unpack[HamArguments]) -> None:
         super().__init__()
@@ -107,10 +114,10 @@ class Hamburger(nn.Module):
 
 
 class LightHamHead(DecodeHead):
-    """Several feature maps -> (N, out_channels, h, w) at the size of the first.
+    """Feature maps, finest first -> logits (N, out_channels, h, w) at the size of the first.
 
     Args:
-        ham_channels: Channels of the decomposed map.
+        ham_channels: Channels of the factorised map.
         ham_kwargs: Arguments of `NMF2D`.
     """
 
@@ -121,24 +128,29 @@ class LightHamHead(DecodeHead):
     }  # fmt: skip
 
     def __init__(
-        self, ham_channels: int = 512, ham_kwargs: HamArguments | None = None, **kwargs: Unpack[DecodeHeadArguments]
+        self,
+        ham_channels: int = 512,
+        ham_kwargs: HamArguments | None = None,
+        **kwargs: Unpack[MultiLevelHeadArguments],
     ) -> None:
         super().__init__(input_transform="multiple_select", **kwargs)
-        layers = {"conv_cfg": self.conv_cfg, "norm_cfg": self.norm_cfg, "act_cfg": self.act_cfg}
-        self.squeeze = ConvModule(sum(self.in_channels), ham_channels, 1, **layers)
+        self.squeeze = ConvModule(sum(self.in_channels), ham_channels, 1, **self.layer_cfgs)
         self.hamburger = Hamburger(ham_channels, self.norm_cfg, **(ham_kwargs or {}))
-        self.align = ConvModule(ham_channels, self.channels, 1, **layers)
+        self.align = ConvModule(ham_channels, self.channels, 1, **self.layer_cfgs)
 
     def forward_feature(self, features: Features) -> Tensor:
         maps = self.select(features)
         size = maps[0].shape[2:]
-        joined = torch.cat([resize(x, size, align_corners=self.align_corners) for x in maps], 1)
-        return self.align(self.hamburger(self.squeeze(joined)))
+        x = torch.cat([resize(x, size, align_corners=self.align_corners) for x in maps], 1)
+        return self.align(self.hamburger(self.squeeze(x)))
 
 
-def _updated(factor: Tensor, product: Tensor, other: Tensor) -> Tensor:
-    """Return the factor after a multiplicative update (Lee and Seung, 1999).
+def _multiplicative_update(factor: Tensor, product: Tensor, gram: Tensor) -> Tensor:
+    """Return ``factor`` after a multiplicative update (Lee and Seung, 1999).
 
-    ``product`` is the matrix times the other factor, ``other`` that factor's Gram matrix.
+    Args:
+        factor: One factor of the matrix.
+        product: The matrix times the other factor.
+        gram: The Gram matrix of the other factor.
     """
-    return factor * product / (factor @ other + 1e-6)
+    return factor * product / (factor @ gram + 1e-6)

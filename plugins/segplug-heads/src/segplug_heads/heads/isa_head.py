@@ -1,6 +1,6 @@
-"""ISANet: attention between far pixels on a coarse grid, then between near ones inside its cells.
+"""ISANet: dense attention factorised into a long-range one across a coarse grid and a short-range one inside its cells.
 
-Huang et al., Interlaced Sparse Self-Attention for Semantic Segmentation, 2019.
+Interlaced Sparse Self-Attention for Semantic Segmentation, Huang et al., 2019 (https://arxiv.org/abs/1907.12273).
 """
 
 from __future__ import annotations
@@ -13,29 +13,20 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from segkernel.interfaces.model import Features
-from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, LayerConfig
+from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, LayerConfigs
 from segplug_heads.parts.self_attention import SelfAttentionBlock
 
 
 class ProjectedSelfAttention(SelfAttentionBlock):
-    """(N, in_channels, h, w) -> the same shape, what each pixel finds in all, projected.
+    """Self-attention with an output projection: (N, in_channels, h, w) -> the same shape.
 
     Args:
-        in_channels: Channels of the map.
+        in_channels: Channels of the feature map.
         channels: Channels of queries and keys.
-        conv_cfg: Kind of convolution.
-        norm_cfg: Kind of norm.
-        act_cfg: Kind of activation.
+        layers: Types of the layers.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        conv_cfg: LayerConfig | None,
-        norm_cfg: LayerConfig | None,
-        act_cfg: LayerConfig | None,
-    ) -> None:
+    def __init__(self, in_channels: int, channels: int, layers: LayerConfigs) -> None:
         super().__init__(
             key_in_channels=in_channels,
             query_in_channels=in_channels,
@@ -50,22 +41,20 @@ class ProjectedSelfAttention(SelfAttentionBlock):
             value_out_norm=False,
             matmul_norm=True,
             with_out=False,
-            conv_cfg=conv_cfg,
-            norm_cfg=norm_cfg,
-            act_cfg=act_cfg,
+            **layers,
         )
         self.output_project = self.project(in_channels, in_channels)
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # queries and keys are of one map
         return self.output_project(super().forward(x, x))
 
 
 class ISAHead(DecodeHead):
-    """(N, in_channels, h, w) -> (N, out_channels, h, w).
+    """(N, in_channels, h, w) -> logits (N, out_channels, h, w).
 
     Args:
         isa_channels: Channels of queries and keys.
-        down_factor: (height, width) in pixels of a cell; the map is padded to whole cells.
+        down_factor: (height, width) of a cell in pixels of the feature map, which is padded to whole cells.
     """
 
     conformance: ClassVar = {
@@ -77,28 +66,29 @@ class ISAHead(DecodeHead):
     ) -> None:
         super().__init__(**kwargs)
         self.down_factor = tuple(down_factor)
-        layers = {"conv_cfg": self.conv_cfg, "norm_cfg": self.norm_cfg, "act_cfg": self.act_cfg}
-        self.in_conv = ConvModule(self.in_channels, self.channels, 3, padding=1, **layers)
-        self.global_relation = ProjectedSelfAttention(self.channels, isa_channels, **layers)
-        self.local_relation = ProjectedSelfAttention(self.channels, isa_channels, **layers)
-        self.out_conv = ConvModule(2 * self.channels, self.channels, 1, **layers)
+        self.in_conv = ConvModule(self.in_channels, self.channels, 3, padding=1, **self.layer_cfgs)
+        self.global_relation = ProjectedSelfAttention(self.channels, isa_channels, self.layer_cfgs)
+        self.local_relation = ProjectedSelfAttention(self.channels, isa_channels, self.layer_cfgs)
+        self.out_conv = ConvModule(2 * self.channels, self.channels, 1, **self.layer_cfgs)
 
     def forward_feature(self, features: Features) -> Tensor:
         x = self.in_conv(self.select(features))
         (cell_height, cell_width), (height, width) = self.down_factor, x.shape[2:]
         rows, columns = (height + cell_height - 1) // cell_height, (width + cell_width - 1) // cell_width
-        below, right = rows * cell_height - height, columns * cell_width - width
-        top, left = below // 2, right // 2
-        padded = F.pad(x, (left, right - left, top, below - top))
-        cells = self._attend(padded.reshape(*x.shape[:2], rows, cell_height, columns, cell_width))
-        related = cells.reshape(padded.shape)[:, :, top : top + height, left : left + width]
-        return self.out_conv(torch.cat([related, x], 1))
+        pad_height, pad_width = rows * cell_height - height, columns * cell_width - width
+        top, left = pad_height // 2, pad_width // 2
+        padded = F.pad(x, (left, pad_width - left, top, pad_height - top))
+        cells = self._interlaced_attention(padded.reshape(*x.shape[:2], rows, cell_height, columns, cell_width))
+        context = cells.reshape(padded.shape)[:, :, top : top + height, left : left + width]
+        return self.out_conv(torch.cat([context, x], 1))
 
-    def _attend(self, cells: Tensor) -> Tensor:
-        """Return (N, C, rows, cell height, columns, cell width) after both attentions."""
+    def _interlaced_attention(self, cells: Tensor) -> Tensor:
+        """Apply both attentions to (N, C, rows, cell height, columns, cell width)."""
         _, channels, rows, height, columns, width = cells.shape
-        apart = cells.permute(0, 3, 5, 1, 2, 4)  # pixels at the same place of every cell
-        apart = self.global_relation(apart.reshape(-1, channels, rows, columns)).view(apart.shape)
-        inside = apart.permute(0, 4, 5, 3, 1, 2)
-        inside = self.local_relation(inside.reshape(-1, channels, height, width)).view(inside.shape)
-        return inside.permute(0, 3, 1, 4, 2, 5)
+        # Long range: pixels at the same position of every cell attend to one another.
+        x = cells.permute(0, 3, 5, 1, 2, 4)
+        x = self.global_relation(x.reshape(-1, channels, rows, columns)).view(x.shape)
+        # Short range: pixels of one cell attend to one another.
+        x = x.permute(0, 4, 5, 3, 1, 2)
+        x = self.local_relation(x.reshape(-1, channels, height, width)).view(x.shape)
+        return x.permute(0, 3, 1, 4, 2, 5)

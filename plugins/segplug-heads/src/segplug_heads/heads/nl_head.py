@@ -1,6 +1,6 @@
-"""An FCN with a non-local block.
+"""An FCN with a non-local block, attention from every pixel to every other one.
 
-Wang et al., Non-local Neural Networks, 2018.
+Non-local Neural Networks, Wang et al., 2018 (https://arxiv.org/abs/1711.07971).
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from segplug_heads.heads.fcn_block_head import FCNBlockHead, FCNBlockHeadArgumen
 
 
 class NLHead(FCNBlockHead):
-    """(N, in_channels, h, w) -> (N, out_channels, h, w).
+    """(N, in_channels, h, w) -> logits (N, out_channels, h, w).
 
     Args:
-        reduction: The block works with that many times fewer channels.
-        use_scale: Divide scores by the root of their length.
-        mode: How two pixels are compared.
-        kernel_size: Of the convolutions.
-        concat_input: Join the input to the result and fuse both with one more convolution.
-        dilation: Of the convolutions.
+        reduction: The embeddings of the block have ``channels / reduction`` channels.
+        use_scale: Divide the products of ``embedded_gaussian`` by the square root of their length.
+        mode: The pairwise function of the block.
+        kernel_size: Kernel size of the convolutions, in pixels.
+        concat_input: Concatenate input and result, and fuse them with another convolution.
+        dilation: Dilation of the convolutions.
     """
 
     def __init__(

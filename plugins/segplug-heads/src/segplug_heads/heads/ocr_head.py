@@ -1,6 +1,7 @@
-"""OCRNet: pixels ask the regions of all classes, found by rough scores, for context.
+"""OCRNet: pixels attend to object regions, one for each class, that coarse logits outline.
 
-Yuan, Chen and Wang, Object-Contextual Representations for Semantic Segmentation, 2020.
+Object-Contextual Representations for Semantic Segmentation, Yuan, Chen and Wang, 2020
+(https://arxiv.org/abs/1909.11065).
 """
 
 from __future__ import annotations
@@ -12,47 +13,38 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from segkernel.interfaces.model import Features
-from segkernel.nn import CascadeDecodeHead, ConvModule, DecodeHeadArguments, LayerConfig, resize
+from segkernel.nn import CascadeDecodeHead, ConvModule, DecodeHeadArguments, LayerConfigs, resize
 from segplug_heads.parts.self_attention import SelfAttentionBlock
 
 
 class SpatialGatherModule(nn.Module):
-    """Mean feature of each class: (N, C, h, w) and scores (N, K, h, w) -> (N, C, K, 1).
+    """Object region representations: (N, C, h, w) and logits (N, K, h, w) -> (N, C, K, 1), equation 3 of the paper.
 
     Args:
-        scale: Factor of the scores before the softmax over pixels.
+        scale: The logits are multiplied by it before the softmax over the pixels.
     """
 
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
         self.scale = scale
 
-    def forward(self, x: Tensor, scores: Tensor) -> Tensor:
-        share = (self.scale * scores.flatten(2)).softmax(2)
-        return (x.flatten(2) @ share.mT).unsqueeze(3)
+    def forward(self, x: Tensor, logits: Tensor) -> Tensor:
+        # Over the pixels, not the classes: each region is a weighted mean of pixels.
+        weights = (self.scale * logits.flatten(2)).softmax(2)
+        return (x.flatten(2) @ weights.mT).unsqueeze(3)
 
 
 class ObjectAttentionBlock(SelfAttentionBlock):
-    """Each pixel beside what it finds in the class features: (N, C, h, w) and (N, C, K, 1) -> (N, C, h, w).
+    """Pixels concatenated with their attention to the regions: (N, C, h, w) and (N, C, K, 1) -> (N, C, h, w).
 
     Args:
         in_channels: C.
-        channels: Width of the attention.
+        channels: Channels of queries, keys and values.
         scale: Queries are max-pooled by this factor.
-        conv_cfg: Kind of convolution.
-        norm_cfg: Kind of norm.
-        act_cfg: Kind of activation.
+        layers: Types of the layers.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        scale: int,
-        conv_cfg: LayerConfig | None,
-        norm_cfg: LayerConfig | None,
-        act_cfg: LayerConfig | None,
-    ) -> None:
+    def __init__(self, in_channels: int, channels: int, scale: int, layers: LayerConfigs) -> None:
         super().__init__(
             key_in_channels=in_channels,
             query_in_channels=in_channels,
@@ -67,36 +59,34 @@ class ObjectAttentionBlock(SelfAttentionBlock):
             value_out_norm=True,
             matmul_norm=True,
             with_out=True,
-            conv_cfg=conv_cfg,
-            norm_cfg=norm_cfg,
-            act_cfg=act_cfg,
+            **layers,
         )
         self.bottleneck = self.project(2 * in_channels, in_channels)
 
     def forward(self, query_feats: Tensor, key_feats: Tensor) -> Tensor:
-        found = super().forward(query_feats, key_feats)
+        context = super().forward(query_feats, key_feats)
         if self.query_downsample is not None:
-            found = resize(found, query_feats.shape[2:])
-        return self.bottleneck(torch.cat([found, query_feats], 1))
+            context = resize(context, query_feats.shape[2:])
+        return self.bottleneck(torch.cat([context, query_feats], 1))
 
 
 class OCRHead(CascadeDecodeHead):
-    """Feature maps (N, in_channels, h, w) and scores (N, K, h, w) -> (N, out_channels, h, w).
+    """Feature maps and the logits (N, K, h, w) of another head -> refined logits (N, out_channels, h, w).
 
     Args:
-        ocr_channels: Width of the attention.
-        scale: Queries of the attention are max-pooled by this factor, and the scores multiplied with it.
+        ocr_channels: Channels of queries, keys and values.
+        scale: Queries are max-pooled by this factor, and the other head's logits multiplied by it.
     """
 
     conformance: ClassVar = {"in_channels": 16, "channels": 8, "ocr_channels": 4, "num_classes": 4}
 
     def __init__(self, ocr_channels: int, scale: int = 1, **kwargs: Unpack[DecodeHeadArguments]) -> None:
         super().__init__(**kwargs)
-        layers = {"conv_cfg": self.conv_cfg, "norm_cfg": self.norm_cfg, "act_cfg": self.act_cfg}
-        self.object_context_block = ObjectAttentionBlock(self.channels, ocr_channels, scale, **layers)
+        self.object_context_block = ObjectAttentionBlock(self.channels, ocr_channels, scale, self.layer_cfgs)
         self.spatial_gather_module = SpatialGatherModule(scale)
-        self.bottleneck = ConvModule(self.in_channels, self.channels, 3, padding=1, **layers)
+        self.bottleneck = ConvModule(self.in_channels, self.channels, 3, padding=1, **self.layer_cfgs)
 
-    def forward(self, features: Features, previous: Tensor) -> Tensor:
+    def forward(self, features: Features, previous: Tensor) -> Tensor:  # type: ignore[override]  # as CascadeHead
         x = self.bottleneck(self.select(features))
-        return self.cls_seg(self.object_context_block(x, self.spatial_gather_module(x, previous)))
+        regions = self.spatial_gather_module(x, previous)
+        return self.cls_seg(self.object_context_block(x, regions))

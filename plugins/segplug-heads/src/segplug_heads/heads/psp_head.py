@@ -1,6 +1,6 @@
-"""PSPNet: context from a pyramid of average pools.
+"""PSPNet: global context from pyramid pooling.
 
-Zhao et al., Pyramid Scene Parsing Network, 2017.
+Pyramid Scene Parsing Network, Zhao et al., 2017 (https://arxiv.org/abs/1612.01105).
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, PyramidPoo
 
 
 class PSPHead(DecodeHead):
-    """(N, in_channels, h, w) -> (N, out_channels, h, w).
+    """(N, in_channels, h, w) -> logits (N, out_channels, h, w).
 
     Args:
-        pool_scales: Cells a side of each pooled grid.
+        pool_scales: Side of each pooled grid in bins.
     """
 
     def __init__(self, pool_scales: Sequence[int] = (1, 2, 3, 6), **kwargs: Unpack[DecodeHeadArguments]) -> None:
         super().__init__(**kwargs)
-        layers = {"conv_cfg": self.conv_cfg, "norm_cfg": self.norm_cfg, "act_cfg": self.act_cfg}
         self.psp_modules = PyramidPooling(
-            pool_scales, self.in_channels, self.channels, **layers, align_corners=self.align_corners
+            pool_scales, self.in_channels, self.channels, align_corners=self.align_corners, **self.layer_cfgs
         )
-        joined = self.in_channels + len(pool_scales) * self.channels
-        self.bottleneck = ConvModule(joined, self.channels, 3, padding=1, **layers)
+        channels = self.in_channels + len(pool_scales) * self.channels
+        self.bottleneck = ConvModule(channels, self.channels, 3, padding=1, **self.layer_cfgs)
 
     def forward_feature(self, features: Features) -> Tensor:
         x = self.select(features)

@@ -1,4 +1,4 @@
-"""A learnt factor."""
+"""A learnable scalar factor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from torch import Tensor, nn
 
 
 class Scale(nn.Module):
-    """Any tensor times one learnt number, ``scale`` at first."""
+    """Multiply a tensor of any shape with a learnable scalar.
+
+    Args:
+        scale: Initial value; 0 lets a residual branch start as the identity.
+    """
 
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()

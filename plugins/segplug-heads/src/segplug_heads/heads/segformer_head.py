@@ -1,6 +1,7 @@
-"""SegFormer: feature maps of all scales, projected to one width, resized and mixed by 1x1 convolutions.
+"""SegFormer: multi-level features, projected to one width, upsampled to one size and fused by a 1x1 convolution.
 
-Xie et al., SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers, 2021.
+SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers, Xie et al., 2021
+(https://arxiv.org/abs/2105.15203).
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from segkernel.interfaces.model import Features
-from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, resize
+from segkernel.nn import ConvModule, DecodeHead, MultiLevelHeadArguments, resize
 
 
 class SegformerHead(DecodeHead):
-    """Several feature maps -> (N, out_channels, h, w) at the size of the first.
+    """Feature maps, finest first -> logits (N, out_channels, h, w) at the size of the first.
 
     Args:
-        interpolate_mode: How maps are resized.
-        linear_projection: Project every map by a plain linear layer, as the authors' own code and weights do;
-            MMSegmentation's have a norm and an activation after it.
+        interpolate_mode: Interpolation of the maps.
+        linear_projection: Project every map by a linear layer alone, as in the paper, the authors' code and their
+            weights; MMSegmentation adds norm and activation.
     """
 
     fixed_arguments = frozenset({"input_transform"})
@@ -32,13 +33,14 @@ class SegformerHead(DecodeHead):
         self,
         interpolate_mode: Literal["bilinear", "bicubic", "nearest"] = "bilinear",
         linear_projection: bool = False,
-        **kwargs: Unpack[DecodeHeadArguments],
+        **kwargs: Unpack[MultiLevelHeadArguments],
     ) -> None:
         super().__init__(input_transform="multiple_select", **kwargs)
         self.interpolate_mode = interpolate_mode
-        plain = {"norm_cfg": None, "act_cfg": None}
-        layers = plain if linear_projection else {"norm_cfg": self.norm_cfg, "act_cfg": self.act_cfg}
-        self.convs = nn.ModuleList(ConvModule(width, self.channels, 1, **layers) for width in self.in_channels)
+        norm_cfg, act_cfg = (None, None) if linear_projection else (self.norm_cfg, self.act_cfg)
+        self.convs = nn.ModuleList(
+            ConvModule(width, self.channels, 1, norm_cfg=norm_cfg, act_cfg=act_cfg) for width in self.in_channels
+        )
         self.fusion_conv = ConvModule(self.channels * len(self.convs), self.channels, 1, norm_cfg=self.norm_cfg)
 
     def forward_feature(self, features: Features) -> Tensor:

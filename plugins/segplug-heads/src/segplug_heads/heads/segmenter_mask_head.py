@@ -1,12 +1,11 @@
-"""Segmenter: class embeddings that attend to the patches, and masks as the likeness of the two.
+"""Segmenter: class embeddings pass a transformer together with the patches; masks are the products of the two.
 
-Strudel et al., Segmenter: Transformer for Semantic Segmentation, 2021 (https://arxiv.org/abs/2105.05633).
+Segmenter: Transformer for Semantic Segmentation, Strudel et al., 2021 (https://arxiv.org/abs/2105.05633).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,34 +17,36 @@ from segkernel.interfaces.data import Task
 from segkernel.interfaces.model import Features
 from segkernel.nn import (
     DecodeHead,
-    DecodeHeadArguments,
+    HeadArguments,
+    LayerConfig,
     TransformerEncoderLayer,
     build_norm,
     nchw_to_nlc,
     nlc_to_nchw,
     trunc_normal_init,
 )
+from segkernel.nn.decode_head import InputTransform
 
 
 class SegmenterMaskTransformerHead(DecodeHead):
-    """(N, in_channels, h, w) -> (N, num_classes, h, w).
+    """(N, in_channels, h, w) -> logits (N, num_classes, h, w).
 
     Args:
-        num_layers: Transformer layers.
-        num_heads: Attention heads of each layer.
+        num_layers: Number of transformer layers.
+        num_heads: Attention heads of each layer; must divide ``embed_dims``.
         embed_dims: Channels of a token.
-        mlp_ratio: Width of the feed-forward layers, times ``embed_dims``.
-        drop_path_rate: Share of feed-forward layers skipped at the last layer, growing from 0 at the first.
-        drop_rate: Share of values dropped after attention and in feed-forward layers.
-        attn_drop_rate: Share of attention weights dropped.
-        num_fcs: Fully connected layers in a feed-forward layer.
+        mlp_ratio: Hidden width of the feed-forward networks, as a multiple of ``embed_dims``.
+        drop_path_rate: Drop path rate of the last layer, rising linearly from 0 at the first.
+        drop_rate: Dropout rate of the attention's output and in the feed-forward networks.
+        attn_drop_rate: Dropout rate of the attention weights.
+        num_fcs: Linear layers of the feed-forward networks.
         qkv_bias: Whether the projections of the attention have a bias.
-        act_cfg: Kind of activation in feed-forward layers.
-        norm_cfg: Kind of norm.
-        init_std: Deviation of the first weights.
+        act_cfg: Activation of the feed-forward networks.
+        norm_cfg: Type of the norms.
+        init_std: Standard deviation of the initial weights.
 
     Raises:
-        ConfigError: When ``out_channels`` is not ``num_classes``.
+        ConfigError: ``out_channels`` is not ``num_classes``.
     """
 
     tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "multilabel")
@@ -64,27 +65,31 @@ class SegmenterMaskTransformerHead(DecodeHead):
         attn_drop_rate: float = 0.0,
         num_fcs: int = 2,
         qkv_bias: bool = True,
-        act_cfg: Mapping[str, Any] = {"type": "GELU"},
-        norm_cfg: Mapping[str, Any] = {"type": "LN"},
+        conv_cfg: LayerConfig | None = None,
+        norm_cfg: LayerConfig = {"type": "LN"},  # noqa: B006  never changed
+        act_cfg: LayerConfig = {"type": "GELU"},  # noqa: B006  never changed
         init_std: float = 0.02,
-        **kwargs: Unpack[DecodeHeadArguments],
+        input_transform: InputTransform | None = None,
+        **kwargs: Unpack[HeadArguments],
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(
+            conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg, input_transform=input_transform, **kwargs
+        )
         if self.out_channels != self.num_classes:
-            raise ConfigError(Problem("every class has a map of its own", "out_channels", hint="leave it out"))
-        del self.conv_seg  # the classes' embeddings take its place
+            raise ConfigError(Problem("every class has a mask of its own", "out_channels", hint="leave it out"))
+        del self.conv_seg  # the class embeddings take its place
         self.layers = nn.ModuleList(
             TransformerEncoderLayer(
                 embed_dims,
                 num_heads,
                 mlp_ratio * embed_dims,
-                drop_rate,
-                attn_drop_rate,
-                drop_path_rate * i / max(num_layers - 1, 1),
-                num_fcs,
-                qkv_bias,
-                act_cfg,
-                norm_cfg,
+                drop_rate=drop_rate,
+                attn_drop_rate=attn_drop_rate,
+                drop_path_rate=drop_path_rate * i / max(num_layers - 1, 1),
+                num_fcs=num_fcs,
+                qkv_bias=qkv_bias,
+                act_cfg=act_cfg,
+                norm_cfg=norm_cfg,
             )
             for i in range(num_layers)
         )
@@ -107,4 +112,6 @@ class SegmenterMaskTransformerHead(DecodeHead):
         tokens = self.decoder_norm(tokens)
         patches = F.normalize(self.patch_proj(tokens[:, : -self.num_classes]), dim=2)
         classes = F.normalize(self.classes_proj(tokens[:, -self.num_classes :]), dim=2)
-        return nlc_to_nchw(self.mask_norm(patches @ classes.transpose(1, 2)), (x.shape[2], x.shape[3]))
+        # Both are of unit length, so that a mask is a cosine similarity; the norm over the classes restores its scale.
+        masks = self.mask_norm(patches @ classes.mT)
+        return nlc_to_nchw(masks, (x.shape[2], x.shape[3]))

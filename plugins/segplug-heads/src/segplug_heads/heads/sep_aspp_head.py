@@ -1,6 +1,7 @@
-"""DeepLabV3+: separable atrous convolutions, and a fine feature map for sharp borders.
+"""DeepLabV3+: ASPP of depthwise separable convolutions, and a decoder that adds a low-level feature map.
 
-Chen et al., Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation, 2018.
+Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation, Chen et al., 2018
+(https://arxiv.org/abs/1802.02611).
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from segplug_heads.heads.aspp_head import ASPPHead
 
 
 class DepthwiseSeparableASPPHead(ASPPHead):
-    """Feature maps -> (N, out_channels, h, w) at the size of the first, or without it of the chosen one.
+    """Feature maps -> logits (N, out_channels, h, w).
+
+    They have the size of the first map, or of the map ``in_index`` when ``c1_in_channels`` is 0.
 
     Args:
-        c1_in_channels: Channels of the first feature map; 0 does without it.
-        c1_channels: What it is projected to.
-        dilations: Of the parallel convolutions; 1 is a 1x1 convolution.
+        c1_in_channels: Channels of the first, low-level feature map; 0 does not use it.
+        c1_channels: Channels that it is projected to.
+        dilations: Dilation of each parallel convolution; the one of dilation 1 is 1x1, the others are 3x3.
     """
 
     conformance: ClassVar = {
@@ -38,9 +41,9 @@ class DepthwiseSeparableASPPHead(ASPPHead):
         **kwargs: Unpack[DecodeHeadArguments],
     ) -> None:
         super().__init__(dilations, **kwargs)
-        self.c1_bottleneck = ConvModule(c1_in_channels, c1_channels, 1, **self.layers_cfg) if c1_in_channels else None
-        joined = self.channels + (c1_channels if c1_in_channels else 0)
-        self.sep_bottleneck = nn.Sequential(self._separable(joined), self._separable(self.channels))
+        self.c1_bottleneck = ConvModule(c1_in_channels, c1_channels, 1, **self.layer_cfgs) if c1_in_channels else None
+        channels = self.channels + (c1_channels if c1_in_channels else 0)
+        self.sep_bottleneck = nn.Sequential(self._separable(channels), self._separable(self.channels))
 
     def branch(self, dilation: int) -> nn.Module:
         if dilation == 1:
@@ -48,11 +51,11 @@ class DepthwiseSeparableASPPHead(ASPPHead):
         return self._separable(self.in_channels, dilation)
 
     def forward_feature(self, features: Features) -> Tensor:
-        out = self.fuse(self.select(features))
+        x = self.aspp(self.select(features))
         if self.c1_bottleneck is not None:
-            fine = self.c1_bottleneck(features[0])
-            out = torch.cat([resize(out, fine.shape[2:], align_corners=self.align_corners), fine], 1)
-        return self.sep_bottleneck(out)
+            low_level = self.c1_bottleneck(features[0])
+            x = torch.cat([resize(x, low_level.shape[2:], align_corners=self.align_corners), low_level], 1)
+        return self.sep_bottleneck(x)
 
     def _separable(self, in_channels: int, dilation: int = 1) -> DepthwiseSeparableConvModule:
         return DepthwiseSeparableConvModule(

@@ -1,6 +1,6 @@
 """The head of Fast-SCNN: an FCN of depthwise separable convolutions.
 
-Poudel, Liwicki and Cipolla, Fast-SCNN: Fast Semantic Segmentation Network, 2019.
+Fast-SCNN: Fast Semantic Segmentation Network, Poudel, Liwicki and Cipolla, 2019 (https://arxiv.org/abs/1902.04502).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from segplug_heads.heads.fcn_head import FCNHead
 
 
 class DepthwiseSeparableFCNHead(FCNHead):
-    """(N, in_channels, h, w) -> (N, out_channels, h, w).
+    """(N, in_channels, h, w) -> logits (N, out_channels, h, w).
 
     Args:
-        dw_act_cfg: Activation after the depthwise parts; none for None.
-        num_convs: Number of convolutions, one at least.
-        kernel_size: Of the convolutions.
-        concat_input: Join the input to their result and fuse both with one more.
-        dilation: Of the convolutions.
+        dw_act_cfg: Activation of the depthwise convolutions; None is no activation.
+        num_convs: Number of convolutions before the classifier.
+        kernel_size: Kernel size of the convolutions, in pixels.
+        concat_input: Concatenate input and result, and fuse them with another convolution.
+        dilation: Dilation of the convolutions.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class DepthwiseSeparableFCNHead(FCNHead):
         dilation: int = 1,
         **kwargs: Unpack[DecodeHeadArguments],
     ) -> None:
-        self.dw_act_cfg = dw_act_cfg  # first, because the base builds the convolutions
+        self.dw_act_cfg = dw_act_cfg  # before the base's constructor, which calls `conv`
         super().__init__(num_convs, kernel_size, concat_input, dilation, **kwargs)
 
     def conv(self, in_channels: int, dilation: int = 1) -> nn.Module:

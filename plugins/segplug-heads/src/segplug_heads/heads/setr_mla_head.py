@@ -1,6 +1,6 @@
-"""SETR-MLA: maps of several transformer layers, enlarged and joined; `MLANeck` makes them.
+"""SETR-MLA: multi-level feature aggregation, the decoder on the maps that `MLANeck` makes of several layers.
 
-Zheng et al., Rethinking Semantic Segmentation from a Sequence-to-Sequence Perspective with Transformers, 2021
+Rethinking Semantic Segmentation from a Sequence-to-Sequence Perspective with Transformers, Zheng et al., 2021
 (https://arxiv.org/abs/2012.15840).
 """
 
@@ -14,18 +14,18 @@ from typing_extensions import Unpack
 
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features
-from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, build_upsample
+from segkernel.nn import ConvModule, DecodeHead, MultiLevelHeadArguments, build_upsample
 
 
 class SETRMLAHead(DecodeHead):
-    """Maps of one size -> (N, out_channels, h * up_scale, w * up_scale).
+    """Feature maps of one size -> logits (N, out_channels, h * up_scale, w * up_scale).
 
     Args:
-        mla_channels: What each map is projected to; ``channels`` is that times the number of maps.
-        up_scale: How much the maps are enlarged.
+        mla_channels: Channels that each map is projected to; ``channels`` is that times the number of maps.
+        up_scale: Upsampling factor of the maps.
 
     Raises:
-        ConfigError: When ``channels`` is something else.
+        ConfigError: ``channels`` is not ``mla_channels`` times the number of maps.
     """
 
     fixed_arguments = frozenset({"input_transform"})
@@ -34,16 +34,16 @@ class SETRMLAHead(DecodeHead):
     }  # fmt: skip
     conformance_inputs: ClassVar = {"features": [(8, 16), (8, 16)]}
 
-    def __init__(self, mla_channels: int = 128, up_scale: int = 4, **kwargs: Unpack[DecodeHeadArguments]) -> None:
+    def __init__(self, mla_channels: int = 128, up_scale: int = 4, **kwargs: Unpack[MultiLevelHeadArguments]) -> None:
         super().__init__(input_transform="multiple_select", **kwargs)
         if self.channels != mla_channels * len(self.in_channels):
             message = f"{self.channels} is not mla_channels, {mla_channels}, for each of {len(self.in_channels)} maps"
             raise ConfigError(Problem(message, "channels"))
-        layers = {"padding": 1, "norm_cfg": self.norm_cfg, "act_cfg": self.act_cfg}
+        norm_cfg, act_cfg = self.norm_cfg, self.act_cfg
         self.up_convs = nn.ModuleList(
             nn.Sequential(
-                ConvModule(width, mla_channels, 3, **layers),
-                ConvModule(mla_channels, mla_channels, 3, **layers),
+                ConvModule(width, mla_channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg),
+                ConvModule(mla_channels, mla_channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg),
                 build_upsample({"type": "bilinear"}, scale_factor=up_scale, align_corners=self.align_corners),
             )
             for width in self.in_channels

@@ -1,40 +1,39 @@
-"""SETR, naive and with progressive upsampling: convolutions that enlarge the last map of a transformer.
+"""SETR, naive and with progressive upsampling: alternating convolution and upsampling of a transformer's last map.
 
-Zheng et al., Rethinking Semantic Segmentation from a Sequence-to-Sequence Perspective with Transformers, 2021
+Rethinking Semantic Segmentation from a Sequence-to-Sequence Perspective with Transformers, Zheng et al., 2021
 (https://arxiv.org/abs/2012.15840).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features
-from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, build_norm, build_upsample
+from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, LayerConfig, build_norm, build_upsample
 
 
 class SETRUPHead(DecodeHead):
-    """(N, in_channels, h, w) -> (N, out_channels, h * f, w * f); f is ``up_scale`` to the power of ``num_convs``.
+    """(N, in_channels, h, w) -> logits (N, out_channels, f h, f w), f being ``up_scale`` ** ``num_convs``.
 
     Args:
-        norm_layer: Norm of the map as it comes.
-        num_convs: Convolutions, each followed by an enlargement.
-        up_scale: How much each enlarges.
-        kernel_size: Of the convolutions, 1 or 3.
+        norm_layer: Norm of the input.
+        num_convs: Number of convolutions, each followed by an upsampling.
+        up_scale: Factor of each upsampling.
+        kernel_size: Kernel size of the convolutions, 1 or 3 pixels.
 
     Raises:
-        ConfigError: The kernel is of another size, or several maps are chosen.
+        ConfigError: ``kernel_size`` is something else, or several maps are selected.
     """
 
     conformance: ClassVar = {"in_channels": 8, "channels": 8, "num_classes": 4, "num_convs": 2, "up_scale": 2}
 
     def __init__(
         self,
-        norm_layer: Mapping[str, Any] = {"type": "LN", "eps": 1e-6, "requires_grad": True},
+        norm_layer: LayerConfig = {"type": "LN", "eps": 1e-6, "requires_grad": True},  # noqa: B006  never changed
         num_convs: int = 1,
         up_scale: int = 4,
         kernel_size: int = 3,

@@ -1,49 +1,47 @@
-"""UPerNet: a feature pyramid whose coarsest level sees the whole image through pyramid pooling.
+"""UPerNet: a feature pyramid network with pyramid pooling on its coarsest level.
 
-Xiao et al., Unified Perceptual Parsing for Scene Understanding, 2018 (https://arxiv.org/abs/1807.10221).
+Unified Perceptual Parsing for Scene Understanding, Xiao et al., 2018 (https://arxiv.org/abs/1807.10221).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from segkernel.interfaces.model import Features
-from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, resize
-from segplug_heads.heads.psp_head import PyramidPooling
+from segkernel.nn import ConvModule, DecodeHead, MultiLevelHeadArguments, PyramidPooling, resize
 
 
 class UPerHead(DecodeHead):
-    """Several feature maps, finest first -> (N, out_channels, h, w) at the size of the first.
+    """Feature maps, finest first -> logits (N, out_channels, h, w) at the size of the first.
 
     Args:
-        pool_scales: Cells a side of each pooled grid of the coarsest map.
+        pool_scales: Side in bins of each grid that the coarsest map is pooled to.
     """
 
     fixed_arguments = frozenset({"input_transform"})
     conformance: ClassVar = {"in_channels": [8, 16, 24], "in_index": [0, 1, 2], "channels": 8, "num_classes": 4}
 
-    def __init__(self, pool_scales: Sequence[int] = (1, 2, 3, 6), **kwargs: Unpack[DecodeHeadArguments]) -> None:
+    def __init__(self, pool_scales: Sequence[int] = (1, 2, 3, 6), **kwargs: Unpack[MultiLevelHeadArguments]) -> None:
         super().__init__(input_transform="multiple_select", **kwargs)
-        layers: dict[str, Any] = {"conv_cfg": self.conv_cfg, "norm_cfg": self.norm_cfg, "act_cfg": self.act_cfg}
         *finer, coarsest = self.in_channels
         self.psp_modules = PyramidPooling(
-            pool_scales, coarsest, self.channels, **layers, align_corners=self.align_corners
+            pool_scales, coarsest, self.channels, align_corners=self.align_corners, **self.layer_cfgs
         )
-        joined = coarsest + len(pool_scales) * self.channels
-        self.bottleneck = ConvModule(joined, self.channels, 3, padding=1, **layers)
+        pooled = coarsest + len(pool_scales) * self.channels
+        self.bottleneck = ConvModule(pooled, self.channels, 3, padding=1, **self.layer_cfgs)
         self.lateral_convs = nn.ModuleList(
-            ConvModule(width, self.channels, 1, inplace=False, **layers) for width in finer
+            ConvModule(width, self.channels, 1, inplace=False, **self.layer_cfgs) for width in finer
         )
         self.fpn_convs = nn.ModuleList(
-            ConvModule(self.channels, self.channels, 3, padding=1, inplace=False, **layers) for _ in finer
+            ConvModule(self.channels, self.channels, 3, padding=1, inplace=False, **self.layer_cfgs) for _ in finer
         )
-        joined = len(self.in_channels) * self.channels
-        self.fpn_bottleneck = ConvModule(joined, self.channels, 3, padding=1, **layers)
+        levels = len(self.in_channels) * self.channels
+        self.fpn_bottleneck = ConvModule(levels, self.channels, 3, padding=1, **self.layer_cfgs)
 
     def forward_feature(self, features: Features) -> Tensor:
         *finer, coarsest = self.select(features)
@@ -51,6 +49,7 @@ class UPerHead(DecodeHead):
         levels = [*(conv(x) for conv, x in zip(self.lateral_convs, finer, strict=True)), top]
         for i in reversed(range(1, len(levels))):
             levels[i - 1] = levels[i - 1] + self._resize(levels[i], levels[i - 1])
+        # The coarsest level has been filtered by the bottleneck already.
         levels = [*(conv(x) for conv, x in zip(self.fpn_convs, levels[:-1], strict=True)), top]
         return self.fpn_bottleneck(torch.cat([levels[0], *(self._resize(x, levels[0]) for x in levels[1:])], 1))
 
