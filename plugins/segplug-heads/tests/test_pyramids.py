@@ -22,7 +22,8 @@ from segplug_heads import (
     PointHead,
     UPerHead,
 )
-from segplug_heads.heads.point_head import most_uncertain_pixels, uncertainty
+from segplug_heads.heads.point_head import Subdivision, most_uncertain_pixels, uncertainty
+from segplug_heads.heads.point_sampling import PointSampling
 
 CHANNELS = (8, 8, 16, 16)
 COMMON: dict[str, Any] = {"channels": 8, "num_classes": 5, "norm_cfg": {"type": "BN"}}
@@ -152,7 +153,7 @@ def test_refining_scores_every_pixel_when_there_are_points_enough() -> None:
     head.configure({}, {"subdivision_num_points": 1000})
     rows, columns = torch.meshgrid((torch.arange(8) + 0.5) / 8, (torch.arange(10) + 0.5) / 10, indexing="ij")
     points = torch.stack([columns, rows], 2).view(1, 80, 2).expand(2, -1, -1)
-    expected = head.score_points([PYRAMID[0]], previous, points).view(2, 5, 8, 10)
+    expected = head.predict_points([PYRAMID[0]], previous, points).view(2, 5, 8, 10)
     torch.testing.assert_close(head([PYRAMID[0]], previous), expected)
 
 
@@ -181,8 +182,8 @@ def test_the_segmentor_says_how_many_points() -> None:
         test_cfg={"mode": "whole", "subdivision_steps": 1, "subdivision_num_points": 9, "scale_factor": 2},
     )
     head = model.decode_head[1]
-    assert head.training_points == {"num_points": 12, "oversample_ratio": 2, "importance_sample_ratio": 0.5}
-    assert head.subdivision == {"subdivision_steps": 1, "subdivision_num_points": 9, "scale_factor": 2}
+    assert head.training_points == PointSampling(12, 2, 0.5)
+    assert head.subdivision == Subdivision(1, 9, 2)
     assert model.eval()(torch.rand(1, 3, 64, 64)).shape == (1, 5, 32, 32)
 
 

@@ -1,11 +1,12 @@
-"""PointRend: coarse scores, refined point by point where they are uncertain.
+"""PointRend: coarse logits, refined at the points where they are uncertain.
 
-Kirillov et al., PointRend: Image Segmentation as Rendering, 2020 (https://arxiv.org/abs/1912.08193).
+PointRend: Image Segmentation as Rendering, Kirillov et al., 2020 (https://arxiv.org/abs/1912.08193).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import torch
@@ -15,43 +16,51 @@ from typing_extensions import Unpack
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.data import Task
 from segkernel.interfaces.model import Features
-from segkernel.nn import (
-    CascadeDecodeHead,
-    ConvModule,
-    DecodeHeadArguments,
-    LayerConfig,
-    accuracy,
-    normal_init,
-    resize,
-)
+from segkernel.nn import CascadeDecodeHead, ConvModule, HeadArguments, LayerConfig, accuracy, normal_init, resize
 from segkernel.sample import Targets
-from segplug_heads.heads.point_sampling import sample_points, uncertain_points
+from segplug_heads.heads.point_sampling import PointSampling, sample_points, uncertain_points
+
+
+@dataclass(frozen=True)
+class Subdivision:
+    """How a prediction is refined, section 3.1 of the paper.
+
+    Args:
+        subdivision_steps: Times the logits are upsampled.
+        subdivision_num_points: Pixels predicted anew in each step, the most uncertain ones.
+        scale_factor: Factor of each upsampling.
+    """
+
+    subdivision_steps: int
+    subdivision_num_points: int
+    scale_factor: float
 
 
 class PointHead(CascadeDecodeHead):
-    """Feature maps and coarse scores (N, K, h, w) -> scores (N, K, h * s, w * s), s = scale_factor^subdivision_steps.
+    """Feature maps and coarse logits (N, K, h, w) -> logits (N, K, s h, s w), s = scale_factor ** subdivision_steps.
 
-    A small network scores single points from the feature maps and the coarse scores there. It learns at random
-    points, more of them where the coarse scores are uncertain; to predict, scores are enlarged in steps, and in each
-    the most uncertain pixels are scored anew. The losses are called ``pointloss_ce`` and the like.
+    An MLP predicts single points from the feature maps and the coarse logits at the point. It is trained at random
+    points, most of them where the coarse logits are uncertain. For inference, the logits are upsampled step by step,
+    and in each step the most uncertain pixels are predicted anew. The losses are logged as ``pointloss_ce`` and so on.
 
-    The numbers of points and steps can also stand in ``train_cfg`` and ``test_cfg`` of the segmentor, which wins.
+    The settings of points and subdivision can also stand in the segmentor's ``train_cfg`` and ``test_cfg``, which
+    take precedence.
 
     Args:
-        num_fcs: Layers of the network.
-        coarse_pred_each_layer: Every layer sees the coarse scores, not the first alone.
-        conv_cfg: Kind of layer, one-dimensional.
-        norm_cfg: Kind of norm layer, likewise; none for None.
-        act_cfg: Kind of activation.
-        num_points: Points to learn at.
-        oversample_ratio: How many times as many are drawn to choose from.
-        importance_sample_ratio: Share of the points that are chosen for uncertainty.
-        subdivision_steps: Times the scores are enlarged when predicting.
-        subdivision_num_points: Pixels scored anew each time.
-        scale_factor: Of each enlarging.
+        num_fcs: Layers of the MLP.
+        coarse_pred_each_layer: Concatenate the coarse logits to the input of every layer, not of the first alone.
+        conv_cfg: Type of the layers, one-dimensional convolutions.
+        norm_cfg: Type of the norms, one-dimensional; None is no norm.
+        act_cfg: Type of the activations.
+        num_points: Training points per image.
+        oversample_ratio: Uniform candidates per training point.
+        importance_sample_ratio: Fraction of the training points that are the most uncertain candidates.
+        subdivision_steps: Times the logits are upsampled in inference.
+        subdivision_num_points: Pixels predicted anew in each step.
+        scale_factor: Factor of each upsampling.
 
     Raises:
-        ConfigError: When an argument is out of range.
+        ConfigError: An argument is out of range.
     """
 
     fixed_arguments = frozenset({"input_transform"})
@@ -67,59 +76,54 @@ class PointHead(CascadeDecodeHead):
         coarse_pred_each_layer: bool = True,
         conv_cfg: LayerConfig | None = {"type": "Conv1d"},  # noqa: B006  never changed
         norm_cfg: LayerConfig | None = None,
-        act_cfg: LayerConfig | None = {"type": "ReLU", "inplace": False},  # noqa: B006
+        act_cfg: LayerConfig | None = {"type": "ReLU", "inplace": False},  # noqa: B006  never changed
         num_points: int = 2048,
         oversample_ratio: float = 3.0,
         importance_sample_ratio: float = 0.75,
         subdivision_steps: int = 2,
         subdivision_num_points: int = 8196,
         scale_factor: float = 2.0,
-        **kwargs: Unpack[DecodeHeadArguments],
+        **kwargs: Unpack[HeadArguments],
     ) -> None:
-        cfgs: Any = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
-        super().__init__(input_transform="multiple_select", **cfgs, **kwargs)
-        del self.conv_seg  # points are scored by fc_seg
-        self.coarse_pred_each_layer = coarse_pred_each_layer
-        coarse = self.out_channels
-        later = self.channels + (coarse if coarse_pred_each_layer else 0)
-        self.fcs = nn.ModuleList(
-            ConvModule(later if i else sum(self.in_channels) + coarse, self.channels, 1, **cfgs) for i in range(num_fcs)
+        super().__init__(
+            input_transform="multiple_select", conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg, **kwargs
         )
-        self.fc_seg = nn.Conv1d(later, self.out_channels, 1)
+        del self.conv_seg  # fc_seg predicts the points
+        self.coarse_pred_each_layer = coarse_pred_each_layer
+        width = sum(self.in_channels) + self.out_channels
+        hidden = self.channels + (self.out_channels if coarse_pred_each_layer else 0)
+        self.fcs = nn.ModuleList(
+            ConvModule(hidden if i else width, self.channels, 1, **self.layer_cfgs) for i in range(num_fcs)
+        )
+        self.fc_seg = nn.Conv1d(hidden, self.out_channels, 1)
         normal_init(self.fc_seg, std=0.01)
-        self.dropout = None if self.dropout is None else nn.Dropout(self.dropout.p)
-        self.training_points = {
-            "num_points": num_points,
-            "oversample_ratio": oversample_ratio,
-            "importance_sample_ratio": importance_sample_ratio,
-        }
-        self.subdivision = {
-            "subdivision_steps": subdivision_steps,
-            "subdivision_num_points": subdivision_num_points,
-            "scale_factor": scale_factor,
-        }
-        self._check_numbers()
+        if self.dropout is not None:
+            self.dropout = nn.Dropout(self.dropout_ratio)  # points (N, channels, P) have no maps to drop whole
+        self.training_points = PointSampling(num_points, oversample_ratio, importance_sample_ratio)
+        self.subdivision = Subdivision(subdivision_steps, subdivision_num_points, scale_factor)
+        self._check_ranges()
 
     def configure(self, train_cfg: Mapping[str, Any], test_cfg: Mapping[str, Any]) -> None:
-        for numbers, given in ((self.training_points, train_cfg), (self.subdivision, test_cfg)):
-            numbers.update({key: given[key] for key in numbers if key in given})
-        self._check_numbers()
+        self.training_points = replace(self.training_points, **_fields_of(PointSampling, train_cfg))
+        self.subdivision = replace(self.subdivision, **_fields_of(Subdivision, test_cfg))
+        self._check_ranges()
 
-    def forward(self, features: Features, previous: Tensor) -> Tensor:
-        """Return the refined scores; ``previous`` are the coarse ones."""
+    def forward(self, features: Features, previous: Tensor) -> Tensor:  # type: ignore[override]  # as CascadeHead
+        """Return the refined logits; ``previous`` are the coarse ones."""
         maps, refined = self.select(features), previous
-        for _ in range(self.subdivision["subdivision_steps"]):
-            refined = resize(refined, scale_factor=self.subdivision["scale_factor"], align_corners=self.align_corners)
-            index, centres = most_uncertain_pixels(refined, self.subdivision["subdivision_num_points"])
-            scores = self.score_points(maps, previous, centres).to(refined.dtype)
-            index = index.unsqueeze(1).expand(-1, scores.shape[1], -1)
-            refined = refined.flatten(2).scatter(2, index, scores).view_as(refined)
+        for _ in range(self.subdivision.subdivision_steps):
+            refined = resize(refined, scale_factor=self.subdivision.scale_factor, align_corners=self.align_corners)
+            index, points = most_uncertain_pixels(refined, self.subdivision.subdivision_num_points)
+            logits = self.predict_points(maps, previous, points).to(refined.dtype)
+            index = index.unsqueeze(1).expand(-1, logits.shape[1], -1)
+            refined = refined.flatten(2).scatter(2, index, logits).view_as(refined)
         return refined
 
-    def score_points(self, maps: list[Tensor], previous: Tensor, points: Tensor) -> Tensor:
-        """Return scores (N, K, P) at ``points`` (N, P, 2), which are (x, y) from 0 to 1."""
+    def predict_points(self, maps: list[Tensor], previous: Tensor, points: Tensor) -> Tensor:
+        """Return logits (N, K, P) at ``points`` (N, P, 2), which are (x, y) from 0 to 1."""
         coarse = sample_points(previous, points, align_corners=self.align_corners)
-        x = torch.cat([*(sample_points(x, points, align_corners=self.align_corners) for x in maps), coarse], 1)
+        fine = [sample_points(x, points, align_corners=self.align_corners) for x in maps]
+        x = torch.cat([*fine, coarse], 1)
         for fc in self.fcs:
             x = fc(x)
             if self.coarse_pred_each_layer:
@@ -127,17 +131,17 @@ class PointHead(CascadeDecodeHead):
         return self.fc_seg(x if self.dropout is None else self.dropout(x))
 
     def loss(self, features: Features, previous: Tensor, targets: Targets) -> dict[str, Tensor]:  # type: ignore[override]
-        points = uncertain_points(previous, uncertainty, **self.training_points)  # type: ignore[arg-type]
-        scores = self.score_points(self.select(features), previous, points)
+        points = uncertain_points(previous, uncertainty, self.training_points)
+        logits = self.predict_points(self.select(features), previous, points)
         labels = self._at_points(targets["seg"], points).long()
         weight = targets.get("weight")
         weight = None if weight is None else self._at_points(weight, points)
         named: dict[str, Tensor] = {}
         for loss in self._losses():
             name = f"point{loss.name}"
-            value = loss(scores, labels, weight=weight, ignore_index=self.ignore_index)
+            value = loss(logits, labels, weight=weight, ignore_index=self.ignore_index)
             named[name] = named[name] + value if name in named else value
-        named["acc_point"] = accuracy(scores, labels, ignore_index=self.ignore_index)  # type: ignore[assignment]
+        named["acc_point"] = accuracy(logits, labels, ignore_index=self.ignore_index)  # type: ignore[assignment]
         return named
 
     def _at_points(self, raster: Tensor, points: Tensor) -> Tensor:
@@ -145,37 +149,43 @@ class PointHead(CascadeDecodeHead):
         raster = raster.float().unsqueeze(1)
         return sample_points(raster, points, mode="nearest", align_corners=self.align_corners).squeeze(1)
 
-    def _check_numbers(self) -> None:
-        numbers = {**self.training_points, **self.subdivision}
-        if not numbers["oversample_ratio"] >= 1:
-            raise ConfigError(Problem(f"{numbers['oversample_ratio']} is below 1", "oversample_ratio"))
-        if not 0 <= numbers["importance_sample_ratio"] <= 1:
-            message = f"{numbers['importance_sample_ratio']} is no share from 0 to 1"
+    def _check_ranges(self) -> None:
+        training, subdivision = self.training_points, self.subdivision
+        if not training.oversample_ratio >= 1:
+            raise ConfigError(Problem(f"{training.oversample_ratio} is less than 1", "oversample_ratio"))
+        if not 0 <= training.importance_sample_ratio <= 1:
+            message = f"{training.importance_sample_ratio} is not a fraction from 0 to 1"
             raise ConfigError(Problem(message, "importance_sample_ratio"))
-        for name in ("num_points", "subdivision_num_points"):
-            if numbers[name] < 1:
-                raise ConfigError(Problem(f"{numbers[name]} points", name))
+        if training.num_points < 1:
+            raise ConfigError(Problem(f"{training.num_points} points", "num_points"))
+        if subdivision.subdivision_num_points < 1:
+            raise ConfigError(Problem(f"{subdivision.subdivision_num_points} points", "subdivision_num_points"))
 
 
-def uncertainty(scores: Tensor) -> Tensor:
-    """Return how near the best two of scores (N, K, P) are, (N, P): 0 at a tie, lower where the best is clear.
+def uncertainty(logits: Tensor) -> Tensor:
+    """Return minus the margin between the best two classes of logits (N, K, P), (N, P): 0 for a tie.
 
-    The score of a single class is a tie at 0.
+    A single class ties at a logit of 0, the probability 1/2.
     """
-    if scores.shape[1] == 1:
-        return -scores[:, 0].abs()
-    best, second = scores.topk(2, dim=1).values.unbind(1)
+    if logits.shape[1] == 1:
+        return -logits[:, 0].abs()
+    best, second = logits.topk(2, dim=1).values.unbind(1)
     return second - best
 
 
-def most_uncertain_pixels(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the ``count`` pixels, or all there are, where ``scores`` (N, K, H, W) are most uncertain.
+def most_uncertain_pixels(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the ``count`` pixels, or all there are, where ``logits`` (N, K, H, W) are most uncertain.
 
     The first of the two tensors is their index in the flattened map, (N, P), the second their centres, (N, P, 2).
     """
-    height, width = scores.shape[2:]
-    x = (torch.arange(width, device=scores.device) + 0.5) / width
-    y = (torch.arange(height, device=scores.device) + 0.5) / height
+    height, width = logits.shape[2:]
+    x = (torch.arange(width, device=logits.device) + 0.5) / width
+    y = (torch.arange(height, device=logits.device) + 0.5) / height
     centres = torch.stack([x.expand(height, width), y.unsqueeze(1).expand(height, width)], 2).flatten(0, 1)
-    index = uncertainty(scores.flatten(2)).topk(torch.sym_min(count, height * width), dim=1).indices
+    index = uncertainty(logits.flatten(2)).topk(torch.sym_min(count, height * width), dim=1).indices
     return index, centres[index]
+
+
+def _fields_of(cls: type, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a config says about the fields of a dataclass."""
+    return {entry.name: config[entry.name] for entry in fields(cls) if entry.name in config}

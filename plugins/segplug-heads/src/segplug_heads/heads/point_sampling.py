@@ -1,45 +1,55 @@
-"""Maps looked at in single points, and where to look: mostly where a prediction is unsure.
+"""Sampling of maps at points, and of points where a prediction is uncertain.
 
-Kirillov et al., PointRend: Image Segmentation as Rendering, 2020. Points are (x, y) as shares of width and height.
+PointRend: Image Segmentation as Rendering, Kirillov et al., 2020 (https://arxiv.org/abs/1912.08193). Points are (x, y),
+from 0 to 1 over the width and height of a map.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
+@dataclass(frozen=True)
+class PointSampling:
+    """How training points are drawn.
+
+    Args:
+        num_points: Points per map.
+        oversample_ratio: Uniform candidates per point, k in section 3.2 of the paper.
+        importance_sample_ratio: Fraction of the points that are the most uncertain candidates, beta in the paper; the
+            others are uniform.
+    """
+
+    num_points: int
+    oversample_ratio: float = 3.0
+    importance_sample_ratio: float = 0.75
+
+
 def sample_points(x: Tensor, points: Tensor, align_corners: bool = False, mode: str = "bilinear") -> Tensor:
-    """Return the values (N, C, P) of ``x`` (N, C, H, W) at ``points`` (N, P, 2), interpolated; 0 outside."""
+    """Return the interpolated values (N, C, P) of ``x`` (N, C, H, W) at ``points`` (N, P, 2); 0 outside the map."""
     grid = 2.0 * points.unsqueeze(2) - 1.0
     return F.grid_sample(x.to(grid.dtype), grid, mode, align_corners=align_corners).squeeze(3)
 
 
 @torch.no_grad()
-def uncertain_points(
-    scores: Tensor,
-    uncertainty: Callable[[Tensor], Tensor],
-    num_points: int,
-    oversample_ratio: float,
-    importance_sample_ratio: float,
-) -> Tensor:
-    """Return points (N, num_points, 2) to learn from.
+def uncertain_points(logits: Tensor, uncertainty: Callable[[Tensor], Tensor], sampling: PointSampling) -> Tensor:
+    """Return training points (N, num_points, 2).
 
     Args:
-        scores: (N, C, H, W).
-        uncertainty: Scores (N, C, P) to (N, P), higher where less sure.
-        num_points: How many.
-        oversample_ratio: Candidates per point, drawn evenly.
-        importance_sample_ratio: Share of points that are the least sure candidates; the others are drawn evenly.
+        logits: (N, C, H, W).
+        uncertainty: Logits (N, C, P) to (N, P), higher where the prediction is less certain.
+        sampling: How many, and how they are drawn.
     """
-    count = len(scores)
-    candidates = torch.rand(count, int(num_points * oversample_ratio), 2, device=scores.device)
-    unsure = int(importance_sample_ratio * num_points)
-    chosen = uncertainty(sample_points(scores, candidates)).topk(unsure, dim=1).indices
+    batch, num_points = len(logits), sampling.num_points
+    candidates = torch.rand(batch, int(num_points * sampling.oversample_ratio), 2, device=logits.device)
+    num_uncertain = int(sampling.importance_sample_ratio * num_points)
+    chosen = uncertainty(sample_points(logits, candidates)).topk(num_uncertain, dim=1).indices
     points = candidates.gather(1, chosen.unsqueeze(2).expand(-1, -1, 2))
-    if unsure == num_points:
+    if num_uncertain == num_points:
         return points
-    return torch.cat([points, torch.rand(count, num_points - unsure, 2, device=scores.device)], 1)
+    return torch.cat([points, torch.rand(batch, num_points - num_uncertain, 2, device=logits.device)], 1)

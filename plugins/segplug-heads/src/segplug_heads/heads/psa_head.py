@@ -1,6 +1,6 @@
-"""PSANet: each pixel says how much every other one matters to it, and how much it matters to every other one.
+"""PSANet: point-wise spatial attention, in which each pixel predicts how it weights every other one, and the reverse.
 
-Zhao et al., PSANet: Point-wise Spatial Attention Network for Scene Parsing, 2018.
+PSANet: Point-wise Spatial Attention Network for Scene Parsing, Zhao et al., 2018.
 """
 
 from __future__ import annotations
@@ -16,46 +16,49 @@ from segkernel.interfaces.model import Features
 from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, resize
 
 PSAType = Literal["collect", "distribute", "bi-direction"]
+Direction = Literal["collect", "distribute"]
 
 
 class PSAMask(nn.Module):
-    """Windows around each pixel, laid out over the map: (N, mask height * mask width, h, w) -> (N, h * w, h * w).
+    """Attention maps relative to each pixel, made absolute: (N, mask height * mask width, h, w) -> (N, h * w, h * w).
 
-    ``collect``: entry (j, i) is what the window of pixel i says of pixel j, 0 outside it. ``distribute``: entry (i, j).
+    ``collect``: entry (j, i) is the weight of pixel j for pixel i, as i predicts it. ``distribute``: entry (i, j) is
+    the weight of pixel i for pixel j, as i predicts it. Weights outside the mask are 0.
 
     Args:
         psa_type: ``collect`` or ``distribute``.
-        mask_size: (height, width) of the windows.
+        mask_size: (height, width) of the mask around a pixel.
     """
 
-    def __init__(self, psa_type: Literal["collect", "distribute"], mask_size: tuple[int, int]) -> None:
+    def __init__(self, psa_type: Direction, mask_size: tuple[int, int]) -> None:
         super().__init__()
-        self.psa_type, self.mask_size = psa_type, tuple(mask_size)
+        self.psa_type: Direction = psa_type
+        self.mask_size = tuple(mask_size)
 
-    def forward(self, windows: Tensor) -> Tensor:
-        laid_out = windows.unflatten(1, self.mask_size)
+    def forward(self, masks: Tensor) -> Tensor:
+        attention = masks.unflatten(1, self.mask_size)
         for axis in (1, 2):
-            laid_out = _lay_out(laid_out, axis)
-        laid_out = laid_out.flatten(3, 4).flatten(1, 2)
-        return laid_out if self.psa_type == "collect" else laid_out.mT
+            attention = _relative_to_absolute(attention, axis)
+        attention = attention.flatten(3, 4).flatten(1, 2)
+        return attention if self.psa_type == "collect" else attention.mT
 
 
 class PSAHead(DecodeHead):
-    """(N, in_channels, h, w) -> (N, out_channels, h, w).
+    """(N, in_channels, h, w) -> logits (N, out_channels, h, w).
 
-    Maps are shrunk in one way when both sides are no multiple of ``shrink_factor``, and in another way otherwise; an
-    exported model keeps to the way of its example.
+    As in the reference implementation, maps are shrunk with ``align_corners`` when neither side is a multiple of
+    ``shrink_factor``, and without it otherwise; an exported model keeps to the way of its example.
 
     Args:
-        mask_size: (height, width) of the window in which a pixel says what matters, in shrunken pixels.
-        psa_type: What others say of a pixel is collected, what it says itself is distributed, or both.
-        compact: The window is the whole shrunken map and is not centred on the pixel; its size must be ``mask_size``.
-        shrink_factor: The attention works on a map so many times smaller.
-        normalization_factor: Divides the context; the size of the window for None.
-        psa_softmax: Weights of a pixel sum to 1.
+        mask_size: (height, width) of the attention mask around a pixel, in pixels of the shrunk map.
+        psa_type: Pixels ``collect`` from others, ``distribute`` to others, or both (``bi-direction``).
+        compact: The mask is the whole shrunk map, not centred on the pixel; ``mask_size`` must be the map's size.
+        shrink_factor: The map is shrunk by it before the attention.
+        normalization_factor: The context is divided by it; None is the number of pixels of the mask.
+        psa_softmax: Normalise the weights of a pixel with a softmax.
 
     Raises:
-        ConfigError: The type is unknown.
+        ConfigError: ``psa_type`` is unknown.
     """
 
     conformance: ClassVar = {"in_channels": 16, "channels": 8, "mask_size": [3, 4], "num_classes": 4}
@@ -73,61 +76,55 @@ class PSAHead(DecodeHead):
         super().__init__(**kwargs)
         if psa_type not in get_args(PSAType):
             raise ConfigError(Problem(f"{psa_type!r} is not one of {', '.join(get_args(PSAType))}", "psa_type"))
-        self.psa_type, self.compact, self.shrink_factor, self.psa_softmax = (
-            psa_type,
-            compact,
-            shrink_factor,
-            psa_softmax,
-        )
-        window = mask_size[0] * mask_size[1]
-        self.normalization_factor = float(window if normalization_factor is None else normalization_factor)
-        self._layers = {"conv_cfg": self.conv_cfg, "norm_cfg": self.norm_cfg, "act_cfg": self.act_cfg}
-        self.reduce, self.attention = self._branch(window)
+        self.psa_type, self.compact = psa_type, compact
+        self.shrink_factor, self.psa_softmax = shrink_factor, psa_softmax
+        mask_pixels = mask_size[0] * mask_size[1]
+        self.normalization_factor = float(mask_pixels if normalization_factor is None else normalization_factor)
+        self.reduce, self.attention = self._branch(mask_pixels)
+        directions = 1
         if psa_type == "bi-direction":
-            self.reduce_p, self.attention_p = self._branch(window)
-            self.psamask_collect, self.psamask_distribute = (
-                PSAMask("collect", mask_size),
-                PSAMask("distribute", mask_size),
-            )
+            directions = 2
+            self.reduce_p, self.attention_p = self._branch(mask_pixels)
+            self.psamask_collect = PSAMask("collect", mask_size)
+            self.psamask_distribute = PSAMask("distribute", mask_size)
         else:
             self.psamask = PSAMask(psa_type, mask_size)
-        found = self.channels * (2 if psa_type == "bi-direction" else 1)
-        # The padding of a 1x1 convolution adds a border that holds no context; models were trained with it.
-        self.proj = ConvModule(found, self.in_channels, 1, padding=1, **self._layers)
-        self.bottleneck = ConvModule(2 * self.in_channels, self.channels, 3, padding=1, **self._layers)
+        # The padding of a 1x1 convolution adds a border without context; published weights were trained with it.
+        self.proj = ConvModule(directions * self.channels, self.in_channels, 1, padding=1, **self.layer_cfgs)
+        self.bottleneck = ConvModule(2 * self.in_channels, self.channels, 3, padding=1, **self.layer_cfgs)
 
     def forward_feature(self, features: Features) -> Tensor:
         x = self.select(features)
         if self.psa_type == "bi-direction":
             collected = self._context(x, self.reduce, self.attention, self.psamask_collect)
             distributed = self._context(x, self.reduce_p, self.attention_p, self.psamask_distribute)
-            found = torch.cat([collected, distributed], 1)
+            context = torch.cat([collected, distributed], 1)
         else:
-            found = self._context(x, self.reduce, self.attention, self.psamask)
-        _, align_corners = self._shrunken(x)
-        found = resize(self.proj(found), x.shape[2:], align_corners=align_corners)
-        return self.bottleneck(torch.cat([x, found], 1))
+            context = self._context(x, self.reduce, self.attention, self.psamask)
+        _, align_corners = self._shrunk_size(x)
+        context = resize(self.proj(context), x.shape[2:], align_corners=align_corners)
+        return self.bottleneck(torch.cat([x, context], 1))
 
     def _context(self, x: Tensor, reduce: nn.Module, attention: nn.Module, mask: PSAMask) -> Tensor:
-        """Return (N, channels, h', w') of the shrunken map."""
-        x, (size, align_corners) = reduce(x), self._shrunken(x)
+        """Return the context (N, channels, h', w') of the shrunk map in one direction."""
+        x, (size, align_corners) = reduce(x), self._shrunk_size(x)
         if self.shrink_factor != 1:
             x = resize(x, size, align_corners=align_corners)
         weights = attention(x)
-        weights = self._whole(weights, mask.psa_type) if self.compact else mask(weights)
+        weights = self._compact_attention(weights, mask.psa_type) if self.compact else mask(weights)
         if self.psa_softmax:
             weights = weights.softmax(1)
         return (x.flatten(2) @ weights).view_as(x) / self.normalization_factor
 
-    def _whole(self, weights: Tensor, psa_type: str) -> Tensor:
-        """Return compact windows as (N, h * w, h * w), the axis that sums to 1 first."""
-        # As trained: both directions at once transpose what is distributed, one alone what is collected.
+    def _compact_attention(self, masks: Tensor, direction: Direction) -> Tensor:
+        """Return compact masks as (N, h * w, h * w), with the axis that the softmax normalises first."""
+        # As the reference implementation: with both directions ``distribute`` is transposed, alone ``collect`` is.
         transposed = "distribute" if self.psa_type == "bi-direction" else "collect"
-        weights = weights.flatten(2)
-        return weights.mT if psa_type == transposed else weights
+        masks = masks.flatten(2)
+        return masks.mT if direction == transposed else masks
 
-    def _shrunken(self, x: Tensor) -> tuple[tuple[int, int], bool]:
-        """Return the size of the map that the attention works on, and how to resize to it and back."""
+    def _shrunk_size(self, x: Tensor) -> tuple[tuple[int, int], bool]:
+        """Return the size of the shrunk map, and ``align_corners`` for resizing to it and back."""
         factor, (height, width) = self.shrink_factor, x.shape[2:]
         if factor == 1:
             return (height, width), self.align_corners
@@ -135,25 +132,25 @@ class PSAHead(DecodeHead):
             return ((height - 1) // factor + 1, (width - 1) // factor + 1), True
         return (height // factor, width // factor), False
 
-    def _branch(self, window: int) -> tuple[nn.Module, nn.Module]:
-        """Return what reduces the channels, and what says a window for each pixel."""
-        last = nn.Conv2d(self.channels, window, 1, bias=False)
-        attention = nn.Sequential(ConvModule(self.channels, self.channels, 1, **self._layers), last)
-        return ConvModule(self.in_channels, self.channels, 1, **self._layers), attention
+    def _branch(self, mask_pixels: int) -> tuple[nn.Module, nn.Module]:
+        """Return the reduction of the channels, and the prediction of a mask for each pixel."""
+        predict = nn.Conv2d(self.channels, mask_pixels, 1, bias=False)
+        attention = nn.Sequential(ConvModule(self.channels, self.channels, 1, **self.layer_cfgs), predict)
+        return ConvModule(self.in_channels, self.channels, 1, **self.layer_cfgs), attention
 
 
-def _lay_out(windows: Tensor, axis: int) -> Tensor:
-    """Move a window's axis (N, mh, mw, h, w) from places relative to its pixel to places in the map.
+def _relative_to_absolute(masks: Tensor, axis: int) -> Tensor:
+    """Change one axis of masks (N, mh, mw, h, w) from positions relative to the pixel to positions in the map.
 
-    Entry j along ``axis`` is the window's entry j - i + half for a pixel at i, and 0 outside the window.
+    For a pixel at i, entry j along ``axis`` is the mask's entry j - i + half, and 0 outside the mask.
     """
-    length, span = windows.shape[axis + 2], windows.shape[axis]
-    place = torch.arange(length, device=windows.device)
-    entry = place[:, None] - place + (span - 1) // 2
+    length, span = masks.shape[axis + 2], masks.shape[axis]
+    position = torch.arange(length, device=masks.device)
+    entry = position[:, None] - position + (span - 1) // 2
     shape = [1] * 5
     shape[axis] = shape[axis + 2] = length
     entry = entry.view(shape)
-    size = [*windows.shape]
+    size = [*masks.shape]
     size[axis] = length
-    taken = windows.gather(axis, entry.clamp(0, span - 1).expand(size))
-    return taken.masked_fill_((entry < 0) | (entry >= span), 0)
+    absolute = masks.gather(axis, entry.clamp(0, span - 1).expand(size))
+    return absolute.masked_fill_((entry < 0) | (entry >= span), 0)

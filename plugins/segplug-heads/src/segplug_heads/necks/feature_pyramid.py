@@ -1,4 +1,4 @@
-"""From the maps of a plain vision transformer, all at one stride, to a pyramid.
+"""A feature pyramid from the maps of a plain vision transformer, which have all one stride.
 
 As in BEiT: BERT Pre-Training of Image Transformers, Bao et al., 2021 (https://arxiv.org/abs/2106.08254).
 """
@@ -14,22 +14,22 @@ from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features, Neck
 from segkernel.nn import LayerConfig, build_norm
 
-NAMES = {4: "upsample_4x", 2: "upsample_2x", 1: "identity", 0.5: "downsample_2x", 0.25: "downsample_4x"}
-"""What scales by a factor."""
+RESCALE_NAMES = {4: "upsample_4x", 2: "upsample_2x", 1: "identity", 0.5: "downsample_2x", 0.25: "downsample_4x"}
+"""Name of the module, and so in the state dict, that rescales by each factor."""
 
 
 class Feature2Pyramid(Neck):
-    """Maps (N, embed_dim, h, w) to as many maps, map i (N, embed_dim, h * rescales[i], w * rescales[i]).
+    """Maps (N, embed_dim, h, w) to as many maps (N, embed_dim, h * rescales[i], w * rescales[i]).
 
-    Enlarging is learnt, shrinking takes the maximum.
+    Transposed convolutions upsample, max pooling downsamples.
 
     Args:
         embed_dim: Channels of all maps.
-        rescales: The factor of each map: 4, 2, 1, 0.5 or 0.25.
-        norm_cfg: Kind of norm between the two halves of the factor 4.
+        rescales: Factor of each map: 4, 2, 1, 0.5 or 0.25.
+        norm_cfg: Norm between the two transposed convolutions of the factor 4.
 
     Raises:
-        ConfigError: A factor is another one.
+        ConfigError: A factor is not one of these; in ``forward``, there is not one map for each factor.
     """
 
     conformance: ClassVar = {"embed_dim": 8}
@@ -43,15 +43,16 @@ class Feature2Pyramid(Neck):
     ) -> None:
         super().__init__()
         for factor in rescales:
-            if factor not in NAMES:
-                raise ConfigError(Problem(f"{factor} is not one of {', '.join(map(str, NAMES))}", "rescales"))
-            self.add_module(NAMES[factor], _rescale(factor, embed_dim, norm_cfg))
+            if factor not in RESCALE_NAMES:
+                raise ConfigError(Problem(f"{factor} is not one of {', '.join(map(str, RESCALE_NAMES))}", "rescales"))
+            self.add_module(RESCALE_NAMES[factor], _rescale(factor, embed_dim, norm_cfg))
         self.rescales = tuple(rescales)
 
     def forward(self, features: Features) -> tuple[Tensor, ...]:
         if len(features) != len(self.rescales):
             raise ConfigError(Problem(f"{len(features)} feature maps for {len(self.rescales)} factors", "rescales"))
-        return tuple(getattr(self, NAMES[factor])(x) for factor, x in zip(self.rescales, features))
+        rescale = (self.get_submodule(RESCALE_NAMES[factor]) for factor in self.rescales)
+        return tuple(module(x) for module, x in zip(rescale, features, strict=True))
 
 
 def _rescale(factor: float, embed_dim: int, norm_cfg: LayerConfig) -> nn.Module:
@@ -59,8 +60,8 @@ def _rescale(factor: float, embed_dim: int, norm_cfg: LayerConfig) -> nn.Module:
         return nn.Identity()
     if factor < 1:
         return nn.MaxPool2d(round(1 / factor))
-    double = nn.Sequential(nn.ConvTranspose2d(embed_dim, embed_dim, 2, stride=2))
+    upsample = nn.Sequential(nn.ConvTranspose2d(embed_dim, embed_dim, 2, stride=2))
     if factor == 4:
         norm = build_norm(norm_cfg, embed_dim)[1]
-        double.extend([norm, nn.GELU(), nn.ConvTranspose2d(embed_dim, embed_dim, 2, stride=2)])
-    return double
+        upsample.extend([norm, nn.GELU(), nn.ConvTranspose2d(embed_dim, embed_dim, 2, stride=2)])
+    return upsample

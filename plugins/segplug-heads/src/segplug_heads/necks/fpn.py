@@ -1,6 +1,6 @@
-"""Feature pyramid network: coarse maps, rich in meaning, are added to finer ones.
+"""Feature pyramid network: coarse, semantically strong maps are added top-down to finer ones.
 
-Lin et al., Feature Pyramid Networks for Object Detection, 2017 (https://arxiv.org/abs/1612.03144).
+Feature Pyramid Networks for Object Detection, Lin et al., 2017 (https://arxiv.org/abs/1612.03144).
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ ExtraSource = Literal["on_input", "on_lateral", "on_output"]
 
 
 class FPN(Neck):
-    """Maps of the backbone, finest first, to ``num_outs`` maps of one width, each half the size of the one before.
+    """Feature maps, finest first -> ``num_outs`` maps of ``out_channels``, each half the size of the one before.
 
     The first ones have the sizes of the inputs from ``start_level`` on.
 
     Args:
-        in_channels: Of each input.
-        out_channels: Of the outputs.
+        in_channels: Channels of each input.
+        out_channels: Channels of the outputs.
         num_outs: Number of outputs.
-        start_level: The first input that is used.
-        end_level: The first one that is not used any more; -1 uses all.
-        add_extra_convs: How outputs coarser than all inputs are made: False subsamples the last output; the others use
-            strided convolutions, the first one on the last input, its projection, or the last output. True is
-            ``on_input`` with ``extra_convs_on_inputs``, else ``on_output``.
-        extra_convs_on_inputs: See there.
-        relu_before_extra_convs: Rectify what the second and further strided convolutions see.
-        no_norm_on_lateral: The projections of the inputs have no norm.
-        conv_cfg: Kind of convolution.
-        norm_cfg: Kind of norm; none for None.
-        act_cfg: Kind of activation; none for None.
-        upsample_cfg: How coarser maps are enlarged: ``mode``, ``align_corners``, and ``scale_factor``, without which
+        start_level: Index of the first input that is used.
+        end_level: Index after the last input that is used; -1 uses all.
+        add_extra_convs: How outputs coarser than all inputs are made. False subsamples the last output. The others are
+            strided convolutions, the first of them on the last input (``on_input``), its lateral projection
+            (``on_lateral``) or the last output (``on_output``). True is ``on_input`` with ``extra_convs_on_inputs``,
+            otherwise ``on_output``.
+        extra_convs_on_inputs: See ``add_extra_convs``.
+        relu_before_extra_convs: Apply a ReLU before each extra convolution but the first.
+        no_norm_on_lateral: The lateral convolutions have no norm.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``.
+        norm_cfg: Type of the norms; None is no norm.
+        act_cfg: Type of the activations; None is no activation.
+        upsample_cfg: How coarser maps are upsampled: ``mode``, ``align_corners`` and ``scale_factor``, without which
             they get the size of the finer map.
 
     Raises:
@@ -90,12 +91,11 @@ class FPN(Neck):
                 nn.init.xavier_uniform_(module.weight)
 
     def forward(self, features: Features) -> tuple[Tensor, ...]:
-        """Return (N, out_channels, h, w) per output."""
         if len(features) != len(self.in_channels):
             raise ConfigError(Problem(f"{len(features)} feature maps for {len(self.in_channels)} in_channels", "neck"))
         laterals = [conv(features[level]) for level, conv in zip(self.levels, self.lateral_convs)]
         for i in reversed(range(1, len(laterals))):
-            laterals[i - 1] = laterals[i - 1] + self._enlarge(laterals[i], laterals[i - 1])
+            laterals[i - 1] = laterals[i - 1] + self._upsample(laterals[i], laterals[i - 1])
         outs = [conv(x) for conv, x in zip(self.fpn_convs, laterals)]
         sources = {"on_input": features[self.levels[-1]], "on_lateral": laterals[-1], "on_output": outs[-1]}
         while len(outs) < self.num_outs:
@@ -108,7 +108,7 @@ class FPN(Neck):
                 outs.append(self.fpn_convs[len(outs)](last))
         return tuple(outs)
 
-    def _enlarge(self, coarse: Tensor, fine: Tensor) -> Tensor:
+    def _upsample(self, coarse: Tensor, fine: Tensor) -> Tensor:
         if "scale_factor" in self.upsample_cfg:
             return resize(coarse, **self.upsample_cfg)
         return resize(coarse, fine.shape[2:], **self.upsample_cfg)
@@ -123,6 +123,7 @@ def _extra_source(add_extra_convs: bool | ExtraSource, on_inputs: bool) -> Extra
 
 
 def _check_levels(inputs: int, num_outs: int, start: int, end: int, fixed: bool) -> None:
+    """Refuse levels that leave no map; with a ``fixed`` end level, there can be no coarser outputs."""
     if not 0 <= start < end <= inputs:
         raise ConfigError(Problem(f"levels {start} to {end} of {inputs} feature maps", "start_level"))
     if num_outs < end - start or (fixed and num_outs != end - start):

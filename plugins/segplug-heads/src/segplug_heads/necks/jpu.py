@@ -1,6 +1,7 @@
-"""Joint pyramid upsampling: a fine map as rich as the coarse one, from convolutions of several dilations.
+"""Joint pyramid upsampling: a fine map in place of the coarsest, by parallel convolutions of several dilations.
 
-Wu et al., FastFCN: Rethinking Dilated Convolution in the Backbone for Semantic Segmentation, 2019.
+FastFCN: Rethinking Dilated Convolution in the Backbone for Semantic Segmentation, Wu et al., 2019
+(https://arxiv.org/abs/1903.11816).
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ class JPU(Neck):
 
     Args:
         in_channels: Channels of the maps.
-        mid_channels: What each of them is projected to.
-        start_level: The first map that is used.
-        end_level: The first map that is not; -1 uses all.
-        dilations: Of the parallel convolutions.
-        align_corners: How maps are resized.
-        conv_cfg: Kind of convolution.
-        norm_cfg: Kind of norm.
-        act_cfg: Kind of activation.
+        mid_channels: Channels that each of them is projected to.
+        start_level: Index of the first map that is used.
+        end_level: Index after the last map that is used; -1 uses all.
+        dilations: Dilation of each parallel convolution.
+        align_corners: As in `segkernel.nn.resize`.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``.
+        norm_cfg: Type of the norms; None is no norm.
+        act_cfg: Type of the activations; None is no activation.
 
     Raises:
         ConfigError: The levels leave no map.
@@ -57,15 +58,25 @@ class JPU(Neck):
             raise ConfigError(Problem(message, "end_level"))
         self.levels = range(start_level, end)
         self.align_corners = align_corners
-        layers = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        # The containers of one layer keep MMSegmentation's state-dict keys.
         self.conv_layers = nn.ModuleList(
-            nn.Sequential(ConvModule(in_channels[i], mid_channels, 3, padding=1, **layers)) for i in self.levels
+            nn.Sequential(
+                ConvModule(
+                    in_channels[level],
+                    mid_channels,
+                    3,
+                    padding=1,
+                    conv_cfg=conv_cfg,
+                    norm_cfg=norm_cfg,
+                    act_cfg=act_cfg,
+                )
+            )
+            for level in self.levels
         )
-        joined = len(self.levels) * mid_channels
         self.dilation_layers = nn.ModuleList(
             nn.Sequential(
                 DepthwiseSeparableConvModule(
-                    joined,
+                    len(self.levels) * mid_channels,
                     mid_channels,
                     3,
                     padding=dilation,
@@ -79,8 +90,8 @@ class JPU(Neck):
         )
 
     def forward(self, features: Features) -> tuple[Tensor, ...]:
-        used = [features[i] for i in self.levels]
+        used = [features[level] for level in self.levels]
         size = used[0].shape[2:]
-        narrow = [conv(x) for conv, x in zip(self.conv_layers, used, strict=True)]
-        joined = torch.cat([resize(x, size, align_corners=self.align_corners) for x in narrow], 1)
-        return (*used[:-1], torch.cat([layer(joined) for layer in self.dilation_layers], 1))
+        projected = [conv(x) for conv, x in zip(self.conv_layers, used, strict=True)]
+        x = torch.cat([resize(x, size, align_corners=self.align_corners) for x in projected], 1)
+        return (*used[:-1], torch.cat([layer(x) for layer in self.dilation_layers], 1))

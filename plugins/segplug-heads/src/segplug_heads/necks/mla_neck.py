@@ -1,14 +1,14 @@
-"""The neck of SETR-MLA: layers of a transformer added up from the last to the first.
+"""The neck of SETR-MLA: multi-level feature aggregation, maps of transformer layers summed from the last to the first.
 
-Zheng et al., Rethinking Semantic Segmentation from a Sequence-to-Sequence Perspective with Transformers, 2021
+Rethinking Semantic Segmentation from a Sequence-to-Sequence Perspective with Transformers, Zheng et al., 2021
 (https://arxiv.org/abs/2012.15840).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -18,16 +18,25 @@ from segkernel.nn import ConvModule, LayerConfig, build_norm
 
 
 class MultiLevelAggregation(nn.Module):
-    """Maps of one size, first layer first -> as many maps (N, out_channels, h, w), last layer first."""
+    """Maps of one size, first layer first -> as many maps (N, out_channels, h, w), last layer first.
+
+    Args:
+        in_channels: Channels of each map.
+        out_channels: Channels of the outputs.
+        norm_cfg: Type of the norms; None is no norm.
+        act_cfg: Type of the activations; None is no activation.
+    """
 
     def __init__(
         self, in_channels: Sequence[int], out_channels: int, norm_cfg: LayerConfig | None, act_cfg: LayerConfig | None
     ) -> None:
         super().__init__()
-        layers = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}
-        self.channel_proj = nn.ModuleList(ConvModule(width, out_channels, 1, **layers) for width in in_channels)
+        self.channel_proj = nn.ModuleList(
+            ConvModule(width, out_channels, 1, norm_cfg=norm_cfg, act_cfg=act_cfg) for width in in_channels
+        )
         self.feat_extract = nn.ModuleList(
-            ConvModule(out_channels, out_channels, 3, padding=1, **layers) for _ in in_channels
+            ConvModule(out_channels, out_channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg)
+            for _ in in_channels
         )
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -40,14 +49,14 @@ class MLANeck(Neck):
     """Maps of one size, first layer first -> as many maps (N, out_channels, h, w), last layer first.
 
     Args:
-        in_channels: Of each map.
-        out_channels: Of the outputs.
-        norm_layer: Norm of the maps as they come.
-        norm_cfg: Norm of the convolutions; none for None.
-        act_cfg: Activation of the convolutions; none for None.
+        in_channels: Channels of each map.
+        out_channels: Channels of the outputs.
+        norm_layer: Norm of the inputs.
+        norm_cfg: Norm of the convolutions; None is no norm.
+        act_cfg: Activation of the convolutions; None is no activation.
 
     Raises:
-        ConfigError: In ``forward``, when there are not as many maps as ``in_channels``.
+        ConfigError: In ``forward``, there are not as many maps as ``in_channels``.
     """
 
     conformance: ClassVar = {"in_channels": [8, 16, 8, 8], "out_channels": 8}
@@ -57,7 +66,7 @@ class MLANeck(Neck):
         self,
         in_channels: Sequence[int],
         out_channels: int,
-        norm_layer: Mapping[str, Any] = {"type": "LN", "eps": 1e-6, "requires_grad": True},
+        norm_layer: LayerConfig = {"type": "LN", "eps": 1e-6, "requires_grad": True},  # noqa: B006  never changed
         norm_cfg: LayerConfig | None = None,
         act_cfg: LayerConfig | None = None,
     ) -> None:
@@ -67,5 +76,5 @@ class MLANeck(Neck):
 
     def forward(self, features: Features) -> tuple[Tensor, ...]:
         if len(features) != len(self.norm):
-            raise ConfigError(Problem(f"{len(features)} feature maps for {len(self.norm)}", "in_channels"))
+            raise ConfigError(Problem(f"{len(features)} feature maps for {len(self.norm)} in_channels", "in_channels"))
         return self.mla([norm(x.movedim(1, -1)).movedim(-1, 1) for norm, x in zip(self.norm, features)])

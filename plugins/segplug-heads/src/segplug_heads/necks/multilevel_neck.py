@@ -1,6 +1,7 @@
-"""From the maps of a plain vision transformer, all at one stride, to a pyramid, by resizing.
+"""A feature pyramid from the maps of a plain vision transformer, which have all one stride, by interpolation.
 
-As MMSegmentation does for ViT (An Image is Worth 16x16 Words, Dosovitskiy et al., 2020, https://arxiv.org/abs/2010.11929).
+As MMSegmentation does for ViT, An Image is Worth 16x16 Words, Dosovitskiy et al., 2021
+(https://arxiv.org/abs/2010.11929).
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from segkernel.nn import ConvModule, LayerConfig, resize
 
 
 class MultiLevelNeck(Neck):
-    """Maps to ``len(scales)`` maps (N, out_channels, h * scales[i], w * scales[i]): projected, resized, filtered.
+    """Feature maps -> ``len(scales)`` maps (N, out_channels, h * scales[i], w * scales[i]).
 
-    A single map is used for all outputs.
+    Each map is projected, resized and convolved. A single map is used for all outputs.
 
     Args:
-        in_channels: Of each map.
-        out_channels: Of the outputs.
-        scales: Size of each output, as a share of its input's.
-        norm_cfg: Kind of norm; none for None.
-        act_cfg: Kind of activation; none for None.
+        in_channels: Channels of each map.
+        out_channels: Channels of the outputs.
+        scales: Size of each output, as a multiple of its input's.
+        norm_cfg: Type of the norms; None is no norm.
+        act_cfg: Type of the activations; None is no activation.
 
     Raises:
         ConfigError: There are neither as many scales as maps, nor a single map.
@@ -46,16 +47,20 @@ class MultiLevelNeck(Neck):
         if len(in_channels) not in (1, len(scales)):
             raise ConfigError(Problem(f"{len(scales)} scales for {len(in_channels)} maps", "scales"))
         self.scales = tuple(scales)
-        layers = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}
-        self.lateral_convs = nn.ModuleList(ConvModule(width, out_channels, 1, **layers) for width in in_channels)
-        self.convs = nn.ModuleList(ConvModule(out_channels, out_channels, 3, padding=1, **layers) for _ in scales)
+        self.lateral_convs = nn.ModuleList(
+            ConvModule(width, out_channels, 1, norm_cfg=norm_cfg, act_cfg=act_cfg) for width in in_channels
+        )
+        self.convs = nn.ModuleList(
+            ConvModule(out_channels, out_channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg) for _ in scales
+        )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
 
     def forward(self, features: Features) -> tuple[Tensor, ...]:
         if len(features) != len(self.lateral_convs):
-            raise ConfigError(Problem(f"{len(features)} feature maps for {len(self.lateral_convs)}", "in_channels"))
+            message = f"{len(features)} feature maps for {len(self.lateral_convs)} in_channels"
+            raise ConfigError(Problem(message, "in_channels"))
         maps = [conv(x) for conv, x in zip(self.lateral_convs, features)]
         if len(maps) == 1:
             maps = maps * len(self.scales)
