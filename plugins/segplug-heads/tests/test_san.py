@@ -97,7 +97,7 @@ def test_class_names_come_from_here_or_from_an_installed_data_set() -> None:
         ({"dataset_name": "voc", "vocabulary": ["cat"]}, "either dataset_name or vocabulary"),
         ({"dataset_name": "pascal_contest"}, "did you mean 'pascalcontext'"),
         ({"vocabulary": ["cat"], "templates": "vlid"}, "there are vild, imagenet"),
-        ({"vocabulary": ["cat"], "templates": ["a photo"]}, "has no gap"),
+        ({"vocabulary": ["cat"], "templates": ["a photo"]}, "has no {}"),
     ],
 )
 def test_classes_that_are_not_known_are_refused(more: dict, message: str) -> None:
@@ -127,7 +127,7 @@ def test_vectors_may_come_from_a_file(tmp_path: Path) -> None:
     assert torch.equal(encoder(vocabulary=["cat", "dog"], features=str(path))(), text())
     with pytest.raises(DataError, match=r"not \(3, 8\)"):
         encoder(vocabulary=["cat", "dog", "cow"], features=str(path))()
-    with pytest.raises(DataError, match="no vectors of classes"):
+    with pytest.raises(DataError, match="not an array of class embeddings"):
         encoder(vocabulary=["cat"], features=str(tmp_path / "none.npy"))()
 
 

@@ -32,10 +32,10 @@ from segplug_heads.parts.matching import (
     Queries,
 )
 from segplug_heads.parts.pixel_decoder import (
-    SINES,
+    SINE_ENCODING,
     MSDeformAttnPixelDecoder,
     PixelDecoderBase,
-    check_width,
+    check_embed_dims,
     fan_in_init,
 )
 from segplug_heads.parts.query_transformer import DecoderConfig, MaskedDecoder, SineConfig, SinePositionalEncoding
@@ -121,7 +121,7 @@ class Mask2FormerHead(MaskQueryHead):
         pixel_decoder: Spec[PixelDecoderBase] | None = None,
         enforce_decoder_input_project: bool = False,
         transformer_decoder: DecoderConfig = {"num_layers": 9},  # noqa: B006  never changed
-        positional_encoding: SineConfig = SINES,
+        positional_encoding: SineConfig = SINE_ENCODING,
         loss_cls: Loss | None = None,
         loss_mask: Loss | None = None,
         loss_dice: Loss | None = None,
@@ -160,7 +160,7 @@ class Mask2FormerHead(MaskQueryHead):
 
     def _build_inputs(self, feat_channels: int, enforce: bool) -> None:
         """Build what brings the memories to the queries' width."""
-        check_width(self.transformer_decoder.embed_dims, feat_channels, "transformer_decoder")
+        check_embed_dims(self.transformer_decoder.embed_dims, feat_channels, "transformer_decoder")
         outs = getattr(self.pixel_decoder, "num_outs", self.levels)
         if outs < self.levels:
             message = f"gives {outs} maps, but the queries read {self.levels}"

@@ -24,7 +24,7 @@ from segplug_heads.parts.matching import (
     Objects,
     Queries,
 )
-from segplug_heads.parts.pixel_decoder import SINES, PixelDecoder, PixelDecoderBase, fan_in_init
+from segplug_heads.parts.pixel_decoder import SINE_ENCODING, PixelDecoder, PixelDecoderBase, fan_in_init
 from segplug_heads.parts.query_transformer import Decoder, DecoderConfig, SineConfig, SinePositionalEncoding
 
 
@@ -83,7 +83,7 @@ class MaskFormerHead(MaskQueryHead):
         pixel_decoder: Spec[PixelDecoderBase] | None = None,
         enforce_decoder_input_project: bool = False,
         transformer_decoder: DecoderConfig = {},  # noqa: B006  never changed
-        positional_encoding: SineConfig = SINES,
+        positional_encoding: SineConfig = SINE_ENCODING,
         loss_cls: Loss | None = None,
         loss_mask: Loss | None = None,
         loss_dice: Loss | None = None,

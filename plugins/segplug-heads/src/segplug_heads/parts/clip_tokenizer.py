@@ -1,9 +1,9 @@
-"""Text to the numbers that CLIP's text encoder knows: byte pair encoding.
+"""CLIP's tokenizer: byte pair encoding of text.
 
-Sennrich, Haddow and Birch, Neural Machine Translation of Rare Words with Subword Units, 2016; the merges are those of
-Radford et al., Learning Transferable Visual Models From Natural Language Supervision (CLIP), 2021. The tokens of the
-words that known class names and prompts have are in ``clip_words.json``; for any other the authors' table of merges is
-downloaded once.
+Neural Machine Translation of Rare Words with Subword Units, Sennrich, Haddow and Birch, 2016; the merges are those of
+Learning Transferable Visual Models From Natural Language Supervision (CLIP), Radford et al., 2021. The tokens of all
+words in known class names and prompt templates are in ``clip_words.json``; for other words the authors' table of
+merges is downloaded once.
 
     tokenize(["a photo of a cat."])      # (1, 77): start, a, photo, of, a, cat, ., end, 0, 0, ...
 """
@@ -36,11 +36,11 @@ _WORD = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|(?:[^\s\w]|_)+")
 
 
 def tokenize(texts: Sequence[str], context_length: int = 77) -> Tensor:
-    """Return the tokens of each text (len(texts), context_length), int64: a start, the text, an end, then 0.
+    """Return the token ids of each text, (len(texts), context_length) int64: start token, text, end token, zeros.
 
     Raises:
-        UsageError: When a text is too long.
-        CheckpointError: When the table of merges is needed and cannot be downloaded.
+        UsageError: A text has more than ``context_length`` tokens.
+        CheckpointError: The table of merges is needed and cannot be downloaded.
     """
     start, end = VOCABULARY - 2, VOCABULARY - 1
     tokens = torch.zeros(len(texts), context_length, dtype=torch.long)
@@ -53,14 +53,15 @@ def tokenize(texts: Sequence[str], context_length: int = 77) -> Tensor:
 
 
 def encode(text: str) -> list[int]:
-    """Return the tokens of a text; upper case, accents written in two parts and white space make no difference."""
+    """Return the token ids of a text, regardless of case, whitespace and Unicode composition."""
+    # Unescaped twice, as in the reference implementation.
     plain = unicodedata.normalize("NFC", html.unescape(html.unescape(text))).lower()
     return [token for word in _WORD.findall(plain) for token in _tokens_of(word)]
 
 
 @functools.lru_cache(maxsize=4096)
 def _tokens_of(word: str) -> tuple[int, ...]:
-    """Join the most usual pair of neighbours of a word until no pair is usual."""
+    """Merge the neighbouring parts of a word of the lowest rank until no pair is in the table."""
     if word in (known := _known_words()):
         return tuple(known[word])
     ids, ranks = _tables()
@@ -71,18 +72,18 @@ def _tokens_of(word: str) -> tuple[int, ...]:
         best = min(pairwise(parts), key=lambda pair: ranks.get(pair, len(ranks)))
         if best not in ranks:
             break
-        parts = _joined(parts, best)
+        parts = _merge(parts, best)
     return tuple(ids[part] for part in parts)
 
 
-def _joined(parts: Sequence[str], pair: tuple[str, str]) -> list[str]:
-    """Return ``parts`` with every occurrence of ``pair``, from the left, made one."""
-    joined, index = [], 0
+def _merge(parts: Sequence[str], pair: tuple[str, str]) -> list[str]:
+    """Return ``parts`` with every occurrence of ``pair``, from the left, merged."""
+    merged, index = [], 0
     while index < len(parts):
         found = tuple(parts[index : index + 2]) == pair
-        joined.append("".join(pair) if found else parts[index])
+        merged.append("".join(pair) if found else parts[index])
         index += 2 if found else 1
-    return joined
+    return merged
 
 
 @functools.cache
@@ -92,18 +93,18 @@ def _known_words() -> dict[str, list[int]]:
 
 @functools.cache
 def _tables() -> tuple[dict[str, int], dict[tuple[str, str], int]]:
-    """Return part of a word to token, and pair of parts to its rank, the lower the more usual."""
+    """Return the token id of each part of a word, and the rank of each pair of parts, 0 for the most frequent one."""
     lines = gzip.decompress(locate(MERGES).read_bytes()).decode().splitlines()
     letters = list(_symbols().values())
-    count = VOCABULARY - 2 * len(letters) - 2  # the file has more, after a first line that says what it is
-    pairs = [tuple(line.split(" ")) for line in lines[1 : count + 1]]
+    count = VOCABULARY - 2 * len(letters) - 2  # of the merges in the file, CLIP uses the first; line 0 is a header
+    pairs = [(first, second) for first, second in (line.split(" ") for line in lines[1 : count + 1])]
     parts = [*letters, *(letter + END_OF_WORD for letter in letters), *("".join(pair) for pair in pairs)]
-    return {part: i for i, part in enumerate(parts)}, {pair: i for i, pair in enumerate(pairs)}  # type: ignore[misc]
+    return {part: i for i, part in enumerate(parts)}, {pair: i for i, pair in enumerate(pairs)}
 
 
 @functools.cache
 def _symbols() -> dict[int, str]:
-    """Return a printable letter for each byte, printable ones first: they stand for themselves."""
+    """Return a printable character for each byte: printable bytes first, which stand for themselves."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}

@@ -1,6 +1,7 @@
-"""Multi-scale deformable attention in plain torch: a token looks at a few points of every map.
+"""Multi-scale deformable attention in plain torch: each token attends to a few sampled points of every map.
 
-Zhu et al., Deformable DETR: Deformable Transformers for End-to-End Object Detection, 2021.
+Deformable DETR: Deformable Transformers for End-to-End Object Detection, Zhu et al., 2021
+(https://arxiv.org/abs/2010.04159).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class DeformableLayerConfig(TypedDict, total=False):
 
 
 class DeformableEncoderConfig(TypedDict, total=False):
-    """Number and arguments of the layers; ``num_cp`` of them save memory by computing twice."""
+    """Arguments of `DeformableEncoder`."""
 
     num_layers: int
     layer_cfg: DeformableLayerConfig
@@ -51,18 +52,21 @@ class DeformableEncoderConfig(TypedDict, total=False):
 
 
 class MultiScaleDeformableAttention(nn.Module):
-    """Tokens of several maps, (N, L, C) -> (N, L, C), with a residual connection.
+    """Tokens of several maps, (N, L, C) -> (N, L, C), with a residual connection (equation 3 of the paper).
 
     Args:
         embed_dims: C.
-        num_heads: Parts that C is cut into.
+        num_heads: Attention heads; must divide ``embed_dims``.
         num_levels: Number of maps.
-        num_points: Points looked at in each map, for each head.
-        im2col_step: Kept for configs that name it; plain torch needs no blocks.
-        dropout: Share of outputs dropped before the residual is added.
-        batch_first: Kept for configs that name it; the batch comes first.
-        norm_cfg: Kept for configs that name it; the layer has the norms.
-        value_proj_ratio: Channels of the values, times C.
+        num_points: Points sampled in each map, for each head.
+        im2col_step: Not used, accepted for existing configs: the batch is not processed in chunks.
+        dropout: Dropout rate of the residual branch.
+        batch_first: Not used, accepted for existing configs: tokens are (N, L, C).
+        norm_cfg: Not used, accepted for existing configs: the layer has the norms.
+        value_proj_ratio: Channels of the values, as a multiple of C.
+
+    Raises:
+        ConfigError: ``embed_dims`` is not divisible by ``num_heads``.
     """
 
     def __init__(
@@ -79,24 +83,27 @@ class MultiScaleDeformableAttention(nn.Module):
     ) -> None:
         super().__init__()
         if embed_dims % num_heads:
-            raise ConfigError(Problem(f"{embed_dims} channels cannot be cut into {num_heads} heads", "num_heads"))
+            raise ConfigError(Problem(f"{embed_dims} channels are not divisible by {num_heads} heads", "num_heads"))
         self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
-        values = int(embed_dims * value_proj_ratio)
+        value_channels = int(embed_dims * value_proj_ratio)
         points = num_heads * num_levels * num_points
         self.sampling_offsets = nn.Linear(embed_dims, points * 2)
         self.attention_weights = nn.Linear(embed_dims, points)
-        self.value_proj = nn.Linear(embed_dims, values)
-        self.output_proj = nn.Linear(values, embed_dims)
+        self.value_proj = nn.Linear(embed_dims, value_channels)
+        self.output_proj = nn.Linear(value_channels, embed_dims)
         self.dropout = nn.Dropout(dropout)
         self._init_weights()
 
     def _init_weights(self) -> None:
-        """Every head looks in a direction of its own, its points further and further away."""
+        """Initially each head samples in one direction, at distances of 1 to ``num_points`` cells, with equal weights.
+
+        Appendix A.4 of the paper.
+        """
         angle = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
         direction = torch.stack([angle.cos(), angle.sin()], 1)
         direction = direction / direction.abs().amax(1, keepdim=True)
-        steps = torch.arange(1, self.num_points + 1, dtype=torch.float32)
-        offsets = direction[:, None, None] * steps[:, None]
+        distance = torch.arange(1, self.num_points + 1, dtype=torch.float32)
+        offsets = direction[:, None, None] * distance[:, None]
         with torch.no_grad():
             self.sampling_offsets.bias.copy_(offsets.expand(-1, self.num_levels, -1, -1).flatten())
         for layer in (self.sampling_offsets, self.attention_weights):
@@ -106,33 +113,41 @@ class MultiScaleDeformableAttention(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, query: Tensor, query_pos: Tensor, places: Tensor, sizes: Sequence[Size]) -> Tensor:
+    def forward(self, query: Tensor, query_pos: Tensor, reference_points: Tensor, sizes: Sequence[Size]) -> Tensor:
         """Return (N, L, C).
 
         Args:
-            query: The maps' tokens, one map after another, (N, L, C).
-            query_pos: Positions, added where points are chosen, (1, L, C).
-            places: Where each token is, (L, 2): x and y as shares of width and height.
+            query: Tokens of the maps, one map after another, (N, L, C).
+            query_pos: Position encodings of the tokens, (1, L, C).
+            reference_points: Position (x, y) of each token, from 0 to 1 over the width and height, (L, 2).
             sizes: (height, width) of each map.
         """
-        place = query + query_pos
+        positioned = query + query_pos
         shape = (self.num_heads, self.num_levels, self.num_points)
-        offsets = self.sampling_offsets(place).unflatten(2, (*shape, 2))
-        weights = self.attention_weights(place).unflatten(2, (self.num_heads, -1)).softmax(-1).unflatten(3, shape[1:])
+        offsets = self.sampling_offsets(positioned).unflatten(2, (*shape, 2))
+        # The weights of all points of all maps sum to one.
+        weights = self.attention_weights(positioned).unflatten(2, (self.num_heads, -1)).softmax(-1)
+        weights = weights.unflatten(3, shape[1:])
         values = self.value_proj(query).unflatten(2, (self.num_heads, -1)).split([h * w for h, w in sizes], 1)
-        found = 0
-        for level, (value, size) in enumerate(zip(values, sizes, strict=True)):
-            found = found + self._look(value, offsets[:, :, :, level], weights[:, :, :, level], places, size)
-        return self.dropout(self.output_proj(found)) + query
+        sampled = [
+            self._sample(value, offsets[:, :, :, level], weights[:, :, :, level], reference_points, size)
+            for level, (value, size) in enumerate(zip(values, sizes, strict=True))
+        ]
+        return self.dropout(self.output_proj(sum(sampled))) + query
 
-    def _look(self, value: Tensor, offsets: Tensor, weights: Tensor, places: Tensor, size: Size) -> Tensor:
-        """Return what one map gives, (N, L, C), summed over the points.
+    def _sample(self, value: Tensor, offsets: Tensor, weights: Tensor, reference_points: Tensor, size: Size) -> Tensor:
+        """Return the weighted sum (N, L, C) of the points of one map.
 
-        ``value`` is (N, h * w, heads, c), ``offsets`` are in cells of the map, (N, L, heads, P, 2).
+        Args:
+            value: (N, h * w, heads, c).
+            offsets: Of the points from the reference points, in cells of the map, (N, L, heads, P, 2).
+            weights: (N, L, heads, P).
+            reference_points: (L, 2).
+            size: (h, w).
         """
         height, width = size
-        steps = torch.stack([offsets[..., 0] / width, offsets[..., 1] / height], -1)
-        grid = 2 * (places[:, None, None] + steps) - 1
+        offsets = torch.stack([offsets[..., 0] / width, offsets[..., 1] / height], -1)
+        grid = 2 * (reference_points[:, None, None] + offsets) - 1
         maps = value.permute(0, 2, 3, 1).flatten(0, 1).unflatten(2, size)
         points = F.grid_sample(maps.to(grid.dtype), grid.transpose(1, 2).flatten(0, 1), align_corners=False)
         summed = (points * weights.transpose(1, 2).flatten(0, 1).unsqueeze(1)).sum(3).to(value.dtype)
@@ -140,7 +155,13 @@ class MultiScaleDeformableAttention(nn.Module):
 
 
 class DeformableEncoderLayer(nn.Module):
-    """Deformable attention and `FFN`, each with a norm after it."""
+    """Post-norm transformer layer, deformable self-attention and `FFN`: (N, L, C) -> (N, L, C).
+
+    Args:
+        self_attn_cfg: The attention.
+        ffn_cfg: The feed-forward network.
+        norm_cfg: Type of the norms.
+    """
 
     def __init__(
         self,
@@ -151,16 +172,22 @@ class DeformableEncoderLayer(nn.Module):
         super().__init__()
         self.self_attn = MultiScaleDeformableAttention(**self_attn_cfg)
         self.ffn = FFN(**ffn_cfg)
-        width = self_attn_cfg.get("embed_dims", 256)
-        self.norms = nn.ModuleList(build_norm(norm_cfg, width)[1] for _ in range(2))
+        embed_dims = self_attn_cfg.get("embed_dims", 256)
+        self.norms = nn.ModuleList(build_norm(norm_cfg, embed_dims)[1] for _ in range(2))
 
-    def forward(self, query: Tensor, query_pos: Tensor, places: Tensor, sizes: Sequence[Size]) -> Tensor:
-        query = self.norms[0](self.self_attn(query, query_pos, places, sizes))
+    def forward(self, query: Tensor, query_pos: Tensor, reference_points: Tensor, sizes: Sequence[Size]) -> Tensor:
+        query = self.norms[0](self.self_attn(query, query_pos, reference_points, sizes))
         return self.norms[1](self.ffn(query))
 
 
 class DeformableEncoder(nn.Module):
-    """Layers in a row; arguments of ``forward`` are those of `MultiScaleDeformableAttention`."""
+    """Transformer encoder with deformable attention; ``forward`` is called as `MultiScaleDeformableAttention`'s.
+
+    Args:
+        num_layers: Number of layers.
+        layer_cfg: Arguments of each layer.
+        num_cp: Activation checkpointing in the first ``num_cp`` layers; -1 is none.
+    """
 
     def __init__(
         self,
@@ -173,15 +200,15 @@ class DeformableEncoder(nn.Module):
         self.embed_dims = layer_cfg.get("self_attn_cfg", {}).get("embed_dims", 256)
         self.num_cp = num_cp
 
-    def forward(self, query: Tensor, query_pos: Tensor, places: Tensor, sizes: Sequence[Size]) -> Tensor:
+    def forward(self, query: Tensor, query_pos: Tensor, reference_points: Tensor, sizes: Sequence[Size]) -> Tensor:
         for i, layer in enumerate(self.layers):
-            recompute = self.training and i < self.num_cp
-            query = run_layer(layer, query, query_pos, places, sizes, recompute=recompute)
+            checkpointing = self.training and i < self.num_cp
+            query = run_layer(layer, query, query_pos, reference_points, sizes, checkpointing=checkpointing)
         return query
 
 
-def centres(size: Size, device: torch.device) -> Tensor:
-    """Return x and y of the middle of each cell of a map, as shares of width and height, (h * w, 2)."""
+def cell_centres(size: Size, device: torch.device) -> Tensor:
+    """Return the centre (x, y) of each cell of a map, from 0 to 1 over its width and height, (h * w, 2)."""
     height, width = size
     y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
     x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width

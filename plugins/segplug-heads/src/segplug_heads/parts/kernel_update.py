@@ -1,6 +1,7 @@
-"""What one stage of K-Net does: kernels look at what they cover in the feature map, and change.
+"""One stage of K-Net: kernels are updated with the features under their masks, and predict new masks.
 
-Zhang et al., K-Net: Towards Unified Image Segmentation, 2021 (https://arxiv.org/abs/2106.14855).
+K-Net: Towards Unified Image Segmentation, Zhang et al., 2021 (https://arxiv.org/abs/2106.14855). The stage follows
+section 3.2 of the paper: group feature assembling, adaptive kernel update and kernel interaction.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ RELU = {"type": "ReLU", "inplace": True}
 
 
 class KernelUpdator(nn.Module):
-    """Mix each kernel with the features it covers, by two gates that depend on both.
+    """Adaptive kernel update: a gated sum of each kernel and the features under its mask.
 
     ``update`` (..., C) and ``kernels`` (..., k * k, C) -> (M, k * k, D), M being the product of the other dimensions.
-    Vectors of several times C count as that many.
+    Vectors of a multiple of C channels are split into that many vectors.
 
     Args:
         in_channels: C.
-        feat_channels: Channels inside; C, as the layers follow one another.
-        out_channels: D; C for None.
-        gate_sigmoid: Keep the gates between 0 and 1.
-        gate_norm_act: Normalise and activate what the gates are made of.
-        activate_out: Activate the two parts before they are mixed.
-        norm_cfg: Kind of norm.
-        act_cfg: Kind of activation.
+        feat_channels: Hidden channels; must be C.
+        out_channels: D; None is C.
+        gate_sigmoid: Apply a sigmoid to the gates.
+        gate_norm_act: Apply norm and activation to the input of the gates.
+        activate_out: Apply the activation to both terms of the sum.
+        norm_cfg: Type of the norms.
+        act_cfg: Type of the activations.
 
     Raises:
         ConfigError: ``feat_channels`` is not ``in_channels``.
@@ -70,47 +71,50 @@ class KernelUpdator(nn.Module):
         self.fc_norm = build_norm(norm_cfg, self.out_channels)[1]
 
     def forward(self, update: Tensor, kernels: Tensor) -> Tensor:
-        places = kernels.shape[-2] if kernels.ndim > 2 else 1
+        positions = kernels.shape[-2] if kernels.ndim > 2 else 1
         update_in, update_out = self.dynamic_layer(update.reshape(-1, 1, self.in_channels)).chunk(2, -1)
-        kernel_in, kernel_out = self.input_layer(kernels.reshape(-1, places, self.in_channels)).chunk(2, -1)
-        product = kernel_in * update_in
+        kernel_in, kernel_out = self.input_layer(kernels.reshape(-1, positions, self.in_channels)).chunk(2, -1)
+        gate_input = kernel_in * update_in
         if self.gate_norm is not None:
-            product = self.activation(self.gate_norm(product))
-        kernel_gate = self._gate(self.input_norm_in(self.input_gate(product)))
-        update_gate = self._gate(self.norm_in(self.update_gate(product)))
+            gate_input = self.activation(self.gate_norm(gate_input))
+        kernel_gate = self._gate(self.input_norm_in(self.input_gate(gate_input)))
+        update_gate = self._gate(self.norm_in(self.update_gate(gate_input)))
         update_out, kernel_out = self.norm_out(update_out), self.input_norm_out(kernel_out)
         if self.activate_out:
             update_out, kernel_out = self.activation(update_out), self.activation(kernel_out)
-        mixed = update_gate * update_out + kernel_gate * kernel_out
-        return self.activation(self.fc_norm(self.fc_layer(mixed)))
+        updated = update_gate * update_out + kernel_gate * kernel_out
+        return self.activation(self.fc_norm(self.fc_layer(updated)))
 
     def _gate(self, x: Tensor) -> Tensor:
         return x.sigmoid() if self.gate_sigmoid else x
 
 
 class KernelUpdateHead(nn.Module):
-    """One stage: feature map (N, C, H, W), kernels (N, P, C, k, k), masks (N, P, h, w) -> masks and kernels.
+    """One stage: feature map (N, C, H, W), kernels (N, P, C, k, k), mask logits (N, P, h, w) -> mask logits, kernels.
 
-    The new masks are (N, P, H, W), or (N, P, *mask_shape).
+    The new mask logits are (N, P, H, W), or (N, P, *mask_shape).
 
     Args:
-        num_classes: P.
-        num_ffn_fcs: Layers of the feed-forward network.
-        num_heads: Of the attention between kernels.
-        num_mask_fcs: Layers that make the convolution of the masks from a kernel.
-        feedforward_channels: Width of the feed-forward network.
+        num_classes: P; there is one kernel for each class.
+        num_ffn_fcs: Linear layers of the feed-forward network.
+        num_heads: Attention heads of the kernel interaction; must divide C k^2.
+        num_mask_fcs: Layers between an updated kernel and the convolution that predicts its mask.
+        feedforward_channels: Hidden width of the feed-forward network.
         in_channels: C.
-        out_channels: C, too: channels of that convolution.
-        dropout: Share of values dropped in attention and feed-forward network.
+        out_channels: Channels of the convolution that predicts a mask; must be C.
+        dropout: Dropout rate in the attention and the feed-forward network.
         act_cfg: Activation of the mask layers.
         ffn_act_cfg: Activation of the feed-forward network.
         conv_kernel_size: k.
-        feat_transform_cfg: Arguments of a `ConvModule` that the feature map goes through; none for None.
-        kernel_init: Begin with small weights in the last layer.
+        feat_transform_cfg: Arguments of a `ConvModule` that is applied to the feature map; None is none.
+        kernel_init: Draw the last layer from a normal distribution of standard deviation 0.01.
         with_ffn: Whether there is a feed-forward network.
-        feat_gather_stride: Stride of that convolution.
-        mask_transform_stride: 2 makes masks at half the size.
-        kernel_updator_cfg: Mixes kernels and features; `KernelUpdator` with its defaults for None.
+        feat_gather_stride: Stride of the ``feat_transform_cfg`` convolution.
+        mask_transform_stride: 2 predicts masks at half the size and upsamples them.
+        kernel_updator_cfg: The adaptive kernel update; None is `KernelUpdator` with its defaults.
+
+    Raises:
+        ConfigError: ``out_channels`` is not ``in_channels``.
     """
 
     component_group = "parts"
@@ -143,17 +147,18 @@ class KernelUpdateHead(nn.Module):
         if out_channels != in_channels:
             raise ConfigError(Problem(f"{out_channels}, but the feature map has {in_channels}", "out_channels"))
         self.num_classes, self.in_channels, self.conv_kernel_size = num_classes, in_channels, conv_kernel_size
-        self.halve_masks = mask_transform_stride == 2
-        self.halve_map = self.halve_masks and feat_gather_stride == 1
-        length = in_channels * conv_kernel_size**2
-        self.attention = MultiheadAttention(length, num_heads, dropout)
-        self.attention_norm = nn.LayerNorm(length)
+        self.half_size_masks = mask_transform_stride == 2
+        self.downsample_map = self.half_size_masks and feat_gather_stride == 1
+        kernel_length = in_channels * conv_kernel_size**2
+        self.attention = MultiheadAttention(kernel_length, num_heads, dropout)
+        self.attention_norm = nn.LayerNorm(kernel_length)
         self.kernel_update_conv = KernelUpdator() if kernel_updator_cfg is None else kernel_updator_cfg
         self.feat_transform = None
         if feat_transform_cfg is not None:
             options = {"kernel_size": 1, "padding": feat_gather_stride // 2, **feat_transform_cfg}
             self.feat_transform = ConvModule(in_channels, in_channels, stride=feat_gather_stride, **options)
-        self.ffn = self.ffn_norm = None
+        self.ffn: nn.Module | None = None
+        self.ffn_norm: nn.Module | None = None
         if with_ffn:
             self.ffn = FFN(in_channels, feedforward_channels, num_ffn_fcs, act_cfg=ffn_act_cfg, ffn_drop=dropout)
             self.ffn_norm = nn.LayerNorm(in_channels)
@@ -168,35 +173,40 @@ class KernelUpdateHead(nn.Module):
         self, x: Tensor, kernels: Tensor, masks: Tensor, mask_shape: tuple[int, int] | None = None
     ) -> tuple[Tensor, Tensor]:
         x = x if self.feat_transform is None else self.feat_transform(x)
-        kernels = self._updated(self._covered(x, masks), kernels)
-        convolutions = kernels
+        kernels = self._update_kernels(self._assemble(x, masks), kernels)
+        weights = kernels
         for layer in self.mask_fcs:
-            convolutions = layer(convolutions)
-        return self._masks(x, self._shaped(self.fc_mask(convolutions)), mask_shape), self._shaped(kernels)
+            weights = layer(weights)
+        masks = self._predict_masks(x, self._to_conv_shape(self.fc_mask(weights)), mask_shape)
+        return masks, self._to_conv_shape(kernels)
 
-    def _covered(self, x: Tensor, masks: Tensor) -> Tensor:
-        """Return the sum of features under each mask, (N, P, C)."""
-        shares = resize(masks, x.shape[2:]).softmax(1)
-        return shares.flatten(2) @ x.flatten(2).mT
+    def _assemble(self, x: Tensor, masks: Tensor) -> Tensor:
+        """Group feature assembling: the sum of the features under each mask, (N, P, C)."""
+        # The masks are classes here, so that a softmax makes them exclusive; the paper's instances have a sigmoid.
+        probabilities = resize(masks, x.shape[2:]).softmax(1)
+        return probabilities.flatten(2) @ x.flatten(2).mT
 
-    def _updated(self, covered: Tensor, kernels: Tensor) -> Tensor:
-        """Return the kernels (N, P, k * k, C) after the update, attention to one another and feed-forward network."""
+    def _update_kernels(self, assembled: Tensor, kernels: Tensor) -> Tensor:
+        """Adaptive kernel update, kernel interaction and feed-forward network: kernels (N, P, k * k, C)."""
         batch, count = kernels.shape[:2]
-        kernels = self.kernel_update_conv(covered, kernels.flatten(3).mT)
+        kernels = self.kernel_update_conv(assembled, kernels.flatten(3).mT)
         kernels = self.attention_norm(self.attention(kernels.reshape(batch, count, -1)))
         kernels = kernels.unflatten(2, (-1, self.in_channels))
-        return kernels if self.ffn is None else self.ffn_norm(self.ffn(kernels))  # type: ignore[misc]
+        if self.ffn is None or self.ffn_norm is None:
+            return kernels
+        return self.ffn_norm(self.ffn(kernels))
 
-    def _masks(self, x: Tensor, convolutions: Tensor, mask_shape: tuple[int, int] | None) -> Tensor:
-        """Convolve each map (C, H, W) with its own (P, C, k, k)."""
-        x = resize(x, scale_factor=0.5) if self.halve_map else x
+    def _predict_masks(self, x: Tensor, weights: Tensor, mask_shape: tuple[int, int] | None) -> Tensor:
+        """Convolve the map (C, H, W) of each image with weights of its own, (P, C, k, k)."""
+        x = resize(x, scale_factor=0.5) if self.downsample_map else x
         size, side = x.shape[2:], self.conv_kernel_size
+        # A product of matrices: a grouped convolution with a dynamic batch cannot be exported.
         columns = x.flatten(2) if side == 1 else F.unfold(x, side, padding=side // 2)
-        masks = (convolutions.flatten(2) @ columns).unflatten(2, tuple(size))
-        masks = resize(masks, scale_factor=2) if self.halve_masks else masks
+        masks = (weights.flatten(2) @ columns).unflatten(2, tuple(size))
+        masks = resize(masks, scale_factor=2) if self.half_size_masks else masks
         return masks if mask_shape is None else resize(masks, mask_shape)
 
-    def _shaped(self, kernels: Tensor) -> Tensor:
+    def _to_conv_shape(self, kernels: Tensor) -> Tensor:
         """(N, P, k * k, C) -> (N, P, C, k, k)."""
         return kernels.mT.unflatten(3, (self.conv_kernel_size, self.conv_kernel_size))
 

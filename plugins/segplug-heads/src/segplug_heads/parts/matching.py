@@ -1,7 +1,8 @@
-"""Which query learns which object: the assignment of lowest total cost.
+"""Bipartite matching of queries with ground-truth objects by the lowest total cost.
 
-Carion et al., End-to-End Object Detection with Transformers (DETR), 2020; the costs of masks are those of Cheng et al.,
-Per-Pixel Classification is Not All You Need for Semantic Segmentation (MaskFormer), 2021.
+End-to-End Object Detection with Transformers (DETR), Carion et al., 2020 (https://arxiv.org/abs/2005.12872); the costs
+of masks are those of Per-Pixel Classification is Not All You Need for Semantic Segmentation (MaskFormer), Cheng,
+Schwing and Kirillov, 2021 (https://arxiv.org/abs/2107.06278).
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ from segkernel.errors import ConfigError, Problem, SegKernelError
 
 @dataclass(frozen=True)
 class Queries:
-    """What an image's Q queries predict.
+    """The predictions of an image's Q queries.
 
     Args:
-        scores: Class scores (Q, K + 1), before the softmax; the last class is "no object".
-        masks: Scores (Q, ...) of pixels or points, before the sigmoid.
+        class_logits: (Q, K + 1); the last class is "no object".
+        mask_logits: (Q, ...), of pixels or points.
     """
 
-    scores: Tensor
-    masks: Tensor
+    class_logits: Tensor
+    mask_logits: Tensor
 
 
 @dataclass(frozen=True)
 class Objects:
-    """What is in the image.
+    """The ground truth of an image, G objects.
 
     Args:
         labels: Class ids (G,).
-        masks: 0 or 1, or shares in between, (G, ...), over the same pixels or points as the queries' masks.
+        masks: 0 to 1, (G, ...), at the same pixels or points as the queries' masks.
     """
 
     labels: Tensor
@@ -45,11 +46,11 @@ class Objects:
 
 
 Matches = tuple[Tensor, Tensor]
-"""Indices of queries, ascending, and of the objects they stand for."""
+"""Indices of the matched queries, ascending, and of their objects, (M,) each."""
 
 
 class MatchCost(ABC):
-    """What it costs to match a query with an object."""
+    """The cost of matching each query with each object."""
 
     component_group = "parts"
 
@@ -57,7 +58,7 @@ class MatchCost(ABC):
         self.weight = weight
 
     def __call__(self, queries: Queries, objects: Objects) -> Tensor:
-        """Return (Q, G)."""
+        """Return the weighted cost (Q, G)."""
         return self.weight * self.cost(queries, objects)
 
     @abstractmethod
@@ -66,44 +67,47 @@ class MatchCost(ABC):
 
 
 class ClassificationCost(MatchCost):
-    """Minus the probability of the object's class.
+    """Minus the predicted probability of the object's class.
 
     Args:
         weight: Factor of the cost.
     """
 
     def cost(self, queries: Queries, objects: Objects) -> Tensor:
-        return -queries.scores.softmax(-1)[:, objects.labels]
+        return -queries.class_logits.softmax(-1)[:, objects.labels]
 
 
 class CrossEntropyLossCost(MatchCost):
-    """Binary cross-entropy of the masks, a mean over pixels.
+    """Binary cross-entropy of the masks, averaged over pixels.
 
     Args:
         use_sigmoid: Must be true.
         weight: Factor of the cost.
+
+    Raises:
+        ConfigError: ``use_sigmoid`` is false.
     """
 
     def __init__(self, use_sigmoid: bool = True, weight: float = 1.0) -> None:
         super().__init__(weight)
         if not use_sigmoid:
-            raise ConfigError(Problem("masks have one channel: there is no softmax of it", "use_sigmoid"))
+            raise ConfigError(Problem("must be true: a softmax over the one channel of a mask is 1", "use_sigmoid"))
 
     def cost(self, queries: Queries, objects: Objects) -> Tensor:
-        masks = queries.masks.flatten(1).float()
-        return _pairwise(F.softplus(-masks), F.softplus(masks), objects)
+        logits = queries.mask_logits.flatten(1).float()
+        return _pairwise_mean(positive=F.softplus(-logits), negative=F.softplus(logits), objects=objects)
 
 
 class FocalLossCost(MatchCost):
-    """Focal loss of the masks, a mean over pixels, or of the classes, where each has a sigmoid.
+    """Focal loss of the masks, averaged over pixels, or of the classes, each with a sigmoid.
 
-    Lin et al., Focal Loss for Dense Object Detection, 2017.
+    Focal Loss for Dense Object Detection, Lin et al., 2017 (https://arxiv.org/abs/1708.02002).
 
     Args:
-        alpha: Weight of a yes, that of a no being 1 - alpha.
-        gamma: How much easy pixels are held back.
-        eps: Keeps logarithms finite.
-        binary_input: Of the masks; else of the classes.
+        alpha: Weight of positives; negatives have 1 - alpha.
+        gamma: Exponent of the modulating factor, which reduces the loss of easy pixels.
+        eps: Added to the argument of logarithms.
+        binary_input: Compare the masks; otherwise the classes.
         weight: Factor of the cost.
     """
 
@@ -120,27 +124,30 @@ class FocalLossCost(MatchCost):
 
     def cost(self, queries: Queries, objects: Objects) -> Tensor:
         if self.binary_input:
-            return _pairwise(*self._yes_and_no(queries.masks.flatten(1).float()), objects)
-        yes, no = self._yes_and_no(queries.scores)
-        return (yes - no)[:, objects.labels]
+            positive, negative = self._losses(queries.mask_logits.flatten(1).float())
+            return _pairwise_mean(positive, negative, objects)
+        positive, negative = self._losses(queries.class_logits)
+        # The constant sum of the negative losses is left out, as in Deformable DETR.
+        return (positive - negative)[:, objects.labels]
 
-    def _yes_and_no(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss of each entry if the truth is a yes, and if it is a no."""
-        chance = scores.sigmoid()
-        yes = -(chance + self.eps).log() * self.alpha * (1 - chance).pow(self.gamma)
-        no = -(1 - chance + self.eps).log() * (1 - self.alpha) * chance.pow(self.gamma)
-        return yes, no
+    def _losses(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of each logit for a positive and for a negative target."""
+        probability = logits.sigmoid()
+        positive = -(probability + self.eps).log() * self.alpha * (1 - probability).pow(self.gamma)
+        negative = -(1 - probability + self.eps).log() * (1 - self.alpha) * probability.pow(self.gamma)
+        return positive, negative
 
 
 class DiceCost(MatchCost):
-    """One minus the overlap of the masks.
+    """One minus the Dice coefficient of the masks.
 
-    Milletari et al., V-Net, 2016.
+    V-Net: Fully Convolutional Neural Networks for Volumetric Medical Image Segmentation, Milletari et al., 2016
+    (https://arxiv.org/abs/1606.04797).
 
     Args:
-        pred_act: Whether the predicted masks need a sigmoid.
-        eps: Keeps the denominator from 0.
-        naive_dice: The denominator sums values, not their squares.
+        pred_act: Apply a sigmoid to the predicted masks.
+        eps: Added to numerator and denominator.
+        naive_dice: The denominator sums values; otherwise their squares, as in the paper.
         weight: Factor of the cost.
     """
 
@@ -149,12 +156,12 @@ class DiceCost(MatchCost):
         self.pred_act, self.eps, self.naive_dice = pred_act, eps, naive_dice
 
     def cost(self, queries: Queries, objects: Objects) -> Tensor:
-        predicted, true = queries.masks.flatten(1), objects.masks.flatten(1)
+        predicted, true = queries.mask_logits.flatten(1), objects.masks.flatten(1)
         predicted = (predicted.sigmoid() if self.pred_act else predicted).float()
         true = true.float()
         power = 1 if self.naive_dice else 2
-        total = predicted.pow(power).sum(1)[:, None] + true.pow(power).sum(1)
-        return 1 - (2 * predicted @ true.T + self.eps) / (total + self.eps)
+        denominator = predicted.pow(power).sum(1)[:, None] + true.pow(power).sum(1)
+        return 1 - (2 * predicted @ true.T + self.eps) / (denominator + self.eps)
 
 
 class Assigner(ABC):
@@ -164,16 +171,17 @@ class Assigner(ABC):
 
     @abstractmethod
     def assign(self, queries: Queries, objects: Objects) -> Matches:
-        """Return which query stands for which object."""
+        """Return the matched queries and their objects."""
 
 
 class HungarianAssigner(Assigner):
-    """Matches every object with a query of its own, so that the costs sum to the least.
-
-    Kuhn, The Hungarian Method for the Assignment Problem, 1955. Needs scipy.
+    """One-to-one matching with the lowest sum of costs, by the Hungarian algorithm (Kuhn, 1955). Needs scipy.
 
     Args:
-        match_costs: What is summed.
+        match_costs: Costs that are summed.
+
+    Raises:
+        ConfigError: There is no cost.
     """
 
     conformance: ClassVar = {"match_costs": {"type": "ClassificationCost"}}
@@ -181,7 +189,7 @@ class HungarianAssigner(Assigner):
     def __init__(self, match_costs: Sequence[MatchCost] | MatchCost) -> None:
         costs = [match_costs] if isinstance(match_costs, MatchCost) else list(match_costs)
         if not costs:
-            raise ConfigError(Problem("without a cost all matches are alike", "match_costs"))
+            raise ConfigError(Problem("at least one cost is needed", "match_costs"))
         self.match_costs = costs
 
     @torch.no_grad()
@@ -192,26 +200,27 @@ class HungarianAssigner(Assigner):
             MissingScipyError: scipy is not installed.
         """
         if not len(objects.labels):
-            nothing = objects.labels.new_zeros(0, dtype=torch.long)
-            return nothing, nothing
-        total = torch.stack([cost(queries, objects).float() for cost in self.match_costs]).sum(0)
-        rows, columns = _linear_sum_assignment(total.nan_to_num(1e6, 1e6, -1e6).cpu())
+            empty = objects.labels.new_zeros(0, dtype=torch.long)
+            return empty, empty
+        cost = torch.stack([cost(queries, objects).float() for cost in self.match_costs]).sum(0)
+        # A diverging model must not crash in scipy, which refuses NaN; the loss will show it.
+        rows, columns = _linear_sum_assignment(cost.nan_to_num(1e6, 1e6, -1e6).cpu())
         device = objects.labels.device
         return torch.as_tensor(rows, device=device), torch.as_tensor(columns, device=device)
 
 
 class MatchSampler(ABC):
-    """Chooses among matches."""
+    """Selects matches to train on."""
 
     component_group = "parts"
 
     @abstractmethod
     def sample(self, matches: Matches) -> Matches:
-        """Return the matches to learn from."""
+        """Return the matches to train on."""
 
 
 class MaskPseudoSampler(MatchSampler):
-    """Keeps every match: all matched queries learn masks, all others that they are no object."""
+    """Keeps every match: matched queries learn a mask, all others learn "no object"."""
 
     def sample(self, matches: Matches) -> Matches:
         return matches
@@ -234,7 +243,10 @@ def _linear_sum_assignment(cost: Tensor) -> tuple[object, object]:
     return linear_sum_assignment(cost.numpy())
 
 
-def _pairwise(yes: Tensor, no: Tensor, objects: Objects) -> Tensor:
-    """Return the mean over pixels (Q, G) of ``yes`` (Q, P) where the object is and ``no`` where it is not."""
+def _pairwise_mean(positive: Tensor, negative: Tensor, objects: Objects) -> Tensor:
+    """Return (Q, G), averages over P pixels of ``positive`` (Q, P) inside each object and ``negative`` outside it.
+
+    Two matrix products: the losses of all pairs, (Q, G, P), would not fit in memory.
+    """
     true = objects.masks.flatten(1).float()
-    return (yes @ true.T + no @ (1 - true).T) / yes.shape[1]
+    return (positive @ true.T + negative @ (1 - true).T) / positive.shape[1]

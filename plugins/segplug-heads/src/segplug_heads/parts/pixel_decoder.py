@@ -1,7 +1,8 @@
-"""Pixel decoders: backbone maps to one fine map for the masks, and to what the queries read.
+"""Pixel decoders: backbone features to per-pixel mask features, and to the memories that queries attend to.
 
-Cheng et al., Per-Pixel Classification is Not All You Need for Semantic Segmentation (MaskFormer), 2021, and
-Masked-attention Mask Transformer for Universal Image Segmentation (Mask2Former), 2022.
+Per-Pixel Classification is Not All You Need for Semantic Segmentation (MaskFormer), Cheng, Schwing and Kirillov, 2021
+(https://arxiv.org/abs/2107.06278), and Masked-attention Mask Transformer for Universal Image Segmentation
+(Mask2Former), Cheng et al., 2022 (https://arxiv.org/abs/2112.01527).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features
 from segkernel.nn import ConvModule, LayerConfig, nchw_to_nlc, nlc_to_nchw, resize
-from segplug_heads.parts.deformable_attention import DeformableEncoder, DeformableEncoderConfig, centres
+from segplug_heads.parts.deformable_attention import DeformableEncoder, DeformableEncoderConfig, cell_centres
 from segplug_heads.parts.query_transformer import (
     Encoder,
     EncoderConfig,
@@ -24,13 +25,16 @@ from segplug_heads.parts.query_transformer import (
     xavier_init,
 )
 
-GN: LayerConfig = {"type": "GN", "num_groups": 32}
+GROUP_NORM: LayerConfig = {"type": "GN", "num_groups": 32}
 RELU: LayerConfig = {"type": "ReLU"}
-SINES: SineConfig = {"num_feats": 128, "normalize": True}
+SINE_ENCODING: SineConfig = {"num_feats": 128, "normalize": True}
 
 
 class PixelDecoderBase(nn.Module):
-    """Feature maps, finest first -> the map for the masks, and the memories that the queries read, coarsest first."""
+    """Feature maps, finest first -> mask features, and memories that queries attend to, coarsest first.
+
+    Mask features are (N, out_channels, H, W) at the size of the finest map.
+    """
 
     component_group = "parts"
 
@@ -42,16 +46,14 @@ class PixelDecoderBase(nn.Module):
 
 
 class PixelDecoder(PixelDecoderBase):
-    """A feature pyramid: maps are added from coarse to fine. The memory is the backbone's last map (MaskFormer).
-
-    -> (N, out_channels, H, W) at the finest map's size, and the coarsest map.
+    """A feature pyramid; the memory is the backbone's coarsest map as it is (MaskFormer).
 
     Args:
         in_channels: Channels of each map, finest first.
         feat_channels: Channels of the pyramid.
-        out_channels: Channels for the masks.
-        norm_cfg: Kind of norm; none for None.
-        act_cfg: Kind of activation.
+        out_channels: Channels of the mask features.
+        norm_cfg: Type of the norms; None is no norm.
+        act_cfg: Type of the activations.
     """
 
     conformance: ClassVar = {"in_channels": [8, 16], "feat_channels": 32, "out_channels": 8}
@@ -61,7 +63,7 @@ class PixelDecoder(PixelDecoderBase):
         in_channels: Sequence[int],
         feat_channels: int,
         out_channels: int,
-        norm_cfg: LayerConfig | None = GN,
+        norm_cfg: LayerConfig | None = GROUP_NORM,
         act_cfg: LayerConfig | None = RELU,
     ) -> None:
         super().__init__()
@@ -73,7 +75,7 @@ class PixelDecoder(PixelDecoderBase):
             ConvModule(feat_channels, feat_channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg)
             for _ in in_channels[:-1]
         )
-        self.last_feat_conv: nn.Module | None = ConvModule(
+        self.last_feat_conv = ConvModule(
             in_channels[-1], feat_channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg
         )
         self.mask_feature = nn.Conv2d(feat_channels, out_channels, 3, padding=1)
@@ -81,30 +83,31 @@ class PixelDecoder(PixelDecoderBase):
 
     def forward(self, features: Features) -> tuple[Tensor, list[Tensor]]:
         memory = features[-1]
-        return self.mask_feature(self.climb(self.last_feat_conv(memory), features)), [memory]  # type: ignore[misc]
+        return self.mask_feature(self.top_down(self.last_feat_conv(memory), features)), [memory]
 
-    def climb(self, x: Tensor, features: Features) -> Tensor:
-        """Add the finer maps to ``x``, the coarsest."""
+    def top_down(self, x: Tensor, features: Features) -> Tensor:
+        """Upsample ``x``, the coarsest level, step by step and add the finer maps."""
         levels = list(zip(features, self.lateral_convs, self.output_convs, strict=False))
-        for fine, lateral, output in reversed(levels):
-            fine = lateral(fine)
-            x = output(fine + resize(x, fine.shape[2:], mode="nearest"))
+        for feature, lateral_conv, output_conv in reversed(levels):
+            lateral = lateral_conv(feature)
+            x = output_conv(lateral + resize(x, lateral.shape[2:], mode="nearest"))
         return x
 
 
 class TransformerEncoderPixelDecoder(PixelDecoder):
-    """A `PixelDecoder` whose coarsest map passes a transformer, and is then the memory.
-
-    -> (N, out_channels, H, W) at the finest map's size, and (N, feat_channels, h, w) at the coarsest.
+    """A `PixelDecoder` with a transformer encoder on the coarsest map, whose output is the memory.
 
     Args:
         in_channels: Channels of each map, finest first.
         feat_channels: Channels of the pyramid and of the transformer.
-        out_channels: Channels for the masks.
-        norm_cfg: Kind of norm; none for None.
-        act_cfg: Kind of activation.
-        encoder: The transformer.
-        positional_encoding: Where its tokens are.
+        out_channels: Channels of the mask features.
+        norm_cfg: Type of the norms; None is no norm.
+        act_cfg: Type of the activations.
+        encoder: Arguments of the `Encoder`.
+        positional_encoding: Arguments of the `SinePositionalEncoding` of its tokens.
+
+    Raises:
+        ConfigError: The encoder's tokens have other than ``feat_channels`` channels.
     """
 
     conformance: ClassVar = {"in_channels": [8, 16], "feat_channels": 256, "out_channels": 8}
@@ -114,16 +117,16 @@ class TransformerEncoderPixelDecoder(PixelDecoder):
         in_channels: Sequence[int],
         feat_channels: int,
         out_channels: int,
-        norm_cfg: LayerConfig | None = GN,
+        norm_cfg: LayerConfig | None = GROUP_NORM,
         act_cfg: LayerConfig | None = RELU,
         encoder: EncoderConfig = {},  # noqa: B006  never changed
-        positional_encoding: SineConfig = SINES,
+        positional_encoding: SineConfig = SINE_ENCODING,
     ) -> None:
         super().__init__(in_channels, feat_channels, out_channels, norm_cfg, act_cfg)
         self.memory_channels = feat_channels
-        self.last_feat_conv = None
+        del self.last_feat_conv  # encoder_out_proj takes its place
         self.encoder = Encoder(**encoder)
-        check_width(self.encoder.embed_dims, feat_channels, "encoder")
+        check_embed_dims(self.encoder.embed_dims, feat_channels, "encoder")
         self.positional_encoding = SinePositionalEncoding(**positional_encoding)
         self.encoder_in_proj = nn.Conv2d(in_channels[-1], feat_channels, 1)
         self.encoder_out_proj = ConvModule(
@@ -135,24 +138,28 @@ class TransformerEncoderPixelDecoder(PixelDecoder):
         x = self.encoder_in_proj(features[-1])
         tokens = self.encoder(nchw_to_nlc(x), self.positional_encoding(x))
         memory = nlc_to_nchw(tokens, (x.shape[2], x.shape[3]))
-        return self.mask_feature(self.climb(self.encoder_out_proj(memory), features)), [memory]
+        return self.mask_feature(self.top_down(self.encoder_out_proj(memory), features)), [memory]
 
 
 class MSDeformAttnPixelDecoder(PixelDecoderBase):
-    """The coarser maps look at one another by deformable attention, the finer ones are added as in a pyramid.
+    """Deformable attention across the coarser maps, and a feature pyramid on top of them (Mask2Former).
 
-    -> (N, out_channels, H, W) at the finest map's size, and ``num_outs`` maps of ``feat_channels``, coarsest first.
+    The memories are ``num_outs`` maps of ``feat_channels``.
 
     Args:
         in_channels: Channels of each map, finest first.
-        strides: Of each map; kept for configs that name them, as only the maps' sizes matter.
+        strides: Stride of each map; not used, accepted for existing configs, as only the sizes of maps matter.
         feat_channels: Channels of the pyramid and of the transformer.
-        out_channels: Channels for the masks.
+        out_channels: Channels of the mask features.
         num_outs: Number of memories.
-        norm_cfg: Kind of norm; none for None.
-        act_cfg: Kind of activation.
-        encoder: The transformer; its ``num_levels`` says how many maps pass it.
-        positional_encoding: Where its tokens are.
+        norm_cfg: Type of the norms; None is no norm.
+        act_cfg: Type of the activations.
+        encoder: Arguments of the `DeformableEncoder`; its ``num_levels`` is the number of maps that it takes.
+        positional_encoding: Arguments of the `SinePositionalEncoding` of its tokens.
+
+    Raises:
+        ConfigError: The encoder takes more maps than there are, or its tokens have other than ``feat_channels``
+            channels.
     """
 
     def __init__(
@@ -162,29 +169,30 @@ class MSDeformAttnPixelDecoder(PixelDecoderBase):
         feat_channels: int = 256,
         out_channels: int = 256,
         num_outs: int = 3,
-        norm_cfg: LayerConfig | None = GN,
+        norm_cfg: LayerConfig | None = GROUP_NORM,
         act_cfg: LayerConfig | None = RELU,
         encoder: DeformableEncoderConfig = {},  # noqa: B006  never changed
-        positional_encoding: SineConfig = SINES,
+        positional_encoding: SineConfig = SINE_ENCODING,
     ) -> None:
         super().__init__()
         self.memory_channels, self.num_outs = feat_channels, num_outs
         levels = encoder.get("layer_cfg", {}).get("self_attn_cfg", {}).get("num_levels", 4)
         if not 1 <= levels <= len(in_channels):
             raise ConfigError(Problem(f"{levels} levels of {len(in_channels)} maps", "encoder"))
-        coarse, fine = list(in_channels)[::-1][:levels], list(in_channels)[::-1][levels:]
+        coarsest_first = list(in_channels)[::-1]
+        encoded, rest = coarsest_first[:levels], coarsest_first[levels:]
         self.input_convs = nn.ModuleList(
-            ConvModule(width, feat_channels, 1, bias=True, norm_cfg=norm_cfg, act_cfg=None) for width in coarse
+            ConvModule(width, feat_channels, 1, bias=True, norm_cfg=norm_cfg, act_cfg=None) for width in encoded
         )
         self.encoder = DeformableEncoder(**encoder)
-        check_width(self.encoder.embed_dims, feat_channels, "encoder")
+        check_embed_dims(self.encoder.embed_dims, feat_channels, "encoder")
         self.positional_encoding = SinePositionalEncoding(**positional_encoding)
         self.level_encoding = nn.Embedding(levels, feat_channels)
         self.lateral_convs = nn.ModuleList(
-            ConvModule(width, feat_channels, 1, norm_cfg=norm_cfg, act_cfg=None) for width in fine
+            ConvModule(width, feat_channels, 1, norm_cfg=norm_cfg, act_cfg=None) for width in rest
         )
         self.output_convs = nn.ModuleList(
-            ConvModule(feat_channels, feat_channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg) for _ in fine
+            ConvModule(feat_channels, feat_channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg) for _ in rest
         )
         self.mask_feature = nn.Conv2d(feat_channels, out_channels, 1)
         fan_in_init(self)
@@ -194,25 +202,26 @@ class MSDeformAttnPixelDecoder(PixelDecoderBase):
         coarsest_first = list(features)[::-1]
         outputs = self._encode([conv(x) for conv, x in zip(self.input_convs, coarsest_first, strict=False)])
         rest = coarsest_first[len(outputs) :]
-        for x, lateral, output in zip(rest, self.lateral_convs, self.output_convs, strict=True):
-            x = lateral(x)
-            outputs.append(output(x + resize(outputs[-1], x.shape[2:])))
+        for feature, lateral_conv, output_conv in zip(rest, self.lateral_convs, self.output_convs, strict=True):
+            lateral = lateral_conv(feature)
+            outputs.append(output_conv(lateral + resize(outputs[-1], lateral.shape[2:])))
         return self.mask_feature(outputs[-1]), outputs[: self.num_outs]
 
     def _encode(self, maps: list[Tensor]) -> list[Tensor]:
-        """Return maps (N, feat_channels, h, w) after the transformer."""
+        """Pass maps (N, feat_channels, h, w) through the transformer as one sequence of tokens."""
         sizes = [(x.shape[2], x.shape[3]) for x in maps]
         positions = [
             level + self.positional_encoding(x) for level, x in zip(self.level_encoding.weight, maps, strict=True)
         ]
-        places = torch.cat([centres(size, maps[0].device) for size in sizes])
-        tokens = self.encoder(torch.cat([nchw_to_nlc(x) for x in maps], 1), torch.cat(positions, 1), places, sizes)
+        reference_points = torch.cat([cell_centres(size, maps[0].device) for size in sizes])
+        tokens = torch.cat([nchw_to_nlc(x) for x in maps], 1)
+        tokens = self.encoder(tokens, torch.cat(positions, 1), reference_points, sizes)
         parts = tokens.split([height * width for height, width in sizes], 1)
         return [nlc_to_nchw(part, size) for part, size in zip(parts, sizes, strict=True)]
 
 
 def fan_in_init(module: nn.Module) -> None:
-    """Draw the kernels of all convolutions below ``module`` for inputs of unit variance; biases become 0."""
+    """Draw the weights of all convolutions below ``module`` uniformly, scaled by their fan-in; biases become 0."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_uniform_(layer.weight, a=1)
@@ -220,12 +229,17 @@ def fan_in_init(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def check_width(width: int, wanted: int, path: str) -> None:
-    """Refuse a transformer of another width.
+def check_embed_dims(embed_dims: int, feat_channels: int, path: str) -> None:
+    """Refuse a transformer whose tokens have other channels than the maps.
+
+    Args:
+        embed_dims: Channels of its tokens.
+        feat_channels: Channels of the maps.
+        path: The argument that describes the transformer.
 
     Raises:
-        ConfigError: ``width`` is not ``wanted``.
+        ConfigError: The two differ.
     """
-    if width != wanted:
-        message = f"its attention has {width} channels, but feat_channels is {wanted}"
+    if embed_dims != feat_channels:
+        message = f"its attention has {embed_dims} channels, but feat_channels is {feat_channels}"
         raise ConfigError(Problem(message, path, hint="set embed_dims in its layer_cfg"))

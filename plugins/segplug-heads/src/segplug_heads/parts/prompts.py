@@ -1,7 +1,7 @@
-"""Sentences around a class name, and the class names of data sets that CLIP's text encoder is asked for.
+"""Prompt templates, and the class names of datasets, for CLIP's text encoder.
 
-The sentences are those of Radford et al. (CLIP), 2021, and of Gu et al., Open-vocabulary Object Detection via Vision
-and Language Knowledge Distillation (ViLD), 2022.
+The templates are those of Learning Transferable Visual Models From Natural Language Supervision (CLIP), Radford et al.,
+2021, and of Open-vocabulary Object Detection via Vision and Language Knowledge Distillation (ViLD), Gu et al., 2022.
 """
 
 from __future__ import annotations
@@ -13,36 +13,38 @@ from segkernel.errors import ConfigError, Problem, did_you_mean
 
 
 def templates_of(templates: str | Sequence[str]) -> list[str]:
-    """Return sentences with a gap, ``{}``: those given, or those of a set, ``vild`` or ``imagenet``.
+    """Return prompt templates, which hold ``{}`` for the class: those given, or the set ``vild`` or ``imagenet``.
 
     Raises:
-        ConfigError: There is no such set, or a sentence has no gap.
+        ConfigError: There is no such set, no template, or one without ``{}``.
     """
     if isinstance(templates, str) and templates not in TEMPLATES:
-        hint = f"there are {', '.join(TEMPLATES)}; or write a list of sentences"
-        raise ConfigError(Problem(f"no set of sentences is called {templates!r}", "templates", hint=hint))
-    sentences = list(TEMPLATES[templates] if isinstance(templates, str) else templates)
-    without = next((sentence for sentence in sentences if "{}" not in sentence), None)
-    if without is not None or not sentences:
-        raise ConfigError(Problem(f"{without!r} has no gap {{}} for the class", "templates"))
-    return sentences
+        hint = f"there are {', '.join(TEMPLATES)}; or write a list of templates"
+        raise ConfigError(Problem(f"no set of templates is called {templates!r}", "templates", hint=hint))
+    chosen = list(TEMPLATES[templates] if isinstance(templates, str) else templates)
+    if not chosen:
+        raise ConfigError(Problem("at least one template is needed", "templates"))
+    incomplete = next((template for template in chosen if "{}" not in template), None)
+    if incomplete is not None:
+        raise ConfigError(Problem(f"{incomplete!r} has no {{}} for the class", "templates"))
+    return chosen
 
 
 def class_names(dataset_name: str) -> list[str]:
-    """Return the class names of a data set without ``background``, as CLIP is asked for them.
+    """Return the class names of a dataset without ``background``.
 
-    ``voc``, ``pascal_context``, ``coco-stuff164k`` and what else MMSegmentation calls these are known here; other names
-    are those of installed data sets, with or without ``Dataset`` and in any case: ``cityscapes``.
+    MMSegmentation's names for Pascal VOC, Pascal Context and COCO-Stuff are known here, such as ``coco-stuff164k``.
+    Other names are looked up among the installed datasets, in any case, with or without ``Dataset``: ``cityscapes``.
 
     Raises:
-        ConfigError: The name is not known.
+        ConfigError: The dataset is unknown.
     """
-    name = _plain(dataset_name)
+    name = _normalise(dataset_name)
     known = {alias: names for aliases, names in _KNOWN for alias in aliases}
     if name in known:
         return list(known[name])
     catalog = segkernel.Catalog.discover()
-    installed = {_plain(component): component for component in catalog.names("datasets")}
+    installed = {_normalise(component): component for component in catalog.names("datasets")}
     spec = getattr(catalog.load("datasets", installed[name]), "spec", None) if name in installed else None
     if spec is None:
         near = did_you_mean(name, [*known, *installed])
@@ -51,15 +53,15 @@ def class_names(dataset_name: str) -> list[str]:
     return [label for label in spec.classes if label != "background"]
 
 
-def _plain(name: str) -> str:
+def _normalise(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "").removesuffix("dataset")
 
 
-def _listed(text: str, separator: str = ", ") -> tuple[str, ...]:
+def _split(text: str, separator: str = ", ") -> tuple[str, ...]:
     return tuple(" ".join(text.split()).split(separator))
 
 
-VILD = _listed(
+VILD = _split(
     """
     a photo of a {}. | This is a photo of a {} | There is a {} in the scene | There is the {} in the scene | a photo
     of a {} in the scene | a photo of a small {}. | a photo of a medium {}. | a photo of a large {}. | This is a
@@ -68,7 +70,7 @@ VILD = _listed(
     """,
     " | ",
 )
-IMAGENET = _listed(
+IMAGENET = _split(
     """
     a bad photo of a {}. | a photo of many {}. | a sculpture of a {}. | a photo of the hard to see {}. | a low
     resolution photo of the {}. | a rendering of a {}. | graffiti of a {}. | a bad photo of the {}. | a cropped
@@ -93,13 +95,13 @@ IMAGENET = _listed(
 )
 TEMPLATES = {"vild": VILD, "imagenet": IMAGENET}
 
-VOC = _listed(
+VOC = _split(
     """
     aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse, motorbike, person,
     pottedplant, sheep, sofa, train, tvmonitor
     """
 )
-PASCAL_CONTEXT = _listed(
+PASCAL_CONTEXT = _split(
     """
     aeroplane, bag, bed, bedclothes, bench, bicycle, bird, boat, book, bottle, building, bus, cabinet, car, cat,
     ceiling, chair, cloth, computer, cow, cup, curtain, dog, door, fence, floor, flower, food, grass, ground, horse,
@@ -107,7 +109,7 @@ PASCAL_CONTEXT = _listed(
     sidewalk, sign, sky, snow, sofa, table, track, train, tree, truck, tvmonitor, wall, water, window, wood
     """
 )
-COCO_STUFF = _listed(
+COCO_STUFF = _split(
     """
     person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
     parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella,

@@ -1,7 +1,8 @@
 """Transformers between feature maps and queries, with sine position encodings.
 
-Carion et al., End-to-End Object Detection with Transformers (DETR), 2020; the layer that attends to masked regions
-first is that of Cheng et al., Masked-attention Mask Transformer for Universal Image Segmentation (Mask2Former), 2022.
+End-to-End Object Detection with Transformers (DETR), Carion et al., 2020 (https://arxiv.org/abs/2005.12872); masked
+attention before self-attention: Masked-attention Mask Transformer for Universal Image Segmentation (Mask2Former),
+Cheng et al., 2022 (https://arxiv.org/abs/2112.01527).
 """
 
 from __future__ import annotations
@@ -19,9 +20,16 @@ from segkernel.nn import FFN, LayerConfig, MultiheadAttention, build_norm
 
 
 class AttentionConfig(TypedDict, total=False):
-    """Arguments of an attention; ``dropout`` stands for ``attn_drop`` and for the dropout before the residual.
+    """Arguments of `build_attention`.
 
-    Tokens are (N, L, C) whatever ``batch_first`` says.
+    Args:
+        embed_dims: Channels of a token, 256 by default.
+        num_heads: Attention heads, 8 by default.
+        attn_drop: Dropout rate of the attention weights.
+        proj_drop: Dropout rate of the output projection.
+        dropout: Stands for ``attn_drop`` and for a dropout of the residual branch.
+        dropout_layer: Dropout or DropPath of the residual branch.
+        batch_first: Not used, accepted for existing configs: tokens are (N, L, C).
     """
 
     embed_dims: int
@@ -53,17 +61,14 @@ class EncoderLayerConfig(TypedDict, total=False):
     norm_cfg: LayerConfig
 
 
-class DecoderLayerConfig(TypedDict, total=False):
+class DecoderLayerConfig(EncoderLayerConfig, total=False):
     """Arguments of `DecoderLayer`."""
 
-    self_attn_cfg: AttentionConfig
     cross_attn_cfg: AttentionConfig
-    ffn_cfg: FFNConfig
-    norm_cfg: LayerConfig
 
 
 class EncoderConfig(TypedDict, total=False):
-    """Number and arguments of the layers of `Encoder`; ``num_cp`` of them save memory by computing twice."""
+    """Arguments of `Encoder`."""
 
     num_layers: int
     layer_cfg: EncoderLayerConfig
@@ -71,10 +76,7 @@ class EncoderConfig(TypedDict, total=False):
 
 
 class DecoderConfig(TypedDict, total=False):
-    """Number and arguments of the layers of a decoder, and the norm after the last one.
-
-    ``return_intermediate`` is true: every layer's queries learn.
-    """
+    """Arguments of `Decoder`."""
 
     num_layers: int
     layer_cfg: DecoderLayerConfig
@@ -94,15 +96,18 @@ class SineConfig(TypedDict, total=False):
 
 
 class SinePositionalEncoding(nn.Module):
-    """Where each cell of a map is, as sines and cosines of its row and column.
+    """Two-dimensional sine position encoding, DETR's generalisation of Vaswani et al., 2017.
 
     Args:
-        num_feats: Values for the row, and as many for the column.
-        temperature: Ratio of the longest to the shortest wave.
-        normalize: Rows and columns are shares of the height and width, times ``scale``.
-        scale: The angle at the last row and column.
-        eps: Keeps the division from 0.
-        offset: Added to the row and column, counted from 1, when normalised.
+        num_feats: Channels for the row, and as many for the column; an even number.
+        temperature: Ratio of the longest to the shortest wavelength.
+        normalize: Positions are divided by the height and width, and multiplied by ``scale``.
+        scale: Normalised position of the last row and column, in radians.
+        eps: Added to the divisor of the normalisation.
+        offset: Added to positions before they are normalised; positions count from 1.
+
+    Raises:
+        ConfigError: ``num_feats`` is odd.
     """
 
     def __init__(
@@ -121,14 +126,14 @@ class SinePositionalEncoding(nn.Module):
         self.scale, self.eps, self.offset = scale, eps, offset
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (1, H * W, 2 * num_feats) for a map ``x`` (N, C, H, W), in its type."""
-        rows, columns = (self._waves(length, x.device) for length in x.shape[2:])
+        """Return (1, H * W, 2 * num_feats) for a map ``x`` (N, C, H, W), in its dtype."""
+        rows, columns = (self._encode(length, x.device) for length in x.shape[2:])
         rows = rows[:, None].expand(-1, x.shape[3], -1)
         columns = columns[None].expand(x.shape[2], -1, -1)
         return torch.cat([rows, columns], 2).flatten(0, 1).unsqueeze(0).to(x.dtype)
 
-    def _waves(self, length: int, device: torch.device) -> Tensor:
-        """Return (length, num_feats)."""
+    def _encode(self, length: int, device: torch.device) -> Tensor:
+        """Return the encoding (length, num_feats) of the positions along one side."""
         position = torch.arange(1, length + 1, device=device, dtype=torch.float32)
         if self.normalize:
             position = (position + self.offset) / (position[-1:] + self.eps) * self.scale
@@ -138,7 +143,13 @@ class SinePositionalEncoding(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and `FFN`, each with a norm after it: (N, L, C) -> (N, L, C)."""
+    """Post-norm transformer layer, self-attention and `FFN`: (N, L, C) -> (N, L, C).
+
+    Args:
+        self_attn_cfg: The attention.
+        ffn_cfg: The feed-forward network.
+        norm_cfg: Type of the norms.
+    """
 
     def __init__(
         self,
@@ -149,16 +160,23 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.self_attn = build_attention(self_attn_cfg)
         self.ffn = FFN(**ffn_cfg)
-        self.norms = nn.ModuleList(build_norm(norm_cfg, width_of(self_attn_cfg))[1] for _ in range(2))
+        self.norms = nn.ModuleList(build_norm(norm_cfg, embed_dims_of(self_attn_cfg))[1] for _ in range(2))
 
     def forward(self, query: Tensor, query_pos: Tensor) -> Tensor:
-        place = query + query_pos
-        query = self.norms[0](self.self_attn(place, place, query, identity=query))
+        # Positions are added to queries and keys of every layer, but not to the values (DETR, appendix A.3).
+        positioned = query + query_pos
+        query = self.norms[0](self.self_attn(positioned, positioned, query, identity=query))
         return self.norms[1](self.ffn(query))
 
 
 class Encoder(nn.Module):
-    """Layers in a row: (N, L, C) and the positions (1, L, C) -> (N, L, C)."""
+    """Transformer encoder: tokens (N, L, C) and position encodings (1, L, C) -> (N, L, C).
+
+    Args:
+        num_layers: Number of layers.
+        layer_cfg: Arguments of each layer.
+        num_cp: Activation checkpointing in the first ``num_cp`` layers; -1 is none.
+    """
 
     def __init__(
         self,
@@ -168,18 +186,25 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(**layer_cfg) for _ in range(num_layers))
-        self.embed_dims = width_of(layer_cfg.get("self_attn_cfg", {}))
+        self.embed_dims = embed_dims_of(layer_cfg.get("self_attn_cfg", {}))
         self.num_cp = num_cp
         xavier_init(self)
 
     def forward(self, query: Tensor, query_pos: Tensor) -> Tensor:
         for i, layer in enumerate(self.layers):
-            query = run_layer(layer, query, query_pos, recompute=self.training and i < self.num_cp)
+            query = run_layer(layer, query, query_pos, checkpointing=self.training and i < self.num_cp)
         return query
 
 
 class DecoderLayer(nn.Module):
-    """Queries attend to one another, then to a memory, then pass an `FFN`; each with a norm after it."""
+    """Post-norm transformer layer: self-attention of the queries, cross-attention to a memory, and `FFN`.
+
+    Args:
+        self_attn_cfg: The self-attention.
+        cross_attn_cfg: The cross-attention.
+        ffn_cfg: The feed-forward network.
+        norm_cfg: Type of the norms.
+    """
 
     def __init__(
         self,
@@ -192,53 +217,59 @@ class DecoderLayer(nn.Module):
         self.self_attn = build_attention(self_attn_cfg)
         self.cross_attn = build_attention(cross_attn_cfg)
         self.ffn = FFN(**ffn_cfg)
-        self.norms = nn.ModuleList(build_norm(norm_cfg, width_of(self_attn_cfg))[1] for _ in range(3))
+        self.norms = nn.ModuleList(build_norm(norm_cfg, embed_dims_of(self_attn_cfg))[1] for _ in range(3))
 
     def forward(
-        self, query: Tensor, query_pos: Tensor, memory: Tensor, memory_pos: Tensor, allowed: Tensor | None = None
+        self, query: Tensor, query_pos: Tensor, memory: Tensor, memory_pos: Tensor, attn_mask: Tensor | None = None
     ) -> Tensor:
         """Return the queries (N, Q, C).
 
         Args:
             query: (N, Q, C).
-            query_pos: Added where queries are compared, (N or 1, Q, C).
-            memory: (N, L, C).
-            memory_pos: Likewise, (N or 1, L, C).
-            allowed: Where each query may look, bool (N, 1, Q, L); everywhere for None.
+            query_pos: Position embeddings of the queries, (N or 1, Q, C).
+            memory: What the queries attend to, (N, L, C).
+            memory_pos: Position encodings of the memory, (N or 1, L, C).
+            attn_mask: Of the cross-attention, bool (N, 1, Q, L), true where attention is allowed; None allows all.
         """
-        query = self.norms[0](self._attend_self(query, query_pos))
-        query = self.norms[1](self._attend_memory(query, query_pos, memory, memory_pos, allowed))
+        query = self.norms[0](self._self_attention(query, query_pos))
+        query = self.norms[1](self._cross_attention(query, query_pos, memory, memory_pos, attn_mask))
         return self.norms[2](self.ffn(query))
 
-    def _attend_self(self, query: Tensor, query_pos: Tensor) -> Tensor:
-        place = query + query_pos
-        return self.self_attn(place, place, query, identity=query)
+    def _self_attention(self, query: Tensor, query_pos: Tensor) -> Tensor:
+        positioned = query + query_pos
+        return self.self_attn(positioned, positioned, query, identity=query)
 
-    def _attend_memory(
-        self, query: Tensor, query_pos: Tensor, memory: Tensor, memory_pos: Tensor, allowed: Tensor | None
+    def _cross_attention(
+        self, query: Tensor, query_pos: Tensor, memory: Tensor, memory_pos: Tensor, attn_mask: Tensor | None
     ) -> Tensor:
-        return self.cross_attn(query + query_pos, memory + memory_pos, memory, identity=query, mask=allowed)
+        return self.cross_attn(query + query_pos, memory + memory_pos, memory, identity=query, mask=attn_mask)
 
 
 class MaskedDecoderLayer(DecoderLayer):
-    """As `DecoderLayer`, but the memory comes first (Mask2Former)."""
+    """`DecoderLayer` with cross-attention before self-attention (Mask2Former, section 3.2.2).
+
+    Queries know nothing of the image before the first layer: self-attention would only mix constants.
+    """
 
     def forward(
-        self, query: Tensor, query_pos: Tensor, memory: Tensor, memory_pos: Tensor, allowed: Tensor | None = None
+        self, query: Tensor, query_pos: Tensor, memory: Tensor, memory_pos: Tensor, attn_mask: Tensor | None = None
     ) -> Tensor:
-        query = self.norms[0](self._attend_memory(query, query_pos, memory, memory_pos, allowed))
-        query = self.norms[1](self._attend_self(query, query_pos))
+        query = self.norms[0](self._cross_attention(query, query_pos, memory, memory_pos, attn_mask))
+        query = self.norms[1](self._self_attention(query, query_pos))
         return self.norms[2](self.ffn(query))
 
 
 class Decoder(nn.Module):
-    """Layers in a row; what each gives is normalised for the predictions, not for the next layer.
+    """Transformer decoder: queries after each layer, normalised for the predictions but not for the next layer.
 
     Args:
-        num_layers: How many.
-        layer_cfg: Of each.
-        post_norm_cfg: Kind of norm.
-        return_intermediate: Must be true.
+        num_layers: Number of layers.
+        layer_cfg: Arguments of each layer.
+        post_norm_cfg: Norm of the queries before predictions.
+        return_intermediate: Must be true: the queries are supervised after every layer.
+
+    Raises:
+        ConfigError: ``return_intermediate`` is false.
     """
 
     layer_class: ClassVar[type[DecoderLayer]] = DecoderLayer
@@ -252,9 +283,10 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         if not return_intermediate:
-            raise ConfigError(Problem("every layer's queries learn, so all are needed", "return_intermediate"))
+            message = "must be true: the queries are supervised after every layer"
+            raise ConfigError(Problem(message, "return_intermediate"))
         self.layers = nn.ModuleList(self.layer_class(**layer_cfg) for _ in range(num_layers))
-        self.embed_dims = width_of(layer_cfg.get("self_attn_cfg", {}))
+        self.embed_dims = embed_dims_of(layer_cfg.get("self_attn_cfg", {}))
         self.post_norm = build_norm(post_norm_cfg, self.embed_dims)[1]
         xavier_init(self)
 
@@ -268,38 +300,37 @@ class Decoder(nn.Module):
 
 
 class MaskedDecoder(Decoder):
-    """`Decoder` of `MaskedDecoderLayer`; the head runs its layers itself."""
+    """`Decoder` of `MaskedDecoderLayer`; `Mask2FormerHead` runs its layers, as each needs masks of the one before."""
 
     layer_class = MaskedDecoderLayer
 
 
 def build_attention(cfg: AttentionConfig) -> MultiheadAttention:
-    """Return an attention of 256 channels and 8 heads unless ``cfg`` says otherwise."""
+    """Return the attention that a config describes."""
     dropout = cfg.get("dropout")
-    layer = cfg.get("dropout_layer") if dropout is None else {"type": "Dropout", "drop_prob": dropout}
     return MultiheadAttention(
-        width_of(cfg),
+        embed_dims_of(cfg),
         cfg.get("num_heads", 8),
-        cfg.get("attn_drop", 0.0) if dropout is None else dropout,
-        cfg.get("proj_drop", 0.0),
-        layer,
+        attn_drop=cfg.get("attn_drop", 0.0) if dropout is None else dropout,
+        proj_drop=cfg.get("proj_drop", 0.0),
+        dropout_layer=cfg.get("dropout_layer") if dropout is None else {"type": "Dropout", "drop_prob": dropout},
     )
 
 
-def width_of(cfg: AttentionConfig) -> int:
-    """Return the channels of an attention."""
+def embed_dims_of(cfg: AttentionConfig) -> int:
+    """Return the channels of a token."""
     return cfg.get("embed_dims", 256)
 
 
-def run_layer(layer: nn.Module, *inputs: Any, recompute: bool) -> Tensor:
-    """Call a layer; with ``recompute`` backward runs it a second time instead of keeping its activations."""
-    if recompute and torch.is_grad_enabled():
+def run_layer(layer: nn.Module, *inputs: Any, checkpointing: bool) -> Tensor:
+    """Call a layer, with activation checkpointing or without."""
+    if checkpointing and torch.is_grad_enabled():
         return checkpoint(layer, *inputs, use_reentrant=False)
     return layer(*inputs)
 
 
 def xavier_init(module: nn.Module) -> None:
-    """Draw every matrix below ``module`` for signals and gradients of equal variance (Glorot and Bengio, 2010)."""
+    """Draw every matrix below ``module`` from Glorot and Bengio's uniform distribution (2010)."""
     for parameter in module.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)

@@ -1,6 +1,9 @@
-"""SAN: a small transformer beside CLIP that proposes masks, and tells CLIP where to look to name each.
+"""SAN's side adapter network, which predicts mask proposals and attention biases for CLIP, and CLIP's last layers.
 
-Xu, Zhang, Wei, Hu and Bai, Side Adapter Network for Open-Vocabulary Semantic Segmentation, 2023.
+Side Adapter Network for Open-Vocabulary Semantic Segmentation, Xu, Zhang, Wei, Hu and Bai, 2023
+(https://arxiv.org/abs/2302.12242). The side network reads the image and, fused into it, features of CLIP's first
+layers. CLIP's last layers then recognise the proposals: a copy of CLIP's class token for each proposal, called [SLS]
+token in the paper and ``sos_token`` in the reference implementation, attends to the image with the proposal's bias.
 """
 
 from __future__ import annotations
@@ -32,12 +35,18 @@ from segplug_heads.parts.clip_text_encoder import LN, PreNormLayer
 
 ClipMap = tuple[Tensor, Tensor]
 """A map of CLIP's image encoder (N, C, h, w), and its class token (N, C)."""
-BLOCKED = -100.0
-"""Added to attention between tokens that shall not see each other."""
+MASKED = -100.0
+"""Added to attention logits where attention is not allowed."""
 
 
 class AdapterEncoderConfig(TypedDict, total=False):
-    """The side network's layers: how many, their attention heads, and the width of their feed-forward layers."""
+    """The layers of the side network.
+
+    Args:
+        num_encode_layer: Number of layers, 8 by default.
+        num_heads: Attention heads of each layer, 6 by default.
+        mlp_ratio: Hidden width of the feed-forward networks as a multiple of ``embed_dims``, 4 by default.
+    """
 
     num_encode_layer: int
     num_heads: int
@@ -45,7 +54,7 @@ class AdapterEncoderConfig(TypedDict, total=False):
 
 
 class AdapterDecoderConfig(TypedDict, total=False):
-    """Arguments of `MaskDecoder` under the names of configs."""
+    """Arguments of `MaskDecoder`."""
 
     num_heads: int
     num_layers: int
@@ -56,12 +65,20 @@ class AdapterDecoderConfig(TypedDict, total=False):
 
 
 class MLP(nn.Module):
-    """Layers with a ReLU between: (N, Q, in_channels) -> (N, Q, out_channels), or maps with ``on_maps``."""
+    """Multi-layer perceptron: (N, Q, in_channels) -> (N, Q, out_channels).
 
-    def __init__(self, in_channels: int, hidden: int, out_channels: int, num_layers: int, on_maps: bool) -> None:
+    Args:
+        in_channels: Input channels.
+        hidden_channels: Channels of the hidden layers.
+        out_channels: Output channels.
+        num_layers: Number of layers.
+        conv: Layers are 1x1 convolutions, on (N, in_channels, h, w).
+    """
+
+    def __init__(self, in_channels: int, hidden_channels: int, out_channels: int, num_layers: int, conv: bool) -> None:
         super().__init__()
-        widths = [in_channels, *[hidden] * (num_layers - 1), out_channels]
-        self.layers = nn.ModuleList(nn.Conv2d(a, b, 1) if on_maps else nn.Linear(a, b) for a, b in pairwise(widths))
+        widths = [in_channels, *[hidden_channels] * (num_layers - 1), out_channels]
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 1) if conv else nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
@@ -70,16 +87,18 @@ class MLP(nn.Module):
 
 
 class MaskDecoder(nn.Module):
-    """Queries (N, Q, C) and a map (N, C, h, w) -> masks (N, Q, h, w) and, per layer of CLIP, biases of its attention.
+    """Queries (N, Q, C) and a map (N, C, h, w) -> mask logits (N, Q, h, w), attention biases.
+
+    There is one bias (N, num_heads, Q, h, w) for each of CLIP's last layers, or one for all.
 
     Args:
         in_channels: C.
-        num_heads: Heads of each bias (N, num_heads, Q, h, w).
+        num_heads: Heads of each bias; 1 is shared by all heads of CLIP.
         num_layers: Number of biases.
-        embed_channels: Channels in which queries and cells are compared.
-        mlp_channels: Width of the layers before.
-        num_mlp: Number of those layers.
-        rescale: Scale and shift the biases by two numbers that learn.
+        embed_channels: Channels of the mask embeddings that queries and pixels are projected to.
+        mlp_channels: Hidden channels of the projections.
+        num_mlp: Layers of the projections.
+        rescale: Multiply the biases by a learnable number and add another one.
     """
 
     def __init__(
@@ -93,37 +112,42 @@ class MaskDecoder(nn.Module):
         rescale: bool = False,
     ) -> None:
         super().__init__()
-        self.shape = (num_layers, num_heads, embed_channels)
-        self.query_mlp = MLP(in_channels, mlp_channels, embed_channels, num_mlp, on_maps=False)
-        self.pix_mlp = MLP(in_channels, mlp_channels, embed_channels, num_mlp, on_maps=True)
-        biases = embed_channels * num_heads * num_layers
-        self.attn_mlp = MLP(in_channels, mlp_channels, biases, num_mlp, on_maps=True)
+        self.bias_shape = (num_layers, num_heads, embed_channels)
+        self.query_mlp = MLP(in_channels, mlp_channels, embed_channels, num_mlp, conv=False)
+        self.pix_mlp = MLP(in_channels, mlp_channels, embed_channels, num_mlp, conv=True)
+        bias_channels = num_layers * num_heads * embed_channels
+        self.attn_mlp = MLP(in_channels, mlp_channels, bias_channels, num_mlp, conv=True)
         self.bias_scaling = nn.Linear(1, 1) if rescale else nn.Identity()
 
     def forward(self, query: Tensor, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         query = self.query_mlp(query)
         masks = torch.einsum("nqc,nchw->nqhw", query, self.pix_mlp(x))
-        biases = torch.einsum("nqc,nlachw->nlaqhw", query, self.attn_mlp(x).unflatten(1, self.shape))
+        biases = torch.einsum("nqc,nlachw->nlaqhw", query, self.attn_mlp(x).unflatten(1, self.bias_shape))
         return masks, list(self.bias_scaling(biases.unsqueeze(-1)).squeeze(-1).unbind(1))
 
 
 class SideAdapterNetwork(nn.Module):
-    """Images (N, in_channels, H, W) and CLIP's maps -> masks (N, Q, H / patch, W / patch) and biases of attention.
+    """Images (N, in_channels, H, W) and CLIP's maps -> mask logits (N, Q, H / patch, W / patch), attention biases.
 
     Args:
-        in_channels: Of the images.
-        clip_channels: Of CLIP's maps.
+        in_channels: Channels of the images.
+        clip_channels: Channels of CLIP's maps.
         embed_dims: Channels of a token.
         patch_size: Side of a patch in pixels.
-        patch_bias: Whether the embedding of patches has a bias.
-        num_queries: Q.
-        fusion_index: After which layers, counted from 1, each of CLIP's maps is added; 0 is before the first.
+        patch_bias: Whether the patch embedding has a bias.
+        num_queries: Q, the number of mask proposals.
+        fusion_index: Layer, counted from 1, after which each of CLIP's maps is added; 0 is before the first layer.
         cfg_encoder: The layers.
-        cfg_decoder: What makes masks and biases of their tokens.
-        norm_cfg: Kind of norm.
+        cfg_decoder: Arguments of the `MaskDecoder`.
+        norm_cfg: Type of the norms.
+
+    Raises:
+        ConfigError: ``fusion_index`` repeats a layer or names one that does not exist; in ``forward``, CLIP gives
+            another number of maps.
     """
 
-    image_size: tuple[int, int] = (640, 640)  # that the position embeddings are for
+    image_size: tuple[int, int] = (640, 640)
+    """(height, width) in pixels that the position embeddings are for; they are interpolated for other sizes."""
 
     def __init__(
         self,
@@ -140,9 +164,9 @@ class SideAdapterNetwork(nn.Module):
     ) -> None:
         super().__init__()
         layers = cfg_encoder.get("num_encode_layer", 8)
-        self.fusion = {layer: i for i, layer in enumerate(fusion_index)}
-        if len(self.fusion) != len(fusion_index) or not all(0 <= layer <= layers for layer in fusion_index):
-            message = f"{list(fusion_index)} must name different ones of 0 to {layers}"
+        self.map_of_layer = {layer: i for i, layer in enumerate(fusion_index)}
+        if len(self.map_of_layer) != len(fusion_index) or not all(0 <= layer <= layers for layer in fusion_index):
+            message = f"{list(fusion_index)} must be different layers from 0 to {layers}"
             raise ConfigError(Problem(message, "san_cfg.fusion_index"))
         self.num_queries = num_queries
         self.grid = (self.image_size[0] // patch_size, self.image_size[1] // patch_size)
@@ -165,53 +189,57 @@ class SideAdapterNetwork(nn.Module):
     def forward(
         self, images: Tensor, clip_maps: Sequence[ClipMap], supervised: Sequence[int]
     ) -> list[tuple[Tensor, list[Tensor]]]:
-        """Return masks and biases after each of the layers ``supervised``, counted from 1, and after the last."""
-        if len(clip_maps) != len(self.fusion):
-            message = f"CLIP's image encoder gives {len(clip_maps)} maps, but {len(self.fusion)} are added"
+        """Return mask logits and biases after each of the layers ``supervised``, counted from 1, and after the last."""
+        if len(clip_maps) != len(self.map_of_layer):
+            message = f"CLIP's image encoder gives {len(clip_maps)} maps, but {len(self.map_of_layer)} are added"
             raise ConfigError(Problem(message, "san_cfg.fusion_index"))
-        tokens, size = self.patch_embed(images)
-        place = resize_pos_embed(self.pos_embed, self.grid, size, "bicubic", extra_tokens=0)
-        query = (self.query_embed + self.query_pos_embed).expand(tokens.shape[0], -1, -1)
-        x, outputs, last = torch.cat([query, tokens + place], 1), [], len(self.encode_layers)
-        places = torch.cat([self.query_pos_embed, place], 1)
+        patches, size = self.patch_embed(images)
+        patch_pos = resize_pos_embed(self.pos_embed, self.grid, size, "bicubic", extra_tokens=0)
+        query = (self.query_embed + self.query_pos_embed).expand(patches.shape[0], -1, -1)
+        x = torch.cat([query, patches + patch_pos], 1)
+        positions = torch.cat([self.query_pos_embed, patch_pos], 1)
         x = self._fuse(0, x, clip_maps, size)
+        outputs, last = [], len(self.encode_layers)
         for index, layer in enumerate(self.encode_layers, start=1):
             x = self._fuse(index, layer(x), clip_maps, size)
             if index in supervised or index == last:
-                query, tokens = x[:, : self.num_queries], x[:, self.num_queries :]
-                outputs.append(self.mask_decoder(query, nlc_to_nchw(tokens, size)))
-            x = x + places
+                query, patches = x[:, : self.num_queries], x[:, self.num_queries :]
+                outputs.append(self.mask_decoder(query, nlc_to_nchw(patches, size)))
+            x = x + positions
         return outputs
 
     def _fuse(self, index: int, x: Tensor, clip_maps: Sequence[ClipMap], size: tuple[int, int]) -> Tensor:
-        """Add CLIP's map that belongs behind layer ``index`` to the image's tokens; 0 is before the first."""
-        if index not in self.fusion:
+        """Add to the patches the map of CLIP that is fused after layer ``index``, if there is one."""
+        if index not in self.map_of_layer:
             return x
-        place = self.fusion[index]
-        added = nchw_to_nlc(resize(self.conv_clips[place](clip_maps[place][0]), size))
-        return x + F.pad(added, (0, 0, self.num_queries, 0))
+        i = self.map_of_layer[index]
+        clip_map, _ = clip_maps[i]
+        patches = nchw_to_nlc(resize(self.conv_clips[i](clip_map), size))
+        return x + F.pad(patches, (0, 0, self.num_queries, 0))  # nothing for the queries, which come first
 
 
 class RecWithAttnbias(nn.Module):
-    """The last layers of CLIP's image encoder, run once for all masks: each has a class token that looks where it is.
+    """Mask recognition with attention biases: the last layers of CLIP's image encoder, with a token for each proposal.
 
-    Nothing of it learns, but for what ``frozen_exclude`` names.
+    They are frozen, except what ``frozen_exclude`` names.
 
     Args:
-        sos_token_format: What a mask's token starts as: CLIP's class token, a vector that learns, or their sum.
-        sos_token_num: Number of masks.
+        sos_token_format: Initial value of a proposal's token: CLIP's class token (``cls_token``), a learnable embedding
+            (``learnable_token``), or the sum of the two (``pos_embedding``).
+        sos_token_num: Number of proposals, Q.
         num_layers: Number of layers.
-        cross_attn: The masks' tokens look at the image from outside, instead of going through the layers with it.
+        cross_attn: The proposals' tokens attend to the image's tokens, which pass the layers alone. Otherwise both
+            pass the layers as one sequence.
         embed_dims: Channels of a token.
-        num_heads: Attention heads of each layer.
-        mlp_ratio: Width of the feed-forward layers, times ``embed_dims``.
-        num_fcs: Fully connected layers in a feed-forward layer.
+        num_heads: Attention heads of each layer; must divide ``embed_dims``.
+        mlp_ratio: Hidden width of the feed-forward networks, as a multiple of ``embed_dims``.
+        num_fcs: Linear layers of the feed-forward networks.
         qkv_bias: Whether the projections of the attention have a bias.
-        out_dims: Channels of the result, those of the classes' vectors.
-        final_norm: Bring the result to length 1.
-        act_cfg: Kind of activation.
-        norm_cfg: Kind of the last norm.
-        frozen_exclude: Parts of the names of parameters that learn while all others are frozen; ``all`` freezes none.
+        out_dims: Channels of the proposals' embeddings; those of the class embeddings.
+        final_norm: Normalise the embeddings to length 1.
+        act_cfg: Activation of the feed-forward networks.
+        norm_cfg: Type of the last norm.
+        frozen_exclude: Parts of the names of parameters that are trained; ``all`` trains all of them.
     """
 
     def __init__(
@@ -235,7 +263,9 @@ class RecWithAttnbias(nn.Module):
         self.sos_token_format, self.sos_token_num = sos_token_format, sos_token_num
         self.cross_attn, self.num_heads, self.final_norm = cross_attn, num_heads, final_norm
         self.layers = nn.ModuleList(
-            PreNormLayer(embed_dims, num_heads, mlp_ratio * embed_dims, num_fcs, qkv_bias, act_cfg)
+            PreNormLayer(
+                embed_dims, num_heads, mlp_ratio * embed_dims, num_fcs=num_fcs, qkv_bias=qkv_bias, act_cfg=act_cfg
+            )
             for _ in range(num_layers)
         )
         self.ln_post = build_norm(norm_cfg, embed_dims)[1]
@@ -247,65 +277,65 @@ class RecWithAttnbias(nn.Module):
             self.sos_token = nn.Parameter(torch.randn(sos_token_num, 1, embed_dims) * 0.02)
 
     def forward(self, biases: Sequence[Tensor], clip_map: ClipMap) -> Tensor:
-        """Return a vector for each mask (N, Q, out_dims).
+        """Return an embedding for each proposal, (N, Q, out_dims).
 
         Args:
-            biases: One for each layer, or one for all, (N, num_heads or 1, Q, h, w).
+            biases: Attention biases, one for each layer or one for all, (N, num_heads or 1, Q, h, w).
             clip_map: The last map of CLIP's image encoder.
         """
         image, cls_token = clip_map
-        masks = self._start(cls_token)
+        proposals = self._initial_tokens(cls_token)
         tokens = torch.cat([cls_token.unsqueeze(1), nchw_to_nlc(image)], 1)
-        biases = [self._bias(bias, (image.shape[2], image.shape[3])) for bias in biases]
+        biases = [self._pool_bias(bias, (image.shape[2], image.shape[3])) for bias in biases]
         biases = biases * len(self.layers) if len(biases) == 1 else biases
-        masks = (self._beside if self.cross_attn else self._within)(masks, tokens, biases)
-        vectors = self.proj(self.ln_post(masks))
-        return F.normalize(vectors, dim=-1) if self.final_norm else vectors
+        if self.cross_attn:
+            proposals = self._cross_attention(proposals, tokens, biases)
+        else:
+            proposals = self._joint_attention(proposals, tokens, biases)
+        embeddings = self.proj(self.ln_post(proposals))
+        return F.normalize(embeddings, dim=-1) if self.final_norm else embeddings
 
-    def _start(self, cls_token: Tensor) -> Tensor:
-        """Return what the masks' tokens start as (N, Q, C)."""
+    def _initial_tokens(self, cls_token: Tensor) -> Tensor:
+        """Return the initial tokens of the proposals, (N, Q, C)."""
         copies = cls_token.unsqueeze(1).expand(-1, self.sos_token_num, -1)
         if self.sos_token_format == "cls_token":
             return copies
-        own = self.sos_token.transpose(0, 1).expand_as(copies)
-        return own if self.sos_token_format == "learnable_token" else own + copies
+        learnable = self.sos_token.transpose(0, 1).expand_as(copies)
+        return learnable if self.sos_token_format == "learnable_token" else learnable + copies
 
-    def _bias(self, bias: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return (N, heads, Q, h * w) at the size of CLIP's map."""
+    def _pool_bias(self, bias: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return a bias at the size of CLIP's map, (N, heads, Q, h * w)."""
         return adaptive_max_pool(bias.flatten(1, 2), size).unflatten(1, bias.shape[1:3]).flatten(3)
 
-    def _within(self, masks: Tensor, tokens: Tensor, biases: Sequence[Tensor]) -> Tensor:
-        """Send masks and image through the layers; the image does not see the masks, nor do they see each other."""
+    def _joint_attention(self, proposals: Tensor, tokens: Tensor, biases: Sequence[Tensor]) -> Tensor:
+        """Pass proposals and CLIP's tokens through the layers as one sequence.
+
+        The attention mask lets a proposal attend to itself and, with its bias, to the patches, but not to the other
+        proposals nor CLIP's class token. CLIP's tokens attend to one another only, as without proposals.
+        """
         count = self.sos_token_num
-        x = torch.cat([masks, tokens], 1)
-        among = _apart(masks, BLOCKED)
-        mask_rows = torch.cat([among, masks.new_full((count, 1), BLOCKED)], 1)
+        x = torch.cat([proposals, tokens], 1)
+        cls_column = proposals.new_full((count, 1), MASKED)
+        proposal_columns = torch.cat([_only_itself(proposals, MASKED), cls_column], 1)
         for layer, bias in zip(self.layers, biases, strict=True):
-            upper = torch.cat([mask_rows.expand(*bias.shape[:2], -1, -1), bias.to(x.dtype)], 3)
-            lower = F.pad(bias.new_zeros(tokens.shape[1], tokens.shape[1]), (count, 0), value=BLOCKED)
-            x = layer(x, torch.cat([upper, lower.to(x.dtype).expand(*bias.shape[:2], -1, -1)], 2))
+            proposal_rows = torch.cat([proposal_columns.expand(*bias.shape[:2], -1, -1), bias.to(x.dtype)], 3)
+            token_rows = F.pad(bias.new_zeros(tokens.shape[1], tokens.shape[1]), (count, 0), value=MASKED)
+            token_rows = token_rows.to(x.dtype).expand(*bias.shape[:2], -1, -1)
+            x = layer(x, torch.cat([proposal_rows, token_rows], 2))
         return x[:, :count]
 
-    def _beside(self, masks: Tensor, tokens: Tensor, biases: Sequence[Tensor]) -> Tensor:
-        """Let the masks look at the image and each at itself; the image goes through the layers alone."""
+    def _cross_attention(self, proposals: Tensor, tokens: Tensor, biases: Sequence[Tensor]) -> Tensor:
+        """Let each proposal attend to itself and to the patches of every layer; CLIP's tokens pass the layers alone."""
+        only_itself = _only_itself(proposals, -torch.inf)
         for i, (layer, bias) in enumerate(zip(self.layers, biases, strict=True)):
-            masks = self._look(layer, masks, tokens[:, 1:], bias)
+            mask = torch.cat([only_itself.expand(*bias.shape[:2], -1, -1), bias.to(proposals.dtype)], 3)
+            proposals = layer(proposals, mask, memory=tokens[:, 1:])
             if i < len(self.layers) - 1:
                 tokens = layer(tokens)
-        return masks
-
-    def _look(self, layer: PreNormLayer, masks: Tensor, image: Tensor, bias: Tensor) -> Tensor:
-        """Run a layer in which each mask's keys are the image and the mask itself."""
-        norm = layer.norms[0]
-        query = norm(masks)
-        keys = torch.cat([query, norm(image)], 1)
-        among = _apart(masks, -torch.inf)
-        mask = torch.cat([among.expand(*bias.shape[:2], -1, -1), bias.to(masks.dtype)], 3)
-        masks = layer.attentions[0](query, keys, identity=masks, mask=mask)
-        return layer.ffns[0](layer.norms[1](masks), identity=masks)
+        return proposals
 
 
-def _apart(masks: Tensor, value: float) -> Tensor:
-    """Return the mask (Q, Q) of an attention that keeps tokens (N, Q, C) from each other, but not from themselves."""
-    same = torch.eye(masks.shape[1], dtype=torch.bool, device=masks.device)
-    return torch.zeros_like(same, dtype=masks.dtype).masked_fill(~same, value)
+def _only_itself(tokens: Tensor, masked: float) -> Tensor:
+    """Return an attention mask (Q, Q) for tokens (N, Q, C): 0 on the diagonal, ``masked`` elsewhere."""
+    diagonal = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
+    return torch.zeros_like(diagonal, dtype=tokens.dtype).masked_fill(~diagonal, masked)
