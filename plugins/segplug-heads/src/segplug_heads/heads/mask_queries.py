@@ -18,7 +18,7 @@ from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features, Head, Loss, OutputSpec
 from segkernel.nn import resize
 from segkernel.sample import Targets
-from segplug_heads.heads.point_sampling import sample_points, uncertain_points
+from segplug_heads.heads.point_sampling import PointSampling, sample_points, uncertain_points
 from segplug_heads.losses.query_losses import QueryCrossEntropyLoss
 from segplug_heads.parts.matching import Assigner, MatchSampler, Objects, Queries
 
@@ -81,7 +81,8 @@ def uncertain_mask_points(
 ) -> tuple[Tensor, Tensor]:
     """Return masks (M, h, w) and targets (M, H, W) at points (M, P) that are mostly where the masks are near 0."""
     masks, targets = masks.unsqueeze(1), targets.unsqueeze(1)
-    points = uncertain_points(masks, _doubt, num_points, oversample_ratio, importance_sample_ratio)
+    sampling = PointSampling(num_points, oversample_ratio, importance_sample_ratio)
+    points = uncertain_points(masks, _doubt, sampling)
     return sample_points(masks, points).squeeze(1), sample_points(targets, points).squeeze(1)
 
 

@@ -21,6 +21,7 @@ from segkernel.nn import (
     LayerConfig,
     TransformerEncoderLayer,
     build_norm,
+    linear_drop_path_rates,
     nchw_to_nlc,
     nlc_to_nchw,
     trunc_normal_init,
@@ -85,13 +86,13 @@ class SegmenterMaskTransformerHead(DecodeHead):
                 mlp_ratio * embed_dims,
                 drop_rate=drop_rate,
                 attn_drop_rate=attn_drop_rate,
-                drop_path_rate=drop_path_rate * i / max(num_layers - 1, 1),
+                drop_path_rate=rate,
                 num_fcs=num_fcs,
                 qkv_bias=qkv_bias,
                 act_cfg=act_cfg,
                 norm_cfg=norm_cfg,
             )
-            for i in range(num_layers)
+            for rate in linear_drop_path_rates(drop_path_rate, num_layers)
         )
         self.dec_proj = nn.Linear(self.in_channels, embed_dims)
         self.cls_emb = nn.Parameter(torch.empty(1, self.num_classes, embed_dims))

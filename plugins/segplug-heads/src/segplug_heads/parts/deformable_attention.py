@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from typing_extensions import TypedDict
 
 from segkernel.errors import ConfigError, Problem
-from segkernel.nn import FFN, LayerConfig, build_norm
-from segplug_heads.parts.query_transformer import FFNConfig, run_layer
+from segkernel.nn import FFN, LayerConfig, build_norm, checkpoint_block
+from segplug_heads.parts.query_transformer import FFNConfig
 
 Size = tuple[int, int]
 
@@ -202,8 +202,8 @@ class DeformableEncoder(nn.Module):
 
     def forward(self, query: Tensor, query_pos: Tensor, reference_points: Tensor, sizes: Sequence[Size]) -> Tensor:
         for i, layer in enumerate(self.layers):
-            checkpointing = self.training and i < self.num_cp
-            query = run_layer(layer, query, query_pos, reference_points, sizes, checkpointing=checkpointing)
+            enabled = self.training and i < self.num_cp
+            query = checkpoint_block(layer, query, query_pos, reference_points, sizes, enabled=enabled)
         return query
 
 

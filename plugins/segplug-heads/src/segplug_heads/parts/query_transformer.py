@@ -8,15 +8,14 @@ Cheng et al., 2022 (https://arxiv.org/abs/2112.01527).
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from typing_extensions import TypedDict
 
 from segkernel.errors import ConfigError, Problem
-from segkernel.nn import FFN, LayerConfig, MultiheadAttention, build_norm
+from segkernel.nn import FFN, LayerConfig, MultiheadAttention, build_norm, checkpoint_block
 
 
 class AttentionConfig(TypedDict, total=False):
@@ -192,7 +191,7 @@ class Encoder(nn.Module):
 
     def forward(self, query: Tensor, query_pos: Tensor) -> Tensor:
         for i, layer in enumerate(self.layers):
-            query = run_layer(layer, query, query_pos, checkpointing=self.training and i < self.num_cp)
+            query = checkpoint_block(layer, query, query_pos, enabled=self.training and i < self.num_cp)
         return query
 
 
@@ -320,13 +319,6 @@ def build_attention(cfg: AttentionConfig) -> MultiheadAttention:
 def embed_dims_of(cfg: AttentionConfig) -> int:
     """Return the channels of a token."""
     return cfg.get("embed_dims", 256)
-
-
-def run_layer(layer: nn.Module, *inputs: Any, checkpointing: bool) -> Tensor:
-    """Call a layer, with activation checkpointing or without."""
-    if checkpointing and torch.is_grad_enabled():
-        return checkpoint(layer, *inputs, use_reentrant=False)
-    return layer(*inputs)
 
 
 def xavier_init(module: nn.Module) -> None:
