@@ -10,7 +10,7 @@ from segkernel.errors import ConfigError
 from segkernel.sample import Targets
 from segplug_heads import JPU, EMAHead, EncHead, ISAHead, PSAHead
 from segplug_heads.heads.cc_head import CrissCrossAttention
-from segplug_heads.heads.dm_head import DCM, _sum_of_shifts
+from segplug_heads.heads.dm_head import DCM, _depthwise_by_shifts
 from segplug_heads.heads.enc_head import Encoding, _classes_present
 from segplug_heads.heads.psa_head import PSAMask
 
@@ -137,7 +137,7 @@ def test_dynamic_filters_are_one_per_image_and_channel(filter_size: int) -> None
     after = (filter_size - 1) // 2
     before = filter_size - 1 - after
     padded = torch.nn.functional.pad(x, (before, after, before, after))
-    torch.testing.assert_close(_sum_of_shifts(padded, kernels, (5, 6)), found)
+    torch.testing.assert_close(_depthwise_by_shifts(padded, kernels, (5, 6)), found)
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 6), (5, 7), (1, 1)])

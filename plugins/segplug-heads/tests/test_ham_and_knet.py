@@ -52,8 +52,8 @@ def test_a_map_of_low_rank_is_kept() -> None:
     torch.testing.assert_close(NMF2D(8, MD_R=2, eval_steps=50).eval()(low), low, rtol=1e-2, atol=1e-3)
 
 
-def test_channels_that_cannot_be_cut_are_refused() -> None:
-    with pytest.raises(ConfigError, match="cannot be cut"):
+def test_channels_that_are_not_divisible_by_the_groups_are_refused() -> None:
+    with pytest.raises(ConfigError, match="not divisible by 3 groups"):
         LightHamHead(8, {"MD_S": 3}, in_channels=[8], in_index=[0], channels=8, num_classes=2)
 
 
@@ -101,7 +101,7 @@ def test_larger_kernels_are_convolutions_of_that_size() -> None:
     assert kernels.shape == (2, 3, 8, 3, 3)
     x, convolutions = torch.rand(2, 8, 6, 7), torch.rand(2, 3, 8, 3, 3)
     expected = torch.stack([F.conv2d(a, b, padding=1) for a, b in zip(x, convolutions)])
-    torch.testing.assert_close(head._masks(x, convolutions, None), expected)
+    torch.testing.assert_close(head._predict_masks(x, convolutions, None), expected)
 
 
 @pytest.mark.parametrize(
