@@ -31,7 +31,7 @@ import torch
 
 from segkernel import image as images
 from segkernel.data import Loader, sample_rng
-from segkernel.interfaces.data import LabelSpec
+from segkernel.labels import LabelSpec
 from segkernel.sample import Batch
 from segplug_datasets.packed import PackedDataset, pack
 from segplug_datasets.paired_files import ListedFiles

@@ -17,14 +17,15 @@ ROOT = Path(__file__).parents[1]
 KERNEL = ROOT / "kernel" / "src" / "segkernel"
 PLUGINS = sorted(path for path in ROOT.glob("plugins/*/src/*") if (path / "__init__.py").exists())
 NAMES = [path.name for path in PLUGINS]
-PUBLIC = ("nn", "interfaces", "engine", "schedules", "sample", "geometry", "image", "headers", "hookspecs", "errors",
-          "weights", "config", "weight_formats", "build", "data", "files", "cli", "checkpoint", "loading", "predictor",
-          "testing")  # fmt: skip
+PUBLIC = ("nn", "interfaces", "labels", "engine", "schedules", "sample", "geometry", "image", "headers", "hookspecs",
+          "errors", "weights", "config", "weight_formats", "build", "data", "files", "cli", "checkpoint", "loading",
+          "predictor", "testing")  # fmt: skip
 BUDGET = {"kernel": 6500, "nn": 1700, "testing": 1500}
 """Lines of code; docs/architecture.md says why the kernel outgrew the 3,500 of the first plan."""
 LONGEST_FUNCTION = 80
 LIGHT = ("__init__", "errors", "catalog", "known", "signature", "sample", "fields", "geometry", "hookspecs", "headers",
-         "image", "interfaces.data", "interfaces.spec", "config.*", "cli.*", "testing.__init__", "testing.core",
+         "image", "labels", "opencv", "interfaces.data", "interfaces.spec", "config.*", "cli.*", "testing.__init__",
+         "testing.core",
          "testing.plugin", "testing.package", "testing.signature", "testing.datasets", "testing.transforms",
          "testing.hooks")  # fmt: skip
 """Modules of the kernel that import no torch at the top."""

@@ -37,7 +37,18 @@ def test_commands_that_build_nothing_import_no_torch(arguments: list[str]) -> No
     assert "torch" not in modules_after(CALL, *arguments)
 
 
-TORCH_FREE = ["catalog", "build", "config", "interfaces.data", "sample", "image", "hookspecs", "errors", "testing"]
+TORCH_FREE = [
+    "catalog",
+    "build",
+    "config",
+    "interfaces.data",
+    "labels",
+    "sample",
+    "image",
+    "hookspecs",
+    "errors",
+    "testing",
+]
 
 
 @pytest.mark.parametrize("module", ["segkernel", *(f"segkernel.{name}" for name in TORCH_FREE)])

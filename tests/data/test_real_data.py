@@ -15,7 +15,8 @@ import yaml
 
 from segkernel.build import build
 from segkernel.config import load_config
-from segkernel.interfaces.data import IGNORE, Dataset
+from segkernel.interfaces.data import Dataset
+from segkernel.labels import IGNORE
 
 doctor = pytest.importorskip("segplug_datasets.doctor")
 

@@ -23,9 +23,10 @@ from segkernel.engine import LocalEngine, together
 from segkernel.errors import ConfigError, Problem, UsageError, suggest
 from segkernel.evaluation import Evaluation
 from segkernel.inference import TTA, PaddingConfig, Preprocessor
-from segkernel.interfaces.data import Dataset, Sampler, Task, Transform
+from segkernel.interfaces.data import Dataset, Sampler, Transform
 from segkernel.interfaces.model import Engine, Exporter, Segmentor
 from segkernel.interfaces.spec import Spec
+from segkernel.labels import Task
 from segkernel.loading import catalog_of, load_model, make_model, unavailable
 from segkernel.optim import Paramwise, parameter_groups
 from segkernel.randomness import seed_everything

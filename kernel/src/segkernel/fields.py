@@ -22,7 +22,7 @@ import numpy as np
 
 from segkernel.errors import DataError
 from segkernel.geometry import LINEAR, NEAREST, Geometry, Pad, Raster, Size
-from segkernel.interfaces.data import IGNORE
+from segkernel.labels import IGNORE
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     import torch
 
     from segkernel.data import Loader
-    from segkernel.interfaces.data import LabelSpec
     from segkernel.interfaces.model import Engine, Segmentor
+    from segkernel.labels import LabelSpec
     from segkernel.sample import Batch, Prediction, Targets
 
 PROJECT = "segkernel"

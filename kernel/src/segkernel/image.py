@@ -12,37 +12,20 @@ import zlib
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
-from segkernel.errors import DataError, SegKernelError, UsageError
+from segkernel.errors import DataError, UsageError
 from segkernel.files import replacing
 from segkernel.headers import JPEG, JPEG_FRAMES, PNG, jpeg_segments, png_chunks, tiff_tags
-from segkernel.interfaces.data import IGNORE, Color
+from segkernel.labels import IGNORE, Color
 from segkernel.loadtimes import FILES, timed
+from segkernel.opencv import opencv as opencv
 
 PathLike = str | Path
 
 _GREY, _RGB, _INDEXED = 0, 2, 3  # PNG's colour types
 _MOST_PIXELS = 2**28  # that are decoded without asking OpenCV, which has a limit of its own
-
-
-def opencv() -> ModuleType:
-    """Return the module ``cv2``.
-
-    Raises:
-        SegKernelError: When it, or a library of the system that it needs, is missing; the message says what to type.
-    """
-    try:
-        import cv2
-    except ImportError as error:
-        raise SegKernelError(
-            f"OpenCV cannot be loaded: {error}\n    pip install --force-reinstall opencv-python\n"
-            "    on a machine without a screen that lacks libGL: pip uninstall opencv-python, then "
-            "pip install opencv-python-headless"
-        ) from error
-    return cv2
 
 
 # ---------------------------------------------------------------- reading

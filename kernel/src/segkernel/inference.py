@@ -15,8 +15,9 @@ from torch.nn.functional import pad
 from typing_extensions import TypedDict
 
 from segkernel.errors import UsageError
-from segkernel.interfaces.data import IGNORE, DeviceStep
+from segkernel.interfaces.data import DeviceStep
 from segkernel.interfaces.model import OutputSpec, TestConfig
+from segkernel.labels import IGNORE
 from segkernel.nn import resize
 from segkernel.sample import Batch, Prediction, Size, Targets
 

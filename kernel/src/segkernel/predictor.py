@@ -23,8 +23,9 @@ from segkernel.data import apply_eval_transforms
 from segkernel.engine import LocalEngine
 from segkernel.errors import ComponentError, DataError, UsageError
 from segkernel.inference import TTA, Preprocessor, predict_batch
-from segkernel.interfaces.data import Color, Dataset, LabelSpec, Transform
+from segkernel.interfaces.data import Dataset, Transform
 from segkernel.interfaces.model import OutputSpec, Segmentor, TestConfig
+from segkernel.labels import Color, LabelSpec
 from segkernel.loading import ExporterChoice, catalog_of, load_model
 from segkernel.sample import Batch, Prediction, Sample, collate
 

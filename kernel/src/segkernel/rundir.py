@@ -33,7 +33,7 @@ except ImportError:  # Windows, where run directories are not locked
 
 if TYPE_CHECKING:
     from segkernel.inference import Preprocessor
-    from segkernel.interfaces.data import LabelSpec
+    from segkernel.labels import LabelSpec
     from segkernel.runner import Runner
 
 log = logging.getLogger(__name__)

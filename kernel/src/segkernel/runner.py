@@ -45,8 +45,9 @@ from segkernel.hooks.progress import ProgressHook
 from segkernel.hooks.schedule import ScheduleHook
 from segkernel.hookspecs import HookCaller
 from segkernel.inference import Preprocessor, check_views
-from segkernel.interfaces.data import Dataset, LabelSpec
+from segkernel.interfaces.data import Dataset
 from segkernel.interfaces.model import Engine, Segmentor
+from segkernel.labels import LabelSpec
 from segkernel.randomness import random_state, seed_everything, set_random_state
 from segkernel.sample import Batch
 from segkernel.schedules import Schedule

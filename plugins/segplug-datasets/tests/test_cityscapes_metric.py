@@ -13,7 +13,7 @@ import torch
 
 from segkernel import image
 from segkernel.errors import DataError, UsageError
-from segkernel.interfaces.data import LabelSpec
+from segkernel.labels import LabelSpec
 from segkernel.sample import Prediction, Targets
 from segplug_datasets.cityscapes import LABELS
 from segplug_datasets.metrics.cityscapes import CityscapesMetric

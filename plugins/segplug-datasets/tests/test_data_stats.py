@@ -17,7 +17,7 @@ from segkernel import image
 from segkernel.cli import main
 from segkernel.config import load_config
 from segkernel.errors import DataError
-from segkernel.interfaces.data import IGNORE
+from segkernel.labels import IGNORE
 from segkernel.sample import Sample
 from segplug_datasets.doctor import inspect, parts_of_config
 from segplug_datasets.doctor.contact_sheet import HEIGHT, hatched, rows

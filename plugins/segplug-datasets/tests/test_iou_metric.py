@@ -16,7 +16,8 @@ import torch
 
 from segkernel import image
 from segkernel.errors import DataError, UsageError
-from segkernel.interfaces.data import LabelSpec, Metric
+from segkernel.interfaces.data import Metric
+from segkernel.labels import LabelSpec
 from segkernel.sample import Prediction, Targets
 from segplug_datasets.metrics.counts import _on_device, confusion
 from segplug_datasets.metrics.iou import IoUMetric

@@ -11,7 +11,7 @@ import pytest
 
 from segkernel import image
 from segkernel.errors import DataError, UsageError
-from segkernel.interfaces.data import LabelSpec
+from segkernel.labels import LabelSpec
 from segkernel.sample import Crop, Flip, MultiLabelMap, Pad, Resize, collate
 from segplug_datasets.concat import MappedDataset
 from segplug_datasets.doctor.counts import count_masks

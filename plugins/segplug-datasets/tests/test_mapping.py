@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from segkernel.errors import UsageError
-from segkernel.interfaces.data import IGNORE, LabelSpec
+from segkernel.labels import IGNORE, LabelSpec
 from segplug_datasets.mapping import choose_classes, regroup
 
 NAMES = ("road", "car", "bus", "person", "rider")

@@ -16,7 +16,7 @@ import pytest
 
 from segkernel import image
 from segkernel.errors import DataError, UsageError
-from segkernel.interfaces.data import LabelSpec
+from segkernel.labels import LabelSpec
 from segkernel.sample import Boxes, DepthMap, Field, InstanceMasks, Keypoints, LabelMap, RasterField, Sample, WeightMap
 from segplug_datasets import packed, pages
 from segplug_datasets.change import SecondImage

@@ -16,7 +16,7 @@ import torch
 
 from segkernel import Evaluation, Loader, Runner, image
 from segkernel.errors import DataError, UsageError
-from segkernel.interfaces.data import LabelSpec
+from segkernel.labels import LabelSpec
 from segkernel.sample import LabelMap, Prediction, Sample, Targets
 from segkernel.testing.toys import ToySegmentor
 from segplug_datasets import ade20k, aerial, cityscapes, pascal

@@ -11,7 +11,7 @@ from torch import nn
 from segkernel.build import build
 from segkernel.catalog import Catalog
 from segkernel.errors import ConfigError
-from segkernel.interfaces.data import Task
+from segkernel.labels import Task
 from segkernel.nn import CrossEntropyLoss, DecodeHead
 from segplug_heads.losses.dice_loss import DiceLoss
 from segplug_heads.losses.focal_loss import FocalLoss

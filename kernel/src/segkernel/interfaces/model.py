@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from segkernel.errors import ConfigError, Problem
-from segkernel.interfaces.data import Task
+from segkernel.labels import Task
 
 if TYPE_CHECKING:
     from segkernel.sample import Batch, Targets

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from typing_extensions import Required, TypedDict
 
 from segkernel.errors import ConfigError, Problem
-from segkernel.interfaces.data import Task
 from segkernel.interfaces.model import CascadeHead, Features, Head, Loss, OutputSpec
+from segkernel.labels import Task
 from segkernel.nn.init import normal_init
 from segkernel.nn.layers import LayerConfig, LayerConfigs
 from segkernel.nn.losses import CrossEntropyLoss, accuracy, right_decisions

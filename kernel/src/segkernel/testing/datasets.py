@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from segkernel.interfaces.data import IGNORE, Dataset, Sampler
+from segkernel.interfaces.data import Dataset, Sampler
+from segkernel.labels import IGNORE
 from segkernel.sample import LabelMap, MultiLabelMap, RasterField, Sample
 from segkernel.testing.core import CheckSkipped, Subject, check, require
 from segkernel.testing.transforms import sample as blocks

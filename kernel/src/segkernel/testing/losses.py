@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segkernel.interfaces.data import IGNORE
 from segkernel.interfaces.model import Loss
+from segkernel.labels import IGNORE
 from segkernel.testing.core import Subject, check, require
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from segkernel.interfaces.data import IGNORE, Metric
+from segkernel.interfaces.data import Metric
+from segkernel.labels import IGNORE
 from segkernel.sample import Prediction, Targets
 from segkernel.testing.core import CheckSkipped, Subject, check, require
 

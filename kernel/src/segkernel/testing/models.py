@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segkernel.interfaces.data import IGNORE
 from segkernel.interfaces.model import Backbone, CascadeHead, Head, Neck, Segmentor
+from segkernel.labels import IGNORE
 from segkernel.sample import Targets
 from segkernel.testing.core import CheckSkipped, Subject, check, require
 from segkernel.testing.transforms import random_state

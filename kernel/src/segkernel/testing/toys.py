@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from segkernel.interfaces.data import IGNORE
 from segkernel.interfaces.model import Backbone, Features, Head, OutputSpec, Segmentor
+from segkernel.labels import IGNORE
 from segkernel.nn import resize
 from segkernel.sample import Batch, Targets
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from segkernel.interfaces.data import IGNORE, Transform
+from segkernel.interfaces.data import Transform
+from segkernel.labels import IGNORE
 from segkernel.sample import LabelMap, RasterField, Sample
 from segkernel.testing.core import CheckSkipped, Subject, check, require
 

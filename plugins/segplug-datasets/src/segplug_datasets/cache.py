@@ -19,7 +19,8 @@ from typing import IO, Any
 import numpy as np
 
 from segkernel.errors import DataError, UsageError
-from segkernel.interfaces.data import Color, Dataset, LabelSpec
+from segkernel.interfaces.data import Dataset
+from segkernel.labels import Color, LabelSpec
 from segkernel.sample import Sample
 from segplug_datasets import pages
 from segplug_datasets.class_index import ClassIndex, class_index

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from segkernel.interfaces.data import LabelSpec
+from segkernel.labels import LabelSpec
 from segplug_datasets.example import write_example
 from segplug_datasets.paired_files import PairedFiles
 

@@ -13,7 +13,8 @@ import numpy as np
 from typing_extensions import Required
 
 from segkernel.errors import UsageError
-from segkernel.interfaces.data import IGNORE, Color, Dataset, LabelSpec, default_palette
+from segkernel.interfaces.data import Dataset
+from segkernel.labels import IGNORE, Color, LabelSpec, default_palette
 from segkernel.sample import LabelMap, Sample
 from segplug_datasets.class_index import ClassIndex, class_index
 from segplug_datasets.labelled import Labelled

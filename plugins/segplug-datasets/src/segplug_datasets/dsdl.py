@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from segkernel.errors import DataError
-from segkernel.interfaces.data import LabelSpec
+from segkernel.labels import LabelSpec
 from segplug_datasets.example import write_example
 from segplug_datasets.paired_files import DataPrefix, ListedFiles, choose_classes, refuse_missing
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segkernel.errors import DataError
-from segkernel.interfaces.data import Color, LabelSpec
+from segkernel.labels import Color, LabelSpec
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from segkernel import image
 from segkernel.errors import DataError, UsageError
-from segkernel.interfaces.data import IGNORE, Color, LabelSpec, Task
+from segkernel.labels import IGNORE, Color, LabelSpec, Task
 from segkernel.sample import Sample
 from segplug_datasets.mapping import Metainfo, choose
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segkernel.interfaces.data import Color, LabelSpec
+from segkernel.labels import Color, LabelSpec
 
 
 class Labelled:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TypedDict
 
 from segkernel.errors import UsageError, suggest
-from segkernel.interfaces.data import IGNORE, Color, LabelSpec, default_palette
+from segkernel.labels import IGNORE, Color, LabelSpec, default_palette
 
 Classes = Sequence[str] | Mapping[str, str | Sequence[str]]
 """Names, some of the existing ones, in the order wanted; or new names, each with the existing ones it stands for."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from segkernel.errors import DataError, UsageError
-from segkernel.interfaces.data import IGNORE, LabelSpec
+from segkernel.labels import IGNORE, LabelSpec
 from segkernel.sample import MultiLabelMap, Sample
 from segplug_datasets.label_reader import LabelArguments, label_reader, read_annotation
 from segplug_datasets.side_fields import FieldFiles, ReadLabels

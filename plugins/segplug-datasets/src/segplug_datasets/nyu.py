@@ -14,7 +14,7 @@ import numpy as np
 
 from segkernel import image
 from segkernel.errors import DataError
-from segkernel.interfaces.data import LabelSpec
+from segkernel.labels import LabelSpec
 from segkernel.sample import DepthMap, Sample
 from segplug_datasets.example import write_example
 from segplug_datasets.paired_files import PairedFiles, read_annotation

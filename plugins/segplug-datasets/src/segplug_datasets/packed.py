@@ -26,7 +26,8 @@ import numpy as np
 
 from segkernel.errors import DataError, UsageError
 from segkernel.files import replacing
-from segkernel.interfaces.data import Color, Dataset, LabelSpec
+from segkernel.interfaces.data import Dataset
+from segkernel.labels import Color, LabelSpec
 from segkernel.sample import Sample
 from segplug_datasets import pages
 from segplug_datasets.example import write_example

@@ -16,7 +16,7 @@ from typing_extensions import Required
 
 from segkernel import image
 from segkernel.errors import UsageError
-from segkernel.interfaces.data import IGNORE, Color, LabelSpec, Task
+from segkernel.labels import IGNORE, Color, LabelSpec, Task
 from segkernel.sample import DepthMap, LabelMap, Sample, WeightMap
 from segplug_datasets.example import write_example
 from segplug_datasets.filelist import FileList

@@ -7,7 +7,7 @@ own terms.
 
 from __future__ import annotations
 
-from segkernel.interfaces.data import LabelSpec
+from segkernel.labels import LabelSpec
 from segplug_datasets import ade20k
 from segplug_datasets.paired_files import BaseSegDataset, DataPrefix
 from segplug_datasets.tables import colors, names

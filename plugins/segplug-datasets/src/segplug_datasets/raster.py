@@ -12,7 +12,7 @@ import numpy as np
 
 from segkernel import image
 from segkernel.errors import DataError, UsageError
-from segkernel.interfaces.data import IGNORE, Color
+from segkernel.labels import IGNORE, Color
 from segkernel.sample import LabelMap, Sample
 from segplug_datasets.change import SECOND, SecondImage
 from segplug_datasets.label_reader import LabelArguments, LabelReader, label_reader

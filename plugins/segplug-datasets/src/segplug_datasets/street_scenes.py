@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from segkernel.errors import UsageError
-from segkernel.interfaces.data import Color, LabelSpec
+from segkernel.labels import Color, LabelSpec
 from segkernel.sample import LabelMap, Sample
 
 LABELS = LabelSpec(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segkernel.interfaces.data import Color
+from segkernel.labels import Color
 
 
 def names(text: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from segkernel.errors import UsageError
 from segkernel.image import as_rgb, opencv, overlay, read, write
-from segkernel.interfaces.data import IGNORE, Color, default_palette
+from segkernel.labels import IGNORE, Color, default_palette
 
 _LINE_HEIGHT = 22  # pixels
 _FONT = (0, 0.45)  # OpenCV's FONT_HERSHEY_SIMPLEX, and its size

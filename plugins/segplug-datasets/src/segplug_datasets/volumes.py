@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from segkernel.errors import DataError, UsageError
-from segkernel.interfaces.data import IGNORE, Color, LabelSpec
+from segkernel.labels import IGNORE, Color, LabelSpec
 from segkernel.sample import LabelMap, Sample
 from segplug_datasets.labelled import Labelled
 from segplug_datasets.optional_deps import need

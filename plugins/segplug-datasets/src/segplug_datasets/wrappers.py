@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from segkernel.errors import DataError, UsageError
-from segkernel.interfaces.data import Color, Dataset, LabelSpec, Transform
+from segkernel.interfaces.data import Dataset, Transform
+from segkernel.labels import Color, LabelSpec
 from segkernel.sample import Sample
 from segplug_datasets.class_index import ClassIndex, class_index
 from segplug_datasets.paired_files import FolderDataset

@@ -19,7 +19,7 @@ import numpy as np
 from segkernel.errors import SegKernelError, UsageError
 from segkernel.hookspecs import Priority, hookimpl
 from segkernel.image import overlay
-from segkernel.interfaces.data import default_palette
+from segkernel.labels import default_palette
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from segkernel.interfaces.data import IGNORE
+from segkernel.labels import IGNORE
 from segkernel.sample import LabelMap, Sample
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from segkernel import image
 from segkernel.errors import DataError, UsageError
-from segkernel.interfaces.data import IGNORE, Color, LabelSpec
+from segkernel.labels import IGNORE, Color, LabelSpec
 from segkernel.sample import LabelMap, Sample
 from segplug_datasets.annotations.coco import category_names, choose_images
 from segplug_datasets.annotations.records import put_right, scan_object, understood

@@ -11,7 +11,7 @@ import numpy as np
 from typing_extensions import Unpack
 
 from segkernel.errors import DataError
-from segkernel.interfaces.data import Color
+from segkernel.labels import Color
 from segkernel.sample import Sample, Size
 from segplug_datasets.annotations.raster import Region, as_points, ellipse, line, rectangle
 from segplug_datasets.annotations.records import Records

@@ -12,7 +12,7 @@ import numpy as np
 
 from segkernel import image
 from segkernel.errors import DataError, UsageError
-from segkernel.interfaces.data import IGNORE, Color, LabelSpec
+from segkernel.labels import IGNORE, Color, LabelSpec
 from segkernel.sample import LabelMap, Sample, Size
 from segplug_datasets.annotations.raster import Region, Rule, as_points, polygon
 from segplug_datasets.annotations.records import understood

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from segkernel.interfaces.data import IGNORE
+from segkernel.labels import IGNORE
 from segplug_datasets.doctor.counts import Inspected, pixels_per_class
 from segplug_datasets.doctor.findings import Finding
 from segplug_datasets.doctor.parts import Part

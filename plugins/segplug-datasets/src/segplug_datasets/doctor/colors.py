@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from segkernel.interfaces.data import IGNORE, Color, LabelSpec, default_palette
+from segkernel.labels import IGNORE, Color, LabelSpec, default_palette
 from segplug_datasets.doctor.counts import MaskCounts
 from segplug_datasets.doctor.findings import Finding, config_lines
 from segplug_datasets.doctor.sample_info import MOST_COLORS

@@ -17,7 +17,8 @@ import numpy as np
 from segkernel import image
 from segkernel.errors import DataError, SegKernelError
 from segkernel.files import replacing
-from segkernel.interfaces.data import IGNORE, Color, Transform
+from segkernel.interfaces.data import Transform
+from segkernel.labels import IGNORE, Color
 from segplug_datasets.visualize import draw
 
 HEIGHT = 240

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from segkernel.interfaces.data import IGNORE, Color, LabelSpec
+from segkernel.labels import IGNORE, Color, LabelSpec
 from segplug_datasets.doctor.parts import Part
 from segplug_datasets.doctor.sample_info import MaskInfo, SampleInfo
 

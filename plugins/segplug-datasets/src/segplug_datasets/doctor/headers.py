@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass, replace
 
 from segkernel.headers import JPEG, JPEG_FRAMES, PNG, jpeg_segments, png_chunks, tiff_tags
-from segkernel.interfaces.data import Color
+from segkernel.labels import Color
 
 SUFFIXES = {
     "png": (".png",),

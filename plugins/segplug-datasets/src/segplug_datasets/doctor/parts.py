@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from segkernel.build import build, signature
 from segkernel.errors import DataError, SegKernelError, UsageError
-from segkernel.interfaces.data import IGNORE, Color, LabelSpec
+from segkernel.labels import IGNORE, Color, LabelSpec
 from segplug_datasets.doctor.sample_info import Pair
 from segplug_datasets.folders import Folders
 from segplug_datasets.listing import IMAGE_SUFFIXES, read_list, without_suffix

@@ -9,7 +9,7 @@ from typing import Any
 
 from segkernel.cli import table
 from segkernel.files import replacing
-from segkernel.interfaces.data import IGNORE
+from segkernel.labels import IGNORE
 from segplug_datasets.doctor.classes import check_classes, occurring
 from segplug_datasets.doctor.colors import check_colors
 from segplug_datasets.doctor.copies import check_copies

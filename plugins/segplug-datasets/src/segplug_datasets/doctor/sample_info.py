@@ -16,7 +16,7 @@ import numpy as np
 
 from segkernel import image
 from segkernel.errors import DataError
-from segkernel.interfaces.data import Color
+from segkernel.labels import Color
 from segkernel.sample import Sample
 from segplug_datasets.doctor.headers import Header, read_header
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from segkernel.cli import table
 from segkernel.errors import DataError
-from segkernel.interfaces.data import IGNORE
+from segkernel.labels import IGNORE
 from segplug_datasets.doctor.counts import Inspected, pixels_per_class
 from segplug_datasets.doctor.findings import to_yaml
 from segplug_datasets.doctor.pictures import is_sound

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from segkernel.interfaces.data import IGNORE
+from segkernel.labels import IGNORE
 from segplug_datasets.doctor.counts import MaskCounts
 from segplug_datasets.doctor.findings import Finding, config_lines
 

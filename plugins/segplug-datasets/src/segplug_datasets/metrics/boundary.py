@@ -17,7 +17,7 @@ import numpy as np
 
 from segkernel.errors import UsageError
 from segkernel.image import opencv
-from segkernel.interfaces.data import IGNORE
+from segkernel.labels import IGNORE
 from segplug_datasets.metrics.classwise import ClassMetric, present
 from segplug_datasets.metrics.counts import per_class
 from segplug_datasets.metrics.surface import distances_to

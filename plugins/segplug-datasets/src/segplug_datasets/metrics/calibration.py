@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from segkernel.errors import DataError, UsageError
-from segkernel.interfaces.data import IGNORE
+from segkernel.labels import IGNORE
 from segplug_datasets.metrics.counts import align, mean, percent, prefixed, to_array
 
 

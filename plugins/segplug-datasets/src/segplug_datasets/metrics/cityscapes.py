@@ -18,7 +18,7 @@ import numpy as np
 
 from segkernel import image
 from segkernel.errors import DataError, UsageError
-from segkernel.interfaces.data import LabelSpec
+from segkernel.labels import LabelSpec
 from segplug_datasets.cityscapes import LABELS
 from segplug_datasets.metrics.cityscapes_labels import CATEGORIES, IDS, INSTANCE_CATEGORIES, INSTANCE_SIZES
 from segplug_datasets.metrics.counts import align, confusion, labels_of, mean, name_of, percent, prefixed, to_array

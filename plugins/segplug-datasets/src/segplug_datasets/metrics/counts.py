@@ -14,7 +14,7 @@ import numpy as np
 
 from segkernel.errors import DataError
 from segkernel.image import opencv
-from segkernel.interfaces.data import IGNORE
+from segkernel.labels import IGNORE
 
 _EXACT = 2**24
 """Pixels at a time: the histogram comes as float32, which is exact up to here."""

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from segkernel.errors import DataError, UsageError
-from segkernel.interfaces.data import IGNORE, LabelSpec, Task
+from segkernel.labels import IGNORE, LabelSpec, Task
 from segplug_datasets.metrics.bootstrap import interval, resample
 from segplug_datasets.metrics.counts import (
     align,

@@ -20,7 +20,7 @@ import numpy as np
 
 from segkernel.errors import UsageError
 from segkernel.image import opencv
-from segkernel.interfaces.data import IGNORE
+from segkernel.labels import IGNORE
 from segplug_datasets.metrics.classwise import ClassMetric, present
 
 

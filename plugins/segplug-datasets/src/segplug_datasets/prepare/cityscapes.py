@@ -15,7 +15,7 @@ import numpy as np
 
 from segkernel.errors import DataError
 from segkernel.image import opencv
-from segkernel.interfaces.data import IGNORE
+from segkernel.labels import IGNORE
 from segplug_datasets.cityscapes import LABELS
 from segplug_datasets.prepare.core import Converter, Part, Rule
 from segplug_datasets.prepare.output import Job, Output

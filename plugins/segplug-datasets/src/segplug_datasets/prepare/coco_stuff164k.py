@@ -5,7 +5,7 @@ Label files hold COCO's ids less 1, of which 11 were never used: 0 to 181, writt
 
 from __future__ import annotations
 
-from segkernel.interfaces.data import IGNORE
+from segkernel.labels import IGNORE
 from segplug_datasets.prepare.core import Converter, Part, Rule
 from segplug_datasets.prepare.steps import copy, ids
 

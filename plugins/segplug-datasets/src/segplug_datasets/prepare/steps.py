@@ -15,7 +15,7 @@ import numpy as np
 
 from segkernel import image
 from segkernel.errors import DataError
-from segkernel.interfaces.data import IGNORE, Color
+from segkernel.labels import IGNORE, Color
 from segplug_datasets.prepare.core import Step
 from segplug_datasets.prepare.output import Output
 from segplug_datasets.prepare.sources import SourceFile

@@ -10,7 +10,7 @@ import numpy as np
 
 from segkernel import image
 from segkernel.image import opencv
-from segkernel.interfaces.data import IGNORE, Color
+from segkernel.labels import IGNORE, Color
 
 WRONG = (255, 32, 32)
 """The colour of wrong pixels."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from segkernel.errors import UsageError
 from segkernel.files import replacing
 from segkernel.hookspecs import Priority, hookimpl
-from segkernel.interfaces.data import LabelSpec
+from segkernel.labels import LabelSpec
 from segplug_datasets.metrics.bootstrap import interval, resample
 from segplug_datasets.metrics.counts import mean, per_class, percent, pixel_accuracy, to_array
 from segplug_datasets.report.drawing import confusion_svg, panels

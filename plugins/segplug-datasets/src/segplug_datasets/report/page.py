@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from segkernel.interfaces.data import Color
+from segkernel.labels import Color
 from segplug_datasets.metrics.counts import areas, mean, per_class, percent, pixel_accuracy
 from segplug_datasets.report.drawing import as_uri, confusion_svg
 from segplug_datasets.report.slices import Slice

@@ -11,7 +11,7 @@ import numpy as np
 
 from segkernel import image
 from segkernel.errors import DataError, UsageError
-from segkernel.interfaces.data import IGNORE, LabelSpec
+from segkernel.labels import IGNORE, LabelSpec
 from segplug_datasets.metrics.counts import confusion
 from segplug_datasets.metrics.per_image import PerImage
 

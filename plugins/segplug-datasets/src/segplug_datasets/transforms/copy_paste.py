@@ -9,7 +9,8 @@ import numpy as np
 
 from segkernel.errors import UsageError
 from segkernel.image import opencv
-from segkernel.interfaces.data import IGNORE, Transform
+from segkernel.interfaces.data import Transform
+from segkernel.labels import IGNORE
 from segkernel.sample import Sample, Size
 from segplug_datasets.transforms.layers import Layer, lay, objects_of, window, with_objects
 from segplug_datasets.transforms.mix import Mixing, labels_of

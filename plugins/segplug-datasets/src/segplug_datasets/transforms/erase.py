@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from segkernel.errors import UsageError
-from segkernel.interfaces.data import IGNORE
+from segkernel.labels import IGNORE
 from segkernel.sample import Sample
 from segplug_datasets.transforms.checks import ordered, probability
 

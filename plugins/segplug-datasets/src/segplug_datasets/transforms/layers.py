@@ -16,7 +16,7 @@ import numpy as np
 
 from segkernel import geometry
 from segkernel.errors import DataError
-from segkernel.interfaces.data import IGNORE
+from segkernel.labels import IGNORE
 from segkernel.sample import Field, ObjectField, RasterField, Sample, Size
 from segplug_datasets.transforms.windowed_resize import WindowedResize
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from segkernel.errors import UsageError
 from segkernel.image import opencv
-from segkernel.interfaces.data import IGNORE, Transform
+from segkernel.interfaces.data import Transform
+from segkernel.labels import IGNORE
 from segkernel.sample import Sample, Size, WeightMap
 from segplug_datasets.transforms.checks import need_class_ids, probability
 from segplug_datasets.transforms.compose import applied, needed

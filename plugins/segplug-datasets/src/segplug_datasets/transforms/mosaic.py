@@ -9,7 +9,7 @@ import numpy as np
 
 from segkernel import geometry
 from segkernel.errors import UsageError
-from segkernel.interfaces.data import IGNORE
+from segkernel.labels import IGNORE
 from segkernel.sample import Sample, Size
 from segplug_datasets.transforms.checks import probability
 from segplug_datasets.transforms.layers import Layer, copied, lay

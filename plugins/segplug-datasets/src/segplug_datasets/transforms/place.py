@@ -12,7 +12,7 @@ import numpy as np
 from segkernel import geometry
 from segkernel.errors import UsageError
 from segkernel.image import opencv
-from segkernel.interfaces.data import IGNORE
+from segkernel.labels import IGNORE
 from segkernel.sample import MultiLabelMap, Sample
 
 Direction = Literal["horizontal", "vertical", "diagonal"]

@@ -9,7 +9,7 @@ import numpy as np
 
 from segkernel.errors import DataError, UsageError
 from segkernel.image import opencv
-from segkernel.interfaces.data import IGNORE
+from segkernel.labels import IGNORE
 from segkernel.sample import EdgeMap, LabelMap, Resize, Sample
 from segplug_datasets.transforms.checks import need_class_ids
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from segkernel import geometry
 from segkernel.errors import DataError, UsageError
-from segkernel.interfaces.data import IGNORE
+from segkernel.labels import IGNORE
 from segkernel.sample import RasterField, Sample
 from segplug_datasets.transforms.checks import probability
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from segkernel.errors import ConfigError, Problem
-from segkernel.interfaces.data import Task
 from segkernel.interfaces.model import Features
+from segkernel.labels import Task
 from segkernel.nn import (
     ConvModule,
     DecodeHead,

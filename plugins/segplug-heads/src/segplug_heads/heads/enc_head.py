@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from segkernel.interfaces.data import Task
 from segkernel.interfaces.model import Features, Loss
+from segkernel.labels import Task
 from segkernel.nn import (
     ConvModule,
     CrossEntropyLoss,

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from segkernel.errors import ConfigError, Problem
-from segkernel.interfaces.data import Task
 from segkernel.interfaces.model import Features
+from segkernel.labels import Task
 from segkernel.nn import CascadeDecodeHead, ConvModule, HeadArguments, LayerConfig, accuracy, normal_init, resize
 from segkernel.sample import Targets
 from segplug_heads.heads.point_sampling import PointSampling, sample_points, uncertain_points

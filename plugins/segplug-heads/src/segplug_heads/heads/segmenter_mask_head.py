@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from segkernel.errors import ConfigError, Problem
-from segkernel.interfaces.data import Task
 from segkernel.interfaces.model import Features
+from segkernel.labels import Task
 from segkernel.nn import (
     DecodeHead,
     HeadArguments,

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
-from segkernel.interfaces.data import Task
 from segkernel.interfaces.model import Features
+from segkernel.labels import Task
 from segkernel.nn import resize
 from segkernel.sample import Targets
 from segplug_heads.heads.fcn_block_head import FCNBlockHeadArguments
