@@ -19,7 +19,7 @@ PLUGINS = sorted(path for path in ROOT.glob("plugins/*/src/*") if (path / "__ini
 NAMES = [path.name for path in PLUGINS]
 PUBLIC = ("nn", "interfaces", "labels", "engine", "schedules", "sample", "geometry", "image", "headers", "hookspecs",
           "errors", "weights", "config", "weight_formats", "build", "data", "files", "cli", "checkpoint", "loading",
-          "predictor", "testing")  # fmt: skip
+          "predictor", "catalog", "signature", "experiment", "testing")  # fmt: skip
 BUDGET = {"kernel": 6500, "nn": 1700, "testing": 1500}
 """Lines of code; docs/architecture.md says why the kernel outgrew the 3,500 of the first plan."""
 LONGEST_FUNCTION = 80

@@ -78,11 +78,6 @@ def test_check_says_what_comes_next(call, write):
     assert call("config", "check", "my.yaml").splitlines()[-1] == "next: seg-kernel run my.yaml"
 
 
-def test_schema_prints_json(call):
-    pytest.importorskip("torch")
-    assert "model" in json.loads(call("config", "schema"))["properties"]
-
-
 def test_models_lists_names_families_data_and_scores(call):
     rows = [line.split() for line in call("models").splitlines()]
     name = "pspnet_r50-d8_4xb2-40k_cityscapes-512x1024"

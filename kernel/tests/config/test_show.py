@@ -1,4 +1,4 @@
-"""`Config.explain`, YAML output and the JSON schema."""
+"""`Config.explain` and YAML output."""
 
 from __future__ import annotations
 
@@ -160,33 +160,3 @@ def test_the_known_keys_are_those_of_the_sections():
     }
     found = {name: set(signature(section)) for name, section in {**sections, **mappings}.items()}
     assert {name: set(keys) - {"type"} for name, keys in KEYS.items() if name} == found
-
-
-@pytest.fixture
-def catalog():
-    pytest.importorskip("torch")
-    from segkernel.catalog import Catalog, Row
-
-    rows = [("engines", "LocalEngine", "segkernel.engine:LocalEngine"), ("hooks", "Broken", "no_such_module:Hook")]
-    return Catalog(tuple(Row(group, name, "seg-kernel", "0.1", value) for group, name, value in rows))
-
-
-def test_the_schema_offers_the_installed_names(catalog):
-    from segkernel.config.schema import config_schema
-
-    schema = config_schema(catalog)
-    assert set(schema["properties"]) == set(KEYS[""])
-    assert schema["$defs"]["engines"]["properties"]["type"]["anyOf"][0] == {"enum": ["LocalEngine"]}
-    assert set(schema["properties"]["data"]["anyOf"][0]["properties"]) == set(KEYS["data"])
-    assert schema["properties"]["seed"]["anyOf"] == [{"type": "integer"}, {"$ref": "#/$defs/reference"}]
-    json.dumps(schema)
-
-
-def test_the_full_schema_lists_arguments_and_skips_what_cannot_be_imported(catalog):
-    from segkernel.config.schema import config_schema
-
-    definitions = config_schema(catalog, full=True)["$defs"]
-    (engine,) = definitions["engines"]["allOf"]
-    assert engine["if"]["properties"]["type"] == {"enum": ["LocalEngine", "seg-kernel/LocalEngine"]}
-    assert engine["then"]["properties"]["channels_last"]["anyOf"][0]["type"] == "boolean"
-    assert definitions["hooks"]["allOf"] == []

@@ -22,7 +22,7 @@ from segkernel.errors import SegKernelError, UsageError, suggest
 COMMANDS = {
     "run": "Train, test and export, as a config says.",
     "test": "Evaluate a checkpoint or an exported model.",
-    "config": "Show, explain and check configs; write their schema.",
+    "config": "Show, explain and check configs.",
     "plugins": "List and check what is installed.",
     "models": "List the packaged configs.",
 }

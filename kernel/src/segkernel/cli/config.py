@@ -1,15 +1,13 @@
-"""``seg-kernel config``: look at a config, check it, describe it to an editor."""
+"""``seg-kernel config``: look at a config, check it."""
 
 from __future__ import annotations
-
-import json
 
 import click
 
 
 @click.group("config")
 def command() -> None:
-    """Show a config with the origin of every value, check it, or print its JSON schema."""
+    """Show a config with the origin of every value, or check it."""
 
 
 @command.command("show")
@@ -42,13 +40,3 @@ def check(config: str, overrides: tuple[str, ...]) -> None:
     if problems:
         raise ConfigError(problems)
     click.echo(f"{config} is in order\nnext: seg-kernel run {' '.join((config, *overrides))}")
-
-
-@command.command("schema")
-@click.option("--full", is_flag=True, help="Import every component and list its arguments.")
-def schema(full: bool) -> None:
-    """Print a JSON schema of configs for editors, with the names that the installed plugins offer."""
-    from segkernel.catalog import Catalog
-    from segkernel.config.schema import config_schema
-
-    click.echo(json.dumps(config_schema(Catalog.discover(), full), indent=1, default=str))

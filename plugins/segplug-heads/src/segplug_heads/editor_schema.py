@@ -1,16 +1,18 @@
 """A JSON schema of configs, for editors: the fixed sections, and what the installed plugins offer.
 
-Point an editor's YAML support at the output of ``seg-kernel config schema``.
+Point an editor's YAML support at the output of ``seg-kernel schema``.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any, Literal, get_args, get_origin
 
+import click
 from typing_extensions import is_typeddict
 
 from segkernel.catalog import GROUPS, Catalog, Row
@@ -23,6 +25,13 @@ log = logging.getLogger(__name__)
 _PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string", types.NoneType: "null", PurePath: "string"}
 _REFERENCE = {"type": "string", "pattern": r"\$\{"}
 _DIRECTIVES = {r"\+$": {}, "^~": {"type": "null"}, "^_(delete|base|meta)_$": {}}
+
+
+@click.command("schema")
+@click.option("--full", is_flag=True, help="Import every component and list its arguments.")
+def command(full: bool) -> None:
+    """Print a JSON schema of configs for editors, with the names that the installed plugins offer."""
+    click.echo(json.dumps(config_schema(Catalog.discover(), full), indent=1, default=str))
 
 
 def config_schema(catalog: Catalog, full: bool = False) -> dict[str, Any]:

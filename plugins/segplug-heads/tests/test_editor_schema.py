@@ -1,0 +1,40 @@
+"""The JSON schema of configs, for editors."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from segkernel.catalog import Catalog, Row
+from segkernel.experiment import section_types
+from segplug_heads.editor_schema import command, config_schema
+
+
+@pytest.fixture
+def catalog() -> Catalog:
+    """A catalogue of one engine, and of a hook that cannot be imported."""
+    rows = [("engines", "LocalEngine", "segkernel.engine:LocalEngine"), ("hooks", "Broken", "no_such_module:Hook")]
+    return Catalog(tuple(Row(group, name, "seg-kernel", "0.1", value) for group, name, value in rows))
+
+
+def test_the_schema_offers_the_installed_names(catalog: Catalog) -> None:
+    schema = config_schema(catalog)
+    assert set(schema["properties"]) == {*section_types(), "hooks"}
+    assert schema["$defs"]["engines"]["properties"]["type"]["anyOf"][0] == {"enum": ["LocalEngine"]}
+    assert {"train", "val", "workers"} <= set(schema["properties"]["data"]["anyOf"][0]["properties"])
+    assert schema["properties"]["seed"]["anyOf"] == [{"type": "integer"}, {"$ref": "#/$defs/reference"}]
+    json.dumps(schema)
+
+
+def test_the_full_schema_lists_arguments_and_skips_what_cannot_be_imported(catalog: Catalog) -> None:
+    definitions = config_schema(catalog, full=True)["$defs"]
+    (engine,) = definitions["engines"]["allOf"]
+    assert engine["if"]["properties"]["type"] == {"enum": ["LocalEngine", "seg-kernel/LocalEngine"]}
+    assert engine["then"]["properties"]["channels_last"]["anyOf"][0]["type"] == "boolean"
+    assert definitions["hooks"]["allOf"] == []
+
+
+def test_the_command_prints_json() -> None:
+    assert "model" in json.loads(CliRunner().invoke(command).stdout)["properties"]
