@@ -15,6 +15,7 @@ from segkernel.errors import (
     CheckpointError,
     ConfigError,
     DataError,
+    NotInstalledError,
     UnknownComponentError,
     UsageError,
 )
@@ -280,7 +281,7 @@ def exported(trained, monkeypatch):
 
 
 def test_two_exporters_of_one_suffix_are_an_error_that_names_both(exported):
-    with pytest.raises(AmbiguousComponentError, match=r"choose dist-one/oneExporter or dist-two/twoExporter"):
+    with pytest.raises(AmbiguousComponentError, match=r"type: dist-one/oneExporter or dist-two/twoExporter"):
         Predictor(exported)
 
 
@@ -334,5 +335,5 @@ def test_a_file_that_no_exporter_reads_names_the_package(exported, monkeypatch, 
     from segkernel.catalog import Catalog
 
     monkeypatch.setattr(Catalog, "discover", classmethod(lambda cls: Catalog()))
-    with pytest.raises(UsageError, match=r"no installed exporter reads \.scale files\n    pip install segplug-deploy"):
+    with pytest.raises(NotInstalledError, match=r"'\.scale' needs a package.*\n    pip install segplug-deploy"):
         Predictor(exported)

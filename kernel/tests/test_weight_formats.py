@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from segkernel import checkpoint, weights
 from segkernel.catalog import Catalog, Row
-from segkernel.errors import AmbiguousComponentError, CheckpointError, UnknownComponentError
+from segkernel.errors import (
+    AmbiguousComponentError,
+    CheckpointError,
+    DisabledPluginError,
+    NotInstalledError,
+    UnknownComponentError,
+)
 from segkernel.interfaces.model import WeightFormat
 from segkernel.weight_formats import convert, locate
 
@@ -109,7 +115,7 @@ def test_the_format_that_gives_most_tensors_wins(install: Install) -> None:
 
 def test_two_equal_ones_are_an_error_that_names_both_until_one_is_preferred(install: Install) -> None:
     install("Plus", "Theirs")
-    with pytest.raises(AmbiguousComponentError, match=r"choose dist-plus/Plus or dist-theirs/Theirs.*plugins\.prefer"):
+    with pytest.raises(AmbiguousComponentError, match=r"type: dist-plus/Plus or dist-theirs/Theirs.*plugins\.prefer"):
         convert(layer(), theirs())
     install("Plus", "Theirs", prefer=("dist-theirs",))
     assert float(convert(layer(), theirs()).weights["bias"]) == 4
@@ -159,14 +165,26 @@ def test_a_file_stands_for_itself(install: Install, tmp_path: Path) -> None:
 @pytest.mark.parametrize("source", ["torchvision://resnet50", "https://example.org/resnet50.pth"])
 def test_without_a_plugin_a_name_names_the_package(install: Install, source: str) -> None:
     install()
-    with pytest.raises(CheckpointError, match=r"no installed weight format.*\n    pip install segplug-backbones"):
+    with pytest.raises(NotInstalledError, match=r"needs a package.*\n    pip install segplug-backbones"):
         locate(source)
+
+
+def test_a_package_that_is_hidden_is_said_to_be(install: Install) -> None:
+    row = Row("weight_formats", "Downloads", "segplug-backbones", "1", "nowhere:Downloads", "disabled")
+    with Catalog((row,)).active(), pytest.raises(DisabledPluginError, match="SEGKERNEL_DISABLE"):
+        locate("torchvision://resnet50")
+
+
+def test_a_name_that_the_usual_package_does_not_know_is_no_name(install: Install) -> None:
+    row = Row("weight_formats", "Downloads", "segplug-backbones", "1", f"{__name__}:Theirs")
+    with Catalog((row,)).active(), pytest.raises(CheckpointError, match="no weights have this name"):
+        locate("torchvision://resnet50")
 
 
 def test_without_a_plugin_a_foreign_file_names_the_package(install: Install, tmp_path: Path) -> None:
     install()
     (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 an archive of arrays")
-    with pytest.raises(CheckpointError, match=r"no installed weight format reads \.npz\n    pip install segplug-backb"):
+    with pytest.raises(NotInstalledError, match=r"'\.npz' needs a package.*\n    pip install segplug-backbones"):
         checkpoint.load(tmp_path / "a.npz")
 
 

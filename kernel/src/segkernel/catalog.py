@@ -27,6 +27,7 @@ import segkernel
 from segkernel.errors import (
     AmbiguousComponentError,
     BrokenPluginError,
+    ComponentError,
     DisabledPluginError,
     IncompatiblePluginError,
     NotInstalledError,
@@ -164,11 +165,9 @@ class Catalog:
         rows = [row for row in self.rows if (row.group, row.name) == (group, short)]
         if slash:
             rows = [row for row in rows if row.distribution == distribution]
-        usable = self._settle([row for row in rows if row.status == "ok"])
-        if len(usable) > 1:
-            raise AmbiguousComponentError(group, short, [r.distribution for r in usable], [r.value for r in usable])
+        usable = self.settle([row for row in rows if row.status == "ok"], short)
         if usable:
-            return usable[0]
+            return usable
         if rows:
             raise _unusable(rows[0])
         if group == "optimizers" and distribution in ("", "torch") and short in _torch_optimizers():
@@ -221,29 +220,25 @@ class Catalog:
         """Return the row of several equally good ones that is preferred; None when there is none.
 
         Raises:
-            AmbiguousComponentError: When they are of several distributions, and none is preferred.
+            AmbiguousComponentError: When there are several, and no preference leaves one.
         """
-        rows = self._settle(list(rows))
+        for distribution in self.preferred:
+            rows = [row for row in rows if row.distribution == distribution] or rows
         if len(rows) > 1:
             distributions, values = [row.distribution for row in rows], [row.value for row in rows]
             raise AmbiguousComponentError(rows[0].group, asked, distributions, values, [row.name for row in rows])
         return rows[0] if rows else None
 
-    def how_to_get(self, group: str) -> str:
-        """Return the line of a message that says why nobody offers what is needed of a group; empty when unknown."""
+    def why_none(self, group: str, asked: str) -> ComponentError | None:
+        """Return why nothing of a group serves what was asked for: the first-party package for it is missing, hidden or
+        incompatible. None when it is there, and so does not serve it either."""
         from segkernel import known
 
-        unusable = {f"\n    {row.distribution} is {row.status}" for row in self.rows if row.status != "ok"}
         home = known.provider_of(group)
-        missing = home and home not in {row.distribution for row in self.rows}
-        return f"\n    pip install {home}" if missing else "".join(sorted(unusable))
-
-    def _settle(self, rows: list[Row]) -> list[Row]:
-        for distribution in self.preferred:
-            wanted = [row for row in rows if row.distribution == distribution]
-            if wanted:
-                return wanted
-        return rows
+        rows = [row for row in self.rows if (row.group, row.distribution) == (group, home)]
+        if not rows:
+            return NotInstalledError(group, asked, home) if home else None
+        return None if rows[0].status == "ok" else _unusable(replace(rows[0], name=asked))
 
     def _missing(self, group: str, distribution: str, short: str) -> Exception:
         """Return the error that fits a name nobody offers."""
@@ -359,7 +354,7 @@ def refusal(row: Row) -> IncompatiblePluginError:
     return IncompatiblePluginError(row.group, row.name, row.distribution, row.requires, segkernel.__version__, contract)
 
 
-def _unusable(row: Row) -> Exception:
+def _unusable(row: Row) -> ComponentError:
     if row.status == "disabled":
         return DisabledPluginError(row.group, row.name, row.distribution)
     return refusal(row)

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
+from segkernel.catalog import Catalog
 from segkernel.errors import CheckpointError, did_you_mean, worker_crash_of
 from segkernel.files import replacing
-from segkernel.weight_formats import how_to_get_one, locate, reader_of
+from segkernel.weight_formats import GROUP, locate, reader_of
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 """Of files that torch writes; other files are read by weight formats."""
@@ -168,6 +169,7 @@ def load(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: When the file is missing, damaged, not a checkpoint, or holds anything but plain data; no
             code in it is ever run.
+        ComponentError: When the package that reads files of this suffix, or locates this name, is not installed.
     """
     path = locate(path)
     _check_file(path)
@@ -215,8 +217,8 @@ def _read(path: Path) -> Any:
     try:
         return _read_torch(path) if content is None else content
     except Exception as error:  # a damaged file can make the unpickler fail in any way
-        hint = f"\n    no installed weight format reads {path.suffix}{how_to_get_one()}" if foreign else ""
-        raise CheckpointError(f"{path}: {_why_unreadable(error)}{hint}") from error
+        missing = Catalog.current().why_none(GROUP, path.suffix) if foreign else None
+        raise missing or CheckpointError(f"{path}: {_why_unreadable(error)}") from error
 
 
 def _read_torch(path: Path) -> Any:

@@ -132,19 +132,17 @@ class AmbiguousComponentError(ComponentError):
         self, group: str, name: str, candidates: Sequence[str], values: Sequence[str] = (), names: Sequence[str] = ()
     ) -> None:
         self.candidates, self.values = tuple(candidates), tuple(values)
-        several = len(set(self.candidates)) > 1
-        written = " or ".join(
-            f"{dist}/{each}" for dist, each in zip(self.candidates, names or [name] * len(candidates))
-        )
-        settle = f", or settle it with plugins.prefer: [{self.candidates[0]}]" if several else ""
-        if names:
-            message = f"{name}: {len(names)} {group} fit equally well\n    choose {written}{settle}"
-        elif several:
-            message = f"{group} component {name!r} is offered by {len(self.candidates)} distributions\n"
-            message += f"    write type: {written}{settle}"
-        else:
-            message = f"{self.candidates[0]} offers {group} component {name!r} {len(self.candidates)} times\n"
+        names = names or [name] * len(self.candidates)
+        written = " or ".join(f"{dist}/{each}" for dist, each in zip(self.candidates, names))
+        count = len(self.candidates)
+        if set(names) == {name} and len(set(self.candidates)) == 1:
+            message = f"{self.candidates[0]} offers {group} component {name!r} {count} times\n"
             message += f"    write type: {' or '.join(self.values)} until that package is repaired"
+        else:
+            by_name = set(names) == {name}
+            said = f"{group} component {name!r} is offered by {count} distributions"
+            message = said if by_name else f"{name}: {count} {group} fit equally well"
+            message += f"\n    write type: {written}, or settle it with plugins.prefer: [{self.candidates[0]}]"
         super().__init__(group, name, message)
 
 
@@ -166,7 +164,7 @@ class NotInstalledError(ComponentError):
 
     def __init__(self, group: str, name: str, distribution: str) -> None:
         self.distribution = distribution
-        message = f"{name!r} comes with a package that is not installed\n    pip install {distribution}"
+        message = f"{name!r} needs a package that is not installed\n    pip install {distribution}"
         super().__init__(group, name, message)
 
 

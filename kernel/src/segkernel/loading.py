@@ -175,15 +175,17 @@ def load_exported(
         config: Whose section ``export`` and ``plugins.prefer`` count.
 
     Raises:
-        UsageError: When no installed exporter reads such files; the message names the package if one is known.
-        AmbiguousComponentError: When several do, and none is preferred.
+        UsageError: When no installed exporter reads such files.
+        ComponentError: When the package for it is missing; or several read them, and none is preferred.
         ExportError: When the file cannot be loaded, or cannot run on the device.
     """
     catalog, suffix = catalog_of(config), Path(path).suffix.lower()
     spec = {"type": exporter} if isinstance(exporter, str) else exporter or _exporter_of(suffix, config, catalog)
     if spec is None:
-        hint = catalog.how_to_get("exporters") or f"\n    checkpoints end in {', '.join(checkpoint.SUFFIXES)}"
-        raise UsageError(f"{path}: no installed exporter reads {suffix or 'such'} files{hint}")
+        hint = f"checkpoints end in {', '.join(checkpoint.SUFFIXES)}"
+        raise catalog.why_none("exporters", suffix) or UsageError(
+            f"{path}: no exporter reads {suffix or 'such'} files; {hint}"
+        )
     built: Exporter = build("exporters", spec, path="exporter", catalog=catalog)
     device = device or ((config or {}).get("engine") or {}).get("device")
     return built.load(Path(path), None if device == "auto" else device)

@@ -40,13 +40,14 @@ def locate(source: str | Path) -> Path:
 
     Raises:
         CheckpointError: A name or an address that no installed format knows, or that cannot be had.
+        ComponentError: The package for names and addresses is missing; or two formats locate this equally well.
     """
     catalog, text = Catalog.current(), str(source)
     if Path(source).exists():
         return Path(source)
     found = catalog.choose(GROUP, text, lambda each: each().locates(text))
     if found is None and "://" in text:
-        raise CheckpointError(f"{text}: no installed weight format locates this{how_to_get_one()}")
+        raise catalog.why_none(GROUP, text) or CheckpointError(f"{text}: no weights have this name")
     return Path(source) if found is None else found().locate(text)  # whoever opens a path says that it is missing
 
 
@@ -54,11 +55,6 @@ def reader_of(suffix: str) -> WeightFormat | None:
     """Return the format that reads files of a suffix, None when no installed one does."""
     found = Catalog.current().choose(GROUP, suffix, lambda each: suffix.lower() in each.suffixes)
     return None if found is None else found()
-
-
-def how_to_get_one() -> str:
-    """Return the line of a message that names the package of the usual formats, empty when it is installed."""
-    return Catalog.current().how_to_get(GROUP)
 
 
 def convert(module: nn.Module, weights: Mapping[str, Tensor], format: str | None = None) -> ConvertedWeights:
