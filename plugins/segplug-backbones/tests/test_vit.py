@@ -70,12 +70,6 @@ def test_drop_path_grows_from_zero_to_its_rate():
     assert rates == pytest.approx([0, 0.1, 0.2])
 
 
-def test_norms_stay_in_evaluation_mode():
-    backbone = small(norm_eval=True).train()
-    assert backbone.training
-    assert not backbone.layers[0].ln1.training
-
-
 def test_recomputing_changes_no_gradient():
     plain, frugal = small().train(), small(with_cp=True).train()
     frugal.load_state_dict(plain.state_dict())

@@ -1,9 +1,9 @@
-"""BEiT: a vision transformer that knows relative instead of absolute positions, with scaled residual branches.
+"""BEiT: a vision transformer with relative position biases and layer scale.
 
     backbone = BEiT(img_size=640, out_indices=(3, 5, 7, 11))
     features = backbone(torch.rand(2, 3, 640, 640))  # four maps of 768 channels at stride 16
 
-Reference: BEiT: BERT Pre-Training of Image Transformers, Bao et al., 2022 (https://arxiv.org/abs/2106.08254).
+BEiT: BERT Pre-Training of Image Transformers, Bao et al., 2022 (https://arxiv.org/abs/2106.08254).
 """
 
 from __future__ import annotations
@@ -22,39 +22,40 @@ from segkernel.nn import (
     LayerConfig,
     PatchEmbed,
     build_norm,
+    check_out_indices,
     is_tracing,
     linear_drop_path_rates,
     nlc_to_nchw,
     resize,
 )
 from segplug_backbones.positions import interpolate_relative_position_bias
-from segplug_backbones.vit import Grid, initialise, layer_indices, patch_grid, transformer_layer
+from segplug_backbones.vit import Grid, init_weights, patch_grid, transformer_layer
 
 TOKEN_ROWS = 3
-"""Rows of a table of relative positions after those of patches: class to patch, patch to class, class to itself."""
+"""Last rows of a bias table: class token to patch, patch to class token, class token to itself."""
 
 
 def relative_position_index(height: int, width: int) -> Tensor:
-    """Return the row of the table for each pair of tokens, (1 + height * width, 1 + height * width).
+    """Return the row of the bias table for each pair of tokens, (1 + height * width, 1 + height * width).
 
-    The table has a row for each of the (2 height - 1) (2 width - 1) ways from one patch to another, then `TOKEN_ROWS`.
+    The table has a row for each of the (2 height - 1) (2 width - 1) offsets between patches, then `TOKEN_ROWS`.
     """
     y, x = (axis.flatten() for axis in torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"))
     down, right = y[:, None] - y + height - 1, x[:, None] - x + width - 1
-    ways = (2 * height - 1) * (2 * width - 1)
-    index = torch.cat([torch.full((height * width, 1), ways + 1), down * (2 * width - 1) + right], 1)
-    from_class = torch.cat([torch.full((1, 1), ways + 2), torch.full((1, height * width), ways)], 1)
+    offsets = (2 * height - 1) * (2 * width - 1)
+    index = torch.cat([torch.full((height * width, 1), offsets + 1), down * (2 * width - 1) + right], 1)
+    from_class = torch.cat([torch.full((1, 1), offsets + 2), torch.full((1, height * width), offsets)], 1)
     return torch.cat([from_class, index])
 
 
 class BEiTAttention(nn.Module):
-    """Attention with a bias for each relative position: (N, 1 + h * w, C) -> the same.
+    """Attention with relative position biases: (N, 1 + h * w, C) -> the same shape.
 
     Args:
         embed_dims: C.
-        num_heads: Parts that C is cut into.
-        window_size: Patches (h, w) that the biases are for; those of other sizes are resampled.
-        bias: Whether the projections have a bias: ``qv_bias`` for queries and values only.
+        num_heads: Attention heads; must divide ``embed_dims``.
+        window_size: Patches (h, w) that the biases are for; they are interpolated to other sizes.
+        bias: Whether queries, keys and values have a bias; ``qv_bias``: queries and values only.
         attn_drop_rate: Dropout rate of the attention weights.
     """
 
@@ -63,54 +64,62 @@ class BEiTAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads, self.window_size, self.attn_drop_rate = num_heads, window_size, attn_drop_rate
-        self.q_bias = self.v_bias = None
+        self.q_bias: nn.Parameter | None = None
+        self.v_bias: nn.Parameter | None = None
         if bias == "qv_bias":
             self.q_bias = nn.Parameter(torch.zeros(embed_dims))
             self.v_bias = nn.Parameter(torch.zeros(embed_dims))
-        index = relative_position_index(*window_size)
         rows = (2 * window_size[0] - 1) * (2 * window_size[1] - 1) + TOKEN_ROWS
         self.relative_position_bias_table = nn.Parameter(torch.zeros(rows, num_heads))
-        self.register_buffer("relative_position_index", index)
+        self.relative_position_index: Tensor
+        self.register_buffer("relative_position_index", relative_position_index(*window_size))
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=bias is True)
         self.proj = nn.Linear(embed_dims, embed_dims)
 
     def forward(self, x: Tensor, size: Grid) -> Tensor:
-        """Return what the tokens find in each other; ``size`` is (h, w)."""
-        bias = self.qkv.bias
+        """Return the attention of the tokens ``x`` of ``size`` (h, w) patches and a class token."""
+        bias: Tensor | None = self.qkv.bias
         if self.q_bias is not None and self.v_bias is not None:
+            # Keys need no bias: it would add the same to all logits of a query.
             bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         dropout = self.attn_drop_rate if self.training else 0.0
-        found = F.scaled_dot_product_attention(query, key, value, self.position_bias(size).to(query.dtype), dropout)
-        return self.proj(found.transpose(1, 2).flatten(2))
+        position_bias = self.position_bias(size).to(query.dtype)
+        attended = F.scaled_dot_product_attention(query, key, value, position_bias, dropout)
+        return self.proj(attended.transpose(1, 2).flatten(2))
 
     def position_bias(self, size: Grid) -> Tensor:
-        """Return what is added to the scores, (heads, 1 + h * w, 1 + h * w)."""
-        table, index = self.relative_position_bias_table, self.relative_position_index
+        """Return the bias of the logits, (heads, 1 + h * w, 1 + h * w)."""
+        table: Tensor = self.relative_position_bias_table
+        index = self.relative_position_index
         if is_tracing() or tuple(size) != tuple(self.window_size):
-            table, index = self._resampled(table, size), relative_position_index(*size).to(table.device)
+            table, index = self._interpolate(table, size), relative_position_index(*size).to(table.device)
         return table[index].permute(2, 0, 1)
 
     def resize_weight(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor | None:
-        """Return the biases of another window for this one."""
+        """Interpolate a bias table of another window size."""
         if name != "relative_position_bias_table":
             return None
         return interpolate_relative_position_bias(value, self.window_size, TOKEN_ROWS)
 
-    def _resampled(self, table: Tensor, size: Grid) -> Tensor:
+    def _interpolate(self, table: Tensor, size: Grid) -> Tensor:
         (height, width), (h, w) = self.window_size, size
-        ways = table[:-TOKEN_ROWS].view(2 * height - 1, 2 * width - 1, -1).permute(2, 0, 1)
-        ways = resize(ways.unsqueeze(0), (2 * h - 1, 2 * w - 1), mode="bicubic")
-        return torch.cat([ways.flatten(2).squeeze(0).T, table[-TOKEN_ROWS:]])
+        offsets = table[:-TOKEN_ROWS].view(2 * height - 1, 2 * width - 1, -1).permute(2, 0, 1)
+        offsets = resize(offsets.unsqueeze(0), (2 * h - 1, 2 * w - 1), mode="bicubic")
+        return torch.cat([offsets.flatten(2).squeeze(0).T, table[-TOKEN_ROWS:]])
 
 
 class BEiTLayer(nn.Module):
-    """Attention, then a feed-forward layer, each after a norm and scaled per channel: (N, 1 + h * w, C) -> the same."""
+    """Attention and a feed-forward network, each after a norm and with layer scale: (N, 1 + h * w, C) -> the same.
+
+    ``gamma_1`` and ``gamma_2`` are the layer scale (Touvron et al., Going deeper with Image Transformers, 2021).
+    """
 
     def __init__(
         self,
         embed_dims: int,
+        *,
         num_heads: int,
         feedforward_channels: int,
         window_size: Grid,
@@ -124,9 +133,11 @@ class BEiTLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.ln1 = build_norm(norm_cfg, embed_dims)[1]
-        self.attn = BEiTAttention(embed_dims, num_heads, window_size, bias, attn_drop_rate)
+        self.attn = BEiTAttention(
+            embed_dims, num_heads=num_heads, window_size=window_size, bias=bias, attn_drop_rate=attn_drop_rate
+        )
         self.ln2 = build_norm(norm_cfg, embed_dims)[1]
-        self.ffn = FFN(embed_dims, feedforward_channels, num_fcs, act_cfg, add_identity=False)
+        self.ffn = FFN(embed_dims, feedforward_channels, num_fcs=num_fcs, act_cfg=act_cfg, add_identity=False)
         self.drop_path = DropPath(drop_path_rate)
         self.gamma_1 = nn.Parameter(torch.full((embed_dims,), init_values))
         self.gamma_2 = nn.Parameter(torch.full((embed_dims,), init_values))
@@ -139,28 +150,28 @@ class BEiTLayer(nn.Module):
 class BEiT(Backbone):
     """Images (N, in_channels, H, W) to one map for each of ``out_indices``, (N, embed_dims, H // patch, W // patch).
 
-    The biases of relative positions are for ``img_size``; at other sizes they are resampled.
+    Any image size will do: the position biases are interpolated.
 
     Args:
-        img_size: Side, or (height, width), of the images that the biases are for.
-        patch_size: Side of a patch in pixels: the stride of all maps.
+        img_size: Side, or (height, width) in pixels, of the images that the position biases are for.
+        patch_size: Side of a patch in pixels, the stride of all maps.
         in_channels: Channels of the image.
         embed_dims: Channels of a token.
         num_layers: Transformer layers.
         num_heads: Attention heads of each layer.
-        mlp_ratio: Width of the feed-forward layers, times ``embed_dims``.
+        mlp_ratio: Hidden width of the feed-forward networks, as a multiple of ``embed_dims``.
         out_indices: The layers whose outputs are returned, counted from 0; -1 is the last.
         qv_bias: Whether queries and values have a bias.
         attn_drop_rate: Dropout rate of the attention weights.
         drop_path_rate: Drop path rate of the last layer; it rises linearly from 0 at the first one.
         norm_cfg: Type of the norms and its arguments.
         act_cfg: Type of the activations.
-        patch_norm: Normalise the embedded patches.
-        final_norm: Normalise the tokens after the last layer.
-        num_fcs: Fully connected layers in a feed-forward layer.
-        norm_eval: Keep norm layers in evaluation mode while training.
+        patch_norm: Whether there is a norm after the patch embedding.
+        final_norm: Whether there is a norm after the last layer.
+        num_fcs: Linear layers of each feed-forward network.
+        norm_eval: MMSegmentation's, without effect: layer norm is the same in training and evaluation mode.
         pretrained: Checkpoint that the runner loads after building the model.
-        init_values: The scale of the branches at the start.
+        init_values: Initial layer scale.
 
     Raises:
         ConfigError: When an argument is out of range.
@@ -194,8 +205,8 @@ class BEiT(Backbone):
     ) -> None:
         super().__init__()
         self.grid = patch_grid(img_size, patch_size)
-        self.out_indices = layer_indices(out_indices, num_layers)
-        self.norm_eval, self.pretrained = norm_eval, pretrained
+        self.out_indices = check_out_indices(out_indices, num_layers, from_end=True)
+        self.pretrained = pretrained
         self.patch_embed = PatchEmbed(
             in_channels, embed_dims, kernel_size=patch_size, padding=0, norm_cfg=norm_cfg if patch_norm else None
         )
@@ -203,24 +214,24 @@ class BEiT(Backbone):
         self.layers = nn.ModuleList(
             BEiTLayer(
                 embed_dims,
-                num_heads,
-                mlp_ratio * embed_dims,
-                self.grid,
-                self._projection_bias(qv_bias),
-                attn_drop_rate,
-                rate,
-                num_fcs,
-                act_cfg,
-                norm_cfg,
-                init_values,
+                num_heads=num_heads,
+                feedforward_channels=mlp_ratio * embed_dims,
+                window_size=self.grid,
+                bias=self._qkv_bias(qv_bias),
+                attn_drop_rate=attn_drop_rate,
+                drop_path_rate=rate,
+                num_fcs=num_fcs,
+                act_cfg=act_cfg,
+                norm_cfg=norm_cfg,
+                init_values=init_values,
             )
             for rate in linear_drop_path_rates(drop_path_rate, num_layers)
         )
         self.ln1 = build_norm(norm_cfg, embed_dims)[1] if final_norm else None
         self.channels = (embed_dims,) * len(self.out_indices)
         self.strides = (patch_size,) * len(self.out_indices)
-        self.apply(initialise)
-        self._initialise()
+        self.apply(init_weights)
+        self._init_weights()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of ``out_indices``, (N, embed_dims, h, w)."""
@@ -236,26 +247,20 @@ class BEiT(Backbone):
                 outputs.append(nlc_to_nchw(tokens[:, 1:], size))
         return tuple(outputs)
 
-    def train(self, mode: bool = True) -> BEiT:
-        """Set the mode; with ``norm_eval`` every norm stays in evaluation mode."""
-        super().train(mode)
-        if self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, nn.LayerNorm):
-                    module.eval()
-        return self
-
     def layer_of(self, parameter: str, num_layers: int, stage_wise: bool = False) -> int | None:
         if stage_wise:
             return super().layer_of(parameter, num_layers, stage_wise)
         return transformer_layer(parameter)
 
-    def _projection_bias(self, wanted: bool) -> bool | str:
-        return "qv_bias" if wanted else False
+    def _qkv_bias(self, qv_bias: bool) -> bool | str:
+        """Return the ``bias`` of the attention, which `MAE` has for keys as well."""
+        return "qv_bias" if qv_bias else False
 
     def _add_positions(self, tokens: Tensor, size: Grid) -> Tensor:
+        """Return the tokens with absolute position embeddings, which only `MAE` has."""
         return tokens
 
-    def _initialise(self) -> None:
-        for layer in self.layers:
-            nn.init.trunc_normal_(layer.attn.relative_position_bias_table, std=0.02)
+    def _init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, BEiTAttention):
+                nn.init.trunc_normal_(module.relative_position_bias_table, std=0.02)

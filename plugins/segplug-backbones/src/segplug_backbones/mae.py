@@ -1,9 +1,9 @@
-"""The encoder of MAE, fine-tuned as BEiT is: relative positions, and absolute ones added to the patches.
+"""The encoder of MAE, fine-tuned like BEiT: relative position biases besides absolute position embeddings.
 
     backbone = MAE(img_size=512, out_indices=(3, 5, 7, 11))
     features = backbone(torch.rand(2, 3, 512, 512))  # four maps of 768 channels at stride 16
 
-Reference: Masked Autoencoders Are Scalable Vision Learners, He et al., 2022 (https://arxiv.org/abs/2111.06377).
+Masked Autoencoders Are Scalable Vision Learners, He et al., 2022 (https://arxiv.org/abs/2111.06377).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict, Unpack
 
 from segkernel.nn import resize_pos_embed
-from segplug_backbones.beit import BEiT
+from segplug_backbones.beit import BEiT, BEiTLayer
 from segplug_backbones.positions import interpolate_pos_embed
 from segplug_backbones.vit import Grid
 
 
 class MAEArguments(TypedDict, total=False):
-    """What `MAE` takes: the arguments of `BEiT` but for ``qv_bias``."""
+    """Arguments of `MAE`: those of `BEiT` but for ``qv_bias``."""
 
     img_size: int | tuple[int, int]
     patch_size: int
@@ -46,7 +46,7 @@ class MAEArguments(TypedDict, total=False):
 
 
 class MAE(BEiT):
-    """As `BEiT`, with position embeddings and a bias for keys too; both kinds of positions are resampled as needed."""
+    """`BEiT` with absolute position embeddings and a bias for keys as well; any image size will do."""
 
     fixed_arguments = frozenset({"qv_bias"})
 
@@ -55,20 +55,22 @@ class MAE(BEiT):
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid[0] * self.grid[1], self.channels[0]))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
-    def _projection_bias(self, wanted: bool) -> bool | str:
+    def _qkv_bias(self, qv_bias: bool) -> bool | str:
         return True
 
     def _add_positions(self, tokens: Tensor, size: Grid) -> Tensor:
         return tokens + resize_pos_embed(self.pos_embed, self.grid, size, mode="bicubic")
 
     def resize_weight(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor | None:
-        """Return the position embeddings of another image size for this one."""
+        """Interpolate position embeddings of another image size."""
         return interpolate_pos_embed(value, self.grid) if name == "pos_embed" else None
 
-    def _initialise(self) -> None:
-        """Start deeper layers smaller, so that the sum of all branches keeps its size."""
+    def _init_weights(self) -> None:
         nn.init.trunc_normal_(self.cls_token, std=0.02)
+        # As BEiT's authors do: the output projections shrink with depth, so that the sum of all branches does not grow.
         with torch.no_grad():
             for number, layer in enumerate(self.layers, start=1):
-                for last in (layer.attn.proj, layer.ffn.layers[1]):
-                    last.weight /= math.sqrt(2.0 * number)
+                assert isinstance(layer, BEiTLayer)
+                for output in (layer.attn.proj, layer.ffn.layers[1]):
+                    assert isinstance(output, nn.Linear)
+                    output.weight /= math.sqrt(2.0 * number)

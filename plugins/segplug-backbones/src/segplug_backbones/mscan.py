@@ -1,8 +1,8 @@
-"""MSCAN, the backbone of SegNeXt: attention computed by strip convolutions of several lengths.
+"""MSCAN, the backbone of SegNeXt: attention from multi-scale strip convolutions.
 
     features = mscan_tiny()(torch.rand(2, 3, 512, 512))  # 32, 64, 160, 256 channels at strides 4, 8, 16, 32
 
-Reference: SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation, Guo et al., 2022
+SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation, Guo et al., 2022
 (https://arxiv.org/abs/2209.08575).
 """
 
@@ -32,7 +32,7 @@ Kernel = int | Sequence[int]
 
 
 class Mlp(nn.Module):
-    """1x1, depthwise 3x3, activation, 1x1: (N, C, H, W) -> the same."""
+    """Feed-forward network of 1x1, depthwise 3x3 and 1x1 convolutions: (N, C, H, W) -> the same shape."""
 
     def __init__(self, channels: int, hidden: int, act_cfg: LayerConfig, drop: float) -> None:
         super().__init__()
@@ -53,10 +53,10 @@ class StemConv(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, act_cfg: LayerConfig, norm_cfg: LayerConfig) -> None:
         super().__init__()
         self.proj = nn.Sequential(
-            nn.Conv2d(in_channels, out_channels // 2, 3, 2, 1),
+            nn.Conv2d(in_channels, out_channels // 2, 3, stride=2, padding=1),
             build_norm(norm_cfg, out_channels // 2)[1],
             build_activation(act_cfg),
-            nn.Conv2d(out_channels // 2, out_channels, 3, 2, 1),
+            nn.Conv2d(out_channels // 2, out_channels, 3, stride=2, padding=1),
             build_norm(norm_cfg, out_channels)[1],
         )
 
@@ -69,7 +69,7 @@ class OverlapPatchEmbed(nn.Module):
 
     def __init__(self, in_channels: int, embed_dims: int, norm_cfg: LayerConfig) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_channels, embed_dims, 3, 2, 1)
+        self.proj = nn.Conv2d(in_channels, embed_dims, 3, stride=2, padding=1)
         self.norm = build_norm(norm_cfg, embed_dims)[1]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,35 +77,36 @@ class OverlapPatchEmbed(nn.Module):
 
 
 class MSCAAttention(nn.Module):
-    """A map times the attention that convolutions make of it: (N, C, H, W) -> the same.
+    """Multi-scale convolutional attention, equations 1 and 2 of the paper: (N, C, H, W) -> the same shape.
 
     Args:
         channels: C.
-        kernel_sizes: Of the first depthwise convolution, then of pairs of strip convolutions in parallel: (1, 7) is
+        kernel_sizes: Of the first depthwise convolution, then of the first strip convolution of each branch: (1, 7) is
             followed by (7, 1).
-        paddings: Likewise, in pixels.
+        paddings: Of those convolutions in pixels.
     """
 
     def __init__(self, channels: int, kernel_sizes: Sequence[Kernel], paddings: Sequence[Kernel]) -> None:
         super().__init__()
         self.conv0 = _depthwise(channels, kernel_sizes[0], paddings[0])
-        self.branches = []
+        self.num_branches = len(kernel_sizes) - 1
         for i, (size, padding) in enumerate(zip(kernel_sizes[1:], paddings[1:], strict=True)):
-            names = (f"conv{i}_1", f"conv{i}_2")
-            self.add_module(names[0], _depthwise(channels, size, padding))
-            self.add_module(names[1], _depthwise(channels, _turned(size), _turned(padding)))
-            self.branches.append(names)
+            self.add_module(f"conv{i}_1", _depthwise(channels, size, padding))
+            self.add_module(f"conv{i}_2", _depthwise(channels, _transposed(size), _transposed(padding)))
         self.conv3 = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        attention = near = self.conv0(x)
-        for first, second in self.branches:
-            attention = attention + getattr(self, second)(getattr(self, first)(near))
-        return self.conv3(attention) * x
+        local = self.conv0(x)
+        total = local
+        for i in range(self.num_branches):
+            strip1, strip2 = getattr(self, f"conv{i}_1"), getattr(self, f"conv{i}_2")
+            total = total + strip2(strip1(local))
+        attention = self.conv3(total)
+        return attention * x
 
 
 class MSCASpatialAttention(nn.Module):
-    """1x1, activation, `MSCAAttention`, 1x1, plus the input: (N, C, H, W) -> the same."""
+    """`MSCAAttention` between 1x1 convolutions, with a residual connection: (N, C, H, W) -> the same shape."""
 
     def __init__(
         self, channels: int, kernel_sizes: Sequence[Kernel], paddings: Sequence[Kernel], act_cfg: LayerConfig
@@ -121,11 +122,12 @@ class MSCASpatialAttention(nn.Module):
 
 
 class MSCABlock(nn.Module):
-    """Attention, then `Mlp`, each after a norm and scaled per channel: (N, C, H, W) -> the same."""
+    """Attention and `Mlp`, each after a norm and with layer scale: (N, C, H, W) -> the same shape."""
 
     def __init__(
         self,
         channels: int,
+        *,
         kernel_sizes: Sequence[Kernel],
         paddings: Sequence[Kernel],
         mlp_ratio: float,
@@ -149,21 +151,21 @@ class MSCABlock(nn.Module):
 
 
 class MSCAN(Backbone):
-    """Images (N, in_channels, H, W) to the maps of every stage, at strides 4, 8, 16 and 32 by default.
+    """Images (N, in_channels, H, W) to the feature maps of all stages, at strides 4, 8, 16 and 32 by default.
 
     Odd sizes are rounded up.
 
     Args:
         in_channels: Channels of the image.
         embed_dims: Channels of each stage.
-        mlp_ratios: Width of the feed-forward layers of each stage, times its own.
-        drop_rate: Share of values dropped in feed-forward layers.
+        mlp_ratios: Hidden width of the feed-forward networks of each stage, as a multiple of its channels.
+        drop_rate: Dropout rate in the feed-forward networks.
         drop_path_rate: Drop path rate of the last layer; it rises linearly from 0 at the first one.
         depths: Layers of each stage.
         num_stages: Stages to build.
-        attention_kernel_sizes: Side of the first convolution of an attention, then (height, width) of the first of each
-            pair of strip convolutions.
-        attention_kernel_paddings: Their padding in pixels.
+        attention_kernel_sizes: Side of the first convolution of the attention, then (height, width) of the first strip
+            convolution of each branch.
+        attention_kernel_paddings: Padding of those convolutions in pixels.
         act_cfg: Type of the activations.
         norm_cfg: Type of the norms and its arguments.
         pretrained: Checkpoint that the runner loads after building the model.
@@ -195,20 +197,20 @@ class MSCAN(Backbone):
             message = f"{len(attention_kernel_paddings)} paddings for {len(attention_kernel_sizes)} convolutions"
             raise ConfigError(Problem(message, "attention_kernel_paddings"))
         self.num_stages, self.pretrained = num_stages, pretrained
-        drop_paths = iter(linear_drop_path_rates(drop_path_rate, sum(depths)))
+        drop_path_rates = iter(linear_drop_path_rates(drop_path_rate, sum(depths)))
         for i, (width, depth) in enumerate(zip(embed_dims, depths, strict=True)):
             stem = StemConv(in_channels, width, act_cfg, norm_cfg) if i == 0 else None
             self.add_module(f"patch_embed{i + 1}", stem or OverlapPatchEmbed(embed_dims[i - 1], width, norm_cfg))
             blocks = [
                 MSCABlock(
                     width,
-                    attention_kernel_sizes,
-                    attention_kernel_paddings,
-                    mlp_ratios[i],
-                    drop_rate,
-                    next(drop_paths),
-                    act_cfg,
-                    norm_cfg,
+                    kernel_sizes=attention_kernel_sizes,
+                    paddings=attention_kernel_paddings,
+                    mlp_ratio=mlp_ratios[i],
+                    drop=drop_rate,
+                    drop_path=next(drop_path_rates),
+                    act_cfg=act_cfg,
+                    norm_cfg=norm_cfg,
                 )
                 for _ in range(depth)
             ]
@@ -236,7 +238,7 @@ VARIANTS: dict[str, tuple[tuple[int, int, int, int], tuple[int, int, int, int]]]
     "base": ((64, 128, 320, 512), (3, 3, 12, 3)),
     "large": ((64, 128, 320, 512), (3, 5, 27, 3)),
 }
-"""Channels and layers of each stage, table 2 of the paper."""
+"""Table 2 of the paper: channels and layers of each stage."""
 
 
 def mscan_tiny(in_channels: int = 3, drop_path_rate: float = 0.1) -> MSCAN:
@@ -261,14 +263,21 @@ def mscan_large(in_channels: int = 3, drop_path_rate: float = 0.3) -> MSCAN:
 
 def _variant(name: str, in_channels: int, drop_path_rate: float) -> MSCAN:
     embed_dims, depths = VARIANTS[name]
-    return MSCAN(in_channels, embed_dims, (8, 8, 4, 4), depths=depths, drop_path_rate=drop_path_rate)
+    return MSCAN(
+        in_channels, embed_dims=embed_dims, mlp_ratios=(8, 8, 4, 4), depths=depths, drop_path_rate=drop_path_rate
+    )
 
 
 def _depthwise(channels: int, size: Kernel, padding: Kernel) -> nn.Conv2d:
-    size, padding = (value if isinstance(value, int) else tuple(value) for value in (size, padding))
-    return nn.Conv2d(channels, channels, size, padding=padding, groups=channels)
+    return nn.Conv2d(channels, channels, _pair(size), padding=_pair(padding), groups=channels)
 
 
-def _turned(size: Kernel) -> Kernel:
+def _transposed(size: Kernel) -> Kernel:
     """Return (width, height) of (height, width)."""
-    return size if isinstance(size, int) else tuple(reversed(size))
+    height, width = _pair(size)
+    return width, height
+
+
+def _pair(size: Kernel) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width

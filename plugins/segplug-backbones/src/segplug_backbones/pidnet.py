@@ -1,10 +1,10 @@
-"""PIDNet: branches for detail, context and borders, as the terms of a PID controller; borders decide which one counts.
+"""PIDNet: three branches for detail, context and boundaries, the terms of a PID controller, fused at the end.
 
     detail, borders, fused = PIDNet(channels=32)(torch.rand(2, 3, 512, 1024))  # all at stride 8
 
 PIDNet-S has 32 ``channels``, M 64; L has 64, 112 ``ppm_channels``, 3 ``num_stem_blocks`` and 4 ``num_branch_blocks``.
 
-Reference: PIDNet: A Real-time Semantic Segmentation Network Inspired by PID Controllers, Xu et al., 2023
+PIDNet: A Real-time Semantic Segmentation Network Inspired by PID Controllers, Xu et al., 2023
 (https://arxiv.org/abs/2206.02066).
 """
 
@@ -19,19 +19,19 @@ from torch import Tensor, nn
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Backbone
 from segkernel.nn import ConvModule, LayerConfig, resize
-from segplug_backbones.dual_resolution import DAPPM, PAPPM, BasicBlock, Bottleneck, Stages
+from segplug_backbones.dual_resolution import DAPPM, PAPPM, BasicBlock, Bottleneck, StageBuilder
 
 
 class PagFM(nn.Module):
-    """Pixel-attention-guided fusion: detail takes from context where both agree.
+    """Pixel-attention-guided fusion: detail takes from context where both agree, equation 7 of the paper.
 
     Detail (N, in_channels, h, w) and context (N, in_channels, any size) -> (N, in_channels, h, w).
     """
 
     def __init__(self, in_channels: int, channels: int, norm_cfg: LayerConfig) -> None:
         super().__init__()
-        conv = partial(ConvModule, in_channels, channels, 1, norm_cfg=norm_cfg, act_cfg=None)
-        self.f_i, self.f_p = conv(), conv()
+        self.f_i = ConvModule(in_channels, channels, 1, norm_cfg=norm_cfg, act_cfg=None)
+        self.f_p = ConvModule(in_channels, channels, 1, norm_cfg=norm_cfg, act_cfg=None)
 
     def forward(self, detail: Tensor, context: Tensor) -> Tensor:
         size = detail.shape[2:]
@@ -40,16 +40,16 @@ class PagFM(nn.Module):
 
 
 class Bag(nn.Module):
-    """Boundary-attention-guided fusion: detail at borders, context elsewhere; three (N, C, h, w) -> one."""
+    """Boundary-attention-guided fusion: detail at boundaries, context elsewhere; three maps (N, C, h, w) -> one."""
 
     def __init__(self, channels: int, norm_cfg: LayerConfig, act_cfg: LayerConfig) -> None:
         super().__init__()
         order = ("norm", "act", "conv")
         self.conv = ConvModule(channels, channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg, order=order)
 
-    def forward(self, detail: Tensor, context: Tensor, borders: Tensor) -> Tensor:
-        at_border = borders.sigmoid()
-        return self.conv(at_border * detail + (1 - at_border) * context)
+    def forward(self, detail: Tensor, context: Tensor, boundary: Tensor) -> Tensor:
+        attention = boundary.sigmoid()
+        return self.conv(attention * detail + (1 - attention) * context)
 
 
 class LightBag(nn.Module):
@@ -57,27 +57,28 @@ class LightBag(nn.Module):
 
     def __init__(self, channels: int, norm_cfg: LayerConfig, act_cfg: LayerConfig) -> None:
         super().__init__()
-        conv = partial(ConvModule, channels, channels, 1, norm_cfg=norm_cfg, act_cfg=None)
-        self.f_p, self.f_i = conv(), conv()
+        self.f_p = ConvModule(channels, channels, 1, norm_cfg=norm_cfg, act_cfg=None)
+        self.f_i = ConvModule(channels, channels, 1, norm_cfg=norm_cfg, act_cfg=None)
 
-    def forward(self, detail: Tensor, context: Tensor, borders: Tensor) -> Tensor:
-        at_border = borders.sigmoid()
-        return self.f_p((1 - at_border) * context + detail) + self.f_i(context + at_border * detail)
+    def forward(self, detail: Tensor, context: Tensor, boundary: Tensor) -> Tensor:
+        attention = boundary.sigmoid()
+        return self.f_p((1 - attention) * context + detail) + self.f_i(context + attention * detail)
 
 
 class PIDNet(Backbone):
-    """Images (N, in_channels, H, W) to the detail and the border branch halfway and the fused map, all at stride 8.
+    """Images (N, in_channels, H, W) to detail and boundary maps for auxiliary heads and the fused map, all at stride 8.
 
-    They have 2, 2 and 4 times ``channels`` channels; the first two are for auxiliary classifiers. (MMSegmentation
-    returns the fused map second, and alone in evaluation mode.)
+    They have 2, 2 and 4 times ``channels`` channels. (MMSegmentation returns the fused map second, and alone in
+    evaluation mode.)
 
     Args:
         in_channels: Channels of the image.
         channels: Width of the stem.
-        ppm_channels: Channels of each average in the pyramid of pools.
-        num_stem_blocks: Blocks of the stem's and the detail branch's stages; 2 makes the light form.
-        num_branch_blocks: Blocks of the context branch's stages.
-        align_corners: How context is enlarged.
+        ppm_channels: Channels of each scale of the pyramid pooling.
+        num_stem_blocks: Blocks of each stage of the stem and of the detail branch; with 2, the network has the light
+            fusion and pyramid pooling of PIDNet-S and M.
+        num_branch_blocks: Blocks of each stage of the context branch.
+        align_corners: As in `segkernel.nn.resize`.
         norm_cfg: Type of the norms and its arguments.
         act_cfg: Type of the activations.
 
@@ -104,33 +105,34 @@ class PIDNet(Backbone):
         super().__init__()
         for name, count in (("num_stem_blocks", num_stem_blocks), ("num_branch_blocks", num_branch_blocks)):
             if count < 1:
-                raise ConfigError(Problem(f"{count} blocks, one at least is needed", name))
+                raise ConfigError(Problem(f"{count} blocks; at least 1 is needed", name))
         self.align_corners = align_corners
-        conv = partial(ConvModule, norm_cfg=norm_cfg, act_cfg=None)
-        make = Stages(lambda inputs, outputs, stride: conv(inputs, outputs, 1, stride=stride), norm_cfg, act_cfg)
+        layers: dict[str, Any] = {"norm_cfg": norm_cfg, "act_cfg": None}
+        build = StageBuilder(partial(_shortcut, norm_cfg), norm_cfg, act_cfg)
         double, fourfold, eightfold = 2 * channels, 4 * channels, 8 * channels
         light = num_stem_blocks == 2
-        self.stem = make.stem(in_channels, channels, num_stem_blocks)
+        self.stem = build.stem(in_channels, channels, num_stem_blocks)
         self.relu = nn.ReLU()
         self.i_branch_layers = nn.ModuleList([
-            make.stage(BasicBlock, double, fourfold, num_branch_blocks, stride=2),
-            make.stage(BasicBlock, fourfold, eightfold, num_branch_blocks, stride=2),
-            make.stage(Bottleneck, eightfold, eightfold, 2, stride=2),
+            build.stage(BasicBlock, double, fourfold, num_branch_blocks, stride=2),
+            build.stage(BasicBlock, fourfold, eightfold, num_branch_blocks, stride=2),
+            build.stage(Bottleneck, eightfold, eightfold, 2, stride=2),
         ])  # fmt: skip
         self.p_branch_layers = nn.ModuleList([
-            make.stage(BasicBlock, double, double, num_stem_blocks),
-            make.stage(BasicBlock, double, double, num_stem_blocks),
-            make.stage(Bottleneck, double, double, 1),
+            build.stage(BasicBlock, double, double, num_stem_blocks),
+            build.stage(BasicBlock, double, double, num_stem_blocks),
+            build.stage(Bottleneck, double, double, 1),
         ])  # fmt: skip
         self.d_branch_layers = nn.ModuleList([
-            make.block(BasicBlock, double, channels if light else double),
-            make.stage(Bottleneck, channels, channels, 1) if light else make.block(BasicBlock, double, double),
-            make.stage(Bottleneck, double, double, 1),
+            build.block(BasicBlock, double, channels if light else double),
+            build.stage(Bottleneck, channels, channels, 1) if light else build.block(BasicBlock, double, double),
+            build.stage(Bottleneck, double, double, 1),
         ])  # fmt: skip
-        self.compression_1, self.compression_2 = conv(fourfold, double, 1), conv(eightfold, double, 1)
+        self.compression_1 = ConvModule(fourfold, double, 1, **layers)
+        self.compression_2 = ConvModule(eightfold, double, 1, **layers)
         self.pag_1, self.pag_2 = PagFM(double, channels, norm_cfg), PagFM(double, channels, norm_cfg)
-        self.diff_1 = conv(fourfold, channels if light else double, 3, padding=1)
-        self.diff_2 = conv(eightfold, double, 3, padding=1)
+        self.diff_1 = ConvModule(fourfold, channels if light else double, 3, padding=1, **layers)
+        self.diff_2 = ConvModule(eightfold, double, 3, padding=1, **layers)
         self.spp = (PAPPM if light else DAPPM)(2 * eightfold, ppm_channels, fourfold, norm_cfg, act_cfg)
         self.dfm = (LightBag if light else Bag)(fourfold, norm_cfg, act_cfg)
         self.channels, self.strides = (double, double, fourfold), (8, 8, 8)
@@ -140,18 +142,22 @@ class PIDNet(Backbone):
         x = self.stem(images)
         context = self.relu(self.i_branch_layers[0](x))
         halfway = self.pag_1(self.p_branch_layers[0](x), self.compression_1(context))
-        borders = self.d_branch_layers[0](x)
-        borders = borders + self._enlarged(self.diff_1(context), borders)
+        boundary = self.d_branch_layers[0](x)
+        boundary = boundary + self._upsample(self.diff_1(context), boundary)
 
         context = self.relu(self.i_branch_layers[1](context))
         detail = self.pag_2(self.p_branch_layers[1](self.relu(halfway)), self.compression_2(context))
-        borders = self.d_branch_layers[1](self.relu(borders))
-        borders = borders + self._enlarged(self.diff_2(context), borders)
+        boundary = self.d_branch_layers[1](self.relu(boundary))
+        boundary = boundary + self._upsample(self.diff_2(context), boundary)
 
         detail = self.p_branch_layers[2](self.relu(detail))
-        context = self._enlarged(self.spp(self.i_branch_layers[2](context)), detail)
-        fused = self.dfm(detail, context, self.d_branch_layers[2](self.relu(borders)))
-        return halfway, borders, fused
+        context = self._upsample(self.spp(self.i_branch_layers[2](context)), detail)
+        fused = self.dfm(detail, context, self.d_branch_layers[2](self.relu(boundary)))
+        return halfway, boundary, fused
 
-    def _enlarged(self, x: Tensor, like: Tensor) -> Tensor:
+    def _upsample(self, x: Tensor, like: Tensor) -> Tensor:
         return resize(x, like.shape[2:], align_corners=self.align_corners)
+
+
+def _shortcut(norm_cfg: Mapping[str, Any], in_channels: int, channels: int, stride: int) -> nn.Module:
+    return ConvModule(in_channels, channels, 1, stride=stride, norm_cfg=norm_cfg, act_cfg=None)

@@ -1,9 +1,9 @@
-"""Vision transformer: an image as a row of patches, at one scale throughout.
+"""Vision transformer (ViT): attention between all patches of an image, at one scale.
 
     backbone = VisionTransformer(img_size=512, out_indices=(2, 5, 8, 11))
     features = backbone(torch.rand(2, 3, 512, 512))  # four maps of 768 channels at stride 16
 
-Reference: An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale, Dosovitskiy et al., 2021
+An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale, Dosovitskiy et al., 2021
 (https://arxiv.org/abs/2010.11929). ``pre_norm``, ``patch_bias=False`` and QuickGELU make it the image encoder of CLIP:
 Learning Transferable Visual Models From Natural Language Supervision, Radford et al., 2021.
 """
@@ -22,6 +22,7 @@ from segkernel.nn import (
     PatchEmbed,
     TransformerEncoderLayer,
     build_norm,
+    check_out_indices,
     linear_drop_path_rates,
     nlc_to_nchw,
     resize_pos_embed,
@@ -35,36 +36,37 @@ Grid = tuple[int, int]
 class VisionTransformer(Backbone):
     """Images (N, in_channels, H, W) to one map for each of ``out_indices``, (N, embed_dims, ~H / patch, ~W / patch).
 
-    Images of another size than ``img_size`` are welcome: the position embeddings are resampled.
+    Any image size will do: the position embeddings are interpolated.
 
     Args:
-        img_size: Side, or (height, width), of the images that the position embeddings are for.
-        patch_size: Side of a patch in pixels: the stride of all maps.
-        patch_pad: How images are padded to whole patches, ``corner`` or ``same``; or a number of pixels, 0 to cut off.
+        img_size: Side, or (height, width) in pixels, of the images that the position embeddings are for.
+        patch_size: Side of a patch in pixels, the stride of all maps.
+        patch_pad: Padding to whole patches, ``corner`` or ``same`` as in `segkernel.nn.AdaptivePadding`; or a number of
+            pixels on each side, 0 to drop incomplete patches.
         in_channels: Channels of the image.
         embed_dims: Channels of a token.
         num_layers: Transformer layers.
         num_heads: Attention heads of each layer.
-        mlp_ratio: Width of the feed-forward layers, times ``embed_dims``.
-        out_origin: Return the embedded patches too, as the first map.
+        mlp_ratio: Hidden width of the feed-forward networks, as a multiple of ``embed_dims``.
+        out_origin: Return the tokens before the first layer as well, as the first map.
         out_indices: The layers whose outputs are returned, counted from 0; -1 is the last.
-        qkv_bias: Whether the projections of the attention have a bias.
-        drop_rate: Share of values dropped after the embedding, after attention and in feed-forward layers.
+        qkv_bias: Whether queries, keys and values have a bias.
+        drop_rate: Dropout rate of the tokens, of the projections and in the feed-forward networks.
         attn_drop_rate: Dropout rate of the attention weights.
         drop_path_rate: Drop path rate of the last layer; it rises linearly from 0 at the first one.
-        with_cls_token: Whether the class token goes through the layers.
+        with_cls_token: Whether the layers see the class token.
         output_cls_token: Return pairs of a map and the class token (N, embed_dims) instead of maps.
         norm_cfg: Type of the norms and its arguments.
         act_cfg: Type of the activations.
-        patch_norm: Normalise the embedded patches.
-        patch_bias: Whether the embedding of patches has a bias.
-        pre_norm: Normalise the tokens before the first layer.
-        final_norm: Normalise the tokens after the last layer.
-        interpolate_mode: How position embeddings are resampled.
-        num_fcs: Fully connected layers in a feed-forward layer.
-        norm_eval: Keep norm layers in evaluation mode while training.
+        patch_norm: Whether there is a norm after the patch embedding.
+        patch_bias: Whether the patch embedding has a bias.
+        pre_norm: Whether there is a norm before the first layer.
+        final_norm: Whether there is a norm after the last layer.
+        interpolate_mode: Interpolation of the position embeddings.
+        num_fcs: Linear layers of each feed-forward network.
+        norm_eval: MMSegmentation's, without effect: layer norm is the same in training and evaluation mode.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
-        frozen_exclude: Parts of the names of parameters that learn while all others are frozen; ``all`` freezes none.
+        frozen_exclude: Parameters whose name contains one of these train, all others are frozen; ``all`` freezes none.
         pretrained: Checkpoint that the runner loads after building the model.
 
     Raises:
@@ -111,9 +113,9 @@ class VisionTransformer(Backbone):
         if output_cls_token and not with_cls_token:
             raise ConfigError(Problem("there is no class token to return without with_cls_token", "output_cls_token"))
         self.grid = patch_grid(img_size, patch_size)
-        self.out_origin, self.out_indices = out_origin, layer_indices(out_indices, num_layers)
+        self.out_origin, self.out_indices = out_origin, check_out_indices(out_indices, num_layers, from_end=True)
         self.with_cls_token, self.output_cls_token = with_cls_token, output_cls_token
-        self.interpolate_mode, self.norm_eval, self.pretrained = interpolate_mode, norm_eval, pretrained
+        self.interpolate_mode, self.pretrained = interpolate_mode, pretrained
         self.patch_embed = PatchEmbed(
             in_channels,
             embed_dims,
@@ -129,29 +131,29 @@ class VisionTransformer(Backbone):
         self.layers = nn.ModuleList(
             TransformerEncoderLayer(
                 embed_dims,
-                num_heads,
-                mlp_ratio * embed_dims,
-                drop_rate,
-                attn_drop_rate,
-                rate,
-                num_fcs,
-                qkv_bias,
-                act_cfg,
-                norm_cfg,
-                with_cp,
+                num_heads=num_heads,
+                feedforward_channels=mlp_ratio * embed_dims,
+                drop_rate=drop_rate,
+                attn_drop_rate=attn_drop_rate,
+                drop_path_rate=rate,
+                num_fcs=num_fcs,
+                qkv_bias=qkv_bias,
+                act_cfg=act_cfg,
+                norm_cfg=norm_cfg,
+                with_cp=with_cp,
             )
             for rate in linear_drop_path_rates(drop_path_rate, num_layers)
         )
         self.ln1 = build_norm(norm_cfg, embed_dims)[1] if final_norm else None
         maps = len(self.out_indices) + out_origin
         self.channels, self.strides = (embed_dims,) * maps, (patch_size,) * maps
-        self.apply(initialise)
+        self.apply(init_weights)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self._freeze(frozen_exclude)
 
     def resize_weight(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor | None:
-        """Return the position embeddings of another image size for this one."""
+        """Interpolate position embeddings of another image size."""
         return interpolate_pos_embed(value, self.grid) if name == "pos_embed" else None
 
     def forward(self, images: Tensor) -> tuple[Any, ...]:
@@ -159,7 +161,7 @@ class VisionTransformer(Backbone):
         tokens, size = self.patch_embed(images)
         tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], 1)
         tokens = self.drop_after_pos(tokens + resize_pos_embed(self.pos_embed, self.grid, size, self.interpolate_mode))
-        if not self.with_cls_token:
+        if not self.with_cls_token:  # as in the reference, it is dropped only after the positions are added
             tokens = tokens[:, 1:]
         if self.ln_pre is not None:
             tokens = self.ln_pre(tokens)
@@ -171,15 +173,6 @@ class VisionTransformer(Backbone):
             if i in self.out_indices:
                 outputs.append(self._output(tokens, size))
         return tuple(outputs)
-
-    def train(self, mode: bool = True) -> VisionTransformer:
-        """Set the mode; with ``norm_eval`` every norm stays in evaluation mode."""
-        super().train(mode)
-        if self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, nn.LayerNorm):
-                    module.eval()
-        return self
 
     def layer_of(self, parameter: str, num_layers: int, stage_wise: bool = False) -> int | None:
         if stage_wise:
@@ -198,7 +191,7 @@ class VisionTransformer(Backbone):
 
 
 def patch_grid(img_size: int | Sequence[int], patch_size: int) -> Grid:
-    """Return how many patches an image has, in height and width.
+    """Return the number of patches of an image, (rows, columns).
 
     Raises:
         ConfigError: When the size is neither a number nor two.
@@ -211,30 +204,16 @@ def patch_grid(img_size: int | Sequence[int], patch_size: int) -> Grid:
     return sides[0] // patch_size, sides[1] // patch_size
 
 
-def layer_indices(out_indices: int | Sequence[int], num_layers: int) -> tuple[int, ...]:
-    """Return the layers to put out, counted from 0.
-
-    Raises:
-        ConfigError: When there is none, or one that does not exist.
-    """
-    if out_indices == -1:
-        return (num_layers - 1,)
-    indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
-    if not indices or not all(0 <= i < num_layers for i in indices):
-        raise ConfigError(Problem(f"{list(indices)} must name layers 0 to {num_layers - 1}", "out_indices"))
-    return indices
-
-
 def transformer_layer(parameter: str) -> int | None:
-    """Return `Backbone.layer_of` of a plain transformer: 0 for the embeddings, then 1 for the first layer."""
+    """Return how deep a parameter of a ViT is (`Backbone.layer_of`): 0 for the embeddings, 1 for the first layer."""
     first, _, rest = parameter.partition(".")
     if first == "layers":
         return int(rest.partition(".")[0]) + 1
     return 0 if first in ("cls_token", "mask_token", "pos_embed", "patch_embed", "ln_pre") else None
 
 
-def initialise(module: nn.Module) -> None:
-    """Draw the first weights of a linear layer or of the patch embedding."""
+def init_weights(module: nn.Module) -> None:
+    """Initialise a linear layer or the patch embedding, for ``module.apply``."""
     if isinstance(module, nn.Linear):
         trunc_normal_init(module, std=0.02)
     elif isinstance(module, nn.Conv2d):
