@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from segkernel.errors import UsageError
+from segkernel.errors import ConfigError
 from segplug_backbones import FastSCNN
 
 
@@ -53,14 +53,14 @@ def test_the_activation_can_be_changed():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"higher_in_channels": 32}, "higher_in_channels is 32, but global_in_channels is 64"),
-        ({"lower_in_channels": 64}, "lower_in_channels is 64, but global_out_channels is 128"),
+        ({"higher_in_channels": 32}, "higher_in_channels: 32, but global_in_channels is 64"),
+        ({"lower_in_channels": 64}, "lower_in_channels: 64, but global_out_channels is 128"),
         ({"downsample_dw_channels": (32,)}, "must have 2 numbers"),
         ({"global_block_strides": (2, 2)}, "must have 3 numbers"),
-        ({"fusion_out_channels": 100}, "lower_in_channels 128 is no multiple of fusion_out_channels 100"),
+        ({"fusion_out_channels": 100}, "lower_in_channels: 128 is not divisible by fusion_out_channels, 100"),
         ({"out_indices": (3,)}, "out_indices"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(ConfigError, match=message):
         FastSCNN(**arguments)

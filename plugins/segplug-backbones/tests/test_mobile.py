@@ -125,7 +125,7 @@ def test_efficientnet_drops_more_paths_the_deeper_it_is():
 def test_the_second_edge_block_of_the_first_stage_adds_nothing():
     first, second = EfficientNet("em").layers[1]
     assert (first.conv1.conv.out_channels, second.conv1.conv.out_channels) == (3 * 32, 4 * 24)
-    assert not second.adds_input
+    assert not second.use_residual
 
 
 @every

@@ -1,9 +1,9 @@
-"""BiSeNet: a shallow wide path for detail beside a deep backbone for context, fused for real-time segmentation.
+"""BiSeNet: a shallow, wide spatial path and a deep context path, fused for real-time segmentation.
 
     backbone = BiSeNetV1(ResNet(18))
     fused, fine, coarse = backbone(torch.rand(2, 3, 512, 1024))  # strides 8, 8, 16
 
-Reference: BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation, Yu et al., 2018
+BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation, Yu et al., 2018
 (https://arxiv.org/abs/1808.00897).
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -19,18 +18,18 @@ from torch import Tensor, nn
 
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Backbone
-from segkernel.nn import AdaptiveAvgPool2d, ConvModule, LayerConfig, resize
+from segkernel.nn import AdaptiveAvgPool2d, ConvModule, LayerConfig, check_out_indices, resize
 
 BN: LayerConfig = {"type": "BN"}
 RELU: LayerConfig = {"type": "ReLU"}
 
 
 class SpatialPath(nn.Module):
-    """(N, in_channels, H, W) -> (N, num_channels[3], ~H/8, ~W/8), keeping detail.
+    """Four convolutions that keep a high resolution: (N, in_channels, H, W) -> (N, num_channels[3], ~H/8, ~W/8).
 
     Args:
-        in_channels: Of the images.
-        num_channels: After each of the four convolutions.
+        in_channels: Channels of the image.
+        num_channels: Output channels of the four convolutions.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
         norm_cfg: Type of the norms.
         act_cfg: Type of the activations.
@@ -45,20 +44,19 @@ class SpatialPath(nn.Module):
         act_cfg: LayerConfig = RELU,
     ) -> None:
         super().__init__()
-        conv = partial(ConvModule, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg)
-        first, second, third, last = pairwise((in_channels, *num_channels))
-        self.layer1 = conv(*first, 7, stride=2, padding=3)
-        self.layer2 = conv(*second, 3, stride=2, padding=1)
-        self.layer3 = conv(*third, 3, stride=2, padding=1)
-        self.layer4 = conv(*last, 1)
+        layers: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        first, second, third, fourth = num_channels
+        self.layer1 = ConvModule(in_channels, first, 7, stride=2, padding=3, **layers)
+        self.layer2 = ConvModule(first, second, 3, stride=2, padding=1, **layers)
+        self.layer3 = ConvModule(second, third, 3, stride=2, padding=1, **layers)
+        self.layer4 = ConvModule(third, fourth, 1, **layers)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layer4(self.layer3(self.layer2(self.layer1(images))))
 
 
 class AttentionRefinementModule(nn.Module):
-    """A convolution whose channels are weighted by what the whole map holds: (N, in_channels, h, w) -> (N, out_channel,
-    h, w)."""
+    """A convolution with channel attention: (N, in_channels, h, w) -> (N, out_channel, h, w)."""
 
     def __init__(
         self,
@@ -81,11 +79,11 @@ class AttentionRefinementModule(nn.Module):
 
 
 class ContextPath(nn.Module):
-    """Images to two context maps of context_channels[0] channels, at strides 8 and 16.
+    """Images to two context maps with context_channels[0] channels, at strides 8 and 16.
 
     Args:
         backbone: Images to four maps at strides 4, 8, 16 and 32.
-        context_channels: Channels of both results, and of the backbone's last two maps.
+        context_channels: Channels of the context maps, and of the backbone's last two maps.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
         norm_cfg: Type of the norms.
         act_cfg: Type of the activations.
@@ -118,7 +116,7 @@ class ContextPath(nn.Module):
 
 
 class FeatureFusionModule(nn.Module):
-    """Two maps of one size -> (N, out_channels, h, w), with its channels weighted by what the whole map holds."""
+    """Two maps of one size, concatenated, with channel attention -> (N, out_channels, h, w)."""
 
     def __init__(
         self,
@@ -132,7 +130,7 @@ class FeatureFusionModule(nn.Module):
         conv = partial(ConvModule, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg)
         self.conv1 = conv(in_channels, out_channels, 1)
         self.gap = AdaptiveAvgPool2d(1)
-        # One convolution with a norm; the paper has two without.
+        # As in the reference, one convolution with a norm; the paper has two without.
         self.conv_atten = nn.Sequential(conv(out_channels, out_channels, 1, bias=False), nn.Sigmoid())
 
     def forward(self, spatial: Tensor, context: Tensor) -> Tensor:
@@ -146,12 +144,12 @@ class BiSeNetV1(Backbone):
     The context maps are for auxiliary heads.
 
     Args:
-        backbone_cfg: The backbone of the context path, four maps at strides 4, 8, 16 and 32; it sees the images, too.
+        backbone_cfg: The backbone of the context path, which returns four maps at strides 4, 8, 16 and 32.
         in_channels: Channels of the image.
-        spatial_channels: Channels after each of the four convolutions of the spatial path.
-        context_channels: Channels of both context maps, then of the backbone's last two maps.
+        spatial_channels: Output channels of the four convolutions of the spatial path.
+        context_channels: Channels of the context maps, then of the backbone's last two maps.
         out_indices: The maps to return: 0 fused, 1 context at stride 8, 2 context at stride 16.
-        align_corners: Kept from MMSegmentation; context maps are enlarged without interpolation.
+        align_corners: MMSegmentation's, without effect: context maps are resized by nearest neighbour.
         out_channels: Channels of the fused map.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
         norm_cfg: Type of the norms and its arguments.
@@ -184,12 +182,8 @@ class BiSeNetV1(Backbone):
     ) -> None:
         super().__init__()
         _check_channels(backbone_cfg, spatial_channels, context_channels)
-        if not out_indices or not all(0 <= i < 3 for i in out_indices):
-            raise ConfigError(
-                Problem(f"{list(out_indices)} must name maps 0 (fused), 1 or 2 (context at 8, 16)", "out_indices")
-            )
         layers: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
-        self.align_corners, self.out_indices = align_corners, tuple(out_indices)
+        self.align_corners, self.out_indices = align_corners, check_out_indices(out_indices, 3)
         self.context_path = ContextPath(backbone_cfg, context_channels, **layers)
         self.spatial_path = SpatialPath(in_channels, spatial_channels, **layers)
         self.ffm = FeatureFusionModule(spatial_channels[3] + context_channels[0], out_channels, **layers)

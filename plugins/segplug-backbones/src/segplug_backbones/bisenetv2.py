@@ -1,8 +1,8 @@
-"""BiSeNet V2: a detail branch and a light semantic branch, which gate each other before they are joined.
+"""BiSeNet V2: a detail branch and a light semantic branch, which gate each other before they are added.
 
-    maps = BiSeNetV2()(torch.rand(2, 3, 512, 1024))  # the joined map at stride 8, then strides 4, 8, 16, 32
+    maps = BiSeNetV2()(torch.rand(2, 3, 512, 1024))  # the fused map at stride 8, then strides 4, 8, 16, 32
 
-Reference: BiSeNet V2: Bilateral Network with Guided Aggregation for Real-time Semantic Segmentation, Yu et al., 2021
+BiSeNet V2: Bilateral Network with Guided Aggregation for Real-time Semantic Segmentation, Yu et al., 2021
 (https://arxiv.org/abs/2004.02147).
 """
 
@@ -25,6 +25,7 @@ from segkernel.nn import (
     LayerConfig,
     build_activation,
     build_norm,
+    check_out_indices,
     resize,
 )
 
@@ -44,8 +45,8 @@ class DetailBranch(nn.Module):
         conv = partial(ConvModule, kernel_size=3, padding=1, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg)
         self.detail_branch = nn.ModuleList()
         for index, (inputs, width) in enumerate(pairwise((in_channels, *detail_channels))):
-            further = [conv(width, width) for _ in range(2 if index else 1)]
-            self.detail_branch.append(nn.Sequential(conv(inputs, width, stride=2), *further))
+            others = (conv(width, width) for _ in range(2 if index else 1))
+            self.detail_branch.append(nn.Sequential(conv(inputs, width, stride=2), *others))
 
     def forward(self, x: Tensor) -> Tensor:
         for stage in self.detail_branch:
@@ -54,7 +55,7 @@ class DetailBranch(nn.Module):
 
 
 class StemBlock(nn.Module):
-    """(N, in_channels, H, W) -> (N, out_channels, ~H/4, ~W/4): convolutions and a pool side by side."""
+    """(N, in_channels, H, W) -> (N, out_channels, ~H/4, ~W/4): convolutions and a max pool in parallel."""
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class StemBlock(nn.Module):
 
 
 class GELayer(nn.Module):
-    """Gather and expand: a residual block around a depthwise convolution of ``exp_ratio`` times the channels.
+    """Gather-and-expansion layer: an inverted residual with a 3x3 convolution first; figure 5 of the paper.
 
     (N, in_channels, h, w) -> (N, out_channels, ~h/stride, ~w/stride), stride 1 or 2; 1 keeps the channels.
     """
@@ -100,11 +101,11 @@ class GELayer(nn.Module):
         self.conv1 = conv(in_channels, in_channels, 3, padding=1)
         self.shortcut = None
         if stride == 1:
-            # The activation is not in the paper, here and in the strided form.
+            # As in the reference; the paper has no activation after the depthwise convolution, here and below.
             self.dwconv = nn.Sequential(depthwise(in_channels, hidden, groups=in_channels))
         else:
-            widen = depthwise(in_channels, hidden, stride=stride, groups=in_channels, act_cfg=None)
-            self.dwconv = nn.Sequential(widen, depthwise(hidden, hidden, groups=hidden))
+            expand = depthwise(in_channels, hidden, stride=stride, groups=in_channels, act_cfg=None)
+            self.dwconv = nn.Sequential(expand, depthwise(hidden, hidden, groups=hidden))
             self.shortcut = nn.Sequential(
                 DepthwiseSeparableConvModule(
                     in_channels, out_channels, 3, stride=stride, padding=1, norm_cfg=norm_cfg, act_cfg=None
@@ -119,7 +120,7 @@ class GELayer(nn.Module):
 
 
 class CEBlock(nn.Module):
-    """Context embedding: the average of the whole map is added everywhere; (N, C, h, w) -> (N, C, h, w)."""
+    """Context embedding block: the global average is added to every pixel; (N, C, h, w) -> (N, C, h, w)."""
 
     def __init__(
         self, channels: int, conv_cfg: LayerConfig | None, norm_cfg: LayerConfig, act_cfg: LayerConfig
@@ -128,14 +129,15 @@ class CEBlock(nn.Module):
         conv = partial(ConvModule, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg)
         self.gap = nn.Sequential(AdaptiveAvgPool2d(1), build_norm(norm_cfg, channels)[1])
         self.conv_gap = conv(channels, channels, 1)
-        self.conv_last = conv(channels, channels, 3, padding=1)  # in the paper without norm and activation
+        # As in the reference; the paper has no norm and activation after this convolution.
+        self.conv_last = conv(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv_last(x + self.conv_gap(self.gap(x)))
 
 
 class SemanticBranch(nn.Module):
-    """Narrow and deep: images to a map per stage, at strides 4, 8, 16, ..., and the last of them with its context."""
+    """Narrow and deep: images to a map of each stage, at strides 4, 8, 16, ..., and the last one with its context."""
 
     def __init__(
         self,
@@ -151,8 +153,9 @@ class SemanticBranch(nn.Module):
         count = len(semantic_channels)
         self.stage1 = StemBlock(in_channels, semantic_channels[0], **layers)
         for number, (inputs, width) in enumerate(pairwise(semantic_channels), start=2):
-            further = [GELayer(width, width, exp_ratio, 1, **layers) for _ in range(3 if number == count else 1)]
-            self.add_module(f"stage{number}", nn.Sequential(GELayer(inputs, width, exp_ratio, 2, **layers), *further))
+            first = GELayer(inputs, width, exp_ratio, stride=2, **layers)
+            others = (GELayer(width, width, exp_ratio, stride=1, **layers) for _ in range(3 if number == count else 1))
+            self.add_module(f"stage{number}", nn.Sequential(first, *others))
         self.add_module(f"stage{count}_CEBlock", CEBlock(semantic_channels[-1], **layers))
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -164,7 +167,7 @@ class SemanticBranch(nn.Module):
 
 
 class BGALayer(nn.Module):
-    """Bilateral guided aggregation: each branch is gated by the other, at both sizes, and both results are added.
+    """Bilateral guided aggregation: each branch gates the other one at its own resolution, and the results are added.
 
     Detail (N, C, h, w) and semantics (N, C, ~h/4, ~w/4) -> (N, C, h, w).
     """
@@ -195,14 +198,15 @@ class BGALayer(nn.Module):
         self.align_corners = align_corners
 
     def forward(self, detail: Tensor, semantic: Tensor) -> Tensor:
-        enlarge = partial(resize, size=detail.shape[2:], align_corners=self.align_corners)
-        fine = self.detail_dwconv(detail) * enlarge(self.semantic_conv(semantic)).sigmoid()
+        size = detail.shape[2:]
+        gate = resize(self.semantic_conv(semantic), size, align_corners=self.align_corners).sigmoid()
+        fine = self.detail_dwconv(detail) * gate
         coarse = self.detail_down(detail) * self.semantic_dwconv(semantic).sigmoid()
-        return self.conv(fine + enlarge(coarse))
+        return self.conv(fine + resize(coarse, size, align_corners=self.align_corners))
 
 
 class BiSeNetV2(Backbone):
-    """Images (N, in_channels, H, W) to the joined map and those of the semantic stages, at strides 8, 4, 8, 16, 32.
+    """Images (N, in_channels, H, W) to the fused map and those of the semantic stages, at strides 8, 4, 8, 16, 32.
 
     The semantic maps are for auxiliary heads.
 
@@ -210,10 +214,10 @@ class BiSeNetV2(Backbone):
         in_channels: Channels of the image.
         detail_channels: Channels of the detail branch's three stages.
         semantic_channels: Channels of the semantic branch's four stages.
-        semantic_expansion_ratio: How many times its channels a semantic block has inside.
-        bga_channels: Channels of the joined map, and of the last stage of both branches.
-        out_indices: The maps to return: 0 joined, n the n-th semantic stage.
-        align_corners: How maps are enlarged.
+        semantic_expansion_ratio: Hidden channels of the semantic blocks, as a multiple of their input channels.
+        bga_channels: Channels of the fused map, and of the last stage of both branches.
+        out_indices: The maps to return: 0 the fused one, n the n-th semantic stage.
+        align_corners: As in `segkernel.nn.resize`.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
         norm_cfg: Type of the norms and its arguments.
         act_cfg: Type of the activations.
@@ -228,7 +232,7 @@ class BiSeNetV2(Backbone):
         "semantic_expansion_ratio": 2,
         "bga_channels": 8,
     }
-    conformance_exceptions: ClassVar = {"order": "the joined map has always been the first"}
+    conformance_exceptions: ClassVar = {"order": "the fused map comes first, as in MMSegmentation"}
 
     def __init__(
         self,
@@ -245,11 +249,8 @@ class BiSeNetV2(Backbone):
     ) -> None:
         super().__init__()
         _check_channels(detail_channels, semantic_channels, bga_channels)
-        if not out_indices or not all(0 <= i < 5 for i in out_indices):
-            message = f"{list(out_indices)} must name maps 0 (joined) or 1 to 4 (semantic stages)"
-            raise ConfigError(Problem(message, "out_indices"))
         layers: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
-        self.out_indices = tuple(out_indices)
+        self.out_indices = check_out_indices(out_indices, 5)
         self.detail = DetailBranch(detail_channels, in_channels, **layers)
         self.semantic = SemanticBranch(semantic_channels, in_channels, semantic_expansion_ratio, **layers)
         self.bga = BGALayer(bga_channels, align_corners, **layers)

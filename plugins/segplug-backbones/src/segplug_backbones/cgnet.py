@@ -1,8 +1,8 @@
-"""CGNet: blocks that join what is near, what surrounds it and what the whole map holds, in half a million parameters.
+"""CGNet: blocks of local, surrounding and global context, in half a million parameters.
 
     maps = CGNet()(torch.rand(2, 3, 512, 1024))  # strides 2, 4, 8
 
-Reference: CGNet: A Light-weight Context Guided Network for Semantic Segmentation, Wu et al., 2020
+CGNet: A Light-weight Context Guided Network for Semantic Segmentation, Wu et al., 2020
 (https://arxiv.org/abs/1811.08201).
 """
 
@@ -14,19 +14,25 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from segkernel.errors import ConfigError, Problem
-from segkernel.interfaces.model import Backbone
-from segkernel.nn import AdaptiveAvgPool2d, ConvModule, LayerConfig, build_conv, build_norm, checkpoint_block
+from segkernel.nn import (
+    AdaptiveAvgPool2d,
+    ConvModule,
+    FreezableBackbone,
+    LayerConfig,
+    build_conv,
+    build_norm,
+    checkpoint_block,
+)
 
 
 class GlobalContextExtractor(nn.Module):
-    """Weight each channel by what the whole map holds: (N, channels, h, w) -> the same.
+    """Channel attention from the global average: (N, channels, h, w) -> the same shape.
 
     Args:
-        channels: Of the map.
-        reduction: How many times narrower the weights are computed.
+        channels: Channels of the feature map.
+        reduction: The hidden layer has ``channels / reduction`` channels.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
     """
 
@@ -45,19 +51,21 @@ class GlobalContextExtractor(nn.Module):
         return checkpoint_block(self, x, forward=self._forward, enabled=self.with_cp)
 
     def _forward(self, x: Tensor) -> Tensor:
-        return x * self.fc(self.avg_pool(x).flatten(1))[:, :, None, None]
+        attention = self.fc(self.avg_pool(x).flatten(1))
+        return x * attention[:, :, None, None]
 
 
 class ContextGuidedBlock(nn.Module):
-    """A 3x3 and a dilated 3x3 convolution of each channel, joined and weighted by what the whole map holds.
+    """A depthwise and a dilated depthwise convolution, concatenated, and channel attention; figure 3 of the paper.
 
-    (N, in_channels, h, w) -> (N, out_channels, h, w), added to the input; halved and not added if ``downsample``.
+    (N, in_channels, h, w) -> (N, out_channels, h, w) with a residual connection; half the size and without one if
+    ``downsample``.
 
     Args:
-        in_channels: Of the input; ``out_channels`` unless ``downsample``.
-        out_channels: Of the output.
-        dilation: Of the convolution that looks around.
-        reduction: How many times narrower the weights of channels are computed.
+        in_channels: Input channels; ``out_channels`` unless ``downsample``.
+        out_channels: Output channels.
+        dilation: Of the convolution for the surrounding context.
+        reduction: Of the hidden layer of the channel attention.
         downsample: Halve the size.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
         norm_cfg: Type of the norms.
@@ -82,7 +90,7 @@ class ContextGuidedBlock(nn.Module):
         kernel_size, stride, padding = (3, 2, 1) if downsample else (1, 1, 0)
         depthwise = partial(build_conv, conv_cfg, channels, channels, 3, groups=channels, bias=False)
         layers: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": _activation(act_cfg, channels)}
-        self.conv1x1 = ConvModule(in_channels, channels, kernel_size, stride, padding, **layers)
+        self.conv1x1 = ConvModule(in_channels, channels, kernel_size, stride=stride, padding=padding, **layers)
         self.f_loc = depthwise(padding=1)
         self.f_sur = depthwise(padding=dilation, dilation=dilation)
         self.bn = build_norm(norm_cfg, 2 * channels)[1]
@@ -98,18 +106,18 @@ class ContextGuidedBlock(nn.Module):
         return self.f_glo(self.bottleneck(out))
 
 
-class CGNet(Backbone):
-    """Images (N, in_channels, H, W) to three maps at strides 2, 4 and 8.
+class CGNet(FreezableBackbone):
+    """Images (N, in_channels, H, W) to three feature maps at strides 2, 4 and 8.
 
-    They have num_channels[0] + in_channels, 2 num_channels[1] + in_channels and 2 num_channels[2] channels: a smaller
-    image is joined to the first two, and the start of a stage to its end.
+    They have num_channels[0] + in_channels, 2 num_channels[1] + in_channels and 2 num_channels[2] channels: the reduced
+    image is concatenated to the first two, and the output of a stage's first block to that of its last.
 
     Args:
         in_channels: Channels of the image.
         num_channels: Width of the stem and of the two stages.
         num_blocks: Blocks of the two stages.
         dilations: Of the blocks of each stage.
-        reductions: How many times narrower the blocks of each stage compute the weights of channels.
+        reductions: Reduction of the channel attention in the blocks of each stage.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
         norm_cfg: Type of the norms and its arguments.
         act_cfg: Kind of activation; a PReLU has a slope for each channel.
@@ -118,7 +126,7 @@ class CGNet(Backbone):
         pretrained: Checkpoint that the runner loads after building the model.
 
     Raises:
-        ConfigError: When an argument has another length than it needs.
+        ConfigError: When an argument has the wrong length or a number below 1.
     """
 
     conformance: ClassVar = {"num_channels": (4, 8, 16), "num_blocks": (2, 2), "reductions": (2, 4)}
@@ -142,8 +150,12 @@ class CGNet(Backbone):
         self.norm_eval, self.pretrained = norm_eval, pretrained
         stem, first, second = num_channels
         layers: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg}
-        conv = partial(ConvModule, kernel_size=3, padding=1, act_cfg=_activation(act_cfg, stem), **layers)
-        self.stem = nn.ModuleList([conv(in_channels, stem, stride=2), conv(stem, stem), conv(stem, stem)])
+        stem_layers = {**layers, "act_cfg": _activation(act_cfg, stem)}
+        self.stem = nn.ModuleList([
+            ConvModule(in_channels, stem, 3, stride=2, padding=1, **stem_layers),
+            ConvModule(stem, stem, 3, padding=1, **stem_layers),
+            ConvModule(stem, stem, 3, padding=1, **stem_layers),
+        ])  # fmt: skip
         self.shrink = nn.AvgPool2d(3, stride=2, padding=1)
         self.channels = (stem + in_channels, 2 * first + in_channels, 2 * second)
         self.strides = (2, 4, 8)
@@ -169,7 +181,7 @@ class CGNet(Backbone):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return three maps, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
-        half = self.shrink(images)
+        half = self.shrink(images)  # input injection: the reduced image goes into every stage
         x = images
         for conv in self.stem:
             x = conv(x)
@@ -179,18 +191,9 @@ class CGNet(Backbone):
         start, end = self._level(self.level2, middle)
         return fine, middle, self.norm_prelu_2(torch.cat([start, end], dim=1))
 
-    def train(self, mode: bool = True) -> CGNet:
-        """Set the mode; with ``norm_eval``, batch norm stays in evaluation mode."""
-        super().train(mode)
-        if self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        return self
-
     @staticmethod
     def _level(blocks: nn.ModuleList, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the first and what the last block make."""
+        """Return the output of the first and of the last block."""
         start = x = blocks[0](x)
         for block in blocks[1:]:
             x = block(x)
@@ -198,6 +201,7 @@ class CGNet(Backbone):
 
 
 def _activation(act_cfg: LayerConfig, channels: int) -> LayerConfig:
+    """Return ``act_cfg``, for a PReLU with a slope for each channel."""
     return {**act_cfg, "num_parameters": channels} if act_cfg.get("type") == "PReLU" else act_cfg
 
 

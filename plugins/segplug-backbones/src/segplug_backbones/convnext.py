@@ -1,9 +1,9 @@
-"""ConvNeXt: a plain convolutional network with the proportions of a Swin Transformer.
+"""ConvNeXt: a pure convolutional network modernised towards the design of Swin Transformer.
 
     features = ConvNeXt("tiny", out_indices=(0, 1, 2, 3), gap_before_final_norm=False)(torch.rand(2, 3, 512, 512))
     # 96, 192, 384, 768 channels at strides 4, 8, 16, 32
 
-References: A ConvNet for the 2020s, Liu et al., 2022 (https://arxiv.org/abs/2201.03545); with ``use_grn``: ConvNeXt V2,
+A ConvNet for the 2020s, Liu et al., 2022 (https://arxiv.org/abs/2201.03545); with ``use_grn``: ConvNeXt V2,
 Woo et al., 2023 (https://arxiv.org/abs/2301.00808).
 """
 
@@ -23,6 +23,8 @@ from segkernel.nn import (
     LayerConfig,
     build_activation,
     build_norm,
+    check_frozen_stages,
+    check_out_indices,
     checkpoint_block,
     linear_drop_path_rates,
     trunc_normal_init,
@@ -45,18 +47,18 @@ Arch = Literal["atto", "femto", "pico", "nano", "tiny", "small", "base", "large"
 
 
 class ConvNeXtArch(TypedDict):
-    """An architecture of one's own: blocks and channels of each stage."""
+    """A custom architecture: blocks and channels of each stage."""
 
     depths: Sequence[int]
     channels: Sequence[int]
 
 
 class GRN(nn.Module):
-    """Global response normalisation of (N, H, W, C): channels compete by their energy over all positions.
+    """Global response normalisation of (N, H, W, C), equations 1 to 3 of the second paper.
 
     Args:
         channels: C.
-        eps: Keeps the divisor from 0.
+        eps: Added to the divisor.
     """
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
@@ -66,20 +68,31 @@ class GRN(nn.Module):
         self.beta = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        energy = x.norm(p=2, dim=(1, 2), keepdim=True)
-        share = energy / (energy.mean(dim=-1, keepdim=True) + self.eps)
-        return self.gamma * (x * share) + self.beta + x
+        channel_norm = x.norm(p=2, dim=(1, 2), keepdim=True)
+        response = channel_norm / (channel_norm.mean(dim=-1, keepdim=True) + self.eps)
+        return self.gamma * (x * response) + self.beta + x
 
 
 class ConvNeXtBlock(nn.Module):
-    """Depthwise 7x7, norm, widening, activation, narrowing, plus the input: (N, C, H, W) to the same shape.
+    """Depthwise 7x7 convolution, norm and an inverted bottleneck, with a residual connection; figure 4 of the paper.
 
-    With ``linear_pw_conv`` widening and narrowing are linear layers on (N, H, W, C), else 1x1 convolutions.
+    (N, C, H, W) -> the same shape.
+
+    Args:
+        channels: C.
+        norm_cfg: Type of the norm.
+        act_cfg: Type of the activation.
+        linear_pw_conv: Pointwise convolutions are linear layers on (N, H, W, C), which is faster on GPUs.
+        use_grn: Global response normalisation, ConvNeXt V2.
+        drop_path_rate: Drop path rate of the residual branch.
+        layer_scale_init_value: Initial layer scale; 0 is no layer scale.
+        with_cp: Activation checkpointing.
     """
 
     def __init__(
         self,
         channels: int,
+        *,
         norm_cfg: LayerConfig,
         act_cfg: LayerConfig,
         linear_pw_conv: bool,
@@ -106,17 +119,17 @@ class ConvNeXtBlock(nn.Module):
 
     def _forward(self, x: Tensor) -> Tensor:
         out = self.norm(self.depthwise_conv(x))
-        out = self._mix_linear(out) if self.linear_pw_conv else self._mix(out)
+        out = self._pointwise_linear(out) if self.linear_pw_conv else self._pointwise(out)
         if self.gamma is not None:
             out = out * self.gamma.view(1, -1, 1, 1)
         return x + self.drop_path(out)
 
-    def _mix_linear(self, x: Tensor) -> Tensor:
+    def _pointwise_linear(self, x: Tensor) -> Tensor:
         x = self.act(self.pointwise_conv1(x.permute(0, 2, 3, 1)))
         x = self.pointwise_conv2(x if self.grn is None else self.grn(x))
         return x.permute(0, 3, 1, 2)
 
-    def _mix(self, x: Tensor) -> Tensor:
+    def _pointwise(self, x: Tensor) -> Tensor:
         x = self.act(self.pointwise_conv1(x))
         if self.grn is not None:
             x = self.grn(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -124,24 +137,24 @@ class ConvNeXtBlock(nn.Module):
 
 
 class ConvNeXt(FreezableBackbone):
-    """Images (N, in_channels, H, W) to one map for each of ``out_indices``, at strides 4, 8, 16 and 32 by default.
+    """Images (N, in_channels, H, W) to one feature map for each of ``out_indices``, at strides 4, 8, 16, 32 by default.
 
     Odd sizes are rounded down.
 
     Args:
-        arch: A name, or ``{depths, channels}``, both with a number for each stage.
+        arch: A name, or ``{depths, channels}`` with blocks and channels of each stage.
         in_channels: Channels of the image.
-        stem_patch_size: Side in pixels of the patches that become one position of the first stage.
+        stem_patch_size: Side and stride of the convolution of the stem in pixels.
         norm_cfg: Type of the norms and its arguments.
         act_cfg: Type of the activations.
-        linear_pw_conv: Widen and narrow with linear layers, not with 1x1 convolutions.
-        use_grn: Global response normalisation, for ConvNeXt V2.
+        linear_pw_conv: Pointwise convolutions are linear layers.
+        use_grn: Global response normalisation, ConvNeXt V2.
         drop_path_rate: Drop path rate of the last layer; it rises linearly from 0 at the first one.
-        layer_scale_init_value: First value of each block's factor per channel; 0 does without it.
+        layer_scale_init_value: Initial layer scale; 0 is no layer scale.
         out_indices: The stages to return, counted from 0, negative ones from the end.
-        frozen_stages: The first n stages, with what leads to them, do not train.
-        gap_before_final_norm: Return the normalised mean of each map, (N, C), for classification. Models for dense
-            prediction say False.
+        frozen_stages: 0 freezes nothing, n the first n stages with the layers before them.
+        gap_before_final_norm: Return the normalised global average of each map, (N, C), for classification. For dense
+            prediction it must be False.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
         pretrained: Checkpoint that the runner loads after building the model.
 
@@ -175,22 +188,30 @@ class ConvNeXt(FreezableBackbone):
     ) -> None:
         super().__init__()
         depths, widths = _depths_and_widths(arch)
-        self.out_indices = _indices(out_indices, len(depths))
-        if not 0 <= frozen_stages <= len(depths):
-            raise ConfigError(Problem(f"{frozen_stages} of {len(depths)} stages", "frozen_stages"))
-        self.frozen_stages, self.gap_before_final_norm = frozen_stages, gap_before_final_norm
-        self.pretrained = pretrained
+        self.out_indices = tuple(sorted(check_out_indices(out_indices, len(depths), from_end=True)))
+        self.frozen_stages = check_frozen_stages(frozen_stages, 0, len(depths))
+        self.gap_before_final_norm, self.pretrained = gap_before_final_norm, pretrained
         self.downsample_layers, self.stages = nn.ModuleList(), nn.ModuleList()
-        rates = iter(linear_drop_path_rates(drop_path_rate, sum(depths)))
+        drop_path_rates = iter(linear_drop_path_rates(drop_path_rate, sum(depths)))
         for i, (depth, width) in enumerate(zip(depths, widths)):
-            inputs = widths[i - 1] if i else in_channels
-            side = 2 if i else stem_patch_size
-            shrink = [nn.Conv2d(inputs, width, side, stride=side)]
-            norm = build_norm(norm_cfg, inputs if i else width)[1]
-            self.downsample_layers.append(nn.Sequential(norm, *shrink) if i else nn.Sequential(*shrink, norm))
-            options = (norm_cfg, act_cfg, linear_pw_conv, use_grn)
+            if i == 0:
+                stem = nn.Conv2d(in_channels, width, stem_patch_size, stride=stem_patch_size)
+                self.downsample_layers.append(nn.Sequential(stem, build_norm(norm_cfg, width)[1]))
+            else:
+                downsample = nn.Conv2d(widths[i - 1], width, 2, stride=2)
+                self.downsample_layers.append(nn.Sequential(build_norm(norm_cfg, widths[i - 1])[1], downsample))
             blocks = (
-                ConvNeXtBlock(width, *options, next(rates), layer_scale_init_value, with_cp) for _ in range(depth)
+                ConvNeXtBlock(
+                    width,
+                    norm_cfg=norm_cfg,
+                    act_cfg=act_cfg,
+                    linear_pw_conv=linear_pw_conv,
+                    use_grn=use_grn,
+                    drop_path_rate=next(drop_path_rates),
+                    layer_scale_init_value=layer_scale_init_value,
+                    with_cp=with_cp,
+                )
+                for _ in range(depth)
             )
             self.stages.append(nn.Sequential(*blocks))
             if i in self.out_indices:
@@ -205,16 +226,21 @@ class ConvNeXt(FreezableBackbone):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
         x, outputs = images, []
-        for i, (shrink, stage) in enumerate(zip(self.downsample_layers, self.stages)):
-            x = stage(shrink(x))
+        for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages)):
+            x = stage(downsample(x))
             if i in self.out_indices:
                 norm = getattr(self, f"norm{i}")
-                pooled = self.gap_before_final_norm
-                outputs.append(norm(x.mean((2, 3), keepdim=True)).flatten(1) if pooled else norm(x))
+                if self.gap_before_final_norm:
+                    outputs.append(norm(x.mean((2, 3), keepdim=True)).flatten(1))
+                else:
+                    outputs.append(norm(x))
         return tuple(outputs)
 
     def layer_of(self, parameter: str, num_layers: int, stage_wise: bool = False) -> int | None:
-        """As the interface says; layer by layer, groups of three blocks of the third stage are a layer each."""
+        """Return how deep a parameter is, see `Backbone.layer_of`.
+
+        Layer by layer it is the authors' scheme: in the third stage, three blocks are one layer.
+        """
         part, *numbers = parameter.split(".")
         if part not in ("downsample_layers", "stages"):
             return None
@@ -242,11 +268,3 @@ def _depths_and_widths(arch: str | ConvNeXtArch) -> tuple[Sequence[int], Sequenc
         message = f"{len(arch['depths'])} depths for {len(arch['channels'])} channels; a stage has one of each"
         raise ConfigError(Problem(message, "arch"))
     return arch["depths"], arch["channels"]
-
-
-def _indices(out_indices: int | Sequence[int], stages: int) -> tuple[int, ...]:
-    """Return the stages to return, in order, counted from 0."""
-    given = [out_indices] if isinstance(out_indices, int) else out_indices
-    if not given or not all(-stages <= index < stages for index in given):
-        raise ConfigError(Problem(f"{out_indices} must name stages 0 to {stages - 1}", "out_indices"))
-    return tuple(sorted(index % stages for index in given))

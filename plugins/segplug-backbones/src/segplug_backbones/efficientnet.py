@@ -1,4 +1,4 @@
-"""EfficientNet, b0 to b8 and l2, and EfficientNet-EdgeTPU, es to el.
+"""EfficientNet, ``b0`` to ``b8`` and ``l2``, and EfficientNet-EdgeTPU, ``es`` to ``el``.
 
     features = EfficientNet("b3", out_indices=(2, 3, 4, 5))(torch.rand(2, 3, 512, 512))  # strides 4, 8, 16, 32
 
@@ -30,14 +30,17 @@ from segplug_backbones.squeeze import make_divisible
 
 
 class Row(NamedTuple):
-    """Some blocks of one kind: all have the row's kernel, channels and expansion, the first one its stride."""
+    """Blocks of one kind, with the same kernel, output channels and expansion; only the first one has the stride.
+
+    Kinds: inverted residuals with (``mbconv``) or without (``plain``) squeeze-and-excitation, and `EdgeResidual`.
+    """
 
     kernel: int
     channels: int
     stride: int
     expansion: int
     blocks: int
-    kind: Literal["weighted", "plain", "edge"] = "weighted"
+    kind: Literal["mbconv", "plain", "edge"] = "mbconv"
 
 
 NORMAL = (
@@ -49,7 +52,7 @@ NORMAL = (
     Row(5, 192, 2, 6, 4),
     Row(3, 320, 1, 6, 1),
 )
-"""Table 1 of the paper, the rows of blocks."""
+"""Table 1 of the paper."""
 EDGE = (
     Row(3, 24, 1, 3, 1, "edge"),
     Row(3, 32, 2, 8, 2, "edge"),
@@ -73,11 +76,11 @@ ARCHS: dict[str, tuple[tuple[Row, ...], float, float]] = {
     "em": (EDGE, 1.0, 1.1),
     "el": (EDGE, 1.2, 1.4),
 }
-"""Rows, and the factors of width and depth."""
+"""Rows, and the multipliers of width and depth (compound scaling, section 3.3 of the paper)."""
 
 
 class EdgeResidual(nn.Module):
-    """Widen with a full convolution, narrow with 1x1; the input is added where it fits.
+    """Fused inverted residual: expand with an ordinary convolution, project with 1x1.
 
     (N, in_channels, H, W) -> (N, out_channels, ~H / stride, ~W / stride).
     """
@@ -86,6 +89,7 @@ class EdgeResidual(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
+        *,
         mid_channels: int,
         kernel_size: int,
         stride: int,
@@ -107,24 +111,24 @@ class EdgeResidual(nn.Module):
             act_cfg=act_cfg,
         )
         self.conv2 = ConvModule(mid_channels, out_channels, 1, norm_cfg=norm_cfg, act_cfg=None)
-        self.adds_input = with_residual and stride == 1 and in_channels == out_channels
+        self.use_residual = with_residual and stride == 1 and in_channels == out_channels
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv2(self.conv1(x))
-        return x + self.drop_path(out) if self.adds_input else out
+        return x + self.drop_path(out) if self.use_residual else out
 
 
 class EfficientNet(FreezableBackbone):
-    """Images (N, in_channels, H, W) to one map for each of ``out_indices``; odd sizes are rounded up.
+    """Images (N, in_channels, H, W) to one feature map for each of ``out_indices``; odd sizes are rounded up.
 
     Args:
         arch: ``b0`` to ``b8``, ``l2``, ``es``, ``em`` or ``el``.
-        drop_path_rate: Share of images whose branch is dropped in the last block, in training; less before.
+        drop_path_rate: Drop path rate of the last block; it rises linearly from 0 at the first one.
         out_indices: The layers to return: 0 the stem, 1 to 5 the stages, at strides 2, 4, 8, 16 and 32, 6 the last
             convolution.
-        frozen_stages: How many layers are frozen.
-        conv_cfg: Kind of convolution; the default pads as TensorFlow does.
+        frozen_stages: 0 freezes nothing, n the first n layers.
+        conv_cfg: Type of the convolutions; the default has TensorFlow's ``SAME`` padding.
         norm_cfg: Type of the norms and its arguments.
         act_cfg: Type of the activations.
         norm_eval: Keep batch norm in evaluation mode while training.
@@ -162,9 +166,9 @@ class EfficientNet(FreezableBackbone):
         channels, strides = [make_divisible(32 * width, 8)], [2]
         self.layers = nn.ModuleList([ConvModule(in_channels, channels[0], 3, stride=2, padding=1, **layers)])
         total = sum(row.blocks for stage in stages for row in stage)
-        drop_paths = iter(linear_drop_path_rates(drop_path_rate, total))
+        drop_path_rates = iter(linear_drop_path_rates(drop_path_rate, total))
         for stage in stages:
-            self.layers.append(nn.Sequential(*_blocks(stage, channels[-1], drop_paths, layers)))
+            self.layers.append(nn.Sequential(*_blocks(stage, channels[-1], drop_path_rates, layers)))
             channels.append(stage[-1].channels)
             strides.append(strides[-1] * math.prod(row.stride for row in stage))
         last = make_divisible(1280 * width, 8)
@@ -178,11 +182,14 @@ class EfficientNet(FreezableBackbone):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
-        x, outputs = images, []
-        for layer in self.layers:
-            for block in layer if isinstance(layer, nn.Sequential) else [layer]:
-                x = checkpoint_block(block, x, enabled=self.with_cp and block is not layer)
+        stem, *stages, last = self.layers
+        x = stem(images)
+        outputs = [x]
+        for stage in stages:
+            for block in stage.children():
+                x = checkpoint_block(block, x, enabled=self.with_cp)
             outputs.append(x)
+        outputs.append(last(x))
         return tuple(outputs[i] for i in self.out_indices)
 
     def frozen_modules(self) -> list[nn.Module]:
@@ -194,7 +201,7 @@ def _scaled(row: Row, width: float, depth: float) -> Row:
 
 
 def _stages(rows: Sequence[Row]) -> list[list[Row]]:
-    """Return the rows in stages: all but the first stage begin where the size halves."""
+    """Group the rows into stages: each but the first one begins with a stride of 2."""
     stages: list[list[Row]] = []
     for i, row in enumerate(rows):
         if i == 0 or row.stride == 2:
@@ -204,35 +211,44 @@ def _stages(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _blocks(
-    stage: Sequence[Row], in_channels: int, drop_paths: Iterator[float], layers: Mapping[str, Any]
+    stage: Sequence[Row], in_channels: int, drop_path_rates: Iterator[float], layers: Mapping[str, Any]
 ) -> Iterator[nn.Module]:
     for row in stage:
         for i in range(row.blocks):
-            yield _block(row, i, in_channels, next(drop_paths), layers)
+            yield _block(row, i, in_channels, next(drop_path_rates), layers)
             in_channels = row.channels
 
 
-def _block(row: Row, i: int, in_channels: int, drop_path: float, layers: Mapping[str, Any]) -> nn.Module:
+def _block(row: Row, i: int, in_channels: int, drop_path_rate: float, layers: Mapping[str, Any]) -> nn.Module:
     """Return block ``i`` of a row."""
     stride = row.stride if i == 0 else 1
     if row.kind == "edge":
-        odd = i > 0 and row.expansion == 3  # as in the networks that checkpoints come from
-        width = in_channels * (4 if odd else row.expansion)
-        return EdgeResidual(in_channels, row.channels, width, row.kernel, stride, not odd, drop_path, **layers)
+        # As in the reference: repeated blocks of the first row expand by 4 and have no residual connection.
+        exception = i > 0 and row.expansion == 3
+        return EdgeResidual(
+            in_channels,
+            row.channels,
+            mid_channels=in_channels * (4 if exception else row.expansion),
+            kernel_size=row.kernel,
+            stride=stride,
+            with_residual=not exception,
+            drop_path_rate=drop_path_rate,
+            **layers,
+        )
     width = in_channels * row.expansion
     se_cfg = {
         "channels": width,
-        "ratio": 4 * row.expansion,
+        "ratio": 4 * row.expansion,  # a quarter of the block's input channels, not of the expanded ones
         "divisor": 1,
         "act_cfg": (layers["act_cfg"], {"type": "Sigmoid"}),
     }
     return InvertedResidualV3(
         in_channels,
         row.channels,
-        width,
-        row.kernel,
-        stride,
-        se_cfg=se_cfg if row.kind == "weighted" else None,
-        drop_path_rate=drop_path,
+        mid_channels=width,
+        kernel_size=row.kernel,
+        stride=stride,
+        se_cfg=se_cfg if row.kind == "mbconv" else None,
+        drop_path_rate=drop_path_rate,
         **layers,
     )

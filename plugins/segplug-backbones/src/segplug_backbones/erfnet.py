@@ -1,8 +1,8 @@
-"""ERFNet: residual blocks of factorised convolutions, a 3x1 and a 1x3 in place of a 3x3.
+"""ERFNet: residual blocks of factorised convolutions, 3x1 and 1x3 instead of 3x3.
 
     (features,) = ERFNet()(torch.rand(2, 3, 512, 1024))  # 16 channels at stride 2
 
-Reference: ERFNet: Efficient Residual Factorized ConvNet for Real-time Semantic Segmentation, Romera et al., 2017
+ERFNet: Efficient Residual Factorized ConvNet for Real-time Semantic Segmentation, Romera et al., 2017
 (https://ieeexplore.ieee.org/document/8063438).
 """
 
@@ -22,7 +22,7 @@ from segkernel.nn import LayerConfig, build_activation, build_conv, build_norm, 
 
 
 class DownsamplerBlock(nn.Module):
-    """A strided convolution and a pool, joined: (N, in_channels, h, w) -> (N, out_channels, ~h/2, ~w/2)."""
+    """A strided convolution and a max pool, concatenated: (N, in_channels, h, w) -> (N, out_channels, ~h/2, ~w/2)."""
 
     def __init__(
         self,
@@ -40,17 +40,17 @@ class DownsamplerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv(x)
-        pooled = resize(self.pool(x), out.shape[2:])  # one pixel smaller where the size is odd
+        pooled = resize(self.pool(x), out.shape[2:])  # the pool rounds odd sizes down, the convolution up
         return self.act(self.bn(torch.cat([out, pooled], dim=1)))
 
 
 class NonBottleneck1d(nn.Module):
-    """A residual block of 3x1 and 1x3 convolutions, twice: (N, channels, h, w) -> the same.
+    """A residual block of 3x1, 1x3, 3x1 and 1x3 convolutions: (N, channels, h, w) -> the same shape.
 
     Args:
-        channels: Of the map.
-        drop_rate: Share of values dropped before the input is added.
-        dilation: Of the second two convolutions.
+        channels: Channels of the feature map.
+        drop_rate: Dropout rate of the residual branch.
+        dilation: Of the last two convolutions.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
         norm_cfg: Type of the norms.
         act_cfg: Type of the activations.
@@ -68,15 +68,19 @@ class NonBottleneck1d(nn.Module):
         super().__init__()
         conv = partial(build_conv, conv_cfg, channels, channels)
         self.act = build_activation(act_cfg)
-        self.convs_layers = nn.Sequential()
-        for step, last in ((1, self.act), (dilation, nn.Dropout(drop_rate))):
-            self.convs_layers.extend([
-                conv((3, 1), padding=(step, 0), dilation=(step, 1)),
-                self.act,
-                conv((1, 3), padding=(0, step), dilation=(1, step)),
-                build_norm(norm_cfg, channels)[1],
-                last,
-            ])  # fmt: skip
+        # One activation in several places, as in the reference: a PReLU is shared.
+        self.convs_layers = nn.Sequential(
+            conv((3, 1), padding=(1, 0)),
+            self.act,
+            conv((1, 3), padding=(0, 1)),
+            build_norm(norm_cfg, channels)[1],
+            self.act,
+            conv((3, 1), padding=(dilation, 0), dilation=(dilation, 1)),
+            self.act,
+            conv((1, 3), padding=(0, dilation), dilation=(1, dilation)),
+            build_norm(norm_cfg, channels)[1],
+            nn.Dropout(drop_rate),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.convs_layers(x) + x)
@@ -98,18 +102,19 @@ class UpsamplerBlock(nn.Module):
 class ERFNet(Backbone):
     """Images (N, in_channels, H, W) to one map, at stride 2 by default.
 
-    The decoder doubles the encoder's size, which was rounded up: 65 x 97 pixels give 36 x 52.
+    The encoder rounds odd sizes up three times, and the decoder doubles the result twice: 65 x 97 pixels give 36 x 52.
 
     Args:
         in_channels: Channels of the image.
-        enc_downsample_channels: Channels after each block that halves the size.
-        enc_stage_non_bottlenecks: Residual blocks after the second and each further one of those.
-        enc_non_bottleneck_dilations: Of the last stage's residual blocks, repeated as often as they fit.
-        enc_non_bottleneck_channels: Channels of the residual blocks; they are those of the block before them.
-        dec_upsample_channels: Channels after each block that doubles the size; likewise.
-        dec_stages_non_bottleneck: Residual blocks after each of those.
-        dec_non_bottleneck_channels: Channels of the decoder's blocks.
-        dropout_ratio: Share of values dropped in each of the encoder's residual blocks.
+        enc_downsample_channels: Output channels of each downsampler of the encoder.
+        enc_stage_non_bottlenecks: Residual blocks after the second and each further downsampler.
+        enc_non_bottleneck_dilations: Dilations of the residual blocks of the last stage, repeated.
+        enc_non_bottleneck_channels: MMSegmentation's, checked but without effect: the residual blocks have the channels
+            of the downsampler before them.
+        dec_upsample_channels: MMSegmentation's, checked but without effect: ``dec_non_bottleneck_channels`` decide.
+        dec_stages_non_bottleneck: Residual blocks after each upsampler of the decoder.
+        dec_non_bottleneck_channels: Output channels of each upsampler, and of the residual blocks after it.
+        dropout_ratio: Dropout rate of the residual blocks of the encoder.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
         norm_cfg: Type of the norms and its arguments; ``eps`` is 1e-3 unless it says otherwise.
         act_cfg: Type of the activations.
@@ -157,24 +162,25 @@ class ERFNet(Backbone):
         )
         times, rest = divmod(enc_stage_non_bottlenecks[-1], len(enc_non_bottleneck_dilations))
         if rest:
-            message = f"its last number, {enc_stage_non_bottlenecks[-1]}, is no multiple of the number of dilations"
+            message = f"its last number, {enc_stage_non_bottlenecks[-1]}, is not divisible by the number of dilations"
             raise ConfigError(Problem(message, "enc_stage_non_bottlenecks"))
         norms: dict[str, Any] = {"norm_cfg": {"eps": 1e-3, **norm_cfg}, "act_cfg": act_cfg}
-        halve = partial(DownsamplerBlock, conv_cfg=conv_cfg, **norms)
-        residual = partial(NonBottleneck1d, conv_cfg=conv_cfg, **norms)
+        layers: dict[str, Any] = {"conv_cfg": conv_cfg, **norms}
 
-        self.encoder = nn.ModuleList([halve(in_channels, enc_downsample_channels[0])])
+        self.encoder = nn.ModuleList([DownsamplerBlock(in_channels, enc_downsample_channels[0], **layers)])
         dilations = [[1] * count for count in enc_stage_non_bottlenecks[:-1]]
         dilations.append([*enc_non_bottleneck_dilations] * times)
-        for (inputs, width), of_stage in zip(pairwise(enc_downsample_channels), dilations):
-            self.encoder.append(halve(inputs, width))
-            self.encoder.extend(residual(width, dropout_ratio, dilation) for dilation in of_stage)
+        for (inputs, width), stage_dilations in zip(pairwise(enc_downsample_channels), dilations):
+            self.encoder.append(DownsamplerBlock(inputs, width, **layers))
+            self.encoder.extend(
+                NonBottleneck1d(width, dropout_ratio, dilation, **layers) for dilation in stage_dilations
+            )
 
         self.decoder = nn.ModuleList()
         widths = (enc_downsample_channels[-1], *dec_non_bottleneck_channels)
         for (inputs, width), count in zip(pairwise(widths), dec_stages_non_bottleneck):
             self.decoder.append(UpsamplerBlock(inputs, width, **norms))
-            self.decoder.extend(residual(width, 0.0, 1) for _ in range(count))
+            self.decoder.extend(NonBottleneck1d(width, 0.0, 1, **layers) for _ in range(count))
         self.channels, self.strides = (widths[-1],), (2,)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -187,7 +193,7 @@ class ERFNet(Backbone):
 
 def _check_lengths(count: int, **arguments: Sequence[int]) -> None:
     if count < 1:
-        raise ConfigError(Problem(f"{count + 1} numbers, two at least are needed", "enc_downsample_channels"))
+        raise ConfigError(Problem(f"{count + 1} numbers; at least 2 are needed", "enc_downsample_channels"))
     for name, values in arguments.items():
         if len(values) != count:
             message = f"{list(values)} must have {count} numbers, one less than enc_downsample_channels"

@@ -2,7 +2,7 @@
 
     higher, lower, fused = FastSCNN()(torch.rand(2, 3, 512, 1024))  # strides 8, 32, 8
 
-Reference: Fast-SCNN: Fast Semantic Segmentation Network, Poudel, Liwicki and Cipolla, 2019
+Fast-SCNN: Fast Semantic Segmentation Network, Poudel, Liwicki and Cipolla, 2019
 (https://arxiv.org/abs/1902.04502).
 """
 
@@ -15,14 +15,21 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from segkernel.errors import UsageError
+from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Backbone
-from segkernel.nn import ConvModule, DepthwiseSeparableConvModule, LayerConfig, PyramidPooling, resize
+from segkernel.nn import (
+    ConvModule,
+    DepthwiseSeparableConvModule,
+    LayerConfig,
+    PyramidPooling,
+    check_out_indices,
+    resize,
+)
 from segplug_backbones.inverted_residual import InvertedResidual
 
 
 class LearningToDownsample(nn.Module):
-    """The shallow part both branches share: (N, in_channels, H, W) -> (N, out_channels, ~H/8, ~W/8)."""
+    """The shallow stem that both branches share: (N, in_channels, H, W) -> (N, out_channels, ~H/8, ~W/8)."""
 
     def __init__(
         self,
@@ -39,7 +46,7 @@ class LearningToDownsample(nn.Module):
         self.conv = ConvModule(
             in_channels, first, 3, stride=2, padding=1, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg
         )
-        # Neither conv_cfg nor act_cfg reaches these two in the networks that checkpoints come from.
+        # As in the reference, neither conv_cfg nor act_cfg reaches these two.
         self.dsconv1 = DepthwiseSeparableConvModule(
             first, second, 3, stride=2, padding=1, norm_cfg=norm_cfg, dw_act_cfg=dw_act_cfg
         )
@@ -52,9 +59,9 @@ class LearningToDownsample(nn.Module):
 
 
 class GlobalFeatureExtractor(nn.Module):
-    """The deep, coarse branch: (N, in_channels, H, W) -> (N, out_channels, ~H/s, ~W/s), s the product of ``strides``.
+    """The deep branch: (N, in_channels, H, W) -> (N, out_channels, ~H/s, ~W/s), s the product of ``strides``.
 
-    Three groups of inverted residuals, then averages over 1, 2, 3 and 6 cells a side beside the features themselves.
+    Three groups of inverted residuals, then pyramid pooling.
     """
 
     def __init__(
@@ -75,13 +82,27 @@ class GlobalFeatureExtractor(nn.Module):
         inputs = (in_channels, *block_channels)
         first, second, third = (
             _inverted_residuals(
-                inputs[i], block_channels[i], num_blocks[i], strides[i], expand_ratio, norm_cfg, act_cfg
+                inputs[i],
+                block_channels[i],
+                count=num_blocks[i],
+                stride=strides[i],
+                expand_ratio=expand_ratio,
+                norm_cfg=norm_cfg,
+                act_cfg=act_cfg,
             )
             for i in range(3)
         )
         self.bottleneck1, self.bottleneck2, self.bottleneck3 = first, second, third
         deepest = block_channels[2]
-        self.ppm = PyramidPooling(pool_scales, deepest, deepest // 4, conv_cfg, norm_cfg, act_cfg, align_corners)
+        self.ppm = PyramidPooling(
+            pool_scales,
+            deepest,
+            deepest // 4,
+            conv_cfg=conv_cfg,
+            norm_cfg=norm_cfg,
+            act_cfg=act_cfg,
+            align_corners=align_corners,
+        )
         pooled = deepest + deepest // 4 * len(pool_scales)
         self.out = ConvModule(pooled, out_channels, 3, padding=1, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg)
 
@@ -91,7 +112,7 @@ class GlobalFeatureExtractor(nn.Module):
 
 
 class FeatureFusion(nn.Module):
-    """The coarse branch, enlarged and filtered, plus the fine one: two maps -> (N, out_channels, fine H, fine W)."""
+    """The coarse branch, upsampled and convolved, plus the fine one: two maps -> (N, out_channels, fine H, fine W)."""
 
     def __init__(
         self,
@@ -146,11 +167,11 @@ class FastSCNN(Backbone):
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
         norm_cfg: Type of the norms and its arguments.
         act_cfg: Type of the activations.
-        align_corners: How the coarse and the pooled maps are enlarged.
-        dw_act_cfg: Activation after the first depthwise convolutions; None is none.
+        align_corners: As in `segkernel.nn.resize`.
+        dw_act_cfg: Activation after the depthwise convolutions of the stem; None is no activation.
 
     Raises:
-        UsageError: When an argument is out of range or does not fit the others.
+        ConfigError: When an argument is out of range or does not fit the others.
     """
 
     conformance_exceptions: ClassVar = {"order": "the fused map, finer than the coarse one, has always been the third"}
@@ -177,12 +198,9 @@ class FastSCNN(Backbone):
         _check_equal("higher_in_channels", higher_in_channels, "global_in_channels", global_in_channels)
         _check_equal("lower_in_channels", lower_in_channels, "global_out_channels", global_out_channels)
         if lower_in_channels % fusion_out_channels:
-            raise UsageError(
-                f"lower_in_channels {lower_in_channels} is no multiple of fusion_out_channels {fusion_out_channels}"
-            )
+            message = f"{lower_in_channels} is not divisible by fusion_out_channels, {fusion_out_channels}"
+            raise ConfigError(Problem(message, "lower_in_channels"))
         _check_lengths(downsample_dw_channels, global_block_channels, global_block_strides)
-        if not out_indices or not all(0 <= i < 3 for i in out_indices):
-            raise UsageError(f"out_indices {list(out_indices)} must name maps 0 (fine), 1 (coarse) or 2 (fused)")
         layers: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         self.learning_to_downsample = LearningToDownsample(
             in_channels, downsample_dw_channels, global_in_channels, dw_act_cfg=dw_act_cfg, **layers
@@ -198,7 +216,7 @@ class FastSCNN(Backbone):
         self.feature_fusion = FeatureFusion(
             higher_in_channels, lower_in_channels, fusion_out_channels, align_corners=align_corners, **layers
         )
-        self.out_indices = tuple(out_indices)
+        self.out_indices = check_out_indices(out_indices, 3)
         channels = (global_in_channels, global_out_channels, fusion_out_channels)
         strides = (8, 8 * math.prod(global_block_strides), 8)
         self.channels = tuple(channels[i] for i in self.out_indices)
@@ -221,7 +239,7 @@ def _inverted_residuals(
     norm_cfg: LayerConfig,
     act_cfg: LayerConfig,
 ) -> nn.Sequential:
-    layers = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}
+    layers: dict[str, Any] = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}
     first = InvertedResidual(in_channels, channels, stride, expand_ratio, **layers)
     others = (InvertedResidual(channels, channels, 1, expand_ratio, **layers) for _ in range(count - 1))
     return nn.Sequential(first, *others)
@@ -229,7 +247,7 @@ def _inverted_residuals(
 
 def _check_equal(name: str, value: int, other: str, other_value: int) -> None:
     if value != other_value:
-        raise UsageError(f"{name} is {value}, but {other} is {other_value}; they must be the same")
+        raise ConfigError(Problem(f"{value}, but {other} is {other_value}; they must be the same", name))
 
 
 def _check_lengths(downsample: Sequence[int], channels: Sequence[int], strides: Sequence[int]) -> None:
@@ -239,4 +257,4 @@ def _check_lengths(downsample: Sequence[int], channels: Sequence[int], strides: 
         ("global_block_strides", strides, 3),
     ):
         if len(values) != count:
-            raise UsageError(f"{name} {list(values)} must have {count} numbers")
+            raise ConfigError(Problem(f"{list(values)} must have {count} numbers", name))

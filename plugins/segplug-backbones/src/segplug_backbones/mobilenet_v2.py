@@ -1,4 +1,4 @@
-"""MobileNetV2: a light network of inverted residuals.
+"""MobileNetV2: a light network of inverted residuals with linear bottlenecks.
 
     features = MobileNetV2()(torch.rand(2, 3, 512, 512))  # strides 4, 8, 16, 32
 
@@ -29,11 +29,11 @@ STAGES = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3
 
 
 class MobileNetV2(FreezableBackbone):
-    """Images (N, in_channels, H, W) to one map for each of ``out_indices``; odd sizes are rounded up.
+    """Images (N, in_channels, H, W) to one feature map for each of ``out_indices``; odd sizes are rounded up.
 
     Args:
-        widen_factor: Of all channels.
-        strides: Of each of the seven stages; the stem has another 2.
+        widen_factor: Multiplier of all channels.
+        strides: Of each of the seven stages; the stem has a stride of 2 besides.
         dilations: Of the first block of each stage.
         out_indices: The stages to return, counted from 0.
         frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages.
@@ -78,8 +78,9 @@ class MobileNetV2(FreezableBackbone):
         widths = [make_divisible(channels * widen_factor, 8) for channels in (32, *(stage[1] for stage in STAGES))]
         self.conv1 = ConvModule(in_channels, widths[0], 3, stride=2, padding=1, **layers)
         for i, (expansion, _, blocks) in enumerate(STAGES):
-            first = InvertedResidual(widths[i], widths[i + 1], strides[i], expansion, dilations[i], **layers)
-            others = [InvertedResidual(widths[i + 1], widths[i + 1], 1, expansion, **layers) for _ in range(blocks - 1)]
+            width, options = widths[i + 1], {**layers, "expand_ratio": expansion}
+            first = InvertedResidual(widths[i], width, stride=strides[i], dilation=dilations[i], **options)
+            others = [InvertedResidual(width, width, stride=1, **options) for _ in range(blocks - 1)]
             self.add_module(f"layer{i + 1}", nn.Sequential(first, *others))
         self.channels = tuple(widths[i + 1] for i in self.out_indices)
         self.strides = tuple(2 * math.prod(strides[: i + 1]) for i in self.out_indices)

@@ -1,4 +1,4 @@
-"""MobileNetV3 as a backbone for segmentation: from stride 8 on it dilates instead of striding.
+"""MobileNetV3 for segmentation: dilated instead of strided from stride 8 on.
 
     features = MobileNetV3("large", out_indices=(1, 3, 16))(torch.rand(2, 3, 512, 512))  # strides 2, 4, 8
 
@@ -16,12 +16,23 @@ from segkernel.errors import ConfigError, Problem, suggest
 from segkernel.nn import ConvModule, FreezableBackbone, check_frozen_stages, check_out_indices, checkpoint_block
 from segplug_backbones.inverted_residual import InvertedResidualV3
 
-Row = tuple[int, int, int, bool, str, int]
+
+class Row(NamedTuple):
+    """One block."""
+
+    kernel: int
+    mid_channels: int
+    channels: int
+    with_se: bool
+    activation: str
+    stride: int
+
+
 SAME_PADDING = {"type": "Conv2dAdaptivePadding"}
 
 
 class Arch(NamedTuple):
-    """A network: blocks, channels at the end, and the blocks that strided once, where dilation 2 and 4 begin."""
+    """Blocks, channels of the last convolution, and the blocks (from 1) whose stride becomes a dilation of 2 and 4."""
 
     blocks: tuple[Row, ...]
     last: int
@@ -31,57 +42,58 @@ class Arch(NamedTuple):
 ARCHS = {
     "small": Arch(
         (
-            (3, 16, 16, True, "ReLU", 2),
-            (3, 72, 24, False, "ReLU", 2),
-            (3, 88, 24, False, "ReLU", 1),
-            (5, 96, 40, True, "HSwish", 2),
-            (5, 240, 40, True, "HSwish", 1),
-            (5, 240, 40, True, "HSwish", 1),
-            (5, 120, 48, True, "HSwish", 1),
-            (5, 144, 48, True, "HSwish", 1),
-            (5, 288, 96, True, "HSwish", 2),
-            (5, 576, 96, True, "HSwish", 1),
-            (5, 576, 96, True, "HSwish", 1),
+            Row(3, 16, 16, True, "ReLU", 2),
+            Row(3, 72, 24, False, "ReLU", 2),
+            Row(3, 88, 24, False, "ReLU", 1),
+            Row(5, 96, 40, True, "HSwish", 2),
+            Row(5, 240, 40, True, "HSwish", 1),
+            Row(5, 240, 40, True, "HSwish", 1),
+            Row(5, 120, 48, True, "HSwish", 1),
+            Row(5, 144, 48, True, "HSwish", 1),
+            Row(5, 288, 96, True, "HSwish", 2),
+            Row(5, 576, 96, True, "HSwish", 1),
+            Row(5, 576, 96, True, "HSwish", 1),
         ),
         last=576,
         dilated=(4, 9),
     ),
     "large": Arch(
         (
-            (3, 16, 16, False, "ReLU", 1),
-            (3, 64, 24, False, "ReLU", 2),
-            (3, 72, 24, False, "ReLU", 1),
-            (5, 72, 40, True, "ReLU", 2),
-            (5, 120, 40, True, "ReLU", 1),
-            (5, 120, 40, True, "ReLU", 1),
-            (3, 240, 80, False, "HSwish", 2),
-            (3, 200, 80, False, "HSwish", 1),
-            (3, 184, 80, False, "HSwish", 1),
-            (3, 184, 80, False, "HSwish", 1),
-            (3, 480, 112, True, "HSwish", 1),
-            (3, 672, 112, True, "HSwish", 1),
-            (5, 672, 160, True, "HSwish", 2),
-            (5, 960, 160, True, "HSwish", 1),
-            (5, 960, 160, True, "HSwish", 1),
+            Row(3, 16, 16, False, "ReLU", 1),
+            Row(3, 64, 24, False, "ReLU", 2),
+            Row(3, 72, 24, False, "ReLU", 1),
+            Row(5, 72, 40, True, "ReLU", 2),
+            Row(5, 120, 40, True, "ReLU", 1),
+            Row(5, 120, 40, True, "ReLU", 1),
+            Row(3, 240, 80, False, "HSwish", 2),
+            Row(3, 200, 80, False, "HSwish", 1),
+            Row(3, 184, 80, False, "HSwish", 1),
+            Row(3, 184, 80, False, "HSwish", 1),
+            Row(3, 480, 112, True, "HSwish", 1),
+            Row(3, 672, 112, True, "HSwish", 1),
+            Row(5, 672, 160, True, "HSwish", 2),
+            Row(5, 960, 160, True, "HSwish", 1),
+            Row(5, 960, 160, True, "HSwish", 1),
         ),
         last=960,
         dilated=(7, 13),
     ),
 }
-"""Tables 1 and 2 of the paper: kernel, width inside, channels, channel weights, activation and stride of each block."""
+"""Tables 1 (large) and 2 (small) of the paper."""
 
 
 class MobileNetV3(FreezableBackbone):
-    """Images (N, in_channels, H, W) to one map for each of ``out_indices``; odd sizes are rounded up.
+    """Images (N, in_channels, H, W) to one feature map for each of ``out_indices``; odd sizes are rounded up.
 
     Args:
         arch: ``small`` or ``large``.
-        conv_cfg: Type of the convolutions; None is ``Conv2d``. Those that stride pad as TensorFlow does.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``. In blocks with a stride of 2 they have TensorFlow's
+            ``SAME`` padding whatever it says.
         norm_cfg: Type of the norms and its arguments.
         out_indices: The layers to return: 0 the stem, 1 to 11 (``small``) or 15 (``large``) the blocks, then the last
             convolution.
         frozen_stages: -1 freezes nothing, n the layers 0 to n.
-        reduction_factor: Channels of the last blocks, those that once had stride 32, are divided by it.
+        reduction_factor: Divides the channels of the last blocks, those with a dilation of 4.
         norm_eval: Keep batch norm in evaluation mode while training.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
         pretrained: Checkpoint that the runner loads after building the model.
@@ -120,12 +132,25 @@ class MobileNetV3(FreezableBackbone):
         channels, strides = [16], [2]
         for i, row in enumerate(blocks, start=1):
             dilation = 1 if i < dilated[0] else 2 if i < dilated[1] else 4
-            fewer = reduction_factor if dilation == 4 else 1
-            block = _block(row, channels[-1], dilation, i in dilated, fewer, conv_cfg, norm_cfg)
+            factor = reduction_factor if dilation == 4 else 1
+            stride = 1 if i in dilated else row.stride
+            block = InvertedResidualV3(
+                channels[-1],
+                row.channels // factor,
+                mid_channels=row.mid_channels // factor,
+                kernel_size=row.kernel,
+                stride=stride,
+                dilation=dilation,
+                se_cfg={"channels": row.mid_channels // factor, "ratio": 4} if row.with_se else None,
+                # Also in the blocks whose stride became a dilation, as in the reference.
+                conv_cfg=SAME_PADDING if row.stride == 2 else conv_cfg,
+                norm_cfg=norm_cfg,
+                act_cfg={"type": row.activation},
+            )
             self.add_module(f"layer{i}", block)
-            channels.append(row[2] // fewer)
-            strides.append(strides[-1] * (1 if i in dilated else row[5]))
-        self._count = len(blocks) + 2
+            channels.append(row.channels // factor)
+            strides.append(strides[-1] * stride)
+        self.num_layers = len(blocks) + 2
         self.add_module(f"layer{len(blocks) + 1}", ConvModule(channels[-1], last, 1, conv_cfg=conv_cfg, **hard))
         self.channels = tuple([*channels, last][i] for i in self.out_indices)
         self.strides = tuple([*strides, strides[-1]][i] for i in self.out_indices)
@@ -140,31 +165,7 @@ class MobileNetV3(FreezableBackbone):
         return tuple(outputs[i] for i in self.out_indices)
 
     def _layers(self) -> list[nn.Module]:
-        return [getattr(self, f"layer{i}") for i in range(self._count)]
+        return [getattr(self, f"layer{i}") for i in range(self.num_layers)]
 
     def frozen_modules(self) -> list[nn.Module]:
         return self._layers()[: self.frozen_stages + 1]
-
-
-def _block(
-    row: Row,
-    in_channels: int,
-    dilation: int,
-    unstrided: bool,
-    fewer: int,
-    conv_cfg: Mapping[str, Any] | None,
-    norm_cfg: Mapping[str, Any],
-) -> InvertedResidualV3:
-    kernel, width, channels, weighted, activation, stride = row
-    return InvertedResidualV3(
-        in_channels,
-        channels // fewer,
-        width // fewer,
-        kernel,
-        1 if unstrided else stride,
-        dilation,
-        se_cfg={"channels": width // fewer, "ratio": 4} if weighted else None,
-        conv_cfg=SAME_PADDING if stride == 2 else conv_cfg,
-        norm_cfg=norm_cfg,
-        act_cfg={"type": activation},
-    )

@@ -1,9 +1,9 @@
-"""PoolFormer: a transformer whose attention is replaced by average pooling.
+"""PoolFormer: a transformer with average pooling in place of attention.
 
     features = PoolFormer("s12", out_indices=(0, 2, 4, 6))(torch.rand(2, 3, 512, 512))
     # 64, 128, 320, 512 channels at strides 4, 8, 16, 32
 
-Reference: MetaFormer Is Actually What You Need for Vision, Yu et al., 2022 (https://arxiv.org/abs/2111.11418).
+MetaFormer Is Actually What You Need for Vision, Yu et al., 2022 (https://arxiv.org/abs/2111.11418).
 """
 
 from __future__ import annotations
@@ -16,11 +16,20 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from segkernel.errors import ConfigError, Problem
-from segkernel.nn import DropPath, FreezableBackbone, LayerConfig, build_activation, build_norm, linear_drop_path_rates
+from segkernel.nn import (
+    DropPath,
+    FreezableBackbone,
+    LayerConfig,
+    build_activation,
+    build_norm,
+    check_frozen_stages,
+    check_out_indices,
+    linear_drop_path_rates,
+)
 
 
 class PoolFormerArch(TypedDict):
-    """Blocks, channels and widening of each stage, and the first value of each block's factors per channel."""
+    """A custom architecture: blocks, channels and MLP ratio of each stage, and the initial layer scale."""
 
     layers: Sequence[int]
     embed_dims: Sequence[int]
@@ -54,7 +63,7 @@ class PatchEmbed(nn.Module):
 
 
 class Pooling(nn.Module):
-    """The mean of the neighbourhood minus the position itself, which the block adds again: (N, C, H, W) kept."""
+    """Average pooling minus the input, as the block has a residual connection: (N, C, H, W) -> the same shape."""
 
     def __init__(self, pool_size: int = 3) -> None:
         super().__init__()
@@ -65,7 +74,7 @@ class Pooling(nn.Module):
 
 
 class Mlp(nn.Module):
-    """1x1 convolution, activation, 1x1 convolution: (N, C, H, W) kept."""
+    """Feed-forward network of 1x1 convolutions: (N, C, H, W) -> the same shape."""
 
     def __init__(self, channels: int, hidden: int, act_cfg: LayerConfig, drop: float) -> None:
         super().__init__()
@@ -79,11 +88,12 @@ class Mlp(nn.Module):
 
 
 class PoolFormerBlock(nn.Module):
-    """Pooling, then an MLP, each after a norm, scaled per channel and added to its input: (N, C, H, W) kept."""
+    """Pooling and an MLP, each after a norm and with layer scale: (N, C, H, W) -> the same shape."""
 
     def __init__(
         self,
         channels: int,
+        *,
         pool_size: int,
         mlp_ratio: float,
         norm_cfg: LayerConfig,
@@ -107,25 +117,25 @@ class PoolFormerBlock(nn.Module):
 
 
 class PoolFormer(FreezableBackbone):
-    """Images (N, in_channels, H, W) to one map for each of ``out_indices``, at strides 4, 8, 16 and 32 by default.
+    """Images (N, in_channels, H, W) to one feature map for each of ``out_indices``, at strides 4, 8, 16, 32 by default.
 
     Args:
         arch: A name, or ``{layers, embed_dims, mlp_ratios, layer_scale_init_value}``, the first three with a number
             for each stage.
-        pool_size: Side of the neighbourhood that is averaged; odd.
+        pool_size: Side of the pooling in pixels; odd.
         norm_cfg: Type of the norms and its arguments.
         act_cfg: Type of the activations.
-        in_patch_size: Side in pixels of the overlapping patches that the network starts with.
-        in_stride: Distance of those patches.
-        in_pad: Zeros around the image.
-        down_patch_size: As ``in_patch_size``, between two stages.
-        down_stride: Likewise.
-        down_pad: Likewise.
-        drop_rate: Share of values dropped in the MLPs.
+        in_patch_size: Kernel size of the patch embedding in pixels.
+        in_stride: Stride of the patch embedding.
+        in_pad: Padding of the patch embedding.
+        down_patch_size: Kernel size of the patch embeddings between stages.
+        down_stride: Stride of the patch embeddings between stages.
+        down_pad: Padding of the patch embeddings between stages.
+        drop_rate: Dropout rate in the MLPs.
         drop_path_rate: Drop path rate of the last layer; it rises linearly from 0 at the first one.
-        out_indices: The parts of the network to return, counted from 0, negative ones from the end: stages have even
-            numbers, what leads from one to the next has odd ones.
-        frozen_stages: -1 freezes nothing, 0 the first patches, n these and the first n parts of the network.
+        out_indices: The entries of ``network`` to return, counted from 0, negative ones from the end. Stages and the
+            patch embeddings between them take turns: stages are 0, 2, 4 and 6.
+        frozen_stages: -1 freezes nothing, 0 the patch embedding, n also the first n entries of ``network``.
         in_channels: Channels of the image.
         pretrained: Checkpoint that the runner loads after building the model.
 
@@ -160,31 +170,39 @@ class PoolFormer(FreezableBackbone):
         pretrained: str | None = None,
     ) -> None:
         super().__init__()
-        numbers = _numbers(arch)
-        layers, widths = numbers["layers"], numbers["embed_dims"]
+        settings = _settings(arch)
+        layers, widths = settings["layers"], settings["embed_dims"]
         self.pretrained = pretrained
         self.patch_embed = PatchEmbed(in_channels, widths[0], in_patch_size, in_stride, in_pad)
-        rates = iter(linear_drop_path_rates(drop_path_rate, sum(layers)))
-        parts: list[tuple[nn.Module, int, int]] = []  # with the channels and the stride of what comes out
+        drop_path_rates = iter(linear_drop_path_rates(drop_path_rate, sum(layers)))
+        parts: list[tuple[nn.Module, int, int]] = []  # the entries of ``network``, their output channels and strides
         stride = in_stride
         for i, width in enumerate(widths):
             if i and width != widths[i - 1]:
                 stride *= down_stride
-                shrink = PatchEmbed(widths[i - 1], width, down_patch_size, down_stride, down_pad)
-                parts.append((shrink, width, stride))
-            options = (pool_size, numbers["mlp_ratios"][i], norm_cfg, act_cfg, drop_rate)
-            scale = numbers["layer_scale_init_value"]
-            blocks = (PoolFormerBlock(width, *options, next(rates), scale) for _ in range(layers[i]))
+                downsample = PatchEmbed(widths[i - 1], width, down_patch_size, down_stride, down_pad)
+                parts.append((downsample, width, stride))
+            blocks = (
+                PoolFormerBlock(
+                    width,
+                    pool_size=pool_size,
+                    mlp_ratio=settings["mlp_ratios"][i],
+                    norm_cfg=norm_cfg,
+                    act_cfg=act_cfg,
+                    drop_rate=drop_rate,
+                    drop_path_rate=next(drop_path_rates),
+                    layer_scale_init_value=settings["layer_scale_init_value"],
+                )
+                for _ in range(layers[i])
+            )
             parts.append((nn.Sequential(*blocks), width, stride))
         self.network = nn.ModuleList(part for part, _, _ in parts)
-        self.out_indices = _indices(out_indices, len(parts))
+        self.out_indices = tuple(sorted(check_out_indices(out_indices, len(parts), from_end=True)))
         for i in self.out_indices:
             self.add_module(f"norm{i}", build_norm(norm_cfg, parts[i][1])[1])
         self.channels = tuple(parts[i][1] for i in self.out_indices)
         self.strides = tuple(parts[i][2] for i in self.out_indices)
-        if not -1 <= frozen_stages <= len(parts):
-            raise ConfigError(Problem(f"{frozen_stages} is not -1 (nothing) to {len(parts)}", "frozen_stages"))
-        self.frozen_stages = frozen_stages
+        self.frozen_stages = check_frozen_stages(frozen_stages, -1, len(parts))
         self.freeze_stages()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -202,7 +220,7 @@ class PoolFormer(FreezableBackbone):
         return [self.patch_embed, *self.network[: self.frozen_stages]]
 
 
-def _numbers(arch: str | PoolFormerArch) -> PoolFormerArch:
+def _settings(arch: str | PoolFormerArch) -> PoolFormerArch:
     if isinstance(arch, str):
         if arch.lower() not in ARCHS:
             raise ConfigError(Problem(f"{arch!r} is not one of {', '.join(ARCHS)}", "arch"))
@@ -213,11 +231,3 @@ def _numbers(arch: str | PoolFormerArch) -> PoolFormerArch:
     if len(set(counts.values())) > 1:
         raise ConfigError(Problem(f"{counts} should be equal, one number for each stage", "arch"))
     return arch
-
-
-def _indices(out_indices: int | Sequence[int], parts: int) -> tuple[int, ...]:
-    """Return the parts to return, in order, counted from 0."""
-    given = [out_indices] if isinstance(out_indices, int) else out_indices
-    if not given or not all(-parts <= index < parts for index in given):
-        raise ConfigError(Problem(f"{out_indices} must name parts 0 to {parts - 1}", "out_indices"))
-    return tuple(sorted(index % parts for index in given))

@@ -1,4 +1,4 @@
-"""ShuffleNetV2: half of the channels pass each block untouched, then the halves are shuffled.
+"""ShuffleNetV2: blocks that work on half of the channels, then shuffle the channels.
 
     features = ShuffleNetV2(out_indices=(0, 1, 2, 3))(torch.rand(2, 3, 512, 512))  # strides 8, 16, 32, 32
 
@@ -27,35 +27,36 @@ from segkernel.nn import (
 )
 
 BLOCKS = (4, 8, 4)
+"""Blocks of each stage."""
 CHANNELS = {
     0.5: (48, 96, 192, 1024),
     1.0: (116, 232, 464, 1024),
     1.5: (176, 352, 704, 1024),
     2.0: (244, 488, 976, 2048),
 }
-"""Table 5 of the paper: channels of the three stages and of the last convolution."""
+"""Table 5 of the paper: channels of the three stages and of the last convolution, by ``widen_factor``."""
 
 
 class ShuffleBlock(nn.Module):
     """(N, in_channels, H, W) -> (N, out_channels, ~H / stride, ~W / stride).
 
-    With stride 1 a half of the channels is kept as it is; with stride 2 both branches see all of them.
+    With stride 1 the first branch is the identity on half of the channels; with stride 2 both branches see all of them.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, **layers: Any) -> None:
         super().__init__()
         half = out_channels // 2
-        silent = {**layers, "act_cfg": None}
-        spatial: dict[str, Any] = {"stride": stride, "padding": 1, **silent}
+        # The depthwise convolutions have no activation after them, as Xception's (figure 3 of the paper).
+        depthwise: dict[str, Any] = {**layers, "act_cfg": None, "stride": stride, "padding": 1}
         self.branch1 = None
         if stride > 1:
             self.branch1 = nn.Sequential(
-                ConvModule(in_channels, in_channels, 3, groups=in_channels, **spatial),
+                ConvModule(in_channels, in_channels, 3, groups=in_channels, **depthwise),
                 ConvModule(in_channels, half, 1, **layers),
             )
         self.branch2 = nn.Sequential(
             ConvModule(in_channels if stride > 1 else half, half, 1, **layers),
-            ConvModule(half, half, 3, groups=half, **spatial),
+            ConvModule(half, half, 3, groups=half, **depthwise),
             ConvModule(half, half, 1, **layers),
         )
 
@@ -65,11 +66,11 @@ class ShuffleBlock(nn.Module):
 
 
 class ShuffleNetV2(FreezableBackbone):
-    """Images (N, in_channels, H, W) to one map for each of ``out_indices``; odd sizes are rounded up.
+    """Images (N, in_channels, H, W) to one feature map for each of ``out_indices``; odd sizes are rounded up.
 
     Args:
         widen_factor: 0.5, 1.0, 1.5 or 2.0.
-        out_indices: 0, 1 and 2 are the stages, at strides 8, 16 and 32; 3 is the convolution behind them.
+        out_indices: 0, 1 and 2 are the stages, at strides 8, 16 and 32; 3 is the convolution after them.
         frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
         norm_cfg: Type of the norms and its arguments.
@@ -116,7 +117,7 @@ class ShuffleNetV2(FreezableBackbone):
         self.layers.append(ConvModule(channels[2], channels[3], 1, **layers))
         self.channels = tuple(channels[i] for i in self.out_indices)
         self.strides = tuple((8, 16, 32, 32)[i] for i in self.out_indices)
-        self._initialise()
+        self._init_weights()
         self.freeze_stages()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -124,7 +125,7 @@ class ShuffleNetV2(FreezableBackbone):
         x, outputs = self.maxpool(self.conv1(images)), []
         *stages, last = self.layers
         for stage in stages:
-            for block in stage:
+            for block in stage.children():
                 x = checkpoint_block(block, x, enabled=self.with_cp)
             outputs.append(x)
         outputs.append(last(x))
@@ -133,8 +134,8 @@ class ShuffleNetV2(FreezableBackbone):
     def frozen_modules(self) -> list[nn.Module]:
         return [] if self.frozen_stages < 0 else [self.conv1, *self.layers[: self.frozen_stages]]
 
-    def _initialise(self) -> None:
+    def _init_weights(self) -> None:
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d):
-                fan = math.prod(module.weight.shape[1:])
-                normal_init(module, std=0.01 if name.startswith("conv1") else 1 / fan)
+                fan_in = math.prod(module.weight.shape[1:])
+                normal_init(module, std=0.01 if name.startswith("conv1") else 1 / fan_in)

@@ -1,15 +1,14 @@
-"""STDC: short-term dense concatenation, and the context path that makes a segmentation network of it.
+"""STDC: short-term dense concatenation networks, and the context path of BiSeNet on top of them.
 
     backbone = STDCContextPathNet(stdc1(), ffm_cfg={"in_channels": 384, "out_channels": 256, "scale_factor": 4})
     detail, coarse, fine, fused = backbone(torch.rand(2, 3, 512, 1024))  # strides 8, 16, 8, 8
 
-Reference: Rethinking BiSeNet For Real-time Semantic Segmentation, Fan et al., 2021 (https://arxiv.org/abs/2104.13188).
+Rethinking BiSeNet For Real-time Semantic Segmentation, Fan et al., 2021 (https://arxiv.org/abs/2104.13188).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, get_args
 
@@ -27,22 +26,22 @@ ARCHITECTURES: dict[str, tuple[tuple[int, ...], ...]] = {
     "STDCNet1": ((2, 1), (2, 1), (2, 1)),
     "STDCNet2": ((2, 1, 1, 1), (2, 1, 1, 1, 1), (2, 1, 1)),
 }
-"""Strides of the modules in each of the three deep stages."""
+"""Stride of each module of the last three stages, table 2 of the paper."""
 
 
 class STDCModule(nn.Module):
-    """A row of convolutions, each narrower than the last, whose results are all joined.
+    """Convolutions in a row, with half as many channels each, whose outputs are all concatenated.
 
-    (N, in_channels, h, w) -> (N, out_channels, ~h/stride, ~w/stride).
+    (N, in_channels, h, w) -> (N, out_channels, ~h/stride, ~w/stride). Figure 3 of the paper.
 
     Args:
-        in_channels: Of the input.
-        out_channels: Of the joined results: a half, a quarter, an eighth of them and so on from each convolution.
+        in_channels: Input channels.
+        out_channels: Output channels: a half from the first convolution, a quarter from the second, ...
         stride: 1 or 2.
         norm_cfg: Type of the norms.
         act_cfg: Type of the activations.
-        num_convs: Length of the row.
-        fusion_type: ``cat`` returns the joined results, ``add`` adds the input to them.
+        num_convs: Number of convolutions.
+        fusion_type: ``cat``, the paper's, returns the concatenated outputs; ``add`` adds the input to them.
     """
 
     def __init__(
@@ -56,57 +55,70 @@ class STDCModule(nn.Module):
         fusion_type: Fusion = "add",
     ) -> None:
         super().__init__()
-        conv = partial(ConvModule, norm_cfg=norm_cfg, act_cfg=act_cfg)
-        shrink = partial(conv, kernel_size=3, stride=2, padding=1, act_cfg=None)
+        layers: dict[str, Any] = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}
         half = out_channels // 2
-        self.adds, self.strided = fusion_type == "add", stride == 2
-        first: nn.Module = conv(in_channels, half, 1)
+        self.fusion_type = fusion_type
+        self.downsample: nn.Module | None = None
         self.skip: nn.Module = nn.Identity()
-        if self.strided:
-            self.downsample = shrink(half, half, groups=half)
-            self.skip = nn.AvgPool2d(3, stride=2, padding=1)
-        if self.strided and self.adds:
-            first = nn.Sequential(first, self.downsample)  # which so has two names in a state dict
-            self.skip = nn.Sequential(
-                shrink(in_channels, in_channels, groups=in_channels), conv(in_channels, out_channels, 1, act_cfg=None)
+        conv1: nn.Module = ConvModule(in_channels, half, 1, **layers)
+        if stride == 2:
+            self.downsample = ConvModule(
+                half, half, 3, stride=2, padding=1, groups=half, norm_cfg=norm_cfg, act_cfg=None
             )
-        self.layers = nn.ModuleList([first])
+            self.skip = nn.AvgPool2d(3, stride=2, padding=1)
+        if self.downsample is not None and fusion_type == "add":
+            # As in the reference, the convolution is in ``layers`` as well, and has two keys in state dicts.
+            conv1 = nn.Sequential(conv1, self.downsample)
+            self.skip = nn.Sequential(
+                ConvModule(
+                    in_channels,
+                    in_channels,
+                    3,
+                    stride=2,
+                    padding=1,
+                    groups=in_channels,
+                    norm_cfg=norm_cfg,
+                    act_cfg=None,
+                ),
+                ConvModule(in_channels, out_channels, 1, norm_cfg=norm_cfg, act_cfg=None),
+            )
+        self.layers = nn.ModuleList([conv1])
         widths = [out_channels // 2**i for i in range(1, num_convs)]
         for inputs, width in pairwise([*widths, widths[-1]]):
-            self.layers.append(conv(inputs, width, 3, padding=1))
+            self.layers.append(ConvModule(inputs, width, 3, padding=1, **layers))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._added(x) if self.adds else self._joined(x)
+        return self._forward_add(x) if self.fusion_type == "add" else self._forward_cat(x)
 
-    def _added(self, x: Tensor) -> Tensor:
-        return torch.cat(self._row(x, self.layers), dim=1) + self.skip(x)
+    def _forward_add(self, x: Tensor) -> Tensor:
+        out, outputs = x, []
+        for layer in self.layers:
+            out = layer(out)
+            outputs.append(out)
+        return torch.cat(outputs, dim=1) + self.skip(x)
 
-    def _joined(self, x: Tensor) -> Tensor:
+    def _forward_cat(self, x: Tensor) -> Tensor:
         first = self.layers[0](x)
-        x = self.downsample(first) if self.strided else first
-        return torch.cat([self.skip(first), *self._row(x, self.layers[1:])], dim=1)
-
-    @staticmethod
-    def _row(x: Tensor, layers: nn.ModuleList) -> list[Tensor]:
-        outputs = []
-        for layer in layers:
-            x = layer(x)
-            outputs.append(x)
-        return outputs
+        outputs = [self.skip(first)]
+        out = first if self.downsample is None else self.downsample(first)
+        for layer in self.layers[1:]:
+            out = layer(out)
+            outputs.append(out)
+        return torch.cat(outputs, dim=1)
 
 
 class STDCNet(Backbone):
-    """Images (N, in_channels, H, W) to the maps of the three deep stages, at strides 8, 16 and 32.
+    """Images (N, in_channels, H, W) to the feature maps of the last three stages, at strides 8, 16 and 32.
 
     Args:
         stdc_type: ``STDCNet1``, or the deeper ``STDCNet2``.
         in_channels: Channels of the image.
         channels: Channels of the five stages, the first two of which are single convolutions.
-        bottleneck_type: How a module uses its convolutions: ``cat`` joins them, ``add`` adds its input as well.
+        bottleneck_type: Fusion of the modules, see `STDCModule`.
         norm_cfg: Type of the norms and its arguments.
         act_cfg: Type of the activations.
-        num_convs: Convolutions of a module, two at least.
-        with_final_conv: A further 1x1 convolution on the last map, to 1024 channels at least.
+        num_convs: Convolutions of a module, at least two.
+        with_final_conv: Whether the last map goes through a 1x1 convolution with at least 1024 output channels.
         pretrained: Checkpoint that the runner loads after building the model.
 
     Raises:
@@ -134,19 +146,19 @@ class STDCNet(Backbone):
     ) -> None:
         super().__init__()
         _check_stages(stdc_type, channels, bottleneck_type, num_convs)
-        conv = partial(ConvModule, norm_cfg=norm_cfg, act_cfg=act_cfg)
-        module = partial(
-            STDCModule, norm_cfg=norm_cfg, act_cfg=act_cfg, num_convs=num_convs, fusion_type=bottleneck_type
-        )
+        layers: dict[str, Any] = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        options: dict[str, Any] = {**layers, "num_convs": num_convs, "fusion_type": bottleneck_type}
         self.pretrained = pretrained
-        self.stages = nn.ModuleList(
-            conv(*pair, 3, stride=2, padding=1) for pair in pairwise((in_channels, *channels[:2]))
-        )
+        self.stages = nn.ModuleList([
+            ConvModule(in_channels, channels[0], 3, stride=2, padding=1, **layers),
+            ConvModule(channels[0], channels[1], 3, stride=2, padding=1, **layers),
+        ])  # fmt: skip
         for (inputs, width), strides in zip(pairwise(channels[1:]), ARCHITECTURES[stdc_type]):
-            further = [module(width, width, stride) for stride in strides[1:]]
-            self.stages.append(nn.Sequential(module(inputs, width, strides[0]), *further))
+            first = STDCModule(inputs, width, strides[0], **options)
+            others = (STDCModule(width, width, stride, **options) for stride in strides[1:])
+            self.stages.append(nn.Sequential(first, *others))
         last = max(1024, channels[-1]) if with_final_conv else channels[-1]
-        self.final_conv = conv(channels[-1], last, 1) if with_final_conv else None
+        self.final_conv = ConvModule(channels[-1], last, 1, **layers) if with_final_conv else None
         self.channels, self.strides = (*channels[2:-1], last), (8, 16, 32)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -161,17 +173,28 @@ class STDCNet(Backbone):
 
 
 def stdc1(in_channels: int = 3) -> STDCNet:
-    """Return the smaller network of the paper."""
-    return STDCNet("STDCNet1", in_channels, (32, 64, 256, 512, 1024), "cat", BN, RELU)
+    """STDC1."""
+    return _variant("STDCNet1", in_channels)
 
 
 def stdc2(in_channels: int = 3) -> STDCNet:
-    """Return the larger network of the paper."""
-    return STDCNet("STDCNet2", in_channels, (32, 64, 256, 512, 1024), "cat", BN, RELU)
+    """STDC2."""
+    return _variant("STDCNet2", in_channels)
+
+
+def _variant(stdc_type: Literal["STDCNet1", "STDCNet2"], in_channels: int) -> STDCNet:
+    return STDCNet(
+        stdc_type,
+        in_channels=in_channels,
+        channels=(32, 64, 256, 512, 1024),
+        bottleneck_type="cat",
+        norm_cfg=BN,
+        act_cfg=RELU,
+    )
 
 
 class FusionArguments(TypedDict, total=False):
-    """The arguments of `FeatureFusionModule`."""
+    """Arguments of `FeatureFusionModule`."""
 
     in_channels: Required[int]
     out_channels: Required[int]
@@ -181,12 +204,12 @@ class FusionArguments(TypedDict, total=False):
 
 
 class FeatureFusionModule(nn.Module):
-    """Two maps of one size -> (N, out_channels, h, w), with its channels weighted by what the whole map holds.
+    """Two maps of one size, concatenated, with channel attention -> (N, out_channels, h, w).
 
     Args:
-        in_channels: Of both maps together.
-        out_channels: Of the result.
-        scale_factor: How many times narrower the weights are computed.
+        in_channels: Channels of both maps together.
+        out_channels: Output channels.
+        scale_factor: Reduction of the hidden channels of the attention.
         norm_cfg: Type of the norms.
         act_cfg: Type of the activations.
     """
@@ -200,12 +223,12 @@ class FeatureFusionModule(nn.Module):
         act_cfg: LayerConfig = RELU,
     ) -> None:
         super().__init__()
-        narrow = out_channels // scale_factor
+        hidden = out_channels // scale_factor
         self.conv0 = ConvModule(in_channels, out_channels, 1, norm_cfg=norm_cfg, act_cfg=act_cfg)
         self.attention = nn.Sequential(
             AdaptiveAvgPool2d(1),
-            ConvModule(out_channels, narrow, 1, bias=False, act_cfg=act_cfg),
-            ConvModule(narrow, out_channels, 1, bias=False, act_cfg=None),
+            ConvModule(out_channels, hidden, 1, bias=False, act_cfg=act_cfg),
+            ConvModule(hidden, out_channels, 1, bias=False, act_cfg=None),
             nn.Sigmoid(),
         )
 
@@ -217,15 +240,16 @@ class FeatureFusionModule(nn.Module):
 class STDCContextPathNet(Backbone):
     """Images (N, C, H, W) to detail, coarse context, fine context and fused map, at strides 8, 16, 8 and 8.
 
-    The fused map is for the decode head, the others for auxiliary heads; the detail map for one that learns borders.
+    The fused map is for the decode head, the others are for auxiliary heads, the detail map for the one that learns
+    boundaries.
 
     Args:
         backbone_cfg: Images to maps at strides 8, 16 and 32: an `STDCNet`.
         last_in_channels: Channels of the backbone's last two maps, the coarsest first.
         out_channels: Channels of the context maps.
-        ffm_cfg: Arguments of `FeatureFusionModule`, which joins the detail and the fine context.
-        upsample_mode: How maps are enlarged.
-        align_corners: Likewise.
+        ffm_cfg: Arguments of the `FeatureFusionModule` of the detail and the fine context map.
+        upsample_mode: Interpolation of the upsampled maps.
+        align_corners: As in `segkernel.nn.resize`.
         norm_cfg: Type of the norms and its arguments.
 
     Raises:
@@ -255,13 +279,14 @@ class STDCContextPathNet(Backbone):
     ) -> None:
         super().__init__()
         _check_maps(backbone_cfg, last_in_channels, ffm_cfg["in_channels"], out_channels)
-        conv = partial(ConvModule, out_channels=out_channels, norm_cfg=norm_cfg)
         self.backbone = backbone_cfg
         self.arms = nn.ModuleList(
             AttentionRefinementModule(width, out_channels, norm_cfg=norm_cfg) for width in last_in_channels
         )
-        self.convs = nn.ModuleList(conv(out_channels, kernel_size=3, padding=1) for _ in last_in_channels)
-        self.conv_avg = conv(last_in_channels[0], kernel_size=1)
+        self.convs = nn.ModuleList(
+            ConvModule(out_channels, out_channels, 3, padding=1, norm_cfg=norm_cfg) for _ in last_in_channels
+        )
+        self.conv_avg = ConvModule(last_in_channels[0], out_channels, 1, norm_cfg=norm_cfg)
         self.ffm = FeatureFusionModule(**{"norm_cfg": norm_cfg, **ffm_cfg})  # type: ignore[arg-type]
         self.upsample_mode, self.align_corners = upsample_mode, align_corners
         self.channels = (backbone_cfg.channels[0], out_channels, out_channels, ffm_cfg["out_channels"])
@@ -271,12 +296,12 @@ class STDCContextPathNet(Backbone):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return four maps, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
         detail, middle, deep = self.backbone(images)
-        context = self._enlarged(self.conv_avg(adaptive_avg_pool(deep, 1)), deep)
-        coarse = self.convs[0](self._enlarged(self.arms[0](deep) + context, middle))
-        fine = self.convs[1](self._enlarged(self.arms[1](middle) + coarse, detail))
+        context = self._upsample(self.conv_avg(adaptive_avg_pool(deep, 1)), deep)
+        coarse = self.convs[0](self._upsample(self.arms[0](deep) + context, middle))
+        fine = self.convs[1](self._upsample(self.arms[1](middle) + coarse, detail))
         return detail, coarse, fine, self.ffm(detail, fine)
 
-    def _enlarged(self, x: Tensor, like: Tensor) -> Tensor:
+    def _upsample(self, x: Tensor, like: Tensor) -> Tensor:
         return resize(x, like.shape[2:], mode=self.upsample_mode, align_corners=self.align_corners)
 
 
@@ -288,7 +313,7 @@ def _check_stages(stdc_type: str, channels: Sequence[int], bottleneck_type: str,
     if len(channels) != 5:
         raise ConfigError(Problem(f"{list(channels)} must have 5 numbers, one for each stage", "channels"))
     if num_convs < 2:
-        raise ConfigError(Problem(f"{num_convs} convolutions, two at least are needed", "num_convs"))
+        raise ConfigError(Problem(f"{num_convs} convolutions; at least 2 are needed", "num_convs"))
 
 
 def _check_maps(backbone: Backbone, last: Sequence[int], fused: int, out_channels: int) -> None:
@@ -299,4 +324,4 @@ def _check_maps(backbone: Backbone, last: Sequence[int], fused: int, out_channel
         )
     joined = backbone.channels[0] + out_channels
     if fused != joined:
-        raise ConfigError(Problem(f"{fused}, but the maps it joins have {joined} channels", "ffm_cfg.in_channels"))
+        raise ConfigError(Problem(f"{fused}, but the two maps have {joined} channels together", "ffm_cfg.in_channels"))

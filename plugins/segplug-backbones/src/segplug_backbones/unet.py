@@ -1,8 +1,8 @@
-"""U-Net: an encoder that halves the map again and again, and a decoder that goes back up over the encoder's maps.
+"""U-Net: an encoder that halves the resolution stage by stage, and a decoder with skip connections to it.
 
     features = UNet()(torch.rand(2, 3, 256, 256))  # 1024, 512, 256, 128, 64 channels at strides 16, 8, 4, 2, 1
 
-Reference: U-Net: Convolutional Networks for Biomedical Image Segmentation, Ronneberger, Fischer and Brox, 2015
+U-Net: Convolutional Networks for Biomedical Image Segmentation, Ronneberger, Fischer and Brox, 2015
 (https://arxiv.org/abs/1505.04597).
 """
 
@@ -24,6 +24,7 @@ from segkernel.nn import (
     build_activation,
     build_norm,
     build_upsample,
+    check_per_stage,
     checkpoint_block,
 )
 
@@ -32,12 +33,12 @@ class DeconvModule(nn.Module):
     """Transposed convolution, norm, activation: (N, in_channels, h, w) -> (N, out_channels, h * s, w * s).
 
     Args:
-        in_channels: Of the input.
-        out_channels: Of the output.
-        with_cp: Activation checkpointing: less memory, a second forward pass in training.
-        norm_cfg: Type of the norms.
-        act_cfg: Type of the activations.
-        kernel_size: ``scale_factor`` or larger by an even number.
+        in_channels: Input channels.
+        out_channels: Output channels.
+        with_cp: Activation checkpointing.
+        norm_cfg: Type of the norm.
+        act_cfg: Type of the activation.
+        kernel_size: ``scale_factor`` plus an even number, so that the output has exactly s times the size.
         scale_factor: s.
     """
 
@@ -74,17 +75,17 @@ class InterpConv(nn.Module):
     """Interpolation and a convolution with norm and activation: (N, in_channels, h, w) -> (N, out_channels, 2h, 2w).
 
     Args:
-        in_channels: Of the input.
-        out_channels: Of the output.
+        in_channels: Input channels.
+        out_channels: Output channels.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
         norm_cfg: Type of the norms.
         act_cfg: Type of the activations.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
         conv_first: The convolution comes before the interpolation.
         kernel_size: Of the convolution.
-        stride: Likewise.
-        padding: Likewise.
-        upsample_cfg: ``size`` or ``scale_factor``, ``mode``, ``align_corners``.
+        stride: Of the convolution.
+        padding: Of the convolution, in pixels on each side.
+        upsample_cfg: Arguments of ``nn.Upsample``: ``size`` or ``scale_factor``, ``mode``, ``align_corners``.
     """
 
     conformance: ClassVar = {"in_channels": 8, "out_channels": 4}
@@ -116,7 +117,10 @@ class InterpConv(nn.Module):
 
 
 class BasicConvBlock(nn.Module):
-    """A row of 3x3 convolutions, the first one strided, the others dilated: (N, in_channels, H, W) -> (N, C, h, w)."""
+    """3x3 convolutions, the first one with the stride, the others with the dilation.
+
+    (N, in_channels, H, W) -> (N, out_channels, ~H / stride, ~W / stride).
+    """
 
     def __init__(
         self,
@@ -142,7 +146,7 @@ class BasicConvBlock(nn.Module):
 
 
 class UpConvBlock(nn.Module):
-    """One step up: the coarse map, enlarged to the size of ``skip``, beside it, through convolutions.
+    """A step of the decoder: upsample the coarse map, concatenate the skip connection, convolve.
 
     ``skip`` (N, skip_channels, H, W) and ``x`` (N, in_channels, h, w) -> (N, out_channels, H, W).
     """
@@ -152,6 +156,7 @@ class UpConvBlock(nn.Module):
         in_channels: int,
         skip_channels: int,
         out_channels: int,
+        *,
         num_convs: int,
         dilation: int,
         with_cp: bool,
@@ -160,7 +165,7 @@ class UpConvBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.conv_block = BasicConvBlock(
-            2 * skip_channels, out_channels, num_convs, dilation=dilation, with_cp=with_cp, **cfgs
+            2 * skip_channels, out_channels, num_convs=num_convs, dilation=dilation, with_cp=with_cp, **cfgs
         )
         if upsample_cfg is None:
             self.upsample: nn.Module = ConvModule(in_channels, skip_channels, 1, **cfgs)
@@ -170,15 +175,15 @@ class UpConvBlock(nn.Module):
 
     def forward(self, skip: Tensor, x: Tensor) -> Tensor:
         x = self.upsample(x)
-        # Where the skip's side is odd, a row or column is added or cut.
+        # The sizes differ if a side of the skip is odd: pad, or crop by a negative padding.
         x = F.pad(x, (0, skip.shape[3] - x.shape[3], 0, skip.shape[2] - x.shape[2]))
         return self.conv_block(torch.cat([skip, x], dim=1))
 
 
 class UNet(FreezableBackbone):
-    """Images (N, in_channels, H, W) to the deepest map and the maps of each step up, coarsest first.
+    """Images (N, in_channels, H, W) to the last map of the encoder and the maps of the decoder, coarsest first.
 
-    Sides need not be multiples of the largest stride: what is missing at the bottom and right is filled with zeros.
+    Any image size will do: maps are padded with zeros at the bottom and right to the size of their skip connection.
 
     Args:
         in_channels: Channels of the image.
@@ -187,17 +192,17 @@ class UNet(FreezableBackbone):
         strides: Of the first convolution of each stage.
         enc_num_convs: Convolutions of each stage of the encoder.
         dec_num_convs: Convolutions of each step of the decoder.
-        downsamples: Whether each stage but the first starts with max pooling, unless it is strided.
+        downsamples: Whether each stage but the first starts with max pooling; without effect if it has a stride.
         enc_dilations: Of each stage of the encoder, but for its first convolution.
-        dec_dilations: Of each step of the decoder, likewise.
+        dec_dilations: Of each step of the decoder, but for its first convolution.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
         norm_cfg: Type of the norms and its arguments.
         act_cfg: Type of the activations.
-        upsample_cfg: How the decoder enlarges: `InterpConv` or `DeconvModule` and their arguments.
+        upsample_cfg: Upsampling of the decoder: `InterpConv` or `DeconvModule` and their arguments.
         norm_eval: Keep batch norm in evaluation mode while training.
-        dcn: Must be None: MMSegmentation has the name only.
-        plugins: Likewise.
+        dcn: MMSegmentation's; must be None.
+        plugins: MMSegmentation's; must be None.
         pretrained: Checkpoint that the runner loads after building the model.
 
     Raises:
@@ -243,27 +248,44 @@ class UNet(FreezableBackbone):
     ) -> None:
         super().__init__()
         _check_absent(dcn=dcn, plugins=plugins)
-        _check_lengths(num_stages, strides=strides, enc_num_convs=enc_num_convs, enc_dilations=enc_dilations)
-        _check_lengths(
-            num_stages - 1, dec_num_convs=dec_num_convs, downsamples=downsamples, dec_dilations=dec_dilations
+        check_per_stage(
+            num_stages, {"strides": strides, "enc_num_convs": enc_num_convs, "enc_dilations": enc_dilations}
+        )
+        check_per_stage(
+            num_stages - 1,
+            {"dec_num_convs": dec_num_convs, "downsamples": downsamples, "dec_dilations": dec_dilations},
         )
         self.norm_eval, self.pretrained = norm_eval, pretrained
         options: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg, "with_cp": with_cp}
         widths = [base_channels * 2**i for i in range(num_stages)]
-        steps = []  # how much smaller each stage makes the map
+        reductions = []  # of each stage
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         for i, width in enumerate(widths):
             pools = i > 0 and strides[i] == 1 and downsamples[i - 1]
-            steps.append(2 if pools else strides[i])
+            reductions.append(2 if pools else strides[i])
             inputs = widths[i - 1] if i else in_channels
-            block = BasicConvBlock(inputs, width, enc_num_convs[i], strides[i], enc_dilations[i], **options)
+            block = BasicConvBlock(
+                inputs,
+                width,
+                num_convs=enc_num_convs[i],
+                stride=strides[i],
+                dilation=enc_dilations[i],
+                **options,
+            )
             self.encoder.append(nn.Sequential(nn.MaxPool2d(2), block) if pools else nn.Sequential(block))
             if i:
-                enlarge = upsample_cfg if strides[i] != 1 or downsamples[i - 1] else None
-                up = (width, widths[i - 1], widths[i - 1], dec_num_convs[i - 1], dec_dilations[i - 1])
-                self.decoder.append(UpConvBlock(*up, upsample_cfg=enlarge, **options))
+                up = UpConvBlock(
+                    width,
+                    skip_channels=widths[i - 1],
+                    out_channels=widths[i - 1],
+                    num_convs=dec_num_convs[i - 1],
+                    dilation=dec_dilations[i - 1],
+                    upsample_cfg=upsample_cfg if strides[i] != 1 or downsamples[i - 1] else None,
+                    **options,
+                )
+                self.decoder.append(up)
         self.channels = tuple(reversed(widths))
-        self.strides = tuple(math.prod(steps[: i + 1]) for i in reversed(range(num_stages)))
+        self.strides = tuple(math.prod(reductions[: i + 1]) for i in reversed(range(num_stages)))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps, (N, channels[i], ~H / strides[i], ~W / strides[i]), coarsest first."""
@@ -276,17 +298,8 @@ class UNet(FreezableBackbone):
             outputs.append(block(skips.pop(), outputs[-1]))
         return tuple(outputs)
 
-    def frozen_modules(self) -> list[nn.Module]:
-        return []
-
-
-def _check_lengths(count: int, **arguments: Sequence[Any]) -> None:
-    for name, values in arguments.items():
-        if len(values) != count:
-            raise ConfigError(Problem(f"{list(values)} should have {count} entries, by num_stages", name))
-
 
 def _check_absent(**arguments: Any) -> None:
     for name, value in arguments.items():
         if value is not None:
-            raise ConfigError(Problem("UNet has no such thing", name, hint="leave it out"))
+            raise ConfigError(Problem("not supported by UNet", name, hint="leave it out"))

@@ -1,4 +1,4 @@
-"""VGG without its classifier, with batch norm or without, and with dilation if wanted.
+"""VGG without its classifier, with or without batch norm and dilation.
 
     features = VGG(16, out_indices=(1, 2, 3, 4))(torch.rand(2, 3, 512, 512))  # strides 4, 8, 16, 32
 
@@ -23,23 +23,23 @@ CHANNELS = (64, 128, 256, 512, 512)
 
 
 class VGG(FreezableBackbone):
-    """Images (N, in_channels, H, W) to one map for each of ``out_indices``; odd sizes are rounded down.
+    """Images (N, in_channels, H, W) to one feature map for each of ``out_indices``; odd sizes are rounded down.
 
-    A stage's map is the one behind its pooling.
+    The map of a stage is the one after its pooling.
 
     Args:
         depth: 11, 13, 16 or 19.
-        num_classes: Classes of an image classifier, which a backbone has not: -1.
+        num_classes: mmpretrain's; must be -1, no classifier.
         num_stages: Stages to build, 1 to 5.
         dilations: Of each stage's convolutions.
-        out_indices: The stages to return, counted from 0; the last one, 4, for None.
+        out_indices: The stages to return, counted from 0; (4,) for None.
         frozen_stages: -1 and 0 freeze nothing, n the first n stages.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
-        norm_cfg: Type of the norms and its arguments; None is without.
+        norm_cfg: Type of the norms and its arguments; None is no norm.
         act_cfg: Type of the activations.
         norm_eval: Keep batch norm in evaluation mode while training.
-        ceil_mode: Pooling rounds up instead.
-        with_last_pool: Whether the last stage ends in a pooling.
+        ceil_mode: Pooling rounds odd sizes up.
+        with_last_pool: Whether the last stage has a pooling.
         in_channels: Channels of the image.
 
     Raises:
@@ -73,7 +73,8 @@ class VGG(FreezableBackbone):
         self.frozen_stages, self.norm_eval = check_frozen_stages(frozen_stages, -1, num_stages), norm_eval
         layers: dict[str, Any] = {"bias": True, "conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         self.features = nn.Sequential()
-        self._ends = []
+        self._ends: list[int] = []
+        """Where each stage ends in ``features``."""
         for i, (channels, dilation) in enumerate(zip(CHANNELS, dilations)):
             for _ in range(BLOCKS[depth][i]):
                 self.features.append(
@@ -98,7 +99,7 @@ class VGG(FreezableBackbone):
         return tuple(outputs[i] for i in self.out_indices)
 
     def frozen_modules(self) -> list[nn.Module]:
-        return [] if self.frozen_stages < 1 else [*self.features[: self._ends[self.frozen_stages - 1]]]
+        return [] if self.frozen_stages < 1 else [self.features[: self._ends[self.frozen_stages - 1]]]
 
 
 def _check(depth: int, num_classes: int, num_stages: int, dilations: Sequence[int]) -> None:

@@ -131,14 +131,14 @@ class TorchvisionInvertedResiduals(InvertedResiduals):
         theirs, ours = (12, "layer12") if small else (16, "layer16")
         if isinstance(module, EfficientNet):
             theirs, ours = 8, "layers.6"
-        names = {}
+        names: Names = {}
         for number, name in ((0, _stem(module)), (theirs, ours)):
             names |= {f"features.{number}.0": f"{name}.conv", f"features.{number}.1": f"{name}.bn"}
         return names
 
     def inside(self, module: nn.Module, layers: Collection[str]) -> Names:
         convs = sorted(name.removesuffix(".0") for name in layers if name.endswith(".0"))
-        names = {}
+        names: Names = {}
         for number, name in zip(convs, _ours(module, len(convs)), strict=True):
             names |= {f"{number}.0": f"{name}conv", f"{number}.1": f"{name}bn"}
         for name in layers:
