@@ -69,7 +69,7 @@ def test_layers_are_counted_from_the_embeddings():
 
 
 def test_a_layer_that_does_not_exist_is_refused():
-    with pytest.raises(ConfigError, match="layers 0 to 2"):
+    with pytest.raises(ConfigError, match="maps 0 to 2"):
         MAE(**SMALL, out_indices=[3])
 
 

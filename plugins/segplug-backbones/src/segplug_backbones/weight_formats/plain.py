@@ -31,7 +31,7 @@ class TorchvisionVGG(Renaming):
         layers = {
             int(found[1]): weights[key].ndim for key in weights if (found := re.match(r"features\.(\d+)\.weight$", key))
         }
-        names: dict[str, str] = {}
+        names: dict[int, str] = {}
         ours = iter(_convolutions(module))
         for number in sorted(layers):
             if layers[number] == 4 and (name := next(ours, None)) is not None:
