@@ -73,10 +73,10 @@ def test_p_values_by_hand() -> None:
 
 def test_a_better_model_is_seen_and_chance_is_not() -> None:
     better = compare(results(0.7), results(0.8, seed=1))
-    entries = {entry.name: entry for entry in better.figures}
+    entries = {entry.name: entry for entry in better.metrics}
     assert entries["mIoU"].p < 0.01
     assert 0 < entries["mIoU"].low < entries["mIoU"].second - entries["mIoU"].first < entries["mIoU"].high
-    alike = {entry.name: entry for entry in compare(results(0.8), results(0.8, seed=1)).figures}
+    alike = {entry.name: entry for entry in compare(results(0.8), results(0.8, seed=1)).metrics}
     assert alike["mIoU"].p > 0.05
     assert alike["mIoU"].low < 0 < alike["mIoU"].high
 
@@ -87,19 +87,19 @@ def test_the_figures_are_those_of_all_pixels() -> None:
     for part, name in ((first, "first"), (second, "second")):
         iou = per_class(part.areas.sum(0))["IoU"]
         assert [getattr(entry, name) for entry in found.classes] == pytest.approx(iou)
-        assert getattr(found.figures[0], name) == pytest.approx(iou.mean())
+        assert getattr(found.metrics[0], name) == pytest.approx(iou.mean())
 
 
 def test_false_alarms_are_as_rare_as_promised() -> None:
     alarms = sum(
-        compare(results(0.8, seed=2 * s), results(0.8, seed=2 * s + 1), 200).figures[0].p < 0.05 for s in range(40)
+        compare(results(0.8, seed=2 * s), results(0.8, seed=2 * s + 1), 200).metrics[0].p < 0.05 for s in range(40)
     )
     assert alarms <= 7
 
 
 def test_a_model_and_itself() -> None:
     found = compare(results(0.8), results(0.8))
-    assert all(entry.p == 1 and entry.low == entry.high == 0 for entry in [*found.figures, *found.classes])
+    assert all(entry.p == 1 and entry.low == entry.high == 0 for entry in [*found.metrics, *found.classes])
     assert "greatest" not in found.table("A", "B")
     assert found.plain()["losses"] == []
 
@@ -214,7 +214,7 @@ def test_folders_of_predictions_with_labels(folders: Path) -> None:
         expected.add(str(number), confusion(guess(number, 0.7), truth(number), 2))
     iou = per_class(expected.areas.sum(0))["IoU"]
     assert [read["classes"][name]["first"] for name in CLASSES] == pytest.approx(100 * iou)
-    assert read["figures"]["mIoU"]["difference"] > 10
+    assert read["metrics"]["mIoU"]["difference"] > 10
     assert read["images"] == 6
     printed = call(folders / "a", folders / "b", *options).output
     assert "greatest gains" in printed

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from segkernel.errors import DataError, UsageError
-from segplug_datasets.metrics.depth import FIGURES, DepthMetric
+from segplug_datasets.metrics.depth import DEPTH_METRICS, DepthMetric
 
 CASES = json.loads((Path(__file__).parent / "data/depth_metric.json").read_text())
 
@@ -28,9 +28,9 @@ def test_equals_the_reference(case: dict) -> None:
     metric = DepthMetric(**case["kwargs"])
     for estimate, truth in images():
         metric.update(estimate, truth)
-    figures = metric.compute()
-    assert list(figures) == list(FIGURES)
-    assert figures == pytest.approx(case["result"], rel=2e-4)
+    metrics = metric.compute()
+    assert list(metrics) == list(DEPTH_METRICS)
+    assert metrics == pytest.approx(case["result"], rel=2e-4)
 
 
 @pytest.mark.parametrize(

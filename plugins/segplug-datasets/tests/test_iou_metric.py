@@ -59,11 +59,11 @@ def test_equals_the_reference(case: dict[str, Any], kind: str) -> None:
             metric.update(Prediction({"seg": torch.from_numpy(predicted)}), Targets({"seg": torch.from_numpy(labels)}))
         else:
             metric.update(predicted, labels)
-    figures = metric.compute()
+    metrics = metric.compute()
     for name, value in case["summary"].items():
-        assert figures[name] == pytest.approx(value, abs=0.0051)
+        assert metrics[name] == pytest.approx(value, abs=0.0051)
     for column, values in case["per_class"].items():
-        found = [figures[f"{column}.c{index}"] for index in range(case["num_classes"])]
+        found = [metrics[f"{column}.c{index}"] for index in range(case["num_classes"])]
         expected = [math.nan if value is None else 100 * value for value in values]
         assert found == pytest.approx(expected, abs=1e-3, nan_ok=True)
 
@@ -71,17 +71,17 @@ def test_equals_the_reference(case: dict[str, Any], kind: str) -> None:
 def test_frequency_weighted_iou() -> None:
     metric = IoUMetric(classes=["a", "b", "never"])
     metric.update(np.array([[0, 0, 0, 1]]), np.array([[0, 0, 1, 1]]))
-    figures = metric.compute()
-    assert figures["fwIoU"] == pytest.approx(100 * (0.5 * 2 / 3 + 0.5 * 1 / 2))
-    assert figures["IoU.a"] == pytest.approx(200 / 3)
+    metrics = metric.compute()
+    assert metrics["fwIoU"] == pytest.approx(100 * (0.5 * 2 / 3 + 0.5 * 1 / 2))
+    assert metrics["IoU.a"] == pytest.approx(200 / 3)
 
 
 def test_an_absent_class_is_nan_and_left_out() -> None:
     metric = IoUMetric(classes=["a", "b", "never"])
     metric.update(np.array([[0, 1]]), np.array([[0, 1]]))
-    figures = metric.compute()
-    assert math.isnan(figures["IoU.never"])
-    assert figures["mIoU"] == 100
+    metrics = metric.compute()
+    assert math.isnan(metrics["IoU.never"])
+    assert metrics["mIoU"] == 100
 
 
 def test_a_class_predicted_but_absent_counts_as_wrong() -> None:
@@ -93,9 +93,9 @@ def test_a_class_predicted_but_absent_counts_as_wrong() -> None:
 def test_ids_above_the_classes_are_wrong_but_no_error() -> None:
     metric = IoUMetric(classes=["a", "b"])
     metric.update(np.array([[0, 9, 255]], np.uint8), np.array([[0, 0, 1]], np.uint8))
-    figures = metric.compute()
-    assert figures["aAcc"] == pytest.approx(100 / 3)
-    assert figures["IoU.a"] == 50
+    metrics = metric.compute()
+    assert metrics["aAcc"] == pytest.approx(100 / 3)
+    assert metrics["IoU.a"] == 50
 
 
 def test_merged_parts_equal_the_whole() -> None:
@@ -221,18 +221,18 @@ def sure(order: list[int], **arguments: Any) -> dict[str, float]:
 
 
 def test_intervals_hold_the_figure_and_do_not_depend_on_the_order() -> None:
-    figures = sure(list(range(8)))
+    metrics = sure(list(range(8)))
     for name in ("aAcc", "mIoU", "IoU.a", "Acc.b"):
-        assert figures[f"{name}.low"] < figures[name] < figures[f"{name}.high"]
-    assert math.isnan(figures["IoU.never.low"])
-    assert sure(list(range(8))[::-1]) == pytest.approx(figures, nan_ok=True)
+        assert metrics[f"{name}.low"] < metrics[name] < metrics[f"{name}.high"]
+    assert math.isnan(metrics["IoU.never.low"])
+    assert sure(list(range(8))[::-1]) == pytest.approx(metrics, nan_ok=True)
     narrow = sure(list(range(8)), confidence=0.5)
-    assert narrow["mIoU.high"] - narrow["mIoU.low"] < figures["mIoU.high"] - figures["mIoU.low"]
+    assert narrow["mIoU.high"] - narrow["mIoU.low"] < metrics["mIoU.high"] - metrics["mIoU.low"]
 
 
 def test_one_image_has_no_spread() -> None:
-    figures = sure([3])
-    assert figures["mIoU.low"] == pytest.approx(figures["mIoU"]) == pytest.approx(figures["mIoU.high"])
+    metrics = sure([3])
+    assert metrics["mIoU.low"] == pytest.approx(metrics["mIoU"]) == pytest.approx(metrics["mIoU.high"])
 
 
 @pytest.mark.parametrize("wrong", [{"bootstrap": -1}, {"confidence": 1.0}])

@@ -43,7 +43,7 @@ LABELS = LabelSpec(
 
 
 class ADE20KDataset(BaseSegDataset):
-    """ADE20K as in the scene parsing challenge of 2016: file values 1 to 150, 0 does not count."""
+    """ADE20K as in the scene parsing challenge of 2016: file values 1 to 150, 0 is ignored."""
 
     spec = LABELS
     root = "data/ade/ADEChallengeData2016"

@@ -1,4 +1,4 @@
-"""The earth from above, cut into tiles: ISPRS Vaihingen and Potsdam, LoveDA and iSAID.
+"""Aerial and satellite images, cut into tiles: ISPRS Vaihingen and Potsdam, LoveDA and iSAID.
 
 ``seg-kernel data prepare`` cuts them. Homepages, whose terms hold: www.isprs.org/education/benchmarks/UrbanSemLab, on
 request; github.com/Junjue-Wang/LoveDA, CC BY-NC-SA 4.0; captain-whu.github.io/iSAID, for research without profit.
@@ -21,14 +21,14 @@ _ISAID_PALETTE = """
 
 
 class _TilesDataset(BaseSegDataset):
-    """What they have in common."""
+    """Arguments that the tiled sets share."""
 
     prefix = DataPrefix(img_path="img_dir/train", seg_map_path="ann_dir/train")
     suffixes = (".png", ".png")
 
 
 class ISPRSDataset(_TilesDataset):
-    """ISPRS Vaihingen: near infrared, red and green of a town; file values 1 to 6, 0 does not count."""
+    """ISPRS Vaihingen: near infrared, red and green of a town; file values 1 to 6, 0 is ignored."""
 
     spec = LabelSpec(
         classes=("impervious_surface", "building", "low_vegetation", "tree", "car", "clutter"),
@@ -39,13 +39,13 @@ class ISPRSDataset(_TilesDataset):
 
 
 class PotsdamDataset(ISPRSDataset):
-    """ISPRS Potsdam: a city in colour, with Vaihingen's classes; file values 1 to 6, 0 does not count."""
+    """ISPRS Potsdam: a city in colour, with Vaihingen's classes; file values 1 to 6, 0 is ignored."""
 
     root = "data/potsdam"
 
 
 class LoveDADataset(_TilesDataset):
-    """LoveDA: town and country, 1024 x 1024; file values 1 to 7, 0 does not count (Wang et al., 2021)."""
+    """LoveDA: town and country, 1024 x 1024; file values 1 to 7, 0 is ignored (Wang et al., 2021)."""
 
     spec = LabelSpec(
         classes=("background", "building", "road", "water", "barren", "forest", "agricultural"),
@@ -56,7 +56,7 @@ class LoveDADataset(_TilesDataset):
 
 
 class iSAIDDataset(_TilesDataset):
-    """iSAID: ships, vehicles and what is built, the background and 15 classes (Waqas Zamir et al., 2019)."""
+    """iSAID: ships, vehicles and sports fields from above, the background and 15 classes (Waqas Zamir et al., 2019)."""
 
     spec = LabelSpec(classes=names(_ISAID_CLASSES), palette=colors(_ISAID_PALETTE))
     root = "data/iSAID"

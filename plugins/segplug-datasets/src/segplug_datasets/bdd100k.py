@@ -10,7 +10,7 @@ from segplug_datasets.paired_files import BaseSegDataset, DataPrefix
 
 
 class BDD100KDataset(BaseSegDataset):
-    """The 10k images that have a mask per pixel, 7000 to train and 1000 to validate: 0 to 18, 255 does not count."""
+    """The 10k images that have a mask per pixel, 7000 to train and 1000 to validate: 0 to 18, 255 is ignored."""
 
     spec = LABELS
     root = "data/bdd100k"

@@ -1,4 +1,4 @@
-"""Decoded samples kept in memory that all processes of a machine share."""
+"""Decoded samples cached in memory that all processes of a machine share."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class CachedDataset:
 
     There is one copy for the workers, however they are started, and for the ranks of this machine. A sample's arrays
     are views that may be written to without changing what is kept. The memory is given back when the last process
-    that made the data set ends, or with `close`; what a killed one left is removed by the next.
+    that made the data set ends, or with `close`; what a killed process left is removed by the next.
 
     Args:
         dataset: Any data set whose samples can be packed.
-        max_bytes: Of the memory; half of what is free when None. Samples that find no room are read every time.
-        folder: Where the memory is a file system: ``/dev/shm``, or the system's temporary folder where there is none.
+        max_bytes: Limit in bytes; half of the free memory when None. Samples beyond it are read every time.
+        folder: Where shared memory is mounted: ``/dev/shm``, or the system's temporary folder where there is none.
 
     Raises:
         UsageError: When ``max_bytes`` is not above 0.
@@ -119,7 +119,7 @@ class CachedDataset:
         return len(sizes), sum(sizes)
 
     def close(self) -> None:
-        """Give the memory back, unless another process has it too."""
+        """Release the memory, unless another process uses it too."""
         if self._finalizer:
             self._finalizer()
 
@@ -153,7 +153,7 @@ class CachedDataset:
 
 
 def _key(dataset: Dataset) -> str:
-    """Return a name that is the same in the ranks that one launcher started, and in nothing else."""
+    """Return a name that only the ranks of one launch share."""
     launched = os.environ.get("LOCAL_WORLD_SIZE", "1") != "1"
     owner = f"{os.getppid()}-{os.environ.get('MASTER_PORT')}" if launched else f"{os.getpid()}"
     what = repr((next(_made), type(dataset).__name__, len(dataset), tuple(dataset.classes), str(tempfile.gettempdir())))
@@ -195,7 +195,7 @@ def _remove_unused(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(file: IO[bytes]) -> Iterator[None]:
-    """Have a file to oneself; without locks (Windows), the limit of a cache may be passed by a few samples."""
+    """Hold an exclusive lock on a file; without locks (Windows) a cache may exceed its limit by a few samples."""
     if fcntl:
         fcntl.flock(file, fcntl.LOCK_EX)
     try:

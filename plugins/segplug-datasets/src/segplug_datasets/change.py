@@ -38,18 +38,18 @@ class BaseCDDataset(BaseSegDataset):
     The second image is the field ``img2``; `ConcatCDInput` makes one image of six channels of the two.
 
     Args:
-        data_root: Where the data set lies.
-        data_prefix: Folders under it; ``A``, ``B`` and ``label`` when not given.
+        data_root: Root folder of the data set.
+        data_prefix: Folders under ``data_root``; ``A``, ``B`` and ``label`` by default.
         ann_file: Text file with one name per line, under ``data_root``; all files when empty.
-        img_suffix: End of the names of the first images.
-        img_suffix2: End of the names of the second images; the first ones' when None.
-        seg_map_suffix: What follows the name in the label file's.
+        img_suffix: Suffix of the first images' file names.
+        img_suffix2: Suffix of the second images' file names; the first ones' when None.
+        seg_map_suffix: Suffix of the label file names.
         metainfo: Classes and colours; ``unchanged`` and ``changed`` when not given. Of a published set some of its.
-        reduce_zero_label: Whether classes start at 1 in the files and 0 does not count.
-        indices: The first so many samples, the last for a negative number, or those of a list; all when None.
+        reduce_zero_label: Whether classes start at 1 in the files and 0 is ignored.
+        indices: The first N samples for N, the last N for -N, those listed for a list; all when None.
 
     Raises:
-        DataError: When a folder is missing or empty, or files have no partner.
+        DataError: When a folder is missing or empty, or files are unpaired.
     """
 
     spec = LabelSpec(classes=("unchanged", "changed"), palette=((0, 0, 0), (255, 255, 255)))

@@ -1,4 +1,4 @@
-"""What stands where in the label maps of a data set: found out once, in parallel, and kept beside the data.
+"""Which classes occur where in the label maps of a data set: counted once, in parallel, and kept beside the data.
 
 index = class_index(dataset)
 index.pixels[7, 3]                  # pixels of class 3 in sample 7
@@ -52,7 +52,7 @@ class ClassIndex:
         return len(self.pixels)
 
     def take(self, indices: np.ndarray) -> ClassIndex:
-        """Return the index of these samples, in this order."""
+        """Return the index of the samples ``indices``, in this order."""
         return ClassIndex(self.pixels[indices], self.sizes[indices], self.cells[indices])
 
     def mapped(self, table: np.ndarray, classes: int) -> ClassIndex:
@@ -77,7 +77,7 @@ def class_index(dataset: Dataset, cache: str | Path | None = None, workers: int 
 
     It is read from ``.class-index-KEY.npz``, KEY being a checksum of the file list, the classes and what the labels
     mean; when there is none, every sample is read once and the file written. Data sets that are not made of files are
-    looked at anew each time. A wrapper answers for itself with a method ``class_index(cache, workers)``.
+    counted anew each time. A wrapper has its own method ``class_index(cache, workers)``.
 
     Args:
         dataset: With label maps, in the field ``seg``.
@@ -168,7 +168,7 @@ def count_in_cells(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def cell_edges(length: int) -> np.ndarray:
-    """Return the GRID + 1 places that divide ``length`` pixels into cells."""
+    """Return the GRID + 1 edges of the cells that ``length`` pixels are divided into."""
     return np.arange(GRID + 1) * length // GRID
 
 
@@ -176,7 +176,7 @@ def cell_edges(length: int) -> np.ndarray:
 
 
 def _checksum(dataset: Any) -> str:
-    """Return what tells one data set from another: of its files, classes and label values; empty without files."""
+    """Return a checksum of a data set's files, classes and label values; empty without files."""
     files: Sequence[Any] | None = getattr(dataset, "files", None)
     if isinstance(dataset, PackedDataset):
         files = [Path(dataset.path, "pack.json").read_bytes()]

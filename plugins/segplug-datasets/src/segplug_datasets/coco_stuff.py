@@ -47,7 +47,7 @@ LABELS = LabelSpec(classes=names(_CLASSES), palette=colors(_PALETTE))
 class COCOStuffDataset(BaseSegDataset):
     """COCO-Stuff with ``labelTrainIds`` files: 0 to 170 of the 164k images.
 
-    The files of the 10k images hold 1 to 171, and 0 does not count: say ``reduce_zero_label: true``.
+    The files of the 10k images hold 1 to 171, and 0 is ignored: say ``reduce_zero_label: true``.
     """
 
     spec = LABELS

@@ -25,7 +25,7 @@ from segplug_datasets.paired_files import FolderDataset
 class ConcatDataset:
     """The samples of several data sets of the same classes, one set after the other.
 
-    ``datasets`` are the sets, and ``ends`` says for each the index behind its last sample.
+    ``datasets`` are the sets, ``ends`` the index after the last sample of each.
 
     Args:
         datasets: The data sets; colours are the first one's.
@@ -78,17 +78,17 @@ class ConcatDataset:
 class MappedDataset(Labelled):
     """A data set in another label space: classes renamed, merged, left out.
 
-    A class of the data set goes to the class that ``mapping`` names; if it is not listed there, to the class of its
-    own name; if there is none, its pixels do not count.
+    A class of the data set becomes the class that ``mapping`` names; if it is not listed there, the class of its own
+    name; if there is none, its pixels are ignored.
 
     Args:
         dataset: Any data set.
         classes: The classes of the other label space; the position is the class id.
-        mapping: Names of the data set's classes to names of ``classes``, or None for pixels that do not count.
+        mapping: Names of the data set's classes to names of ``classes``, or None for pixels to ignore.
         palette: One RGB colour per class; of the data set's own where one comes from it, when not given.
         unlabelled: Those of ``classes`` that the images may show but that this data set did not label. They lie
-            hidden in its background, so pixels of ``background`` do not count.
-        background: What stands for none of the other classes in ``classes``; needed with ``unlabelled`` only.
+            hidden in its background, so pixels of ``background`` are ignored.
+        background: The background class among ``classes``; needed with ``unlabelled`` only.
 
     Raises:
         UsageError: When a name does not exist, or a class that is mapped to is said to be unlabelled.
@@ -174,7 +174,7 @@ class MixDataset(ConcatDataset):
         sources: The data sets, each with what its classes are called here.
         classes: The common classes; the union of those of the sources, after their mappings, when not given.
         palette: One RGB colour per class; when not given, of the first source that has the class.
-        background: The common class that stands for none of the others; needed where sources have ``unlabelled``.
+        background: The background among the common classes; needed where sources have ``unlabelled``.
 
     Raises:
         UsageError: When there is no source, a name does not exist, or a weight is not positive.

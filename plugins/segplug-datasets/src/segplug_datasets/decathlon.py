@@ -27,10 +27,10 @@ class DecathlonDataset(Volumes):
         ann_file: The description, under ``data_root``.
         test_mode: The test volumes, which have no labels, instead of the training ones.
         metainfo: Some of the classes instead of all, or colours for them.
-        axis: What the slices follow each other along.
+        axis: Axis along which volumes are sliced.
         window: Lowest and highest intensity, which become 0 and 255, uint8; float32 as in the file when None.
         modality: Names of modalities to take, ``FLAIR``, in this order; all when None.
-        context: Neighbouring slices on each side that are further channels.
+        context: Neighbouring slices on each side that become additional channels.
         whole: Samples are volumes instead of slices.
 
     Raises:

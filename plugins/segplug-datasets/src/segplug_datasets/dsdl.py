@@ -1,6 +1,6 @@
 """Data sets described in DSDL, the data set description language of OpenDataLab.
 
-Read is what a description of semantic segmentation needs: ``defs`` (also those of ``$import``), one struct with a
+Supported is what semantic segmentation needs: ``defs`` (also those of ``$import``), one struct with a
 field of type ``Image`` and one of type ``LabelMap``, one class domain, and ``samples``, inline or in other files.
 """
 
@@ -26,14 +26,14 @@ class DSDLSegDataset(ListedFiles):
     """Images and label files that a DSDL description lists: 0 is the background, then come its classes in their order.
 
     Args:
-        data_root: Where the data set lies.
-        data_prefix: Folders under it, from where the description counts.
+        data_root: Root folder of the data set.
+        data_prefix: Folders under ``data_root`` to which the description's paths are relative.
         ann_file: The description, a YAML or JSON file under ``data_root``.
-        used_labels: Some of the classes, in this order, which then are the classes; pixels of others do not count.
+        used_labels: Some of the classes, in this order; pixels of others are ignored.
 
     Raises:
         DataError: When the description cannot be read or is of another kind of data, or files are missing.
-        UsageError: When ``used_labels`` names a class that there is not.
+        UsageError: When ``used_labels`` names an unknown class.
     """
 
     @staticmethod

@@ -13,8 +13,8 @@ Files = tuple[str, str, str | None]
 class FileList(Sequence[Files]):
     """(name, image, label file or None) of each sample, in one block of memory.
 
-    To look at a string of a list counts a reference, which makes every forked worker copy the page it is on; and a
-    spawned worker receives a million strings one by one. A block is neither written to nor taken apart.
+    Reading a string of a list writes its reference count, so every forked worker ends up with a copy of the list; and a
+    spawned worker unpickles a million strings one by one. One block of bytes avoids both.
 
     Args:
         files: The samples.

@@ -1,4 +1,4 @@
-"""Where a data set looked for its files: kept, so that the mask doctor can look there when they do not fit."""
+"""Where a data set searched for its files: kept for the mask doctor, which searches there when they do not match."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from segkernel.labels import Color, LabelSpec
 
 @dataclass(frozen=True)
 class Folders:
-    """Where `PairedFiles` looks for its files, and what they mean.
+    """Where `PairedFiles` searches for its files, and what they mean.
 
     Args:
         images: Folder of images.
         masks: Folder of label files; None for a set without.
-        image_suffixes: Ends of image names.
-        mask_suffix: What follows the name in the label file's.
+        image_suffixes: Suffixes of image file names.
+        mask_suffix: Suffix of the label file names.
         split: List of names; None for all files.
         labels: What the values of the label files mean.
         colors: RGB to class id.

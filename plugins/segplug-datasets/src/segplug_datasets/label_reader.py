@@ -1,4 +1,4 @@
-"""From a label file to class ids: numbers by a label specification, colours by a table of all of them."""
+"""From a label file to class ids: values by a label specification, colours by a lookup table."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class LabelReader:
         """Return class ids (H, W) uint8 of the label file of a sample.
 
         Raises:
-            DataError: When it cannot be read, has another size, or holds what is no class; the message names both.
+            DataError: When it cannot be read, has another size, or holds an unknown value; the message names both
+                files.
         """
         raw = read_annotation(sample, path)
         try:
@@ -110,7 +111,7 @@ def read_annotation(sample: Sample, path: str) -> np.ndarray:
 
 
 def require_size(sample: Sample, array: np.ndarray, path: str) -> None:
-    """Raise a `DataError` unless the array of a file has the height and width of the sample's image."""
+    """Check that the array of a file has the height and width of the sample's image; `DataError` otherwise."""
     if array.shape[:2] != sample.size:
         there, here = _by(array.shape), _by(sample.size)
         raise DataError(f"a mask of {there} for an image of {here} pixels: {sample.meta['path']}", path)

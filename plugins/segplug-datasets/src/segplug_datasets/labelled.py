@@ -1,4 +1,4 @@
-"""What every data set with labels says of them."""
+"""The classes and colours of data sets with a label specification."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LIP, Look into Person: single people, cut out of COCO images, in 20 parts (Gong et al., 2017).
+"""LIP, Look into Person: crops of single people from COCO images, in 20 parts (Gong et al., 2017).
 
 Homepage: sysuhcp.com/dataset/lip. For research without profit only.
 """

@@ -99,7 +99,7 @@ def locate(name: str, folders: Sequence[Path]) -> str | None:
 
 
 def take(entries: Sequence[_Entry], indices: int | Sequence[int] | None) -> list[_Entry]:
-    """Return the first ``indices`` entries, or the last for a negative number, or those of a list; all for None.
+    """Return the first N entries for N, the last N for -N, those listed for a list; all for None.
 
     Raises:
         UsageError: When a list holds an index that does not exist.

@@ -62,7 +62,7 @@ c0c0c0 c0c0c0 c0c0c0 dcdc00 dcdc00 0000c4 c0c0c0 dcdc00 8c8c14 770b20 9600ff 003
 
 
 class MapillaryDataset_v1(BaseSegDataset):
-    """Edition 1.2: 66 classes, of which the last is what nobody labelled."""
+    """Edition 1.2: 66 classes, of which the last is "unlabelled"."""
 
     spec = LabelSpec(classes=names(_CLASSES_V1), palette=colors(_PALETTE_V1))
     root = "data/mapillary"
@@ -70,7 +70,7 @@ class MapillaryDataset_v1(BaseSegDataset):
 
 
 class MapillaryDataset_v2(BaseSegDataset):
-    """Edition 2.0: 124 classes, of which the last is what nobody labelled."""
+    """Edition 2.0: 124 classes, of which the last is "unlabelled"."""
 
     spec = LabelSpec(classes=names(_CLASSES_V2), palette=colors(_PALETTE_V2))
     root = "data/mapillary"

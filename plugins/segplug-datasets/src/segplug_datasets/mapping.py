@@ -1,8 +1,8 @@
-"""Which classes count, what they are called, and which of them are one: the label spaces of data sets.
+"""Label spaces of data sets: which classes are kept, renamed and merged.
 
 classes: [road, car, bus]                                    some, in this order
 classes: {road: road, vehicle: [car, bus], other: []}        renamed and merged
-others: other                                                where the classes go that are not named
+others: other                                                the class of those not named
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from segkernel.errors import UsageError, suggest
 from segkernel.labels import IGNORE, Color, LabelSpec, default_palette
 
 Classes = Sequence[str] | Mapping[str, str | Sequence[str]]
-"""Names, some of the existing ones, in the order wanted; or new names, each with the existing ones it stands for."""
+"""Some of the existing names, in the order wanted; or new names, each with the existing ones it stands for."""
 
 
 class Metainfo(TypedDict, total=False):
-    """Which of a data set's classes count, in which order.
+    """Which of a data set's classes are kept, in which order.
 
     ``classes``: some of the names; or a mapping of new names, each to the name, or names, it stands for.
     ``palette``: a colour for each; those of the data set when not given.
-    ``others``: the class (one of ``classes``) that the remaining ones become; they do not count when not given.
-    ``background``: the class that values become which the data set does not know; they are refused when not given.
+    ``others``: the class (one of ``classes``) that the remaining ones become; they are ignored when not given.
+    ``background``: the class of values that the data set does not define; they are refused when not given.
     """
 
     classes: Classes
@@ -81,7 +81,7 @@ def choose(labels: LabelSpec, metainfo: Metainfo) -> tuple[LabelSpec, list[int]]
 
 
 def _renamed(labels: LabelSpec, classes: Sequence[str], ids: Sequence[int]) -> str | None:
-    """Return what the background class is called now."""
+    """Return the new name of the background class."""
     if labels.background is None:
         return None
     new = ids[labels.classes.index(labels.background)]

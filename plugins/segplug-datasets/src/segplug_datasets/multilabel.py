@@ -1,4 +1,4 @@
-"""Labels of which a pixel has none, one or several: files of yes and no, one folder for each class or one bit for each.
+"""Multi-label masks: a pixel has none, one or several classes; files with a bit, or folders, for each class.
 
 masks: {crack: masks/crack, rust: masks/rust}      0 no, 1 yes, 255 unknown
 masks: masks                                       1 crack, 2 rust, 3 both
@@ -29,7 +29,7 @@ def multilabel_spec(arguments: LabelArguments, masks: Any, usual: Sequence[str])
     Args:
         arguments: What the values of label files mean.
         masks: A folder, or one for each class.
-        usual: The classes of ``arguments`` when nobody gave any.
+        usual: The default of ``classes``.
 
     Raises:
         UsageError: When the arguments contradict each other.
@@ -59,9 +59,9 @@ class ClassFiles:
     Args:
         labels: Of the set.
         folders: By class.
-        suffix: What follows the name in the files.
+        suffix: Suffix of the mask file names.
         names: Of the samples.
-        values: File value to 0 (no) or 1 (yes) where they are others.
+        values: File value to 0 (absent) or 1 (present), for files with other values.
 
     Raises:
         DataError: When a folder, or a file, is missing.

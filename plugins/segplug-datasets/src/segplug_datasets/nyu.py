@@ -1,4 +1,4 @@
-"""NYU Depth V2: how far things are, in rooms (Silberman et al., 2012).
+"""NYU Depth V2: depth of indoor scenes (Silberman et al., 2012).
 
 ``seg-kernel data prepare nyu`` writes this layout. Homepage: cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html, whose terms
 hold.
@@ -41,14 +41,14 @@ class NYUDataset(PairedFiles):
     the name is none of the classes.
 
     Args:
-        data_root: Where the data set lies.
-        data_prefix: Folders under it.
-        img_suffix: End of the image names.
-        depth_map_suffix: What follows the name in the depth file's.
+        data_root: Root folder of the data set.
+        data_prefix: Folders under ``data_root``.
+        img_suffix: Suffix of the image file names.
+        depth_map_suffix: Suffix of the depth file names.
         depth_rescale_factor: Metres of a file's 1; the published files hold millimetres.
 
     Raises:
-        DataError: When a folder is missing or empty, or files have no partner.
+        DataError: When a folder is missing or empty, or files are unpaired.
     """
 
     @staticmethod

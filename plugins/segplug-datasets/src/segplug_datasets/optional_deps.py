@@ -1,4 +1,4 @@
-"""Packages that only some parts need: imported when used, with a message that says what to install."""
+"""Optional dependencies: imported when used, with an error that says what to install."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class ExtraMissingError(SegKernelError):
     """An optional package is not installed.
 
     Args:
-        package: The module that is missing.
+        package: Name of the missing module.
         extra: The extra of ``segplug-datasets`` that brings it.
-        what: What needs it.
+        what: The feature that needs it.
     """
 
     exit_code = 3

@@ -35,7 +35,7 @@ from segplug_datasets.paired_files import FolderDataset
 from segplug_datasets.parallel import in_processes
 
 VERSION = 1
-"""Of the format; another one is refused."""
+"""Version of the format; others are refused."""
 
 _MAGIC = b"SEGPACK1"
 _BLOCK = 4096
@@ -54,7 +54,7 @@ class PackedDataset:
 
     Args:
         path: The folder.
-        verify: Compare the checksum of every sample that is read; for disks that are not trusted, as it reads all.
+        verify: Compare the checksum of every sample that is read; costs reading all of it.
 
     Raises:
         DataError: When it is no such folder, unfinished, of another version, or a shard is missing or cut short.
@@ -175,7 +175,7 @@ def _shard_name(number: int) -> str:
 def verify_pack(path: str | Path) -> Iterator[tuple[int, str]]:
     """Read a pack in full; yield the index of each sample that is damaged or out of date, and what is wrong.
 
-    Out of date is a sample whose files have changed since; files that are gone do not count.
+    A sample is out of date when its files have changed since; missing files are no change.
 
     Raises:
         DataError: As `PackedDataset`.

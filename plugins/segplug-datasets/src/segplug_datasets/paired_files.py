@@ -1,4 +1,4 @@
-"""Data sets that are folders of image files, with or without label files beside them.
+"""Data sets that are folders of image files, with or without a folder of label files.
 
     FolderDataset(images="photos", masks="labels", classes=["background", "crack"])
 
@@ -87,16 +87,16 @@ class PairedFiles(ListedFiles):
         images: Folder of images; folders inside it are searched too.
         masks: Folder of label files in the same arrangement; None for images without annotations.
         labels: What the values of the label files mean.
-        image_suffix: Ends of image file names; what precedes it is the sample's name.
-        mask_suffix: What follows the name in the label file's.
+        image_suffix: Suffixes of image file names; what precedes one is the sample's name.
+        mask_suffix: Suffix of the label file names.
         split: Text file with one name per line, or with an image and its label file, which then need not have one
             name and are looked for beside the list, in ``root`` and in the two folders; all files when None.
         colors: RGB to class id, for label files that hold colours.
-        indices: The first so many samples, the last for a negative number, or those of a list; all when None.
+        indices: The first N samples for N, the last N for -N, those listed for a list; all when None.
         root: One more folder where the files of a list may lie.
 
     Raises:
-        DataError: When a folder is missing or empty, or files have no partner; the message names them.
+        DataError: When a folder is missing or empty, or files are unpaired; the message names them.
         UsageError: When ``indices`` names a sample that does not exist.
     """
 
@@ -153,7 +153,7 @@ def _listed_pairs(
 
 
 class LabelFolder(TypedDict, total=False):
-    """A folder of label files of its own classes: the arguments of `FolderDataset` that say so, and its weights."""
+    """A folder of label files with its own classes: the arguments of `FolderDataset` that define them, and weights."""
 
     path: Required[str]
     classes: Sequence[str]
@@ -169,7 +169,7 @@ class LabelFolder(TypedDict, total=False):
 
 
 CLASSES = ("background", "foreground")
-"""Of a folder whose classes nobody names."""
+"""The classes of a folder for which none are given."""
 
 
 class FolderDataset(PairedFiles):
@@ -190,31 +190,31 @@ class FolderDataset(PairedFiles):
             None when there are no annotations.
         classes: Names; the position is the class id.
         palette: One RGB colour per class; when given, masks may hold these colours instead of ids.
-        ignore: Values of the label files that do not count.
-        offset: Subtracted from a value to give the class id; smaller values do not count.
+        ignore: Values of the label files that are ignored.
+        offset: Subtracted from a value to give the class id; smaller values are ignored.
         values: File value to class id, where ids are sparse: ``{0: 0, 255: 1}`` for black and white masks.
-        ignore_colors: Colours of colour masks that do not count.
+        ignore_colors: Colours of colour masks that are ignored.
         split: Text file with one name per line, or an image and its label file, relative to ``data_root``; all files
             when None.
-        image_suffix: End of the image names, ``.jpg`` or ``_leftImg8bit.png``; the usual formats when None.
-        mask_suffix: What follows the name in the label file's.
+        image_suffix: Suffix of the image file names, ``.jpg`` or ``_leftImg8bit.png``; the usual formats when None.
+        mask_suffix: Suffix of the label file names.
         data_root: Folder to which the other paths are relative.
         metainfo: Some of the classes, renamed or merged, instead of all.
-        weights: Folder of files that say how much each pixel counts in the loss: the field ``weight``; several by the
-            name of their field. The weights of a label folder NAME are the field ``NAME_weight``.
+        weights: Folder of loss weights per pixel: the field ``weight``; several by the name of their field. The weights
+            of a label folder NAME are the field ``NAME_weight``.
         weight_scale: The weight that 1 stands for in an image file; 255 is weight 1 unless given. Arrays (``.npy``)
             hold the weights themselves.
-        weight_suffix: What follows the name in the weight file's.
+        weight_suffix: Suffix of the weight file names.
         depth: Folder of depth files: the field ``depth``.
         depth_scale: Metres that 1 stands for in an image file; arrays hold metres.
-        depth_suffix: What follows the name in the depth file's.
-        indices: The first so many samples, the last for a negative number, or those of a list; all when None.
+        depth_suffix: Suffix of the depth file names.
+        indices: The first N samples for N, the last N for -N, those listed for a list; all when None.
         background: The class of all values, or colours, that are neither a class nor ignored; refused when None.
         task: What a pixel is: ``multiclass``, ``binary`` (two classes) or ``multilabel``; a config's ``data.task``
             when None, else ``multiclass``.
 
     Raises:
-        DataError: When a folder is missing or empty, or files have no partner.
+        DataError: When a folder is missing or empty, or files are unpaired.
         UsageError: When the label arguments contradict each other.
     """
 
@@ -357,21 +357,21 @@ class DataPrefix(TypedDict, total=False):
 
 
 class BaseSegDataset(PairedFiles):
-    """A published data set: names, colours, folders and suffixes are facts that a subclass states.
+    """Base of published data sets: a subclass states their class names, colours, folders and suffixes.
 
     Args:
-        data_root: Where the data set lies.
-        data_prefix: Folders under it; the training set's when not given.
+        data_root: Root folder of the data set.
+        data_prefix: Folders under ``data_root``; the training set's by default.
         ann_file: Text file with one name per line, or an image and its label file, under ``data_root``; all files
             when empty.
-        img_suffix: End of the image names.
-        seg_map_suffix: What follows the name in the label file's.
+        img_suffix: Suffix of the image file names.
+        seg_map_suffix: Suffix of the label file names.
         metainfo: Some of the classes, renamed or merged, instead of all.
-        reduce_zero_label: Whether classes start at 1 in the files and 0 does not count; as published when None.
-        indices: The first so many samples, the last for a negative number, or those of a list; all when None.
+        reduce_zero_label: Whether classes start at 1 in the files and 0 is ignored; as published when None.
+        indices: The first N samples for N, the last N for -N, those listed for a list; all when None.
 
     Raises:
-        DataError: When a folder is missing or empty, or files have no partner.
+        DataError: When a folder is missing or empty, or files are unpaired.
         UsageError: When ``metainfo`` names a class that the data set does not have.
     """
 

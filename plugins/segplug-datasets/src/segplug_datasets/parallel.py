@@ -1,4 +1,4 @@
-"""One function over many jobs, in processes of their own that end with this one."""
+"""One function over many jobs, in worker processes that end with this one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _shared: list[Any] = []
 def in_processes(
     function: Callable[[Any, Job], Result], shared: Any, jobs: Sequence[Job], workers: int
 ) -> Iterator[Result]:
-    """Yield ``function(shared, job)`` of every job, in the order in which they are done.
+    """Yield ``function(shared, job)`` of every job, in the order of completion.
 
     Args:
         function: Of an importable module.

@@ -53,6 +53,6 @@ class PascalContextDataset(BaseSegDataset):
 
 
 class PascalContextDataset59(PascalContextDataset):
-    """Pascal Context without the background: file values 1 to 59, 0 does not count."""
+    """Pascal Context without the background: file values 1 to 59, 0 is ignored."""
 
     spec = LabelSpec(classes=_CONTEXT[1:], palette=ade20k.LABELS.palette[1:60], offset=1)

@@ -1,4 +1,4 @@
-"""Rasters: images of any number of bands and type, as satellites and aeroplanes bring them, whole or in windows."""
+"""Rasters: multi-band images of any type, as from satellites and aircraft, whole or in windows."""
 
 from __future__ import annotations
 
@@ -42,32 +42,32 @@ class RasterDataset(PairedFiles):
         masks: Folder of label files of the same names, in any of these formats; None when there are no annotations.
         classes: Names; the position is the class id.
         palette: One RGB colour per class; when given, masks may hold these colours instead of ids.
-        ignore: Values of the label files that do not count.
-        offset: Subtracted from a value to give the class id; smaller values do not count.
+        ignore: Values of the label files that are ignored.
+        offset: Subtracted from a value to give the class id; smaller values are ignored.
         values: File value to class id, where ids are sparse.
-        ignore_colors: Colours of colour masks that do not count.
+        ignore_colors: Colours of colour masks that are ignored.
         metainfo: Some of the classes, renamed or merged, instead of all.
         bands: Which bands, counted from 0, in which order; all when None.
-        value_range: The values (low, high) that become 0 and 255, of all bands or one pair for each; what lies outside
-            is cut off.
+        value_range: The values (low, high) that become 0 and 255, of all bands or one pair for each; values outside are
+            clipped.
         percentiles: The range is found in each raster and band: (2, 98) leaves out the darkest and brightest 2 %.
         scale: Without a range: what values are multiplied by.
-        dtype: Of the image where values are mapped to 0 to 255: ``float32`` keeps what lies between two numbers.
-        nodata: The value of pixels where nothing was measured; ``file`` is what a TIFF says itself. These, and what
-            is not a number, become 0 in the image; where it is so in all bands, the label is 255.
+        dtype: Type of the image where values are mapped to 0 to 255; ``float32`` keeps fractions.
+        nodata: The no-data value; ``file`` takes that of the TIFF. No-data pixels and NaN become 0 in the image; where
+            all bands are so, the label is 255.
         window: (height, width): samples are windows of each raster, of which nothing else is read.
-        overlap: Of two neighbours, in pixels; or of rows and columns.
-        border: What the last window of a row or column does: ``cut`` is smaller, so that without overlap each pixel
+        overlap: Overlap of neighbouring windows in pixels; or of rows and of columns.
+        border: The last window of a row or column: ``cut`` is smaller, so that without overlap each pixel
             is evaluated once; ``shift`` begins earlier, so that all have one size.
         images2: Folder of second images, the field ``img2``, read as the first ones.
         split: Text file with one name per line, relative to ``data_root``; all files when None.
-        image_suffix: End of the raster names; the usual formats when None.
-        mask_suffix: What follows the name in the label file's.
+        image_suffix: Suffix of the raster file names; the usual formats when None.
+        mask_suffix: Suffix of the label file names.
         data_root: Folder to which the other paths are relative.
-        indices: The first so many rasters, the last for a negative number, or those of a list; all when None.
+        indices: The first N rasters for N, the last N for -N, those listed for a list; all when None.
 
     Raises:
-        DataError: When a folder is missing or empty, or files have no partner.
+        DataError: When a folder is missing or empty, or files are unpaired.
         UsageError: When arguments contradict each other.
         ExtraMissingError: When TIFFs are to be cut into windows and ``tifffile`` is missing.
     """
@@ -222,7 +222,7 @@ class _Labels(LabelReader):
 
 @dataclass(frozen=True)
 class _Values:
-    """From a file's numbers to an image's."""
+    """From a file's values to an image's."""
 
     ranges: tuple[Range, ...] | None
     percentiles: Range | None
@@ -242,7 +242,7 @@ class _Values:
             raise UsageError(f"'value_range' is from a lower to a higher value, not {wrong}")
 
     def gaps(self, array: np.ndarray, of_file: float | None) -> np.ndarray:
-        """Return where (height, width, bands) nothing was measured."""
+        """Return the no-data mask (height, width, bands) bool."""
         nodata = of_file if self.nodata == "file" else self.nodata
         gaps = np.isnan(array) if array.dtype.kind == "f" else np.zeros(array.shape, bool)
         if nodata is not None and not np.isnan(nodata):

@@ -1,4 +1,4 @@
-"""Windows of rasters of any number of bands and type, read without the rest: TIFF, NumPy arrays, and pictures.
+"""Windowed reading of multi-band rasters of any type: TIFF, NumPy arrays, PNG and JPEG.
 
     file = open_raster("scene.tif")
     file.read(Window(0, 512, 256, 256), bands=[3, 2, 1])       # (256, 256, 3), in the file's own numbers
@@ -37,8 +37,7 @@ class Window(NamedTuple):
 class RasterFile(Protocol):
     """An open raster.
 
-    ``size`` is height and width, ``bands`` their number, ``nodata`` the value that the file itself says means
-    nothing was measured.
+    ``size`` is height and width, ``bands`` their number, ``nodata`` the file's own no-data value.
     """
 
     size: tuple[int, int]
@@ -61,7 +60,7 @@ def open_raster(path: str) -> RasterFile:
 
 
 def stamp(path: str) -> tuple[int, int]:
-    """Return size and time of change of a file; zeros when there is none."""
+    """Return size and modification time of a file; zeros when there is none."""
     try:
         found = os.stat(path)
     except OSError:

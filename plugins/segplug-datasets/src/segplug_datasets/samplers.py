@@ -1,4 +1,4 @@
-"""Draw orders of training: pure functions of seed and epoch, whatever the workers, ranks and restarts.
+"""Draw orders of training: pure functions of seed and epoch, independent of workers, ranks and restarts.
 
 data:
   sampler: {type: BalancedSampler, method: class-aware}
@@ -23,7 +23,7 @@ def _rng(*numbers: int) -> np.random.Generator:
 
 
 class _ByContent:
-    """A sampler that has to know what the images hold: it looks once."""
+    """Base of samplers that need the class index of the data set."""
 
     def __init__(self, cache: str | Path | None) -> None:
         self.cache = cache
@@ -44,8 +44,8 @@ class BalancedSampler(_ByContent):
             and among the images of a class each alike (Shen, Lin and Huang, Relay backpropagation, 2016); an image
             without classes is never drawn.
         oversample_thr: Share of images, above 0 and up to 1, below which a class is drawn more often.
-        min_pixels: A class occurs in an image that has as many pixels of it.
-        cache: Folder in which the contents of the images are kept; None puts them beside the data.
+        min_pixels: Pixels from which on a class counts as present in an image.
+        cache: Folder of the class index; None puts it beside the data.
 
     Raises:
         UsageError: When ``oversample_thr`` is outside that range.
@@ -97,10 +97,10 @@ def proportional(weights: np.ndarray, count: int, rng: np.random.Generator) -> n
 
 
 class WeightedSampler:
-    """Draw from the parts of a ``ConcatDataset`` or ``MixDataset`` in given shares, whatever their sizes.
+    """Draw from the parts of a ``ConcatDataset`` or ``MixDataset`` in given shares, independent of their sizes.
 
-    An epoch draws as many images as there are. Each part is gone through in a random order, and in a new one when all
-    of its images have been drawn, across epochs: no image of a part is drawn twice before each was drawn once.
+    An epoch draws as many images as there are. Each part is drawn without replacement, in a new random order when all
+    of its images have been drawn, across epochs.
 
     Args:
         weights: One above 0 for each part; a part is drawn in proportion to it. None takes those of the data set
@@ -139,7 +139,7 @@ class WeightedSampler:
 
 
 def shares_of(count: int, weights: Sequence[float]) -> list[int]:
-    """Return ``count`` divided by weights: the nearest whole numbers that add up to it, each at least one.
+    """Split ``count`` in proportion to weights: the nearest whole numbers with that sum, each at least one.
 
     Raises:
         UsageError: When there are too few for that.
@@ -161,17 +161,17 @@ def _endless(seed: int, part: int, length: int, start: int, count: int) -> np.nd
 
 
 class AspectRatioGroups(_ByContent):
-    """Put images of a similar shape into one batch, so that less of it is padding; every image once in an epoch.
+    """Batch images of similar aspect ratio, so that less is padding; every image once per epoch.
 
     For transforms that keep an image's shape and do not crop to one size. Images are shuffled, ``window`` batches at a
     time are sorted by width over height and cut into batches, and these are shuffled. A batch across the border of two
     epochs is mixed.
 
     Args:
-        window: Batches that are sorted together: more waste less, fewer mix better.
+        window: Batches that are sorted together: more save padding, fewer shuffle better.
         batch_size: Images of a similar shape; None takes the micro-batch. Give ``optim.batch_size`` to have the same
             order for any number of devices.
-        cache: Folder in which the sizes of the images are kept; None puts them beside the data.
+        cache: Folder of the index of image sizes; None puts it beside the data.
 
     Raises:
         UsageError: When ``window`` or ``batch_size`` is below 1.

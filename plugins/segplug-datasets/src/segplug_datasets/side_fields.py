@@ -1,4 +1,4 @@
-"""Further files of an image beside its label file: label maps of other heads, weights, depth."""
+"""Additional fields read from files: label maps of other heads, weights, depth."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Read = Callable[[Sample, str], RasterField]
 
 
 class FieldFiles:
-    """One more field of each sample, from a folder of files that go with the images by name.
+    """One additional field of each sample, from a folder of files with the images' names.
 
     Args:
         field: Its name.
         folder: Where the files lie.
-        suffix: What follows the name in them.
+        suffix: Suffix of their names.
         names: Of the samples.
-        read: Makes the field from a sample and the path of its file; it has to survive pickling.
+        read: Makes the field from a sample and the path of its file; must be picklable.
 
     Raises:
         DataError: When the folder, or a file, is missing.
@@ -52,11 +52,11 @@ class ReadLabels:
 
 
 class ReadNumbers:
-    """Reads a number for each pixel: ``scale`` times an image's values, or those of a ``.npy`` array as they are.
+    """Reads a number per pixel: ``scale`` times an image's values, or a ``.npy`` array as it is.
 
     Args:
-        kind: The field to make of it.
-        scale: What 1 in an image file stands for.
+        kind: Class of the field.
+        scale: Value of 1 in an image file.
     """
 
     def __init__(self, kind: type[RasterField], scale: float) -> None:
@@ -72,7 +72,7 @@ class ReadNumbers:
 
 
 def by_field(folders: str | Path | Mapping[str, Any] | None, field: str) -> dict[str, Any]:
-    """Return folders by the name of the field; a single one belongs to ``field``."""
+    """Return folders by field name; a single one is that of ``field``."""
     if folders is None:
         return {}
     return dict(folders) if isinstance(folders, Mapping) else {field: folders}

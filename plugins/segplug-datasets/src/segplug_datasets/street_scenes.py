@@ -26,16 +26,16 @@ _SPLITS = {"train": (0, 1000), "val": (1, 100), "test": (2, 200)}  # stream of r
 
 
 class StreetScenes:
-    """Streets with houses, trees, cars, people and signs, in sun, fog, dusk and night: 8 classes.
+    """Drawn streets with houses, trees, cars, people and signs, in sun, fog, dusk and night: 8 classes.
 
     Sample i is a pure function of (seed, split, i, size): the same on every machine with the same OpenCV, whatever the
     length.
 
     Args:
-        split: Streets of one part do not occur in another.
+        split: ``train``, ``val`` or ``test``; no street is in two of them.
         size: (height, width) in pixels.
         length: Number of samples; 1000 for training, 100 for validation, 200 for the test when None.
-        seed: Another one gives another data set.
+        seed: Of all drawing; another seed gives another data set.
 
     Raises:
         UsageError: When the split is unknown, the size below 32 x 32 or the length negative.

@@ -1,4 +1,4 @@
-"""Long lists of classes and colours, written as text."""
+"""Parsers of long lists of classes and colours."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ NIFTI = (".nii.gz", ".nii")
 SUFFIXES = (*NIFTI, ".npy", ".npz", ".pkl", ".pickle")
 
 Axis = Literal["z", "y", "x"]
-"""What the slices follow each other along; z gives those that scanners take."""
+"""Axis along which volumes are sliced; z gives the slices that scanners take."""
 
 _AXES: dict[Axis, int] = {"z": 1, "y": 2, "x": 3}
 
@@ -104,7 +104,7 @@ def _damaged(name: str) -> tuple[type[Exception], ...]:
 
 
 def _channels_first(array: np.ndarray) -> np.ndarray:
-    """Turn (X, Y, Z) or (X, Y, Z, channels) round."""
+    """Transpose (X, Y, Z) or (X, Y, Z, channels) to (channels, Z, Y, X)."""
     return array.T
 
 
@@ -119,7 +119,7 @@ def _load(path: Path) -> Any:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Reads arrays in lists and mappings; a pickle of anything else could run code."""
+    """Unpickles arrays in lists and mappings only; a pickle of anything else could run code."""
 
     _allowed = ("_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer")
 
@@ -151,13 +151,13 @@ class Volumes(Labelled):
     Args:
         files: (name, image file, label file or None) of each volume.
         labels: What the values of the label files mean.
-        axis: What the slices follow each other along.
+        axis: Axis along which volumes are sliced.
         window: Lowest and highest intensity, which become 0 and 255, uint8; float32 as in the file when None.
         channels: Channels to take, from 0; all when None.
-        context: Neighbouring slices on each side that are further channels; at the ends the last is repeated.
+        context: Neighbouring slices on each side that become additional channels; at the ends the last is repeated.
         whole: Samples are volumes instead of slices.
         image_key: Name of the image in files that hold several arrays.
-        mask_key: Name of the labels likewise.
+        mask_key: Name of the labels in files that hold several arrays.
         with_seg: The image files hold the labels too, as their last channel or, in a file of several arrays, by
             ``mask_key``.
 
@@ -304,22 +304,22 @@ class VolumeDataset(Volumes):
         masks: Folder of label files of the same names; None when there are none, or with ``with_seg``.
         classes: Names; the position is the class id.
         palette: One RGB colour per class.
-        ignore: Values of the label files that do not count.
-        offset: Subtracted from a value to give the class id; smaller values do not count.
-        suffix: End of the image names; all known ones when None.
-        mask_suffix: What follows the name in the label file's; the image's when None.
+        ignore: Values of the label files that are ignored.
+        offset: Subtracted from a value to give the class id; smaller values are ignored.
+        suffix: Suffix of the image file names; all known ones when None.
+        mask_suffix: Suffix of the label file names; the images' when None.
         data_root: Folder to which the other paths are relative.
-        axis: What the slices follow each other along.
+        axis: Axis along which volumes are sliced.
         window: Lowest and highest intensity, which become 0 and 255, uint8; float32 as in the file when None.
         channels: Channels to take, from 0; all when None.
-        context: Neighbouring slices on each side that are further channels.
+        context: Neighbouring slices on each side that become additional channels.
         whole: Samples are volumes instead of slices.
         image_key: Name of the image in files that hold several arrays.
-        mask_key: Name of the labels likewise.
+        mask_key: Name of the labels in files that hold several arrays.
         with_seg: The image files hold the labels too, as their last channel or by ``mask_key``.
 
     Raises:
-        DataError: When a folder is missing or empty, or files have no partner.
+        DataError: When a folder is missing or empty, or files are unpaired.
     """
 
     @staticmethod

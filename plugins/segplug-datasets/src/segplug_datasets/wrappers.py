@@ -1,4 +1,4 @@
-"""Data sets around a data set: repeated, balanced by content, mixed from several images, or with known contents."""
+"""Wrappers of a data set: repeated, class-balanced, mixed from several images, indexed by class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from segplug_datasets.transforms.place import RandomFlip
 
 
 class _Wrapper:
-    """What all have in common: classes and label values are those of the data set inside."""
+    """Base of the wrappers: classes and label values are those of the wrapped data set."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -41,7 +41,7 @@ class _Wrapper:
 
     @property
     def data_root(self) -> Any:
-        """Where the data lie, if the data set inside says so."""
+        """Root folder of the wrapped data set, if it has one."""
         return getattr(self.dataset, "data_root", None)
 
     def __len__(self) -> int:
@@ -61,7 +61,7 @@ class _Wrapper:
 
 
 class _Chosen(_Wrapper):
-    """Samples of a data set in an order of one's own, some several times."""
+    """Chosen samples of a data set, in a given order, possibly repeated."""
 
     def __init__(self, dataset: Dataset, indices: np.ndarray) -> None:
         super().__init__(dataset)
@@ -81,8 +81,8 @@ class RepeatDataset(_Chosen):
     """A data set several times over, so that an epoch is longer; MMEngine's.
 
     Args:
-        dataset: What is repeated.
-        times: How often.
+        dataset: The data set to repeat.
+        times: How many times each sample occurs in an epoch, 1 or more.
 
     Raises:
         UsageError: When ``times`` is below 1.
@@ -111,8 +111,8 @@ class ClassBalancedDataset(_Chosen):
     Args:
         dataset: What is balanced, with label maps.
         oversample_thr: Share of images, above 0 and up to 1, below which a class is repeated.
-        min_pixels: A class occurs in an image that has as many pixels of it.
-        cache: Folder in which the contents of the images are kept; None puts them beside the data.
+        min_pixels: Pixels from which on a class counts as present in an image.
+        cache: Folder of the class index; None puts it beside the data.
 
     Raises:
         UsageError: When ``oversample_thr`` is outside that range.
@@ -182,14 +182,14 @@ class MultiImageMixDataset(_Wrapper):
 
 
 class IndexedDataset(_Wrapper):
-    """A data set whose samples say where their classes are, for ``ClassAwareCrop`` and the samplers.
+    """A data set whose samples carry a class index of their cells, for ``ClassAwareCrop`` and the samplers.
 
     ``meta["class_cells"]`` is (8, 8, bytes) uint8; see `segplug_datasets.class_index.ClassIndex`.
 
     Args:
         dataset: With label maps.
-        cache: Folder in which the contents of the images are kept; None puts them beside the data.
-        workers: Processes that look at the images the first time; None takes up to eight.
+        cache: Folder of the class index; None puts it beside the data.
+        workers: Processes that build the index the first time; None takes up to eight.
     """
 
     @staticmethod

@@ -42,8 +42,8 @@ class CocoInstanceDataset(ShapeDataset):
         data_root: Folder to which the other paths are relative.
         ids: Text file with the images to use, one per line, by id or by file name (the ``minival`` lists of 2014); all
             when None.
-        crowd: Whether pixels of a crowd are of its class, or do not count.
-        boxes: What objects are that have a box but no outline: an error, the filled box, or pixels that do not count.
+        crowd: Whether pixels of a crowd are of its class, or ignored.
+        boxes: Objects that have a box but no outline: an error, the filled box, or ignored pixels.
         options: Which classes, what lies on top, and so on: see `ShapeOptions`.
 
     Raises:

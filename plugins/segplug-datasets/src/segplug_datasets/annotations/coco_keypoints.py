@@ -19,7 +19,7 @@ class CocoKeypointDataset(CocoInstanceDataset):
 
     Fields of a sample with N people (crowds are none of them, people without marked joints are):
 
-    - ``seg``: background and person; pixels of crowds do not count.
+    - ``seg``: background and person; pixels of crowds are ignored.
     - ``keypoints``: (N, K, 3) x, y and COCO's visibility (0 not marked, 1 marked but hidden, 2 visible). COCO counts
       pixels, so half a pixel is added: (0, 0) is the outer corner of the first pixel here.
     - ``boxes``: (N, 4) left, top, right, bottom.
@@ -37,10 +37,10 @@ class CocoKeypointDataset(CocoInstanceDataset):
             when None.
         weights: What the field of weights is called; ``weight`` makes them count for the label map's loss as well;
             None leaves it out.
-        without_keypoints: Whether people without a marked joint are people in ``seg``, or do not count.
+        without_keypoints: Whether people without a marked joint are people in ``seg``, or ignored.
         instances: Whether samples have the field ``instances``, which needs a byte for each pixel of each person.
         unannotated: What an image without people is: all background, all ignored, or not in the data set.
-        indices: The first so many samples, the last for a negative number, or those of a list; all when None.
+        indices: The first N samples for N, the last N for -N, those listed for a list; all when None.
 
     Raises:
         DataError: When files are missing or damaged, or no category has keypoints.

@@ -24,7 +24,7 @@ from segplug_datasets.paired_files import ListedFiles
 
 
 class CocoPanopticDataset(ListedFiles):
-    """Things and stuff of COCO panoptic files as classes; pixels of no segment do not count.
+    """Things and stuff of COCO panoptic files as classes; pixels of no segment are ignored.
 
     Args:
         ann_file: The JSON file, ``annotations/panoptic_val2017.json``, under ``data_root``.
@@ -32,12 +32,12 @@ class CocoPanopticDataset(ListedFiles):
         segments: Folder of the PNG files; the JSON file's path without its suffix when None.
         data_root: Folder to which the other paths are relative.
         ids: Text file with the images to use, one per line, by id or by file name; all when None.
-        kinds: Only the things, only the stuff (what is left out does not count), or both.
+        kinds: Only the things, only the stuff (the rest is ignored), or both.
         classes: Some of the categories in this order, or new names each with those it stands for; all when None.
         palette: One RGB colour per class; a fixed table when None.
-        others: Which class the categories become that ``classes`` leaves out; their pixels do not count when None.
-        crowd: Whether a crowd's pixels are of its class, or do not count.
-        indices: The first so many samples, the last for a negative number, or those of a list; all when None.
+        others: The class of the categories that ``classes`` leaves out; ignored when None.
+        crowd: Whether a crowd's pixels are of its class, or ignored.
+        indices: The first N samples for N, the last N for -N, those listed for a list; all when None.
 
     Raises:
         DataError: When files are missing or damaged.

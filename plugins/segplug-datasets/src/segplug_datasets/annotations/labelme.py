@@ -34,7 +34,7 @@ class LabelmeDataset(ShapeDataset):
     """A folder of images and labelme's JSON files: the classes are the background and all labels, by the alphabet.
 
     Read are polygons, rectangles, circles, lines, points and masks. Of overlapping shapes the later one lies on top. A
-    shape labelled ``__ignore__`` does not count. All files are looked through once to know the labels.
+    shape labelled ``__ignore__`` is ignored. All files are looked through once to know the labels.
 
     Args:
         images: Folder of the images, searched with the folders inside it; an image without a JSON file has no

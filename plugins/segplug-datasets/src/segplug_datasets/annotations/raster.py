@@ -37,7 +37,7 @@ class Region:
 
     @property
     def area(self) -> int:
-        """How many pixels."""
+        """Number of pixels."""
         return int(np.count_nonzero(self.mask))
 
     def paint(self, canvas: np.ndarray, value: float) -> None:
@@ -88,7 +88,7 @@ def rectangle(left: float, top: float, right: float, bottom: float, size: Size, 
 
 
 def turned(points: np.ndarray, about: np.ndarray, degrees: float) -> np.ndarray:
-    """Return points (N, 2) turned clockwise, as it looks on an image, about a point."""
+    """Return points (N, 2) rotated clockwise, as seen on the image, about a point."""
     sine, cosine = np.sin(np.deg2rad(degrees)), np.cos(np.deg2rad(degrees))
     return (points - about) @ np.array([[cosine, sine], [-sine, cosine]]) + about
 

@@ -1,4 +1,4 @@
-"""Where the records of a large file lie: it is read once when a data set is opened, then only what a sample needs.
+"""An index of the records of a large file: it is read once when a data set is opened, then only what a sample needs.
 
 A data set goes to every worker; eight bytes and four for each record are small beside what they say.
 """

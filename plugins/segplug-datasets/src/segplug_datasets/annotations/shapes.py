@@ -47,10 +47,10 @@ class Shape:
     """One annotated object.
 
     Args:
-        category: What it is called in the file; None for pixels that never count.
+        category: Its name in the file; None for pixels that are always ignored.
         region: Its pixels.
-        layer: Higher ones lie on top, whatever their size.
-        ignored: Whether its pixels do not count, provided that its class is one that does.
+        layer: Higher ones are on top, regardless of size.
+        ignored: Whether its pixels are ignored.
     """
 
     category: str | None
@@ -97,7 +97,7 @@ class ShapeDataset(Labelled):
         unannotated: What an image without any annotation is: all background, all ignored, or not in the data set.
         overlap: What lies on top where objects overlap: the smaller one, or the one that comes later in the file.
         polygons: Which pixels belong to a polygon, see `segplug_datasets.annotations.raster`.
-        indices: The first so many samples, the last for a negative number, or those of a list; all when None.
+        indices: The first N samples for N, the last N for -N, those listed for a list; all when None.
 
     Raises:
         DataError: When files are missing or damaged.

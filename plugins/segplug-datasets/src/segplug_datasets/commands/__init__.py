@@ -1,4 +1,4 @@
-"""``seg-kernel data``: what is done to data before a run. Each command is imported when it is called."""
+"""``seg-kernel data``: commands on data sets, imported when they are called."""
 
 from __future__ import annotations
 
@@ -38,4 +38,4 @@ class _LazyGroup(click.Group):
 
 @click.group(cls=_LazyGroup, no_args_is_help=True)
 def data() -> None:
-    """Check, measure, look at, convert and pack data."""
+    """Check, measure, browse, convert and pack data."""

@@ -23,7 +23,7 @@ from segplug_datasets.commands.target import resolve, target_options
 def command(out: str, number: int, augmented: int, chosen: str, **where: Any) -> None:
     """Draw images, their masks with a legend, and augmented versions.
 
-    What does not count is hatched. The K augmented versions are those that a run of CONFIG sees in its first K epochs.
+    Ignored pixels are hatched. The K augmented versions are those that a run of CONFIG sees in its first K epochs.
     """
     from segplug_datasets.doctor.contact_sheet import rows, write_sheet
 

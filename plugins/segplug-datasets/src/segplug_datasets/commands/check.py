@@ -21,7 +21,7 @@ from segplug_datasets.commands.target import inspect_with_progress, resolve, tar
 @click.option("--write-split", metavar="FILE", help="Write the names of the sound samples, for 'split' of a data set.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(workers: int | None, write_split: str | None, as_json: bool, **where: Any) -> int:
-    """Find what is wrong with images and masks, and the lines of a config that mend it.
+    """Find what is wrong with images and masks, and the config lines that fix it.
 
     Checked are the sets of CONFIG, two folders, or a data set class. Exit code 1 when there is an error, 0 otherwise.
     """

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--ignore", default=255, show_default=True, help="With --labels: the value that does not count.")
 @click.option("--bootstrap", default=2000, show_default=True, help="Draws of images.")
 @click.option("--confidence", default=0.95, show_default=True, help="Of the intervals, and of the stars (1 - p).")
-@click.option("--seed", default=0, show_default=True, help="Of the draws.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
 @click.option("--images", "most", default=5, show_default=True, help="How many of the most changed images to list.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(

@@ -1,4 +1,4 @@
-"""``seg-kernel data pack``: decode a data set once into files that are read in no time."""
+"""``seg-kernel data pack``: decode a data set once into memory-mapped files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``seg-kernel data stats``: figures of a data set, and the lines of a config that follow from them.
+"""``seg-kernel data stats``: statistics of a data set, and the config lines that follow from them.
 
 seg-kernel data stats my.yaml --set train
 """
@@ -34,9 +34,9 @@ def command(chosen: str | None, weights: str, workers: int | None, as_json: bool
     if chosen is not None and chosen not in names:
         raise UsageError(f"there is no set {chosen!r}, but {', '.join(names)}")
     inspected = inspect_with_progress([part for part in parts if chosen in (None, part.set)], workers)
-    figures = measure(inspected)
+    stats = measure(inspected)
     if as_json:
-        click.echo(json.dumps([as_dict(one) for one in figures], indent=1))
+        click.echo(json.dumps([as_dict(one) for one in stats], indent=1))
         return
-    click.echo("\n\n".join(as_text(one) for one in figures))
-    click.echo(f"\n# from {figures[0].set}\n{config_lines(figures[0], weights)}")
+    click.echo("\n\n".join(as_text(one) for one in stats))
+    click.echo(f"\n# from {stats[0].set}\n{config_lines(stats[0], weights)}")

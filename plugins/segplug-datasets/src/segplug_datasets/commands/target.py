@@ -1,4 +1,4 @@
-"""What ``data check``, ``data stats`` and ``data browse`` look at: a config, folders, a data set class."""
+"""The arguments of ``data check``, ``data stats`` and ``data browse``: a config, folders, or a data set class."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OPTIONS = (
 
 
 def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the arguments that say what is looked at."""
+    """Add the arguments that name the data."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -78,7 +78,7 @@ def _arguments(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def inspect_with_progress(parts: list[Part], workers: int | None) -> list[tuple[Part, list[SampleInfo]]]:
-    """Look at all files, with a bar on a terminal."""
+    """Inspect all files, with a progress bar on a terminal."""
     from segplug_datasets.doctor.inspect import inspect
 
     total = sum(len(part.pairs) for part in parts)

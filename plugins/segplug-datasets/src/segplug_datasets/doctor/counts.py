@@ -56,7 +56,7 @@ class MaskCounts:
 
 
 def count_masks(inspected: Inspected) -> Iterator[MaskCounts]:
-    """Yield a tally for each label specification among the sets."""
+    """Yield the counts for each label specification among the sets."""
     groups: list[MaskCounts] = []
     for part, samples in inspected:
         group = next((g for g in groups if g.labels == part.labels and g.parts[0].colors == part.colors), None)

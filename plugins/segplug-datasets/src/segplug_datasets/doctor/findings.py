@@ -1,4 +1,4 @@
-"""What the doctor found: how bad, which files, why, and the lines of a config that mend it."""
+"""Findings of the doctor: severity, files, cause, and the config lines that fix it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Finding:
         why: What follows from it, and what to do.
         files: Those concerned.
         count: How many there are, where that is not the number of `files`.
-        mend: Lines of a config; empty where no config can help.
+        mend: Config lines that fix it; empty where no config can.
     """
 
     severity: Severity

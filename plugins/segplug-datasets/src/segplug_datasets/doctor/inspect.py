@@ -1,4 +1,4 @@
-"""Looking at every file of some sets, in several processes."""
+"""Inspecting every file of some sets, in several processes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from segplug_datasets.doctor.sample_info import ImageInfo, Pair, SampleInfo, ins
 from segplug_datasets.parallel import in_processes
 
 FEW = 32
-"""So many samples are looked at in this process: starting others would take longer."""
+"""Up to this number, samples are inspected in this process: starting others would take longer."""
 
 CHUNK = 8
-"""Samples that a process is given at a time."""
+"""Samples per job."""
 
 Task = tuple[int, int, list[Pair]]
 """Number of the set, number of the first sample, and some samples from there on."""
@@ -24,7 +24,7 @@ Task = tuple[int, int, list[Pair]]
 def inspect(
     parts: Sequence[Part], workers: int | None = None, progress: Callable[[int], object] = lambda count: None
 ) -> list[tuple[Part, list[SampleInfo]]]:
-    """Return every set with what was seen of its samples, in their order.
+    """Return every set with what was found of its samples, in their order.
 
     Args:
         parts: The sets.

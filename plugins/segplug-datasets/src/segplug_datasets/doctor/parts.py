@@ -1,4 +1,4 @@
-"""What is to be looked at: the sets of a config, two folders, or a published data set, as lists of files.
+"""What is inspected: the sets of a config, two folders, or a published data set, as lists of files.
 
     for part in parts_of_config(load_config("my.yaml")): print(part.name, len(part.pairs))
 
@@ -27,7 +27,7 @@ SETS = ("train", "val", "test")
 
 @dataclass
 class Part:
-    """One set to look at.
+    """One set to inspect.
 
     Args:
         name: ``train``, ``val`` or ``test``; with a number where a set is made of several.

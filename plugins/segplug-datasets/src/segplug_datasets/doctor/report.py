@@ -72,7 +72,7 @@ class Report:
 
 
 def check(inspected: Inspected) -> Report:
-    """Return all that is wrong with sets that were looked at."""
+    """Return all that is wrong with the inspected sets."""
     findings = sorted(_findings(inspected), key=lambda finding: SEVERITIES.index(finding.severity))
     return Report(findings, [_row(part, samples) for part, samples in inspected])
 

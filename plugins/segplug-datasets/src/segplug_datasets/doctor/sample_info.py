@@ -1,6 +1,6 @@
-"""One image and its mask looked at once: everything the doctor needs to know of them, small enough to send and keep.
+"""One image and its mask, inspected once: everything the doctor needs to know of them, small enough to send and keep.
 
-    probe = examine(Pair("a", "images/a.jpg", "masks/a.png"))
+    info = inspect_pair(Pair("a", "images/a.jpg", "masks/a.png"))
 
 A file that cannot be read is a finding here, not an exception.
 """
@@ -46,7 +46,7 @@ class Pair:
 
 @dataclass
 class FileInfo:
-    """What one file is.
+    """Properties of a file.
 
     Args:
         path: The file.
@@ -65,7 +65,7 @@ class FileInfo:
 
 @dataclass
 class ImageInfo(FileInfo):
-    """What an image is.
+    """Properties of an image.
 
     Args:
         asked: Whether the data set was asked for the image, which it may read as it likes, and not the file.
@@ -84,7 +84,7 @@ class ImageInfo(FileInfo):
 
 @dataclass
 class MaskInfo(FileInfo):
-    """What a mask is.
+    """Properties of a mask.
 
     Args:
         values: Pixels of each value, of a mask of numbers.
@@ -103,7 +103,7 @@ class MaskInfo(FileInfo):
 
 @dataclass
 class SampleInfo:
-    """What one sample is; ``mask`` is None where it has none, ``error`` says why the data set refused it."""
+    """Properties of a sample; ``mask`` is None without one, ``error`` says why the data set refused it."""
 
     name: str
     image: ImageInfo
@@ -112,7 +112,7 @@ class SampleInfo:
 
 
 def inspect_pair(pair: Pair) -> SampleInfo:
-    """Look at the files of a sample; nothing is raised for what is wrong with them."""
+    """Inspect the files of a sample; nothing is raised for what is wrong with them."""
     return SampleInfo(pair.name, inspect_image(pair.image), None if pair.mask is None else inspect_mask(pair.mask))
 
 

@@ -1,4 +1,4 @@
-"""Statistics of a data set: mean and deviation per band, pixels per class, sizes, and weights against imbalance.
+"""Statistics of a data set: mean and standard deviation per band, pixels per class, sizes, class weights.
 
 stats = measure(inspect(parts))
 print(stats[0].mean, stats[0].std, class_weights(stats[0])["median_frequency"])
@@ -24,18 +24,18 @@ from segplug_datasets.doctor.sample_info import ImageInfo, SampleInfo
 
 @dataclass
 class DatasetStats:
-    """What was measured on one set.
+    """Statistics of one set.
 
     Args:
         set: ``train``, ``val`` or ``test``.
         classes: Names.
-        images: How many could be read.
-        unreadable: How many could not, or have a mask that cannot be used.
+        images: Number of readable images.
+        unreadable: Number of unreadable images, and of those with an unusable mask.
         mean: Of each band, over all pixels, in the image's own numbers.
-        std: Standard deviation likewise.
-        pixels: Of each class; of those that do not count under `IGNORE`.
+        std: Standard deviation of each band, over all pixels.
+        pixels: Pixels of each class; of ignored ones under `IGNORE`.
         images_with: Images that hold the class.
-        pixels_with: Pixels that count in those images.
+        pixels_with: Pixels of those images that are not ignored.
         heights: Of the images.
         widths: Of the images.
     """
@@ -54,16 +54,16 @@ class DatasetStats:
 
     @property
     def counted(self) -> int:
-        """Pixels that count."""
+        """Pixels that are not ignored."""
         return self.pixels.total() - self.pixels[IGNORE]
 
     def share(self, class_id: int) -> float:
-        """Return the share of a class among the pixels that count, 0 to 1."""
+        """Return the share of a class among the pixels that are not ignored, 0 to 1."""
         return self.pixels[class_id] / self.counted if self.counted else 0.0
 
 
 def measure(inspected: Inspected) -> list[DatasetStats]:
-    """Return the figures of each set; samples that cannot be used are counted and left out.
+    """Return the statistics of each set; samples that cannot be used are counted and left out.
 
     Raises:
         DataError: When images of one set differ in their number of bands, or none can be read.
@@ -155,7 +155,7 @@ def _scaled(weights: Mapping[int, float]) -> dict[int, float]:
 
 
 def as_dict(stats: DatasetStats) -> dict[str, Any]:
-    """Return the figures of one set as JSON would hold them."""
+    """Return the statistics of one set as JSON would hold them."""
     every = range(len(stats.classes))
     return {
         "set": stats.set,
@@ -181,7 +181,7 @@ def as_dict(stats: DatasetStats) -> dict[str, Any]:
 
 
 def as_text(stats: DatasetStats) -> str:
-    """Return the figures of one set for a person."""
+    """Return the statistics of one set as text."""
     facts = as_dict(stats)
     left_out = f", {stats.unreadable} left out" if stats.unreadable else ""
     sizes = "  ".join(f"{name} {_shown(facts[name])}" for name in ("height", "width", "aspect"))
@@ -208,7 +208,7 @@ def _class_rows(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def config_lines(stats: DatasetStats, rule: str = "median_frequency") -> str:
-    """Return the lines of a config that normalise by these figures and weight classes by a rule."""
+    """Return the config lines that normalise by these statistics and weight classes by a rule."""
     preprocess = {"mean": [round(v, 3) for v in stats.mean], "std": [round(v, 3) or 1.0 for v in stats.std]}
     lines = to_yaml({"data": {"preprocess": preprocess}})
     weights = class_weights(stats)

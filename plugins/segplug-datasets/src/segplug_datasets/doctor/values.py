@@ -85,7 +85,7 @@ def _nearest(counts: MaskCounts) -> dict[int, int]:
 
 
 def black_and_white(counts: MaskCounts) -> Finding | None:
-    """Masks of 0 and 255 whose white is read as "does not count"."""
+    """Masks of 0 and 255 whose white is read as "ignored"."""
     if not {255} <= set(counts.values) <= {0, 255} or counts.known.get(255, IGNORE) != IGNORE:
         return None
     if counts.labels is not None and len(counts.labels.classes) > 2:
@@ -146,7 +146,7 @@ def instances(counts: MaskCounts) -> Finding | None:
 
 
 def one_too_high(counts: MaskCounts) -> Finding | None:
-    """Classes that start at 1, with 0 for what does not count, or without 0 at all."""
+    """Classes that start at 1, with 0 for ignored pixels, or without 0 at all."""
     labels = counts.labels
     if labels is None or labels.offset or labels.values is not None or counts.unknown != [len(labels.classes)]:
         return None

@@ -1,1 +1,1 @@
-"""Metrics: predictions and labels to figures."""
+"""Metrics: they compare predictions with labels."""

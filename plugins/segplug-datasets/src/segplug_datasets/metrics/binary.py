@@ -1,11 +1,11 @@
-"""One class against the rest at every threshold: precision-recall curve, ROC curve, best thresholds.
+"""Binary metrics over all thresholds: precision-recall curve, ROC curve, best thresholds.
 
     metric = BinaryMetric()
     metric.update(probabilities, truth)
     metric.compute()["bestF1_threshold"]
 
-Scores are counted into a histogram, so memory does not grow with the pixels. Every figure at a threshold is exact;
-only the areas under curves have an error, from pairs of scores within one bin, and its bound is among the figures.
+Probabilities are counted into a histogram, so memory does not grow with the pixels. Metrics at a threshold are exact;
+only the areas under curves have an error, from pairs within one bin, and its bound is reported with them.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from segplug_datasets.metrics.counts import prefixed, to_array
 
 
 class BinaryMetric:
-    """Figures in percent (thresholds are probabilities), over all pixels of all images.
+    """Average precision, AUC, and best F1 and IoU in percent, over all pixels of all images.
 
     ``AP`` is average precision (the sum of precision times the gain in recall over falling thresholds), ``AUC`` the
     area under the ROC curve. ``bestF1`` and ``bestIoU`` are the best over thresholds, reached by calling a pixel
-    positive when its score is above ``bestF1_threshold`` and ``bestIoU_threshold``. The true AP and AUC, with every
-    score told apart, lie within ``AP_error`` and ``AUC_error`` of those given. Without a positive pixel all are nan;
-    AUC is also nan without a negative one.
+    positive when its probability is above ``bestF1_threshold`` and ``bestIoU_threshold``. The exact AP and AUC lie
+    within ``AP_error`` and ``AUC_error`` of those given. Without a positive pixel all are nan; AUC is also nan without
+    a negative one.
 
     Args:
-        positive: Class id of the class in question.
+        positive: Id of the positive class.
         bins: Thresholds between 0 and 1.
-        ignore_index: True label that does not count.
-        field: Which output and annotation are compared; another than ``seg`` goes before the figures' names.
+        ignore_index: True label that is ignored.
+        field: The output and annotation to compare; prefixes the metric names unless it is ``seg``.
 
     Raises:
         UsageError: When ``bins`` is below 2 or ``positive`` below 0.
@@ -52,12 +52,12 @@ class BinaryMetric:
         """Count one image.
 
         Args:
-            prediction: A `Prediction` with scores, or probabilities (K, H, W), array or tensor; K of 1 is the
+            prediction: A `Prediction` with probabilities, or probabilities (K, H, W), array or tensor; K of 1 is the
                 probability of class 1.
             target: A `Targets`, or class ids (H, W).
 
         Raises:
-            DataError: When there are no scores, none of the class, or they do not fit the annotations.
+            DataError: When there are no probabilities, none of the class, or they do not fit the annotations.
         """
         import torch
 
@@ -72,7 +72,7 @@ class BinaryMetric:
         self._counts = self._counts + (counts.numpy() if counts.device.type == "cpu" else to_array(counts))
 
     def merge(self, other: BinaryMetric) -> None:
-        """Add what ``other`` counted.
+        """Add the counts of ``other``.
 
         Raises:
             UsageError: When it has other bins.
@@ -97,19 +97,19 @@ class BinaryMetric:
             }
 
     def compute(self) -> dict[str, float]:
-        """Return the figures in percent, and the thresholds."""
+        """Return the metrics in percent, and the thresholds."""
         curves, (negatives, positives) = self.curves(), self._counts.sum(1)
-        figures: dict[str, float] = {}
-        figures["AP"], figures["AP_error"] = self._average_precision(curves)
-        figures["AUC"], figures["AUC_error"] = self._roc_area(curves)
+        metrics: dict[str, float] = {}
+        metrics["AP"], metrics["AP_error"] = self._average_precision(curves)
+        metrics["AUC"], metrics["AUC_error"] = self._roc_area(curves)
         if not (positives and negatives):
-            figures["AUC"] = figures["AUC_error"] = np.nan
-        figures = {name: 100 * float(value) if positives else np.nan for name, value in figures.items()}
+            metrics["AUC"] = metrics["AUC_error"] = np.nan
+        metrics = {name: 100 * float(value) if positives else np.nan for name, value in metrics.items()}
         for name in ("F1", "IoU"):
             best = int(np.argmax(curves[name])) if positives else 0
-            figures[f"best{name}"] = 100 * float(curves[name][best]) if positives else np.nan
-            figures[f"best{name}_threshold"] = float(curves["threshold"][best]) if positives else np.nan
-        return prefixed(figures, self.field)
+            metrics[f"best{name}"] = 100 * float(curves[name][best]) if positives else np.nan
+            metrics[f"best{name}_threshold"] = float(curves["threshold"][best]) if positives else np.nan
+        return prefixed(metrics, self.field)
 
     def _average_precision(self, curves: dict[str, np.ndarray]) -> tuple[float, float]:
         """Return the sum of precision times gain in recall, and how far single scores could move it.

@@ -1,6 +1,6 @@
-"""How sure a figure is: the percentile bootstrap over images (Efron, 1979), alone and for two models on the same ones.
+"""Confidence intervals: the percentile bootstrap over images (Efron, 1979), of one model or of two on the same images.
 
-Images are drawn with replacement, as many as there are, and the figure is computed anew from their pixels; the spread
+Images are drawn with replacement, as many as there are, and the metric is recomputed from their pixels; the spread
 over many draws is the spread that another set of images of the same kind would show. A fixed seed gives the same
 intervals every time.
 """
@@ -29,8 +29,8 @@ def resample(areas: np.ndarray, repeats: int, seed: int) -> np.ndarray:
 
     Args:
         areas: (images, 3, classes), at least one image.
-        repeats: How many times to draw.
-        seed: Of the draws.
+        repeats: Number of bootstrap draws.
+        seed: Seed of the draws.
     """
     flat = areas.reshape(len(areas), -1).astype(np.float64)
     return np.concatenate([weights @ flat for weights in draws(len(areas), repeats, seed)]).reshape(
@@ -41,7 +41,7 @@ def resample(areas: np.ndarray, repeats: int, seed: int) -> np.ndarray:
 def interval(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
     """Return the bounds between which the share ``level`` of the values (repeats, ...) lies; nan where all are nan.
 
-    Draws without the class have no value and do not count.
+    Draws without the class have no value and are left out.
     """
     tail = 50 * (1 - level)
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""How well contours are met: boundary IoU and boundary F1.
+"""Boundary metrics: boundary IoU and boundary F1.
 
 Cheng, Girshick, Dollar, Berg and Kirillov, Boundary IoU: Improving Object-Centric Image Segmentation Evaluation, 2021.
 Csurka, Larlus and Perronnin, What is a good evaluation measure for semantic segmentation?, 2013.
@@ -27,14 +27,14 @@ class BoundaryIoU(ClassMetric):
     """IoU of the pixels of each class within a distance of its contour, in percent, over all pixels of all images.
 
     The distance is a share of the image's diagonal; it is counted in steps to any of eight neighbours, and the border
-    of the image is a contour, as published. Pixels that do not count are neither: no contour runs along them. A class
+    of the image is a contour, as published. Ignored pixels are neither: no contour runs along them. A class
     that neither occurs nor is predicted is nan and left out of ``mBoundaryIoU``. Counted on the processor.
 
     Args:
         dilation_ratio: Distance over the diagonal; at least one pixel.
-        ignore_index: True label that does not count.
-        classes: Names; taken from the data set by the runner when None.
-        field: Which output and annotation are compared; another than ``seg`` goes before the figures' names.
+        ignore_index: True label that is ignored.
+        classes: Class names; the runner takes them from the data set when None.
+        field: The output and annotation to compare; prefixes the metric names unless it is ``seg``.
 
     Raises:
         UsageError: When the ratio is not between 0 and 1, or ``update`` is called before the classes are known.
@@ -68,7 +68,7 @@ class BoundaryIoU(ClassMetric):
         self._areas = self._areas + np.stack([np.bincount(p, minlength=count + 2)[1 : count + 1] for p in parts])
 
     def merge(self, other: BoundaryIoU) -> None:
-        """Add what ``other`` counted."""
+        """Add the counts of ``other``."""
         self._areas = self._areas + other._areas
 
     def columns(self) -> dict[str, np.ndarray]:
@@ -76,7 +76,7 @@ class BoundaryIoU(ClassMetric):
 
 
 def near_contours(ids: np.ndarray, distance: int) -> np.ndarray:
-    """Return where a label map (H, W) uint8, 0 for what does not count, has another label within ``distance`` pixels.
+    """Return where a label map (H, W) uint8, 0 where ignored, has another label within ``distance`` pixels.
 
     One minimum and one maximum over the neighbourhood serve all classes: they agree far from contours only. What does
     not count is as large as can be to the one and as small as can be to the other, so it makes no contour.
@@ -97,9 +97,9 @@ class BoundaryF1(ClassMetric):
 
     Args:
         tolerance: Distance over the image's diagonal, 0.0075 as published.
-        ignore_index: True label that does not count.
-        classes: Names; taken from the data set by the runner when None.
-        field: Which output and annotation are compared; another than ``seg`` goes before the figures' names.
+        ignore_index: True label that is ignored.
+        classes: Class names; the runner takes them from the data set when None.
+        field: The output and annotation to compare; prefixes the metric names unless it is ``seg``.
 
     Raises:
         UsageError: When the tolerance is not between 0 and 1, or ``update`` is called before the classes are known.
@@ -131,7 +131,7 @@ class BoundaryF1(ClassMetric):
         self._sums = self._sums + sums
 
     def merge(self, other: BoundaryF1) -> None:
-        """Add what ``other`` counted."""
+        """Add the counts of ``other``."""
         self._sums = self._sums + other._sums
 
     def columns(self) -> dict[str, np.ndarray]:

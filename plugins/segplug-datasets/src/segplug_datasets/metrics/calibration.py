@@ -1,4 +1,4 @@
-"""Whether a model is as sure as it is right: expected calibration error.
+"""Calibration: expected calibration error.
 
 Guo, Pleiss, Sun and Weinberger, On Calibration of Modern Neural Networks, 2017.
 Nixon et al., Measuring Calibration in Deep Learning, 2019 (the error of each class).
@@ -20,19 +20,20 @@ from segplug_datasets.metrics.counts import align, mean, percent, prefixed, to_a
 
 
 class CalibrationMetric:
-    """Errors of confidence in percent, over all pixels of all images.
+    """Calibration errors in percent, over all pixels of all images.
 
-    ``ECE`` is the mean gap between the probability of the predicted class and how often it is right, over bins of equal
-    width weighed by their pixels; ``MCE`` the largest gap. ``ECE.NAME`` compares the probability of one class, in every
+    ``ECE`` is the mean gap between confidence, the probability of the predicted class, and accuracy, over bins of equal
+    width weighted by their pixels; ``MCE`` the largest gap. ``ECE.NAME`` compares the probability of one class, in
+    every
     pixel, with how often the pixel is of that class, and ``mECE`` is the mean over classes (the static calibration
-    error). ``accuracy`` and ``confidence`` are the means whose difference tells over- from under-confidence. Without a
-    pixel that counts all are nan. Scores stay on their device; what is kept is a few numbers per bin and class.
+    error). ``accuracy`` and ``confidence`` are the means whose difference tells over- from under-confidence. All are
+    nan when every pixel is ignored. Probabilities stay on their device; a few numbers per bin and class are kept.
 
     Args:
         bins: Bins of equal width between 0 and 1.
-        ignore_index: True label that does not count.
-        classes: Names; taken from the data set by the runner when None.
-        field: Which output and annotation are compared; another than ``seg`` goes before the figures' names.
+        ignore_index: True label that is ignored.
+        classes: Class names; the runner takes them from the data set when None.
+        field: The output and annotation to compare; prefixes the metric names unless it is ``seg``.
 
     Raises:
         UsageError: When ``bins`` is below 1, or ``update`` is called before the classes are known.
@@ -58,12 +59,12 @@ class CalibrationMetric:
         """Count one image.
 
         Args:
-            prediction: A `Prediction` with scores, or probabilities (K, H, W), array or tensor; K of 1 is the
+            prediction: A `Prediction` with probabilities, or probabilities (K, H, W), array or tensor; K of 1 is the
                 probability of the second of two classes.
             target: A `Targets`, or class ids (H, W).
 
         Raises:
-            DataError: When there are no scores, or they do not fit the annotations or the classes.
+            DataError: When there are no probabilities, or they do not fit the annotations or the classes.
         """
         import torch
 
@@ -78,24 +79,24 @@ class CalibrationMetric:
         self._each = self._each + _binned(scores, truth[None] == ids, self.bins)
 
     def merge(self, other: CalibrationMetric) -> None:
-        """Add what ``other`` counted."""
+        """Add the counts of ``other``."""
         self._top, self._each = self._top + other._top, self._each + other._each
 
     def compute(self) -> dict[str, float]:
-        """Return the figures in percent."""
+        """Return the metrics in percent."""
         top = np.broadcast_to(self._top, (3, self.bins))
         each = np.broadcast_to(self._each, (3, len(self._names()), self.bins))
         gaps, errors = _gaps(top), _expected(each)
         with np.errstate(invalid="ignore"):
             confidence, accuracy = top[1:].sum(1) / top[0].sum()
         largest = float(np.nanmax(gaps)) if top[0].sum() else np.nan
-        figures = {"ECE": float(_expected(top)), "MCE": largest, "mECE": float(mean(errors))}
-        figures |= {"confidence": float(confidence), "accuracy": float(accuracy)}
-        figures |= {f"ECE.{name}": float(value) for name, value in zip(self._names(), errors)}
-        return prefixed({name: 100 * value for name, value in figures.items()}, self.field)
+        metrics = {"ECE": float(_expected(top)), "MCE": largest, "mECE": float(mean(errors))}
+        metrics |= {"confidence": float(confidence), "accuracy": float(accuracy)}
+        metrics |= {f"ECE.{name}": float(value) for name, value in zip(self._names(), errors)}
+        return prefixed({name: 100 * value for name, value in metrics.items()}, self.field)
 
     def table(self) -> str:
-        """Return the error of every class, aligned; ``-`` where there is none."""
+        """Return a table of the errors of every class; ``-`` where there is none."""
         errors = _expected(np.broadcast_to(self._each, (3, len(self._names()), self.bins)))
         rows = [["class", "ECE"], *([name, percent(float(value))] for name, value in zip(self._names(), errors))]
         return "\n".join(align([*rows, ["mean", percent(float(mean(errors)))]], (1, -1)))
@@ -113,10 +114,10 @@ class CalibrationMetric:
 
 
 def probabilities(prediction: Any, target: Any, field: str) -> tuple[Any, Any]:
-    """Return probabilities (K, H, W), K of 2 or more, and class ids (H, W), as tensors on the scores' device.
+    """Return probabilities (K, H, W), K of 2 or more, and class ids (H, W), tensors on their device.
 
     Raises:
-        DataError: When there are no scores, or their sizes differ from the annotations'.
+        DataError: When there are no probabilities, or their sizes differ from the annotations'.
     """
     import torch
 

@@ -3,9 +3,10 @@
 metric = CityscapesMetric()
 metric.compute()["averageScoreClasses"]
 
-The IoU of a class and of a category of classes come from one confusion matrix. iIoU weighs the pixels of each object by
+The IoU of a class and of a category of classes come from one confusion matrix. iIoU weights the pixels of each object
+by
 the mean size of its class over its own size, so that small objects count as much as large ones; pixels wrongly given to
-a class are not weighed. It needs the ``instanceIds`` files beside the labels.
+a class are not weighted. It needs the ``instanceIds`` files beside the labels.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _ENDS = ("_labelTrainIds.png", "_labelIds.png")
 
 
 class CityscapesMetric:
-    """Figures from 0 to 1 under the official names: ``averageScoreClasses``, ``averageScoreInstClasses`` (iIoU),
+    """Metrics from 0 to 1 under the official names: ``averageScoreClasses``, ``averageScoreInstClasses`` (iIoU),
     ``averageScoreCategories``, ``averageScoreInstCategories``, then ``IoU.NAME`` and ``iIoU.NAME``.
 
     A class that neither occurs nor is predicted is nan and left out of the means; iIoU is nan without instance files.
@@ -36,7 +37,7 @@ class CityscapesMetric:
     Args:
         output_dir: Write each prediction there as a PNG of ``labelIds``, as the test server takes it.
         format_only: Only write; nothing is measured, and the images need no annotations.
-        field: Which output and annotation are compared.
+        field: The output and annotation to compare.
 
     Raises:
         UsageError: When ``format_only`` has no ``output_dir``.
@@ -77,27 +78,27 @@ class CityscapesMetric:
             self._objects = self._objects + _weigh_objects(to_array(predicted), instances)
 
     def merge(self, other: CityscapesMetric) -> None:
-        """Add what ``other`` counted."""
+        """Add the counts of ``other``."""
         self._confusion = to_array(self._confusion) + to_array(other._confusion)
         self._objects, self._with_objects = self._objects + other._objects, self._with_objects + other._with_objects
 
     def compute(self) -> dict[str, float]:
-        """Return the figures; none with ``format_only``."""
+        """Return the metrics; none with ``format_only``."""
         if self.format_only:
             return {}
-        parts = self._figures()
-        means = {name: float(mean(np.array(list(figures.values())))) for name, figures in parts.items()}
+        parts = self._metrics()
+        means = {name: float(mean(np.array(list(metrics.values())))) for name, metrics in parts.items()}
         detail: dict[str, float] = {}
-        for name, figures in parts.items():
+        for name, metrics in parts.items():
             kind = "iIoU" if "Inst" in name else "IoU"
-            detail |= {f"{kind}.{key}": value for key, value in figures.items()}
+            detail |= {f"{kind}.{key}": value for key, value in metrics.items()}
         return prefixed({**means, **detail}, self.field)
 
     def table(self) -> str:
         """Return IoU and iIoU of every class and category in percent; ``-`` marks what is absent."""
         if self.format_only:
             return f"predictions written to {self.output_dir}"
-        parts = self._figures()
+        parts = self._metrics()
         blocks = [
             ("class", parts["averageScoreClasses"], parts["averageScoreInstClasses"]),
             ("category", parts["averageScoreCategories"], parts["averageScoreInstCategories"]),
@@ -114,7 +115,7 @@ class CityscapesMetric:
         if self.labels is not None and self.labels.classes != LABELS.classes:
             raise UsageError("CityscapesMetric is for the 19 classes of Cityscapes, in their order; use IoUMetric")
 
-    def _figures(self) -> dict[str, dict[str, float]]:
+    def _metrics(self) -> dict[str, dict[str, float]]:
         counts = to_array(self._confusion)[: len(IDS)].astype(np.float64)  # what is ignored is wrong for no class
         names, places = list(IDS), {name: i for i, name in enumerate(IDS)}
         classes = {name: (name,) for name in names}

@@ -1,4 +1,4 @@
-"""What metrics with a figure per class have in common: names, label maps of 8 bits, means and a table."""
+"""Base of metrics per class: class names, 8-bit label maps, means and a table."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _MOST = 254
 
 
 class ClassMetric:
-    """Figures per class: a subclass counts in ``update`` and says in `columns` what came of it.
+    """Metrics per class: a subclass counts in ``update`` and returns its metrics in `columns`.
 
     Args:
-        classes: Names; taken from the data set by the runner when None.
-        ignore_index: True label that does not count.
-        field: Which output and annotation are compared; another than ``seg`` goes before the figures' names.
+        classes: Class names; the runner takes them from the data set when None.
+        ignore_index: True label that is ignored.
+        field: The output and annotation to compare; prefixes the metric names unless it is ``seg``.
     """
 
     scale: ClassVar[float] = 100
-    """What figures are multiplied by: shares become percentages."""
+    """Factor of all metrics: shares become percentages."""
 
     def __init__(self, classes: Sequence[str] | None, ignore_index: int, field: str) -> None:
         self.classes, self.ignore_index, self.field = classes, ignore_index, field
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Return each kind of figure (classes), nan for a class that is absent."""
+        """Return each metric (classes), nan for a class that is absent."""
         raise NotImplementedError
 
     def compute(self) -> dict[str, float]:
@@ -43,7 +43,7 @@ class ClassMetric:
         return prefixed({name: self.scale * value for name, value in metrics.items()}, self.field)
 
     def table(self) -> str:
-        """Return the figures of every class, aligned; ``-`` marks a class that is absent."""
+        """Return a table of the metrics of every class; ``-`` marks a class that is absent."""
         columns = self.columns()
         rows = [["class", *columns]]
         rows += [[name, *map(self._cell, values)] for name, values in zip(self.names(), zip(*columns.values()))]

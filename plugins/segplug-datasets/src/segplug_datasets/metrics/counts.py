@@ -1,4 +1,4 @@
-"""Counting label pairs: the confusion matrix behind most figures, and what follows from it.
+"""The confusion matrix, and the metrics that follow from it.
 
 OpenCV's joint histogram counts 8-bit maps several times faster than `numpy.bincount`; tensors on another device are
 counted there.
@@ -51,9 +51,9 @@ def confusion(predicted: Any, true: Any, count: int, ignore_index: int = IGNORE)
 
     Args:
         predicted: Class ids of any shape, array or tensor of any integer type.
-        true: Likewise, of the same shape.
+        true: Class ids of the same shape.
         count: Number of classes.
-        ignore_index: True label that does not count.
+        ignore_index: True label that is ignored.
 
     Returns:
         (count + 2, count + 1) counts, rows are true: row and column ``count`` hold ids above the classes, the last row
@@ -102,12 +102,12 @@ def _on_device(predicted: Any, true: Any, count: int, ignore_index: int) -> Any:
     return torch.bincount(index.flatten(), minlength=(count + 2) * (count + 1)).reshape(count + 2, count + 1)
 
 
-def decisions(predicted: Any, true: Any, ignore_index: int = IGNORE) -> np.ndarray:
-    """Count the pairs (true, predicted) of yes (1) and no (0) for each class: (classes, 2, 2) int64, rows are true.
+def binary_confusion(predicted: Any, true: Any, ignore_index: int = IGNORE) -> np.ndarray:
+    """Return the binary confusion matrix of each class: (classes, 2, 2) int64, rows are true.
 
     Args:
         predicted: (classes, H, W), array or tensor.
-        true: Likewise; where it is ``ignore_index``, the class does not count.
+        true: (classes, H, W); pixels of ``ignore_index`` are ignored for that class.
 
     Raises:
         DataError: When the shapes differ, or are no maps of classes.
@@ -122,7 +122,7 @@ def decisions(predicted: Any, true: Any, ignore_index: int = IGNORE) -> np.ndarr
 
 
 def areas(counts: np.ndarray) -> np.ndarray:
-    """Return (3, classes): the right, true and predicted pixels of each class in a `confusion`, or in `decisions`."""
+    """Return (3, classes): correct, true and predicted pixels of each class, from `confusion` or `binary_confusion`."""
     if counts.ndim == 3:
         return np.stack([counts[:, 1, 1], counts[:, 1].sum(1), counts[:, :, 1].sum(1)])
     count = counts.shape[1] - 1
@@ -131,10 +131,10 @@ def areas(counts: np.ndarray) -> np.ndarray:
 
 
 def per_class(areas: np.ndarray, beta: float = 1) -> dict[str, np.ndarray]:
-    """Return the figures of each class, 0 to 1, nan where there is nothing to measure.
+    """Return the metrics of each class, 0 to 1, nan where there is nothing to measure.
 
     Args:
-        areas: (..., 3, classes) right, true and predicted pixels.
+        areas: (..., 3, classes) correct, true and predicted pixels.
         beta: Weight of recall against precision in the F-score.
     """
     hits, true, predicted = (areas[..., row, :].astype(np.float64) for row in range(3))
@@ -152,7 +152,7 @@ def per_class(areas: np.ndarray, beta: float = 1) -> dict[str, np.ndarray]:
 
 
 def pixel_accuracy(areas: np.ndarray) -> np.ndarray:
-    """Return the share of right pixels of (..., 3, classes) counts; nan where no pixel counts."""
+    """Return the accuracy of (..., 3, classes) counts; nan where all pixels are ignored."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return areas[..., 0, :].sum(-1) / areas[..., 1, :].sum(-1)
 
@@ -178,7 +178,7 @@ def align(rows: list[list[str]], rules: tuple[int, ...] = (1,)) -> list[str]:
     return lines
 
 
-def prefixed(figures: Mapping[str, float], field: str) -> dict[str, float]:
-    """Return figures as plain floats under the names they have for ``field``; ``seg`` goes without saying."""
+def prefixed(metrics: Mapping[str, float], field: str) -> dict[str, float]:
+    """Return metrics as floats, named after ``field`` unless it is ``seg``."""
     prefix = "" if field == "seg" else f"{field}."
-    return {f"{prefix}{name}": float(value) for name, value in figures.items()}
+    return {f"{prefix}{name}": float(value) for name, value in metrics.items()}

@@ -1,4 +1,4 @@
-"""How far estimated depths are from measured ones.
+"""Depth metrics: errors and accuracies of estimated depths.
 
 Eigen, Puhrsch and Fergus, Depth Map Prediction from a Single Image using a Multi-Scale Deep Network, 2014.
 
@@ -17,11 +17,21 @@ import numpy as np
 
 from segkernel.errors import DataError, UsageError
 
-Figure = Literal["d1", "d2", "d3", "abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog"]
+DepthMetricName = Literal["d1", "d2", "d3", "abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog"]
 
-FIGURES: tuple[Figure, ...] = ("d1", "d2", "d3", "abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog")
+DEPTH_METRICS: tuple[DepthMetricName, ...] = (
+    "d1",
+    "d2",
+    "d3",
+    "abs_rel",
+    "sq_rel",
+    "rmse",
+    "rmse_log",
+    "log10",
+    "silog",
+)
 SMALLEST = 1e-6
-"""What an estimate of 0 or less counts as: it has no logarithm."""
+"""Replaces estimates of 0 or less, which have no logarithm."""
 
 CROPS: dict[str, tuple[float, float, float, float]] = {
     "nyu_crop": (45, 471, 41, 601),
@@ -32,7 +42,7 @@ CROPS: dict[str, tuple[float, float, float, float]] = {
 
 
 class DepthMetric:
-    """Figures of each image's measured pixels, and their mean over the images; images without any do not count.
+    """Metrics over each image's measured pixels, averaged over the images that have any.
 
     ``d1``, ``d2``, ``d3`` are shares of pixels wrong by a factor below 1.25, its square and its cube; ``abs_rel`` and
     ``sq_rel`` errors and squared errors over the depth, ``rmse`` the root of the mean squared error, ``rmse_log`` that
@@ -40,37 +50,38 @@ class DepthMetric:
 
     Args:
         depth_metrics: Which of them; all when None.
-        min_depth_eval: Only depths above this count.
-        max_depth_eval: Only depths below this count.
-        crop_type: Count a part of the image only. ``nyu_crop``: rows 45 to 470 and columns 41 to 600, as usual for NYU
+        min_depth_eval: Depths up to this are ignored, in metres.
+        max_depth_eval: Depths from this on are ignored, in metres.
+        crop_type: Evaluate a part of the image only. ``nyu_crop``: rows 45 to 470 and columns 41 to 600, as usual for
+            NYU
             Depth V2; ``eigen_crop`` and ``garg_crop``: the shares of KITTI's images that the laser reaches, of Eigen et
             al. (2014) and of Garg et al. (2016).
         field: Which output, or the main one where there is none of this name, and which annotation are compared, in
             the same unit.
 
     Raises:
-        UsageError: When an unknown figure is asked for.
+        UsageError: When an unknown metric is asked for.
     """
 
     conformance: ClassVar = ({"field": "seg"}, {"field": "seg", "max_depth_eval": 3.0, "depth_metrics": ["rmse"]})
 
     def __init__(
         self,
-        depth_metrics: Sequence[Figure] | None = None,
+        depth_metrics: Sequence[DepthMetricName] | None = None,
         min_depth_eval: float = 0.0,
         max_depth_eval: float = float("inf"),
         crop_type: Literal["nyu_crop", "eigen_crop", "garg_crop"] | None = None,
         field: str = "depth",
     ) -> None:
-        unknown = [name for name in depth_metrics or () if name not in FIGURES]
+        unknown = [name for name in depth_metrics or () if name not in DEPTH_METRICS]
         if unknown or (depth_metrics is not None and not depth_metrics):
-            raise UsageError(f"depth_metrics are {', '.join(FIGURES)}, not {', '.join(unknown) or 'none'}")
+            raise UsageError(f"depth_metrics are {', '.join(DEPTH_METRICS)}, not {', '.join(unknown) or 'none'}")
         if crop_type not in (None, *CROPS):
             raise UsageError(f"crop_type is {', '.join(CROPS)} or None, not {crop_type!r}")
-        self.depth_metrics = tuple(depth_metrics or FIGURES)
+        self.depth_metrics = tuple(depth_metrics or DEPTH_METRICS)
         self.min_depth_eval, self.max_depth_eval, self.crop_type = min_depth_eval, max_depth_eval, crop_type
         self.field = field
-        self._sums, self._images = np.zeros(len(FIGURES)), 0
+        self._sums, self._images = np.zeros(len(DEPTH_METRICS)), 0
 
     def update(self, prediction: Any, target: Any) -> None:
         """Count one image.
@@ -91,16 +102,18 @@ class DepthMetric:
             inside[_window(self.crop_type, counted.shape)] = True
             counted &= inside
         if counted.any():
-            self._sums = self._sums + _figures(np.maximum(estimate[counted], SMALLEST), truth[counted])
+            self._sums = self._sums + _metrics(np.maximum(estimate[counted], SMALLEST), truth[counted])
             self._images += 1
 
     def merge(self, other: DepthMetric) -> None:
-        """Add what ``other`` counted."""
+        """Add the counts of ``other``."""
         self._sums, self._images = self._sums + other._sums, self._images + other._images
 
     def compute(self) -> dict[str, float]:
-        """Return the figures; nan when no pixel was measured."""
-        means = dict(zip(FIGURES, self._sums / self._images if self._images else np.full(len(FIGURES), math.nan)))
+        """Return the metrics; nan when no pixel was measured."""
+        means = dict(
+            zip(DEPTH_METRICS, self._sums / self._images if self._images else np.full(len(DEPTH_METRICS), math.nan))
+        )
         return {name: float(means[name]) for name in self.depth_metrics}
 
     def _depths(self, value: Any) -> np.ndarray:
@@ -124,8 +137,8 @@ def _window(crop_type: str, shape: tuple[int, ...]) -> tuple[slice, slice]:
     return slice(top, bottom), slice(left, right)
 
 
-def _figures(estimate: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return all figures of one image's pixels, in the order of `FIGURES`."""
+def _metrics(estimate: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return all metrics of one image's pixels, in the order of `DEPTH_METRICS`."""
     factor = np.maximum(estimate / truth, truth / estimate)
     gap, log_gap = estimate - truth, np.log(estimate) - np.log(truth)
     square = np.mean(log_gap**2)

@@ -1,4 +1,4 @@
-"""Overlap of predicted and true regions, from one confusion matrix.
+"""IoU, Dice, F-score and accuracy, from one confusion matrix.
 
 metric = IoUMetric(classes=["road", "car"])
 metric.update(labels, truth)
@@ -20,8 +20,8 @@ from segplug_datasets.metrics.bootstrap import interval, resample
 from segplug_datasets.metrics.counts import (
     align,
     areas,
+    binary_confusion,
     confusion,
-    decisions,
     labels_of,
     mean,
     name_of,
@@ -44,27 +44,27 @@ _COLUMNS = {
 class IoUMetric:
     """Percentages over all pixels of all images; a class that neither occurs nor is predicted is nan and left out.
 
-    ``aAcc`` is the share of right pixels, ``mIoU`` and its kin are means over classes, ``fwIoU`` weighs classes by
-    how often they occur, ``IoU.NAME`` is one class. With ``bootstrap``, ``mIoU.low`` and ``mIoU.high`` (and
+    ``aAcc`` is pixel accuracy, ``mIoU`` and the like are means over classes, ``fwIoU`` weights classes by their
+    frequency, ``IoU.NAME`` is one class. With ``bootstrap``, ``mIoU.low`` and ``mIoU.high`` (and
     ``IoU.NAME.low`` ...) are the bounds of an interval over images.
 
-    For labels of task ``multilabel``, each class is held against the rest; ``aAcc`` is the share of right decisions,
-    of all classes and pixels, and there is no ``fwIoU``.
+    For labels of task ``multilabel``, classes are evaluated independently; ``aAcc`` is the binary accuracy over all
+    classes and pixels, and there is no ``fwIoU``.
 
     Args:
         iou_metrics: ``mIoU`` (with mAcc, fwIoU), ``mDice`` (with mAcc), ``mFscore`` (with mPrecision, mRecall).
-        ignore_index: True label that does not count.
-        nan_to_num: Value (0 to 1) of classes without a figure, which then count in the means.
+        ignore_index: True label that is ignored.
+        nan_to_num: Value (0 to 1) that replaces nan of absent classes, which then enter the means.
         beta: Weight of recall against precision in the F-score.
-        classes: Names; taken from the data set by the runner when None.
-        field: Which output and annotation are compared; another than ``seg`` goes before the figures' names.
-        output_dir: Write each prediction there as a PNG, in the numbers of the data set's label files; yes and no of
-            several classes as a PNG in a folder for each class.
+        classes: Class names; the runner takes them from the data set when None.
+        field: The output and annotation to compare; prefixes the metric names unless it is ``seg``.
+        output_dir: Write each prediction there as a PNG, in the values of the data set's label files; multi-label maps
+            as a binary PNG in a folder for each class.
         format_only: Only write; nothing is measured, and the images need no annotations.
-        bootstrap: How often images are drawn anew for intervals; 0 gives none.
-        confidence: Share of the draws within an interval.
-        seed: Of the draws.
-        task: What a pixel of ``field`` is; as the data set says when None.
+        bootstrap: Number of bootstrap draws for confidence intervals; 0 gives none.
+        confidence: Confidence level of the intervals, 0 to 1.
+        seed: Seed of the draws.
+        task: Task of ``field``; that of the data set when None.
 
     Raises:
         UsageError: When an unknown metric is asked for, or ``update`` is called before the classes are known.
@@ -100,7 +100,7 @@ class IoUMetric:
         self.bootstrap, self.confidence, self.seed = bootstrap, confidence, seed
         self.task = task
         self.labels: LabelSpec | None = None  # told by the runner
-        self._confusion: Any = None  # what `confusion` gives, or `decisions`; an array or a tensor
+        self._confusion: Any = None  # what `confusion` gives, or `binary_confusion`; an array or a tensor
         self._images: PerImage | None = None
 
     def update(self, prediction: Any, target: Any) -> None:
@@ -127,7 +127,7 @@ class IoUMetric:
             self._images.add(name_of(prediction), counts)
 
     def merge(self, other: IoUMetric) -> None:
-        """Add what ``other`` counted."""
+        """Add the counts of ``other``."""
         if other._confusion is not None:
             theirs = other._confusion
             self._confusion = theirs if self._confusion is None else to_array(self._confusion) + to_array(theirs)
@@ -139,19 +139,19 @@ class IoUMetric:
             self._images = merged
 
     def compute(self) -> dict[str, float]:
-        """Return the figures in percent: the summary first, then one per class; none with ``format_only``."""
+        """Return the metrics in percent: the summary first, then one per class; none with ``format_only``."""
         if self.format_only:
             return {}
-        summary, columns = self._figures()
+        summary, columns = self._metrics()
         table = {f"{key}.{name}": v for key, values in columns.items() for name, v in zip(self._names(), values)}
         every = {**summary, **table, **self._intervals()}
         return prefixed({key: 100 * value for key, value in every.items()}, self.field)
 
     def table(self) -> str:
-        """Return the figures of every class, aligned, with the means below; ``-`` marks a class that is absent."""
+        """Return a table of the metrics of every class, with the means below; ``-`` marks a class that is absent."""
         if self.format_only:
             return f"predictions written to {self.output_dir}"
-        summary, columns = self._figures()
+        summary, columns = self._metrics()
         rows = [["class", *columns]]
         for index, name in enumerate(self._names()):
             rows.append([name, *(percent(values[index]) for values in columns.values())])
@@ -168,7 +168,7 @@ class IoUMetric:
     def _counts(self, predicted: Any, true: Any) -> Any:
         if not self._several:
             return confusion(predicted, true, len(self._names()), self.ignore_index)
-        counts = decisions(predicted, true, self.ignore_index)
+        counts = binary_confusion(predicted, true, self.ignore_index)
         if len(counts) != len(self._names()):
             raise DataError(f"maps of {len(counts)} classes, but {len(self._names())} are named")
         return counts
@@ -178,7 +178,7 @@ class IoUMetric:
             raise UsageError("IoUMetric must know the classes: give 'classes'")
         return self.classes
 
-    def _figures(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    def _metrics(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Return the summary and, per kind, the values of all classes, as fractions."""
         count = len(self._names())
         empty = (count, 2, 2) if self._several else (count + 2, count + 1)

@@ -1,4 +1,4 @@
-"""What was counted in each image: what intervals, comparisons and slices are made of.
+"""Counts of each image, from which intervals, comparisons and slices are computed.
 
 images = PerImage(["road", "car"])
 images.add("frankfurt_000294", confusion(predicted, true, 2))
@@ -23,7 +23,7 @@ from segplug_datasets.metrics.counts import areas, mean, per_class, pixel_accura
 
 
 class PerImage:
-    """Right, true and predicted pixels of every class in every image, 12 bytes per class and image.
+    """Correct, true and predicted pixels of every class in every image, 12 bytes per class and image.
 
     Args:
         classes: Names.
@@ -37,7 +37,7 @@ class PerImage:
         return len(self._entries)
 
     def add(self, name: str, counts: Any) -> None:
-        """Keep one image's `confusion`; ``name`` may be empty."""
+        """Add one image's `confusion`; ``name`` may be empty."""
         self._entries.append((name, areas(to_array(counts)).astype(np.uint32)))
 
     def merge(self, other: PerImage) -> None:
@@ -46,12 +46,12 @@ class PerImage:
 
     @property
     def names(self) -> list[str]:
-        """Names of the images, sorted: the order does not depend on how the work was shared out."""
+        """Names of the images, sorted: the order does not depend on the number of processes."""
         return [name for name, _ in self._sorted()]
 
     @property
     def areas(self) -> np.ndarray:
-        """(images, 3, classes) int64: right, true and predicted pixels, in the order of `names`."""
+        """(images, 3, classes) int64: correct, true and predicted pixels, in the order of `names`."""
         shape = (len(self), 3, len(self.classes))
         return np.array([counts for _, counts in self._sorted()], np.int64).reshape(shape)
 
@@ -89,10 +89,10 @@ class PerImage:
         What is absent from an image is an empty cell, or null.
         """
         keys = ["name", "aAcc", "mIoU", *(f"IoU.{name}" for name in self.classes)]
-        figures = np.concatenate(
+        metrics = np.concatenate(
             [pixel_accuracy(self.areas)[:, None], self.scores()[:, None], per_class(self.areas)["IoU"]], 1
         )
-        rows = [[None if math.isnan(v) else round(100 * v, 4) for v in row] for row in figures.tolist()]
+        rows = [[None if math.isnan(v) else round(100 * v, 4) for v in row] for row in metrics.tolist()]
         with replacing(Path(path)) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
             if Path(path).suffix == ".jsonl":
                 for name, row in zip(self.names, rows):

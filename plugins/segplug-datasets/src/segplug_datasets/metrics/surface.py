@@ -30,17 +30,17 @@ class HausdorffMetric(ClassMetric):
     ``HD95.NAME`` is the larger of the two directed 95th percentiles of the distances from contour pixels of one region
     to the nearest of the other; ``ASSD.NAME`` the mean of both regions' distances together. A contour are the pixels
     of a region with one of four neighbours outside, the border of the image included. Figures are means over images;
-    an image with neither region does not count, and a class in no image is nan. Pixels that do not count belong to no
-    region. Computed on the processor.
+    an image with neither region is left out, and a class in no image is nan. Ignored pixels belong to no region.
+    Computed on the processor.
 
     Args:
         percentile: 95, or 100 for the Hausdorff distance itself (then called ``HD100``).
-        spacing: Side of a pixel.
-        missing: What an image counts where only one of the regions is there, whose distance is infinite: the image's
-            ``diagonal``, or nothing (``skip``), which hides what was missed.
-        ignore_index: True label that does not count.
-        classes: Names; taken from the data set by the runner when None.
-        field: Which output and annotation are compared; another than ``seg`` goes before the figures' names.
+        spacing: Side of a pixel, in any unit of length.
+        missing: Distance of an image in which only one of the regions exists, which is infinite: the image's
+            ``diagonal``, or none (``skip``), which hides what was missed.
+        ignore_index: True label that is ignored.
+        classes: Class names; the runner takes them from the data set when None.
+        field: The output and annotation to compare; prefixes the metric names unless it is ``seg``.
 
     Raises:
         UsageError: When an argument is out of range, or ``update`` is called before the classes are known.
@@ -80,7 +80,7 @@ class HausdorffMetric(ClassMetric):
         self._sums = self._sums + sums
 
     def merge(self, other: HausdorffMetric) -> None:
-        """Add what ``other`` counted."""
+        """Add the counts of ``other``."""
         self._sums = self._sums + other._sums
 
     def columns(self) -> dict[str, np.ndarray]:
@@ -106,14 +106,14 @@ class SurfaceDiceMetric(ClassMetric):
 
     Contours run between pixels, straight or cutting corners, and each piece counts by its length, as published.
     ``SurfaceDice.NAME`` is one class, ``mSurfaceDice`` the mean; a class without any contour is nan, and one that is
-    missed altogether 0. Pixels that do not count belong to no region. Computed on the processor.
+    missed altogether 0. Ignored pixels belong to no region. Computed on the processor.
 
     Args:
         tolerance: Distance that is acceptable, in the unit of ``spacing``.
-        spacing: Side of a pixel.
-        ignore_index: True label that does not count.
-        classes: Names; taken from the data set by the runner when None.
-        field: Which output and annotation are compared; another than ``seg`` goes before the figures' names.
+        spacing: Side of a pixel, in any unit of length.
+        ignore_index: True label that is ignored.
+        classes: Class names; the runner takes them from the data set when None.
+        field: The output and annotation to compare; prefixes the metric names unless it is ``seg``.
 
     Raises:
         UsageError: When an argument is out of range, or ``update`` is called before the classes are known.
@@ -147,7 +147,7 @@ class SurfaceDiceMetric(ClassMetric):
         self._sums = self._sums + sums
 
     def merge(self, other: SurfaceDiceMetric) -> None:
-        """Add what ``other`` counted."""
+        """Add the counts of ``other``."""
         self._sums = self._sums + other._sums
 
     def columns(self) -> dict[str, np.ndarray]:

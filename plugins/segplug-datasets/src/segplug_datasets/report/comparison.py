@@ -56,7 +56,7 @@ class Comparison:
     """
 
     images: int
-    figures: list[Difference]
+    metrics: list[Difference]
     classes: list[Difference]
     changes: list[tuple[str, float, float]]
     confidence: float
@@ -65,7 +65,7 @@ class Comparison:
         """Return everything as text, ``most`` images at each end; a star marks p below 1 - confidence."""
         level = f"{100 * self.confidence:g} % interval"
         rows = [["class", first, second, "difference", level, "p", ""]]
-        rows += [self._row(entry) for entry in [*self.classes, *self.figures]]
+        rows += [self._row(entry) for entry in [*self.classes, *self.metrics]]
         lines = align(rows, (1, 1 + len(self.classes)))
         losses = [change for change in self.changes if change[2] < change[1]][:most]
         gains = [change for change in self.changes[::-1] if change[2] > change[1]][:most]
@@ -83,7 +83,7 @@ class Comparison:
         return {
             "images": self.images,
             "confidence": self.confidence,
-            "figures": {entry.name: entry.plain() for entry in self.figures},
+            "metrics": {entry.name: entry.plain() for entry in self.metrics},
             "classes": {entry.name: entry.plain() for entry in self.classes},
             "losses": [change for change in changes if change["difference"] < 0][:most],
             "gains": [change for change in changes[::-1] if change["difference"] > 0][:most],
@@ -107,8 +107,8 @@ def compare(
         first: Counts of the first model.
         second: Of the second.
         repeats: Draws.
-        confidence: Share of the draws within an interval.
-        seed: Of the draws.
+        confidence: Confidence level of the intervals, 0 to 1.
+        seed: Seed of the draws.
 
     Raises:
         DataError: When images, or their labels, or the classes differ; the message names them.
@@ -118,13 +118,13 @@ def compare(
         raise UsageError(f"{repeats} draws, confidence {confidence}: need 1 or more, and between 0 and 1")
     check_same(first, second)
     areas = np.stack([first.areas, second.areas], 1)  # (images, 2, 3, classes)
-    totals, drawn = _figures(areas.sum(0)), _figures(resample(areas, repeats, seed))
+    totals, drawn = _metrics(areas.sum(0)), _metrics(resample(areas, repeats, seed))
     entries = []
     for name, values in totals.items():
         differences = drawn[name][:, 1] - drawn[name][:, 0]
         low, high = interval(differences, confidence)
         entries.append((name, values, low, high, p_value(differences)))
-    figures = [Difference(name, *map(float, (*values, low, high, p))) for name, values, low, high, p in entries[:-1]]
+    metrics = [Difference(name, *map(float, (*values, low, high, p))) for name, values, low, high, p in entries[:-1]]
     _, values, low, high, p = entries[-1]
     classes = [
         Difference(name, *map(float, (*values[:, place], low[place], high[place], p[place])))
@@ -133,7 +133,7 @@ def compare(
     pairs = zip(first.names, first.scores().tolist(), second.scores().tolist())
     changes = [pair for pair in pairs if not (math.isnan(pair[1]) or math.isnan(pair[2]))]
     changes.sort(key=lambda change: (change[2] - change[1], change[0]))
-    return Comparison(len(first), figures, classes, changes, confidence)
+    return Comparison(len(first), metrics, classes, changes, confidence)
 
 
 def check_same(first: PerImage, second: PerImage) -> None:
@@ -161,7 +161,7 @@ def check_same(first: PerImage, second: PerImage) -> None:
         raise DataError(f"{len(other)} images were measured against other labels, or at another size: {names}")
 
 
-def _figures(areas: np.ndarray) -> dict[str, np.ndarray]:
+def _metrics(areas: np.ndarray) -> dict[str, np.ndarray]:
     """Return figures (...) of pixels (..., 3, classes), last the IoU (..., classes)."""
     every = per_class(areas)
     iou, accuracy = every["IoU"], every["Acc"]

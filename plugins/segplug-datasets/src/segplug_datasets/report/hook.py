@@ -50,7 +50,7 @@ class EvaluationReport:
             test server takes; None writes none.
         bootstrap: Draws of images for 95 % intervals; 0 gives none.
         table: Whether the table of images is CSV or one JSON object per line.
-        field: Which output and annotation are compared.
+        field: The output and annotation to compare.
 
     Raises:
         UsageError: When an argument is out of range.
@@ -160,7 +160,7 @@ class EvaluationReport:
             classes=labels.classes,
             palette=labels.palette,
             confusion=record.confusion,
-            figures=metrics,
+            metrics=metrics,
             bounds=self._bounds(record),
             slices=self._cut(record),
             gallery=self._gallery(run, record, mode, labels),
@@ -178,9 +178,9 @@ class EvaluationReport:
         if not self.bootstrap:
             return {}
         drawn = resample(record.images.areas, self.bootstrap, seed=0)
-        figures = per_class(drawn)
-        values = {"aAcc": pixel_accuracy(drawn)} | {f"m{kind}": mean(figures[kind]) for kind in ("IoU", "Acc", "Dice")}
-        values |= {f"IoU.{name}": figures["IoU"][:, place] for place, name in enumerate(record.images.classes)}
+        metrics = per_class(drawn)
+        values = {"aAcc": pixel_accuracy(drawn)} | {f"m{kind}": mean(metrics[kind]) for kind in ("IoU", "Acc", "Dice")}
+        values |= {f"IoU.{name}": metrics["IoU"][:, place] for place, name in enumerate(record.images.classes)}
         bounds = {name: interval(draws, 0.95) for name, draws in values.items()}
         return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
 

@@ -48,7 +48,7 @@ class Page:
         classes: Names.
         palette: One RGB colour per class.
         confusion: (classes + 2, classes + 1) pixels, rows are true.
-        figures: Further figures by name, as the metrics gave them.
+        metrics: All metrics of the evaluation, by name.
         bounds: Figure to (low, high), 0 to 1: ``mIoU``, ``aAcc`` and classes as ``IoU.NAME``.
         slices: Parts of the set.
         gallery: (caption, caption to picture) of images, the worst first.
@@ -59,7 +59,7 @@ class Page:
     classes: Sequence[str]
     palette: Sequence[Color]
     confusion: np.ndarray
-    figures: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     slices: Sequence[Slice] = ()
     gallery: Sequence[tuple[str, Mapping[str, np.ndarray]]] = ()
@@ -74,10 +74,10 @@ class Page:
 
     def _tiles(self) -> str:
         pixels = areas(self.confusion)
-        figures = per_class(pixels)
-        tiles = [("mIoU", float(mean(figures["IoU"]))), ("mAcc", float(mean(figures["Acc"])))]
+        metrics = per_class(pixels)
+        tiles = [("mIoU", float(mean(metrics["IoU"]))), ("mAcc", float(mean(metrics["Acc"])))]
         tiles.insert(0, ("aAcc", float(pixel_accuracy(pixels))))
-        tiles.append(("mDice", float(mean(figures["Dice"]))))
+        tiles.append(("mDice", float(mean(metrics["Dice"]))))
         return '<div class="tiles">' + "".join(self._tile(name, value) for name, value in tiles) + "</div>"
 
     def _tile(self, name: str, value: float) -> str:
@@ -91,7 +91,7 @@ class Page:
 
     def _classes(self) -> str:
         pixels = areas(self.confusion)
-        figures, total = per_class(pixels), max(int(pixels[1].sum()), 1)
+        metrics, total = per_class(pixels), max(int(pixels[1].sum()), 1)
         header = [
             "class",
             "IoU",
@@ -104,10 +104,10 @@ class Page:
         ]
         rows = []
         for place, name in enumerate(self.classes):
-            value = float(figures["IoU"][place])
+            value = float(metrics["IoU"][place])
             row = [self._swatch(place) + escape(name), percent(value), _bar(value)]
             row += [self._range(f"IoU.{name}")] if self.bounds else []
-            row += [percent(float(figures[kind][place])) for kind in ("Acc", "Precision", "Dice")]
+            row += [percent(float(metrics[kind][place])) for kind in ("Acc", "Precision", "Dice")]
             rows.append([*row, percent(pixels[1, place] / total)])
         return "<h2>Classes</h2><p>In percent; - is a class that neither occurs nor is predicted.</p>" + _table(
             header, rows
@@ -155,8 +155,8 @@ class Page:
         return f"<h2>Worst images</h2>{text}{''.join(figures)}"
 
     def _others(self) -> str:
-        rows = [[escape(name), "-" if math.isnan(value) else f"{value:.4g}"] for name, value in self.figures.items()]
-        return "<h2>All figures</h2>" + _table(["figure", "value"], rows) if rows else ""
+        rows = [[escape(name), "-" if math.isnan(value) else f"{value:.4g}"] for name, value in self.metrics.items()]
+        return "<h2>All metrics</h2>" + _table(["metric", "value"], rows) if rows else ""
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

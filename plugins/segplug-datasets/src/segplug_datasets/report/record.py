@@ -46,7 +46,7 @@ class Record:
     Args:
         classes: Names.
         keep: How many of the worst predictions to keep.
-        field: Which output and annotation are compared.
+        field: The output and annotation to compare.
     """
 
     def __init__(self, classes: Sequence[str], keep: int, field: str = "seg") -> None:

@@ -35,8 +35,8 @@ class AlbumentationsMissingError(ComponentError):
 class Albu:
     """Apply transforms of Albumentations to the image and, where they move pixels, to all fields alike.
 
-    Pixels that come in from outside have the label 255. A second image is changed as the first. All draws come from
-    the generator that is handed in.
+    Pixels from outside the image get the label 255. A second image is changed as the first. All random numbers come
+    from ``rng``.
 
     Args:
         transforms: Each a mapping of ``type``, Albumentations' name, and arguments; ``OneOf`` and its like take
@@ -103,7 +103,7 @@ def _build(library: ModuleType, spec: Mapping[str, Any], where: str) -> Any:
         known = [known for known in dir(library) if known[0].isupper()]
         raise UsageError(f"{where}: Albumentations has no transform {name!r}: {suggest(name, known)}")
     if "fill_mask" in arguments:
-        raise UsageError(f"{where}: leave out 'fill_mask': what comes in from outside has the label 255")
+        raise UsageError(f"{where}: leave out 'fill_mask': pixels from outside the image get the label 255")
     if "transforms" in arguments:
         inner = enumerate(arguments["transforms"])
         arguments["transforms"] = [_build(library, one, f"{where}.transforms[{i}]") for i, one in inner]

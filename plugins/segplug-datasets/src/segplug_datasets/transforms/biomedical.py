@@ -21,8 +21,8 @@ class BioMedicalGaussianNoise:
     """Add normal noise of random strength.
 
     Args:
-        prob: Of adding it.
-        mean: Of the noise.
+        prob: Probability of adding it.
+        mean: Mean of the noise, in the image's own range.
         std: Highest standard deviation, in the image's own range; the lowest is 0.
 
     Raises:
@@ -51,8 +51,8 @@ class BioMedicalGaussianBlur:
 
     Args:
         sigma_range: Lowest and highest standard deviation, in voxels.
-        prob: Of blurring anything.
-        prob_per_channel: Of blurring a modality then.
+        prob: Probability of blurring.
+        prob_per_channel: Probability for each modality, given that.
         different_sigma_per_channel: Draw a width for each modality, not one for all.
         different_sigma_per_axis: Draw a width for each direction, not one for all.
 
@@ -94,14 +94,14 @@ class BioMedicalGaussianBlur:
 
 
 class BioMedicalRandomGamma:
-    """Raise values, as shares of the image's range, to a random power; the range stays.
+    """Gamma-correct values, as shares of the image's range, by a random power; the range stays.
 
     Args:
-        prob: Of doing it.
+        prob: Probability of applying it.
         gamma_range: Lowest and highest power; below 1 and above 1 are as likely where the range has both.
-        invert_image: Do so to the negative.
-        per_channel: Draw a power for each modality.
-        retain_stats: Give the result the mean and the standard deviation from before.
+        invert_image: Apply it to the inverted image.
+        per_channel: Draw a power for each modality, not one for all.
+        retain_stats: Restore the mean and the standard deviation afterwards.
 
     Raises:
         UsageError: When an argument is out of range.

@@ -1,4 +1,4 @@
-"""What transforms refuse in their arguments alike."""
+"""Argument checks that transforms share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A crop that goes where the classes are."""
+"""A random crop that aims at classes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from segplug_datasets.transforms.checks import need_class_ids
 class ClassAwareCrop:
     """Cut a random window, with a given probability one that holds a pixel of a class drawn from the image's own.
 
-    Every wanted class of the image is drawn alike, so a small object is cut out as often as the sky. One pass over a
-    cell of the label map, no retries; an image smaller than the window stays as small as it is. Where the sample says
+    Classes present in the image are equally likely, so a small object is cropped as often as the sky. One pass over a
+    cell of the label map, no retries; an image smaller than the window keeps its size. Where the sample says
     which classes are in which of its cells (``IndexedDataset``), that is not looked for again.
 
     Args:
         crop_size: (height, width) in pixels, or one number for both.
-        prob: Of going after a class; otherwise any window is as likely as another.
-        classes: Ids of the classes to go after; all when None.
+        prob: Probability of aiming at a class; otherwise windows are uniform.
+        classes: Ids of the classes to aim at; all when None.
 
     Raises:
         UsageError: When a size or the probability is out of range, or ``classes`` is empty or holds no class id.

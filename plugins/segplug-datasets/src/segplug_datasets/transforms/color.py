@@ -1,4 +1,4 @@
-"""Transforms that change what pixels look like, not where they are."""
+"""Photometric transforms: they change pixel values, not positions."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class PhotoMetricDistortion:
     Works on uint8 RGB through tables of 256 values: brightness and contrast in one pass, saturation and hue in another.
 
     Args:
-        brightness_delta: Highest number added or taken away.
-        contrast_range: Lowest and highest factor of all values.
-        saturation_range: Lowest and highest factor of the saturation.
-        hue_delta: Highest turn of the hue, in OpenCV's half degrees.
-        on_device: Only draw here, and leave the work to the device, where `Preprocessor` does it for the whole batch
-            before normalising. Of the transforms that touch the image's values it must then be the last.
+        brightness_delta: Highest offset added or subtracted, in grey levels (0 to 255).
+        contrast_range: Lowest and highest contrast factor.
+        saturation_range: Lowest and highest saturation factor.
+        hue_delta: Highest hue shift, in OpenCV's half degrees (18 is 36 degrees).
+        on_device: Only draw the parameters, and leave the work to `Preprocessor`, which applies it to whole batches on
+            the device before normalising. It must then be the last transform that changes pixel values.
 
     Raises:
         DataError: When the image is not (H, W, 3) uint8.
@@ -66,11 +66,11 @@ class PhotoMetricDistortion:
 
 
 class CLAHE:
-    """Even out the contrast of small regions (contrast limited adaptive histogram equalisation), channel by channel.
+    """Contrast limited adaptive histogram equalisation, channel by channel (Zuiderveld, 1994).
 
     Args:
-        clip_limit: Limit of the contrast.
-        tile_grid_size: Regions per row and column.
+        clip_limit: Contrast limit of a tile's histogram, as OpenCV's ``clipLimit``.
+        tile_grid_size: Tiles per row and column.
     """
 
     needs: ClassVar[int] = 0
@@ -109,8 +109,8 @@ class RGB2Gray:
     """Replace the channels by their weighted mean.
 
     Args:
-        out_channels: How many equal channels the result has; as many as before when None.
-        weights: Of red, green and blue.
+        out_channels: Number of equal channels of the result; unchanged when None.
+        weights: Weights of red, green and blue.
     """
 
     needs: ClassVar[int] = 0
@@ -128,15 +128,15 @@ class RGB2Gray:
 
 
 class RandomCutOut:
-    """Cover random rectangles.
+    """Cutout: cover random rectangles (DeVries and Taylor, 2017).
 
     Args:
-        prob: Of covering anything.
-        n_holes: How many rectangles, or (fewest, most).
+        prob: Probability of covering anything.
+        n_holes: Number of rectangles, or (fewest, most).
         cutout_shape: (width, height) of a rectangle, or several to choose from.
-        cutout_ratio: Likewise, as shares of the image; instead of ``cutout_shape``.
-        fill_in: RGB of a rectangle.
-        seg_fill_in: Label given to it in the field ``seg``; labels stay as they are when None.
+        cutout_ratio: (width, height) as shares of the image, or several to choose from; instead of ``cutout_shape``.
+        fill_in: RGB value of the rectangles.
+        seg_fill_in: Label of the rectangles in the field ``seg``; labels are unchanged when None.
 
     Raises:
         UsageError: Unless exactly one of the two ways to state the size is used.

@@ -1,4 +1,4 @@
-"""Transforms made of others, after mmcv's."""
+"""Transforms composed of others, as mmcv's."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class RandomApply:
     """Apply some transforms, one after the other, or leave the sample as it is.
 
     Args:
-        transforms: In this order; further samples that they need are drawn for each.
-        prob: Of applying them.
+        transforms: Applied in this order; additional samples that they need are drawn for each.
+        prob: Probability of applying them.
 
     Raises:
         UsageError: When there is none, or ``prob`` is no probability.
@@ -40,8 +40,8 @@ class RandomChoice:
     """Apply one of several transforms, or sequences of transforms.
 
     Args:
-        transforms: To choose from; each a transform or a list of transforms applied in order.
-        prob: Of each; the same for all when None. They add up to 1.
+        transforms: Choices, each a transform or a list of transforms applied in order.
+        prob: Probability of each, summing to 1; equal when None.
 
     Raises:
         UsageError: When there is none, or ``prob`` does not fit.
@@ -73,7 +73,7 @@ class RandomChoice:
 
 
 def needed(transforms: Iterable[Transform]) -> int:
-    """Return how many further samples a sequence of transforms needs."""
+    """Return how many additional samples a sequence of transforms needs."""
     return sum(getattr(transform, "needs", 0) for transform in transforms)
 
 

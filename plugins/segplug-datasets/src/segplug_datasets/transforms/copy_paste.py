@@ -1,4 +1,4 @@
-"""Objects of another image laid over the image."""
+"""Copy-paste: objects of another image pasted onto the image."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from segplug_datasets.transforms.mix import Mixing, labels_of
 
 
 class CopyPaste(Mixing):
-    """Paste some objects of another image, labels and all (Ghiasi et al., 2021).
+    """Paste objects of another image, with their labels (Simple Copy-Paste; Ghiasi et al., 2021).
 
     Objects are the other sample's instance masks; without any, the connected regions of its classes. The paper jitters
-    the scale of both images and flips them: do so with ``transforms`` for the other. An other image that is larger is
-    cut to a random window; a smaller one is laid at a random place, as it is. Objects of the image that are covered
-    wholly are dropped, boxes of those covered in part are drawn anew around what is left of their masks.
+    the scale of both images and flips them: do so with ``transforms`` for the other. A larger other image is cropped to
+    a random window; a smaller one is placed at random, unscaled. Objects of the image that are fully occluded are
+    dropped, boxes of partly occluded ones are tightened to what is left of their masks.
 
     Args:
-        prob: Of pasting.
+        prob: Probability of pasting.
         classes: Class ids of what may be pasted; None for all. An instance's class is the one most of it has.
-        max_num_pasted: Most objects; how many, from 1 on, is drawn.
-        min_area: Pixels that a region has at least; smaller instances are pasted too.
-        transforms: Applied to the further sample first.
+        max_num_pasted: Maximum number of pasted objects; the number is drawn from 1 to this.
+        min_area: Least area of a region in pixels; does not apply to instances.
+        transforms: Applied to the other sample first.
 
     Raises:
         UsageError: When an argument is out of range.

@@ -17,11 +17,11 @@ class GridMask:
     """Cover a grid of squares (Chen et al., 2020).
 
     Args:
-        prob: Of covering anything.
+        prob: Probability of covering anything.
         unit: Lowest and highest distance between two squares' left edges, in pixels.
         ratio: Share of that which stays visible between two squares, from 0 to 1.
-        fill_in: RGB of a square.
-        seg_fill_in: Label given to it in the field ``seg``; labels stay as they are when None, as in the paper.
+        fill_in: RGB value of the squares.
+        seg_fill_in: Label of the squares in the field ``seg``; labels are unchanged when None, as in the paper.
 
     Raises:
         UsageError: When an argument is out of range.

@@ -77,7 +77,7 @@ class GaussianBlur:
     """Blur by a Gaussian of random width. Works on images of any type and number of channels.
 
     Args:
-        prob: Of blurring.
+        prob: Probability of blurring.
         sigma: Lowest and highest standard deviation, in pixels.
 
     Raises:
@@ -103,7 +103,7 @@ class GaussianNoise:
     """Add normal noise, its own for each value. Values of integer images are rounded, and cut to their type's range.
 
     Args:
-        prob: Of adding it.
+        prob: Probability of adding it.
         std: Lowest and highest standard deviation, in the image's own range (0 to 255).
 
     Raises:
@@ -131,7 +131,7 @@ class JPEGCompression:
     """Compress as a JPEG file of random quality, and read that.
 
     Args:
-        prob: Of doing it.
+        prob: Probability of applying it.
         quality: Lowest and highest quality, 1 to 100.
 
     Raises:
@@ -167,7 +167,7 @@ class RandomGrayscale:
     """Take the colour out; the image keeps three channels.
 
     Args:
-        prob: Of doing it.
+        prob: Probability of applying it.
 
     Raises:
         UsageError: When ``prob`` is no probability.

@@ -1,10 +1,9 @@
-"""Lay samples over one another: what all transforms that mix several images are made of.
+"""Layers of samples on a canvas: what all transforms that mix several images are made of.
 
     lay([Layer(street), Layer(other, top=40, left=60, mask=cars)], street.size)
 
-Later layers cover earlier ones. Every field moves by its kind: values per pixel are taken from the layer that is seen
-there, objects (masks, boxes, key points) are listed one layer after the other, and those of which nothing is left to
-see are dropped. Labels are the layers' own, or the kind's fill where there is no layer.
+Later layers cover earlier ones. Fields combine by their kind: values per pixel are taken from the topmost layer, or are
+the kind's fill where there is none; objects (masks, boxes, keypoints) are concatenated, fully occluded ones dropped.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from segplug_datasets.transforms.windowed_resize import WindowedResize
 
 @dataclass(frozen=True)
 class Layer:
-    """A sample and where its first pixel lies; it must lie inside the canvas.
+    """A sample and its place on the canvas, inside of which it must lie.
 
     Args:
-        sample: What is laid.
-        top: Row of the canvas.
-        left: Column of the canvas.
-        mask: (H, W) bool, which of its pixels are laid; all of them when None.
+        sample: The sample.
+        top: Row of the canvas at which its first pixel lies.
+        left: Column of the canvas at which its first pixel lies.
+        mask: (H, W) bool, the pixels that are opaque; all of them when None.
     """
 
     sample: Sample
@@ -55,8 +54,8 @@ def lay(
     Args:
         layers: From the bottom to the top.
         size: Height and width of the canvas.
-        pad_val: What fills the image where no layer lies.
-        seg_pad_val: What fills label maps there; 255 when None.
+        pad_val: Fill value of the image where no layer is.
+        seg_pad_val: Fill value of label maps there; 255 when None.
 
     Raises:
         DataError: When a layer lacks a field of the first, or its images or fields are of another sort.
@@ -79,7 +78,7 @@ def lay(
 
 
 def copied(sample: Sample) -> Sample:
-    """Return a sample of its own with the same arrays, for changes that the given one must not see."""
+    """Return a shallow copy: its fields can be replaced without changing the given sample."""
     return replace(sample, fields=dict(sample.fields), meta=dict(sample.meta))
 
 
@@ -122,7 +121,7 @@ def refuse_others(first: Sample, other: Sample, names: Iterable[str]) -> None:
         raise DataError(f"images of {there} cannot be mixed into one of {here} (channels, type)", path)
     for name in names:
         if name not in other:
-            message = f"it has no field {name!r} to mix: let what makes that field come after the mixing"
+            message = f"it has no field {name!r} to mix: put the transform that makes that field after the mixing one"
             raise DataError(message, path)
         if type(other[name]) is not type(first[name]):
             kinds = type(other[name]).__name__, type(first[name]).__name__
@@ -130,7 +129,7 @@ def refuse_others(first: Sample, other: Sample, names: Iterable[str]) -> None:
 
 
 def _listed(layers: Sequence[Layer], size: Size, names: Sequence[str]) -> dict[str, ObjectField]:
-    """Return the object fields of all layers, each with what is left to see of its objects."""
+    """Return the object fields of all layers, concatenated and less what is occluded."""
     top_layer = np.full(size, -1, np.int16)
     for number, layer in enumerate(layers):
         part = top_layer[layer.window]
@@ -140,7 +139,7 @@ def _listed(layers: Sequence[Layer], size: Size, names: Sequence[str]) -> dict[s
 
 
 def _seen(layer: Layer, size: Size, names: Sequence[str], visible: np.ndarray) -> dict[str, ObjectField]:
-    """Return the object fields of a layer at their place in the canvas, less the objects that are covered."""
+    """Return the object fields of a layer in canvas coordinates, less what is occluded."""
     height, width = layer.sample.size
     shift = geometry.Pad(layer.top, layer.left, size[0] - height - layer.top, size[1] - width - layer.left)
     fields: dict[str, ObjectField] = {name: layer.sample[name].apply(shift, layer.sample.size) for name in names}

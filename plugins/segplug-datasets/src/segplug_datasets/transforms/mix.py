@@ -1,7 +1,7 @@
 """Two images in one: CutMix, ClassMix, MixUp.
 
-The further sample comes as its data set has it. ``transforms`` are applied to it first; after that it is fitted to the
-sample: scaled up in proportion where it is smaller, then cut to a random window.
+The other sample comes untransformed. ``transforms`` are applied to it first; then it is fitted to the sample: scaled
+up, keeping its aspect ratio, where it is smaller, and cropped at random.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from segplug_datasets.transforms.layers import Layer, copied, covering, lay, ref
 
 
 class Mixing:
-    """What transforms share that mix one further sample in.
+    """Base of transforms that mix in one other sample.
 
     Args:
-        prob: Of mixing.
-        transforms: Applied to the further sample first, for example the resizing and cropping of the others; they
-            may not need further samples of their own.
+        prob: Probability of mixing.
+        transforms: Applied to the other sample first, for example resizing and cropping as in training; they may not
+            need additional samples themselves.
     """
 
     needs: ClassVar[int] = 1
 
     def __init__(self, prob: float = 0.5, transforms: Sequence[Transform] = ()) -> None:
         if needed(transforms):
-            raise UsageError("the transforms of a further sample cannot need further samples themselves")
+            raise UsageError("the transforms of the other sample cannot need additional samples themselves")
         self.prob, self.transforms = probability(prob), list(transforms)
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
@@ -44,28 +44,28 @@ class Mixing:
         return self.unmixed(sample) if other is None else self.mixed(sample, self.fit(other, sample.size, rng), rng)
 
     def fit(self, other: Sample, size: Size, rng: np.random.Generator) -> Sample:
-        """Return the further sample as large as the sample."""
+        """Return the other sample, fitted to ``size``."""
         return covering(other, size, rng)
 
     def unmixed(self, sample: Sample) -> Sample:
-        """Return a sample that nothing is mixed into."""
+        """Return what becomes of a sample that is not mixed."""
         return sample
 
     def mixed(self, sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
-        """Return what becomes of the two."""
+        """Return the mixture of the two."""
         raise NotImplementedError
 
 
 class CutMix(Mixing):
-    """Replace a rectangle by that of another image, labels and all (Yun et al., 2019; French et al., 2020).
+    """Replace a rectangle by that of another image, labels included (Yun et al., 2019; French et al., 2020).
 
-    The rectangle has the image's proportions and covers a share drawn from Beta(alpha, alpha); its middle lies
-    anywhere, and what reaches over the border is cut off.
+    The rectangle has the image's proportions and covers a share drawn from Beta(alpha, alpha); its centre is uniform
+    over the image, and it is clipped at the border.
 
     Args:
-        prob: Of mixing.
-        alpha: Of the Beta distribution; 1 draws every share alike.
-        transforms: Applied to the further sample first.
+        prob: Probability of mixing.
+        alpha: Parameter of the Beta distribution; 1 is uniform.
+        transforms: Applied to the other sample first.
 
     Raises:
         UsageError: When an argument is out of range.
@@ -91,14 +91,14 @@ def _span(length: int, share: float, rng: np.random.Generator) -> slice:
 
 
 class ClassMix(Mixing):
-    """Lay half of another image's classes over the image, labels and all (Olsson et al., 2021).
+    """Paste half of another image's classes onto the image, labels included (Olsson et al., 2021).
 
     The pixels of the chosen classes, where the other image has them; pixels labelled 255 are never taken.
 
     Args:
-        prob: Of mixing.
+        prob: Probability of mixing.
         class_ratio: Share of the other image's classes that are taken, rounded up.
-        transforms: Applied to the further sample first.
+        transforms: Applied to the other sample first.
 
     Raises:
         UsageError: When an argument is out of range.
@@ -125,7 +125,7 @@ class ClassMix(Mixing):
 class MixUp(Mixing):
     """Blend the image with another one (Zhang et al., 2018), with labels that a label map can hold.
 
-    The image gets a share of at least one half, drawn from Beta(alpha, alpha). Its labels stay, and the field
+    The image's share lambda is drawn from Beta(alpha, alpha), and at least one half. Its labels stay, and the field
     ``weight`` says how much of a pixel's class is in the blend: 1 where both images have the same label, the share
     where they differ. Where the image has no label (255) the other's is taken, with the other's share. So a loss that
     heeds ``weight``, as all heads' do, is that of the paper less the term of the weaker label where the two disagree.
@@ -133,9 +133,9 @@ class MixUp(Mixing):
     mixed gets weights of 1, so that batches hold the same fields.
 
     Args:
-        prob: Of mixing.
-        alpha: Of the Beta distribution; the smaller, the fainter the other image as a rule.
-        transforms: Applied to the further sample first.
+        prob: Probability of mixing.
+        alpha: Parameter of the Beta distribution; smaller values blend less.
+        transforms: Applied to the other sample first.
 
     Raises:
         UsageError: When an argument is out of range.
@@ -172,7 +172,7 @@ class MixUp(Mixing):
 
 
 def labels_of(sample: Sample, name: str) -> np.ndarray:
-    """Return the label map of a sample, which transform ``name`` cannot do without."""
+    """Return the label map of a sample, which transform ``name`` requires."""
     need_class_ids(sample, name)
     labels: np.ndarray = sample["seg"].array
     return labels

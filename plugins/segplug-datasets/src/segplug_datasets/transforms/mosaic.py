@@ -19,15 +19,15 @@ from segplug_datasets.transforms.windowed_resize import WindowedResize
 class RandomMosaic:
     """Put four images around a random point of a canvas twice as high and twice as wide as one of them.
 
-    Each is scaled, keeping its proportions, to fit within ``img_scale``, and laid with its inner corner at the point;
-    what reaches over the canvas is cut off. Uses three more samples, which must have the same fields.
+    Each is scaled, keeping its proportions, to fit within ``img_scale``, and placed with its inner corner at the point,
+    clipped to the canvas. Uses three additional samples, which must have the same fields.
 
     Args:
-        prob: Of doing it; the image keeps its own size otherwise.
+        prob: Probability of a mosaic; the image keeps its own size otherwise.
         img_scale: (height, width) of one image.
-        center_ratio_range: The point lies at ``img_scale`` times a number of this range, drawn for each direction.
-        pad_val: What fills the image where none of the four lies.
-        seg_pad_val: What fills the label maps there.
+        center_ratio_range: Range of the point as a multiple of ``img_scale``, drawn for each direction.
+        pad_val: Fill value of the image where none of the four is.
+        seg_pad_val: Fill value of label maps there.
 
     Raises:
         UsageError: When an argument is out of range.
@@ -88,9 +88,9 @@ class Mosaic(RandomMosaic):
 
     Args:
         img_scale: (height, width) of one image, and of the result.
-        center_ratio_range: The point lies at ``img_scale`` times a number of this range, drawn for each direction.
-        pad_val: What fills the image where none of the four lies; labels there become 255.
-        prob: Of doing it; the image keeps its own size otherwise.
+        center_ratio_range: Range of the point as a multiple of ``img_scale``, drawn for each direction.
+        pad_val: Fill value of the image where none of the four is; labels there become 255.
+        prob: Probability of a mosaic; the image keeps its own size otherwise.
 
     Raises:
         UsageError: When an argument is out of range.

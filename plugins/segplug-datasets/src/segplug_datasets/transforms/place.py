@@ -1,4 +1,4 @@
-"""Transforms that cut, mirror, turn and pad."""
+"""Transforms that crop, flip, rotate and pad."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Direction = Literal["horizontal", "vertical", "diagonal"]
 
 
 class RandomCrop:
-    """Cut a random window; an image smaller than it stays as small as it is.
+    """Crop a random window; an image smaller than it keeps its size.
 
     Args:
         crop_size: (height, width) in pixels, or one number for both.
-        cat_max_ratio: A window in which one class covers this share of the labelled pixels or more is drawn anew,
-            up to ten times; 1 takes the first. Looks at the field ``seg``, unless that is a multi-label map.
-        ignore_index: Label that does not count as a class.
+        cat_max_ratio: A window in which one class covers this share of the labelled pixels or more is redrawn, up to
+            ten times; 1 takes the first. Uses the field ``seg``, unless that is a multi-label map.
+        ignore_index: Label that is no class.
     """
 
     needs: ClassVar[int] = 0
@@ -65,7 +65,7 @@ class RandomCrop:
 
 
 class CenterCrop:
-    """Cut the middle; an image smaller than it stays as small as it is.
+    """Crop the centre; an image smaller than it keeps its size.
 
     Args:
         crop_size: (width, height) in pixels, or one number for both.
@@ -88,10 +88,9 @@ class RandomFlip:
     """Mirror.
 
     Args:
-        prob: Of mirroring, shared evenly among the directions; or one for each.
+        prob: Probability of mirroring, shared evenly among the directions; or one for each.
         direction: ``horizontal`` (left and right swap), ``vertical``, ``diagonal`` (both), or several of them.
-        swap_seg_labels: Pairs of class ids that swap as well (a left and a right arm), for mirrors that swap left
-            and right.
+        swap_seg_labels: Pairs of class ids to swap as well (left arm and right arm) when left and right are mirrored.
 
     Raises:
         UsageError: When probabilities and directions do not match, or add up to more than 1.
@@ -130,14 +129,14 @@ class RandomFlip:
 
 
 class RandomRotate:
-    """Turn about the middle, or another point.
+    """Rotate about the centre, or another point.
 
     Args:
-        prob: Of turning.
-        degree: Highest angle to both sides, or (lowest, highest); clockwise.
-        pad_val: What fills the image's corners, one value or one per channel; labels there become 255.
-        center: (x, y) in pixels of the point that stays; the middle when None.
-        auto_bound: Make the image as large as the turned one.
+        prob: Probability of rotating.
+        degree: Highest angle in degrees to both sides, or (lowest, highest); clockwise.
+        pad_val: Fill value of the corners, one or one per channel; labels there become 255.
+        center: (x, y) in pixels of the centre of rotation; that of the image when None.
+        auto_bound: Enlarge the canvas to hold the whole rotated image.
 
     Raises:
         UsageError: When both ``center`` and ``auto_bound`` are given.
@@ -179,10 +178,10 @@ class Pad:
     """Add a border at the right and the bottom; labels there become 255.
 
     Args:
-        size: (width, height) to reach at least.
-        size_divisor: Or the number of which height and width become multiples.
-        pad_to_square: Or make the image square first.
-        pad_val: What fills the image's border, one value or one per channel.
+        size: Least (width, height).
+        size_divisor: Or: pad height and width to multiples of this.
+        pad_to_square: Or: pad to a square first.
+        pad_val: Fill value of the border, one or one per channel.
 
     Raises:
         UsageError: When no goal is given, or both ``size`` and another one.

@@ -20,7 +20,7 @@ _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13  # the bl
 
 
 class RandAugment:
-    """Apply a few operations, each drawn from fourteen alike, all of one strength.
+    """Apply a few operations, drawn uniformly from fourteen, all of one strength.
 
     Identity, AutoContrast, Equalize, Brightness, Color, Contrast, Sharpness, Posterize and Solarize change the image
     only; Rotate, ShearX, ShearY, TranslateX and TranslateY move the image and every field. Ranges are those of
@@ -28,11 +28,11 @@ class RandAugment:
     4 bits left, a threshold down to 0; their sign is drawn.
 
     Args:
-        num_ops: How many operations, one after the other.
+        num_ops: Number of operations, one after the other.
         magnitude: Their strength, from 0 to ``num_magnitude_bins`` less 1.
-        num_magnitude_bins: How many strengths there are.
-        pad_val: What fills the image from outside, one value or one per channel; labels there become 255.
-        prob: Of doing anything.
+        num_magnitude_bins: Number of strengths; the default is that of the paper.
+        pad_val: Fill value of pixels from outside the image, one or one per channel; labels there become 255.
+        prob: Probability of applying it.
 
     Raises:
         UsageError: When an argument is out of range.

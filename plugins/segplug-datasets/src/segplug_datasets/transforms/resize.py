@@ -1,4 +1,4 @@
-"""Transforms that scale."""
+"""Transforms that resize."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Resize:
         scale: (width, height), or one number for both. With ``keep_ratio`` the image is made as large as fits: the
             longer edge within the larger number, the shorter within the smaller, whichever way the image lies.
         scale_factor: Factor, or (of the width, of the height); instead of ``scale``.
-        keep_ratio: Keep the proportions.
+        keep_ratio: Keep the aspect ratio.
 
     Raises:
         UsageError: Unless exactly one of ``scale`` and ``scale_factor`` is given.
@@ -67,7 +67,7 @@ class ResizeShortestEdge:
 
     Args:
         scale: Pixels of the shorter edge; of (width, height) the smaller number counts.
-        max_size: Pixels of the longer edge that are not exceeded.
+        max_size: Limit of the longer edge in pixels.
     """
 
     needs: ClassVar[int] = 0
@@ -107,7 +107,7 @@ class RandomResize:
         scale: (width, height) that the drawn ratio multiplies; or two of them, between whose long and short edges
             the new ones are drawn.
         ratio_range: Lowest and highest ratio, with one ``scale``.
-        keep_ratio: Keep the proportions, as `Resize`.
+        keep_ratio: Keep the aspect ratio, as `Resize` does.
 
     Raises:
         UsageError: When ``ratio_range`` is missing beside one scale, or given beside two.
@@ -147,10 +147,10 @@ class RandomChoiceResize:
     """Scale to one of several sizes.
 
     Args:
-        scales: What is chosen from, each a ``scale`` of the transform ``resize_type``.
+        scales: Choices, each a ``scale`` of the transform ``resize_type``.
         resize_type: `Resize` or `ResizeShortestEdge`.
-        keep_ratio: Of `Resize`.
-        max_size: Of `ResizeShortestEdge`.
+        keep_ratio: Keep the aspect ratio, of `Resize`.
+        max_size: Limit of the longer edge in pixels, of `ResizeShortestEdge`.
 
     Raises:
         UsageError: When there is nothing to choose from.

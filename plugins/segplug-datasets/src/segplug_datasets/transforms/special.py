@@ -18,8 +18,8 @@ class GenerateEdge:
     """Add the field ``edge``: 1 on and around the borders between classes in the field ``seg``.
 
     Args:
-        edge_width: Pixels a border is widened to.
-        ignore_index: Label that borders on nothing.
+        edge_width: Width of the edges in pixels.
+        ignore_index: Label that has no borders.
 
     Raises:
         DataError: When a sample has no labels.
@@ -56,10 +56,10 @@ class GenerateEdge:
 
 
 class ConcatCDInput:
-    """Put images of one place side by side as channels: the image, and fields that hold further ones.
+    """Concatenate images of one place along the channels: the image, and fields with other images.
 
     Args:
-        input_keys: In this order; ``img`` is the image, other names are fields, which are taken away.
+        input_keys: In this order; ``img`` is the image, other names are fields, which are removed.
 
     Raises:
         DataError: When a sample has no such field.
@@ -85,13 +85,13 @@ class ConcatCDInput:
 
 
 class RandomDepthMix:
-    """Replace an upright strip of the image by its depth, as a grey (Ishii and Yamashita, CutDepth, 2021).
+    """Replace a vertical strip of the image by its depth, as grey (Ishii and Yamashita, CutDepth, 2021).
 
     The farthest point of the sample is white. A sample without the field ``depth`` stays as it is.
 
     Args:
-        prob: Of replacing anything.
-        mix_scale_ratio: Widest strip, as a share of what lies to the right of its left edge.
+        prob: Probability of replacing a strip.
+        mix_scale_ratio: Widest strip, as a share of the image right of its left edge.
     """
 
     needs: ClassVar[int] = 0
@@ -113,13 +113,13 @@ class RandomDepthMix:
 
 
 class SegRescale:
-    """Make label maps as coarse as a net sees them whose output is ``scale_factor`` times the image's size.
+    """Coarsen label maps to the resolution of a net whose output is ``scale_factor`` times the image's size.
 
-    They keep the image's size, since heads here compare with their scores scaled to it: each label is repeated for the
-    pixels that the nearest one of the smaller map stands for. Factors from 1 on change nothing.
+    They keep the image's size, to which logits are upsampled: labels are downsampled and upsampled again, both to the
+    nearest. Factors from 1 on change nothing.
 
     Args:
-        scale_factor: Of the smaller map.
+        scale_factor: Size of the coarse map over that of the image.
 
     Raises:
         UsageError: Unless it is positive.

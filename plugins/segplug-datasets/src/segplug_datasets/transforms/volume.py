@@ -1,10 +1,9 @@
-"""Volumes: cut, pad and mirror in three directions, and take slices for nets of two.
+"""Volumes: crop, pad and flip in three dimensions, and take slices for 2D nets.
 
-A volume is an ordinary sample. Its slices lie one behind the other in the last axis: a scan of Z slices and C
-modalities is an image (Y, X, Z * C), slice by slice, and its labels are a label map (Y, X, Z). So every transform of
-the plane moves all slices alike, and a plain image is a volume of one slice. How many slices there are is the third
-axis of the labels, or, without labels of three axes, ``meta["slices"]``, else 1. Shapes are (Z, Y, X), as in
-MMSegmentation.
+A volume is an ordinary sample. Its slices are stacked in the last axis: a scan of Z slices and C modalities is an image
+(Y, X, Z * C), slice by slice, and its labels are a label map (Y, X, Z). So every 2D transform moves all slices alike,
+and an image is a volume of one slice. The number of slices is the third axis of the labels, or, without labels of three
+axes, ``meta["slices"]``, else 1. Shapes are (Z, Y, X), as in MMSegmentation.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ Shape = tuple[int, int, int]
 
 
 class BioMedical3DRandomCrop:
-    """Cut a random block out of a volume; where the volume is smaller it stays as it is.
+    """Crop a random block of a volume; a smaller volume keeps its size.
 
     Args:
         crop_shape: (z, y, x), or one number for all three.
-        keep_foreground: Lay the block around a voxel of a class other than 0, each class being chosen alike; anywhere
-            when there is none. Looks at the field ``seg``.
+        keep_foreground: Centre the block on a voxel of a class other than 0, classes being equally likely; anywhere
+            when there is none. Uses the field ``seg``.
 
     Raises:
         UsageError: When a length is below 1.
@@ -70,11 +69,11 @@ class BioMedical3DRandomCrop:
 
 
 class BioMedical3DPad:
-    """Enlarge a volume on both sides of each direction; labels of what is added become 255.
+    """Pad a volume on both sides of each axis; labels there become 255.
 
     Args:
-        pad_shape: (z, y, x) to reach at least.
-        pad_val: What fills the image.
+        pad_shape: Least (z, y, x).
+        pad_val: Fill value of the image.
 
     Raises:
         UsageError: When a length is below 1.
@@ -101,12 +100,12 @@ class BioMedical3DPad:
 
 
 class BioMedical3DRandomFlip:
-    """Mirror a volume, in each direction on its own.
+    """Flip a volume, along each axis independently.
 
     Args:
-        prob: Of mirroring, drawn for each direction.
-        axes: Directions that may be mirrored: 0 for z, 1 for y, 2 for x.
-        swap_label_pairs: Pairs of class ids (a left and a right organ) that swap when x is mirrored.
+        prob: Probability of mirroring, drawn for each direction.
+        axes: Axes that may be flipped: 0 for z, 1 for y, 2 for x.
+        swap_label_pairs: Pairs of class ids (a left and a right organ) to swap when x is flipped.
 
     Raises:
         UsageError: When there is no such axis.
@@ -138,13 +137,13 @@ class BioMedical3DRandomFlip:
 
 
 class RandomSlice:
-    """Take one slice of a volume, for nets that see two dimensions; its neighbours come along as further channels.
+    """Take one slice of a volume, for 2D nets; its neighbours become additional channels.
 
-    The image becomes (Y, X, slices * C) and the labels (Y, X), those of the slice in the middle. Neighbours beyond the
-    first and the last slice are those again.
+    The image becomes (Y, X, slices * C) and the labels (Y, X), those of the slice in the middle. At the ends the first
+    and the last slice are repeated.
 
     Args:
-        slices: How many, an odd number.
+        slices: Number of slices, odd.
 
     Raises:
         UsageError: When that is even or below 1.
@@ -191,7 +190,7 @@ def as_volume(sample: Sample) -> np.ndarray:
 
 
 def with_slices(sample: Sample, numbers: np.ndarray, pad_val: float = 0.0) -> Sample:
-    """Keep the slices ``numbers``, in that order; -1 stands for an empty one."""
+    """Keep the slices ``numbers``, in that order; -1 is an empty one."""
     empty = numbers < 0
     image = as_volume(sample)[:, :, numbers]
     image[:, :, empty] = pad_val

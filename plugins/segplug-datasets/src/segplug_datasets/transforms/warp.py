@@ -1,6 +1,6 @@
-"""Transforms that turn, shear, shift, bend: affine and quarter turns, perspective, elastic.
+"""Transforms that warp: affine, quarter turns, perspective, elastic.
 
-What comes in from outside has the label 255, and ``pad_val`` in the image.
+Pixels from outside the image get the label 255 and the colour ``pad_val``.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class QuarterTurn(Geometry):
 
 @dataclass(frozen=True)
 class Bend(Geometry):
-    """Any continuous change of an image that keeps its size.
+    """Any continuous deformation of an image that keeps its size.
 
     Args:
-        source: (H, W, 2) float32, where in the image, (x, y), the middle of each resulting pixel comes from.
-        forward: Moves points (..., 2) of the image to where they are afterwards.
-        fill: Of the image where nothing comes from.
+        source: (H, W, 2) float32, the place (x, y) in the image from which the centre of each resulting pixel comes.
+        forward: Maps points (..., 2) of the image to the result.
+        fill: Fill value of pixels from outside the image.
     """
 
     bends: ClassVar[bool] = True
@@ -89,7 +89,7 @@ _REMAPPED = ("uint8", "uint16", "int16", "float32", "float64")
 
 
 def about_center(linear: np.ndarray, size: Size, shift: tuple[float, float] = (0, 0)) -> np.ndarray:
-    """Return the (3, 3) matrix of a (2, 2) change about the image's middle, which is shifted by (x, y) pixels."""
+    """Return the (3, 3) matrix of a (2, 2) linear map about the image's centre, which is shifted by (x, y) pixels."""
     middle = np.array([size[1] / 2, size[0] / 2])
     matrix = np.eye(3)
     matrix[:2, :2] = linear
@@ -101,14 +101,14 @@ def about_center(linear: np.ndarray, size: Size, shift: tuple[float, float] = (0
 
 
 class RandomRotFlip:
-    """Turn by a small angle, or, where that was not drawn, by quarter turns and mirror.
+    """Rotate by a small angle, or else by quarter turns and a flip.
 
     A quarter turn swaps height and width: use it with square crops, or crop afterwards.
 
     Args:
-        rotate_prob: Of turning by an angle of ``degree``, about the middle.
-        flip_prob: Of zero to three quarter turns and then a mirror, up-down or left-right, when not turned.
-        degree: Highest angle to both sides, or (lowest, highest); clockwise.
+        rotate_prob: Probability of rotating by an angle of ``degree`` about the centre.
+        flip_prob: Probability of zero to three quarter turns and a vertical or horizontal flip, when not rotated.
+        degree: Highest angle in degrees to both sides, or (lowest, highest); clockwise.
 
     Raises:
         UsageError: When a probability is none.
@@ -134,15 +134,15 @@ class RandomRotFlip:
 
 
 class RandomAffine:
-    """Turn, scale, shear and shift, all about the middle and in one resampling; the size stays. Arguments are mmdet's.
+    """Rotate, scale, shear and translate about the centre, in one resampling; the size stays. Arguments are mmdet's.
 
     Args:
-        max_rotate_degree: Highest angle to both sides.
-        max_translate_ratio: Highest shift, as a share of width and height.
+        max_rotate_degree: Highest angle in degrees to both sides.
+        max_translate_ratio: Highest translation, as a share of width and height.
         scaling_ratio_range: Lowest and highest factor.
-        max_shear_degree: Highest angle of shearing, along both axes.
-        pad_val: What fills the image from outside, one value or one per channel; labels there become 255.
-        prob: Of doing anything.
+        max_shear_degree: Highest shear angle in degrees, along both axes.
+        pad_val: Fill value of pixels from outside the image, one or one per channel; labels there become 255.
+        prob: Probability of applying it.
 
     Raises:
         UsageError: When an argument is out of range.
@@ -183,12 +183,12 @@ class RandomAffine:
 
 
 class RandomPerspective:
-    """Look at the image from another side: its four corners are moved inwards at random, as torchvision does.
+    """Random perspective: the four corners move inwards at random, as in torchvision.
 
     Args:
         distortion_scale: Farthest a corner moves, as a share of half the width and half the height; from 0 to 1.
-        prob: Of doing anything.
-        pad_val: What fills the image from outside, one value or one per channel; labels there become 255.
+        prob: Probability of applying it.
+        pad_val: Fill value of pixels from outside the image, one or one per channel; labels there become 255.
 
     Raises:
         UsageError: When an argument is out of range.
@@ -217,20 +217,20 @@ class RandomPerspective:
 
 
 class ElasticTransform:
-    """Bend the image like rubber (Simard et al., 2003; Ronneberger et al., U-Net, 2015).
+    """Elastic deformation (Simard et al., 2003; Ronneberger et al., U-Net, 2015).
 
     Each pixel is displaced by random numbers from -1 to 1, smoothed with a Gaussian of ``sigma`` pixels and multiplied
     by ``alpha``. With ``grid``, as U-Net has it: the points of a coarse grid are displaced by normal draws of
     ``alpha`` pixels, all others in between; U-Net's are ``alpha`` 10 and ``grid`` 3. That is much faster than a large
     ``sigma``. A point of the grid moves by a quarter of the grid's spacing at most, which keeps the image from folding;
-    without ``grid`` an ``alpha`` above about 30 times ``sigma`` folds it, and boxes and key points become inexact.
+    without ``grid`` an ``alpha`` above about 30 times ``sigma`` folds it, and boxes and keypoints become inexact.
 
     Args:
-        prob: Of doing anything.
-        alpha: How far.
-        sigma: How smoothly, in pixels; counts without ``grid`` only.
+        prob: Probability of applying it.
+        alpha: Strength of the displacement; with ``grid``, its standard deviation in pixels.
+        sigma: Standard deviation of the smoothing in pixels; unused with ``grid``.
         grid: Points per row and column of the grid.
-        pad_val: What fills the image from outside, one value or one per channel; labels there become 255.
+        pad_val: Fill value of pixels from outside the image, one or one per channel; labels there become 255.
 
     Raises:
         UsageError: When an argument is out of range.
@@ -277,7 +277,7 @@ class ElasticTransform:
 def _followed(points: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     """Return where points (..., 2) are after each pixel took its value from itself plus its shift.
 
-    The place ``q`` with ``q + shift(q) = p`` is found by going back and forth, for an image that is not folded.
+    The place ``q`` with ``q + shift(q) = p`` is found by fixed-point iteration, for an image that is not folded.
     """
     places = np.asarray(points, np.float64)
     for _ in range(20):

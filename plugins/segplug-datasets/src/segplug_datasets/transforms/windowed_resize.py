@@ -1,4 +1,4 @@
-"""A resize of which only the window is made that a later crop keeps."""
+"""A resize that makes only the window that a later crop keeps."""
 
 from __future__ import annotations
 
