@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from segkernel import Evaluation, Loader, Runner, hookimpl
 from segkernel.engine import LocalEngine
-from segkernel.interfaces.model import OutputSpec, Segmentor
+from segkernel.interfaces.model import PixelClasses, Segmentor
 from segkernel.sample import LabelMap, Sample
 
 
@@ -41,7 +41,7 @@ class TwoConvs(Segmentor):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.Conv2d(3, 16, 5, padding=2), nn.ReLU(), nn.Conv2d(16, 2, 5, padding=2))
-        self.outputs = {"seg": OutputSpec(classes=2, out_channels=2)}
+        self.outputs = {"seg": PixelClasses(classes=2, out_channels=2)}
         self.test_cfg = {"mode": "whole"}
 
     def forward(self, images):

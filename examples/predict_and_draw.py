@@ -22,10 +22,10 @@ def main(checkpoint: str, paths: list[str]) -> None:
         print(path, labels.shape, shares)
 
     pixels = images.read(paths[0])
-    one = predictor(pixels, scores=True)  # a list of images would give a list
+    one = predictor(pixels, probabilities=True)  # a list of images would give a list
     picture = draw(pixels, one, classes=predictor.classes, palette=predictor.palette, title="by hand")
     images.write("by_hand.png", picture)
-    print("probabilities", tuple(one["seg_scores"].shape))
+    print("probabilities", tuple(one["seg_probabilities"].shape))
 
 
 if __name__ == "__main__":

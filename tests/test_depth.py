@@ -14,7 +14,7 @@ from segkernel.config import Config, load_config
 from segkernel.errors import ConfigError
 from segkernel.experiment import make_runner
 from segkernel.inference import infer
-from segkernel.interfaces.model import OutputSpec
+from segkernel.interfaces.model import PixelValues
 from segkernel.predictor import Predictor
 from segplug_datasets.nyu import NYUDataset
 
@@ -57,7 +57,7 @@ def test_depths_are_learnt_measured_drawn_and_written(tmp_path: Path) -> None:
 
 def test_a_head_of_classes_is_refused(tmp_path: Path) -> None:
     head = {"type": "FCNHead", "in_channels": 128, "channels": 8, "num_classes": 4}
-    with pytest.raises(ConfigError, match="FCNHead gives scores of classes, not depths"):
+    with pytest.raises(ConfigError, match="FCNHead gives logits of classes, not depths"):
         make_runner(config(tmp_path, decode_head=head))
 
 
@@ -68,7 +68,7 @@ def test_slide_flip_is_the_mean_of_an_image_and_its_mirror() -> None:
     def predict(crop: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"seg": crop[:, :1] * ramp}
 
-    outputs = {"seg": OutputSpec(1, 1, "none")}
+    outputs = {"seg": PixelValues()}
     found = infer(predict, images, outputs, {"mode": "slide_flip", "crop_size": (40, 32), "stride": (40, 28)})
     both = (ramp + ramp.flip(0)) / 2
     whole = infer(predict, images[..., :32], outputs, {"mode": "whole_flip"})

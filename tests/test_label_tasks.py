@@ -84,9 +84,9 @@ def test_a_model_learns_is_measured_predicts_and_is_exported(tmp_path: Path, tas
     predictor = Predictor(checkpoint, device="cpu")
     shape = (2, SIZE, SIZE) if task == "multilabel" else (SIZE, SIZE)
     photo = tmp_path / "photos" / "0.png"
-    (prediction,) = predict_images(predictor, photo, tmp_path / "out", scores=True)
+    (prediction,) = predict_images(predictor, photo, tmp_path / "out", probabilities=True)
     assert prediction.labels.shape == shape
-    assert prediction["seg_scores"].shape == ((2 if task == "multilabel" else 1), SIZE, SIZE)
+    assert prediction["seg_probabilities"].shape == ((2 if task == "multilabel" else 1), SIZE, SIZE)
     assert set(np.unique(prediction.labels)) <= {0, 1}
     written = ["crack/0.png", "rust/0.png"] if task == "multilabel" else ["0.png"]
     for name, plane in zip(written, prediction.labels.reshape(-1, SIZE, SIZE)):

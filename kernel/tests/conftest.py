@@ -54,14 +54,14 @@ def make_model(dropout: float = 0.2):
     from torch import nn
     from torch.nn.functional import cross_entropy
 
-    from segkernel.interfaces.model import OutputSpec, Segmentor
+    from segkernel.interfaces.model import PixelClasses, Segmentor
 
     class TinySegmentor(Segmentor):
         def __init__(self) -> None:
             super().__init__()
             layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout2d(dropout)]
             self.body = nn.Sequential(*layers, nn.Conv2d(8, 3, 1))
-            self.outputs = {"seg": OutputSpec(classes=3, out_channels=3)}
+            self.outputs = {"seg": PixelClasses(classes=3, out_channels=3)}
             self.test_cfg = {"mode": "whole"}
 
         def forward(self, images):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,12 @@ import pytest
 import torch
 
 from segkernel.errors import UsageError
-from segkernel.inference import Preprocessor, infer, predict_batch, slide, to_labels
-from segkernel.interfaces.model import OutputSpec
+from segkernel.inference import Preprocessor, infer, predict_batch, slide
+from segkernel.interfaces.model import PixelClasses
 from segkernel.sample import Batch, LabelMap, Sample, Targets, collate
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "inference.npz")
-SOFTMAX = OutputSpec(classes=5, out_channels=5)
+SOFTMAX = PixelClasses(classes=5, out_channels=5)
 
 
 def plain(images):
@@ -65,16 +64,16 @@ def test_another_number_of_channels_is_refused():
     [
         ("plain", SOFTMAX, (40, 48)),
         ("resize", SOFTMAX, (50, 70)),
-        ("align_resize", OutputSpec(5, 5, align_corners=True), (50, 70)),
-        ("binary", OutputSpec(2, 1, "sigmoid", 0.3), (40, 48)),
-        ("binary_thr", OutputSpec(2, 1, "sigmoid", 0.6), (40, 48)),
+        ("align_resize", PixelClasses(5, 5, align_corners=True), (50, 70)),
+        ("binary", PixelClasses(2, 1, "sigmoid", 0.3), (40, 48)),
+        ("binary_thr", PixelClasses(2, 1, "sigmoid", 0.6), (40, 48)),
     ],
 )
 def test_scores_become_the_reference_s_labels(name, output, original):
     scores = random_scores(output.out_channels)
     batch = plain(torch.zeros(2, 3, 40, 48))
     batch.original_sizes = [original] * 2
-    found = predict_batch(lambda _: {"seg": scores}, batch, preprocessor=NOTHING, outputs={"seg": output})
+    found = predict_batch(lambda _: {"seg": scores}, batch, batch.images, outputs={"seg": output})
     labels = np.stack([prediction.labels.numpy() for prediction in found])
     assert (labels == GOLDEN[f"pred_{name}"]).mean() > 0.9999
 
@@ -84,7 +83,7 @@ def test_padding_is_cut_off_before_the_scores_are_resized():
     batch = plain(torch.zeros(2, 3, 33, 42))
     batch.original_sizes = [(30, 37)] * 2
     padding = Preprocessor(mean=(0, 0, 0), std=(1, 1, 1), test_cfg={"size_divisor": 8}).eval()
-    found = predict_batch(lambda _: {"seg": scores}, batch, preprocessor=padding, outputs={"seg": SOFTMAX})
+    found = predict_batch(lambda _: {"seg": scores}, batch, padding(batch)[0], outputs={"seg": SOFTMAX})
     labels = np.stack([prediction.labels.numpy() for prediction in found])
     assert (labels == GOLDEN["pred_padding"]).mean() > 0.9999
 
@@ -100,20 +99,18 @@ def test_merged_views_are_the_mean_of_their_probabilities():
     batch = plain(torch.zeros(1, 3, 20, 24))
     outputs = {"seg": SOFTMAX}
     tta = {"scales": (1.0, 1.0), "flip": True}
-    found = predict_batch(predict, batch, preprocessor=NOTHING, outputs=outputs, tta=tta, scores=True)
+    found = predict_batch(predict, batch, batch.images, outputs=outputs, tta=tta, probabilities=True)
     turned = [scores.flip(-1) if index % 2 else scores for index, scores in enumerate(kept)]
     mean = torch.stack([scores.softmax(1) for scores in turned]).mean(0)[0]
-    torch.testing.assert_close(found[0]["seg_scores"], mean)
+    torch.testing.assert_close(found[0]["seg_probabilities"], mean)
 
 
 def test_tta_of_a_real_convolution_is_the_plain_prediction_when_there_is_one_view(tiny_model):
     model = tiny_model().eval()
     batch = plain(torch.rand(1, 3, 24, 32))
     outputs = model.outputs
-    one = predict_batch(model.predict, batch, preprocessor=NOTHING, outputs=outputs)
-    same = predict_batch(
-        model.predict, batch, preprocessor=NOTHING, outputs=outputs, tta={"scales": [1], "flip": False}
-    )
+    one = predict_batch(model.predict, batch, batch.images, outputs=outputs)
+    same = predict_batch(model.predict, batch, batch.images, outputs=outputs, tta={"scales": [1], "flip": False})
     assert torch.equal(one[0].labels, same[0].labels)
 
 
@@ -147,15 +144,14 @@ def test_windows_without_a_size_are_refused():
 
 
 def test_labels_are_small_integers_where_they_fit():
-    assert to_labels(random_scores(5), SOFTMAX).dtype == torch.uint8
-    assert to_labels(torch.zeros(1, 300, 2, 2), OutputSpec(300, 300)).dtype == torch.int64
+    assert SOFTMAX.decode(random_scores(5)[:1]).dtype == torch.uint8
+    assert PixelClasses(300, 300).decode(torch.zeros(1, 300, 2, 2)).dtype == torch.int64
 
 
-def test_several_labels_are_a_yes_or_no_for_each_class() -> None:
-    output = OutputSpec(2, 2, "sigmoid", 0.6, task="multilabel")
+def test_several_labels_are_one_decision_for_each_class() -> None:
+    output = PixelClasses(2, 2, "sigmoid", 0.6, task="multilabel")
     scores = torch.tensor([2.0, 0.1, -3.0, 5.0]).view(1, 2, 1, 2)
-    labels = to_labels(scores, output)
+    labels = output.decode(scores)
     assert labels.dtype == torch.uint8
-    assert labels.tolist() == [[[[1, 0]], [[0, 1]]]]
-    assert torch.equal(to_labels(scores.sigmoid(), output, activated=True), labels)
-    assert OutputSpec(**asdict(output)) == output
+    assert labels.tolist() == [[[1, 0]], [[0, 1]]]
+    assert torch.equal(output.decode(scores.sigmoid(), activated=True), labels)

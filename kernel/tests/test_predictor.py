@@ -64,7 +64,7 @@ def test_a_list_of_one_gives_a_list(predictor, pictures):
 
 
 def test_scores_are_probabilities(predictor, pictures):
-    scores = predictor(pictures / "a.jpg", scores=True)["seg_scores"]
+    scores = predictor(pictures / "a.jpg", probabilities=True)["seg_probabilities"]
     torch.testing.assert_close(scores.sum(0), torch.ones(20, 30))
 
 
@@ -163,13 +163,13 @@ MODULE = """
 import json
 import torch
 from pathlib import Path
-from segkernel.interfaces.model import Exporter, OutputSpec, Segmentor
+from segkernel.interfaces.model import Exporter, PixelClasses, Segmentor
 
 class Shades(Segmentor):
     def __init__(self, scale: float = 1.0, pretrained: str | None = None) -> None:
         super().__init__()
         self.scale = torch.nn.Parameter(torch.tensor(scale))
-        self.outputs = {"seg": OutputSpec(classes=2, out_channels=2)}
+        self.outputs = {"seg": PixelClasses(classes=2, out_channels=2)}
         self.test_cfg = {"mode": "whole"}
         self.pretrained = pretrained
 

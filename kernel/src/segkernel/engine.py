@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from segkernel.errors import PeerError, SegKernelError, TrainingError, UsageError, worker_crash_of
 from segkernel.interfaces.model import Engine, Segmentor
-from segkernel.sample import Batch, Targets
+from segkernel.sample import Batch, Targets, map_tensors
 
 
 class LocalEngineArguments(TypedDict, total=False):
@@ -85,7 +85,7 @@ class LocalEngine(Engine):
         sums: dict[str, Tensor] = {}
         for index, batch in enumerate(micro_batches):
             with nullcontext() if index == len(micro_batches) - 1 else self.accumulating():
-                losses = self._losses(batch, self.compute_loss)
+                losses = self._losses(batch)
                 self.scaler.scale(losses["loss"] / len(micro_batches)).backward()
             for name, value in losses.items():
                 part = value.detach() / len(micro_batches)
@@ -109,27 +109,24 @@ class LocalEngine(Engine):
         limit, kind = self.clip_grad["max_norm"], self.clip_grad.get("norm_type", 2.0)
         return nn.utils.clip_grad_norm_(self.segmentor.parameters(), limit, kind).detach()
 
-    @torch.no_grad()
-    def evaluate_loss(self, batch: Batch) -> dict[str, Tensor]:
-        return self._losses(batch, self.segmentor.loss)
-
-    def _losses(self, batch: Batch, compute: Callable[[Tensor, Targets], dict[str, Tensor]]) -> dict[str, Tensor]:
-        images, targets = self._inputs(batch)
-        with self._autocast():
-            losses = compute(images, targets)
-        terms = [value.mean() for name, value in losses.items() if "loss" in name]
-        return {**losses, "loss": torch.stack([term.float() for term in terms]).sum()}
-
-    def _inputs(self, batch: Batch) -> tuple[Tensor, Targets]:
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
         batch = batch.to(self.device, non_blocking=True)
         images, targets = self.preprocessor(batch)
-        return images.contiguous(memory_format=self.memory_format), targets
+        with self._autocast():
+            return _with_total(self.compute_loss(images.contiguous(memory_format=self.memory_format), targets))
 
     @torch.no_grad()
-    def predict(self, images: Tensor) -> dict[str, Tensor]:
+    def predict(self, images: Tensor) -> dict[str, Any]:
         with self._autocast():
-            scores = self.segmentor.predict(images.contiguous(memory_format=self.memory_format))
-        return {name: value.float() for name, value in scores.items()}
+            raw = self.segmentor.predict(images.contiguous(memory_format=self.memory_format))
+        return map_tensors(raw, _full_precision)
+
+    @torch.no_grad()
+    def predict_with_loss(self, images: Tensor, targets: Targets) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        images = images.contiguous(memory_format=self.memory_format)
+        with self._autocast():
+            raw, losses = self.segmentor.predict_with_loss(images, targets)
+            return map_tensors(raw, _full_precision), _with_total(losses)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.amp is None else torch.autocast(self.device.type, dtype=self.amp)
@@ -152,6 +149,16 @@ class LocalEngine(Engine):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state.get("scaler"):
             self.scaler.load_state_dict(dict(state["scaler"]))
+
+
+def _with_total(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return named scalars together with ``loss``, the sum of those that are losses."""
+    terms = [value.mean() for name, value in losses.items() if "loss" in name]
+    return {**losses, "loss": torch.stack([term.float() for term in terms]).sum()}
+
+
+def _full_precision(value: Tensor) -> Tensor:
+    return value.float() if value.is_floating_point() else value
 
 
 def _keep_freed_memory() -> None:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import copyreg
 import difflib
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,15 @@ class SegKernelError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:  # data-loader workers send exceptions through pickle
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
+
+
+class SegKernelRemovedIn04Warning(DeprecationWarning):
+    """A public name that still works and goes away in seg-kernel 0.4."""
+
+
+def warn_renamed(old: str, new: str, stacklevel: int = 3) -> None:
+    """Warn that ``old`` is called ``new`` now, at the caller of the function that calls this."""
+    warnings.warn(f"{old} is called {new} now and goes away in 0.4", SegKernelRemovedIn04Warning, stacklevel)
 
 
 class UsageError(SegKernelError):

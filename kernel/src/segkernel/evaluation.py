@@ -6,14 +6,14 @@ import logging
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from segkernel.data import Loader, on_device
 from segkernel.engine import blame_batch, together
-from segkernel.errors import DataError, UsageError
+from segkernel.errors import DataError, UsageError, warn_renamed
 from segkernel.inference import TTA, check_views, predict_batch
 from segkernel.interfaces.data import Metric
 from segkernel.interfaces.model import TestConfig
@@ -33,14 +33,15 @@ class Evaluation:
         metrics: Each is copied before an evaluation.
         test_cfg: Whole or sliding windows; None takes the model's.
         tta: Test-time augmentation, for the test only.
-        loss: Also compute the loss on the validation set.
+        loss: Also compute the loss on the validation set. None does where it costs no second pass: the model is
+            `one_pass` and sees whole images.
         format_only: Predict a set without annotations: no metric, no loss.
     """
 
     metrics: Sequence[Metric] = ()
     test_cfg: TestConfig | None = None
     tta: TTA | None = None
-    loss: bool = True
+    loss: bool | None = None
     format_only: bool = False
 
     def __post_init__(self) -> None:
@@ -60,13 +61,11 @@ def evaluate(run: Runner, part: Loader, kind: str) -> dict[str, float] | None:
             if run.received or run.engine.alerted:
                 break
             _need_annotations(metrics, batch, part)
-            if kind == "val" and run.evaluation.loss and "seg" in batch.targets:
-                with blame_batch([batch]):
-                    terms = run.engine.evaluate_loss(batch)
-                for name, value in terms.items():
-                    losses.setdefault(name, []).append(value.mean() * len(batch))
+            terms = _predict(run, batch, metrics, kind == "val" and "seg" in batch.targets and _wants_loss(run))
+            for name, value in terms.items():
+                losses.setdefault(name, []).append(value.mean() * len(batch))
+            if terms:
                 losses.setdefault(_COUNT, []).append(torch.tensor(float(len(batch))))
-            _predict(run, batch, metrics)
         if run.received:
             run.engine.alert(f"signal {run.received}")
     run.agree_on_stop()
@@ -97,21 +96,51 @@ def _need_annotations(metrics: Sequence[Metric], batch: Batch, part: Loader) -> 
         raise DataError(message, batch.meta[0].get("path"))
 
 
-def _predict(run: Runner, batch: Batch, metrics: Sequence[Metric]) -> None:
+def _sees_whole_images(run: Runner) -> bool:
+    return (run.evaluation.test_cfg or run.model.test_cfg).get("mode", "whole") == "whole"
+
+
+def _wants_loss(run: Runner) -> bool:
+    if run.evaluation.loss is None:
+        return run.model.one_pass and _sees_whole_images(run)
+    return run.evaluation.loss
+
+
+def _predict(run: Runner, batch: Batch, metrics: Sequence[Metric], with_loss: bool) -> dict[str, Tensor]:
+    """Update the metrics with a batch; return its losses when they are wanted."""
+    losses: dict[str, Tensor] = {}
     with blame_batch([batch]):
+        images, targets = run.preprocessor(batch)
+
+        def predict_and_learn(images: Tensor) -> dict[str, Any]:
+            raw, found = run.engine.predict_with_loss(images, targets)
+            losses.update(found)
+            return raw
+
+        shared = with_loss and _sees_whole_images(run)
+        if with_loss and not shared:  # windows have no loss of their own
+            predict_and_learn(images)
         predictions = predict_batch(
-            run.engine.predict,
+            predict_and_learn if shared else run.engine.predict,
             batch,
-            preprocessor=run.preprocessor,
+            images,
             outputs=run.model.outputs,
             test_cfg=run.evaluation.test_cfg or run.model.test_cfg,
             tta=run.evaluation.tta if run.mode == "test" else None,
-            scores=any(getattr(metric, "needs_scores", False) for metric in metrics),
+            probabilities=any(map(_needs_probabilities, metrics)),
         )
     for prediction, truth in zip(predictions, batch.truths):
         for metric in metrics:
             metric.update(prediction, truth)
         run.hooks.after_prediction(run=run, prediction=prediction, target=truth)
+    return losses
+
+
+def _needs_probabilities(metric: Metric) -> bool:
+    if getattr(metric, "needs_scores", False):
+        warn_renamed(f"{type(metric).__name__}.needs_scores", "needs_probabilities")
+        return True
+    return getattr(metric, "needs_probabilities", False)
 
 
 def _reduced(run: Runner, metrics: Sequence[Metric], losses: dict[str, list[float]], kind: str) -> dict[str, float]:

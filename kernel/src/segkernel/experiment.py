@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -322,17 +322,8 @@ def _check_classes(model: Segmentor, data: DataSection, config: Config) -> None:
         if data.num_classes not in (None, count):
             place = place_of(config["data"], "num_classes")
             raise ConfigError(Problem(f"{data.num_classes}, but {message}", "data.num_classes", place))
-        if output is None or output.is_real:
-            continue
-        if output.classes != count:
-            hint = f"set num_classes: {count} in the model's heads, or reference ${{data.num_classes}}"
-            place = place_of(config["data"], name)
-            raise ConfigError(Problem(f"{message}, the model predicts {output.classes}", f"data.{name}", place, hint))
-        task = getattr(getattr(part, "labels", None), "task", "multiclass")
-        if (task == "multilabel") != (output.task == "multilabel"):
-            message = f"{type(part).__name__} has labels for task {task}, the model is for task {output.task}"
-            hint = f"set data.task: {task}, or give the data set labels for task {output.task}"
-            raise ConfigError(Problem(message, f"data.{name}", place_of(config["data"], name), hint))
+        if output is not None and (problem := output.mismatch(part)):
+            raise ConfigError(replace(problem, path=f"data.{name}", place=place_of(config["data"], name)))
 
 
 def start(

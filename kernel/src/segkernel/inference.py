@@ -1,4 +1,4 @@
-"""From images to label maps: preprocessing, whole and sliding windows, test-time augmentation, scores to labels.
+"""From images to predictions: preprocessing, whole images and sliding windows, test-time augmentation.
 
 Validation, ``seg-kernel test``, `Predictor` and exported models all come through `predict_batch`.
 """
@@ -16,13 +16,13 @@ from typing_extensions import TypedDict
 
 from segkernel.errors import UsageError
 from segkernel.interfaces.data import DeviceStep
-from segkernel.interfaces.model import OutputSpec, TestConfig
+from segkernel.interfaces.model import Output, PixelClasses, TestConfig
 from segkernel.labels import IGNORE
 from segkernel.nn import resize
 from segkernel.sample import Batch, Prediction, Size, Targets
 
-Predict = Callable[[Tensor], dict[str, Tensor]]
-"""Normalised images (N, C, H, W) to raw scores (N, K, h, w) per output."""
+Predict = Callable[[Tensor], dict[str, Any]]
+"""Normalised images (N, C, H, W) to the raw values of each output (see `segkernel.interfaces.model.Output`)."""
 
 
 class TTA(TypedDict, total=False):
@@ -148,28 +148,31 @@ def check_views(test_cfg: TestConfig | None, tta: TTA | None = None) -> None:
         raise UsageError(f"tta: needs scales above 0, got {list(tta['scales'])}")
 
 
-def infer(
-    predict: Predict, images: Tensor, outputs: Mapping[str, OutputSpec], test_cfg: TestConfig
-) -> dict[str, Tensor]:
-    """Return raw scores (N, K, H, W) per output at the size of ``images``, seen as ``test_cfg`` says.
+def infer(predict: Predict, images: Tensor, outputs: Mapping[str, Output], test_cfg: TestConfig) -> dict[str, Any]:
+    """Return the raw values of each output at the size of ``images``, seen as ``test_cfg`` says.
 
     Raises:
-        UsageError: As `check_views`.
+        UsageError: As `check_views`, or when an output cannot be merged over windows.
     """
     check_views(test_cfg)
     mode = test_cfg.get("mode", "whole")
-    predict = _both_ways(predict) if mode.endswith("flip") else predict
+    predict = _both_ways(predict, outputs) if mode.endswith("flip") else predict
     if mode.startswith("whole"):
         return whole(predict, images, outputs)
     return slide(predict, images, outputs, _size(test_cfg["crop_size"]), _size(test_cfg["stride"]))
 
 
-def _both_ways(predict: Predict) -> Predict:
+def _both_ways(predict: Predict, outputs: Mapping[str, Output]) -> Predict:
     """Return what averages a prediction with that of the mirrored images."""
 
-    def averaged(images: Tensor) -> dict[str, Tensor]:
+    def averaged(images: Tensor) -> dict[str, Any]:
         mirrored = predict(images.flip(-1))
-        return {name: (scores + mirrored[name].flip(-1)) / 2 for name, scores in predict(images).items()}
+        merged = {}
+        for name, raw in predict(images).items():
+            output = outputs[name]
+            turned = output.flip(mirrored[name], _size_of(images))
+            merged[name] = output.mean(output.merge(output.merge(None, raw), turned), 2)
+        return merged
 
     return averaged
 
@@ -179,30 +182,33 @@ def _size(size: Size | int) -> Size:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def whole(predict: Predict, images: Tensor, outputs: Mapping[str, OutputSpec]) -> dict[str, Tensor]:
-    """Predict whole images; scores are resized to the images' size."""
-    size = images.shape[-2:]
-    return {
-        name: resize(scores, size=size, mode="bilinear", align_corners=outputs[name].align_corners)
-        for name, scores in predict(images).items()
-    }
+def _size_of(images: Tensor) -> Size:
+    return images.shape[-2], images.shape[-1]
+
+
+def whole(predict: Predict, images: Tensor, outputs: Mapping[str, Output]) -> dict[str, Any]:
+    """Predict whole images; raw values are resized to the images' size."""
+    size = _size_of(images)
+    return {name: outputs[name].resize(raw, size, size) for name, raw in predict(images).items()}
 
 
 def slide(
-    predict: Predict, images: Tensor, outputs: Mapping[str, OutputSpec], crop_size: Size, stride: Size
-) -> dict[str, Tensor]:
-    """Predict windows of ``crop_size`` every ``stride`` (both height, width); overlapping scores are averaged."""
-    sums: dict[str, Tensor] = {}
-    height, width = images.shape[-2:]
+    predict: Predict, images: Tensor, outputs: Mapping[str, Output], crop_size: Size, stride: Size
+) -> dict[str, Any]:
+    """Predict windows of ``crop_size`` every ``stride`` (both height, width); raw values are averaged in overlaps.
+
+    Raises:
+        UsageError: An output cannot be merged over windows.
+    """
+    canvases: dict[str, Any] = {}
+    size = height, width = _size_of(images)
     count = images.new_zeros((1, 1, height, width))
-    for top, left in _windows((height, width), crop_size, stride):
+    for top, left in _windows(size, crop_size, stride):
         rows, columns = slice(top, top + crop_size[0]), slice(left, left + crop_size[1])
-        for name, scores in whole(predict, images[..., rows, columns], outputs).items():
-            if name not in sums:
-                sums[name] = scores.new_zeros((*scores.shape[:2], height, width))
-            sums[name][..., rows, columns] += scores
+        for name, raw in whole(predict, images[..., rows, columns], outputs).items():
+            canvases[name] = outputs[name].paste(canvases.get(name), raw, (top, left), size)
         count[..., rows, columns] += 1
-    return {name: total / count for name, total in sums.items()}
+    return {name: outputs[name].mean(canvas, count) for name, canvas in canvases.items()}
 
 
 def _windows(size: Size, crop: Size, stride: Size) -> list[tuple[int, int]]:
@@ -215,66 +221,46 @@ def _windows(size: Size, crop: Size, stride: Size) -> list[tuple[int, int]]:
     return [(top, left) for top in starts(size[0], crop[0], stride[0]) for left in starts(size[1], crop[1], stride[1])]
 
 
-def activate(scores: Tensor, output: OutputSpec) -> Tensor:
-    """Turn raw scores (N, K, H, W) into probabilities, as the output says."""
-    if output.activation == "softmax":
-        return scores.softmax(1)
-    return scores.sigmoid() if output.activation == "sigmoid" else scores
-
-
-def to_labels(values: Tensor, output: OutputSpec, activated: bool = False) -> Tensor:
-    """Turn scores, or probabilities when ``activated``, (N, K, H, W) into class ids (N, H, W), uint8 where they fit.
-
-    For the task ``multilabel`` they stay (N, K, H, W): 1 for yes, 0 for no. Real numbers, such as depths, stay what
-    they are, (N, H, W).
-    """
-    if output.is_real:
-        return values[:, 0]
-    several = output.task == "multilabel"
-    if output.threshold is not None and (several or output.out_channels == 1):
-        chosen = ((values if activated else activate(values, output)) > output.threshold).to(torch.uint8)
-        return chosen if several else chosen[:, 0]
-    labels = values.argmax(1)
-    return labels.to(torch.uint8) if values.shape[1] <= IGNORE else labels
-
-
 def predict_batch(
     predict: Predict,
     batch: Batch,
+    images: Tensor,
     *,
-    preprocessor: Preprocessor,
-    outputs: Mapping[str, OutputSpec],
+    outputs: Mapping[str, Output],
     test_cfg: TestConfig | None = None,
     tta: TTA | None = None,
-    scores: bool = False,
+    probabilities: bool = False,
 ) -> list[Prediction]:
     """Predict every image of a batch at its original size (``batch.original_sizes``, else its own).
 
     Args:
         predict: Usually ``segmentor.predict`` or ``engine.predict``.
-        batch: Images on the device, as the transforms left them.
-        preprocessor: Normalises and pads them.
+        batch: As the transforms left it.
+        images: What the preprocessor made of it, (N, C, H, W).
         outputs: The segmentor's.
         test_cfg: Whole (the default) or sliding windows.
         tta: Test-time augmentation.
-        scores: Also keep the probabilities, as ``NAME_scores``.
+        probabilities: Also keep those of each pixel, as ``NAME_probabilities`` (K, H, W).
+
+    Raises:
+        UsageError: As `infer`.
     """
-    images, _ = preprocessor(batch)
-    activated = scores or tta is not None
+    activated = probabilities or tta is not None
     views = _views(tta)
-    totals: list[dict[str, Tensor]] = [{} for _ in batch.sizes]
+    merged: list[dict[str, Any]] = [{} for _ in batch.sizes]
     for scale, flip in views:
-        raw = infer(predict, _view(images, scale, flip), outputs, test_cfg or {"mode": "whole"})
-        for index, total in enumerate(totals):
-            size = batch.sizes[index]
-            share = size[0] / images.shape[-2], size[1] / images.shape[-1]
-            original = batch.original_sizes[index] if batch.original_sizes else size
-            for name, value in raw.items():
-                value = _restore(value[index : index + 1], share, original, flip, outputs[name].align_corners)
-                value = activate(value, outputs[name]) if activated else value
-                total[name] = total[name] + value if name in total else value
-    means = ({name: total / len(views) for name, total in image.items()} for image in totals)
-    return [_prediction(mean, outputs, dict(meta), activated, scores) for mean, meta in zip(means, batch.meta)]
+        view = _view(images, scale, flip)
+        raw = infer(predict, view, outputs, test_cfg or {"mode": "whole"})
+        for index, image in enumerate(merged):
+            true = batch.sizes[index]
+            original = batch.original_sizes[index] if batch.original_sizes else true
+            share = true[0] / images.shape[-2], true[1] / images.shape[-1]
+            for name, values in raw.items():
+                output = outputs[name]
+                value = _restore(output, values[index : index + 1], _size_of(view), share, original, flip)
+                image[name] = output.merge(image.get(name), output.activate(value) if activated else value)
+    means = ({name: outputs[name].mean(value, len(views)) for name, value in image.items()} for image in merged)
+    return [_prediction(mean, outputs, dict(meta), activated, probabilities) for mean, meta in zip(means, batch.meta)]
 
 
 def _views(tta: TTA | None) -> list[tuple[float, bool]]:
@@ -292,18 +278,19 @@ def _view(images: Tensor, scale: float, flip: bool) -> Tensor:
 
 
 def _restore(
-    scores: Tensor, share: tuple[float, float], original: tuple[int, ...], flip: bool, align_corners: bool
-) -> Tensor:
+    output: Output, raw: Any, seen: Size, share: tuple[float, float], original: Sequence[int], flip: bool
+) -> Any:
     """Undo the mirroring, cut the padding off (``share`` of each side is image) and resize to the original size."""
-    scores = scores.flip(-1) if flip else scores
-    height, width = (round(length * part) for length, part in zip(scores.shape[-2:], share))
-    return resize(scores[..., :height, :width], size=original, mode="bilinear", align_corners=align_corners)
+    raw = output.flip(raw, seen) if flip else raw
+    true = round(seen[0] * share[0]), round(seen[1] * share[1])
+    return output.resize(output.crop(raw, true), true, (original[0], original[1]))
 
 
 def _prediction(
-    values: Mapping[str, Tensor], outputs: Mapping[str, OutputSpec], meta: dict[str, Any], activated: bool, keep: bool
+    values: Mapping[str, Any], outputs: Mapping[str, Output], meta: dict[str, Any], activated: bool, keep: bool
 ) -> Prediction:
-    fields = {name: to_labels(value, outputs[name], activated)[0] for name, value in values.items()}
+    fields = {name: outputs[name].decode(value, activated) for name, value in values.items()}
     if keep:
-        fields |= {f"{name}_scores": value[0] for name, value in values.items()}
+        kept = {name: value for name, value in values.items() if isinstance(outputs[name], PixelClasses)}
+        fields |= {f"{name}_probabilities": value[0] for name, value in kept.items()}
     return Prediction(fields, meta)

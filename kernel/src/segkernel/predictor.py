@@ -21,10 +21,10 @@ from segkernel.build import build, construct
 from segkernel.catalog import Catalog
 from segkernel.data import apply_eval_transforms
 from segkernel.engine import LocalEngine
-from segkernel.errors import ComponentError, DataError, UsageError
+from segkernel.errors import ComponentError, DataError, UsageError, warn_renamed
 from segkernel.inference import TTA, Preprocessor, predict_batch
 from segkernel.interfaces.data import Dataset, Transform
-from segkernel.interfaces.model import OutputSpec, Segmentor, TestConfig
+from segkernel.interfaces.model import PixelClasses, Segmentor, TestConfig
 from segkernel.labels import Color, LabelSpec
 from segkernel.loading import ExporterChoice, catalog_of, load_model
 from segkernel.sample import Batch, Prediction, Sample, collate
@@ -84,7 +84,7 @@ class Predictor:
         names = classes or (known.classes if known else None)
         self.model: Any = built if hasattr(built, "outputs") else _PlainModule(built, names)
         output = self.model.outputs["seg"]
-        self.labels = _settle_labels(classes, palette, None if output.is_real else known, output.classes)
+        self.labels = _settle_labels(classes, palette, known if output.classes else None, output.classes)
         specs = data.get("eval_transforms") or ()
         self.transforms = [build("transforms", t, catalog=catalog) for t in specs] if transforms is None else transforms
         wanted = preprocess or data.get("preprocess") or meta.get("preprocess") or {}
@@ -110,13 +110,16 @@ class Predictor:
         """Where the model runs."""
         return self._engine.device
 
-    def __call__(self, inputs: Image | Iterable[Image], *, scores: bool = False) -> Any:
+    def __call__(
+        self, inputs: Image | Iterable[Image], *, probabilities: bool = False, scores: bool | None = None
+    ) -> Any:
         """Predict one image, or several one after the other.
 
         Args:
             inputs: A path or an array (H, W, 3) uint8 RGB, or an iterable of these. Folders and patterns are for
                 ``seg-kernel predict`` and `segplug_datasets.predict_images`.
-            scores: Also keep the probabilities, ``seg_scores`` (K, H, W).
+            probabilities: Also keep those of each pixel, ``seg_probabilities`` (K, H, W).
+            scores: The name of ``probabilities`` before 0.3.
 
         Returns:
             One `Prediction` for one image, else a list in their order; on the CPU.
@@ -125,24 +128,29 @@ class Predictor:
             DataError: When an image cannot be read, or not be predicted.
             UsageError: When it is no image.
         """
+        if scores is not None:
+            warn_renamed("the argument scores", "probabilities")
+            probabilities = scores
         if isinstance(inputs, str | Path | np.ndarray):
-            return self._predict_one(inputs, scores)
+            return self._predict_one(inputs, probabilities)
         if isinstance(inputs, Iterable) and not isinstance(inputs, Tensor | bytes | Mapping):
-            return [self._predict_one(source, scores) for source in inputs]
+            return [self._predict_one(source, probabilities) for source in inputs]
         raise UsageError(_not_an_image(inputs))
 
-    def predict(self, pixels: np.ndarray, *, name: str = "image", path: Any = None, scores: bool = False) -> Prediction:
+    def predict(
+        self, pixels: np.ndarray, *, name: str = "image", path: Any = None, probabilities: bool = False
+    ) -> Prediction:
         """Predict (H, W, 3) uint8 RGB; ``name`` and ``path`` are for the prediction's ``meta`` and for errors."""
         batch = self._batch(pixels, name, path)
         try:
             prediction = predict_batch(
                 self._engine.predict,
                 batch,
-                preprocessor=self.preprocessor,
+                self.preprocessor(batch)[0],
                 outputs=self.model.outputs,
                 test_cfg=self.test_cfg,
                 tta=self.tta,
-                scores=scores,
+                probabilities=probabilities,
             )[0]
         except RuntimeError as error:  # too small for the model's strides, or too large for the memory
             size = "x".join(str(length) for length in pixels.shape[:2])
@@ -167,11 +175,11 @@ class Predictor:
         sample = Sample(image=pixels, meta=meta, original_size=pixels.shape[:2])
         return collate([apply_eval_transforms(self.transforms, sample, np.random.default_rng(0))]).to(self.device)
 
-    def _predict_one(self, source: Image, scores: bool) -> Prediction:
+    def _predict_one(self, source: Image, probabilities: bool) -> Prediction:
         if isinstance(source, np.ndarray):
-            return self.predict(source, scores=scores)
+            return self.predict(source, probabilities=probabilities)
         path = _path(source)
-        return self.predict(image.read(path), name=path.stem, path=path, scores=scores)
+        return self.predict(image.read(path), name=path.stem, path=path, probabilities=probabilities)
 
 
 def _path(source: Image) -> Path:
@@ -189,27 +197,27 @@ def _not_an_image(source: object) -> str:
 
 
 class _PlainModule(Segmentor):
-    """A module that gives scores (N, K, h, w), as a segmentor."""
+    """A module that gives logits (N, K, h, w), as a segmentor."""
 
     def __init__(self, module: nn.Module, classes: Sequence[str] | None) -> None:
         super().__init__()
         if not classes:
             raise UsageError(f"{type(module).__name__} does not say what it predicts: give classes=[...]")
         self.module = module
-        self.outputs = {"seg": OutputSpec(len(classes), len(classes))}
+        self.outputs = {"seg": PixelClasses(len(classes), len(classes))}
         self.test_cfg = {"mode": "whole"}
 
     def forward(self, images: Tensor) -> Tensor:
         return self.module(images)
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
-        scores = self(images)
-        count = self.outputs["seg"].out_channels
-        if not isinstance(scores, Tensor) or scores.ndim != 4 or scores.shape[1] != count:
-            given = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        logits = self(images)
+        count = self.outputs["seg"].classes
+        if not isinstance(logits, Tensor) or logits.ndim != 4 or logits.shape[1] != count:
+            given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             name = type(self.module).__name__
-            raise UsageError(f"{name} gives {given}, not scores (N, {count}, h, w) of the {count} classes")
-        return {"seg": scores}
+            raise UsageError(f"{name} gives {given}, not logits (N, {count}, h, w) of the {count} classes")
+        return {"seg": logits}
 
 
 def _device_of(model: Any, given: bool) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segkernel.errors import DataError
+from segkernel.errors import DataError, warn_renamed
 from segkernel.fields import (  # kinds of fields, Crop, Flip and their like are wanted beside a sample
     Boxes,
     DepthMap,
@@ -101,12 +101,15 @@ class _Named(_Tensors):
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Return a copy with ``function`` applied to every tensor."""
-        return replace(self, fields={name: _map(value, function) for name, value in self.fields.items()})
+        return replace(self, fields={name: map_tensors(value, function) for name, value in self.fields.items()})
 
 
-def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Return a value with ``function`` applied to the tensors in it, also to those in lists and mappings."""
     if isinstance(value, list):
-        return [_map(entry, function) for entry in value]
+        return [map_tensors(entry, function) for entry in value]
+    if isinstance(value, dict):
+        return {name: map_tensors(entry, function) for name, entry in value.items()}
     return value if isinstance(value, np.ndarray) or not hasattr(value, "detach") else function(value)
 
 
@@ -177,9 +180,28 @@ class Targets(_Named):
 class Prediction(_Named):
     """What a model says of one image, at its original size.
 
-    For each output ``NAME`` of the segmentor: ``NAME`` (H, W) class ids, or (K, H, W) of yes (1) and no (0) where the
-    task is ``multilabel``, and, when they were asked for, ``NAME_scores`` (K, H, W) float probabilities.
+    For each output ``NAME`` of the segmentor: ``NAME``, what its `Output.decode` makes of it, as a rule (H, W) class
+    ids, or (K, H, W) of 1 and 0 where the task is ``multilabel``, and, when they were asked for,
+    ``NAME_probabilities`` (K, H, W) float.
     """
+
+    def __getitem__(self, name: str) -> Any:
+        return self.fields[self._current(name)]
+
+    def __contains__(self, name: str) -> bool:
+        return self._current(name) in self.fields
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the field ``name``, or ``default``."""
+        return self.fields.get(self._current(name), default)
+
+    def _current(self, name: str) -> str:
+        """Return what the field is called since 0.3."""
+        new = f"{name.removesuffix('_scores')}_probabilities"
+        if name in self.fields or new not in self.fields or not name.endswith("_scores"):
+            return name
+        warn_renamed(f"the field {name!r}", repr(new), stacklevel=4)
+        return new
 
     @property
     def labels(self) -> Tensor:

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor, nn  # noqa: E402
 
 from segkernel.catalog import Catalog  # noqa: E402
-from segkernel.interfaces.model import Features, OutputSpec  # noqa: E402
+from segkernel.interfaces.model import Features, PixelClasses  # noqa: E402
 from segkernel.sample import Targets  # noqa: E402
 from segkernel.testing import check_object  # noqa: E402
 from segkernel.testing.toys import ToyBackbone, ToyHead, ToySegmentor  # noqa: E402
@@ -157,7 +157,7 @@ class WrongOutput(ToyHead):
 
     def __init__(self, in_channels: int = 8, num_classes: int = 4) -> None:
         super().__init__(in_channels, num_classes)
-        self.output = OutputSpec(num_classes, 1)
+        self.output = PixelClasses(num_classes, 1)
 
 
 class NoLossKey(ToyHead):

@@ -23,7 +23,7 @@ def scene(seed: int, classes: int = 3) -> tuple[Prediction, Targets]:
     truth = torch.multinomial(odds, 1, generator=generator).reshape(40, 50).to(torch.uint8)
     truth[:4] = 255
     scores = logits.softmax(0)
-    return Prediction({"seg": scores.argmax(0), "seg_scores": scores}), Targets({"seg": truth})
+    return Prediction({"seg": scores.argmax(0), "seg_probabilities": scores}), Targets({"seg": truth})
 
 
 def plain_ece(confidence: np.ndarray, right: np.ndarray, bins: int) -> tuple[float, float]:
@@ -43,7 +43,7 @@ def counted(seeds: range, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
     for seed in seeds:
         prediction, target = scene(seed, classes)
         keep = target["seg"] != 255
-        parts.append((prediction["seg_scores"][:, keep].double().numpy(), target["seg"][keep].numpy()))
+        parts.append((prediction["seg_probabilities"][:, keep].double().numpy(), target["seg"][keep].numpy()))
     return np.concatenate([p[0] for p in parts], 1), np.concatenate([p[1] for p in parts])
 
 
@@ -102,7 +102,7 @@ def test_merged_calibration_equals_the_whole() -> None:
 def test_missing_scores_are_refused() -> None:
     prediction = Prediction({"seg": torch.zeros(2, 2)})
     for metric in (CalibrationMetric(classes=CLASSES), BinaryMetric()):
-        with pytest.raises(DataError, match="seg_scores"):
+        with pytest.raises(DataError, match="seg_probabilities"):
             metric.update(prediction, Targets({"seg": torch.zeros(2, 2)}))
         with pytest.raises(DataError, match=r"\(3, 2, 2\).*\(2, 3\)"):
             metric.update(torch.zeros(3, 2, 2), torch.zeros(2, 3))

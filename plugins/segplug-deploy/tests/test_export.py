@@ -17,13 +17,13 @@ import json
 import torch
 from pathlib import Path
 from segkernel.errors import ExportError
-from segkernel.interfaces.model import Exporter, OutputSpec, Segmentor
+from segkernel.interfaces.model import Exporter, PixelClasses, Segmentor
 
 class Shades(Segmentor):
     def __init__(self, scale: float = 1.0, pretrained: str | None = None) -> None:
         super().__init__()
         self.scale = torch.nn.Parameter(torch.tensor(scale))
-        self.outputs = {"seg": OutputSpec(classes=2, out_channels=2)}
+        self.outputs = {"seg": PixelClasses(classes=2, out_channels=2)}
         self.test_cfg = {"mode": "whole"}
         self.pretrained = pretrained
 

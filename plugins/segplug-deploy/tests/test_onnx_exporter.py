@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from segkernel import Predictor
 from segkernel.errors import ExportError
-from segkernel.interfaces.model import OutputSpec, Segmentor
+from segkernel.interfaces.model import PixelClasses, Segmentor
 from segkernel.nn import resize
 from segkernel.nn.pool import adaptive_avg_pool
 from segplug_deploy import ONNXExporter, exporter, prove
@@ -29,8 +29,8 @@ class Tiny(Segmentor):
         self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout2d(0.5))
         self.head, self.depth = nn.Conv2d(12, 2, 1), nn.Conv2d(12, 1, 1)
         self.outputs = {
-            "seg": OutputSpec(2, 2),
-            "edge": OutputSpec(2, 1, activation="sigmoid", threshold=0.3),
+            "seg": PixelClasses(2, 2),
+            "edge": PixelClasses(2, 1, activation="sigmoid", threshold=0.3),
         }
         self.test_cfg = {"mode": "whole"}
 

@@ -52,7 +52,7 @@ def test_a_head_is_made_for_a_task_or_refuses(name: str, task: Task) -> None:
     channels = 1 if task == "binary" else 2
     assert (head.output.out_channels, head.output.activation, head.output.threshold) == (channels, "sigmoid", 0.5)
     scores = torch.randn(2, channels, 8, 8, requires_grad=True)
-    losses = head.loss_by_scores(scores, labels(task))
+    losses = head.loss_by_logits(scores, labels(task))
     losses["loss_ce"].backward()
     assert scores.grad is not None
     assert scores.grad[..., 3:].abs().sum() > 0
@@ -66,16 +66,16 @@ def test_losses_of_yes_and_no_leave_out_what_is_unknown(task: Task, loss: Any) -
     head = make(task=task, loss_decode=loss)
     target = labels(task)
     scores = torch.randn(2, head.out_channels, 16, 16)
-    known = head.loss_by_scores(scores, target)
+    known = head.loss_by_logits(scores, target)
     changed = torch.where(torch.arange(16) < 4, torch.tensor(9.0), scores)
-    again = head.loss_by_scores(changed, target)
+    again = head.loss_by_logits(changed, target)
     assert torch.allclose(known[loss.name], again[loss.name])
     assert torch.equal(known["acc_seg"], again["acc_seg"])
     right = torch.where(target == 1, 20.0, -20.0)
-    best = head.loss_by_scores(right if task == "multilabel" else right[:, None], target)
+    best = head.loss_by_logits(right if task == "multilabel" else right[:, None], target)
     assert best["acc_seg"] == 100
     assert best[loss.name] < 0.01
-    nothing = head.loss_by_scores(scores, torch.full_like(target, 255))
+    nothing = head.loss_by_logits(scores, torch.full_like(target, 255))
     assert nothing[loss.name] == 0
 
 
@@ -101,7 +101,7 @@ def test_cross_entropy_of_yes_and_no_by_hand() -> None:
         ({"task": "multiclass", "out_channels": 1}, "out_channels: task multiclass with 2 classes has 2 channels"),
         ({"task": "multiclass", "threshold": 0.4}, "threshold: task multiclass takes the best class"),
         ({"task": "binary", "sampler": {"type": "OHEMPixelSampler"}}, "sampler: OHEMPixelSampler samples by a softmax"),
-        ({"task": "binary", "loss_decode": {"type": "LovaszLoss"}}, "LovaszLoss is here no loss of yes and no"),
+        ({"task": "binary", "loss_decode": {"type": "LovaszLoss"}}, "LovaszLoss is here no binary loss"),
         ({"task": "multilabel", "loss_decode": {"type": "CrossEntropyLoss"}}, "with use_sigmoid: true"),
     ],
 )
@@ -117,7 +117,7 @@ def test_labels_of_another_task_are_refused() -> None:
         (None, labels("multilabel")),
     ):
         with pytest.raises(ConfigError, match="labels of shape"):
-            make(task=task).loss_by_scores(torch.randn(2, 1 if task == "binary" else 2, 8, 8), target)
+            make(task=task).loss_by_logits(torch.randn(2, 1 if task == "binary" else 2, 8, 8), target)
 
 
 def test_without_a_task_all_is_as_it_was() -> None:

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from segkernel.errors import SegKernelError, UsageError
 from segkernel.evaluation import Evaluation
-from segkernel.interfaces.model import OutputSpec, Segmentor
+from segkernel.interfaces.model import PixelClasses, Segmentor
 from segkernel.runner import Runner
 from segkernel.sample import LabelMap, Prediction, Sample, Targets
 from segplug_training import TensorBoardHook
@@ -42,7 +42,7 @@ class Tiny(Segmentor):
 
     def __init__(self) -> None:
         super().__init__()
-        self.outputs = {"seg": OutputSpec(2, 2)}
+        self.outputs = {"seg": PixelClasses(2, 2)}
         self.test_cfg = {"mode": "whole"}
         self.conv = torch.nn.Conv2d(3, 2, 1)
 

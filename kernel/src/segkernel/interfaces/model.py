@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
@@ -18,6 +17,12 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from segkernel.errors import ConfigError, Problem
+from segkernel.geometry import Size
+from segkernel.interfaces.output import Output as Output
+from segkernel.interfaces.output import PixelClasses as PixelClasses
+from segkernel.interfaces.output import PixelMap as PixelMap
+from segkernel.interfaces.output import PixelValues as PixelValues
+from segkernel.interfaces.output import output_of as output_of
 from segkernel.labels import Task
 
 if TYPE_CHECKING:
@@ -54,17 +59,20 @@ class Neck(nn.Module):
 
 
 class Loss(nn.Module):
-    """Scores (N, K, H, W) and class ids (N, H, W) to a scalar. Logged under ``name`` (``loss_ce``).
+    """Logits (N, K, H, W) and class ids (N, H, W) to a scalar. Logged under ``name`` (``loss_ce``).
 
     Pixels with ``ignore_index`` do not count; when all are ignored the result is a finite zero with a gradient.
-    A loss whose attribute ``use_sigmoid`` is true also takes a yes (1) or no (0) for each channel, (N, K, H, W).
+    A loss whose attribute ``use_sigmoid`` is true also takes 1 or 0 for each channel, (N, K, H, W).
     """
 
     name: str
+    at_stride: ClassVar[bool] = False
+    """Whether it takes logits (N, K, h, w) at the model's own stride with labels (N, H, W), and the keyword
+    ``align_corners`` (bool, how to enlarge them); a head enlarges them for other losses."""
 
     def forward(
         self,
-        scores: Tensor,
+        logits: Tensor,
         target: Tensor,
         *,
         weight: Tensor | None = None,
@@ -75,31 +83,53 @@ class Loss(nn.Module):
 
 
 class Head(nn.Module):
-    """Feature maps to class scores."""
+    """Feature maps to class logits."""
 
-    output: OutputSpec
-    """What the scores mean."""
+    output: Output
+    """What the logits mean."""
     tasks: ClassVar[tuple[Task, ...]] = ("multiclass",)
     """What it can be trained for; a head that can do more than one takes the argument ``task``."""
 
     def forward(self, features: Features) -> Tensor:
-        """Return scores (N, K, h, w), unnormalised, at the head's own stride."""
+        """Return logits (N, K, h, w) at the head's own stride."""
         raise NotImplementedError
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
         """Return named scalars; those whose key holds ``loss`` are summed and minimised, others are logged."""
         raise NotImplementedError
 
-    def predict(self, features: Features, size: tuple[int, int] | None = None) -> Tensor:
-        """Return scores for inference; as `forward` unless the head predicts in another way than it trains.
+    def predict(self, features: Features, size: Size | None = None) -> Tensor:
+        """Return logits for inference; as `forward` unless the head predicts in another way than it trains.
 
         ``size``, the image's (height, width), is for heads that resize before they activate.
         """
         return self(features)
 
+    def predict_with_loss(
+        self, features: Features, targets: Targets, size: Size | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what `predict` and `loss` return, by running the head once where it is `one_pass`."""
+        if self.one_pass:
+            return self.single_pass(features, targets, size)
+        return self.predict(features, size), self.loss(features, targets)
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether prediction and loss come from one run."""
+        return _is_single_pass(self)
+
+    def single_pass(
+        self, features: Features, targets: Targets, size: Size | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return prediction and loss from one run of the head, where they come from the same logits.
+
+        A subclass that overrides ``predict`` or ``loss`` but not this is run twice instead.
+        """
+        raise NotImplementedError
+
 
 class CascadeHead(Head):
-    """A head that refines ``previous``, the scores (N, K, h, w) of the one before it."""
+    """A head that refines ``previous``, the logits (N, K, h, w) of the one before it."""
 
     def forward(self, features: Features, previous: Tensor) -> Tensor:  # type: ignore[override]
         raise NotImplementedError
@@ -108,39 +138,24 @@ class CascadeHead(Head):
         raise NotImplementedError
 
     def predict(  # type: ignore[override]
-        self, features: Features, previous: Tensor, size: tuple[int, int] | None = None
+        self, features: Features, previous: Tensor, size: Size | None = None
     ) -> Tensor:
         return self(features, previous)
 
+    def predict_with_loss(  # type: ignore[override]
+        self, features: Features, previous: Tensor, targets: Targets, size: Size | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.one_pass:
+            return self.single_pass(features, previous, targets, size)
+        return self.predict(features, previous, size), self.loss(features, previous, targets)
+
+    def single_pass(  # type: ignore[override]
+        self, features: Features, previous: Tensor, targets: Targets, size: Size | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        raise NotImplementedError
+
     def configure(self, train_cfg: Mapping[str, Any], test_cfg: Mapping[str, Any]) -> None:
         """Take what the segmentor's ``train_cfg`` and ``test_cfg`` say about this head."""
-
-
-@dataclass(frozen=True)
-class OutputSpec:
-    """What one output of a segmentor means.
-
-    Args:
-        classes: Number of classes.
-        out_channels: Channels of the scores; 1 with ``sigmoid`` is a binary map of 2 classes.
-        activation: Applied to the scores before a threshold or a merge. One channel with ``none`` is a real number for
-            each pixel, a depth for example.
-        threshold: Probability above which a ``sigmoid`` output is class 1, or a yes.
-        align_corners: How the scores are resized.
-        task: What a pixel is; ``multilabel`` is a yes or no for each channel.
-    """
-
-    classes: int
-    out_channels: int
-    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
-    threshold: float | None = None
-    align_corners: bool = False
-    task: Task = "multiclass"
-
-    @property
-    def is_real(self) -> bool:
-        """Whether it is a real number for each pixel, not a class."""
-        return self.activation == "none" and self.out_channels == 1
 
 
 class TestConfig(TypedDict, total=False):
@@ -160,23 +175,51 @@ class TestConfig(TypedDict, total=False):
 
 
 class Segmentor(nn.Module):
-    """A whole model: normalised images in, scores out; a plain torch model to everyone else."""
+    """A whole model: normalised images in, logits out; a plain torch model to everyone else."""
 
-    outputs: dict[str, OutputSpec]
+    outputs: dict[str, Output]
     """By name; one is called ``seg``, the main output."""
     test_cfg: TestConfig
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the scores (N, K, h, w) of the main output for normalised images (N, C, H, W)."""
+        """Return the logits (N, K, h, w) of the main output for normalised images (N, C, H, W)."""
         raise NotImplementedError
 
     def loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
         """Return named scalars, ``{"decode.loss_ce": ...}``; keys that hold ``loss`` are summed."""
         raise NotImplementedError
 
-    def predict(self, images: Tensor) -> dict[str, Tensor]:
-        """Return unnormalised scores per output, at any size; `segkernel.inference` resizes and activates them."""
+    def predict(self, images: Tensor) -> dict[str, Any]:
+        """Return the raw values of each output, as its `Output` has them: logits at any size for `PixelClasses`."""
         raise NotImplementedError
+
+    def predict_with_loss(self, images: Tensor, targets: Targets) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return what `predict` and `loss` return, by running the model once where it has `single_pass`, else twice."""
+        if _is_single_pass(self):
+            return self.single_pass(images, targets)
+        return self.predict(images), self.loss(images, targets)
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether prediction and loss come from one run, so that a validation has the loss at little cost."""
+        return _is_single_pass(self)
+
+    def single_pass(self, images: Tensor, targets: Targets) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return prediction and losses from one run of the model; `Segmentor` itself has no such way.
+
+        A subclass that overrides ``predict`` or ``loss`` but not this is run twice instead.
+        """
+        raise NotImplementedError
+
+
+def _is_single_pass(module: nn.Module) -> bool:
+    """Tell whether ``single_pass`` is written for the ``predict`` and ``loss`` that the class has."""
+    classes = type(module).__mro__
+    depth = {
+        name: next(i for i, cls in enumerate(classes) if name in vars(cls))
+        for name in ("single_pass", "predict", "loss")
+    }
+    return depth["single_pass"] == min(depth.values())  # nobody below it changed one of the others
 
 
 class Engine(ABC):
@@ -211,12 +254,15 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def evaluate_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the named scalars of a batch without gradients, in the mode the model is in."""
+    def predict(self, images: Tensor) -> dict[str, Any]:
+        """Return `Segmentor.predict` of normalised images that are on the device, without gradients."""
 
     @abstractmethod
-    def predict(self, images: Tensor) -> dict[str, Tensor]:
-        """Return `Segmentor.predict` of normalised images that are on the device, without gradients."""
+    def predict_with_loss(self, images: Tensor, targets: Targets) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return `Segmentor.predict_with_loss`, and ``loss``, the sum of the losses, without gradients.
+
+        Images and targets are on the device; the model stays in the mode it is in.
+        """
 
     # ------------------------------------------------------------ what all ranks do together
 

@@ -35,12 +35,20 @@ from segkernel.nn.layers import (
     build_plugin,
     build_upsample,
 )
-from segkernel.nn.losses import CrossEntropyLoss, PixelLoss, accuracy, class_factors, read_class_weight, reduce_loss
+from segkernel.nn.losses import (
+    CrossEntropyLoss,
+    PixelLoss,
+    StridedLogits,
+    accuracy,
+    class_factors,
+    read_class_weight,
+    reduce_loss,
+)
 from segkernel.nn.non_local import NonLocal2d
 from segkernel.nn.padding import AdaptivePadding, AdaptivePaddingConv2d
 from segkernel.nn.pool import AdaptiveAvgPool2d, adaptive_avg_pool, adaptive_max_pool, is_tracing
 from segkernel.nn.pyramid_pooling import PyramidPooling
-from segkernel.nn.resize import resize
+from segkernel.nn.resize import resize, upsample_logits
 from segkernel.nn.sampler import OHEMPixelSampler, PixelSampler
 from segkernel.nn.stages import FreezableBackbone, check_frozen_stages, check_out_indices, check_per_stage
 
@@ -72,6 +80,7 @@ __all__ = [
     "PixelLoss",
     "PixelSampler",
     "PyramidPooling",
+    "StridedLogits",
     "SyncBatchNorm2d",
     "TransformerEncoderLayer",
     "accuracy",
@@ -105,4 +114,5 @@ __all__ = [
     "resize_pos_embed",
     "single_head_attention",
     "trunc_normal_init",
+    "upsample_logits",
 ]

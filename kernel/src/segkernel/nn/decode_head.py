@@ -21,12 +21,13 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Required, TypedDict
 
-from segkernel.errors import ConfigError, Problem
-from segkernel.interfaces.model import CascadeHead, Features, Head, Loss, OutputSpec
+from segkernel.errors import ConfigError, Problem, warn_renamed
+from segkernel.geometry import Size
+from segkernel.interfaces.model import CascadeHead, Features, Head, Loss, PixelClasses
 from segkernel.labels import Task
 from segkernel.nn.init import normal_init
 from segkernel.nn.layers import LayerConfig, LayerConfigs
-from segkernel.nn.losses import CrossEntropyLoss, accuracy, right_decisions
+from segkernel.nn.losses import CrossEntropyLoss, StridedLogits, accuracy, binary_accuracy
 from segkernel.nn.resize import resize
 from segkernel.nn.sampler import PixelSampler
 from segkernel.sample import Targets
@@ -62,15 +63,15 @@ class DecodeHeadArguments(MultiLevelHeadArguments, total=False):
 
 
 class DecodeHead(Head):
-    """Base of heads that end in one score map.
+    """Base of heads that end in one map of logits.
 
     Args:
         in_channels: Channels of the chosen feature map, or of each of them.
         channels: Channels before the last convolution.
         num_classes: Number of classes.
-        out_channels: Channels of the scores: ``num_classes``, or 1 for a binary map of 2 classes.
-        threshold: Probability above which a binary map is class 1, or a class of a multi-label map is there; 0.5
-            with a ``task``, else 0.3, unless given.
+        out_channels: Channels of the logits: ``num_classes``, or 1 for a binary map of 2 classes.
+        threshold: Probability above which a binary map is class 1, or a class of a multi-label map is there; for None
+            0.5 with a ``task``, else 0.3.
         dropout_ratio: Share of channels dropped before the last convolution, in training.
         conv_cfg: Kind of convolution.
         norm_cfg: Kind of norm layer; none for None.
@@ -81,9 +82,10 @@ class DecodeHead(Head):
         loss_decode: One loss or several; cross-entropy for None. Losses of one name are added.
         ignore_index: The label that does not count.
         sampler: Chooses the pixels that count; all for None.
-        align_corners: How feature maps and scores are resized.
+        align_corners: How feature maps and logits are resized.
         task: ``multiclass`` is a softmax over the classes. ``binary`` is one channel for two classes, ``multilabel``
-            one for each class, with a sigmoid and losses of yes and no. None is what the other arguments make of it.
+            one for each class, with independent sigmoids and binary losses. None is what the other arguments make of
+            it.
 
     Raises:
         ConfigError: When arguments contradict each other, or a loss is not for the task.
@@ -115,11 +117,11 @@ class DecodeHead(Head):
     ) -> None:
         super().__init__()
         self.channels, self.num_classes, self.task = channels, num_classes, task
-        self._decides = task in ("binary", "multilabel")  # by a yes or no in every channel
+        self._binary = task in ("binary", "multilabel")  # an independent sigmoid in every channel
         usual = 1 if task == "binary" else num_classes
         self.out_channels = usual if out_channels is None else out_channels
-        sigmoid = self._decides or self.out_channels == 1
-        usual_threshold = 0.5 if self._decides else 0.3 if sigmoid else None
+        sigmoid = self._binary or self.out_channels == 1
+        usual_threshold = 0.5 if self._binary else 0.3 if sigmoid else None
         self.threshold = usual_threshold if threshold is None else threshold
         self.conv_cfg, self.norm_cfg, self.act_cfg = conv_cfg, norm_cfg, act_cfg
         self.layer_cfgs: LayerConfigs = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
@@ -127,8 +129,8 @@ class DecodeHead(Head):
         self._set_inputs(in_channels, in_index, input_transform)
         activation: Literal["softmax", "sigmoid"] = "sigmoid" if sigmoid else "softmax"
         kind = task or ("binary" if sigmoid else "multiclass")
-        self.output = OutputSpec(num_classes, self.out_channels, activation, self.threshold, align_corners, kind)
-        self.loss_decode = _losses(loss_decode, self._decides)
+        self.output = PixelClasses(num_classes, self.out_channels, activation, self.threshold, align_corners, kind)
+        self.loss_decode = _losses(loss_decode, self._binary)
         if task is None:
             self._check_outputs()
         else:
@@ -156,39 +158,59 @@ class DecodeHead(Head):
         return self.cls_seg(self.forward_feature(features))
 
     def forward_feature(self, features: Features) -> Tensor:
-        """Return (N, channels, h, w), what `cls_seg` makes scores of; a head writes this, or ``forward``."""
+        """Return (N, channels, h, w), what `cls_seg` makes logits of; a head writes this, or ``forward``."""
         raise NotImplementedError
 
     def cls_seg(self, x: Tensor) -> Tensor:
-        """Turn (N, channels, h, w) into scores (N, out_channels, h, w)."""
+        """Turn (N, channels, h, w) into logits (N, out_channels, h, w)."""
         return self.conv_seg(x if self.dropout is None else self.dropout(x))
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
-        return self.loss_by_scores(self(features), targets["seg"], targets.get("weight"))
+        return self.loss_by_logits(self(features), targets["seg"], targets.get("weight"))
 
-    def loss_by_scores(self, scores: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
-        """Return the losses and ``acc_seg``, a percentage, of scores (N, K, h, w) against class ids (N, H, W).
+    def single_pass(
+        self, features: Features, targets: Targets, size: Size | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        logits = self(features)
+        return logits, self.loss_by_logits(logits, targets["seg"], targets.get("weight"))
+
+    def loss_by_logits(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the losses and ``acc_seg``, a percentage, of logits (N, K, h, w) against class ids (N, H, W).
 
         ``weight`` (N, H, W) says what each pixel counts. For the task ``multilabel`` the target is (N, K, H, W).
+        Losses that are ``at_stride`` get the logits as they are, the others enlarged.
         """
         if (target.ndim == 4) != (self.task == "multilabel"):
-            message = f"labels of shape {tuple(target.shape)} for task {self.output.task}"
+            message = f"labels of shape {tuple(target.shape)} for task {self.task or 'multiclass'}"
             raise ConfigError(Problem(message, "task", hint="set data.task to what the data set's labels are"))
-        scores = resize(scores, target.shape[-2:], align_corners=self.align_corners)
         target = target.unsqueeze(1) if self.task == "binary" else target
-        losses = self._losses()
+        strided = StridedLogits(logits, target.shape[-2:], self.align_corners)
         if self.sampler is not None:
-            sampled = self.sampler.sample(scores, target, losses, self.ignore_index)
+            sampled = self._sample(self.sampler, strided, target)
             weight = sampled if weight is None else sampled * weight
         named: dict[str, Tensor] = {}
-        for loss in losses:
-            value = loss(scores, target, weight=weight, ignore_index=self.ignore_index)
+        for loss in self._losses():
+            value = strided.loss(loss, target, weight=weight, ignore_index=self.ignore_index)
             named[loss.name] = named[loss.name] + value if loss.name in named else value
-        if self._decides:
-            named["acc_seg"] = right_decisions(scores, target, self.threshold or 0.0, self.ignore_index)
-        else:
-            named["acc_seg"] = accuracy(scores, target, ignore_index=self.ignore_index)  # type: ignore[assignment]
+        named["acc_seg"] = self._accuracy(strided, target)
         return named
+
+    def loss_by_scores(self, scores: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+        """Return `loss_by_logits`, which this was called before 0.3."""
+        warn_renamed("DecodeHead.loss_by_scores", "loss_by_logits")
+        return self.loss_by_logits(scores, target, weight)
+
+    def _sample(self, sampler: PixelSampler, strided: StridedLogits, target: Tensor) -> Tensor:
+        if not sampler.at_stride:
+            return sampler.sample(strided.full, target, self._losses(), self.ignore_index)
+        options = {"align_corners": self.align_corners}
+        return sampler.sample(strided.small, target, self._losses(), self.ignore_index, **options)
+
+    def _accuracy(self, strided: StridedLogits, target: Tensor) -> Tensor:
+        options: Any = {"ignore_index": self.ignore_index, "align_corners": self.align_corners}
+        if self._binary:
+            return binary_accuracy(strided.largest, target, self.threshold or 0.0, **options)
+        return accuracy(strided.largest, target, **options)  # type: ignore[return-value]  # one number for one topk
 
     def _losses(self) -> list[Loss]:
         return list(self.loss_decode) if isinstance(self.loss_decode, nn.ModuleList) else [self.loss_decode]  # type: ignore[list-item, arg-type]
@@ -225,23 +247,29 @@ class DecodeHead(Head):
         if task == "multiclass" and self.threshold is not None:
             message, hint = "task multiclass takes the best class, there is no threshold", "leave it out"
             problems.append(Problem(message, "threshold", hint=f"{hint}, or set data.task to binary or multilabel"))
-        if self._decides and self.sampler is not None:
+        if self._binary and self.sampler is not None:
             message = f"{type(self.sampler).__name__} samples by a softmax, task {task} has none"
             problems.append(Problem(message, "sampler", hint="remove it"))
-        for loss in self._losses() if self._decides else ():
+        for loss in self._losses() if self._binary else ():
             if not getattr(loss, "use_sigmoid", False):
                 hint = "use CrossEntropyLoss, FocalLoss or DiceLoss, with use_sigmoid: true"
-                message = f"{type(loss).__name__} is here no loss of yes and no, which task {task} needs"
+                message = f"{type(loss).__name__} is here no binary loss, which task {task} needs"
                 problems.append(Problem(message, "loss_decode", hint=hint))
         if problems:
             raise ConfigError(problems)
 
 
-class CascadeDecodeHead(CascadeHead, DecodeHead):  # type: ignore[misc]  # previous scores come in between
-    """Base of heads that refine the scores of another; arguments are those of `DecodeHead`."""
+class CascadeDecodeHead(CascadeHead, DecodeHead):  # type: ignore[misc]  # previous logits come in between
+    """Base of heads that refine the logits of another; arguments are those of `DecodeHead`."""
 
     def loss(self, features: Features, previous: Tensor, targets: Targets) -> dict[str, Tensor]:  # type: ignore[override]
-        return self.loss_by_scores(self(features, previous), targets["seg"], targets.get("weight"))
+        return self.loss_by_logits(self(features, previous), targets["seg"], targets.get("weight"))
+
+    def single_pass(  # type: ignore[override]
+        self, features: Features, previous: Tensor, targets: Targets, size: Size | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        logits = self(features, previous)
+        return logits, self.loss_by_logits(logits, targets["seg"], targets.get("weight"))
 
 
 def _losses(loss_decode: Loss | Sequence[Loss] | None, use_sigmoid: bool) -> nn.Module:

@@ -1,7 +1,7 @@
-"""The default loss, cross-entropy, and the share of right pixels that heads log.
+"""The default loss, cross-entropy, the accuracy that heads log, and how a head calls its losses.
 
 loss = CrossEntropyLoss(class_weight=[0.5, 2.0])
-loss(scores, labels)            # (N, K, H, W) and (N, H, W) -> a scalar
+loss(logits, labels)            # (N, K, h, w) and (N, H, W) -> a scalar
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from segkernel.errors import ConfigError, DataError, Problem
 from segkernel.interfaces.model import Loss
+from segkernel.nn.resize import upsample_logits
 
 Reduction = Literal["mean", "sum", "none"]
 ClassWeight = Sequence[float] | str | None
@@ -26,9 +27,43 @@ ClassWeight = Sequence[float] | str | None
 class PixelLoss(Loss):
     """A loss that is a mean over pixels, so that a sampler can look at each pixel's share."""
 
-    def per_pixel(self, scores: Tensor, target: Tensor, ignore_index: int = 255) -> Tensor:
-        """Return (N, H, W), 0 where ignored."""
+    def per_pixel(self, logits: Tensor, target: Tensor, ignore_index: int = 255) -> Tensor:
+        """Return (N, H, W), 0 where ignored, for logits (N, K, H, W) at the size of the labels."""
         raise NotImplementedError
+
+
+class StridedLogits:
+    """Logits (N, K, h, w) of a head, for losses of labels (N, H, W): each loss gets them as it wants them.
+
+    Losses that are not ``at_stride`` share one enlarged copy, made when the first of them asks for it.
+
+    Args:
+        small: The logits at the head's stride.
+        size: Height and width of the labels.
+        align_corners: How logits are enlarged.
+    """
+
+    def __init__(self, small: Tensor, size: Sequence[int], align_corners: bool = False) -> None:
+        self.small, self.size, self.align_corners = small, size, align_corners
+        self._full: Tensor | None = None
+
+    @property
+    def full(self) -> Tensor:
+        """The logits at the size of the labels, (N, K, H, W)."""
+        if self._full is None:
+            self._full = upsample_logits(self.small, self.size, self.align_corners)
+        return self._full
+
+    @property
+    def largest(self) -> Tensor:
+        """The enlarged logits if some loss has asked for them, else the small ones; for what takes either."""
+        return self.small if self._full is None else self._full
+
+    def loss(self, loss: Loss, target: Tensor, **options: Any) -> Tensor:
+        """Return ``loss`` of these logits against ``target``; ``options`` are its other keywords."""
+        if loss.at_stride:
+            return loss(self.small, target, align_corners=self.align_corners, **options)
+        return loss(self.full, target, **options)
 
 
 class CrossEntropyLoss(PixelLoss):
@@ -38,17 +73,19 @@ class CrossEntropyLoss(PixelLoss):
     an ignored pixel counting as its class does, or as 1 when its label is no class.
 
     Args:
-        use_sigmoid: Every class is a yes or no of its own; scores may then have one channel for two classes.
-        use_mask: Scores (M, K, H, W) of M objects, targets (M, H, W) of 0 and 1, and ``weight`` the class id of each
+        use_sigmoid: An independent sigmoid per class; logits may then have one channel for two classes.
+        use_mask: Logits (M, K, H, W) of M objects, targets (M, H, W) of 0 and 1, and ``weight`` the class id of each
             object (M,): the binary loss of that class's mask.
         reduction: ``mean``, ``sum`` or ``none``.
-        class_weight: One number per class, or a .npy or .json file of them; with ``use_sigmoid`` the weight of a yes.
-            Of a single channel one number, or the weights of no and yes.
+        class_weight: One number per class, or a .npy or .json file of them; with ``use_sigmoid`` its positive weight.
+            Of a single channel one positive weight, or the negative and the positive weight.
         loss_weight: Factor of the result.
         loss_name: Name in the dict of losses.
         avg_non_ignore: The mean leaves out ignored pixels.
         label_smoothing: Share of a label that is spread over all classes (Szegedy et al., 2016).
     """
+
+    at_stride: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -73,39 +110,45 @@ class CrossEntropyLoss(PixelLoss):
 
     def forward(
         self,
-        scores: Tensor,
+        logits: Tensor,
         target: Tensor,
         *,
         weight: Tensor | None = None,
         ignore_index: int = 255,
         avg_factor: float | None = None,
+        align_corners: bool = False,
     ) -> Tensor:
-        """Return the loss of ``scores`` (N, K, H, W) or (N, K) against ``target`` without the K.
+        """Return the loss of ``logits`` (N, K, h, w), (N, K, P) or (N, K) against ``target`` without the K.
 
-        With ``use_sigmoid``, a ``target`` with the K says yes (1) or no (0) for each.
-
-        ``weight`` counts pixels and has the target's shape; ``avg_factor`` is what ``mean`` divides by.
+        Args:
+            logits: Maps at any stride are enlarged to the target's (H, W).
+            target: Class ids. With ``use_sigmoid`` it may have the K: 1 or 0, or a probability, for each class.
+            weight: What each pixel counts, of the target's shape.
+            ignore_index: The label that does not count.
+            avg_factor: What ``mean`` divides by.
+            align_corners: How logits are enlarged.
         """
+        logits = upsample_logits(logits, target.shape[-2:], align_corners)
         if self.use_mask:
-            return self.loss_weight * self._mask_loss(scores, target, weight)
-        if not (self.use_sigmoid and target.is_floating_point()):  # shares of a yes are allowed
+            return self.loss_weight * self._mask_loss(logits, target, weight)
+        if not (self.use_sigmoid and target.is_floating_point()):  # a probability may be the target of a sigmoid
             target = target.long()
-        loss, count = (self._binary if self.use_sigmoid else self._categorical)(scores, target, ignore_index)
+        loss, count = (self._binary if self.use_sigmoid else self._categorical)(logits, target, ignore_index)
         if weight is not None:
             loss = loss * (weight if weight.ndim == loss.ndim else weight.unsqueeze(1))
         if avg_factor is None and self.reduction == "mean":
             avg_factor = count  # type: ignore[assignment]
         return self.loss_weight * reduce_loss(loss, self.reduction, avg_factor)
 
-    def per_pixel(self, scores: Tensor, target: Tensor, ignore_index: int = 255) -> Tensor:
-        loss, _ = (self._binary if self.use_sigmoid else self._categorical)(scores, target.long(), ignore_index)
+    def per_pixel(self, logits: Tensor, target: Tensor, ignore_index: int = 255) -> Tensor:
+        loss, _ = (self._binary if self.use_sigmoid else self._categorical)(logits, target.long(), ignore_index)
         return loss.mean(1) if loss.ndim > target.ndim else loss
 
-    def _categorical(self, scores: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor | None]:
+    def _categorical(self, logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor | None]:
         """Return the unreduced loss and what its mean divides by; None is the number of elements."""
-        weight = self._class_weight(scores)
+        weight = self._class_weight(logits)
         smoothing = self.label_smoothing
-        loss = F.cross_entropy(scores, target, weight, None, ignore_index, None, "none", smoothing)
+        loss = F.cross_entropy(logits, target, weight, None, ignore_index, None, "none", smoothing)
         ignored = target == ignore_index
         if weight is None:
             return loss, (~ignored).sum() if self.avg_non_ignore else None
@@ -113,36 +156,36 @@ class CrossEntropyLoss(PixelLoss):
         counts = torch.where(is_class, weight[target * is_class], 1.0)
         return loss, (counts * ~ignored if self.avg_non_ignore else counts).sum()
 
-    def _binary(self, scores: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor | None]:
+    def _binary(self, logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor | None]:
         """As `_categorical`, for a sigmoid per class: the unreduced loss is (N, K, H, W), or (N, H, W) for one."""
         valid = (target >= 0) & (target != ignore_index)
         wanted = target * valid
-        pair = self.class_weight if scores.ndim > 1 and scores.shape[1] == 1 else None
-        pair = pair if pair and len(pair) == 2 else None  # of no and yes
-        weight = None if pair else self._class_weight(scores)
-        weight = weight if weight is None else weight.view(-1, *[1] * (scores.ndim - 2))
-        if scores.ndim == target.ndim or scores.shape[1] == 1:
-            scores = scores.squeeze(1) if scores.ndim > target.ndim else scores
+        pair = self.class_weight if logits.ndim > 1 and logits.shape[1] == 1 else None
+        pair = pair if pair and len(pair) == 2 else None  # negative and positive weight
+        weight = None if pair else self._class_weight(logits)
+        weight = weight if weight is None else weight.view(-1, *[1] * (logits.ndim - 2))
+        if logits.ndim == target.ndim or logits.shape[1] == 1:
+            logits = logits.squeeze(1) if logits.ndim > target.ndim else logits
         else:
-            wanted = F.one_hot(wanted.long(), scores.shape[1]).movedim(-1, 1)
-            valid = valid.unsqueeze(1).expand_as(scores)
-        loss = F.binary_cross_entropy_with_logits(scores, wanted.to(scores.dtype), pos_weight=weight, reduction="none")
+            wanted = F.one_hot(wanted.long(), logits.shape[1]).movedim(-1, 1)
+            valid = valid.unsqueeze(1).expand_as(logits)
+        loss = F.binary_cross_entropy_with_logits(logits, wanted.to(logits.dtype), pos_weight=weight, reduction="none")
         loss = loss * torch.where(wanted == 1, pair[1], pair[0]) if pair else loss
         return loss * valid, valid.sum() if self.avg_non_ignore else None
 
-    def _mask_loss(self, scores: Tensor, target: Tensor, classes: Tensor | None) -> Tensor:
+    def _mask_loss(self, logits: Tensor, target: Tensor, classes: Tensor | None) -> Tensor:
         if classes is None:
             raise ConfigError(Problem("use_mask needs the class of each object as `weight`", "use_mask"))
-        chosen = scores[torch.arange(len(scores), device=scores.device), classes.long()]
-        weight = self._class_weight(scores)
+        chosen = logits[torch.arange(len(logits), device=logits.device), classes.long()]
+        weight = self._class_weight(logits)
         return F.binary_cross_entropy_with_logits(chosen, target.to(chosen.dtype), weight)
 
-    def _class_weight(self, scores: Tensor) -> Tensor | None:
+    def _class_weight(self, logits: Tensor) -> Tensor | None:
         if self.class_weight is None:
             return None
         if self.use_sigmoid and len(self.class_weight) == 1:
-            return scores.new_tensor(self.class_weight)
-        return class_factors(self.class_weight, scores)
+            return logits.new_tensor(self.class_weight)
+        return class_factors(self.class_weight, logits)
 
     def extra_repr(self) -> str:
         return f"name={self.name}, loss_weight={self.loss_weight}, use_sigmoid={self.use_sigmoid}"
@@ -177,38 +220,43 @@ def read_class_weight(class_weight: ClassWeight) -> list[float] | None:
         raise DataError(f"no list of class weights: {error}", class_weight) from error
 
 
-def class_factors(values: Sequence[float] | None, scores: Tensor, name: str = "class_weight") -> Tensor:
-    """Return one number per class of ``scores`` (N, K, ...), 1 for None.
+def class_factors(values: Sequence[float] | None, logits: Tensor, name: str = "class_weight") -> Tensor:
+    """Return one number per class of ``logits`` (N, K, ...), 1 for None.
 
     Raises:
         ConfigError: The argument called ``name`` has another number of them.
     """
     if values is None:
-        return scores.new_ones(scores.shape[1])
-    if len(values) != scores.shape[1]:
-        raise ConfigError(Problem(f"{len(values)} numbers for {scores.shape[1]} classes", name))
-    return scores.new_tensor(values)
+        return logits.new_ones(logits.shape[1])
+    if len(values) != logits.shape[1]:
+        raise ConfigError(Problem(f"{len(values)} numbers for {logits.shape[1]} classes", name))
+    return logits.new_tensor(values)
 
 
 def accuracy(
-    scores: Tensor,
+    logits: Tensor,
     target: Tensor,
     topk: int | Sequence[int] = 1,
     thresh: float | None = None,
     ignore_index: int | None = None,
+    align_corners: bool = False,
 ) -> Tensor | list[Tensor]:
-    """Return the percentage of ``target`` (N, ...) that is among the best ``topk`` of ``scores`` (N, K, ...).
+    """Return the percentage of ``target`` (N, ...) that is among the best ``topk`` of ``logits`` (N, K, ...).
 
     Args:
+        logits: Maps at any stride are enlarged to the target's (H, W).
+        target: Class ids.
         topk: How many of the best count; several give a list.
-        thresh: A score must be above it to count.
+        thresh: A logit must be above it to count.
         ignore_index: Targets left out.
+        align_corners: How logits are enlarged.
     """
+    logits = upsample_logits(logits.detach(), target.shape[-2:], align_corners)
     ranks = (topk,) if isinstance(topk, int) else tuple(topk)
-    if max(ranks) > scores.shape[1]:
-        raise ConfigError(Problem(f"top {max(ranks)} of {scores.shape[1]} classes", "topk"))
+    if max(ranks) > logits.shape[1]:
+        raise ConfigError(Problem(f"top {max(ranks)} of {logits.shape[1]} classes", "topk"))
     # The best one alone is found ten times faster than a ranking.
-    best, labels = scores.max(1, keepdim=True) if max(ranks) == 1 else scores.topk(max(ranks), dim=1)
+    best, labels = logits.max(1, keepdim=True) if max(ranks) == 1 else logits.topk(max(ranks), dim=1)
     right = labels == target.unsqueeze(1)
     if thresh is not None:
         right = right & (best > thresh)
@@ -219,8 +267,14 @@ def accuracy(
     return shares[0] if isinstance(topk, int) else shares
 
 
-def right_decisions(scores: Tensor, target: Tensor, threshold: float, ignore_index: int = 255) -> Tensor:
-    """Return the percentage of yes and no in ``target`` that ``scores`` of the same shape decide rightly by sigmoid."""
+def binary_accuracy(
+    logits: Tensor, target: Tensor, threshold: float, ignore_index: int = 255, align_corners: bool = False
+) -> Tensor:
+    """Return the percentage of ``target`` (N, K, H, W), 1 and 0, that the sigmoid of ``logits`` (N, K, h, w) predicts.
+
+    ``threshold`` is the probability above which 1 is predicted.
+    """
+    logits = upsample_logits(logits.detach(), target.shape[-2:], align_corners)
     counted = target != ignore_index
-    right = (scores.sigmoid() > threshold) == (target == 1)
+    right = (logits.sigmoid() > threshold) == (target == 1)
     return 100.0 * (right & counted).sum() / counted.sum().clamp(min=1)

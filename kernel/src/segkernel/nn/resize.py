@@ -27,3 +27,13 @@ def resize(
     """
     corners = bool(align_corners) if mode in ("linear", "bilinear", "bicubic", "trilinear") else None
     return F.interpolate(x, None if size is None else tuple(size), scale_factor, mode, corners)
+
+
+def upsample_logits(logits: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
+    """Return logits (N, K, h, w) at the ``size`` (H, W) of their labels.
+
+    Others, of single points (N, K, P) or of whole images (N, K), have no stride and stay as they are.
+    """
+    if logits.ndim != 4 or tuple(logits.shape[2:]) == tuple(size):
+        return logits
+    return resize(logits, size, align_corners=align_corners)

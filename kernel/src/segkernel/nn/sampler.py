@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,18 +12,23 @@ from torch import Tensor
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Loss
 from segkernel.nn.losses import PixelLoss
+from segkernel.nn.resize import upsample_logits
 
 
 class PixelSampler(ABC):
     """Chooses pixels by weighting them."""
 
     component_group = "parts"
+    at_stride: ClassVar[bool] = False
+    """As that of a `Loss`: whether `sample` takes logits at the head's own stride, and ``align_corners``."""
 
     @abstractmethod
-    def sample(self, scores: Tensor, target: Tensor, losses: Sequence[Loss], ignore_index: int) -> Tensor:
-        """Return a weight per pixel (N, H, W) for ``scores`` (N, K, H, W) and class ids ``target`` (N, H, W).
+    def sample(self, logits: Tensor, target: Tensor, losses: Sequence[Loss], ignore_index: int) -> Tensor:
+        """Return a weight per pixel (N, H, W) for ``logits`` (N, K, H, W) and class ids ``target`` (N, H, W).
 
         Args:
+            logits: At the size of the labels.
+            target: Class ids.
             losses: Those of the head.
             ignore_index: The label that does not count.
         """
@@ -36,37 +42,44 @@ class OHEMPixelSampler(PixelSampler):
         min_kept: Pixels per image to keep at least, or, without ``thresh``, exactly.
     """
 
+    at_stride: ClassVar[bool] = True
+
     def __init__(self, thresh: float | None = None, min_kept: int = 100000) -> None:
         if min_kept < 2:
             raise ConfigError(Problem(f"{min_kept} pixels, two at least are needed", "min_kept"))
         self.thresh, self.min_kept = thresh, min_kept
 
     @torch.no_grad()
-    def sample(self, scores: Tensor, target: Tensor, losses: Sequence[Loss], ignore_index: int) -> Tensor:
-        if scores.shape[2:] != target.shape[1:]:
-            raise ValueError(f"scores of {tuple(scores.shape[2:])} pixels, labels of {tuple(target.shape[1:])}")
-        target = target.long()
+    def sample(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        losses: Sequence[Loss],
+        ignore_index: int,
+        align_corners: bool = False,
+    ) -> Tensor:
+        logits, target = upsample_logits(logits, target.shape[-2:], align_corners), target.long()
         valid = target != ignore_index
         if self.thresh is None:
-            chosen = self._highest_loss(scores, target, valid, losses, ignore_index)
+            chosen = self._highest_loss(logits, target, valid, losses, ignore_index)
         else:
-            chosen = self._least_probable(scores, target, valid, self.thresh)
-        return (chosen & valid).to(scores.dtype)
+            chosen = self._least_probable(logits, target, valid, self.thresh)
+        return (chosen & valid).to(logits.dtype)
 
-    def _least_probable(self, scores: Tensor, target: Tensor, valid: Tensor, thresh: float) -> Tensor:
-        of_truth = scores.float().softmax(1).gather(1, (target * valid).unsqueeze(1)).squeeze(1)
+    def _least_probable(self, logits: Tensor, target: Tensor, valid: Tensor, thresh: float) -> Tensor:
+        of_truth = logits.float().softmax(1).gather(1, (target * valid).unsqueeze(1)).squeeze(1)
         of_truth = of_truth.masked_fill(~valid, 2.0)  # after all that count
         last = (valid.sum() - 1).clamp(0, self.min_kept * len(target))
         return of_truth < of_truth.flatten().sort().values[last].clamp(min=thresh)
 
     def _highest_loss(
-        self, scores: Tensor, target: Tensor, valid: Tensor, losses: Sequence[Loss], ignore_index: int
+        self, logits: Tensor, target: Tensor, valid: Tensor, losses: Sequence[Loss], ignore_index: int
     ) -> Tensor:
-        total = torch.zeros(target.shape, device=scores.device)
+        total = torch.zeros(target.shape, device=logits.device)
         for loss in losses:
             if not isinstance(loss, PixelLoss):
                 raise ConfigError(Problem(f"{type(loss).__name__} has no value per pixel; set thresh", "sampler"))
-            total = total + loss.per_pixel(scores, target, ignore_index)
+            total = total + loss.per_pixel(logits, target, ignore_index)
         total = total.masked_fill(~valid, -torch.inf).flatten()
         kept = total.topk(min(self.min_kept * len(target), total.numel()), sorted=False).indices
         return torch.zeros_like(total, dtype=torch.bool).index_fill_(0, kept, True).view_as(target)

@@ -21,7 +21,7 @@ Status = Literal["passed", "failed", "expected", "skipped"]
 _HOMES = {
     **dict.fromkeys(("backbones", "necks", "heads", "segmentors"), "models"),
     **dict.fromkeys(("optimizers", "schedules"), "optim"),
-    **dict.fromkeys(("layers", "parts"), "signature"),
+    **dict.fromkeys(("layers", "outputs", "parts"), "signature"),
     **dict.fromkeys(("zoo", "commands"), "package"),
     "samplers": "datasets",
 }

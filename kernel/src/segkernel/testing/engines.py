@@ -64,17 +64,18 @@ def resume(subject: Subject) -> None:
 
 @check("engines", name="prediction")
 def prediction(subject: Subject) -> None:
-    """``predict`` and ``evaluate_loss`` give what the model gives, without a gradient."""
+    """``predict`` and ``predict_with_loss`` give what the model gives, without a gradient."""
     engine, model, _ = _prepared(subject)
     model.eval()
     batch = toy_batch(0).to(engine.device)
-    images, _ = Preprocessor().to(engine.device).eval()(batch)
-    expected = copy.deepcopy(model).predict(images)
-    scores = engine.predict(images)["seg"]
-    require(torch.equal(scores, expected["seg"]), "predict differs from the segmentor's")
-    require(not scores.requires_grad, "predict keeps a gradient")
-    losses = engine.evaluate_loss(batch)
-    require(all(not value.requires_grad for value in losses.values()), "evaluate_loss keeps a gradient")
+    images, targets = Preprocessor().to(engine.device).eval()(batch)
+    expected, losses = copy.deepcopy(model).predict_with_loss(images, targets)
+    raw, found = engine.predict_with_loss(images, targets)
+    for name, logits in (("predict", engine.predict(images)["seg"]), ("predict_with_loss", raw["seg"])):
+        require(torch.equal(logits, expected["seg"]), f"{name} differs from the segmentor's")
+        require(not logits.requires_grad, f"{name} keeps a gradient")
+    require(all(not value.requires_grad for value in found.values()), "predict_with_loss keeps the losses' gradient")
+    require(torch.equal(found["loss"], sum(losses.values())), "predict_with_loss gives another loss")
 
 
 @check("engines", name="two processes")

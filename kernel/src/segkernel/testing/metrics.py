@@ -107,11 +107,12 @@ def _image(number: int, classes: int) -> tuple[Prediction, Targets]:
     truth = torch.randint(0, classes, (24, 32), generator=generator, dtype=torch.uint8)
     right = torch.rand(truth.shape, generator=generator) < 0.7
     other = torch.randint(0, classes, truth.shape, generator=generator, dtype=torch.uint8)
-    scores = torch.rand((classes, *truth.shape), generator=generator).softmax(0)
+    probabilities = torch.rand((classes, *truth.shape), generator=generator).softmax(0)
     guess = torch.where(right, truth, other)
     truth[:3] = IGNORE
     meta = {"name": str(number)}
-    return Prediction({"seg": guess, "seg_scores": scores}, dict(meta)), Targets({"seg": truth}, dict(meta))
+    prediction = Prediction({"seg": guess, "seg_probabilities": probabilities}, dict(meta))
+    return prediction, Targets({"seg": truth}, dict(meta))
 
 
 def _classes(subject: Subject, metric: Any) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segkernel.interfaces.model import Backbone, CascadeHead, Head, Neck, Segmentor
+from segkernel.interfaces.model import Backbone, CascadeHead, Head, Neck, PixelMap, Segmentor
 from segkernel.labels import IGNORE
 from segkernel.sample import Targets
 from segkernel.testing.core import CheckSkipped, Subject, check, require
@@ -112,12 +112,12 @@ def neck_outputs(subject: Subject) -> None:
 
 @check("heads", name="classes")
 def head_classes(subject: Subject) -> None:
-    """Scores are (N, K, h, w) for K of 1, 2 and 19, and ``output`` says so."""
+    """Logits are (N, K, h, w) for K of 1, 2 and 19, and ``output`` says so."""
     for classes in (1, 2, 19):
         case = probe(subject, num_classes=classes)
-        (scores,) = case()
-        require(scores.ndim == 4, f"scores have the shape {tuple(scores.shape)}, not (N, K, h, w)")
-        require(scores.shape[1] == classes, f"num_classes={classes} gives {scores.shape[1]} channels")
+        (logits,) = case()
+        require(logits.ndim == 4, f"logits have the shape {tuple(logits.shape)}, not (N, K, h, w)")
+        require(logits.shape[1] == classes, f"num_classes={classes} gives {logits.shape[1]} channels")
         require(case.module.output.out_channels == classes, f"num_classes={classes} gives {case.module.output}")
 
 
@@ -127,23 +127,24 @@ def segmentor_outputs(subject: Subject) -> None:
     case = probe(subject)
     outputs = case.module.outputs
     require("seg" in outputs, f"no output is called 'seg': {sorted(outputs)}")
-    (scores,) = case()
+    (logits,) = case()
     predicted = case.module.predict(*case.inputs)
     require(set(predicted) == set(outputs), f"predict gives {sorted(predicted)}, outputs declares {sorted(outputs)}")
     for name, value in predicted.items():
-        expected = outputs[name].out_channels
-        require(
-            value.shape[:2] == (BATCH, expected),
-            f"{name!r} has the shape {tuple(value.shape)}, not (N, {expected}, ...)",
-        )
-    require(scores.shape[1] == outputs["seg"].out_channels, f"forward gives {scores.shape[1]} channels")
+        require(len(value) == BATCH, f"{name!r} has {len(value)} entries for {BATCH} images")
+        if isinstance(outputs[name], PixelMap):
+            expected = outputs[name].out_channels
+            found = tuple(value.shape)
+            require(found[:2] == (BATCH, expected), f"{name!r} has the shape {found}, not (N, {expected}, ...)")
+    if isinstance(outputs["seg"], PixelMap):
+        require(logits.shape[1] == outputs["seg"].out_channels, f"forward gives {logits.shape[1]} channels")
 
 
 @check("necks", "heads", "segmentors", name="odd-size")
 def odd_size(subject: Subject) -> None:
     """Images of 65 x 97 pixels pass."""
-    for scores in probe(subject, (65, 97))():
-        require(torch.isfinite(scores).all(), "scores are not finite")
+    for value in probe(subject, (65, 97))():
+        require(torch.isfinite(value).all(), "outputs are not finite")
 
 
 @check("heads", "segmentors", name="loss")
@@ -279,7 +280,7 @@ def _maps(subject: Subject, module: nn.Module) -> list[tuple[int, int]]:
 
 def _classes(module: Any) -> int:
     outputs = getattr(module, "outputs", None)
-    return outputs["seg"].classes if outputs else int(getattr(module, "num_classes", 4))
+    return max(outputs["seg"].classes, 1) if outputs else int(getattr(module, "num_classes", 4))
 
 
 def _cells(size: Size, stride: int) -> Size:

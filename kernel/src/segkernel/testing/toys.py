@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from segkernel.interfaces.model import Backbone, Features, Head, OutputSpec, Segmentor
+from segkernel.interfaces.model import Backbone, Features, Head, PixelClasses, Segmentor
 from segkernel.labels import IGNORE
 from segkernel.nn import resize
 from segkernel.sample import Batch, Targets
@@ -76,7 +76,7 @@ class ToyHead(Head):
     def __init__(self, in_channels: int = 8, num_classes: int = 4) -> None:
         super().__init__()
         self.in_channels, self.num_classes = in_channels, num_classes
-        self.output = OutputSpec(num_classes, num_classes)
+        self.output = PixelClasses(num_classes, num_classes)
         self.conv_seg = nn.Conv2d(in_channels, num_classes, 1)
 
     def forward(self, features: Features) -> Tensor:

@@ -48,7 +48,9 @@ class PicturesHook:
 
     @hookimpl
     def after_prediction(self, run: Run, prediction: Prediction, target: Targets) -> None:
-        if run.mode != "test":
+        from segkernel.interfaces.model import PixelMap
+
+        if run.mode != "test" or not isinstance(run.model.outputs["seg"], PixelMap):
             return
         name = Path(str(prediction.meta["name"]))
         if self.labels_dir is not None:

@@ -53,7 +53,7 @@ def predict_images(
     opacity: float = 0.5,
     show: bool = False,
     wait_time: float = 0,
-    scores: bool = False,
+    probabilities: bool = False,
 ) -> Iterator[Prediction]:
     """Predict image after image, holding only one in memory; write what is asked for.
 
@@ -67,7 +67,7 @@ def predict_images(
         opacity: Of the classes' colours, above 0, at most 1.
         show: Show each picture in a window.
         wait_time: Seconds a window stays open; 0 waits for a key.
-        scores: Also keep the probabilities, ``seg_scores`` (K, H, W).
+        probabilities: Also keep those of each pixel, ``seg_probabilities`` (K, H, W).
 
     Raises:
         UnusableImages: At the end, when some of several could not be predicted.
@@ -83,13 +83,13 @@ def predict_images(
         try:
             pixels = source if isinstance(source, np.ndarray) else image.read(source)
             path = None if isinstance(source, np.ndarray) else source
-            prediction = predictor.predict(pixels, name=name, path=path, scores=scores)
+            prediction = predictor.predict(pixels, name=name, path=path, probabilities=probabilities)
         except DataError as error:
             errors.append(error)
             continue
         if labels:
             _write_labels(labels, name, prediction, predictor)
-        if pictures or show:
+        if (pictures or show) and "seg" in _maps(predictor):
             file = pictures / f"{name}.png" if pictures else None
             classes, palette = predictor.classes, predictor.palette
             draw(pixels, prediction, None, classes, palette, opacity, name, file, show, wait_time)
@@ -148,8 +148,15 @@ def _output_names(images: Sequence[Path | np.ndarray]) -> list[str]:
     return list(names)
 
 
+def _maps(predictor: Predictor) -> list[str]:
+    """Return the outputs that are maps, which can be drawn and written."""
+    from segkernel.interfaces.model import PixelMap
+
+    return [name for name, output in predictor.model.outputs.items() if isinstance(output, PixelMap)]
+
+
 def _write_labels(folder: Path, name: str, prediction: Prediction, predictor: Predictor) -> None:
-    for output in predictor.model.outputs:
+    for output in _maps(predictor):
         labels = prediction[output].numpy()
         classes = predictor.classes if output == "seg" else [f"class {index}" for index in range(len(labels))]
         write_labels(folder, name if output == "seg" else f"{name}_{output}", labels, classes)

@@ -11,7 +11,6 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -176,7 +175,7 @@ def _round(length: float) -> int:
 
 
 def _stored(model: Segmentor, metadata: Mapping[str, Any]) -> dict[str, str]:
-    entries = {**metadata, "outputs": {name: asdict(spec) for name, spec in model.outputs.items()}}
+    entries = {**metadata, "outputs": {name: output.config() for name, output in model.outputs.items()}}
     entries.setdefault("test_cfg", dict(getattr(model, "test_cfg", None) or {}))
     try:
         return {PREFIX + key: json.dumps(value) for key, value in entries.items()}

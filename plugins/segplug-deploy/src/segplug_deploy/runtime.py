@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from segkernel.errors import ExportError
-from segkernel.interfaces.model import OutputSpec, Segmentor, TestConfig
+from segkernel.interfaces.model import Segmentor, TestConfig, output_of
 from segkernel.sample import Targets
 
 PREFIX = "segkernel."
@@ -45,7 +45,7 @@ class ONNXSegmentor(Segmentor):
         self.path = Path(path)
         self.session, self.device = _open(self.path, device, providers)
         self.metadata = _metadata(self.session, self.path)
-        self.outputs = {name: OutputSpec(**spec) for name, spec in self.metadata.pop("outputs").items()}
+        self.outputs = {name: output_of(spec) for name, spec in self.metadata.pop("outputs").items()}
         self.test_cfg = cast(TestConfig, self.metadata.get("test_cfg") or {})
         self._input = self.session.get_inputs()[0]
 

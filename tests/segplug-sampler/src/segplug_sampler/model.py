@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from segkernel.interfaces.model import Features, Loss, Neck, OutputSpec, Segmentor
+from segkernel.interfaces.model import Features, Loss, Neck, PixelClasses, Segmentor
 from segkernel.nn import PixelSampler, build_activation, resize
 from segkernel.sample import Targets
 
@@ -106,7 +106,7 @@ class OneConv(Segmentor):
         self.activation = build_activation(act_cfg)
         self.neck, self.sampler, self.criterion = neck, sampler, loss
         self.conv_seg = nn.Conv2d(8, num_classes, 1)
-        self.outputs = {"seg": OutputSpec(num_classes, num_classes)}
+        self.outputs = {"seg": PixelClasses(num_classes, num_classes)}
         self.test_cfg = {"mode": "whole"}
 
     def forward(self, images: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from segkernel.errors import ExportError
-from segkernel.interfaces.model import Exporter, OutputSpec, Segmentor
+from segkernel.interfaces.model import Exporter, Segmentor, output_of
 from segkernel.sample import Targets
 
 
@@ -26,7 +25,7 @@ class ProgramExporter(Exporter):
     ) -> str:
         """Write the file, and compare it with the model."""
         program = torch.export.export(_Predicts(segmentor.eval()), (example,))
-        outputs = {name: asdict(spec) for name, spec in segmentor.outputs.items()}
+        outputs = {name: output.config() for name, output in segmentor.outputs.items()}
         texts = {"outputs": json.dumps(outputs), "metadata": json.dumps(dict(metadata or {}))}
         torch.export.save(program, path, extra_files=texts)
         with torch.no_grad():
@@ -58,7 +57,7 @@ class _Program(Segmentor):
     def __init__(self, program: nn.Module, outputs: dict[str, Any], metadata: dict[str, Any]) -> None:
         super().__init__()
         self.program, self.metadata = program, metadata
-        self.outputs = {name: OutputSpec(**spec) for name, spec in outputs.items()}
+        self.outputs = {name: output_of(spec) for name, spec in outputs.items()}
         self.test_cfg = {"mode": "whole"}
 
     def train(self, mode: bool = True) -> _Program:

@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 
 from segkernel.hookspecs import Priority, hookimpl
 from segkernel.interfaces.model import Engine, Segmentor
-from segkernel.sample import Batch
+from segkernel.sample import Batch, Targets
 from segkernel.schedules import Schedule, ScheduleArguments
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class PlainEngine(Engine):
         share = 1 / len(micro_batches)
         sums: dict[str, Tensor] = {}
         for batch in micro_batches:
-            losses = self._losses(batch)
+            losses = _with_total(self.segmentor.loss(*self.preprocessor(batch)))
             (losses["loss"] * share).backward()
             sums = {name: sums.get(name, 0) + value.detach() * share for name, value in losses.items()}
         self.optimizer.step()
@@ -58,14 +58,15 @@ class PlainEngine(Engine):
         return sums
 
     @torch.no_grad()
-    def evaluate_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the losses of a batch."""
-        return self._losses(batch)
-
-    @torch.no_grad()
     def predict(self, images: Tensor) -> dict[str, Tensor]:
         """Return the segmentor's prediction."""
         return self.segmentor.predict(images)
+
+    @torch.no_grad()
+    def predict_with_loss(self, images: Tensor, targets: Targets) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the segmentor's prediction and losses."""
+        prediction, losses = self.segmentor.predict_with_loss(images, targets)
+        return prediction, _with_total(losses)
 
     def model_state(self) -> dict[str, Tensor]:
         """Return the model's state."""
@@ -91,10 +92,10 @@ class PlainEngine(Engine):
         """Restore it."""
         self.steps = state["steps"]
 
-    def _losses(self, batch: Batch) -> dict[str, Tensor]:
-        losses = self.segmentor.loss(*self.preprocessor(batch))
-        total = torch.stack([value for name, value in losses.items() if "loss" in name]).sum()
-        return {**losses, "loss": total}
+
+def _with_total(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    total = torch.stack([value for name, value in losses.items() if "loss" in name]).sum()
+    return {**losses, "loss": total}
 
 
 class SignSGD(Optimizer):

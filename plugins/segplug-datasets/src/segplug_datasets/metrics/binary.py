@@ -39,8 +39,8 @@ class BinaryMetric:
         UsageError: When ``bins`` is below 2 or ``positive`` below 0.
     """
 
-    needs_scores = True
-    """Evaluation hands over probabilities as ``seg_scores``."""
+    needs_probabilities = True
+    """Evaluation hands over probabilities as ``seg_probabilities``."""
 
     def __init__(self, positive: int = 1, bins: int = 65536, ignore_index: int = IGNORE, field: str = "seg") -> None:
         if bins < 2 or positive < 0:

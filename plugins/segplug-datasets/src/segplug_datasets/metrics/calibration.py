@@ -39,8 +39,8 @@ class CalibrationMetric:
         UsageError: When ``bins`` is below 1, or ``update`` is called before the classes are known.
     """
 
-    needs_scores = True
-    """Evaluation hands over probabilities as ``seg_scores``."""
+    needs_probabilities = True
+    """Evaluation hands over probabilities as ``seg_probabilities``."""
 
     def __init__(
         self,
@@ -121,9 +121,9 @@ def probabilities(prediction: Any, target: Any, field: str) -> tuple[Any, Any]:
     """
     import torch
 
-    name = f"{field}_scores"
+    name = f"{field}_probabilities"
     if hasattr(prediction, "fields") and name not in prediction.fields:
-        raise DataError(f"the prediction has no {name}: it was made without scores")
+        raise DataError(f"the prediction has no {name}: it was made without probabilities")
     scores = torch.as_tensor(prediction[name] if hasattr(prediction, "fields") else prediction)
     scores = scores.cpu() if scores.device.type == "mps" else scores  # which has no float64 to add up in
     truth = torch.as_tensor(target[field] if hasattr(target, "fields") else target).to(scores.device)

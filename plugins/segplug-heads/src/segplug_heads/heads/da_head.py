@@ -10,6 +10,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from segkernel.geometry import Size
 from segkernel.interfaces.model import Features
 from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments
 from segkernel.sample import Targets
@@ -89,16 +90,21 @@ class DAHead(DecodeHead):
         return by_position + by_channel
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
+        return self.single_pass(features, targets)[1]
+
+    def single_pass(
+        self, features: Features, targets: Targets, size: Size | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         by_position, by_channel = self._branches(features)
-        scores = {
+        logits = {
             "pam_cam": self.cls_seg(by_position + by_channel),
             "pam": self.pam_conv_seg(self._dropped(by_position)),
             "cam": self.cam_conv_seg(self._dropped(by_channel)),
         }
-        return {
+        return logits["pam_cam"], {
             f"{branch}.{name}": value
-            for branch, branch_scores in scores.items()
-            for name, value in self.loss_by_scores(branch_scores, targets["seg"], targets.get("weight")).items()
+            for branch, branch_logits in logits.items()
+            for name, value in self.loss_by_logits(branch_logits, targets["seg"], targets.get("weight")).items()
         }
 
     def _branches(self, features: Features) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from segkernel.errors import ConfigError, Problem
+from segkernel.geometry import Size
 from segkernel.interfaces.model import Features
 from segkernel.labels import Task
 from segkernel.nn import (
@@ -18,10 +19,9 @@ from segkernel.nn import (
     DecodeHead,
     DecodeHeadArguments,
     LayerConfig,
-    accuracy,
+    StridedLogits,
     build_activation,
     build_norm,
-    resize,
 )
 from segkernel.sample import Targets
 
@@ -70,17 +70,23 @@ class DDRHead(DecodeHead):
         return self.cls_seg(self.head(self.select(features)))
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
+        return self.single_pass(features, targets)[1]
+
+    def single_pass(
+        self, features: Features, targets: Targets, size: Size | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         target = targets["seg"]
         options = {"weight": targets.get("weight"), "ignore_index": self.ignore_index}
+        logits = self(features)
         context, spatial = (
-            resize(scores, target.shape[1:], align_corners=self.align_corners)
-            for scores in (self(features), self.aux_cls_seg(self.aux_head(features[0])))
+            StridedLogits(x, target.shape[1:], self.align_corners)
+            for x in (logits, self.aux_cls_seg(self.aux_head(features[0])))
         )
         of_context, of_spatial = self._losses()
-        return {
-            "loss_context": of_context(context, target, **options),
-            "loss_spatial": of_spatial(spatial, target, **options),
-            "acc_seg": accuracy(context, target, ignore_index=self.ignore_index),  # type: ignore[dict-item]
+        return logits, {
+            "loss_context": context.loss(of_context, target, **options),
+            "loss_spatial": spatial.loss(of_spatial, target, **options),
+            "acc_seg": self._accuracy(context, target),
         }
 
     def _convolution(self, in_channels: int) -> nn.Sequential:

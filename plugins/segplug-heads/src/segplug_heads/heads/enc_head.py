@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from segkernel.geometry import Size
 from segkernel.interfaces.model import Features, Loss
 from segkernel.labels import Task
 from segkernel.nn import (
@@ -94,7 +95,6 @@ class EncHead(DecodeHead):
     """
 
     fixed_arguments = frozenset({"input_transform"})
-
     tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "binary")
     conformance: ClassVar = {
         "in_channels": [8, 16], "in_index": [0, 1], "channels": 8, "num_classes": 4, "num_codes": 3, "add_lateral": True
@@ -127,12 +127,18 @@ class EncHead(DecodeHead):
         return self._encode(features)[1]
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
+        return self.single_pass(features, targets)[1]
+
+    def single_pass(
+        self, features: Features, targets: Targets, size: Size | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         code, x = self._encode(features)
-        losses = self.loss_by_scores(self.cls_seg(x), targets["seg"], targets.get("weight"))
+        logits = self.cls_seg(x)
+        losses = self.loss_by_logits(logits, targets["seg"], targets.get("weight"))
         if self.use_se_loss:
             present = _classes_present(targets["seg"], self.num_classes, self.ignore_index)
             losses["loss_se"] = self.loss_se_decode(self.se_layer(code), present)
-        return losses
+        return logits, losses
 
     def _encode(self, features: Features) -> tuple[Tensor, Tensor]:
         """Return the code and the map that it scaled."""

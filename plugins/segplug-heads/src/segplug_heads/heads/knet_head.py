@@ -11,6 +11,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from segkernel.errors import ConfigError, Problem
+from segkernel.geometry import Size
 from segkernel.interfaces.model import Features, Head
 from segkernel.nn import DecodeHead
 from segkernel.sample import Targets
@@ -74,11 +75,17 @@ class IterativeDecodeHead(Head):
         return scores
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
-        losses = {}
-        for i, scores in enumerate(self.stages(features)):
-            named = self.kernel_generate_head.loss_by_scores(scores, targets["seg"], targets.get("weight"))
+        return self.single_pass(features, targets)[1]
+
+    def single_pass(
+        self, features: Features, targets: Targets, size: Size | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        stages = self.stages(features)
+        losses: dict[str, Tensor] = {}
+        for i, logits in enumerate(stages):
+            named = self.kernel_generate_head.loss_by_logits(logits, targets["seg"], targets.get("weight"))
             losses |= {f"{key}.s{i}": value for key, value in named.items()}
-        return losses
+        return stages[-1], losses
 
 
 def _check_stage(path: str, stage: KernelUpdateHead, head: DecodeHead) -> None:

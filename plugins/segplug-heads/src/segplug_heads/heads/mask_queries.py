@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from segkernel.errors import ConfigError, Problem
-from segkernel.interfaces.model import Features, Head, Loss, OutputSpec
+from segkernel.geometry import Size
+from segkernel.interfaces.model import Features, Head, Loss, PixelClasses
 from segkernel.nn import resize
 from segkernel.sample import Targets
 from segplug_heads.heads.point_sampling import PointSampling, sample_points, uncertain_points
@@ -168,7 +169,7 @@ class MaskQueryHead(Head):
         super().__init__()
         self.num_classes, self.num_queries, self.in_index = num_classes, num_queries, in_index
         self.ignore_index, self.align_corners = ignore_index, align_corners
-        self.output = OutputSpec(num_classes, num_classes, "none", align_corners=align_corners)
+        self.output = PixelClasses(num_classes, num_classes, "none", align_corners=align_corners)
         self.cls_embed = nn.Linear(feat_channels, num_classes + 1)
         widths = [feat_channels] * 3
         hidden = [layer for width in widths[1:] for layer in (nn.Linear(feat_channels, width), nn.ReLU(inplace=True))]
@@ -204,6 +205,11 @@ class MaskQueryHead(Head):
         return pixel_scores(scores, masks if size is None else resize(masks, size))
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
+        return self.single_pass(features, targets)[1]
+
+    def single_pass(
+        self, features: Features, targets: Targets, size: Size | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         objects = [objects_in(labels, self.ignore_index) for labels in targets["seg"]]
         layers = list(zip(*self.queries(features), strict=True))
         named = {}
@@ -213,7 +219,8 @@ class MaskQueryHead(Head):
             wanted = match(compared, objects, self.assigner, self.sampler, (*scores.shape[:2], self.num_classes))
             losses = self._losses(scores, masks, wanted)
             named |= {f"{prefix}{name}": value for name, value in losses.items()}
-        return named
+        scores, masks = layers[-1]
+        return pixel_scores(scores, masks if size is None else resize(masks, size)), named
 
     def chosen(self, features: Features) -> list[Tensor]:
         """Return the feature maps that are read."""

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from segkernel.errors import ConfigError, Problem
+from segkernel.geometry import Size
 from segkernel.interfaces.model import Features
 from segkernel.labels import Task
 from segkernel.nn import (
@@ -20,10 +21,9 @@ from segkernel.nn import (
     DecodeHead,
     DecodeHeadArguments,
     LayerConfig,
-    accuracy,
+    StridedLogits,
     build_activation,
     build_norm,
-    resize,
 )
 from segkernel.sample import Targets
 
@@ -100,25 +100,30 @@ class PIDHead(DecodeHead):
         return self.cls_seg(self.i_head(self.select(features)))
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
+        return self.single_pass(features, targets)[1]
+
+    def single_pass(
+        self, features: Features, targets: Targets, size: Size | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         target = targets["seg"]
         edge = targets["edge"] if "edge" in targets else borders_of(target)
         options = {"weight": targets.get("weight"), "ignore_index": self.ignore_index}
-        detail, scores, borders = self._all_scores(features, target.shape[1:])
-        at_border = torch.where(borders.squeeze(1).sigmoid() > BORDER, target, self.ignore_index)
+        detail, result, borders = self._all_logits(features, target.shape[1:])
+        at_border = torch.where(borders.full.squeeze(1).sigmoid() > BORDER, target, self.ignore_index)
         of_detail, of_result, of_borders, of_result_at_borders = self._losses()
-        return {
-            "loss_sem_p": of_detail(detail, target, **options),
-            "loss_sem_i": of_result(scores, target, **options),
-            "loss_bd": of_borders(borders, edge, **options),
-            "loss_sem_bd": of_result_at_borders(scores, at_border, **options),
-            "acc_seg": accuracy(scores, target, ignore_index=self.ignore_index),  # type: ignore[dict-item]
+        return result.small, {
+            "loss_sem_p": detail.loss(of_detail, target, **options),
+            "loss_sem_i": result.loss(of_result, target, **options),
+            "loss_bd": borders.loss(of_borders, edge, **options),
+            "loss_sem_bd": result.loss(of_result_at_borders, at_border, **options),
+            "acc_seg": self._accuracy(result, target),
         }
 
-    def _all_scores(self, features: Features, size: torch.Size) -> list[Tensor]:
-        """Return the scores of detail, result and borders, (N, K, H, W)."""
+    def _all_logits(self, features: Features, size: torch.Size) -> list[StridedLogits]:
+        """Return the logits of detail, result and borders, for labels of this size."""
         detail, borders = self.p_head(features[0]), self.d_head(features[1])
         every = self.p_cls_seg(detail), self(features), self.d_cls_seg(borders)
-        return [resize(scores, size, align_corners=self.align_corners) for scores in every]
+        return [StridedLogits(logits, size, self.align_corners) for logits in every]
 
 
 def borders_of(labels: Tensor, radius: int = 2) -> Tensor:

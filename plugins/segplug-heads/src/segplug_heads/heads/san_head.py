@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from typing_extensions import Required, TypedDict
 
 from segkernel.errors import ConfigError, Problem
-from segkernel.interfaces.model import Head, Loss, OutputSpec
+from segkernel.geometry import Size
+from segkernel.interfaces.model import Head, Loss, PixelClasses
 from segkernel.nn import CrossEntropyLoss, LayerConfig, resize
 from segkernel.sample import Targets
 from segplug_heads.heads.mask_queries import (
@@ -140,7 +141,7 @@ class SideAdapterCLIPHead(Head):
             raise ConfigError(Problem(message, "maskgen_cfg.sos_token_num"))
         train = train_cfg or {}
         self.num_classes, self.ignore_index = num_classes, ignore_index
-        self.output = OutputSpec(num_classes, num_classes, "none", align_corners=align_corners)
+        self.output = PixelClasses(num_classes, num_classes, "none", align_corners=align_corners)
         self.deep_supervision_idxs = list(deep_supervision_idxs)
         self.side_adapter_network = SideAdapterNetwork(**san_cfg)
         self.rec_with_attnbias = RecWithAttnbias(**maskgen_cfg)
@@ -166,6 +167,11 @@ class SideAdapterCLIPHead(Head):
         return pixel_scores(scores[-1], masks[-1] if size is None else resize(masks[-1], size))
 
     def loss(self, inputs: SANInputs, targets: Targets) -> dict[str, Tensor]:  # type: ignore[override]
+        return self.single_pass(inputs, targets)[1]
+
+    def single_pass(  # type: ignore[override]
+        self, inputs: SANInputs, targets: Targets, size: Size | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         objects = [objects_in(labels, self.ignore_index) for labels in targets["seg"]]
         layers = list(zip(*self.queries(inputs), strict=True))
         prefixes = [*(f"d{index}." for index in self.deep_supervision_idxs), ""]
@@ -177,7 +183,8 @@ class SideAdapterCLIPHead(Head):
             wanted = match(compared, objects, self.assigner, self.sampler, (*scores.shape[:2], self.num_classes))
             losses = self._losses(scores, masks, wanted, divisor(scores.new_tensor(float(total))))
             named |= {f"{prefix}{name}": value for name, value in losses.items()}
-        return named
+        scores, masks = layers[-1]
+        return pixel_scores(scores, masks if size is None else resize(masks, size)), named
 
     def _run(self, inputs: SANInputs, supervised: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
         images, clip_maps, classes = inputs

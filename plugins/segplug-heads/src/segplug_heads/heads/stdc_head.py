@@ -52,7 +52,7 @@ class STDCHead(FCNHead):
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
         borders = self.borders(targets["seg"])
-        return self.loss_by_scores(self(features), borders, targets.get("weight"))
+        return self.loss_by_logits(self(features), borders, targets.get("weight"))
 
     @torch.no_grad()
     def borders(self, labels: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from segkernel.errors import ConfigError, Problem
-from segkernel.interfaces.model import Features, Head, Loss, OutputSpec
-from segkernel.nn import resize
+from segkernel.geometry import Size
+from segkernel.interfaces.model import Features, Head, Loss, PixelValues
+from segkernel.nn import StridedLogits, resize
 from segkernel.sample import Targets
 from segplug_heads.losses.silog_loss import SiLogLoss
 
@@ -94,7 +95,7 @@ class VPDDepthHead(Head):
         _check(in_channels, embed_dim, feature_dim, num_deconv_layers, num_deconv_filters)
         self.max_depth, self.align_corners = max_depth, align_corners
         self.fmap_border = (fmap_border, fmap_border) if isinstance(fmap_border, int) else tuple(fmap_border)
-        self.output = OutputSpec(1, 1, "none", align_corners=align_corners)
+        self.output = PixelValues(align_corners=align_corners)
         several = loss_decode if isinstance(loss_decode, Sequence) else [loss_decode or SiLogLoss()]
         self.loss_decode = nn.ModuleList(several)
         first, second = in_channels[:2]
@@ -121,13 +122,21 @@ class VPDDepthHead(Head):
         return self.depth_pred_layer(x).sigmoid() * self.max_depth
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
-        truth = targets["depth"]
-        depths = resize(self(features), truth.shape[-2:], align_corners=self.align_corners)
+        return self.single_pass(features, targets)[1]
+
+    def single_pass(
+        self, features: Features, targets: Targets, size: Size | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        depths, truth = self(features), targets["depth"]
+        strided = StridedLogits(depths, truth.shape[-2:], self.align_corners)
         named: dict[str, Tensor] = {}
-        for loss in self.loss_decode:
-            value = loss(depths, truth)  # type: ignore[operator]
-            named[loss.name] = named[loss.name] + value if loss.name in named else value  # type: ignore[index]
-        return named
+        for loss in self._losses():
+            value = strided.loss(loss, truth)
+            named[loss.name] = named[loss.name] + value if loss.name in named else value
+        return depths, named
+
+    def _losses(self) -> list[Loss]:
+        return [loss for loss in self.loss_decode if isinstance(loss, Loss)]
 
 
 def _check(in_channels: Sequence[int], embed_dim: int, feature_dim: int, layers: int, filters: Sequence[int]) -> None:

@@ -1,49 +1,72 @@
-"""A segmentor whose decode heads refine one another's scores: OCRNet, PointRend."""
+"""A segmentor whose decode heads refine one another's logits: OCRNet, PointRend."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
 from segkernel.errors import ConfigError, Problem
-from segkernel.interfaces.model import Backbone, CascadeHead, Features, Head, Neck, OutputSpec, TestConfig
-from segkernel.nn import CascadeDecodeHead, DecodeHead
+from segkernel.geometry import Size
+from segkernel.interfaces.model import Backbone, CascadeHead, Features, Head, Neck, Output, TestConfig
 from segkernel.sample import Targets
-from segplug_heads.segmentors.encoder_decoder import EncoderDecoder
+from segplug_heads.segmentors.encoder_decoder import EncoderDecoder, flattened
 
 
 class Cascade(nn.ModuleList):
-    """Heads in a row: feature maps -> scores of the last one. The first is a `Head`, the others are `CascadeHead`."""
+    """Heads in a row: feature maps -> logits of the last one. The first is a `Head`, the others are `CascadeHead`."""
 
     @property
-    def output(self) -> OutputSpec:
-        """What the scores mean."""
+    def output(self) -> Output:
+        """What the logits mean."""
         return cast(Head, self[-1]).output
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether prediction and losses come from one run."""
+        return all(cast(Head, head).one_pass for head in self)
 
     def forward(self, features: Features) -> Tensor:
         return self[-1](features, *self._before_last(features))
 
     def predict(self, features: Features, size: tuple[int, int] | None = None) -> Tensor:
-        """Return the scores for inference; ``size`` is the image's."""
-        return self[-1].predict(features, *self._before_last(features), size=size)
+        """Return the logits for inference; ``size`` is the image's (height, width)."""
+        return self._last.predict(features, *self._before_last(features), size=size)
 
     def losses(self, features: Features, targets: Targets) -> list[dict[str, Tensor]]:
         """Return the losses of each head."""
-        named, previous = [], []
-        for head in self:
+        previous, losses = self._learn_before_last(features, targets)
+        return [*losses, self._last.loss(features, *previous, targets)]
+
+    def predict_with_losses(
+        self, features: Features, targets: Targets, size: Size
+    ) -> tuple[Tensor, list[dict[str, Tensor]]]:
+        """Return what `predict` and `losses` return."""
+        previous, losses = self._learn_before_last(features, targets)
+        logits, last = self._last.predict_with_loss(features, *previous, targets, size)
+        return logits, [*losses, last]
+
+    @property
+    def _last(self) -> Any:
+        return self[-1]
+
+    def _learn_before_last(self, features: Features, targets: Targets) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+        """Return the logits of the last head but one, where there is one, and the losses of all but the last."""
+        previous: list[Tensor] = []
+        losses = []
+        for head in cast(Any, list(self)[:-1]):
             inputs = (features, *previous)
-            if head is not self[-1] and _learns_from_scores(head):  # what it hands on and learns from is one
-                previous = [head(*inputs)]
-                named.append(cast(DecodeHead, head).loss_by_scores(previous[0], targets["seg"], targets.get("weight")))
-                continue
-            named.append(cast(Head, head).loss(*inputs, targets))
-            previous = [] if head is self[-1] else [head(*inputs)]
-        return named
+            if head.one_pass:  # what it hands on and learns from is one
+                logits, named = head.single_pass(*inputs, targets)
+            else:
+                logits, named = head(*inputs), head.loss(*inputs, targets)
+            previous = [logits]
+            losses.append(named)
+        return previous, losses
 
     def _before_last(self, features: Features) -> list[Tensor]:
-        """Return the scores of the last head but one, where there is one."""
+        """Return the logits of the last head but one, where there is one."""
         previous: list[Tensor] = []
         for head in list(self)[:-1]:
             previous = [head(features, *previous)]
@@ -51,15 +74,15 @@ class Cascade(nn.ModuleList):
 
 
 class CascadeEncoderDecoder(EncoderDecoder):
-    """Images (N, C, H, W) -> scores (N, K, h, w) of the last of the decode heads.
+    """Images (N, C, H, W) -> logits (N, K, h, w) of the last of the decode heads.
 
     Losses are named ``decode_0.loss_ce``, ``decode_1.loss_ce``, ..., and as in `EncoderDecoder` for auxiliary heads.
 
     Args:
         num_stages: Number of decode heads.
         backbone: Images to feature maps.
-        decode_head: The first makes scores from feature maps; each other one, a `CascadeHead`, from feature maps and
-            the scores of the one before it.
+        decode_head: The first makes logits from feature maps; each other one, a `CascadeHead`, from feature maps and
+            the logits of the one before it.
         neck: Feature maps to feature maps, between the two; none for None.
         auxiliary_head: Heads whose losses help in training.
         train_cfg: What the refining heads want to know, as the number of points of PointRend.
@@ -102,14 +125,16 @@ class CascadeEncoderDecoder(EncoderDecoder):
     def loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
         features = self.extract_feat(images)
         stages = cast(Cascade, self.decode_head).losses(features, targets)
-        losses = {f"decode_{i}": named for i, named in enumerate(stages)}
-        losses |= {name: head.loss(features, targets) for name, head in self._auxiliary().items()}
-        return {f"{name}.{key}": value for name, named in losses.items() for key, value in named.items()}
+        return self._named(stages) | flattened(self._auxiliary_losses(features, targets))
 
+    def single_pass(self, images: Tensor, targets: Targets) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        features, size = self.extract_feat(images), (images.shape[2], images.shape[3])
+        logits, stages = cast(Cascade, self.decode_head).predict_with_losses(features, targets, size)
+        return {"seg": logits}, self._named(stages) | flattened(self._auxiliary_losses(features, targets))
 
-def _learns_from_scores(head: nn.Module) -> bool:
-    """Tell whether the head's loss is `DecodeHead.loss_by_scores` of what it returns."""
-    return isinstance(head, DecodeHead) and type(head).loss in (DecodeHead.loss, CascadeDecodeHead.loss)
+    @staticmethod
+    def _named(stages: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        return flattened({f"decode_{i}": losses for i, losses in enumerate(stages)})
 
 
 def _check_stages(num_stages: int, heads: Sequence[Head]) -> None:
@@ -117,6 +142,6 @@ def _check_stages(num_stages: int, heads: Sequence[Head]) -> None:
         raise ConfigError(Problem(f"{len(heads)} decode heads for {num_stages} stages", "decode_head"))
     for i, head in enumerate(heads):
         if isinstance(head, CascadeHead) != (i > 0):
-            kind = "refines scores, and there are none before it" if i == 0 else "cannot refine the scores before it"
+            kind = "refines logits, and there are none before it" if i == 0 else "cannot refine the logits before it"
             message = f"{type(head).__name__} {kind}"
-            raise ConfigError(Problem(message, f"decode_head[{i}]", hint="PointHead and OCRHead refine scores"))
+            raise ConfigError(Problem(message, f"decode_head[{i}]", hint="PointHead and OCRHead refine logits"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from segkernel.errors import ConfigError, Problem
+from segkernel.interfaces.model import PixelValues
 from segplug_heads.heads.vpd_depth_head import VPDDepthHead
 from segplug_heads.segmentors.encoder_decoder import EncoderDecoder
 
@@ -16,7 +17,7 @@ class DepthEstimator(EncoderDecoder):
     ``slide_flip`` is that of published depth models: windows, each seen mirrored as well.
 
     Raises:
-        ConfigError: The decode head gives scores of classes.
+        ConfigError: The decode head gives logits of classes.
     """
 
     conformance: ClassVar = {
@@ -26,6 +27,6 @@ class DepthEstimator(EncoderDecoder):
 
     def _check_heads(self) -> None:
         super()._check_heads()
-        if self.decode_head.output.activation != "none":
-            message = f"{type(self.decode_head).__name__} gives scores of classes, not depths"
+        if not isinstance(self.decode_head.output, PixelValues):
+            message = f"{type(self.decode_head).__name__} gives logits of classes, not depths"
             raise ConfigError(Problem(message, "decode_head", hint="VPDDepthHead gives depths"))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -14,11 +14,11 @@ from segkernel.sample import Targets
 
 
 class EncoderDecoder(Segmentor):
-    """Images (N, C, H, W) -> scores (N, K, h, w) of ``decode_head``.
+    """Images (N, C, H, W) -> logits (N, K, h, w) of ``decode_head``.
 
     Args:
         backbone: Images to feature maps.
-        decode_head: Feature maps to scores.
+        decode_head: Feature maps to logits.
         neck: Feature maps to feature maps, between the two; none for None.
         auxiliary_head: Heads whose losses help in training.
         train_cfg: Kept for those who read it; nothing here does.
@@ -26,7 +26,7 @@ class EncoderDecoder(Segmentor):
         pretrained: Weights that the runner loads after building.
     """
 
-    conformance: ClassVar = {
+    conformance: ClassVar[Any] = {
         "backbone": {"type": "segkernel.testing.toys:ToyBackbone"},
         "decode_head": {"type": "FCNHead", "in_channels": 16, "channels": 8, "num_classes": 4},
         "auxiliary_head": {"type": "FCNHead", "in_channels": 16, "in_index": 2, "channels": 8, "num_classes": 4},
@@ -67,15 +67,20 @@ class EncoderDecoder(Segmentor):
 
     def loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
         features = self.extract_feat(images)
-        heads = {"decode": self.decode_head, **self._auxiliary()}
-        return {
-            f"{name}.{key}": value
-            for name, head in heads.items()
-            for key, value in head.loss(features, targets).items()
-        }
+        losses = {"decode": self.decode_head.loss(features, targets), **self._auxiliary_losses(features, targets)}
+        return flattened(losses)
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
         return {"seg": self.decode_head.predict(self.extract_feat(images), (images.shape[2], images.shape[3]))}
+
+    @property
+    def one_pass(self) -> bool:
+        return super().one_pass and self.decode_head.one_pass
+
+    def single_pass(self, images: Tensor, targets: Targets) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        features, size = self.extract_feat(images), (images.shape[2], images.shape[3])
+        logits, losses = self.decode_head.predict_with_loss(features, targets, size)
+        return {"seg": logits}, flattened({"decode": losses, **self._auxiliary_losses(features, targets)})
 
     def _check_heads(self) -> None:
         for name, head in {"decode_head": self.decode_head, **self._auxiliary()}.items():
@@ -97,7 +102,15 @@ class EncoderDecoder(Segmentor):
             message = f"in_channels {head.in_channels} at in_index {head.in_index} does not fit the backbone"
             raise ConfigError(Problem(message, name, hint=f"its maps have {', '.join(map(str, channels))} channels"))
 
+    def _auxiliary_losses(self, features: Sequence[Tensor], targets: Targets) -> dict[str, dict[str, Tensor]]:
+        return {name: head.loss(features, targets) for name, head in self._auxiliary().items()}
+
     def _auxiliary(self) -> dict[str, Head]:
         if isinstance(self.auxiliary_head, nn.ModuleList):
-            return {f"aux_{i}": head for i, head in enumerate(self.auxiliary_head)}
-        return {} if self.auxiliary_head is None else {"aux": self.auxiliary_head}
+            return {f"aux_{i}": cast(Head, head) for i, head in enumerate(self.auxiliary_head)}
+        return {} if self.auxiliary_head is None else {"aux": cast(Head, self.auxiliary_head)}
+
+
+def flattened(losses: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return ``{"decode.loss_ce": ...}`` for the losses of each head by name."""
+    return {f"{name}.{key}": value for name, named in losses.items() for key, value in named.items()}

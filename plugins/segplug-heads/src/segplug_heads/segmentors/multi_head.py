@@ -7,22 +7,23 @@ model:
     seg: {type: FCNHead, num_classes: 19, ...}
     lane: {type: FCNHead, num_classes: 2, in_channels: 19, in_index: 0, ...}
   links:
-    lane: [{head: seg, take: scores, join: replace}]
+    lane: [{head: seg, take: logits, join: replace}]
   weights: {lane: lane_weight}
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 from torch import Tensor, nn
 from typing_extensions import Required, TypedDict
 
-from segkernel.errors import ConfigError, Problem
+from segkernel.errors import ConfigError, Problem, warn_renamed
 from segkernel.interfaces.model import Backbone, CascadeHead, Features, Head, Neck, Segmentor, TestConfig
 from segkernel.sample import Targets
+from segplug_heads.segmentors.encoder_decoder import flattened
 
 MAIN = "seg"
 Taken = dict[tuple[str, str], Tensor]
@@ -31,19 +32,19 @@ Taken = dict[tuple[str, str], Tensor]
 class Link(TypedDict, total=False):
     """What a head takes from another.
 
-    ``take``: its ``scores``, or the ``features`` (N, channels, h, w) before its last convolution. ``join``: ``append``
+    ``take``: its ``logits``, or the ``features`` (N, channels, h, w) before its last convolution. ``join``: ``append``
     puts the map behind those of the trunk (the head picks it with in_index -1, or together with others by its
     input_transform), ``replace`` leaves out the trunk's. ``detach`` keeps this head's gradient from the other.
     """
 
     head: Required[str]
-    take: Literal["scores", "features"]
+    take: Literal["logits", "features", "scores"]
     join: Literal["append", "replace"]
     detach: bool
 
 
 class MultiHeadSegmentor(Segmentor):
-    """Images (N, C, H, W) -> scores of every head by name; ``seg`` is the main output.
+    """Images (N, C, H, W) -> logits of every head by name; ``seg`` is the main output.
 
     Args:
         backbone: Images to feature maps.
@@ -101,34 +102,53 @@ class MultiHeadSegmentor(Segmentor):
         return features if self.neck is None else self.neck(features)
 
     def forward(self, images: Tensor) -> Tensor:
-        features, scores = self.extract_feat(images), {}
+        features, logits = self.extract_feat(images), {}
         with self._recording() as taken:
             for name in self._needed([MAIN]):
-                scores[name] = self.heads[name](self._inputs(name, features, taken))
-        return scores[MAIN]
+                logits[name] = self.heads[name](self._inputs(name, features, taken))
+        return logits[MAIN]
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
-        features, size, scores = self.extract_feat(images), (images.shape[2], images.shape[3]), {}
+        features, size, logits = self.extract_feat(images), (images.shape[2], images.shape[3]), {}
         with self._recording() as taken:
             for name in self._needed(list(self.outputs)):
-                scores[name] = self.heads[name].predict(self._inputs(name, features, taken), size)
-        return {name: scores[name] for name in self.outputs}
+                logits[name] = self._head(name).predict(self._inputs(name, features, taken), size)
+        return {name: logits[name] for name in self.outputs}
 
     def loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
         features = self.extract_feat(images)
-        losses: dict[str, Tensor] = {}
+        losses = {}
         with self._recording() as taken:
             for name in self.order:
-                values = self.heads[name].loss(self._inputs(name, features, taken), self._targets(name, targets))
-                losses |= {f"{name}.{key}": value for key, value in values.items()}
-        return losses
+                inputs, own = self._inputs(name, features, taken), self._targets(name, targets)
+                losses[name] = self._head(name).loss(inputs, own)
+        return flattened(losses)
+
+    @property
+    def one_pass(self) -> bool:
+        return super().one_pass and all(self._head(name).one_pass for name in self.outputs)
+
+    def single_pass(self, images: Tensor, targets: Targets) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        features, size = self.extract_feat(images), (images.shape[2], images.shape[3])
+        logits, losses = {}, {}
+        with self._recording() as taken:
+            for name in self.order:
+                inputs, own = self._inputs(name, features, taken), self._targets(name, targets)
+                if name in self.training_only:
+                    losses[name] = self._head(name).loss(inputs, own)
+                else:
+                    logits[name], losses[name] = self._head(name).predict_with_loss(inputs, own, size)
+        return {name: logits[name] for name in self.outputs}, flattened(losses)
+
+    def _head(self, name: str) -> Head:
+        return cast(Head, self.heads[name])
 
     def _inputs(self, name: str, features: Features, taken: Taken) -> Features:
         """Return the maps a head works on."""
         links = self.links.get(name, [])
         maps = [] if any(link.get("join") == "replace" for link in links) else list(features)
         for link in links:
-            value = taken[link["head"], link.get("take", "scores")]
+            value = taken[link["head"], _taken_of(link)]
             maps.append(value.detach() if link.get("detach") else value)
         return maps
 
@@ -147,7 +167,7 @@ class MultiHeadSegmentor(Segmentor):
     def _recording(self) -> Iterator[Taken]:
         """Collect what linked heads give while they run; heads nobody takes from are left alone."""
         taken: Taken = {}
-        wanted = {(link["head"], link.get("take", "scores")) for links in self.links.values() for link in links}
+        wanted = {(link["head"], _taken_of(link)) for links in self.links.values() for link in links}
         handles = [_record(self.heads[name], taken, name, take) for name, take in sorted(wanted)]
         try:
             yield taken
@@ -179,7 +199,7 @@ class MultiHeadSegmentor(Segmentor):
     def _check(self) -> None:
         if MAIN not in self.heads or MAIN in self.training_only:
             raise ConfigError(Problem(f"one output is called {MAIN!r}; there are {', '.join(self.heads)}", "heads"))
-        named = {"labels": self.labels, "weights": self.weights, "links": self.links}
+        named: dict[str, Mapping[str, Any]] = {"labels": self.labels, "weights": self.weights, "links": self.links}
         named["training_only"] = dict.fromkeys(self.training_only)
         sources = [(f"links.{name}", source) for name in self.links for source in self._sources(name)]
         for path, name in [*((key, name) for key, names in named.items() for name in names), *sources]:
@@ -187,18 +207,26 @@ class MultiHeadSegmentor(Segmentor):
                 raise ConfigError(Problem(f"there is no head {name!r}", path, hint=f"heads: {', '.join(self.heads)}"))
         for name, head in self.heads.items():
             if isinstance(head, CascadeHead):
-                message = f"{type(head).__name__} refines another's scores; it belongs into a CascadeEncoderDecoder"
+                message = f"{type(head).__name__} refines another's logits; it belongs into a CascadeEncoderDecoder"
                 raise ConfigError(Problem(message, f"heads.{name}"))
         for name, links in self.links.items():
             for link in links:
-                if link.get("take") == "features" and not hasattr(self.heads[link["head"]], "conv_seg"):
+                if link.get("take") == "scores":
+                    warn_renamed(f"links.{name}: take: scores", "take: logits")
+                if _taken_of(link) == "features" and not hasattr(self.heads[link["head"]], "conv_seg"):
                     message = f"{type(self.heads[link['head']]).__name__} has no last convolution to take features from"
                     raise ConfigError(Problem(message, f"links.{name}"))
 
 
+def _taken_of(link: Link) -> str:
+    """Return what a link takes: ``logits``, which were called scores before 0.3, or ``features``."""
+    taken = link.get("take", "logits")
+    return "logits" if taken == "scores" else taken
+
+
 def _record(head: nn.Module, taken: Taken, name: str, take: str) -> Any:
     """Have a head write what it gives into ``taken``; return the handle that ends it."""
-    if take == "scores":
+    if take == "logits":
         return head.register_forward_hook(lambda module, args, output: taken.__setitem__((name, take), output))
-    last = head.conv_seg
+    last = cast(nn.Module, head.conv_seg)
     return last.register_forward_pre_hook(lambda module, args: taken.__setitem__((name, take), args[0]))

@@ -12,16 +12,17 @@ from segkernel.nn import resize
 from segkernel.sample import Targets
 from segplug_heads.heads.san_head import SANInputs, SideAdapterCLIPHead
 from segplug_heads.parts.clip_text_encoder import TextEncoder
+from segplug_heads.segmentors.encoder_decoder import flattened
 
 
 class MultimodalEncoderDecoder(Segmentor):
-    """Images (N, C, H, W) -> scores (N, K, h, w) for the classes whose names the text encoder knows.
+    """Images (N, C, H, W) -> logits (N, K, h, w) for the classes whose names the text encoder knows.
 
     Args:
         image_encoder: Images to pairs of a map and a class token, such as a `VisionTransformer` with
             ``output_cls_token``.
         text_encoder: Gives a vector for each class.
-        decode_head: Images, maps and vectors to scores.
+        decode_head: Images, maps and vectors to logits.
         train_cfg: Kept for those who read it; nothing here does.
         test_cfg: How `segkernel.inference` looks at an image: whole, or in sliding windows.
         pretrained: Weights that the runner loads after building.
@@ -80,8 +81,17 @@ class MultimodalEncoderDecoder(Segmentor):
         return self.decode_head(self.extract_feat(images))
 
     def loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
-        losses = self.decode_head.loss(self.extract_feat(images), targets)
-        return {f"decode.{name}": value for name, value in losses.items()}
+        return flattened({"decode": self.decode_head.loss(self.extract_feat(images), targets)})
+
+    @property
+    def one_pass(self) -> bool:
+        return super().one_pass and self.decode_head.one_pass
+
+    def single_pass(self, images: Tensor, targets: Targets) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        size = (images.shape[2], images.shape[3])
+        inputs: Any = self.extract_feat(images)
+        logits, losses = self.decode_head.predict_with_loss(inputs, targets, size)
+        return {"seg": logits}, flattened({"decode": losses})
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
         return {"seg": self.decode_head.predict(self.extract_feat(images), (images.shape[2], images.shape[3]))}

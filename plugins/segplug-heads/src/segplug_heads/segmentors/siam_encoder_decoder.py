@@ -21,14 +21,14 @@ Fusion = Literal["concat", "difference"]
 
 
 class SiamEncoderDecoder(EncoderDecoder):
-    """Two images, one after the other in the channels (N, 2 C, H, W) -> scores (N, K, h, w) of ``decode_head``.
+    """Two images, one after the other in the channels (N, 2 C, H, W) -> logits (N, K, h, w) of ``decode_head``.
 
     Both go through the same backbone; heads, and the neck before them, see what ``fusion`` makes of the two maps of
     each stride.
 
     Args:
         backbone: One image (N, C, H, W) to feature maps.
-        decode_head: Fused feature maps to scores.
+        decode_head: Fused feature maps to logits.
         fusion: ``concat`` joins the maps of the first and the second image, which gives twice the channels;
             ``difference`` takes the absolute value of their difference.
         branch: A further backbone, which sees both images at once, (N, 2 C, H, W); its maps are joined to the fused
@@ -44,7 +44,7 @@ class SiamEncoderDecoder(EncoderDecoder):
             ones.
     """
 
-    conformance: ClassVar = [
+    conformance: ClassVar[Any] = [
         {
             "backbone": {"type": "segkernel.testing.toys:ToyBackbone"},
             "decode_head": {"type": "FCNHead", "in_channels": 32, "channels": 8, "num_classes": 2},

@@ -1,0 +1,201 @@
+"""What the outputs of a segmentor mean: how raw values are resized, merged over views and windows, and decoded.
+
+`PixelClasses` and `PixelValues` have values for each pixel. A plugin adds another kind by deriving from `Output`:
+boxes, for instance, are scaled where maps are interpolated. The entry-point group ``segkernel.outputs`` names the
+kinds, so that an exported file can say which it has.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from segkernel.errors import Problem, UsageError
+from segkernel.geometry import Size
+from segkernel.labels import IGNORE, Task
+
+
+class Output(ABC):
+    """What one output of a segmentor means. A kind is a frozen dataclass of plain values.
+
+    ``raw`` is what `Segmentor.predict` returns for the output: anything with an entry for each image of the batch that
+    can be sliced, such as a tensor (N, ...) or a list of N mappings. `segkernel.inference` looks inside through these
+    methods only.
+    """
+
+    classes: int
+    """Number of classes; 0 where there are none."""
+
+    @abstractmethod
+    def resize(self, raw: Any, old: Size, new: Size) -> Any:
+        """Return the raw values of images of size ``old`` as those of the same images at size ``new``."""
+
+    @abstractmethod
+    def flip(self, raw: Any, size: Size) -> Any:
+        """Return the raw values of images of ``size`` as those of the images mirrored left to right."""
+
+    @abstractmethod
+    def crop(self, raw: Any, size: Size) -> Any:
+        """Return the raw values of the top left ``size`` of the images; what is below and right of it is padding."""
+
+    def activate(self, raw: Any) -> Any:
+        """Return what can be averaged over test-time augmentations: probabilities for logits; by default ``raw``."""
+        return raw
+
+    @abstractmethod
+    def merge(self, merged: Any, raw: Any) -> Any:
+        """Return ``merged``, the views of the same images so far (None before the first), together with one more."""
+
+    def paste(self, canvas: Any, raw: Any, corner: tuple[int, int], size: Size) -> Any:
+        """Return ``canvas``, the windows of images of ``size`` so far (None before the first), together with one more.
+
+        Args:
+            canvas: As returned for the window before.
+            raw: Raw values of a window, resized to it.
+            corner: Its top and left in the images.
+            size: Of the images.
+
+        Raises:
+            UsageError: This kind of output cannot be merged over windows, which is the default.
+        """
+        kind = type(self).__name__
+        raise UsageError(f"test_cfg: {kind} cannot be merged over sliding windows; use mode: whole")
+
+    def mean(self, merged: Any, count: int | Tensor) -> Any:
+        """Return raw values for what `merge` or `paste` collected; by default as it is.
+
+        ``count`` is the number of views, or that of windows over each pixel, (1, 1, H, W).
+        """
+        return merged
+
+    @abstractmethod
+    def decode(self, raw: Any, activated: bool = False) -> Any:
+        """Return the field of a `Prediction` for the raw values of one image, a batch of one.
+
+        ``activated`` says that they went through `activate`. A field holds tensors, or lists or mappings of them.
+        """
+
+    def mismatch(self, dataset: Any) -> Problem | None:
+        """Return why a model with this output cannot learn from, or be measured on, a data set; by default None."""
+        return None
+
+    def config(self) -> dict[str, Any]:
+        """Return plain values from which `output_of` makes the same output again."""
+        return {"type": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
+
+
+class PixelMap(Output):
+    """An output with ``out_channels`` values for each pixel: raw values are (N, out_channels, h, w) at any stride."""
+
+    out_channels: int
+    align_corners: bool
+
+    def resize(self, raw: Tensor, old: Size, new: Size) -> Tensor:
+        return interpolate(raw, size=tuple(new), mode="bilinear", align_corners=self.align_corners)
+
+    def flip(self, raw: Tensor, size: Size) -> Tensor:
+        return raw.flip(-1)
+
+    def crop(self, raw: Tensor, size: Size) -> Tensor:
+        return raw[..., : size[0], : size[1]]
+
+    def merge(self, merged: Tensor | None, raw: Tensor) -> Tensor:
+        return raw if merged is None else merged + raw
+
+    def paste(self, canvas: Tensor | None, raw: Tensor, corner: tuple[int, int], size: Size) -> Tensor:
+        if canvas is None:
+            canvas = raw.new_zeros((*raw.shape[:2], *size))
+        (top, left), (height, width) = corner, raw.shape[-2:]
+        canvas[..., top : top + height, left : left + width] += raw
+        return canvas
+
+    def mean(self, merged: Tensor, count: int | Tensor) -> Tensor:
+        return merged / count
+
+
+@dataclass(frozen=True)
+class PixelClasses(PixelMap):
+    """Logits (N, out_channels, h, w) of classes; decoded to class ids (H, W), uint8 where they fit.
+
+    Args:
+        classes: Number of classes.
+        out_channels: Channels of the logits; 1 with ``sigmoid`` is a binary map of 2 classes.
+        activation: Makes probabilities of logits; ``none`` where the model gives something else that is averaged as it
+            is, such as sums of mask probabilities.
+        threshold: Probability above which a ``sigmoid`` output is class 1, or a class of a multi-label map is there.
+        align_corners: How logits are resized.
+        task: ``multilabel`` is decoded to (K, H, W) uint8: 1 where a class is there, else 0.
+    """
+
+    classes: int
+    out_channels: int
+    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    threshold: float | None = None
+    align_corners: bool = False
+    task: Task = "multiclass"
+
+    def activate(self, raw: Tensor) -> Tensor:
+        if self.activation == "softmax":
+            return raw.softmax(1)
+        return raw.sigmoid() if self.activation == "sigmoid" else raw
+
+    def decode(self, raw: Tensor, activated: bool = False) -> Tensor:
+        several = self.task == "multilabel"
+        if self.threshold is not None and (several or self.out_channels == 1):
+            chosen = ((raw if activated else self.activate(raw)) > self.threshold).to(torch.uint8)
+            return chosen[0] if several else chosen[0, 0]
+        labels = raw.argmax(1)[0]
+        return labels.to(torch.uint8) if raw.shape[1] <= IGNORE else labels
+
+    def mismatch(self, dataset: Any) -> Problem | None:
+        name, count = type(dataset).__name__, len(dataset.classes)
+        if self.classes != count:
+            hint = f"set num_classes: {count} in the model's heads, or reference ${{data.num_classes}}"
+            return Problem(f"{name} has {count} classes, the model predicts {self.classes}", hint=hint)
+        task = getattr(getattr(dataset, "labels", None), "task", "multiclass")
+        if (task == "multilabel") != (self.task == "multilabel"):
+            hint = f"set data.task: {task}, or give the data set labels for task {self.task}"
+            return Problem(f"{name} has labels for task {task}, the model is for task {self.task}", hint=hint)
+        return None
+
+
+@dataclass(frozen=True)
+class PixelValues(PixelMap):
+    """Real numbers (N, out_channels, h, w), a depth for example; decoded to (H, W), or (C, H, W) of several channels.
+
+    Args:
+        out_channels: Numbers for each pixel.
+        align_corners: How they are resized.
+    """
+
+    classes: ClassVar[int] = 0  # type: ignore[misc]
+    out_channels: int = 1
+    align_corners: bool = False
+
+    def decode(self, raw: Tensor, activated: bool = False) -> Tensor:
+        return raw[0, 0] if self.out_channels == 1 else raw[0]
+
+
+def output_of(config: Mapping[str, Any]) -> Output:
+    """Return the output that `Output.config` described, in the metadata of an exported file for example.
+
+    Its kind is an entry point of an installed distribution: such a file is data and must not import what it likes.
+
+    Raises:
+        UsageError, ComponentError: The kind is an import path, or not installed.
+    """
+    from segkernel.catalog import Catalog
+
+    arguments = dict(config)
+    if "type" not in arguments and arguments.get("activation") == "none":
+        raise UsageError("before 0.3 files did not tell depths from classes: export the model again")
+    kind = str(arguments.pop("type", PixelClasses.__name__))
+    if ":" in kind:
+        raise UsageError(f"output {kind!r}: a file may name an installed kind of output, no import path")
+    return Catalog.discover().load("outputs", kind)(**arguments)
