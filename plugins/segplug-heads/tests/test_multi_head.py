@@ -62,7 +62,7 @@ def test_pixel_weights_reach_the_loss_of_their_head_alone() -> None:
     assert weighted["lane.loss_ce"].item() == pytest.approx(plain["lane.loss_ce"].item() / 2)
 
 
-@pytest.mark.parametrize("take", ["scores", "features"])
+@pytest.mark.parametrize("take", ["logits", "features"])
 def test_a_serial_head_works_on_what_another_gives(take: str) -> None:
     heads = {"lane": head(in_channels=4 if take == "scores" else 8, classes=2), "seg": head()}
     net = model(heads, links={"lane": [{"head": "seg", "take": take, "join": "replace"}]}).eval()
