@@ -1,1 +1,1 @@
-"""What heads are put together from: matching, pixel decoders, transformers of queries, text encoders."""
+"""Parts that heads are built from: matching, pixel decoders, transformers of queries, text encoders."""

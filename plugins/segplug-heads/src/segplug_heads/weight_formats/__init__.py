@@ -1,1 +1,1 @@
-"""How others lay out the weights of whole models; recognised by their keys and converted on load."""
+"""Weight formats of whole models, recognised by their keys and converted on load."""

@@ -1,4 +1,8 @@
-"""CLIP, of which SAN is made, in the names of OpenAI and of OpenCLIP."""
+"""CLIP's weights with the names of OpenAI and OpenCLIP, for SAN, which is built on CLIP.
+
+Learning Transferable Visual Models From Natural Language Supervision (CLIP), Radford et al., 2021
+(https://arxiv.org/abs/2103.00020).
+"""
 
 from __future__ import annotations
 
@@ -14,12 +18,15 @@ from segplug_heads.heads.san_head import SideAdapterCLIPHead
 from segplug_heads.segmentors.multimodal_encoder_decoder import MultimodalEncoderDecoder
 
 Weights = dict[str, Tensor]
-IMAGE_LAYER = re.compile(r"^visual\.transformer\.resblocks\.(\d+)\.")
+_IMAGE_LAYER = re.compile(r"^visual\.transformer\.resblocks\.(\d+)\.")
 
 
 class CLIPSAN(WeightFormat):
-    """CLIP into a whole SAN: the first layers of its image encoder are SAN's image encoder, its last ones name the
-    masks; the network beside it starts fresh."""
+    """CLIP's weights for a whole SAN.
+
+    The first layers of CLIP's image encoder are SAN's image encoder, its last ones recognise the mask proposals; the
+    side adapter network keeps its initial weights.
+    """
 
     rules: ClassVar = (
         (r"\.ln_1\.", ".norms.0."),
@@ -38,10 +45,10 @@ class CLIPSAN(WeightFormat):
         image: Weights = {}
         converted: Weights = {}
         for key, value in weights.items():
-            layer = IMAGE_LAYER.match(key)
+            layer = _IMAGE_LAYER.match(key)
             if layer and int(layer[1]) >= depth:
                 name = f"layers.{int(layer[1]) - depth}.{key[layer.end() :]}"
-                converted[f"decode_head.rec_with_attnbias.{self._within(name)}"] = value
+                converted[f"decode_head.rec_with_attnbias.{self._layer_name(name)}"] = value
             elif key.startswith("visual.ln_post."):
                 converted[f"decode_head.rec_with_attnbias.{key.removeprefix('visual.')}"] = value
             elif key == "visual.proj":
@@ -50,12 +57,12 @@ class CLIPSAN(WeightFormat):
                 image[key] = value
             else:
                 name = key.replace("transformer.resblocks.", "transformer.")
-                converted[f"text_encoder.{self._within(name)}"] = value
+                converted[f"text_encoder.{self._layer_name(name)}"] = value
         encoder = convert(module.image_encoder, image).weights
         return converted | {f"image_encoder.{key}": value for key, value in encoder.items()}
 
-    def _within(self, name: str) -> str:
-        """Return our name of something in a layer."""
+    def _layer_name(self, name: str) -> str:
+        """Return our name of a parameter of a layer."""
         for pattern, replacement in self.rules:
             name = re.sub(pattern, replacement, name)
         return name
