@@ -17,6 +17,7 @@ from segkernel.nn.decode_head import (
     DecodeHead,
     DecodeHeadArguments,
     HeadArguments,
+    HeadOptions,
     MultiLevelHeadArguments,
 )
 from segkernel.nn.deform_conv import DeformConv2d, ModulatedDeformConv2d, deform_conv2d
@@ -69,6 +70,7 @@ __all__ = [
     "DropPath",
     "FreezableBackbone",
     "HeadArguments",
+    "HeadOptions",
     "LayerConfig",
     "LayerConfigs",
     "ModulatedDeformConv2d",

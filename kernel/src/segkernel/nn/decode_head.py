@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Required, TypedDict
+from typing_extensions import TypedDict
 
 from segkernel.errors import ConfigError, Problem, warn_renamed
 from segkernel.geometry import Size
@@ -35,12 +35,9 @@ from segkernel.sample import Targets
 InputTransform = Literal["resize_concat", "multiple_select"]
 
 
-class HeadArguments(TypedDict, total=False):
-    """The arguments of `DecodeHead` that every head passes on: all but its layers and ``input_transform``."""
+class HeadOptions(TypedDict, total=False):
+    """The optional arguments of `DecodeHead` but its layers and ``input_transform``."""
 
-    in_channels: Required[int | Sequence[int]]
-    channels: Required[int]
-    num_classes: Required[int]
     out_channels: int | None
     threshold: float | None
     dropout_ratio: float
@@ -50,6 +47,14 @@ class HeadArguments(TypedDict, total=False):
     sampler: PixelSampler | None
     align_corners: bool
     task: Task | None
+
+
+class HeadArguments(HeadOptions):
+    """The arguments of `DecodeHead` but its layers and ``input_transform``, for heads that declare their layers."""
+
+    in_channels: int | Sequence[int]
+    channels: int
+    num_classes: int
 
 
 class MultiLevelHeadArguments(HeadArguments, LayerConfigs, total=False):

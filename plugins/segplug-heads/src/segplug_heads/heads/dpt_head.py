@@ -134,9 +134,9 @@ class DPTHead(DecodeHead):
         readout_type: Readout = "ignore",
         patch_size: int = 16,
         expand_channels: bool = False,
-        conv_cfg: LayerConfig | None = None,
-        norm_cfg: LayerConfig | None = {"type": "BN"},  # noqa: B006  never changed
         act_cfg: LayerConfig | None = {"type": "ReLU"},  # noqa: B006  never changed
+        norm_cfg: LayerConfig | None = {"type": "BN"},  # noqa: B006  never changed
+        conv_cfg: LayerConfig | None = None,
         input_transform: InputTransform | None = None,
         **kwargs: Unpack[HeadArguments],
     ) -> None:

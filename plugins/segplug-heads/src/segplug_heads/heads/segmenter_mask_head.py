@@ -66,10 +66,10 @@ class SegmenterMaskTransformerHead(DecodeHead):
         attn_drop_rate: float = 0.0,
         num_fcs: int = 2,
         qkv_bias: bool = True,
-        conv_cfg: LayerConfig | None = None,
-        norm_cfg: LayerConfig = {"type": "LN"},  # noqa: B006  never changed
         act_cfg: LayerConfig = {"type": "GELU"},  # noqa: B006  never changed
+        norm_cfg: LayerConfig = {"type": "LN"},  # noqa: B006  never changed
         init_std: float = 0.02,
+        conv_cfg: LayerConfig | None = None,
         input_transform: InputTransform | None = None,
         **kwargs: Unpack[HeadArguments],
     ) -> None:
