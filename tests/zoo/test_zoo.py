@@ -13,9 +13,9 @@ import pytest
 
 from segkernel.catalog import Catalog
 from segkernel.config import load_config
-from segkernel.config.experiments import find_experiment, list_experiments
-from segkernel.config.zoo import find_zoos
 from segkernel.errors import ConfigError
+from segplug_heads.configs.experiments import find_experiment, list_experiments
+from segplug_heads.configs.zoo import find_zoos
 
 PUBLISHED: dict[str, dict[str, Any]] = json.loads(digest.FILE.read_text("utf-8"))
 FAMILIES = sorted({entry["family"] for entry in PUBLISHED.values()})

@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from typing_extensions import is_typeddict
 
 from segkernel.catalog import GROUPS, Catalog
-from segkernel.config.marks import place_of, plain
+from segkernel.config.marks import place_of, to_builtin
 from segkernel.errors import ComponentError, ConfigError, Problem, SegKernelError, UsageError, did_you_mean, suggest
 from segkernel.interfaces.spec import Spec
 from segkernel.signature import (
@@ -174,7 +174,7 @@ class _Reader:
         if isinstance(kind, Unresolved):
             return self.problem(at, f"its annotation {kind.text!r} cannot be resolved: {kind.reason}", _UNRESOLVED)
         if kind in (Any, object) or isinstance(kind, TypeVar):
-            return plain(value)
+            return to_builtin(value)
         if origin in UNIONS:
             return self._union(kind, arguments, value, at)
         if origin is Literal:
@@ -195,7 +195,7 @@ class _Reader:
         if cls in MAPPINGS:
             return self._mapping(kind, arguments, value, at)
         if not isinstance(cls, type):
-            return plain(value)
+            return to_builtin(value)
         if issubclass(cls, PurePath) and isinstance(value, str):
             return Path(value)
         if issubclass(cls, enum.Enum):

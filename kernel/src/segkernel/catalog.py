@@ -61,6 +61,7 @@ GROUPS: dict[str, str] = {
     "exporters": "segkernel.interfaces.model:Exporter",
     "weight_formats": "segkernel.interfaces.model:WeightFormat",
     "zoo": "",
+    "config_sources": "",
     "commands": "click.core:Command",
 }
 """Group name without prefix to the class its components are; empty where several will do."""

@@ -3,6 +3,7 @@
     SegKernelError                 exit code 1
     ├── UsageError                 2   a wrong argument on the command line or in a call
     ├── ConfigError                2   one or several problems of a config, each with its place
+    │   └── MissingPackageError    3   it names what comes with a package that is not installed
     ├── ComponentError
     │   ├── UnknownComponentError       2   no distribution offers the name
     │   ├── AmbiguousComponentError     2   two distributions offer it
@@ -96,6 +97,12 @@ class ConfigError(SegKernelError):
         if self.problems and all(getattr(problem.error, "exit_code", 2) == 3 for problem in self.problems):
             self.exit_code = 3
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class MissingPackageError(ConfigError):
+    """A config names something that comes with a package that is not installed."""
+
+    exit_code = 3
 
 
 class ComponentError(SegKernelError):

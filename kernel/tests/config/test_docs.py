@@ -43,7 +43,8 @@ def test_every_yaml_block_loads(page, write, number):
     ["tiny_r50_4xb2-40k_toys", "tiny_r18_4xb2-40k_toys", "tiny-original", "tiny_r18-wide_4xb2-40k_toys"],
 )
 def test_the_experiments_of_the_page_load(page, name):
-    config = load_config(name, catalog=Catalog())
+    pytest.importorskip("segplug_heads")  # its config source reads them
+    config = load_config(name)
     assert config["optim"]["batch_size"] == 8
     assert config["model"]["decode_head"]["num_classes"] == 4
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from segkernel.config.zoo import Family, find_zoos, read_schedules
+from segplug_heads.configs.zoo import Family, find_zoos, read_schedules
 
 ZOO = next(zoo for zoo in find_zoos() if zoo.name == "segplug-heads")
 FAMILIES = {family.name: family for family in ZOO.families()}

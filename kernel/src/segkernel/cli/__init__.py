@@ -24,7 +24,6 @@ COMMANDS = {
     "test": "Evaluate a checkpoint or an exported model.",
     "config": "Show, explain and check configs.",
     "plugins": "List and check what is installed.",
-    "models": "List the packaged configs.",
 }
 """The kernel's own commands, each in ``segkernel.cli.NAME``, and what ``--help`` says of them."""
 

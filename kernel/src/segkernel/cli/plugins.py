@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from segkernel.testing import CheckResult
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
-NOT_COMPONENTS = ("zoo", "commands")
+NOT_COMPONENTS = ("zoo", "config_sources", "commands")
 
 
 @click.group(invoke_without_command=True)

@@ -9,7 +9,6 @@ Loading imports no torch, and PyYAML only when a file is read.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,20 +72,20 @@ def load_config(
     """Load a config.
 
     Args:
-        source: A YAML file, a name of the zoo (``./local_configs`` is searched first), or a mapping.
+        source: A YAML file, a mapping, or a name or file that an installed config source reads.
         overrides: ``key.path=value``, ``key+=value``, ``~key`` or ``+new.key=value``, applied in order.
-        catalog: Where packaged configs are looked up; what is installed by default.
+        catalog: Where config sources are looked up; what is installed by default.
 
     Raises:
         ConfigError: With everything that is wrong, each with its place.
     """
     from segkernel.config.layers import Layers
-    from segkernel.config.zoo import find_zoos
+    from segkernel.config.sources import Sources
 
     if isinstance(source, Config):
         return _finish([source.raw], overrides, source.name, source.source, source.depth)
     problems: list[Problem] = []
-    layers = Layers(find_zoos(catalog), problems)
+    layers = Layers(Sources(catalog), problems)
     name, origin = _add(source, layers)
     if problems:
         raise ConfigError(problems)
@@ -95,25 +94,13 @@ def load_config(
 
 def _add(source: str | Path | Mapping[str, Any], layers: Any) -> tuple[str, str]:
     """Add the layers of ``source``; return a name and where it came from."""
-    from segkernel.config.experiments import add_layers, find_experiment
-
     if isinstance(source, Mapping):
         layers.add(mark(source))
         return "config", ""
     if not isinstance(source, (str, Path)) or not str(source).strip():
         raise UsageError(f"a config is a file, a name or a mapping, not {source!r}")
-    if isinstance(source, Path) or _looks_like_path(source):
-        layers.add_file(Path(source).expanduser())
-        return Path(source).stem, str(source)
-    experiment = find_experiment(source, layers.zoos)
-    add_layers(experiment, layers)
-    return experiment.name, experiment.place
-
-
-def _looks_like_path(text: str) -> bool:
-    return "::" not in text and (
-        text.endswith((".yaml", ".yml")) or "/" in text or os.sep in text or Path(text).is_file()
-    )
+    name, origin = layers.add_name(str(source))
+    return name, origin
 
 
 def _finish(found: list[MarkedDict], overrides: Sequence[str], name: str, source: str, depth: int) -> Config:

@@ -6,22 +6,24 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from segkernel.config.marks import MarkedDict, as_list, brief, place_of
+from segkernel.config.marks import MarkedDict, as_list, place_of, summarize
+from segkernel.config.sources import Sources
 from segkernel.config.text import read_file
-from segkernel.config.zoo import MissingPackageError, Zoo, label_of, packaged
-from segkernel.errors import ConfigError, Problem, suggest
+from segkernel.errors import ConfigError, MissingPackageError, Problem, suggest
+
+YAML = (".yaml", ".yml")
 
 
 class Layers:
     """Collects the layers of a config, lowest first; a base reached twice counts once, where it came first.
 
     Args:
-        zoos: Where packaged names are looked up.
+        sources: Where names, and files of other formats, are looked up.
         problems: What is wrong is added here.
     """
 
-    def __init__(self, zoos: list[Zoo], problems: list[Problem]) -> None:
-        self.zoos, self.problems = zoos, problems
+    def __init__(self, sources: Sources, problems: list[Problem]) -> None:
+        self.sources, self.problems = sources, problems
         self.found: list[MarkedDict] = []
         self.depth = 0
         self._seen: set[Path] = set()
@@ -29,9 +31,9 @@ class Layers:
     def add_file(self, path: Path, asked: str = "", chain: tuple[Path, ...] = ()) -> None:
         """Add a file and all that it stands on; ``asked`` is the place that named it."""
         path = Path(os.path.normpath(path.absolute()))
-        label = label_of(path, self.zoos)
+        label = self.sources.label(path)
         if path in chain:
-            circle = " -> ".join(label_of(link, self.zoos) for link in (*chain[chain.index(path) :], path))
+            circle = " -> ".join(self.sources.label(link) for link in (*chain[chain.index(path) :], path))
             self.problems.append(Problem(f"a base includes itself: {circle}", "_base_", asked))
         elif not path.exists():
             self.problems.append(_no_file(path, label, asked))
@@ -47,26 +49,39 @@ class Layers:
         for index, name in enumerate(bases := as_list(mapping, "_base_")):
             asked = place_of(bases, index)
             if not isinstance(name, str) or not name:
-                message = f"a base is a path or a packaged name, not {brief(name)}"
+                message = f"a base is a path or a packaged name, not {summarize(name)}"
                 self.problems.append(Problem(message, "_base_", asked))
             else:
                 self._add_base(name, asked, chain)
         self.found.append(mapping.without("_base_"))
 
-    def _add_base(self, name: str, asked: str, chain: tuple[Path, ...]) -> None:
-        """Add a base: a file beside the one that names it, a packaged file, or a config of the zoo by its name."""
-        path = (chain[-1].parent if chain else Path()) / Path(name).expanduser()
-        if path.suffix in (".yaml", ".yml") or path.exists():
-            self.add_file(packaged(name, self.zoos, asked)[1] if "::" in name else path, asked, chain)
-            return
-        from segkernel.config.experiments import add_layers, find_experiment
+    def add_name(self, name: str, asked: str = "", chain: tuple[Path, ...] = ()) -> tuple[str, str]:
+        """Add a file, by its path from the one that names it, or what a config source has under a name.
 
+        Returns:
+            A short name, and where the config is listed.
+
+        Raises:
+            ConfigError: Nothing has this name, or a part is missing.
+        """
+        path = (chain[-1].parent if chain else Path()) / Path(name).expanduser()
+        is_yaml = path.suffix in YAML and "::" not in name
+        hit = None if is_yaml else self.sources.find(str(path) if path.exists() else name, asked)
+        if hit is None and not (is_yaml or path.exists() or "/" in name or os.sep in name):
+            raise self.sources.unknown(name, asked)
+        found = path if hit is None else hit[1]
+        if isinstance(found, Path):
+            self.add_file(found, asked, chain)
+            return found.stem, name if hit is None else self.sources.label(found)
+        if found.path in chain:
+            self.add_file(found.path, asked, chain)  # says that it includes itself
+        elif hit is not None:
+            hit[0].add_layers(found, self)
+        return found.name, found.place
+
+    def _add_base(self, name: str, asked: str, chain: tuple[Path, ...]) -> None:
         try:
-            experiment = find_experiment(name, self.zoos)
-            if experiment.path in chain:
-                self.add_file(experiment.path, asked, chain)  # says that it includes itself
-            else:
-                add_layers(experiment, self)
+            self.add_name(name, asked, chain)
         except MissingPackageError:
             raise
         except ConfigError as error:

@@ -106,20 +106,20 @@ def mark(value: Any) -> Any:
     return value
 
 
-def plain(value: Any) -> Any:
+def to_builtin(value: Any) -> Any:
     """Return dicts and lists without their marks, deeply; other values stay themselves."""
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list) else value
+        return {key: to_builtin(item) for key, item in value.items()}
+    return [to_builtin(item) for item in value] if isinstance(value, list) else value
 
 
-def brief(value: Any) -> str:
+def summarize(value: Any) -> str:
     """Describe a value in one line, as config text."""
     if isinstance(value, Mapping):
         return f"{{type: {value['type']}, ...}}" if "type" in value else "{...}" if value else "{}"
     if isinstance(value, (list, tuple)):
         deep = any(isinstance(item, (Mapping, list)) for item in value)
-        return f"[{len(value)} items]" if deep else f"[{', '.join(map(brief, value))}]"
+        return f"[{len(value)} items]" if deep else f"[{', '.join(map(summarize, value))}]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from segkernel.config.marks import MarkedDict, MarkedList, Place, as_list, brief, place_of
+from segkernel.config.marks import MarkedDict, MarkedList, Place, as_list, place_of, summarize
 from segkernel.errors import Problem, suggest
 
 
@@ -53,7 +53,7 @@ def _start(base: Any, over: MarkedDict, problems: list[Problem], path: str) -> M
     delete = over.get("_delete_", False)
     if not isinstance(delete, bool):
         where = place_of(over, "_delete_")
-        problems.append(Problem(f"must be true or false, not {brief(delete)}", join(path, "_delete_"), where))
+        problems.append(Problem(f"must be true or false, not {summarize(delete)}", join(path, "_delete_"), where))
     if not isinstance(base, MarkedDict):
         return MarkedDict(place=over.place)
     old_type = base.get("type")
@@ -85,9 +85,9 @@ def _append(
     old = MarkedList(place=place) if result.get(key) is None else result[key]
     if isinstance(old, MarkedList):
         result[key] = old + merge(None, more, problems, path)
-        _set_place(result, key, replace(place, text=f"+ {brief(more)}") if place else None)
+        _set_place(result, key, replace(place, text=f"+ {summarize(more)}") if place else None)
     else:
-        problems.append(Problem(f"cannot append to {brief(old)}, which is no list", path, str(place or "")))
+        problems.append(Problem(f"cannot append to {summarize(old)}, which is no list", path, str(place or "")))
 
 
 def _set_place(result: MarkedDict, key: Any, place: Place | None) -> None:

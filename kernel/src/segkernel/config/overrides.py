@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from segkernel.config.marks import MarkedDict, MarkedList, Place, brief
+from segkernel.config.marks import MarkedDict, MarkedList, Place, summarize
 from segkernel.config.merge import join, merge
 from segkernel.config.paths import Path, format_path, split_path, step_in
 from segkernel.config.sections import KEYS, is_known
@@ -78,7 +78,7 @@ def _descend(node: Any, path: Path, above: Path, change: _Change, problems: list
 
 def _changed(node: Any, key: Any, above: Path, change: _Change, problems: list[Problem]) -> Any:
     """Return ``node`` with the change made at ``key``, by the same rules as a file laid over it."""
-    place = Place(_PLACE.file, text=brief(change.value))
+    place = Place(_PLACE.file, text=summarize(change.value))
     if isinstance(node, MarkedList) and change.kind == "~":
         return node[:key] + node[key + 1 :]
     holder = node if isinstance(node, MarkedDict) else MarkedDict({key: node[key]}, places=node.places)
@@ -109,4 +109,4 @@ def _missing(node: Any, step: Any, above: Path, change: _Change) -> Problem:
         return Problem("nothing in the config has this key", join(path, step), _PLACE.file, "\n".join(hints))
     if isinstance(node, MarkedList) and isinstance(step, int):
         return Problem(f"the list has {len(node)} items, no [{step}]", path, _PLACE.file)
-    return Problem(f"is {brief(node)}, there is no {step!r} in it", path, _PLACE.file)
+    return Problem(f"is {summarize(node)}, there is no {step!r} in it", path, _PLACE.file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from segkernel.config.marks import MarkedDict, MarkedList, brief, place_of
+from segkernel.config.marks import MarkedDict, MarkedList, place_of, summarize
 from segkernel.config.paths import Path, format_path, parse_path, step_in
 from segkernel.errors import Problem, suggest
 
@@ -52,8 +52,8 @@ class _Resolver:
             if match[0] == text:
                 return value
             if isinstance(value, (MarkedDict, MarkedList)):
-                return self.problem(f"{match[0]} is {brief(value)}, which fits in no text", path, place)
-            text = text[: match.start()] + brief(value).replace("${", "$${") + text[match.end() :]
+                return self.problem(f"{match[0]} is {summarize(value)}, which fits in no text", path, place)
+            text = text[: match.start()] + summarize(value).replace("${", "$${") + text[match.end() :]
         if _OPEN.search(text):
             return self.problem(f"a reference is not closed in {text!r}", path, place, "write $${ for a plain ${")
         return text.replace("$${", "${")
@@ -81,7 +81,7 @@ class _Resolver:
                 key = step_in(node, step)
             except KeyError:
                 found = format_path(target[:depth]) or "the config"
-                what = f"has no {step!r}" if isinstance(node, MarkedDict) else f"is {brief(node)}"
+                what = f"has no {step!r}" if isinstance(node, MarkedDict) else f"is {summarize(node)}"
                 message = f"${{{format_path(target)}}} points to nothing: {found} {what}"
                 return self.problem(message, path, place, suggest(step, node))
             where = place_of(node, key)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from segkernel.config.marks import MarkedDict, Place, brief, place_of, plain
+from segkernel.config.marks import MarkedDict, Place, place_of, summarize, to_builtin
 from segkernel.config.paths import Path, format_path, parse_path, step_in
 from segkernel.config.references import references
 from segkernel.config.text import scalar
@@ -18,7 +18,7 @@ _YAML_1_1_WORDS = ("y", "n", "yes", "no", "on", "off")  # texts to us, but not t
 
 def to_yaml(data: Any, places: bool = False) -> str:
     """Return YAML that loads back to the same plain values; with ``places``, each with a comment on its origin."""
-    value = data if places else plain(data)
+    value = data if places else to_builtin(data)
     return "".join(f"{text:<57} # {place}\n" if place else f"{text}\n" for text, place in _lines(value, ""))
 
 
@@ -41,7 +41,7 @@ def explain(raw: MarkedDict, data: MarkedDict, key: str) -> list[str]:
                 return [f"{key}: not set", *history]
             name = format_path(path[: depth + 1])
             raise ConfigError(Problem("nothing in the config has this key", name, hint=suggest(step, node))) from None
-    return [f"{key}: {brief(node)}", *history]
+    return [f"{key}: {summarize(node)}", *history]
 
 
 def _lines(value: Any, indent: str) -> Iterator[tuple[str, str]]:
@@ -75,7 +75,7 @@ def _inline(value: Any, key: bool = False) -> str:
     if isinstance(value, float):
         return {"inf": ".inf", "-inf": "-.inf", "nan": ".nan"}.get(repr(value), repr(value))
     if value is None or isinstance(value, (bool, int, dict)):
-        return brief(value)
+        return summarize(value)
     text = value if isinstance(value, str) else f"<{type(value).__name__}>"
     text = text if key else text.replace("${", "$${")  # keys hold no references
     if re.fullmatch(r"[A-Za-z_/]([\w./:()+@-]*[\w./()+@-])?", text, re.ASCII) and isinstance(scalar(text), str):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from segkernel.config.marks import MarkedDict, MarkedList, Place, brief
+from segkernel.config.marks import MarkedDict, MarkedList, Place, summarize
 from segkernel.errors import ConfigError, Problem
 
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)|0x[0-9a-fA-F]+|0o[0-7]+|0b[01]+")
@@ -54,7 +54,7 @@ def read_mapping(text: str, label: str, problems: list[Problem]) -> MarkedDict |
     if isinstance(value, MarkedDict):
         return value
     if len(problems) == count:
-        kind = "a list" if isinstance(value, list) else f"only {brief(value)!r}"
+        kind = "a list" if isinstance(value, list) else f"only {summarize(value)!r}"
         message = "is empty" if value is None else f"holds {kind} at the top"
         problems.append(Problem(f"{message}; a config is a mapping", place=label, hint="for example  model: {...}"))
     return None
@@ -155,7 +155,7 @@ class _Reader:
             key = self.value(event, level)
             value = self.value(next(self.events), level)
             if isinstance(key, bool) or not isinstance(key, (str, int)):
-                self.problem(event, f"a key must be a text or a whole number, not {brief(key)}", "quote it")
+                self.problem(event, f"a key must be a text or a whole number, not {summarize(key)}", "quote it")
             elif key == "<<" and event.implicit[0]:
                 self.problem(event, "the merge key << is not read", "use _base_, or a reference: ${model.backbone}")
             elif key in result:
@@ -167,8 +167,8 @@ class _Reader:
 
     def place(self, event: Any, value: Any = "") -> Place:
         if self.fixed is not None:
-            return Place(self.fixed.file, text=brief(value))
-        return Place(self.label, event.start_mark.line + 1, event.start_mark.column + 1, brief(value))
+            return Place(self.fixed.file, text=summarize(value))
+        return Place(self.label, event.start_mark.line + 1, event.start_mark.column + 1, summarize(value))
 
     def problem(self, event: Any, message: str, hint: str = "") -> None:
         self.problems.append(Problem(message, place=str(self.place(event)), hint=hint))

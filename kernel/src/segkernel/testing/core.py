@@ -22,7 +22,7 @@ _HOMES = {
     **dict.fromkeys(("backbones", "necks", "heads", "segmentors"), "models"),
     **dict.fromkeys(("optimizers", "schedules"), "optim"),
     **dict.fromkeys(("layers", "outputs", "parts"), "signature"),
-    **dict.fromkeys(("zoo", "commands"), "package"),
+    **dict.fromkeys(("zoo", "config_sources", "commands"), "package"),
     "samplers": "datasets",
 }
 """Group to the module that holds its checks, where the two are not called the same."""

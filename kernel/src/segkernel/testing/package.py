@@ -5,9 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import importlib_metadata
 
@@ -74,20 +71,31 @@ def licence(subject: Subject) -> None:
 @check("zoo", name="files", example=False)
 def zoo_files(subject: Subject) -> None:
     """The installed package holds the folder, and YAML in it."""
-    zoo = _zoo(subject)
-    require(zoo is not None, f"no folder {subject.target.value} is installed")
-    require(any(zoo.folder.rglob("*.yaml")), f"{zoo.folder} holds no *.yaml; are the configs in the wheel?")
+    from segkernel.config.packaged import folders
+
+    folder = folders(subject.catalog).get(subject.target.distribution)
+    require(folder is not None, f"no folder {subject.target.value} is installed")
+    require(any(folder.rglob("*.yaml")), f"{folder} holds no *.yaml; are the configs in the wheel?")
 
 
 @check("zoo", name="configs", example=False)
 def zoo_configs(subject: Subject) -> None:
     """Every published name resolves, and names components and arguments that exist, or says why it is unavailable."""
     from segkernel.config import load_config
+    from segkernel.config.sources import Sources
     from segkernel.errors import ConfigError
     from segkernel.experiment import check as check_config
 
     missing = []
-    published = list(_published(_zoo(subject)))
+    sources = Sources(subject.catalog)
+    if not sources.installed:
+        raise CheckSkipped("no config source is installed that reads it")
+    published = [
+        name
+        for source in sources.installed
+        for name in source.names()
+        if name.startswith(f"{subject.target.distribution}::")
+    ]
     for name in published:
         try:
             config = load_config(name)
@@ -98,7 +106,7 @@ def zoo_configs(subject: Subject) -> None:
             continue
         absent = [problem for problem in problems if "pip install" in str(problem)]
         # A data part may hold a piece of the model (how it slides); the family's file completes it.
-        is_part = isinstance(name, Path) and name.parent.name == "data"
+        is_part = "::data/" in name
         wrong = [p for p in problems if p not in absent and not (is_part and p.path == "model.type")]
         require(not wrong, f"{name}: {wrong[0]}" if wrong else "")
         missing += map(str, absent[:1])
@@ -116,18 +124,3 @@ def command_help(subject: Subject) -> None:
     require(subject.target.help, "it has no help text: write a docstring")
     result = CliRunner().invoke(subject.target, ["--help"])
     require(result.exit_code == 0, f"--help ends with exit code {result.exit_code}: {result.output.strip()}")
-
-
-def _zoo(subject: Subject) -> Any:
-    from segkernel.config.zoo import find_zoos
-
-    return next((zoo for zoo in find_zoos(subject.catalog) if zoo.name == subject.target.distribution), None)
-
-
-def _published(zoo: Any) -> Iterator[str | Path]:
-    """Yield what can be loaded: whole configs, data parts and published experiments."""
-    if zoo is not None:
-        yield from zoo.files().values()
-        yield from zoo.files("data").values()
-        for family in zoo.families():
-            yield from map(str, family.section("experiments"))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 # The names below are written by tools/update_known.py.
 # isort: off
 if TYPE_CHECKING:
+    from segplug_heads.configs.source import ZooSource as ZooSource
     from segplug_heads.heads.ann_head import ANNHead as ANNHead
     from segplug_heads.heads.apc_head import APCHead as APCHead
     from segplug_heads.heads.aspp_head import ASPPHead as ASPPHead
@@ -166,6 +167,7 @@ _HOMES = {
     "UPerHead": "heads.uper_head",
     "VPDDepthHead": "heads.vpd_depth_head",
     "WeightedSum": "losses.weighted_sum",
+    "ZooSource": "configs.source",
 }
 # Here they end.
 

@@ -16,8 +16,8 @@ from urllib.error import HTTPError
 from urllib.parse import unquote, urldefrag, urlparse
 from urllib.request import Request, urlopen
 
+from segkernel.config.packaged import folders
 from segkernel.config.text import read_file
-from segkernel.config.zoo import find_zoos, label_of
 from segkernel.errors import CheckpointError, Problem, did_you_mean
 from segkernel.files import cache_folder, replacing
 from segkernel.interfaces.model import WeightFormat
@@ -60,10 +60,10 @@ class Downloads(WeightFormat):
 def known_weights() -> dict[str, Any]:
     """Return the addresses, or mappings of ``url`` and ``sha256``, of all zoos' ``weights.yaml`` by name."""
     table: dict[str, Any] = {}
-    for zoo in reversed(find_zoos()):
+    for name, folder in reversed(folders().items()):
         problems: list[Problem] = []
-        if (path := zoo.folder / TABLE).is_file():
-            table |= read_file(path, label_of(path, [zoo]), problems) or {}
+        if (path := folder / TABLE).is_file():
+            table |= read_file(path, f"{name}::{TABLE}", problems) or {}
     return table
 
 

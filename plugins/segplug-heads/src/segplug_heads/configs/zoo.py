@@ -6,29 +6,22 @@ A zoo folder holds whole configs (``quickstart.yaml``), model families (``famili
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from segkernel.config.marks import MarkedDict, brief, place_of
+from segkernel.catalog import Catalog
+from segkernel.config.marks import MarkedDict, place_of, summarize
+from segkernel.config.packaged import LOCAL, folders
 from segkernel.config.text import read_file
-from segkernel.errors import ConfigError, Problem, did_you_mean, suggest
+from segkernel.errors import MissingPackageError, Problem, did_you_mean, suggest
 
-LOCAL = "local_configs"
 PROVIDERS = {"model": "segplug-heads", "schedule": "segplug-heads", "data": "segplug-datasets"}
 """The first-party distribution that brings the parts of a kind."""
 
 _TABLES = ("schedules.yaml", "weights.yaml")
 _FAMILY_KEYS = ("_meta_", "base", "variants", "aliases", "experiments")
-
-
-class MissingPackageError(ConfigError):
-    """A config names something that comes with a package that is not installed."""
-
-    exit_code = 3
 
 
 @dataclass(frozen=True)
@@ -78,25 +71,18 @@ class Family:
         return {f"{self.name}_{name}": name for name in names} | {str(name): name for name in names}
 
 
-def find_zoos(catalog: Any = None) -> list[Zoo]:
+def find_zoos(catalog: Catalog | None = None) -> list[Zoo]:
     """Return ``./local_configs``, if it is there, and then the zoo of every usable distribution."""
-    if catalog is None:
-        from segkernel.catalog import Catalog
-
-        catalog = Catalog.discover()
-    local = Path(LOCAL).absolute()
-    zoos = [Zoo(LOCAL, local)] if local.is_dir() else []
-    folders = ((row.distribution, _folder(row.value)) for row in catalog.rows_of("zoo"))
-    return zoos + [Zoo(name, folder) for name, folder in folders if folder is not None]
+    return [Zoo(name, folder) for name, folder in folders(catalog).items()]
 
 
 def label_of(path: Path, zoos: list[Zoo]) -> str:
-    """Return what places call a file: ``distribution::path`` in a zoo, else its path from here if it is below."""
+    """Return what places call a file of a package, ``distribution::path``, or of ``local_configs``; "" for others."""
     for zoo in zoos:
-        if zoo.name != LOCAL and path.is_relative_to(zoo.folder):
-            return f"{zoo.name}::{path.relative_to(zoo.folder).as_posix()}"
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+        if path.is_relative_to(zoo.folder):
+            inside = path.relative_to(zoo.folder).as_posix()
+            return f"{LOCAL}/{inside}" if zoo.name == LOCAL else f"{zoo.name}::{inside}"
+    return ""
 
 
 def packaged(text: str, zoos: list[Zoo], asked: str = "") -> tuple[Zoo, Path]:
@@ -132,10 +118,10 @@ def _read_family(path: Path, label: str, stat: os.stat_result) -> Family:
         if key not in _FAMILY_KEYS:
             problems.append(Problem("unknown key of a family file", str(key), place, suggest(key, _FAMILY_KEYS)))
         elif not isinstance(value, MarkedDict):
-            problems.append(Problem(f"must be a mapping, not {brief(value)}", str(key), place))
+            problems.append(Problem(f"must be a mapping, not {summarize(value)}", str(key), place))
         elif key in ("variants", "experiments"):
             for name in [name for name in value if not isinstance(value[name], MarkedDict | None)]:
-                message = f"must be a mapping or nothing, not {brief(value[name])}"
+                message = f"must be a mapping or nothing, not {summarize(value[name])}"
                 problems.append(Problem(message, f"{key}.{name}", place_of(value, name)))
         elif key == "aliases":
             known = data.get("experiments") or ()
@@ -145,15 +131,3 @@ def _read_family(path: Path, label: str, stat: os.stat_result) -> Family:
                     Problem("names no experiment of this file", f"aliases.{name}", place_of(value, name), hint)
                 )
     return Family(path, data, tuple(problems))
-
-
-def _folder(value: str) -> Path | None:
-    """Return the folder that an entry point names, ``package:folder``, without importing the package."""
-    package, _, inside = value.partition(":")
-    top, _, below = package.strip().partition(".")
-    spec = importlib.util.find_spec(top)  # of a top-level package: finds it, imports nothing
-    for root in (spec.submodule_search_locations or []) if spec else []:
-        folder = Path(root, *filter(None, below.split(".")), *filter(None, inside.strip().split("/"))).absolute()
-        if folder.is_dir():
-            return folder
-    return None

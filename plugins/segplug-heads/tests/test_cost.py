@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("segplug_heads")
-
 from segkernel.config import load_config
-from segkernel.cost import cost_of
+from segplug_heads.commands.cost import cost_of
 
 
 def test_a_models_parameters_and_operations_are_counted():

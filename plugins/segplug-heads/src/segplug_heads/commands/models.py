@@ -12,7 +12,7 @@ import click
 from segkernel.cli import SIZE, table
 
 if TYPE_CHECKING:
-    from segkernel.config.experiments import Experiment
+    from segplug_heads.configs.experiments import Experiment
 
 
 class _Models(click.Group):
@@ -41,9 +41,9 @@ def list_models(
     pattern: str | None = None, family: str | None = None, data: str | None = None, as_json: bool = False
 ) -> None:
     """List names, families, data parts and published mIoU; GLOB without a star matches anywhere."""
-    from segkernel.config.experiments import list_experiments
-    from segkernel.config.zoo import find_zoos
     from segkernel.errors import UsageError, suggest
+    from segplug_heads.configs.experiments import list_experiments
+    from segplug_heads.configs.zoo import find_zoos
 
     entries = list(list_experiments(find_zoos()))
     names = [entry.family.name if entry.family else "" for entry in entries]
@@ -73,16 +73,14 @@ def list_models(
 def show(name: str, shape: tuple[int, int] | None, as_json: bool) -> None:
     """Show the parts of a model, its paper, published scores and weights; with torch, its parameters and FLOPs."""
     from segkernel.config import load_config
-    from segkernel.config.experiments import find_experiment
-    from segkernel.config.marks import plain
-    from segkernel.config.zoo import find_zoos
+    from segkernel.config.marks import to_builtin
 
-    entry = find_experiment(name, find_zoos())
+    entry = _find(name)
     facts: dict[str, Any] = {"name": entry.name, "family": entry.family.name if entry.family else None}
     facts |= {"variant": entry.variant, "schedule": entry.schedule, "data": entry.data}
-    facts |= {"listed at": entry.place, "file": str(entry.path), **plain(entry.meta())}
+    facts |= {"listed at": entry.place, "file": str(entry.path), **to_builtin(entry.meta())}
     if find_spec("torch") and "unavailable" not in facts:
-        from segkernel.cost import cost_of
+        from segplug_heads.commands.cost import cost_of
 
         facts |= cost_of(load_config(name), shape)
     if as_json:
@@ -98,17 +96,27 @@ def show(name: str, shape: tuple[int, int] | None, as_json: bool) -> None:
 @click.argument("name")
 def download(name: str) -> None:
     """Download the published weights of a model into the cache; print the file."""
-    from segkernel.config.experiments import find_experiment
-    from segkernel.config.zoo import find_zoos
     from segkernel.errors import UsageError
     from segkernel.weight_formats import locate
 
-    entry = find_experiment(name, find_zoos())
+    entry = _find(name)
     weights = entry.meta().get("weights")
     if not weights:
         raise UsageError(f"{entry.name} was published without weights; seg-kernel models show {entry.name}")
     click.echo(locate(weights))
     click.echo(f"next: seg-kernel predict {entry.name} IMAGE", err=True)
+
+
+def _find(name: str) -> Experiment:
+    from segkernel.errors import ConfigError
+    from segplug_heads.configs.experiments import find_experiment, unknown
+    from segplug_heads.configs.zoo import find_zoos
+
+    zoos = find_zoos()
+    entry = find_experiment(name, zoos)
+    if entry is None:
+        raise ConfigError(unknown(name, zoos))
+    return entry
 
 
 def _matches(text: str, pattern: str | None) -> bool:

@@ -12,8 +12,9 @@ from typing import Any
 
 from segkernel.config.layers import Layers
 from segkernel.config.marks import MarkedDict, MarkedList, as_list, place_of
-from segkernel.config.zoo import LOCAL, PROVIDERS, Family, MissingPackageError, Zoo, label_of, packaged, read_schedules
-from segkernel.errors import ConfigError, Problem, did_you_mean, suggest
+from segkernel.config.packaged import LOCAL
+from segkernel.errors import ConfigError, MissingPackageError, Problem, did_you_mean, suggest
+from segplug_heads.configs.zoo import PROVIDERS, Family, Zoo, label_of, packaged, read_schedules
 
 _PARTS = ("variant", "schedule", "data")
 
@@ -70,29 +71,35 @@ def list_experiments(zoos: Iterable[Zoo], holding: str = "") -> Iterator[Experim
                 yield Experiment(str(name), zoo, place_of(experiments, name), family.path, family, own=own, **parts)
 
 
-def find_experiment(name: str, zoos: list[Zoo]) -> Experiment:
+def find_experiment(name: str, zoos: list[Zoo], asked: str = "") -> Experiment | None:
     """Return what ``name``, or ``distribution::name``, stands for; local configs win over packages.
 
+    Args:
+        name: Published, or MODEL_SCHEDULE_DATA.
+        zoos: Where to look.
+        asked: The place that names it, for errors.
+
     Raises:
-        ConfigError: Nothing has this name, or several packages have it.
+        ConfigError: Several packages have this name.
+        MissingPackageError: The distribution is not installed.
     """
     if "::" in name:
-        zoo, path = packaged(name, zoos)
-        if path.is_file():
+        zoo, path = packaged(name, zoos, asked)
+        if path.is_file() or path.suffix == ".yaml":
             return Experiment(path.stem, zoo, label_of(path, zoos), path)
         zoos, name = [zoo], name.split("::", 1)[1]
     aliases = [family.section("aliases").get(name) for zoo in zoos for family in zoo.families(name)]
     name = next((alias for alias in aliases if isinstance(alias, str)), name)
     found = [entry for entry in list_experiments(zoos, name) if entry.name == name] or list(_composed(name, zoos))
     if not found:
-        raise _unknown(name, zoos)
+        return None
     if found[0].zoo.name != LOCAL and len({entry.zoo for entry in found}) > 1:
         names = " or ".join(dict.fromkeys(f"{entry.zoo.name}::{name}" for entry in found))
         raise ConfigError(Problem(f"several packages have a config called {name}", hint=f"write {names}"))
     return found[0]
 
 
-def add_layers(experiment: Experiment, layers: Layers) -> None:
+def add_layers(experiment: Experiment, layers: Layers, zoos: list[Zoo]) -> None:
     """Add an experiment's layers: data part, schedule part, family base, variant, and what it says itself.
 
     Raises:
@@ -100,10 +107,9 @@ def add_layers(experiment: Experiment, layers: Layers) -> None:
     """
     family = experiment.family
     if family is None:
-        layers.add_file(experiment.path)
-        return
+        raise ValueError(f"{experiment.path} is a whole config")
     layers.problems.extend(family.problems)
-    zoos = sorted(layers.zoos, key=lambda zoo: (zoo.name != LOCAL, zoo != experiment.zoo))
+    zoos = sorted(zoos, key=lambda zoo: (zoo.name != LOCAL, zoo != experiment.zoo))
     if experiment.data is not None:
         files = {name: path for zoo in reversed(zoos) for name, path in zoo.files("data").items()}
         if experiment.data not in files:
@@ -164,10 +170,11 @@ def _named_parts(own: MarkedDict) -> list[str]:
     return [key for key in _PARTS if key in own and not isinstance(own[key], (MarkedDict, MarkedList))]
 
 
-def _unknown(name: str, zoos: list[Zoo]) -> ConfigError:
-    if not any(zoo.name != LOCAL for zoo in zoos):
-        message = f"no config is called {name!r}, and no package with configs is installed"
-        return MissingPackageError(Problem(message, hint=f"pip install {PROVIDERS['model']}"))
+def unknown(name: str, zoos: list[Zoo]) -> list[Problem]:
+    """Say that no zoo has a name, with the near ones, and what is wrong with family files."""
+    if "::" in name:
+        distribution, _, name = name.partition("::")
+        zoos = [packaged(f"{distribution}::", zoos)[0]]
     families = [family for zoo in zoos for family in zoo.families()]
     names = [entry.name for entry in list_experiments(zoos)]
     names += [f"{name}.yaml"] if Path(f"{name}.yaml").is_file() else []
@@ -176,7 +183,7 @@ def _unknown(name: str, zoos: list[Zoo]) -> ConfigError:
     near = did_you_mean(name, names) or [name.replace(model, known, 1) for known in models]
     hint = f"did you mean {' or '.join(near)}?\n" if near else ""
     problem = Problem(f"no config is called {name!r}", hint=f"{hint}seg-kernel models lists them")
-    return ConfigError([problem, *(problem for family in families for problem in family.problems)])
+    return [problem, *(problem for family in families for problem in family.problems)]
 
 
 def _missing(

@@ -8,9 +8,9 @@ import pytest
 
 from segkernel.catalog import Catalog, Row
 from segkernel.config import load_config
-from segkernel.config.experiments import find_experiment, list_experiments
-from segkernel.config.zoo import MissingPackageError, find_zoos
-from segkernel.errors import ConfigError, UsageError
+from segkernel.errors import ConfigError, MissingPackageError, UsageError
+from segplug_heads.configs.experiments import find_experiment, list_experiments
+from segplug_heads.configs.zoo import find_zoos
 
 PUBLISHED = "pspnet_r50-d8_4xb2-40k_cityscapes-512x1024"
 
@@ -125,9 +125,9 @@ def test_local_parts_come_first(zoo, write):
     assert config["schedule"] == {"iterations": 1000}
 
 
-def test_a_local_family_needs_no_package(write):
+def test_a_local_family_needs_no_package(write, source_only):
     write("local_configs/families/tiny.yaml", "base: {model: {type: X}}\nexperiments:\n  tiny: {seed: 4}\n")
-    assert load_config("tiny", catalog=Catalog()).data == {"model": {"type": "X"}, "seed": 4}
+    assert load_config("tiny", catalog=source_only).data == {"model": {"type": "X"}, "seed": 4}
 
 
 def test_a_changed_family_is_read_again(zoo, write):

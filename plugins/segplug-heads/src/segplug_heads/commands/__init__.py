@@ -1,0 +1,1 @@
+"""Commands of this package, imported when they are called."""

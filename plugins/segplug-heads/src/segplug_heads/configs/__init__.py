@@ -1,0 +1,1 @@
+"""Model configs by name: a config source that reads the zoos of the installed packages."""
