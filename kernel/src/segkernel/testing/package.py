@@ -74,8 +74,10 @@ def zoo_files(subject: Subject) -> None:
     from segkernel.config.packaged import folders
 
     folder = folders(subject.catalog).get(subject.target.distribution)
-    require(folder is not None, f"no folder {subject.target.value} is installed")
-    require(any(folder.rglob("*.yaml")), f"{folder} holds no *.yaml; are the configs in the wheel?")
+    require(folder, f"no folder {subject.target.value} is installed")
+    require(
+        folder is not None and any(folder.rglob("*.yaml")), f"{folder} holds no *.yaml; are the configs in the wheel?"
+    )
 
 
 @check("zoo", name="configs", example=False)
