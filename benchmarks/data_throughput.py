@@ -31,8 +31,8 @@ import torch
 
 from segkernel import image as images
 from segkernel.data import Loader, sample_rng
-from segkernel.labels import LabelSpec
 from segkernel.sample import Batch
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.packed import PackedDataset, pack
 from segplug_datasets.paired_files import ListedFiles
 from segplug_datasets.street_scenes import LABELS, StreetScenes

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from segkernel.data import Loader
     from segkernel.interfaces.model import Engine, Segmentor
-    from segkernel.labels import LabelSpec
+    from segkernel.labels import Labels
     from segkernel.sample import Batch, Prediction, Targets
 
 PROJECT = "segkernel"
@@ -74,7 +74,7 @@ class Run(Protocol):
     """Whether the state is that of a whole iteration, so that it can be saved and resumed."""
 
     @property
-    def labels(self) -> LabelSpec:
+    def labels(self) -> Labels:
         """Classes and palette of the data."""
 
     @property

@@ -25,7 +25,7 @@ from segkernel.errors import ComponentError, DataError, UsageError, warn_renamed
 from segkernel.inference import TTA, Preprocessor, predict_batch
 from segkernel.interfaces.data import Dataset, Transform
 from segkernel.interfaces.model import PixelClasses, Segmentor, TestConfig
-from segkernel.labels import Color, LabelSpec
+from segkernel.labels import Color, Labels
 from segkernel.loading import ExporterChoice, catalog_of, load_model
 from segkernel.sample import Batch, Prediction, Sample, collate
 
@@ -65,7 +65,7 @@ class Predictor:
         device: str | torch.device | None = None,
         classes: Sequence[str] | None = None,
         palette: Sequence[Color] | None = None,
-        dataset: Dataset | type | str | Mapping[str, Any] | LabelSpec | None = None,
+        dataset: Dataset | type | str | Mapping[str, Any] | Labels | None = None,
         *,
         transforms: Sequence[Transform] | None = None,
         preprocess: Mapping[str, Any] | None = None,
@@ -227,23 +227,23 @@ def _device_of(model: Any, given: bool) -> str:
 
 
 def _settle_labels(
-    classes: Sequence[str] | None, palette: Sequence[Color] | None, known: LabelSpec | None, count: int
-) -> LabelSpec:
+    classes: Sequence[str] | None, palette: Sequence[Color] | None, known: Labels | None, count: int
+) -> Labels:
     names = tuple(classes or (known.classes if known else [f"class {i}" for i in range(count)]))
     if len(names) != count:
         raise UsageError(f"the model predicts {count} classes, but {len(names)} are named: {', '.join(names[:8])}")
     colors = palette or (known.palette if known and len(known.palette) == count else ())
-    return LabelSpec(names, tuple(tuple(color) for color in colors))  # type: ignore[misc]
+    return Labels(names, tuple(tuple(color) for color in colors))  # type: ignore[misc]
 
 
-def _labels_in(meta: Mapping[str, Any]) -> LabelSpec | None:
+def _labels_in(meta: Mapping[str, Any]) -> Labels | None:
     classes, palette = meta.get("classes"), meta.get("palette") or ()
     if not classes:
         return None
-    return LabelSpec(tuple(classes), tuple(palette) if len(palette) == len(classes) else ())
+    return Labels(tuple(classes), tuple(palette) if len(palette) == len(classes) else ())
 
 
-def _labels_in_config(data: Mapping[str, Any], catalog: Catalog) -> LabelSpec | None:
+def _labels_in_config(data: Mapping[str, Any], catalog: Catalog) -> Labels | None:
     """Return the labels of the config's data, without opening it; None when its package is not there."""
     spec = next((data[part] for part in ("test", "val", "train") if data.get(part)), None)
     try:
@@ -253,16 +253,16 @@ def _labels_in_config(data: Mapping[str, Any], catalog: Catalog) -> LabelSpec | 
         return None
 
 
-def _labels_of(dataset: Any, catalog: Catalog) -> LabelSpec | None:
-    if isinstance(dataset, LabelSpec | None):
+def _labels_of(dataset: Any, catalog: Catalog) -> Labels | None:
+    if isinstance(dataset, Labels | None):
         return dataset
     if isinstance(dataset, Mapping) and dataset.get("classes"):
         return _labels_in(dataset)
     if isinstance(dataset, str | Mapping):
         dataset = catalog.load("datasets", dataset if isinstance(dataset, str) else str(dataset.get("type")))
     found = [getattr(dataset, name, None) for name in ("labels", "spec")]
-    known = next((spec for spec in found if isinstance(spec, LabelSpec)), None)
+    known = next((spec for spec in found if isinstance(spec, Labels)), None)
     classes = getattr(dataset, "classes", None)
     if known is None and isinstance(classes, Sequence):
-        known = LabelSpec(tuple(classes), tuple(getattr(dataset, "palette", None) or ()))
+        known = Labels(tuple(classes), tuple(getattr(dataset, "palette", None) or ()))
     return known

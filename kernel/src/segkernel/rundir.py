@@ -33,7 +33,7 @@ except ImportError:  # Windows, where run directories are not locked
 
 if TYPE_CHECKING:
     from segkernel.inference import Preprocessor
-    from segkernel.labels import LabelSpec
+    from segkernel.labels import Labels
     from segkernel.runner import Runner
 
 log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ def _close_log(handler: logging.Handler) -> None:
     handler.close()
 
 
-def model_metadata(labels: LabelSpec, config: Mapping[str, Any], preprocessor: Preprocessor) -> dict[str, Any]:
+def model_metadata(labels: Labels, config: Mapping[str, Any], preprocessor: Preprocessor) -> dict[str, Any]:
     """Return what is needed to use a model's weights or its exported file, as plain values."""
     return {
         "classes": list(labels.classes),

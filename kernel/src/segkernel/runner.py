@@ -47,7 +47,7 @@ from segkernel.hookspecs import HookCaller
 from segkernel.inference import Preprocessor, check_views
 from segkernel.interfaces.data import Dataset
 from segkernel.interfaces.model import Engine, Segmentor
-from segkernel.labels import LabelSpec
+from segkernel.labels import Labels
 from segkernel.randomness import random_state, seed_everything, set_random_state
 from segkernel.sample import Batch
 from segkernel.schedules import Schedule
@@ -160,11 +160,11 @@ class Runner:
         return self._stop_reason is not None
 
     @property
-    def labels(self) -> LabelSpec:
+    def labels(self) -> Labels:
         part = next((s.dataset for s in (self.train_set, self.val_set, self.test_set) if s is not None), None)
         if part is None:
             raise UsageError("the run has no data set")
-        return getattr(part, "labels", None) or LabelSpec(tuple(part.classes), tuple(part.palette))
+        return getattr(part, "labels", None) or Labels(tuple(part.classes), tuple(part.palette))
 
     def stop(self, reason: str) -> None:
         if not self.stopping:

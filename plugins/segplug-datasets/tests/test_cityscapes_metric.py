@@ -13,9 +13,9 @@ import torch
 
 from segkernel import image
 from segkernel.errors import DataError, UsageError
-from segkernel.labels import LabelSpec
 from segkernel.sample import Prediction, Targets
 from segplug_datasets.cityscapes import LABELS
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.metrics.cityscapes import CityscapesMetric
 from segplug_datasets.metrics.cityscapes_labels import CATEGORIES, IDS, INSTANCE_SIZES
 

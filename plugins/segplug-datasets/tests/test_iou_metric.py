@@ -17,8 +17,8 @@ import torch
 from segkernel import image
 from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import Metric
-from segkernel.labels import LabelSpec
 from segkernel.sample import Prediction, Targets
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.metrics.counts import _on_device, confusion
 from segplug_datasets.metrics.iou import IoUMetric
 

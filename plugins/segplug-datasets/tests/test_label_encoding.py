@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from segkernel.errors import DataError, UsageError
-from segkernel.labels import IGNORE, LabelSpec
+from segkernel.labels import IGNORE
+from segplug_datasets.label_spec import LabelSpec
 
 IGNORED = [(255,), (), (0,), (1, 255), (11, 255), (254, 255)]
 VALUES = [None, {0: 0, 255: 1}]

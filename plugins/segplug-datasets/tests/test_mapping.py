@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from segkernel.errors import UsageError
-from segkernel.labels import IGNORE, LabelSpec
+from segkernel.labels import IGNORE
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.mapping import choose_classes, regroup
 
 NAMES = ("road", "car", "bus", "person", "rider")

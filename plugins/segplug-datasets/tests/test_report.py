@@ -16,10 +16,10 @@ import torch
 
 from segkernel import Evaluation, Loader, Runner, image
 from segkernel.errors import DataError, UsageError
-from segkernel.labels import LabelSpec
 from segkernel.sample import LabelMap, Prediction, Sample, Targets
 from segkernel.testing.toys import ToySegmentor
 from segplug_datasets import ade20k, aerial, cityscapes, pascal
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.metrics.counts import confusion
 from segplug_datasets.metrics.iou import IoUMetric
 from segplug_datasets.metrics.per_image import PerImage

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Dataset(Protocol):
     """Indexed samples, untransformed. Anything with these members will do; it must survive pickling.
 
-    A data set whose files need interpreting also has ``labels``, its `LabelSpec`. One without annotations returns
-    samples without the field ``seg``.
+    One for another task than multiclass says so by ``labels``, its `Labels`; one without annotations returns samples
+    without the field ``seg``.
     """
 
     @property

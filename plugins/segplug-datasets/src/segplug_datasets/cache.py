@@ -20,10 +20,11 @@ import numpy as np
 
 from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import Dataset
-from segkernel.labels import Color, LabelSpec
+from segkernel.labels import Color
 from segkernel.sample import Sample
 from segplug_datasets import pages
 from segplug_datasets.class_index import ClassIndex, class_index
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.paired_files import FolderDataset
 
 try:

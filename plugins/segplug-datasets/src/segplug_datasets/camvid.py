@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from segkernel.labels import LabelSpec
 from segplug_datasets.example import write_example
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.paired_files import PairedFiles
 
 LABELS = LabelSpec(

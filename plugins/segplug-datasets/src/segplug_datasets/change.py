@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 from segkernel import image
 from segkernel.errors import DataError
-from segkernel.labels import LabelSpec
 from segkernel.sample import RasterField, Sample
 from segplug_datasets.example import write_example
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.paired_files import BaseSegDataset, DataPrefix, Metainfo, find_files, refuse_missing
 
 SECOND = "img2"

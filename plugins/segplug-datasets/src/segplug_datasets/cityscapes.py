@@ -8,7 +8,7 @@ people.ee.ethz.ch/~daid/NightDriving (Nighttime Driving).
 
 from __future__ import annotations
 
-from segkernel.labels import LabelSpec
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.paired_files import BaseSegDataset, DataPrefix
 
 LABELS = LabelSpec(

@@ -14,9 +14,10 @@ from typing_extensions import Required
 
 from segkernel.errors import UsageError
 from segkernel.interfaces.data import Dataset
-from segkernel.labels import IGNORE, Color, LabelSpec, default_palette
+from segkernel.labels import IGNORE, Color, default_palette
 from segkernel.sample import LabelMap, Sample
 from segplug_datasets.class_index import ClassIndex, class_index
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.labelled import Labelled
 from segplug_datasets.mapping import regrouped_palette, require_name
 from segplug_datasets.paired_files import FolderDataset
@@ -51,8 +52,7 @@ class ConcatDataset:
     @property
     def labels(self) -> LabelSpec:
         """What the first set's files hold."""
-        first: Any = self.datasets[0]
-        return getattr(first, "labels", None) or LabelSpec(tuple(first.classes), tuple(first.palette))
+        return LabelSpec.of_dataset(self.datasets[0])
 
     @property
     def classes(self) -> tuple[str, ...]:

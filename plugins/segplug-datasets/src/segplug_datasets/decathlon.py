@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from segkernel.errors import DataError
-from segkernel.labels import LabelSpec
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.paired_files import Metainfo, choose_classes, refuse_missing
 from segplug_datasets.volumes import Axis, Volumes
 

@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 from segkernel.errors import DataError
-from segkernel.labels import LabelSpec
 from segplug_datasets.example import write_example
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.paired_files import DataPrefix, ListedFiles, choose_classes, refuse_missing
 
 _SUPPORTED = "read are descriptions of samples with one Image and one LabelMap of one class domain"

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segkernel.errors import DataError
-from segkernel.labels import Color, LabelSpec
+from segkernel.labels import Color
+from segplug_datasets.label_spec import LabelSpec
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ import numpy as np
 
 from segkernel import image
 from segkernel.errors import DataError, UsageError
-from segkernel.labels import IGNORE, Color, LabelSpec, Task
+from segkernel.labels import IGNORE, Color, Task
 from segkernel.sample import Sample
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.mapping import Metainfo, choose
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from segkernel.labels import Color, LabelSpec
+from segkernel.labels import Color
+from segplug_datasets.label_spec import LabelSpec
 
 
 class Labelled:

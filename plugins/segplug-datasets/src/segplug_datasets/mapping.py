@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import TypedDict
 
 from segkernel.errors import UsageError, suggest
-from segkernel.labels import IGNORE, Color, LabelSpec, default_palette
+from segkernel.labels import IGNORE, Color, default_palette
+from segplug_datasets.label_spec import LabelSpec
 
 Classes = Sequence[str] | Mapping[str, str | Sequence[str]]
 """Some of the existing names, in the order wanted; or new names, each with the existing ones it stands for."""
@@ -77,7 +78,7 @@ def choose(labels: LabelSpec, metainfo: Metainfo) -> tuple[LabelSpec, list[int]]
     values = {value: IGNORE if class_id == IGNORE else ids[class_id] for value, class_id in old.items()}
     below = range(0 if labels.values else labels.offset)
     ignore = (*labels.ignore, *below)
-    return LabelSpec(tuple(classes), palette, ignore, 0, values, background, labels.task), ids
+    return LabelSpec(tuple(classes), palette, ignore, 0, values, background, task=labels.task), ids
 
 
 def _renamed(labels: LabelSpec, classes: Sequence[str], ids: Sequence[int]) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segkernel.labels import LabelSpec
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.paired_files import BaseSegDataset, DataPrefix
 from segplug_datasets.tables import colors, names
 

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from segkernel.errors import DataError, UsageError
-from segkernel.labels import IGNORE, LabelSpec
+from segkernel.labels import IGNORE
 from segkernel.sample import MultiLabelMap, Sample
 from segplug_datasets.label_reader import LabelArguments, label_reader, read_annotation
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.side_fields import FieldFiles, ReadLabels
 
 _UNUSED = ("offset", "ignore_colors", "metainfo", "background")

@@ -14,9 +14,9 @@ import numpy as np
 
 from segkernel import image
 from segkernel.errors import DataError
-from segkernel.labels import LabelSpec
 from segkernel.sample import DepthMap, Sample
 from segplug_datasets.example import write_example
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.paired_files import PairedFiles, read_annotation
 from segplug_datasets.tables import names
 

@@ -27,10 +27,11 @@ import numpy as np
 from segkernel.errors import DataError, UsageError
 from segkernel.files import replacing
 from segkernel.interfaces.data import Dataset
-from segkernel.labels import Color, LabelSpec
+from segkernel.labels import Color, Labels
 from segkernel.sample import Sample
 from segplug_datasets import pages
 from segplug_datasets.example import write_example
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.paired_files import FolderDataset
 from segplug_datasets.parallel import in_processes
 
@@ -164,7 +165,7 @@ def _as_labels(record: Mapping[str, Any]) -> LabelSpec:
         record["offset"],
         None if values is None else {int(value): class_id for value, class_id in values},
         record.get("background"),
-        record.get("task", "multiclass"),
+        task=record.get("task", "multiclass"),
     )
 
 
@@ -296,7 +297,8 @@ def _resumed(path: Path, summary: dict[str, Any]) -> _Plan:
 
 
 def _describe(dataset: Dataset, source: Mapping[str, Any] | None) -> dict[str, Any]:
-    labels: LabelSpec | None = getattr(dataset, "labels", None)
+    known: Labels | None = getattr(dataset, "labels", None)
+    labels = LabelSpec.of(known) if known else None
     return {
         "version": VERSION,
         "type": type(dataset).__name__,

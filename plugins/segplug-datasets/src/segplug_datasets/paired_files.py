@@ -16,13 +16,14 @@ from typing_extensions import Required
 
 from segkernel import image
 from segkernel.errors import UsageError
-from segkernel.labels import IGNORE, Color, LabelSpec, Task
+from segkernel.labels import IGNORE, Color, Task
 from segkernel.sample import DepthMap, LabelMap, Sample, WeightMap
 from segplug_datasets.example import write_example
 from segplug_datasets.filelist import FileList
 from segplug_datasets.folders import Folders
 from segplug_datasets.label_reader import LabelArguments, LabelReader, label_reader
 from segplug_datasets.label_reader import read_annotation as read_annotation
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.labelled import Labelled
 from segplug_datasets.listing import (
     IMAGE_SUFFIXES,

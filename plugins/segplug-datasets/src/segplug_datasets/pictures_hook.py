@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from segkernel.hookspecs import Priority, hookimpl
 from segplug_datasets.label_files import write_labels
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.visualize import draw
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class PicturesHook:
         name = Path(str(prediction.meta["name"]))
         if self.labels_dir is not None:
             found = prediction.labels.cpu().numpy()
-            labels = found if found.dtype.kind == "f" else run.labels.decode(found)
+            labels = found if found.dtype.kind == "f" else LabelSpec.of(run.labels).decode(found)
             write_labels(self.labels_dir, str(name), labels, run.labels.classes)
         if self.show_dir is not None or self.show:
             self._draw(run, prediction, target, self.show_dir and _file(self.show_dir, name))

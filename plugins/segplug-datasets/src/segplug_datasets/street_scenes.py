@@ -11,8 +11,9 @@ from typing import Literal
 import numpy as np
 
 from segkernel.errors import UsageError
-from segkernel.labels import Color, LabelSpec
+from segkernel.labels import Color
 from segkernel.sample import LabelMap, Sample
+from segplug_datasets.label_spec import LabelSpec
 
 LABELS = LabelSpec(
     classes=("sky", "building", "road", "sidewalk", "vegetation", "car", "person", "pole"),

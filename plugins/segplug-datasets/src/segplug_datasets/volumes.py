@@ -19,8 +19,9 @@ from typing import Any, Literal
 import numpy as np
 
 from segkernel.errors import DataError, UsageError
-from segkernel.labels import IGNORE, Color, LabelSpec
+from segkernel.labels import IGNORE, Color
 from segkernel.sample import LabelMap, Sample
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.labelled import Labelled
 from segplug_datasets.optional_deps import need
 from segplug_datasets.paired_files import find_files, refuse_missing

@@ -10,9 +10,10 @@ import numpy as np
 
 from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import Dataset, Transform
-from segkernel.labels import Color, LabelSpec
+from segkernel.labels import Color
 from segkernel.sample import Sample
 from segplug_datasets.class_index import ClassIndex, class_index
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.paired_files import FolderDataset
 from segplug_datasets.transforms.place import RandomFlip
 
@@ -26,8 +27,7 @@ class _Wrapper:
     @property
     def labels(self) -> LabelSpec:
         """What the files hold."""
-        inner: Any = self.dataset
-        return getattr(inner, "labels", None) or LabelSpec(tuple(inner.classes), tuple(inner.palette))
+        return LabelSpec.of_dataset(self.dataset)
 
     @property
     def classes(self) -> tuple[str, ...]:

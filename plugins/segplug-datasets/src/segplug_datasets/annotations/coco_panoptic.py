@@ -12,12 +12,13 @@ import numpy as np
 
 from segkernel import image
 from segkernel.errors import DataError, UsageError
-from segkernel.labels import IGNORE, Color, LabelSpec
+from segkernel.labels import IGNORE, Color
 from segkernel.sample import LabelMap, Sample
 from segplug_datasets.annotations.coco import category_names, choose_images
 from segplug_datasets.annotations.records import put_right, scan_object, understood
 from segplug_datasets.annotations.shapes import EXAMPLE, IGNORED, example_images
 from segplug_datasets.label_reader import read_annotation
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.listing import find_named, take
 from segplug_datasets.mapping import Classes, regroup, regrouped_palette
 from segplug_datasets.paired_files import ListedFiles

@@ -12,10 +12,11 @@ import numpy as np
 
 from segkernel import image
 from segkernel.errors import DataError, UsageError
-from segkernel.labels import IGNORE, Color, LabelSpec
+from segkernel.labels import IGNORE, Color
 from segkernel.sample import LabelMap, Sample, Size
 from segplug_datasets.annotations.raster import Region, Rule, as_points, polygon
 from segplug_datasets.annotations.records import understood
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.labelled import Labelled
 from segplug_datasets.listing import IMAGE_SUFFIXES, find_named, take
 from segplug_datasets.mapping import Classes, regroup, regrouped_palette, require_name

@@ -80,7 +80,7 @@ def _truth(
     offset: int,
     ignore: int,
 ) -> Truth | None:
-    from segkernel.labels import LabelSpec
+    from segplug_datasets.label_spec import LabelSpec
     from segplug_datasets.report.results import truth_of_dataset, truth_of_folder
 
     if labels is not None:

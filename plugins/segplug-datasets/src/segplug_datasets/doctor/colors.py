@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from segkernel.labels import IGNORE, Color, LabelSpec, default_palette
+from segkernel.labels import IGNORE, Color, default_palette
 from segplug_datasets.doctor.counts import MaskCounts
 from segplug_datasets.doctor.findings import Finding, config_lines
 from segplug_datasets.doctor.sample_info import MOST_COLORS
+from segplug_datasets.label_spec import LabelSpec
 
 BLACK: Color = (0, 0, 0)
 VOID: Color = (224, 224, 192)  # the colour of borders that do not count, Pascal VOC

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from segkernel.labels import IGNORE, Color, LabelSpec
+from segkernel.labels import IGNORE, Color
 from segplug_datasets.doctor.parts import Part
 from segplug_datasets.doctor.sample_info import MaskInfo, SampleInfo
+from segplug_datasets.label_spec import LabelSpec
 
 Inspected = Sequence[tuple[Part, Sequence[SampleInfo]]]
 """Sets with what was seen of their samples, in their order."""

@@ -16,9 +16,10 @@ from typing import Any, Literal, get_args, get_origin
 
 from segkernel.build import build, signature
 from segkernel.errors import DataError, SegKernelError, UsageError
-from segkernel.labels import IGNORE, Color, LabelSpec
+from segkernel.labels import IGNORE, Color
 from segplug_datasets.doctor.sample_info import Pair
 from segplug_datasets.folders import Folders
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.listing import IMAGE_SUFFIXES, read_list, without_suffix
 from segplug_datasets.paired_files import FolderDataset, ListedFiles
 
@@ -182,7 +183,7 @@ def _opened(name: str, key: str, spec: Mapping[str, Any], task: str | None = Non
     except OSError as error:
         part.problem = f"{error.filename or ''}: {error.strerror or error}"
         return part
-    part.labels = getattr(dataset, "labels", None) or _plain_labels(dataset)
+    part.labels = LabelSpec.of_dataset(dataset)
     if part.labels.task == "multilabel":
         part.problem = "labels of task multilabel are not looked at: the doctor knows one class for each pixel only"
         return part
@@ -193,10 +194,6 @@ def _opened(name: str, key: str, spec: Mapping[str, Any], task: str | None = Non
     else:
         part.dataset = dataset
     return part
-
-
-def _plain_labels(dataset: Any) -> LabelSpec:
-    return LabelSpec(tuple(dataset.classes), tuple(dataset.palette))
 
 
 def _listed(dataset: Any) -> list[Pair]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from segkernel import image
 from segkernel.errors import DataError, UsageError
-from segkernel.labels import LabelSpec
+from segkernel.labels import Labels
 from segplug_datasets.cityscapes import LABELS
 from segplug_datasets.metrics.cityscapes_labels import CATEGORIES, IDS, INSTANCE_CATEGORIES, INSTANCE_SIZES
 from segplug_datasets.metrics.counts import align, confusion, labels_of, mean, name_of, percent, prefixed, to_array
@@ -49,7 +49,7 @@ class CityscapesMetric:
         if format_only and output_dir is None:
             raise UsageError("format_only writes predictions: say where with output_dir")
         self.output_dir, self.format_only, self.field = output_dir, format_only, field
-        self.labels: LabelSpec | None = None  # told by the runner
+        self.labels: Labels | None = None  # told by the runner
         self._confusion: Any = np.zeros((len(IDS) + 2, len(IDS) + 1), np.int64)
         self._objects = np.zeros((2, 2, len(IDS)))  # class or category; right, wrong; weighed pixels by class
         self._with_objects = 0

@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from segkernel.errors import DataError, UsageError
-from segkernel.labels import IGNORE, LabelSpec, Task
+from segkernel.labels import IGNORE, Labels, Task
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.metrics.bootstrap import interval, resample
 from segplug_datasets.metrics.counts import (
     align,
@@ -99,7 +100,7 @@ class IoUMetric:
         self.output_dir, self.format_only = output_dir, format_only
         self.bootstrap, self.confidence, self.seed = bootstrap, confidence, seed
         self.task = task
-        self.labels: LabelSpec | None = None  # told by the runner
+        self.labels: Labels | None = None  # told by the runner
         self._confusion: Any = None  # what `confusion` gives, or `binary_confusion`; an array or a tensor
         self._images: PerImage | None = None
 
@@ -115,9 +116,9 @@ class IoUMetric:
         """
         predicted = labels_of(prediction, self.field)
         if self.output_dir is not None:
-            labels = self.labels if self.field == "seg" and self.labels else LabelSpec(tuple(self._names()))
+            known = self.labels if self.field == "seg" and self.labels else Labels(tuple(self._names()))
             write = write_classes if self._several else write_prediction
-            write(self.output_dir, name_of(prediction), to_array(predicted), labels)
+            write(self.output_dir, name_of(prediction), to_array(predicted), LabelSpec.of(known))
         if self.format_only:
             return
         counts = self._counts(predicted, labels_of(target, self.field))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from segkernel.errors import UsageError
 from segkernel.files import replacing
 from segkernel.hookspecs import Priority, hookimpl
-from segkernel.labels import LabelSpec
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.metrics.bootstrap import interval, resample
 from segplug_datasets.metrics.counts import mean, per_class, percent, pixel_accuracy, to_array
 from segplug_datasets.report.drawing import confusion_svg, panels
@@ -123,7 +123,7 @@ class EvaluationReport:
         if self.field == "seg":
             if run.labels.task == "multilabel":
                 raise UsageError(f"{type(self).__name__} takes no labels of task multilabel: remove the hook")
-            return run.labels
+            return LabelSpec.of(run.labels)
         count = run.model.outputs[self.field].classes
         return LabelSpec(tuple(f"{self.field} {index}" for index in range(count)))
 

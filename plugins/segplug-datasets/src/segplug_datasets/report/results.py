@@ -11,7 +11,8 @@ import numpy as np
 
 from segkernel import image
 from segkernel.errors import DataError, UsageError
-from segkernel.labels import IGNORE, LabelSpec
+from segkernel.labels import IGNORE
+from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.metrics.counts import confusion
 from segplug_datasets.metrics.per_image import PerImage
 
@@ -151,7 +152,7 @@ class _Samples:
 
 def truth_of_dataset(dataset: Any, ids: bool) -> Truth:
     """Return the labels of a data set; predictions hold its files' numbers, or class ids with ``ids``."""
-    labels = getattr(dataset, "labels", None) or LabelSpec(tuple(dataset.classes), tuple(dataset.palette))
+    labels = LabelSpec.of_dataset(dataset)
     return Truth(labels.classes, _Samples(dataset), _as_ids if ids else _decoder(labels))
 
 

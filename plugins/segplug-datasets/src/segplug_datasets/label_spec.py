@@ -1,0 +1,150 @@
+"""What the values of label files mean.
+
+labels = LabelSpec(("road", "car"), values={0: 0, 7: 1}, ignore=(255,))
+ids = labels.encode(raw)                     # (H, W) uint8: 0, 1 or IGNORE
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from segkernel.errors import DataError, UsageError
+from segkernel.interfaces.data import Dataset
+from segkernel.labels import IGNORE, Labels
+from segkernel.opencv import opencv
+
+
+@dataclass(frozen=True)
+class LabelSpec(Labels):
+    """What the numbers in a label file mean: the one place that says so.
+
+    Args:
+        ignore: Values of the file that become `IGNORE`.
+        offset: Subtracted from the value to give the id; smaller values are ignored. 1 covers what other
+            tools call ``reduce_zero_label``.
+        values: File value to class id, for files whose ids are sparse or to be regrouped; replaces ``offset``, and
+            what it names is not ignored: ``{0: 0, 255: 1}`` reads black and white masks.
+        background: The class of all values that are neither a class nor ignored; without, they are refused.
+
+    ``multilabel`` has no class ids: its maps are binary masks, and ``encode`` is for others.
+
+    Raises:
+        UsageError: When the parts contradict each other.
+    """
+
+    ignore: tuple[int, ...] = (IGNORE,)
+    offset: int = 0
+    values: Mapping[int, int] | None = None
+    background: str | None = None
+    _tables: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "ignore", tuple(self.ignore))
+        if self.values is not None and self.offset:
+            raise UsageError("give 'values' or 'offset', not both")
+        wrong = [v for v in (self.values or {}).values() if not (0 <= v < len(self.classes) or v == IGNORE)]
+        if wrong:
+            raise UsageError(f"'values' maps to class id {wrong[0]}, but there are {len(self.classes)} classes")
+        if self.background is not None and self.background not in self.classes:
+            raise UsageError(f"'background' is one of the classes, {self.background!r} is none")
+
+    @classmethod
+    def of(cls, labels: Labels) -> LabelSpec:
+        """Return labels whose files hold the class ids, unless it is known what they hold."""
+        return labels if isinstance(labels, cls) else cls(labels.classes, labels.palette, task=labels.task)
+
+    @classmethod
+    def of_dataset(cls, dataset: Dataset) -> LabelSpec:
+        """Return what the files of a data set hold: its ``labels``, or the ids of its classes."""
+        known = getattr(dataset, "labels", None)
+        return cls.of(known or Labels(tuple(dataset.classes), tuple(dataset.palette)))
+
+    def encode(self, raw: np.ndarray, path: str | None = None) -> np.ndarray:
+        """Turn file values (H, W), any integer type, into ids (H, W) uint8, 0 to ``len(classes) - 1`` or `IGNORE`.
+
+        Values that are ids already come back in the same array, unless it is read-only.
+
+        Raises:
+            DataError: When a value is neither a class nor ignored; the message lists them.
+        """
+        if raw.ndim != 2:
+            raise DataError(f"a label map has two axes, this one has shape {raw.shape}: is it a colour mask?", path)
+        if raw.dtype == np.bool_:
+            raw = raw.astype(np.uint8)
+        if raw.dtype == np.uint8 and raw.size:
+            return self._encode_bytes(raw, path)
+        if raw.size and raw.min() < 0:
+            raise DataError(f"negative label {int(raw.min())}", path)
+        size = max(256, int(raw.max(initial=0)) + 1)
+        encoded = self._table(size)[raw]
+        if (encoded < 0).any():
+            self._refuse(np.unique(raw[encoded < 0]), path)
+        return encoded.astype(np.uint8)
+
+    def _encode_bytes(self, raw: np.ndarray, path: str | None) -> np.ndarray:
+        """Encode uint8 values: by a subtraction where that does, else by OpenCV, several times faster than numpy."""
+        table = self._table(256)
+        # 255 and a 0 that does not count wrap around, so that the largest number tells whether all are classes.
+        shifted = raw - np.uint8(self.offset) if 0 < self.offset <= IGNORE else raw
+        if self._is_shift and (shifted + np.uint8(1)).max() <= len(self.classes):
+            return shifted if shifted.flags.writeable else shifted.copy()
+        encoded = np.asarray(opencv().LUT(raw, np.where(table < 0, IGNORE - 1, table).astype(np.uint8)))
+        if (encoded + np.uint8(1)).max() == IGNORE:
+            unknown = np.unique(raw[table[raw] < 0])
+            if unknown.size:
+                self._refuse(unknown, path)
+        return encoded
+
+    @cached_property
+    def _is_shift(self) -> bool:
+        """Whether ids are the values less the offset, and 255 for what does not count, as far as there are classes."""
+        ids = (np.arange(256) - self.offset) % 256
+        plain = (ids + 1) % 256 <= len(self.classes)
+        return bool((self._table(256)[plain] == ids[plain]).all())
+
+    def decode(self, ids: np.ndarray) -> np.ndarray:
+        """Turn class ids into the values that a file of this kind has: the inverse of `encode`, `IGNORE` stays.
+
+        The binary masks of a multi-label map stay what they are.
+        """
+        if self.task == "multilabel":
+            return ids
+        values = {class_id: value for value, class_id in self._pairs() if class_id != IGNORE}
+        table = np.full(256, IGNORE, np.int64)
+        table[list(values)] = list(values.values())
+        decoded = table[ids]
+        return decoded.astype(np.uint8 if table.max() <= IGNORE else np.uint16)
+
+    def _table(self, size: int) -> np.ndarray:
+        if size not in self._tables:
+            others = -1 if self.background is None else self.classes.index(self.background)
+            table = np.full(size, others, np.int16)
+            for value, class_id in self._pairs():
+                if 0 <= value < size:
+                    table[value] = class_id
+            self._tables[size] = table
+        return self._tables[size]
+
+    def _pairs(self) -> list[tuple[int, int]]:
+        if self.values is not None:
+            pairs = list(self.values.items())
+        else:
+            pairs = [(i + self.offset, i) for i in range(len(self.classes))]
+            pairs += [(value, IGNORE) for value in range(self.offset)]
+        return pairs + [(value, IGNORE) for value in self.ignore if value not in (self.values or ())]
+
+    def _refuse(self, values: np.ndarray, path: str | None) -> None:
+        shown = ", ".join(str(v) for v in values[:8]) + (" ..." if len(values) > 8 else "")
+        highest = len(self.classes) - 1 + self.offset
+        message = f"label values {shown} are outside the {len(self.classes)} classes"
+        if self.values is None:
+            message += f" ({self.offset} to {highest})"
+        raise DataError(
+            f"{message}; add them to 'ignore' of the label specification, or name their classes, or a 'background'",
+            path,
+        )
