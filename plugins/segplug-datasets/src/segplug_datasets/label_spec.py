@@ -13,9 +13,9 @@ from functools import cached_property
 import numpy as np
 
 from segkernel.errors import DataError, UsageError
+from segkernel.image import opencv
 from segkernel.interfaces.data import Dataset
 from segkernel.labels import IGNORE, Labels
-from segkernel.opencv import opencv
 
 
 @dataclass(frozen=True)
