@@ -14,7 +14,8 @@ from segkernel.build import build
 from segkernel.errors import ConfigError
 from segkernel.sample import Targets
 from segplug_heads import HungarianAssigner, Mask2FormerHead, MaskFormerHead
-from segplug_heads.heads.mask_queries import objects_in
+from segplug_heads.heads.mask_queries import objects_from_labels
+from segplug_heads.heads.point_sampling import PointSampling
 from segplug_heads.parts.matching import ClassificationCost, MissingScipyError, Objects, Queries
 from segplug_heads.parts.query_transformer import SinePositionalEncoding
 
@@ -58,7 +59,7 @@ def test_an_image_without_labels_teaches_that_there_is_nothing(cls: type) -> Non
 def test_queries_learn_two_halves(cls: type) -> None:
     pytest.importorskip("scipy")
     head = head_of(cls, train_cfg=None)
-    head.num_points = 256
+    head.point_sampling = PointSampling(256)
     labels = torch.zeros(2, 64, 64, dtype=torch.long)
     labels[:, :, 32:] = 3
     maps = features()
@@ -83,7 +84,7 @@ def test_more_objects_than_queries_leave_some_unmatched() -> None:
 
 
 def test_objects_are_the_classes_of_a_label_map() -> None:
-    objects = objects_in(torch.tensor([[1, 1], [255, 4]]), 255)
+    objects = objects_from_labels(torch.tensor([[1, 1], [255, 4]]), 255)
     assert objects.labels.tolist() == [1, 4]
     assert objects.masks.tolist() == [[[1, 1], [0, 0]], [[0, 0], [0, 1]]]
 

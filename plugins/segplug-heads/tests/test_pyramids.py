@@ -22,8 +22,8 @@ from segplug_heads import (
     PointHead,
     UPerHead,
 )
-from segplug_heads.heads.point_head import Subdivision, most_uncertain_pixels, uncertainty
-from segplug_heads.heads.point_sampling import PointSampling
+from segplug_heads.heads.point_head import Subdivision, most_uncertain_pixels
+from segplug_heads.heads.point_sampling import PointSampling, uncertainty
 
 CHANNELS = (8, 8, 16, 16)
 COMMON: dict[str, Any] = {"channels": 8, "num_classes": 5, "norm_cfg": {"type": "BN"}}

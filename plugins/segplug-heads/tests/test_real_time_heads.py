@@ -11,7 +11,7 @@ from segkernel.errors import ConfigError
 from segkernel.nn import CrossEntropyLoss
 from segkernel.sample import Targets
 from segplug_heads import BoundaryLoss, DDRHead, ICNeck, OhemCrossEntropy, PIDHead, STDCHead
-from segplug_heads.heads.pid_head import borders_of
+from segplug_heads.heads.pid_head import boundaries_of
 
 K = 4
 
@@ -52,8 +52,8 @@ def test_ddr_head_scores_the_last_map_and_learns_from_both() -> None:
 def test_pid_head_takes_borders_from_the_targets_or_from_the_labels() -> None:
     head, maps, truth = pid_head().eval(), pid_maps(), two_halves(64).expand(2, -1, -1)
     own = head.loss(maps, Targets({"seg": truth}))
-    same = head.loss(maps, Targets({"seg": truth, "edge": borders_of(truth)}))
-    other = head.loss(maps, Targets({"seg": truth, "edge": borders_of(truth, radius=4)}))
+    same = head.loss(maps, Targets({"seg": truth, "edge": boundaries_of(truth)}))
+    other = head.loss(maps, Targets({"seg": truth, "edge": boundaries_of(truth, radius=4)}))
     assert own["loss_bd"] == same["loss_bd"] != other["loss_bd"]
     assert list(own) == ["loss_sem_p", "loss_sem_i", "loss_bd", "loss_sem_bd", "acc_seg"]
 
@@ -79,14 +79,14 @@ def test_heads_of_several_scores_need_a_loss_for_each(build) -> None:
         build()
 
 
-def test_borders_of_labels_are_four_pixels_wide() -> None:
-    assert borders_of(two_halves())[0].sum(1).tolist() == [4] * 16
-    assert borders_of(torch.full((1, 9, 9), 255)).sum() == 0
+def test_boundaries_of_labels_are_four_pixels_wide() -> None:
+    assert boundaries_of(two_halves())[0].sum(1).tolist() == [4] * 16
+    assert boundaries_of(torch.full((1, 9, 9), 255)).sum() == 0
 
 
 def test_stdc_head_finds_borders_between_classes() -> None:
     head = STDCHead(in_channels=8, channels=4, num_classes=2)
-    borders = head.borders(two_halves())
+    borders = head.boundaries(two_halves())
     assert borders.shape == (1, 16, 16)
     assert set(borders.unique().tolist()) == {0, 1}
     assert borders[0, 8, 8] == 1  # the higher id's side
@@ -96,8 +96,8 @@ def test_stdc_head_finds_borders_between_classes() -> None:
 def test_stdc_head_finds_the_same_borders_at_low_precision() -> None:
     head, many = STDCHead(in_channels=8, channels=4, num_classes=2), labels() * 60
     with torch.autocast("cpu", torch.bfloat16):
-        low = head.borders(many)
-    assert torch.equal(low, head.borders(many))
+        low = head.boundaries(many)
+    assert torch.equal(low, head.boundaries(many))
 
 
 def test_stdc_head_learns_nothing_of_its_own_kernel() -> None:

@@ -169,7 +169,7 @@ def test_a_symmetric_input_and_a_size() -> None:
     ("more", "message"),
     [
         ({"encoder_resolution": None}, "encoder_resolution"),
-        ({"decode_head": {"maskgen_cfg": {"sos_token_num": 5}}}, "5 tokens for 6 masks"),
+        ({"decode_head": {"maskgen_cfg": {"sos_token_num": 5}}}, "5 tokens for 6 mask proposals"),
         ({"decode_head": {"loss_decode": {"type": "DiceLoss"}}}, "begins neither with loss_cls nor with loss_mask"),
         ({"decode_head": {"san_cfg": {"num_queries": 6, "fusion_index": [0, 9]}}}, "fusion_index"),
     ],
@@ -181,5 +181,5 @@ def test_what_does_not_fit_is_refused(more: dict, message: str) -> None:
 
 def test_a_vocabulary_of_another_size_is_refused() -> None:
     model = segmentor(text_encoder={"vocabulary": ["cat", "dog"]})
-    with pytest.raises(ConfigError, match="3 vectors for 4 classes"):
+    with pytest.raises(ConfigError, match="3 class embeddings for 4 classes"):
         model(torch.rand(1, 3, 64, 64))

@@ -1,6 +1,6 @@
-"""DANet: attention between pixels, and attention between channels.
+"""DANet: self-attention between pixels, and between channels.
 
-Fu et al., Dual Attention Network for Scene Segmentation, 2019.
+Dual Attention Network for Scene Segmentation, Fu et al., 2019 (https://arxiv.org/abs/1809.02983).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from segplug_heads.parts.self_attention import SelfAttentionBlock
 
 
 class PAM(SelfAttentionBlock):
-    """Position attention: (N, in_channels, h, w) -> the same shape, the input plus what each pixel finds in all.
+    """Position attention module: (N, in_channels, h, w) -> the same shape, with a residual connection.
 
     Args:
-        in_channels: Channels of the map.
+        in_channels: Channels of the feature map.
         channels: Channels of queries and keys.
     """
 
@@ -47,28 +47,29 @@ class PAM(SelfAttentionBlock):
         )
         self.gamma = Scale(0.0)
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # queries and keys are of one map
         return self.gamma(super().forward(x, x)) + x
 
 
 class CAM(nn.Module):
-    """Channel attention: (N, C, h, w) -> the same shape, the input plus what each channel finds in the others."""
+    """Channel attention module: (N, C, h, w) -> the same shape, with a residual connection."""
 
     def __init__(self) -> None:
         super().__init__()
         self.gamma = Scale(0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        pixels = x.flatten(2)
-        alike = pixels @ pixels.mT
-        weights = (alike.amax(2, keepdim=True) - alike).softmax(2)  # the less alike, the more
-        return self.gamma((weights @ pixels).view_as(x)) + x
+        channels = x.flatten(2)
+        energy = channels @ channels.mT
+        # As in the authors' code: the less similar two channels are, the larger their weight.
+        weights = (energy.amax(2, keepdim=True) - energy).softmax(2)
+        return self.gamma((weights @ channels).view_as(x)) + x
 
 
 class DAHead(DecodeHead):
-    """(N, in_channels, h, w) -> (N, out_channels, h, w) of both branches.
+    """(N, in_channels, h, w) -> logits (N, out_channels, h, w) of the sum of both branches.
 
-    The losses are those of the scores of both branches (``pam_cam.loss_ce``), and of each alone (``pam.``, ``cam.``).
+    The losses are those of the sum's logits (``pam_cam.loss_ce``) and of each branch's (``pam.``, ``cam.``).
 
     Args:
         pam_channels: Channels of the position attention's queries and keys.
@@ -86,8 +87,8 @@ class DAHead(DecodeHead):
         self.cam_conv_seg = nn.Conv2d(self.channels, self.out_channels, 1)
 
     def forward_feature(self, features: Features) -> Tensor:
-        by_position, by_channel = self._branches(features)
-        return by_position + by_channel
+        position, channel = self._branches(features)
+        return position + channel
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
         return self.single_pass(features, targets)[1]
@@ -95,11 +96,11 @@ class DAHead(DecodeHead):
     def single_pass(
         self, features: Features, targets: Targets, size: Size | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        by_position, by_channel = self._branches(features)
+        position, channel = self._branches(features)
         logits = {
-            "pam_cam": self.cls_seg(by_position + by_channel),
-            "pam": self.pam_conv_seg(self._dropped(by_position)),
-            "cam": self.cam_conv_seg(self._dropped(by_channel)),
+            "pam_cam": self.cls_seg(position + channel),
+            "pam": self.pam_conv_seg(self._drop(position)),
+            "cam": self.cam_conv_seg(self._drop(channel)),
         }
         return logits["pam_cam"], {
             f"{branch}.{name}": value
@@ -108,20 +109,14 @@ class DAHead(DecodeHead):
         }
 
     def _branches(self, features: Features) -> tuple[Tensor, Tensor]:
+        """Return the position and the channel branch, (N, channels, h, w) each."""
         x = self.select(features)
-        by_position = self.pam_out_conv(self.pam(self.pam_in_conv(x)))
-        return by_position, self.cam_out_conv(self.cam(self.cam_in_conv(x)))
+        position = self.pam_out_conv(self.pam(self.pam_in_conv(x)))
+        channel = self.cam_out_conv(self.cam(self.cam_in_conv(x)))
+        return position, channel
 
-    def _dropped(self, x: Tensor) -> Tensor:
+    def _drop(self, x: Tensor) -> Tensor:
         return x if self.dropout is None else self.dropout(x)
 
     def _conv(self, in_channels: int) -> ConvModule:
-        return ConvModule(
-            in_channels,
-            self.channels,
-            3,
-            padding=1,
-            conv_cfg=self.conv_cfg,
-            norm_cfg=self.norm_cfg,
-            act_cfg=self.act_cfg,
-        )
+        return ConvModule(in_channels, self.channels, 3, padding=1, **self.layer_cfgs)

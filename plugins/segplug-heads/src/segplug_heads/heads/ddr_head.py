@@ -1,6 +1,7 @@
-"""DDRNet's head: a classifier of the result, and for training one of the spatial branch halfway.
+"""DDRNet's head: a classifier of the fused map, and for training one of the high-resolution branch.
 
-Hong et al., Deep Dual-resolution Networks for Real-time and Accurate Semantic Segmentation of Road Scenes, 2021.
+Deep Dual-resolution Networks for Real-time and Accurate Semantic Segmentation of Road Scenes, Hong et al., 2021
+(https://arxiv.org/abs/2101.06085).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from segkernel.labels import Task
 from segkernel.nn import (
     ConvModule,
     DecodeHead,
-    DecodeHeadArguments,
+    HeadOptions,
     LayerConfig,
     StridedLogits,
     build_activation,
@@ -27,17 +28,17 @@ from segkernel.sample import Targets
 
 
 class DDRHead(DecodeHead):
-    """Two maps of ``in_channels`` / 2 and ``in_channels`` channels -> (N, out_channels, h, w) of the second.
+    """Maps of ``in_channels`` / 2 and ``in_channels`` channels -> logits (N, out_channels, h, w) of the second.
 
-    Losses are ``loss_context``, that of the scores, ``loss_spatial``, that of the first map's, and ``acc_seg``.
+    The losses are ``loss_context`` of these logits and ``loss_spatial`` of the first map's; ``acc_seg`` is of these.
 
     Args:
-        in_channels: Of the second map, an even number.
-        channels: Before each classifier.
+        in_channels: Channels of the second map, an even number.
+        channels: Channels before each classifier.
         num_classes: Number of classes.
-        norm_cfg: Kind of norm layer.
-        act_cfg: Kind of activation.
-        loss_decode: Two, of the scores and of the first map's scores.
+        norm_cfg: Type of the norms.
+        act_cfg: Type of the activations.
+        loss_decode: Two losses: of the context logits and of the spatial ones.
 
     Raises:
         ConfigError: There are not two losses.
@@ -57,13 +58,23 @@ class DDRHead(DecodeHead):
         num_classes: int,
         norm_cfg: LayerConfig = {"type": "BN"},  # noqa: B006  never changed
         act_cfg: LayerConfig = {"type": "ReLU", "inplace": True},  # noqa: B006  never changed
-        **kwargs: Unpack[DecodeHeadArguments],
+        conv_cfg: LayerConfig | None = None,
+        **kwargs: Unpack[HeadOptions],
     ) -> None:
-        super().__init__(in_channels, channels, num_classes=num_classes, norm_cfg=norm_cfg, act_cfg=act_cfg, **kwargs)
+        super().__init__(
+            in_channels,
+            channels,
+            num_classes=num_classes,
+            conv_cfg=conv_cfg,
+            norm_cfg=norm_cfg,
+            act_cfg=act_cfg,
+            **kwargs,
+        )
         if len(self._losses()) != 2:
-            message = f"{len(self._losses())} losses, two are needed: of the result, and of the map halfway"
+            message = f"{len(self._losses())} losses, two are needed: of the context and of the spatial branch"
             raise ConfigError(Problem(message, "loss_decode"))
-        self.head, self.aux_head = self._convolution(in_channels), self._convolution(in_channels // 2)
+        self.head = _preactivated_conv(in_channels, channels, norm_cfg, act_cfg)
+        self.aux_head = _preactivated_conv(in_channels // 2, channels, norm_cfg, act_cfg)
         self.aux_cls_seg = nn.Conv2d(channels, self.out_channels, 1)
 
     def forward(self, features: Features) -> Tensor:
@@ -82,18 +93,26 @@ class DDRHead(DecodeHead):
             StridedLogits(x, target.shape[1:], self.align_corners)
             for x in (logits, self.aux_cls_seg(self.aux_head(features[0])))
         )
-        of_context, of_spatial = self._losses()
+        loss_context, loss_spatial = self._losses()
         return logits, {
-            "loss_context": context.loss(of_context, target, **options),
-            "loss_spatial": spatial.loss(of_spatial, target, **options),
+            "loss_context": context.loss(loss_context, target, **options),
+            "loss_spatial": spatial.loss(loss_spatial, target, **options),
             "acc_seg": self._accuracy(context, target),
         }
 
-    def _convolution(self, in_channels: int) -> nn.Sequential:
-        order = ("norm", "act", "conv")
-        layers = {"norm_cfg": self.norm_cfg, "act_cfg": self.act_cfg}
-        return nn.Sequential(
-            ConvModule(in_channels, self.channels, 3, padding=1, order=order, **layers),
-            build_norm(self.norm_cfg, self.channels)[1],
-            build_activation(self.act_cfg),
-        )
+
+def _preactivated_conv(in_channels: int, channels: int, norm_cfg: LayerConfig, act_cfg: LayerConfig) -> nn.Sequential:
+    """Return a 3x3 convolution with norm and activation before it and after it."""
+    return nn.Sequential(
+        ConvModule(
+            in_channels,
+            channels,
+            3,
+            padding=1,
+            norm_cfg=norm_cfg,
+            act_cfg=act_cfg,
+            order=("norm", "act", "conv"),
+        ),
+        build_norm(norm_cfg, channels)[1],
+        build_activation(act_cfg),
+    )

@@ -1,6 +1,6 @@
-"""EncNet: a code of the whole image scales the channels, and learns which classes are there.
+"""EncNet: an encoding of the whole image gates the channels, and predicts which classes are present.
 
-Zhang et al., Context Encoding for Semantic Segmentation, 2018.
+Context Encoding for Semantic Segmentation, Zhang et al., 2018 (https://arxiv.org/abs/1803.08904).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from segkernel.nn import (
     ConvModule,
     CrossEntropyLoss,
     DecodeHead,
-    DecodeHeadArguments,
     LayerConfig,
+    MultiLevelHeadArguments,
     build_norm,
     nchw_to_nlc,
     resize,
@@ -29,7 +29,7 @@ from segkernel.sample import Targets
 
 
 class Encoding(nn.Module):
-    """How far the pixels are from each codeword: (N, channels, h, w) -> (N, num_codes, channels, 1).
+    """Encoding layer: residuals of the pixels to each codeword, (N, channels, h, w) -> (N, num_codes, channels, 1).
 
     Args:
         channels: Length of a codeword.
@@ -46,29 +46,31 @@ class Encoding(nn.Module):
         pixels = nchw_to_nlc(x)
         with _without_autocast(x.device.type):  # distances are small differences of large numbers
             pixels = pixels.to(self.codewords.dtype)
-            shares = (self.scale * _squared_distances(pixels, self.codewords)).softmax(2)
-            residuals = shares.mT @ pixels - shares.sum(1).unsqueeze(2) * self.codewords
+            weights = (self.scale * _squared_distances(pixels, self.codewords)).softmax(2)
+            # The weighted sum of (pixel - codeword) over the pixels, equation 1 of the paper, without the (N, L, K, C)
+            # tensor of all residuals.
+            residuals = weights.mT @ pixels - weights.sum(1).unsqueeze(2) * self.codewords
         return residuals.to(x.dtype).unsqueeze(3)
 
 
 class EncModule(nn.Module):
-    """(N, in_channels, h, w) -> its code (N, in_channels), and the map with channels scaled by it.
+    """Context encoding module: (N, in_channels, h, w) -> encoding (N, in_channels), gated map of the same shape.
 
     Args:
-        in_channels: Channels of the map.
+        in_channels: Channels of the feature map.
         num_codes: Number of codewords.
-        conv_cfg: Kind of convolution.
-        norm_cfg: Kind of norm; of the codes batch norm for None.
-        act_cfg: Kind of activation.
+        conv_cfg: Type of the convolutions; None is ``Conv2d``.
+        norm_cfg: Type of the norms; None is no norm, and batch norm of the codewords.
+        act_cfg: Type of the activations; None is no activation.
     """
 
     def __init__(
         self,
         in_channels: int,
         num_codes: int,
-        conv_cfg: LayerConfig | None,
-        norm_cfg: LayerConfig | None,
-        act_cfg: LayerConfig | None,
+        conv_cfg: LayerConfig | None = None,
+        norm_cfg: LayerConfig | None = None,
+        act_cfg: LayerConfig | None = None,
     ) -> None:
         super().__init__()
         self.encoding_project = ConvModule(
@@ -79,19 +81,19 @@ class EncModule(nn.Module):
         self.fc = nn.Sequential(nn.Linear(in_channels, in_channels), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        code = self.encoding(self.encoding_project(x)).mean(1).flatten(1)
-        return code, (x + x * self.fc(code)[:, :, None, None]).relu()
+        encoding = self.encoding(self.encoding_project(x)).mean(1).flatten(1)
+        return encoding, (x + x * self.fc(encoding)[:, :, None, None]).relu()
 
 
 class EncHead(DecodeHead):
-    """Feature maps -> (N, out_channels, h, w) at the size of the last.
+    """Feature maps -> logits (N, out_channels, h, w) at the size of the last map.
 
     Args:
         num_codes: Number of codewords.
-        use_se_loss: Learn from the code which classes are in the image, too.
-        add_lateral: Use all maps, not the last one only.
-        loss_se_decode: The loss of that, on (N, num_classes) scores and 0 or 1; binary cross-entropy with weight 0.2
-            for None.
+        use_se_loss: Add the semantic encoding loss: predict from the encoding which classes are in the image.
+        add_lateral: Use all maps, not the last one alone.
+        loss_se_decode: Loss of the presence logits (N, num_classes) against 0 and 1; None is binary cross-entropy with
+            a weight of 0.2.
     """
 
     fixed_arguments = frozenset({"input_transform"})
@@ -106,19 +108,19 @@ class EncHead(DecodeHead):
         use_se_loss: bool = True,
         add_lateral: bool = False,
         loss_se_decode: Loss | None = None,
-        **kwargs: Unpack[DecodeHeadArguments],
+        **kwargs: Unpack[MultiLevelHeadArguments],
     ) -> None:
         super().__init__(input_transform="multiple_select", **kwargs)
-        layers = {"conv_cfg": self.conv_cfg, "norm_cfg": self.norm_cfg, "act_cfg": self.act_cfg}
-        self.bottleneck = ConvModule(self.in_channels[-1], self.channels, 3, padding=1, **layers)
+        self.bottleneck = ConvModule(self.in_channels[-1], self.channels, 3, padding=1, **self.layer_cfgs)
         self.add_lateral, self.use_se_loss = add_lateral, use_se_loss
         if add_lateral:
             self.lateral_convs = nn.ModuleList(
-                ConvModule(width, self.channels, 1, **layers) for width in self.in_channels[:-1]
+                ConvModule(width, self.channels, 1, **self.layer_cfgs) for width in self.in_channels[:-1]
             )
-            joined = len(self.in_channels) * self.channels
-            self.fusion = ConvModule(joined, self.channels, 3, padding=1, **layers)
-        self.enc_module = EncModule(self.channels, num_codes, **layers)
+            self.fusion = ConvModule(
+                len(self.in_channels) * self.channels, self.channels, 3, padding=1, **self.layer_cfgs
+            )
+        self.enc_module = EncModule(self.channels, num_codes, **self.layer_cfgs)
         if use_se_loss:
             self.loss_se_decode = loss_se_decode or CrossEntropyLoss(use_sigmoid=True, loss_weight=0.2)
             self.se_layer = nn.Linear(self.channels, self.num_classes)
@@ -132,23 +134,23 @@ class EncHead(DecodeHead):
     def single_pass(
         self, features: Features, targets: Targets, size: Size | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        code, x = self._encode(features)
+        encoding, x = self._encode(features)
         logits = self.cls_seg(x)
         losses = self.loss_by_logits(logits, targets["seg"], targets.get("weight"))
         if self.use_se_loss:
             present = _classes_present(targets["seg"], self.num_classes, self.ignore_index)
-            losses["loss_se"] = self.loss_se_decode(self.se_layer(code), present)
+            losses["loss_se"] = self.loss_se_decode(self.se_layer(encoding), present)
         return logits, losses
 
     def _encode(self, features: Features) -> tuple[Tensor, Tensor]:
-        """Return the code and the map that it scaled."""
+        """Return the encoding (N, channels) and the gated map (N, channels, h, w)."""
         *finer, coarsest = self.select(features)
         x = self.bottleneck(coarsest)
         if self.add_lateral:
             size = x.shape[2:]
             laterals = [
-                resize(conv(y), size, align_corners=self.align_corners)
-                for conv, y in zip(self.lateral_convs, finer, strict=True)
+                resize(conv(feature), size, align_corners=self.align_corners)
+                for conv, feature in zip(self.lateral_convs, finer, strict=True)
             ]
             x = self.fusion(torch.cat([x, *laterals], 1))
         return self.enc_module(x)
@@ -160,15 +162,15 @@ def _without_autocast(device: str) -> AbstractContextManager[Any]:
 
 
 def _squared_distances(pixels: Tensor, codewords: Tensor) -> Tensor:
-    """Return (N, L, K) for (N, L, C) and (K, C), without a (N, L, K, C) in memory."""
+    """Return (N, L, K) for (N, L, C) and (K, C), without an (N, L, K, C) tensor in memory."""
     products = pixels @ codewords.T
     return pixels.square().sum(2, keepdim=True) - 2 * products + codewords.square().sum(1)
 
 
 def _classes_present(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
-    """Return (N, num_classes) of 0 and 1 for class ids (N, H, W)."""
+    """Return (N, num_classes), 1 for classes in the label map (N, H, W) and 0 for others."""
     labels = labels.flatten(1).long()
-    counts = (labels >= 0) & (labels < num_classes) & (labels != ignore_index)
-    present = labels.new_zeros(len(labels), num_classes + 1)  # the last one takes what does not count
-    present.scatter_(1, labels.where(counts, num_classes), 1)
+    valid = (labels >= 0) & (labels < num_classes) & (labels != ignore_index)
+    present = labels.new_zeros(len(labels), num_classes + 1)  # the last column takes ignored pixels
+    present.scatter_(1, labels.where(valid, num_classes), 1)
     return present[:, :num_classes]

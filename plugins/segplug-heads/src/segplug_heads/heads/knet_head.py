@@ -1,6 +1,6 @@
-"""K-Net: the scores of another head, improved in stages by kernels that are updated with what they cover.
+"""K-Net: the logits of another head, refined in stages by kernels that are updated with the features under their masks.
 
-Zhang et al., K-Net: Towards Unified Image Segmentation, 2021 (https://arxiv.org/abs/2106.14855).
+K-Net: Towards Unified Image Segmentation, Zhang et al., 2021 (https://arxiv.org/abs/2106.14855).
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from segplug_heads.parts.kernel_update import KernelUpdateHead
 
 
 class IterativeDecodeHead(Head):
-    """Feature maps -> (N, K, h, w) at the size of ``kernel_generate_head``'s scores.
+    """Feature maps -> logits (N, K, h, w) at the size of ``kernel_generate_head``'s.
 
-    The weights of that head's last convolution are the first kernels, one for each class. The losses are its own,
-    of its scores (``loss_ce.s0``) and of each stage's (``loss_ce.s1``, ...).
+    The weights of that head's classifier are the initial kernels, one for each class. The losses are that head's, of
+    its own logits (``loss_ce.s0``) and of each stage's (``loss_ce.s1`` and so on).
 
     Args:
-        num_stages: Number of updates.
-        kernel_generate_head: Makes the first scores; a `DecodeHead` with ``forward_feature``.
+        num_stages: Number of stages.
+        kernel_generate_head: Predicts the initial logits; a `DecodeHead` with ``forward_feature``.
         kernel_update_head: One for each stage.
 
     Raises:
-        ConfigError: There are not ``num_stages`` of them, or they do not fit the head.
+        ConfigError: There are not ``num_stages`` of them, or their kernels do not fit the head.
     """
 
     conformance: ClassVar = {
@@ -64,15 +64,15 @@ class IterativeDecodeHead(Head):
         return self.stages(features)[-1]
 
     def stages(self, features: Features) -> list[Tensor]:
-        """Return the scores before the first update and after each."""
-        first = self.kernel_generate_head
-        x = first.forward_feature(features)
-        scores = [first.cls_seg(x)]
-        kernels = first.conv_seg.weight.expand(x.shape[0], -1, -1, -1, -1)
+        """Return the initial logits and those after each stage."""
+        head = self.kernel_generate_head
+        x = head.forward_feature(features)
+        logits = [head.cls_seg(x)]
+        kernels = head.conv_seg.weight.expand(x.shape[0], -1, -1, -1, -1)
         for stage in self.kernel_update_head:
-            updated, kernels = stage(x, kernels, scores[-1])
-            scores.append(updated)
-        return scores
+            refined, kernels = stage(x, kernels, logits[-1])
+            logits.append(refined)
+        return logits
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
         return self.single_pass(features, targets)[1]

@@ -1,6 +1,7 @@
-"""Mask2Former: queries that attend, layer by layer, to the region of their own mask, in maps of several sizes.
+"""Mask2Former: queries that attend to the foreground of their own masks, in multi-scale features.
 
-Cheng, Misra, Schwing, Kirillov and Girdhar, Masked-attention Mask Transformer for Universal Image Segmentation, 2022.
+Masked-attention Mask Transformer for Universal Image Segmentation, Cheng, Misra, Schwing, Kirillov and Girdhar, 2022
+(https://arxiv.org/abs/2112.01527).
 """
 
 from __future__ import annotations
@@ -12,25 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from segkernel.errors import ConfigError, Problem
+from segkernel.geometry import Size
 from segkernel.interfaces.model import Features, Loss
 from segkernel.interfaces.spec import Spec
 from segkernel.nn import nchw_to_nlc, resize
 from segplug_heads.heads.mask_queries import (
-    NOTHING_IGNORED,
+    NO_IGNORE,
     MaskQueryHead,
     QueryTrainConfig,
-    points_of,
-    uncertain_mask_points,
+    at_random_points,
+    at_uncertain_points,
+    default_assigner,
+    point_sampling_of,
 )
 from segplug_heads.losses.query_losses import QueryCrossEntropyLoss, QueryDiceLoss
-from segplug_heads.parts.matching import (
-    ClassificationCost,
-    CrossEntropyLossCost,
-    DiceCost,
-    HungarianAssigner,
-    Objects,
-    Queries,
-)
+from segplug_heads.parts.matching import Objects, Queries
 from segplug_heads.parts.pixel_decoder import (
     SINE_ENCODING,
     MSDeformAttnPixelDecoder,
@@ -42,35 +39,36 @@ from segplug_heads.parts.query_transformer import DecoderConfig, MaskedDecoder, 
 
 
 class Mask2FormerHead(MaskQueryHead):
-    """Feature maps, finest first -> scores (N, num_classes, h, w) at the size of the first, none negative.
+    """Feature maps, finest first -> (N, num_classes, h, w) at the size of the first, as `semantic_inference` has it.
 
-    `predict` resizes masks to the image before it adds them up. Losses are ``loss_cls``, ``loss_mask`` and
-    ``loss_dice`` of the last layer, ``d0.loss_cls`` ... of those before it, d0 being the queries as they start. Masks
-    are compared at random points only.
+    The losses are ``loss_cls``, ``loss_mask`` and ``loss_dice`` of the last layer, and ``d0.loss_cls`` and so on of
+    those before it, d0 being the initial queries. Masks are compared at sampled points only.
 
     Args:
         in_channels: Channels of each map.
         feat_channels: Channels of the pixel decoder and the queries.
         out_channels: Channels of the mask features.
         num_classes: Number of classes.
-        num_queries: Number of queries: masks that can be found in an image.
-        num_transformer_feat_level: How many maps the queries read in turn.
-        strides: Of each map; kept for configs that name them, as only the maps' sizes matter.
-        in_index: Which feature maps are read; all for None.
-        pixel_decoder: Makes the maps that are read and the mask features; `MSDeformAttnPixelDecoder` for None.
-        enforce_decoder_input_project: Project what the queries read even when its channels are theirs.
-        transformer_decoder: What the queries pass.
-        positional_encoding: Where the cells are that the queries read.
-        loss_cls: Of the classes; cross-entropy in which "no object", the last one, counts a tenth for None.
-        loss_mask: Of the masks' points; cross-entropy times 5 for None.
-        loss_dice: Of the masks' overlap; the Dice loss times 5 for None.
-        train_cfg: How queries are matched with objects, and at how many points; by these costs at 12544 for None.
-        test_cfg: Kept for configs that name it; nothing here reads it.
-        align_corners: How scores are resized.
-        ignore_index: The label that does not count.
+        num_queries: Number of queries, the most masks that can be found in an image.
+        num_transformer_feat_level: Number of memories; the layers attend to one each, in turn.
+        strides: Stride of each map; not used, accepted for existing configs, as only the sizes of maps matter.
+        in_index: Indices of the feature maps that are used; None is all.
+        pixel_decoder: Computes mask features and memories; None is `MSDeformAttnPixelDecoder`.
+        enforce_decoder_input_project: Project the memories even though they have the queries' channels.
+        transformer_decoder: Arguments of the `MaskedDecoder`.
+        positional_encoding: Arguments of the `SinePositionalEncoding` of the memories.
+        loss_cls: Loss of the classes; None is cross-entropy times 2, with a weight of 0.1 for "no object", the last
+            class.
+        loss_mask: Loss of the masks' points; None is binary cross-entropy times 5.
+        loss_dice: Loss of the masks' overlap; None is the Dice loss times 5.
+        train_cfg: How queries are matched with objects, and at how many points; None is by the costs that correspond
+            to these losses, at 12544 points.
+        test_cfg: Not used, accepted for existing configs.
+        align_corners: As in `segkernel.nn.resize`, for resizing the output.
+        ignore_index: Label that is ignored.
 
     Raises:
-        ConfigError: The decoders do not fit each other.
+        ConfigError: The pixel decoder and the transformer decoder do not fit together.
     """
 
     conformance: ClassVar = {
@@ -140,87 +138,84 @@ class Mask2FormerHead(MaskQueryHead):
             loss_cls=loss_cls or QueryCrossEntropyLoss(class_weight=[1.0] * num_classes + [0.1], loss_weight=2.0),
             loss_mask=loss_mask or QueryCrossEntropyLoss(use_sigmoid=True, loss_weight=5.0),
             loss_dice=loss_dice or QueryDiceLoss(naive_dice=True, eps=1.0, loss_weight=5.0),
-            assigner=train.get("assigner") or _assigner(),
+            assigner=train.get("assigner") or default_assigner(),
             sampler=train.get("sampler"),
             ignore_index=ignore_index,
             align_corners=align_corners,
         )
         self.in_channels, self.strides, self.test_cfg = list(in_channels), tuple(strides), test_cfg
-        self.levels = num_transformer_feat_level
-        self.num_points = train.get("num_points", 12544)
-        self.point_ratios = train.get("oversample_ratio", 3.0), train.get("importance_sample_ratio", 0.75)
-        self.pixel_decoder = (pixel_decoder or _pixel_decoder(self.levels))(
+        self.num_levels = num_transformer_feat_level
+        self.point_sampling = point_sampling_of(train)
+        self.pixel_decoder = (pixel_decoder or _pixel_decoder(self.num_levels))(
             in_channels=in_channels, feat_channels=feat_channels, out_channels=out_channels
         )
         self.transformer_decoder = MaskedDecoder(**transformer_decoder)
-        self._build_inputs(feat_channels, enforce_decoder_input_project)
+        self._build_memory_inputs(feat_channels, enforce_decoder_input_project)
         self.decoder_positional_encoding = SinePositionalEncoding(**positional_encoding)
         self.query_embed = nn.Embedding(num_queries, feat_channels)
         self.query_feat = nn.Embedding(num_queries, feat_channels)
 
-    def _build_inputs(self, feat_channels: int, enforce: bool) -> None:
-        """Build what brings the memories to the queries' width."""
+    def _build_memory_inputs(self, feat_channels: int, project: bool) -> None:
+        """Build the projections and level embeddings of the memories."""
         check_embed_dims(self.transformer_decoder.embed_dims, feat_channels, "transformer_decoder")
-        outs = getattr(self.pixel_decoder, "num_outs", self.levels)
-        if outs < self.levels:
-            message = f"gives {outs} maps, but the queries read {self.levels}"
+        outs = getattr(self.pixel_decoder, "num_outs", self.num_levels)
+        if outs < self.num_levels:
+            message = f"gives {outs} memories, but the queries attend to {self.num_levels}"
             raise ConfigError(Problem(message, "pixel_decoder", hint="set its num_outs"))
-        self.level_embed = nn.Embedding(self.levels, feat_channels)
+        self.level_embed = nn.Embedding(self.num_levels, feat_channels)
         self.decoder_input_projs = nn.ModuleList(
-            nn.Conv2d(feat_channels, feat_channels, 1) if enforce else nn.Identity() for _ in range(self.levels)
+            nn.Conv2d(feat_channels, feat_channels, 1) if project else nn.Identity() for _ in range(self.num_levels)
         )
         fan_in_init(self.decoder_input_projs)
 
     def queries(self, features: Features) -> tuple[list[Tensor], list[Tensor]]:
-        mask_features, memories = self.pixel_decoder(self.chosen(features))
-        tokens, places, sizes = self._inputs(memories)
+        mask_features, memories = self.pixel_decoder(self.select(features))
+        memory, memory_pos, sizes = self._memory_inputs(memories)
         batch = mask_features.shape[0]
         query = self.query_feat.weight.expand(batch, -1, -1)
-        place = self.query_embed.weight.expand(batch, -1, -1)
-        predictions = [self._predict(query, mask_features)]
+        query_pos = self.query_embed.weight.expand(batch, -1, -1)
+        predictions = [self._predict_queries(query, mask_features)]
         for i, layer in enumerate(self.transformer_decoder.layers):
-            level = i % self.levels
-            allowed = _inside(predictions[-1][1], sizes[level])
-            query = layer(query, place, tokens[level], places[level], allowed)
-            predictions.append(self._predict(query, mask_features))
-        return [scores for scores, _ in predictions], [masks for _, masks in predictions]
+            level = i % self.num_levels
+            _, mask_logits = predictions[-1]
+            attn_mask = _foreground_mask(mask_logits, sizes[level])
+            query = layer(query, query_pos, memory[level], memory_pos[level], attn_mask)
+            predictions.append(self._predict_queries(query, mask_features))
+        return [class_logits for class_logits, _ in predictions], [mask_logits for _, mask_logits in predictions]
 
-    def compared(self, scores: Tensor, masks: Tensor, objects: Objects) -> tuple[Queries, Objects]:
-        return points_of(scores, masks, objects, self.num_points)
+    def comparable(self, queries: Queries, objects: Objects) -> tuple[Queries, Objects]:
+        return at_random_points(queries, objects, self.point_sampling.num_points)
 
-    def mask_losses(self, masks: Tensor, targets: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-        seen, true = uncertain_mask_points(masks, targets, self.num_points, *self.point_ratios)
-        loss_dice = self.loss_dice(seen, true, avg_factor=count)
-        loss_mask = self.loss_mask(
-            seen.flatten(), true.flatten(), ignore_index=NOTHING_IGNORED, avg_factor=count * self.num_points
-        )
+    def mask_losses(self, mask_logits: Tensor, masks: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        predicted, true = at_uncertain_points(mask_logits, masks, self.point_sampling)
+        loss_dice = self.loss_dice(predicted, true, avg_factor=count)
+        points = count * self.point_sampling.num_points
+        loss_mask = self.loss_mask(predicted.flatten(), true.flatten(), ignore_index=NO_IGNORE, avg_factor=points)
         return loss_mask, loss_dice
 
-    def _inputs(self, memories: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[tuple[int, int]]]:
-        """Return tokens (N, h * w, C), their positions and (h, w) of each memory."""
+    def _memory_inputs(self, memories: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Size]]:
+        """Return tokens (N, h * w, C), position encodings (1, h * w, C) and size (h, w) of each memory."""
         maps = [project(x) for project, x in zip(self.decoder_input_projs, memories, strict=False)]
         tokens = [nchw_to_nlc(x) + level for x, level in zip(maps, self.level_embed.weight, strict=True)]
-        places = [self.decoder_positional_encoding(x) for x in maps]
-        return tokens, places, [(x.shape[2], x.shape[3]) for x in maps]
+        positions = [self.decoder_positional_encoding(x) for x in maps]
+        return tokens, positions, [(x.shape[2], x.shape[3]) for x in maps]
 
-    def _predict(self, query: Tensor, mask_features: Tensor) -> tuple[Tensor, Tensor]:
+    def _predict_queries(self, query: Tensor, mask_features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return class logits (N, Q, K + 1) and mask logits (N, Q, h, w) of queries (N, Q, C)."""
         query = self.transformer_decoder.post_norm(query)
-        masks = torch.einsum("nqc,nchw->nqhw", self.mask_embed(query), mask_features)
-        return self.cls_embed(query), masks
+        mask_logits = torch.einsum("nqc,nchw->nqhw", self.mask_embed(query), mask_features)
+        return self.cls_embed(query), mask_logits
 
 
-def _inside(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the cells of a map that each query's mask (N, Q, h, w) covers, (N, 1, Q, H * W); all when it is empty."""
-    covered = (resize(masks.detach(), size).sigmoid() >= 0.5).flatten(2)
-    return (covered | ~covered.any(2, keepdim=True)).unsqueeze(1)
+def _foreground_mask(mask_logits: Tensor, size: Size) -> Tensor:
+    """Return the attention mask (N, 1, Q, h * w), true where each query's mask is foreground (equation 3 of the paper).
+
+    A query with an empty mask attends to the whole memory: a softmax over nothing has no value.
+    """
+    foreground = (resize(mask_logits.detach(), size).sigmoid() >= 0.5).flatten(2)
+    return (foreground | ~foreground.any(2, keepdim=True)).unsqueeze(1)
 
 
 def _pixel_decoder(levels: int) -> Spec[MSDeformAttnPixelDecoder]:
     attention = {"num_levels": levels, "dropout": 0.0}
     return Spec(MSDeformAttnPixelDecoder, num_outs=levels, encoder={"layer_cfg": {"self_attn_cfg": attention}})
-
-
-def _assigner() -> HungarianAssigner:
-    return HungarianAssigner(
-        [ClassificationCost(2.0), CrossEntropyLossCost(weight=5.0), DiceCost(pred_act=True, eps=1.0, weight=5.0)]
-    )

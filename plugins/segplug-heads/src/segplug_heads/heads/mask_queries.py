@@ -1,7 +1,7 @@
-"""What heads of queries share: label maps as objects, matching them, and masks with classes as scores of pixels.
+"""What heads of queries share: label maps as objects, matching, and masks with classes to a map of classes.
 
-Each of Q queries predicts a class, or that there is none, and a mask. A pixel's score for a class is the sum over the
-queries of the class's probability times the mask's (Cheng et al., MaskFormer, 2021).
+Per-Pixel Classification is Not All You Need for Semantic Segmentation (MaskFormer), Cheng, Schwing and Kirillov, 2021
+(https://arxiv.org/abs/2107.06278). Each of Q queries predicts a class, or that there is none, and a mask.
 """
 
 from __future__ import annotations
@@ -19,22 +19,32 @@ from segkernel.geometry import Size
 from segkernel.interfaces.model import Features, Head, Loss, PixelClasses
 from segkernel.nn import resize
 from segkernel.sample import Targets
-from segplug_heads.heads.point_sampling import PointSampling, sample_points, uncertain_points
+from segplug_heads.heads.point_sampling import PointSampling, sample_points, uncertain_points, uncertainty
 from segplug_heads.losses.query_losses import QueryCrossEntropyLoss
-from segplug_heads.parts.matching import Assigner, MatchSampler, Objects, Queries
+from segplug_heads.parts.matching import (
+    Assigner,
+    ClassificationCost,
+    CrossEntropyLossCost,
+    DiceCost,
+    HungarianAssigner,
+    MatchSampler,
+    Objects,
+    Queries,
+)
 
-NOTHING_IGNORED = -1
+NO_IGNORE = -1
+"""The ``ignore_index`` of losses whose targets are all valid."""
 
 
 class QueryTrainConfig(TypedDict, total=False):
-    """How queries learn.
+    """How queries are trained.
 
     Args:
-        assigner: Matches them with objects.
-        sampler: Chooses among the matches; all unless given.
-        num_points: Points at which masks are compared.
-        oversample_ratio: Candidates per point.
-        importance_sample_ratio: Share of points that are the least sure candidates.
+        assigner: Matches queries with objects.
+        sampler: Selects matches to train on; all by default.
+        num_points: Points at which masks are compared, 12544 by default.
+        oversample_ratio: Uniform candidates per point, 3 by default.
+        importance_sample_ratio: Fraction of the points that are the most uncertain candidates, 0.75 by default.
     """
 
     assigner: Assigner
@@ -46,55 +56,71 @@ class QueryTrainConfig(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class QueryTargets:
-    """What the queries of a batch have to learn.
+    """The targets of a batch's queries.
 
     Args:
-        labels: Class ids (N, Q), K for no object.
+        labels: Class ids (N, Q), K for "no object".
         matched: Image and query of each match, (M,) each.
-        masks: The object's mask of each match, (M, H, W), 0 or 1.
+        masks: Mask of the object of each match, (M, H, W), 0 or 1.
     """
 
     labels: Tensor
     matched: tuple[Tensor, Tensor]
     masks: Tensor
 
-    def count(self) -> Tensor:
-        """Return the number of matches for a mean over them."""
-        return divisor(self.labels.new_tensor(len(self.masks), dtype=torch.float32))
+    def mean_count(self) -> Tensor:
+        """Return the number of matches to average over, as `global_mean_count` has it."""
+        return global_mean_count(self.labels.new_tensor(len(self.masks), dtype=torch.float32))
 
 
-def objects_in(labels: Tensor, ignore_index: int) -> Objects:
-    """Return the classes of a label map (H, W) as objects."""
+def point_sampling_of(config: QueryTrainConfig) -> PointSampling:
+    """Return how training points are drawn, with the defaults of Mask2Former."""
+    return PointSampling(
+        num_points=config.get("num_points", 12544),
+        oversample_ratio=config.get("oversample_ratio", 3.0),
+        importance_sample_ratio=config.get("importance_sample_ratio", 0.75),
+    )
+
+
+def objects_from_labels(labels: Tensor, ignore_index: int) -> Objects:
+    """Return one object for each class of a label map (H, W)."""
     classes = labels.unique()
     classes = classes[classes != ignore_index]
     return Objects(classes, (labels == classes[:, None, None]).to(torch.float32))
 
 
-def points_of(scores: Tensor, masks: Tensor, objects: Objects, num_points: int) -> tuple[Queries, Objects]:
-    """Return one image's queries, masks (Q, h, w), and objects as seen at the same random points."""
-    points = torch.rand(1, num_points, 2, device=masks.device)
-    seen, true = (sample_points(x.unsqueeze(0), points)[0] for x in (masks, objects.masks))
-    return Queries(scores, seen), Objects(objects.labels, true)
+def at_random_points(queries: Queries, objects: Objects, num_points: int) -> tuple[Queries, Objects]:
+    """Return queries with masks (Q, h, w) and objects with masks (G, H, W) at the same uniform points, (., P)."""
+    points = torch.rand(1, num_points, 2, device=queries.mask_logits.device)
+    predicted, true = (sample_points(x.unsqueeze(0), points)[0] for x in (queries.mask_logits, objects.masks))
+    return Queries(queries.class_logits, predicted), Objects(objects.labels, true)
 
 
-def uncertain_mask_points(
-    masks: Tensor, targets: Tensor, num_points: int, oversample_ratio: float, importance_sample_ratio: float
-) -> tuple[Tensor, Tensor]:
-    """Return masks (M, h, w) and targets (M, H, W) at points (M, P) that are mostly where the masks are near 0."""
-    masks, targets = masks.unsqueeze(1), targets.unsqueeze(1)
-    sampling = PointSampling(num_points, oversample_ratio, importance_sample_ratio)
-    points = uncertain_points(masks, _doubt, sampling)
-    return sample_points(masks, points).squeeze(1), sample_points(targets, points).squeeze(1)
+def at_uncertain_points(mask_logits: Tensor, masks: Tensor, sampling: PointSampling) -> tuple[Tensor, Tensor]:
+    """Return mask logits (M, h, w) and true masks (M, H, W) at points (M, P), mostly where the logits are near 0."""
+    mask_logits, masks = mask_logits.unsqueeze(1), masks.unsqueeze(1)
+    points = uncertain_points(mask_logits, uncertainty, sampling)
+    return sample_points(mask_logits, points).squeeze(1), sample_points(masks, points).squeeze(1)
 
 
-def pixel_scores(class_scores: Tensor, masks: Tensor) -> Tensor:
-    """Return scores (N, K, H, W) from class scores (N, Q, K + 1) and masks (N, Q, H, W)."""
-    return torch.einsum("nqk,nqhw->nkhw", class_scores.softmax(-1)[..., :-1], masks.sigmoid())
+def semantic_inference(class_logits: Tensor, mask_logits: Tensor, size: Size | None = None) -> Tensor:
+    """Return (N, K, H, W), the sum over queries of class probability times mask probability (section 3.4 of the paper).
+
+    It is not normalised: not negative, but perhaps greater than 1. It has the ``size`` (H, W), or that of the masks.
+
+    Args:
+        class_logits: (N, Q, K + 1).
+        mask_logits: (N, Q, h, w), resized before their probabilities are multiplied, as in the paper.
+        size: (H, W).
+    """
+    if size is not None:
+        mask_logits = resize(mask_logits, size)
+    return torch.einsum("nqk,nqhw->nkhw", class_logits.softmax(-1)[..., :-1], mask_logits.sigmoid())
 
 
 @torch.no_grad()
-def match(
-    compared: Iterable[tuple[Queries, Objects]],
+def match_queries(
+    pairs: Iterable[tuple[Queries, Objects]],
     objects: Sequence[Objects],
     assigner: Assigner,
     sampler: MatchSampler | None,
@@ -103,16 +129,16 @@ def match(
     """Match the queries of a batch with its objects.
 
     Args:
-        compared: Queries and objects of each image, as the assigner is to see them.
-        objects: Those of each image, with whole masks.
+        pairs: Queries and objects of each image, as the assigner compares them.
+        objects: Objects of each image, with whole masks.
         assigner: Matches them.
-        sampler: Chooses among the matches; all for None.
+        sampler: Selects matches to train on; None is all.
         shape: (N, Q, K).
     """
-    batch, count, classes = shape
-    matches = [assigner.assign(*image) for image in compared]
+    batch, num_queries, num_classes = shape
+    matches = [assigner.assign(*pair) for pair in pairs]
     matches = matches if sampler is None else [sampler.sample(found) for found in matches]
-    labels = objects[0].labels.new_full((batch, count), classes, dtype=torch.long)
+    labels = objects[0].labels.new_full((batch, num_queries), num_classes, dtype=torch.long)
     for row, found, (query, index) in zip(labels, objects, matches, strict=True):
         row[query] = found.labels[index].long()
     images = torch.cat([torch.full_like(query, image) for image, (query, _) in enumerate(matches)])
@@ -120,34 +146,40 @@ def match(
     return QueryTargets(labels, (images, torch.cat([query for query, _ in matches])), masks)
 
 
-def divisor(count: Tensor) -> Tensor:
-    """Return ``count``, averaged over the processes that train together, 1 at least."""
+def default_assigner() -> HungarianAssigner:
+    """Return the assigner of Mask2Former and SAN, whose costs correspond to their losses."""
+    return HungarianAssigner(
+        [ClassificationCost(2.0), CrossEntropyLossCost(weight=5.0), DiceCost(pred_act=True, eps=1.0, weight=5.0)]
+    )
+
+
+def global_mean_count(count: Tensor) -> Tensor:
+    """Return ``count`` averaged over the processes of a run, at least 1.
+
+    Dividing by it, not by each process's own count, weights every object of the global batch equally.
+    """
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(count)
         count = count / dist.get_world_size()
     return count.clamp(min=1)
 
 
-def _doubt(scores: Tensor) -> Tensor:
-    return -scores[:, 0].abs()
-
-
 class MaskQueryHead(Head):
-    """Base of heads whose queries predict a class and a mask after each layer of a transformer.
+    """Base of heads whose queries predict a class and a mask after each layer of a transformer decoder.
 
     Args:
-        num_classes: Number of classes.
+        num_classes: Number of classes, K.
         feat_channels: Channels of the queries.
         out_channels: Channels of the mask features.
-        num_queries: Number of queries.
-        in_index: Which feature maps are read; all for None.
-        loss_cls: Of the classes; "no object", the last one, counts a tenth unless given.
-        loss_mask: Of the masks' pixels.
-        loss_dice: Of the masks' overlap.
+        num_queries: Number of queries, Q.
+        in_index: Indices of the feature maps that are used; None is all.
+        loss_cls: Loss of the classes; None is cross-entropy with a weight of 0.1 for "no object", the last class.
+        loss_mask: Loss of the masks' pixels.
+        loss_dice: Loss of the masks' overlap.
         assigner: Matches queries with objects.
-        sampler: Chooses among the matches; all for None.
-        ignore_index: The label that does not count.
-        align_corners: How scores are resized.
+        sampler: Selects matches to train on; None is all.
+        ignore_index: Label that is ignored.
+        align_corners: As in `segkernel.nn.resize`, for resizing the output.
     """
 
     def __init__(
@@ -171,38 +203,47 @@ class MaskQueryHead(Head):
         self.ignore_index, self.align_corners = ignore_index, align_corners
         self.output = PixelClasses(num_classes, num_classes, "none", align_corners=align_corners)
         self.cls_embed = nn.Linear(feat_channels, num_classes + 1)
-        widths = [feat_channels] * 3
-        hidden = [layer for width in widths[1:] for layer in (nn.Linear(feat_channels, width), nn.ReLU(inplace=True))]
-        self.mask_embed = nn.Sequential(*hidden, nn.Linear(feat_channels, out_channels))
+        self.mask_embed = nn.Sequential(
+            nn.Linear(feat_channels, feat_channels),
+            nn.ReLU(inplace=True),
+            nn.Linear(feat_channels, feat_channels),
+            nn.ReLU(inplace=True),
+            nn.Linear(feat_channels, out_channels),
+        )
         if loss_cls is None:
             loss_cls = QueryCrossEntropyLoss(class_weight=[1.0] * num_classes + [0.1])
         self.loss_cls, self.loss_mask, self.loss_dice = loss_cls, loss_mask, loss_dice
         self.assigner, self.sampler = assigner, sampler
 
     def queries(self, features: Features) -> tuple[list[Tensor], list[Tensor]]:
-        """Return class scores (N, Q, K + 1) and masks (N, Q, h, w) after each layer, the last ones last."""
+        """Return class logits (N, Q, K + 1) and mask logits (N, Q, h, w) after each layer."""
         raise NotImplementedError
 
-    def compared(self, scores: Tensor, masks: Tensor, objects: Objects) -> tuple[Queries, Objects]:
-        """Return one image's queries and objects as the assigner is to see them."""
+    def comparable(self, queries: Queries, objects: Objects) -> tuple[Queries, Objects]:
+        """Return one image's queries and objects with masks of one size, or at the same points, for the assigner."""
         raise NotImplementedError
 
-    def mask_losses(self, masks: Tensor, targets: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``loss_mask`` and ``loss_dice`` of matched masks (M, h, w) against (M, H, W), means over ``count``."""
+    def mask_losses(self, mask_logits: Tensor, masks: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``loss_mask`` and ``loss_dice``.
+
+        Args:
+            mask_logits: Of the matched queries, (M, h, w).
+            masks: Of their objects, (M, H, W).
+            count: Number of matches to average over.
+        """
         raise NotImplementedError
 
-    def final(self, features: Features) -> tuple[Tensor, Tensor]:
-        """Return the last of `queries`."""
-        scores, masks = self.queries(features)
-        return scores[-1], masks[-1]
+    def last_queries(self, features: Features) -> tuple[Tensor, Tensor]:
+        """Return class logits and mask logits after the last layer."""
+        class_logits, mask_logits = self.queries(features)
+        return class_logits[-1], mask_logits[-1]
 
     def forward(self, features: Features) -> Tensor:
-        """Return scores (N, K, h, w), not negative, at the size of the mask features."""
-        return pixel_scores(*self.final(features))
+        """Return `semantic_inference` of the last layer at the size of the mask features, (N, K, h, w)."""
+        return semantic_inference(*self.last_queries(features))
 
-    def predict(self, features: Features, size: tuple[int, int] | None = None) -> Tensor:
-        scores, masks = self.final(features)
-        return pixel_scores(scores, masks if size is None else resize(masks, size))
+    def predict(self, features: Features, size: Size | None = None) -> Tensor:
+        return semantic_inference(*self.last_queries(features), size)
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
         return self.single_pass(features, targets)[1]
@@ -210,40 +251,45 @@ class MaskQueryHead(Head):
     def single_pass(
         self, features: Features, targets: Targets, size: Size | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        objects = [objects_in(labels, self.ignore_index) for labels in targets["seg"]]
+        objects = [objects_from_labels(labels, self.ignore_index) for labels in targets["seg"]]
         layers = list(zip(*self.queries(features), strict=True))
-        named = {}
-        for i, (scores, masks) in enumerate(layers):
+        losses: dict[str, Tensor] = {}
+        for i, (class_logits, mask_logits) in enumerate(layers):
             prefix = "" if i == len(layers) - 1 else f"d{i}."
-            compared = (self.compared(*image) for image in zip(scores, masks, objects, strict=True))
-            wanted = match(compared, objects, self.assigner, self.sampler, (*scores.shape[:2], self.num_classes))
-            losses = self._losses(scores, masks, wanted)
-            named |= {f"{prefix}{name}": value for name, value in losses.items()}
-        scores, masks = layers[-1]
-        return pixel_scores(scores, masks if size is None else resize(masks, size)), named
+            queries = map(Queries, class_logits, mask_logits)
+            pairs = (self.comparable(*image) for image in zip(queries, objects, strict=True))
+            shape = (len(objects), self.num_queries, self.num_classes)
+            matched = match_queries(pairs, objects, self.assigner, self.sampler, shape)
+            named = self._losses(class_logits, mask_logits, matched)
+            losses |= {f"{prefix}{name}": value for name, value in named.items()}
+        return semantic_inference(*layers[-1], size), losses
 
-    def chosen(self, features: Features) -> list[Tensor]:
-        """Return the feature maps that are read."""
+    def select(self, features: Features) -> list[Tensor]:
+        """Return the feature maps that are used."""
         return list(features) if self.in_index is None else [features[i] for i in self.in_index]
 
-    def _losses(self, scores: Tensor, masks: Tensor, targets: QueryTargets) -> dict[str, Tensor]:
-        labels, matched = targets.labels.flatten(), masks[targets.matched]
-        count = targets.count()
+    def _losses(self, class_logits: Tensor, mask_logits: Tensor, targets: QueryTargets) -> dict[str, Tensor]:
+        labels, matched = targets.labels.flatten(), mask_logits[targets.matched]
         loss_cls = self.loss_cls(
-            scores.flatten(0, 1), labels, ignore_index=NOTHING_IGNORED, avg_factor=self._class_count(scores, labels)
+            class_logits.flatten(0, 1),
+            labels,
+            ignore_index=NO_IGNORE,
+            avg_factor=self._class_count(class_logits, labels),
         )
+        # On every process, matches or none: all must take part in the reduction.
+        count = targets.mean_count()
         if len(matched):
             loss_mask, loss_dice = self.mask_losses(matched, targets.masks, count)
         else:
             loss_mask = loss_dice = matched.sum()  # 0, with a gradient
         return {"loss_cls": loss_cls, "loss_mask": loss_mask, "loss_dice": loss_dice}
 
-    def _class_count(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Return what the mean of ``loss_cls`` divides by: the labels, counted by the weight of their class."""
+    def _class_count(self, class_logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the divisor of ``loss_cls``: the sum of the labels' class weights."""
         weight = getattr(self.loss_cls, "class_weight", None)
         if weight is None:
             return labels.new_tensor(len(labels), dtype=torch.float32)
         if len(weight) != self.num_classes + 1:
             message = f"{len(weight)} numbers for {self.num_classes} classes and 'no object'"
             raise ConfigError(Problem(message, "loss_cls.class_weight"))
-        return scores.new_tensor(weight)[labels].sum()
+        return class_logits.new_tensor(weight)[labels].sum()

@@ -1,6 +1,7 @@
-"""MaskFormer: a transformer's queries predict masks with a class each, instead of a class for each pixel.
+"""MaskFormer: the queries of a transformer predict masks with a class each, instead of a class for each pixel.
 
-Cheng, Schwing and Kirillov, Per-Pixel Classification is Not All You Need for Semantic Segmentation, 2021.
+Per-Pixel Classification is Not All You Need for Semantic Segmentation, Cheng, Schwing and Kirillov, 2021
+(https://arxiv.org/abs/2107.06278).
 """
 
 from __future__ import annotations
@@ -29,29 +30,29 @@ from segplug_heads.parts.query_transformer import Decoder, DecoderConfig, SineCo
 
 
 class MaskFormerHead(MaskQueryHead):
-    """Feature maps, finest first -> scores (N, num_classes, h, w) at the size of the first, none negative.
+    """Feature maps, finest first -> (N, num_classes, h, w) at the size of the first, as `semantic_inference` has it.
 
-    `predict` resizes masks to the image before it adds them up. Losses are ``loss_cls``, ``loss_mask`` and
-    ``loss_dice`` of the last layer, ``d0.loss_cls`` ... of those before it.
+    The losses are ``loss_cls``, ``loss_mask`` and ``loss_dice`` of the last layer, and ``d0.loss_cls`` and so on of
+    the layers before it.
 
     Args:
         in_channels: Channels of each map.
         feat_channels: Channels of the pixel decoder and the queries.
         out_channels: Channels of the mask features.
         num_classes: Number of classes.
-        num_queries: Number of queries: masks that can be found in an image.
-        in_index: Which feature maps are read; all for None.
-        pixel_decoder: Makes the mask features; `PixelDecoder` for None.
-        enforce_decoder_input_project: Project what the queries read even when its channels are theirs.
-        transformer_decoder: What the queries pass.
-        positional_encoding: Where the cells are that the queries read.
-        loss_cls: Of the classes; cross-entropy in which "no object", the last one, counts a tenth for None.
-        loss_mask: Of the masks' pixels; the focal loss times 20 for None.
-        loss_dice: Of the masks' overlap; the Dice loss for None.
-        train_cfg: How queries are matched with objects; by these three costs for None.
-        test_cfg: Kept for configs that name it; nothing here reads it.
-        align_corners: How scores are resized.
-        ignore_index: The label that does not count.
+        num_queries: Number of queries, the most masks that can be found in an image.
+        in_index: Indices of the feature maps that are used; None is all.
+        pixel_decoder: Computes mask features and memory; None is `PixelDecoder`.
+        enforce_decoder_input_project: Project the memory of a `PixelDecoder` even if it has the queries' channels.
+        transformer_decoder: Arguments of the `Decoder`.
+        positional_encoding: Arguments of the `SinePositionalEncoding` of the memory.
+        loss_cls: Loss of the classes; None is cross-entropy with a weight of 0.1 for "no object", the last class.
+        loss_mask: Loss of the masks' pixels; None is the focal loss with a weight of 20.
+        loss_dice: Loss of the masks' overlap; None is the Dice loss.
+        train_cfg: How queries are matched with objects; None is by the costs that correspond to these losses.
+        test_cfg: Not used, accepted for existing configs.
+        align_corners: As in `segkernel.nn.resize`, for resizing the output.
+        ignore_index: Label that is ignored.
     """
 
     conformance: ClassVar = {
@@ -112,43 +113,50 @@ class MaskFormerHead(MaskQueryHead):
             in_channels=in_channels, feat_channels=feat_channels, out_channels=out_channels
         )
         self.transformer_decoder = Decoder(**transformer_decoder)
-        width, given = self.transformer_decoder.embed_dims, self.pixel_decoder.memory_channels
+        embed_dims, memory_channels = self.transformer_decoder.embed_dims, self.pixel_decoder.memory_channels
         enforce = enforce_decoder_input_project and type(self.pixel_decoder) is PixelDecoder
-        self.decoder_input_proj = nn.Conv2d(given, width, 1) if enforce or given != width else nn.Identity()
+        self.decoder_input_proj: nn.Module = nn.Identity()
+        if enforce or memory_channels != embed_dims:
+            self.decoder_input_proj = nn.Conv2d(memory_channels, embed_dims, 1)
         fan_in_init(self.decoder_input_proj)
         self.decoder_pe = SinePositionalEncoding(**positional_encoding)
         self.query_embed = nn.Embedding(num_queries, feat_channels)
 
     def queries(self, features: Features) -> tuple[list[Tensor], list[Tensor]]:
         mask_features, outputs = self._decode(features)
-        return [self.cls_embed(x) for x in outputs], [self._masks(x, mask_features) for x in outputs]
+        return [self.cls_embed(x) for x in outputs], [self._mask_logits(x, mask_features) for x in outputs]
 
-    def final(self, features: Features) -> tuple[Tensor, Tensor]:
+    def last_queries(self, features: Features) -> tuple[Tensor, Tensor]:
         mask_features, outputs = self._decode(features)
-        return self.cls_embed(outputs[-1]), self._masks(outputs[-1], mask_features)
+        return self.cls_embed(outputs[-1]), self._mask_logits(outputs[-1], mask_features)
 
-    def compared(self, scores: Tensor, masks: Tensor, objects: Objects) -> tuple[Queries, Objects]:
+    def comparable(self, queries: Queries, objects: Objects) -> tuple[Queries, Objects]:
         if not len(objects.labels):
-            return Queries(scores, masks), objects
-        true = resize(objects.masks.unsqueeze(1), masks.shape[1:], mode="nearest").squeeze(1)
-        return Queries(scores, masks), Objects(objects.labels, true)
+            return queries, objects
+        size = queries.mask_logits.shape[1:]
+        true = resize(objects.masks.unsqueeze(1), size, mode="nearest").squeeze(1)
+        return queries, Objects(objects.labels, true)
 
-    def mask_losses(self, masks: Tensor, targets: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-        masks = resize(masks.unsqueeze(1), targets.shape[1:]).squeeze(1)
-        pixels = count * targets[0].numel()
-        no_object = (1 - targets.flatten()).long()  # class 0 is the mask
-        loss_mask = self.loss_mask(masks.reshape(-1, 1), no_object, avg_factor=pixels)
-        return loss_mask, self.loss_dice(masks, targets, avg_factor=count)
+    def mask_losses(self, mask_logits: Tensor, masks: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        mask_logits = resize(mask_logits.unsqueeze(1), masks.shape[1:]).squeeze(1)
+        pixels = count * masks[0].numel()
+        background = (1 - masks.flatten()).long()  # the focal loss takes class ids; 0, its one class, is the mask
+        loss_mask = self.loss_mask(mask_logits.reshape(-1, 1), background, avg_factor=pixels)
+        return loss_mask, self.loss_dice(mask_logits, masks, avg_factor=count)
 
     def _decode(self, features: Features) -> tuple[Tensor, list[Tensor]]:
         """Return the mask features (N, out_channels, h, w), and the queries (N, Q, C) after each layer."""
-        mask_features, memories = self.pixel_decoder(self.chosen(features))
+        mask_features, memories = self.pixel_decoder(self.select(features))
         memory = self.decoder_input_proj(memories[0])
-        place = self.query_embed.weight.expand(memory.shape[0], -1, -1)
-        outputs = self.transformer_decoder(torch.zeros_like(place), place, nchw_to_nlc(memory), self.decoder_pe(memory))
+        query_pos = self.query_embed.weight.expand(memory.shape[0], -1, -1)
+        # Queries start at zero, as in DETR: what is learnt of them is their position embedding.
+        outputs = self.transformer_decoder(
+            torch.zeros_like(query_pos), query_pos, nchw_to_nlc(memory), self.decoder_pe(memory)
+        )
         return mask_features, outputs
 
-    def _masks(self, query: Tensor, mask_features: Tensor) -> Tensor:
+    def _mask_logits(self, query: Tensor, mask_features: Tensor) -> Tensor:
+        """Return the products of mask embeddings and per-pixel features, (N, Q, h, w)."""
         return torch.einsum("nqc,nchw->nqhw", self.mask_embed(query), mask_features)
 
 

@@ -1,6 +1,8 @@
-"""PIDNet's head: a classifier of the fused map, and for training one of detail and one of borders.
+"""PIDNet's head: a classifier of the fused map, and for training one of the detail and one of the boundary branch.
 
-Xu et al., PIDNet: A Real-time Semantic Segmentation Network Inspired by PID Controllers, 2023.
+PIDNet: A Real-time Semantic Segmentation Network Inspired by PID Controllers, Xu et al., 2023
+(https://arxiv.org/abs/2206.02066). The names of the branches are those of the controller: P is detail, I is context,
+here fused with the others, and D is the boundary.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from segkernel.labels import Task
 from segkernel.nn import (
     ConvModule,
     DecodeHead,
-    DecodeHeadArguments,
+    HeadOptions,
     LayerConfig,
     StridedLogits,
     build_activation,
@@ -27,17 +29,31 @@ from segkernel.nn import (
 )
 from segkernel.sample import Targets
 
-BORDER = 0.8
-"""Probability of a border from which a pixel counts for the last loss."""
+BOUNDARY_THRESHOLD = 0.8
+"""Boundary probability above which a pixel counts for ``loss_sem_bd``, t in equation 2 of the paper."""
 
 
 class PIDBranch(nn.Module):
-    """(N, in_channels, h, w) -> (N, channels, h, w), normalised and activated before and after its convolution."""
+    """3x3 convolution with norm and activation before and after it: (N, in_channels, h, w) -> (N, channels, h, w).
+
+    Args:
+        in_channels: Input channels.
+        channels: Output channels.
+        norm_cfg: Type of the norms.
+        act_cfg: Type of the activations.
+    """
 
     def __init__(self, in_channels: int, channels: int, norm_cfg: LayerConfig, act_cfg: LayerConfig) -> None:
         super().__init__()
-        order, layers = ("norm", "act", "conv"), {"norm_cfg": norm_cfg, "act_cfg": act_cfg}
-        self.conv = ConvModule(in_channels, channels, 3, padding=1, order=order, **layers)
+        self.conv = ConvModule(
+            in_channels,
+            channels,
+            3,
+            padding=1,
+            norm_cfg=norm_cfg,
+            act_cfg=act_cfg,
+            order=("norm", "act", "conv"),
+        )
         self.norm = build_norm(norm_cfg, channels)[1]
         self.act = build_activation(act_cfg)
 
@@ -46,20 +62,20 @@ class PIDBranch(nn.Module):
 
 
 class PIDHead(DecodeHead):
-    """Maps of detail and borders, of ``in_channels`` / 2 channels, and the fused one -> (N, out_channels, h, w) of it.
+    """Detail and boundary maps of ``in_channels`` / 2 channels, and the fused map -> logits (N, out_channels, h, w).
 
-    Losses are ``loss_sem_p`` of the detail map's scores, ``loss_sem_i`` of the scores, ``loss_bd`` of the borders,
-    ``loss_sem_bd`` of the scores where a border was found, and ``acc_seg``.
+    The losses are ``loss_sem_p`` of the detail map's logits, ``loss_sem_i`` of the fused map's, ``loss_bd`` of the
+    boundary logits, and ``loss_sem_bd`` of the fused map's where a boundary was predicted.
 
-    The target ``edge`` (N, H, W) is 1 on borders; without it, borders of four pixels are found in the labels.
+    The target ``edge`` (N, H, W) is 1 on boundaries; without it, boundaries four pixels wide are derived from labels.
 
     Args:
-        in_channels: Of the fused map, a multiple of 4.
-        channels: Before the classifiers of detail and of the fused map.
+        in_channels: Channels of the fused map, a multiple of 4.
+        channels: Channels before each classifier.
         num_classes: Number of classes.
-        norm_cfg: Kind of norm layer.
-        act_cfg: Kind of activation.
-        loss_decode: Four, in the order above.
+        norm_cfg: Type of the norms.
+        act_cfg: Type of the activations.
+        loss_decode: Four losses, in the order above.
 
     Raises:
         ConfigError: There are not four losses.
@@ -83,11 +99,20 @@ class PIDHead(DecodeHead):
         num_classes: int,
         norm_cfg: LayerConfig = {"type": "BN"},  # noqa: B006  never changed
         act_cfg: LayerConfig = {"type": "ReLU", "inplace": True},  # noqa: B006  never changed
-        **kwargs: Unpack[DecodeHeadArguments],
+        conv_cfg: LayerConfig | None = None,
+        **kwargs: Unpack[HeadOptions],
     ) -> None:
-        super().__init__(in_channels, channels, num_classes=num_classes, norm_cfg=norm_cfg, act_cfg=act_cfg, **kwargs)
+        super().__init__(
+            in_channels,
+            channels,
+            num_classes=num_classes,
+            conv_cfg=conv_cfg,
+            norm_cfg=norm_cfg,
+            act_cfg=act_cfg,
+            **kwargs,
+        )
         if len(self._losses()) != 4:
-            message = f"{len(self._losses())} losses, four are needed: of detail, result, borders, result at borders"
+            message = f"{len(self._losses())} losses, four are needed: of detail, result, boundary, result at boundary"
             raise ConfigError(Problem(message, "loss_decode"))
         half, quarter = in_channels // 2, in_channels // 4
         self.i_head = PIDBranch(in_channels, channels, norm_cfg, act_cfg)
@@ -106,28 +131,28 @@ class PIDHead(DecodeHead):
         self, features: Features, targets: Targets, size: Size | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         target = targets["seg"]
-        edge = targets["edge"] if "edge" in targets else borders_of(target)
+        edge = targets["edge"] if "edge" in targets else boundaries_of(target)
         options = {"weight": targets.get("weight"), "ignore_index": self.ignore_index}
-        detail, result, borders = self._all_logits(features, target.shape[1:])
-        at_border = torch.where(borders.full.squeeze(1).sigmoid() > BORDER, target, self.ignore_index)
-        of_detail, of_result, of_borders, of_result_at_borders = self._losses()
+        detail, result, boundary = self._branch_logits(features, target.shape[1:])
+        at_boundary = torch.where(boundary.full.squeeze(1).sigmoid() > BOUNDARY_THRESHOLD, target, self.ignore_index)
+        loss_sem_p, loss_sem_i, loss_bd, loss_sem_bd = self._losses()
         return result.small, {
-            "loss_sem_p": detail.loss(of_detail, target, **options),
-            "loss_sem_i": result.loss(of_result, target, **options),
-            "loss_bd": borders.loss(of_borders, edge, **options),
-            "loss_sem_bd": result.loss(of_result_at_borders, at_border, **options),
+            "loss_sem_p": detail.loss(loss_sem_p, target, **options),
+            "loss_sem_i": result.loss(loss_sem_i, target, **options),
+            "loss_bd": boundary.loss(loss_bd, edge, **options),
+            "loss_sem_bd": result.loss(loss_sem_bd, at_boundary, **options),
             "acc_seg": self._accuracy(result, target),
         }
 
-    def _all_logits(self, features: Features, size: torch.Size) -> list[StridedLogits]:
-        """Return the logits of detail, result and borders, for labels of this size."""
-        detail, borders = self.p_head(features[0]), self.d_head(features[1])
-        every = self.p_cls_seg(detail), self(features), self.d_cls_seg(borders)
-        return [StridedLogits(logits, size, self.align_corners) for logits in every]
+    def _branch_logits(self, features: Features, size: Size) -> list[StridedLogits]:
+        """Return the logits of detail, result and boundary, for labels of ``size``."""
+        detail = self.p_cls_seg(self.p_head(features[0]))
+        boundary = self.d_cls_seg(self.d_head(features[1]))
+        return [StridedLogits(logits, size, self.align_corners) for logits in (detail, self(features), boundary)]
 
 
-def borders_of(labels: Tensor, radius: int = 2) -> Tensor:
-    """Return 1 where the label map (N, H, W) has two labels within ``radius`` pixels, else 0."""
+def boundaries_of(labels: Tensor, radius: int = 2) -> Tensor:
+    """Return 1 where the label map (N, H, W) has two labels within ``radius`` pixels, and 0 elsewhere."""
     ids = labels.unsqueeze(1).float()
     highest, lowest = (F.max_pool2d(x, 2 * radius + 1, stride=1, padding=radius) for x in (ids, -ids))
     return (highest != -lowest).squeeze(1).long()

@@ -18,7 +18,7 @@ from segkernel.interfaces.model import Features
 from segkernel.labels import Task
 from segkernel.nn import CascadeDecodeHead, ConvModule, HeadArguments, LayerConfig, accuracy, normal_init, resize
 from segkernel.sample import Targets
-from segplug_heads.heads.point_sampling import PointSampling, sample_points, uncertain_points
+from segplug_heads.heads.point_sampling import PointSampling, sample_points, uncertain_points, uncertainty
 
 
 @dataclass(frozen=True)
@@ -160,17 +160,6 @@ class PointHead(CascadeDecodeHead):
             raise ConfigError(Problem(f"{training.num_points} points", "num_points"))
         if subdivision.subdivision_num_points < 1:
             raise ConfigError(Problem(f"{subdivision.subdivision_num_points} points", "subdivision_num_points"))
-
-
-def uncertainty(logits: Tensor) -> Tensor:
-    """Return minus the margin between the best two classes of logits (N, K, P), (N, P): 0 for a tie.
-
-    A single class ties at a logit of 0, the probability 1/2.
-    """
-    if logits.shape[1] == 1:
-        return -logits[:, 0].abs()
-    best, second = logits.topk(2, dim=1).values.unbind(1)
-    return second - best
 
 
 def most_uncertain_pixels(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:

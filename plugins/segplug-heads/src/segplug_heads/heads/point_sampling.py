@@ -53,3 +53,14 @@ def uncertain_points(logits: Tensor, uncertainty: Callable[[Tensor], Tensor], sa
     if num_uncertain == num_points:
         return points
     return torch.cat([points, torch.rand(batch, num_points - num_uncertain, 2, device=logits.device)], 1)
+
+
+def uncertainty(logits: Tensor) -> Tensor:
+    """Return minus the margin between the best two classes of logits (N, K, P), (N, P): 0 for a tie.
+
+    A single class ties at a logit of 0, the probability 1/2.
+    """
+    if logits.shape[1] == 1:
+        return -logits[:, 0].abs()
+    best, second = logits.topk(2, dim=1).values.unbind(1)
+    return second - best

@@ -1,6 +1,6 @@
-"""STDC's detail head: it learns where the borders between classes are, for training only.
+"""STDC's detail head: learns the boundaries between classes; for training only.
 
-Fan et al., Rethinking BiSeNet For Real-time Semantic Segmentation, 2021.
+Rethinking BiSeNet For Real-time Semantic Segmentation, Fan et al., 2021 (https://arxiv.org/abs/2104.13188).
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class STDCHeadArguments(FCNBlockHeadArguments, total=False):
 
 
 class STDCHead(FCNHead):
-    """(N, in_channels, h, w) -> (N, 2, h, w); an `FCNHead` that learns borders found in the labels.
+    """(N, in_channels, h, w) -> logits (N, 2, h, w); an `FCNHead` that learns boundaries derived from the labels.
 
-    A pixel is on a border when a Laplacian of the label map, over three scales, says so.
+    They are where a Laplacian of the label map, at three strides, is above a threshold (section 3.3 of the paper).
 
     Args:
-        boundary_threshold: From which value a Laplacian is a border.
+        boundary_threshold: Threshold of the Laplacian, and of the weighted sum of the three maps.
     """
 
-    fixed_arguments = frozenset({"task"})  # borders are a yes or no of their own
+    fixed_arguments = frozenset({"task"})  # boundaries are two classes, whatever the task of the labels
     tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "binary")
     conformance: ClassVar = {"in_channels": 16, "channels": 8, "num_classes": 2, "num_convs": 1, "concat_input": False}
 
@@ -47,16 +47,17 @@ class STDCHead(FCNHead):
         kernel = torch.full((1, 1, 3, 3), -1.0)
         kernel[0, 0, 1, 1] = 8.0
         self.register_buffer("laplacian_kernel", kernel)
-        shares = torch.tensor([0.6, 0.3, 0.1]).view(1, 3, 1, 1)
-        self.fusion_kernel = nn.Parameter(shares, requires_grad=False)
+        # The fusion is a learnable convolution in the paper; the reference implementation fixes these weights.
+        fusion_weights = torch.tensor([0.6, 0.3, 0.1]).view(1, 3, 1, 1)
+        self.fusion_kernel = nn.Parameter(fusion_weights, requires_grad=False)
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
-        borders = self.borders(targets["seg"])
-        return self.loss_by_logits(self(features), borders, targets.get("weight"))
+        boundaries = self.boundaries(targets["seg"])
+        return self.loss_by_logits(self(features), boundaries, targets.get("weight"))
 
     @torch.no_grad()
-    def borders(self, labels: Tensor) -> Tensor:
-        """Return 1 on borders, else 0, for class ids (N, H, W); ignored pixels have borders, too."""
+    def boundaries(self, labels: Tensor) -> Tensor:
+        """Return 1 on boundaries and 0 elsewhere, for class ids (N, H, W); also at the edges of ignored regions."""
         ids = labels.unsqueeze(1).to(self.laplacian_kernel.dtype)
         scales = [F.conv2d(ids, self.laplacian_kernel, stride=stride, padding=1) for stride in (1, 2, 4)]
         same_size = [resize(scale, ids.shape[2:], mode="nearest") for scale in scales]

@@ -1,12 +1,13 @@
-"""The depth head of VPD: the maps of a diffusion model's U-Net, brought to one size and enlarged to a depth per pixel.
+"""The depth head of VPD: the maps of a diffusion model's U-Net, aggregated at one size and upsampled to a depth map.
 
 Unleashing Text-to-Image Diffusion Models for Visual Perception, Zhao et al., 2023 (https://arxiv.org/abs/2303.02153).
-Any backbone of four maps will do: the diffusion model itself is not here.
+The diffusion model is not part of this package; the head works on any backbone of four maps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -19,27 +20,34 @@ from segkernel.nn import StridedLogits, resize
 from segkernel.sample import Targets
 from segplug_heads.losses.silog_loss import SiLogLoss
 
-GROUPS = 16
+NORM_GROUPS = 16
 
 
 class VPDDepthDecoder(nn.Module):
-    """(N, in_channels, h, w) -> (N, out_channels, s h, s w), s being 4 for the last steps times 2 for each filter.
+    """(N, in_channels, h, w) -> (N, out_channels, s h, s w), s being 4 * 2 ** len(num_deconv_filters).
 
     Args:
-        in_channels: Channels of the map.
-        out_channels: Channels of the result.
-        num_deconv_filters: Channels of each transposed convolution.
+        in_channels: Channels of the feature map.
+        out_channels: Output channels.
+        num_deconv_filters: Output channels of each transposed convolution, which doubles the size.
     """
 
     def __init__(self, in_channels: int, out_channels: int, num_deconv_filters: Sequence[int]) -> None:
         super().__init__()
         self.deconv_layers = nn.Sequential()
-        for inputs, outputs in zip((in_channels, *num_deconv_filters), num_deconv_filters):
-            self.deconv_layers.append(nn.ConvTranspose2d(inputs, outputs, 2, stride=2, bias=False))
-            self.deconv_layers.append(nn.BatchNorm2d(outputs))
-            self.deconv_layers.append(nn.ReLU(inplace=True))
-        last = nn.Conv2d(num_deconv_filters[-1], out_channels, 3, padding=1)
-        self.conv_layers = nn.Sequential(last, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+        for width_in, width_out in pairwise((in_channels, *num_deconv_filters)):
+            self.deconv_layers.extend(
+                [
+                    nn.ConvTranspose2d(width_in, width_out, 2, stride=2, bias=False),
+                    nn.BatchNorm2d(width_out),
+                    nn.ReLU(inplace=True),
+                ]
+            )
+        self.conv_layers = nn.Sequential(
+            nn.Conv2d(num_deconv_filters[-1], out_channels, 3, padding=1),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_layers(self.deconv_layers(x))
@@ -49,25 +57,25 @@ class VPDDepthDecoder(nn.Module):
 
 
 class VPDDepthHead(Head):
-    """Four feature maps, each half as large as the one before, to depths (N, 1, 8 h, 8 w), (h, w) that of the first.
+    """Four feature maps, each half the size of the one before -> depths (N, 1, 8 h, 8 w).
 
-    ``fmap_border`` makes that smaller. A depth is a number from 0 to ``max_depth``, in the unit of the annotations:
-    ``targets["depth"]``, (N, H, W), 0 where nothing was measured.
+    (h, w) is the size of the first map; ``fmap_border`` makes the depth map smaller. A depth is a number from 0 to
+    ``max_depth``, in the unit of the annotations: ``targets["depth"]``, (N, H, W), 0 where nothing was measured.
 
     Args:
-        max_depth: The largest depth there is.
-        in_channels: Channels of the maps, finest first; the first and their sum are multiples of 16.
-        embed_dim: Channels before the last convolutions.
-        feature_dim: Channels of the joined maps; 8 times ``embed_dim``.
-        num_deconv_layers: How often the joined map is doubled by transposed convolutions.
-        num_deconv_filters: Channels of each of these.
-        fmap_border: Rows and columns to cut off at the bottom and the right of the joined map, where the image was
-            padded; a number stands for both.
-        align_corners: How depths are resized to the annotations.
-        loss_decode: One loss or several; `SiLogLoss` for None.
+        max_depth: The largest depth that can be predicted.
+        in_channels: Channels of the maps, finest first; the first is a multiple of 16.
+        embed_dim: Channels of the last convolutions.
+        feature_dim: Channels of the aggregated map; must be 8 times ``embed_dim`` and a multiple of 16.
+        num_deconv_layers: Number of transposed convolutions, each of which doubles the size.
+        num_deconv_filters: Output channels of each transposed convolution.
+        fmap_border: Rows and columns that are cropped from the bottom and the right of the aggregated map, where the
+            image was padded; one number stands for both.
+        align_corners: As in `segkernel.nn.resize`, for resizing depths to the annotations.
+        loss_decode: One loss or several; None is `SiLogLoss`. Losses of one name are added.
 
     Raises:
-        ConfigError: The widths do not fit each other.
+        ConfigError: The channels do not fit together.
     """
 
     conformance: ClassVar = {
@@ -94,20 +102,21 @@ class VPDDepthHead(Head):
         super().__init__()
         _check(in_channels, embed_dim, feature_dim, num_deconv_layers, num_deconv_filters)
         self.max_depth, self.align_corners = max_depth, align_corners
-        self.fmap_border = (fmap_border, fmap_border) if isinstance(fmap_border, int) else tuple(fmap_border)
+        self.fmap_border = (fmap_border, fmap_border) if isinstance(fmap_border, int) else fmap_border
         self.output = PixelValues(align_corners=align_corners)
         several = loss_decode if isinstance(loss_decode, Sequence) else [loss_decode or SiLogLoss()]
         self.loss_decode = nn.ModuleList(several)
         first, second = in_channels[:2]
         self.conv1 = nn.Sequential(
             nn.Conv2d(first, first, 3, stride=2, padding=1),
-            nn.GroupNorm(GROUPS, first),
+            nn.GroupNorm(NORM_GROUPS, first),
             nn.ReLU(),
             nn.Conv2d(first, first, 3, stride=2, padding=1),
         )
         self.conv2 = nn.Conv2d(second, second, 3, stride=2, padding=1)
-        joined = nn.Conv2d(sum(in_channels), feature_dim, 1)
-        self.conv_aggregation = nn.Sequential(joined, nn.GroupNorm(GROUPS, feature_dim), nn.ReLU())
+        self.conv_aggregation = nn.Sequential(
+            nn.Conv2d(sum(in_channels), feature_dim, 1), nn.GroupNorm(NORM_GROUPS, feature_dim), nn.ReLU()
+        )
         self.decoder = VPDDepthDecoder(feature_dim, embed_dim, num_deconv_filters)
         self.depth_pred_layer = nn.Sequential(
             nn.Conv2d(embed_dim, embed_dim, 3, padding=1), nn.ReLU(), nn.Conv2d(embed_dim, 1, 3, padding=1)
@@ -140,11 +149,11 @@ class VPDDepthHead(Head):
 
 
 def _check(in_channels: Sequence[int], embed_dim: int, feature_dim: int, layers: int, filters: Sequence[int]) -> None:
-    if len(in_channels) != 4 or in_channels[0] % GROUPS:
-        message = f"{list(in_channels)} must be four, the first a multiple of {GROUPS}"
+    if len(in_channels) != 4 or in_channels[0] % NORM_GROUPS:
+        message = f"{list(in_channels)} must be four, the first a multiple of {NORM_GROUPS}"
         raise ConfigError(Problem(message, "in_channels"))
-    if feature_dim != 8 * embed_dim or feature_dim % GROUPS:
-        message = f"{feature_dim} is not 8 times the embed_dim {embed_dim}, or no multiple of {GROUPS}"
+    if feature_dim != 8 * embed_dim or feature_dim % NORM_GROUPS:
+        message = f"{feature_dim} is not 8 times the embed_dim {embed_dim}, or no multiple of {NORM_GROUPS}"
         raise ConfigError(Problem(message, "feature_dim"))
     if len(filters) != layers:
         raise ConfigError(Problem(f"{list(filters)} needs {layers} numbers, one for each layer", "num_deconv_filters"))

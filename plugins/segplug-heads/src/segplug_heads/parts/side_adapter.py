@@ -35,6 +35,7 @@ from segplug_heads.parts.clip_text_encoder import LN, PreNormLayer
 
 ClipMap = tuple[Tensor, Tensor]
 """A map of CLIP's image encoder (N, C, h, w), and its class token (N, C)."""
+TokenFormat = Literal["cls_token", "learnable_token", "pos_embedding"]
 MASKED = -100.0
 """Added to attention logits where attention is not allowed."""
 
@@ -244,7 +245,7 @@ class RecWithAttnbias(nn.Module):
 
     def __init__(
         self,
-        sos_token_format: Literal["cls_token", "learnable_token", "pos_embedding"] = "cls_token",
+        sos_token_format: TokenFormat = "cls_token",
         sos_token_num: int = 100,
         num_layers: int = 3,
         cross_attn: bool = False,

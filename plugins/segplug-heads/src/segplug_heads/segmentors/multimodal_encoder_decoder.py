@@ -70,12 +70,12 @@ class MultimodalEncoderDecoder(Segmentor):
         self.outputs = {"seg": decode_head.output}
 
     def extract_feat(self, images: Tensor) -> SANInputs:
-        """Return what the head takes: the images, the image encoder's maps, and the classes' vectors."""
+        """Return what the head takes: the images, the image encoder's maps, and the class embeddings."""
         seen = images
         if self.encoder_resolution is not None:
             seen = resize(images, scale_factor=self.encoder_resolution)
         classes = self.text_encoder()
-        return images, self.image_encoder(seen), classes.expand(images.shape[0], -1, -1)
+        return SANInputs(images, self.image_encoder(seen), classes.expand(images.shape[0], -1, -1))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.decode_head(self.extract_feat(images))
