@@ -44,6 +44,7 @@ from segkernel.nn.losses import (
     class_factors,
     read_class_weight,
     reduce_loss,
+    sum_by_name,
 )
 from segkernel.nn.non_local import NonLocal2d
 from segkernel.nn.padding import AdaptivePadding, AdaptivePaddingConv2d
@@ -115,6 +116,7 @@ __all__ = [
     "resize",
     "resize_pos_embed",
     "single_head_attention",
+    "sum_by_name",
     "trunc_normal_init",
     "upsample_logits",
 ]

@@ -27,7 +27,7 @@ from segkernel.interfaces.model import CascadeHead, Features, Head, Loss, PixelC
 from segkernel.labels import Task
 from segkernel.nn.init import normal_init
 from segkernel.nn.layers import LayerConfig, LayerConfigs
-from segkernel.nn.losses import CrossEntropyLoss, StridedLogits, accuracy, binary_accuracy
+from segkernel.nn.losses import CrossEntropyLoss, StridedLogits, accuracy, binary_accuracy, sum_by_name
 from segkernel.nn.resize import resize
 from segkernel.nn.sampler import PixelSampler
 from segkernel.sample import Targets
@@ -193,10 +193,8 @@ class DecodeHead(Head):
         if self.sampler is not None:
             sampled = self._sample(self.sampler, strided, target)
             weight = sampled if weight is None else sampled * weight
-        named: dict[str, Tensor] = {}
-        for loss in self._losses():
-            value = strided.loss(loss, target, weight=weight, ignore_index=self.ignore_index)
-            named[loss.name] = named[loss.name] + value if loss.name in named else value
+        options: Any = {"weight": weight, "ignore_index": self.ignore_index}
+        named = sum_by_name((loss.name, strided.loss(loss, target, **options)) for loss in self._losses())
         named["acc_seg"] = self._accuracy(strided, target)
         return named
 

@@ -7,7 +7,7 @@ loss(logits, labels)            # (N, K, h, w) and (N, H, W) -> a scalar
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -64,6 +64,14 @@ class StridedLogits:
         if loss.at_stride:
             return loss(self.small, target, align_corners=self.align_corners, **options)
         return loss(self.full, target, **options)
+
+
+def sum_by_name(values: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the sum of the values of each name."""
+    total: dict[str, Tensor] = {}
+    for name, value in values:
+        total[name] = total[name] + value if name in total else value
+    return total
 
 
 class CrossEntropyLoss(PixelLoss):

@@ -16,7 +16,16 @@ from typing_extensions import Unpack
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features
 from segkernel.labels import Task
-from segkernel.nn import CascadeDecodeHead, ConvModule, HeadArguments, LayerConfig, accuracy, normal_init, resize
+from segkernel.nn import (
+    CascadeDecodeHead,
+    ConvModule,
+    HeadArguments,
+    LayerConfig,
+    StridedLogits,
+    normal_init,
+    resize,
+    sum_by_name,
+)
 from segkernel.sample import Targets
 from segplug_heads.heads.point_sampling import PointSampling, sample_points, uncertain_points, uncertainty
 
@@ -136,13 +145,11 @@ class PointHead(CascadeDecodeHead):
         labels = self._at_points(targets["seg"], points).long()
         weight = targets.get("weight")
         weight = None if weight is None else self._at_points(weight, points)
-        named: dict[str, Tensor] = {}
-        for loss in self._losses():
-            name = f"point{loss.name}"
-            value = loss(logits, labels, weight=weight, ignore_index=self.ignore_index)
-            named[name] = named[name] + value if name in named else value
-        named["acc_point"] = accuracy(logits, labels, ignore_index=self.ignore_index)  # type: ignore[assignment]
-        return named
+        losses = sum_by_name(
+            (f"point{loss.name}", loss(logits, labels, weight=weight, ignore_index=self.ignore_index))
+            for loss in self._losses()
+        )
+        return losses | {"acc_point": self._accuracy(StridedLogits(logits, labels.shape[1:]), labels)}
 
     def _at_points(self, raster: Tensor, points: Tensor) -> Tensor:
         """Return the values (N, P) of (N, H, W) at the pixels nearest to ``points``."""

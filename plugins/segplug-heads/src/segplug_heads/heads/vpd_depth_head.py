@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from segkernel.errors import ConfigError, Problem
 from segkernel.geometry import Size
 from segkernel.interfaces.model import Features, Head, Loss, PixelValues
-from segkernel.nn import StridedLogits, resize
+from segkernel.nn import StridedLogits, resize, sum_by_name
 from segkernel.sample import Targets
 from segplug_heads.losses.silog_loss import SiLogLoss
 
@@ -138,11 +138,7 @@ class VPDDepthHead(Head):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         depths, truth = self(features), targets["depth"]
         strided = StridedLogits(depths, truth.shape[-2:], self.align_corners)
-        named: dict[str, Tensor] = {}
-        for loss in self._losses():
-            value = strided.loss(loss, truth)
-            named[loss.name] = named[loss.name] + value if loss.name in named else value
-        return depths, named
+        return depths, sum_by_name((loss.name, strided.loss(loss, truth)) for loss in self._losses())
 
     def _losses(self) -> list[Loss]:
         return [loss for loss in self.loss_decode if isinstance(loss, Loss)]
