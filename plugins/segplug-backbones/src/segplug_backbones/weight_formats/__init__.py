@@ -1,1 +1,1 @@
-"""How others lay out the weights of our backbones; recognised by their keys and converted on load."""
+"""Weight formats: published checkpoints of these backbones, foreign files, and downloads."""

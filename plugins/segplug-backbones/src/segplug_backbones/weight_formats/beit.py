@@ -14,7 +14,7 @@ SHARED = "rel_pos_bias.relative_position_bias_table"
 
 
 class OfficialBEiT(Renaming):
-    """Names of timm's kind; before fine-tuning, one table of positions for all layers. MAE's encoder has them too."""
+    """timm's names; before fine-tuning, all layers share one relative position table. MAE's encoder has them, too."""
 
     mark = r"^blocks\.0\.attn\.qkv\.weight$"
     rules: ClassVar = (

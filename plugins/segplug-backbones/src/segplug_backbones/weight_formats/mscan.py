@@ -11,7 +11,7 @@ from segplug_backbones.weight_formats.renaming import Renaming, Weights, rename
 
 
 class OfficialMSCAN(Renaming):
-    """Names of ours, but that the convolution in a feed-forward layer stands in a module of its own."""
+    """Our names, but for the depthwise convolution of a feed-forward layer, which is wrapped in a module."""
 
     mark = r"^block1\.0\.mlp\.dwconv\.dwconv\.weight$"
     rules: ClassVar = ((r"\.mlp\.dwconv\.dwconv\.", ".mlp.dwconv."),)

@@ -15,7 +15,7 @@ IN_BRANCH = {
     "1": {"0": "0.conv", "1": "0.bn", "2": "1.conv", "3": "1.bn"},
     "2": {"0": "0.conv", "1": "0.bn", "3": "1.conv", "4": "1.bn", "5": "2.conv", "6": "2.bn"},
 }
-"""Our names of the layers in the branches of a block of ShuffleNetV2."""
+"""Names of the layers of a ShuffleNetV2 block by branch, from torchvision's number to ours."""
 
 
 class TorchvisionVGG(Renaming):
@@ -46,7 +46,7 @@ class TorchvisionVGG(Renaming):
 
 
 class TorchvisionShuffleNetV2(Renaming):
-    """torchvision's names: activations count as layers."""
+    """torchvision's names, which number activations as layers."""
 
     mark = r"^stage2\.0\.branch1\.0\.weight$"
     rules: ClassVar = (

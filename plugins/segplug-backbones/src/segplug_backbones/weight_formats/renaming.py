@@ -1,9 +1,9 @@
-"""What layouts share: a model, a key that only they have, and rules from their names to ours."""
+"""Formats that differ from ours by names: a model, a key that only they have, and renaming rules."""
 
 from __future__ import annotations
 
 import re
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from typing import ClassVar
 
@@ -17,7 +17,7 @@ _PREFIX = re.compile(r"^(module\.|model\.|backbone\.|encoder\.)+")
 
 
 def without_prefix(weights: Weights) -> Weights:
-    """Return the weights without what wrappers put before their names."""
+    """Return the weights without the prefixes of wrappers (``module.``, ``backbone.``, ...)."""
     return {_PREFIX.sub("", key): value for key, value in weights.items()}
 
 
@@ -32,11 +32,11 @@ def rename(weights: Weights, rules: Collection[Rule]) -> Weights:
     return renamed
 
 
-class Renaming(WeightFormat):
-    """A layout whose weights have other names, and perhaps another shape here and there."""
+class Renaming(WeightFormat, ABC):
+    """A format whose weights have other names; subclasses reshape the few that differ in shape, too."""
 
     mark: ClassVar[str]
-    """A pattern that some key of this layout has, and none of ours."""
+    """A pattern that some key of this format matches, and none of ours."""
     rules: ClassVar[tuple[Rule, ...]] = ()
     """Patterns and replacements, in order."""
 

@@ -12,7 +12,7 @@ from segplug_backbones.resnet import ResNet
 from segplug_backbones.weight_formats.renaming import Renaming, Weights, rename, without_prefix
 
 RGB_STD = (58.395, 57.12, 57.375)
-"""What our pictures are divided by; those of Caffe were not, and had the colours in the order BGR."""
+"""By which images are divided here; Caffe's are BGR, and only their mean is subtracted."""
 BN_EPS = 1e-5
 
 
@@ -27,9 +27,9 @@ class TimmResNet(Renaming):
 
 
 class CaffeResNet(Renaming):
-    """Names of ours, but for pictures of Caffe: BGR, and not divided by a standard deviation.
+    """Our names, trained on Caffe's images: BGR, not divided by a standard deviation.
 
-    Its keys do not tell: it has to be asked for. The model needs ``style: caffe``.
+    The keys do not tell, so it has to be asked for. The model needs ``style: caffe``.
     """
 
     mark = r"$^"
@@ -38,11 +38,11 @@ class CaffeResNet(Renaming):
         return isinstance(module, ResNet)
 
     def convert(self, module: nn.Module, weights: Weights) -> Weights:
-        return for_our_pictures(without_prefix(weights))
+        return for_normalized_rgb(without_prefix(weights))
 
 
 class Detectron2ResNet(Renaming):
-    """Detectron2's own names, whose first convolution is for pictures of Caffe."""
+    """Detectron2's own names, whose first convolution is for Caffe's images."""
 
     mark = r"^(bottom_up\.)?res2\.0\.conv1\.norm\."
     rules: ClassVar = (
@@ -59,7 +59,7 @@ class Detectron2ResNet(Renaming):
         return isinstance(module, ResNet)
 
     def convert(self, module: nn.Module, weights: Weights) -> Weights:
-        return for_our_pictures(super().convert(module, weights))
+        return for_normalized_rgb(super().convert(module, weights))
 
 
 class DetectronResNet(Renaming):
@@ -83,17 +83,17 @@ class DetectronResNet(Renaming):
     def convert(self, module: nn.Module, weights: Weights) -> Weights:
         given = {key: value for key, value in weights.items() if not re.search(r"_momentum$|^(fc|pred)", key)}
         renamed = rename(given, self.rules)
-        # A convolution without a bias of its own; the norm is a factor and an offset, its statistics are folded in.
+        # Detectron folds the statistics into the norm's factor and offset: what is left is mean 0 and variance 1, less eps.
         renamed = {key: value for key, value in renamed.items() if not re.search(r"conv\d\.bias$", key)}
         for key in [key for key in renamed if re.search(r"(bn\d|downsample\.1)\.weight$", key)]:
             stem = key.removesuffix("weight")
             renamed[f"{stem}running_mean"] = torch.zeros_like(renamed[key])
             renamed[f"{stem}running_var"] = torch.full_like(renamed[key], 1 - BN_EPS)
-        return for_our_pictures(renamed)
+        return for_normalized_rgb(renamed)
 
 
-def for_our_pictures(weights: Weights) -> Weights:
-    """Return the weights with a first convolution for RGB divided by its standard deviation, instead of plain BGR."""
+def for_normalized_rgb(weights: Weights) -> Weights:
+    """Return the weights with a first convolution that takes normalised RGB instead of BGR, and gives the same maps."""
     first: Tensor = weights["conv1.weight"]
     scale = first.new_tensor(RGB_STD).view(1, 3, 1, 1)
     return {**weights, "conv1.weight": first.flip(1) * scale}

@@ -12,7 +12,7 @@ from segplug_backbones.weight_formats.renaming import Renaming, Weights
 
 
 class OfficialSTDC(Renaming):
-    """One sequence of layers, which here are counted stage by stage; segmentation models have it twice, once as cp."""
+    """One sequence of layers, counted by stages here; segmentation models hold it twice, once as ``cp``."""
 
     mark = r"^(cp\.)?features\.2\.conv_list\.0\."
     rules: ClassVar = (

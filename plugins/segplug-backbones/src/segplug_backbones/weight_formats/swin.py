@@ -37,7 +37,7 @@ class OfficialSwin(Renaming):
         converted = {}
         for key, value in renamed.items():
             if key.endswith(("relative_position_index", "attn_mask")):
-                continue  # facts of the window
+                continue  # constants of the window size
             if ".downsample." in key:
                 value = unfolded(value)
                 if merges_first:

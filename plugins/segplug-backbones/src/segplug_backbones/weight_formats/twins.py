@@ -13,7 +13,7 @@ from segplug_backbones.weight_formats.renaming import Renaming, Weights
 
 
 class OfficialTwins(Renaming):
-    """PCPVT and SVT: attention to the whole map has queries apart from keys and values, that in windows has not.
+    """PCPVT and SVT: global attention projects queries apart from keys and values, window attention together.
 
     A classifier has one norm, behind the last stage, which becomes that of the stage where there is one.
     """

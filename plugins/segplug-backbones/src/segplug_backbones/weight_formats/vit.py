@@ -33,7 +33,7 @@ class TimmViT(Renaming):
 
 
 class MMPretrainViT(Renaming):
-    """mmpretrain's names: queries, keys and values in one plain layer."""
+    """mmpretrain's names: query, key and value projections in one linear layer."""
 
     mark = r"^layers\.0\.attn\.qkv\.weight$"
     rules: ClassVar = (
@@ -75,7 +75,7 @@ class CLIPViT(Renaming):
 
 
 class JaxViT(Renaming):
-    """The arrays of the original models (.npz), (in, out) where torch has (out, in), with heads apart."""
+    """The arrays of the original models (.npz), (in, out) where torch has (out, in), heads as an axis of their own."""
 
     mark = r"^Transformer/encoderblock_0/"
     rules: ClassVar = (
@@ -107,7 +107,7 @@ class JaxViT(Renaming):
 
 
 def _transposed(key: str, value: Tensor) -> Tensor:
-    """Return an array as torch has it."""
+    """Return an array in torch's axis order."""
     if "patch_embed" in key and value.ndim == 4:
         return value.permute(3, 2, 0, 1).contiguous()
     if re.search(r"\.(query|key|value)\.weight$", key):  # (C, heads, C / heads)
