@@ -83,7 +83,7 @@ class DetectronResNet(Renaming):
     def convert(self, module: nn.Module, weights: Weights) -> Weights:
         given = {key: value for key, value in weights.items() if not re.search(r"_momentum$|^(fc|pred)", key)}
         renamed = rename(given, self.rules)
-        # Detectron folds the statistics into the norm's factor and offset: what is left is mean 0 and variance 1, less eps.
+        # Detectron folds the statistics into the norm's factor and offset; mean 0, variance 1 (less eps) are left.
         renamed = {key: value for key, value in renamed.items() if not re.search(r"conv\d\.bias$", key)}
         for key in [key for key in renamed if re.search(r"(bn\d|downsample\.1)\.weight$", key)]:
             stem = key.removesuffix("weight")
