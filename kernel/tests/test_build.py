@@ -275,11 +275,10 @@ FITTING = [
 ]
 
 
-@pytest.mark.parametrize(("annotation", "given", "expected"), FITTING, ids=lambda value: str(value)[:30])
-def test_values_that_fit(annotation: Any, given: Any, expected: Any) -> None:
-    made = construct(taking(annotation), {"x": given})
-    assert made == expected
-    assert type(made) is type(expected)
+def test_values_that_fit() -> None:
+    made = [construct(taking(annotation), {"x": given}) for annotation, given, _ in FITTING]
+    rows = [(*row, value) for row, value in zip(FITTING, made)]
+    assert [row for row in rows if row[2] != row[3] or type(row[2]) is not type(row[3])] == []
 
 
 WRONG = [
@@ -308,10 +307,10 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("annotation", "given", "message"), WRONG, ids=lambda value: str(value)[:30])
-def test_values_that_do_not_fit(annotation: Any, given: Any, message: str) -> None:
-    (problem,) = check_arguments(taking(annotation), {"x": given}, path="a", catalog=CATALOG)
-    assert (problem.path, problem.message) == ("a.x", message)
+def test_values_that_do_not_fit() -> None:
+    found = [check_arguments(taking(kind), {"x": given}, path="a", catalog=CATALOG) for kind, given, _ in WRONG]
+    said = [[(problem.path, problem.message) for problem in problems] for problems in found]
+    assert said == [[("a.x", message)] for _, _, message in WRONG]
 
 
 def test_a_misspelt_choice_gets_a_suggestion() -> None:

@@ -22,17 +22,33 @@ def read(name: str) -> list[dict]:
     return json.loads((HERE / "components" / name).read_text())
 
 
+def is_quick(path: Path) -> bool:
+    return any(part in path.stem for part in QUICK)
+
+
 def case_parameters() -> list:
     paths = list(golden.find(HERE / "cases"))
-    return [
-        pytest.param(path, id=path.stem, marks=[] if any(part in path.stem for part in QUICK) else [pytest.mark.slow])
-        for path in paths
-    ]
+    return [pytest.param(path, id=path.stem, marks=() if is_quick(path) else pytest.mark.slow) for path in paths]
+
+
+def smallest_cases() -> list:
+    """Return the smallest case of each family that has no quick one."""
+    families: dict[str, list[Path]] = {}
+    for path in golden.find(HERE / "cases"):
+        families.setdefault(path.parent.name, []).append(path)
+    without = {name: paths for name, paths in families.items() if not any(map(is_quick, paths))}
+    size = {path: json.loads(path.read_text())["num_params"] for paths in without.values() for path in paths}
+    return [pytest.param(min(paths, key=size.__getitem__), id=name) for name, paths in without.items()]
 
 
 @pytest.mark.parametrize("path", case_parameters())
 def test_model_equals_the_reference(path: Path) -> None:
     assert golden.check(golden.Golden.load(path)).failures == []
+
+
+@pytest.mark.parametrize("path", smallest_cases())
+def test_forward_of_a_family_equals_the_reference(path: Path) -> None:
+    assert golden.check_forward(golden.Golden.load(path)).failures == []
 
 
 @pytest.mark.slow
@@ -48,18 +64,19 @@ def test_five_training_steps_equal_the_reference(case: dict) -> None:
     assert golden_steps.check(case).failures == []
 
 
-@pytest.mark.parametrize("case", read("losses.json"), ids=lambda case: case["cfg"]["type"])
-def test_loss_equals_the_reference(case: dict) -> None:
-    assert golden_components.check_loss(case).failures == []
+def test_losses_equal_the_reference() -> None:
+    checked = [(case["cfg"], golden_components.check_loss(case).failures) for case in read("losses.json")]
+    assert [row for row in checked if row[1]] == []
 
 
 ACCURACY = json.loads((HERE / "components" / "accuracy.json").read_text())
 COMPUTED = [(case, False) for case in ACCURACY["cases"] if isinstance(case["result"], list)]
 
 
-@pytest.mark.parametrize(("case", "flat"), [*COMPUTED, *((case, True) for case in ACCURACY["cases_2d"])])
-def test_accuracy_equals_the_reference(case: dict, flat: bool) -> None:
-    assert golden_components.check_accuracy(case, flat).failures == []
+def test_accuracies_equal_the_reference() -> None:
+    cases = [*COMPUTED, *((case, True) for case in ACCURACY["cases_2d"])]
+    checked = [(case, flat, golden_components.check_accuracy(case, flat).failures) for case, flat in cases]
+    assert [row for row in checked if row[2]] == []
 
 
 @pytest.mark.parametrize("case", json.loads((HERE / "components" / "ohem_sampler.json").read_text())["cases"])

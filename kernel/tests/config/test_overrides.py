@@ -53,9 +53,9 @@ def value_at(config, key):
     return node
 
 
-@pytest.mark.parametrize(("override", "expected"), GOOD.items())
-def test_an_override_changes_the_value(load, override, expected):
-    assert value_at(load(BASE, override), expected[0]) == expected[1]
+def test_an_override_changes_the_value(load):
+    found = {override: value_at(load(BASE, override), key) for override, (key, _) in GOOD.items()}
+    assert found == {override: value for override, (_, value) in GOOD.items()}
 
 
 BAD = {

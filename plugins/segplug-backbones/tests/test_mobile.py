@@ -52,9 +52,8 @@ PUBLISHED = [  # parameters of the classifiers, less what is no part of the trun
 ]
 
 
-@pytest.mark.parametrize(("cls", "args", "count"), PUBLISHED)
-def test_trunks_have_the_published_number_of_parameters(cls, args, count):
-    assert parameters(cls, *args) == count
+def test_trunks_have_the_published_number_of_parameters():
+    assert [(cls, args, parameters(cls, *args)) for cls, args, _ in PUBLISHED] == PUBLISHED
 
 
 @pytest.mark.parametrize(("arch", "millions"), [("es", 5.44), ("em", 6.90), ("el", 10.59)])
