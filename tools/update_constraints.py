@@ -18,7 +18,7 @@ import tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "constraints.txt"
-TOOLS = "pytest pytest-xdist hypothesis hatchling editables ruff mypy types-PyYAML nox".split()
+TOOLS = ["pytest", "pytest-xdist", "hypothesis", "hatchling", "editables", "ruff", "mypy", "types-PyYAML", "nox"]
 NEWEST_ONLY = {"timm", "albumentations"}
 OLDEST = "3.10"
 ONLY_OLDEST = ("tomli", "exceptiongroup")
