@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from segkernel.errors import ConfigError
+from segkernel.errors import ConfigError, SegKernelRemovedIn04Warning
 from segkernel.interfaces.model import Features
 from segkernel.nn import CrossEntropyLoss, DecodeHead, DecodeHeadArguments, OHEMPixelSampler
 from segkernel.sample import Targets
@@ -112,3 +112,27 @@ def test_last_convolution_starts_small() -> None:
     head = Plain(in_channels=64, channels=64, num_classes=19)
     assert head.conv_seg.weight.std().item() == pytest.approx(0.01, rel=0.2)
     assert (head.conv_seg.bias == 0).all()
+
+
+def test_prediction_and_loss_come_from_one_run_unless_a_subclass_has_a_loss_of_its_own() -> None:
+    head = Plain(in_channels=6, channels=6, num_classes=3).eval()
+    runs = []
+    head.register_forward_hook(lambda *_: runs.append(1))
+    logits, losses = head.predict_with_loss(MAPS, TARGETS)
+    assert (head.one_pass, len(runs)) == (True, 1)
+    assert torch.equal(logits, head.predict(MAPS))
+    assert losses == head.loss(MAPS, TARGETS)
+
+    class Own(Plain):
+        def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
+            return {"loss_own": self(features).mean()}
+
+    own = Own(in_channels=6, channels=6, num_classes=3).eval()
+    assert not own.one_pass
+    assert set(own.predict_with_loss(MAPS, TARGETS)[1]) == {"loss_own"}
+
+
+def test_the_old_name_of_the_losses_of_logits_warns() -> None:
+    head = Plain(in_channels=6, channels=6, num_classes=3).eval()
+    with pytest.warns(SegKernelRemovedIn04Warning, match="loss_by_logits now and goes away in 0.4"):
+        assert head.loss_by_scores(head(MAPS), TARGETS["seg"]) == head.loss(MAPS, TARGETS)

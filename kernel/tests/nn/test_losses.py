@@ -12,7 +12,8 @@ from torch import Tensor
 
 from segkernel.errors import ConfigError, DataError
 from segkernel.interfaces.model import Loss
-from segkernel.nn import CrossEntropyLoss, OHEMPixelSampler, accuracy
+from segkernel.nn import CrossEntropyLoss, OHEMPixelSampler, StridedLogits, accuracy, resize
+from segkernel.nn.losses import binary_accuracy
 
 
 @pytest.fixture
@@ -152,3 +153,55 @@ def test_mining_of_a_sigmoid_loss(scores: Tensor, labels: Tensor) -> None:
 def test_at_least_two_pixels() -> None:
     with pytest.raises(ConfigError, match="min_kept"):
         OHEMPixelSampler(min_kept=1)
+
+
+# ---------------------------------------------------------------- logits at the model's own stride
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("options", [{}, {"use_sigmoid": True}, {"class_weight": [1.0, 2.0, 3.0]}])
+def test_logits_at_their_stride_cost_what_enlarged_ones_cost(options: dict, align_corners: bool) -> None:
+    small = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    target = torch.randint(0, 3, (2, 16, 20), generator=torch.Generator().manual_seed(1))
+    target[:, :3] = 255
+    loss = CrossEntropyLoss(**options)
+    value = loss(small, target, align_corners=align_corners)
+    expected = loss(resize(small, (16, 20), align_corners=align_corners), target)
+    assert torch.equal(value, expected)
+    assert torch.equal(*(torch.autograd.grad(v, small)[0] for v in (value, expected)))
+    full = resize(small.detach(), (16, 20), align_corners=align_corners)
+    assert accuracy(small, target, align_corners=align_corners) == accuracy(full, target)
+    binary = (target[:, None] == 1).long().expand(-1, 3, -1, -1)
+    assert binary_accuracy(small, binary, 0.5, align_corners=align_corners) == binary_accuracy(full, binary, 0.5)
+    for thresh in (None, 0.7):
+        sampler = OHEMPixelSampler(thresh, min_kept=50)
+        found = sampler.sample(small, target, [loss], 255, align_corners)
+        assert torch.equal(found, sampler.sample(full, target, [loss], 255))
+
+
+class Noting(Loss):
+    """Keeps what it is given."""
+
+    name = "loss_noting"
+
+    def __init__(self, at_stride: bool) -> None:
+        super().__init__()
+        self.at_stride, self.given = at_stride, []
+
+    def forward(self, logits: Tensor, target: Tensor, **options: object) -> Tensor:
+        self.given.append((logits, options))
+        return logits.mean()
+
+
+def test_losses_that_want_enlarged_logits_share_one_copy() -> None:
+    small, target = torch.randn(1, 3, 4, 5), torch.zeros(1, 16, 20, dtype=torch.long)
+    strided = StridedLogits(small, target.shape[-2:], align_corners=True)
+    first, second, own = Noting(False), Noting(False), Noting(True)
+    for loss in (own, first, second):
+        strided.loss(loss, target, ignore_index=7)
+    (given, options), (again, _), (kept, more) = first.given[0], second.given[0], own.given[0]
+    assert given is again
+    assert given.shape == (1, 3, 16, 20)
+    assert options == {"ignore_index": 7}
+    assert kept is small
+    assert more == {"ignore_index": 7, "align_corners": True}

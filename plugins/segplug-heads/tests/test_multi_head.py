@@ -64,7 +64,7 @@ def test_pixel_weights_reach_the_loss_of_their_head_alone() -> None:
 
 @pytest.mark.parametrize("take", ["logits", "features"])
 def test_a_serial_head_works_on_what_another_gives(take: str) -> None:
-    heads = {"lane": head(in_channels=4 if take == "scores" else 8, classes=2), "seg": head()}
+    heads = {"lane": head(in_channels=4 if take == "logits" else 8, classes=2), "seg": head()}
     net = model(heads, links={"lane": [{"head": "seg", "take": take, "join": "replace"}]}).eval()
     features = net.extract_feat(images())
     taken = net.heads["seg"](features)

@@ -50,7 +50,13 @@ class Tiny(Segmentor):
         return self.conv(images)
 
     def loss(self, images: torch.Tensor, targets: Targets) -> dict[str, torch.Tensor]:
-        return {"decode.loss_ce": torch.nn.functional.cross_entropy(self(images), targets["seg"])}
+        return self.single_pass(images, targets)[1]
+
+    def single_pass(
+        self, images: torch.Tensor, targets: Targets
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        logits = self(images)
+        return {"seg": logits}, {"decode.loss_ce": torch.nn.functional.cross_entropy(logits, targets["seg"])}
 
     def predict(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"seg": self(images)}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from segkernel.interfaces.model import Loss
 from segkernel.labels import IGNORE
-from segkernel.testing.core import Subject, check, require
+from segkernel.testing.core import CheckSkipped, Subject, check, require
 
 
 @check("losses", name="interface")
@@ -57,6 +57,21 @@ def all_ignored(subject: Subject) -> None:
     require((value == 0).all(), f"the loss of an unlabelled batch is {value.tolist()}, not 0")
     value.backward()
     require(scores.grad is None or torch.isfinite(scores.grad).all(), "the gradient is not finite")
+
+
+@check("losses", name="stride")
+def stride(subject: Subject) -> None:
+    """A loss that is ``at_stride`` takes logits at a quarter of the labels' size, and ``align_corners``."""
+    loss = subject.build()
+    if not loss.at_stride:
+        raise CheckSkipped("takes logits at the labels' size")
+    logits, _ = _inputs(subject, size=(4, 5))
+    _, labels = _inputs(subject)
+    for align_corners in (False, True):
+        value = loss(logits, labels, align_corners=align_corners)
+        require(value.ndim == 0 and bool(torch.isfinite(value)), f"the result is {value}, not a finite number")
+        value.backward()
+    require(logits.grad is not None and logits.grad.abs().sum() > 0, "no gradient reaches the logits")
 
 
 @check("losses", name="gradient")

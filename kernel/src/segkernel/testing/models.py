@@ -158,6 +158,22 @@ def loss(subject: Subject) -> None:
     require(any("loss" in name for name in losses), f"no key holds 'loss': {sorted(losses)}")
 
 
+@check("heads", "segmentors", name="one-pass")
+@torch.no_grad()
+def one_pass(subject: Subject) -> None:
+    """``predict_with_loss`` gives what ``predict`` and ``loss`` give, in eval mode."""
+    case = probe(subject)
+    torch.manual_seed(0)
+    predicted, losses = _tensors(case.module.predict(*case.inputs)), case.module.loss(*case.inputs, case.targets())
+    torch.manual_seed(0)
+    again, found = case.module.predict_with_loss(*case.inputs, case.targets())
+    require(_equal(_tensors(again), predicted), "predict_with_loss predicts something else than predict")
+    require(found.keys() == losses.keys(), f"predict_with_loss has the losses {sorted(found)}, loss {sorted(losses)}")
+    for name, value in losses.items():
+        same = torch.allclose(found[name], value, atol=1e-5, equal_nan=True)
+        require(same, f"{name!r} of predict_with_loss is {found[name]}, that of loss {value}")
+
+
 @check(*KINDS, name="deterministic")
 def deterministic(subject: Subject) -> None:
     """In eval mode the same input gives the same output."""

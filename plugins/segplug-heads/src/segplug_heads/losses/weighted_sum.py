@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from torch import Tensor, nn
 
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Loss
+from segkernel.nn import StridedLogits
 
 
 class WeightedSum(Loss):
     """The weighted sum of losses, logged as one number; `loss_decode` as a list logs each by its name instead.
 
     Args:
-        losses: The terms; each is called with the same scores and labels.
+        losses: The terms; each is called with the same logits and labels.
         weights: Factor of each; 1 for None.
         loss_name: Name in the dict of losses.
     """
 
+    at_stride: ClassVar[bool] = True
     conformance: ClassVar = {"losses": [{"type": "CrossEntropyLoss"}, {"type": "JaccardLoss"}], "weights": [1.0, 0.5]}
 
     def __init__(
@@ -35,16 +37,19 @@ class WeightedSum(Loss):
 
     def forward(
         self,
-        scores: Tensor,
+        logits: Tensor,
         target: Tensor,
         *,
         weight: Tensor | None = None,
         ignore_index: int = 255,
         avg_factor: float | None = None,
+        align_corners: bool = False,
     ) -> Tensor:
-        """Return the sum; the arguments go to every term."""
+        """Return the sum; the arguments go to every term, logits enlarged where it wants them so."""
+        strided = StridedLogits(logits, target.shape[-2:], align_corners)
+        options = {"weight": weight, "ignore_index": ignore_index, "avg_factor": avg_factor}
         terms = [
-            factor * loss(scores, target, weight=weight, ignore_index=ignore_index, avg_factor=avg_factor)
+            factor * strided.loss(cast(Loss, loss), target, **options)
             for factor, loss in zip(self.weights, self.losses, strict=True)
         ]
         return sum(terms[1:], terms[0])
