@@ -108,7 +108,7 @@ class MixVisionTransformer(Backbone):
 
 
 class SegformerHead(DecodeHead):
-    """Maps of all stages to scores (N, out_channels, h, w) at the size of the first."""
+    """Maps of all stages to logits (N, out_channels, h, w) at the size of the first."""
 
     fixed_arguments = frozenset({"input_transform"})
     conformance: ClassVar = {"in_channels": (8, 16), "in_index": (0, 1), "channels": 8, "num_classes": 4}
