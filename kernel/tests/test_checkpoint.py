@@ -129,18 +129,6 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path):
         checkpoint.save(tmp_path / "file" / "a.pth", {"state_dict": {}})
 
 
-@pytest.mark.skipif(os.name != "posix", reason="processes are asked for by POSIX signals")
-def test_temporaries_of_dead_processes_are_removed_and_others_left(tmp_path):
-    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    dead = tmp_path / f".iter_10.pth.{gone.stdout.strip()}.tmp"
-    alive = tmp_path / f".iter_11.pth.{os.getppid()}.tmp"
-    foreign = tmp_path / ".notes.tmp"
-    for leftover in (dead, alive, foreign):
-        leftover.write_bytes(b"half")
-    checkpoint.save(tmp_path / "a.pth", {"state_dict": {"w": torch.ones(1)}})
-    assert (dead.exists(), alive.exists(), foreign.exists()) == (False, True, True)
-
-
 # ---------------------------------------------------------------- what others wrote
 
 

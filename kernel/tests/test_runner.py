@@ -434,3 +434,22 @@ def test_a_worker_that_dies_while_a_checkpoint_is_written_is_not_blamed_on_the_f
     monkeypatch.setattr(torch, "save", write)
     with pytest.raises(DataError, match="a process that reads samples has died"):
         make_runner(iterations=1, test=None).run()
+
+
+def test_what_a_killed_run_was_saving_is_removed_when_the_directory_is_taken(make_runner, tmp_path):
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    half, other = folder / ".iter_0000010.pt.4711.tmp", folder / "notes.tmp"
+    for file in (half, other):
+        file.write_bytes(b"half")
+    make_runner(iterations=1).run()
+    assert (half.exists(), other.exists()) == (False, True)
+
+
+def test_a_test_leaves_alone_what_a_run_may_be_saving(make_runner, tmp_path):
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    half = folder / ".iter_0000010.pt.4711.tmp"
+    half.write_bytes(b"half")
+    make_runner(train=None, val=None, optimizer=None, iterations=None, val_interval=None, batch_size=None).test()
+    assert half.exists()

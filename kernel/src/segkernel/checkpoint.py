@@ -45,7 +45,6 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
     _check_plain(state, "")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path.parent)
         with replacing(path) as temporary, open(temporary, "wb") as file:
             torch.save(state, file)
             file.flush()
@@ -88,27 +87,6 @@ def _reason(error: BaseException) -> str:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed runs were writing: temporaries whose process is gone."""
-    for leftover in folder.glob(".*.tmp"):
-        found = re.fullmatch(r"\..+\.(\d+)\.tmp", leftover.name)
-        if found and not _is_running(int(found.group(1))):
-            with contextlib.suppress(OSError):
-                leftover.unlink()
-
-
-def _is_running(process: int) -> bool:
-    if os.name != "posix":  # elsewhere os.kill(pid, 0) is not a question but a kill
-        return True
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def _sync_folder(folder: Path) -> None:

@@ -74,6 +74,8 @@ def take(run: Runner, opened: ExitStack, wanted: Path | None, resuming: bool) ->
         opened.enter_context(_locked(path))
         if run.train_set is not None and not resuming and any(path.glob("checkpoints/iter_*.pt")):
             raise UsageError(f"{path}: holds a run already; go on with --resume, or give another --work-dir")
+        for leftover in path.glob("checkpoints/.*.tmp") if run.train_set is not None else ():
+            leftover.unlink(missing_ok=True)  # of a run that was killed while it saved: the lock says that it is over
         if run.train_set is not None or not (path / "plugins.json").exists():  # a test changes no run's record
             _write_record(run, path)
         handler = _LogFile(path / "log.txt", encoding="utf-8")
