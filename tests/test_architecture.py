@@ -18,8 +18,8 @@ KERNEL = ROOT / "kernel" / "src" / "segkernel"
 PLUGINS = sorted(path for path in ROOT.glob("plugins/*/src/*") if (path / "__init__.py").exists())
 NAMES = [path.name for path in PLUGINS]
 PUBLIC = ("nn", "interfaces", "labels", "engine", "schedules", "sample", "geometry", "image", "headers", "hookspecs",
-          "errors", "weights", "config", "weight_formats", "build", "data", "files", "cli", "checkpoint", "loading",
-          "predictor", "catalog", "signature", "experiment", "testing")  # fmt: skip
+          "hooks", "inference", "errors", "weights", "config", "weight_formats", "build", "data", "files", "cli",
+          "checkpoint", "loading", "predictor", "catalog", "signature", "experiment", "testing")  # fmt: skip
 BUDGET = {"kernel": 6500, "nn": 1700, "testing": 1500}
 """Lines of code; docs/architecture.md says why the kernel outgrew the 3,500 of the first plan."""
 LONGEST_FUNCTION = 80

@@ -76,7 +76,7 @@ class Runner:
         lr: Learning-rate schedules, ours or torch's.
         clip_grad: ``{"max_norm": 1.0, "norm_type": 2.0}``.
         evaluation: Metrics and the way to predict.
-        hooks: Objects with `hookimpl` methods; one of a default hook's class replaces that one.
+        hooks: Objects with `hookimpl` methods; one of a default hook's class, or derived from it, replaces that one.
         engine: Where steps run; None is a `LocalEngine`.
         preprocessor: Normalises batches on the device.
         seed: Of everything random; rank 0's counts.
@@ -435,8 +435,7 @@ class Runner:
 
     def _with_defaults(self, hooks: Sequence[Any], lr: Sequence[Any]) -> list[Any]:
         defaults: list[Any] = [MeterHook(), ScheduleHook(lr), ProgressHook(), MetricsLogHook(), CheckpointHook()]
-        given = {type(hook) for hook in hooks}
-        kept = [hook for hook in defaults if type(hook) not in given]
+        kept = [default for default in defaults if not any(isinstance(hook, type(default)) for hook in hooks)]
         return sorted([*kept, *hooks], key=lambda hook: getattr(hook, "priority", 50))
 
     def _start(self) -> None:
