@@ -237,17 +237,28 @@ def build(folders: Sequence[Path], destination: Path) -> dict[str, Path]:
     return {path.name.split("-")[0].replace("_", "-"): path for path in sorted(destination.glob("*.whl"))}
 
 
-def install_wheels(session: nox.Session, built: dict[str, Path]) -> None:
-    """Install wheels and what they require, for our own the optional parts as well: the tests try those too."""
-    named = [f"{path}[{','.join(extras(name))}]" if extras(name) else str(path) for name, path in built.items()]
-    session.install("-q", *CONSTRAINTS, *named)
+def install_wheels(session: nox.Session, built: dict[str, Path], tried: Iterable[str] | None = None) -> None:
+    """Install wheels and what they require; for those that are tried their extras, and what their tests need beside."""
+    chosen = set(built if tried is None else tried)
+    named = [with_extras(name, path) if name in chosen else str(path) for name, path in built.items()]
+    session.install("-q", *CONSTRAINTS, *named, *test_groups(chosen))
 
 
-def extras(plugin: str, without: Iterable[str] = NEWEST_ONLY) -> list[str]:
-    """Return the names of a plugin's optional parts."""
-    folder = ROOT / "plugins" / plugin
-    found = project(folder).get("optional-dependencies", {}) if folder.exists() else {}
-    return sorted(found.keys() - set(without))
+def with_extras(name: str, wheel: Path, without: Iterable[str] = NEWEST_ONLY) -> str:
+    """Return a wheel the way pip is asked for it, with its extras."""
+    extras = sorted(package(name).get("project", {}).get("optional-dependencies", {}).keys() - set(without))
+    return f"{wheel}[{','.join(extras)}]" if extras else str(wheel)
+
+
+def test_groups(names: Iterable[str]) -> list[str]:
+    """Return what the tests of packages need beside their requirements: the dependency groups called ``test``."""
+    return [text for name in sorted(names) for text in package(name).get("dependency-groups", {}).get("test", [])]
+
+
+def package(name: str) -> dict:
+    """Return the pyproject of one of our packages; nothing for those of others."""
+    folder = ROOT / "kernel" if name == "seg-kernel" else ROOT / "plugins" / name
+    return read_toml(folder / "pyproject.toml") if folder.exists() else {}
 
 
 # ---------------------------------------------------------------- sessions
@@ -278,19 +289,21 @@ def kernel(session: nox.Session) -> None:
 
 
 @nox.session
-@nox.parametrize("package", ["seg-kernel", *PLUGINS], ids=["seg-kernel", *PLUGINS])
+@nox.parametrize("distribution", ["seg-kernel", *PLUGINS], ids=["seg-kernel", *PLUGINS])
 @timed
-def alone(session: nox.Session, package: str) -> None:
+def alone(session: nox.Session, distribution: str) -> None:
     """A package's wheel beside the kernel's and nothing else: its own quick tests, and the conformance kit."""
     show(Path(session.virtualenv.location), base())
-    install_wheels(session, {name: wheels()[name] for name in dict.fromkeys(("seg-kernel", package))})
+    install_wheels(
+        session, {name: wheels()[name] for name in dict.fromkeys(("seg-kernel", distribution))}, [distribution]
+    )
     refuse_unpinned(session)
     listed = session.run("seg-kernel", "plugins", "--json", silent=True)
-    others = {entry["distribution"] for entry in json.loads(listed)["plugins"]} - {"seg-kernel", package}
+    others = {entry["distribution"] for entry in json.loads(listed)["plugins"]} - {"seg-kernel", distribution}
     if others:
-        session.error(f"{package} brought {', '.join(sorted(others))}: plugins must not depend on each other")
-    folder = "kernel/tests" if package == "seg-kernel" else f"plugins/{package}/tests"
-    pytest(session, *PARALLEL, folder, f"--segkernel-conformance={package}", "-m", "not slow")
+        session.error(f"{distribution} brought {', '.join(sorted(others))}: plugins must not depend on each other")
+    folder = "kernel/tests" if distribution == "seg-kernel" else f"plugins/{distribution}/tests"
+    pytest(session, *PARALLEL, folder, f"--segkernel-conformance={distribution}", "-m", "not slow")
 
 
 @nox.session
@@ -300,7 +313,15 @@ def together(session: nox.Session) -> None:
     show(Path(session.virtualenv.location), full(), base())
     install_wheels(session, wheels())
     refuse_unpinned(session)
-    pytest(session, *PARALLEL, "tests", "--ignore=tests/test_third_party.py", "-m", "not slow", "--durations=15")
+    own = ("tests", "--ignore=tests/test_third_party.py")
+    pytest(session, *PARALLEL, *own, *tests_of_several(), "-m", "not slow", "--durations=15")
+
+
+def tests_of_several() -> list[str]:
+    """Return those files of a package's tests that skip something where another package is missing."""
+    files = [*ROOT.glob("kernel/tests/**/test_*.py"), *ROOT.glob("plugins/*/tests/**/test_*.py")]
+    skipping = [path for path in files if 'importorskip("segplug_' in path.read_text("utf-8")]
+    return sorted(path.relative_to(ROOT).as_posix() for path in skipping)
 
 
 @nox.session
@@ -461,8 +482,8 @@ def tests(session: nox.Session) -> None:
 @timed
 def newest(session: nox.Session) -> None:
     """The newest of everything a requirement admits, timm and albumentations included; quick tests and the kit."""
-    ours = [f"{path}[{','.join(names)}]" if (names := extras(name, ())) else path for name, path in wheels().items()]
-    session.install("-q", "--upgrade", *TEST_TOOLS, *map(str, ours))
+    ours = [with_extras(name, path, without=()) for name, path in wheels().items()]
+    session.install("-q", "--upgrade", *TEST_TOOLS, *ours, *test_groups(wheels()))
     try_all(session, "Newest", "the newest of everything that the requirements admit, with every extra")
 
 
@@ -470,10 +491,10 @@ def newest(session: nox.Session) -> None:
 @timed
 def lowest(session: nox.Session) -> None:
     """The lower bound of every requirement, extras included; quick tests and the kit."""
-    ours = [f"{path}[{','.join(names)}]" if (names := extras(name)) else path for name, path in wheels().items()]
+    ours = [with_extras(name, path) for name, path in wheels().items()]
     constraints = Path(session.create_tmp()) / "lowest.txt"
     constraints.write_text("".join(f"{name}=={version}\n" for name, version in lower_bounds().items()), "utf-8")
-    session.install("-q", "-c", str(constraints), *TEST_TOOLS, *map(str, ours))
+    session.install("-q", "-c", str(constraints), *TEST_TOOLS, *ours, *test_groups(wheels()))
     try_all(session, "Lowest", "the lower bound of every requirement, with every extra but timm and albumentations")
 
 
