@@ -92,7 +92,7 @@ def test_channels_and_strides():
 @pytest.mark.parametrize(("arch", "first", "second"), [("small", 4, 9), ("large", 7, 13)])
 def test_mobilenet_v3_dilates_where_it_once_strided(arch, first, second):
     backbone = MobileNetV3(arch)
-    convs = [getattr(backbone, f"layer{i}").depthwise_conv.conv for i in range(1, backbone._count - 1)]
+    convs = [getattr(backbone, f"layer{i}").depthwise_conv.conv for i in range(1, backbone.num_layers - 1)]
     dilations = [conv.dilation[0] for conv in convs]
     assert dilations == [1] * (first - 1) + [2] * (second - first) + [4] * (len(convs) - second + 1)
     assert all(conv.stride == (1, 1) for conv in convs[first - 1 :])

@@ -180,7 +180,7 @@ def test_icnet_pools_like_torch_in_ceil_mode(size: tuple[int, int]) -> None:
 def test_icnet_halves_as_interpolation_does(align_corners: bool) -> None:
     x = torch.randn(1, 3, 33, 20)
     expected = nn.functional.interpolate(x, scale_factor=0.5, mode="bilinear", align_corners=align_corners)
-    torch.testing.assert_close(icnet(align_corners=align_corners)._halved(x), expected)
+    torch.testing.assert_close(icnet(align_corners=align_corners)._halve(x), expected)
 
 
 def test_pidnet_is_light_with_two_stem_blocks() -> None:
@@ -203,10 +203,10 @@ def test_pidnet_is_light_with_two_stem_blocks() -> None:
         (lambda: small_stdc(num_convs=1), "num_convs"),
         (lambda: STDCNet("STDCNet1", 3, (4,) * 4, "cat", BN, RELU), "channels: .* must have 5"),
         (lambda: context_path(last_in_channels=(32, 64)), "last_in_channels.*coarsest first"),
-        (lambda: STDCContextPathNet(stdc1()), "ffm_cfg.in_channels: 512, but the maps it joins have 384"),
+        (lambda: STDCContextPathNet(stdc1()), "ffm_cfg.in_channels: 512, but the two maps have 384"),
         (lambda: CGNet(num_channels=(32, 64)), "num_channels: .* must be 3 numbers"),
         (lambda: CGNet(num_blocks=(0, 3)), "num_blocks"),
-        (lambda: ERFNet(enc_stage_non_bottlenecks=(5, 7)), "no multiple of the number of dilations"),
+        (lambda: ERFNet(enc_stage_non_bottlenecks=(5, 7)), "not divisible by the number of dilations"),
         (lambda: ERFNet(dec_upsample_channels=(64,)), "dec_upsample_channels: .64. must have 2"),
         (lambda: ICNet(ResNet(18)), "take ResNetV1c or ResNetV1d"),
         (lambda: icnet(layer_channels=(8, 16)), "layer_channels.*its maps have"),
