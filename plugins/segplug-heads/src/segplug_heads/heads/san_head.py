@@ -7,7 +7,7 @@ Side Adapter Network for Open-Vocabulary Semantic Segmentation, Xu, Zhang, Wei, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,19 +42,8 @@ from segplug_heads.parts.side_adapter import (
     TokenFormat,
 )
 
-
-class SANInputs(NamedTuple):
-    """What `SideAdapterCLIPHead` reads.
-
-    Args:
-        images: (N, C, H, W).
-        clip_maps: CLIP's feature maps of the images, each with its class token.
-        class_embeddings: (N, K + 1, D); the last one is the background's.
-    """
-
-    images: Tensor
-    clip_maps: Sequence[ClipMap]
-    class_embeddings: Tensor
+SANInputs = tuple[Tensor, Sequence[ClipMap], Tensor]
+"""Images (N, C, H, W), CLIP's maps of them, and class embeddings (N, K + 1, D), the last one for the background."""
 
 
 class SideAdapterConfig(TypedDict, total=False):
@@ -96,7 +85,7 @@ def _example_inputs(head: SideAdapterCLIPHead, size: tuple[int, int], generator:
     shape = (2, 8, max(size[0] // 32, 1), max(size[1] // 32, 1))
     maps = [(torch.randn(shape, generator=generator), torch.randn(2, 8, generator=generator)) for _ in range(2)]
     classes = torch.randn(2, head.num_classes + 1, 8, generator=generator)
-    return SANInputs(torch.randn(2, 3, *size, generator=generator), maps, classes)
+    return torch.randn(2, 3, *size, generator=generator), maps, classes
 
 
 class SideAdapterCLIPHead(Head):

@@ -75,7 +75,7 @@ class MultimodalEncoderDecoder(Segmentor):
         if self.encoder_resolution is not None:
             seen = resize(images, scale_factor=self.encoder_resolution)
         classes = self.text_encoder()
-        return SANInputs(images, self.image_encoder(seen), classes.expand(images.shape[0], -1, -1))
+        return images, self.image_encoder(seen), classes.expand(images.shape[0], -1, -1)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.decode_head(self.extract_feat(images))
