@@ -128,18 +128,18 @@ def test_it_loads_and_passes_the_doctor(sets: Callable[[], dict[str, Any]]) -> N
     assert {finding.kind for finding in report.findings} == says, report.text()
 
 
-def mended(config: dict[str, Any], report: Any, kind: str, folder: Path) -> Any:
+def fixed(config: dict[str, Any], report: Any, kind: str, folder: Path) -> Any:
     (finding,) = [finding for finding in report.findings if finding.kind == kind]
     base, over = folder / "base.yaml", folder / "over.yaml"
     base.write_text(yaml.safe_dump(config))
-    over.write_text(f"_base_: {base}\n{finding.mend}\n")
+    over.write_text(f"_base_: {base}\n{finding.fix}\n")
     return diagnose(load_config(over))
 
 
 def test_ids_of_pedestrians_are_told_from_classes(tmp_path: Path) -> None:
     config = data(pedestrians)
     del config["data"]["train"]["values"]
-    assert mended(config, diagnose(config), "instance-masks", tmp_path).findings == []
+    assert fixed(config, diagnose(config), "instance-masks", tmp_path).findings == []
 
 
 def test_label_ids_of_cityscapes_are_told_from_training_ids(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_label_ids_of_cityscapes_are_told_from_training_ids(tmp_path: Path) -> N
     config["data"]["val"]["seg_map_suffix"] = "_gtFine_labelIds.png"
     report = diagnose(config)
     right = diagnose(data(cityscapes))
-    again = mended(config, report, "cityscapes-label-ids", tmp_path)
+    again = fixed(config, report, "cityscapes-label-ids", tmp_path)
     assert again.rows == right.rows
     assert {finding.kind for finding in again.findings} == {"absent-classes"}
 
@@ -161,7 +161,7 @@ def test_vessels_as_black_and_white_are_told(tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     names.write_text("".join(f"{path.stem}\n" for path in (tmp_path / "masks").iterdir()))
     config = {"data": {"train": {**spec, "masks": str(tmp_path / "masks"), "split": str(names)}}}
-    assert mended(config, diagnose(config), "black-and-white-masks", tmp_path).findings == []
+    assert fixed(config, diagnose(config), "black-and-white-masks", tmp_path).findings == []
 
 
 def test_the_pixels_of_camvid() -> None:

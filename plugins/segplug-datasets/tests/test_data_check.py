@@ -1,4 +1,4 @@
-"""The mask doctor: a small sound folder, spoilt in every way; what it finds, and that its lines mend it."""
+"""The mask doctor: a small sound folder, spoilt in every way; what it finds, and that its lines fix it."""
 
 from __future__ import annotations
 
@@ -87,11 +87,11 @@ def only(report: Report, kind: str) -> Finding:
     return found[0]
 
 
-def mended(finding: Finding) -> Report:
+def fixed(finding: Finding) -> Report:
     """Check again with the lines of a finding laid over the config."""
-    assert finding.mend
-    Path("mended.yaml").write_text(f"_base_: c.yaml\n{finding.mend}\n")
-    return diagnose(config="./mended.yaml")
+    assert finding.fix
+    Path("fixed.yaml").write_text(f"_base_: c.yaml\n{finding.fix}\n")
+    return diagnose(config="./fixed.yaml")
 
 
 def each_mask(change: Callable[[np.ndarray], np.ndarray], suffix: str = ".png", folder: str = "*") -> None:
@@ -134,8 +134,8 @@ def test_black_and_white_masks(project: Path) -> None:
     finding = only(diagnose(), "black-and-white-masks")
     assert finding.severity == "error"
     assert len(finding.files) == 12
-    assert yaml.safe_load(finding.mend)["data"]["train"] == {"values": {0: 0, 255: 1}}
-    assert mended(finding).findings == []
+    assert yaml.safe_load(finding.fix)["data"]["train"] == {"values": {0: 0, 255: 1}}
+    assert fixed(finding).findings == []
 
 
 def test_some_black_and_white_masks_among_others(project: Path) -> None:
@@ -143,33 +143,33 @@ def test_some_black_and_white_masks_among_others(project: Path) -> None:
     each_mask(lambda mask: np.where(mask > 0, 255, 0).astype(np.uint8), folder="val")
     write_config(project, classes=["ground", "wall"])
     finding = only(diagnose(), "mixed-black-and-white-masks")
-    assert mended(finding).findings == []
+    assert fixed(finding).findings == []
 
 
 def test_one_more_value_than_classes(project: Path) -> None:
     each_mask(lambda mask: (mask + 1).astype(np.uint8) * (np.arange(64) > 3).astype(np.uint8))
     finding = only(diagnose(), "off-by-one")
-    assert yaml.safe_load(finding.mend)["data"]["val"] == {"offset": 1}
-    assert "# " in finding.mend
-    assert "background" in finding.mend
-    assert mended(finding).findings == []
+    assert yaml.safe_load(finding.fix)["data"]["val"] == {"offset": 1}
+    assert "# " in finding.fix
+    assert "background" in finding.fix
+    assert fixed(finding).findings == []
 
 
 def test_all_values_one_too_high(project: Path) -> None:
     each_mask(lambda mask: mask + 1)
-    assert mended(only(diagnose(), "shifted-by-one")).findings == []
+    assert fixed(only(diagnose(), "shifted-by-one")).findings == []
 
 
 def test_an_offset_that_is_not_needed(project: Path) -> None:
     write_config(project, offset=1)
-    assert mended(only(diagnose(), "needless-offset")).findings == []
+    assert fixed(only(diagnose(), "needless-offset")).findings == []
 
 
 def test_sparse_values(project: Path) -> None:
     each_mask(lambda mask: mask * 100 + 7)
     finding = only(diagnose(), "sparse-values")
-    assert yaml.safe_load(finding.mend)["data"]["train"]["values"] == {7: 0, 107: 1, 207: 2}
-    assert mended(finding).findings == []
+    assert yaml.safe_load(finding.fix)["data"]["train"]["values"] == {7: 0, 107: 1, 207: 2}
+    assert fixed(finding).findings == []
 
 
 def test_values_out_of_range(project: Path) -> None:
@@ -178,14 +178,14 @@ def test_values_out_of_range(project: Path) -> None:
     image.write_mask("train/masks/0.png", mask)
     finding = only(diagnose(), "labels-out-of-range")
     assert finding.files == ["train/masks/0.png"]
-    assert mended(finding).findings == []
+    assert fixed(finding).findings == []
 
 
 def test_ids_of_objects(project: Path) -> None:
     for number, path in enumerate(sorted(Path().glob("*/masks/*.png"))):
         image.write_mask(path, labels(number, values=range(2 + number % 4)))
     write_config(project, classes=["ground", "person"])
-    assert mended(only(diagnose(), "instance-masks")).findings == []
+    assert fixed(only(diagnose(), "instance-masks")).findings == []
 
 
 def test_label_ids_of_cityscapes(project: Path) -> None:
@@ -193,7 +193,7 @@ def test_label_ids_of_cityscapes(project: Path) -> None:
     write_config(project, classes=classes)
     each_mask(lambda mask: np.array([7, 8, 33], np.uint8)[mask])
     finding = only(diagnose(), "cityscapes-label-ids")
-    assert kinds(mended(finding)) == ["absent-classes"]
+    assert kinds(fixed(finding)) == ["absent-classes"]
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
@@ -208,15 +208,15 @@ def test_masks_that_were_stored_with_loss(project: Path, suffix: str) -> None:
     write_config(project, mask_suffix=suffix)
     finding = only(diagnose(), "lossy-masks")
     assert finding.severity == "error"
-    values = yaml.safe_load(finding.mend)["data"]["train"]["values"]
+    values = yaml.safe_load(finding.fix)["data"]["train"]["values"]
     assert (values[0], values[120], values[240]) == (0, 1, 2)
-    assert "error" not in {f.severity for f in mended(finding).findings}
+    assert "error" not in {f.severity for f in fixed(finding).findings}
 
 
 def test_folders_without_classes_get_a_proposal(project: Path) -> None:
     report = check(inspect(parts_of_folders("train/images", "train/masks", [], {}), 0))
     finding = only(report, "classes-unknown")
-    Path("new.yaml").write_text(finding.mend)
+    Path("new.yaml").write_text(finding.fix)
     assert diagnose(config="./new.yaml").findings == []
 
 
@@ -231,24 +231,24 @@ def test_colour_masks_get_a_palette(project: Path) -> None:
     finding = only(diagnose(), "colour-masks")
     assert "(70, 130, 180)" in finding.what
     assert "Cityscapes" in finding.why
-    lines = yaml.safe_load(finding.mend)["data"]["train"]
+    lines = yaml.safe_load(finding.fix)["data"]["train"]
     assert lines["classes"][:2] == ["road", "sidewalk"]
-    assert kinds(mended(finding)) == ["absent-classes"]
+    assert kinds(fixed(finding)) == ["absent-classes"]
 
 
 def test_unknown_colours_get_the_names_there_are(project: Path) -> None:
     each_mask(lambda mask: (COLORS + 3)[mask][..., ::-1])
     finding = only(diagnose(), "colour-masks")
-    lines = yaml.safe_load(finding.mend)["data"]["train"]
+    lines = yaml.safe_load(finding.fix)["data"]["train"]
     assert lines["classes"] == CLASSES
     assert sorted(map(tuple, lines["palette"])) == sorted(map(tuple, (COLORS + 3).tolist()))
-    assert mended(finding).findings == []
+    assert fixed(finding).findings == []
 
 
 def test_a_colour_that_is_not_in_the_palette(project: Path) -> None:
     each_mask(lambda mask: COLORS[mask][..., ::-1])
     write_config(project, palette=COLORS[:2].tolist(), classes=CLASSES[:2])
-    assert mended(only(diagnose(), "unknown-colours")).findings == []
+    assert fixed(only(diagnose(), "unknown-colours")).findings == []
 
 
 def test_colour_masks_stored_as_jpeg(project: Path) -> None:
@@ -395,11 +395,11 @@ def test_masks_of_another_name_are_found(project: Path, own: str, end: str) -> N
         mask = image.read_mask(path)
         path.unlink()
         cv2.imwrite(str(path.with_name(path.stem + end)), mask)
-    findings = [f for f in diagnose().findings if f.mend]
+    findings = [f for f in diagnose().findings if f.fix]
     assert len(findings) == 2
-    lines = "\n".join(findings[0].mend.splitlines() + findings[1].mend.splitlines()[1:])
-    Path("mended.yaml").write_text(f"_base_: c.yaml\n{lines}\n")
-    assert diagnose(config="./mended.yaml").findings == []
+    lines = "\n".join(findings[0].fix.splitlines() + findings[1].fix.splitlines()[1:])
+    Path("fixed.yaml").write_text(f"_base_: c.yaml\n{lines}\n")
+    assert diagnose(config="./fixed.yaml").findings == []
 
 
 def test_an_image_that_is_there_twice(project: Path) -> None:
@@ -454,7 +454,7 @@ def test_classes_in_another_order_than_the_source_says(project: Path) -> None:
     Path("train/labelmap.txt").write_text("# label:color:parts:actions\nsky:0,0,255::\nground:9,9,9::\nwall:1,2,3::\n")
     finding = only(diagnose(), "class-order")
     assert "class 0 is 'ground', there 'sky'" in finding.what
-    assert mended(finding).findings == []
+    assert fixed(finding).findings == []
 
 
 @pytest.mark.parametrize(
@@ -532,7 +532,7 @@ def test_a_wrapper_is_looked_into(project: Path) -> None:
     each_mask(lambda mask: mask + 1)
     finding = only(diagnose(), "shifted-by-one")
     assert finding.where == "train[0], train[1]"
-    assert "# in place of data.train.datasets[0]" in finding.mend
+    assert "# in place of data.train.datasets[0]" in finding.fix
 
 
 class Strange:

@@ -95,7 +95,7 @@ def test_samples_that_cannot_be_read_are_left_out(project: Path) -> None:
 def test_the_command_prints_lines_that_a_config_takes(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("data", "stats", "c.yaml", "--weights", "enet") == 0
     out = capsys.readouterr().out
-    assert "(does not count)" in out
+    assert "(ignored)" in out
     lines = yaml.safe_load(out[out.index("# from train") :])
     assert len(lines["data"]["preprocess"]["mean"]) == 3
     assert len(lines["model"]["decode_head"]["loss_decode"]["class_weight"]) == 3

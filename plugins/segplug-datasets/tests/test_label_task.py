@@ -187,7 +187,7 @@ def test_the_doctor_knows_the_background_and_leaves_several_labels_alone(tmp_pat
     assert codes[0] == set()
     assert codes[1]
     data = {"task": "multilabel", "train": {**common, "masks": {"crack": "crack"}}}
-    assert parts_of_config({"data": data})[0].problem.startswith("labels of task multilabel are not looked at")
+    assert parts_of_config({"data": data})[0].problem.startswith("labels of task multilabel are not checked")
 
 
 def test_a_pack_keeps_them(tmp_path: Path) -> None:

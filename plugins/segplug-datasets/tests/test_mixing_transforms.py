@@ -10,7 +10,7 @@ import pytest
 from segkernel.errors import DataError, UsageError
 from segkernel.sample import Boxes, InstanceMasks, Keypoints, LabelMap, Sample, WeightMap
 from segplug_datasets.transforms.copy_paste import CopyPaste
-from segplug_datasets.transforms.layers import Layer, covering, lay
+from segplug_datasets.transforms.layers import Layer, composite, resize_and_crop
 from segplug_datasets.transforms.mix import ClassMix, CutMix, MixUp
 from segplug_datasets.transforms.mosaic import Mosaic, RandomMosaic
 from segplug_datasets.transforms.place import RandomFlip
@@ -47,7 +47,7 @@ def test_objects_are_listed_covered_and_dropped() -> None:
 
     mask = np.zeros((6, 6), bool)
     mask[:, 2:] = True
-    laid = lay([Layer(two(10)), Layer(two(20), mask=mask)], (6, 6))
+    laid = composite([Layer(two(10)), Layer(two(20), mask=mask)], (6, 6))
     assert laid["boxes"].array.tolist() == [[0, 0, 2, 4], [2, 0, 4, 4], [4, 4, 6, 6]]  # the hidden second is gone
     assert laid["masks"].array.sum((0, 1)).tolist() == [8, 8, 4]
     assert laid["keypoints"].array[:, :, 2].tolist() == [[2, 1], [1, 2], [2, 0]]
@@ -57,7 +57,7 @@ def test_boxes_without_masks_stay_while_half_of_them_is_seen() -> None:
     sample, over = plain(1, (4, 8)), plain(2, (4, 4))
     sample["boxes"] = Boxes(np.array([[0, 0, 8, 4], [5, 0, 8, 4]], np.float32))
     over["boxes"] = Boxes(np.zeros((0, 4), np.float32))
-    laid = lay([Layer(sample), Layer(over, 0, 4)], (4, 8))
+    laid = composite([Layer(sample), Layer(over, 0, 4)], (4, 8))
     assert laid["boxes"].array.tolist() == [[0, 0, 8, 4]]
 
 
@@ -65,22 +65,22 @@ def test_fields_that_disagree_are_refused() -> None:
     sample, other = plain(1), plain(2)
     sample["weight"] = WeightMap(np.ones(sample.size, np.float32))
     with pytest.raises(DataError, match="no field 'weight'"):
-        lay([Layer(sample), Layer(other)], sample.size)
+        composite([Layer(sample), Layer(other)], sample.size)
     other["weight"] = LabelMap(np.ones(sample.size, np.uint8))
     with pytest.raises(DataError, match="is a LabelMap"):
-        lay([Layer(sample), Layer(other)], sample.size)
+        composite([Layer(sample), Layer(other)], sample.size)
     other.image = other.image[..., :1]
     with pytest.raises(DataError, match="cannot be mixed"):
-        lay([Layer(sample), Layer(other)], sample.size)
+        composite([Layer(sample), Layer(other)], sample.size)
     boxes = Boxes(np.zeros((1, 4), np.float32))
     odd = Sample({"masks": InstanceMasks(np.ones((2, 2, 2), np.uint8)), "boxes": boxes}, {}, np.zeros((2, 2, 3)))
     with pytest.raises(DataError, match="disagree on the number of objects"):
-        lay([Layer(odd)], (2, 2))
+        composite([Layer(odd)], (2, 2))
 
 
 @pytest.mark.parametrize(("size", "goal"), [((4, 6), (8, 8)), ((30, 40), (8, 8)), ((5, 40), (8, 8)), ((8, 8), (8, 8))])
 def test_another_size_is_fitted_without_a_border(size: tuple[int, int], goal: tuple[int, int]) -> None:
-    fitted = covering(plain(5, size), goal, rng())
+    fitted = resize_and_crop(plain(5, size), goal, rng())
     assert fitted.size == goal
     assert (fitted["seg"].array == 5).all()
 

@@ -20,7 +20,7 @@ from segplug_datasets.optional_deps import ExtraMissingError
 from segplug_datasets.prepare import Converter, Part, Report, Rule, find, prepare
 from segplug_datasets.prepare.output import Output
 from segplug_datasets.prepare.sources import SourceFile, opened
-from segplug_datasets.prepare.steps import copy, ids, picture, recoloured, replaced, starts, tiles
+from segplug_datasets.prepare.steps import colors_to_ids, copy, ids, map_values, picture, starts, tiles
 
 
 def converter(step: Callable = copy, count: int = 2) -> Converter:
@@ -205,9 +205,9 @@ def test_tiles_hold_the_pixels_that_their_names_say(tmp_path: Path) -> None:
 
 
 def test_labels_that_a_table_lacks(tmp_path: Path) -> None:
-    assert replaced(np.array([[0, 5]]), {0: 1, 5: 255}).tolist() == [[1, 255]]
+    assert map_values(np.array([[0, 5]]), {0: 1, 5: 255}).tolist() == [[1, 255]]
     with pytest.raises(DataError, match=r"label values \[3\] are none of this set's"):
-        replaced(np.array([[0, 3]]), {0: 1, 5: 255})
+        map_values(np.array([[0, 3]]), {0: 1, 5: 255})
     write_images(tmp_path / "source", "a")
     report = prepare(converter(ids({7: 1})), tmp_path / "source", tmp_path / "dest")
     assert "labels have two axes" in report.failed[0]
@@ -215,9 +215,9 @@ def test_labels_that_a_table_lacks(tmp_path: Path) -> None:
 
 def test_other_colours_become_0() -> None:
     pixels = np.array([[[1, 2, 3], [9, 9, 9], [3, 2, 1]]], np.uint8)
-    assert recoloured(pixels, ((0, 0, 0), (1, 2, 3), (3, 2, 1))).tolist() == [[1, 0, 2]]
+    assert colors_to_ids(pixels, ((0, 0, 0), (1, 2, 3), (3, 2, 1))).tolist() == [[1, 0, 2]]
     tall = np.repeat(pixels, 700, 0)
-    assert np.array_equal(recoloured(tall, ((0, 0, 0), (1, 2, 3))), np.tile([1, 0, 0], (700, 1)))
+    assert np.array_equal(colors_to_ids(tall, ((0, 0, 0), (1, 2, 3))), np.tile([1, 0, 0], (700, 1)))
 
 
 # ---------------------------------------------------------------- result

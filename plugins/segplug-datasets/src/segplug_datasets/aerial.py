@@ -45,7 +45,7 @@ class PotsdamDataset(ISPRSDataset):
 
 
 class LoveDADataset(_TilesDataset):
-    """LoveDA: town and country, 1024 x 1024; file values 1 to 7, 0 is ignored (Wang et al., 2021)."""
+    """LoveDA: urban and rural scenes, 1024 x 1024; file values 1 to 7, 0 is ignored (Wang et al., 2021)."""
 
     spec = LabelSpec(
         classes=("background", "building", "road", "water", "barren", "forest", "agricultural"),

@@ -12,7 +12,7 @@ from segkernel.errors import DataError
 from segkernel.sample import RasterField, Sample
 from segplug_datasets.example import write_example
 from segplug_datasets.label_spec import LabelSpec
-from segplug_datasets.paired_files import BaseSegDataset, DataPrefix, Metainfo, find_files, refuse_missing
+from segplug_datasets.paired_files import BaseSegDataset, DataPrefix, Metainfo, find_files, require_files
 
 SECOND = "img2"
 """The field of the second image, as `ConcatCDInput` calls it."""
@@ -89,9 +89,9 @@ class BaseCDDataset(BaseSegDataset):
         folder = Path(self.data_root, prefix.get("img_path2", ""))
         suffix = img_suffix2 or img_suffix or self.suffixes[0]
         found, names = find_files(folder, (suffix,)), [name for name, _, _ in self._files]
-        refuse_missing(names, found, f"without a second image in {folder}")
+        require_files(names, found, f"without a second image in {folder}")
         if not ann_file and indices is None:
-            refuse_missing(sorted(found), set(names), f"of second images in {folder} without a first one")
+            require_files(sorted(found), set(names), f"of second images in {folder} without a first one")
         self._seconds = [found[name] for name in names]
 
     def __getitem__(self, index: int) -> Sample:

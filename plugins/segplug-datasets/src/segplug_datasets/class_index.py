@@ -23,7 +23,7 @@ from segkernel.image import opencv
 from segkernel.interfaces.data import Dataset
 from segkernel.sample import MultiLabelMap
 from segplug_datasets.packed import PackedDataset
-from segplug_datasets.parallel import in_processes
+from segplug_datasets.parallel import run_in_processes
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def _look_at_all(dataset: Dataset, workers: int | None) -> ClassIndex:
     jobs = [range(start, min(start + _AT_ONCE, count)) for start in range(0, count, _AT_ONCE)]
     log.info("looking for the classes of %d images, once", count)
     unread: list[str] = []
-    for job, rows, failed in in_processes(_look_at, dataset, jobs, workers):
+    for job, rows, failed in run_in_processes(_look_at, dataset, jobs, workers):
         place = slice(job.start, job.stop)
         pixels[place], sizes[place], cells[place] = rows
         unread += failed

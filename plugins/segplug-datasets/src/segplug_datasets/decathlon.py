@@ -15,7 +15,7 @@ import numpy as np
 
 from segkernel.errors import DataError
 from segplug_datasets.label_spec import LabelSpec
-from segplug_datasets.paired_files import Metainfo, choose_classes, refuse_missing
+from segplug_datasets.paired_files import Metainfo, choose_classes, require_files
 from segplug_datasets.volumes import Axis, Volumes
 
 
@@ -123,7 +123,7 @@ def _files(root: Path, pairs: Sequence[tuple[str, str | None]], path: Path) -> l
     named = [name for pair in pairs for name in pair if name is not None]
     if not named:
         raise DataError("the description lists no volumes", path)
-    refuse_missing(named, {name for name in named if (root / name).is_file()}, f"listed in {path} but not found")
+    require_files(named, {name for name in named if (root / name).is_file()}, f"listed in {path} but not found")
     return [
         (Path(image).name.partition(".")[0], str(root / image), None if label is None else str(root / label))
         for image, label in pairs

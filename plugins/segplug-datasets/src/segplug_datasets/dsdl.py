@@ -17,7 +17,7 @@ import yaml
 from segkernel.errors import DataError
 from segplug_datasets.example import write_example
 from segplug_datasets.label_spec import LabelSpec
-from segplug_datasets.paired_files import DataPrefix, ListedFiles, choose_classes, refuse_missing
+from segplug_datasets.paired_files import DataPrefix, ListedFiles, choose_classes, require_files
 
 _SUPPORTED = "read are descriptions of samples with one Image and one LabelMap of one class domain"
 
@@ -67,9 +67,7 @@ class DSDLSegDataset(ListedFiles):
             (str(Path(first).with_suffix("")), str(images / first), str(masks / second)) for first, second in pairs
         ]
         paths = [path for _, *both in files for path in both]
-        refuse_missing(
-            paths, {path for path in paths if Path(path).is_file()}, f"listed in {root / ann_file} not found"
-        )
+        require_files(paths, {path for path in paths if Path(path).is_file()}, f"listed in {root / ann_file} not found")
         labels = LabelSpec(("background", *classes))
         super().__init__(files, choose_classes(labels, {"classes": used_labels} if used_labels else {}))
 

@@ -47,7 +47,7 @@ def find_named(folder: Path, names: Sequence[str], what: str) -> list[str]:
     places = {os.path.dirname(name) for name in names}
     # One look into each folder instead of one at each file: network file systems answer a hundred times sooner.
     there = {os.path.join(place, file) for place in places for file in _listed(folder / place)}
-    refuse_missing(names, there, f"listed in {what} but not found in {folder}")
+    require_files(names, there, f"listed in {what} but not found in {folder}")
     return [os.path.join(folder, name) for name in names]
 
 
@@ -114,7 +114,7 @@ def take(entries: Sequence[_Entry], indices: int | Sequence[int] | None) -> list
     return [entries[index] for index in indices]
 
 
-def refuse_missing(names: Sequence[str], there: Container[str], what: str) -> None:
+def require_files(names: Sequence[str], there: Container[str], what: str) -> None:
     """Raise a `DataError` that lists the names that are not ``there``, if any."""
     missing = [name for name in names if name not in there]
     if missing:

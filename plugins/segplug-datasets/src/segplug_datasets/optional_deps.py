@@ -24,7 +24,7 @@ class ExtraMissingError(SegKernelError):
         super().__init__(f"{what} needs {package}, which is not installed\n    pip install 'segplug-datasets[{extra}]'")
 
 
-def need(package: str, extra: str, what: str) -> ModuleType:
+def require_package(package: str, extra: str, what: str) -> ModuleType:
     """Import a module of an optional package.
 
     Raises:

@@ -33,7 +33,7 @@ from segplug_datasets import pages
 from segplug_datasets.example import write_example
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.paired_files import FolderDataset
-from segplug_datasets.parallel import in_processes
+from segplug_datasets.parallel import run_in_processes
 
 VERSION = 1
 """Version of the format; others are refused."""
@@ -228,7 +228,7 @@ def pack(
     tables: dict[int, np.ndarray] = {}
     errors: list[str] = []
     done = 0
-    for job, table, failed in in_processes(_pack_shard, dataset, plan.jobs(folder), workers):
+    for job, table, failed in run_in_processes(_pack_shard, dataset, plan.jobs(folder), workers):
         if table is not None:
             tables[job.number] = table
         errors += failed

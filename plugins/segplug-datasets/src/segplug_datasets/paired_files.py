@@ -31,7 +31,7 @@ from segplug_datasets.listing import (
     find_files,
     locate,
     read_list,
-    refuse_missing,
+    require_files,
     take,
     without_suffix,
 )
@@ -133,11 +133,11 @@ def _named_pairs(
     found = find_files(images, suffixes)
     truths = None if masks is None else find_files(masks, (mask_suffix,))
     names = sorted(found) if lines is None else [without_suffix(line, (*suffixes, mask_suffix)) for line in lines]
-    refuse_missing(names, found, f"listed in {split} but not found in {images}")
+    require_files(names, found, f"listed in {split} but not found in {images}")
     if truths is not None:
-        refuse_missing(names, truths, f"without a mask NAME{mask_suffix} in {masks}")
+        require_files(names, truths, f"without a mask NAME{mask_suffix} in {masks}")
         if lines is None:
-            refuse_missing(sorted(truths), found, f"with a mask in {masks} but no image in {images}")
+            require_files(sorted(truths), found, f"with a mask in {masks} but no image in {images}")
     return [(name, found[name], truths[name] if truths is not None else None) for name in names]
 
 
@@ -148,7 +148,7 @@ def _listed_pairs(
     places = {name: locate(name, folders) for pair in pairs for name in (pair if labelled else pair[:1])}
     there = {name for name, place in places.items() if place}
     shown = ", ".join(str(folder) for folder in dict.fromkeys(folders))
-    refuse_missing(list(places), there, f"listed in {split} but not found in {shown}")
+    require_files(list(places), there, f"listed in {split} but not found in {shown}")
     names = [without_suffix(first.lstrip("/"), suffixes) for first, _ in pairs]
     return [(name, cast(str, places[first]), places.get(second)) for name, (first, second) in zip(names, pairs)]
 

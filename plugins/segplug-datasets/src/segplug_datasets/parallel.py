@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 _shared: list[Any] = []
 
 
-def in_processes(
+def run_in_processes(
     function: Callable[[Any, Job], Result], shared: Any, jobs: Sequence[Job], workers: int
 ) -> Iterator[Result]:
     """Yield ``function(shared, job)`` of every job, in the order of completion.

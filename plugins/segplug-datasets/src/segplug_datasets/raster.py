@@ -16,7 +16,7 @@ from segkernel.labels import IGNORE, Color
 from segkernel.sample import LabelMap, Sample
 from segplug_datasets.change import SECOND, SecondImage
 from segplug_datasets.label_reader import LabelArguments, LabelReader, label_reader
-from segplug_datasets.listing import find_files, refuse_missing
+from segplug_datasets.listing import find_files, require_files
 from segplug_datasets.mapping import Metainfo
 from segplug_datasets.paired_files import PairedFiles
 from segplug_datasets.raster_file import Window, open_raster, stamp
@@ -353,5 +353,5 @@ def _pair(given: int | tuple[int, int]) -> tuple[int, int]:
 def _partners(folder: Path, suffixes: str | Sequence[str], names: Sequence[str]) -> list[str]:
     """Return the files of the same names in another folder."""
     found = find_files(folder, (suffixes,) if isinstance(suffixes, str) else suffixes)
-    refuse_missing(names, found, f"without a raster of that name in {folder}")
+    require_files(names, found, f"without a raster of that name in {folder}")
     return [found[name] for name in names]

@@ -19,7 +19,7 @@ import numpy as np
 
 from segkernel import image
 from segkernel.errors import DataError, SegKernelError
-from segplug_datasets.optional_deps import need
+from segplug_datasets.optional_deps import require_package
 
 _LARGEST = 2**30
 """Pixels that are read at once, as OpenCV allows."""
@@ -106,7 +106,7 @@ class _Tiff:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        tifffile = need("tifffile", "raster", "reading rasters")
+        tifffile = require_package("tifffile", "raster", "reading rasters")
         try:
             self._file = tifffile.TiffFile(path)
             self._pages = [page for page in self._file.series[0].pages if page is not None]

@@ -11,7 +11,7 @@ import numpy as np
 from segkernel.errors import DataError
 from segkernel.sample import LabelMap, RasterField, Sample
 from segplug_datasets.label_reader import LabelReader, read_annotation, require_size
-from segplug_datasets.listing import find_files, refuse_missing
+from segplug_datasets.listing import find_files, require_files
 
 Read = Callable[[Sample, str], RasterField]
 
@@ -32,7 +32,7 @@ class FieldFiles:
 
     def __init__(self, field: str, folder: Path, suffix: str, names: Sequence[str], read: Read) -> None:
         found = find_files(folder, (suffix,))
-        refuse_missing(names, found, f"without a file NAME{suffix} for {field!r} in {folder}")
+        require_files(names, found, f"without a file NAME{suffix} for {field!r} in {folder}")
         self.field, self.read = field, read
         self.paths = [found[name] for name in names]
 

@@ -23,8 +23,8 @@ from segkernel.labels import IGNORE, Color
 from segkernel.sample import LabelMap, Sample
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.labelled import Labelled
-from segplug_datasets.optional_deps import need
-from segplug_datasets.paired_files import find_files, refuse_missing
+from segplug_datasets.optional_deps import require_package
+from segplug_datasets.paired_files import find_files, require_files
 
 NIFTI = (".nii.gz", ".nii")
 SUFFIXES = (*NIFTI, ".npy", ".npz", ".pkl", ".pickle")
@@ -93,14 +93,16 @@ def nifti_from_bytes(data: bytes, name: str) -> np.ndarray:
 
 
 def _nibabel() -> Any:
-    return need("nibabel", "medical", _NIFTI_USE)
+    return require_package("nibabel", "medical", _NIFTI_USE)
 
 
 def _damaged(name: str) -> tuple[type[Exception], ...]:
     """Return what the reader of a file of this name raises when it cannot make sense of it."""
     if not name.endswith(NIFTI):
         return _DAMAGED
-    files, headers = (need(f"nibabel.{part}", "medical", _NIFTI_USE) for part in ("filebasedimages", "spatialimages"))
+    files, headers = (
+        require_package(f"nibabel.{part}", "medical", _NIFTI_USE) for part in ("filebasedimages", "spatialimages")
+    )
     return *_DAMAGED, files.ImageFileError, headers.HeaderDataError
 
 
@@ -363,7 +365,7 @@ class VolumeDataset(Volumes):
         truths = {}
         if masks is not None:
             truths = find_files(root / masks, (mask_suffix,) if mask_suffix else (suffix,) if suffix else SUFFIXES)
-            refuse_missing(sorted(found), truths, f"without labels in {root / masks}")
+            require_files(sorted(found), truths, f"without labels in {root / masks}")
         files = [(name, found[name], truths.get(name)) for name in sorted(found)]
         labels = LabelSpec(tuple(classes), tuple(palette or ()), tuple(ignore), offset)
         super().__init__(files, labels, axis, window, channels, context, whole, image_key, mask_key, with_seg)

@@ -146,15 +146,15 @@ def repeat_factors(present: np.ndarray, threshold: float) -> np.ndarray:
 
 
 class MultiImageMixDataset(_Wrapper):
-    """A data set whose samples go through transforms that may need further ones (mosaic, mix-up); MMSegmentation's.
+    """A data set whose samples go through mixing transforms (mosaic, MixUp); MMSegmentation's.
 
-    ``data.train_transforms`` takes such transforms as well; this is for a mix inside a larger set. Chance comes from
-    numpy's global generator, which the loader sets for every sample: training is repeatable, whatever the workers.
+    ``data.train_transforms`` takes such transforms as well; this is for a mix inside a larger set. Random numbers come
+    from numpy's global generator, which the loader sets for every sample: training is repeatable, whatever the workers.
 
     Args:
-        dataset: Gives all of the samples that are mixed.
+        dataset: Source of all samples.
         pipeline: Transforms, in order.
-        skip_type_keys: Names of transform classes that are left out.
+        skip_type_keys: Class names of transforms to skip.
     """
 
     @staticmethod

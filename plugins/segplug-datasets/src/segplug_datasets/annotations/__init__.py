@@ -1,1 +1,1 @@
-"""Labels as annotation tools write them: outlines and run lengths, made into label maps when a sample is read."""
+"""Data sets of annotation files: polygons and run lengths, rasterised when a sample is read."""

@@ -12,11 +12,11 @@ from typing_extensions import Unpack
 from segkernel.errors import DataError
 from segkernel.sample import Sample, Size
 from segplug_datasets.annotations.raster import NOTHING, Region, rectangle, union
-from segplug_datasets.annotations.records import put_right, scan_object
+from segplug_datasets.annotations.records import decode_texts, scan_object
 from segplug_datasets.annotations.rle import from_coco
 from segplug_datasets.annotations.shapes import (
     EXAMPLE,
-    Opened,
+    AnnotationIndex,
     Shape,
     ShapeDataset,
     ShapeOptions,
@@ -24,7 +24,7 @@ from segplug_datasets.annotations.shapes import (
     groups,
     require_declared,
 )
-from segplug_datasets.listing import read_list, refuse_missing
+from segplug_datasets.listing import read_list, require_files
 
 Boxes = Literal["refused", "filled", "ignored"]
 CROWD_LAYER, BOX_LAYER = -1, -2  # below all others
@@ -44,7 +44,7 @@ class CocoInstanceDataset(ShapeDataset):
             when None.
         crowd: Whether pixels of a crowd are of its class, or ignored.
         boxes: Objects that have a box but no outline: an error, the filled box, or ignored pixels.
-        options: Which classes, what lies on top, and so on: see `ShapeOptions`.
+        options: Classes, overlap and so on: the arguments of `ShapeDataset`.
 
     Raises:
         DataError: When files are missing or damaged.
@@ -78,12 +78,12 @@ class CocoInstanceDataset(ShapeDataset):
     def _source(self) -> Path:
         return self._where[0]
 
-    def _open(self) -> Opened:
+    def _open(self) -> AnnotationIndex:
         path, images, ids = self._where
         keep = {"images": _image, "annotations": _owner, "categories": dict}
         found = scan_object(path, keep)
         self._records, owners = found["annotations"]
-        entries, categories = found["images"][1], put_right(found["categories"][1])
+        entries, categories = found["images"][1], decode_texts(found["categories"][1])
         if not entries:
             raise DataError("no COCO file: it lists no 'images'", path)
         self._categories = category_names(categories, path)
@@ -93,9 +93,9 @@ class CocoInstanceDataset(ShapeDataset):
         numbers = np.array([place[entry[0]] for entry in chosen], np.int64)
         self._order = order
         first, last = ends[numbers], ends[numbers + 1]
-        return Opened(
+        return AnnotationIndex(
             images,
-            [entry[1] for entry in put_right(chosen)],
+            [entry[1] for entry in decode_texts(chosen)],
             np.stack([first, last, [e[2] for e in chosen], [e[3] for e in chosen]], 1),
             (last > first).tolist(),
             list(self._categories.values()),
@@ -177,7 +177,7 @@ def choose_images(entries: list[tuple[Any, ...]], ids: Path, path: Path) -> list
     known |= {str(entry[0]): entry for entry in entries}
     lines = [line.split()[0].rpartition("/")[2] for line in read_list(ids)]
     numbered = [str(int(line)) if line.isdecimal() and line not in known else line for line in lines]
-    refuse_missing(numbered, known, f"listed in {ids} are not in {path}")
+    require_files(numbered, known, f"listed in {ids} are not in {path}")
     return [known[line] for line in numbered]
 
 

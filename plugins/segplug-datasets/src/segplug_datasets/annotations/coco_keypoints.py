@@ -11,7 +11,7 @@ import numpy as np
 from segkernel.errors import DataError
 from segkernel.sample import Boxes, InstanceMasks, Keypoints, LabelMap, Sample, WeightMap
 from segplug_datasets.annotations.coco import CocoInstanceDataset, box_of
-from segplug_datasets.annotations.records import put_right, scan_object, understood
+from segplug_datasets.annotations.records import as_data_error, decode_texts, scan_object
 
 
 class CocoKeypointDataset(CocoInstanceDataset):
@@ -39,7 +39,7 @@ class CocoKeypointDataset(CocoInstanceDataset):
             None leaves it out.
         without_keypoints: Whether people without a marked joint are people in ``seg``, or ignored.
         instances: Whether samples have the field ``instances``, which needs a byte for each pixel of each person.
-        unannotated: What an image without people is: all background, all ignored, or not in the data set.
+        unannotated: An image without people is all background, all ignored, or not in the data set.
         indices: The first N samples for N, the last N for -N, those listed for a list; all when None.
 
     Raises:
@@ -59,7 +59,7 @@ class CocoKeypointDataset(CocoInstanceDataset):
         indices: int | Sequence[int] | None = None,
     ) -> None:
         category = _category(Path(data_root or "", ann_file))
-        with understood(Path(data_root or "", ann_file)):
+        with as_data_error(Path(data_root or "", ann_file)):
             self.keypoint_names = tuple(str(name) for name in category["keypoints"])
             self.skeleton = [(int(a) - 1, int(b) - 1) for a, b in category.get("skeleton") or ()]
         self._person, self._weights = category.get("id"), weights
@@ -113,7 +113,7 @@ class CocoKeypointDataset(CocoInstanceDataset):
 
 def _category(path: Path) -> dict[str, Any]:
     """Return the category of a file that has keypoints."""
-    categories = put_right(scan_object(path, {"categories": dict})["categories"][1])
+    categories = decode_texts(scan_object(path, {"categories": dict})["categories"][1])
     found = next((one for one in categories if one.get("keypoints")), None)
     if found is None:
         raise DataError("no category in this file has 'keypoints'", path)

@@ -15,7 +15,7 @@ from segkernel.errors import DataError, UsageError
 from segkernel.labels import IGNORE, Color
 from segkernel.sample import LabelMap, Sample
 from segplug_datasets.annotations.coco import category_names, choose_images
-from segplug_datasets.annotations.records import put_right, scan_object, understood
+from segplug_datasets.annotations.records import as_data_error, decode_texts, scan_object
 from segplug_datasets.annotations.shapes import EXAMPLE, IGNORED, example_images
 from segplug_datasets.label_reader import read_annotation
 from segplug_datasets.label_spec import LabelSpec
@@ -81,9 +81,9 @@ class CocoPanopticDataset(ListedFiles):
         self.data_root, self._crowd = str(root), crowd
         found = scan_object(path, {"images": _image, "annotations": _annotation, "categories": dict})
         self._records, listed = found["annotations"]
-        labels, self._class_ids = _labels(put_right(found["categories"][1]), path, kinds, classes, palette, others)
+        labels, self._class_ids = _labels(decode_texts(found["categories"][1]), path, kinds, classes, palette, others)
         numbers = take(_numbers(found["images"][1], listed, root / ids if ids is not None else None, path), indices)
-        names = put_right(dict(found["images"][1]))
+        names = decode_texts(dict(found["images"][1]))
         truths = find_named(
             path.with_suffix("") if segments is None else root / segments,
             [listed[number][1] for number in numbers],
@@ -101,7 +101,7 @@ class CocoPanopticDataset(ListedFiles):
             raise DataError("a panoptic PNG holds segment numbers as colours of 8 bits", mask_path)
         codes = raw.astype(np.int32) @ np.array([1, 256, 65536], np.int32)
         (record,) = self._records.load([self._numbers[mask_path]])
-        with understood(self._records.path):
+        with as_data_error(self._records.path):
             table = {0: IGNORE} | {int(one["id"]): self._class_id(one) for one in record["segments_info"] or ()}
         known = np.array(sorted(table))
         place = np.searchsorted(known, codes).clip(max=len(known) - 1)

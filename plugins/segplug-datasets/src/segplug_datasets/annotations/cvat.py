@@ -18,7 +18,7 @@ from segplug_datasets.annotations.records import Records
 from segplug_datasets.annotations.rle import from_cvat
 from segplug_datasets.annotations.shapes import (
     EXAMPLE,
-    Opened,
+    AnnotationIndex,
     Shape,
     ShapeDataset,
     ShapeOptions,
@@ -41,7 +41,7 @@ class CvatDataset(ShapeDataset):
         images: Folder of the images, under ``data_root``; the file's names of images count from there.
         data_root: Folder to which the other paths are relative.
         line_width: Of polylines, in pixels.
-        options: Which classes, what lies on top, and so on: see `ShapeOptions`.
+        options: Classes, overlap and so on: the arguments of `ShapeDataset`.
 
     Raises:
         DataError: When files are missing or damaged, or the file is of a video.
@@ -77,7 +77,7 @@ class CvatDataset(ShapeDataset):
     def _source(self) -> Path:
         return self._where[0]
 
-    def _open(self) -> Opened:
+    def _open(self) -> AnnotationIndex:
         path, images = self._where
         scan = _Scan(path)
         self._records = Records(path, scan.starts, scan.lengths)
@@ -85,7 +85,7 @@ class CvatDataset(ShapeDataset):
             name: None for name in scan.used if name not in dict(scan.labels)
         }
         colors = [_color(color) for color in labels.values()]
-        return Opened(
+        return AnnotationIndex(
             images,
             scan.names,
             np.arange(len(scan.names)),

@@ -15,11 +15,11 @@ from typing_extensions import Unpack
 from segkernel.errors import DataError
 from segkernel.sample import Sample, Size
 from segplug_datasets.annotations.raster import Region, as_points, ellipse, rectangle
-from segplug_datasets.annotations.records import put_right, scan_array
+from segplug_datasets.annotations.records import decode_texts, scan_array
 from segplug_datasets.annotations.rle import from_label_studio
 from segplug_datasets.annotations.shapes import (
     EXAMPLE,
-    Opened,
+    AnnotationIndex,
     Shape,
     ShapeDataset,
     ShapeOptions,
@@ -44,7 +44,7 @@ class LabelStudioDataset(ShapeDataset):
         images: Folder of the images, under ``data_root``, searched with the folders inside it. A task's image is found
             by the end of its address, also without the eight signs that an upload puts before the name.
         data_root: Folder to which the other paths are relative.
-        options: Which classes, what lies on top, and so on: see `ShapeOptions`.
+        options: Classes, overlap and so on: the arguments of `ShapeDataset`.
 
     Raises:
         DataError: When files are missing or damaged.
@@ -79,10 +79,10 @@ class LabelStudioDataset(ShapeDataset):
     def _source(self) -> Path:
         return self._where[0]
 
-    def _open(self) -> Opened:
+    def _open(self) -> AnnotationIndex:
         path, images = self._where
         self._records, kept = scan_array(path, _summary)
-        tasks = put_right(kept)
+        tasks = decode_texts(kept)
         if not tasks:
             raise DataError("no task is listed here", path)
         found = find_files(images, IMAGE_SUFFIXES)
@@ -90,7 +90,9 @@ class LabelStudioDataset(ShapeDataset):
         files = _by_end([place[start:] for place in found.values()])
         names = [_found(address, files, path, images) for address, _ in tasks]
         labels = sorted({label for _, used in tasks for label in used})
-        return Opened(images, names, np.arange(len(names)), [bool(used) for _, used in tasks], labels, str(path))
+        return AnnotationIndex(
+            images, names, np.arange(len(names)), [bool(used) for _, used in tasks], labels, str(path)
+        )
 
     def _shapes(self, sample: Sample, key: Any) -> list[Shape]:
         where = f"{self._records.path}, task of {sample.meta['name']}"

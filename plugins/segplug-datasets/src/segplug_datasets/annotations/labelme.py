@@ -18,7 +18,7 @@ from segkernel.sample import Sample, Size
 from segplug_datasets.annotations.raster import Region, as_points, ellipse, line, rectangle
 from segplug_datasets.annotations.shapes import (
     EXAMPLE,
-    Opened,
+    AnnotationIndex,
     Shape,
     ShapeDataset,
     ShapeOptions,
@@ -42,7 +42,7 @@ class LabelmeDataset(ShapeDataset):
         annotations: Folder of the JSON files in the same arrangement; that of the images when None.
         data_root: Folder to which the other paths are relative.
         line_width: Of lines, in pixels; points are discs of this diameter.
-        options: Which classes, what lies on top, and so on: see `ShapeOptions`.
+        options: Classes, overlap and so on: the arguments of `ShapeDataset`.
 
     Raises:
         DataError: When files are missing or damaged.
@@ -76,7 +76,7 @@ class LabelmeDataset(ShapeDataset):
     def _source(self) -> Path:
         return self._folders[1]
 
-    def _open(self) -> Opened:
+    def _open(self) -> AnnotationIndex:
         images, annotations = self._folders
         found, files = find_files(images, IMAGE_SUFFIXES), find_files(annotations, (".json",))
         lost = sorted(set(files) - set(found))
@@ -86,7 +86,7 @@ class LabelmeDataset(ShapeDataset):
         labels = {_label(shape, path) for path in files.values() for shape in _load(path)["shapes"]}
         keys = [files.get(name, "") for name in names]
         annotated = [bool(key) for key in keys]
-        return Opened(
+        return AnnotationIndex(
             images, [found[n][start:] for n in names], keys, annotated, sorted(labels - {_IGNORED}), str(annotations)
         )
 

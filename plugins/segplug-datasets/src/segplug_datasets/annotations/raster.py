@@ -1,4 +1,4 @@
-"""Outlines to pixels, by one of two rules.
+"""Rasterisation of outlines, by one of two rules.
 
 ``area``: a pixel belongs to a polygon when its centre lies inside (even-odd where the outline crosses itself; a centre
 on the outline belongs to the shape on its right, or below). Points are where people clicked, (0, 0) is the outer corner

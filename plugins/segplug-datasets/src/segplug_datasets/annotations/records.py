@@ -26,8 +26,8 @@ class Records:
 
     Args:
         path: The file.
-        starts: Where each part begins, in bytes.
-        lengths: How many bytes it has.
+        starts: Offset of each in bytes.
+        lengths: Length of each in bytes.
     """
 
     def __init__(self, path: Path, starts: Sequence[int], lengths: Sequence[int]) -> None:
@@ -69,8 +69,8 @@ class Records:
 
 
 @contextmanager
-def understood(path: object) -> Iterator[None]:
-    """Turn what goes wrong inside, because a file has something else than its format says, into a `DataError`."""
+def as_data_error(path: object) -> Iterator[None]:
+    """Turn errors of malformed files inside the block into a `DataError`."""
     try:
         yield
     except (KeyError, IndexError) as error:
@@ -93,7 +93,7 @@ def scan_object(path: Path, arrays: Mapping[str, Keep]) -> dict[str, tuple[Recor
     found: dict[str, tuple[Records, list[Any]]] = {}
     scan.expect("{", "JSON object")
     while not scan.ends("}"):
-        key = put_right(scan.value()[2])
+        key = decode_texts(scan.value()[2])
         if not isinstance(key, str):
             raise DataError(f"damaged JSON: {str(key)[:40]} where a name is expected", path)
         scan.expect(":", "JSON object")
@@ -117,7 +117,7 @@ class _Scan:
     """Goes through a JSON text value by value.
 
     Bytes are read as Latin-1, which JSON's own signs are the same in, so that places in the text are places in the
-    file; texts in the values are put right where they are kept.
+    file; texts in kept values are decoded again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -178,12 +178,12 @@ class _Scan:
         return Records(self.path, starts, lengths), kept
 
 
-def put_right(value: Any) -> Any:
+def decode_texts(value: Any) -> Any:
     """Return a kept value whose texts, read as Latin-1, are the UTF-8 that they are in the file."""
     if isinstance(value, Mapping):
-        return {put_right(key): put_right(entry) for key, entry in value.items()}
+        return {decode_texts(key): decode_texts(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(put_right(entry) for entry in value)
+        return type(value)(decode_texts(entry) for entry in value)
     if not isinstance(value, str) or value.isascii():
         return value
     try:

@@ -1,4 +1,4 @@
-"""Masks as run lengths, in the four ways in which annotation tools write them."""
+"""Run-length encoded masks, in the four formats of annotation tools."""
 
 from __future__ import annotations
 

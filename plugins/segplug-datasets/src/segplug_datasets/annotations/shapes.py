@@ -1,4 +1,4 @@
-"""What data sets of annotated shapes have in common: which classes count, what lies on top, what is left over."""
+"""Base of data sets of annotated shapes: which classes are kept, which shape is on top, what the rest becomes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from segkernel.errors import DataError, UsageError
 from segkernel.labels import IGNORE, Color
 from segkernel.sample import LabelMap, Sample, Size
 from segplug_datasets.annotations.raster import Region, Rule, as_points, polygon
-from segplug_datasets.annotations.records import understood
+from segplug_datasets.annotations.records import as_data_error
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.labelled import Labelled
 from segplug_datasets.listing import IMAGE_SUFFIXES, find_named, take
@@ -61,13 +61,13 @@ class Shape:
 
 
 @dataclass
-class Opened:
-    """What a subclass found in its files.
+class AnnotationIndex:
+    """The annotations that a subclass found in its files.
 
     Args:
         images: Folder of the images.
         names: File names of the images, under that folder.
-        keys: What the subclass needs to know of each to read its shapes, an array or a list.
+        keys: Key of each image by which the subclass reads its shapes, an array or a list.
         annotated: Whether each has any annotation.
         categories: Names of what is annotated.
         palette: A colour for each, or none.
@@ -91,12 +91,12 @@ class ShapeDataset(Labelled):
     Args:
         classes: Some of the file's names in this order, or new names each with those it stands for; all when None.
         palette: One RGB colour per class, the background's first; those of the file or a fixed table when None.
-        background: What pixels without an object are called: class 0, unless it is one of ``classes``. With None
-            there is no such class, and these pixels do not count.
-        others: Which class objects become that ``classes`` leaves out; ``ignored``: their pixels do not count; None:
-            as if they were not annotated.
-        unannotated: What an image without any annotation is: all background, all ignored, or not in the data set.
-        overlap: What lies on top where objects overlap: the smaller one, or the one that comes later in the file.
+        background: Name of the class of pixels without an object: class 0, unless it is one of ``classes``. With None
+            there is no such class, and these pixels are ignored.
+        others: Class of the objects that ``classes`` leaves out; ``ignored``: their pixels are ignored; None: as if
+            they were not annotated.
+        unannotated: An image without any annotation is all background, all ignored, or not in the data set.
+        overlap: The object on top where several overlap: the smaller one, or the later one in the file.
         polygons: Which pixels belong to a polygon, see `segplug_datasets.annotations.raster`.
         indices: The first N samples for N, the last N for -N, those listed for a list; all when None.
 
@@ -119,7 +119,7 @@ class ShapeDataset(Labelled):
         polygons: Rule | None = None,
         indices: int | Sequence[int] | None = None,
     ) -> None:
-        with understood(self._source()):
+        with as_data_error(self._source()):
             opened = self._open()
         self._overlap, self._rule = overlap or self.default_overlap, polygons or self.default_polygons
         self._unannotated = unannotated
@@ -144,7 +144,7 @@ class ShapeDataset(Labelled):
         path = os.path.join(self._images, name)
         sample = Sample(image=image.read(path), meta={"path": path, "name": os.path.splitext(name)[0]})
         if self._annotated[index] or self._unannotated != "ignored":
-            with understood(f"{self._source()}, image {name}"):
+            with as_data_error(f"{self._source()}, image {name}"):
                 self._annotate(sample, self._keys[index])
         else:
             sample["seg"] = LabelMap(np.full(sample.size, IGNORE, np.uint8))
@@ -154,7 +154,7 @@ class ShapeDataset(Labelled):
         """Return the path of the annotations, for messages."""
         return getattr(self, "data_root", "")
 
-    def _open(self) -> Opened:
+    def _open(self) -> AnnotationIndex:
         """Read what is in the files, without the shapes."""
         raise NotImplementedError
 
@@ -185,7 +185,7 @@ class ShapeDataset(Labelled):
 
     def _choose(
         self,
-        opened: Opened,
+        opened: AnnotationIndex,
         classes: Classes | None,
         palette: Sequence[Color] | None,
         background: str | None,
@@ -230,7 +230,7 @@ def groups(owners: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
     Args:
         owners: (N,) owner of each record, 0 to ``count`` - 1.
-        count: How many owners there are.
+        count: Number of owners.
     """
     order = np.argsort(owners, kind="stable").astype(np.int32)
     return order, np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=count))]).astype(np.int64)

@@ -15,7 +15,14 @@ from segkernel.errors import DataError, suggest
 from segkernel.sample import Sample, Size
 from segplug_datasets.annotations.coco import BOX_LAYER, Boxes
 from segplug_datasets.annotations.raster import rectangle
-from segplug_datasets.annotations.shapes import EXAMPLE, Opened, Shape, ShapeDataset, ShapeOptions, example_images
+from segplug_datasets.annotations.shapes import (
+    EXAMPLE,
+    AnnotationIndex,
+    Shape,
+    ShapeDataset,
+    ShapeOptions,
+    example_images,
+)
 from segplug_datasets.listing import IMAGE_SUFFIXES, find_files, read_list
 
 
@@ -33,8 +40,8 @@ class YoloSegDataset(ShapeDataset):
         data_root: Folder to which the other paths are relative; that of the file counts instead of what it says
             under ``path`` where that does not exist.
         labels: Folder of the text files, under ``data_root``; found as above when None.
-        boxes: What a line with a box (four numbers) is: an error, the filled box, or pixels that do not count.
-        options: Which classes, what lies on top, and so on: see `ShapeOptions`.
+        boxes: Lines with a box (four numbers): an error, the filled box, or ignored pixels.
+        options: Classes, overlap and so on: the arguments of `ShapeDataset`.
 
     Raises:
         DataError: When files are missing or damaged.
@@ -70,14 +77,14 @@ class YoloSegDataset(ShapeDataset):
     def _source(self) -> Path:
         return self._where[0]
 
-    def _open(self) -> Opened:
+    def _open(self) -> AnnotationIndex:
         path, split, labels = self._where
         description = _load(path)
         self._categories = _names(description, path)
         images, names = _images(description, split, path)
         keys = [_label_file(images / name, labels, name) for name in names]
         annotated = [os.path.isfile(key) and os.path.getsize(key) > 0 for key in keys]
-        return Opened(images, names, keys, annotated, list(self._categories.values()), str(path))
+        return AnnotationIndex(images, names, keys, annotated, list(self._categories.values()), str(path))
 
     def _shapes(self, sample: Sample, key: str) -> list[Shape]:
         if not os.path.isfile(key):

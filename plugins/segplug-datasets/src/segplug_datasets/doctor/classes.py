@@ -1,4 +1,4 @@
-"""Which classes occur: absent ones, only one, none at all."""
+"""Class occurrence: absent classes, only one, none at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks of colours, and masks with a palette: which colour is which class."""
+"""Colour masks, and masks with a palette: which colour is which class."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def _colors(counts: MaskCounts, files: Sequence[str]) -> Iterator[Finding]:
     what = f"colours {_shown(unknown)} are not in the palette ({_share(counts, unknown):.1%} of the pixels)"
     why = "Give them a class and a place in 'palette', or let them not count, as these lines do."
     ignored = [list(color) for color, class_id in known.items() if class_id == IGNORE]
-    mend = config_lines(counts.parts, {"ignore_colors": [*ignored, *map(list, unknown[:64])]})
-    yield Finding("error", "unknown-colours", counts.where, what, why, _files_with(counts, unknown), mend=mend)
+    fix = config_lines(counts.parts, {"ignore_colors": [*ignored, *map(list, unknown[:64])]})
+    yield Finding("error", "unknown-colours", counts.where, what, why, _files_with(counts, unknown), fix=fix)
 
 
 def _unexplained(counts: MaskCounts, files: Sequence[str], blurred: bool) -> Finding:
-    """Say which colours there are where nobody said what they mean, and guess."""
+    """List the colours of masks without a palette, and guess their classes."""
     found = counts.colors
     if blurred:
         found = Counter({color: count for color, count in found.items() if count >= 0.005 * found.total()})
@@ -72,7 +72,7 @@ def _unexplained(counts: MaskCounts, files: Sequence[str], blurred: bool) -> Fin
     why = f"Colours need a palette. These lines have {basis}"
     if blurred:
         why = "The masks were stored with loss as well (JPEG): export them again as PNG first. " + why
-    return Finding("error", "colour-masks", counts.where, what, why, files, mend=config_lines(counts.parts, changes))
+    return Finding("error", "colour-masks", counts.where, what, why, files, fix=config_lines(counts.parts, changes))
 
 
 def _guess(found: Counter[Color], labels: LabelSpec | None) -> tuple[dict[str, Any], str]:

@@ -22,10 +22,10 @@ from segkernel.labels import IGNORE, Color
 from segplug_datasets.visualize import draw
 
 HEIGHT = 240
-"""Of a panel, in pixels."""
+"""Height of a panel in pixels."""
 
 WIDEST = 4
-"""A panel is at most so many times as wide as it is high."""
+"""Highest aspect ratio of a panel, width over height."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ _GAP = 4  # white pixels between two panels
 def join(
     panels: Sequence[tuple[np.ndarray, np.ndarray]], classes: Sequence[str], palette: Sequence[Color]
 ) -> np.ndarray:
-    """Return panels beside each other, with a legend of the classes that occur; what does not count is hatched."""
+    """Return panels beside each other, with a legend of the classes that occur; ignored pixels are hatched."""
     pixels, ids = [], []
     for number, (part, labels) in enumerate(panels):
         if number:
@@ -133,7 +133,7 @@ def join(
 
 
 def hatched(pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the image with white stripes where nothing counts."""
+    """Return the image with white stripes on ignored pixels."""
     rows_, columns = np.indices(labels.shape)
     return np.where(((labels == IGNORE) & ((rows_ + columns) % 8 < 2))[..., None], np.uint8(255), pixels)
 

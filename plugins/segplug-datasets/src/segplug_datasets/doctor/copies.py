@@ -1,4 +1,4 @@
-"""Images that are there twice: within a set, and, worse, in two sets."""
+"""Duplicate images: within a set, and, worse, across sets."""
 
 from __future__ import annotations
 

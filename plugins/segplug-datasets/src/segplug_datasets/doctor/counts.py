@@ -22,7 +22,7 @@ class MaskCounts:
     Args:
         parts: The sets.
         masks: Every mask that can be read.
-        labels: What their values mean; None when nobody said.
+        labels: What their values mean; None when unknown.
         values: Pixels of each value.
         colors: Pixels of each colour.
         known: Value to class id, or to `IGNORE`.

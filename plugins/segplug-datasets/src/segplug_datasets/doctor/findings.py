@@ -14,7 +14,7 @@ Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 SHOWN = 5
-"""How many files a report names; JSON holds `KEPT`."""
+"""Files that a report names; JSON holds `KEPT`."""
 
 KEPT = 1000
 
@@ -30,7 +30,7 @@ class Finding:
         what: One line.
         why: What follows from it, and what to do.
         files: Those concerned.
-        count: How many there are, where that is not the number of `files`.
+        count: Number of findings, where that is not the number of `files`.
         mend: Config lines that fix it; empty where no config can.
     """
 
@@ -41,7 +41,7 @@ class Finding:
     why: str = ""
     files: Sequence[str] = field(default=())
     count: int = 0
-    mend: str = ""
+    fix: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON would hold it."""

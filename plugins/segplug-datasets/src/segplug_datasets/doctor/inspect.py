@@ -9,7 +9,7 @@ from typing import Any
 from segkernel.errors import DataError
 from segplug_datasets.doctor.parts import Part
 from segplug_datasets.doctor.sample_info import ImageInfo, Pair, SampleInfo, inspect_pair, inspect_sample
-from segplug_datasets.parallel import in_processes
+from segplug_datasets.parallel import run_in_processes
 
 FEW = 32
 """Up to this number, samples are inspected in this process: starting others would take longer."""
@@ -59,7 +59,7 @@ def _in_processes(
     """Yield tasks as they are done; those during which a process died are tried again, one sample at a time."""
     lost = {(number, start): pairs for number, start, pairs in tasks}
     try:
-        for place, samples in in_processes(_examined, datasets, tasks, workers):
+        for place, samples in run_in_processes(_examined, datasets, tasks, workers):
             del lost[place]
             yield place, samples
     except DataError:
@@ -71,7 +71,7 @@ def _survived(task: Task, datasets: Mapping[int, Any]) -> SampleInfo:
     """Look at one sample in a process of its own, which may die of it."""
     pair = task[2][0]
     try:
-        return next(iter(in_processes(_examined, datasets, [task], 1)))[1][0]
+        return next(iter(run_in_processes(_examined, datasets, [task], 1)))[1][0]
     except DataError:
         return SampleInfo(pair.name, ImageInfo(pair.image), None, "reading it ended the process: a damaged file?")
 

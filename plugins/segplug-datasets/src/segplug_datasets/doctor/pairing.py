@@ -15,35 +15,35 @@ from segplug_datasets.listing import IMAGE_SUFFIXES
 def check_pairing(part: Part) -> Iterator[Finding]:
     """Yield what keeps the files of one set from being pairs."""
     case = _differ_in_case(part)
-    images = {name: path for name, path in part.lonely_images.items() if name not in case}
-    masks = {name: path for name, path in part.lonely_masks.items() if name not in case.values()}
+    images = {name: path for name, path in part.unpaired_images.items() if name not in case}
+    masks = {name: path for name, path in part.unpaired_masks.items() if name not in case.values()}
     if case:
         first = next(iter(case.items()))
         what = f"{len(case)} names differ in upper and lower case: {first[0]} and {first[1]}"
-        files = [part.lonely_images[name] for name in case]
+        files = [part.unpaired_images[name] for name in case]
         why = "Rename one of each pair: most systems take them for two names."
         yield Finding("error", "case-differs", part.name, what, why, files)
     changes = _renamed(part, [*images.values()])
-    mend = config_lines([part], changes) if changes else ""
+    fix = config_lines([part], changes) if changes else ""
     if images:
         suffix = part.folders.mask_suffix if part.folders else ""
         what = f"{len(images)} images have no mask NAME{suffix}"
-        why = "Masks of another name were found; these lines read them." if mend else "Label them, or take them out."
-        yield Finding("error", "images-without-mask", part.name, what, why, [*images.values()], mend=mend)
-    if masks and not mend:
+        why = "Masks of another name were found; these lines read them." if fix else "Label them, or take them out."
+        yield Finding("error", "images-without-mask", part.name, what, why, [*images.values()], fix=fix)
+    if masks and not fix:
         why = "Bring the images back, or take the masks out."
         what = f"{len(masks)} masks have no image"
         yield Finding("error", "masks-without-image", part.name, what, why, [*masks.values()])
     if part.problem and not (images or masks or case):
-        yield Finding("error", "cannot-be-opened", part.name, part.problem.splitlines()[0], part.problem, mend=mend)
+        yield Finding("error", "cannot-be-opened", part.name, part.problem.splitlines()[0], part.problem, fix=fix)
     elif not part.pairs and not (images or masks or case):
         yield Finding("error", "empty", part.name, "there is no sample")
 
 
 def _differ_in_case(part: Part) -> dict[str, str]:
-    """Return the names of lonely images whose mask differs in case only, with the mask's."""
-    masks = {name.lower(): name for name in part.lonely_masks}
-    return {name: masks[name.lower()] for name in part.lonely_images if name.lower() in masks}
+    """Return the names of unpaired images whose mask differs in case only, with the mask's."""
+    masks = {name.lower(): name for name in part.unpaired_masks}
+    return {name: masks[name.lower()] for name in part.unpaired_images if name.lower() in masks}
 
 
 def _renamed(part: Part, images: Sequence[str]) -> dict[str, str]:

@@ -36,10 +36,10 @@ class Part:
         type: The class as a config names it.
         arguments: Of the class, as the config has them.
         pairs: The samples.
-        labels: What the values of the masks mean; None when nobody said.
+        labels: What the values of the masks mean; None when unknown.
         colors: RGB to class id.
         dataset: To ask for samples, where `pairs` are no plain files.
-        folders: Where the files were looked for.
+        folders: Folders that were searched for the files.
         lonely_images: Images without a mask.
         lonely_masks: Masks without an image.
         problem: Why the set cannot be opened at all; empty when it can.
@@ -55,8 +55,8 @@ class Part:
     colors: Mapping[Color, int] = field(default_factory=dict)
     dataset: Any = None
     folders: Folders | None = None
-    lonely_images: dict[str, str] = field(default_factory=dict)
-    lonely_masks: dict[str, str] = field(default_factory=dict)
+    unpaired_images: dict[str, str] = field(default_factory=dict)
+    unpaired_masks: dict[str, str] = field(default_factory=dict)
     problem: str = ""
     written: bool = True
 
@@ -185,7 +185,7 @@ def _opened(name: str, key: str, spec: Mapping[str, Any], task: str | None = Non
         return part
     part.labels = LabelSpec.of_dataset(dataset)
     if part.labels.task == "multilabel":
-        part.problem = "labels of task multilabel are not looked at: the doctor knows one class for each pixel only"
+        part.problem = "labels of task multilabel are not checked: the doctor knows one class for each pixel only"
         return part
     part.folders = getattr(dataset, "folders", None)
     part.pairs = _listed(dataset)
@@ -224,9 +224,9 @@ def _pair_what_fits(part: Part, folders: Folders, error: DataError) -> None:
         part.pairs = [Pair(name, images[name]) for name in names if name in images]
     else:
         part.pairs = [Pair(name, images[name], masks[name]) for name in names if name in images and name in masks]
-        part.lonely_images = {name: images[name] for name in names if name in images and name not in masks}
-    part.lonely_masks = {name: path for name, path in masks.items() if name not in images}
-    if not part.pairs or not (part.lonely_images or part.lonely_masks):
+        part.unpaired_images = {name: images[name] for name in names if name in images and name not in masks}
+    part.unpaired_masks = {name: path for name, path in masks.items() if name not in images}
+    if not part.pairs or not (part.unpaired_images or part.unpaired_masks):
         part.problem = part.problem or str(error)
 
 

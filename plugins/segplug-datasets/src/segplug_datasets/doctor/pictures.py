@@ -1,4 +1,4 @@
-"""What is wrong with files as files: unreadable, of different sizes, turned by EXIF, 16 bits, transparent, tiny."""
+"""File problems: unreadable, of different sizes, rotated by EXIF, 16 bits, transparent, tiny."""
 
 from __future__ import annotations
 

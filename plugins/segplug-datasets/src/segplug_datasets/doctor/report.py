@@ -1,4 +1,4 @@
-"""The doctor's round: every check on every set, and its findings as text."""
+"""All checks on all sets, and their findings as text."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _row(part: Part, samples: Sequence[SampleInfo]) -> Row:
     found, _, masks = occurring(part, samples)
     return Row(
         part.name,
-        len(samples) + len(part.lonely_images),
+        len(samples) + len(part.unpaired_images),
         masks,
         sum(map(is_sound, samples)),
         min(sizes, key=lambda size: size[0] * size[1]),
@@ -128,7 +128,7 @@ def _finding_text(finding: Finding) -> str:
         lines.append(f"    {', '.join(finding.files[:SHOWN])}{more}")
     if finding.why:
         lines += [f"    {line}" for line in _wrapped(finding.why)]
-    lines += [f"        {line}" for line in finding.mend.splitlines()]
+    lines += [f"        {line}" for line in finding.fix.splitlines()]
     return "\n".join(lines)
 
 

@@ -89,7 +89,7 @@ class MaskInfo(FileInfo):
     Args:
         values: Pixels of each value, of a mask of numbers.
         colors: Pixels of each colour, of a mask of colours.
-        distinct: How many colours there are; `colors` holds the most frequent.
+        distinct: Number of distinct colours; `colors` holds the most frequent.
         palette: The colour that a file with a palette gives each of its values.
         classes: Whether `values` are class ids already, because the data set was asked and not the file.
     """

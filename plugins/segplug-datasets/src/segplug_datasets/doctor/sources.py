@@ -1,4 +1,4 @@
-"""Class names and their order against the list that a source delivers beside its files.
+"""Class names and their order against the class list that comes with a data set.
 
 Known lists: ADE20K's ``objectInfo150.txt``, CVAT's and Pascal's ``labelmap.txt``, ``labels.txt`` and ``classes.txt``
 (one name, or ``id: name``, per line), ``label_colors.txt`` (``r g b name``), ``class_dict.csv``, ``classes.json``,
@@ -124,12 +124,12 @@ def _compare(path: Path, entries: Sequence[Entry], classes: Sequence[str], parts
         what = f"classes are in another order than in {path}: class {first} is {classes[first]!r}, there {there!r}"
         why = "The order is what the values mean: with another one every name stands for something else."
         return Finding("error", "class-order", where, what, why, [str(path)],
-                       mend=config_lines(parts, {"classes": names[shift:]}))  # fmt: skip
+                       fix=config_lines(parts, {"classes": names[shift:]}))  # fmt: skip
     if len(known) == len(classes):
         what = f"{len(classes)} classes, but {path} lists {len(listed)}"
         why = f"Not among them: {', '.join(_missing(listed, classes)[:8])}."
         return Finding("warning", "class-count", where, what, why, [str(path)],
-                       mend=config_lines(parts, {"classes": names}))  # fmt: skip
+                       fix=config_lines(parts, {"classes": names}))  # fmt: skip
     strange = [name for name, place in zip(classes, order) if place is None]
     near = did_you_mean(strange[0], names, 1)
     what = f"{len(strange)} class names are not in {path}: {', '.join(strange[:5])}"

@@ -203,7 +203,7 @@ def _class_rows(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ignored = facts["ignored_pixels"]
     return [
         *rows,
-        ("(does not count)", str(ignored), f"{ignored / total if total else 0:.2%}", "", *("" for _ in weights)),
+        ("(ignored)", str(ignored), f"{ignored / total if total else 0:.2%}", "", *("" for _ in weights)),
     ]
 
 

@@ -1,4 +1,4 @@
-"""What the numbers of masks say against what they should mean: black and white, one too high, spoilt by JPEG ..."""
+"""Mask values against the label specification: black and white, off by one, damaged by JPEG ..."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def lossy(counts: MaskCounts) -> Finding | None:
     else:
         why += " The drawn values lie too close to each other to be told apart: nothing but that mends it."
     changes = {"values": values, **_named_classes(counts, len(set(values.values())))}
-    mend = config_lines(counts.parts, changes) if values else ""
-    return Finding("error", "lossy-masks", counts.where, f"masks {cause}", why, files, mend=mend)
+    fix = config_lines(counts.parts, changes) if values else ""
+    return Finding("error", "lossy-masks", counts.where, f"masks {cause}", why, files, fix=fix)
 
 
 def _is_blurred(counts: MaskCounts) -> bool:
@@ -90,12 +90,12 @@ def black_and_white(counts: MaskCounts) -> Finding | None:
         return None
     if counts.labels is not None and len(counts.labels.classes) > 2:
         return None
-    why = "255 means 'does not count', so the second class would never be learnt. These lines make white class 1."
+    why = "255 means 'ignored', so the second class would never be learnt. These lines make white class 1."
     changes = {"values": {0: 0, 255: 1}, **_named_classes(counts, 2)}
     files = counts.files_with([255])
-    mend = config_lines(counts.parts, changes)
+    fix = config_lines(counts.parts, changes)
     return Finding("error", "black-and-white-masks", counts.where, "masks are black and white: 0 and 255", why, files,
-                   mend=mend)  # fmt: skip
+                   fix=fix)  # fmt: skip
 
 
 def mixed_black_and_white(counts: MaskCounts) -> Finding | None:
@@ -108,8 +108,8 @@ def mixed_black_and_white(counts: MaskCounts) -> Finding | None:
         return None
     why = "No mask holds both, so 255 is probably the same class as 1, drawn by another tool, and not 'unknown'."
     what = f"{len(ones)} masks mark the class with 1, {len(whites)} with 255"
-    mend = config_lines(counts.parts, {"values": {0: 0, 1: 1, 255: 1}})
-    return Finding("warning", "mixed-black-and-white-masks", counts.where, what, why, whites, mend=mend)
+    fix = config_lines(counts.parts, {"values": {0: 0, 1: 1, 255: 1}})
+    return Finding("warning", "mixed-black-and-white-masks", counts.where, what, why, whites, fix=fix)
 
 
 def city_ids(counts: MaskCounts) -> Finding | None:
@@ -124,9 +124,9 @@ def city_ids(counts: MaskCounts) -> Finding | None:
         "The values are label ids (road is 7), not training ids (road is 0). "
         "Take the files *_gtFine_labelTrainIds.png, or these lines."
     )
-    mend = config_lines(counts.parts, {"values": values})
+    fix = config_lines(counts.parts, {"values": values})
     return Finding("error", "cityscapes-label-ids", counts.where, "masks hold Cityscapes' label ids", why,
-                   counts.files_with(counts.unknown), mend=mend)  # fmt: skip
+                   counts.files_with(counts.unknown), fix=fix)  # fmt: skip
 
 
 def instances(counts: MaskCounts) -> Finding | None:
@@ -140,9 +140,9 @@ def instances(counts: MaskCounts) -> Finding | None:
         return None
     values = {value: int(value > 0) for value in sorted({0, *counts.values} - {255})}
     why = "The values number the objects of each image. These lines make one class of them."
-    mend = config_lines(counts.parts, {"values": values})
+    fix = config_lines(counts.parts, {"values": values})
     return Finding("error", "instance-masks", counts.where, f"masks number objects, up to {max(objects)}", why,
-                   counts.files_with(counts.unknown), mend=mend)  # fmt: skip
+                   counts.files_with(counts.unknown), fix=fix)  # fmt: skip
 
 
 def one_too_high(counts: MaskCounts) -> Finding | None:
@@ -151,18 +151,16 @@ def one_too_high(counts: MaskCounts) -> Finding | None:
     if labels is None or labels.offset or labels.values is not None or counts.unknown != [len(labels.classes)]:
         return None
     count, files = len(labels.classes), counts.files_with(counts.unknown)
-    mend = config_lines(counts.parts, {"offset": 1})
+    fix = config_lines(counts.parts, {"offset": 1})
     if 0 not in counts.values:
         why = f"No mask holds 0, so every value is one too high. These lines subtract 1: 1 is {labels.classes[0]!r}."
         return Finding("error", "shifted-by-one", counts.where, f"values are 1 to {count}, not 0 to {count - 1}", why,
-                       files, mend=mend)  # fmt: skip
+                       files, fix=fix)  # fmt: skip
     other = config_lines(counts.parts, {"classes": ["background", *labels.classes]})
-    mend += "\n# or, when 0 is a class of its own:\n" + "\n".join(f"# {line}" for line in other.splitlines())
-    why = (
-        f"There are {count} classes and {count + 1} values. With these lines 0 does not count and 1 is the first class."
-    )
+    fix += "\n# or, when 0 is a class of its own:\n" + "\n".join(f"# {line}" for line in other.splitlines())
+    why = f"There are {count} classes and {count + 1} values. With these lines 0 is ignored and 1 is the first class."
     return Finding("error", "off-by-one", counts.where, f"values are 0 to {count}, one more than classes", why, files,
-                   mend=mend)  # fmt: skip
+                   fix=fix)  # fmt: skip
 
 
 def sparse(counts: MaskCounts) -> Finding | None:
@@ -175,9 +173,9 @@ def sparse(counts: MaskCounts) -> Finding | None:
         f"There are {len(drawn)} values and {len(classes)} classes, but the values are {_listed(drawn)}. "
         "These lines take them in their order: make sure that it is the classes'."
     )
-    mend = config_lines(counts.parts, {"values": {value: place for place, value in enumerate(drawn)}})
+    fix = config_lines(counts.parts, {"values": {value: place for place, value in enumerate(drawn)}})
     return Finding("error", "sparse-values", counts.where, "values are not 0, 1, 2 ...", why,
-                   counts.files_with(counts.unknown), mend=mend)  # fmt: skip
+                   counts.files_with(counts.unknown), fix=fix)  # fmt: skip
 
 
 def out_of_range(counts: MaskCounts) -> Finding | None:
@@ -193,8 +191,8 @@ def out_of_range(counts: MaskCounts) -> Finding | None:
     if max(unknown) > 255:
         why = "Values above 255 are usually ids of objects, not classes: look for another file beside it. " + why
     ignored = sorted({*(counts.labels.ignore if counts.labels else ()), *unknown})
-    mend = config_lines(counts.parts, {"ignore": ignored}) if len(unknown) <= 64 else ""
-    return Finding("error", "labels-out-of-range", counts.where, what, why, counts.files_with(unknown), mend=mend)
+    fix = config_lines(counts.parts, {"ignore": ignored}) if len(unknown) <= 64 else ""
+    return Finding("error", "labels-out-of-range", counts.where, what, why, counts.files_with(unknown), fix=fix)
 
 
 def needless_offset(counts: MaskCounts) -> Finding | None:
@@ -205,17 +203,15 @@ def needless_offset(counts: MaskCounts) -> Finding | None:
     if counts.values[len(labels.classes)] or counts.values[0] < 0.1 * counts.values.total():
         return None
     why = (
-        f"With offset: 1 (reduce_zero_label), {counts.values[0] / counts.values.total():.0%} of the pixels do not "
-        f"count, and {labels.classes[-1]!r} never occurs: do the masks start at 0 already?"
+        f"With offset: 1 (reduce_zero_label), {counts.values[0] / counts.values.total():.0%} of the pixels are "
+        f"ignored, and {labels.classes[-1]!r} never occurs: do the masks start at 0 already?"
     )
-    mend = config_lines(counts.parts, {"offset": 0})
-    return Finding(
-        "warning", "needless-offset", counts.where, "masks may start at 0, but 0 is left out", why, mend=mend
-    )
+    fix = config_lines(counts.parts, {"offset": 0})
+    return Finding("warning", "needless-offset", counts.where, "masks may start at 0, but 0 is left out", why, fix=fix)
 
 
 def guessed(counts: MaskCounts) -> Finding | None:
-    """A specification for masks of which nobody said what they mean."""
+    """A specification for masks without one."""
     drawn = sorted(set(counts.values) - {255})
     if not drawn:
         return None
@@ -226,12 +222,12 @@ def guessed(counts: MaskCounts) -> Finding | None:
         changes["values"] = {value: place for place, value in enumerate(drawn)}
     why = "No classes were given. These lines read every value as a class: put in their names."
     what = f"masks hold {len(drawn)} values: {_listed(drawn)}"
-    mend = config_lines(counts.parts, changes)
-    return Finding("note", "classes-unknown", counts.where, what, why, mend=mend)
+    fix = config_lines(counts.parts, changes)
+    return Finding("note", "classes-unknown", counts.where, what, why, fix=fix)
 
 
 def _named_classes(counts: MaskCounts, count: int) -> dict[str, Any]:
-    """Return classes to write where nobody named them."""
+    """Return class names for sets without."""
     if counts.labels is not None and len(counts.labels.classes) == count:
         return {}
     names = ["background", "foreground"] if count == 2 else [f"class_{place}" for place in range(count)]

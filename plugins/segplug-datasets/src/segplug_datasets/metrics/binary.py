@@ -127,7 +127,7 @@ class BinaryMetric:
         return area, max(*bounds, 0.0)
 
     def _roc_area(self, curves: dict[str, np.ndarray]) -> tuple[float, float]:
-        """Return the share of pairs in the right order, and half the share of pairs within one bin."""
+        """Return the share of correctly ordered pairs, and half the share of pairs within one bin."""
         gain = np.diff(curves["false_positive_rate"], prepend=0)
         recall = curves["recall"]
         middle = (recall + np.concatenate([[0.0], recall[:-1]])) / 2

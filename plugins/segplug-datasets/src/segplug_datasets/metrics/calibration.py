@@ -133,9 +133,9 @@ def probabilities(prediction: Any, target: Any, field: str) -> tuple[Any, Any]:
 
 
 def _binned(scores: Any, right: Any, bins: int) -> np.ndarray:
-    """Return (3, rows, bins): pixels, sum of scores and right ones of scores (rows, pixels), each row by itself.
+    """Return (3, rows, bins): pixels, summed probabilities and correct ones, of probabilities (rows, pixels).
 
-    Most scores of many classes lie in the lowest bin: it gets what is left when all others are counted.
+    Of many classes most probabilities are in the lowest bin: it gets the remainder of the others.
     """
     import torch
 

@@ -63,7 +63,7 @@ class ClassMetric:
         return self.classes
 
     def maps(self, prediction: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Return prediction and truth (H, W) as ids + 1, uint8; both 0 where the truth does not count.
+        """Return prediction and truth (H, W) as ids + 1, uint8; both 0 where the truth is ignored.
 
         Raises:
             DataError: When their shapes differ.

@@ -85,7 +85,7 @@ def _joint_histogram(truths: np.ndarray, guesses: np.ndarray) -> np.ndarray:
 
 
 def _fold(pairs: np.ndarray, count: int, ignore_index: int) -> np.ndarray:
-    """Add up what lies above the classes, and set what is ignored apart."""
+    """Sum up ids above the classes, and separate what is ignored."""
     ignored = np.zeros(256, np.int64)
     if 0 <= ignore_index < 256:
         ignored, pairs[ignore_index] = pairs[ignore_index].copy(), 0

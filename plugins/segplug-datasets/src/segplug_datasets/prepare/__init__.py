@@ -1,4 +1,4 @@
-"""Converters: what a published data set's download becomes so that its data set class can read it.
+"""Converters from a published data set's download to the layout that its data set class reads.
 
     seg-kernel data prepare potsdam downloads/potsdam data/potsdam
 

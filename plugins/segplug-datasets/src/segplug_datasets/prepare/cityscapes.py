@@ -20,7 +20,7 @@ from segplug_datasets.cityscapes import LABELS
 from segplug_datasets.prepare.core import Converter, Part, Rule
 from segplug_datasets.prepare.output import Job, Output
 from segplug_datasets.prepare.sources import SourceFile
-from segplug_datasets.prepare.steps import copy, read, replaced
+from segplug_datasets.prepare.steps import copy, map_values, read
 from segplug_datasets.tables import names
 
 NAMES = names("""
@@ -68,7 +68,7 @@ def _labels(file: SourceFile, target: str, output: Output) -> None:
     if file.name.endswith(".json"):
         output.mask(target, draw(json.loads(file.read()), file.name))
     else:
-        output.mask(target, replaced(read(file, raw=True), TRAIN_IDS))
+        output.mask(target, map_values(read(file, raw=True), TRAIN_IDS))
 
 
 def _lists(files: Sequence[SourceFile]) -> Iterator[Job]:

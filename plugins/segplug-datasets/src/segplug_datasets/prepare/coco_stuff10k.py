@@ -15,7 +15,7 @@ from segplug_datasets.prepare.core import Converter, Part, Rule, left_to_more
 from segplug_datasets.prepare.matlab import load
 from segplug_datasets.prepare.output import Job, Output
 from segplug_datasets.prepare.sources import SourceFile
-from segplug_datasets.prepare.steps import replaced
+from segplug_datasets.prepare.steps import map_values
 
 _TABLE = {0: 0, **{number: place for place, number in enumerate(USED, 1)}}
 _SUFFIXES = (".jpg", "_labelTrainIds.png")
@@ -23,7 +23,7 @@ _SUFFIXES = (".jpg", "_labelTrainIds.png")
 
 def _write(picture: SourceFile, labels: SourceFile, split: str, name: str, output: Output) -> None:
     output.copy(f"images/{split}/{name}.jpg", picture)
-    output.mask(f"annotations/{split}/{name}_labelTrainIds.png", replaced(load(labels)["S"], _TABLE))
+    output.mask(f"annotations/{split}/{name}_labelTrainIds.png", map_values(load(labels)["S"], _TABLE))
 
 
 def _listed(files: Sequence[SourceFile]) -> Iterator[Job]:

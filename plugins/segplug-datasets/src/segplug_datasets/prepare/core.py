@@ -1,4 +1,4 @@
-"""What all converters share: rules that say which file becomes which, and the run that follows them."""
+"""Base of the converters: rules that map files to files, and the run that applies them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Rule:
-    """Files of the download that become files of the result in one way.
+    """Files of the download that are converted in one way.
 
     Args:
         what: What they are, for messages: ``labels``.
@@ -117,7 +117,7 @@ def left_to_more(match: re.Match[str]) -> None:
 
 @dataclass
 class Report:
-    """What a conversion came to.
+    """Result of a conversion.
 
     Args:
         made: Jobs done now.
@@ -142,7 +142,7 @@ def prepare(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """Convert a download; what an earlier run made is kept.
+    """Convert a download; finished files of an earlier run are kept.
 
     Args:
         converter: Of which data set.

@@ -1,4 +1,4 @@
-"""iSAID: ships, vehicles and what is built (Waqas Zamir et al., 2019), cut into tiles of 896 x 896 that overlap by 384.
+"""iSAID: ships, vehicles and sports fields (Waqas Zamir et al., 2019), cut into tiles of 896 x 896 that overlap by 384.
 
 Images are those of DOTA 1.0, labels those of iSAID.
 """

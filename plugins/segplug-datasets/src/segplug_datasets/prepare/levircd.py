@@ -1,4 +1,4 @@
-"""LEVIR-CD and LEVIR-CD+: buildings that came or went (Chen and Shi, 2020), cut into tiles of 256 x 256."""
+"""LEVIR-CD and LEVIR-CD+: building change (Chen and Shi, 2020), cut into tiles of 256 x 256."""
 
 from __future__ import annotations
 

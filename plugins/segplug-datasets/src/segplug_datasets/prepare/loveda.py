@@ -1,4 +1,4 @@
-"""LoveDA: town and country from above, 1024 x 1024 (Wang et al., 2021)."""
+"""LoveDA: urban and rural aerial images, 1024 x 1024 (Wang et al., 2021)."""
 
 from __future__ import annotations
 

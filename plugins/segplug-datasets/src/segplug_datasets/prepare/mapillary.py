@@ -13,7 +13,7 @@ from segplug_datasets.mapillary import MapillaryDataset_v1
 from segplug_datasets.prepare.core import Converter, Part, Rule
 from segplug_datasets.prepare.output import Output
 from segplug_datasets.prepare.sources import SourceFile
-from segplug_datasets.prepare.steps import copy, read, recoloured
+from segplug_datasets.prepare.steps import colors_to_ids, copy, read
 
 _PALETTE = MapillaryDataset_v1.spec.palette
 _NO_COLOR = (1, 1, 1)  # takes the place that unknown colours get
@@ -25,7 +25,7 @@ def _labels(file: SourceFile, target: str, output: Output) -> None:
         message = "colours of edition 2.0, of which several classes share some: use the files as downloaded"
         raise DataError(message, file.name)
     if raw.ndim == 3:
-        places = recoloured(raw, (_NO_COLOR, *_PALETTE))
+        places = colors_to_ids(raw, (_NO_COLOR, *_PALETTE))
         if not places.all():
             raise DataError("colours that edition 1.2 does not have: use the files as downloaded", file.name)
         raw = places - 1

@@ -6,7 +6,7 @@ from io import BytesIO
 from typing import Any
 
 from segkernel.errors import DataError
-from segplug_datasets.optional_deps import need
+from segplug_datasets.optional_deps import require_package
 from segplug_datasets.prepare.sources import SourceFile
 
 
@@ -17,7 +17,7 @@ def load(file: SourceFile) -> dict[str, Any]:
         ExtraMissingError: When scipy is missing.
         DataError: When the file is damaged.
     """
-    io = need("scipy.io", "mat", "reading MATLAB files")
+    io = require_package("scipy.io", "mat", "reading MATLAB files")
     try:
         variables: dict[str, Any] = io.loadmat(BytesIO(file.read()))
     except (ValueError, TypeError, NotImplementedError, OSError) as error:

@@ -1,4 +1,4 @@
-"""What a converter writes: each file whole or not at all, and a manifest of what is done."""
+"""Output of a converter: files written atomically, and a manifest of finished jobs."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Job:
 
 
 class Manifest:
-    """Which jobs are done, with what: one JSON line each, so that an interrupted conversion goes on where it was.
+    """Finished jobs and their files, one JSON line each, so that an interrupted conversion resumes.
 
     Args:
         root: The destination.

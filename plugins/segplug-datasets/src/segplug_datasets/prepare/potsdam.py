@@ -16,7 +16,7 @@ SPLITS = {
 }
 _SPLIT_OF = {area: split for split, areas in SPLITS.items() for area in areas.split()}
 COLORS = ((0, 0, 0), *PotsdamDataset.spec.palette)
-"""Black borders between classes are 0, which does not count, then the classes from 1 on."""
+"""Black borders between classes are 0, ignored; classes start at 1."""
 
 
 def _place(folder: str, area: str) -> str | None:

@@ -9,14 +9,14 @@ import numpy as np
 from segplug_datasets.prepare.core import Converter, Part, Rule, left_to_more
 from segplug_datasets.prepare.output import Output
 from segplug_datasets.prepare.sources import SourceFile
-from segplug_datasets.prepare.steps import picture, read, replaced
+from segplug_datasets.prepare.steps import map_values, picture, read
 
 _SPLITS = {"g": "training", "n": "training", "v": "validation", "t": "test"}
 """By the first letter of a name: glaucoma and normal eyes are for training."""
 
 
 def _labels(file: SourceFile, target: str, output: Output) -> None:
-    output.mask(target, replaced(np.ascontiguousarray(read(file)[..., 0]), {255: 0, 0: 1, 128: 2}))
+    output.mask(target, map_values(np.ascontiguousarray(read(file)[..., 0]), {255: 0, 0: 1, 128: 2}))
 
 
 def _place(match: re.Match[str]) -> str:

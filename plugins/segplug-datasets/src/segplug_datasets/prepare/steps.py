@@ -1,4 +1,4 @@
-"""What is done to one file of a download, whatever the data set."""
+"""Conversion steps for one file of a download."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def ids(table: Mapping[int, int]) -> Step:
     """Return a step that replaces the values of label files; one that the table lacks is an error."""
 
     def step(file: SourceFile, target: str, output: Output) -> None:
-        output.mask(target, replaced(read(file, raw=True), table))
+        output.mask(target, map_values(read(file, raw=True), table))
 
     return step
 
@@ -71,9 +71,9 @@ def tiles(
         labels = palette is not None or values is not None
         whole = read(file, raw=values is not None)
         if palette is not None:
-            whole = recoloured(whole, tuple(palette))
+            whole = colors_to_ids(whole, tuple(palette))
         elif values is not None:
-            whole = replaced(whole, values)
+            whole = map_values(whole, values)
         whole = _padded(whole, size, IGNORE if labels else 0)
         for top in starts(whole.shape[0], size, step):
             for left in starts(whole.shape[1], size, step):
@@ -104,8 +104,8 @@ def read(file: SourceFile, raw: bool = False) -> np.ndarray:
             raise DataError(f"{str(error).removeprefix(f'{path}: ')}{hint}", file.name) from error
 
 
-def replaced(raw: np.ndarray, table: Mapping[int, int]) -> np.ndarray:
-    """Return label values (H, W) replaced by those a table has for them.
+def map_values(raw: np.ndarray, table: Mapping[int, int]) -> np.ndarray:
+    """Map label values (H, W) by a table.
 
     Raises:
         DataError: When a value is not in the table.
@@ -121,8 +121,8 @@ def replaced(raw: np.ndarray, table: Mapping[int, int]) -> np.ndarray:
     return labels
 
 
-def recoloured(pixels: np.ndarray, palette: tuple[Color, ...]) -> np.ndarray:
-    """Return the place in the palette of each pixel's colour, (H, W) uint8; 0 for other colours."""
+def colors_to_ids(pixels: np.ndarray, palette: tuple[Color, ...]) -> np.ndarray:
+    """Return the palette index of each pixel's colour, (H, W) uint8; 0 for other colours."""
     table, places = _color_table(palette), np.empty(pixels.shape[:2], np.uint8)
     for top in range(0, len(pixels), _ROWS):  # the numbers of a whole aerial image would take hundreds of MB
         red, green, blue = (pixels[top : top + _ROWS, :, channel].astype(np.uint32) for channel in range(3))

@@ -15,7 +15,7 @@ SPLITS = {
 }
 _SPLIT_OF = {str(area): split for split, areas in SPLITS.items() for area in areas}
 COLORS = ((0, 0, 0), *ISPRSDataset.spec.palette)
-"""Black borders between classes are 0, which does not count, then the classes from 1 on."""
+"""Black borders between classes are 0, ignored; classes start at 1."""
 
 
 def _place(folder: str, area: str) -> str | None:

@@ -1,1 +1,1 @@
-"""What an evaluation leaves behind: prediction files as test servers want them, tables, and one page to look at."""
+"""Results of an evaluation: prediction files for test servers, tables, and an HTML report."""

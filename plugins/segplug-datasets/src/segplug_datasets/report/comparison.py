@@ -1,4 +1,4 @@
-"""Two models on the same images: which is better, in which class, and whether that could be chance."""
+"""Comparison of two models on the same images, per class and with significance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from segplug_datasets.metrics.per_image import PerImage
 
 @dataclass(frozen=True)
 class Difference:
-    """A figure of both, 0 to 1, nan when absent.
+    """A metric of both models, 0 to 1, nan when absent.
 
     Args:
         name: Of the figure, or the class whose IoU it is.
@@ -44,10 +44,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found.
+    """Result of `compare`.
 
     Args:
-        images: How many were compared.
+        images: Number of images compared.
         figures: mIoU, aAcc and mAcc.
         classes: IoU of each class.
         changes: (name, mean IoU of the first, of the second) of each image, from the greatest loss to the greatest
@@ -101,7 +101,7 @@ def compare(
 ) -> Comparison:
     """Compare two results on the same images, second minus first, by a paired bootstrap over images.
 
-    Each draw takes the same images for both, so what makes an image hard for both does not count.
+    Each draw takes the same images for both, which cancels how hard an image is (paired bootstrap).
 
     Args:
         first: Counts of the first model.
@@ -162,7 +162,7 @@ def check_same(first: PerImage, second: PerImage) -> None:
 
 
 def _metrics(areas: np.ndarray) -> dict[str, np.ndarray]:
-    """Return figures (...) of pixels (..., 3, classes), last the IoU (..., classes)."""
+    """Return metrics (...) of pixels (..., 3, classes), last the IoU (..., classes)."""
     every = per_class(areas)
     iou, accuracy = every["IoU"], every["Acc"]
     return {"mIoU": mean(iou), "mAcc": mean(accuracy), "aAcc": pixel_accuracy(areas), "IoU": iou}

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: the confusion matrix as SVG, an image with what is wrong in it."""
+"""Figures of a report: the confusion matrix as SVG, images with their errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def fit(array: np.ndarray, width: int) -> np.ndarray:
 
 
 def errors(picture: np.ndarray, predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return the image in grey, darker where nothing counts, with the wrong pixels in red."""
+    """Return the image in grey, darker where ignored, with wrong pixels in red."""
     grey = np.repeat(picture.mean(2, keepdims=True), 3, 2)
     shown = 0.6 * grey + 60
     shown[truth == IGNORE] *= 0.35

@@ -1,4 +1,4 @@
-"""Predictions as files, in the forms that the test servers of published data sets take.
+"""Prediction files in the formats of the test servers of published data sets.
 
 write_prediction("results", "frankfurt/frankfurt_000000_000294", ids, CITYSCAPES, "cityscapes")
 """

@@ -1,4 +1,4 @@
-"""`EvaluationReport`: writes what an evaluation found out, as tables, prediction files and one page.
+"""`EvaluationReport`: writes an evaluation as tables, prediction files and an HTML page.
 
 hooks:
   - {type: EvaluationReport, bootstrap: 1000, format: auto}
@@ -43,7 +43,7 @@ class EvaluationReport:
     Args:
         out_dir: Another folder instead.
         when: After a ``test``, after each validation (``val``; the last one stays), or after both.
-        worst: How many of the worst images are shown.
+        worst: Number of worst images shown.
         slices: By what the set is cut: ``folder``, ``size``, and columns of ``slice_file``; all when None.
         slice_file: CSV file with a column ``name`` and others, whose values cut the set.
         format: Of prediction files, one of `segplug_datasets.report.formats.FORMATS`; ``auto`` is what the data set's

@@ -1,4 +1,4 @@
-"""An evaluation as one HTML page that needs no other file, in light and dark."""
+"""The report as one self-contained HTML page, in light and dark."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ border-radius:5px;overflow:hidden;vertical-align:middle}.bar i{display:block;hei
 
 @dataclass
 class Page:
-    """What a page tells.
+    """Content of a report page.
 
     Args:
         title: Of the run.
@@ -151,7 +151,7 @@ class Page:
             ]
             row = f'<div class="row">{"".join(cells)}</div>'
             figures.append(f'<figure class="image"><figcaption>{escape(caption)}</figcaption>{row}</figure>')
-        text = "<p>The lowest mean IoU first. Wrong pixels are red; what does not count is dark.</p>"
+        text = "<p>The lowest mean IoU first. Wrong pixels are red, ignored ones dark.</p>"
         return f"<h2>Worst images</h2>{text}{''.join(figures)}"
 
     def _others(self) -> str:

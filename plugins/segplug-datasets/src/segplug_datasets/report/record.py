@@ -1,4 +1,4 @@
-"""What an evaluation keeps of every image, to tell about it afterwards; mergeable across processes."""
+"""Record of an evaluation, image by image, for the report; mergeable across processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SIZES = {0.1: "below 0.1 megapixels", 0.5: "0.1 to 0.5 megapixels", 2: "0.5 to 
 
 @dataclass(frozen=True)
 class Kept:
-    """A prediction that may be shown.
+    """A prediction kept for the report.
 
     Args:
         score: Mean IoU of the image, 0 to 1.
@@ -41,11 +41,11 @@ class Kept:
 
 
 class Record:
-    """Counts of every image, where it comes from, and the predictions that are furthest from the truth.
+    """Counts and metadata of every image, and the worst predictions.
 
     Args:
         classes: Names.
-        keep: How many of the worst predictions to keep.
+        keep: Number of worst predictions to keep.
         field: The output and annotation to compare.
     """
 

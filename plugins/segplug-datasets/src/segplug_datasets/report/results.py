@@ -1,4 +1,4 @@
-"""Results of single images, from a run directory or from a folder of predictions and the labels."""
+"""Per-image results, from a run directory or from a folder of predictions and the labels."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def truth_of_folder(folder: Path, labels: LabelSpec | None, suffix: str, ignore:
         folder: Of label files.
         labels: What the numbers mean; None reads all files once to find the classes.
         suffix: What follows an image's name.
-        ignore: The value that does not count, when ``labels`` is None.
+        ignore: The ignored value, when ``labels`` is None.
     """
     files = pngs(folder, suffix)
     if labels is None:

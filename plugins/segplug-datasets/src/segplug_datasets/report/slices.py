@@ -1,4 +1,4 @@
-"""Figures of parts of a set: by folder, by size, by the columns of a table."""
+"""Metrics of slices of a set: by folder, by size, by the columns of a table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOT_LISTED = "(not listed)"
 
 @dataclass(frozen=True)
 class Slice:
-    """The images that have something in common.
+    """A group of images with a common property.
 
     Args:
         kind: What: ``folder``, ``size``, or a column.

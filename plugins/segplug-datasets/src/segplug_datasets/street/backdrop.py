@@ -1,4 +1,4 @@
-"""Houses and trees: what lines the street."""
+"""Houses and trees along the street."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Light:
-    """What the time of day and the weather do to a colour.
+    """Lighting by time of day and weather.
 
     Args:
         tint: Factor per channel.

@@ -1,4 +1,4 @@
-"""Sky and ground: everything that fills the picture before things stand in it."""
+"""Sky and ground."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from segplug_datasets.street.textures import TILE, noise
 
 @dataclass(frozen=True)
 class Street:
-    """Where things run along the street, metres to the left and right of the camera.
+    """Layout of the street, in metres left and right of the camera.
 
     Args:
         left: Edge of the road on the left, negative.
@@ -54,7 +54,7 @@ class Street:
 
 
 def paint_sky(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Fill what lies above the horizon with sky: a gradient, brighter lower down, and clouds."""
+    """Paint the sky above the horizon: a gradient, brighter lower down, and clouds."""
     light, rows, columns = canvas.light, 48, 64
     zenith, haze = np.array(_zenith(rng, light), np.float32), np.array(light.haze, np.float32)
     rise = np.linspace(0, 1, rows, dtype=np.float32)[:, None, None] ** rng.uniform(0.8, 2.5)
@@ -69,7 +69,7 @@ def paint_sky(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def paint_ground(canvas: Canvas, street: Street, rng: np.random.Generator) -> None:
-    """Fill what lies below the horizon with road, sidewalks and verges, in perspective, with marks and shadows."""
+    """Paint road, sidewalks and verges below the horizon, in perspective, with markings and shadows."""
     camera, light = canvas.camera, canvas.light
     height, width = camera.size
     top = min(height - 1, int(camera.horizon) + 1)

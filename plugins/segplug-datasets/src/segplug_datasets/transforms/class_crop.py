@@ -20,7 +20,7 @@ class ClassAwareCrop:
 
     Classes present in the image are equally likely, so a small object is cropped as often as the sky. One pass over a
     cell of the label map, no retries; an image smaller than the window keeps its size. Where the sample says
-    which classes are in which of its cells (``IndexedDataset``), that is not looked for again.
+    which classes are in which of its cells (``IndexedDataset``), that index is used.
 
     Args:
         crop_size: (height, width) in pixels, or one number for both.

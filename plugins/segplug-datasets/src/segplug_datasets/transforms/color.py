@@ -11,7 +11,7 @@ import numpy as np
 from segkernel.errors import DataError, UsageError
 from segkernel.image import opencv
 from segkernel.sample import Sample
-from segplug_datasets.transforms.distortion import Distortion, look_up
+from segplug_datasets.transforms.distortion import Distortion, lookup
 
 
 class PhotoMetricDistortion:
@@ -101,7 +101,7 @@ class AdjustGamma:
         self._values = (np.arange(256) / 255.0) ** (1.0 / gamma) * 255
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
-        sample.image = look_up(_checked(sample), self._values)
+        sample.image = lookup(_checked(sample), self._values)
         return sample
 
 

@@ -30,10 +30,10 @@ class RandomApply:
         if not transforms:
             raise UsageError("RandomApply needs at least one transform")
         self.transforms, self.prob = list(transforms), probability(prob)
-        self.needs = needed(self.transforms)
+        self.needs = samples_needed(self.transforms)
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample | None:
-        return applied(self.transforms, sample, rng, more) if rng.random() < self.prob else sample
+        return apply_all(self.transforms, sample, rng, more) if rng.random() < self.prob else sample
 
 
 class RandomChoice:
@@ -64,20 +64,20 @@ class RandomChoice:
             raise UsageError(f"prob has one number per choice, {len(transforms)}, which add up to 1; not {list(prob)}")
         self.choices = [list(one) if isinstance(one, Sequence) else [one] for one in transforms]
         self.prob = prob
-        self.needs = max(map(needed, self.choices))
+        self.needs = max(map(samples_needed, self.choices))
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample | None:
         shares = np.cumsum(self.prob if self.prob is not None else np.full(len(self.choices), 1 / len(self.choices)))
         choice = min(int(np.searchsorted(shares, rng.random(), side="right")), len(self.choices) - 1)
-        return applied(self.choices[choice], sample, rng, more)
+        return apply_all(self.choices[choice], sample, rng, more)
 
 
-def needed(transforms: Iterable[Transform]) -> int:
+def samples_needed(transforms: Iterable[Transform]) -> int:
     """Return how many additional samples a sequence of transforms needs."""
     return sum(getattr(transform, "needs", 0) for transform in transforms)
 
 
-def applied(
+def apply_all(
     transforms: Iterable[Transform], sample: Sample, rng: np.random.Generator, more: Sequence[Sample] = ()
 ) -> Sample | None:
     """Apply transforms in turn, handing ``more`` out as they need it; None when one rejects the sample."""

@@ -12,7 +12,7 @@ from segkernel.image import opencv
 from segkernel.interfaces.data import Transform
 from segkernel.labels import IGNORE
 from segkernel.sample import Sample, Size
-from segplug_datasets.transforms.layers import Layer, lay, objects_of, window, with_objects
+from segplug_datasets.transforms.layers import Layer, composite, objects_of, select_objects, window
 from segplug_datasets.transforms.mix import Mixing, labels_of
 
 
@@ -61,13 +61,13 @@ class CopyPaste(Mixing):
         if instances is not None:
             wanted = [n for n in range(instances.shape[2]) if self._wanted(labels, instances[..., n])]
             chosen = self._chosen(wanted, rng)
-            other, mask = with_objects(other, np.array(chosen, np.intp)), np.asarray(instances[..., chosen].any(2))
+            other, mask = select_objects(other, np.array(chosen, np.intp)), np.asarray(instances[..., chosen].any(2))
         else:
             mask = np.zeros(labels.shape, bool)
             for place, components, number in self._chosen(self._regions(labels), rng):
                 mask[place] |= components[place] == number
         top, left = (int(rng.integers(edge - inner + 1)) for edge, inner in zip(sample.size, other.size))
-        return lay([Layer(sample), Layer(other, top, left, mask)], sample.size)
+        return composite([Layer(sample), Layer(other, top, left, mask)], sample.size)
 
     def _chosen(self, objects: Sequence[Any], rng: np.random.Generator) -> list[Any]:
         count = int(rng.integers(1, min(len(objects), self.max_num_pasted) + 1)) if objects else 0

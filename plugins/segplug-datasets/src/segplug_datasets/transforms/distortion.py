@@ -45,12 +45,12 @@ class Distortion:
         """Return the distorted image (H, W, 3) uint8 RGB, by tables of 256 values."""
         before = _scaled(_scaled(_VALUES, 1, self.brightness), self.contrast)
         if not self.turns:
-            return look_up(image, _scaled(before, self.contrast_after))
+            return lookup(image, _scaled(before, self.contrast_after))
         cv2 = opencv()
-        hsv = cv2.cvtColor(look_up(image, before), cv2.COLOR_RGB2HSV)
+        hsv = cv2.cvtColor(lookup(image, before), cv2.COLOR_RGB2HSV)
         cv2.LUT(hsv, self._turns(), dst=hsv)  # in place from here on: memory costs more than arithmetic
         turned = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=hsv)
-        return look_up(turned, _scaled(_VALUES, self.contrast_after), dst=hsv)
+        return lookup(turned, _scaled(_VALUES, self.contrast_after), dst=hsv)
 
     def _turns(self) -> np.ndarray:
         """Return tables of hue, saturation and value, (1, 256, 3) uint8."""
@@ -80,7 +80,7 @@ class Distortion:
         return (images * column([step.contrast_after for step in drawn])).clamp(0, 255).floor()
 
 
-def look_up(image: np.ndarray, table: np.ndarray, dst: np.ndarray | None = None) -> np.ndarray:
+def lookup(image: np.ndarray, table: np.ndarray, dst: np.ndarray | None = None) -> np.ndarray:
     """Return the image with every value replaced by its entry in a table of 256; ``dst`` may be the image itself."""
     if table is _VALUES:
         return image

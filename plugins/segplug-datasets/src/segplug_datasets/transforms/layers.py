@@ -43,7 +43,7 @@ class Layer:
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
 
-def lay(
+def composite(
     layers: Sequence[Layer],
     size: Size,
     pad_val: float | tuple[float, ...] = 0,
@@ -62,7 +62,7 @@ def lay(
     """
     first = layers[0].sample
     for layer in layers[1:]:
-        refuse_others(first, layer.sample, first)
+        require_same_kinds(first, layer.sample, first)
     picture = RasterField(first.image).overlay(
         [(RasterField(layer.sample.image), layer.window, layer.mask) for layer in layers], size, pad_val
     )
@@ -77,7 +77,7 @@ def lay(
     return first
 
 
-def copied(sample: Sample) -> Sample:
+def shallow_copy(sample: Sample) -> Sample:
     """Return a shallow copy: its fields can be replaced without changing the given sample."""
     return replace(sample, fields=dict(sample.fields), meta=dict(sample.meta))
 
@@ -87,15 +87,15 @@ def objects_of(sample: Sample) -> dict[str, ObjectField]:
     return {name: field for name, field in sample.fields.items() if isinstance(field, ObjectField)}
 
 
-def with_objects(sample: Sample, keep: np.ndarray) -> Sample:
+def select_objects(sample: Sample, keep: np.ndarray) -> Sample:
     """Return a copy with the objects ``keep``, indices or booleans, only."""
-    kept = copied(sample)
+    kept = shallow_copy(sample)
     for name, field in objects_of(sample).items():
         kept[name] = field.select(keep)
     return kept
 
 
-def covering(sample: Sample, size: Size, rng: np.random.Generator) -> Sample:
+def resize_and_crop(sample: Sample, size: Size, rng: np.random.Generator) -> Sample:
     """Fit a sample to ``size``: scaled up in proportion where it is smaller, then a random window of it."""
     factor = max(1.0, size[0] / sample.size[0], size[1] / sample.size[1])
     if factor > 1:
@@ -113,7 +113,7 @@ def window(sample: Sample, size: Size, rng: np.random.Generator) -> Sample:
     return sample.apply(geometry.Crop(top, left, height, width))
 
 
-def refuse_others(first: Sample, other: Sample, names: Iterable[str]) -> None:
+def require_same_kinds(first: Sample, other: Sample, names: Iterable[str]) -> None:
     """Refuse to mix images of other channels or types, and samples without the fields ``names`` of the first."""
     path = other.meta.get("path")
     if other.image.shape[2:] != first.image.shape[2:] or other.image.dtype != first.image.dtype:

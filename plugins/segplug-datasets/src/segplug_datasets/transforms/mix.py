@@ -17,8 +17,8 @@ from segkernel.interfaces.data import Transform
 from segkernel.labels import IGNORE
 from segkernel.sample import Sample, Size, WeightMap
 from segplug_datasets.transforms.checks import need_class_ids, probability
-from segplug_datasets.transforms.compose import applied, needed
-from segplug_datasets.transforms.layers import Layer, copied, covering, lay, refuse_others
+from segplug_datasets.transforms.compose import apply_all, samples_needed
+from segplug_datasets.transforms.layers import Layer, composite, require_same_kinds, resize_and_crop, shallow_copy
 
 
 class Mixing:
@@ -33,19 +33,19 @@ class Mixing:
     needs: ClassVar[int] = 1
 
     def __init__(self, prob: float = 0.5, transforms: Sequence[Transform] = ()) -> None:
-        if needed(transforms):
+        if samples_needed(transforms):
             raise UsageError("the transforms of the other sample cannot need additional samples themselves")
         self.prob, self.transforms = probability(prob), list(transforms)
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
         if rng.random() >= self.prob:
             return self.unmixed(sample)
-        other = applied(self.transforms, copied(more[0]), rng)
+        other = apply_all(self.transforms, shallow_copy(more[0]), rng)
         return self.unmixed(sample) if other is None else self.mixed(sample, self.fit(other, sample.size, rng), rng)
 
     def fit(self, other: Sample, size: Size, rng: np.random.Generator) -> Sample:
         """Return the other sample, fitted to ``size``."""
-        return covering(other, size, rng)
+        return resize_and_crop(other, size, rng)
 
     def unmixed(self, sample: Sample) -> Sample:
         """Return what becomes of a sample that is not mixed."""
@@ -82,7 +82,7 @@ class CutMix(Mixing):
         edge = np.sqrt(rng.beta(self.alpha, self.alpha))
         mask = np.zeros(sample.size, bool)
         mask[tuple(_span(length, edge, rng) for length in sample.size)] = True
-        return lay([Layer(sample), Layer(other, mask=mask)], sample.size)
+        return composite([Layer(sample), Layer(other, mask=mask)], sample.size)
 
 
 def _span(length: int, share: float, rng: np.random.Generator) -> slice:
@@ -119,7 +119,7 @@ class ClassMix(Mixing):
         count = int(np.ceil(len(classes) * self.class_ratio))
         taken = np.zeros(256, bool)
         taken[rng.choice(classes, count, replace=False)] = True
-        return lay([Layer(sample), Layer(other, mask=taken[labels])], sample.size)
+        return composite([Layer(sample), Layer(other, mask=taken[labels])], sample.size)
 
 
 class MixUp(Mixing):
@@ -156,7 +156,7 @@ class MixUp(Mixing):
     def mixed(self, sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
         share = float(rng.beta(self.alpha, self.alpha))
         share = max(share, 1 - share)
-        refuse_others(sample, other, ())
+        require_same_kinds(sample, other, ())
         mine, theirs = labels_of(sample, "MixUp"), labels_of(other, "MixUp")
         labels = np.where(mine == IGNORE, theirs, mine)
         known = labels != IGNORE

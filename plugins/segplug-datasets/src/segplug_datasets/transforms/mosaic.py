@@ -12,7 +12,7 @@ from segkernel.errors import UsageError
 from segkernel.labels import IGNORE
 from segkernel.sample import Sample, Size
 from segplug_datasets.transforms.checks import probability
-from segplug_datasets.transforms.layers import Layer, copied, lay
+from segplug_datasets.transforms.layers import Layer, composite, shallow_copy
 from segplug_datasets.transforms.windowed_resize import WindowedResize
 
 
@@ -53,14 +53,14 @@ class RandomMosaic:
         self.pad_val, self.seg_pad_val = pad_val, seg_pad_val
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
-        return self._mosaic([sample, *map(copied, more[:3])], rng) if rng.random() < self.prob else sample
+        return self._mosaic([sample, *map(shallow_copy, more[:3])], rng) if rng.random() < self.prob else sample
 
     def _mosaic(self, samples: Sequence[Sample], rng: np.random.Generator) -> Sample:
         height, width = self.img_scale
         canvas = (2 * height, 2 * width)
         x, y = (rng.uniform(*self.center_ratio_range) * edge for edge in (width, height))
         x, y = min(max(int(x), 1), canvas[1] - 1), min(max(int(y), 1), canvas[0] - 1)  # room for each of the four
-        laid = lay(self._tiles(samples, x, y, canvas), canvas, self.pad_val, self.seg_pad_val)
+        laid = composite(self._tiles(samples, x, y, canvas), canvas, self.pad_val, self.seg_pad_val)
         laid.moved = type(self).__name__
         return laid
 
