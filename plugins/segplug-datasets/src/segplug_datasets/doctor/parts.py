@@ -40,8 +40,8 @@ class Part:
         colors: RGB to class id.
         dataset: To ask for samples, where `pairs` are no plain files.
         folders: Folders that were searched for the files.
-        lonely_images: Images without a mask.
-        lonely_masks: Masks without an image.
+        unpaired_images: Images without a mask.
+        unpaired_masks: Masks without an image.
         problem: Why the set cannot be opened at all; empty when it can.
         written: Whether a config names the set already.
     """
