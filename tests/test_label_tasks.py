@@ -12,7 +12,7 @@ import pytest
 from segkernel import image
 from segkernel.config import load_config
 from segkernel.errors import ConfigError, UsageError
-from segkernel.experiment import check, make_runner, start
+from segkernel.experiment import check, make_runner, run
 from segkernel.loading import make_model
 from segkernel.nn import DecodeHead
 from segkernel.predictor import Predictor
@@ -73,7 +73,7 @@ def training_losses(run: Path) -> list[float]:
 @pytest.mark.parametrize("task", ["binary", "multilabel"])
 def test_a_model_learns_is_measured_predicts_and_is_exported(tmp_path: Path, task: str) -> None:
     write(tmp_path)
-    runner = start(config(tmp_path, task), work_dir=tmp_path / "run")
+    runner = run(config(tmp_path, task), work_dir=tmp_path / "run")
     losses = training_losses(tmp_path / "run")
     assert losses[-1] < 0.8 * losses[0]
     assert {"mIoU", "mDice", "aAcc", "IoU.crack"} <= set(runner.metrics)
@@ -111,7 +111,7 @@ def test_a_packaged_model_learns(tmp_path: Path, task: str) -> None:
     del mine["model"]
     for section in ("optim", "schedule", "evaluate"):
         mine[section]["_delete_"] = True
-    runner = start({"_base_": "fast_scnn_8xb4-160k_cityscapes-512x1024", **mine}, work_dir=tmp_path / "run")
+    runner = run({"_base_": "fast_scnn_8xb4-160k_cityscapes-512x1024", **mine}, work_dir=tmp_path / "run")
     losses = training_losses(tmp_path / "run")
     assert losses[-1] < 0.8 * losses[0]
     assert runner.metrics["aAcc"] > 50

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from segkernel import image
-from segkernel.experiment import start
+from segkernel.experiment import run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = ["data.crop_size=[64,96]", "data.train.length=8", "+data.val.length=2", "+data.test.length=2", "data.workers=0",
@@ -42,7 +42,7 @@ def test_own_objects(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_predict_and_draw(tmp_path, count):
-    runner = start("quickstart", SMALL, work_dir=tmp_path / "run")
+    runner = run("quickstart", SMALL, work_dir=tmp_path / "run")
     paths = []
     for index in range(count):
         paths.append(tmp_path / f"{index}.png")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from segkernel import Predictor, image
-from segkernel.experiment import start
+from segkernel.experiment import run
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 
@@ -39,7 +39,7 @@ QUICK = ["schedule.iterations=4", "schedule.val_interval=4", "optim.batch_size=2
 
 def test_your_own_images_need_one_file(cracks):
     (cracks / "my.yaml").write_text(block("yaml", "FolderDataset"))
-    runner = start("my.yaml", ["optim.optimizer.lr=1e-3", *QUICK])
+    runner = run("my.yaml", ["optim.optimizer.lr=1e-3", *QUICK])
     assert {"IoU.background", "IoU.crack"} <= runner.metrics.keys()
     predictor = Predictor(runner.best_checkpoint())
     prediction = predictor("my/val/images/0.png")
@@ -53,5 +53,5 @@ def test_a_head_of_one_s_own_is_named_by_its_import_path(cracks, monkeypatch):
     (cracks / "my_heads.py").write_text(block("python", "class OneConvHead"))
     monkeypatch.syspath_prepend(cracks)
     head = "model.decode_head={type: 'my_heads:OneConvHead', in_channels: 256, channels: 16, num_classes: 2}"
-    runner = start("my.yaml", [head, *QUICK])
+    runner = run("my.yaml", [head, *QUICK])
     assert type(runner.model.decode_head).__name__ == "OneConvHead"

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from segkernel.engine import LocalEngine as LocalEngine
     from segkernel.errors import SegKernelError as SegKernelError
     from segkernel.evaluation import Evaluation as Evaluation
+    from segkernel.experiment import run as run
     from segkernel.hookspecs import Priority as Priority
     from segkernel.hookspecs import hookimpl as hookimpl
     from segkernel.predictor import Predictor as Predictor
     from segkernel.runner import Runner as Runner
-    from segkernel.runner import run as run
 
 _HOMES = {
     "build": "segkernel.build",
@@ -38,7 +38,7 @@ _HOMES = {
     "hookimpl": "segkernel.hookspecs",
     "Predictor": "segkernel.predictor",
     "Runner": "segkernel.runner",
-    "run": "segkernel.runner",
+    "run": "segkernel.experiment",
 }
 
 __all__ = [*_HOMES, "__version__"]

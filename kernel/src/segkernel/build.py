@@ -45,7 +45,15 @@ _Defaults = Mapping[str, Any] | None
 _NONE: Mapping[str, Any] = {}
 
 
-def build(group: str, spec: Any, *, path: str = "", catalog: Catalog | None = None, **defaults: Any) -> Any:
+def build(
+    group: str,
+    spec: Any,
+    *,
+    path: str = "",
+    catalog: Catalog | None = None,
+    ambient: Mapping[str, Any] = _NONE,
+    **defaults: Any,
+) -> Any:
     """Return the object that ``spec``, ``{type: Name, argument: value, ...}``, describes.
 
     Args:
@@ -53,37 +61,59 @@ def build(group: str, spec: Any, *, path: str = "", catalog: Catalog | None = No
         spec: A mapping; or an object, which is returned as it is.
         path: Where the spec stands in its config, for messages.
         catalog: Where names are looked up; what is installed when None.
+        ambient: Values for every constructor, nested ones included, that has a parameter of such a name and whose spec
+            does not give it. A class whose attribute ``tasks`` lacks the ambient ``task`` is refused.
         defaults: Arguments used where the spec does not give them; handed on unchecked.
 
     Raises:
         ConfigError: With every problem found; nothing was constructed then, or a constructor refused its arguments.
     """
-    reader = _Reader(catalog)
+    reader = _Reader(catalog, ambient)
     return reader.made(reader.component(group, None, spec, _At(path, place_of(spec)), defaults))
 
 
-def check(group: str, spec: Any, *, path: str = "", catalog: Catalog | None = None, **defaults: Any) -> list[Problem]:
+def check(
+    group: str,
+    spec: Any,
+    *,
+    path: str = "",
+    catalog: Catalog | None = None,
+    ambient: Mapping[str, Any] = _NONE,
+    **defaults: Any,
+) -> list[Problem]:
     """Return what is wrong with a spec: the components are imported, nothing is constructed."""
-    reader = _Reader(catalog)
+    reader = _Reader(catalog, ambient)
     reader.component(group, None, spec, _At(path, place_of(spec)), defaults)
     return reader.problems
 
 
-def construct(target: _Target, arguments: Mapping[str, Any], *, path: str = "", catalog: Catalog | None = None) -> Any:
+def construct(
+    target: _Target,
+    arguments: Mapping[str, Any],
+    *,
+    path: str = "",
+    catalog: Catalog | None = None,
+    ambient: Mapping[str, Any] = _NONE,
+) -> Any:
     """Call ``target``, any annotated callable or dataclass, with arguments read as `build` reads them.
 
     Raises:
         ConfigError: As `build`.
     """
-    reader = _Reader(catalog)
+    reader = _Reader(catalog, ambient)
     return reader.made(reader.call(target, _name_of(target), arguments, _At(path, place_of(arguments))))
 
 
 def check_arguments(
-    target: _Target, arguments: Mapping[str, Any], *, path: str = "", catalog: Catalog | None = None
+    target: _Target,
+    arguments: Mapping[str, Any],
+    *,
+    path: str = "",
+    catalog: Catalog | None = None,
+    ambient: Mapping[str, Any] = _NONE,
 ) -> list[Problem]:
     """Return what is wrong with the arguments of any annotated callable or dataclass."""
-    reader = _Reader(catalog)
+    reader = _Reader(catalog, ambient)
     reader.call(target, _name_of(target), arguments, _At(path, place_of(arguments)))
     return reader.problems
 
@@ -120,8 +150,9 @@ class _Call:
 class _Reader:
     """Reads values against annotations: returns what is to be made of them, and collects the problems."""
 
-    def __init__(self, catalog: Catalog | None) -> None:
+    def __init__(self, catalog: Catalog | None, ambient: Mapping[str, Any]) -> None:
         self.catalog = Catalog.current() if catalog is None else catalog
+        self.ambient = ambient
         self.problems: list[Problem] = []
 
     def made(self, node: Any) -> Any:
@@ -155,17 +186,29 @@ class _Reader:
         if not isinstance(given, Mapping):
             return self.problem(at, f"expected a mapping of the arguments of {label}, got {_show(given)}")
         known, made = signature(target), {}
+        outer, self.ambient = self.ambient, {name: given.get(name, value) for name, value in self.ambient.items()}
+        self._refuse_ambient(target, label, given, at)
         for key, value in given.items():
             if key in known:
                 is_default = value is None and known[key].default is None
                 made[key] = None if is_default else self.value(known[key].annotation, value, at.child(given, key))
             elif key != "type" or _is_record(target):
                 self._unknown(target, label, given, at, key)
+        for name in [name for name in outer if name in known and name not in given]:
+            made[name] = self.value(known[name].annotation, outer[name], at)
+        self.ambient = outer
         for name, parameter in known.items():
-            if parameter.required and defaults is not None and name not in given and name not in defaults:
+            if parameter.required and defaults is not None and name not in {*given, *defaults, *outer}:
                 here = at.child(given, name)
                 self.problem(here, f"missing argument of {label}: {describe(parameter.annotation)}")
         return _Call(target, label, at, made, defaults)
+
+    def _refuse_ambient(self, target: _Target, label: str, given: Mapping[str, Any], at: _At) -> None:
+        """Report a class that is not for the task at hand."""
+        task, tasks = self.ambient.get("task"), getattr(target, "tasks", None)
+        if task is not None and tasks is not None and task not in tasks:
+            hint = "use another, such as FCNHead for heads, or another data.task"
+            self.problem(at.child(given, "type"), f"{label} is not for task {task}, but for {', '.join(tasks)}", hint)
 
     def value(self, annotation: Any, value: Any, at: _At) -> Any:
         """Read any value against any annotation."""
@@ -210,7 +253,7 @@ class _Reader:
         """Take the first arm that fits; when none does, report on the one that was meant: read furthest inside."""
         meant: list[Problem] = []
         for arm in arms:
-            attempt = _Reader(self.catalog)
+            attempt = _Reader(self.catalog, self.ambient)
             node = attempt.value(arm, value, at)
             if not attempt.problems:
                 return node

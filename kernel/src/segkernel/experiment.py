@@ -27,12 +27,11 @@ from segkernel.interfaces.data import Dataset, Sampler, Transform
 from segkernel.interfaces.model import Engine, Exporter, Segmentor
 from segkernel.interfaces.spec import Spec
 from segkernel.labels import Task
-from segkernel.loading import catalog_of, load_model, make_model, unavailable
+from segkernel.loading import ambient_of, catalog_of, load_model, make_model, unavailable
 from segkernel.optim import Paramwise, parameter_groups
 from segkernel.randomness import seed_everything
 from segkernel.runner import Runner
 from segkernel.schedules import Schedule
-from segkernel.task import data_for_task, model_for_task
 
 log = logging.getLogger(__name__)
 
@@ -167,15 +166,11 @@ def check(config: Config) -> list[Problem]:
         if name not in SECTIONS:
             problems.append(Problem("unknown section", name, place, suggest(name, SECTIONS)))
         elif value is not None:
-            problems += _check_section(name, value, place, catalog)
-    try:
-        model_for_task(config, catalog)
-    except ConfigError as error:
-        problems += error.problems
+            problems += _check_section(name, value, place, catalog, ambient_of(config))
     return problems
 
 
-def _check_section(name: str, value: Any, place: str, catalog: Catalog) -> list[Problem]:
+def _check_section(name: str, value: Any, place: str, catalog: Catalog, ambient: Mapping[str, Any]) -> list[Problem]:
     if name in _PLAIN:
         right = isinstance(value, _PLAIN[name]) and not isinstance(value, bool)
         wanted = _PLAIN[name][0].__name__
@@ -190,8 +185,8 @@ def _check_section(name: str, value: Any, place: str, catalog: Catalog) -> list[
     if name == "engine" and "type" not in value:
         return check_arguments(LocalEngine, value, path=name, catalog=catalog)
     if name in _COMPONENTS:
-        return check_component(_COMPONENTS[name], value, path=name, catalog=catalog)
-    return check_arguments(_TYPED[name], value, path=name, catalog=catalog)
+        return check_component(_COMPONENTS[name], value, path=name, catalog=catalog, ambient=ambient)
+    return check_arguments(_TYPED[name], value, path=name, catalog=catalog, ambient=ambient if name == "data" else {})
 
 
 def make_runner(
@@ -237,8 +232,9 @@ def _make_runner(
     model = model or make_model(config, catalog)
     optim = construct(OptimSection, config.get("optim") or {}, path="optim", catalog=catalog)
     schedule = construct(ScheduleSection, config.get("schedule") or {}, path="schedule", catalog=catalog)
-    wanted = data_for_task(config, catalog)
-    data = construct(DataSection, wanted if training else _without_training(wanted), path="data", catalog=catalog)
+    sets = config.get("data") or {}
+    sets = sets if training else _without_training(sets)
+    data = construct(DataSection, sets, path="data", catalog=catalog, ambient=ambient_of(config))
     _check_classes(model, data, config)
     loaders = _loaders(data, optim, engine, seed)
     spec = optim.optimizer
@@ -326,14 +322,14 @@ def _check_classes(model: Segmentor, data: DataSection, config: Config) -> None:
             raise ConfigError(replace(problem, path=f"data.{name}", place=place_of(config["data"], name)))
 
 
-def start(
+def run(
     config: str | Path | Mapping[str, Any] | Config,
     overrides: Sequence[str] = (),
     *,
     work_dir: str | Path | None = None,
     resume: str | Path | bool = False,
 ) -> Runner:
-    """Run a config from start to end.
+    """Run a config from start to end: train, validate, test, export; return the runner.
 
     Args:
         config: A file, a packaged name, a mapping, or a loaded config.

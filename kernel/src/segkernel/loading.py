@@ -16,7 +16,6 @@ from segkernel.catalog import Catalog
 from segkernel.config import Config, load_config
 from segkernel.errors import CheckpointError, ConfigError, Problem, UsageError
 from segkernel.interfaces.model import Exporter, Segmentor
-from segkernel.task import model_for_task
 from segkernel.weight_formats import reader_of
 from segkernel.weights import load_into
 
@@ -51,6 +50,13 @@ def catalog_of(config: Mapping[str, Any] | None) -> Catalog:
     prefer = plugins.get("prefer", ()) if isinstance(plugins, Mapping) else ()
     named = prefer if isinstance(prefer, list | tuple) else ()  # anything else is a problem that a check names
     return Catalog.discover().prefer(list(named)) if named else Catalog.discover()
+
+
+def ambient_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what every head, loss and data set of a config takes that does not say otherwise: ``data.task``."""
+    data = config.get("data")
+    task = data.get("task") if isinstance(data, Mapping) else None
+    return {} if task is None else {"task": task}
 
 
 def load_model(
@@ -136,7 +142,7 @@ def make_model(config: Config, catalog: Catalog | None = None, pretrained: bool 
     if not config.get("model"):
         raise ConfigError(Problem("this config has no model", "model", str(config.source)))
     catalog = catalog or catalog_of(config)
-    model = build("segmentors", model_for_task(config, catalog), path="model", catalog=catalog)
+    model = build("segmentors", config["model"], path="model", catalog=catalog, ambient=ambient_of(config))
     for name, part in model.named_modules() if pretrained else ():
         if start := getattr(part, "pretrained", None):
             target: Any = part.backbone if isinstance(part, Segmentor) else part

@@ -54,7 +54,7 @@ from segkernel.schedules import Schedule
 from segkernel.weights import LoadReport, load_into
 
 if TYPE_CHECKING:
-    from segkernel.config import Config
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -522,19 +522,6 @@ class Runner:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def run(config: str | Path | Mapping[str, Any] | Config, overrides: Sequence[str] = (), **options: Any) -> Runner:
-    """Run a config from start to end: train, validate, test, export; return the runner.
-
-    Args:
-        config: A file, a packaged name, a mapping, or a loaded config.
-        overrides: ``key=value`` strings, as on the command line.
-        options: See `segkernel.experiment.start`.
-    """
-    from segkernel.experiment import start
-
-    return start(config, overrides, **options)
 
 
 def _loader(part: Loader | Dataset | None, seed: int) -> Loader | None:

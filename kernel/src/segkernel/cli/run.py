@@ -27,12 +27,12 @@ def command(
 
     KEY=VALUE changes it: optim.batch_size=4 'hooks[0].interval=10'
     """
-    from segkernel.experiment import start
+    from segkernel.experiment import run
 
     if resume and "=" in resume and not Path(resume).exists():  # --resume KEY=VALUE: the newest, changed
         overrides, resume = (*overrides, resume), "latest"
     changes = [*overrides, *engine_overrides(amp, device)]
-    runner = start(config, changes, work_dir=work_dir, resume=True if resume == "latest" else resume or False)
+    runner = run(config, changes, work_dir=work_dir, resume=True if resume == "latest" else resume or False)
     if not runner.is_main:
         return
     best = runner.best_checkpoint()

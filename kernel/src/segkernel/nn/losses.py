@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from segkernel.errors import ConfigError, DataError, Problem
 from segkernel.interfaces.model import Loss
+from segkernel.labels import Task
 from segkernel.nn.resize import upsample_logits
 
 Reduction = Literal["mean", "sum", "none"]
@@ -91,6 +92,7 @@ class CrossEntropyLoss(PixelLoss):
         loss_name: Name in the dict of losses.
         avg_non_ignore: The mean leaves out ignored pixels.
         label_smoothing: Share of a label that is spread over all classes (Szegedy et al., 2016).
+        task: ``binary`` and ``multilabel`` mean ``use_sigmoid``; a config's ``data.task`` says it for all losses.
     """
 
     at_stride: ClassVar[bool] = True
@@ -105,8 +107,10 @@ class CrossEntropyLoss(PixelLoss):
         loss_name: str = "loss_ce",
         avg_non_ignore: bool = False,
         label_smoothing: float = 0.0,
+        task: Task | None = None,
     ) -> None:
         super().__init__()
+        use_sigmoid = use_sigmoid or task in ("binary", "multilabel")
         if use_sigmoid and use_mask:
             raise ConfigError(Problem("use_sigmoid and use_mask exclude each other", "use_mask"))
         if label_smoothing and (use_sigmoid or use_mask):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from segkernel.interfaces.model import Loss
+from segkernel.labels import Task
 from segkernel.nn import reduce_loss
 
 
@@ -28,6 +29,7 @@ class DiceLoss(Loss):
         drop_ignored: Leave ignored pixels out of the denominator, too. MMSegmentation, whose numbers are the default,
             counts what is predicted there as wrong.
         loss_name: Name in the dict of losses.
+        task: ``binary`` and ``multilabel`` mean ``use_sigmoid``; a config's ``data.task`` says it for all losses.
     """
 
     conformance_exceptions: ClassVar[dict[str, str]] = {
@@ -46,9 +48,11 @@ class DiceLoss(Loss):
         eps: float = 1e-3,
         loss_name: str = "loss_dice",
         drop_ignored: bool = False,
+        task: Task | None = None,
     ) -> None:
         super().__init__()
-        self.use_sigmoid, self.activate, self.naive_dice = use_sigmoid, activate, naive_dice
+        self.use_sigmoid = use_sigmoid or task in ("binary", "multilabel")
+        self.activate, self.naive_dice = activate, naive_dice
         self.reduction, self.loss_weight, self.eps = reduction, loss_weight, eps
         self.ignore_class, self.drop_ignored = ignore_index, drop_ignored
         self.name = loss_name

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segkernel.errors import ConfigError, Problem
+from segkernel.labels import Task
 from segkernel.nn import PixelLoss, class_factors, read_class_weight, reduce_loss
 
 
@@ -32,6 +33,7 @@ class FocalLoss(PixelLoss):
         class_weight: One number per class, or a .npy or .json file of them.
         loss_weight: Factor of the result.
         loss_name: Name in the dict of losses.
+        task: ``binary`` and ``multilabel`` mean ``use_sigmoid``; a config's ``data.task`` says it for all losses.
     """
 
     def __init__(
@@ -43,11 +45,12 @@ class FocalLoss(PixelLoss):
         class_weight: Sequence[float] | str | None = None,
         loss_weight: float = 1.0,
         loss_name: str = "loss_focal",
+        task: Task | None = None,
     ) -> None:
         super().__init__()
         if gamma < 0:
             raise ConfigError(Problem(f"{gamma} is negative: hard pixels would count less", "gamma"))
-        self.use_sigmoid, self.gamma, self.alpha = use_sigmoid, gamma, alpha
+        self.use_sigmoid, self.gamma, self.alpha = use_sigmoid or task in ("binary", "multilabel"), gamma, alpha
         self.class_weight = read_class_weight(class_weight)
         self.reduction, self.loss_weight = reduction, loss_weight
         self.name = loss_name
