@@ -16,7 +16,7 @@ from segkernel.nn import reduce_loss
 
 
 class BoundaryLoss(Loss):
-    """Scores (N, 1, H, W) against a border map (N, H, W) of 0 and 1; the mean is over all pixels of the batch.
+    """Logits (N, 1, H, W) against a border map (N, H, W) of 0 and 1; the mean is over all pixels of the batch.
 
     Args:
         loss_weight: Factor of the result.
@@ -32,7 +32,7 @@ class BoundaryLoss(Loss):
 
     def forward(
         self,
-        scores: Tensor,
+        logits: Tensor,
         target: Tensor,
         *,
         weight: Tensor | None = None,
@@ -44,8 +44,8 @@ class BoundaryLoss(Loss):
         border, other = valid & (target == 1), valid & (target == 0)
         count = (border | other).sum().clamp(min=1)
         balance = torch.where(border, other.sum() / count, border.sum() / count) * (border | other)
-        wanted = border.to(scores.dtype)
-        loss = balance * F.binary_cross_entropy_with_logits(scores.squeeze(1), wanted, reduction="none")
+        wanted = border.to(logits.dtype)
+        loss = balance * F.binary_cross_entropy_with_logits(logits.squeeze(1), wanted, reduction="none")
         if weight is not None:
             loss = loss * weight
         return self.loss_weight * reduce_loss(loss, "mean", avg_factor)

@@ -19,8 +19,8 @@ class DiceLoss(Loss):
     """Dice loss per image, over all classes and pixels together.
 
     Args:
-        use_sigmoid: Activation of the scores: a sigmoid per class, or a softmax over them.
-        activate: Whether the scores need the activation.
+        use_sigmoid: An independent sigmoid per class, or a softmax over them.
+        activate: False where they are probabilities already.
         reduction: ``mean`` over the images, ``sum`` or ``none``.
         naive_dice: The denominator sums values, not their squares.
         loss_weight: Factor of the result.
@@ -34,7 +34,7 @@ class DiceLoss(Loss):
 
     conformance_exceptions: ClassVar[dict[str, str]] = {
         "ignored-pixels": "MMSegmentation keeps ignored pixels in the denominator; drop_ignored leaves them out",
-        "all-ignored": "likewise: nothing is right in an unlabelled batch, so the loss is near 1",
+        "all-ignored": "MMSegmentation counts all that is predicted in an unlabelled batch as wrong: a loss near 1",
     }
 
     def __init__(
@@ -59,22 +59,22 @@ class DiceLoss(Loss):
 
     def forward(
         self,
-        scores: Tensor,
+        logits: Tensor,
         target: Tensor,
         *,
         weight: Tensor | None = None,
         ignore_index: int = 255,
         avg_factor: float | None = None,
     ) -> Tensor:
-        """Return the loss of ``scores`` (N, K, ...) against class ids (N, ...), or against shares (N, K, ...).
+        """Return the loss of ``logits`` (N, K, ...) against class ids (N, ...), or against probabilities (N, K, ...).
 
-        Of yes (1) and no (0), whole numbers (N, K, ...), those that are ignored never count.
+        Of binary targets, whole numbers (N, K, ...), those that are ignored never count.
 
         ``weight`` counts images, (N,), or pixels, (N, ...).
         """
-        predicted = self._probabilities(scores)
-        given = target.shape == scores.shape
-        wanted = target.to(scores.dtype) if given else _one_hot(target, scores)
+        predicted = self._probabilities(logits)
+        given = target.shape == logits.shape
+        wanted = target.to(logits.dtype) if given else _one_hot(target, logits)
         labelled: Tensor | float = 1.0
         if (given and not target.is_floating_point()) or (self.drop_ignored and not given):
             valid = target != ignore_index
@@ -82,18 +82,18 @@ class DiceLoss(Loss):
             predicted, wanted = predicted * every, wanted * every if given else wanted
             labelled = valid.flatten(1).any(1)  # an image without labels says nothing
         per_pixel = weight is not None and weight.ndim > 1
-        pixels = weight.unsqueeze(1).expand_as(scores) if per_pixel else torch.ones_like(scores)  # type: ignore[union-attr]
+        pixels = weight.unsqueeze(1).expand_as(logits) if per_pixel else torch.ones_like(logits)  # type: ignore[union-attr]
         loss = labelled * (1 - self._overlap(*(self._counted(x).flatten(1) for x in (predicted, wanted, pixels))))
         if weight is not None and not per_pixel:
             loss = loss * weight
         return self.loss_weight * reduce_loss(loss, self.reduction, avg_factor)
 
-    def _probabilities(self, scores: Tensor) -> Tensor:
+    def _probabilities(self, logits: Tensor) -> Tensor:
         if not self.activate:
-            return scores
+            return logits
         if self.use_sigmoid:
-            return scores.sigmoid()
-        return scores if scores.shape[1] == 1 else scores.softmax(1)
+            return logits.sigmoid()
+        return logits if logits.shape[1] == 1 else logits.softmax(1)
 
     def _counted(self, x: Tensor) -> Tensor:
         """Return (N, K, ...) without the channel of the ignored class."""
@@ -109,7 +109,7 @@ class DiceLoss(Loss):
         return 2 * both / (((predicted.square() + wanted.square()) * weight).sum(1) + 2 * self.eps)
 
 
-def _one_hot(target: Tensor, scores: Tensor) -> Tensor:
+def _one_hot(target: Tensor, logits: Tensor) -> Tensor:
     """Return (N, K, ...) of 0 and 1; all 0 where the label is no class."""
-    classes = torch.arange(scores.shape[1], device=target.device).view(1, -1, *[1] * (target.ndim - 1))
-    return (target.unsqueeze(1) == classes).to(scores.dtype)
+    classes = torch.arange(logits.shape[1], device=target.device).view(1, -1, *[1] * (target.ndim - 1))
+    return (target.unsqueeze(1) == classes).to(logits.dtype)

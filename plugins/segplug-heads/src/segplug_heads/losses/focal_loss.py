@@ -18,17 +18,17 @@ from segkernel.nn import PixelLoss, class_factors, read_class_weight, reduce_los
 
 
 class FocalLoss(PixelLoss):
-    """Scores (N, K, H, W) against class ids (N, H, W), or against shares (N, K, H, W) with ``use_sigmoid``.
+    """Logits (N, K, H, W) against class ids (N, H, W), or against probabilities (N, K, H, W) with ``use_sigmoid``.
 
-    With ``use_sigmoid`` every class is a yes or no of its own, and the mean is over all pixels and classes, ignored
-    ones included; a single channel is a yes or no for two classes. Without, it is the focal form of the softmax
+    With ``use_sigmoid`` every class has an independent sigmoid, and the mean is over all pixels and classes, ignored
+    ones included; a single channel is a binary map of two classes. Without, it is the focal form of the softmax
     cross-entropy, and the mean is over the pixels that count.
 
     Args:
         use_sigmoid: A sigmoid per class, or one softmax over them.
         gamma: How much easy pixels are held back; 0 is cross-entropy.
-        alpha: Weight of a yes, that of a no being 1 - alpha, or one number per class. With softmax a plain factor, or
-            one per class.
+        alpha: Positive weight, the negative one being 1 - alpha, or one number per class. With softmax a plain
+            factor, or one per class.
         reduction: ``mean``, ``sum`` or ``none``.
         class_weight: One number per class, or a .npy or .json file of them.
         loss_weight: Factor of the result.
@@ -57,7 +57,7 @@ class FocalLoss(PixelLoss):
 
     def forward(
         self,
-        scores: Tensor,
+        logits: Tensor,
         target: Tensor,
         *,
         weight: Tensor | None = None,
@@ -65,45 +65,45 @@ class FocalLoss(PixelLoss):
         avg_factor: float | None = None,
     ) -> Tensor:
         """Return the loss; ``weight`` (N, H, W) counts pixels, ``avg_factor`` is what ``mean`` divides by."""
-        loss = (self._sigmoid if self.use_sigmoid else self._softmax)(scores, target, ignore_index)
+        loss = (self._sigmoid if self.use_sigmoid else self._softmax)(logits, target, ignore_index)
         if weight is not None:
             loss = loss * (weight if loss.ndim == weight.ndim else weight.unsqueeze(1))
         if avg_factor is None and self.reduction == "mean" and not self.use_sigmoid:
             avg_factor = (target != ignore_index).sum()  # type: ignore[assignment]
         return self.loss_weight * reduce_loss(loss, self.reduction, avg_factor)
 
-    def per_pixel(self, scores: Tensor, target: Tensor, ignore_index: int = 255) -> Tensor:
+    def per_pixel(self, logits: Tensor, target: Tensor, ignore_index: int = 255) -> Tensor:
         if self.use_sigmoid:
-            return self._sigmoid(scores, target, ignore_index).mean(1)
-        return self._softmax(scores, target, ignore_index)
+            return self._sigmoid(logits, target, ignore_index).mean(1)
+        return self._softmax(logits, target, ignore_index)
 
-    def _sigmoid(self, scores: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    def _sigmoid(self, logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
         """Return (N, K, H, W)."""
-        if target.shape == scores.shape:
-            valid = (target != ignore_index).to(scores.dtype)
-            wanted = target.to(scores.dtype) * valid
+        if target.shape == logits.shape:
+            valid = (target != ignore_index).to(logits.dtype)
+            wanted = target.to(logits.dtype) * valid
         else:
-            valid = (target != ignore_index).unsqueeze(1).to(scores.dtype)
-            first = 1 if scores.shape[1] == 1 else 0  # the one channel of two classes is that of class 1
-            classes = torch.arange(first, first + scores.shape[1], device=scores.device)
-            wanted = (target.unsqueeze(1) == classes.view(1, -1, *[1] * (target.ndim - 1))).to(scores.dtype)
-        chance = scores.sigmoid()
-        miss = (1 - chance) * wanted + chance * (1 - wanted)
-        alpha = self._factors(scores, "alpha")
-        loss = F.binary_cross_entropy_with_logits(scores, wanted, reduction="none")
+            valid = (target != ignore_index).unsqueeze(1).to(logits.dtype)
+            first = 1 if logits.shape[1] == 1 else 0  # the one channel of two classes is that of class 1
+            classes = torch.arange(first, first + logits.shape[1], device=logits.device)
+            wanted = (target.unsqueeze(1) == classes.view(1, -1, *[1] * (target.ndim - 1))).to(logits.dtype)
+        probability = logits.sigmoid()
+        miss = (1 - probability) * wanted + probability * (1 - wanted)
+        alpha = self._factors(logits, "alpha")
+        loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
         loss = loss * (alpha * wanted + (1 - alpha) * (1 - wanted)) * miss.pow(self.gamma) * valid
-        return loss * self._factors(scores, "class_weight")
+        return loss * self._factors(logits, "class_weight")
 
-    def _softmax(self, scores: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    def _softmax(self, logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
         """Return (N, H, W)."""
-        loss = F.cross_entropy(scores, target.long(), reduction="none", ignore_index=ignore_index)
+        loss = F.cross_entropy(logits, target.long(), reduction="none", ignore_index=ignore_index)
         loss = loss * (1 - torch.exp(-loss)).clamp_min(1e-12).pow(self.gamma)
         valid = target != ignore_index
-        factors = (self._factors(scores, "alpha") * self._factors(scores, "class_weight")).flatten()
+        factors = (self._factors(logits, "alpha") * self._factors(logits, "class_weight")).flatten()
         return loss * factors[target.long() * valid] * valid
 
-    def _factors(self, scores: Tensor, name: str) -> Tensor:
+    def _factors(self, logits: Tensor, name: str) -> Tensor:
         """Return a number per class that multiplies (N, K, ...)."""
         values = getattr(self, name)
-        values = [values] * scores.shape[1] if isinstance(values, (int, float)) else values
-        return class_factors(values, scores, name).view(1, -1, *[1] * (scores.ndim - 2))
+        values = [values] * logits.shape[1] if isinstance(values, (int, float)) else values
+        return class_factors(values, logits, name).view(1, -1, *[1] * (logits.ndim - 2))

@@ -18,7 +18,7 @@ from segkernel.nn import class_factors, read_class_weight
 
 
 class HuasdorffDisstanceLoss(Loss):
-    """Scores (N, K, H, W) against class ids (N, H, W); class 0 is the background. (The spelling is MMSegmentation's.)
+    """Logits (N, K, H, W) against class ids (N, H, W); class 0 is the background. (The spelling is MMSegmentation's.)
 
     Args:
         reduction: Kept for configs that name it: the result is one number in any case.
@@ -32,7 +32,7 @@ class HuasdorffDisstanceLoss(Loss):
 
     conformance_exceptions: ClassVar[dict[str, str]] = {
         "ignored-pixels": "MMSegmentation takes ignored pixels for background; a pixel weight of 0 leaves them out",
-        "all-ignored": "likewise: whatever is predicted in an unlabelled batch is wrong",
+        "all-ignored": "MMSegmentation takes an unlabelled batch for background: whatever else is predicted is wrong",
     }
 
     def __init__(
@@ -52,7 +52,7 @@ class HuasdorffDisstanceLoss(Loss):
 
     def forward(
         self,
-        scores: Tensor,
+        logits: Tensor,
         target: Tensor,
         *,
         weight: Tensor | None = None,
@@ -60,17 +60,17 @@ class HuasdorffDisstanceLoss(Loss):
         avg_factor: float | None = None,
     ) -> Tensor:
         """Return the loss; ``weight`` (N, H, W) counts pixels."""
-        factors = class_factors(self.class_weight, scores)
+        factors = class_factors(self.class_weight, logits)
         ignored = ignore_index if self.ignore_index is None else self.ignore_index
-        chances = scores.softmax(1)
+        probabilities = logits.softmax(1)
         target = target * (target != ignored)
-        best = chances.argmax(1)
-        total = scores.sum() * 0
+        best = probabilities.argmax(1)
+        total = logits.sum() * 0
         for index in range(1, len(factors)):
             truth = (target == index) if self.per_class else target
             predicted = (best == index) if self.per_class else best
-            reach = (_depth(predicted).square() + _depth(truth).square()).to(chances.dtype)
-            errors = (chances[:, index] - truth.to(chances.dtype)).square() * reach
+            reach = (_depth(predicted).square() + _depth(truth).square()).to(probabilities.dtype)
+            errors = (probabilities[:, index] - truth.to(probabilities.dtype)).square() * reach
             value = (errors if weight is None else errors * weight).mean()
             total = total + value * factors[index]
         return self.loss_weight * total / len(factors)

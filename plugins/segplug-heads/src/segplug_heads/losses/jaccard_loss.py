@@ -16,9 +16,9 @@ from segkernel.nn import class_factors, read_class_weight
 
 
 class JaccardLoss(Loss):
-    """Scores (N, K, H, W) against class ids (N, H, W): the mean over the classes of one minus the batch's IoU.
+    """Logits (N, K, H, W) against class ids (N, H, W): the mean over the classes of one minus the batch's IoU.
 
-    One channel is a yes or no for two classes.
+    One channel is a binary map of two classes.
 
     Args:
         classes: Classes averaged over: those ``present`` in the labels, ``all``, or these ids.
@@ -43,7 +43,7 @@ class JaccardLoss(Loss):
 
     def forward(
         self,
-        scores: Tensor,
+        logits: Tensor,
         target: Tensor,
         *,
         weight: Tensor | None = None,
@@ -51,25 +51,25 @@ class JaccardLoss(Loss):
         avg_factor: float | None = None,
     ) -> Tensor:
         """Return the loss; ``weight`` (N, H, W) counts pixels, ``avg_factor`` replaces the number of classes."""
-        chances = scores.softmax(1) if scores.shape[1] > 1 else scores.sigmoid()
-        ids = torch.arange(scores.shape[1], device=scores.device) + (scores.shape[1] == 1)
-        counted = (target != ignore_index).to(scores.dtype) * (1 if weight is None else weight)
-        truth = (target.unsqueeze(1) == ids.view(1, -1, 1, 1)).to(scores.dtype) * counted.unsqueeze(1)
-        chances = chances * counted.unsqueeze(1)
-        both = (chances * truth).sum((0, 2, 3))
-        union = (chances + truth).sum((0, 2, 3)) - both
-        tiny = torch.finfo(scores.dtype).tiny
+        probabilities = logits.softmax(1) if logits.shape[1] > 1 else logits.sigmoid()
+        ids = torch.arange(logits.shape[1], device=logits.device) + (logits.shape[1] == 1)
+        counted = (target != ignore_index).to(logits.dtype) * (1 if weight is None else weight)
+        truth = (target.unsqueeze(1) == ids.view(1, -1, 1, 1)).to(logits.dtype) * counted.unsqueeze(1)
+        probabilities = probabilities * counted.unsqueeze(1)
+        both = (probabilities * truth).sum((0, 2, 3))
+        union = (probabilities + truth).sum((0, 2, 3)) - both
+        tiny = torch.finfo(logits.dtype).tiny
         losses = 1 - (both + self.smooth) / (union + self.smooth).clamp_min(tiny)
-        factors = self._factors(truth.sum((0, 2, 3)) > 0, scores) * (union + self.smooth > 0)
+        factors = self._factors(truth.sum((0, 2, 3)) > 0, logits) * (union + self.smooth > 0)
         divisor = (factors > 0).sum().clamp_min(1) if avg_factor is None else avg_factor
         return self.loss_weight * (losses * factors).sum() / divisor
 
-    def _factors(self, present: Tensor, scores: Tensor) -> Tensor:
+    def _factors(self, present: Tensor, logits: Tensor) -> Tensor:
         """Return what each class counts, (K,)."""
-        factors = class_factors(self.class_weight, scores)
+        factors = class_factors(self.class_weight, logits)
         if self.classes == "all":
             return factors
         if self.classes == "present":
             return factors * present
-        chosen = torch.tensor([index in self.classes for index in range(len(present))], device=scores.device)
+        chosen = torch.tensor([index in self.classes for index in range(len(present))], device=logits.device)
         return factors * chosen

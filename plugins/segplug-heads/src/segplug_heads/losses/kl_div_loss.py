@@ -1,4 +1,4 @@
-"""The Kullback-Leibler divergence to a teacher's scores, for distillation.
+"""The Kullback-Leibler divergence to a teacher's logits, for distillation.
 
 Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015.
 """
@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from segkernel.interfaces.model import Loss
 
-_TEACHER = "the target is a teacher's scores, and there is a value per image"
+_TEACHER = "the target is a teacher's logits, and there is a value per image"
 
 
 class KLDivLoss(Loss):
-    """Scores (N, K, ...) against a teacher's scores of the same shape -> (N,), or unreduced.
+    """Logits (N, K, ...) against a teacher's logits of the same shape -> (N,), or unreduced.
 
     Args:
         temperature: Both are divided by it; the result is multiplied by its square.
@@ -43,7 +43,7 @@ class KLDivLoss(Loss):
 
     def forward(
         self,
-        scores: Tensor,
+        logits: Tensor,
         target: Tensor,
         *,
         weight: Tensor | None = None,
@@ -51,7 +51,7 @@ class KLDivLoss(Loss):
         avg_factor: float | None = None,
     ) -> Tensor:
         """Return the divergence; ``weight`` (N, ...) counts pixels."""
-        ours = (F.log_softmax if self.log_input else F.softmax)(scores / self.temperature, dim=1)
+        ours = (F.log_softmax if self.log_input else F.softmax)(logits / self.temperature, dim=1)
         loss = F.kl_div(ours, F.softmax(target / self.temperature, dim=1), reduction="none") * self.temperature**2
         if weight is not None:
             loss = loss * weight.unsqueeze(1)

@@ -17,7 +17,7 @@ from segkernel.nn import class_factors, read_class_weight, reduce_loss
 
 
 class LovaszLoss(Loss):
-    """Scores (N, K, H, W) against class ids (N, H, W); for ``binary`` (N, H, W) or one channel.
+    """Logits (N, K, H, W) against class ids (N, H, W); for ``binary`` (N, H, W) or one channel.
 
     Args:
         loss_type: ``multi_class`` works on the softmax, ``binary`` is the Lovász hinge.
@@ -47,7 +47,7 @@ class LovaszLoss(Loss):
 
     def forward(
         self,
-        scores: Tensor,
+        logits: Tensor,
         target: Tensor,
         *,
         weight: Tensor | None = None,
@@ -55,41 +55,40 @@ class LovaszLoss(Loss):
         avg_factor: float | None = None,
     ) -> Tensor:
         """Return the loss; ``weight`` (N, H, W) scales each pixel's error."""
-        if self.loss_type == "binary":
-            scores = scores if scores.ndim > target.ndim else scores.unsqueeze(1)
-            if scores.shape[1] != 1:
-                raise ConfigError(Problem(f"binary needs one channel, not {scores.shape[1]}", "loss_type"))
-        else:
-            scores = scores.softmax(1)
-        weight = torch.ones_like(target, dtype=scores.dtype) if weight is None else weight
+        predicted = logits if logits.ndim > target.ndim else logits.unsqueeze(1)
+        if self.loss_type == "multi_class":
+            predicted = predicted.softmax(1)
+        elif predicted.shape[1] != 1:
+            raise ConfigError(Problem(f"binary needs one channel, not {predicted.shape[1]}", "loss_type"))
+        weight = torch.ones_like(target, dtype=predicted.dtype) if weight is None else weight
         parts = [slice(i, i + 1) for i in range(len(target))] if self.per_image else [slice(None)]
-        values = [self._value(scores[part], target[part], weight[part], ignore_index) for part in parts]
+        values = [self._value(predicted[part], target[part], weight[part], ignore_index) for part in parts]
         if not self.per_image:
             return self.loss_weight * values[0]
         return self.loss_weight * reduce_loss(torch.stack(values), self.reduction, avg_factor)
 
-    def _value(self, scores: Tensor, target: Tensor, weight: Tensor, ignore_index: int) -> Tensor:
-        """Return the loss of the pixels of ``scores`` (n, K, H, W) that count."""
+    def _value(self, predicted: Tensor, target: Tensor, weight: Tensor, ignore_index: int) -> Tensor:
+        """Return the loss of the pixels that count, of logits (n, 1, H, W), or probabilities (n, K, H, W)."""
         valid = target != ignore_index
-        scores, target, weight = scores.movedim(1, -1)[valid], target[valid], weight[valid]
+        predicted, target, weight = predicted.movedim(1, -1)[valid], target[valid], weight[valid]
         if len(target) == 0:
-            return scores.sum()
+            return predicted.sum()
         if self.loss_type == "binary":
-            errors = (1 - scores[:, 0] * (2 * target.to(scores.dtype) - 1)).relu() * weight
+            errors = (1 - predicted[:, 0] * (2 * target.to(predicted.dtype) - 1)).relu() * weight
             return _lovasz(errors, target == 1)
-        return self._multi_class(scores, target, weight)
+        return self._multi_class(predicted, target, weight)
 
-    def _multi_class(self, chances: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    def _multi_class(self, probabilities: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         """Return the mean over the classes, of probabilities (L, K) against ids (L,)."""
-        factors = class_factors(self.class_weight, chances)
+        factors = class_factors(self.class_weight, probabilities)
         values = []
-        for index in range(chances.shape[1]) if isinstance(self.classes, str) else self.classes:
+        for index in range(probabilities.shape[1]) if isinstance(self.classes, str) else self.classes:
             truth = target == index
             if self.classes == "present" and not truth.any():
                 continue
-            errors = (truth.to(chances.dtype) - chances[:, index]).abs() * weight
+            errors = (truth.to(probabilities.dtype) - probabilities[:, index]).abs() * weight
             values.append(_lovasz(errors, truth) * factors[index])
-        return torch.stack(values).mean() if values else chances.sum() * 0
+        return torch.stack(values).mean() if values else probabilities.sum() * 0
 
 
 def _lovasz(errors: Tensor, truth: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from segkernel.nn import class_factors, read_class_weight
 
 
 class OhemCrossEntropy(Loss):
-    """Scores (N, K, H, W) against class ids (N, H, W): the mean cross-entropy of the pixels whose class is improbable.
+    """Logits (N, K, H, W) against class ids (N, H, W): the mean cross-entropy of the pixels whose class is improbable.
 
     Args:
         ignore_label: A label that does not count, beside the one that the head ignores.
@@ -47,7 +47,7 @@ class OhemCrossEntropy(Loss):
 
     def forward(
         self,
-        scores: Tensor,
+        logits: Tensor,
         target: Tensor,
         *,
         weight: Tensor | None = None,
@@ -58,16 +58,16 @@ class OhemCrossEntropy(Loss):
         target = target.long()
         valid = (target != ignore_index) & (target != self.ignore_label)
         target = torch.where(valid, target, 0)
-        hard = self._hard(scores.detach(), target, valid)
-        factors = None if self.class_weight is None else class_factors(self.class_weight, scores)
-        loss = F.cross_entropy(scores, target, factors, reduction="none") * hard
+        hard = self._hard(logits.detach(), target, valid)
+        factors = None if self.class_weight is None else class_factors(self.class_weight, logits)
+        loss = F.cross_entropy(logits, target, factors, reduction="none") * hard
         if weight is not None:
             loss = loss * weight
         return self.loss_weight * loss.sum() / (hard.sum().clamp(min=1) if avg_factor is None else avg_factor)
 
-    def _hard(self, scores: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    def _hard(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """Return which pixels count, (N, H, W)."""
-        of_truth = scores.softmax(1).gather(1, target.unsqueeze(1)).squeeze(1)
+        of_truth = logits.softmax(1).gather(1, target.unsqueeze(1)).squeeze(1)
         of_truth = of_truth.masked_fill(~valid, 2.0)  # after all that count
         last = (valid.sum() - 1).clamp(0, self.min_kept)
         return valid & (of_truth < of_truth.flatten().sort().values[last].clamp(min=self.thres))

@@ -1,7 +1,7 @@
 """Losses of queries: each predicts a class and a mask, and learns the object it is matched with.
 
 Carion et al., End-to-End Object Detection with Transformers (DETR), 2020. Unlike the losses of label maps they take
-rows, no pixel of which is ignored, and targets may be shares between 0 and 1, as interpolation at a point gives them.
+rows, no pixel of which is ignored, and targets may be between 0 and 1, as interpolation at a point gives them.
 They mean what those of the same short name in mmdetection do.
 """
 
@@ -23,13 +23,13 @@ Reduction = Literal["mean", "sum", "none"]
 
 
 class QueryCrossEntropyLoss(Loss):
-    """Cross-entropy of class scores (M, K) against ids (M,), or of single scores (M,) against shares (M,).
+    """Cross-entropy of class logits (M, K) against ids (M,), or of single logits (M,) against probabilities (M,).
 
     Args:
-        use_sigmoid: The scores are a yes or no each; else one softmax over K classes.
+        use_sigmoid: An independent sigmoid for each logit; else one softmax over K classes.
         use_mask: Kept for configs that name it; must be false.
         reduction: ``mean``, ``sum`` or ``none``.
-        class_weight: One number per class, or a .npy or .json file of them; with ``use_sigmoid`` the weight of a yes.
+        class_weight: One number per class, or a .npy or .json file of them; with ``use_sigmoid`` its positive weight.
         ignore_index: The class id that does not count; what the caller says for None.
         loss_weight: Factor of the result.
         avg_non_ignore: The mean leaves out what does not count.
@@ -57,7 +57,7 @@ class QueryCrossEntropyLoss(Loss):
 
     def forward(
         self,
-        scores: Tensor,
+        logits: Tensor,
         target: Tensor,
         *,
         weight: Tensor | None = None,
@@ -67,40 +67,40 @@ class QueryCrossEntropyLoss(Loss):
         """Return the loss; ``weight`` has the target's shape, ``avg_factor`` is what ``mean`` divides by."""
         ignore_index = ignore_index if self.ignore_index is None else self.ignore_index
         valid = target != ignore_index
-        loss = self._binary(scores, target, valid) if self.use_sigmoid else self._categorical(scores, target, valid)
+        loss = self._binary(logits, target, valid) if self.use_sigmoid else self._categorical(logits, target, valid)
         if weight is not None:
             loss = loss * (weight if weight.ndim == loss.ndim else weight.unsqueeze(1))
         if avg_factor is None and self.avg_non_ignore and self.reduction == "mean":
             avg_factor = valid.sum() * (loss.numel() // valid.numel())
         return self.loss_weight * reduce_loss(loss, self.reduction, avg_factor)
 
-    def _categorical(self, scores: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        weight = None if self.class_weight is None else class_factors(self.class_weight, scores)
-        return F.cross_entropy(scores, (target * valid).long(), weight, reduction="none") * valid
+    def _categorical(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        weight = None if self.class_weight is None else class_factors(self.class_weight, logits)
+        return F.cross_entropy(logits, (target * valid).long(), weight, reduction="none") * valid
 
-    def _binary(self, scores: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        weight = None if self.class_weight is None else scores.new_tensor(self.class_weight)
+    def _binary(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        weight = None if self.class_weight is None else logits.new_tensor(self.class_weight)
         wanted = target * valid
-        if scores.ndim > target.ndim:
-            wanted = F.one_hot(wanted.long(), scores.shape[1]).movedim(-1, 1)
+        if logits.ndim > target.ndim:
+            wanted = F.one_hot(wanted.long(), logits.shape[1]).movedim(-1, 1)
             valid = valid.unsqueeze(1)
-            weight = weight if weight is None else weight.view(-1, *[1] * (scores.ndim - 2))
-        loss = F.binary_cross_entropy_with_logits(scores, wanted.to(scores.dtype), pos_weight=weight, reduction="none")
+            weight = weight if weight is None else weight.view(-1, *[1] * (logits.ndim - 2))
+        loss = F.binary_cross_entropy_with_logits(logits, wanted.to(logits.dtype), pos_weight=weight, reduction="none")
         return loss * valid
 
 
 class QueryFocalLoss(Loss):
-    """Focal loss of scores (M, K) against ids (M,): a sigmoid per class; the id K is none of them.
+    """Focal loss of logits (M, K) against ids (M,): a sigmoid per class; the id K is none of them.
 
     Lin et al., Focal Loss for Dense Object Detection, 2017.
 
     Args:
         use_sigmoid: Must be true.
         gamma: How much easy entries are held back; 0 is cross-entropy.
-        alpha: Weight of a yes, that of a no being 1 - alpha.
+        alpha: Positive weight; the negative one is 1 - alpha.
         reduction: ``mean``, ``sum`` or ``none``.
         loss_weight: Factor of the result.
-        activated: The scores are probabilities already.
+        activated: The input is probabilities already.
         loss_name: Name in a dict of losses.
     """
 
@@ -123,7 +123,7 @@ class QueryFocalLoss(Loss):
 
     def forward(
         self,
-        scores: Tensor,
+        logits: Tensor,
         target: Tensor,
         *,
         weight: Tensor | None = None,
@@ -131,21 +131,21 @@ class QueryFocalLoss(Loss):
         avg_factor: Tensor | float | None = None,
     ) -> Tensor:
         """Return the loss; ``weight`` has the target's shape, ``avg_factor`` is what ``mean`` divides by."""
-        classes = torch.arange(scores.shape[1], device=scores.device).view(1, -1, *[1] * (scores.ndim - 2))
-        wanted = (target.unsqueeze(1) == classes).to(scores.dtype)
-        loss = self._entropy(scores, wanted)
-        chance = scores if self.activated else scores.sigmoid()
-        miss = (1 - chance) * wanted + chance * (1 - wanted)
+        classes = torch.arange(logits.shape[1], device=logits.device).view(1, -1, *[1] * (logits.ndim - 2))
+        wanted = (target.unsqueeze(1) == classes).to(logits.dtype)
+        loss = self._entropy(logits, wanted)
+        probability = logits if self.activated else logits.sigmoid()
+        miss = (1 - probability) * wanted + probability * (1 - wanted)
         loss = loss * (self.alpha * wanted + (1 - self.alpha) * (1 - wanted)) * miss.pow(self.gamma)
         loss = loss * (target != ignore_index).unsqueeze(1)
         if weight is not None:
             loss = loss * weight.unsqueeze(1)
         return self.loss_weight * reduce_loss(loss, self.reduction, avg_factor)
 
-    def _entropy(self, scores: Tensor, wanted: Tensor) -> Tensor:
+    def _entropy(self, logits: Tensor, wanted: Tensor) -> Tensor:
         if self.activated:
-            return F.binary_cross_entropy(scores, wanted, reduction="none")
-        return F.binary_cross_entropy_with_logits(scores, wanted, reduction="none")
+            return F.binary_cross_entropy(logits, wanted, reduction="none")
+        return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
 
 
 class QueryDiceLoss(DiceLoss):
@@ -153,7 +153,7 @@ class QueryDiceLoss(DiceLoss):
 
     Args:
         use_sigmoid: Must be true.
-        activate: Whether the scores need the sigmoid.
+        activate: False where the input is probabilities already.
         reduction: ``mean``, ``sum`` or ``none``.
         naive_dice: The denominator sums values, not their squares.
         loss_weight: Factor of the result.
@@ -165,7 +165,7 @@ class QueryDiceLoss(DiceLoss):
 
     conformance_exceptions: ClassVar[dict[str, str]] = {
         "ignored-pixels": "the mask of an object has no ignored pixels",
-        "all-ignored": "likewise",
+        "all-ignored": "the mask of an object has no ignored pixels",
     }
 
     def __init__(

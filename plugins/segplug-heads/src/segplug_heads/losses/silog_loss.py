@@ -13,7 +13,7 @@ from torch import Tensor
 from segkernel.interfaces.model import Loss
 from segkernel.nn import reduce_loss
 
-_DEPTH = "the target is a depth, and so are the scores"
+_DEPTH = "input and target are depths"
 
 
 class SiLogLoss(Loss):
@@ -43,7 +43,7 @@ class SiLogLoss(Loss):
 
     def forward(
         self,
-        scores: Tensor,
+        depths: Tensor,
         target: Tensor,
         *,
         weight: Tensor | None = None,
@@ -51,7 +51,7 @@ class SiLogLoss(Loss):
         avg_factor: float | None = None,
     ) -> Tensor:
         """Return the loss; ``weight`` counts images, (N,)."""
-        predicted, truth = scores.flatten(1), target.flatten(1)
+        predicted, truth = depths.flatten(1), target.flatten(1)
         valid = truth > self.eps
         gap = (truth.clamp_min(self.eps).log() - predicted.clamp_min(self.eps).log()) * valid
         count = valid.sum(1).clamp_min(1)

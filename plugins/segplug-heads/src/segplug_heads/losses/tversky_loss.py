@@ -17,7 +17,7 @@ from segkernel.nn import class_factors, read_class_weight
 
 
 class TverskyLoss(Loss):
-    """Scores (N, K, H, W) against class ids (N, H, W): the mean over images and classes.
+    """Logits (N, K, H, W) against class ids (N, H, W): the mean over images and classes.
 
     Args:
         smooth: Added above and below, so that an absent class has the loss 0.
@@ -48,7 +48,7 @@ class TverskyLoss(Loss):
 
     def forward(
         self,
-        scores: Tensor,
+        logits: Tensor,
         target: Tensor,
         *,
         weight: Tensor | None = None,
@@ -57,13 +57,13 @@ class TverskyLoss(Loss):
     ) -> Tensor:
         """Return the loss; ``weight`` (N, H, W) counts pixels, ``avg_factor`` replaces the number of images."""
         ignored = ignore_index if self.ignore_index is None else self.ignore_index
-        classes = scores.shape[1]
-        counted = (target != ignored).to(scores.dtype) * (1 if weight is None else weight)
-        truth = F.one_hot(target.long().clamp(0, classes - 1), classes).movedim(-1, 1).to(scores.dtype)
-        losses = self._per_class(scores.softmax(1).flatten(2), truth.flatten(2), counted.flatten(1).unsqueeze(1))
-        factors = class_factors(self.class_weight, scores) * (torch.arange(classes, device=scores.device) != ignored)
+        classes = logits.shape[1]
+        counted = (target != ignored).to(logits.dtype) * (1 if weight is None else weight)
+        truth = F.one_hot(target.long().clamp(0, classes - 1), classes).movedim(-1, 1).to(logits.dtype)
+        losses = self._per_class(logits.softmax(1).flatten(2), truth.flatten(2), counted.flatten(1).unsqueeze(1))
+        factors = class_factors(self.class_weight, logits) * (torch.arange(classes, device=logits.device) != ignored)
         total = (losses * factors).sum() / classes
-        return self.loss_weight * total / (len(scores) if avg_factor is None else avg_factor)
+        return self.loss_weight * total / (len(logits) if avg_factor is None else avg_factor)
 
     def _per_class(self, predicted: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
         """Return (N, K) for (N, K, L)."""
