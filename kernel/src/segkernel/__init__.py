@@ -12,6 +12,37 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.3.0"
 
+PUBLIC_MODULES = (
+    "nn",
+    "interfaces",
+    "labels",
+    "engine",
+    "schedules",
+    "sample",
+    "geometry",
+    "image",
+    "headers",
+    "hookspecs",
+    "hooks",
+    "inference",
+    "errors",
+    "weights",
+    "config",
+    "weight_formats",
+    "build",
+    "data",
+    "files",
+    "cli",
+    "checkpoint",
+    "loading",
+    "predictor",
+    "catalog",
+    "signature",
+    "experiment",
+    "testing",
+)
+"""Modules that plugins may import, and what lies in them; all others may change in any release."""
+
 if TYPE_CHECKING:
     from segkernel.build import build as build
     from segkernel.catalog import Catalog as Catalog
