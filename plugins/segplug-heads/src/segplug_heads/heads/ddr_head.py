@@ -38,6 +38,7 @@ class DDRHead(DecodeHead):
         num_classes: Number of classes.
         norm_cfg: Type of the norms.
         act_cfg: Type of the activations.
+        conv_cfg: Not used, accepted as by every decode head.
         loss_decode: Two losses: of the context logits and of the spatial ones.
 
     Raises:

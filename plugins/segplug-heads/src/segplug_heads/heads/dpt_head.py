@@ -116,6 +116,8 @@ class DPTHead(DecodeHead):
         expand_channels: Multiply the four ``post_process_channels`` by 1, 2, 4 and 8.
         act_cfg: Type of the activations.
         norm_cfg: Type of the norms.
+        conv_cfg: Not used, accepted as by every decode head.
+        input_transform: Must be ``multiple_select``.
 
     Raises:
         ConfigError: There are not four maps.

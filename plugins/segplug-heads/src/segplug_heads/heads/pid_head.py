@@ -75,6 +75,7 @@ class PIDHead(DecodeHead):
         num_classes: Number of classes.
         norm_cfg: Type of the norms.
         act_cfg: Type of the activations.
+        conv_cfg: Not used, accepted as by every decode head.
         loss_decode: Four losses, in the order above.
 
     Raises:

@@ -45,6 +45,8 @@ class SegmenterMaskTransformerHead(DecodeHead):
         act_cfg: Activation of the feed-forward networks.
         norm_cfg: Type of the norms.
         init_std: Standard deviation of the initial weights.
+        conv_cfg: Not used, accepted as by every decode head.
+        input_transform: ``resize_concat`` concatenates several maps at the size of the first; None takes one.
 
     Raises:
         ConfigError: ``out_channels`` is not ``num_classes``.
