@@ -13,6 +13,7 @@ from segkernel.cli import SIZE
 from segkernel.errors import UsageError
 
 if TYPE_CHECKING:
+    from segkernel.config import Config
     from segkernel.interfaces.model import Exporter
     from segkernel.predictor import Image
 
@@ -73,13 +74,12 @@ def export_model(
     return path
 
 
-def _first_image(config: Mapping[str, Any] | None) -> Any:
-    from segkernel.build import build, signature
-    from segkernel.loading import catalog_of
+def _first_image(config: Config | None) -> Any:
+    from segkernel.build import build
+    from segkernel.loading import ambient_of, catalog_of
 
-    data, catalog = (config or {}).get("data") or {}, catalog_of(config)
+    data: Mapping[str, Any] = (config.get("data") if config else None) or {}
     spec = next((data[part] for part in ("test", "val", "train") if data.get(part)), None)
-    if spec is None:
+    if config is None or spec is None:
         raise UsageError("the config has no data: give an --image to prove the exported file on")
-    takes_task = data.get("task") and "task" in signature(catalog.load("datasets", spec["type"]))
-    return build("datasets", spec, catalog=catalog, **({"task": data["task"]} if takes_task else {}))[0].image
+    return build("datasets", spec, catalog=catalog_of(config), ambient=ambient_of(config))[0].image
