@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PLUGINS = sorted(Path(__file__).parents[2].glob("plugins/*"))
-ELSEWHERE = ("segkernel.zoo", "segkernel.commands", "segkernel.weight_formats", "segkernel.layers")
+ELSEWHERE = tuple(f"segkernel.{group}" for group in ("zoo", "config_sources", "commands", "weight_formats", "layers"))
 
 
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)
