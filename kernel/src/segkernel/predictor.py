@@ -84,7 +84,8 @@ class Predictor:
         names = classes or (known.classes if known else None)
         self.model: Any = built if hasattr(built, "outputs") else _PlainModule(built, names)
         output = self.model.outputs["seg"]
-        self.labels = _settle_labels(classes, palette, known if output.classes else None, output.classes)
+        # An output without classes, such as depth, gets one name, for a label specification cannot be empty.
+        self.labels = _settle_labels(classes, palette, known if output.classes else None, output.classes or 1)
         specs = data.get("eval_transforms") or ()
         self.transforms = [build("transforms", t, catalog=catalog) for t in specs] if transforms is None else transforms
         wanted = preprocess or data.get("preprocess") or meta.get("preprocess") or {}
