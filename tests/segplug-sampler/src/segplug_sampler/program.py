@@ -34,8 +34,10 @@ class ProgramExporter(Exporter):
             raise ExportError(f"{path}: differs from the model by {worst:.1e}")
         return f"{path.name}: largest difference {worst:.1e}"
 
-    def load(self, path: Path) -> Segmentor:
-        """Return the file as a segmentor."""
+    def load(self, path: Path, device: str | None = None) -> Segmentor:
+        """Return the file as a segmentor; a program stays on the device that it was exported on."""
+        if device not in (None, "cpu"):
+            raise ExportError(f"{path}: runs on the processor only, not on {device}")
         texts = {"outputs": "", "metadata": ""}
         try:
             program = torch.export.load(path, extra_files=texts)
