@@ -47,7 +47,7 @@ GROUPS: dict[str, str] = {
     "necks": "segkernel.interfaces.model:Neck",
     "heads": "segkernel.interfaces.model:Head",
     "losses": "segkernel.interfaces.model:Loss",
-    "outputs": "segkernel.interfaces.model:Output",
+    "outputs": "segkernel.interfaces.output:Output",
     "layers": "torch.nn.modules.module:Module",
     "parts": "",
     "datasets": "segkernel.interfaces.data:Dataset",
