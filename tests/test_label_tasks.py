@@ -183,7 +183,7 @@ def test_a_packaged_model_follows_the_config(name: str) -> None:
         (
             "mask2former_r50_8xb2-90k_cityscapes-512x1024",
             ["data.num_classes=2"],
-            "model.decode_head: Mask2FormerHead is not for task binary, but for multiclass",
+            "model.decode_head.type: segplug-heads/Mask2FormerHead is not for task binary, but for multiclass",
         ),
     ],
 )

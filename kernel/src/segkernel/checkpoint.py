@@ -195,7 +195,7 @@ def _read(path: Path) -> Any:
     try:
         return _read_torch(path) if content is None else content
     except Exception as error:  # a damaged file can make the unpickler fail in any way
-        missing = Catalog.current().why_none(GROUP, path.suffix) if foreign else None
+        missing = Catalog.current().why_none(GROUP, str(path)) if foreign else None
         raise missing or CheckpointError(f"{path}: {_why_unreadable(error)}") from error
 
 

@@ -189,7 +189,7 @@ def load_exported(
     spec = {"type": exporter} if isinstance(exporter, str) else exporter or _exporter_of(suffix, config, catalog)
     if spec is None:
         hint = f"checkpoints end in {', '.join(checkpoint.SUFFIXES)}"
-        raise catalog.why_none("exporters", suffix) or UsageError(
+        raise catalog.why_none("exporters", str(path)) or UsageError(
             f"{path}: no exporter reads {suffix or 'such'} files; {hint}"
         )
     built: Exporter = build("exporters", spec, path="exporter", catalog=catalog)

@@ -2,22 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from segkernel.config import load_config
 from segplug_heads.commands.cost import cost_of
-
-
-def test_a_models_parameters_and_operations_are_counted():
-    config = load_config("quickstart")
-    small, large = (cost_of(config, shape) for shape in ((64, 64), (128, 128)))
-    assert small["parameters"] == large["parameters"] == "2,849,848"
-    assert small["FLOPs"].endswith("for one image of 64 x 64")
-    assert float(large["FLOPs"].split()[0]) == pytest.approx(4 * float(small["FLOPs"].split()[0]), abs=0.3)
-
-
-def test_the_size_is_the_datas_unless_given():
-    assert cost_of(load_config("quickstart"))["FLOPs"].endswith("192 x 256")
 
 
 def test_a_model_that_is_not_there_gives_the_reason():
