@@ -78,7 +78,7 @@ def prediction(subject: Subject) -> None:
     require(torch.equal(found["loss"], sum(losses.values())), "predict_with_loss gives another loss")
 
 
-@check("engines", name="two processes")
+@check("engines", name="two-processes")
 def two_processes(subject: Subject) -> None:
     """Two processes agree, and end where one ends that sees both their batches; those of one process are left out."""
     require(_run_ranks(subject), f"two processes have not ended after {PATIENCE} s: do they wait for each other?")
