@@ -335,5 +335,5 @@ def test_a_file_that_no_exporter_reads_names_the_package(exported, monkeypatch, 
     from segkernel.catalog import Catalog
 
     monkeypatch.setattr(Catalog, "discover", classmethod(lambda cls: Catalog()))
-    with pytest.raises(NotInstalledError, match=r"'\.scale' needs a package.*\n    pip install segplug-deploy"):
+    with pytest.raises(NotInstalledError, match=r"best\.scale' needs a package.*\n    pip install segplug-deploy"):
         Predictor(exported)

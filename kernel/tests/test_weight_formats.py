@@ -184,7 +184,7 @@ def test_a_name_that_the_usual_package_does_not_know_is_no_name(install: Install
 def test_without_a_plugin_a_foreign_file_names_the_package(install: Install, tmp_path: Path) -> None:
     install()
     (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 an archive of arrays")
-    with pytest.raises(NotInstalledError, match=r"'\.npz' needs a package.*\n    pip install segplug-backbones"):
+    with pytest.raises(NotInstalledError, match=r"a\.npz' needs a package.*\n    pip install segplug-backbones"):
         checkpoint.load(tmp_path / "a.npz")
 
 
