@@ -15,7 +15,7 @@ from segkernel.errors import UsageError
 from segkernel.evaluation import Evaluation
 from segkernel.inference import Preprocessor, infer, predict_batch
 from segkernel.interfaces.model import Output, PixelClasses, PixelValues, Segmentor, output_of
-from segkernel.sample import Boxes, Sample, collate
+from segkernel.sample import ObjectField, Sample, collate
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Bright:
         image = np.zeros((40 + 8 * index, 56, 3), np.uint8)
         box = [4 + 8 * index, 8, 28 + 8 * index, 32]
         image[box[1] : box[3], box[0] : box[2]] = 255
-        return Sample({"boxes": Boxes(np.array([box], np.float32))}, {"name": str(index)}, image)
+        return Sample({"boxes": ObjectField(np.array([box], np.float32))}, {"name": str(index)}, image)
 
 
 class BoxError:

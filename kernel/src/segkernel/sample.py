@@ -3,7 +3,7 @@
 A field has a kind, and the kind knows how a geometric change acts on it; so a transform is written once and moves the
 image and every field together:
 
-    sample.apply(Flip("horizontal"))
+    sample.apply(Crop(10, 20, 512, 512))        # segplug_datasets.geometry, or any other `Geometry`
 
 Geometry is planned, and carried out when somebody looks.
 
@@ -21,20 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segkernel.errors import DataError, warn_renamed
-from segkernel.fields import (  # kinds of fields, Crop, Flip and their like are wanted beside a sample
-    Boxes,
-    DepthMap,
-    EdgeMap,
-    Field,
-    InstanceMasks,
-    Keypoints,
-    LabelMap,
-    MultiLabelMap,
-    ObjectField,
-    RasterField,
-    WeightMap,
-)
-from segkernel.geometry import LINEAR, SAMPLED, Crop, Flip, Geometry, Pad, Raster, Resize, Size, Warp
+from segkernel.fields import DepthMap, Field, LabelMap, MultiLabelMap, ObjectField, RasterField, WeightMap
+from segkernel.geometry import LINEAR, OPENCV_DTYPES, Geometry, Raster, Size
 from segkernel.image import opencv
 
 if TYPE_CHECKING:
@@ -44,9 +32,8 @@ if TYPE_CHECKING:
 
     from segkernel.interfaces.data import DeviceStep
 
-__all__ = ["Batch", "Boxes", "Crop", "DepthMap", "EdgeMap", "Field", "Flip", "Geometry", "InstanceMasks", "Keypoints",
-           "LabelMap", "MultiLabelMap", "ObjectField", "Pad", "Prediction", "RasterField", "Resize", "Sample", "Size",
-           "Targets", "Warp", "WeightMap", "as_targets", "collate"]  # fmt: skip
+__all__ = ["Batch", "DepthMap", "Field", "Geometry", "LabelMap", "MultiLabelMap", "ObjectField", "Prediction",
+           "RasterField", "Sample", "Size", "Targets", "WeightMap", "as_targets", "collate"]  # fmt: skip
 
 
 class _Tensors:
@@ -154,7 +141,7 @@ class Sample(_Pictured):
         size = self.size
         self.fields = {name: value.apply(geometry, size) for name, value in self.fields.items()}
         self._raster = self._raster.then(geometry)
-        if not isinstance(geometry, Resize):
+        if not geometry.only_scales:
             self.moved = type(geometry).__name__
         return self
 
@@ -290,7 +277,7 @@ def as_targets(sample: Sample) -> Targets:
 
 def _fill(planes: np.ndarray, image: np.ndarray) -> None:
     """Write the channels of an image into the top left of (C, H, W): by OpenCV where it can, several times faster."""
-    if image.dtype.name not in SAMPLED:
+    if image.dtype.name not in OPENCV_DTYPES:
         planes[:, : image.shape[0], : image.shape[1]] = np.moveaxis(image, 2, 0)
     elif image.shape[:2] == planes.shape[1:]:
         opencv().split(image, list(planes))

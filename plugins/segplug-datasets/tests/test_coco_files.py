@@ -14,10 +14,12 @@ import pytest
 from segkernel import image
 from segkernel.build import build
 from segkernel.errors import DataError, UsageError
-from segkernel.sample import Boxes, Flip, InstanceMasks, Keypoints, WeightMap
+from segkernel.sample import WeightMap
 from segplug_datasets.annotations.coco import CocoInstanceDataset
 from segplug_datasets.annotations.coco_keypoints import CocoKeypointDataset
 from segplug_datasets.annotations.coco_panoptic import CocoPanopticDataset
+from segplug_datasets.fields import Boxes, InstanceMasks, Keypoints
+from segplug_datasets.geometry import Flip
 
 SHARED = Path(__file__).parents[4] / "shared/data"
 SIZE = (6, 8)

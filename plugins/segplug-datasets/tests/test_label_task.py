@@ -11,12 +11,13 @@ import pytest
 
 from segkernel import image
 from segkernel.errors import DataError, UsageError
-from segkernel.sample import Crop, Flip, MultiLabelMap, Pad, Resize, collate
+from segkernel.sample import MultiLabelMap, collate
 from segplug_datasets.concat import MappedDataset
 from segplug_datasets.doctor.counts import count_masks
 from segplug_datasets.doctor.inspect import inspect
 from segplug_datasets.doctor.parts import parts_of_config
 from segplug_datasets.doctor.values import check_values
+from segplug_datasets.geometry import Crop, Flip, Pad, Resize
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.mapping import choose_classes
 from segplug_datasets.metrics.iou import IoUMetric

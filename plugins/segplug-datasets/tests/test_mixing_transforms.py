@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from segkernel.errors import DataError, UsageError
-from segkernel.sample import Boxes, InstanceMasks, Keypoints, LabelMap, Sample, WeightMap
+from segkernel.sample import LabelMap, Sample, WeightMap
+from segplug_datasets.fields import Boxes, InstanceMasks, Keypoints
 from segplug_datasets.transforms.copy_paste import CopyPaste
 from segplug_datasets.transforms.layers import Layer, composite, resize_and_crop
 from segplug_datasets.transforms.mix import ClassMix, CutMix, MixUp

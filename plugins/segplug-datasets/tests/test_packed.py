@@ -16,9 +16,10 @@ import pytest
 
 from segkernel import image
 from segkernel.errors import DataError, UsageError
-from segkernel.sample import Boxes, DepthMap, Field, InstanceMasks, Keypoints, LabelMap, RasterField, Sample, WeightMap
+from segkernel.sample import DepthMap, Field, LabelMap, RasterField, Sample, WeightMap
 from segplug_datasets import packed, pages
 from segplug_datasets.change import SecondImage
+from segplug_datasets.fields import Boxes, InstanceMasks, Keypoints
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.packed import PackedDataset, pack, verify_pack
 from segplug_datasets.paired_files import FolderDataset

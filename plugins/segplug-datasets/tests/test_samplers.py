@@ -327,7 +327,7 @@ def test_cells_of_the_index_give_what_looking_gives(rooms: FolderDataset) -> Non
 
 
 def test_cells_do_not_count_after_a_turn(rooms: FolderDataset) -> None:
-    from segkernel.sample import Flip
+    from segplug_datasets.geometry import Flip
 
     crop, indexed = ClassAwareCrop(5, prob=1.0, classes=[1]), IndexedDataset(rooms)
     assert all((window == 1).any() for window in windows(crop, lambda: indexed[8].apply(Flip("diagonal"))))

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from segkernel.errors import DataError, UsageError
-from segkernel.sample import Boxes, DepthMap, EdgeMap, LabelMap, Sample
+from segkernel.sample import DepthMap, LabelMap, Sample
 from segplug_datasets.change import SecondImage
+from segplug_datasets.fields import Boxes, EdgeMap
 from segplug_datasets.metrics.depth import DEPTH_METRICS, DepthMetric
 from segplug_datasets.transforms.albu import Albu, AlbumentationsMissingError
 from segplug_datasets.transforms.special import ConcatCDInput, GenerateEdge, RandomDepthMix

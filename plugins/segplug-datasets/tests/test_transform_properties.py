@@ -20,18 +20,9 @@ from hypothesis import strategies as st
 from segkernel.build import build
 from segkernel.catalog import Catalog
 from segkernel.errors import ConfigError, SegKernelError
-from segkernel.sample import (
-    Boxes,
-    DepthMap,
-    EdgeMap,
-    InstanceMasks,
-    Keypoints,
-    LabelMap,
-    RasterField,
-    Sample,
-    WeightMap,
-)
+from segkernel.sample import DepthMap, LabelMap, RasterField, Sample, WeightMap
 from segkernel.testing import transforms as kit
+from segplug_datasets.fields import Boxes, EdgeMap, InstanceMasks, Keypoints
 
 LABELS = {3, 7, 9}
 DTYPES = {

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from segkernel.errors import DataError, UsageError
-from segkernel.sample import Boxes, Field, Geometry, Keypoints, LabelMap, Sample
+from segkernel.sample import Field, Geometry, LabelMap, Sample
+from segplug_datasets.fields import Boxes, Keypoints
 from segplug_datasets.transforms import warp
 from segplug_datasets.transforms.warp import (
     Bend,

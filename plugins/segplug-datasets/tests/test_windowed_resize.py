@@ -13,22 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkernel.sample import (
-    Boxes,
-    Crop,
-    DepthMap,
-    EdgeMap,
-    Flip,
-    Geometry,
-    InstanceMasks,
-    Keypoints,
-    LabelMap,
-    Pad,
-    Resize,
-    Sample,
-    Warp,
-    WeightMap,
-)
+from segkernel.sample import DepthMap, Geometry, LabelMap, Sample, WeightMap
+from segplug_datasets.fields import Boxes, EdgeMap, InstanceMasks, Keypoints
+from segplug_datasets.geometry import Crop, Flip, Pad, Resize, Warp
 from segplug_datasets.transforms.windowed_resize import WindowedResize
 
 TURN = np.array([[0.96, -0.28, 20.0], [0.28, 0.96, -6.0], [0.0, 0.0, 1.0]])

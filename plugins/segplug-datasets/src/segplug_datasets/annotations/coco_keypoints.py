@@ -9,9 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from segkernel.errors import DataError
-from segkernel.sample import Boxes, InstanceMasks, Keypoints, LabelMap, Sample, WeightMap
+from segkernel.sample import LabelMap, Sample, WeightMap
 from segplug_datasets.annotations.coco import CocoInstanceDataset, box_of
 from segplug_datasets.annotations.records import as_data_error, decode_texts, scan_object
+from segplug_datasets.fields import Boxes, InstanceMasks, Keypoints
 
 
 class CocoKeypointDataset(CocoInstanceDataset):

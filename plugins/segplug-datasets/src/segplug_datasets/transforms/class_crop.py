@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from segkernel import geometry
 from segkernel.errors import UsageError
 from segkernel.labels import IGNORE
 from segkernel.sample import Sample
+from segplug_datasets import geometry
 from segplug_datasets.class_index import GRID, cell_edges, count_in_cells, holds
 from segplug_datasets.transforms.checks import need_class_ids
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from segkernel import geometry
 from segkernel.errors import DataError
 from segkernel.labels import IGNORE
 from segkernel.sample import Field, ObjectField, RasterField, Sample, Size
+from segplug_datasets import geometry
 from segplug_datasets.transforms.windowed_resize import WindowedResize
 
 

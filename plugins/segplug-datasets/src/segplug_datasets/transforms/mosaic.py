@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from segkernel import geometry
 from segkernel.errors import UsageError
 from segkernel.labels import IGNORE
 from segkernel.sample import Sample, Size
+from segplug_datasets import geometry
 from segplug_datasets.transforms.checks import probability
 from segplug_datasets.transforms.layers import Layer, composite, shallow_copy
 from segplug_datasets.transforms.windowed_resize import WindowedResize

@@ -9,11 +9,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from segkernel import geometry
 from segkernel.errors import UsageError
 from segkernel.image import opencv
 from segkernel.labels import IGNORE
 from segkernel.sample import MultiLabelMap, Sample
+from segplug_datasets import geometry
 
 Direction = Literal["horizontal", "vertical", "diagonal"]
 

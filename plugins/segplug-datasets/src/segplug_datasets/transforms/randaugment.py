@@ -10,7 +10,8 @@ import numpy as np
 
 from segkernel.errors import DataError, UsageError
 from segkernel.image import opencv
-from segkernel.sample import Sample, Warp
+from segkernel.sample import Sample
+from segplug_datasets.geometry import Warp
 from segplug_datasets.transforms.checks import probability
 from segplug_datasets.transforms.color import RGB2Gray
 from segplug_datasets.transforms.warp import Fill, about_center

@@ -10,7 +10,9 @@ import numpy as np
 from segkernel.errors import DataError, UsageError
 from segkernel.image import opencv
 from segkernel.labels import IGNORE
-from segkernel.sample import EdgeMap, LabelMap, Resize, Sample
+from segkernel.sample import LabelMap, Sample
+from segplug_datasets.fields import EdgeMap
+from segplug_datasets.geometry import Resize
 from segplug_datasets.transforms.checks import need_class_ids
 
 

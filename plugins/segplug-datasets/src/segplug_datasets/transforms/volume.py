@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from segkernel import geometry
 from segkernel.errors import DataError, UsageError
 from segkernel.labels import IGNORE
 from segkernel.sample import RasterField, Sample
+from segplug_datasets import geometry
 from segplug_datasets.transforms.checks import probability
 
 Shape = tuple[int, int, int]

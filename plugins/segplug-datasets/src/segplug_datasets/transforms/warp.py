@@ -12,10 +12,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from segkernel import geometry
 from segkernel.errors import DataError, UsageError
 from segkernel.image import opencv
 from segkernel.sample import Geometry, Sample, Size
+from segplug_datasets import geometry
 from segplug_datasets.transforms.checks import probability
 
 Fill = float | tuple[float, ...]

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from segkernel.geometry import LINEAR, NEAREST, Crop, Geometry, Resize, Size, sampled
+from segkernel.geometry import LINEAR, NEAREST, Geometry, Size
 from segkernel.image import opencv
+from segplug_datasets.geometry import Crop, Resize, sampled
 
 
 @dataclass(frozen=True)
