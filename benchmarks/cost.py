@@ -31,7 +31,7 @@ def measure(family: str, size: tuple[int, int], repeats: int) -> dict[str, Any]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from segkernel.build import build
+    from segkernel import build
     from segkernel.config import load_config
     from segkernel.loading import make_model
 

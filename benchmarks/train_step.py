@@ -19,8 +19,8 @@ from collections.abc import Callable
 
 import torch
 
+from segkernel import build
 from segkernel import engine as engines
-from segkernel.build import build
 from segkernel.engine import LocalEngine
 from segkernel.inference import Preprocessor
 from segkernel.sample import Batch, Targets

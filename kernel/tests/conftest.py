@@ -136,9 +136,9 @@ def make_runner(tmp_path):
     """Return a function that makes a runner over the toys; keyword arguments replace its parts."""
     import torch
 
+    from segkernel import Evaluation
     from segkernel.data import Loader
     from segkernel.engine import LocalEngine
-    from segkernel.evaluation import Evaluation
     from segkernel.runner import Runner
 
     def make(**changes):

@@ -12,12 +12,12 @@ import pytest
 from typing_extensions import NotRequired, Required, TypedDict, Unpack
 
 from segkernel import build
-from segkernel.build import check, check_arguments, construct, signature
+from segkernel.building import check
 from segkernel.catalog import Catalog, Row
 from segkernel.config.marks import MarkedDict, MarkedList, Place
 from segkernel.errors import ConfigError, DataError, NotInstalledError, Problem, UnknownComponentError, UsageError
 from segkernel.interfaces.spec import Spec
-from segkernel.signature import Unresolved
+from segkernel.signature import Unresolved, signature
 
 if TYPE_CHECKING:
     from somewhere import NeverImported
@@ -218,7 +218,7 @@ def test_an_import_path_of_the_current_directory_is_a_type(tmp_path: Path, monke
 
 def test_marked_containers_arrive_plain() -> None:
     given = MarkedDict({"a": MarkedList([1, MarkedDict({"b": 2})])})
-    built = construct(taking(Any), {"x": given})
+    built = build(taking(Any), {"x": given})
     assert (type(built), type(built["a"]), type(built["a"][1])) == (dict, list, dict)
 
 
@@ -276,7 +276,7 @@ FITTING = [
 
 
 def test_values_that_fit() -> None:
-    made = [construct(taking(annotation), {"x": given}) for annotation, given, _ in FITTING]
+    made = [build(taking(annotation), {"x": given}) for annotation, given, _ in FITTING]
     rows = [(*row, value) for row, value in zip(FITTING, made)]
     assert [row for row in rows if row[2] != row[3] or type(row[2]) is not type(row[3])] == []
 
@@ -302,29 +302,29 @@ WRONG = [
     (Leaf, 3, "expected a parts component, got 3 (int)"),
     (Leaf | None, 3, "expected a parts component or None, got 3 (int)"),
     (Sequence[Leaf], {"type": "Leaf"}, "expected a list of a parts component, got {'type': 'Leaf'} (dict)"),
-    (Labels, 3, "expected Labels, got 3 (int)"),
+    (Labels, 3, "expected a mapping, got 3 (int)"),
     (Callable[[int], int], "abs", "expected Callable, got 'abs' (str)"),
 ]
 
 
 def test_values_that_do_not_fit() -> None:
-    found = [check_arguments(taking(kind), {"x": given}, path="a", catalog=CATALOG) for kind, given, _ in WRONG]
+    found = [check(taking(kind), {"x": given}, path="a", catalog=CATALOG) for kind, given, _ in WRONG]
     said = [[(problem.path, problem.message) for problem in problems] for problems in found]
     assert said == [[("a.x", message)] for _, _, message in WRONG]
 
 
 def test_a_misspelt_choice_gets_a_suggestion() -> None:
-    (problem,) = check_arguments(taking(Literal["slide", "whole"]), {"x": "slid"})
+    (problem,) = check(taking(Literal["slide", "whole"]), {"x": "slid"})
     assert problem.hint == "did you mean 'slide'?"
 
 
 def test_a_long_value_is_cut_in_the_message() -> None:
-    (problem,) = check_arguments(taking(int), {"x": "a" * 500})
+    (problem,) = check(taking(int), {"x": "a" * 500})
     assert len(problem.message) < 100
 
 
 def test_places_inside_lists_and_mappings_are_named() -> None:
-    (problem,) = check_arguments(taking(dict[str, list[tuple[int, int]]]), {"x": {"a": [[1, 2], [1, "b"]]}})
+    (problem,) = check(taking(dict[str, list[tuple[int, int]]]), {"x": {"a": [[1, 2], [1, "b"]]}})
     assert problem.path == "x.a[1][1]"
 
 
@@ -332,7 +332,7 @@ def test_none_is_accepted_where_it_is_the_default() -> None:
     def target(x: int = None) -> Any:  # type: ignore[assignment]  # noqa: RUF013
         return x
 
-    assert construct(target, {"x": None}) is None
+    assert build(target, {"x": None}) is None
 
 
 # ---------------------------------------------------------------- problems
@@ -440,7 +440,7 @@ def test_a_class_method_is_a_type() -> None:
 
 
 def test_arguments_must_be_a_mapping() -> None:
-    (problem,) = check_arguments(Labels, [1], path="data.labels")  # type: ignore[arg-type]
+    (problem,) = check(Labels, [1], path="data.labels")  # type: ignore[arg-type]
     assert str(problem) == "data.labels: expected a mapping of the arguments of Labels, got [1] (list)"
 
 
@@ -464,7 +464,7 @@ def test_what_a_constructor_raises_becomes_a_config_error(error: Exception, text
         raise error
 
     with pytest.raises(ConfigError) as caught:
-        construct(target, MarkedDict({"x": 1}, place=Place("my.yaml", 2, 1)), path="model.neck")
+        build(target, MarkedDict({"x": 1}, place=Place("my.yaml", 2, 1)), path="model.neck")
     (problem,) = caught.value.problems
     assert (problem.place, problem.path, problem.message) == ("my.yaml:2:1", "model.neck", text)
     assert caught.value.__cause__ is error
@@ -476,7 +476,7 @@ def test_what_is_no_matter_of_the_config_stays_what_it_is(error: BaseException) 
         raise error
 
     with pytest.raises(type(error)) as caught:
-        construct(target, {})
+        build(target, {})
     assert caught.value is error
 
 
@@ -646,7 +646,7 @@ def test_a_typed_dict_imported_for_type_checkers_only_is_explained() -> None:
 
 
 def test_dataclasses_are_targets() -> None:
-    built = construct(MoreLabels, {"classes": ["a", "b"], "leaf": {"type": "Leaf"}, "values": {7: 1}}, catalog=CATALOG)
+    built = build(MoreLabels, {"classes": ["a", "b"], "leaf": {"type": "Leaf"}, "values": {7: 1}}, catalog=CATALOG)
     assert built.classes == ("a", "b")
     assert isinstance(built.leaf, Leaf)
     assert built.values == {7: 1}
@@ -656,7 +656,7 @@ def test_dataclasses_are_targets() -> None:
 
 def test_iterables_of_arrays_pass() -> None:
     rows = iter([1, 2])
-    assert construct(taking(Iterable[int]), {"x": rows}) is rows
+    assert build(taking(Iterable[int]), {"x": rows}) is rows
 
 
 def test_torch_optimisers_take_what_the_parent_gives() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from segkernel import Evaluation
 from segkernel.errors import SegKernelRemovedIn04Warning
-from segkernel.evaluation import Evaluation
 from segkernel.sample import Prediction
 
 SLIDE = {"mode": "slide", "crop_size": (16, 16), "stride": (16, 16)}

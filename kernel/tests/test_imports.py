@@ -39,7 +39,7 @@ def test_commands_that_build_nothing_import_no_torch(arguments: list[str]) -> No
 
 TORCH_FREE = [
     "catalog",
-    "build",
+    "building",
     "config",
     "interfaces.data",
     "labels",

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from segkernel import Evaluation
 from segkernel.data import Loader
 from segkernel.errors import UsageError
-from segkernel.evaluation import Evaluation
 from segkernel.inference import Preprocessor, infer, predict_batch
 from segkernel.interfaces.model import Output, PixelClasses, PixelValues, Segmentor, output_of
 from segkernel.sample import ObjectField, Sample, collate

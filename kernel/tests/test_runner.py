@@ -13,9 +13,8 @@ import time
 import pytest
 import torch
 
-from segkernel import Priority, hookimpl
+from segkernel import Evaluation, Priority, hookimpl
 from segkernel.errors import DataError, Interrupted, TrainingError, UsageError
-from segkernel.evaluation import Evaluation
 from segkernel.hooks.checkpoint import CheckpointHook
 from segkernel.hookspecs import Run
 

@@ -50,9 +50,9 @@ CHANGES = {
     "~optim.optimizer": "optim.optimizer",
     "~schedule": "as iterations or as epochs (of schedule), neither",
     "+dtaa=3": "dtaa: unknown section\n    did you mean 'data'?",
-    "model=7": "model: needs a mapping, got 7",
-    "data=[]": "data: needs a mapping, got []",
-    "hooks={}": "hooks: needs a list, got {}",
+    "model=7": "model: expected a segmentors component or None, got 7",
+    "data=[]": "data: expected a mapping or None, got []",
+    "hooks={}": "hooks: expected a list of a hooks component or None, got {}",
     # keys
     "model.decode_head.chanels=3": "did you mean 'channels'",
     "+model.decode_head.chanels=3": "unknown argument of segplug-heads/FCNHead",
@@ -74,8 +74,8 @@ CHANGES = {
     "model.backbone.depth=19": "model.backbone.depth: expected 18 or 34 or 50",
     "model.backbone=null": "model.backbone: expected a",
     "hooks=[7]": "hooks[0]: expected a",
-    "work_dir=7": "work_dir: needs str, got 7",
-    "+seed=abc": "seed: needs int, got 'abc'",
+    "work_dir=7": "work_dir: expected str or None, got 7",
+    "+seed=abc": "seed: expected int or None, got 'abc'",
     "+data.start_method=nope": "data.start_method: expected 'fork' or",
     # values
     "+seed=-1": "seed -1",
@@ -118,8 +118,8 @@ def test_a_run_refuses_what_cannot_be(project, seg_kernel, change):
 
 
 def test_all_that_is_wrong_is_said_at_once(project, seg_kernel):
-    changes = ["model.decode_head.channels=abc", "+optim.lr=1", "+dtaa=1", "hooks=[{type: Nope}]"]
-    seg_kernel("run", "tiny.yaml", *changes).must_fail(2, "'abc'", "optim.lr", "dtaa", "'Nope'")
+    changes = ["model.decode_head.channels=abc", "+optim.lr=1", "+data.vall=1", "hooks=[{type: Nope}]"]
+    seg_kernel("run", "tiny.yaml", *changes).must_fail(2, "'abc'", "optim.lr", "data.vall", "'Nope'")
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "banana"])

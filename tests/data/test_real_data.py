@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from segkernel.build import build
+from segkernel import build
 from segkernel.config import load_config
 from segkernel.interfaces.data import Dataset
 from segkernel.labels import IGNORE

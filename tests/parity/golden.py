@@ -19,7 +19,7 @@ import torch
 from golden_names import translate
 from torch import Tensor
 
-from segkernel.build import build
+from segkernel import build
 from segkernel.inference import infer
 from segkernel.interfaces.model import Segmentor
 from segkernel.sample import Targets

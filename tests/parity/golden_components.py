@@ -12,7 +12,7 @@ import torch
 from golden import Report
 from torch import Tensor
 
-from segkernel.build import build
+from segkernel import build
 from segkernel.nn import CrossEntropyLoss, OHEMPixelSampler, accuracy
 
 VALUES, GRADIENTS = 1e-5, 1e-4

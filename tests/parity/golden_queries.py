@@ -12,7 +12,7 @@ from golden_components import GRADIENTS, VALUES, scores
 from golden_names import translate
 from torch import Tensor
 
-from segkernel.build import build
+from segkernel import build
 from segplug_heads import HungarianAssigner
 from segplug_heads.parts.matching import Objects, Queries
 

@@ -11,7 +11,7 @@ from golden import Report, model_config
 from golden_names import our_paramwise
 from torch import nn
 
-from segkernel.build import build
+from segkernel import build
 from segkernel.interfaces.model import Segmentor
 from segkernel.nn import DropPath
 from segkernel.optim import parameter_groups

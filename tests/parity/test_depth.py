@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from segkernel.build import build
+from segkernel import build
 from segkernel.sample import Targets
 
 COMPONENTS = Path(__file__).parent / "components"

@@ -143,7 +143,7 @@ def test_what_is_left_out_is_the_default() -> None:
 def default_of(name: str, argument: str) -> Any:
     """Return the default of an argument of a component, nothing for a name that is no component."""
     pytest.importorskip("torch")
-    from segkernel.build import signature
+    from segkernel.signature import signature
 
     catalog = Catalog.discover()
     groups = [g for g in ("segmentors", "backbones", "heads", "losses", "metrics") if name in catalog.names(g)]

@@ -29,7 +29,6 @@ PUBLIC_MODULES = (
     "weights",
     "config",
     "weight_formats",
-    "build",
     "data",
     "files",
     "cli",
@@ -38,19 +37,18 @@ PUBLIC_MODULES = (
     "predictor",
     "catalog",
     "signature",
-    "experiment",
     "testing",
 )
 """Modules that plugins may import, and what lies in them; all others may change in any release."""
 
 if TYPE_CHECKING:
-    from segkernel.build import build as build
+    from segkernel.building import build as build
     from segkernel.catalog import Catalog as Catalog
     from segkernel.config import load_config as load_config
+    from segkernel.config.sections import Evaluation as Evaluation
     from segkernel.data import Loader as Loader
     from segkernel.engine import LocalEngine as LocalEngine
     from segkernel.errors import SegKernelError as SegKernelError
-    from segkernel.evaluation import Evaluation as Evaluation
     from segkernel.experiment import run as run
     from segkernel.hookspecs import Priority as Priority
     from segkernel.hookspecs import hookimpl as hookimpl
@@ -58,13 +56,13 @@ if TYPE_CHECKING:
     from segkernel.runner import Runner as Runner
 
 _HOMES = {
-    "build": "segkernel.build",
+    "build": "segkernel.building",
     "Catalog": "segkernel.catalog",
     "load_config": "segkernel.config",
     "Loader": "segkernel.data",
     "LocalEngine": "segkernel.engine",
     "SegKernelError": "segkernel.errors",
-    "Evaluation": "segkernel.evaluation",
+    "Evaluation": "segkernel.config.sections",
     "Priority": "segkernel.hookspecs",
     "hookimpl": "segkernel.hookspecs",
     "Predictor": "segkernel.predictor",

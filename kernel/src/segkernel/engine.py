@@ -9,22 +9,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import TypedDict
 
 from segkernel.errors import PeerError, SegKernelError, TrainingError, UsageError, worker_crash_of
 from segkernel.interfaces.model import Engine, Segmentor
 from segkernel.sample import Batch, Targets, map_tensors
-
-
-class LocalEngineArguments(TypedDict, total=False):
-    """The arguments of `LocalEngine`, for engines that pass them on."""
-
-    device: str
-    amp: bool | Literal["float16", "bfloat16"]
-    loss_scale: float | None
-    channels_last: bool
-    cudnn_benchmark: bool
-    threads: int | None
 
 
 class LocalEngine(Engine):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,38 +13,14 @@ from torch import Tensor
 from segkernel.data import Loader, on_device
 from segkernel.engine import blame_batch, together
 from segkernel.errors import DataError, UsageError, warn_renamed
-from segkernel.inference import TTA, check_views, predict_batch
+from segkernel.inference import predict_batch
 from segkernel.interfaces.data import Metric
-from segkernel.interfaces.model import TestConfig
 from segkernel.sample import Batch
 
 if TYPE_CHECKING:
     from segkernel.runner import Runner
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Evaluation:
-    """How validation and test look at images and what they compute.
-
-    Args:
-        metrics: Each is copied before an evaluation.
-        test_cfg: Whole or sliding windows; None takes the model's.
-        tta: Test-time augmentation, for the test only.
-        loss: Also compute the loss on the validation set. None does where it costs no second pass: the model is
-            `one_pass` and sees whole images.
-        format_only: Predict a set without annotations: no metric, no loss.
-    """
-
-    metrics: Sequence[Metric] = ()
-    test_cfg: TestConfig | None = None
-    tta: TTA | None = None
-    loss: bool | None = None
-    format_only: bool = False
-
-    def __post_init__(self) -> None:
-        check_views(self.test_cfg, self.tta)
 
 
 def evaluate(run: Runner, part: Loader, kind: str) -> dict[str, float] | None:

@@ -1,192 +1,43 @@
-"""The sections of a config, as annotated classes, and how a `Runner` comes out of them."""
+"""From the sections of a config to a `Runner`, and runs from start to end."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from typing_extensions import TypedDict
 
 from segkernel import rundir
-from segkernel.build import build, check_arguments, construct
-from segkernel.build import check as check_component
+from segkernel.building import build
+from segkernel.building import check as check_sections
 from segkernel.catalog import Catalog
 from segkernel.config import Config, load_config
 from segkernel.config.marks import place_of
-from segkernel.config.sections import SECTIONS
+from segkernel.config.sections import TTA, DataSection, Evaluation, OptimSection, Paramwise, ScheduleSection, Sections
 from segkernel.data import Loader
 from segkernel.engine import LocalEngine, together
-from segkernel.errors import ConfigError, Problem, UsageError, suggest
-from segkernel.evaluation import Evaluation
-from segkernel.inference import TTA, PaddingConfig, Preprocessor
-from segkernel.interfaces.data import Dataset, Sampler, Transform
+from segkernel.errors import ConfigError, Problem, UsageError
+from segkernel.inference import Preprocessor
 from segkernel.interfaces.model import Engine, Exporter, Segmentor
 from segkernel.interfaces.spec import Spec
-from segkernel.labels import Task
 from segkernel.loading import ambient_of, catalog_of, load_model, make_model, unavailable
-from segkernel.optim import Paramwise, parameter_groups
+from segkernel.optim import parameter_groups
 from segkernel.randomness import seed_everything
 from segkernel.runner import Runner
-from segkernel.schedules import Schedule
 
 log = logging.getLogger(__name__)
 
 USUAL_TTA = TTA(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True)
 
 
-class PreprocessConfig(TypedDict, total=False):
-    """Arguments of `Preprocessor`."""
-
-    mean: Sequence[float]
-    std: Sequence[float]
-    size: tuple[int, int] | None
-    size_divisor: int | None
-    test_cfg: PaddingConfig | None
-
-
-class ClipGrad(TypedDict, total=False):
-    """Gradients are scaled so that their norm is at most ``max_norm``."""
-
-    max_norm: float
-    norm_type: float
-
-
-@dataclass
-class DataSection:
-    """``data``: the sets, what is done to their samples, and how they are brought.
-
-    Args:
-        train: Data set to train on.
-        val: To validate on.
-        test: To test on.
-        sampler: The draw order of training; None shuffles.
-        train_transforms: Applied to training samples.
-        eval_transforms: Applied to validation and test samples.
-        preprocess: Normalisation and padding on the device.
-        num_classes: For references: ``${data.num_classes}``.
-        task: What a pixel is; sets the channels, losses, activation and threshold of all heads that do not say
-            otherwise, and how data sets read labels. None leaves that to the heads: usually ``multiclass``.
-        crop_size: For references, (height, width).
-        align_corners: For references.
-        micro_batch: Samples a device takes at once; None takes ``optim.batch_size``.
-        eval_batch: Likewise in evaluation; images of different sizes are never batched.
-        workers: Processes that bring samples.
-        start_method: How they start.
-        opencv_threads: Threads of OpenCV in each.
-        persistent_workers: Keep them between evaluations.
-    """
-
-    train: Dataset | None = None
-    val: Dataset | None = None
-    test: Dataset | None = None
-    sampler: Sampler | None = None
-    train_transforms: Sequence[Transform] = ()
-    eval_transforms: Sequence[Transform] = ()
-    preprocess: PreprocessConfig = field(default_factory=lambda: PreprocessConfig())
-    num_classes: int | None = None
-    task: Task | None = None
-    crop_size: tuple[int, int] | None = None
-    align_corners: bool = False
-    micro_batch: int | None = None
-    eval_batch: int = 1
-    workers: int = 2
-    start_method: Literal["fork", "spawn", "forkserver"] | None = None
-    opencv_threads: int = 0
-    persistent_workers: bool = True
-
-
-@dataclass
-class OptimSection:
-    """``optim``: the optimiser and its step.
-
-    Args:
-        optimizer: Torch's by name, or a plugin's.
-        batch_size: Samples per step over all devices.
-        clip_grad: Limit of the gradient's norm.
-        paramwise: Factors per parameter.
-    """
-
-    optimizer: Spec[torch.optim.Optimizer] | None = None
-    batch_size: int = 1
-    clip_grad: ClipGrad | None = None
-    paramwise: Paramwise | None = None
-
-
-@dataclass
-class ScheduleSection:
-    """``schedule``: how long, and the learning rate on the way.
-
-    Args:
-        iterations: Optimiser steps; or
-        epochs: passes over the training set.
-        val_interval: In the same unit.
-        val_begin: The iteration before which nothing is validated.
-        lr: Schedules, applied in turn.
-    """
-
-    iterations: int | None = None
-    epochs: float | None = None
-    val_interval: float | None = None
-    val_begin: int = 0
-    lr: Sequence[Schedule] = ()
-
-
-@dataclass
-class PluginsSection:
-    """``plugins``: whose component a short name means when several distributions offer it."""
-
-    prefer: Sequence[str] = ()
-
-
-_TYPED = {"data": DataSection, "optim": OptimSection, "schedule": ScheduleSection, "evaluate": Evaluation,
-          "plugins": PluginsSection}  # fmt: skip
-_COMPONENTS = {"model": "segmentors", "engine": "engines"}
-_LISTS = {"hooks": "hooks", "export": "exporters"}
-_PLAIN: dict[str, tuple[type, ...]] = {"seed": (int,), "work_dir": (str,), "load_from": (str,)}
-
-
-def section_types() -> dict[str, Any]:
-    """Return what each section holds, as an annotation."""
-    plain = {name: kinds[0] for name, kinds in _PLAIN.items()}
-    return {**_TYPED, "model": Segmentor, "engine": Engine, "hooks": list, "export": list[Exporter], **plain}
-
-
 def check(config: Config) -> list[Problem]:
     """Return everything wrong with a config that can be known without building it."""
     if "unavailable" in config.meta:
         return [unavailable(config)]
-    catalog = catalog_of(config)
-    problems: list[Problem] = []
-    for name, value in config.items():
-        place = place_of(config.data, name)
-        if name not in SECTIONS:
-            problems.append(Problem("unknown section", name, place, suggest(name, SECTIONS)))
-        elif value is not None:
-            problems += _check_section(name, value, place, catalog, ambient_of(config))
-    return problems
-
-
-def _check_section(name: str, value: Any, place: str, catalog: Catalog, ambient: Mapping[str, Any]) -> list[Problem]:
-    if name in _PLAIN:
-        right = isinstance(value, _PLAIN[name]) and not isinstance(value, bool)
-        wanted = _PLAIN[name][0].__name__
-        return [] if right else [Problem(f"needs {wanted}, got {value!r}", name, place)]
-    if name in _LISTS:
-        if not isinstance(value, list):
-            return [Problem(f"needs a list, got {value!r}", name, place)]
-        checked = (check_component(_LISTS[name], v, path=f"{name}[{i}]", catalog=catalog) for i, v in enumerate(value))
-        return [problem for problems in checked for problem in problems]
-    if not isinstance(value, Mapping):
-        return [Problem(f"needs a mapping, got {value!r}", name, place)]
-    if name == "engine" and "type" not in value:
-        return check_arguments(LocalEngine, value, path=name, catalog=catalog)
-    if name in _COMPONENTS:
-        return check_component(_COMPONENTS[name], value, path=name, catalog=catalog, ambient=ambient)
-    return check_arguments(_TYPED[name], value, path=name, catalog=catalog, ambient=ambient if name == "data" else {})
+    return check_sections(Sections, config.data, catalog=catalog_of(config), ambient=ambient_of(config))
 
 
 def make_runner(
@@ -230,11 +81,11 @@ def _make_runner(
     hooks: Sequence[Any],
 ) -> Runner:
     model = model or make_model(config, catalog)
-    optim = construct(OptimSection, config.get("optim") or {}, path="optim", catalog=catalog)
-    schedule = construct(ScheduleSection, config.get("schedule") or {}, path="schedule", catalog=catalog)
+    optim = build(OptimSection, config.get("optim") or {}, path="optim", catalog=catalog)
+    schedule = build(ScheduleSection, config.get("schedule") or {}, path="schedule", catalog=catalog)
     sets = config.get("data") or {}
     sets = sets if training else _without_training(sets)
-    data = construct(DataSection, sets, path="data", catalog=catalog, ambient=ambient_of(config))
+    data = build(DataSection, sets, path="data", catalog=catalog, ambient=ambient_of(config))
     _check_classes(model, data, config)
     loaders = _loaders(data, optim, engine, seed)
     spec = optim.optimizer
@@ -249,7 +100,7 @@ def _make_runner(
         batch_size=optim.batch_size if training else None,
         lr=schedule.lr,
         clip_grad=optim.clip_grad,
-        evaluation=construct(Evaluation, config.get("evaluate") or {}, path="evaluate", catalog=catalog),
+        evaluation=build(Evaluation, config.get("evaluate") or {}, path="evaluate", catalog=catalog),
         hooks=[*_hooks(config, catalog), *hooks],
         engine=engine,
         preprocessor=Preprocessor(**data.preprocess),
@@ -262,9 +113,7 @@ def _make_runner(
 
 def _engine(config: Config, catalog: Catalog) -> Engine:
     spec = config.get("engine") or {}
-    if "type" in spec:
-        return build("engines", spec, path="engine", catalog=catalog)
-    return construct(LocalEngine, spec, path="engine", catalog=catalog)
+    return build("engines" if "type" in spec else LocalEngine, spec, path="engine", catalog=catalog)
 
 
 def _hooks(config: Config, catalog: Catalog) -> list[Any]:

@@ -12,31 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from typing_extensions import TypedDict
 
+from segkernel.config.sections import TTA, PaddingConfig, TestConfig, as_pair, check_views
 from segkernel.errors import UsageError
 from segkernel.interfaces.data import DeviceStep
-from segkernel.interfaces.model import Output, PixelClasses, TestConfig
+from segkernel.interfaces.model import Output, PixelClasses
 from segkernel.labels import IGNORE
 from segkernel.nn import resize
 from segkernel.sample import Batch, Prediction, Size, Targets
 
 Predict = Callable[[Tensor], dict[str, Any]]
 """Normalised images (N, C, H, W) to the raw values of each output (see `segkernel.interfaces.model.Output`)."""
-
-
-class TTA(TypedDict, total=False):
-    """Test-time augmentation: probabilities averaged over scales of the image, each also mirrored when ``flip``."""
-
-    scales: Sequence[float]
-    flip: bool
-
-
-class PaddingConfig(TypedDict, total=False):
-    """Padding at the bottom and right to a ``size`` (height, width), or to a multiple of ``size_divisor``."""
-
-    size: tuple[int, int]
-    size_divisor: int
 
 
 class Preprocessor(nn.Module):
@@ -134,20 +120,6 @@ def _padding_config(size: tuple[int, int] | None, size_divisor: int | None) -> P
     return PaddingConfig(size_divisor=size_divisor) if size_divisor else PaddingConfig()
 
 
-def check_views(test_cfg: TestConfig | None, tta: TTA | None = None) -> None:
-    """Refuse windows and scales that cannot be used.
-
-    Raises:
-        UsageError: When ``slide`` lacks its sizes, or a size or scale is not above 0.
-    """
-    if test_cfg and test_cfg.get("mode", "whole").startswith("slide"):
-        sizes = _size(test_cfg.get("crop_size", 0)) + _size(test_cfg.get("stride", 0))
-        if min(sizes) < 1:
-            raise UsageError("test_cfg: mode slide needs crop_size and stride, both (height, width) of 1 or more")
-    if tta is not None and min(tta.get("scales", (1.0,)), default=0) <= 0:
-        raise UsageError(f"tta: needs scales above 0, got {list(tta['scales'])}")
-
-
 def infer(predict: Predict, images: Tensor, outputs: Mapping[str, Output], test_cfg: TestConfig) -> dict[str, Any]:
     """Return the raw values of each output at the size of ``images``, seen as ``test_cfg`` says.
 
@@ -159,7 +131,7 @@ def infer(predict: Predict, images: Tensor, outputs: Mapping[str, Output], test_
     predict = _both_ways(predict, outputs) if mode.endswith("flip") else predict
     if mode.startswith("whole"):
         return whole(predict, images, outputs)
-    return slide(predict, images, outputs, _size(test_cfg["crop_size"]), _size(test_cfg["stride"]))
+    return slide(predict, images, outputs, as_pair(test_cfg["crop_size"]), as_pair(test_cfg["stride"]))
 
 
 def _both_ways(predict: Predict, outputs: Mapping[str, Output]) -> Predict:
@@ -175,11 +147,6 @@ def _both_ways(predict: Predict, outputs: Mapping[str, Output]) -> Predict:
         return merged
 
     return averaged
-
-
-def _size(size: Size | int) -> Size:
-    """Return (height, width) of a size, a number being that of a square."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def _size_of(images: Tensor) -> Size:

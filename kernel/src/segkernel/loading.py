@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from segkernel import checkpoint
-from segkernel.build import build
+from segkernel.building import build
 from segkernel.catalog import Catalog
 from segkernel.config import Config, load_config
 from segkernel.errors import CheckpointError, ConfigError, Problem, UsageError

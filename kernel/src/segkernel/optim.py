@@ -7,50 +7,12 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
-from typing_extensions import Required, TypedDict
 
+from segkernel.config.sections import LayerDecay, Paramwise
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Backbone
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
-
-
-class KeyRule(TypedDict, total=False):
-    """Factors for the parameters whose name holds a key."""
-
-    lr_mult: float
-    decay_mult: float
-
-
-class LayerDecay(TypedDict, total=False):
-    """Backbone layers learn the slower the earlier they come.
-
-    A parameter of layer i of ``num_layers`` has its rate times ``rate ** (num_layers + 1 - i)``; the backbone says
-    which layer that is (`Backbone.layer_of`), counting layers, or stages for ``stage_wise``. Biases and other
-    one-dimensional parameters do not decay.
-    """
-
-    rate: Required[float]
-    num_layers: Required[int]
-    stage_wise: bool
-
-
-class Paramwise(TypedDict, total=False):
-    """Factors on the learning rate and on weight decay.
-
-    ``custom_keys`` maps a part of a parameter's name to its factors; the longest matching key wins, and then none of
-    the others below applies. ``bias_*`` concerns biases outside norms, ``norm_decay_mult`` norm layers,
-    ``dwconv_decay_mult`` depth-wise convolutions, ``flat_decay_mult`` other one-dimensional parameters.
-    ``layer_decay`` comes on top of the others.
-    """
-
-    custom_keys: dict[str, KeyRule]
-    bias_lr_mult: float
-    bias_decay_mult: float
-    norm_decay_mult: float
-    dwconv_decay_mult: float
-    flat_decay_mult: float
-    layer_decay: LayerDecay
 
 
 def parameter_groups(

@@ -17,14 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from segkernel import image, rundir
-from segkernel.build import build, construct
+from segkernel.building import build
 from segkernel.catalog import Catalog
+from segkernel.config.sections import TTA, TestConfig
 from segkernel.data import apply_eval_transforms
 from segkernel.engine import LocalEngine
 from segkernel.errors import ComponentError, DataError, UsageError, warn_renamed
-from segkernel.inference import TTA, Preprocessor, predict_batch
+from segkernel.inference import Preprocessor, predict_batch
 from segkernel.interfaces.data import Dataset, Transform
-from segkernel.interfaces.model import PixelClasses, Segmentor, TestConfig
+from segkernel.interfaces.model import PixelClasses, Segmentor
 from segkernel.labels import Color, Labels
 from segkernel.loading import ExporterChoice, catalog_of, load_model
 from segkernel.sample import Batch, Prediction, Sample, collate
@@ -89,7 +90,7 @@ class Predictor:
         specs = data.get("eval_transforms") or ()
         self.transforms = [build("transforms", t, catalog=catalog) for t in specs] if transforms is None else transforms
         wanted = preprocess or data.get("preprocess") or meta.get("preprocess") or {}
-        self.preprocessor = construct(Preprocessor, wanted, path="preprocess", catalog=catalog)
+        self.preprocessor = build(Preprocessor, wanted, path="preprocess", catalog=catalog)
         evaluate = (config.get("evaluate") if config else None) or {}
         self.test_cfg: TestConfig | None = test_cfg or evaluate.get("test_cfg") or getattr(self.model, "test_cfg", None)
         self.tta = tta

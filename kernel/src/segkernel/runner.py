@@ -26,6 +26,7 @@ from torch import Tensor
 
 from segkernel import checkpoint as checkpoints
 from segkernel import rundir
+from segkernel.config.sections import Evaluation, check_views
 from segkernel.data import Loader, on_device
 from segkernel.engine import LocalEngine, blame_batch, sample_names, together
 from segkernel.errors import (
@@ -37,14 +38,14 @@ from segkernel.errors import (
     UsageError,
     worker_crash_of,
 )
-from segkernel.evaluation import Evaluation, evaluate
+from segkernel.evaluation import evaluate
 from segkernel.hooks.checkpoint import CheckpointHook
 from segkernel.hooks.meter import MeterHook
 from segkernel.hooks.metrics_log import MetricsLogHook
 from segkernel.hooks.progress import ProgressHook
 from segkernel.hooks.schedule import ScheduleHook
 from segkernel.hookspecs import HookCaller
-from segkernel.inference import Preprocessor, check_views
+from segkernel.inference import Preprocessor
 from segkernel.interfaces.data import Dataset
 from segkernel.interfaces.model import Engine, Segmentor
 from segkernel.labels import Labels

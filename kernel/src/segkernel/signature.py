@@ -17,7 +17,7 @@ import types
 import typing
 from collections import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typing_extensions
@@ -242,6 +242,11 @@ def group_of(annotation: Any) -> str | None:
     return next((_CONTRACT_GROUPS[name] for name in names if name in _CONTRACT_GROUPS), None)
 
 
+def is_record(target: Any) -> bool:
+    """Whether a mapping without ``type`` describes it: a dataclass or TypedDict."""
+    return is_typeddict(target) or is_dataclass(target)
+
+
 def bare(annotation: Any) -> Any:
     """Take off what does not change which values fit: Annotated, NewType and aliases."""
     while True:
@@ -273,7 +278,7 @@ def describe(annotation: Any) -> str:
         return f"a list [{', '.join(map(describe, arguments))}]"
     if (origin or kind) in LISTS:
         return f"a list of {describe(arguments[0])}" if arguments else "a list"
-    if (origin or kind) in MAPPINGS or is_typeddict(kind):
+    if (origin or kind) in MAPPINGS or is_record(kind):
         return "a mapping"
     return getattr(kind, "__name__", None) or str(kind)
 

@@ -9,7 +9,6 @@ import sys
 import pytest
 
 from segkernel.config import load_config
-from segkernel.config.sections import KEYS
 from segkernel.errors import ConfigError
 
 BASE = """
@@ -132,31 +131,3 @@ def test_loading_imports_nothing_heavy():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
-
-
-def test_the_known_keys_are_those_of_the_sections():
-    pytest.importorskip("torch")
-    from segkernel import experiment, inference, optim, runner
-    from segkernel.engine import LocalEngine
-    from segkernel.signature import signature
-
-    assert set(KEYS[""]) == set(experiment.section_types())
-    sections = {
-        "data": experiment.DataSection,
-        "optim": experiment.OptimSection,
-        "schedule": experiment.ScheduleSection,
-        "evaluate": runner.Evaluation,
-        "plugins": experiment.PluginsSection,
-        "engine": LocalEngine,
-    }
-    mappings = {
-        "data.preprocess": experiment.PreprocessConfig,
-        "data.preprocess.test_cfg": inference.PaddingConfig,
-        "optim.clip_grad": experiment.ClipGrad,
-        "optim.paramwise": optim.Paramwise,
-        "optim.paramwise.layer_decay": optim.LayerDecay,
-        "evaluate.test_cfg": inference.TestConfig,
-        "evaluate.tta": inference.TTA,
-    }
-    found = {name: set(signature(section)) for name, section in {**sections, **mappings}.items()}
-    assert {name: set(keys) - {"type"} for name, keys in KEYS.items() if name} == found

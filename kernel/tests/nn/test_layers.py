@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from segkernel.build import build
+from segkernel import build
 from segkernel.catalog import Catalog, Row
 from segkernel.errors import AmbiguousComponentError, ConfigError, UnknownComponentError
 from segkernel.nn import (

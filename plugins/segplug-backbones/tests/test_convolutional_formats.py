@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segkernel.build import build
+from segkernel import build
 from segkernel.interfaces.model import Backbone
 from segkernel.weight_formats import convert
 from segkernel.weights import load_weights

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from segkernel.build import build
+from segkernel import build
 from segkernel.errors import ConfigError, UsageError
 from segplug_backbones import TIMMBackbone
 from segplug_backbones.timm_backbone import TimmMissingError

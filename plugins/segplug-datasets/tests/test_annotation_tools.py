@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from segkernel import image
-from segkernel.build import build
+from segkernel import build, image
 from segkernel.errors import DataError, UsageError
 from segplug_datasets.annotations.cvat import CvatDataset
 from segplug_datasets.annotations.label_studio import LabelStudioDataset

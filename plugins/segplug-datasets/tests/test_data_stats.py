@@ -161,7 +161,7 @@ def test_a_folder_holds_a_picture_of_each(project: Path) -> None:
 
 def test_augmented_versions_are_those_of_training(project: Path) -> None:
     pytest.importorskip("torch")
-    from segkernel.build import build
+    from segkernel import build
     from segkernel.data import Loader
     from segplug_datasets.doctor.contact_sheet import _augmented
 

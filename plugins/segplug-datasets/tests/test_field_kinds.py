@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segkernel.build import build
+from segkernel import build
 from segkernel.catalog import Catalog
 from segkernel.data import Loader
 from segkernel.sample import Field, Geometry, LabelMap, ObjectField, RasterField, Sample, Size, as_targets

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segkernel import image
-from segkernel.build import build
+from segkernel import build, image
 from segkernel.errors import DataError, UsageError
 from segkernel.sample import DepthMap, LabelMap, WeightMap
 from segplug_datasets.cityscapes import CityscapesDataset

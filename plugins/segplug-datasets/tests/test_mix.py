@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segkernel import image
-from segkernel.build import build
+from segkernel import build, image
 from segkernel.errors import ConfigError, UsageError
 from segplug_datasets.concat import ConcatDataset, MappedDataset, MixDataset
 from segplug_datasets.paired_files import FolderDataset

@@ -18,8 +18,7 @@ import numpy as np
 import pytest
 import yaml
 
-from segkernel import image
-from segkernel.build import build
+from segkernel import build, image
 from segkernel.errors import DataError
 from segplug_datasets.aerial import ISPRSDataset, iSAIDDataset
 from segplug_datasets.change import LEVIRCDDataset

@@ -296,12 +296,13 @@ def test_a_sampler_of_the_wrong_length_is_refused(rooms: FolderDataset) -> None:
 
 
 def test_a_sampler_comes_from_a_config() -> None:
-    from segkernel.build import check_arguments, construct
-    from segkernel.experiment import DataSection
+    from segkernel import build
+    from segkernel.building import check
+    from segkernel.config.sections import DataSection
 
     wanted = {"train": {"type": "StreetScenes", "length": 4}, "sampler": {"type": "BalancedSampler"}}
-    assert isinstance(construct(DataSection, wanted).sampler, BalancedSampler)
-    (problem,) = check_arguments(DataSection, {"sampler": {"type": "BalancedSampler", "method": "none"}})
+    assert isinstance(build(DataSection, wanted).sampler, BalancedSampler)
+    (problem,) = check(DataSection, {"sampler": {"type": "BalancedSampler", "method": "none"}})
     assert "class-aware" in str(problem)
 
 

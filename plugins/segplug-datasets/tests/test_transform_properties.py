@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from segkernel.build import build
+from segkernel import build
 from segkernel.catalog import Catalog
 from segkernel.errors import ConfigError, SegKernelError
 from segkernel.sample import DepthMap, LabelMap, RasterField, Sample, WeightMap

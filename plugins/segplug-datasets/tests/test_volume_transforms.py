@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segkernel.build import build
+from segkernel import build
 from segkernel.errors import ConfigError, DataError, UsageError
 from segkernel.sample import LabelMap, Sample, WeightMap
 from segplug_datasets.transforms.compose import RandomApply, RandomChoice

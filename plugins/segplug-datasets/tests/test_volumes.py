@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segkernel.build import build
+from segkernel import build
 from segkernel.errors import DataError, UsageError
 from segplug_datasets.decathlon import DecathlonDataset
 from segplug_datasets.optional_deps import ExtraMissingError

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segkernel import image
-from segkernel.build import build
+from segkernel import build, image
 from segkernel.data import Loader
 from segkernel.errors import DataError, UsageError
 from segkernel.sample import Sample

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import segplug_datasets
-from segkernel.build import build, check
+from segkernel import build
+from segkernel.building import check
 from segkernel.config import load_config
 
 ZOO = Path(segplug_datasets.__file__).parent / "zoo/data"

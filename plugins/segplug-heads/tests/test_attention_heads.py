@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from segkernel.build import build
+from segkernel import build
 from segkernel.errors import ConfigError
 from segkernel.sample import Targets
 from segplug_heads import JPU, EMAHead, EncHead, ISAHead, PSAHead

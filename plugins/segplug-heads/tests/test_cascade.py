@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from segkernel.build import build
+from segkernel import build
 from segkernel.errors import ConfigError
 from segkernel.sample import Targets
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segkernel.build import build
+from segkernel import build
 from segkernel.nn import fit_shapes
 from segkernel.weight_formats import convert
 from segkernel.weights import load_weights

@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from segkernel.catalog import Catalog, Row
-from segkernel.experiment import section_types
+from segkernel.config.sections import Sections
+from segkernel.signature import signature
 from segplug_heads.editor_schema import command, config_schema
 
 
@@ -21,10 +22,10 @@ def catalog() -> Catalog:
 
 def test_the_schema_offers_the_installed_names(catalog: Catalog) -> None:
     schema = config_schema(catalog)
-    assert set(schema["properties"]) == {*section_types(), "hooks"}
+    assert set(schema["properties"]) == set(signature(Sections))
     assert schema["$defs"]["engines"]["properties"]["type"]["anyOf"][0] == {"enum": ["LocalEngine"]}
-    assert {"train", "val", "workers"} <= set(schema["properties"]["data"]["anyOf"][0]["properties"])
-    assert schema["properties"]["seed"]["anyOf"] == [{"type": "integer"}, {"$ref": "#/$defs/reference"}]
+    assert {"train", "val", "workers"} <= set(schema["properties"]["data"]["anyOf"][0]["anyOf"][0]["properties"])
+    assert schema["properties"]["engine"]["anyOf"][0]["anyOf"][0] == {"$ref": "#/$defs/engines"}
     json.dumps(schema)
 
 

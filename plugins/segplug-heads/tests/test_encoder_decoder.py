@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from segkernel.build import build
+from segkernel import build
 from segkernel.errors import ConfigError
 from segkernel.interfaces.model import Features, Neck
 from segkernel.sample import Targets

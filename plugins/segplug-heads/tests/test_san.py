@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from segkernel.build import build
+from segkernel import build
 from segkernel.catalog import Catalog
 from segkernel.errors import CheckpointError, ConfigError, DataError, UsageError
 from segkernel.sample import Targets

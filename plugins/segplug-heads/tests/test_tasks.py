@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from segkernel.build import build
+from segkernel import build
 from segkernel.catalog import Catalog
 from segkernel.errors import ConfigError
 from segkernel.labels import Task

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from segkernel.build import build
+from segkernel import build
 from segkernel.errors import UsageError
 from segplug_training.schedules import CosineAnnealingLR, OneCycleLR
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from segkernel import Evaluation
 from segkernel.errors import SegKernelError, UsageError
-from segkernel.evaluation import Evaluation
 from segkernel.interfaces.model import PixelClasses, Segmentor
 from segkernel.runner import Runner
 from segkernel.sample import LabelMap, Prediction, Sample, Targets

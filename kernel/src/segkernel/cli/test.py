@@ -57,7 +57,7 @@ def command(
 
 def _pictures_hook(show_dir: str | None, labels_dir: str | None, show: bool, wait_time: float, opacity: float) -> Any:
     """Return the hook that writes what the options ask for; it is a plugin's."""
-    from segkernel.build import build
+    from segkernel.building import build
 
     asked = {"show_dir": show_dir, "labels_dir": labels_dir, "show": show, "wait_time": wait_time, "opacity": opacity}
     return build("hooks", {"type": "PicturesHook", "count": 0, **asked})

@@ -106,17 +106,17 @@ def _add(source: str | Path | Mapping[str, Any], layers: Any) -> tuple[str, str]
 def _finish(found: list[MarkedDict], overrides: Sequence[str], name: str, source: str, depth: int) -> Config:
     """Merge, override and resolve."""
     from segkernel.config.merge import merge
-    from segkernel.config.overrides import apply_overrides
+    from segkernel.config.overrides import apply_overrides, declared_keys
     from segkernel.config.references import resolve
-    from segkernel.config.sections import SECTIONS
 
     problems: list[Problem] = []
     raw = MarkedDict()
     for layer in found:
         raw = merge(raw, layer, problems)
-    for key in [key for key in raw if key not in SECTIONS and key != "_meta_"]:
-        problems.append(Problem("unknown section", str(key), place_of(raw, key), suggest(key, SECTIONS)))
     raw = apply_overrides(raw, overrides, problems)
+    sections = declared_keys(())
+    for key in [key for key in raw if key not in (*sections, "_meta_")]:
+        problems.append(Problem("unknown section", str(key), place_of(raw, key), suggest(key, sections)))
     data = resolve(raw, problems)
     if problems:
         raise ConfigError(problems)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_origin
 
 from segkernel.config.marks import MarkedDict, MarkedList, Place, summarize
 from segkernel.config.merge import join, merge
 from segkernel.config.paths import Path, format_path, split_path, step_in
-from segkernel.config.sections import KEYS, is_known
+from segkernel.config.sections import Sections
 from segkernel.config.text import read_text
 from segkernel.errors import Problem, suggest
+from segkernel.signature import UNIONS, group_of, is_record, signature
 
 _PLACE = Place("command line")
 _FORMS = (("", "="), ("", "+="), ("~", ""), ("+", "="))
@@ -97,16 +98,31 @@ def _may_create(node: Any, path: Path, above: Path, change: _Change) -> bool:
     if not isinstance(node, MarkedDict) or change.kind == "~":
         return False
     mentioned = path[0] in node.places  # it was there until a changed type or _delete_ dropped it
-    return change.kind == "+" or mentioned or is_known((*above, path[0]))
+    return change.kind == "+" or mentioned or path[0] in declared_keys(above)
 
 
 def _missing(node: Any, step: Any, above: Path, change: _Change) -> Problem:
     path = format_path(above)
     if isinstance(node, MarkedDict):
-        readable = () if change.kind == "~" else KEYS.get(path, ())
+        readable = [] if change.kind == "~" else declared_keys(above)
         hints = [suggest(step, [*node, *readable])]
         hints += [] if change.kind == "~" else [f"+{join(path, step)}=... adds a new key"]
         return Problem("nothing in the config has this key", join(path, step), _PLACE.file, "\n".join(hints))
     if isinstance(node, MarkedList) and isinstance(step, int):
         return Problem(f"the list has {len(node)} items, no [{step}]", path, _PLACE.file)
     return Problem(f"is {summarize(node)}, there is no {step!r} in it", path, _PLACE.file)
+
+
+def declared_keys(path: Path) -> list[str]:
+    """Return the keys that the kernel itself reads below ``path``; of a component, that is only its ``type``."""
+    arms: tuple[Any, ...] = (Sections,)
+    for step in path:
+        annotation = _parameters(arms).get(step)
+        arms = get_args(annotation) if get_origin(annotation) in UNIONS else (annotation,)
+    return [*_parameters(arms), *(["type"] if any(map(group_of, arms)) else [])]
+
+
+def _parameters(arms: Iterable[Any]) -> dict[Any, Any]:
+    """Return the arguments of the classes among some annotations, and what each takes."""
+    found = (entry for record in arms if is_record(record) for entry in signature(record).values())
+    return {parameter.name: parameter.annotation for parameter in found}

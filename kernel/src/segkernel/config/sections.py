@@ -1,33 +1,291 @@
-"""The fixed sections of a config, and the keys that the kernel reads in them; everything else is a component's.
+"""The sections of a config, declared once: what the kernel reads, checks and builds.
 
-`segkernel.experiment` has the same as annotated classes; a test compares them. This list needs no torch.
+This module imports no torch, so that `load_config` knows every key of the sections without it.
 """
 
 from __future__ import annotations
 
-_KEYS = {
-    "": "model data optim schedule engine hooks evaluate export plugins seed work_dir load_from",
-    "data": "num_classes task crop_size align_corners train val test sampler train_transforms eval_transforms"
-    " preprocess micro_batch eval_batch workers start_method opencv_threads persistent_workers",
-    "data.preprocess": "mean std size size_divisor test_cfg",
-    "data.preprocess.test_cfg": "size size_divisor",
-    "optim": "optimizer batch_size clip_grad paramwise",
-    "optim.clip_grad": "max_norm norm_type",
-    "optim.paramwise": "custom_keys bias_lr_mult bias_decay_mult norm_decay_mult dwconv_decay_mult flat_decay_mult"
-    " layer_decay",
-    "optim.paramwise.layer_decay": "rate num_layers stage_wise",
-    "schedule": "iterations epochs val_interval val_begin lr",
-    "engine": "type device amp loss_scale channels_last cudnn_benchmark threads",
-    "evaluate": "metrics test_cfg tta loss format_only",
-    "evaluate.test_cfg": "mode crop_size stride scale_factor subdivision_steps subdivision_num_points",
-    "evaluate.tta": "scales flip",
-    "plugins": "prefer",
-}
-KEYS: dict[str, tuple[str, ...]] = {path: tuple(names.split()) for path, names in _KEYS.items()}
-SECTIONS = KEYS[""]
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from typing_extensions import Required, TypedDict
+
+from segkernel.errors import UsageError
+from segkernel.interfaces.spec import Spec
+from segkernel.labels import Task
+
+if TYPE_CHECKING:
+    from typing import Any as Hook
+
+    from torch.optim import Optimizer
+
+    from segkernel.interfaces.data import Dataset, Metric, Sampler, Transform
+    from segkernel.interfaces.model import Engine, Exporter, Segmentor
+    from segkernel.schedules import Schedule
+else:  # the classes need torch or numpy; to read a config, the group of a component is enough
+
+    def _component(group: str) -> type:
+        return type(group, (Protocol,), {"component_group": group})
+
+    Dataset, Sampler, Transform, Metric = map(_component, ("datasets", "samplers", "transforms", "metrics"))
+    Segmentor, Engine, Exporter, Hook = map(_component, ("segmentors", "engines", "exporters", "hooks"))
+    Optimizer, Schedule = map(_component, ("optimizers", "schedules"))
 
 
-def is_known(path: tuple[object, ...]) -> bool:
-    """Return whether the kernel reads the key at ``path``."""
-    above = ".".join(str(step) for step in path[:-1])
-    return path[-1] in KEYS.get(above, ())
+class PaddingConfig(TypedDict, total=False):
+    """Padding at the bottom and right to a ``size`` (height, width), or to a multiple of ``size_divisor``."""
+
+    size: tuple[int, int]
+    size_divisor: int
+
+
+class PreprocessConfig(TypedDict, total=False):
+    """Arguments of `segkernel.inference.Preprocessor`."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    size: tuple[int, int] | None
+    size_divisor: int | None
+    test_cfg: PaddingConfig | None
+
+
+@dataclass
+class DataSection:
+    """``data``: the data sets, their transforms, and how samples are loaded.
+
+    Args:
+        train: Data set to train on.
+        val: To validate on.
+        test: To test on.
+        sampler: The draw order of training; None shuffles.
+        train_transforms: Applied to training samples.
+        eval_transforms: Applied to validation and test samples.
+        preprocess: Normalisation and padding on the device.
+        num_classes: For references: ``${data.num_classes}``.
+        task: What a pixel is; sets the channels, losses, activation and threshold of all heads that do not say
+            otherwise, and how data sets read labels. None leaves that to the heads: usually ``multiclass``.
+        crop_size: For references, (height, width).
+        align_corners: For references.
+        micro_batch: Samples per forward pass and device; None takes ``optim.batch_size``.
+        eval_batch: Images per forward pass in evaluation; images of different sizes are never batched.
+        workers: Processes that load samples.
+        start_method: How the worker processes start; None takes Python's default.
+        opencv_threads: Threads of OpenCV in each worker.
+        persistent_workers: Keep the workers between evaluations.
+    """
+
+    train: Dataset | None = None
+    val: Dataset | None = None
+    test: Dataset | None = None
+    sampler: Sampler | None = None
+    train_transforms: Sequence[Transform] = ()
+    eval_transforms: Sequence[Transform] = ()
+    preprocess: PreprocessConfig = field(default_factory=lambda: PreprocessConfig())
+    num_classes: int | None = None
+    task: Task | None = None
+    crop_size: tuple[int, int] | None = None
+    align_corners: bool = False
+    micro_batch: int | None = None
+    eval_batch: int = 1
+    workers: int = 2
+    start_method: Literal["fork", "spawn", "forkserver"] | None = None
+    opencv_threads: int = 0
+    persistent_workers: bool = True
+
+
+class ClipGrad(TypedDict, total=False):
+    """Gradients are scaled so that their norm is at most ``max_norm``."""
+
+    max_norm: float
+    norm_type: float
+
+
+class KeyRule(TypedDict, total=False):
+    """Factors for the parameters whose name holds a key."""
+
+    lr_mult: float
+    decay_mult: float
+
+
+class LayerDecay(TypedDict, total=False):
+    """Layer-wise learning-rate decay: early backbone layers learn more slowly.
+
+    A parameter of layer i of ``num_layers`` has its rate times ``rate ** (num_layers + 1 - i)``; the backbone says
+    which layer that is (`Backbone.layer_of`), counting layers, or stages for ``stage_wise``. Biases and other
+    one-dimensional parameters do not decay.
+    """
+
+    rate: Required[float]
+    num_layers: Required[int]
+    stage_wise: bool
+
+
+class Paramwise(TypedDict, total=False):
+    """Factors on the learning rate and on weight decay.
+
+    ``custom_keys`` maps a part of a parameter's name to its factors; the longest matching key wins, and then none of
+    the others below applies. ``bias_*`` concerns biases outside norms, ``norm_decay_mult`` norm layers,
+    ``dwconv_decay_mult`` depth-wise convolutions, ``flat_decay_mult`` other one-dimensional parameters.
+    ``layer_decay`` comes on top of the others.
+    """
+
+    custom_keys: dict[str, KeyRule]
+    bias_lr_mult: float
+    bias_decay_mult: float
+    norm_decay_mult: float
+    dwconv_decay_mult: float
+    flat_decay_mult: float
+    layer_decay: LayerDecay
+
+
+@dataclass
+class OptimSection:
+    """``optim``: the optimiser and its step.
+
+    Args:
+        optimizer: Torch's by name, or a plugin's.
+        batch_size: Samples per step over all devices.
+        clip_grad: Limit of the gradient's norm.
+        paramwise: Factors per parameter.
+    """
+
+    optimizer: Spec[Optimizer] | None = None
+    batch_size: int = 1
+    clip_grad: ClipGrad | None = None
+    paramwise: Paramwise | None = None
+
+
+@dataclass
+class ScheduleSection:
+    """``schedule``: the length of training, and the learning rate over it.
+
+    Args:
+        iterations: Optimiser steps; or
+        epochs: passes over the training set.
+        val_interval: In the same unit.
+        val_begin: The iteration before which nothing is validated.
+        lr: Schedules, applied in turn.
+    """
+
+    iterations: int | None = None
+    epochs: float | None = None
+    val_interval: float | None = None
+    val_begin: int = 0
+    lr: Sequence[Schedule] = ()
+
+
+class LocalEngineArguments(TypedDict, total=False):
+    """The arguments of `segkernel.engine.LocalEngine`, for engines that pass them on."""
+
+    device: str
+    amp: bool | Literal["float16", "bfloat16"]
+    loss_scale: float | None
+    channels_last: bool
+    cudnn_benchmark: bool
+    threads: int | None
+
+
+class TestConfig(TypedDict, total=False):
+    """How a segmentor looks at an image when predicting; sizes are (height, width) in pixels, or one for both.
+
+    ``whole`` sees it at once, ``slide`` in windows of ``crop_size`` every ``stride``; overlaps are averaged.
+    ``whole_flip`` and ``slide_flip`` see image or window mirrored, too, and average the two.
+    The other keys are PointRend's: times the scores are enlarged, pixels scored anew each time, factor of the size.
+    """
+
+    mode: Literal["whole", "slide", "whole_flip", "slide_flip"]
+    crop_size: tuple[int, int] | int
+    stride: tuple[int, int] | int
+    subdivision_steps: int
+    subdivision_num_points: int
+    scale_factor: float
+
+
+class TTA(TypedDict, total=False):
+    """Test-time augmentation: probabilities averaged over scales of the image, each also mirrored when ``flip``."""
+
+    scales: Sequence[float]
+    flip: bool
+
+
+def as_pair(size: tuple[int, int] | int) -> tuple[int, int]:
+    """Return (height, width) of a size, a number being that of a square."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def check_views(test_cfg: TestConfig | None, tta: TTA | None = None) -> None:
+    """Refuse windows and scales that cannot be used.
+
+    Raises:
+        UsageError: When ``slide`` lacks its sizes, or a size or scale is not above 0.
+    """
+    if test_cfg and test_cfg.get("mode", "whole").startswith("slide"):
+        sizes = as_pair(test_cfg.get("crop_size", 0)) + as_pair(test_cfg.get("stride", 0))
+        if min(sizes) < 1:
+            raise UsageError("test_cfg: mode slide needs crop_size and stride, both (height, width) of 1 or more")
+    if tta is not None and min(tta.get("scales", (1.0,)), default=0) <= 0:
+        raise UsageError(f"tta: needs scales above 0, got {list(tta['scales'])}")
+
+
+@dataclass
+class Evaluation:
+    """``evaluate``: how validation and test look at images and which metrics they compute.
+
+    Args:
+        metrics: Each is copied before an evaluation.
+        test_cfg: Whole or sliding windows; None takes the model's.
+        tta: Test-time augmentation, for the test only.
+        loss: Also compute the loss on the validation set. None does where it costs no second pass: the model is
+            `one_pass` and sees whole images.
+        format_only: Predict a set without annotations: no metric, no loss.
+    """
+
+    metrics: Sequence[Metric] = ()
+    test_cfg: TestConfig | None = None
+    tta: TTA | None = None
+    loss: bool | None = None
+    format_only: bool = False
+
+    def __post_init__(self) -> None:
+        check_views(self.test_cfg, self.tta)
+
+
+@dataclass
+class PluginsSection:
+    """``plugins``: whose component a short name means when several distributions offer it."""
+
+    prefer: Sequence[str] = ()
+
+
+@dataclass
+class Sections:
+    """A whole config.
+
+    Args:
+        model: The segmentor.
+        data: Data sets and transforms.
+        optim: Optimiser and batch size.
+        schedule: Length of training and learning rate.
+        engine: Device and precision; without ``type``, those of `LocalEngine`.
+        hooks: Beside those that every run has.
+        evaluate: Metrics and inference.
+        export: What is written after training.
+        plugins: Preferred distributions.
+        seed: Of all random numbers; 0 by default.
+        work_dir: The run directory; ``work_dirs/NAME/TIME`` by default.
+        load_from: A checkpoint to start from, at iteration 0.
+    """
+
+    model: Segmentor | None = None
+    data: DataSection | None = None
+    optim: OptimSection | None = None
+    schedule: ScheduleSection | None = None
+    engine: Engine | LocalEngineArguments | None = None
+    hooks: Sequence[Hook] | None = None
+    evaluate: Evaluation | None = None
+    export: Sequence[Exporter] | None = None
+    plugins: PluginsSection | None = None
+    seed: int | None = None
+    work_dir: str | None = None
+    load_from: str | None = None

@@ -10,12 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import TypedDict
 
+from segkernel.config.sections import TestConfig as TestConfig
 from segkernel.errors import ConfigError, Problem
 from segkernel.geometry import Size
 from segkernel.interfaces.output import Output as Output
@@ -156,22 +156,6 @@ class CascadeHead(Head):
 
     def configure(self, train_cfg: Mapping[str, Any], test_cfg: Mapping[str, Any]) -> None:
         """Take what the segmentor's ``train_cfg`` and ``test_cfg`` say about this head."""
-
-
-class TestConfig(TypedDict, total=False):
-    """How a segmentor looks at an image when predicting; sizes are (height, width) in pixels, or one for both.
-
-    ``whole`` sees it at once, ``slide`` in windows of ``crop_size`` every ``stride``; overlaps are averaged.
-    ``whole_flip`` and ``slide_flip`` see image or window mirrored, too, and average the two.
-    The other keys are PointRend's: times the scores are enlarged, pixels scored anew each time, factor of the size.
-    """
-
-    mode: Literal["whole", "slide", "whole_flip", "slide_flip"]
-    crop_size: tuple[int, int] | int
-    stride: tuple[int, int] | int
-    subdivision_steps: int
-    subdivision_num_points: int
-    scale_factor: float
 
 
 class Segmentor(nn.Module):

@@ -89,9 +89,9 @@ class Subject:
 
     def build(self, **more: Any) -> Any:
         """Construct the component from the example, with ``more`` on top."""
-        from segkernel.build import construct
+        from segkernel.building import build
 
-        return construct(self.target, {**self.arguments, **more}, catalog=self.catalog)
+        return build(self.target, {**self.arguments, **more}, catalog=self.catalog)
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def export_model(
         ExportError: The model cannot be exported, or the file gives other numbers.
         ConfigError, CheckpointError, DataError, UsageError: As of `segkernel.Predictor`.
     """
-    from segkernel.build import build
+    from segkernel import build
     from segkernel.loading import catalog_of
     from segkernel.nn import resize
     from segkernel.predictor import Predictor
@@ -75,7 +75,7 @@ def export_model(
 
 
 def _first_image(config: Config | None) -> Any:
-    from segkernel.build import build
+    from segkernel import build
     from segkernel.loading import ambient_of, catalog_of
 
     data: Mapping[str, Any] = (config.get("data") if config else None) or {}

@@ -13,12 +13,12 @@ from pathlib import PurePath
 from typing import Any, Literal, get_args, get_origin
 
 import click
-from typing_extensions import is_typeddict
 
 from segkernel.catalog import GROUPS, Catalog, Row
+from segkernel.config.sections import Sections
 from segkernel.errors import ComponentError
 from segkernel.interfaces.spec import Spec
-from segkernel.signature import LISTS, MAPPINGS, UNIONS, Parameter, bare, choices_of, group_of, signature
+from segkernel.signature import LISTS, MAPPINGS, UNIONS, Parameter, bare, choices_of, group_of, is_record, signature
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def config_schema(catalog: Catalog, full: bool = False) -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "seg-kernel config",
-        **_object(_sections()),
+        **schema_of(Sections),
         "$defs": {group: _group(group, catalog, full) for group in groups} | {"reference": _REFERENCE},
     }
 
@@ -67,17 +67,10 @@ def schema_of(annotation: Any) -> dict[str, Any]:
         return {"type": "array", "items": schema_of(arguments[0]) if arguments else {}}
     if (origin or kind) in MAPPINGS:
         return {"type": "object", "additionalProperties": schema_of(arguments[1]) if arguments else {}}
-    if is_typeddict(kind) or hasattr(kind, "__dataclass_fields__"):
+    if is_record(kind):
         return _object({name: _parameter(parameter) for name, parameter in signature(kind).items()})
     names = [name for base, name in _PLAIN.items() if isinstance(kind, type) and issubclass(kind, base)]
     return {"type": names[0]} if names else {}
-
-
-def _sections() -> dict[str, Any]:
-    from segkernel.experiment import section_types
-
-    hooks = {"type": "array", "items": {"$ref": "#/$defs/hooks"}}  # objects of any class: no annotation names them
-    return {name: schema_of(kind) for name, kind in section_types().items()} | {"hooks": hooks}
 
 
 def _object(properties: Mapping[str, Any]) -> dict[str, Any]:

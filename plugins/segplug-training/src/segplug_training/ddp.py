@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import Unpack
 
-from segkernel.engine import LocalEngine, LocalEngineArguments
+from segkernel.config.sections import LocalEngineArguments
+from segkernel.engine import LocalEngine
 from segkernel.interfaces.model import Segmentor
 from segkernel.sample import Batch, Targets
 from segplug_training.ranks import Ranks, is_launched, local_rank

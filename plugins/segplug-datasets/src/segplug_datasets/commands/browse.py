@@ -40,7 +40,7 @@ def command(out: str, number: int, augmented: int, chosen: str, **where: Any) ->
 
 def _opened(parts: list[Any], config: Any, chosen: str, augmented: int) -> tuple[Any, list[Any], int]:
     """Return the data set as a run opens it, the transforms of training and the seed."""
-    from segkernel.build import build
+    from segkernel import build
 
     if config is None:
         if augmented:

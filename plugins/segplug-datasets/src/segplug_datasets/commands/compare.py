@@ -92,7 +92,7 @@ def _truth(
 
 def _dataset(config: str) -> object:
     """Build the data set that a config tests on, else the one it validates on."""
-    from segkernel.build import build
+    from segkernel import build
     from segkernel.config import load_config
 
     data = load_config(config).data.get("data") or {}

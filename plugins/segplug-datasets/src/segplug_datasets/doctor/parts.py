@@ -14,9 +14,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from segkernel.build import build, signature
+from segkernel import build
 from segkernel.errors import DataError, SegKernelError, UsageError
 from segkernel.labels import IGNORE, Color
+from segkernel.signature import signature
 from segplug_datasets.doctor.sample_info import Pair
 from segplug_datasets.folders import Folders
 from segplug_datasets.label_spec import LabelSpec

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import enum
 import numbers
-import sys
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -34,31 +33,32 @@ from segkernel.signature import (
     choices_of,
     describe,
     group_of,
+    is_record,
     signature,
 )
 
-__all__ = ["build", "check", "check_arguments", "construct", "signature"]
-
+__all__ = ["build", "check"]
 
 _Target = Callable[..., Any]
-_Defaults = Mapping[str, Any] | None
 _NONE: Mapping[str, Any] = {}
 
 
 def build(
-    group: str,
+    kind: str | _Target,
     spec: Any,
+    /,
     *,
     path: str = "",
     catalog: Catalog | None = None,
     ambient: Mapping[str, Any] = _NONE,
     **defaults: Any,
 ) -> Any:
-    """Return the object that ``spec``, ``{type: Name, argument: value, ...}``, describes.
+    """Return the object that ``spec`` describes.
 
     Args:
-        group: The kind of component: ``heads``.
-        spec: A mapping; or an object, which is returned as it is.
+        kind: The group of a component, ``heads``: ``spec`` is ``{type: Name, argument: value, ...}``, or an object,
+            which is returned as it is. Or any annotated class or function: ``spec`` holds its arguments.
+        spec: A mapping.
         path: Where the spec stands in its config, for messages.
         catalog: Where names are looked up; what is installed when None.
         ambient: Values for every constructor, nested ones included, that has a parameter of such a name and whose spec
@@ -69,52 +69,26 @@ def build(
         ConfigError: With every problem found; nothing was constructed then, or a constructor refused its arguments.
     """
     reader = _Reader(catalog, ambient)
-    return reader.made(reader.component(group, None, spec, _At(path, place_of(spec)), defaults))
+    node = reader.read(kind, spec, _At(path, place_of(spec)), defaults)
+    if reader.problems:
+        raise ConfigError(reader.problems) from next((p.error for p in reader.problems if p.error), None)
+    with reader.catalog.active():  # for the layers that constructors look up themselves
+        return _make(node)
 
 
 def check(
-    group: str,
+    kind: str | _Target,
     spec: Any,
+    /,
     *,
     path: str = "",
     catalog: Catalog | None = None,
     ambient: Mapping[str, Any] = _NONE,
     **defaults: Any,
 ) -> list[Problem]:
-    """Return what is wrong with a spec: the components are imported, nothing is constructed."""
+    """Return what `build` would find wrong with a spec: the components are imported, nothing is constructed."""
     reader = _Reader(catalog, ambient)
-    reader.component(group, None, spec, _At(path, place_of(spec)), defaults)
-    return reader.problems
-
-
-def construct(
-    target: _Target,
-    arguments: Mapping[str, Any],
-    *,
-    path: str = "",
-    catalog: Catalog | None = None,
-    ambient: Mapping[str, Any] = _NONE,
-) -> Any:
-    """Call ``target``, any annotated callable or dataclass, with arguments read as `build` reads them.
-
-    Raises:
-        ConfigError: As `build`.
-    """
-    reader = _Reader(catalog, ambient)
-    return reader.made(reader.call(target, _name_of(target), arguments, _At(path, place_of(arguments))))
-
-
-def check_arguments(
-    target: _Target,
-    arguments: Mapping[str, Any],
-    *,
-    path: str = "",
-    catalog: Catalog | None = None,
-    ambient: Mapping[str, Any] = _NONE,
-) -> list[Problem]:
-    """Return what is wrong with the arguments of any annotated callable or dataclass."""
-    reader = _Reader(catalog, ambient)
-    reader.call(target, _name_of(target), arguments, _At(path, place_of(arguments)))
+    reader.read(kind, spec, _At(path, place_of(spec)), defaults)
     return reader.problems
 
 
@@ -155,17 +129,18 @@ class _Reader:
         self.ambient = ambient
         self.problems: list[Problem] = []
 
-    def made(self, node: Any) -> Any:
-        """Construct what was read, or raise all problems."""
-        if self.problems:
-            raise ConfigError(self.problems) from next((p.error for p in self.problems if p.error), None)
-        with self.catalog.active():  # for the layers that constructors look up themselves
-            return _make(node)
+    def read(self, kind: str | _Target, spec: Any, at: _At, defaults: Mapping[str, Any]) -> Any:
+        """Read a component of a group, or the arguments of a class or function."""
+        if isinstance(kind, str):
+            return self.component(kind, None, spec, at, defaults)
+        return self.call(kind, _name_of(kind), spec, at, defaults)
 
     def problem(self, at: _At, message: str, hint: str = "") -> None:
         self.problems.append(Problem(message, at.path, at.place, hint))
 
-    def component(self, group: str, expected: type | None, spec: Any, at: _At, defaults: _Defaults = _NONE) -> Any:
+    def component(
+        self, group: str, expected: type | None, spec: Any, at: _At, defaults: Mapping[str, Any] | None = _NONE
+    ) -> Any:
         """Read a spec ``{type: Name, ...}`` of a group; a built object is returned as it is."""
         if _is_built(spec):
             return spec
@@ -181,7 +156,7 @@ class _Reader:
             return None
         return self.call(target, label, spec, at, defaults)
 
-    def call(self, target: _Target, label: str, given: Any, at: _At, defaults: _Defaults = _NONE) -> Any:
+    def call(self, target: _Target, label: str, given: Any, at: _At, defaults: Mapping[str, Any] | None = _NONE) -> Any:
         """Read arguments against the signature of ``target``; without ``defaults``, some may come later."""
         if not isinstance(given, Mapping):
             return self.problem(at, f"expected a mapping of the arguments of {label}, got {_show(given)}")
@@ -192,7 +167,7 @@ class _Reader:
             if key in known:
                 is_default = value is None and known[key].default is None
                 made[key] = None if is_default else self.value(known[key].annotation, value, at.child(given, key))
-            elif key != "type" or _is_record(target):
+            elif key != "type" or is_record(target):
                 self._unknown(target, label, given, at, key)
         for name in [name for name in outer if name in known and name not in given]:
             made[name] = self.value(known[name].annotation, outer[name], at)
@@ -207,8 +182,7 @@ class _Reader:
         """Report a class that is not for the task at hand."""
         task, tasks = self.ambient.get("task"), getattr(target, "tasks", None)
         if task is not None and tasks is not None and task not in tasks:
-            hint = "use another, such as FCNHead for heads, or another data.task"
-            self.problem(at.child(given, "type"), f"{label} is not for task {task}, but for {', '.join(tasks)}", hint)
+            self.problem(at.child(given, "type"), f"{label} is not for task {task}, but for {', '.join(tasks)}")
 
     def value(self, annotation: Any, value: Any, at: _At) -> Any:
         """Read any value against any annotation."""
@@ -244,7 +218,7 @@ class _Reader:
         if issubclass(cls, enum.Enum):
             member = _member(cls, value)
             return self._mismatch(kind, value, at) if member is None else member
-        if _is_record(cls) and isinstance(value, Mapping):
+        if is_record(cls) and isinstance(value, Mapping):
             return self.call(cls, cls.__name__, value, at)
         fits = getattr(cls, "_is_protocol", False) or (isinstance(value, cls) and not is_typeddict(cls))
         return value if fits else self._mismatch(kind, value, at)
@@ -252,6 +226,8 @@ class _Reader:
     def _union(self, kind: Any, arms: tuple[Any, ...], value: Any, at: _At) -> Any:
         """Take the first arm that fits; when none does, report on the one that was meant: read furthest inside."""
         meant: list[Problem] = []
+        if isinstance(value, Mapping) and "type" not in value and any(map(is_record, arms)):
+            arms = tuple(arm for arm in arms if not group_of(arm))
         for arm in arms:
             attempt = _Reader(self.catalog, self.ambient)
             node = attempt.value(arm, value, at)
@@ -312,7 +288,7 @@ class _Reader:
 
     def _unknown(self, target: Any, label: str, given: Mapping[str, Any], at: _At, key: Any) -> None:
         known, here = signature(target), at.child(given, key)
-        origin = place_of(given, "type")
+        origin = place_of(given, "type") if "type" in given else ""
         where = f"({at.path.rpartition('.')[2]}.type set in {origin})".replace("(.", "(")
         where = where if origin and _file(origin) != _file(here.place) else ""
         if key in known.fixed:
@@ -396,11 +372,6 @@ def _enforced(expected: Any) -> type | None:
     return None if protocol or expected.__module__.startswith("torch") else expected
 
 
-def _is_record(target: Any) -> bool:
-    """Whether it is read from a mapping without ``type``."""
-    return is_typeddict(target) or is_dataclass(target)
-
-
 def _is_built(spec: Any) -> bool:
     return not isinstance(spec, (Mapping, list, tuple, set, str, bytes, numbers.Number, types.NoneType))
 
@@ -430,12 +401,3 @@ def _name_of(target: Any) -> str:
 
 def _file(place: str) -> str:
     return place.rsplit(":", 2)[0]
-
-
-class _CallableModule(types.ModuleType):
-    """Lets ``from segkernel import build`` be the function, though importing this module puts it under that name."""
-
-    __call__ = staticmethod(build)
-
-
-sys.modules[__name__].__class__ = _CallableModule
