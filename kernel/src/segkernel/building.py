@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import enum
 import numbers
-import types
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from types import FunctionType, MethodType, NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from typing_extensions import is_typeddict
@@ -68,28 +69,31 @@ def build(
     Raises:
         ConfigError: With every problem found; nothing was constructed then, or a constructor refused its arguments.
     """
-    reader = _Reader(catalog, ambient)
-    node = reader.read(kind, spec, _At(path, place_of(spec)), defaults)
+    reader, node = _read(kind, spec, path, catalog, ambient, **defaults)
     if reader.problems:
         raise ConfigError(reader.problems) from next((p.error for p in reader.problems if p.error), None)
     with reader.catalog.active():  # for the layers that constructors look up themselves
         return _make(node)
 
 
-def check(
+def check(kind: str | _Target, spec: Any, /, **options: Any) -> list[Problem]:
+    """Return what `build` would find wrong with the same arguments: components are imported, nothing is constructed."""
+    return _read(kind, spec, **options)[0].problems
+
+
+def _read(
     kind: str | _Target,
     spec: Any,
-    /,
-    *,
     path: str = "",
     catalog: Catalog | None = None,
     ambient: Mapping[str, Any] = _NONE,
     **defaults: Any,
-) -> list[Problem]:
-    """Return what `build` would find wrong with a spec: the components are imported, nothing is constructed."""
-    reader = _Reader(catalog, ambient)
-    reader.read(kind, spec, _At(path, place_of(spec)), defaults)
-    return reader.problems
+) -> tuple[_Reader, Any]:
+    """Return the reader with the problems it found, and what is to be made of the spec."""
+    reader, at = _Reader(catalog, ambient), _At(path, place_of(spec))
+    if isinstance(kind, str):
+        return reader, reader.component(kind, None, spec, at, defaults)
+    return reader, reader.call(kind, _name_of(kind), spec, at, defaults)
 
 
 # ---------------------------------------------------------------- reading: values against annotations
@@ -128,12 +132,6 @@ class _Reader:
         self.catalog = Catalog.current() if catalog is None else catalog
         self.ambient = ambient
         self.problems: list[Problem] = []
-
-    def read(self, kind: str | _Target, spec: Any, at: _At, defaults: Mapping[str, Any]) -> Any:
-        """Read a component of a group, or the arguments of a class or function."""
-        if isinstance(kind, str):
-            return self.component(kind, None, spec, at, defaults)
-        return self.call(kind, _name_of(kind), spec, at, defaults)
 
     def problem(self, at: _At, message: str, hint: str = "") -> None:
         self.problems.append(Problem(message, at.path, at.place, hint))
@@ -216,8 +214,8 @@ class _Reader:
         if issubclass(cls, PurePath) and isinstance(value, str):
             return Path(value)
         if issubclass(cls, enum.Enum):
-            member = _member(cls, value)
-            return self._mismatch(kind, value, at) if member is None else member
+            found = [member for name, member in cls.__members__.items() if value in (name, member.value, member)]
+            return found[0] if found else self._mismatch(kind, value, at)
         if is_record(cls) and isinstance(value, Mapping):
             return self.call(cls, cls.__name__, value, at)
         fits = getattr(cls, "_is_protocol", False) or (isinstance(value, cls) and not is_typeddict(cls))
@@ -290,7 +288,8 @@ class _Reader:
         known, here = signature(target), at.child(given, key)
         origin = place_of(given, "type") if "type" in given else ""
         where = f"({at.path.rpartition('.')[2]}.type set in {origin})".replace("(.", "(")
-        where = where if origin and _file(origin) != _file(here.place) else ""
+        is_elsewhere = origin.rsplit(":", 2)[0] != here.place.rsplit(":", 2)[0]
+        where = where if origin and is_elsewhere else ""
         if key in known.fixed:
             value = "" if known.fixed[key] is EMPTY else f" to {_show(known.fixed[key])}"
             return self.problem(here, f"argument is fixed by {label}{value} and cannot be set", where)
@@ -346,24 +345,14 @@ def _problem_of(error: Exception, at: _At, label: str = "") -> Problem:
 
 # ---------------------------------------------------------------- annotations
 
-_TARGETS = (type, types.FunctionType, types.MethodType)
+_TARGETS = (type, FunctionType, MethodType)
 _UNRESOLVED = "the component's author must import that name when the module is imported, not under TYPE_CHECKING"
-_SCALARS: dict[Any, type] = {
-    bool: bool,
-    int: numbers.Integral,
-    float: numbers.Real,
-    str: str,
-    None: types.NoneType,
-    types.NoneType: types.NoneType,
-}
+_SCALARS: dict[Any, type] = {bool: bool, int: numbers.Integral, float: numbers.Real, str: str, NoneType: NoneType}
 
 
 def _contract(group: str) -> type | None:
     contract = GROUPS.get(group, "")
-    if not contract.startswith("segkernel."):
-        return None
-    module, _, name = contract.partition(":")
-    return _enforced(getattr(__import__(module, fromlist=[name]), name))
+    return _enforced(pkgutil.resolve_name(contract)) if contract.startswith("segkernel.") else None
 
 
 def _enforced(expected: Any) -> type | None:
@@ -373,16 +362,7 @@ def _enforced(expected: Any) -> type | None:
 
 
 def _is_built(spec: Any) -> bool:
-    return not isinstance(spec, (Mapping, list, tuple, set, str, bytes, numbers.Number, types.NoneType))
-
-
-def _member(cls: type[enum.Enum], value: Any) -> enum.Enum | None:
-    if isinstance(value, str) and value in cls.__members__:
-        return cls[value]
-    try:
-        return cls(value)
-    except ValueError:
-        return None
+    return not isinstance(spec, (Mapping, list, tuple, set, str, bytes, numbers.Number, NoneType))
 
 
 # ---------------------------------------------------------------- words
@@ -397,7 +377,3 @@ def _show(value: Any) -> str:
 
 def _name_of(target: Any) -> str:
     return getattr(target, "__name__", None) or str(target)
-
-
-def _file(place: str) -> str:
-    return place.rsplit(":", 2)[0]

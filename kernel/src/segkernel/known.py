@@ -27,8 +27,3 @@ def provider_of(group: str) -> str | None:
     offers = {dist: len(groups.get(group, ())) for dist, groups in table().items()}
     best = max(offers, key=lambda dist: offers[dist])
     return best if offers[best] else None
-
-
-def distribution_of_group(group: str) -> str:
-    """Return the first-party distribution that offers most of a group."""
-    return max(table(), key=lambda dist: len(table()[dist].get(group, ())))

@@ -2,8 +2,8 @@
 
     signature(PSPHead)["channels"]      # Parameter(name="channels", annotation=int, owner=DecodeHead, ...)
 
-Arguments that ``**kwargs: Unpack[SomeTypedDict]`` forwards take default and documentation from the base class's
-``__init__``; those a class names in ``fixed_arguments`` are not arguments of it.
+Arguments that ``**kwargs: Unpack[SomeTypedDict]`` forwards take their default from the base class's ``__init__``;
+those a class names in ``fixed_arguments`` are not arguments of it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import enum
 import functools
 import inspect
-import re
 import sys
 import types
 import typing
@@ -41,7 +40,6 @@ class Parameter:
         annotation: Resolved; ``Any`` when there is none; `Unresolved` when it cannot be.
         default: `EMPTY` where there is none.
         required: Whether it has to be given.
-        documentation: Its line under ``Args:``.
         owner: The class or function whose signature has it.
     """
 
@@ -49,7 +47,6 @@ class Parameter:
     annotation: Any
     default: Any = EMPTY
     required: bool = False
-    documentation: str = ""
     owner: Any = None
 
 
@@ -92,7 +89,7 @@ def signature(target: Callable[..., Any]) -> Signature:
         return _of_typed_dict(target)
     if isinstance(target, type):
         return _of_class(target.__mro__)
-    return _of_function(target, target, lambda hints: _of_returned(hints.get("return")))
+    return _of_function(target, target, _of_returned)
 
 
 def annotations_of(obj: Any) -> dict[str, Any]:
@@ -101,14 +98,6 @@ def annotations_of(obj: Any) -> dict[str, Any]:
         return typing_extensions.get_type_hints(obj, include_extras=True)
     except Exception:  # one name that only a type checker knows would hide all the others
         return {name: _resolve(text, scope) for name, text, scope in _raw_annotations(obj)}
-
-
-def documented_arguments(text: str | None) -> dict[str, str]:
-    """Return what the ``Args:`` section of a docstring says of each name."""
-    section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", inspect.cleandoc(text or ""), re.MULTILINE | re.DOTALL)
-    entries = re.split(r"^    (?=\S)", section.group(1), flags=re.MULTILINE) if section else []
-    found = (re.match(r"(\w+(?:, \w+)*)(?: \([^)]*\))?:\s*(.*)", entry, re.DOTALL) for entry in entries)
-    return {name: " ".join(m.group(2).split()) for m in found if m for name in m.group(1).split(", ")}
 
 
 def _of_class(chain: Sequence[type]) -> Signature:
@@ -145,14 +134,12 @@ def _fixed(cls: type) -> dict[str, Any]:
 
 def _of_dataclass(cls: Any) -> Signature:
     hints = annotations_of(cls)
-    docs = {k: v for base in reversed(cls.__mro__) for k, v in documented_arguments(base.__doc__).items()}
     parameters = {}
     for entry in fields(cls):
         if entry.init:
             default = EMPTY if entry.default is MISSING else entry.default
             required = default is EMPTY and entry.default_factory is MISSING
-            text = docs.get(entry.name, "")
-            parameters[entry.name] = Parameter(entry.name, hints[entry.name], default, required, text, cls)
+            parameters[entry.name] = Parameter(entry.name, hints[entry.name], default, required, cls)
     return Signature(parameters)
 
 
@@ -160,16 +147,14 @@ def _of_function(function: Any, owner: Any, base: Callable[[dict[str, Any]], Sig
     """Read a function; ``base`` gives the signature of what its ``**kwargs`` are handed on to."""
     plain = inspect.unwrap(function)
     hints = annotations_of(plain)
-    docs = documented_arguments(owner.__doc__) | documented_arguments(plain.__doc__)
     parameters, forwarded = {}, Signature({})
     for entry in list(inspect.signature(plain).parameters.values())[skip:]:
         annotation = hints.get(entry.name, Any)
         if entry.kind is entry.VAR_KEYWORD:
             forwarded = _forwarded(entry.name, annotation, owner, base(hints))
         elif entry.kind is not entry.VAR_POSITIONAL:
-            parameters[entry.name] = Parameter(
-                entry.name, annotation, entry.default, entry.default is EMPTY, docs.get(entry.name, ""), owner
-            )
+            required = entry.default is EMPTY
+            parameters[entry.name] = Parameter(entry.name, annotation, entry.default, required, owner)
     more = {name: parameter for name, parameter in forwarded.items() if name not in parameters}
     fixed = {name: value for name, value in forwarded.fixed.items() if name not in parameters}
     return Signature({**parameters, **more}, fixed, forwarded.open)
@@ -188,18 +173,18 @@ def _forwarded(name: str, annotation: Any, owner: Any, base: Signature) -> Signa
 
 
 def _of_typed_dict(cls: Any) -> Signature:
-    docs = documented_arguments(cls.__doc__)
     parameters = {}
     for key, annotation in annotations_of(cls).items():
         required = key in cls.__required_keys__
         while get_origin(annotation) in QUALIFIERS:
             required = required if get_origin(annotation) is ReadOnly else get_origin(annotation) is Required
             annotation = get_args(annotation)[0]
-        parameters[key] = Parameter(key, annotation, EMPTY, required, docs.get(key, ""), cls)
+        parameters[key] = Parameter(key, annotation, EMPTY, required, cls)
     return Signature(parameters)
 
 
-def _of_returned(returned: Any) -> Signature:
+def _of_returned(hints: Mapping[str, Any]) -> Signature:
+    returned = hints.get("return")
     return signature(returned) if isinstance(returned, type) else Signature({})
 
 

@@ -202,7 +202,7 @@ def test_a_missing_folder_is_named(write):
 
 def test_a_folder_is_no_config(write, tmp_path):
     write("folder/mine.yaml", "seed: 1")
-    assert "is a folder" in one_problem(Path("folder")).message
+    assert "Is a directory" in one_problem(Path("folder")).message
 
 
 def test_text_that_is_not_utf8_is_refused(write, tmp_path):

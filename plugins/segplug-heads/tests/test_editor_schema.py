@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from segkernel.catalog import Catalog, Row
 from segkernel.config.sections import Sections
 from segkernel.signature import signature
-from segplug_heads.editor_schema import command, config_schema
+from segplug_heads.editor_schema import command, config_schema, documented_arguments
 
 
 @pytest.fixture
@@ -39,3 +39,28 @@ def test_the_full_schema_lists_arguments_and_skips_what_cannot_be_imported(catal
 
 def test_the_command_prints_json() -> None:
     assert "model" in json.loads(CliRunner().invoke(command).stdout)["properties"]
+
+
+def test_documentation_of_arguments_spans_lines_and_allows_types() -> None:
+    text = """A part.
+
+    Args:
+        size: Its size in pixels,
+            which is a number.
+        name, title (str): What it is called.
+
+    Raises:
+        ValueError: Never.
+    """
+    called = "What it is called."
+    assert documented_arguments(text) == {
+        "size": "Its size in pixels, which is a number.",
+        "name": called,
+        "title": called,
+    }
+
+
+def test_sections_and_arguments_are_described(catalog: Catalog) -> None:
+    data = config_schema(catalog)["properties"]["data"]["anyOf"][0]
+    assert data["anyOf"][0]["properties"]["eval_batch"]["anyOf"][0]["description"].startswith("Images per forward pass")
+    assert data["description"] == "Data sets and transforms."

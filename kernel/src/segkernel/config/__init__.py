@@ -9,7 +9,8 @@ Loading imports no torch, and PyYAML only when a file is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import UserDict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,12 @@ from segkernel.errors import ConfigError, Problem, UsageError, suggest
 
 if TYPE_CHECKING:
     from segkernel.catalog import Catalog
+    from segkernel.config.layers import Layers
 
 __all__ = ["Config", "load_config"]
 
 
-class Config(Mapping[str, Any]):
+class Config(UserDict[str, Any]):
     """A resolved config: a mapping of sections.
 
     Args:
@@ -30,24 +32,14 @@ class Config(Mapping[str, Any]):
         data: The same with references resolved.
         name: A short name for run folders.
         source: The file or packaged file that it came from.
-        depth: How many bases lie under each other at most.
+        depth: The longest chain of bases.
     """
+
+    data: MarkedDict
 
     def __init__(self, raw: MarkedDict, data: MarkedDict, name: str, source: str, depth: int = 0) -> None:
         self.raw, self.data, self.name, self.source, self.depth = raw, data, name, source, depth
         self.meta: MarkedDict = data.pop("_meta_", None) or MarkedDict()
-
-    def __getitem__(self, key: str) -> Any:
-        return self.data[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.data)
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __repr__(self) -> str:
-        return f"Config({self.name!r}, {', '.join(self)})"
 
     def to_yaml(self) -> str:
         """Return the resolved config as YAML that loads to the same values."""
@@ -79,45 +71,41 @@ def load_config(
     Raises:
         ConfigError: With everything that is wrong, each with its place.
     """
+    from segkernel.catalog import Catalog
     from segkernel.config.layers import Layers
-    from segkernel.config.sources import Sources
-
-    if isinstance(source, Config):
-        return _finish([source.raw], overrides, source.name, source.source, source.depth)
-    problems: list[Problem] = []
-    layers = Layers(Sources(catalog), problems)
-    name, origin = _add(source, layers)
-    if problems:
-        raise ConfigError(problems)
-    return _finish(layers.found, overrides, name, origin, layers.depth)
-
-
-def _add(source: str | Path | Mapping[str, Any], layers: Any) -> tuple[str, str]:
-    """Add the layers of ``source``; return a name and where it came from."""
-    if isinstance(source, Mapping):
-        layers.add(mark(source))
-        return "config", ""
-    if not isinstance(source, (str, Path)) or not str(source).strip():
-        raise UsageError(f"a config is a file, a name or a mapping, not {source!r}")
-    name, origin = layers.add_name(str(source))
-    return name, origin
-
-
-def _finish(found: list[MarkedDict], overrides: Sequence[str], name: str, source: str, depth: int) -> Config:
-    """Merge, override and resolve."""
     from segkernel.config.merge import merge
     from segkernel.config.overrides import apply_overrides, declared_keys
     from segkernel.config.references import resolve
 
     problems: list[Problem] = []
+    layers = Layers(catalog or Catalog.discover(), problems)
+    name, origin = _add(source, layers)
+    _refuse(problems)
     raw = MarkedDict()
-    for layer in found:
+    for layer in layers.found:
         raw = merge(raw, layer, problems)
     raw = apply_overrides(raw, overrides, problems)
     sections = declared_keys(())
     for key in [key for key in raw if key not in (*sections, "_meta_")]:
         problems.append(Problem("unknown section", str(key), place_of(raw, key), suggest(key, sections)))
     data = resolve(raw, problems)
+    _refuse(problems)
+    return Config(raw, data, name, origin, layers.depth)
+
+
+def _add(source: str | Path | Mapping[str, Any], layers: Layers) -> tuple[str, str]:
+    """Add the layers of ``source``; return a name and where it came from."""
+    if isinstance(source, Config):
+        layers.found, layers.depth = [source.raw], source.depth
+        return source.name, source.source
+    if isinstance(source, Mapping):
+        layers.add(mark(source))
+        return "config", ""
+    if not isinstance(source, (str, Path)) or not str(source).strip():
+        raise UsageError(f"a config is a file, a name or a mapping, not {source!r}")
+    return layers.add_name(str(source))
+
+
+def _refuse(problems: list[Problem]) -> None:
     if problems:
         raise ConfigError(problems)
-    return Config(raw, data, name, source, depth)

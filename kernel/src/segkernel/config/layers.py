@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
+from segkernel import known
+from segkernel.catalog import Catalog
 from segkernel.config.marks import MarkedDict, as_list, place_of, summarize
-from segkernel.config.sources import Sources
+from segkernel.config.sources import ConfigSource, FoundConfig, installed_sources
 from segkernel.config.text import read_file
 from segkernel.errors import ConfigError, MissingPackageError, Problem, suggest
 
@@ -18,22 +21,27 @@ class Layers:
     """Collects the layers of a config, lowest first; a base reached twice counts once, where it came first.
 
     Args:
-        sources: Where names, and files of other formats, are looked up.
+        catalog: Where config sources are looked up.
         problems: What is wrong is added here.
     """
 
-    def __init__(self, sources: Sources, problems: list[Problem]) -> None:
-        self.sources, self.problems = sources, problems
+    def __init__(self, catalog: Catalog, problems: list[Problem]) -> None:
+        self.catalog, self.problems = catalog, problems
         self.found: list[MarkedDict] = []
         self.depth = 0
         self._seen: set[Path] = set()
 
+    @cached_property
+    def sources(self) -> list[ConfigSource]:
+        """The config sources, imported when the first name is looked up."""
+        return installed_sources(self.catalog)
+
     def add_file(self, path: Path, asked: str = "", chain: tuple[Path, ...] = ()) -> None:
         """Add a file and all that it stands on; ``asked`` is the place that named it."""
         path = Path(os.path.normpath(path.absolute()))
-        label = self.sources.label(path)
+        label = self.label(path)
         if path in chain:
-            circle = " -> ".join(self.sources.label(link) for link in (*chain[chain.index(path) :], path))
+            circle = " -> ".join(self.label(link) for link in (*chain[chain.index(path) :], path))
             self.problems.append(Problem(f"a base includes itself: {circle}", "_base_", asked))
         elif not path.exists():
             self.problems.append(_no_file(path, label, asked))
@@ -66,18 +74,44 @@ class Layers:
         """
         path = (chain[-1].parent if chain else Path()) / Path(name).expanduser()
         is_yaml = path.suffix in YAML and "::" not in name
-        hit = None if is_yaml else self.sources.find(str(path) if path.exists() else name, asked)
-        if hit is None and not (is_yaml or path.exists() or "/" in name or os.sep in name):
-            raise self.sources.unknown(name, asked)
-        found = path if hit is None else hit[1]
+        hit = None if is_yaml else self._find(str(path) if path.exists() else name, asked)
+        if hit is None:
+            if not (is_yaml or path.exists() or "/" in name or os.sep in name):
+                raise self._unknown(name, asked)
+            self.add_file(path, asked, chain)
+            return path.stem, name
+        source, found = hit
         if isinstance(found, Path):
             self.add_file(found, asked, chain)
-            return found.stem, name if hit is None else self.sources.label(found)
+            return found.stem, self.label(found)
         if found.path in chain:
             self.add_file(found.path, asked, chain)  # says that it includes itself
-        elif hit is not None:
-            hit[0].add_layers(found, self)
+        else:
+            source.add_layers(found, self)
         return found.name, found.place
+
+    def label(self, path: Path) -> str:
+        """Return what places call a file: as its source says, else its path from here if it is below."""
+        here = Path.cwd()
+        labels = filter(None, (source.label(path) for source in self.sources))
+        return next(labels, str(path.relative_to(here) if path.is_relative_to(here) else path))
+
+    def _find(self, name: str, asked: str) -> tuple[ConfigSource, FoundConfig | Path] | None:
+        """Return the source that has a name, and what it found; None if no source has."""
+        found = [(source, hit) for source in self.sources if (hit := source.find(name, asked)) is not None]
+        if len(found) > 1:
+            readers = ", ".join(type(source).__name__ for source, _ in found)
+            raise ConfigError(Problem(f"several config sources read {name!r}: {readers}", place=asked))
+        return found[0] if found else None
+
+    def _unknown(self, name: str, asked: str) -> ConfigError:
+        """Return the error for a name that no source has."""
+        problem = Problem(f"no config is called {name!r}")
+        if self.sources:
+            return ConfigError([p for source in self.sources for p in source.unknown(name)] or problem)
+        message = f"{problem.message}, and no package with configs is installed"
+        hint = f"pip install {known.provider_of('config_sources')}"
+        return MissingPackageError(Problem(message, "", asked, hint))
 
     def _add_base(self, name: str, asked: str, chain: tuple[Path, ...]) -> None:
         try:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from segkernel.config.marks import MarkedDict, MarkedList, Place, summarize
 from segkernel.errors import ConfigError, Problem
 
@@ -37,13 +39,13 @@ def scalar(text: str) -> Any:
 def read_file(path: Path, label: str, problems: list[Problem]) -> MarkedDict | None:
     """Read a config file, a mapping; what is wrong goes to ``problems``, with places that call the file ``label``."""
     try:
-        return read_mapping(path.read_text(encoding="utf-8-sig"), label, problems)
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         problems.append(Problem(f"is not UTF-8 text (byte {error.start})", place=label))
-    except IsADirectoryError:
-        problems.append(Problem("is a folder, not a config file", place=label))
     except OSError as error:
         problems.append(Problem(f"cannot be read: {error.strerror}", place=label))
+    else:
+        return read_mapping(text, label, problems)
     return None
 
 
@@ -69,8 +71,6 @@ def read_text(text: str, label: str, problems: list[Problem], place: Place | Non
         problems: What is wrong is added here.
         place: Used for every value instead of its own line, for text from the command line.
     """
-    import yaml
-
     events = yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     try:
         return _Reader(events, label, problems, place).document()
@@ -100,8 +100,6 @@ class _Reader:
         self.count = 0
 
     def document(self) -> Any:
-        import yaml
-
         next(self.events)
         if isinstance(next(self.events), yaml.StreamEndEvent):
             return None
@@ -112,8 +110,6 @@ class _Reader:
         return value
 
     def value(self, event: Any, level: int) -> Any:
-        import yaml
-
         if level > _MOST_LEVELS or self.count > _MOST_VALUES:
             what = _TOO_DEEP if level > _MOST_LEVELS else f"holds more than {_MOST_VALUES} values"
             raise ConfigError(Problem(what, place=str(self.place(event))))
@@ -138,8 +134,6 @@ class _Reader:
         return value
 
     def items(self, start: Any, level: int) -> MarkedList:
-        import yaml
-
         result = MarkedList(place=self.place(start))
         while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
             item = self.value(event, level)
@@ -148,8 +142,6 @@ class _Reader:
         return result
 
     def pairs(self, start: Any, level: int) -> MarkedDict:
-        import yaml
-
         result = MarkedDict(place=self.place(start))
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             key = self.value(event, level)

@@ -83,20 +83,18 @@ def zoo_files(subject: Subject) -> None:
 @check("zoo", name="configs", example=False)
 def zoo_configs(subject: Subject) -> None:
     """Every published name resolves, and names components and arguments that exist, or says why it is unavailable."""
+    from segkernel.catalog import Catalog
     from segkernel.config import load_config
-    from segkernel.config.sources import Sources
+    from segkernel.config.sources import installed_sources
     from segkernel.errors import ConfigError
     from segkernel.experiment import check as check_config
 
     missing = []
-    sources = Sources(subject.catalog)
-    if not sources.installed:
+    sources = installed_sources(subject.catalog or Catalog.current())
+    if not sources:
         raise CheckSkipped("no config source is installed that reads it")
     published = [
-        name
-        for source in sources.installed
-        for name in source.names()
-        if name.startswith(f"{subject.target.distribution}::")
+        name for source in sources for name in source.names() if name.startswith(f"{subject.target.distribution}::")
     ]
     for name in published:
         try:

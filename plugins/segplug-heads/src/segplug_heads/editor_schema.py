@@ -5,8 +5,10 @@ Point an editor's YAML support at the output of ``seg-kernel schema``.
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
+import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
@@ -81,8 +83,19 @@ def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
-    documentation = {"description": parameter.documentation} if parameter.documentation else {}
-    return {**schema_of(parameter.annotation), **documentation}
+    classes = reversed(getattr(parameter.owner, "__mro__", [parameter.owner]))
+    texts = [text for owner in classes for text in (owner.__doc__, getattr(owner.__init__, "__doc__", None))]
+    documented = {name: says for text in texts for name, says in documented_arguments(text).items()}
+    description = {"description": documented[parameter.name]} if parameter.name in documented else {}
+    return {**schema_of(parameter.annotation), **description}
+
+
+def documented_arguments(text: str | None) -> dict[str, str]:
+    """Return what the ``Args:`` section of a docstring says of each name."""
+    section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", inspect.cleandoc(text or ""), re.MULTILINE | re.DOTALL)
+    entries = re.split(r"^    (?=\S)", section.group(1), flags=re.MULTILINE) if section else []
+    found = (re.match(r"(\w+(?:, \w+)*)(?: \([^)]*\))?:\s*(.*)", entry, re.DOTALL) for entry in entries)
+    return {name: " ".join(m.group(2).split()) for m in found if m for name in m.group(1).split(", ")}
 
 
 def _group(group: str, catalog: Catalog, full: bool) -> dict[str, Any]:
