@@ -11,7 +11,7 @@ import importlib_metadata
 import pytest
 
 import segkernel
-from segkernel.catalog import CONTRACT, GROUPS, Catalog, Row, refusal
+from segkernel.catalog import CONTRACT, GROUPS, Catalog, Row, unusable
 from segkernel.errors import (
     AmbiguousComponentError,
     BrokenPluginError,
@@ -99,7 +99,7 @@ REQUIREMENTS = {
 def test_the_handshake_reads_the_requirement() -> None:
     def outcome(requires: str) -> str:
         (row,) = catalog(Distribution("a", heads("X"), requires)).rows
-        return row.status if row.status == "ok" else "older" if refusal(row).contract else "excluded"
+        return row.status if row.status == "ok" else "older" if unusable(row).contract else "excluded"
 
     assert {requires: outcome(requires) for requires in REQUIREMENTS} == REQUIREMENTS
 

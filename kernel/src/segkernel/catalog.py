@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import logging
 import os
+import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +24,7 @@ from typing import Any, Literal
 import importlib_metadata
 
 import segkernel
+from segkernel import known
 from segkernel.errors import (
     AmbiguousComponentError,
     BrokenPluginError,
@@ -171,7 +172,7 @@ class Catalog:
         if usable:
             return usable
         if rows:
-            raise _unusable(rows[0])
+            raise unusable(rows[0])
         if group == "optimizers" and distribution in ("", "torch") and short in _torch_optimizers():
             return Row(group, short, "torch", importlib_metadata.version("torch"), f"torch.optim:{short}")
         raise self._missing(group, distribution, short)
@@ -190,8 +191,7 @@ class Catalog:
         if not row.distribution and not {"", os.getcwd()} & set(sys.path):
             sys.path.append(os.getcwd())  # after installed packages; data-loader workers inherit it
         try:
-            module = importlib.import_module(module_name)
-            return functools.reduce(getattr, filter(None, attribute.split(".")), module)
+            return pkgutil.resolve_name(f"{module_name}:{attribute}")
         except (Exception, SystemExit) as error:
             raise _why(row, module_name, attribute, error) from error
 
@@ -234,32 +234,29 @@ class Catalog:
     def why_none(self, group: str, asked: str) -> ComponentError | None:
         """Return why nothing of a group serves what was asked for: the first-party package for it is missing, hidden or
         incompatible. None when it is there, and so does not serve it either."""
-        from segkernel import known
-
         home = known.provider_of(group)
         rows = [row for row in self.rows if (row.group, row.distribution) == (group, home)]
         if not rows:
             return NotInstalledError(group, asked, home) if home else None
-        return None if rows[0].status == "ok" else _unusable(replace(rows[0], name=asked))
+        return None if rows[0].status == "ok" else unusable(replace(rows[0], name=asked))
 
     def _missing(self, group: str, distribution: str, short: str) -> Exception:
         """Return the error that fits a name nobody offers."""
-        from segkernel import known
-
         home = known.distribution_of(group, short)
         installed = {row.distribution for row in self.rows}
         if home and home not in installed and distribution in ("", home):
             return NotInstalledError(group, short, home)
         rows = self.rows_of(group)
         names = [row.name for row in rows] + (_torch_optimizers() if group == "optimizers" else [])
-        near = did_you_mean(short, names)
+        near, asked = did_you_mean(short, names), short
         if distribution:
             near = [row.qualified for row in rows if row.name == short or row.name in near]
+            asked = f"{distribution}/{short}"
         elsewhere = [row for row in self.rows if row.name == short and row.status == "ok"]
-        asked = f"{distribution}/{short}" if distribution else short
         searched = [f"{row.qualified} is one of the {row.group}" for row in elsewhere]
-        searched = searched or sorted({f"{row.distribution} {row.version}" for row in rows})
-        return UnknownComponentError(group, asked, near, searched)
+        return UnknownComponentError(
+            group, asked, near, searched or sorted({f"{r.distribution} {r.version}" for r in rows})
+        )
 
 
 _active: ContextVar[Catalog | None] = ContextVar("catalog", default=None)
@@ -276,15 +273,14 @@ def _scan_installed(disable: str, prefer: str, strict: str) -> Catalog:
 
 
 def _scan(distributions: Iterable[importlib_metadata.Distribution], disable: str, prefer: str, strict: str) -> Catalog:
-    disabled, seen, rows = set(_names(disable)), set[str](), list[Row]()
+    disabled, found = _names(disable), dict[str, list[Row]]()
     for distribution in distributions:
-        text = distribution.read_text("entry_points.txt") or ""
-        if PREFIX not in text:
+        if PREFIX not in (distribution.read_text("entry_points.txt") or ""):
             continue
         name, version, requirements = _headers(distribution)
-        if name in seen:  # the first one on sys.path is the one that Python imports
+        if name in found:  # the first one on sys.path is the one that Python imports
             continue
-        seen.add(name)
+        found[name] = []
         requires, accepted = _handshake(requirements)
         status: Status = "disabled" if name in disabled else "ok" if accepted else "incompatible"
         try:
@@ -293,10 +289,11 @@ def _scan(distributions: Iterable[importlib_metadata.Distribution], disable: str
             _report(BrokenPluginError("", "", name, "entry_points.txt", error), strict)
             continue
         if status == "incompatible":
-            _report(refusal(Row("", "", name, version, "", status, requires)), strict)
-        rows += [Row(e.group[len(PREFIX) :], e.name, name, version, e.value, status, requires) for e in entries]
-    rows.sort(key=lambda row: row.distribution)  # the order of a folder means nothing
-    return Catalog(tuple(dict.fromkeys(rows)), tuple(_names(prefer)))
+            _report(unusable(Row("", "", name, version, "", status, requires)), strict)
+        rows = (Row(e.group[len(PREFIX) :], e.name, name, version, e.value, status, requires) for e in entries)
+        found[name] = list(dict.fromkeys(rows))
+    # The order of a folder means nothing.
+    return Catalog(tuple(row for name in sorted(found) for row in found[name]), tuple(_names(prefer)))
 
 
 def _names(text: str) -> list[str]:
@@ -320,20 +317,17 @@ def _headers(distribution: importlib_metadata.Distribution) -> tuple[str, str, l
 
 def _handshake(requirements: Iterable[str]) -> tuple[str, bool]:
     """Return the kernel versions accepted, as a specifier, and whether the running one is among them."""
-    asked = [line for line in requirements if re.match(r"seg[-_.]+kernel(?![\w.-])", line, re.IGNORECASE)]
-    if not asked:
-        return "", True
     from packaging.requirements import InvalidRequirement, Requirement
 
+    asked = [line for line in requirements if re.match(r"seg[-_.]+kernel(?![\w.-])", line, re.IGNORECASE)]
     try:
         parsed = [Requirement(line) for line in asked]
     except InvalidRequirement:
         return asked[0], False
-    parsed = [r for r in parsed if r.url is None]  # an address is one version, there is nothing to compare
-    needed = [r for r in parsed if r.marker is None or r.marker.evaluate({"extra": ""})]
+    # An address is one version, there is nothing to compare.
+    needed = [r for r in parsed if r.url is None and (r.marker is None or r.marker.evaluate({"extra": ""}))]
     accepted = all(r.specifier.contains(segkernel.__version__, prereleases=True) for r in needed)
-    specifiers = sorted((str(s) for r in needed for s in r.specifier), reverse=True)  # >= stands before <
-    requires = ",".join(specifiers)
+    requires = ",".join(sorted((str(s) for r in needed for s in r.specifier), reverse=True))  # >= stands before <
     return requires, accepted and not (needed and _is_older(requires))
 
 
@@ -350,24 +344,21 @@ def _check_group(group: str) -> None:
         raise UsageError(f"no component group is called {group!r}; there is {', '.join(near)}")
 
 
-def refusal(row: Row) -> IncompatiblePluginError:
-    """Return the error that says why a distribution is incompatible."""
-    contract = CONTRACT if _is_older(row.requires) else ""
-    return IncompatiblePluginError(row.group, row.name, row.distribution, row.requires, segkernel.__version__, contract)
-
-
-def _unusable(row: Row) -> ComponentError:
+def unusable(row: Row) -> ComponentError:
+    """Return the error that says why what is installed cannot be used."""
     if row.status == "disabled":
         return DisabledPluginError(row.group, row.name, row.distribution)
-    return refusal(row)
+    contract = CONTRACT if _is_older(row.requires) else ""
+    return IncompatiblePluginError(row.group, row.name, row.distribution, row.requires, segkernel.__version__, contract)
 
 
 def _torch_optimizers() -> list[str]:
     """Return the names of torch's own optimisers: found when nothing else has the name, or as ``torch/AdamW``."""
     from torch import optim
 
-    found = {name: value for name, value in vars(optim).items() if isinstance(value, type)}
-    return [name for name, value in found.items() if issubclass(value, optim.Optimizer)]
+    return [
+        name for name, value in vars(optim).items() if isinstance(value, type) and issubclass(value, optim.Optimizer)
+    ]
 
 
 def _why(row: Row, module_name: str, attribute: str, error: BaseException) -> Exception:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -17,7 +18,8 @@ from typing import Any, TextIO
 import click
 
 from segkernel import __version__
-from segkernel.errors import SegKernelError, UsageError, suggest
+from segkernel.catalog import Catalog
+from segkernel.errors import SegKernelError, UnknownComponentError, UsageError, suggest
 
 COMMANDS = {
     "run": "Train, test and export, as a config says.",
@@ -31,7 +33,6 @@ EPILOG = """\b
 Exit codes: 0 done; 1 the run, its data or a checkpoint failed; 2 usage or config;
 3 a plugin is missing, broken or incompatible; 130 SIGINT; 143 SIGTERM.
 """
-LEVELS = ("debug", "info", "warning", "error")
 
 
 class _Size(click.ParamType):
@@ -40,13 +41,10 @@ class _Size(click.ParamType):
     name = "HxW"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        height, _, width = str(value).lower().partition("x")
-        if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        match = re.fullmatch(r"0*([1-9]\d*)x0*([1-9]\d*)", str(value).lower())
+        if match is None:
             self.fail(f"{value!r} is not HEIGHTxWIDTH, such as 512x1024", param, ctx)
-        return int(height), int(width)
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return self.name
+        return int(match[1]), int(match[2])
 
 
 SIZE = _Size()
@@ -121,18 +119,13 @@ class LazyGroup(click.Group):
 
     def _of_plugins(self) -> dict[str, str]:
         """Return name and help line; a name that something else has as well is written in full."""
-        from segkernel.catalog import Catalog
-
         rows = Catalog.discover().rows_of("commands")
         taken = [*COMMANDS, *(row.name for row in rows)]
-        names = [row.name if taken.count(row.name) == 1 else row.qualified for row in rows]
-        return {name: f"from {row.distribution} {row.version}" for name, row in zip(names, rows, strict=True)}
+        names = {row: row.name if taken.count(row.name) == 1 else row.qualified for row in rows}
+        return {name: f"from {row.distribution} {row.version}" for row, name in names.items()}
 
 
 def _command_of_plugin(name: str) -> click.Command:
-    from segkernel.catalog import Catalog
-    from segkernel.errors import UnknownComponentError
-
     catalog = Catalog.discover()
     try:
         found = catalog.load("commands", name)
@@ -176,18 +169,13 @@ def _set_up_logging() -> None:
 
 def _common_options(hidden: bool) -> list[click.Option]:
     """Return the options that stand before or after a command."""
-    level = click.Option(
-        ["--log-level"],
-        type=click.Choice(LEVELS, case_sensitive=False),
-        callback=_set_log_level,
-        expose_value=False,
-        hidden=hidden,
-        help="How much to say on stderr; info by default.",
-    )
-    show = click.Option(
-        ["--traceback"], is_flag=True, expose_value=False, hidden=hidden, help="Show where an error was raised."
-    )
-    return [level, show]
+    shared: dict[str, Any] = {"expose_value": False, "hidden": hidden}
+    levels = click.Choice(("debug", "info", "warning", "error"), case_sensitive=False)
+    how_much, where = "How much to say on stderr; info by default.", "Show where an error was raised."
+    return [
+        click.Option(["--log-level"], type=levels, callback=_set_log_level, help=how_much, **shared),
+        click.Option(["--traceback"], is_flag=True, help=where, **shared),
+    ]
 
 
 def _with_common_options(command: click.Command) -> click.Command:

@@ -197,11 +197,11 @@ def _discover() -> Catalog:
 
 
 def _unusable(row: Row) -> CheckResult:
-    from segkernel.catalog import refusal
+    from segkernel.catalog import unusable
 
     if row.status == "disabled":
         return CheckResult("package", "status", "skipped", "hidden by SEGKERNEL_DISABLE")
-    return CheckResult("package", "status", "failed", refusal(row).reason)
+    return CheckResult("package", "status", "failed", str(unusable(row)).splitlines()[0])
 
 
 def _constant(result: CheckResult) -> Callable[[], CheckResult]:
