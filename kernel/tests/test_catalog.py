@@ -164,7 +164,7 @@ def test_a_name_of_two_distributions_is_an_error_on_use() -> None:
     found = catalog(Distribution("a", heads("X")), Distribution("b", heads("X")))
     with pytest.raises(AmbiguousComponentError, match="a/X or b/X") as caught:
         found.find("heads", "X")
-    assert caught.value.candidates == ("a", "b")
+    assert caught.value.candidates == ("a/X", "b/X")
     assert found.find("heads", "b/X").distribution == "b"
 
 

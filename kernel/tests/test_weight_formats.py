@@ -145,7 +145,9 @@ def test_a_file_that_torch_wrote_after_all_is_read_by_torch(install: Install, tm
 def test_two_readers_of_one_suffix_are_an_error_until_one_is_preferred(install: Install, tmp_path: Path) -> None:
     (tmp_path / "a.theirs").write_text("seven")
     install("Plus", "Theirs")
-    with pytest.raises(AmbiguousComponentError, match=r"\.theirs: 2 .*\n.*dist-plus/Plus or dist-theirs/Theirs"):
+    with pytest.raises(
+        AmbiguousComponentError, match=r"\.theirs' is offered 2 times\n.*dist-plus/Plus or dist-theirs/Theirs"
+    ):
         checkpoint.load(tmp_path / "a.theirs")
     install("Plus", "Theirs", prefer=("dist-plus",))
     assert checkpoint.load(tmp_path / "a.theirs")["state_dict"]

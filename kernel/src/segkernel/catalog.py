@@ -227,8 +227,10 @@ class Catalog:
         for distribution in self.preferred:
             rows = [row for row in rows if row.distribution == distribution] or rows
         if len(rows) > 1:
-            distributions, values = [row.distribution for row in rows], [row.value for row in rows]
-            raise AmbiguousComponentError(rows[0].group, asked, distributions, values, [row.name for row in rows])
+            names = list(dict.fromkeys(row.qualified for row in rows))
+            raise AmbiguousComponentError(
+                rows[0].group, asked, names if len(names) > 1 else [row.value for row in rows]
+            )
         return rows[0] if rows else None
 
     def why_none(self, group: str, asked: str) -> ComponentError | None:

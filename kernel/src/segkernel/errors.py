@@ -137,30 +137,17 @@ class AmbiguousComponentError(ComponentError):
 
     Args:
         group: The kind.
-        name: The name as it was asked for.
-        candidates: The distributions that offer it; the same one twice when it contradicts itself.
-        values: Their import paths, in the same order.
-        names: What each calls it, where the name asked for is none of an entry point: a file's suffix.
+        name: The name as it was asked for, or a file's suffix.
+        candidates: What to write for each: ``distribution/Name``, or import paths where one distribution has several.
     """
 
     exit_code = 2
 
-    def __init__(
-        self, group: str, name: str, candidates: Sequence[str], values: Sequence[str] = (), names: Sequence[str] = ()
-    ) -> None:
-        self.candidates, self.values = tuple(candidates), tuple(values)
-        names = names or [name] * len(self.candidates)
-        written = " or ".join(f"{dist}/{each}" for dist, each in zip(self.candidates, names))
-        count = len(self.candidates)
-        if set(names) == {name} and len(set(self.candidates)) == 1:
-            message = f"{self.candidates[0]} offers {group} component {name!r} {count} times\n"
-            message += f"    write type: {' or '.join(self.values)} until that package is repaired"
-        else:
-            by_name = set(names) == {name}
-            said = f"{group} component {name!r} is offered by {count} distributions"
-            message = said if by_name else f"{name}: {count} {group} fit equally well"
-            message += f"\n    write type: {written}, or settle it with plugins.prefer: [{self.candidates[0]}]"
-        super().__init__(group, name, message)
+    def __init__(self, group: str, name: str, candidates: Sequence[str]) -> None:
+        self.candidates = tuple(candidates)
+        message = f"{group} component {name!r} is offered {len(self.candidates)} times"
+        hint = f"write type: {' or '.join(self.candidates)}, or settle it with plugins.prefer"
+        super().__init__(group, name, f"{message}\n    {hint}")
 
 
 class DisabledPluginError(ComponentError):
@@ -218,12 +205,11 @@ class IncompatiblePluginError(ComponentError):
         self, group: str, name: str, distribution: str, requires: str, running: str, contract: str = ""
     ) -> None:
         self.distribution, self.requires, self.running, self.contract = distribution, requires, running, contract
-        self.reason = f"accepts seg-kernel {requires or 'of any version'}, but {running} is running"
-        hint = f"\n    pip install --upgrade {distribution}, or install a seg-kernel that it accepts"
-        if contract:
-            self.reason = f"accepts seg-kernel {requires or 'of any version'}: written for contracts before {contract}"
-            hint = f"\n    pip install --upgrade {distribution}, or port it and require seg-kernel>={contract}"
-        super().__init__(group, name, f"{distribution} {self.reason}; it was not imported{hint}")
+        why = f": written for contracts before {contract}" if contract else f", but {running} is running"
+        cure = f"port it and require seg-kernel>={contract}" if contract else "install a seg-kernel that it accepts"
+        self.reason = f"accepts seg-kernel {requires or 'of any version'}{why}"
+        hint = f"pip install --upgrade {distribution}, or {cure}"
+        super().__init__(group, name, f"{distribution} {self.reason}; it was not imported\n    {hint}")
 
 
 class DataError(SegKernelError):

@@ -28,21 +28,16 @@ def apply_overrides(root: MarkedDict, overrides: Iterable[str], problems: list[P
     for text in overrides:
         mode = text[0] if text[:1] in ("+", "~") else ""
         path, length = split_path(text[len(mode) :])
-        sign, value = _split(text[len(mode) + length :])
+        rest = text[len(mode) + length :]
+        sign = next((sign for sign in ("+=", "=") if rest.startswith(sign)), rest)
         if not path or (mode, sign) not in _FORMS:
             problems.append(Problem(f"{text!r} is no override", place=_PLACE.file, hint=_HINT))
             continue
         count = len(problems)
-        change = _Change(mode or sign, None if mode == "~" else _value(value, format_path(path), problems))
+        change = _Change(mode or sign, None if mode == "~" else _value(rest[len(sign) :], format_path(path), problems))
         if len(problems) == count:
             root = _descend(root, path, (), change, problems)
     return root
-
-
-def _split(text: str) -> tuple[str, str]:
-    """Split ``=VALUE`` or ``+=VALUE``."""
-    sign = next((sign for sign in ("+=", "=") if text.startswith(sign)), "")
-    return sign or text, text[len(sign) :]
 
 
 def _value(text: str, path: str, problems: list[Problem]) -> Any:

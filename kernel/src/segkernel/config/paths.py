@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -10,9 +11,8 @@ from segkernel.config.marks import MarkedDict, MarkedList
 
 Path = tuple[Any, ...]
 
-_STEP = re.compile(
-    r"""\.?(?P<key>[^.\[\]="'${}+~]+)|\[(?P<index>-?\d+)\]|\[(?P<quote>["'])(?P<quoted>.*?)(?P=quote)\]"""
-)
+_KEY = r"""[^.\[\]="'${}+~]+"""
+_STEP = re.compile(rf"""\.?(?P<key>{_KEY})|\[(?P<index>-?\d+)\]|\[(?P<quote>["'])(?P<quoted>.*?)(?P=quote)\]""")
 
 
 def split_path(text: str) -> tuple[Path, int]:
@@ -22,10 +22,7 @@ def split_path(text: str) -> tuple[Path, int]:
     while match := _STEP.match(text, position):
         if bool(steps) != match[0].startswith(".") and match["key"] is not None:
             break  # a key that is not the first needs its dot, the first has none
-        if match["index"] is not None:
-            steps.append(int(match["index"]))
-        else:
-            steps.append(match["key"] if match["quoted"] is None else match["quoted"])
+        steps.append(int(match["index"]) if match["index"] else match["key"] or match["quoted"])
         position = match.end()
     return tuple(steps), position
 
@@ -38,15 +35,8 @@ def parse_path(text: str) -> Path | None:
 
 def format_path(path: Iterable[Any]) -> str:
     """Write a path as it is typed."""
-    text = ""
-    for step in path:
-        if isinstance(step, int):
-            text += f"[{step}]"
-        elif re.fullmatch(r"[^.\[\]=\"'${}+~]+", str(step)):
-            text += f".{step}" if text else str(step)
-        else:
-            text += f'["{step}"]'
-    return text
+    steps = (f".{s}" if type(s) is str and re.fullmatch(_KEY, s) else f"[{json.dumps(s)}]" for s in path)
+    return "".join(steps).removeprefix(".")
 
 
 def step_in(container: Any, step: Any) -> Any:
