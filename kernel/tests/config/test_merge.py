@@ -97,7 +97,6 @@ def test_a_base_is_relative_to_its_file(load, write):
     write("shared/base.yaml", "_base_: deep/low.yaml\nwork_dir: x")
     config = load("_base_: shared/base.yaml")
     assert dict(config) == {"seed": 7, "work_dir": "x"}
-    assert config.depth == 2
 
 
 def test_a_base_reached_twice_counts_once(load):

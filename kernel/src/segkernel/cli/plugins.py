@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from segkernel.testing import CheckResult
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
-NOT_COMPONENTS = ("zoo", "config_sources", "commands")
 
 
 @click.group(invoke_without_command=True)
@@ -30,11 +29,11 @@ def command(ctx: click.Context, as_json: bool) -> None:
     """List the installed plugins: version, status, accepted kernels, what each offers. Imports none of them."""
     if ctx.invoked_subcommand is None:
         catalog = Catalog.discover()
-        rows = [_rows_of(catalog, distribution) for distribution in _distributions(catalog)]
+        offers = _offers(catalog)
         if as_json:
-            _write({"kernel": __version__, "plugins": [_as_data(found) for found in rows]})
+            _write({"kernel": __version__, "plugins": list(map(_as_data, offers.values()))})
         else:
-            _print_list(catalog, rows)
+            _print_list(catalog, offers.values())
 
 
 @command.command()
@@ -60,7 +59,7 @@ def check(ctx: click.Context, distribution: str | None, deep: bool, as_json: boo
 
     catalog = Catalog.discover()
     results: dict[str, list[CheckResult]] = {}
-    for name in [_wanted(catalog, distribution)[0].distribution] if distribution else _distributions(catalog):
+    for name in [_wanted(catalog, distribution)[0].distribution] if distribution else _offers(catalog):
         results[name] = check_distribution(name, catalog, deep)
         if not as_json:
             _print_results(name, results[name])
@@ -70,25 +69,21 @@ def check(ctx: click.Context, distribution: str | None, deep: bool, as_json: boo
         ctx.exit(3)
 
 
+def _offers(catalog: Catalog) -> dict[str, list[Row]]:
+    """Return what each distribution offers, in the order of the groups."""
+    order = [*GROUPS, *(row.group for row in catalog.rows)]
+    rows = sorted(catalog.rows, key=lambda row: (row.distribution, order.index(row.group), row.name))
+    return {name: list(offered) for name, offered in itertools.groupby(rows, lambda row: row.distribution)}
+
+
 def _wanted(catalog: Catalog, distribution: str) -> list[Row]:
-    name = normalise(distribution)
-    rows = _rows_of(catalog, name)
-    if rows:
-        return rows
+    name, offers = normalise(distribution), _offers(catalog)
+    if name in offers:
+        return offers[name]
     if name in known.table():
         raise NotInstalledError("plugins", name, name)
-    near = did_you_mean(name, _distributions(catalog)) or _distributions(catalog)
+    near = did_you_mean(name, offers) or offers
     raise UsageError(f"no installed distribution {name!r} offers components; there is {', '.join(near) or 'none'}")
-
-
-def _distributions(catalog: Catalog) -> list[str]:
-    return sorted({row.distribution for row in catalog.rows})
-
-
-def _rows_of(catalog: Catalog, distribution: str) -> list[Row]:
-    order = [*GROUPS, *(row.group for row in catalog.rows)]
-    rows = [row for row in catalog.rows if row.distribution == distribution]
-    return sorted(rows, key=lambda row: (order.index(row.group), row.name))
 
 
 def _ambiguous(catalog: Catalog) -> list[tuple[str, str, list[str]]]:
@@ -104,7 +99,7 @@ def _as_data(rows: Sequence[Row]) -> dict[str, Any]:
     return {**{key: getattr(rows[0], key) for key in shared}, "offers": offers}
 
 
-def _print_list(catalog: Catalog, rows: Sequence[Sequence[Row]]) -> None:
+def _print_list(catalog: Catalog, rows: Iterable[Sequence[Row]]) -> None:
     lines = [("distribution", "version", "status", "kernel", "offers")]
     for first, *others in rows:
         offers = Counter(row.group for row in (first, *others))

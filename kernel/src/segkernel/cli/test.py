@@ -13,7 +13,9 @@ from segkernel.cli.run import engine_overrides
 @click.command("test")
 @click.argument("config")
 @click.argument("others", nargs=-1, metavar="[WEIGHTS] [KEY=VALUE]...")
-@click.option("--out", type=click.Path(file_okay=False), metavar="DIR", help="Write a label PNG for every image.")
+@click.option(
+    "--out", "labels_dir", type=click.Path(file_okay=False), metavar="DIR", help="Write a label PNG for every image."
+)
 @click.option("--show-dir", type=click.Path(file_okay=False), metavar="DIR", help="Write a picture for every image.")
 @click.option("--show", is_flag=True, help="Show each picture in a window.")
 @click.option("--wait-time", type=float, default=0, metavar="SECONDS", help="How long to show each; 0 waits for a key.")
@@ -22,42 +24,26 @@ from segkernel.cli.run import engine_overrides
 @click.option("--work-dir", metavar="DIR", help="Run directory. [default: work_dirs/NAME/TIME]")
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps.")
 def command(
-    config: str,
-    others: tuple[str, ...],
-    out: str | None,
-    show_dir: str | None,
-    show: bool,
-    wait_time: float,
-    opacity: float,
-    tta: bool,
-    work_dir: str | None,
-    device: str | None,
+    config: str, others: tuple[str, ...], tta: bool, work_dir: str | None, device: str | None, **pictures: Any
 ) -> None:
     """Test CONFIG with WEIGHTS, a checkpoint or an exported file; CONFIG may itself be a checkpoint of a run."""
+    from segkernel.building import build
     from segkernel.experiment import make_test
 
     weights = [other for other in others if Path(other).exists() or not ("=" in other or other.startswith("~"))]
     if len(weights) > 1:
         raise click.UsageError(f"one file of weights, not {len(weights)}: {' '.join(weights)}")
     overrides = [other for other in others if other not in weights] + engine_overrides(False, device)
-    hooks = [_pictures_hook(show_dir, out, show, wait_time, opacity)] if show_dir or out or show else []
+    show_dir, labels_dir = pictures["show_dir"], pictures["labels_dir"]
+    wanted = show_dir or labels_dir or pictures["show"]
+    hooks = [build("hooks", {"type": "PicturesHook", "count": 0, **pictures})] if wanted else []  # a plugin's
     runner = make_test(config, weights[0] if weights else None, overrides, work_dir=work_dir, tta=tta, hooks=hooks)
     try:
         figures = runner.test()
     finally:
         runner.close()
-    shown = {name: value for name, value in figures.items() if "." not in name}
-    click.echo(
-        "  ".join(f"{name} {value:.2f}" for name, value in shown.items()) or "predicted; nothing to compare with"
-    )
-    for what, folder in {"pictures": show_dir or runner.work_dir / "pictures", "labels": out}.items():
+    shown = "  ".join(f"{name} {value:.2f}" for name, value in figures.items() if "." not in name)
+    click.echo(shown or "predicted; nothing to compare with")
+    for what, folder in {"pictures": show_dir or runner.work_dir / "pictures", "labels": labels_dir}.items():
         if folder and Path(folder).is_dir():
             click.echo(f"{what:<8}  {folder}")
-
-
-def _pictures_hook(show_dir: str | None, labels_dir: str | None, show: bool, wait_time: float, opacity: float) -> Any:
-    """Return the hook that writes what the options ask for; it is a plugin's."""
-    from segkernel.building import build
-
-    asked = {"show_dir": show_dir, "labels_dir": labels_dir, "show": show, "wait_time": wait_time, "opacity": opacity}
-    return build("hooks", {"type": "PicturesHook", "count": 0, **asked})

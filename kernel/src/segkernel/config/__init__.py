@@ -32,13 +32,12 @@ class Config(UserDict[str, Any]):
         data: The same with references resolved.
         name: A short name for run folders.
         source: The file or packaged file that it came from.
-        depth: The longest chain of bases.
     """
 
     data: MarkedDict
 
-    def __init__(self, raw: MarkedDict, data: MarkedDict, name: str, source: str, depth: int = 0) -> None:
-        self.raw, self.data, self.name, self.source, self.depth = raw, data, name, source, depth
+    def __init__(self, raw: MarkedDict, data: MarkedDict, name: str, source: str) -> None:
+        self.raw, self.data, self.name, self.source = raw, data, name, source
         self.meta: MarkedDict = data.pop("_meta_", None) or MarkedDict()
 
     def to_yaml(self) -> str:
@@ -90,13 +89,13 @@ def load_config(
         problems.append(Problem("unknown section", str(key), place_of(raw, key), suggest(key, sections)))
     data = resolve(raw, problems)
     _refuse(problems)
-    return Config(raw, data, name, origin, layers.depth)
+    return Config(raw, data, name, origin)
 
 
 def _add(source: str | Path | Mapping[str, Any], layers: Layers) -> tuple[str, str]:
     """Add the layers of ``source``; return a name and where it came from."""
     if isinstance(source, Config):
-        layers.found, layers.depth = [source.raw], source.depth
+        layers.found = [source.raw]
         return source.name, source.source
     if isinstance(source, Mapping):
         layers.add(mark(source))

@@ -28,7 +28,6 @@ class Layers:
     def __init__(self, catalog: Catalog, problems: list[Problem]) -> None:
         self.catalog, self.problems = catalog, problems
         self.found: list[MarkedDict] = []
-        self.depth = 0
         self._seen: set[Path] = set()
 
     @cached_property
@@ -53,7 +52,6 @@ class Layers:
 
     def add(self, mapping: MarkedDict, chain: tuple[Path, ...] = ()) -> None:
         """Add a mapping after the bases that it names; ``chain`` ends with the file that it was read from."""
-        self.depth = max(self.depth, len(chain) - 1)
         for index, name in enumerate(bases := as_list(mapping, "_base_")):
             asked = place_of(bases, index)
             if not isinstance(name, str) or not name:
