@@ -16,7 +16,7 @@ import types
 import typing
 from collections import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typing_extensions
@@ -58,28 +58,18 @@ class Unresolved:
     reason: str
 
 
-@dataclass(frozen=True)
-class Signature(Mapping[str, Parameter]):
-    """The arguments of a class or function, by name.
+class Signature(dict[str, Parameter]):
+    """The arguments of a class or function, by name: in the order of the constructor, forwarded ones last.
 
     Args:
-        parameters: In the order of the constructor, forwarded ones last.
+        parameters: By name.
         fixed: Arguments of a base that the class decides itself, with the value where it says so.
         open: A ``**kwargs`` that does not say what it takes; empty when there is none.
     """
 
-    parameters: dict[str, Parameter]
-    fixed: dict[str, Any] = field(default_factory=dict)
-    open: str = ""
-
-    def __getitem__(self, name: str) -> Parameter:
-        return self.parameters[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.parameters)
-
-    def __len__(self) -> int:
-        return len(self.parameters)
+    def __init__(self, parameters: Mapping[str, Parameter], fixed: Mapping[str, Any] | None = None, open: str = ""):
+        super().__init__(parameters)
+        self.fixed, self.open = dict(fixed or {}), open
 
 
 @functools.cache

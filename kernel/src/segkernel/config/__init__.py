@@ -54,7 +54,7 @@ class Config(UserDict[str, Any]):
         """
         from segkernel.config.show import explain
 
-        return explain(self.raw, self.data, key)
+        return explain(self.data, key)
 
 
 def load_config(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from segkernel.config.marks import MarkedDict, Place, place_of, summarize, to_builtin
+from segkernel.config.marks import MarkedDict, place_of, summarize, to_builtin
 from segkernel.config.paths import Path, format_path, parse_path, step_in
 from segkernel.config.references import references
 from segkernel.config.text import scalar
@@ -22,7 +22,7 @@ def to_yaml(data: Any, places: bool = False) -> str:
     return "".join(f"{text:<57} # {place}\n" if place else f"{text}\n" for text, place in _lines(value, ""))
 
 
-def explain(raw: MarkedDict, data: MarkedDict, key: str) -> list[str]:
+def explain(data: MarkedDict, key: str) -> list[str]:
     """Return the value of ``key`` and one line for each place that had a say, the last word first.
 
     Raises:
@@ -31,7 +31,7 @@ def explain(raw: MarkedDict, data: MarkedDict, key: str) -> list[str]:
     path = parse_path(key)
     if path is None:
         raise ConfigError(Problem(f"{key!r} is no key", hint="as in model.decode_head.channels"))
-    history = list(_history(raw, path, "  ", ()))
+    history = list(_history(data, path, "  ", ()))
     node: Any = data
     for depth, step in enumerate(path):
         try:
@@ -83,40 +83,21 @@ def _inline(value: Any, key: bool = False) -> str:
     return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
-def _history(raw: MarkedDict, path: Path, indent: str, seen: tuple[Path, ...]) -> Iterator[str]:
+def _history(data: MarkedDict, path: Path, indent: str, seen: tuple[Path, ...]) -> Iterator[str]:
     """Yield a line for each place in the history of ``path``, each followed by those of what it refers to."""
-    node: Any = raw
-    for depth, step in enumerate(path):
-        place = _place(node, step)
-        last = depth == len(path) - 1
-        while last and place is not None:
-            yield f"{indent}{place}  {place.text}".rstrip()
-            for reference in references(place.text):
-                yield from _referenced(raw, reference, indent, (*seen, path))
-            place = place.before
-        try:
-            node = node[step_in(node, step)]
-        except KeyError:
-            return
-        if isinstance(node, str) and not last:  # what is asked for lies behind a reference
-            tail = format_path(path[depth + 1 :])
-            for reference in references(node):
-                behind = f"{reference}{'' if tail.startswith('[') else '.'}{tail}"
-                yield f"{indent}{place}  {node}"
-                yield from _referenced(raw, behind, indent, (*seen, path))
-            return
-
-
-def _referenced(raw: MarkedDict, reference: str, indent: str, seen: tuple[Path, ...]) -> Iterator[str]:
-    target = parse_path(reference)
-    if target is not None and target not in seen:
-        yield f"{indent}  from {reference}"
-        yield from _history(raw, target, f"{indent}    ", seen)
-
-
-def _place(node: Any, step: Any) -> Place | None:
-    places = getattr(node, "places", {})
+    node: Any = data
     try:
-        return places.get(step_in(node, step))
+        for step in path[:-1]:
+            node = node[step_in(node, step)]
+        step = step_in(node, path[-1])
     except KeyError:
-        return places.get(step)  # removed or dropped
+        step = path[-1]  # removed or dropped, if it ever was
+    place = getattr(node, "places", {}).get(step)
+    while place is not None:
+        yield f"{indent}{place}  {place.text}".rstrip()
+        for reference in references(place.text):
+            target = parse_path(reference)
+            if target is not None and target not in seen:
+                yield f"{indent}  from {reference}"
+                yield from _history(data, target, f"{indent}    ", (*seen, path))
+        place = place.before

@@ -138,7 +138,7 @@ def parts_of_type(name: str, root: str | None, arguments: Mapping[str, Any]) -> 
 
 def _choices(name: str, argument: str) -> Sequence[str]:
     found = [point for point in entry_points(group="segkernel.datasets") if point.name == name]
-    parameter = signature(found[0].load()).parameters.get(argument) if found else None
+    parameter = signature(found[0].load()).get(argument) if found else None
     annotation = parameter.annotation if parameter else None
     return get_args(annotation) if get_origin(annotation) is Literal else ()
 
