@@ -7,7 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from segkernel.catalog import Catalog
+from segkernel.catalog import Catalog, Row
 from segkernel.errors import ConfigError, UsageError
 
 
@@ -36,6 +36,28 @@ def raised(call):
         return error.value
 
     return raised
+
+
+class Minutes:
+    """A config source of another package."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        pass
+
+    def names(self) -> list[str]:
+        return ["dist-minutes::five", "dist-minutes::ten"]
+
+
+def test_the_list_names_the_configs_of_other_sources(call, zoo, monkeypatch):
+    row = Row("config_sources", "Minutes", "dist-minutes", "1", f"{__name__}:Minutes")
+    load = Catalog.load_row
+    monkeypatch.setattr(Catalog, "load_row", lambda self, row: Minutes if row.name == "Minutes" else load(self, row))
+    catalog = Catalog((*zoo.rows, row))
+    monkeypatch.setattr(Catalog, "discover", lambda: catalog)
+    listed = {entry["name"]: entry["from"] for entry in json.loads(call("models", "list", "--json"))}
+    assert {"five", "one-of-a-kind"} <= set(listed)
+    assert [entry["from"] for entry in json.loads(call("models", "list", "five", "--json"))] == ["dist-minutes"]
+    assert "five" not in call("models", "list", "--family", "pspnet")
 
 
 def test_show_prints_the_resolved_config_with_places(call):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,10 @@ def command(ctx: click.Context) -> None:
 def list_models(
     pattern: str | None = None, family: str | None = None, data: str | None = None, as_json: bool = False
 ) -> None:
-    """List names, families, data parts and published mIoU; GLOB without a star matches anywhere."""
+    """List names, families, data parts and published mIoU; GLOB without a star matches anywhere.
+
+    Configs of other config sources are listed by name; they have no families or data parts.
+    """
     from segkernel.errors import UsageError, suggest
     from segplug_heads.configs.experiments import list_experiments
     from segplug_heads.configs.zoo import find_zoos
@@ -52,12 +56,13 @@ def list_models(
         for entry, name in zip(entries, names)
         if _matches(entry.name, pattern) and family in (None, name) and _matches(entry.data or "", data)
     ]
-    if not chosen and (pattern or family or data):
+    others = [] if family or data else [row for row in _of_other_sources() if _matches(row["name"], pattern)]
+    if not (chosen or others) and (pattern or family or data):
         wanted, known = (family, names) if family and family not in names else (pattern or data or "", names)
         known = known if wanted == family else [entry.name for entry in entries]
         hint = suggest(str(wanted), known) or "no package with configs is installed"
         raise UsageError(f"no model matches {wanted!r}; {hint}")
-    rows = [_row(entry) for entry in chosen]
+    rows = [*map(_row, chosen), *others]
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
@@ -128,6 +133,18 @@ def _row(entry: Experiment) -> dict[str, Any]:
     family = entry.family.name if entry.family else None
     score = entry.meta().get("mIoU")
     return {"name": entry.name, "family": family, "data": entry.data, "mIoU": score, "from": entry.zoo.name}
+
+
+def _of_other_sources() -> Iterator[dict[str, Any]]:
+    """Yield a row for every config of the other sources that are installed."""
+    from segkernel.catalog import Catalog
+    from segkernel.config.sources import installed_sources
+    from segplug_heads.configs.source import ZooSource
+
+    for source in installed_sources(Catalog.discover()):
+        for name in () if isinstance(source, ZooSource) else source.names():
+            distribution, _, short = name.rpartition("::")
+            yield {"name": short, "family": None, "data": None, "mIoU": None, "from": distribution}
 
 
 def _cell(value: Any) -> str:
