@@ -12,11 +12,11 @@ from __future__ import annotations
 import enum
 import numbers
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from types import FunctionType, MethodType, NoneType
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from typing_extensions import is_typeddict
 
@@ -185,41 +185,28 @@ class _Reader:
     def value(self, annotation: Any, value: Any, at: _At) -> Any:
         """Read any value against any annotation."""
         kind = bare(annotation)
-        origin, arguments = get_origin(kind), get_args(kind)
+        cls, arguments = get_origin(kind) or kind, get_args(kind)
         if isinstance(kind, Unresolved):
             return self.problem(at, f"its annotation {kind.text!r} cannot be resolved: {kind.reason}", _UNRESOLVED)
-        if kind in (Any, object) or isinstance(kind, TypeVar):
-            return to_builtin(value)
-        if origin in UNIONS:
+        if cls in UNIONS:
             return self._union(kind, arguments, value, at)
-        if origin is Literal:
-            fits = any(value == choice and type(value) is type(choice) for choice in arguments)
-            return value if fits else self._mismatch(kind, value, at)
-        if origin is Spec or group_of(kind):
-            inner = bare(arguments[0]) if origin is Spec else kind
-            defaults = None if origin is Spec else _NONE
+        if cls is Spec or group_of(kind):
+            inner, defaults = (bare(arguments[0]), None) if arguments else (kind, _NONE)
             return self.component(group_of(inner) or "parts", _enforced(inner), value, at, defaults)
-        return self._of_class(origin or kind, kind, arguments, value, at)
-
-    def _of_class(self, cls: Any, kind: Any, arguments: tuple[Any, ...], value: Any, at: _At) -> Any:
-        if cls in _SCALARS:
-            fits = isinstance(value, _SCALARS[cls]) and isinstance(value, bool) == (cls is bool)
-            return value if fits else self._mismatch(kind, value, at)
-        if cls in LISTS:
-            return self._list(cls, kind, arguments, value, at)
-        if cls in MAPPINGS:
-            return self._mapping(kind, arguments, value, at)
-        if not isinstance(cls, type):
-            return to_builtin(value)
-        if issubclass(cls, PurePath) and isinstance(value, str):
-            return Path(value)
-        if issubclass(cls, enum.Enum):
-            found = [member for name, member in cls.__members__.items() if value in (name, member.value, member)]
-            return found[0] if found else self._mismatch(kind, value, at)
-        if is_record(cls) and isinstance(value, Mapping):
+        if isinstance(value, Mapping) and is_record(cls):
             return self.call(cls, cls.__name__, value, at)
-        fits = getattr(cls, "_is_protocol", False) or (isinstance(value, cls) and not is_typeddict(cls))
-        return value if fits else self._mismatch(kind, value, at)
+        if isinstance(value, Mapping) and cls in MAPPINGS:
+            return self._mapping(arguments, value, at)
+        if isinstance(value, (list, tuple)) and cls in LISTS:
+            return self._list(cls, kind, arguments, value, at)
+        if isinstance(cls, type) and issubclass(cls, enum.Enum):
+            members = [member for name, member in cls.__members__.items() if value in (name, member.value, member)]
+            return members[0] if members else self._mismatch(kind, value, at)
+        if isinstance(value, str) and isinstance(cls, type) and issubclass(cls, PurePath):
+            return Path(value)
+        if _fits(cls, arguments, value):
+            return value if isinstance(cls, type) and cls not in (Any, object) else to_builtin(value)
+        return self._mismatch(kind, value, at)
 
     def _union(self, kind: Any, arms: tuple[Any, ...], value: Any, at: _At) -> Any:
         """Take the first arm that fits; when none does, report on the one that was meant: read furthest inside."""
@@ -237,10 +224,7 @@ class _Reader:
         self.problems += meant
         return None
 
-    def _list(self, cls: Any, kind: Any, arguments: tuple[Any, ...], value: Any, at: _At) -> Any:
-        if not isinstance(value, (list, tuple)):
-            other = isinstance(value, cls) and not isinstance(value, (str, bytes, Mapping))  # a range, an array
-            return value if other else self._mismatch(kind, value, at)
+    def _list(self, cls: Any, kind: Any, arguments: tuple[Any, ...], value: Sequence[Any], at: _At) -> Any:
         fixed = cls is tuple and len(arguments) > 0 and arguments[-1] is not Ellipsis
         if fixed and len(arguments) != len(value):
             return self._mismatch(kind, value, at)
@@ -249,9 +233,7 @@ class _Reader:
         made = [self.value(entry, item, at.child(value, index)) for index, (entry, item) in pairs]
         return cls(made) if cls in (tuple, set, frozenset) else made
 
-    def _mapping(self, kind: Any, arguments: tuple[Any, ...], value: Any, at: _At) -> Any:
-        if not isinstance(value, Mapping):
-            return self._mismatch(kind, value, at)
+    def _mapping(self, arguments: tuple[Any, ...], value: Mapping[Any, Any], at: _At) -> dict[Any, Any]:
         key_kind, value_kind = arguments or (Any, Any)
         made = {}
         for key, entry in value.items():
@@ -348,6 +330,20 @@ def _problem_of(error: Exception, at: _At, label: str = "") -> Problem:
 _TARGETS = (type, FunctionType, MethodType)
 _UNRESOLVED = "the component's author must import that name when the module is imported, not under TYPE_CHECKING"
 _SCALARS: dict[Any, type] = {bool: bool, int: numbers.Integral, float: numbers.Real, str: str, NoneType: NoneType}
+
+
+def _fits(cls: Any, arguments: tuple[Any, ...], value: Any) -> bool:
+    """Whether a value that needs no reading is one that the annotation means."""
+    if cls is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in arguments)
+    if cls in _SCALARS:
+        return isinstance(value, _SCALARS[cls]) and isinstance(value, bool) == (cls is bool)
+    if not isinstance(cls, type) or cls in (Any, object) or getattr(cls, "_is_protocol", False):
+        return True
+    # A range or an array is a list, a text is not.
+    return not (is_typeddict(cls) or (cls in LISTS and isinstance(value, (str, bytes, Mapping)))) and isinstance(
+        value, cls
+    )
 
 
 def _contract(group: str) -> type | None:
