@@ -47,7 +47,7 @@ class Config(UserDict[str, Any]):
         return to_yaml(self.data)
 
     def explain(self, key: str) -> list[str]:
-        """Return one line for each place that set, overrode or is referenced by a value, the last word first.
+        """Return the value of ``key`` and its history, newest first: who set it, who overrode it, what it refers to.
 
         Raises:
             ConfigError: There is no such key.

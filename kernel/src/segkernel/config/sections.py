@@ -268,7 +268,7 @@ class Sections:
         optim: Optimiser and batch size.
         schedule: Length of training and learning rate.
         engine: Device and precision; without ``type``, those of `LocalEngine`.
-        hooks: Beside those that every run has.
+        hooks: In addition to those that every run has.
         evaluate: Metrics and inference.
         export: What is written after training.
         plugins: Preferred distributions.

@@ -23,7 +23,7 @@ def to_yaml(data: Any, places: bool = False) -> str:
 
 
 def explain(data: MarkedDict, key: str) -> list[str]:
-    """Return the value of ``key`` and one line for each place that had a say, the last word first.
+    """Return the value of ``key`` and its history: one line for each place that set or overrode it, newest first.
 
     Raises:
         ConfigError: There is no such key, and never was.
