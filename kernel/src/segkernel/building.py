@@ -144,14 +144,18 @@ class _Reader:
             return spec
         if not isinstance(spec, Mapping) or "type" not in spec:
             return self._no_type(group, spec, at)
-        found = self._target(group, spec["type"], at.child(spec, "type"))
-        if found is None:
-            return None
-        target, label = found
+        target, label, here = spec["type"], _name_of(spec["type"]), at.child(spec, "type")
+        if isinstance(target, str):
+            try:
+                row = self.catalog.find(group, target)
+                target, label = self.catalog.load_row(row), row.qualified
+            except ComponentError as error:
+                return self.problems.append(_problem_of(error, here))
+        if not isinstance(target, (type, FunctionType, MethodType)):
+            return self.problem(here, f"'type' must name a class or function, one of the {group}, got {_show(target)}")
         expected = expected or _contract(group)
         if expected is not None and isinstance(target, type) and not issubclass(target, expected):
-            self.problem(at.child(spec, "type"), f"{label} is no {expected.__name__}")
-            return None
+            return self.problem(here, f"{label} is no {expected.__name__}")
         return self.call(target, label, spec, at, defaults)
 
     def call(self, target: _Target, label: str, given: Any, at: _At, defaults: Mapping[str, Any] | None = _NONE) -> Any:
@@ -241,23 +245,6 @@ class _Reader:
             made[self.value(key_kind, key, here)] = self.value(value_kind, entry, here)
         return made
 
-    def _target(self, group: str, name: Any, at: _At) -> tuple[_Target, str] | None:
-        """Return what a ``type`` names, and what to call it in messages."""
-        if isinstance(name, str):
-            try:
-                row = self.catalog.find(group, name)
-                target = self.catalog.load_row(row)
-            except ComponentError as error:
-                self.problems.append(_problem_of(error, at))
-                return None
-            if isinstance(target, _TARGETS):
-                return target, row.qualified
-            name = target
-        if isinstance(name, _TARGETS):
-            return name, _name_of(name)
-        self.problem(at, f"'type' must name a class or function, one of the {group}, got {_show(name)}")
-        return None
-
     def _no_type(self, group: str, spec: Any, at: _At) -> None:
         if isinstance(spec, Mapping):
             near = did_you_mean("type", spec)
@@ -327,7 +314,6 @@ def _problem_of(error: Exception, at: _At, label: str = "") -> Problem:
 
 # ---------------------------------------------------------------- annotations
 
-_TARGETS = (type, FunctionType, MethodType)
 _UNRESOLVED = "the component's author must import that name when the module is imported, not under TYPE_CHECKING"
 _SCALARS: dict[Any, type] = {bool: bool, int: numbers.Integral, float: numbers.Real, str: str, NoneType: NoneType}
 
