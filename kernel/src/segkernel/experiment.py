@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from segkernel.building import check as check_sections
 from segkernel.catalog import Catalog
 from segkernel.config import Config, load_config
 from segkernel.config.marks import place_of
-from segkernel.config.sections import TTA, DataSection, Evaluation, OptimSection, Paramwise, ScheduleSection, Sections
+from segkernel.config.sections import TTA, DataSection, OptimSection, Paramwise, Sections
 from segkernel.data import Loader
 from segkernel.engine import LocalEngine, together
 from segkernel.errors import ConfigError, Problem, UsageError
@@ -62,53 +63,31 @@ def make_runner(
     problems = check(config)
     if problems:
         raise ConfigError(problems)
-    catalog = catalog_of(config)
-    seed = config.get("seed") or 0
+    catalog, seed = catalog_of(config), config.get("seed") or 0
     seed_everything(seed)
     engine = _engine(config, catalog)
     with together(engine):  # the files of one rank may be out of order
-        return _make_runner(config, catalog, engine, seed, work_dir, training, model, hooks)
-
-
-def _make_runner(
-    config: Config,
-    catalog: Catalog,
-    engine: Engine,
-    seed: int,
-    work_dir: str | Path | None,
-    training: bool,
-    model: Segmentor | None,
-    hooks: Sequence[Any],
-) -> Runner:
-    model = model or make_model(config, catalog)
-    optim = build(OptimSection, config.get("optim") or {}, path="optim", catalog=catalog)
-    schedule = build(ScheduleSection, config.get("schedule") or {}, path="schedule", catalog=catalog)
-    sets = config.get("data") or {}
-    sets = sets if training else _without_training(sets)
-    data = build(DataSection, sets, path="data", catalog=catalog, ambient=ambient_of(config))
-    _check_classes(model, data, config)
-    loaders = _loaders(data, optim, engine, seed)
-    spec = optim.optimizer
-    return Runner(
-        model,
-        **loaders,
-        optimizer=(lambda m: _optimizer(m, spec, optim.paramwise)) if spec and training else None,
-        iterations=schedule.iterations,
-        epochs=schedule.epochs,
-        val_interval=schedule.val_interval,
-        val_begin=schedule.val_begin,
-        batch_size=optim.batch_size if training else None,
-        lr=schedule.lr,
-        clip_grad=optim.clip_grad,
-        evaluation=build(Evaluation, config.get("evaluate") or {}, path="evaluate", catalog=catalog),
-        hooks=[*_hooks(config, catalog), *hooks],
-        engine=engine,
-        preprocessor=Preprocessor(**data.preprocess),
-        seed=seed,
-        work_dir=work_dir or config.get("work_dir"),
-        name=config.name,
-        config=config.data,
-    )
+        model = model or make_model(config, catalog)
+        parts = _parts(config, catalog, training)
+        data, optim = parts.data, parts.optim
+        spec = optim.optimizer if training else None
+        _check_classes(model, data, config)
+        return Runner(
+            model,
+            **_loaders(data, optim, engine, seed),
+            **vars(parts.schedule),
+            optimizer=partial(_optimizer, spec=spec, factors=optim.paramwise) if spec else None,
+            batch_size=optim.batch_size if training else None,
+            clip_grad=optim.clip_grad,
+            evaluation=parts.evaluate,
+            hooks=[*parts.hooks, *hooks],
+            engine=engine,
+            preprocessor=Preprocessor(**data.preprocess),
+            seed=seed,
+            work_dir=work_dir or config.get("work_dir"),
+            name=config.name,
+            config=config.data,
+        )
 
 
 def _engine(config: Config, catalog: Catalog) -> Engine:
@@ -116,40 +95,32 @@ def _engine(config: Config, catalog: Catalog) -> Engine:
     return build("engines" if "type" in spec else LocalEngine, spec, path="engine", catalog=catalog)
 
 
-def _hooks(config: Config, catalog: Catalog) -> list[Any]:
-    specs = enumerate(config.get("hooks") or ())
-    return [build("hooks", spec, path=f"hooks[{index}]", catalog=catalog) for index, spec in specs]
+def _parts(config: Config, catalog: Catalog, training: bool) -> Any:
+    """Build the sections of a run, `Sections`, without its model and engine."""
+    names = ("data", "optim", "schedule", "evaluate", "hooks")
+    given = config.data.without(*(name for name in config if name not in names or config[name] is None))
+    if not training and "data" in given:
+        given["data"] = given["data"].without("train", "val", "sampler", "train_transforms")
+    return build(Sections, given, catalog=catalog, ambient=ambient_of(config))
 
 
-def _without_training(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in data.items() if key not in ("train", "val", "sampler", "train_transforms")}
-
-
-def _loaders(data: DataSection, optim: OptimSection, engine: Engine, seed: int) -> dict[str, Loader | None]:
-    common = {
-        "workers": data.workers,
-        "seed": seed,
-        "start_method": data.start_method,
-        "opencv_threads": data.opencv_threads,
-        "persistent_workers": data.persistent_workers,
-        "pin_memory": engine.device.type == "cuda",
-        "sampler": data.sampler,
-    }
+def _loaders(data: DataSection, optim: OptimSection, engine: Engine, seed: int) -> dict[str, Any]:
+    shared = ("workers", "start_method", "opencv_threads", "persistent_workers", "sampler")
+    common = {name: getattr(data, name) for name in shared}
+    common |= {"seed": seed, "pin_memory": engine.device.type == "cuda"}
     whole = max(optim.batch_size // engine.world_size, 1)
     micro_batch = whole if data.micro_batch is None else data.micro_batch
-    train = data.train if data.train is None else Loader(data.train, data.train_transforms, micro_batch, **common)  # type: ignore[arg-type]
+    train = data.train if data.train is None else Loader(data.train, data.train_transforms, micro_batch, **common)
     val, test = (
-        part if part is None else Loader(part, data.eval_transforms, data.eval_batch, **common)  # type: ignore[arg-type]
+        part if part is None else Loader(part, data.eval_transforms, data.eval_batch, **common)
         for part in (data.val, data.test)
     )
     return {"train": train, "val": val, "test": test}
 
 
-def _optimizer(
-    model: Segmentor, spec: Spec[torch.optim.Optimizer], paramwise: Paramwise | None
-) -> torch.optim.Optimizer:
-    arguments = spec.arguments
-    groups = parameter_groups(model, arguments.get("lr", 1e-3), arguments.get("weight_decay", 0.0), paramwise)
+def _optimizer(model: Segmentor, spec: Spec[torch.optim.Optimizer], factors: Paramwise | None) -> torch.optim.Optimizer:
+    rate, decay = spec.arguments.get("lr", 1e-3), spec.arguments.get("weight_decay", 0.0)
+    groups = parameter_groups(model, rate, decay, factors)
     try:
         return spec(groups)
     except (ValueError, TypeError) as error:

@@ -260,7 +260,7 @@ class PluginsSection:
 
 @dataclass
 class Sections:
-    """A whole config.
+    """A whole config; a section that is empty, None, is as one that is not there.
 
     Args:
         model: The segmentor.
@@ -278,14 +278,14 @@ class Sections:
     """
 
     model: Segmentor | None = None
-    data: DataSection | None = None
-    optim: OptimSection | None = None
-    schedule: ScheduleSection | None = None
+    data: DataSection | None = field(default_factory=DataSection)
+    optim: OptimSection | None = field(default_factory=OptimSection)
+    schedule: ScheduleSection | None = field(default_factory=ScheduleSection)
     engine: Engine | LocalEngineArguments | None = None
-    hooks: Sequence[Hook] | None = None
-    evaluate: Evaluation | None = None
-    export: Sequence[Exporter] | None = None
-    plugins: PluginsSection | None = None
+    hooks: Sequence[Hook] | None = ()
+    evaluate: Evaluation | None = field(default_factory=Evaluation)
+    export: Sequence[Exporter] | None = ()
+    plugins: PluginsSection | None = field(default_factory=PluginsSection)
     seed: int | None = None
     work_dir: str | None = None
     load_from: str | None = None
