@@ -171,28 +171,20 @@ def environment(run: Runner) -> dict[str, Any]:
     import numpy
     import torch
 
+    opencv = ("opencv-python", "opencv-python-headless")
     return {
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "torch": str(torch.__version__),
         "numpy": numpy.__version__,
-        "opencv": next(
-            (_version(name) for name in ("opencv-python", "opencv-python-headless") if _version(name)), None
-        ),
+        "opencv": next((found.version for name in opencv for found in installed.distributions(name=name)), None),
         "cpu_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "device": str(run.engine.device),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "seed": run.seed,
     }
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return installed.version(distribution)
-    except installed.PackageNotFoundError:
-        return None
 
 
 def to_builtin(value: Any) -> Any:
