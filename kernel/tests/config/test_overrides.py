@@ -6,6 +6,7 @@ import pytest
 
 from segkernel.config import load_config
 from segkernel.config.marks import place_of
+from segkernel.errors import ConfigError
 
 BASE = """
 model:
@@ -128,3 +129,10 @@ def test_a_loaded_config_can_be_loaded_again_with_overrides(load):
     config = load_config(load(BASE), ["data.num_classes=3"])
     assert config["model"]["decode_head"]["num_classes"] == 3
     assert config.name == "my"
+
+
+def test_an_item_of_a_list_is_appended_to_like_a_key():
+    config = {"data": {"crop_size": [1, 2], "scales": [[1], [2]]}}
+    assert load_config(config, ["data.scales[1]+=3"])["data"]["scales"] == [[1], [2, 3]]
+    with pytest.raises(ConfigError, match="cannot append to 1"):
+        load_config(config, ["data.crop_size[0]+=3"])

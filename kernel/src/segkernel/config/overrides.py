@@ -75,17 +75,15 @@ def _descend(node: Any, path: Path, above: Path, change: _Change, problems: list
 def _changed(node: Any, key: Any, above: Path, change: _Change, problems: list[Problem]) -> Any:
     """Return ``node`` with the change made at ``key``, by the same rules as a file laid over it."""
     place = Place(_PLACE.file, text=summarize(change.value))
-    if isinstance(node, MarkedList) and change.kind == "~":
-        return node[:key] + node[key + 1 :]
-    holder = node if isinstance(node, MarkedDict) else MarkedDict({key: node[key]}, places=node.places)
-    name = {"~": f"~{key}", "+=": f"{key}+"}.get(change.kind, key)
-    over = MarkedDict({name: change.value}, places={name: place}, place=node.place)
-    merged = merge(holder, over, problems, format_path(above))
     if isinstance(node, MarkedDict):
-        return merged
-    result = node.copy()
-    result[key] = merged[key]
-    result.places[key] = merged.places[key]
+        name = {"~": f"~{key}", "+=": f"{key}+"}.get(change.kind, key)
+        over = MarkedDict({name: change.value}, places={name: place}, place=node.place)
+        return merge(node, over, problems, format_path(above))
+    if change.kind == "~":
+        return node[:key] + node[key + 1 :]
+    item = MarkedDict({str(key): node[key]}, places={str(key): node.places.get(key, place)})
+    changed, result = _changed(item, str(key), above, change, problems), node.copy()
+    result[key], result.places[key] = changed[str(key)], changed.places[str(key)]
     return result
 
 
