@@ -215,8 +215,8 @@ class _Reader:
     def _union(self, kind: Any, arms: tuple[Any, ...], value: Any, at: _At) -> Any:
         """Take the first arm that fits; when none does, report on the one that was meant: read furthest inside."""
         meant: list[Problem] = []
-        if isinstance(value, Mapping) and "type" not in value and any(map(is_record, arms)):
-            arms = tuple(arm for arm in arms if not group_of(arm))
+        if isinstance(value, Mapping) and any(map(is_record, arms)) and any(map(group_of, arms)):
+            arms = tuple(arm for arm in arms if bool(group_of(arm)) == ("type" in value))  # a component, or options
         for arm in arms:
             attempt = _Reader(self.catalog, self.ambient)
             node = attempt.value(arm, value, at)
