@@ -1,4 +1,4 @@
-"""Attention between pixels with four kinds of score, as a plugin of a residual block.
+"""Spatial attention with four attention terms, as a plugin of a residual block.
 
 An Empirical Study of Spatial Attention Mechanisms in Deep Networks, Zhu et al., 2019
 (https://arxiv.org/abs/1904.05873). State-dict keys are MMCV's.
@@ -16,25 +16,26 @@ from segkernel.errors import ConfigError, Problem
 from segkernel.nn import kaiming_init, resize
 
 WAVE_LENGTH = 1000.0
+"""The longest wave length of the sinusoidal position encoding."""
 
 
 class GeneralizedAttention(nn.Module):
-    """(N, in_channels, H, W) -> the same shape: the input plus ``gamma``, at first 0, times what each pixel attends to.
+    """(N, in_channels, H, W) -> the same shape: the input plus ``gamma``, 0 at the start, times the attention.
 
     Args:
-        in_channels: Channels of the map.
-        spatial_range: How many pixels away, in rows and columns, a pixel attends to; -1 to everywhere.
-        num_heads: Parts that the channels are cut into.
-        position_embedding_dim: Length of the code of a distance; -1 is ``in_channels``.
-        position_magnitude: Factor of distances.
-        kv_stride: Only every so many rows and columns are attended to.
-        q_stride: Only every so many rows and columns attend; the result is enlarged.
-        attention_type: Four digits, 1 to add a score: content and content, content and distance, content alone of the
-            pixel attended to, distance alone.
+        in_channels: Channels of the feature map.
+        spatial_range: Radius of the attention in rows and columns; -1 is unlimited.
+        num_heads: Attention heads.
+        position_embedding_dim: Channels of the position encoding; -1 is ``in_channels``.
+        position_magnitude: Factor of the relative positions.
+        kv_stride: Stride of the keys and values in pixels.
+        q_stride: Stride of the queries in pixels; the result is upsampled.
+        attention_type: Four digits, 1 for each term of the logits, section 3.1 of the paper: query and key content,
+            query content and relative position, key content only, relative position only.
 
     Raises:
-        ConfigError: ``attention_type`` is something else, there are more heads than channels, or the code's length is
-            no multiple of 4.
+        ConfigError: ``attention_type`` is something else, there are more heads than channels, or the position encoding
+            has channels not divisible by 4.
     """
 
     abbreviation: ClassVar[str] = "gen_attention_block"
@@ -58,23 +59,23 @@ class GeneralizedAttention(nn.Module):
             raise ConfigError(Problem(f"{num_heads} heads for {in_channels} channels", "num_heads"))
         self.spatial_range, self.num_heads, self.position_magnitude = spatial_range, num_heads, position_magnitude
         self.kv_stride, self.q_stride = kv_stride, q_stride
-        self.kinds = tuple(digit == "1" for digit in attention_type)
+        self.terms = tuple(digit == "1" for digit in attention_type)
         self.head_dim = in_channels // num_heads
-        self.code_dim = position_embedding_dim if position_embedding_dim > 0 else in_channels
-        if self.code_dim % 4:
-            raise ConfigError(Problem(f"{self.code_dim} is no multiple of 4", "position_embedding_dim"))
+        self.encoding_dim = position_embedding_dim if position_embedding_dim > 0 else in_channels
+        if self.encoding_dim % 4:
+            raise ConfigError(Problem(f"{self.encoding_dim} is not divisible by 4", "position_embedding_dim"))
         inner = self.head_dim * num_heads
-        content, distance, key_alone, distance_alone = self.kinds
-        self.query_conv = nn.Conv2d(in_channels, inner, 1, bias=False) if content or distance else None
-        self.key_conv = nn.Conv2d(in_channels, inner, 1, bias=False) if content or key_alone else None
+        content, position, key_only, position_only = self.terms
+        self.query_conv = nn.Conv2d(in_channels, inner, 1, bias=False) if content or position else None
+        self.key_conv = nn.Conv2d(in_channels, inner, 1, bias=False) if content or key_only else None
         self.value_conv = nn.Conv2d(in_channels, inner, 1, bias=False)
         self.appr_geom_fc_x = self.appr_geom_fc_y = None
-        if distance or distance_alone:
-            self.appr_geom_fc_x = nn.Linear(self.code_dim // 2, inner, bias=False)
-            self.appr_geom_fc_y = nn.Linear(self.code_dim // 2, inner, bias=False)
+        if position or position_only:
+            self.appr_geom_fc_x = nn.Linear(self.encoding_dim // 2, inner, bias=False)
+            self.appr_geom_fc_y = nn.Linear(self.encoding_dim // 2, inner, bias=False)
         bound = 1 / math.sqrt(2 * self.head_dim)
-        self.appr_bias = nn.Parameter(torch.empty(inner).uniform_(-bound, bound)) if key_alone else None
-        self.geom_bias = nn.Parameter(torch.empty(inner).uniform_(-bound, bound)) if distance_alone else None
+        self.appr_bias = nn.Parameter(torch.empty(inner).uniform_(-bound, bound)) if key_only else None
+        self.geom_bias = nn.Parameter(torch.empty(inner).uniform_(-bound, bound)) if position_only else None
         self.proj_conv = nn.Conv2d(inner, in_channels, 1)
         self.gamma = nn.Parameter(torch.zeros(1))
         for conv in (self.query_conv, self.key_conv, self.value_conv, self.proj_conv):
@@ -84,50 +85,53 @@ class GeneralizedAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         queries, keys = x[..., :: self.q_stride, :: self.q_stride], x[..., :: self.kv_stride, :: self.kv_stride]
         size = queries.shape[2:]
-        weights = self._scores(queries, keys).flatten(4).flatten(2, 3).softmax(-1)
-        found = weights @ self._heads(self.value_conv(keys)).flatten(2, 3)
-        out = self.proj_conv(found.transpose(2, 3).flatten(1, 2).unflatten(2, size))
+        weights = self._logits(queries, keys).flatten(4).flatten(2, 3).softmax(-1)
+        attended = weights @ self._heads(self.value_conv(keys)).flatten(2, 3)
+        out = self.proj_conv(attended.transpose(2, 3).flatten(1, 2).unflatten(2, size))
         return x + self.gamma * (out if self.q_stride == 1 else resize(out, x.shape[2:]))
 
     def _heads(self, x: Tensor) -> Tensor:
         """(N, heads * dim, h, w) -> (N, heads, h, w, dim)."""
         return x.unflatten(1, (self.num_heads, self.head_dim)).movedim(2, 4)
 
-    def _scores(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Return (N, heads, h, w, hk, wk) for the pixels that attend and those that are attended to."""
+    def _logits(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Return (N, heads, h, w, hk, wk) for queries of h x w and keys of hk x wk pixels."""
         (height, width), (key_height, key_width) = queries.shape[2:], keys.shape[2:]
-        scores: Any = 0.0
-        content, distance = self.kinds[:2]
+        logits: Any = 0.0
+        content, position = self.terms[:2]
         query = queries.new_zeros(1) if self.query_conv is None else self._heads(self.query_conv(queries))
         if self.key_conv is not None:
-            asking = query * content + self._bias(self.appr_bias)
+            # Key content only is a query that is the same everywhere, a bias.
+            content_query = query * content + self._bias(self.appr_bias)
             key = self._heads(self.key_conv(keys))
-            asking = asking.expand(*key.shape[:2], height, width, -1)
-            scores = torch.einsum("nahwc,naijc->nahwij", asking, key)
+            content_query = content_query.expand(*key.shape[:2], height, width, -1)
+            logits = torch.einsum("nahwc,naijc->nahwij", content_query, key)
         if self.appr_geom_fc_x is not None and self.appr_geom_fc_y is not None:
-            asking = query * distance + self._bias(self.geom_bias)
-            asking = asking.expand(queries.shape[0], -1, height, width, -1)
-            down = self._codes(self.appr_geom_fc_y, height, key_height, queries)
-            right = self._codes(self.appr_geom_fc_x, width, key_width, queries)
-            scores = scores + torch.einsum("nahwc,hiac->nahwi", asking, down)[..., None]
-            scores = scores + torch.einsum("nahwc,wjac->nahwj", asking, right)[..., None, :]
-        return scores if self.spatial_range < 0 else scores.masked_fill(self._too_far(scores), -torch.inf)
+            position_query = query * position + self._bias(self.geom_bias)
+            position_query = position_query.expand(queries.shape[0], -1, height, width, -1)
+            rows = self._position_encoding(self.appr_geom_fc_y, height, key_height, queries)
+            columns = self._position_encoding(self.appr_geom_fc_x, width, key_width, queries)
+            logits = logits + torch.einsum("nahwc,hiac->nahwi", position_query, rows)[..., None]
+            logits = logits + torch.einsum("nahwc,wjac->nahwj", position_query, columns)[..., None, :]
+        return logits if self.spatial_range < 0 else logits.masked_fill(self._out_of_range(logits), -torch.inf)
 
     def _bias(self, bias: Tensor | None) -> Tensor | float:
         return 0.0 if bias is None else bias.view(1, self.num_heads, 1, 1, self.head_dim)
 
-    def _codes(self, layer: nn.Linear, size: int, key_size: int, like: Tensor) -> Tensor:
-        """Return what the distances along one axis look like to each head: (size, key_size, heads, dim)."""
-        distances = self._places(size, self.q_stride, like)[:, None] - self._places(key_size, self.kv_stride, like)
-        steps = torch.arange(0, self.code_dim / 4, device=like.device)
-        angles = (distances * self.position_magnitude)[..., None] / WAVE_LENGTH ** (4 / self.code_dim * steps)
-        codes = layer(torch.cat([angles.sin(), angles.cos()], -1).to(like.dtype))
-        return codes.unflatten(-1, (self.num_heads, self.head_dim)) / math.sqrt(2)
+    def _position_encoding(self, layer: nn.Linear, size: int, key_size: int, like: Tensor) -> Tensor:
+        """Return the encoding of the relative positions along one axis: (size, key_size, heads, dim)."""
+        distances = self._positions(size, self.q_stride, like)[:, None] - self._positions(
+            key_size, self.kv_stride, like
+        )
+        steps = torch.arange(0, self.encoding_dim / 4, device=like.device)
+        angles = (distances * self.position_magnitude)[..., None] / WAVE_LENGTH ** (4 / self.encoding_dim * steps)
+        encoding = layer(torch.cat([angles.sin(), angles.cos()], -1).to(like.dtype))
+        return encoding.unflatten(-1, (self.num_heads, self.head_dim)) / math.sqrt(2)
 
-    def _too_far(self, scores: Tensor) -> Tensor:
-        """Return what is outside of the range, (h, w, hk, wk)."""
-        height, width, key_height, key_width = scores.shape[2:]
-        rows, columns = self._outside(height, key_height, scores), self._outside(width, key_width, scores)
+    def _out_of_range(self, logits: Tensor) -> Tensor:
+        """Return whether a key is outside of the spatial range of a query, (h, w, hk, wk)."""
+        height, width, key_height, key_width = logits.shape[2:]
+        rows, columns = self._outside(height, key_height, logits), self._outside(width, key_width, logits)
         return rows[:, None, :, None] | columns[None, :, None, :]
 
     def _outside(self, size: int, key_size: int, like: Tensor) -> Tensor:
@@ -137,10 +141,10 @@ class GeneralizedAttention(nn.Module):
         return (key < first) | (key > last)
 
     @staticmethod
-    def _places(size: int, stride: int, like: Tensor) -> Tensor:
+    def _positions(size: int, stride: int, like: Tensor) -> Tensor:
         return torch.arange(size, device=like.device) * stride
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Checkpoints with a ``spatial_range`` carry the table of what is in range; here it is computed, for any size.
+        # Checkpoints with a ``spatial_range`` hold the mask as a buffer; here it is computed for any size.
         state_dict.pop(f"{prefix}local_constraint_map", None)
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,4 +1,4 @@
-"""Pooling that rounds sizes up, in a form that exports with dynamic sizes."""
+"""Pooling with ``ceil_mode`` that can be exported with dynamic sizes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 
 class CeilAvgPool2d(nn.Module):
-    """(N, C, H, W) -> (N, C, ceil(H / stride), ceil(W / stride)); a cell at the border averages what it covers.
+    """Average pooling, (N, C, H, W) -> (N, C, ceil(H / stride), ceil(W / stride)), without counting the padding.
 
     Args:
-        stride: Side and distance of the cells in pixels.
+        stride: Kernel size and stride in pixels.
     """
 
     def __init__(self, stride: int) -> None:
@@ -21,10 +21,10 @@ class CeilAvgPool2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
             return F.avg_pool2d(x, self.stride, ceil_mode=True, count_include_pad=False)
-        # ``ceil_mode`` asks questions about the size that an exporter cannot answer for every size at once.
-        return self._padded(x) / self._padded(x.new_ones(1, 1, x.shape[2], x.shape[3]))
+        # ``ceil_mode`` has branches on the size, which an exporter cannot resolve for all sizes at once.
+        return self._pad_and_pool(x) / self._pad_and_pool(x.new_ones(1, 1, x.shape[2], x.shape[3]))
 
-    def _padded(self, x: Tensor) -> Tensor:
+    def _pad_and_pool(self, x: Tensor) -> Tensor:
         margin = self.stride - 1
         return F.avg_pool2d(F.pad(x, (0, margin, 0, margin)), self.stride)
 
@@ -33,10 +33,10 @@ class CeilAvgPool2d(nn.Module):
 
 
 class CeilMaxPool2d(nn.Module):
-    """(N, C, H, W) -> (N, C, ceil(H / stride), ceil(W / stride)); a cell at the border takes from what it covers.
+    """Max pooling, (N, C, H, W) -> (N, C, ceil(H / stride), ceil(W / stride)).
 
     Args:
-        stride: Side and distance of the cells in pixels.
+        stride: Kernel size and stride in pixels.
     """
 
     def __init__(self, stride: int) -> None:
