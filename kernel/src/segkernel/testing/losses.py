@@ -1,4 +1,4 @@
-"""Checks of losses: scores (N, K, H, W) and class ids (N, H, W) to a scalar."""
+"""Checks of losses: logits (N, K, H, W) and class ids (N, H, W) to a scalar."""
 
 from __future__ import annotations
 
@@ -25,38 +25,38 @@ def interface(subject: Subject) -> None:
 
 @check("losses", name="scalar")
 def scalar(subject: Subject) -> None:
-    """The result is one finite number, with a gradient for the scores."""
-    scores, labels = _inputs(subject)
-    value = subject.build()(scores, labels)
+    """The result is one finite number, with a gradient for the logits."""
+    logits, labels = _inputs(subject)
+    value = subject.build()(logits, labels)
     require(value.ndim == 0, f"the result has the shape {tuple(value.shape)}")
     require(torch.isfinite(value), f"the result is {value.item()}")
     value.backward()
-    require(scores.grad is not None and scores.grad.abs().sum() > 0, "no gradient reaches the scores")
+    require(logits.grad is not None and logits.grad.abs().sum() > 0, "no gradient reaches the logits")
 
 
 @check("losses", name="ignored-pixels")
 def ignored_pixels(subject: Subject) -> None:
-    """What the scores say at ignored pixels does not count."""
+    """What the logits say at ignored pixels does not count."""
     loss = subject.build()
-    scores, labels = _inputs(subject)
+    logits, labels = _inputs(subject)
     other = torch.where(
-        (labels == IGNORE).unsqueeze(1), scores.detach() + 3.0 * torch.rand_like(scores), scores.detach()
+        (labels == IGNORE).unsqueeze(1), logits.detach() + 3.0 * torch.rand_like(logits), logits.detach()
     )
-    before, after = loss(scores.detach(), labels), loss(other, labels)
+    before, after = loss(logits.detach(), labels), loss(other, labels)
     require(
-        torch.allclose(before, after), f"scores at ignored pixels changed the loss from {before:.6f} to {after:.6f}"
+        torch.allclose(before, after), f"logits at ignored pixels changed the loss from {before:.6f} to {after:.6f}"
     )
 
 
 @check("losses", name="all-ignored")
 def all_ignored(subject: Subject) -> None:
     """A batch without any label gives zero and a finite gradient, not NaN."""
-    scores, labels = _inputs(subject)
-    value = subject.build()(scores, torch.full_like(labels, IGNORE))
+    logits, labels = _inputs(subject)
+    value = subject.build()(logits, torch.full_like(labels, IGNORE))
     require(value.requires_grad, "no gradient: the backward pass would fail")
     require((value == 0).all(), f"the loss of an unlabelled batch is {value.tolist()}, not 0")
     value.backward()
-    require(scores.grad is None or torch.isfinite(scores.grad).all(), "the gradient is not finite")
+    require(logits.grad is None or torch.isfinite(logits.grad).all(), "the gradient is not finite")
 
 
 @check("losses", name="stride")
@@ -78,8 +78,8 @@ def stride(subject: Subject) -> None:
 def gradient(subject: Subject) -> None:
     """The gradient is that of the value, by finite differences in float64."""
     loss = subject.build().double()
-    scores, labels = _inputs(subject, size=(4, 5), dtype=torch.float64)
-    require(torch.autograd.gradcheck(lambda value: loss(value, labels), (scores,)), "gradcheck fails")
+    logits, labels = _inputs(subject, size=(4, 5), dtype=torch.float64)
+    require(torch.autograd.gradcheck(lambda value: loss(value, labels), (logits,)), "gradcheck fails")
 
 
 def _inputs(
@@ -88,7 +88,7 @@ def _inputs(
     classes = int(subject.inputs.get("num_classes", 4))
     channels = int(subject.inputs.get("out_channels", classes))
     generator = torch.Generator().manual_seed(0)
-    scores = torch.randn(2, channels, *size, generator=generator, dtype=dtype)
+    logits = torch.randn(2, channels, *size, generator=generator, dtype=dtype)
     labels = torch.randint(0, classes, (2, *size), generator=generator)
     labels[:, :2] = IGNORE
-    return scores.requires_grad_(), labels
+    return logits.requires_grad_(), labels

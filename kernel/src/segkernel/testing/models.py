@@ -106,8 +106,8 @@ def backbone_in_channels(subject: Subject) -> None:
 @check("necks", name="outputs")
 def neck_outputs(subject: Subject) -> None:
     """The outputs are maps of the batch."""
-    for scores in probe(subject)():
-        require(scores.ndim == 4 and len(scores) == BATCH, f"an output has the shape {tuple(scores.shape)}")
+    for maps in probe(subject)():
+        require(maps.ndim == 4 and len(maps) == BATCH, f"an output has the shape {tuple(maps.shape)}")
 
 
 @check("heads", name="classes")

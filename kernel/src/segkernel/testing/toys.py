@@ -84,8 +84,8 @@ class ToyHead(Head):
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
         labels = targets["seg"]
-        scores = resize(self(features), size=labels.shape[-2:], mode="bilinear", align_corners=False)
-        return {"loss_ce": cross_entropy(scores, labels, ignore_index=IGNORE)}
+        logits = resize(self(features), size=labels.shape[-2:], mode="bilinear", align_corners=False)
+        return {"loss_ce": cross_entropy(logits, labels, ignore_index=IGNORE)}
 
 
 class ToySegmentor(Segmentor):

@@ -24,10 +24,10 @@ class CalibrationMetric:
 
     ``ECE`` is the mean gap between confidence, the probability of the predicted class, and accuracy, over bins of equal
     width weighted by their pixels; ``MCE`` the largest gap. ``ECE.NAME`` compares the probability of one class, in
-    every
-    pixel, with how often the pixel is of that class, and ``mECE`` is the mean over classes (the static calibration
-    error). ``accuracy`` and ``confidence`` are the means whose difference tells over- from under-confidence. All are
-    nan when every pixel is ignored. Probabilities stay on their device; a few numbers per bin and class are kept.
+    every pixel, with how often the pixel is of that class, and ``mECE`` is the mean over classes (the static
+    calibration error). ``accuracy`` and ``confidence`` are the means whose difference tells over- from
+    under-confidence. All are nan when every pixel is ignored. Probabilities stay on their device; a few numbers per bin
+    and class are kept.
 
     Args:
         bins: Bins of equal width between 0 and 1.
@@ -53,7 +53,7 @@ class CalibrationMetric:
             raise UsageError(f"bins is 1 or more, not {bins}")
         self.bins, self.ignore_index, self.classes, self.field = bins, ignore_index, classes, field
         self._top: Any = 0  # (3, bins): pixels, sum of probabilities, right ones
-        self._each: Any = 0  # (3, classes, bins): likewise for the probability of each class
+        self._each: Any = 0  # (3, classes, bins): the same of each class's probability
 
     def update(self, prediction: Any, target: Any) -> None:
         """Count one image.
@@ -68,15 +68,15 @@ class CalibrationMetric:
         """
         import torch
 
-        scores, truth = probabilities(prediction, target, self.field)
-        if len(scores) != len(self._names()):
-            raise DataError(f"scores of {len(scores)} classes, but there are {len(self._names())}")
+        probs, truth = probabilities(prediction, target, self.field)
+        if len(probs) != len(self._names()):
+            raise DataError(f"probabilities of {len(probs)} classes, but there are {len(self._names())}")
         counted = truth != self.ignore_index
-        scores, truth = scores[:, counted], truth[counted].long()
-        confidence, guess = scores.max(0)
+        probs, truth = probs[:, counted], truth[counted].long()
+        confidence, guess = probs.max(0)
         self._top = self._top + _binned(confidence[None], (guess == truth)[None], self.bins)[:, 0]
-        ids = torch.arange(len(scores), device=truth.device)[:, None]
-        self._each = self._each + _binned(scores, truth[None] == ids, self.bins)
+        ids = torch.arange(len(probs), device=truth.device)[:, None]
+        self._each = self._each + _binned(probs, truth[None] == ids, self.bins)
 
     def merge(self, other: CalibrationMetric) -> None:
         """Add the counts of ``other``."""
@@ -124,24 +124,24 @@ def probabilities(prediction: Any, target: Any, field: str) -> tuple[Any, Any]:
     name = f"{field}_probabilities"
     if hasattr(prediction, "fields") and name not in prediction.fields:
         raise DataError(f"the prediction has no {name}: it was made without probabilities")
-    scores = torch.as_tensor(prediction[name] if hasattr(prediction, "fields") else prediction)
-    scores = scores.cpu() if scores.device.type == "mps" else scores  # which has no float64 to add up in
-    truth = torch.as_tensor(target[field] if hasattr(target, "fields") else target).to(scores.device)
-    if scores.ndim != 3 or scores.shape[1:] != truth.shape:
-        raise DataError(f"scores of shape {tuple(scores.shape)} for annotations of shape {tuple(truth.shape)}")
-    return (torch.cat([1 - scores, scores]) if len(scores) == 1 else scores), truth
+    probs = torch.as_tensor(prediction[name] if hasattr(prediction, "fields") else prediction)
+    probs = probs.cpu() if probs.device.type == "mps" else probs  # which has no float64 to add up in
+    truth = torch.as_tensor(target[field] if hasattr(target, "fields") else target).to(probs.device)
+    if probs.ndim != 3 or probs.shape[1:] != truth.shape:
+        raise DataError(f"probabilities of shape {tuple(probs.shape)} for annotations of shape {tuple(truth.shape)}")
+    return (torch.cat([1 - probs, probs]) if len(probs) == 1 else probs), truth
 
 
-def _binned(scores: Any, right: Any, bins: int) -> np.ndarray:
+def _binned(probs: Any, right: Any, bins: int) -> np.ndarray:
     """Return (3, rows, bins): pixels, summed probabilities and correct ones, of probabilities (rows, pixels).
 
     Of many classes most probabilities are in the lowest bin: it gets the remainder of the others.
     """
     import torch
 
-    rows, size = len(scores), len(scores) * bins
-    above = scores > 1 / bins
-    values = scores[above]
+    rows, size = len(probs), len(probs) * bins
+    above = probs > 1 / bins
+    values = probs[above]
     place = (values * bins).ceil().long().sub(1).clamp(0, bins - 1)  # a bin holds its upper bound
     place += above.nonzero()[:, 0] * bins
     parts = [
@@ -150,7 +150,7 @@ def _binned(scores: Any, right: Any, bins: int) -> np.ndarray:
         torch.bincount(place[right[above]], minlength=size).double(),
     ]
     counts = torch.stack(parts).reshape(3, rows, bins)
-    every = [torch.full((rows,), scores.shape[1]).to(counts), scores.sum(1, dtype=torch.float64), right.sum(1).double()]
+    every = [torch.full((rows,), probs.shape[1]).to(counts), probs.sum(1, dtype=torch.float64), right.sum(1).double()]
     counts[:, :, 0] += torch.stack(every) - counts.sum(2)
     return to_array(counts)
 

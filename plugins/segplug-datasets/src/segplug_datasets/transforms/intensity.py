@@ -50,7 +50,7 @@ class Normalize:
 
     Args:
         mean: One per channel, in RGB order, in the image's own range (0 to 255).
-        std: Likewise.
+        std: One per channel, in the same range.
 
     Raises:
         UsageError: When there are not as many of both, or a ``std`` is not positive.
