@@ -60,7 +60,9 @@ def _draw(key: str, leaf: str, shape: tuple[int, ...]) -> np.ndarray:
         return random.uniform(0.5, 1.5, shape)
     normal = np.asarray(random.standard_normal(shape))
     scale, shift = _scale_and_shift(key, leaf, shape)
-    return normal * scale + shift
+    normal *= scale  # in place: some models have hundreds of millions
+    normal += shift
+    return normal
 
 
 def _scale_and_shift(key: str, leaf: str, shape: tuple[int, ...]) -> tuple[float, float]:

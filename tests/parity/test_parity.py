@@ -48,8 +48,8 @@ def test_model_equals_the_reference(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", smallest_cases())
-def test_forward_of_a_family_equals_the_reference(path: Path) -> None:
-    assert golden.check_forward(golden.Golden.load(path)).failures == []
+def test_smallest_model_of_a_family_equals_the_reference(path: Path) -> None:
+    assert golden.check_once(golden.Golden.load(path)).failures == []
 
 
 @pytest.mark.slow

@@ -170,9 +170,11 @@ class CLIPTextEncoder(TextEncoder):
 
     def _encode_prompts(self, texts: Sequence[str]) -> Tensor:
         """Return an embedding of length 1 for each text, (len(texts), output_dims)."""
-        tokens = tokenize(texts, self.context_length).to(self.text_projection.device)
-        x = self.token_embedding(tokens) + self.positional_embedding
-        causal_mask = torch.ones(self.context_length, self.context_length, dtype=torch.bool, device=x.device).tril()
+        # The attention is causal: no embedding depends on padding, which would be most of the 77 tokens.
+        tokens = tokenize(texts, self.context_length, pad=False).to(self.text_projection.device)
+        length = tokens.shape[1]
+        x = self.token_embedding(tokens) + self.positional_embedding[:length]
+        causal_mask = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
         for layer in self.transformer:
             x = layer(x, causal_mask)
         last = x[torch.arange(len(texts), device=x.device), tokens.argmax(1)]  # the end token has the highest id

@@ -35,21 +35,25 @@ END_OF_WORD = "</w>"
 _WORD = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|(?:[^\s\w]|_)+")
 
 
-def tokenize(texts: Sequence[str], context_length: int = 77) -> Tensor:
-    """Return the token ids of each text, (len(texts), context_length) int64: start token, text, end token, zeros.
+def tokenize(texts: Sequence[str], context_length: int = 77, pad: bool = True) -> Tensor:
+    """Return the token ids of each text, (len(texts), L) int64: start token, text, end token, zeros.
+
+    Args:
+        texts: The texts.
+        context_length: The most tokens of a text.
+        pad: L is ``context_length``; otherwise the length of the longest text.
 
     Raises:
         UsageError: A text has more than ``context_length`` tokens.
         CheckpointError: The table of merges is needed and cannot be downloaded.
     """
     start, end = VOCABULARY - 2, VOCABULARY - 1
-    tokens = torch.zeros(len(texts), context_length, dtype=torch.long)
-    for row, text in zip(tokens, texts, strict=True):
-        ids = [start, *encode(text), end]
+    rows = [[start, *encode(text), end] for text in texts]
+    for text, ids in zip(texts, rows, strict=True):
         if len(ids) > context_length:
             raise UsageError(f"{text!r} has {len(ids)} tokens, more than {context_length}")
-        row[: len(ids)] = torch.tensor(ids)
-    return tokens
+    length = context_length if pad else max(map(len, rows))
+    return torch.tensor([ids + [0] * (length - len(ids)) for ids in rows])
 
 
 def encode(text: str) -> list[int]:
