@@ -1,4 +1,7 @@
-"""Validate an untrained model and write the metrics: ``validate.py CONFIG OUT [KEY=VALUE]...``, or by torchrun."""
+"""Validate an untrained model, once with each override, and write the metrics.
+
+validate.py CONFIG OUT KEY=VALUE...         # alone, or by torchrun
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,10 @@ from segkernel.experiment import make_runner
 
 if __name__ == "__main__":
     config, out, *overrides = sys.argv[1:]
-    runner = make_runner(load_config(config, overrides))
-    metrics = runner.validate()
+    found = []
+    for override in overrides:
+        runner = make_runner(load_config(config, [override]), Path(out).with_suffix(f".{len(found)}"))
+        found.append(runner.validate())
+        runner.close()
     if runner.is_main:
-        Path(out).write_text(json.dumps(metrics))
-    runner.close()
+        Path(out).write_text(json.dumps(found))
