@@ -84,11 +84,6 @@ TRICKS: dict[str, Callable[..., Backbone]] = {
         embed_dims=(8, 8), depths=(2, 2), num_heads=(1, 2), strides=(4, 2), mlp_ratios=(4, 4), sr_ratios=(8, 4),
         patch_sizes=(4, 2), windiow_sizes=(4, 4), out_indices=(0, 1),
     ),
-    "pooling to a given number of cells": FastSCNN,
-    "deformable convolution": lambda: ResNet(
-        50, base_channels=8, num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(0, 1),
-        dcn={"type": "DCNv2"}, stage_with_dcn=(False, True),
-    ),
     "attention to all pixels": lambda: ResNet(
         50, base_channels=8, num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(0, 1),
         plugins=[{"cfg": {"type": "NonLocal2d"}, "position": "after_conv2", "stages": (0, 1)}],
@@ -97,7 +92,8 @@ TRICKS: dict[str, Callable[..., Backbone]] = {
     "pooling that rounds up": BUILDERS["vgg11"],
 }  # fmt: skip
 """One small network for every operator whose result depends on the size of its input in a way of its own: these are
-exported in the quick set, all of `BUILDERS` in the slow one."""
+exported in the quick set, all of `BUILDERS` in the slow one. The kernel's tests export deformable convolution, those of
+heads pooling to a given number of cells."""
 EXPORTED = [pytest.param(build, id=name) for name, build in TRICKS.items()]
 EXPORTED += [pytest.param(build, id=name, marks=pytest.mark.slow) for name, build in BUILDERS.items()]
 

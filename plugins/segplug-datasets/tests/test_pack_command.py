@@ -87,7 +87,7 @@ def test_wrong_arguments(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     with pytest.raises(UsageError, match=r"no set data\.test; there are: train, val"):
         call(config, tmp_path / "out", "--split", "test")
-    assert "give a CONFIG and the folder DEST" in call(config).stderr
+    assert "give a CONFIG and the folder DEST" in call(config).output
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")

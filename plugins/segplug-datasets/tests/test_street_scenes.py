@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -84,12 +83,3 @@ def test_usual_lengths() -> None:
 def test_impossible_arguments_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         StreetScenes(**wrong)  # type: ignore[arg-type]
-
-
-def test_drawing_is_quick() -> None:
-    dataset = StreetScenes()
-    dataset[0]
-    start = time.process_time()
-    for index in range(20):
-        dataset[index]
-    assert (time.process_time() - start) / 20 < 0.04  # about a quarter of that on an idle core

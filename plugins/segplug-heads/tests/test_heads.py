@@ -43,11 +43,14 @@ class Net(nn.Module):
         return self.head(self.backbone(images))
 
 
-# Aligned corners are one rule of one resize: the quick set exports them with the head that resizes most.
+TWINS = ("aspp", "sep-fcn")
+
+
+# The quick set exports each operator once: aligned corners with the head that resizes most, and one of two twins.
 @pytest.mark.parametrize(
     ("name", "align_corners"),
     [
-        pytest.param(name, aligned, marks=pytest.mark.slow if aligned and name != "psp" else ())
+        pytest.param(name, aligned, marks=pytest.mark.slow if (aligned and name != "psp") or name in TWINS else ())
         for name in HEADS
         for aligned in (False, True)
     ],

@@ -166,8 +166,8 @@ class _Tiff:
         arguments: dict[str, Any] = {}
         if key.compression in (6, 7, 34892, 33007):  # kinds of JPEG, whose tables stand apart
             arguments = {"jpegtables": page.jpegtables, "jpegheader": key.jpegheader}
-        for data, index in self._file.filehandle.read_segments(offsets, lengths, indices=indices):
-            segment, (plane, _, top, left, _), _ = key.decode(data, index, **arguments)
+        for data, number in self._file.filehandle.read_segments(offsets, lengths):
+            segment, (plane, _, top, left, _), _ = key.decode(data, indices[number], **arguments)
             if segment is not None:
                 _paste(segment[0], top, left, result[planes.index(plane)], window)
         return result
