@@ -82,7 +82,29 @@ class Loss(nn.Module):
         raise NotImplementedError
 
 
-class Head(nn.Module):
+class _SinglePass(nn.Module):
+    """A module that predicts and has losses, and may have `single_pass`: both from one run."""
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether prediction and loss come from one run, so that a validation has the loss at little cost."""
+        return self._has_single_pass()
+
+    def _has_single_pass(self) -> bool:
+        """Tell whether `single_pass` is written for the ``predict`` and ``loss`` that the class has."""
+        classes, names = type(self).__mro__, ("single_pass", "predict", "loss")
+        depth = [next(i for i, cls in enumerate(classes) if name in vars(cls)) for name in names]
+        return depth[0] == min(depth)  # nobody below it changed one of the others
+
+    def single_pass(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
+        """Return what `predict` and `loss` return, from one run; it takes the arguments of both.
+
+        A subclass that overrides ``predict`` or ``loss`` but not this is run twice instead.
+        """
+        raise NotImplementedError
+
+
+class Head(_SinglePass):
     """Feature maps to class logits."""
 
     output: Output
@@ -113,20 +135,6 @@ class Head(nn.Module):
             return self.single_pass(features, targets, size)
         return self.predict(features, size), self.loss(features, targets)
 
-    @property
-    def one_pass(self) -> bool:
-        """Whether prediction and loss come from one run."""
-        return _is_single_pass(self)
-
-    def single_pass(
-        self, features: Features, targets: Targets, size: Size | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return prediction and loss from one run of the head, where they come from the same logits.
-
-        A subclass that overrides ``predict`` or ``loss`` but not this is run twice instead.
-        """
-        raise NotImplementedError
-
 
 class CascadeHead(Head):
     """A head that refines ``previous``, the logits (N, K, h, w) of the one before it."""
@@ -149,16 +157,11 @@ class CascadeHead(Head):
             return self.single_pass(features, previous, targets, size)
         return self.predict(features, previous, size), self.loss(features, previous, targets)
 
-    def single_pass(  # type: ignore[override]
-        self, features: Features, previous: Tensor, targets: Targets, size: Size | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        raise NotImplementedError
-
     def configure(self, train_cfg: Mapping[str, Any], test_cfg: Mapping[str, Any]) -> None:
         """Take what the segmentor's ``train_cfg`` and ``test_cfg`` say about this head."""
 
 
-class Segmentor(nn.Module):
+class Segmentor(_SinglePass):
     """A whole model: normalised images in, logits out; a plain torch model to everyone else."""
 
     outputs: dict[str, Output]
@@ -179,31 +182,9 @@ class Segmentor(nn.Module):
 
     def predict_with_loss(self, images: Tensor, targets: Targets) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return what `predict` and `loss` return, by running the model once where it has `single_pass`, else twice."""
-        if _is_single_pass(self):
+        if self._has_single_pass():
             return self.single_pass(images, targets)
         return self.predict(images), self.loss(images, targets)
-
-    @property
-    def one_pass(self) -> bool:
-        """Whether prediction and loss come from one run, so that a validation has the loss at little cost."""
-        return _is_single_pass(self)
-
-    def single_pass(self, images: Tensor, targets: Targets) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return prediction and losses from one run of the model; `Segmentor` itself has no such way.
-
-        A subclass that overrides ``predict`` or ``loss`` but not this is run twice instead.
-        """
-        raise NotImplementedError
-
-
-def _is_single_pass(module: nn.Module) -> bool:
-    """Tell whether ``single_pass`` is written for the ``predict`` and ``loss`` that the class has."""
-    classes = type(module).__mro__
-    depth = {
-        name: next(i for i, cls in enumerate(classes) if name in vars(cls))
-        for name in ("single_pass", "predict", "loss")
-    }
-    return depth["single_pass"] == min(depth.values())  # nobody below it changed one of the others
 
 
 class Engine(ABC):

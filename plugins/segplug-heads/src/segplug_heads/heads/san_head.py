@@ -172,7 +172,7 @@ class SideAdapterCLIPHead(Head):
     def loss(self, inputs: SANInputs, targets: Targets) -> dict[str, Tensor]:  # type: ignore[override]
         return self.single_pass(inputs, targets)[1]
 
-    def single_pass(  # type: ignore[override]
+    def single_pass(
         self, inputs: SANInputs, targets: Targets, size: Size | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         objects = [objects_from_labels(labels, self.ignore_index) for labels in targets["seg"]]
