@@ -14,7 +14,7 @@ import click
 from segkernel import __version__, known
 from segkernel.catalog import GROUPS, Catalog, Row, normalise
 from segkernel.cli import table
-from segkernel.errors import NotInstalledError, UsageError, did_you_mean
+from segkernel.errors import AmbiguousComponentError, NotInstalledError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from segkernel.testing import CheckResult
@@ -86,13 +86,6 @@ def _wanted(catalog: Catalog, distribution: str) -> list[Row]:
     raise UsageError(f"no installed distribution {name!r} offers components; there is {', '.join(near) or 'none'}")
 
 
-def _ambiguous(catalog: Catalog) -> list[tuple[str, str, list[str]]]:
-    rows = (row for group in GROUPS for row in catalog.rows_of(group))  # those of one name stand together
-    named = itertools.groupby(rows, lambda row: (row.group, row.name))
-    several = ((group, name, [row.distribution for row in offered]) for (group, name), offered in named)
-    return [entry for entry in several if len(entry[2]) > 1 and not set(entry[2]) & set(catalog.preferred)]
-
-
 def _as_data(rows: Sequence[Row]) -> dict[str, Any]:
     shared, own = ("distribution", "version", "status", "requires"), ("group", "name", "value")
     offers = [{key: getattr(row, key) for key in own} for row in rows]
@@ -106,8 +99,12 @@ def _print_list(catalog: Catalog, rows: Iterable[Sequence[Row]]) -> None:
         summary = ", ".join(f"{group} {count}" for group, count in offers.items())
         lines.append((first.distribution, first.version, first.status, first.requires or "any", summary))
     click.echo(table(lines))
-    for group, name, owners in _ambiguous(catalog):
-        click.echo(f"{name} ({group}) is offered by {' and '.join(owners)}: write {owners[0]}/{name}")
+    for group in GROUPS:
+        for name, offered in itertools.groupby(catalog.rows_of(group), lambda row: row.name):
+            try:
+                catalog.settle(list(offered), name)
+            except AmbiguousComponentError as error:
+                click.echo(error)
     click.echo("\nnext: seg-kernel plugins show DISTRIBUTION, or seg-kernel plugins check")
 
 
