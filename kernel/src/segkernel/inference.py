@@ -32,7 +32,7 @@ class Preprocessor(nn.Module):
 
     Args:
         mean: Per channel, in the units of the file (0 to 255 for 8 bits), RGB.
-        std: Likewise.
+        std: Per channel, in the same units; above 0.
         size: Training batches are padded to this (height, width).
         size_divisor: Or to a multiple of this.
         test_cfg: Padding of evaluation batches; none by default.
@@ -57,14 +57,13 @@ class Preprocessor(nn.Module):
             raise UsageError(f"data.preprocess: mean has {len(mean)} channels, std {len(std)}")
         if not min(std) > 0:
             raise UsageError(f"data.preprocess: std must be above 0, got {list(std)}")
+        if size and size_divisor:
+            raise UsageError("give 'size' or 'size_divisor', not both")
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
-        self.padding: dict[bool, PaddingConfig] = {
-            True: _padding_config(size, size_divisor),
-            False: test_cfg or PaddingConfig(),
-        }
-        self._config: dict[str, Any] = {"mean": list(mean), "std": list(std), "size": size}
-        self._config |= {"size_divisor": size_divisor, "test_cfg": dict(test_cfg) if test_cfg else None}
+        padding = {"size": size, "size_divisor": size_divisor}
+        self.padding: dict[bool, Mapping[str, Any]] = {True: padding, False: test_cfg or {}}
+        self._config = {"mean": list(mean), "std": list(std), **padding, "test_cfg": test_cfg or None}
 
     def config(self) -> dict[str, Any]:
         """Return the arguments this was built with, as plain values."""
@@ -88,8 +87,7 @@ class Preprocessor(nn.Module):
 
     def _missing(self, height: int, width: int) -> tuple[int, int]:
         wanted = self.padding[self.training]
-        size = wanted.get("size")
-        if size:
+        if size := wanted.get("size"):
             return max(size[0] - height, 0), max(size[1] - width, 0)
         divisor = wanted.get("size_divisor") or 1
         return -height % divisor, -width % divisor
@@ -110,14 +108,6 @@ def _augmented(images: Tensor, device_steps: Sequence[Sequence[DeviceStep]]) -> 
         for kind in dict.fromkeys(type(step) for step in steps if step is not None):
             images = kind.together(images, [step if type(step) is kind else None for step in steps])
     return images
-
-
-def _padding_config(size: tuple[int, int] | None, size_divisor: int | None) -> PaddingConfig:
-    if size and size_divisor:
-        raise UsageError("give 'size' or 'size_divisor', not both")
-    if size:
-        return PaddingConfig(size=size)
-    return PaddingConfig(size_divisor=size_divisor) if size_divisor else PaddingConfig()
 
 
 def infer(predict: Predict, images: Tensor, outputs: Mapping[str, Output], test_cfg: TestConfig) -> dict[str, Any]:
