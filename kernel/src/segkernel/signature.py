@@ -109,7 +109,8 @@ def _of_class(chain: Sequence[type]) -> Signature:
 def _has_constructor(cls: type) -> bool:
     """Whether the class has an ``__init__`` that counts: those of ``object``, Protocols, ``nn.Module`` take nothing."""
     home = getattr(vars(cls).get("__init__"), "__module__", None)
-    return home not in (None, "typing", "typing_extensions", "torch.nn.modules.module")
+    # The class is asked for its module as well: an exporter of torch may have wrapped the constructor of nn.Module.
+    return home not in (None, "typing", "typing_extensions") and cls.__module__ != "torch.nn.modules.module"
 
 
 def _is_generated(cls: type, constructor: Any) -> bool:

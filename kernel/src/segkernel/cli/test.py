@@ -1,4 +1,4 @@
-"""``seg-kernel test``: figures, label files and pictures of a model on a config's test set."""
+"""``seg-kernel test``: metrics, label files and pictures of a model on a config's test set."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def command(
     hooks = [build("hooks", {"type": "PicturesHook", "count": 0, **pictures})] if wanted else []  # a plugin's
     runner = make_test(config, weights[0] if weights else None, overrides, work_dir=work_dir, tta=tta, hooks=hooks)
     try:
-        figures = runner.test()
+        metrics = runner.test()
     finally:
         runner.close()
-    shown = "  ".join(f"{name} {value:.2f}" for name, value in figures.items() if "." not in name)
+    shown = "  ".join(f"{name} {value:.2f}" for name, value in metrics.items() if "." not in name)
     click.echo(shown or "predicted; nothing to compare with")
     for what, folder in {"pictures": show_dir or runner.work_dir / "pictures", "labels": labels_dir}.items():
         if folder and Path(folder).is_dir():

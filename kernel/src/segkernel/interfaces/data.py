@@ -82,7 +82,7 @@ class DeviceStep(Protocol):
 
 @runtime_checkable
 class Metric(Protocol):
-    """Predictions and labels to figures: streaming, and mergeable across processes.
+    """Predictions and labels to named numbers: streaming, and mergeable across processes.
 
     ``update`` is called once per image with its `Prediction` and its `Targets` at the image's original size; both
     hold tensors, on whatever device the run uses. An instance is copied before each evaluation.

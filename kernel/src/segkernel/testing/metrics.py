@@ -24,8 +24,8 @@ def interface(subject: Subject) -> None:
     require(isinstance(_build(subject), Metric), "one of update, merge, compute is missing")
 
 
-@check("metrics", name="figures")
-def figures(subject: Subject) -> None:
+@check("metrics", name="numbers")
+def numbers(subject: Subject) -> None:
     """``compute`` gives numbers by name, the same when asked twice."""
     metric = _fed(subject, range(IMAGES))
     values = metric.compute()
@@ -65,7 +65,7 @@ def reference(subject: Subject) -> None:
     """mIoU, mAcc and aAcc are those of a plain confusion matrix."""
     metric = _fed(subject, range(IMAGES))
     values = metric.compute()
-    expected = confusion_figures(_classes(subject, metric))
+    expected = confusion_metrics(_classes(subject, metric))
     shared = [name for name in expected if name in values]
     if not shared:
         raise CheckSkipped("computes none of mIoU, mAcc, aAcc")
@@ -75,7 +75,7 @@ def reference(subject: Subject) -> None:
         require(fits, f"{name} is {values[name]}, a confusion matrix gives {expected[name]:.6f}")
 
 
-def confusion_figures(classes: int) -> dict[str, float]:
+def confusion_metrics(classes: int) -> dict[str, float]:
     """Return mIoU, mAcc and aAcc, 0 to 1, of the images the checks use."""
     matrix = np.zeros((classes, classes))
     for number in range(IMAGES):

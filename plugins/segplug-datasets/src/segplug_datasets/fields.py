@@ -1,4 +1,4 @@
-"""Kinds of fields beside the kernel's maps: borders, and the objects of an image."""
+"""Kinds of fields in addition to the kernel's maps: borders, and the objects of an image."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def _of_set(
         yield Finding("warning", "empty-masks", name, f"in {len(empty)} masks no pixel counts", why, empty)
     absent = [classes[i] for i in range(len(classes)) if i not in present]
     if len(present) == 1 and len(classes) > 1:
-        why = "A model learns to say this everywhere, and its figures look perfect. Are these the right masks?"
+        why = "A model learns to say this everywhere, and its metrics look perfect. Are these the right masks?"
         only = classes[present.pop()]
         yield Finding("error", "one-class", name, f"every pixel is {only!r}", why)
     elif absent:

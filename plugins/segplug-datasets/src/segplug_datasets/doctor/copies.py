@@ -78,7 +78,7 @@ def _leaks(
         for where, found in between.items():
             what = f"{len(found)} images are {word} in {where.replace(', ', ' and ')}"
             why = (
-                "What was trained on measures nothing: figures come out too good. Take them out of one of the sets; "
+                "What was trained on measures nothing: metrics come out too good. Take them out of one of the sets; "
                 "frames of one film, or tiles of one picture, belong into one set."
             )
             severity: Severity = "error" if kind == "leak" else "warning"

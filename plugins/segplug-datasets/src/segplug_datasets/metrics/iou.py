@@ -196,7 +196,7 @@ class IoUMetric:
         return summary, columns
 
     def _columns(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the kinds of figures that were asked for, (..., classes), from pixels (..., 3, classes)."""
+        """Return the metrics that were asked for, (..., classes), from pixels (..., 3, classes)."""
         every = per_class(pixels, self.beta)
         columns = {key: every[key] for metric in self.iou_metrics for key in _COLUMNS[metric]}
         if self.nan_to_num is not None:

@@ -48,7 +48,7 @@ class Comparison:
 
     Args:
         images: Number of images compared.
-        figures: mIoU, aAcc and mAcc.
+        metrics: mIoU, aAcc and mAcc.
         classes: IoU of each class.
         changes: (name, mean IoU of the first, of the second) of each image, from the greatest loss to the greatest
             gain; images without a figure are left out.

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 class EvaluationReport:
     """After a test, or a validation, write into the run directory's folder ``evaluation``:
 
-    ``report.html`` (figures, classes, confusion matrix, slices, worst images; one file, nothing else needed),
+    ``report.html`` (metrics, classes, confusion matrix, slices, worst images; one file, nothing else needed),
     ``per_image.csv`` (name, aAcc, mIoU and the IoU of each class), ``per_image.npz`` (for ``seg-kernel compare``),
     ``confusion.csv`` and ``confusion.svg``; and, when a ``format`` is given, ``predictions/`` with a file for each
     image and ``values.csv`` with what stands for each class. A set without annotations gives predictions only.
