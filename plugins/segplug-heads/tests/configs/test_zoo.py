@@ -70,7 +70,7 @@ def test_an_unpublished_combination_is_composed(zoo):
 def test_a_whole_config_is_found_by_its_stem(zoo):
     config = load_config("quickstart", catalog=zoo)
     assert config.data == {"model": {"type": "FastSCNN"}, "seed": 1}
-    assert (config.source, config.depth) == ("segplug-heads::quickstart.yaml", 1)
+    assert config.source == "segplug-heads::quickstart.yaml"
 
 
 @pytest.mark.parametrize("name", ["segplug-heads::quickstart.yaml", "segplug_heads::quickstart"])
