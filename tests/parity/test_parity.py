@@ -16,6 +16,7 @@ import run
 HERE = Path(__file__).parent
 QUICK = ("_r18-", "_r18b-", "upernet_r18_4xb2", "fast_scnn", "bisenetv2", "stdc1", "hr18s", "mit-b0", "mobilenet-v3",
          "erfnet", "poolformer_s12")  # fmt: skip
+"""Small models, of which the quick set checks inference as well."""
 FAMILIES = sorted(path.name for path in (HERE / "cases").iterdir())
 
 
@@ -23,8 +24,21 @@ def read(name: str) -> list[dict]:
     return json.loads((HERE / "components" / name).read_text())
 
 
+def smallest_cases() -> dict[str, Path]:
+    """Return the case with the fewest parameters of each family."""
+    cases = {name: list(golden.find(HERE / "cases" / name)) for name in FAMILIES}
+    return {name: min(paths, key=number_of_parameters) for name, paths in cases.items()}
+
+
+def number_of_parameters(path: Path) -> int:
+    return json.loads(path.read_text())["num_params"]
+
+
+SMALLEST = smallest_cases()
+
+
 def is_quick(path: Path) -> bool:
-    return any(part in path.stem for part in QUICK)
+    return path in SMALLEST.values() and any(part in path.stem for part in QUICK)
 
 
 def case_parameters() -> list:
@@ -32,22 +46,12 @@ def case_parameters() -> list:
     return [pytest.param(path, id=path.stem, marks=() if is_quick(path) else pytest.mark.slow) for path in paths]
 
 
-def smallest_cases() -> list:
-    """Return the smallest case of each family that has no quick one."""
-    families: dict[str, list[Path]] = {}
-    for path in golden.find(HERE / "cases"):
-        families.setdefault(path.parent.name, []).append(path)
-    without = {name: paths for name, paths in families.items() if not any(map(is_quick, paths))}
-    size = {path: json.loads(path.read_text())["num_params"] for paths in without.values() for path in paths}
-    return [pytest.param(min(paths, key=size.__getitem__), id=name) for name, paths in without.items()]
-
-
 @pytest.mark.parametrize("path", case_parameters())
 def test_model_equals_the_reference(path: Path) -> None:
     assert golden.check(golden.Golden.load(path)).failures == []
 
 
-@pytest.mark.parametrize("path", smallest_cases())
+@pytest.mark.parametrize("path", [pytest.param(path, id=name) for name, path in SMALLEST.items() if not is_quick(path)])
 def test_smallest_model_of_a_family_equals_the_reference(path: Path) -> None:
     assert golden.check_once(golden.Golden.load(path)).failures == []
 
