@@ -19,7 +19,6 @@ only if there are any. So for ``run``, ``train``, ``train_iteration``, ``validat
 from __future__ import annotations
 
 import enum
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -111,114 +110,73 @@ class Priority(enum.IntEnum):
     VERY_LOW = 90
 
 
-@hookspec
-def before_run(run: Run) -> None:
-    """Everything is built and, when resuming, restored; nothing has run."""
+class Moments:
+    """What a hook may be told of: each method is the specification of one moment."""
+
+    def before_run(self, run: Run) -> None:
+        """Everything is built and, when resuming, restored; nothing has run."""
+
+    def before_train(self, run: Run) -> None:
+        """Training is about to start at ``run.iteration``."""
+
+    def before_train_iteration(self, run: Run, batches: list[Batch]) -> None:
+        """One optimiser step is about to be made from these micro-batches."""
+
+    def after_train_iteration(self, run: Run, batches: list[Batch], losses: Mapping[str, Any]) -> None:
+        """An optimiser step was made; ``losses`` are detached tensors on the device: reading one waits for it."""
+
+    def train_iteration_ended(self, run: Run) -> None:
+        """Closes ``before_train_iteration``, also when the step failed."""
+
+    def after_train_epoch(self, run: Run, epoch: int) -> None:
+        """The draw order has passed the end of an epoch; ``epoch`` counts those completed."""
+
+    def on_record(self, run: Run, record: Mapping[str, Any]) -> None:
+        """A line for the log: ``kind`` (train, val or test), ``iteration`` and plain numbers by name."""
+
+    def before_validation(self, run: Run) -> None:
+        """Validation is about to start; the model is in eval mode."""
+
+    def after_prediction(self, run: Run, prediction: Prediction, target: Targets) -> None:
+        """One image of a validation or a test was predicted at its original size, and its metrics updated."""
+
+    def after_validation(self, run: Run, metrics: Mapping[str, float]) -> None:
+        """Validation has come to its end with these metrics; they are also in ``run.metrics``."""
+
+    def validation_ended(self, run: Run) -> None:
+        """Closes ``before_validation``, also when a signal or an error cut it short."""
+
+    def after_iteration(self, run: Run) -> None:
+        """An iteration is over, its validation included: the moment to save."""
+
+    def save_checkpoint(self, run: Run, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint is about to be written; plain values and tensors may be added."""
+
+    def load_checkpoint(self, run: Run, checkpoint: Mapping[str, Any]) -> None:
+        """A checkpoint was read and the run restored from it."""
+
+    def after_train(self, run: Run) -> None:
+        """Closes ``before_train``: at the last iteration, by ``run.stop``, or by an error."""
+
+    def before_test(self, run: Run) -> None:
+        """The test is about to start; the model is in eval mode."""
+
+    def after_test(self, run: Run, metrics: Mapping[str, float]) -> None:
+        """The test has come to its end with these metrics."""
+
+    def test_ended(self, run: Run) -> None:
+        """Closes ``before_test``, also when an error cut it short."""
+
+    def on_exception(self, run: Run, error: BaseException) -> None:
+        """The run is about to end with this error."""
+
+    def after_run(self, run: Run) -> None:
+        """Closes ``before_run``, whatever way the run went: close files here."""
 
 
-@hookspec
-def before_train(run: Run) -> None:
-    """Training is about to start at ``run.iteration``."""
-
-
-@hookspec
-def before_train_iteration(run: Run, batches: list[Batch]) -> None:
-    """One optimiser step is about to be made from these micro-batches."""
-
-
-@hookspec
-def after_train_iteration(run: Run, batches: list[Batch], losses: Mapping[str, Any]) -> None:
-    """An optimiser step was made; ``losses`` are detached tensors on the device: reading one waits for the device."""
-
-
-@hookspec
-def train_iteration_ended(run: Run) -> None:
-    """Closes ``before_train_iteration``, also when the step failed."""
-
-
-@hookspec
-def after_train_epoch(run: Run, epoch: int) -> None:
-    """The draw order has passed the end of an epoch; ``epoch`` counts those completed."""
-
-
-@hookspec
-def on_record(run: Run, record: Mapping[str, Any]) -> None:
-    """A line for the log: ``kind`` (train, val or test), ``iteration`` and plain numbers by name."""
-
-
-@hookspec
-def before_validation(run: Run) -> None:
-    """Validation is about to start; the model is in eval mode."""
-
-
-@hookspec
-def after_prediction(run: Run, prediction: Prediction, target: Targets) -> None:
-    """One image of a validation or a test was predicted at its original size, and its metrics updated."""
-
-
-@hookspec
-def after_validation(run: Run, metrics: Mapping[str, float]) -> None:
-    """Validation has come to its end with these metrics; they are also in ``run.metrics``."""
-
-
-@hookspec
-def validation_ended(run: Run) -> None:
-    """Closes ``before_validation``, also when a signal or an error cut it short."""
-
-
-@hookspec
-def after_iteration(run: Run) -> None:
-    """An iteration is over, its validation included: the moment to save."""
-
-
-@hookspec
-def save_checkpoint(run: Run, checkpoint: dict[str, Any]) -> None:
-    """A checkpoint is about to be written; plain values and tensors may be added."""
-
-
-@hookspec
-def load_checkpoint(run: Run, checkpoint: Mapping[str, Any]) -> None:
-    """A checkpoint was read and the run restored from it."""
-
-
-@hookspec
-def after_train(run: Run) -> None:
-    """Closes ``before_train``: at the last iteration, by ``run.stop``, or by an error."""
-
-
-@hookspec
-def before_test(run: Run) -> None:
-    """The test is about to start; the model is in eval mode."""
-
-
-@hookspec
-def after_test(run: Run, metrics: Mapping[str, float]) -> None:
-    """The test has come to its end with these metrics."""
-
-
-@hookspec
-def test_ended(run: Run) -> None:
-    """Closes ``before_test``, also when an error cut it short."""
-
-
-@hookspec
-def on_exception(run: Run, error: BaseException) -> None:
-    """The run is about to end with this error."""
-
-
-@hookspec
-def after_run(run: Run) -> None:
-    """Closes ``before_run``, whatever way the run went: close files here."""
-
-
-_CLOSING: dict[Stage, str] = {
-    "run": "after_run",
-    "train": "after_train",
-    "train_iteration": "train_iteration_ended",
-    "validation": "validation_ended",
-    "test": "test_ended",
-}
-"""The moment that closes what ``before_STAGE`` opened."""
+for _name, _moment in list(vars(Moments).items()):
+    if not _name.startswith("_"):
+        hookspec(_moment)
 
 
 class HookCaller:
@@ -234,7 +192,7 @@ class HookCaller:
     def __init__(self, hooks: Sequence[Any]) -> None:
         self.hooks = list(hooks)
         self._manager = pluggy.PluginManager(PROJECT)
-        self._manager.add_hookspecs(sys.modules[__name__])
+        self._manager.add_hookspecs(Moments)
         for index, hook in reversed(list(enumerate(hooks))):  # pluggy calls the last registered first
             try:
                 self._manager.register(hook, name=f"{index}:{type(hook).__name__}")
@@ -252,10 +210,12 @@ class HookCaller:
         A hook is only told of the end of what it was told the beginning of. ``more`` are further arguments of
         ``before_STAGE``.
         """
+        # Where ``after_STAGE`` tells of a result, which there may be none of, another moment closes.
+        closing = f"{stage}_ended" if hasattr(Moments, f"{stage}_ended") else f"after_{stage}"
+        only = self._manager.subset_hook_caller
         with ExitStack() as opened:
             for hook in self.hooks:
                 others = [other for other in self.hooks if other is not hook]
-                only = self._manager.subset_hook_caller
                 only(f"before_{stage}", others)(run=run, **more)
-                opened.callback(only(_CLOSING[stage], others), run=run)
+                opened.callback(only(closing, others), run=run)
             yield

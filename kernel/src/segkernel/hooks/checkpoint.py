@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segkernel.errors import DataError, UsageError, did_you_mean
+from segkernel.errors import DataError, UsageError, suggest
 from segkernel.files import replacing
 from segkernel.hookspecs import Priority, hookimpl
 
@@ -47,8 +47,7 @@ class CheckpointHook:
         self.interval, self.keep, self.top_k = interval, keep, top_k
         self.watched = [best] if isinstance(best, str) else list(best or ())
         self.best: dict[str, list[tuple[float, int]]] = {name: [] for name in self.watched}
-        self._validated = False
-        self._entered: list[str] = []
+        self._validated_at: int | None = None
         self._saved_at: int | None = None
 
     @hookimpl
@@ -57,30 +56,25 @@ class CheckpointHook:
 
     @hookimpl
     def after_validation(self, run: Run, metrics: Mapping[str, float]) -> None:
-        self._validated = True
+        self._validated_at = run.iteration
         for name in self.watched:
-            value = metrics.get(name, math.nan)
             if name not in metrics:
-                near = ", ".join(did_you_mean(name, metrics) or list(metrics)[:5])
-                log.warning("CheckpointHook: the validation has no metric %r, only such as %s", name, near)
-            elif math.isfinite(value) and self._enter(name, value, run.iteration):
-                self._entered.append(name)
-
-    def _enter(self, name: str, value: float, iteration: int) -> bool:
-        ranked = [entry for entry in self.best[name] if entry[1] != iteration] + [(value, iteration)]
-        ranked.sort(key=lambda entry: entry[0], reverse="loss" not in name)
-        self.best[name] = ranked[: self.top_k]
-        return (value, iteration) in self.best[name]
+                log.warning("CheckpointHook: the validation has no metric %r; %s", name, suggest(name, metrics))
+            elif math.isfinite(metrics[name]):
+                ranked = [entry for entry in self.best[name] if entry[1] != run.iteration]
+                ranked.append((metrics[name], run.iteration))
+                ranked.sort(key=lambda entry: entry[0], reverse="loss" not in name)
+                self.best[name] = ranked[: self.top_k]
 
     @hookimpl
     def after_iteration(self, run: Run) -> None:
         if self.interval is None and run.val_set is not None:
-            regular = self._validated
+            regular = self._validated_at == run.iteration
         else:
             regular = run.iteration % (self.interval or UNVALIDATED) == 0
-        if regular or self._entered or run.stopping or run.iteration >= run.max_iterations:
+        is_best = any(iteration == run.iteration for _, iteration in self._best_files(run).values())
+        if regular or is_best or run.stopping or run.iteration >= run.max_iterations:
             self._save(run)
-        self._validated, self._entered = False, []
 
     @hookimpl
     def on_exception(self, run: Run, error: BaseException) -> None:
@@ -91,44 +85,37 @@ class CheckpointHook:
             log.info("saved iteration %d; go on with --resume when the data is in order", run.iteration)
 
     def _save(self, run: Run) -> None:
-        path = run.save(self._folder(run) / f"iter_{run.iteration:07d}.pt")
+        run.save(run.work_dir / "checkpoints" / _file_of(run.iteration))
         self._saved_at = run.iteration
         if run.is_main:
-            self._link_best(run, path)
+            self._link_best(run)
             self._prune(run)
         run.engine.barrier()  # the best one may be asked for next
 
-    def _link_best(self, run: Run, path: Path) -> None:
-        for name in self._entered:
-            _link(path, self._best_path(run, name, run.iteration))
-            log.info("best %s so far: %.4g at iteration %d", name, self.best[name][0][0], self.best[name][0][1])
+    def _best_files(self, run: Run) -> dict[Path, tuple[float, int]]:
+        """Return the files of the best checkpoints, by metric and from the best on, with value and iteration."""
+        folder = run.work_dir / "checkpoints"
+        entries = [(name, entry) for name in self.watched for entry in self.best[name]]
+        return {folder / f"best_{_safe(name)}_{_file_of(entry[1])}": entry for name, entry in entries}
+
+    def _link_best(self, run: Run) -> None:
+        for path, (value, iteration) in self._best_files(run).items():
+            source = path.with_name(_file_of(iteration))
+            # One that is there may be of a run that went another way from here.
+            if source.exists() and (iteration == run.iteration or not path.exists()):
+                _link(source, path)
+                log.info("among the best: %s with %.4g", path.name, value)
 
     def _prune(self, run: Run) -> None:
-        folder = self._folder(run)
+        folder, wanted = run.work_dir / "checkpoints", self._best_files(run)
         regular = sorted(folder.glob("iter_*.pt"))
-        for old in regular[: -self.keep] if self.keep else []:
+        best = [path for name in self.watched for path in folder.glob(f"best_{_safe(name)}_iter_*.pt")]
+        for old in [*(regular[: -self.keep] if self.keep else []), *(path for path in best if path not in wanted)]:
             old.unlink()
-        wanted = {self._best_path(run, name, iteration) for name in self.best for _, iteration in self.best[name]}
-        for name in self.watched:
-            for old in folder.glob(f"best_{_safe(name)}_iter_*.pt"):
-                if old not in wanted:
-                    old.unlink()
 
     def best_path(self, run: Run) -> Path | None:
         """Return the file with the best of the first watched metric, if there is one."""
-        for name in self.watched:
-            for _, iteration in self.best[name]:
-                path = self._best_path(run, name, iteration)
-                if path.exists():
-                    return path
-        return None
-
-    def _best_path(self, run: Run, name: str, iteration: int) -> Path:
-        return self._folder(run) / f"best_{_safe(name)}_iter_{iteration:07d}.pt"
-
-    @staticmethod
-    def _folder(run: Run) -> Path:
-        return run.work_dir / "checkpoints"
+        return next((path for path in self._best_files(run) if path.exists()), None)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": {name: [list(entry) for entry in entries] for name, entries in self.best.items()}}
@@ -141,12 +128,8 @@ class CheckpointHook:
     @hookimpl
     def load_checkpoint(self, run: Run) -> None:
         """Make the links that a killed run had no time for."""
-        for name, entries in self.best.items():
-            for _, iteration in entries:
-                source = self._folder(run) / f"iter_{iteration:07d}.pt"
-                target = self._best_path(run, name, iteration)
-                if run.is_main and source.exists() and not target.exists():
-                    _link(source, target)
+        if run.is_main:
+            self._link_best(run)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -156,6 +139,10 @@ def _link(source: Path, target: Path) -> None:
             os.link(source, temporary)
         except OSError:
             shutil.copyfile(source, temporary)
+
+
+def _file_of(iteration: int) -> str:
+    return f"iter_{iteration:07d}.pt"
 
 
 def _safe(name: str) -> str:

@@ -26,17 +26,15 @@ class MeterHook:
 
     def __init__(self, interval: int = 10) -> None:
         self.interval = interval
-        self._reset()
+        self.before_train()
 
-    def _reset(self) -> None:
+    @hookimpl
+    def before_train(self) -> None:
+        """Begin an interval."""
         self.sums: dict[str, Any] = {}
         self.count = self.images = 0
         self.waited = 0.0
         self.started = time.perf_counter()
-
-    @hookimpl
-    def before_train(self) -> None:
-        self._reset()
 
     @hookimpl
     def after_train_iteration(self, run: Run, batches: list[Batch], losses: Mapping[str, Any]) -> None:
@@ -47,7 +45,7 @@ class MeterHook:
         self.waited += run.data_wait
         if run.iteration % self.interval == 0 or run.iteration == run.max_iterations:
             run.emit(self._record(run))
-            self._reset()
+            self.before_train()
 
     @hookimpl
     def after_iteration(self, run: Run) -> None:

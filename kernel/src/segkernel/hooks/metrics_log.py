@@ -6,7 +6,6 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segkernel.hookspecs import Priority, hookimpl
@@ -36,13 +35,9 @@ class MetricsLogHook:
     @hookimpl
     def on_record(self, run: Run, record: Mapping[str, Any]) -> None:
         if run.is_main:
-            plain = {key: None if _is_nan(value) else value for key, value in record.items()}
-            _append(run.work_dir / self.name, json.dumps(plain))
-
-
-def _append(path: Path, line: str) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+            finite = {key: None if _is_nan(value) else value for key, value in record.items()}
+            with (run.work_dir / self.name).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(finite) + "\n")
 
 
 def _is_nan(value: Any) -> bool:

@@ -14,7 +14,7 @@ from segkernel.testing.core import CheckSkipped, Subject, check, require
 def moments(subject: Subject) -> None:
     """Its marked methods are moments of the lifecycle and take arguments these have."""
     manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
+    manager.add_hookspecs(hookspecs.Moments)
     hook = subject.build()
     manager.register(hook)  # raises when an argument is unknown
     manager.check_pending()
