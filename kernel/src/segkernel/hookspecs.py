@@ -203,6 +203,14 @@ class HookCaller:
     def __getattr__(self, moment: str) -> Any:
         return getattr(self._manager.hook, moment)
 
+    def stateful(self) -> dict[str, Any]:
+        """Return the hooks that have a state, by the names these have in a checkpoint."""
+        found: dict[str, Any] = {}
+        for hook in (hook for hook in self.hooks if hasattr(hook, "state_dict")):
+            name = type(hook).__name__
+            found[f"{name}.{sum(key.startswith(name) for key in found)}"] = hook
+        return found
+
     @contextmanager
     def during(self, stage: Stage, run: Run, **more: Any) -> Iterator[None]:
         """Call ``before_STAGE``, and at the end, whatever happened, what closes it, in reverse order.

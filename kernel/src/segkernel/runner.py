@@ -15,11 +15,12 @@ from __future__ import annotations
 import logging
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -43,7 +44,6 @@ from segkernel.hooks.checkpoint import CheckpointHook
 from segkernel.hooks.meter import MeterHook
 from segkernel.hooks.metrics_log import MetricsLogHook
 from segkernel.hooks.progress import ProgressHook
-from segkernel.hooks.schedule import ScheduleHook
 from segkernel.hookspecs import HookCaller
 from segkernel.inference import Preprocessor
 from segkernel.interfaces.data import Dataset
@@ -51,11 +51,8 @@ from segkernel.interfaces.model import Engine, Segmentor
 from segkernel.labels import Labels
 from segkernel.randomness import random_state, seed_everything, set_random_state
 from segkernel.sample import Batch
-from segkernel.schedules import Schedule
+from segkernel.schedules import RunSchedules, Schedule
 from segkernel.weights import LoadReport, load_into
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -115,36 +112,36 @@ class Runner:
     ) -> None:
         self.model = model
         self.engine = engine or LocalEngine()
-        seed = self.engine.agree(seed)
-        seed_everything(seed)
+        self.seed = self.engine.agree(seed)
+        seed_everything(self.seed)
         self.preprocessor = preprocessor or Preprocessor()
-        self.train_set, self.val_set, self.test_set = (_loader(part, seed) for part in (train, val, test))
-        for kind, part in (("training", self.train_set), ("validation", self.val_set), ("test", self.test_set)):
-            if part is not None and not len(part):
-                raise DataError(f"the {kind} set is empty", getattr(part.dataset, "data_root", None))
+        self.train_set = _loader("training", train, self.seed)
+        self.val_set = _loader("validation", val, self.seed)
+        self.test_set = _loader("test", test, self.seed)
         self.evaluation = evaluation or Evaluation()
         check_views(getattr(model, "test_cfg", None))
-        self.seed, self.val_begin, self.config = seed, val_begin, dict(config or {})
+        self.val_begin, self.config = val_begin, dict(config or {})
         self.name, self._wanted_dir = name, None if work_dir is None else Path(work_dir)
         self.engine.prepare_model(model, self.preprocessor)
         # An optimiser that is made here sees the parameters where the engine put them.
         optimizer = optimizer(model) if not isinstance(optimizer, torch.optim.Optimizer | None) else optimizer
         self.optimizer = self.engine.prepare_optimizer(optimizer, clip_grad) if optimizer else None
         self._plan(iterations, epochs, val_interval, batch_size)
-        seed_everything(seed + self.engine.rank)  # the model is the same everywhere, dropout is not
-        self.hooks = HookCaller(self._with_defaults(hooks, lr))
+        seed_everything(self.seed + self.engine.rank)  # the model is the same everywhere, dropout is not
+        self.hooks = HookCaller(_with_defaults(hooks))
         self.iteration = self.position = 0
         self.data_wait = 0.0
         self.metrics: dict[str, float] = {}
         self.mode = "idle"
         self.settled = True
         self._open = ExitStack()
-        self._started = self._watching = self._holds_directory = self._validation_pending = False
+        self._started = self._holds_directory = self._validation_pending = False
         self._stop_reason: str | None = None
         self.received = self.signal = 0  # what asked this rank to leave, and what the ranks have agreed on
         self._saved: Path | None = None
         self._random: Mapping[str, Any] | None = None
         self._unchecked: list[tuple[int, list[str], Tensor]] = []
+        self._schedules = RunSchedules(lr, self.optimizer, self.max_iterations)
 
     # ------------------------------------------------------------ what hooks use, see `segkernel.hookspecs.Run`
 
@@ -181,11 +178,10 @@ class Runner:
         """Train if there is a training set, test if there is a test set; return the last metrics."""
         if self.train_set is None and self.test_set is None:
             raise UsageError("nothing to do: there is neither a training set (data.train) nor a test set (data.test)")
-        with self._watched():
-            if self.train_set is not None:
-                self.train()
-            if self.test_set is not None:
-                self.test("best" if self.train_set is not None else None)
+        if self.train_set is not None:
+            self.train()
+        if self.test_set is not None:
+            self.test("best" if self.train_set is not None else None)
         self.close()
         return self.metrics
 
@@ -200,8 +196,7 @@ class Runner:
         if self.train_set is None or self.optimizer is None:
             missing = "a training set (data.train)" if self.train_set is None else "an optimizer (optim.optimizer)"
             raise UsageError(f"training needs {missing}")
-        with self._watched(), self._signals():
-            self._start()
+        with self._signals(), self._running():
             with self._mode("train"), self.hooks.during("train", self):
                 batches = self.train_set.train_batches(self.position, self.engine.rank, self.engine.world_size)
                 with closing(on_device(batches, self.engine.device)) as ready:  # its workers end with it
@@ -229,9 +224,10 @@ class Runner:
                 losses = self.engine.train_step(micro_batches)
             self.iteration += 1
             self.position += self.batch_size
-            self.settled = True
             self._check_loss(losses["loss"], micro_batches)
             self.hooks.after_train_iteration(run=self, batches=micro_batches, losses=losses)
+            self._schedules.step(self.iteration)
+            self.settled = True
         if int(self.epoch) > epochs_before:
             self.hooks.after_train_epoch(run=self, epoch=int(self.epoch))
         self._end_iteration(validate=self._validation_due())
@@ -241,7 +237,7 @@ class Runner:
             self._validation_pending = True
             self.agree_on_stop()
             if not self.signal:
-                self.validate()
+                self._validate()
         self.agree_on_stop()
         self.hooks.after_iteration(run=self)
 
@@ -256,14 +252,16 @@ class Runner:
         """Evaluate the validation set; return its metrics, empty when a signal cut training and it short."""
         if self.val_set is None:
             raise UsageError("the run has no validation set")
-        with self._watched():
-            self._start()
-            self.check_losses()
-            with self._mode("val"), self.hooks.during("validation", self):
-                metrics = evaluate(self, self.val_set, "val")
-                if metrics is not None:
-                    self._validation_pending = False
-                    self.hooks.after_validation(run=self, metrics=metrics)
+        with self._running():
+            return self._validate()
+
+    def _validate(self) -> dict[str, float]:
+        self.check_losses()
+        with self._mode("val"), self.hooks.during("validation", self):
+            metrics = evaluate(self, self.val_set, "val")
+            if metrics is not None:
+                self._validation_pending = False
+                self.hooks.after_validation(run=self, metrics=metrics)
         return metrics or {}
 
     def test(self, weights: str | Path | None = None) -> dict[str, float]:
@@ -274,8 +272,7 @@ class Runner:
         """
         if self.test_set is None:
             raise UsageError("the run has no test set")
-        with self._watched():
-            self._start()
+        with self._running():
             path = self.best_checkpoint() if weights == "best" else weights
             if path is not None:
                 self.load_weights(path, mode="strict")
@@ -288,7 +285,7 @@ class Runner:
 
     def close(self) -> None:
         """Let hooks close their files, and leave the run directory; called by `run`, and after an error."""
-        self._started = False
+        self._started = self._holds_directory = False
         self._open.close()
         for part in (self.val_set, self.test_set):
             if part is not None:
@@ -297,18 +294,17 @@ class Runner:
     @contextmanager
     def _mode(self, mode: str) -> Iterator[None]:
         """Be in a mode for a while, with the model in training or evaluation mode as that needs."""
-        before, self.mode = self.mode, mode
-        self.set_training(mode == "train")
+        before = self.mode
         try:
+            self._enter(mode)
             yield
         finally:
-            self.mode = before
-            self.set_training(before == "train")
+            self._enter(before)
 
-    def set_training(self, training: bool) -> None:
-        """Put the model and the preprocessor into training or evaluation mode."""
-        self.model.train(training)
-        self.preprocessor.train(training)
+    def _enter(self, mode: str) -> None:
+        self.mode = mode
+        self.model.train(mode == "train")
+        self.preprocessor.train(mode == "train")
 
     # ------------------------------------------------------------ checkpoints
 
@@ -324,7 +320,8 @@ class Runner:
             "meta": rundir.metadata(self),
             "optimizer": self.engine.optimizer_state() if self.optimizer else None,
             "engine": self.engine.state_dict(),
-            "hooks": {name: hook.state_dict() for name, hook in self._stateful().items()},
+            "hooks": {name: hook.state_dict() for name, hook in self.hooks.stateful().items()},
+            "schedules": self._schedules.state_dict(),
             "random": self.engine.gather(random_state()),
             "iteration": self.iteration,
             "position": self.position,
@@ -344,7 +341,7 @@ class Runner:
             CheckpointError: When it is no checkpoint of a run like this one.
             UsageError: When it holds weights alone.
         """
-        self._take_directory(resuming=True)
+        self._start(resuming=True)
         with together(self.engine):
             state, _ = load_into(self.model, path, "strict", load=self.engine.load_model_state)
         if not {"optimizer", "random", "position"} <= state.keys():
@@ -366,7 +363,8 @@ class Runner:
             if missing:
                 raise ValueError(f"its optimizer was another one, without {', '.join(sorted(missing))}")
         self.engine.load_state_dict(state["engine"])
-        for name, hook in self._stateful().items():
+        self._schedules.load_state_dict(state.get("schedules", []))
+        for name, hook in self.hooks.stateful().items():
             if name in state["hooks"]:
                 hook.load_state_dict(state["hooks"][name])
         self.iteration, self.position = int(state["iteration"]), int(state["position"])
@@ -393,14 +391,6 @@ class Runner:
         found = [hook.best_path(self) for hook in self.hooks.hooks if isinstance(hook, CheckpointHook)]
         return next(filter(None, found), self._saved)
 
-    def _stateful(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for hook in self.hooks.hooks:
-            if hasattr(hook, "state_dict"):
-                name = type(hook).__name__
-                found[f"{name}.{sum(key.startswith(name) for key in found)}"] = hook
-        return found
-
     # ------------------------------------------------------------ inner workings
 
     def _plan(
@@ -420,13 +410,9 @@ class Runner:
         if part is not None and (iterations is None) == (epochs is None):
             wrong = "neither is given" if iterations is None else "not as both"
             raise UsageError(f"give the length of training as iterations or as epochs (of schedule), {wrong}")
-        self._samples_per_validation: float | None = None
-        if epochs is not None and part is not None:
-            iterations = math.ceil(epochs * len(part) / self.batch_size)
-            self._samples_per_validation = val_interval * len(part) if val_interval else None
-        elif val_interval:
-            self._samples_per_validation = val_interval * self.batch_size
-        self.max_iterations = iterations or 0
+        unit = self.batch_size if epochs is None or part is None else len(part)
+        self.max_iterations = math.ceil((epochs or iterations or 0) * unit / self.batch_size)
+        self._samples_per_validation = val_interval * unit if val_interval else None
 
     def _validation_due(self) -> bool:
         if self.iteration >= self.max_iterations:
@@ -434,27 +420,19 @@ class Runner:
         every = self._samples_per_validation if self.iteration >= self.val_begin else None
         return bool(every) and int(self.position / every) > int((self.position - self.batch_size) / every)  # type: ignore[operator]
 
-    def _with_defaults(self, hooks: Sequence[Any], lr: Sequence[Any]) -> list[Any]:
-        defaults: list[Any] = [MeterHook(), ScheduleHook(lr), ProgressHook(), MetricsLogHook(), CheckpointHook()]
-        kept = [default for default in defaults if not any(isinstance(hook, type(default)) for hook in hooks)]
-        return sorted([*kept, *hooks], key=lambda hook: getattr(hook, "priority", 50))
+    def _start(self, resuming: bool = False) -> None:
+        """Take the run directory and open the run, each once; what resumes is opened when it goes on.
 
-    def _start(self) -> None:
-        """Open the run, once."""
-        if not self._started:
-            self._take_directory()
+        Rank 0 decides on the directory and keeps other runs out of it until the end.
+        """
+        if not self._holds_directory:
+            with together(self.engine):
+                path = rundir.take(self, self._open, self._wanted_dir, resuming) if self.is_main else None
+            self.work_dir = Path(self.engine.agree(str(path)))
+            self._holds_directory = True
+        if not (self._started or resuming):
             self._started = True
             self._open.enter_context(self.hooks.during("run", self))
-
-    def _take_directory(self, resuming: bool = False) -> None:
-        """Take the run directory, once: rank 0 decides which, and keeps other runs out of it until the end."""
-        if self._holds_directory:
-            return
-        with together(self.engine):
-            path = rundir.take(self, self._open, self._wanted_dir, resuming) if self.is_main else None
-        self.work_dir = Path(self.engine.agree(str(path)))
-        self._holds_directory = True
-        self._open.callback(setattr, self, "_holds_directory", False)
 
     def _restore_random(self) -> None:
         if self._random is not None:  # last of all, so that nothing of starting up is left in the generators
@@ -481,13 +459,10 @@ class Runner:
         )
 
     @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """On an error, tell the other ranks and the hooks, then close the run; once, where it comes out of the run."""
-        if self._watching:
-            yield
-            return
-        self._watching = True
+    def _running(self) -> Iterator[None]:
+        """Open the run where it is not yet; on an error, tell the other ranks and the hooks, then close it."""
         try:
+            self._start()
             yield
         except BaseException as error:
             known = worker_crash_of(error) or error
@@ -498,32 +473,31 @@ class Runner:
             if known is not error:
                 raise known from error
             raise
-        finally:
-            self._watching = False
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
         """Turn SIGINT and SIGTERM into a stop after this iteration; a second one is not caught."""
-        import threading
+        catchable = threading.current_thread() is threading.main_thread()
+        with ExitStack() as restoring:
 
-        if threading.current_thread() is not threading.main_thread():
+            def note(number: int, frame: Any) -> None:
+                self.received = number
+                restoring.close()
+
+            for number in (signal.SIGINT, signal.SIGTERM) if catchable else ():
+                restoring.callback(signal.signal, number, signal.signal(number, note))
             yield
-            return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def note(number: int, frame: Any) -> None:
-            self.received = number
-            for each, handler in before.items():
-                signal.signal(each, handler)
-
-        try:
-            for number in before:
-                signal.signal(number, note)
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
-def _loader(part: Loader | Dataset | None, seed: int) -> Loader | None:
-    return part if isinstance(part, Loader | None) else Loader(part, seed=seed)
+def _with_defaults(hooks: Sequence[Any]) -> list[Any]:
+    """Return hooks with the default ones that they replace none of, by priority."""
+    defaults: list[Any] = [MeterHook(), ProgressHook(), MetricsLogHook(), CheckpointHook()]
+    kept = [default for default in defaults if not any(isinstance(hook, type(default)) for hook in hooks)]
+    return sorted([*kept, *hooks], key=lambda hook: getattr(hook, "priority", 50))
+
+
+def _loader(kind: str, part: Loader | Dataset | None, seed: int) -> Loader | None:
+    loader = part if isinstance(part, Loader | None) else Loader(part, seed=seed)
+    if loader is not None and not len(loader):
+        raise DataError(f"the {kind} set is empty", getattr(loader.dataset, "data_root", None))
+    return loader

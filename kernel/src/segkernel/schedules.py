@@ -7,7 +7,8 @@ more of them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict, Unpack
 
@@ -15,6 +16,7 @@ from segkernel.errors import UsageError
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
 
 
 class ScheduleArguments(TypedDict, total=False):
@@ -88,3 +90,41 @@ class LinearLR(Schedule):
             return lr * self.start_factor
         rise = self.end_factor - self.start_factor
         return lr * (1 + rise / (self.length * self.start_factor + (i - 1) * rise))
+
+
+class RunSchedules:
+    """The schedules of one run, applied in turn after every iteration.
+
+    Args:
+        schedules: Ours, or torch's own ``LRScheduler`` objects around the run's optimiser.
+        optimizer: None in a run that does not train.
+        iterations: Length of the run.
+    """
+
+    def __init__(
+        self, schedules: Sequence[Schedule | LRScheduler], optimizer: Optimizer | None, iterations: int
+    ) -> None:
+        self.optimizer: Any = optimizer
+        used = schedules if optimizer is not None else ()
+        self.ours = [schedule for schedule in used if isinstance(schedule, Schedule)]
+        self.torchs: list[Any] = [schedule for schedule in used if not isinstance(schedule, Schedule)]
+        for schedule in self.ours:
+            schedule.bind(iterations)
+        for group in optimizer.param_groups if optimizer is not None else ():
+            group.setdefault("initial_lr", group["lr"])
+        self.step(0)
+
+    def step(self, iteration: int) -> None:
+        """Set the rates for ``iteration``."""
+        for schedule in self.ours:
+            schedule.step(self.optimizer, iteration)
+        for schedule in self.torchs if iteration else ():  # torch's set the first rates when they are made
+            schedule.step()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Return the states of torch's own; ours have none."""
+        return [schedule.state_dict() for schedule in self.torchs]
+
+    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+        for schedule, state in zip(self.torchs, states):
+            schedule.load_state_dict(state)

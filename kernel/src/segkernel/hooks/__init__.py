@@ -1,1 +1,1 @@
-"""The few hooks every run has: meter, schedule, progress, metrics log, checkpoints."""
+"""The few hooks every run has: meter, progress, metrics log, checkpoints."""
