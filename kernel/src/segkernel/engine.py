@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, Literal
 
 import torch
@@ -80,7 +80,8 @@ class LocalEngine(Engine):
                 sums[name] = sums[name] + part if name in sums else part
         if self.clip_grad:
             self.scaler.unscale_(self.optimizer)
-            sums["grad_norm"] = self._clip()
+            limit, kind = self.clip_grad["max_norm"], self.clip_grad.get("norm_type", 2.0)
+            sums["grad_norm"] = nn.utils.clip_grad_norm_(self.segmentor.parameters(), limit, kind).detach()
         self.scaler.step(self.optimizer)
         self.scaler.update(self.loss_scale)
         return sums
@@ -92,10 +93,6 @@ class LocalEngine(Engine):
     def accumulating(self) -> AbstractContextManager[Any]:
         """Return the context of every backward pass but the last of a step, where gradients need not be exchanged."""
         return nullcontext()
-
-    def _clip(self) -> Tensor:
-        limit, kind = self.clip_grad["max_norm"], self.clip_grad.get("norm_type", 2.0)
-        return nn.utils.clip_grad_norm_(self.segmentor.parameters(), limit, kind).detach()
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         batch = batch.to(self.device, non_blocking=True)
@@ -151,20 +148,16 @@ def _full_precision(value: Tensor) -> Tensor:
 
 def _keep_freed_memory() -> None:
     """Tell glibc to keep large blocks that were freed: page faults are a quarter of a CPU step otherwise."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):  # another C library: nothing to tell
-        return
     trim_threshold, mmap_threshold = -1, -3
-    mallopt(mmap_threshold, 1 << 30)
-    mallopt(trim_threshold, (1 << 31) - 1)
+    with suppress(OSError, AttributeError, TypeError):  # another C library: nothing to tell
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_threshold, 1 << 30)
+        mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -174,11 +167,9 @@ def _device(name: str) -> torch.device:
 
 
 def _amp_type(amp: bool | str, device: torch.device) -> torch.dtype | None:
-    if amp is False:
-        return None
     if amp is True:
-        return torch.float16 if device.type == "cuda" else torch.bfloat16
-    types = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+        amp = "float16" if device.type == "cuda" else "bfloat16"
+    types = {False: None, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if amp not in types:
         raise UsageError(f"amp is true, false, float16 or bfloat16, not {amp!r}")
     return types[amp]

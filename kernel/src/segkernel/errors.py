@@ -109,12 +109,14 @@ class ComponentError(SegKernelError):
     """A named component cannot be had.
 
     Args:
-        group: The kind, without prefix: ``heads``.
+        group: The kind, without prefix: ``heads``; empty when a whole distribution is meant.
         name: The name as it was asked for.
+        message: What is wrong and what to do.
+        distribution: What offers it.
     """
 
-    def __init__(self, group: str, name: str, message: str) -> None:
-        self.group, self.name = group, name
+    def __init__(self, group: str, name: str, message: str, distribution: str = "") -> None:
+        self.group, self.name, self.distribution = group, name, distribution
         super().__init__(message)
 
 
@@ -125,11 +127,9 @@ class UnknownComponentError(ComponentError):
 
     def __init__(self, group: str, name: str, near: Sequence[str] = (), searched: Sequence[str] = ()) -> None:
         self.near, self.searched = tuple(near), tuple(searched)
-        message = f"no {group} component is called {name!r}"
-        if self.near:
-            message += f"; did you mean {' or '.join(repr(n) for n in self.near)}?"
-        message += f"\n    searched: {', '.join(self.searched) or 'nothing, no plugin is installed'}"
-        super().__init__(group, name, message)
+        hint = f"; did you mean {' or '.join(map(repr, self.near))}?" if self.near else ""
+        places = ", ".join(self.searched) or "nothing, no plugin is installed"
+        super().__init__(group, name, f"no {group} component is called {name!r}{hint}\n    searched: {places}")
 
 
 class AmbiguousComponentError(ComponentError):
@@ -156,9 +156,8 @@ class DisabledPluginError(ComponentError):
     exit_code = 3
 
     def __init__(self, group: str, name: str, distribution: str) -> None:
-        self.distribution = distribution
         message = f"{name!r} is in {distribution}, which is disabled\n    take it out of SEGKERNEL_DISABLE"
-        super().__init__(group, name, message)
+        super().__init__(group, name, message, distribution)
 
 
 class NotInstalledError(ComponentError):
@@ -167,9 +166,8 @@ class NotInstalledError(ComponentError):
     exit_code = 3
 
     def __init__(self, group: str, name: str, distribution: str) -> None:
-        self.distribution = distribution
         message = f"{name!r} needs a package that is not installed\n    pip install {distribution}"
-        super().__init__(group, name, message)
+        super().__init__(group, name, message, distribution)
 
 
 class BrokenPluginError(ComponentError):
@@ -178,12 +176,10 @@ class BrokenPluginError(ComponentError):
     exit_code = 3
 
     def __init__(self, group: str, name: str, distribution: str, value: str, cause: BaseException) -> None:
-        self.distribution, self.value = distribution, value
         label = f"{distribution}/{name} ({value})" if distribution else value
-        message = f"{label} failed to import: {type(cause).__name__}: {cause}"
-        if distribution:
-            message += f"\n    seg-kernel plugins show {distribution}"
-        super().__init__(group, name, message)
+        hint = f"\n    seg-kernel plugins show {distribution}" if distribution else ""
+        message = f"{label} failed to import: {type(cause).__name__}: {cause}{hint}"
+        super().__init__(group, name, message, distribution)
         self.__cause__ = cause
 
 
@@ -204,12 +200,12 @@ class IncompatiblePluginError(ComponentError):
     def __init__(
         self, group: str, name: str, distribution: str, requires: str, running: str, contract: str = ""
     ) -> None:
-        self.distribution, self.requires, self.running, self.contract = distribution, requires, running, contract
+        self.requires, self.contract = requires, contract
         why = f": written for contracts before {contract}" if contract else f", but {running} is running"
         cure = f"port it and require seg-kernel>={contract}" if contract else "install a seg-kernel that it accepts"
-        self.reason = f"accepts seg-kernel {requires or 'of any version'}{why}"
+        message = f"{distribution} accepts seg-kernel {requires or 'of any version'}{why}; it was not imported"
         hint = f"pip install --upgrade {distribution}, or {cure}"
-        super().__init__(group, name, f"{distribution} {self.reason}; it was not imported\n    {hint}")
+        super().__init__(group, name, f"{message}\n    {hint}", distribution)
 
 
 class DataError(SegKernelError):
@@ -253,8 +249,8 @@ class ExportError(SegKernelError):
 class Interrupted(SegKernelError):
     """SIGINT or SIGTERM arrived; the step was finished and a checkpoint saved."""
 
-    def __init__(self, signal_number: int, saved: str | None = None) -> None:
-        self.signal_number, self.saved = signal_number, saved
+    def __init__(self, signal_number: int, saved: Path | str | None = None, reported: bool = False) -> None:
+        self.reported = reported
         self.exit_code = 128 + signal_number
         where = f"; saved {saved}" if saved else ""
         super().__init__(f"interrupted by signal {signal_number}{where}")

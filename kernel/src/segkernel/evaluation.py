@@ -39,8 +39,6 @@ def evaluate(run: Runner, part: Loader, kind: str) -> dict[str, float] | None:
             terms = _predict(run, batch, metrics, kind == "val" and "seg" in batch.targets and _wants_loss(run))
             for name, value in terms.items():
                 losses.setdefault(name, []).append(value.mean() * len(batch))
-            if terms:
-                losses.setdefault(_COUNT, []).append(torch.tensor(float(len(batch))))
         if run.received:
             run.engine.alert(f"signal {run.received}")
     run.agree_on_stop()
@@ -76,20 +74,19 @@ def _sees_whole_images(run: Runner) -> bool:
 
 
 def _wants_loss(run: Runner) -> bool:
-    if run.evaluation.loss is None:
-        return run.model.one_pass and _sees_whole_images(run)
-    return run.evaluation.loss
+    wanted = run.evaluation.loss
+    return run.model.one_pass and _sees_whole_images(run) if wanted is None else wanted
 
 
 def _predict(run: Runner, batch: Batch, metrics: Sequence[Metric], with_loss: bool) -> dict[str, Tensor]:
-    """Update the metrics with a batch; return its losses when they are wanted."""
+    """Update the metrics with a batch; return its losses, and ones to count, when they are wanted."""
     losses: dict[str, Tensor] = {}
     with blame_batch([batch]):
         images, targets = run.preprocessor(batch)
 
         def predict_and_learn(images: Tensor) -> dict[str, Any]:
             raw, found = run.engine.predict_with_loss(images, targets)
-            losses.update(found)
+            losses.update({**found, _COUNT: torch.ones(())})
             return raw
 
         shared = with_loss and _sees_whole_images(run)

@@ -103,25 +103,21 @@ def _new(name: str) -> Path:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold the directory's lock; the system lets go of it when the process ends, in whatever way."""
-    if fcntl is None:
-        yield
-        return
     with (path / ".lock").open("a") as file:
         try:
             # A POSIX lock: unlike flock's it is not inherited by data-loader workers, which may outlive a killed run.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):  # a file system without locks
-                yield
-                return
-            message = "is in use by a run that has not ended; give another --work-dir, or stop that run"
-            raise UsageError(f"{path}: {message}") from None
+            if error.errno in (errno.EACCES, errno.EAGAIN):  # others are of a file system without locks
+                message = "is in use by a run that has not ended; give another --work-dir, or stop that run"
+                raise UsageError(f"{path}: {message}") from None
         yield
 
 
 def _write_record(run: Runner, path: Path) -> None:
     if run.config:
-        (path / "config.yaml").write_text(to_yaml(to_builtin(run.config)), "utf-8")
+        (path / "config.yaml").write_text(to_yaml(run.config), "utf-8")
     (path / "plugins.json").write_text(json.dumps(plugin_versions(), indent=2), "utf-8")
     (path / "environment.json").write_text(json.dumps(environment(run), indent=2), "utf-8")
 
@@ -142,8 +138,8 @@ def model_metadata(labels: Labels, config: Mapping[str, Any], preprocessor: Prep
     return {
         "classes": list(labels.classes),
         "palette": [list(color) for color in labels.palette],
-        "config": to_builtin(config),
-        "preprocess": to_builtin(preprocessor.config()),
+        "config": _plain(config),
+        "preprocess": _plain(preprocessor.config()),
         "plugins": plugin_versions(),
     }
 
@@ -187,10 +183,6 @@ def environment(run: Runner) -> dict[str, Any]:
     }
 
 
-def to_builtin(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     """Return plain dicts and lists: what was loaded remembers places, which a file need not."""
-    if isinstance(value, dict):
-        return {str(key): to_builtin(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_builtin(entry) for entry in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
+    return json.loads(json.dumps(value, default=str))

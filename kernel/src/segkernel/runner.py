@@ -41,9 +41,7 @@ from segkernel.errors import (
 )
 from segkernel.evaluation import evaluate
 from segkernel.hooks.checkpoint import CheckpointHook
-from segkernel.hooks.meter import MeterHook
-from segkernel.hooks.metrics_log import MetricsLogHook
-from segkernel.hooks.progress import ProgressHook
+from segkernel.hooks.records import MeterHook, MetricsLogHook, ProgressHook
 from segkernel.hookspecs import HookCaller
 from segkernel.inference import Preprocessor
 from segkernel.interfaces.data import Dataset
@@ -207,9 +205,7 @@ class Runner:
                         self._step(ready)
                 self.agree_on_stop()
             if self.signal:
-                error = Interrupted(self.signal, str(self._saved) if self._saved else None)
-                error.reported = not self.is_main
-                raise error
+                raise Interrupted(self.signal, self._saved, reported=not self.is_main)
 
     def _step(self, batches: Iterator[Batch]) -> None:
         """Make one optimiser step and what belongs to it."""
@@ -237,7 +233,7 @@ class Runner:
             self._validation_pending = True
             self.agree_on_stop()
             if not self.signal:
-                self._validate()
+                self._validate(self.val_set)
         self.agree_on_stop()
         self.hooks.after_iteration(run=self)
 
@@ -253,12 +249,12 @@ class Runner:
         if self.val_set is None:
             raise UsageError("the run has no validation set")
         with self._running():
-            return self._validate()
+            return self._validate(self.val_set)
 
-    def _validate(self) -> dict[str, float]:
+    def _validate(self, part: Loader) -> dict[str, float]:
         self.check_losses()
         with self._mode("val"), self.hooks.during("validation", self):
-            metrics = evaluate(self, self.val_set, "val")
+            metrics = evaluate(self, part, "val")
             if metrics is not None:
                 self._validation_pending = False
                 self.hooks.after_validation(run=self, metrics=metrics)

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,10 +62,9 @@ class CheckpointHook:
             if name not in metrics:
                 log.warning("CheckpointHook: the validation has no metric %r; %s", name, suggest(name, metrics))
             elif math.isfinite(metrics[name]):
-                ranked = [entry for entry in self.best[name] if entry[1] != run.iteration]
-                ranked.append((metrics[name], run.iteration))
-                ranked.sort(key=lambda entry: entry[0], reverse="loss" not in name)
-                self.best[name] = ranked[: self.top_k]
+                others = [entry for entry in self.best[name] if entry[1] != run.iteration]
+                entries = [*others, (metrics[name], run.iteration)]
+                self.best[name] = sorted(entries, key=itemgetter(0), reverse="loss" not in name)[: self.top_k]
 
     @hookimpl
     def after_iteration(self, run: Run) -> None:
@@ -118,12 +118,10 @@ class CheckpointHook:
         return next((path for path in self._best_files(run) if path.exists()), None)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": {name: [list(entry) for entry in entries] for name, entries in self.best.items()}}
+        return {"best": dict(self.best)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for name, entries in state["best"].items():
-            if name in self.best:
-                self.best[name] = [(float(value), int(iteration)) for value, iteration in entries]
+        self.best |= {name: entries for name, entries in state["best"].items() if name in self.best}
 
     @hookimpl
     def load_checkpoint(self, run: Run) -> None:

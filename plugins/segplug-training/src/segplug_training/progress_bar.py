@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from segkernel.hooks.progress import ProgressHook
+from segkernel.hooks.records import ProgressHook
 from segkernel.hookspecs import hookimpl
 
 if TYPE_CHECKING:
