@@ -1,8 +1,8 @@
 """Learning-rate schedules: what a rate becomes from one iteration to the next.
 
 So several chain as in MMSegmentation: a warm-up over [0, 1500), a polynomial decay from there. All count iterations;
-what is to be restored on resume is the rates themselves, and those are in the optimiser's state. segplug-training has
-more of them.
+what is to be restored on resume is the rates themselves, and those are in the optimiser's state. They are
+segplug-training's.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from typing_extensions import TypedDict, Unpack
+from typing_extensions import TypedDict
 
 from segkernel.errors import UsageError
 
@@ -61,35 +61,6 @@ class Schedule:
     def rate(self, lr: float, base: float, i: int) -> float:
         """Return the rate at its own iteration ``i`` from the rate ``lr`` before; ``base`` is the optimiser's."""
         raise NotImplementedError
-
-
-class PolyLR(Schedule):
-    """Decay to ``eta_min`` as (1 - i / length) ** power."""
-
-    def __init__(self, power: float = 1.0, eta_min: float = 0.0, **kwargs: Unpack[ScheduleArguments]) -> None:
-        super().__init__(**kwargs)
-        self.power, self.eta_min = power, eta_min
-
-    def rate(self, lr: float, base: float, i: int) -> float:
-        if i == 0:
-            return lr
-        return (lr - self.eta_min) * (1 - 1 / (self.length - i + 1)) ** self.power + self.eta_min
-
-
-class LinearLR(Schedule):
-    """Grow from ``start_factor`` to ``end_factor`` times the rate: the usual warm-up."""
-
-    def __init__(
-        self, start_factor: float = 1 / 3, end_factor: float = 1.0, **kwargs: Unpack[ScheduleArguments]
-    ) -> None:
-        super().__init__(**kwargs)
-        self.start_factor, self.end_factor = start_factor, end_factor
-
-    def rate(self, lr: float, base: float, i: int) -> float:
-        if i == 0:
-            return lr * self.start_factor
-        rise = self.end_factor - self.start_factor
-        return lr * (1 + rise / (self.length * self.start_factor + (i - 1) * rise))
 
 
 class RunSchedules:

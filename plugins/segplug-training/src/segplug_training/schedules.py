@@ -1,4 +1,4 @@
-"""More learning-rate schedules, with MMSegmentation's names and arguments."""
+"""Learning-rate schedules, with MMSegmentation's names and arguments."""
 
 from __future__ import annotations
 
@@ -11,6 +11,35 @@ from typing_extensions import Unpack
 
 from segkernel.errors import UsageError
 from segkernel.schedules import Schedule, ScheduleArguments
+
+
+class PolyLR(Schedule):
+    """Decay to ``eta_min`` as (1 - i / length) ** power."""
+
+    def __init__(self, power: float = 1.0, eta_min: float = 0.0, **kwargs: Unpack[ScheduleArguments]) -> None:
+        super().__init__(**kwargs)
+        self.power, self.eta_min = power, eta_min
+
+    def rate(self, lr: float, base: float, i: int) -> float:
+        if i == 0:
+            return lr
+        return (lr - self.eta_min) * (1 - 1 / (self.length - i + 1)) ** self.power + self.eta_min
+
+
+class LinearLR(Schedule):
+    """Grow from ``start_factor`` to ``end_factor`` times the rate: the usual warm-up."""
+
+    def __init__(
+        self, start_factor: float = 1 / 3, end_factor: float = 1.0, **kwargs: Unpack[ScheduleArguments]
+    ) -> None:
+        super().__init__(**kwargs)
+        self.start_factor, self.end_factor = start_factor, end_factor
+
+    def rate(self, lr: float, base: float, i: int) -> float:
+        if i == 0:
+            return lr * self.start_factor
+        rise = self.end_factor - self.start_factor
+        return lr * (1 + rise / (self.length * self.start_factor + (i - 1) * rise))
 
 
 class ConstantLR(Schedule):
