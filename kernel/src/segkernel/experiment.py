@@ -65,18 +65,19 @@ def make_runner(
         raise ConfigError(problems)
     catalog, seed = catalog_of(config), config.get("seed") or 0
     seed_everything(seed)
-    engine = _engine(config, catalog)
+    spec = config.get("engine") or {}
+    engine: Engine = build("engines" if "type" in spec else LocalEngine, spec, path="engine", catalog=catalog)
     with together(engine):  # the files of one rank may be out of order
         model = model or make_model(config, catalog)
         parts = _parts(config, catalog, training)
         data, optim = parts.data, parts.optim
-        spec = optim.optimizer if training else None
+        optimizer = optim.optimizer if training else None
         _check_classes(model, data, config)
         return Runner(
             model,
             **_loaders(data, optim, engine, seed),
             **vars(parts.schedule),
-            optimizer=partial(_optimizer, spec=spec, factors=optim.paramwise) if spec else None,
+            optimizer=partial(_optimizer, spec=optimizer, factors=optim.paramwise) if optimizer else None,
             batch_size=optim.batch_size if training else None,
             clip_grad=optim.clip_grad,
             evaluation=parts.evaluate,
@@ -88,11 +89,6 @@ def make_runner(
             name=config.name,
             config=config.data,
         )
-
-
-def _engine(config: Config, catalog: Catalog) -> Engine:
-    spec = config.get("engine") or {}
-    return build("engines" if "type" in spec else LocalEngine, spec, path="engine", catalog=catalog)
 
 
 def _parts(config: Config, catalog: Catalog, training: bool) -> Any:
@@ -130,14 +126,11 @@ def _optimizer(model: Segmentor, spec: Spec[torch.optim.Optimizer], factors: Par
 def _check_classes(model: Segmentor, data: DataSection, config: Config) -> None:
     """Refuse a model whose number of classes is not the data's."""
     output = model.outputs.get("seg")
-    for name in ("train", "val", "test"):
-        part: Any = getattr(data, name)
-        if part is None:
-            continue
-        message, count = f"{type(part).__name__} has {len(part.classes)} classes", len(part.classes)
-        if data.num_classes not in (None, count):
-            place = place_of(config["data"], "num_classes")
-            raise ConfigError(Problem(f"{data.num_classes}, but {message}", "data.num_classes", place))
+    parts = {name: part for name in ("train", "val", "test") if (part := getattr(data, name)) is not None}
+    for name, part in parts.items():
+        if data.num_classes not in (None, len(part.classes)):
+            message = f"{data.num_classes}, but {type(part).__name__} has {len(part.classes)} classes"
+            raise ConfigError(Problem(message, "data.num_classes", place_of(config["data"], "num_classes")))
         if output is not None and (problem := output.mismatch(part)):
             raise ConfigError(replace(problem, path=f"data.{name}", place=place_of(config["data"], name)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -31,8 +31,10 @@ def parameter_groups(
     """
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     layer_decay = (paramwise or {}).get("layer_decay")
-    for name, parameter, module in _named(model):
-        lr_mult, decay_mult = _factors(name, parameter, module, paramwise or {})
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        lr_mult, decay_mult = _factors(name, parameter, model.get_submodule(name.rpartition(".")[0]), paramwise or {})
         if layer_decay:
             lr_mult *= _layer_factor(name, model, layer_decay)
             decay_mult *= parameter.ndim > 1
@@ -42,41 +44,26 @@ def parameter_groups(
     return list(groups.values())
 
 
-def _named(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module]]:
-    seen: set[int] = set()
-    for prefix, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad and id(parameter) not in seen:
-                seen.add(id(parameter))
-                yield f"{prefix}.{name}" if prefix else name, parameter, module
-
-
 def _factors(name: str, parameter: nn.Parameter, module: nn.Module, rules: Mapping[str, Any]) -> tuple[float, float]:
     custom = rules.get("custom_keys", {})
     for key in sorted(sorted(custom), key=len, reverse=True):
         if key in name:
             return custom[key].get("lr_mult", 1.0), custom[key].get("decay_mult", 1.0)
-    is_norm = isinstance(module, NORMS)
-    is_bias = name.rsplit(".", 1)[-1] == "bias"
-    lr_mult = rules.get("bias_lr_mult", 1.0) if is_bias and not is_norm else 1.0
-    if is_norm:
-        return lr_mult, rules.get("norm_decay_mult", 1.0)
-    if isinstance(module, nn.Conv2d) and module.in_channels == module.groups and module.groups > 1:
-        return lr_mult, rules.get("dwconv_decay_mult", 1.0)
-    if is_bias:
-        return lr_mult, rules.get("bias_decay_mult", 1.0)
-    return lr_mult, rules.get("flat_decay_mult", 1.0) if parameter.ndim == 1 else 1.0
+    is_bias = name.rpartition(".")[2] == "bias"
+    depthwise = isinstance(module, nn.Conv2d) and module.in_channels == module.groups > 1
+    kinds = {"norm": isinstance(module, NORMS), "dwconv": depthwise, "bias": is_bias, "flat": parameter.ndim == 1}
+    kind = next((kind for kind, applies in kinds.items() if applies), "other")
+    lr_mult = rules.get("bias_lr_mult", 1.0) if is_bias and kind != "norm" else 1.0
+    return lr_mult, rules.get(f"{kind}_decay_mult", 1.0)
 
 
 def _layer_factor(name: str, model: nn.Module, decay: LayerDecay) -> float:
     for prefix, module in model.named_modules():
         if isinstance(module, Backbone) and name.startswith(f"{prefix}."):
-            inner = name.removeprefix(f"{prefix}.")
-            layer = module.layer_of(inner, decay["num_layers"], decay.get("stage_wise", False))
-            if layer is None:
-                return 1.0
-            if layer > decay["num_layers"]:
-                message = f"{type(module).__name__} has more than {decay['num_layers']} layers: {name} is of {layer}"
+            count = decay["num_layers"]
+            layer = module.layer_of(name.removeprefix(f"{prefix}."), count, decay.get("stage_wise", False))
+            if layer is not None and layer > count:
+                message = f"{type(module).__name__} has more than {count} layers: {name} is of {layer}"
                 raise ConfigError(Problem(message, "optim.paramwise.layer_decay.num_layers"))
-            return decay["rate"] ** (decay["num_layers"] + 1 - layer)
+            return 1.0 if layer is None else decay["rate"] ** (count + 1 - layer)
     return 1.0

@@ -22,6 +22,8 @@ from importlib import metadata as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from segkernel.catalog import Catalog
 from segkernel.config.show import to_yaml
 from segkernel.errors import CheckpointError, SegKernelError, UsageError
@@ -48,8 +50,7 @@ def latest_checkpoint(name: str, work_dir: str | Path | None = None) -> Path:
     """
     folders = [Path(work_dir)] if work_dir else sorted((Path(ROOT) / name).glob("*"), reverse=True)
     for folder in folders:
-        found = sorted((folder / "checkpoints").glob("iter_*.pt"))
-        if found:
+        if found := sorted(folder.glob("checkpoints/iter_*.pt")):
             return found[-1]
     where = work_dir or Path(ROOT) / name
     raise CheckpointError(f"{where}: no checkpoint to resume from; name one with --resume CHECKPOINT")
@@ -83,8 +84,10 @@ def take(run: Runner, opened: ExitStack, wanted: Path | None, resuming: bool) ->
         place = wanted or Path(ROOT) / run.name
         raise SegKernelError(f"{place}: cannot write the run directory: {error.strerror}") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.getLogger("segkernel").addHandler(handler)
-    opened.callback(_close_log, handler)
+    root = logging.getLogger("segkernel")
+    root.addHandler(handler)
+    opened.callback(handler.close)
+    opened.callback(root.removeHandler, handler)
     log.info("run directory: %s", path)
     return path
 
@@ -128,11 +131,6 @@ class _LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None: ...
 
 
-def _close_log(handler: logging.Handler) -> None:
-    logging.getLogger("segkernel").removeHandler(handler)
-    handler.close()
-
-
 def model_metadata(labels: Labels, config: Mapping[str, Any], preprocessor: Preprocessor) -> dict[str, Any]:
     """Return what is needed to use a model's weights or its exported file, as plain values."""
     return {
@@ -146,8 +144,6 @@ def model_metadata(labels: Labels, config: Mapping[str, Any], preprocessor: Prep
 
 def metadata(run: Runner) -> dict[str, Any]:
     """Return the ``meta`` of a run's checkpoint."""
-    import torch
-
     return {
         **model_metadata(run.labels, run.config, run.preprocessor),
         "iteration": run.iteration,
@@ -164,17 +160,12 @@ def plugin_versions() -> dict[str, str]:
 
 def environment(run: Runner) -> dict[str, Any]:
     """Return what the metrics of a run may depend on."""
-    import numpy
-    import torch
-
-    opencv = ("opencv-python", "opencv-python-headless")
+    packages = ("torch", "numpy", "opencv-python", "opencv-python-headless")
     return {
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "torch": str(torch.__version__),
-        "numpy": numpy.__version__,
-        "opencv": next((found.version for name in opencv for found in installed.distributions(name=name)), None),
+        **{found.name: found.version for name in packages for found in installed.distributions(name=name)},
         "cpu_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "device": str(run.engine.device),

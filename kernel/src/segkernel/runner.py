@@ -370,9 +370,8 @@ class Runner:
             self._random = states[self.engine.rank]
             set_random_state(self._random)  # finds out now whether it can be done, later, for good
         else:
-            log.warning(
-                "saved by %d processes, resumed by %d: random numbers differ", len(states), self.engine.world_size
-            )
+            now = self.engine.world_size
+            log.warning("saved by %d processes, resumed by %d: random numbers differ", len(states), now)
 
     def load_weights(self, path: str | Path, mode: Literal["strict", "finetune"] = "finetune") -> LoadReport:
         """Load a model's weights alone and log what was taken; ``strict`` refuses anything that does not fit."""

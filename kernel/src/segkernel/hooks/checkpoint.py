@@ -68,10 +68,8 @@ class CheckpointHook:
 
     @hookimpl
     def after_iteration(self, run: Run) -> None:
-        if self.interval is None and run.val_set is not None:
-            regular = self._validated_at == run.iteration
-        else:
-            regular = run.iteration % (self.interval or UNVALIDATED) == 0
+        interval = self.interval or (UNVALIDATED if run.val_set is None else None)
+        regular = run.iteration % interval == 0 if interval else self._validated_at == run.iteration
         is_best = any(iteration == run.iteration for _, iteration in self._best_files(run).values())
         if regular or is_best or run.stopping or run.iteration >= run.max_iterations:
             self._save(run)

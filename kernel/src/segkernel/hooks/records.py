@@ -139,10 +139,6 @@ class MetricsLogHook:
     @hookimpl
     def on_record(self, run: Run, record: Mapping[str, Any]) -> None:
         if run.is_main:
-            finite = {key: None if _is_nan(value) else value for key, value in record.items()}
+            finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
             with (run.work_dir / self.name).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(finite) + "\n")
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
