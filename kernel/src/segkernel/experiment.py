@@ -60,8 +60,7 @@ def make_runner(
     Raises:
         ConfigError: All problems at once.
     """
-    problems = check(config)
-    if problems:
+    if problems := check(config):
         raise ConfigError(problems)
     catalog, seed = catalog_of(config), config.get("seed") or 0
     seed_everything(seed)
@@ -200,9 +199,7 @@ def make_test(
 
 def export(runner: Runner, exporter: Exporter) -> Path:
     """Export the runner's model as it stands, proven on an image of its test, validation or training set."""
-    part = runner.test_set or runner.val_set or runner.train_set
-    if part is None:
-        raise UsageError("export: the run has no data to prove the file on")
+    part = next(part for part in (runner.test_set, runner.val_set, runner.train_set) if part is not None)
     runner.model.eval()
     runner.preprocessor.eval()
     images, _ = runner.preprocessor(next(iter(part.eval_batches())).to(runner.engine.device))

@@ -9,14 +9,11 @@ import shutil
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from segkernel.errors import DataError, UsageError, suggest
 from segkernel.files import replacing
-from segkernel.hookspecs import Priority, hookimpl
-
-if TYPE_CHECKING:
-    from segkernel.hookspecs import Run
+from segkernel.hookspecs import Priority, Run, hookimpl
 
 log = logging.getLogger(__name__)
 

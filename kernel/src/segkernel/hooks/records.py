@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from segkernel.hookspecs import Priority, hookimpl
+from segkernel.hookspecs import Priority, Run, hookimpl
 
 if TYPE_CHECKING:
-    from segkernel.hookspecs import Run
     from segkernel.sample import Batch
 
 log = logging.getLogger("segkernel.progress")
