@@ -120,7 +120,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _write_record(run: Runner, path: Path) -> None:
     if run.config:
-        (path / "config.yaml").write_text(to_yaml(run.config), "utf-8")
+        (path / "config.yaml").write_text(to_yaml(_plain(run.config)), "utf-8")
     (path / "plugins.json").write_text(json.dumps(plugin_versions(), indent=2), "utf-8")
     (path / "environment.json").write_text(json.dumps(environment(run), indent=2), "utf-8")
 

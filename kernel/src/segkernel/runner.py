@@ -407,13 +407,12 @@ class Runner:
             raise UsageError(f"give the length of training as iterations or as epochs (of schedule), {wrong}")
         unit = self.batch_size if epochs is None or part is None else len(part)
         self.max_iterations = math.ceil((epochs or iterations or 0) * unit / self.batch_size)
-        self._samples_per_validation = val_interval * unit if val_interval else None
+        self._samples_per_validation = val_interval * unit if val_interval else math.inf
 
     def _validation_due(self) -> bool:
-        if self.iteration >= self.max_iterations:
-            return True
-        every = self._samples_per_validation if self.iteration >= self.val_begin else None
-        return bool(every) and int(self.position / every) > int((self.position - self.batch_size) / every)  # type: ignore[operator]
+        every = self._samples_per_validation
+        passed = int(self.position / every) > int((self.position - self.batch_size) / every)
+        return self.iteration >= self.max_iterations or (passed and self.iteration >= self.val_begin)
 
     def _start(self, resuming: bool = False) -> None:
         """Take the run directory and open the run, each once; what resumes is opened when it goes on.
