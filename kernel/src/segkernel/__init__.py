@@ -28,7 +28,6 @@ PUBLIC_MODULES = (
     "errors",
     "weights",
     "config",
-    "weight_formats",
     "data",
     "files",
     "cli",

@@ -6,14 +6,13 @@ model.load_state_dict(load("latest.pth")["state_dict"])     # or segkernel.weigh
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
+import pickle
 import tarfile
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,12 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from segkernel.catalog import Catalog
 from segkernel.errors import CheckpointError, did_you_mean, worker_crash_of
 from segkernel.files import replacing
-from segkernel.weight_formats import GROUP, locate, reader_of
+from segkernel.interfaces.model import WeightFormat
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
-"""Of files that torch writes; other files are read by weight formats."""
+"""Of files that torch writes; any other may hold weights, too, and is tried where one is given."""
+FORMATS = "weight_formats"
+"""The group of entry points that know where weights of others are, and how their files are read."""
 PLAIN = (str, int, float, bool, type(None))
 """Types that may be saved beside tensors, lists, tuples and dicts."""
 
@@ -49,7 +50,6 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-        _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         if crash := worker_crash_of(error):
             raise crash from error
@@ -89,53 +89,11 @@ def _reason(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the new name survive a power cut; not every file system allows it."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 # ---------------------------------------------------------------- loading
 
 
-class _Dropped:
-    """Stands in for a class or function that old files name: takes any arguments and state, and keeps none."""
-
-    def __new__(cls, *arguments: Any, **more: Any) -> _Dropped:
-        return object.__new__(cls)
-
-    def __init__(self, *arguments: Any, **more: Any) -> None: ...
-
-    def __setstate__(self, state: Any) -> None: ...
-
-
-_NUMPY_TYPES = ("Bool", "Int8", "UInt8", "Int16", "UInt16", "Int32", "UInt32", "Int64", "UInt64", "Float16", "Float32")
-_STAND_INS = (
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "builtins.getattr",  # how a HistoryBuffer names its own methods
-    "_codecs.encode",
-    "numpy.ndarray",
-    "numpy.dtype",
-    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-    *(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core")),
-    *(f"numpy.dtypes.{name}DType" for name in (*_NUMPY_TYPES, "Float64", "Str", "Object")),
-)
-
-
-def _stand_in(path: str) -> type[_Dropped]:
-    module, name = path.rsplit(".", 1)
-    return type(name, (_Dropped,), {"__module__": module, "__qualname__": name})
-
-
-_DROPPED: list[Any] = [_stand_in(path) for path in _STAND_INS]
-
-
 def load(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint of ours, of MMSegmentation or mmengine, a bare state dict, or what a weight format reads.
+    """Read a checkpoint of ours, a bare state dict, or what a weight format reads, MMSegmentation's files for example.
 
     Args:
         path: A file, or a name or an address that a weight format locates.
@@ -147,114 +105,81 @@ def load(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: When the file is missing, damaged, not a checkpoint, or holds anything but plain data; no
             code in it is ever run.
-        ComponentError: When the package that reads files of this suffix, or locates this name, is not installed.
+        ComponentError: When the package that reads such files, or locates this name, is not installed.
     """
     path = locate(path)
     _check_file(path)
     content = _read(path)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint or a state dict")
-    content = _without_dropped(content)
     found = content.get("meta")
     meta = dict(found) if isinstance(found, Mapping) else {}
     rest = {key: value for key, value in content.items() if not isinstance(value, Tensor)}
-    return {**rest, "state_dict": _find_weights(content, path), "meta": _with_classes(meta)}
+    return {**rest, "state_dict": _find_weights(content, path), "meta": meta | _classes_in(meta)}
+
+
+def locate(source: str | Path) -> Path:
+    """Return the file that ``source`` stands for: a path, or a name or an address that some weight format locates.
+
+    Raises:
+        CheckpointError: A name or an address that no installed format knows, or that cannot be had.
+        ComponentError: The package for names and addresses is missing; or two formats locate this equally well.
+    """
+    catalog, text = Catalog.current(), str(source)
+    if Path(source).exists():
+        return Path(source)
+    found = catalog.choose(FORMATS, text, lambda each: each().locates(text))
+    if found is None and "://" in text:
+        raise catalog.why_none(FORMATS, text) or CheckpointError(f"{text}: no weights have this name")
+    return Path(source) if found is None else found().locate(text)  # whoever opens a path says that it is missing
+
+
+def reader_of(suffix: str) -> WeightFormat | None:
+    """Return the weight format that reads files of a suffix, None when no installed one does."""
+    found = Catalog.current().choose(FORMATS, suffix, lambda each: suffix.lower() in each.suffixes)
+    return None if found is None else found()
 
 
 def _check_file(path: Path) -> None:
-    if path.is_dir():
-        inside = sorted(entry.name for entry in path.iterdir() if entry.suffix in SUFFIXES)
-        hint = f"give one of its files: {', '.join(inside[:5])}" if inside else f"it holds no {', '.join(SUFFIXES)}"
-        raise CheckpointError(f"{path}: is a folder; {hint}")
-    if not path.is_file():
-        names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = did_you_mean(path.name, names)
-        raise CheckpointError(f"{path}: no such file" + (f"; did you mean {' or '.join(near)}?" if near else ""))
-    try:
-        with open(path, "rb") as file:
-            start = file.read(512).lstrip().lower()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    wrong = ""
-    if not start:
-        wrong = "empty; the download or the copy was cut off"
-    elif start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        wrong = "a web page, not weights; the download gave an error or login page"
-    elif start.startswith(b"version https://git-lfs"):
-        wrong = "a Git LFS pointer, not weights; fetch the file with 'git lfs pull'"
-    elif tarfile.is_tarfile(path):  # torch read these once, and before 2.6 unpacks them whatever they hold
-        wrong = "a tar archive, not weights; unpack it, or save again with a newer torch"
-    if wrong:
-        raise CheckpointError(f"{path}: is {wrong}")
+    if path.is_file():
+        return
+    what, folder = ("is a folder", path) if path.is_dir() else ("no such file", path.parent)
+    names = sorted(entry.name for entry in folder.glob("*") if entry.suffix in SUFFIXES)
+    near = names[:5] if path.is_dir() else did_you_mean(path.name, names)
+    raise CheckpointError(f"{path}: {what}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
 
 
 def _read(path: Path) -> Any:
-    foreign = path.suffix not in ("", *SUFFIXES)
-    reader = reader_of(path.suffix) if foreign else None
-    content = reader.read(path) if reader else None
+    """Read plain data that torch wrote; a file that is anything else is for the weight format of its suffix."""
     try:
-        return _read_torch(path) if content is None else content
+        return read_torch(path)
     except Exception as error:  # a damaged file can make the unpickler fail in any way
-        missing = Catalog.current().why_none(GROUP, str(path)) if foreign else None
-        raise missing or CheckpointError(f"{path}: {_why_unreadable(error)}") from error
+        if reader := reader_of(path.suffix):
+            return reader.read(path)
+        asks_for_more = path.suffix not in SUFFIXES or isinstance(error, pickle.UnpicklingError)
+        missing = Catalog.current().why_none(FORMATS, str(path)) if asks_for_more else None
+        damaged = "it is damaged, or no weights; nothing in it was run"
+        reason = _reason(error) if isinstance(error, PermissionError) else damaged
+        raise missing or CheckpointError(f"{path}: cannot be read: {reason}") from error
 
 
-def _read_torch(path: Path) -> Any:
-    with _LOADING, _stand_ins(), warnings.catch_warnings():
+def read_torch(path: Path) -> Any:
+    """Return what `torch.save` wrote, tensors on the CPU; no code in the file is run, with any torch from 2.4 on.
+
+    Raises:
+        Exception: Whatever torch raises for a file that is damaged or holds more than plain data.
+    """
+    if tarfile.is_tarfile(path):
+        raise ValueError("a tar archive: torch before 2.6 unpacks it, whatever it holds")
+    with LOADING, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's remarks on odd files; what matters is in the error
         # Before 2.6 torch only warns of a program, then loads it, which runs what is in it.
         warnings.filterwarnings("error", message=".*TorchScript")
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-_LOADING = threading.Lock()
-"""The stand-ins and the warning filters are the process's: one thread must not take them from another."""
-
-
-@contextlib.contextmanager
-def _stand_ins() -> Iterator[None]:
-    if hasattr(torch.serialization, "safe_globals"):  # since torch 2.5
-        with torch.serialization.safe_globals(_DROPPED):
-            yield
-        return
-    before = torch.serialization.get_safe_globals()
-    torch.serialization.add_safe_globals(_DROPPED)
-    try:
-        yield
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(before)
-
-
-def _why_unreadable(error: Exception) -> str:
-    text = str(error)
-    asked = re.search(r"GLOBAL ['\"]?([\w.]+)", text)
-    if asked:
-        return (
-            f"refused: it asks for {asked.group(1)!r}, which is code and not weights; nothing in it was run\n"
-            "    where the file was made, save the weights alone: torch.save(model.state_dict(), 'weights.pth')"
-        )
-    if "TorchScript" in text:
-        return "is a TorchScript program, not weights; save its state_dict() instead"
-    if "operand" in text:
-        return "was not written by torch.save as a checkpoint; nothing in it was run"
-    damaged = ("central directory", "zip archive", "magic number", "ran out of input", "invalid load key", "EOF")
-    if isinstance(error, EOFError | LookupError | OSError) or any(words in text for words in damaged):
-        return "is damaged or not a checkpoint: truncated, or another kind of file; copy or download it again"
-    return f"cannot be read as a checkpoint: {type(error).__name__}: {text.splitlines()[0] if text else 'no reason'}"
-
-
-def _without_dropped(value: Any) -> Any:
-    """Return ``value`` without what the stand-ins swallowed; a state dict keeps its ``_metadata``."""
-    if isinstance(value, dict):
-        for key in [key for key, entry in value.items() if isinstance(entry, _Dropped) or isinstance(key, _Dropped)]:
-            del value[key]
-        for key, entry in value.items():
-            value[key] = _without_dropped(entry)
-        return value
-    if type(value) in (list, tuple):
-        return type(value)(_without_dropped(entry) for entry in value if not isinstance(entry, _Dropped))
-    return value
+LOADING = threading.RLock()
+"""Warning filters and the classes torch takes are the process's: one thread must not take them from another."""
 
 
 def _find_weights(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
@@ -271,12 +196,9 @@ def _find_weights(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _with_classes(meta: dict[str, Any]) -> dict[str, Any]:
-    """Give classes and palette one name: mmengine keeps them in ``dataset_meta``, mmcv in capital letters."""
+def _classes_in(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return classes and palette by one name: mmengine keeps them in ``dataset_meta``, mmcv in capital letters."""
     inner = meta.get("dataset_meta")
-    known = inner if isinstance(inner, Mapping) else {}
-    for key in ("classes", "palette"):
-        value = meta.get(key) or known.get(key) or meta.get(key.upper()) or known.get(key.upper())
-        if value:
-            meta[key] = value
-    return meta
+    known = {**inner, **meta} if isinstance(inner, Mapping) else meta
+    found = {key: known.get(key) or known.get(key.upper()) for key in ("classes", "palette")}
+    return {key: value for key, value in found.items() if value}

@@ -13,10 +13,10 @@ from torch import nn
 from segkernel import checkpoint
 from segkernel.building import build
 from segkernel.catalog import Catalog
+from segkernel.checkpoint import reader_of
 from segkernel.config import Config, load_config
 from segkernel.errors import CheckpointError, ConfigError, Problem, UsageError
 from segkernel.interfaces.model import Exporter, Segmentor
-from segkernel.weight_formats import reader_of
 from segkernel.weights import load_into
 
 log = logging.getLogger(__name__)

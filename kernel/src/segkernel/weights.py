@@ -3,14 +3,14 @@
 _, report = load_into(model, "swin_tiny.pth", "finetune")
 print(report)
 
-Weights of others are converted on the way by `segkernel.weight_formats`; what has another size is fitted when
-fine-tuning, by `segkernel.nn.fit_shapes`.
+Weights of others are brought under the names of the model on the way, by plugins' `WeightFormat`; what has another
+size is fitted when fine-tuning, by `segkernel.nn.fit_shapes`.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,9 +18,11 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from segkernel import checkpoint
+from segkernel.catalog import Catalog, Row
+from segkernel.checkpoint import FORMATS
 from segkernel.errors import CheckpointError
+from segkernel.interfaces.model import WeightFormat
 from segkernel.nn import fit_shapes, match_classes
-from segkernel.weight_formats import convert
 
 Mode = Literal["strict", "finetune"]
 Reshaped = tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
@@ -90,7 +92,7 @@ def load_into(
 
     Raises:
         CheckpointError: As `checkpoint.load` and `load_weights`, naming the file.
-        ComponentError: As `segkernel.weight_formats.convert`.
+        ComponentError: As `convert`.
     """
     state = checkpoint.load(path)
     known = state["meta"].get("classes")
@@ -160,3 +162,69 @@ def _refusal(report: LoadReport, classes: Sequence[str] | None) -> CheckpointErr
 def _some(names: Sequence[str], limit: int = 6) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
+
+
+# ---------------------------------------------------------------- weights of others
+
+
+@dataclass(frozen=True)
+class ConvertedWeights:
+    """Weights under a model's own names.
+
+    Args:
+        weights: By name; names that the model does not have may be among them.
+        format: Which format they had; empty when the names were the model's.
+    """
+
+    weights: OrderedDict[str, Tensor]
+    format: str = ""
+
+
+def convert(module: nn.Module, weights: Mapping[str, Tensor], format: str | None = None) -> ConvertedWeights:
+    """Bring weights under the names of ``module``, which is not changed.
+
+    Args:
+        module: What they are for. The backbone's part of a whole model will do for a backbone.
+        weights: As `checkpoint.load` gives them.
+        format: The format's name, where the keys alone do not tell; None takes the one that gives the module most of
+            its tensors.
+
+    Raises:
+        ComponentError: There is no such format, or formats of two distributions do equally well.
+    """
+    catalog, own = Catalog.current(), module.state_dict().keys()
+    if format is not None:
+        row = catalog.find(FORMATS, format)
+        return _converted(module, weights, catalog.load_row(row)(), row.name)
+    ours = ConvertedWeights(_of_backbone(own, weights))
+    if own <= ours.weights.keys():
+        return ours
+    known = {row: found() for row, found in catalog.load_all(FORMATS)}
+    candidates = {
+        row: _converted(module, weights, each, row.name)
+        for row, each in known.items()
+        if each.matches(module, weights.keys())
+    }
+    fitting = {row: len(own & each.weights.keys()) for row, each in candidates.items()}
+    most = max(fitting.values(), default=0)
+    if most <= len(own & ours.weights.keys()):
+        return ours
+    # A distribution knows all of its own formats, so the order of its names may decide between those.
+    best: dict[str, Row] = {}
+    for row in (row for row, count in fitting.items() if count == most):
+        best.setdefault(row.distribution, row)
+    return candidates[catalog.settle([*best.values()], "these weights")]  # type: ignore[index]
+
+
+def _converted(module: nn.Module, weights: Mapping[str, Tensor], found: WeightFormat, name: str) -> ConvertedWeights:
+    return ConvertedWeights(OrderedDict(found.convert(module, dict(weights))), name)
+
+
+def _of_backbone(own: Collection[str], weights: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
+    """Return the weights of a backbone out of those of a whole model, as long as more names fit then."""
+    inner = {key.removeprefix("backbone."): value for key, value in weights.items() if key.startswith("backbone.")}
+    if len(set(own) & inner.keys()) > len(set(own) & weights.keys()):
+        return OrderedDict(inner)
+    ours = OrderedDict(weights)
+    ours._metadata = getattr(weights, "_metadata", OrderedDict())  # type: ignore[attr-defined]  # versions of layers
+    return ours

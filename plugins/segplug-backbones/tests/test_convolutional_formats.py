@@ -17,8 +17,7 @@ from torch.nn import functional as F
 
 from segkernel import build
 from segkernel.interfaces.model import Backbone
-from segkernel.weight_formats import convert
-from segkernel.weights import load_weights
+from segkernel.weights import convert, load_weights
 from segplug_backbones import (
     MSCAN,
     VGG,

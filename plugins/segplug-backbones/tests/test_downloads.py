@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from segkernel.checkpoint import locate
 from segkernel.errors import CheckpointError
-from segkernel.weight_formats import locate
 from segplug_backbones.weight_formats.downloads import fetch
 
 CONTENT = b"weights" * 1000

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segkernel.weight_formats import convert
-from segkernel.weights import load_weights
+from segkernel.weights import convert, load_weights
 from segplug_backbones import PCPVT, SVT, VisionTransformer
 
 Weights = dict[str, Tensor]

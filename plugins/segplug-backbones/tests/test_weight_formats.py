@@ -16,8 +16,7 @@ from torch.nn import functional as F
 
 from segkernel import checkpoint
 from segkernel.nn import fit_shapes
-from segkernel.weight_formats import convert
-from segkernel.weights import load_weights
+from segkernel.weights import convert, load_weights
 from segplug_backbones import (
     MAE,
     BEiT,

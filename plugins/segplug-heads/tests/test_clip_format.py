@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from segkernel import build
 from segkernel.nn import fit_shapes
-from segkernel.weight_formats import convert
-from segkernel.weights import load_weights
+from segkernel.weights import convert, load_weights
 from segplug_heads import MultimodalEncoderDecoder
 from segplug_heads.parts.clip_tokenizer import tokenize
 

@@ -344,10 +344,10 @@ class WeightFormat:
         """Return the local file that a name or an address stands for; raise `CheckpointError` when it cannot be had."""
         return Path(source)
 
-    def read(self, path: Path) -> Mapping[str, Any] | None:
-        """Return the content of a file, tensors by name or the entries of a checkpoint, on the CPU; None when torch
-        wrote it after all. Code in the file is never run; what is damaged or refused is a `CheckpointError`."""
-        return None
+    def read(self, path: Path) -> Mapping[str, Any]:
+        """Return the content of a file that is no plain data of `torch.save`: tensors by name, or the entries of a
+        checkpoint, on the CPU. Code in it is never run; what is damaged or refused is a `CheckpointError`."""
+        raise NotImplementedError
 
     def matches(self, module: nn.Module, keys: Collection[str]) -> bool:
         """Tell whether weights of these names are of this format and for such a ``module``."""

@@ -104,6 +104,7 @@ if TYPE_CHECKING:
     from segplug_backbones.weight_formats.stdc import OfficialSTDC as OfficialSTDC
     from segplug_backbones.weight_formats.swin import OfficialSwin as OfficialSwin
     from segplug_backbones.weight_formats.swin import TorchvisionSwin as TorchvisionSwin
+    from segplug_backbones.weight_formats.torch_files import TorchCheckpoint as TorchCheckpoint
     from segplug_backbones.weight_formats.twins import MMPretrainTwins as MMPretrainTwins
     from segplug_backbones.weight_formats.twins import OfficialTwins as OfficialTwins
     from segplug_backbones.weight_formats.vit import CLIPViT as CLIPViT
@@ -169,6 +170,7 @@ _HOMES = {
     "TimmInvertedResiduals": "weight_formats.inverted",
     "TimmResNet": "weight_formats.resnet",
     "TimmViT": "weight_formats.vit",
+    "TorchCheckpoint": "weight_formats.torch_files",
     "TorchvisionConvNeXt": "weight_formats.convnext",
     "TorchvisionInvertedResiduals": "weight_formats.inverted",
     "TorchvisionMobileNetV2": "weight_formats.inverted",

@@ -108,7 +108,7 @@ def test_an_unknown_family_is_named_with_the_near_ones(raised):
 
 
 def test_models_download_fetches_the_published_weights(call, raised, monkeypatch):
-    monkeypatch.setattr("segkernel.weight_formats.locate", lambda url: f"cache of {url}")
+    monkeypatch.setattr("segkernel.checkpoint.locate", lambda url: f"cache of {url}")
     name = "pspnet_r50-d8_4xb2-40k_cityscapes-512x1024"
     assert "cache of https://example.org/psp.pth" in call("models", "download", name)
     assert "published without weights" in str(raised("models", "download", "one-of-a-kind"))

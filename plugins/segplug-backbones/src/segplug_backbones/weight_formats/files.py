@@ -35,8 +35,6 @@ class DetectronPickle(WeightFormat):
     suffixes: ClassVar = (".pkl",)
 
     def read(self, path: Path) -> Any:
-        if zipfile.is_zipfile(path):
-            return None  # torch writes zip files, whatever their suffix
         try:
             with open(path, "rb") as file:
                 content = _ArrayUnpickler(file, encoding="latin1").load()

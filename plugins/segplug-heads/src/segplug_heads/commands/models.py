@@ -101,8 +101,8 @@ def show(name: str, shape: tuple[int, int] | None, as_json: bool) -> None:
 @click.argument("name")
 def download(name: str) -> None:
     """Download the published weights of a model into the cache; print the file."""
+    from segkernel.checkpoint import locate
     from segkernel.errors import UsageError
-    from segkernel.weight_formats import locate
 
     entry = _find(name)
     weights = entry.meta().get("weights")

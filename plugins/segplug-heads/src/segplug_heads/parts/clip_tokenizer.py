@@ -23,8 +23,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from segkernel.checkpoint import locate
 from segkernel.errors import UsageError
-from segkernel.weight_formats import locate
 
 VOCABULARY = 49408
 MERGES = (

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from segkernel.interfaces.model import WeightFormat
-from segkernel.weight_formats import convert
+from segkernel.weights import convert
 from segplug_heads.heads.san_head import SideAdapterCLIPHead
 from segplug_heads.segmentors.multimodal_encoder_decoder import MultimodalEncoderDecoder
 
