@@ -133,11 +133,10 @@ class Predictor:
         if scores is not None:
             warn_renamed("the argument scores", "probabilities")
             probabilities = scores
-        if isinstance(inputs, str | Path | np.ndarray):
-            return self._predict_one(inputs, probabilities)
-        if isinstance(inputs, Iterable) and not isinstance(inputs, Tensor | bytes | Mapping):
+        single = str | Path | np.ndarray | Tensor | bytes | Mapping  # what is no image among these is refused as one
+        if isinstance(inputs, Iterable) and not isinstance(inputs, single):
             return [self._predict_one(source, probabilities) for source in inputs]
-        raise UsageError(_not_an_image(inputs))
+        return self._predict_one(inputs, probabilities)
 
     def predict(
         self, pixels: np.ndarray, *, name: str = "image", path: Any = None, probabilities: bool = False
@@ -177,22 +176,18 @@ class Predictor:
         sample = Sample(image=pixels, meta=meta, original_size=pixels.shape[:2])
         return collate([apply_eval_transforms(self.transforms, sample, np.random.default_rng(0))]).to(self.device)
 
-    def _predict_one(self, source: Image, probabilities: bool) -> Prediction:
+    def _predict_one(self, source: object, probabilities: bool) -> Prediction:
         if isinstance(source, np.ndarray):
             return self.predict(source, probabilities=probabilities)
         path = _path(source)
         return self.predict(image.read(path), name=path.stem, path=path, probabilities=probabilities)
 
 
-def _path(source: Image) -> Path:
+def _path(source: object) -> Path:
     if not isinstance(source, str | Path) or not str(source):
-        raise UsageError(_not_an_image(source))
+        given = "an empty text" if source == "" else type(source).__name__
+        raise UsageError(f"an image is a path or an array (H, W, 3) uint8 RGB, not {given}")
     return Path(source).expanduser()
-
-
-def _not_an_image(source: object) -> str:
-    given = "an empty text" if source == "" else type(source).__name__
-    return f"an image is a path or an array (H, W, 3) uint8 RGB, not {given}"
 
 
 # ---------------------------------------------------------------- the model and what belongs to it
