@@ -6,6 +6,7 @@ model.load_state_dict(load("latest.pth")["state_dict"])     # or segkernel.weigh
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import tarfile
@@ -50,11 +51,22 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
+        _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         if crash := worker_crash_of(error):
             raise crash from error
         kept = "the file that was there is untouched" if path.is_file() else "no file was left behind"
         raise CheckpointError(f"{path}: cannot be written: {_reason(error)}; {kept}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name survive a power cut; not every file system allows it."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _check_plain(value: Any, where: str) -> None:
