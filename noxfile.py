@@ -283,7 +283,7 @@ def kernel(session: nox.Session) -> None:
     session.install("-q", *CONSTRAINTS, *TEST_TOOLS, *kernel_requirements(without=["torch"]))
     session.install("-q", "--no-deps", str(wheels()["seg-kernel"]))
     refuse_unpinned(session)
-    for arguments in (["--help"], ["plugins"], ["models"]):
+    for arguments in (["--help"], ["plugins"]):
         session.run("seg-kernel", *arguments, silent=True)
     pytest(session, *PARALLEL, "-p", "tests.without_torch", "kernel/tests")
 

@@ -69,6 +69,13 @@ def test_half_precision_and_channels_last_stay_near(tiny_model, batches, options
         assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=0.03)
 
 
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_processor_without_bfloat16_stays_in_float32(monkeypatch, caplog, supported):
+    monkeypatch.setattr("segkernel.engine._computes_in_bfloat16", lambda: supported)
+    assert LocalEngine("cpu", amp=True).amp is (torch.bfloat16 if supported else None)
+    assert ("no bfloat16" in caplog.text) is not supported
+
+
 def test_a_loss_scale_that_is_given_stays(tiny_model, batches):
     engine = LocalEngine("cpu", amp="float16", loss_scale=512.0)
     steps(tiny_model(), engine, batches)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, Literal
@@ -14,6 +15,8 @@ from segkernel.errors import PeerError, SegKernelError, TrainingError, UsageErro
 from segkernel.interfaces.model import Engine, Segmentor
 from segkernel.sample import Batch, Targets, map_tensors
 
+log = logging.getLogger(__name__)
+
 
 class LocalEngine(Engine):
     """Train and predict on one device.
@@ -22,7 +25,8 @@ class LocalEngine(Engine):
 
     Args:
         device: ``auto`` takes CUDA, else Apple's MPS, else the processor; or any torch device, ``cuda:1``.
-        amp: Autocast: ``True`` is float16 on CUDA (with loss scaling) and bfloat16 elsewhere, or name the type.
+        amp: Autocast: ``True`` is float16 on CUDA (with loss scaling) and bfloat16 elsewhere, or name the type. A
+            processor without instructions for bfloat16 stays in float32, with a warning.
         loss_scale: What the loss is multiplied with under float16; found on the way when None.
         channels_last: Keep images and weights in channels-last order, which convolutions on a processor and on
             tensor cores are faster with.
@@ -172,7 +176,15 @@ def _amp_type(amp: bool | str, device: torch.device) -> torch.dtype | None:
     types = {False: None, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if amp not in types:
         raise UsageError(f"amp is true, false, float16 or bfloat16, not {amp!r}")
+    if types[amp] is torch.bfloat16 and device.type == "cpu" and not _computes_in_bfloat16():
+        log.warning("engine.amp: this processor has no bfloat16, which makes it ten times slower; float32 is taken")
+        return None
     return types[amp]
+
+
+def _computes_in_bfloat16() -> bool:
+    """Whether oneDNN has convolutions in bfloat16 here; without them torch takes a reference implementation."""
+    return not torch.backends.mkldnn.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 @contextmanager
