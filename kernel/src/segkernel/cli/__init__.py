@@ -19,7 +19,7 @@ import click
 
 from segkernel import __version__
 from segkernel.catalog import Catalog
-from segkernel.errors import SegKernelError, UnknownComponentError, UsageError, suggest
+from segkernel.errors import SegKernelError, UnknownComponentError, UsageError, suggest, worker_crash_of
 
 COMMANDS = {
     "run": "Train, test and export, as a config says.",
@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _report(error: BaseException) -> int:
     """Say what went wrong on stderr and return the exit code; what no user can cause is raised again."""
+    error = worker_crash_of(error) or error  # torch's signal handler may raise it while a run is being closed
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
         click.echo("Error: interrupted", err=True)
         return 130
