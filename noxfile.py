@@ -276,7 +276,7 @@ def lint(session: nox.Session) -> None:
     refuse_unpinned(session)
 
 
-@nox.session(python=sorted({*HERE[:1], *HERE[-1:]}, key=HERE.index))
+@nox.session(python=[*dict.fromkeys(HERE[:1] + HERE[-1:])])
 @timed
 def kernel(session: nox.Session) -> None:
     """The kernel's wheel without torch, on the oldest and the newest Python there is: what can run without it must."""

@@ -27,23 +27,6 @@ GEOMETRIES = {
 RASTERS = (LabelMap, WeightMap, EdgeMap, DepthMap)
 
 
-@pytest.fixture
-def sample() -> Sample:
-    """A white rectangle on black, 90 x 120, known to every kind of field."""
-    mask = np.zeros((90, 120), np.uint8)
-    mask[30:50, 40:70] = 1
-    fields = {
-        "seg": LabelMap(mask.copy()),
-        "weight": WeightMap(mask.astype(np.float32)),
-        "edge": EdgeMap(mask.copy()),
-        "depth": DepthMap(mask.astype(np.float32)),
-        "instances": InstanceMasks(np.stack([mask, 1 - mask], 2)),
-        "boxes": Boxes(np.array([[40, 30, 70, 50]], np.float32)),
-        "points": Keypoints(np.array([[[55, 40, 2]]], np.float32)),
-    }
-    return Sample(image=np.repeat(mask[..., None] * 255, 3, 2), fields=fields)
-
-
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_every_raster_moves_with_the_image(sample: Sample, name: str) -> None:
     sample.apply(GEOMETRIES[name])

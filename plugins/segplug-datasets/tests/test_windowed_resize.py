@@ -13,29 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkernel.sample import DepthMap, Geometry, LabelMap, Sample, WeightMap
-from segplug_datasets.fields import Boxes, EdgeMap, InstanceMasks, Keypoints
+from segkernel.sample import Geometry, LabelMap, Sample
 from segplug_datasets.geometry import Crop, Flip, Pad, Resize, Warp
 from segplug_datasets.transforms.windowed_resize import WindowedResize
 
 TURN = np.array([[0.96, -0.28, 20.0], [0.28, 0.96, -6.0], [0.0, 0.0, 1.0]])
-
-
-@pytest.fixture
-def sample() -> Sample:
-    """A white rectangle on black, 90 x 120, known to every kind of field."""
-    mask = np.zeros((90, 120), np.uint8)
-    mask[30:50, 40:70] = 1
-    fields = {
-        "seg": LabelMap(mask.copy()),
-        "weight": WeightMap(mask.astype(np.float32)),
-        "edge": EdgeMap(mask.copy()),
-        "depth": DepthMap(mask.astype(np.float32)),
-        "instances": InstanceMasks(np.stack([mask, 1 - mask], 2)),
-        "boxes": Boxes(np.array([[40, 30, 70, 50]], np.float32)),
-        "points": Keypoints(np.array([[[55, 40, 2]]], np.float32)),
-    }
-    return Sample(image=np.repeat(mask[..., None] * 255, 3, 2), fields=fields)
 
 
 def smooth(height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -47,7 +29,7 @@ def smooth(height: int, width: int, channels: int = 3) -> np.ndarray:
 
 
 def in_turn(sample: Sample, steps: Sequence[Geometry]) -> Sample:
-    """Apply changes, looking after each so that nothing is left planned, with the kernel's whole `Resize`."""
+    """Apply changes, looking after each so that nothing is left planned, with the whole `Resize`."""
     for step in steps:
         step = Resize(step.to) if isinstance(step, WindowedResize) else step
         sample.apply(step).carry_out()
