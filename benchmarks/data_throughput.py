@@ -29,9 +29,9 @@ import cv2
 import numpy as np
 import torch
 
-from segkernel import image as images
 from segkernel.data import Loader, sample_rng
 from segkernel.sample import Batch
+from segplug_datasets import image as images
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.packed import PackedDataset, pack
 from segplug_datasets.paired_files import ListedFiles

@@ -8,8 +8,8 @@ import sys
 import numpy as np
 
 from segkernel import Predictor
-from segkernel import image as images
 from segplug_datasets import draw, predict_images
+from segplug_datasets import image as images
 
 
 def main(checkpoint: str, paths: list[str]) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segkernel import image, run
+from segkernel import run
+from segplug_datasets import image
 
 SIZE = (64, 64)
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from segkernel import image
 from segkernel.config import Config, load_config
 from segkernel.errors import ConfigError
 from segkernel.experiment import make_runner
 from segkernel.inference import infer
 from segkernel.interfaces.model import PixelValues
 from segkernel.predictor import Predictor
+from segplug_datasets import image
 from segplug_datasets.nyu import NYUDataset
 
 

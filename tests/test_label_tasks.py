@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segkernel import image
 from segkernel.config import load_config
 from segkernel.errors import ConfigError, UsageError
 from segkernel.experiment import check, make_runner, run
 from segkernel.loading import make_model
 from segkernel.nn import DecodeHead
 from segkernel.predictor import Predictor
-from segplug_datasets import predict_images
+from segplug_datasets import image, predict_images
 from segplug_datasets.report.hook import EvaluationReport
 
 SIZE = 64

@@ -93,9 +93,11 @@ def test_a_batch_knows_what_each_stage_took(rectangles, workers):
 def test_reading_files_is_told_from_decoding_them(rectangles, tmp_path, monkeypatch):
     from pathlib import Path
 
+    import cv2
+
     from segkernel import image
 
-    image.write(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
     plain = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: (time.sleep(0.2), plain(path))[1])
 

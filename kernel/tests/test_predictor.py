@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -27,8 +28,8 @@ def pictures(tmp_path):
     """Three images of different sizes in a folder."""
     rng = np.random.default_rng(0)
     for name, size in {"a.jpg": (20, 30), "b.png": (33, 17), "c.png": (20, 30)}.items():
-        image.write(tmp_path / "in" / name, rng.integers(0, 256, (*size, 3)).astype(np.uint8))
-    return tmp_path / "in"
+        cv2.imwrite(str(tmp_path / name), rng.integers(0, 256, (*size, 3)).astype(np.uint8))
+    return tmp_path
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_several_images_give_a_list_in_their_order(predictor, pictures):
     assert [tuple(p.labels.shape) for p in predictor(source for source in inputs)] == wanted
 
 
-@pytest.mark.parametrize(("inputs", "said"), [("missing.jpg", "no such file"), ("", "an empty text"), (".", "folder")])
+@pytest.mark.parametrize(("inputs", "said"), [("missing.jpg", "no such file"), ("", "an empty text"), (".", "directory")])
 def test_what_is_not_there_is_named(predictor, inputs, said):
     with pytest.raises((DataError, UsageError), match=said):
         predictor([inputs])
@@ -217,7 +218,7 @@ def trained(tmp_path, monkeypatch):
 def night_and_day(tmp_path):
     pixels = np.zeros((6, 8, 3), np.uint8)
     pixels[:, 4:] = 255
-    image.write(tmp_path / "photo.png", pixels)
+    cv2.imwrite(str(tmp_path / "photo.png"), pixels)
     return tmp_path / "photo.png"
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 
-from segkernel import image
+from segplug_datasets import image
 
 SIZE = (32, 48)
 CLASSES = ["ground", "sky", "wall"]

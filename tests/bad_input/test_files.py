@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segkernel import image
+from segplug_datasets import image
 
 CHANGES = {
     "an image is missing": (lambda: Path("images/1.png").unlink(), "no image in images: 1"),

@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 import pytest
 
-from segkernel import image
 from segkernel.errors import DataError
+from segplug_datasets import image
 
 COUNT = 1000
 SECONDS = 55  # for all of them

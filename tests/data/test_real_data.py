@@ -153,7 +153,7 @@ def test_label_ids_of_cityscapes_are_told_from_training_ids(tmp_path: Path) -> N
 
 
 def test_vessels_as_black_and_white_are_told(tmp_path: Path) -> None:
-    from segkernel import image
+    from segplug_datasets import image
 
     spec = data(drive)["data"]["train"]
     for path in sorted((ROOT / "drive/train/vessel").iterdir())[:5]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from segkernel import image
 from segkernel.experiment import run
+from segplug_datasets import image
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = ["data.crop_size=[64,96]", "data.train.length=8", "+data.val.length=2", "+data.test.length=2", "data.workers=0",

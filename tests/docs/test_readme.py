@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segkernel import Predictor, image
+from segkernel import Predictor
 from segkernel.experiment import run
+from segplug_datasets import image
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 

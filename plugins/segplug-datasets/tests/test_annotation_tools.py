@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import yaml
 
-from segkernel import build, image
+from segkernel import build
 from segkernel.errors import DataError, UsageError
+from segplug_datasets import image
 from segplug_datasets.annotations.cvat import CvatDataset
 from segplug_datasets.annotations.label_studio import LabelStudioDataset
 from segplug_datasets.annotations.labelme import LabelmeDataset

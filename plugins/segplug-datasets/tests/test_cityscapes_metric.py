@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from segkernel import image
 from segkernel.errors import DataError, UsageError
 from segkernel.sample import Prediction, Targets
+from segplug_datasets import image
 from segplug_datasets.cityscapes import LABELS
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.metrics.cityscapes import CityscapesMetric

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segkernel import build, image
+from segkernel import build
 from segkernel.errors import DataError, UsageError
 from segkernel.sample import WeightMap
+from segplug_datasets import image
 from segplug_datasets.annotations.coco import CocoInstanceDataset
 from segplug_datasets.annotations.coco_keypoints import CocoKeypointDataset
 from segplug_datasets.annotations.coco_panoptic import CocoPanopticDataset

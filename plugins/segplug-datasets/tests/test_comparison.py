@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from segkernel import image
 from segkernel.errors import DataError, UsageError
+from segplug_datasets import image
 from segplug_datasets.commands.compare import command
 from segplug_datasets.metrics.bootstrap import interval, p_value, resample
 from segplug_datasets.metrics.counts import confusion, per_class

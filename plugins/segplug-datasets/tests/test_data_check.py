@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import yaml
 
-from segkernel import image
 from segkernel.cli import main
 from segkernel.config import load_config
 from segkernel.errors import DataError, UsageError
+from segplug_datasets import image
 from segplug_datasets.doctor import Finding, Report, check, inspect, parts_of_config, parts_of_folders, parts_of_type
 from segplug_datasets.doctor.copies import near_duplicates
 from segplug_datasets.doctor.headers import read_header

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from segkernel import image
 from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import Dataset
+from segplug_datasets import image
 from segplug_datasets.ade20k import ADE20KDataset
 from segplug_datasets.camvid import CamVid
 from segplug_datasets.cityscapes import CityscapesDataset

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segkernel import build, image
+from segkernel import build
 from segkernel.errors import DataError, UsageError
 from segkernel.sample import DepthMap, LabelMap, WeightMap
+from segplug_datasets import image
 from segplug_datasets.cityscapes import CityscapesDataset
 from segplug_datasets.paired_files import FolderDataset
 

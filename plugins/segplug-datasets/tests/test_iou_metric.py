@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from segkernel import image
 from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import Metric
 from segkernel.sample import Prediction, Targets
+from segplug_datasets import image
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.metrics.counts import _on_device, confusion
 from segplug_datasets.metrics.iou import IoUMetric

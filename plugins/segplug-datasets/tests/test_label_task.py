@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segkernel import image
 from segkernel.errors import DataError, UsageError
 from segkernel.sample import MultiLabelMap, collate
+from segplug_datasets import image
 from segplug_datasets.concat import MappedDataset
 from segplug_datasets.doctor.counts import count_masks
 from segplug_datasets.doctor.inspect import inspect

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segkernel import build, image
+from segkernel import build
 from segkernel.errors import ConfigError, UsageError
+from segplug_datasets import image
 from segplug_datasets.concat import ConcatDataset, MappedDataset, MixDataset
 from segplug_datasets.paired_files import FolderDataset
 

@@ -15,8 +15,9 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from segkernel import image, load_config
+from segkernel import load_config
 from segkernel.errors import DataError, UsageError
+from segplug_datasets import image
 from segplug_datasets.commands.pack import command
 from segplug_datasets.packed import PackedDataset
 

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segkernel import image
 from segkernel.errors import DataError, UsageError
 from segkernel.sample import DepthMap, Field, LabelMap, RasterField, Sample, WeightMap
-from segplug_datasets import packed, pages
+from segplug_datasets import image, packed, pages
 from segplug_datasets.change import SecondImage
 from segplug_datasets.fields import Boxes, InstanceMasks, Keypoints
 from segplug_datasets.label_spec import LabelSpec

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segkernel import image
+from segplug_datasets import image
 from segplug_datasets.cache import CachedDataset
 from segplug_datasets.packed import pack
 from segplug_datasets.paired_files import FolderDataset

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from segkernel import Predictor, image
+from segkernel import Predictor
 from segkernel.cli import main
 from segkernel.errors import DataError, UsageError
-from segplug_datasets import collect_images, predict_images
+from segplug_datasets import collect_images, image, predict_images
 from segplug_datasets.predict import UnusableImages
 
 

@@ -14,8 +14,9 @@ import click
 import numpy as np
 import pytest
 
-from segkernel import cli, image
+from segkernel import cli
 from segkernel.errors import DataError, UsageError
+from segplug_datasets import image
 from segplug_datasets.optional_deps import ExtraMissingError
 from segplug_datasets.prepare import Converter, Part, Report, Rule, find, prepare
 from segplug_datasets.prepare.output import Output

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 import yaml
 
-from segkernel import build, image
+from segkernel import build
 from segkernel.errors import DataError
+from segplug_datasets import image
 from segplug_datasets.aerial import ISPRSDataset, iSAIDDataset
 from segplug_datasets.change import LEVIRCDDataset
 from segplug_datasets.mapillary import MapillaryDataset_v1

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segkernel import build, image
+from segkernel import build
 from segkernel.catalog import Catalog
 from segkernel.errors import DataError, UsageError
 from segkernel.sample import DepthMap
+from segplug_datasets import image
 from segplug_datasets.change import BaseCDDataset, LEVIRCDDataset, SecondImage
 from segplug_datasets.coco_stuff import COCOStuffDataset
 from segplug_datasets.concat import ConcatDataset

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segkernel import image
 from segkernel.errors import DataError, UsageError
-from segplug_datasets import raster_file
+from segplug_datasets import image, raster_file
 from segplug_datasets.geometry import Flip, Resize
 from segplug_datasets.raster import RasterDataset
 from segplug_datasets.raster_file import Window, open_raster

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segkernel import image
+from segplug_datasets import image
 
 
 def test_a_model_trains_on_four_bands(tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from segkernel import Evaluation, Loader, Runner, image
+from segkernel import Evaluation, Loader, Runner
 from segkernel.errors import DataError, UsageError
 from segkernel.sample import LabelMap, Prediction, Sample, Targets
 from segkernel.testing.toys import ToySegmentor
-from segplug_datasets import ade20k, aerial, cityscapes, pascal
+from segplug_datasets import ade20k, aerial, cityscapes, image, pascal
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.metrics.counts import confusion
 from segplug_datasets.metrics.iou import IoUMetric

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segkernel import image
 from segkernel.data import Loader
 from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import Sampler
 from segkernel.sample import LabelMap, Sample
 from segplug_datasets import class_index as class_index_module
+from segplug_datasets import image
 from segplug_datasets.cache import CachedDataset
 from segplug_datasets.class_index import class_index, holds
 from segplug_datasets.concat import ConcatDataset, MappedDataset

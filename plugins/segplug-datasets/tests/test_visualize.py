@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from segkernel import Evaluation, Runner, image
+from segkernel import Evaluation, Runner
 from segkernel.errors import UsageError
 from segkernel.sample import LabelMap, Prediction, Sample, Targets
 from segkernel.testing.toys import ToySegmentor
-from segplug_datasets import PicturesHook, draw
+from segplug_datasets import PicturesHook, draw, image
 from segplug_datasets.label_files import write_labels
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segkernel import build, image
+from segkernel import build
 from segkernel.data import Loader
 from segkernel.errors import DataError, UsageError
 from segkernel.sample import Sample
+from segplug_datasets import image
 from segplug_datasets.filelist import FileList
 from segplug_datasets.paired_files import FolderDataset
 from segplug_datasets.wrappers import (

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
-from segkernel import checkpoint, image
+from segkernel import checkpoint
 
 MODULE = """
 import json
@@ -67,7 +68,7 @@ def trained(tmp_path, monkeypatch):
 def night_and_day(tmp_path):
     pixels = np.zeros((6, 8, 3), np.uint8)
     pixels[:, 4:] = 255
-    image.write(tmp_path / "photo.png", pixels)
+    cv2.imwrite(str(tmp_path / "photo.png"), pixels)
     return tmp_path / "photo.png"
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from segkernel import image
 from segkernel.errors import DataError
 from segkernel.sample import RasterField, Sample
+from segplug_datasets import image
 from segplug_datasets.example import write_example
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.paired_files import BaseSegDataset, DataPrefix, Metainfo, find_files, require_files

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segkernel import image
+from segplug_datasets import image
 
 
 def write_example(images: Path, masks: Path, values: Sequence[int], image_suffix: str, mask_suffix: str) -> None:

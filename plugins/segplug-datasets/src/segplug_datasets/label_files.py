@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segkernel.image import write_mask
+from segplug_datasets.image import write_mask
 
 
 def write_labels(folder: str | Path, name: str, labels: np.ndarray, classes: Sequence[str]) -> None:
@@ -16,7 +16,7 @@ def write_labels(folder: str | Path, name: str, labels: np.ndarray, classes: Seq
     Real numbers, such as depths, become thousandths in 16 bits.
 
     Raises:
-        DataError: As `segkernel.image.write_mask`.
+        DataError: As `segplug_datasets.image.write_mask`.
     """
     if labels.dtype.kind == "f":
         labels = np.clip(np.rint(labels * 1000), 0, 65535).astype(np.uint16)

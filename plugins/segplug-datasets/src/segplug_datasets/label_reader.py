@@ -9,10 +9,11 @@ from typing import TypedDict
 
 import numpy as np
 
-from segkernel import image
 from segkernel.errors import DataError, UsageError
+from segkernel.image import opencv
 from segkernel.labels import IGNORE, Color, Task
 from segkernel.sample import Sample
+from segplug_datasets import image
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.mapping import Metainfo, choose
 
@@ -120,7 +121,7 @@ def require_size(sample: Sample, array: np.ndarray, path: str) -> None:
 
 def _codes(raw: np.ndarray) -> np.ndarray:
     """Return RGB (H, W, 3) uint8 as numbers (H, W) int32, red in the highest byte."""
-    cv2 = image.opencv()
+    cv2 = opencv()
     codes = cv2.cvtColor(raw, cv2.COLOR_RGB2BGRA).view("<i4")[..., 0]  # one pass; shifting each channel takes six
     return codes & 0xFFFFFF
 

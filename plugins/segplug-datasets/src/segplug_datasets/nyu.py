@@ -12,9 +12,9 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from segkernel import image
 from segkernel.errors import DataError
 from segkernel.sample import DepthMap, Sample
+from segplug_datasets import image
 from segplug_datasets.example import write_example
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.paired_files import PairedFiles, read_annotation

@@ -14,10 +14,10 @@ from typing import Any, ClassVar, TypedDict, cast
 
 from typing_extensions import Required
 
-from segkernel import image
 from segkernel.errors import UsageError
 from segkernel.labels import IGNORE, Color, Task
 from segkernel.sample import DepthMap, LabelMap, Sample, WeightMap
+from segplug_datasets import image
 from segplug_datasets.example import write_example
 from segplug_datasets.filelist import FileList
 from segplug_datasets.folders import Folders

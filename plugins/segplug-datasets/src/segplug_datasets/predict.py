@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segkernel import image
 from segkernel.errors import DataError, UsageError
+from segplug_datasets import image
 from segplug_datasets.label_files import write_labels
 from segplug_datasets.listing import IMAGE_SUFFIXES, read_list
 from segplug_datasets.visualize import draw

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from segkernel import image
 from segkernel.errors import DataError, UsageError
 from segkernel.labels import IGNORE, Color
 from segkernel.sample import LabelMap, Sample
+from segplug_datasets import image
 from segplug_datasets.change import SECOND, SecondImage
 from segplug_datasets.label_reader import LabelArguments, LabelReader, label_reader
 from segplug_datasets.listing import find_files, require_files

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from segkernel import image
 from segkernel.errors import DataError, SegKernelError
+from segplug_datasets import image
 from segplug_datasets.optional_deps import require_package
 
 _LARGEST = 2**30

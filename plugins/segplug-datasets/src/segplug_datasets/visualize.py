@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from segkernel.errors import UsageError
-from segkernel.image import as_rgb, opencv, overlay, read, write
+from segkernel.image import as_rgb, opencv, overlay
 from segkernel.labels import IGNORE, Color, default_palette
+from segplug_datasets.image import read, write
 
 _LINE_HEIGHT = 22  # pixels
 _FONT = (0, 0.45)  # OpenCV's FONT_HERSHEY_SIMPLEX, and its size

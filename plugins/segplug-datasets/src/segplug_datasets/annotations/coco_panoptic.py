@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from segkernel import image
 from segkernel.errors import DataError, UsageError
 from segkernel.labels import IGNORE, Color
 from segkernel.sample import LabelMap, Sample
+from segplug_datasets import image
 from segplug_datasets.annotations.coco import category_names, choose_images
 from segplug_datasets.annotations.records import as_data_error, decode_texts, scan_object
 from segplug_datasets.annotations.shapes import EXAMPLE, IGNORED, example_images

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from typing_extensions import Unpack
 
-from segkernel import image
 from segkernel.errors import DataError
+from segkernel.image import opencv
 from segkernel.sample import Sample, Size
 from segplug_datasets.annotations.raster import Region, as_points, ellipse, line, rectangle
 from segplug_datasets.annotations.shapes import (
@@ -151,7 +151,7 @@ def _mask(shape: dict[str, Any], points: np.ndarray, size: Size, path: str) -> R
         data = np.frombuffer(base64.b64decode(shape.get("mask") or "", validate=True), np.uint8)
     except (binascii.Error, TypeError, ValueError):
         data = np.zeros(0, np.uint8)
-    cv2 = image.opencv()
+    cv2 = opencv()
     mask = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if len(data) else None
     if mask is None:
         raise DataError("the mask of a shape is no PNG in base 64", path)

@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
 
-from segkernel import image
 from segkernel.errors import DataError, UsageError
 from segkernel.labels import IGNORE, Color
 from segkernel.sample import LabelMap, Sample, Size
+from segplug_datasets import image
 from segplug_datasets.annotations.raster import Region, Rule, as_points, polygon
 from segplug_datasets.annotations.records import as_data_error
 from segplug_datasets.label_spec import LabelSpec

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from segkernel import image
 from segkernel.errors import DataError, SegKernelError
 from segkernel.files import replacing
+from segkernel.image import as_rgb, opencv
 from segkernel.interfaces.data import Transform
 from segkernel.labels import IGNORE, Color
+from segplug_datasets import image
 from segplug_datasets.visualize import draw
 
 HEIGHT = 240
@@ -106,7 +107,7 @@ def _augmented(
 
 def panel(pixels: np.ndarray, ids: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Return an image of `HEIGHT` pixels and its label map; without ``ids`` nothing is laid over it."""
-    cv2, pixels = image.opencv(), image.as_rgb(pixels)
+    cv2, pixels = opencv(), as_rgb(pixels)
     width = min(max(round(pixels.shape[1] * HEIGHT / pixels.shape[0]), 1), WIDEST * HEIGHT)
     smaller = cv2.INTER_AREA if pixels.shape[0] > HEIGHT else cv2.INTER_NEAREST
     small = cv2.resize(pixels, (width, HEIGHT), interpolation=smaller)
@@ -169,7 +170,7 @@ def _section(row: Row) -> str:
     head = f"<h2>{html.escape(row.name)}</h2><p>{html.escape(row.caption)}</p>"
     if row.picture is None:
         return f"<section>{head}<pre>{html.escape(row.error)}</pre></section>"
-    cv2 = image.opencv()
+    cv2 = opencv()
     _, encoded = cv2.imencode(".jpg", np.ascontiguousarray(row.picture[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 90])
     data = base64.b64encode(encoded.tobytes()).decode()
     alt = html.escape(row.name, quote=True)

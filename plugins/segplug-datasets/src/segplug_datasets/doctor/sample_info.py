@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from segkernel import image
 from segkernel.errors import DataError
+from segkernel.image import opencv
 from segkernel.labels import Color
 from segkernel.sample import Sample
+from segplug_datasets import image
 from segplug_datasets.doctor.headers import Header, read_header
 
 THUMBNAIL = 17, 16
@@ -202,7 +203,7 @@ _EXACT = 2**24  # OpenCV counts in float32, which is exact up to here
 
 def _histogram(pixels: np.ndarray) -> np.ndarray:
     """Return the pixels of each value, (C, 256) int64."""
-    cv2, rows = image.opencv(), max(_EXACT // pixels.shape[1], 1)
+    cv2, rows = opencv(), max(_EXACT // pixels.shape[1], 1)
     parts = [np.ascontiguousarray(pixels[start : start + rows]) for start in range(0, len(pixels), rows)]
     bands = range(pixels.shape[2])
     counts = [[cv2.calcHist([part], [band], None, [256], [0, 256]) for band in bands] for part in parts]
@@ -216,7 +217,7 @@ def _digest(pixels: np.ndarray) -> str:
 
 
 def _thumbnail(pixels: np.ndarray) -> bytes:
-    cv2 = image.opencv()
+    cv2 = opencv()
     channels = np.ascontiguousarray(pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., 0])
     ready = channels if channels.dtype in (np.uint8, np.uint16) else channels.astype(np.float32)
     small = cv2.resize(ready, THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.float64)

@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from segkernel import image
 from segkernel.errors import DataError, UsageError
 from segkernel.labels import Labels
+from segplug_datasets import image
 from segplug_datasets.cityscapes import LABELS
 from segplug_datasets.metrics.cityscapes_labels import CATEGORIES, IDS, INSTANCE_CATEGORIES, INSTANCE_SIZES
 from segplug_datasets.metrics.counts import align, confusion, labels_of, mean, name_of, percent, prefixed, to_array

@@ -12,9 +12,9 @@ from threading import Lock
 
 import numpy as np
 
-from segkernel import image
 from segkernel.errors import DataError
 from segkernel.files import replacing
+from segplug_datasets import image
 from segplug_datasets.prepare.sources import SourceFile
 
 log = logging.getLogger(__name__)

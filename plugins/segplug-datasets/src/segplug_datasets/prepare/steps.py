@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from segkernel import image
 from segkernel.errors import DataError
 from segkernel.labels import IGNORE, Color
+from segplug_datasets import image
 from segplug_datasets.prepare.core import Step
 from segplug_datasets.prepare.output import Output
 from segplug_datasets.prepare.sources import SourceFile

@@ -8,8 +8,7 @@ from html import escape
 
 import numpy as np
 
-from segkernel import image
-from segkernel.image import opencv
+from segkernel.image import as_rgb, opencv, overlay
 from segkernel.labels import IGNORE, Color
 
 WRONG = (255, 32, 32)
@@ -41,11 +40,11 @@ def panels(
     picture: np.ndarray, truth: np.ndarray, predicted: np.ndarray, palette: Sequence[Color], width: int = 360
 ) -> dict[str, np.ndarray]:
     """Return the pictures of one image, (h, w, 3) uint8 RGB by caption: image, truth, prediction, errors."""
-    picture, truth, predicted = fit(image.as_rgb(picture), width), fit(truth, width), fit(predicted, width)
+    picture, truth, predicted = fit(as_rgb(picture), width), fit(truth, width), fit(predicted, width)
     return {
         "image": picture,
-        "truth": image.overlay(picture, truth, palette, 0.7),
-        "prediction": image.overlay(picture, predicted, palette, 0.7),
+        "truth": overlay(picture, truth, palette, 0.7),
+        "prediction": overlay(picture, predicted, palette, 0.7),
         "errors": errors(picture, predicted, truth),
     }
 

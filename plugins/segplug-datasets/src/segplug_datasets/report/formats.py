@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from segkernel import image
 from segkernel.errors import DataError, UsageError, suggest
 from segkernel.files import replacing
 from segkernel.labels import IGNORE, Color, default_palette
+from segplug_datasets import image
 from segplug_datasets.label_files import write_labels
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.metrics.cityscapes_labels import IDS

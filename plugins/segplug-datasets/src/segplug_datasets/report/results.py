@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from segkernel import image
 from segkernel.errors import DataError, UsageError
 from segkernel.labels import IGNORE
+from segplug_datasets import image
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.metrics.counts import confusion
 from segplug_datasets.metrics.per_image import PerImage

@@ -1,0 +1,150 @@
+"""Image and label files: read, and written whole or not at all.
+
+    write("picture.png", overlay(read("street.jpg"), read_mask("street_labels.png"), palette))
+
+Images are (H, W, 3) uint8 RGB, label maps (H, W) integers.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from segkernel.errors import DataError
+from segkernel.files import replacing
+from segkernel.headers import PNG, png_chunks
+from segkernel.image import PathLike, decode, decode_with, is_cut_short, opencv, read_bytes
+
+_GREY, _RGB, _INDEXED = 0, 2, 3  # PNG's colour types
+_MOST_PIXELS = 2**28  # that are decoded without asking OpenCV, which has a limit of its own
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read(path: PathLike) -> np.ndarray:
+    """Return the image in a file as (H, W, 3) uint8 RGB, as `segkernel.image.read` does.
+
+    RGB PNGs are decoded faster where imagecodecs is installed.
+
+    Raises:
+        DataError: As that does.
+    """
+    data = read_bytes(path)
+    quick = _decode_plain_png(data)
+    return decode(data, path) if quick is None else quick
+
+
+def _decode_plain_png(data: bytes) -> np.ndarray | None:
+    """Decode a PNG of 8-bit RGB by imagecodecs where that is installed: OpenCV takes a third longer.
+
+    None leaves a file to OpenCV, one that is turned or damaged too.
+    """
+    decoder = _png_decoder()
+    if decoder is None or not data.startswith(PNG) or data[24:26] != bytes([8, _RGB]) or is_cut_short(data):
+        return None
+    width, height = struct.unpack(">II", data[16:24])
+    if width * height > _MOST_PIXELS or data.find(b"eXIf", 0, data.find(b"IDAT")) >= 0:
+        return None
+    try:
+        pixels: np.ndarray = decoder(data)
+    except Exception:  # of several kinds; OpenCV's answer is the one to report
+        return None
+    return pixels if pixels.shape == (height, width, 3) else None
+
+
+@cache
+def _png_decoder() -> Callable[[bytes], np.ndarray] | None:
+    try:
+        from imagecodecs import png_decode
+    except ImportError:
+        return None
+    return png_decode
+
+
+def read_mask(path: PathLike) -> np.ndarray:
+    """Return the raw values of a label file: (H, W) integers, 8 or 16 bits, or (H, W, 3) RGB of a colour mask.
+
+    A PNG with a palette gives the indices, and one with 1, 2 or 4 bits per pixel its small numbers. It is turned as
+    its EXIF orientation says, as the image is; alpha is left out.
+
+    Raises:
+        DataError: As `read`; also when the values are not integers.
+    """
+    cv2 = opencv()
+    data, divisor = _plain_png(read_bytes(path))
+    mask = decode_with(cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR, data, path)
+    if mask.dtype.kind not in "ui":
+        raise DataError(f"labels are integers, this file holds {mask.dtype}", path)
+    if mask.ndim == 3:
+        mask = mask[..., ::-1].copy()
+    return mask // divisor if divisor > 1 else mask
+
+
+def _plain_png(data: bytes) -> tuple[bytes, int]:
+    """Return a file whose pixels OpenCV decodes as the numbers they are, up to the returned factor.
+
+    A palette is taken out, so that the indices become grey values; OpenCV would return colours. Greys of fewer than 8
+    bits are spread over 0 to 255 by the decoder.
+    """
+    if not data.startswith(PNG) or len(data) < 33:
+        return data, 1
+    depth, color_type = data[24], data[25]
+    if color_type not in (_GREY, _INDEXED):
+        return data, 1
+    if color_type == _INDEXED:
+        header = b"IHDR" + data[16:25] + bytes([_GREY]) + data[26:29]
+        data = PNG + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + _without_palette(data)
+    return data, {1: 255, 2: 85, 4: 17}.get(depth, 1)
+
+
+def _without_palette(data: bytes) -> bytes:
+    """Return the chunks after the first one that say nothing of a palette."""
+    left_out = (b"IHDR", b"PLTE", b"tRNS", b"bKGD", b"hIST")
+    return b"".join(data[start:end] for name, start, end in png_chunks(data) if name not in left_out)
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write(path: PathLike, pixels: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 RGB, or (H, W) grey, in the format of the suffix; a folder that is missing is made.
+
+    The file appears whole or not at all.
+
+    Raises:
+        DataError: When the suffix names no format, or the file cannot be written (no permission, no space left).
+    """
+    _write(path, np.ascontiguousarray(pixels[..., ::-1] if pixels.ndim == 3 else pixels))
+
+
+def write_mask(path: PathLike, labels: np.ndarray) -> None:
+    """Write a label map (H, W), values 0 to 65535, as a PNG of 8 bits, or 16 when a value needs them.
+
+    Raises:
+        DataError: As `write`, and when the suffix is not ``.png`` or a value does not fit.
+    """
+    if Path(path).suffix.lower() != ".png":
+        raise DataError("label maps are written as .png, which keeps every value", path)
+    if labels.ndim != 2 or (labels.size and not 0 <= labels.min() <= labels.max() < 2**16):
+        raise DataError(f"not a label map (H, W) of 0 to 65535: shape {labels.shape}", path)
+    _write(path, labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16))
+
+
+def _write(path: PathLike, array: np.ndarray) -> None:
+    cv2, path = opencv(), Path(path)
+    try:
+        _, encoded = cv2.imencode(path.suffix, array)
+    except cv2.error:
+        raise DataError(f"no image format is called {path.suffix!r}: use .png or .jpg", path) from None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_bytes(encoded.tobytes())
+    except OSError as error:
+        raise DataError(f"cannot be written: {error.strerror or error}", path) from error

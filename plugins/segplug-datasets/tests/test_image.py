@@ -1,0 +1,206 @@
+"""Reading and writing images and label files, and every way in which that can fail."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import sys
+import types
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from segkernel.errors import DataError
+from segplug_datasets import image
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    """A smooth picture, 48 x 64, whose channels differ."""
+    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
+    return cv2.GaussianBlur(noise, (9, 9), 0)
+
+
+@pytest.fixture
+def labels() -> np.ndarray:
+    """Class ids 0 to 3 and 255."""
+    ids = np.random.default_rng(1).integers(0, 4, (48, 64)).astype(np.uint8)
+    ids[:4] = 255
+    return ids
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
+def test_what_is_written_is_read_as_rgb(tmp_path: Path, picture: np.ndarray, suffix: str) -> None:
+    path = tmp_path / f"made/on/the/way{suffix}"
+    image.write(path, picture)
+    assert np.array_equal(image.read(path), picture)
+
+
+def test_unicode_paths(tmp_path: Path, picture: np.ndarray) -> None:
+    path = tmp_path / "größe 街道.png"
+    image.write(path, picture)
+    assert np.array_equal(image.read(str(path)), picture)
+
+
+def test_a_grey_file_is_read_as_rgb(tmp_path: Path, labels: np.ndarray) -> None:
+    image.write_mask(tmp_path / "grey.png", labels)
+    assert image.read(tmp_path / "grey.png").shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize("highest", [1, 255, 256, 65535])
+def test_a_mask_keeps_every_value(tmp_path: Path, highest: int) -> None:
+    labels = np.linspace(0, highest, 24).astype(np.int64).reshape(4, 6)
+    image.write_mask(tmp_path / "mask.png", labels)
+    assert np.array_equal(image.read_mask(tmp_path / "mask.png"), labels)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+@pytest.mark.parametrize("transparency", [b"", b"\0\xff"], ids=["opaque", "transparent"])
+def test_a_palette_png_gives_its_indices(tmp_path: Path, depth: int, transparency: bytes) -> None:
+    indices = np.random.default_rng(2).integers(0, 2**depth, (7, 13))
+    palette = bytes([255, 0, 0]) * 2**depth  # equal colours: only the indices tell the classes apart
+    picture = Image.fromarray(indices.astype(np.uint8))
+    picture.putpalette(palette)
+    picture.save(tmp_path / "voc.png", bits=depth, **({"transparency": transparency} if transparency else {}))
+    assert np.array_equal(image.read_mask(tmp_path / "voc.png"), indices)
+
+
+def test_a_one_bit_mask_gives_zero_and_one(tmp_path: Path) -> None:
+    values = np.random.default_rng(3).integers(0, 2, (9, 17)).astype(np.uint8)
+    _, encoded = cv2.imencode(".png", values * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])
+    (tmp_path / "binary.png").write_bytes(encoded.tobytes())
+    assert np.array_equal(image.read_mask(tmp_path / "binary.png"), values)
+
+
+def test_a_colour_mask_comes_as_rgb_without_alpha(tmp_path: Path, picture: np.ndarray) -> None:
+    alpha = np.full((48, 64, 1), 128, np.uint8)
+    cv2.imwrite(str(tmp_path / "mask.png"), np.concatenate([picture[..., ::-1], alpha], 2))
+    assert np.array_equal(image.read_mask(tmp_path / "mask.png"), picture)
+
+
+@pytest.mark.parametrize("read", [image.read, image.read_mask])
+def test_unusable_paths_are_named(tmp_path: Path, read: image.read) -> None:
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("not an image")
+    for name, problem in {
+        "missing.png": "no such file",
+        "": "Is a directory",
+        "empty.png": "empty",
+        "text.png": "not an image",
+    }.items():
+        with pytest.raises(DataError, match=problem) as caught:
+            read(tmp_path / name)
+        assert caught.value.path == str(tmp_path / name)
+
+
+@pytest.fixture
+def decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Stand in for imagecodecs, with a decoder that counts its calls."""
+    calls: list[int] = []
+
+    def png_decode(data: bytes) -> np.ndarray:
+        calls.append(len(data))
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+        if decoded is None:
+            raise RuntimeError("a damaged file")
+        return decoded[..., ::-1].copy() if decoded.ndim == 3 else decoded
+
+    monkeypatch.setitem(sys.modules, "imagecodecs", types.SimpleNamespace(png_decode=png_decode))
+    image._png_decoder.cache_clear()
+    yield calls
+    image._png_decoder.cache_clear()
+
+
+def test_a_plain_png_is_read_by_the_faster_decoder(tmp_path: Path, picture: np.ndarray, decoder: list[int]) -> None:
+    image.write(tmp_path / "a.png", picture)
+    assert np.array_equal(image.read(tmp_path / "a.png"), picture)
+    assert len(decoder) == 1
+
+
+def test_other_files_are_left_to_opencv(tmp_path: Path, picture: np.ndarray, decoder: list[int]) -> None:
+    image.write(tmp_path / "a.jpg", picture)
+    image.write(tmp_path / "grey.png", picture[..., 0])
+    cv2.imwrite(str(tmp_path / "alpha.png"), np.concatenate([picture, picture[..., :1]], 2))
+    cv2.imwrite(str(tmp_path / "deep.png"), picture.astype(np.uint16) * 257)
+    for name in ("a.jpg", "grey.png", "alpha.png", "deep.png"):
+        assert image.read(tmp_path / name).shape == picture.shape
+    assert decoder == []
+
+
+def test_a_damaged_png_is_refused_by_opencv_in_the_end(tmp_path: Path, picture: np.ndarray, decoder: list[int]) -> None:
+    image.write(tmp_path / "a.png", picture)
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[60:90] = bytes(30)
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.png"):
+        image.read(tmp_path / "a.png")
+    assert len(decoder) == 1
+
+
+def test_the_real_decoder_gives_the_same_picture(tmp_path: Path, picture: np.ndarray) -> None:
+    imagecodecs = pytest.importorskip("imagecodecs")
+    image.write(tmp_path / "a.png", picture)
+    assert np.array_equal(imagecodecs.png_decode((tmp_path / "a.png").read_bytes()), picture)
+
+
+def test_a_mask_of_real_numbers_is_refused(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "depth.tif"), np.ones((4, 4), np.float32))
+    with pytest.raises(DataError, match="float32"):
+        image.read_mask(tmp_path / "depth.tif")
+
+
+def turned_png(mask: np.ndarray, orientation: int) -> bytes:
+    """Return a PNG with an EXIF orientation."""
+    encoded = cv2.imencode(".png", mask)[1].tobytes()
+    exif = b"eXIf" + struct.pack(">2sHIHHHIHHI", b"MM", 42, 8, 1, 274, 3, 1, orientation, 0, 0)
+    return encoded[:33] + struct.pack(">I", len(exif) - 4) + exif + struct.pack(">I", zlib.crc32(exif)) + encoded[33:]
+
+
+def test_image_and_mask_are_turned_alike(tmp_path: Path) -> None:
+    mask = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    (tmp_path / "turned.png").write_bytes(turned_png(mask, 6))
+    assert (image.read(tmp_path / "turned.png")[..., 0] == np.rot90(mask, -1)).all()
+    assert (image.read_mask(tmp_path / "turned.png") == np.rot90(mask, -1)).all()
+
+
+def test_unwritable_places_are_named(tmp_path: Path, picture: np.ndarray) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot be written") as caught:
+        image.write(tmp_path / "file/a.png", picture)
+    assert caught.value.path == str(tmp_path / "file/a.png")
+
+
+def test_a_full_disk_leaves_the_old_file_whole(
+    tmp_path: Path, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    image.write(path, picture)
+
+    def full(self: Path, data: bytes) -> None:
+        with self.open("wb") as file:
+            file.write(data[:10])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DataError, match="No space left"):
+        image.write(path, 255 - picture)
+    assert np.array_equal(image.read(path), picture)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_an_unknown_suffix_is_refused(tmp_path: Path, picture: np.ndarray) -> None:
+    with pytest.raises(DataError, match=r"no image format is called '\.xyz'"):
+        image.write(tmp_path / "a.xyz", picture)
+
+
+def test_label_maps_are_written_only_where_they_survive(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"\.png"):
+        image.write_mask(tmp_path / "a.jpg", np.zeros((4, 4), np.uint8))
+    with pytest.raises(DataError, match="0 to 65535"):
+        image.write_mask(tmp_path / "a.png", np.full((4, 4), -1))
