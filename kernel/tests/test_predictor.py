@@ -54,7 +54,9 @@ def test_several_images_give_a_list_in_their_order(predictor, pictures):
     assert [tuple(p.labels.shape) for p in predictor(source for source in inputs)] == wanted
 
 
-@pytest.mark.parametrize(("inputs", "said"), [("missing.jpg", "no such file"), ("", "an empty text"), (".", "directory")])
+@pytest.mark.parametrize(
+    ("inputs", "said"), [("missing.jpg", "no such file"), ("", "an empty text"), (".", "a directory")]
+)
 def test_what_is_not_there_is_named(predictor, inputs, said):
     with pytest.raises((DataError, UsageError), match=said):
         predictor([inputs])
