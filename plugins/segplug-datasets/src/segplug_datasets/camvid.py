@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from segplug_datasets.example import write_example
 from segplug_datasets.label_spec import LabelSpec
+from segplug_datasets.listing import resolve
 from segplug_datasets.paired_files import PairedFiles
 
 LABELS = LabelSpec(
@@ -46,4 +47,5 @@ class CamVid(PairedFiles):
 
     def __init__(self, data_root: str | Path = "data/camvid", split: Literal["train", "val", "test"] = "train") -> None:
         self.data_root = str(data_root)
-        super().__init__(Path(data_root) / split, Path(data_root) / f"{split}annot", self.spec)
+        root = resolve(data_root)
+        super().__init__(root / split, root / f"{split}annot", self.spec)

@@ -12,7 +12,9 @@ from segkernel.sample import RasterField, Sample
 from segplug_datasets import image
 from segplug_datasets.example import write_example
 from segplug_datasets.label_spec import LabelSpec
-from segplug_datasets.paired_files import BaseSegDataset, DataPrefix, Metainfo, find_files, require_files
+from segplug_datasets.listing import find_files, require_files, resolve
+from segplug_datasets.mapping import Metainfo
+from segplug_datasets.paired_files import BaseSegDataset, DataPrefix
 
 SECOND = "img2"
 """The field of the second image, as `ConcatCDInput` calls it."""
@@ -86,7 +88,7 @@ class BaseCDDataset(BaseSegDataset):
             data_root, data_prefix, ann_file, img_suffix, seg_map_suffix, metainfo, reduce_zero_label, indices
         )
         prefix: Any = data_prefix or self.prefix
-        folder = Path(self.data_root, prefix.get("img_path2", ""))
+        folder = resolve(self.data_root, prefix.get("img_path2", ""))
         suffix = img_suffix2 or img_suffix or self.suffixes[0]
         found, names = find_files(folder, (suffix,)), [name for name, _, _ in self._files]
         require_files(names, found, f"without a second image in {folder}")

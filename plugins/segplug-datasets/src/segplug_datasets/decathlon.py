@@ -15,7 +15,8 @@ import numpy as np
 
 from segkernel.errors import DataError
 from segplug_datasets.label_spec import LabelSpec
-from segplug_datasets.paired_files import Metainfo, choose_classes, require_files
+from segplug_datasets.listing import find_named, read_text, resolve
+from segplug_datasets.mapping import Metainfo, choose_classes
 from segplug_datasets.volumes import Axis, Volumes
 
 
@@ -72,8 +73,8 @@ class DecathlonDataset(Volumes):
         context: int = 0,
         whole: bool = False,
     ) -> None:
-        self.data_root = str(data_root)
-        path = Path(data_root, ann_file)
+        root = resolve(data_root)
+        self.data_root, path = str(root), resolve(root, ann_file)
         description = _read(path)
         try:
             values = {int(value): name for value, name in description["labels"].items()}
@@ -83,7 +84,7 @@ class DecathlonDataset(Volumes):
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"not a description of a decathlon task: {error!r}", path) from error
         super().__init__(
-            _files(Path(data_root), pairs, path),
+            _files(root, pairs, path),
             choose_classes(_labels(values), metainfo or {}),
             axis,
             window,
@@ -95,9 +96,7 @@ class DecathlonDataset(Volumes):
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise DataError(f"the description cannot be read: {error.strerror or error}", path) from error
+        content = json.loads(read_text(path, "the description"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"the description is damaged: {error}", path) from error
     if not isinstance(content, dict):
@@ -123,8 +122,8 @@ def _files(root: Path, pairs: Sequence[tuple[str, str | None]], path: Path) -> l
     named = [name for pair in pairs for name in pair if name is not None]
     if not named:
         raise DataError("the description lists no volumes", path)
-    require_files(named, {name for name in named if (root / name).is_file()}, f"listed in {path} but not found")
+    places = dict(zip(named, find_named(root, named, str(path))))
     return [
-        (Path(image).name.partition(".")[0], str(root / image), None if label is None else str(root / label))
+        (Path(image).name.partition(".")[0], places[image], None if label is None else places[label])
         for image, label in pairs
     ]

@@ -17,7 +17,9 @@ import yaml
 from segkernel.errors import DataError
 from segplug_datasets.example import write_example
 from segplug_datasets.label_spec import LabelSpec
-from segplug_datasets.paired_files import DataPrefix, ListedFiles, choose_classes, require_files
+from segplug_datasets.listing import find_named, read_text, resolve
+from segplug_datasets.mapping import choose_classes
+from segplug_datasets.paired_files import DataPrefix, ListedFiles
 
 _SUPPORTED = "read are descriptions of samples with one Image and one LabelMap of one class domain"
 
@@ -59,17 +61,16 @@ class DSDLSegDataset(ListedFiles):
         data_prefix: DataPrefix | None = None,
         used_labels: Sequence[str] | None = None,
     ) -> None:
-        root, prefix = Path(data_root), data_prefix or DataPrefix(img_path="", seg_map_path="")
+        root, prefix = resolve(data_root), data_prefix or DataPrefix(img_path="", seg_map_path="")
         self.data_root = str(root)
         classes, pairs = read_description(root / ann_file)
         images, masks = root / prefix.get("img_path", ""), root / (prefix.get("seg_map_path") or "")
-        files = [
-            (str(Path(first).with_suffix("")), str(images / first), str(masks / second)) for first, second in pairs
-        ]
-        paths = [path for _, *both in files for path in both]
-        require_files(paths, {path for path in paths if Path(path).is_file()}, f"listed in {root / ann_file} not found")
+        firsts = find_named(images, [first for first, _ in pairs], str(root / ann_file))
+        seconds = find_named(masks, [second for _, second in pairs], str(root / ann_file))
+        names = [str(Path(first).with_suffix("")) for first, _ in pairs]
         labels = LabelSpec(("background", *classes))
-        super().__init__(files, choose_classes(labels, {"classes": used_labels} if used_labels else {}))
+        chosen = choose_classes(labels, {"classes": used_labels} if used_labels else {})
+        super().__init__(list(zip(names, firsts, seconds)), chosen)
 
 
 def read_description(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
@@ -98,10 +99,8 @@ def read_description(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, "the description")
         loaded = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except OSError as error:
-        raise DataError(f"the description cannot be read: {error.strerror or error}", path) from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"damaged: {error}", path) from error
     if not isinstance(loaded, dict):

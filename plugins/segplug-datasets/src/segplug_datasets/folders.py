@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 from segkernel.errors import DataError
 from segkernel.labels import Color
 from segplug_datasets.label_spec import LabelSpec
+from segplug_datasets.listing import match_name
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class Folders:
     split: Path | None
     labels: LabelSpec
     colors: Mapping[Color, int]
+
+    def names(self, lines: Sequence[str], found: Container[str]) -> list[str]:
+        """Return the name that each line of the list means among those of the images."""
+        suffixes = (*self.image_suffixes, self.mask_suffix)
+        return [match_name(line, found, self.images, suffixes) for line in lines]
 
     @contextmanager
     def named_in_errors(self) -> Iterator[None]:

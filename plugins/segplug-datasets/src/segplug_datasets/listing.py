@@ -1,9 +1,16 @@
-"""Which files belong to a data set: folders searched, lists read, names paired."""
+"""Which files belong to a data set: folders searched, lists and texts read, names matched as other systems write them.
+
+Everything that reads names goes through here. Names are compared composed (Unicode NFC), suffixes without case; hidden
+files and folders of the system are passed over, links that lead back to a folder above them are not followed.
+"""
 
 from __future__ import annotations
 
+import codecs
 import os
-from collections.abc import Container, Iterable, Sequence
+import re
+import unicodedata
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,29 +18,117 @@ from segkernel.errors import DataError, UsageError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
+_SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information"})
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_HEADER = re.compile(
+    r"(images?|img|masks?|labels?|seg|segmentation|annotations?|files?|samples?|ids?|names?|paths?)"
+    r"([ _-]?(ids?|names?|paths?|files?|images?|masks?|maps?|labels?))*",
+    re.IGNORECASE,
+)
+
 _Entry = TypeVar("_Entry")
 
 
-def find_files(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
-    """Return name to path of the files under ``folder`` that end in one of ``suffixes``."""
-    if not folder.is_dir():
-        raise DataError("no such folder" if not folder.exists() else "not a folder", folder)
+# ---------------------------------------------------------------- folders
+
+
+def resolve(root: str | Path | None, path: str | Path = "") -> Path:
+    """Return a path under a root, with ``~`` as the home folder and, where only that exists, ``\\`` as ``/``."""
+    place = _at_home(root or "") / _at_home(path)
+    turned = Path(str(place).replace("\\", "/"))
+    return turned if not place.exists() and turned.exists() else place
+
+
+def walk(folder: Path) -> Iterator[str]:
+    """Yield the files under a folder, in the order of their names.
+
+    Raises:
+        DataError: When it, or a folder in it, cannot be read.
+    """
+    yield from _walk(str(folder), frozenset())
+
+
+def named_files(place: Path, suffixes: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield (name, path) of the files under a folder, the name empty where the path ends in none of ``suffixes``.
+
+    The name is the path inside the folder, without the suffix. A text file stands for the folder that holds all files
+    it lists.
+    """
+    paths = list(walk(place)) if place.is_dir() else _listed_files(place)
+    start = len(os.path.join(place if place.is_dir() else _common_folder(paths), ""))
+    for path in paths:
+        suffix = next((s for s in suffixes if path.lower().endswith(s.lower())), None)
+        yield "" if suffix is None else _composed(path[start : -len(suffix)]).replace(os.sep, "/"), path
+
+
+def find_files(place: Path, suffixes: Sequence[str]) -> dict[str, str]:
+    """Return name to path of the files under a folder, or in a list, that end in one of ``suffixes``.
+
+    Raises:
+        DataError: When there is no such folder, none of its files fits, or two have one name.
+    """
+    if not place.exists():
+        raise DataError("no such folder", place)
     found: dict[str, str] = {}
     others: set[str] = set()
-    start = len(os.path.join(folder, ""))
-    for path in _walk(folder):
-        suffix = next((s for s in suffixes if path.lower().endswith(s.lower())), None)
-        if suffix is None:
+    for name, path in named_files(place, suffixes):
+        if not name:
             others.add(os.path.splitext(path)[1])
-            continue
-        name = path[start : -len(suffix)].replace(os.sep, "/")
-        if name in found:
+        elif name in found:
             raise DataError(f"this and {found[name]} have one name: say which one with the suffix", path)
-        found[name] = path
+        else:
+            found[name] = path
     if not found:
         seen = f"; it holds {', '.join(sorted(others - {''})[:5])} files" if others - {""} else ""
-        raise DataError(f"no file here ends in {' or '.join(suffixes)}{seen}", folder)
+        raise DataError(f"no file here ends in {' or '.join(suffixes)}{seen}", place)
     return found
+
+
+class NamedFiles:
+    """The files under a folder, looked up by names that other programs and systems wrote.
+
+    One look into each folder instead of one at each file: network file systems answer a hundred times sooner.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._folders: dict[str, dict[str, str]] = {}
+        self._by_file_name: dict[str, list[str]] | None = None
+
+    def find(self, name: str) -> str | None:
+        """Return the path of a file; None when there is none.
+
+        Of a name that begins with this folder, or with one of another machine, what follows is looked for.
+        """
+        name = clean(name)
+        return next(filter(None, map(self._exact, (name.lstrip("/"), *_tails(name, self.folder)))), None)
+
+    def find_deeper(self, name: str) -> str | None:
+        """Return the path of a file in whichever folder it lies, also where its name does not say that.
+
+        Raises:
+            DataError: When several folders hold a file of the name.
+        """
+        found = self.find(name)
+        if found or "/" in clean(name):
+            return found
+        if self._by_file_name is None:
+            self._by_file_name = {}
+            for path in walk(self.folder):
+                self._by_file_name.setdefault(_folded(os.path.basename(path)), []).append(path)
+        several = self._by_file_name.get(_folded(clean(name)), [])
+        if len(several) > 1:
+            raise DataError(f"{name} may be {' or '.join(several[:3])}: name one of these folders", self.folder)
+        return several[0] if several else None
+
+    def _exact(self, name: str) -> str | None:
+        place, _, file = name.rpartition("/")
+        if place not in self._folders:
+            folder = os.path.join(self.folder, place)
+            there = os.listdir(folder) if os.path.isdir(folder) else []
+            self._folders[place] = {_folded(entry): entry for entry in there}
+        entry = self._folders[place].get(_folded(file))
+        return None if entry is None else os.path.join(self.folder, place, entry)
 
 
 def find_named(folder: Path, names: Sequence[str], what: str) -> list[str]:
@@ -44,58 +139,105 @@ def find_named(folder: Path, names: Sequence[str], what: str) -> list[str]:
     """
     if not folder.is_dir():
         raise DataError("no such folder" if not folder.exists() else "not a folder", folder)
-    places = {os.path.dirname(name) for name in names}
-    # One look into each folder instead of one at each file: network file systems answer a hundred times sooner.
-    there = {os.path.join(place, file) for place in places for file in _listed(folder / place)}
-    require_files(names, there, f"listed in {what} but not found in {folder}")
-    return [os.path.join(folder, name) for name in names]
+    files = NamedFiles(folder)
+    found = {name: path for name in dict.fromkeys(names) if (path := files.find_deeper(name))}
+    require_files(names, found, f"listed in {what} but not found in {folder}")
+    return [found[name] for name in names]
 
 
-def read_list(path: Path) -> list[str]:
-    """Return the lines of a text file that are not empty.
+# ---------------------------------------------------------------- texts and lists
+
+
+def read_text(path: Path, what: str = "the file") -> str:
+    """Return a text of UTF-8, or of UTF-16 as some programs of Windows write it, without byte-order mark.
+
+    Raises:
+        DataError: When it cannot be read, or is no text.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{what} cannot be read: {error.strerror or error}", path) from error
+    encoding = next((encoding for mark, encoding in _MARKS.items() if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        raise DataError(f"{what} is no text of UTF-8: save it so", path) from None
+    if "\0" in text:
+        raise DataError(f"{what} is no text of UTF-8: save it so", path)
+    return text
+
+
+def read_list(path: Path, known: Callable[[str], bool] = lambda line: False) -> list[str]:
+    """Return the lines of a text file, without empty ones, remarks (``# ...``) and a line of column names.
+
+    Args:
+        path: The file.
+        known: Whether a line names something: it is no remark and no line of column names then.
 
     Raises:
         DataError: When it cannot be read, or holds none.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"the list of names cannot be read: {error.strerror or error}", path) from error
-    except UnicodeDecodeError:
-        raise DataError("the list of names is no text", path) from None
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
+    lines = [line.strip() for line in read_text(path, "the list of names").splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("#") or known(line)]
+    if len(lines) > 1 and all(map(_HEADER.fullmatch, columns(lines[0]))) and not known(lines[0]):
+        del lines[0]
+    if not lines:
         raise DataError("the list of names is empty", path)
-    return names
+    return lines
+
+
+def columns(line: str) -> list[str]:
+    """Return the columns of a line, which tabs, semicolons or commas separate, or else blanks."""
+    mark = next((mark for mark in "\t;," if mark in line), None)
+    return [part.strip().strip("\"'") for part in line.split(mark)]
+
+
+def clean(line: str) -> str:
+    """Return a name of a list as a path of this system: composed, with ``/``, without quotes and ``./``."""
+    return _composed(line.strip().strip("\"'").replace("\\", "/")).removeprefix("./")
+
+
+def match_name(line: str, found: Container[str], folder: Path, suffixes: Sequence[str]) -> str:
+    """Return the name among those of a folder that a line of a list means; else the line without its suffix.
+
+    A line may begin with the folder, or with that of another machine.
+    """
+    name = without_suffix(clean(line), suffixes)
+    return next((one for one in (line, name.lstrip("/"), *_tails(name, folder)) if one in found), name)
 
 
 def without_suffix(name: str, suffixes: Sequence[str]) -> str:
-    """Return a name without the first of ``suffixes`` that it ends in."""
-    return next((name[: -len(s)] for s in suffixes if name.endswith(s)), name)
+    """Return a name without the first of ``suffixes`` that it ends in, in upper or lower case."""
+    return next((name[: -len(s)] for s in suffixes if name.lower().endswith(s.lower())), name)
 
 
 def as_pairs(lines: Sequence[str], path: Path) -> list[tuple[str, str]] | None:
     """Return (image, label file) of lists with two columns, or None for a list of names.
 
-    Columns are separated by blanks, tabs or commas; a line has two when both end like an image.
+    A line has two when both end like an image.
 
     Raises:
         DataError: When only some lines have two.
     """
-    columns = [line.replace(",", " ").split() for line in lines]
-    paired = [len(parts) == 2 and all(part.lower().endswith(IMAGE_SUFFIXES) for part in parts) for parts in columns]
+    cells = [columns(line) for line in lines]
+    paired = [len(parts) == 2 and all(part.lower().endswith(IMAGE_SUFFIXES) for part in parts) for parts in cells]
     if not any(paired):
         return None
     if not all(paired):
         odd = paired.index(False)
         raise DataError(f"line {odd + 1} is no pair of image and label file, others are: {lines[odd]!r}", path)
-    return [(first, second) for first, second in columns]
+    return [(first, second) for first, second in cells]
 
 
-def locate(name: str, folders: Sequence[Path]) -> str | None:
+def locate(name: str, folders: Iterable[NamedFiles]) -> str | None:
     """Return the path of a listed file under the first of ``folders`` that has it; some lists write ``/`` before it."""
-    places = [folder / name.lstrip("/") for folder in folders]
-    return next((str(place) for place in (*places, Path(name)) if place.is_file()), None)
+    if os.path.isfile(name):
+        return name
+    return next(filter(None, (folder.find(name) for folder in folders)), None)
+
+
+# ---------------------------------------------------------------- choosing
 
 
 def take(entries: Sequence[_Entry], indices: int | Sequence[int] | None) -> list[_Entry]:
@@ -122,10 +264,66 @@ def require_files(names: Sequence[str], there: Container[str], what: str) -> Non
         raise DataError(f"{len(missing)} of {len(names)} names {what}: {shown}")
 
 
-def _walk(folder: Path) -> Iterable[str]:
-    for place, _, files in os.walk(folder, followlinks=True):
-        yield from (os.path.join(place, file) for file in files if not file.startswith("."))
+# ---------------------------------------------------------------- helpers
 
 
-def _listed(folder: Path) -> list[str]:
-    return os.listdir(folder) if folder.is_dir() else []
+def _walk(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+    try:
+        stat = os.stat(folder)
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"the folder cannot be read: {error.strerror or error}", folder) from error
+    this = stat.st_dev, stat.st_ino
+    if this in above:  # a link that leads back
+        return
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name in _SYSTEM_FOLDERS:
+            continue
+        if os.path.isdir(entry.path):
+            yield from _walk(entry.path, above | {this})
+        else:
+            yield entry.path
+
+
+def _listed_files(path: Path) -> list[str]:
+    """Return the files that a text file lists, which count from its folder."""
+    if path.suffix.lower() not in (".txt", ".lst", ".csv"):
+        raise DataError("not a folder, nor a text file (.txt) that lists files", path)
+    files = NamedFiles(path.parent)
+    lines = read_list(path, lambda line: locate(line, [files]) is not None)
+    found = {line: place for line in lines if (place := locate(line, [files]))}
+    require_files(lines, found, f"listed in {path} but not found in {path.parent}")
+    return [found[line] for line in lines]
+
+
+def _common_folder(paths: Sequence[str]) -> str:
+    return os.path.commonpath([os.path.dirname(path) for path in paths])
+
+
+def _at_home(path: str | Path) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no such user
+        return Path(path)
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _folded(file_name: str) -> str:
+    """Return a file name as it is compared: composed, its suffix in lower case."""
+    stem, suffix = os.path.splitext(_composed(file_name))
+    return stem + suffix.lower()
+
+
+def _tails(name: str, folder: Path) -> Iterator[str]:
+    """Yield what may follow the folder's own path at the beginning of a listed name, the longest first."""
+    parts = name.split("/")
+    foreign = name.startswith("/") or re.match("[A-Za-z]:/", name) is not None
+    own = _composed(os.path.abspath(folder)).replace(os.sep, "/").split("/")
+    for end in range(1, len(parts)):
+        head, tail = parts[:end], parts[end:]
+        if head == own[-end:] or (foreign and (len(tail) > 1 or head[-1] == own[-1])):
+            yield "/".join(tail)

@@ -17,6 +17,7 @@ from segkernel.sample import DepthMap, Sample
 from segplug_datasets import image
 from segplug_datasets.example import write_example
 from segplug_datasets.label_spec import LabelSpec
+from segplug_datasets.listing import resolve
 from segplug_datasets.paired_files import PairedFiles, read_annotation
 from segplug_datasets.tables import names
 
@@ -68,10 +69,10 @@ class NYUDataset(PairedFiles):
     ) -> None:
         prefix = data_prefix or DepthPrefix(img_path="images", depth_map_path="annotations")
         self.data_root, self.depth_rescale_factor = str(data_root), depth_rescale_factor
-        depths, root = prefix.get("depth_map_path"), Path(data_root)
+        depths, root = prefix.get("depth_map_path"), resolve(data_root)
         super().__init__(
-            root / prefix.get("img_path", ""),
-            root / depths if depths else None,
+            resolve(root, prefix.get("img_path", "")),
+            resolve(root, depths) if depths else None,
             LabelSpec(names(_SCENES)),
             img_suffix,
             depth_map_suffix,

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict, cast
 
 from typing_extensions import Required
 
-from segkernel.errors import UsageError
+from segkernel.errors import DataError, UsageError
 from segkernel.labels import IGNORE, Color, Task
 from segkernel.sample import DepthMap, LabelMap, Sample, WeightMap
 from segplug_datasets import image
@@ -27,11 +28,14 @@ from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.labelled import Labelled
 from segplug_datasets.listing import (
     IMAGE_SUFFIXES,
+    NamedFiles,
     as_pairs,
+    clean,
     find_files,
     locate,
     read_list,
     require_files,
+    resolve,
     take,
     without_suffix,
 )
@@ -116,24 +120,27 @@ class PairedFiles(ListedFiles):
         suffixes = (image_suffix,) if isinstance(image_suffix, str) else tuple(image_suffix)
         self.folders = Folders(images, masks, suffixes, mask_suffix, split, labels, dict(colors or {}))
         with self.folders.named_in_errors():
-            lines = None if split is None else read_list(split)
+            lines = None if split is None else read_list(split, partial(_is_name, images, suffixes))
             pairs = as_pairs(lines, split) if lines and split else None
             if pairs is not None and split is not None:
-                folders = [folder for folder in (root, images, masks, split.parent) if folder is not None]
-                files = _listed_pairs(pairs, folders, split, suffixes, masks is not None)
+                files = _listed_pairs(pairs, self.folders, split, root)
             else:
-                files = _named_pairs(images, masks, suffixes, mask_suffix, lines, split)
+                files = _named_pairs(self.folders, lines)
         super().__init__(take(files, indices), labels, colors)
 
 
-def _named_pairs(
-    images: Path, masks: Path | None, suffixes: Sequence[str], mask_suffix: str, lines: list[str] | None, split: Any
-) -> list[tuple[str, str, str | None]]:
+def _is_name(folder: Path, suffixes: Sequence[str], line: str) -> bool:
+    """Whether a line of a list names an image of a folder."""
+    return any(NamedFiles(folder).find(f"{line}{suffix}") for suffix in ("", *suffixes))
+
+
+def _named_pairs(folders: Folders, lines: list[str] | None) -> list[tuple[str, str, str | None]]:
     """Return (name, image, label file) of all files, or of those a list names."""
-    found = find_files(images, suffixes)
+    images, masks, mask_suffix = folders.images, folders.masks, folders.mask_suffix
+    found = find_files(images, folders.image_suffixes)
     truths = None if masks is None else find_files(masks, (mask_suffix,))
-    names = sorted(found) if lines is None else [without_suffix(line, (*suffixes, mask_suffix)) for line in lines]
-    require_files(names, found, f"listed in {split} but not found in {images}")
+    names = sorted(found) if lines is None else folders.names(lines, found)
+    require_files(names, found, f"listed in {folders.split} but not found in {images}")
     if truths is not None:
         require_files(names, truths, f"without a mask NAME{mask_suffix} in {masks}")
         if lines is None:
@@ -142,15 +149,28 @@ def _named_pairs(
 
 
 def _listed_pairs(
-    pairs: Sequence[tuple[str, str]], folders: Sequence[Path], split: Path, suffixes: Sequence[str], labelled: bool
+    pairs: Sequence[tuple[str, str]], folders: Folders, split: Path, root: Path | None
 ) -> list[tuple[str, str, str | None]]:
     """Return (name, image, label file) of a list with both."""
-    places = {name: locate(name, folders) for pair in pairs for name in (pair if labelled else pair[:1])}
-    there = {name for name, place in places.items() if place}
-    shown = ", ".join(str(folder) for folder in dict.fromkeys(folders))
-    require_files(list(places), there, f"listed in {split} but not found in {shown}")
-    names = [without_suffix(first.lstrip("/"), suffixes) for first, _ in pairs]
-    return [(name, cast(str, places[first]), places.get(second)) for name, (first, second) in zip(names, pairs)]
+    images, masks = folders.images, folders.masks
+    firsts = _located([first for first, _ in pairs], (images, root, masks, split.parent), split)
+    names = [without_suffix(clean(first).lstrip("/"), folders.image_suffixes) for first, _ in pairs]
+    if masks is None:
+        return [(name, first, None) for name, first in zip(names, firsts)]
+    seconds = _located([second for _, second in pairs], (masks, root, images, split.parent), split)
+    own = next((first for first, second in zip(firsts, seconds) if first == second), None)
+    if own:
+        raise DataError(f"listed in {split} as its own label file", own)
+    return list(zip(names, firsts, seconds))
+
+
+def _located(names: Sequence[str], places: Sequence[Path | None], split: Path) -> list[str]:
+    """Return the paths of listed files, each under the first of the places that has it."""
+    searched = [NamedFiles(place) for place in dict.fromkeys(places) if place is not None]
+    found = {name: path for name in dict.fromkeys(names) if (path := locate(name, searched))}
+    shown = ", ".join(str(files.folder) for files in searched)
+    require_files(names, found, f"listed in {split} but not found in {shown}")
+    return [found[name] for name in names]
 
 
 class LabelFolder(TypedDict, total=False):
@@ -255,7 +275,7 @@ class FolderDataset(PairedFiles):
         background: str | None = None,
         task: Task | None = None,
     ) -> None:
-        root = Path(data_root or "")
+        root = resolve(data_root)
         self.data_root = str(root)
         whole = LabelArguments(
             classes=classes,
@@ -279,12 +299,12 @@ class FolderDataset(PairedFiles):
         main = folders.pop(SEG, None)
         reader = readers.get(SEG) or (LabelReader(labels) if labels else label_reader(whole))
         super().__init__(
-            root / images,
-            root / main["path"] if main else None,
+            resolve(root, images),
+            resolve(root, main["path"]) if main else None,
             reader.labels,
             image_suffix or IMAGE_SUFFIXES,
             main.get("mask_suffix", mask_suffix) if main else mask_suffix,
-            root / split if split is not None else None,
+            resolve(root, split) if split is not None else None,
             reader.colors,
             indices,
             root,
@@ -300,7 +320,7 @@ class FolderDataset(PairedFiles):
             numbers.append(("depth", depth, depth_suffix, ReadNumbers(DepthMap, depth_scale)))
         names = [name for name, _, _ in self._files]
         for field, place, suffix, read in numbers:
-            self._side_fields.append(FieldFiles(field, root / place, suffix, names, read))
+            self._side_fields.append(FieldFiles(field, resolve(root, place), suffix, names, read))
         if labels and planes is not None:
             self._side_fields.insert(0, self._classes(labels, planes, root, names, mask_suffix, values))
 
@@ -321,13 +341,13 @@ class FolderDataset(PairedFiles):
     ) -> FieldFiles | ClassFiles:
         """Return the label files of task multilabel: a folder for each class, or one of files with a bit for each."""
         if isinstance(given, Mapping):
-            folders = {name: root / str(place) for name, place in given.items()}
+            folders = {name: resolve(root, str(place)) for name, place in given.items()}
             return ClassFiles(labels, folders, suffix, names, values)
-        return FieldFiles(SEG, root / given, suffix, names, ReadBits(labels))
+        return FieldFiles(SEG, resolve(root, given), suffix, names, ReadBits(labels))
 
     def _field(self, field: str, root: Path, reader: LabelReader, folder: LabelFolder, mask_suffix: str) -> FieldFiles:
         names, suffix = [name for name, _, _ in self._files], folder.get("mask_suffix", mask_suffix)
-        return FieldFiles(field, root / folder["path"], suffix, names, ReadLabels(reader))
+        return FieldFiles(field, resolve(root, folder["path"]), suffix, names, ReadLabels(reader))
 
 
 SEG, WEIGHT = "seg", "weight"
@@ -401,18 +421,18 @@ class BaseSegDataset(PairedFiles):
         reduce_zero_label: bool | None = None,
         indices: int | Sequence[int] | None = None,
     ) -> None:
-        root = Path(data_root or self.root)
+        root = resolve(data_root or self.root)
         self.data_root = str(root)
         prefix = data_prefix or self.prefix
         spec = self.spec if reduce_zero_label is None else replace(self.spec, offset=int(reduce_zero_label))
         masks = prefix.get("seg_map_path")
         super().__init__(
-            root / prefix.get("img_path", ""),
-            root / masks if masks else None,
+            resolve(root, prefix.get("img_path", "")),
+            resolve(root, masks) if masks else None,
             choose_classes(spec, metainfo or {}),
             img_suffix or self.suffixes[0],
             seg_map_suffix or self.suffixes[1],
-            root / ann_file if ann_file else None,
+            resolve(root, ann_file) if ann_file else None,
             indices=indices,
             root=root,
         )

@@ -118,7 +118,9 @@ def collect_images(inputs: Image | Iterable[Image]) -> list[Path | np.ndarray]:
 
 def _collect_path(path: Path) -> list[Path]:
     if path.is_dir():
-        found = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES)
+        found = sorted(
+            entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".")
+        )
         if not found:
             raise DataError(f"no images in this folder ({', '.join(SUFFIXES)})", path)
         return found

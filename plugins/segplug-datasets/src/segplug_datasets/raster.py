@@ -16,7 +16,7 @@ from segkernel.sample import LabelMap, Sample
 from segplug_datasets import image
 from segplug_datasets.change import SECOND, SecondImage
 from segplug_datasets.label_reader import LabelArguments, LabelReader, label_reader
-from segplug_datasets.listing import find_files, require_files
+from segplug_datasets.listing import find_files, require_files, resolve
 from segplug_datasets.mapping import Metainfo
 from segplug_datasets.paired_files import PairedFiles
 from segplug_datasets.raster_file import Window, open_raster, stamp
@@ -111,7 +111,7 @@ class RasterDataset(PairedFiles):
         data_root: str | Path | None = None,
         indices: int | Sequence[int] | None = None,
     ) -> None:
-        root = Path(data_root or "")
+        root = resolve(data_root)
         self.data_root = str(root)
         self._values = _Values(_ranges(value_range), percentiles, scale, dtype, nodata)
         self._bands = _checked_bands(bands)
@@ -127,21 +127,21 @@ class RasterDataset(PairedFiles):
         )
         self._labels = _Labels(label_reader(labels))
         suffixes = image_suffix or RASTER_SUFFIXES
-        folders = [root / folder for folder in ([images] if isinstance(images, (str, Path)) else images)]
+        folders = [resolve(root, folder) for folder in ([images] if isinstance(images, (str, Path)) else images)]
         super().__init__(
             folders[0],
-            root / masks if masks is not None else None,
+            resolve(root, masks) if masks is not None else None,
             self._labels.labels,
             suffixes,
             mask_suffix,
-            root / split if split is not None else None,
+            resolve(root, split) if split is not None else None,
             self._labels.colors,
             indices,
             root,
         )
         names = [name for name, _, _ in self._files]
         self._stacks = [[path for _, path, _ in self._files], *(_partners(f, suffixes, names) for f in folders[1:])]
-        self._seconds = None if images2 is None else _partners(root / images2, suffixes, names)
+        self._seconds = None if images2 is None else _partners(resolve(root, images2), suffixes, names)
         self._windows = None if grid is None else self._cut(grid)
 
     def __len__(self) -> int:

@@ -23,8 +23,8 @@ from segkernel.labels import IGNORE, Color
 from segkernel.sample import LabelMap, Sample
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.labelled import Labelled
+from segplug_datasets.listing import find_files, require_files, resolve
 from segplug_datasets.optional_deps import require_package
-from segplug_datasets.paired_files import find_files, require_files
 
 NIFTI = (".nii.gz", ".nii")
 SUFFIXES = (*NIFTI, ".npy", ".npz", ".pkl", ".pickle")
@@ -359,13 +359,15 @@ class VolumeDataset(Volumes):
     ) -> None:
         if masks is not None and with_seg:
             raise UsageError("give 'masks', or 'with_seg' where the image files hold the labels, not both")
-        root = Path(data_root or "")
+        root = resolve(data_root)
         self.data_root = str(root)
-        found = find_files(root / images, (suffix,) if suffix else SUFFIXES)
+        suffixes = (suffix,) if suffix else SUFFIXES
+        found = find_files(resolve(root, images), suffixes)
         truths = {}
         if masks is not None:
-            truths = find_files(root / masks, (mask_suffix,) if mask_suffix else (suffix,) if suffix else SUFFIXES)
-            require_files(sorted(found), truths, f"without labels in {root / masks}")
+            folder = resolve(root, masks)
+            truths = find_files(folder, (mask_suffix,) if mask_suffix else suffixes)
+            require_files(sorted(found), truths, f"without labels in {folder}")
         files = [(name, found[name], truths.get(name)) for name in sorted(found)]
         labels = LabelSpec(tuple(classes), tuple(palette or ()), tuple(ignore), offset)
         super().__init__(files, labels, axis, window, channels, context, whole, image_key, mask_key, with_seg)

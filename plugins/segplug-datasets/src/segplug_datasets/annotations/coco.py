@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from segplug_datasets.annotations.shapes import (
     groups,
     require_declared,
 )
-from segplug_datasets.listing import read_list, require_files
+from segplug_datasets.listing import clean, read_list, require_files, resolve
 
 Boxes = Literal["refused", "filled", "ignored"]
 CROWD_LAYER, BOX_LAYER = -1, -2  # below all others
@@ -69,9 +70,9 @@ class CocoInstanceDataset(ShapeDataset):
         boxes: Boxes = "refused",
         **options: Unpack[ShapeOptions],
     ) -> None:
-        root = Path(data_root or "")
+        root = resolve(data_root)
         self.data_root = str(root)
-        self._where = root / ann_file, root / images, root / ids if ids is not None else None
+        self._where = resolve(root, ann_file), resolve(root, images), resolve(root, ids) if ids is not None else None
         self._crowd, self._boxes = crowd, boxes
         super().__init__(**options)
 
@@ -172,13 +173,20 @@ def choose_images(entries: list[tuple[Any, ...]], ids: Path, path: Path) -> list
     """
     known: dict[str, tuple[Any, ...]] = {}
     for entry in entries:
-        name = str(entry[1])
+        name = clean(str(entry[1]))
         known |= {name: entry, name.rpartition(".")[0]: entry, name.rpartition("/")[2]: entry}
     known |= {str(entry[0]): entry for entry in entries}
-    lines = [line.split()[0].rpartition("/")[2] for line in read_list(ids)]
-    numbered = [str(int(line)) if line.isdecimal() and line not in known else line for line in lines]
-    require_files(numbered, known, f"listed in {ids} are not in {path}")
-    return [known[line] for line in numbered]
+    lines = [_listed_image(line, known) for line in read_list(ids, lambda line: _listed_image(line, known) in known)]
+    require_files(lines, known, f"listed in {ids} are not in {path}")
+    return [known[line] for line in lines]
+
+
+def _listed_image(line: str, known: Container[str]) -> str:
+    """Return what a line of a list of images says: a file name, with or without folders, or an id."""
+    line = clean(line)
+    first = next((name for name in (line, line.rpartition("/")[2]) if name in known), line.split()[0])
+    name = first.rpartition("/")[2]
+    return str(int(name)) if name.isdecimal() and name not in known else name if name in known else first
 
 
 def box_of(annotation: dict[str, Any], where: str) -> tuple[float, float, float, float]:

@@ -13,6 +13,7 @@ from segkernel.sample import LabelMap, Sample, WeightMap
 from segplug_datasets.annotations.coco import CocoInstanceDataset, box_of
 from segplug_datasets.annotations.records import as_data_error, decode_texts, scan_object
 from segplug_datasets.fields import Boxes, InstanceMasks, Keypoints
+from segplug_datasets.listing import resolve
 
 
 class CocoKeypointDataset(CocoInstanceDataset):
@@ -59,8 +60,9 @@ class CocoKeypointDataset(CocoInstanceDataset):
         unannotated: Literal["background", "ignored", "skipped"] = "background",
         indices: int | Sequence[int] | None = None,
     ) -> None:
-        category = _category(Path(data_root or "", ann_file))
-        with as_data_error(Path(data_root or "", ann_file)):
+        path = resolve(data_root, ann_file)
+        category = _category(path)
+        with as_data_error(path):
             self.keypoint_names = tuple(str(name) for name in category["keypoints"])
             self.skeleton = [(int(a) - 1, int(b) - 1) for a, b in category.get("skeleton") or ()]
         self._person, self._weights = category.get("id"), weights

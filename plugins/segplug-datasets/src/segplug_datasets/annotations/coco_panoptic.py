@@ -19,7 +19,7 @@ from segplug_datasets.annotations.records import as_data_error, decode_texts, sc
 from segplug_datasets.annotations.shapes import EXAMPLE, IGNORED, example_images
 from segplug_datasets.label_reader import read_annotation
 from segplug_datasets.label_spec import LabelSpec
-from segplug_datasets.listing import find_named, take
+from segplug_datasets.listing import find_named, resolve, take
 from segplug_datasets.mapping import Classes, regroup, regrouped_palette
 from segplug_datasets.paired_files import ListedFiles
 
@@ -76,23 +76,24 @@ class CocoPanopticDataset(ListedFiles):
         crowd: Literal["ignored", "class"] = "class",
         indices: int | Sequence[int] | None = None,
     ) -> None:
-        root = Path(data_root or "")
-        path = root / ann_file
+        root = resolve(data_root)
+        path, pictures = resolve(root, ann_file), resolve(root, images)
+        chosen = resolve(root, ids) if ids is not None else None
         self.data_root, self._crowd = str(root), crowd
         found = scan_object(path, {"images": _image, "annotations": _annotation, "categories": dict})
         self._records, listed = found["annotations"]
         labels, self._class_ids = _labels(decode_texts(found["categories"][1]), path, kinds, classes, palette, others)
-        numbers = take(_numbers(found["images"][1], listed, root / ids if ids is not None else None, path), indices)
+        numbers = take(_numbers(found["images"][1], listed, chosen, path), indices)
         names = decode_texts(dict(found["images"][1]))
         truths = find_named(
-            path.with_suffix("") if segments is None else root / segments,
+            path.with_suffix("") if segments is None else resolve(root, segments),
             [listed[number][1] for number in numbers],
             str(path),
         )
-        images_ = find_named(root / images, [names[listed[number][0]] for number in numbers], str(path))
-        start = len(os.path.join(root / images, ""))
-        stems = [os.path.splitext(place[start:])[0] for place in images_]
-        super().__init__(list(zip(stems, images_, truths)), labels)
+        found_images = find_named(pictures, [names[listed[number][0]] for number in numbers], str(path))
+        start = len(os.path.join(pictures, ""))
+        stems = [os.path.splitext(place[start:])[0] for place in found_images]
+        super().__init__(list(zip(stems, found_images, truths)), labels)
         self._numbers = dict(zip(truths, numbers))
 
     def _annotate(self, sample: Sample, mask_path: str) -> None:

@@ -25,6 +25,7 @@ from segplug_datasets.annotations.shapes import (
     example_images,
     require_declared,
 )
+from segplug_datasets.listing import NamedFiles, resolve
 
 _SHAPES = ("polygon", "mask", "box", "ellipse", "polyline")
 
@@ -38,7 +39,8 @@ class CvatDataset(ShapeDataset):
 
     Args:
         ann_file: The XML file, ``annotations.xml``, under ``data_root``.
-        images: Folder of the images, under ``data_root``; the file's names of images count from there.
+        images: Folder of the images, under ``data_root``; the file's names of images count from there, or from the
+            folder of their subset in it.
         data_root: Folder to which the other paths are relative.
         line_width: Of polylines, in pixels.
         options: Classes, overlap and so on: the arguments of `ShapeDataset`.
@@ -69,9 +71,9 @@ class CvatDataset(ShapeDataset):
         line_width: int = 10,
         **options: Unpack[ShapeOptions],
     ) -> None:
-        root = Path(data_root or "")
+        root = resolve(data_root)
         self.data_root, self._line_width = str(root), line_width
-        self._where = root / ann_file, root / images
+        self._where = resolve(root, ann_file), resolve(root, images)
         super().__init__(**options)
 
     def _source(self) -> Path:
@@ -85,9 +87,11 @@ class CvatDataset(ShapeDataset):
             name: None for name in scan.used if name not in dict(scan.labels)
         }
         colors = [_color(color) for color in labels.values()]
+        files = NamedFiles(images)
+        inside = [f"{subset}/{name}" if subset else name for name, subset in zip(scan.names, scan.subsets)]
         return AnnotationIndex(
             images,
-            scan.names,
+            [longer if files.find(longer) else name for name, longer in zip(scan.names, inside)],
             np.arange(len(scan.names)),
             scan.annotated,
             list(labels),
@@ -137,18 +141,22 @@ class _Scan:
 
     def __init__(self, path: Path) -> None:
         self.names: list[str] = []
+        self.subsets: list[str] = []
         self.starts: list[int] = []
         self.lengths: list[int] = []
         self.annotated: list[bool] = []
         self.labels: list[list[str]] = []
         self.used: dict[str, None] = {}
         self._open: list[str] = []
+        self._is_video = False
         self._parser = expat.ParserCreate()
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end
         self._parser.CharacterDataHandler = self._text
         self._parser.buffer_text = True
         self._feed(path)
+        if self._is_video and not self.names:
+            raise DataError("an export of a video: choose the format CVAT for images 1.1", path)
         if not self.names:
             raise DataError("no file of CVAT for images 1.1: it lists no <image>", path)
 
@@ -165,11 +173,14 @@ class _Scan:
         self._open.append(tag)
         if tag == "image":
             self.names.append(attributes.get("name", ""))
+            self.subsets.append(attributes.get("subset", ""))
             self.starts.append(self._parser.CurrentByteIndex)
             self.annotated.append(False)
         elif tag in _SHAPES and self._open[-2:-1] == ["image"]:
             self.annotated[-1] = True
             self.used[attributes.get("label", "")] = None
+        elif tag == "track":
+            self._is_video = True
         elif tag == "label":
             self.labels.append(["", ""])
 

@@ -27,7 +27,7 @@ from segplug_datasets.annotations.shapes import (
     is_image,
     require_declared,
 )
-from segplug_datasets.listing import IMAGE_SUFFIXES, find_files
+from segplug_datasets.listing import IMAGE_SUFFIXES, clean, find_files, resolve
 
 _KINDS = ("brush", "polygon", "rectangle", "ellipse")
 _PREFIX = re.compile(r"^[0-9a-f]{8}-")
@@ -71,9 +71,9 @@ class LabelStudioDataset(ShapeDataset):
         data_root: str | Path | None = None,
         **options: Unpack[ShapeOptions],
     ) -> None:
-        root = Path(data_root or "")
+        root = resolve(data_root)
         self.data_root = str(root)
-        self._where = root / ann_file, root / images
+        self._where = resolve(root, ann_file), resolve(root, images)
         super().__init__(**options)
 
     def _source(self) -> Path:
@@ -177,13 +177,13 @@ def _by_end(names: list[str]) -> dict[str, list[str]]:
     """Return the files that have a name, by it."""
     files: dict[str, list[str]] = {}
     for name in names:
-        files.setdefault(os.path.basename(name), []).append(name.replace(os.sep, "/"))
+        files.setdefault(os.path.basename(clean(name)), []).append(clean(name))
     return files
 
 
 def _found(address: str, files: dict[str, list[str]], path: Path, images: Path) -> str:
     """Return the file that the address of a task means: of several of one name, the one whose folders fit best."""
-    plain = _plain(address)
+    plain = clean(_plain(address))
     base = plain.rpartition("/")[2]
     for name in (base, _PREFIX.sub("", base)):
         fitting = [file for file in files.get(name, ()) if f"/{plain}".endswith(f"/{file}")] or files.get(name, [])

@@ -25,7 +25,7 @@ from segplug_datasets.annotations.shapes import (
     example_images,
     require_declared,
 )
-from segplug_datasets.listing import IMAGE_SUFFIXES, find_files
+from segplug_datasets.listing import IMAGE_SUFFIXES, find_files, resolve
 
 _IGNORED = "__ignore__"
 
@@ -68,9 +68,9 @@ class LabelmeDataset(ShapeDataset):
         line_width: int = 10,
         **options: Unpack[ShapeOptions],
     ) -> None:
-        root = Path(data_root or "")
+        root = resolve(data_root)
         self.data_root, self._line_width = str(root), line_width
-        self._folders = root / images, root / (images if annotations is None else annotations)
+        self._folders = resolve(root, images), resolve(root, images if annotations is None else annotations)
         super().__init__(**options)
 
     def _source(self) -> Path:

@@ -129,12 +129,12 @@ class ShapeDataset(Labelled):
         chosen: list[int] = take(everything.tolist(), indices)
         if not chosen and unannotated == "skipped":
             raise DataError("no image here has an annotation", opened.what)
-        self._names = [opened.names[number] for number in chosen]
+        places = find_named(opened.images, [opened.names[number] for number in chosen], opened.what)
+        self._names = [os.path.relpath(place, opened.images) for place in places]
         keys = opened.keys
         self._keys = keys[chosen] if isinstance(keys, np.ndarray) else [keys[number] for number in chosen]
         self._annotated = annotated[chosen]
         self._images = str(opened.images)
-        find_named(opened.images, self._names, opened.what)
 
     def __len__(self) -> int:
         return len(self._names)

@@ -23,7 +23,7 @@ from segplug_datasets.annotations.shapes import (
     ShapeOptions,
     example_images,
 )
-from segplug_datasets.listing import IMAGE_SUFFIXES, find_files, read_list
+from segplug_datasets.listing import IMAGE_SUFFIXES, NamedFiles, find_files, locate, read_list, read_text, resolve
 
 
 class YoloSegDataset(ShapeDataset):
@@ -69,9 +69,9 @@ class YoloSegDataset(ShapeDataset):
         boxes: Boxes = "refused",
         **options: Unpack[ShapeOptions],
     ) -> None:
-        root = Path(data_root or "")
+        root = resolve(data_root)
         self.data_root, self._boxes = str(root), boxes
-        self._where = root / ann_file, split, root / labels if labels is not None else None
+        self._where = resolve(root, ann_file), split, resolve(root, labels) if labels is not None else None
         super().__init__(**options)
 
     def _source(self) -> Path:
@@ -89,10 +89,7 @@ class YoloSegDataset(ShapeDataset):
     def _shapes(self, sample: Sample, key: str) -> list[Shape]:
         if not os.path.isfile(key):
             return []
-        try:
-            lines = Path(key).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot be read: {error}", key) from None
+        lines = read_text(Path(key)).splitlines()
         filled = [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
         return [self._shape(words, sample.size, f"{key}, line {number}") for number, words in filled]
 
@@ -126,9 +123,7 @@ class YoloSegDataset(ShapeDataset):
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        description = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"the description cannot be read: {error.strerror or error}", path) from error
+        description = yaml.safe_load(read_text(path, "the description"))
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"damaged: {error}", path) from None
     if not isinstance(description, dict):
@@ -150,7 +145,7 @@ def _images(description: dict[str, Any], split: str, path: Path) -> tuple[Path, 
     if not description.get(split):
         given = [key for key in ("train", "val", "test") if description.get(key)]
         raise DataError(f"it has no split {split!r}: {suggest(split, given)}", path)
-    said = path.parent / str(description.get("path") or "")
+    said = resolve(path.parent, str(description.get("path") or ""))
     root = said if said.is_dir() else path.parent
     entries = description[split] if isinstance(description[split], list) else [description[split]]
     names = [name for entry in entries for name in _entry(root, str(entry))]
@@ -159,13 +154,15 @@ def _images(description: dict[str, Any], split: str, path: Path) -> tuple[Path, 
 
 def _entry(root: Path, entry: str) -> list[str]:
     """Return the images of a folder, or of a text file of paths."""
-    place = root / entry
+    place = resolve(root, entry)
     if not place.exists() and entry.startswith("../"):  # exports that count from another folder than their own
-        place = root / entry[3:]
+        place = resolve(root, entry[3:])
     if place.suffix != ".txt":
         return sorted(os.path.relpath(found, root) for found in find_files(place, IMAGE_SUFFIXES).values())
-    lines = [place.parent / line if line.startswith("./") else root / line for line in read_list(place)]
-    return [os.path.relpath(line, root) for line in lines]
+    files, beside = NamedFiles(root), NamedFiles(place.parent)
+    lines = read_list(place, lambda line: locate(line, (files, beside)) is not None)
+    found = [locate(line, (beside, files) if line.startswith("./") else (files, beside)) for line in lines]
+    return [os.path.relpath(path or root / line, root) for path, line in zip(found, lines)]
 
 
 def _label_file(picture: Path, labels: Path | None, name: str) -> str:

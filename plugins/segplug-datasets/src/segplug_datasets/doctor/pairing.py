@@ -9,7 +9,7 @@ from pathlib import Path
 
 from segplug_datasets.doctor.findings import Finding, config_lines
 from segplug_datasets.doctor.parts import Part
-from segplug_datasets.listing import IMAGE_SUFFIXES
+from segplug_datasets.listing import IMAGE_SUFFIXES, walk
 
 
 def check_pairing(part: Part) -> Iterator[Finding]:
@@ -73,8 +73,7 @@ def _renamed(part: Part, images: Sequence[str]) -> dict[str, str]:
 
 
 def _files(folder: Path) -> list[str]:
-    found = (os.path.join(place, file) for place, _, files in os.walk(folder, followlinks=True) for file in files)
-    return sorted(path for path in found if path.lower().endswith(IMAGE_SUFFIXES))
+    return [path for path in (walk(folder) if folder.is_dir() else ()) if path.lower().endswith(IMAGE_SUFFIXES)]
 
 
 def _name(path: str, folder: Path) -> str:

@@ -21,7 +21,7 @@ from segkernel.signature import signature
 from segplug_datasets.doctor.sample_info import Pair
 from segplug_datasets.folders import Folders
 from segplug_datasets.label_spec import LabelSpec
-from segplug_datasets.listing import IMAGE_SUFFIXES, read_list, without_suffix
+from segplug_datasets.listing import IMAGE_SUFFIXES, named_files, read_list, walk
 from segplug_datasets.paired_files import FolderDataset, ListedFiles
 
 SETS = ("train", "val", "test")
@@ -145,7 +145,7 @@ def _choices(name: str, argument: str) -> Sequence[str]:
 
 def _mask_suffix(folder: Path) -> dict[str, str]:
     """Return the suffix of most masks, as an argument, where it is not the usual one."""
-    found = [os.path.splitext(path)[1] for path in _files(folder)]
+    found = [os.path.splitext(path)[1] for path in (walk(folder) if folder.is_dir() else ())]
     found = [suffix for suffix in found if suffix.lower() in IMAGE_SUFFIXES]
     usual = max(sorted(set(found)), key=found.count, default=".png")
     return {} if usual == ".png" else {"mask_suffix": usual}
@@ -217,8 +217,7 @@ def _pair_what_fits(part: Part, folders: Folders, error: DataError) -> None:
     names: Sequence[str] = sorted(images)
     if folders.split is not None:
         try:
-            ends = (*folders.image_suffixes, folders.mask_suffix)
-            names = [without_suffix(line, ends) for line in read_list(folders.split)]
+            names = folders.names(read_list(folders.split), images)
         except SegKernelError as unreadable:
             part.problem = str(unreadable)
     if folders.masks is None:
@@ -232,19 +231,8 @@ def _pair_what_fits(part: Part, folders: Folders, error: DataError) -> None:
 
 
 def _named(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for path in _files(folder):
-        suffix = next((s for s in suffixes if path.lower().endswith(s.lower())), None)
-        if suffix is not None:
-            found[os.path.relpath(path, folder)[: -len(suffix)].replace(os.sep, "/")] = path
-    return found
-
-
-def _files(folder: Path) -> list[str]:
-    """Return all files under a folder, sorted; none when there is no such folder."""
-    return sorted(
-        os.path.join(place, file)
-        for place, _, files in os.walk(folder, followlinks=True)
-        for file in files
-        if not file.startswith(".")
-    )
+    """Return name to path of files; none when there is no such folder."""
+    try:
+        return {name: path for name, path in named_files(folder, suffixes) if name}
+    except DataError:
+        return {}

@@ -15,9 +15,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from segkernel.errors import did_you_mean
+from segkernel.errors import DataError, did_you_mean
 from segplug_datasets.doctor.findings import Finding, config_lines
 from segplug_datasets.doctor.parts import Part
+from segplug_datasets.listing import read_text
 
 NAMES = ("objectInfo150.txt", "labelmap.txt", "label_map.txt", "labels.txt", "classes.txt", "label_colors.txt",
          "class_dict.csv", "classes.json", "dataset.json", "config.json", "labels.py")  # fmt: skip
@@ -55,7 +56,7 @@ def _lists(part: Part) -> list[Path]:
 def read_list(path: Path) -> list[Entry]:
     """Return the classes a list names, in its order; nothing when it is no list of classes."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
         if path.suffix == ".json":
             return _json(json.loads(text))
         if path.suffix == ".csv":
@@ -66,7 +67,7 @@ def read_list(path: Path) -> list[Entry]:
         if path.name.startswith("objectInfo"):
             return [_object_info(line) for line in lines[1:]]
         return [_line(line) for line in lines]
-    except (OSError, ValueError, RecursionError, IndexError, AttributeError, TypeError):
+    except (DataError, ValueError, RecursionError, IndexError, AttributeError, TypeError):
         return []
 
 
