@@ -32,9 +32,9 @@ import torch
 from segkernel.data import Loader, sample_rng
 from segkernel.sample import Batch
 from segplug_datasets import image as images
+from segplug_datasets.files import ListedFiles
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.packed import PackedDataset, pack
-from segplug_datasets.paired_files import ListedFiles
 from segplug_datasets.street_scenes import LABELS, StreetScenes
 from segplug_datasets.transforms.color import PhotoMetricDistortion
 from segplug_datasets.transforms.place import RandomCrop, RandomFlip

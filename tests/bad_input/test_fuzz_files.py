@@ -169,7 +169,7 @@ def write_damaged(folder: Path) -> list[str]:
 READ = """
 import json, resource, sys, time
 from segkernel.errors import DataError
-from segplug_datasets.paired_files import FolderDataset
+from segplug_datasets.files import FolderDataset
 
 dataset = FolderDataset("images", "masks", classes=["a", "b", "c"], data_root=sys.argv[1])
 for index in range(len(dataset)):

@@ -50,7 +50,7 @@ def test_a_signal_in_training_saves_and_leaves(project, start, finish, name):
 
 def test_a_signal_in_a_test_leaves_quietly(trained, start, finish):
     Path("slow.py").write_text(
-        "import time\nfrom segplug_datasets.paired_files import FolderDataset\n"
+        "import time\nfrom segplug_datasets.files import FolderDataset\n"
         "class Slow(FolderDataset):\n"
         "    def __len__(self): return 100000\n"
         "    def __getitem__(self, index):\n"

@@ -208,7 +208,7 @@ def test_spoilt_cvat_files_are_named(tmp_path: Path, drawn: str, attributes: Any
 
 
 def test_what_is_no_cvat_file(tmp_path: Path) -> None:
-    (tmp_path / "a.xml").write_text("<annotations><track/></annotations>")
+    (tmp_path / "a.xml").write_text("<annotations><job/></annotations>")
     with pytest.raises(DataError, match="lists no <image>"):
         CvatDataset("a.xml", data_root=tmp_path)
     with pytest.raises(DataError, match="cannot be read"):

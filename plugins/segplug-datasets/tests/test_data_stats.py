@@ -23,7 +23,7 @@ from segplug_datasets import image
 from segplug_datasets.doctor import inspect, parts_of_config
 from segplug_datasets.doctor.contact_sheet import HEIGHT, hatched, rows
 from segplug_datasets.doctor.stats import DatasetStats, class_weights, measure
-from segplug_datasets.paired_files import FolderDataset
+from segplug_datasets.files import FolderDataset
 
 CLASSES = ["ground", "sky", "wall"]
 

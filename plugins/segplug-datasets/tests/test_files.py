@@ -16,7 +16,7 @@ from segplug_datasets import image
 from segplug_datasets.ade20k import ADE20KDataset
 from segplug_datasets.camvid import CamVid
 from segplug_datasets.cityscapes import CityscapesDataset
-from segplug_datasets.paired_files import FolderDataset
+from segplug_datasets.files import FolderDataset
 
 SHARED = Path(__file__).parents[4] / "shared/data"
 CLASSES = ("wall", "door", "window")

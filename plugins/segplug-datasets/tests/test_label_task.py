@@ -17,12 +17,12 @@ from segplug_datasets.doctor.counts import count_masks
 from segplug_datasets.doctor.inspect import inspect
 from segplug_datasets.doctor.parts import parts_of_config
 from segplug_datasets.doctor.values import check_values
+from segplug_datasets.files import FolderDataset
 from segplug_datasets.geometry import Crop, Flip, Pad, Resize
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.mapping import choose_classes
 from segplug_datasets.metrics.iou import IoUMetric
 from segplug_datasets.packed import PackedDataset, pack
-from segplug_datasets.paired_files import FolderDataset
 from segplug_datasets.transforms.class_crop import ClassAwareCrop
 from segplug_datasets.transforms.color import RandomCutOut
 from segplug_datasets.transforms.mix import MixUp

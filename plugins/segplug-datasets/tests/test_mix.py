@@ -13,7 +13,7 @@ from segkernel import build
 from segkernel.errors import ConfigError, UsageError
 from segplug_datasets import image
 from segplug_datasets.concat import ConcatDataset, MappedDataset, MixDataset
-from segplug_datasets.paired_files import FolderDataset
+from segplug_datasets.files import FolderDataset
 
 ROW = [0, 1, 2, 255]
 

@@ -19,9 +19,9 @@ from segkernel.sample import DepthMap, Field, LabelMap, RasterField, Sample, Wei
 from segplug_datasets import image, packed, pages
 from segplug_datasets.change import SecondImage
 from segplug_datasets.fields import Boxes, InstanceMasks, Keypoints
+from segplug_datasets.files import FolderDataset
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.packed import PackedDataset, pack, verify_pack
-from segplug_datasets.paired_files import FolderDataset
 from segplug_datasets.raster import RasterDataset
 from segplug_datasets.transforms.distortion import Distortion
 

@@ -11,8 +11,8 @@ import pytest
 
 from segplug_datasets import image
 from segplug_datasets.cache import CachedDataset
+from segplug_datasets.files import FolderDataset
 from segplug_datasets.packed import pack
-from segplug_datasets.paired_files import FolderDataset
 from segplug_datasets.transforms.color import PhotoMetricDistortion
 from segplug_datasets.transforms.place import RandomCrop, RandomFlip
 

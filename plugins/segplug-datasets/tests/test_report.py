@@ -19,11 +19,11 @@ from segkernel.errors import DataError, UsageError
 from segkernel.sample import LabelMap, Prediction, Sample, Targets
 from segkernel.testing.toys import ToySegmentor
 from segplug_datasets import ade20k, aerial, cityscapes, image, pascal
+from segplug_datasets.files import FolderDataset
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.metrics.counts import confusion
 from segplug_datasets.metrics.iou import IoUMetric
 from segplug_datasets.metrics.per_image import PerImage
-from segplug_datasets.paired_files import FolderDataset
 from segplug_datasets.report.drawing import confusion_svg, errors, fit, panels
 from segplug_datasets.report.formats import FORMATS, OF_DATASETS, default_format, value_table, write_prediction
 from segplug_datasets.report.hook import EvaluationReport

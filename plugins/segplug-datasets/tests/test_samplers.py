@@ -19,8 +19,8 @@ from segplug_datasets import image
 from segplug_datasets.cache import CachedDataset
 from segplug_datasets.class_index import class_index, holds
 from segplug_datasets.concat import ConcatDataset, MappedDataset
+from segplug_datasets.files import FolderDataset
 from segplug_datasets.packed import PackedDataset, pack, verify_pack
-from segplug_datasets.paired_files import FolderDataset
 from segplug_datasets.samplers import AspectRatioGroups, BalancedSampler, WeightedSampler, proportional, shares_of
 from segplug_datasets.street_scenes import StreetScenes
 from segplug_datasets.transforms.class_crop import ClassAwareCrop

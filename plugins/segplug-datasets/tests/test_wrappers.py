@@ -17,7 +17,7 @@ from segkernel.errors import DataError, UsageError
 from segkernel.sample import Sample
 from segplug_datasets import image
 from segplug_datasets.filelist import FileList
-from segplug_datasets.paired_files import FolderDataset
+from segplug_datasets.files import FolderDataset
 from segplug_datasets.wrappers import (
     ClassBalancedDataset,
     IndexedDataset,

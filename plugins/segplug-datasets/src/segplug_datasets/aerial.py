@@ -6,8 +6,8 @@ request; github.com/Junjue-Wang/LoveDA, CC BY-NC-SA 4.0; captain-whu.github.io/i
 
 from __future__ import annotations
 
+from segplug_datasets.files import BaseSegDataset, DataPrefix
 from segplug_datasets.label_spec import LabelSpec
-from segplug_datasets.paired_files import BaseSegDataset, DataPrefix
 from segplug_datasets.tables import colors, names
 
 _ISAID_CLASSES = """

@@ -6,7 +6,7 @@ Homepage: bdd-data.berkeley.edu. Free for education and research without profit,
 from __future__ import annotations
 
 from segplug_datasets.cityscapes import LABELS
-from segplug_datasets.paired_files import BaseSegDataset, DataPrefix
+from segplug_datasets.files import BaseSegDataset, DataPrefix
 
 
 class BDD100KDataset(BaseSegDataset):

@@ -24,8 +24,8 @@ from segkernel.labels import Color
 from segkernel.sample import Sample
 from segplug_datasets import pages
 from segplug_datasets.class_index import ClassIndex, class_index
+from segplug_datasets.files import FolderDataset
 from segplug_datasets.label_spec import LabelSpec
-from segplug_datasets.paired_files import FolderDataset
 
 try:
     import fcntl

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from segplug_datasets.example import write_example
+from segplug_datasets.files import PairedFiles
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.listing import resolve
-from segplug_datasets.paired_files import PairedFiles
 
 LABELS = LabelSpec(
     classes=(

@@ -11,10 +11,10 @@ from segkernel.errors import DataError
 from segkernel.sample import RasterField, Sample
 from segplug_datasets import image
 from segplug_datasets.example import write_example
+from segplug_datasets.files import BaseSegDataset, DataPrefix
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.listing import find_files, require_files, resolve
 from segplug_datasets.mapping import Metainfo
-from segplug_datasets.paired_files import BaseSegDataset, DataPrefix
 
 SECOND = "img2"
 """The field of the second image, as `ConcatCDInput` calls it."""

@@ -8,8 +8,8 @@ people.ee.ethz.ch/~daid/NightDriving (Nighttime Driving).
 
 from __future__ import annotations
 
+from segplug_datasets.files import BaseSegDataset, DataPrefix
 from segplug_datasets.label_spec import LabelSpec
-from segplug_datasets.paired_files import BaseSegDataset, DataPrefix
 
 LABELS = LabelSpec(
     classes=(

@@ -6,8 +6,8 @@ github.com/nightrome/cocostuff. Labels CC BY 4.0; the images are Flickr's, under
 
 from __future__ import annotations
 
+from segplug_datasets.files import BaseSegDataset, DataPrefix
 from segplug_datasets.label_spec import LabelSpec
-from segplug_datasets.paired_files import BaseSegDataset, DataPrefix
 from segplug_datasets.tables import colors, names
 
 _CLASSES = """

@@ -17,10 +17,10 @@ from segkernel.interfaces.data import Dataset
 from segkernel.labels import IGNORE, Color, default_palette
 from segkernel.sample import LabelMap, Sample
 from segplug_datasets.class_index import ClassIndex, class_index
+from segplug_datasets.files import FolderDataset
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.labelled import Labelled
 from segplug_datasets.mapping import regrouped_palette, require_name
-from segplug_datasets.paired_files import FolderDataset
 
 
 class ConcatDataset:

@@ -16,10 +16,10 @@ import yaml
 
 from segkernel.errors import DataError
 from segplug_datasets.example import write_example
+from segplug_datasets.files import DataPrefix, ListedFiles
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.listing import find_named, read_text, resolve
 from segplug_datasets.mapping import choose_classes
-from segplug_datasets.paired_files import DataPrefix, ListedFiles
 
 _SUPPORTED = "read are descriptions of samples with one Image and one LabelMap of one class domain"
 

@@ -5,8 +5,8 @@ Homepage: sysuhcp.com/dataset/lip. For research without profit only.
 
 from __future__ import annotations
 
+from segplug_datasets.files import BaseSegDataset, DataPrefix
 from segplug_datasets.label_spec import LabelSpec
-from segplug_datasets.paired_files import BaseSegDataset, DataPrefix
 from segplug_datasets.tables import colors, names
 
 _CLASSES = """

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from segplug_datasets.files import BaseSegDataset, DataPrefix
 from segplug_datasets.label_spec import LabelSpec
-from segplug_datasets.paired_files import BaseSegDataset, DataPrefix
 from segplug_datasets.tables import colors, names
 
 _ORGANS = "background, aorta, gallbladder, left_kidney, right_kidney, liver, pancreas, spleen, stomach"

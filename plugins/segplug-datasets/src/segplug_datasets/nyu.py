@@ -16,9 +16,9 @@ from segkernel.errors import DataError
 from segkernel.sample import DepthMap, Sample
 from segplug_datasets import image
 from segplug_datasets.example import write_example
+from segplug_datasets.files import PairedFiles, read_annotation
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.listing import resolve
-from segplug_datasets.paired_files import PairedFiles, read_annotation
 from segplug_datasets.tables import names
 
 _SCENES = """

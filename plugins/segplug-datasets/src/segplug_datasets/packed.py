@@ -31,8 +31,8 @@ from segkernel.labels import Color, Labels
 from segkernel.sample import Sample
 from segplug_datasets import pages
 from segplug_datasets.example import write_example
+from segplug_datasets.files import FolderDataset
 from segplug_datasets.label_spec import LabelSpec
-from segplug_datasets.paired_files import FolderDataset
 from segplug_datasets.parallel import run_in_processes
 
 VERSION = 1

@@ -8,8 +8,8 @@ own terms.
 from __future__ import annotations
 
 from segplug_datasets import ade20k
+from segplug_datasets.files import BaseSegDataset, DataPrefix
 from segplug_datasets.label_spec import LabelSpec
-from segplug_datasets.paired_files import BaseSegDataset, DataPrefix
 from segplug_datasets.tables import colors, names
 
 _VOC_CLASSES = """

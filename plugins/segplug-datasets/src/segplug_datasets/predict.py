@@ -15,7 +15,7 @@ import numpy as np
 from segkernel.errors import DataError, UsageError
 from segplug_datasets import image
 from segplug_datasets.label_files import write_labels
-from segplug_datasets.listing import IMAGE_SUFFIXES, read_list
+from segplug_datasets.listing import IMAGE_SUFFIXES, NamedFiles, locate, read_list
 from segplug_datasets.visualize import draw
 
 if TYPE_CHECKING:
@@ -125,10 +125,9 @@ def _collect_path(path: Path) -> list[Path]:
             raise DataError(f"no images in this folder ({', '.join(SUFFIXES)})", path)
         return found
     if path.is_file() and path.suffix.lower() == ".txt":
-        listed = [Path(line) for line in read_list(path) if not line.startswith("#")]
-        if not listed:
-            raise DataError("the list names no images", path)
-        return [entry if entry.exists() else path.parent / entry for entry in listed]
+        beside = NamedFiles(path.parent)
+        lines = read_list(path, lambda line: locate(line, [beside]) is not None)
+        return [Path(locate(line, [beside]) or path.parent / line) for line in lines]
     if not path.exists() and glob.has_magic(str(path)):
         matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
         if not matches:

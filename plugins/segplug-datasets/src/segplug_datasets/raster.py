@@ -15,10 +15,10 @@ from segkernel.labels import IGNORE, Color
 from segkernel.sample import LabelMap, Sample
 from segplug_datasets import image
 from segplug_datasets.change import SECOND, SecondImage
+from segplug_datasets.files import PairedFiles
 from segplug_datasets.label_reader import LabelArguments, LabelReader, label_reader
 from segplug_datasets.listing import find_files, require_files, resolve
 from segplug_datasets.mapping import Metainfo
-from segplug_datasets.paired_files import PairedFiles
 from segplug_datasets.raster_file import Window, open_raster, stamp
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".npy", ".png", ".jpg", ".jpeg")

@@ -8,8 +8,8 @@ www5.cs.fau.de/research/data/fundus-images, CC BY 4.0 (HRF); cecas.clemson.edu/~
 
 from __future__ import annotations
 
+from segplug_datasets.files import BaseSegDataset, DataPrefix
 from segplug_datasets.label_spec import LabelSpec
-from segplug_datasets.paired_files import BaseSegDataset, DataPrefix
 from segplug_datasets.tables import colors
 
 LABELS = LabelSpec(classes=("background", "vessel"), palette=colors("787878 06e6e6"))

@@ -17,11 +17,11 @@ from segplug_datasets import image
 from segplug_datasets.annotations.coco import category_names, choose_images
 from segplug_datasets.annotations.records import as_data_error, decode_texts, scan_object
 from segplug_datasets.annotations.shapes import EXAMPLE, IGNORED, example_images
+from segplug_datasets.files import ListedFiles
 from segplug_datasets.label_reader import read_annotation
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.listing import find_named, resolve, take
 from segplug_datasets.mapping import Classes, regroup, regrouped_palette
-from segplug_datasets.paired_files import ListedFiles
 
 
 class CocoPanopticDataset(ListedFiles):

@@ -19,10 +19,10 @@ from segkernel.errors import DataError, SegKernelError, UsageError
 from segkernel.labels import IGNORE, Color
 from segkernel.signature import signature
 from segplug_datasets.doctor.sample_info import Pair
+from segplug_datasets.files import FolderDataset, ListedFiles
 from segplug_datasets.folders import Folders
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.listing import IMAGE_SUFFIXES, named_files, read_list, walk
-from segplug_datasets.paired_files import FolderDataset, ListedFiles
 
 SETS = ("train", "val", "test")
 
