@@ -434,6 +434,11 @@ def test_what_is_no_spec_is_refused(spec: Any, message: str) -> None:
     assert messages(spec) == [message]
 
 
+def test_parameter_groups_without_type_are_the_usual_ones() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)'Paramwise' needs .*pip install segplug-training"):
+        build("parameter_groups", {"bias_lr_mult": 2.0}, catalog=Catalog())
+
+
 def test_a_component_of_the_wrong_class_is_refused() -> None:
     assert messages({"type": "Tree", "one": {"type": "Sized", "size": 1}}) == ["one.type: my-plugin/Sized is no Leaf"]
 

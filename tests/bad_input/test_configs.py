@@ -90,6 +90,7 @@ CHANGES = {
     "optim.optimizer.lr=-1": "optim.optimizer: the optimizer refuses: Invalid learning rate: -1",
     "+optim.clip_grad={max_norm: -1}": "max_norm above 0",
     "+optim.clip_grad={}": "max_norm above 0",
+    "+optim.paramwise={bias_lr_mul: 2}": "did you mean 'bias_lr_mult'",
     "+schedule.lr=[{type: PolyLR, begin: 5, end: 2}]": "schedule.lr[0]: segplug-training/PolyLR refuses",
     "+data.preprocess={mean: [1, 2]}": "mean has 2 channels, std 3",
     "+data.preprocess={mean: [1, 2], std: [1, 2]}": "images of 3 channels",

@@ -13,7 +13,7 @@ from golden import Report
 
 from segkernel.config import load_config
 from segkernel.loading import make_model
-from segkernel.optim import parameter_groups
+from segplug_training.paramwise import Paramwise
 
 ALLOWED = 1e-9
 """Relative to a rate or a decay."""
@@ -44,7 +44,7 @@ def groups_of(name: str) -> Rates:
         model = make_model(config, pretrained=False)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     spec = config["optim"]["optimizer"]
-    groups = parameter_groups(model, spec["lr"], spec.get("weight_decay", 0.0), config["optim"].get("paramwise"))
+    groups = Paramwise(**config["optim"].get("paramwise", {}))(model, spec["lr"], spec.get("weight_decay", 0.0))
     return {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
 
 

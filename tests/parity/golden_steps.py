@@ -14,8 +14,8 @@ from torch import nn
 from segkernel import build
 from segkernel.interfaces.model import Segmentor
 from segkernel.nn import DropPath
-from segkernel.optim import parameter_groups
 from segkernel.sample import Targets
+from segplug_training.paramwise import Paramwise
 
 RATES, LOSSES, WEIGHTS = 1e-6, (1e-5, 1e-4, 1e-3, 1e-2, 1e-2), 5e-2
 """Tolerances: relative; of max(1, loss), step by step; of the largest of the sampled values."""
@@ -112,8 +112,8 @@ def without_dropout(model: nn.Module) -> None:
 def make_optimizer(model: Segmentor, wrapper: Mapping[str, Any]) -> torch.optim.Optimizer:
     """Build the optimiser of a reference's ``optim_wrapper``."""
     options = {key: value for key, value in wrapper["optimizer"].items() if key != "type"}
-    paramwise = our_paramwise(wrapper.get("paramwise_cfg"))
-    groups = parameter_groups(model, options["lr"], options.get("weight_decay", 0.0), paramwise)
+    paramwise = our_paramwise(wrapper.get("paramwise_cfg")) or {}
+    groups = Paramwise(**paramwise)(model, options["lr"], options.get("weight_decay", 0.0))
     optimizer = getattr(torch.optim, wrapper["optimizer"]["type"])(groups, **options)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from typing_extensions import is_typeddict
 
-from segkernel.catalog import GROUPS, Catalog
+from segkernel.catalog import GROUPS, USUAL, Catalog
 from segkernel.config.marks import place_of, to_builtin
 from segkernel.errors import ComponentError, ConfigError, Problem, SegKernelError, UsageError, did_you_mean, suggest
 from segkernel.interfaces.spec import Spec
@@ -142,9 +142,10 @@ class _Reader:
         """Read a spec ``{type: Name, ...}`` of a group; a built object is returned as it is."""
         if _is_built(spec):
             return spec
-        if not isinstance(spec, Mapping) or "type" not in spec:
+        if not isinstance(spec, Mapping) or ("type" not in spec and group not in USUAL):
             return self._no_type(group, spec, at)
-        target, label, here = spec["type"], _name_of(spec["type"]), at.child(spec, "type")
+        target = spec.get("type", USUAL.get(group))
+        label, here = _name_of(target), at.child(spec, "type")
         if isinstance(target, str):
             try:
                 row = self.catalog.find(group, target)

@@ -57,6 +57,7 @@ GROUPS: dict[str, str] = {
     "metrics": "segkernel.interfaces.data:Metric",
     "engines": "segkernel.interfaces.model:Engine",
     "optimizers": "torch.optim.optimizer:Optimizer",
+    "parameter_groups": "",
     "schedules": "segkernel.schedules:Schedule",
     "hooks": "",
     "exporters": "segkernel.interfaces.model:Exporter",
@@ -66,6 +67,9 @@ GROUPS: dict[str, str] = {
     "commands": "click.core:Command",
 }
 """Group name without prefix to the class its components are; empty where several will do."""
+
+USUAL = {"parameter_groups": "Paramwise"}
+"""Which component of a group a config means that gives no ``type``."""
 
 Status = Literal["ok", "incompatible", "disabled"]
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from segkernel.building import check as check_sections
 from segkernel.catalog import Catalog
 from segkernel.config import Config, load_config
 from segkernel.config.marks import place_of
-from segkernel.config.sections import TTA, DataSection, OptimSection, Paramwise, Sections
+from segkernel.config.sections import TTA, DataSection, OptimSection, Sections
 from segkernel.data import Loader
 from segkernel.engine import LocalEngine, together
 from segkernel.errors import ConfigError, Problem, UsageError
@@ -25,7 +25,6 @@ from segkernel.inference import Preprocessor
 from segkernel.interfaces.model import Engine, Exporter, Segmentor
 from segkernel.interfaces.spec import Spec
 from segkernel.loading import ambient_of, catalog_of, load_model, make_model, unavailable
-from segkernel.optim import parameter_groups
 from segkernel.randomness import seed_everything
 from segkernel.runner import Runner
 
@@ -76,7 +75,7 @@ def make_runner(
             model,
             **_loaders(data, optim, engine, seed),
             **vars(parts.schedule),
-            optimizer=partial(_optimizer, spec=optimizer, factors=optim.paramwise) if optimizer else None,
+            optimizer=partial(_optimizer, spec=optimizer, paramwise=optim.paramwise) if optimizer else None,
             batch_size=optim.batch_size if training else None,
             clip_grad=optim.clip_grad,
             evaluation=parts.evaluate,
@@ -113,11 +112,11 @@ def _loaders(data: DataSection, optim: OptimSection, engine: Engine, seed: int) 
     return {"train": train, "val": val, "test": test}
 
 
-def _optimizer(model: Segmentor, spec: Spec[torch.optim.Optimizer], factors: Paramwise | None) -> torch.optim.Optimizer:
-    rate, decay = spec.arguments.get("lr", 1e-3), spec.arguments.get("weight_decay", 0.0)
-    groups = parameter_groups(model, rate, decay, factors)
+def _optimizer(model: Segmentor, spec: Spec[torch.optim.Optimizer], paramwise: Any) -> torch.optim.Optimizer:
     try:
-        return spec(groups)
+        optimizer = spec([parameter for parameter in model.parameters() if parameter.requires_grad])
+        usual = optimizer.defaults
+        return spec(paramwise(model, usual["lr"], usual.get("weight_decay", 0.0))) if paramwise else optimizer
     except (ValueError, TypeError) as error:
         raise ConfigError(Problem(f"the optimizer refuses: {error}", "optim.optimizer")) from error
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from typing_extensions import Required, TypedDict
+from typing_extensions import TypedDict
 
 from segkernel.errors import UsageError
 from segkernel.interfaces.spec import Spec
@@ -17,6 +17,7 @@ from segkernel.labels import Task
 
 if TYPE_CHECKING:
     from typing import Any as Hook
+    from typing import Any as ParameterGroups
 
     from torch.optim import Optimizer
 
@@ -30,7 +31,7 @@ else:  # the classes need torch or numpy; to read a config, the group of a compo
 
     Dataset, Sampler, Transform, Metric = map(_component, ("datasets", "samplers", "transforms", "metrics"))
     Segmentor, Engine, Exporter, Hook = map(_component, ("segmentors", "engines", "exporters", "hooks"))
-    Optimizer, Schedule = map(_component, ("optimizers", "schedules"))
+    Optimizer, ParameterGroups, Schedule = map(_component, ("optimizers", "parameter_groups", "schedules"))
 
 
 class PaddingConfig(TypedDict, total=False):
@@ -101,44 +102,6 @@ class ClipGrad(TypedDict, total=False):
     norm_type: float
 
 
-class KeyRule(TypedDict, total=False):
-    """Factors for the parameters whose name holds a key."""
-
-    lr_mult: float
-    decay_mult: float
-
-
-class LayerDecay(TypedDict, total=False):
-    """Layer-wise learning-rate decay: early backbone layers learn more slowly.
-
-    A parameter of layer i of ``num_layers`` has its rate times ``rate ** (num_layers + 1 - i)``; the backbone says
-    which layer that is (`Backbone.layer_of`), counting layers, or stages for ``stage_wise``. Biases and other
-    one-dimensional parameters do not decay.
-    """
-
-    rate: Required[float]
-    num_layers: Required[int]
-    stage_wise: bool
-
-
-class Paramwise(TypedDict, total=False):
-    """Factors on the learning rate and on weight decay.
-
-    ``custom_keys`` maps a part of a parameter's name to its factors; the longest matching key wins, and then none of
-    the others below applies. ``bias_*`` concerns biases outside norms, ``norm_decay_mult`` norm layers,
-    ``dwconv_decay_mult`` depth-wise convolutions, ``flat_decay_mult`` other one-dimensional parameters.
-    ``layer_decay`` comes on top of the others.
-    """
-
-    custom_keys: dict[str, KeyRule]
-    bias_lr_mult: float
-    bias_decay_mult: float
-    norm_decay_mult: float
-    dwconv_decay_mult: float
-    flat_decay_mult: float
-    layer_decay: LayerDecay
-
-
 @dataclass
 class OptimSection:
     """``optim``: the optimiser and its step.
@@ -147,13 +110,13 @@ class OptimSection:
         optimizer: Torch's by name, or a plugin's.
         batch_size: Samples per step over all devices.
         clip_grad: Limit of the gradient's norm.
-        paramwise: Factors per parameter.
+        paramwise: Which parameters learn how fast; without ``type``, ``Paramwise``.
     """
 
     optimizer: Spec[Optimizer] | None = None
     batch_size: int = 1
     clip_grad: ClipGrad | None = None
-    paramwise: Paramwise | None = None
+    paramwise: ParameterGroups | None = None
 
 
 @dataclass

@@ -20,7 +20,7 @@ Status = Literal["passed", "failed", "expected", "skipped"]
 
 _HOMES = {
     **dict.fromkeys(("backbones", "necks", "heads", "segmentors"), "models"),
-    **dict.fromkeys(("optimizers", "schedules"), "optim"),
+    **dict.fromkeys(("optimizers", "parameter_groups", "schedules"), "optim"),
     **dict.fromkeys(("layers", "outputs", "parts"), "signature"),
     **dict.fromkeys(("zoo", "config_sources", "commands"), "package"),
     "samplers": "datasets",

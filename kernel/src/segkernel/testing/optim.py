@@ -43,6 +43,18 @@ def optimizer_resume(subject: Subject) -> None:
     require(torch.equal(weights, other), "after loading the state the steps differ")
 
 
+@check("parameter_groups", name="complete")
+def complete(subject: Subject) -> None:
+    """The groups hold every parameter that is trained, each once, and none that is frozen."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+    model[2].requires_grad_(False)
+    groups = subject.build()(model, lr=0.1, weight_decay=0.01)
+    found = sorted(id(parameter) for group in groups for parameter in group["params"])
+    wanted = sorted(id(parameter) for parameter in model.parameters() if parameter.requires_grad)
+    require(found == wanted, f"{len(found)} parameters in the groups, {len(wanted)} are trained")
+    torch.optim.SGD(groups, lr=0.1)
+
+
 @check("schedules", name="rates")
 def rates(subject: Subject) -> None:
     """Over a run the rate stays finite and not negative, and changes."""

@@ -1,0 +1,111 @@
+"""`Paramwise`: which parameters learn how fast and decay how much (MMSegmentation's ``paramwise_cfg``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from typing_extensions import Required, TypedDict
+
+from segkernel.errors import ConfigError, Problem
+from segkernel.interfaces.model import Backbone
+
+NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+class KeyRule(TypedDict, total=False):
+    """Factors for the parameters whose name holds a key."""
+
+    lr_mult: float
+    decay_mult: float
+
+
+class LayerDecay(TypedDict, total=False):
+    """Layer-wise learning-rate decay: early backbone layers learn more slowly.
+
+    A parameter of layer i of ``num_layers`` has its rate times ``rate ** (num_layers + 1 - i)``; the backbone says
+    which layer that is (`Backbone.layer_of`), counting layers, or stages for ``stage_wise``. Biases and other
+    one-dimensional parameters do not decay.
+    """
+
+    rate: Required[float]
+    num_layers: Required[int]
+    stage_wise: bool
+
+
+class Paramwise:
+    """Makes the groups of an optimiser: trainable parameters with the same rate and decay together, each once.
+
+    Args:
+        custom_keys: Factors by a part of a parameter's name; the longest matching one wins, and then none of the
+            factors below applies.
+        bias_lr_mult: On the rate of biases outside norms.
+        bias_decay_mult: On the decay of biases outside norms.
+        norm_decay_mult: On the decay of norm layers.
+        dwconv_decay_mult: On the decay of depth-wise convolutions.
+        flat_decay_mult: On the decay of other one-dimensional parameters.
+        layer_decay: Comes on top of the others.
+    """
+
+    def __init__(
+        self,
+        custom_keys: Mapping[str, KeyRule] | None = None,
+        bias_lr_mult: float = 1.0,
+        bias_decay_mult: float = 1.0,
+        norm_decay_mult: float = 1.0,
+        dwconv_decay_mult: float = 1.0,
+        flat_decay_mult: float = 1.0,
+        layer_decay: LayerDecay | None = None,
+    ) -> None:
+        self.custom_keys, self.bias_lr_mult, self.layer_decay = dict(custom_keys or {}), bias_lr_mult, layer_decay
+        self.decay_mult = {
+            "norm": norm_decay_mult,
+            "dwconv": dwconv_decay_mult,
+            "bias": bias_decay_mult,
+            "flat": flat_decay_mult,
+        }
+
+    def __call__(self, model: nn.Module, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+        """Return groups with ``params``, ``lr`` and ``weight_decay``, from the rate and decay before factors.
+
+        Raises:
+            ConfigError: When layers are to learn differently and the backbone cannot tell them apart.
+        """
+        groups: dict[tuple[float, float], dict[str, Any]] = {}
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            lr_mult, decay_mult = self._factors(name, parameter, model.get_submodule(name.rpartition(".")[0]))
+            if self.layer_decay:
+                lr_mult *= _layer_factor(name, model, self.layer_decay)
+                decay_mult *= parameter.ndim > 1
+            key = (lr * lr_mult, weight_decay * decay_mult)
+            group = groups.setdefault(key, {"params": [], "lr": key[0], "weight_decay": key[1]})
+            group["params"].append(parameter)
+        return list(groups.values())
+
+    def _factors(self, name: str, parameter: nn.Parameter, module: nn.Module) -> tuple[float, float]:
+        for key in sorted(sorted(self.custom_keys), key=len, reverse=True):
+            if key in name:
+                rule = self.custom_keys[key]
+                return rule.get("lr_mult", 1.0), rule.get("decay_mult", 1.0)
+        is_bias = name.rpartition(".")[2] == "bias"
+        depthwise = isinstance(module, nn.Conv2d) and module.in_channels == module.groups > 1
+        kinds = {"norm": isinstance(module, NORMS), "dwconv": depthwise, "bias": is_bias, "flat": parameter.ndim == 1}
+        kind = next((kind for kind, applies in kinds.items() if applies), "other")
+        lr_mult = self.bias_lr_mult if is_bias and kind != "norm" else 1.0
+        return lr_mult, self.decay_mult.get(kind, 1.0)
+
+
+def _layer_factor(name: str, model: nn.Module, decay: LayerDecay) -> float:
+    for prefix, module in model.named_modules():
+        if isinstance(module, Backbone) and name.startswith(f"{prefix}."):
+            count = decay["num_layers"]
+            layer = module.layer_of(name.removeprefix(f"{prefix}."), count, decay.get("stage_wise", False))
+            if layer is not None and layer > count:
+                message = f"{type(module).__name__} has more than {count} layers: {name} is of {layer}"
+                raise ConfigError(Problem(message, "optim.paramwise.layer_decay.num_layers"))
+            return 1.0 if layer is None else decay["rate"] ** (count + 1 - layer)
+    return 1.0
