@@ -10,6 +10,7 @@ augmented sample is the same whatever the number of workers, ranks or restarts.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import random
@@ -20,17 +21,17 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 
 from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import Dataset, Sampler, Transform
 from segkernel.loadtimes import FILES, timed
+from segkernel.opencv import opencv
 from segkernel.sample import Batch, Sample, Targets, as_targets, collate
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,6 @@ def apply_transforms(
 
     What each one takes is added to ``seconds``, under the name of its class.
     """
-    result: Sample | None = sample
     seconds = Counter() if seconds is None else seconds
     for transform in transforms:
         needs = getattr(transform, "needs", 0)
@@ -71,11 +71,12 @@ def apply_transforms(
             raise UsageError(f"{type(transform).__name__} needs {needs} more samples and cannot be used here")
         more = [draw() for _ in range(needs) if draw]
         with timed(seconds, type(transform).__name__):
-            result = transform(result, rng, *more)  # type: ignore[arg-type]
-        if result is None:
+            changed = transform(sample, rng, *more)
+        if changed is None:
             return None
+        sample = changed
     with timed(seconds, "resample"):  # geometry is planned by the transforms, and carried out here at the latest
-        return result.carry_out() if result is not None else None
+        return sample.carry_out()
 
 
 def apply_eval_transforms(transforms: Iterable[Transform], sample: Sample, rng: np.random.Generator) -> Sample:
@@ -142,13 +143,19 @@ class Loader:
         """
         if not len(self.dataset):
             raise DataError("the training set is empty", getattr(self.dataset, "data_root", None))
-        order = lru_cache(maxsize=2)(self._order)
-        draws = _Draws(len(self.dataset), order, self.micro_batch, position, rank, world_size)
-        drawn = _TrainingSamples(self.dataset, self.transforms, self.seed)
-        for batch in self._torch_loader(drawn, draws, _collate_training, persistent=False):
+        draws = self._draws(position + rank * self.micro_batch, world_size * self.micro_batch)
+        samples = _Samples(partial(_training_sample, self.dataset, self.transforms, self.seed))
+        for batch in self._torch_loader(samples, draws, _collate_training, persistent=False):
             for message in batch.replaced:
                 log.warning("replaced a sample: %s", message)
             yield batch
+
+    def _draws(self, start: int, step: int) -> Iterator[list[tuple[int, int]]]:
+        """Yield the (position, index) pairs of this rank's batches: those of every ``step``-th position."""
+        order, length = lru_cache(maxsize=2)(self._order), len(self.dataset)
+        for first in itertools.count(start, step):
+            positions = range(first, first + self.micro_batch)
+            yield [(position, int(order(position // length)[position % length])) for position in positions]
 
     def _order(self, epoch: int) -> Sequence[int]:
         """Return the indices that an epoch visits."""
@@ -170,10 +177,10 @@ class Loader:
             raise DataError("the evaluation set is empty", getattr(self.dataset, "data_root", None))
         if self._evaluation is None:
             indices = range(rank, len(self.dataset), world_size)
-            chunks = [list(indices[i : i + self.micro_batch]) for i in range(0, len(indices), self.micro_batch)]
-            samples = _EvaluationSamples(self.dataset, self.transforms, self.seed)
+            chunks = [indices[i : i + self.micro_batch] for i in range(0, len(indices), self.micro_batch)]
+            samples = _Samples(partial(_evaluation_sample, self.dataset, self.transforms, self.seed))
             self._evaluation = self._torch_loader(samples, chunks, _collate_evaluation, self.persistent_workers)
-        errors: list[DataError] = []
+        errors: list[Exception] = []
         for batches, failed in self._evaluation:
             errors += failed
             yield from batches
@@ -193,7 +200,7 @@ class Loader:
             collate_fn=collate_fn,
             num_workers=self.workers,
             multiprocessing_context=self.start_method if self.workers else None,
-            worker_init_fn=_WorkerStart(self.opencv_threads, os.getpid(), self.start_method != "forkserver"),
+            worker_init_fn=partial(_start_worker, self.opencv_threads, os.getpid(), self.start_method != "forkserver"),
             persistent_workers=persistent and self.workers > 0,
             prefetch_factor=self.prefetch if self.workers else None,
             pin_memory=self.pin_memory,
@@ -203,93 +210,62 @@ class Loader:
 
 
 @dataclass(frozen=True)
-class _Draws:
-    """The endless sequence of one rank's batches as lists of (position, index)."""
+class _Samples:
+    """What torch's loader asks for the samples of a batch; ``bring`` makes one from what the batch sampler yields."""
 
-    length: int
-    order: Callable[[int], Sequence[int]]
-    micro_batch: int
-    position: int
-    rank: int
-    world_size: int
+    bring: Callable[[Any], Any]
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        start = self.position + self.rank * self.micro_batch
-        while True:
-            yield [(p, self._index(p)) for p in range(start, start + self.micro_batch)]
-            start += self.micro_batch * self.world_size
-
-    def _index(self, position: int) -> int:
-        epoch, place = divmod(position, self.length)
-        return int(self.order(epoch)[place])
-
-
-class _TrainingSamples(TorchDataset[Sample]):
-    """Maps (position, index) to a transformed sample, or to another one when that is unusable."""
-
-    def __init__(self, dataset: Dataset, transforms: Sequence[Transform], seed: int) -> None:
-        self.dataset, self.transforms, self.seed = dataset, transforms, seed
-
-    def __getitems__(self, draws: Sequence[tuple[int, int]]) -> list[Sample]:
-        """Return the samples of a batch: torch asks for them at once."""
+    def __getitems__(self, keys: Sequence[Any]) -> list[Any]:
         with _global_generators_kept():
-            return [self[draw] for draw in draws]
-
-    def __getitem__(self, draw: tuple[int, int]) -> Sample:
-        position, index = draw
-        rng = sample_rng(self.seed, _SAMPLE, position)
-        replaced: list[str] = []
-        seconds: Counter[str] = Counter(read=0, decode=0)  # the first two in any report
-
-        def read(index: int | None = None) -> Sample:
-            return self._read(int(rng.integers(len(self.dataset))) if index is None else index, seconds)
-
-        _seed_global(rng)
-        for _ in range(TRIES):
-            try:
-                sample = apply_transforms(self.transforms, read(index), rng, read, seconds)
-                problem = f"sample {index} was rejected by a transform"
-            except (DataError, OSError) as error:
-                sample, problem = None, str(error)
-            if sample is not None:
-                sample.replaced, sample.seconds = replaced, seconds
-                return sample
-            replaced.append(problem)
-            index = int(rng.integers(len(self.dataset)))
-        raise DataError(f"{TRIES} samples in a row are unusable:\n    " + "\n    ".join(dict.fromkeys(replaced)))
-
-    def _read(self, index: int, seconds: Counter[str]) -> Sample:
-        read = FILES["read"]
-        with timed(seconds, "decode"):
-            sample = self.dataset[index]
-        spent = FILES["read"] - read
-        seconds.update(read=spent, decode=-spent)
-        return _described(sample, index)
+            return [self.bring(key) for key in keys]
 
 
-class _EvaluationSamples(TorchDataset[Any]):
-    """Maps an index to (transformed sample, its annotations at the original size), or to the error."""
+def _training_sample(dataset: Dataset, transforms: Sequence[Transform], seed: int, draw: tuple[int, int]) -> Sample:
+    """Return the transformed sample of (position, index), or another one when that is unusable."""
+    position, index = draw
+    rng = sample_rng(seed, _SAMPLE, position)
+    replaced: list[str] = []
+    seconds: Counter[str] = Counter(read=0, decode=0)  # the first two in any report
 
-    def __init__(self, dataset: Dataset, transforms: Sequence[Transform], seed: int) -> None:
-        self.dataset, self.transforms, self.seed = dataset, transforms, seed
+    def read_another() -> Sample:
+        return _read(dataset, int(rng.integers(len(dataset))), seconds)
 
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Sample, Targets] | DataError]:
-        """Return the samples of a batch: torch asks for them at once."""
-        with _global_generators_kept():
-            return [self[index] for index in indices]
-
-    def __getitem__(self, index: int) -> tuple[Sample, Targets] | DataError:
-        rng = sample_rng(self.seed, _EVALUATION, index)
+    _seed_global(rng)
+    for _ in range(TRIES):
         try:
-            sample = _described(self.dataset[index], index)
-            truth = as_targets(sample)
-            _seed_global(rng)
-            return apply_eval_transforms(self.transforms, sample, rng), truth
+            sample = apply_transforms(transforms, _read(dataset, index, seconds), rng, read_another, seconds)
+            problem = f"sample {index} was rejected by a transform"
         except (DataError, OSError) as error:
-            return error if isinstance(error, DataError) else DataError(str(error))
+            sample, problem = None, str(error)
+        if sample is not None:
+            sample.replaced, sample.seconds = replaced, seconds
+            return sample
+        replaced.append(problem)
+        index = int(rng.integers(len(dataset)))
+    raise DataError(f"{TRIES} samples in a row are unusable:\n    " + "\n    ".join(dict.fromkeys(replaced)))
 
 
-def _described(sample: Sample, index: int) -> Sample:
+def _evaluation_sample(
+    dataset: Dataset, transforms: Sequence[Transform], seed: int, index: int
+) -> tuple[Sample, Targets] | Exception:
+    """Return the transformed sample and its annotations at the original size, or what makes it unusable."""
+    rng = sample_rng(seed, _EVALUATION, index)
+    try:
+        sample = _read(dataset, index, Counter())
+        truth = as_targets(sample)
+        _seed_global(rng)
+        return apply_eval_transforms(transforms, sample, rng), truth
+    except (DataError, OSError) as error:
+        return error
+
+
+def _read(dataset: Dataset, index: int, seconds: Counter[str]) -> Sample:
+    """Return a sample that knows its index, name and size; bringing the bytes of files is no decoding."""
+    read = FILES["read"]
+    with timed(seconds, "decode"):
+        sample = dataset[index]
+    spent = FILES["read"] - read
+    seconds.update(read=spent, decode=-spent)
     sample.meta.setdefault("index", index)
     sample.meta.setdefault("name", str(index))
     sample.original_size = sample.original_size or sample.size
@@ -304,14 +280,14 @@ def _collate_training(samples: Sequence[Sample]) -> Batch:
     return batch
 
 
-def _collate_evaluation(results: list[tuple[Sample, Targets] | DataError]) -> tuple[list[Batch], list[DataError]]:
+def _collate_evaluation(results: list[tuple[Sample, Targets] | Exception]) -> tuple[list[Batch], list[Exception]]:
     """Put samples of one size together, so that nothing is padded and batching changes no figure."""
     groups: dict[Any, list[tuple[Sample, Targets]]] = {}
     for result in results:
-        if not isinstance(result, DataError):
+        if not isinstance(result, Exception):
             groups.setdefault(result[0].image.shape, []).append(result)
     batches = [replace(collate([s for s, _ in group]), truths=[t for _, t in group]) for group in groups.values()]
-    return batches, [result for result in results if isinstance(result, DataError)]
+    return batches, [result for result in results if isinstance(result, Exception)]
 
 
 def on_device(batches: Iterable[Batch], device: torch.device) -> Generator[Batch, None, None]:
@@ -324,30 +300,20 @@ SIGTERM_GRACE = 60
 """Seconds that a worker serves on after somebody else's SIGTERM, so that the main process can end its step and save."""
 
 
-@dataclass(frozen=True)
-class _WorkerStart:
-    """Runs first in every worker: one thread each, and signals to the process group are for the main process.
+def _start_worker(opencv_threads: int, parent: int, is_child: bool, worker: int) -> None:
+    """Run first in every worker: signals to the process group are for the main process.
 
     ``parent`` is the process it works for, ``is_child`` whether that has started it itself.
     """
-
-    opencv_threads: int
-    parent: int
-    is_child: bool
-
-    def __call__(self, worker: int) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if hasattr(signal, "sigwaitinfo"):
-            # A batch system sends SIGTERM to workers as well. Only a thread that waits for it is told who sent it.
-            signal.signal(signal.SIGTERM, _leave_later)
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-            threading.Thread(target=_await_sigterm, args=(self.parent,), daemon=True).start()
-        if self.is_child:
-            threading.Thread(target=_leave_with, args=(self.parent,), daemon=True).start()
-        torch.set_num_threads(1)
-        import cv2
-
-        cv2.setNumThreads(self.opencv_threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        # A batch system sends SIGTERM to workers as well. Only a thread that waits for it is told who sent it.
+        signal.signal(signal.SIGTERM, _leave_later)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_await_sigterm, args=(parent,), daemon=True).start()
+    if is_child:
+        threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    opencv().setNumThreads(opencv_threads)
 
 
 def _await_sigterm(parent: int) -> None:
