@@ -85,7 +85,7 @@ def test_a_sampler_of_the_wrong_length_is_refused(rectangles):
 def test_a_batch_knows_what_each_stage_took(rectangles, workers):
     loader = Loader(rectangles(), [Slow()], micro_batch=3, workers=workers)
     for batch in islice(loader.train_batches(), 4):
-        assert list(batch.seconds) == ["read", "decode", "Slow", "resample", "collate"]
+        assert list(batch.seconds) == ["decode", "Slow", "resample", "collate"]
         assert batch.seconds["Slow"] >= 0.01 * len(batch)
         assert all(value >= 0 for value in batch.seconds.values())
 

@@ -17,7 +17,6 @@ import random
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -30,7 +29,7 @@ from torch.utils.data import DataLoader
 
 from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import Dataset, Sampler, Transform
-from segkernel.loadtimes import FILES, timed
+from segkernel.loadtimes import SECONDS, timed
 from segkernel.opencv import opencv
 from segkernel.sample import Batch, Sample, Targets, as_targets, collate
 
@@ -58,24 +57,19 @@ def apply_transforms(
     sample: Sample,
     rng: np.random.Generator,
     draw: Callable[[], Sample] | None = None,
-    seconds: Counter[str] | None = None,
 ) -> Sample | None:
-    """Apply transforms in turn; ``draw`` gives the further samples that some need. None when one rejects the sample.
-
-    What each one takes is added to ``seconds``, under the name of its class.
-    """
-    seconds = Counter() if seconds is None else seconds
+    """Apply transforms in turn; ``draw`` gives the further samples that some need. None when one rejects the sample."""
     for transform in transforms:
         needs = getattr(transform, "needs", 0)
         if needs and draw is None:
             raise UsageError(f"{type(transform).__name__} needs {needs} more samples and cannot be used here")
         more = [draw() for _ in range(needs) if draw]
-        with timed(seconds, type(transform).__name__):
+        with timed(type(transform).__name__):
             changed = transform(sample, rng, *more)
         if changed is None:
             return None
         sample = changed
-    with timed(seconds, "resample"):  # geometry is planned by the transforms, and carried out here at the latest
+    with timed("resample"):  # geometry is planned by the transforms, and carried out here at the latest
         return sample.carry_out()
 
 
@@ -216,6 +210,7 @@ class _Samples:
     bring: Callable[[Any], Any]
 
     def __getitems__(self, keys: Sequence[Any]) -> list[Any]:
+        SECONDS.clear()
         with _global_generators_kept():
             return [self.bring(key) for key in keys]
 
@@ -225,20 +220,19 @@ def _training_sample(dataset: Dataset, transforms: Sequence[Transform], seed: in
     position, index = draw
     rng = sample_rng(seed, _SAMPLE, position)
     replaced: list[str] = []
-    seconds: Counter[str] = Counter(read=0, decode=0)  # the first two in any report
 
     def read_another() -> Sample:
-        return _read(dataset, int(rng.integers(len(dataset))), seconds)
+        return _read(dataset, int(rng.integers(len(dataset))))
 
     _seed_global(rng)
     for _ in range(TRIES):
         try:
-            sample = apply_transforms(transforms, _read(dataset, index, seconds), rng, read_another, seconds)
+            sample = apply_transforms(transforms, _read(dataset, index), rng, read_another)
             problem = f"sample {index} was rejected by a transform"
         except (DataError, OSError) as error:
             sample, problem = None, str(error)
         if sample is not None:
-            sample.replaced, sample.seconds = replaced, seconds
+            sample.replaced = replaced
             return sample
         replaced.append(problem)
         index = int(rng.integers(len(dataset)))
@@ -251,7 +245,7 @@ def _evaluation_sample(
     """Return the transformed sample and its annotations at the original size, or what makes it unusable."""
     rng = sample_rng(seed, _EVALUATION, index)
     try:
-        sample = _read(dataset, index, Counter())
+        sample = _read(dataset, index)
         truth = as_targets(sample)
         _seed_global(rng)
         return apply_eval_transforms(transforms, sample, rng), truth
@@ -259,13 +253,10 @@ def _evaluation_sample(
         return error
 
 
-def _read(dataset: Dataset, index: int, seconds: Counter[str]) -> Sample:
-    """Return a sample that knows its index, name and size; bringing the bytes of files is no decoding."""
-    read = FILES["read"]
-    with timed(seconds, "decode"):
+def _read(dataset: Dataset, index: int) -> Sample:
+    """Return a sample that knows its index, name and size."""
+    with timed("decode"):
         sample = dataset[index]
-    spent = FILES["read"] - read
-    seconds.update(read=spent, decode=-spent)
     sample.meta.setdefault("index", index)
     sample.meta.setdefault("name", str(index))
     sample.original_size = sample.original_size or sample.size
@@ -273,10 +264,9 @@ def _read(dataset: Dataset, index: int, seconds: Counter[str]) -> Sample:
 
 
 def _collate_training(samples: Sequence[Sample]) -> Batch:
-    seconds: Counter[str] = Counter()
-    with timed(seconds, "collate"):
+    with timed("collate"):
         batch = collate(samples)
-    batch.seconds.update(seconds)
+    batch.seconds = SECONDS.copy()
     return batch
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from segkernel.errors import DataError, UsageError
 from segkernel.headers import JPEG, JPEG_FRAMES, PNG, jpeg_segments, png_chunks, tiff_tags
 from segkernel.labels import IGNORE, Color
-from segkernel.loadtimes import FILES, timed
+from segkernel.loadtimes import timed
 from segkernel.opencv import opencv as opencv
 
 PathLike = str | Path
@@ -54,7 +54,7 @@ def read_bytes(path: PathLike) -> bytes:
         DataError: When it cannot be read, or is empty.
     """
     try:
-        with timed(FILES, "read"):
+        with timed("read"):
             data = Path(path).read_bytes()
     except FileNotFoundError:
         raise DataError("no such file", path) from None

@@ -51,12 +51,7 @@ class Labels:
 def default_palette(count: int) -> tuple[Color, ...]:
     """Return ``count`` distinct RGB colours, the same ones every time (Pascal VOC's bits, without black)."""
 
-    def color(index: int) -> Color:
-        rgb = [0, 0, 0]
-        for shift in range(8):
-            for channel in range(3):
-                rgb[channel] |= ((index >> channel) & 1) << (7 - shift)
-            index >>= 3
-        return rgb[0], rgb[1], rgb[2]
+    def level(index: int, channel: int) -> int:
+        return sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8))
 
-    return tuple(color(index + 1) for index in range(count))
+    return tuple((level(index, 0), level(index, 1), level(index, 2)) for index in range(1, count + 1))

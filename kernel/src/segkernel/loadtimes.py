@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-FILES: Counter[str] = Counter()
-"""Seconds that this process has spent bringing the bytes of files, under ``read``."""
+SECONDS: Counter[str] = Counter()
+"""What each stage has taken in this process since the loader began the present batch."""
 
 
 class timed:  # a plain class: one made by contextlib takes several times as long
-    """Add the seconds that a block takes to those of a stage."""
+    """Add the seconds that a block takes to a stage; those of other stages within it count for these."""
 
-    def __init__(self, seconds: Counter[str], stage: str) -> None:
-        self.seconds, self.stage = seconds, stage
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
 
     def __enter__(self) -> None:
-        self.start = time.perf_counter()
+        self.start = time.perf_counter() - SECONDS.total()
 
     def __exit__(self, *error: object) -> None:
-        self.seconds[self.stage] += time.perf_counter() - self.start  # type: ignore[assignment]
+        SECONDS[self.stage] += time.perf_counter() - SECONDS.total() - self.start  # type: ignore[assignment]

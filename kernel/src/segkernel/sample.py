@@ -107,7 +107,6 @@ class _Pictured(_Named):
     original_size: Size | None = None
     device_steps: list[DeviceStep] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
-    seconds: Counter[str] = field(default_factory=Counter)
 
 
 class Sample(_Pictured):
@@ -119,7 +118,6 @@ class Sample(_Pictured):
         original_size: Height and width before any transform, to which predictions return; set by the loader.
         device_steps: What transforms drew and left to the device, in order; `Preprocessor` carries it out.
         replaced: Why the samples drawn before it, in whose place it stands, were unusable.
-        seconds: What reading and each transform took.
     """
 
     @property
@@ -207,7 +205,7 @@ class Batch(_Tensors):
         original_sizes: The samples' own; without any, predictions have the size of ``sizes``.
         device_steps: The samples' own; empty when there are none.
         replaced: Of all samples.
-        seconds: Summed over the samples, and what ``collate`` took.
+        seconds: What reading them, each transform and ``collate`` took.
     """
 
     images: Tensor
@@ -253,9 +251,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
     for planes, sample in zip(images, samples):
         _fill(planes, sample.image)
     targets = {name: first[name].stack([s.fields[name] for s in samples], (height, width)) for name in first}
-    seconds: Counter[str] = Counter()
-    for sample in samples:
-        seconds.update(sample.seconds)
     return Batch(
         images=torch.from_numpy(images),
         targets=Targets(targets),
@@ -264,7 +259,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
         original_sizes=[sample.original_size or sample.size for sample in samples],
         device_steps=[sample.device_steps for sample in samples],
         replaced=[message for sample in samples for message in sample.replaced],
-        seconds=seconds,
     )
 
 
