@@ -1,4 +1,4 @@
-"""Reading and drawing, and every way in which a file can be unusable."""
+"""Reading, and every way in which a file can be unusable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from segkernel import image
-from segkernel.errors import DataError, SegKernelError, UsageError
+from segkernel.errors import DataError, SegKernelError
 
 
 @pytest.fixture
@@ -21,14 +21,6 @@ def picture() -> np.ndarray:
     """A smooth picture, 48 x 64, whose channels differ."""
     noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
     return cv2.GaussianBlur(noise, (9, 9), 0)
-
-
-@pytest.fixture
-def labels() -> np.ndarray:
-    """Class ids 0 to 3 and 255."""
-    ids = np.random.default_rng(1).integers(0, 4, (48, 64)).astype(np.uint8)
-    ids[:4] = 255
-    return ids
 
 
 def indexed_png(indices: np.ndarray, depth: int, palette: bytes) -> bytes:
@@ -190,55 +182,3 @@ def test_a_missing_opencv_says_what_to_install(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(SegKernelError, match="pip install opencv-python-headless"):
         image.read(tmp_path / "any.png")
-
-
-# ---------------------------------------------------------------- drawing
-
-
-def test_an_overlay_mixes_colours_and_leaves_ignored_pixels() -> None:
-    black = np.zeros((1, 3, 3), np.uint8)
-    mixed = image.overlay(black, np.array([[0, 1, 255]]), [(200, 0, 0), (0, 100, 0)], opacity=0.5)
-    assert mixed.tolist() == [[[100, 0, 0], [0, 50, 0], [0, 0, 0]]]
-
-
-@pytest.mark.parametrize("opacity", [0, -0.1, 1.1])
-def test_opacity_is_above_0_and_at_most_1(picture: np.ndarray, labels: np.ndarray, opacity: float) -> None:
-    with pytest.raises(UsageError, match="opacity"):
-        image.overlay(picture, labels, [(9, 9, 9)], opacity)
-
-
-def test_labels_of_another_size_are_refused(picture: np.ndarray) -> None:
-    with pytest.raises(DataError, match=r"\(4, 4\)"):
-        image.overlay(picture, np.zeros((4, 4), np.uint8), [(9, 9, 9)])
-
-
-def test_several_labels_are_painted_in_order() -> None:
-    planes = np.array([[[1, 1, 0, 255]], [[0, 1, 0, 0]]], np.uint8)
-    plain = np.zeros((1, 4, 3), np.uint8)
-    palette = [(200, 0, 0), (0, 200, 0)]
-    drawn = image.overlay(plain, planes, palette, opacity=1.0)
-    assert drawn.tolist() == [[[200, 0, 0], [0, 200, 0], [0, 0, 0], [0, 0, 0]]]
-
-
-def test_real_numbers_are_drawn_from_blue_to_red_in_place_of_the_image(picture: np.ndarray) -> None:
-    depths = np.linspace(1, 9, 48 * 64, dtype=np.float32).reshape(48, 64)
-    depths[1, 1] = np.nan
-    drawn = image.overlay(picture, depths, [])
-    assert drawn.shape == (48, 64, 3)
-    assert drawn[0, 0].argmax() == 2
-    assert drawn[-1, -1].argmax() == 0
-
-
-def test_any_image_can_be_shown() -> None:
-    assert image.as_rgb(np.zeros((4, 5), np.uint8)).shape == (4, 5, 3)
-    assert image.as_rgb(np.zeros((4, 5, 8), np.uint16)).dtype == np.uint8
-    stretched = image.as_rgb(np.linspace(0, 9000, 400, dtype=np.uint16).reshape(20, 20))
-    assert stretched.min() == 0
-    assert stretched.max() == 255
-    assert image.as_rgb(np.full((2, 2), np.nan)).max() == 0
-
-
-@pytest.mark.parametrize("wrong", [np.zeros((2, 4, 5, 3)), np.zeros(4), np.array([["a", "b"]])])
-def test_what_is_no_image_is_refused(wrong: np.ndarray) -> None:
-    with pytest.raises(DataError, match=r"\(H, W, C\)"):
-        image.as_rgb(wrong)

@@ -16,7 +16,6 @@ import yaml
 from segkernel.cli import main
 from segkernel.config import load_config
 from segkernel.errors import DataError
-from segkernel.image import as_rgb
 from segkernel.labels import IGNORE
 from segkernel.sample import Sample
 from segplug_datasets import image
@@ -186,7 +185,7 @@ def test_augmented_versions_need_a_config(project: Path) -> None:
 
 def test_any_image_can_be_seen() -> None:
     deep = np.linspace(100, 4000, 400).reshape(20, 20, 1).astype(np.uint16)
-    seen = as_rgb(np.repeat(deep, 5, 2))
+    seen = image.as_rgb(np.repeat(deep, 5, 2))
     assert seen.shape == (20, 20, 3)
     assert seen.min() == 0
     assert seen.max() == 255

@@ -1,4 +1,4 @@
-"""Reading and writing images and label files, and every way in which that can fail."""
+"""Reading, writing and drawing images and labels, and every way in which that can fail."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segkernel.errors import DataError
+from segkernel.errors import DataError, UsageError
 from segplug_datasets import image
 
 
@@ -204,3 +204,55 @@ def test_label_maps_are_written_only_where_they_survive(tmp_path: Path) -> None:
         image.write_mask(tmp_path / "a.jpg", np.zeros((4, 4), np.uint8))
     with pytest.raises(DataError, match="0 to 65535"):
         image.write_mask(tmp_path / "a.png", np.full((4, 4), -1))
+
+
+# ---------------------------------------------------------------- drawing
+
+
+def test_an_overlay_mixes_colours_and_leaves_ignored_pixels() -> None:
+    black = np.zeros((1, 3, 3), np.uint8)
+    mixed = image.overlay(black, np.array([[0, 1, 255]]), [(200, 0, 0), (0, 100, 0)], opacity=0.5)
+    assert mixed.tolist() == [[[100, 0, 0], [0, 50, 0], [0, 0, 0]]]
+
+
+@pytest.mark.parametrize("opacity", [0, -0.1, 1.1])
+def test_opacity_is_above_0_and_at_most_1(picture: np.ndarray, labels: np.ndarray, opacity: float) -> None:
+    with pytest.raises(UsageError, match="opacity"):
+        image.overlay(picture, labels, [(9, 9, 9)], opacity)
+
+
+def test_labels_of_another_size_are_refused(picture: np.ndarray) -> None:
+    with pytest.raises(DataError, match=r"\(4, 4\)"):
+        image.overlay(picture, np.zeros((4, 4), np.uint8), [(9, 9, 9)])
+
+
+def test_several_labels_are_painted_in_order() -> None:
+    planes = np.array([[[1, 1, 0, 255]], [[0, 1, 0, 0]]], np.uint8)
+    plain = np.zeros((1, 4, 3), np.uint8)
+    palette = [(200, 0, 0), (0, 200, 0)]
+    drawn = image.overlay(plain, planes, palette, opacity=1.0)
+    assert drawn.tolist() == [[[200, 0, 0], [0, 200, 0], [0, 0, 0], [0, 0, 0]]]
+
+
+def test_real_numbers_are_drawn_from_blue_to_red_in_place_of_the_image(picture: np.ndarray) -> None:
+    depths = np.linspace(1, 9, 48 * 64, dtype=np.float32).reshape(48, 64)
+    depths[1, 1] = np.nan
+    drawn = image.overlay(picture, depths, [])
+    assert drawn.shape == (48, 64, 3)
+    assert drawn[0, 0].argmax() == 2
+    assert drawn[-1, -1].argmax() == 0
+
+
+def test_any_image_can_be_shown() -> None:
+    assert image.as_rgb(np.zeros((4, 5), np.uint8)).shape == (4, 5, 3)
+    assert image.as_rgb(np.zeros((4, 5, 8), np.uint16)).dtype == np.uint8
+    stretched = image.as_rgb(np.linspace(0, 9000, 400, dtype=np.uint16).reshape(20, 20))
+    assert stretched.min() == 0
+    assert stretched.max() == 255
+    assert image.as_rgb(np.full((2, 2), np.nan)).max() == 0
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((2, 4, 5, 3)), np.zeros(4), np.array([["a", "b"]])])
+def test_what_is_no_image_is_refused(wrong: np.ndarray) -> None:
+    with pytest.raises(DataError, match=r"\(H, W, C\)"):
+        image.as_rgb(wrong)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from segkernel import Evaluation
@@ -19,6 +21,7 @@ from segkernel.interfaces.model import PixelClasses, Segmentor
 from segkernel.runner import Runner
 from segkernel.sample import LabelMap, Prediction, Sample, Targets
 from segplug_training import TensorBoardHook
+from segplug_training.tensorboard import _painted, _shown
 
 
 class TwoHalves:
@@ -129,6 +132,21 @@ def test_the_same_pictures_are_drawn_at_every_validation(tmp_path: Path) -> None
     found = events(tmp_path)
     assert found.Tags()["images"] == ["val_pictures/half_0", "val_pictures/half_1"]
     assert [event.step for event in found.Images("val_pictures/half_0")] == [10, 20]
+    content = found.Images("val_pictures/half_0")[0].encoded_image_string
+    image, truth, predicted = np.split(np.asarray(Image.open(io.BytesIO(content))), 3, axis=1)
+    assert (image == TwoHalves()[0].image).all()
+    assert truth[0, [0, 7]].tolist() == [[255, 0, 0], [0, 0, 255]]
+    assert {tuple(color) for color in predicted.reshape(-1, 3)} <= {(255, 0, 0), (0, 0, 255)}
+
+
+def test_maps_of_every_kind_are_painted() -> None:
+    palette = [(200, 0, 0), (0, 200, 0)]
+    assert _painted(np.array([[0, 1, 255]], np.uint8), palette).tolist() == [[[200, 0, 0], [0, 200, 0], [0, 0, 0]]]
+    planes = np.array([[[1, 1, 0, 255]], [[0, 1, 0, 0]]], np.uint8)
+    assert _painted(planes, palette).tolist() == [[[200, 0, 0], [0, 200, 0], [0, 0, 0], [0, 0, 0]]]
+    depths = _painted(np.array([[1, 3, np.nan, 9]], np.float32), palette)
+    assert depths.tolist() == [[[0] * 3, [63] * 3, [0] * 3, [255] * 3]]
+    assert _shown(np.full((2, 2, 5), 7, np.int16)).tolist() == [[[0] * 3] * 2] * 2
 
 
 def test_no_pictures_when_none_are_wanted(tmp_path: Path) -> None:

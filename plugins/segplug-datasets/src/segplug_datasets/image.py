@@ -1,4 +1,4 @@
-"""Image and label files: read, and written whole or not at all.
+"""Image and label files: read, written whole or not at all, and drawn.
 
     write("picture.png", overlay(read("street.jpg"), read_mask("street_labels.png"), palette))
 
@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from segkernel.errors import DataError
+from segkernel.errors import DataError, UsageError
 from segkernel.files import replacing
 from segkernel.headers import PNG, png_chunks
 from segkernel.image import PathLike, decode, decode_with, is_cut_short, opencv, read_bytes
+from segkernel.labels import IGNORE, Color
 
 _GREY, _RGB, _INDEXED = 0, 2, 3  # PNG's colour types
 _MOST_PIXELS = 2**28  # that are decoded without asking OpenCV, which has a limit of its own
@@ -148,3 +149,61 @@ def _write(path: PathLike, array: np.ndarray) -> None:
             temporary.write_bytes(encoded.tobytes())
     except OSError as error:
         raise DataError(f"cannot be written: {error.strerror or error}", path) from error
+
+
+# ---------------------------------------------------------------- drawing
+
+
+def overlay(image: np.ndarray, labels: np.ndarray, palette: Sequence[Color], opacity: float = 0.5) -> np.ndarray:
+    """Return labels as colours over their image: (H, W, 3) uint8 RGB.
+
+    Args:
+        image: (H, W, C) or (H, W), see `as_rgb`.
+        labels: Class ids (H, W), of which those without a colour (255) leave the image as it is; binary masks (K, H, W)
+            of classes that may overlap, the last one on top; or real numbers (H, W), such as depths, which are drawn
+            in place of the image, from blue (the smallest) to red.
+        palette: One RGB colour per class.
+        opacity: Of the colours, above 0, at most 1.
+
+    Raises:
+        UsageError: When opacity is outside that range.
+        DataError: When the sizes differ.
+    """
+    if not 0 < opacity <= 1:
+        raise UsageError(f"opacity is above 0 and at most 1, not {opacity}")
+    if labels.shape[-2:] != image.shape[:2]:
+        raise DataError(f"labels of {labels.shape[-2:]} (height, width) do not fit an image of {image.shape[:2]}")
+    if labels.dtype.kind == "f":
+        return opencv().applyColorMap(_stretched(labels, 0, 100), opencv().COLORMAP_JET)[..., ::-1]
+    if labels.ndim == 3:
+        last = len(labels) - 1 - (labels[::-1] == 1).argmax(0)
+        labels = np.where((labels == 1).any(0), last, IGNORE)
+    colors = np.asarray(palette, np.uint8).reshape(-1, 3)
+    known = (labels >= 0) & (labels < len(colors))
+    painted = colors[np.where(known, labels, 0)]
+    image = as_rgb(image)
+    mixed = opencv().addWeighted(painted, opacity, image, 1 - opacity, 0)
+    return np.where(known[..., None], mixed, image)
+
+
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """Return an image of any bands and depth as (H, W, 3) uint8: the first three bands, or one.
+
+    What is not uint8 is stretched from its 1st to its 99th percentile.
+
+    Raises:
+        DataError: When it is no array (H, W) or (H, W, C) of numbers.
+    """
+    if image.ndim not in (2, 3) or image.dtype.kind not in "uif":
+        raise DataError(f"an image is an array (H, W, C) of numbers, this one is {image.shape} {image.dtype}")
+    image = np.atleast_3d(image)
+    bands = image[..., :3] if image.shape[2] > 2 else np.repeat(image[..., :1], 3, 2)
+    return np.ascontiguousarray(bands if bands.dtype == np.uint8 else _stretched(bands, 1, 99))
+
+
+def _stretched(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return numbers as uint8, the ``low`` percentile as 0 and the ``high`` one as 255; NaN as 0."""
+    finite = values[np.isfinite(values)]
+    start, end = np.percentile(finite, (low, high)) if finite.size else (0, 1)
+    scaled = (values.astype(np.float64) - start) * (255 / max(end - start, 1e-12))
+    return np.nan_to_num(scaled).clip(0, 255).astype(np.uint8)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from segkernel.errors import UsageError
-from segkernel.image import as_rgb, opencv, overlay
+from segkernel.image import opencv
 from segkernel.labels import IGNORE, Color, default_palette
-from segplug_datasets.image import read, write
+from segplug_datasets.image import as_rgb, overlay, read, write
 
 _LINE_HEIGHT = 22  # pixels
 _FONT = (0, 0.45)  # OpenCV's FONT_HERSHEY_SIMPLEX, and its size
@@ -38,8 +38,8 @@ def draw(
 
     Args:
         image: (H, W, C) of any bands and depth, or a path.
-        prediction: A `Prediction`, or an array or tensor of any kind that `segkernel.image.overlay` takes: class ids
-            (H, W), binary masks (K, H, W), real numbers (H, W).
+        prediction: A `Prediction`, or an array or tensor of any kind that `segplug_datasets.image.overlay` takes: class
+            ids (H, W), binary masks (K, H, W), real numbers (H, W).
         truth: The annotation, as ``prediction`` or as `Targets`; drawn to the left of the prediction.
         classes: Names for the legend, which lists the classes that occur.
         palette: RGB per class; a fixed table of colours when not given.

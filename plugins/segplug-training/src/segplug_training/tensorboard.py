@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +18,12 @@ import numpy as np
 
 from segkernel.errors import SegKernelError, UsageError
 from segkernel.hookspecs import Priority, hookimpl
-from segkernel.image import overlay
-from segkernel.labels import default_palette
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
     from segkernel.hookspecs import Run
+    from segkernel.labels import Color
     from segkernel.sample import Prediction, Targets
 
 log = logging.getLogger("segkernel.tensorboard")  # below the kernel's logger, so that the run's log file has it too
@@ -36,8 +35,8 @@ class TensorBoardHook:
     """Write every record of a training run as TensorBoard scalars, and predictions as pictures.
 
     Tags are ``train/loss``, ``train/lr``, ``train/images_per_second`` ...; ``val/mIoU`` and, one per class,
-    ``val_IoU/road``; ``test/mIoU`` likewise. Pictures are ``val_pictures/NAME``: truth on the left, prediction on the
-    right. A resumed run hides the events written after the iteration it goes on from.
+    ``val_IoU/road``; ``test/mIoU`` likewise. Pictures are ``val_pictures/NAME``: image, truth and prediction from left
+    to right. A resumed run hides the events written after the iteration it goes on from.
 
     Args:
         pictures: How many images of the validation set are drawn, the same ones every time.
@@ -108,8 +107,28 @@ def _tag(kind: str, key: str) -> str:
 
 
 def _picture(run: Run, prediction: Prediction, target: Targets) -> np.ndarray:
-    """Return the image with the truth laid over it, and to the right with the prediction: (H, W', 3) uint8 RGB."""
-    sample = run.val_set.dataset[prediction.meta["index"]]  # type: ignore[union-attr]
-    palette = run.labels.palette or default_palette(255)
-    labels = [prediction.labels] if "seg" not in target else [target["seg"], prediction.labels]
-    return np.concatenate([overlay(sample.image, each.cpu().numpy(), palette) for each in labels], axis=1)
+    """Return the image, the truth and the prediction side by side, (H, W', 3) uint8 RGB."""
+    image = run.val_set.dataset[prediction.meta["index"]].image  # type: ignore[union-attr]
+    maps = [prediction.labels] if "seg" not in target else [target["seg"], prediction.labels]
+    painted = [_painted(each.cpu().numpy(), run.labels.palette) for each in maps]
+    return np.concatenate([_shown(image), *painted], axis=1)
+
+
+def _painted(values: np.ndarray, palette: Sequence[Color]) -> np.ndarray:
+    """Return class ids (H, W), or binary masks (K, H, W), in colours, black where there is none; others in grey."""
+    if values.dtype.kind == "f":
+        return _shown(values[..., None])
+    picture = np.zeros((*values.shape[-2:], 3), np.uint8)
+    for index, color in enumerate(palette):
+        picture[values == index if values.ndim == 2 else values[index] == 1] = color
+    return picture
+
+
+def _shown(image: np.ndarray) -> np.ndarray:
+    """Return (H, W, C) as (H, W, 3) uint8: the first three bands, or one; what is not uint8 from its least value up."""
+    bands = image[..., :3] if image.shape[2] > 2 else np.repeat(image[..., :1], 3, 2)
+    if bands.dtype == np.uint8:
+        return bands
+    finite = np.where(np.isfinite(bands), bands, np.nan).astype(np.float64)
+    low, high = np.nanmin(finite), np.nanmax(finite)
+    return np.nan_to_num((finite - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)

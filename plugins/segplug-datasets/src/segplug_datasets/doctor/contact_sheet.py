@@ -16,7 +16,7 @@ import numpy as np
 
 from segkernel.errors import DataError, SegKernelError
 from segkernel.files import replacing
-from segkernel.image import as_rgb, opencv
+from segkernel.image import opencv
 from segkernel.interfaces.data import Transform
 from segkernel.labels import IGNORE, Color
 from segplug_datasets import image
@@ -107,7 +107,7 @@ def _augmented(
 
 def panel(pixels: np.ndarray, ids: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Return an image of `HEIGHT` pixels and its label map; without ``ids`` nothing is laid over it."""
-    cv2, pixels = opencv(), as_rgb(pixels)
+    cv2, pixels = opencv(), image.as_rgb(pixels)
     width = min(max(round(pixels.shape[1] * HEIGHT / pixels.shape[0]), 1), WIDEST * HEIGHT)
     smaller = cv2.INTER_AREA if pixels.shape[0] > HEIGHT else cv2.INTER_NEAREST
     small = cv2.resize(pixels, (width, HEIGHT), interpolation=smaller)

@@ -8,8 +8,9 @@ from html import escape
 
 import numpy as np
 
-from segkernel.image import as_rgb, opencv, overlay
+from segkernel.image import opencv
 from segkernel.labels import IGNORE, Color
+from segplug_datasets.image import as_rgb, overlay
 
 WRONG = (255, 32, 32)
 """The colour of wrong pixels."""
