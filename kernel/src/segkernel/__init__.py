@@ -14,6 +14,7 @@ __version__ = "0.3.0"
 
 PUBLIC_MODULES = (
     "nn",
+    "annotations",
     "interfaces",
     "labels",
     "engine",

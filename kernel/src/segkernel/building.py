@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from typing_extensions import is_typeddict
 
+from segkernel.annotations import FILE, breaks
 from segkernel.catalog import GROUPS, USUAL, Catalog
 from segkernel.config.marks import place_of, to_builtin
 from segkernel.errors import ComponentError, ConfigError, Problem, SegKernelError, UsageError, did_you_mean, suggest
@@ -36,6 +37,7 @@ from segkernel.signature import (
     group_of,
     is_record,
     signature,
+    unwrap,
 )
 
 __all__ = ["build", "check"]
@@ -52,6 +54,7 @@ def build(
     path: str = "",
     catalog: Catalog | None = None,
     ambient: Mapping[str, Any] = _NONE,
+    load_pretrained: bool = True,
     **defaults: Any,
 ) -> Any:
     """Return the object that ``spec`` describes.
@@ -64,12 +67,13 @@ def build(
         catalog: Where names are looked up; what is installed when None.
         ambient: Values for every constructor, nested ones included, that has a parameter of such a name and whose spec
             does not give it. A class whose attribute ``tasks`` lacks the ambient ``task`` is refused.
+        load_pretrained: False turns every argument ``pretrained`` off: all weights come from elsewhere.
         defaults: Arguments used where the spec does not give them; handed on unchecked.
 
     Raises:
         ConfigError: With every problem found; nothing was constructed then, or a constructor refused its arguments.
     """
-    reader, node = _read(kind, spec, path, catalog, ambient, **defaults)
+    reader, node = _read(kind, spec, path, catalog, ambient, load_pretrained, **defaults)
     if reader.problems:
         raise ConfigError(reader.problems) from next((p.error for p in reader.problems if p.error), None)
     with reader.catalog.active():  # for the layers that constructors look up themselves
@@ -87,10 +91,11 @@ def _read(
     path: str = "",
     catalog: Catalog | None = None,
     ambient: Mapping[str, Any] = _NONE,
+    load_pretrained: bool = True,
     **defaults: Any,
 ) -> tuple[_Reader, Any]:
     """Return the reader with the problems it found, and what is to be made of the spec."""
-    reader, at = _Reader(catalog, ambient), _At(path, place_of(spec))
+    reader, at = _Reader(catalog, ambient, load_pretrained), _At(path, place_of(spec))
     if isinstance(kind, str):
         return reader, reader.component(kind, None, spec, at, defaults)
     return reader, reader.call(kind, _name_of(kind), spec, at, defaults)
@@ -128,9 +133,10 @@ class _Call:
 class _Reader:
     """Reads values against annotations: returns what is to be made of them, and collects the problems."""
 
-    def __init__(self, catalog: Catalog | None, ambient: Mapping[str, Any]) -> None:
+    def __init__(self, catalog: Catalog | None, ambient: Mapping[str, Any], pretrained: bool = True) -> None:
         self.catalog = Catalog.current() if catalog is None else catalog
         self.ambient = ambient
+        self.pretrained = pretrained
         self.problems: list[Problem] = []
 
     def problem(self, at: _At, message: str, hint: str = "") -> None:
@@ -175,6 +181,8 @@ class _Reader:
         for name in [name for name in outer if name in known and name not in given]:
             made[name] = self.value(known[name].annotation, outer[name], at)
         self.ambient = outer
+        if "pretrained" in known and not self.pretrained:
+            made["pretrained"] = False if isinstance(known["pretrained"].default, bool) else None
         for name, parameter in known.items():
             if parameter.required and defaults is not None and name not in {*given, *defaults, *outer}:
                 here = at.child(given, name)
@@ -189,7 +197,17 @@ class _Reader:
 
     def value(self, annotation: Any, value: Any, at: _At) -> Any:
         """Read any value against any annotation."""
-        kind = bare(annotation)
+        kind, constraints = unwrap(annotation)
+        if FILE in constraints and isinstance(value, str):
+            self.catalog.refuse_untrusted(f"the file {value}")
+        before = len(self.problems)
+        made = self._typed(kind, value, at)
+        if len(self.problems) == before and breaks(made, constraints):
+            self._mismatch(annotation, value, at)
+        return made
+
+    def _typed(self, kind: Any, value: Any, at: _At) -> Any:
+        """Read any value against a type."""
         cls, arguments = get_origin(kind) or kind, get_args(kind)
         if isinstance(kind, Unresolved):
             return self.problem(at, f"its annotation {kind.text!r} cannot be resolved: {kind.reason}", _UNRESOLVED)
@@ -219,7 +237,7 @@ class _Reader:
         if isinstance(value, Mapping) and any(map(is_record, arms)) and any(map(group_of, arms)):
             arms = tuple(arm for arm in arms if bool(group_of(arm)) == ("type" in value))  # a component, or options
         for arm in arms:
-            attempt = _Reader(self.catalog, self.ambient)
+            attempt = _Reader(self.catalog, self.ambient, self.pretrained)
             node = attempt.value(arm, value, at)
             if not attempt.problems:
                 return node
@@ -324,7 +342,8 @@ def _fits(cls: Any, arguments: tuple[Any, ...], value: Any) -> bool:
     if cls is Literal:
         return any(value == choice and type(value) is type(choice) for choice in arguments)
     if cls in _SCALARS:
-        return isinstance(value, _SCALARS[cls]) and isinstance(value, bool) == (cls is bool)
+        # What is not equal to itself is nan: no argument means it, and it spreads without a word.
+        return isinstance(value, _SCALARS[cls]) and isinstance(value, bool) == (cls is bool) and value == value
     if not isinstance(cls, type) or cls in (Any, object) or getattr(cls, "_is_protocol", False):
         return True
     # A range or an array is a list, a text is not.

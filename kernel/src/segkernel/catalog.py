@@ -33,6 +33,7 @@ from segkernel.errors import (
     IncompatiblePluginError,
     NotInstalledError,
     UnknownComponentError,
+    UntrustedError,
     UsageError,
     did_you_mean,
 )
@@ -110,10 +111,12 @@ class Catalog:
     Args:
         rows: Every entry point found, usable or not.
         preferred: Distributions that win when a short name is offered by several, best first.
+        trusted: Whether names may be import paths, and arguments may name files to read.
     """
 
     rows: tuple[Row, ...] = ()
     preferred: tuple[str, ...] = ()
+    trusted: bool = True
 
     @classmethod
     def discover(cls, distributions: Iterable[importlib_metadata.Distribution] | None = None) -> Catalog:
@@ -147,6 +150,11 @@ class Catalog:
         names = [*self.preferred, *map(normalise, distributions)]
         return replace(self, preferred=tuple(dict.fromkeys(names)))
 
+    def refuse_untrusted(self, what: str) -> None:
+        """Raise `UntrustedError` when what asks for this is not trusted."""
+        if not self.trusted:
+            raise UntrustedError(what)
+
     def rows_of(self, group: str) -> list[Row]:
         """Return the usable rows of a group, sorted by name and distribution."""
         _check_group(group)
@@ -163,9 +171,11 @@ class Catalog:
         Raises:
             UnknownComponentError, AmbiguousComponentError, NotInstalledError, IncompatiblePluginError,
             DisabledPluginError: Each says what to do.
+            UntrustedError: An import path, in a catalog that is not `trusted`.
         """
         _check_group(group)
         if ":" in name:
+            self.refuse_untrusted(f"the import path {name}")
             return Row(group, name, "", "", name)
         prefix, slash, short = name.rpartition("/")
         distribution = normalise(prefix)

@@ -7,6 +7,7 @@ model.load_state_dict(load("latest.pth")["state_dict"])     # or segkernel.weigh
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import pickle
 import tarfile
@@ -25,6 +26,8 @@ from segkernel.catalog import Catalog
 from segkernel.errors import CheckpointError, did_you_mean, worker_crash_of
 from segkernel.files import replacing
 from segkernel.interfaces.model import WeightFormat
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 """Of files that torch writes; any other may hold weights, too, and is tried where one is given."""
@@ -127,7 +130,7 @@ def load(path: str | Path) -> dict[str, Any]:
     found = content.get("meta")
     meta = dict(found) if isinstance(found, Mapping) else {}
     rest = {key: value for key, value in content.items() if not isinstance(value, Tensor)}
-    return {**rest, "state_dict": _find_weights(content, path), "meta": meta | _classes_in(meta)}
+    return {**rest, "state_dict": _find_weights(content, path), "meta": meta | _classes_in(meta, path)}
 
 
 def locate(source: str | Path) -> Path:
@@ -208,9 +211,17 @@ def _find_weights(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _classes_in(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return classes and palette by one name: mmengine keeps them in ``dataset_meta``, mmcv in capital letters."""
+def _classes_in(meta: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return classes and palette by one name: mmengine keeps them in ``dataset_meta``, mmcv in capital letters.
+
+    What is no list of names, or of colours, is left out with a warning: the weights are good all the same.
+    """
     inner = meta.get("dataset_meta")
     known = {**inner, **meta} if isinstance(inner, Mapping) else meta
-    found = {key: known.get(key) or known.get(key.upper()) for key in ("classes", "palette")}
-    return {key: value for key, value in found.items() if value}
+    found = {key: known.get(key, known.get(key.upper())) for key in ("classes", "palette")}
+    for key, value in found.items():
+        entries, kind = value if isinstance(value, list | tuple) else [None], str if key == "classes" else list | tuple
+        if value is not None and not all(isinstance(entry, kind) for entry in entries):
+            log.warning("%s: its %s are no list and are left out: %s", path, key, _describe(value))
+            found[key] = None
+    return found

@@ -13,6 +13,7 @@
     │   └── IncompatiblePluginError     3   installed, but made for another kernel
     ├── DataError                  1   an image, a mask, a folder
     ├── CheckpointError            1   a weights file
+    ├── UntrustedError             1   a config out of a weights file that asks for more than installed plugins
     ├── TrainingError              1   a run that cannot go on
     ├── PeerError                  1   another rank of a run cannot go on
     ├── ExportError                1   a model that cannot be exported, or gives other numbers
@@ -223,6 +224,14 @@ class DataError(SegKernelError):
 
 class CheckpointError(SegKernelError):
     """A file of weights that is missing, damaged, refused or does not fit."""
+
+
+class UntrustedError(SegKernelError):
+    """A config that came out of a file of weights asks for code or for another file; such files are data."""
+
+    def __init__(self, what: str) -> None:
+        message = f"the config in this file of weights asks for {what}; nothing of it was run or read"
+        super().__init__(f"{message}\n    if you know where the file comes from: --trust, or trust=True")
 
 
 class TrainingError(SegKernelError):

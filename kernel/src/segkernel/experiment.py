@@ -16,7 +16,7 @@ from segkernel.building import build
 from segkernel.building import check as check_sections
 from segkernel.catalog import Catalog
 from segkernel.config import Config, load_config
-from segkernel.config.marks import place_of
+from segkernel.config.marks import MarkedDict, place_of
 from segkernel.config.sections import TTA, DataSection, OptimSection, Sections
 from segkernel.data import Loader
 from segkernel.engine import LocalEngine, together
@@ -33,11 +33,22 @@ log = logging.getLogger(__name__)
 USUAL_TTA = TTA(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True)
 
 
-def check(config: Config) -> list[Problem]:
-    """Return everything wrong with a config that can be known without building it."""
+def check(config: Config, training: bool = True) -> list[Problem]:
+    """Return everything wrong with a config that can be known without building it; of what it trains with, or not."""
     if "unavailable" in config.meta:
         return [unavailable(config)]
-    return check_sections(Sections, config.data, catalog=catalog_of(config), ambient=ambient_of(config))
+    sections = _sections(config, training)
+    return check_sections(Sections, sections, catalog=catalog_of(config), ambient=ambient_of(config))
+
+
+def _sections(config: Config, training: bool) -> MarkedDict:
+    """Return the sections that a run builds; what only training needs is not even imported for a test."""
+    if training:
+        return config.data
+    given = config.data.without("optim", "schedule", "export", "load_from")
+    if isinstance(data := given.get("data"), MarkedDict):
+        given["data"] = data.without("train", "val", "sampler", "train_transforms")
+    return given
 
 
 def make_runner(
@@ -46,6 +57,7 @@ def make_runner(
     training: bool = True,
     model: Segmentor | None = None,
     hooks: Sequence[Any] = (),
+    pretrained: bool = True,
 ) -> Runner:
     """Check a config and build the run it describes; nothing is written yet.
 
@@ -55,18 +67,19 @@ def make_runner(
         training: False leaves training and validation sets and the optimiser unbuilt.
         model: In place of the config's.
         hooks: Beside the config's.
+        pretrained: Whether the config's model gets the weights that it names; False when all come from elsewhere.
 
     Raises:
         ConfigError: All problems at once.
     """
-    if problems := check(config):
+    if problems := check(config, training):
         raise ConfigError(problems)
     catalog, seed = catalog_of(config), config.get("seed") or 0
     seed_everything(seed)
     spec = config.get("engine") or {}
     engine: Engine = build("engines" if "type" in spec else LocalEngine, spec, path="engine", catalog=catalog)
     with together(engine):  # the files of one rank may be out of order
-        model = model or make_model(config, catalog)
+        model = model or make_model(config, catalog, pretrained and not config.get("load_from"))
         parts = _parts(config, catalog, training)
         data, optim = parts.data, parts.optim
         optimizer = optim.optimizer if training else None
@@ -92,9 +105,8 @@ def make_runner(
 def _parts(config: Config, catalog: Catalog, training: bool) -> Any:
     """Build the sections of a run, `Sections`, without its model and engine."""
     names = ("data", "optim", "schedule", "evaluate", "hooks")
-    given = config.data.without(*(name for name in config if name not in names or config[name] is None))
-    if not training and "data" in given:
-        given["data"] = given["data"].without("train", "val", "sampler", "train_transforms")
+    given = _sections(config, training)
+    given = given.without(*(name for name in given if name not in names or given[name] is None))
     return build(Sections, given, catalog=catalog, ambient=ambient_of(config))
 
 
@@ -155,7 +167,7 @@ def run(
         checkpoint = rundir.latest_checkpoint(config.name, work_dir) if resume is True else Path(resume)
         if work_dir is None and checkpoint.parent.name == "checkpoints":
             work_dir = checkpoint.parent.parent
-    runner = make_runner(config, work_dir)
+    runner = make_runner(config, work_dir, pretrained=checkpoint is None)
     if checkpoint:
         runner.resume(checkpoint)
     elif config.get("load_from"):
@@ -175,6 +187,7 @@ def make_test(
     work_dir: str | Path | None = None,
     tta: bool = False,
     hooks: Sequence[Any] = (),
+    trust: bool = False,
 ) -> Runner:
     """Build a run that only tests.
 
@@ -185,8 +198,9 @@ def make_test(
         work_dir: The run directory; None makes ``work_dirs/NAME/TIME``.
         tta: Use the config's test-time augmentation, or the usual one.
         hooks: Beside the config's.
+        trust: As for `load_model`.
     """
-    loaded = load_model(config, weights, overrides)
+    loaded = load_model(config, weights, overrides, trust=trust)
     if loaded.config is None:
         raise UsageError(f"{config}: knows no data to test on; give the config first, then this file")
     if loaded.random:

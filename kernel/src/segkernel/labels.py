@@ -34,8 +34,14 @@ class Labels:
     task: Task = field(default="multiclass", kw_only=True)
 
     def __post_init__(self) -> None:
+        try:
+            colors = tuple(tuple(int(value) for value in color) for color in self.palette)
+        except (TypeError, ValueError):
+            raise UsageError(f"a palette is one (red, green, blue) per class, not {self.palette!r:.80}") from None
+        if isinstance(self.classes, str) or not all(isinstance(name, str) for name in self.classes):
+            raise UsageError(f"classes are a list of names, not {self.classes!r:.80}")
+        palette = colors or default_palette(len(self.classes))
         object.__setattr__(self, "classes", tuple(self.classes))
-        palette = tuple(tuple(int(v) for v in color) for color in self.palette) or default_palette(len(self.classes))
         object.__setattr__(self, "palette", palette)
         if not 0 < len(self.classes) <= IGNORE:
             raise UsageError(f"a label specification needs 1 to {IGNORE} classes, got {len(self.classes)}")

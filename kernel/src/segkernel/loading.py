@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from segkernel.building import build
 from segkernel.catalog import Catalog
 from segkernel.checkpoint import reader_of
 from segkernel.config import Config, load_config
-from segkernel.errors import CheckpointError, ConfigError, Problem, UsageError
+from segkernel.errors import CheckpointError, ConfigError, Problem, UntrustedError, UsageError
 from segkernel.interfaces.model import Exporter, Segmentor
 from segkernel.weights import load_into
 
@@ -49,7 +49,8 @@ def catalog_of(config: Mapping[str, Any] | None) -> Catalog:
     plugins = (config or {}).get("plugins") or {}
     prefer = plugins.get("prefer", ()) if isinstance(plugins, Mapping) else ()
     named = prefer if isinstance(prefer, list | tuple) else ()  # anything else is a problem that a check names
-    return Catalog.discover().prefer(list(named)) if named else Catalog.discover()
+    catalog = Catalog.discover().prefer(list(map(str, named))) if named else Catalog.discover()
+    return replace(catalog, trusted=getattr(config, "trusted", True))
 
 
 def ambient_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,6 +67,7 @@ def load_model(
     *,
     exporter: ExporterChoice = None,
     device: str | None = None,
+    trust: bool = False,
 ) -> LoadedModel:
     """Load a model.
 
@@ -77,9 +79,12 @@ def load_model(
         overrides: ``key=value`` strings for the config.
         exporter: What loads an exported file; as for `load_exported`.
         device: Where an exported file runs; as for `load_exported`.
+        trust: Whether a config that comes out of a checkpoint or an exported file may name import paths and files to
+            read, which lets it run any code; else it may only use what installed plugins offer.
 
     Raises:
         ConfigError, CheckpointError, ExportError, UsageError: When the parts are missing or do not fit together.
+        UntrustedError: When a file's config asks for more than it may.
     """
     if isinstance(source, nn.Module):
         return LoadedModel(source, load_strict(source, weights) if weights else getattr(source, "metadata", {}), None)
@@ -91,16 +96,26 @@ def load_model(
                 raise UsageError(f"{source}: holds its own weights, {weights} cannot be put into it")
             exported = load_exported(source, exporter, device)
             stored = exported.metadata.get("config")
-            return LoadedModel(exported, exported.metadata, load_config(stored, overrides) if stored else None)
+            config = _stored_config(stored, overrides, trust) if stored else None
+            return LoadedModel(exported, exported.metadata, config)
         stored = checkpoint.load(source)["meta"].get("config")
         if not isinstance(stored, Mapping) or not stored.get("model"):
             hint = "give that as the model and this file as weights"
             raise CheckpointError(f"{source}: holds weights, but not the config they belong to; {hint}")
-        return _with_weights(load_config(stored, overrides), weights or source, exporter, device)
+        return _with_weights(_stored_config(stored, overrides, trust), weights or source, exporter, device)
     config = load_config(source, overrides)
     changed = any(text.lstrip("+~").startswith(("model", "data.num_classes", "data.task")) for text in overrides)
     named = isinstance(source, str) and not source.lower().endswith((".yaml", ".yml")) and not changed
     return _with_weights(config, weights or (config.meta.get("weights") if named else None), exporter, device)
+
+
+def _stored_config(stored: Mapping[str, Any], overrides: Sequence[str], trust: bool) -> Config:
+    """Return the config that a file of weights holds: data of whoever wrote the file, unless it is trusted."""
+    if "_base_" in stored and not trust:
+        raise UntrustedError(f"another config, {stored['_base_']}")
+    config = load_config(stored, overrides)
+    config.trusted = trust
+    return config
 
 
 def _is_model_file(path: Path) -> bool:
@@ -135,15 +150,18 @@ def make_model(config: Config, catalog: Catalog | None = None, pretrained: bool 
     Args:
         config: The whole config.
         catalog: Where its components are looked up; None is the installed ones, as the config prefers them.
-        pretrained: Whether to load them.
+        pretrained: Whether to load them; no part of the model is told of any when False.
     """
     if "unavailable" in config.meta:
         raise ConfigError(unavailable(config))
     if not config.get("model"):
         raise ConfigError(Problem("this config has no model", "model", str(config.source)))
     catalog = catalog or catalog_of(config)
-    model = build("segmentors", config["model"], path="model", catalog=catalog, ambient=ambient_of(config))
-    for name, part in model.named_modules() if pretrained else ():
+    ambient = ambient_of(config)
+    model = build(
+        "segmentors", config["model"], path="model", catalog=catalog, ambient=ambient, load_pretrained=pretrained
+    )
+    for name, part in model.named_modules():
         if start := getattr(part, "pretrained", None):
             target: Any = part.backbone if isinstance(part, Segmentor) else part
             with catalog.active():

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from segkernel import image, rundir
 from segkernel.building import build
 from segkernel.catalog import Catalog
-from segkernel.config.sections import TTA, TestConfig
+from segkernel.config.sections import TTA, Sections, TestConfig
 from segkernel.data import apply_eval_transforms
 from segkernel.engine import LocalEngine
 from segkernel.errors import ComponentError, DataError, UsageError, warn_renamed
@@ -54,9 +54,12 @@ class Predictor:
         tta: Test-time augmentation.
         exporter: What loads an exported file: a name, or ``{type: NAME, argument: value}``; None takes the one of the
             file's suffix.
+        trust: Whether a config inside a checkpoint or an exported file may name import paths and files to read.
+            Without it the file is data: it can use what installed plugins offer and nothing else.
 
     Raises:
         ConfigError, CheckpointError, ExportError, UsageError: When the parts are missing or do not fit together.
+        UntrustedError: When the file asks for more than it may.
     """
 
     def __init__(
@@ -73,8 +76,9 @@ class Predictor:
         test_cfg: TestConfig | None = None,
         tta: TTA | None = None,
         exporter: ExporterChoice = None,
+        trust: bool = False,
     ) -> None:
-        loaded = load_model(model, weights, exporter=exporter, device=str(device or "auto"))
+        loaded = load_model(model, weights, exporter=exporter, device=str(device or "auto"), trust=trust)
         built, meta, config = loaded.model, loaded.meta, loaded.config
         self.config = config
         if loaded.random:
@@ -87,12 +91,15 @@ class Predictor:
         output = self.model.outputs["seg"]
         # An output without classes, such as depth, gets one name, for a label specification cannot be empty.
         self.labels = _settle_labels(classes, palette, known if output.classes else None, output.classes or 1)
-        specs = data.get("eval_transforms") or ()
-        self.transforms = [build("transforms", t, catalog=catalog) for t in specs] if transforms is None else transforms
-        wanted = preprocess or data.get("preprocess") or meta.get("preprocess") or {}
+        used = {"data": ["preprocess"] + ["eval_transforms"] * (transforms is None), "evaluate": ["test_cfg"]}
+        given = {name: _entries((config or {}).get(name) or {}, keys) for name, keys in used.items()}
+        sections = build(Sections, given, catalog=catalog)
+        self.transforms = sections.data.eval_transforms if transforms is None else transforms
+        wanted = preprocess or sections.data.preprocess or meta.get("preprocess") or {}
         self.preprocessor = build(Preprocessor, wanted, path="preprocess", catalog=catalog)
-        evaluate = (config.get("evaluate") if config else None) or {}
-        self.test_cfg: TestConfig | None = test_cfg or evaluate.get("test_cfg") or getattr(self.model, "test_cfg", None)
+        self.test_cfg: TestConfig | None = (
+            test_cfg or sections.evaluate.test_cfg or getattr(self.model, "test_cfg", None)
+        )
         self.tta = tta
         self._engine = LocalEngine(str(device or _device_of(built, isinstance(model, nn.Module))))
         self._engine.prepare_model(self.model.eval(), self.preprocessor.eval())
@@ -215,6 +222,11 @@ class _PlainModule(Segmentor):
             name = type(self.module).__name__
             raise UsageError(f"{name} gives {given}, not logits (N, {count}, h, w) of the {count} classes")
         return {"seg": logits}
+
+
+def _entries(section: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """Return those of the keys that a section has something under."""
+    return {key: section[key] for key in keys if section.get(key) is not None}
 
 
 def _device_of(model: Any, given: bool) -> str:

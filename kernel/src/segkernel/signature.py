@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typing_extensions
 from typing_extensions import NotRequired, ReadOnly, Required, TypeAliasType, Unpack, is_typeddict
 
+from segkernel.annotations import words
 from segkernel.catalog import GROUPS
 from segkernel.interfaces.spec import Spec
 
@@ -224,21 +225,30 @@ def is_record(target: Any) -> bool:
 
 
 def bare(annotation: Any) -> Any:
-    """Take off what does not change which values fit: Annotated, NewType and aliases."""
+    """Return an annotation's type: without what Annotated adds, NewType and aliases."""
+    return unwrap(annotation)[0]
+
+
+def unwrap(annotation: Any) -> tuple[Any, list[Any]]:
+    """Return an annotation's type, and the constraints that Annotated adds."""
+    constraints: list[Any] = []
     while True:
         if get_origin(annotation) is Annotated:
-            annotation = get_args(annotation)[0]
+            annotation, *more = get_args(annotation)
+            constraints += more
         elif isinstance(annotation, TypeAliasType):
             annotation = annotation.__value__
         elif hasattr(annotation, "__supertype__"):
             annotation = annotation.__supertype__
         else:
-            return annotation
+            return annotation, constraints
 
 
 def describe(annotation: Any) -> str:
     """Say in words which values an annotation means."""
-    kind = bare(annotation)
+    kind, constraints = unwrap(annotation)
+    if limits := words(constraints):
+        return f"{describe(kind)} ({limits})"
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in UNIONS:
         return " or ".join(dict.fromkeys(describe(arm) for arm in arguments))

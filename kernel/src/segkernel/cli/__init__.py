@@ -48,6 +48,10 @@ class _Size(click.ParamType):
 
 
 SIZE = _Size()
+TRUST = click.option(
+    "--trust", is_flag=True, help="Let the config inside the file run any code; only for files you trust."
+)
+"""Of every command that opens a checkpoint or an exported file."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

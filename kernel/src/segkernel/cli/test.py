@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from segkernel.cli import TRUST
 from segkernel.cli.run import engine_overrides
 
 
@@ -23,8 +24,15 @@ from segkernel.cli.run import engine_overrides
 @click.option("--tta", is_flag=True, help="Average over scales and mirroring (evaluate.tta, or 0.5 to 1.75 and flip).")
 @click.option("--work-dir", metavar="DIR", help="Run directory. [default: work_dirs/NAME/TIME]")
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps.")
+@TRUST
 def command(
-    config: str, others: tuple[str, ...], tta: bool, work_dir: str | None, device: str | None, **pictures: Any
+    config: str,
+    others: tuple[str, ...],
+    tta: bool,
+    work_dir: str | None,
+    device: str | None,
+    trust: bool,
+    **pictures: Any,
 ) -> None:
     """Test CONFIG with WEIGHTS, a checkpoint or an exported file; CONFIG may itself be a checkpoint of a run."""
     from segkernel.building import build
@@ -37,7 +45,8 @@ def command(
     show_dir, labels_dir = pictures["show_dir"], pictures["labels_dir"]
     wanted = show_dir or labels_dir or pictures["show"]
     hooks = [build("hooks", {"type": "PicturesHook", "count": 0, **pictures})] if wanted else []  # a plugin's
-    runner = make_test(config, weights[0] if weights else None, overrides, work_dir=work_dir, tta=tta, hooks=hooks)
+    file = weights[0] if weights else None
+    runner = make_test(config, file, overrides, work_dir=work_dir, tta=tta, hooks=hooks, trust=trust)
     try:
         metrics = runner.test()
     finally:

@@ -32,12 +32,13 @@ class Config(UserDict[str, Any]):
         data: The same with references resolved.
         name: A short name for run folders.
         source: The file or packaged file that it came from.
+        trusted: Whether it may name import paths and files: not when it came out of a file of weights.
     """
 
     data: MarkedDict
 
-    def __init__(self, raw: MarkedDict, data: MarkedDict, name: str, source: str) -> None:
-        self.raw, self.data, self.name, self.source = raw, data, name, source
+    def __init__(self, raw: MarkedDict, data: MarkedDict, name: str, source: str, trusted: bool = True) -> None:
+        self.raw, self.data, self.name, self.source, self.trusted = raw, data, name, source, trusted
         self.meta: MarkedDict = data.pop("_meta_", None) or MarkedDict()
 
     def to_yaml(self) -> str:
@@ -73,7 +74,7 @@ def load_config(
     from segkernel.catalog import Catalog
     from segkernel.config.layers import Layers
     from segkernel.config.merge import merge
-    from segkernel.config.overrides import apply_overrides, declared_keys
+    from segkernel.config.overrides import apply_overrides, declared_keys, misshapen
     from segkernel.config.references import resolve
 
     problems: list[Problem] = []
@@ -88,8 +89,9 @@ def load_config(
     for key in [key for key in raw if key not in (*sections, "_meta_")]:
         problems.append(Problem("unknown section", str(key), place_of(raw, key), suggest(key, sections)))
     data = resolve(raw, problems)
+    problems += misshapen(data)
     _refuse(problems)
-    return Config(raw, data, name, origin)
+    return Config(raw, data, name, origin, getattr(source, "trusted", True))
 
 
 def _add(source: str | Path | Mapping[str, Any], layers: Layers) -> tuple[str, str]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, get_args, get_origin
 
-from segkernel.config.marks import MarkedDict, MarkedList, Place, summarize
+from segkernel.config.marks import MarkedDict, MarkedList, Place, place_of, summarize
 from segkernel.config.merge import join, merge
 from segkernel.config.paths import Path, format_path, split_path, step_in
 from segkernel.config.sections import Sections
 from segkernel.config.text import read_text
 from segkernel.errors import Problem, suggest
-from segkernel.signature import UNIONS, group_of, is_record, signature
+from segkernel.signature import LISTS, UNIONS, describe, group_of, is_record, signature
 
 _PLACE = Place("command line")
 _FORMS = (("", "="), ("", "+="), ("~", ""), ("+", "="))
@@ -113,6 +113,22 @@ def declared_keys(path: Path) -> list[str]:
         annotation = _parameters(arms).get(step)
         arms = get_args(annotation) if get_origin(annotation) in UNIONS else (annotation,)
     return [*_parameters(arms), *(["type"] if any(map(group_of, arms)) else [])]
+
+
+def misshapen(config: MarkedDict) -> Iterator[Problem]:
+    """Yield the sections that are no mapping, or no list, where one is meant: all who read them may rely on that."""
+    for name, annotation in _parameters((Sections,)).items():
+        kinds = tuple(map(_shape, get_args(annotation)))  # every section may be None
+        if name in config and not isinstance(config[name], kinds):
+            message = f"expected {describe(annotation)}, got {summarize(config[name])}"
+            yield Problem(message, name, place_of(config, name))
+
+
+def _shape(arm: Any) -> type:
+    """Return the type of the values that a section's annotation takes, before anything in them is built."""
+    if is_record(arm) or group_of(arm):
+        return MarkedDict
+    return MarkedList if get_origin(arm) in LISTS else arm
 
 
 def _parameters(arms: Iterable[Any]) -> dict[Any, Any]:

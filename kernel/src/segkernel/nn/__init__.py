@@ -37,6 +37,7 @@ from segkernel.nn.layers import (
     build_upsample,
 )
 from segkernel.nn.losses import (
+    ClassWeight,
     CrossEntropyLoss,
     PixelLoss,
     StridedLogits,
@@ -60,6 +61,7 @@ __all__ = [
     "AdaptivePadding",
     "AdaptivePaddingConv2d",
     "CascadeDecodeHead",
+    "ClassWeight",
     "ContextBlock",
     "ConvModule",
     "CrossEntropyLoss",

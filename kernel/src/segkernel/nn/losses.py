@@ -16,13 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segkernel.annotations import FileName
 from segkernel.errors import ConfigError, DataError, Problem
 from segkernel.interfaces.model import Loss
 from segkernel.labels import Task
 from segkernel.nn.resize import upsample_logits
 
 Reduction = Literal["mean", "sum", "none"]
-ClassWeight = Sequence[float] | str | None
+ClassWeight = Sequence[float] | FileName | None
+"""One number per class, or a .npy or .json file of them."""
 
 
 class PixelLoss(Loss):
@@ -222,11 +224,11 @@ def read_class_weight(class_weight: ClassWeight) -> list[float] | None:
     Raises:
         DataError: The file is missing, or holds something else.
     """
-    if class_weight is None or not isinstance(class_weight, str):
+    if class_weight is None or not isinstance(class_weight, str | Path):
         return None if class_weight is None else [float(value) for value in class_weight]
     try:
-        text = class_weight.endswith(".json")
-        values = json.loads(Path(class_weight).read_text()) if text else np.load(class_weight, allow_pickle=False)
+        path = Path(class_weight)
+        values = json.loads(path.read_text()) if path.suffix == ".json" else np.load(path, allow_pickle=False)
         return [float(value) for value in values]
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"no list of class weights: {error}", class_weight) from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segkernel.cli import SIZE
+from segkernel.cli import SIZE, TRUST
 from segkernel.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,11 +27,18 @@ log = logging.getLogger(__name__)
 @click.option("--image", metavar="FILE", help="Prove it on this image. [default: one of the config's data]")
 @click.option("--size", type=SIZE, help="Resize that image. [default: the config's crop size, or its own]")
 @click.option("--out", metavar="FILE", help="The file to write. [default: beside the weights]")
+@TRUST
 def command(
-    model: str, weights: str | None, kind: str, image: str | None, size: tuple[int, int] | None, out: str | None
+    model: str,
+    weights: str | None,
+    kind: str,
+    image: str | None,
+    size: tuple[int, int] | None,
+    out: str | None,
+    trust: bool,
 ) -> None:
     """Export MODEL: a checkpoint, or a config with --weights. Nothing is written unless the numbers are equal."""
-    path = export_model(model, weights, kind, image=image, size=size, out=out)
+    path = export_model(model, weights, kind, image=image, size=size, out=out, trust=trust)
     click.echo(f"wrote {path}\nnext  seg-kernel predict {path} IMAGE...")
 
 
@@ -43,6 +50,7 @@ def export_model(
     image: Image | None = None,
     size: tuple[int, int] | None = None,
     out: str | Path | None = None,
+    trust: bool = False,
 ) -> Path:
     """Export a trained model; return the file, which is written only if it gives the same numbers.
 
@@ -53,6 +61,7 @@ def export_model(
         image: What it is proven on; None takes the first image of the config's test, validation or training set.
         size: (height, width) in pixels to resize that image to; None keeps what the config's transforms make of it.
         out: The file; None puts it beside the weights.
+        trust: As of `segkernel.Predictor`.
 
     Raises:
         ExportError: The model cannot be exported, or the file gives other numbers.
@@ -63,7 +72,7 @@ def export_model(
     from segkernel.nn import resize
     from segkernel.predictor import Predictor
 
-    predictor = Predictor(model, weights, device="cpu")
+    predictor = Predictor(model, weights, device="cpu", trust=trust)
     spec = {"type": exporter} if isinstance(exporter, str) else exporter
     chosen: Exporter = build("exporters", spec, catalog=catalog_of(predictor.config))
     example = predictor.example(_first_image(predictor.config) if image is None else image)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from segkernel.cli import TRUST
+
 
 @click.command("predict")
 @click.argument("model")
@@ -26,6 +28,7 @@ import click
 @click.option("--exporter", metavar="SPEC", help="Loads an exported MODEL: a name, or '{type: NAME, argument: value}'.")
 @click.option("--show", is_flag=True, help="Show each picture in a window.")
 @click.option("--wait-time", type=float, default=0, metavar="SECONDS", help="How long to show each; 0 waits for a key.")
+@TRUST
 def command(
     model: str,
     inputs: tuple[str, ...],
@@ -37,6 +40,7 @@ def command(
     exporter: str | None,
     show: bool,
     wait_time: float,
+    trust: bool,
 ) -> None:
     """Predict IMAGE... with MODEL: a checkpoint, an exported file, or a config with --weights.
 
@@ -52,7 +56,7 @@ def command(
     spec = read_text(exporter, "--exporter", problems) if exporter else None
     if problems:
         raise ConfigError(problems)
-    predictor = Predictor(model, weights, device, exporter=spec)
+    predictor = Predictor(model, weights, device, exporter=spec, trust=trust)
     folders = {"pictures": "vis" if kind != "labels" else "", "labels": "pred" if kind != "overlays" else ""}
     stream = predict_images(
         predictor,

@@ -17,6 +17,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from segkernel import image
+from segkernel.annotations import FileName
 from segkernel.errors import DataError, UsageError
 from segkernel.labels import Labels
 from segplug_datasets import image
@@ -45,7 +47,7 @@ class CityscapesMetric:
 
     conformance_inputs: ClassVar = {"num_classes": 19}
 
-    def __init__(self, output_dir: str | Path | None = None, format_only: bool = False, field: str = "seg") -> None:
+    def __init__(self, output_dir: FileName | None = None, format_only: bool = False, field: str = "seg") -> None:
         if format_only and output_dir is None:
             raise UsageError("format_only writes predictions: say where with output_dir")
         self.output_dir, self.format_only, self.field = output_dir, format_only, field

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from segkernel.annotations import FileName
 from segkernel.errors import DataError, UsageError
 from segkernel.labels import IGNORE, Labels, Task
 from segplug_datasets.label_spec import LabelSpec
@@ -81,7 +81,7 @@ class IoUMetric:
         beta: float = 1,
         classes: Sequence[str] | None = None,
         field: str = "seg",
-        output_dir: str | Path | None = None,
+        output_dir: FileName | None = None,
         format_only: bool = False,
         bootstrap: int = 0,
         confidence: float = 0.95,

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from segkernel.errors import ConfigError, Problem
 from segkernel.labels import Task
-from segkernel.nn import PixelLoss, class_factors, read_class_weight, reduce_loss
+from segkernel.nn import ClassWeight, PixelLoss, class_factors, read_class_weight, reduce_loss
 
 
 class FocalLoss(PixelLoss):
@@ -42,7 +42,7 @@ class FocalLoss(PixelLoss):
         gamma: float = 2.0,
         alpha: float | Sequence[float] = 0.5,
         reduction: Literal["mean", "sum", "none"] = "mean",
-        class_weight: Sequence[float] | str | None = None,
+        class_weight: ClassWeight = None,
         loss_weight: float = 1.0,
         loss_name: str = "loss_focal",
         task: Task | None = None,

@@ -6,7 +6,6 @@ Networks, 2019.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from segkernel.interfaces.model import Loss
-from segkernel.nn import class_factors, read_class_weight
+from segkernel.nn import ClassWeight, class_factors, read_class_weight
 
 
 class HuasdorffDisstanceLoss(Loss):
@@ -38,7 +37,7 @@ class HuasdorffDisstanceLoss(Loss):
     def __init__(
         self,
         reduction: Literal["mean", "sum", "none"] = "mean",
-        class_weight: Sequence[float] | str | None = None,
+        class_weight: ClassWeight = None,
         loss_weight: float = 1.0,
         ignore_index: int | None = None,
         loss_name: str = "loss_huasdorff",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from segkernel.interfaces.model import Loss
-from segkernel.nn import class_factors, read_class_weight
+from segkernel.nn import ClassWeight, class_factors, read_class_weight
 
 
 class JaccardLoss(Loss):
@@ -32,7 +32,7 @@ class JaccardLoss(Loss):
         self,
         classes: Literal["present", "all"] | Sequence[int] = "present",
         smooth: float = 0.0,
-        class_weight: Sequence[float] | str | None = None,
+        class_weight: ClassWeight = None,
         loss_weight: float = 1.0,
         loss_name: str = "loss_jaccard",
     ) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Loss
-from segkernel.nn import class_factors, read_class_weight, reduce_loss
+from segkernel.nn import ClassWeight, class_factors, read_class_weight, reduce_loss
 
 
 class LovaszLoss(Loss):
@@ -35,7 +35,7 @@ class LovaszLoss(Loss):
         classes: Literal["present", "all"] | Sequence[int] = "present",
         per_image: bool = False,
         reduction: Literal["mean", "sum", "none"] = "mean",
-        class_weight: Sequence[float] | str | None = None,
+        class_weight: ClassWeight = None,
         loss_weight: float = 1.0,
         loss_name: str = "loss_lovasz",
     ) -> None:

@@ -5,15 +5,13 @@ Shrivastava, Gupta and Girshick, Training Region-based Object Detectors with Onl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Loss
-from segkernel.nn import class_factors, read_class_weight
+from segkernel.nn import ClassWeight, class_factors, read_class_weight
 
 
 class OhemCrossEntropy(Loss):
@@ -34,7 +32,7 @@ class OhemCrossEntropy(Loss):
         thres: float = 0.7,
         min_kept: int = 100000,
         loss_weight: float = 1.0,
-        class_weight: Sequence[float] | str | None = None,
+        class_weight: ClassWeight = None,
         loss_name: str = "loss_ohem",
     ) -> None:
         super().__init__()

@@ -7,7 +7,6 @@ They mean what those of the same short name in mmdetection do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Loss
-from segkernel.nn import class_factors, read_class_weight, reduce_loss
+from segkernel.nn import ClassWeight, class_factors, read_class_weight, reduce_loss
 from segplug_heads.losses.dice_loss import DiceLoss
 
 Reduction = Literal["mean", "sum", "none"]
@@ -41,7 +40,7 @@ class QueryCrossEntropyLoss(Loss):
         use_sigmoid: bool = False,
         use_mask: bool = False,
         reduction: Reduction = "mean",
-        class_weight: Sequence[float] | str | None = None,
+        class_weight: ClassWeight = None,
         ignore_index: int | None = None,
         loss_weight: float = 1.0,
         avg_non_ignore: bool = False,

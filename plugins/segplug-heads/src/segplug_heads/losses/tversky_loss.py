@@ -6,14 +6,12 @@ Networks, 2017.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from segkernel.interfaces.model import Loss
-from segkernel.nn import class_factors, read_class_weight
+from segkernel.nn import ClassWeight, class_factors, read_class_weight
 
 
 class TverskyLoss(Loss):
@@ -33,7 +31,7 @@ class TverskyLoss(Loss):
     def __init__(
         self,
         smooth: float = 1.0,
-        class_weight: Sequence[float] | str | None = None,
+        class_weight: ClassWeight = None,
         loss_weight: float = 1.0,
         ignore_index: int | None = None,
         alpha: float = 0.3,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segkernel.annotations import FileName
 from segkernel.errors import ConfigError, DataError, Problem
 from segkernel.nn import FFN, LayerConfig, MultiheadAttention, build_norm, is_tracing
 from segplug_heads.parts.clip_tokenizer import tokenize
@@ -121,7 +123,7 @@ class CLIPTextEncoder(TextEncoder):
         cache_feature: bool = True,
         cat_bg: bool = True,
         norm_cfg: LayerConfig = LN,
-        features: str | None = None,
+        features: FileName | None = None,
     ) -> None:
         super().__init__()
         if (dataset_name is None) == (vocabulary is None):
@@ -180,7 +182,7 @@ class CLIPTextEncoder(TextEncoder):
         last = x[torch.arange(len(texts), device=x.device), tokens.argmax(1)]  # the end token has the highest id
         return F.normalize(self.ln_final(last) @ self.text_projection, dim=-1)
 
-    def _read(self, path: str) -> Tensor:
+    def _read(self, path: str | Path) -> Tensor:
         expected = (len(self.vocabulary), self.text_projection.shape[1])
         try:
             embeddings = torch.from_numpy(np.load(path, allow_pickle=False)).to(self.text_projection.dtype)

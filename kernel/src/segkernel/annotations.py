@@ -1,0 +1,83 @@
+"""Annotations that say which values an argument takes where its type alone does not.
+
+    def __init__(self, prob: Probability = 0.5, kernel_size: OddInt = 3, lr: Positive = 0.01) -> None: ...
+
+They are `typing.Annotated` with the constraints of the package ``annotated_types``; an author may as well write such
+constraints out. A config is held against them before anything is built, and a value that does not fit is reported with
+its file and line.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt, MaxLen, MinLen, MultipleOf, Predicate
+
+__all__ = [
+    "FileName",
+    "NonNegative",
+    "NonNegativeInt",
+    "OddInt",
+    "Positive",
+    "PositiveInt",
+    "Probability",
+    "Range",
+    "breaks",
+    "words",
+]
+
+
+def odd(value: int) -> bool:
+    """Whether a number of pixels has a middle."""
+    return value % 2 == 1
+
+
+def ordered(pair: Sequence[float]) -> bool:
+    """Whether the lower end is written first."""
+    return pair[0] <= pair[1]
+
+
+FILE = object()
+"""Marks a text as the name of a file that will be read: what comes out of a file of weights may not name any."""
+
+Positive = Annotated[float, Interval(gt=0, lt=math.inf)]
+NonNegative = Annotated[float, Interval(ge=0, lt=math.inf)]
+Probability = Annotated[float, Interval(ge=0, le=1)]
+PositiveInt = Annotated[int, Ge(1)]
+NonNegativeInt = Annotated[int, Ge(0)]
+OddInt = Annotated[int, Ge(1), Predicate(odd)]
+Range = Annotated[tuple[float, float], Predicate(ordered)]
+"""(low, high)."""
+FileName = Annotated[str | Path, FILE]
+
+_CHECKS: dict[type, tuple[str, Callable[[Any, Any], bool], str]] = {
+    Gt: ("gt", lambda value, limit: value > limit, "above {}"),
+    Ge: ("ge", lambda value, limit: value >= limit, "{} or more"),
+    Lt: ("lt", lambda value, limit: value < limit, "below {}"),
+    Le: ("le", lambda value, limit: value <= limit, "{} or less"),
+    MultipleOf: ("multiple_of", lambda value, step: value % step == 0, "a multiple of {}"),
+    MinLen: ("min_length", lambda value, length: len(value) >= length, "{} or more of them"),
+    MaxLen: ("max_length", lambda value, length: len(value) <= length, "{} or less of them"),
+    Predicate: ("func", lambda value, holds: holds(value), "{}"),
+}
+"""By constraint: the attribute with its bound, whether a value keeps to it, and how it reads."""
+
+
+def breaks(value: Any, constraints: Iterable[Any]) -> bool:
+    """Whether a value of the right type breaks one of the constraints; nan is in no interval."""
+    return not all(holds(value, getattr(constraint, bound)) for constraint, (bound, holds, _) in _known(constraints))
+
+
+def words(constraints: Iterable[Any]) -> str:
+    """Return how constraints read: ``0 or more, 1 or less``."""
+    bounds = [(getattr(constraint, bound), text) for constraint, (bound, _, text) in _known(constraints)]
+    return ", ".join(text.format(getattr(bound, "__name__", bound)) for bound, text in bounds if bound != math.inf)
+
+
+def _known(constraints: Iterable[Any]) -> list[tuple[Any, tuple[str, Callable[[Any, Any], bool], str]]]:
+    """Return those that can be checked; an interval is two of them, and metadata of others is nobody's here."""
+    flat = [part for each in constraints for part in (each if isinstance(each, GroupedMetadata) else [each])]
+    return [(each, _CHECKS[type(each)]) for each in flat if type(each) in _CHECKS]
