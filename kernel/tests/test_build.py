@@ -9,13 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NewType
 
 import pytest
+from annotated_types import MinLen
 from typing_extensions import NotRequired, Required, TypedDict, Unpack
 
 from segkernel import build
+from segkernel.annotations import FileName, OddInt, Positive, Probability, Range
 from segkernel.building import check
 from segkernel.catalog import Catalog, Row
 from segkernel.config.marks import MarkedDict, MarkedList, Place
-from segkernel.errors import ConfigError, DataError, NotInstalledError, Problem, UnknownComponentError, UsageError
+from segkernel.errors import (
+    ConfigError,
+    DataError,
+    NotInstalledError,
+    Problem,
+    UnknownComponentError,
+    UntrustedError,
+    UsageError,
+)
 from segkernel.interfaces.spec import Spec
 from segkernel.signature import Unresolved, signature
 
@@ -679,3 +689,77 @@ def test_a_segmentor_is_no_head() -> None:
         pass
 
     assert [problem.message for problem in check("heads", {"type": Model}, catalog=CATALOG)] == ["Model is no Head"]
+
+
+# ---------------------------------------------------------------- ranges
+
+
+class Bounded:
+    def __init__(
+        self,
+        share: Probability = 0.5,
+        lr: Positive | Sequence[Positive] = 1.0,
+        size: OddInt = 3,
+        span: Range = (0.0, 1.0),
+        names: Annotated[Sequence[str], MinLen(1)] = ("a",),
+        free: float = 0.0,
+        weights: FileName | Sequence[float] | None = None,
+    ) -> None:
+        self.share, self.lr, self.size, self.span = share, lr, size, span
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"share": 1.5}, r"share: expected float \(0 or more, 1 or less\), got 1.5"),
+        ({"share": float("nan")}, "share: expected float"),
+        ({"free": float("nan")}, "free: expected float, got nan"),
+        ({"lr": 0}, r"lr: expected float \(above 0\) or a list of float \(above 0\), got 0"),
+        ({"lr": float("inf")}, "lr: expected"),
+        ({"lr": [1.0, -1.0]}, r"lr\[1\]: expected float \(above 0\), got -1.0"),
+        ({"size": 4}, r"size: expected int \(1 or more, odd\), got 4"),
+        ({"size": 3.0}, "size: expected int"),
+        ({"span": [2, 1]}, r"span: expected a list \[float, float\] \(ordered\), got \[2, 1\]"),
+        ({"span": [1]}, "span: expected a list"),
+        ({"names": []}, "names: expected a list of str"),
+    ],
+)
+def test_a_value_outside_its_range_is_refused(given, said):
+    with pytest.raises(ConfigError, match=said):
+        build(Bounded, given)
+
+
+def test_values_at_the_ends_of_their_ranges_are_taken():
+    built = build(Bounded, {"share": 1, "lr": [1e-9], "size": 1, "span": [1, 1], "free": float("inf")})
+    assert (built.share, built.lr, built.size, built.span) == (1, [1e-9], 1, (1, 1))
+
+
+def test_files_are_read_for_those_who_are_trusted_only():
+    assert build(Bounded, {"weights": "w.npy"})
+    with pytest.raises(UntrustedError, match=r"the file w\.npy"):
+        build(Bounded, {"weights": "w.npy"}, catalog=Catalog(trusted=False))
+
+
+@dataclass
+class Record:
+    factor: float = 1.0
+
+
+def test_a_component_may_be_a_dataclass():
+    assert build("transforms", {"type": f"{__name__}:Record", "factor": 2}).factor == 2
+
+
+class Named:
+    def __init__(self, pretrained: str | None = None) -> None:
+        self.pretrained = pretrained
+
+
+class Fetching:
+    def __init__(self, body: Spec | None = None, pretrained: bool = True) -> None:
+        self.pretrained = pretrained
+
+
+def test_pretrained_weights_can_be_turned_off_for_all_parts():
+    assert build(Named, {"pretrained": "x.pth"}).pretrained == "x.pth"
+    assert build(Named, {"pretrained": "x.pth"}, load_pretrained=False).pretrained is None
+    assert build(Fetching, {}, load_pretrained=False).pretrained is False

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from segkernel import Evaluation
 from segkernel.data import Loader
-from segkernel.errors import UsageError
+from segkernel.errors import UntrustedError, UsageError
 from segkernel.inference import Preprocessor, infer, predict_batch
 from segkernel.interfaces.model import Output, PixelClasses, PixelValues, Segmentor, output_of
 from segkernel.sample import ObjectField, Sample, collate
@@ -165,7 +165,7 @@ def test_outputs_in_files_before_0_3_were_maps_of_classes() -> None:
 
 
 def test_a_file_cannot_name_an_import_path() -> None:
-    with pytest.raises(UsageError, match="no import path"):
+    with pytest.raises(UntrustedError, match="import path os:system"):
         output_of({"type": "os:system"})
 
 

@@ -18,6 +18,7 @@ from segkernel.errors import (
     DataError,
     NotInstalledError,
     UnknownComponentError,
+    UntrustedError,
     UsageError,
 )
 from segkernel.predictor import Predictor
@@ -225,7 +226,7 @@ def night_and_day(tmp_path):
 
 
 def test_a_checkpoint_is_all_that_is_needed(trained, night_and_day):
-    predictor = Predictor(trained)
+    predictor = Predictor(trained, trust=True)
     labels = predictor(night_and_day).labels
     assert predictor.classes == ("dark", "light")
     assert predictor.palette == ((0, 0, 9), (9, 9, 0))
@@ -235,7 +236,7 @@ def test_a_checkpoint_is_all_that_is_needed(trained, night_and_day):
 
 
 def test_given_names_win_over_the_checkpoint_s(trained):
-    predictor = Predictor(trained, classes=["night", "day"])
+    predictor = Predictor(trained, trust=True, classes=["night", "day"])
     assert predictor.classes == ("night", "day")
     assert predictor.palette == ((0, 0, 9), (9, 9, 0))
 
@@ -254,8 +255,60 @@ def test_classes_stay_numbers_where_the_data_s_package_is_not_installed(trained,
     state = checkpoint.load(trained)
     del state["meta"]["classes"], state["meta"]["palette"]
     checkpoint.save(trained, state)
-    assert Predictor(trained).classes == ("class 0", "class 1")
+    assert Predictor(trained, trust=True).classes == ("class 0", "class 1")
     assert "GoneData" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked"),
+    [
+        ({}, "the import path shades:Shades"),
+        ({"model": {"type": "TinySegmentor", "loss": {"type": "os:system"}}}, "no segmentors component"),
+        ({"_base_": "/etc/passwd"}, "another config, /etc/passwd"),
+        ({"_base_": ["shades.yaml"]}, "another config"),
+    ],
+)
+def test_a_checkpoint_s_config_is_data(trained, changes, asked):
+    state = checkpoint.load(trained)
+    state["meta"]["config"] |= changes
+    checkpoint.save(trained, state)
+    with pytest.raises((UntrustedError, ConfigError), match=asked):
+        Predictor(trained)
+    assert "shades" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("classes", 5, "classes are left out"),
+        ("classes", "ab", "classes are left out"),
+        ("classes", [1, 2], "classes are left out"),
+        ("classes", torch.zeros(2), "classes are left out"),
+        ("palette", 5, "palette are left out"),
+        ("palette", ["red", "blue"], "palette are left out"),
+    ],
+)
+def test_classes_of_the_wrong_kind_are_left_out_of_what_a_file_knows(trained, caplog, key, value, said):
+    content = torch.load(trained, weights_only=True)
+    content["meta"][key] = value
+    torch.save(content, trained)
+    assert len(Predictor(trained, trust=True).palette) == 2
+    assert said in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("section", "value"),
+    [
+        ("data", 5), ("data", []), ("evaluate", "x"), ("export", 5), ("engine", 5), ("hooks", {}), ("plugins", 5),
+        ("data", {"eval_transforms": 5}), ("data", {"preprocess": 5}), ("evaluate", {"test_cfg": {"crop_size": "x"}}),
+    ],
+)  # fmt: skip
+def test_a_stored_config_is_checked_like_any_other(trained, section, value):
+    state = checkpoint.load(trained)
+    state["meta"]["config"][section] = value
+    checkpoint.save(trained, state)
+    with pytest.raises(ConfigError, match=rf"^{section}\b.*: expected"):
+        Predictor(trained, trust=True)
 
 
 def seg_kernel(*arguments):

@@ -163,10 +163,21 @@ class _Reader:
         expected = expected or _contract(group)
         if expected is not None and isinstance(target, type) and not issubclass(target, expected):
             return self.problem(here, f"{label} is no {expected.__name__}")
-        return self.call(target, label, spec, at, defaults)
+        return self.call(target, label, spec, at, defaults, typed=True)
 
-    def call(self, target: _Target, label: str, given: Any, at: _At, defaults: Mapping[str, Any] | None = _NONE) -> Any:
-        """Read arguments against the signature of ``target``; without ``defaults``, some may come later."""
+    def call(
+        self,
+        target: _Target,
+        label: str,
+        given: Any,
+        at: _At,
+        defaults: Mapping[str, Any] | None = _NONE,
+        typed: bool = False,
+    ) -> Any:
+        """Read arguments against the signature of ``target``; without ``defaults``, some may come later.
+
+        ``typed`` tells that ``given`` names its class under ``type``, which is then no argument even of a record.
+        """
         if not isinstance(given, Mapping):
             return self.problem(at, f"expected a mapping of the arguments of {label}, got {_show(given)}")
         known, made = signature(target), {}
@@ -176,7 +187,7 @@ class _Reader:
             if key in known:
                 is_default = value is None and known[key].default is None
                 made[key] = None if is_default else self.value(known[key].annotation, value, at.child(given, key))
-            elif key != "type" or is_record(target):
+            elif key != "type" or (is_record(target) and not typed):
                 self._unknown(target, label, given, at, key)
         for name in [name for name in outer if name in known and name not in given]:
             made[name] = self.value(known[name].annotation, outer[name], at)

@@ -222,6 +222,6 @@ def _classes_in(meta: Mapping[str, Any], path: Path) -> dict[str, Any]:
     for key, value in found.items():
         entries, kind = value if isinstance(value, list | tuple) else [None], str if key == "classes" else list | tuple
         if value is not None and not all(isinstance(entry, kind) for entry in entries):
-            log.warning("%s: its %s are no list and are left out: %s", path, key, _describe(value))
+            log.warning("%s: its %s are left out, they are no list of such: %s", path, key, _describe(value))
             found[key] = None
-    return found
+    return {key: value for key, value in found.items() if value or key in meta}

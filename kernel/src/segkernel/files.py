@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 
 def cache_folder() -> Path:
@@ -24,3 +25,14 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def file_name(text: str) -> str:
+    """Return a text from a file or a config, a class for example, as the name of one file or folder."""
+    return str(relative_path(re.sub(r"[\\/]", "_", text)))
+
+
+def relative_path(name: str) -> PurePath:
+    """Return a name, which may hold folders, as a path that stays below the folder it is put into on any system."""
+    parts = [re.sub(r'[<>:"|?*\x00-\x1f]', "_", part) for part in re.split(r"[\\/]", name)]
+    return PurePath(*[part for part in parts if part.strip(".")] or ["_"])

@@ -85,14 +85,14 @@ class Predictor:
             log.warning("no weights were given, the predictions mean nothing; give a checkpoint")
         data = (config.get("data") if config else None) or {}
         catalog = catalog_of(config)
-        known = _labels_of(dataset, catalog) or _labels_in(meta) or _labels_in_config(data, catalog)
+        known = _labels_of(dataset, Catalog.discover()) or _labels_in(meta) or _labels_in_config(data, catalog)
         names = classes or (known.classes if known else None)
         self.model: Any = built if hasattr(built, "outputs") else _PlainModule(built, names)
         output = self.model.outputs["seg"]
         # An output without classes, such as depth, gets one name, for a label specification cannot be empty.
         self.labels = _settle_labels(classes, palette, known if output.classes else None, output.classes or 1)
         used = {"data": ["preprocess"] + ["eval_transforms"] * (transforms is None), "evaluate": ["test_cfg"]}
-        given = {name: _entries((config or {}).get(name) or {}, keys) for name, keys in used.items()}
+        given = {name: _entries(config.get(name) or {}, keys) for name, keys in used.items()} if config else {}
         sections = build(Sections, given, catalog=catalog)
         self.transforms = sections.data.eval_transforms if transforms is None else transforms
         wanted = preprocess or sections.data.preprocess or meta.get("preprocess") or {}

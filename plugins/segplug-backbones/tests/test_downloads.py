@@ -50,7 +50,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_a_file_is_downloaded_once(server: str) -> None:
-    first, second = fetch(f"{server}/plain.pth"), fetch(f"{server}/plain.pth")
+    first, second = fetch(f"{server}/plain.pth", SUM), fetch(f"{server}/plain.pth", SUM)
     assert first == second
     assert first.read_bytes() == CONTENT
     assert Quiet.served == ["/plain.pth"]
@@ -68,21 +68,44 @@ def test_a_wrong_checksum_is_refused_and_nothing_kept(server: str, tmp_path: Pat
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
 
+def test_plain_http_needs_a_checksum(server: str) -> None:
+    with pytest.raises(CheckpointError, match=r"plain\.pth: without https, .* add #sha256="):
+        fetch(f"{server}/plain.pth")
+    assert Quiet.served == []
+
+
+def test_a_file_in_the_cache_is_checked_again(server: str) -> None:
+    path = fetch(f"{server}/plain.pth", SUM)
+    path.write_bytes(CONTENT + b"!")
+    with pytest.raises(CheckpointError, match="is not what was downloaded"):
+        fetch(f"{server}/plain.pth", SUM)
+
+
+@pytest.mark.parametrize("name", ["..%2f..%2f..%2fevil.pth", "..%5c..%5cevil.pth", "%2e%2e%2fevil.pth"])
+def test_an_address_does_not_lead_out_of_the_cache(server: str, tmp_path: Path, name: str) -> None:
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(CheckpointError, match="cannot be downloaded"):
+        fetch(f"{server}/{name}", SUM)
+    new = {str(path.relative_to(tmp_path)) for path in set(tmp_path.rglob("*")) - before}
+    assert new
+    assert all(path.startswith("cache") for path in new)
+
+
 def test_a_file_cut_short_is_not_kept(server: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be downloaded"):
-        fetch(f"{server}/short.pth")
+        fetch(f"{server}/short.pth", SUM)
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
 
 def test_what_is_not_there_says_where_to_put_it(server: str) -> None:
     with pytest.raises(CheckpointError, match=r"HTTP 404[\s\S]*put it at .*cache.*missing.pth"):
-        fetch(f"{server}/missing.pth")
+        fetch(f"{server}/missing.pth", SUM)
 
 
 def test_no_network_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEGKERNEL_CACHE", str(tmp_path))
     with pytest.raises(CheckpointError, match="cannot be downloaded"):
-        fetch("http://127.0.0.1:9/weights.pth")
+        fetch("https://127.0.0.1:9/weights.pth")
 
 
 def test_an_address_may_hold_its_checksum(server: str) -> None:
@@ -93,10 +116,13 @@ def test_an_address_may_hold_its_checksum(server: str) -> None:
 
 def test_a_name_of_the_table_is_its_address(server: str, tmp_path: Path) -> None:
     (tmp_path / "local_configs").mkdir()
-    lines = [f"house://short: {server}/plain.pth", f"house://long: {{url: {server}/plain.pth, sha256: {SUM}}}"]
+    lines = [
+        f"house://short: {server}/plain.pth#sha256={SUM}",
+        f"house://long: {{url: {server}/plain.pth, sha256: {SUM}}}",
+    ]
     (tmp_path / "local_configs" / "weights.yaml").write_text("\n".join(lines))
     assert locate("house://short").read_bytes() == CONTENT
-    assert locate("house://long") == locate(f"{server}/plain.pth")
+    assert locate("house://long") == locate(f"{server}/plain.pth#sha256={SUM}")
 
 
 def test_an_unknown_name_offers_near_ones(server: str, tmp_path: Path) -> None:

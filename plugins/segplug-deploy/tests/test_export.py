@@ -83,7 +83,7 @@ def seg_kernel(*arguments):
 
 def test_the_export_command_writes_beside_the_weights_and_says_what_is_next(trained, night_and_day, capsys, caplog):
     caplog.set_level("INFO")
-    assert not seg_kernel("export", trained, "--format", "shades:ScaleExporter", "--image", night_and_day)
+    assert not seg_kernel("export", trained, "--trust", "--format", "shades:ScaleExporter", "--image", night_and_day)
     written = json.loads(trained.with_suffix(".scale").read_text())
     assert written["scale"] == 2
     assert written["metadata"]["classes"] == ["dark", "light"]
@@ -96,7 +96,7 @@ def test_the_export_command_resizes_the_image_it_proves_on(trained, night_and_da
     out = tmp_path / "there" / "model.scale"
     out.parent.mkdir()
     arguments = ("--format", "shades:ScaleExporter", "--image", night_and_day, "--size", "32x64", "--out", out)
-    assert not seg_kernel("export", trained, *arguments)
+    assert not seg_kernel("export", trained, "--trust", *arguments)
     assert out.exists()
     assert "proven on (1, 3, 32, 64)" in caplog.text
 
@@ -104,9 +104,9 @@ def test_the_export_command_resizes_the_image_it_proves_on(trained, night_and_da
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("best.pt", "--format", "NoSuchExporter", "--image", "photo.png"), "NoSuchExporter"),
-        (("best.pt", "--format", "shades:ScaleExporter", "--image", "gone.png"), "gone.png"),
-        (("best.pt", "--format", "shades:ScaleExporter"), "GoneData"),
+        (("best.pt", "--trust", "--format", "NoSuchExporter", "--image", "photo.png"), "NoSuchExporter"),
+        (("best.pt", "--trust", "--format", "shades:ScaleExporter", "--image", "gone.png"), "gone.png"),
+        (("best.pt", "--trust", "--format", "shades:ScaleExporter"), "GoneData"),
         (("photo.png", "--format", "shades:ScaleExporter", "--image", "photo.png"), "photo.png"),
     ],
 )

@@ -116,19 +116,15 @@ def declared_keys(path: Path) -> list[str]:
 
 
 def misshapen(config: MarkedDict) -> Iterator[Problem]:
-    """Yield the sections that are no mapping, or no list, where one is meant: all who read them may rely on that."""
+    """Yield the sections that are plain where a mapping or a list is meant: who reads them may rely on that."""
     for name, annotation in _parameters((Sections,)).items():
-        kinds = tuple(map(_shape, get_args(annotation)))  # every section may be None
-        if name in config and not isinstance(config[name], kinds):
-            message = f"expected {describe(annotation)}, got {summarize(config[name])}"
+        value, arms = config.get(name), get_args(annotation)
+        shapes: set[type] = {MarkedDict for arm in arms if is_record(arm) or group_of(arm)}
+        shapes |= {MarkedList for arm in arms if get_origin(arm) in LISTS}
+        plain = isinstance(value, (str, int, float, MarkedDict, MarkedList))  # an object that was built is what it is
+        if shapes and plain and not isinstance(value, tuple(shapes)):
+            message = f"expected {describe(annotation)}, got {summarize(value)}"
             yield Problem(message, name, place_of(config, name))
-
-
-def _shape(arm: Any) -> type:
-    """Return the type of the values that a section's annotation takes, before anything in them is built."""
-    if is_record(arm) or group_of(arm):
-        return MarkedDict
-    return MarkedList if get_origin(arm) in LISTS else arm
 
 
 def _parameters(arms: Iterable[Any]) -> dict[Any, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from segkernel.files import file_name, relative_path
 from segplug_datasets.image import write_mask
 
 
@@ -21,7 +22,7 @@ def write_labels(folder: str | Path, name: str, labels: np.ndarray, classes: Seq
     if labels.dtype.kind == "f":
         labels = np.clip(np.rint(labels * 1000), 0, 65535).astype(np.uint16)
     if labels.ndim == 2:
-        write_mask(Path(folder) / f"{name}.png", labels)
+        write_mask(Path(folder) / relative_path(f"{name}.png"), labels)
         return
     for plane, called in zip(labels, classes, strict=True):
-        write_mask(Path(folder) / called.replace("/", "_") / f"{name}.png", plane)
+        write_mask(Path(folder) / file_name(called) / relative_path(f"{name}.png"), plane)

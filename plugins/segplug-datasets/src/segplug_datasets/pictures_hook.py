@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segkernel.files import relative_path
 from segkernel.hookspecs import Priority, hookimpl
 from segplug_datasets.label_files import write_labels
 from segplug_datasets.label_spec import LabelSpec
@@ -53,11 +54,11 @@ class PicturesHook:
 
         if run.mode != "test" or not isinstance(run.model.outputs["seg"], PixelMap):
             return
-        name = Path(str(prediction.meta["name"]))
+        name = str(prediction.meta["name"])
         if self.labels_dir is not None:
             found = prediction.labels.cpu().numpy()
             labels = found if found.dtype.kind == "f" else LabelSpec.of(run.labels).decode(found)
-            write_labels(self.labels_dir, str(name), labels, run.labels.classes)
+            write_labels(self.labels_dir, name, labels, run.labels.classes)
         if self.show_dir is not None or self.show:
             self._draw(run, prediction, target, self.show_dir and _file(self.show_dir, name))
         if self._drawn < self.count:
@@ -80,5 +81,5 @@ class PicturesHook:
         )
 
 
-def _file(folder: str | Path, name: Path) -> Path:
-    return Path(folder) / name.with_name(name.name + ".png")
+def _file(folder: str | Path, name: str) -> Path:
+    return Path(folder) / relative_path(f"{name}.png")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from segkernel.errors import DataError, UsageError
+from segkernel.files import file_name
 from segplug_datasets import image
 from segplug_datasets.label_files import write_labels
 from segplug_datasets.listing import IMAGE_SUFFIXES, NamedFiles, locate, read_list
@@ -160,4 +161,4 @@ def _write_labels(folder: Path, name: str, prediction: Prediction, predictor: Pr
     for output in _maps(predictor):
         labels = prediction[output].numpy()
         classes = predictor.classes if output == "seg" else [f"class {index}" for index in range(len(labels))]
-        write_labels(folder, name if output == "seg" else f"{name}_{output}", labels, classes)
+        write_labels(folder, name if output == "seg" else f"{name}_{file_name(output)}", labels, classes)

@@ -19,7 +19,7 @@ from urllib.request import Request, urlopen
 from segkernel.config.packaged import folders
 from segkernel.config.text import read_file
 from segkernel.errors import CheckpointError, Problem, did_you_mean
-from segkernel.files import cache_folder, replacing
+from segkernel.files import cache_folder, file_name, replacing
 from segkernel.interfaces.model import WeightFormat
 
 TABLE = "weights.yaml"
@@ -71,27 +71,32 @@ def fetch(address: str, sha256: str = "") -> Path:
     """Return the cached file of an address; download it first if it is not there.
 
     Args:
-        address: With http or https, and perhaps ``#sha256=...``.
+        address: With https, perhaps with ``#sha256=...``; or with http and a checksum.
         sha256: What the file's checksum begins with, in hexadecimal digits.
 
     Raises:
-        CheckpointError: It cannot be downloaded, is cut short, or has another checksum; nothing is kept.
+        CheckpointError: It cannot be downloaded, is cut short, or has another checksum; nothing is kept. What is in
+            the cache has another one by now. An http address comes without one.
     """
     url, fragment = urldefrag(address)
-    name = unquote(Path(urlparse(url).path).name)
-    if not name:
+    last = unquote(urlparse(url).path).rpartition("/")[2]
+    if not last:
         raise CheckpointError(f"{url}: names no file")
-    target = cache_folder() / "weights" / hashlib.sha256(url.encode()).hexdigest()[:8] / name
-    if target.is_file():
-        return target
-    found = re.search(r"-([0-9a-f]{8,64})\.\w+$", name)
+    target = cache_folder() / "weights" / hashlib.sha256(url.encode()).hexdigest()[:8] / file_name(last)
+    found = re.search(r"-([0-9a-f]{8,64})\.\w+$", last)
     wanted = (sha256 or fragment.removeprefix("sha256=") or (found[1] if found else "")).lower()
+    if not wanted and url.startswith("http:"):
+        raise CheckpointError(f"{url}: without https, whoever is on the way may change it; add #sha256=... to it")
+    if target.is_file():
+        if not _checksum(target).startswith(wanted):
+            raise CheckpointError(f"{target}: is not what was downloaded, its checksum is not {wanted}; delete it")
+        return target
     log.info("downloading %s\n    to %s", url, target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as temporary:
             with open(temporary, "wb") as file:
-                digest = _download(url, file)
+                digest = _download(url, file, bool(wanted))
             if not digest.startswith(wanted):
                 raise CheckpointError(f"{url}: has the checksum {digest[:16]}..., not {wanted}; it was not kept")
     except (OSError, ValueError) as error:  # urllib's errors are OSErrors
@@ -101,10 +106,20 @@ def fetch(address: str, sha256: str = "") -> Path:
     return target
 
 
-def _download(url: str, file: IO[bytes]) -> str:
+def _checksum(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _download(url: str, file: IO[bytes], has_checksum: bool) -> str:
     """Copy what is at an address into ``file``; return its SHA-256."""
     digest, size = hashlib.sha256(), 0
     with urlopen(Request(url, headers={"User-Agent": "seg-kernel"}), timeout=30) as answer:
+        if not has_checksum and not answer.geturl().startswith("https:"):
+            raise OSError(f"it leads to {answer.geturl()}, without https and without a checksum")
         announced = int(answer.headers.get("Content-Length") or 0)
         while chunk := answer.read(_CHUNK):
             digest.update(chunk)

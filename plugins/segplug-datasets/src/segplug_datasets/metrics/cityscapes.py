@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from segkernel import image
 from segkernel.annotations import FileName
 from segkernel.errors import DataError, UsageError
 from segkernel.labels import Labels

@@ -1,0 +1,126 @@
+"""Files of weights from strangers are data: whatever their config says, nothing but installed plugins is used."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+CODE = "from pathlib import Path\nPath('executed').touch()\n\ndef Thing(**arguments):\n    Path('executed').touch()\n"
+HEAD = ("model", "decode_head")
+ASKS = {
+    "a loss": (*HEAD, "loss_decode", {"type": "stranger:Thing"}),
+    "a system call": (*HEAD, "loss_decode", {"type": "os:popen", "cmd": "touch executed"}),
+    "one of several losses": (*HEAD, "loss_decode", [{"type": "CrossEntropyLoss"}, {"type": "stranger:Thing"}]),
+    "a layer": ("model", "backbone", "norm_cfg", {"type": "stranger:Thing"}),
+    "the model": ("model", {"type": "stranger:Thing"}),
+    "a transform": ("data", "eval_transforms", [{"type": "stranger:Thing"}]),
+    "a file": (*HEAD, "loss_decode", {"type": "CrossEntropyLoss", "class_weight": "secret.json"}),
+    "a base": ("_base_", "secret.json"),
+}
+FOR_TESTS_ALONE = {
+    "a data set": ("data", "test", {"type": "stranger:Thing"}),
+    "a metric": ("evaluate", "metrics", [{"type": "stranger:Thing"}]),
+    "a folder to write to": ("evaluate", "metrics", [{"type": "IoUMetric", "output_dir": "/elsewhere"}]),
+    "a hook": ("hooks", [{"type": "stranger:Thing"}]),
+}
+FOR_TRAINING_ALONE = {
+    "training data": ("data", "train", {"type": "stranger:Thing"}),
+    "a schedule": ("schedule", "lr", [{"type": "stranger:Thing"}]),
+    "an optimizer": ("optim", "optimizer", {"type": "stranger:Thing"}),
+}
+COMMANDS = {
+    "predict": ["predict", "x.pt", "images", "--out", "out"],
+    "test": ["test", "x.pt", "--work-dir", "tested"],
+    "export": ["export", "x.pt", "--image", "images/0.png"],
+}
+
+
+@pytest.fixture
+def stranger(trained, monkeypatch):
+    """Make ``x.pt`` out of the trained checkpoint with one more wish in its config."""
+    Path("stranger.py").write_text(CODE)
+    Path("secret.json").write_text(json.dumps([1.0, 2.0, 3.0]))
+    monkeypatch.delitem(sys.modules, "stranger", raising=False)
+
+    def make(*wish):
+        state = torch.load(trained, weights_only=True)
+        node = state["meta"]["config"]
+        *path, key, value = wish
+        for step in path:
+            node = node.setdefault(step, {})
+        node[key] = value
+        torch.save(state, "x.pt")
+
+    return make
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("wish", ASKS)
+def test_what_a_checkpoint_asks_for_is_refused_unread(stranger, seg_kernel, command, wish):
+    stranger(*ASKS[wish])
+    seg_kernel(*COMMANDS[command]).must_fail(1, "the config in this file of weights asks for", "--trust")
+    assert not Path("executed").exists()
+    assert "stranger" not in sys.modules
+
+
+@pytest.mark.parametrize("wish", FOR_TESTS_ALONE)
+def test_what_predicting_does_not_need_is_left_alone_and_refused_by_a_test(stranger, seg_kernel, wish):
+    stranger(*FOR_TESTS_ALONE[wish])
+    assert seg_kernel(*COMMANDS["predict"]).code == 0
+    seg_kernel(*COMMANDS["test"]).must_fail(1, "the config in this file of weights asks for", "--trust")
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize("wish", FOR_TRAINING_ALONE)
+def test_nothing_that_trains_is_built_for_a_test(stranger, seg_kernel, wish):
+    stranger(*FOR_TRAINING_ALONE[wish])
+    assert seg_kernel(*COMMANDS["test"]).code == 0
+    assert not Path("executed").exists()
+
+
+def test_whoever_knows_the_file_may_trust_it(stranger, seg_kernel):
+    Path("stranger.py").write_text(f"{CODE}\nfrom segkernel.nn import CrossEntropyLoss\n")
+    stranger(*HEAD, "loss_decode", {"type": "stranger:CrossEntropyLoss"})
+    for command in COMMANDS.values():
+        seg_kernel(*command).must_fail(1, "stranger:CrossEntropyLoss")
+    assert seg_kernel(*COMMANDS["predict"], "--trust").code == 0
+
+
+def test_a_config_of_one_s_own_may_name_what_it_likes(stranger, trained, seg_kernel):
+    Path("stranger.py").write_text("from segkernel.nn import CrossEntropyLoss\n")
+    loss = "model.decode_head.loss_decode={type: 'stranger:CrossEntropyLoss'}"
+    assert seg_kernel("test", "tiny.yaml", trained, loss).code == 0
+
+
+def test_an_exported_file_s_config_is_data_as_well(stranger, trained, seg_kernel):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("segplug_deploy")
+    assert seg_kernel("export", trained, "--image", "images/0.png", "--out", "x.onnx").code == 0
+    model = onnx.load("x.onnx")
+    entries = {entry.key: entry for entry in model.metadata_props}
+    config = json.loads(entries["segkernel.config"].value)
+    config["data"]["eval_transforms"] = [{"type": "stranger:Thing"}]
+    entries["segkernel.config"].value = json.dumps(config)
+    onnx.save(model, "y.onnx")
+    seg_kernel("predict", "y.onnx", "images").must_fail(1, "the import path stranger:Thing", "--trust")
+    outputs = json.loads(entries["segkernel.outputs"].value)
+    entries["segkernel.outputs"].value = json.dumps({"seg": {**outputs["seg"], "type": "stranger:Thing"}})
+    onnx.save(model, "z.onnx")
+    seg_kernel("predict", "z.onnx", "images").must_fail(1, "the import path stranger:Thing")
+    assert not Path("executed").exists()
+
+
+def test_names_in_a_file_do_not_lead_out_of_the_folder_that_is_written(tmp_path):
+    from segplug_datasets.label_files import write_labels
+
+    masks = torch.ones(2, 3, 4, dtype=torch.uint8).numpy()
+    folder = tmp_path / "out"
+    write_labels(folder, "../../name", masks, ["../../evil", "/root/evil"])
+    write_labels(folder, "/abs/olute", masks[0], [])
+    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")}
+    assert written == {"out/.._.._evil/name.png", "out/_root_evil/name.png", "out/abs/olute.png"}
