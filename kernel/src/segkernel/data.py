@@ -16,7 +16,6 @@ import os
 import random
 import signal
 import threading
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -296,33 +295,24 @@ def _start_worker(opencv_threads: int, parent: int, is_child: bool, worker: int)
     ``parent`` is the process it works for, ``is_child`` whether that has started it itself.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
+    if hasattr(signal, "sigtimedwait"):
         # A batch system sends SIGTERM to workers as well. Only a thread that waits for it is told who sent it.
-        signal.signal(signal.SIGTERM, _leave_later)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_await_sigterm, args=(parent,), daemon=True).start()
-    if is_child:
-        threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+        threading.Thread(target=_watch, args=(parent, is_child), daemon=True).start()
     opencv().setNumThreads(opencv_threads)
 
 
-def _await_sigterm(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        _leave_later()
+def _watch(parent: int, is_child: bool) -> None:
+    """End this worker when its parent says so, or is gone: torch's own watch misses one killed while it starts."""
+    while not is_child or os.getppid() == parent:
+        received = signal.sigtimedwait({signal.SIGTERM}, 1)
+        if received is not None and received.si_pid == parent:
+            break
+        if received is not None:
+            timer = threading.Timer(SIGTERM_GRACE, os._exit, (128 + signal.SIGTERM,))
+            timer.daemon = True
+            timer.start()
     os._exit(128 + signal.SIGTERM)
-
-
-def _leave_later(*_: object) -> None:
-    timer = threading.Timer(SIGTERM_GRACE, os._exit, (128 + signal.SIGTERM,))
-    timer.daemon = True
-    timer.start()
-
-
-def _leave_with(parent: int) -> None:
-    """End this worker when the process it works for is gone: torch's own watch misses one killed while it starts."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 def _seed_global(rng: np.random.Generator) -> None:
