@@ -105,6 +105,10 @@ class Loader:
         prefetch: Batches each worker prepares ahead.
         pin_memory: Hand batches over in page-locked memory (for CUDA).
         sampler: The draw order of training, in place of ``shuffle``.
+
+    Raises:
+        UsageError: When a number is out of range.
+        DataError: When the data set is empty.
     """
 
     dataset: Dataset
@@ -124,6 +128,8 @@ class Loader:
     def __post_init__(self) -> None:
         if self.micro_batch < 1 or self.workers < 0:
             raise UsageError(f"micro_batch {self.micro_batch} and workers {self.workers}: need at least 1 and 0")
+        if not len(self.dataset):
+            raise DataError("the data set is empty", getattr(self.dataset, "data_root", None))
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -132,10 +138,8 @@ class Loader:
         """Yield micro-batches without end, from ``position`` (samples all ranks have consumed) on.
 
         Raises:
-            DataError: When the data set is empty, or ten draws in a row are unusable.
+            DataError: When ten draws in a row are unusable.
         """
-        if not len(self.dataset):
-            raise DataError("the training set is empty", getattr(self.dataset, "data_root", None))
         draws = self._draws(position + rank * self.micro_batch, world_size * self.micro_batch)
         samples = _Samples(partial(_training_sample, self.dataset, self.transforms, self.seed))
         for batch in self._torch_loader(samples, draws, _collate_training, persistent=False):
@@ -166,8 +170,6 @@ class Loader:
         Raises:
             DataError: At the end, naming all samples that could not be read; nothing is skipped silently.
         """
-        if not len(self.dataset):
-            raise DataError("the evaluation set is empty", getattr(self.dataset, "data_root", None))
         if self._evaluation is None:
             indices = range(rank, len(self.dataset), world_size)
             chunks = [indices[i : i + self.micro_batch] for i in range(0, len(indices), self.micro_batch)]

@@ -32,7 +32,6 @@ from segkernel.data import Loader, on_device
 from segkernel.engine import LocalEngine, blame_batch, sample_names, together
 from segkernel.errors import (
     CheckpointError,
-    DataError,
     Interrupted,
     PeerError,
     TrainingError,
@@ -113,9 +112,9 @@ class Runner:
         self.seed = self.engine.agree(seed)
         seed_everything(self.seed)
         self.preprocessor = preprocessor or Preprocessor()
-        self.train_set = _loader("training", train, self.seed)
-        self.val_set = _loader("validation", val, self.seed)
-        self.test_set = _loader("test", test, self.seed)
+        self.train_set = _loader(train, self.seed)
+        self.val_set = _loader(val, self.seed)
+        self.test_set = _loader(test, self.seed)
         self.evaluation = evaluation or Evaluation()
         check_views(getattr(model, "test_cfg", None))
         self.val_begin, self.config = val_begin, dict(config or {})
@@ -490,8 +489,5 @@ def _with_defaults(hooks: Sequence[Any]) -> list[Any]:
     return sorted([*kept, *hooks], key=lambda hook: getattr(hook, "priority", 50))
 
 
-def _loader(kind: str, part: Loader | Dataset | None, seed: int) -> Loader | None:
-    loader = part if isinstance(part, Loader | None) else Loader(part, seed=seed)
-    if loader is not None and not len(loader):
-        raise DataError(f"the {kind} set is empty", getattr(loader.dataset, "data_root", None))
-    return loader
+def _loader(part: Loader | Dataset | None, seed: int) -> Loader | None:
+    return part if isinstance(part, Loader | None) else Loader(part, seed=seed)
