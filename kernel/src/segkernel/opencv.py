@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import ModuleType
 
 from segkernel.errors import SegKernelError
@@ -13,6 +14,7 @@ def opencv() -> ModuleType:
     Raises:
         SegKernelError: When it, or a library of the system that it needs, is missing; the message says what to type.
     """
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # a line for each private tag of each GeoTIFF
     try:
         import cv2
     except ImportError as error:

@@ -20,9 +20,9 @@ from segkernel.errors import DataError, UsageError
 from segplug_datasets import image
 from segplug_datasets.doctor import Finding, Report, check, inspect, parts_of_config, parts_of_folders, parts_of_type
 from segplug_datasets.doctor.copies import near_duplicates
-from segplug_datasets.doctor.headers import read_header
 from segplug_datasets.doctor.sample_info import moments
 from segplug_datasets.doctor.sources import read_list
+from segplug_datasets.headers import read_header
 
 CLASSES = ["ground", "sky", "wall"]
 SIZE = (48, 64)

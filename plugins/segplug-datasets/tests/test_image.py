@@ -149,8 +149,8 @@ def test_the_real_decoder_gives_the_same_picture(tmp_path: Path, picture: np.nda
     assert np.array_equal(imagecodecs.png_decode((tmp_path / "a.png").read_bytes()), picture)
 
 
-def test_a_mask_of_real_numbers_is_refused(tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "depth.tif"), np.ones((4, 4), np.float32))
+def test_a_mask_of_fractions_is_refused(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "depth.tif"), np.full((4, 4), 0.5, np.float32))
     with pytest.raises(DataError, match="float32"):
         image.read_mask(tmp_path / "depth.tif")
 

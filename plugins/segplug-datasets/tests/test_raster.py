@@ -345,5 +345,5 @@ def test_masks_of_whole_real_numbers(tmp_path: Path) -> None:
     write_tiff(tmp_path / "masks/a.tif", IDS.astype(np.float32))
     assert (load(tmp_path, mask_suffix=".tif", window=(30, 30))[0]["seg"].array == IDS[:30, :30]).all()
     write_tiff(tmp_path / "masks/a.tif", IDS + np.float32(0.5))
-    with pytest.raises(DataError, match=r"a\.tif: labels are integers, this file holds float32"):
+    with pytest.raises(DataError, match=r"a\.tif: labels are whole numbers, this file holds float32"):
         load(tmp_path, mask_suffix=".tif")[0]

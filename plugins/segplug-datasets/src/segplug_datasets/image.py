@@ -17,9 +17,11 @@ import numpy as np
 
 from segkernel.errors import DataError, UsageError
 from segkernel.files import replacing
-from segkernel.headers import PNG, png_chunks
+from segkernel.headers import PNG, png_chunks, tiff_tags
 from segkernel.image import PathLike, decode, decode_with, is_cut_short, opencv, read_bytes
 from segkernel.labels import IGNORE, Color
+from segplug_datasets.containers import BITS, PHOTOMETRIC, pages, with_numbers_for_colors
+from segplug_datasets.left_out import say_once
 
 _GREY, _RGB, _INDEXED = 0, 2, 3  # PNG's colour types
 _MOST_PIXELS = 2**28  # that are decoded without asking OpenCV, which has a limit of its own
@@ -37,6 +39,8 @@ def read(path: PathLike) -> np.ndarray:
         DataError: As that does.
     """
     data = read_bytes(path)
+    if (count := pages(data)) > 1:
+        say_once("pages", f"{path} holds {count} pages or frames: the first is read, as of other files like it")
     quick = _decode_plain_png(data)
     return decode(data, path) if quick is None else quick
 
@@ -69,22 +73,67 @@ def _png_decoder() -> Callable[[bytes], np.ndarray] | None:
 
 
 def read_mask(path: PathLike) -> np.ndarray:
-    """Return the raw values of a label file: (H, W) integers, 8 or 16 bits, or (H, W, 3) RGB of a colour mask.
+    """Return the raw values of a label file: (H, W) integers of any depth, or (H, W, 3) RGB of a colour mask.
 
-    A PNG with a palette gives the indices, and one with 1, 2 or 4 bits per pixel its small numbers. It is turned as
-    its EXIF orientation says, as the image is; alpha is left out.
+    A palette gives the indices, and 1, 2 or 4 bits per pixel give small numbers. It is turned as its EXIF orientation
+    says, as the image is; alpha is left out. Real numbers are read when they are whole, see `whole_numbers`.
 
     Raises:
-        DataError: As `read`; also when the values are not integers.
+        DataError: As `read`; also when the values are not whole numbers.
     """
+    return whole_numbers(read_numbers(path), path)
+
+
+def read_numbers(path: PathLike) -> np.ndarray:
+    """Return the raw values of a file as `read_mask` does, real numbers as they are.
+
+    Raises:
+        DataError: As `read`.
+    """
+    return decode_numbers(read_bytes(path), path)
+
+
+def decode_numbers(data: bytes, path: PathLike) -> np.ndarray:
+    """Return what `read_numbers` does of a file with these bytes."""
     cv2 = opencv()
-    data, divisor = _plain_png(read_bytes(path))
-    mask = decode_with(cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR, data, path)
-    if mask.dtype.kind not in "ui":
-        raise DataError(f"labels are integers, this file holds {mask.dtype}", path)
-    if mask.ndim == 3:
-        mask = mask[..., ::-1].copy()
-    return mask // divisor if divisor > 1 else mask
+    data, divisor = _plain_png(with_numbers_for_colors(data))
+    numbers = decode_with(cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR, data, path)
+    if numbers.ndim == 3:
+        same = data[:3] == b"GIF" or _is_palette_tiff(data)
+        return numbers[..., 0].copy() if same and (numbers == numbers[..., :1]).all() else numbers[..., ::-1].copy()
+    if divisor == 1 and _is_bilevel_tiff(data):
+        divisor = 255
+    return numbers // divisor if divisor > 1 else numbers
+
+
+NOTHING = np.iinfo(np.int64).min
+"""What `whole_numbers` gives for pixels without a number; it is ignored whatever a label specification says."""
+
+_LARGEST_WHOLE = 2.0**53
+
+
+def whole_numbers(array: np.ndarray, path: PathLike) -> np.ndarray:
+    """Return labels that a file holds as real numbers as int64; NaN, infinite and huge ones (-3.4e38) as `NOTHING`.
+
+    Raises:
+        DataError: When some are no whole numbers.
+    """
+    if array.dtype.kind != "f":
+        return array
+    there = np.abs(array) < _LARGEST_WHOLE  # not of NaN
+    whole = np.where(there, array, 0)
+    if (whole != np.floor(whole)).any():
+        raise DataError(f"labels are whole numbers, this file holds {array.dtype} with fractions", path)
+    return np.where(there, whole.astype(np.int64), NOTHING)
+
+
+def _is_palette_tiff(data: bytes) -> bool:
+    return tiff_tags(data).get(PHOTOMETRIC, (0,))[0] == 3
+
+
+def _is_bilevel_tiff(data: bytes) -> bool:
+    tags = tiff_tags(data)
+    return bool(tags) and tags.get(BITS, (1,))[0] == 1
 
 
 def _plain_png(data: bytes) -> tuple[bytes, int]:

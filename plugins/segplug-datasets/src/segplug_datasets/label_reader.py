@@ -10,11 +10,13 @@ from typing import TypedDict
 import numpy as np
 
 from segkernel.errors import DataError, UsageError
-from segkernel.image import opencv
+from segkernel.image import opencv, read_bytes
 from segkernel.labels import IGNORE, Color, Task
 from segkernel.sample import Sample
 from segplug_datasets import image
+from segplug_datasets.containers import no_data
 from segplug_datasets.label_spec import LabelSpec
+from segplug_datasets.left_out import say_once
 from segplug_datasets.mapping import Metainfo, choose
 
 
@@ -43,6 +45,7 @@ class LabelReader:
     def __init__(self, labels: LabelSpec, colors: Mapping[Color, int] | None = None) -> None:
         self.labels = labels
         self.colors = dict(colors or {})
+        self._with_no_data: dict[float, LabelSpec] = {}
 
     def read(self, sample: Sample, path: str) -> np.ndarray:
         """Return class ids (H, W) uint8 of the label file of a sample.
@@ -51,16 +54,50 @@ class LabelReader:
             DataError: When it cannot be read, has another size, or holds an unknown value; the message names both
                 files.
         """
-        raw = read_annotation(sample, path)
+        data = read_bytes(path)
+        raw = image.whole_numbers(image.decode_numbers(data, path), path)
+        require_size(sample, raw, path)
+        return self.encode(raw, no_data(data), path, sample.meta["path"])
+
+    def encode(self, raw: np.ndarray, nothing: float | None, path: str, image_path: str) -> np.ndarray:
+        """Return class ids (H, W) uint8 of the values of a label file, (H, W) or (H, W, 3) RGB.
+
+        Args:
+            raw: The values.
+            nothing: The value that stands for no data where the file says it: ignored unless it is a class's.
+            path: The label file.
+            image_path: Its image, for messages.
+
+        Raises:
+            DataError: When a value, or a colour, is unknown.
+        """
+        labels = self._ignoring(nothing)
+        if labels is not self.labels and (raw == nothing).any():
+            self._say(f"{nothing:g}, the file's value for no data", path)
+        if raw.dtype == np.int64 and (raw == image.NOTHING).any():
+            self._say("what is no number (NaN, or beyond all whole numbers)", path)
         try:
-            return self.labels.encode(raw) if raw.ndim == 2 else self._from_colors(raw)
+            return labels.encode(raw) if raw.ndim == 2 else self._from_colors(raw)
         except DataError as error:
-            raise DataError(f"{error}\n    the mask of {sample.meta['path']}", path) from None
+            raise DataError(f"{error}\n    the mask of {image_path}", path) from None
+
+    def _say(self, what: str, path: str) -> None:
+        say_once(f"{what} {self.labels.classes}", f"{path}: {what}, is ignored, here and in files like it")
+
+    def _ignoring(self, nothing: float | None) -> LabelSpec:
+        if nothing is None or np.isnan(nothing):
+            return self.labels
+        if nothing not in self._with_no_data:
+            self._with_no_data[nothing] = self.labels.ignoring(nothing)
+        return self._with_no_data[nothing]
 
     def _from_colors(self, raw: np.ndarray) -> np.ndarray:
         if not self.colors:
             if (raw == raw[..., :1]).all():  # a grey picture saved in colour
                 return self.labels.encode(raw[..., 0])
+            ids = self._from_one_channel(raw)
+            if ids is not None:
+                return ids
             raise DataError("the mask holds colours: say which colour is which class ('palette'), or save class ids")
         if raw.dtype != np.uint8:
             raise DataError(f"a colour mask has 8 bits per colour, this one is {raw.dtype}")
@@ -75,6 +112,22 @@ class LabelReader:
             hint = "list those to be ignored in 'ignore_colors', or say 'background'"
             raise DataError(f"colours {shown} are not in the palette; {hint}")
         return ids.astype(np.uint8)
+
+    def _from_one_channel(self, raw: np.ndarray) -> np.ndarray | None:
+        """Return the ids of a mask whose other channels are all 0, as simulators write it; None when it is none.
+
+        White, or full red, is a colour.
+        """
+        used = [channel for channel in range(raw.shape[2]) if raw[..., channel].any()]
+        if len(used) != 1:
+            return None
+        numbers = raw[..., used[0]]
+        if set(np.unique(numbers)[:3].tolist()) <= {0, np.iinfo(raw.dtype).max}:
+            return None
+        try:
+            return self.labels.encode(numbers)
+        except DataError:
+            return None
 
 
 def label_reader(arguments: LabelArguments) -> LabelReader:

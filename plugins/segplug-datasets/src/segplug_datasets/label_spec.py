@@ -7,7 +7,7 @@ ids = labels.encode(raw)                     # (H, W) uint8: 0, 1 or IGNORE
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,6 +16,9 @@ from segkernel.errors import DataError, UsageError
 from segkernel.image import opencv
 from segkernel.interfaces.data import Dataset
 from segkernel.labels import IGNORE, Labels
+from segplug_datasets.image import NOTHING, whole_numbers
+
+_MOST_VALUES = 1 << 16  # of a table; files of 8 and 16 bits hold no others
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,10 @@ class LabelSpec(Labels):
         return cls.of(known or Labels(tuple(dataset.classes), tuple(dataset.palette)))
 
     def encode(self, raw: np.ndarray, path: str | None = None) -> np.ndarray:
-        """Turn file values (H, W), any integer type, into ids (H, W) uint8, 0 to ``len(classes) - 1`` or `IGNORE`.
+        """Turn file values (H, W), any type of number, into ids (H, W) uint8, 0 to ``len(classes) - 1`` or `IGNORE`.
 
-        Values that are ids already come back in the same array, unless it is read-only.
+        Values that are ids already come back in the same array, unless it is read-only. What is no number (NaN, or
+        `segplug_datasets.image.NOTHING`) is ignored.
 
         Raises:
             DataError: When a value is neither a class nor ignored; the message lists them.
@@ -78,13 +82,27 @@ class LabelSpec(Labels):
             raw = raw.astype(np.uint8)
         if raw.dtype == np.uint8 and raw.size:
             return self._encode_bytes(raw, path)
-        if raw.size and raw.min() < 0:
-            raise DataError(f"negative label {int(raw.min())}", path)
-        size = max(256, int(raw.max(initial=0)) + 1)
-        encoded = self._table(size)[raw]
+        raw = whole_numbers(raw, path or "a label map")
+        if raw.size and (raw.min() < 0 or raw.max() >= _MOST_VALUES):
+            values, places = np.unique(raw, return_inverse=True)
+            encoded = self._encode_few(values)[places.reshape(raw.shape)]
+        else:
+            encoded = self._table(_MOST_VALUES)[raw]
         if (encoded < 0).any():
             self._refuse(np.unique(raw[encoded < 0]), path)
         return encoded.astype(np.uint8)
+
+    def ignoring(self, value: float | None) -> LabelSpec:
+        """Return labels that ignore one more value, unless it is that of a class, or already ignored."""
+        if value is None or value in dict(self._pairs()) or value != np.floor(value):
+            return self
+        return replace(self, ignore=(*self.ignore, int(value)))
+
+    def _encode_few(self, values: np.ndarray) -> np.ndarray:
+        """Return the ids of some values, -1 for unknown ones: for numbers that would need a huge table."""
+        known = {NOTHING: IGNORE} | {int(value): class_id for value, class_id in self._pairs()}
+        others = -1 if self.background is None else self.classes.index(self.background)
+        return np.array([known.get(value, others) for value in values.tolist()], np.int16)
 
     def _encode_bytes(self, raw: np.ndarray, path: str | None) -> np.ndarray:
         """Encode uint8 values: by a subtraction where that does, else by OpenCV, several times faster than numpy."""

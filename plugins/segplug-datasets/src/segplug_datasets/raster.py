@@ -185,6 +185,7 @@ class RasterDataset(PairedFiles):
         raw, gaps, ranges = [], [], []
         for path, bands in parts:
             file = open_raster(path)
+            _require_resolution(path, file.size, paths[0], open_raster(paths[0]).size)
             array = file.read(window, bands)
             if array.dtype.kind not in "uifb":
                 raise DataError(f"holds {array.dtype}: only real numbers can be used", path)
@@ -210,14 +211,10 @@ class _Labels(LabelReader):
             there, here = (f"{height} x {width}" for height, width in (file.size, size))
             raise DataError(f"a mask of {there} for an image of {here} pixels: {image_path}", path)
         raw = file.read(window, range(file.bands))
-        if raw.dtype.kind == "f" and (raw == np.floor(raw)).all():
-            raw = raw.astype(np.int64)  # whole numbers that were saved as real ones
-        if raw.dtype.kind not in "uib":
+        if raw.dtype.kind not in "uibf":
             raise DataError(f"labels are integers, this file holds {raw.dtype}", path)
-        try:
-            return self.labels.encode(raw[..., 0]) if file.bands == 1 else self._from_colors(raw[..., :3])
-        except DataError as error:
-            raise DataError(f"{error}\n    the mask of {image_path}", path) from None
+        raw = image.whole_numbers(raw[..., 0] if file.bands == 1 else raw[..., :3], path)
+        return self.encode(raw, file.nodata, path, image_path)
 
 
 @dataclass(frozen=True)
@@ -330,6 +327,13 @@ def _chosen(paths: Sequence[str], bands: Sequence[int] | None) -> list[tuple[str
             parts.append((path, []))
         parts[-1][1].append(band)
     return parts
+
+
+def _require_resolution(path: str, size: tuple[int, int], first: str, wanted: tuple[int, int]) -> None:
+    if tuple(size) != tuple(wanted):
+        there, here = (f"{height} x {width}" for height, width in (size, wanted))
+        hint = "bring all bands to one resolution first (gdalwarp -tr, or gdal_translate -outsize)"
+        raise DataError(f"{there} pixels, but {first} has {here}\n    {hint}", path)
 
 
 def _checked_bands(bands: Sequence[int] | None) -> list[int] | None:

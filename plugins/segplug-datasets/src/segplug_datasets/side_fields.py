@@ -10,7 +10,8 @@ import numpy as np
 
 from segkernel.errors import DataError
 from segkernel.sample import LabelMap, RasterField, Sample
-from segplug_datasets.label_reader import LabelReader, read_annotation, require_size
+from segplug_datasets import image
+from segplug_datasets.label_reader import LabelReader, require_size
 from segplug_datasets.listing import find_files, require_files
 
 Read = Callable[[Sample, str], RasterField]
@@ -65,10 +66,11 @@ class ReadNumbers:
     def __call__(self, sample: Sample, path: str) -> RasterField:
         if path.endswith(".npy"):
             return self.kind(_finite(_load(sample, path), path))
-        raw = read_annotation(sample, path)
+        raw = image.read_numbers(path)
+        require_size(sample, raw, path)
         if raw.ndim != 2:
             raise DataError(f"one number per pixel is needed, this file has shape {raw.shape}", path)
-        return self.kind(raw.astype(np.float32) * np.float32(self.scale))
+        return self.kind(_finite(raw.astype(np.float32) * np.float32(self.scale), path))
 
 
 def by_field(folders: str | Path | Mapping[str, Any] | None, field: str) -> dict[str, Any]:

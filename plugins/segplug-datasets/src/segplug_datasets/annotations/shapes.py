@@ -16,6 +16,7 @@ from segkernel.sample import LabelMap, Sample, Size
 from segplug_datasets import image
 from segplug_datasets.annotations.raster import Region, Rule, as_points, polygon
 from segplug_datasets.annotations.records import as_data_error
+from segplug_datasets.headers import orientation
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.labelled import Labelled
 from segplug_datasets.listing import IMAGE_SUFFIXES, find_named, take
@@ -217,7 +218,14 @@ def require_declared(sample: Sample, size: Sequence[Any], where: str) -> None:
         return
     there, here = " x ".join(map(str, size)), " x ".join(map(str, sample.size))
     path = sample.meta["path"]
-    raise DataError(f"made for an image of {there}, but this one has {here} pixels (height, width): {path}", where)
+    message = f"made for an image of {there}, but this one has {here} pixels (height, width): {path}"
+    turn = orientation(path) if tuple(size) == sample.size[::-1] else 1
+    if turn > 1:
+        message += (
+            f"\n    its EXIF orientation {turn} turns it when it is read, as viewers do; this was made on the stored "
+            "pixels: store the image upright without that tag, unturned"
+        )
+    raise DataError(message, where)
 
 
 def is_image(name: str) -> bool:

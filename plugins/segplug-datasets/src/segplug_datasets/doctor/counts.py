@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from segkernel.labels import IGNORE, Color
 from segplug_datasets.doctor.parts import Part
 from segplug_datasets.doctor.sample_info import MaskInfo, SampleInfo
+from segplug_datasets.image import NOTHING
 from segplug_datasets.label_spec import LabelSpec
 
 Inspected = Sequence[tuple[Part, Sequence[SampleInfo]]]
@@ -70,6 +71,7 @@ def count_masks(inspected: Inspected) -> Iterator[MaskCounts]:
         for mask in group.masks:
             if not mask.classes:
                 group.values.update(mask.values)
+                group.known = {**dict.fromkeys(without_data(mask), IGNORE), **group.known}
             group.colors.update(mask.colors)
         if group.labels is not None and group.labels.background is not None:
             background = group.labels.classes.index(group.labels.background)
@@ -88,10 +90,16 @@ def meaning(labels: LabelSpec | None) -> dict[int, int]:
     return {place + labels.offset: place for place in range(len(labels.classes))} | known
 
 
+def without_data(mask: MaskInfo) -> set[int]:
+    """Return the values by which a mask says that there is no data."""
+    said = mask.header.no_data
+    return {NOTHING} if said is None or said != said // 1 else {NOTHING, int(said)}
+
+
 def pixels_per_class(mask: MaskInfo, part: Part) -> Counter[int]:
     """Return the pixels of each class id, and of `IGNORE`; values that mean nothing are left out."""
     found: Counter[int] = Counter()
-    known = None if mask.classes else meaning(part.labels)
+    known = None if mask.classes else {**dict.fromkeys(without_data(mask), IGNORE), **meaning(part.labels)}
     named = part.labels.background if part.labels else None
     others = None if named is None or part.labels is None else part.labels.classes.index(named)
     for value, count in mask.values.items():

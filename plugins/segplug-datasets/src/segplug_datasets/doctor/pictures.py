@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from segplug_datasets.doctor.findings import Finding
-from segplug_datasets.doctor.headers import SUFFIXES
 from segplug_datasets.doctor.parts import Part
 from segplug_datasets.doctor.sample_info import FileInfo, SampleInfo
+from segplug_datasets.headers import SUFFIXES
 
 SMALL = 16
 """An image with a side shorter than this, in pixels, is hardly meant."""
@@ -23,7 +23,9 @@ def check_pictures(part: Part, samples: Sequence[SampleInfo]) -> Iterator[Findin
     yield from _unreadable(part.name, samples)
     yield from _sizes(part.name, samples)
     yield from _turned(part.name, samples)
+    yield from _drawn_on_stored(part.name, samples)
     yield from _bands(part.name, samples)
+    yield from _pages(part.name, samples)
     yield from _tiny(part.name, samples)
     yield from _suffixes(part.name, samples)
 
@@ -93,6 +95,18 @@ def _turned(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
         yield Finding("warning", "exif-orientation", where, what, why, [p.image.path for p in turned])
 
 
+def _drawn_on_stored(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
+    """Yield annotated images that EXIF turns without a change of size, which would tell how they were annotated."""
+    turned = [p.image.path for p in samples if p.mask and p.mask.classes and 1 < _orientation(p.image) < 5]
+    if turned:
+        why = (
+            "Annotations are taken to be made on the turned image, as viewers show it. Those of a program that ignores "
+            "EXIF lie elsewhere: look at some with seg-kernel data browse. Storing the images upright ends the doubt."
+        )
+        what = f"{len(turned)} annotated images are turned or mirrored by EXIF"
+        yield Finding("warning", "exif-orientation", where, what, why, turned)
+
+
 def _orientations_differ(sample: SampleInfo) -> bool:
     return (
         sample.mask is not None and not sample.mask.classes and _orientation(sample.image) != _orientation(sample.mask)
@@ -131,6 +145,17 @@ def _grey_among_color(where: str, images: Sequence[FileInfo]) -> Iterator[Findin
         why = "Both are read as RGB. If grey ones are of another source, look whether they belong here."
         what = f"{len(grey)} of {len(images)} images are grey, the others in colour"
         yield Finding("note", "grey-and-colour", where, what, why, grey)
+
+
+def _pages(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
+    for kind in ("images", "masks"):
+        infos = [sample.image if kind == "images" else sample.mask for sample in samples]
+        several = [info for info in infos if info is not None and not info.error and info.header.pages > 1]
+        if several:
+            most = max(info.header.pages for info in several)
+            what = f"{len(several)} {kind} hold further pages or frames, up to {most}: the first is read"
+            why = "What the others show is left out. Where they are bands, RasterDataset puts them together."
+            yield Finding("warning", f"further-pages-of-{kind}", where, what, why, [info.path for info in several])
 
 
 def _tiny(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from segkernel.image import opencv
 from segkernel.labels import Color
 from segkernel.sample import Sample
 from segplug_datasets import image
-from segplug_datasets.doctor.headers import Header, read_header
+from segplug_datasets.headers import Header, read_header
 
 THUMBNAIL = 17, 16
 """Width and height of the grey thumbnail that near-duplicates are found by."""
@@ -142,7 +142,7 @@ def inspect_mask(path: str) -> MaskInfo:
     except DataError as error:
         info.error = _plain(error)
     palette = info.header.palette
-    info.palette = {value: palette[value] for value in info.values if value < len(palette)}
+    info.palette = {value: palette[value] for value in info.values if 0 <= value < len(palette)}
     info.header = replace(info.header, palette=())
     return info
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from segkernel.labels import IGNORE
-from segplug_datasets.doctor.counts import MaskCounts
+from segplug_datasets.doctor.counts import MaskCounts, meaning, without_data
 from segplug_datasets.doctor.findings import Finding, config_lines
+from segplug_datasets.image import NOTHING
 
 CITYSCAPES_IDS = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13,
                   27: 14, 28: 15, 31: 16, 32: 17, 33: 18}  # fmt: skip
@@ -27,6 +28,7 @@ def check_values(counts: MaskCounts) -> Iterator[Finding]:
     """Yield what is wrong with the values of masks of numbers: the first explanation that fits, and what it leaves."""
     if not counts.values:
         return
+    yield from filter(None, [no_data(counts)])
     diagnoses: tuple[Diagnosis, ...] = (lossy, black_and_white, city_ids, instances, one_too_high, sparse, out_of_range)
     if counts.labels is None:
         diagnoses = (lossy, black_and_white, guessed)
@@ -35,6 +37,20 @@ def check_values(counts: MaskCounts) -> Iterator[Finding]:
         yield found
         return
     yield from filter(None, (needless_offset(counts), mixed_black_and_white(counts)))
+
+
+def no_data(counts: MaskCounts) -> Finding | None:
+    """Values that the files themselves say are no data, or that are no numbers."""
+    own = meaning(counts.labels)
+    masks = [mask for mask in counts.numbers if any(v in mask.values and v not in own for v in without_data(mask))]
+    if not masks:
+        return None
+    values = {v for mask in masks for v in without_data(mask) if v in mask.values and v not in own}
+    share = sum(counts.values[value] for value in values) / counts.values.total()
+    shown = ", ".join("no number (NaN)" if value == NOTHING else str(value) for value in sorted(values))
+    what = f"{len(masks)} masks hold no data in {share:.1%} of all pixels: {shown}"
+    why = "These pixels are ignored. Add the value to 'ignore', or give it a class, to say so."
+    return Finding("note", "no-data", counts.where, what, why, [mask.path for mask in masks])
 
 
 def lossy(counts: MaskCounts) -> Finding | None:
@@ -212,7 +228,7 @@ def needless_offset(counts: MaskCounts) -> Finding | None:
 
 def guessed(counts: MaskCounts) -> Finding | None:
     """A specification for masks without one."""
-    drawn = sorted(set(counts.values) - {255})
+    drawn = sorted(value for value in counts.values if counts.known.get(value) != IGNORE)
     if not drawn:
         return None
     changes: dict[str, Any] = {"classes": [f"class_{place}" for place in range(len(drawn))]}

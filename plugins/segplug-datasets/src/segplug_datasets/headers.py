@@ -1,4 +1,4 @@
-"""What an image file says of itself before its pixels are decoded: PNG, JPEG, TIFF, BMP and WebP.
+"""What an image file says of itself before its pixels are decoded: PNG, JPEG, TIFF, BMP, GIF and WebP.
 
     header = read_header(Path("a.jpg").read_bytes())
     header.format, header.size, header.orientation      # "jpeg", (480, 640), 6
@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from segkernel.headers import JPEG, JPEG_FRAMES, PNG, jpeg_segments, png_chunks, tiff_tags
 from segkernel.labels import Color
+from segplug_datasets.containers import gif_palette, no_data, pages
 
 SUFFIXES = {
     "png": (".png",),
     "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "tiff": (".tif", ".tiff"),
     "bmp": (".bmp", ".dib"),
+    "gif": (".gif",),
     "webp": (".webp",),
 }
 """The suffixes of each format; the first is the usual one."""
@@ -29,7 +32,7 @@ class Header:
     """What a file says of itself.
 
     Args:
-        format: ``png``, ``jpeg``, ``tiff``, ``bmp``, ``webp``, or empty for anything else.
+        format: ``png``, ``jpeg``, ``tiff``, ``bmp``, ``gif``, ``webp``, or empty for anything else.
         size: Height and width in pixels, as stored; (0, 0) when not said.
         channels: Values per pixel as stored, 1 for a palette; 0 when not said.
         depth: Bits per value; 0 when not said.
@@ -38,6 +41,8 @@ class Header:
         orientation: Of EXIF, 1 (upright) to 8.
         palette: The RGB colours of a palette, in the order of their indices.
         lossy: Whether values came back changed when they were stored.
+        pages: Pages or frames, of which the first is read.
+        no_data: The value that stands for no data; None when not said.
     """
 
     format: str = ""
@@ -49,6 +54,8 @@ class Header:
     orientation: int = 1
     palette: tuple[Color, ...] = ()
     lossy: bool = False
+    pages: int = 1
+    no_data: float | None = None
 
 
 def read_header(data: bytes) -> Header:
@@ -56,7 +63,7 @@ def read_header(data: bytes) -> Header:
     for start, reader in _READERS.items():
         if data.startswith(start):
             try:
-                return reader(data)
+                return replace(reader(data), pages=pages(data), no_data=no_data(data))
             except (struct.error, IndexError, ValueError, OverflowError):
                 return Header(reader.__name__[1:])
     return Header()
@@ -93,6 +100,13 @@ def _jpeg(data: bytes) -> Header:
 def _bmp(data: bytes) -> Header:
     width, height, _, bits = struct.unpack_from("<iiHH", data, 18)
     return Header("bmp", (abs(height), abs(width)), max(bits // 8, 1), min(bits, 8), alpha=bits == 32)
+
+
+def _gif(data: bytes) -> Header:
+    width, height = struct.unpack_from("<HH", data, 6)
+    palette = tuple(gif_palette(data))
+    is_grey = all(red == green == blue for red, green, blue in palette)
+    return Header("gif", (height, width), 1, 8, palette=() if is_grey else palette)
 
 
 def _webp(data: bytes) -> Header:
@@ -149,5 +163,14 @@ _READERS = {
     b"II+\0": _tiff,
     b"MM\0+": _tiff,
     b"BM": _bmp,
+    b"GIF8": _gif,
     b"RIFF": _webp,
 }
+
+
+def orientation(path: str | Path) -> int:
+    """Return the EXIF orientation of an image file, 1 (upright) to 8; 1 where it says none or cannot be read."""
+    try:
+        return read_header(Path(path).read_bytes()).orientation
+    except OSError:
+        return 1

@@ -1,0 +1,151 @@
+"""What image files hold beside their pixels: further pages and frames, palettes, values that stand for no data.
+
+Nothing is decoded; what damaged files lack is left out.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import numpy as np
+
+from segkernel.headers import PNG, png_chunks
+
+PHOTOMETRIC, BITS, COLORS, REDUCED, NO_DATA = 262, 258, 320, 254, 42113
+
+_ORDERS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 16: 8}  # bytes of a value, by the tag's type
+_MOST_PAGES, _MOST_TAGS = 1 << 16, 4096
+
+Directory = dict[int, tuple[int, int]]
+"""Tag to the place of its values in the file and their length, both in bytes."""
+
+
+def tiff_directories(data: bytes) -> Iterator[Directory]:
+    """Yield the directory of each page of a TIFF or a BigTIFF; nothing for any other file."""
+    order, big = _ORDERS.get(data[:4], ""), b"+" in data[2:4]
+    number, room, entry = (order + "Q", 8, 20) if big else (order + "I", 4, 12)
+    seen: set[int] = set()
+    try:
+        (place,) = struct.unpack_from(number, data, room) if order else (0,)
+        while place and place not in seen and len(seen) < _MOST_PAGES:
+            seen.add(place)
+            (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, place)
+            first = place + (8 if big else 2)
+            end = first + entry * min(count, _MOST_TAGS)
+            yield dict(_tags(data, range(first, end, entry), order, number, room))
+            (place,) = struct.unpack_from(number, data, end)
+    except struct.error:  # the file ends here
+        return
+
+
+def _tags(data: bytes, starts: range, order: str, number: str, room: int) -> Iterator[tuple[int, tuple[int, int]]]:
+    for start in starts:
+        tag, kind, count = struct.unpack_from(f"{order}HH{number[1:]}", data, start)
+        length, place = count * _SIZES.get(kind, 0), start + 4 + room
+        if length > room:
+            (place,) = struct.unpack_from(number, data, place)
+        if 0 < length <= len(data) - place:
+            yield tag, (place, length)
+
+
+def pages(data: bytes) -> int:
+    """Return how many images a file holds: pages of a TIFF without its previews, frames of an animation; at least 1."""
+    if data[:4] in _ORDERS:
+        kinds = [_number(data, page.get(REDUCED)) for page in tiff_directories(data)]
+        return max(sum(not kind & 0b101 for kind in kinds), 1)  # neither smaller copies nor transparency masks
+    if data.startswith(b"GIF8"):
+        return max(sum(1 for _ in _gif_frames(data)), 1)
+    if data.startswith(b"RIFF") and data[12:16] == b"VP8X" and data[20:21] and data[20] & 2:
+        return max(data.count(b"ANMF"), 1)
+    if data.startswith(PNG):
+        control = next((start for name, start, _ in png_chunks(data[:4096]) if name == b"acTL"), None)
+        return 1 if control is None else max(int.from_bytes(data[control + 8 : control + 12], "big"), 1)
+    return 1
+
+
+def no_data(data: bytes) -> float | None:
+    """Return the value that stands for no data, by GDAL's tag of a TIFF; None without one."""
+    place, length = next(tiff_directories(data), {}).get(NO_DATA, (0, 0))
+    try:
+        return float(data[place : place + length].strip(b"\0 ")) if length else None
+    except ValueError:
+        return None
+
+
+def with_numbers_for_colors(data: bytes) -> bytes:
+    """Return a BMP, GIF or TIFF with a palette in which each index has the grey of its number; others as they are.
+
+    A GIF has no other way to hold greys, so one whose palette is grey keeps it.
+    """
+    if data[:4] in _ORDERS:
+        return _numbered_tiff(data)
+    if data.startswith(b"BM") and len(data) > 54:
+        header = int.from_bytes(data[14:18], "little")
+        bits, size = (data[24], 3) if header == 12 else (data[28], 4)
+        return _patched(data, 14 + header, 1 << bits, size) if bits in (1, 2, 4, 8) else data
+    return _numbered_gif(data) if data.startswith(b"GIF8") else data
+
+
+def gif_palette(data: bytes) -> list[tuple[int, int, int]]:
+    """Return the colours of the first frame of a GIF."""
+    start, count = next(_gif_frames(data), (0, 0, 0))[:2]
+    return [(data[at], data[at + 1], data[at + 2]) for at in range(start, min(start + 3 * count, len(data) - 2), 3)]
+
+
+def _number(data: bytes, field: tuple[int, int] | None) -> int:
+    order = "big" if data.startswith(b"MM") else "little"
+    return 0 if field is None else int.from_bytes(data[field[0] : field[0] + field[1]], order)  # type: ignore[arg-type]
+
+
+def _numbered_tiff(data: bytes) -> bytes:
+    page = next(tiff_directories(data), {})
+    place, length = page.get(COLORS, (0, 0))
+    if _number(data, page.get(PHOTOMETRIC)) != 3 or length % 6 or not 0 < length <= 6 << 8:
+        return data
+    greys = np.tile(np.arange(length // 6, dtype=_ORDERS[data[:4]] + "u2") * 257, 3)
+    return data[:place] + greys.tobytes() + data[place + length :]
+
+
+def _numbered_gif(data: bytes) -> bytes:
+    start, count, control = next(_gif_frames(data), (0, 0, 0))
+    if not count or all(red == green == blue for red, green, blue in gif_palette(data)):
+        return data
+    if control:  # every index is drawn, also one that stands for transparency
+        data = data[:control] + bytes([data[control] & ~1]) + data[control + 1 :]
+    return _patched(data, start, count, 3)
+
+
+def _patched(data: bytes, start: int, count: int, size: int) -> bytes:
+    """Return a file whose palette of ``count`` entries, of ``size`` bytes each, is of greys."""
+    greys = b"".join(bytes([number] * 3 + [0] * (size - 3)) for number in range(count))
+    room = max(len(data) - start, 0)
+    if data.startswith(b"BM"):  # pixels may begin before a whole palette ends
+        room = max(int.from_bytes(data[10:14], "little") - start, 0)
+    greys = greys[:room]
+    return data[:start] + greys + data[start + len(greys) :]
+
+
+def _gif_frames(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield where the palette of each frame begins, how many colours it has, and where its control flags are."""
+    flags = data[10] if len(data) > 12 else 0
+    shared = (13, 2 << (flags & 7)) if flags & 0x80 else (0, 0)
+    place, control = 13 + 3 * shared[1], 0
+    while place + 10 < len(data):
+        if data[place] == 0x21:  # an extension
+            control = place + 3 if data[place + 1] == 0xF9 else control
+            place = _behind_blocks(data, place + 2)
+        elif data[place] == 0x2C:  # a frame
+            flags = data[place + 9]
+            own = (place + 10, 2 << (flags & 7)) if flags & 0x80 else shared
+            yield *own, control
+            place = _behind_blocks(data, place + 11 + (3 * own[1] if flags & 0x80 else 0))
+        else:
+            return
+
+
+def _behind_blocks(data: bytes, place: int) -> int:
+    while place < len(data) and data[place]:
+        place += 1 + data[place]
+    return place + 1
