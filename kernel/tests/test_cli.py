@@ -157,8 +157,7 @@ def test_ctrl_c_ends_with_130() -> None:
 
 
 def options_of(command: click.Command, name: str) -> Iterator[str]:
-    own = [parameter for parameter in command.params if parameter.name not in ("log_level", "traceback")]
-    flags = sorted(flag for parameter in own for flag in (*parameter.opts, *parameter.secondary_opts))
+    flags = sorted(flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts))
     yield f"{name}: {' '.join(flags)}"
     for child_name, child in sorted(getattr(command, "commands", {}).items()):
         yield from options_of(child, f"{name} {child_name}")

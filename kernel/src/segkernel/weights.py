@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, cast
 
 from torch import Tensor, nn
 
@@ -167,8 +167,7 @@ def _some(names: Sequence[str], limit: int = 6) -> str:
 # ---------------------------------------------------------------- weights of others
 
 
-@dataclass(frozen=True)
-class ConvertedWeights:
+class ConvertedWeights(NamedTuple):
     """Weights under a model's own names.
 
     Args:
@@ -195,17 +194,14 @@ def convert(module: nn.Module, weights: Mapping[str, Tensor], format: str | None
     catalog, own = Catalog.current(), module.state_dict().keys()
     if format is not None:
         row = catalog.find(FORMATS, format)
-        return _converted(module, weights, catalog.load_row(row)(), row.name)
+        return ConvertedWeights(OrderedDict(catalog.load_row(row)().convert(module, dict(weights))), row.name)
     ours = ConvertedWeights(_of_backbone(own, weights))
     if own <= ours.weights.keys():
         return ours
-    known = {row: found() for row, found in catalog.load_all(FORMATS)}
-    candidates = {
-        row: _converted(module, weights, each, row.name)
-        for row, each in known.items()
-        if each.matches(module, weights.keys())
-    }
-    fitting = {row: len(own & each.weights.keys()) for row, each in candidates.items()}
+    known: dict[Row, WeightFormat] = {row: found() for row, found in catalog.load_all(FORMATS)}
+    matching = {row: each for row, each in known.items() if each.matches(module, weights.keys())}
+    candidates = {row: OrderedDict(each.convert(module, dict(weights))) for row, each in matching.items()}
+    fitting = {row: len(own & converted.keys()) for row, converted in candidates.items()}
     most = max(fitting.values(), default=0)
     if most <= len(own & ours.weights.keys()):
         return ours
@@ -213,11 +209,8 @@ def convert(module: nn.Module, weights: Mapping[str, Tensor], format: str | None
     best: dict[str, Row] = {}
     for row in (row for row, count in fitting.items() if count == most):
         best.setdefault(row.distribution, row)
-    return candidates[catalog.settle([*best.values()], "these weights")]  # type: ignore[index]
-
-
-def _converted(module: nn.Module, weights: Mapping[str, Tensor], found: WeightFormat, name: str) -> ConvertedWeights:
-    return ConvertedWeights(OrderedDict(found.convert(module, dict(weights))), name)
+    row = cast(Row, catalog.settle([*best.values()], "these weights"))
+    return ConvertedWeights(candidates[row], row.name)
 
 
 def _of_backbone(own: Collection[str], weights: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:

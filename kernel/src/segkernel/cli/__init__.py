@@ -7,6 +7,7 @@ Commands of plugins come through the entry-point group ``segkernel.commands`` an
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import logging
 import re
@@ -56,12 +57,15 @@ TRUST = click.option(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with one of the documented codes."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    _set_up_logging()
+    shared = argparse.ArgumentParser("seg-kernel", add_help=False, allow_abbrev=False)
+    shared.add_argument("--log-level", type=str.upper, choices=("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO")
+    shared.add_argument("--traceback", action="store_true")
+    options, rest = shared.parse_known_args(arguments)
+    _set_up_logging(options.log_level)
     try:
-        result = cli.main(args=arguments, prog_name="seg-kernel", standalone_mode=False)
+        result = cli.main(args=rest, prog_name="seg-kernel", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
-        if "--traceback" in arguments:
+        if options.traceback:
             traceback.print_exc()
         result = _report(error)
     sys.exit(result if type(result) is int else 0)
@@ -103,11 +107,10 @@ class LazyGroup(click.Group):
         Raises:
             ComponentError: When the plugin that has it is missing, broken or incompatible.
         """
-        if name in COMMANDS:
-            command: click.Command = importlib.import_module(f"segkernel.cli.{name}").command
-        else:
-            command = _command_of_plugin(name)
-        return _with_common_options(command)
+        if name not in COMMANDS:
+            return _command_of_plugin(name)
+        command: click.Command = importlib.import_module(f"segkernel.cli.{name}").command
+        return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str, click.Command | None, list[str]]:
         """Find the command that the arguments begin with; one that is misspelt gets a suggestion."""
@@ -142,11 +145,6 @@ def _command_of_plugin(name: str) -> click.Command:
     return found
 
 
-def _set_log_level(ctx: click.Context, parameter: click.Parameter, level: str | None) -> None:
-    if level is not None:
-        logging.getLogger().setLevel(level.upper())
-
-
 class _StandardError(logging.StreamHandler):
     """Writes to what standard error is now: a live progress bar puts itself in its place."""
 
@@ -166,29 +164,10 @@ class _Formatter(logging.Formatter):
         return text if record.levelno == logging.INFO else f"{record.levelname.lower()}: {text}"
 
 
-def _set_up_logging() -> None:
+def _set_up_logging(level: str) -> None:
     handler = _StandardError()
     handler.setFormatter(_Formatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-
-
-def _common_options(hidden: bool) -> list[click.Option]:
-    """Return the options that stand before or after a command."""
-    shared: dict[str, Any] = {"expose_value": False, "hidden": hidden}
-    levels = click.Choice(("debug", "info", "warning", "error"), case_sensitive=False)
-    how_much, where = "How much to say on stderr; info by default.", "Show where an error was raised."
-    return [
-        click.Option(["--log-level"], type=levels, callback=_set_log_level, help=how_much, **shared),
-        click.Option(["--traceback"], is_flag=True, help=where, **shared),
-    ]
-
-
-def _with_common_options(command: click.Command) -> click.Command:
-    names = {parameter.name for parameter in command.params}
-    command.params += [option for option in _common_options(hidden=True) if option.name not in names]
-    for child in getattr(command, "commands", {}).values():
-        _with_common_options(child)
-    return command
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -200,11 +179,14 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 @click.group(
     cls=LazyGroup,
-    params=_common_options(hidden=False),
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
 )
 @click.version_option(__version__, prog_name="seg-kernel", message="%(prog)s %(version)s")
 def cli() -> None:
-    """Train, test and deploy segmentation models from what is pip-installed."""
+    """Train, test and deploy segmentation models from what is pip-installed.
+
+    Anywhere on the line: --log-level debug, info, warning or error says how much is said on stderr (info by default);
+    --traceback shows where an error was raised.
+    """

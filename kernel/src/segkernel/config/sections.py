@@ -154,15 +154,11 @@ class TestConfig(TypedDict, total=False):
 
     ``whole`` sees it at once, ``slide`` in windows of ``crop_size`` every ``stride``; overlaps are averaged.
     ``whole_flip`` and ``slide_flip`` see image or window mirrored, too, and average the two.
-    The other keys are PointRend's: times the scores are enlarged, pixels scored anew each time, factor of the size.
     """
 
     mode: Literal["whole", "slide", "whole_flip", "slide_flip"]
     crop_size: tuple[int, int] | int
     stride: tuple[int, int] | int
-    subdivision_steps: int
-    subdivision_num_points: int
-    scale_factor: float
 
 
 class TTA(TypedDict, total=False):

@@ -103,6 +103,17 @@ class _SinglePass(nn.Module):
         """
         raise NotImplementedError
 
+    def predict_with_loss(self: Any, *inputs: Any, **options: Any) -> tuple[Any, dict[str, Tensor]]:
+        """Return what `predict` and `loss` return, by running the model once where it has `single_pass`, else twice.
+
+        Args:
+            inputs: Those of `loss`, the targets last.
+            options: Further ones of `predict`, by keyword.
+        """
+        if self._has_single_pass():
+            return self.single_pass(*inputs, **options)
+        return self.predict(*inputs[:-1], **options), self.loss(*inputs)
+
 
 class Head(_SinglePass):
     """Feature maps to class logits."""
@@ -127,14 +138,6 @@ class Head(_SinglePass):
         """
         return self(features)
 
-    def predict_with_loss(
-        self, features: Features, targets: Targets, size: Size | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return what `predict` and `loss` return, by running the head once where it is `one_pass`."""
-        if self.one_pass:
-            return self.single_pass(features, targets, size)
-        return self.predict(features, size), self.loss(features, targets)
-
 
 class CascadeHead(Head):
     """A head that refines ``previous``, the logits (N, K, h, w) of the one before it."""
@@ -149,13 +152,6 @@ class CascadeHead(Head):
         self, features: Features, previous: Tensor, size: Size | None = None
     ) -> Tensor:
         return self(features, previous)
-
-    def predict_with_loss(  # type: ignore[override]
-        self, features: Features, previous: Tensor, targets: Targets, size: Size | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        if self.one_pass:
-            return self.single_pass(features, previous, targets, size)
-        return self.predict(features, previous, size), self.loss(features, previous, targets)
 
     def configure(self, train_cfg: Mapping[str, Any], test_cfg: Mapping[str, Any]) -> None:
         """Take what the segmentor's ``train_cfg`` and ``test_cfg`` say about this head."""
@@ -179,12 +175,6 @@ class Segmentor(_SinglePass):
     def predict(self, images: Tensor) -> dict[str, Any]:
         """Return the raw values of each output, as its `Output` has them: logits at any size for `PixelClasses`."""
         raise NotImplementedError
-
-    def predict_with_loss(self, images: Tensor, targets: Targets) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return what `predict` and `loss` return, by running the model once where it has `single_pass`, else twice."""
-        if self._has_single_pass():
-            return self.single_pass(images, targets)
-        return self.predict(images), self.loss(images, targets)
 
 
 class Engine(ABC):

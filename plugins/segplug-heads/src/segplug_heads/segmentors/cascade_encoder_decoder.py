@@ -14,6 +14,14 @@ from segkernel.sample import Targets
 from segplug_heads.segmentors.encoder_decoder import EncoderDecoder, flattened
 
 
+class PointTestConfig(TestConfig, total=False):
+    """What PointRend wants to know besides: times logits are enlarged, pixels predicted anew each time, by how much."""
+
+    subdivision_steps: int
+    subdivision_num_points: int
+    scale_factor: float
+
+
 class Cascade(nn.ModuleList):
     """Heads in a row: feature maps -> logits of the last one. The first is a `Head`, the others are `CascadeHead`."""
 
@@ -44,7 +52,7 @@ class Cascade(nn.ModuleList):
     ) -> tuple[Tensor, list[dict[str, Tensor]]]:
         """Return what `predict` and `losses` return."""
         previous, losses = self._learn_before_last(features, targets)
-        logits, last = self._last.predict_with_loss(features, *previous, targets, size)
+        logits, last = self._last.predict_with_loss(features, *previous, targets, size=size)
         return logits, [*losses, last]
 
     @property
@@ -110,7 +118,7 @@ class CascadeEncoderDecoder(EncoderDecoder):
         neck: Neck | None = None,
         auxiliary_head: Head | Sequence[Head] | None = None,
         train_cfg: dict[str, Any] | None = None,
-        test_cfg: TestConfig | None = None,
+        test_cfg: PointTestConfig | None = None,
         pretrained: str | None = None,
     ) -> None:
         _check_stages(num_stages, decode_head)

@@ -79,7 +79,7 @@ class EncoderDecoder(Segmentor):
 
     def single_pass(self, images: Tensor, targets: Targets) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         features, size = self.extract_feat(images), (images.shape[2], images.shape[3])
-        logits, losses = self.decode_head.predict_with_loss(features, targets, size)
+        logits, losses = self.decode_head.predict_with_loss(features, targets, size=size)
         return {"seg": logits}, flattened({"decode": losses, **self._auxiliary_losses(features, targets)})
 
     def _check_heads(self) -> None:

@@ -137,7 +137,7 @@ class MultiHeadSegmentor(Segmentor):
                 if name in self.training_only:
                     losses[name] = self._head(name).loss(inputs, own)
                 else:
-                    logits[name], losses[name] = self._head(name).predict_with_loss(inputs, own, size)
+                    logits[name], losses[name] = self._head(name).predict_with_loss(inputs, own, size=size)
         return {name: logits[name] for name in self.outputs}, flattened(losses)
 
     def _head(self, name: str) -> Head:

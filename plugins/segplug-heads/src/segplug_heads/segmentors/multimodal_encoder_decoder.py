@@ -90,7 +90,7 @@ class MultimodalEncoderDecoder(Segmentor):
     def single_pass(self, images: Tensor, targets: Targets) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         size = (images.shape[2], images.shape[3])
         inputs: Any = self.extract_feat(images)
-        logits, losses = self.decode_head.predict_with_loss(inputs, targets, size)
+        logits, losses = self.decode_head.predict_with_loss(inputs, targets, size=size)
         return {"seg": logits}, flattened({"decode": losses})
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
