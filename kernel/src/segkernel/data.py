@@ -17,7 +17,6 @@ import random
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, Literal
@@ -30,6 +29,7 @@ from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import Dataset, Sampler, Transform
 from segkernel.loadtimes import SECONDS, timed
 from segkernel.opencv import opencv
+from segkernel.randomness import random_state, set_random_state
 from segkernel.sample import Batch, Sample, Targets, as_targets, collate
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,6 @@ def sample_rng(seed: int, stream: int, position: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence((seed, stream, position)))
 
 
-@lru_cache(maxsize=4)
 def draw_order(seed: int, epoch: int, length: int) -> np.ndarray:
     """Return the order in which epoch ``epoch`` visits ``length`` samples: a pure function of its arguments."""
     return sample_rng(seed, _ORDER, epoch).permutation(length)
@@ -212,8 +211,11 @@ class _Samples:
 
     def __getitems__(self, keys: Sequence[Any]) -> list[Any]:
         SECONDS.clear()
-        with _global_generators_kept():
+        state = random_state()  # without workers, training goes on with these generators
+        try:
             return [self.bring(key) for key in keys]
+        finally:
+            set_random_state(state)
 
 
 def _training_sample(dataset: Dataset, transforms: Sequence[Transform], seed: int, draw: tuple[int, int]) -> Sample:
@@ -323,15 +325,3 @@ def _seed_global(rng: np.random.Generator) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.random.default_generator.manual_seed(seed)
-
-
-@contextmanager
-def _global_generators_kept() -> Iterator[None]:
-    """Put the states of the generators of `random`, numpy and torch back after a block."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])

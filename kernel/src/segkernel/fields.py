@@ -98,10 +98,8 @@ class RasterField(Field):
     def overlay(self, layers: Sequence[Layer], size: Size, fill: float | tuple[float, ...] | None = None) -> Self:
         canvas = np.full((*size, *self.array.shape[2:]), self.fill if fill is None else fill, self.array.dtype)
         for field, window, mask in layers:
-            if mask is None:
-                canvas[window] = field.array
-            else:
-                np.copyto(canvas[window], field.array, where=mask if canvas.ndim == 2 else mask[..., None])
+            laid = True if mask is None else mask.reshape(*mask.shape, *[1] * (canvas.ndim - 2))
+            np.copyto(canvas[window], field.array, where=laid)
         return replace(self, array=canvas)
 
     def stack(self, fields: Sequence[Self], size: Size) -> Tensor | list[Tensor]:
