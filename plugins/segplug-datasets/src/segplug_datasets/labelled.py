@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from segkernel.labels import Color
 from segplug_datasets.label_spec import LabelSpec
+from segplug_datasets.left_out import LeftOut
 
 
 class Labelled:
     """A data set whose classes and colours are those of its ``labels``."""
 
     labels: LabelSpec
+    left_out: Sequence[LeftOut] = ()
+    """What the set makes nothing of, found when it was opened."""
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -20,12 +20,14 @@ class LeftOut:
         count: How many.
         what: What they are, for a line that begins with their number.
         why: What follows from it, and what to do.
+        is_usual: Whether files of this kind mostly have some.
     """
 
     kind: str
     count: int
     what: str
     why: str
+    is_usual: bool = False
 
     def __str__(self) -> str:
         return f"{self.count} {self.what}. {self.why}"

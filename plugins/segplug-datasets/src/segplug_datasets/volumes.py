@@ -23,6 +23,7 @@ from segkernel.labels import IGNORE, Color
 from segkernel.sample import LabelMap, Sample
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.labelled import Labelled
+from segplug_datasets.left_out import say_once
 from segplug_datasets.listing import find_files, require_files, resolve
 from segplug_datasets.optional_deps import require_package
 
@@ -242,7 +243,7 @@ class Volumes(Labelled):
     def _both(self, path: str, mask_path: str | None) -> tuple[np.ndarray, np.ndarray | None]:
         pixels = read_volume(path, self._image_key)
         if mask_path is not None:
-            return pixels, read_volume(mask_path, self._mask_key)[0]
+            return pixels, _aligned(path, mask_path, read_volume(mask_path, self._mask_key)[0])
         if not self._with_seg:
             return pixels, None
         if path.lower().endswith((".npz", ".pkl", ".pickle")) and _holds(path, self._mask_key):
@@ -281,6 +282,51 @@ class Volumes(Labelled):
             return self.labels.encode(whole.astype(np.int64))
         except DataError as error:
             raise DataError(str(error), path) from None
+
+
+_SAME_PLACE = 0.1  # voxels
+
+_AFFINES = (
+    "has another affine than its image {0}: its voxels are not the image's\n"
+    "    resample the labels to the image; where only their header is wrong, write them anew with the image's affine: "
+    "nibabel.Nifti1Image(labels.dataobj, image.affine)"
+)
+
+
+def _aligned(path: str, mask_path: str, raw: np.ndarray) -> np.ndarray:
+    """Return NIfTI labels (Z, Y, X) in the order of the voxels of their image, by the affines of both.
+
+    Raises:
+        DataError: When the voxels of one lie between those of the other.
+    """
+    if not (path.lower().endswith(NIFTI) and mask_path.lower().endswith(NIFTI)):
+        return raw
+    nibabel = _nibabel()
+    volume, labels = nibabel.load(path), nibabel.load(mask_path)
+    if _same_place(volume, labels):
+        return raw
+    if np.allclose(labels.affine, np.eye(4)) or not labels.header["sform_code"] + labels.header["qform_code"]:
+        message = f"{mask_path} does not say where it lies, its image does: used voxel by voxel, as others like it"
+        say_once("NIfTI labels without affine", message)
+        return raw
+    to = nibabel.io_orientation(volume.affine)
+    turned = labels.as_reoriented(nibabel.orientations.ornt_transform(nibabel.io_orientation(labels.affine), to))
+    if not _same_place(volume, turned):
+        raise DataError(_AFFINES.format(path), mask_path)
+    return _channels_first(np.asanyarray(turned.dataobj))
+
+
+def _same_place(first: Any, second: Any) -> bool:
+    """Whether the voxels of two NIfTI images of one size lie at the same places."""
+    size = np.array(first.shape[:3])
+    if tuple(size) != second.shape[:3]:
+        return False
+    corners = np.concatenate([np.indices((2, 2, 2)).reshape(3, -1) * (size - 1)[:, None], np.ones((1, 8))])
+    try:
+        back = np.linalg.inv(first.affine) @ second.affine @ corners
+    except np.linalg.LinAlgError:
+        return bool(np.allclose(first.affine, second.affine))
+    return bool(np.abs(back - corners).max() < _SAME_PLACE)
 
 
 def _shape(path: str, key: str) -> tuple[int, ...]:

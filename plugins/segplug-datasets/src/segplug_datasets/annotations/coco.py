@@ -25,6 +25,7 @@ from segplug_datasets.annotations.shapes import (
     groups,
     require_declared,
 )
+from segplug_datasets.left_out import LeftOut
 from segplug_datasets.listing import clean, read_list, require_files, resolve
 
 Boxes = Literal["refused", "filled", "ignored"]
@@ -43,7 +44,8 @@ class CocoInstanceDataset(ShapeDataset):
         data_root: Folder to which the other paths are relative.
         ids: Text file with the images to use, one per line, by id or by file name (the ``minival`` lists of 2014); all
             when None.
-        crowd: Whether pixels of a crowd are of its class, or ignored.
+        crowd: Whether pixels of a crowd (``iscrowd``) are of its class, or ignored. ``auto``: ignored, unless a tool
+            wrote the file that calls every painted object a crowd (CVAT, Datumaro), or all objects are crowds.
         boxes: Objects that have a box but no outline: an error, the filled box, or ignored pixels.
         options: Classes, overlap and so on: the arguments of `ShapeDataset`.
 
@@ -66,7 +68,7 @@ class CocoInstanceDataset(ShapeDataset):
         images: str | Path = "",
         data_root: str | Path | None = None,
         ids: str | Path | None = None,
-        crowd: Literal["ignored", "class"] = "ignored",
+        crowd: Literal["auto", "ignored", "class"] = "auto",
         boxes: Boxes = "refused",
         **options: Unpack[ShapeOptions],
     ) -> None:
@@ -81,9 +83,12 @@ class CocoInstanceDataset(ShapeDataset):
 
     def _open(self) -> AnnotationIndex:
         path, images, ids = self._where
-        keep = {"images": _image, "annotations": _owner, "categories": dict}
-        found = scan_object(path, keep)
-        self._records, owners = found["annotations"]
+        found = scan_object(path, {"images": _image, "annotations": _seen, "categories": dict})
+        self._records, seen = found["annotations"]
+        owners, crowds = [owner for owner, *_ in seen], sum(is_crowd for _, is_crowd, _ in seen)
+        if self._crowd == "auto":
+            painted = crowds == len(seen) or any(of_tool for _, _, of_tool in seen)
+            self._crowd = "class" if painted else "ignored"
         entries, categories = found["images"][1], decode_texts(found["categories"][1])
         if not entries:
             raise DataError("no COCO file: it lists no 'images'", path)
@@ -101,6 +106,7 @@ class CocoInstanceDataset(ShapeDataset):
             (last > first).tolist(),
             list(self._categories.values()),
             str(path),
+            left_out=[_crowds(crowds, len(seen), self._crowd)],
         )
 
     def _shapes(self, sample: Sample, key: Any) -> list[Shape]:
@@ -225,8 +231,17 @@ def _image(entry: Any) -> tuple[Any, str, int, int]:
     return entry["id"], entry["file_name"], int(entry.get("height") or 0), int(entry.get("width") or 0)
 
 
-def _owner(annotation: Any) -> Any:
-    return annotation["image_id"]
+def _seen(annotation: Any) -> tuple[Any, bool, bool]:
+    """Return the image of an annotation, whether it is a crowd, and whether it has what only some tools write."""
+    return annotation["image_id"], bool(annotation.get("iscrowd")), "attributes" in annotation
+
+
+def _crowds(count: int, objects: int, crowd: str) -> LeftOut:
+    if crowd == "ignored":
+        why = "These pixels are ignored, as COCO means it; crowd: class makes them pixels of their class."
+        return LeftOut("crowds", count, f"of {objects} objects are crowds (iscrowd)", why, is_usual=3 * count < objects)
+    why = "They are read as objects of their class; crowd: ignored ignores their pixels."
+    return LeftOut("crowds", count, f"of {objects} objects are called crowds (iscrowd)", why, is_usual=True)
 
 
 def _owners(ids: list[Any], place: dict[Any, int], path: Path) -> np.ndarray:

@@ -25,9 +25,12 @@ from segplug_datasets.annotations.shapes import (
     example_images,
     require_declared,
 )
+from segplug_datasets.left_out import LeftOut
 from segplug_datasets.listing import NamedFiles, resolve
 
 _SHAPES = ("polygon", "mask", "box", "ellipse", "polyline")
+_OTHERS = ("points", "skeleton", "cuboid")
+_PASSED_OVER = "They are passed over: what they mark is background."
 
 
 class CvatDataset(ShapeDataset):
@@ -97,6 +100,7 @@ class CvatDataset(ShapeDataset):
             list(labels),
             str(path),
             [color for color in colors if color] if all(colors) else (),
+            [LeftOut("shapes-without-pixels", scan.passed, "shapes are points, skeletons or cuboids", _PASSED_OVER)],
         )
 
     def _shapes(self, sample: Sample, key: Any) -> list[Shape]:
@@ -149,6 +153,7 @@ class _Scan:
         self.used: dict[str, None] = {}
         self._open: list[str] = []
         self._is_video = False
+        self.passed = 0
         self._parser = expat.ParserCreate()
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end
@@ -179,6 +184,8 @@ class _Scan:
         elif tag in _SHAPES and self._open[-2:-1] == ["image"]:
             self.annotated[-1] = True
             self.used[attributes.get("label", "")] = None
+        elif tag in _OTHERS and self._open[-2:-1] == ["image"]:
+            self.passed += 1
         elif tag == "track":
             self._is_video = True
         elif tag == "label":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -27,9 +28,23 @@ from segplug_datasets.annotations.shapes import (
     is_image,
     require_declared,
 )
+from segplug_datasets.left_out import LeftOut
 from segplug_datasets.listing import IMAGE_SUFFIXES, clean, find_files, resolve
 
 _KINDS = ("brush", "polygon", "rectangle", "ellipse")
+_OTHER_KINDS = ("keypoint", "vector", "cuboid", "bitmask", "videorectangle")
+_LEFT_OUT = {
+    "objects-without-label": ("objects have no label", "They are passed over: label them, or delete them."),
+    "objects-of-other-kinds": (
+        f"objects are none of {', '.join(_KINDS)}",
+        "They are passed over: what they mark is background.",
+    ),
+    "further-labels": ("objects have several labels", "The first one counts."),
+    "tasks-without-annotation": (
+        "tasks have predictions or cancelled annotations only",
+        "They count as not annotated: submit them, or see 'unannotated'.",
+    ),
+}
 _PREFIX = re.compile(r"^[0-9a-f]{8}-")
 
 
@@ -82,7 +97,8 @@ class LabelStudioDataset(ShapeDataset):
     def _open(self) -> AnnotationIndex:
         path, images = self._where
         self._records, kept = scan_array(path, _summary)
-        tasks = decode_texts(kept)
+        tasks = decode_texts([(address, labels) for address, labels, _ in kept])
+        left_out = sum((Counter(lost) for _, _, lost in kept), Counter[str]())
         if not tasks:
             raise DataError("no task is listed here", path)
         found = find_files(images, IMAGE_SUFFIXES)
@@ -91,15 +107,22 @@ class LabelStudioDataset(ShapeDataset):
         names = [_found(address, files, path, images) for address, _ in tasks]
         labels = sorted({label for _, used in tasks for label in used})
         return AnnotationIndex(
-            images, names, np.arange(len(names)), [bool(used) for _, used in tasks], labels, str(path)
+            images,
+            names,
+            np.arange(len(names)),
+            [bool(used) for _, used in tasks],
+            labels,
+            str(path),
+            left_out=[LeftOut(kind, count, *_LEFT_OUT[kind]) for kind, count in left_out.items()],
         )
 
     def _shapes(self, sample: Sample, key: Any) -> list[Shape]:
         where = f"{self._records.path}, task of {sample.meta['name']}"
         (task,) = self._records.load([key])
-        return [self._shape(result, kind, sample, where) for result, kind in _results(task)]
+        found, _ = _objects(task)
+        return [self._shape(result, kind, labels[0], sample, where) for result, kind, labels in found]
 
-    def _shape(self, result: dict[str, Any], kind: str, sample: Sample, where: str) -> Shape:
+    def _shape(self, result: dict[str, Any], kind: str, label: str, sample: Sample, where: str) -> Shape:
         require_declared(sample, (result.get("original_height"), result.get("original_width")), where)
         try:
             region = self._region(result["value"], kind, sample.size, where)
@@ -107,7 +130,6 @@ class LabelStudioDataset(ShapeDataset):
             raise DataError(f"a {kind} lacks a number: {error}", where) from None
         except DataError as error:
             raise error if where in str(error) else DataError(str(error), where) from None
-        label = _labels(result)[0]
         if label not in self._ids:
             raise DataError(f"label {label!r} was not in the file when the data set was opened", where)
         return Shape(label, region)
@@ -138,9 +160,10 @@ def _turned_rectangle(x: float, y: float, width: float, height: float, size: Siz
     return rectangle(*box, size, degrees)
 
 
-def _summary(task: Any) -> tuple[str, list[str]]:
-    """Return the address of a task's image, and the labels of its objects."""
-    return _address(task["data"]), [label for result, _ in _results(task) for label in _labels(result)[:1]]
+def _summary(task: Any) -> tuple[str, list[str], list[str]]:
+    """Return the address of a task's image, the labels of its objects, and why others are left out."""
+    found, lost = _objects(task)
+    return _address(task["data"]), [labels[0] for _, _, labels in found], lost
 
 
 def _address(data: Any) -> str:
@@ -159,13 +182,30 @@ def _plain(address: str) -> str:
     return unquote(question[2:] if question.startswith("d=") else before)
 
 
-def _results(task: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
-    """Return the objects of a task with their kind, of the last annotation that counts."""
+def _objects(task: dict[str, Any]) -> tuple[list[tuple[dict[str, Any], str, list[str]]], list[str]]:
+    """Return the objects of a task with kind and labels, of the last annotation that counts, and why others are not.
+
+    The tag ``<Labels>`` beside ``<Polygon>``, ``<Rectangle>`` and so on makes two results of one id: one with the
+    outline, and one of type ``labels`` with the label.
+    """
     annotations = task.get("annotations") or task.get("completions") or ()
     counting = [one for one in annotations if not one.get("was_cancelled")]
     results = counting[-1].get("result") or () if counting else ()
-    pairs = [(one, str(one.get("type", "")).removesuffix("labels")) for one in results]
-    return [(one, kind) for one, kind in pairs if kind in _KINDS and _labels(one)]
+    named = {one.get("id"): _labels(one) for one in results if one.get("type") == "labels" and one.get("id")}
+    found, lost = [], []
+    if not counting and (annotations or task.get("predictions")):
+        lost.append("tasks-without-annotation")
+    for one in results:
+        kind = str(one.get("type", "")).removesuffix("labels")
+        labels = _labels(one) or named.get(one.get("id"), [])
+        if kind in _KINDS and labels:
+            found.append((one, kind, labels))
+            lost += ["further-labels"] * (len(labels) > 1)
+        elif kind in _KINDS:
+            lost.append("objects-without-label")
+        elif kind in _OTHER_KINDS:
+            lost.append("objects-of-other-kinds")
+    return found, lost
 
 
 def _labels(result: dict[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ from segplug_datasets.annotations.records import as_data_error
 from segplug_datasets.headers import orientation
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.labelled import Labelled
+from segplug_datasets.left_out import LeftOut, say
 from segplug_datasets.listing import IMAGE_SUFFIXES, find_named, take
 from segplug_datasets.mapping import Classes, regroup, regrouped_palette, require_name
 
@@ -71,8 +72,9 @@ class AnnotationIndex:
         keys: Key of each image by which the subclass reads its shapes, an array or a list.
         annotated: Whether each has any annotation.
         categories: Names of what is annotated.
-        palette: A colour for each, or none.
         what: The file that lists the images, for messages.
+        palette: A colour for each, or none.
+        left_out: What of the file makes no label.
     """
 
     images: Path
@@ -82,6 +84,7 @@ class AnnotationIndex:
     categories: Sequence[str]
     what: str
     palette: Sequence[Color] = ()
+    left_out: Sequence[LeftOut] = ()
 
 
 class ShapeDataset(Labelled):
@@ -136,6 +139,8 @@ class ShapeDataset(Labelled):
         self._keys = keys[chosen] if isinstance(keys, np.ndarray) else [keys[number] for number in chosen]
         self._annotated = annotated[chosen]
         self._images = str(opened.images)
+        self.left_out = [part for part in opened.left_out if part.count]
+        say(opened.what, self.left_out)
 
     def __len__(self) -> int:
         return len(self._names)

@@ -14,6 +14,8 @@ from segplug_datasets.listing import IMAGE_SUFFIXES, walk
 
 def check_pairing(part: Part) -> Iterator[Finding]:
     """Yield what keeps the files of one set from being pairs."""
+    for one in part.left_out:
+        yield Finding("note" if one.is_usual else "warning", one.kind, part.name, f"{one.count} {one.what}", one.why)
     case = _differ_in_case(part)
     images = {name: path for name, path in part.unpaired_images.items() if name not in case}
     masks = {name: path for name, path in part.unpaired_masks.items() if name not in case.values()}

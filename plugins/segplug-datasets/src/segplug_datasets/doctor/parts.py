@@ -22,6 +22,7 @@ from segplug_datasets.doctor.sample_info import Pair
 from segplug_datasets.files import FolderDataset, ListedFiles
 from segplug_datasets.folders import Folders
 from segplug_datasets.label_spec import LabelSpec
+from segplug_datasets.left_out import LeftOut
 from segplug_datasets.listing import IMAGE_SUFFIXES, named_files, read_list, walk
 
 SETS = ("train", "val", "test")
@@ -43,6 +44,7 @@ class Part:
         folders: Folders that were searched for the files.
         unpaired_images: Images without a mask.
         unpaired_masks: Masks without an image.
+        left_out: What the set makes nothing of.
         problem: Why the set cannot be opened at all; empty when it can.
         written: Whether a config names the set already.
     """
@@ -59,6 +61,7 @@ class Part:
     unpaired_images: dict[str, str] = field(default_factory=dict)
     unpaired_masks: dict[str, str] = field(default_factory=dict)
     problem: str = ""
+    left_out: Sequence[LeftOut] = ()
     written: bool = True
 
     @property
@@ -189,6 +192,7 @@ def _opened(name: str, key: str, spec: Mapping[str, Any], task: str | None = Non
         part.problem = "labels of task multilabel are not checked: the doctor knows one class for each pixel only"
         return part
     part.folders = getattr(dataset, "folders", None)
+    part.left_out = getattr(dataset, "left_out", ())
     part.pairs = _listed(dataset)
     if part.pairs and part.pairs[0].index is None:
         part.colors = part.folders.colors if part.folders is not None else {}
