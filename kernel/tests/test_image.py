@@ -182,3 +182,26 @@ def test_a_missing_opencv_says_what_to_install(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(SegKernelError, match="pip install opencv-python-headless"):
         image.read(tmp_path / "any.png")
+
+
+# ---------------------------------------------------------------- traps
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp"])
+def test_an_image_that_is_too_large_is_refused_before_it_is_decoded(tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"large{suffix}"
+    cv2.imwrite(str(path), np.zeros((30, 40, 3), np.uint8))
+    monkeypatch.setenv("SEGKERNEL_MAX_PIXELS", "1199")
+    monkeypatch.setattr(cv2, "imdecode", lambda *arguments: pytest.fail("it was decoded"))
+    with pytest.raises(DataError, match=r"30 x 40 pixels are too large, more than 1199.*SEGKERNEL_MAX_PIXELS"):
+        image.read(path)
+    monkeypatch.undo()
+    monkeypatch.setenv("SEGKERNEL_MAX_PIXELS", "1200")
+    assert image.read(path).shape == (30, 40, 3)
+
+
+def test_what_may_never_end_is_no_image(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in ("/dev/zero", tmp_path / "pipe.png"):
+        with pytest.raises(DataError, match="no file"):
+            image.read(path)

@@ -20,6 +20,28 @@ _TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _MOST_TAGS, _MOST_VALUES = 4096, 3 * 65536  # the latter is a palette of 16 bits, the longest tag that anybody asks for
 
 
+def image_size(data: bytes) -> tuple[int, int]:
+    """Return height and width of a PNG, JPEG, TIFF, BMP or GIF as stored; (0, 0) when that is not said."""
+    height, width = 0, 0
+    try:
+        if data.startswith(PNG):
+            width, height = struct.unpack_from(">II", data, 16)
+        elif data.startswith(JPEG):
+            for marker, start, _ in jpeg_segments(data):
+                if marker in JPEG_FRAMES:
+                    height, width = struct.unpack_from(">HH", data, start + 5)
+        elif data.startswith(b"BM"):
+            width, height = struct.unpack_from("<ii", data, 18)
+        elif data.startswith(b"GIF8"):
+            width, height = struct.unpack_from("<HH", data, 6)
+        else:
+            tags = tiff_tags(data)
+            (height, *_), (width, *_) = tags.get(257, (0,)), tags.get(256, (0,))
+    except struct.error:  # cut short
+        pass
+    return abs(height), abs(width)
+
+
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield (name, start, end) of each chunk that is whole; its content is ``data[start + 8 : end - 4]``."""
     start = len(PNG)

@@ -7,17 +7,32 @@ OpenCV does the work; it is imported when first needed. segplug-datasets reads l
 
 from __future__ import annotations
 
+import importlib
+import math
+import os
+import stat
 import struct
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from segkernel.errors import DataError
-from segkernel.headers import JPEG, JPEG_FRAMES, PNG, jpeg_segments, png_chunks, tiff_tags
+from segkernel.errors import DataError, warn_renamed
+from segkernel.headers import JPEG, PNG, image_size, jpeg_segments, png_chunks, tiff_tags
 from segkernel.loadtimes import timed
 from segkernel.opencv import opencv as opencv
 
 PathLike = str | Path
+MOST_PIXELS = 2**29
+"""Of an image that is decoded whole, unless ``SEGKERNEL_MAX_PIXELS`` says another number."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("read_mask", "write", "write_mask"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warn_renamed(f"segkernel.image.{name}", f"segplug_datasets.image.{name}")
+    return getattr(importlib.import_module("segplug_datasets.image"), name)
 
 
 def read(path: PathLike) -> np.ndarray:
@@ -45,10 +60,12 @@ def read_bytes(path: PathLike) -> bytes:
     """Return the bytes of a file; the time it takes counts as reading.
 
     Raises:
-        DataError: When it cannot be read, or is empty.
+        DataError: When it cannot be read, is empty, or is no regular file.
     """
     try:
         with timed("read"):
+            if stat.S_IFMT(os.stat(path).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+                raise DataError("a device or a pipe, no file", path)  # reading it may never end
             data = Path(path).read_bytes()
     except FileNotFoundError:
         raise DataError("no such file", path) from None
@@ -59,6 +76,25 @@ def read_bytes(path: PathLike) -> bytes:
     return data
 
 
+def refuse_giant(size: Sequence[int], path: PathLike) -> None:
+    """Refuse what is too large to be decoded whole, before memory is taken: a few kilobytes can claim many gigabytes.
+
+    Args:
+        size: Height and width, or more axes, in pixels.
+        path: The file.
+
+    Raises:
+        DataError: Above `MOST_PIXELS`.
+    """
+    limit = int(os.environ.get("SEGKERNEL_MAX_PIXELS") or MOST_PIXELS)
+    if math.prod(size) > limit:
+        shape = " x ".join(map(str, size))
+        hint = (
+            "RasterDataset with a 'window' reads it in parts; if it is sound, SEGKERNEL_MAX_PIXELS=N raises the limit"
+        )
+        raise DataError(f"{shape} pixels are too large, more than {limit}: {hint}", path)
+
+
 def decode_with(flags: int, data: bytes, path: PathLike) -> np.ndarray:
     """Return what OpenCV decodes with these flags.
 
@@ -66,6 +102,7 @@ def decode_with(flags: int, data: bytes, path: PathLike) -> np.ndarray:
         DataError: When it would be wrong: the file is damaged, cut short, or no picture.
     """
     cv2 = opencv()
+    refuse_giant(image_size(data), path)
     if is_cut_short(data):
         raise DataError("the file is cut short: copy it again", path)
     try:
@@ -98,8 +135,9 @@ def _not_a_picture(data: bytes, colors: bool) -> str:
 def is_cut_short(data: bytes) -> bool:
     """Whether the end mark, or most of the pixels, are missing; OpenCV fills up in grey and says nothing."""
     if data.startswith(JPEG):
-        start, pixels = _first_scan(data)
-        return data.rfind(b"\xff\xd9", start) < 0 or pixels > _JPEG_DENSEST * len(data)
+        # Past the headers, with perhaps a thumbnail and its end mark.
+        start = max((end for _, _, end in jpeg_segments(data)), default=len(JPEG))
+        return data.rfind(b"\xff\xd9", start) < 0 or math.prod(image_size(data)) > _JPEG_DENSEST * len(data)
     return data.startswith(PNG) and not _is_whole_png(data)
 
 
@@ -112,14 +150,3 @@ def _is_whole_png(data: bytes) -> bool:
 # A damaged size claims gigabytes. No file holds more than so much in a byte:
 _JPEG_DENSEST = 512  # pixels, 64 in the one bit that a block takes at least
 _PNG_DENSEST = 8 * 1032  # bits, by the limit of its compression
-
-
-def _first_scan(data: bytes) -> tuple[int, int]:
-    """Return where a JPEG's pixels begin, past headers with perhaps a thumbnail and its end mark; and their number."""
-    scan, pixels = len(JPEG), 0
-    for marker, start, end in jpeg_segments(data):
-        scan = end
-        if marker in JPEG_FRAMES:
-            height, width = struct.unpack(">HH", data[start + 5 : start + 9].ljust(4, b"\0"))
-            pixels = height * width
-    return scan, pixels

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from segkernel.config import load_config
 from segkernel.config.marks import place_of
+from segkernel.errors import ConfigError
 
 DATA = "data: {num_classes: 19, crop_size: [512, 1024], align_corners: false, micro_batch: null}\n"
 
@@ -102,3 +104,39 @@ def test_a_circle_of_several_is_shown(problems):
 def test_all_bad_references_are_reported_at_once(problems):
     found = problems(DATA + "model: {a: '${data.x}', b: '${data.y}'}", "sed=1")
     assert [problem.path for problem in found] == ["sed", "model.a", "model.b"]
+
+
+def chain(length, first, link):
+    """A mapping in which each value is made of the one before."""
+    return {"data": {"train": {"a0": first, **{f"a{i}": link(f"${{data.train.a{i - 1}}}") for i in range(1, length)}}}}
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (chain(40, "xx", lambda one: one + one), "references hold more than"),
+        (chain(40, [1], lambda one: [one, one]), "references hold more than"),
+        (chain(40, "x" * 100_000, lambda one: one + one), "references hold more than"),
+        (chain(5000, 1, lambda one: one), "references are nested too deeply"),
+    ],
+    ids=["texts", "lists", "long texts", "a chain"],
+)
+def test_references_count_towards_the_size_of_a_config(config, said):
+    with pytest.raises(ConfigError, match=said):
+        load_config(config)
+
+
+def test_a_chain_of_fifty_references_is_no_trap():
+    config = load_config(chain(50, 1, lambda one: one))
+    assert config["data"]["train"]["a49"] == 1
+
+
+def test_a_config_stands_on_so_many_others_at_most(tmp_path):
+    (tmp_path / "b0.yaml").write_text("seed: 1")
+    for index in range(1, 100):
+        (tmp_path / f"b{index}.yaml").write_text(f"_base_: b{index - 1}.yaml")
+    (tmp_path / "same.yaml").write_text(f"_base_: [{'b0.yaml, ' * 1000}]")
+    assert load_config(tmp_path / "b40.yaml")["seed"] == 1
+    for name in ("b99.yaml", "same.yaml"):
+        with pytest.raises(ConfigError, match="stands on too many other configs"):
+            load_config(tmp_path / name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import pickle
 from pathlib import Path
 
@@ -118,7 +119,7 @@ BAD = {
     "a: &a [*a]": ("x:1:8", "the alias *a has no anchor before it"),
     "a: \x01": ("x", "cannot be read as YAML"),
     "[1]": ("x", "holds a list at the top"),
-    "just text": ("x", "holds only 'just text' at the top"),
+    "just text": ("x", "holds a plain value at the top"),
     "": ("x", "is empty"),
     "# nothing": ("x", "is empty"),
 }
@@ -215,3 +216,20 @@ def test_a_byte_order_mark_is_ignored(write, tmp_path):
     write("mine.yaml", "")
     (tmp_path / "mine.yaml").write_bytes(b"\xef\xbb\xbfseed: 1\n")
     assert load_config("mine.yaml").data == {"seed": 1}
+
+
+def test_a_config_is_a_file_of_a_sensible_size(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    large = tmp_path / "large.yaml"
+    large.write_bytes(b"a: b\n" * 5_000_000)
+    for path, said in ((tmp_path / "pipe.yaml", "is no file"), (large, "is larger than any config")):
+        with pytest.raises(ConfigError, match=said):
+            load_config(path)
+
+
+def test_an_error_does_not_show_what_is_in_a_base(tmp_path):
+    (tmp_path / "secret.yaml").write_text("admin:x:0:0")
+    (tmp_path / "my.yaml").write_text("_base_: secret.yaml")
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "my.yaml")
+    assert "admin" not in str(caught.value)

@@ -15,6 +15,7 @@ from segkernel.config.text import read_file
 from segkernel.errors import ConfigError, MissingPackageError, Problem, suggest
 
 YAML = (".yaml", ".yml")
+_MOST_BASES, _LONGEST_CHAIN = 500, 50  # far above any config
 
 
 class Layers:
@@ -29,6 +30,7 @@ class Layers:
         self.catalog, self.problems = catalog, problems
         self.found: list[MarkedDict] = []
         self._seen: set[Path] = set()
+        self._count = 0
 
     @cached_property
     def sources(self) -> list[ConfigSource]:
@@ -54,6 +56,9 @@ class Layers:
         """Add a mapping after the bases that it names; ``chain`` ends with the file that it was read from."""
         for index, name in enumerate(bases := as_list(mapping, "_base_")):
             asked = place_of(bases, index)
+            self._count += 1
+            if self._count > _MOST_BASES or len(chain) > _LONGEST_CHAIN:
+                raise ConfigError(Problem("stands on too many other configs", "_base_", asked))
             if not isinstance(name, str) or not name:
                 message = f"a base is a path or a packaged name, not {summarize(name)}"
                 self.problems.append(Problem(message, "_base_", asked))

@@ -7,7 +7,8 @@ from typing import Any
 
 from segkernel.config.marks import MarkedDict, MarkedList, place_of, summarize
 from segkernel.config.paths import Path, format_path, parse_path, step_in
-from segkernel.errors import Problem, suggest
+from segkernel.config.text import MOST_LEVELS, MOST_VALUES
+from segkernel.errors import ConfigError, Problem, suggest
 
 _INNERMOST = re.compile(r"(?<!\$)\$\{([^${}]*)\}")
 _OPEN = re.compile(r"(?<!\$)\$\{")
@@ -32,9 +33,21 @@ class _Resolver:
     def __init__(self, root: MarkedDict, problems: list[Problem]) -> None:
         self.root, self.problems = root, problems
         self.active: list[Path] = []  # the references being followed, outermost first
+        self.size = self.level = 0
 
     def value(self, raw: Any, path: Path, place: str) -> Any:
         """Resolve what stands at ``path``."""
+        # References to references double what they hold each time: a few lines of them make gigabytes.
+        self.size += 1 + len(raw) // 10 if isinstance(raw, str) else 1
+        if self.size > MOST_VALUES or self.level > MOST_LEVELS:
+            what = "are nested too deeply" if self.level > MOST_LEVELS else f"hold more than {MOST_VALUES} values"
+            raise ConfigError(Problem(f"references {what}", format_path(path), place))
+        self.level += 1
+        resolved = self._resolved(raw, path, place)
+        self.level -= 1
+        return resolved
+
+    def _resolved(self, raw: Any, path: Path, place: str) -> Any:
         if isinstance(raw, MarkedDict):
             pairs = {key: self.child(raw, key, path) for key in raw}
             return MarkedDict(pairs, places=raw.places, place=raw.place)
@@ -60,6 +73,7 @@ class _Resolver:
 
     def follow(self, name: str, path: Path, place: str) -> Any:
         """Return the resolved value that ``name`` points to."""
+        self.size += 20  # following takes as long as walking over so many values
         target = parse_path(name)
         if target is None:
             return self.problem(f"${{{name}}} is no reference", path, place, "as in ${data.num_classes}")

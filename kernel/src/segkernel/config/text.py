@@ -20,7 +20,8 @@ _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)|0x[0-9a-fA-F]+|0o[0-7]+|0
 _FLOAT = re.compile(r"(?=.*[.eE])[-+]?(?=\.?[0-9])([0-9]+(_[0-9]+)*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 _WORDS: dict[str, Any] = {"": None, "~": None, ".nan": float("nan"), ".inf": float("inf")}
 _WORDS |= {"+.inf": float("inf"), "-.inf": float("-inf"), "null": None, "true": True, "false": False}
-_MOST_VALUES, _MOST_LEVELS = 200_000, 100  # far above any config; stop an alias bomb and a tower of brackets
+MOST_VALUES, MOST_LEVELS = 200_000, 100  # far above any config; stop an alias bomb and a tower of brackets
+_MOST_BYTES = 20_000_000
 _TOO_DEEP = "is nested too deeply"
 
 
@@ -38,6 +39,10 @@ def scalar(text: str) -> Any:
 
 def read_file(path: Path, label: str, problems: list[Problem]) -> MarkedDict | None:
     """Read a config file, a mapping; what is wrong goes to ``problems``, with places that call the file ``label``."""
+    if path.exists() and not path.is_dir() and not (path.is_file() and path.stat().st_size <= _MOST_BYTES):
+        what = "is larger than any config" if path.is_file() else "is no file"  # a device or a pipe may never end
+        problems.append(Problem(what, place=label))
+        return None
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -56,7 +61,8 @@ def read_mapping(text: str, label: str, problems: list[Problem]) -> MarkedDict |
     if isinstance(value, MarkedDict):
         return value
     if len(problems) == count:
-        kind = "a list" if isinstance(value, list) else f"only {summarize(value)!r}"
+        # What it is, is not said: any file of the machine can be named as a base.
+        kind = "a list" if isinstance(value, list) else "a plain value"
         message = "is empty" if value is None else f"holds {kind} at the top"
         problems.append(Problem(f"{message}; a config is a mapping", place=label, hint="for example  model: {...}"))
     return None
@@ -81,7 +87,7 @@ def read_text(text: str, label: str, problems: list[Problem], place: Place | Non
         read = text[: mark.index + 1] if mark else ""
         hint = "a tab cannot indent YAML; use spaces" if read.endswith("\t") else ""
         # The scanner runs ahead of the events, and some versions of PyYAML stop at a depth of their own before ours.
-        deep = read.count("[") + read.count("{") - read.count("]") - read.count("}") > _MOST_LEVELS
+        deep = read.count("[") + read.count("{") - read.count("]") - read.count("}") > MOST_LEVELS
         message = _TOO_DEEP if deep else f"not valid YAML: {error.problem}{context}"
         problems.append(Problem(message, place=str(where), hint=hint))
     except (yaml.YAMLError, ValueError) as error:
@@ -110,8 +116,8 @@ class _Reader:
         return value
 
     def value(self, event: Any, level: int) -> Any:
-        if level > _MOST_LEVELS or self.count > _MOST_VALUES:
-            what = _TOO_DEEP if level > _MOST_LEVELS else f"holds more than {_MOST_VALUES} values"
+        if level > MOST_LEVELS or self.count > MOST_VALUES:
+            what = _TOO_DEEP if level > MOST_LEVELS else f"holds more than {MOST_VALUES} values"
             raise ConfigError(Problem(what, place=str(self.place(event))))
         before, self.count = self.count, self.count + 1
         if isinstance(event, yaml.AliasEvent):

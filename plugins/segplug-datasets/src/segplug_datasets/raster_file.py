@@ -18,11 +18,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from segkernel.errors import DataError, SegKernelError
+from segkernel.image import refuse_giant
 from segplug_datasets import image
 from segplug_datasets.optional_deps import require_package
-
-_LARGEST = 2**30
-"""Pixels that are read at once, as OpenCV allows."""
 
 
 class Window(NamedTuple):
@@ -123,9 +121,7 @@ class _Tiff:
             raise DataError(f"cannot be read as a TIFF: {error}", path) from error
 
     def read(self, window: Window, bands: Sequence[int]) -> np.ndarray:
-        if window.height * window.width > _LARGEST:
-            size = f"{window.height} x {window.width}"
-            raise DataError(f"{size} pixels are too many at once: 'window' of RasterDataset cuts it up", self.path)
+        refuse_giant((window.height, window.width), self.path)
         of_page = self._planes * self._samples
         parts: dict[int, np.ndarray] = {}
         try:

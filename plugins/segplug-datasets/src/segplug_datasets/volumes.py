@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from segkernel.errors import DataError, UsageError
+from segkernel.image import refuse_giant
 from segkernel.labels import IGNORE, Color
 from segkernel.sample import LabelMap, Sample
 from segplug_datasets.label_spec import LabelSpec
@@ -65,7 +66,9 @@ def read_volume(path: str | Path, key: str = "") -> np.ndarray:
     name = str(path).lower()
     try:
         if name.endswith(NIFTI):
-            array = _channels_first(np.asanyarray(_nibabel().load(path).dataobj))
+            stored = _nibabel().load(path).dataobj
+            refuse_giant(stored.shape, path)
+            array = _channels_first(np.asanyarray(stored))
         else:
             array = _pick(_load(Path(path)), key, path)
     except FileNotFoundError:
