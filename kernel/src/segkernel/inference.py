@@ -128,13 +128,11 @@ def _both_ways(predict: Predict, outputs: Mapping[str, Output]) -> Predict:
     """Return what averages a prediction with that of the mirrored images."""
 
     def averaged(images: Tensor) -> dict[str, Any]:
-        mirrored = predict(images.flip(-1))
-        merged = {}
-        for name, raw in predict(images).items():
-            output = outputs[name]
-            turned = output.flip(mirrored[name], _size_of(images))
-            merged[name] = output.mean(output.merge(output.merge(None, raw), turned), 2)
-        return merged
+        seen, mirrored = predict(images), predict(images.flip(-1))
+        return {name: both(outputs[name], raw, mirrored[name], _size_of(images)) for name, raw in seen.items()}
+
+    def both(output: Output, raw: Any, mirrored: Any, size: Size) -> Any:
+        return output.mean(output.merge(output.merge(None, raw), output.flip(mirrored, size)), 2)
 
     return averaged
 

@@ -263,15 +263,12 @@ def _labels_in_config(data: Mapping[str, Any], catalog: Catalog) -> Labels | Non
 
 
 def _labels_of(dataset: Any, catalog: Catalog) -> Labels | None:
-    if isinstance(dataset, Labels | None):
-        return dataset
-    if isinstance(dataset, Mapping) and dataset.get("classes"):
-        return _labels_in(dataset)
+    """Return the labels of a data set, its class, its name or its spec; None where they are not known."""
     if isinstance(dataset, str | Mapping):
-        dataset = catalog.load("datasets", dataset if isinstance(dataset, str) else str(dataset.get("type")))
-    found = [getattr(dataset, name, None) for name in ("labels", "spec")]
-    known = next((spec for spec in found if isinstance(spec, Labels)), None)
-    classes = getattr(dataset, "classes", None)
-    if known is None and isinstance(classes, Sequence):
-        known = Labels(tuple(classes), tuple(getattr(dataset, "palette", None) or ()))
-    return known
+        spec = {"type": dataset} if isinstance(dataset, str) else dataset
+        dataset = _labels_in(spec) or catalog.load("datasets", str(spec.get("type")))
+    for found in (dataset, getattr(dataset, "labels", None), getattr(dataset, "spec", None)):
+        if isinstance(found, Labels):
+            return found
+    named = {name: getattr(dataset, name, None) for name in ("classes", "palette")}
+    return _labels_in(named) if isinstance(named["classes"], Sequence) else None

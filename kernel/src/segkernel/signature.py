@@ -15,8 +15,9 @@ import sys
 import types
 import typing
 from collections import abc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from inspect import get_annotations
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typing_extensions
@@ -88,7 +89,8 @@ def annotations_of(obj: Any) -> dict[str, Any]:
     try:
         return typing_extensions.get_type_hints(obj, include_extras=True)
     except Exception:  # one name that only a type checker knows would hide all the others
-        return {name: _resolve(text, scope) for name, text, scope in _raw_annotations(obj)}
+        owners = reversed(obj.__mro__) if isinstance(obj, type) else [obj]
+        return {name: _resolve(text, owner) for owner in owners for name, text in get_annotations(owner).items()}
 
 
 def _of_class(chain: Sequence[type]) -> Signature:
@@ -180,25 +182,15 @@ def _of_returned(hints: Mapping[str, Any]) -> Signature:
     return signature(returned) if isinstance(returned, type) else Signature({})
 
 
-def _raw_annotations(obj: Any) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """Yield name, annotation as written, and the names that it may use."""
-    if not isinstance(obj, type):
-        yield from ((name, written, obj.__globals__) for name, written in obj.__annotations__.items())
-        return
-    for cls in reversed(obj.__mro__):
-        for name, written in vars(cls).get("__annotations__", {}).items():
-            home = getattr(written, "__forward_module__", None) or cls.__module__  # a TypedDict's key may be inherited
-            scope = vars(sys.modules[home]) if home in sys.modules else {}
-            yield name, getattr(written, "__forward_arg__", written), scope
-
-
-def _resolve(annotation: Any, scope: dict[str, Any]) -> Any:
+def _resolve(annotation: Any, owner: Any) -> Any:
+    """Evaluate one annotation of a function or class among the names of its module."""
+    scope = getattr(owner, "__globals__", None) or getattr(sys.modules.get(owner.__module__), "__dict__", {})
     holder = types.FunctionType((lambda: None).__code__, scope)
     holder.__annotations__ = {"it": annotation}
     try:
         return typing_extensions.get_type_hints(holder, include_extras=True)["it"]
     except Exception as error:
-        return Unresolved(str(annotation), str(error))
+        return Unresolved(str(getattr(annotation, "__forward_arg__", annotation)), str(error))
 
 
 # ---------------------------------------------------------------- what an annotation means

@@ -206,10 +206,8 @@ def convert(module: nn.Module, weights: Mapping[str, Tensor], format: str | None
     if most <= len(own & ours.weights.keys()):
         return ours
     # A distribution knows all of its own formats, so the order of its names may decide between those.
-    best: dict[str, Row] = {}
-    for row in (row for row, count in fitting.items() if count == most):
-        best.setdefault(row.distribution, row)
-    row = cast(Row, catalog.settle([*best.values()], "these weights"))
+    best = {row.distribution: row for row in reversed(fitting) if fitting[row] == most}
+    row = cast(Row, catalog.settle([*reversed(best.values())], "these weights"))
     return ConvertedWeights(candidates[row], row.name)
 
 

@@ -119,11 +119,7 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands with the help lines that are known without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-        of_plugins = self._of_plugins()
-        if of_plugins:
-            with formatter.section("Commands of plugins"):
-                formatter.write_dl(list(of_plugins.items()))
+            formatter.write_dl([*COMMANDS.items(), *self._of_plugins().items()])
 
     def _of_plugins(self) -> dict[str, str]:
         """Return name and help line; a name that something else has as well is written in full."""
