@@ -228,12 +228,53 @@ COLORS = np.array([(128, 64, 128), (70, 130, 180), (102, 102, 156)], np.uint8)
 
 def test_colour_masks_get_a_palette(project: Path) -> None:
     each_mask(lambda mask: COLORS[mask][..., ::-1])
+    without_classes(project)
     finding = only(diagnose(), "colour-masks")
     assert "(70, 130, 180)" in finding.what
     assert "Cityscapes" in finding.why
     lines = yaml.safe_load(finding.fix)["data"]["train"]
     assert lines["classes"][:2] == ["road", "sidewalk"]
     assert kinds(fixed(finding)) == ["absent-classes"]
+
+
+def without_classes(project: Path) -> None:
+    """Leave the classes out of the config."""
+    config = yaml.safe_load((project / "c.yaml").read_text())
+    for part in config["data"].values():
+        del part["classes"]
+    (project / "c.yaml").write_text(yaml.safe_dump(config))
+
+
+@pytest.mark.parametrize(
+    "colors",
+    [[(0, 0, 0), (0, 255, 0), (0, 0, 255)], [(0, 0, 0), (128, 0, 0), (0, 128, 0)], COLORS.tolist()],
+    ids=["of no set", "Pascal VOC", "Cityscapes"],
+)
+def test_classes_of_the_user_win_over_a_known_palette(project: Path, colors: list[tuple[int, int, int]]) -> None:
+    each_mask(lambda mask: np.array(colors, np.uint8)[mask][..., ::-1])
+    finding = only(diagnose(), "colour-masks")
+    lines = yaml.safe_load(finding.fix)["data"]["train"]
+    assert lines["classes"] == CLASSES
+    assert sorted(map(tuple, lines["palette"])) == sorted(map(tuple, colors))
+    assert "ignore_colors" not in lines
+    assert "bring colours and names into the same order" in finding.why
+    assert fixed(finding).findings == []
+
+
+def test_names_of_a_known_set_get_its_colours(project: Path) -> None:
+    each_mask(lambda mask: COLORS[mask][..., ::-1])
+    write_config(project, classes=["wall", "road", "Sky"])
+    finding = only(diagnose(), "colour-masks")
+    lines = yaml.safe_load(finding.fix)["data"]["train"]
+    assert (lines["classes"], lines["palette"]) == (["wall", "road", "Sky"], COLORS[[2, 0, 1]].tolist())
+
+
+def test_colours_that_are_more_or_fewer_than_the_classes_are_asked_for(project: Path) -> None:
+    each_mask(lambda mask: COLORS[mask][..., ::-1])
+    write_config(project, classes=["a", "b", "c", "d"])
+    finding = only(diagnose(), "colour-masks")
+    assert not finding.fix
+    assert "Say in 'palette' which colour each of the 4 classes has" in finding.why
 
 
 def test_unknown_colours_get_the_names_there_are(project: Path) -> None:
@@ -597,3 +638,54 @@ def test_moments(dtype: Any) -> None:
     sums, squares = moments(pixels)
     np.testing.assert_allclose(sums, pixels.astype(np.float64).sum((0, 1)), rtol=1e-12)
     np.testing.assert_allclose(squares, (pixels.astype(np.float64) ** 2).sum((0, 1)), rtol=1e-12)
+
+
+# ---------------------------------------------------------------- lines are tried before they are proposed
+
+
+def one_folder(project: Path, end: str = "_mask") -> None:
+    """Put the images and masks of each set into one folder."""
+    for part in ("train", "val"):
+        for path in Path(part).glob("*/*.png"):
+            target = Path(part, "all", path.stem + (end if path.parent.name == "masks" else "") + ".png")
+            target.parent.mkdir(exist_ok=True)
+            path.rename(target)
+
+
+@pytest.mark.parametrize("end", ["_mask", ".label", "-seg_1"])
+def test_images_and_masks_in_one_folder(project: Path, end: str) -> None:
+    one_folder(project, end)
+    write_config(project, images="all", masks="all", mask_suffix=f"{end}.png")
+    assert diagnose().findings == []
+    write_config(project, images="all", masks="all")
+    finding = only(diagnose(), "masks-without-image")
+    assert yaml.safe_load(finding.fix)["data"] == {"train": {"mask_suffix": f"{end}.png"}}
+    both = "".join(f.fix.removeprefix("data:") for f in diagnose().findings if f.fix)
+    Path("fixed.yaml").write_text(f"_base_: c.yaml\ndata:{both}\n")
+    assert diagnose(config="./fixed.yaml").findings == []
+
+
+def test_masks_below_the_images(project: Path) -> None:
+    for part in ("train", "val"):
+        Path(part, "masks").rename(Path(part, "images/masks"))
+    write_config(project, masks="images/masks")
+    assert diagnose().findings == []
+
+
+def test_no_image_is_proposed_as_its_own_mask(project: Path) -> None:
+    write_config(project, masks="images", mask_suffix="_mask.png")
+    report = diagnose()
+    assert report.failed
+    assert not any(finding.fix for finding in report.findings)
+
+
+def test_lines_that_leave_one_class_are_not_proposed(project: Path) -> None:
+    each_mask(lambda mask: np.where(mask > 0, 200, 0).astype(np.uint8))
+    finding = only(diagnose(), "labels-out-of-range")
+    assert not finding.fix
+    assert "these lines" not in diagnose().text()
+
+
+def test_lines_that_do_not_read_the_masks_are_not_proposed(project: Path) -> None:
+    (project / "train/classes.txt").write_text("ground\nsky\nwall\nwall\n")
+    assert not any(finding.fix for finding in diagnose().findings)

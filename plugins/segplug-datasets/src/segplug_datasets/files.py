@@ -137,7 +137,7 @@ def _is_name(folder: Path, suffixes: Sequence[str], line: str) -> bool:
 def _named_pairs(folders: Folders, lines: list[str] | None) -> list[tuple[str, str, str | None]]:
     """Return (name, image, label file) of all files, or of those a list names."""
     images, masks, mask_suffix = folders.images, folders.masks, folders.mask_suffix
-    found = find_files(images, folders.image_suffixes)
+    found = find_files(images, folders.image_suffixes, others_than=folders.label_files())
     truths = None if masks is None else find_files(masks, (mask_suffix,))
     names = sorted(found) if lines is None else folders.names(lines, found)
     require_files(names, found, f"listed in {folders.split} but not found in {images}")

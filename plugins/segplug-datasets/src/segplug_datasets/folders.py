@@ -10,7 +10,7 @@ from pathlib import Path
 from segkernel.errors import DataError
 from segkernel.labels import Color
 from segplug_datasets.label_spec import LabelSpec
-from segplug_datasets.listing import match_name
+from segplug_datasets.listing import match_name, named_files
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,15 @@ class Folders:
     split: Path | None
     labels: LabelSpec
     colors: Mapping[Color, int]
+
+    def label_files(self) -> set[str]:
+        """Return the label files that lie among the images, which a search for images would find, too."""
+        if self.masks is None or not self.masks.is_dir():
+            return set()
+        places = [folder.resolve() for folder in (self.images, self.masks)]
+        if places[0] not in (places[1], *places[1].parents):
+            return set()
+        return {path for name, path in named_files(self.masks, (self.mask_suffix,)) if name}
 
     def names(self, lines: Sequence[str], found: Container[str]) -> list[str]:
         """Return the name that each line of the list means among those of the images."""

@@ -162,7 +162,7 @@ class LabelSpec(Labels):
         message = f"label values {shown} are outside the {len(self.classes)} classes"
         if self.values is None:
             message += f" ({self.offset} to {highest})"
-        raise DataError(
-            f"{message}; add them to 'ignore' of the label specification, or name their classes, or a 'background'",
-            path,
-        )
+        hint = "name their classes, or a 'background', or add them to 'ignore' if they mean nothing"
+        if self.values is None and not self.offset and values.tolist() == [highest + 1]:
+            hint = "say offset: 1 if the first class is 1, or name one class more"
+        raise DataError(f"{message}; {hint}. seg-kernel data check says what the files hold", path)

@@ -61,8 +61,13 @@ def named_files(place: Path, suffixes: Sequence[str]) -> Iterator[tuple[str, str
         yield "" if suffix is None else _composed(path[start : -len(suffix)]).replace(os.sep, "/"), path
 
 
-def find_files(place: Path, suffixes: Sequence[str]) -> dict[str, str]:
+def find_files(place: Path, suffixes: Sequence[str], others_than: Container[str] = ()) -> dict[str, str]:
     """Return name to path of the files under a folder, or in a list, that end in one of ``suffixes``.
+
+    Args:
+        place: The folder, or the text file.
+        suffixes: Ends of file names.
+        others_than: Paths of files that are passed over.
 
     Raises:
         DataError: When there is no such folder, none of its files fits, or two have one name.
@@ -72,6 +77,8 @@ def find_files(place: Path, suffixes: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     others: set[str] = set()
     for name, path in named_files(place, suffixes):
+        if path in others_than:
+            continue
         if not name:
             others.add(os.path.splitext(path)[1])
         elif name in found:

@@ -15,6 +15,8 @@ from segplug_datasets.label_spec import LabelSpec
 BLACK: Color = (0, 0, 0)
 VOID: Color = (224, 224, 192)  # the colour of borders that do not count, Pascal VOC
 
+_USUAL: tuple[Color, ...] = (BLACK, *default_palette(255))
+
 MOST_CLASSES = 40
 """Blurred masks of more frequent colours than this are rather images."""
 
@@ -67,32 +69,57 @@ def _unexplained(counts: MaskCounts, files: Sequence[str], blurred: bool) -> Fin
     if not 0 < len(found) <= MOST_CLASSES:
         what = "masks hold hundreds of colours: are these images?"
         return Finding("error", "colour-masks", counts.where, what, "A mask has one value for each class.", files)
-    changes, basis = _guess(found, counts.labels)
+    changes, basis = _guess(found, counts)
     what = f"masks hold colours, not class ids: {_shown([color for color, _ in found.most_common()], 8)}"
-    why = f"Colours need a palette. These lines have {basis}"
+    fix = config_lines(counts.parts, changes) if changes else ""
+    why = f"Colours need a palette. {basis}" if fix or not changes else "Colours need a palette."
     if blurred:
         why = "The masks were stored with loss as well (JPEG): export them again as PNG first. " + why
-    return Finding("error", "colour-masks", counts.where, what, why, files, fix=config_lines(counts.parts, changes))
+    return Finding("error", "colour-masks", counts.where, what, why, files, fix=fix)
 
 
-def _guess(found: Counter[Color], labels: LabelSpec | None) -> tuple[dict[str, Any], str]:
-    """Return classes, palette and ignored colours for the colours found, and where they are from."""
+def _guess(found: Counter[Color], counts: MaskCounts) -> tuple[dict[str, Any], str]:
+    """Return classes, palette and ignored colours for the colours found, and what they are.
+
+    Classes that the user named are kept, whatever other set has these colours.
+    """
+    named = _named_classes(counts)
     for name, spec in _published().items():
         spare = [color for color in found if color not in spec.palette]
-        if len(found) - len(spare) >= min(2, len(found)) and set(spare) <= {BLACK, VOID}:
-            given = {"classes": list(spec.classes), "palette": [list(color) for color in spec.palette]}
-            ignored = {"ignore_colors": [list(color) for color in spare]} if spare else {}
-            return {**given, **ignored}, f"the palette of {name}, which has all of them."
-    usual = (BLACK, *default_palette(255))
-    ordered = sorted(found, key=lambda c: (usual.index(c) if c in usual else 255, -found[c]))
-    ignored = {}
-    if labels is not None and len(ordered) == len(labels.classes) + 1 and BLACK in ordered:
-        ordered.remove(BLACK)
-        ignored = {"ignore_colors": [list(BLACK)]}
-    same = labels is not None and len(ordered) == len(labels.classes)
-    names = list(labels.classes) if labels and same else [f"class_{place}" for place in range(len(ordered))]
-    changes = {"classes": names, "palette": [list(color) for color in ordered], **ignored}
-    return changes, "every colour once: bring colours and names into the same order."
+        if len(found) - len(spare) < min(2, len(found)) or not set(spare) <= {BLACK, VOID}:
+            continue
+        colors = dict(zip(map(_plain, spec.classes), spec.palette))
+        if named and not {_plain(one) for one in named} <= set(colors):
+            continue
+        classes = named or spec.classes
+        palette = [list(colors[_plain(one)]) for one in classes]
+        ignored = [list(color) for color in found if list(color) not in palette]
+        given = {"classes": list(classes), "palette": palette, **({"ignore_colors": ignored} if ignored else {})}
+        return given, f"These lines have the palette of {name}, which has all of them."
+    ordered = sorted(found, key=lambda c: (_USUAL.index(c) if c in _USUAL else len(_USUAL), -found[c]))
+    if not named:
+        names = [f"class_{place}" for place in range(len(ordered))]
+        changes = {"classes": names, "palette": [list(color) for color in ordered]}
+        return changes, "These lines have every colour once: bring colours and names into the same order."
+    left = [color for color in ordered if color != BLACK] if len(ordered) == len(named) + 1 else ordered
+    if len(left) != len(named):
+        rest = "the others in 'ignore_colors', or name the 'background'"
+        return {}, f"Say in 'palette' which colour each of the {len(named)} classes has, {rest}."
+    changes = {"classes": list(named), "palette": [list(color) for color in left]}
+    if len(left) < len(ordered):
+        changes["ignore_colors"] = [list(BLACK)]
+    return changes, "These lines have every colour once: bring colours and names into the same order."
+
+
+def _named_classes(counts: MaskCounts) -> Sequence[str]:
+    """Return the classes that the user, or the data set, names; none where they are those of a folder without."""
+    part = counts.parts[0]
+    by_default = part.type == "FolderDataset" and "classes" not in part.arguments
+    return () if counts.labels is None or by_default else counts.labels.classes
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("_", " ").replace("-", " ")
 
 
 def _published() -> Mapping[str, LabelSpec]:

@@ -78,8 +78,9 @@ def _leaks(
         for where, found in between.items():
             what = f"{len(found)} images are {word} in {where.replace(', ', ' and ')}"
             why = (
-                "What was trained on measures nothing: metrics come out too good. Take them out of one of the sets; "
-                "frames of one film, or tiles of one picture, belong into one set."
+                "What was trained on measures nothing: metrics come out too good. Take them out of one of the sets, or "
+                "give each a list of its names (split: train.txt, split: val.txt); frames of one film, or tiles of one "
+                "picture, belong into one set."
             )
             severity: Severity = "error" if kind == "leak" else "warning"
             yield Finding(severity, kind, where, what, why, _pairs(inspected, found), len(found))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import yaml
 
 from segplug_datasets.doctor.parts import Part
+from segplug_datasets.doctor.trial import works
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -50,7 +51,7 @@ class Finding:
 
 
 def config_lines(parts: Sequence[Part], changes: Mapping[str, Any]) -> str:
-    """Return the YAML that sets ``changes`` on the sets of a config.
+    """Return the YAML that sets ``changes`` on the sets of a config; nothing when it was tried and does not mend them.
 
     A set that is no `FolderDataset` is written as one, since only that takes every argument.
 
@@ -62,6 +63,8 @@ def config_lines(parts: Sequence[Part], changes: Mapping[str, Any]) -> str:
     merged: dict[str, Any] = {}
     for part in parts:
         spec = _spec(part, changes)
+        if not works(part, {"type": "FolderDataset", **part.folder_arguments(), **spec}):
+            return ""
         if part.key.count(".") == 1 and "[" not in part.key:
             merged[part.key.partition(".")[2]] = spec
         else:
@@ -79,6 +82,9 @@ def _spec(part: Part, changes: Mapping[str, Any]) -> dict[str, Any]:
 
 class _Lines(yaml.SafeDumper):
     """Blocks outside, lists and short mappings in one line."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def _represent_flat(dumper: yaml.SafeDumper, value: Any) -> yaml.Node:

@@ -32,10 +32,10 @@ def check_pairing(part: Part) -> Iterator[Finding]:
         what = f"{len(images)} images have no mask NAME{suffix}"
         why = "Masks of another name were found; these lines read them." if fix else "Label them, or take them out."
         yield Finding("error", "images-without-mask", part.name, what, why, [*images.values()], fix=fix)
-    if masks and not fix:
-        why = "Bring the images back, or take the masks out."
+    if masks and not (fix and images):
+        why = "These lines find the images." if fix else "Bring the images back, or take the masks out."
         what = f"{len(masks)} masks have no image"
-        yield Finding("error", "masks-without-image", part.name, what, why, [*masks.values()])
+        yield Finding("error", "masks-without-image", part.name, what, why, [*masks.values()], fix=fix)
     if part.problem and not (images or masks or case):
         yield Finding("error", "cannot-be-opened", part.name, part.problem.splitlines()[0], part.problem, fix=fix)
     elif not part.pairs and not (images or masks or case):
@@ -57,6 +57,8 @@ def _renamed(part: Part, images: Sequence[str]) -> dict[str, str]:
     masks = _files(folders.masks)
     if not images or not masks or part.type != "FolderDataset":
         return {}
+    if folders.images.resolve() == folders.masks.resolve():
+        return _in_one_folder(masks)
     stems = Counter[tuple[str, str]]()
     names = {path: _name(path, folders.images) for path in images}
     ours = {"", _common_end([os.path.splitext(name)[0] for name in names.values()])}
@@ -80,6 +82,18 @@ def _files(folder: Path) -> list[str]:
 
 def _name(path: str, folder: Path) -> str:
     return os.path.relpath(path, folder).replace(os.sep, "/")
+
+
+def _in_one_folder(paths: Sequence[str]) -> dict[str, str]:
+    """Return the end by which half of the files of a folder are the masks of the others; nothing when there is none."""
+    stems = {os.path.splitext(path)[0] for path in paths}
+    ends = Counter[str]()
+    for path in paths:
+        stem, suffix = os.path.splitext(path)
+        places = [place for place, sign in enumerate(stem) if sign in "_-." and stem[:place] in stems - {stem}]
+        ends.update(stem[place:] + suffix for place in places)
+    end, count = max(ends.items(), key=lambda item: item[1], default=("", 0))
+    return {"mask_suffix": end} if count >= 0.4 * len(paths) else {}
 
 
 def _common_end(names: Sequence[str]) -> str:

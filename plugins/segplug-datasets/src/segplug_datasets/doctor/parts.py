@@ -123,7 +123,7 @@ def parts_of_folders(
     """Return the set that two folders are; without ``classes`` their number is a finding, not a premise."""
     given = {"images": images, "masks": masks, **({"classes": list(classes)} if classes else {}), **arguments}
     suffix = {} if "mask_suffix" in given or masks is None else _mask_suffix(Path(masks))
-    part = _opened("train", "data.train", {"type": "FolderDataset", **given, **suffix})
+    part = opened("train", "data.train", {"type": "FolderDataset", **given, **suffix})
     part.written = False
     if not (classes or "palette" in given or "values" in given):
         part.labels = None
@@ -168,10 +168,15 @@ def _parts(name: str, key: str, spec: Any, task: str | None = None) -> Iterator[
     if isinstance(nested, Mapping) and "type" in nested:
         yield from _parts(name, f"{key}.dataset", nested, task)
         return
-    yield _opened(name, key, spec, task)
+    yield opened(name, key, spec, task)
 
 
-def _opened(name: str, key: str, spec: Mapping[str, Any], task: str | None = None) -> Part:
+def opened(name: str, key: str, spec: Mapping[str, Any], task: str | None = None) -> Part:
+    """Return the set of a specification, with what has no partner where its files do not fit together.
+
+    Raises:
+        SegKernelError: When the specification is wrong.
+    """
     arguments = {argument: value for argument, value in spec.items() if argument != "type"}
     part = Part(name, key, str(spec.get("type", "")), arguments)
     try:
@@ -216,8 +221,9 @@ def _listed(dataset: Any) -> list[Pair]:
 
 def _pair_what_fits(part: Part, folders: Folders, error: DataError) -> None:
     part.folders, part.labels, part.colors = folders, folders.labels, folders.colors
-    images = _named(folders.images, folders.image_suffixes)
     masks = {} if folders.masks is None else _named(folders.masks, (folders.mask_suffix,))
+    taken = folders.label_files()
+    images = {n: path for n, path in _named(folders.images, folders.image_suffixes).items() if path not in taken}
     names: Sequence[str] = sorted(images)
     if folders.split is not None:
         try:

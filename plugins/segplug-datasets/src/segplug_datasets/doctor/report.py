@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,9 +128,14 @@ def _finding_text(finding: Finding) -> str:
         more = f" and {count - SHOWN} more" if count > SHOWN else ""
         lines.append(f"    {', '.join(finding.files[:SHOWN])}{more}")
     if finding.why:
-        lines += [f"    {line}" for line in _wrapped(finding.why)]
+        lines += [f"    {line}" for line in _wrapped(finding.why if finding.fix else _without_lines(finding.why))]
     lines += [f"        {line}" for line in finding.fix.splitlines()]
     return "\n".join(lines)
+
+
+def _without_lines(why: str) -> str:
+    """Return an explanation without the sentences that speak of lines, for a finding that has none."""
+    return " ".join(part for part in re.split(r"(?<=[.?!]) ", why) if "these lines" not in part.lower())
 
 
 def _wrapped(text: str, width: int = 112) -> list[str]:

@@ -173,7 +173,8 @@ def one_too_high(counts: MaskCounts) -> Finding | None:
         return Finding("error", "shifted-by-one", counts.where, f"values are 1 to {count}, not 0 to {count - 1}", why,
                        files, fix=fix)  # fmt: skip
     other = config_lines(counts.parts, {"classes": ["background", *labels.classes]})
-    fix += "\n# or, when 0 is a class of its own:\n" + "\n".join(f"# {line}" for line in other.splitlines())
+    if other:
+        fix += "\n# or, when 0 is a class of its own:\n" + "\n".join(f"# {line}" for line in other.splitlines())
     why = f"There are {count} classes and {count + 1} values. With these lines 0 is ignored and 1 is the first class."
     return Finding("error", "off-by-one", counts.where, f"values are 0 to {count}, one more than classes", why, files,
                    fix=fix)  # fmt: skip
