@@ -24,6 +24,5 @@ def distribution_of(group: str, name: str) -> str | None:
 
 def provider_of(group: str) -> str | None:
     """Return the first-party distribution that offers most of a group, or None."""
-    offers = {dist: len(groups.get(group, ())) for dist, groups in table().items()}
-    best = max(offers, key=lambda dist: offers[dist])
-    return best if offers[best] else None
+    offers = {dist: len(groups[group]) for dist, groups in table().items() if group in groups}
+    return max(offers, key=lambda dist: offers[dist], default=None)
