@@ -16,7 +16,7 @@ import types
 import typing
 from collections import abc
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from inspect import get_annotations
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -99,11 +99,7 @@ def _of_class(chain: Sequence[type]) -> Signature:
     if index is None:
         return Signature({})
     owner, rest = chain[index], chain[index + 1 :]
-    constructor = vars(owner)["__init__"]
-    if _is_generated(owner, constructor):
-        found = _of_dataclass(owner)
-    else:
-        found = _of_function(constructor, owner, lambda hints: _of_class(rest), skip=1)
+    found = _of_function(vars(owner)["__init__"], owner, lambda hints: _of_class(rest), skip=1)
     fixed = {name: value for base in reversed(chain[: index + 1]) for name, value in _fixed(base).items()}
     kept = {name: parameter for name, parameter in found.items() if name not in fixed}
     return Signature(kept, {**found.fixed, **fixed}, found.open)
@@ -116,9 +112,9 @@ def _has_constructor(cls: type) -> bool:
     return home not in (None, "typing", "typing_extensions") and cls.__module__ != "torch.nn.modules.module"
 
 
-def _is_generated(cls: type, constructor: Any) -> bool:
-    """Whether ``@dataclass`` wrote the constructor."""
-    return "__dataclass_fields__" in vars(cls) and inspect.unwrap(constructor).__code__.co_filename == "<string>"
+def _is_generated(owner: Any, constructor: Any) -> bool:
+    """Whether ``@dataclass`` wrote the constructor; a field of a base has the names of that class's module."""
+    return is_dataclass(owner) and constructor.__code__.co_filename == "<string>"
 
 
 def _fixed(cls: type) -> dict[str, Any]:
@@ -126,21 +122,10 @@ def _fixed(cls: type) -> dict[str, Any]:
     return dict(declared) if isinstance(declared, Mapping) else dict.fromkeys(declared, EMPTY)
 
 
-def _of_dataclass(cls: Any) -> Signature:
-    hints = annotations_of(cls)
-    parameters = {}
-    for entry in fields(cls):
-        if entry.init:
-            default = EMPTY if entry.default is MISSING else entry.default
-            required = default is EMPTY and entry.default_factory is MISSING
-            parameters[entry.name] = Parameter(entry.name, hints[entry.name], default, required, cls)
-    return Signature(parameters)
-
-
 def _of_function(function: Any, owner: Any, base: Callable[[dict[str, Any]], Signature], skip: int = 0) -> Signature:
     """Read a function; ``base`` gives the signature of what its ``**kwargs`` are handed on to."""
     plain = inspect.unwrap(function)
-    hints = annotations_of(plain)
+    hints = annotations_of(owner if _is_generated(owner, plain) else plain)
     parameters, forwarded = {}, Signature({})
     for entry in list(inspect.signature(plain).parameters.values())[skip:]:
         annotation = hints.get(entry.name, Any)
