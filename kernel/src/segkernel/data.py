@@ -130,9 +130,6 @@ class Loader:
         if not len(self.dataset):
             raise DataError("the data set is empty", getattr(self.dataset, "data_root", None))
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def train_batches(self, position: int = 0, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         """Yield micro-batches without end, from ``position`` (samples all ranks have consumed) on.
 

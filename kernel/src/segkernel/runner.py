@@ -148,7 +148,7 @@ class Runner:
 
     @property
     def epoch(self) -> float:
-        return self.position / len(self.train_set) if self.train_set is not None else 0.0
+        return self.position / len(self.train_set.dataset) if self.train_set is not None else 0.0
 
     @property
     def stopping(self) -> bool:
@@ -404,7 +404,7 @@ class Runner:
         if part is not None and (iterations is None) == (epochs is None):
             wrong = "neither is given" if iterations is None else "not as both"
             raise UsageError(f"give the length of training as iterations or as epochs (of schedule), {wrong}")
-        unit = self.batch_size if epochs is None or part is None else len(part)
+        unit = self.batch_size if epochs is None or part is None else len(part.dataset)
         self.max_iterations = math.ceil((epochs or iterations or 0) * unit / self.batch_size)
         self._samples_per_validation = val_interval * unit if val_interval else math.inf
 

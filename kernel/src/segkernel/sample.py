@@ -248,8 +248,10 @@ def collate(samples: Sequence[Sample]) -> Batch:
             path = sample.meta.get("path")
             raise DataError(f"a batch cannot hold images with {_kind(sample)} and with {_kind(first)}", path)
     images = np.zeros((len(samples), *first.image.shape[2:], height, width), first.image.dtype)
-    for planes, sample in zip(images, samples):
-        _fill(planes, sample.image)
+    for planes, pixels in zip(images, (sample.image for sample in samples)):
+        fast = pixels.dtype.name in OPENCV_DTYPES  # by OpenCV it takes a fraction of the time
+        for plane, channel in zip(planes, opencv().split(pixels) if fast else np.moveaxis(pixels, 2, 0)):
+            plane[: pixels.shape[0], : pixels.shape[1]] = channel
     targets = {name: first[name].stack([s.fields[name] for s in samples], (height, width)) for name in first}
     return Batch(
         images=torch.from_numpy(images),
@@ -265,13 +267,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
 def as_targets(sample: Sample) -> Targets:
     """Return the fields of one sample as tensors of the dtype they have."""
     return Targets({name: value.tensor() for name, value in sample.fields.items()}, dict(sample.meta))
-
-
-def _fill(planes: np.ndarray, image: np.ndarray) -> None:
-    """Write the channels of an image into the top left of (C, H, W): by OpenCV where it can, several times faster."""
-    fast = image.dtype.name in OPENCV_DTYPES
-    for plane, channel in zip(planes, opencv().split(image) if fast else np.moveaxis(image, 2, 0)):
-        plane[: image.shape[0], : image.shape[1]] = channel
 
 
 def _kind(sample: Sample) -> str:
