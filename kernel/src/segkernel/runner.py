@@ -125,7 +125,7 @@ class Runner:
         self.optimizer = self.engine.prepare_optimizer(optimizer, clip_grad) if optimizer else None
         self._plan(iterations, epochs, val_interval, batch_size)
         seed_everything(self.seed + self.engine.rank)  # the model is the same everywhere, dropout is not
-        self.hooks = HookCaller(_with_defaults(hooks))
+        self.hooks = HookCaller(_with_defaults(hooks, [self.train_set, self.val_set, self.test_set]))
         self.iteration = self.position = 0
         self.data_wait = 0.0
         self.metrics: dict[str, float] = {}
@@ -482,10 +482,11 @@ class Runner:
             yield
 
 
-def _with_defaults(hooks: Sequence[Any]) -> list[Any]:
-    """Return hooks with the default ones that they replace none of, by priority."""
-    defaults: list[Any] = [MeterHook(), ProgressHook(), MetricsLogHook(), CheckpointHook()]
-    kept = [default for default in defaults if not any(isinstance(hook, type(default)) for hook in hooks)]
+def _with_defaults(hooks: Sequence[Any], parts: Sequence[Loader | None]) -> list[Any]:
+    """Return hooks, with the default ones and those of data sets that they replace none of, by priority."""
+    of_data = (kind for part in parts if part for kind in getattr(part.dataset, "run_hooks", ()))
+    kinds = dict.fromkeys([MeterHook, ProgressHook, MetricsLogHook, CheckpointHook, *of_data])
+    kept = [kind() for kind in kinds if not any(isinstance(hook, kind) for hook in hooks)]
     return sorted([*kept, *hooks], key=lambda hook: getattr(hook, "priority", 50))
 
 

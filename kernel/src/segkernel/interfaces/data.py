@@ -19,7 +19,8 @@ class Dataset(Protocol):
     """Indexed samples, untransformed. Anything with these members will do; it must survive pickling.
 
     One for another task than multiclass says so by ``labels``, its `Labels`; one without annotations returns samples
-    without the field ``seg``.
+    without the field ``seg``. An attribute ``run_hooks`` names classes of hooks, made without arguments, that every run
+    with the set gets unless it has one of that class.
     """
 
     @property

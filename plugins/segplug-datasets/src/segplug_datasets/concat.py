@@ -20,6 +20,7 @@ from segplug_datasets.class_index import ClassIndex, class_index
 from segplug_datasets.files import FolderDataset
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.labelled import Labelled
+from segplug_datasets.labels_hook import LabelsHook
 from segplug_datasets.mapping import regrouped_palette, require_name
 
 
@@ -34,6 +35,8 @@ class ConcatDataset:
     Raises:
         UsageError: When there is none, or the classes, or their order, differ.
     """
+
+    run_hooks = (LabelsHook,)
 
     @staticmethod
     def conformance(folder: Path) -> list[dict[str, Any]]:

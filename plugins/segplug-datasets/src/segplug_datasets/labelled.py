@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from segkernel.labels import Color
 from segplug_datasets.label_spec import LabelSpec
+from segplug_datasets.labels_hook import LabelsHook
 from segplug_datasets.left_out import LeftOut
 
 
@@ -15,6 +16,7 @@ class Labelled:
     labels: LabelSpec
     left_out: Sequence[LeftOut] = ()
     """What the set makes nothing of, found when it was opened."""
+    run_hooks = (LabelsHook,)
 
     @property
     def classes(self) -> tuple[str, ...]:

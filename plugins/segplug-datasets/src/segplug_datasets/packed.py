@@ -33,6 +33,7 @@ from segplug_datasets import pages
 from segplug_datasets.example import write_example
 from segplug_datasets.files import FolderDataset
 from segplug_datasets.label_spec import LabelSpec
+from segplug_datasets.labels_hook import LabelsHook
 from segplug_datasets.parallel import run_in_processes
 
 VERSION = 1
@@ -60,6 +61,8 @@ class PackedDataset:
     Raises:
         DataError: When it is no such folder, unfinished, of another version, or a shard is missing or cut short.
     """
+
+    run_hooks = (LabelsHook,)
 
     @staticmethod
     def conformance(folder: Path) -> list[dict[str, Any]]:

@@ -15,11 +15,14 @@ from segkernel.sample import Sample
 from segplug_datasets.class_index import ClassIndex, class_index
 from segplug_datasets.files import FolderDataset
 from segplug_datasets.label_spec import LabelSpec
+from segplug_datasets.labels_hook import LabelsHook
 from segplug_datasets.transforms.place import RandomFlip
 
 
 class _Wrapper:
     """Base of the wrappers: classes and label values are those of the wrapped data set."""
+
+    run_hooks = (LabelsHook,)
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset

@@ -56,7 +56,7 @@ class Report:
 
     def text(self) -> str:
         """Return it for a person."""
-        return "\n\n".join([*map(_finding_text, self.findings), self._summary()])
+        return "\n\n".join([*map(text_of, self.findings), self._summary()])
 
     def _summary(self) -> str:
         rows = [("set", "images", "masks", "sound", "sizes", "classes", *(f"{s}s" for s in SEVERITIES))]
@@ -121,7 +121,8 @@ def write_splits(inspected: Inspected, path: Path) -> list[Path]:
     return written
 
 
-def _finding_text(finding: Finding) -> str:
+def text_of(finding: Finding) -> str:
+    """Return a finding for a person, with the lines that mend it."""
     lines = [f"{finding.severity.upper()}  {finding.where}: {finding.what}  [{finding.kind}]"]
     count = finding.count or len(finding.files)
     if finding.files:

@@ -1,0 +1,197 @@
+"""`LabelsHook`: what the labels of a run hold, looked at before it trains and while it does."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from segkernel.errors import DataError, SegKernelError
+from segkernel.hookspecs import Priority, hookimpl
+from segkernel.labels import IGNORE
+
+if TYPE_CHECKING:
+    from segkernel.hookspecs import Run
+    from segkernel.interfaces.data import Dataset
+    from segkernel.sample import Batch, Targets
+
+log = logging.getLogger(__name__)
+
+_SECONDS = 60  # for the labels of a set that looks wrong; more would be waiting for too long
+
+
+@dataclass
+class _Seen:
+    """What the labels of some samples of a set hold.
+
+    Args:
+        pixels: Of each class.
+        ignored: Pixels that do not count.
+        empty: Names of samples without a pixel that counts.
+        samples: How many were looked at.
+    """
+
+    pixels: np.ndarray
+    ignored: int = 0
+    empty: list[str] = field(default_factory=list)
+    samples: int = 0
+
+    def add(self, labels: np.ndarray, name: str) -> None:
+        counts = np.bincount(labels.ravel(), minlength=IGNORE + 1)
+        self.pixels += counts[: len(self.pixels)]
+        self.ignored += int(labels.size - counts[: len(self.pixels)].sum())
+        self.samples += 1
+        if not counts[: len(self.pixels)].any():
+            self.empty.append(name)
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether there is nothing but one class, or none, and ignored pixels: nothing could be learnt or measured."""
+        return self.ignored > 0 and int(np.count_nonzero(self.pixels)) < 2 <= len(self.pixels)
+
+
+class LabelsHook:
+    """Say what is odd about the labels, and stop what cannot succeed before time is spent on it.
+
+    Before training some samples of the training and the validation set are looked at, spread evenly: a set of nothing
+    but one class and ignored pixels ends the run; mostly ignored pixels, and images without a pixel that counts, are
+    said. After an epoch, classes that occurred in no training label are named, after a validation those without ground
+    truth, which no metric covers. Every data set of this package brings this hook with it.
+
+    Args:
+        samples: Of each set that are looked at before training; 0 looks at none.
+    """
+
+    priority = Priority.VERY_HIGH
+
+    def __init__(self, samples: int = 32) -> None:
+        self.samples = samples
+        self._reset()
+
+    def _reset(self) -> None:
+        self._train: Any = None  # pixels of each label, on the device: reading them waits for it
+        self._counting = True
+        self._truth: _Seen | None = None
+        self._told: set[str] = set()
+
+    @hookimpl
+    def before_train(self, run: Run) -> None:
+        """Look at the sets.
+
+        Raises:
+            DataError: When one holds nothing but one class and ignored pixels.
+        """
+        self._reset()
+        self._counting = run.iteration == 0  # what came before a resumed run is not known
+        for name, loader in (("train", run.train_set), ("val", run.val_set)):
+            if loader is not None and self.samples:
+                self._look(run, name, loader.dataset)
+
+    @hookimpl
+    def after_train_iteration(self, run: Run, batches: list[Batch]) -> None:
+        import torch
+
+        for batch in batches if self._counting else ():
+            labels = batch.targets.get("seg")
+            if labels is not None and not labels.is_floating_point() and run.labels.task != "multilabel":
+                counts = torch.histc(labels.float(), IGNORE + 1, 0, IGNORE)
+                self._train = counts if self._train is None else self._train + counts
+
+    @hookimpl
+    def after_train_epoch(self, run: Run) -> None:
+        self._tell_of_training(run)
+
+    @hookimpl
+    def after_train(self, run: Run) -> None:
+        self._tell_of_training(run)
+
+    @hookimpl
+    def before_validation(self, run: Run) -> None:
+        self._truth = _Seen(np.zeros(len(run.labels.classes), np.int64))
+
+    @hookimpl
+    def after_prediction(self, run: Run, target: Targets) -> None:
+        labels = target.get("seg") if run.mode == "val" and self._truth is not None else None
+        if labels is not None and _are_classes(array := np.asarray(labels.cpu()), run):
+            self._truth.add(array, "")  # type: ignore[union-attr]
+
+    @hookimpl
+    def after_validation(self, run: Run) -> None:
+        if self._truth is not None and self._truth.samples:
+            self._tell_missing(run, "val", self._truth.pixels, "have no ground truth on this rank; no metric covers")
+        self._truth = None
+
+    def _look(self, run: Run, name: str, dataset: Dataset) -> None:
+        count = len(dataset)
+        first = np.unique(np.linspace(0, count - 1, min(self.samples, count)).astype(int)).tolist()
+        seen, started = _Seen(np.zeros(len(run.labels.classes), np.int64)), time.monotonic()
+        for index in [*first, *(index for index in range(count) if index not in set(first))]:
+            if seen.samples >= len(first) and not (seen.says_nothing and time.monotonic() - started < _SECONDS):
+                break
+            try:
+                sample = dataset[index]
+            except DataError:  # whoever loads it says so
+                continue
+            labels = sample.get("seg")
+            if labels is None or not _are_classes(labels.array, run):
+                return
+            seen.add(labels.array, str(sample.meta.get("name", index)))
+        if seen.says_nothing and seen.samples == count:
+            raise _stopped(run, name, seen)
+        self._describe(name, seen)
+
+    def _describe(self, name: str, seen: _Seen) -> None:
+        looked = f"of {seen.samples} samples of {name} looked at"
+        share = seen.ignored / max(seen.ignored + int(seen.pixels.sum()), 1)
+        if share > 0.5:
+            log.warning(
+                "%d %% of the pixels %s are ignored; seg-kernel data check says why", round(100 * share), looked
+            )
+        if seen.empty:
+            names = ", ".join(seen.empty[:5]) + (", ..." if len(seen.empty) > 5 else "")
+            log.warning("%d %s have no pixel that counts: %s", len(seen.empty), looked, names)
+
+    def _tell_of_training(self, run: Run) -> None:
+        if self._counting and self._train is not None:
+            pixels = self._train[: len(run.labels.classes)].cpu().numpy()
+            self._tell_missing(run, "train", pixels, "occurred in no training label so far; nothing can learn")
+        self._counting, self._train = False, None
+
+    def _tell_missing(self, run: Run, part: str, pixels: np.ndarray, what: str) -> None:
+        names = [name for name, count in zip(run.labels.classes, pixels, strict=True) if not count]
+        if names and part not in self._told and run.is_main:
+            self._told.add(part)
+            log.warning("%s: %s %s", part, ", ".join(names[:12]) + ", ..." * (len(names) > 12), what)
+
+
+def _are_classes(labels: np.ndarray, run: Run) -> bool:
+    """Whether labels are a map of class ids, not of depths or of independent classes."""
+    return labels.ndim == 2 and labels.dtype.kind in "ui" and run.labels.task != "multilabel"
+
+
+def _stopped(run: Run, name: str, seen: _Seen) -> DataError:
+    """Return the error for a set that says nothing, with the lines of the doctor that mend it."""
+    classes = [label for label, count in zip(run.labels.classes, seen.pixels, strict=True) if count]
+    what = f"nothing but {classes[0]} and pixels that are ignored" if classes else "no pixel that counts"
+    message = (
+        f"the labels of data.{name} hold {what}, in all {seen.samples} samples: there is nothing to learn or measure"
+    )
+    return DataError("\n    ".join([message, *_advice(run, name).splitlines()]))
+
+
+def _advice(run: Run, name: str) -> str:
+    from segkernel.config import load_config
+    from segplug_datasets.doctor.inspect import inspect
+    from segplug_datasets.doctor.parts import parts_of_config
+    from segplug_datasets.doctor.report import check, text_of
+
+    try:
+        parts = [part for part in parts_of_config(load_config(run.config)) if part.set == name] if run.config else []
+        findings = check(inspect(parts, workers=0)).findings
+    except SegKernelError:
+        findings = []
+    errors = [text_of(finding) for finding in findings if finding.severity == "error"]
+    return "\n".join(errors) or "seg-kernel data check CONFIG says what the files hold"

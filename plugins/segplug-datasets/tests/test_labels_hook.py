@@ -1,0 +1,111 @@
+"""`LabelsHook`: what a run says of its labels, and when it does not start."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from segkernel import Loader, Runner
+from segkernel.errors import DataError
+from segkernel.testing.toys import ToySegmentor
+from segplug_datasets import image
+from segplug_datasets.concat import ConcatDataset
+from segplug_datasets.files import FolderDataset
+from segplug_datasets.labels_hook import LabelsHook
+
+CLASSES = ["ground", "sky", "wall", "crack"]
+Labels = Callable[[int], np.ndarray]
+
+
+def data(folder: Path, labels: Labels, count: int = 6, **arguments: Any) -> FolderDataset:
+    """Write images and label files; return them as a data set."""
+    for index in range(count):
+        image.write(folder / "images" / f"{index}.png", np.full((32, 32, 3), index, np.uint8))
+        image.write_mask(folder / "masks" / f"{index}.png", labels(index).astype(np.uint8))
+    return FolderDataset(data_root=folder, images="images", masks="masks", classes=CLASSES, **arguments)
+
+
+def of(*values: int) -> Labels:
+    """Labels of these values, in stripes."""
+    return lambda index: np.resize(np.asarray(values), (32, 32))
+
+
+def run(folder: Path, train: Any, val: Any = None, batch: int = 2, **arguments: Any) -> Runner:
+    """Train for three steps, an epoch of six samples, with one validation."""
+    runner = Runner(
+        ToySegmentor(),
+        train=Loader(train, micro_batch=batch),
+        val=val,
+        optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=0.01),
+        iterations=3,
+        val_interval=3,
+        work_dir=folder / "run",
+        **arguments,
+    )
+    runner.train()
+    return runner
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ((0, 255), "nothing but ground and pixels that are ignored, in all 6"),
+        ((255,), "no pixel that counts, in all 6"),
+    ],
+)
+@pytest.mark.parametrize("wrap", [lambda part: part, lambda part: ConcatDataset([part])], ids=["alone", "wrapped"])
+def test_labels_of_one_class_and_ignored_pixels_end_the_run(
+    tmp_path: Path, values: tuple[int, ...], said: str, wrap: Callable[[Any], Any]
+) -> None:
+    with pytest.raises(DataError, match=rf"data\.train hold {said}"):
+        run(tmp_path, wrap(data(tmp_path, of(*values))))
+    assert not list(tmp_path.glob("run/checkpoints/*"))
+
+
+def test_a_validation_set_that_measures_nothing_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.val hold no pixel that counts"):
+        run(tmp_path, data(tmp_path / "a", of(0, 1, 2, 3)), data(tmp_path / "b", of(255)))
+
+
+def test_a_second_class_is_looked_for_beyond_the_first_samples(tmp_path: Path) -> None:
+    rare = data(tmp_path, lambda index: np.full((32, 32), 1 if index == 3 else 255) * np.eye(32, dtype=int))
+    run(tmp_path, rare, hooks=[LabelsHook(samples=2)])
+
+
+def test_one_class_without_ignored_pixels_may_be_meant(tmp_path: Path) -> None:
+    run(tmp_path, data(tmp_path, of(0)))
+
+
+def test_what_is_mostly_ignored_and_what_is_empty_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    labels = {True: of(0, 1, 2, 3, *[255] * 8), False: of(255)}
+    run(tmp_path, data(tmp_path, lambda index: labels[index < 4](index)), batch=6)
+    assert "78 % of the pixels of 6 samples of train looked at are ignored" in caplog.text
+    assert "2 of 6 samples of train looked at have no pixel that counts: 4, 5" in caplog.text
+
+
+def test_classes_that_never_occur_are_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    run(tmp_path, data(tmp_path / "a", of(0, 1, 2)), data(tmp_path / "b", of(0, 1)))
+    said = [record.getMessage() for record in caplog.records if record.name.endswith("labels_hook")]
+    assert [text.partition(" ")[0] for text in said] == ["train:", "val:"]
+    assert said[0].startswith("train: crack occurred in no training label")
+    assert said[1].startswith("val: wall, crack have no ground truth")
+
+
+def test_sound_labels_are_passed_over_in_silence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    run(tmp_path, data(tmp_path / "a", of(0, 1, 2, 3)), data(tmp_path / "b", of(0, 1, 2, 3, 255)))
+    assert not [record for record in caplog.records if record.name.endswith("labels_hook")]
+
+
+def test_a_hook_of_the_config_s_own_takes_the_place_of_the_data_set_s(tmp_path: Path) -> None:
+    own = LabelsHook(samples=0)
+    runner = run(tmp_path, data(tmp_path, of(0, 255)), hooks=[own])
+    assert [hook for hook in runner.hooks.hooks if isinstance(hook, LabelsHook)] == [own]
