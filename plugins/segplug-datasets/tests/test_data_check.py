@@ -277,6 +277,16 @@ def test_colours_that_are_more_or_fewer_than_the_classes_are_asked_for(project: 
     assert "Say in 'palette' which colour each of the 4 classes has" in finding.why
 
 
+def test_ids_in_one_channel_are_numbers_unless_there_is_a_palette(project: Path) -> None:
+    each_mask(lambda mask: np.stack([mask * 0, mask * 0, mask], 2).astype(np.uint8))
+    assert diagnose().findings == []
+    write_config(project, palette=[[0, 0, 0], [1, 0, 0], [2, 0, 0]])
+    assert diagnose().findings == []
+    write_config(project)
+    each_mask(lambda mask: mask * np.uint8(90))
+    assert "colour-masks" in kinds(diagnose(), "error")
+
+
 def test_unknown_colours_get_the_names_there_are(project: Path) -> None:
     each_mask(lambda mask: (COLORS + 3)[mask][..., ::-1])
     finding = only(diagnose(), "colour-masks")

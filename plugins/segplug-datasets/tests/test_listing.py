@@ -122,6 +122,8 @@ TEXTS = {
     "pairs": b"a.png a.png\nb.png b.png\n",
     "pairs under the root": b"/images/a.png /masks/a.png\n/images/b.png /masks/b.png\n",
     "pairs with a header": b"image,mask\nimages/a.png,masks/a.png\nimages/b.PNG,masks/b.PNG\n",
+    "pairs that a table program wrote": b",image,mask,split\n0,a.png,a.png,train\n1,images/b.png,masks/b.png,val\n",
+    "a table": b"image_id;width;height\na.png;6;4\nb.png;6;4\n",
     "pairs of another system": b"images\\a.png\tmasks\\a.png\r\nimages\\b.png\tmasks\\b.png\r\n",
 }
 
@@ -205,6 +207,13 @@ def test_coco_images_lie_in_the_folder_of_their_subset(tmp_path: Path) -> None:
     dataset = CocoInstanceDataset("a.json", "images", data_root=tmp_path)
     assert [dataset[i].meta["name"] for i in range(2)] == ["default/0", "default/1"]
     assert (dataset[0]["seg"].array == 1).any()
+
+
+def test_annotations_of_utf16_say_so(tmp_path: Path) -> None:
+    write_coco_example(tmp_path)
+    (tmp_path / "a.json").write_text((tmp_path / "a.json").read_text(), encoding="utf-16")
+    with pytest.raises(DataError, match=r"a\.json: the annotations are UTF-16: save them as UTF-8"):
+        CocoInstanceDataset("a.json", "images", tmp_path)
 
 
 def test_coco_lists_of_images_as_other_systems_write_them(tmp_path: Path) -> None:

@@ -211,6 +211,15 @@ def test_pages_and_frames_are_counted() -> None:
     assert pages(b"GIF89a") == pages(b"II*\0\xff\xff\xff\xff") == pages(b"") == 1
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, bool])
+@pytest.mark.parametrize("cls", [FolderDataset, RasterDataset])
+def test_files_in_which_white_is_zero_hold_the_numbers_all_the_same(tmp_path: Path, cls: Any, kind: type) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, TWO.astype(kind), photometric="miniswhite")
+    assert (cls(**folder(tmp_path, stream.getvalue()))[0]["seg"].array == TWO).all()
+
+
 def test_previews_are_no_pages() -> None:
     tifffile = pytest.importorskip("tifffile")
     stream = io.BytesIO()

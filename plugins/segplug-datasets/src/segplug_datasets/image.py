@@ -24,6 +24,7 @@ from segplug_datasets.containers import BITS, PHOTOMETRIC, pages, with_numbers_f
 from segplug_datasets.left_out import say_once
 
 _GREY, _RGB, _INDEXED = 0, 2, 3  # PNG's colour types
+_WHITE_IS_ZERO, _PALETTE = 0, 3  # TIFF's photometric interpretations
 _MOST_PIXELS = 2**28  # that are decoded without asking OpenCV, which has a limit of its own
 
 
@@ -98,10 +99,13 @@ def decode_numbers(data: bytes, path: PathLike) -> np.ndarray:
     cv2 = opencv()
     data, divisor = _plain_png(with_numbers_for_colors(data))
     numbers = decode_with(cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR, data, path)
+    tags = tiff_tags(data)
     if numbers.ndim == 3:
-        same = data[:3] == b"GIF" or _is_palette_tiff(data)
-        return numbers[..., 0].copy() if same and (numbers == numbers[..., :1]).all() else numbers[..., ::-1].copy()
-    if divisor == 1 and _is_bilevel_tiff(data):
+        indexed = data.startswith(b"GIF8") or tags.get(PHOTOMETRIC, (2,))[0] == _PALETTE
+        return numbers[..., 0].copy() if indexed and (numbers == numbers[..., :1]).all() else numbers[..., ::-1].copy()
+    if numbers.dtype == np.uint8 and tags.get(PHOTOMETRIC, (1,))[0] == _WHITE_IS_ZERO:
+        numbers = 255 - numbers  # OpenCV gives greys, not the numbers
+    if tags and tags.get(BITS, (1,))[0] == 1:
         divisor = 255
     return numbers // divisor if divisor > 1 else numbers
 
@@ -120,20 +124,11 @@ def whole_numbers(array: np.ndarray, path: PathLike) -> np.ndarray:
     """
     if array.dtype.kind != "f":
         return array
-    there = np.abs(array) < _LARGEST_WHOLE  # not of NaN
+    there = np.abs(array) < min(_LARGEST_WHOLE, float(np.finfo(array.dtype).max))  # not of NaN
     whole = np.where(there, array, 0)
     if (whole != np.floor(whole)).any():
         raise DataError(f"labels are whole numbers, this file holds {array.dtype} with fractions", path)
     return np.where(there, whole.astype(np.int64), NOTHING)
-
-
-def _is_palette_tiff(data: bytes) -> bool:
-    return tiff_tags(data).get(PHOTOMETRIC, (0,))[0] == 3
-
-
-def _is_bilevel_tiff(data: bytes) -> bool:
-    tags = tiff_tags(data)
-    return bool(tags) and tags.get(BITS, (1,))[0] == 1
 
 
 def _plain_png(data: bytes) -> tuple[bytes, int]:

@@ -19,6 +19,8 @@ from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.left_out import say_once
 from segplug_datasets.mapping import Metainfo, choose
 
+_DARKEST_COLOR = 64  # of the palettes in use
+
 
 class LabelArguments(TypedDict, total=False):
     """What the values of label files mean; see `FolderDataset`."""
@@ -95,9 +97,9 @@ class LabelReader:
         if not self.colors:
             if (raw == raw[..., :1]).all():  # a grey picture saved in colour
                 return self.labels.encode(raw[..., 0])
-            ids = self._from_one_channel(raw)
-            if ids is not None:
-                return ids
+            numbers = ids_in_one_channel(raw)
+            if numbers is not None:
+                return self.labels.encode(numbers)
             raise DataError("the mask holds colours: say which colour is which class ('palette'), or save class ids")
         if raw.dtype != np.uint8:
             raise DataError(f"a colour mask has 8 bits per colour, this one is {raw.dtype}")
@@ -113,21 +115,18 @@ class LabelReader:
             raise DataError(f"colours {shown} are not in the palette; {hint}")
         return ids.astype(np.uint8)
 
-    def _from_one_channel(self, raw: np.ndarray) -> np.ndarray | None:
-        """Return the ids of a mask whose other channels are all 0, as simulators write it; None when it is none.
 
-        White, or full red, is a colour.
-        """
-        used = [channel for channel in range(raw.shape[2]) if raw[..., channel].any()]
-        if len(used) != 1:
-            return None
-        numbers = raw[..., used[0]]
-        if set(np.unique(numbers)[:3].tolist()) <= {0, np.iinfo(raw.dtype).max}:
-            return None
-        try:
-            return self.labels.encode(numbers)
-        except DataError:
-            return None
+def ids_in_one_channel(raw: np.ndarray) -> np.ndarray | None:
+    """Return the numbers (H, W) of a mask (H, W, 3) whose other channels are 0, as simulators write them.
+
+    None when it is none, or colours: these have values from 64 on in files of 8 bits.
+    """
+    used = [channel for channel in range(raw.shape[2]) if raw[..., channel].any()]
+    if len(used) != 1:
+        return None
+    numbers = raw[..., used[0]]
+    few = numbers[numbers != IGNORE]
+    return numbers if few.any() and (raw.dtype != np.uint8 or few.max() < _DARKEST_COLOR) else None
 
 
 def label_reader(arguments: LabelArguments) -> LabelReader:

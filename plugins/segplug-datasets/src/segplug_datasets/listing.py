@@ -18,10 +18,14 @@ from segkernel.errors import DataError, UsageError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
+_LISTED = (*IMAGE_SUFFIXES, ".gif", ".npy", ".jp2", ".ppm", ".pgm")
+
 _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information"})
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_COLUMN_MARKS = "\t;,"
 _HEADER = re.compile(
-    r"(images?|img|masks?|labels?|seg|segmentation|annotations?|files?|samples?|ids?|names?|paths?)"
+    r"|index|unnamed: ?\d+|split|width|height"
+    r"|(images?|img|masks?|labels?|seg|segmentation|annotations?|files?|samples?|ids?|names?|paths?)"
     r"([ _-]?(ids?|names?|paths?|files?|images?|masks?|maps?|labels?))*",
     re.IGNORECASE,
 )
@@ -196,7 +200,7 @@ def read_list(path: Path, known: Callable[[str], bool] = lambda line: False) -> 
 
 def columns(line: str) -> list[str]:
     """Return the columns of a line, which tabs, semicolons or commas separate, or else blanks."""
-    mark = next((mark for mark in "\t;," if mark in line), None)
+    mark = next((mark for mark in _COLUMN_MARKS if mark in line), None)
     return [part.strip().strip("\"'") for part in line.split(mark)]
 
 
@@ -211,6 +215,9 @@ def match_name(line: str, found: Container[str], folder: Path, suffixes: Sequenc
     A line may begin with the folder, or with that of another machine.
     """
     name = without_suffix(clean(line), suffixes)
+    if name not in found and any(mark in line for mark in _COLUMN_MARKS):
+        files = [cell for cell in columns(line) if cell.lower().endswith(_LISTED)]
+        name = without_suffix(clean(files[0]), suffixes) if len(files) == 1 else name
     return next((one for one in (line, name.lstrip("/"), *_tails(name, folder)) if one in found), name)
 
 
@@ -222,13 +229,13 @@ def without_suffix(name: str, suffixes: Sequence[str]) -> str:
 def as_pairs(lines: Sequence[str], path: Path) -> list[tuple[str, str]] | None:
     """Return (image, label file) of lists with two columns, or None for a list of names.
 
-    A line has two when both end like an image.
+    A line has two when two of its columns end like an image; others, such as a number, say nothing.
 
     Raises:
         DataError: When only some lines have two.
     """
-    cells = [columns(line) for line in lines]
-    paired = [len(parts) == 2 and all(part.lower().endswith(IMAGE_SUFFIXES) for part in parts) for parts in cells]
+    cells = [[part for part in columns(line) if part.lower().endswith(_LISTED)] for line in lines]
+    paired = [len(parts) == 2 for parts in cells]
     if not any(paired):
         return None
     if not all(paired):

@@ -15,6 +15,7 @@ import numpy as np
 from segkernel.errors import DataError, UsageError
 from segkernel.labels import IGNORE
 from segkernel.sample import MultiLabelMap, Sample
+from segplug_datasets.image import NOTHING
 from segplug_datasets.label_reader import LabelArguments, label_reader, read_annotation
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.side_fields import FieldFiles, ReadLabels
@@ -99,8 +100,8 @@ class ReadBits:
         if raw.ndim != 2:
             raise DataError(f"a mask with a bit for each class has two axes, this one has shape {raw.shape}", path)
         count = len(self.labels.classes)
-        other = raw >= 1 << count
-        unknown = other & np.isin(raw, self.labels.ignore)
+        other = (raw < 0) | (raw >= 1 << count)
+        unknown = other & np.isin(raw, (*self.labels.ignore, NOTHING))
         if (other & ~unknown).any():
             shown = ", ".join(map(str, np.unique(raw[other & ~unknown])[:8]))
             message = f"values {shown} have bits beyond those of the {count} classes (0 to {(1 << count) - 1})"

@@ -278,11 +278,10 @@ class Volumes(Labelled):
         return scaled.round().astype(np.uint8)
 
     def _encode(self, plane: np.ndarray, path: str) -> np.ndarray:
-        whole = np.rint(plane)
-        if plane.dtype.kind == "f" and not np.array_equal(whole, plane):
+        if plane.dtype.kind == "f" and (np.rint(plane) != plane)[np.isfinite(plane)].any():
             raise DataError("labels are whole numbers, these are not: is it an image?", path)
         try:
-            return self.labels.encode(whole.astype(np.int64))
+            return self.labels.encode(plane)
         except DataError as error:
             raise DataError(str(error), path) from None
 

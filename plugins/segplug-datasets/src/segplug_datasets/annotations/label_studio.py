@@ -40,6 +40,10 @@ _LEFT_OUT = {
         "They are passed over: what they mark is background.",
     ),
     "further-labels": ("objects have several labels", "The first one counts."),
+    "turned-in-the-tool": (
+        "objects were drawn on an image that was turned in Label Studio",
+        "They are read as of the image in the file: look at some with seg-kernel data browse.",
+    ),
     "tasks-without-annotation": (
         "tasks have predictions or cancelled annotations only",
         "They count as not annotated: submit them, or see 'unannotated'.",
@@ -201,6 +205,7 @@ def _objects(task: dict[str, Any]) -> tuple[list[tuple[dict[str, Any], str, list
         if kind in _KINDS and labels:
             found.append((one, kind, labels))
             lost += ["further-labels"] * (len(labels) > 1)
+            lost += ["turned-in-the-tool"] * bool(one.get("image_rotation"))
         elif kind in _KINDS:
             lost.append("objects-without-label")
         elif kind in _OTHER_KINDS:

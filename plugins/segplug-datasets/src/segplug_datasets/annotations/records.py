@@ -124,6 +124,8 @@ class _Scan:
         self.path = path
         try:
             self.text = path.read_bytes().decode("latin-1")
+            if self.text[:2] in ("\xff\xfe", "\xfe\xff"):
+                raise DataError("the annotations are UTF-16: save them as UTF-8", path)
         except OSError as error:
             raise DataError(f"the annotations cannot be read: {error.strerror or error}", path) from error
         self.place = len(_MARK) if self.text.startswith(_MARK) else 0

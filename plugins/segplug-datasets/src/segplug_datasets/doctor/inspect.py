@@ -8,7 +8,14 @@ from typing import Any
 
 from segkernel.errors import DataError
 from segplug_datasets.doctor.parts import Part
-from segplug_datasets.doctor.sample_info import ImageInfo, Pair, SampleInfo, inspect_pair, inspect_sample
+from segplug_datasets.doctor.sample_info import (
+    ImageInfo,
+    Pair,
+    SampleInfo,
+    count_as_numbers,
+    inspect_pair,
+    inspect_sample,
+)
 from segplug_datasets.parallel import run_in_processes
 
 FEW = 32
@@ -42,6 +49,9 @@ def inspect(
     seen: dict[tuple[int, int], list[SampleInfo]] = {}
     for place, samples in _in_processes(tasks, datasets, 0 if alone else workers):
         seen[place] = samples
+        if not parts[place[0]].colors:
+            for mask in filter(None, (sample.mask for sample in samples)):
+                count_as_numbers(mask)
         progress(len(samples))
     return [
         (part, [sample for start in range(0, len(part.pairs), CHUNK) for sample in seen[number, start]])

@@ -96,8 +96,8 @@ def _turned(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
 
 
 def _drawn_on_stored(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
-    """Yield annotated images that EXIF turns without a change of size, which would tell how they were annotated."""
-    turned = [p.image.path for p in samples if p.mask and p.mask.classes and 1 < _orientation(p.image) < 5]
+    """Yield annotated images that EXIF turns: where no size is declared, none tells how they were annotated."""
+    turned = [p.image.path for p in samples if p.mask and p.mask.classes and _orientation(p.image) > 1]
     if turned:
         why = (
             "Annotations are taken to be made on the turned image, as viewers show it. Those of a program that ignores "

@@ -20,6 +20,7 @@ from segkernel.labels import Color
 from segkernel.sample import Sample
 from segplug_datasets import image
 from segplug_datasets.headers import Header, read_header
+from segplug_datasets.label_reader import ids_in_one_channel
 
 THUMBNAIL = 17, 16
 """Width and height of the grey thumbnail that near-duplicates are found by."""
@@ -232,6 +233,8 @@ def _count(info: MaskInfo, raw: np.ndarray) -> None:
     info.digest = _digest(raw)
     if raw.ndim == 3 and (raw == raw[..., :1]).all():  # greys saved in colour are read as numbers
         raw = raw[..., 0]
+    elif raw.ndim == 3 and raw.dtype != np.uint8 and (numbers := ids_in_one_channel(raw)) is not None:
+        raw = numbers
     if raw.ndim == 2:
         info.values = dict(_counted(raw))
         return
@@ -241,6 +244,14 @@ def _count(info: MaskInfo, raw: np.ndarray) -> None:
     for place in np.argsort(-counts, kind="stable")[:MOST_COLORS].tolist():
         value = int(values[place])
         info.colors[value >> 16, value >> 8 & 255, value & 255] = int(counts[place])
+
+
+def count_as_numbers(info: MaskInfo) -> None:
+    """Make the colours of a mask, of a set without a palette, the numbers as which `LabelReader` reads them."""
+    colors = np.array([[*info.colors]], np.uint8)
+    if len(info.colors) == info.distinct > 0 and (numbers := ids_in_one_channel(colors)) is not None:
+        info.values = dict(zip(numbers[0].tolist(), info.colors.values()))
+        info.colors, info.distinct = {}, 0
 
 
 def _counted(raw: np.ndarray) -> Mapping[int, int]:
