@@ -53,6 +53,13 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         start = end
 
 
+def without_chunks(data: bytes, *names: bytes) -> bytes:
+    """Return a PNG without the chunks of some names, and any other file as it is."""
+    if not data.startswith(PNG) or not any(name in data[:_MOST_TAGS] for name in names):
+        return data
+    return PNG + b"".join(data[start:end] for name, start, end in png_chunks(data) if name not in names)
+
+
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield (marker, start, end) of each segment before the pixels; its content is ``data[start + 4 : end]``."""
     start = len(JPEG)

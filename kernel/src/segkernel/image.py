@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from segkernel.errors import DataError, warn_renamed
-from segkernel.headers import JPEG, PNG, image_size, jpeg_segments, png_chunks, tiff_tags
+from segkernel.headers import JPEG, PNG, image_size, jpeg_segments, png_chunks, tiff_tags, without_chunks
 from segkernel.loadtimes import timed
 from segkernel.opencv import opencv as opencv
 
@@ -108,7 +108,7 @@ def decode_with(flags: int, data: bytes, path: PathLike) -> np.ndarray:
     try:
         if problem := _not_a_picture(data, flags == cv2.IMREAD_COLOR):
             raise DataError(f"{problem}: RasterDataset reads it", path)
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        image = cv2.imdecode(np.frombuffer(without_chunks(data, b"iCCP"), np.uint8), flags)  # libpng warns of profiles
     except cv2.error as error:  # for example more pixels than OpenCV allows
         raise DataError(f"cannot be decoded: {error}", path) from error
     if image is None:

@@ -149,8 +149,9 @@ def test_tasks_with_predictions_only_are_counted(tmp_path: Path) -> None:
         {"data": {"image": "b.png"}, "annotations": [], "predictions": [{"result": [box]}]},
     ]
     (tmp_path / "a.json").write_text(json.dumps(tasks))
-    (part,) = LabelStudioDataset("a.json", data_root=tmp_path).left_out
-    assert (part.kind, part.count) == ("tasks-without-annotation", 1)
+    found = {part.kind: part.count for part in LabelStudioDataset("a.json", data_root=tmp_path).left_out}
+    assert found == {"tasks-without-annotation": 1, "unannotated-images": 1}
+    assert not LabelStudioDataset("a.json", data_root=tmp_path, unannotated="skipped").left_out[1:]
 
 
 # ---------------------------------------------------------------- NIfTI
@@ -166,6 +167,11 @@ def nifti(root: Path, labels: np.ndarray, affine: np.ndarray) -> VolumeDataset:
         (root / name).mkdir(exist_ok=True)
         nibabel.save(nibabel.Nifti1Image(array, where), root / name / "a.nii.gz")
     return VolumeDataset("images", "masks", data_root=root, whole=True)
+
+
+def test_labels_of_several_channels_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"labels have one number for each voxel, these have 2"):
+        nifti(tmp_path, np.stack([LABELS, LABELS], 3), AFFINE)[0]
 
 
 def as_read(labels: np.ndarray) -> list[Any]:

@@ -193,10 +193,18 @@ def test_ids_in_one_channel_of_a_colour_mask(tmp_path: Path) -> None:
 
 
 def test_decoders_write_nothing_to_the_terminal(tmp_path: Path) -> None:
-    """OpenCV warned of each private tag of each GeoTIFF."""
-    (tmp_path / "a.tif").write_bytes(tiff(IDS, "-9999"))
-    code = "import sys; from segplug_datasets import image; image.read_mask(sys.argv[1])"
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.tif")], capture_output=True, check=True)
+    """OpenCV warned of each private tag of each GeoTIFF, libpng of each colour profile."""
+    (tmp_path / "a.tif").write_bytes(tiff(IDS, "nothing"))
+    png = saved(grey(np.stack([IDS] * 3, 2)), "PNG", icc_profile=b"no profile")
+    assert b"iCCP" in png
+    (tmp_path / "a.png").write_bytes(png)
+    code = (
+        "import sys; from segplug_datasets import image, raster_file; from segkernel.image import read\n"
+        "for path in sys.argv[1:]: image.read(path), image.read_mask(path), read(path)\n"
+        "raster_file.open_raster(sys.argv[1])"
+    )
+    paths = [str(tmp_path / "a.tif"), str(tmp_path / "a.png")]
+    done = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, check=True)
     assert done.stdout + done.stderr == b""
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from segkernel.errors import DataError, UsageError
 from segkernel.files import replacing
-from segkernel.headers import PNG, png_chunks, tiff_tags
+from segkernel.headers import PNG, tiff_tags, without_chunks
 from segkernel.image import PathLike, decode, decode_with, is_cut_short, opencv, read_bytes
 from segkernel.labels import IGNORE, Color
 from segplug_datasets.containers import BITS, PHOTOMETRIC, pages, with_numbers_for_colors
@@ -58,7 +58,7 @@ def _decode_plain_png(data: bytes) -> np.ndarray | None:
     if width * height > _MOST_PIXELS or data.find(b"eXIf", 0, data.find(b"IDAT")) >= 0:
         return None
     try:
-        pixels: np.ndarray = decoder(data)
+        pixels: np.ndarray = decoder(without_chunks(data, b"iCCP"))
     except Exception:  # of several kinds; OpenCV's answer is the one to report
         return None
     return pixels if pixels.shape == (height, width, 3) else None
@@ -144,14 +144,9 @@ def _plain_png(data: bytes) -> tuple[bytes, int]:
         return data, 1
     if color_type == _INDEXED:
         header = b"IHDR" + data[16:25] + bytes([_GREY]) + data[26:29]
-        data = PNG + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + _without_palette(data)
+        chunks = without_chunks(data, b"IHDR", b"PLTE", b"tRNS", b"bKGD", b"hIST")[len(PNG) :]
+        data = PNG + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + chunks
     return data, {1: 255, 2: 85, 4: 17}.get(depth, 1)
-
-
-def _without_palette(data: bytes) -> bytes:
-    """Return the chunks after the first one that say nothing of a palette."""
-    left_out = (b"IHDR", b"PLTE", b"tRNS", b"bKGD", b"hIST")
-    return b"".join(data[start:end] for name, start, end in png_chunks(data) if name not in left_out)
 
 
 # ---------------------------------------------------------------- writing

@@ -210,6 +210,8 @@ class _Labels(LabelReader):
         if tuple(file.size) != tuple(size):
             there, here = (f"{height} x {width}" for height, width in (file.size, size))
             raise DataError(f"a mask of {there} for an image of {here} pixels: {image_path}", path)
+        if file.bands not in (1, 3, 4):
+            raise DataError(f"a mask has one band, or three of colours, this one has {file.bands}", path)
         raw = file.read(window, range(file.bands))
         if raw.dtype.kind not in "uibf":
             raise DataError(f"labels are integers, this file holds {raw.dtype}", path)

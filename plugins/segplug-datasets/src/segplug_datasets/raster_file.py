@@ -9,6 +9,7 @@ compressions ``imagecodecs``: ``pip install "segplug-datasets[raster]"``.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from segkernel.errors import DataError, SegKernelError
 from segkernel.image import refuse_giant
 from segplug_datasets import image
 from segplug_datasets.optional_deps import require_package
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it warns of each odd tag of each file
 
 
 class Window(NamedTuple):

@@ -246,7 +246,10 @@ class Volumes(Labelled):
     def _both(self, path: str, mask_path: str | None) -> tuple[np.ndarray, np.ndarray | None]:
         pixels = read_volume(path, self._image_key)
         if mask_path is not None:
-            return pixels, _aligned(path, mask_path, read_volume(mask_path, self._mask_key)[0])
+            raw = read_volume(mask_path, self._mask_key)
+            if len(raw) > 1:
+                raise DataError(f"labels have one number for each voxel, these have {len(raw)}", mask_path)
+            return pixels, _aligned(path, mask_path, raw[0])
         if not self._with_seg:
             return pixels, None
         if path.lower().endswith((".npz", ".pkl", ".pickle")) and _holds(path, self._mask_key):

@@ -28,6 +28,7 @@ IGNORED = "ignored"
 EXAMPLE: dict[str, Size] = {"0.png": (12, 16), "1.png": (9, 20)}
 """The images of the conformance kit's tiny data sets."""
 
+_UNANNOTATED = "They count as background from edge to edge; 'unannotated' ignores or skips them."
 _BACKGROUND_COLOR = (0, 0, 0)
 _LEFT_OUT = -1
 
@@ -141,6 +142,10 @@ class ShapeDataset(Labelled):
         self._images = str(opened.images)
         self.left_out = [part for part in opened.left_out if part.count]
         say(opened.what, self.left_out)
+        bare = len(self._annotated) - int(np.count_nonzero(self._annotated))
+        if bare and unannotated == "background":
+            what = f"of {len(self._annotated)} images have no annotation"
+            self.left_out.append(LeftOut("unannotated-images", bare, what, _UNANNOTATED, is_usual=True))
 
     def __len__(self) -> int:
         return len(self._names)

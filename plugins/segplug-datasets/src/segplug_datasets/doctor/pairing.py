@@ -11,6 +11,11 @@ from segplug_datasets.doctor.findings import Finding, config_lines
 from segplug_datasets.doctor.parts import Part
 from segplug_datasets.listing import IMAGE_SUFFIXES, walk
 
+_OTHERWISE = (
+    "Label them, or take them out. Where only the names differ, list the files in pairs, 'image mask' per line, and "
+    "name the list in 'split'."
+)
+
 
 def check_pairing(part: Part) -> Iterator[Finding]:
     """Yield what keeps the files of one set from being pairs."""
@@ -30,7 +35,7 @@ def check_pairing(part: Part) -> Iterator[Finding]:
     if images:
         suffix = part.folders.mask_suffix if part.folders else ""
         what = f"{len(images)} images have no mask NAME{suffix}"
-        why = "Masks of another name were found; these lines read them." if fix else "Label them, or take them out."
+        why = "Masks of another name were found; these lines read them." if fix else _OTHERWISE
         yield Finding("error", "images-without-mask", part.name, what, why, [*images.values()], fix=fix)
     if masks and not (fix and images):
         why = "These lines find the images." if fix else "Bring the images back, or take the masks out."
