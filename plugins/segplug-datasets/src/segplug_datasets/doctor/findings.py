@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 
 from segplug_datasets.doctor.parts import Part
-from segplug_datasets.doctor.trial import works
+from segplug_datasets.doctor.trial import opens, teaches
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -18,6 +18,9 @@ SHOWN = 5
 """Files that a report names; JSON holds `KEPT`."""
 
 KEPT = 1000
+
+_NAMES = {"mask_suffix", "image_suffix"}
+"""Arguments that change nothing of what values mean."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +64,11 @@ def config_lines(parts: Sequence[Part], changes: Mapping[str, Any]) -> str:
     """
     lines: list[str] = []
     merged: dict[str, Any] = {}
-    for part in parts:
-        spec = _spec(part, changes)
-        if not works(part, {"type": "FolderDataset", **part.folder_arguments(), **spec}):
-            return ""
+    specs = [_spec(part, changes) for part in parts]
+    whole = [{"type": "FolderDataset", **part.folder_arguments(), **spec} for part, spec in zip(parts, specs)]
+    if not opens(parts, whole) or not (set(changes) <= _NAMES or teaches(parts, whole)):
+        return ""
+    for part, spec in zip(parts, specs):
         if part.key.count(".") == 1 and "[" not in part.key:
             merged[part.key.partition(".")[2]] = spec
         else:
