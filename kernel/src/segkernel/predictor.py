@@ -8,7 +8,7 @@ prediction.labels                       # (H, W) class ids at the image's own si
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,19 @@ from segkernel.catalog import Catalog
 from segkernel.config.sections import TTA, Sections, TestConfig
 from segkernel.data import apply_eval_transforms
 from segkernel.engine import LocalEngine
-from segkernel.errors import ComponentError, DataError, UsageError, warn_renamed
+from segkernel.errors import ComponentError, DataError, UntrustedError, UsageError, warn_renamed
 from segkernel.inference import Preprocessor, predict_batch
 from segkernel.interfaces.data import Dataset, Transform
 from segkernel.interfaces.model import PixelClasses, Segmentor
 from segkernel.labels import Color, Labels
 from segkernel.loading import ExporterChoice, catalog_of, load_model
 from segkernel.sample import Batch, Prediction, Sample, collate
+from segkernel.signature import signature
 
 log = logging.getLogger(__name__)
 
 Image = str | Path | np.ndarray
-"""A file, or (H, W, 3) uint8 RGB."""
+"""A file, or an array (H, W, C): of uint8 RGB, or as the data set of the config reads its files."""
 
 
 class Predictor:
@@ -101,6 +102,7 @@ class Predictor:
             test_cfg or sections.evaluate.test_cfg or getattr(self.model, "test_cfg", None)
         )
         self.tta = tta
+        self.reader: Any = _reader_in(data, catalog)
         self._engine = LocalEngine(str(device or _device_of(built, isinstance(model, nn.Module))))
         self._engine.prepare_model(self.model.eval(), self.preprocessor.eval())
 
@@ -125,13 +127,13 @@ class Predictor:
         """Predict one image, or several one after the other.
 
         Args:
-            inputs: A path or an array (H, W, 3) uint8 RGB, or an iterable of these. Folders and patterns are for
-                ``seg-kernel predict`` and `segplug_datasets.predict_images`.
+            inputs: What `read` takes, or an iterable of these. Folders and patterns are for ``seg-kernel predict`` and
+                `segplug_datasets.predict_images`.
             probabilities: Also keep those of each pixel, ``seg_probabilities`` (K, H, W).
             scores: The name of ``probabilities`` before 0.3.
 
         Returns:
-            One `Prediction` for one image, else a list in their order; on the CPU.
+            One `Prediction` for one image, else a list in their order, of a volume one for each slice; on the CPU.
 
         Raises:
             DataError: When an image cannot be read, or not be predicted.
@@ -148,7 +150,7 @@ class Predictor:
     def predict(
         self, pixels: np.ndarray, *, name: str = "image", path: Any = None, probabilities: bool = False
     ) -> Prediction:
-        """Predict (H, W, 3) uint8 RGB; ``name`` and ``path`` are for the prediction's ``meta`` and for errors."""
+        """Predict what `read` gives; ``name`` and ``path`` are for the prediction's ``meta`` and for errors."""
         batch = self._batch(pixels, name, path)
         try:
             prediction = predict_batch(
@@ -166,10 +168,26 @@ class Predictor:
             raise DataError(f"the model cannot take an image of {size} pixels: {reason}", path or name) from error
         return prediction.cpu()
 
+    def read(self, source: Image) -> Any:
+        """Return an image as the data set of the config gives it, whose class says how by ``image_reader``.
+
+        Args:
+            source: A file that such a data set reads, or an array (H, W, C) of what stands in one; an image file or
+                uint8 RGB where there is no such data set.
+
+        Returns:
+            (H, W, C); of a volume a list, one for each slice.
+
+        Raises:
+            DataError: When it cannot be read.
+            UsageError: When it is neither a path nor an array.
+        """
+        return self.reader(source if isinstance(source, np.ndarray) else _path(source))
+
     def example(self, source: Image) -> Tensor:
         """Return an image as the model sees it: (1, C, H, W) float32, transformed and normalised, on its device."""
-        pixels = source if isinstance(source, np.ndarray) else image.read(_path(source))
-        images, _ = self.preprocessor(self._batch(pixels, "example", None))
+        pixels = self.read(source)
+        images, _ = self.preprocessor(self._batch(pixels[0] if isinstance(pixels, list) else pixels, "example", None))
         return images
 
     def metadata(self) -> dict[str, Any]:
@@ -177,17 +195,18 @@ class Predictor:
         return rundir.model_metadata(self.labels, self.config.data if self.config else {}, self.preprocessor)
 
     def _batch(self, pixels: np.ndarray, name: str, path: Any) -> Batch:
-        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
-            raise DataError(f"an image is an array (H, W, 3) uint8 RGB, this one is {pixels.shape} {pixels.dtype}")
+        if pixels.ndim != 3 or pixels.dtype.kind not in "uif" or not pixels.size:
+            raise DataError(f"an image is an array (H, W, C) of numbers, this one is {pixels.shape} {pixels.dtype}")
         meta = {"path": None if path is None else str(path), "name": name}
         sample = Sample(image=pixels, meta=meta, original_size=pixels.shape[:2])
         return collate([apply_eval_transforms(self.transforms, sample, np.random.default_rng(0))]).to(self.device)
 
-    def _predict_one(self, source: object, probabilities: bool) -> Prediction:
-        if isinstance(source, np.ndarray):
-            return self.predict(source, probabilities=probabilities)
-        path = _path(source)
-        return self.predict(image.read(path), name=path.stem, path=path, probabilities=probabilities)
+    def _predict_one(self, source: Any, probabilities: bool) -> Any:
+        path = None if isinstance(source, np.ndarray) else _path(source)
+        pixels, name = self.read(source), path.stem if path else "image"
+        if isinstance(pixels, list):
+            return [self.predict(part, name=name, path=path, probabilities=probabilities) for part in pixels]
+        return self.predict(pixels, name=name, path=path, probabilities=probabilities)
 
 
 def _path(source: object) -> Path:
@@ -195,6 +214,31 @@ def _path(source: object) -> Path:
         given = "an empty text" if source == "" else type(source).__name__
         raise UsageError(f"an image is a path or an array (H, W, 3) uint8 RGB, not {given}")
     return Path(source).expanduser()
+
+
+def _read_rgb(source: Path | np.ndarray) -> np.ndarray:
+    if isinstance(source, np.ndarray) and (source.ndim != 3 or source.dtype != np.uint8):
+        raise DataError(f"an image is an array (H, W, 3) uint8 RGB, this one is {source.shape} {source.dtype}")
+    return source if isinstance(source, np.ndarray) else image.read(source)
+
+
+def _reader_in(data: Mapping[str, Any], catalog: Catalog) -> Callable[[Any], Any]:
+    """Return what reads images as the config's data set does, which is not opened; of an unknown one, RGB."""
+    spec = _dataset_in(data)
+    try:
+        kind = catalog.load("datasets", str(spec.get("type"))) if isinstance(spec, Mapping) else None
+    except (ComponentError, UntrustedError):
+        kind = None
+    maker = getattr(kind, "image_reader", None)
+    if maker is None:
+        return _read_rgb
+    arguments = {name: value for name, value in spec.items() if name in signature(maker)}
+    return build(maker, arguments, path="data", catalog=catalog)
+
+
+def _dataset_in(data: Mapping[str, Any]) -> Any:
+    """Return the config's data set, a spec or an object; None when there is none."""
+    return next((data[part] for part in ("test", "val", "train") if data.get(part)), None)
 
 
 # ---------------------------------------------------------------- the model and what belongs to it
@@ -254,9 +298,8 @@ def _labels_in(meta: Mapping[str, Any]) -> Labels | None:
 
 def _labels_in_config(data: Mapping[str, Any], catalog: Catalog) -> Labels | None:
     """Return the labels of the config's data, without opening it; None when its package is not there."""
-    spec = next((data[part] for part in ("test", "val", "train") if data.get(part)), None)
     try:
-        return _labels_of(spec, catalog)
+        return _labels_of(_dataset_in(data), catalog)
     except ComponentError as error:
         log.warning("the classes are numbered, not named: %s", error)
         return None

@@ -8,13 +8,13 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from segkernel.errors import DataError, UsageError
 from segkernel.files import file_name
-from segplug_datasets import image
+from segplug_datasets.georeference import georeference, write_geotiff
 from segplug_datasets.label_files import write_labels
 from segplug_datasets.listing import IMAGE_SUFFIXES, NamedFiles, locate, read_list
 from segplug_datasets.visualize import draw
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from segkernel.sample import Prediction
 
 Image = str | Path | np.ndarray
-"""A file, or (H, W, 3) uint8 RGB."""
+"""What `segkernel.Predictor.read` takes."""
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".ppm")
-"""What the images in a folder end in."""
+"""What the images in a folder end in; where there are none, `DATA_SUFFIXES`."""
+DATA_SUFFIXES = (".npy", ".npz", ".nii", ".nii.gz")
 
 
 class UnusableImages(DataError):
@@ -62,7 +63,7 @@ def predict_images(
         predictor: The model.
         inputs: See `collect_images`.
         out_dir: Write pictures and label maps (PNG of class ids; of independent classes a binary one in a folder for
-            each class) below this folder; None writes nothing.
+            each class; a GeoTIFF where the image is one, a volume of a volume) below this folder; None writes nothing.
         img_out_dir: Folder of the pictures in it; empty writes none.
         pred_out_dir: Folder of the label maps in it; empty writes none.
         opacity: Of the classes' colours, above 0, at most 1.
@@ -82,14 +83,17 @@ def predict_images(
     errors: list[DataError] = []
     for name, source in zip(_output_names(images), images):
         try:
-            pixels = source if isinstance(source, np.ndarray) else image.read(source)
+            pixels = predictor.read(source)
             path = None if isinstance(source, np.ndarray) else source
+            if isinstance(pixels, list):
+                yield _predict_volume(predictor, pixels, name, source, labels, probabilities)
+                continue
             prediction = predictor.predict(pixels, name=name, path=path, probabilities=probabilities)
         except DataError as error:
             errors.append(error)
             continue
         if labels:
-            _write_labels(labels, name, prediction, predictor)
+            _write_labels(labels, name, prediction, predictor, [] if path is None else georeference(path))
         if (pictures or show) and "seg" in _maps(predictor):
             file = pictures / f"{name}.png" if pictures else None
             classes, palette = predictor.classes, predictor.palette
@@ -119,12 +123,11 @@ def collect_images(inputs: Image | Iterable[Image]) -> list[Path | np.ndarray]:
 
 def _collect_path(path: Path) -> list[Path]:
     if path.is_dir():
-        found = sorted(
-            entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".")
-        )
-        if not found:
-            raise DataError(f"no images in this folder ({', '.join(SUFFIXES)})", path)
-        return found
+        files = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+        for suffixes in (SUFFIXES, DATA_SUFFIXES):
+            if found := [entry for entry in files if entry.name.lower().endswith(suffixes)]:
+                return found
+        raise DataError(f"no images in this folder ({', '.join([*SUFFIXES, *DATA_SUFFIXES])})", path)
     if path.is_file() and path.suffix.lower() == ".txt":
         beside = NamedFiles(path.parent)
         lines = read_list(path, lambda line: locate(line, [beside]) is not None)
@@ -141,7 +144,7 @@ def _output_names(images: Sequence[Path | np.ndarray]) -> list[str]:
     """Name the outputs after the files, each differently: a.jpg and a.png give a and a_2."""
     names: dict[str, None] = {}
     for index, source in enumerate(images):
-        stem = source.stem if isinstance(source, Path) else f"{index:06d}"
+        stem = Path(source.name.removesuffix(".gz")).stem if isinstance(source, Path) else f"{index:06d}"
         name, count = stem, 1
         while name in names:
             count += 1
@@ -157,8 +160,26 @@ def _maps(predictor: Predictor) -> list[str]:
     return [name for name, output in predictor.model.outputs.items() if isinstance(output, PixelMap)]
 
 
-def _write_labels(folder: Path, name: str, prediction: Prediction, predictor: Predictor) -> None:
+def _predict_volume(
+    predictor: Predictor, slices: Sequence[np.ndarray], name: str, path: Any, folder: Path | None, probabilities: bool
+) -> Prediction:
+    """Return the prediction of a volume, its fields with an axis for the slices first; write its label volume."""
+    from torch import stack
+
+    found = [predictor.predict(pixels, name=name, path=path, probabilities=probabilities) for pixels in slices]
+    for output in _maps(predictor) if folder else ():
+        place = folder / (name if output == "seg" else f"{name}_{file_name(output)}")  # type: ignore[operator]
+        predictor.reader.write(place, [prediction[output].numpy() for prediction in found], path)
+    fields = {key: stack([prediction[key] for prediction in found]) for key in found[0].fields}
+    return type(found[0])(fields, found[0].meta)
+
+
+def _write_labels(folder: Path, name: str, prediction: Prediction, predictor: Predictor, tags: list[Any]) -> None:
     for output in _maps(predictor):
         labels = prediction[output].numpy()
+        place = name if output == "seg" else f"{name}_{file_name(output)}"
+        if tags and labels.ndim == 2 and labels.dtype.kind in "ui":
+            write_geotiff(folder / f"{place}.tif", labels, tags)
+            continue
         classes = predictor.classes if output == "seg" else [f"class {index}" for index in range(len(labels))]
-        write_labels(folder, name if output == "seg" else f"{name}_{file_name(output)}", labels, classes)
+        write_labels(folder, place, labels, classes)

@@ -113,8 +113,7 @@ class RasterDataset(PairedFiles):
     ) -> None:
         root = resolve(data_root)
         self.data_root = str(root)
-        self._values = _Values(_ranges(value_range), percentiles, scale, dtype, nodata)
-        self._bands = _checked_bands(bands)
+        self._read = self.image_reader(bands, value_range, percentiles, scale, dtype, nodata).window
         grid = None if window is None else _Grid(window, _pair(overlap), border)
         labels = LabelArguments(
             classes=classes,
@@ -143,6 +142,19 @@ class RasterDataset(PairedFiles):
         self._stacks = [[path for _, path, _ in self._files], *(_partners(f, suffixes, names) for f in folders[1:])]
         self._seconds = None if images2 is None else _partners(resolve(root, images2), suffixes, names)
         self._windows = None if grid is None else self._cut(grid)
+
+    @classmethod
+    def image_reader(
+        cls,
+        bands: Sequence[int] | None = None,
+        value_range: tuple[float, float] | Sequence[tuple[float, float]] | None = None,
+        percentiles: tuple[float, float] | None = None,
+        scale: float = 1.0,
+        dtype: Literal["uint8", "float32"] = "uint8",
+        nodata: float | Literal["file"] | None = "file",
+    ) -> RasterReader:
+        """Return what reads a raster that holds all bands, or an array of them, as the samples have it."""
+        return RasterReader(_checked_bands(bands), _Values(_ranges(value_range), percentiles, scale, dtype, nodata))
 
     def __len__(self) -> int:
         return len(self._files) if self._windows is None else len(self._windows)
@@ -179,8 +191,31 @@ class RasterDataset(PairedFiles):
         places = [(number, *window) for number in range(len(self._files)) for window in grid.cut(self._size(number))]
         return np.array(places, np.int64)
 
-    def _read(self, paths: Sequence[str], window: Window) -> tuple[np.ndarray, np.ndarray]:
-        """Return the image of a window, and where (height, width) no band has a value."""
+
+class RasterReader:
+    """Chooses bands of rasters and maps their values to those of an image."""
+
+    def __init__(self, bands: Sequence[int] | None, values: _Values) -> None:
+        self._bands, self._values = bands, values
+
+    def __call__(self, source: str | Path | np.ndarray) -> np.ndarray:
+        """Return a whole raster, or an array (H, W, bands) or (H, W) of its values, as an image (H, W, C).
+
+        Raises:
+            DataError: When the file cannot be read, or has fewer bands than are chosen.
+        """
+        if isinstance(source, np.ndarray):
+            return self._array(source)
+        path = str(source)
+        return self.window([path], Window(0, 0, *open_raster(path).size))[0]
+
+    def window(self, paths: Sequence[str], window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """Return the image of a window, and where (height, width) no band has a value.
+
+        Args:
+            paths: Files whose bands are put together.
+            window: The part of them.
+        """
         parts = _chosen(paths, self._bands)
         raw, gaps, ranges = [], [], []
         for path, bands in parts:
@@ -196,6 +231,18 @@ class RasterDataset(PairedFiles):
         missing = np.concatenate(gaps, -1)
         pixels = self._values.mapped(np.concatenate(raw, -1), missing, ranges or self._values.ranges, paths[0])
         return pixels, np.asarray(missing.all(-1))
+
+    def _array(self, array: np.ndarray) -> np.ndarray:
+        array = array[..., None] if array.ndim == 2 else array
+        if array.ndim != 3 or array.dtype.kind not in "uif":
+            raise DataError(f"an image is an array (H, W, bands) of numbers, this one is {array.shape} {array.dtype}")
+        bands = range(array.shape[2]) if self._bands is None else self._bands
+        if max(bands) >= array.shape[2]:
+            raise DataError(f"an array of {array.shape[2]} bands, 'bands' asks for {max(bands)} (counted from 0)")
+        chosen = np.ascontiguousarray(array[..., list(bands)])
+        gaps = self._values.gaps(chosen, None)
+        ranges = _percentiles(chosen, gaps, self._values) if self._values.percentiles else self._values.ranges
+        return self._values.mapped(chosen, gaps, ranges, "the array")
 
 
 class _Labels(LabelReader):
@@ -270,11 +317,15 @@ def _found_ranges(path: str, version: tuple[int, int], bands: tuple[int, ...], v
     """Return the percentiles of each band, from a raster or, when it is large, from a grid of parts of it."""
     file = open_raster(path)
     samples = [file.read(part, bands).reshape(-1, len(bands)) for part in _parts(file.size)]
-    array = np.concatenate(samples).astype(np.float32)
-    gaps = values.gaps(np.concatenate(samples), file.nodata)
+    array = np.concatenate(samples)
+    return _percentiles(array, values.gaps(array, file.nodata), values)
+
+
+def _percentiles(array: np.ndarray, gaps: np.ndarray, values: _Values) -> list[Range]:
+    """Return the percentiles of each band of (..., bands)."""
     found = []
-    for band in range(len(bands)):
-        there = array[~gaps[:, band], band]
+    for band in range(array.shape[-1]):
+        there = array[..., band][~gaps[..., band]].astype(np.float32)
         low, high = np.percentile(there, values.percentiles or (0, 100)) if there.size else (0.0, 1.0)
         found.append((float(low), float(high) if high > low else float(low) + 1))
     return found

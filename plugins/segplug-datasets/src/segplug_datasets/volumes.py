@@ -197,6 +197,18 @@ class Volumes(Labelled):
         self._ends: np.ndarray | None = None
         self._held: tuple[int, np.ndarray, np.ndarray | None] | None = None
 
+    @classmethod
+    def image_reader(
+        cls,
+        axis: Axis = "z",
+        window: Sequence[float] | None = None,
+        channels: Sequence[int] | None = None,
+        context: int = 0,
+        image_key: str = "image",
+    ) -> VolumeReader:
+        """Return what reads a volume as the slices of the samples."""
+        return VolumeReader(axis, window=window, channels=channels, context=context, image_key=image_key)
+
     def __len__(self) -> int:
         """Return the number of samples; the first call reads how many slices each volume has."""
         return len(self._files) if self._whole else int(self._offsets()[-1])
@@ -348,6 +360,43 @@ def _shape(path: str, key: str) -> tuple[int, ...]:
 def _holds(path: str, key: str) -> bool:
     content = _load(Path(path))
     return hasattr(content, "keys") and key in list(content)
+
+
+class VolumeReader:
+    """Reads volumes, and arrays of one slice, as the samples of `Volumes` with the same arguments."""
+
+    def __init__(self, axis: Axis, **arguments: Any) -> None:
+        self.axis, self._arguments = axis, {"axis": axis, **arguments}
+
+    def __call__(self, source: str | Path | np.ndarray) -> np.ndarray | list[np.ndarray]:
+        """Return the slices (H, W, C) of a volume, or of an array (H, W, C) the one that it is.
+
+        Raises:
+            DataError: When the file cannot be read.
+        """
+        if isinstance(source, np.ndarray):
+            return self._volumes("")._windowed(np.atleast_3d(source))
+        volumes = self._volumes(str(source))
+        return [volumes[index].image for index in range(len(volumes))]
+
+    def write(self, path: Path, slices: Sequence[np.ndarray], like: Path) -> None:
+        """Write label maps (H, W) of all slices as a volume: NIfTI with the affine of ``like``, or ``.npy`` (Z, Y, X).
+
+        Args:
+            path: The file without its suffix.
+            slices: In their order.
+            like: The volume that they are of.
+        """
+        labels = np.stack(slices, _AXES[self.axis] - 1)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not like.name.lower().endswith(NIFTI):
+            np.save(path.with_name(f"{path.name}.npy"), labels)
+            return
+        nibabel = _nibabel()
+        nibabel.save(nibabel.Nifti1Image(labels.T, nibabel.load(like).affine), path.with_name(f"{path.name}.nii.gz"))
+
+    def _volumes(self, path: str) -> Volumes:
+        return Volumes([(Path(path).name, path, None)], LabelSpec(("all",)), **self._arguments)
 
 
 class VolumeDataset(Volumes):

@@ -1,0 +1,44 @@
+"""Label maps that lie where their raster lies: GeoTIFFs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segkernel.errors import DataError
+from segkernel.files import replacing
+from segplug_datasets.optional_deps import ExtraMissingError, require_package
+
+_TAGS = (33550, 33922, 34264, 34735, 34736, 34737)
+"""Pixel scale, tie points, transformation, and the keys of the coordinate system with their numbers and texts."""
+
+
+def georeference(path: str | Path) -> list[Any]:
+    """Return the tags that say where a TIFF lies, as `write_geotiff` takes them; none for any other file."""
+    if Path(path).suffix.lower() not in (".tif", ".tiff"):
+        return []
+    try:
+        with require_package("tifffile", "raster", "reading rasters").TiffFile(path) as file:
+            tags = file.pages[0].tags
+            found = [tags[code] for code in _TAGS if code in tags]
+            return [(tag.code, tag.dtype, tag.count, tag.value, True) for tag in found]
+    except ExtraMissingError:
+        return []
+    except Exception as error:  # of a damaged file, tifffile raises whatever it stumbles over
+        raise DataError(f"cannot be read as a TIFF: {error}", path) from error
+
+
+def write_geotiff(path: Path, labels: np.ndarray, tags: list[Any]) -> None:
+    """Write a label map (H, W) as a TIFF of 8 bits, or 16 when a value needs them, that lies where ``tags`` say."""
+    tifffile = require_package("tifffile", "raster", "writing rasters")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16)
+    try:
+        with replacing(path) as temporary:
+            tifffile.imwrite(
+                temporary, array, photometric="minisblack", compression="zlib", metadata=None, extratags=tags
+            )
+    except OSError as error:
+        raise DataError(f"cannot be written: {error.strerror}", path) from error
