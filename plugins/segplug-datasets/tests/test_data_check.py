@@ -675,6 +675,21 @@ def test_images_and_masks_in_one_folder(project: Path, end: str) -> None:
     assert diagnose(config="./fixed.yaml").findings == []
 
 
+def test_jpegs_and_masks_in_one_folder(project: Path) -> None:
+    for seed in range(COUNT):
+        image.write(f"both/{seed}.jpg", picture(seed))
+        image.write_mask(f"both/{seed}.png", labels(seed))
+    report = check(inspect(parts_of_folders("both", "both", CLASSES, {}), 0))
+    assert report.findings == []
+    assert [(row.images, row.masks, row.occurring) for row in report.rows] == [(6, 6, 3)]
+
+
+def test_names_that_differ_at_the_beginning_lead_to_a_list(project: Path) -> None:
+    for path in Path("train/masks").iterdir():
+        path.rename(path.with_name(f"mask_{path.name}"))
+    assert "list the files in pairs" in only(diagnose(), "images-without-mask").why
+
+
 def test_masks_below_the_images(project: Path) -> None:
     for part in ("train", "val"):
         Path(part, "masks").rename(Path(part, "images/masks"))

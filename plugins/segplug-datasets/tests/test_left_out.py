@@ -81,6 +81,22 @@ def test_nothing_is_said_where_nothing_is_left_out(tmp_path: Path, said: pytest.
     assert not findings("crowds", **spec)
 
 
+def test_a_text_of_nought_is_no_crowd(tmp_path: Path) -> None:
+    spec = coco(tmp_path, {"iscrowd": "0"})
+    assert not [part for part in opened(spec).left_out if part.kind == "crowds"]
+
+
+def test_objects_without_pixels_are_said_and_shown(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
+    line, point = {"segmentation": [[0, 0, 5, 0]]}, {"segmentation": [[0.1, 0.1, 0.3, 0.1, 0.3, 0.3]]}
+    spec = coco(tmp_path, {}, line, point)
+    dataset = opened(spec)
+    assert dataset[0].meta["objects_without_pixels"] == 2
+    assert values(dataset) == [0, 1]
+    assert len(said.messages) == 1
+    (finding,) = findings("objects-without-pixels", **spec)
+    assert finding.what == "2 objects have no pixel"
+
+
 # ---------------------------------------------------------------- CVAT and Label Studio
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segkernel.errors import DataError
+from segkernel.errors import DataError, UsageError
 from segplug_datasets import image
 from segplug_datasets.annotations.coco import CocoInstanceDataset, write_coco_example
 from segplug_datasets.annotations.cvat import CvatDataset
@@ -257,6 +257,24 @@ def test_yolo_files_of_windows(tmp_path: Path) -> None:
     assert (YoloSegDataset(data_root=tmp_path)[0]["seg"].array == 1).any()
 
 
+@pytest.mark.parametrize("train", ["../train/images", "/content/set/train/images", "C:\\\\set\\\\train\\\\images"])
+def test_yolo_folders_of_another_machine(tmp_path: Path, train: str) -> None:
+    put(tmp_path / "train/images", "a.png")
+    (tmp_path / "train/labels").mkdir()
+    (tmp_path / "train/labels/a.txt").write_text("0 0.1 0.1 0.9 0.1 0.9 0.9\n")
+    (tmp_path / "data.yaml").write_text(f"train: {train}\nnames: [cat]\n".replace("\\\\", "\\"))
+    assert (YoloSegDataset(data_root=tmp_path)[0]["seg"].array == 1).any()
+
+
+def test_cvat_of_another_encoding_says_so(tmp_path: Path) -> None:
+    put(tmp_path / "images", "a.png")
+    for encoding in ("utf-16", "gbk", "iso-8859-1"):
+        text = CVAT.replace('"1.0"', f'"1.0" encoding="{encoding}"').format('<image name="a.png"/>')
+        (tmp_path / "a.xml").write_text(text, encoding=encoding)
+        with pytest.raises(DataError, match=rf"a.xml: the annotations are {encoding}: save them as UTF-8"):
+            CvatDataset("a.xml", "images", tmp_path)
+
+
 def test_class_lists_with_a_mark(tmp_path: Path) -> None:
     from segplug_datasets.doctor.sources import read_list as read_classes
 
@@ -264,3 +282,8 @@ def test_class_lists_with_a_mark(tmp_path: Path) -> None:
     assert read_classes(tmp_path / "classes.txt") == [(None, ("road",)), (None, ("car",))]
     (tmp_path / "classes.json").write_text(json.dumps({"classes": ["road"]}), encoding="utf-16")
     assert read_classes(tmp_path / "classes.json") == [(None, ("road",))]
+
+
+def test_a_list_of_names_is_no_path(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"a folder, or a text file that lists files, is named by its path"):
+        FolderDataset(["a.png", "b.png"], "masks", data_root=tmp_path)  # type: ignore[arg-type]

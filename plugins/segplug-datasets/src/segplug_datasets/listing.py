@@ -37,7 +37,13 @@ _Entry = TypeVar("_Entry")
 
 
 def resolve(root: str | Path | None, path: str | Path = "") -> Path:
-    """Return a path under a root, with ``~`` as the home folder and, where only that exists, ``\\`` as ``/``."""
+    """Return a path under a root, with ``~`` as the home folder and, where only that exists, ``\\`` as ``/``.
+
+    Raises:
+        UsageError: When it is no path.
+    """
+    if not isinstance(path, str | Path):
+        raise UsageError(f"a folder, or a text file that lists files, is named by its path, not by {str(path)[:60]}")
     place = _at_home(root or "") / _at_home(path)
     turned = Path(str(place).replace("\\", "/"))
     return turned if not place.exists() and turned.exists() else place
@@ -112,7 +118,7 @@ class NamedFiles:
         Of a name that begins with this folder, or with one of another machine, what follows is looked for.
         """
         name = clean(name)
-        return next(filter(None, map(self._exact, (name.lstrip("/"), *_tails(name, self.folder)))), None)
+        return next(filter(None, map(self._exact, (name.lstrip("/"), *tails(name, self.folder)))), None)
 
     def find_deeper(self, name: str) -> str | None:
         """Return the path of a file in whichever folder it lies, also where its name does not say that.
@@ -218,7 +224,7 @@ def match_name(line: str, found: Container[str], folder: Path, suffixes: Sequenc
     if name not in found and any(mark in line for mark in _COLUMN_MARKS):
         files = [cell for cell in columns(line) if cell.lower().endswith(_LISTED)]
         name = without_suffix(clean(files[0]), suffixes) if len(files) == 1 else name
-    return next((one for one in (line, name.lstrip("/"), *_tails(name, folder)) if one in found), name)
+    return next((one for one in (line, name.lstrip("/"), *tails(name, folder)) if one in found), name)
 
 
 def without_suffix(name: str, suffixes: Sequence[str]) -> str:
@@ -332,7 +338,7 @@ def _folded(file_name: str) -> str:
     return stem + suffix.lower()
 
 
-def _tails(name: str, folder: Path) -> Iterator[str]:
+def tails(name: str, folder: Path) -> Iterator[str]:
     """Yield what may follow the folder's own path at the beginning of a listed name, the longest first."""
     parts = name.split("/")
     foreign = name.startswith("/") or re.match("[A-Za-z]:/", name) is not None

@@ -129,7 +129,7 @@ class CocoInstanceDataset(ShapeDataset):
             region = self._region(annotation.get("segmentation"), size, where)
         except DataError as error:
             raise error if where in str(error) else DataError(str(error), where) from None
-        if annotation.get("iscrowd"):
+        if _is_crowd(annotation):
             return Shape(category, region or NOTHING, CROWD_LAYER, self._crowd == "ignored")
         if region is not None:
             return Shape(category, region)
@@ -233,7 +233,11 @@ def _image(entry: Any) -> tuple[Any, str, int, int]:
 
 def _seen(annotation: Any) -> tuple[Any, bool, bool]:
     """Return the image of an annotation, whether it is a crowd, and whether it has what only some tools write."""
-    return annotation["image_id"], bool(annotation.get("iscrowd")), "attributes" in annotation
+    return annotation["image_id"], _is_crowd(annotation), "attributes" in annotation
+
+
+def _is_crowd(annotation: dict[str, Any]) -> bool:
+    return str(annotation.get("iscrowd") or 0) not in ("0", "False", "false")  # some tools write texts
 
 
 def _crowds(count: int, objects: int, crowd: str) -> LeftOut:

@@ -12,6 +12,7 @@ from segkernel.errors import DataError
 from segkernel.sample import LabelMap, Sample, WeightMap
 from segplug_datasets.annotations.coco import CocoInstanceDataset, box_of
 from segplug_datasets.annotations.records import as_data_error, decode_texts, scan_object
+from segplug_datasets.annotations.shapes import count_empty
 from segplug_datasets.fields import Boxes, InstanceMasks, Keypoints
 from segplug_datasets.listing import resolve
 
@@ -83,6 +84,7 @@ class CocoKeypointDataset(CocoInstanceDataset):
         unmarked = [shape for one, shape in people if not _marked(one)]
         for shape in unmarked:
             shape.ignored = self._without == "ignored"
+        count_empty(sample, shapes, self._source())
         sample["seg"] = LabelMap(self._paint(shapes, sample.size))
         points = [self._points(one) for one, _ in people]
         sample["keypoints"] = Keypoints(np.array(points, np.float32).reshape(-1, len(self.keypoint_names), 3))

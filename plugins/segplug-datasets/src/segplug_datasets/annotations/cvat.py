@@ -153,12 +153,14 @@ class _Scan:
         self.used: dict[str, None] = {}
         self._open: list[str] = []
         self._is_video = False
+        self._path = path
         self.passed = 0
         self._parser = expat.ParserCreate()
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end
         self._parser.CharacterDataHandler = self._text
         self._parser.buffer_text = True
+        self._parser.XmlDeclHandler = self._declared
         self._feed(path)
         if self._is_video and not self.names:
             raise DataError("an export of a video: choose the format CVAT for images 1.1", path)
@@ -173,6 +175,10 @@ class _Scan:
             raise DataError(f"the annotations cannot be read: {error.strerror or error}", path) from error
         except expat.ExpatError as error:
             raise DataError(f"damaged XML: {error}", path) from None
+
+    def _declared(self, version: str, encoding: str | None, standalone: int) -> None:
+        if encoding is not None and encoding.lower() not in ("utf-8", "utf8", "us-ascii", "ascii"):
+            raise DataError(f"the annotations are {encoding}: save them as UTF-8", self._path)
 
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
         self._open.append(tag)

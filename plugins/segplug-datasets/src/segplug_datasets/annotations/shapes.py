@@ -19,12 +19,14 @@ from segplug_datasets.annotations.records import as_data_error
 from segplug_datasets.headers import orientation
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.labelled import Labelled
-from segplug_datasets.left_out import LeftOut, say
+from segplug_datasets.left_out import LeftOut, say, say_once
 from segplug_datasets.listing import IMAGE_SUFFIXES, find_named, take
 from segplug_datasets.mapping import Classes, regroup, regrouped_palette, require_name
 
 Overlap = Literal["smaller", "order"]
 IGNORED = "ignored"
+EMPTY = "objects_without_pixels"
+"""The number in a sample's ``meta``, where there are any."""
 EXAMPLE: dict[str, Size] = {"0.png": (12, 16), "1.png": (9, 20)}
 """The images of the conformance kit's tiny data sets."""
 
@@ -174,7 +176,9 @@ class ShapeDataset(Labelled):
         raise NotImplementedError
 
     def _annotate(self, sample: Sample, key: Any) -> None:
-        sample["seg"] = LabelMap(self._paint(self._shapes(sample, key), sample.size))
+        shapes = self._shapes(sample, key)
+        count_empty(sample, shapes, self._source())
+        sample["seg"] = LabelMap(self._paint(shapes, sample.size))
 
     def _paint(self, shapes: Sequence[Shape], size: Size) -> np.ndarray:
         """Return the label map of shapes, (H, W) uint8."""
@@ -220,6 +224,15 @@ class ShapeDataset(Labelled):
         self.labels = LabelSpec(tuple(names), tuple(palette or colors))
         self._ids = {name: rest if class_id == IGNORE else class_id for name, class_id in zip(categories, ids)}
         self._empty = IGNORE if background is None else names.index(background)
+
+
+def count_empty(sample: Sample, shapes: Sequence[Shape], source: object) -> None:
+    """Note how many objects of a sample have no pixel, as a line, a point, or less than a pixel, drawn as a polygon."""
+    count = sum(not shape.region.mask.any() for shape in shapes)
+    if count:
+        sample.meta[EMPTY] = count
+        what = f"{count} objects of {sample.meta['path']} have no pixel: too small, or fewer than three points"
+        say_once(f"{source}, no pixel", f"{source}: {what}; others like them are not named")
 
 
 def require_declared(sample: Sample, size: Sequence[Any], where: str) -> None:

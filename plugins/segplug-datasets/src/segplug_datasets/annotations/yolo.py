@@ -23,7 +23,17 @@ from segplug_datasets.annotations.shapes import (
     ShapeOptions,
     example_images,
 )
-from segplug_datasets.listing import IMAGE_SUFFIXES, NamedFiles, find_files, locate, read_list, read_text, resolve
+from segplug_datasets.listing import (
+    IMAGE_SUFFIXES,
+    NamedFiles,
+    clean,
+    find_files,
+    locate,
+    read_list,
+    read_text,
+    resolve,
+    tails,
+)
 
 
 class YoloSegDataset(ShapeDataset):
@@ -157,6 +167,8 @@ def _entry(root: Path, entry: str) -> list[str]:
     place = resolve(root, entry)
     if not place.exists() and entry.startswith("../"):  # exports that count from another folder than their own
         place = resolve(root, entry[3:])
+    if not place.exists():  # a folder of another machine
+        place = next((root / tail for tail in tails(clean(entry), root) if (root / tail).exists()), place)
     if place.suffix != ".txt":
         return sorted(os.path.relpath(found, root) for found in find_files(place, IMAGE_SUFFIXES).values())
     files, beside = NamedFiles(root), NamedFiles(place.parent)

@@ -11,10 +11,8 @@ from segplug_datasets.doctor.findings import Finding, config_lines
 from segplug_datasets.doctor.parts import Part
 from segplug_datasets.listing import IMAGE_SUFFIXES, walk
 
-_OTHERWISE = (
-    "Label them, or take them out. Where only the names differ, list the files in pairs, 'image mask' per line, and "
-    "name the list in 'split'."
-)
+_BY_LIST = "Where only the names differ, list the files in pairs, 'image mask' per line, and name the list in 'split'."
+_OTHERWISE = f"Label them, or take them out. {_BY_LIST}"
 
 
 def check_pairing(part: Part) -> Iterator[Finding]:
@@ -38,7 +36,7 @@ def check_pairing(part: Part) -> Iterator[Finding]:
         why = "Masks of another name were found; these lines read them." if fix else _OTHERWISE
         yield Finding("error", "images-without-mask", part.name, what, why, [*images.values()], fix=fix)
     if masks and not (fix and images):
-        why = "These lines find the images." if fix else "Bring the images back, or take the masks out."
+        why = "These lines find the images." if fix else f"Bring the images back, or take the masks out. {_BY_LIST}"
         what = f"{len(masks)} masks have no image"
         yield Finding("error", "masks-without-image", part.name, what, why, [*masks.values()], fix=fix)
     if part.problem and not (images or masks or case):

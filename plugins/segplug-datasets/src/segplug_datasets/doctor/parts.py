@@ -122,7 +122,8 @@ def parts_of_folders(
 ) -> list[Part]:
     """Return the set that two folders are; without ``classes`` their number is a finding, not a premise."""
     given = {"images": images, "masks": masks, **({"classes": list(classes)} if classes else {}), **arguments}
-    suffix = {} if "mask_suffix" in given or masks is None else _mask_suffix(Path(masks))
+    own_folder = masks is not None and Path(masks).resolve() != Path(images).resolve()
+    suffix = _mask_suffix(Path(masks)) if own_folder and masks and "mask_suffix" not in given else {}
     part = opened("train", "data.train", {"type": "FolderDataset", **given, **suffix})
     part.written = False
     if not (classes or "palette" in given or "values" in given):

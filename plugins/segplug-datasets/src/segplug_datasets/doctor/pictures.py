@@ -26,6 +26,7 @@ def check_pictures(part: Part, samples: Sequence[SampleInfo]) -> Iterator[Findin
     yield from _drawn_on_stored(part.name, samples)
     yield from _bands(part.name, samples)
     yield from _pages(part.name, samples)
+    yield from _empty_objects(part.name, samples)
     yield from _tiny(part.name, samples)
     yield from _suffixes(part.name, samples)
 
@@ -156,6 +157,14 @@ def _pages(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
             what = f"{len(several)} {kind} hold further pages or frames, up to {most}: the first is read"
             why = "What the others show is left out. Where they are bands, RasterDataset puts them together."
             yield Finding("warning", f"further-pages-of-{kind}", where, what, why, [info.path for info in several])
+
+
+def _empty_objects(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
+    count = sum(sample.empty_objects for sample in samples)
+    if count:
+        files = [sample.image.path for sample in samples if sample.empty_objects]
+        why = "They are too small, or polygons of fewer than three points: nothing is learnt of them."
+        yield Finding("note", "objects-without-pixels", where, f"{count} objects have no pixel", why, files)
 
 
 def _tiny(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from segkernel.image import opencv
 from segkernel.labels import Color
 from segkernel.sample import Sample
 from segplug_datasets import image
+from segplug_datasets.annotations.shapes import EMPTY
 from segplug_datasets.headers import Header, read_header
 from segplug_datasets.label_reader import ids_in_one_channel
 
@@ -105,12 +106,16 @@ class MaskInfo(FileInfo):
 
 @dataclass
 class SampleInfo:
-    """Properties of a sample; ``mask`` is None without one, ``error`` says why the data set refused it."""
+    """Properties of a sample; ``mask`` is None without one, ``error`` says why the data set refused it.
+
+    ``empty_objects`` are annotated, but have no pixel.
+    """
 
     name: str
     image: ImageInfo
     mask: MaskInfo | None = None
     error: str = ""
+    empty_objects: int = 0
 
 
 def inspect_pair(pair: Pair) -> SampleInfo:
@@ -155,6 +160,7 @@ def inspect_sample(pair: Pair, sample: Sample | DataError) -> SampleInfo:
         info.error = str(sample)
         return info
     info.image.path = str(sample.meta.get("path", pair.image))
+    info.empty_objects = int(sample.meta.get(EMPTY, 0))
     if Path(info.image.path).is_file():
         _read_header(info.image)
         info.image.error = ""
