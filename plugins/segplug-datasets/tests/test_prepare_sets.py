@@ -133,7 +133,7 @@ def test_drive_with_labels_in_gif_files(tmp_path: Path) -> None:
 
 
 def test_the_official_drive_test_set_lacks_labels(tmp_path: Path) -> None:
-    gif = b"GIF89a not really"
+    gif = b"GIF89a\x04\0\x04\0 not really"
     files = {"test/images/01_test.tif": photo(".tif"), "training/1st_manual/21_manual1.gif": gif}
     report = prepare(find("drive"), put(tmp_path / "source", files), tmp_path / "made")
     assert re.search(
