@@ -253,19 +253,42 @@ def test_further_pages_are_said_and_shown(
     assert "1 images hold further pages or frames, up to 2: the first is read" in finding.what
 
 
-@pytest.mark.parametrize("orientation", [6, 8])
-def test_annotations_on_stored_pixels_name_exif(tmp_path: Path, orientation: int) -> None:
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+@pytest.mark.parametrize("stored", [True, False])
+def test_annotations_on_stored_pixels_are_turned_with_the_image(
+    tmp_path: Path, orientation: int, stored: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(left_out, "_said", set())
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    pixels[:8, :8] = 200
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "a.jpg", exif=exif)
-    square = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9]]}
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    shown = image.read(tmp_path / "a.jpg")
+    assert shown.shape == (32, 16, 3)
+    size = pixels.shape if stored else shown.shape
+    top, left = (0, 0) if stored else np.argwhere(shown[..., 0] > 100).min(0).tolist()
+    box = [left, top, left + 8, top, left + 8, top + 8, left, top + 8]
     document = {
-        "images": [{"id": 1, "file_name": "a.jpg", "height": 20, "width": 30}],
+        "images": [{"id": 1, "file_name": "a.jpg", "height": size[0], "width": size[1]}],
         "categories": [{"id": 1, "name": "x"}],
-        "annotations": [square],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": [box]}],
     }
     (tmp_path / "a.json").write_text(json.dumps(document))
-    with pytest.raises(DataError, match=f"its EXIF orientation {orientation} turns it when it is read"):
+    sample = CocoInstanceDataset("a.json", data_root=tmp_path)[0]
+    assert ((sample["seg"].array == 1) == (sample.image[..., 0] > 100)).all()
+    assert ("annotated on its stored pixels" in caplog.text) == stored
+
+
+def test_annotations_of_another_size_are_refused(tmp_path: Path) -> None:
+    image.write(tmp_path / "a.png", np.zeros((16, 32, 3), np.uint8))
+    document = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 32, "width": 16}],
+        "categories": [{"id": 1, "name": "x"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9]]}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    with pytest.raises(DataError, match="made for an image of 32 x 16, but this one has 16 x 32 pixels"):
         CocoInstanceDataset("a.json", data_root=tmp_path)[0]
 
 

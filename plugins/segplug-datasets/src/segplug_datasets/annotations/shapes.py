@@ -176,9 +176,19 @@ class ShapeDataset(Labelled):
         raise NotImplementedError
 
     def _annotate(self, sample: Sample, key: Any) -> None:
+        try:
+            labels = self._labels(sample, key)
+        except MadeOnStoredPixelsError as error:
+            stored = Sample(image=sample.image.swapaxes(0, 1), meta=sample.meta)
+            labels = turned(self._labels(stored, key), error.orientation)
+            what = f"annotated on its stored pixels, as a size shows; labels are turned with it: {sample.meta['path']}"
+            say_once(f"{self._source()}, stored pixels", f"{self._source()}: {what}, and others like it")
+        sample["seg"] = LabelMap(labels)
+
+    def _labels(self, sample: Sample, key: Any) -> np.ndarray:
         shapes = self._shapes(sample, key)
         count_empty(sample, shapes, self._source())
-        sample["seg"] = LabelMap(self._paint(shapes, sample.size))
+        return self._paint(shapes, sample.size)
 
     def _paint(self, shapes: Sequence[Shape], size: Size) -> np.ndarray:
         """Return the label map of shapes, (H, W) uint8."""
@@ -226,6 +236,19 @@ class ShapeDataset(Labelled):
         self._empty = IGNORE if background is None else names.index(background)
 
 
+class MadeOnStoredPixelsError(DataError):
+    """An annotation was made on an image as stored, not as its EXIF ``orientation``, 5 to 8, shows it."""
+
+    orientation = 1
+
+
+def turned(labels: np.ndarray, orientation: int) -> np.ndarray:
+    """Return a label map of stored pixels as an EXIF orientation, 5 to 8, shows them: height and width exchanged."""
+    mirrored = labels.T
+    shown = {5: mirrored, 6: mirrored[:, ::-1], 7: mirrored[::-1, ::-1], 8: mirrored[::-1]}
+    return np.ascontiguousarray(shown[orientation])
+
+
 def count_empty(sample: Sample, shapes: Sequence[Shape], source: object) -> None:
     """Note how many objects of a sample have no pixel, as a line, a point, or less than a pixel, drawn as a polygon."""
     count = sum(not shape.region.mask.any() for shape in shapes)
@@ -236,19 +259,23 @@ def count_empty(sample: Sample, shapes: Sequence[Shape], source: object) -> None
 
 
 def require_declared(sample: Sample, size: Sequence[Any], where: str) -> None:
-    """Raise a `DataError` unless an annotation was made on an image of this size; an unknown size is None."""
+    """Check that an annotation was made on an image of this size; an unknown size is None.
+
+    Raises:
+        MadeOnStoredPixelsError: When it is the size of the stored pixels, which EXIF turns.
+        DataError: When it is another size.
+    """
     if None in size or tuple(size) == sample.size:
         return
     there, here = " x ".join(map(str, size)), " x ".join(map(str, sample.size))
     path = sample.meta["path"]
     message = f"made for an image of {there}, but this one has {here} pixels (height, width): {path}"
     turn = orientation(path) if tuple(size) == sample.size[::-1] else 1
-    if turn > 1:
-        message += (
-            f"\n    its EXIF orientation {turn} turns it when it is read, as viewers do; this was made on the stored "
-            "pixels: store the image upright without that tag, unturned"
-        )
-    raise DataError(message, where)
+    if turn < 5:
+        raise DataError(message, where)
+    stored = MadeOnStoredPixelsError(f"{message}\n    its EXIF orientation {turn} turns it when it is read", where)
+    stored.orientation = turn
+    raise stored
 
 
 def is_image(name: str) -> bool:
