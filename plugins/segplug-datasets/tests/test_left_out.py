@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from segplug_datasets import image, left_out
 from segplug_datasets.annotations.coco import CocoInstanceDataset
 from segplug_datasets.annotations.cvat import CvatDataset
 from segplug_datasets.annotations.label_studio import LabelStudioDataset
+from segplug_datasets.annotations.yolo import YoloSegDataset
 from segplug_datasets.doctor import Finding, check, inspect, parts_of_config
 from segplug_datasets.volumes import VolumeDataset
 
@@ -95,6 +97,37 @@ def test_objects_without_pixels_are_said_and_shown(tmp_path: Path, said: pytest.
     assert len(said.messages) == 1
     (finding,) = findings("objects-without-pixels", **spec)
     assert finding.what == "2 objects have no pixel"
+
+
+def yolo(root: Path, *texts: str) -> YoloSegDataset:
+    for name in ("a", "b"):
+        image.write(root / f"images/train/{name}.png", np.zeros((8, 10, 3), np.uint8))
+    (root / "labels/train").mkdir(parents=True)
+    for name in texts:
+        (root / f"labels/train/{name}.txt").write_text("0 0.1 0.1 0.9 0.1 0.9 0.9\n")
+    (root / "data.yaml").write_text("train: images/train\nnames: [cat]\n")
+    return YoloSegDataset(data_root=root)
+
+
+def test_label_files_of_yolo_without_image_are_counted(tmp_path: Path) -> None:
+    found = yolo(tmp_path, "a", "b", "c", "classes").left_out
+    assert {part.kind: part.count for part in found} == {"labels-without-image": 1}
+
+
+@pytest.mark.parametrize(("texts", "count"), [(["a"], 1), ([], 2)])
+def test_images_without_annotation_are_counted(tmp_path: Path, texts: list[str], count: int) -> None:
+    dataset = yolo(tmp_path, *texts)
+    assert {part.kind: part.count for part in dataset.left_out} == {"unannotated-images": count}
+    (finding,) = findings("unannotated-images", type="YoloSegDataset", data_root=str(tmp_path))
+    assert finding.severity == ("note" if texts else "warning")
+
+
+def test_label_files_of_another_unicode_form_are_those_of_their_image(tmp_path: Path) -> None:
+    name = unicodedata.normalize("NFC", "é")
+    image.write(tmp_path / "images/train" / f"{name}.png", np.zeros((8, 10, 3), np.uint8))
+    dataset = yolo(tmp_path, "a", "b", unicodedata.normalize("NFD", name))
+    assert values(dataset, 2) == [0, 1]
+    assert not dataset.left_out
 
 
 # ---------------------------------------------------------------- CVAT and Label Studio

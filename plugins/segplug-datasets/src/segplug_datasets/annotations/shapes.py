@@ -143,11 +143,12 @@ class ShapeDataset(Labelled):
         self._annotated = annotated[chosen]
         self._images = str(opened.images)
         self.left_out = [part for part in opened.left_out if part.count]
-        say(opened.what, self.left_out)
         bare = len(self._annotated) - int(np.count_nonzero(self._annotated))
         if bare and unannotated == "background":
             what = f"of {len(self._annotated)} images have no annotation"
-            self.left_out.append(LeftOut("unannotated-images", bare, what, _UNANNOTATED, is_usual=True))
+            usual = bare < len(self._annotated)
+            self.left_out.append(LeftOut("unannotated-images", bare, what, _UNANNOTATED, usual))
+        say(opened.what, self.left_out)
 
     def __len__(self) -> int:
         return len(self._names)

@@ -23,6 +23,7 @@ from segplug_datasets.annotations.shapes import (
     ShapeOptions,
     example_images,
 )
+from segplug_datasets.left_out import LeftOut
 from segplug_datasets.listing import (
     IMAGE_SUFFIXES,
     NamedFiles,
@@ -33,7 +34,11 @@ from segplug_datasets.listing import (
     read_text,
     resolve,
     tails,
+    walk,
 )
+
+_LISTS = ("classes", "labels", "train", "val", "test")  # text files that are no labels
+_SPARE = "They are passed over: bring the images back, or see whether the names differ."
 
 
 class YoloSegDataset(ShapeDataset):
@@ -92,9 +97,14 @@ class YoloSegDataset(ShapeDataset):
         description = _load(path)
         self._categories = _names(description, path)
         images, names = _images(description, split, path)
-        keys = [_label_file(images / name, labels, name) for name in names]
+        texts = _LabelFiles(labels)
+        keys = [texts.of(images / name, name) for name in names]
         annotated = [os.path.isfile(key) and os.path.getsize(key) > 0 for key in keys]
-        return AnnotationIndex(images, names, keys, annotated, list(self._categories.values()), str(path))
+        of_several = labels is not None or ".txt" in str(description[split])  # the folder may serve other splits, too
+        spare = 0 if of_several else texts.spare(keys)
+        left_out = [LeftOut("labels-without-image", spare, "text files of labels have no image", _SPARE)]
+        classes = list(self._categories.values())
+        return AnnotationIndex(images, names, keys, annotated, classes, str(path), left_out=left_out)
 
     def _shapes(self, sample: Sample, key: str) -> list[Shape]:
         if not os.path.isfile(key):
@@ -177,11 +187,35 @@ def _entry(root: Path, entry: str) -> list[str]:
     return [os.path.relpath(path or root / line, root) for path, line in zip(found, lines)]
 
 
-def _label_file(picture: Path, labels: Path | None, name: str) -> str:
-    if labels is not None:
-        flat = labels / f"{picture.stem}.txt"
-        return str(flat if flat.is_file() else (labels / name).with_suffix(".txt"))
-    before, mark, after = str(picture).rpartition(f"{os.sep}images{os.sep}")
-    beside = picture.with_suffix(".txt")
-    there = Path(before, "labels", after).with_suffix(".txt") if mark else beside
-    return str(beside if beside.is_file() and not there.is_file() else there)
+class _LabelFiles:
+    """The text files of images.
+
+    Args:
+        labels: Their folder; None where they lie in ``labels`` for ``images``, or beside the images.
+    """
+
+    def __init__(self, labels: Path | None) -> None:
+        self._labels = labels
+        self._folders: dict[Path, NamedFiles] = {}
+
+    def of(self, picture: Path, name: str) -> str:
+        """Return the text file of an image, which need not exist."""
+        if self._labels is not None:
+            places = [self._labels / picture.name, self._labels / name]
+        else:
+            before, mark, after = str(picture).rpartition(f"{os.sep}images{os.sep}")
+            places = [Path(before, "labels", after), picture] if mark else [picture]
+        found = (self._found(place.with_suffix(".txt")) for place in places)
+        return next(filter(None, found), str(places[-1 if self._labels else 0].with_suffix(".txt")))
+
+    def spare(self, used: Sequence[str]) -> int:
+        """Return how many text files in the folders of those used belong to no image."""
+        folders = {Path(path).parent for path in used if os.path.isfile(path)}
+        there = {path for folder in folders for path in walk(folder) if Path(path).parent == folder}
+        texts = {path for path in there if path.endswith(".txt") and Path(path).stem not in _LISTS}
+        return len(texts - set(used))
+
+    def _found(self, path: Path) -> str | None:
+        if path.parent not in self._folders:
+            self._folders[path.parent] = NamedFiles(path.parent)
+        return self._folders[path.parent].find(path.name)
