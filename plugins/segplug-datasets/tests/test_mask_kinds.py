@@ -292,6 +292,14 @@ def test_annotations_of_another_size_are_refused(tmp_path: Path) -> None:
         CocoInstanceDataset("a.json", data_root=tmp_path)[0]
 
 
+def test_masks_of_gif_are_found_and_read(tmp_path: Path) -> None:
+    arguments = folder(tmp_path, saved(indexed(TWO), "GIF"), ".gif")
+    parts = parts_of_folders(arguments["images"], arguments["masks"], ["a", "b"], {})
+    report = check(inspect(parts, 0))
+    assert [(row.masks, row.occurring) for row in report.rows] == [(1, 2)]
+    assert [finding.kind for finding in report.findings] == ["small-images", "palette-masks"]
+
+
 def test_bands_of_another_resolution_are_refused(tmp_path: Path) -> None:
     for name, size in (("ten", (40, 50)), ("twenty", (20, 25))):
         (tmp_path / name).mkdir()

@@ -18,7 +18,8 @@ from segkernel.errors import DataError, UsageError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
-_LISTED = (*IMAGE_SUFFIXES, ".gif", ".npy", ".jp2", ".ppm", ".pgm")
+MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
+_LISTED = (*MASK_SUFFIXES, ".npy", ".jp2", ".ppm", ".pgm")
 
 _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information"})
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}

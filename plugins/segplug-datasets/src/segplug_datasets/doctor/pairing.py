@@ -9,7 +9,7 @@ from pathlib import Path
 
 from segplug_datasets.doctor.findings import Finding, config_lines
 from segplug_datasets.doctor.parts import Part
-from segplug_datasets.listing import IMAGE_SUFFIXES, walk
+from segplug_datasets.listing import MASK_SUFFIXES, walk
 
 _BY_LIST = "Where only the names differ, list the files in pairs, 'image mask' per line, and name the list in 'split'."
 _OTHERWISE = f"Label them, or take them out. {_BY_LIST}"
@@ -80,7 +80,7 @@ def _renamed(part: Part, images: Sequence[str]) -> dict[str, str]:
 
 
 def _files(folder: Path) -> list[str]:
-    return [path for path in (walk(folder) if folder.is_dir() else ()) if path.lower().endswith(IMAGE_SUFFIXES)]
+    return [path for path in (walk(folder) if folder.is_dir() else ()) if path.lower().endswith(MASK_SUFFIXES)]
 
 
 def _name(path: str, folder: Path) -> str:

@@ -23,7 +23,7 @@ from segplug_datasets.files import FolderDataset, ListedFiles
 from segplug_datasets.folders import Folders
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.left_out import LeftOut
-from segplug_datasets.listing import IMAGE_SUFFIXES, named_files, read_list, walk
+from segplug_datasets.listing import MASK_SUFFIXES, named_files, read_list, walk
 
 SETS = ("train", "val", "test")
 
@@ -150,7 +150,7 @@ def _choices(name: str, argument: str) -> Sequence[str]:
 def _mask_suffix(folder: Path) -> dict[str, str]:
     """Return the suffix of most masks, as an argument, where it is not the usual one."""
     found = [os.path.splitext(path)[1] for path in (walk(folder) if folder.is_dir() else ())]
-    found = [suffix for suffix in found if suffix.lower() in IMAGE_SUFFIXES]
+    found = [suffix for suffix in found if suffix.lower() in MASK_SUFFIXES]
     usual = max(sorted(set(found)), key=found.count, default=".png")
     return {} if usual == ".png" else {"mask_suffix": usual}
 
