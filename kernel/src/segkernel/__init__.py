@@ -34,6 +34,7 @@ PUBLIC_MODULES = (
     "cli",
     "checkpoint",
     "loading",
+    "experiment",
     "predictor",
     "catalog",
     "signature",

@@ -17,20 +17,18 @@ from segkernel.building import check as check_sections
 from segkernel.catalog import Catalog
 from segkernel.config import Config, load_config
 from segkernel.config.marks import MarkedDict, place_of
-from segkernel.config.sections import TTA, DataSection, OptimSection, Sections
+from segkernel.config.sections import DataSection, OptimSection, Sections
 from segkernel.data import Loader
 from segkernel.engine import LocalEngine, together
-from segkernel.errors import ConfigError, Problem, UsageError
+from segkernel.errors import ConfigError, Problem
 from segkernel.inference import Preprocessor
 from segkernel.interfaces.model import Engine, Exporter, Segmentor
 from segkernel.interfaces.spec import Spec
-from segkernel.loading import ambient_of, catalog_of, load_model, make_model, unavailable
+from segkernel.loading import ambient_of, catalog_of, make_model, unavailable
 from segkernel.randomness import seed_everything
 from segkernel.runner import Runner
 
 log = logging.getLogger(__name__)
-
-USUAL_TTA = TTA(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True)
 
 
 def check(config: Config, training: bool = True) -> list[Problem]:
@@ -176,37 +174,6 @@ def run(
     runner.run()
     for spec in (config.get("export") or ()) if runner.is_main else ():
         export(runner, build("exporters", spec, catalog=catalog_of(config)))
-    return runner
-
-
-def make_test(
-    config: str | Path | Mapping[str, Any] | Config,
-    weights: str | Path | None = None,
-    overrides: Sequence[str] = (),
-    *,
-    work_dir: str | Path | None = None,
-    tta: bool = False,
-    hooks: Sequence[Any] = (),
-    trust: bool = False,
-) -> Runner:
-    """Build a run that only tests.
-
-    Args:
-        config: A file, a packaged name, a mapping, a loaded config, or a checkpoint, which knows its config.
-        weights: A checkpoint, or a file that an exporter wrote.
-        overrides: ``key=value`` strings.
-        work_dir: The run directory; None makes ``work_dirs/NAME/TIME``.
-        tta: Use the config's test-time augmentation, or the usual one.
-        hooks: Beside the config's.
-        trust: As for `load_model`.
-    """
-    loaded = load_model(config, weights, overrides, trust=trust)
-    if loaded.config is None:
-        raise UsageError(f"{config}: knows no data to test on; give the config first, then this file")
-    if loaded.random:
-        log.warning("no weights were given: the metrics are of an untrained model")
-    runner = make_runner(loaded.config, work_dir, training=False, model=loaded.model, hooks=hooks)
-    runner.evaluation.tta = (runner.evaluation.tta or USUAL_TTA) if tta else None
     return runner
 
 

@@ -24,7 +24,6 @@ from segkernel.errors import SegKernelError, UnknownComponentError, UsageError, 
 
 COMMANDS = {
     "run": "Train, test and export, as a config says.",
-    "test": "Evaluate a checkpoint or an exported model.",
     "config": "Show, explain and check configs.",
     "plugins": "List and check what is installed.",
 }

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from segkernel.cli import TRUST
-from segkernel.cli.run import engine_overrides
+from segkernel.errors import UsageError
+
+if TYPE_CHECKING:
+    from segkernel import Runner
+
+log = logging.getLogger(__name__)
 
 
 @click.command("test")
@@ -35,18 +42,16 @@ def command(
     **pictures: Any,
 ) -> None:
     """Test CONFIG with WEIGHTS, a checkpoint or an exported file; CONFIG may itself be a checkpoint of a run."""
-    from segkernel.building import build
-    from segkernel.experiment import make_test
+    from segplug_datasets.pictures_hook import PicturesHook
 
     weights = [other for other in others if Path(other).exists() or not ("=" in other or other.startswith("~"))]
     if len(weights) > 1:
         raise click.UsageError(f"one file of weights, not {len(weights)}: {' '.join(weights)}")
-    overrides = [other for other in others if other not in weights] + engine_overrides(False, device)
+    overrides = [other for other in others if other not in weights]
+    overrides += [f"+engine.device={device}"] if device else []
     show_dir, labels_dir = pictures["show_dir"], pictures["labels_dir"]
-    wanted = show_dir or labels_dir or pictures["show"]
-    hooks = [build("hooks", {"type": "PicturesHook", "count": 0, **pictures})] if wanted else []  # a plugin's
-    file = weights[0] if weights else None
-    runner = make_test(config, file, overrides, work_dir=work_dir, tta=tta, hooks=hooks, trust=trust)
+    hooks = [PicturesHook(count=0, **pictures)] if show_dir or labels_dir or pictures["show"] else []
+    runner = _make_test(config, weights[0] if weights else None, overrides, work_dir, tta, hooks, trust)
     try:
         metrics = runner.test()
     finally:
@@ -56,3 +61,27 @@ def command(
     for what, folder in {"pictures": show_dir or runner.work_dir / "pictures", "labels": labels_dir}.items():
         if folder and Path(folder).is_dir():
             click.echo(f"{what:<8}  {folder}")
+
+
+def _make_test(
+    config: str,
+    weights: str | None,
+    overrides: Sequence[str],
+    work_dir: str | None,
+    tta: bool,
+    hooks: Sequence[Any],
+    trust: bool,
+) -> Runner:
+    """Return a run that only tests: without training set and optimiser, an exported file in the model's place."""
+    from segkernel.experiment import make_runner
+    from segkernel.loading import load_model
+
+    loaded = load_model(config, weights, overrides, trust=trust)
+    if loaded.config is None:
+        raise UsageError(f"{config}: knows no data to test on; give the config first, then this file")
+    if loaded.random:
+        log.warning("no weights were given: the metrics are of an untrained model")
+    runner = make_runner(loaded.config, work_dir, training=False, model=loaded.model, hooks=hooks)
+    usual = {"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "flip": True}
+    runner.evaluation.tta = (runner.evaluation.tta or usual) if tta else None  # type: ignore[assignment]
+    return runner
