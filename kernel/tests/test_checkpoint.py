@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import io
 import os
-import pickle
 import subprocess
 import sys
-import tarfile
 import textwrap
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -19,7 +16,9 @@ from torch import nn
 
 from segkernel import checkpoint, weights
 from segkernel.catalog import Catalog
-from segkernel.errors import CheckpointError, ComponentError, SegKernelError
+from segkernel.errors import CheckpointError, SegKernelError
+from segkernel.testing.core import CheckFailed
+from segkernel.testing.hostile import HOSTILE, runs_nothing, write_hostile
 
 
 def small_model(classes: int = 3) -> nn.Sequential:
@@ -166,76 +165,21 @@ def alone() -> Iterator[None]:
         yield
 
 
-class Payload:
-    def __init__(self, command: str) -> None:
-        self.command = command
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (self.command,)
-
-
-@pytest.mark.parametrize("how", ["zip", "legacy", "bare pickle"])
-def test_a_pickle_that_wants_to_run_code_is_refused_and_not_run(tmp_path, how, alone):
-    path, proof = tmp_path / "a.pth", tmp_path / "ran"
-    content = {"state_dict": {"w": torch.ones(1)}, "meta": Payload(f"touch {proof}")}
-    if how == "bare pickle":
-        path.write_bytes(pickle.dumps(content["meta"], protocol=2))
-    else:
-        torch.save(content, path, _use_new_zipfile_serialization=how == "zip")
-    with pytest.raises(ComponentError, match=r"a\.pth' needs a package.*\n.*segplug-backbones"):
+@pytest.mark.parametrize("kind", HOSTILE)
+@pytest.mark.filterwarnings("ignore")
+def test_a_file_that_wants_to_run_code_is_refused_and_not_run(tmp_path, kind, alone):
+    path = write_hostile(kind, tmp_path / "a.pth")
+    pickled = r"a\.pth' needs a package.*\n.*segplug-backbones"
+    said = {"program": "nothing in it was run", "tar": "nothing in it was run", "newer pickle": ""}
+    with runs_nothing(tmp_path), pytest.raises(SegKernelError, match=said.get(kind, pickled)):
         checkpoint.load(path)
-    assert not proof.exists()
-
-
-def test_a_pickle_of_another_protocol_is_refused_and_not_run(tmp_path, alone):
-    proof = tmp_path / "ran"
-    (tmp_path / "a.pth").write_bytes(pickle.dumps(Payload(f"touch {proof}"), protocol=4))
-    with pytest.raises(SegKernelError):
-        checkpoint.load(tmp_path / "a.pth")
-    assert not proof.exists()
-
-
-class Program(nn.Module):
-    """Runs code when it is loaded, as any TorchScript archive may."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-    @torch.jit.export
-    def __getstate__(self) -> tuple[torch.Tensor, bool]:
-        return self.weight, self.training
-
-    @torch.jit.export
-    def __setstate__(self, state: tuple[torch.Tensor, bool]) -> None:
-        print("RAN")
-        self.weight = state[0]
-        self.training = state[1]
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_program_is_refused_and_not_run(tmp_path, capfd, alone):
-    torch.jit.save(torch.jit.script(Program()), tmp_path / "a.pth")
-    torch.jit.load(tmp_path / "a.pth")
-    assert "RAN" in capfd.readouterr().out
-    with pytest.raises(CheckpointError, match="nothing in it was run"):
-        checkpoint.load(tmp_path / "a.pth")
-    assert "RAN" not in capfd.readouterr().out
-
-
-def test_an_archive_of_an_old_torch_is_refused_and_not_unpacked(tmp_path, alone):
-    with tarfile.open(tmp_path / "a.pth", "w") as archive:
-        for name in ("storages", "tensors", "pickle"):
-            content = pickle.dumps(Payload(f"touch {tmp_path / 'ran'}"), protocol=2)
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    with pytest.raises(CheckpointError, match="nothing in it was run"):
-        checkpoint.load(tmp_path / "a.pth")
-    assert not (tmp_path / "ran").exists()
+def test_what_a_program_runs_is_seen(tmp_path):
+    path = write_hostile("program", tmp_path / "a.pth")
+    with pytest.raises(CheckFailed, match="was run"), runs_nothing(tmp_path):
+        torch.jit.load(path)
 
 
 def truncated(path: Path) -> None:

@@ -21,9 +21,11 @@ class GoodLoss(Loss):
 
     name = "loss_good"
 
-    def forward(self, scores: Tensor, target: Tensor, *, ignore_index: int = 255, **more: Any) -> Tensor:
-        value = cross_entropy(scores, target, ignore_index=ignore_index, reduction="sum")
-        return value / (target != ignore_index).sum().clamp(min=1)
+    def forward(
+        self, scores: Tensor, target: Tensor, *, weight: Tensor | None = None, ignore_index: int = 255, **more: Any
+    ) -> Tensor:
+        values = cross_entropy(scores, target, ignore_index=ignore_index, reduction="none")
+        return (values if weight is None else values * weight).sum() / (target != ignore_index).sum().clamp(min=1)
 
 
 class Unnamed(GoodLoss):
@@ -70,9 +72,9 @@ def failed(target: object) -> set[str]:
     [
         (GoodLoss, set()),
         (Unnamed, {"interface"}),
-        (PerPixel, {"scalar", "ignored-pixels", "all-ignored"}),
-        (DividesByNothing, {"all-ignored"}),
-        (CountsIgnored, {"ignored-pixels", "all-ignored"}),
+        (PerPixel, {"scalar", "pixel-weights", "all-ignored"}),
+        (DividesByNothing, {"pixel-weights", "all-ignored"}),
+        (CountsIgnored, {"ignored-pixels", "pixel-weights", "all-ignored"}),
         (WrongGradient, {"gradient"}),
     ],
 )

@@ -129,14 +129,14 @@ class PinnedDevice(ToyBackbone):
     [
         (WrongChannels, {"outputs", "odd-size"}),
         (WrongStrides, {"outputs", "odd-size"}),
-        (DropsAMap, {"outputs", "odd-size", "in-channels", "gradients"}),
+        (DropsAMap, {"gradients", "outputs"}),
         (OnlyColour, {"in-channels"}),
         (EvenOnly, {"odd-size"}),
         (Noisy, {"deterministic", "no-random", "batch-independent", "state-dict"}),
-        (Overwrites, {"input-kept", "deterministic", "batch-independent"}),
+        (Overwrites, {"batch-independent", "deterministic", "input-kept", "state-dict"}),
         (LeaksBatch, {"batch-independent"}),
         (Unused, {"gradients"}),
-        (HiddenState, {"deterministic", "batch-independent"}),
+        (HiddenState, {"batch-independent", "deterministic", "state-dict"}),
         (ReadsValues, {"meta"}),
         (PinnedDevice, {"meta"}),
     ],
@@ -187,8 +187,8 @@ class NanLoss(ToyHead):
         (OneClassTooMany, {"classes"}),
         (WrongOutput, {"classes"}),
         (NoLossKey, {"loss", "gradients"}),
-        (MapLoss, {"loss", "gradients"}),
-        (NanLoss, {"loss"}),
+        (MapLoss, {"all-ignored", "gradients", "loss"}),
+        (NanLoss, {"all-ignored", "loss"}),
     ],
 )
 def test_a_head_that_is_wrong_fails_there(target: Any, expected: set[str]) -> None:

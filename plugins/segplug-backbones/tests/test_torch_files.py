@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
 import sys
-import tarfile
 import types
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +17,7 @@ from torch import nn
 
 from segkernel import checkpoint
 from segkernel.errors import CheckpointError
+from segkernel.testing.hostile import HOSTILE, runs_nothing, write_hostile
 
 
 def small_model() -> nn.Sequential:
@@ -78,76 +76,14 @@ def test_stand_ins_work_without_the_context_manager_of_newer_torch(tmp_path, mon
     assert set(torch.serialization.get_safe_globals()) == before
 
 
-class Payload:
-    def __init__(self, command: str) -> None:
-        self.command = command
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (self.command,)
-
-
-@pytest.mark.parametrize("how", ["zip", "legacy", "bare pickle"])
-def test_a_pickle_that_wants_to_run_code_is_refused_and_not_run(tmp_path, how):
-    path, proof = tmp_path / "a.pth", tmp_path / "ran"
-    content = {"state_dict": {"w": torch.ones(1)}, "meta": Payload(f"touch {proof}")}
-    if how == "bare pickle":
-        path.write_bytes(pickle.dumps(content["meta"], protocol=2))
-    else:
-        torch.save(content, path, _use_new_zipfile_serialization=how == "zip")
-    with pytest.raises(CheckpointError, match=r"refused: it asks for '(posix|nt)\.system'"):
-        checkpoint.load(path)
-    assert not proof.exists()
-
-
-def test_a_pickle_of_another_protocol_is_refused_and_not_run(tmp_path):
-    proof = tmp_path / "ran"
-    (tmp_path / "a.pth").write_bytes(pickle.dumps(Payload(f"touch {proof}"), protocol=4))
-    with pytest.raises(CheckpointError, match="nothing in it was run"):
-        checkpoint.load(tmp_path / "a.pth")
-    assert not proof.exists()
-
-
-class Program(nn.Module):
-    """Runs code when it is loaded, as any TorchScript archive may."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-    @torch.jit.export
-    def __getstate__(self) -> tuple[torch.Tensor, bool]:
-        return self.weight, self.training
-
-    @torch.jit.export
-    def __setstate__(self, state: tuple[torch.Tensor, bool]) -> None:
-        print("RAN")
-        self.weight = state[0]
-        self.training = state[1]
-
-
+@pytest.mark.parametrize("kind", HOSTILE)
 @pytest.mark.filterwarnings("ignore")
-def test_a_program_is_refused_and_not_run(tmp_path, capfd):
-    torch.jit.save(torch.jit.script(Program()), tmp_path / "a.pth")
-    torch.jit.load(tmp_path / "a.pth")
-    assert "RAN" in capfd.readouterr().out
-    with pytest.raises(CheckpointError, match="is a TorchScript program"):
-        checkpoint.load(tmp_path / "a.pth")
-    assert "RAN" not in capfd.readouterr().out
-
-
-def test_an_archive_of_an_old_torch_is_refused_and_not_unpacked(tmp_path):
-    with tarfile.open(tmp_path / "a.pth", "w") as archive:
-        for name in ("storages", "tensors", "pickle"):
-            content = pickle.dumps(Payload(f"touch {tmp_path / 'ran'}"), protocol=2)
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    with pytest.raises(CheckpointError, match="is a tar archive"):
-        checkpoint.load(tmp_path / "a.pth")
-    assert not (tmp_path / "ran").exists()
+def test_a_file_that_wants_to_run_code_is_refused_and_not_run(tmp_path, kind):
+    asks = r"refused: it asks for '(posix|nt)\.system'"
+    said = {"program": "is a TorchScript program", "tar": "is a tar archive", "newer pickle": "nothing in it was run"}
+    path = write_hostile(kind, tmp_path / "a.pth")
+    with runs_nothing(tmp_path), pytest.raises(CheckpointError, match=said.get(kind, asks)):
+        checkpoint.load(path)
 
 
 def test_threads_do_not_take_the_stand_ins_from_each_other(tmp_path):

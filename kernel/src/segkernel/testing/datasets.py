@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from segkernel import image
 from segkernel.interfaces.data import Dataset, Sampler
 from segkernel.labels import IGNORE
 from segkernel.sample import LabelMap, MultiLabelMap, RasterField, Sample
-from segkernel.testing.core import CheckSkipped, Subject, check, require
+from segkernel.testing.core import Subject, check, require, skip_unless
 from segkernel.testing.transforms import sample as blocks
 
 LOOKED_AT = 3
 """How many samples each check reads."""
 
 
-@check("datasets", name="interface")
+@check("datasets", "samplers", name="interface")
 def interface(subject: Subject) -> None:
-    """It has the members of `segkernel.interfaces.data.Dataset`."""
-    require(isinstance(subject.build(), Dataset), "one of __len__, __getitem__, classes, palette is missing")
+    """It has the members of `segkernel.interfaces.data.Dataset`, or of `Sampler`."""
+    kind: Any = {"datasets": Dataset, "samplers": Sampler}[subject.group]
+    require(isinstance(subject.build(), kind), f"a member of segkernel.interfaces.data.{kind.__name__} is missing")
 
 
 @check("datasets", name="length")
@@ -56,14 +59,26 @@ def samples(subject: Subject) -> None:
         sample = dataset[index]
         require(isinstance(sample, Sample), f"sample {index} is a {type(sample).__name__}, not a Sample")
         require(sample.image.ndim == 3, f"image {index} has the shape {sample.image.shape}, not (H, W, C)")
-        require(
-            sample.image.dtype != np.float64, f"image {index} is float64; use uint8, or float32 where 8 bits are few"
-        )
+        wide = sample.image.dtype == np.float64
+        require(not wide, f"image {index} is float64; use uint8, or float32 where 8 bits are few")
         for name, field in sample.fields.items():
             if isinstance(field, RasterField):
                 same = field.array.shape[:2] == sample.size
                 require(same, f"field {name!r} of sample {index} is {field.array.shape[:2]}, the image {sample.size}")
         _check_labels(sample.get("seg"), len(dataset.classes), index)
+
+
+@check("datasets", name="colours")
+def colours(subject: Subject) -> None:
+    """Images have the colours of their files, ``meta["path"]``: red comes first."""
+    dataset = subject.build()
+    sample = dataset[0]
+    path = Path(str(sample.meta.get("path", "")))
+    picture = path.suffix.lower() in (".png", ".jpg", ".jpeg") and path.is_file()
+    skip_unless(picture, "its samples name no picture in meta['path']")
+    pixels = image.read(path)
+    swapped = np.array_equal(sample.image, pixels[..., ::-1]) and not np.array_equal(sample.image, pixels)
+    require(not swapped, f"the image is {path.name} with blue first: OpenCV reads BGR, use segkernel.image.read")
 
 
 @check("datasets", name="repeatable")
@@ -88,42 +103,27 @@ def pickles(subject: Subject) -> None:
     require(_same(_arrays(dataset[0]), _arrays(again[0])), "sample 0 of the copy is another")
 
 
-@check("samplers", name="interface")
-def sampler_interface(subject: Subject) -> None:
-    """It has the members of `segkernel.interfaces.data.Sampler`."""
-    require(isinstance(subject.build(), Sampler), "there is no method 'order'")
-
-
 @check("samplers", name="repeatable")
 def sampler_repeatable(subject: Subject) -> None:
     """An epoch has as many draws as there are samples, all among them, and the same ones each time it is asked for."""
-    drawn = subject.build()
+    drawn, both = subject.build(), _Blocks(map(blocks, range(12)))
+    both.datasets = _Blocks(both[:6]), _Blocks(both[6:])
     for epoch in (0, 1, 0):
-        first, second = (s.order(_Blocks(12), 7, epoch, 4) for s in (drawn, subject.build()))
+        first, second = (s.order(both, 7, epoch, 4) for s in (drawn, subject.build()))
         require(len(first) == 12, f"epoch {epoch} has {len(first)} draws of 12 samples")
         require(set(map(int, first)) <= set(range(12)), f"epoch {epoch} draws samples that are not there")
         require(list(first) == list(second), f"epoch {epoch} depends on something beside its arguments")
 
 
-class _Blocks:
-    """Samples to draw, of two data sets."""
+class _Blocks(list[Sample]):
+    """Samples to draw."""
 
     classes, palette = tuple("abcdefgh"), ((0, 0, 0),) * 8
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.datasets = [_Blocks(count // 2), _Blocks(count - count // 2)] if count == 12 else []
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Sample:
-        return blocks(index)
+    datasets: tuple[list[Sample], ...] = ()
 
 
 def _check_labels(field: Any, count: int, index: int) -> None:
-    if field is None:
-        raise CheckSkipped("no label map: a set without annotations")
+    skip_unless(field is not None, "no label map: a set without annotations")
     require(isinstance(field, LabelMap), f"field 'seg' of sample {index} is a {type(field).__name__}, not a LabelMap")
     require(field.array.dtype == np.uint8, f"the label map of sample {index} is {field.array.dtype}, not uint8")
     fits = field.array.shape[2:] == ((count,) if isinstance(field, MultiLabelMap) else ())

@@ -6,6 +6,7 @@ import copy
 import os
 import socket
 import time
+from collections import Counter
 from typing import Any
 
 import torch
@@ -13,11 +14,14 @@ from torch import multiprocessing
 
 from segkernel.inference import Preprocessor
 from segkernel.interfaces.model import Engine
-from segkernel.testing.core import CheckSkipped, Subject, check, require
+from segkernel.signature import signature
+from segkernel.testing.core import Subject, check, require, skip_unless
 from segkernel.testing.toys import ToySegmentor, toy_batch
 
 STEPS = 20
 RANKS = 2
+BOTH = {"gather": [0, 1], "agree": "of 0", "any": [True, False], "sum": {"both": 4.0, "one": 5.0}, "merge": {"seen": 3}}
+"""What two ranks get from what all ranks do together."""
 PATIENCE = 180
 """Seconds after which two processes are taken to wait for each other for ever."""
 
@@ -83,15 +87,11 @@ def two_processes(subject: Subject) -> None:
     """Two processes agree, and end where one ends that sees both their batches; those of one process are left out."""
     require(_run_ranks(subject), f"two processes have not ended after {PATIENCE} s: do they wait for each other?")
     first, second = (torch.load(subject.folder / f"{rank}.pt") for rank in range(RANKS))
-    if first["world_size"] == 1:
-        raise CheckSkipped("it runs as one process, whatever RANK and WORLD_SIZE say")
+    skip_unless(first["world_size"] != 1, "it runs as one process, whatever RANK and WORLD_SIZE say")
     require((first["rank"], second["rank"]) == (0, 1), f"its ranks are {first['rank']} and {second['rank']}")
     for found in (first, second):
-        require(found["gather"] == [0, 1], f"gather returned {found['gather']} for the values 0 and 1")
-        require(found["agree"] == "of 0", f"agree returned {found['agree']!r}, not the value of rank 0")
-        require(found["any"] == [True, False], "any is wrong about a flag of rank 1, or of none")
-        require(found["sum"] == {"both": 4.0, "one": 5.0}, f"sum returned {found['sum']}")
-        require(found["merge"] == {"seen": 3.0}, f"merge returned a metric with {found['merge']}")
+        for name, value in BOTH.items():
+            require(found[name] == value, f"{name} gives {found[name]}, not {value}")
     expected, reference = _parts()
     for step in range(STEPS):
         _reference_step(expected, reference, step, RANKS)
@@ -126,7 +126,7 @@ def _rank(rank: int, subject: Subject, port: int) -> None:
         found["agree"] = engine.agree(f"of {rank}")
         found["any"] = [engine.any(rank == 1), engine.any(False)]
         found["sum"] = engine.sum({"both": [1.0 + rank], "one": [5.0]} if rank == 0 else {"both": [1.0, 2.0]})
-        found["merge"] = engine.merge(_Counter(rank + 1)).compute()
+        found["merge"] = dict(engine.merge(_Seen(seen=rank + 1)))
         engine.barrier()
         for step in range(STEPS):
             engine.train_step([toy_batch(2 * RANKS * step + RANKS * micro + rank) for micro in range(2)])
@@ -137,36 +137,24 @@ def _rank(rank: int, subject: Subject, port: int) -> None:
     torch.save(found, subject.folder / f"{rank}.pt")
 
 
-class _Counter:
+class _Seen(Counter[str]):
     """The smallest metric."""
 
-    def __init__(self, seen: int) -> None:
-        self.seen = seen
-
-    def merge(self, other: _Counter) -> None:
-        self.seen += other.seen
-
-    def compute(self) -> dict[str, float]:
-        return {"seen": float(self.seen)}
+    merge, compute = Counter.update, Counter.copy
 
 
 def _build(subject: Subject) -> Any:
-    from segkernel.signature import signature
-
     return subject.build(**({"device": "cpu"} if "device" in signature(subject.target) else {}))
 
 
-def _parts(state: dict[str, Any] | None = None) -> tuple[Any, torch.optim.Optimizer]:
+def _parts() -> tuple[Any, torch.optim.Optimizer]:
     torch.manual_seed(0)
     model = ToySegmentor()
-    if state is not None:
-        model.load_state_dict(state)
     return model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
 
 
-def _prepared(subject: Subject, state: dict[str, Any] | None = None) -> tuple[Any, Any, Any]:
-    engine = _build(subject)
-    model, optimizer = _parts(state)
+def _prepared(subject: Subject) -> tuple[Any, Any, Any]:
+    engine, (model, optimizer) = _build(subject), _parts()
     engine.prepare_model(model.train(), Preprocessor().train())
     return engine, model, engine.prepare_optimizer(optimizer)
 
@@ -186,9 +174,8 @@ def _reference_step(model: Any, optimizer: torch.optim.Optimizer, step: int, ran
 
 
 def _require_equal(state: dict[str, Any], expected: dict[str, Any], when: str, tolerance: float = 0.0) -> None:
-    require(
-        state.keys() == expected.keys(), f"{when} the state has other keys: {sorted(state.keys() ^ expected.keys())}"
-    )
+    other = sorted(state.keys() ^ expected.keys())
+    require(not other, f"{when} the state has other keys: {other}")
     for name, value in expected.items():
         worst = float((state[name].cpu() - value.cpu()).abs().max())
         require(worst <= tolerance, f"{when} {name} differs by {worst:.1e}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from segkernel.errors import ExportError
 from segkernel.interfaces.model import Exporter, Segmentor
@@ -24,13 +25,13 @@ def interface(subject: Subject) -> None:
 
 @check("exporters", name="round-trip")
 def round_trip(subject: Subject) -> None:
-    """An exported file, loaded back on the processor, predicts what the model predicts, at an odd size."""
+    """A file of a model that was left in training mode predicts what the model does in eval mode, at an odd size."""
     model, path, example = _export(subject)
     loaded = subject.build().load(path, "cpu")
     require(isinstance(loaded, Segmentor), f"load() returned a {type(loaded).__name__}, not a Segmentor")
     require(set(loaded.outputs) == set(model.outputs), f"outputs are {sorted(loaded.outputs)}")
     with torch.no_grad():
-        expected, found = model.predict(example)["seg"], loaded.predict(example)["seg"]
+        expected, found = model.eval().predict(example)["seg"], loaded.predict(example)["seg"]
     require(found.shape == expected.shape, f"logits have the shape {tuple(found.shape)}, not {tuple(expected.shape)}")
     worst = float((found - expected).abs().max())
     require(worst < 1e-3, f"logits differ by {worst:.1e}")
@@ -40,9 +41,9 @@ def round_trip(subject: Subject) -> None:
 def missing_file(subject: Subject) -> None:
     """A file that is not there, or is no model, is an `ExportError`."""
     exporter = subject.build()
-    rubbish = subject.folder / f"rubbish{exporter.suffix}"
+    missing, rubbish = (subject.folder / f"{name}{exporter.suffix}" for name in ("none", "rubbish"))
     rubbish.write_bytes(b"no model")
-    for path in (subject.folder / f"none{exporter.suffix}", rubbish):
+    for path in (missing, rubbish):
         try:
             exporter.load(path)
         except ExportError:
@@ -52,7 +53,8 @@ def missing_file(subject: Subject) -> None:
 
 def _export(subject: Subject) -> tuple[ToySegmentor, Path, torch.Tensor]:
     torch.manual_seed(0)
-    model = ToySegmentor().eval()
+    model = ToySegmentor().train()
+    model.backbone.stages[0].extend([nn.BatchNorm2d(8), nn.Dropout(0.5)])  # which work otherwise in training
     exporter = subject.build()
     path = subject.folder / f"toy{exporter.suffix}"
     example = torch.randn(1, 3, 65, 97, generator=torch.Generator().manual_seed(1))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import numbers
+from collections.abc import Mapping
+from typing import Any
 
 import pluggy
 
 from segkernel import hookspecs
-from segkernel.testing.core import CheckSkipped, Subject, check, require
+from segkernel.errors import did_you_mean
+from segkernel.testing.core import Subject, check, require, skip_unless
 
 
 @check("hooks", name="moments")
@@ -17,7 +21,11 @@ def moments(subject: Subject) -> None:
     manager.add_hookspecs(hookspecs.Moments)
     hook = subject.build()
     manager.register(hook)  # raises when an argument is unknown
-    manager.check_pending()
+    moments = vars(hookspecs.Moments).keys()
+    for name in set(dir(hook)) - moments:
+        near = ", ".join(did_you_mean(name, moments)) or "see segkernel.hookspecs"
+        marked = manager.parse_hookimpl_opts(hook, name) is not None
+        require(not marked, f"there is no moment {name!r}; did you mean {near}?")
     require(manager.get_hookcallers(hook), "no method is marked with segkernel.hookspecs.hookimpl")
 
 
@@ -30,11 +38,21 @@ def priority(subject: Subject) -> None:
 
 @check("hooks", name="state")
 def state(subject: Subject) -> None:
-    """A second instance that loads the state has it."""
-    first, second = subject.build(), subject.build()
-    if not hasattr(first, "state_dict"):
-        raise CheckSkipped("keeps no state")
+    """An instance that loads a state has it: the one it starts with, and one whose numbers are others."""
+    first = subject.build()
+    skip_unless(hasattr(first, "state_dict"), "keeps no state")
     require(hasattr(first, "load_state_dict"), "state_dict without load_state_dict")
-    saved = first.state_dict()
-    second.load_state_dict(saved)
-    require(second.state_dict() == saved, f"loaded {saved}, has {second.state_dict()}")
+    for saved in (first.state_dict(), _later(first.state_dict())):
+        second = subject.build()
+        second.load_state_dict(copy.deepcopy(saved))
+        require(str(second.state_dict()) == str(saved), f"loaded {saved}, has {second.state_dict()}")
+
+
+def _later(state: Any) -> Any:
+    """Return a state as it may be later in a run: every number is greater by one."""
+    if isinstance(state, Mapping):
+        return {name: _later(value) for name, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(_later(value) for value in state)
+    is_number = isinstance(state, numbers.Number) or hasattr(state, "dtype")
+    return state + 1 if is_number and not isinstance(state, bool) else state

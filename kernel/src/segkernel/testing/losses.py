@@ -9,7 +9,8 @@ from torch import Tensor
 
 from segkernel.interfaces.model import Loss
 from segkernel.labels import IGNORE
-from segkernel.testing.core import CheckSkipped, Subject, check, require
+from segkernel.signature import signature
+from segkernel.testing.core import Subject, check, require, skip_unless
 
 
 @check("losses", name="interface")
@@ -17,10 +18,8 @@ def interface(subject: Subject) -> None:
     """It is a `segkernel.interfaces.model.Loss` with a name that counts as a loss."""
     loss = subject.build()
     require(isinstance(loss, Loss), "it does not build a segkernel.interfaces.model.Loss")
-    require(
-        "loss" in getattr(loss, "name", ""),
-        f"its name is {getattr(loss, 'name', None)!r}; only names with 'loss' are summed",
-    )
+    name = getattr(loss, "name", "")
+    require("loss" in name, f"its name is {name!r}; only names with 'loss' are summed")
 
 
 @check("losses", name="scalar")
@@ -39,13 +38,37 @@ def ignored_pixels(subject: Subject) -> None:
     """What the logits say at ignored pixels does not count."""
     loss = subject.build()
     logits, labels = _inputs(subject)
-    other = torch.where(
-        (labels == IGNORE).unsqueeze(1), logits.detach() + 3.0 * torch.rand_like(logits), logits.detach()
-    )
-    before, after = loss(logits.detach(), labels), loss(other, labels)
-    require(
-        torch.allclose(before, after), f"logits at ignored pixels changed the loss from {before:.6f} to {after:.6f}"
-    )
+    other = logits.detach() + 3.0 * torch.rand_like(logits) * (labels == IGNORE).unsqueeze(1)
+    _require_same(loss(logits.detach(), labels), loss(other, labels), "with other logits at ignored pixels")
+
+
+@check("losses", name="ignore-index")
+def ignore_index(subject: Subject) -> None:
+    """Which value is ignored is what ``ignore_index`` says."""
+    loss = subject.build()
+    logits, labels = _inputs(subject)
+    usual, other = loss(logits, labels), loss(logits, labels.where(labels != IGNORE, 77), ignore_index=77)
+    _require_same(usual, other, f"with 77 in place of {IGNORE}, and ignore_index=77,")
+
+
+@check("losses", name="pixel-weights")
+def pixel_weights(subject: Subject) -> None:
+    """Pixels of ``weight`` 0 do not count."""
+    loss = subject.build()
+    logits, labels = _inputs(subject)
+    weight = (torch.arange(labels.shape[-1]) % 2).expand(labels.shape).to(logits.dtype)
+    other = logits.detach() + 3.0 * torch.rand_like(logits) * (1 - weight).unsqueeze(1)
+    before, after = loss(logits.detach(), labels, weight=weight), loss(other, labels, weight=weight)
+    _require_same(before, after, "with other logits where the weight is 0")
+
+
+@check("losses", name="loss-weight")
+def loss_weight(subject: Subject) -> None:
+    """``loss_weight``, where there is one, is a factor of the result."""
+    skip_unless("loss_weight" in signature(subject.target), "no argument loss_weight")
+    inputs = _inputs(subject)
+    once, thrice = (subject.build(loss_weight=factor)(*inputs) for factor in (1.0, 3.0))
+    _require_same(3 * once, thrice, "with a loss_weight of 3")
 
 
 @check("losses", name="all-ignored")
@@ -63,8 +86,7 @@ def all_ignored(subject: Subject) -> None:
 def stride(subject: Subject) -> None:
     """A loss that is ``at_stride`` takes logits at a quarter of the labels' size, and ``align_corners``."""
     loss = subject.build()
-    if not loss.at_stride:
-        raise CheckSkipped("takes logits at the labels' size")
+    skip_unless(loss.at_stride, "takes logits at the labels' size")
     logits, _ = _inputs(subject, size=(4, 5))
     _, labels = _inputs(subject)
     for align_corners in (False, True):
@@ -82,9 +104,11 @@ def gradient(subject: Subject) -> None:
     require(torch.autograd.gradcheck(lambda value: loss(value, labels), (logits,)), "gradcheck fails")
 
 
-def _inputs(
-    subject: Subject, size: tuple[int, int] = (16, 17), dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, Any]:
+def _require_same(expected: Tensor, found: Tensor, when: str) -> None:
+    require(torch.allclose(expected, found), f"{when} the loss is {found.tolist()}, not {expected.tolist()}")
+
+
+def _inputs(subject: Subject, size: tuple[int, int] = (16, 17), dtype: Any = torch.float32) -> tuple[Tensor, Any]:
     classes = int(subject.inputs.get("num_classes", 4))
     channels = int(subject.inputs.get("out_channels", classes))
     generator = torch.Generator().manual_seed(0)

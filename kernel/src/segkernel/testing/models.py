@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from segkernel.interfaces.model import Backbone, CascadeHead, Head, Neck, PixelMap, Segmentor
 from segkernel.labels import IGNORE
 from segkernel.sample import Targets
-from segkernel.testing.core import CheckSkipped, Subject, check, require
+from segkernel.signature import signature
+from segkernel.testing.core import Subject, check, require, skip_unless
 from segkernel.testing.transforms import random_state
 
 KINDS: dict[str, type[nn.Module]] = {"backbones": Backbone, "necks": Neck, "heads": Head, "segmentors": Segmentor}
@@ -45,10 +46,10 @@ class Probe:
         return self.module.loss(*self.inputs, self.targets())
 
 
-def probe(subject: Subject, size: Size | None = None, **more: Any) -> Probe:
-    """Build the subject and its inputs, the same ones every time."""
+def probe(subject: Subject, size: Size | None = None, seed: int = 0, **more: Any) -> Probe:
+    """Build the subject, whose random values ``seed`` decides, and its inputs, the same ones every time."""
     size = size or tuple(subject.inputs.get("size", (64, 64)))
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     module = subject.build(**more).eval()
     if subject.group in ("backbones", "segmentors"):
         channels = {"in_channels": subject.inputs.get("channels", 3), **subject.arguments, **more}["in_channels"]
@@ -56,9 +57,8 @@ def probe(subject: Subject, size: Size | None = None, **more: Any) -> Probe:
     generator = _generator(1)
     if "make" in subject.inputs:
         return Probe(module, (subject.inputs["make"](module, size, generator),), size)
-    features = [
-        torch.randn(BATCH, c, *_cells(size, stride), generator=generator) for c, stride in _maps(subject, module)
-    ]
+    shapes = [(channels, *_cells(size, stride)) for channels, stride in _maps(subject, module)]
+    features = [torch.randn(BATCH, *shape, generator=generator) for shape in shapes]
     if not isinstance(module, CascadeHead):
         return Probe(module, (features,), size)
     previous = torch.randn(BATCH, _classes(module), *features[0].shape[-2:], generator=generator)
@@ -67,9 +67,12 @@ def probe(subject: Subject, size: Size | None = None, **more: Any) -> Probe:
 
 @check(*KINDS, name="interface")
 def interface(subject: Subject) -> None:
-    """It is of the base class of its kind."""
-    kind = KINDS[subject.group]
-    require(isinstance(subject.build(), kind), f"it does not build a segkernel.interfaces.model.{kind.__name__}")
+    """It is of the base class of its kind, in single precision."""
+    kind, module = KINDS[subject.group], subject.build()
+    require(isinstance(module, kind), f"it does not build a segkernel.interfaces.model.{kind.__name__}")
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    double = [name for name, value in tensors if value.dtype == torch.float64]
+    require(not double, f"float64, which no other layer takes: {', '.join(double[:4])}; make it with .float()")
 
 
 @check("backbones", name="outputs")
@@ -86,19 +89,10 @@ def backbone_order(subject: Subject) -> None:
     require(list(strides) == sorted(strides), f"strides are {strides}")
 
 
-@check("backbones", name="odd-size")
-def backbone_odd_size(subject: Subject) -> None:
-    """The same for 65 x 97 pixels."""
-    _check_maps(probe(subject, (65, 97)))
-
-
 @check("backbones", name="in-channels")
 def backbone_in_channels(subject: Subject) -> None:
     """Images of 1, 3 and 4 channels can be asked for."""
-    from segkernel.signature import signature
-
-    if "in_channels" not in signature(subject.target):
-        raise CheckSkipped("no argument in_channels")
+    skip_unless("in_channels" in signature(subject.target), "no argument in_channels")
     for channels in (1, 3, 4):
         _check_maps(probe(subject, in_channels=channels))
 
@@ -116,8 +110,8 @@ def head_classes(subject: Subject) -> None:
     for classes in (1, 2, 19):
         case = probe(subject, num_classes=classes)
         (logits,) = case()
-        require(logits.ndim == 4, f"logits have the shape {tuple(logits.shape)}, not (N, K, h, w)")
-        require(logits.shape[1] == classes, f"num_classes={classes} gives {logits.shape[1]} channels")
+        fits = logits.ndim == 4 and logits.shape[1] == classes
+        require(fits, f"logits have the shape {tuple(logits.shape)}, not (N, {classes}, h, w)")
         require(case.module.output.out_channels == classes, f"num_classes={classes} gives {case.module.output}")
 
 
@@ -138,12 +132,34 @@ def segmentor_outputs(subject: Subject) -> None:
             require(found[:2] == (BATCH, expected), f"{name!r} has the shape {found}, not (N, {expected}, ...)")
     if isinstance(outputs["seg"], PixelMap):
         require(logits.shape[1] == outputs["seg"].out_channels, f"forward gives {logits.shape[1]} channels")
+    defaults = {name: parameter.default for name, parameter in signature(subject.target).items()}
+    asked, classes = {**defaults, **subject.arguments}.get("num_classes"), outputs["seg"].classes
+    require(asked in (None, classes), f"num_classes={asked}, but the output 'seg' has {classes} classes")
 
 
-@check("necks", "heads", "segmentors", name="odd-size")
+@check("heads", "segmentors", name="logits")
+@torch.no_grad()
+def logits(subject: Subject) -> None:
+    """``predict`` gives logits: what activates them comes later, once."""
+    case = probe(subject)
+    predicted = case.module.predict(*case.inputs)
+    for name, output in _outputs(case.module).items():
+        if getattr(output, "activation", None) not in ("softmax", "sigmoid"):
+            continue
+        values = predicted if isinstance(case.module, Head) else predicted[name]
+        in_range = bool((values >= 0).all() and (values <= 1).all())
+        sums_to_one = values.shape[1] > 1 and bool(values.logsumexp(1).abs().max() < 1e-4)
+        said = f"{name!r} is normalised already: predict gives logits, and {output.activation} comes later"
+        require(not in_range and not sums_to_one, said)
+
+
+@check(*KINDS, name="odd-size")
 def odd_size(subject: Subject) -> None:
     """Images of 65 x 97 pixels pass."""
-    for value in probe(subject, (65, 97))():
+    case = probe(subject, (65, 97))
+    if isinstance(case.module, Backbone):
+        _check_maps(case)
+    for value in case():
         require(torch.isfinite(value).all(), "outputs are not finite")
 
 
@@ -156,6 +172,20 @@ def loss(subject: Subject) -> None:
         require(value.numel() == 1, f"{name!r} has the shape {tuple(value.shape)}, not a scalar")
         require(torch.isfinite(value).all(), f"{name!r} is {value.item()}")
     require(any("loss" in name for name in losses), f"no key holds 'loss': {sorted(losses)}")
+
+
+@check("heads", "segmentors", name="all-ignored")
+def all_ignored(subject: Subject) -> None:
+    """A batch without any label has a loss of zero."""
+    case = probe(subject)
+    activation = getattr(_outputs(case.module)["seg"], "activation", "none")
+    skip_unless(activation != "none", "its output is no map of class logits")
+    targets = case.targets()
+    targets["seg"].fill_(IGNORE)
+    case.module.train()
+    losses = case.module.loss(*case.inputs, targets)
+    counted = {name: value.item() for name, value in losses.items() if "loss" in name and value != 0}
+    require(not counted, f"with every pixel {IGNORE}, to be ignored, the losses are {counted}, not 0")
 
 
 @check("heads", "segmentors", name="one-pass")
@@ -196,13 +226,17 @@ def batch_independent(subject: Subject) -> None:
 
 @check(*KINDS, name="gradients")
 def gradients(subject: Subject) -> None:
-    """A training step reaches every trainable parameter (distributed training hangs otherwise)."""
+    """A training step reaches every trainable parameter (distributed training hangs otherwise), and nothing else."""
     case = probe(subject)
     if subject.group in ("heads", "segmentors"):
         total = sum(value for name, value in case.losses().items() if "loss" in name)
     else:
         case.module.train()
         total = sum(value.square().mean() for value in case())
+    known = {id(parameter) for parameter in case.module.parameters()}
+    stray = [tuple(leaf.shape) for leaf in _leaves(total) if id(leaf) not in known]
+    hint = "neither saved nor moved nor trained; is a list of modules no nn.ModuleList?"
+    require(not stray, f"it holds {len(stray)} parameters that are not registered, {hint} Shapes: {stray[:4]}")
     total.backward()  # type: ignore[union-attr]
     without = [name for name, p in case.module.named_parameters() if p.requires_grad and p.grad is None]
     require(not without, f"{len(without)} parameters get no gradient: {', '.join(without[:4])}")
@@ -210,11 +244,14 @@ def gradients(subject: Subject) -> None:
 
 @check(*KINDS, name="state-dict")
 def state_dict(subject: Subject) -> None:
-    """A second instance that loads the state, strictly, gives the same output."""
-    first, second = probe(subject), probe(subject)
+    """A second instance, of other random values, that loads the state after a step gives the same output."""
+    first, second = probe(subject), probe(subject, seed=1)
     with torch.no_grad():
         for parameter in second.module.parameters():
             parameter.add_(1.0)
+        first.module.train()
+        first()
+        first.module.eval()
     second.module.load_state_dict(first.module.state_dict(), strict=True)
     require(_equal(first(), second()), "outputs differ after load_state_dict: something is kept outside the state")
 
@@ -235,8 +272,7 @@ def no_random(subject: Subject) -> None:
     case = probe(subject)
     before = random_state(), torch.get_rng_state().tolist()
     case()
-    after = random_state(), torch.get_rng_state().tolist()
-    require(before == after, "a random number was drawn in eval mode")
+    require(before == (random_state(), torch.get_rng_state().tolist()), "a random number was drawn in eval mode")
 
 
 @check(*KINDS, name="input-kept")
@@ -280,9 +316,8 @@ def _maps(subject: Subject, module: nn.Module) -> list[tuple[int, int]]:
     if "features" in subject.inputs:
         return [tuple(pair) for pair in subject.inputs["features"]]
     channels = subject.arguments.get("in_channels", getattr(module, "in_channels", None))
-    require(
-        channels is not None, "no argument in_channels: declare conformance_inputs = {'features': [(channels, stride)]}"
-    )
+    said = "no argument in_channels: declare conformance_inputs = {'features': [(channels, stride)]}"
+    require(channels is not None, said)
     if isinstance(channels, int):
         index = getattr(module, "in_index", -1)
         return [(channels, 8)] * (index + 1 if isinstance(index, int) and index > 0 else 1)
@@ -294,9 +329,25 @@ def _maps(subject: Subject, module: nn.Module) -> list[tuple[int, int]]:
     return maps
 
 
+def _leaves(total: Any) -> list[Tensor]:
+    """Return what a result can be differentiated by."""
+    seen, waiting, leaves = set(), [total.grad_fn], []
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            leaves += [node.variable] if hasattr(node, "variable") else []
+            waiting += [parent for parent, _ in node.next_functions]
+    return leaves
+
+
 def _classes(module: Any) -> int:
     outputs = getattr(module, "outputs", None)
     return max(outputs["seg"].classes, 1) if outputs else int(getattr(module, "num_classes", 4))
+
+
+def _outputs(module: Any) -> Mapping[str, Any]:
+    return {"seg": module.output} if isinstance(module, Head) else module.outputs
 
 
 def _cells(size: Size, stride: int) -> Size:

@@ -14,9 +14,8 @@ OPTION = "--segkernel-conformance"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option; it may be given several times."""
-    parser.getgroup("segkernel").addoption(
-        OPTION, action="append", default=[], metavar="DIST", help="check every component of this installed distribution"
-    )
+    text = "check every component of this installed distribution"
+    parser.getgroup("segkernel").addoption(OPTION, action="append", default=[], metavar="DIST", help=text)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import inspect
+import io
+import sys
 from typing import Any, get_args, get_origin
+from unittest import mock
 
 from segkernel.signature import UNPACK, Unresolved, annotations_of, signature
 from segkernel.testing.core import Subject, check, require
@@ -12,6 +17,8 @@ COMPONENTS = (
     *("backbones", "necks", "heads", "segmentors", "losses", "layers", "parts", "datasets", "transforms", "metrics"),
     *("engines", "hooks", "exporters", "optimizers", "schedules"),
 )
+
+LOADERS = ("torch.load", "torch.hub.load_state_dict_from_url", "urllib.request.urlopen")
 
 _ROOTS = ("builtins", "typing", "typing_extensions", "torch.nn.modules.module")  # constructors that take nothing
 
@@ -46,16 +53,12 @@ def forwarded_arguments(subject: Subject) -> None:
         annotation = parameter.annotation
         require(name in theirs or name in theirs.fixed, f"{forwarded.__name__} has {name!r}, {receiver.__name__} not")
         expected = theirs[name].annotation if name in theirs else annotation
-        require(
-            annotation == expected,
-            f"{name!r} is {annotation} in {forwarded.__name__}, {expected} in {receiver.__name__}",
-        )
+        said = f"{name!r} is {annotation} in {forwarded.__name__}, {expected} in {receiver.__name__}"
+        require(annotation == expected, said)
     own = {parameter.name for parameter in _parameters(subject.target)} | set(signature(subject.target).fixed)
     lost = sorted(set(theirs) - set(keys) - own)
-    require(
-        not lost,
-        f"{receiver.__name__} takes {', '.join(lost)}; {forwarded.__name__} and fixed_arguments leave them out",
-    )
+    said = f"{receiver.__name__} takes {', '.join(lost)}; {forwarded.__name__} and fixed_arguments leave them out"
+    require(not lost, said)
 
 
 @check(*COMPONENTS, name="plain-defaults", example=False)
@@ -74,8 +77,29 @@ def documented(subject: Subject) -> None:
 
 @check(*COMPONENTS[:-2], name="constructs")
 def constructs(subject: Subject) -> None:
-    """It can be built from its example."""
-    require(subject.build() is not None, "nothing was built")
+    """It can be built from its example; meanwhile it prints nothing and loads no weights."""
+    annotation = getattr(signature(subject.target).get("pretrained"), "annotation", None)
+    more = {"pretrained": "no_such_file.pth"} if "str" in str(annotation) else {}
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.ExitStack() as stack:
+        watched = LOADERS if "torch" in sys.modules else ()
+        loaders = {name: stack.enter_context(mock.patch(name, side_effect=OSError("no weights"))) for name in watched}
+        with contextlib.suppress(OSError):
+            require(subject.build(**more) is not None, "nothing was built")
+    called = [name for name, loader in loaders.items() if loader.called]
+    require(not called, f"its constructor calls {', '.join(called)}; give it 'pretrained', which the runner loads")
+    require(not printed.getvalue(), f"its constructor prints {printed.getvalue().strip()[:60]!r}; use logging")
+
+
+@check(*COMPONENTS[:-2], name="own-defaults")
+def own_defaults(subject: Subject) -> None:
+    """Building changes no list, dict or set that is the default of an argument, and keeps none to be filled."""
+    mutable = {p.name: p.default for p in _parameters(subject.target) if isinstance(p.default, (list, dict, set))}
+    before = copy.deepcopy(mutable)
+    values = [id(value) for value in getattr(subject.build(), "__dict__", {}).values()]
+    changed = [name for name, default in mutable.items() if default != before[name]]
+    kept = [name for name, default in mutable.items() if not default and id(default) in values]
+    require(not changed, f"building it changes the default of {', '.join(changed)}: the next one gets another")
+    require(not kept, f"it keeps the default of {', '.join(kept)}, empty and shared by all instances: copy it")
 
 
 def _owner(target: Any) -> Any:

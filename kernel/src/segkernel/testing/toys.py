@@ -5,7 +5,7 @@ In an example: ``{"type": "segkernel.testing.toys:ToyBackbone"}``.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,31 +36,10 @@ class ToyBackbone(Backbone):
             in_channels = width
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        maps = []
+        maps = [images]
         for stage in self.stages:
-            images = stage(images)
-            maps.append(images)
-        return tuple(maps)
-
-
-class ToyTokenBackbone(Backbone):
-    """Two pairs of a map at stride 16 and a token (N, C), as a transformer with a class token gives them.
-
-    Args:
-        in_channels: Of the images.
-        channels: C.
-    """
-
-    def __init__(self, in_channels: int = 3, channels: int = 8) -> None:
-        super().__init__()
-        self.channels, self.strides = (channels, channels), (16, 16)
-        self.patches = nn.Conv2d(in_channels, channels, 16, 16)
-        self.mix = nn.Conv2d(channels, channels, 1)
-
-    def forward(self, images: Tensor) -> tuple[Any, ...]:
-        first = self.patches(images)
-        second = self.mix(first).relu()
-        return (first, first.mean((2, 3))), (second, second.mean((2, 3)))
+            maps.append(stage(maps[-1]))
+        return tuple(maps[1:])
 
 
 class ToyHead(Head):
@@ -85,7 +64,8 @@ class ToyHead(Head):
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
         labels = targets["seg"]
         logits = resize(self(features), size=labels.shape[-2:], mode="bilinear", align_corners=False)
-        return {"loss_ce": cross_entropy(logits, labels, ignore_index=IGNORE)}
+        total = cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+        return {"loss_ce": total / (labels != IGNORE).sum().clamp(min=1)}
 
 
 class ToySegmentor(Segmentor):

@@ -31,6 +31,7 @@ class HuasdorffDisstanceLoss(Loss):
 
     conformance_exceptions: ClassVar[dict[str, str]] = {
         "ignored-pixels": "MMSegmentation takes ignored pixels for background; a pixel weight of 0 leaves them out",
+        "pixel-weights": "the border that a pixel is compared with may lie where the weight is 0",
         "all-ignored": "MMSegmentation takes an unlabelled batch for background: whatever else is predicted is wrong",
     }
 

@@ -27,7 +27,8 @@ class SiLogLoss(Loss):
     """
 
     conformance_exceptions: ClassVar[dict[str, str]] = {
-        "scalar": _DEPTH, "ignored-pixels": _DEPTH, "all-ignored": _DEPTH, "gradient": _DEPTH
+        "scalar": _DEPTH, "ignored-pixels": _DEPTH, "ignore-index": _DEPTH, "pixel-weights": _DEPTH,
+        "loss-weight": _DEPTH, "all-ignored": _DEPTH, "gradient": _DEPTH
     }  # fmt: skip
 
     def __init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Backbone, Segmentor, TestConfig
@@ -34,7 +34,7 @@ class MultimodalEncoderDecoder(Segmentor):
     """
 
     conformance: ClassVar = {
-        "image_encoder": {"type": "segkernel.testing.toys:ToyTokenBackbone"},
+        "image_encoder": {"type": "segplug_heads.segmentors.multimodal_encoder_decoder:ToyTokenBackbone"},
         "text_encoder": {
             "type": "CLIPTextEncoder",
             "vocabulary": ["cat", "dog", "tree", "house"],
@@ -95,3 +95,23 @@ class MultimodalEncoderDecoder(Segmentor):
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
         return {"seg": self.decode_head.predict(self.extract_feat(images), (images.shape[2], images.shape[3]))}
+
+
+class ToyTokenBackbone(Backbone):
+    """Two pairs of a map at stride 16 and a token (N, C), as a transformer with a class token gives them; for the kit.
+
+    Args:
+        in_channels: Of the images.
+        channels: C.
+    """
+
+    def __init__(self, in_channels: int = 3, channels: int = 8) -> None:
+        super().__init__()
+        self.channels, self.strides = (channels, channels), (16, 16)
+        self.patches = nn.Conv2d(in_channels, channels, 16, 16)
+        self.mix = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, images: Tensor) -> tuple[Any, ...]:
+        first = self.patches(images)
+        second = self.mix(first).relu()
+        return (first, first.mean((2, 3))), (second, second.mean((2, 3)))
