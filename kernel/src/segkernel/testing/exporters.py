@@ -54,7 +54,8 @@ def missing_file(subject: Subject) -> None:
 def _export(subject: Subject) -> tuple[ToySegmentor, Path, torch.Tensor]:
     torch.manual_seed(0)
     model = ToySegmentor().train()
-    model.backbone.stages[0].extend([nn.BatchNorm2d(8), nn.Dropout(0.5)])  # which work otherwise in training
+    # Layers that work otherwise in training.
+    model.backbone.stages[0] = nn.Sequential(*model.backbone.stages[0:1], nn.BatchNorm2d(8), nn.Dropout(0.5))
     exporter = subject.build()
     path = subject.folder / f"toy{exporter.suffix}"
     example = torch.randn(1, 3, 65, 97, generator=torch.Generator().manual_seed(1))
