@@ -13,10 +13,10 @@ from segkernel.config import Config, load_config
 from segkernel.errors import ConfigError
 from segkernel.experiment import make_runner
 from segkernel.inference import infer
-from segkernel.interfaces.model import PixelValues
 from segkernel.predictor import Predictor
 from segplug_datasets import image
 from segplug_datasets.nyu import NYUDataset
+from segplug_heads.outputs import PixelValues
 
 
 def config(root: Path, **model: Any) -> Config:

@@ -14,7 +14,7 @@ from segkernel import Evaluation
 from segkernel.data import Loader
 from segkernel.errors import UntrustedError, UsageError
 from segkernel.inference import Preprocessor, infer, predict_batch
-from segkernel.interfaces.model import Output, PixelClasses, PixelValues, Segmentor, output_of
+from segkernel.interfaces.model import Output, PixelClasses, Segmentor, output_of
 from segkernel.sample import ObjectField, Sample, collate
 
 
@@ -152,8 +152,8 @@ def test_fields_that_are_mappings_move_with_their_prediction() -> None:
     assert first.to("meta")["seg"]["boxes"].is_meta
 
 
-@pytest.mark.parametrize("output", [PixelClasses(3, 3, align_corners=True), PixelValues(2)])
-def test_an_output_comes_back_from_its_config(output: Output) -> None:
+def test_an_output_comes_back_from_its_config() -> None:
+    output = PixelClasses(3, 3, align_corners=True)
     assert output_of(output.config()) == output
 
 
@@ -167,9 +167,3 @@ def test_outputs_in_files_before_0_3_were_maps_of_classes() -> None:
 def test_a_file_cannot_name_an_import_path() -> None:
     with pytest.raises(UntrustedError, match="import path os:system"):
         output_of({"type": "os:system"})
-
-
-def test_numbers_of_one_channel_are_a_map_and_of_several_a_stack() -> None:
-    raw = torch.rand(1, 2, 4, 5)
-    assert PixelValues().decode(raw[:, :1]).shape == (4, 5)
-    assert torch.equal(PixelValues(2).decode(raw), raw[0])

@@ -16,19 +16,6 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt, MaxLen, MinLen, MultipleOf, Predicate
 
-__all__ = [
-    "FileName",
-    "NonNegative",
-    "NonNegativeInt",
-    "OddInt",
-    "Positive",
-    "PositiveInt",
-    "Probability",
-    "Range",
-    "breaks",
-    "words",
-]
-
 
 def odd(value: int) -> bool:
     """Whether a number of pixels has a middle."""

@@ -21,7 +21,6 @@ from segkernel.geometry import Size
 from segkernel.interfaces.output import Output as Output
 from segkernel.interfaces.output import PixelClasses as PixelClasses
 from segkernel.interfaces.output import PixelMap as PixelMap
-from segkernel.interfaces.output import PixelValues as PixelValues
 from segkernel.interfaces.output import output_of as output_of
 from segkernel.labels import Task
 

@@ -1,8 +1,8 @@
 """What the outputs of a segmentor mean: how raw values are resized, merged over views and windows, and decoded.
 
-`PixelClasses` and `PixelValues` have values for each pixel. A plugin adds another kind by deriving from `Output`:
-boxes, for instance, are scaled where maps are interpolated. The entry-point group ``segkernel.outputs`` names the
-kinds, so that an exported file can say which it has.
+`PixelMap` has values for each pixel, `PixelClasses` logits of classes. A plugin adds another kind by deriving from
+`Output`: boxes, for instance, are scaled where maps are interpolated. The entry-point group ``segkernel.outputs`` names
+the kinds, so that an exported file can say which it has.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -163,23 +163,6 @@ class PixelClasses(PixelMap):
             hint = f"set data.task: {task}, or give the data set labels for task {self.task}"
             return Problem(f"{name} has labels for task {task}, the model is for task {self.task}", hint=hint)
         return None
-
-
-@dataclass(frozen=True)
-class PixelValues(PixelMap):
-    """Real numbers (N, out_channels, h, w), a depth for example; decoded to (H, W), or (C, H, W) of several channels.
-
-    Args:
-        out_channels: Numbers for each pixel.
-        align_corners: How they are resized.
-    """
-
-    classes: ClassVar[int] = 0  # type: ignore[misc]
-    out_channels: int = 1
-    align_corners: bool = False
-
-    def decode(self, raw: Tensor, activated: bool = False) -> Tensor:
-        return raw[0, 0] if self.out_channels == 1 else raw[0]
 
 
 def output_of(config: Mapping[str, Any]) -> Output:

@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from segplug_heads.necks.jpu import JPU as JPU
     from segplug_heads.necks.mla_neck import MLANeck as MLANeck
     from segplug_heads.necks.multilevel_neck import MultiLevelNeck as MultiLevelNeck
+    from segplug_heads.outputs import PixelValues as PixelValues
     from segplug_heads.parts.clip_text_encoder import CLIPTextEncoder as CLIPTextEncoder
     from segplug_heads.parts.kernel_update import KernelUpdateHead as KernelUpdateHead
     from segplug_heads.parts.kernel_update import KernelUpdator as KernelUpdator
@@ -150,6 +151,7 @@ _HOMES = {
     "PSAHead": "heads.psa_head",
     "PSPHead": "heads.psp_head",
     "PixelDecoder": "parts.pixel_decoder",
+    "PixelValues": "outputs",
     "PointHead": "heads.point_head",
     "QueryCrossEntropyLoss": "losses.query_losses",
     "QueryDiceLoss": "losses.query_losses",

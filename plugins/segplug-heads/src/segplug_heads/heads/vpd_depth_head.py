@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from segkernel.errors import ConfigError, Problem
 from segkernel.geometry import Size
-from segkernel.interfaces.model import Features, Head, Loss, PixelValues
+from segkernel.interfaces.model import Features, Head, Loss
 from segkernel.nn import StridedLogits, resize, sum_by_name
 from segkernel.sample import Targets
 from segplug_heads.losses.silog_loss import SiLogLoss
+from segplug_heads.outputs import PixelValues
 
 NORM_GROUPS = 16
 

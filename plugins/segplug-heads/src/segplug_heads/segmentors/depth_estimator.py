@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from segkernel.errors import ConfigError, Problem
-from segkernel.interfaces.model import PixelValues
 from segplug_heads.heads.vpd_depth_head import VPDDepthHead
+from segplug_heads.outputs import PixelValues
 from segplug_heads.segmentors.encoder_decoder import EncoderDecoder
 
 
