@@ -306,7 +306,7 @@ def _check_maps(case: Probe) -> None:
     require(len(maps) == len(channels), f"{len(maps)} maps, but {len(channels)} declared")
     for index, (value, width, stride) in enumerate(zip(maps, channels, strides, strict=True)):
         where = f"map {index} of a {case.size[0]} x {case.size[1]} image has the shape {tuple(value.shape)}"
-        require(value.shape[:2] == (BATCH, width), f"{where}, not {width} channels")
+        require(value.shape[1] == width, f"map {index} has {value.shape[1]} channels, not the declared {width}")
         fits = all(abs(cells - length / stride) <= 1 for cells, length in zip(value.shape[2:], case.size, strict=True))
         require(fits, f"{where}, which is not stride {stride}")
 

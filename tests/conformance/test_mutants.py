@@ -1,0 +1,282 @@
+"""The kit is tried on components that are wrong in one way each: it must find nearly all of them."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+pytest.importorskip("torch")
+
+from segkernel.catalog import Catalog, Row
+from segkernel.testing import CheckResult, plan_object
+from segkernel.testing.core import CheckFailed, Subject, checks_of
+
+SOURCE = (Path(__file__).parent / "examples.py").read_text("utf-8")
+EXAMPLES = {
+    "Trunk": "backbones", "Smooth": "necks", "Classifier": "heads", "WeightedCrossEntropy": "losses",
+    "Model": "segmentors", "Files": "datasets", "Darken": "transforms", "MeanIoU": "metrics", "Best": "hooks",
+    "Traced": "exporters", "Momentum": "optimizers", "Exponential": "schedules", "Shuffled": "samplers",
+    "Prefixed": "weight_formats",
+}  # fmt: skip
+
+
+class Mutant(NamedTuple):
+    """What is broken in which example, by replacing one text with another, and the check that has to see it."""
+
+    what: str
+    example: str
+    old: str
+    new: str
+    check: str
+
+
+MUTANTS = [
+    # What is not saved, or not trained.
+    Mutant("modules in a plain list", "Trunk", "nn.ModuleList([nn.Conv2d(widths[0], widths[1], 3, 2, 1)])",
+           "[nn.Conv2d(widths[0], widths[1], 3, 2, 1)]", "gradients"),
+    Mutant("modules in a plain list, of a neck", "Smooth", "nn.ModuleList(nn.Conv2d(width, 8, 3, padding=1) for width",
+           "list(nn.Conv2d(width, 8, 3, padding=1) for width", "gradients"),
+    Mutant("a random buffer that is not saved", "Trunk", "torch.rand(widths[0], 1, 1))",
+           "torch.rand(widths[0], 1, 1), persistent=False)", "state-dict"),
+    Mutant("a plain tensor for a buffer", "Trunk", 'self.register_buffer("scale", torch.rand(widths[0], 1, 1))',
+           "self.scale = torch.rand(widths[0], 1, 1)", "state-dict"),
+    Mutant("a layer made in the first forward", "Trunk", "return first, self.stages[0](first)",
+           "if not hasattr(self, 'late'):\n            self.late = nn.Conv2d(16, 16, 1)\n"
+           "        return first, self.late(self.stages[0](first))", "state-dict"),
+    Mutant("statistics that are kept outside the state", "Trunk", "return first, self.stages[0](first)",
+           "if self.training:\n            self.mean = first.mean().detach() + 1\n"
+           "        return first, self.stages[0](first) * getattr(self, 'mean', 1)", "state-dict"),
+    Mutant("a parameter that nothing uses", "Trunk", 'self.register_buffer("scale"',
+           'self.unused = nn.Parameter(torch.ones(1))\n        self.register_buffer("scale"', "gradients"),
+    Mutant("a gradient that is cut off", "Classifier", "self.dropout(features[0]))",
+           "self.dropout(features[0])).detach()",
+           "gradients"),
+    # Backbones.
+    Mutant("other channels than declared", "Trunk", "tuple(widths), (4, 8)", "(8, 8), (4, 8)", "outputs"),
+    Mutant("other strides than declared", "Trunk", "tuple(widths), (4, 8)", "tuple(widths), (4, 16)", "outputs"),
+    Mutant("the coarsest map first", "Trunk", "(4, 8), pretrained", "(8, 4), pretrained", "order"),
+    Mutant("a list for a tuple", "Trunk", "return first, self.stages[0](first)",
+           "return [first, self.stages[0](first)]",
+           "outputs"),
+    Mutant("in_channels without effect", "Trunk", "nn.Conv2d(in_channels, widths[0]", "nn.Conv2d(3, widths[0]",
+           "in-channels"),
+    Mutant("sizes that must divide by 8", "Trunk", "first = self.stem(images)",
+           "first = self.stem(images.reshape(*images.shape[:2], images.shape[2] // 8, 8, -1).flatten(2, 3))",
+           "odd-size"),
+    Mutant("a float64 buffer", "Trunk", "torch.rand(widths[0], 1, 1))", "torch.rand(widths[0], 1, 1).double())",
+           "interface"),
+    Mutant("dropout in eval mode", "Trunk", "self.stem(images).relu()", "nn.functional.dropout(self.stem(images), 0.5)",
+           "deterministic"),
+    Mutant("statistics of the batch in eval mode", "Trunk", "nn.BatchNorm2d(widths[0])",
+           "nn.BatchNorm2d(widths[0], track_running_stats=False)", "batch-independent"),
+    Mutant("an input that is changed", "Trunk", "first = self.stem(images)", "first = self.stem(images.mul_(0.5))",
+           "input-kept"),
+    Mutant("values that are read while building", "Trunk", "(4, 8), pretrained\n", "(4, 8), pretrained\n"
+           "        float(torch.ones(1))\n", "meta"),
+    Mutant("a number drawn in eval mode", "Trunk", "return first, self", "torch.rand(1)\n        return first, self",
+           "no-random"),
+    Mutant("weights that a constructor loads", "Trunk", "        self.stem =",
+           "        if pretrained:\n            self.load_state_dict(torch.load(pretrained))\n        self.stem =",
+           "constructs"),
+    Mutant("weights that a constructor always loads", "Trunk", "        self.stem =",
+           "        torch.hub.load_state_dict_from_url('https://example.org/a.pth')\n        self.stem =",
+           "constructs"),
+    Mutant("a constructor that prints", "Trunk", "        self.stem =", "        print('hello')\n        self.stem =",
+           "constructs"),
+    Mutant("a default that is changed", "Smooth", "in_channels: list[int]) -> None:\n        super().__init__()\n",
+           "in_channels: list[int], seen: list[int] = [1]) -> None:\n        super().__init__()\n        seen.pop()\n",
+           "own-defaults"),
+    Mutant("a default that is shared", "Smooth", "in_channels: list[int]) -> None:\n        super().__init__()\n",
+           "in_channels: list[int], seen: list[int] = []) -> None:\n        super().__init__()\n"
+           "        self.seen = seen\n", "own-defaults"),
+    Mutant("an argument without annotation", "Trunk", "in_channels: int = 3", "in_channels=3", "annotated"),
+    Mutant("open arguments", "Trunk", "pretrained: str | None = None)", "pretrained: str | None = None, **kwargs: Any)",
+           "no-open-arguments"),
+    Mutant("a default that is no YAML", "Trunk", "pretrained: str | None = None", "pretrained: Any = object()",
+           "plain-defaults"),
+    Mutant("no docstring", "Trunk", '    """Two maps, at strides 4 and 8."""\n', "", "documented"),
+    # Heads and segmentors.
+    Mutant("a class too many", "Classifier", "nn.Conv2d(in_channels, num_classes, 1)",
+           "nn.Conv2d(in_channels, num_classes + 1, 1)", "classes"),
+    Mutant("a loss that is a map", "Classifier", 'total / (labels != IGNORE).sum().clamp(min=1)', "logits.square()",
+           "loss"),
+    Mutant("a loss of another name", "Classifier", '"loss_ce"', '"ce"', "loss"),
+    Mutant("NaN where nothing is labelled", "Classifier", ".sum().clamp(min=1)}", ".sum()}", "all-ignored"),
+    Mutant("an ignored value that counts", "Classifier", 'labels = targets["seg"]',
+           'labels = targets["seg"].clamp(max=self.num_classes - 1)', "all-ignored"),
+    Mutant("a segmentor with a class too many", "Model", "super().__init__()\n",
+           "super().__init__()\n        num_classes += 1\n", "outputs"),
+    Mutant("an output that is not declared", "Model", 'return {"seg": self(images)}',
+           'return {"seg": self(images), "edge": self(images)}', "outputs"),
+    Mutant("probabilities from predict", "Model", 'return {"seg": self(images)}',
+           'return {"seg": self(images).softmax(1)}',
+           "logits"),
+    Mutant("sigmoids from predict", "Model", 'return {"seg": self(images)}', 'return {"seg": self(images).sigmoid()}',
+           "logits"),
+    Mutant("logarithms of probabilities from predict", "Model", 'return {"seg": self(images)}',
+           'return {"seg": self(images).log_softmax(1)}', "logits"),
+    # Losses.
+    Mutant("loss_weight without effect", "WeightedCrossEntropy", "return self.loss_weight * values", "return values",
+           "loss-weight"),
+    Mutant("pixel weights without effect", "WeightedCrossEntropy", "values = values * weight", "pass", "pixel-weights"),
+    Mutant("ignore_index without effect", "WeightedCrossEntropy", "ignore_index=ignore_index,", "ignore_index=255,",
+           "ignore-index"),
+    Mutant("ignored pixels that count", "WeightedCrossEntropy", "values = cross_entropy(logits, target,",
+           "values = cross_entropy(logits, target.where(target != 255, 0),", "ignored-pixels"),
+    Mutant("NaN of an unlabelled batch", "WeightedCrossEntropy", ".sum().clamp(min=1)", ".sum()", "all-ignored"),
+    Mutant("a loss that is no scalar", "WeightedCrossEntropy", "values.sum()", "values", "scalar"),
+    Mutant("a gradient of something else", "WeightedCrossEntropy", "values.sum()", "(values + values.detach()).sum()",
+           "gradient"),
+    # Data.
+    Mutant("BGR images", "Files", "image.read(path)", "cv2.imread(str(path))", "colours"),
+    Mutant("an end that is none", "Files", "self.paths[index]", "self.paths[index % 2]", "length"),
+    Mutant("a colour too few", "Files", "((0, 0, 255), (0, 255, 0))", "((0, 0, 255),)", "classes"),
+    Mutant("a label without a class", "Files", 'classes = ("sky", "ground")\n    palette = ((0, 0, 255), (0, 255, 0))',
+           'classes = ("sky",)\n    palette = ((0, 0, 255),)', "samples"),
+    Mutant("a data set that cannot be sent to workers", "Files", "self.paths = sorted(",
+           "self.read = lambda: None\n        self.paths = sorted(", "pickle"),
+    Mutant("an ignored value that becomes a class", "Darken", "return sample",
+           'sample["seg"] = LabelMap(sample["seg"].array % 255)\n        return sample', "moves-together"),
+    Mutant("an image that moves alone", "Darken", "return sample",
+           "sample.image = sample.image[:, ::-1]\n        return sample",
+           "moves-together"),
+    Mutant("labels that are interpolated", "Darken", "return sample",
+           'sample["seg"] = LabelMap(sample["seg"].array // 2)\n        return sample', "labels"),
+    Mutant("a generator of its own", "Darken", "rng.uniform", "np.random.uniform", "reproducible"),
+    Mutant("ignored pixels in a metric", "MeanIoU", "counted = truth != IGNORE", "truth = np.minimum(truth, 3)\n"
+           "        counted = truth >= 0", "reference"),
+    Mutant("a merge that forgets", "MeanIoU", "self.matrix + other.matrix", "other.matrix", "merge"),
+    Mutant("an order of chance", "Shuffled", "np.random.default_rng([seed, epoch])", "np.random.default_rng()",
+           "repeatable"),
+    # Training and files.
+    Mutant("a state that is not restored", "Best", 'self.best, self.seen = state["best"], list(state["seen"])', "pass",
+           "state"),
+    Mutant("half a state that is not restored", "Best", 'self.best, self.seen = state["best"], list(state["seen"])',
+           'self.best = state["best"]', "state"),
+    Mutant("a misspelt moment", "Best", "def after_validation(", "def after_validations(", "moments"),
+    Mutant("an argument that a moment has not", "Best", "run: Any, metrics", "run: Any, figures: Any, metrics",
+           "moments"),
+    Mutant("an export in training mode", "Traced", "copy.deepcopy(segmentor).eval()", "copy.deepcopy(segmentor)",
+           "round-trip"),
+    Mutant("a missing file that is no ExportError", "Traced", "raise ExportError(f\"{path}: {error}\") from error",
+           "raise",
+           "missing-file"),
+    Mutant("a step uphill", "Momentum", "parameter.sub_(group", "parameter.add_(group", "descends"),
+    Mutant("momentum that is not saved", "Momentum", 'self.state[parameter].setdefault("speed"',
+           'self.__dict__.setdefault("speeds", {}).setdefault(parameter', "resume"),
+    Mutant("a rate that never changes", "Exponential", "max(base * 0.8**i, self.floor)", "base", "rates"),
+    Mutant("a rate below zero", "Exponential", "max(base * 0.8**i, self.floor)", "base * (1 - i)", "rates"),
+    Mutant("weights that are dropped", "Prefixed", "for name, value in weights.items()}",
+           'for name, value in weights.items() if "bias" not in name}', "complete"),
+    Mutant("a format that claims all", "Prefixed", 'return all(key.startswith("theirs.") for key in keys)',
+           "return True",
+           "modest"),
+    Mutant("a reader that runs code", "Prefixed", "dict(np.load(path, allow_pickle=False))",
+           "torch.load(path, weights_only=False)", "no-code"),
+]  # fmt: skip
+
+UNSEEN = [
+    # What the kit would have to know of the data, the paper or the files; docs/conformance.md lists it.
+    Mutant("BGR images that name no file", "Files", '"path": str(path)}, pixels)', '}, pixels[..., ::-1])', "colours"),
+    Mutant("an ignored value that a data set loses", "Files", "LabelMap(labels)", "LabelMap(labels % 255)", "samples"),
+    Mutant("classes in another order", "Files", '("sky", "ground")', '("ground", "sky")', "classes"),
+    Mutant("a loss of twice the value", "WeightedCrossEntropy", "values.sum()", "(2 * values).sum()", "scalar"),
+    Mutant("a rate that falls too fast", "Exponential", "0.8**i", "0.5**i", "rates"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def variant(tmp_path: Path) -> Iterator[types.ModuleType]:
+    """A module of the examples, whose text a test may change before it runs it."""
+    module = types.ModuleType("segkernel_mutant")
+    sys.modules[module.__name__] = module
+    yield module
+    del sys.modules[module.__name__]
+
+
+def mutated(module: types.ModuleType, example: str, old: str = "", new: str = "") -> type:
+    """Run the examples' text with one replacement within one class; return that class."""
+    head = f"\nclass {example}(" if f"\nclass {example}(" in SOURCE else f"\nclass {example}:"
+    rest = SOURCE.partition(head)[2]
+    own, separator, after = rest.partition("\n\n\n")
+    assert old in own, f"{example} does not hold {old!r}"
+    text = SOURCE[: len(SOURCE) - len(rest)] + own.replace(old, new) + separator + after
+    exec(compile(text, f"<{example}>", "exec"), module.__dict__)
+    return getattr(module, example)
+
+
+def results(group: str, target: type, *checks: str) -> list[CheckResult]:
+    cases = plan_object(group, target, catalog=Catalog())
+    return [case.run() for case in cases if not checks or case.check in checks]
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_the_examples_are_right(variant: types.ModuleType, example: str) -> None:
+    found = results(EXAMPLES[example], mutated(variant, example))
+    assert [str(result) for result in found if not result.ok] == []
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda each: each.what)
+@pytest.mark.filterwarnings("ignore")
+def test_a_mutant_is_caught(variant: types.ModuleType, mutant: Mutant) -> None:
+    target = mutated(variant, mutant.example, mutant.old, mutant.new)
+    failed = {result.check for result in results(EXAMPLES[mutant.example], target, mutant.check) if not result.ok}
+    assert failed == {mutant.check}
+
+
+@pytest.mark.parametrize("mutant", UNSEEN, ids=lambda each: each.what)
+def test_what_no_kit_can_know_is_as_the_documentation_says(variant: types.ModuleType, mutant: Mutant) -> None:
+    target = mutated(variant, mutant.example, mutant.old, mutant.new)
+    assert not [str(result) for result in results(EXAMPLES[mutant.example], target) if not result.ok]
+
+
+def package(*rows: Row) -> dict[str, str]:
+    """Return what fails of a package that offers these."""
+    failed = {}
+    for name in ("kernel-bounds", "names", "light-import"):
+        try:
+            checks_of("package")[name].function(Subject("package", "segplug-mutant", rows, Path()))
+        except CheckFailed as error:
+            failed[name] = str(error)
+    return failed
+
+
+def test_packages_that_are_wrong_are_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "light_mutant.py").write_text("import numpy")
+    (tmp_path / "heavy_mutant.py").write_text("import torch")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+
+    def row(name: str, module: str, requires: str, group: str = "datasets") -> Row:
+        return Row(group, name, "segplug-mutant", "1", f"{module}:Files", requires=requires)
+
+    assert package(row("Files", "light_mutant", "<1,>=0.3")) == {}
+    assert package(row("Files", "light_mutant", ">=0.3")).keys() == {"kernel-bounds"}
+    assert package(row("my files", "light_mutant", "<1,>=0.3")).keys() == {"names"}
+    assert package(row("Files", "light_mutant", "<1,>=0.3", "dataset")).keys() == {"names"}
+    heavy = package(row("Files", "heavy_mutant", "<1,>=0.3"))
+    assert heavy == {"light-import": "importing heavy_mutant imports torch"}
+
+
+def test_the_first_failure_explains_itself(variant: types.ModuleType) -> None:
+    misspelt = mutated(variant, "Best", "def after_validation(", "def after_validations(")
+    assert "did you mean after_validation" in next(r.message for r in results("hooks", misspelt) if not r.ok)
+    double = mutated(variant, "Trunk", "torch.rand(widths[0], 1, 1))", "torch.rand(widths[0], 1, 1).double())")
+    first, *_ = [result for result in results("backbones", double) if not result.ok]
+    assert first.message.startswith("float64")
+    wrong = mutated(variant, "Trunk", "tuple(widths), (4, 8)", "(8, 8), (4, 8)")
+    found = results("backbones", wrong)
+    assert [result.check for result in found if not result.ok] == ["outputs"]
+    folded = {result.check for result in found if result.message == "it fails as 'outputs' does"}
+    assert folded == {"odd-size", "in-channels"}
+    counts_all = "truth = truth.clip(max=3)\n        counted = truth >= 0"
+    metric = mutated(variant, "MeanIoU", "counted = truth != IGNORE", counts_all)
+    (message,) = [result.message for result in results("metrics", metric) if not result.ok]
+    figure, expected = (float(number) for number in re.findall(r"\d+\.\d+", message))
+    assert 0.5 < figure / expected < 2  # in one unit
