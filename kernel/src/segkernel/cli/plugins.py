@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +29,10 @@ def command(ctx: click.Context, as_json: bool) -> None:
     """List the installed plugins: version, status, accepted kernels, what each offers. Imports none of them."""
     if ctx.invoked_subcommand is None:
         catalog = Catalog.discover()
-        offers = _offers(catalog)
         if as_json:
-            _write({"kernel": __version__, "plugins": list(map(_as_data, offers.values()))})
+            _write({"kernel": __version__, "plugins": list(map(_as_data, _offers(catalog).values()))})
         else:
-            _print_list(catalog, offers.values())
+            _print_list(catalog)
 
 
 @command.command()
@@ -41,11 +40,15 @@ def command(ctx: click.Context, as_json: bool) -> None:
 @json_option
 def show(distribution: str, as_json: bool) -> None:
     """List what one DISTRIBUTION offers, without importing it."""
-    rows = _wanted(Catalog.discover(), distribution)
+    first, *_ = rows = _wanted(Catalog.discover(), distribution)
     if as_json:
         _write(_as_data(rows))
-    else:
-        _print_rows(rows)
+        return
+    accepts = f"accepts seg-kernel {first.requires or 'any'} ({__version__} is running)"
+    click.echo(f"{first.distribution} {first.version}: {first.status}, {accepts}")
+    for group, members in itertools.groupby(rows, lambda row: row.group):
+        click.echo(f"\n{group}\n" + table([(f"  {row.name}", row.value) for row in members]))
+    click.echo(f"\nnext: seg-kernel plugins check {first.distribution}")
 
 
 @command.command()
@@ -92,12 +95,11 @@ def _as_data(rows: Sequence[Row]) -> dict[str, Any]:
     return {**{key: getattr(rows[0], key) for key in shared}, "offers": offers}
 
 
-def _print_list(catalog: Catalog, rows: Iterable[Sequence[Row]]) -> None:
+def _print_list(catalog: Catalog) -> None:
     lines = [("distribution", "version", "status", "kernel", "offers")]
-    for first, *others in rows:
-        offers = Counter(row.group for row in (first, *others))
-        summary = ", ".join(f"{group} {count}" for group, count in offers.items())
-        lines.append((first.distribution, first.version, first.status, first.requires or "any", summary))
+    for distribution, rows in _offers(catalog).items():
+        summary = ", ".join(f"{group} {count}" for group, count in Counter(row.group for row in rows).items())
+        lines.append((distribution, rows[0].version, rows[0].status, rows[0].requires or "any", summary))
     click.echo(table(lines))
     for group in GROUPS:
         for name, offered in itertools.groupby(catalog.rows_of(group), lambda row: row.name):
@@ -106,15 +108,6 @@ def _print_list(catalog: Catalog, rows: Iterable[Sequence[Row]]) -> None:
             except AmbiguousComponentError as error:
                 click.echo(error)
     click.echo("\nnext: seg-kernel plugins show DISTRIBUTION, or seg-kernel plugins check")
-
-
-def _print_rows(rows: Sequence[Row]) -> None:
-    first = rows[0]
-    accepts = f"accepts seg-kernel {first.requires or 'any'} ({__version__} is running)"
-    click.echo(f"{first.distribution} {first.version}: {first.status}, {accepts}")
-    for group, members in itertools.groupby(rows, lambda row: row.group):
-        click.echo(f"\n{group}\n" + table([(f"  {row.name}", row.value) for row in members]))
-    click.echo(f"\nnext: seg-kernel plugins check {first.distribution}")
 
 
 def _print_results(name: str, results: Sequence[CheckResult]) -> None:
