@@ -17,7 +17,6 @@ def cases(name: str) -> list[dict]:
 
 @pytest.mark.parametrize("case", cases("hungarian.json"), ids=lambda case: case["name"])
 def test_matching_equals_the_reference(case: dict) -> None:
-    pytest.importorskip("scipy")
     assert golden_queries.check_matching(case).failures == []
 
 

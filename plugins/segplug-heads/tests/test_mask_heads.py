@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from segkernel.sample import Targets
 from segplug_heads import HungarianAssigner, Mask2FormerHead, MaskFormerHead
 from segplug_heads.heads.mask_queries import objects_from_labels
 from segplug_heads.heads.point_sampling import PointSampling
-from segplug_heads.parts.matching import ClassificationCost, MissingScipyError, Objects, Queries
+from segplug_heads.parts.matching import ClassificationCost, Objects, Queries
 from segplug_heads.parts.query_transformer import SinePositionalEncoding
 
 HEADS = [MaskFormerHead, Mask2FormerHead]
@@ -57,7 +56,6 @@ def test_an_image_without_labels_teaches_that_there_is_nothing(cls: type) -> Non
 
 @pytest.mark.parametrize("cls", HEADS)
 def test_queries_learn_two_halves(cls: type) -> None:
-    pytest.importorskip("scipy")
     head = head_of(cls, train_cfg=None)
     head.point_sampling = PointSampling(256)
     labels = torch.zeros(2, 64, 64, dtype=torch.long)
@@ -75,7 +73,6 @@ def test_queries_learn_two_halves(cls: type) -> None:
 
 
 def test_more_objects_than_queries_leave_some_unmatched() -> None:
-    pytest.importorskip("scipy")
     objects = Objects(torch.arange(5), torch.zeros(5, 4, 4))
     query, index = HungarianAssigner(ClassificationCost()).assign(
         Queries(torch.eye(3, 6), torch.zeros(3, 4, 4)), objects
@@ -87,12 +84,6 @@ def test_objects_are_the_classes_of_a_label_map() -> None:
     objects = objects_from_labels(torch.tensor([[1, 1], [255, 4]]), 255)
     assert objects.labels.tolist() == [1, 4]
     assert objects.masks.tolist() == [[[1, 1], [0, 0]], [[0, 0], [0, 1]]]
-
-
-def test_without_scipy_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
-    with pytest.raises(MissingScipyError, match=r"pip install 'segplug-heads\[matching\]'"):
-        head_of(MaskFormerHead).loss(features(), Targets({"seg": torch.zeros(2, 64, 64, dtype=torch.long)}))
 
 
 def test_the_memory_may_pass_a_transformer() -> None:

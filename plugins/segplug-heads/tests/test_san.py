@@ -134,7 +134,6 @@ def test_vectors_may_come_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cross_attn", [False, True])
 @pytest.mark.parametrize("token", ["cls_token", "learnable_token", "pos_embedding"])
 def test_every_kind_of_token_learns(token: str, cross_attn: bool) -> None:
-    pytest.importorskip("scipy")
     maskgen = {
         **MultimodalEncoderDecoder.conformance["decode_head"]["maskgen_cfg"],
         "sos_token_format": token,

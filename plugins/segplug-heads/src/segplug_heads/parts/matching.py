@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segkernel.errors import ConfigError, Problem, SegKernelError
+from segkernel.errors import ConfigError, Problem
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class Assigner(ABC):
 
 
 class HungarianAssigner(Assigner):
-    """One-to-one matching with the lowest sum of costs, by the Hungarian algorithm (Kuhn, 1955). Needs scipy.
+    """One-to-one matching with the lowest sum of costs, by the Hungarian algorithm (Kuhn, 1955).
 
     Args:
         match_costs: Costs that are summed.
@@ -194,17 +194,15 @@ class HungarianAssigner(Assigner):
 
     @torch.no_grad()
     def assign(self, queries: Queries, objects: Objects) -> Matches:
-        """Return as many matches as there are objects, or queries if those are fewer.
+        """Return as many matches as there are objects, or queries if those are fewer."""
+        from scipy.optimize import linear_sum_assignment
 
-        Raises:
-            MissingScipyError: scipy is not installed.
-        """
         if not len(objects.labels):
             empty = objects.labels.new_zeros(0, dtype=torch.long)
             return empty, empty
         cost = torch.stack([cost(queries, objects).float() for cost in self.match_costs]).sum(0)
         # A diverging model must not crash in scipy, which refuses NaN; the loss will show it.
-        rows, columns = _linear_sum_assignment(cost.nan_to_num(1e6, 1e6, -1e6).cpu())
+        rows, columns = linear_sum_assignment(cost.nan_to_num(1e6, 1e6, -1e6).cpu().numpy())
         device = objects.labels.device
         return torch.as_tensor(rows, device=device), torch.as_tensor(columns, device=device)
 
@@ -224,23 +222,6 @@ class MaskPseudoSampler(MatchSampler):
 
     def sample(self, matches: Matches) -> Matches:
         return matches
-
-
-class MissingScipyError(SegKernelError):
-    """scipy, which matches queries with objects, is not installed."""
-
-    exit_code = 3
-
-    def __init__(self) -> None:
-        super().__init__("matching queries with objects needs scipy\n    pip install 'segplug-heads[matching]'")
-
-
-def _linear_sum_assignment(cost: Tensor) -> tuple[object, object]:
-    try:
-        from scipy.optimize import linear_sum_assignment
-    except ImportError as error:
-        raise MissingScipyError from error
-    return linear_sum_assignment(cost.numpy())
 
 
 def _pairwise_mean(positive: Tensor, negative: Tensor, objects: Objects) -> Tensor:
