@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from segkernel import checkpoint, weights
 from segkernel.catalog import Catalog, Row
 from segkernel.checkpoint import locate
+from segkernel.config import load_config
 from segkernel.errors import (
     AmbiguousComponentError,
     CheckpointError,
@@ -21,6 +23,8 @@ from segkernel.errors import (
     UnknownComponentError,
 )
 from segkernel.interfaces.model import WeightFormat
+from segkernel.loading import make_model
+from segkernel.testing.toys import ToySegmentor
 from segkernel.weights import convert
 
 
@@ -58,6 +62,18 @@ class Plus(Theirs):
 
     def convert(self, module: nn.Module, given: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: value + 1 for name, value in super().convert(module, given).items()}
+
+
+class Swapped(WeightFormat):
+    """Our names; values of the other sign, which a name beside them tells."""
+
+    values_only: ClassVar = (nn.Linear,)
+
+    def matches(self, module: nn.Module, keys: Collection[str]) -> bool:
+        return "swapped" in keys
+
+    def convert(self, module: nn.Module, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: -value for name, value in given.items() if name != "swapped"}
 
 
 Install = Callable[..., Catalog]
@@ -195,3 +211,40 @@ def test_a_backbone_is_found_in_a_whole_model(install: Install) -> None:
     install("Theirs")
     whole = {f"backbone.{key}": value for key, value in layer().state_dict().items()} | {"head.bias": torch.zeros(2)}
     assert convert(layer(), whole).weights.keys() == layer().state_dict().keys()
+
+
+def test_a_format_that_changes_values_alone_is_asked_though_all_names_fit(install: Install) -> None:
+    install("Swapped", "Theirs")
+    given = {"weight": torch.ones(1, 1), "bias": torch.ones(1)}
+    marked = convert(layer(), {**given, "swapped": torch.ones(1)})
+    assert (marked.format, float(marked.weights["weight"])) == ("Swapped", -1)
+    silent = convert(layer(), given)
+    assert (silent.format, silent.considered, float(silent.weights["weight"])) == ("", ("Swapped",), 1)
+    assert convert(layer(), given, values=False).considered == ()
+
+
+def test_the_report_says_what_was_considered(install: Install, tmp_path: Path) -> None:
+    install("Swapped")
+    torch.save(layer().state_dict(), tmp_path / "a.pth")
+    _, report = weights.load_into(layer(), tmp_path / "a.pth", "finetune")
+    assert "Swapped::FILE" in str(report)
+    _, report = weights.load_into(layer(), tmp_path / "a.pth", "finetune", format="Swapped")
+    assert report.format == "Swapped"
+    assert report.considered == ()
+
+
+class Started(ToySegmentor):
+    """Starts from weights."""
+
+    def __init__(self, pretrained: str) -> None:
+        super().__init__()
+        self.pretrained = pretrained
+
+
+def test_pretrained_can_name_a_format(install: Install, tmp_path: Path) -> None:
+    given = {name: torch.ones_like(value) for name, value in ToySegmentor().backbone.state_dict().items()}
+    torch.save(given, tmp_path / "a.pth")
+    model = {"type": f"{__name__}:Started", "pretrained": f"Swapped::{tmp_path / 'a.pth'}"}
+    (tmp_path / "a.yaml").write_text(json.dumps({"model": model}))
+    built = make_model(load_config(tmp_path / "a.yaml"), install("Swapped"))
+    assert all((value == -1).all() for value in built.backbone.state_dict().values())

@@ -165,7 +165,8 @@ def make_model(config: Config, catalog: Catalog | None = None, pretrained: bool 
         if start := getattr(part, "pretrained", None):
             target: Any = part.backbone if isinstance(part, Segmentor) else part
             with catalog.active():
-                _, report = load_into(target, start, "finetune")
+                format, _, source = str(start).rpartition("::")
+                _, report = load_into(target, source, "finetune", format=format or None)
             log.info("%s from %s\n%s", name or "backbone", start, report)
     return model
 

@@ -21,7 +21,6 @@ from segkernel import checkpoint
 from segkernel.catalog import Catalog, Row
 from segkernel.checkpoint import FORMATS
 from segkernel.errors import CheckpointError
-from segkernel.interfaces.model import WeightFormat
 from segkernel.nn import fit_shapes, match_classes
 
 Mode = Literal["strict", "finetune"]
@@ -43,6 +42,7 @@ class LoadReport:
         format: Which weight format the file had; empty when the names were the model's.
         resized: Names whose values were resampled or repeated to the model's shape.
         matched: Names whose rows were matched by class name, with how many of how many were.
+        considered: Formats of the same names and other values, which nothing in the file tells apart.
     """
 
     loaded: tuple[str, ...]
@@ -52,6 +52,7 @@ class LoadReport:
     format: str = ""
     resized: Reshaped = ()
     matched: tuple[tuple[str, int, int], ...] = ()
+    considered: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         converted = f", converted from {self.format}" if self.format else ""
@@ -59,6 +60,7 @@ class LoadReport:
         lines = [f"loaded {len(self.loaded)} of {total} tensors{converted}"]
         lines += [f"    resized: {name} from {old} to {new}" for name, old, new in self.resized]
         lines += [f"    {name}: {count} of {total} classes matched by name" for name, count, total in self.matched]
+        lines += [f"    taken as they are; were they {name}'s, name it: {name}::FILE" for name in self.considered]
         return "\n".join([*lines, *self.misfits()])
 
     def misfits(self) -> list[str]:
@@ -96,15 +98,16 @@ def load_into(
     """
     state = checkpoint.load(path)
     known = state["meta"].get("classes")
-    converted = convert(model, state["state_dict"], format)
     finetune = mode == "finetune"
+    converted = convert(model, state["state_dict"], format, values=finetune)
     resized = fit_shapes(model, converted.weights) if finetune else ()
     matched = match_classes(model, converted.weights, known, classes) if finetune else ()
     try:
         report = load_weights(model, converted.weights, mode=mode, classes=known, load=load)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    return state, replace(report, format=converted.format, resized=tuple(resized), matched=tuple(matched))
+    report = replace(report, format=converted.format, considered=converted.considered)
+    return state, replace(report, resized=tuple(resized), matched=tuple(matched))
 
 
 def load_weights(
@@ -173,13 +176,17 @@ class ConvertedWeights(NamedTuple):
     Args:
         weights: By name; names that the model does not have may be among them.
         format: Which format they had; empty when the names were the model's.
+        considered: Formats of these names and other values.
     """
 
     weights: OrderedDict[str, Tensor]
     format: str = ""
+    considered: tuple[str, ...] = ()
 
 
-def convert(module: nn.Module, weights: Mapping[str, Tensor], format: str | None = None) -> ConvertedWeights:
+def convert(
+    module: nn.Module, weights: Mapping[str, Tensor], format: str | None = None, values: bool = True
+) -> ConvertedWeights:
     """Bring weights under the names of ``module``, which is not changed.
 
     Args:
@@ -187,6 +194,7 @@ def convert(module: nn.Module, weights: Mapping[str, Tensor], format: str | None
         weights: As `checkpoint.load` gives them.
         format: The format's name, where the keys alone do not tell; None takes the one that gives the module most of
             its tensors.
+        values: Whether weights whose names all fit may still be of a format that changes values alone.
 
     Raises:
         ComponentError: There is no such format, or formats of two distributions do equally well.
@@ -196,15 +204,17 @@ def convert(module: nn.Module, weights: Mapping[str, Tensor], format: str | None
         row = catalog.find(FORMATS, format)
         return ConvertedWeights(OrderedDict(catalog.load_row(row)().convert(module, dict(weights))), row.name)
     ours = ConvertedWeights(_of_backbone(own, weights))
-    if own <= ours.weights.keys():
+    fits = own <= ours.weights.keys()
+    if fits and not values:
         return ours
-    known: dict[Row, WeightFormat] = {row: found() for row, found in catalog.load_all(FORMATS)}
+    formats = dict(catalog.load_all(FORMATS))
+    known = {row: found() for row, found in formats.items() if not fits or isinstance(module, found.values_only)}
     matching = {row: each for row, each in known.items() if each.matches(module, weights.keys())}
     candidates = {row: OrderedDict(each.convert(module, dict(weights))) for row, each in matching.items()}
     fitting = {row: len(own & converted.keys()) for row, converted in candidates.items()}
     most = max(fitting.values(), default=0)
-    if most <= len(own & ours.weights.keys()):
-        return ours
+    if not matching or (not fits and most <= len(own & ours.weights.keys())):
+        return ours._replace(considered=tuple(row.name for row in known if fits))
     # A distribution knows all of its own formats, so the order of its names may decide between those.
     best = {row.distribution: row for row in reversed(fitting) if fitting[row] == most}
     row = cast(Row, catalog.settle([*reversed(best.values())], "these weights"))

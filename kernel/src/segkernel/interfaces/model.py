@@ -324,6 +324,9 @@ class WeightFormat:
 
     suffixes: ClassVar[tuple[str, ...]] = ()
     """Of the files it reads, with the dot and in lower case: ``.npz``."""
+    values_only: ClassVar[tuple[type[nn.Module], ...]] = ()
+    """Modules whose names its weights have already: only values change, such as the order of channels. It is asked for
+    these even where all names fit; where the names do not tell, the report says that it was considered."""
 
     def locates(self, source: str) -> bool:
         """Tell whether `locate` is for this name or address."""

@@ -33,6 +33,7 @@ class CaffeResNet(Renaming):
     """
 
     mark = r"$^"
+    values_only: ClassVar = (ResNet,)
 
     def fits(self, module: nn.Module) -> bool:
         return isinstance(module, ResNet)
