@@ -130,3 +130,14 @@ def test_models_show_gives_parts_paper_scores_and_place(call):
 
 def test_models_show_of_an_unknown_name_is_an_error(raised):
     assert "did you mean quickstart" in str(raised("models", "show", "quickstar"))
+
+
+def test_what_a_whole_config_says_of_itself_is_shown(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "local_configs").mkdir()
+    text = "_meta_: {paper: {title: Cracks}, mIoU: 61.5}\nseed: 1\n"
+    (tmp_path / "local_configs" / "cracks.yaml").write_text(text)
+    facts = json.loads(call("models", "show", "cracks", "--json"))
+    assert facts["paper"] == {"title": "Cracks"}
+    (row,) = json.loads(call("models", "list", "cracks", "--json"))
+    assert row["mIoU"] == 61.5

@@ -13,6 +13,7 @@ from typing import Any
 from segkernel.config.layers import Layers
 from segkernel.config.marks import MarkedDict, MarkedList, as_list, place_of
 from segkernel.config.packaged import LOCAL
+from segkernel.config.text import read_file
 from segkernel.errors import ConfigError, MissingPackageError, Problem, did_you_mean, suggest
 from segplug_heads.configs.zoo import PROVIDERS, Family, Zoo, label_of, packaged, read_schedules
 
@@ -48,7 +49,9 @@ class Experiment:
     def meta(self) -> dict[str, Any]:
         """Return what is published about it: paper, licence, scores."""
         family = self.family.section("_meta_") if self.family else MarkedDict()
-        return {**family, **(self.own.get("_meta_") or {})}
+        source = self.own if self.family else read_file(self.path, self.place, []) or MarkedDict()
+        own = source.get("_meta_")
+        return {**family, **(own if isinstance(own, MarkedDict) else {})}
 
 
 def list_experiments(zoos: Iterable[Zoo], holding: str = "") -> Iterator[Experiment]:
