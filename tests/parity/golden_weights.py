@@ -5,6 +5,7 @@ A weight depends on nothing but its key and shape, so that two frameworks whose 
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Mapping
 
@@ -19,6 +20,9 @@ EMBEDDINGS = (
     "sos_token", "mask_token", "query_embed", "query_feat", "query_pos_embed", "level_embed", "level_encoding",
     "token_embedding", "class_embedding", "bg_embed",
 )  # fmt: skip
+
+KEPT = 3_000_000
+"""Values; weights with fewer are drawn once, for many models have the same ResNet. No larger ones are shared."""
 
 
 def fill(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -50,11 +54,21 @@ def _filled(key: str, value: Tensor) -> Tensor:
         return torch.zeros_like(value) if leaf == "num_batches_tracked" else value.clone()
     if leaf in BUILT:
         return value.clone()
-    drawn = _draw(key, leaf, tuple(value.shape))
-    return torch.as_tensor(np.asarray(drawn, np.float64)).to(value.dtype).reshape(value.shape)
+    drawn = _draw_and_keep if value.numel() < KEPT else _draw
+    return drawn(key, tuple(value.shape), value.dtype)
 
 
-def _draw(key: str, leaf: str, shape: tuple[int, ...]) -> np.ndarray:
+@functools.lru_cache(maxsize=512)
+def _draw_and_keep(key: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return _draw(key, shape, dtype)
+
+
+def _draw(key: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    values = _values(key, key.rsplit(".", 1)[-1].lower(), shape)
+    return torch.as_tensor(np.asarray(values, np.float64)).to(dtype).reshape(shape)
+
+
+def _values(key: str, leaf: str, shape: tuple[int, ...]) -> np.ndarray:
     random = np.random.RandomState(zlib.crc32(key.encode()))
     if leaf == "running_var":
         return random.uniform(0.5, 1.5, shape)
