@@ -42,6 +42,8 @@ WORK = ROOT / ".nox"
 CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
 NEWEST_ONLY = {"timm", "albumentations"}
 """Extras of the session ``newest``: one brings torchvision, which fits one torch alone, the other a second OpenCV."""
+DEMANDING = ("segplug-deploy",)
+"""Plugins with higher lower bounds than the kernel's, whose bounds the session ``lowest`` tries apart."""
 PARALLEL = ("-n", "auto", "--dist", "worksteal")
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 TEST_TOOLS = ("pytest", "pytest-xdist", "hypothesis", "hatchling", "editables")
@@ -302,8 +304,12 @@ def alone(session: nox.Session, distribution: str) -> None:
     others = {entry["distribution"] for entry in json.loads(listed)["plugins"]} - {"seg-kernel", distribution}
     if others:
         session.error(f"{distribution} brought {', '.join(sorted(others))}: plugins must not depend on each other")
-    folder = "kernel/tests" if distribution == "seg-kernel" else f"plugins/{distribution}/tests"
-    pytest(session, *PARALLEL, folder, f"--segkernel-conformance={distribution}", "-m", "not slow")
+    pytest(session, *PARALLEL, own_tests(distribution), f"--segkernel-conformance={distribution}", "-m", "not slow")
+
+
+def own_tests(distribution: str) -> str:
+    """Return the folder of a package's tests."""
+    return "kernel/tests" if distribution == "seg-kernel" else f"plugins/{distribution}/tests"
 
 
 @nox.session
@@ -484,24 +490,27 @@ def newest(session: nox.Session) -> None:
     """The newest of everything a requirement admits, timm and albumentations included; quick tests and the kit."""
     ours = [with_extras(name, path, without=()) for name, path in wheels().items()]
     session.install("-q", "--upgrade", *TEST_TOOLS, *ours, *test_groups(wheels()))
-    try_all(session, "Newest", "the newest of everything that the requirements admit, with every extra")
+    try_all(session, "Newest", [*wheels()], "the newest of everything that the requirements admit, with every extra")
 
 
 @nox.session
+@nox.parametrize("demanding", [None, *DEMANDING], ids=["seg-kernel", *DEMANDING])
 @timed
-def lowest(session: nox.Session) -> None:
-    """The lower bound of every requirement, extras included; quick tests and the kit."""
-    ours = [with_extras(name, path) for name, path in wheels().items()]
+def lowest(session: nox.Session, demanding: str | None) -> None:
+    """The lower bound of every requirement, extras included: of the kernel with most plugins, of a demanding plugin."""
+    names = ["seg-kernel", demanding] if demanding else sorted({"seg-kernel", *PLUGINS} - {*DEMANDING})
     constraints = Path(session.create_tmp()) / "lowest.txt"
-    constraints.write_text("".join(f"{name}=={version}\n" for name, version in lower_bounds().items()), "utf-8")
-    session.install("-q", "-c", str(constraints), *TEST_TOOLS, *ours, *test_groups(wheels()))
-    try_all(session, "Lowest", "the lower bound of every requirement, with every extra but timm and albumentations")
+    constraints.write_text("".join(f"{name}=={version}\n" for name, version in lower_bounds(names).items()), "utf-8")
+    ours = [with_extras(name, wheels()[name]) for name in names]
+    session.install("-q", "-c", str(constraints), *TEST_TOOLS, *ours, *test_groups(names))
+    what = "the lower bound of every requirement, with every extra but timm and albumentations"
+    try_all(session, f"Lowest: {demanding}" if demanding else "Lowest", names, what)
 
 
-def lower_bounds() -> dict[str, str]:
-    """Return for each requirement of our packages the oldest release that all of its lower bounds admit."""
+def lower_bounds(names: Iterable[str]) -> dict[str, str]:
+    """Return for each requirement of packages the oldest release that all of their lower bounds admit."""
     bounds: dict[str, Version] = {}
-    for requirement in all_requirements():
+    for requirement in all_requirements(names):
         for specifier in requirement.specifier:
             if specifier.operator == ">=":
                 bound = Version(specifier.version)
@@ -509,12 +518,12 @@ def lower_bounds() -> dict[str, str]:
     return {name: oldest_release(name, bound) for name, bound in sorted(bounds.items())}
 
 
-def all_requirements() -> Iterator[Requirement]:
+def all_requirements(names: Iterable[str] = ("seg-kernel", *PLUGINS)) -> Iterator[Requirement]:
     """Yield what the kernel and the plugins require, extras but those of `NEWEST_ONLY` included."""
-    for folder in (ROOT / "kernel", *plugin_folders()):
-        table = project(folder)
-        optional = [texts for name, texts in table.get("optional-dependencies", {}).items() if name not in NEWEST_ONLY]
-        for text in sum(optional, table["dependencies"]):
+    for name in names:
+        table = package(name)["project"]
+        extras = table.get("optional-dependencies", {})
+        for text in sum((extras[extra] for extra in extras.keys() - NEWEST_ONLY), table["dependencies"]):
             if Requirement(text).name != "seg-kernel":
                 yield Requirement(text)
 
@@ -526,17 +535,18 @@ def oldest_release(name: str, bound: Version) -> str:
     return str(min(version for version in map(Version, line.split(", ")) if version >= bound))
 
 
-def try_all(session: nox.Session, title: str, what: str) -> None:
+def try_all(session: nox.Session, title: str, names: Sequence[str], what: str) -> None:
     """Run the kit and the quick tests on what is installed; write what came of it into docs/compatibility.md."""
-    kit = [f"--segkernel-conformance={name}" for name in wheels()]
-    quick = ("kernel/tests", "plugins", "tests", "--ignore=tests/test_third_party.py", "-m", "not slow")
-    failed = pytest(session, *PARALLEL, *quick, *kit, check=False)
+    kit = [f"--segkernel-conformance={name}" for name in names]
+    folders = [*map(own_tests, names), *(["tests", "--ignore=tests/test_third_party.py"] if len(names) > 2 else [])]
+    failed = pytest(session, *PARALLEL, *folders, *kit, "-m", "not slow", check=False)
     listed = json.loads(session.run("python", "-m", "pip", "list", "--format=json", silent=True, stderr=None))
     versions = {_normal(entry["name"]): entry["version"] for entry in listed}
-    tried = sorted({_normal(requirement.name) for requirement in all_requirements()} | NEWEST_ONLY | {"torchvision"})
+    required = {_normal(requirement.name) for requirement in all_requirements(names)}
+    tried = sorted(required | NEWEST_ONLY | {"torchvision"})
     counts = " ".join(f"{number} {name}," for name, number in sorted(OUTCOMES[-1].items())).rstrip(",")
     lines = [
-        f"Written by `nox -s {title.lower()}` on {datetime.date.today()}, Python {sys.version.split()[0]}: {what}.",
+        f"Written by `nox -s '{session.name}'` on {datetime.date.today()}, Python {sys.version.split()[0]}: {what}.",
         "",
         ", ".join(f"{name} {versions[name]}" for name in tried if name in versions) + ".",
         "",
