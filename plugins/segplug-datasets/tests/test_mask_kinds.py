@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -81,6 +82,8 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_come_out_of_every_kind_of_file(tmp_path: Path, kind: str) -> None:
     write, expected = KINDS[kind]
+    if "gif" in kind and not hasattr(cv2, "IMWRITE_GIF_LOOP"):
+        pytest.skip("OpenCV reads GIF from 4.11 on")
     (tmp_path / "a").write_bytes(write())
     read = image.read_mask(tmp_path / "a")
     assert read.shape == expected.shape

@@ -62,7 +62,8 @@ class ShuffleBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         first, second = x.chunk(2, dim=1) if self.branch1 is None else (self.branch1(x), x)
-        return F.channel_shuffle(torch.cat([first, self.branch2(second)], dim=1), 2)
+        both = torch.cat([first, self.branch2(second)], dim=1)
+        return both.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)  # torch 2.4 cannot differentiate channel_shuffle
 
 
 class ShuffleNetV2(FreezableBackbone):
