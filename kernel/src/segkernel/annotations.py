@@ -38,6 +38,7 @@ NonNegativeInt = Annotated[int, Ge(0)]
 OddInt = Annotated[int, Ge(1), Predicate(odd)]
 Range = Annotated[tuple[float, float], Predicate(ordered)]
 """(low, high)."""
+NonNegativeRange = Annotated[tuple[NonNegative, NonNegative], Predicate(ordered)]
 FileName = Annotated[str | Path, FILE]
 
 _CHECKS: dict[type, tuple[str, Callable[[Any, Any], bool], str]] = {

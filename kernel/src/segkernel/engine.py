@@ -11,6 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from segkernel.annotations import Positive
+from segkernel.config.sections import Threads
 from segkernel.errors import PeerError, SegKernelError, TrainingError, UsageError, worker_crash_of
 from segkernel.interfaces.model import Engine, Segmentor
 from segkernel.sample import Batch, Targets, map_tensors
@@ -41,10 +43,10 @@ class LocalEngine(Engine):
         self,
         device: str = "auto",
         amp: bool | Literal["float16", "bfloat16"] = False,
-        loss_scale: float | None = None,
+        loss_scale: Positive | None = None,
         channels_last: bool = False,
         cudnn_benchmark: bool = False,
-        threads: int | None = None,
+        threads: Threads | None = None,
     ) -> None:
         self.device = _device(device)
         self.amp = _amp_type(amp, self.device)

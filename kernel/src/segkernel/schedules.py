@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict
 
+from segkernel.annotations import NonNegativeInt, PositiveInt
 from segkernel.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 class ScheduleArguments(TypedDict, total=False):
     """What every schedule takes."""
 
-    begin: int
-    end: int | None
+    begin: NonNegativeInt
+    end: PositiveInt | None
     by_epoch: bool
 
 
@@ -36,7 +37,7 @@ class Schedule:
         by_epoch: Only False: kept so that MMSegmentation's arguments are accepted.
     """
 
-    def __init__(self, begin: int = 0, end: int | None = None, by_epoch: bool = False) -> None:
+    def __init__(self, begin: NonNegativeInt = 0, end: PositiveInt | None = None, by_epoch: bool = False) -> None:
         if by_epoch:
             raise UsageError(f"{type(self).__name__} counts iterations; by_epoch has no meaning here")
         if end is not None and end <= begin:

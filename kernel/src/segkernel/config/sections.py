@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
+from annotated_types import Gt, Interval, MinLen
 from typing_extensions import TypedDict
 
+from segkernel.annotations import NonNegativeInt, Positive, PositiveInt
 from segkernel.errors import UsageError
 from segkernel.interfaces.spec import Spec
 from segkernel.labels import Task
@@ -34,20 +36,25 @@ else:  # the classes need torch or numpy; to read a config, the group of a compo
     Optimizer, ParameterGroups, Schedule = map(_component, ("optimizers", "parameter_groups", "schedules"))
 
 
+Threads = Annotated[int, Interval(ge=1, le=1024)]
+Processes = Annotated[int, Interval(ge=0, le=1024)]
+Seed = Annotated[int, Interval(ge=0, lt=2**63)]
+
+
 class PaddingConfig(TypedDict, total=False):
     """Padding at the bottom and right to a ``size`` (height, width), or to a multiple of ``size_divisor``."""
 
-    size: tuple[int, int]
-    size_divisor: int
+    size: tuple[PositiveInt, PositiveInt]
+    size_divisor: PositiveInt
 
 
 class PreprocessConfig(TypedDict, total=False):
     """Arguments of `segkernel.inference.Preprocessor`."""
 
     mean: Sequence[float]
-    std: Sequence[float]
-    size: tuple[int, int] | None
-    size_divisor: int | None
+    std: Sequence[Positive]
+    size: tuple[PositiveInt, PositiveInt] | None
+    size_divisor: PositiveInt | None
     test_cfg: PaddingConfig | None
 
 
@@ -83,23 +90,23 @@ class DataSection:
     train_transforms: Sequence[Transform] = ()
     eval_transforms: Sequence[Transform] = ()
     preprocess: PreprocessConfig = field(default_factory=lambda: PreprocessConfig())
-    num_classes: int | None = None
+    num_classes: PositiveInt | None = None
     task: Task | None = None
-    crop_size: tuple[int, int] | None = None
+    crop_size: tuple[PositiveInt, PositiveInt] | None = None
     align_corners: bool = False
-    micro_batch: int | None = None
-    eval_batch: int = 1
-    workers: int = 2
+    micro_batch: PositiveInt | None = None
+    eval_batch: PositiveInt = 1
+    workers: Processes = 2
     start_method: Literal["fork", "spawn", "forkserver"] | None = None
-    opencv_threads: int = 0
+    opencv_threads: Processes = 0
     persistent_workers: bool = True
 
 
 class ClipGrad(TypedDict, total=False):
     """Gradients are scaled so that their norm is at most ``max_norm``."""
 
-    max_norm: float
-    norm_type: float
+    max_norm: Annotated[float, Gt(0)]
+    norm_type: Annotated[float, Gt(0)]
 
 
 @dataclass
@@ -114,7 +121,7 @@ class OptimSection:
     """
 
     optimizer: Spec[Optimizer] | None = None
-    batch_size: int = 1
+    batch_size: PositiveInt = 1
     clip_grad: ClipGrad | None = None
     paramwise: ParameterGroups | None = None
 
@@ -131,10 +138,10 @@ class ScheduleSection:
         lr: Schedules, applied in turn.
     """
 
-    iterations: int | None = None
-    epochs: float | None = None
-    val_interval: float | None = None
-    val_begin: int = 0
+    iterations: PositiveInt | None = None
+    epochs: Positive | None = None
+    val_interval: Positive | None = None
+    val_begin: NonNegativeInt = 0
     lr: Sequence[Schedule] = ()
 
 
@@ -143,10 +150,10 @@ class LocalEngineArguments(TypedDict, total=False):
 
     device: str
     amp: bool | Literal["float16", "bfloat16"]
-    loss_scale: float | None
+    loss_scale: Positive | None
     channels_last: bool
     cudnn_benchmark: bool
-    threads: int | None
+    threads: Threads | None
 
 
 class TestConfig(TypedDict, total=False):
@@ -157,14 +164,14 @@ class TestConfig(TypedDict, total=False):
     """
 
     mode: Literal["whole", "slide", "whole_flip", "slide_flip"]
-    crop_size: tuple[int, int] | int
-    stride: tuple[int, int] | int
+    crop_size: tuple[PositiveInt, PositiveInt] | PositiveInt
+    stride: tuple[PositiveInt, PositiveInt] | PositiveInt
 
 
 class TTA(TypedDict, total=False):
     """Test-time augmentation: probabilities averaged over scales of the image, each also mirrored when ``flip``."""
 
-    scales: Sequence[float]
+    scales: Annotated[Sequence[Positive], MinLen(1)]
     flip: bool
 
 
@@ -245,6 +252,6 @@ class Sections:
     evaluate: Evaluation | None = field(default_factory=Evaluation)
     export: Sequence[Exporter] | None = ()
     plugins: PluginsSection | None = field(default_factory=PluginsSection)
-    seed: int | None = None
+    seed: Seed | None = None
     work_dir: str | None = None
     load_from: str | None = None

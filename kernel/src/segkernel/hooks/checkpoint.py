@@ -11,6 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import DataError, UsageError, suggest
 from segkernel.files import replacing
 from segkernel.hookspecs import Priority, Run, hookimpl
@@ -35,10 +36,10 @@ class CheckpointHook:
 
     def __init__(
         self,
-        interval: int | None = None,
-        keep: int | None = 3,
+        interval: PositiveInt | None = None,
+        keep: PositiveInt | None = 3,
         best: str | Sequence[str] | None = "mIoU",
-        top_k: int = 1,
+        top_k: PositiveInt = 1,
     ) -> None:
         if (interval is not None and interval < 1) or (keep is not None and keep < 1) or top_k < 1:
             raise UsageError("CheckpointHook: interval, keep and top_k are 1 or more")

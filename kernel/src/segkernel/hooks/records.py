@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from segkernel.annotations import PositiveInt
 from segkernel.hookspecs import Priority, Run, hookimpl
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class MeterHook:
 
     priority = Priority.ABOVE_NORMAL
 
-    def __init__(self, interval: int = 10) -> None:
+    def __init__(self, interval: PositiveInt = 10) -> None:
         self.interval = interval
         self.before_train()
 
@@ -84,7 +85,7 @@ class ProgressHook:
 
     priority = Priority.NORMAL
 
-    def __init__(self, interval: int = 50) -> None:
+    def __init__(self, interval: PositiveInt = 50) -> None:
         self.interval = interval
 
     @hookimpl

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from segkernel.annotations import PositiveInt, Probability
 from segkernel.errors import Problem, UsageError
 from segkernel.geometry import Size
 from segkernel.labels import IGNORE, Task
@@ -133,10 +134,10 @@ class PixelClasses(PixelMap):
         task: ``multilabel`` is decoded to (K, H, W) uint8: 1 where a class is there, else 0.
     """
 
-    classes: int
-    out_channels: int
+    classes: PositiveInt
+    out_channels: PositiveInt
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
-    threshold: float | None = None
+    threshold: Probability | None = None
     align_corners: bool = False
     task: Task = "multiclass"
 

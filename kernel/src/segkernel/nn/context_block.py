@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from segkernel.annotations import Positive, PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn.init import kaiming_init, zero_bias
 
@@ -37,8 +38,8 @@ class ContextBlock(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
-        ratio: float,
+        in_channels: PositiveInt,
+        ratio: Positive,
         pooling_type: Literal["att", "avg"] = "att",
         fusion_types: Sequence[Fusion] = ("channel_add",),
     ) -> None:

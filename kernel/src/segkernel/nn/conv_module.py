@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from segkernel.annotations import NonNegativeInt, PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn.init import kaiming_init
 from segkernel.nn.layers import LayerConfig, build_activation, build_conv, build_norm
@@ -45,13 +46,13 @@ class ConvModule(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
+        in_channels: PositiveInt,
+        out_channels: PositiveInt,
+        kernel_size: PositiveInt | tuple[PositiveInt, PositiveInt],
+        stride: PositiveInt | tuple[PositiveInt, PositiveInt] = 1,
+        padding: NonNegativeInt | tuple[NonNegativeInt, NonNegativeInt] = 0,
+        dilation: PositiveInt | tuple[PositiveInt, PositiveInt] = 1,
+        groups: PositiveInt = 1,
         bias: bool | Literal["auto"] = "auto",
         conv_cfg: LayerConfig | None = None,
         norm_cfg: LayerConfig | None = None,

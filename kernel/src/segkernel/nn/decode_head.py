@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
+from segkernel.annotations import PositiveInt, Probability
 from segkernel.errors import ConfigError, Problem, warn_renamed
 from segkernel.geometry import Size
 from segkernel.interfaces.model import CascadeHead, Features, Head, Loss, PixelClasses
@@ -38,9 +39,9 @@ InputTransform = Literal["resize_concat", "multiple_select"]
 class HeadOptions(TypedDict, total=False):
     """The optional arguments of `DecodeHead` but its layers and ``input_transform``."""
 
-    out_channels: int | None
-    threshold: float | None
-    dropout_ratio: float
+    out_channels: PositiveInt | None
+    threshold: Probability | None
+    dropout_ratio: Probability
     in_index: int | Sequence[int]
     loss_decode: Loss | Sequence[Loss] | None
     ignore_index: int
@@ -102,13 +103,13 @@ class DecodeHead(Head):
 
     def __init__(
         self,
-        in_channels: int | Sequence[int],
-        channels: int,
+        in_channels: PositiveInt | Sequence[PositiveInt],
+        channels: PositiveInt,
         *,
-        num_classes: int,
-        out_channels: int | None = None,
-        threshold: float | None = None,
-        dropout_ratio: float = 0.1,
+        num_classes: PositiveInt,
+        out_channels: PositiveInt | None = None,
+        threshold: Probability | None = None,
+        dropout_ratio: Probability = 0.1,
         conv_cfg: LayerConfig | None = None,
         norm_cfg: LayerConfig | None = None,
         act_cfg: LayerConfig | None = {"type": "ReLU"},  # noqa: B006  never changed

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segkernel.annotations import FileName
+from segkernel.annotations import FileName, NonNegative, Probability
 from segkernel.errors import ConfigError, DataError, Problem
 from segkernel.interfaces.model import Loss
 from segkernel.labels import Task
@@ -105,10 +105,10 @@ class CrossEntropyLoss(PixelLoss):
         use_mask: bool = False,
         reduction: Reduction = "mean",
         class_weight: ClassWeight = None,
-        loss_weight: float = 1.0,
+        loss_weight: NonNegative = 1.0,
         loss_name: str = "loss_ce",
         avg_non_ignore: bool = False,
-        label_smoothing: float = 0.0,
+        label_smoothing: Probability = 0.0,
         task: Task | None = None,
     ) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from segkernel.annotations import NonNegative, PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn.attention import single_head_attention
 from segkernel.nn.conv_module import ConvModule
@@ -43,15 +44,15 @@ class NonLocal2d(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
-        reduction: int = 2,
+        in_channels: PositiveInt,
+        reduction: PositiveInt = 2,
         use_scale: bool = True,
         conv_cfg: LayerConfig | None = {"type": "Conv2d"},  # noqa: B006  never changed
         norm_cfg: LayerConfig | None = None,
         mode: NonLocalMode = "embedded_gaussian",
         sub_sample: bool = False,
         zeros_init: bool = True,
-        std: float = 0.01,
+        std: NonNegative = 0.01,
     ) -> None:
         super().__init__()
         if mode not in get_args(NonLocalMode):

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from segkernel.annotations import NonNegativeInt, Probability
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Loss
 from segkernel.nn.losses import PixelLoss
@@ -44,7 +45,7 @@ class OHEMPixelSampler(PixelSampler):
 
     at_stride: ClassVar[bool] = True
 
-    def __init__(self, thresh: float | None = None, min_kept: int = 100000) -> None:
+    def __init__(self, thresh: Probability | None = None, min_kept: NonNegativeInt = 100000) -> None:
         if min_kept < 2:
             raise ConfigError(Problem(f"{min_kept} pixels, two at least are needed", "min_kept"))
         self.thresh, self.min_kept = thresh, min_kept

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segkernel.annotations import NonNegative, PositiveInt, Probability
 from segkernel.interfaces.model import Backbone
 from segkernel.nn import (
     FFN,
@@ -183,25 +184,25 @@ class BEiT(Backbone):
 
     def __init__(
         self,
-        img_size: int | tuple[int, int] = 224,
-        patch_size: int = 16,
-        in_channels: int = 3,
-        embed_dims: int = 768,
-        num_layers: int = 12,
-        num_heads: int = 12,
-        mlp_ratio: int = 4,
+        img_size: PositiveInt | tuple[PositiveInt, PositiveInt] = 224,
+        patch_size: PositiveInt = 16,
+        in_channels: PositiveInt = 3,
+        embed_dims: PositiveInt = 768,
+        num_layers: PositiveInt = 12,
+        num_heads: PositiveInt = 12,
+        mlp_ratio: PositiveInt = 4,
         out_indices: int | Sequence[int] = -1,
         qv_bias: bool = True,
-        attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
+        attn_drop_rate: Probability = 0.0,
+        drop_path_rate: Probability = 0.0,
         norm_cfg: Mapping[str, Any] = {"type": "LN"},
         act_cfg: Mapping[str, Any] = {"type": "GELU"},
         patch_norm: bool = False,
         final_norm: bool = False,
-        num_fcs: int = 2,
+        num_fcs: PositiveInt = 2,
         norm_eval: bool = False,
         pretrained: str | None = None,
-        init_values: float = 0.1,
+        init_values: NonNegative = 0.1,
     ) -> None:
         super().__init__()
         self.grid = patch_grid(img_size, patch_size)

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Backbone
 from segkernel.nn import AdaptiveAvgPool2d, ConvModule, LayerConfig, check_out_indices, resize
@@ -170,12 +171,12 @@ class BiSeNetV1(Backbone):
     def __init__(
         self,
         backbone_cfg: Backbone,
-        in_channels: int = 3,
-        spatial_channels: Sequence[int] = (64, 64, 64, 128),
-        context_channels: Sequence[int] = (128, 256, 512),
+        in_channels: PositiveInt = 3,
+        spatial_channels: Sequence[PositiveInt] = (64, 64, 64, 128),
+        context_channels: Sequence[PositiveInt] = (128, 256, 512),
         out_indices: Sequence[int] = (0, 1, 2),
         align_corners: bool = False,
-        out_channels: int = 256,
+        out_channels: PositiveInt = 256,
         conv_cfg: LayerConfig | None = None,
         norm_cfg: Mapping[str, Any] = {"type": "BN", "requires_grad": True},
         act_cfg: Mapping[str, Any] = {"type": "ReLU"},

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Backbone
 from segkernel.nn import (
@@ -236,11 +237,11 @@ class BiSeNetV2(Backbone):
 
     def __init__(
         self,
-        in_channels: int = 3,
-        detail_channels: Sequence[int] = (64, 64, 128),
-        semantic_channels: Sequence[int] = (16, 32, 64, 128),
-        semantic_expansion_ratio: int = 6,
-        bga_channels: int = 128,
+        in_channels: PositiveInt = 3,
+        detail_channels: Sequence[PositiveInt] = (64, 64, 128),
+        semantic_channels: Sequence[PositiveInt] = (16, 32, 64, 128),
+        semantic_expansion_ratio: PositiveInt = 6,
+        bga_channels: PositiveInt = 128,
         out_indices: Sequence[int] = (0, 1, 2, 3, 4),
         align_corners: bool = False,
         conv_cfg: LayerConfig | None = None,

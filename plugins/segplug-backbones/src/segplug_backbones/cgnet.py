@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import (
     AdaptiveAvgPool2d,
@@ -133,11 +134,11 @@ class CGNet(FreezableBackbone):
 
     def __init__(
         self,
-        in_channels: int = 3,
-        num_channels: Sequence[int] = (32, 64, 128),
-        num_blocks: Sequence[int] = (3, 21),
-        dilations: Sequence[int] = (2, 4),
-        reductions: Sequence[int] = (8, 16),
+        in_channels: PositiveInt = 3,
+        num_channels: Sequence[PositiveInt] = (32, 64, 128),
+        num_blocks: Sequence[PositiveInt] = (3, 21),
+        dilations: Sequence[PositiveInt] = (2, 4),
+        reductions: Sequence[PositiveInt] = (8, 16),
         conv_cfg: LayerConfig | None = None,
         norm_cfg: Mapping[str, Any] = {"type": "BN", "requires_grad": True},
         act_cfg: Mapping[str, Any] = {"type": "PReLU"},

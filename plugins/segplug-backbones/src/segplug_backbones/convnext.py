@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
+from segkernel.annotations import NonNegative, PositiveInt, Probability
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import (
     DropPath,
@@ -49,8 +50,8 @@ Arch = Literal["atto", "femto", "pico", "nano", "tiny", "small", "base", "large"
 class ConvNeXtArch(TypedDict):
     """A custom architecture: blocks and channels of each stage."""
 
-    depths: Sequence[int]
-    channels: Sequence[int]
+    depths: Sequence[PositiveInt]
+    channels: Sequence[PositiveInt]
 
 
 class GRN(nn.Module):
@@ -172,14 +173,14 @@ class ConvNeXt(FreezableBackbone):
     def __init__(
         self,
         arch: Arch | ConvNeXtArch = "tiny",
-        in_channels: int = 3,
-        stem_patch_size: int = 4,
+        in_channels: PositiveInt = 3,
+        stem_patch_size: PositiveInt = 4,
         norm_cfg: Mapping[str, Any] = {"type": "LN2d", "eps": 1e-6},
         act_cfg: Mapping[str, Any] = {"type": "GELU"},
         linear_pw_conv: bool = True,
         use_grn: bool = False,
-        drop_path_rate: float = 0.0,
-        layer_scale_init_value: float = 1e-6,
+        drop_path_rate: Probability = 0.0,
+        layer_scale_init_value: NonNegative = 1e-6,
         out_indices: int | Sequence[int] = -1,
         frozen_stages: int = 0,
         gap_before_final_norm: bool = True,

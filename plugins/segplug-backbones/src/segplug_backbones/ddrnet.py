@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from segkernel.annotations import PositiveInt
 from segkernel.interfaces.model import Backbone
 from segkernel.nn import ConvModule, build_norm, resize
 from segplug_backbones.dual_resolution import DAPPM, BasicBlock, Bottleneck, StageBuilder
@@ -39,9 +40,9 @@ class DDRNet(Backbone):
 
     def __init__(
         self,
-        in_channels: int = 3,
-        channels: int = 32,
-        ppm_channels: int = 128,
+        in_channels: PositiveInt = 3,
+        channels: PositiveInt = 32,
+        ppm_channels: PositiveInt = 128,
         align_corners: bool = False,
         norm_cfg: Mapping[str, Any] = {"type": "BN", "requires_grad": True},
         act_cfg: Mapping[str, Any] = {"type": "ReLU", "inplace": True},

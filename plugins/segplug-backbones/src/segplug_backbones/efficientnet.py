@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from segkernel.annotations import PositiveInt, Probability
 from segkernel.errors import ConfigError, Problem, suggest
 from segkernel.nn import (
     ConvModule,
@@ -144,7 +145,7 @@ class EfficientNet(FreezableBackbone):
     def __init__(
         self,
         arch: Literal["b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "l2", "es", "em", "el"] = "b0",
-        drop_path_rate: float = 0.0,
+        drop_path_rate: Probability = 0.0,
         out_indices: Sequence[int] = (6,),
         frozen_stages: int = 0,
         conv_cfg: Mapping[str, Any] | None = {"type": "Conv2dAdaptivePadding"},
@@ -152,7 +153,7 @@ class EfficientNet(FreezableBackbone):
         act_cfg: Mapping[str, Any] = {"type": "Swish"},
         norm_eval: bool = False,
         with_cp: bool = False,
-        in_channels: int = 3,
+        in_channels: PositiveInt = 3,
     ) -> None:
         super().__init__()
         if arch not in ARCHS:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from segkernel.annotations import PositiveInt, Probability
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Backbone
 from segkernel.nn import LayerConfig, build_activation, build_conv, build_norm, resize
@@ -138,15 +139,15 @@ class ERFNet(Backbone):
 
     def __init__(
         self,
-        in_channels: int = 3,
-        enc_downsample_channels: Sequence[int] = (16, 64, 128),
-        enc_stage_non_bottlenecks: Sequence[int] = (5, 8),
-        enc_non_bottleneck_dilations: Sequence[int] = (2, 4, 8, 16),
-        enc_non_bottleneck_channels: Sequence[int] = (64, 128),
-        dec_upsample_channels: Sequence[int] = (64, 16),
-        dec_stages_non_bottleneck: Sequence[int] = (2, 2),
-        dec_non_bottleneck_channels: Sequence[int] = (64, 16),
-        dropout_ratio: float = 0.1,
+        in_channels: PositiveInt = 3,
+        enc_downsample_channels: Sequence[PositiveInt] = (16, 64, 128),
+        enc_stage_non_bottlenecks: Sequence[PositiveInt] = (5, 8),
+        enc_non_bottleneck_dilations: Sequence[PositiveInt] = (2, 4, 8, 16),
+        enc_non_bottleneck_channels: Sequence[PositiveInt] = (64, 128),
+        dec_upsample_channels: Sequence[PositiveInt] = (64, 16),
+        dec_stages_non_bottleneck: Sequence[PositiveInt] = (2, 2),
+        dec_non_bottleneck_channels: Sequence[PositiveInt] = (64, 16),
+        dropout_ratio: Probability = 0.1,
         conv_cfg: LayerConfig | None = None,
         norm_cfg: Mapping[str, Any] = {"type": "BN", "requires_grad": True},
         act_cfg: Mapping[str, Any] = {"type": "ReLU"},

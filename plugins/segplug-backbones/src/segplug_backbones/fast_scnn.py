@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Backbone
 from segkernel.nn import (
@@ -178,15 +179,15 @@ class FastSCNN(Backbone):
 
     def __init__(
         self,
-        in_channels: int = 3,
-        downsample_dw_channels: Sequence[int] = (32, 48),
-        global_in_channels: int = 64,
-        global_block_channels: Sequence[int] = (64, 96, 128),
-        global_block_strides: Sequence[int] = (2, 2, 1),
-        global_out_channels: int = 128,
-        higher_in_channels: int = 64,
-        lower_in_channels: int = 128,
-        fusion_out_channels: int = 128,
+        in_channels: PositiveInt = 3,
+        downsample_dw_channels: Sequence[PositiveInt] = (32, 48),
+        global_in_channels: PositiveInt = 64,
+        global_block_channels: Sequence[PositiveInt] = (64, 96, 128),
+        global_block_strides: Sequence[PositiveInt] = (2, 2, 1),
+        global_out_channels: PositiveInt = 128,
+        higher_in_channels: PositiveInt = 64,
+        lower_in_channels: PositiveInt = 128,
+        fusion_out_channels: PositiveInt = 128,
         out_indices: Sequence[int] = (0, 1, 2),
         conv_cfg: LayerConfig | None = None,
         norm_cfg: Mapping[str, Any] = {"type": "BN"},

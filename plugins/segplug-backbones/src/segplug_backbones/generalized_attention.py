@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import kaiming_init, resize
 
@@ -43,13 +44,13 @@ class GeneralizedAttention(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: PositiveInt,
         spatial_range: int = -1,
-        num_heads: int = 9,
+        num_heads: PositiveInt = 9,
         position_embedding_dim: int = -1,
-        position_magnitude: int = 1,
-        kv_stride: int = 2,
-        q_stride: int = 1,
+        position_magnitude: PositiveInt = 1,
+        kv_stride: PositiveInt = 2,
+        q_stride: PositiveInt = 1,
         attention_type: str = "1111",
     ) -> None:
         super().__init__()

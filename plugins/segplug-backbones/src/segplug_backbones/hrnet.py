@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import FreezableBackbone, LayerConfig, build_norm, check_frozen_stages, resize
 from segplug_backbones.residual import (
@@ -38,8 +39,8 @@ class HRStage(TypedDict):
     num_modules: int
     num_branches: int
     block: Literal["BASIC", "BOTTLENECK"]
-    num_blocks: Sequence[int]
-    num_channels: Sequence[int]
+    num_blocks: Sequence[PositiveInt]
+    num_channels: Sequence[PositiveInt]
 
 
 class HRStages(TypedDict):
@@ -161,7 +162,7 @@ class HRNet(FreezableBackbone):
     def __init__(
         self,
         extra: HRStages,
-        in_channels: int = 3,
+        in_channels: PositiveInt = 3,
         conv_cfg: Mapping[str, Any] | None = None,
         norm_cfg: Mapping[str, Any] = {"type": "BN", "requires_grad": True},
         norm_eval: bool = False,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Backbone
 from segkernel.nn import ConvModule, LayerConfig, PyramidPooling, resize
@@ -69,12 +70,12 @@ class ICNet(Backbone):
     def __init__(
         self,
         backbone_cfg: ResNet,
-        in_channels: int = 3,
-        layer_channels: Sequence[int] = (512, 2048),
-        light_branch_middle_channels: int = 32,
-        psp_out_channels: int = 512,
-        out_channels: Sequence[int] = (64, 256, 256),
-        pool_scales: Sequence[int] = (1, 2, 3, 6),
+        in_channels: PositiveInt = 3,
+        layer_channels: Sequence[PositiveInt] = (512, 2048),
+        light_branch_middle_channels: PositiveInt = 32,
+        psp_out_channels: PositiveInt = 512,
+        out_channels: Sequence[PositiveInt] = (64, 256, 256),
+        pool_scales: Sequence[PositiveInt] = (1, 2, 3, 6),
         conv_cfg: LayerConfig | None = None,
         norm_cfg: Mapping[str, Any] = {"type": "BN", "requires_grad": True},
         act_cfg: Mapping[str, Any] = {"type": "ReLU"},

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import TypedDict, Unpack
 
+from segkernel.annotations import NonNegative, PositiveInt, Probability
 from segkernel.nn import resize_pos_embed
 from segplug_backbones.beit import BEiT, BEiTLayer
 from segplug_backbones.positions import interpolate_pos_embed
@@ -25,24 +26,24 @@ from segplug_backbones.vit import Grid
 class MAEArguments(TypedDict, total=False):
     """Arguments of `MAE`: those of `BEiT` but for ``qv_bias``."""
 
-    img_size: int | tuple[int, int]
-    patch_size: int
-    in_channels: int
-    embed_dims: int
-    num_layers: int
-    num_heads: int
-    mlp_ratio: int
+    img_size: PositiveInt | tuple[PositiveInt, PositiveInt]
+    patch_size: PositiveInt
+    in_channels: PositiveInt
+    embed_dims: PositiveInt
+    num_layers: PositiveInt
+    num_heads: PositiveInt
+    mlp_ratio: PositiveInt
     out_indices: int | Sequence[int]
-    attn_drop_rate: float
-    drop_path_rate: float
+    attn_drop_rate: Probability
+    drop_path_rate: Probability
     norm_cfg: Mapping[str, Any]
     act_cfg: Mapping[str, Any]
     patch_norm: bool
     final_norm: bool
-    num_fcs: int
+    num_fcs: PositiveInt
     norm_eval: bool
     pretrained: str | None
-    init_values: float
+    init_values: NonNegative
 
 
 class MAE(BEiT):

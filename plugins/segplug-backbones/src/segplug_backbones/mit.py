@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from segkernel.annotations import PositiveInt, Probability
 from segkernel.interfaces.model import Backbone
 from segkernel.nn import (
     LayerConfig,
@@ -171,20 +172,20 @@ class MixVisionTransformer(Backbone):
 
     def __init__(
         self,
-        in_channels: int = 3,
-        embed_dims: int = 64,
-        num_stages: int = 4,
-        num_layers: Sequence[int] = (3, 4, 6, 3),
-        num_heads: Sequence[int] = (1, 2, 4, 8),
-        patch_sizes: Sequence[int] = (7, 3, 3, 3),
-        strides: Sequence[int] = (4, 2, 2, 2),
-        sr_ratios: Sequence[int] = (8, 4, 2, 1),
+        in_channels: PositiveInt = 3,
+        embed_dims: PositiveInt = 64,
+        num_stages: PositiveInt = 4,
+        num_layers: Sequence[PositiveInt] = (3, 4, 6, 3),
+        num_heads: Sequence[PositiveInt] = (1, 2, 4, 8),
+        patch_sizes: Sequence[PositiveInt] = (7, 3, 3, 3),
+        strides: Sequence[PositiveInt] = (4, 2, 2, 2),
+        sr_ratios: Sequence[PositiveInt] = (8, 4, 2, 1),
         out_indices: Sequence[int] = (0, 1, 2, 3),
-        mlp_ratio: int = 4,
+        mlp_ratio: PositiveInt = 4,
         qkv_bias: bool = True,
-        drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
+        drop_rate: Probability = 0.0,
+        attn_drop_rate: Probability = 0.0,
+        drop_path_rate: Probability = 0.0,
         act_cfg: Mapping[str, Any] = {"type": "GELU"},
         norm_cfg: Mapping[str, Any] = {"type": "LN", "eps": 1e-6},
         with_cp: bool = False,

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from segkernel.annotations import Positive, PositiveInt
 from segkernel.nn import (
     ConvModule,
     FreezableBackbone,
@@ -56,9 +57,9 @@ class MobileNetV2(FreezableBackbone):
 
     def __init__(
         self,
-        widen_factor: float = 1.0,
-        strides: Sequence[int] = (1, 2, 2, 2, 1, 2, 1),
-        dilations: Sequence[int] = (1, 1, 1, 1, 1, 1, 1),
+        widen_factor: Positive = 1.0,
+        strides: Sequence[PositiveInt] = (1, 2, 2, 2, 1, 2, 1),
+        dilations: Sequence[PositiveInt] = (1, 1, 1, 1, 1, 1, 1),
         out_indices: Sequence[int] = (1, 2, 4, 6),
         frozen_stages: int = -1,
         conv_cfg: Mapping[str, Any] | None = None,
@@ -67,7 +68,7 @@ class MobileNetV2(FreezableBackbone):
         norm_eval: bool = False,
         with_cp: bool = False,
         pretrained: str | None = None,
-        in_channels: int = 3,
+        in_channels: PositiveInt = 3,
     ) -> None:
         super().__init__()
         check_per_stage(len(STAGES), {"strides": strides, "dilations": dilations})

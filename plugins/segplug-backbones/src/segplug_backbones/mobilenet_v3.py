@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem, suggest
 from segkernel.nn import ConvModule, FreezableBackbone, check_frozen_stages, check_out_indices, checkpoint_block
 from segplug_backbones.inverted_residual import InvertedResidualV3
@@ -112,11 +113,11 @@ class MobileNetV3(FreezableBackbone):
         norm_cfg: Mapping[str, Any] = {"type": "BN"},
         out_indices: Sequence[int] = (0, 1, 12),
         frozen_stages: int = -1,
-        reduction_factor: int = 1,
+        reduction_factor: PositiveInt = 1,
         norm_eval: bool = False,
         with_cp: bool = False,
         pretrained: str | None = None,
-        in_channels: int = 3,
+        in_channels: PositiveInt = 3,
     ) -> None:
         super().__init__()
         if arch not in ARCHS:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from segkernel.annotations import Positive, PositiveInt, Probability
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Backbone
 from segkernel.nn import (
@@ -178,14 +179,14 @@ class MSCAN(Backbone):
 
     def __init__(
         self,
-        in_channels: int = 3,
-        embed_dims: Sequence[int] = (64, 128, 256, 512),
-        mlp_ratios: Sequence[float] = (4, 4, 4, 4),
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        depths: Sequence[int] = (3, 4, 6, 3),
-        num_stages: int = 4,
-        attention_kernel_sizes: Sequence[int | Sequence[int]] = (5, (1, 7), (1, 11), (1, 21)),
+        in_channels: PositiveInt = 3,
+        embed_dims: Sequence[PositiveInt] = (64, 128, 256, 512),
+        mlp_ratios: Sequence[Positive] = (4, 4, 4, 4),
+        drop_rate: Probability = 0.0,
+        drop_path_rate: Probability = 0.0,
+        depths: Sequence[PositiveInt] = (3, 4, 6, 3),
+        num_stages: PositiveInt = 4,
+        attention_kernel_sizes: Sequence[PositiveInt | Sequence[PositiveInt]] = (5, (1, 7), (1, 11), (1, 21)),
         attention_kernel_paddings: Sequence[int | Sequence[int]] = (2, (0, 3), (0, 5), (0, 10)),
         act_cfg: Mapping[str, Any] = {"type": "GELU"},
         norm_cfg: Mapping[str, Any] = {"type": "SyncBN", "requires_grad": True},

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Backbone
 from segkernel.nn import ConvModule, LayerConfig, resize
@@ -93,11 +94,11 @@ class PIDNet(Backbone):
 
     def __init__(
         self,
-        in_channels: int = 3,
-        channels: int = 64,
-        ppm_channels: int = 96,
-        num_stem_blocks: int = 2,
-        num_branch_blocks: int = 3,
+        in_channels: PositiveInt = 3,
+        channels: PositiveInt = 64,
+        ppm_channels: PositiveInt = 96,
+        num_stem_blocks: PositiveInt = 2,
+        num_branch_blocks: PositiveInt = 3,
         align_corners: bool = False,
         norm_cfg: Mapping[str, Any] = {"type": "BN"},
         act_cfg: Mapping[str, Any] = {"type": "ReLU", "inplace": True},

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
+from segkernel.annotations import NonNegative, NonNegativeInt, PositiveInt, Probability
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import (
     DropPath,
@@ -32,9 +33,9 @@ class PoolFormerArch(TypedDict):
     """A custom architecture: blocks, channels and MLP ratio of each stage, and the initial layer scale."""
 
     layers: Sequence[int]
-    embed_dims: Sequence[int]
-    mlp_ratios: Sequence[int]
-    layer_scale_init_value: float
+    embed_dims: Sequence[PositiveInt]
+    mlp_ratios: Sequence[PositiveInt]
+    layer_scale_init_value: NonNegative
 
 
 def _arch(layers: Sequence[int], embed_dims: Sequence[int], scale: float) -> PoolFormerArch:
@@ -153,20 +154,20 @@ class PoolFormer(FreezableBackbone):
     def __init__(
         self,
         arch: Arch | PoolFormerArch = "s12",
-        pool_size: int = 3,
+        pool_size: PositiveInt = 3,
         norm_cfg: Mapping[str, Any] = {"type": "GN", "num_groups": 1},
         act_cfg: Mapping[str, Any] = {"type": "GELU"},
-        in_patch_size: int = 7,
-        in_stride: int = 4,
-        in_pad: int = 2,
-        down_patch_size: int = 3,
-        down_stride: int = 2,
-        down_pad: int = 1,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
+        in_patch_size: PositiveInt = 7,
+        in_stride: PositiveInt = 4,
+        in_pad: NonNegativeInt = 2,
+        down_patch_size: PositiveInt = 3,
+        down_stride: PositiveInt = 2,
+        down_pad: NonNegativeInt = 1,
+        drop_rate: Probability = 0.0,
+        drop_path_rate: Probability = 0.0,
         out_indices: int | Sequence[int] = -1,
         frozen_stages: int = 0,
-        in_channels: int = 3,
+        in_channels: PositiveInt = 3,
         pretrained: str | None = None,
     ) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from segkernel.annotations import PositiveInt
 from segkernel.nn import LayerConfig, adaptive_avg_pool, build_conv, build_norm, kaiming_init
 from segplug_backbones.residual import Bottleneck, conv_no_bias
 from segplug_backbones.resnet import ResNetArguments, ResNetV1d, Variants
@@ -177,10 +178,10 @@ class ResNeSt(ResNetV1d):
     def __init__(
         self,
         depth: Literal[50, 101, 152, 200],
-        groups: int = 1,
-        base_width: int = 4,
-        radix: int = 2,
-        reduction_factor: int = 4,
+        groups: PositiveInt = 1,
+        base_width: PositiveInt = 4,
+        radix: PositiveInt = 2,
+        reduction_factor: PositiveInt = 4,
         avg_down_stride: bool = True,
         **kwargs: Unpack[ResNetArguments],
     ) -> None:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, get_args
 from torch import Tensor, nn
 from typing_extensions import Required, TypedDict, Unpack
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import FreezableBackbone, build_norm, check_frozen_stages, check_out_indices, check_per_stage
 from segplug_backbones.residual import (
@@ -59,12 +60,12 @@ class PluginConfig(TypedDict, total=False):
 class ResNetArguments(TypedDict, total=False):
     """Arguments of all variants of `ResNet`, but for the depth."""
 
-    in_channels: int
-    stem_channels: int
-    base_channels: int
-    num_stages: int
-    strides: Sequence[int]
-    dilations: Sequence[int]
+    in_channels: PositiveInt
+    stem_channels: PositiveInt
+    base_channels: PositiveInt
+    num_stages: PositiveInt
+    strides: Sequence[PositiveInt]
+    dilations: Sequence[PositiveInt]
     out_indices: Sequence[int]
     style: Style
     frozen_stages: int
@@ -143,12 +144,12 @@ class ResNet(FreezableBackbone):
     def __init__(
         self,
         depth: Depth,
-        in_channels: int = 3,
-        stem_channels: int = 64,
-        base_channels: int = 64,
-        num_stages: int = 4,
-        strides: Sequence[int] = (1, 2, 2, 2),
-        dilations: Sequence[int] = (1, 1, 1, 1),
+        in_channels: PositiveInt = 3,
+        stem_channels: PositiveInt = 64,
+        base_channels: PositiveInt = 64,
+        num_stages: PositiveInt = 4,
+        strides: Sequence[PositiveInt] = (1, 2, 2, 2),
+        dilations: Sequence[PositiveInt] = (1, 1, 1, 1),
         out_indices: Sequence[int] = (0, 1, 2, 3),
         style: Style = "pytorch",
         deep_stem: bool = False,

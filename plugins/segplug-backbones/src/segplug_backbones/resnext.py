@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from typing_extensions import Unpack
 
+from segkernel.annotations import PositiveInt
 from segplug_backbones.resnet import VARIANTS, PlainResNetArguments, ResNet, Variants
 
 
@@ -29,8 +30,8 @@ class ResNeXt(ResNet):
     def __init__(
         self,
         depth: Literal[50, 101, 152],
-        groups: int = 1,
-        base_width: int = 4,
+        groups: PositiveInt = 1,
+        base_width: PositiveInt = 4,
         **kwargs: Unpack[PlainResNetArguments],
     ) -> None:
         base_channels = kwargs.get("base_channels", 64)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segkernel.annotations import Positive, PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import (
     ConvModule,
@@ -88,7 +89,7 @@ class ShuffleNetV2(FreezableBackbone):
 
     def __init__(
         self,
-        widen_factor: float = 1.0,
+        widen_factor: Positive = 1.0,
         out_indices: Sequence[int] = (3,),
         frozen_stages: int = -1,
         conv_cfg: Mapping[str, Any] | None = None,
@@ -96,7 +97,7 @@ class ShuffleNetV2(FreezableBackbone):
         act_cfg: Mapping[str, Any] = {"type": "ReLU"},
         norm_eval: bool = False,
         with_cp: bool = False,
-        in_channels: int = 3,
+        in_channels: PositiveInt = 3,
     ) -> None:
         super().__init__()
         if widen_factor not in CHANNELS:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Required, TypedDict
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Backbone
 from segkernel.nn import AdaptiveAvgPool2d, ConvModule, LayerConfig, adaptive_avg_pool, resize
@@ -135,12 +136,12 @@ class STDCNet(Backbone):
     def __init__(
         self,
         stdc_type: Literal["STDCNet1", "STDCNet2"],
-        in_channels: int,
-        channels: Sequence[int],
+        in_channels: PositiveInt,
+        channels: Sequence[PositiveInt],
         bottleneck_type: Fusion,
         norm_cfg: LayerConfig | None,
         act_cfg: LayerConfig | None,
-        num_convs: int = 4,
+        num_convs: PositiveInt = 4,
         with_final_conv: bool = False,
         pretrained: str | None = None,
     ) -> None:
@@ -196,8 +197,8 @@ def _variant(stdc_type: Literal["STDCNet1", "STDCNet2"], in_channels: int) -> ST
 class FusionArguments(TypedDict, total=False):
     """Arguments of `FeatureFusionModule`."""
 
-    in_channels: Required[int]
-    out_channels: Required[int]
+    in_channels: Required[PositiveInt]
+    out_channels: Required[PositiveInt]
     scale_factor: int
     norm_cfg: LayerConfig
     act_cfg: LayerConfig
@@ -270,8 +271,8 @@ class STDCContextPathNet(Backbone):
     def __init__(
         self,
         backbone_cfg: Backbone,
-        last_in_channels: Sequence[int] = (1024, 512),
-        out_channels: int = 128,
+        last_in_channels: Sequence[PositiveInt] = (1024, 512),
+        out_channels: PositiveInt = 128,
         ffm_cfg: FusionArguments = {"in_channels": 512, "out_channels": 256, "scale_factor": 4},  # noqa: B006  never changed
         upsample_mode: Literal["nearest", "bilinear", "bicubic"] = "nearest",
         align_corners: bool | None = None,

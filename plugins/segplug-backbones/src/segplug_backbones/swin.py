@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segkernel.annotations import Positive, PositiveInt, Probability
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import (
     FFN,
@@ -332,22 +333,22 @@ class SwinTransformer(FreezableBackbone):
 
     def __init__(
         self,
-        pretrain_img_size: int | Sequence[int] = 224,
-        in_channels: int = 3,
-        embed_dims: int = 96,
-        patch_size: int = 4,
-        window_size: int = 7,
-        mlp_ratio: float = 4,
-        depths: Sequence[int] = (2, 2, 6, 2),
-        num_heads: Sequence[int] = (3, 6, 12, 24),
-        strides: Sequence[int] = (4, 2, 2, 2),
+        pretrain_img_size: PositiveInt | Sequence[PositiveInt] = 224,
+        in_channels: PositiveInt = 3,
+        embed_dims: PositiveInt = 96,
+        patch_size: PositiveInt = 4,
+        window_size: PositiveInt = 7,
+        mlp_ratio: Positive = 4,
+        depths: Sequence[PositiveInt] = (2, 2, 6, 2),
+        num_heads: Sequence[PositiveInt] = (3, 6, 12, 24),
+        strides: Sequence[PositiveInt] = (4, 2, 2, 2),
         out_indices: Sequence[int] = (0, 1, 2, 3),
         qkv_bias: bool = True,
-        qk_scale: float | None = None,
+        qk_scale: Positive | None = None,
         patch_norm: bool = True,
-        drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.1,
+        drop_rate: Probability = 0.0,
+        attn_drop_rate: Probability = 0.0,
+        drop_path_rate: Probability = 0.1,
         use_abs_pos_embed: bool = False,
         act_cfg: Mapping[str, Any] = {"type": "GELU"},
         norm_cfg: Mapping[str, Any] = {"type": "LN"},

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn import functional as F
 
+from segkernel.annotations import PositiveInt, Probability
 from segkernel.errors import ComponentError, ConfigError, Problem, UsageError, suggest
 from segkernel.interfaces.model import Backbone
 from segkernel.nn.layers import NORMS
@@ -90,10 +91,10 @@ class TIMMBackbone(Backbone):
         features_only: bool = True,
         pretrained: bool = True,
         checkpoint_path: str = "",
-        in_channels: int = 3,
+        in_channels: PositiveInt = 3,
         out_indices: Sequence[int] | None = None,
-        output_stride: int | None = None,
-        drop_path_rate: float | None = None,
+        output_stride: PositiveInt | None = None,
+        drop_path_rate: Probability | None = None,
         norm_layer: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from segkernel.annotations import Positive, PositiveInt, Probability
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Backbone
 from segkernel.nn import (
@@ -248,20 +249,20 @@ class PCPVT(Backbone):
 
     def __init__(
         self,
-        in_channels: int = 3,
-        embed_dims: Sequence[int] = (64, 128, 256, 512),
-        patch_sizes: Sequence[int] = (4, 2, 2, 2),
-        strides: Sequence[int] = (4, 2, 2, 2),
-        num_heads: Sequence[int] = (1, 2, 4, 8),
-        mlp_ratios: Sequence[float] = (4, 4, 4, 4),
+        in_channels: PositiveInt = 3,
+        embed_dims: Sequence[PositiveInt] = (64, 128, 256, 512),
+        patch_sizes: Sequence[PositiveInt] = (4, 2, 2, 2),
+        strides: Sequence[PositiveInt] = (4, 2, 2, 2),
+        num_heads: Sequence[PositiveInt] = (1, 2, 4, 8),
+        mlp_ratios: Sequence[Positive] = (4, 4, 4, 4),
         out_indices: Sequence[int] = (0, 1, 2, 3),
         qkv_bias: bool = False,
-        drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
+        drop_rate: Probability = 0.0,
+        attn_drop_rate: Probability = 0.0,
+        drop_path_rate: Probability = 0.0,
         norm_cfg: Mapping[str, Any] = {"type": "LN"},
-        depths: Sequence[int] = (3, 4, 6, 3),
-        sr_ratios: Sequence[int] = (8, 4, 2, 1),
+        depths: Sequence[PositiveInt] = (3, 4, 6, 3),
+        sr_ratios: Sequence[PositiveInt] = (8, 4, 2, 1),
         norm_after_stage: bool = False,
         pretrained: str | None = None,
     ) -> None:
@@ -355,21 +356,21 @@ class SVT(PCPVT):
 
     def __init__(
         self,
-        in_channels: int = 3,
-        embed_dims: Sequence[int] = (64, 128, 256),
-        patch_sizes: Sequence[int] = (4, 2, 2),
-        strides: Sequence[int] = (4, 2, 2),
-        num_heads: Sequence[int] = (1, 2, 4),
-        mlp_ratios: Sequence[float] = (4, 4, 4),
+        in_channels: PositiveInt = 3,
+        embed_dims: Sequence[PositiveInt] = (64, 128, 256),
+        patch_sizes: Sequence[PositiveInt] = (4, 2, 2),
+        strides: Sequence[PositiveInt] = (4, 2, 2),
+        num_heads: Sequence[PositiveInt] = (1, 2, 4),
+        mlp_ratios: Sequence[Positive] = (4, 4, 4),
         out_indices: Sequence[int] = (0, 1, 2, 3),
         qkv_bias: bool = False,
-        drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
+        drop_rate: Probability = 0.0,
+        attn_drop_rate: Probability = 0.0,
+        drop_path_rate: Probability = 0.0,
         norm_cfg: Mapping[str, Any] = {"type": "LN"},
-        depths: Sequence[int] = (4, 4, 4),
-        sr_ratios: Sequence[int] = (4, 2, 1),
-        windiow_sizes: Sequence[int] = (7, 7, 7),
+        depths: Sequence[PositiveInt] = (4, 4, 4),
+        sr_ratios: Sequence[PositiveInt] = (4, 2, 1),
+        windiow_sizes: Sequence[PositiveInt] = (7, 7, 7),
         norm_after_stage: bool = True,
         pretrained: str | None = None,
     ) -> None:

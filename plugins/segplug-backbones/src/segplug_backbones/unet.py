@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segkernel.annotations import NonNegativeInt, PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import (
     ConvModule,
@@ -46,14 +47,14 @@ class DeconvModule(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
+        in_channels: PositiveInt,
+        out_channels: PositiveInt,
         with_cp: bool = False,
         norm_cfg: LayerConfig = {"type": "BN"},  # noqa: B006  never changed
         act_cfg: LayerConfig = {"type": "ReLU"},  # noqa: B006
         *,
-        kernel_size: int = 4,
-        scale_factor: int = 2,
+        kernel_size: PositiveInt = 4,
+        scale_factor: PositiveInt = 2,
     ) -> None:
         super().__init__()
         excess = kernel_size - scale_factor
@@ -92,17 +93,17 @@ class InterpConv(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
+        in_channels: PositiveInt,
+        out_channels: PositiveInt,
         with_cp: bool = False,
         norm_cfg: LayerConfig | None = {"type": "BN"},  # noqa: B006  never changed
         act_cfg: LayerConfig | None = {"type": "ReLU"},  # noqa: B006
         *,
         conv_cfg: LayerConfig | None = None,
         conv_first: bool = False,
-        kernel_size: int = 1,
-        stride: int = 1,
-        padding: int = 0,
+        kernel_size: PositiveInt = 1,
+        stride: PositiveInt = 1,
+        padding: NonNegativeInt = 0,
         upsample_cfg: Mapping[str, Any] = {"scale_factor": 2, "mode": "bilinear", "align_corners": False},
     ) -> None:
         super().__init__()
@@ -227,15 +228,15 @@ class UNet(FreezableBackbone):
 
     def __init__(
         self,
-        in_channels: int = 3,
-        base_channels: int = 64,
-        num_stages: int = 5,
-        strides: Sequence[int] = (1, 1, 1, 1, 1),
-        enc_num_convs: Sequence[int] = (2, 2, 2, 2, 2),
-        dec_num_convs: Sequence[int] = (2, 2, 2, 2),
+        in_channels: PositiveInt = 3,
+        base_channels: PositiveInt = 64,
+        num_stages: PositiveInt = 5,
+        strides: Sequence[PositiveInt] = (1, 1, 1, 1, 1),
+        enc_num_convs: Sequence[PositiveInt] = (2, 2, 2, 2, 2),
+        dec_num_convs: Sequence[PositiveInt] = (2, 2, 2, 2),
         downsamples: Sequence[bool] = (True, True, True, True),
-        enc_dilations: Sequence[int] = (1, 1, 1, 1, 1),
-        dec_dilations: Sequence[int] = (1, 1, 1, 1),
+        enc_dilations: Sequence[PositiveInt] = (1, 1, 1, 1, 1),
+        dec_dilations: Sequence[PositiveInt] = (1, 1, 1, 1),
         with_cp: bool = False,
         conv_cfg: Mapping[str, Any] | None = None,
         norm_cfg: Mapping[str, Any] = {"type": "BN"},

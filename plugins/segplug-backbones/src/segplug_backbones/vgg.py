@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import ConvModule, FreezableBackbone, check_frozen_stages, check_out_indices
 from segplug_backbones.pool import CeilMaxPool2d
@@ -55,8 +56,8 @@ class VGG(FreezableBackbone):
         self,
         depth: Literal[11, 13, 16, 19],
         num_classes: int = -1,
-        num_stages: int = 5,
-        dilations: Sequence[int] = (1, 1, 1, 1, 1),
+        num_stages: PositiveInt = 5,
+        dilations: Sequence[PositiveInt] = (1, 1, 1, 1, 1),
         out_indices: Sequence[int] | None = None,
         frozen_stages: int = -1,
         conv_cfg: Mapping[str, Any] | None = None,
@@ -65,7 +66,7 @@ class VGG(FreezableBackbone):
         norm_eval: bool = False,
         ceil_mode: bool = False,
         with_last_pool: bool = True,
-        in_channels: int = 3,
+        in_channels: PositiveInt = 3,
     ) -> None:
         super().__init__()
         _check(depth, num_classes, num_stages, dilations)

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from segkernel.annotations import NonNegativeInt, PositiveInt, Probability
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Backbone
 from segkernel.nn import (
@@ -80,20 +81,20 @@ class VisionTransformer(Backbone):
 
     def __init__(
         self,
-        img_size: int | tuple[int, int] = 224,
-        patch_size: int = 16,
-        patch_pad: int | Literal["same", "corner"] = "corner",
-        in_channels: int = 3,
-        embed_dims: int = 768,
-        num_layers: int = 12,
-        num_heads: int = 12,
-        mlp_ratio: int = 4,
+        img_size: PositiveInt | tuple[PositiveInt, PositiveInt] = 224,
+        patch_size: PositiveInt = 16,
+        patch_pad: NonNegativeInt | Literal["same", "corner"] = "corner",
+        in_channels: PositiveInt = 3,
+        embed_dims: PositiveInt = 768,
+        num_layers: PositiveInt = 12,
+        num_heads: PositiveInt = 12,
+        mlp_ratio: PositiveInt = 4,
         out_origin: bool = False,
         out_indices: int | Sequence[int] = -1,
         qkv_bias: bool = True,
-        drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
+        drop_rate: Probability = 0.0,
+        attn_drop_rate: Probability = 0.0,
+        drop_path_rate: Probability = 0.0,
         with_cls_token: bool = True,
         output_cls_token: bool = False,
         norm_cfg: Mapping[str, Any] = {"type": "LN"},
@@ -103,7 +104,7 @@ class VisionTransformer(Backbone):
         pre_norm: bool = False,
         final_norm: bool = False,
         interpolate_mode: Literal["bilinear", "bicubic", "nearest"] = "bicubic",
-        num_fcs: int = 2,
+        num_fcs: PositiveInt = 2,
         norm_eval: bool = False,
         with_cp: bool = False,
         frozen_exclude: Sequence[str] = ("all",),

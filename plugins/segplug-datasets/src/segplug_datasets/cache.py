@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from segkernel.annotations import Positive
 from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import Dataset
 from segkernel.labels import Color
@@ -63,7 +64,7 @@ class CachedDataset:
         example = FolderDataset(**FolderDataset.conformance(folder)[0])
         return [{"dataset": example, "max_bytes": 1e6}]
 
-    def __init__(self, dataset: Dataset, max_bytes: float | None = None, folder: str | Path | None = None) -> None:
+    def __init__(self, dataset: Dataset, max_bytes: Positive | None = None, folder: str | Path | None = None) -> None:
         if max_bytes is not None and not max_bytes > 0:
             raise UsageError(f"max_bytes is above 0, not {max_bytes}")
         self.dataset = dataset

@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 import numpy as np
 from typing_extensions import Required
 
+from segkernel.annotations import NonNegative
 from segkernel.errors import UsageError
 from segkernel.interfaces.data import Dataset
 from segkernel.labels import IGNORE, Color, default_palette
@@ -158,7 +159,7 @@ class Source(TypedDict, total=False):
     dataset: Required[Dataset]
     mapping: Mapping[str, str | None]
     unlabelled: Sequence[str]
-    weight: float
+    weight: NonNegative
 
 
 class MixDataset(ConcatDataset):

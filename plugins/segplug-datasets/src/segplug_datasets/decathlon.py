@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from segkernel.annotations import NonNegativeInt
 from segkernel.errors import DataError
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.listing import find_named, read_text, resolve
@@ -70,7 +71,7 @@ class DecathlonDataset(Volumes):
         axis: Axis = "z",
         window: Sequence[float] | None = None,
         modality: Sequence[str] | None = None,
-        context: int = 0,
+        context: NonNegativeInt = 0,
         whole: bool = False,
     ) -> None:
         root = resolve(data_root)

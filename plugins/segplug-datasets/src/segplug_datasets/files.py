@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypedDict, cast
 
 from typing_extensions import Required
 
+from segkernel.annotations import Positive
 from segkernel.errors import DataError, UsageError
 from segkernel.labels import IGNORE, Color, Task
 from segkernel.sample import DepthMap, LabelMap, Sample, WeightMap
@@ -266,10 +267,10 @@ class FolderDataset(PairedFiles):
         data_root: str | Path | None = None,
         metainfo: Metainfo | None = None,
         weights: str | Path | Mapping[str, str] | None = None,
-        weight_scale: float = 1 / 255,
+        weight_scale: Positive = 1 / 255,
         weight_suffix: str = ".png",
         depth: str | Path | None = None,
-        depth_scale: float = 0.001,
+        depth_scale: Positive = 0.001,
         depth_suffix: str = ".png",
         indices: int | Sequence[int] | None = None,
         background: str | None = None,

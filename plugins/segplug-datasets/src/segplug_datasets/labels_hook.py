@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segkernel.annotations import NonNegativeInt
 from segkernel.errors import DataError, SegKernelError
 from segkernel.hookspecs import Priority, hookimpl
 from segkernel.labels import IGNORE
@@ -67,7 +68,7 @@ class LabelsHook:
 
     priority = Priority.VERY_HIGH
 
-    def __init__(self, samples: int = 32) -> None:
+    def __init__(self, samples: NonNegativeInt = 32) -> None:
         self.samples = samples
         self._reset()
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from segkernel.annotations import PositiveInt
 from segkernel.hookspecs import Priority, hookimpl
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class LoadTimesHook:
 
     priority = Priority.BELOW_NORMAL
 
-    def __init__(self, interval: int | None = None) -> None:
+    def __init__(self, interval: PositiveInt | None = None) -> None:
         self.interval = interval
         self._reset()
 

@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from segkernel.annotations import Positive
 from segkernel.errors import DataError
 from segkernel.sample import DepthMap, Sample
 from segplug_datasets import image
@@ -65,7 +66,7 @@ class NYUDataset(PairedFiles):
         data_prefix: DepthPrefix | None = None,
         img_suffix: str = ".jpg",
         depth_map_suffix: str = ".png",
-        depth_rescale_factor: float = 0.001,
+        depth_rescale_factor: Positive = 0.001,
     ) -> None:
         prefix = data_prefix or DepthPrefix(img_path="images", depth_map_path="annotations")
         self.data_root, self.depth_rescale_factor = str(data_root), depth_rescale_factor

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segkernel.annotations import NonNegative, NonNegativeInt, Probability
 from segkernel.files import relative_path
 from segkernel.hookspecs import Priority, hookimpl
 from segplug_datasets.label_files import write_labels
@@ -32,12 +33,12 @@ class PicturesHook:
 
     def __init__(
         self,
-        count: int = 8,
+        count: NonNegativeInt = 8,
         show_dir: str | Path | None = None,
         labels_dir: str | Path | None = None,
         show: bool = False,
-        wait_time: float = 0,
-        opacity: float = 0.5,
+        wait_time: NonNegative = 0,
+        opacity: Probability = 0.5,
     ) -> None:
         self.count, self.opacity = count, opacity
         self.show_dir, self.labels_dir = show_dir, labels_dir

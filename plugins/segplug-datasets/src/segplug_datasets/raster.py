@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Interval
 
+from segkernel.annotations import NonNegativeInt, PositiveInt, Range
 from segkernel.errors import DataError, UsageError
 from segkernel.labels import IGNORE, Color
 from segkernel.sample import LabelMap, Sample
@@ -26,7 +28,7 @@ RASTER_SUFFIXES = (".tif", ".tiff", ".npy", ".png", ".jpg", ".jpeg")
 _LOOKED_AT = 2048 * 2048
 """Pixels of a raster that percentiles are taken of."""
 
-Range = tuple[float, float]
+Percent = Annotated[float, Interval(ge=0, le=100)]
 
 
 class RasterDataset(PairedFiles):
@@ -96,13 +98,13 @@ class RasterDataset(PairedFiles):
         ignore_colors: Sequence[Color] = (),
         metainfo: Metainfo | None = None,
         bands: Sequence[int] | None = None,
-        value_range: tuple[float, float] | Sequence[tuple[float, float]] | None = None,
-        percentiles: tuple[float, float] | None = None,
+        value_range: Range | Sequence[Range] | None = None,
+        percentiles: tuple[Percent, Percent] | None = None,
         scale: float = 1.0,
         dtype: Literal["uint8", "float32"] = "uint8",
         nodata: float | Literal["file"] | None = "file",
-        window: tuple[int, int] | None = None,
-        overlap: int | tuple[int, int] = 0,
+        window: tuple[PositiveInt, PositiveInt] | None = None,
+        overlap: NonNegativeInt | tuple[NonNegativeInt, NonNegativeInt] = 0,
         border: Literal["cut", "shift"] = "cut",
         images2: str | Path | None = None,
         split: str | Path | None = None,

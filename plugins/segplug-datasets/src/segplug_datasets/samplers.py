@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from segkernel.annotations import NonNegative, NonNegativeInt, PositiveInt
 from segkernel.errors import UsageError
 from segkernel.interfaces.data import Dataset
 from segplug_datasets.class_index import ClassIndex, class_index
@@ -56,8 +57,8 @@ class BalancedSampler(_ByContent):
     def __init__(
         self,
         method: Literal["repeat-factor", "class-aware"] = "repeat-factor",
-        oversample_thr: float = 0.1,
-        min_pixels: int = 1,
+        oversample_thr: NonNegative = 0.1,
+        min_pixels: NonNegativeInt = 1,
         cache: str | Path | None = None,
     ) -> None:
         super().__init__(cache)
@@ -112,7 +113,7 @@ class WeightedSampler:
 
     conformance: ClassVar = {"weights": (1.0, 3.0)}
 
-    def __init__(self, weights: Sequence[float] | None = None) -> None:
+    def __init__(self, weights: Sequence[NonNegative] | None = None) -> None:
         if weights is not None and (not weights or min(weights) <= 0):
             raise UsageError(f"weights are above 0, one for each data set, not {list(weights)}")
         self.weights = weights
@@ -179,7 +180,9 @@ class AspectRatioGroups(_ByContent):
 
     conformance: ClassVar = {"window": 2, "batch_size": 3}
 
-    def __init__(self, window: int = 64, batch_size: int | None = None, cache: str | Path | None = None) -> None:
+    def __init__(
+        self, window: PositiveInt = 64, batch_size: PositiveInt | None = None, cache: str | Path | None = None
+    ) -> None:
         super().__init__(cache)
         if window < 1 or (batch_size is not None and batch_size < 1):
             raise UsageError(f"window {window} and batch_size {batch_size} need to be 1 or more")

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from segkernel.annotations import NonNegativeInt, PositiveInt
 from segkernel.errors import UsageError
 from segkernel.labels import Color
 from segkernel.sample import LabelMap, Sample
@@ -47,9 +48,9 @@ class StreetScenes:
     def __init__(
         self,
         split: Literal["train", "val", "test"] = "train",
-        size: tuple[int, int] = (192, 256),
-        length: int | None = None,
-        seed: int = 0,
+        size: tuple[PositiveInt, PositiveInt] = (192, 256),
+        length: PositiveInt | None = None,
+        seed: NonNegativeInt = 0,
     ) -> None:
         if split not in _SPLITS:
             raise UsageError(f"StreetScenes has the splits {', '.join(_SPLITS)}, not {split!r}")

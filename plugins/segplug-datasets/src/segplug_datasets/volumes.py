@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from segkernel.annotations import NonNegativeInt
 from segkernel.errors import DataError, UsageError
 from segkernel.image import refuse_giant
 from segkernel.labels import IGNORE, Color
@@ -178,8 +179,8 @@ class Volumes(Labelled):
         labels: LabelSpec,
         axis: Axis = "z",
         window: Sequence[float] | None = None,
-        channels: Sequence[int] | None = None,
-        context: int = 0,
+        channels: Sequence[NonNegativeInt] | None = None,
+        context: NonNegativeInt = 0,
         whole: bool = False,
         image_key: str = "image",
         mask_key: str = "label",
@@ -450,8 +451,8 @@ class VolumeDataset(Volumes):
         data_root: str | Path | None = None,
         axis: Axis = "z",
         window: Sequence[float] | None = None,
-        channels: Sequence[int] | None = None,
-        context: int = 0,
+        channels: Sequence[NonNegativeInt] | None = None,
+        context: NonNegativeInt = 0,
         whole: bool = False,
         image_key: str = "image",
         mask_key: str = "label",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from segkernel.annotations import NonNegative, NonNegativeInt, PositiveInt
 from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import Dataset, Transform
 from segkernel.labels import Color
@@ -96,7 +97,7 @@ class RepeatDataset(_Chosen):
         """Write a tiny data set into ``folder`` and return the arguments that read it."""
         return [{"dataset": _example(folder), "times": 3}]
 
-    def __init__(self, dataset: Dataset, times: int) -> None:
+    def __init__(self, dataset: Dataset, times: PositiveInt) -> None:
         if times < 1:
             raise UsageError(f"a data set is repeated once or more often, not {times} times")
         super().__init__(dataset, np.tile(np.arange(len(dataset)), times))
@@ -127,7 +128,11 @@ class ClassBalancedDataset(_Chosen):
         return [{"dataset": _example(folder), "oversample_thr": 1.0}]
 
     def __init__(
-        self, dataset: Dataset, oversample_thr: float, min_pixels: int = 1, cache: str | Path | None = None
+        self,
+        dataset: Dataset,
+        oversample_thr: NonNegative,
+        min_pixels: NonNegativeInt = 1,
+        cache: str | Path | None = None,
     ) -> None:
         present = class_index(dataset, cache).pixels >= max(min_pixels, 1)
         times = np.ceil(repeat_factors(present, oversample_thr)).astype(np.int64)
@@ -200,7 +205,9 @@ class IndexedDataset(_Wrapper):
         """Write a tiny data set into ``folder`` and return the arguments that read it."""
         return [{"dataset": _example(folder)}]
 
-    def __init__(self, dataset: Dataset, cache: str | Path | None = None, workers: int | None = None) -> None:
+    def __init__(
+        self, dataset: Dataset, cache: str | Path | None = None, workers: NonNegativeInt | None = None
+    ) -> None:
         super().__init__(dataset)
         self._index = class_index(dataset, cache, workers)
 

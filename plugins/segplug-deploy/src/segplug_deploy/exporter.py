@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from segkernel.annotations import NonNegative, PositiveInt, Probability
 from segkernel.errors import ExportError
 from segkernel.interfaces.model import Exporter, Segmentor
 from segplug_deploy.proof import prove, table
@@ -51,10 +52,10 @@ class ONNXExporter(Exporter):
     def __init__(
         self,
         dynamic: bool | Literal["batch"] = True,
-        opset: int | None = None,
-        check_sizes: Sequence[tuple[int, int]] = (),
-        tolerance: float = 1e-3,
-        agreement: float = 0.999,
+        opset: PositiveInt | None = None,
+        check_sizes: Sequence[tuple[PositiveInt, PositiveInt]] = (),
+        tolerance: NonNegative = 1e-3,
+        agreement: Probability = 0.999,
         device: str | None = None,
         providers: Sequence[str] = (),
     ) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import Unpack
 
+from segkernel.annotations import Positive
 from segkernel.config.sections import LocalEngineArguments
 from segkernel.engine import LocalEngine
 from segkernel.interfaces.model import Segmentor
@@ -48,10 +49,10 @@ class DDPEngine(LocalEngine):
     def __init__(
         self,
         backend: Literal["nccl", "gloo"] | None = None,
-        timeout: float = 1800.0,
+        timeout: Positive = 1800.0,
         find_unused_parameters: bool = False,
         static_graph: bool = False,
-        bucket_cap_mb: float = 25.0,
+        bucket_cap_mb: Positive = 25.0,
         **kwargs: Unpack[LocalEngineArguments],
     ) -> None:
         if is_launched() and torch.cuda.is_available() and kwargs.get("device", "auto") in ("auto", "cuda"):

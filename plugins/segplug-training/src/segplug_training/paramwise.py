@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from typing_extensions import Required, TypedDict
 
+from segkernel.annotations import NonNegative, Positive, PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Backbone
 
@@ -18,8 +19,8 @@ NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 class KeyRule(TypedDict, total=False):
     """Factors for the parameters whose name holds a key."""
 
-    lr_mult: float
-    decay_mult: float
+    lr_mult: NonNegative
+    decay_mult: NonNegative
 
 
 class LayerDecay(TypedDict, total=False):
@@ -30,8 +31,8 @@ class LayerDecay(TypedDict, total=False):
     one-dimensional parameters do not decay.
     """
 
-    rate: Required[float]
-    num_layers: Required[int]
+    rate: Required[Positive]
+    num_layers: Required[PositiveInt]
     stage_wise: bool
 
 
@@ -52,11 +53,11 @@ class Paramwise:
     def __init__(
         self,
         custom_keys: Mapping[str, KeyRule] | None = None,
-        bias_lr_mult: float = 1.0,
-        bias_decay_mult: float = 1.0,
-        norm_decay_mult: float = 1.0,
-        dwconv_decay_mult: float = 1.0,
-        flat_decay_mult: float = 1.0,
+        bias_lr_mult: NonNegative = 1.0,
+        bias_decay_mult: NonNegative = 1.0,
+        norm_decay_mult: NonNegative = 1.0,
+        dwconv_decay_mult: NonNegative = 1.0,
+        flat_decay_mult: NonNegative = 1.0,
         layer_decay: LayerDecay | None = None,
     ) -> None:
         self.custom_keys, self.bias_lr_mult, self.layer_decay = dict(custom_keys or {}), bias_lr_mult, layer_decay

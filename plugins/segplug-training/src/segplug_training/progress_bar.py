@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from segkernel.annotations import PositiveInt
 from segkernel.hooks.records import ProgressHook
 from segkernel.hookspecs import hookimpl
 
@@ -20,7 +21,7 @@ class ProgressBarHook(ProgressHook):
         live: Whether there is one; None decides by whether standard error is a terminal.
     """
 
-    def __init__(self, interval: int = 50, live: bool | None = None) -> None:
+    def __init__(self, interval: PositiveInt = 50, live: bool | None = None) -> None:
         super().__init__(interval)
         self.live = live
         self._bar: Any = None

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from typing_extensions import Unpack
 
+from segkernel.annotations import NonNegative, NonNegativeInt, Positive, PositiveInt, Probability
 from segkernel.errors import UsageError
 from segkernel.schedules import Schedule, ScheduleArguments
 
@@ -16,7 +17,9 @@ from segkernel.schedules import Schedule, ScheduleArguments
 class PolyLR(Schedule):
     """Decay to ``eta_min`` as (1 - i / length) ** power."""
 
-    def __init__(self, power: float = 1.0, eta_min: float = 0.0, **kwargs: Unpack[ScheduleArguments]) -> None:
+    def __init__(
+        self, power: NonNegative = 1.0, eta_min: NonNegative = 0.0, **kwargs: Unpack[ScheduleArguments]
+    ) -> None:
         super().__init__(**kwargs)
         self.power, self.eta_min = power, eta_min
 
@@ -30,7 +33,7 @@ class LinearLR(Schedule):
     """Grow from ``start_factor`` to ``end_factor`` times the rate: the usual warm-up."""
 
     def __init__(
-        self, start_factor: float = 1 / 3, end_factor: float = 1.0, **kwargs: Unpack[ScheduleArguments]
+        self, start_factor: Positive = 1 / 3, end_factor: NonNegative = 1.0, **kwargs: Unpack[ScheduleArguments]
     ) -> None:
         super().__init__(**kwargs)
         self.start_factor, self.end_factor = start_factor, end_factor
@@ -45,7 +48,7 @@ class LinearLR(Schedule):
 class ConstantLR(Schedule):
     """Multiply the rate by ``factor`` until its last iteration, where it is put back."""
 
-    def __init__(self, factor: float = 1 / 3, **kwargs: Unpack[ScheduleArguments]) -> None:
+    def __init__(self, factor: Positive = 1 / 3, **kwargs: Unpack[ScheduleArguments]) -> None:
         super().__init__(**kwargs)
         self.factor = factor
 
@@ -60,7 +63,9 @@ class MultiStepLR(Schedule):
 
     conformance: ClassVar = {"milestones": (4, 8)}
 
-    def __init__(self, milestones: Sequence[int], gamma: float = 0.1, **kwargs: Unpack[ScheduleArguments]) -> None:
+    def __init__(
+        self, milestones: Sequence[NonNegativeInt], gamma: Positive = 0.1, **kwargs: Unpack[ScheduleArguments]
+    ) -> None:
         super().__init__(**kwargs)
         self.milestones, self.gamma = list(milestones), gamma
 
@@ -76,9 +81,9 @@ class CosineAnnealingLR(Schedule):
 
     def __init__(
         self,
-        T_max: int | None = None,
-        eta_min: float | None = None,
-        eta_min_ratio: float | None = None,
+        T_max: PositiveInt | None = None,
+        eta_min: NonNegative | None = None,
+        eta_min_ratio: NonNegative | None = None,
         **kwargs: Unpack[ScheduleArguments],
     ) -> None:
         super().__init__(**kwargs)
@@ -107,12 +112,12 @@ class OneCycleLR(Schedule):
 
     def __init__(
         self,
-        eta_max: float,
-        total_steps: int | None = None,
-        pct_start: float = 0.3,
+        eta_max: Positive,
+        total_steps: PositiveInt | None = None,
+        pct_start: Probability = 0.3,
         anneal_strategy: str = "cos",
-        div_factor: float = 25.0,
-        final_div_factor: float = 1e4,
+        div_factor: Positive = 25.0,
+        final_div_factor: Positive = 1e4,
         three_phase: bool = False,
         **kwargs: Unpack[ScheduleArguments],
     ) -> None:

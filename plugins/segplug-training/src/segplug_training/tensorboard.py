@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segkernel.annotations import NonNegativeInt
 from segkernel.errors import SegKernelError, UsageError
 from segkernel.hookspecs import Priority, hookimpl
 
@@ -47,7 +48,7 @@ class TensorBoardHook:
 
     priority = Priority.VERY_LOW
 
-    def __init__(self, pictures: int = 4) -> None:
+    def __init__(self, pictures: NonNegativeInt = 4) -> None:
         if pictures < 0:
             raise UsageError(f"TensorBoardHook: pictures is 0 or more, not {pictures}")
         self.pictures = pictures

@@ -10,6 +10,7 @@ from xml.parsers import expat
 import numpy as np
 from typing_extensions import Unpack
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import DataError
 from segkernel.labels import Color
 from segkernel.sample import Sample, Size
@@ -71,7 +72,7 @@ class CvatDataset(ShapeDataset):
         ann_file: str | Path,
         images: str | Path = "",
         data_root: str | Path | None = None,
-        line_width: int = 10,
+        line_width: PositiveInt = 10,
         **options: Unpack[ShapeOptions],
     ) -> None:
         root = resolve(data_root)

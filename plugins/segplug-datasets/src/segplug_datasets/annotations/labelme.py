@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from typing_extensions import Unpack
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import DataError
 from segkernel.image import opencv
 from segkernel.sample import Sample, Size
@@ -65,7 +66,7 @@ class LabelmeDataset(ShapeDataset):
         images: str | Path,
         annotations: str | Path | None = None,
         data_root: str | Path | None = None,
-        line_width: int = 10,
+        line_width: PositiveInt = 10,
         **options: Unpack[ShapeOptions],
     ) -> None:
         root = resolve(data_root)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from segkernel.annotations import NonNegativeInt, PositiveInt
 from segkernel.errors import DataError, UsageError
 from segkernel.labels import IGNORE
 from segplug_datasets.metrics.calibration import probabilities
@@ -42,7 +43,9 @@ class BinaryMetric:
     needs_probabilities = True
     """Evaluation hands over probabilities as ``seg_probabilities``."""
 
-    def __init__(self, positive: int = 1, bins: int = 65536, ignore_index: int = IGNORE, field: str = "seg") -> None:
+    def __init__(
+        self, positive: NonNegativeInt = 1, bins: PositiveInt = 65536, ignore_index: int = IGNORE, field: str = "seg"
+    ) -> None:
         if bins < 2 or positive < 0:
             raise UsageError(f"bins {bins} is 2 or more, positive {positive} 0 or more")
         self.positive, self.bins, self.ignore_index, self.field = positive, bins, ignore_index, field

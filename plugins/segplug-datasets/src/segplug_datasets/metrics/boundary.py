@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from segkernel.annotations import NonNegative, Positive
 from segkernel.errors import UsageError
 from segkernel.image import opencv
 from segkernel.labels import IGNORE
@@ -42,7 +43,7 @@ class BoundaryIoU(ClassMetric):
 
     def __init__(
         self,
-        dilation_ratio: float = 0.02,
+        dilation_ratio: Positive = 0.02,
         ignore_index: int = IGNORE,
         classes: Sequence[str] | None = None,
         field: str = "seg",
@@ -107,7 +108,7 @@ class BoundaryF1(ClassMetric):
 
     def __init__(
         self,
-        tolerance: float = 0.0075,
+        tolerance: NonNegative = 0.0075,
         ignore_index: int = IGNORE,
         classes: Sequence[str] | None = None,
         field: str = "seg",

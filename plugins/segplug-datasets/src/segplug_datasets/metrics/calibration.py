@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import DataError, UsageError
 from segkernel.labels import IGNORE
 from segplug_datasets.metrics.counts import align, mean, percent, prefixed, to_array
@@ -44,7 +45,7 @@ class CalibrationMetric:
 
     def __init__(
         self,
-        bins: int = 15,
+        bins: PositiveInt = 15,
         ignore_index: int = IGNORE,
         classes: Sequence[str] | None = None,
         field: str = "seg",

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from annotated_types import Gt
 
+from segkernel.annotations import NonNegative
 from segkernel.errors import DataError, UsageError
 
 DepthMetricName = Literal["d1", "d2", "d3", "abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog"]
@@ -68,8 +70,8 @@ class DepthMetric:
     def __init__(
         self,
         depth_metrics: Sequence[DepthMetricName] | None = None,
-        min_depth_eval: float = 0.0,
-        max_depth_eval: float = float("inf"),
+        min_depth_eval: NonNegative = 0.0,
+        max_depth_eval: Annotated[float, Gt(0)] = float("inf"),
         crop_type: Literal["nyu_crop", "eigen_crop", "garg_crop"] | None = None,
         field: str = "depth",
     ) -> None:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from segkernel.annotations import FileName
+from segkernel.annotations import FileName, NonNegativeInt, Positive, Probability
 from segkernel.errors import DataError, UsageError
 from segkernel.labels import IGNORE, Labels, Task
 from segplug_datasets.label_spec import LabelSpec
@@ -78,14 +78,14 @@ class IoUMetric:
         iou_metrics: Sequence[Literal["mIoU", "mDice", "mFscore"]] = ("mIoU",),
         ignore_index: int = IGNORE,
         nan_to_num: float | None = None,
-        beta: float = 1,
+        beta: Positive = 1,
         classes: Sequence[str] | None = None,
         field: str = "seg",
         output_dir: FileName | None = None,
         format_only: bool = False,
-        bootstrap: int = 0,
-        confidence: float = 0.95,
-        seed: int = 0,
+        bootstrap: NonNegativeInt = 0,
+        confidence: Probability = 0.95,
+        seed: NonNegativeInt = 0,
         task: Task | None = None,
     ) -> None:
         unknown = [name for name in iou_metrics if name not in _COLUMNS]

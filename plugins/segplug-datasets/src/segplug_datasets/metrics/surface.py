@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from annotated_types import Interval
 
+from segkernel.annotations import NonNegative, Positive
 from segkernel.errors import UsageError
 from segkernel.image import opencv
 from segkernel.labels import IGNORE
@@ -50,8 +52,8 @@ class HausdorffMetric(ClassMetric):
 
     def __init__(
         self,
-        percentile: float = 95,
-        spacing: float = 1.0,
+        percentile: Annotated[float, Interval(gt=0, le=100)] = 95,
+        spacing: Positive = 1.0,
         missing: Literal["diagonal", "skip"] = "diagonal",
         ignore_index: int = IGNORE,
         classes: Sequence[str] | None = None,
@@ -121,8 +123,8 @@ class SurfaceDiceMetric(ClassMetric):
 
     def __init__(
         self,
-        tolerance: float = 1.0,
-        spacing: float = 1.0,
+        tolerance: NonNegative = 1.0,
+        spacing: Positive = 1.0,
         ignore_index: int = IGNORE,
         classes: Sequence[str] | None = None,
         field: str = "seg",

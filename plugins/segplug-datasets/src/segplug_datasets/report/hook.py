@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from segkernel.annotations import NonNegativeInt
 from segkernel.errors import UsageError
 from segkernel.files import replacing
 from segkernel.hookspecs import Priority, hookimpl
@@ -62,11 +63,11 @@ class EvaluationReport:
         self,
         out_dir: str | Path | None = None,
         when: Literal["test", "val", "both"] = "test",
-        worst: int = 12,
+        worst: NonNegativeInt = 12,
         slices: Sequence[str] | None = None,
         slice_file: str | Path | None = None,
         format: str | None = None,
-        bootstrap: int = 0,
+        bootstrap: NonNegativeInt = 0,
         table: Literal["csv", "jsonl"] = "csv",
         field: str = "seg",
     ) -> None:

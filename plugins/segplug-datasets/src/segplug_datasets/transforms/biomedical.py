@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from segkernel.annotations import NonNegative, NonNegativeRange, Probability
 from segkernel.errors import UsageError
 from segkernel.image import opencv
 from segkernel.sample import Sample
@@ -32,7 +33,7 @@ class BioMedicalGaussianNoise:
     needs: ClassVar[int] = 0
     conformance: ClassVar = {"prob": 1.0, "std": 5.0}
 
-    def __init__(self, prob: float = 0.1, mean: float = 0.0, std: float = 0.1) -> None:
+    def __init__(self, prob: Probability = 0.1, mean: float = 0.0, std: NonNegative = 0.1) -> None:
         if std < 0:
             raise UsageError(f"a standard deviation is at least 0, not {std}")
         self.prob, self.mean, self.std = probability(prob), mean, std
@@ -65,9 +66,9 @@ class BioMedicalGaussianBlur:
 
     def __init__(
         self,
-        sigma_range: tuple[float, float] = (0.5, 1.0),
-        prob: float = 0.2,
-        prob_per_channel: float = 0.5,
+        sigma_range: NonNegativeRange = (0.5, 1.0),
+        prob: Probability = 0.2,
+        prob_per_channel: Probability = 0.5,
         different_sigma_per_channel: bool = True,
         different_sigma_per_axis: bool = True,
     ) -> None:
@@ -112,8 +113,8 @@ class BioMedicalRandomGamma:
 
     def __init__(
         self,
-        prob: float = 0.5,
-        gamma_range: tuple[float, float] = (0.5, 2.0),
+        prob: Probability = 0.5,
+        gamma_range: NonNegativeRange = (0.5, 2.0),
         invert_image: bool = False,
         per_channel: bool = False,
         retain_stats: bool = False,

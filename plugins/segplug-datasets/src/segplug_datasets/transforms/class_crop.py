@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from segkernel.annotations import NonNegativeInt, PositiveInt, Probability
 from segkernel.errors import UsageError
 from segkernel.labels import IGNORE
 from segkernel.sample import Sample
@@ -36,7 +37,10 @@ class ClassAwareCrop:
     conformance: ClassVar = ({"crop_size": (64, 80)}, {"crop_size": 32, "prob": 1.0, "classes": (3, 7)})
 
     def __init__(
-        self, crop_size: int | tuple[int, int], prob: float = 0.5, classes: Sequence[int] | None = None
+        self,
+        crop_size: PositiveInt | tuple[PositiveInt, PositiveInt],
+        prob: Probability = 0.5,
+        classes: Sequence[NonNegativeInt] | None = None,
     ) -> None:
         self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else (crop_size[0], crop_size[1])
         if min(self.crop_size) < 1 or not 0 <= prob <= 1:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from annotated_types import Interval
 
+from segkernel.annotations import NonNegative, NonNegativeInt, NonNegativeRange, Positive, PositiveInt, Probability
 from segkernel.errors import DataError, UsageError
 from segkernel.image import opencv
 from segkernel.sample import Sample
 from segplug_datasets.transforms.distortion import Distortion, lookup
+
+Tiles = Annotated[int, Interval(ge=1, le=1024)]
+"""Tiles of an image; OpenCV keeps a table for each."""
 
 
 class PhotoMetricDistortion:
@@ -36,10 +41,10 @@ class PhotoMetricDistortion:
 
     def __init__(
         self,
-        brightness_delta: int = 32,
-        contrast_range: tuple[float, float] = (0.5, 1.5),
-        saturation_range: tuple[float, float] = (0.5, 1.5),
-        hue_delta: int = 18,
+        brightness_delta: NonNegativeInt = 32,
+        contrast_range: NonNegativeRange = (0.5, 1.5),
+        saturation_range: NonNegativeRange = (0.5, 1.5),
+        hue_delta: NonNegativeInt = 18,
         on_device: bool = False,
     ) -> None:
         self.brightness_delta, self.contrast_range = brightness_delta, contrast_range
@@ -75,7 +80,7 @@ class CLAHE:
 
     needs: ClassVar[int] = 0
 
-    def __init__(self, clip_limit: float = 40.0, tile_grid_size: tuple[int, int] = (8, 8)) -> None:
+    def __init__(self, clip_limit: NonNegative = 40.0, tile_grid_size: tuple[Tiles, Tiles] = (8, 8)) -> None:
         self.clip_limit, self.tile_grid_size = clip_limit, (tile_grid_size[0], tile_grid_size[1])
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
@@ -95,7 +100,7 @@ class AdjustGamma:
     needs: ClassVar[int] = 0
     conformance: ClassVar = ({"gamma": 0.7}, {"gamma": 1.5})
 
-    def __init__(self, gamma: float = 1.0) -> None:
+    def __init__(self, gamma: Positive = 1.0) -> None:
         if gamma <= 0:
             raise UsageError(f"gamma must be positive, not {gamma}")
         self._values = (np.arange(256) / 255.0) ** (1.0 / gamma) * 255
@@ -116,7 +121,7 @@ class RGB2Gray:
     needs: ClassVar[int] = 0
 
     def __init__(
-        self, out_channels: int | None = None, weights: tuple[float, float, float] = (0.299, 0.587, 0.114)
+        self, out_channels: PositiveInt | None = None, weights: tuple[float, float, float] = (0.299, 0.587, 0.114)
     ) -> None:
         self.out_channels, self.weights = out_channels, np.asarray(weights, np.float32)
 
@@ -147,10 +152,10 @@ class RandomCutOut:
 
     def __init__(
         self,
-        prob: float,
-        n_holes: int | tuple[int, int],
-        cutout_shape: tuple[int, int] | Sequence[tuple[int, int]] | None = None,
-        cutout_ratio: tuple[float, float] | Sequence[tuple[float, float]] | None = None,
+        prob: Probability,
+        n_holes: NonNegativeInt | tuple[NonNegativeInt, NonNegativeInt],
+        cutout_shape: tuple[PositiveInt, PositiveInt] | Sequence[tuple[PositiveInt, PositiveInt]] | None = None,
+        cutout_ratio: tuple[Probability, Probability] | Sequence[tuple[Probability, Probability]] | None = None,
         fill_in: tuple[float, float, float] = (0, 0, 0),
         seg_fill_in: int | None = None,
     ) -> None:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from segkernel.annotations import Probability
 from segkernel.errors import UsageError
 from segkernel.interfaces.data import Transform
 from segkernel.sample import Sample
@@ -26,7 +27,7 @@ class RandomApply:
 
     conformance: ClassVar = {"transforms": [{"type": "RandomFlip", "prob": 1.0}, {"type": "CLAHE"}], "prob": 0.5}
 
-    def __init__(self, transforms: Sequence[Transform], prob: float = 0.5) -> None:
+    def __init__(self, transforms: Sequence[Transform], prob: Probability = 0.5) -> None:
         if not transforms:
             raise UsageError("RandomApply needs at least one transform")
         self.transforms, self.prob = list(transforms), probability(prob)
@@ -56,7 +57,7 @@ class RandomChoice:
     }
 
     def __init__(
-        self, transforms: Sequence[Transform | Sequence[Transform]], prob: Sequence[float] | None = None
+        self, transforms: Sequence[Transform | Sequence[Transform]], prob: Sequence[Probability] | None = None
     ) -> None:
         if not transforms:
             raise UsageError("RandomChoice needs at least one transform")

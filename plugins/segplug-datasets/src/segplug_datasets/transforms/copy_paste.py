@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from segkernel.annotations import NonNegativeInt, PositiveInt, Probability
 from segkernel.errors import UsageError
 from segkernel.image import opencv
 from segkernel.interfaces.data import Transform
@@ -40,10 +41,10 @@ class CopyPaste(Mixing):
 
     def __init__(
         self,
-        prob: float = 0.5,
-        classes: Sequence[int] | None = None,
-        max_num_pasted: int = 100,
-        min_area: int = 64,
+        prob: Probability = 0.5,
+        classes: Sequence[NonNegativeInt] | None = None,
+        max_num_pasted: PositiveInt = 100,
+        min_area: NonNegativeInt = 64,
         transforms: Sequence[Transform] = (),
     ) -> None:
         super().__init__(prob, transforms)

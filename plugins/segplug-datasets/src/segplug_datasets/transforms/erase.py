@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from segkernel.annotations import PositiveInt, Probability
 from segkernel.errors import UsageError
 from segkernel.labels import IGNORE
 from segkernel.sample import Sample
@@ -32,9 +33,9 @@ class GridMask:
 
     def __init__(
         self,
-        prob: float = 0.5,
-        unit: tuple[int, int] = (96, 224),
-        ratio: float = 0.6,
+        prob: Probability = 0.5,
+        unit: tuple[PositiveInt, PositiveInt] = (96, 224),
+        ratio: Probability = 0.6,
         fill_in: tuple[float, ...] = (0, 0, 0),
         seg_fill_in: int | None = None,
     ) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+from annotated_types import Interval
 
+from segkernel.annotations import NonNegativeRange, Positive, Probability
 from segkernel.errors import DataError, UsageError
 from segkernel.image import opencv
 from segkernel.sample import Sample
 from segplug_datasets.transforms.checks import ordered, probability
 from segplug_datasets.transforms.color import RGB2Gray
+
+Quality = Annotated[int, Interval(ge=1, le=100)]
+"""Of a JPEG."""
 
 
 class Rerange:
@@ -60,7 +65,7 @@ class Normalize:
     needs: ClassVar[int] = 0
     conformance: ClassVar = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[Positive]) -> None:
         if len(mean) != len(std) or min(std) <= 0:
             raise UsageError(f"as many of mean as of std, which is above 0: not {list(mean)} and {list(std)}")
         self.mean, self.factor = np.asarray(mean, np.float32), 1 / np.asarray(std, np.float32)
@@ -87,7 +92,7 @@ class GaussianBlur:
     needs: ClassVar[int] = 0
     conformance: ClassVar = {"prob": 1.0, "sigma": (0.1, 0.8)}
 
-    def __init__(self, prob: float = 0.5, sigma: tuple[float, float] = (0.1, 2.0)) -> None:
+    def __init__(self, prob: Probability = 0.5, sigma: NonNegativeRange = (0.1, 2.0)) -> None:
         self.prob, self.sigma = probability(prob), ordered("sigma", sigma, 1e-3)
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
@@ -113,7 +118,7 @@ class GaussianNoise:
     needs: ClassVar[int] = 0
     conformance: ClassVar = {"prob": 1.0}
 
-    def __init__(self, prob: float = 0.5, std: tuple[float, float] = (2.0, 12.0)) -> None:
+    def __init__(self, prob: Probability = 0.5, std: NonNegativeRange = (2.0, 12.0)) -> None:
         self.prob, self.std = probability(prob), ordered("std", std, 0)
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
@@ -142,7 +147,7 @@ class JPEGCompression:
     needs: ClassVar[int] = 0
     conformance: ClassVar = {"prob": 1.0, "quality": (60, 90)}
 
-    def __init__(self, prob: float = 0.5, quality: tuple[int, int] = (30, 95)) -> None:
+    def __init__(self, prob: Probability = 0.5, quality: tuple[Quality, Quality] = (30, 95)) -> None:
         low, high = ordered("quality", quality, 1)
         if high > 100:
             raise UsageError(f"the quality of a JPEG is at most 100, not {high}")
@@ -177,7 +182,7 @@ class RandomGrayscale:
     needs: ClassVar[int] = 0
     conformance: ClassVar = {"prob": 1.0}
 
-    def __init__(self, prob: float = 0.1) -> None:
+    def __init__(self, prob: Probability = 0.1) -> None:
         self.prob, self._gray = probability(prob), RGB2Gray()
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from segkernel.annotations import Positive, Probability
 from segkernel.errors import UsageError
 from segkernel.image import opencv
 from segkernel.interfaces.data import Transform
@@ -32,7 +33,7 @@ class Mixing:
 
     needs: ClassVar[int] = 1
 
-    def __init__(self, prob: float = 0.5, transforms: Sequence[Transform] = ()) -> None:
+    def __init__(self, prob: Probability = 0.5, transforms: Sequence[Transform] = ()) -> None:
         if samples_needed(transforms):
             raise UsageError("the transforms of the other sample cannot need additional samples themselves")
         self.prob, self.transforms = probability(prob), list(transforms)
@@ -74,7 +75,7 @@ class CutMix(Mixing):
 
     conformance: ClassVar = {"prob": 1.0}
 
-    def __init__(self, prob: float = 0.5, alpha: float = 1.0, transforms: Sequence[Transform] = ()) -> None:
+    def __init__(self, prob: Probability = 0.5, alpha: Positive = 1.0, transforms: Sequence[Transform] = ()) -> None:
         super().__init__(prob, transforms)
         self.alpha = _positive(alpha)
 
@@ -107,7 +108,9 @@ class ClassMix(Mixing):
 
     conformance: ClassVar = {"prob": 1.0}
 
-    def __init__(self, prob: float = 0.5, class_ratio: float = 0.5, transforms: Sequence[Transform] = ()) -> None:
+    def __init__(
+        self, prob: Probability = 0.5, class_ratio: Probability = 0.5, transforms: Sequence[Transform] = ()
+    ) -> None:
         super().__init__(prob, transforms)
         if not 0 < class_ratio <= 1:
             raise UsageError(f"class_ratio is above 0 and at most 1, not {class_ratio}")
@@ -145,7 +148,7 @@ class MixUp(Mixing):
     conformance: ClassVar = {"prob": 1.0}
     conformance_exceptions: ClassVar = {"moves-together": "a blend shows the colours of two images"}
 
-    def __init__(self, prob: float = 0.5, alpha: float = 0.2, transforms: Sequence[Transform] = ()) -> None:
+    def __init__(self, prob: Probability = 0.5, alpha: Positive = 0.2, transforms: Sequence[Transform] = ()) -> None:
         super().__init__(prob, transforms)
         self.alpha = _positive(alpha)
 

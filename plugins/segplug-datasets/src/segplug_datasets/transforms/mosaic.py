@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from segkernel.annotations import NonNegativeRange, PositiveInt, Probability
 from segkernel.errors import UsageError
 from segkernel.labels import IGNORE
 from segkernel.sample import Sample, Size
@@ -39,9 +40,9 @@ class RandomMosaic:
 
     def __init__(
         self,
-        prob: float,
-        img_scale: tuple[int, int] = (640, 640),
-        center_ratio_range: tuple[float, float] = (0.5, 1.5),
+        prob: Probability,
+        img_scale: tuple[PositiveInt, PositiveInt] = (640, 640),
+        center_ratio_range: NonNegativeRange = (0.5, 1.5),
         pad_val: float | tuple[float, ...] = 0,
         seg_pad_val: int = IGNORE,
     ) -> None:
@@ -101,10 +102,10 @@ class Mosaic(RandomMosaic):
 
     def __init__(
         self,
-        img_scale: tuple[int, int] = (640, 640),
-        center_ratio_range: tuple[float, float] = (0.5, 1.5),
+        img_scale: tuple[PositiveInt, PositiveInt] = (640, 640),
+        center_ratio_range: NonNegativeRange = (0.5, 1.5),
         pad_val: float | tuple[float, ...] = 114,
-        prob: float = 1.0,
+        prob: Probability = 1.0,
     ) -> None:
         super().__init__(prob, img_scale, center_ratio_range, pad_val)
 

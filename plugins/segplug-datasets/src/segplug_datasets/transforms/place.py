@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from segkernel.annotations import NonNegative, PositiveInt, Probability, Range
 from segkernel.errors import UsageError
 from segkernel.image import opencv
 from segkernel.labels import IGNORE
@@ -32,7 +33,10 @@ class RandomCrop:
     conformance: ClassVar = ({"crop_size": (64, 80)}, {"crop_size": (256, 256), "cat_max_ratio": 0.75})
 
     def __init__(
-        self, crop_size: int | tuple[int, int], cat_max_ratio: float = 1.0, ignore_index: int = IGNORE
+        self,
+        crop_size: PositiveInt | tuple[PositiveInt, PositiveInt],
+        cat_max_ratio: Probability = 1.0,
+        ignore_index: int = IGNORE,
     ) -> None:
         self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else (crop_size[0], crop_size[1])
         if min(self.crop_size) < 1:
@@ -74,7 +78,7 @@ class CenterCrop:
     needs: ClassVar[int] = 0
     conformance: ClassVar = {"crop_size": (80, 64)}
 
-    def __init__(self, crop_size: int | tuple[int, int]) -> None:
+    def __init__(self, crop_size: PositiveInt | tuple[PositiveInt, PositiveInt]) -> None:
         self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else (crop_size[0], crop_size[1])
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
@@ -101,7 +105,7 @@ class RandomFlip:
 
     def __init__(
         self,
-        prob: float | Sequence[float] = 0.5,
+        prob: Probability | Sequence[Probability] = 0.5,
         direction: Direction | Sequence[Direction] = "horizontal",
         swap_seg_labels: Sequence[tuple[int, int]] = (),
     ) -> None:
@@ -147,8 +151,8 @@ class RandomRotate:
 
     def __init__(
         self,
-        prob: float,
-        degree: float | tuple[float, float],
+        prob: Probability,
+        degree: NonNegative | Range,
         pad_val: float | tuple[float, ...] = 0,
         center: tuple[float, float] | None = None,
         auto_bound: bool = False,
@@ -192,8 +196,8 @@ class Pad:
 
     def __init__(
         self,
-        size: tuple[int, int] | None = None,
-        size_divisor: int | None = None,
+        size: tuple[PositiveInt, PositiveInt] | None = None,
+        size_divisor: PositiveInt | None = None,
         pad_to_square: bool = False,
         pad_val: float | tuple[float, ...] = 0,
     ) -> None:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from segkernel.annotations import NonNegativeInt, PositiveInt, Probability
 from segkernel.errors import DataError, UsageError
 from segkernel.image import opencv
 from segkernel.sample import Sample
@@ -45,11 +46,11 @@ class RandAugment:
 
     def __init__(
         self,
-        num_ops: int = 2,
-        magnitude: int = 9,
-        num_magnitude_bins: int = 31,
+        num_ops: PositiveInt = 2,
+        magnitude: NonNegativeInt = 9,
+        num_magnitude_bins: PositiveInt = 31,
         pad_val: Fill = 0,
-        prob: float = 1.0,
+        prob: Probability = 1.0,
     ) -> None:
         if num_ops < 1:
             raise UsageError(f"num_ops is at least 1, not {num_ops}")

@@ -7,11 +7,12 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from segkernel.annotations import NonNegativeRange, Positive, PositiveInt
 from segkernel.errors import UsageError
 from segkernel.sample import Sample, Size
 from segplug_datasets.transforms.windowed_resize import WindowedResize
 
-Scale = tuple[int, int]
+Scale = tuple[PositiveInt, PositiveInt]
 """Width and height in pixels."""
 
 
@@ -33,8 +34,8 @@ class Resize:
 
     def __init__(
         self,
-        scale: int | Scale | None = None,
-        scale_factor: float | tuple[float, float] | None = None,
+        scale: PositiveInt | Scale | None = None,
+        scale_factor: Positive | tuple[Positive, Positive] | None = None,
         keep_ratio: bool = False,
     ) -> None:
         if (scale is None) == (scale_factor is None):
@@ -73,7 +74,7 @@ class ResizeShortestEdge:
     needs: ClassVar[int] = 0
     conformance: ClassVar = {"scale": 64, "max_size": 80}
 
-    def __init__(self, scale: int | Scale, max_size: int | None = None) -> None:
+    def __init__(self, scale: PositiveInt | Scale, max_size: PositiveInt | None = None) -> None:
         self.edge, self.max_size = min(_pair(scale)), max_size
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
@@ -92,7 +93,7 @@ class ResizeToMultiple:
 
     needs: ClassVar[int] = 0
 
-    def __init__(self, size_divisor: int = 32) -> None:
+    def __init__(self, size_divisor: PositiveInt = 32) -> None:
         self.size_divisor = size_divisor
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
@@ -119,7 +120,7 @@ class RandomResize:
     def __init__(
         self,
         scale: Scale | Sequence[Scale],
-        ratio_range: tuple[float, float] | None = None,
+        ratio_range: NonNegativeRange | None = None,
         keep_ratio: bool = False,
     ) -> None:
         scales = [scale] if isinstance(scale[0], int) else scale
@@ -161,10 +162,10 @@ class RandomChoiceResize:
 
     def __init__(
         self,
-        scales: Sequence[int | Scale],
+        scales: Sequence[PositiveInt | Scale],
         resize_type: Literal["Resize", "ResizeShortestEdge"] = "Resize",
         keep_ratio: bool = False,
-        max_size: int | None = None,
+        max_size: PositiveInt | None = None,
     ) -> None:
         if not scales:
             raise UsageError("RandomChoiceResize needs at least one scale")

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from segkernel.annotations import Positive, PositiveInt, Probability
 from segkernel.errors import DataError, UsageError
 from segkernel.image import opencv
 from segkernel.labels import IGNORE
@@ -29,7 +30,7 @@ class GenerateEdge:
 
     needs: ClassVar[int] = 0
 
-    def __init__(self, edge_width: int = 3, ignore_index: int = IGNORE) -> None:
+    def __init__(self, edge_width: PositiveInt = 3, ignore_index: int = IGNORE) -> None:
         if edge_width < 1:
             raise UsageError(f"an edge is 1 pixel wide or more, not {edge_width}")
         self.edge_width, self.ignore_index = edge_width, ignore_index
@@ -98,7 +99,7 @@ class RandomDepthMix:
 
     needs: ClassVar[int] = 0
 
-    def __init__(self, prob: float = 0.25, mix_scale_ratio: float = 0.75) -> None:
+    def __init__(self, prob: Probability = 0.25, mix_scale_ratio: Probability = 0.75) -> None:
         self.prob, self.mix_scale_ratio = prob, mix_scale_ratio
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
@@ -130,7 +131,7 @@ class SegRescale:
     needs: ClassVar[int] = 0
     conformance: ClassVar = {"scale_factor": 0.5}
 
-    def __init__(self, scale_factor: float = 1) -> None:
+    def __init__(self, scale_factor: Positive = 1) -> None:
         if scale_factor <= 0:
             raise UsageError(f"a scale_factor is above 0, not {scale_factor}")
         self.scale_factor = scale_factor

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from segkernel.annotations import PositiveInt, Probability
 from segkernel.errors import DataError, UsageError
 from segkernel.labels import IGNORE
 from segkernel.sample import RasterField, Sample
@@ -40,7 +41,7 @@ class BioMedical3DRandomCrop:
     needs: ClassVar[int] = 0
     conformance: ClassVar = {"crop_shape": (1, 64, 80)}
 
-    def __init__(self, crop_shape: int | Shape, keep_foreground: bool = True) -> None:
+    def __init__(self, crop_shape: PositiveInt | Shape, keep_foreground: bool = True) -> None:
         self.crop_shape = _shape(crop_shape)
         self.keep_foreground = keep_foreground
 
@@ -116,7 +117,10 @@ class BioMedical3DRandomFlip:
     conformance: ClassVar = {"prob": 0.5, "axes": (0, 1, 2)}
 
     def __init__(
-        self, prob: float, axes: Sequence[int] = (0, 1, 2), swap_label_pairs: Sequence[tuple[int, int]] | None = None
+        self,
+        prob: Probability,
+        axes: Sequence[int] = (0, 1, 2),
+        swap_label_pairs: Sequence[tuple[int, int]] | None = None,
     ) -> None:
         if not set(axes) <= {0, 1, 2}:
             raise UsageError(f"axes are 0 (z), 1 (y) and 2 (x), not {list(axes)}")
@@ -152,7 +156,7 @@ class RandomSlice:
 
     needs: ClassVar[int] = 0
 
-    def __init__(self, slices: int = 1) -> None:
+    def __init__(self, slices: PositiveInt = 1) -> None:
         if slices < 1 or slices % 2 == 0:
             raise UsageError(f"one slice and as many before it as behind: an odd number, not {slices}")
         self.reach = slices // 2

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from segkernel.annotations import NonNegative, NonNegativeRange, PositiveInt, Probability, Range
 from segkernel.errors import DataError, UsageError
 from segkernel.image import opencv
 from segkernel.sample import Geometry, Sample, Size
@@ -118,7 +119,7 @@ class RandomRotFlip:
     conformance: ClassVar = ({"rotate_prob": 0.5, "flip_prob": 1.0}, {"rotate_prob": 0.0, "flip_prob": 1.0})
 
     def __init__(
-        self, rotate_prob: float = 0.5, flip_prob: float = 0.5, degree: float | tuple[float, float] = (-20, 20)
+        self, rotate_prob: Probability = 0.5, flip_prob: Probability = 0.5, degree: NonNegative | Range = (-20, 20)
     ) -> None:
         self.rotate_prob, self.flip_prob = probability(rotate_prob), probability(flip_prob)
         self.degree = (-degree, degree) if isinstance(degree, int | float) else (min(degree), max(degree))
@@ -153,12 +154,12 @@ class RandomAffine:
 
     def __init__(
         self,
-        max_rotate_degree: float = 10.0,
-        max_translate_ratio: float = 0.1,
-        scaling_ratio_range: tuple[float, float] = (0.5, 1.5),
-        max_shear_degree: float = 2.0,
+        max_rotate_degree: NonNegative = 10.0,
+        max_translate_ratio: Probability = 0.1,
+        scaling_ratio_range: NonNegativeRange = (0.5, 1.5),
+        max_shear_degree: NonNegative = 2.0,
         pad_val: Fill = 0,
-        prob: float = 1.0,
+        prob: Probability = 1.0,
     ) -> None:
         if min(scaling_ratio_range) <= 0:
             raise UsageError(f"factors are above 0, unlike scaling_ratio_range {scaling_ratio_range}")
@@ -197,7 +198,7 @@ class RandomPerspective:
     needs: ClassVar[int] = 0
     conformance: ClassVar = {"prob": 1.0}
 
-    def __init__(self, distortion_scale: float = 0.5, prob: float = 0.5, pad_val: Fill = 0) -> None:
+    def __init__(self, distortion_scale: Probability = 0.5, prob: Probability = 0.5, pad_val: Fill = 0) -> None:
         if not 0 <= distortion_scale <= 1:
             raise UsageError(f"distortion_scale is from 0 to 1, not {distortion_scale}")
         self.distortion_scale, self.prob, self.pad_val = distortion_scale, probability(prob), pad_val
@@ -242,10 +243,10 @@ class ElasticTransform:
 
     def __init__(
         self,
-        prob: float = 0.5,
-        alpha: float = 50.0,
-        sigma: float = 5.0,
-        grid: int | None = None,
+        prob: Probability = 0.5,
+        alpha: NonNegative = 50.0,
+        sigma: NonNegative = 5.0,
+        grid: PositiveInt | None = None,
         pad_val: Fill = 0,
     ) -> None:
         if sigma <= 0 or alpha < 0:

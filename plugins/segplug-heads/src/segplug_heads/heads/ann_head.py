@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features
 from segkernel.nn import (
@@ -200,9 +201,9 @@ class ANNHead(DecodeHead):
 
     def __init__(
         self,
-        project_channels: int,
-        query_scales: Sequence[int] = (1,),
-        key_pool_scales: Sequence[int] = (1, 3, 6, 8),
+        project_channels: PositiveInt,
+        query_scales: Sequence[PositiveInt] = (1,),
+        key_pool_scales: Sequence[PositiveInt] = (1, 3, 6, 8),
         **kwargs: Unpack[MultiLevelHeadArguments],
     ) -> None:
         super().__init__(input_transform="multiple_select", **kwargs)

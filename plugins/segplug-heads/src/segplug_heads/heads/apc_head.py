@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from segkernel.annotations import PositiveInt
 from segkernel.interfaces.model import Features
 from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, LayerConfigs, adaptive_avg_pool
 
@@ -57,7 +58,7 @@ class APCHead(DecodeHead):
 
     def __init__(
         self,
-        pool_scales: Sequence[int] = (1, 2, 3, 6),
+        pool_scales: Sequence[PositiveInt] = (1, 2, 3, 6),
         fusion: bool = True,
         **kwargs: Unpack[DecodeHeadArguments],
     ) -> None:

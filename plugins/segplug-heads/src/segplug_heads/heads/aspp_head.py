@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from segkernel.annotations import PositiveInt
 from segkernel.interfaces.model import Features
 from segkernel.nn import AdaptiveAvgPool2d, ConvModule, DecodeHead, DecodeHeadArguments, resize
 
@@ -22,7 +23,9 @@ class ASPPHead(DecodeHead):
         dilations: Dilation of each parallel convolution; the one of dilation 1 is 1x1, the others are 3x3.
     """
 
-    def __init__(self, dilations: Sequence[int] = (1, 6, 12, 18), **kwargs: Unpack[DecodeHeadArguments]) -> None:
+    def __init__(
+        self, dilations: Sequence[PositiveInt] = (1, 6, 12, 18), **kwargs: Unpack[DecodeHeadArguments]
+    ) -> None:
         super().__init__(**kwargs)
         self.dilations = tuple(dilations)
         self.image_pool = nn.Sequential(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from segkernel.annotations import PositiveInt
 from segplug_heads.heads.fcn_block_head import FCNBlockHead, FCNBlockHeadArguments
 from segplug_heads.heads.scale import Scale
 
@@ -51,7 +52,7 @@ class CCHead(FCNBlockHead):
         dilation: Dilation of the convolutions.
     """
 
-    def __init__(self, recurrence: int = 2, **kwargs: Unpack[FCNBlockHeadArguments]) -> None:
+    def __init__(self, recurrence: PositiveInt = 2, **kwargs: Unpack[FCNBlockHeadArguments]) -> None:
         super().__init__(**kwargs)
         self.recurrence = recurrence
         self.cca = CrissCrossAttention(self.channels)

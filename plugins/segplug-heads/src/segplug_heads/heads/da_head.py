@@ -10,6 +10,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from segkernel.annotations import PositiveInt
 from segkernel.geometry import Size
 from segkernel.interfaces.model import Features
 from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments
@@ -77,7 +78,7 @@ class DAHead(DecodeHead):
 
     conformance: ClassVar = {"in_channels": 16, "channels": 8, "pam_channels": 4, "num_classes": 4}
 
-    def __init__(self, pam_channels: int, **kwargs: Unpack[DecodeHeadArguments]) -> None:
+    def __init__(self, pam_channels: PositiveInt, **kwargs: Unpack[DecodeHeadArguments]) -> None:
         super().__init__(**kwargs)
         self.pam_in_conv, self.pam_out_conv = self._conv(self.in_channels), self._conv(self.channels)
         self.pam = PAM(self.channels, pam_channels)

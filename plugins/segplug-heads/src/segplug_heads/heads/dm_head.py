@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
+from segkernel.annotations import PositiveInt
 from segkernel.interfaces.model import Features
 from segkernel.nn import (
     ConvModule,
@@ -92,7 +93,7 @@ class DMHead(DecodeHead):
 
     def __init__(
         self,
-        filter_sizes: Sequence[int] = (1, 3, 5, 7),
+        filter_sizes: Sequence[PositiveInt] = (1, 3, 5, 7),
         fusion: bool = False,
         **kwargs: Unpack[DecodeHeadArguments],
     ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from segkernel.annotations import Positive, PositiveInt
 from segkernel.nn import LayerConfig, NonLocal2d, nchw_to_nlc, nlc_to_nchw
 from segkernel.nn.non_local import NonLocalMode
 from segplug_heads.heads.fcn_block_head import FCNBlockHead, FCNBlockHeadArguments
@@ -64,10 +65,10 @@ class DNLHead(FCNBlockHead):
 
     def __init__(
         self,
-        reduction: int = 2,
+        reduction: PositiveInt = 2,
         use_scale: bool = True,
         mode: NonLocalMode = "embedded_gaussian",
-        temperature: float = 0.05,
+        temperature: Positive = 0.05,
         **kwargs: Unpack[FCNBlockHeadArguments],
     ) -> None:
         super().__init__(**kwargs)

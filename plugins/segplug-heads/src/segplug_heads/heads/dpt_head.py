@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features
 from segkernel.nn import ConvModule, DecodeHead, HeadArguments, LayerConfig, nchw_to_nlc, nlc_to_nchw, resize
@@ -131,10 +132,10 @@ class DPTHead(DecodeHead):
 
     def __init__(
         self,
-        embed_dims: int = 768,
-        post_process_channels: Sequence[int] = (96, 192, 384, 768),
+        embed_dims: PositiveInt = 768,
+        post_process_channels: Sequence[PositiveInt] = (96, 192, 384, 768),
         readout_type: Readout = "ignore",
-        patch_size: int = 16,
+        patch_size: PositiveInt = 16,
         expand_channels: bool = False,
         act_cfg: LayerConfig | None = {"type": "ReLU"},  # noqa: B006  never changed
         norm_cfg: LayerConfig | None = {"type": "BN"},  # noqa: B006  never changed

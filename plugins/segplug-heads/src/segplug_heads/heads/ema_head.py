@@ -13,6 +13,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
+from segkernel.annotations import PositiveInt, Probability
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features
 from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments
@@ -75,11 +76,11 @@ class EMAHead(DecodeHead):
 
     def __init__(
         self,
-        ema_channels: int,
-        num_bases: int,
-        num_stages: int,
+        ema_channels: PositiveInt,
+        num_bases: PositiveInt,
+        num_stages: PositiveInt,
         concat_input: bool = True,
-        momentum: float = 0.1,
+        momentum: Probability = 0.1,
         **kwargs: Unpack[DecodeHeadArguments],
     ) -> None:
         super().__init__(**kwargs)

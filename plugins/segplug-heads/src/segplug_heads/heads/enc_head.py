@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from segkernel.annotations import PositiveInt
 from segkernel.geometry import Size
 from segkernel.interfaces.model import Features, Loss
 from segkernel.labels import Task
@@ -105,7 +106,7 @@ class EncHead(DecodeHead):
 
     def __init__(
         self,
-        num_codes: int = 32,
+        num_codes: PositiveInt = 32,
         use_se_loss: bool = True,
         add_lateral: bool = False,
         loss_se_decode: Loss | None = None,

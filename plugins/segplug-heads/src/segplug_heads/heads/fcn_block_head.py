@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from segkernel.annotations import PositiveInt
 from segkernel.nn import DecodeHeadArguments
 from segplug_heads.heads.fcn_head import FCNHead
 
@@ -13,9 +14,9 @@ from segplug_heads.heads.fcn_head import FCNHead
 class FCNBlockHeadArguments(DecodeHeadArguments, total=False):
     """The arguments of `FCNHead` but ``num_convs``, which is fixed."""
 
-    kernel_size: int
+    kernel_size: PositiveInt
     concat_input: bool
-    dilation: int
+    dilation: PositiveInt
 
 
 class FCNBlockHead(FCNHead):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from segkernel.annotations import NonNegativeInt, OddInt, PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features
 from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments
@@ -30,10 +31,10 @@ class FCNHead(DecodeHead):
 
     def __init__(
         self,
-        num_convs: int = 2,
-        kernel_size: int = 3,
+        num_convs: NonNegativeInt = 2,
+        kernel_size: OddInt = 3,
         concat_input: bool = True,
-        dilation: int = 1,
+        dilation: PositiveInt = 1,
         **kwargs: Unpack[DecodeHeadArguments],
     ) -> None:
         super().__init__(**kwargs)

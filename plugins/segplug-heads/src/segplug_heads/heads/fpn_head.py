@@ -12,6 +12,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features
 from segkernel.nn import ConvModule, DecodeHead, MultiLevelHeadArguments, build_upsample, resize
@@ -32,7 +33,7 @@ class FPNHead(DecodeHead):
         "feature_strides": [4, 8, 16], "in_channels": [8, 8, 16], "in_index": [0, 1, 2], "channels": 8, "num_classes": 4
     }  # fmt: skip
 
-    def __init__(self, feature_strides: Sequence[int], **kwargs: Unpack[MultiLevelHeadArguments]) -> None:
+    def __init__(self, feature_strides: Sequence[PositiveInt], **kwargs: Unpack[MultiLevelHeadArguments]) -> None:
         super().__init__(input_transform="multiple_select", **kwargs)
         self.feature_strides = tuple(feature_strides)
         if len(self.feature_strides) != len(self.in_channels):

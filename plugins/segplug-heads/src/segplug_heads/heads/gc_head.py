@@ -12,6 +12,7 @@ from typing import Literal
 from torch import Tensor
 from typing_extensions import Unpack
 
+from segkernel.annotations import Positive
 from segkernel.nn import ContextBlock
 from segkernel.nn.context_block import Fusion
 from segplug_heads.heads.fcn_block_head import FCNBlockHead, FCNBlockHeadArguments
@@ -32,7 +33,7 @@ class GCHead(FCNBlockHead):
 
     def __init__(
         self,
-        ratio: float = 0.25,
+        ratio: Positive = 0.25,
         pooling_type: Literal["att", "avg"] = "att",
         fusion_types: Sequence[Fusion] = ("channel_add",),
         **kwargs: Unpack[FCNBlockHeadArguments],

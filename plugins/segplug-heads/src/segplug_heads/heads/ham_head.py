@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import TypedDict, Unpack
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features
 from segkernel.nn import ConvModule, DecodeHead, LayerConfig, MultiLevelHeadArguments, resize
@@ -129,7 +130,7 @@ class LightHamHead(DecodeHead):
 
     def __init__(
         self,
-        ham_channels: int = 512,
+        ham_channels: PositiveInt = 512,
         ham_kwargs: HamArguments | None = None,
         **kwargs: Unpack[MultiLevelHeadArguments],
     ) -> None:

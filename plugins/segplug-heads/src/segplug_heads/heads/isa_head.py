@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
+from segkernel.annotations import PositiveInt
 from segkernel.interfaces.model import Features
 from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, LayerConfigs
 from segplug_heads.parts.self_attention import SelfAttentionBlock
@@ -62,7 +63,10 @@ class ISAHead(DecodeHead):
     }  # fmt: skip
 
     def __init__(
-        self, isa_channels: int, down_factor: tuple[int, int] = (8, 8), **kwargs: Unpack[DecodeHeadArguments]
+        self,
+        isa_channels: PositiveInt,
+        down_factor: tuple[PositiveInt, PositiveInt] = (8, 8),
+        **kwargs: Unpack[DecodeHeadArguments],
     ) -> None:
         super().__init__(**kwargs)
         self.down_factor = tuple(down_factor)

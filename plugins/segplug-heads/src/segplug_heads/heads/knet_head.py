@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.geometry import Size
 from segkernel.interfaces.model import Features, Head
@@ -48,7 +49,7 @@ class IterativeDecodeHead(Head):
     conformance_exceptions: ClassVar = {"classes": "num_classes is an argument of the parts"}
 
     def __init__(
-        self, num_stages: int, kernel_generate_head: DecodeHead, kernel_update_head: Sequence[KernelUpdateHead]
+        self, num_stages: PositiveInt, kernel_generate_head: DecodeHead, kernel_update_head: Sequence[KernelUpdateHead]
     ) -> None:
         super().__init__()
         if len(kernel_update_head) != num_stages:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features
 from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, resize
@@ -66,7 +67,9 @@ class LRASPPHead(DecodeHead):
         "input_transform": "multiple_select",
     }
 
-    def __init__(self, branch_channels: Sequence[int] = (32, 64), **kwargs: Unpack[DecodeHeadArguments]) -> None:
+    def __init__(
+        self, branch_channels: Sequence[PositiveInt] = (32, 64), **kwargs: Unpack[DecodeHeadArguments]
+    ) -> None:
         super().__init__(**kwargs)
         if self.input_transform != "multiple_select":
             message = f"{self.input_transform!r}: several maps are needed"

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.geometry import Size
 from segkernel.interfaces.model import Features, Loss
@@ -108,13 +109,13 @@ class Mask2FormerHead(MaskQueryHead):
 
     def __init__(
         self,
-        in_channels: Sequence[int],
-        feat_channels: int,
-        out_channels: int,
-        num_classes: int = 150,
-        num_queries: int = 100,
-        num_transformer_feat_level: int = 3,
-        strides: Sequence[int] = (4, 8, 16, 32),
+        in_channels: Sequence[PositiveInt],
+        feat_channels: PositiveInt,
+        out_channels: PositiveInt,
+        num_classes: PositiveInt = 150,
+        num_queries: PositiveInt = 100,
+        num_transformer_feat_level: PositiveInt = 3,
+        strides: Sequence[PositiveInt] = (4, 8, 16, 32),
         in_index: Sequence[int] | None = None,
         pixel_decoder: Spec[PixelDecoderBase] | None = None,
         enforce_decoder_input_project: bool = False,

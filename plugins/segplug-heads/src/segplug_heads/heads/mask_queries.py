@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.distributed as dist
+from annotated_types import Ge
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
+from segkernel.annotations import PositiveInt, Probability
 from segkernel.errors import ConfigError, Problem
 from segkernel.geometry import Size
 from segkernel.interfaces.model import Features, Head, Loss, PixelClasses
@@ -49,9 +52,9 @@ class QueryTrainConfig(TypedDict, total=False):
 
     assigner: Assigner
     sampler: MatchSampler
-    num_points: int
-    oversample_ratio: float
-    importance_sample_ratio: float
+    num_points: PositiveInt
+    oversample_ratio: Annotated[float, Ge(1)]
+    importance_sample_ratio: Probability
 
 
 @dataclass(frozen=True)
@@ -185,10 +188,10 @@ class MaskQueryHead(Head):
     def __init__(
         self,
         *,
-        num_classes: int,
-        feat_channels: int,
-        out_channels: int,
-        num_queries: int,
+        num_classes: PositiveInt,
+        feat_channels: PositiveInt,
+        out_channels: PositiveInt,
+        num_queries: PositiveInt,
         in_index: Sequence[int] | None,
         loss_cls: Loss | None,
         loss_mask: Loss,

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from segkernel.annotations import PositiveInt
 from segkernel.interfaces.model import Features, Loss
 from segkernel.interfaces.spec import Spec
 from segkernel.nn import nchw_to_nlc, resize
@@ -75,11 +76,11 @@ class MaskFormerHead(MaskQueryHead):
 
     def __init__(
         self,
-        in_channels: Sequence[int],
-        feat_channels: int,
-        out_channels: int,
-        num_classes: int = 150,
-        num_queries: int = 100,
+        in_channels: Sequence[PositiveInt],
+        feat_channels: PositiveInt,
+        out_channels: PositiveInt,
+        num_classes: PositiveInt = 150,
+        num_queries: PositiveInt = 100,
         in_index: Sequence[int] | None = None,
         pixel_decoder: Spec[PixelDecoderBase] | None = None,
         enforce_decoder_input_project: bool = False,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 from typing_extensions import Unpack
 
+from segkernel.annotations import PositiveInt
 from segkernel.nn import NonLocal2d
 from segkernel.nn.non_local import NonLocalMode
 from segplug_heads.heads.fcn_block_head import FCNBlockHead, FCNBlockHeadArguments
@@ -27,7 +28,7 @@ class NLHead(FCNBlockHead):
 
     def __init__(
         self,
-        reduction: int = 2,
+        reduction: PositiveInt = 2,
         use_scale: bool = True,
         mode: NonLocalMode = "embedded_gaussian",
         **kwargs: Unpack[FCNBlockHeadArguments],

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from segkernel.annotations import PositiveInt
 from segkernel.interfaces.model import Features
 from segkernel.nn import CascadeDecodeHead, ConvModule, DecodeHeadArguments, LayerConfigs, resize
 from segplug_heads.parts.self_attention import SelfAttentionBlock
@@ -80,7 +81,9 @@ class OCRHead(CascadeDecodeHead):
 
     conformance: ClassVar = {"in_channels": 16, "channels": 8, "ocr_channels": 4, "num_classes": 4}
 
-    def __init__(self, ocr_channels: int, scale: int = 1, **kwargs: Unpack[DecodeHeadArguments]) -> None:
+    def __init__(
+        self, ocr_channels: PositiveInt, scale: PositiveInt = 1, **kwargs: Unpack[DecodeHeadArguments]
+    ) -> None:
         super().__init__(**kwargs)
         self.object_context_block = ObjectAttentionBlock(self.channels, ocr_channels, scale, self.layer_cfgs)
         self.spatial_gather_module = SpatialGatherModule(scale)

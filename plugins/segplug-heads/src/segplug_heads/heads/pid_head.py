@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.geometry import Size
 from segkernel.interfaces.model import Features
@@ -95,9 +96,9 @@ class PIDHead(DecodeHead):
 
     def __init__(
         self,
-        in_channels: int,
-        channels: int,
-        num_classes: int,
+        in_channels: PositiveInt,
+        channels: PositiveInt,
+        num_classes: PositiveInt,
         norm_cfg: LayerConfig = {"type": "BN"},  # noqa: B006  never changed
         act_cfg: LayerConfig = {"type": "ReLU", "inplace": True},  # noqa: B006  never changed
         conv_cfg: LayerConfig | None = None,

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from segkernel.annotations import NonNegativeInt, Positive, PositiveInt, Probability
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features
 from segkernel.labels import Task
@@ -81,17 +83,17 @@ class PointHead(CascadeDecodeHead):
 
     def __init__(
         self,
-        num_fcs: int = 3,
+        num_fcs: PositiveInt = 3,
         coarse_pred_each_layer: bool = True,
         conv_cfg: LayerConfig | None = {"type": "Conv1d"},  # noqa: B006  never changed
         norm_cfg: LayerConfig | None = None,
         act_cfg: LayerConfig | None = {"type": "ReLU", "inplace": False},  # noqa: B006  never changed
-        num_points: int = 2048,
-        oversample_ratio: float = 3.0,
-        importance_sample_ratio: float = 0.75,
-        subdivision_steps: int = 2,
-        subdivision_num_points: int = 8196,
-        scale_factor: float = 2.0,
+        num_points: PositiveInt = 2048,
+        oversample_ratio: Annotated[float, Ge(1)] = 3.0,
+        importance_sample_ratio: Probability = 0.75,
+        subdivision_steps: NonNegativeInt = 2,
+        subdivision_num_points: PositiveInt = 8196,
+        scale_factor: Positive = 2.0,
         **kwargs: Unpack[HeadArguments],
     ) -> None:
         super().__init__(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from segkernel.annotations import Positive, PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features
 from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, resize
@@ -65,11 +66,11 @@ class PSAHead(DecodeHead):
 
     def __init__(
         self,
-        mask_size: tuple[int, int],
+        mask_size: tuple[PositiveInt, PositiveInt],
         psa_type: PSAType = "bi-direction",
         compact: bool = False,
-        shrink_factor: int = 2,
-        normalization_factor: float | None = 1.0,
+        shrink_factor: PositiveInt = 2,
+        normalization_factor: Positive | None = 1.0,
         psa_softmax: bool = True,
         **kwargs: Unpack[DecodeHeadArguments],
     ) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from segkernel.annotations import PositiveInt
 from segkernel.interfaces.model import Features
 from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, PyramidPooling
 
@@ -22,7 +23,9 @@ class PSPHead(DecodeHead):
         pool_scales: Side of each pooled grid in bins.
     """
 
-    def __init__(self, pool_scales: Sequence[int] = (1, 2, 3, 6), **kwargs: Unpack[DecodeHeadArguments]) -> None:
+    def __init__(
+        self, pool_scales: Sequence[PositiveInt] = (1, 2, 3, 6), **kwargs: Unpack[DecodeHeadArguments]
+    ) -> None:
         super().__init__(**kwargs)
         self.psp_modules = PyramidPooling(
             pool_scales, self.in_channels, self.channels, align_corners=self.align_corners, **self.layer_cfgs

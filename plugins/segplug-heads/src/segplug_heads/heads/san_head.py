@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Required, TypedDict
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.geometry import Size
 from segkernel.interfaces.model import Head, Loss, PixelClasses
@@ -49,12 +50,12 @@ SANInputs = tuple[Tensor, Sequence[ClipMap], Tensor]
 class SideAdapterConfig(TypedDict, total=False):
     """Arguments of `SideAdapterNetwork`."""
 
-    in_channels: int
-    clip_channels: int
-    embed_dims: int
-    patch_size: int
+    in_channels: PositiveInt
+    clip_channels: PositiveInt
+    embed_dims: PositiveInt
+    patch_size: PositiveInt
     patch_bias: bool
-    num_queries: Required[int]
+    num_queries: Required[PositiveInt]
     fusion_index: Sequence[int]
     cfg_encoder: AdapterEncoderConfig
     cfg_decoder: AdapterDecoderConfig
@@ -66,12 +67,12 @@ class MaskRecognitionConfig(TypedDict, total=False):
 
     sos_token_format: TokenFormat
     sos_token_num: Required[int]
-    num_layers: int
+    num_layers: PositiveInt
     cross_attn: bool
-    embed_dims: int
-    num_heads: int
-    mlp_ratio: int
-    num_fcs: int
+    embed_dims: PositiveInt
+    num_heads: PositiveInt
+    mlp_ratio: PositiveInt
+    num_fcs: PositiveInt
     qkv_bias: bool
     out_dims: int
     final_norm: bool
@@ -130,7 +131,7 @@ class SideAdapterCLIPHead(Head):
 
     def __init__(
         self,
-        num_classes: int,
+        num_classes: PositiveInt,
         san_cfg: SideAdapterConfig,
         maskgen_cfg: MaskRecognitionConfig,
         deep_supervision_idxs: Sequence[int] = (),

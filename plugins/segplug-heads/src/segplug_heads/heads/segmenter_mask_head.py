@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
+from segkernel.annotations import NonNegative, PositiveInt, Probability
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features
 from segkernel.labels import Task
@@ -59,18 +60,18 @@ class SegmenterMaskTransformerHead(DecodeHead):
 
     def __init__(
         self,
-        num_layers: int,
-        num_heads: int,
-        embed_dims: int,
-        mlp_ratio: int = 4,
-        drop_path_rate: float = 0.1,
-        drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
-        num_fcs: int = 2,
+        num_layers: PositiveInt,
+        num_heads: PositiveInt,
+        embed_dims: PositiveInt,
+        mlp_ratio: PositiveInt = 4,
+        drop_path_rate: Probability = 0.1,
+        drop_rate: Probability = 0.0,
+        attn_drop_rate: Probability = 0.0,
+        num_fcs: PositiveInt = 2,
         qkv_bias: bool = True,
         act_cfg: LayerConfig = {"type": "GELU"},  # noqa: B006  never changed
         norm_cfg: LayerConfig = {"type": "LN"},  # noqa: B006  never changed
-        init_std: float = 0.02,
+        init_std: NonNegative = 0.02,
         conv_cfg: LayerConfig | None = None,
         input_transform: InputTransform | None = None,
         **kwargs: Unpack[HeadArguments],

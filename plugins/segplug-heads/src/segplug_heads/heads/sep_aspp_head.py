@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from segkernel.annotations import PositiveInt
 from segkernel.interfaces.model import Features
 from segkernel.nn import ConvModule, DecodeHeadArguments, DepthwiseSeparableConvModule, resize
 from segplug_heads.heads.aspp_head import ASPPHead
@@ -35,9 +36,9 @@ class DepthwiseSeparableASPPHead(ASPPHead):
 
     def __init__(
         self,
-        c1_in_channels: int,
-        c1_channels: int,
-        dilations: Sequence[int] = (1, 6, 12, 18),
+        c1_in_channels: PositiveInt,
+        c1_channels: PositiveInt,
+        dilations: Sequence[PositiveInt] = (1, 6, 12, 18),
         **kwargs: Unpack[DecodeHeadArguments],
     ) -> None:
         super().__init__(dilations, **kwargs)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from typing_extensions import Unpack
 
+from segkernel.annotations import NonNegativeInt, OddInt, PositiveInt
 from segkernel.nn import DecodeHeadArguments, DepthwiseSeparableConvModule
 from segplug_heads.heads.fcn_head import FCNHead
 
@@ -28,10 +29,10 @@ class DepthwiseSeparableFCNHead(FCNHead):
     def __init__(
         self,
         dw_act_cfg: dict[str, Any] | None = None,
-        num_convs: int = 2,
-        kernel_size: int = 3,
+        num_convs: NonNegativeInt = 2,
+        kernel_size: OddInt = 3,
         concat_input: bool = True,
-        dilation: int = 1,
+        dilation: PositiveInt = 1,
         **kwargs: Unpack[DecodeHeadArguments],
     ) -> None:
         self.dw_act_cfg = dw_act_cfg  # before the base's constructor, which calls `conv`

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features
 from segkernel.nn import ConvModule, DecodeHead, MultiLevelHeadArguments, build_upsample
@@ -34,7 +35,9 @@ class SETRMLAHead(DecodeHead):
     }  # fmt: skip
     conformance_inputs: ClassVar = {"features": [(8, 16), (8, 16)]}
 
-    def __init__(self, mla_channels: int = 128, up_scale: int = 4, **kwargs: Unpack[MultiLevelHeadArguments]) -> None:
+    def __init__(
+        self, mla_channels: PositiveInt = 128, up_scale: PositiveInt = 4, **kwargs: Unpack[MultiLevelHeadArguments]
+    ) -> None:
         super().__init__(input_transform="multiple_select", **kwargs)
         if self.channels != mla_channels * len(self.in_channels):
             message = f"{self.channels} is not mla_channels, {mla_channels}, for each of {len(self.in_channels)} maps"

@@ -11,6 +11,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from segkernel.annotations import OddInt, PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features
 from segkernel.nn import ConvModule, DecodeHead, DecodeHeadArguments, LayerConfig, build_norm, build_upsample
@@ -34,9 +35,9 @@ class SETRUPHead(DecodeHead):
     def __init__(
         self,
         norm_layer: LayerConfig = {"type": "LN", "eps": 1e-6, "requires_grad": True},  # noqa: B006  never changed
-        num_convs: int = 1,
-        up_scale: int = 4,
-        kernel_size: int = 3,
+        num_convs: PositiveInt = 1,
+        up_scale: PositiveInt = 4,
+        kernel_size: OddInt = 3,
         **kwargs: Unpack[DecodeHeadArguments],
     ) -> None:
         super().__init__(**kwargs)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
+from segkernel.annotations import PositiveInt, Probability
 from segkernel.interfaces.model import Features
 from segkernel.labels import Task
 from segkernel.nn import resize
@@ -23,7 +24,7 @@ from segplug_heads.heads.fcn_head import FCNHead
 class STDCHeadArguments(FCNBlockHeadArguments, total=False):
     """The arguments of `FCNHead`."""
 
-    num_convs: int
+    num_convs: PositiveInt
 
 
 class STDCHead(FCNHead):
@@ -42,7 +43,7 @@ class STDCHead(FCNHead):
 
     laplacian_kernel: Tensor
 
-    def __init__(self, boundary_threshold: float = 0.1, **kwargs: Unpack[STDCHeadArguments]) -> None:
+    def __init__(self, boundary_threshold: Probability = 0.1, **kwargs: Unpack[STDCHeadArguments]) -> None:
         super().__init__(**kwargs)
         self.boundary_threshold = boundary_threshold
         kernel = torch.full((1, 1, 3, 3), -1.0)

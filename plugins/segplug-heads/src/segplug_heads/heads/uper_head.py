@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from segkernel.annotations import PositiveInt
 from segkernel.interfaces.model import Features
 from segkernel.nn import ConvModule, DecodeHead, MultiLevelHeadArguments, PyramidPooling, resize
 
@@ -26,7 +27,9 @@ class UPerHead(DecodeHead):
     fixed_arguments = frozenset({"input_transform"})
     conformance: ClassVar = {"in_channels": [8, 16, 24], "in_index": [0, 1, 2], "channels": 8, "num_classes": 4}
 
-    def __init__(self, pool_scales: Sequence[int] = (1, 2, 3, 6), **kwargs: Unpack[MultiLevelHeadArguments]) -> None:
+    def __init__(
+        self, pool_scales: Sequence[PositiveInt] = (1, 2, 3, 6), **kwargs: Unpack[MultiLevelHeadArguments]
+    ) -> None:
         super().__init__(input_transform="multiple_select", **kwargs)
         *finer, coarsest = self.in_channels
         self.psp_modules = PyramidPooling(

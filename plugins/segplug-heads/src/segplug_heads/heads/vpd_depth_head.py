@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from segkernel.annotations import NonNegativeInt, Positive, PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.geometry import Size
 from segkernel.interfaces.model import Features, Head, Loss
@@ -90,13 +91,13 @@ class VPDDepthHead(Head):
 
     def __init__(
         self,
-        max_depth: float = 10.0,
-        in_channels: Sequence[int] = (320, 640, 1280, 1280),
-        embed_dim: int = 192,
-        feature_dim: int = 1536,
-        num_deconv_layers: int = 3,
-        num_deconv_filters: Sequence[int] = (32, 32, 32),
-        fmap_border: int | tuple[int, int] = 0,
+        max_depth: Positive = 10.0,
+        in_channels: Sequence[PositiveInt] = (320, 640, 1280, 1280),
+        embed_dim: PositiveInt = 192,
+        feature_dim: PositiveInt = 1536,
+        num_deconv_layers: PositiveInt = 3,
+        num_deconv_filters: Sequence[PositiveInt] = (32, 32, 32),
+        fmap_border: NonNegativeInt | tuple[NonNegativeInt, NonNegativeInt] = 0,
         align_corners: bool = False,
         loss_decode: Loss | Sequence[Loss] | None = None,
     ) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segkernel.annotations import NonNegative
 from segkernel.interfaces.model import Loss
 from segkernel.nn import reduce_loss
 
@@ -25,7 +26,7 @@ class BoundaryLoss(Loss):
 
     conformance_inputs: ClassVar = {"num_classes": 2, "out_channels": 1}
 
-    def __init__(self, loss_weight: float = 1.0, loss_name: str = "loss_boundary") -> None:
+    def __init__(self, loss_weight: NonNegative = 1.0, loss_name: str = "loss_boundary") -> None:
         super().__init__()
         self.loss_weight = loss_weight
         self.name = loss_name

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from segkernel.annotations import NonNegative
 from segkernel.interfaces.model import Loss
 from segkernel.labels import Task
 from segkernel.nn import reduce_loss
@@ -43,9 +44,9 @@ class DiceLoss(Loss):
         activate: bool = True,
         reduction: Literal["mean", "sum", "none"] = "mean",
         naive_dice: bool = False,
-        loss_weight: float = 1.0,
+        loss_weight: NonNegative = 1.0,
         ignore_index: int | None = 255,
-        eps: float = 1e-3,
+        eps: NonNegative = 1e-3,
         loss_name: str = "loss_dice",
         drop_ignored: bool = False,
         task: Task | None = None,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segkernel.annotations import NonNegative
 from segkernel.errors import ConfigError, Problem
 from segkernel.labels import Task
 from segkernel.nn import ClassWeight, PixelLoss, class_factors, read_class_weight, reduce_loss
@@ -39,11 +40,11 @@ class FocalLoss(PixelLoss):
     def __init__(
         self,
         use_sigmoid: bool = True,
-        gamma: float = 2.0,
-        alpha: float | Sequence[float] = 0.5,
+        gamma: NonNegative = 2.0,
+        alpha: NonNegative | Sequence[NonNegative] = 0.5,
         reduction: Literal["mean", "sum", "none"] = "mean",
         class_weight: ClassWeight = None,
-        loss_weight: float = 1.0,
+        loss_weight: NonNegative = 1.0,
         loss_name: str = "loss_focal",
         task: Task | None = None,
     ) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segkernel.annotations import NonNegative
 from segkernel.interfaces.model import Loss
 from segkernel.nn import ClassWeight, class_factors, read_class_weight
 
@@ -39,7 +40,7 @@ class HuasdorffDisstanceLoss(Loss):
         self,
         reduction: Literal["mean", "sum", "none"] = "mean",
         class_weight: ClassWeight = None,
-        loss_weight: float = 1.0,
+        loss_weight: NonNegative = 1.0,
         ignore_index: int | None = None,
         loss_name: str = "loss_huasdorff",
         per_class: bool = False,

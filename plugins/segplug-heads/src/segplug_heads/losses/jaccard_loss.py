@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from segkernel.annotations import NonNegative, NonNegativeInt
 from segkernel.interfaces.model import Loss
 from segkernel.nn import ClassWeight, class_factors, read_class_weight
 
@@ -30,10 +31,10 @@ class JaccardLoss(Loss):
 
     def __init__(
         self,
-        classes: Literal["present", "all"] | Sequence[int] = "present",
-        smooth: float = 0.0,
+        classes: Literal["present", "all"] | Sequence[NonNegativeInt] = "present",
+        smooth: NonNegative = 0.0,
         class_weight: ClassWeight = None,
-        loss_weight: float = 1.0,
+        loss_weight: NonNegative = 1.0,
         loss_name: str = "loss_jaccard",
     ) -> None:
         super().__init__()

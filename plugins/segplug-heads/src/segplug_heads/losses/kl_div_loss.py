@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.nn import functional as F
 
+from segkernel.annotations import Positive
 from segkernel.interfaces.model import Loss
 
 _TEACHER = "the target is a teacher's logits, and there is a value per image"
@@ -33,7 +34,7 @@ class KLDivLoss(Loss):
 
     def __init__(
         self,
-        temperature: float = 1.0,
+        temperature: Positive = 1.0,
         reduction: Literal["mean", "sum", "none"] = "mean",
         loss_name: str = "loss_kld",
         log_input: bool = False,

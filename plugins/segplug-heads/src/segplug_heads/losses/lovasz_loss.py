@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from segkernel.annotations import NonNegative, NonNegativeInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Loss
 from segkernel.nn import ClassWeight, class_factors, read_class_weight, reduce_loss
@@ -32,11 +33,11 @@ class LovaszLoss(Loss):
     def __init__(
         self,
         loss_type: Literal["multi_class", "binary"] = "multi_class",
-        classes: Literal["present", "all"] | Sequence[int] = "present",
+        classes: Literal["present", "all"] | Sequence[NonNegativeInt] = "present",
         per_image: bool = False,
         reduction: Literal["mean", "sum", "none"] = "mean",
         class_weight: ClassWeight = None,
-        loss_weight: float = 1.0,
+        loss_weight: NonNegative = 1.0,
         loss_name: str = "loss_lovasz",
     ) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segkernel.annotations import NonNegative, NonNegativeInt, Probability
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Loss
 from segkernel.nn import ClassWeight, class_factors, read_class_weight
@@ -29,9 +30,9 @@ class OhemCrossEntropy(Loss):
     def __init__(
         self,
         ignore_label: int = 255,
-        thres: float = 0.7,
-        min_kept: int = 100000,
-        loss_weight: float = 1.0,
+        thres: Probability = 0.7,
+        min_kept: NonNegativeInt = 100000,
+        loss_weight: NonNegative = 1.0,
         class_weight: ClassWeight = None,
         loss_name: str = "loss_ohem",
     ) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segkernel.annotations import NonNegative
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Loss
 from segkernel.nn import ClassWeight, class_factors, read_class_weight, reduce_loss
@@ -42,7 +43,7 @@ class QueryCrossEntropyLoss(Loss):
         reduction: Reduction = "mean",
         class_weight: ClassWeight = None,
         ignore_index: int | None = None,
-        loss_weight: float = 1.0,
+        loss_weight: NonNegative = 1.0,
         avg_non_ignore: bool = False,
         loss_name: str = "loss_ce",
     ) -> None:
@@ -106,10 +107,10 @@ class QueryFocalLoss(Loss):
     def __init__(
         self,
         use_sigmoid: bool = True,
-        gamma: float = 2.0,
-        alpha: float = 0.25,
+        gamma: NonNegative = 2.0,
+        alpha: NonNegative = 0.25,
         reduction: Reduction = "mean",
-        loss_weight: float = 1.0,
+        loss_weight: NonNegative = 1.0,
         activated: bool = False,
         loss_name: str = "loss_focal",
     ) -> None:
@@ -173,8 +174,8 @@ class QueryDiceLoss(DiceLoss):
         activate: bool = True,
         reduction: Reduction = "mean",
         naive_dice: bool = False,
-        loss_weight: float = 1.0,
-        eps: float = 1e-3,
+        loss_weight: NonNegative = 1.0,
+        eps: NonNegative = 1e-3,
         loss_name: str = "loss_dice",
     ) -> None:
         if not use_sigmoid:

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from segkernel.annotations import NonNegative
 from segkernel.interfaces.model import Loss
 from segkernel.nn import reduce_loss
 
@@ -33,8 +34,8 @@ class SiLogLoss(Loss):
 
     def __init__(
         self,
-        loss_weight: float = 1.0,
-        eps: float = 1e-6,
+        loss_weight: NonNegative = 1.0,
+        eps: NonNegative = 1e-6,
         reduction: Literal["mean", "sum", "none"] = "mean",
         loss_name: str = "loss_silog",
     ) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segkernel.annotations import NonNegative
 from segkernel.interfaces.model import Loss
 from segkernel.nn import ClassWeight, class_factors, read_class_weight
 
@@ -30,12 +31,12 @@ class TverskyLoss(Loss):
 
     def __init__(
         self,
-        smooth: float = 1.0,
+        smooth: NonNegative = 1.0,
         class_weight: ClassWeight = None,
-        loss_weight: float = 1.0,
+        loss_weight: NonNegative = 1.0,
         ignore_index: int | None = None,
-        alpha: float = 0.3,
-        beta: float = 0.7,
+        alpha: NonNegative = 0.3,
+        beta: NonNegative = 0.7,
         loss_name: str = "loss_tversky",
     ) -> None:
         super().__init__()

@@ -7,6 +7,7 @@ from typing import ClassVar, cast
 
 from torch import Tensor, nn
 
+from segkernel.annotations import NonNegative
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Loss
 from segkernel.nn import StridedLogits
@@ -25,7 +26,7 @@ class WeightedSum(Loss):
     conformance: ClassVar = {"losses": [{"type": "CrossEntropyLoss"}, {"type": "JaccardLoss"}], "weights": [1.0, 0.5]}
 
     def __init__(
-        self, losses: Sequence[Loss], weights: Sequence[float] | None = None, loss_name: str = "loss_sum"
+        self, losses: Sequence[Loss], weights: Sequence[NonNegative] | None = None, loss_name: str = "loss_sum"
     ) -> None:
         super().__init__()
         if weights is not None and len(weights) != len(losses):

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from segkernel.annotations import Positive, PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features, Neck
 from segkernel.nn import LayerConfig, build_norm
@@ -37,8 +38,8 @@ class Feature2Pyramid(Neck):
 
     def __init__(
         self,
-        embed_dim: int,
-        rescales: Sequence[float] = (4, 2, 1, 0.5),
+        embed_dim: PositiveInt,
+        rescales: Sequence[Positive] = (4, 2, 1, 0.5),
         norm_cfg: LayerConfig = {"type": "SyncBN", "requires_grad": True},  # noqa: B006  never changed
     ) -> None:
         super().__init__()

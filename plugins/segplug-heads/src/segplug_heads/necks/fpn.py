@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, get_args
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features, Neck
 from segkernel.nn import ConvModule, LayerConfig, resize
@@ -53,9 +54,9 @@ class FPN(Neck):
 
     def __init__(
         self,
-        in_channels: Sequence[int],
-        out_channels: int,
-        num_outs: int,
+        in_channels: Sequence[PositiveInt],
+        out_channels: PositiveInt,
+        num_outs: PositiveInt,
         start_level: int = 0,
         end_level: int = -1,
         add_extra_convs: bool | ExtraSource = False,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features, Neck
 from segkernel.nn import ConvModule, LayerConfig, LayerConfigs, resize
@@ -63,8 +64,8 @@ class ICNeck(Neck):
 
     def __init__(
         self,
-        in_channels: Sequence[int] = (64, 256, 256),
-        out_channels: int = 128,
+        in_channels: Sequence[PositiveInt] = (64, 256, 256),
+        out_channels: PositiveInt = 128,
         conv_cfg: LayerConfig | None = None,
         norm_cfg: LayerConfig = {"type": "BN"},  # noqa: B006  never changed
         act_cfg: LayerConfig = {"type": "ReLU"},  # noqa: B006  never changed

@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features, Neck
 from segkernel.nn import ConvModule, DepthwiseSeparableConvModule, LayerConfig, resize
@@ -41,11 +42,11 @@ class JPU(Neck):
 
     def __init__(
         self,
-        in_channels: Sequence[int] = (512, 1024, 2048),
-        mid_channels: int = 512,
+        in_channels: Sequence[PositiveInt] = (512, 1024, 2048),
+        mid_channels: PositiveInt = 512,
         start_level: int = 0,
         end_level: int = -1,
-        dilations: Sequence[int] = (1, 2, 4, 8),
+        dilations: Sequence[PositiveInt] = (1, 2, 4, 8),
         align_corners: bool = False,
         conv_cfg: LayerConfig | None = None,
         norm_cfg: LayerConfig | None = {"type": "BN"},  # noqa: B006  never changed

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features, Neck
 from segkernel.nn import ConvModule, LayerConfig, build_norm
@@ -64,8 +65,8 @@ class MLANeck(Neck):
 
     def __init__(
         self,
-        in_channels: Sequence[int],
-        out_channels: int,
+        in_channels: Sequence[PositiveInt],
+        out_channels: PositiveInt,
         norm_layer: LayerConfig = {"type": "LN", "eps": 1e-6, "requires_grad": True},  # noqa: B006  never changed
         norm_cfg: LayerConfig | None = None,
         act_cfg: LayerConfig | None = None,

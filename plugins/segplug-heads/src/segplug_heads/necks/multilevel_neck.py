@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from segkernel.annotations import Positive, PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features, Neck
 from segkernel.nn import ConvModule, LayerConfig, resize
@@ -37,9 +38,9 @@ class MultiLevelNeck(Neck):
 
     def __init__(
         self,
-        in_channels: Sequence[int],
-        out_channels: int,
-        scales: Sequence[float] = (0.5, 1, 2, 4),
+        in_channels: Sequence[PositiveInt],
+        out_channels: PositiveInt,
+        scales: Sequence[Positive] = (0.5, 1, 2, 4),
         norm_cfg: LayerConfig | None = None,
         act_cfg: LayerConfig | None = None,
     ) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segkernel.annotations import FileName
+from segkernel.annotations import FileName, PositiveInt
 from segkernel.errors import ConfigError, DataError, Problem
 from segkernel.nn import FFN, LayerConfig, MultiheadAttention, build_norm, is_tracing
 from segplug_heads.parts.clip_tokenizer import tokenize
@@ -112,13 +112,13 @@ class CLIPTextEncoder(TextEncoder):
         dataset_name: str | None = None,
         vocabulary: Sequence[str] | None = None,
         templates: str | Sequence[str] = "vild",
-        context_length: int = 77,
-        embed_dims: int = 512,
-        output_dims: int = 512,
-        vocab_size: int = 49408,
-        num_layers: int = 12,
-        num_heads: int = 8,
-        mlp_ratio: int = 4,
+        context_length: PositiveInt = 77,
+        embed_dims: PositiveInt = 512,
+        output_dims: PositiveInt = 512,
+        vocab_size: PositiveInt = 49408,
+        num_layers: PositiveInt = 12,
+        num_heads: PositiveInt = 8,
+        mlp_ratio: PositiveInt = 4,
         bias: bool = True,
         cache_feature: bool = True,
         cat_bg: bool = True,

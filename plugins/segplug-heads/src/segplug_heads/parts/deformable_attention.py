@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import TypedDict
 
+from segkernel.annotations import PositiveInt, Probability
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import FFN, LayerConfig, build_norm, checkpoint_block
 from segplug_heads.parts.query_transformer import FFNConfig
@@ -24,12 +25,12 @@ Size = tuple[int, int]
 class DeformableAttentionConfig(TypedDict, total=False):
     """Arguments of `MultiScaleDeformableAttention`."""
 
-    embed_dims: int
-    num_heads: int
+    embed_dims: PositiveInt
+    num_heads: PositiveInt
     num_levels: int
-    num_points: int
+    num_points: PositiveInt
     im2col_step: int
-    dropout: float
+    dropout: Probability
     batch_first: bool
     norm_cfg: LayerConfig | None
     value_proj_ratio: float
@@ -46,7 +47,7 @@ class DeformableLayerConfig(TypedDict, total=False):
 class DeformableEncoderConfig(TypedDict, total=False):
     """Arguments of `DeformableEncoder`."""
 
-    num_layers: int
+    num_layers: PositiveInt
     layer_cfg: DeformableLayerConfig
     num_cp: int
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segkernel.annotations import NonNegativeInt, PositiveInt, Probability
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import FFN, ConvModule, LayerConfig, MultiheadAttention, build_activation, build_norm, resize
 
@@ -42,9 +43,9 @@ class KernelUpdator(nn.Module):
 
     def __init__(
         self,
-        in_channels: int = 256,
-        feat_channels: int = 256,
-        out_channels: int | None = None,
+        in_channels: PositiveInt = 256,
+        feat_channels: PositiveInt = 256,
+        out_channels: PositiveInt | None = None,
         gate_sigmoid: bool = True,
         gate_norm_act: bool = False,
         activate_out: bool = False,
@@ -125,22 +126,22 @@ class KernelUpdateHead(nn.Module):
 
     def __init__(
         self,
-        num_classes: int = 150,
-        num_ffn_fcs: int = 2,
-        num_heads: int = 8,
-        num_mask_fcs: int = 3,
-        feedforward_channels: int = 2048,
-        in_channels: int = 256,
-        out_channels: int = 256,
-        dropout: float = 0.0,
+        num_classes: PositiveInt = 150,
+        num_ffn_fcs: PositiveInt = 2,
+        num_heads: PositiveInt = 8,
+        num_mask_fcs: NonNegativeInt = 3,
+        feedforward_channels: PositiveInt = 2048,
+        in_channels: PositiveInt = 256,
+        out_channels: PositiveInt = 256,
+        dropout: Probability = 0.0,
         act_cfg: LayerConfig = RELU,
         ffn_act_cfg: LayerConfig = RELU,
-        conv_kernel_size: int = 1,
+        conv_kernel_size: PositiveInt = 1,
         feat_transform_cfg: dict[str, Any] | None = None,
         kernel_init: bool = False,
         with_ffn: bool = True,
-        feat_gather_stride: int = 1,
-        mask_transform_stride: int = 1,
+        feat_gather_stride: PositiveInt = 1,
+        mask_transform_stride: PositiveInt = 1,
         kernel_updator_cfg: KernelUpdator | None = None,
     ) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segkernel.annotations import NonNegative
 from segkernel.errors import ConfigError, Problem
 
 
@@ -54,7 +55,7 @@ class MatchCost(ABC):
 
     component_group = "parts"
 
-    def __init__(self, weight: float = 1.0) -> None:
+    def __init__(self, weight: NonNegative = 1.0) -> None:
         self.weight = weight
 
     def __call__(self, queries: Queries, objects: Objects) -> Tensor:
@@ -88,7 +89,7 @@ class CrossEntropyLossCost(MatchCost):
         ConfigError: ``use_sigmoid`` is false.
     """
 
-    def __init__(self, use_sigmoid: bool = True, weight: float = 1.0) -> None:
+    def __init__(self, use_sigmoid: bool = True, weight: NonNegative = 1.0) -> None:
         super().__init__(weight)
         if not use_sigmoid:
             raise ConfigError(Problem("must be true: a softmax over the one channel of a mask is 1", "use_sigmoid"))
@@ -113,11 +114,11 @@ class FocalLossCost(MatchCost):
 
     def __init__(
         self,
-        alpha: float = 0.25,
-        gamma: float = 2.0,
-        eps: float = 1e-12,
+        alpha: NonNegative = 0.25,
+        gamma: NonNegative = 2.0,
+        eps: NonNegative = 1e-12,
         binary_input: bool = False,
-        weight: float = 1.0,
+        weight: NonNegative = 1.0,
     ) -> None:
         super().__init__(weight)
         self.alpha, self.gamma, self.eps, self.binary_input = alpha, gamma, eps, binary_input
@@ -151,7 +152,9 @@ class DiceCost(MatchCost):
         weight: Factor of the cost.
     """
 
-    def __init__(self, pred_act: bool = False, eps: float = 1e-3, naive_dice: bool = True, weight: float = 1.0) -> None:
+    def __init__(
+        self, pred_act: bool = False, eps: NonNegative = 1e-3, naive_dice: bool = True, weight: NonNegative = 1.0
+    ) -> None:
         super().__init__(weight)
         self.pred_act, self.eps, self.naive_dice = pred_act, eps, naive_dice
 

@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Features
 from segkernel.nn import ConvModule, LayerConfig, nchw_to_nlc, nlc_to_nchw, resize
@@ -60,9 +61,9 @@ class PixelDecoder(PixelDecoderBase):
 
     def __init__(
         self,
-        in_channels: Sequence[int],
-        feat_channels: int,
-        out_channels: int,
+        in_channels: Sequence[PositiveInt],
+        feat_channels: PositiveInt,
+        out_channels: PositiveInt,
         norm_cfg: LayerConfig | None = GROUP_NORM,
         act_cfg: LayerConfig | None = RELU,
     ) -> None:
@@ -114,9 +115,9 @@ class TransformerEncoderPixelDecoder(PixelDecoder):
 
     def __init__(
         self,
-        in_channels: Sequence[int],
-        feat_channels: int,
-        out_channels: int,
+        in_channels: Sequence[PositiveInt],
+        feat_channels: PositiveInt,
+        out_channels: PositiveInt,
         norm_cfg: LayerConfig | None = GROUP_NORM,
         act_cfg: LayerConfig | None = RELU,
         encoder: EncoderConfig = {},  # noqa: B006  never changed
@@ -164,11 +165,11 @@ class MSDeformAttnPixelDecoder(PixelDecoderBase):
 
     def __init__(
         self,
-        in_channels: Sequence[int] = (256, 512, 1024, 2048),
-        strides: Sequence[int] = (4, 8, 16, 32),
-        feat_channels: int = 256,
-        out_channels: int = 256,
-        num_outs: int = 3,
+        in_channels: Sequence[PositiveInt] = (256, 512, 1024, 2048),
+        strides: Sequence[PositiveInt] = (4, 8, 16, 32),
+        feat_channels: PositiveInt = 256,
+        out_channels: PositiveInt = 256,
+        num_outs: PositiveInt = 3,
         norm_cfg: LayerConfig | None = GROUP_NORM,
         act_cfg: LayerConfig | None = RELU,
         encoder: DeformableEncoderConfig = {},  # noqa: B006  never changed

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
+from segkernel.annotations import NonNegative, Positive, PositiveInt, Probability
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import FFN, LayerConfig, MultiheadAttention, build_norm, checkpoint_block
 
@@ -31,11 +32,11 @@ class AttentionConfig(TypedDict, total=False):
         batch_first: Not used, accepted for existing configs: tokens are (N, L, C).
     """
 
-    embed_dims: int
-    num_heads: int
+    embed_dims: PositiveInt
+    num_heads: PositiveInt
     attn_drop: float
     proj_drop: float
-    dropout: float
+    dropout: Probability
     dropout_layer: LayerConfig | None
     batch_first: bool
 
@@ -43,9 +44,9 @@ class AttentionConfig(TypedDict, total=False):
 class FFNConfig(TypedDict, total=False):
     """Arguments of `segkernel.nn.FFN`."""
 
-    embed_dims: int
-    feedforward_channels: int
-    num_fcs: int
+    embed_dims: PositiveInt
+    feedforward_channels: PositiveInt
+    num_fcs: PositiveInt
     act_cfg: LayerConfig
     ffn_drop: float
     dropout_layer: LayerConfig | None
@@ -69,7 +70,7 @@ class DecoderLayerConfig(EncoderLayerConfig, total=False):
 class EncoderConfig(TypedDict, total=False):
     """Arguments of `Encoder`."""
 
-    num_layers: int
+    num_layers: PositiveInt
     layer_cfg: EncoderLayerConfig
     num_cp: int
 
@@ -77,7 +78,7 @@ class EncoderConfig(TypedDict, total=False):
 class DecoderConfig(TypedDict, total=False):
     """Arguments of `Decoder`."""
 
-    num_layers: int
+    num_layers: PositiveInt
     layer_cfg: DecoderLayerConfig
     post_norm_cfg: LayerConfig
     return_intermediate: bool
@@ -87,10 +88,10 @@ class SineConfig(TypedDict, total=False):
     """Arguments of `SinePositionalEncoding`."""
 
     num_feats: int
-    temperature: float
+    temperature: Positive
     normalize: bool
     scale: float
-    eps: float
+    eps: NonNegative
     offset: float
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import TypedDict
 
+from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import (
     ConvModule,
@@ -50,17 +51,17 @@ class AdapterEncoderConfig(TypedDict, total=False):
     """
 
     num_encode_layer: int
-    num_heads: int
-    mlp_ratio: int
+    num_heads: PositiveInt
+    mlp_ratio: PositiveInt
 
 
 class AdapterDecoderConfig(TypedDict, total=False):
     """Arguments of `MaskDecoder`."""
 
-    num_heads: int
-    num_layers: int
-    embed_channels: int
-    mlp_channels: int
+    num_heads: PositiveInt
+    num_layers: PositiveInt
+    embed_channels: PositiveInt
+    mlp_channels: PositiveInt
     num_mlp: int
     rescale: bool
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
+from segkernel.annotations import NonNegativeInt, PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.geometry import Size
 from segkernel.interfaces.model import Backbone, CascadeHead, Features, Head, Neck, Output, TestConfig
@@ -17,8 +18,8 @@ from segplug_heads.segmentors.encoder_decoder import EncoderDecoder, flattened
 class PointTestConfig(TestConfig, total=False):
     """What PointRend wants to know besides: times logits are enlarged, pixels predicted anew each time, by how much."""
 
-    subdivision_steps: int
-    subdivision_num_points: int
+    subdivision_steps: NonNegativeInt
+    subdivision_num_points: PositiveInt
     scale_factor: float
 
 
@@ -112,7 +113,7 @@ class CascadeEncoderDecoder(EncoderDecoder):
 
     def __init__(
         self,
-        num_stages: int,
+        num_stages: PositiveInt,
         backbone: Backbone,
         decode_head: Sequence[Head],
         neck: Neck | None = None,

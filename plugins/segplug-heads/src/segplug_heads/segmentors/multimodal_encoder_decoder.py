@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from segkernel.annotations import Positive
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Backbone, Segmentor, TestConfig
 from segkernel.nn import resize
@@ -57,7 +58,7 @@ class MultimodalEncoderDecoder(Segmentor):
         test_cfg: TestConfig | None = None,
         pretrained: str | None = None,
         asymetric_input: bool = True,
-        encoder_resolution: float | None = None,
+        encoder_resolution: Positive | None = None,
     ) -> None:
         super().__init__()
         if asymetric_input and encoder_resolution is None:
