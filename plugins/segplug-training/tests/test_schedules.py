@@ -40,3 +40,27 @@ def test_a_floor_is_given_once() -> None:
 def test_an_unknown_way_to_anneal_is_refused() -> None:
     with pytest.raises(UsageError, match="'cos' or 'linear'"):
         OneCycleLR(eta_max=0.1, anneal_strategy="cosine")
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 3, 10])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"type": "PolyLR", "power": 0.9},
+        {"type": "LinearLR"},
+        {"type": "ConstantLR"},
+        {"type": "MultiStepLR", "milestones": [1, 4]},
+        {"type": "CosineAnnealingLR"},
+        {"type": "CosineAnnealingLR", "T_max": 1},
+        *({"type": "OneCycleLR", "eta_max": 0.5, "pct_start": share} for share in (0, 0.1, 0.3, 0.5, 1)),
+        {"type": "OneCycleLR", "eta_max": 0.5, "pct_start": 0.5, "three_phase": True},
+    ],
+)
+def test_every_length_of_a_run_has_its_rates(spec: dict[str, Any], iterations: int) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    optimizer.param_groups[0]["initial_lr"] = 0.1
+    schedule = build("schedules", spec)
+    schedule.bind(iterations)
+    for iteration in range(iterations):
+        schedule.step(optimizer, iteration)
+        assert 0 <= optimizer.param_groups[0]["lr"] <= 0.5

@@ -15,9 +15,10 @@ A head derives from `DecodeHead`, hands its constructor the arguments it does no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from annotated_types import Le
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
@@ -41,7 +42,7 @@ class HeadOptions(TypedDict, total=False):
 
     out_channels: PositiveInt | None
     threshold: Probability | None
-    dropout_ratio: Probability
+    dropout_ratio: Annotated[float, Le(1)]
     in_index: int | Sequence[int]
     loss_decode: Loss | Sequence[Loss] | None
     ignore_index: int
@@ -78,7 +79,7 @@ class DecodeHead(Head):
         out_channels: Channels of the logits: ``num_classes``, or 1 for a binary map of 2 classes.
         threshold: Probability above which a binary map is class 1, or a class of a multi-label map is there; for None
             0.5 with a ``task``, else 0.3.
-        dropout_ratio: Share of channels dropped before the last convolution, in training.
+        dropout_ratio: Share of channels dropped before the last convolution, in training; none when 0 or below.
         conv_cfg: Kind of convolution.
         norm_cfg: Kind of norm layer; none for None.
         act_cfg: Kind of activation.
@@ -109,7 +110,7 @@ class DecodeHead(Head):
         num_classes: PositiveInt,
         out_channels: PositiveInt | None = None,
         threshold: Probability | None = None,
-        dropout_ratio: Probability = 0.1,
+        dropout_ratio: Annotated[float, Le(1)] = 0.1,
         conv_cfg: LayerConfig | None = None,
         norm_cfg: LayerConfig | None = None,
         act_cfg: LayerConfig | None = {"type": "ReLU"},  # noqa: B006  never changed

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -10,8 +11,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from typing_extensions import Required, TypedDict
 
 from segkernel.annotations import NonNegative, Positive, PositiveInt
-from segkernel.errors import ConfigError, Problem
+from segkernel.errors import ConfigError, Problem, suggest
 from segkernel.interfaces.model import Backbone
+
+log = logging.getLogger(__name__)
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
@@ -74,6 +77,7 @@ class Paramwise:
         Raises:
             ConfigError: When layers are to learn differently and the backbone cannot tell them apart.
         """
+        self._say_unmatched([name for name, _ in model.named_parameters()])
         groups: dict[tuple[float, float], dict[str, Any]] = {}
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
@@ -86,6 +90,13 @@ class Paramwise:
             group = groups.setdefault(key, {"params": [], "lr": key[0], "weight_decay": key[1]})
             group["params"].append(parameter)
         return list(groups.values())
+
+    def _say_unmatched(self, names: Sequence[str]) -> None:
+        """Warn of rates that no parameter has; published configs name some, so that they are not refused."""
+        for key, rule in self.custom_keys.items():
+            if rule.get("lr_mult", 1.0) != 1.0 and not any(key in name for name in names):
+                parts = dict.fromkeys(part for name in names for part in name.split("."))
+                log.warning("optim.paramwise.custom_keys: %s is in no parameter's name; %s", key, suggest(key, parts))
 
     def _factors(self, name: str, parameter: nn.Parameter, module: nn.Module) -> tuple[float, float]:
         for key in sorted(sorted(self.custom_keys), key=len, reverse=True):

@@ -137,7 +137,8 @@ class OneCycleLR(Schedule):
             points.insert(2, (2 * rise, self.start))
         for (left, low), (right, high) in pairwise(points):
             if i <= right:
-                return self._between(low, high, (i - left) / (right - left))
+                # In a run of a few iterations a phase may have no length: it is over at once.
+                return self._between(low, high, (i - left) / (right - left) if right > left else 1.0)
         return self.final
 
     def _between(self, start: float, end: float, share: float) -> float:
