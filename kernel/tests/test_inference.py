@@ -143,6 +143,13 @@ def test_windows_without_a_size_are_refused():
         infer(lambda x: {"seg": x}, torch.zeros(1, 3, 8, 8), {"seg": SOFTMAX}, {"mode": "slide"})
 
 
+@pytest.mark.parametrize("stride", [(5, 4), (4, 5), 9])
+def test_windows_that_leave_pixels_out_are_refused(stride):
+    cfg = {"mode": "slide", "crop_size": 4, "stride": stride}
+    with pytest.raises(UsageError, match="the stride no larger than the crop"):
+        infer(lambda x: {"seg": x}, torch.zeros(1, 3, 16, 16), {"seg": SOFTMAX}, cfg)
+
+
 def test_labels_are_small_integers_where_they_fit():
     assert SOFTMAX.decode(random_scores(5)[:1]).dtype == torch.uint8
     assert PixelClasses(300, 300).decode(torch.zeros(1, 300, 2, 2)).dtype == torch.int64

@@ -18,6 +18,8 @@ import yaml
 
 from segplug_datasets import image
 
+sys.path.insert(0, str(Path(__file__).parent))  # for what is a command and a test's helper
+
 SIZE = (32, 48)
 CLASSES = ["ground", "sky", "wall"]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkernel import Predictor
-from segkernel.errors import ExportError
+from segkernel.errors import ExportError, SegKernelError
 from segkernel.interfaces.model import PixelClasses, Segmentor
 from segkernel.nn import resize
 from segkernel.nn.pool import adaptive_avg_pool
@@ -244,6 +244,27 @@ def test_a_file_of_another_tool_is_named_as_such(tmp_path, exported):
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "a.onnx")
     with pytest.raises(ExportError, match="written by another tool"):
+        ONNXExporter().load(tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("outputs", "[1]", "does not say what its outputs mean"),
+        ("outputs", '{"seg": 5}', "does not say what its outputs mean"),
+        ("outputs", '{"seg": {"type": "os:system"}}', "import path os:system"),
+        ("outputs", '{"seg": {"classes": "x"}}', "outputs.classes: expected int"),
+        ("test_cfg", "5", "test_cfg: expected a mapping"),
+        ("test_cfg", '{"mode": "slide", "crop_size": "x"}', "test_cfg.crop_size: expected"),
+    ],
+)
+def test_metadata_is_checked_like_a_config(tmp_path, exported, key, value, said):
+    import onnx
+
+    model = onnx.load(exported["path"])
+    next(entry for entry in model.metadata_props if entry.key == f"segkernel.{key}").value = value
+    onnx.save(model, tmp_path / "a.onnx")
+    with pytest.raises(SegKernelError, match=said):
         ONNXExporter().load(tmp_path / "a.onnx")
 
 

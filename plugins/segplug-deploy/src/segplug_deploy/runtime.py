@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from segkernel import build
 from segkernel.errors import ExportError
 from segkernel.interfaces.model import Segmentor, TestConfig, output_of
 from segkernel.sample import Targets
@@ -46,7 +47,7 @@ class ONNXSegmentor(Segmentor):
         self.session, self.device = _open(self.path, device, providers)
         self.metadata = _metadata(self.session, self.path)
         self.outputs = {name: output_of(spec) for name, spec in self.metadata.pop("outputs").items()}
-        self.test_cfg = cast(TestConfig, self.metadata.get("test_cfg") or {})
+        self.test_cfg: TestConfig = build(TestConfig, self.metadata.get("test_cfg") or {}, path="test_cfg")
         self._input = self.session.get_inputs()[0]
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
@@ -132,6 +133,7 @@ def _metadata(session: Any, path: Path) -> dict[str, Any]:
         metadata = {key[len(PREFIX) :]: json.loads(text) for key, text in stored.items() if key.startswith(PREFIX)}
     except json.JSONDecodeError as error:
         raise ExportError(f"{path}: its metadata is damaged: {error}") from error
-    if "outputs" not in metadata:
+    outputs = metadata.get("outputs")
+    if not isinstance(outputs, dict) or not all(isinstance(output, dict) for output in outputs.values()):
         raise ExportError(f"{path}: does not say what its outputs mean; was it written by another tool?")
     return metadata
