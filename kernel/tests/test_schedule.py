@@ -45,3 +45,29 @@ def test_torch_s_own_schedulers_are_stepped_and_resumed(make_runner, tiny_model)
     again.resume(first.work_dir / "checkpoints" / "iter_0000007.pt")
     again.train()
     assert again.optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
+
+
+class Falling(Schedule):
+    """Fall to 0 in a straight line, each rate from the one before."""
+
+    def rate(self, lr, base, i):
+        return lr * (1 - 1 / (self.length - i + 1)) if i else lr
+
+
+def test_a_run_made_longer_has_the_rates_it_would_have_had_and_keeps_its_first_one(make_runner, tiny_model, caplog):
+    def runner(iterations, lr=1.0):
+        model = tiny_model()
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+        return make_runner(model=model, optimizer=optimizer, lr=[Falling()], val=None, test=None, iterations=iterations)
+
+    first = runner(4)
+    first.train()
+    path = first.work_dir / "checkpoints" / "iter_0000004.pt"
+    assert first.optimizer.param_groups[0]["lr"] == 0
+    same, longer = runner(4), runner(9, lr=0.5)
+    same.resume(path)
+    assert same.optimizer.param_groups[0]["lr"] == 0
+    assert "is not taken" not in caplog.text
+    longer.resume(path)
+    assert longer.optimizer.param_groups[0]["lr"] == pytest.approx(0.5)  # of 1.0, at 4 of 0 to 8
+    assert "the learning rate stays the checkpoint's, 1; 0.5 is not taken" in caplog.text

@@ -352,17 +352,20 @@ class Runner:
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         if self.optimizer is not None and state["optimizer"]:
+            wanted = [group["initial_lr"] for group in self.optimizer.param_groups]
             self.engine.load_optimizer_state(state["optimizer"])
             groups = self.optimizer.param_groups
             missing = {key for group in groups for key in self.optimizer.defaults.keys() - group.keys()}
             if missing:
                 raise ValueError(f"its optimizer was another one, without {', '.join(sorted(missing))}")
+            if wanted != (kept := [group["initial_lr"] for group in groups]):
+                log.warning("the learning rate stays the checkpoint's, %g; %g is not taken", kept[0], wanted[0])
         self.engine.load_state_dict(state["engine"])
-        self._schedules.load_state_dict(state.get("schedules", []))
         for name, hook in self.hooks.stateful().items():
             if name in state["hooks"]:
                 hook.load_state_dict(state["hooks"][name])
         self.iteration, self.position = int(state["iteration"]), int(state["position"])
+        self._schedules.resume(state.get("schedules", []), self.iteration)
         self._validation_pending = bool(state["validation_pending"])
         states = state["random"] if isinstance(state["random"], list) else [state["random"]]  # a dict before 0.3
         if len(states) == self.engine.world_size:

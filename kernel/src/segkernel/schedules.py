@@ -1,7 +1,7 @@
 """Learning-rate schedules: what a rate becomes from one iteration to the next.
 
 So several chain as in MMSegmentation: a warm-up over [0, 1500), a polynomial decay from there. All count iterations;
-what is to be restored on resume is the rates themselves, and those are in the optimiser's state. They are
+a resumed run computes its rates anew from the first one, which is in the optimiser's state. They are
 segplug-training's.
 """
 
@@ -97,6 +97,15 @@ class RunSchedules:
         """Return the states of torch's own; ours have none."""
         return [schedule.state_dict() for schedule in self.torchs]
 
-    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+    def resume(self, states: Sequence[dict[str, Any]], iteration: int) -> None:
+        """Go on at ``iteration``: torch's own from their states, ours as if the run had had them from its beginning.
+
+        A run that was made longer after it had come to its last rate would go on at that rate otherwise.
+        """
         for schedule, state in zip(self.torchs, states):
             schedule.load_state_dict(state)
+        for group in self.optimizer.param_groups if self.ours else ():
+            group["lr"] = group["initial_lr"]
+        for passed in range(iteration + 1) if self.ours else ():
+            for schedule in self.ours:
+                schedule.step(self.optimizer, passed)
