@@ -136,7 +136,9 @@ def test_a_run_does_not_write_over_another(trained, seg_kernel):
     assert before == {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
 
 
-def test_a_test_leaves_the_record_of_the_run_as_it_is(trained, seg_kernel):
+def test_a_test_leaves_the_record_of_the_run_as_it_is(trained, seg_kernel, caplog):
+    caplog.set_level("INFO")
     before = Path("run/config.yaml").read_bytes()
     assert seg_kernel("test", trained, "+seed=7").code == 0
+    assert "test at iteration 2" in caplog.text
     assert Path("run/config.yaml").read_bytes() == before

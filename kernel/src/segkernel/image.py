@@ -29,7 +29,7 @@ MOST_PIXELS = 2**29
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("read_mask", "write", "write_mask"):
+    if name not in ("overlay", "read_mask", "write", "write_mask"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     warn_renamed(f"segkernel.image.{name}", f"segplug_datasets.image.{name}")
     return getattr(importlib.import_module("segplug_datasets.image"), name)

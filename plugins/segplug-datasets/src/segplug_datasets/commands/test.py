@@ -82,6 +82,8 @@ def _make_test(
     if loaded.random:
         log.warning("no weights were given: the metrics are of an untrained model")
     runner = make_runner(loaded.config, work_dir, training=False, model=loaded.model, hooks=hooks)
+    if type(iteration := loaded.meta.get("iteration")) is int:
+        runner.iteration = iteration  # of the weights, for the log
     usual = {"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "flip": True}
     runner.evaluation.tta = (runner.evaluation.tta or usual) if tta else None  # type: ignore[assignment]
     return runner
