@@ -19,8 +19,8 @@ def cost_of(config: Config, shape: tuple[int, int] | None = None) -> dict[str, s
         shape: Height and width of the image; None takes ``data.crop_size``.
 
     Returns:
-        "parameters" and "FLOPs" (two for a multiplication and an addition), each a text: a number, or why there is
-        none.
+        "parameters", "MACs" (multiplications with their additions, which many papers call FLOPs) and "FLOPs" (two for
+        each), each a text: a number, or why there is none.
     """
     data = config.get("data") or {}
     height, width = shape or data.get("crop_size") or (512, 512)
@@ -35,5 +35,6 @@ def cost_of(config: Config, shape: tuple[int, int] | None = None) -> dict[str, s
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(torch.empty(1, channels, height, width, device="meta"))
     except (RuntimeError, NotImplementedError, ValueError) as error:
-        return {**found, "FLOPs": f"unknown: {str(error).splitlines()[0]}"}
-    return {**found, "FLOPs": f"{counter.get_total_flops() / 1e9:,.1f} G for one image of {height} x {width}"}
+        return {**found, "MACs": f"unknown: {str(error).splitlines()[0]}"}
+    flops, image = counter.get_total_flops() / 1e9, f"G for one image of {height} x {width}"
+    return {**found, "MACs": f"{flops / 2:,.1f} {image}", "FLOPs": f"{flops:,.1f} {image}, two for each MAC"}
