@@ -54,9 +54,9 @@ class HeadOptions(TypedDict, total=False):
 class HeadArguments(HeadOptions):
     """The arguments of `DecodeHead` but its layers and ``input_transform``, for heads that declare their layers."""
 
-    in_channels: int | Sequence[int]
-    channels: int
-    num_classes: int
+    in_channels: PositiveInt | Sequence[PositiveInt]
+    channels: PositiveInt
+    num_classes: PositiveInt
 
 
 class MultiLevelHeadArguments(HeadArguments, LayerConfigs, total=False):

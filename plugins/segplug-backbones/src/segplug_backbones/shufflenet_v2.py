@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from segkernel.annotations import Positive, PositiveInt
 from segkernel.errors import ConfigError, Problem
@@ -62,10 +63,7 @@ class ShuffleBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         first, second = x.chunk(2, dim=1) if self.branch1 is None else (self.branch1(x), x)
-        both = torch.cat([first, self.branch2(second)], dim=1)
-        return (
-            both.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
-        )  # torch 2.4 cannot differentiate channel_shuffle
+        return F.channel_shuffle(torch.cat([first, self.branch2(second)], dim=1), 2)
 
 
 class ShuffleNetV2(FreezableBackbone):

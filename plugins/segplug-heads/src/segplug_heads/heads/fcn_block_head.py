@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from segkernel.annotations import PositiveInt
+from segkernel.annotations import OddInt, PositiveInt
 from segkernel.nn import DecodeHeadArguments
 from segplug_heads.heads.fcn_head import FCNHead
 
@@ -14,7 +14,7 @@ from segplug_heads.heads.fcn_head import FCNHead
 class FCNBlockHeadArguments(DecodeHeadArguments, total=False):
     """The arguments of `FCNHead` but ``num_convs``, which is fixed."""
 
-    kernel_size: PositiveInt
+    kernel_size: OddInt
     concat_input: bool
     dilation: PositiveInt
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
-from segkernel.annotations import PositiveInt, Probability
+from segkernel.annotations import NonNegativeInt, Probability
 from segkernel.interfaces.model import Features
 from segkernel.labels import Task
 from segkernel.nn import resize
@@ -24,7 +24,7 @@ from segplug_heads.heads.fcn_head import FCNHead
 class STDCHeadArguments(FCNBlockHeadArguments, total=False):
     """The arguments of `FCNHead`."""
 
-    num_convs: PositiveInt
+    num_convs: NonNegativeInt
 
 
 class STDCHead(FCNHead):
