@@ -205,10 +205,3 @@ def test_what_may_never_end_is_no_image(tmp_path):
     for path in ("/dev/zero", tmp_path / "pipe.png"):
         with pytest.raises(DataError, match="no file"):
             image.read(path)
-
-
-@pytest.mark.parametrize("name", ["overlay", "read_mask", "write", "write_mask"])
-def test_names_of_before_0_3_lead_to_where_they_are(name):
-    moved = pytest.importorskip("segplug_datasets.image")
-    with pytest.warns(DeprecationWarning, match=rf"segkernel\.image\.{name} is called segplug_datasets\.image\.{name}"):
-        assert getattr(image, name) is getattr(moved, name)

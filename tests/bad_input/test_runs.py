@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import time
@@ -57,7 +58,9 @@ def test_a_signal_in_a_test_leaves_quietly(trained, start, finish):
         "        open('begun', 'w').close()\n        time.sleep(0.05)\n        return super().__getitem__(index % 4)\n"
     )
     slow = "data.test={type: 'slow:Slow', images: images, masks: masks, classes: [ground, sky, wall]}"
-    process = start("test", "tiny.yaml", trained, "--work-dir", "test", slow)
+    # A shell that started these tests in the background made their children deaf to it.
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = start("test", "tiny.yaml", trained, "--work-dir", "test", slow, preexec_fn=listen)
     wait_for(Path("begun"))
     process.send_signal(signal.SIGINT)
     finish(process).must_fail(130, "interrupted")

@@ -256,3 +256,11 @@ def test_any_image_can_be_shown() -> None:
 def test_what_is_no_image_is_refused(wrong: np.ndarray) -> None:
     with pytest.raises(DataError, match=r"\(H, W, C\)"):
         image.as_rgb(wrong)
+
+
+@pytest.mark.parametrize("name", ["overlay", "read_mask", "write", "write_mask"])
+def test_names_of_before_0_3_lead_here(name: str) -> None:
+    from segkernel import image as kernels
+
+    with pytest.warns(DeprecationWarning, match=rf"segkernel\.image\.{name} is called segplug_datasets\.image\.{name}"):
+        assert getattr(kernels, name) is getattr(image, name)
