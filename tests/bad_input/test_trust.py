@@ -120,7 +120,7 @@ def test_names_in_a_file_do_not_lead_out_of_the_folder_that_is_written(tmp_path)
 
     masks = torch.ones(2, 3, 4, dtype=torch.uint8).numpy()
     folder = tmp_path / "out"
-    write_labels(folder, "../../name", masks, ["../../evil", "/root/evil"])
+    write_labels(folder, "../../name", masks, ["../../evil", "/elsewhere/evil"])
     write_labels(folder, "/abs/olute", masks[0], [])
     written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")}
-    assert written == {"out/.._.._evil/name.png", "out/_root_evil/name.png", "out/abs/olute.png"}
+    assert written == {"out/.._.._evil/name.png", "out/_elsewhere_evil/name.png", "out/abs/olute.png"}

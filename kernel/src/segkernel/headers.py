@@ -15,7 +15,9 @@ JPEG = b"\xff\xd8"
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """The markers of the segment with the size: depth, height, width and channels as ``>BHHB`` from its fifth byte on."""
 
-_TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
+TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
+"""The first four bytes of a TIFF or a BigTIFF (+), and its byte order as `struct` writes it."""
+
 _TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _MOST_TAGS, _MOST_VALUES = 4096, 3 * 65536  # the latter is a palette of 16 bits, the longest tag that anybody asks for
 
@@ -71,7 +73,7 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 def tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
     """Return the tags of whole numbers in the first directory of a TIFF or a BigTIFF; none for any other file."""
-    order, big = _TIFF_ORDERS.get(data[:4], ""), b"+" in data[2:4]
+    order, big = TIFF_ORDERS.get(data[:4], ""), b"+" in data[2:4]
     pointer, room, entry = ("Q", 8, 20) if big else ("I", 4, 12)
     tags: dict[int, tuple[int, ...]] = {}
     try:

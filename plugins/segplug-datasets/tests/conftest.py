@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
 from segkernel.sample import DepthMap, LabelMap, Sample, WeightMap
 from segplug_datasets.fields import Boxes, EdgeMap, InstanceMasks, Keypoints
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    """A smooth picture, 48 x 64, whose channels differ."""
+    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
+    return cv2.GaussianBlur(noise, (9, 9), 0)
+
+
+@pytest.fixture
+def labels() -> np.ndarray:
+    """Class ids 0 to 3 and 255."""
+    ids = np.random.default_rng(1).integers(0, 4, (48, 64)).astype(np.uint8)
+    ids[:4] = 255
+    return ids
 
 
 @pytest.fixture

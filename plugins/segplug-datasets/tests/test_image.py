@@ -20,21 +20,6 @@ from segkernel.errors import DataError, UsageError
 from segplug_datasets import image
 
 
-@pytest.fixture
-def picture() -> np.ndarray:
-    """A smooth picture, 48 x 64, whose channels differ."""
-    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
-    return cv2.GaussianBlur(noise, (9, 9), 0)
-
-
-@pytest.fixture
-def labels() -> np.ndarray:
-    """Class ids 0 to 3 and 255."""
-    ids = np.random.default_rng(1).integers(0, 4, (48, 64)).astype(np.uint8)
-    ids[:4] = 255
-    return ids
-
-
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
 def test_what_is_written_is_read_as_rgb(tmp_path: Path, picture: np.ndarray, suffix: str) -> None:
     path = tmp_path / f"made/on/the/way{suffix}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,21 +15,6 @@ from segkernel.sample import LabelMap, Prediction, Sample, Targets
 from segkernel.testing.toys import ToySegmentor
 from segplug_datasets import PicturesHook, draw, image
 from segplug_datasets.label_files import write_labels
-
-
-@pytest.fixture
-def picture() -> np.ndarray:
-    """A smooth picture, 48 x 64, whose channels differ."""
-    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
-    return cv2.GaussianBlur(noise, (9, 9), 0)
-
-
-@pytest.fixture
-def labels() -> np.ndarray:
-    """Class ids 0 to 3 and 255."""
-    ids = np.random.default_rng(1).integers(0, 4, (48, 64)).astype(np.uint8)
-    ids[:4] = 255
-    return ids
 
 
 def test_draw_takes_arrays_tensors_predictions_and_paths(

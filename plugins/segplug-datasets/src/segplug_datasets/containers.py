@@ -10,11 +10,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from segkernel.headers import PNG, png_chunks
+from segkernel.headers import PNG, TIFF_ORDERS, png_chunks
 
 PHOTOMETRIC, BITS, COLORS, REDUCED, NO_DATA = 262, 258, 320, 254, 42113
 
-_ORDERS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 16: 8}  # bytes of a value, by the tag's type
 _MOST_PAGES, _MOST_TAGS = 1 << 16, 4096
 
@@ -24,7 +23,7 @@ Directory = dict[int, tuple[int, int]]
 
 def tiff_directories(data: bytes) -> Iterator[Directory]:
     """Yield the directory of each page of a TIFF or a BigTIFF; nothing for any other file."""
-    order, big = _ORDERS.get(data[:4], ""), b"+" in data[2:4]
+    order, big = TIFF_ORDERS.get(data[:4], ""), b"+" in data[2:4]
     number, room, entry = (order + "Q", 8, 20) if big else (order + "I", 4, 12)
     seen: set[int] = set()
     try:
@@ -52,7 +51,7 @@ def _tags(data: bytes, starts: range, order: str, number: str, room: int) -> Ite
 
 def pages(data: bytes) -> int:
     """Return how many images a file holds: pages of a TIFF without its previews, frames of an animation; at least 1."""
-    if data[:4] in _ORDERS:
+    if data[:4] in TIFF_ORDERS:
         kinds = [_number(data, page.get(REDUCED)) for page in tiff_directories(data)]
         return max(sum(not kind & 0b101 for kind in kinds), 1)  # neither smaller copies nor transparency masks
     if data.startswith(b"GIF8"):
@@ -79,7 +78,7 @@ def with_numbers_for_colors(data: bytes) -> bytes:
 
     A GIF has no other way to hold greys, so one whose palette is grey keeps it.
     """
-    if data[:4] in _ORDERS:
+    if data[:4] in TIFF_ORDERS:
         return _numbered_tiff(data)
     if data.startswith(b"BM") and len(data) > 54:
         header = int.from_bytes(data[14:18], "little")
@@ -104,7 +103,7 @@ def _numbered_tiff(data: bytes) -> bytes:
     place, length = page.get(COLORS, (0, 0))
     if _number(data, page.get(PHOTOMETRIC)) != 3 or length % 6 or not 0 < length <= 6 << 8:
         return data
-    greys = np.tile(np.arange(length // 6, dtype=_ORDERS[data[:4]] + "u2") * 257, 3)
+    greys = np.tile(np.arange(length // 6, dtype=TIFF_ORDERS[data[:4]] + "u2") * 257, 3)
     return data[:place] + greys.tobytes() + data[place + length :]
 
 

@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from segkernel.headers import JPEG, JPEG_FRAMES, PNG, jpeg_segments, png_chunks, tiff_tags
+from segkernel.headers import JPEG, JPEG_FRAMES, PNG, TIFF_ORDERS, image_size, jpeg_segments, png_chunks, tiff_tags
 from segkernel.labels import Color
 from segplug_datasets.containers import gif_palette, no_data, pages
 
@@ -70,9 +70,9 @@ def read_header(data: bytes) -> Header:
 
 
 def _png(data: bytes) -> Header:
-    width, height, depth, kind = struct.unpack_from(">IIBB", data, 16)
+    depth, kind = data[24], data[25]
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(kind, 0)
-    header = Header("png", (height, width), channels, depth, alpha=kind in (4, 6))
+    header = Header("png", image_size(data), channels, depth, alpha=kind in (4, 6))
     for name, start, end in png_chunks(data):
         content = data[start + 8 : end - 4]
         if name == b"PLTE":
@@ -87,26 +87,24 @@ def _png(data: bytes) -> Header:
 
 
 def _jpeg(data: bytes) -> Header:
-    header = Header("jpeg", lossy=True)
+    header = Header("jpeg", image_size(data), lossy=True)
     for marker, start, end in jpeg_segments(data):
         if marker == 0xE1 and data[start + 4 : start + 10] == b"Exif\0\0":
             header = replace(header, orientation=_orientation(data[start + 10 : end]))
         elif marker in JPEG_FRAMES:
-            depth, height, width, channels = struct.unpack_from(">BHHB", data, start + 4)
-            header = replace(header, size=(height, width), channels=channels, depth=depth, alpha=False)
+            header = replace(header, depth=data[start + 4], channels=data[start + 9], alpha=False)
     return header
 
 
 def _bmp(data: bytes) -> Header:
-    width, height, _, bits = struct.unpack_from("<iiHH", data, 18)
-    return Header("bmp", (abs(height), abs(width)), max(bits // 8, 1), min(bits, 8), alpha=bits == 32)
+    (bits,) = struct.unpack_from("<H", data, 28)
+    return Header("bmp", image_size(data), max(bits // 8, 1), min(bits, 8), alpha=bits == 32)
 
 
 def _gif(data: bytes) -> Header:
-    width, height = struct.unpack_from("<HH", data, 6)
     palette = tuple(gif_palette(data))
     is_grey = all(red == green == blue for red, green, blue in palette)
-    return Header("gif", (height, width), 1, 8, palette=() if is_grey else palette)
+    return Header("gif", image_size(data), 1, 8, palette=() if is_grey else palette)
 
 
 def _webp(data: bytes) -> Header:
@@ -126,7 +124,7 @@ def _webp(data: bytes) -> Header:
     return Header("webp", (height & 0x3FFF, width & 0x3FFF), 3, 8, lossy=True)
 
 
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 259, 262, 274
+_BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 258, 259, 262, 274
 _SAMPLES, _COLORS, _EXTRA, _SAMPLE_FORMAT = 277, 320, 338, 339
 
 
@@ -138,7 +136,7 @@ def _tiff(data: bytes) -> Header:
     palette = tuple(zip(*([v >> 8 for v in colors[i * third : (i + 1) * third]] for i in range(3)))) if third else ()
     return Header(
         "tiff",
-        (tags.get(_HEIGHT, (0,))[0], tags.get(_WIDTH, (0,))[0]),
+        image_size(data),
         tags.get(_SAMPLES, (1,))[0],
         bits[0],
         floating=tags.get(_SAMPLE_FORMAT, (1,))[0] == 3,
@@ -158,10 +156,7 @@ def _orientation(exif: bytes) -> int:
 _READERS = {
     PNG: _png,
     JPEG: _jpeg,
-    b"II*\0": _tiff,
-    b"MM\0*": _tiff,
-    b"II+\0": _tiff,
-    b"MM\0+": _tiff,
+    **dict.fromkeys(TIFF_ORDERS, _tiff),
     b"BM": _bmp,
     b"GIF8": _gif,
     b"RIFF": _webp,

@@ -17,7 +17,7 @@ import numpy as np
 
 from segkernel.errors import DataError, UsageError
 from segkernel.files import replacing
-from segkernel.headers import PNG, tiff_tags, without_chunks
+from segkernel.headers import PNG, image_size, tiff_tags, without_chunks
 from segkernel.image import PathLike, decode, decode_with, is_cut_short, opencv, read_bytes
 from segkernel.labels import IGNORE, Color
 from segplug_datasets.containers import BITS, PHOTOMETRIC, pages, with_numbers_for_colors
@@ -54,7 +54,7 @@ def _decode_plain_png(data: bytes) -> np.ndarray | None:
     decoder = _png_decoder()
     if decoder is None or not data.startswith(PNG) or data[24:26] != bytes([8, _RGB]) or is_cut_short(data):
         return None
-    width, height = struct.unpack(">II", data[16:24])
+    height, width = image_size(data)
     if width * height > _MOST_PIXELS or data.find(b"eXIf", 0, data.find(b"IDAT")) >= 0:
         return None
     try:
