@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from dataclasses import dataclass, field
@@ -76,7 +77,7 @@ class LabelsHook:
         self._train: Any = None  # pixels of each label, on the device: reading them waits for it
         self._counting = True
         self._truth: _Seen | None = None
-        self._told: set[str] = set()
+        self._truth_is_known = False
 
     @hookimpl
     def before_train(self, run: Run) -> None:
@@ -111,7 +112,8 @@ class LabelsHook:
 
     @hookimpl
     def before_validation(self, run: Run) -> None:
-        self._truth = _Seen(np.zeros(len(run.labels.classes), np.int64))
+        """Count the ground truth of the first validation that comes to its end: it is the same in all of them."""
+        self._truth = None if self._truth_is_known else _Seen(np.zeros(len(run.labels.classes), np.int64))
 
     @hookimpl
     def after_prediction(self, run: Run, target: Targets) -> None:
@@ -122,14 +124,14 @@ class LabelsHook:
     @hookimpl
     def after_validation(self, run: Run) -> None:
         if self._truth is not None and self._truth.samples:
-            self._tell_missing(run, "val", self._truth.pixels, "have no ground truth on this rank; no metric covers")
-        self._truth = None
+            _tell_missing(run, "val", self._truth.pixels, "have no ground truth on this rank; no metric covers")
+        self._truth, self._truth_is_known = None, True
 
     def _look(self, run: Run, name: str, dataset: Dataset) -> None:
         count = len(dataset)
-        first = np.unique(np.linspace(0, count - 1, min(self.samples, count)).astype(int)).tolist()
+        first = dict.fromkeys(np.linspace(0, count - 1, min(self.samples, count)).astype(int).tolist())
         seen, started = _Seen(np.zeros(len(run.labels.classes), np.int64)), time.monotonic()
-        for index in [*first, *(index for index in range(count) if index not in set(first))]:
+        for index in itertools.chain(first, (index for index in range(count) if index not in first)):
             if seen.samples >= len(first) and not (seen.says_nothing and time.monotonic() - started < _SECONDS):
                 break
             try:
@@ -158,14 +160,14 @@ class LabelsHook:
     def _tell_of_training(self, run: Run) -> None:
         if self._counting and self._train is not None:
             pixels = self._train[: len(run.labels.classes)].cpu().numpy()
-            self._tell_missing(run, "train", pixels, "occurred in no training label so far; nothing can learn")
+            _tell_missing(run, "train", pixels, "occurred in no training label so far; nothing can learn")
         self._counting, self._train = False, None
 
-    def _tell_missing(self, run: Run, part: str, pixels: np.ndarray, what: str) -> None:
-        names = [name for name, count in zip(run.labels.classes, pixels, strict=True) if not count]
-        if names and part not in self._told and run.is_main:
-            self._told.add(part)
-            log.warning("%s: %s %s", part, ", ".join(names[:12]) + ", ..." * (len(names) > 12), what)
+
+def _tell_missing(run: Run, part: str, pixels: np.ndarray, what: str) -> None:
+    names = [name for name, count in zip(run.labels.classes, pixels, strict=True) if not count]
+    if names and run.is_main:
+        log.warning("%s: %s %s", part, ", ".join(names[:12]) + ", ..." * (len(names) > 12), what)
 
 
 def _are_classes(labels: np.ndarray, run: Run) -> bool:
