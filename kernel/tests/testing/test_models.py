@@ -36,6 +36,13 @@ class WrongChannels(ToyBackbone):
         self.channels = (8, 8, 16, 32)
 
 
+class DropsASample(ToyBackbone):
+    """Returns the maps of the first image only."""
+
+    def forward(self, images):
+        return tuple(one[:1] for one in super().forward(images))
+
+
 class WrongStrides(ToyBackbone):
     """Declares other strides than it has."""
 
@@ -128,6 +135,7 @@ class PinnedDevice(ToyBackbone):
     ("target", "expected"),
     [
         (WrongChannels, {"outputs"}),
+        (DropsASample, {"outputs"}),
         (WrongStrides, {"outputs", "odd-size"}),
         (DropsAMap, {"gradients", "outputs"}),
         (OnlyColour, {"in-channels"}),

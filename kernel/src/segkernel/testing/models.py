@@ -305,10 +305,10 @@ def _check_maps(case: Probe) -> None:
     require(isinstance(maps, tuple), f"forward returned {type(maps).__name__}, not a tuple")
     require(len(maps) == len(channels), f"{len(maps)} maps, but {len(channels)} declared")
     for index, (value, width, stride) in enumerate(zip(maps, channels, strides, strict=True)):
-        where = f"map {index} of a {case.size[0]} x {case.size[1]} image has the shape {tuple(value.shape)}"
-        require(value.shape[1] == width, f"map {index} has {value.shape[1]} channels, not the declared {width}")
-        fits = all(abs(cells - length / stride) <= 1 for cells, length in zip(value.shape[2:], case.size, strict=True))
-        require(fits, f"{where}, which is not stride {stride}")
+        shape, size = tuple(value.shape), " x ".join(map(str, case.size))
+        require(shape[:2] == (BATCH, width), f"map {index} is (N, C) = {shape[:2]}, declared is {(BATCH, width)}")
+        fits = all(abs(cells - length / stride) <= 1 for cells, length in zip(shape[2:], case.size, strict=True))
+        require(fits, f"map {index} of a {size} image has the shape {shape}, which is not stride {stride}")
 
 
 def _maps(subject: Subject, module: nn.Module) -> list[tuple[int, int]]:
