@@ -2,7 +2,7 @@
 
     python benchmarks/train_step.py --steps 5
 
-Each row is `LocalEngine` with other options; the ratio is against a plain float32 torch loop over the same model and
+Each row is `CUDAEngine` with other options; the ratio is against a plain float32 torch loop over the same model and
 batch, measured in the same process and in turn with it. Medians; kept memory concerns the whole process, so it is off
 for all rows but those of a second process.
 """
@@ -21,9 +21,9 @@ import torch
 
 from segkernel import build
 from segkernel import engine as engines
-from segkernel.engine import LocalEngine
 from segkernel.inference import Preprocessor
 from segkernel.sample import Batch, Targets
+from segplug_training.cuda import CUDAEngine
 
 CLASSES = 11
 MODELS = {
@@ -76,7 +76,7 @@ def plain_step(name: str) -> Callable[[], object]:
 
 def engine_step(name: str, options: dict[str, object]) -> Callable[[], object]:
     """Return the engine's step."""
-    model, batch, engine = make_model(name).train(), make_batch(), LocalEngine("cpu", **options)
+    model, batch, engine = make_model(name).train(), make_batch(), CUDAEngine("cpu", **options)
     engine.prepare_model(model, Preprocessor().train())
     engine.prepare_optimizer(torch.optim.AdamW(model.parameters()))
     return lambda: engine.train_step([batch])

@@ -56,37 +56,6 @@ def test_clipping_limits_the_gradient_and_reports_its_norm(tiny_model, batches):
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    "options", [{"amp": True}, {"channels_last": True}, {"amp": "bfloat16", "channels_last": True}]
-)
-def test_half_precision_and_channels_last_stay_near(tiny_model, batches, options):
-    exact = steps(tiny_model(dropout=0.0), LocalEngine("cpu"), batches)
-    near = steps(tiny_model(dropout=0.0), LocalEngine("cpu", **options), batches)
-    for a, b in zip(exact, near):
-        assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=0.03)
-
-
-@pytest.mark.parametrize("supported", [True, False])
-def test_a_processor_without_bfloat16_stays_in_float32(monkeypatch, caplog, supported):
-    monkeypatch.setattr("segkernel.engine._computes_in_bfloat16", lambda: supported)
-    assert LocalEngine("cpu", amp=True).amp is (torch.bfloat16 if supported else None)
-    assert ("no bfloat16" in caplog.text) is not supported
-
-
-def test_a_loss_scale_that_is_given_stays(tiny_model, batches):
-    engine = LocalEngine("cpu", amp="float16", loss_scale=512.0)
-    steps(tiny_model(), engine, batches)
-    assert engine.scaler.get_scale() == 512.0
-    assert LocalEngine("cpu", amp="float16").scaler.get_scale() > 512.0
-
-
 def test_a_device_that_is_not_there_is_named():
     with pytest.raises(UsageError, match="warp"):
         LocalEngine("warp")
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("amp", [False, "float16", "bfloat16"])
-def test_cuda_lowers_the_loss(tiny_model, batches, amp):
-    losses = steps(tiny_model(), LocalEngine("cuda", amp=amp), batches * 5)
-    assert losses[-1]["loss"] < losses[0]["loss"]

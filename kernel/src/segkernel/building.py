@@ -150,7 +150,7 @@ class _Reader:
             return spec
         if not isinstance(spec, Mapping) or ("type" not in spec and group not in USUAL):
             return self._no_type(group, spec, at)
-        target = spec.get("type", USUAL.get(group))
+        target = spec["type"] if "type" in spec else self.catalog.usual(group)
         label, here = _name_of(target), at.child(spec, "type")
         if isinstance(target, str):
             try:
@@ -245,8 +245,6 @@ class _Reader:
     def _union(self, kind: Any, arms: tuple[Any, ...], value: Any, at: _At) -> Any:
         """Take the first arm that fits; when none does, report on the one that was meant: read furthest inside."""
         meant: list[Problem] = []
-        if isinstance(value, Mapping) and any(map(is_record, arms)) and any(map(group_of, arms)):
-            arms = tuple(arm for arm in arms if bool(group_of(arm)) == ("type" in value))  # a component, or options
         for arm in arms:
             attempt = _Reader(self.catalog, self.ambient, self.pretrained)
             node = attempt.value(arm, value, at)

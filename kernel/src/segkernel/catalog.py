@@ -69,8 +69,8 @@ GROUPS: dict[str, str] = {
 }
 """Group name without prefix to the class its components are; empty where several will do."""
 
-USUAL = {"parameter_groups": "Paramwise"}
-"""Which component of a group a config means that gives no ``type``."""
+USUAL = {"engines": ("CUDAEngine", "LocalEngine"), "parameter_groups": ("Paramwise",)}
+"""Which component of a group a config means that gives no ``type``: the first that is installed."""
 
 Status = Literal["ok", "incompatible", "disabled"]
 log = logging.getLogger(__name__)
@@ -164,6 +164,10 @@ class Catalog:
     def names(self, group: str) -> list[str]:
         """Return the short names that can be used in a group."""
         return list(dict.fromkeys(row.name for row in self.rows_of(group)))
+
+    def usual(self, group: str) -> str:
+        """Return which of `USUAL` a spec without ``type`` means."""
+        return next((name for name in USUAL[group] if name in self.names(group)), USUAL[group][-1])
 
     def find(self, group: str, name: str) -> Row:
         """Return the row a name means: short, ``distribution/Name``, or an import path ``module:Name``.

@@ -1,69 +1,44 @@
-"""`LocalEngine`: one process, one device of any kind, with autocast and gradient accumulation."""
+"""`LocalEngine`: one process, one device of any kind, with gradient accumulation."""
 
 from __future__ import annotations
 
 import ctypes
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from segkernel.annotations import Positive
 from segkernel.config.sections import Threads
 from segkernel.errors import PeerError, SegKernelError, TrainingError, UsageError, worker_crash_of
 from segkernel.interfaces.model import Engine, Segmentor
 from segkernel.sample import Batch, Targets, map_tensors
 
-log = logging.getLogger(__name__)
-
 
 class LocalEngine(Engine):
-    """Train and predict on one device.
+    """Train and predict on one device, as a plain loop does.
 
-    The base of engines with several: they override `compute_loss` and `accumulating`, and what all ranks do together.
+    The base of others: they override `autocast`, `backward`, `clip` and `step` for other precisions, `compute_loss` and
+    `accumulating` for several devices, and what all ranks do together.
 
     Args:
         device: ``auto`` takes CUDA, else Apple's MPS, else the processor; or any torch device, ``cuda:1``.
-        amp: Autocast: ``True`` is float16 on CUDA (with loss scaling) and bfloat16 elsewhere, or name the type. A
-            processor without instructions for bfloat16 stays in float32, with a warning.
-        loss_scale: What the loss is multiplied with under float16; found on the way when None.
-        channels_last: Keep images and weights in channels-last order, which convolutions on a processor and on
-            tensor cores are faster with.
-        cudnn_benchmark: Let cuDNN try its algorithms; good when the input size is fixed, not bit-reproducible.
         threads: Threads of torch on the processor; None leaves torch's choice.
 
     Raises:
         UsageError: When the device is not there.
     """
 
-    def __init__(
-        self,
-        device: str = "auto",
-        amp: bool | Literal["float16", "bfloat16"] = False,
-        loss_scale: Positive | None = None,
-        channels_last: bool = False,
-        cudnn_benchmark: bool = False,
-        threads: Threads | None = None,
-    ) -> None:
+    def __init__(self, device: str = "auto", threads: Threads | None = None) -> None:
         self.device = _device(device)
-        self.amp = _amp_type(amp, self.device)
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.loss_scale = loss_scale
-        scaled = self.amp is torch.float16
-        self.scaler = torch.amp.GradScaler(self.device.type, init_scale=loss_scale or 2.0**16, enabled=scaled)
         if threads is not None:
-            if threads < 1:
-                raise UsageError(f"threads {threads}: needs 1 or more")
             torch.set_num_threads(threads)
         if self.device.type == "cpu":
             _keep_freed_memory()
-        torch.backends.cudnn.benchmark = cudnn_benchmark
 
     def prepare_model(self, segmentor: Segmentor, preprocessor: nn.Module) -> None:
-        self.segmentor = segmentor.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.segmentor = segmentor.to(self.device)
         self.preprocessor = preprocessor.to(self.device)
 
     def prepare_optimizer(
@@ -80,17 +55,23 @@ class LocalEngine(Engine):
         for index, batch in enumerate(micro_batches):
             with nullcontext() if index == len(micro_batches) - 1 else self.accumulating():
                 losses = self._losses(batch)
-                self.scaler.scale(losses["loss"] / len(micro_batches)).backward()
+                self.backward(losses["loss"] / len(micro_batches))
             for name, value in losses.items():
                 part = value.detach() / len(micro_batches)
                 sums[name] = sums[name] + part if name in sums else part
         if self.clip_grad:
-            self.scaler.unscale_(self.optimizer)
-            limit, kind = self.clip_grad["max_norm"], self.clip_grad.get("norm_type", 2.0)
-            sums["grad_norm"] = nn.utils.clip_grad_norm_(self.segmentor.parameters(), limit, kind).detach()
-        self.scaler.step(self.optimizer)
-        self.scaler.update(self.loss_scale)
+            sums["grad_norm"] = self.clip(**self.clip_grad)
+        self.step()
         return sums
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        images, targets = self.preprocessor(batch.to(self.device, non_blocking=True))
+        with self.autocast():
+            return _with_total(self.compute_loss(images, targets))
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context of every forward pass: the precision it computes in."""
+        return nullcontext()
 
     def compute_loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
         """Return the segmentor's named scalars, in training."""
@@ -100,27 +81,28 @@ class LocalEngine(Engine):
         """Return the context of every backward pass but the last of a step, where gradients need not be exchanged."""
         return nullcontext()
 
-    def _losses(self, batch: Batch) -> dict[str, Tensor]:
-        batch = batch.to(self.device, non_blocking=True)
-        images, targets = self.preprocessor(batch)
-        with self._autocast():
-            return _with_total(self.compute_loss(images.contiguous(memory_format=self.memory_format), targets))
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a micro-batch's share of the loss."""
+        loss.backward()
+
+    def clip(self, max_norm: float, norm_type: float = 2.0) -> Tensor:
+        """Scale the gradients down to a norm of at most ``max_norm``; return the norm they had."""
+        return nn.utils.clip_grad_norm_(self.segmentor.parameters(), max_norm, norm_type).detach()
+
+    def step(self) -> None:
+        """Change the parameters."""
+        self.optimizer.step()
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> dict[str, Any]:
-        with self._autocast():
-            raw = self.segmentor.predict(images.contiguous(memory_format=self.memory_format))
-        return map_tensors(raw, _full_precision)
+        with self.autocast():
+            return map_tensors(self.segmentor.predict(images), _full_precision)
 
     @torch.no_grad()
     def predict_with_loss(self, images: Tensor, targets: Targets) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        images = images.contiguous(memory_format=self.memory_format)
-        with self._autocast():
+        with self.autocast():
             raw, losses = self.segmentor.predict_with_loss(images, targets)
             return map_tensors(raw, _full_precision), _with_total(losses)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self.amp is None else torch.autocast(self.device.type, dtype=self.amp)
 
     def model_state(self) -> dict[str, Tensor]:
         return self.segmentor.state_dict()
@@ -133,13 +115,6 @@ class LocalEngine(Engine):
 
     def load_optimizer_state(self, state: Mapping[str, Any]) -> None:
         self.optimizer.load_state_dict(dict(state))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"scaler": self.scaler.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if state.get("scaler"):
-            self.scaler.load_state_dict(dict(state["scaler"]))
 
 
 def _with_total(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -170,23 +145,6 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return device
-
-
-def _amp_type(amp: bool | str, device: torch.device) -> torch.dtype | None:
-    if amp is True:
-        amp = "float16" if device.type == "cuda" else "bfloat16"
-    types = {False: None, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    if amp not in types:
-        raise UsageError(f"amp is true, false, float16 or bfloat16, not {amp!r}")
-    if types[amp] is torch.bfloat16 and device.type == "cpu" and not _computes_in_bfloat16():
-        log.warning("engine.amp: this processor has no bfloat16, which makes it ten times slower; float32 is taken")
-        return None
-    return types[amp]
-
-
-def _computes_in_bfloat16() -> bool:
-    """Whether oneDNN has convolutions in bfloat16 here; without them torch takes a reference implementation."""
-    return not torch.backends.mkldnn.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 @contextmanager

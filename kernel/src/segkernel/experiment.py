@@ -19,7 +19,7 @@ from segkernel.config import Config, load_config
 from segkernel.config.marks import MarkedDict, place_of
 from segkernel.config.sections import DataSection, OptimSection, Sections
 from segkernel.data import Loader
-from segkernel.engine import LocalEngine, together
+from segkernel.engine import together
 from segkernel.errors import ConfigError, Problem
 from segkernel.inference import Preprocessor
 from segkernel.interfaces.model import Engine, Exporter, Segmentor
@@ -74,8 +74,7 @@ def make_runner(
         raise ConfigError(problems)
     catalog, seed = catalog_of(config), config.get("seed") or 0
     seed_everything(seed)
-    spec = config.get("engine") or {}
-    engine: Engine = build("engines" if "type" in spec else LocalEngine, spec, path="engine", catalog=catalog)
+    engine: Engine = build("engines", config.get("engine") or {}, path="engine", catalog=catalog)
     with together(engine):  # the files of one rank may be out of order
         model = model or make_model(config, catalog, pretrained and not config.get("load_from"))
         parts = _parts(config, catalog, training)

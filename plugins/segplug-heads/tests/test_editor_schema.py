@@ -33,7 +33,7 @@ def test_the_full_schema_lists_arguments_and_skips_what_cannot_be_imported(catal
     definitions = config_schema(catalog, full=True)["$defs"]
     (engine,) = definitions["engines"]["allOf"]
     assert engine["if"]["properties"]["type"] == {"enum": ["LocalEngine", "seg-kernel/LocalEngine"]}
-    assert engine["then"]["properties"]["channels_last"]["anyOf"][0]["type"] == "boolean"
+    assert engine["then"]["properties"]["device"]["anyOf"][0]["type"] == "string"
     assert definitions["hooks"]["allOf"] == []
 
 

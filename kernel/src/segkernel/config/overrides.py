@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, get_args, get_origin
 
+from segkernel.catalog import USUAL
 from segkernel.config.marks import MarkedDict, MarkedList, Place, place_of, summarize
 from segkernel.config.merge import join, merge
 from segkernel.config.paths import Path, format_path, split_path, step_in
@@ -91,7 +92,7 @@ def _may_create(node: Any, path: Path, above: Path, change: _Change) -> bool:
     if not isinstance(node, MarkedDict) or change.kind == "~":
         return False
     mentioned = path[0] in node.places  # it was there until a changed type or _delete_ dropped it
-    return change.kind == "+" or mentioned or path[0] in declared_keys(above)
+    return change.kind == "+" or mentioned or path[0] in declared_keys(above) or _is_usual(above)
 
 
 def _missing(node: Any, step: Any, above: Path, change: _Change) -> Problem:
@@ -108,11 +109,22 @@ def _missing(node: Any, step: Any, above: Path, change: _Change) -> Problem:
 
 def declared_keys(path: Path) -> list[str]:
     """Return the keys that the kernel itself reads below ``path``; of a component, that is only its ``type``."""
+    arms = _arms(path)
+    return [*_parameters(arms), *(["type"] if any(map(group_of, arms)) else [])]
+
+
+def _arms(path: Path) -> tuple[Any, ...]:
+    """Return what the kernel takes at ``path``: the annotation, or those of its union."""
     arms: tuple[Any, ...] = (Sections,)
     for step in path:
         annotation = _parameters(arms).get(step)
         arms = get_args(annotation) if get_origin(annotation) in UNIONS else (annotation,)
-    return [*_parameters(arms), *(["type"] if any(map(group_of, arms)) else [])]
+    return arms
+
+
+def _is_usual(path: Path) -> bool:
+    """Whether a component stands at ``path`` that needs no ``type``: it takes keys without being there."""
+    return any(group_of(arm) in USUAL for arm in _arms(path))
 
 
 def misshapen(config: MarkedDict) -> Iterator[Problem]:

@@ -145,17 +145,6 @@ class ScheduleSection:
     lr: Sequence[Schedule] = ()
 
 
-class LocalEngineArguments(TypedDict, total=False):
-    """The arguments of `segkernel.engine.LocalEngine`, for engines that pass them on."""
-
-    device: str
-    amp: bool | Literal["float16", "bfloat16"]
-    loss_scale: Positive | None
-    channels_last: bool
-    cudnn_benchmark: bool
-    threads: Threads | None
-
-
 class TestConfig(TypedDict, total=False):
     """How a segmentor looks at an image when predicting; sizes are (height, width) in pixels, or one for both.
 
@@ -234,7 +223,7 @@ class Sections:
         data: Data sets and transforms.
         optim: Optimiser and batch size.
         schedule: Length of training and learning rate.
-        engine: Device and precision; without ``type``, those of `LocalEngine`.
+        engine: Device and precision; without ``type``, segplug-training's `CUDAEngine`, or `LocalEngine` without it.
         hooks: In addition to those that every run has.
         evaluate: Metrics and inference.
         export: What is written after training.
@@ -248,7 +237,7 @@ class Sections:
     data: DataSection | None = field(default_factory=DataSection)
     optim: OptimSection | None = field(default_factory=OptimSection)
     schedule: ScheduleSection | None = field(default_factory=ScheduleSection)
-    engine: Engine | LocalEngineArguments | None = None
+    engine: Engine | None = None
     hooks: Sequence[Hook] | None = ()
     evaluate: Evaluation | None = field(default_factory=Evaluation)
     export: Sequence[Exporter] | None = ()

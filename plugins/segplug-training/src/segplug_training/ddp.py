@@ -17,10 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import Unpack
 
 from segkernel.annotations import Positive
-from segkernel.config.sections import LocalEngineArguments
-from segkernel.engine import LocalEngine
 from segkernel.interfaces.model import Segmentor
 from segkernel.sample import Batch, Targets
+from segplug_training.cuda import CUDAEngine, EngineArguments
 from segplug_training.ranks import Ranks, is_launched, local_rank
 from segplug_training.sync_batch_norm import synchronise_batch_norm
 
@@ -29,11 +28,11 @@ _NEW = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__ini
 _BUFFERS = "forward_sync_buffers" if _NEW else "broadcast_buffers"
 
 
-class DDPEngine(LocalEngine):
+class DDPEngine(CUDAEngine):
     """Every rank trains a copy of the model on its share of the batch; gradients are averaged while they are computed.
 
     Batch norm that a config asks to be synchronised (``SyncBN``) is; other running statistics are rank 0's. Alone,
-    without torchrun, it is a `LocalEngine`.
+    without torchrun, it is a `CUDAEngine`.
 
     Args:
         backend: None takes NCCL on CUDA, else gloo.
@@ -53,7 +52,7 @@ class DDPEngine(LocalEngine):
         find_unused_parameters: bool = False,
         static_graph: bool = False,
         bucket_cap_mb: Positive = 25.0,
-        **kwargs: Unpack[LocalEngineArguments],
+        **kwargs: Unpack[EngineArguments],
     ) -> None:
         if is_launched() and torch.cuda.is_available() and kwargs.get("device", "auto") in ("auto", "cuda"):
             kwargs["device"] = f"cuda:{local_rank()}"
