@@ -323,15 +323,6 @@ def test_values_that_do_not_fit() -> None:
     assert said == [[("a.x", message)] for _, _, message in WRONG]
 
 
-def test_of_a_component_and_options_the_type_says_which_was_meant() -> None:
-    both = taking(Leaf | Options | None)
-    found = [check(both, {"x": x}, catalog=CATALOG) for x in ({"type": "Leef"}, {"type": "Leaf", "a": 1}, {"mod": 1})]
-    assert [problem.path for problem in found[0]] == ["x.type"]
-    assert [problem.message for problem in found[1]] == ["unknown argument of my-plugin/Leaf"]
-    assert {problem.message.rpartition(" ")[2] for problem in found[2]} == {"Options", "'slide'"}
-    assert build(both, {"x": {"mode": "slide"}}, catalog=CATALOG) == {"mode": "slide"}
-
-
 def test_a_misspelt_choice_gets_a_suggestion() -> None:
     (problem,) = check(taking(Literal["slide", "whole"]), {"x": "slid"})
     assert problem.hint == "did you mean 'slide'?"

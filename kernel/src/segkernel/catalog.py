@@ -61,6 +61,7 @@ GROUPS: dict[str, str] = {
     "parameter_groups": "",
     "schedules": "segkernel.schedules:Schedule",
     "hooks": "",
+    "default_hooks": "",
     "exporters": "segkernel.interfaces.model:Exporter",
     "weight_formats": "segkernel.interfaces.model:WeightFormat",
     "zoo": "",

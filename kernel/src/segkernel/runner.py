@@ -27,6 +27,7 @@ from torch import Tensor
 
 from segkernel import checkpoint as checkpoints
 from segkernel import rundir
+from segkernel.catalog import Catalog
 from segkernel.config.sections import Evaluation, check_views
 from segkernel.data import Loader, on_device
 from segkernel.engine import LocalEngine, blame_batch, sample_names, together
@@ -40,7 +41,6 @@ from segkernel.errors import (
 )
 from segkernel.evaluation import evaluate
 from segkernel.hooks.checkpoint import CheckpointHook
-from segkernel.hooks.records import MeterHook, MetricsLogHook, ProgressHook
 from segkernel.hookspecs import HookCaller
 from segkernel.inference import Preprocessor
 from segkernel.interfaces.data import Dataset
@@ -488,7 +488,7 @@ class Runner:
 def _with_defaults(hooks: Sequence[Any], parts: Sequence[Loader | None]) -> list[Any]:
     """Return hooks, with the default ones and those of data sets that they replace none of, by priority."""
     of_data = (kind for part in parts if part for kind in getattr(part.dataset, "run_hooks", ()))
-    kinds = dict.fromkeys([MeterHook, ProgressHook, MetricsLogHook, CheckpointHook, *of_data])
+    kinds = dict.fromkeys([*(kind for _, kind in Catalog.current().load_all("default_hooks")), *of_data])
     kept = [kind() for kind in kinds if not any(isinstance(hook, kind) for hook in hooks)]
     return sorted([*kept, *hooks], key=lambda hook: getattr(hook, "priority", 50))
 

@@ -204,7 +204,7 @@ class Engine(ABC):
     def train_step(self, micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
         """Make one optimiser step; return the mean of each named scalar, and ``loss``, detached and on the device.
 
-        They are this rank's own: `segkernel.hooks.records` averages them over the ranks when it reads them.
+        They are this rank's own: whoever reads them averages them over the ranks.
         """
 
     @abstractmethod

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from segplug_training.progress_bar import ProgressBarHook
+from segplug_training.progress import ProgressBarHook
 
 RECORD = {"kind": "train", "iteration": 5, "loss": 0.5, "seconds_per_iteration": 0.1}
 

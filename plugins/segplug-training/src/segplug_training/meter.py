@@ -1,0 +1,67 @@
+"""`MeterHook`: what every interval of training came to, as a record for other hooks to show and write down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from segkernel.annotations import PositiveInt
+from segkernel.hookspecs import Priority, hookimpl
+
+if TYPE_CHECKING:
+    from segkernel.hookspecs import Run
+    from segkernel.sample import Batch
+
+
+class MeterHook:
+    """Emit a ``train`` record every ``interval`` iterations: mean losses, rate, images per second, share of data wait.
+
+    Reading a loss waits for the device, so losses are summed there and read once per interval.
+
+    Args:
+        interval: Iterations.
+    """
+
+    priority = Priority.ABOVE_NORMAL
+
+    def __init__(self, interval: PositiveInt = 10) -> None:
+        self.interval = interval
+        self.before_train()
+
+    @hookimpl
+    def before_train(self) -> None:
+        """Begin an interval."""
+        self.sums: dict[str, Any] = {}
+        self.count = self.images = 0
+        self.waited = 0.0
+        self.started = time.perf_counter()
+
+    @hookimpl
+    def after_train_iteration(self, run: Run, batches: list[Batch], losses: Mapping[str, Any]) -> None:
+        for name, value in losses.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.count += 1
+        self.images += sum(len(batch) for batch in batches) * run.engine.world_size
+        self.waited += run.data_wait
+        if run.iteration % self.interval == 0 or run.iteration == run.max_iterations:
+            run.emit(self._record(run))
+            self.before_train()
+
+    @hookimpl
+    def after_iteration(self, run: Run) -> None:
+        if not self.count:  # a validation between two intervals is not training time
+            self.started = time.perf_counter()
+
+    def _record(self, run: Run) -> dict[str, Any]:
+        ranks = run.engine.world_size
+        sums = run.engine.sum({name: [float(value)] for name, value in self.sums.items()})
+        means = {name: value / (self.count * ranks) for name, value in sums.items()}
+        seconds = max(time.perf_counter() - self.started, 1e-9)
+        record: dict[str, Any] = {"kind": "train", "iteration": run.iteration, "epoch": round(run.epoch, 4)}
+        record["lr"] = run.optimizer.param_groups[0]["lr"] if run.optimizer else 0.0
+        record |= {"loss": means.pop("loss"), **means}
+        record["seconds_per_iteration"] = round(seconds / self.count, 5)
+        record["images_per_second"] = round(self.images / seconds, 2)
+        record["data_wait"] = round(min(self.waited / seconds, 1.0), 4)
+        return record

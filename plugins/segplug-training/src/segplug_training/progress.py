@@ -1,0 +1,105 @@
+"""What a run shows in a terminal: `ProgressHook` by lines, `ProgressBarHook` by a live bar for those of training."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from segkernel.annotations import PositiveInt
+from segkernel.hookspecs import Priority, hookimpl
+
+if TYPE_CHECKING:
+    from segkernel.hookspecs import Run
+
+log = logging.getLogger("segkernel.progress")
+
+_NOT_SHOWN = {"kind", "iteration", "epoch", "seconds_per_iteration"}
+_SHOWN_AS = {"data_wait": "wait {:.0%}", "images_per_second": "{:.1f} images/s", "lr": "lr {:.3g}"}
+
+
+class ProgressHook:
+    """Show training, validation and test: loss terms, rate, images per second, time left, share of data wait.
+
+    Args:
+        interval: Iterations between two lines.
+    """
+
+    priority = Priority.NORMAL
+
+    def __init__(self, interval: PositiveInt = 50) -> None:
+        self.interval = interval
+
+    @hookimpl
+    def on_record(self, run: Run, record: Mapping[str, Any]) -> None:
+        if run.is_main and record["kind"] == "train":
+            left = timedelta(seconds=round(record["seconds_per_iteration"] * (run.max_iterations - run.iteration)))
+            self.show(run, f"{summary(record)}  eta {left}")
+        elif run.is_main:
+            log.info("%s at iteration %d: %s", record["kind"], record["iteration"], summary(record))
+
+    def show(self, run: Run, text: str) -> None:
+        """Show a record of training; called with each."""
+        if run.iteration % self.interval == 0 or run.iteration == run.max_iterations:
+            log.info("[%d/%d] %s", run.iteration, run.max_iterations, text)
+
+
+class ProgressBarHook(ProgressHook):
+    """Show training as one line that moves with every record, and is gone at the end.
+
+    Args:
+        interval: Iterations between two lines where there is no bar.
+        live: Whether there is one; None decides by whether standard error is a terminal.
+    """
+
+    def __init__(self, interval: PositiveInt = 50, live: bool | None = None) -> None:
+        super().__init__(interval)
+        self.live = live
+        self._bar: Any = None
+        self._task: Any = None
+
+    @hookimpl
+    def before_train(self, run: Run) -> None:
+        if run.is_main and (sys.stderr.isatty() if self.live is None else self.live):
+            self._open(run)
+
+    @hookimpl
+    def after_train(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def show(self, run: Run, text: str) -> None:
+        if self._bar is None:
+            super().show(run, text)
+        else:
+            self._bar.update(self._task, completed=run.iteration, text=text)
+
+    def _open(self, run: Run) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.table import Column
+
+        text = TextColumn("{task.fields[text]}", table_column=Column(no_wrap=False, overflow="fold"))
+        columns = (BarColumn(bar_width=20), MofNCompleteColumn(), text)
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._bar.add_task("train", total=run.max_iterations, completed=run.iteration, text="")
+        self._bar.start()
+
+
+def summary(record: Mapping[str, Any]) -> str:
+    """Return a record as one line; metrics of one class (``IoU.car``) are left to the table."""
+    terms = [name for name in record if "loss" in name and name != "loss"]
+    only_term = terms if len(terms) == 1 else []  # it is the loss itself
+    parts = []
+    for name, value in record.items():
+        kind = name.partition(".")[0]
+        if name in (*_NOT_SHOWN, *only_term) or name.startswith(("IoU.", "iIoU.")) or f"m{kind}" in record:
+            continue
+        if name in _SHOWN_AS:
+            parts.append(_SHOWN_AS[name].format(value))
+        elif isinstance(value, float):
+            parts.append(f"{name} {value:.4f}".rstrip("0").rstrip("."))
+    return "  ".join(parts)
