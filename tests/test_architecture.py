@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 KERNEL = ROOT / "kernel" / "src" / "segkernel"
 PLUGINS = sorted(path for path in ROOT.glob("plugins/*/src/*") if (path / "__init__.py").exists())
 NAMES = [path.name for path in PLUGINS]
-BUDGET = {"kernel": 5130, "nn": 1700, "testing": 1500}
+BUDGET = {"kernel": 5016, "nn": 1700, "testing": 1500}
 """Lines of code; docs/architecture.md says why the kernel outgrew the 3,500 of the first plan."""
 LONGEST_FUNCTION = 80
 LIGHT = ("__init__", "errors", "catalog", "known", "signature", "sample", "fields", "geometry", "hookspecs", "headers",
@@ -125,7 +125,8 @@ def test_every_public_module_is_there_and_used() -> None:
     used = {found for package in PLUGINS for path in modules(package).values() for found in imports(path)}
     unused = {name for name in segkernel.PUBLIC_MODULES if not any(is_in(f, [f"segkernel.{name}"]) for f in used)}
     assert set(segkernel.PUBLIC_MODULES) <= files
-    assert unused <= {"testing"}, "what no plugin needs is not public"
+    # Plugins of others may derive from a default hook to take its place.
+    assert unused <= {"testing", "hooks"}, "what no plugin needs is not public"
 
 
 @pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
