@@ -63,7 +63,7 @@ def test_run_trains_validates_tests_and_writes_the_run_directory(make_runner):
     assert recorder.moments == ["before_run 50", "epoch 1 at 3", "validated 5", "epoch 2 at 6", "epoch 3 at 9",
                                 "validated 10", "epoch 4 at 12", "validated 12"]  # fmt: skip
     names = {path.name for path in runner.work_dir.iterdir()}
-    assert {"plugins.json", "environment.json", "metrics.jsonl", "checkpoints", "log.txt"} <= names
+    assert {"metrics.jsonl", "checkpoints", "log.txt"} <= names
     records = [json.loads(line) for line in (runner.work_dir / "metrics.jsonl").read_text().splitlines()]
     assert [r["kind"] for r in records if r["kind"] != "train"] == ["val", "val", "val", "test"]
     assert all("loss" in r for r in records if r["kind"] != "test")

@@ -126,8 +126,11 @@ def test_there_is_nothing_to_resume(project, seg_kernel):
 
 
 def test_resume_finds_the_run_where_the_config_puts_it(trained, seg_kernel):
+    before = Path("run/config.yaml").read_bytes()
     assert seg_kernel("run", "tiny.yaml", "--resume", "schedule.iterations=3").code == 0
     assert Path("run/checkpoints/iter_0000003.pt").exists()
+    assert Path("run/config.yaml").read_bytes() == before
+    assert "iterations: 3" in Path("run/config_from_0000002.yaml").read_text()
 
 
 def test_a_run_does_not_write_over_another(trained, seg_kernel):

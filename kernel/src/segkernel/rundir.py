@@ -1,8 +1,7 @@
-"""The run directory: where it is, who may write to it, and what describes a run besides its metrics.
+"""The run directory: where it is, and who may write to it.
 
 work_dirs/NAME/TIME/
-    config.yaml  plugins.json  environment.json  log.txt  metrics.jsonl
-    checkpoints/  pictures/  tensorboard/
+    log.txt  metrics.jsonl  checkpoints/  and what hooks write
 """
 
 from __future__ import annotations
@@ -12,20 +11,15 @@ import errno
 import itertools
 import json
 import logging
-import os
-import platform
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from importlib import metadata as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from segkernel.catalog import Catalog
-from segkernel.config.show import to_yaml
 from segkernel.errors import CheckpointError, SegKernelError, UsageError
 
 try:
@@ -57,7 +51,7 @@ def latest_checkpoint(name: str, work_dir: str | Path | None = None) -> Path:
 
 
 def take(run: Runner, opened: ExitStack, wanted: Path | None, resuming: bool) -> Path:
-    """Create the run directory, write what the run was started with, and keep other runs out until ``opened`` closes.
+    """Create the run directory with its log, and keep other runs out until ``opened`` closes.
 
     Args:
         run: Its name and what it was started with.
@@ -77,8 +71,6 @@ def take(run: Runner, opened: ExitStack, wanted: Path | None, resuming: bool) ->
             raise UsageError(f"{path}: holds a run already; go on with --resume, or give another --work-dir")
         for leftover in path.glob("checkpoints/.*.tmp") if run.train_set is not None else ():
             leftover.unlink(missing_ok=True)  # of a run that was killed while it saved: the lock says that it is over
-        if run.train_set is not None or not (path / "plugins.json").exists():  # a test changes no run's record
-            _write_record(run, path)
         handler = _LogFile(path / "log.txt", encoding="utf-8")
     except OSError as error:
         place = wanted or Path(ROOT) / run.name
@@ -118,13 +110,6 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _write_record(run: Runner, path: Path) -> None:
-    if run.config:
-        (path / "config.yaml").write_text(to_yaml(_plain(run.config)), "utf-8")
-    (path / "plugins.json").write_text(json.dumps(plugin_versions(), indent=2), "utf-8")
-    (path / "environment.json").write_text(json.dumps(environment(run), indent=2), "utf-8")
-
-
 class _LogFile(logging.FileHandler):
     """A log that does not complain of itself: where the disk is full, what the run writes next says so."""
 
@@ -156,22 +141,6 @@ def plugin_versions() -> dict[str, str]:
     """Return the versions of the kernel and of every installed plugin."""
     rows = Catalog.discover().rows
     return dict(sorted({row.distribution: row.version for row in rows}.items()))
-
-
-def environment(run: Runner) -> dict[str, Any]:
-    """Return what the metrics of a run may depend on."""
-    packages = ("torch", "numpy", "opencv-python", "opencv-python-headless")
-    return {
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        **{found.name: found.version for name in packages for found in installed.distributions(name=name)},
-        "cpu_count": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "device": str(run.engine.device),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "seed": run.seed,
-    }
 
 
 def _plain(value: Any) -> Any:

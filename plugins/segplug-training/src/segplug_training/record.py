@@ -1,0 +1,70 @@
+"""`RecordHook`: what a run was started with, in its directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from importlib import metadata as installed
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from segkernel.catalog import Catalog
+from segkernel.config.show import to_yaml
+from segkernel.errors import SegKernelError
+from segkernel.hookspecs import Priority, hookimpl
+
+if TYPE_CHECKING:
+    from segkernel.hookspecs import Run
+
+
+class RecordHook:
+    """Write ``config.yaml``, ``plugins.json`` and ``environment.json`` into the run directory.
+
+    A run that is resumed keeps what its first part was started with: its own are called after the iteration where it
+    goes on, ``config_from_0000400.yaml``. A test later on changes nothing.
+    """
+
+    priority = Priority.VERY_HIGH
+
+    @hookimpl
+    def before_run(self, run: Run) -> None:
+        if not run.is_main or (run.train_set is None and (run.work_dir / "plugins.json").exists()):
+            return
+        part = f"_from_{run.iteration:07d}" if run.iteration else ""
+        texts = {
+            f"plugins{part}.json": json.dumps(plugin_versions(), indent=2),
+            f"environment{part}.json": json.dumps(environment(run), indent=2),
+        }
+        if run.config:
+            plain = json.loads(json.dumps(run.config, default=str))  # what was loaded remembers places
+            texts[f"config{part}.yaml"] = to_yaml(plain)
+        try:
+            for name, text in texts.items():
+                (run.work_dir / name).write_text(text, "utf-8")
+        except OSError as error:
+            raise SegKernelError(f"{run.work_dir}: cannot write the run directory: {error.strerror}") from error
+
+
+def plugin_versions() -> dict[str, str]:
+    """Return the versions of the kernel and of every installed plugin."""
+    return dict(sorted({row.distribution: row.version for row in Catalog.current().rows}.items()))
+
+
+def environment(run: Run) -> dict[str, Any]:
+    """Return what the metrics of a run may depend on."""
+    packages = ("torch", "numpy", "opencv-python", "opencv-python-headless")
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{found.name: found.version for name in packages for found in installed.distributions(name=name)},
+        "cpu_count": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "device": str(run.engine.device),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "ranks": run.engine.world_size,
+        "seed": run.seed,
+    }
