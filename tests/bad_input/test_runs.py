@@ -35,7 +35,8 @@ def test_a_full_disk_leaves_the_checkpoints_whole(trained, start, finish):
     assert before == {path: path.read_bytes() for path in Path("run/checkpoints").iterdir()}
 
 
-def test_a_disk_that_was_full_from_the_start_is_said_once(project, start, finish):
+def test_a_disk_that_was_full_from_the_start_is_said_once(project, start, finish, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "compiled")  # torch tries out a temporary file to find its own
     finish(start("run", "tiny.yaml", preexec_fn=limit_files(0))).must_fail(1, "run: cannot write the run directory")
 
 

@@ -11,6 +11,7 @@ import errno
 import itertools
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -107,6 +108,7 @@ def _locked(path: Path) -> Iterator[None]:
             if error.errno in (errno.EACCES, errno.EAGAIN):  # others are of a file system without locks
                 message = "is in use by a run that has not ended; give another --work-dir, or stop that run"
                 raise UsageError(f"{path}: {message}") from None
+        print(os.getpid(), file=file, flush=True)  # a full disk is found out now
         yield
 
 
