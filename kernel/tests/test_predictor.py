@@ -235,6 +235,13 @@ def test_a_checkpoint_is_all_that_is_needed(trained, night_and_day):
     assert (labels[:, 4:] == 1).all()
 
 
+def test_a_checkpoint_is_read_once(trained, monkeypatch):
+    read, load = [], checkpoint.load
+    monkeypatch.setattr(checkpoint, "load", lambda path: (read.append(path), load(path))[1])
+    assert Predictor(trained, trust=True).model.scale == 2
+    assert read == [trained]
+
+
 def test_given_names_win_over_the_checkpoint_s(trained):
     predictor = Predictor(trained, trust=True, classes=["night", "day"])
     assert predictor.classes == ("night", "day")

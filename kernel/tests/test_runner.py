@@ -231,6 +231,56 @@ def test_the_test_uses_the_best_weights(make_runner, caplog):
     assert "best_mIoU" in caplog.text
 
 
+class Falling:
+    """A metric that is worse with every validation; it starts at ``best``."""
+
+    def __init__(self, best):
+        self.next = best
+
+    def update(self, prediction, target): ...
+
+    def compute(self):
+        self.next -= 1.0
+        return {"mIoU": self.next + 1}
+
+
+def resumed_elsewhere(make_runner, tmp_path, best):
+    """Return a run that goes on from iteration 10 of another one, whose best, 90, was of iteration 5."""
+    hooks = [CheckpointHook(interval=1, keep=None)]
+    first = make_runner(hooks=hooks, iterations=10, evaluation=Evaluation([Falling(90.0)]), test=None)
+    first.run()
+    again = make_runner(work_dir=tmp_path / "new", evaluation=Evaluation([Falling(best)]), test=None)
+    return again, first.work_dir / "checkpoints"
+
+
+@pytest.mark.parametrize("kept", ["iter_0000005.pt", "best_mIoU_iter_0000005.pt"])
+def test_best_is_best_of_the_whole_history_in_another_directory_too(make_runner, tmp_path, kept):
+    again, old = resumed_elsewhere(make_runner, tmp_path, best=80.0)
+    for name in {"iter_0000005.pt", "best_mIoU_iter_0000005.pt"} - {kept}:
+        (old / name).unlink()
+    again.resume(old / "iter_0000010.pt")
+    again.run()
+    best = again.best_checkpoint()
+    assert best == tmp_path / "new" / "checkpoints" / "best_mIoU_iter_0000005.pt"
+    assert torch.load(best, weights_only=True)["iteration"] == 5
+
+
+def test_a_best_checkpoint_that_stayed_behind_is_said(make_runner, tmp_path, caplog):
+    again, old = resumed_elsewhere(make_runner, tmp_path, best=80.0)
+    (tmp_path / "copied.pt").write_bytes((old / "iter_0000010.pt").read_bytes())
+    again.resume(tmp_path / "copied.pt")
+    assert "90 of iteration 5 is better, but not beside the checkpoint" in caplog.text
+    again.run()
+    assert again.best_checkpoint().name == "best_mIoU_iter_0000012.pt"
+
+
+def test_a_better_checkpoint_than_that_of_the_history_is_the_best(make_runner, tmp_path):
+    again, old = resumed_elsewhere(make_runner, tmp_path, best=95.0)
+    again.resume(old / "iter_0000010.pt")
+    again.run()
+    assert again.best_checkpoint().name == "best_mIoU_iter_0000012.pt"
+
+
 def test_validation_does_not_change_training(make_runner, tmp_path):
     often = make_runner(val_interval=1)
     often.train()

@@ -115,7 +115,7 @@ def load(path: str | Path) -> dict[str, Any]:
 
     Returns:
         The file's entries, tensors on the CPU, with at least ``state_dict`` (name -> tensor, without ``module.``
-        prefixes) and ``meta`` (``classes`` and ``palette`` by these names where the file knows them).
+        prefixes), ``meta`` (``classes`` and ``palette`` by these names where the file knows them) and ``path``.
 
     Raises:
         CheckpointError: When the file is missing, damaged, not a checkpoint, or holds anything but plain data; no
@@ -130,7 +130,8 @@ def load(path: str | Path) -> dict[str, Any]:
     found = content.get("meta")
     meta = dict(found) if isinstance(found, Mapping) else {}
     rest = {key: value for key, value in content.items() if not isinstance(value, Tensor)}
-    return {**rest, "state_dict": _find_weights(content, path), "meta": meta | _classes_in(meta, path)}
+    known = {"meta": meta | _classes_in(meta, path), "path": str(path)}
+    return {**rest, "state_dict": _find_weights(content, path), **known}
 
 
 def locate(source: str | Path) -> Path:

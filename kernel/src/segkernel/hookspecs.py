@@ -153,7 +153,7 @@ class Moments:
         """A checkpoint is about to be written; plain values and tensors may be added."""
 
     def load_checkpoint(self, run: Run, checkpoint: Mapping[str, Any]) -> None:
-        """A checkpoint was read and the run restored from it."""
+        """A checkpoint was read, from the file ``checkpoint["path"]``, and the run restored from it."""
 
     def after_train(self, run: Run) -> None:
         """Closes ``before_train``: at the last iteration, by ``run.stop``, or by an error."""

@@ -98,11 +98,12 @@ def load_model(
             stored = exported.metadata.get("config")
             config = _stored_config(stored, overrides, trust) if stored else None
             return LoadedModel(exported, exported.metadata, config)
-        stored = checkpoint.load(source)["meta"].get("config")
+        content = checkpoint.load(source)
+        stored = content["meta"].get("config")
         if not isinstance(stored, Mapping) or not stored.get("model"):
             hint = "give that as the model and this file as weights"
             raise CheckpointError(f"{source}: holds weights, but not the config they belong to; {hint}")
-        return _with_weights(_stored_config(stored, overrides, trust), weights or source, exporter, device)
+        return _with_weights(_stored_config(stored, overrides, trust), weights or content, exporter, device)
     config = load_config(source, overrides)
     changed = any(text.lstrip("+~").startswith(("model", "data.num_classes", "data.task")) for text in overrides)
     named = isinstance(source, str) and not source.lower().endswith((".yaml", ".yml")) and not changed
@@ -132,11 +133,11 @@ def _holds_weights(path: str | Path) -> bool:
 
 
 def _with_weights(
-    config: Config, weights: str | Path | None, exporter: ExporterChoice, device: str | None
+    config: Config, weights: str | Path | dict[str, Any] | None, exporter: ExporterChoice, device: str | None
 ) -> LoadedModel:
     if weights is None:
         return LoadedModel(make_model(config), {}, config, random=True)
-    if not _holds_weights(weights):
+    if not isinstance(weights, dict) and not _holds_weights(weights):
         exported = load_exported(weights, exporter, device, config)
         return LoadedModel(exported, exported.metadata, config)
     model = make_model(config, pretrained=False)  # all of it comes from the weights
@@ -176,10 +177,10 @@ def unavailable(config: Config) -> Problem:
     return Problem(f"{config.name} cannot be built: {config.meta['unavailable']}", "model", config.source)
 
 
-def load_strict(model: nn.Module, weights: str | Path) -> Mapping[str, Any]:
+def load_strict(model: nn.Module, weights: str | Path | dict[str, Any]) -> Mapping[str, Any]:
     """Load weights that must fit completely; return the file's ``meta``."""
     state, report = load_into(model, weights, "strict")
-    log.debug("%s\n%s", weights, report)
+    log.debug("%s\n%s", state["path"], report)
     return state["meta"]
 
 

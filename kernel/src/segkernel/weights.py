@@ -74,7 +74,7 @@ class LoadReport:
 
 def load_into(
     model: nn.Module,
-    path: str | Path,
+    source: str | Path | dict[str, Any],
     mode: Mode,
     *,
     classes: Sequence[str] | None = None,
@@ -85,7 +85,7 @@ def load_into(
 
     Args:
         model: Changed in place.
-        path: As for `checkpoint.load`.
+        source: As for `checkpoint.load`, or what that has given.
         mode: As for `load_weights`. To fine-tune, values are resized where that is known, and the rows of the last
             convolution go to the classes of the same name.
         classes: The model's own, to match those of the file by name when fine-tuning.
@@ -96,7 +96,7 @@ def load_into(
         CheckpointError: As `checkpoint.load` and `load_weights`, naming the file.
         ComponentError: As `convert`.
     """
-    state = checkpoint.load(path)
+    state = source if isinstance(source, dict) else checkpoint.load(source)
     known = state["meta"].get("classes")
     finetune = mode == "finetune"
     converted = convert(model, state["state_dict"], format, values=finetune)
@@ -105,7 +105,7 @@ def load_into(
     try:
         report = load_weights(model, converted.weights, mode=mode, classes=known, load=load)
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"{state['path']}: {error}") from error
     report = replace(report, format=converted.format, considered=converted.considered)
     return state, replace(report, resized=tuple(resized), matched=tuple(matched))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from types import SimpleNamespace
 
 import torch
@@ -25,6 +26,60 @@ def test_the_record_says_what_the_run_was_started_with(tmp_path):
     environment = json.loads((tmp_path / "environment.json").read_text())
     assert environment["seed"] == 3
     assert environment["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
+
+
+def test_a_run_resumed_in_another_directory_has_a_record_of_its_own(tmp_path):
+    start(tmp_path, iteration=400, seed=4)
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == {"seed": 4}
+
+
+STORED = {
+    "seed": 0,
+    "work_dir": "old",
+    "model": {"type": "M", "pretrained": "a.pth", "head": {"channels": 8}},
+    "optim": {"optimizer": {"type": "SGD", "lr": 0.01}, "batch_size": 4},
+    "schedule": {"iterations": 40, "lr": [{"type": "PolyLR", "power": 0.9}]},
+    "hooks": [{"type": "MeterHook", "interval": 10}],
+}
+
+
+def resume(caplog, **changes):
+    run = SimpleNamespace(is_main=True, config={**STORED, **changes})
+    with caplog.at_level(logging.INFO):
+        RecordHook().load_checkpoint(run, {"meta": {"config": STORED}})
+    return [line.strip() for line in caplog.text.splitlines()[1:]], [record.levelname for record in caplog.records]
+
+
+def test_a_resumed_run_says_what_became_of_every_changed_setting(caplog):
+    changes = {
+        "seed": 1,
+        "work_dir": "new",
+        "model": {"type": "M", "pretrained": "b.pth", "head": {"channels": 8}},
+        "optim": {"optimizer": {"type": "SGD", "lr": 0.02}, "batch_size": 8, "clip_grad": None},
+        "schedule": {"iterations": 80, "lr": [{"type": "PolyLR", "power": 0.9, "eta_min": 1e-4}]},
+        "hooks": [{"type": "MeterHook", "interval": 5}],
+    }
+    lines, levels = resume(caplog, **changes)
+    assert lines == [
+        "seed: 1, was 0: taken for the order of samples; the generators' states are the checkpoint's",
+        "model.pretrained: b.pth, was a.pth: not taken, the weights are the checkpoint's",
+        "optim.optimizer.lr: 0.02, was 0.01: not taken, the checkpoint's optimizer goes on with its own",
+        "optim.batch_size: 8, was 4: taken",
+        "schedule.iterations: 80, was 40: taken",
+        "hooks[0].interval: 5, was 10: taken; what hooks have counted so far is the checkpoint's",
+        "schedule.lr[0].eta_min: 0.0001, was not there: taken",
+    ]
+    assert levels == ["WARNING"]
+
+
+def test_what_is_taken_is_no_warning_and_nothing_changed_is_no_line(caplog):
+    assert resume(caplog) == ([], [])
+    lines, levels = resume(caplog, schedule={"iterations": 40})
+    assert lines == [
+        "schedule.lr[0].type: not there, was PolyLR: taken",
+        "schedule.lr[0].power: not there, was 0.9: taken",
+    ]
+    assert levels == ["INFO"]
 
 
 def test_a_resumed_part_and_a_test_leave_the_first_record(tmp_path):

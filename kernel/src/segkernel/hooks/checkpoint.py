@@ -84,7 +84,7 @@ class CheckpointHook:
         run.save(run.work_dir / "checkpoints" / _file_of(run.iteration))
         self._saved_at = run.iteration
         if run.is_main:
-            self._link_best(run)
+            self._link_best(run, run.work_dir / "checkpoints")
             self._prune(run)
         run.engine.barrier()  # the best one may be asked for next
 
@@ -94,11 +94,12 @@ class CheckpointHook:
         entries = [(name, entry) for name in self.watched for entry in self.best[name]]
         return {folder / f"best_{_safe(name)}_{_file_of(entry[1])}": entry for name, entry in entries}
 
-    def _link_best(self, run: Run) -> None:
+    def _link_best(self, run: Run, folder: Path) -> None:
+        """Link the best to the files of ``folder``."""
         for path, (value, iteration) in self._best_files(run).items():
-            source = path.with_name(_file_of(iteration))
+            source = next(filter(Path.exists, (folder / _file_of(iteration), folder / path.name)), path)
             # One that is there may be of a run that went another way from here.
-            if source.exists() and (iteration == run.iteration or not path.exists()):
+            if source != path and (iteration == run.iteration or not path.exists()):
                 _link(source, path)
                 log.info("among the best: %s with %.4g", path.name, value)
 
@@ -120,10 +121,14 @@ class CheckpointHook:
         self.best |= {name: entries for name, entries in state["best"].items() if name in self.best}
 
     @hookimpl
-    def load_checkpoint(self, run: Run) -> None:
-        """Make the links that a killed run had no time for."""
+    def load_checkpoint(self, run: Run, checkpoint: Mapping[str, Any]) -> None:
+        """Make the links that a killed run had no time for, and bring the best along that lie beside the checkpoint."""
         if run.is_main:
-            self._link_best(run)
+            self._link_best(run, Path(checkpoint["path"]).parent)
+        lost = run.engine.agree([entry for path, entry in self._best_files(run).items() if not path.exists()])
+        for entry in lost:
+            log.warning("%.4g of iteration %d is better, but not beside the checkpoint: best is of the others", *entry)
+        self.best = {name: [each for each in entries if each not in lost] for name, entries in self.best.items()}
 
 
 def _link(source: Path, target: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from importlib import metadata as installed
 from typing import TYPE_CHECKING, Any
 
@@ -15,37 +17,55 @@ from segkernel.catalog import Catalog
 from segkernel.config.show import to_yaml
 from segkernel.errors import SegKernelError
 from segkernel.hookspecs import Priority, hookimpl
+from segplug_training.differences import differences
 
 if TYPE_CHECKING:
     from segkernel.hookspecs import Run
+
+log = logging.getLogger(__name__)
 
 
 class RecordHook:
     """Write ``config.yaml``, ``plugins.json`` and ``environment.json`` into the run directory.
 
-    A run that is resumed keeps what its first part was started with: its own are called after the iteration where it
-    goes on, ``config_from_0000400.yaml``. A test later on changes nothing.
+    A run that is resumed in its directory keeps what its first part was started with: its own are called after the
+    iteration where it goes on, ``config_from_0000400.yaml``. It says which settings are not those of the checkpoint,
+    and which of these are not taken. A test later on changes nothing.
     """
 
     priority = Priority.VERY_HIGH
 
     @hookimpl
+    def load_checkpoint(self, run: Run, checkpoint: Mapping[str, Any]) -> None:
+        stored = checkpoint["meta"].get("config")
+        lines = differences(stored, _plain(run.config)) if stored and run.config and run.is_main else []
+        if lines:
+            level = logging.WARNING if any("not taken" in line for line in lines) else logging.INFO
+            log.log(level, "settings that are not the checkpoint's:\n    %s", "\n    ".join(lines))
+
+    @hookimpl
     def before_run(self, run: Run) -> None:
-        if not run.is_main or (run.train_set is None and (run.work_dir / "plugins.json").exists()):
+        there = (run.work_dir / "plugins.json").exists()
+        if not run.is_main or (run.train_set is None and there):
             return
-        part = f"_from_{run.iteration:07d}" if run.iteration else ""
+        part = f"_from_{run.iteration:07d}" if there else ""
         texts = {
             f"plugins{part}.json": json.dumps(plugin_versions(), indent=2),
             f"environment{part}.json": json.dumps(environment(run), indent=2),
         }
         if run.config:
-            plain = json.loads(json.dumps(run.config, default=str))  # what was loaded remembers places
-            texts[f"config{part}.yaml"] = to_yaml(plain)
+            texts[f"config{part}.yaml"] = to_yaml(_plain(run.config))
         try:
             for name, text in texts.items():
                 (run.work_dir / name).write_text(text, "utf-8")
         except OSError as error:
             raise SegKernelError(f"{run.work_dir}: cannot write the run directory: {error.strerror}") from error
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain dicts and lists: what was loaded remembers places."""
+    plain: dict[str, Any] = json.loads(json.dumps(config, default=str))
+    return plain
 
 
 def plugin_versions() -> dict[str, str]:

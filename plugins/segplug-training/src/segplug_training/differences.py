@@ -1,0 +1,55 @@
+"""Which settings of a resumed run are not those of its checkpoint, and what became of each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_ABSENT = "not there"
+_NOT_TAKEN = {
+    r"optim\.optimizer\.type$": "taken, with the state and the rates of the checkpoint's",
+    r"optim\.(optimizer|paramwise)\b": "not taken, the checkpoint's optimizer goes on with its own",
+    r"(load_from|model\b.*\b(pretrained|init_cfg))\b": "not taken, the weights are the checkpoint's",
+    r"seed$": "taken for the order of samples; the generators' states are the checkpoint's",
+    r"hooks\b": "taken; what hooks have counted so far is the checkpoint's",
+}
+"""What is restored from a checkpoint wins over these keys; all others are taken."""
+_NO_SETTING = ("work_dir", "export")
+
+
+def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Return a line for each setting that differs: its key, what it is and was, and whether it was taken.
+
+    Args:
+        stored: The config in the checkpoint, plain values.
+        given: The config of the resumed run, plain values.
+    """
+    before, now = dict(_settings(stored)), dict(_settings(given))
+    changed = [key for key in {**before, **now} if before.get(key, _ABSENT) != now.get(key, _ABSENT)]
+    return [
+        f"{key}: {_shown(now.get(key, _ABSENT))}, was {_shown(before.get(key, _ABSENT))}: {_what_became_of(key)}"
+        for key in changed
+    ]
+
+
+def _settings(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value with its key, ``hooks[0].interval``; a list of plain values is one value."""
+    if isinstance(config, Mapping) and config:
+        for name, value in config.items():
+            if key or name not in _NO_SETTING:
+                yield from _settings(value, f"{key}.{name}" if key else name)
+    elif isinstance(config, list) and any(isinstance(entry, Mapping) for entry in config):
+        for index, value in enumerate(config):
+            yield from _settings(value, f"{key}[{index}]")
+    elif config is not None:  # a key without a value is as good as none
+        yield key, config
+
+
+def _what_became_of(key: str) -> str:
+    return next((text for pattern, text in _NOT_TAKEN.items() if re.match(pattern, key)), "taken")
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
