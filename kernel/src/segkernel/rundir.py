@@ -1,7 +1,7 @@
 """The run directory: where it is, and who may write to it.
 
 work_dirs/NAME/TIME/
-    log.txt  metrics.jsonl  checkpoints/  and what hooks write
+    log.txt  checkpoints/  and what hooks write
 """
 
 from __future__ import annotations

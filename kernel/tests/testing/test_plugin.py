@@ -20,16 +20,16 @@ def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
 
 
 def test_each_component_and_check_is_a_test_with_a_readable_id(tmp_path: Path) -> None:
-    ran = run_pytest(tmp_path, "--segkernel-conformance", "seg-kernel", "-k", "MetricsLogHook")
-    assert "seg-kernel::hooks/MetricsLogHook::moments PASSED" in ran.stdout
+    ran = run_pytest(tmp_path, "--segkernel-conformance", "seg-kernel", "-k", "CheckpointHook")
+    assert "seg-kernel::hooks/CheckpointHook::moments PASSED" in ran.stdout
     assert ran.returncode == 0
 
 
 def test_the_folders_own_tests_run_only_when_named(tmp_path: Path) -> None:
-    alone = run_pytest(tmp_path, "--segkernel-conformance", "seg-kernel", "-k", "MetricsLogHook or folder")
+    alone = run_pytest(tmp_path, "--segkernel-conformance", "seg-kernel", "-k", "CheckpointHook or folder")
     assert "test_of_the_folder" not in alone.stdout
     both = run_pytest(
-        tmp_path, "--segkernel-conformance", "seg-kernel", "-k", "MetricsLogHook or folder", "test_here.py"
+        tmp_path, "--segkernel-conformance", "seg-kernel", "-k", "CheckpointHook or folder", "test_here.py"
     )
     assert "test_of_the_folder" in both.stdout
 

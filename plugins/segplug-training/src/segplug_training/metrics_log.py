@@ -6,9 +6,12 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from segkernel.hookspecs import Priority, Run, hookimpl
+from segkernel.hookspecs import Priority, hookimpl
+
+if TYPE_CHECKING:
+    from segkernel.hookspecs import Run
 
 
 class MetricsLogHook:
