@@ -60,6 +60,17 @@ def test_null_values_are_gaps(run: Path) -> None:
 
 def test_the_default_is_loss_rate_and_metrics_of_all_classes(run: Path) -> None:
     assert default_keys([read_curves(run)]) == ["loss", "lr", "mIoU"]
+    more = {
+        "kind": "val",
+        "iteration": 30,
+        "ECE": 4.0,
+        "mECE": 1.0,
+        "ECE.road": 2.0,
+        "wall.mIoU": 3.0,
+        "wall.IoU.a": 1.0,
+    }
+    write(run.parent / "more", [*LINES, more])
+    assert default_keys([read_curves(run.parent / "more")]) == ["loss", "lr", "mIoU", "ECE", "mECE", "wall.mIoU"]
 
 
 def test_a_key_without_kind_means_all_kinds(run: Path) -> None:
@@ -77,6 +88,27 @@ def test_each_pattern_gets_a_panel_with_a_line_per_run_kind_and_key(run: Path) -
     assert labels(panels[0]) == ["first", "second"]
     assert labels(panels[1])[:2] == ["first IoU.road (val)", "first IoU.car (val)"]
     assert len(panels[1].lines) == 8
+
+
+def colors(axes: object) -> list[str]:
+    return [line.get_color() for line in axes.lines]  # type: ignore[attr-defined]
+
+
+def test_a_run_keeps_its_colour_from_panel_to_panel(run: Path, tmp_path: Path) -> None:
+    other = write(tmp_path / "other", [{"kind": "val", "iteration": 20, "mIoU": 40.0, "IoU.road": 70.0}])
+    curves = [read_curves(other), read_curves(run)]
+    loss, mean, classes = draw_curves(curves, ["loss", "mIoU", "IoU.*"]).axes
+    assert colors(loss) == ["C1", "C1"]  # the first run has none
+    assert colors(mean) == ["C0", "C1", "C1"]
+    assert colors(classes) == ["C0", *["C1"] * 4]
+    assert [line.get_marker() for line in classes.lines] == ["o", "o", "s", "o", "s"]
+
+
+def test_of_one_run_kinds_share_a_colour_and_keys_do_not(run: Path) -> None:
+    loss, classes = draw_curves([read_curves(run)], ["loss", "val.IoU.*"]).axes
+    assert colors(loss) == ["C0", "C0"]
+    assert [line.get_linestyle() for line in loss.lines] == ["-", "--"]
+    assert colors(classes) == ["C0", "C1"]
 
 
 def labels(axes: object) -> list[str]:

@@ -10,12 +10,17 @@ from segkernel.annotations import PositiveInt
 from segkernel.hookspecs import Priority, hookimpl
 
 if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
     from segkernel.hookspecs import Run
     from segkernel.sample import Batch
 
 
 class MeterHook:
-    """Emit a ``train`` record every ``interval`` iterations: mean losses, rate, images per second, share of data wait.
+    """Emit a ``train`` record every ``interval`` iterations: mean losses, rates, images per second, share of data wait.
+
+    ``lr`` is the rate of the first parameter group; where others have another one, ``lr.x10`` is that of those whose
+    rate began at ten times the optimiser's own.
 
     Reading a loss waits for the device, so losses are summed there and read once per interval.
 
@@ -59,9 +64,17 @@ class MeterHook:
         means = {name: value / (self.count * ranks) for name, value in sums.items()}
         seconds = max(time.perf_counter() - self.started, 1e-9)
         record: dict[str, Any] = {"kind": "train", "iteration": run.iteration, "epoch": round(run.epoch, 4)}
-        record["lr"] = run.optimizer.param_groups[0]["lr"] if run.optimizer else 0.0
+        record |= learning_rates(run.optimizer) if run.optimizer else {"lr": 0.0}
         record |= {"loss": means.pop("loss"), **means}
         record["seconds_per_iteration"] = round(seconds / self.count, 5)
         record["images_per_second"] = round(self.images / seconds, 2)
         record["data_wait"] = round(min(self.waited / seconds, 1.0), 4)
         return record
+
+
+def learning_rates(optimizer: Optimizer) -> dict[str, float]:
+    """Return the rate of the first parameter group as ``lr``, and of all, by their factor, where they differ."""
+    groups, usual = optimizer.param_groups, float(optimizer.defaults.get("lr") or 1.0)
+    first = float(groups[0]["lr"])
+    factors = {f"lr.x{group.get('initial_lr', group['lr']) / usual:.4g}": float(group["lr"]) for group in groups}
+    return {"lr": first, **(factors if len(factors) > 1 else {})}

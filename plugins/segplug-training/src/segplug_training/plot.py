@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segkernel.errors import DataError, SegKernelError, UsageError, did_you_mean
+from segplug_training.progress import is_of_one_class
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +26,7 @@ LOG = "metrics.jsonl"
 KINDS = ("train", "val", "test")
 NOT_A_FIGURE = ("kind", "iteration")
 STYLES = {"train": "-", "val": "--", "test": ":"}
+MARKS = "os^vDPX*"
 
 
 @click.command()
@@ -140,7 +142,8 @@ def _names(curves: Sequence[Curves], legend: list[str]) -> list[str]:
 
 def default_keys(curves: Sequence[Curves]) -> list[str]:
     """Return loss, lr and the validation or test metrics that are not of one class, as far as a run has them."""
-    keys = dict.fromkeys(key for curve in curves for kind, key in curve.points if kind in KINDS[1:] and "." not in key)
+    keys = dict.fromkeys(key for curve in curves for kind, key in curve.points if kind in KINDS[1:])
+    keys = dict.fromkeys(key for key in keys if not is_of_one_class(key, keys))
     wanted = ["loss", "lr", *(key for key in keys if "loss" not in key)]
     return [key for key in wanted if any(curve.matching(key) for curve in curves)]
 
@@ -152,7 +155,10 @@ def draw_curves(curves: Sequence[Curves], patterns: Sequence[str], show: bool = 
         UsageError: When a pattern means nothing in any run, or there is no screen to show on.
         NoMatplotlib: When it is not installed.
     """
-    panels = {pattern: [(curve, *pair) for curve in curves for pair in curve.matching(pattern)] for pattern in patterns}
+    numbered = list(enumerate(curves))
+    panels = {
+        each: [(run, curve, *pair) for run, curve in numbered for pair in curve.matching(each)] for each in patterns
+    }
     for pattern, lines in panels.items():
         if not lines:
             raise UsageError(_no_key(pattern, curves))
@@ -171,15 +177,26 @@ def _no_key(pattern: str, curves: Iterable[Curves]) -> str:
     return f"no key of these runs matches {pattern!r}\n    {hint}"
 
 
-def _panel(axes: Axes, pattern: str, lines: Sequence[tuple[Curves, str, str]], several: bool) -> None:
-    many_kinds, many_keys = (len({line[i] for line in lines}) > 1 for i in (1, 2))
-    for curve, kind, key in lines:
+def _panel(axes: Axes, pattern: str, lines: Sequence[tuple[int, Curves, str, str]], several: bool) -> None:
+    """Draw lines: a run has its colour in every panel, with keys told apart by marks; of one run keys have colours."""
+    keys = list(dict.fromkeys(line[3] for line in lines))
+    many_kinds, many_keys = len({line[2] for line in lines}) > 1, len(keys) > 1
+    for run, curve, kind, key in lines:
         label = (
             [curve.name] * several + [key] * many_keys + [f"({kind})" if several or many_keys else kind] * many_kinds
         )
         points = curve.points[kind, key]
-        marker = "o" if len(points) == 1 else ""  # a line of one point would be invisible
-        axes.plot(*zip(*points), STYLES.get(kind, "-"), marker=marker, label=" ".join(label) or None, linewidth=1.3)
+        number = keys.index(key)
+        mark = MARKS[number % len(MARKS)] if several and many_keys else ""
+        axes.plot(
+            *zip(*points),
+            STYLES.get(kind, "-"),
+            color=f"C{run if several else number}",
+            marker=mark or ("o" if len(points) == 1 else ""),  # a line of one point would be invisible
+            markevery=max(len(points) // 10, 1),
+            label=" ".join(label) or None,
+            linewidth=1.3,
+        )
     axes.set(title=pattern, xlabel="iteration")
     axes.grid(alpha=0.3)
     if several or many_kinds or many_keys:

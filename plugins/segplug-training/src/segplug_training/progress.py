@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("segkernel.progress")
 
 _NOT_SHOWN = {"kind", "iteration", "epoch", "seconds_per_iteration"}
-_SHOWN_AS = {"data_wait": "wait {:.0%}", "images_per_second": "{:.1f} images/s", "lr": "lr {:.3g}"}
+_SHOWN_AS = {"data_wait": "wait {:.0%}", "images_per_second": "{:.1f} images/s"}
 
 
 class ProgressHook:
@@ -93,13 +93,26 @@ def summary(record: Mapping[str, Any]) -> str:
     """Return a record as one line; metrics of one class (``IoU.car``) are left to the table."""
     terms = [name for name in record if "loss" in name and name != "loss"]
     only_term = terms if len(terms) == 1 else []  # it is the loss itself
+    rates = [value for name, value in record.items() if name == "lr" or name.startswith("lr.")]
     parts = []
     for name, value in record.items():
-        kind = name.partition(".")[0]
-        if name in (*_NOT_SHOWN, *only_term) or name.startswith(("IoU.", "iIoU.")) or f"m{kind}" in record:
+        if name in (*_NOT_SHOWN, *only_term) or name.startswith("lr.") or is_of_one_class(name, record):
             continue
-        if name in _SHOWN_AS:
+        if name == "lr":
+            lowest, highest = f"{min(rates):.3g}", f"{max(rates):.3g}"
+            parts.append(f"lr {lowest}" if lowest == highest else f"lr {lowest} to {highest}")
+        elif name in _SHOWN_AS:
             parts.append(_SHOWN_AS[name].format(value))
         elif isinstance(value, float):
             parts.append(f"{name} {value:.4f}".rstrip("0").rstrip("."))
     return "  ".join(parts)
+
+
+def is_of_one_class(name: str, names: Container[str]) -> bool:
+    """Whether a metric is one of many whose mean is among ``names``: ``IoU.car``, or ``material.IoU.wood``."""
+    parts = name.split(".")
+    for count in range(1, len(parts)):
+        *head, kind = parts[:count]
+        if kind in ("IoU", "iIoU") or ".".join([*head, f"m{kind}"]) in names:
+            return True
+    return False
