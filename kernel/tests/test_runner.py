@@ -225,6 +225,18 @@ def test_the_test_uses_the_best_weights(make_runner, caplog):
     assert "best_mIoU" in caplog.text
 
 
+class Misspelt:
+    @hookimpl
+    def after_train_iter(self): ...
+
+
+def test_a_moment_that_does_not_exist_gets_a_near_name(make_runner):
+    with pytest.raises(UsageError) as caught:
+        make_runner(hooks=[Misspelt()])
+    expected = "Misspelt: there is no moment 'after_train_iter'; did you mean 'after_train_iteration' or 'after_train'?"
+    assert str(caught.value) == expected
+
+
 class Falling:
     """A metric that is worse with every validation; it starts at ``best``."""
 

@@ -1,30 +1,11 @@
-"""The one table of component names: (scope, MMSegmentation's name) -> ours.
-
-A name without a scope, or of the scope ``mmseg``, is ours already. Names of other scopes differ in meaning and have
-to stand here; one that does not is an error.
-"""
+"""Published configs under our names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-OURS: dict[tuple[str, str], str] = {
-    ("mmdet", "ClassificationCost"): "ClassificationCost",
-    ("mmdet", "CrossEntropyLoss"): "QueryCrossEntropyLoss",
-    ("mmdet", "CrossEntropyLossCost"): "CrossEntropyLossCost",
-    ("mmdet", "DiceCost"): "DiceCost",
-    ("mmdet", "DiceLoss"): "QueryDiceLoss",
-    ("mmdet", "FocalLoss"): "QueryFocalLoss",
-    ("mmdet", "FocalLossCost"): "FocalLossCost",
-    ("mmdet", "HungarianAssigner"): "HungarianAssigner",
-    ("mmdet", "MSDeformAttnPixelDecoder"): "MSDeformAttnPixelDecoder",
-    ("mmdet", "MaskPseudoSampler"): "MaskPseudoSampler",
-    ("mmdet", "PixelDecoder"): "PixelDecoder",
-    ("mmdet", "TransformerEncoderPixelDecoder"): "TransformerEncoderPixelDecoder",
-    ("mmpretrain", "ConvNeXt"): "ConvNeXt",
-    ("mmpretrain", "PoolFormer"): "PoolFormer",
-}
+from segplug_heads.former_names import SCOPED
 
 
 def translate(config: Any) -> Any:
@@ -46,7 +27,7 @@ def our_name(name: str) -> str:
         KeyError: The scoped name is not in the table.
     """
     scope, _, short = name.rpartition(".")
-    return short if scope in ("", "mmseg") else OURS[scope, short]
+    return short if scope in ("", "mmseg") else SCOPED[name]
 
 
 def our_paramwise(config: Mapping[str, Any] | None) -> dict[str, Any] | None:

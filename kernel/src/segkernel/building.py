@@ -293,7 +293,7 @@ class _Reader:
         if known.open:
             hint = f"annotate {known.open} of its constructor with Unpack[a TypedDict]"
             return self.problem(here, f"{label} does not say whether it takes this argument", hint)
-        hint = suggest(key, known, "it takes ") or "it takes nothing"
+        hint = self.catalog.moved(key) or suggest(key, known, "it takes ") or "it takes nothing"
         hint = "   ".join(filter(None, [hint, where]))
         return self.problem(here, f"unknown argument of {label}", hint)
 

@@ -66,6 +66,7 @@ GROUPS: dict[str, str] = {
     "weight_formats": "segkernel.interfaces.model:WeightFormat",
     "zoo": "",
     "config_sources": "",
+    "former_names": "",
     "commands": "click.core:Command",
 }
 """Group name without prefix to the class its components are; empty where several will do."""
@@ -252,6 +253,10 @@ class Catalog:
             )
         return rows[0] if rows else None
 
+    def moved(self, name: object) -> str:
+        """Return where what other frameworks call ``name`` is here, as plugins of `former_names` say, or ""."""
+        return next(filter(None, (found(str(name)) for _, found in self.load_all("former_names"))), "")
+
     def why_none(self, group: str, asked: str) -> ComponentError | None:
         """Return why nothing of a group serves what was asked for: the first-party package for it is missing, hidden or
         incompatible. None when it is there, and so does not serve it either."""
@@ -276,7 +281,7 @@ class Catalog:
         elsewhere = [row for row in self.rows if row.name == short and row.status == "ok"]
         searched = [f"{row.qualified} is one of the {row.group}" for row in elsewhere]
         return UnknownComponentError(
-            group, asked, near, searched or sorted({f"{r.distribution} {r.version}" for r in rows})
+            group, asked, near, searched or sorted({f"{r.distribution} {r.version}" for r in rows}), self.moved(short)
         )
 
 

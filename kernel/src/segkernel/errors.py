@@ -122,13 +122,16 @@ class ComponentError(SegKernelError):
 
 
 class UnknownComponentError(ComponentError):
-    """No distribution offers this name."""
+    """No distribution offers this name; ``moved`` says where what others call so is."""
 
     exit_code = 2
 
-    def __init__(self, group: str, name: str, near: Sequence[str] = (), searched: Sequence[str] = ()) -> None:
+    def __init__(
+        self, group: str, name: str, near: Sequence[str] = (), searched: Sequence[str] = (), moved: str = ""
+    ) -> None:
         self.near, self.searched = tuple(near), tuple(searched)
         hint = f"; did you mean {' or '.join(map(repr, self.near))}?" if self.near else ""
+        hint = f"\n    {moved}" if moved else hint
         places = ", ".join(self.searched) or "nothing, no plugin is installed"
         super().__init__(group, name, f"no {group} component is called {name!r}{hint}\n    searched: {places}")
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pluggy
 
-from segkernel.errors import UsageError
+from segkernel.errors import UsageError, suggest
 
 if TYPE_CHECKING:
     import torch
@@ -174,9 +174,9 @@ class Moments:
         """Closes ``before_run``, whatever way the run went: close files here."""
 
 
-for _name, _moment in list(vars(Moments).items()):
-    if not _name.startswith("_"):
-        hookspec(_moment)
+MOMENTS = [name for name in vars(Moments) if not name.startswith("_")]
+for _name in MOMENTS:
+    hookspec(getattr(Moments, _name))
 
 
 class HookCaller:
@@ -198,7 +198,9 @@ class HookCaller:
                 self._manager.register(hook, name=f"{index}:{type(hook).__name__}")
                 self._manager.check_pending()
             except pluggy.PluginValidationError as error:
-                raise UsageError(f"{type(hook).__name__}: {error}") from error
+                unknown = str(error).partition("unknown hook '")[2].partition("'")[0]
+                reason = f"there is no moment {unknown!r}; {suggest(unknown, MOMENTS)}" if unknown else error
+                raise UsageError(f"{type(hook).__name__}: {reason}") from error
 
     def __getattr__(self, moment: str) -> Any:
         return getattr(self._manager.hook, moment)

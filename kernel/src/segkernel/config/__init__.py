@@ -78,7 +78,8 @@ def load_config(
     from segkernel.config.references import resolve
 
     problems: list[Problem] = []
-    layers = Layers(catalog or Catalog.discover(), problems)
+    catalog = catalog or Catalog.discover()
+    layers = Layers(catalog, problems)
     name, origin = _add(source, layers)
     _refuse(problems)
     raw = MarkedDict()
@@ -87,7 +88,8 @@ def load_config(
     raw = apply_overrides(raw, overrides, problems)
     sections = declared_keys(())
     for key in [key for key in raw if key not in (*sections, "_meta_")]:
-        problems.append(Problem("unknown section", str(key), place_of(raw, key), suggest(key, sections)))
+        hint = catalog.moved(key) or suggest(key, sections)
+        problems.append(Problem("unknown section", str(key), place_of(raw, key), hint))
     data = resolve(raw, problems)
     problems += misshapen(data)
     _refuse(problems)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, get_args, get_origin
 
-from segkernel.catalog import USUAL
+from segkernel.catalog import USUAL, Catalog
 from segkernel.config.marks import MarkedDict, MarkedList, Place, place_of, summarize
 from segkernel.config.merge import join, merge
 from segkernel.config.paths import Path, format_path, split_path, step_in
@@ -99,7 +99,7 @@ def _missing(node: Any, step: Any, above: Path, change: _Change) -> Problem:
     path = format_path(above)
     if isinstance(node, MarkedDict):
         readable = [] if change.kind == "~" else declared_keys(above)
-        hints = [suggest(step, [*node, *readable])]
+        hints = [Catalog.current().moved(step) or suggest(step, [*node, *readable])]
         hints += [] if change.kind == "~" else [f"+{join(path, step)}=... adds a new key"]
         return Problem("nothing in the config has this key", join(path, step), _PLACE.file, "\n".join(hints))
     if isinstance(node, MarkedList) and isinstance(step, int):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 # isort: off
 if TYPE_CHECKING:
     from segplug_heads.configs.source import ZooSource as ZooSource
+    from segplug_heads.former_names import former_name as former_name
     from segplug_heads.heads.ann_head import ANNHead as ANNHead
     from segplug_heads.heads.apc_head import APCHead as APCHead
     from segplug_heads.heads.aspp_head import ASPPHead as ASPPHead
@@ -170,6 +171,7 @@ _HOMES = {
     "VPDDepthHead": "heads.vpd_depth_head",
     "WeightedSum": "losses.weighted_sum",
     "ZooSource": "configs.source",
+    "former_name": "former_names",
 }
 # Here they end.
 

@@ -43,7 +43,9 @@ def config_schema(catalog: Catalog, full: bool = False) -> dict[str, Any]:
         catalog: Whose components may stand after ``type:``.
         full: Also the arguments of every component; imports them all.
     """
-    groups = [group for group in GROUPS if group not in ("default_hooks", "zoo", "config_sources", "commands")]
+    groups = [
+        group for group in GROUPS if group not in ("default_hooks", "zoo", "config_sources", "former_names", "commands")
+    ]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "seg-kernel config",

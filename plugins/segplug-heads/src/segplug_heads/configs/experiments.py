@@ -183,7 +183,9 @@ def unknown(name: str, zoos: list[Zoo]) -> list[Problem]:
     names += [f"{name}.yaml"] if Path(f"{name}.yaml").is_file() else []
     model = name.rsplit("_", 2)[0]
     models = did_you_mean(model, [known for family in families for known in family.models()])
-    near = did_you_mean(name, names) or [name.replace(model, known, 1) for known in models]
+    before = f"/{name}/"  # weights were published under the names that experiments had before
+    published = [entry.name for entry in list_experiments(zoos, before) if before in str(entry.own.get("_meta_"))]
+    near = published[:2] or did_you_mean(name, names) or [name.replace(model, known, 1) for known in models]
     hint = f"did you mean {' or '.join(near)}?\n" if near else ""
     problem = Problem(f"no config is called {name!r}", hint=f"{hint}seg-kernel models lists them")
     return [problem, *(problem for family in families for problem in family.problems)]

@@ -15,7 +15,7 @@ from pathlib import Path
 from segkernel.catalog import Catalog
 from segkernel.config.layers import Layers
 from segkernel.config.packaged import LOCAL
-from segkernel.errors import Problem
+from segkernel.errors import ConfigError, Problem
 from segplug_heads.configs.experiments import Experiment, add_layers, find_experiment, list_experiments, unknown
 from segplug_heads.configs.zoo import find_zoos, label_of
 
@@ -31,11 +31,24 @@ class ZooSource:
         self.zoos = find_zoos(catalog)
 
     def find(self, name: str, asked: str = "") -> Experiment | Path | None:
-        """Return the experiment, or the file of a whole config; None if no zoo has the name."""
+        """Return the experiment, or the file of a whole config; None if no zoo has the name.
+
+        Raises:
+            ConfigError: As `find_experiment`, or it is a Python file.
+        """
+        if name.endswith(".py"):
+            raise ConfigError(self._no_python(Path(name), asked))
         if "::" not in name and ("/" in name or os.sep in name):
             return None
         found = find_experiment(name, self.zoos, asked)
         return found.path if found is not None and found.family is None else found
+
+    def _no_python(self, path: Path, asked: str) -> Problem:
+        published = find_experiment(path.stem, self.zoos, asked)
+        near = unknown(path.stem, self.zoos)[0].hint
+        hint = f"this one is packaged, without .py: {path.stem}" if published else near
+        more = "one of your own: write its values as YAML, then seg-kernel config check says where each key is now"
+        return Problem(f"{path}: a config is YAML here, no Python file is run", "", asked, f"{hint}\n{more}")
 
     def add_layers(self, found: Experiment, layers: Layers) -> None:
         """Add the data part, the schedule part, the family's base, the variant, and what the experiment says."""

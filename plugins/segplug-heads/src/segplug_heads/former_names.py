@@ -1,0 +1,122 @@
+"""Where the names of MMSegmentation's configs are now: the one table, which errors, importers and parity tests share.
+
+A component without a scope, or of the scope ``mmseg``, has its name here, too. Names of other scopes may have another
+meaning there, so each stands in the table.
+"""
+
+from __future__ import annotations
+
+SCOPED = {
+    "mmdet.ClassificationCost": "ClassificationCost",
+    "mmdet.CrossEntropyLoss": "QueryCrossEntropyLoss",
+    "mmdet.CrossEntropyLossCost": "CrossEntropyLossCost",
+    "mmdet.DiceCost": "DiceCost",
+    "mmdet.DiceLoss": "QueryDiceLoss",
+    "mmdet.FocalLoss": "QueryFocalLoss",
+    "mmdet.FocalLossCost": "FocalLossCost",
+    "mmdet.HungarianAssigner": "HungarianAssigner",
+    "mmdet.MSDeformAttnPixelDecoder": "MSDeformAttnPixelDecoder",
+    "mmdet.MaskPseudoSampler": "MaskPseudoSampler",
+    "mmdet.PixelDecoder": "PixelDecoder",
+    "mmdet.TransformerEncoderPixelDecoder": "TransformerEncoderPixelDecoder",
+    "mmpretrain.ConvNeXt": "ConvNeXt",
+    "mmpretrain.PoolFormer": "PoolFormer",
+}
+"""Components of other scopes, and what they are called here."""
+
+_READING = "data sets read images and labels by themselves: leave it out"
+_COLLATING = "samples become batches by themselves: leave it out"
+_LOADER = "data.{0} is the data set; data.workers, data.micro_batch and optim.batch_size say how it is loaded"
+_TRANSFORMS = "it is data.{0}_transforms"
+
+MOVED = {
+    # sections
+    "optim_wrapper": "optim: {optimizer: {type: SGD, ...}, clip_grad: ..., paramwise: ...}; accumulation follows from "
+    "optim.batch_size, AmpOptimWrapper is engine.amp: true",
+    "optimizer": "it is optim.optimizer",
+    "optimizer_config": "clip_grad is optim.clip_grad",
+    "paramwise_cfg": "it is optim.paramwise",
+    "accumulative_counts": "it follows from optim.batch_size and data.micro_batch",
+    "param_scheduler": "it is schedule.lr, a list of schedules that count iterations",
+    "lr_config": "it is schedule.lr, a list of schedules such as PolyLR and LinearLR",
+    "train_cfg": "max_iters is schedule.iterations, val_interval schedule.val_interval",
+    "val_cfg": "leave it out: data.val and evaluate say what is validated",
+    "test_cfg": "windows and whole images are model.test_cfg or evaluate.test_cfg",
+    "runner": "max_iters is schedule.iterations",
+    "max_iters": "it is schedule.iterations",
+    "max_epochs": "it is schedule.epochs",
+    "default_hooks": "a run brings its own; hooks: [{type: CheckpointHook, ...}] replaces one of them",
+    "custom_hooks": "they are hooks: [{type: NAME, ...}]",
+    "log_config": "it is hooks: [{type: MeterHook, interval: 50}, {type: TensorBoardHook}]",
+    "checkpoint_config": "it is hooks: [{type: CheckpointHook, interval: 4000}]",
+    "evaluation": "schedule.val_interval says when, evaluate.metrics what, CheckpointHook(best=...) what is kept",
+    "train_dataloader": _LOADER.format("train"),
+    "val_dataloader": _LOADER.format("val"),
+    "test_dataloader": _LOADER.format("test"),
+    "batch_size": "optim.batch_size is the total over all devices, data.micro_batch that of one step of one device",
+    "samples_per_gpu": "data.micro_batch; optim.batch_size is the total over all devices",
+    "num_workers": "it is data.workers",
+    "workers_per_gpu": "it is data.workers",
+    "train_pipeline": _TRANSFORMS.format("train"),
+    "test_pipeline": _TRANSFORMS.format("eval"),
+    "pipeline": "the transforms are data.train_transforms and data.eval_transforms, not a data set's",
+    "tta_pipeline": "it is evaluate.tta: {scales: [...], flip: true}",
+    "tta_model": "it is evaluate.tta: {scales: [...], flip: true}",
+    "val_evaluator": "it is evaluate.metrics: [{type: IoUMetric}]",
+    "test_evaluator": "it is evaluate.metrics: [{type: IoUMetric}]",
+    "data_preprocessor": "it is data.preprocess: {mean: ..., std: ..., size: ...}; images are RGB from the file on",
+    "img_norm_cfg": "it is data.preprocess: {mean: ..., std: ...}",
+    "dataset_type": "it is data.train.type",
+    "randomness": "it is seed",
+    "resume": "it is seg-kernel run --resume [CHECKPOINT]",
+    "resume_from": "it is seg-kernel run --resume CHECKPOINT",
+    "auto_resume": "it is seg-kernel run --resume",
+    "cudnn_benchmark": "it is engine.cudnn_benchmark",
+    "env_cfg": "cudnn_benchmark is engine.cudnn_benchmark, mp_start_method data.start_method",
+    "fp16": "it is engine.amp: true",
+    "launcher": "leave it out: torchrun starts the processes of a DDPEngine",
+    "default_scope": "leave it out: names are looked up in all installed plugins",
+    "log_processor": "leave it out: MeterHook(interval) says how often",
+    "log_level": "it is seg-kernel --log-level",
+    "visualizer": "it is hooks: [{type: TensorBoardHook}] or {type: PicturesHook}",
+    "vis_backends": "it is hooks: [{type: TensorBoardHook}]",
+    "custom_imports": "install the package, or write type: my_module:MyClass",
+    # components
+    "LoadImageFromFile": _READING,
+    "LoadAnnotations": _READING,
+    "LoadImageFromNDArray": _READING,
+    "PackSegInputs": _COLLATING,
+    "DefaultFormatBundle": _COLLATING,
+    "Collect": _COLLATING,
+    "ImageToTensor": _COLLATING,
+    "MultiScaleFlipAug": "it is evaluate.tta: {scales: [...], flip: true}",
+    "TestTimeAug": "it is evaluate.tta: {scales: [...], flip: true}",
+    "SegDataPreProcessor": "it is data.preprocess, without a type",
+    "SegTTAModel": "it is evaluate.tta: {scales: [...], flip: true}",
+    "IterBasedTrainLoop": "it is schedule: {iterations: ...}",
+    "EpochBasedTrainLoop": "it is schedule: {epochs: ...}",
+    "InfiniteSampler": "leave it out: it is how training draws",
+    "DefaultSampler": "leave it out: it is how samples are drawn",
+    "IterTimerHook": "it is MeterHook, which every run has",
+    "LoggerHook": "it is MeterHook and ProgressHook, which every run has; their interval says how often",
+    "TextLoggerHook": "it is MeterHook and ProgressHook, which every run has; their interval says how often",
+    "TensorboardLoggerHook": "it is TensorBoardHook",
+    "ParamSchedulerHook": "leave it out: schedule.lr is applied without it",
+    "DistSamplerSeedHook": "leave it out: order follows from seed and epoch",
+    "SegVisualizationHook": "it is PicturesHook",
+    "OptimWrapper": "it is optim, without a type",
+    "AmpOptimWrapper": "it is engine.amp: true",
+    "LayerDecayOptimizerConstructor": "it is optim.paramwise.layer_decay",
+    "LearningRateDecayOptimizerConstructor": "it is optim.paramwise.layer_decay",
+}
+"""Keys and components that are something else here, or nothing."""
+
+
+def former_name(name: str) -> str:
+    """Return where what MMSegmentation's world calls ``name`` is now; "" for other names."""
+    scope, _, short = name.rpartition(".")
+    if name in SCOPED or (scope in ("mmseg", "mmengine", "mmcv") and short not in MOVED):
+        return f"it is {SCOPED.get(name, short)} here"
+    if scope in ("mmpretrain", "mmcls", "mmdet"):
+        return f"names have no scope here; without {scope}. it is {short}, if an installed plugin offers that"
+    return MOVED.get(short if scope in ("mmseg", "mmengine", "mmcv") else name, "")

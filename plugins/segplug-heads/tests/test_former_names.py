@@ -1,0 +1,65 @@
+"""A name of MMSegmentation's configs gets where the thing is now, wherever it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from segkernel import build, load_config
+from segkernel.catalog import Catalog
+from segkernel.errors import SegKernelError
+from segplug_heads.former_names import MOVED, SCOPED, former_name
+
+
+def section(key: str) -> Callable[[], object]:
+    return lambda: load_config({key: {}})
+
+
+def component(group: str, name: str) -> Callable[[], object]:
+    return lambda: build(group, {"type": name})
+
+
+SAID = {
+    "section": (section("optim_wrapper"), "optim: {optimizer: {type: SGD, ...}"),
+    "hooks": (section("default_hooks"), "hooks: [{type: CheckpointHook, ...}]"),
+    "loader": (section("train_dataloader"), "data.train is the data set"),
+    "override": (lambda: load_config({}, ["param_scheduler.power=0.9"]), "it is schedule.lr"),
+    "transform": (component("transforms", "LoadImageFromFile"), "data sets read images and labels by themselves"),
+    "scoped": (component("losses", "mmdet.FocalLoss"), "it is QueryFocalLoss here"),
+    "own scope": (component("heads", "mmseg.PSPHead"), "it is PSPHead here"),
+    "other scope": (component("backbones", "mmpretrain.MobileOne"), "without mmpretrain. it is MobileOne"),
+    "published": (lambda: load_config("fcn_r50-d8_512x1024_40k_cityscapes"), "fcn_r50-d8_4xb2-40k_cityscapes-512x1024"),
+    "packaged file": (
+        lambda: load_config("configs/fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py"),
+        "no Python file is run\n    this one is packaged, without .py: fcn_r50-d8_4xb2-40k_cityscapes-512x1024\n",
+    ),
+    "own file": (lambda: load_config("my_config.py"), "write its values as YAML"),
+}
+
+
+@pytest.mark.parametrize("case", SAID)
+def test_the_error_says_where_it_is_now(case: str) -> None:
+    call, expected = SAID[case]
+    with pytest.raises(SegKernelError) as caught:
+        call()
+    assert expected in str(caught.value)
+
+
+def test_a_python_file_that_is_there_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("raise SystemExit('it was run')")
+    with pytest.raises(SegKernelError, match="no Python file is run"):
+        load_config(tmp_path / "mine.py")
+
+
+def test_what_has_its_name_here_is_not_in_the_table() -> None:
+    components = {row.name for row in Catalog.discover().rows if row.group != "former_names"}
+    assert not components & MOVED.keys()
+    assert former_name("PSPHead") == former_name("chanels") == ""
+
+
+def test_scoped_names_lead_to_components() -> None:
+    components = {row.name for row in Catalog.discover().rows}
+    ours = set(SCOPED.values()) - {"ConvNeXt", "PoolFormer"}  # of segplug-backbones
+    assert ours <= components
