@@ -33,8 +33,8 @@ from segkernel.signature import signature
 
 log = logging.getLogger(__name__)
 
-Image = str | Path | np.ndarray
-"""A file, or an array (H, W, C): of uint8 RGB, or as the data set of the config reads its files."""
+Image = str | Path | np.ndarray | Sample
+"""A file, or an array (H, W, C): of uint8 RGB, or as the data set of the config reads its files; or its sample."""
 
 
 class Predictor:
@@ -53,6 +53,7 @@ class Predictor:
         preprocess: Arguments of `Preprocessor`; None takes the config's, or the checkpoint's.
         test_cfg: Whole or sliding windows; None takes the config's, or the model's.
         tta: Test-time augmentation.
+        overrides: ``key=value`` strings for the config, also of a checkpoint.
         exporter: What loads an exported file: a name, or ``{type: NAME, argument: value}``; None takes the one of the
             file's suffix.
         trust: Whether a config inside a checkpoint or an exported file may name import paths and files to read.
@@ -76,10 +77,11 @@ class Predictor:
         preprocess: Mapping[str, Any] | None = None,
         test_cfg: TestConfig | None = None,
         tta: TTA | None = None,
+        overrides: Sequence[str] = (),
         exporter: ExporterChoice = None,
         trust: bool = False,
     ) -> None:
-        loaded = load_model(model, weights, exporter=exporter, device=str(device or "auto"), trust=trust)
+        loaded = load_model(model, weights, overrides, exporter=exporter, device=str(device or "auto"), trust=trust)
         built, meta, config = loaded.model, loaded.meta, loaded.config
         self.config = config
         if loaded.random:
@@ -122,13 +124,13 @@ class Predictor:
         return self._engine.device
 
     def __call__(
-        self, inputs: Image | Iterable[Image], *, probabilities: bool = False, scores: bool | None = None
+        self, inputs: Image | Iterable[Any], *, probabilities: bool = False, scores: bool | None = None
     ) -> Any:
         """Predict one image, or several one after the other.
 
         Args:
-            inputs: What `read` takes, or an iterable of these. Folders and patterns are for ``seg-kernel predict`` and
-                `segplug_datasets.predict_images`.
+            inputs: What `read` takes, or an iterable of these; a tuple is one where the model compares two images.
+                Folders and patterns are for ``seg-kernel predict`` and `segplug_datasets.predict_images`.
             probabilities: Also keep those of each pixel, ``seg_probabilities`` (K, H, W).
             scores: The name of ``probabilities`` before 0.3.
 
@@ -142,13 +144,13 @@ class Predictor:
         if scores is not None:
             warn_renamed("the argument scores", "probabilities")
             probabilities = scores
-        single = str | Path | np.ndarray | Tensor | bytes | Mapping  # what is no image among these is refused as one
-        if isinstance(inputs, Iterable) and not isinstance(inputs, single):
+        single = Image | Tensor | bytes | Mapping  # what is no image among these is refused as one
+        if isinstance(inputs, Iterable) and not isinstance(inputs, single) and not self._is_pair(inputs):
             return [self._predict_one(source, probabilities) for source in inputs]
         return self._predict_one(inputs, probabilities)
 
     def predict(
-        self, pixels: np.ndarray, *, name: str = "image", path: Any = None, probabilities: bool = False
+        self, pixels: np.ndarray | Sample, *, name: str = "image", path: Any = None, probabilities: bool = False
     ) -> Prediction:
         """Predict what `read` gives; ``name`` and ``path`` are for the prediction's ``meta`` and for errors."""
         batch = self._batch(pixels, name, path)
@@ -163,26 +165,31 @@ class Predictor:
                 probabilities=probabilities,
             )[0]
         except RuntimeError as error:  # too small for the model's strides, or too large for the memory
-            size = "x".join(str(length) for length in pixels.shape[:2])
+            size = "x".join(map(str, batch.original_sizes[0]))
             reason = str(error).splitlines()[0]
             raise DataError(f"the model cannot take an image of {size} pixels: {reason}", path or name) from error
         return prediction.cpu()
 
-    def read(self, source: Image) -> Any:
+    def read(self, source: Any) -> Any:
         """Return an image as the data set of the config gives it, whose class says how by ``image_reader``.
 
         Args:
             source: A file that such a data set reads, or an array (H, W, C) of what stands in one; an image file or
-                uint8 RGB where there is no such data set.
+                uint8 RGB where there is no such data set. A tuple of two of these where it has pairs of images.
 
         Returns:
-            (H, W, C); of a volume a list, one for each slice.
+            (H, W, C), or a sample of a pair; of a volume a list, one for each slice.
 
         Raises:
             DataError: When it cannot be read.
             UsageError: When it is neither a path nor an array.
         """
-        return self.reader(source if isinstance(source, np.ndarray) else _path(source))
+        if isinstance(source, Sample):
+            return source
+        return self.reader(tuple(map(_source, source)) if self._is_pair(source) else _source(source))
+
+    def _is_pair(self, source: Any) -> bool:
+        return isinstance(source, tuple) and getattr(self.reader, "takes_pairs", False)
 
     def example(self, source: Image) -> Tensor:
         """Return an image as the model sees it: (1, C, H, W) float32, transformed and normalised, on its device."""
@@ -194,19 +201,25 @@ class Predictor:
         """Return what an exported file should know, as plain values."""
         return rundir.model_metadata(self.labels, self.config.data if self.config else {}, self.preprocessor)
 
-    def _batch(self, pixels: np.ndarray, name: str, path: Any) -> Batch:
-        if pixels.ndim != 3 or pixels.dtype.kind not in "uif" or not pixels.size:
-            raise DataError(f"an image is an array (H, W, C) of numbers, this one is {pixels.shape} {pixels.dtype}")
-        meta = {"path": None if path is None else str(path), "name": name}
-        sample = Sample(image=pixels, meta=meta, original_size=pixels.shape[:2])
+    def _batch(self, pixels: np.ndarray | Sample, name: str, path: Any) -> Batch:
+        given = pixels if isinstance(pixels, Sample) else Sample(image=pixels)
+        if given.image.ndim != 3 or given.image.dtype.kind not in "uif" or not given.image.size:
+            raise DataError(f"an image is an array (H, W, C) of numbers, not {given.image.shape} {given.image.dtype}")
+        meta = {"path": None if path is None else str(path), "name": name, **given.meta}
+        sample = Sample(dict(given.fields), meta, given.image, original_size=given.size)
         return collate([apply_eval_transforms(self.transforms, sample, np.random.default_rng(0))]).to(self.device)
 
     def _predict_one(self, source: Any, probabilities: bool) -> Any:
-        path = None if isinstance(source, np.ndarray) else _path(source)
-        pixels, name = self.read(source), path.stem if path else "image"
+        pixels, first = self.read(source), source[0] if self._is_pair(source) else source
+        path = _path(first) if isinstance(first, str | Path) else None
+        name = path.stem if path else "image"
         if isinstance(pixels, list):
             return [self.predict(part, name=name, path=path, probabilities=probabilities) for part in pixels]
         return self.predict(pixels, name=name, path=path, probabilities=probabilities)
+
+
+def _source(source: Any) -> np.ndarray | Path:
+    return source if isinstance(source, np.ndarray) else _path(source)
 
 
 def _path(source: object) -> Path:

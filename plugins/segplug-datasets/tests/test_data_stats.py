@@ -19,6 +19,7 @@ from segkernel.errors import DataError
 from segkernel.labels import IGNORE
 from segkernel.sample import Sample
 from segplug_datasets import image
+from segplug_datasets.change import BaseCDDataset
 from segplug_datasets.doctor import inspect, parts_of_config
 from segplug_datasets.doctor.contact_sheet import HEIGHT, hatched, rows
 from segplug_datasets.doctor.stats import DatasetStats, class_weights, measure
@@ -174,6 +175,37 @@ def test_augmented_versions_are_those_of_training(project: Path) -> None:
     assert len(found) == len(expected) == 2
     for (pixels, _), batch in zip(found, expected):
         np.testing.assert_array_equal(pixels, batch)
+
+
+def test_all_fields_are_shown_below_each_other(project: Path) -> None:
+    Path("other").mkdir()
+    for number in range(5):
+        image.write_mask(f"other/{number}.png", np.full(image.read(f"images/{number}.png").shape[:2], 0, np.uint8))
+    masks = {"seg": {"path": "masks", "classes": CLASSES}, "material": {"path": "other", "classes": ["wood", "stone"]}}
+    dataset = FolderDataset("images", masks)
+    one, (row, *_) = next(rows(FolderDataset("images", "masks", CLASSES), number=1)), rows(dataset, number=1)
+    assert row.caption == f"{one.caption}, from top to bottom: seg, material"
+    np.testing.assert_array_equal(row.picture[: len(one.picture)], one.picture)
+    second = row.picture[len(one.picture) :]
+    np.testing.assert_array_equal(second[:HEIGHT, :360], one.picture[:HEIGHT, :360])
+    assert (second[:HEIGHT, 364:724] != one.picture[:HEIGHT, 364:724]).any()
+    assert len(second) > HEIGHT  # a legend of its own
+
+
+def test_both_images_of_a_pair_are_shown(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from segkernel import build
+
+    for folder, value in (("A", 10), ("B", 200)):
+        image.write(tmp_path / folder / "0.png", np.full((HEIGHT, HEIGHT, 3), value, np.uint8))
+    image.write_mask(tmp_path / "label" / "0.png", np.zeros((HEIGHT, HEIGHT), np.uint8))
+    dataset = BaseCDDataset(tmp_path, img_suffix=".png")
+    (row,) = rows(dataset, [build("transforms", {"type": "ConcatCDInput"})], augmented=1)
+    assert row.picture is not None
+    step = HEIGHT + 4
+    assert row.picture.shape[1] == 5 * step - 4  # before, after, labels over after, and both as training sees them
+    assert [row.picture[0, place * step, 0] for place in (0, 1)] == [10, 200]
+    assert [row.picture[0, place * step, 0] > 90 for place in (2, 3, 4)] == [True, False, True]
 
 
 def test_augmented_versions_need_a_config(project: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +172,31 @@ def test_bad_arguments_of_the_command_are_one_message(
     assert given == code if code else given in (1, 2, 3)  # 3 where no package with configs is installed
     assert said in message
     assert "Traceback" not in message
+
+
+def test_the_command_changes_the_config(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not predict(*TOY, "photo.png", "+model.num_classes=4", "--out", "out")
+    assert predict(*TOY, "photo.png", "+model.num_classes=7", "--out", "out") == 1
+    assert "decode_head" in capsys.readouterr().err
+    assert predict(*TOY, "+model.num_classes=4") == 2
+    assert "give an IMAGE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "tta"),
+    [
+        ((), None),
+        (("--tta",), {"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "flip": True}),
+        (("--tta", "evaluate={tta: {scales: [1, 2], flip: false}}"), {"scales": [1, 2], "flip": False}),
+    ],
+)
+def test_the_command_averages_views(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], tta: Any
+) -> None:
+    used = []
+    monkeypatch.setattr(
+        "segplug_datasets.predict.predict_images", lambda predictor, *_, **__: used.append(predictor.tta)
+    )
+    monkeypatch.setattr("click.progressbar", lambda *_, **__: contextlib.nullcontext([]))
+    assert not predict(*TOY, "photo.png", *arguments)
+    assert used == [tta]

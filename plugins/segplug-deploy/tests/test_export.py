@@ -91,6 +91,14 @@ def test_the_export_command_writes_beside_the_weights_and_says_what_is_next(trai
     assert f"seg-kernel predict {trained.with_suffix('.scale')}" in capsys.readouterr().out
 
 
+def test_the_export_command_changes_the_config(trained, night_and_day):
+    arguments = ("--trust", "--format", "shades:ScaleExporter", "--image", night_and_day)
+    assert not seg_kernel("export", trained, "data.preprocess.mean=[1, 1, 1]", *arguments)
+    written = json.loads(trained.with_suffix(".scale").read_text())
+    assert written["metadata"]["preprocess"]["mean"] == [1, 1, 1]
+    assert written["metadata"]["config"]["data"]["preprocess"]["mean"] == [1, 1, 1]
+
+
 def test_the_export_command_resizes_the_image_it_proves_on(trained, night_and_day, tmp_path, caplog):
     caplog.set_level("INFO")
     out = tmp_path / "there" / "model.scale"

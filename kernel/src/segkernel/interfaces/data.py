@@ -22,7 +22,8 @@ class Dataset(Protocol):
     without the field ``seg``. An attribute ``run_hooks`` names classes of hooks, made without arguments, that every run
     with the set gets unless it has one of that class. A set of other images than RGB files has a class method
     ``image_reader`` that takes some of the constructor's arguments and returns a function of a path or an array: the
-    image (H, W, C) as in a sample, or a list of them, slices of a volume. `Predictor` reads by it.
+    image (H, W, C) as in a sample, or a list of them, slices of a volume. `Predictor` reads by it. One whose attribute
+    ``takes_pairs`` is true takes a tuple of two and returns a sample with both.
     """
 
     @property

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from segkernel.errors import DataError
+import numpy as np
+
+from segkernel.errors import DataError, UsageError
 from segkernel.sample import RasterField, Sample
 from segplug_datasets import image
 from segplug_datasets.example import write_example
@@ -26,6 +28,41 @@ class SecondImage(RasterField):
 
     interpolation: ClassVar[int] = 1  # linear
     scalar: ClassVar[bool] = False
+
+
+class PairReader:
+    """Reads two images of one place as a sample of both.
+
+    Args:
+        read: Reads one of them, a path or an array.
+    """
+
+    takes_pairs = True
+
+    def __init__(self, read: Callable[[Any], Any]) -> None:
+        self.read = read
+
+    def __call__(self, source: Any) -> Sample:
+        if not (isinstance(source, tuple) and len(source) == 2):
+            hint = "give (before, after), or seg-kernel predict MODEL BEFORE... --second AFTER"
+            raise UsageError(f"the model compares two images of one place, this is one\n    {hint}")
+        first, second = map(self.read, source)
+        return with_second(Sample(image=first), second, *source)
+
+
+def with_second(sample: Sample, second: np.ndarray, source: Any, other: Any) -> Sample:
+    """Put the second image into a sample.
+
+    Raises:
+        DataError: When it has another shape than the first.
+    """
+    if second.shape != sample.image.shape:
+        there, here = second.shape[:2], sample.size
+        name = None if isinstance(other, np.ndarray) else other
+        which = "" if isinstance(source, np.ndarray) else f": {source}"
+        raise DataError(f"{there} (height, width), the first image {here}{which}", name)
+    sample[SECOND] = SecondImage(second)
+    return sample
 
 
 class PairPrefix(DataPrefix, total=False):
@@ -69,6 +106,11 @@ class BaseCDDataset(BaseSegDataset):
             write_example(folder / images, folder / prefix["seg_map_path"], (0, 1), *cls.suffixes)
         return [{"data_root": str(folder)}]
 
+    @classmethod
+    def image_reader(cls) -> PairReader:
+        """Return what reads a pair of images as the samples have it."""
+        return PairReader(_read_one)
+
     def __init__(
         self,
         data_root: str | Path | None = None,
@@ -98,13 +140,12 @@ class BaseCDDataset(BaseSegDataset):
 
     def __getitem__(self, index: int) -> Sample:
         sample, path = super().__getitem__(index), self._seconds[index]
-        second = image.read(path)
-        if second.shape != sample.image.shape:
-            there, here = second.shape[:2], sample.size
-            raise DataError(f"{there} (height, width), the first image {here}: {sample.meta['path']}", path)
-        sample[SECOND] = SecondImage(second)
         sample.meta["path2"] = path
-        return sample
+        return with_second(sample, image.read(path), sample.meta["path"], path)
+
+
+def _read_one(source: Any) -> np.ndarray:
+    return source if isinstance(source, np.ndarray) else image.read(source)
 
 
 class LEVIRCDDataset(BaseCDDataset):

@@ -14,6 +14,7 @@ import numpy as np
 
 from segkernel.errors import DataError, UsageError
 from segkernel.files import file_name
+from segkernel.sample import Sample
 from segplug_datasets.georeference import georeference, write_geotiff
 from segplug_datasets.label_files import write_labels
 from segplug_datasets.listing import IMAGE_SUFFIXES, NamedFiles, locate, read_list
@@ -50,6 +51,7 @@ def predict_images(
     inputs: Image | Iterable[Image],
     out_dir: str | Path | None = None,
     *,
+    seconds: Image | Iterable[Image] | None = None,
     img_out_dir: str = "vis",
     pred_out_dir: str = "pred",
     opacity: float = 0.5,
@@ -62,6 +64,8 @@ def predict_images(
     Args:
         predictor: The model.
         inputs: See `collect_images`.
+        seconds: Likewise, the second image of each where the model compares two of one place: matched by name, or, of
+            arrays and of one file alone, by order.
         out_dir: Write pictures and label maps (PNG of class ids; of independent classes a binary one in a folder for
             each class; a GeoTIFF where the image is one, a volume of a volume) below this folder; None writes nothing.
         img_out_dir: Folder of the pictures in it; empty writes none.
@@ -77,14 +81,18 @@ def predict_images(
     """
     if not 0 < opacity <= 1:
         raise UsageError(f"opacity is above 0 and at most 1, not {opacity}")
-    images = collect_images(inputs)
+    images: list[Any] = collect_images(inputs)
     pictures = Path(out_dir) / img_out_dir if out_dir is not None and img_out_dir else None
     labels = Path(out_dir) / pred_out_dir if out_dir is not None and pred_out_dir else None
     errors: list[DataError] = []
-    for name, source in zip(_output_names(images), images):
+    names = _output_names(images)
+    if seconds is not None:
+        images = _pairs(images, collect_images(seconds))
+    for name, source in zip(names, images):
         try:
             pixels = predictor.read(source)
-            path = None if isinstance(source, np.ndarray) else source
+            first = source[0] if isinstance(source, tuple) else source
+            path = None if isinstance(first, np.ndarray) else first
             if isinstance(pixels, list):
                 yield _predict_volume(predictor, pixels, name, source, labels, probabilities)
                 continue
@@ -97,10 +105,30 @@ def predict_images(
         if (pictures or show) and "seg" in _maps(predictor):
             file = pictures / f"{name}.png" if pictures else None
             classes, palette = predictor.classes, predictor.palette
-            draw(pixels, prediction, None, classes, palette, opacity, name, file, show, wait_time)
+            image = pixels.image if isinstance(pixels, Sample) else pixels
+            draw(image, prediction, None, classes, palette, opacity, name, file, show, wait_time)
         yield prediction
     if errors:
         raise errors[0] if len(images) == 1 else UnusableImages(errors)
+
+
+def _pairs(firsts: Sequence[Path | np.ndarray], seconds: Sequence[Path | np.ndarray]) -> list[tuple[Any, Any]]:
+    """Return first images with their second ones.
+
+    Raises:
+        DataError: When one has no partner.
+    """
+    named = [isinstance(image, Path) for image in (*firsts, *seconds)]
+    if not all(named) or len(firsts) == len(seconds) == 1:
+        if len(firsts) != len(seconds):
+            raise DataError(f"{len(firsts)} first and {len(seconds)} second images: they come in pairs")
+        return list(zip(firsts, seconds))
+    by_name = dict(zip(_output_names(seconds), seconds))
+    missing = [first for name, first in zip(_output_names(firsts), firsts) if name not in by_name]
+    if missing or len(firsts) != len(seconds):
+        lonely = missing[0] if missing else f"{len(seconds) - len(firsts)} second images"
+        raise DataError("has no partner: first and second images go by the same names", str(lonely))
+    return [(first, by_name[name]) for name, first in zip(_output_names(firsts), firsts)]
 
 
 def collect_images(inputs: Image | Iterable[Image]) -> list[Path | np.ndarray]:

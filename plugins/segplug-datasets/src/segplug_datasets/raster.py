@@ -16,7 +16,7 @@ from segkernel.errors import DataError, UsageError
 from segkernel.labels import IGNORE, Color
 from segkernel.sample import LabelMap, Sample
 from segplug_datasets import image
-from segplug_datasets.change import SECOND, SecondImage
+from segplug_datasets.change import SECOND, PairReader, SecondImage
 from segplug_datasets.files import PairedFiles
 from segplug_datasets.label_reader import LabelArguments, LabelReader, label_reader
 from segplug_datasets.listing import find_files, require_files, resolve
@@ -115,7 +115,8 @@ class RasterDataset(PairedFiles):
     ) -> None:
         root = resolve(data_root)
         self.data_root = str(root)
-        self._read = self.image_reader(bands, value_range, percentiles, scale, dtype, nodata).window
+        numbers = _Values(_ranges(value_range), percentiles, scale, dtype, nodata)
+        self._read = RasterReader(_checked_bands(bands), numbers).window
         grid = None if window is None else _Grid(window, _pair(overlap), border)
         labels = LabelArguments(
             classes=classes,
@@ -154,9 +155,11 @@ class RasterDataset(PairedFiles):
         scale: float = 1.0,
         dtype: Literal["uint8", "float32"] = "uint8",
         nodata: float | Literal["file"] | None = "file",
-    ) -> RasterReader:
-        """Return what reads a raster that holds all bands, or an array of them, as the samples have it."""
-        return RasterReader(_checked_bands(bands), _Values(_ranges(value_range), percentiles, scale, dtype, nodata))
+        images2: str | None = None,
+    ) -> RasterReader | PairReader:
+        """Return what reads a raster that holds all bands, or an array of them, as samples have it; two if they do."""
+        reader = RasterReader(_checked_bands(bands), _Values(_ranges(value_range), percentiles, scale, dtype, nodata))
+        return reader if images2 is None else PairReader(reader)
 
     def __len__(self) -> int:
         return len(self._files) if self._windows is None else len(self._windows)

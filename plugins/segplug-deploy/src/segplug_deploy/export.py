@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 @click.command("export")
 @click.argument("model")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--weights", metavar="FILE", help="A checkpoint, when MODEL is a config.")
 @click.option("--format", "kind", default="ONNXExporter", show_default=True, metavar="EXPORTER", help="Its name.")
 @click.option("--image", metavar="FILE", help="Prove it on this image. [default: one of the config's data]")
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 @TRUST
 def command(
     model: str,
+    overrides: tuple[str, ...],
     weights: str | None,
     kind: str,
     image: str | None,
@@ -38,8 +40,11 @@ def command(
     out: str | None,
     trust: bool,
 ) -> None:
-    """Export MODEL: a checkpoint, or a config with --weights. Nothing is written unless the numbers are equal."""
-    path = export_model(model, weights, kind, image=image, size=size, out=out, trust=trust)
+    """Export MODEL: a checkpoint, or a config with --weights. Nothing is written unless the numbers are equal.
+
+    KEY=VALUE changes the config, also that of a checkpoint; the exported file holds the config as it is then.
+    """
+    path = export_model(model, weights, kind, image=image, size=size, out=out, overrides=overrides, trust=trust)
     click.echo(f"wrote {path}\nnext  seg-kernel predict {path} IMAGE...")
 
 
@@ -51,6 +56,7 @@ def export_model(
     image: Image | None = None,
     size: tuple[int, int] | None = None,
     out: str | Path | None = None,
+    overrides: Sequence[str] = (),
     trust: bool = False,
 ) -> Path:
     """Export a trained model; return the file, which is written only if it gives the same numbers.
@@ -62,6 +68,7 @@ def export_model(
         image: What it is proven on; None takes the first image of the config's test, validation or training set.
         size: (height, width) in pixels to resize that image to; None keeps what the config's transforms make of it.
         out: The file; None puts it beside the weights.
+        overrides: ``key=value`` strings for the config.
         trust: As of `segkernel.Predictor`.
 
     Raises:
@@ -73,7 +80,7 @@ def export_model(
     from segkernel.nn import resize
     from segkernel.predictor import Predictor
 
-    predictor = Predictor(model, weights, device="cpu", trust=trust)
+    predictor = Predictor(model, weights, device="cpu", overrides=overrides, trust=trust)
     spec = {"type": exporter} if isinstance(exporter, str) else exporter
     # What the user names, in a catalogue that trusts no less than that.
     chosen: Exporter = build("exporters", spec, catalog=replace(catalog_of(predictor.config), trusted=True))
@@ -93,4 +100,4 @@ def _first_image(config: Config | None) -> Any:
     spec = next((data[part] for part in ("test", "val", "train") if data.get(part)), None)
     if config is None or spec is None:
         raise UsageError("the config has no data: give an --image to prove the exported file on")
-    return build("datasets", spec, catalog=catalog_of(config), ambient=ambient_of(config))[0].image
+    return build("datasets", spec, catalog=catalog_of(config), ambient=ambient_of(config))[0]

@@ -8,11 +8,15 @@ from pathlib import Path
 import click
 
 from segkernel.cli import TRUST
+from segplug_datasets.commands.target import split_overrides, tta_of
 
 
 @click.command("predict")
 @click.argument("model")
-@click.argument("inputs", nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("inputs", nargs=-1, required=True, metavar="IMAGE... [KEY=VALUE]...")
+@click.option(
+    "--second", "seconds", multiple=True, metavar="IMAGE", help="Second images, of a model that compares two."
+)
 @click.option("--weights", metavar="FILE", help="A checkpoint, when MODEL is a config.")
 @click.option("--out", default="predictions", show_default=True, metavar="DIR", help="Where the files go.")
 @click.option(
@@ -24,6 +28,7 @@ from segkernel.cli import TRUST
     help="Label PNGs (class ids) in DIR/pred, pictures in DIR/vis, or both.",
 )
 @click.option("--opacity", type=click.FloatRange(0, 1, min_open=True), default=0.5, help="Of the colours.")
+@click.option("--tta", is_flag=True, help="Average over scales and mirroring (evaluate.tta, or 0.5 to 1.75 and flip).")
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps. [default: the best there is]")
 @click.option("--exporter", metavar="SPEC", help="Loads an exported MODEL: a name, or '{type: NAME, argument: value}'.")
 @click.option("--show", is_flag=True, help="Show each picture in a window.")
@@ -32,10 +37,12 @@ from segkernel.cli import TRUST
 def command(
     model: str,
     inputs: tuple[str, ...],
+    seconds: tuple[str, ...],
     weights: str | None,
     out: str,
     kind: str,
     opacity: float,
+    tta: bool,
     device: str | None,
     exporter: str | None,
     show: bool,
@@ -45,23 +52,29 @@ def command(
     """Predict IMAGE... with MODEL: a checkpoint, an exported file, or a config with --weights.
 
     An IMAGE is a file of any size, a folder, a quoted pattern ('*.jpg'), or a .txt file with one path per line.
+    KEY=VALUE changes the config, also that of a checkpoint: evaluate.test_cfg.mode=whole
     """
     from segkernel import Predictor
     from segkernel.config.text import read_text
     from segkernel.errors import ConfigError, Problem
     from segplug_datasets.predict import collect_images, predict_images
 
-    images = collect_images(inputs)
+    overrides, given = split_overrides(inputs)
+    if not given:
+        raise click.UsageError("give an IMAGE to predict")
+    images = collect_images(given)
     problems: list[Problem] = []
     spec = read_text(exporter, "--exporter", problems) if exporter else None
     if problems:
         raise ConfigError(problems)
-    predictor = Predictor(model, weights, device, exporter=spec, trust=trust)
+    predictor = Predictor(model, weights, device, overrides=overrides, exporter=spec, trust=trust)
+    predictor.tta = tta_of(predictor.config) if tta else None
     folders = {"pictures": "vis" if kind != "labels" else "", "labels": "pred" if kind != "overlays" else ""}
     stream = predict_images(
         predictor,
         images,
         out,
+        seconds=seconds or None,
         img_out_dir=folders["pictures"],
         pred_out_dir=folders["labels"],
         opacity=opacity,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +14,7 @@ from segkernel.errors import UsageError
 
 if TYPE_CHECKING:
     from segkernel.config import Config
+    from segkernel.config.sections import TTA
     from segplug_datasets.doctor.parts import Part
     from segplug_datasets.doctor.sample_info import SampleInfo
 
@@ -63,6 +65,26 @@ def resolve(
         names = [name.strip() for name in (classes or "").split(",") if name.strip()]
         return parts_of_folders(images, masks, names, _arguments(pairs)), None
     return parts_of_type(str(kind), root, _arguments(pairs)), None
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the ``KEY=VALUE`` and ``~KEY`` among arguments, and the others, which name files."""
+    is_file = [
+        Path(entry).exists() or not ("=" in entry or (entry.startswith("~") and entry[1:2] not in ("", "/", "\\")))
+        for entry in arguments
+    ]
+    files = [entry for entry, known in zip(arguments, is_file) if known]
+    return [entry for entry, known in zip(arguments, is_file) if not known], files
+
+
+def tta_of(config: Mapping[str, Any] | None) -> TTA:
+    """Return the test-time augmentation of a config, the usual one of publications where it has none."""
+    from segkernel import build
+    from segkernel.config.sections import Evaluation
+
+    given = ((config or {}).get("evaluate") or {}).get("tta")
+    usual: TTA = {"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "flip": True}
+    return build(Evaluation, {"tta": given}, path="evaluate").tta or usual
 
 
 def _arguments(pairs: Sequence[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import click
 
 from segkernel.cli import TRUST
 from segkernel.errors import UsageError
+from segplug_datasets.commands.target import split_overrides, tta_of
 
 if TYPE_CHECKING:
     from segkernel import Runner
@@ -44,10 +45,9 @@ def command(
     """Test CONFIG with WEIGHTS, a checkpoint or an exported file; CONFIG may itself be a checkpoint of a run."""
     from segplug_datasets.pictures_hook import PicturesHook
 
-    weights = [other for other in others if Path(other).exists() or not ("=" in other or other.startswith("~"))]
+    overrides, weights = split_overrides(others)
     if len(weights) > 1:
         raise click.UsageError(f"one file of weights, not {len(weights)}: {' '.join(weights)}")
-    overrides = [other for other in others if other not in weights]
     overrides += [f"+engine.device={device}"] if device else []
     show_dir, labels_dir = pictures["show_dir"], pictures["labels_dir"]
     hooks = [PicturesHook(count=0, **pictures)] if show_dir or labels_dir or pictures["show"] else []
@@ -84,6 +84,5 @@ def _make_test(
     runner = make_runner(loaded.config, work_dir, training=False, model=loaded.model, hooks=hooks)
     if type(iteration := loaded.meta.get("iteration")) is int:
         runner.iteration = iteration  # of the weights, for the log
-    usual = {"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "flip": True}
-    runner.evaluation.tta = (runner.evaluation.tta or usual) if tta else None  # type: ignore[assignment]
+    runner.evaluation.tta = tta_of(loaded.config) if tta else None
     return runner

@@ -19,6 +19,7 @@ from segkernel.files import replacing
 from segkernel.image import opencv
 from segkernel.interfaces.data import Transform
 from segkernel.labels import IGNORE, Color
+from segkernel.sample import LabelMap, RasterField, Sample
 from segplug_datasets import image
 from segplug_datasets.visualize import draw
 
@@ -72,23 +73,45 @@ def rows(
 
 def _row(dataset: Any, transforms: Sequence[Transform], index: int, augmented: int, seed: int) -> Row:
     sample = dataset[index]
-    labels = sample.get("seg")
-    if labels is not None and labels.array.ndim != 2:
+    if (labels := sample.get("seg")) is not None and labels.array.ndim != 2:
         raise DataError("labels of task multilabel are not drawn: a sheet shows one class for each pixel")
-    pairs = [(sample.image, None if labels is None else labels.array)]
-    pairs += _augmented(dataset, transforms, index, augmented, seed)
-    plain = [panel(pairs[0][0], None)]
-    panels = plain + [panel(pixels, ids) for pixels, ids in (pairs if labels is not None else pairs[1:])]
-    picture = join(panels, dataset.classes, dataset.palette)
-    height, width = sample.size
+    images, maps = _arrays(sample)
     bands = sample.image.shape[2] if sample.image.ndim == 3 else 1
+    drawn = [(images[-1], maps)] if maps else []
+    for pixels, found in _augmented(dataset, transforms, index, augmented, seed):
+        both = len(images) > 1 and pixels.shape[2] == len(images) * bands  # put one behind the other
+        drawn += [(part, found) for part in (np.split(pixels, len(images), 2) if both else [pixels])]
+    strips = []
+    for name in maps or [""]:
+        panels = [panel(pixels, None) for pixels in images] + [
+            panel(pixels, found.get(name)) for pixels, found in drawn
+        ]
+        spec = getattr(dataset, "specs", {}).get(name) if name not in ("", "seg") else dataset
+        strips.append(join(panels, getattr(spec, "classes", ()), getattr(spec, "palette", ())))
+    height, width = sample.size
     caption = f"{height} x {width}, {bands} bands {sample.image.dtype}, {sample.meta.get('path', '')}"
-    return Row(str(sample.meta.get("name", index)), caption, picture)
+    fields = f", from top to bottom: {', '.join(maps)}" if len(maps) > 1 else ""
+    return Row(str(sample.meta.get("name", index)), caption + fields, _below_each_other(strips))
+
+
+def _arrays(sample: Sample) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+    """Return the images of a sample, more than one of pairs, and its maps (H, W): label maps, then other numbers."""
+    rasters = {name: value.array for name, value in sample.fields.items() if isinstance(value, RasterField)}
+    images = [array for array in rasters.values() if array.ndim == 3 and array.shape == sample.image.shape]
+    maps = {name: array for name, array in rasters.items() if array.ndim == 2}
+    order = sorted(maps, key=lambda name: (name != "seg", not isinstance(sample[name], LabelMap)))
+    return [sample.image, *images], {name: maps[name] for name in order}
+
+
+def _below_each_other(strips: Sequence[np.ndarray]) -> np.ndarray:
+    width = max(strip.shape[1] for strip in strips)
+    padded = [np.pad(strip, ((0, 0), (0, width - strip.shape[1]), (0, 0)), constant_values=255) for strip in strips]
+    return np.concatenate(padded)
 
 
 def _augmented(
     dataset: Any, transforms: Sequence[Transform], index: int, count: int, seed: int
-) -> list[tuple[np.ndarray, np.ndarray | None]]:
+) -> list[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """Return what training draws of one sample in its first epochs: the position in the order is its random seed."""
     if not count:
         return []
@@ -99,14 +122,19 @@ def _augmented(
     for epoch in range(count):
         place = int(np.flatnonzero(draw_order(seed, epoch, len(dataset)) == index)[0])
         batch = next(loader.train_batches(position=epoch * len(dataset) + place))
-        ids = batch.targets.get("seg")
-        pixels = batch.images[0].permute(1, 2, 0).numpy()
-        found.append((pixels, None if ids is None else ids[0].numpy()))
+        rasters = {name: value for name, value in batch.targets.fields.items() if hasattr(value, "numpy")}
+        maps = {name: value[0].numpy() for name, value in rasters.items() if value.ndim == 3}
+        found.append((batch.images[0].permute(1, 2, 0).numpy(), maps))
     return found
 
 
 def panel(pixels: np.ndarray, ids: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return an image of `HEIGHT` pixels and its label map; without ``ids`` nothing is laid over it."""
+    """Return an image of `HEIGHT` pixels and its label map; real numbers are drawn in its place, in grey.
+
+    Without ``ids`` nothing is laid over it.
+    """
+    if ids is not None and ids.dtype.kind == "f":
+        pixels, ids = ids[..., None], None
     cv2, pixels = opencv(), image.as_rgb(pixels)
     width = min(max(round(pixels.shape[1] * HEIGHT / pixels.shape[0]), 1), WIDEST * HEIGHT)
     smaller = cv2.INTER_AREA if pixels.shape[0] > HEIGHT else cv2.INTER_NEAREST
