@@ -23,6 +23,7 @@ import tarfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ else:
 
 ROOT = Path(__file__).parent
 WORK = ROOT / ".nox"
-CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
+INSTALL = ("-q", "--no-compile", "-c", str(ROOT / "constraints.txt"))
+"""Options of pip: what is imported is compiled then, and most of what is installed never is."""
 NEWEST_ONLY = {"timm", "albumentations"}
 """Extras of the session ``newest``: one brings torchvision, which fits one torch alone, the other a second OpenCV."""
 DEMANDING = ("segplug-deploy",)
@@ -178,7 +180,7 @@ def environment(name: str, requirements: Sequence[str], below: Path | None = Non
         _call(sys.executable, "-m", "venv", home)
         if below is not None:
             show(home, below)
-        _call(_python(home), "-m", "pip", "install", "-q", *CONSTRAINTS, *requirements)
+        _call(_python(home), "-m", "pip", "install", *INSTALL, *requirements)
         (home / "complete").touch()
     return home
 
@@ -243,7 +245,7 @@ def install_wheels(session: nox.Session, built: dict[str, Path], tried: Iterable
     """Install wheels and what they require; for those that are tried their extras, and what their tests need beside."""
     chosen = set(built if tried is None else tried)
     named = [with_extras(name, path) if name in chosen else str(path) for name, path in built.items()]
-    session.install("-q", *CONSTRAINTS, *named, *test_groups(chosen))
+    session.install(*INSTALL, *named, *test_groups(chosen))
 
 
 def with_extras(name: str, wheel: Path, without: Iterable[str] = NEWEST_ONLY) -> str:
@@ -271,10 +273,15 @@ def package(name: str) -> dict:
 def lint(session: nox.Session) -> None:
     """Rules, format, types, pins."""
     show(Path(session.virtualenv.location), base())
-    session.install("-q", *CONSTRAINTS, "ruff", "mypy", "types-PyYAML")
+    session.install(*INSTALL, "ruff", "mypy", "types-PyYAML")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
-    session.run("mypy")
+    with ThreadPoolExecutor(1) as aside:
+        # Types are checked on one core; the other gets ready what every session after this needs.
+        ready = [aside.submit(make) for make in ((full, wheels) if "CI" in os.environ else ())]
+        session.run("mypy")
+    for future in ready:
+        future.result()
     refuse_unpinned(session)
 
 
@@ -282,7 +289,7 @@ def lint(session: nox.Session) -> None:
 @timed
 def kernel(session: nox.Session) -> None:
     """The kernel's wheel without torch, on the oldest and the newest Python there is: what can run without it must."""
-    session.install("-q", *CONSTRAINTS, *TEST_TOOLS, *kernel_requirements(without=["torch"]))
+    session.install(*INSTALL, *TEST_TOOLS, *kernel_requirements(without=["torch"]))
     session.install("-q", "--no-deps", str(wheels()["seg-kernel"]))
     refuse_unpinned(session)
     for arguments in (["--help"], ["plugins"]):
@@ -333,7 +340,7 @@ def tests_of_several() -> list[str]:
 @nox.session
 @timed
 def third_party(session: nox.Session) -> None:
-    """Packages of others, built from a copy outside the workspace and installed beside all of ours."""
+    """Packages of others, built from a copy outside the workspace and installed beside ours; they run the kit."""
     show(Path(session.virtualenv.location), full(), base())
     outside = Path(session.create_tmp()) / "outside"
     shutil.rmtree(outside, ignore_errors=True)
@@ -342,8 +349,7 @@ def third_party(session: nox.Session) -> None:
     built = build([outside / folder.name for folder in third_party_folders()], outside / "wheels")
     install_wheels(session, {**wheels(), **built})
     own = [str(folder / "tests") for folder in third_party_folders() if (folder / "tests").is_dir()]
-    kit = [f"--segkernel-conformance={name}" for name in built]
-    pytest(session, *PARALLEL, *own, "tests/test_third_party.py", *kit)
+    pytest(session, *PARALLEL, *own, "tests/test_third_party.py")
 
 
 def third_party_folders() -> list[Path]:

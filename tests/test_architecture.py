@@ -114,7 +114,7 @@ def test_a_plugin_imports_the_kernels_public_face_only(package: Path) -> None:
         (name, found)
         for name, path in modules(package).items()
         for found in imports(path, top_only=False)
-        if is_in(found, ["segkernel"]) and not _for_types(path, found)
+        if is_in(found, ["segkernel"]) and found not in _for_types(path)
     }
     wrong = {(name, found) for name, found in used if found != "segkernel" and not is_in(found, allowed)}
     assert not wrong
@@ -152,19 +152,17 @@ def _imported_modules(path: Path) -> set[str]:
         parts = name.split(".")[1:] if name.startswith("segkernel.") else []
         paths = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
         home = next((each for part in paths for each in (part, f"{part}.__init__") if each in files), None)
-        if home is not None and not _for_types(path, name):
+        if home is not None and name not in _for_types(path):
             found.add(home)
     return found
 
 
-def _for_types(path: Path, found: str) -> bool:
-    """Whether a module imports a name for type checkers only."""
-    for node in ast.walk(parse(path)):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            for inner in ast.walk(node):
-                if isinstance(inner, ast.ImportFrom) and found in {f"{inner.module}.{a.name}" for a in inner.names}:
-                    return True
-    return False
+@functools.cache
+def _for_types(path: Path) -> frozenset[str]:
+    """Return the names that a module imports for type checkers only."""
+    guarded = [n for n in ast.walk(parse(path)) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
+    inner = [n for node in guarded for n in ast.walk(node) if isinstance(n, ast.ImportFrom)]
+    return frozenset(f"{node.module}.{alias.name}" for node in inner for alias in node.names)
 
 
 def test_light_modules_of_the_kernel_import_no_torch() -> None:

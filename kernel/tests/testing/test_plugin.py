@@ -19,14 +19,10 @@ def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
 
 
-def test_each_component_and_check_is_a_test_with_a_readable_id(tmp_path: Path) -> None:
-    ran = run_pytest(tmp_path, "--segkernel-conformance", "seg-kernel", "-k", "CheckpointHook")
-    assert "seg-kernel::hooks/CheckpointHook::moments PASSED" in ran.stdout
-    assert ran.returncode == 0
-
-
-def test_the_folders_own_tests_run_only_when_named(tmp_path: Path) -> None:
+def test_each_check_is_a_test_with_a_readable_id_and_the_folders_own_run_only_when_named(tmp_path: Path) -> None:
     alone = run_pytest(tmp_path, "--segkernel-conformance", "seg-kernel", "-k", "CheckpointHook or folder")
+    assert "seg-kernel::hooks/CheckpointHook::moments PASSED" in alone.stdout
+    assert alone.returncode == 0
     assert "test_of_the_folder" not in alone.stdout
     both = run_pytest(
         tmp_path, "--segkernel-conformance", "seg-kernel", "-k", "CheckpointHook or folder", "test_here.py"
