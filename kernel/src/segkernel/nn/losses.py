@@ -23,8 +23,8 @@ from segkernel.labels import Task
 from segkernel.nn.resize import upsample_logits
 
 Reduction = Literal["mean", "sum", "none"]
-ClassWeight = Sequence[float] | FileName | None
-"""One number per class, or a .npy or .json file of them."""
+ClassWeight = Sequence[float] | Literal["auto"] | FileName | None
+"""One number per class, or a .npy or .json file of them; ``auto`` is computed from the labels before a run trains."""
 
 
 class PixelLoss(Loss):
@@ -89,7 +89,8 @@ class CrossEntropyLoss(PixelLoss):
             object (M,): the binary loss of that class's mask.
         reduction: ``mean``, ``sum`` or ``none``.
         class_weight: One number per class, or a .npy or .json file of them; with ``use_sigmoid`` its positive weight.
-            Of a single channel one positive weight, or the negative and the positive weight.
+            Of a single channel one positive weight, or the negative and the positive weight. ``auto`` is computed from
+            the training labels before a run trains.
         loss_weight: Factor of the result.
         loss_name: Name in the dict of losses.
         avg_non_ignore: The mean leaves out ignored pixels.
@@ -175,7 +176,7 @@ class CrossEntropyLoss(PixelLoss):
         valid = (target >= 0) & (target != ignore_index)
         wanted = target * valid
         pair = self.class_weight if logits.ndim > 1 and logits.shape[1] == 1 else None
-        pair = pair if pair and len(pair) == 2 else None  # negative and positive weight
+        pair = pair if isinstance(pair, list) and len(pair) == 2 else None  # negative and positive weight
         weight = None if pair else self._class_weight(logits)
         weight = weight if weight is None else weight.view(-1, *[1] * (logits.ndim - 2))
         if logits.ndim == target.ndim or logits.shape[1] == 1:
@@ -218,12 +219,14 @@ def reduce_loss(loss: Tensor, reduction: Reduction, avg_factor: Tensor | float |
     return loss.sum() / (avg_factor + torch.finfo(torch.float32).eps)  # 0, not NaN, when nothing counts
 
 
-def read_class_weight(class_weight: ClassWeight) -> list[float] | None:
-    """Return one number per class from a sequence or from a .npy or .json file.
+def read_class_weight(class_weight: ClassWeight) -> list[float] | Literal["auto"] | None:
+    """Return one number per class from a sequence or from a .npy or .json file; ``auto`` for whoever computes them.
 
     Raises:
         DataError: The file is missing, or holds something else.
     """
+    if class_weight == "auto":
+        return "auto"
     if class_weight is None or not isinstance(class_weight, str | Path):
         return None if class_weight is None else [float(value) for value in class_weight]
     try:
@@ -234,12 +237,16 @@ def read_class_weight(class_weight: ClassWeight) -> list[float] | None:
         raise DataError(f"no list of class weights: {error}", class_weight) from error
 
 
-def class_factors(values: Sequence[float] | None, logits: Tensor, name: str = "class_weight") -> Tensor:
+def class_factors(
+    values: Sequence[float] | Literal["auto"] | None, logits: Tensor, name: str = "class_weight"
+) -> Tensor:
     """Return one number per class of ``logits`` (N, K, ...), 1 for None.
 
     Raises:
-        ConfigError: The argument called ``name`` has another number of them.
+        ConfigError: The argument called ``name`` has another number of them, or is ``auto`` still.
     """
+    if values == "auto":
+        raise ConfigError(Problem("auto is computed from the labels before a run trains, and this is none", name))
     if values is None:
         return logits.new_ones(logits.shape[1])
     if len(values) != logits.shape[1]:
