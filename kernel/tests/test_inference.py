@@ -54,6 +54,17 @@ def test_evaluation_batches_are_not_padded():
     assert images.shape == (1, 3, 50, 60)
 
 
+def test_a_model_of_bgr_images_gets_them_and_says_so():
+    pixels = torch.arange(3, dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 4, 4).contiguous()
+    preprocessor = Preprocessor(mean=(0, 0, 1), std=(1, 1, 2), channel_order="bgr").eval()
+    images, _ = preprocessor(plain(pixels))
+    assert images[0, :, 0, 0].tolist() == [2, 1, -0.5]  # blue, green, and the red that mean and std are of
+    again, _ = Preprocessor(**preprocessor.config()).eval()(plain(pixels))
+    assert torch.equal(again, images)
+    with pytest.raises(UsageError, match="bgr is for 3 channels"):
+        Preprocessor(mean=(0,), std=(1,), channel_order="bgr")
+
+
 def test_another_number_of_channels_is_refused():
     with pytest.raises(UsageError, match="4 channels"):
         Preprocessor()(plain(torch.zeros(1, 4, 8, 8)))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +31,12 @@ class Preprocessor(nn.Module):
     What transforms left to the device (`segkernel.interfaces.data.DeviceStep`) is done before.
 
     Args:
-        mean: Per channel, in the units of the file (0 to 255 for 8 bits), RGB.
+        mean: Per channel, in the units of the file (0 to 255 for 8 bits), in the order of ``channel_order``.
         std: Per channel, in the same units; above 0.
         size: Training batches are padded to this (height, width).
         size_divisor: Or to a multiple of this.
         test_cfg: Padding of evaluation batches; none by default.
+        channel_order: What the model takes: images are RGB until here.
 
     Raises:
         UsageError: When an image has another number of channels than ``mean``.
@@ -51,8 +52,11 @@ class Preprocessor(nn.Module):
         size: tuple[int, int] | None = None,
         size_divisor: int | None = None,
         test_cfg: PaddingConfig | None = None,
+        channel_order: Literal["rgb", "bgr"] = "rgb",
     ) -> None:
         super().__init__()
+        if channel_order == "bgr" and len(mean) != 3:
+            raise UsageError(f"data.preprocess: channel_order bgr is for 3 channels, mean has {len(mean)}")
         if len(mean) != len(std):
             raise UsageError(f"data.preprocess: mean has {len(mean)} channels, std {len(std)}")
         if not min(std) > 0:
@@ -63,7 +67,8 @@ class Preprocessor(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
         padding = {"size": size, "size_divisor": size_divisor}
         self.padding: dict[bool, Mapping[str, Any]] = {True: padding, False: test_cfg or {}}
-        self._config = {"mean": list(mean), "std": list(std), **padding, "test_cfg": test_cfg or None}
+        self._config: dict[str, Any] = {"mean": list(mean), "std": list(std), **padding, "test_cfg": test_cfg or None}
+        self._config["channel_order"] = channel_order
 
     def config(self) -> dict[str, Any]:
         """Return the arguments this was built with, as plain values."""
@@ -75,7 +80,8 @@ class Preprocessor(nn.Module):
             raise UsageError(
                 f"images of {batch.images.shape[1]} channels, but data.preprocess normalises {self.mean.shape[1]}"
             )
-        images = (_augmented(batch.images.to(torch.float32), batch.device_steps) - self.mean) / self.std
+        images = _augmented(batch.images.to(torch.float32), batch.device_steps)
+        images = ((images.flip(1) if self._config["channel_order"] == "bgr" else images) - self.mean) / self.std
         for image, (height, width) in zip(images, batch.sizes):
             image[:, height:] = 0
             image[:, :, width:] = 0

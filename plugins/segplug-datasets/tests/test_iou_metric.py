@@ -239,3 +239,25 @@ def test_one_image_has_no_spread() -> None:
 def test_impossible_intervals_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="bootstrap"):
         IoUMetric(**wrong)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+def test_a_class_that_is_not_evaluated_is_in_no_figure(kind: Any) -> None:
+    true = np.array([[0, 0, 1, 1], [2, 2, 2, 2]])
+    predicted = np.array([[0, 1, 1, 0], [2, 2, 1, 2]])
+    metric = IoUMetric(classes=["void", "a", "b"], exclude=["void"])
+    metric.update(kind(predicted), kind(true))
+    metrics = metric.compute()
+    # Of the six pixels that are not void: a is right once, missed once, seen once in place of b.
+    assert metrics["IoU.a"] == pytest.approx(100 / 3)
+    assert metrics["IoU.b"] == pytest.approx(75)
+    assert metrics["mIoU"] == pytest.approx((100 / 3 + 75) / 2)
+    assert metrics["aAcc"] == pytest.approx(100 * 4 / 6)
+    assert math.isnan(metrics["IoU.void"])
+    assert " -" in next(line for line in metric.table().splitlines() if line.startswith("void"))
+
+
+def test_a_class_to_leave_out_must_be_there() -> None:
+    metric = IoUMetric(classes=["void", "road"], exclude=["raod"])
+    with pytest.raises(UsageError, match="'raod'; did you mean 'road'"):
+        metric.update(np.zeros((2, 2), int), np.zeros((2, 2), int))

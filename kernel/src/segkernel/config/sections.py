@@ -56,6 +56,7 @@ class PreprocessConfig(TypedDict, total=False):
     size: tuple[PositiveInt, PositiveInt] | None
     size_divisor: PositiveInt | None
     test_cfg: PaddingConfig | None
+    channel_order: Literal["rgb", "bgr"]
 
 
 @dataclass

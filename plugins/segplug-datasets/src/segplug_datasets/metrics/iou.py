@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from segkernel.annotations import FileName, NonNegativeInt, Positive, Probability
-from segkernel.errors import DataError, UsageError
+from segkernel.errors import DataError, UsageError, suggest
 from segkernel.labels import IGNORE, Labels, Task
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.metrics.bootstrap import interval, resample
@@ -66,9 +66,11 @@ class IoUMetric:
         confidence: Confidence level of the intervals, 0 to 1.
         seed: Seed of the draws.
         task: Task of ``field``; that of the data set when None.
+        exclude: Names of classes that are predicted but not evaluated, such as a void class: their true pixels do not
+            count, and they are in no mean. Elsewhere it is an error to predict one.
 
     Raises:
-        UsageError: When an unknown metric is asked for, or ``update`` is called before the classes are known.
+        UsageError: When an unknown metric or class is named, or ``update`` is called before the classes are known.
     """
 
     tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "binary", "multilabel")
@@ -87,6 +89,7 @@ class IoUMetric:
         confidence: Probability = 0.95,
         seed: NonNegativeInt = 0,
         task: Task | None = None,
+        exclude: Sequence[str] = (),
     ) -> None:
         unknown = [name for name in iou_metrics if name not in _COLUMNS]
         if unknown or not iou_metrics:
@@ -99,7 +102,7 @@ class IoUMetric:
         self.beta, self.classes, self.field = beta, classes, field
         self.output_dir, self.format_only = output_dir, format_only
         self.bootstrap, self.confidence, self.seed = bootstrap, confidence, seed
-        self.task = task
+        self.task, self.exclude = task, tuple(exclude)
         self.labels: Labels | None = None  # told by the runner
         self._confusion: Any = None  # what `confusion` gives, or `binary_confusion`; an array or a tensor
         self._images: PerImage | None = None
@@ -168,11 +171,20 @@ class IoUMetric:
 
     def _counts(self, predicted: Any, true: Any) -> Any:
         if not self._several:
-            return confusion(predicted, true, len(self._names()), self.ignore_index)
-        counts = binary_confusion(predicted, true, self.ignore_index)
-        if len(counts) != len(self._names()):
-            raise DataError(f"maps of {len(counts)} classes, but {len(self._names())} are named")
+            counts = confusion(predicted, true, len(self._names()), self.ignore_index)
+        else:
+            counts = binary_confusion(predicted, true, self.ignore_index)
+            if len(counts) != len(self._names()):
+                raise DataError(f"maps of {len(counts)} classes, but {len(self._names())} are named")
+        counts[self._excluded()] = 0  # rows are of true classes
         return counts
+
+    def _excluded(self) -> list[int]:
+        """Return the classes that are not evaluated."""
+        names = list(self._names())
+        if unknown := [name for name in self.exclude if name not in names]:
+            raise UsageError(f"exclude: no class is called {unknown[0]!r}; {suggest(unknown[0], names)}")
+        return [names.index(name) for name in self.exclude]
 
     def _names(self) -> Sequence[str]:
         if not self.classes:
@@ -201,6 +213,8 @@ class IoUMetric:
         columns = {key: every[key] for metric in self.iou_metrics for key in _COLUMNS[metric]}
         if self.nan_to_num is not None:
             columns = {key: np.nan_to_num(values, nan=self.nan_to_num) for key, values in columns.items()}
+        for values in columns.values():
+            values[..., self._excluded()] = np.nan
         return columns
 
     def _intervals(self) -> dict[str, float]:
