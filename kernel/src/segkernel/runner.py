@@ -358,7 +358,8 @@ class Runner:
             missing = {key for group in groups for key in self.optimizer.defaults.keys() - group.keys()}
             if missing:
                 raise ValueError(f"its optimizer was another one, without {', '.join(sorted(missing))}")
-            if wanted != (kept := [group["initial_lr"] for group in groups]):
+            # Of a config, hooks tell which settings are not taken.
+            if not self.config and wanted != (kept := [group["initial_lr"] for group in groups]):
                 log.warning("the learning rate stays the checkpoint's, %g; %g is not taken", kept[0], wanted[0])
         self.engine.load_state_dict(state["engine"])
         for name, hook in self.hooks.stateful().items():

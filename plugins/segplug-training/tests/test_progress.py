@@ -62,4 +62,4 @@ def test_a_line_shows_every_metric_but_those_of_one_class() -> None:
 
 def test_rates_are_shown_from_the_lowest_to_the_highest() -> None:
     assert summary({"lr": 0.01, "loss": 0.5}) == "lr 0.01  loss 0.5"
-    assert summary({"lr": 0.01, "lr.x1": 0.01, "lr.x10": 0.1, "loss": 0.5}) == "lr 0.01 to 0.1  loss 0.5"
+    assert summary({"lr": 0.01, "lr.x10": 0.1, "loss": 0.5}) == "lr 0.01 to 0.1  loss 0.5"

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 class MeterHook:
     """Emit a ``train`` record every ``interval`` iterations: mean losses, rates, images per second, share of data wait.
 
-    ``lr`` is the rate of the first parameter group; where others have another one, ``lr.x10`` is that of those whose
-    rate began at ten times the optimiser's own.
+    ``lr`` is the rate of the first parameter group, ``lr.x10`` that of others whose rate began at ten times that.
 
     Reading a loss waits for the device, so losses are summed there and read once per interval.
 
@@ -73,8 +72,9 @@ class MeterHook:
 
 
 def learning_rates(optimizer: Optimizer) -> dict[str, float]:
-    """Return the rate of the first parameter group as ``lr``, and of all, by their factor, where they differ."""
-    groups, usual = optimizer.param_groups, float(optimizer.defaults.get("lr") or 1.0)
-    first = float(groups[0]["lr"])
-    factors = {f"lr.x{group.get('initial_lr', group['lr']) / usual:.4g}": float(group["lr"]) for group in groups}
-    return {"lr": first, **(factors if len(factors) > 1 else {})}
+    """Return the rate of the first parameter group as ``lr``, and others by the factor at which they began."""
+    first, *others = optimizer.param_groups
+    usual = float(first.get("initial_lr", first["lr"])) or 1.0
+    factors = {f"lr.x{group.get('initial_lr', group['lr']) / usual:.4g}": float(group["lr"]) for group in others}
+    factors.pop("lr.x1", None)
+    return {"lr": float(first["lr"]), **factors}
