@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 PLUGINS = sorted(Path(__file__).parents[2].glob("plugins/*"))
-ELSEWHERE = tuple(f"segkernel.{group}" for group in ("zoo", "config_sources", "commands", "weight_formats", "layers"))
+ELSEWHERE = tuple(
+    f"segkernel.{group}" for group in ("zoo", "config_sources", "config_checks", "commands", "weight_formats", "layers")
+)
 
 
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)

@@ -13,7 +13,7 @@ import enum
 import numbers
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from types import FunctionType, MethodType, NoneType
 from typing import Any, Literal, get_args, get_origin
@@ -73,32 +73,20 @@ def build(
     Raises:
         ConfigError: With every problem found; nothing was constructed then, or a constructor refused its arguments.
     """
-    reader, node = _read(kind, spec, path, catalog, ambient, load_pretrained, **defaults)
+    reader = _Reader(catalog or Catalog.current(), ambient, load_pretrained)
+    node = reader.read(kind, spec, path, defaults)
     if reader.problems:
         raise ConfigError(reader.problems) from next((p.error for p in reader.problems if p.error), None)
     with reader.catalog.active():  # for the layers that constructors look up themselves
         return _make(node)
 
 
-def check(kind: str | _Target, spec: Any, /, **options: Any) -> list[Problem]:
+def check(kind: str | _Target, spec: Any, /, path: str = "", **options: Any) -> list[Problem]:
     """Return what `build` would find wrong with the same arguments: components are imported, nothing is constructed."""
-    return _read(kind, spec, **options)[0].problems
-
-
-def _read(
-    kind: str | _Target,
-    spec: Any,
-    path: str = "",
-    catalog: Catalog | None = None,
-    ambient: Mapping[str, Any] = _NONE,
-    load_pretrained: bool = True,
-    **defaults: Any,
-) -> tuple[_Reader, Any]:
-    """Return the reader with the problems it found, and what is to be made of the spec."""
-    reader, at = _Reader(catalog, ambient, load_pretrained), _At(path, place_of(spec))
-    if isinstance(kind, str):
-        return reader, reader.component(kind, None, spec, at, defaults)
-    return reader, reader.call(kind, _name_of(kind), spec, at, defaults)
+    catalog, ambient = options.pop("catalog", None), options.pop("ambient", _NONE)
+    reader = _Reader(catalog or Catalog.current(), ambient)
+    reader.read(kind, spec, path, options)
+    return reader.problems
 
 
 # ---------------------------------------------------------------- reading: values against annotations
@@ -112,11 +100,8 @@ class _At:
     place: str = ""
 
     def child(self, container: Any, key: Any) -> _At:
-        if isinstance(container, Mapping):
-            path = f"{self.path}.{key}" if self.path else str(key)
-        else:
-            path = f"{self.path}[{key}]"
-        return _At(path, place_of(container, key) or self.place)
+        step = f".{key}" if isinstance(container, Mapping) else f"[{key}]"
+        return _At(f"{self.path}{step}".removeprefix("."), place_of(container, key) or self.place)
 
 
 @dataclass(frozen=True)
@@ -130,14 +115,21 @@ class _Call:
     defaults: Mapping[str, Any] | None
 
 
+@dataclass
 class _Reader:
     """Reads values against annotations: returns what is to be made of them, and collects the problems."""
 
-    def __init__(self, catalog: Catalog | None, ambient: Mapping[str, Any], pretrained: bool = True) -> None:
-        self.catalog = Catalog.current() if catalog is None else catalog
-        self.ambient = ambient
-        self.pretrained = pretrained
-        self.problems: list[Problem] = []
+    catalog: Catalog
+    ambient: Mapping[str, Any]
+    pretrained: bool = True
+    problems: list[Problem] = field(default_factory=list)
+
+    def read(self, kind: str | _Target, spec: Any, path: str, defaults: Mapping[str, Any]) -> Any:
+        """Return what is to be made of a spec that stands alone."""
+        at = _At(path, place_of(spec))
+        if isinstance(kind, str):
+            return self.component(kind, None, spec, at, defaults)
+        return self.call(kind, _name_of(kind), spec, at, defaults)
 
     def problem(self, at: _At, message: str, hint: str = "") -> None:
         self.problems.append(Problem(message, at.path, at.place, hint))
@@ -324,7 +316,7 @@ def _make(node: Any) -> Any:
         raise ConfigError(_problem_of(error, node.at, node.label)) from error
 
 
-_REFUSALS = (ValueError, TypeError, LookupError, AssertionError, NotImplementedError)
+_REFUSALS = (ValueError, TypeError, LookupError, AssertionError, NotImplementedError, ArithmeticError)
 """What constructors raise when they do not like their arguments."""
 
 

@@ -67,6 +67,7 @@ GROUPS: dict[str, str] = {
     "zoo": "",
     "config_sources": "",
     "former_names": "",
+    "config_checks": "",
     "commands": "click.core:Command",
 }
 """Group name without prefix to the class its components are; empty where several will do."""

@@ -30,6 +30,8 @@ from segkernel.runner import Runner
 
 log = logging.getLogger(__name__)
 
+SETS = ("train", "val", "test")
+
 
 def check(config: Config, training: bool = True) -> list[Problem]:
     """Return everything wrong with a config that can be known without building it; of what it trains with, or not."""
@@ -80,7 +82,7 @@ def make_runner(
         parts = _parts(config, catalog, training)
         data, optim = parts.data, parts.optim
         optimizer = optim.optimizer if training else None
-        _check_classes(model, data, config)
+        check_classes(model, {name: getattr(data, name) for name in SETS}, config)
         return Runner(
             model,
             **_loaders(data, optim, engine, seed),
@@ -130,16 +132,15 @@ def _optimizer(model: Segmentor, spec: Spec[torch.optim.Optimizer], paramwise: A
         raise ConfigError(Problem(f"the optimizer refuses: {error}", "optim.optimizer")) from error
 
 
-def _check_classes(model: Segmentor, data: DataSection, config: Config) -> None:
-    """Refuse a model whose number of classes is not the data's."""
-    output = model.outputs.get("seg")
-    parts = {name: part for name in ("train", "val", "test") if (part := getattr(data, name)) is not None}
-    for name, part in parts.items():
-        if data.num_classes not in (None, len(part.classes)):
-            message = f"{data.num_classes}, but {type(part).__name__} has {len(part.classes)} classes"
-            raise ConfigError(Problem(message, "data.num_classes", place_of(config["data"], "num_classes")))
+def check_classes(model: Segmentor, sets: Mapping[str, Any], config: Config) -> None:
+    """Refuse a model whose number of classes is not that of the data sets, by ``train``, ``val`` and ``test``."""
+    output, section, count = model.outputs.get("seg"), config["data"], config["data"].get("num_classes")
+    for name, part in ((name, part) for name, part in sets.items() if part is not None):
+        if count not in (None, len(part.classes)):
+            message = f"{count}, but {type(part).__name__} has {len(part.classes)} classes"
+            raise ConfigError(Problem(message, "data.num_classes", place_of(section, "num_classes")))
         if output is not None and (problem := output.mismatch(part)):
-            raise ConfigError(replace(problem, path=f"data.{name}", place=place_of(config["data"], name)))
+            raise ConfigError(replace(problem, path=f"data.{name}", place=place_of(section, name)))
 
 
 def run(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from segkernel.annotations import Positive
 from segkernel.config.sections import TTA, PaddingConfig, TestConfig, as_pair, check_views
 from segkernel.errors import UsageError
 from segkernel.interfaces.data import DeviceStep
@@ -48,7 +49,7 @@ class Preprocessor(nn.Module):
     def __init__(
         self,
         mean: Sequence[float] = (123.675, 116.28, 103.53),
-        std: Sequence[float] = (58.395, 57.12, 57.375),
+        std: Sequence[Positive] = (58.395, 57.12, 57.375),
         size: tuple[int, int] | None = None,
         size_divisor: int | None = None,
         test_cfg: PaddingConfig | None = None,
@@ -59,8 +60,6 @@ class Preprocessor(nn.Module):
             raise UsageError(f"data.preprocess: channel_order bgr is for 3 channels, mean has {len(mean)}")
         if len(mean) != len(std):
             raise UsageError(f"data.preprocess: mean has {len(mean)} channels, std {len(std)}")
-        if not min(std) > 0:
-            raise UsageError(f"data.preprocess: std must be above 0, got {list(std)}")
         if size and size_divisor:
             raise UsageError("give 'size' or 'size_divisor', not both")
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from segkernel import checkpoint
 from segkernel.building import build
@@ -17,6 +20,7 @@ from segkernel.checkpoint import reader_of
 from segkernel.config import Config, load_config
 from segkernel.errors import CheckpointError, ConfigError, Problem, UntrustedError, UsageError
 from segkernel.interfaces.model import Exporter, Segmentor
+from segkernel.labels import Labels
 from segkernel.weights import load_into
 
 log = logging.getLogger(__name__)
@@ -42,6 +46,22 @@ class LoadedModel:
     meta: Mapping[str, Any]
     config: Config | None
     random: bool = False
+
+
+class SizeLimit(TorchFunctionMode):
+    """While it is active, models of more numbers than this, in parameters and buffers, are refused: before their memory
+    is taken."""
+
+    def __init__(self, numbers: int = 1 << 32) -> None:
+        super().__init__()
+        self.numbers = self.left = numbers
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn):
+            self.left -= func(*args, **{**(kwargs or {}), "device": "meta"}).numel()
+            if self.left < 0:
+                raise UsageError(f"the model is too large: it has more than {self.numbers:,} numbers")
+        return func(*args, **(kwargs or {}))
 
 
 def catalog_of(config: Mapping[str, Any] | None) -> Catalog:
@@ -103,7 +123,11 @@ def load_model(
         if not isinstance(stored, Mapping) or not stored.get("model"):
             hint = "give that as the model and this file as weights"
             raise CheckpointError(f"{source}: holds weights, but not the config they belong to; {hint}")
-        return _with_weights(_stored_config(stored, overrides, trust), weights or content, exporter, device)
+        config = _stored_config(stored, overrides, trust)
+        # What is built on the way counts, too, and weights of others may be fewer before they are converted.
+        held = sum(map(torch.numel, content["state_dict"].values()))
+        with nullcontext() if trust else SizeLimit(2 * held + (1 << 20)):
+            return _with_weights(config, weights or content, exporter, device)
     config = load_config(source, overrides)
     changed = any(text.lstrip("+~").startswith(("model", "data.num_classes", "data.task")) for text in overrides)
     named = isinstance(source, str) and not source.lower().endswith((".yaml", ".yml")) and not changed
@@ -159,9 +183,10 @@ def make_model(config: Config, catalog: Catalog | None = None, pretrained: bool 
         raise ConfigError(Problem("this config has no model", "model", str(config.source)))
     catalog = catalog or catalog_of(config)
     ambient = ambient_of(config)
-    model = build(
-        "segmentors", config["model"], path="model", catalog=catalog, ambient=ambient, load_pretrained=pretrained
-    )
+    with SizeLimit():
+        model = build(
+            "segmentors", config["model"], path="model", catalog=catalog, ambient=ambient, load_pretrained=pretrained
+        )
     for name, part in model.named_modules():
         if start := getattr(part, "pretrained", None):
             target: Any = part.backbone if isinstance(part, Segmentor) else part
@@ -225,3 +250,23 @@ def _exporter_of(suffix: str, config: Mapping[str, Any] | None, catalog: Catalog
             return spec
     found = catalog.choose("exporters", suffix, lambda each: getattr(each, "suffix", None) == suffix)
     return found and {"type": found}
+
+
+def labels_in(meta: Mapping[str, Any]) -> Labels | None:
+    """Return the labels that ``classes`` and ``palette`` of a mapping are; None where there are none."""
+    classes, palette = meta.get("classes"), meta.get("palette") or ()
+    return Labels(tuple(classes), tuple(palette) if len(palette) == len(classes) else ()) if classes else None
+
+
+def labels_of(dataset: Any, catalog: Catalog) -> Labels | None:
+    """Return the labels of a data set, its class, its name or its spec; None where they are not known."""
+    if isinstance(dataset, str | Mapping):
+        spec = {"type": dataset} if isinstance(dataset, str) else dataset
+        some = spec.get("metainfo")  # of the classes, in MMSegmentation's configs
+        chosen = labels_in(some if isinstance(some, Mapping) and some.get("classes") else spec)
+        dataset = chosen or catalog.load("datasets", str(spec.get("type")))
+    for found in (dataset, getattr(dataset, "labels", None), getattr(dataset, "spec", None)):
+        if isinstance(found, Labels):
+            return found
+    named = {name: getattr(dataset, name, None) for name in ("classes", "palette")}
+    return labels_in(named) if isinstance(named["classes"], Sequence) else None

@@ -27,7 +27,7 @@ from segkernel.inference import Preprocessor, predict_batch
 from segkernel.interfaces.data import Dataset, Transform
 from segkernel.interfaces.model import PixelClasses, Segmentor
 from segkernel.labels import Color, Labels
-from segkernel.loading import ExporterChoice, catalog_of, load_model
+from segkernel.loading import ExporterChoice, catalog_of, labels_in, labels_of, load_model
 from segkernel.sample import Batch, Prediction, Sample, collate
 from segkernel.signature import signature
 
@@ -88,7 +88,7 @@ class Predictor:
             log.warning("no weights were given, the predictions mean nothing; give a checkpoint")
         data = (config.get("data") if config else None) or {}
         catalog = catalog_of(config)
-        known = _labels_of(dataset, Catalog.discover()) or _labels_in(meta) or _labels_in_config(data, catalog)
+        known = labels_of(dataset, Catalog.discover()) or labels_in(meta) or _labels_in_config(data, catalog)
         names = classes or (known.classes if known else None)
         self.model: Any = built if hasattr(built, "outputs") else _PlainModule(built, names)
         output = self.model.outputs["seg"]
@@ -302,29 +302,10 @@ def _settle_labels(
     return Labels(names, tuple(tuple(color) for color in colors))  # type: ignore[misc]
 
 
-def _labels_in(meta: Mapping[str, Any]) -> Labels | None:
-    classes, palette = meta.get("classes"), meta.get("palette") or ()
-    if not classes:
-        return None
-    return Labels(tuple(classes), tuple(palette) if len(palette) == len(classes) else ())
-
-
 def _labels_in_config(data: Mapping[str, Any], catalog: Catalog) -> Labels | None:
     """Return the labels of the config's data, without opening it; None when its package is not there."""
     try:
-        return _labels_of(_dataset_in(data), catalog)
+        return labels_of(_dataset_in(data), catalog)
     except ComponentError as error:
         log.warning("the classes are numbered, not named: %s", error)
         return None
-
-
-def _labels_of(dataset: Any, catalog: Catalog) -> Labels | None:
-    """Return the labels of a data set, its class, its name or its spec; None where they are not known."""
-    if isinstance(dataset, str | Mapping):
-        spec = {"type": dataset} if isinstance(dataset, str) else dataset
-        dataset = _labels_in(spec) or catalog.load("datasets", str(spec.get("type")))
-    for found in (dataset, getattr(dataset, "labels", None), getattr(dataset, "spec", None)):
-        if isinstance(found, Labels):
-            return found
-    named = {name: getattr(dataset, name, None) for name in ("classes", "palette")}
-    return _labels_in(named) if isinstance(named["classes"], Sequence) else None

@@ -31,12 +31,15 @@ def show(config: str, overrides: tuple[str, ...], keys: tuple[str, ...], places:
 @click.argument("config")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def check(config: str, overrides: tuple[str, ...]) -> None:
-    """Import what CONFIG names and check every argument, building nothing; exit with 2 if anything is wrong."""
+    """Import what CONFIG names, check every argument, and what installed plugins check; exit with 2 if anything is
+    wrong."""
     from segkernel.config import load_config
     from segkernel.errors import ConfigError
     from segkernel.experiment import check as problems_of
+    from segkernel.loading import catalog_of
 
-    problems = problems_of(load_config(config, overrides))
-    if problems:
+    loaded = load_config(config, overrides)
+    more = catalog_of(loaded).load_all("config_checks")
+    if problems := problems_of(loaded) or [problem for _, check in more for problem in check(loaded)]:
         raise ConfigError(problems)
     click.echo(f"{config} is in order\nnext: seg-kernel run {' '.join((config, *overrides))}")

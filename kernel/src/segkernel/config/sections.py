@@ -170,19 +170,17 @@ def as_pair(size: tuple[int, int] | int) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def check_views(test_cfg: TestConfig | None, tta: TTA | None = None) -> None:
-    """Refuse windows and scales that cannot be used.
+def check_views(test_cfg: TestConfig | None) -> None:
+    """Refuse windows that cannot be used.
 
     Raises:
-        UsageError: When ``slide`` lacks its sizes, or leaves pixels out between its windows, or a scale is not above 0.
+        UsageError: When ``slide`` lacks its sizes, or leaves pixels out between its windows.
     """
     if test_cfg and test_cfg.get("mode", "whole").startswith("slide"):
         crop, stride = as_pair(test_cfg.get("crop_size", 0)), as_pair(test_cfg.get("stride", 0))
         if min(crop + stride) < 1 or stride[0] > crop[0] or stride[1] > crop[1]:
             needs = "crop_size and stride, both (height, width) of 1 or more, the stride no larger than the crop"
             raise UsageError(f"test_cfg: mode slide needs {needs}")
-    if tta is not None and min(tta.get("scales", (1.0,)), default=0) <= 0:
-        raise UsageError(f"tta: needs scales above 0, got {list(tta['scales'])}")
 
 
 @dataclass
@@ -205,7 +203,7 @@ class Evaluation:
     format_only: bool = False
 
     def __post_init__(self) -> None:
-        check_views(self.test_cfg, self.tta)
+        check_views(self.test_cfg)
 
 
 @dataclass

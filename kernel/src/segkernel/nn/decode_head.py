@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from annotated_types import Le
+from annotated_types import Interval, Le
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
@@ -34,6 +34,7 @@ from segkernel.nn.resize import resize
 from segkernel.nn.sampler import PixelSampler
 from segkernel.sample import Targets
 
+LabelId = Annotated[int, Interval(ge=0, le=255)]
 InputTransform = Literal["resize_concat", "multiple_select"]
 
 
@@ -45,7 +46,7 @@ class HeadOptions(TypedDict, total=False):
     dropout_ratio: Annotated[float, Le(1)]
     in_index: int | Sequence[int]
     loss_decode: Loss | Sequence[Loss] | None
-    ignore_index: int
+    ignore_index: LabelId
     sampler: PixelSampler | None
     align_corners: bool
     task: Task | None
@@ -101,6 +102,8 @@ class DecodeHead(Head):
     in_channels: Any  # an int for heads of one feature map, a list for others; each head knows which it has
     in_index: Any
     tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "binary", "multilabel")
+    learns_classes: ClassVar[bool] = True
+    """Whether it learns the class ids of the labels as they are, not something that it derives from them."""
 
     def __init__(
         self,
@@ -117,7 +120,7 @@ class DecodeHead(Head):
         in_index: int | Sequence[int] = -1,
         input_transform: InputTransform | None = None,
         loss_decode: Loss | Sequence[Loss] | None = None,
-        ignore_index: int = 255,
+        ignore_index: LabelId = 255,
         sampler: PixelSampler | None = None,
         align_corners: bool = False,
         task: Task | None = None,
@@ -142,6 +145,7 @@ class DecodeHead(Head):
             self._check_outputs()
         else:
             self._check_task(task, usual)
+        self._check_class_weights()
         self.dropout_ratio = dropout_ratio
         self.dropout: nn.Module | None = nn.Dropout2d(dropout_ratio) if dropout_ratio > 0 else None
         self.conv_seg = nn.Conv2d(channels, self.out_channels, 1)
@@ -237,6 +241,15 @@ class DecodeHead(Head):
                 f"{self.out_channels} channels for {self.num_classes} classes; 1 channel is enough for 2 classes only"
             )
             raise ConfigError(Problem(message, "out_channels"))
+
+    def _check_class_weights(self) -> None:
+        """Refuse losses with class weights for another number of classes."""
+        for loss in self._losses():
+            weights = getattr(loss, "class_weight", None)
+            pair = self.out_channels == 1 or getattr(loss, "use_sigmoid", False)  # of no and yes, or one for all
+            if isinstance(weights, list) and len(weights) not in (self.out_channels, *((1, 2) if pair else ())):
+                message = f"{type(loss).__name__} has {len(weights)} class weights for {self.out_channels} classes"
+                raise ConfigError(Problem(message, "loss_decode", hint="give class_weight one number per class"))
 
     def _check_task(self, task: Task, channels: int) -> None:
         """Refuse what contradicts the task."""

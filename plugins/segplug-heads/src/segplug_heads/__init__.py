@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 # The names below are written by tools/update_known.py.
 # isort: off
 if TYPE_CHECKING:
+    from segplug_heads.configs.fit import check_fit as check_fit
     from segplug_heads.configs.source import ZooSource as ZooSource
     from segplug_heads.former_names import former_name as former_name
     from segplug_heads.heads.ann_head import ANNHead as ANNHead
@@ -171,6 +172,7 @@ _HOMES = {
     "VPDDepthHead": "heads.vpd_depth_head",
     "WeightedSum": "losses.weighted_sum",
     "ZooSource": "configs.source",
+    "check_fit": "configs.fit",
     "former_name": "former_names",
 }
 # Here they end.

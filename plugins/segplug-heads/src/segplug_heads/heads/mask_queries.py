@@ -215,6 +215,10 @@ class MaskQueryHead(Head):
         )
         if loss_cls is None:
             loss_cls = QueryCrossEntropyLoss(class_weight=[1.0] * num_classes + [0.1])
+        weight = getattr(loss_cls, "class_weight", None)
+        if weight is not None and len(weight) != num_classes + 1:
+            message = f"{len(weight)} numbers for {num_classes} classes and 'no object'"
+            raise ConfigError(Problem(message, "loss_cls.class_weight"))
         self.loss_cls, self.loss_mask, self.loss_dice = loss_cls, loss_mask, loss_dice
         self.assigner, self.sampler = assigner, sampler
 
@@ -292,7 +296,4 @@ class MaskQueryHead(Head):
         weight = getattr(self.loss_cls, "class_weight", None)
         if weight is None:
             return labels.new_tensor(len(labels), dtype=torch.float32)
-        if len(weight) != self.num_classes + 1:
-            message = f"{len(weight)} numbers for {self.num_classes} classes and 'no object'"
-            raise ConfigError(Problem(message, "loss_cls.class_weight"))
         return class_logits.new_tensor(weight)[labels].sum()

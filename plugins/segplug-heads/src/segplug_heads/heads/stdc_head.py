@@ -38,6 +38,7 @@ class STDCHead(FCNHead):
 
     fixed_arguments = frozenset({"task"})  # boundaries are two classes, whatever the task of the labels
     tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "binary")
+    learns_classes: ClassVar[bool] = False
     conformance_exceptions: ClassVar = {"all-ignored": "as in MMSegmentation, pixels to be ignored have no edges"}
     conformance: ClassVar = {"in_channels": 16, "channels": 8, "num_classes": 2, "num_convs": 1, "concat_input": False}
 

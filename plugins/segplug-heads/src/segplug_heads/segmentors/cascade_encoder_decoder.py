@@ -128,6 +128,7 @@ class CascadeEncoderDecoder(EncoderDecoder):
         self.num_stages = num_stages
         for i, head in enumerate(decode_head):
             self._check_channels(f"decode_head[{i}]", head)
+            self._check_classes(f"decode_head[{i}]", head)
             if isinstance(head, CascadeHead):
                 head.configure(train_cfg or {}, test_cfg or {})
 

@@ -83,8 +83,19 @@ class EncoderDecoder(Segmentor):
         return {"seg": logits}, flattened({"decode": losses, **self._auxiliary_losses(features, targets)})
 
     def _check_heads(self) -> None:
-        for name, head in {"decode_head": self.decode_head, **self._auxiliary()}.items():
+        several = isinstance(self.auxiliary_head, nn.ModuleList)
+        names = (f"auxiliary_head[{i}]" if several else "auxiliary_head" for i in range(len(self._auxiliary())))
+        for name, head in {"decode_head": self.decode_head, **dict(zip(names, self._auxiliary().values()))}.items():
             self._check_channels(name, head)
+            self._check_classes(name, head)
+
+    def _check_classes(self, name: str, head: Head) -> None:
+        """Refuse a head that learns the labels of another number of classes than are predicted."""
+        count = self.outputs["seg"].classes
+        if isinstance(head, DecodeHead) and head.learns_classes and head.num_classes != count:
+            message = f"{head.num_classes} classes, but the decode head that predicts has {count}"
+            hint = "they learn from the same labels: set num_classes of all heads, or reference ${data.num_classes}"
+            raise ConfigError(Problem(message, f"{name}.num_classes", hint=hint))
 
     def _check_channels(self, name: str, head: Head) -> None:
         """Refuse a head made for other feature maps than there are, as far as both say what they are."""

@@ -1,0 +1,94 @@
+"""Whether the parts of a config fit together: all but its data is built, the model without memory for its weights.
+
+problems = check_fit(load_config("my.yaml"))      # what a run would refuse at once; `seg-kernel config check` asks it
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from segkernel import LocalEngine, Runner
+from segkernel.catalog import Catalog
+from segkernel.config import Config
+from segkernel.config.marks import MarkedDict, place_of
+from segkernel.config.paths import parse_path, step_in
+from segkernel.errors import ConfigError, Problem, UsageError
+from segkernel.experiment import SETS, check_classes, make_runner
+from segkernel.interfaces.model import Segmentor
+from segkernel.loading import SizeLimit, catalog_of, labels_of
+
+_MOST_TENSORS = 1 << 13
+_OF_SIZES = ("channel", "dim", "elements", "shape", "size")
+"""What errors speak of that come from sizes; others come from operations that need numbers, or a device."""
+
+
+def check_fit(config: Config) -> list[Problem]:
+    """Return what a run would refuse at once in a config whose arguments are in order, as far as no data is read.
+
+    The model is built on torch's device ``meta``, together with optimiser, schedules, transforms, metrics and hooks;
+    its classes are held against those of the data sets, which are not opened, and it sees an image.
+    """
+    if not config.get("model"):  # unfinished
+        return []
+    outline, data = copy.copy(config), config.get("data") or MarkedDict()
+    engine = {"type": LocalEngine, "device": "meta"}
+    outline.update(engine=engine, load_from=None, data=data.without(*SETS, "sampler"))
+    try:
+        with torch.device("meta"), _CountLimit():
+            runner = make_runner(outline, pretrained=False)
+            sets = {name: _outline_of(data.get(name), runner.model, catalog_of(config)) for name in SETS}
+            check_classes(runner.model, sets, config)
+        return _check_image(runner, config)
+    except ConfigError as error:
+        return [_placed(problem, config) for problem in error.problems]
+    except (UsageError, RuntimeError) as error:
+        return [Problem(str(error), place=config.source)]
+
+
+def _placed(problem: Problem, config: Config) -> Problem:
+    """Return a problem at the place of its own key, as far as the config has it: builders know that of the component."""
+    node: Any = config.data
+    place = problem.place
+    with suppress(KeyError):
+        for step in parse_path(problem.path) or ():
+            place = place_of(node, step_in(node, step)) or place
+            node = node[step_in(node, step)]
+    return replace(problem, place=place)
+
+
+class _CountLimit(SizeLimit):
+    """Also refuses a model of so many tensors that to make them takes minutes."""
+
+    count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.empty
+        if self.count > _MOST_TENSORS:
+            raise UsageError(f"the model is too large: it has more than {_MOST_TENSORS:,} parameters and buffers")
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def _outline_of(spec: Any, model: Segmentor, catalog: Catalog) -> Any:
+    """Return something with a data set's name and classes, and labels for the model's task; None for unknown ones."""
+    labels = labels_of(spec, catalog) if spec else None
+    known = {"classes": labels.classes, "labels": model.outputs.get("seg")} if labels else {}
+    return type(str(spec["type"]), (), known)() if known else None
+
+
+def _check_image(runner: Runner, config: Config) -> list[Problem]:
+    """Return why the model cannot take an image of as many channels as are normalised, where that can be known."""
+    channels, size = runner.preprocessor.mean.numel(), config.get("data", {}).get("crop_size") or (512, 512)
+    try:
+        with torch.no_grad(), torch.device("meta"):
+            runner.model.eval()(torch.empty(1, channels, *size))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        if "meta" not in reason and any(word in reason.lower() for word in _OF_SIZES):
+            message = f"the model cannot take images of {channels} channels: {reason}"
+            return [Problem(message, "model", place_of(config.data, "model"))]
+    return []

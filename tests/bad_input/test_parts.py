@@ -1,0 +1,133 @@
+"""Parts of a config that do not fit together: ``config check`` says what a run would, without data or memory."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+AUXILIARY = "{type: FCNHead, in_channels: 16, in_index: 2, channels: 4, num_classes: 3}"
+HOOKS = '''
+from segkernel.hookspecs import hookimpl
+
+class Misspelt:
+    @hookimpl
+    def befor_run(self, run):
+        """No moment is called so."""
+
+class Strange:
+    @hookimpl
+    def before_run(self, run, weather):
+        """No moment knows the weather."""
+'''
+CHANGES = {
+    # channels
+    "model.decode_head.in_channels=31": "tiny.yaml:8:3 model.decode_head: in_channels 31 at in_index 3 does not fit",
+    "model.decode_head.in_index=9": "model.decode_head: in_channels 32 at in_index 9 does not fit the backbone",
+    "+model.auxiliary_head={type: FCNHead, in_channels: 9, in_index: 2, channels: 4, num_classes: 3}": (
+        "command line model.auxiliary_head: in_channels 9 at in_index 2 does not fit the backbone"
+    ),
+    "+model.backbone.in_channels=4": "tiny.yaml:1:1 model: the model cannot take images of 3 channels",
+    "+data.preprocess={mean: [1, 2], std: [1, 2]}": "model: the model cannot take images of 2 channels",
+    "+data.preprocess={mean: [1, 2]}": "mean has 2 channels, std 3",
+    "+model.neck={type: FPN, in_channels: [4, 8, 16, 99], out_channels: 32, num_outs: 4}": "cannot take images of 3",
+    # classes
+    "model.decode_head.num_classes=5": "tiny.yaml:20:3 data.train: FolderDataset has 3 classes, the model predicts 5",
+    "+data.num_classes=4": "command line data.num_classes: 4, but FolderDataset has 3 classes",
+    "data.val.classes=[a, b]": "data.val: FolderDataset has 2 classes, the model predicts 3",
+    "+model.decode_head.loss_decode.class_weight=[1, 2]": (
+        "model.decode_head.loss_decode: CrossEntropyLoss has 2 class weights for 3 classes"
+    ),
+    "model.decode_head.loss_decode=[{type: DiceLoss}, {type: FocalLoss, class_weight: [1, 2, 3, 4]}]": (
+        "model.decode_head.loss_decode: FocalLoss has 4 class weights for 3 classes"
+    ),
+    f"+model.auxiliary_head=[{AUXILIARY}, {AUXILIARY.replace('classes: 3', 'classes: 4')}]": (
+        "command line model.auxiliary_head[1].num_classes: 4 classes, but the decode head that predicts has 3"
+    ),
+    # what only a constructor knows
+    "hooks=[{type: 'my_hooks:Misspelt'}]": "Misspelt: unknown hook 'befor_run'\n    did you mean 'before_run'",
+    "hooks=[{type: 'my_hooks:Strange'}]": "weather",
+    "+schedule.lr=[{type: PolyLR, by_epoch: true}]": "schedule.lr[0]: segplug-training/PolyLR refuses: PolyLR counts",
+    "optim.optimizer.lr=-1": "optim.optimizer: the optimizer refuses: Invalid learning rate: -1",
+    "+optim.optimizer.momentum=-9": "optim.optimizer: the optimizer refuses: Invalid momentum value: -9",
+    "optim.optimizer={type: AdamW, lr: 0.1, betas: [0.9, 1.5]}": "Invalid beta parameter at index 1: 1.5",
+    "+optim.clip_grad={}": "max_norm above 0",
+    "+evaluate.test_cfg={mode: slide}": "evaluate: Evaluation refuses: test_cfg: mode slide needs crop_size and stride",
+    # what no memory holds
+    "model.decode_head.channels=1000000000000": "model.decode_head: segplug-heads/FCNHead refuses: the model is too",
+    "model.decode_head.num_convs=100000": "the model is too large",
+    "model.decode_head.channels=10000000000000000000": "tiny.yaml:8:3 model.decode_head",
+    # what a label cannot be
+    "+model.decode_head.ignore_index=999": "ignore_index: expected int (0 or more, 255 or less), got 999 (int)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("command", [["config", "check"], ["run"]], ids=" ".join)
+def test_parts_that_do_not_fit_are_refused_before_anything_is_read(project, seg_kernel, command, change, monkeypatch):
+    Path("my_hooks.py").write_text(HOOKS)
+    monkeypatch.syspath_prepend(str(project))
+    if command == ["run"] and ("cannot take images" in CHANGES[change] or "num_convs" in change):
+        pytest.skip("a run says it of its first batch, or when memory has run out")
+    if command == ["config", "check"]:
+        shutil.rmtree("images")  # the data may be elsewhere
+    seg_kernel(*command, "tiny.yaml", change).must_fail(2, CHANGES[change])
+
+
+FITTING = {
+    "of a file": [],
+    "boundaries are two classes, whatever the labels": [
+        "+model.auxiliary_head={type: STDCHead, in_channels: 16, in_index: 2, channels: 4, num_classes: 2}"
+    ],
+    "some of a set's classes": [
+        "data.train={type: ADE20KDataset, data_root: gone, metainfo: {classes: [wall, sky, tree]}}",
+        "data.val=${data.train}", "data.test=${data.train}",
+    ],
+    "classes that are only known when files are read": [
+        "data.train={type: FolderDataset, images: gone, masks: gone, classes: [a, b, c]}",
+        "data.val={type: ConcatDataset, datasets: ['${data.train}']}",
+    ],
+    "three labels for each pixel": ["+data.task=multilabel"],
+    "a positive weight for all": [
+        "model.decode_head.loss_decode={type: CrossEntropyLoss, use_sigmoid: true, class_weight: [2.0]}"
+    ],
+    "a device that is not here": ["engine.device=cuda:7"],
+    "weights that are not here": ["+load_from=gone.pt", "+model.pretrained=gone.pt"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FITTING)
+def test_what_fits_is_in_order_wherever_its_data_is(project, seg_kernel, case):
+    shutil.rmtree("images")
+    assert seg_kernel("config", "check", "tiny.yaml", *FITTING[case]).out.startswith("tiny.yaml is in order")
+
+
+def test_a_huge_model_in_a_checkpoint_takes_no_memory(trained, seg_kernel, tiny):
+    """Its config asks for more numbers than the file holds: refused before they are made."""
+    import torch
+
+    from segkernel.checkpoint import load, save
+
+    content = copy.deepcopy(load(trained))
+    content["meta"]["config"]["model"]["decode_head"]["channels"] = 20_000
+    save("huge.pt", content)
+    built = []
+    handle = torch.nn.modules.module.register_module_parameter_registration_hook(
+        lambda module, name, parameter: built.append(parameter.numel())
+    )
+    try:
+        message = seg_kernel("predict", "huge.pt", "images").must_fail(2, "model.decode_head", "the model is too large")
+    finally:
+        handle.remove()
+    assert "numbers" in message
+    assert max(built) < 1_000_000
+
+
+def test_a_config_without_a_model_is_looked_at_as_far_as_it_goes(project, seg_kernel):
+    content = yaml.safe_load(Path("tiny.yaml").read_text())
+    del content["model"]
+    Path("part.yaml").write_text(yaml.safe_dump(content))
+    assert seg_kernel("config", "check", "part.yaml").code == 0
