@@ -311,18 +311,15 @@ def _make(node: Any) -> Any:
     try:
         return node.target(**{**node.defaults, **arguments})
     except ConfigError as error:
-        raise ConfigError([_located(problem, node.at) for problem in error.problems]) from error
+        at = node.at
+        located = [replace(p, path=f"{at.path}.{p.path}".strip("."), place=p.place or at.place) for p in error.problems]
+        raise ConfigError(located) from error
     except (*_REFUSALS, UsageError, ComponentError) as error:
         raise ConfigError(_problem_of(error, node.at, node.label)) from error
 
 
 _REFUSALS = (ValueError, TypeError, LookupError, AssertionError, NotImplementedError, ArithmeticError)
 """What constructors raise when they do not like their arguments."""
-
-
-def _located(problem: Problem, at: _At) -> Problem:
-    path = ".".join(filter(None, (at.path, problem.path)))
-    return replace(problem, path=path, place=problem.place or at.place)
 
 
 def _problem_of(error: Exception, at: _At, label: str = "") -> Problem:
@@ -348,9 +345,8 @@ def _fits(cls: Any, arguments: tuple[Any, ...], value: Any) -> bool:
     if not isinstance(cls, type) or cls in (Any, object) or getattr(cls, "_is_protocol", False):
         return True
     # A range or an array is a list, a text is not.
-    return not (is_typeddict(cls) or (cls in LISTS and isinstance(value, (str, bytes, Mapping)))) and isinstance(
-        value, cls
-    )
+    is_text = cls in LISTS and isinstance(value, (str, bytes, Mapping))
+    return not (is_typeddict(cls) or is_text) and isinstance(value, cls)
 
 
 def _contract(group: str) -> type | None:

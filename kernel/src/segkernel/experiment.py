@@ -113,8 +113,7 @@ def _loaders(data: DataSection, optim: OptimSection, engine: Engine, seed: int) 
     shared = ("workers", "start_method", "opencv_threads", "persistent_workers", "sampler")
     common = {name: getattr(data, name) for name in shared}
     common |= {"seed": seed, "pin_memory": engine.device.type == "cuda"}
-    whole = max(optim.batch_size // engine.world_size, 1)
-    micro_batch = whole if data.micro_batch is None else data.micro_batch
+    micro_batch = data.micro_batch or max(optim.batch_size // engine.world_size, 1)
     train = data.train if data.train is None else Loader(data.train, data.train_transforms, micro_batch, **common)
     val, test = (
         part if part is None else Loader(part, data.eval_transforms, data.eval_batch, **common)

@@ -123,11 +123,10 @@ def load_model(
         if not isinstance(stored, Mapping) or not stored.get("model"):
             hint = "give that as the model and this file as weights"
             raise CheckpointError(f"{source}: holds weights, but not the config they belong to; {hint}")
-        config = _stored_config(stored, overrides, trust)
         # What is built on the way counts, too, and weights of others may be fewer before they are converted.
         held = sum(map(torch.numel, content["state_dict"].values()))
         with nullcontext() if trust else SizeLimit(2 * held + (1 << 20)):
-            return _with_weights(config, weights or content, exporter, device)
+            return _with_weights(_stored_config(stored, overrides, trust), weights or content, exporter, device)
     config = load_config(source, overrides)
     changed = any(text.lstrip("+~").startswith(("model", "data.num_classes", "data.task")) for text in overrides)
     named = isinstance(source, str) and not source.lower().endswith((".yaml", ".yml")) and not changed

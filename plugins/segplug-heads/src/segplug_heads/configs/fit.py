@@ -51,7 +51,7 @@ def check_fit(config: Config) -> list[Problem]:
 
 
 def _placed(problem: Problem, config: Config) -> Problem:
-    """Return a problem at the place of its own key, as far as the config has it: builders know that of the component."""
+    """Return a problem at the place of its own key, as far as the config has it: a builder knows its component's."""
     node: Any = config.data
     place = problem.place
     with suppress(KeyError):
