@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 PLUGINS = sorted(Path(__file__).parents[2].glob("plugins/*"))
-ELSEWHERE = tuple(
-    f"segkernel.{group}" for group in ("zoo", "config_sources", "config_checks", "commands", "weight_formats", "layers")
-)
+NO_COMPONENTS = ("zoo", "config_sources", "config_checks", "former_names", "commands", "weight_formats", "layers")
+ELSEWHERE = tuple(f"segkernel.{group}" for group in NO_COMPONENTS)
 
 
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)
