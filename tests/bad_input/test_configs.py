@@ -69,8 +69,8 @@ CHANGES = {
     "model.decode_head.num_classes=${data.nope}": "${data.nope} points to nothing",
     "model.decode_head.channels=${model.decode_head.channels}": "references go round in a circle",
     # types
-    "model.decode_head.channels=abc": "model.decode_head.channels: expected int, got 'abc'",
-    "model.decode_head.channels=[1]": "model.decode_head.channels: expected int, got [1]",
+    "model.decode_head.channels=abc": "model.decode_head.channels: expected int (1 or more), got 'abc'",
+    "model.decode_head.channels=[1]": "model.decode_head.channels: expected int (1 or more), got [1]",
     "model.backbone.depth=19": "model.backbone.depth: expected 18 or 34 or 50",
     "model.backbone=null": "model.backbone: expected a",
     "hooks=[7]": "hooks[0]: expected a",

@@ -204,13 +204,13 @@ class _Reader:
         if FILE in constraints and isinstance(value, str):
             self.catalog.refuse_untrusted(f"the file {value}")
         before = len(self.problems)
-        made = self._typed(kind, value, at)
+        made = self._typed(kind, annotation, value, at)
         if len(self.problems) == before and breaks(made, constraints):
             self._mismatch(annotation, value, at)
         return made
 
-    def _typed(self, kind: Any, value: Any, at: _At) -> Any:
-        """Read any value against a type."""
+    def _typed(self, kind: Any, annotation: Any, value: Any, at: _At) -> Any:
+        """Read any value against a type, that of an annotation."""
         cls, arguments = get_origin(kind) or kind, get_args(kind)
         if isinstance(kind, Unresolved):
             return self.problem(at, f"its annotation {kind.text!r} cannot be resolved: {kind.reason}", _UNRESOLVED)
@@ -227,12 +227,12 @@ class _Reader:
             return self._list(cls, kind, arguments, value, at)
         if isinstance(cls, type) and issubclass(cls, enum.Enum):
             members = [member for name, member in cls.__members__.items() if value in (name, member.value, member)]
-            return members[0] if members else self._mismatch(kind, value, at)
+            return members[0] if members else self._mismatch(annotation, value, at)
         if isinstance(value, str) and isinstance(cls, type) and issubclass(cls, PurePath):
             return Path(value)
         if _fits(cls, arguments, value):
             return value if isinstance(cls, type) and cls not in (Any, object) else to_builtin(value)
-        return self._mismatch(kind, value, at)
+        return self._mismatch(annotation, value, at)
 
     def _union(self, kind: Any, arms: tuple[Any, ...], value: Any, at: _At) -> Any:
         """Take the first arm that fits; when none does, report on the one that was meant: read furthest inside."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import pytest
+from annotated_types import MinLen
 from click.testing import CliRunner
 
+from segkernel.annotations import NonNegativeInt, OddInt, Positive, PositiveInt, Probability
 from segkernel.catalog import Catalog, Row
-from segkernel.config.sections import Sections
+from segkernel.config.sections import Sections, Seed
 from segkernel.signature import signature
-from segplug_heads.editor_schema import command, config_schema, documented_arguments
+from segplug_heads.editor_schema import command, config_schema, documented_arguments, schema_of
 
 
 @pytest.fixture
@@ -64,3 +68,20 @@ def test_sections_and_arguments_are_described(catalog: Catalog) -> None:
     data = config_schema(catalog)["properties"]["data"]["anyOf"][0]
     assert data["anyOf"][0]["properties"]["eval_batch"]["anyOf"][0]["description"].startswith("Images per forward pass")
     assert data["description"] == "Data sets and transforms."
+
+
+@pytest.mark.parametrize(
+    ("annotation", "schema"),
+    [
+        (PositiveInt, {"type": "integer", "minimum": 1}),
+        (Probability, {"type": "number", "minimum": 0, "maximum": 1}),
+        (Positive, {"type": "number", "exclusiveMinimum": 0}),
+        (OddInt, {"type": "integer", "minimum": 1}),
+        (Seed, {"type": "integer", "minimum": 0, "exclusiveMaximum": 2**63}),
+        (Annotated[Sequence[str], MinLen(2)], {"type": "array", "items": {"type": "string"}, "minItems": 2}),
+        (NonNegativeInt | None, {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "null"}]}),
+    ],
+    ids=str,
+)
+def test_ranges_are_in_the_schema(annotation: Any, schema: dict[str, Any]) -> None:
+    assert schema_of(annotation) == schema

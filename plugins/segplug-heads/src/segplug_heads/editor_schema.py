@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import math
 import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,17 +16,28 @@ from pathlib import PurePath
 from typing import Any, Literal, get_args, get_origin
 
 import click
+from annotated_types import Ge, GroupedMetadata, Gt, Le, Lt, MaxLen, MinLen, MultipleOf
 
 from segkernel.catalog import GROUPS, Catalog, Row
 from segkernel.config.sections import Sections
 from segkernel.errors import ComponentError
 from segkernel.interfaces.spec import Spec
-from segkernel.signature import LISTS, MAPPINGS, UNIONS, Parameter, bare, choices_of, group_of, is_record, signature
+from segkernel.signature import LISTS, MAPPINGS, UNIONS, Parameter, choices_of, group_of, is_record, signature, unwrap
 
 log = logging.getLogger(__name__)
 
 _PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string", types.NoneType: "null", PurePath: "string"}
 _REFERENCE = {"type": "string", "pattern": r"\$\{"}
+_KEYWORDS = {
+    Gt: ("gt", "exclusiveMinimum"),
+    Ge: ("ge", "minimum"),
+    Lt: ("lt", "exclusiveMaximum"),
+    Le: ("le", "maximum"),
+    MinLen: ("min_length", "minItems"),
+    MaxLen: ("max_length", "maxItems"),
+    MultipleOf: ("multiple_of", "multipleOf"),
+}
+"""By constraint: its attribute, and what the bound is called in a schema."""
 _DIRECTIVES = {r"\+$": {}, "^~": {"type": "null"}, "^_(delete|base|meta)_$": {}}
 
 
@@ -56,7 +68,9 @@ def config_schema(catalog: Catalog, full: bool = False) -> dict[str, Any]:
 
 def schema_of(annotation: Any) -> dict[str, Any]:
     """Return the schema of the values that an annotation means."""
-    kind = bare(annotation)
+    kind, constraints = unwrap(annotation)
+    if limits := _limits(constraints):
+        return schema_of(kind) | limits
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in UNIONS:
         return {"anyOf": [schema_of(arm) for arm in arguments]}
@@ -75,6 +89,14 @@ def schema_of(annotation: Any) -> dict[str, Any]:
         return _object({name: _parameter(parameter) for name, parameter in signature(kind).items()})
     names = [name for base, name in _PLAIN.items() if isinstance(kind, type) and issubclass(kind, base)]
     return {"type": names[0]} if names else {}
+
+
+def _limits(constraints: Iterable[Any]) -> dict[str, Any]:
+    """Return what bounds and lengths are called in a schema; infinity bounds nothing there."""
+    flat = [part for each in constraints for part in (each if isinstance(each, GroupedMetadata) else [each])]
+    known = [(part, *_KEYWORDS[type(part)]) for part in flat if type(part) in _KEYWORDS]
+    bounds = {keyword: getattr(part, attribute) for part, attribute, keyword in known}
+    return {keyword: bound for keyword, bound in bounds.items() if abs(bound) != math.inf}
 
 
 def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
