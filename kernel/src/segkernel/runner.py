@@ -23,19 +23,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from segkernel import checkpoint as checkpoints
 from segkernel import rundir
 from segkernel.catalog import Catalog
 from segkernel.config.sections import Evaluation, check_views
 from segkernel.data import Loader, on_device
-from segkernel.engine import LocalEngine, blame_batch, sample_names, together
+from segkernel.engine import LocalEngine, blame_batch, together
 from segkernel.errors import (
     CheckpointError,
     Interrupted,
     PeerError,
-    TrainingError,
     UsageError,
     worker_crash_of,
 )
@@ -137,7 +135,6 @@ class Runner:
         self.received = self.signal = 0  # what asked this rank to leave, and what the ranks have agreed on
         self._saved: Path | None = None
         self._random: Mapping[str, Any] | None = None
-        self._unchecked: list[tuple[int, list[str], Tensor]] = []
         self._schedules = RunSchedules(lr, self.optimizer, self.max_iterations)
 
     # ------------------------------------------------------------ what hooks use, see `segkernel.hookspecs.Run`
@@ -187,7 +184,7 @@ class Runner:
 
         Raises:
             Interrupted: After SIGINT or SIGTERM on any rank: the step was finished and a checkpoint saved.
-            TrainingError: When the loss is not finite; the message names the files of the batch.
+            TrainingError: When the model cannot take a batch; the message names its files.
             PeerError: When another rank has failed.
         """
         if self.train_set is None or self.optimizer is None:
@@ -219,7 +216,6 @@ class Runner:
                 losses = self.engine.train_step(micro_batches)
             self.iteration += 1
             self.position += self.batch_size
-            self._check_loss(losses["loss"], micro_batches)
             self.hooks.after_train_iteration(run=self, batches=micro_batches, losses=losses)
             self._schedules.step(self.iteration)
             self.settled = True
@@ -251,7 +247,6 @@ class Runner:
             return self._validate(self.val_set)
 
     def _validate(self, part: Loader) -> dict[str, float]:
-        self.check_losses()
         with self._mode("val"), self.hooks.during("validation", self):
             metrics = evaluate(self, part, "val")
             if metrics is not None:
@@ -308,7 +303,6 @@ class Runner:
 
         Returns when the file is there for every rank.
         """
-        self.check_losses()
         self.engine.sync_buffers()
         state: dict[str, Any] = {
             "state_dict": self.engine.model_state(),
@@ -435,25 +429,6 @@ class Runner:
         if self._random is not None:  # last of all, so that nothing of starting up is left in the generators
             set_random_state(self._random)
             self._random = None
-
-    def _check_loss(self, loss: Tensor, batches: Sequence[Batch]) -> None:
-        """Remember a loss; look at it at once where that is free, every fifty where it waits for a device."""
-        self._unchecked.append((self.iteration, sample_names(batches), loss))
-        if self.engine.device.type == "cpu" or len(self._unchecked) >= 50:
-            self.check_losses()
-
-    def check_losses(self) -> None:
-        """Raise `TrainingError` if a loss since the last check is not finite."""
-        unchecked, self._unchecked = self._unchecked, []
-        if not unchecked or bool(torch.isfinite(torch.stack([loss.float() for _, _, loss in unchecked])).all()):
-            return
-        iteration, names, loss = next(entry for entry in unchecked if not math.isfinite(entry[2]))
-        listed = "\n    ".join(names)
-        saved = f"the last good checkpoint is {self._saved}" if self._saved else "nothing was saved before"
-        raise TrainingError(
-            f"the loss is {float(loss)} at iteration {iteration}; {saved}\n"
-            f"    lower the learning rate, clip gradients (optim.clip_grad), or look at this batch:\n    {listed}"
-        )
 
     @contextmanager
     def _running(self) -> Iterator[None]:
