@@ -130,8 +130,11 @@ def load(path: str | Path) -> dict[str, Any]:
     found = content.get("meta")
     meta = dict(found) if isinstance(found, Mapping) else {}
     rest = {key: value for key, value in content.items() if not isinstance(value, Tensor)}
-    meta |= _classes_in(meta, path)
-    return {**rest, "state_dict": _find_weights(content, path), "meta": meta, "path": str(path)}
+    return rest | {
+        "state_dict": _find_weights(content, path),
+        "meta": meta | _classes_in(meta, path),
+        "path": str(path),
+    }
 
 
 def locate(source: str | Path) -> Path:

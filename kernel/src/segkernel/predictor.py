@@ -184,9 +184,8 @@ class Predictor:
             DataError: When it cannot be read.
             UsageError: When it is neither a path nor an array.
         """
-        if isinstance(source, Sample):
-            return source
-        return self.reader(tuple(map(_source, source)) if self._is_pair(source) else _source(source))
+        given = tuple(map(_source, source)) if self._is_pair(source) else _source(source)
+        return given if isinstance(given, Sample) else self.reader(given)
 
     def _is_pair(self, source: Any) -> bool:
         return isinstance(source, tuple) and getattr(self.reader, "takes_pairs", False)
@@ -218,8 +217,8 @@ class Predictor:
         return self.predict(pixels, name=name, path=path, probabilities=probabilities)
 
 
-def _source(source: Any) -> np.ndarray | Path:
-    return source if isinstance(source, np.ndarray) else _path(source)
+def _source(source: Any) -> np.ndarray | Sample | Path:
+    return source if isinstance(source, np.ndarray | Sample) else _path(source)
 
 
 def _path(source: object) -> Path:

@@ -346,15 +346,11 @@ class Runner:
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         if self.optimizer is not None and state["optimizer"]:
-            wanted = [group["initial_lr"] for group in self.optimizer.param_groups]
             self.engine.load_optimizer_state(state["optimizer"])
             groups = self.optimizer.param_groups
             missing = {key for group in groups for key in self.optimizer.defaults.keys() - group.keys()}
             if missing:
                 raise ValueError(f"its optimizer was another one, without {', '.join(sorted(missing))}")
-            # Of a config, hooks tell which settings are not taken.
-            if not self.config and wanted != (kept := [group["initial_lr"] for group in groups]):
-                log.warning("the learning rate stays the checkpoint's, %g; %g is not taken", kept[0], wanted[0])
         self.engine.load_state_dict(state["engine"])
         for name, hook in self.hooks.stateful().items():
             if name in state["hooks"]:

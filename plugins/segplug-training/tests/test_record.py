@@ -72,6 +72,14 @@ def test_a_resumed_run_says_what_became_of_every_changed_setting(caplog):
     assert levels == ["WARNING"]
 
 
+def test_without_a_config_the_rate_that_holds_is_said(caplog):
+    optimizer = SimpleNamespace(param_groups=[{"initial_lr": 0.02, "lr": 0.001}])
+    run = SimpleNamespace(is_main=True, config={}, optimizer=optimizer)
+    with caplog.at_level(logging.INFO):
+        RecordHook().load_checkpoint(run, {"meta": {"config": {}}})
+    assert caplog.messages == ["the optimizer goes on with the checkpoint's settings, a first learning rate of 0.02"]
+
+
 def test_what_is_taken_is_no_warning_and_nothing_changed_is_no_line(caplog):
     assert resume(caplog) == ([], [])
     lines, levels = resume(caplog, schedule={"iterations": 40})

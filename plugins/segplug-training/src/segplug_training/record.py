@@ -37,6 +37,9 @@ class RecordHook:
 
     @hookimpl
     def load_checkpoint(self, run: Run, checkpoint: Mapping[str, Any]) -> None:
+        if not run.config and run.optimizer is not None:  # nothing to compare with: what holds is said
+            rate = run.optimizer.param_groups[0]["initial_lr"]
+            log.info("the optimizer goes on with the checkpoint's settings, a first learning rate of %g", rate)
         stored = checkpoint["meta"].get("config")
         lines = differences(stored, _plain(run.config)) if stored and run.config and run.is_main else []
         if lines:
