@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import distribution
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,9 @@ ELSEWHERE = tuple(f"segkernel.{group}" for group in NO_COMPONENTS)
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)
 def test_every_component_is_listed(plugin: Path) -> None:
     text = (plugin / "README.md").read_text("utf-8")
-    points = distribution(plugin.name).entry_points
+    try:
+        points = distribution(plugin.name).entry_points
+    except PackageNotFoundError:
+        pytest.skip(f"{plugin.name} is not installed, as in the sessions of older releases of torch")
     names = {p.name for p in points if p.group.startswith("segkernel.") and p.group not in ELSEWHERE}
     assert not {name for name in names if f"`{name}`" not in text}
