@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import shlex
 import subprocess
@@ -14,14 +13,18 @@ from typing import Any
 
 import click
 import pytest
+import yaml
 
 from segkernel.catalog import Catalog
 from segkernel.cli import cli
+from segkernel.config import load_config
 from segkernel.config.text import read_mapping
+from segkernel.experiment import check, run
 from segkernel.testing import check_object
+from segplug_datasets import image
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("plugins/*/README.md"))]
 KINDS = {
     "Squares": "datasets", "Fog": "transforms", "PixelAccuracy": "metrics", "Patience": "hooks",
     "TwoConvs": "segmentors", "TraceExporter": "exporters", "EncoderNames": "weight_formats",
@@ -36,7 +39,8 @@ def blocks(language: str, page: Path | None = None) -> list[Any]:
         text = path.read_text("utf-8")
         for match in re.finditer(rf"^```{language}\n(.*?)^```", text, re.S | re.M):
             line = text.count("\n", 0, match.start()) + 1
-            found.append(pytest.param(match[1], id=f"{path.stem}:{line}"))
+            page = path.parent if path.stem == "README" and path.parent != ROOT else path
+            found.append(pytest.param(match[1], id=f"{page.stem}:{line}"))
     return found
 
 
@@ -62,16 +66,100 @@ def test_a_package_installs_as_it_stands(text: str, tmp_path: Path) -> None:
     assert (tmp_path / "site" / file.relative_to(tmp_path)).exists()
 
 
+PLACEHOLDERS = ("MyHook", "{...}", "started: 2024-01-31")
+"""What only stands for something, or shows how values are written."""
+
+
 @pytest.mark.parametrize("text", blocks("yaml"))
-def test_a_config_can_be_read(text: str) -> None:
+def test_a_config_is_in_order(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, block in named_blocks():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(block, "utf-8")
     problems: list[Any] = []
     assert read_mapping(text, "block.yaml", problems)
     assert problems == []
+    if not any(word in text for word in PLACEHOLDERS) and not is_part_of_a_zoo(text):
+        Path("block.yaml").write_text(as_config(text), "utf-8")
+        assert [str(problem) for problem in check(load_config("block.yaml"))] == []
 
 
-@pytest.mark.parametrize("text", blocks("python"))
-def test_python_is_python(text: str) -> None:
-    ast.parse(text)
+def named_blocks() -> list[tuple[str, str]]:
+    """Return the file name and the text of each block that begins with one, ``# base.yaml``."""
+    texts = [block.values[0] for block in blocks("yaml")]
+    return [(found[1], text) for text in texts if (found := re.match(r"# ([\w./]+\.yaml)\n", text))]
+
+
+def is_part_of_a_zoo(text: str) -> bool:
+    return text.startswith("# local_configs/")
+
+
+def as_config(text: str) -> str:
+    """Return a block as a whole config: a data set alone is trained on, sections stand on the quick start."""
+    mapping = yaml.safe_load(re.sub(r"^( *)~", r"\1", text, flags=re.M))
+    if "type" in mapping:
+        text = "data:\n  train:\n" + "".join(f"    {line}\n" for line in text.splitlines())
+    return text if "_base_" in mapping or text.startswith("# base.yaml") else f"_base_: quickstart\n{text}"
+
+
+@pytest.mark.parametrize("name", ["tiny_r50_4xb2-40k_toys", "tiny_r18_4xb2-40k_toys", "tiny-original"])
+def test_a_zoo_of_the_page_is_in_order(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file, block in named_blocks():
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_text(block, "utf-8")
+    config = load_config(name)
+    assert [str(problem) for problem in check(config)] == []
+    assert config["data"]["num_classes"] == 4
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint and photos under the names that the pages give them."""
+    folder = tmp_path_factory.mktemp("trained")
+    small = ["data.crop_size=[64,96]", "data.train.length=2", "+data.val.length=1", "+data.test.length=1", "export=[]",
+             "data.workers=0", "schedule.iterations=1", "schedule.val_interval=1", "optim.batch_size=2"]  # fmt: skip
+    runner = run("quickstart", small, work_dir=folder / "run")
+    for name in ("best.pt", "best_mIoU_iter_N.pt"):
+        (folder / name).write_bytes(runner.best_checkpoint().read_bytes())
+    for name in ("street.jpg", "photos/1.png"):
+        image.write(folder / name, runner.test_set.dataset[0].image)
+    return folder
+
+
+GIVEN = """
+from pathlib import Path
+from typing import Any, ClassVar
+import torch
+from segkernel import Predictor
+from segkernel.interfaces.model import Backbone, WeightFormat
+from segkernel.nn import DecodeHead
+from segkernel.sample import Targets
+from segplug_heads import FCNHead as MyHead
+images, targets = torch.rand(2, 3, 64, 96), Targets({"seg": torch.zeros(2, 64, 96, dtype=torch.long)})
+"""
+"""What the pages take as known."""
+
+
+@pytest.mark.parametrize("text", [block for block in blocks("python") if not block.id.startswith("plugins:")])
+@pytest.mark.filterwarnings("ignore")
+def test_python_runs(text: str, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained)
+    module = types.ModuleType("segkernel_block")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(compile(f"{GIVEN}\n{text}", "block", "exec"), module.__dict__)
+
+
+def test_a_shape_in_a_comment_is_the_shape() -> None:
+    """``x = ...  # (1, 19, 128, 128)`` and the like are what comes out."""
+    found = {}
+    for block in blocks("python"):
+        for line, shape in re.findall(r"^(\w+) = .*  # (\(\d+(?:, \d+)+\))$", block.values[0], re.M):
+            module: dict[str, Any] = {}
+            exec(f"{GIVEN}\n{block.values[0]}", module)
+            found[block.id, line] = (str(tuple(module[line].shape)), shape)
+    assert found
+    assert {place: pair for place, pair in found.items() if pair[0] != pair[1]} == {}
 
 
 @pytest.mark.parametrize("name", KINDS)
