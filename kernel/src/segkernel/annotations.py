@@ -35,6 +35,8 @@ NonNegative = Annotated[float, Interval(ge=0, lt=math.inf)]
 Probability = Annotated[float, Interval(ge=0, le=1)]
 PositiveInt = Annotated[int, Ge(1)]
 NonNegativeInt = Annotated[int, Ge(0)]
+LabelId = Annotated[int, Interval(ge=0, le=255)]
+"""Of a label map: a class, or what is ignored."""
 OddInt = Annotated[int, Ge(1), Predicate(odd)]
 Range = Annotated[tuple[float, float], Predicate(ordered)]
 """(low, high)."""

@@ -291,7 +291,7 @@ def suggest(name: object, known: object, otherwise: str = "there are: ") -> str:
 
     What is no container, or a text, holds no names.
     """
-    names = list(map(str, known)) if isinstance(known, Iterable) and not isinstance(known, str) else []
+    names = list(dict.fromkeys(map(str, known))) if isinstance(known, Iterable) and not isinstance(known, str) else []
     if near := did_you_mean(name, names):
         return f"did you mean {' or '.join(map(repr, near))}?"
     return f"{otherwise}{', '.join(names[:12])}{', ...' * (len(names) > 12)}" if otherwise and names else ""

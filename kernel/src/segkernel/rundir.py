@@ -108,6 +108,7 @@ def _locked(path: Path) -> Iterator[None]:
             if error.errno in (errno.EACCES, errno.EAGAIN):  # others are of a file system without locks
                 message = "is in use by a run that has not ended; give another --work-dir, or stop that run"
                 raise UsageError(f"{path}: {message}") from None
+        file.truncate(0)
         print(os.getpid(), file=file, flush=True)  # a full disk is found out now
         yield
 

@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from annotated_types import Interval, Le
+from annotated_types import Le
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
-from segkernel.annotations import PositiveInt, Probability
+from segkernel.annotations import LabelId, PositiveInt, Probability
 from segkernel.errors import ConfigError, Problem, warn_renamed
 from segkernel.geometry import Size
 from segkernel.interfaces.model import CascadeHead, Features, Head, Loss, PixelClasses
@@ -34,7 +34,6 @@ from segkernel.nn.resize import resize
 from segkernel.nn.sampler import PixelSampler
 from segkernel.sample import Targets
 
-LabelId = Annotated[int, Interval(ge=0, le=255)]
 InputTransform = Literal["resize_concat", "multiple_select"]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from segkernel.annotations import NonNegativeInt, PositiveInt
+from segkernel.annotations import LabelId, NonNegativeInt, PositiveInt
 from segkernel.errors import DataError, UsageError
 from segkernel.labels import IGNORE
 from segplug_datasets.metrics.calibration import probabilities
@@ -44,7 +44,11 @@ class BinaryMetric:
     """Evaluation hands over probabilities as ``seg_probabilities``."""
 
     def __init__(
-        self, positive: NonNegativeInt = 1, bins: PositiveInt = 65536, ignore_index: int = IGNORE, field: str = "seg"
+        self,
+        positive: NonNegativeInt = 1,
+        bins: PositiveInt = 65536,
+        ignore_index: LabelId = IGNORE,
+        field: str = "seg",
     ) -> None:
         if bins < 2 or positive < 0:
             raise UsageError(f"bins {bins} is 2 or more, positive {positive} 0 or more")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from segkernel.annotations import NonNegative, Positive
+from segkernel.annotations import LabelId, NonNegative, Positive
 from segkernel.errors import UsageError
 from segkernel.image import opencv
 from segkernel.labels import IGNORE
@@ -44,7 +44,7 @@ class BoundaryIoU(ClassMetric):
     def __init__(
         self,
         dilation_ratio: Positive = 0.02,
-        ignore_index: int = IGNORE,
+        ignore_index: LabelId = IGNORE,
         classes: Sequence[str] | None = None,
         field: str = "seg",
     ) -> None:
@@ -109,7 +109,7 @@ class BoundaryF1(ClassMetric):
     def __init__(
         self,
         tolerance: NonNegative = 0.0075,
-        ignore_index: int = IGNORE,
+        ignore_index: LabelId = IGNORE,
         classes: Sequence[str] | None = None,
         field: str = "seg",
     ) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from segkernel.annotations import PositiveInt
+from segkernel.annotations import LabelId, PositiveInt
 from segkernel.errors import DataError, UsageError
 from segkernel.labels import IGNORE
 from segplug_datasets.metrics.counts import align, mean, percent, prefixed, to_array
@@ -46,7 +46,7 @@ class CalibrationMetric:
     def __init__(
         self,
         bins: PositiveInt = 15,
-        ignore_index: int = IGNORE,
+        ignore_index: LabelId = IGNORE,
         classes: Sequence[str] | None = None,
         field: str = "seg",
     ) -> None:

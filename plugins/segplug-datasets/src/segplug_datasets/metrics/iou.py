@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from segkernel.annotations import FileName, NonNegativeInt, Positive, Probability
+from segkernel.annotations import FileName, LabelId, NonNegativeInt, Positive, Probability
 from segkernel.errors import DataError, UsageError, suggest
 from segkernel.labels import IGNORE, Labels, Task
 from segplug_datasets.label_spec import LabelSpec
@@ -78,7 +78,7 @@ class IoUMetric:
     def __init__(
         self,
         iou_metrics: Sequence[Literal["mIoU", "mDice", "mFscore"]] = ("mIoU",),
-        ignore_index: int = IGNORE,
+        ignore_index: LabelId = IGNORE,
         nan_to_num: float | None = None,
         beta: Positive = 1,
         classes: Sequence[str] | None = None,

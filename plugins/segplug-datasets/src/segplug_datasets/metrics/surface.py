@@ -19,7 +19,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from annotated_types import Interval
 
-from segkernel.annotations import NonNegative, Positive
+from segkernel.annotations import LabelId, NonNegative, Positive
 from segkernel.errors import UsageError
 from segkernel.image import opencv
 from segkernel.labels import IGNORE
@@ -55,7 +55,7 @@ class HausdorffMetric(ClassMetric):
         percentile: Annotated[float, Interval(gt=0, le=100)] = 95,
         spacing: Positive = 1.0,
         missing: Literal["diagonal", "skip"] = "diagonal",
-        ignore_index: int = IGNORE,
+        ignore_index: LabelId = IGNORE,
         classes: Sequence[str] | None = None,
         field: str = "seg",
     ) -> None:
@@ -125,7 +125,7 @@ class SurfaceDiceMetric(ClassMetric):
         self,
         tolerance: NonNegative = 1.0,
         spacing: Positive = 1.0,
-        ignore_index: int = IGNORE,
+        ignore_index: LabelId = IGNORE,
         classes: Sequence[str] | None = None,
         field: str = "seg",
     ) -> None:

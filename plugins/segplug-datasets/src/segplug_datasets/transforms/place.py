@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from segkernel.annotations import NonNegative, PositiveInt, Probability, Range
+from segkernel.annotations import LabelId, NonNegative, PositiveInt, Probability, Range
 from segkernel.errors import UsageError
 from segkernel.image import opencv
 from segkernel.labels import IGNORE
@@ -36,7 +36,7 @@ class RandomCrop:
         self,
         crop_size: PositiveInt | tuple[PositiveInt, PositiveInt],
         cat_max_ratio: Probability = 1.0,
-        ignore_index: int = IGNORE,
+        ignore_index: LabelId = IGNORE,
     ) -> None:
         self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else (crop_size[0], crop_size[1])
         if min(self.crop_size) < 1:

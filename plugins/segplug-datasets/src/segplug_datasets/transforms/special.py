@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from segkernel.annotations import Positive, PositiveInt, Probability
+from segkernel.annotations import LabelId, Positive, PositiveInt, Probability
 from segkernel.errors import DataError, UsageError
 from segkernel.image import opencv
 from segkernel.labels import IGNORE
@@ -30,7 +30,7 @@ class GenerateEdge:
 
     needs: ClassVar[int] = 0
 
-    def __init__(self, edge_width: PositiveInt = 3, ignore_index: int = IGNORE) -> None:
+    def __init__(self, edge_width: PositiveInt = 3, ignore_index: LabelId = IGNORE) -> None:
         if edge_width < 1:
             raise UsageError(f"an edge is 1 pixel wide or more, not {edge_width}")
         self.edge_width, self.ignore_index = edge_width, ignore_index

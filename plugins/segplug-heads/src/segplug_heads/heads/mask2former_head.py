@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from segkernel.annotations import PositiveInt
+from segkernel.annotations import LabelId, PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.geometry import Size
 from segkernel.interfaces.model import Features, Loss
@@ -127,7 +127,7 @@ class Mask2FormerHead(MaskQueryHead):
         train_cfg: QueryTrainConfig | None = None,
         test_cfg: dict[str, Any] | None = None,
         align_corners: bool = False,
-        ignore_index: int = 255,
+        ignore_index: LabelId = 255,
     ) -> None:
         train = train_cfg or {}
         super().__init__(

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from segkernel.annotations import PositiveInt
+from segkernel.annotations import LabelId, PositiveInt
 from segkernel.interfaces.model import Features, Loss
 from segkernel.interfaces.spec import Spec
 from segkernel.nn import nchw_to_nlc, resize
@@ -92,7 +92,7 @@ class MaskFormerHead(MaskQueryHead):
         train_cfg: QueryTrainConfig | None = None,
         test_cfg: dict[str, Any] | None = None,
         align_corners: bool = False,
-        ignore_index: int = 255,
+        ignore_index: LabelId = 255,
     ) -> None:
         train = train_cfg or {}
         super().__init__(

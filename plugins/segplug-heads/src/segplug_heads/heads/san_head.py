@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Required, TypedDict
 
-from segkernel.annotations import PositiveInt
+from segkernel.annotations import LabelId, PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.geometry import Size
 from segkernel.interfaces.model import Head, Loss, PixelClasses
@@ -138,7 +138,7 @@ class SideAdapterCLIPHead(Head):
         train_cfg: QueryTrainConfig | None = None,
         loss_decode: Loss | Sequence[Loss] | None = None,
         align_corners: bool = False,
-        ignore_index: int = 255,
+        ignore_index: LabelId = 255,
     ) -> None:
         super().__init__()
         if san_cfg["num_queries"] != maskgen_cfg["sos_token_num"]:

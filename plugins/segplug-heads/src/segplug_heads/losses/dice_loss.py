@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from segkernel.annotations import NonNegative
+from segkernel.annotations import LabelId, NonNegative
 from segkernel.interfaces.model import Loss
 from segkernel.labels import Task
 from segkernel.nn import reduce_loss
@@ -45,7 +45,7 @@ class DiceLoss(Loss):
         reduction: Literal["mean", "sum", "none"] = "mean",
         naive_dice: bool = False,
         loss_weight: NonNegative = 1.0,
-        ignore_index: int | None = 255,
+        ignore_index: LabelId | None = 255,
         eps: NonNegative = 1e-3,
         loss_name: str = "loss_dice",
         drop_ignored: bool = False,

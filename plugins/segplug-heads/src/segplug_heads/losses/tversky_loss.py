@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segkernel.annotations import NonNegative
+from segkernel.annotations import LabelId, NonNegative
 from segkernel.interfaces.model import Loss
 from segkernel.nn import ClassWeight, class_factors, read_class_weight
 
@@ -34,7 +34,7 @@ class TverskyLoss(Loss):
         smooth: NonNegative = 1.0,
         class_weight: ClassWeight = None,
         loss_weight: NonNegative = 1.0,
-        ignore_index: int | None = None,
+        ignore_index: LabelId | None = None,
         alpha: NonNegative = 0.3,
         beta: NonNegative = 0.7,
         loss_name: str = "loss_tversky",
