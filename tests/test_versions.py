@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 from pathlib import Path
 
@@ -45,3 +46,14 @@ def test_a_plugin_asks_for_kernels_of_the_present_contract(path: Path) -> None:
 def test_the_change_log_begins_with_the_present_version() -> None:
     headings = [line for line in (ROOT / "CHANGELOG.md").read_text("utf-8").splitlines() if line.startswith("## ")]
     assert headings[0].split()[1] == segkernel.__version__
+
+
+def test_a_release_dates_its_changes_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import release
+
+    text = "# Changes\n\n## 1.2.0 (unreleased)\n\n- New.\n\n## 1.1.0 (2025-01-01)\n"
+    dated = release.date_changes(text, "1.2.0", datetime.date(2026, 3, 4))
+    assert dated == text.replace("unreleased", "2026-03-04")
+    with pytest.raises(SystemExit, match=r"no section '## 1\.1\.0 \(unreleased\)'"):
+        release.date_changes(text, "1.1.0", datetime.date(2026, 3, 4))

@@ -264,7 +264,7 @@ def test_a_best_checkpoint_that_stayed_behind_is_said(make_runner, tmp_path, cap
     again, old = resumed_elsewhere(make_runner, tmp_path, best=80.0)
     (tmp_path / "copied.pt").write_bytes((old / "iter_0000010.pt").read_bytes())
     again.resume(tmp_path / "copied.pt")
-    assert "90 of iteration 5 is better, but not beside the checkpoint" in caplog.text
+    assert "90 at iteration 5, is not in the checkpoint's folder" in caplog.text
     again.run()
     assert again.best_checkpoint().name == "best_mIoU_iter_0000012.pt"
 
@@ -436,6 +436,17 @@ def test_runs_that_start_in_the_same_second_get_directories_of_their_own(make_ru
     assert len({runner.work_dir for runner in runners}) == 3
     for runner in runners:
         runner.close()
+
+
+def test_a_directory_in_use_is_refused_in_the_same_process_and_its_lock_stays(make_runner, tmp_path):
+    first = make_runner(work_dir=tmp_path / "busy")
+    first.validate()
+    with pytest.raises(UsageError, match="in use by a run"):
+        make_runner(work_dir=tmp_path / "busy").validate()
+    code = f"import fcntl; fcntl.lockf(open({str(tmp_path / 'busy' / '.lock')!r}, 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode != 0
+    first.close()
+    make_runner(work_dir=tmp_path / "busy").validate()
 
 
 LOCKING = """

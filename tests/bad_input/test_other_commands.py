@@ -127,4 +127,4 @@ def test_plot_names_what_it_cannot_use(trained, seg_kernel, case):
 def test_a_log_without_figures_is_said(project, seg_kernel):
     pytest.importorskip("segplug_training")
     Path("metrics.jsonl").write_text(json.dumps({"kind": "train", "iteration": 1}) + "\n")
-    seg_kernel("plot", ".").must_fail(1, "no figures yet")
+    seg_kernel("plot", ".").must_fail(1, "no metrics yet")

@@ -68,6 +68,6 @@ def words(constraints: Iterable[Any]) -> str:
 
 
 def _known(constraints: Iterable[Any]) -> list[tuple[Any, tuple[str, Callable[[Any, Any], bool], str]]]:
-    """Return those that can be checked; an interval is two of them, and metadata of others is nobody's here."""
+    """Return those that can be checked; an interval counts as two; metadata of other packages is skipped."""
     flat = [part for each in constraints for part in (each if isinstance(each, GroupedMetadata) else [each])]
     return [(each, _CHECKS[type(each)]) for each in flat if type(each) in _CHECKS]

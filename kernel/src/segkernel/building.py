@@ -235,7 +235,7 @@ class _Reader:
         return self._mismatch(annotation, value, at)
 
     def _union(self, kind: Any, arms: tuple[Any, ...], value: Any, at: _At) -> Any:
-        """Take the first arm that fits; when none does, report on the one that was meant: read furthest inside."""
+        """Take the first arm that fits; when none does, report the problems of the one that was read deepest."""
         meant: list[Problem] = []
         for arm in arms:
             attempt = _Reader(self.catalog, self.ambient, self.pretrained)

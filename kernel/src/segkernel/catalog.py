@@ -259,8 +259,10 @@ class Catalog:
         return next(filter(None, (found(str(name)) for _, found in self.load_all("former_names"))), "")
 
     def why_none(self, group: str, asked: str) -> ComponentError | None:
-        """Return why nothing of a group serves what was asked for: the first-party package for it is missing, hidden or
-        incompatible. None when it is there, and so does not serve it either."""
+        """Return why no component of a group fits: its first-party package is missing, disabled or incompatible.
+
+        None when that package is there.
+        """
         home = known.provider_of(group)
         rows = [row for row in self.rows if (row.group, row.distribution) == (group, home)]
         if not rows:

@@ -27,7 +27,7 @@ Predict = Callable[[Tensor], dict[str, Any]]
 
 
 class Preprocessor(nn.Module):
-    """Normalise on the device, then fill what lies outside the true sizes: images with 0, labels with 255.
+    """Normalise on the device, then fill the padding: images with 0, labels with 255.
 
     What transforms left to the device (`segkernel.interfaces.data.DeviceStep`) is done before.
 

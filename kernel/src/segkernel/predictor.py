@@ -47,7 +47,7 @@ class Predictor:
         device: Any torch device, or ``auto``. None is ``auto``, or where a built module already is. An exported file
             runs there, too, or is refused; for ``auto`` it decides itself.
         classes: Names; they win over the data set's, which win over those in the checkpoint.
-        palette: One RGB colour per class, likewise.
+        palette: One RGB colour per class; wins as ``classes`` do.
         dataset: What the classes are taken from: a data set, or a data set's class, name or config.
         transforms: Applied to each image; None takes the config's ``data.eval_transforms``.
         preprocess: Arguments of `Preprocessor`; None takes the config's, or the checkpoint's.
@@ -286,7 +286,7 @@ def _entries(section: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
 
 
 def _device_of(model: Any, given: bool) -> str:
-    """Return where an exported file runs, or a module that was given lies; any other goes to the best device."""
+    """Return the device of an exported file or of a given module; any other model goes to the best one."""
     first = next(model.parameters(), None) if given else None
     return str(getattr(model, "device", "auto" if first is None else first.device))
 

@@ -96,9 +96,17 @@ def _new(name: str) -> Path:
     return path
 
 
+_HELD: set[Path] = set()
+"""Directories that runs of this process write to: a POSIX lock keeps out other processes only."""
+
+
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold the directory's lock; the system lets go of it when the process ends, in whatever way."""
+    message = f"{path}: is in use by a run that has not ended; give another --work-dir, or stop that run"
+    own = path.resolve()
+    if own in _HELD:  # to open and close the file once more would let go of its lock
+        raise UsageError(message)
     with (path / ".lock").open("a") as file:
         try:
             # A POSIX lock: unlike flock's it is not inherited by data-loader workers, which may outlive a killed run.
@@ -106,11 +114,14 @@ def _locked(path: Path) -> Iterator[None]:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):  # others are of a file system without locks
-                message = "is in use by a run that has not ended; give another --work-dir, or stop that run"
-                raise UsageError(f"{path}: {message}") from None
+                raise UsageError(message) from None
         file.truncate(0)
         print(os.getpid(), file=file, flush=True)  # a full disk is found out now
-        yield
+        _HELD.add(own)
+        try:
+            yield
+        finally:
+            _HELD.discard(own)
 
 
 class _LogFile(logging.FileHandler):

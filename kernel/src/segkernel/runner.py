@@ -58,8 +58,8 @@ class Runner:
     Args:
         model: A `Segmentor`, or any module with its ``loss``, ``predict`` and ``outputs``.
         train: A `Loader`, or a data set (one sample per micro-batch, no transforms).
-        val: Likewise, for validation.
-        test: Likewise, for the test.
+        val: A `Loader`, or a data set, to validate on.
+        test: A `Loader`, or a data set, to test on.
         optimizer: Over the model's parameters, or a function that makes one from the model.
         iterations: Optimiser steps to make; or
         epochs: passes over the training set.

@@ -234,7 +234,7 @@ class Batch(_Tensors):
 def collate(samples: Sequence[Sample]) -> Batch:
     """Put samples into one `Batch`, padded at the bottom and right to the largest of them.
 
-    Images are padded with 0, fields with their kind's fill; the preprocessor sets what lies outside ``sizes`` anew.
+    Images are padded with 0, fields with their kind's fill; `Preprocessor` fills the padding anew.
 
     Raises:
         DataError: When channels, dtypes or fields differ between samples.

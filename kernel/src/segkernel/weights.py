@@ -60,7 +60,9 @@ class LoadReport:
         lines = [f"loaded {len(self.loaded)} of {total} tensors{converted}"]
         lines += [f"    resized: {name} from {old} to {new}" for name, old, new in self.resized]
         lines += [f"    {name}: {count} of {total} classes matched by name" for name, count, total in self.matched]
-        lines += [f"    taken as they are; were they {name}'s, name it: {name}::FILE" for name in self.considered]
+        lines += [
+            f"    loaded as they are; if they are of the format {name}, write {name}::FILE" for name in self.considered
+        ]
         return "\n".join([*lines, *self.misfits()])
 
     def misfits(self) -> list[str]:

@@ -171,7 +171,7 @@ def test_a_name_in_another_folder_is_another_file(tmp_path: Path) -> None:
 def test_what_is_no_text_is_said(tmp_path: Path) -> None:
     for content in (b"caf\xe9\n", b"\x89PNG\0\0"):
         (tmp_path / "list.txt").write_bytes(content)
-        with pytest.raises(DataError, match="the list of names is no text of UTF-8: save it so"):
+        with pytest.raises(DataError, match="the list of names is not UTF-8 text: save it as UTF-8"):
             read_list(tmp_path / "list.txt")
     with pytest.raises(DataError, match="the file cannot be read: No such file"):
         read_text(tmp_path / "gone.txt")

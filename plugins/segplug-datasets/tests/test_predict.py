@@ -100,7 +100,9 @@ def test_what_is_no_image_is_refused(wrong: Any) -> None:
         collect_images(wrong)
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"\xff\xfe\x00", "no text"), (b"\n", "empty"), (b"# none", "empty")])
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"\xff\xfe\x00", "not UTF-8 text"), (b"\n", "empty"), (b"# none", "empty")]
+)
 def test_a_bad_list_of_images_is_named(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "list.txt").write_bytes(content)
     with pytest.raises(DataError, match=said):

@@ -144,7 +144,7 @@ def test_a_broken_line_is_named(run: Path, line: str) -> None:
 
 
 def test_an_empty_log_says_so(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no figures yet"):
+    with pytest.raises(DataError, match="no metrics yet"):
         read_curves(write(tmp_path / "empty", []))
 
 

@@ -1,1 +1,1 @@
-"""The few hooks every run has: meter, progress, metrics log, checkpoints."""
+"""The hook that every run has by the kernel alone: checkpoints."""

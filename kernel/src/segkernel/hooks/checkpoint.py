@@ -122,12 +122,12 @@ class CheckpointHook:
 
     @hookimpl
     def load_checkpoint(self, run: Run, checkpoint: Mapping[str, Any]) -> None:
-        """Make the links that a killed run had no time for, and bring the best along that lie beside the checkpoint."""
+        """Make the links that a killed run had no time for, and copy the best from the checkpoint's folder."""
         if run.is_main:
             self._link_best(run, Path(checkpoint["path"]).parent)
         lost = run.engine.agree([entry for path, entry in self._best_files(run).items() if not path.exists()])
         for entry in lost:
-            log.warning("%.4g of iteration %d is better, but not beside the checkpoint: best is of the others", *entry)
+            log.warning("the best, %.4g at iteration %d, is not in the checkpoint's folder and left out", *entry)
         self.best = {name: [each for each in entries if each not in lost] for name, entries in self.best.items()}
 
 

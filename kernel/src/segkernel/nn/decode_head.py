@@ -245,7 +245,9 @@ class DecodeHead(Head):
         """Refuse losses with class weights for another number of classes."""
         for loss in self._losses():
             weights = getattr(loss, "class_weight", None)
-            pair = self.out_channels == 1 or getattr(loss, "use_sigmoid", False)  # of no and yes, or one for all
+            pair = self.out_channels == 1 or getattr(
+                loss, "use_sigmoid", False
+            )  # a negative and a positive weight, or one for all
             if isinstance(weights, list) and len(weights) not in (self.out_channels, *((1, 2) if pair else ())):
                 message = f"{type(loss).__name__} has {len(weights)} class weights for {self.out_channels} classes"
                 raise ConfigError(Problem(message, "loss_decode", hint="give class_weight one number per class"))
@@ -270,7 +272,7 @@ class DecodeHead(Head):
         for loss in self._losses() if self._binary else ():
             if not getattr(loss, "use_sigmoid", False):
                 hint = "use CrossEntropyLoss, FocalLoss or DiceLoss, with use_sigmoid: true"
-                message = f"{type(loss).__name__} is here no binary loss, which task {task} needs"
+                message = f"{type(loss).__name__} is no binary loss here, and task {task} needs one"
                 problems.append(Problem(message, "loss_decode", hint=hint))
         if problems:
             raise ConfigError(problems)

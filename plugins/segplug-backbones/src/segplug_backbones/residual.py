@@ -226,6 +226,7 @@ class Bottleneck(ResidualBlock):
         return names
 
     def _run_plugins(self, names: Sequence[str], x: Tensor) -> Tensor:
+        # By name: the checkpoints' keys have plugins directly in the block, where a config puts any number of them.
         for name in names:
             x = getattr(self, name)(x)
         return x

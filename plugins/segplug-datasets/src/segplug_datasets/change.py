@@ -127,7 +127,14 @@ class BaseCDDataset(BaseSegDataset):
             spec = LabelSpec(tuple(metainfo["classes"]), tuple(metainfo.get("palette") or ()))
             self.spec = spec  # type: ignore[misc]  # of this instance alone
         super().__init__(
-            data_root, data_prefix, ann_file, img_suffix, seg_map_suffix, metainfo, reduce_zero_label, indices
+            data_root=data_root,
+            data_prefix=data_prefix,
+            ann_file=ann_file,
+            img_suffix=img_suffix,
+            seg_map_suffix=seg_map_suffix,
+            metainfo=metainfo,
+            reduce_zero_label=reduce_zero_label,
+            indices=indices,
         )
         prefix: Any = data_prefix or self.prefix
         folder = resolve(self.data_root, prefix.get("img_path2", ""))

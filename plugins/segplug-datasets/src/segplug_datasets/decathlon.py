@@ -87,11 +87,11 @@ class DecathlonDataset(Volumes):
         super().__init__(
             _files(root, pairs, path),
             choose_classes(_labels(values), metainfo or {}),
-            axis,
-            window,
-            channels,
-            context,
-            whole,
+            axis=axis,
+            window=window,
+            channels=channels,
+            context=context,
+            whole=whole,
         )
 
 

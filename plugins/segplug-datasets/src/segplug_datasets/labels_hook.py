@@ -176,7 +176,7 @@ def _are_classes(labels: np.ndarray, run: Run) -> bool:
 
 
 def _stopped(run: Run, name: str, seen: _Seen) -> DataError:
-    """Return the error for a set that says nothing, with the lines of the doctor that mend it."""
+    """Return the error for a set that says nothing, with the lines of the doctor that fix it."""
     classes = [label for label, count in zip(run.labels.classes, seen.pixels, strict=True) if count]
     what = f"nothing but {classes[0]} and pixels that are ignored" if classes else "no pixel that counts"
     message = (

@@ -180,9 +180,9 @@ def read_text(path: Path, what: str = "the file") -> str:
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError:
-        raise DataError(f"{what} is no text of UTF-8: save it so", path) from None
+        raise DataError(f"{what} is not UTF-8 text: save it as UTF-8", path) from None
     if "\0" in text:
-        raise DataError(f"{what} is no text of UTF-8: save it so", path)
+        raise DataError(f"{what} is not UTF-8 text: save it as UTF-8", path)
     return text
 
 

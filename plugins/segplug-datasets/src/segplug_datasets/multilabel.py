@@ -59,10 +59,10 @@ class ClassFiles:
     """The field ``seg`` of each sample, from a folder of masks for each class.
 
     Args:
-        labels: Of the set.
-        folders: By class.
+        labels: Classes of the set.
+        folders: Class to the folder with its masks.
         suffix: Suffix of the mask file names.
-        names: Of the samples.
+        names: Sample names.
         values: File value to 0 (absent) or 1 (present), for files with other values.
 
     Raises:

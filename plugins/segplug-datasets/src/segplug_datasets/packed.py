@@ -241,7 +241,7 @@ def pack(
     if errors:
         more = f"\n    and {len(errors) - 20} more" if len(errors) > 20 else ""
         listed = "\n    ".join(errors[:20])
-        raise DataError(f"{len(errors)} samples cannot be packed; mend them and run again:\n    {listed}{more}", folder)
+        raise DataError(f"{len(errors)} samples cannot be packed; fix them and run again:\n    {listed}{more}", folder)
     _finish(folder, plan, [tables[number] for number in sorted(tables)])
     return PackedDataset(folder)
 

@@ -64,8 +64,8 @@ def predict_images(
     Args:
         predictor: The model.
         inputs: See `collect_images`.
-        seconds: Likewise, the second image of each where the model compares two of one place: matched by name, or, of
-            arrays and of one file alone, by order.
+        seconds: Given like ``inputs``: the second image of each where the model compares two of one place, matched by
+            name; arrays, and one file alone, by order.
         out_dir: Write pictures and label maps (PNG of class ids; of independent classes a binary one in a folder for
             each class; a GeoTIFF where the image is one, a volume of a volume) below this folder; None writes nothing.
         img_out_dir: Folder of the pictures in it; empty writes none.
@@ -106,7 +106,17 @@ def predict_images(
             file = pictures / f"{name}.png" if pictures else None
             classes, palette = predictor.classes, predictor.palette
             image = pixels.image if isinstance(pixels, Sample) else pixels
-            draw(image, prediction, None, classes, palette, opacity, name, file, show, wait_time)
+            draw(
+                image,
+                prediction,
+                classes=classes,
+                palette=palette,
+                opacity=opacity,
+                title=name,
+                out_file=file,
+                show=show,
+                wait_time=wait_time,
+            )
         yield prediction
     if errors:
         raise errors[0] if len(images) == 1 else UnusableImages(errors)

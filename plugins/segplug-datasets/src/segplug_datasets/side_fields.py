@@ -22,9 +22,9 @@ class FieldFiles:
 
     Args:
         field: Its name.
-        folder: Where the files lie.
+        folder: Folder of the files.
         suffix: Suffix of their names.
-        names: Of the samples.
+        names: Sample names.
         read: Makes the field from a sample and the path of its file; must be picklable.
 
     Raises:

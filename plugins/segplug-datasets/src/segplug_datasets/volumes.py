@@ -471,4 +471,15 @@ class VolumeDataset(Volumes):
             require_files(sorted(found), truths, f"without labels in {folder}")
         files = [(name, found[name], truths.get(name)) for name in sorted(found)]
         labels = LabelSpec(tuple(classes), tuple(palette or ()), tuple(ignore), offset)
-        super().__init__(files, labels, axis, window, channels, context, whole, image_key, mask_key, with_seg)
+        super().__init__(
+            files,
+            labels,
+            axis=axis,
+            window=window,
+            channels=channels,
+            context=context,
+            whole=whole,
+            image_key=image_key,
+            mask_key=mask_key,
+            with_seg=with_seg,
+        )

@@ -75,7 +75,7 @@ def read_curves(run: str | Path) -> Curves:
 
     Raises:
         UsageError: When there is no such run.
-        DataError: When the file holds no figures, or a line cannot be read (the last may be cut short).
+        DataError: When the file holds no metrics, or a line cannot be read (the last may be cut short).
     """
     path = Path(run)
     path = path / LOG if path.is_dir() else path
@@ -89,7 +89,7 @@ def read_curves(run: str | Path) -> Curves:
             if key not in NOT_A_FIGURE and isinstance(value, int | float):
                 curves.points.setdefault((record["kind"], key), []).append((record["iteration"], value))
     if not curves.points:
-        raise DataError("no figures yet: the run has not reached its first log interval", path)
+        raise DataError("no metrics yet: the run has not reached its first log interval", path)
     return curves
 
 

@@ -25,7 +25,9 @@ NEWS = "segkernel/alert"
 """Where the store keeps what the first rank to fail said."""
 PATIENCE = 5.0
 """Seconds to wait for that, once a connection is lost: the word of a failing rank may come after its sockets close."""
-_LOST = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe|[Ss]ocket|[Tt]imed out|store", re.DOTALL)
+_LOST = re.compile(
+    r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe|[Ss]ocket|[Tt]imed out|\bstore\b", re.DOTALL
+)
 
 
 def is_launched() -> bool:

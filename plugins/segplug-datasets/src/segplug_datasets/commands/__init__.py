@@ -9,7 +9,7 @@ import click
 from segkernel.errors import UsageError, suggest
 
 COMMANDS = {
-    "check": "Find what is wrong with images and masks, and say how to mend it.",
+    "check": "Find what is wrong with images and masks, and say how to fix it.",
     "stats": "Mean and deviation per band, pixels per class, sizes, class weights.",
     "browse": "Draw images, masks and augmented samples on one page.",
     "prepare": "Convert a data set from its download into the published layout.",

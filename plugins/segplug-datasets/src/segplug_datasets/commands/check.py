@@ -37,5 +37,5 @@ def command(workers: int | None, write_split: str | None, as_json: bool, **where
         click.echo(report.text())
         for path in written:
             click.echo(f"wrote {path}")
-        click.echo("\nnext: mend the errors and check again" if report.failed else "\nnext: seg-kernel data browse")
+        click.echo("\nnext: fix the errors and check again" if report.failed else "\nnext: seg-kernel data browse")
     return int(report.failed)

@@ -31,11 +31,11 @@ class Finding:
         severity: ``error``: training on it fails or learns nonsense. ``warning``: probably not meant. ``note``.
         kind: A short name that stays the same: ``black-and-white-masks``.
         where: The set or sets: ``train``.
-        what: One line.
+        what: The problem, in one line.
         why: What follows from it, and what to do.
         files: Those concerned.
         count: Number of findings, where that is not the number of `files`.
-        mend: Config lines that fix it; empty where no config can.
+        fix: Config lines that fix it; empty where no config can.
     """
 
     severity: Severity
@@ -54,7 +54,7 @@ class Finding:
 
 
 def config_lines(parts: Sequence[Part], changes: Mapping[str, Any]) -> str:
-    """Return the YAML that sets ``changes`` on the sets of a config; nothing when it was tried and does not mend them.
+    """Return the YAML that sets ``changes`` on the sets of a config; nothing when it was tried and does not help.
 
     A set that is no `FolderDataset` is written as one, since only that takes every argument.
 

@@ -122,7 +122,7 @@ def write_splits(inspected: Inspected, path: Path) -> list[Path]:
 
 
 def text_of(finding: Finding) -> str:
-    """Return a finding for a person, with the lines that mend it."""
+    """Return a finding for a person, with the lines that fix it."""
     lines = [f"{finding.severity.upper()}  {finding.where}: {finding.what}  [{finding.kind}]"]
     count = finding.count or len(finding.files)
     if finding.files:

@@ -72,7 +72,7 @@ def lossy(counts: MaskCounts) -> Finding | None:
     if values:
         why += " Until then, these lines read each value as the drawn one nearest to it."
     else:
-        why += " The drawn values lie too close to each other to be told apart: nothing but that mends it."
+        why += " The drawn values lie too close to each other to be told apart: only drawing them anew helps."
     changes = {"values": values, **_named_classes(counts, len(set(values.values())))}
     fix = config_lines(counts.parts, changes) if values else ""
     return Finding("error", "lossy-masks", counts.where, f"masks {cause}", why, files, fix=fix)

@@ -68,13 +68,13 @@ class BinaryMetric:
         """
         import torch
 
-        scores, truth = probabilities(prediction, target, self.field)
-        if self.positive >= len(scores):
-            raise DataError(f"there are no scores of class {self.positive}, only of {len(scores)} classes")
+        predicted, truth = probabilities(prediction, target, self.field)
+        if self.positive >= len(predicted):
+            raise DataError(f"there are no probabilities of class {self.positive}, only of {len(predicted)} classes")
         counted = truth != self.ignore_index
-        score, true = scores[self.positive][counted], truth[counted] == self.positive
+        probability, true = predicted[self.positive][counted], truth[counted] == self.positive
         # A bin holds its upper bound: "above a threshold" is then "in a later bin", exactly.
-        place = (score * self.bins).ceil().long().sub(1).clamp(0, self.bins - 1) + true * self.bins
+        place = (probability * self.bins).ceil().long().sub(1).clamp(0, self.bins - 1) + true * self.bins
         counts = torch.bincount(place, minlength=2 * self.bins).reshape(2, self.bins)
         self._counts = self._counts + (counts.numpy() if counts.device.type == "cpu" else to_array(counts))
 

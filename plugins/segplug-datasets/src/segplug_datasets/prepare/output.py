@@ -73,9 +73,9 @@ class Job:
     """One step of a conversion: from one file of the download as a rule, to one or more files.
 
     Args:
-        name: Unlike that of any other job of the conversion.
+        name: Unique within the conversion.
         stamp: Changes when what it reads does.
-        write: Does it.
+        write: Writes the files into an output.
     """
 
     name: str

@@ -20,12 +20,12 @@ class Difference:
     """A metric of both models, 0 to 1, nan when absent.
 
     Args:
-        name: Of the figure, or the class whose IoU it is.
-        first: Of the first model.
-        second: Of the second.
+        name: Of the metric, or the class whose IoU it is.
+        first: Value of the first model.
+        second: Value of the second model.
         low: Lower bound of the interval of second - first.
         high: Upper bound.
-        p: Two-sided p-value of no difference, for this figure alone: it knows nothing of how many others are compared.
+        p: Two-sided p-value of no difference, for this metric alone: it knows nothing of how many others are compared.
     """
 
     name: str
@@ -105,7 +105,7 @@ def compare(
 
     Args:
         first: Counts of the first model.
-        second: Of the second.
+        second: Counts of the second model.
         repeats: Draws.
         confidence: Confidence level of the intervals, 0 to 1.
         seed: Seed of the draws.

@@ -43,13 +43,13 @@ class Page:
     """Content of a report page.
 
     Args:
-        title: Of the run.
+        title: Name of the run.
         subtitle: What was evaluated, and when.
         classes: Names.
         palette: One RGB colour per class.
         confusion: (classes + 2, classes + 1) pixels, rows are true.
         metrics: All metrics of the evaluation, by name.
-        bounds: Figure to (low, high), 0 to 1: ``mIoU``, ``aAcc`` and classes as ``IoU.NAME``.
+        bounds: Metric to (low, high), 0 to 1: ``mIoU``, ``aAcc`` and classes as ``IoU.NAME``.
         slices: Parts of the set.
         gallery: (caption, caption to picture) of images, the worst first.
     """

@@ -21,9 +21,9 @@ class Slice:
     """A group of images with a common property.
 
     Args:
-        kind: What: ``folder``, ``size``, or a column.
-        value: Which of these.
-        images: How many.
+        kind: The property: ``folder``, ``size``, or a column.
+        value: Its value for this group.
+        images: Number of images.
         miou: Mean IoU over their pixels, 0 to 1; nan when nothing counts.
         accuracy: Share of right pixels.
     """

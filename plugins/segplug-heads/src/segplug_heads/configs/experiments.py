@@ -26,7 +26,7 @@ class Experiment:
 
     Args:
         name: As published, or MODEL_SCHEDULE_DATA.
-        zoo: Who lists it.
+        zoo: The zoo that lists it.
         place: Where it is listed.
         path: The file: a whole config, or a family.
         family: Where the model is; None for a whole config.

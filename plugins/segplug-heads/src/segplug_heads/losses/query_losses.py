@@ -180,4 +180,13 @@ class QueryDiceLoss(DiceLoss):
     ) -> None:
         if not use_sigmoid:
             raise ConfigError(Problem("the Dice loss of queries is one of sigmoids", "use_sigmoid"))
-        super().__init__(True, activate, reduction, naive_dice, loss_weight, None, eps, loss_name)
+        super().__init__(
+            use_sigmoid=True,
+            activate=activate,
+            reduction=reduction,
+            naive_dice=naive_dice,
+            loss_weight=loss_weight,
+            ignore_index=None,
+            eps=eps,
+            loss_name=loss_name,
+        )
