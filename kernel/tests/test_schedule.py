@@ -40,6 +40,7 @@ def test_torch_s_own_schedulers_are_stepped_and_resumed(make_runner, tiny_model)
 
     first = runner(iterations=7)
     first.train()
+    first.close()
     assert first.optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
     again = runner(iterations=12)
     again.resume(first.work_dir / "checkpoints" / "iter_0000007.pt")
@@ -62,10 +63,12 @@ def test_a_run_made_longer_has_the_rates_it_would_have_had_and_keeps_its_first_o
 
     first = runner(4)
     first.train()
+    first.close()
     path = first.work_dir / "checkpoints" / "iter_0000004.pt"
     assert first.optimizer.param_groups[0]["lr"] == 0
     same, longer = runner(4), runner(9, lr=0.5)
     same.resume(path)
+    same.close()
     assert same.optimizer.param_groups[0]["lr"] == 0
     longer.resume(path)
     assert longer.optimizer.param_groups[0]["lr"] == pytest.approx(0.5)  # of 1.0, at 4 of 0 to 8

@@ -103,7 +103,7 @@ _HELD: set[Path] = set()
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold the directory's lock; the system lets go of it when the process ends, in whatever way."""
-    message = f"{path}: is in use by a run that has not ended; give another --work-dir, or stop that run"
+    message = f"{path}: is in use by a run that has not ended; give another --work-dir, or stop that run, or close() it"
     own = path.resolve()
     if own in _HELD:  # to open and close the file once more would let go of its lock
         raise UsageError(message)
