@@ -133,7 +133,8 @@ def _optimizer(model: Segmentor, spec: Spec[torch.optim.Optimizer], paramwise: A
 
 def check_classes(model: Segmentor, sets: Mapping[str, Any], config: Config) -> None:
     """Refuse a model whose number of classes is not that of the data sets, by ``train``, ``val`` and ``test``."""
-    output, section, count = model.outputs.get("seg"), config["data"], config["data"].get("num_classes")
+    output, section = model.outputs.get("seg"), config.get("data") or MarkedDict()
+    count = section.get("num_classes")
     for name, part in ((name, part) for name, part in sets.items() if part is not None):
         if count not in (None, len(part.classes)):
             message = f"{count}, but {type(part).__name__} has {len(part.classes)} classes"
