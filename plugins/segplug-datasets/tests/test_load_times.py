@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from segkernel import Loader, Runner
+from segkernel import Loader, Runner, hookimpl
 from segkernel.sample import LabelMap, Sample
 from segkernel.testing.toys import ToySegmentor
 from segplug_datasets.load_times_hook import LoadTimesHook, advice
@@ -42,15 +41,26 @@ class Plain:
         return Sample({"seg": LabelMap(pixels[..., 0] % 4)}, {"name": str(index)}, pixels)
 
 
+class Records:
+    """Keeps the records of kind ``load``."""
+
+    def __init__(self) -> None:
+        self.kept: list[dict[str, Any]] = []
+
+    @hookimpl
+    def on_record(self, record: dict[str, Any]) -> None:
+        self.kept += [record] if record["kind"] == "load" else []
+
+
 def train(folder: Path, iterations: int, hook: LoadTimesHook) -> list[dict[str, Any]]:
     """Return the records of kind ``load`` of a short training."""
+    records = Records()
     loader = Loader(Plain(), [Slow()], micro_batch=2)
     optimizer = lambda model: torch.optim.SGD(model.parameters(), lr=0.01)  # noqa: E731
     Runner(
-        ToySegmentor(), train=loader, optimizer=optimizer, iterations=iterations, hooks=[hook], work_dir=folder
+        ToySegmentor(), train=loader, optimizer=optimizer, iterations=iterations, hooks=[hook, records], work_dir=folder
     ).train()
-    lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
-    return [record for record in map(json.loads, lines) if record["kind"] == "load"]
+    return records.kept
 
 
 def test_a_run_that_waits_says_so_at_its_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
