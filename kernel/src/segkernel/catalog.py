@@ -168,6 +168,10 @@ class Catalog:
         """Return the short names that can be used in a group."""
         return list(dict.fromkeys(row.name for row in self.rows_of(group)))
 
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the kernel and of every installed plugin."""
+        return dict(sorted({row.distribution: row.version for row in self.rows}.items()))
+
     def usual(self, group: str) -> str:
         """Return which of `USUAL` a spec without ``type`` means."""
         return next((name for name in USUAL[group] if name in self.names(group)), USUAL[group][-1])

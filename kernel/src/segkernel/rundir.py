@@ -137,7 +137,7 @@ def model_metadata(labels: Labels, config: Mapping[str, Any], preprocessor: Prep
         "palette": [list(color) for color in labels.palette],
         "config": _plain(config),
         "preprocess": _plain(preprocessor.config()),
-        "plugins": plugin_versions(),
+        "plugins": Catalog.discover().versions(),
     }
 
 
@@ -149,12 +149,6 @@ def metadata(run: Runner) -> dict[str, Any]:
         "torch": str(torch.__version__),
         "metrics": {name: float(value) for name, value in run.metrics.items()},
     }
-
-
-def plugin_versions() -> dict[str, str]:
-    """Return the versions of the kernel and of every installed plugin."""
-    rows = Catalog.discover().rows
-    return dict(sorted({row.distribution: row.version for row in rows}.items()))
 
 
 def _plain(value: Any) -> Any:

@@ -245,9 +245,8 @@ class DecodeHead(Head):
         """Refuse losses with class weights for another number of classes."""
         for loss in self._losses():
             weights = getattr(loss, "class_weight", None)
-            pair = self.out_channels == 1 or getattr(
-                loss, "use_sigmoid", False
-            )  # a negative and a positive weight, or one for all
+            # A binary loss takes a negative and a positive weight, or one for all.
+            pair = self.out_channels == 1 or getattr(loss, "use_sigmoid", False)
             if isinstance(weights, list) and len(weights) not in (self.out_channels, *((1, 2) if pair else ())):
                 message = f"{type(loss).__name__} has {len(weights)} class weights for {self.out_channels} classes"
                 raise ConfigError(Problem(message, "loss_decode", hint="give class_weight one number per class"))

@@ -133,12 +133,12 @@ def _pairs(firsts: Sequence[Path | np.ndarray], seconds: Sequence[Path | np.ndar
         if len(firsts) != len(seconds):
             raise DataError(f"{len(firsts)} first and {len(seconds)} second images: they come in pairs")
         return list(zip(firsts, seconds))
-    by_name = dict(zip(_output_names(seconds), seconds))
-    missing = [first for name, first in zip(_output_names(firsts), firsts) if name not in by_name]
+    by_name, names = dict(zip(_output_names(seconds), seconds)), _output_names(firsts)
+    missing = [first for name, first in zip(names, firsts) if name not in by_name]
     if missing or len(firsts) != len(seconds):
         lonely = missing[0] if missing else f"{len(seconds) - len(firsts)} second images"
         raise DataError("has no partner: first and second images go by the same names", str(lonely))
-    return [(first, by_name[name]) for name, first in zip(_output_names(firsts), firsts)]
+    return [(first, by_name[name]) for name, first in zip(names, firsts)]
 
 
 def collect_images(inputs: Image | Iterable[Image]) -> list[Path | np.ndarray]:

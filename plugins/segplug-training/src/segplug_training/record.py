@@ -53,7 +53,7 @@ class RecordHook:
             return
         part = f"_from_{run.iteration:07d}" if there else ""
         texts = {
-            f"plugins{part}.json": json.dumps(plugin_versions(), indent=2),
+            f"plugins{part}.json": json.dumps(Catalog.current().versions(), indent=2),
             f"environment{part}.json": json.dumps(environment(run), indent=2),
         }
         if run.config:
@@ -69,11 +69,6 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return plain dicts and lists: what was loaded remembers places."""
     plain: dict[str, Any] = json.loads(json.dumps(config, default=str))
     return plain
-
-
-def plugin_versions() -> dict[str, str]:
-    """Return the versions of the kernel and of every installed plugin."""
-    return dict(sorted({row.distribution: row.version for row in Catalog.current().rows}.items()))
 
 
 def environment(run: Run) -> dict[str, Any]:
