@@ -18,6 +18,7 @@ from segkernel.config.show import to_yaml
 from segkernel.errors import SegKernelError
 from segkernel.hookspecs import Priority, hookimpl
 from segplug_training.differences import differences
+from segplug_training.ema import SOURCE
 
 if TYPE_CHECKING:
     from segkernel.hookspecs import Run
@@ -37,6 +38,8 @@ class RecordHook:
 
     @hookimpl
     def load_checkpoint(self, run: Run, checkpoint: Mapping[str, Any]) -> None:
+        if SOURCE in checkpoint:  # also for a run that averages no more
+            run.engine.load_model_state(checkpoint[SOURCE])
         if not run.config and run.optimizer is not None:  # nothing to compare with: what holds is said
             rate = run.optimizer.param_groups[0]["initial_lr"]
             log.info("the optimizer goes on with the checkpoint's settings, a first learning rate of %g", rate)

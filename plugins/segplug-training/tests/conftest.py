@@ -1,0 +1,53 @@
+"""A small run to try hooks on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from segkernel import Runner
+from segkernel.engine import LocalEngine
+from segkernel.sample import LabelMap, Sample
+from segkernel.testing.toys import ToySegmentor
+
+
+class Stripes:
+    """Eight images of four classes."""
+
+    classes = ("a", "b", "c", "d")
+    palette = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255))
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Sample:
+        labels = np.arange(16, dtype=np.uint8).repeat(16).reshape(16, 16) // 4
+        image = np.random.default_rng(index).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+        return Sample({"seg": LabelMap(labels)}, {"name": f"image_{index}"}, image)
+
+
+@pytest.fixture
+def make_runner(tmp_path: Path) -> Callable[..., Runner]:
+    """Return a function that makes a run of a toy model on `Stripes`, validated with its loss."""
+
+    def make(*hooks: Any, folder: str = "run", validate: bool = True, **changes: Any) -> Runner:
+        torch.manual_seed(0)
+        model = changes.pop("model", None) or ToySegmentor()
+        given: dict[str, Any] = {
+            "train": Stripes(),
+            "val": Stripes() if validate else None,
+            "optimizer": torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9),
+            "iterations": 6,
+            "val_interval": 2,
+            "batch_size": 2,
+            "engine": LocalEngine("cpu"),
+            "work_dir": tmp_path / folder,
+        }
+        return Runner(model, hooks=hooks, **{**given, **changes})
+
+    return make
