@@ -59,7 +59,7 @@ def mean(values):
 
 
 @pytest.mark.parametrize(
-    "ema_type, recurrence",
+    ("ema_type", "recurrence"),
     [("ExponentialMovingAverage", exponential), ("MomentumAnnealingEMA", annealed), ("StochasticWeightAverage", mean)],
 )
 def test_validation_and_checkpoints_have_the_average_and_training_the_weights(make_runner, ema_type, recurrence):
