@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from segkernel import Runner
+from segkernel import Evaluation, Runner
 from segkernel.engine import LocalEngine
 from segkernel.sample import LabelMap, Sample
 from segkernel.testing.toys import ToySegmentor
@@ -45,6 +45,7 @@ def make_runner(tmp_path: Path) -> Callable[..., Runner]:
             "iterations": 6,
             "val_interval": 2,
             "batch_size": 2,
+            "evaluation": Evaluation(loss=True),
             "engine": LocalEngine("cpu"),
             "work_dir": tmp_path / folder,
         }

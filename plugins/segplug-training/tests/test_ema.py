@@ -74,6 +74,7 @@ def test_validation_and_checkpoints_have_the_average_and_training_the_weights(ma
         saved = load(runner.work_dir / "checkpoints" / f"iter_{iteration:07d}.pt")
         assert torch.equal(flat(saved["state_dict"]), seen)
         assert torch.equal(flat(saved[SOURCE]), watch.trained[iteration - 1])
+    assert runner.best_checkpoint().name.startswith("best_loss")
     best = load(runner.best_checkpoint())
     assert torch.equal(flat(best["state_dict"]), watch.validated[best["iteration"]])
     assert torch.equal(weights_of(runner.model), watch.validated[6]), "at the end the model has the average"
