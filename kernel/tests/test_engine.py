@@ -9,6 +9,7 @@ from segkernel.data import Loader
 from segkernel.engine import LocalEngine
 from segkernel.errors import UsageError
 from segkernel.inference import Preprocessor
+from segkernel.sample import Batch
 
 
 def steps(model, engine, batches, accumulate=1, **options):
@@ -59,3 +60,18 @@ def test_clipping_limits_the_gradient_and_reports_its_norm(tiny_model, batches):
 def test_a_device_that_is_not_there_is_named():
     with pytest.raises(UsageError, match="warp"):
         LocalEngine("warp")
+
+
+def test_batches_pass_through_one_by_one():
+    batches = [Batch(torch.full((1, 3, 2, 2), n)) for n in range(3)]
+    taken = []
+
+    def source():
+        for batch in batches:
+            taken.append(batch)
+            yield batch
+
+    moved = LocalEngine("cpu").transfer(source())
+    assert next(moved).images is batches[0].images
+    assert len(taken) == 1  # nothing is taken ahead
+    assert [int(batch.images.max()) for batch in moved] == [1, 2]

@@ -1,4 +1,4 @@
-"""How batches travel: draw orders of a component, where time goes, shared memory, and the way to the device."""
+"""How batches travel: draw orders of a component, where time goes, shared memory."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
-import torch
+import torch.multiprocessing  # noqa: F401  tells the pickler how tensors travel
 
-import torch.multiprocessing  # isort: skip  # tells the pickler how tensors travel
-from segkernel.data import Loader, on_device
+from segkernel.data import Loader
 from segkernel.errors import UsageError
 from segkernel.interfaces.data import Sampler
-from segkernel.sample import Batch
 
 
 class Backwards:
@@ -129,30 +127,3 @@ def test_what_is_pickled_of_a_batch_does_not_grow_with_its_pixels(rectangles):
     batch = next(Loader(rectangles(size=(256, 256)), micro_batch=2).train_batches())
     assert batch.images.nbytes > 300_000
     assert len(ForkingPickler.dumps(batch)) < 5_000
-
-
-def test_without_cuda_batches_pass_through():
-    batches = [Batch(torch.full((1, 3, 2, 2), n)) for n in range(3)]
-    taken = []
-
-    def source():
-        for batch in batches:
-            taken.append(batch)
-            yield batch
-
-    moved = on_device(source(), torch.device("cpu"))
-    assert next(moved).images is batches[0].images
-    assert len(taken) == 1  # nothing is taken ahead
-    assert [int(batch.images.max()) for batch in moved] == [1, 2]
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("count", [0, 1, 5])
-def test_on_cuda_batches_arrive_whole(count):
-    device = torch.device("cuda", 0)
-    batches = [Batch(torch.full((2, 3, 64, 64), n, dtype=torch.uint8)).pin_memory() for n in range(count)]
-    sums = []
-    for batch in on_device(iter(batches), device):
-        assert batch.images.device == device
-        sums.append(batch.images.float().mean())
-    assert [float(value) for value in sums] == list(range(count))

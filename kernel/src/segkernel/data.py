@@ -16,7 +16,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, Literal
@@ -278,12 +278,6 @@ def _collate_evaluation(results: list[tuple[Sample, Targets] | Exception]) -> tu
             groups.setdefault(result[0].image.shape, []).append(result)
     batches = [replace(collate([s for s, _ in group]), truths=[t for _, t in group]) for group in groups.values()]
     return batches, [result for result in results if isinstance(result, Exception)]
-
-
-def on_device(batches: Iterable[Batch], device: torch.device) -> Generator[Batch, None, None]:
-    """Yield batches on a device; what comes from page-locked memory is copied while this process goes on."""
-    for batch in batches:
-        yield batch.to(device, non_blocking=True)
 
 
 SIGTERM_GRACE = 60

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from segkernel.data import Loader, on_device
+from segkernel.data import Loader
 from segkernel.engine import blame_batch, together
 from segkernel.errors import DataError, UsageError, warn_renamed
 from segkernel.inference import predict_batch
@@ -32,7 +32,7 @@ def evaluate(run: Runner, part: Loader, kind: str) -> dict[str, float] | None:
     losses: dict[str, list[Tensor]] = {}
     run.engine.sync_buffers()
     with together(run.engine):
-        for batch in on_device(part.eval_batches(run.engine.rank, run.engine.world_size), run.engine.device):
+        for batch in run.engine.transfer(part.eval_batches(run.engine.rank, run.engine.world_size)):
             if run.received or run.engine.alerted:
                 break
             _need_annotations(metrics, batch, part)

@@ -28,7 +28,7 @@ from segkernel import checkpoint as checkpoints
 from segkernel import rundir
 from segkernel.catalog import Catalog
 from segkernel.config.sections import Evaluation, check_views
-from segkernel.data import Loader, on_device
+from segkernel.data import Loader
 from segkernel.engine import LocalEngine, blame_batch, together
 from segkernel.errors import (
     CheckpointError,
@@ -193,7 +193,7 @@ class Runner:
         with self._signals(), self._running():
             with self._mode("train"), self.hooks.during("train", self):
                 batches = self.train_set.train_batches(self.position, self.engine.rank, self.engine.world_size)
-                with closing(on_device(batches, self.engine.device)) as ready:  # its workers end with it
+                with closing(self.engine.transfer(batches)) as ready:  # its workers end with it
                     self._restore_random()
                     if self._validation_pending:
                         self._end_iteration(validate=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -199,6 +199,11 @@ class Engine(ABC):
         self, optimizer: torch.optim.Optimizer, clip_grad: Mapping[str, float] | None = None
     ) -> torch.optim.Optimizer:
         """Take the optimiser that `train_step` will drive; ``clip_grad`` is {max_norm, norm_type}."""
+
+    def transfer(self, batches: Iterable[Batch]) -> Generator[Batch, None, None]:
+        """Yield batches on the device, none ahead of its time; those in page-locked memory are copied meanwhile."""
+        for batch in batches:
+            yield batch.to(self.device, non_blocking=True)
 
     @abstractmethod
     def train_step(self, micro_batches: Sequence[Batch]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 from typing import Any
 
 import torch
@@ -15,26 +16,30 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
-def needs_grad(x: Tensor) -> bool:
-    """Whether a backward pass will go through ``x``."""
-    return torch.is_grad_enabled() and x.requires_grad
+def needs_grad(block: nn.Module, *inputs: Any) -> bool:
+    """Whether a backward pass will go through ``block``: for its parameters, or for what comes in."""
+    tensors = (each for value in inputs for each in (value if isinstance(value, list | tuple) else [value]))
+    leaves = chain(block.parameters(), (each for each in tensors if isinstance(each, Tensor)))
+    return torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves)
 
 
 def checkpoint_block(
-    block: nn.Module, *inputs: Any, forward: Callable[..., Tensor] | None = None, enabled: bool = True
-) -> Tensor:
+    block: nn.Module, *inputs: Any, forward: Callable[..., Any] | None = None, enabled: bool = True
+) -> Any:
     """Return ``forward(*inputs)`` without storing its activations; the backward pass computes them again.
 
     Args:
         block: The module whose batch norms ``forward`` runs. They see the batch twice, but update their running
             statistics once, so that training is the same with and without checkpointing.
-        *inputs: The first one is the tensor that gradients come back to.
+        *inputs: Those of ``forward``.
         forward: A method of ``block``; the block itself by default.
         enabled: The block's ``with_cp``; False calls ``forward`` as it is.
     """
     function = block if forward is None else forward
-    if not (enabled and needs_grad(inputs[0])):
+    if not (enabled and needs_grad(block, *inputs)):
         return function(*inputs)
+    if torch.compiler.is_compiling():  # which updates statistics once by itself, and follows no context
+        return checkpoint(function, *inputs, use_reentrant=False)
     return checkpoint(
         function, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _frozen_statistics(block))
     )

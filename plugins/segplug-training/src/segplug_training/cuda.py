@@ -1,10 +1,12 @@
-"""`CUDAEngine`: one device at full speed, by mixed precision, memory layout and torch's switches for it."""
+"""`CUDAEngine`: one device at full speed, by mixed precision, memory layout, compilation and torch's switches."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -16,6 +18,11 @@ from segkernel.config.sections import Threads
 from segkernel.engine import LocalEngine
 from segkernel.errors import UsageError
 from segkernel.interfaces.model import Segmentor
+from segkernel.sample import Batch, Targets
+from segplug_training.activation_checkpointing import checkpoint_activations
+from segplug_training.cores import threads_per_rank
+from segplug_training.fused import computed_as, fuse
+from segplug_training.loss_module import Compiled, CompileMode, LossModule
 
 log = logging.getLogger(__name__)
 
@@ -27,29 +34,43 @@ class EngineArguments(TypedDict, total=False):
     threads: Threads | None
     amp: bool | Literal["float16", "bfloat16"]
     loss_scale: Positive | None
-    channels_last: bool
+    channels_last: bool | None
     cudnn_benchmark: bool
     tf32: bool
     flush_denormals: bool
+    compile: bool | CompileMode
+    compile_cache: str | None
+    activation_checkpointing: bool | Sequence[str]
+    fused: bool
 
 
 class CUDAEngine(LocalEngine):
     """Train and predict on one device, a GPU or the processor, with what makes it faster.
 
-    A config means it that gives no ``type`` under ``engine``. Without arguments it computes what `LocalEngine` does.
+    A config means it that gives no ``type`` under ``engine``. Without arguments it computes what `LocalEngine` does,
+    but for the order of some sums. Batches are copied to a GPU beside the computation, on a stream of their own.
 
     Args:
         device: ``auto`` takes CUDA, else Apple's MPS, else the processor; or any torch device, ``cuda:1``.
-        threads: Threads of torch on the processor; None leaves torch's choice.
+        threads: Threads of torch on the processor; None is torch's choice, but no more than the cores that affinity,
+            container and the other processes of the run leave.
         amp: Autocast: ``True`` is float16 on CUDA (with loss scaling) and bfloat16 elsewhere, or name the type. A
             processor without instructions for bfloat16 stays in float32, with a warning.
         loss_scale: What the loss is multiplied with under float16; found on the way when None.
         channels_last: Keep weights, and so feature maps, in channels-last order, which convolutions on a processor and
-            on tensor cores are faster with.
+            on tensor cores are faster with; None does on a processor, and on a GPU in half precision.
         cudnn_benchmark: Let cuDNN try its algorithms; good when the input size is fixed, not bit-reproducible.
         tf32: Multiply float32 matrices with 10 bits of mantissa on tensor cores (torch's own default is for
             convolutions only).
         flush_denormals: Take numbers below 1e-38 as 0 on the processor, which is slow with them.
+        compile: Compile the loss, forward and backward, with `torch.compile`, or the mode to do it in;
+            ``reduce-overhead`` and ``max-autotune`` record CUDA graphs. Where it cannot be compiled it runs as it is,
+            with a warning. Evaluation, whose images have many sizes, is not compiled.
+        compile_cache: Folder that keeps compiled kernels for the next run; None is torch's own, which
+            TORCHINDUCTOR_CACHE_DIR names.
+        activation_checkpointing: Keep only the inputs of blocks and compute the rest again in the backward pass, for
+            less memory: ``True`` is every block that has ``with_cp``, or names of modules, ``backbone.layer*``.
+        fused: Update all parameters by one kernel where torch has one for the optimiser.
 
     Raises:
         UsageError: When the device is not there.
@@ -61,17 +82,28 @@ class CUDAEngine(LocalEngine):
         threads: Threads | None = None,
         amp: bool | Literal["float16", "bfloat16"] = False,
         loss_scale: Positive | None = None,
-        channels_last: bool = False,
+        channels_last: bool | None = None,
         cudnn_benchmark: bool = False,
         tf32: bool = False,
         flush_denormals: bool = False,
+        compile: bool | CompileMode = False,
+        compile_cache: str | None = None,
+        activation_checkpointing: bool | Sequence[str] = False,
+        fused: bool = True,
     ) -> None:
         super().__init__(device, threads)
+        if threads is None and self.device.type == "cpu" and threads_per_rank() < torch.get_num_threads():
+            torch.set_num_threads(threads_per_rank())
         self.amp = _amp_type(amp, self.device)
+        if channels_last is None:
+            channels_last = self.device.type == "cpu" or (self.device.type == "cuda" and self.amp is not None)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.loss_scale = loss_scale
         scaled = self.amp is torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=loss_scale or 2.0**16, enabled=scaled)
+        self.compile, self.activation_checkpointing, self.fused = compile, activation_checkpointing, fused
+        if compile_cache is not None:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = compile_cache
         torch.backends.cudnn.benchmark = cudnn_benchmark
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
         torch.set_flush_denormal(flush_denormals)
@@ -79,6 +111,39 @@ class CUDAEngine(LocalEngine):
     def prepare_model(self, segmentor: Segmentor, preprocessor: nn.Module) -> None:
         super().prepare_model(segmentor, preprocessor)
         segmentor.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+
+    def prepare_optimizer(
+        self, optimizer: torch.optim.Optimizer, clip_grad: Mapping[str, float] | None = None
+    ) -> torch.optim.Optimizer:
+        optimizer = super().prepare_optimizer(optimizer, clip_grad)
+        if self.fused:
+            fuse(optimizer, self.device)
+        checkpoint_activations(self.segmentor, self.activation_checkpointing)
+        wrapped = self.wrap(LossModule(self.segmentor))
+        mode = self.compile if isinstance(self.compile, str) else "default"
+        self.loss_of = Compiled(wrapped, mode=mode) if self.compile else wrapped
+        return optimizer
+
+    def wrap(self, loss_module: LossModule) -> nn.Module:
+        """Return what computes the loss in training: the module itself, or one that several processes share."""
+        return loss_module
+
+    def transfer(self, batches: Iterable[Batch]) -> Generator[Batch, None, None]:
+        if self.device.type != "cuda":
+            yield from super().transfer(batches)
+            return
+        copying = torch.cuda.Stream(self.device)
+        for batch in batches:
+            # The step before is still being computed: its work was only queued.
+            with torch.cuda.stream(copying):
+                moved = batch.to(self.device, non_blocking=True)
+            computing = torch.cuda.current_stream(self.device)
+            computing.wait_stream(copying)
+            moved.map(partial(_used_on, computing))
+            yield moved
+
+    def compute_loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+        return self.loss_of(images, targets)
 
     def autocast(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.amp is None else torch.autocast(self.device.type, dtype=self.amp)
@@ -94,12 +159,21 @@ class CUDAEngine(LocalEngine):
         self.scaler.step(self.optimizer)
         self.scaler.update(self.loss_scale)
 
+    def load_optimizer_state(self, state: Mapping[str, Any]) -> None:
+        super().load_optimizer_state(computed_as(self.optimizer, state))
+
     def state_dict(self) -> dict[str, Any]:
         return {"scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state.get("scaler"):
             self.scaler.load_state_dict(dict(state["scaler"]))
+
+
+def _used_on(stream: torch.cuda.Stream, tensor: Tensor) -> Tensor:
+    """Keep a tensor's memory from being used anew on the stream that made it while another one still reads it."""
+    tensor.record_stream(stream)
+    return tensor
 
 
 def _amp_type(amp: bool | str, device: torch.device) -> torch.dtype | None:

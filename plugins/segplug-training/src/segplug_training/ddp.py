@@ -6,7 +6,7 @@ torchrun --nproc-per-node 2 -m segkernel run my.yaml engine.type=DDPEngine
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, TypeVar
 
@@ -18,8 +18,9 @@ from typing_extensions import Unpack
 
 from segkernel.annotations import Positive
 from segkernel.interfaces.model import Segmentor
-from segkernel.sample import Batch, Targets
+from segkernel.sample import Batch
 from segplug_training.cuda import CUDAEngine, EngineArguments
+from segplug_training.loss_module import LossModule
 from segplug_training.ranks import Ranks, is_launched, local_rank
 from segplug_training.sync_batch_norm import synchronise_batch_norm
 
@@ -77,22 +78,18 @@ class DDPEngine(CUDAEngine):
             synchronise_batch_norm(segmentor, self.device.type == "cuda")
         super().prepare_model(segmentor, preprocessor)
 
-    def prepare_optimizer(
-        self, optimizer: torch.optim.Optimizer, clip_grad: Mapping[str, float] | None = None
-    ) -> torch.optim.Optimizer:
-        if self.ranks:  # only what trains is wrapped
-            with self.ranks.watching():
-                self.parallel = DistributedDataParallel(_Loss(self.segmentor), **self.options)
-        return super().prepare_optimizer(optimizer, clip_grad)
+    def wrap(self, loss_module: LossModule) -> nn.Module:
+        if self.ranks is None:
+            return loss_module
+        with self.ranks.watching():
+            self.parallel = DistributedDataParallel(loss_module, **self.options)
+        return self.parallel
 
     def train_step(self, micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
         if self.ranks is None:
             return super().train_step(micro_batches)
         with self.ranks.watching():
             return super().train_step(micro_batches)
-
-    def compute_loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
-        return self.parallel(images, targets) if self.ranks else super().compute_loss(images, targets)
 
     def accumulating(self) -> AbstractContextManager[Any]:
         return self.parallel.no_sync() if self.ranks else super().accumulating()
@@ -122,14 +119,3 @@ class DDPEngine(CUDAEngine):
             with self.ranks.watching():
                 for buffer in self.segmentor.buffers():
                     dist.broadcast(buffer, 0)
-
-
-class _Loss(nn.Module):
-    """What DistributedDataParallel wraps: its ``forward`` is the loss, so that gradients are exchanged."""
-
-    def __init__(self, segmentor: Segmentor) -> None:
-        super().__init__()
-        self.segmentor = segmentor
-
-    def forward(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
-        return self.segmentor.loss(images, targets)

@@ -1,0 +1,71 @@
+"""Activation checkpointing of a whole model from outside: which modules keep only their input in training.
+
+checkpoint_activations(model)                                      # every block that knows how to
+checkpoint_activations(model, ["backbone.stages.*", "neck"])       # these modules
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from segkernel.errors import UsageError, suggest
+from segkernel.nn import checkpoint_block
+
+
+def checkpoint_activations(model: nn.Module, patterns: Sequence[str] | bool = True) -> list[str]:
+    """Make modules run again in the backward pass instead of keeping what they computed; return their names.
+
+    Args:
+        model: A segmentor, say. Its state dict stays as it is.
+        patterns: Names of modules, in which ``*`` stands for any letters; a list of modules stands for its elements.
+            True takes all blocks that have the argument ``with_cp``.
+
+    Raises:
+        UsageError: When a pattern is no module's name, or no block has ``with_cp``.
+    """
+    if patterns is False:
+        return []
+    if patterns is True:
+        chosen = {name: module for name, module in model.named_modules() if hasattr(module, "with_cp")}
+        if not chosen:
+            parts = ", ".join(name for name, _ in model.named_children())
+            message = f"no block of {type(model).__name__} has with_cp; name modules in place of true, parts of {parts}"
+            raise UsageError(f"engine.activation_checkpointing: {message}")
+    else:
+        chosen = dict(pair for pattern in patterns for pair in _matching(model, pattern))
+    for module in chosen.values():
+        if hasattr(module, "with_cp"):
+            module.with_cp = True
+        elif not isinstance(module.forward, _Checkpointed):
+            module.forward = _Checkpointed(module)
+    return list(chosen)
+
+
+class _Checkpointed:
+    """The ``forward`` of a module that is run again."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.forward = module, module.forward
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        return checkpoint_block(self.module, *inputs, forward=partial(self.forward, **options))
+
+
+def _matching(model: nn.Module, pattern: str) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the outermost modules of a name; what has no forward of its own stands for what it holds."""
+    names = dict(model.named_modules())
+    found = [name for name in names if fnmatchcase(name, pattern)]
+    if not found:
+        raise UsageError(f"engine.activation_checkpointing: no module is called {pattern!r}; {suggest(pattern, names)}")
+    taken: list[str] = []
+    for name in found:
+        if not any(name.startswith(f"{outer}.") for outer in taken):
+            taken.append(name)
+            holds = isinstance(names[name], nn.ModuleList | nn.ModuleDict)
+            inside = ((f"{name}.{key}", child) for key, child in names[name].named_children())
+            yield from inside if holds else [(name, names[name])]

@@ -1,0 +1,32 @@
+"""How many cores this process may use: those of the machine, less where an affinity or a container allows fewer."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from math import ceil
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_cores(cgroup: Path = CGROUP) -> int:
+    """Return the number of cores, 1 or more, that this process may keep busy."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(min(cores, ceil(_quota(cgroup) or cores)), 1)
+
+
+def threads_per_rank() -> int:
+    """Return the threads of this process where every process of the machine gets as many."""
+    return max(available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+
+
+def _quota(cgroup: Path) -> float | None:
+    """Return how many cores' time a container may use; torch and OpenMP start a thread per core of the machine."""
+    with suppress(OSError, ValueError, ZeroDivisionError):
+        limit, period = (cgroup / "cpu.max").read_text().split()  # cgroup v2; "max" is no number
+        return int(limit) / int(period)
+    with suppress(OSError, ValueError, ZeroDivisionError):
+        limit, period = ((cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(limit) / int(period) if int(limit) > 0 else None
+    return None

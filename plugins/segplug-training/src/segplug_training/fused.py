@@ -1,0 +1,36 @@
+"""torch's fused optimisers: one kernel for all parameters of a group, on GPUs and on processors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+FUSED: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.SGD: ("cuda", "cpu"),
+    torch.optim.Adam: ("cuda", "cpu"),
+    torch.optim.AdamW: ("cuda", "cpu"),
+    torch.optim.Adagrad: ("cpu",),
+}
+"""Where torch has one. All others choose between a loop and ``foreach`` by themselves."""
+KEYS = ("fused", "foreach", "capturable")
+"""What a group says of the way it is computed, which is this machine's affair and no checkpoint's."""
+
+
+def fuse(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Let an optimiser use its fused kernel where there is one, and where nobody has chosen between it and others."""
+    if device.type not in FUSED.get(type(optimizer), ()):
+        return
+    for group in optimizer.param_groups:
+        free = group.get("fused") is None and group.get("foreach") is None and not group.get("differentiable")
+        if free and all(each.is_floating_point() and each.device.type == device.type for each in group["params"]):
+            group["fused"] = True
+
+
+def computed_as(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an optimiser's saved state with the way of computing that ``optimizer`` has."""
+    kept = [{key: group[key] for key in KEYS if key in group} for group in optimizer.param_groups]
+    groups = [dict(group) | own for group, own in zip(state["param_groups"], kept)]
+    same_number = len(groups) == len(state["param_groups"])  # else torch says so
+    return {**state, "param_groups": groups if same_number else state["param_groups"]}

@@ -1,0 +1,70 @@
+"""What an engine wraps and compiles: a module whose ``forward`` is the segmentor's loss, and its compiled form."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from segkernel.interfaces.model import Segmentor
+from segkernel.sample import Targets
+
+log = logging.getLogger(__name__)
+
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+"""torch's: ``reduce-overhead`` and ``max-autotune`` record CUDA graphs."""
+
+
+class LossModule(nn.Module):
+    """The segmentor's loss as a ``forward``, which DistributedDataParallel and the compiler look at."""
+
+    def __init__(self, segmentor: Segmentor) -> None:
+        super().__init__()
+        self.segmentor = segmentor
+
+    def forward(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+        return self.segmentor.loss(images, targets)
+
+
+class Compiled:
+    """A function that torch compiles when it is first called; where that fails it runs as it is, and says why, once.
+
+    Args:
+        function: A function or a module.
+        options: Of `torch.compile`.
+    """
+
+    def __init__(self, function: Callable[..., Any], **options: Any) -> None:
+        self.function, self.options = function, options
+        self._compiled: Callable[..., Any] | None = None
+        self.failed = False
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self.failed:
+            return self.function(*arguments)
+        try:
+            if self._compiled is None:
+                self._compiled = torch.compile(self.function, **self.options)
+            return self._compiled(*arguments)
+        except RuntimeError as error:
+            if not _is_of_the_compiler(error):
+                raise
+            self.failed, self._compiled = True, None
+            log.warning("engine.compile: the model is not compiled and runs as it is: %s", _reason(error))
+            return self.function(*arguments)
+
+
+def _is_of_the_compiler(error: RuntimeError) -> bool:
+    from torch._dynamo.exc import TorchDynamoException
+
+    unsupported = "torch.compile" in str(error) or "Dynamo is not supported" in str(error)
+    return isinstance(error, TorchDynamoException) or unsupported
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first two lines that say something: the first one alone is often only the compiler's name."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) or type(error).__name__
