@@ -30,8 +30,7 @@ def evaluate(run: Runner, part: Loader, kind: str) -> dict[str, float] | None:
     """
     metrics = [] if run.evaluation.format_only else [_fresh(metric, run) for metric in run.evaluation.metrics]
     losses: dict[str, list[Tensor]] = {}
-    run.engine.sync_buffers()
-    with together(run.engine):
+    with run.engine.evaluating(), together(run.engine):
         for batch in run.engine.transfer(part.eval_batches(run.engine.rank, run.engine.world_size)):
             if run.received or run.engine.alerted:
                 break

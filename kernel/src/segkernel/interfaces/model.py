@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -269,6 +270,12 @@ class Engine(ABC):
 
     def sync_buffers(self) -> None:  # noqa: B027 (equal already on a single rank)
         """Make buffers, such as running statistics, the same on all ranks; before an evaluation and a checkpoint."""
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Surround an evaluation, in which ranks call `predict` for different numbers of images."""
+        self.sync_buffers()
+        yield
 
     @abstractmethod
     def model_state(self) -> dict[str, Tensor]:

@@ -28,22 +28,24 @@ def checkpoint_activations(model: nn.Module, patterns: Sequence[str] | bool = Tr
     Raises:
         UsageError: When a pattern is no module's name, or no block has ``with_cp``.
     """
-    if patterns is False:
-        return []
-    if patterns is True:
-        chosen = {name: module for name, module in model.named_modules() if hasattr(module, "with_cp")}
-        if not chosen:
-            parts = ", ".join(name for name, _ in model.named_children())
-            message = f"no block of {type(model).__name__} has with_cp; name modules in place of true, parts of {parts}"
-            raise UsageError(f"engine.activation_checkpointing: {message}")
-    else:
-        chosen = dict(pair for pattern in patterns for pair in _matching(model, pattern))
+    chosen = modules_called(model, patterns)
+    if patterns is True and not chosen:
+        parts = ", ".join(name for name, _ in model.named_children())
+        message = f"no block of {type(model).__name__} has with_cp; name modules in place of true, parts of {parts}"
+        raise UsageError(f"engine.activation_checkpointing: {message}")
     for module in chosen.values():
         if hasattr(module, "with_cp"):
-            module.with_cp = True
+            setattr(module, "with_cp", True)  # noqa: B010 (to type checkers a module's attributes are tensors)
         elif not isinstance(module.forward, _Checkpointed):
             module.forward = _Checkpointed(module)
     return list(chosen)
+
+
+def modules_called(model: nn.Module, patterns: Sequence[str] | bool) -> dict[str, nn.Module]:
+    """Return the modules of the given names, True being all with ``with_cp``, as `checkpoint_activations` has it."""
+    if isinstance(patterns, bool):
+        return {name: module for name, module in model.named_modules() if patterns and hasattr(module, "with_cp")}
+    return dict(pair for pattern in patterns for pair in _matching(model, pattern))
 
 
 class _Checkpointed:
@@ -61,7 +63,7 @@ def _matching(model: nn.Module, pattern: str) -> Iterator[tuple[str, nn.Module]]
     names = dict(model.named_modules())
     found = [name for name in names if fnmatchcase(name, pattern)]
     if not found:
-        raise UsageError(f"engine.activation_checkpointing: no module is called {pattern!r}; {suggest(pattern, names)}")
+        raise UsageError(f"engine: no module of the model is called {pattern!r}; {suggest(pattern, names)}")
     taken: list[str] = []
     for name in found:
         if not any(name.startswith(f"{outer}.") for outer in taken):

@@ -22,10 +22,20 @@ def fuse(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
     """Let an optimiser use its fused kernel where there is one, and where nobody has chosen between it and others."""
     if device.type not in FUSED.get(type(optimizer), ()):
         return
+    of_parts = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)  # whose kernels take parameters in parts, too
     for group in optimizer.param_groups:
         free = group.get("fused") is None and group.get("foreach") is None and not group.get("differentiable")
-        if free and all(each.is_floating_point() and each.device.type == device.type for each in group["params"]):
+        if free and all(_fits(each, device) and (of_parts or not _is_part(each)) for each in group["params"]):
             group["fused"] = True
+
+
+def _fits(parameter: torch.Tensor, device: torch.device) -> bool:
+    return parameter.is_floating_point() and parameter.device.type == device.type
+
+
+def _is_part(parameter: torch.Tensor) -> bool:
+    """Whether other ranks have the rest of a parameter."""
+    return hasattr(parameter, "full_tensor")
 
 
 def computed_as(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:

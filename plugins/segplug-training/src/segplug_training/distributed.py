@@ -1,0 +1,95 @@
+"""`DistributedEngine`: what engines of several processes share, whatever becomes of the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from typing_extensions import Unpack
+
+from segkernel.annotations import Positive
+from segkernel.interfaces.model import Segmentor
+from segkernel.sample import Batch
+from segplug_training.cuda import CUDAEngine, EngineArguments
+from segplug_training.ranks import Ranks, is_launched, local_rank
+from segplug_training.sync_batch_norm import synchronise_batch_norm
+
+T = TypeVar("T")
+
+
+class DistributedArguments(EngineArguments, total=False):
+    """The arguments of `DistributedEngine`, for engines that pass them on."""
+
+    backend: Literal["nccl", "gloo"] | None
+    timeout: Positive
+
+
+class DistributedEngine(CUDAEngine):
+    """One rank among others, each on a device of its own and with its share of the batch.
+
+    Batch norm that a config asks to be synchronised (``SyncBN``) is; other running statistics are rank 0's. Alone,
+    without a launcher, it is a `CUDAEngine`.
+
+    Args:
+        backend: None takes NCCL on CUDA, else gloo.
+        timeout: Seconds that a rank waits for another before it gives up.
+
+    Raises:
+        UsageError: When the processes do not find each other, or a device is not there.
+    """
+
+    def __init__(
+        self,
+        backend: Literal["nccl", "gloo"] | None = None,
+        timeout: Positive = 1800.0,
+        **kwargs: Unpack[EngineArguments],
+    ) -> None:
+        if is_launched() and torch.cuda.is_available() and kwargs.get("device", "auto") in ("auto", "cuda"):
+            kwargs["device"] = f"cuda:{local_rank()}"
+        super().__init__(**kwargs)
+        self.ranks: Ranks | None = None
+        if is_launched():
+            if self.device.type == "cuda":
+                torch.cuda.set_device(self.device)
+            self.ranks = Ranks(backend or ("nccl" if self.device.type == "cuda" else "gloo"), timeout)
+            self.rank, self.world_size = self.ranks.rank, self.ranks.size
+
+    def prepare_model(self, segmentor: Segmentor, preprocessor: nn.Module) -> None:
+        if self.ranks:
+            synchronise_batch_norm(segmentor, self.device.type == "cuda")
+        super().prepare_model(segmentor, preprocessor)
+
+    def train_step(self, micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
+        if self.ranks is None:
+            return super().train_step(micro_batches)
+        with self.ranks.watching():
+            return super().train_step(micro_batches)
+
+    # ------------------------------------------------------------ what all ranks do together
+
+    def gather(self, value: T) -> list[T]:
+        return self.ranks.gather(value) if self.ranks else [value]
+
+    def any(self, flag: bool) -> bool:
+        return self.ranks.any(flag) if self.ranks else flag
+
+    def barrier(self) -> None:
+        if self.ranks:
+            self.ranks.barrier()
+
+    def alert(self, reason: str) -> None:
+        if self.ranks:
+            self.ranks.alert(reason)
+
+    @property
+    def alerted(self) -> bool:
+        return self.ranks is not None and self.ranks.alerted
+
+    def sync_buffers(self) -> None:
+        if self.ranks:
+            with self.ranks.watching():
+                for buffer in self.segmentor.buffers():
+                    dist.broadcast(buffer, 0)
