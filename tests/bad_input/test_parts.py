@@ -50,7 +50,7 @@ CHANGES = {
     # what only a constructor knows
     "hooks=[{type: 'my_hooks:Misspelt'}]": "Misspelt: there is no moment 'befor_run'; did you mean 'before_run'",
     "hooks=[{type: 'my_hooks:Strange'}]": "weather",
-    "+schedule.lr=[{type: PolyLR, by_epoch: true}]": "schedule.lr[0]: segplug-training/PolyLR refuses: PolyLR counts",
+    "+schedule.lr=[{type: PolyLR, begin: 5, end: 5}]": "segplug-training/PolyLR refuses: PolyLR ends at 5",
     "optim.optimizer.lr=-1": "optim.optimizer: the optimizer refuses: Invalid learning rate: -1",
     "+optim.optimizer.momentum=-9": "optim.optimizer: the optimizer refuses: Invalid momentum value: -9",
     "optim.optimizer={type: AdamW, lr: 0.1, betas: [0.9, 1.5]}": "Invalid beta parameter at index 1: 1.5",

@@ -116,6 +116,8 @@ class ComponentError(SegKernelError):
         distribution: What offers it.
     """
 
+    exit_code = 3
+
     def __init__(self, group: str, name: str, message: str, distribution: str = "") -> None:
         self.group, self.name, self.distribution = group, name, distribution
         super().__init__(message)
@@ -157,8 +159,6 @@ class AmbiguousComponentError(ComponentError):
 class DisabledPluginError(ComponentError):
     """Installed, but SEGKERNEL_DISABLE hides the distribution."""
 
-    exit_code = 3
-
     def __init__(self, group: str, name: str, distribution: str) -> None:
         message = f"{name!r} is in {distribution}, which is disabled\n    take it out of SEGKERNEL_DISABLE"
         super().__init__(group, name, message, distribution)
@@ -167,8 +167,6 @@ class DisabledPluginError(ComponentError):
 class NotInstalledError(ComponentError):
     """A known component whose distribution is not installed."""
 
-    exit_code = 3
-
     def __init__(self, group: str, name: str, distribution: str) -> None:
         message = f"{name!r} needs a package that is not installed\n    pip install {distribution}"
         super().__init__(group, name, message, distribution)
@@ -176,8 +174,6 @@ class NotInstalledError(ComponentError):
 
 class BrokenPluginError(ComponentError):
     """Importing an installed component raised; the original error is chained as ``__cause__``."""
-
-    exit_code = 3
 
     def __init__(self, group: str, name: str, distribution: str, value: str, cause: BaseException) -> None:
         label = f"{distribution}/{name} ({value})" if distribution else value
@@ -198,8 +194,6 @@ class IncompatiblePluginError(ComponentError):
         running: The version of the kernel.
         contract: The first kernel version with the present contracts, when ``requires`` admits older ones.
     """
-
-    exit_code = 3
 
     def __init__(
         self, group: str, name: str, distribution: str, requires: str, running: str, contract: str = ""

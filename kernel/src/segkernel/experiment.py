@@ -87,7 +87,7 @@ def make_runner(
             model,
             **_loaders(data, optim, engine, seed),
             **vars(parts.schedule),
-            optimizer=partial(_optimizer, spec=optimizer, paramwise=optim.paramwise) if optimizer else None,
+            optimizer=partial(_optimizer, spec=optimizer, optim=optim) if optimizer else None,
             batch_size=optim.batch_size if training else None,
             clip_grad=optim.clip_grad,
             evaluation=parts.evaluate,
@@ -122,11 +122,14 @@ def _loaders(data: DataSection, optim: OptimSection, engine: Engine, seed: int) 
     return {"train": train, "val": val, "test": test}
 
 
-def _optimizer(model: Segmentor, spec: Spec[torch.optim.Optimizer], paramwise: Any) -> torch.optim.Optimizer:
+def _optimizer(model: Segmentor, spec: Spec[torch.optim.Optimizer], optim: OptimSection) -> torch.optim.Optimizer:
     try:
-        optimizer = spec([parameter for parameter in model.parameters() if parameter.requires_grad])
-        usual = optimizer.defaults
-        return spec(paramwise(model, usual["lr"], usual.get("weight_decay", 0.0))) if paramwise else optimizer
+        trained: list[Any] = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        usual = spec(trained).defaults
+        lr = usual["lr"] * (optim.batch_size / (optim.base_batch_size or optim.batch_size))
+        if optim.paramwise:
+            trained = optim.paramwise(model, lr, usual.get("weight_decay", 0.0))
+        return spec(trained, lr=lr)
     except (ValueError, TypeError) as error:
         raise ConfigError(Problem(f"the optimizer refuses: {error}", "optim.optimizer")) from error
 

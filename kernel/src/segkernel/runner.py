@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -123,7 +124,8 @@ class Runner:
         self.optimizer = self.engine.prepare_optimizer(optimizer, clip_grad) if optimizer else None
         self._plan(iterations, epochs, val_interval, batch_size)
         seed_everything(self.seed + self.engine.rank)  # the model is the same everywhere, dropout is not
-        self.hooks = HookCaller(_with_defaults(hooks, [self.train_set, self.val_set, self.test_set]))
+        # A schedule may have a state, and moments to be told of, like any hook.
+        self.hooks = HookCaller(_with_defaults([*hooks, *lr], [self.train_set, self.val_set, self.test_set]))
         self.iteration = self.position = 0
         self.data_wait = 0.0
         self.metrics: dict[str, float] = {}
@@ -135,7 +137,8 @@ class Runner:
         self.received = self.signal = 0  # what asked this rank to leave, and what the ranks have agreed on
         self._saved: Path | None = None
         self._random: Mapping[str, Any] | None = None
-        self._schedules = RunSchedules(lr, self.optimizer, self.max_iterations)
+        epoch = Fraction(len(self.train_set.dataset) if self.train_set is not None else 1, self.batch_size)
+        self._schedules = RunSchedules(lr, self.optimizer, self.max_iterations, epoch)
 
     # ------------------------------------------------------------ what hooks use, see `segkernel.hookspecs.Run`
 
@@ -310,7 +313,6 @@ class Runner:
             "optimizer": self.engine.optimizer_state() if self.optimizer else None,
             "engine": self.engine.state_dict(),
             "hooks": {name: hook.state_dict() for name, hook in self.hooks.stateful().items()},
-            "schedules": self._schedules.state_dict(),
             "random": self.engine.gather(random_state()),
             "iteration": self.iteration,
             "position": self.position,
@@ -356,7 +358,7 @@ class Runner:
             if name in state["hooks"]:
                 hook.load_state_dict(state["hooks"][name])
         self.iteration, self.position = int(state["iteration"]), int(state["position"])
-        self._schedules.resume(state.get("schedules", []), self.iteration)
+        self._schedules.resume(self.iteration)
         self._validation_pending = bool(state["validation_pending"])
         states = state["random"] if isinstance(state["random"], list) else [state["random"]]  # a dict before 0.3
         if len(states) == self.engine.world_size:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import torch
 
 from segkernel.schedules import RunSchedules
@@ -24,7 +26,7 @@ def test_factors_are_those_of_the_groups_whatever_the_optimizer_was_made_with() 
 
 def test_rates_of_groups_are_named_by_their_factor_whatever_a_schedule_makes_of_them() -> None:
     optimizer = torch.optim.SGD(groups(0.01, 0.1, 0.01, 0.001), lr=0.01)
-    schedules = RunSchedules([PolyLR(power=1.0)], optimizer, 11)
+    schedules = RunSchedules([PolyLR(power=1.0)], optimizer, 11, Fraction(1))
     assert learning_rates(optimizer) == {"lr": 0.01, "lr.x10": 0.1, "lr.x0.1": 0.001}
     for iteration in range(1, 6):
         schedules.step(iteration)

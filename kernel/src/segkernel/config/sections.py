@@ -117,12 +117,14 @@ class OptimSection:
     Args:
         optimizer: Torch's by name, or a plugin's.
         batch_size: Samples per step over all devices.
+        base_batch_size: The batch size that the learning rate is meant for: it is scaled with ``batch_size``.
         clip_grad: Limit of the gradient's norm.
         paramwise: Which parameters learn how fast; without ``type``, ``Paramwise``.
     """
 
     optimizer: Spec[Optimizer] | None = None
     batch_size: PositiveInt = 1
+    base_batch_size: PositiveInt | None = None
     clip_grad: ClipGrad | None = None
     paramwise: ParameterGroups | None = None
 

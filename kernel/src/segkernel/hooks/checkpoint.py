@@ -44,8 +44,8 @@ class CheckpointHook:
         if (interval is not None and interval < 1) or (keep is not None and keep < 1) or top_k < 1:
             raise UsageError("CheckpointHook: interval, keep and top_k are 1 or more")
         self.interval, self.keep, self.top_k = interval, keep, top_k
-        self.watched = [best] if isinstance(best, str) else list(best or ())
-        self.best: dict[str, list[tuple[float, int]]] = {name: [] for name in self.watched}
+        watched = [best] if isinstance(best, str) else best or ()
+        self.best: dict[str, list[tuple[float, int]]] = {name: [] for name in watched}
         self._validated_at: int | None = None
         self._saved_at: int | None = None
 
@@ -56,7 +56,7 @@ class CheckpointHook:
     @hookimpl
     def after_validation(self, run: Run, metrics: Mapping[str, float]) -> None:
         self._validated_at = run.iteration
-        for name in self.watched:
+        for name in self.best:
             if name not in metrics:
                 log.warning("CheckpointHook: the validation has no metric %r; %s", name, suggest(name, metrics))
             elif math.isfinite(metrics[name]):
@@ -91,7 +91,7 @@ class CheckpointHook:
     def _best_files(self, run: Run) -> dict[Path, tuple[float, int]]:
         """Return the files of the best checkpoints, by metric and from the best on, with value and iteration."""
         folder = run.work_dir / "checkpoints"
-        entries = [(name, entry) for name in self.watched for entry in self.best[name]]
+        entries = [(name, entry) for name in self.best for entry in self.best[name]]
         return {folder / f"best_{_safe(name)}_{_file_of(entry[1])}": entry for name, entry in entries}
 
     def _link_best(self, run: Run, folder: Path) -> None:
@@ -106,7 +106,7 @@ class CheckpointHook:
     def _prune(self, run: Run) -> None:
         folder, wanted = run.work_dir / "checkpoints", self._best_files(run)
         regular = sorted(folder.glob("iter_*.pt"))
-        best = [path for name in self.watched for path in folder.glob(f"best_{_safe(name)}_iter_*.pt")]
+        best = [path for name in self.best for path in folder.glob(f"best_{_safe(name)}_iter_*.pt")]
         for old in [*(regular[: -self.keep] if self.keep else []), *(path for path in best if path not in wanted)]:
             old.unlink()
 

@@ -1,12 +1,13 @@
-"""Learning-rate schedules, with MMSegmentation's names and arguments."""
+"""Learning-rate schedules, with the names and arguments of MMSegmentation, or else of torch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import ClassVar
+from itertools import accumulate, pairwise
+from typing import Annotated, ClassVar, Literal
 
+from annotated_types import MinLen
 from typing_extensions import Unpack
 
 from segkernel.annotations import NonNegative, NonNegativeInt, Positive, PositiveInt, Probability
@@ -27,6 +28,25 @@ class PolyLR(Schedule):
         if i == 0:
             return lr
         return (lr - self.eta_min) * (1 - 1 / (self.length - i + 1)) ** self.power + self.eta_min
+
+
+class PolyLRRatio(PolyLR):
+    """`PolyLR` down to ``eta_min_ratio`` times the optimiser's rate, or to ``eta_min`` when that is None."""
+
+    def __init__(
+        self,
+        eta_min_ratio: NonNegative | None = None,
+        power: NonNegative = 1.0,
+        eta_min: NonNegative = 0.0,
+        **kwargs: Unpack[ScheduleArguments],
+    ) -> None:
+        super().__init__(power=power, eta_min=eta_min, **kwargs)
+        self.eta_min_ratio = eta_min_ratio
+
+    def rate(self, lr: float, base: float, i: int) -> float:
+        if self.eta_min_ratio is not None:
+            self.eta_min = base * self.eta_min_ratio
+        return super().rate(lr, base, i)
 
 
 class LinearLR(Schedule):
@@ -56,6 +76,32 @@ class ConstantLR(Schedule):
         if i == 0:
             return lr * self.factor
         return lr / self.factor if i == self.length else lr
+
+
+class StepLR(Schedule):
+    """Multiply the rate by ``gamma`` every ``step_size`` iterations."""
+
+    conformance: ClassVar = {"step_size": 4}
+
+    def __init__(self, step_size: PositiveInt, gamma: Positive = 0.1, **kwargs: Unpack[ScheduleArguments]) -> None:
+        super().__init__(**kwargs)
+        self.step_size, self.gamma = step_size, gamma
+
+    def rate(self, lr: float, base: float, i: int) -> float:
+        return lr * self.gamma if i and i % self.step_size == 0 else lr
+
+
+class ExponentialLR(Schedule):
+    """Multiply the rate by ``gamma`` in every iteration."""
+
+    conformance: ClassVar = {"gamma": 0.9}
+
+    def __init__(self, gamma: Positive, **kwargs: Unpack[ScheduleArguments]) -> None:
+        super().__init__(**kwargs)
+        self.gamma = gamma
+
+    def rate(self, lr: float, base: float, i: int) -> float:
+        return lr * self.gamma if i else lr
 
 
 class MultiStepLR(Schedule):
@@ -99,6 +145,72 @@ class CosineAnnealingLR(Schedule):
         if (i - 1 - period) % (2 * period) == 0:
             return lr + (base - low) * (1 - math.cos(math.pi / period)) / 2
         return (1 + math.cos(math.pi * i / period)) / (1 + math.cos(math.pi * (i - 1) / period)) * (lr - low) + low
+
+
+class CosineRestartLR(Schedule):
+    """Follow half a cosine down again and again: warm restarts (SGDR, Loshchilov and Hutter, 2017).
+
+    Cycle k takes ``periods[k]`` iterations and starts at ``restart_weights[k]`` times the optimiser's rate (1 when
+    there are none); it ends at ``eta_min``, or at ``eta_min_ratio`` times that rate, and stays there after the last.
+    """
+
+    conformance: ClassVar = {"periods": (4, 8)}
+
+    def __init__(
+        self,
+        periods: Annotated[Sequence[PositiveInt], MinLen(1)],
+        restart_weights: Sequence[NonNegative] = (1.0,),
+        eta_min: NonNegative | None = None,
+        eta_min_ratio: NonNegative | None = None,
+        **kwargs: Unpack[ScheduleArguments],
+    ) -> None:
+        super().__init__(**kwargs)
+        if eta_min is not None and eta_min_ratio is not None:
+            raise UsageError("give eta_min or eta_min_ratio, not both")
+        weights = list(restart_weights) * (len(periods) if len(restart_weights) == 1 else 1)
+        if len(weights) != len(periods):
+            raise UsageError(
+                f"{len(periods)} periods have {len(weights)} restart_weights; give one for each, or for all"
+            )
+        self.cycles = list(zip(accumulate(periods), periods, weights))
+        self.eta_min, self.eta_min_ratio = eta_min or 0.0, eta_min_ratio
+
+    def rate(self, lr: float, base: float, i: int) -> float:
+        low = self.eta_min if self.eta_min_ratio is None else base * self.eta_min_ratio
+        for end, period, weight in self.cycles:
+            if i < end:
+                return low + (weight * base - low) * (1 + math.cos(math.pi * (i - end + period) / period)) / 2
+        return low
+
+
+class CyclicLR(Schedule):
+    """Go up from ``base_lr`` to ``max_lr`` and down again, over and over (Smith, 2017).
+
+    A cycle takes ``step_size_up`` iterations up and ``step_size_down`` down (as many when None). Its height is halved
+    with each cycle by ``triangular2``, and multiplied by ``gamma`` in each iteration by ``exp_range``.
+    """
+
+    conformance: ClassVar = {"base_lr": 0.1, "max_lr": 0.5, "step_size_up": 4}
+
+    def __init__(
+        self,
+        base_lr: NonNegative,
+        max_lr: Positive,
+        step_size_up: PositiveInt = 2000,
+        step_size_down: PositiveInt | None = None,
+        mode: Literal["triangular", "triangular2", "exp_range"] = "triangular",
+        gamma: Positive = 1.0,
+        **kwargs: Unpack[ScheduleArguments],
+    ) -> None:
+        super().__init__(**kwargs)
+        self.base_lr, self.max_lr, self.mode, self.gamma = base_lr, max_lr, mode, gamma
+        self.up, self.down = step_size_up, step_size_down or step_size_up
+
+    def rate(self, lr: float, base: float, i: int) -> float:
+        cycle, position = divmod(i, self.up + self.down)
+        height = position / self.up if position <= self.up else (self.up + self.down - position) / self.down
+        scale = {"triangular": 1.0, "triangular2": 0.5**cycle, "exp_range": self.gamma**i}[self.mode]
+        return self.base_lr + (self.max_lr - self.base_lr) * height * scale
 
 
 class OneCycleLR(Schedule):
