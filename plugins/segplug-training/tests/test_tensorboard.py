@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from segkernel import Evaluation
 from segkernel.errors import SegKernelError, UsageError
@@ -128,9 +129,10 @@ def test_the_test_after_training_is_written_too(tmp_path: Path) -> None:
 
 
 def test_the_same_pictures_are_drawn_at_every_validation(tmp_path: Path) -> None:
-    make(tmp_path, iterations=20, hooks=[TensorBoardHook(pictures=2)]).run()
+    make(tmp_path, iterations=20, hooks=[TensorBoardHook(interval=2)], test=TwoHalves()).run()
     found = events(tmp_path)
-    assert found.Tags()["images"] == ["val_pictures/half_0", "val_pictures/half_1"]
+    names = ["half_0", "half_2"]
+    assert found.Tags()["images"] == [f"{kind}_pictures/{name}" for kind in ("val", "test") for name in names]
     assert [event.step for event in found.Images("val_pictures/half_0")] == [10, 20]
     content = found.Images("val_pictures/half_0")[0].encoded_image_string
     image, truth, predicted = np.split(np.asarray(Image.open(io.BytesIO(content))), 3, axis=1)
@@ -147,6 +149,52 @@ def test_maps_of_every_kind_are_painted() -> None:
     depths = _painted(np.array([[1, 3, np.nan, 9]], np.float32), palette)
     assert depths.tolist() == [[[0] * 3, [63] * 3, [0] * 3, [255] * 3]]
     assert _shown(np.full((2, 2, 5), 7, np.int16)).tolist() == [[[0] * 3] * 2] * 2
+
+
+def test_of_many_images_the_first_and_every_fiftieth_is_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(TwoHalves, "__len__", lambda self: 120)
+    make(tmp_path / "all", iterations=1).run()
+    make(tmp_path / "two", iterations=1, hooks=[TensorBoardHook(pictures=2)]).run()
+    assert events(tmp_path / "all").Tags()["images"] == [f"val_pictures/half_{index}" for index in (0, 50, 100)]
+    assert events(tmp_path / "two").Tags()["images"] == [f"val_pictures/half_{index}" for index in (0, 50)]
+
+
+def test_config_and_hyper_parameters_are_there(tmp_path: Path) -> None:
+    config = {"model": {"type": "Tiny"}, "optim": {"optimizer": {"lr": 0.1}}, "hooks": [{"type": "X"}]}
+    runner = make(tmp_path, iterations=10, config=config, seed=3)
+    runner.run()
+    found = events(tmp_path)
+    (text,) = found.Tensors("config/text_summary")
+    assert "    model:\n      type: Tiny\n" in text.tensor_proto.string_val[0].decode()
+    content = found.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    start = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert {name: value.number_value or value.string_value for name, value in start.items()} == {
+        "model.type": "Tiny", "optim.optimizer.lr": 0.1, "iterations": 10, "seed": 3
+    }  # fmt: skip
+    assert found.Scalars("final/aAcc")[0].value == pytest.approx(runner.metrics["aAcc"])
+
+
+def test_a_graph_is_traced_on_demand_and_training_is_as_without_it(tmp_path: Path) -> None:
+    plain, traced = (
+        make(tmp_path / str(graph), iterations=3, hooks=[TensorBoardHook(graph=graph)]) for graph in (False, True)
+    )
+    for runner in (plain, traced):
+        torch.manual_seed(0)
+        torch.nn.init.normal_(runner.model.conv.weight)
+        torch.nn.init.zeros_(runner.model.conv.bias)
+        runner.run()
+    assert [events(tmp_path / name).Tags()["graph"] for name in ("False", "True")] == [False, True]
+    assert torch.equal(plain.model.conv.weight, traced.model.conv.weight)
+    assert "conv" in str(events(tmp_path / "True").Graph())
+
+
+def test_a_model_that_cannot_be_traced_goes_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    runner = make(tmp_path, iterations=2, hooks=[TensorBoardHook(graph=True)])
+    runner.model.forward = lambda images: {"not": "tensors"}
+    runner.model.loss = lambda images, targets: {"loss": runner.model.conv(images).sum()}
+    runner.val_set = None
+    runner.run()
+    assert "graph of the model is left out" in caplog.text
 
 
 def test_no_pictures_when_none_are_wanted(tmp_path: Path) -> None:
@@ -188,7 +236,7 @@ def test_a_test_alone_writes_no_events(tmp_path: Path) -> None:
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     hook = TensorBoardHook()
-    hook.before_train(SimpleNamespace(is_main=False, work_dir=tmp_path, iteration=0))
+    hook.before_train(SimpleNamespace(is_main=False, work_dir=tmp_path, iteration=0, config={}))
     hook.on_record({"kind": "train", "iteration": 10, "loss": 1.0})
     assert not (tmp_path / "tensorboard").exists()
 
@@ -196,7 +244,7 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "tensorboard").write_text("in the way")
     with pytest.raises(SegKernelError, match="tensorboard: cannot write"):
-        TensorBoardHook().before_train(SimpleNamespace(is_main=True, work_dir=tmp_path, iteration=0))
+        TensorBoardHook().before_train(SimpleNamespace(is_main=True, work_dir=tmp_path, iteration=0, config={}))
 
 
 def test_a_negative_number_of_pictures_is_refused() -> None:

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import logging
 import shlex
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
-from segkernel.annotations import NonNegativeInt
+from segkernel.annotations import NonNegativeInt, PositiveInt
+from segkernel.config.show import to_yaml
 from segkernel.errors import SegKernelError, UsageError
 from segkernel.hookspecs import Priority, hookimpl
 
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 
     from segkernel.hookspecs import Run
     from segkernel.labels import Color
-    from segkernel.sample import Prediction, Targets
+    from segkernel.sample import Batch, Prediction, Targets
 
 log = logging.getLogger("segkernel.tensorboard")  # below the kernel's logger, so that the run's log file has it too
 
@@ -36,31 +39,45 @@ class TensorBoardHook:
     """Write every record of a training run as TensorBoard scalars, and predictions as pictures.
 
     Tags are ``train/loss``, ``train/lr``, ``train/images_per_second`` ...; ``val/mIoU`` and, one per class,
-    ``val_IoU/road``; ``test/mIoU`` likewise. Pictures are ``val_pictures/NAME``: image, truth and prediction from left
-    to right. A resumed run hides the events written after the iteration it goes on from.
+    ``val_IoU/road``; ``test/mIoU`` likewise. Pictures are ``val_pictures/NAME`` and ``test_pictures/NAME``: image,
+    truth and prediction from left to right. ``config`` is the config as text; what a run is compared by and the last
+    metrics become its hyper-parameters. A resumed run hides the events written after the iteration it goes on from.
 
     Args:
-        pictures: How many images of the validation set are drawn, the same ones every time.
+        interval: A picture is drawn of the first and then of every ``interval``-th image that is validated or tested,
+            the same ones every time.
+        pictures: The most that are drawn of one validation or test; 0 draws none.
+        graph: Also write the graph of the model, traced in the first iteration.
 
     Raises:
-        UsageError: When ``pictures`` is negative.
+        UsageError: When ``interval`` is below 1 or ``pictures`` below 0.
     """
 
     priority = Priority.VERY_LOW
 
-    def __init__(self, pictures: NonNegativeInt = 4) -> None:
-        if pictures < 0:
-            raise UsageError(f"TensorBoardHook: pictures is 0 or more, not {pictures}")
-        self.pictures = pictures
+    def __init__(self, interval: PositiveInt = 50, pictures: NonNegativeInt = 20, graph: bool = False) -> None:
+        if pictures < 0 or interval < 1:
+            raise UsageError(f"TensorBoardHook: pictures {pictures} and interval {interval}: need at least 0 and 1")
+        self.interval, self.pictures, self.graph = interval, pictures, graph
         self._writer: SummaryWriter | None = None
-        self._drawn = 0
+        self._seen = 0
 
     @hookimpl
     def before_train(self, run: Run) -> None:
-        if run.is_main:
-            folder = run.work_dir / FOLDER
-            self._writer = _open(folder, purge_step=run.iteration + 1)
-            log.info("to see the curves: tensorboard --logdir %s", shlex.quote(str(folder)))
+        if not run.is_main:
+            return
+        folder = run.work_dir / FOLDER
+        self._writer = _open(folder, purge_step=run.iteration + 1)
+        log.info("to see the curves: tensorboard --logdir %s", shlex.quote(str(folder)))
+        if run.config:
+            text = "".join(f"    {line}\n" for line in to_yaml(dict(run.config)).splitlines())
+            self._writer.add_text("config", text, run.iteration)
+
+    @hookimpl
+    def before_train_iteration(self, run: Run, batches: list[Batch]) -> None:
+        if self.graph and self._writer is not None:
+            self.graph = False
+            _add_graph(self._writer, run, batches[0])
 
     @hookimpl
     def on_record(self, record: Mapping[str, Any]) -> None:
@@ -73,21 +90,69 @@ class TensorBoardHook:
 
     @hookimpl
     def before_validation(self) -> None:
-        self._drawn = 0
+        self._seen = 0
+
+    @hookimpl
+    def before_test(self) -> None:
+        self._seen = 0
 
     @hookimpl
     def after_prediction(self, run: Run, prediction: Prediction, target: Targets) -> None:
-        if self._writer is None or run.mode != "val" or self._drawn >= self.pictures:
-            return
-        self._drawn += 1
-        tag = f"val_pictures/{prediction.meta['name']}"
-        self._writer.add_image(tag, _picture(run, prediction, target), run.iteration, dataformats="HWC")
+        number, rest = divmod(self._seen, self.interval)
+        self._seen += 1
+        if self._writer is not None and rest == 0 and number < self.pictures:
+            tag = f"{run.mode}_pictures/{prediction.meta['name']}"
+            self._writer.add_image(tag, _picture(run, prediction, target), run.iteration, dataformats="HWC")
 
     @hookimpl
-    def after_run(self) -> None:
+    def after_run(self, run: Run) -> None:
         if self._writer is not None:
+            self._add_hyperparameters(self._writer, run)
             self._writer.close()
             self._writer = None
+
+    def _add_hyperparameters(self, writer: SummaryWriter, run: Run) -> None:
+        from torch.utils.tensorboard.summary import hparams
+
+        metrics = {f"final/{name}": value for name, value in run.metrics.items() if "." not in name}
+        settings = {"seed": run.seed, "iterations": run.max_iterations, **hyperparameters(run.config)}
+        for summary in hparams(settings, metrics):
+            writer.file_writer.add_summary(summary)
+        for name, value in metrics.items():
+            writer.add_scalar(name, value, run.iteration)
+
+
+def hyperparameters(config: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
+    """Return what a run is compared by, by dotted key: the plain values of model, optimiser, schedule and engine."""
+    found: dict[str, str | int | float | bool] = {}
+
+    def collect(value: Any, key: str) -> None:
+        if isinstance(value, Mapping):
+            for name, entry in value.items():
+                collect(entry, f"{key}.{name}" if key else str(name))
+        elif isinstance(value, list | tuple):
+            for index, entry in enumerate(value):
+                collect(entry, f"{key}[{index}]")
+        elif isinstance(value, str | int | float | bool):
+            found[key] = value
+
+    collect({name: config[name] for name in ("model", "optim", "schedule", "engine") if name in config}, "")
+    return found
+
+
+def _add_graph(writer: SummaryWriter, run: Run, batch: Batch) -> None:
+    """Trace the model on one image; what cannot be traced is said, and no reason to stop."""
+    model, image = run.model, batch.images[:1].to(run.engine.device).float()
+    was_training = model.training
+    try:
+        model.eval()
+        with torch.random.fork_rng(), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the tracer's remarks on Python values
+            writer.add_graph(model, image)
+    except Exception as error:  # whatever a model does that the tracer cannot follow
+        log.warning("TensorBoardHook: the graph of the model is left out: %s", str(error).splitlines()[0])
+    finally:
+        model.train(was_training)
 
 
 def _open(folder: Path, purge_step: int) -> SummaryWriter:
@@ -109,7 +174,8 @@ def _tag(kind: str, key: str) -> str:
 
 def _picture(run: Run, prediction: Prediction, target: Targets) -> np.ndarray:
     """Return the image, the truth and the prediction side by side, (H, W', 3) uint8 RGB."""
-    image = run.val_set.dataset[prediction.meta["index"]].image  # type: ignore[union-attr]
+    part = run.val_set if run.mode == "val" else run.test_set
+    image = part.dataset[prediction.meta["index"]].image  # type: ignore[union-attr]
     maps = [prediction.labels] if "seg" not in target else [target["seg"], prediction.labels]
     painted = [_painted(each.cpu().numpy(), run.labels.palette) for each in maps]
     return np.concatenate([_shown(image), *painted], axis=1)
