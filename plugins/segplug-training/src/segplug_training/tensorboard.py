@@ -117,7 +117,7 @@ class TensorBoardHook:
         metrics = {f"final/{name}": value for name, value in run.metrics.items() if "." not in name}
         settings = {"seed": run.seed, "iterations": run.max_iterations, **hyperparameters(run.config)}
         for summary in hparams(settings, metrics):
-            writer.file_writer.add_summary(summary)
+            writer.file_writer.add_summary(summary)  # type: ignore[attr-defined]
         for name, value in metrics.items():
             writer.add_scalar(name, value, run.iteration)
 
