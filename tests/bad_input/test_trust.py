@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
+
+from segkernel.catalog import GROUPS, Catalog
+from segkernel.signature import MAPPINGS, UNIONS, bare, is_file, is_record, signature, unwrap
 
 torch = pytest.importorskip("torch")
 
@@ -19,6 +24,8 @@ ASKS = {
     "a layer": ("model", "backbone", "norm_cfg", {"type": "stranger:Thing"}),
     "the model": ("model", {"type": "stranger:Thing"}),
     "a transform": ("data", "eval_transforms", [{"type": "stranger:Thing"}]),
+    "weights": ("model", "backbone", {"type": "TIMMBackbone", "model_name": "resnet18", "checkpoint_path": "x.pth"}),
+    "a folder of weights": ("model", "backbone", {"type": "TIMMBackbone", "model_name": "local-dir:/elsewhere"}),
     "a file": (*HEAD, "loss_decode", {"type": "CrossEntropyLoss", "class_weight": "secret.json"}),
     "a base": ("_base_", "secret.json"),
 }
@@ -27,6 +34,10 @@ FOR_TESTS_ALONE = {
     "a metric": ("evaluate", "metrics", [{"type": "stranger:Thing"}]),
     "a folder to write to": ("evaluate", "metrics", [{"type": "IoUMetric", "output_dir": "/elsewhere"}]),
     "a hook": ("hooks", [{"type": "stranger:Thing"}]),
+    "a hook's folder": ("hooks", [{"type": "PicturesHook", "labels_dir": "/elsewhere"}]),
+    "a report's file": ("hooks", [{"type": "EvaluationReport", "slice_file": "/etc/passwd"}]),
+    "a data set's folder": ("data", "test", "data_root", "/elsewhere"),
+    "an engine's folder": ("engine", {"type": "CUDAEngine", "compile_cache": "/elsewhere"}),
 }
 FOR_TRAINING_ALONE = {
     "training data": ("data", "train", {"type": "stranger:Thing"}),
@@ -79,8 +90,70 @@ def test_what_predicting_does_not_need_is_left_alone_and_refused_by_a_test(stran
 @pytest.mark.parametrize("wish", FOR_TRAINING_ALONE)
 def test_nothing_that_trains_is_built_for_a_test(stranger, seg_kernel, wish):
     stranger(*FOR_TRAINING_ALONE[wish])
-    assert seg_kernel(*COMMANDS["test"]).code == 0
+    assert seg_kernel(*COMMANDS["test"], "--trust").code == 0
     assert not Path("executed").exists()
+
+
+def test_the_message_names_the_key_that_asks(stranger, seg_kernel):
+    stranger(*HEAD, "loss_decode", {"type": "stranger:Thing"})
+    seg_kernel(*COMMANDS["predict"]).must_fail(1, "stranger:Thing (model.decode_head.loss_decode.type)")
+    stranger("model", "backbone", "norm_cfg", {"type": "stranger:Thing"})
+    seg_kernel(*COMMANDS["predict"]).must_fail(1, "stranger:Thing (norm_cfg.type)")
+    seg_kernel(*COMMANDS["test"]).must_fail(1, "asks for")
+
+
+def test_a_stranger_s_work_dir_is_not_where_a_test_writes(project, tiny):
+    from segkernel.config import load_config
+    from segkernel.experiment import make_runner
+
+    config = load_config({"model": tiny.config()["model"], "data": {"num_classes": 3}, "work_dir": "elsewhere"})
+    config.trusted = False
+    with make_runner(config, training=False)._running():
+        pass
+    assert not Path("elsewhere").exists()
+
+
+PATH_LIKE = re.compile(
+    r"(^|_)(annotations|cache|checkpoint|depth|dir|file|folder|images|masks|path|root|split|url)\d?(_path)?$"
+)
+
+
+def test_every_argument_that_names_a_file_is_marked():
+    catalog, marked, unmarked = Catalog.discover(), set(), set()
+    for group in GROUPS.keys() - {"zoo", "former_names", "commands", "config_checks", "config_sources"}:
+        for _, target in catalog.load_all(group):
+            for owner, name, annotation in arguments(target, {target}):
+                if PATH_LIKE.search(name) and (found := list(texts(annotation))):
+                    (marked if all(found) else unmarked).add(f"{owner.__name__}.{name}")
+    assert unmarked == {"YoloSegDataset.split"}  # of those that its file lists
+    assert {"TIMMBackbone.checkpoint_path", "PicturesHook.show_dir", "DSDLSegDataset.ann_file"} <= marked
+
+
+def arguments(target, seen):
+    """Yield owner, name and annotation of what a class takes, and of the records in it."""
+    for name, parameter in signature(target).items():
+        yield parameter.owner, name, parameter.annotation
+        for record in {kind for kind in parts(parameter.annotation) if is_record(kind)} - seen:
+            yield from arguments(record, seen | {record})
+
+
+def parts(annotation):
+    """Yield the types that an annotation is made of."""
+    kind = bare(annotation)
+    yield kind
+    for part in () if get_origin(kind) is Literal else get_args(kind):
+        yield from parts(part)
+
+
+def texts(annotation, file=False):
+    """Yield for each text that an annotation takes whether it is known to name a file."""
+    kind, constraints = unwrap(annotation)
+    file = file or is_file(kind, constraints)
+    if kind is str:
+        yield file
+    values = get_args(kind)[1:] if get_origin(kind) in MAPPINGS else get_args(kind)
+    for part in () if get_origin(kind) is Literal else values:
+        yield from texts(part, file and get_origin(kind) in UNIONS)
 
 
 def test_whoever_knows_the_file_may_trust_it(stranger, seg_kernel):

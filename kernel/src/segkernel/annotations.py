@@ -28,7 +28,8 @@ def ordered(pair: Sequence[float]) -> bool:
 
 
 FILE = object()
-"""Marks a text as the name of a file that will be read: what comes out of a file of weights may not name any."""
+"""Marks a text as the name of a file or folder, as `pathlib.Path` does by itself: what comes out of a file of weights
+may not name any."""
 
 Positive = Annotated[float, Interval(gt=0, lt=math.inf)]
 NonNegative = Annotated[float, Interval(ge=0, lt=math.inf)]

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from typing_extensions import is_typeddict
 
-from segkernel.annotations import FILE, breaks
+from segkernel.annotations import breaks
 from segkernel.catalog import GROUPS, USUAL, Catalog
 from segkernel.config.marks import place_of, to_builtin
 from segkernel.errors import ComponentError, ConfigError, Problem, SegKernelError, UsageError, did_you_mean, suggest
@@ -35,6 +35,7 @@ from segkernel.signature import (
     choices_of,
     describe,
     group_of,
+    is_file,
     is_record,
     signature,
     unwrap,
@@ -146,7 +147,7 @@ class _Reader:
         label, here = _name_of(target), at.child(spec, "type")
         if isinstance(target, str):
             try:
-                row = self.catalog.find(group, target)
+                row = self.catalog.find(group, target, here.path)
                 target, label = self.catalog.load_row(row), row.qualified
             except ComponentError as error:
                 return self.problems.append(_problem_of(error, here))
@@ -201,8 +202,8 @@ class _Reader:
     def value(self, annotation: Any, value: Any, at: _At) -> Any:
         """Read any value against any annotation."""
         kind, constraints = unwrap(annotation)
-        if FILE in constraints and isinstance(value, str):
-            self.catalog.refuse_untrusted(f"the file {value}")
+        if value and isinstance(value, str) and is_file(kind, constraints):
+            self.catalog.refuse_untrusted(f"the file {value}", at.path)
         before = len(self.problems)
         made = self._typed(kind, annotation, value, at)
         if len(self.problems) == before and breaks(made, constraints):

@@ -114,7 +114,7 @@ class Catalog:
     Args:
         rows: Every entry point found, usable or not.
         preferred: Distributions that win when a short name is offered by several, best first.
-        trusted: Whether names may be import paths, and arguments may name files to read.
+        trusted: Whether names may be import paths, and arguments may name files and folders.
     """
 
     rows: tuple[Row, ...] = ()
@@ -153,10 +153,10 @@ class Catalog:
         names = [*self.preferred, *map(normalise, distributions)]
         return replace(self, preferred=tuple(dict.fromkeys(names)))
 
-    def refuse_untrusted(self, what: str) -> None:
-        """Raise `UntrustedError` when what asks for this is not trusted."""
+    def refuse_untrusted(self, what: str, path: str = "") -> None:
+        """Raise `UntrustedError` when what asks for this, the key ``path`` of a config, is not trusted."""
         if not self.trusted:
-            raise UntrustedError(what)
+            raise UntrustedError(what, path)
 
     def rows_of(self, group: str) -> list[Row]:
         """Return the usable rows of a group, sorted by name and distribution."""
@@ -176,8 +176,9 @@ class Catalog:
         """Return which of `USUAL` a spec without ``type`` means."""
         return next((name for name in USUAL[group] if name in self.names(group)), USUAL[group][-1])
 
-    def find(self, group: str, name: str) -> Row:
-        """Return the row a name means: short, ``distribution/Name``, or an import path ``module:Name``.
+    def find(self, group: str, name: str, path: str = "") -> Row:
+        """Return the row a name means: short, ``distribution/Name``, or an import path ``module:Name``; ``path`` is the
+        config's key that asks.
 
         Raises:
             UnknownComponentError, AmbiguousComponentError, NotInstalledError, IncompatiblePluginError,
@@ -186,7 +187,7 @@ class Catalog:
         """
         _check_group(group)
         if ":" in name:
-            self.refuse_untrusted(f"the import path {name}")
+            self.refuse_untrusted(f"the import path {name}", path)
             return Row(group, name, "", "", name)
         prefix, slash, short = name.rpartition("/")
         distribution = normalise(prefix)

@@ -51,10 +51,7 @@ def draw_order(seed: int, epoch: int, length: int) -> np.ndarray:
 
 
 def apply_transforms(
-    transforms: Iterable[Transform],
-    sample: Sample,
-    rng: np.random.Generator,
-    draw: Callable[[], Sample] | None = None,
+    transforms: Iterable[Transform], sample: Sample, rng: np.random.Generator, draw: Callable[[], Sample] | None = None
 ) -> Sample | None:
     """Apply transforms in turn; ``draw`` gives the further samples that some need. None when one rejects the sample."""
     for transform in transforms:

@@ -224,10 +224,16 @@ class CheckpointError(SegKernelError):
 
 
 class UntrustedError(SegKernelError):
-    """A config that came out of a file of weights asks for code or for another file; such files are data."""
+    """A config that came out of a file of weights asks for code or for another file; such files are data.
 
-    def __init__(self, what: str) -> None:
-        message = f"the config in this file of weights asks for {what}; nothing of it was run or read"
+    Args:
+        what: It asks for.
+        path: Of the key that asks, where it is known.
+    """
+
+    def __init__(self, what: str, path: str = "") -> None:
+        asked = f"{what} ({path})" if path else what
+        message = f"the config in this file of weights asks for {asked}; nothing of it was run or read"
         super().__init__(f"{message}\n    if you know where the file comes from: --trust, or trust=True")
 
 

@@ -95,7 +95,7 @@ def make_runner(
             engine=engine,
             preprocessor=Preprocessor(**data.preprocess),
             seed=seed,
-            work_dir=work_dir or config.get("work_dir"),
+            work_dir=work_dir or (config.get("work_dir") if config.trusted else None),
             name=config.name,
             config=config.data,
         )

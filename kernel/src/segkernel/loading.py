@@ -136,7 +136,7 @@ def load_model(
 def _stored_config(stored: Mapping[str, Any], overrides: Sequence[str], trust: bool) -> Config:
     """Return the config that a file of weights holds: data of whoever wrote the file, unless it is trusted."""
     if "_base_" in stored and not trust:
-        raise UntrustedError(f"another config, {stored['_base_']}")
+        raise UntrustedError(f"another config, {stored['_base_']}", "_base_")
     config = load_config(stored, overrides)
     config.trusted = trust
     return config

@@ -31,13 +31,7 @@ from segkernel.catalog import Catalog
 from segkernel.config.sections import Evaluation, check_views
 from segkernel.data import Loader
 from segkernel.engine import LocalEngine, blame_batch, together
-from segkernel.errors import (
-    CheckpointError,
-    Interrupted,
-    PeerError,
-    UsageError,
-    worker_crash_of,
-)
+from segkernel.errors import CheckpointError, Interrupted, PeerError, UsageError, worker_crash_of
 from segkernel.evaluation import evaluate
 from segkernel.hooks.checkpoint import CheckpointHook
 from segkernel.hookspecs import HookCaller

@@ -18,12 +18,13 @@ from collections import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from inspect import get_annotations
+from pathlib import PurePath
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typing_extensions
 from typing_extensions import NotRequired, ReadOnly, Required, TypeAliasType, Unpack, is_typeddict
 
-from segkernel.annotations import words
+from segkernel.annotations import FILE, words
 from segkernel.catalog import GROUPS
 from segkernel.interfaces.spec import Spec
 
@@ -219,6 +220,12 @@ def unwrap(annotation: Any) -> tuple[Any, list[Any]]:
             annotation = annotation.__supertype__
         else:
             return annotation, constraints
+
+
+def is_file(kind: Any, constraints: Sequence[Any]) -> bool:
+    """Whether a text that is meant by a type with these constraints names a file or folder."""
+    arms = get_args(kind) if get_origin(kind) in UNIONS else (kind,)
+    return FILE in constraints or any(isinstance(arm, type) and issubclass(arm, PurePath) for arm in arms)
 
 
 def describe(annotation: Any) -> str:

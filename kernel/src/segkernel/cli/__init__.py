@@ -173,10 +173,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 @click.group(
-    cls=LazyGroup,
-    epilog=EPILOG,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    no_args_is_help=True,
+    cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True
 )
 @click.version_option(__version__, prog_name="seg-kernel", message="%(prog)s %(version)s")
 def cli() -> None:

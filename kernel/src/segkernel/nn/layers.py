@@ -203,14 +203,15 @@ def _resolve(cfg: LayerConfig, known: Mapping[str, type[nn.Module]], path: str) 
             Problem(f"{cfg!r} has no type", path, hint=f"write {{type: {next(iter(known), 'NAME')}, ...}}")
         )
     options = {key: value for key, value in cfg.items() if key != "type"}
-    return known.get(cfg["type"]) or _from_catalog(cfg["type"], known), options
+    return known.get(cfg["type"]) or _from_catalog(cfg["type"], known, path), options
 
 
-def _from_catalog(name: str, known: Mapping[str, type[nn.Module]]) -> Any:
+def _from_catalog(name: str, known: Mapping[str, type[nn.Module]], path: str) -> Any:
     from segkernel.catalog import Catalog
 
+    catalog = Catalog.current()
     try:
-        return Catalog.current().load("layers", name)
+        return catalog.load_row(catalog.find("layers", name, f"{path}.type"))
     except UnknownComponentError as error:
         near = [*did_you_mean(name, known), *error.near]
         raise UnknownComponentError("layers", name, near, ["segkernel.nn", *error.searched]) from None

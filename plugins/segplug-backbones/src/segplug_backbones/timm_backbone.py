@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn import functional as F
 
-from segkernel.annotations import PositiveInt, Probability
+from segkernel.annotations import FileName, PositiveInt, Probability
+from segkernel.catalog import Catalog
 from segkernel.errors import ComponentError, ConfigError, Problem, UsageError, suggest
 from segkernel.interfaces.model import Backbone
 from segkernel.nn.layers import NORMS
@@ -51,7 +52,8 @@ class TIMMBackbone(Backbone):
     ``strict_img_size`` in ``options`` to decide otherwise; ``img_size`` there is the size to start from.
 
     Args:
-        model_name: timm's name of the model.
+        model_name: timm's name of the model; ``hf-hub:NAME`` and ``local-dir:PATH`` read files, which the config in a
+            file of weights may not.
         features_only: Must be true: without it timm returns class logits.
         pretrained: Whether timm loads its pretrained weights, from its cache or the network.
         checkpoint_path: A file of weights that timm loads instead.
@@ -90,7 +92,7 @@ class TIMMBackbone(Backbone):
         model_name: str,
         features_only: bool = True,
         pretrained: bool = True,
-        checkpoint_path: str = "",
+        checkpoint_path: FileName = "",
         in_channels: PositiveInt = 3,
         out_indices: Sequence[int] | None = None,
         output_stride: PositiveInt | None = None,
@@ -99,6 +101,8 @@ class TIMMBackbone(Backbone):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if ":" in model_name:
+            Catalog.current().refuse_untrusted(f"the model {model_name}")
         if not features_only:
             raise ConfigError(Problem("a backbone returns feature maps", "features_only", hint="leave it out"))
         optional: dict[str, Any] = {

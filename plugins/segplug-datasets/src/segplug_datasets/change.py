@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from segkernel.annotations import FileName
 from segkernel.errors import DataError, UsageError
 from segkernel.sample import RasterField, Sample
 from segplug_datasets import image
@@ -68,7 +69,7 @@ def with_second(sample: Sample, second: np.ndarray, source: Any, other: Any) -> 
 class PairPrefix(DataPrefix, total=False):
     """Folders under ``data_root``: of the first images, of the second ones, and of the label files."""
 
-    img_path2: str
+    img_path2: FileName
 
 
 class BaseCDDataset(BaseSegDataset):
@@ -115,7 +116,7 @@ class BaseCDDataset(BaseSegDataset):
         self,
         data_root: str | Path | None = None,
         data_prefix: PairPrefix | None = None,
-        ann_file: str = "",
+        ann_file: FileName = "",
         img_suffix: str | None = None,
         img_suffix2: str | None = None,
         seg_map_suffix: str | None = None,

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from segkernel.annotations import NonNegativeInt
+from segkernel.annotations import FileName, NonNegativeInt
 from segkernel.errors import DataError
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.listing import find_named, read_text, resolve
@@ -65,7 +65,7 @@ class DecathlonDataset(Volumes):
     def __init__(
         self,
         data_root: str | Path,
-        ann_file: str = "dataset.json",
+        ann_file: FileName = "dataset.json",
         test_mode: bool = False,
         metainfo: Metainfo | None = None,
         axis: Axis = "z",

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from segkernel.annotations import FileName
 from segkernel.errors import DataError
 from segplug_datasets.example import write_example
 from segplug_datasets.files import DataPrefix, ListedFiles
@@ -57,7 +58,7 @@ class DSDLSegDataset(ListedFiles):
     def __init__(
         self,
         data_root: str | Path,
-        ann_file: str,
+        ann_file: FileName,
         data_prefix: DataPrefix | None = None,
         used_labels: Sequence[str] | None = None,
     ) -> None:

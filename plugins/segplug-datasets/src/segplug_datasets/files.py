@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypedDict, cast
 
 from typing_extensions import Required
 
-from segkernel.annotations import Positive
+from segkernel.annotations import FileName, Positive
 from segkernel.errors import DataError, UsageError
 from segkernel.labels import IGNORE, Color, Task
 from segkernel.sample import DepthMap, LabelMap, Sample, WeightMap
@@ -177,7 +177,7 @@ def _located(names: Sequence[str], places: Sequence[Path | None], split: Path) -
 class LabelFolder(TypedDict, total=False):
     """A folder of label files with its own classes: the arguments of `FolderDataset` that define them, and weights."""
 
-    path: Required[str]
+    path: Required[FileName]
     classes: Sequence[str]
     palette: Sequence[Color] | None
     ignore: Sequence[int]
@@ -187,7 +187,7 @@ class LabelFolder(TypedDict, total=False):
     metainfo: Metainfo | None
     background: str | None
     mask_suffix: str
-    weights: str
+    weights: FileName
 
 
 CLASSES = ("background", "foreground")
@@ -254,7 +254,7 @@ class FolderDataset(PairedFiles):
     def __init__(
         self,
         images: str | Path,
-        masks: str | Path | Mapping[str, str | LabelFolder] | None = None,
+        masks: str | Path | Mapping[str, FileName | LabelFolder] | None = None,
         classes: Sequence[str] = CLASSES,
         palette: Sequence[Color] | None = None,
         ignore: Sequence[int] = (IGNORE,),
@@ -266,7 +266,7 @@ class FolderDataset(PairedFiles):
         mask_suffix: str = ".png",
         data_root: str | Path | None = None,
         metainfo: Metainfo | None = None,
-        weights: str | Path | Mapping[str, str] | None = None,
+        weights: FileName | Mapping[str, FileName] | None = None,
         weight_scale: Positive = 1 / 255,
         weight_suffix: str = ".png",
         depth: str | Path | None = None,
@@ -334,7 +334,7 @@ class FolderDataset(PairedFiles):
     @staticmethod
     def _classes(
         labels: LabelSpec,
-        given: str | Path | Mapping[str, str | LabelFolder],
+        given: str | Path | Mapping[str, FileName | LabelFolder],
         root: Path,
         names: Sequence[str],
         suffix: str,
@@ -368,14 +368,14 @@ def _reader(whole: LabelArguments, folder: LabelFolder) -> LabelReader:
 def _own_weights(folders: Mapping[str, LabelFolder]) -> dict[str, str]:
     """Return the folders of weights that label folders name, by field."""
     named = {name: folder["weights"] for name, folder in folders.items() if "weights" in folder}
-    return {WEIGHT if name == SEG else f"{name}_{WEIGHT}": place for name, place in named.items()}
+    return {WEIGHT if name == SEG else f"{name}_{WEIGHT}": str(place) for name, place in named.items()}
 
 
 class DataPrefix(TypedDict, total=False):
     """Folders under ``data_root``: of the images, and of the label files (none for a set without annotations)."""
 
-    img_path: str
-    seg_map_path: str | None
+    img_path: FileName
+    seg_map_path: FileName | None
 
 
 class BaseSegDataset(PairedFiles):
@@ -415,7 +415,7 @@ class BaseSegDataset(PairedFiles):
         self,
         data_root: str | Path | None = None,
         data_prefix: DataPrefix | None = None,
-        ann_file: str = "",
+        ann_file: FileName = "",
         img_suffix: str | None = None,
         seg_map_suffix: str | None = None,
         metainfo: Metainfo | None = None,

@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from segkernel.annotations import Positive
+from segkernel.annotations import FileName, Positive
 from segkernel.errors import DataError
 from segkernel.sample import DepthMap, Sample
 from segplug_datasets import image
@@ -32,8 +32,8 @@ office_kitchen, student_lounge, dining_room, reception_room, computer_lab, class
 class DepthPrefix(TypedDict, total=False):
     """Folders under ``data_root``: of the images, and of the depth files (none for a set without annotations)."""
 
-    img_path: str
-    depth_map_path: str | None
+    img_path: FileName
+    depth_map_path: FileName | None
 
 
 class NYUDataset(PairedFiles):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from annotated_types import Interval
 
-from segkernel.annotations import NonNegativeInt, PositiveInt, Range
+from segkernel.annotations import FileName, NonNegativeInt, PositiveInt, Range
 from segkernel.errors import DataError, UsageError
 from segkernel.labels import IGNORE, Color
 from segkernel.sample import LabelMap, Sample
@@ -88,7 +88,7 @@ class RasterDataset(PairedFiles):
 
     def __init__(
         self,
-        images: str | Path | Sequence[str],
+        images: FileName | Sequence[FileName],
         masks: str | Path | None = None,
         classes: Sequence[str] = ("background", "foreground"),
         palette: Sequence[Color] | None = None,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
-from segkernel.annotations import Positive
+from segkernel.annotations import FileName, Positive
 from segkernel.config.sections import Threads
 from segkernel.engine import LocalEngine
 from segkernel.errors import UsageError
@@ -39,7 +39,7 @@ class EngineArguments(TypedDict, total=False):
     tf32: bool
     flush_denormals: bool
     compile: bool | CompileMode
-    compile_cache: str | None
+    compile_cache: FileName | None
     activation_checkpointing: bool | Sequence[str]
     fused: bool
 
@@ -87,7 +87,7 @@ class CUDAEngine(LocalEngine):
         tf32: bool = False,
         flush_denormals: bool = False,
         compile: bool | CompileMode = False,
-        compile_cache: str | None = None,
+        compile_cache: FileName | None = None,
         activation_checkpointing: bool | Sequence[str] = False,
         fused: bool = True,
     ) -> None:
@@ -103,7 +103,7 @@ class CUDAEngine(LocalEngine):
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=loss_scale or 2.0**16, enabled=scaled)
         self.compile, self.activation_checkpointing, self.fused = compile, activation_checkpointing, fused
         if compile_cache is not None:
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = compile_cache
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compile_cache)
         torch.backends.cudnn.benchmark = cudnn_benchmark
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
         torch.set_flush_denormal(flush_denormals)
