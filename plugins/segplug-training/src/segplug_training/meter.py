@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from segkernel.annotations import PositiveInt
 from segkernel.hookspecs import Priority, hookimpl
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -20,6 +28,9 @@ class MeterHook:
     """Emit a ``train`` record every ``interval`` iterations: mean losses, rates, images per second, share of data wait.
 
     ``lr`` is the rate of the first parameter group, ``lr.x10`` that of others whose rate began at ten times that.
+
+    ``memory`` is the most that was allocated on a GPU during the interval, in MiB; of a processor the most that the
+    process has held so far.
 
     Reading a loss waits for the device, so losses are summed there and read once per interval.
 
@@ -68,7 +79,21 @@ class MeterHook:
         record["seconds_per_iteration"] = round(seconds / self.count, 5)
         record["images_per_second"] = round(self.images / seconds, 2)
         record["data_wait"] = round(min(self.waited / seconds, 1.0), 4)
+        if (peak := peak_memory(run.engine.device)) is not None:
+            record["memory"] = round(peak / 2**20)
         return record
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Return the most bytes that were in use since the last call on a GPU, or ever by this process on a processor."""
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return peak
+    if resource is None or device.type != "cpu":
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # what the system counts in
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def learning_rates(optimizer: Optimizer) -> dict[str, float]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("segkernel.progress")
 
 _NOT_SHOWN = {"kind", "iteration", "epoch", "seconds_per_iteration"}
-_SHOWN_AS = {"data_wait": "wait {:.0%}", "images_per_second": "{:.1f} images/s"}
+_SHOWN_AS = {"data_wait": "wait {:.0%}", "images_per_second": "{:.1f} images/s", "memory": "{:.0f} MiB"}
 
 
 class ProgressHook:

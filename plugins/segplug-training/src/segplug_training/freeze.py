@@ -1,0 +1,94 @@
+"""`FreezeHook`: parts of a model that do not learn for a while.
+
+hooks:
+  - {type: FreezeHook, parts: [backbone], end: 2000}              # from iteration 2000 on all of it learns
+  - {type: FreezeHook, parts: [decode_head.norm], begin: 2000}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from segkernel.annotations import NonNegativeInt, PositiveInt
+from segkernel.errors import UsageError, suggest
+from segkernel.hookspecs import Priority, hookimpl
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from segkernel.hookspecs import Run
+
+
+class FreezeHook:
+    """Freeze parts of the model during iterations ``begin`` <= i < ``end``, or epochs.
+
+    Their parameters get no gradient and no weight decay, and their norm and dropout layers are in evaluation mode.
+
+    Args:
+        parts: Names of modules, ``backbone`` or ``backbone.layer1``.
+        begin: First iteration, or epoch, counted from 0.
+        end: The one after the last; None is the run's last.
+        by_epoch: Whether these count epochs.
+        eval_mode: False leaves running statistics and dropout as they are in training.
+    """
+
+    priority = Priority.HIGH
+    conformance: ClassVar = {"parts": ("backbone",)}
+
+    def __init__(
+        self,
+        parts: Sequence[str],
+        begin: NonNegativeInt = 0,
+        end: PositiveInt | None = None,
+        by_epoch: bool = False,
+        eval_mode: bool = True,
+    ) -> None:
+        if end is not None and end <= begin:
+            raise UsageError(f"FreezeHook ends at {end}, before it begins at {begin}")
+        self.parts, self.begin, self.end, self.by_epoch, self.eval_mode = list(parts), begin, end, by_epoch, eval_mode
+        self._frozen: list[nn.Parameter] = []
+
+    @hookimpl
+    def before_train(self, run: Run) -> None:
+        list(self._modules(run.model))  # a wrong name is found out now
+        may_be_unused = getattr(run.engine, "options", {}).get("find_unused_parameters", False)
+        if run.engine.world_size > 1 and not may_be_unused:
+            raise UsageError("FreezeHook: several processes need engine.find_unused_parameters: true")
+
+    @hookimpl
+    def before_train_iteration(self, run: Run) -> None:
+        now = int(run.epoch) if self.by_epoch else run.iteration
+        if self.begin <= now and (self.end is None or now < self.end):
+            self._freeze(run.model)
+        else:
+            self._unfreeze(run.model)
+
+    @hookimpl
+    def after_train(self, run: Run) -> None:
+        self._unfreeze(run.model)
+
+    def _freeze(self, model: nn.Module) -> None:
+        for module in self._modules(model):
+            if self.eval_mode and module.training:
+                module.eval()
+            for parameter in module.parameters():
+                if parameter.requires_grad:
+                    parameter.requires_grad_(False)
+                    self._frozen.append(parameter)
+
+    def _unfreeze(self, model: nn.Module) -> None:
+        if self._frozen:
+            for parameter in self._frozen:
+                parameter.requires_grad_(True)
+            for module in self._modules(model):
+                module.train(model.training)
+            self._frozen = []
+
+    def _modules(self, model: nn.Module) -> Iterator[nn.Module]:
+        for name in self.parts:
+            try:
+                yield model.get_submodule(name)
+            except AttributeError:
+                near = suggest(name, [known for known, _ in model.named_modules() if known])
+                raise UsageError(f"FreezeHook: the model has no part {name!r}; {near}") from None

@@ -1,0 +1,107 @@
+"""`ProfilerHook`: where the time of an iteration goes, as a short table and as a trace.
+
+    hooks:
+      - {type: ProfilerHook, begin: 20, iterations: 3}
+
+The trace, ``profile/iter_N.json`` in the run directory, is for https://ui.perfetto.dev or chrome://tracing.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from segkernel.annotations import NonNegativeInt, PositiveInt
+from segkernel.hookspecs import Priority, hookimpl
+
+if TYPE_CHECKING:
+    from segkernel.hookspecs import Run
+
+log = logging.getLogger("segkernel.profiler")
+
+
+class ProfilerHook:
+    """Profile some iterations of training with `torch.profiler`, on one rank.
+
+    Args:
+        begin: Iterations before it, in which caches fill and algorithms are chosen.
+        iterations: How many are profiled.
+        record_shapes: Tell operators of different input shapes apart.
+        profile_memory: Note what each operator allocates.
+        with_stack: Note where in the source each was called; slow.
+        rows: Of the table: the operators that take longest themselves.
+    """
+
+    priority = Priority.VERY_LOW  # what other hooks do before a step is not of it
+
+    def __init__(
+        self,
+        begin: NonNegativeInt = 10,
+        iterations: PositiveInt = 3,
+        record_shapes: bool = False,
+        profile_memory: bool = False,
+        with_stack: bool = False,
+        rows: PositiveInt = 12,
+    ) -> None:
+        self.begin, self.iterations, self.rows = begin, iterations, rows
+        self.options = {"record_shapes": record_shapes, "profile_memory": profile_memory, "with_stack": with_stack}
+        self._profiler: profile | None = None
+        self._first = 0
+
+    @hookimpl
+    def before_train(self, run: Run) -> None:
+        self._first = run.iteration + self.begin  # a resumed run starts cold as well
+        self._waited = 0.0
+
+    @hookimpl
+    def before_train_iteration(self, run: Run) -> None:
+        if run.is_main and run.iteration == self._first:
+            activities = [ProfilerActivity.CPU]
+            if run.engine.device.type == "cuda":
+                activities.append(ProfilerActivity.CUDA)
+            self._profiler = profile(activities=activities, **self.options)
+            self._profiler.start()
+
+    @hookimpl
+    def train_iteration_ended(self, run: Run) -> None:
+        if self._profiler is not None:
+            self._waited += run.data_wait
+            if run.iteration >= self._first + self.iterations:
+                self._finish(run)
+
+    @hookimpl
+    def after_train(self, run: Run) -> None:
+        if self._profiler is not None:
+            self._finish(run)
+
+    def _finish(self, run: Run) -> None:
+        profiler, self._profiler = self._profiler, None
+        if profiler is None:
+            return
+        if run.engine.device.type == "cuda":
+            torch.cuda.synchronize(run.engine.device)
+        profiler.stop()
+        folder = run.work_dir / "profile"
+        folder.mkdir(exist_ok=True)
+        path = folder / f"iter_{self._first:07d}.json"
+        profiler.export_chrome_trace(str(path))
+        text = self._table(profiler, run)
+        path.with_suffix(".txt").write_text(text + "\n", "utf-8")
+        log.info("%s\n%s", path, text)
+
+    def _table(self, profiler: profile, run: Run) -> str:
+        count = max(run.iteration - self._first, 1)
+        averages = profiler.key_averages()
+        on_gpu = run.engine.device.type == "cuda"
+        own = {row.key: row.self_device_time_total if on_gpu else row.self_cpu_time_total for row in averages}
+        total = sum(own.values()) or 1.0
+        lines = [f"{'ms':>9} {'share':>6}  {'calls':>6}  of an iteration, by operator"]
+        for row in sorted(averages, key=lambda row: own[row.key], reverse=True)[: self.rows]:
+            share = own[row.key] / total
+            lines.append(f"{own[row.key] / 1e3 / count:9.3f} {share:6.1%}  {row.count / count:6.1f}  {row.key}")
+        lines.append(f"{total / 1e3 / count:9.3f} {1:6.1%}  {'':6}  all operators")
+        lines.append(f"{self._waited * 1e3 / count:9.3f} {'':6}  {'':6}  waiting for data, before each step")
+        return "\n".join(lines)
