@@ -24,7 +24,7 @@ def test_trace_and_table_are_of_the_iterations_asked_for(make_runner, iterations
     table = (folder / "iter_0000002.txt").read_text()
     shares = [float(share) for share in re.findall(r"([\d.]+)%", table)]
     assert shares[:-1] == sorted(shares[:-1], reverse=True)
-    assert re.search(r" 2\.0  aten::convolution_backward", table), "two convolutions in each iteration"
+    assert re.search(r" 4\.0  aten::convolution_backward", table), "two convolutions in each of two micro-batches"
     assert re.search(r"waiting for data", table)
 
 

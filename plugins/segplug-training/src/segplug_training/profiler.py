@@ -9,7 +9,7 @@ The trace, ``profile/iter_N.json`` in the run directory, is for https://ui.perfe
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -47,7 +47,11 @@ class ProfilerHook:
         rows: PositiveInt = 12,
     ) -> None:
         self.begin, self.iterations, self.rows = begin, iterations, rows
-        self.options = {"record_shapes": record_shapes, "profile_memory": profile_memory, "with_stack": with_stack}
+        self.options: dict[str, Any] = {
+            "record_shapes": record_shapes,
+            "profile_memory": profile_memory,
+            "with_stack": with_stack,
+        }
         self._profiler: profile | None = None
         self._first = 0
 
