@@ -189,8 +189,7 @@ class _Reader:
             made["pretrained"] = False if isinstance(known["pretrained"].default, bool) else None
         for name, parameter in known.items():
             if parameter.required and defaults is not None and name not in {*given, *defaults, *outer}:
-                here = at.child(given, name)
-                self.problem(here, f"missing argument of {label}: {describe(parameter.annotation)}")
+                self.problem(at.child(given, name), f"missing argument of {label}: {describe(parameter.annotation)}")
         return _Call(target, label, at, made, defaults)
 
     def _refuse_ambient(self, target: _Target, label: str, given: Mapping[str, Any], at: _At) -> None:
@@ -277,9 +276,8 @@ class _Reader:
     def _unknown(self, target: Any, label: str, given: Mapping[str, Any], at: _At, key: Any) -> None:
         known, here = signature(target), at.child(given, key)
         origin = place_of(given, "type") if "type" in given else ""
-        where = f"({at.path.rpartition('.')[2]}.type set in {origin})".replace("(.", "(")
-        is_elsewhere = origin.rsplit(":", 2)[0] != here.place.rsplit(":", 2)[0]
-        where = where if origin and is_elsewhere else ""
+        is_elsewhere = origin and origin.rsplit(":", 2)[0] != here.place.rsplit(":", 2)[0]
+        where = f"({at.path.rpartition('.')[2]}.type set in {origin})".replace("(.", "(") if is_elsewhere else ""
         if key in known.fixed:
             value = "" if known.fixed[key] is EMPTY else f" to {_show(known.fixed[key])}"
             return self.problem(here, f"argument is fixed by {label}{value} and cannot be set", where)
@@ -287,8 +285,7 @@ class _Reader:
             hint = f"annotate {known.open} of its constructor with Unpack[a TypedDict]"
             return self.problem(here, f"{label} does not say whether it takes this argument", hint)
         hint = self.catalog.moved(key) or suggest(key, known, "it takes ") or "it takes nothing"
-        hint = "   ".join(filter(None, [hint, where]))
-        return self.problem(here, f"unknown argument of {label}", hint)
+        return self.problem(here, f"unknown argument of {label}", "   ".join(filter(None, [hint, where])))
 
     def _mismatch(self, kind: Any, value: Any, at: _At) -> None:
         hint = suggest(value, choices_of(kind), "") if isinstance(value, str) else ""

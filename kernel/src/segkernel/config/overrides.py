@@ -92,7 +92,8 @@ def _may_create(node: Any, path: Path, above: Path, change: _Change) -> bool:
     if not isinstance(node, MarkedDict) or change.kind == "~":
         return False
     mentioned = path[0] in node.places  # it was there until a changed type or _delete_ dropped it
-    return change.kind == "+" or mentioned or path[0] in declared_keys(above) or _is_usual(above)
+    usual = any(group_of(arm) in USUAL for arm in _arms(above))  # without ``type``: takes keys without being there
+    return change.kind == "+" or mentioned or path[0] in declared_keys(above) or usual
 
 
 def _missing(node: Any, step: Any, above: Path, change: _Change) -> Problem:
@@ -120,11 +121,6 @@ def _arms(path: Path) -> tuple[Any, ...]:
         annotation = _parameters(arms).get(step)
         arms = get_args(annotation) if get_origin(annotation) in UNIONS else (annotation,)
     return arms
-
-
-def _is_usual(path: Path) -> bool:
-    """Whether a component stands at ``path`` that needs no ``type``: it takes keys without being there."""
-    return any(group_of(arm) in USUAL for arm in _arms(path))
 
 
 def misshapen(config: MarkedDict) -> Iterator[Problem]:
