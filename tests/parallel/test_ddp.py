@@ -34,7 +34,7 @@ data:
   train: {type: StreetScenes, split: train, length: 24, size: [64, 96]}
   val: {type: StreetScenes, split: val, length: 5, size: [64, 96]}
   train_transforms: [{type: RandomFlip, prob: 0.5}]
-  workers: 1
+  workers: 0
   micro_batch: 2
 optim: {optimizer: {type: SGD, lr: 1e-2, momentum: 0.9}, batch_size: 4, clip_grad: {max_norm: 1.0}}
 schedule: {iterations: 6, val_interval: 3}
@@ -156,7 +156,7 @@ def resumed(config: Path, run: Launched, *overrides: str) -> Launched:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
 def test_sigterm_on_either_rank_saves_and_ends_both(config: Path, tmp_path: Path) -> None:
-    run = Launched(config, tmp_path / "run", *LONG)
+    run = Launched(config, tmp_path / "run", *LONG, "data.workers=1")
     run.wait_for(2)
     for rank in (0, 1):
         os.kill(run.rank(rank), signal.SIGTERM)
