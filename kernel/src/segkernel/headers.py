@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Any
 
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8"
@@ -19,11 +18,8 @@ JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
 """The first four bytes of a TIFF or a BigTIFF (+), and its byte order as `struct` writes it."""
 
-_TIFF_TYPES = {1: "B", 2: "s", 3: "H", 4: "I", 16: "Q"}
-_MOST_PAGES, _MOST_TAGS, _MOST_VALUES = 1 << 16, 4096, 3 << 16  # a palette of 16 bits is the longest tag asked for
-
-TiffDirectory = dict[int, tuple[str, int, int]]
-"""Tag to type (as `struct` writes it, ``s`` for text), place and count of its values, which all are in the file."""
+_TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
+_MOST_TAGS, _MOST_VALUES = 4096, 3 * 65536  # the latter is a palette of 16 bits, the longest tag that anybody asks for
 
 
 def image_size(data: bytes) -> tuple[int, int]:
@@ -75,37 +71,24 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         start = end
 
 
-def tiff_tags(data: bytes, directory: TiffDirectory | None = None) -> dict[int, tuple[Any, ...]]:
-    """Return the tags, whole numbers and texts (bytes), in a directory of a TIFF or a BigTIFF; the first when None."""
-    order, directory = TIFF_ORDERS.get(data[:4], ""), directory or next(tiff_directories(data), {})
-    codes = {tag: (f"{order}{n}{kind}", place) for tag, (kind, place, n) in directory.items() if n <= _MOST_VALUES}
-    return {tag: struct.unpack_from(code, data, place) for tag, (code, place) in codes.items()}
-
-
-def tiff_directories(data: bytes) -> Iterator[TiffDirectory]:
-    """Yield the directory of each page of a TIFF or a BigTIFF; nothing for any other file."""
+def tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
+    """Return the tags of whole numbers in the first directory of a TIFF or a BigTIFF; none for any other file."""
     order, big = TIFF_ORDERS.get(data[:4], ""), b"+" in data[2:4]
-    number, room, size = (order + "Q", 8, 20) if big else (order + "I", 4, 12)
-    seen: set[int] = set()
+    pointer, room, entry = ("Q", 8, 20) if big else ("I", 4, 12)
+    tags: dict[int, tuple[int, ...]] = {}
     try:
-        (place,) = struct.unpack_from(number, data, room) if order else (0,)
-        while place and place not in seen and len(seen) < _MOST_PAGES:
-            seen.add(place)
-            (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, place)
-            place += 8 if big else 2
-            end = place + size * min(count, _MOST_TAGS)
-            yield dict(_tiff_entries(data, range(place, min(end, len(data) - size + 1), size), number, room))
-            (place,) = struct.unpack_from(number, data, end)
+        (place,) = struct.unpack_from(order + pointer, data, room) if order else (len(data),)
+        (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, place)
+        place += 8 if big else 2
+        for start in range(place, place + entry * min(count, _MOST_TAGS), entry):
+            tag, kind, length = struct.unpack_from(f"{order}HH{pointer}", data, start)
+            if kind not in _TIFF_TYPES or not 0 < length <= _MOST_VALUES:
+                continue
+            values = struct.Struct(f"{order}{length}{_TIFF_TYPES[kind]}")
+            start += entry - room
+            (start,) = struct.unpack_from(order + pointer, data, start) if values.size > room else (start,)
+            if start + values.size <= len(data):
+                tags[tag] = values.unpack_from(data, start)
     except (struct.error, OverflowError):  # the file ends here
-        return
-
-
-def _tiff_entries(data: bytes, starts: range, number: str, room: int) -> Iterator[tuple[int, tuple[str, int, int]]]:
-    for start in starts:
-        tag, kind, count = struct.unpack_from(f"{number[0]}HH{number[1]}", data, start)
-        letter, place = _TIFF_TYPES.get(kind, ""), start + 4 + room
-        length = count * struct.calcsize("=" + letter)
-        if length > room:
-            (place,) = struct.unpack_from(number, data, place)
-        if 0 < length <= len(data) - place:
-            yield tag, (letter, place, count)
+        pass
+    return tags
