@@ -46,12 +46,16 @@ NEWEST_ONLY = {"timm", "albumentations"}
 """Extras of the session ``newest``: one brings torchvision, which fits one torch alone, the other a second OpenCV."""
 DEMANDING = ("segplug-deploy",)
 """Plugins with higher lower bounds than the kernel's, whose bounds the session ``lowest`` tries apart."""
-PARALLEL = ("-n", "auto", "--dist", "worksteal")
+CORES = os.cpu_count() or 1
+LANE = os.environ.get("NOX_LANE", "")
+"""In one of the sessions that `checks` runs side by side: the file for what `ENDED` will hold."""
+WORKERS = CORES // 2 if LANE else CORES
+PARALLEL = ("-n", str(WORKERS), "--dist", "worksteal") if WORKERS > 1 else ()
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 TEST_TOOLS = ("pytest", "pytest-xdist", "hypothesis", "hatchling", "editables")
 
 nox.needs_version = ">=2024.3"
-nox.options.sessions = ["lint", "kernel", "alone", "together", "third_party", "compat"]
+nox.options.sessions = ["lint", "checks"]
 nox.options.error_on_external_run = True
 
 
@@ -101,6 +105,7 @@ HERE = found_pythons()
 # ---------------------------------------------------------------- time and counts
 
 Session = Callable[..., None]
+STARTED = time.monotonic()
 ENDED: list[tuple[str, float, Counter[str]]] = []
 """Of every session that ran: its name, the seconds it took, the outcomes of its tests."""
 
@@ -146,13 +151,16 @@ def print_table() -> None:
     """Print the time of each session, and as the last line the tests of all of them."""
     if not ENDED:
         return
+    if LANE:
+        Path(LANE).write_text(json.dumps(ENDED))
+        return
     width = max(len(name) for name, _, _ in ENDED)
     print(f"\n{'session':{width}}    time  tests")
     for name, seconds, outcomes in ENDED:
         print(f"{name:{width}}  {int(seconds) // 60:3d}:{int(seconds) % 60:02d}  {outcomes['passed'] or '-':>5}")
     total = sum((outcomes for _, _, outcomes in ENDED), Counter())
     if total:
-        print(summary(total, sum(seconds for _, seconds, _ in ENDED)), flush=True)
+        print(summary(total, time.monotonic() - STARTED), flush=True)
 
 
 # ---------------------------------------------------------------- environments
@@ -234,11 +242,20 @@ def wheels(tree: Path = ROOT, name: str = "present") -> dict[str, Path]:
 
 
 def build(folders: Sequence[Path], destination: Path) -> dict[str, Path]:
-    """Build wheels from package folders; return them by distribution."""
-    shutil.rmtree(destination, ignore_errors=True)
-    options = ("-q", "--no-deps", "--no-build-isolation", "--wheel-dir")
-    _call(_python(base()), "-m", "pip", "wheel", *options, destination, *folders)
+    """Build wheels from package folders, unless these are built; return them by distribution."""
+    marker, key = destination / "built", _state_of(folders)
+    if not marker.exists() or marker.read_text() != key:
+        shutil.rmtree(destination, ignore_errors=True)
+        options = ("-q", "--no-deps", "--no-build-isolation", "--wheel-dir")
+        _call(_python(base()), "-m", "pip", "wheel", *options, destination, *folders)
+        marker.write_text(key)
     return {path.name.split("-")[0].replace("_", "-"): path for path in sorted(destination.glob("*.whl"))}
+
+
+def _state_of(folders: Iterable[Path]) -> str:
+    files = sorted(path for folder in folders for path in folder.rglob("*") if path.suffix != ".pyc" and path.is_file())
+    listed = "\n".join(f"{path} {path.stat().st_mtime_ns} {path.stat().st_size}" for path in files)
+    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 def install_wheels(session: nox.Session, built: dict[str, Path], tried: Iterable[str] | None = None) -> None:
@@ -283,6 +300,37 @@ def lint(session: nox.Session) -> None:
     for future in ready:
         future.result()
     refuse_unpinned(session)
+
+
+CHECKS = ("together", "third_party", "alone", "kernel", "compat")
+"""The sessions with tests, the longest first: what runs last should be short."""
+
+
+@nox.session(venv_backend="none")
+def checks(session: nox.Session) -> None:
+    """All sessions with tests, two side by side: half of the time of some is waiting and starting."""
+    full(), wheels()
+    listed = _call(
+        sys.executable, "-m", "nox", "--list", "--json", "-s", *CHECKS, capture_output=True, text=True
+    ).stdout
+    names = sorted(json.loads(listed), key=lambda entry: CHECKS.index(entry["name"]))
+    with ThreadPoolExecutor(2) as lanes:
+        failed = [name for name in lanes.map(beside_another, [entry["session"] for entry in names]) if name]
+    if failed:
+        session.error(", ".join(failed))
+
+
+def beside_another(name: str) -> str:
+    """Run a session, print what it printed when it has ended, and return its name if it failed."""
+    lane = WORK / "lanes" / f"{re.sub('[^a-z0-9]+', '-', name)}.json"
+    lane.parent.mkdir(exist_ok=True)
+    lane.unlink(missing_ok=True)
+    environment = {**os.environ, "NOX_LANE": str(lane)}
+    command = [sys.executable, "-m", "nox", "-s", name]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    print(done.stdout, flush=True)
+    ENDED.extend((name, time, Counter(outcomes)) for name, time, outcomes in json.loads(lane.read_text()))
+    return name if done.returncode else ""
 
 
 @nox.session(python=[*dict.fromkeys(HERE[:1] + HERE[-1:])])
@@ -604,7 +652,7 @@ def pytest(session: nox.Session, *arguments: str, check: bool = True) -> list[st
 
     Several processes of one thread each do more than threads that wait.
     """
-    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} if "-n" in arguments else {}
+    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} if LANE or "-n" in arguments else {}
     report = Path(session.create_tmp()) / "report.xml"
     report.unlink(missing_ok=True)
     command = ("python", "-m", "pytest", "-q", f"--junitxml={report}", *arguments)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -127,18 +127,23 @@ def model_config(reference: Mapping[str, Any]) -> dict[str, Any]:
     return translate({key: value for key, value in reference.items() if key != "data_preprocessor"})
 
 
-def check(case: Golden, inference: bool = True, gradients: bool = True) -> Report:
-    """Hold our model against a case: keys, raw scores, losses; and, most of the work, inference and gradients."""
+def check(case: Golden, inference: bool = True, gradients: bool = True, frozen: Sequence[str] = ()) -> Report:
+    """Hold our model against a case: keys, raw scores, losses; and, most of the work, inference and gradients.
+
+    ``frozen`` parts, such as ``backbone``, have none of the latter.
+    """
     report = Report()
     model = case.build()
     compute_once(model)
     check_keys(model, case, report)
+    for name in frozen:
+        model.get_submodule(name).requires_grad_(False)
     if not report.failures:
         check_raw_scores(model, case, report)
         if inference:
             check_inference(model, case, report)
         if gradients:
-            check_losses(model, case, report)
+            check_losses(model, case, report, frozen)
         else:
             with torch.no_grad():
                 compare_losses(model, case, report)
@@ -212,14 +217,20 @@ def raw_scores(model: Any, images: Tensor, case: Golden) -> dict[str, Tensor]:
     return {"logits" if "logits" in case.arrays else "logits_0": model(images)}
 
 
-def check_losses(model: Segmentor, case: Golden, report: Report) -> None:
-    """Compare losses in eval mode, and the norms of their gradients."""
+def check_losses(model: Segmentor, case: Golden, report: Report, frozen: Sequence[str] = ()) -> None:
+    """Compare losses in eval mode, and the norms of their gradients but for ``frozen`` parts."""
     _backward(compare_losses(model, case, report))
     without = {name for name, p in model.named_parameters() if p.grad is None}
     expected_without = set(case.facts["params_without_grad"])
+    without |= {name for name in expected_without if _is_in(name, frozen)}
+    expected_without |= {name for name in without if _is_in(name, frozen)}
     differ = expected_without - without if len(expected_without) == LISTED else expected_without ^ without
     report.require(not differ, f"{len(differ)} with or without gradient unlike there: {', '.join(sorted(differ)[:4])}")
-    check_gradients(model, case, report)
+    check_gradients(model, case, report, frozen)
+
+
+def _is_in(name: str, parts: Sequence[str]) -> bool:
+    return name.partition(".")[0] in parts
 
 
 def compare_losses(model: Segmentor, case: Golden, report: Report) -> Mapping[str, Tensor]:
@@ -234,12 +245,13 @@ def compare_losses(model: Segmentor, case: Golden, report: Report) -> Mapping[st
     return losses
 
 
-def check_gradients(model: Segmentor, case: Golden, report: Report) -> None:
+def check_gradients(model: Segmentor, case: Golden, report: Report, frozen: Sequence[str] = ()) -> None:
     """Compare the norms of gradients; where rounding alone moves ours by more, twice that is allowed.
 
     It does in a network with activations in the thousands, whose ReLUs flip: the reference's own are 2e-3 off there.
     """
     expected = {**case.facts["grad_norm"], **case.facts["grad_norm_params"]}
+    expected = {name: norm for name, norm in expected.items() if not _is_in(name, frozen)}
     sampled = "losses_other_seeds" in case.facts
     allowed = {name: (SAMPLED if sampled else GRADIENTS) * max(norm, 1e-6) for name, norm in expected.items()}
     ours = {name: _gradient_norm(model, name) for name in expected}
