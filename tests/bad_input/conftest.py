@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -18,7 +19,8 @@ import yaml
 
 from segplug_datasets import image
 
-sys.path.insert(0, str(Path(__file__).parent))  # for what is a command and a test's helper
+sys.path[:0] = map(str, Path(__file__).parents[:2])  # for what is a command and a test's helper
+from forked import Forked  # noqa: E402
 
 SIZE = (32, 48)
 CLASSES = ["ground", "sky", "wall"]
@@ -70,36 +72,37 @@ def seg_kernel(capfd: pytest.CaptureFixture[str]) -> Command:
 
 
 @pytest.fixture
-def start(project: Path) -> Callable[..., subprocess.Popen[str]]:
+def start(project: Path) -> Callable[..., Forked]:
     """Start the command line in a process of its own, in the project's folder."""
 
-    def begin(*arguments: object, python_path: Path | None = None, **options: Any) -> subprocess.Popen[str]:
-        path = os.pathsep.join(filter(None, [str(python_path or ""), os.environ.get("PYTHONPATH", "")]))
-        return subprocess.Popen(
-            [sys.executable, "-m", "segkernel", *map(str, arguments)],
-            cwd=project,
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            **options,
-        )
+    def begin(*arguments: object, before: Callable[[], object] | None = None) -> Forked:
+        return Forked(arguments, project, before=before)
 
     return begin
 
 
 @pytest.fixture
-def finish() -> Callable[[subprocess.Popen[str]], Outcome]:
+def finish() -> Callable[[Forked], Outcome]:
     """Wait for a process; the time only ends a test that hangs, on a busy machine too."""
 
-    def wait(process: subprocess.Popen[str]) -> Outcome:
-        try:
-            out, err = process.communicate(timeout=300)
-        finally:
-            process.kill()
-        return Outcome(process.returncode, out, err)
+    def wait(process: Forked) -> Outcome:
+        return Outcome(process.wait(), process.out(), process.err())
 
     return wait
+
+
+@pytest.fixture
+def run_limited(project: Path) -> Callable[..., Outcome]:
+    """Run the command line where writing past ``size`` bytes of a file fails, as on a full disk."""
+    resource = pytest.importorskip("resource", reason="limits are POSIX")
+
+    def run(size: int, *arguments: str) -> Outcome:
+        limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
+        command = [sys.executable, "-m", "segkernel", *arguments]
+        done = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, timeout=300)
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    return run
 
 
 @pytest.fixture

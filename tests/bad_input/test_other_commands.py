@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
+from site import addsitedir
 
 import pytest
 
@@ -101,9 +103,10 @@ def test_a_plugin_that_raises_on_import_is_named(project, start, finish, tmp_pat
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: segplug-broken\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[segkernel.heads]\nBrokenHead = segplug_broken:BrokenHead\n")
     (site / "segplug_broken.py").write_text("raise RuntimeError('no licence')\n")
-    done = finish(start("run", "tiny.yaml", "model.decode_head={type: BrokenHead}", python_path=site))
+    see = functools.partial(addsitedir, str(site))
+    done = finish(start("run", "tiny.yaml", "model.decode_head={type: BrokenHead}", before=see))
     done.must_fail(3, "segplug-broken/BrokenHead", "failed to import", "no licence")
-    assert finish(start("config", "check", "tiny.yaml", python_path=site)).code == 0
+    assert finish(start("config", "check", "tiny.yaml", before=see)).code == 0
 
 
 PLOTS = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import time
@@ -15,12 +14,6 @@ from segkernel.errors import DataError, UsageError
 torch = pytest.importorskip("torch")
 
 
-def limit_files(size: int):
-    """Return what makes writing past ``size`` bytes fail in a new process, as on a full disk."""
-    resource = pytest.importorskip("resource", reason="limits are POSIX")
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-
 def wait_for(path: Path, seconds: float = 300) -> None:
     """Wait for what a process makes; the time only ends a test that hangs, on a busy machine too."""
     end = time.monotonic() + seconds
@@ -29,16 +22,16 @@ def wait_for(path: Path, seconds: float = 300) -> None:
         time.sleep(0.02)
 
 
-def test_a_full_disk_leaves_the_checkpoints_whole(trained, start, finish):
+def test_a_full_disk_leaves_the_checkpoints_whole(trained, run_limited):
     before = {path: path.read_bytes() for path in Path("run/checkpoints").iterdir()}
     arguments = ["run", "tiny.yaml", "--resume", "schedule.iterations=4"]
-    finish(start(*arguments, preexec_fn=limit_files(40_000))).must_fail(1, "iter_0000004.pt: cannot be written")
+    run_limited(40_000, *arguments).must_fail(1, "iter_0000004.pt: cannot be written")
     assert before == {path: path.read_bytes() for path in Path("run/checkpoints").iterdir()}
 
 
-def test_a_disk_that_was_full_from_the_start_is_said_once(project, start, finish, monkeypatch):
+def test_a_disk_that_was_full_from_the_start_is_said_once(project, run_limited, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "compiled")  # torch tries out a temporary file to find its own
-    finish(start("run", "tiny.yaml", preexec_fn=limit_files(0))).must_fail(1, "run: cannot write the run directory")
+    run_limited(0, "run", "tiny.yaml").must_fail(1, "run: cannot write the run directory")
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
@@ -46,7 +39,7 @@ def test_a_signal_in_training_saves_and_leaves(project, start, finish, name):
     process = start("run", "tiny.yaml", "schedule.iterations=1000000", "schedule.val_interval=null")
     wait_for(project / "run" / "metrics.jsonl")
     number = getattr(signal, name)
-    process.send_signal(number)
+    os.kill(process.pid, number)
     finish(process).must_fail(128 + number, f"interrupted by signal {int(number)}; saved run/checkpoints/iter_")
     assert list(Path("run/checkpoints").glob("iter_*.pt"))
 
@@ -60,11 +53,9 @@ def test_a_signal_in_a_test_leaves_quietly(trained, start, finish):
         "        open('begun', 'w').close()\n        time.sleep(0.05)\n        return super().__getitem__(index % 4)\n"
     )
     slow = "data.test={type: 'slow:Slow', images: images, masks: masks, classes: [ground, sky, wall]}"
-    # A shell that started these tests in the background made their children deaf to it.
-    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = start("test", "tiny.yaml", trained, "--work-dir", "test", slow, preexec_fn=listen)
+    process = start("test", "tiny.yaml", trained, "--work-dir", "test", slow)
     wait_for(Path("begun"))
-    process.send_signal(signal.SIGINT)
+    os.kill(process.pid, signal.SIGINT)
     finish(process).must_fail(130, "interrupted")
 
 

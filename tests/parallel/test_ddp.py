@@ -18,6 +18,9 @@ import torch
 from segkernel import checkpoint
 
 HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+from forked import Forked  # noqa: E402
+
 CONFIG = """
 model:
   type: double_precision:DoubleEncoderDecoder
@@ -56,7 +59,7 @@ def config(tmp_path: Path) -> Path:
 
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "segkernel"]
-FORKED = [str(HERE / "launch.py")]
+LAUNCH = HERE / "launch.py"
 """The same in half of the time; see there."""
 
 
@@ -88,10 +91,11 @@ def test_two_processes_end_where_one_ends(config: Path, tmp_path: Path) -> None:
 
 def test_validation_of_two_processes_gives_the_metrics_of_one(config: Path, tmp_path: Path) -> None:
     found = []
-    for number, launcher in enumerate([[], FORKED]):
+    for number, launcher in enumerate([[], [LAUNCH]]):
         out = tmp_path / f"{number}.json"
         lengths = ("data.val.length=5", "data.val.length=1")
-        finish([sys.executable, *launcher, str(HERE / "validate.py"), str(config), str(out), *lengths])
+        process = Forked([*launcher, HERE / "validate.py", config, out, *lengths], tmp_path)
+        assert process.wait() == 0, process.err()[-3000:]
         found.append(json.loads(out.read_text()))
     assert found[0] == found[1]
     assert [{"loss", "mIoU"} <= metrics.keys() for metrics in found[0]] == [True, True]
@@ -102,10 +106,8 @@ class Launched:
 
     def __init__(self, config: Path, work_dir: Path, *overrides: str) -> None:
         self.work_dir = work_dir
-        self.log = work_dir.parent / "stderr.txt"
-        with self.log.open("w") as errors:
-            command = train(FORKED, config, work_dir, *overrides)
-            self.process = subprocess.Popen(command, env=environment(), stderr=errors, start_new_session=True)
+        arguments = [LAUNCH, "run", config, f"--work-dir={work_dir}", *overrides]
+        self.process = Forked(arguments, work_dir.parent)
 
     def wait_for(self, iteration: int) -> None:
         """Wait until that checkpoint, or a later one, is there."""
@@ -113,12 +115,12 @@ class Launched:
 
     def wait_for_error(self) -> None:
         """Wait until a rank has said what went wrong."""
-        self._wait(lambda: bool(errors(self.log.read_text())))
+        self._wait(lambda: bool(errors(self.process.err())))
 
     def _wait(self, reached: Callable[[], bool]) -> None:
         end = time.monotonic() + 120
         while not reached():
-            assert self.process.poll() is None or reached(), self.log.read_text()[-3000:]
+            assert self.process.poll() is None or reached(), self.process.err()[-3000:]
             assert time.monotonic() < end, "the run does not get on"
             time.sleep(0.05)
 
@@ -132,13 +134,8 @@ class Launched:
 
     def end(self) -> str:
         """Wait for the end, which must come soon; return what our processes printed of errors."""
-        try:
-            self.process.wait(timeout=WITHIN)
-        finally:
-            if self.process.poll() is None:
-                os.killpg(self.process.pid, signal.SIGKILL)
-        assert self.process.returncode != 0
-        return self.log.read_text()
+        assert self.process.wait(WITHIN) != 0
+        return self.process.err()
 
 
 def errors(text: str) -> list[str]:
@@ -185,6 +182,6 @@ def test_a_broken_image_on_either_rank_ends_both_with_its_name(config: Path, tmp
         run.wait_for_error()
         (message,) = errors(run.end())
         assert message.startswith(f"Error: rank {index % 2}: 1 samples could not be evaluated")
-        assert f"image_{index}.png" in run.log.read_text()
+        assert f"image_{index}.png" in run.process.err()
         assert run.saved() == [2, 3]
         assert checkpoint.load(run.work_dir / "checkpoints" / "iter_0000003.pt")["iteration"] == 3

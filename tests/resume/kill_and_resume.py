@@ -14,7 +14,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +22,9 @@ from pathlib import Path
 import torch
 
 from segkernel import checkpoint
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from forked import Forked
 
 CONFIG = """
 model:
@@ -52,17 +54,23 @@ seed: 3
 """
 
 
-def command(config: Path, work_dir: Path, resume: bool) -> list[str]:
-    """Return the command line of a run."""
-    more = ["--resume"] if resume else []
-    return [sys.executable, "-m", "segkernel", "run", str(config), "--work-dir", str(work_dir), *more]
+def arguments(config: Path, work_dir: Path, resume: bool) -> list[str]:
+    """Return the arguments of a run."""
+    return ["run", str(config), "--work-dir", str(work_dir), *(["--resume"] if resume else [])]
+
+
+def run_through(config: Path, work_dir: Path, resume: bool) -> None:
+    """Run, or resume a run, to its end."""
+    process = Forked(arguments(config, work_dir, resume), config.parent)
+    if process.wait() != 0:
+        raise SystemExit(f"the run failed by itself:\n{process.err()[-2000:]}")
 
 
 def run_killed(config: Path, work_dir: Path, seconds: float, during_save: bool) -> bool:
     """Start or resume the run; kill it after ``seconds``, or in the next save after them. True when it was killed."""
     folder = work_dir / "checkpoints"
     resume = any(folder.glob("iter_*.pt"))
-    process = subprocess.Popen(command(config, work_dir, resume), stderr=subprocess.PIPE, start_new_session=True)
+    process = Forked(arguments(config, work_dir, resume), config.parent)
     before = {path.name for path in folder.glob("*.pt")}
     while process.poll() is None and {path.name for path in folder.glob("*.pt")} <= before:
         time.sleep(0.005)  # until it trains
@@ -74,9 +82,8 @@ def run_killed(config: Path, work_dir: Path, seconds: float, during_save: bool) 
     killed = process.poll() is None
     if killed:
         os.kill(process.pid, signal.SIGKILL)
-    _, errors = process.communicate()
-    if process.returncode not in (0, -signal.SIGKILL):
-        raise SystemExit(f"the run failed by itself:\n{errors.decode()[-2000:]}")
+    if process.wait() not in (0, -signal.SIGKILL):
+        raise SystemExit(f"the run failed by itself:\n{process.err()[-2000:]}")
     return killed
 
 
@@ -113,7 +120,7 @@ def main(kills: int, iterations: int, seed: int) -> None:
         config = root / "run.yaml"
         config.write_text(CONFIG.replace("ITERATIONS", str(iterations)))
         started = time.monotonic()
-        subprocess.run(command(config, root / "whole", False), check=True, stderr=subprocess.PIPE)
+        run_through(config, root / "whole", False)
         print(f"undisturbed: {iterations} iterations in {time.monotonic() - started:.0f} s")
         done = in_save = 0
         while done < kills:
@@ -123,7 +130,7 @@ def main(kills: int, iterations: int, seed: int) -> None:
             done += 1
             in_save += any((root / "killed" / "checkpoints").glob(".*.tmp"))
             check_whole(root / "killed" / "checkpoints")
-        subprocess.run(command(config, root / "killed", True), check=True, stderr=subprocess.PIPE)
+        run_through(config, root / "killed", True)
         last = f"checkpoints/iter_{iterations:07d}.pt"
         whole, killed = (checkpoint.load(root / name / last) for name in ("whole", "killed"))
         for part in ("state_dict", "optimizer", "random", "position", "hooks"):
@@ -139,5 +146,4 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    main(arguments.kills, arguments.iterations, arguments.seed)
+    main(**vars(parser.parse_args()))

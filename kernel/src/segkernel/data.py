@@ -182,13 +182,14 @@ class Loader:
         self._evaluation = None
 
     def _torch_loader(self, samples: Any, sampler: Any, collate_fn: Any, persistent: bool) -> DataLoader[Any]:
+        method = self.start_method or torch.multiprocessing.get_start_method()
         return DataLoader(
             samples,
             batch_sampler=sampler,
             collate_fn=collate_fn,
             num_workers=self.workers,
-            multiprocessing_context=self.start_method if self.workers else None,
-            worker_init_fn=partial(_start_worker, self.opencv_threads, os.getpid(), self.start_method != "forkserver"),
+            multiprocessing_context=method if self.workers else None,
+            worker_init_fn=partial(_start_worker, self.opencv_threads, os.getpid(), method != "forkserver"),
             persistent_workers=persistent and self.workers > 0,
             prefetch_factor=self.prefetch if self.workers else None,
             pin_memory=self.pin_memory,
