@@ -20,9 +20,9 @@ from collections.abc import Callable
 import torch
 
 from segkernel import build
-from segkernel import engine as engines
 from segkernel.inference import Preprocessor
 from segkernel.sample import Batch, Targets
+from segplug_training import cuda
 from segplug_training.cuda import CUDAEngine
 
 CLASSES = 11
@@ -101,7 +101,7 @@ def main() -> None:
     count = parser.parse_args().steps
     kept = os.environ.get("KEEP_FREED_MEMORY") == "1"
     if not kept:
-        engines._keep_freed_memory = lambda: None
+        cuda.keep_freed_memory = lambda: None
     print(f"freed memory {'kept' if kept else 'given back'}; ms a step, and against the plain loop")
     print(f"{'model':42}{'plain':>8}" + "".join(f"{name:>20}" for name in ENGINES))
     for name in MODELS:

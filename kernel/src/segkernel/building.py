@@ -201,7 +201,7 @@ class _Reader:
     def value(self, annotation: Any, value: Any, at: _At) -> Any:
         """Read any value against any annotation."""
         kind, constraints = unwrap(annotation)
-        if value and isinstance(value, str) and is_file(kind, constraints):
+        if isinstance(value, str) and value and is_file(kind, constraints):
             self.catalog.refuse_untrusted(f"the file {value}", at.path)
         before = len(self.problems)
         made = self._typed(kind, annotation, value, at)

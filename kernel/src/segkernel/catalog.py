@@ -254,9 +254,8 @@ class Catalog:
             rows = [row for row in rows if row.distribution == distribution] or rows
         if len(rows) > 1:
             names = list(dict.fromkeys(row.qualified for row in rows))
-            raise AmbiguousComponentError(
-                rows[0].group, asked, names if len(names) > 1 else [row.value for row in rows]
-            )
+            names = names if len(names) > 1 else [row.value for row in rows]
+            raise AmbiguousComponentError(rows[0].group, asked, names)
         return rows[0] if rows else None
 
     def moved(self, name: object) -> str:
@@ -288,9 +287,8 @@ class Catalog:
             asked = f"{distribution}/{short}"
         elsewhere = [row for row in self.rows if row.name == short and row.status == "ok"]
         searched = [f"{row.qualified} is one of the {row.group}" for row in elsewhere]
-        return UnknownComponentError(
-            group, asked, near, searched or sorted({f"{r.distribution} {r.version}" for r in rows}), self.moved(short)
-        )
+        searched = searched or sorted({f"{row.distribution} {row.version}" for row in rows})
+        return UnknownComponentError(group, asked, near, searched, self.moved(short))
 
 
 _active: ContextVar[Catalog | None] = ContextVar("catalog", default=None)
@@ -390,9 +388,8 @@ def _torch_optimizers() -> list[str]:
     """Return the names of torch's own optimisers: found when nothing else has the name, or as ``torch/AdamW``."""
     from torch import optim
 
-    return [
-        name for name, value in vars(optim).items() if isinstance(value, type) and issubclass(value, optim.Optimizer)
-    ]
+    classes = {name: value for name, value in vars(optim).items() if isinstance(value, type)}
+    return [name for name, value in classes.items() if issubclass(value, optim.Optimizer)]
 
 
 def _why(row: Row, module_name: str, attribute: str, error: BaseException) -> Exception:

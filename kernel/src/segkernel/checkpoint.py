@@ -22,7 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
+from segkernel.building import check
 from segkernel.catalog import Catalog
+from segkernel.config.sections import Metadata
 from segkernel.errors import CheckpointError, did_you_mean, worker_crash_of
 from segkernel.files import replacing
 from segkernel.interfaces.model import WeightFormat
@@ -224,8 +226,7 @@ def _classes_in(meta: Mapping[str, Any], path: Path) -> dict[str, Any]:
     known = {**inner, **meta} if isinstance(inner, Mapping) else meta
     found = {key: known.get(key, known.get(key.upper())) for key in ("classes", "palette")}
     for key, value in found.items():
-        entries, kind = value if isinstance(value, list | tuple) else [None], str if key == "classes" else list | tuple
-        if value is not None and not all(isinstance(entry, kind) for entry in entries):
-            log.warning("%s: its %s are left out, they are no list of such: %s", path, key, _describe(value))
+        if problems := check(Metadata, {key: value}):
+            log.warning("%s: its %s are left out: %s", path, key, problems[0].message)
             found[key] = None
     return {key: value for key, value in found.items() if value or key in meta}

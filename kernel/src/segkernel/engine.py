@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -34,8 +33,6 @@ class LocalEngine(Engine):
         self.device = _device(device)
         if threads is not None:
             torch.set_num_threads(threads)
-        if self.device.type == "cpu":
-            _keep_freed_memory()
 
     def prepare_model(self, segmentor: Segmentor, preprocessor: nn.Module) -> None:
         self.segmentor = segmentor.to(self.device)
@@ -125,15 +122,6 @@ def _with_total(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _full_precision(value: Tensor) -> Tensor:
     return value.float() if value.is_floating_point() else value
-
-
-def _keep_freed_memory() -> None:
-    """Tell glibc to keep large blocks that were freed: page faults are a quarter of a CPU step otherwise."""
-    trim_threshold, mmap_threshold = -1, -3
-    with suppress(OSError, AttributeError, TypeError):  # another C library: nothing to tell
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(mmap_threshold, 1 << 30)
-        mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def _device(name: str) -> torch.device:

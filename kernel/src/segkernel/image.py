@@ -89,9 +89,7 @@ def refuse_giant(size: Sequence[int], path: PathLike) -> None:
     limit = int(os.environ.get("SEGKERNEL_MAX_PIXELS") or MOST_PIXELS)
     if math.prod(size) > limit:
         shape = " x ".join(map(str, size))
-        hint = (
-            "RasterDataset with a 'window' reads it in parts; if it is sound, SEGKERNEL_MAX_PIXELS=N raises the limit"
-        )
+        hint = "RasterDataset with a 'window' reads it in parts; SEGKERNEL_MAX_PIXELS=N raises the limit"
         raise DataError(f"{shape} pixels are too large, more than {limit}: {hint}", path)
 
 

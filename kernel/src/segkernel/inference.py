@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from segkernel.annotations import Positive
-from segkernel.config.sections import TTA, PaddingConfig, TestConfig, as_pair, check_views
+from segkernel.config.sections import TTA, PaddingConfig, Side, TestConfig, as_pair, check_views
 from segkernel.errors import UsageError
 from segkernel.interfaces.data import DeviceStep
 from segkernel.interfaces.model import Output, PixelClasses
@@ -50,8 +50,8 @@ class Preprocessor(nn.Module):
         self,
         mean: Sequence[float] = (123.675, 116.28, 103.53),
         std: Sequence[Positive] = (58.395, 57.12, 57.375),
-        size: tuple[int, int] | None = None,
-        size_divisor: int | None = None,
+        size: tuple[Side, Side] | None = None,
+        size_divisor: Side | None = None,
         test_cfg: PaddingConfig | None = None,
         channel_order: Literal["rgb", "bgr"] = "rgb",
     ) -> None:
@@ -75,10 +75,9 @@ class Preprocessor(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Targets]:
         """Return images (N, C, H, W) float32 and targets with int64 label maps, padded alike."""
-        if batch.images.shape[1] != self.mean.shape[1]:
-            raise UsageError(
-                f"images of {batch.images.shape[1]} channels, but data.preprocess normalises {self.mean.shape[1]}"
-            )
+        given, known = batch.images.shape[1], self.mean.shape[1]
+        if given != known:
+            raise UsageError(f"images of {given} channels, but data.preprocess normalises {known}")
         images = _augmented(batch.images.to(torch.float32), batch.device_steps)
         images = ((images.flip(1) if self._config["channel_order"] == "bgr" else images) - self.mean) / self.std
         for image, (height, width) in zip(images, batch.sizes):

@@ -14,10 +14,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from segkernel import checkpoint
-from segkernel.building import build
+from segkernel.building import build, check
 from segkernel.catalog import Catalog
 from segkernel.checkpoint import reader_of
 from segkernel.config import Config, load_config
+from segkernel.config.marks import MarkedDict, Place
+from segkernel.config.sections import Metadata
 from segkernel.errors import CheckpointError, ConfigError, Problem, UntrustedError, UsageError
 from segkernel.interfaces.model import Exporter, Segmentor
 from segkernel.labels import Labels
@@ -115,7 +117,7 @@ def load_model(
             if weights is not None:
                 raise UsageError(f"{source}: holds its own weights, {weights} cannot be put into it")
             exported = load_exported(source, exporter, device)
-            stored = exported.metadata.get("config")
+            stored = checked(exported.metadata, source).get("config")
             config = _stored_config(stored, overrides, trust) if stored else None
             return LoadedModel(exported, exported.metadata, config)
         content = checkpoint.load(source)
@@ -162,7 +164,7 @@ def _with_weights(
         return LoadedModel(make_model(config), {}, config, random=True)
     if not isinstance(weights, dict) and not _holds_weights(weights):
         exported = load_exported(weights, exporter, device, config)
-        return LoadedModel(exported, exported.metadata, config)
+        return LoadedModel(exported, checked(exported.metadata, weights), config)
     model = make_model(config, pretrained=False)  # all of it comes from the weights
     with catalog_of(config).active():
         return LoadedModel(model, load_strict(model, weights), config)
@@ -181,10 +183,14 @@ def make_model(config: Config, catalog: Catalog | None = None, pretrained: bool 
     if not config.get("model"):
         raise ConfigError(Problem("this config has no model", "model", str(config.source)))
     catalog = catalog or catalog_of(config)
-    ambient = ambient_of(config)
     with SizeLimit():
         model = build(
-            "segmentors", config["model"], path="model", catalog=catalog, ambient=ambient, load_pretrained=pretrained
+            "segmentors",
+            config["model"],
+            path="model",
+            catalog=catalog,
+            ambient=ambient_of(config),
+            load_pretrained=pretrained,
         )
     for name, part in model.named_modules():
         if start := getattr(part, "pretrained", None):
@@ -232,10 +238,9 @@ def load_exported(
     catalog, suffix = catalog_of(config), Path(path).suffix.lower()
     spec = {"type": exporter} if isinstance(exporter, str) else exporter or _exporter_of(suffix, config, catalog)
     if spec is None:
-        hint = f"checkpoints end in {', '.join(checkpoint.SUFFIXES)}"
-        raise catalog.why_none("exporters", str(path)) or UsageError(
-            f"{path}: no exporter reads {suffix or 'such'} files; {hint}"
-        )
+        message = f"{path}: no exporter reads {suffix or 'such'} files"
+        missing = catalog.why_none("exporters", str(path))
+        raise missing or UsageError(f"{message}; checkpoints end in {', '.join(checkpoint.SUFFIXES)}")
     built: Exporter = build("exporters", spec, path="exporter", catalog=catalog)
     device = device or ((config or {}).get("engine") or {}).get("device")
     return built.load(Path(path), None if device == "auto" else device)
@@ -249,6 +254,18 @@ def _exporter_of(suffix: str, config: Mapping[str, Any] | None, catalog: Catalog
             return spec
     found = catalog.choose("exporters", suffix, lambda each: getattr(each, "suffix", None) == suffix)
     return found and {"type": found}
+
+
+def checked(meta: Mapping[str, Any], source: str | Path) -> Mapping[str, Any]:
+    """Return what a file says of its model, `Metadata` and more.
+
+    Raises:
+        ConfigError: Something of it is of the wrong type.
+    """
+    known = {key: meta[key] for key in Metadata.__annotations__ if key in meta}
+    if problems := check(Metadata, MarkedDict(known, place=Place(str(source)))):
+        raise ConfigError(problems)
+    return meta
 
 
 def labels_in(meta: Mapping[str, Any]) -> Labels | None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkernel import Predictor
-from segkernel.errors import ExportError, SegKernelError
+from segkernel.errors import ConfigError, ExportError, SegKernelError
 from segkernel.interfaces.model import PixelClasses, Segmentor
 from segkernel.nn import resize
 from segkernel.nn.pool import adaptive_avg_pool
@@ -18,6 +18,9 @@ from segplug_deploy import ONNXExporter, exporter, prove
 from segplug_deploy.runtime import PROVIDERS
 
 METADATA = {"classes": ["road", "sky"], "palette": [[1, 2, 3], [4, 5, 6]], "preprocess": {"mean": [1.0, 2.0, 3.0]}}
+
+
+KEYS = ("classes", "palette", "preprocess", "plugins", "config")
 
 
 class Tiny(Segmentor):
@@ -251,6 +254,9 @@ def test_a_file_of_another_tool_is_named_as_such(tmp_path, exported):
     ("key", "value", "said"),
     [
         ("outputs", "[1]", "does not say what its outputs mean"),
+        ("outputs", "{}", "does not say what its outputs mean"),
+        ("outputs", '{"edge": {}}', "does not say what its outputs mean"),
+        ("classes", "[" * 100_000, "its metadata is damaged"),
         ("outputs", '{"seg": 5}', "does not say what its outputs mean"),
         ("outputs", '{"seg": {"type": "os:system"}}', "import path os:system"),
         ("outputs", '{"seg": {"classes": "x"}}', "outputs.classes: expected int"),
@@ -266,6 +272,29 @@ def test_metadata_is_checked_like_a_config(tmp_path, exported, key, value, said)
     onnx.save(model, tmp_path / "a.onnx")
     with pytest.raises(SegKernelError, match=said):
         ONNXExporter().load(tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        *((key, value, f"a.onnx {key}: expected") for key in KEYS for value in ("5", "-1.5", "true", "NaN", '"x"')),
+        ("classes", "[1, 2]", r"a.onnx classes\[0\]: expected str"),
+        ("palette", "[[300, 0, 0], [0, 0, 0]]", r"a.onnx palette\[0\]\[0\]: expected int"),
+        ("preprocess", '{"mean": "x"}', "preprocess.mean: expected a list"),
+        ("preprocess", '{"channel_order": "xyz"}', "preprocess.channel_order: expected"),
+        ("preprocess", '{"size_divisor": -3}', "preprocess.size_divisor: expected"),
+        ("preprocess", '{"size": [1000000, 1000000]}', r"preprocess.size\[0\]: expected"),
+    ],
+)
+def test_what_a_file_says_of_its_model_is_checked(tmp_path, exported, key, value, said):
+    import onnx
+
+    model = onnx.load(exported["path"])
+    kept = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, {**kept, f"segkernel.{key}": value})
+    onnx.save(model, tmp_path / "a.onnx")
+    with pytest.raises(ConfigError, match=said):
+        Predictor(tmp_path / "a.onnx")
 
 
 def test_metadata_must_be_plain(tmp_path, picture):

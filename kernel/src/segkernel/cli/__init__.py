@@ -48,9 +48,7 @@ class _Size(click.ParamType):
 
 
 SIZE = _Size()
-TRUST = click.option(
-    "--trust", is_flag=True, help="Let the config inside the file run any code; only for files you trust."
-)
+TRUST = click.option("--trust", is_flag=True, help="Let the config inside the file run code and name files.")
 """Of every command that opens a checkpoint or an exported file."""
 
 

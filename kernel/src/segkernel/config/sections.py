@@ -5,14 +5,14 @@ This module imports no torch, so that `load_config` knows every key of the secti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 from annotated_types import Gt, Interval, MinLen
 from typing_extensions import TypedDict
 
-from segkernel.annotations import NonNegativeInt, Positive, PositiveInt
+from segkernel.annotations import LabelId, NonNegativeInt, Positive, PositiveInt
 from segkernel.errors import UsageError
 from segkernel.interfaces.spec import Spec
 from segkernel.labels import Task
@@ -39,13 +39,15 @@ else:  # the classes need torch or numpy; to read a config, the group of a compo
 Threads = Annotated[int, Interval(ge=1, le=1024)]
 Processes = Annotated[int, Interval(ge=0, le=1024)]
 Seed = Annotated[int, Interval(ge=0, lt=2**63)]
+Side = Annotated[int, Interval(ge=1, le=1 << 16)]
+"""Of a padded image: what is beyond is a slip, and takes all memory."""
 
 
 class PaddingConfig(TypedDict, total=False):
     """Padding at the bottom and right to a ``size`` (height, width), or to a multiple of ``size_divisor``."""
 
-    size: tuple[PositiveInt, PositiveInt]
-    size_divisor: PositiveInt
+    size: tuple[Side, Side]
+    size_divisor: Side
 
 
 class PreprocessConfig(TypedDict, total=False):
@@ -53,8 +55,8 @@ class PreprocessConfig(TypedDict, total=False):
 
     mean: Sequence[float]
     std: Sequence[Positive]
-    size: tuple[PositiveInt, PositiveInt] | None
-    size_divisor: PositiveInt | None
+    size: tuple[Side, Side] | None
+    size_divisor: Side | None
     test_cfg: PaddingConfig | None
     channel_order: Literal["rgb", "bgr"]
 
@@ -158,6 +160,17 @@ class TestConfig(TypedDict, total=False):
     mode: Literal["whole", "slide", "whole_flip", "slide_flip"]
     crop_size: tuple[PositiveInt, PositiveInt] | PositiveInt
     stride: tuple[PositiveInt, PositiveInt] | PositiveInt
+
+
+class Metadata(TypedDict, total=False):
+    """What a file of weights, or an exported file, says of its model."""
+
+    classes: Sequence[str] | None
+    palette: Sequence[tuple[LabelId, LabelId, LabelId]] | None
+    preprocess: PreprocessConfig | None
+    test_cfg: TestConfig | None
+    config: Mapping[str, object] | None
+    plugins: Mapping[str, str] | None
 
 
 class TTA(TypedDict, total=False):

@@ -131,9 +131,10 @@ def _metadata(session: Any, path: Path) -> dict[str, Any]:
     stored: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
     try:
         metadata = {key[len(PREFIX) :]: json.loads(text) for key, text in stored.items() if key.startswith(PREFIX)}
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ExportError(f"{path}: its metadata is damaged: {error}") from error
     outputs = metadata.get("outputs")
-    if not isinstance(outputs, dict) or not all(isinstance(output, dict) for output in outputs.values()):
+    described = isinstance(outputs, dict) and all(isinstance(output, dict) for output in outputs.values())
+    if not (described and "seg" in metadata["outputs"]):
         raise ExportError(f"{path}: does not say what its outputs mean; was it written by another tool?")
     return metadata

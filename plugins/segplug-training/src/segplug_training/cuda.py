@@ -23,6 +23,7 @@ from segplug_training.activation_checkpointing import checkpoint_activations
 from segplug_training.cores import threads_per_rank
 from segplug_training.fused import computed_as, fuse
 from segplug_training.loss_module import Compiled, CompileMode, LossModule
+from segplug_training.memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,8 @@ class CUDAEngine(LocalEngine):
         fused: bool = True,
     ) -> None:
         super().__init__(device, threads)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if threads is None and self.device.type == "cpu" and threads_per_rank() < torch.get_num_threads():
             torch.set_num_threads(threads_per_rank())
         self.amp = _amp_type(amp, self.device)
