@@ -24,7 +24,9 @@ def validate(make_runner, tiny_model, pixel_accuracy):
         runs = []
         model.register_forward_hook(lambda *_: runs.append(1))
         runner = make_runner(model=model, evaluation=Evaluation([pixel_accuracy()], **options))
-        return runner.validate(), len(runs)
+        metrics = runner.validate()
+        runner.close()
+        return metrics, len(runs)
 
     return run
 

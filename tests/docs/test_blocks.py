@@ -199,4 +199,5 @@ def test_a_command_and_its_options_exist(line: str) -> None:
         "--help",
         "--traceback",
         "--log-level",
+        "--launch",
     }

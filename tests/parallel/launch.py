@@ -1,10 +1,11 @@
-"""torchrun with two processes that are forked: ``launch.py run CONFIG ...``, or ``launch.py SCRIPT.py ...``.
+"""torchrun with processes that are forked: ``launch.py 2 run CONFIG ...``, or ``launch.py 2 SCRIPT.py ...``.
 
 The agent, which starts, watches and ends the ranks, is torchrun's own. What they import is imported once.
 """
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
 
@@ -25,5 +26,9 @@ def rank(*arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    alone = LaunchConfig(1, 1, 2, rdzv_backend="c10d", rdzv_endpoint="localhost:0", start_method="fork", max_restarts=0)
-    elastic_launch(alone, rank)(*sys.argv[1:])
+    count, *arguments = sys.argv[1:]
+    restarts = int(os.environ.get("MAX_RESTARTS", "0"))
+    size = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": int(count), "start_method": "fork"}
+    meeting = {"run_id": str(os.getpid()), "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+    alone = LaunchConfig(**size, **meeting, max_restarts=restarts)
+    elastic_launch(alone, rank)(*arguments)

@@ -89,25 +89,46 @@ def test_two_processes_end_where_one_ends(config: Path, tmp_path: Path) -> None:
     assert [(record["kind"], record["iteration"]) for record in records] == [("val", 3), ("train", 6), ("val", 6)]
 
 
-def test_validation_of_two_processes_gives_the_metrics_of_one(config: Path, tmp_path: Path) -> None:
+def test_validation_of_several_processes_gives_the_metrics_of_one(config: Path, tmp_path: Path) -> None:
     found = []
-    for number, launcher in enumerate([[], [LAUNCH]]):
+    launched = ([], "DDPEngine"), ([LAUNCH, 3], "DDPEngine"), ([LAUNCH, 2], "FSDPEngine")
+    for number, (launcher, engine) in enumerate(launched):
         out = tmp_path / f"{number}.json"
         lengths = ("data.val.length=5", "data.val.length=1")
-        process = Forked([*launcher, HERE / "validate.py", config, out, *lengths], tmp_path)
+        process = Forked([*launcher, HERE / "validate.py", config, out, engine, *lengths], tmp_path)
         assert process.wait() == 0, process.err()[-3000:]
         found.append(json.loads(out.read_text()))
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
     assert [{"loss", "mIoU"} <= metrics.keys() for metrics in found[0]] == [True, True]
+
+
+@pytest.mark.slow
+def test_ranks_with_a_part_of_each_batch_learn_what_one_learns(tmp_path: Path) -> None:
+    import equivalence
+
+    expected = {name: equivalence.train(name, alone=True) for name in equivalence.CASES}
+    torch.save(expected["fsdp"]["half"], tmp_path / "half.pt")
+    process = Forked([LAUNCH, 2, HERE / "equivalence.py", tmp_path], tmp_path)
+    assert process.wait(600) == 0, process.err()[-3000:]
+    found = torch.load(tmp_path / "found.pt")
+    for name, state in expected.items():
+        tolerance = equivalence.CASES[name].get("tolerance", 1e-9)
+        for when in ("half", "end"):
+            equivalence.assert_equal(found[name][when], state[when], f"{name}, {when}", tolerance)
+    # The half of one process goes on as two, and the half of two as one.
+    equivalence.assert_equal(found["resumed"]["end"], expected["fsdp"]["end"], "resumed by two")
+    once_more = equivalence.train("fsdp", alone=True, resume=found["fsdp"]["half"])
+    equivalence.assert_equal(once_more["end"], expected["fsdp"]["end"], "resumed by one")
 
 
 class Launched:
     """A run of two processes under way."""
 
-    def __init__(self, config: Path, work_dir: Path, *overrides: str) -> None:
+    def __init__(self, config: Path, work_dir: Path, *overrides: str, restarts: int = 0) -> None:
         self.work_dir = work_dir
-        arguments = [LAUNCH, "run", config, f"--work-dir={work_dir}", *overrides]
-        self.process = Forked(arguments, work_dir.parent)
+        arguments = [LAUNCH, 2, "run", config, f"--work-dir={work_dir}", *overrides]
+        work_dir.parent.mkdir(exist_ok=True)
+        self.process = Forked(arguments, work_dir.parent, {"MAX_RESTARTS": str(restarts)})
 
     def wait_for(self, iteration: int) -> None:
         """Wait until that checkpoint, or a later one, is there."""
@@ -149,6 +170,18 @@ def resumed(config: Path, run: Launched, *overrides: str) -> Launched:
     after = Launched(config, run.work_dir, "--resume", *overrides)
     after.wait_for(saved + 2)
     return after
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
+def test_ranks_that_torchrun_starts_again_go_on_by_themselves(config: Path, tmp_path: Path) -> None:
+    length = ["schedule.iterations=16", "schedule.val_interval=16"]
+    runs = [Launched(config, tmp_path / name / "run", *length, restarts=1) for name in ("killed", "whole")]
+    runs[0].wait_for(2)
+    os.kill(runs[0].rank(1), signal.SIGKILL)
+    assert [run.process.wait(120) for run in runs] == [0, 0], runs[0].process.err()
+    assert "resumed" in runs[0].process.err()
+    killed, whole = (checkpoint.load(run.work_dir / "checkpoints" / "iter_0000016.pt")["state_dict"] for run in runs)
+    assert all(torch.equal(killed[name], value) for name, value in whole.items())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")

@@ -1,6 +1,6 @@
 """Validate an untrained model, once with each override, and write the metrics.
 
-validate.py CONFIG OUT KEY=VALUE...         # alone, or by torchrun
+validate.py CONFIG OUT ENGINE KEY=VALUE...         # alone, or by torchrun
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from segkernel import load_config
 from segkernel.experiment import make_runner
 
 if __name__ == "__main__":
-    config, out, *overrides = sys.argv[1:]
+    config, out, engine, *overrides = sys.argv[1:]
     found = []
     for override in overrides:
-        runner = make_runner(load_config(config, [override]), Path(out).with_suffix(f".{len(found)}"))
+        changes = [f"engine.type={engine}", "optim.batch_size=12", override]  # for one, two and three ranks
+        runner = make_runner(load_config(config, changes), Path(out).with_suffix(f".{len(found)}"))
         found.append(runner.validate())
         runner.close()
     if runner.is_main:

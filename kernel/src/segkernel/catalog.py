@@ -72,7 +72,7 @@ GROUPS: dict[str, str] = {
 }
 """Group name without prefix to the class its components are; empty where several will do."""
 
-USUAL = {"engines": ("CUDAEngine", "LocalEngine"), "parameter_groups": ("Paramwise",)}
+USUAL = {"engines": ("DDPEngine", "LocalEngine"), "parameter_groups": ("Paramwise",)}
 """Which component of a group a config means that gives no ``type``: the first that is installed."""
 
 Status = Literal["ok", "incompatible", "disabled"]

@@ -162,12 +162,7 @@ def run(
         resume: A checkpoint; True takes the newest of this run.
     """
     config = load_config(config, overrides)
-    checkpoint: Path | None = None
-    work_dir = work_dir or config.get("work_dir")
-    if resume:
-        checkpoint = rundir.latest_checkpoint(config.name, work_dir) if resume is True else Path(resume)
-        if work_dir is None and checkpoint.parent.name == "checkpoints":
-            work_dir = checkpoint.parent.parent
+    work_dir, checkpoint = rundir.go_on_from(config.name, work_dir or config.get("work_dir"), resume)
     runner = make_runner(config, work_dir, pretrained=checkpoint is None)
     if checkpoint:
         runner.resume(checkpoint)

@@ -35,20 +35,39 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 ROOT = "work_dirs"
+Directory = str | Path | None
 
 
-def latest_checkpoint(name: str, work_dir: str | Path | None = None) -> Path:
-    """Return the newest checkpoint to resume from, of ``work_dir`` or of the newest run called ``name``.
+def go_on_from(name: str, work_dir: Directory, resume: str | Path | bool) -> tuple[Directory, Path | None]:
+    """Return the run directory, None for a new one, and the checkpoint to go on from, None for the start.
+
+    Where torchrun has started the ranks again they go on in the directory of this launch, from its last checkpoint.
+
+    Args:
+        name: Of the run; without ``work_dir`` the newest of this name counts.
+        work_dir: Where it writes.
+        resume: A checkpoint; True takes the newest.
 
     Raises:
         CheckpointError: When there is none.
     """
+    given = None if isinstance(resume, bool) else Path(resume)
+    if work_dir is None and given and given.parent.name == "checkpoints":
+        work_dir = given.parent.parent
     folders = [Path(work_dir)] if work_dir else sorted((Path(ROOT) / name).glob("*"), reverse=True)
-    for folder in folders:
+    for folder in [*filter(_was_left_by_this_launch, folders), *(folders if resume is True else ())]:
         if found := sorted(folder.glob("checkpoints/iter_*.pt")):
-            return found[-1]
-    where = work_dir or Path(ROOT) / name
-    raise CheckpointError(f"{where}: no checkpoint to resume from; name one with --resume CHECKPOINT")
+            return folder, found[-1]
+    if resume is True:
+        where = work_dir or Path(ROOT) / name
+        raise CheckpointError(f"{where}: no checkpoint to resume from; name one with --resume CHECKPOINT")
+    return work_dir, given
+
+
+def _was_left_by_this_launch(folder: Path) -> bool:
+    """Whether the ranks were started again, and wrote to a directory the time before."""
+    restarted, launch = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0", folder / ".launch"
+    return restarted and launch.exists() and launch.read_text() == os.environ["TORCHELASTIC_RUN_ID"]
 
 
 def take(run: Runner, opened: ExitStack, wanted: Path | None, resuming: bool) -> Path:
@@ -72,6 +91,7 @@ def take(run: Runner, opened: ExitStack, wanted: Path | None, resuming: bool) ->
             raise UsageError(f"{path}: holds a run already; go on with --resume, or give another --work-dir")
         for leftover in path.glob("checkpoints/.*.tmp") if run.train_set is not None else ():
             leftover.unlink(missing_ok=True)  # of a run that was killed while it saved: the lock says that it is over
+        (path / ".launch").write_text(os.environ.get("TORCHELASTIC_RUN_ID", ""))
         handler = _LogFile(path / "log.txt", encoding="utf-8")
     except OSError as error:
         place = wanted or Path(ROOT) / run.name

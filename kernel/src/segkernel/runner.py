@@ -300,7 +300,6 @@ class Runner:
 
         Returns when the file is there for every rank.
         """
-        self.engine.sync_buffers()
         state: dict[str, Any] = {
             "state_dict": self.engine.model_state(),
             "meta": rundir.metadata(self),

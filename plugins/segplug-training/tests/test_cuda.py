@@ -8,10 +8,8 @@ import logging
 import pytest
 import torch
 
-from segkernel.config import load_config
 from segkernel.engine import LocalEngine
 from segkernel.errors import UsageError
-from segkernel.experiment import make_runner
 from segkernel.inference import Preprocessor
 from segkernel.sample import Batch
 from segkernel.testing.toys import ToySegmentor, toy_batch
@@ -91,12 +89,6 @@ def test_denormals_are_flushed_on_demand():
         assert denormal / 100 == 0
     finally:
         torch.set_flush_denormal(False)
-
-
-def test_a_config_without_a_type_means_it():
-    changes = ["model={type: segkernel.testing.toys:ToySegmentor}", "engine.device=cpu", "engine.amp=true"]
-    engine = make_runner(load_config({}, changes), training=False).engine
-    assert type(engine) is CUDAEngine
 
 
 # ---------------------------------------------------------------- compilation

@@ -57,8 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shared = argparse.ArgumentParser("seg-kernel", add_help=False, allow_abbrev=False)
     shared.add_argument("--log-level", type=str.upper, choices=("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO")
     shared.add_argument("--traceback", action="store_true")
+    shared.add_argument("--launch", metavar="N")
     options, rest = shared.parse_known_args(arguments)
     _set_up_logging(options.log_level)
+    rest = rest if options.launch is None else ["launch", options.launch, *rest]
     try:
         result = cli.main(args=rest, prog_name="seg-kernel", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
@@ -178,5 +180,5 @@ def cli() -> None:
     """Train, test and deploy segmentation models from what is pip-installed.
 
     Anywhere on the line: --log-level debug, info, warning or error says how much is said on stderr (info by default);
-    --traceback shows where an error was raised.
+    --traceback shows where an error was raised; --launch N runs the command as N processes of this machine.
     """

@@ -237,7 +237,7 @@ class Sections:
         data: Data sets and transforms.
         optim: Optimiser and batch size.
         schedule: Length of training and learning rate.
-        engine: Device and precision; without ``type``, segplug-training's `CUDAEngine`, or `LocalEngine` without it.
+        engine: Device and precision; without ``type``, segplug-training's `DDPEngine`, or `LocalEngine` without it.
         hooks: In addition to those that every run has.
         evaluate: Metrics and inference.
         export: What is written after training.

@@ -268,18 +268,16 @@ class Engine(ABC):
 
     # ------------------------------------------------------------ state
 
-    def sync_buffers(self) -> None:  # noqa: B027 (equal already on a single rank)
-        """Make buffers, such as running statistics, the same on all ranks; before an evaluation and a checkpoint."""
-
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Surround an evaluation, in which ranks call `predict` for different numbers of images."""
-        self.sync_buffers()
+        """Surround an evaluation: buffers, such as running statistics, are the same on all ranks, which call `predict`
+        for different numbers of images."""
         yield
 
     @abstractmethod
     def model_state(self) -> dict[str, Tensor]:
-        """Return the model's whole state dict with the keys it has on one process; called by all ranks together."""
+        """Return the model's whole state dict with the keys it has on one process; called by all ranks together, and
+        the same on all."""
 
     @abstractmethod
     def load_model_state(self, state: Mapping[str, Tensor]) -> Any:

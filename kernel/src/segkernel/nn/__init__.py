@@ -51,6 +51,7 @@ from segkernel.nn.non_local import NonLocal2d
 from segkernel.nn.padding import AdaptivePadding, AdaptivePaddingConv2d
 from segkernel.nn.pool import AdaptiveAvgPool2d, adaptive_avg_pool, adaptive_max_pool, is_tracing
 from segkernel.nn.pyramid_pooling import PyramidPooling
+from segkernel.nn.ranks import kth_of_valid, mean_over_ranks, shares_batch
 from segkernel.nn.resize import resize, upsample_logits
 from segkernel.nn.sampler import OHEMPixelSampler, PixelSampler
 from segkernel.nn.stages import FreezableBackbone, check_frozen_stages, check_out_indices, check_per_stage
@@ -107,8 +108,10 @@ __all__ = [
     "fit_shapes",
     "is_tracing",
     "kaiming_init",
+    "kth_of_valid",
     "linear_drop_path_rates",
     "match_classes",
+    "mean_over_ranks",
     "nchw_to_nlc",
     "needs_grad",
     "nlc_to_nchw",
@@ -117,6 +120,7 @@ __all__ = [
     "reduce_loss",
     "resize",
     "resize_pos_embed",
+    "shares_batch",
     "single_head_attention",
     "sum_by_name",
     "trunc_normal_init",

@@ -20,6 +20,7 @@ from segkernel.annotations import FileName, NonNegative, Probability
 from segkernel.errors import ConfigError, DataError, Problem
 from segkernel.interfaces.model import Loss
 from segkernel.labels import Task
+from segkernel.nn.ranks import mean_over_ranks
 from segkernel.nn.resize import upsample_logits
 
 Reduction = Literal["mean", "sum", "none"]
@@ -81,7 +82,8 @@ class CrossEntropyLoss(PixelLoss):
     """Cross-entropy of class ids, or of one sigmoid per class.
 
     The mean is over all pixels, ignored ones included, unless ``avg_non_ignore``; with ``class_weight`` it is weighted,
-    an ignored pixel counting as its class does, or as 1 when its label is no class.
+    an ignored pixel counting as its class does, or as 1 when its label is no class. In training, pixels and weights of
+    all ranks count.
 
     Args:
         use_sigmoid: An independent sigmoid per class; logits may then have one channel for two classes.
@@ -151,8 +153,8 @@ class CrossEntropyLoss(PixelLoss):
         loss, count = (self._binary if self.use_sigmoid else self._categorical)(logits, target, ignore_index)
         if weight is not None:
             loss = loss * (weight if weight.ndim == loss.ndim else weight.unsqueeze(1))
-        if avg_factor is None and self.reduction == "mean":
-            avg_factor = count  # type: ignore[assignment]
+        if avg_factor is None and self.reduction == "mean" and count is not None:
+            avg_factor = mean_over_ranks(count)  # type: ignore[assignment]
         return self.loss_weight * reduce_loss(loss, self.reduction, avg_factor)
 
     def per_pixel(self, logits: Tensor, target: Tensor, ignore_index: int = 255) -> Tensor:

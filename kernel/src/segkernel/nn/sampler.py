@@ -13,6 +13,7 @@ from segkernel.annotations import NonNegativeInt, Probability
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Loss
 from segkernel.nn.losses import PixelLoss
+from segkernel.nn.ranks import kth_of_valid, kth_smallest_over_ranks, shares_batch, sum_over_ranks
 from segkernel.nn.resize import upsample_logits
 
 
@@ -40,7 +41,8 @@ class OHEMPixelSampler(PixelSampler):
 
     Args:
         thresh: Pixels whose true class is less probable than this are hard; None takes those of the highest loss.
-        min_kept: Pixels per image to keep at least, or, without ``thresh``, exactly.
+        min_kept: Pixels per image to keep at least, or, without ``thresh``, exactly; in training, of the images of all
+            ranks together, where equal losses at the limit all count.
     """
 
     at_stride: ClassVar[bool] = True
@@ -59,22 +61,30 @@ class OHEMPixelSampler(PixelSampler):
         ignore_index: int,
         align_corners: bool = False,
     ) -> Tensor:
+        shared = shares_batch() and logits.requires_grad  # else it is an evaluation
         logits, target = upsample_logits(logits, target.shape[-2:], align_corners), target.long()
         valid = target != ignore_index
         if self.thresh is None:
-            chosen = self._highest_loss(logits, target, valid, losses, ignore_index)
+            chosen = self._highest_loss(logits, target, valid, losses, ignore_index, shared)
         else:
-            chosen = self._least_probable(logits, target, valid, self.thresh)
+            chosen = self._least_probable(logits, target, valid, self.thresh, shared)
         return (chosen & valid).to(logits.dtype)
 
-    def _least_probable(self, logits: Tensor, target: Tensor, valid: Tensor, thresh: float) -> Tensor:
+    def _least_probable(self, logits: Tensor, target: Tensor, valid: Tensor, thresh: float, shared: bool) -> Tensor:
         of_truth = logits.float().softmax(1).gather(1, (target * valid).unsqueeze(1)).squeeze(1)
         of_truth = of_truth.masked_fill(~valid, 2.0)  # after all that count
-        last = (valid.sum() - 1).clamp(0, self.min_kept * len(target))
-        return of_truth < of_truth.flatten().sort().values[last].clamp(min=thresh)
+        kept = target.new_tensor(self.min_kept * len(target))
+        limit = kth_of_valid(of_truth, valid, sum_over_ranks(kept) if shared else kept, shared)
+        return of_truth < limit.clamp(min=thresh)
 
     def _highest_loss(
-        self, logits: Tensor, target: Tensor, valid: Tensor, losses: Sequence[Loss], ignore_index: int
+        self,
+        logits: Tensor,
+        target: Tensor,
+        valid: Tensor,
+        losses: Sequence[Loss],
+        ignore_index: int,
+        shared: bool,
     ) -> Tensor:
         total = torch.zeros(target.shape, device=logits.device)
         for loss in losses:
@@ -82,5 +92,9 @@ class OHEMPixelSampler(PixelSampler):
                 raise ConfigError(Problem(f"{type(loss).__name__} has no value per pixel; set thresh", "sampler"))
             total = total + loss.per_pixel(logits, target, ignore_index)
         total = total.masked_fill(~valid, -torch.inf).flatten()
-        kept = total.topk(min(self.min_kept * len(target), total.numel()), sorted=False).indices
+        wanted = min(self.min_kept * len(target), total.numel())
+        if shared:
+            left_out = sum_over_ranks(valid.new_tensor(total.numel() - wanted, dtype=torch.long))
+            return (total.float() >= kth_smallest_over_ranks(total, left_out)).view_as(target)
+        kept = total.topk(wanted, sorted=False).indices
         return torch.zeros_like(total, dtype=torch.bool).index_fill_(0, kept, True).view_as(target)

@@ -48,8 +48,8 @@ class EngineArguments(TypedDict, total=False):
 class CUDAEngine(LocalEngine):
     """Train and predict on one device, a GPU or the processor, with what makes it faster.
 
-    A config means it that gives no ``type`` under ``engine``. Without arguments it computes what `LocalEngine` does,
-    but for the order of some sums. Batches are copied to a GPU beside the computation, on a stream of their own.
+    Without arguments it computes what `LocalEngine` does, but for the order of some sums.
+    Batches are copied to a GPU beside the computation, on a stream of their own.
 
     Args:
         device: ``auto`` takes CUDA, else Apple's MPS, else the processor; or any torch device, ``cuda:1``.

@@ -1,7 +1,7 @@
 """`DDPEngine`: data-parallel training on torch's DistributedDataParallel, by NCCL on GPUs and by gloo elsewhere.
 
 seg-kernel run my.yaml --launch 2                                                 # on this machine
-torchrun --nproc-per-node 2 -m segkernel run my.yaml engine.type=DDPEngine
+torchrun --nproc-per-node 2 -m segkernel run my.yaml                              # and on others
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _BUFFERS = "forward_sync_buffers" if _NEW else "broadcast_buffers"
 class DDPEngine(DistributedEngine):
     """Every rank trains a copy of the model on its share of the batch; gradients are averaged while they are computed.
 
-    The gradients of accumulated micro-batches are exchanged once, with the last.
+    A config means it that gives no ``type`` under ``engine``: on one process it is a `CUDAEngine`. The gradients of
+    accumulated micro-batches are exchanged once, with the last.
 
     Args:
         find_unused_parameters: For models in which some parameters get no gradient in some steps; slower.
@@ -49,6 +50,7 @@ class DDPEngine(DistributedEngine):
             # Running statistics are needed in an evaluation only; `sync_buffers` brings rank 0's there.
             _BUFFERS: False,
         }
+        self._graph_unknown = static_graph  # torch learns it in a first pass that exchanges gradients
 
     def wrap(self, loss_module: LossModule) -> nn.Module:
         if self.ranks is None:
@@ -58,4 +60,7 @@ class DDPEngine(DistributedEngine):
         return self.parallel
 
     def accumulating(self) -> AbstractContextManager[Any]:
-        return self.parallel.no_sync() if self.ranks else super().accumulating()
+        if self.ranks is None or self._graph_unknown:
+            self._graph_unknown = False
+            return super().accumulating()
+        return self.parallel.no_sync()

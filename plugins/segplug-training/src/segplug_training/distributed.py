@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal, TypeVar
 
 import torch
@@ -88,7 +89,18 @@ class DistributedEngine(CUDAEngine):
     def alerted(self) -> bool:
         return self.ranks is not None and self.ranks.alerted
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        self.sync_buffers()
+        with super().evaluating():
+            yield
+
+    def model_state(self) -> dict[str, Tensor]:
+        self.sync_buffers()
+        return super().model_state()
+
     def sync_buffers(self) -> None:
+        """Give every rank rank 0's running statistics and other buffers."""
         if self.ranks:
             with self.ranks.watching():
                 for buffer in self.segmentor.buffers():

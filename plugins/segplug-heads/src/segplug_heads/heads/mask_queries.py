@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-import torch.distributed as dist
 from annotated_types import Ge
 from torch import Tensor, nn
 from typing_extensions import TypedDict
@@ -20,7 +19,7 @@ from segkernel.annotations import PositiveInt, Probability
 from segkernel.errors import ConfigError, Problem
 from segkernel.geometry import Size
 from segkernel.interfaces.model import Features, Head, Loss, PixelClasses
-from segkernel.nn import resize
+from segkernel.nn import mean_over_ranks, resize
 from segkernel.sample import Targets
 from segplug_heads.heads.point_sampling import PointSampling, sample_points, uncertain_points, uncertainty
 from segplug_heads.losses.query_losses import QueryCrossEntropyLoss
@@ -157,14 +156,8 @@ def default_assigner() -> HungarianAssigner:
 
 
 def global_mean_count(count: Tensor) -> Tensor:
-    """Return ``count`` averaged over the processes of a run, at least 1.
-
-    Dividing by it, not by each process's own count, weights every object of the global batch equally.
-    """
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(count)
-        count = count / dist.get_world_size()
-    return count.clamp(min=1)
+    """Return ``count`` as `segkernel.nn.mean_over_ranks` has it, at least 1."""
+    return mean_over_ranks(count).clamp(min=1)
 
 
 class MaskQueryHead(Head):

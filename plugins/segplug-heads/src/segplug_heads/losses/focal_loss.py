@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from segkernel.annotations import NonNegative
 from segkernel.errors import ConfigError, Problem
 from segkernel.labels import Task
-from segkernel.nn import ClassWeight, PixelLoss, class_factors, read_class_weight, reduce_loss
+from segkernel.nn import ClassWeight, PixelLoss, class_factors, mean_over_ranks, read_class_weight, reduce_loss
 
 
 class FocalLoss(PixelLoss):
@@ -70,7 +70,7 @@ class FocalLoss(PixelLoss):
         if weight is not None:
             loss = loss * (weight if loss.ndim == weight.ndim else weight.unsqueeze(1))
         if avg_factor is None and self.reduction == "mean" and not self.use_sigmoid:
-            avg_factor = (target != ignore_index).sum()  # type: ignore[assignment]
+            avg_factor = mean_over_ranks((target != ignore_index).sum())  # type: ignore[assignment]
         return self.loss_weight * reduce_loss(loss, self.reduction, avg_factor)
 
     def per_pixel(self, logits: Tensor, target: Tensor, ignore_index: int = 255) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from segkernel.annotations import NonNegative, NonNegativeInt, Probability
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Loss
-from segkernel.nn import ClassWeight, class_factors, read_class_weight
+from segkernel.nn import ClassWeight, class_factors, kth_of_valid, mean_over_ranks, read_class_weight, shares_batch
 
 
 class OhemCrossEntropy(Loss):
@@ -21,7 +21,7 @@ class OhemCrossEntropy(Loss):
     Args:
         ignore_label: A label that does not count, beside the one that the head ignores.
         thres: Pixels whose true class is less probable than this count.
-        min_kept: Pixels of the batch that count at least, the hardest ones.
+        min_kept: Pixels of the batch, of all ranks together in training, that count at least, the hardest ones.
         loss_weight: Factor of the result.
         class_weight: One number per class, or a .npy or .json file of them; the mean does not divide by them.
         loss_name: Name in the dict of losses.
@@ -62,11 +62,15 @@ class OhemCrossEntropy(Loss):
         loss = F.cross_entropy(logits, target, factors, reduction="none") * hard
         if weight is not None:
             loss = loss * weight
-        return self.loss_weight * loss.sum() / (hard.sum().clamp(min=1) if avg_factor is None else avg_factor)
+        return (
+            self.loss_weight
+            * loss.sum()
+            / (mean_over_ranks(hard.sum()).clamp(min=1) if avg_factor is None else avg_factor)
+        )
 
     def _hard(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """Return which pixels count, (N, H, W)."""
-        of_truth = logits.softmax(1).gather(1, target.unsqueeze(1)).squeeze(1)
+        of_truth = logits.float().softmax(1).gather(1, target.unsqueeze(1)).squeeze(1)
         of_truth = of_truth.masked_fill(~valid, 2.0)  # after all that count
-        last = (valid.sum() - 1).clamp(0, self.min_kept)
-        return valid & (of_truth < of_truth.flatten().sort().values[last].clamp(min=self.thres))
+        limit = kth_of_valid(of_truth, valid, self.min_kept, shares_batch() and torch.is_grad_enabled())
+        return valid & (of_truth < limit.clamp(min=self.thres))

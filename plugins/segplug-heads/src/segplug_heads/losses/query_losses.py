@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from segkernel.annotations import NonNegative
 from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Loss
-from segkernel.nn import ClassWeight, class_factors, read_class_weight, reduce_loss
+from segkernel.nn import ClassWeight, class_factors, mean_over_ranks, read_class_weight, reduce_loss
 from segplug_heads.losses.dice_loss import DiceLoss
 
 Reduction = Literal["mean", "sum", "none"]
@@ -71,7 +71,7 @@ class QueryCrossEntropyLoss(Loss):
         if weight is not None:
             loss = loss * (weight if weight.ndim == loss.ndim else weight.unsqueeze(1))
         if avg_factor is None and self.avg_non_ignore and self.reduction == "mean":
-            avg_factor = valid.sum() * (loss.numel() // valid.numel())
+            avg_factor = mean_over_ranks(valid.sum()) * (loss.numel() // valid.numel())
         return self.loss_weight * reduce_loss(loss, self.reduction, avg_factor)
 
     def _categorical(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:

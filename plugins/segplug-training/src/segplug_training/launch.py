@@ -1,0 +1,33 @@
+"""``seg-kernel COMMAND --launch N``: a command as several processes of this machine, by torch's own launcher."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import click
+
+from segplug_training.cores import available_cores
+
+
+@click.command("launch", context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("processes", type=click.IntRange(1))
+@click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.pass_context
+def command(context: click.Context, processes: int, arguments: tuple[str, ...]) -> None:
+    """Run the command ARGUMENTS as PROCESSES ranks of one run; ``COMMAND --launch PROCESSES`` is the same."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main
+
+    # torchrun says 1 where nobody says anything, and a processor has more.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(available_cores() // processes, 1)))
+    level = logging.getLevelName(logging.getLogger().level)
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the ranks say themselves what went wrong
+    try:
+        main(["--standalone", f"--nproc-per-node={processes}", "-m", "segkernel", "--log-level", level, *arguments])
+    except ChildFailedError as error:
+        context.exit(max(1, error.get_first_failure()[1].exitcode))
+    except SignalException as error:
+        sys.exit(128 + error.sigval)
