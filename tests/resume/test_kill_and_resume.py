@@ -11,6 +11,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import kill_and_resume
 
 
-def test_a_run_that_is_killed_and_resumed_ends_with_the_same_bits(capsys: pytest.CaptureFixture[str]) -> None:
-    kill_and_resume.main(kills=2, iterations=12, seed=0)
+@pytest.mark.parametrize("asynchronous", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_run_that_is_killed_and_resumed_ends_with_the_same_bits(
+    capsys: pytest.CaptureFixture[str], asynchronous: bool
+) -> None:
+    kill_and_resume.main(kills=2, iterations=12, seed=0, asynchronous=asynchronous)
     assert "bit-identical" in capsys.readouterr().out

@@ -152,6 +152,9 @@ class Moments:
     def save_checkpoint(self, run: Run, checkpoint: dict[str, Any]) -> None:
         """A checkpoint is about to be written; plain values and tensors may be added."""
 
+    def write_checkpoint(self, run: Run, path: Path, checkpoint: dict[str, Any]) -> Any:
+        """The whole checkpoint is there, on the rank that writes; return True to have taken its writing over."""
+
     def load_checkpoint(self, run: Run, checkpoint: Mapping[str, Any]) -> None:
         """A checkpoint was read, from the file ``checkpoint["path"]``, and the run restored from it."""
 

@@ -313,7 +313,7 @@ class Runner:
         }
         self.hooks.save_checkpoint(run=self, checkpoint=state)
         with together(self.engine):
-            if self.is_main:
+            if self.is_main and not any(self.hooks.write_checkpoint(run=self, path=Path(path), checkpoint=state)):
                 checkpoints.save(path, state)
         self._saved = Path(path)
         return self._saved

@@ -83,6 +83,10 @@ class CheckpointHook:
     def _save(self, run: Run) -> None:
         run.save(run.work_dir / "checkpoints" / _file_of(run.iteration))
         self._saved_at = run.iteration
+        self._written(run)
+
+    def _written(self, run: Run) -> None:
+        """Do what is to be done once the file is there; called by all ranks together."""
         if run.is_main:
             self._link_best(run, run.work_dir / "checkpoints")
             self._prune(run)
@@ -99,7 +103,7 @@ class CheckpointHook:
         for path, (value, iteration) in self._best_files(run).items():
             source = next(filter(Path.exists, (folder / _file_of(iteration), folder / path.name)), path)
             # One that is there may be of a run that went another way from here.
-            if source != path and (iteration == run.iteration or not path.exists()):
+            if source != path and (iteration == self._saved_at or not path.exists()):
                 _link(source, path)
                 log.info("among the best: %s with %.4g", path.name, value)
 
@@ -123,6 +127,7 @@ class CheckpointHook:
     @hookimpl
     def load_checkpoint(self, run: Run, checkpoint: Mapping[str, Any]) -> None:
         """Make the links that a killed run had no time for, and copy the best from the checkpoint's folder."""
+        self._saved_at = run.iteration
         if run.is_main:
             self._link_best(run, Path(checkpoint["path"]).parent)
         lost = run.engine.agree([entry for path, entry in self._best_files(run).items() if not path.exists()])

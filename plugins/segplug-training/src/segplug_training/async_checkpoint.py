@@ -1,0 +1,131 @@
+"""`AsyncCheckpointHook`: training goes on while a checkpoint is written.
+
+    hooks:
+      - {type: AsyncCheckpointHook, interval: 1000}
+
+It takes the place of `CheckpointHook`, and has its arguments.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from copy import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from segkernel import checkpoint as checkpoints
+from segkernel.annotations import PositiveInt
+from segkernel.engine import together
+from segkernel.hooks.checkpoint import CheckpointHook
+from segkernel.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from segkernel.hookspecs import Run
+
+log = logging.getLogger("segkernel.checkpoint")
+
+
+class AsyncCheckpointHook(CheckpointHook):
+    """Copy a checkpoint to the host's memory, and write it from there beside the next iterations.
+
+    As any checkpoint it has a temporary name until it is whole, so that a kill at any moment leaves the one before.
+    The next one waits until it is written, and so does the end of training; what went wrong ends the run there.
+
+    Args:
+        interval: As of `CheckpointHook`, like the others.
+        keep: How many of the regular ones stay.
+        best: Metrics of a validation.
+        top_k: How many of the best stay.
+    """
+
+    def __init__(
+        self,
+        interval: PositiveInt | None = None,
+        keep: PositiveInt | None = 3,
+        best: str | Sequence[str] | None = "mIoU",
+        top_k: PositiveInt = 1,
+    ) -> None:
+        super().__init__(interval=interval, keep=keep, best=best, top_k=top_k)
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+        self._takes_over = self._is_pending = False
+        self._best_when_saved = self.best
+
+    def _save(self, run: Run) -> None:
+        self._finish(run)
+        self._takes_over = True
+        try:
+            super()._save(run)
+        finally:
+            self._takes_over = False
+        if run.stopping or run.iteration >= run.max_iterations:
+            self._finish(run)
+
+    def _written(self, run: Run) -> None:
+        """Leave the rest to `_finish`; what is best may be another one by then."""
+        self._is_pending = True
+        self._best_when_saved = {name: list(entries) for name, entries in self.best.items()}
+
+    def _finish(self, run: Run) -> None:
+        """Wait until the last one is written, and link it; called by all ranks together."""
+        if self._is_pending:
+            self._is_pending = False
+            with together(run.engine):
+                self._wait()
+            now, self.best = self.best, self._best_when_saved
+            super()._written(run)
+            self.best = now
+
+    def _wait(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    @hookimpl
+    def write_checkpoint(self, path: Path, checkpoint: dict[str, Any]) -> bool:
+        """Write this hook's own; whoever else saves waits for the file."""
+        if self._takes_over:
+            self._thread = threading.Thread(target=self._write, args=(path, on_host(checkpoint)), name="checkpoint")
+            self._thread.start()
+        return self._takes_over
+
+    def _write(self, path: Path, checkpoint: dict[str, Any]) -> None:
+        try:
+            checkpoints.save(path, checkpoint)
+        except Exception as error:  # told by the thread that waits
+            self._error = error
+
+    @hookimpl
+    def on_exception(self, run: Run, error: BaseException) -> None:
+        before = self._saved_at
+        super().on_exception(run, error)
+        if self._saved_at != before:
+            self._finish(run)
+
+    @hookimpl
+    def after_run(self) -> None:
+        """Wait for what an error left being written, on this rank alone."""
+        try:
+            self._wait()
+        except Exception as error:
+            log.error("the last checkpoint was not written: %s", error)
+
+
+def on_host(value: Any) -> Any:
+    """Return a copy whose tensors are the host's own: what training changes later is not in it."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        copied = copy(value)  # of its own class, with the versions of layers, which torch keeps in an attribute
+        copied.update({key: on_host(entry) for key, entry in value.items()})
+        return copied
+    if isinstance(value, list | tuple):
+        return type(value)(map(on_host, value))
+    return value
