@@ -14,7 +14,7 @@ import torch
 from segkernel import Loader, Runner
 from segkernel.errors import DataError
 from segkernel.testing.toys import ToySegmentor
-from segplug_datasets import image
+from segplug_datasets import image, labels_hook
 from segplug_datasets.concat import ConcatDataset
 from segplug_datasets.files import FolderDataset
 from segplug_datasets.labels_hook import LabelsHook
@@ -57,6 +57,7 @@ def run(folder: Path, train: Any, val: Any = None, batch: int = 2, val_interval:
     [
         ((0, 255), "nothing but ground and pixels that are ignored, in all 6"),
         ((255,), "no pixel that counts, in all 6"),
+        ((1,), "nothing but sky, in all 6"),
     ],
 )
 @pytest.mark.parametrize("wrap", [lambda part: part, lambda part: ConcatDataset([part])], ids=["alone", "wrapped"])
@@ -78,8 +79,16 @@ def test_a_second_class_is_looked_for_beyond_the_first_samples(tmp_path: Path) -
     run(tmp_path, rare, hooks=[LabelsHook(samples=2)])
 
 
-def test_one_class_without_ignored_pixels_may_be_meant(tmp_path: Path) -> None:
-    run(tmp_path, data(tmp_path, of(0)))
+def test_one_class_may_be_meant(tmp_path: Path) -> None:
+    run(tmp_path, data(tmp_path, of(0)), hooks=[LabelsHook(samples=0)])
+
+
+def test_a_validation_of_one_class_chooses_no_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labels_hook, "_SECONDS", 0)  # a set that takes too long to be looked at as a whole
+    blank = data(tmp_path / "b", of(1), count=3)
+    with pytest.raises(DataError, match=r"data\.val hold nothing but sky, in all 3 samples"):
+        run(tmp_path, data(tmp_path / "a", of(0, 1, 2, 3)), blank, hooks=[LabelsHook(samples=1)])
+    assert not list(tmp_path.glob("run/checkpoints/best*"))
 
 
 def test_what_is_mostly_ignored_and_what_is_empty_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -51,20 +51,21 @@ class _Seen:
 
     @property
     def says_nothing(self) -> bool:
-        """Whether there is nothing but one class, or none, and ignored pixels: nothing could be learnt or measured."""
-        return self.ignored > 0 and int(np.count_nonzero(self.pixels)) < 2 <= len(self.pixels)
+        """Whether there is one class, or none, beside ignored pixels: nothing could be learnt or measured."""
+        return self.samples > 0 and int(np.count_nonzero(self.pixels)) < 2 <= len(self.pixels)
 
 
 class LabelsHook:
     """Say what is odd about the labels, and stop what cannot succeed before time is spent on it.
 
-    Before training some samples of the training and the validation set are looked at, spread evenly: a set of nothing
-    but one class and ignored pixels ends the run; mostly ignored pixels, and images without a pixel that counts, are
-    said. After an epoch, classes that occurred in no training label are named, after a validation those without ground
-    truth, which no metric covers. Every data set of this package brings this hook with it.
+    Before training some samples of the training and the validation set are looked at, spread evenly, and all where
+    these hold a single class: a set of nothing else, ignored pixels aside, ends the run; mostly ignored pixels, and
+    images without a pixel that counts, are said. After an epoch, classes that occurred in no training label are named,
+    after a validation those without ground truth, which no metric covers; a validation of a single class ends the run,
+    for any model can be its best. Every data set of this package brings this hook with it.
 
     Args:
-        samples: Of each set that are looked at before training; 0 looks at none.
+        samples: Of each set that are looked at before training; 0 looks at none, and stops nothing.
     """
 
     priority = Priority.VERY_HIGH
@@ -84,7 +85,7 @@ class LabelsHook:
         """Look at the sets.
 
         Raises:
-            DataError: When one holds nothing but one class and ignored pixels.
+            DataError: When one holds a single class, or none, beside ignored pixels.
         """
         self._reset()
         self._counting = run.iteration == 0  # what came before a resumed run is not known
@@ -123,7 +124,15 @@ class LabelsHook:
 
     @hookimpl
     def after_validation(self, run: Run) -> None:
+        """Look at the ground truth that was validated against.
+
+        Raises:
+            DataError: When it holds a single class, or none, beside ignored pixels.
+        """
         if self._truth is not None and self._truth.samples:
+            # With several ranks the others may have more.
+            if self.samples and self._truth.says_nothing and run.mode == "val" and run.engine.world_size == 1:
+                raise _stopped(run, "val", self._truth)
             _tell_missing(run, "val", self._truth.pixels, "have no ground truth on this rank; no metric covers")
         self._truth, self._truth_is_known = None, True
 
@@ -178,11 +187,13 @@ def _are_classes(labels: np.ndarray, run: Run) -> bool:
 def _stopped(run: Run, name: str, seen: _Seen) -> DataError:
     """Return the error for a set that says nothing, with the lines of the doctor that fix it."""
     classes = [label for label, count in zip(run.labels.classes, seen.pixels, strict=True) if count]
-    what = f"nothing but {classes[0]} and pixels that are ignored" if classes else "no pixel that counts"
+    ignored = " and pixels that are ignored" if seen.ignored else ""
+    what = f"nothing but {classes[0]}{ignored}" if classes else "no pixel that counts"
     message = (
         f"the labels of data.{name} hold {what}, in all {seen.samples} samples: there is nothing to learn or measure"
     )
-    return DataError("\n    ".join([message, *_advice(run, name).splitlines()]))
+    meant = "if it is meant so: hooks+={type: LabelsHook, samples: 0}"
+    return DataError("\n    ".join([message, *_advice(run, name).splitlines(), meant]))
 
 
 def _advice(run: Run, name: str) -> str:
