@@ -38,10 +38,10 @@ MODELS = {
     },
 }  # fmt: skip
 ENGINES = {
-    "float32": {},
-    "channels last": {"channels_last": True},
-    "bfloat16": {"amp": "bfloat16"},
-    "both": {"amp": "bfloat16", "channels_last": True},
+    "float32": {"channels_last": False},
+    "channels last": {},
+    "bfloat16": {"amp": "bfloat16", "channels_last": False},
+    "both": {"amp": "bfloat16"},
 }
 
 

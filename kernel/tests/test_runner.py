@@ -12,8 +12,8 @@ import time
 import pytest
 import torch
 
-from segkernel import Evaluation, Priority, hookimpl
-from segkernel.errors import DataError, Interrupted, UsageError
+from segkernel import Evaluation, Priority, hookimpl, rundir
+from segkernel.errors import CheckpointError, DataError, Interrupted, UsageError
 from segkernel.hooks.checkpoint import CheckpointHook
 from segkernel.hookspecs import Run
 
@@ -498,3 +498,25 @@ def test_a_test_leaves_alone_what_a_run_may_be_saving(make_runner, tmp_path):
     half.write_bytes(b"half")
     make_runner(train=None, val=None, optimizer=None, iterations=None, val_interval=None, batch_size=None).test()
     assert half.exists()
+
+
+@pytest.mark.parametrize(
+    "launcher", [("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"), ("SLURM_JOB_ID", "SLURM_RESTART_COUNT")]
+)
+def test_what_is_started_again_goes_on_where_it_left_off(tmp_path, monkeypatch, launcher):
+    monkeypatch.chdir(tmp_path)
+    folders = {name: tmp_path / "work_dirs" / "run" / name for name in ("1_mine", "2_of_another")}
+    for launch, folder in zip(("a", "b"), folders.values()):
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints" / "iter_0000001.pt").touch()
+        (folder / ".launch").write_text(launch)
+    monkeypatch.setenv(launcher[0], "a")
+    assert rundir.go_on_from("run", None, False) == (None, None)
+    monkeypatch.setenv(launcher[1], "1")
+    mine, checkpoint = rundir.go_on_from("run", None, False)
+    assert mine.resolve() == folders["1_mine"]
+    assert checkpoint.name == "iter_0000001.pt"
+    monkeypatch.setenv(launcher[0], "never started")
+    assert rundir.go_on_from("run", None, False) == (None, None)
+    with pytest.raises(CheckpointError):
+        rundir.go_on_from("other", None, True)

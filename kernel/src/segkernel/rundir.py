@@ -41,7 +41,8 @@ Directory = str | Path | None
 def go_on_from(name: str, work_dir: Directory, resume: str | Path | bool) -> tuple[Directory, Path | None]:
     """Return the run directory, None for a new one, and the checkpoint to go on from, None for the start.
 
-    Where torchrun has started the ranks again they go on in the directory of this launch, from its last checkpoint.
+    Where torchrun has started the ranks again, or SLURM the job, they go on in the directory of this launch, from its
+    last checkpoint.
 
     Args:
         name: Of the run; without ``work_dir`` the newest of this name counts.
@@ -66,8 +67,12 @@ def go_on_from(name: str, work_dir: Directory, resume: str | Path | bool) -> tup
 
 def _was_left_by_this_launch(folder: Path) -> bool:
     """Whether the ranks were started again, and wrote to a directory the time before."""
-    restarted, launch = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0", folder / ".launch"
-    return restarted and launch.exists() and launch.read_text() == os.environ["TORCHELASTIC_RUN_ID"]
+    restarted = any(os.environ.get(f"{by}_RESTART_COUNT", "0") != "0" for by in ("TORCHELASTIC", "SLURM"))
+    return restarted and (folder / ".launch").exists() and (folder / ".launch").read_text() == _launch()
+
+
+def _launch() -> str:
+    return os.environ.get("TORCHELASTIC_RUN_ID") or os.environ.get("SLURM_JOB_ID", "")
 
 
 def take(run: Runner, opened: ExitStack, wanted: Path | None, resuming: bool) -> Path:
@@ -91,7 +96,7 @@ def take(run: Runner, opened: ExitStack, wanted: Path | None, resuming: bool) ->
             raise UsageError(f"{path}: holds a run already; go on with --resume, or give another --work-dir")
         for leftover in path.glob("checkpoints/.*.tmp") if run.train_set is not None else ():
             leftover.unlink(missing_ok=True)  # of a run that was killed while it saved: the lock says that it is over
-        (path / ".launch").write_text(os.environ.get("TORCHELASTIC_RUN_ID", ""))
+        (path / ".launch").write_text(_launch())
         handler = _LogFile(path / "log.txt", encoding="utf-8")
     except OSError as error:
         place = wanted or Path(ROOT) / run.name

@@ -11,7 +11,7 @@ import click
 from segplug_training.cores import available_cores
 
 
-@click.command("launch", context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.command("launch", context_settings={"allow_interspersed_args": False})
 @click.argument("processes", type=click.IntRange(1))
 @click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_context

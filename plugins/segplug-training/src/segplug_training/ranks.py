@@ -1,6 +1,7 @@
 """The processes of a run, and what passes between them besides gradients: small values, flags, news of a failure.
 
-Started by ``torchrun``, or by anything else that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
+Started by ``torchrun``, by SLURM's ``srun``, or by anything else that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR
+and MASTER_PORT.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import TypeVar
 
@@ -32,7 +33,41 @@ _LOST = re.compile(
 
 def is_launched() -> bool:
     """Whether this process is one of several."""
+    if "WORLD_SIZE" not in os.environ:
+        os.environ.update(slurm_ranks(os.environ))
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def slurm_ranks(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return what torchrun would have set for a task of ``srun``, from SLURM's variables; nothing outside of one."""
+    if int(variables.get("SLURM_STEP_NUM_TASKS", "1")) < 2:  # SLURM_NTASKS is there in the batch script, too
+        return {}
+    nodes = variables.get("SLURM_STEP_NODELIST", variables["SLURM_JOB_NODELIST"])
+    job, step = int(variables["SLURM_JOB_ID"]), int(variables.get("SLURM_STEP_ID", "0"))
+    found = {
+        "RANK": variables["SLURM_PROCID"],
+        "WORLD_SIZE": variables["SLURM_STEP_NUM_TASKS"],
+        "LOCAL_RANK": variables["SLURM_LOCALID"],
+        "LOCAL_WORLD_SIZE": str(_tasks_of_node(variables)),
+        "MASTER_ADDR": first_host(nodes),
+        "MASTER_PORT": str(20000 + (job + 101 * step) % 10000),  # the same for all ranks, another one for other steps
+    }
+    return {name: variables.get(name, value) for name, value in found.items()}
+
+
+def first_host(nodes: str) -> str:
+    """Return the first host of SLURM's list: ``gpu003`` of ``gpu[003-005,9],big1``."""
+    prefix, first, suffix = re.match(r"([^,\[]+)(?:\[([^],-]+)[^]]*\])?([^,\[]*)", nodes).groups()  # type: ignore[union-attr]
+    return f"{prefix}{first or ''}{suffix}"
+
+
+def _tasks_of_node(variables: Mapping[str, str]) -> int:
+    """Return how many tasks this node has, of a list like ``4(x2),3``."""
+    counts: list[int] = []
+    for part in variables.get("SLURM_STEP_TASKS_PER_NODE", "1").split(","):
+        count, _, times = part.rstrip(")").partition("(x")
+        counts += [int(count)] * int(times or 1)
+    return counts[min(int(variables.get("SLURM_NODEID", "0")), len(counts) - 1)]
 
 
 def local_rank() -> int:

@@ -1,0 +1,40 @@
+"""What launchers say of a process, and how it is read."""
+
+from __future__ import annotations
+
+import pytest
+
+from segplug_training.ranks import first_host, slurm_ranks
+
+TASK = {
+    "SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "11", "SLURM_PROCID": "9",
+    "SLURM_LOCALID": "1", "SLURM_NODEID": "2", "SLURM_STEP_TASKS_PER_NODE": "4(x2),3",
+    "SLURM_JOB_NODELIST": "gpu[007-008,12]",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("gpu[003-005,9],big1", "gpu003"),
+        ("gpu[7,9]", "gpu7"),
+        ("a,b", "a"),
+        ("one", "one"),
+        ("n-1[02-04]-ib", "n-102-ib"),
+    ],
+)
+def test_the_first_host_of_a_list(nodes, first):
+    assert first_host(nodes) == first
+
+
+def test_a_task_of_slurm_is_a_rank():
+    found = slurm_ranks(TASK)
+    assert found.pop("MASTER_PORT") != slurm_ranks({**TASK, "SLURM_STEP_ID": "1"})["MASTER_PORT"]
+    assert found == {
+        "RANK": "9", "WORLD_SIZE": "11", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "3", "MASTER_ADDR": "gpu007"
+    }  # fmt: skip
+    assert slurm_ranks({**TASK, "MASTER_ADDR": "10.0.0.1"})["MASTER_ADDR"] == "10.0.0.1"
+
+
+def test_a_batch_script_is_no_rank():
+    assert slurm_ranks({"SLURM_JOB_ID": "4711", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"}) == {}
