@@ -63,6 +63,11 @@ def test_what_is_not_there_is_named(predictor, inputs, said):
         predictor([inputs])
 
 
+def test_values_that_are_not_finite_are_said(predictor, caplog):
+    predictor.predict(np.full((20, 30, 3), np.nan, np.float32), name="scan")
+    assert "scan: some values are not finite" in caplog.text
+
+
 def test_a_list_of_one_gives_a_list(predictor, pictures):
     assert isinstance(predictor([pictures / "a.jpg"]), list)
 

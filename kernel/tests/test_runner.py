@@ -214,6 +214,22 @@ def test_the_test_uses_the_best_weights(make_runner, caplog):
     assert "best_mIoU" in caplog.text
 
 
+def test_a_test_is_recorded_at_the_iteration_of_its_weights(make_runner):
+    records = []
+
+    class Keep:
+        @hookimpl
+        def on_record(self, record):
+            records.append(record)
+
+    runner = make_runner(hooks=[Keep()])
+    runner.train()
+    first = runner.work_dir / "checkpoints" / "iter_0000005.pt"
+    runner.test(first)
+    assert [record["iteration"] for record in records if record.get("kind") == "test"] == [5]
+    assert runner.iteration == 12
+
+
 class Misspelt:
     @hookimpl
     def after_train_iter(self): ...

@@ -41,8 +41,6 @@ from segkernel.signature import (
     unwrap,
 )
 
-__all__ = ["build", "check"]
-
 _Target = Callable[..., Any]
 _NONE: Mapping[str, Any] = {}
 

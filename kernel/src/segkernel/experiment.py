@@ -81,13 +81,12 @@ def make_runner(
         model = model or make_model(config, catalog, pretrained and not config.get("load_from"))
         parts = _parts(config, catalog, training)
         data, optim = parts.data, parts.optim
-        optimizer = optim.optimizer if training else None
         check_classes(model, {name: getattr(data, name) for name in SETS}, config)
         return Runner(
             model,
             **_loaders(data, optim, engine, seed),
             **vars(parts.schedule),
-            optimizer=partial(_optimizer, spec=optimizer, optim=optim) if optimizer else None,
+            optimizer=partial(_optimizer, spec=optim.optimizer, optim=optim) if optim.optimizer else None,
             batch_size=optim.batch_size if training else None,
             clip_grad=optim.clip_grad,
             evaluation=parts.evaluate,

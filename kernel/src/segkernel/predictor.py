@@ -192,8 +192,7 @@ class Predictor:
     def example(self, source: Image) -> Tensor:
         """Return an image as the model sees it: (1, C, H, W) float32, transformed and normalised, on its device."""
         pixels = self.read(source)
-        images, _ = self.preprocessor(self._batch(pixels[0] if isinstance(pixels, list) else pixels, "example", None))
-        return images
+        return self.preprocessor(self._batch(pixels[0] if isinstance(pixels, list) else pixels, "example", None))[0]
 
     def metadata(self) -> dict[str, Any]:
         """Return what an exported file should know, as plain values."""
@@ -203,6 +202,8 @@ class Predictor:
         given = pixels if isinstance(pixels, Sample) else Sample(image=pixels)
         if given.image.ndim != 3 or given.image.dtype.kind not in "uif" or not given.image.size:
             raise DataError(f"an image is an array (H, W, C) of numbers, not {given.image.shape} {given.image.dtype}")
+        if given.image.dtype.kind == "f" and not np.isfinite(given.image).all():
+            log.warning("%s: some values are not finite: what is predicted near them means nothing", path or name)
         meta = {"path": None if path is None else str(path), "name": name, **given.meta}
         sample = Sample(dict(given.fields), meta, given.image, original_size=given.size)
         return collate([apply_eval_transforms(self.transforms, sample, np.random.default_rng(0))]).to(self.device)

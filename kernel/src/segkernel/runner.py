@@ -260,14 +260,16 @@ class Runner:
         if self.test_set is None:
             raise UsageError("the run has no test set")
         with self._running():
-            path = self.best_checkpoint() if weights == "best" else weights
+            path, trained = self.best_checkpoint() if weights == "best" else weights, self.iteration
             if path is not None:
-                self.load_weights(path, mode="strict")
+                found = self._load_weights(path, "strict")[0].get("iteration")
+                self.iteration = found if type(found) is int else trained  # what is tested, for all records of it
             if not (self.evaluation.metrics or self.evaluation.format_only):
                 log.warning("there are no metrics (evaluate.metrics): the test measures nothing")
             with self._mode("test"), self.hooks.during("test", self):
                 metrics = evaluate(self, self.test_set, "test") or {}
                 self.hooks.after_test(run=self, metrics=metrics)
+            self.iteration = trained
         return metrics
 
     def close(self) -> None:
@@ -363,11 +365,14 @@ class Runner:
 
     def load_weights(self, path: str | Path, mode: Literal["strict", "finetune"] = "finetune") -> LoadReport:
         """Load a model's weights alone and log what was taken; ``strict`` refuses anything that does not fit."""
+        return self._load_weights(path, mode)[1]
+
+    def _load_weights(self, path: str | Path, mode: Literal["strict", "finetune"]) -> tuple[dict[str, Any], LoadReport]:
         with together(self.engine):
             load = self.engine.load_model_state
-            _, report = load_into(self.model, path, mode, classes=self.labels.classes, load=load)
+            state, report = load_into(self.model, path, mode, classes=self.labels.classes, load=load)
         log.info("%s\n%s", path, report)
-        return report
+        return state, report
 
     def best_checkpoint(self) -> Path | None:
         """Return the best checkpoint of this run, else the last one saved."""

@@ -31,8 +31,7 @@ COMMANDS = {
 
 EPILOG = """\b
 Exit codes: 0 done; 1 the run, its data or a checkpoint failed; 2 usage or config;
-3 a plugin is missing, broken or incompatible; 130 SIGINT; 143 SIGTERM.
-"""
+3 a plugin is missing, broken or incompatible; 130 SIGINT; 143 SIGTERM."""
 
 
 class _Size(click.ParamType):

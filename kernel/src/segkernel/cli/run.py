@@ -31,7 +31,7 @@ def command(
 
     if resume and "=" in resume and not Path(resume).exists():  # --resume KEY=VALUE: the newest, changed
         overrides, resume = (*overrides, resume), "latest"
-    changes = [*overrides, *engine_overrides(amp, device)]
+    changes = [*overrides] + (["+engine.amp=true"] if amp else []) + ([f"+engine.device={device}"] if device else [])
     runner = run(config, changes, work_dir=work_dir, resume=True if resume == "latest" else resume or False)
     if not runner.is_main:
         return
@@ -40,8 +40,3 @@ def command(
     if best:
         click.echo(f"best weights   {best}")
         click.echo(f"next           seg-kernel predict {best} IMAGE... --out predictions")
-
-
-def engine_overrides(amp: bool, device: str | None) -> list[str]:
-    """Return the overrides that stand behind ``--amp`` and ``--device``."""
-    return (["+engine.amp=true"] if amp else []) + ([f"+engine.device={device}"] if device else [])
