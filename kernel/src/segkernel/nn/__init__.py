@@ -55,6 +55,7 @@ from segkernel.nn.ranks import kth_of_valid, mean_over_ranks, shares_batch
 from segkernel.nn.resize import resize, upsample_logits
 from segkernel.nn.sampler import OHEMPixelSampler, PixelSampler
 from segkernel.nn.stages import FreezableBackbone, check_frozen_stages, check_out_indices, check_per_stage
+from segkernel.nn.upsampled import upsample_cross_entropy, upsample_max
 
 __all__ = [
     "FFN",
@@ -124,5 +125,7 @@ __all__ = [
     "single_head_attention",
     "sum_by_name",
     "trunc_normal_init",
+    "upsample_cross_entropy",
     "upsample_logits",
+    "upsample_max",
 ]

@@ -22,6 +22,7 @@ from segkernel.interfaces.model import Loss
 from segkernel.labels import Task
 from segkernel.nn.ranks import mean_over_ranks
 from segkernel.nn.resize import upsample_logits
+from segkernel.nn.upsampled import upsample_cross_entropy, upsample_max
 
 Reduction = Literal["mean", "sum", "none"]
 ClassWeight = Sequence[float] | Literal["auto"] | FileName | None
@@ -145,12 +146,16 @@ class CrossEntropyLoss(PixelLoss):
             avg_factor: What ``mean`` divides by.
             align_corners: How logits are enlarged.
         """
-        logits = upsample_logits(logits, target.shape[-2:], align_corners)
+        if self.use_sigmoid or self.use_mask:
+            logits = upsample_logits(logits, target.shape[-2:], align_corners)
         if self.use_mask:
             return self.loss_weight * self._mask_loss(logits, target, weight)
         if not (self.use_sigmoid and target.is_floating_point()):  # a probability may be the target of a sigmoid
             target = target.long()
-        loss, count = (self._binary if self.use_sigmoid else self._categorical)(logits, target, ignore_index)
+        if self.use_sigmoid:
+            loss, count = self._binary(logits, target, ignore_index)
+        else:
+            loss, count = self._categorical(logits, target, ignore_index, align_corners)
         if weight is not None:
             loss = loss * (weight if weight.ndim == loss.ndim else weight.unsqueeze(1))
         if avg_factor is None and self.reduction == "mean" and count is not None:
@@ -161,11 +166,19 @@ class CrossEntropyLoss(PixelLoss):
         loss, _ = (self._binary if self.use_sigmoid else self._categorical)(logits, target.long(), ignore_index)
         return loss.mean(1) if loss.ndim > target.ndim else loss
 
-    def _categorical(self, logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor | None]:
+    def _categorical(
+        self, logits: Tensor, target: Tensor, ignore_index: int, align_corners: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the unreduced loss and what its mean divides by; None is the number of elements."""
         weight = self._class_weight(logits)
-        smoothing = self.label_smoothing
-        loss = F.cross_entropy(logits, target, weight, None, ignore_index, None, "none", smoothing)
+        loss = upsample_cross_entropy(
+            logits,
+            target,
+            class_weight=weight,
+            ignore_index=ignore_index,
+            label_smoothing=self.label_smoothing,
+            align_corners=align_corners,
+        )
         ignored = target == ignore_index
         if weight is None:
             return loss, (~ignored).sum() if self.avg_non_ignore else None
@@ -274,12 +287,14 @@ def accuracy(
         ignore_index: Targets left out.
         align_corners: How logits are enlarged.
     """
-    logits = upsample_logits(logits.detach(), target.shape[-2:], align_corners)
     ranks = (topk,) if isinstance(topk, int) else tuple(topk)
     if max(ranks) > logits.shape[1]:
         raise ConfigError(Problem(f"top {max(ranks)} of {logits.shape[1]} classes", "topk"))
-    # The best one alone is found ten times faster than a ranking.
-    best, labels = logits.max(1, keepdim=True) if max(ranks) == 1 else logits.topk(max(ranks), dim=1)
+    size = target.shape[-2:]
+    if max(ranks) == 1:  # found ten times faster than a ranking
+        best, labels = (each.unsqueeze(1) for each in upsample_max(logits, size, align_corners))
+    else:
+        best, labels = upsample_logits(logits.detach(), size, align_corners).topk(max(ranks), dim=1)
     right = labels == target.unsqueeze(1)
     if thresh is not None:
         right = right & (best > thresh)

@@ -15,6 +15,7 @@ from segkernel.interfaces.model import Loss
 from segkernel.nn.losses import PixelLoss
 from segkernel.nn.ranks import kth_of_valid, kth_smallest_over_ranks, shares_batch, sum_over_ranks
 from segkernel.nn.resize import upsample_logits
+from segkernel.nn.upsampled import upsample_cross_entropy
 
 
 class PixelSampler(ABC):
@@ -61,19 +62,20 @@ class OHEMPixelSampler(PixelSampler):
         ignore_index: int,
         align_corners: bool = False,
     ) -> Tensor:
-        shared = shares_batch() and logits.requires_grad  # else it is an evaluation
-        logits, target = upsample_logits(logits, target.shape[-2:], align_corners), target.long()
+        shared, target = shares_batch() and logits.requires_grad, target.long()  # else it is an evaluation
         valid = target != ignore_index
         if self.thresh is None:
+            logits = upsample_logits(logits, target.shape[-2:], align_corners)
             chosen = self._highest_loss(logits, target, valid, losses, ignore_index, shared)
         else:
-            chosen = self._least_probable(logits, target, valid, self.thresh, shared)
+            options = {"ignore_index": ignore_index, "align_corners": align_corners}
+            of_truth = upsample_cross_entropy(logits.float(), target, **options).neg_().exp_()
+            chosen = self._least_probable(of_truth, valid, self.thresh, shared)
         return (chosen & valid).to(logits.dtype)
 
-    def _least_probable(self, logits: Tensor, target: Tensor, valid: Tensor, thresh: float, shared: bool) -> Tensor:
-        of_truth = logits.float().softmax(1).gather(1, (target * valid).unsqueeze(1)).squeeze(1)
+    def _least_probable(self, of_truth: Tensor, valid: Tensor, thresh: float, shared: bool) -> Tensor:
         of_truth = of_truth.masked_fill(~valid, 2.0)  # after all that count
-        kept = target.new_tensor(self.min_kept * len(target))
+        kept = torch.tensor(self.min_kept * len(valid), device=valid.device)
         limit = kth_of_valid(of_truth, valid, sum_over_ranks(kept) if shared else kept, shared)
         return of_truth < limit.clamp(min=thresh)
 

@@ -1,0 +1,84 @@
+"""Memory and time of the cross-entropy of enlarged logits: in tiles of rows against all at once.
+
+    python benchmarks/loss_memory.py --classes 150 --size 512 --stride 4 --batch 4
+
+Prints, for the loss and its gradient, the peak of memory above what the logits and labels take, and the least time of
+three, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from segkernel.nn import upsample_cross_entropy, upsample_logits
+
+
+def all_at_once(logits: Tensor, target: Tensor) -> Tensor:
+    """Enlarge first, as a plain training loop does."""
+    return torch.nn.functional.cross_entropy(upsample_logits(logits, target.shape[1:]), target, ignore_index=255)
+
+
+def in_tiles(logits: Tensor, target: Tensor) -> Tensor:
+    """Never hold more than some rows."""
+    return upsample_cross_entropy(logits, target).mean()
+
+
+KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"all at once": all_at_once, "in tiles": in_tiles}
+
+
+def peak_memory(device: torch.device) -> float:
+    """Return the peak of this process's memory so far, or of the GPU's, in MB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measure(kind: str, classes: int, size: int, stride: int, batch: int, device: str) -> dict[str, float]:
+    """Return megabytes and seconds of one kind."""
+    place = torch.device(device)
+    logits = torch.randn(batch, classes, size // stride, size // stride, device=place, requires_grad=True)
+    target = torch.randint(0, classes, (batch, size, size), device=place)
+    KINDS[kind](logits[:, :, :4, :4].detach(), target[:, :16, :16])  # what is imported on the way
+    before, least = peak_memory(place), float("inf")
+    for _ in range(3):
+        started = time.perf_counter()
+        KINDS[kind](logits, target).backward()
+        if place.type == "cuda":
+            torch.cuda.synchronize(place)
+        least = min(least, time.perf_counter() - started)
+    return {"MB": peak_memory(place) - before, "seconds": least}
+
+
+def main() -> None:
+    """Measure both kinds and print what the second takes of the first."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, usual in (("classes", 150), ("size", 512), ("stride", 4), ("batch", 4)):
+        parser.add_argument(f"--{name}", type=int, default=usual)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
+    given = vars(parser.parse_args())
+    kind = given.pop("kind")
+    if kind:
+        print(json.dumps(measure(kind, **given)))
+        return
+    found = {}
+    for kind in KINDS:
+        command = [sys.executable, __file__, *sys.argv[1:], "--kind", kind]
+        found[kind] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        print(f"{kind:12} {found[kind]['MB']:7.0f} MB  {found[kind]['seconds']:6.2f} s")
+    plain, tiled = found.values()
+    print(f"{'ratio':12} {tiled['MB'] / plain['MB']:7.2f}     {tiled['seconds'] / plain['seconds']:6.2f}")
+
+
+if __name__ == "__main__":
+    main()

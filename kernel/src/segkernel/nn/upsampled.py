@@ -1,0 +1,204 @@
+"""Cross-entropy of enlarged logits that are never there as a whole: a few rows at a time, computed again for gradients.
+
+    loss = upsample_cross_entropy(logits, labels)       # (N, K, h, w) and (N, H, W) -> (N, H, W)
+
+Of 150 classes at 512 x 512 the enlarged logits of a batch of four take 629 MB, their logarithmic softmax and its
+gradient as much again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from segkernel.nn.resize import upsample_logits
+
+LARGE = 1 << 25
+"""Numbers of enlarged logits above which they are taken in tiles: below, there is no memory worth the time."""
+_TILE, _MOST_TILES = 1 << 20, 32  # least numbers of a tile
+
+
+def upsample_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    class_weight: Tensor | None = None,
+    ignore_index: int = 255,
+    label_smoothing: float = 0.0,
+    align_corners: bool = False,
+) -> Tensor:
+    """Return the cross-entropy of each pixel (N, H, W), 0 where ignored; float32 for logits of half precision.
+
+    Equal to ``F.cross_entropy`` of the enlarged logits in value and gradient, up to rounding. Maps of more than `LARGE`
+    numbers are taken in tiles of rows, unless ``SEGKERNEL_TILED_LOSS=0``. It cannot be differentiated twice.
+
+    Args:
+        logits: (N, K, h, w), or, without a stride, (N, K, P) or (N, K).
+        target: Class ids, of another shape only in h and w.
+        class_weight: One factor per class (K,).
+        ignore_index: The label that does not count.
+        label_smoothing: Share of a label that is spread over all classes (Szegedy et al., 2016).
+        align_corners: How logits are enlarged.
+    """
+    if logits.ndim == 4 and logits.shape[2:] != target.shape[1:] and worth_tiles(logits, target.shape[-2:]):
+        return _tiled(logits, target, class_weight, ignore_index, label_smoothing, align_corners)
+    logits = upsample_logits(logits, target.shape[-2:], align_corners)
+    return F.cross_entropy(logits, target, class_weight, None, ignore_index, None, "none", label_smoothing)
+
+
+def worth_tiles(logits: Tensor, size: tuple[int, ...]) -> bool:
+    """Whether enlarged logits would take much memory, and tiles are not turned off."""
+    numbers = logits.shape[0] * logits.shape[1] * size[0] * size[1]
+    return numbers > LARGE and os.environ.get("SEGKERNEL_TILED_LOSS", "1") != "0"
+
+
+def upsample_max(logits: Tensor, size: tuple[int, ...], align_corners: bool = False) -> tuple[Tensor, Tensor]:
+    """Return the largest of the enlarged logits of each pixel, and its class, both (N, H, W); without gradient."""
+    if logits.ndim != 4 or logits.shape[2:] == size or not worth_tiles(logits, size):
+        return torch.max(upsample_logits(logits.detach(), size, align_corners), 1)
+    best = [
+        tile.enlarge(logits.detach()[:, :, tile.sources], size[-1], align_corners).max(1)
+        for tile in tiles(logits, size, align_corners)
+    ]
+    return torch.cat([values for values, _ in best], 1), torch.cat([labels for _, labels in best], 1)
+
+
+class Tile(NamedTuple):
+    """Rows of enlarged logits, and what they are made of.
+
+    Args:
+        rows: Of the labels.
+        sources: Rows of the logits they lie between.
+        upper, lower: For each row the nearest of the ``sources`` above and below.
+        share: What the lower one counts.
+    """
+
+    rows: slice
+    sources: slice
+    upper: Tensor
+    lower: Tensor
+    share: Tensor
+
+    def enlarge(self, logits: Tensor, width: int, align_corners: bool) -> Tensor:
+        """Return these rows (N, K, rows, width), at least in float32, from all rows of their ``sources``."""
+        logits = logits.to(self.share.dtype)
+        wide = F.interpolate(logits, (logits.shape[2], width), mode="bilinear", align_corners=align_corners)
+        return torch.lerp(wide[:, :, self.upper], wide[:, :, self.lower], self.share[:, None])
+
+    def reduce(self, grad: Tensor, width: int, align_corners: bool) -> Tensor:
+        """Return the gradient (N, K, sources, width) of what was enlarged from that of these rows."""
+        count, classes, _, wide = grad.shape
+        height = self.sources.stop - self.sources.start
+        rows = grad.new_zeros(count, classes, height, wide)
+        rows.index_add_(2, self.upper, grad * (1 - self.share[:, None]))
+        rows.index_add_(2, self.lower, grad * self.share[:, None])
+        sizes = (height, wide), (count, classes, height, width)
+        return torch.ops.aten.upsample_bilinear2d_backward(rows, *sizes, align_corners)
+
+
+def tiles(logits: Tensor, size: tuple[int, ...], align_corners: bool) -> Iterator[Tile]:
+    """Yield the tiles of logits (N, K, h, w) that are enlarged to ``size`` (H, W), in order."""
+    count, classes, height, _ = logits.shape
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    row = torch.arange(size[0], dtype=dtype)
+    if align_corners:
+        position = row * ((height - 1) / max(size[0] - 1, 1))
+    else:
+        position = ((row + 0.5) * (height / size[0]) - 0.5).clamp(min=0)
+    upper = position.long().clamp(max=height - 1)
+    lower = (upper + 1).clamp(max=height - 1)
+    step = max(_TILE // (count * classes * size[1]), -(-size[0] // _MOST_TILES))
+    for start in range(0, size[0], step):
+        rows = slice(start, min(start + step, size[0]))
+        first, end = int(upper[rows][0]), int(lower[rows][-1]) + 1
+        local = (upper[rows] - first, lower[rows] - first, (position - upper)[rows])
+        yield Tile(rows, slice(first, end), *(each.to(logits.device, non_blocking=True) for each in local))
+
+
+# An operator, so that a compiler takes it as it is.
+
+
+@torch.library.custom_op("segkernel::upsample_cross_entropy", mutates_args=())
+def _tiled(
+    logits: Tensor,
+    target: Tensor,
+    class_weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    align_corners: bool,
+) -> Tensor:
+    options = (class_weight, ignore_index, label_smoothing)
+    loss = logits.new_empty(target.shape, dtype=torch.promote_types(logits.dtype, torch.float32))
+    for tile in tiles(logits, target.shape[-2:], align_corners):
+        full = tile.enlarge(logits[:, :, tile.sources], target.shape[-1], align_corners)
+        loss[:, tile.rows] = _cross_entropy(full, target[:, tile.rows], *options)
+    return loss
+
+
+@torch.library.custom_op("segkernel::upsample_cross_entropy_backward", mutates_args=())
+def _tiled_backward(
+    grad: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    class_weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    align_corners: bool,
+) -> Tensor:
+    total = torch.zeros_like(logits, dtype=grad.dtype)
+    for tile in tiles(logits, target.shape[-2:], align_corners):
+        full = tile.enlarge(logits[:, :, tile.sources], target.shape[-1], align_corners)
+        options = (class_weight, ignore_index, label_smoothing)
+        change = _gradient(full, target[:, tile.rows], grad[:, tile.rows], *options)
+        total[:, :, tile.sources] += tile.reduce(change, logits.shape[-1], align_corners)
+    return total.to(logits.dtype)
+
+
+def _gradient(
+    logits: Tensor, target: Tensor, grad: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float
+) -> Tensor:
+    """Return the gradient of `_cross_entropy`: of each class its probability, less 1 for the true one, weighted."""
+    valid = target != ignore_index
+    truth = (target * valid).unsqueeze(1)
+    weight = logits.new_ones(logits.shape[1]) if weight is None else weight.to(logits.dtype)
+    factor = (grad * valid).unsqueeze(1)
+    hard = factor * (1 - smoothing) * weight[truth]
+    spread = factor * (smoothing / len(weight))
+    change = logits.softmax(1).mul_(hard + spread * weight.sum())
+    if smoothing:
+        change -= spread * weight.view(-1, 1, 1)
+    return change.scatter_add_(1, truth, -hard)
+
+
+def _cross_entropy(
+    logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float
+) -> Tensor:
+    weight = None if weight is None else weight.to(logits.dtype)
+    return F.cross_entropy(logits, target, weight, None, ignore_index, None, "none", smoothing)
+
+
+@_tiled.register_fake
+def _(logits: Tensor, target: Tensor, *options: object) -> Tensor:
+    return logits.new_empty(target.shape, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
+@_tiled_backward.register_fake
+def _(grad: Tensor, logits: Tensor, *options: object) -> Tensor:
+    return torch.empty_like(logits)
+
+
+def _keep(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    logits, target, weight, *ctx.options = inputs
+    ctx.save_for_backward(logits, target, weight)
+
+
+def _differentiate(ctx, grad):  # type: ignore[no-untyped-def]
+    return _tiled_backward(grad.contiguous(), *ctx.saved_tensors, *ctx.options), None, None, None, None, None
+
+
+_tiled.register_autograd(_differentiate, setup_context=_keep)
