@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -68,7 +68,7 @@ class OHEMPixelSampler(PixelSampler):
             logits = upsample_logits(logits, target.shape[-2:], align_corners)
             chosen = self._highest_loss(logits, target, valid, losses, ignore_index, shared)
         else:
-            options = {"ignore_index": ignore_index, "align_corners": align_corners}
+            options: Any = {"ignore_index": ignore_index, "align_corners": align_corners}
             of_truth = upsample_cross_entropy(logits.float(), target, **options).neg_().exp_()
             chosen = self._least_probable(of_truth, valid, self.thresh, shared)
         return (chosen & valid).to(logits.dtype)
