@@ -4,31 +4,14 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
-from segkernel import Runner, hookimpl
-from segkernel.engine import LocalEngine
+from segkernel import hookimpl
 from segkernel.errors import TrainingError
 from segkernel.hooks.checkpoint import CheckpointHook
-from segkernel.sample import LabelMap, Sample
-from segkernel.testing.toys import ToySegmentor, toy_batch
+from segkernel.testing.toys import toy_batch
 from segplug_training.finite_loss import FiniteLossHook
-
-
-class Stripes:
-    """Eight images of four classes."""
-
-    classes = ("a", "b", "c", "d")
-    palette = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255))
-
-    def __len__(self) -> int:
-        return 8
-
-    def __getitem__(self, index: int) -> Sample:
-        labels = np.arange(16, dtype=np.uint8).repeat(16).reshape(16, 16) // 4
-        return Sample({"seg": LabelMap(labels)}, {"name": f"image_{index}"}, np.full((16, 16, 3), 40 * index, np.uint8))
 
 
 class Spoil:
@@ -41,31 +24,25 @@ class Spoil:
                 parameter.data.fill_(float("nan"))
 
 
-def train(work_dir, *hooks):
-    model = ToySegmentor()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    given = {"train": Stripes(), "optimizer": optimizer, "iterations": 6, "engine": LocalEngine("cpu")}
-    Runner(model, hooks=[Spoil(), *hooks], work_dir=work_dir, **given).train()
-
-
-def test_every_run_has_it_and_ends_with_the_names_of_the_batch(tmp_path):
+def test_every_run_has_it_and_ends_with_the_names_of_the_batch(make_runner):
+    runner = make_runner(Spoil(), CheckpointHook(interval=5), validate=False)
     with pytest.raises(TrainingError, match=r"nan at iteration 3; nothing was saved(.|\n)*image_"):
-        train(tmp_path, CheckpointHook(interval=5))
-    assert not list((tmp_path / "checkpoints").glob("*.pt"))
+        runner.train()
+    assert not list((runner.work_dir / "checkpoints").glob("*.pt"))
 
 
-def test_the_last_good_checkpoint_is_named_and_no_bad_one_written(tmp_path):
+def test_the_last_good_checkpoint_is_named_and_no_bad_one_written(make_runner):
+    runner = make_runner(Spoil(), CheckpointHook(interval=1), validate=False)
     with pytest.raises(TrainingError, match=r"the last good checkpoint is .*iter_0000002\.pt"):
-        train(tmp_path, CheckpointHook(interval=1))
-    assert sorted(path.name for path in (tmp_path / "checkpoints").glob("*.pt")) == [
-        "iter_0000001.pt",
-        "iter_0000002.pt",
-    ]
+        runner.train()
+    names = sorted(path.name for path in (runner.work_dir / "checkpoints").glob("*.pt"))
+    assert names == ["iter_0000001.pt", "iter_0000002.pt"]
 
 
 @pytest.mark.parametrize("moment", ["before_validation", "save_checkpoint", "after_train"])
 def test_on_a_device_losses_are_looked_at_once_in_many_and_before_they_matter(tmp_path, moment):
-    run = SimpleNamespace(engine=SimpleNamespace(device=torch.device("cuda")), iteration=0, work_dir=tmp_path)
+    engine = SimpleNamespace(device=torch.device("cuda"), rank=0, world_size=1)
+    run = SimpleNamespace(engine=engine, iteration=0, work_dir=tmp_path, train_set=None, epoch=0.0, seed=0, config={})
     hook = FiniteLossHook(interval=4)
     for run.iteration in (1, 2, 3):
         hook.after_train_iteration(run, [toy_batch(0)], {"loss": torch.tensor(float("inf"))})
@@ -76,3 +53,25 @@ def test_on_a_device_losses_are_looked_at_once_in_many_and_before_they_matter(tm
     run.iteration = 7
     with pytest.raises(TrainingError, match="nan at iteration 7"):
         hook.after_train_iteration(run, [toy_batch(0)], {"loss": torch.tensor(float("nan"))})
+
+
+class Far:
+    """Puts a sample of one iteration far from all others."""
+
+    @hookimpl
+    def before_train_iteration(self, run, batches):
+        batches[0].images.fill_(0 if run.iteration == 14 else 100)
+        run.model.decode_head.conv_seg.bias.data[0] = 40.0 if run.iteration == 14 else 0.0
+
+
+def test_a_spike_is_said_and_its_batch_stored(make_runner, caplog):
+    runner = make_runner(Far(), FiniteLossHook(spike=3.0), iterations=20, validate=False)
+    runner.train()
+    assert "at iteration 15, usually" in caplog.text
+    assert [path.name for path in (runner.work_dir / "replay").iterdir()] == ["iter_0000015_rank0.json"]
+
+
+def test_no_spike_is_looked_for_by_default(make_runner):
+    runner = make_runner(Far(), iterations=20, validate=False)
+    runner.train()
+    assert not (runner.work_dir / "replay").exists()

@@ -22,7 +22,7 @@ from segkernel.interfaces.model import PixelClasses, Segmentor
 from segkernel.runner import Runner
 from segkernel.sample import LabelMap, Prediction, Sample, Targets
 from segplug_training import TensorBoardHook
-from segplug_training.tensorboard import _painted, _shown
+from segplug_training.tensorboard import painted, shown
 
 
 class TwoHalves:
@@ -143,12 +143,12 @@ def test_the_same_pictures_are_drawn_at_every_validation(tmp_path: Path) -> None
 
 def test_maps_of_every_kind_are_painted() -> None:
     palette = [(200, 0, 0), (0, 200, 0)]
-    assert _painted(np.array([[0, 1, 255]], np.uint8), palette).tolist() == [[[200, 0, 0], [0, 200, 0], [0, 0, 0]]]
+    assert painted(np.array([[0, 1, 255]], np.uint8), palette).tolist() == [[[200, 0, 0], [0, 200, 0], [0, 0, 0]]]
     planes = np.array([[[1, 1, 0, 255]], [[0, 1, 0, 0]]], np.uint8)
-    assert _painted(planes, palette).tolist() == [[[200, 0, 0], [0, 200, 0], [0, 0, 0], [0, 0, 0]]]
-    depths = _painted(np.array([[1, 3, np.nan, 9]], np.float32), palette)
+    assert painted(planes, palette).tolist() == [[[200, 0, 0], [0, 200, 0], [0, 0, 0], [0, 0, 0]]]
+    depths = painted(np.array([[1, 3, np.nan, 9]], np.float32), palette)
     assert depths.tolist() == [[[0] * 3, [63] * 3, [0] * 3, [255] * 3]]
-    assert _shown(np.full((2, 2, 5), 7, np.int16)).tolist() == [[[0] * 3] * 2] * 2
+    assert shown(np.full((2, 2, 5), 7, np.int16)).tolist() == [[[0] * 3] * 2] * 2
 
 
 def test_of_many_images_the_first_and_every_fiftieth_is_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,17 +1,20 @@
-"""`FiniteLossHook`: a loss that is not finite ends the run, with the names of its batch, before anything is saved."""
+"""`FiniteLossHook`: a loss that is not finite ends the run before anything is saved; its batch can be had again."""
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from segkernel.annotations import PositiveInt
-from segkernel.engine import sample_names
+from segkernel.annotations import Positive, PositiveInt
 from segkernel.errors import TrainingError
 from segkernel.hookspecs import Priority, hookimpl
+from segplug_training.batch_record import BatchRecord, digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,22 +22,30 @@ if TYPE_CHECKING:
     from segkernel.hookspecs import Run
     from segkernel.sample import Batch
 
+log = logging.getLogger("segkernel.finite_loss")
+
+USUAL = 50
+"""Losses whose median is the usual one."""
+
 
 class FiniteLossHook:
-    """Stop when a loss is not finite.
+    """Stop when a loss is not finite; say when one is far larger than usual.
 
     It is looked at in every iteration where that is free, on a device, which would be waited for, once in many; always
-    before a validation and before a checkpoint is written.
+    before a validation and before a checkpoint is written. ``replay/iter_N_rankR.json`` in the run directory then says
+    which samples it was, and ``seg-kernel replay`` makes the same batch of them.
 
     Args:
         interval: Iterations between two looks at the losses on a device.
+        spike: A loss of more than this many times the median of the last fifty is far larger; None looks for none.
     """
 
     priority = Priority.VERY_HIGH
 
-    def __init__(self, interval: PositiveInt = 50) -> None:
-        self.interval = interval
-        self._unchecked: list[tuple[int, list[str], Tensor]] = []
+    def __init__(self, interval: PositiveInt = 50, spike: Positive | None = None) -> None:
+        self.interval, self.spike = interval, spike
+        self._unchecked: list[tuple[BatchRecord, Tensor]] = []
+        self._usual: deque[float] = deque(maxlen=USUAL)
 
     @hookimpl
     def before_train(self) -> None:
@@ -42,9 +53,9 @@ class FiniteLossHook:
 
     @hookimpl
     def after_train_iteration(self, run: Run, batches: list[Batch], losses: Mapping[str, Any]) -> None:
-        self._unchecked.append((run.iteration, sample_names(batches), losses["loss"]))
+        self._unchecked.append((BatchRecord.of(run, batches), losses["loss"]))
         if run.engine.device.type == "cpu" or len(self._unchecked) >= self.interval:
-            self._check(run)
+            self._check(run, batches)
 
     @hookimpl
     def before_validation(self, run: Run) -> None:
@@ -58,16 +69,43 @@ class FiniteLossHook:
     def after_train(self, run: Run) -> None:
         self._check(run)
 
-    def _check(self, run: Run) -> None:
-        """Raise `TrainingError` if a loss since the last check is not finite."""
+    def _check(self, run: Run, batches: Sequence[Batch] = ()) -> None:
+        """Look at the losses since the last check; ``batches`` are those of the last one, where they are at hand."""
         unchecked, self._unchecked = self._unchecked, []
-        if not unchecked or bool(torch.isfinite(torch.stack([loss.float() for _, _, loss in unchecked])).all()):
+        if not unchecked:
             return
-        iteration, names, loss = next(entry for entry in unchecked if not math.isfinite(entry[2]))
+        values = torch.stack([loss.float() for _, loss in unchecked]).tolist()
+        for (record, _), value in zip(unchecked, values):
+            at_hand = batches if record.iteration == run.iteration else ()
+            if not math.isfinite(value):
+                self._fail(run, record, value, at_hand)
+            if self._is_spike(value):
+                path = _store(run, record, value, at_hand)
+                usual = median(self._usual)
+                log.warning(
+                    "the loss is %.4g at iteration %d, usually %.4g\n    seg-kernel replay %s",
+                    *(value, record.iteration, usual, path),
+                )
+            self._usual.append(value)
+
+    def _is_spike(self, value: float) -> bool:
+        enough = len(self._usual) >= USUAL // 5
+        return self.spike is not None and enough and value > self.spike * median(self._usual)
+
+    def _fail(self, run: Run, record: BatchRecord, value: float, batches: Sequence[Batch]) -> None:
+        """Raise `TrainingError`."""
+        path = _store(run, record, value, batches)
         last = max((run.work_dir / "checkpoints").glob("iter_*.pt"), default=None)
         saved = f"the last good checkpoint is {last}" if last else "nothing was saved before"
-        listed = "\n    ".join(names)
+        listed = "\n    ".join(name for names in record.names for name in names)
         raise TrainingError(
-            f"the loss is {float(loss)} at iteration {iteration}; {saved}\n"
-            f"    lower the learning rate, clip gradients (optim.clip_grad), or look at this batch:\n    {listed}"
+            f"the loss is {value} at iteration {record.iteration}; {saved}\n"
+            "    lower the learning rate, clip gradients (optim.clip_grad), or look at this batch: "
+            f"seg-kernel replay {path}\n    {listed}"
         )
+
+
+def _store(run: Run, record: BatchRecord, value: float, batches: Sequence[Batch]) -> Any:
+    record.loss = str(value)
+    record.digest = digest(batches) if batches else None
+    return record.save(run)

@@ -177,21 +177,21 @@ def _picture(run: Run, prediction: Prediction, target: Targets) -> np.ndarray:
     part = run.val_set if run.mode == "val" else run.test_set
     image = part.dataset[prediction.meta["index"]].image  # type: ignore[union-attr]
     maps = [prediction.labels] if "seg" not in target else [target["seg"], prediction.labels]
-    painted = [_painted(each.cpu().numpy(), run.labels.palette) for each in maps]
-    return np.concatenate([_shown(image), *painted], axis=1)
+    pictures = [painted(each.cpu().numpy(), run.labels.palette) for each in maps]
+    return np.concatenate([shown(image), *pictures], axis=1)
 
 
-def _painted(values: np.ndarray, palette: Sequence[Color]) -> np.ndarray:
+def painted(values: np.ndarray, palette: Sequence[Color]) -> np.ndarray:
     """Return class ids (H, W), or binary masks (K, H, W), in colours, black where there is none; others in grey."""
     if values.dtype.kind == "f":
-        return _shown(values[..., None])
+        return shown(values[..., None])
     picture = np.zeros((*values.shape[-2:], 3), np.uint8)
     for index, color in enumerate(palette):
         picture[values == index if values.ndim == 2 else values[index] == 1] = color
     return picture
 
 
-def _shown(image: np.ndarray) -> np.ndarray:
+def shown(image: np.ndarray) -> np.ndarray:
     """Return (H, W, C) as (H, W, 3) uint8: the first three bands, or one; what is not uint8 from its least value up."""
     bands = image[..., :3] if image.shape[2] > 2 else np.repeat(image[..., :1], 3, 2)
     if bands.dtype == np.uint8:

@@ -1,0 +1,124 @@
+"""`BatchRecord`: what it takes to have the batch of one optimiser step again, crops and augmentation included.
+
+A sample's randomness follows from the seed and its position in the draw order, so these and the config are enough.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segkernel.engine import sample_names
+from segkernel.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from segkernel.data import Loader
+    from segkernel.hookspecs import Run
+    from segkernel.sample import Batch
+
+FOLDER = "replay"
+
+
+@dataclass
+class BatchRecord:
+    """The batch of one rank in one step.
+
+    Args:
+        iteration: The step, counted from 1.
+        position: Samples that all ranks had drawn before it.
+        seed: Of the run: with a sample's position it gives its crop and its augmentation.
+        rank: Whose batch it is.
+        world_size: Of how many.
+        micro_batch: Samples that a rank takes at once.
+        names: Of the samples, their files as a rule, by micro-batch.
+        loss: What it came to; a text, for JSON has no nan.
+        digest: Of its images and annotations; None when they were gone by the time they were wanted.
+        config: Of the run.
+    """
+
+    iteration: int
+    position: int
+    seed: int
+    rank: int
+    world_size: int
+    micro_batch: int
+    names: list[list[str]]
+    loss: str = ""
+    digest: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, run: Run, batches: Sequence[Batch]) -> BatchRecord:
+        """Return the record of the step that was just made; without config and digest, which take time."""
+        length = len(run.train_set.dataset) if run.train_set is not None else 1
+        drawn = sum(map(len, batches)) * run.engine.world_size
+        return cls(
+            iteration=run.iteration,
+            position=round(run.epoch * length) - drawn,
+            seed=run.seed,
+            rank=run.engine.rank,
+            world_size=run.engine.world_size,
+            micro_batch=len(batches[0]),
+            names=[sample_names([batch]) for batch in batches],
+        )
+
+    def save(self, run: Run) -> Path:
+        """Write it into the run directory; return the file."""
+        self.config = json.loads(json.dumps(run.config, default=str))
+        path = run.work_dir / FOLDER / f"iter_{self.iteration:07d}_rank{self.rank}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=2), "utf-8")
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> BatchRecord:
+        """Read a record, or the newest one of a run directory.
+
+        Raises:
+            DataError: When there is none, or the file is something else.
+        """
+        if path.is_dir():
+            found = sorted((path / FOLDER).glob("iter_*.json"))
+            if not found:
+                raise DataError("no batch was recorded in this run", path)
+            path = found[-1]
+        try:
+            return cls(**json.loads(path.read_text("utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"is no record of a batch: {error}", path) from error
+
+    def rebuild(self, loader: Loader) -> list[Batch]:
+        """Return the micro-batches again, from a loader like the run's.
+
+        Raises:
+            DataError: When they are not the same: the data, or what is done to them, have changed.
+        """
+        drawn = loader.train_batches(self.position, self.rank, self.world_size)
+        batches = list(islice(drawn, len(self.names)))
+        names = [sample_names([batch]) for batch in batches]
+        if names != self.names:
+            raise DataError(f"the data set has changed: it gives {names}, the run had {self.names}")
+        if self.digest not in (None, digest(batches)):
+            raise DataError("the samples have changed, or what is done to them: their values are not those of the run")
+        return batches
+
+
+def digest(batches: Sequence[Batch]) -> str:
+    """Return a checksum of all values of some batches."""
+    hasher = hashlib.sha256()
+
+    def take(tensor: Tensor) -> Tensor:
+        hasher.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
+        hasher.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return tensor
+
+    for batch in batches:
+        batch.map(take)
+    return hasher.hexdigest()
