@@ -60,8 +60,7 @@ def go_on_from(name: str, work_dir: Directory, resume: str | Path | bool) -> tup
         if found := sorted(folder.glob("checkpoints/iter_*.pt")):
             return folder, found[-1]
     if resume is True:
-        where = work_dir or Path(ROOT) / name
-        raise CheckpointError(f"{where}: no checkpoint to resume from; name one with --resume CHECKPOINT")
+        raise CheckpointError(f"{work_dir or Path(ROOT) / name}: no checkpoint to resume from; name one: --resume FILE")
     return work_dir, given
 
 
@@ -99,8 +98,7 @@ def take(run: Runner, opened: ExitStack, wanted: Path | None, resuming: bool) ->
         (path / ".launch").write_text(_launch())
         handler = _LogFile(path / "log.txt", encoding="utf-8")
     except OSError as error:
-        place = wanted or Path(ROOT) / run.name
-        raise SegKernelError(f"{place}: cannot write the run directory: {error.strerror}") from error
+        raise SegKernelError(f"{wanted or ROOT}: cannot write the run directory: {error.strerror}") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root = logging.getLogger("segkernel")
     root.addHandler(handler)
