@@ -24,6 +24,7 @@ from segplug_training.cores import threads_per_rank
 from segplug_training.fused import computed_as, fuse
 from segplug_training.loss_module import Compiled, CompileMode, LossModule
 from segplug_training.memory import keep_freed_memory
+from segplug_training.smaller_batches import SmallerBatches
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class EngineArguments(TypedDict, total=False):
     compile_cache: FileName | None
     activation_checkpointing: bool | Sequence[str]
     fused: bool
+    smaller_batches: bool
 
 
 class CUDAEngine(LocalEngine):
@@ -72,6 +74,8 @@ class CUDAEngine(LocalEngine):
         activation_checkpointing: Keep only the inputs of blocks and compute the rest again in the backward pass, for
             less memory: ``True`` is every block that has ``with_cp``, or names of modules, ``backbone.layer*``.
         fused: Update all parameters by one kernel where torch has one for the optimiser.
+        smaller_batches: Where the memory runs out, go on with smaller micro-batches and the same batch in a step, with
+            a warning; on one process.
 
     Raises:
         UsageError: When the device is not there.
@@ -91,6 +95,7 @@ class CUDAEngine(LocalEngine):
         compile_cache: FileName | None = None,
         activation_checkpointing: bool | Sequence[str] = False,
         fused: bool = True,
+        smaller_batches: bool = True,
     ) -> None:
         super().__init__(device, threads)
         if self.device.type == "cpu":
@@ -104,6 +109,7 @@ class CUDAEngine(LocalEngine):
         self.loss_scale = loss_scale
         scaled = self.amp is torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=loss_scale or 2.0**16, enabled=scaled)
+        self.smaller_batches = SmallerBatches() if smaller_batches else None
         self.compile, self.activation_checkpointing, self.fused = compile, activation_checkpointing, fused
         if compile_cache is not None:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compile_cache)
@@ -145,6 +151,11 @@ class CUDAEngine(LocalEngine):
             moved.map(partial(_used_on, computing))
             yield moved
 
+    def train_step(self, micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
+        if self.smaller_batches is None or self.world_size > 1:  # others wait for this one's gradients
+            return super().train_step(micro_batches)
+        return self.smaller_batches.step(super().train_step, micro_batches)
+
     def compute_loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
         return self.loss_of(images, targets)
 
@@ -159,6 +170,8 @@ class CUDAEngine(LocalEngine):
         return super().clip(max_norm, norm_type)
 
     def step(self) -> None:
+        if self.smaller_batches is not None:
+            self.smaller_batches.is_updating = True
         self.scaler.step(self.optimizer)
         self.scaler.update(self.loss_scale)
 
@@ -166,11 +179,14 @@ class CUDAEngine(LocalEngine):
         super().load_optimizer_state(computed_as(self.optimizer, state))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"scaler": self.scaler.state_dict()}
+        parts = 1 if self.smaller_batches is None else self.smaller_batches.parts
+        return {"scaler": self.scaler.state_dict(), "parts": parts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state.get("scaler"):
             self.scaler.load_state_dict(dict(state["scaler"]))
+        if self.smaller_batches is not None:
+            self.smaller_batches.parts = state.get("parts", 1)
 
 
 def _used_on(stream: torch.cuda.Stream, tensor: Tensor) -> Tensor:

@@ -1,0 +1,85 @@
+"""Going on when the memory has run out: the same optimiser step from smaller micro-batches."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from segkernel.sample import Batch
+
+log = logging.getLogger("segkernel.memory")
+
+Step = Callable[[Sequence[Batch]], dict[str, Tensor]]
+
+_WORDS = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+
+
+class SmallerBatches:
+    """Makes steps, and when one runs out of memory makes it again from each micro-batch in twice as many parts.
+
+    What is accumulated is the same batch, so the step is the same up to what a micro-batch decides by itself: the
+    statistics of batch norm, the number of valid pixels that a loss is averaged over. Running statistics have seen
+    some samples of the failed attempt as well.
+    """
+
+    def __init__(self) -> None:
+        self.parts = 1
+        self.is_updating = False
+        """Whether the step has come to the parameters, after which it cannot be made again."""
+
+    def step(self, make: Step, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """Return what ``make`` does with the micro-batches, in as many parts as it takes."""
+        while True:
+            self.is_updating = False
+            try:
+                return make([part for batch in batches for part in split(batch, self._parts_of(batch))])
+            except RuntimeError as error:
+                more = self._more(batches)
+                if self.is_updating or more is None or not is_out_of_memory(error):
+                    raise
+            # Only here are the tensors free that the error's frames held.
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self.parts = more
+            sizes = sorted({len(batch) // self._parts_of(batch) for batch in batches})
+            log.warning(
+                "the memory has run out: micro-batches of %d samples from now on, the batch of a step stays the same\n"
+                "    data.micro_batch=%d says so from the beginning",
+                *(sizes[-1], sizes[-1]),
+            )
+
+    def _parts_of(self, batch: Batch) -> int:
+        """Return in how many parts a micro-batch is taken: equal ones, since all count alike."""
+        return next(parts for parts in range(min(self.parts, len(batch)), 0, -1) if len(batch) % parts == 0)
+
+    def _more(self, batches: Sequence[Batch]) -> int | None:
+        """Return the next number of parts that all micro-batches have, None when there is none."""
+        size = math.gcd(*map(len, batches))
+        return next((parts for parts in range(self.parts + 1, size + 1) if size % parts == 0), None)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error is torch's for a lack of memory, of a GPU or of the system."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error) for words in _WORDS)
+
+
+def split(batch: Batch, parts: int) -> list[Batch]:
+    """Return a batch in equal parts; itself when that is one."""
+    if parts == 1:
+        return [batch]
+    size = len(batch) // parts
+    return [_rows(batch, slice(start, start + size)) for start in range(0, len(batch), size)]
+
+
+def _rows(batch: Batch, rows: slice) -> Batch:
+    fields = {name: value[rows] for name, value in batch.targets.fields.items()}
+    lists = ("sizes", "meta", "truths", "original_sizes", "device_steps")
+    own = {name: getattr(batch, name)[rows] for name in lists}
+    return replace(batch, images=batch.images[rows], targets=replace(batch.targets, fields=fields), **own)
