@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import pickle
+from multiprocessing import resource_sharer
 
 import pytest
 
-from segkernel.errors import ConfigError, DataError, Interrupted, NotInstalledError, Problem, SegKernelError, suggest
+from segkernel.errors import (
+    ConfigError,
+    DataError,
+    Interrupted,
+    NotInstalledError,
+    Problem,
+    SegKernelError,
+    suggest,
+    worker_crash_of,
+)
 
 ERRORS = [
     DataError("is no image", "a.png"),
@@ -26,3 +36,10 @@ def test_a_suggestion_names_what_is_near_or_else_what_there_is() -> None:
     assert suggest("chanels", ["channels", "depth"]) == "did you mean 'channels'?"
     assert suggest("x", {"channels": 1}) == "there are: channels"
     assert suggest("x", ["channels"], "") == suggest("x", 3) == ""
+
+
+def test_a_connection_that_ends_while_a_tensor_is_fetched_is_a_worker_s() -> None:
+    with pytest.raises(OSError) as fetching:
+        resource_sharer._resource_sharer.get_connection(("/no/such/socket", 0))
+    assert "process that reads samples has died" in str(worker_crash_of(fetching.value))
+    assert worker_crash_of(ConnectionResetError(104, "Connection reset by peer")) is None

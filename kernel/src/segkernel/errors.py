@@ -30,6 +30,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from traceback import extract_tb
 
 
 class SegKernelError(Exception):
@@ -272,9 +273,11 @@ def worker_crash_of(error: BaseException) -> DataError | None:
     """Return what to say when an error is torch's notice that a loader's worker is gone.
 
     Torch raises it from a signal handler: it may come out of any statement, one that writes a checkpoint for example.
+    Where a tensor was just being fetched from the worker, the connection may end before.
     """
-    text = str(error)
-    if not isinstance(error, RuntimeError) or not text.startswith("DataLoader worker"):
+    text = str(error) or type(error).__name__
+    fetching = any("resource_sharer" in frame.filename for frame in extract_tb(error.__traceback__))
+    if not (fetching or (isinstance(error, RuntimeError) and text.startswith("DataLoader worker"))):
         return None
     hint = "the system may have stopped it for its memory; with data.workers=0 an error of the data set's own is seen"
     return DataError(f"a process that reads samples has died: {text.splitlines()[0]}\n    {hint}")

@@ -73,8 +73,7 @@ def _sees_whole_images(run: Runner) -> bool:
 
 
 def _wants_loss(run: Runner) -> bool:
-    wanted = run.evaluation.loss
-    return run.model.one_pass and _sees_whole_images(run) if wanted is None else wanted
+    return run.model.one_pass and _sees_whole_images(run) if run.evaluation.loss is None else run.evaluation.loss
 
 
 def _predict(run: Runner, batch: Batch, metrics: Sequence[Metric], with_loss: bool) -> dict[str, Tensor]:

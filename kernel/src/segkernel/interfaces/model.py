@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -268,11 +268,10 @@ class Engine(ABC):
 
     # ------------------------------------------------------------ state
 
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Surround an evaluation: buffers, such as running statistics, are the same on all ranks, which call `predict`
-        for different numbers of images."""
-        yield
+    def evaluating(self) -> AbstractContextManager[Any]:
+        """Return the context of an evaluation: buffers, such as running statistics, are the same on all ranks, which
+        call `predict` for different numbers of images."""
+        return nullcontext()
 
     @abstractmethod
     def model_state(self) -> dict[str, Tensor]:
