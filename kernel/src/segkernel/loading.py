@@ -238,9 +238,8 @@ def load_exported(
     catalog, suffix = catalog_of(config), Path(path).suffix.lower()
     spec = {"type": exporter} if isinstance(exporter, str) else exporter or _exporter_of(suffix, config, catalog)
     if spec is None:
-        message = f"{path}: no exporter reads {suffix or 'such'} files"
-        missing = catalog.why_none("exporters", str(path))
-        raise missing or UsageError(f"{message}; checkpoints end in {', '.join(checkpoint.SUFFIXES)}")
+        message = f"{path}: no exporter reads {suffix or 'such'} files; weights end in {', '.join(checkpoint.SUFFIXES)}"
+        raise catalog.why_none("exporters", str(path)) or UsageError(message)
     built: Exporter = build("exporters", spec, path="exporter", catalog=catalog)
     device = device or ((config or {}).get("engine") or {}).get("device")
     return built.load(Path(path), None if device == "auto" else device)

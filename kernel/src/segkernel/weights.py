@@ -60,8 +60,7 @@ class LoadReport:
         lines = [f"loaded {len(self.loaded)} of {total} tensors{converted}"]
         lines += [f"    resized: {name} from {old} to {new}" for name, old, new in self.resized]
         lines += [f"    {name}: {count} of {total} classes matched by name" for name, count, total in self.matched]
-        hint = "    loaded as they are; if they are of the format {0}, write {0}::FILE"
-        lines += map(hint.format, self.considered)
+        lines += [f"    loaded as they are; of the format {name}? write {name}::FILE" for name in self.considered]
         return "\n".join([*lines, *self.misfits()])
 
     def misfits(self) -> list[str]:

@@ -14,6 +14,7 @@ A head derives from `DecodeHead`, hands its constructor the arguments it does no
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -28,7 +29,7 @@ from segkernel.geometry import Size
 from segkernel.interfaces.model import CascadeHead, Features, Head, Loss, PixelClasses
 from segkernel.labels import Task
 from segkernel.nn.init import normal_init
-from segkernel.nn.layers import LayerConfig, LayerConfigs
+from segkernel.nn.layers import LayerConfig, LayerConfigs, check_conv
 from segkernel.nn.losses import CrossEntropyLoss, StridedLogits, accuracy, binary_accuracy, sum_by_name
 from segkernel.nn.resize import resize
 from segkernel.nn.sampler import PixelSampler
@@ -133,6 +134,7 @@ class DecodeHead(Head):
         usual_threshold = 0.5 if self._binary else 0.3 if sigmoid else None
         self.threshold = usual_threshold if threshold is None else threshold
         self.conv_cfg, self.norm_cfg, self.act_cfg = conv_cfg, norm_cfg, act_cfg
+        check_conv(conv_cfg)  # of a head that has no use for it, too
         self.layer_cfgs: LayerConfigs = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         self.ignore_index, self.sampler, self.align_corners = ignore_index, sampler, align_corners
         self._set_inputs(in_channels, in_index, input_transform)
@@ -242,14 +244,15 @@ class DecodeHead(Head):
             raise ConfigError(Problem(message, "out_channels"))
 
     def _check_class_weights(self) -> None:
-        """Refuse losses with class weights for another number of classes."""
-        for loss in self._losses():
-            weights = getattr(loss, "class_weight", None)
+        """Refuse losses with class weights, or one ``alpha`` per class, for another number of classes."""
+        for loss, name in itertools.product(self._losses(), ("class_weight", "alpha")):
+            weights = getattr(loss, name, None)
             # A binary loss takes a negative and a positive weight, or one for all.
-            pair = self.out_channels == 1 or getattr(loss, "use_sigmoid", False)
+            pair = name == "class_weight" and (self.out_channels == 1 or getattr(loss, "use_sigmoid", False))
             if isinstance(weights, list) and len(weights) not in (self.out_channels, *((1, 2) if pair else ())):
-                message = f"{type(loss).__name__} has {len(weights)} class weights for {self.out_channels} classes"
-                raise ConfigError(Problem(message, "loss_decode", hint="give class_weight one number per class"))
+                what = "class weights" if name == "class_weight" else f"numbers {name}"
+                message = f"{type(loss).__name__} has {len(weights)} {what} for {self.out_channels} classes"
+                raise ConfigError(Problem(message, "loss_decode", hint=f"give {name} one number per class"))
 
     def _check_task(self, task: Task, channels: int) -> None:
         """Refuse what contradicts the task."""

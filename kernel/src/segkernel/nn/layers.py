@@ -143,6 +143,12 @@ def build_conv(cfg: LayerConfig | None, *args: Any, **kwargs: Any) -> nn.Module:
     return _construct("conv_cfg", cls, *args, **kwargs, **options)
 
 
+def check_conv(cfg: LayerConfig | None) -> None:
+    """Refuse a convolution that nothing offers."""
+    if cfg is not None:
+        _resolve(cfg, CONVS, "conv_cfg")
+
+
 def build_norm(cfg: LayerConfig, channels: int, postfix: int | str = "") -> tuple[str, nn.Module]:
     """Return the name of a norm layer, which is its prefix in state dicts (``bn1``, ``gn``, ``ln``), and the layer.
 

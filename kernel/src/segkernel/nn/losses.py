@@ -25,7 +25,7 @@ from segkernel.nn.resize import upsample_logits
 from segkernel.nn.upsampled import upsample_cross_entropy, upsample_max
 
 Reduction = Literal["mean", "sum", "none"]
-ClassWeight = Sequence[float] | Literal["auto"] | FileName | None
+ClassWeight = Sequence[NonNegative] | Literal["auto"] | FileName | None
 """One number per class, or a .npy or .json file of them; ``auto`` is computed from the labels before a run trains."""
 
 
@@ -238,18 +238,25 @@ def read_class_weight(class_weight: ClassWeight) -> list[float] | Literal["auto"
     """Return one number per class from a sequence or from a .npy or .json file; ``auto`` for whoever computes them.
 
     Raises:
+        ConfigError: One is negative or not finite, or all are 0.
         DataError: The file is missing, or holds something else.
     """
     if class_weight == "auto":
         return "auto"
-    if class_weight is None or not isinstance(class_weight, str | Path):
-        return None if class_weight is None else [float(value) for value in class_weight]
+    if class_weight is None:
+        return None
     try:
-        path = Path(class_weight)
-        values = json.loads(path.read_text()) if path.suffix == ".json" else np.load(path, allow_pickle=False)
-        return [float(value) for value in values]
+        values: Any = _read_numbers(Path(class_weight)) if isinstance(class_weight, str | Path) else class_weight
+        numbers = [float(value) for value in values]
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"no list of class weights: {error}", class_weight) from error
+        raise DataError(f"no list of class weights: {error}", str(class_weight)) from error
+    if not (all(0 <= number < float("inf") for number in numbers) and any(numbers)):
+        raise ConfigError(Problem(f"class weights are 0 or more, and not all 0, got {numbers}", "class_weight"))
+    return numbers
+
+
+def _read_numbers(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.suffix == ".json" else np.load(path, allow_pickle=False)
 
 
 def class_factors(

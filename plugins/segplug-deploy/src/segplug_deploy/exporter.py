@@ -12,9 +12,10 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Predicate
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -26,6 +27,13 @@ from segplug_deploy.runtime import PREFIX, ONNXSegmentor
 
 PROTOBUF_LIMIT = 2_000_000_000
 """Bytes; weights above this go into a second file, ``NAME.onnx.data``, that has to travel with the first."""
+
+
+def known_to_onnx(opset: int) -> bool:
+    """Whether the installed package knows this version of ONNX's operators; true without it, for then nothing does."""
+    if not importlib.util.find_spec("onnx"):
+        return True
+    return opset <= importlib.import_module("onnx.defs").onnx_opset_version()
 
 
 class ONNXExporter(Exporter):
@@ -52,7 +60,7 @@ class ONNXExporter(Exporter):
     def __init__(
         self,
         dynamic: bool | Literal["batch"] = True,
-        opset: PositiveInt | None = None,
+        opset: Annotated[int, Ge(1), Predicate(known_to_onnx)] | None = None,
         check_sizes: Sequence[tuple[PositiveInt, PositiveInt]] = (),
         tolerance: NonNegative = 1e-3,
         agreement: Probability = 0.999,

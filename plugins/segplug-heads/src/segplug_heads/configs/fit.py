@@ -6,11 +6,13 @@ problems = check_fit(load_config("my.yaml"))      # what a run would refuse at o
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from segkernel import LocalEngine, Runner
 from segkernel.catalog import Catalog
@@ -43,7 +45,7 @@ def check_fit(config: Config) -> list[Problem]:
             runner = make_runner(outline, pretrained=False)
             sets = {name: _outline_of(data.get(name), runner.model, catalog_of(config)) for name in SETS}
             check_classes(runner.model, sets, config)
-        return _check_image(runner, config)
+        return _check_device(config) + _check_image(runner, config)
     except ConfigError as error:
         return [_placed(problem, config) for problem in error.problems]
     except (UsageError, RuntimeError) as error:
@@ -80,15 +82,62 @@ def _outline_of(spec: Any, model: Segmentor, catalog: Catalog) -> Any:
     return type(str(spec["type"]), (), known)() if known else None
 
 
+def _check_device(config: Config) -> list[Problem]:
+    """Return why the text under ``engine.device`` is no device at all; whether it is there, another machine may say."""
+    section = config.get("engine") or MarkedDict()
+    try:
+        torch.device("cpu" if (name := section.get("device", "auto")) == "auto" else name)
+    except RuntimeError:
+        hint = "auto, cpu, cuda, cuda:1 or mps"
+        return [Problem(f"{name!r} is no device", "engine.device", place_of(section, "device"), hint)]
+    return []
+
+
 def _check_image(runner: Runner, config: Config) -> list[Problem]:
-    """Return why the model cannot take an image of as many channels as are normalised, where that can be known."""
+    """Return which part cannot take what the part before it gives, from an image of as many channels as are normalised
+    on; where that can be known."""
     channels, size = runner.preprocessor.mean.numel(), config.get("data", {}).get("crop_size") or (512, 512)
+    model, busy, done = runner.model.eval(), list[tuple[str, Any]](), dict[str, Any]()
+    parts = dict(_parts(model))
+    for name, part in parts.items():
+        part.register_forward_pre_hook(lambda _, inputs, name=name: busy.append((name, inputs[0])))
+        part.register_forward_hook(lambda *_: done.update([busy.pop()]))
     try:
         with torch.no_grad(), torch.device("meta"):
-            runner.model.eval()(torch.empty(1, channels, *size))
+            model(torch.empty(1, channels, *size))
+            for name in [name for name in parts if name.startswith("auxiliary_head") and "decode_head" in done]:
+                parts[name](done["decode_head"])
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         if "meta" not in reason and any(word in reason.lower() for word in _OF_SIZES):
-            message = f"the model cannot take images of {channels} channels: {reason}"
-            return [Problem(message, "model", place_of(config.data, "model"))]
+            return [_misfit(*busy[0], config, reason) if busy else _no_model_of(channels, config, reason)]
     return []
+
+
+def _parts(model: Segmentor) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the parts that images go through, by their key in the config."""
+    for name, part in model.named_children():
+        if isinstance(part, nn.ModuleList):
+            yield from ((f"{name}[{index}]", each) for index, each in enumerate(part))
+        else:
+            yield name, part
+
+
+def _no_model_of(channels: int, config: Config, reason: str) -> Problem:
+    message = f"the model cannot take images of {channels} channels: {reason}"
+    return Problem(message, "model", place_of(config.data, "model"))
+
+
+def _misfit(name: str, given: Any, config: Config, reason: str) -> Problem:
+    """Return the problem of a part that cannot take what it is given, images or feature maps."""
+    node: Any = config["model"]
+    for step in parse_path(name) or ():
+        node = node[step_in(node, step)]
+    key, what = (".in_channels", node["in_channels"]) if "in_channels" in node else ("", "it")
+    if isinstance(given, torch.Tensor):
+        source, hint = f"images of {given.shape[1]} channels", reason
+    else:
+        source = "the neck" if config["model"].get("neck") and name != "neck" else "the backbone"
+        hint = f"its maps have {', '.join(str(each.shape[1]) for each in given)} channels: {reason}"
+    problem = Problem(f"{what} does not fit {source}", f"model.{name}{key}", hint=hint)
+    return _placed(problem, config)
