@@ -1,0 +1,90 @@
+"""`SWAHook`: the plain mean of the weights over the last part of training, with batch norm measured anew.
+
+Averaging Weights Leads to Wider Optima and Better Generalization (Izmailov et al., 2018).
+
+    hooks:
+      - {type: SWAHook, begin_iter: 30000, interval: 1000}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from segkernel.annotations import NonNegativeInt, PositiveInt
+from segkernel.engine import LocalEngine
+from segkernel.errors import UsageError
+from segplug_training.ema import EMAHook
+
+if TYPE_CHECKING:
+    from segkernel.hookspecs import Run
+
+
+class SWAHook(EMAHook):
+    """Average the weights as they are every ``interval`` iterations from ``begin_iter`` on, all alike.
+
+    Validation and checkpoints use the average, as with `EMAHook`. The running statistics of batch norm belong to other
+    weights, so those of the average are measured on training samples, the same ones every time. The rate that this is
+    usually done with, a constant or cyclic one, is for ``schedule.lr`` to set.
+
+    Args:
+        begin_iter: The first iteration that counts, from 1 on.
+        begin_epoch: The first epoch that counts, from 1 on.
+        interval: Iterations between two values.
+        bn_batches: Micro-batches of each rank that batch norm is measured on; 0 keeps the model's statistics.
+    """
+
+    def __init__(
+        self,
+        begin_iter: NonNegativeInt = 0,
+        begin_epoch: NonNegativeInt = 0,
+        interval: PositiveInt = 1,
+        bn_batches: NonNegativeInt = 100,
+    ) -> None:
+        super().__init__("StochasticWeightAverage", interval=interval, begin_iter=begin_iter, begin_epoch=begin_epoch)
+        self.bn_batches = bn_batches
+        self._measured: tuple[int, list[Tensor]] = (0, [])
+
+    def apply(self, run: Run) -> bool:
+        applied = super().apply(run)
+        norms = [
+            module for module in run.model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats
+        ]
+        if applied and norms and self.bn_batches:
+            buffers = [buffer for norm in norms for buffer in norm.buffers()]
+            if self._measured[0] == self.steps:  # the average has not changed since
+                for buffer, value in zip(buffers, self._measured[1]):
+                    buffer.copy_(value)
+            else:
+                self._measure(run, norms)
+                self._measured = self.steps, [buffer.clone() for buffer in buffers]
+        return applied
+
+    @torch.no_grad()
+    def _measure(self, run: Run, norms: Sequence[_BatchNorm]) -> None:
+        engine = run.engine
+        if not isinstance(engine, LocalEngine) or run.train_set is None:
+            raise UsageError(f"SWAHook: {type(engine).__name__} cannot measure batch norm; bn_batches: 0 does without")
+        momenta, modes = [norm.momentum for norm in norms], {m: m.training for m in run.model.modules()}
+        run.model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.train()
+            norm.momentum = None  # the mean of all batches
+        try:
+            batches = replace(run.train_set, workers=0).train_batches(0, engine.rank, engine.world_size)
+            for batch in islice(batches, self.bn_batches):
+                images, _ = engine.preprocessor(batch.to(engine.device))
+                with engine.autocast():
+                    run.model(images)
+        finally:
+            for norm, momentum in zip(norms, momenta):
+                norm.momentum = momentum
+            for module, training in modes.items():
+                module.training = training
