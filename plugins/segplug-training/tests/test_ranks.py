@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from segplug_training.cuda import CUDAEngine
 from segplug_training.ranks import first_host, slurm_ranks
 
 TASK = {
@@ -38,3 +39,11 @@ def test_a_task_of_slurm_is_a_rank():
 
 def test_a_batch_script_is_no_rank():
     assert slurm_ranks({"SLURM_JOB_ID": "4711", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"}) == {}
+
+
+def test_an_engine_of_one_process_says_so_among_several(monkeypatch, caplog):
+    CUDAEngine("cpu")
+    assert caplog.text == ""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    CUDAEngine("cpu")
+    assert "DDPEngine" in caplog.text

@@ -24,6 +24,7 @@ from segplug_training.cores import threads_per_rank
 from segplug_training.fused import computed_as, fuse
 from segplug_training.loss_module import Compiled, CompileMode, LossModule
 from segplug_training.memory import keep_freed_memory
+from segplug_training.ranks import is_launched
 from segplug_training.smaller_batches import SmallerBatches
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,8 @@ class CUDAEngine(LocalEngine):
         smaller_batches: bool = True,
     ) -> None:
         super().__init__(device, threads)
+        if type(self) is CUDAEngine and is_launched():
+            log.warning("engine.type CUDAEngine: each process trains by itself; DDPEngine trains one model together")
         if self.device.type == "cpu":
             keep_freed_memory()
         if threads is None and self.device.type == "cpu" and threads_per_rank() < torch.get_num_threads():
