@@ -360,6 +360,16 @@ def test_where_yolo_files_lie(tmp_path: Path) -> None:
     assert picture(YoloSegDataset(data_root=root, split="val", labels="other"))[1] == ".1111..."
 
 
+def test_keypoints_of_yolo_are_no_polygon(tmp_path: Path) -> None:
+    pose = "0 0.5 0.5 0.5 0.333333 0.4 0.4 2 0.6 0.6 1\n"
+    with pytest.raises(DataError, match="no keypoints"):
+        YoloSegDataset(data_root=yolo(tmp_path, pose))[0]
+    root = yolo(tmp_path, pose.replace(" 2 ", " 1 "), kpt_shape=[2, 3])
+    with pytest.raises(DataError, match="a box, not a polygon"):
+        YoloSegDataset(data_root=root)[0]
+    assert picture(YoloSegDataset(data_root=root, boxes="filled")) == rows(2, "..1111..", 2)
+
+
 def test_boxes_of_yolo(tmp_path: Path) -> None:
     root = yolo(tmp_path, "0 0.5 0.5 0.5 0.333333\n")
     with pytest.raises(DataError, match=r"a\.txt, line 1: a box, not a polygon"):

@@ -24,6 +24,7 @@ from segkernel.interfaces.model import WeightFormat
 
 TABLE = "weights.yaml"
 _CHUNK = 1 << 20
+_DIGITS = 64  # of a SHA-256
 log = logging.getLogger(__name__)
 
 
@@ -71,12 +72,12 @@ def fetch(address: str, sha256: str = "") -> Path:
     """Return the cached file of an address; download it first if it is not there.
 
     Args:
-        address: With https, perhaps with ``#sha256=...``; or with http and a checksum.
+        address: With https, perhaps with ``#sha256=...``; or with http and a whole SHA-256.
         sha256: What the file's checksum begins with, in hexadecimal digits.
 
     Raises:
         CheckpointError: It cannot be downloaded, is cut short, or has another checksum; nothing is kept. What is in
-            the cache has another one by now. An http address comes without one.
+            the cache has another one by now. An http address comes without all of one.
     """
     url, fragment = urldefrag(address)
     last = unquote(urlparse(url).path).rpartition("/")[2]
@@ -85,8 +86,10 @@ def fetch(address: str, sha256: str = "") -> Path:
     target = cache_folder() / "weights" / hashlib.sha256(url.encode()).hexdigest()[:8] / file_name(last)
     found = re.search(r"-([0-9a-f]{8,64})\.\w+$", last)
     wanted = (sha256 or fragment.removeprefix("sha256=") or (found[1] if found else "")).lower()
-    if not wanted and url.startswith("http:"):
-        raise CheckpointError(f"{url}: without https, whoever is on the way may change it; add #sha256=... to it")
+    whole = len(wanted) == _DIGITS  # a few digits, of the name for instance, are found for any file in hours
+    if not whole and url.startswith("http:"):
+        message = f"without https, whoever is on the way may change it; add #sha256= and all {_DIGITS} digits to it"
+        raise CheckpointError(f"{url}: {message}")
     if target.is_file():
         if not _checksum(target).startswith(wanted):
             raise CheckpointError(f"{target}: is not what was downloaded, its checksum is not {wanted}; delete it")
@@ -96,7 +99,7 @@ def fetch(address: str, sha256: str = "") -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as temporary:
             with open(temporary, "wb") as file:
-                digest = _download(url, file, bool(wanted))
+                digest = _download(url, file, whole)
             if not digest.startswith(wanted):
                 raise CheckpointError(f"{url}: has the checksum {digest[:16]}..., not {wanted}; it was not kept")
     except (OSError, ValueError) as error:  # urllib's errors are OSErrors
@@ -114,12 +117,12 @@ def _checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _download(url: str, file: IO[bytes], has_checksum: bool) -> str:
+def _download(url: str, file: IO[bytes], is_proven: bool) -> str:
     """Copy what is at an address into ``file``; return its SHA-256."""
     digest, size = hashlib.sha256(), 0
     with urlopen(Request(url, headers={"User-Agent": "seg-kernel"}), timeout=30) as answer:
-        if not has_checksum and not answer.geturl().startswith("https:"):
-            raise OSError(f"it leads to {answer.geturl()}, without https and without a checksum")
+        if not is_proven and not answer.geturl().startswith("https:"):
+            raise OSError(f"it leads to {answer.geturl()}, without https and without a whole checksum")
         announced = int(answer.headers.get("Content-Length") or 0)
         while chunk := answer.read(_CHUNK):
             digest.update(chunk)

@@ -37,6 +37,7 @@ from segplug_datasets.listing import (
     walk,
 )
 
+_ROUNDING = 0.01  # of a share of width or height
 _LISTS = ("classes", "labels", "train", "val", "test")  # text files that are no labels
 _SPARE = "They are passed over: bring the images back, or see whether the names differ."
 
@@ -55,7 +56,8 @@ class YoloSegDataset(ShapeDataset):
         data_root: Folder to which the other paths are relative; that of the file counts instead of what it says
             under ``path`` where that does not exist.
         labels: Folder of the text files, under ``data_root``; found as above when None.
-        boxes: Lines with a box (four numbers): an error, the filled box, or ignored pixels.
+        boxes: Lines with a box (four numbers, and keypoints of a set of poses): an error, the filled box, or ignored
+            pixels.
         options: Classes, overlap and so on: the arguments of `ShapeDataset`.
 
     Raises:
@@ -95,7 +97,7 @@ class YoloSegDataset(ShapeDataset):
     def _open(self) -> AnnotationIndex:
         path, split, labels = self._where
         description = _load(path)
-        self._categories = _names(description, path)
+        self._categories, self._has_keypoints = _names(description, path), bool(description.get("kpt_shape"))
         images, names = _images(description, split, path)
         texts = _LabelFiles(labels)
         keys = [texts.of(images / name, name) for name in names]
@@ -122,12 +124,12 @@ class YoloSegDataset(ShapeDataset):
         if category is None:
             raise DataError(f"class {words[0]} is none of the {len(self._categories)} names", where)
         height, width = size
-        if len(numbers) == 5:
-            return self._boxed(category, numbers[1:] * (width, height, width, height), size, where)
+        if len(numbers) == 5 or (self._has_keypoints and len(numbers) > 5):
+            return self._boxed(category, numbers[1:5] * (width, height, width, height), size, where)
         if len(numbers) < 7 or len(numbers) % 2 == 0:
             raise DataError(f"a polygon has three points or more, in pairs; {len(numbers) - 1} numbers", where)
-        if np.abs(numbers[1:]).max() > 2:
-            raise DataError("coordinates are shares of width and height, 0 to 1, not pixels", where)
+        if numbers[1:].min() < -_ROUNDING or numbers[1:].max() > 1 + _ROUNDING:
+            raise DataError("coordinates are shares of width and height, 0 to 1: no pixels, no keypoints", where)
         return Shape(category, self._polygon(numbers[1:].reshape(-1, 2) * (width, height), size, where))
 
     def _boxed(self, category: str, box: np.ndarray, size: Size, where: str) -> Shape:
