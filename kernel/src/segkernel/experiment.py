@@ -125,6 +125,8 @@ def _optimizer(model: Segmentor, spec: Spec[torch.optim.Optimizer], optim: Optim
     try:
         trained: list[Any] = [parameter for parameter in model.parameters() if parameter.requires_grad]
         usual = spec(trained).defaults
+        if not 0 <= usual.get("momentum", 0) <= 1:  # torch asks for no upper bound
+            raise ValueError(f"Invalid momentum value: {usual['momentum']}")
         lr = usual["lr"] * (optim.batch_size / (optim.base_batch_size or optim.batch_size))
         if optim.paramwise:
             trained = optim.paramwise(model, lr, usual.get("weight_decay", 0.0))

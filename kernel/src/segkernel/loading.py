@@ -153,8 +153,7 @@ def _is_model_file(path: Path) -> bool:
 
 
 def _holds_weights(path: str | Path) -> bool:
-    suffix = Path(path).suffix.lower()
-    return suffix in ("", *checkpoint.SUFFIXES) or reader_of(suffix) is not None
+    return (suffix := Path(path).suffix.lower()) in ("", *checkpoint.SUFFIXES) or reader_of(suffix) is not None
 
 
 def _with_weights(

@@ -103,3 +103,8 @@ def test_a_rate_that_no_parameter_has_is_said_with_the_near_name(caplog: pytest.
     rates(custom_keys={"haed": {"lr_mult": 10}, "norm": {"lr_mult": 2}, "gone": {"decay_mult": 0}})
     (record,) = caplog.records  # published configs leave decays of layers that a variant lacks
     assert record.getMessage() == ("optim.paramwise.custom_keys: haed is in no parameter's name; did you mean 'head'?")
+
+
+def test_rates_of_which_no_parameter_has_one_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"haed is in no parameter's name\n.*'head'"):
+        rates(custom_keys={"haed": {"lr_mult": 10}, "gone": {"decay_mult": 0}})

@@ -44,7 +44,7 @@ STORED = {
 
 
 def resume(caplog, **changes):
-    run = SimpleNamespace(is_main=True, config={**STORED, **changes})
+    run = SimpleNamespace(is_main=True, config={**STORED, **changes}, train_set=None)
     with caplog.at_level(logging.INFO):
         RecordHook().load_checkpoint(run, {"meta": {"config": STORED}})
     return [line.strip() for line in caplog.text.splitlines()[1:]], [record.levelname for record in caplog.records]
@@ -74,7 +74,7 @@ def test_a_resumed_run_says_what_became_of_every_changed_setting(caplog):
 
 def test_without_a_config_the_rate_that_holds_is_said(caplog):
     optimizer = SimpleNamespace(param_groups=[{"initial_lr": 0.02, "lr": 0.001}])
-    run = SimpleNamespace(is_main=True, config={}, optimizer=optimizer)
+    run = SimpleNamespace(is_main=True, train_set=None, config={}, optimizer=optimizer)
     with caplog.at_level(logging.INFO):
         RecordHook().load_checkpoint(run, {"meta": {"config": {}}})
     assert caplog.messages == ["the optimizer goes on with the checkpoint's settings, a first learning rate of 0.02"]
@@ -102,3 +102,9 @@ def test_other_ranks_write_nothing(tmp_path):
     run = SimpleNamespace(is_main=False, work_dir=tmp_path, train_set=object())
     RecordHook().before_run(run)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_resumed_after_its_end_says_that_nothing_is_trained(caplog):
+    run = SimpleNamespace(is_main=True, config=STORED, train_set=object(), iteration=4, max_iterations=2)
+    RecordHook().load_checkpoint(run, {"meta": {"config": STORED}})
+    assert "nothing is left to train: the checkpoint is of iteration 4, and the schedule ends at 2" in caplog.text

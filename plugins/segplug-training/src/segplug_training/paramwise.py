@@ -75,7 +75,8 @@ class Paramwise:
         """Return groups with ``params``, ``lr`` and ``weight_decay``, from the rate and decay before factors.
 
         Raises:
-            ConfigError: When layers are to learn differently and the backbone cannot tell them apart.
+            ConfigError: When layers are to learn differently and the backbone cannot tell them apart; when there are
+                rates in ``custom_keys``, and no parameter has one of them.
         """
         self._say_unmatched([name for name, _ in model.named_parameters()])
         groups: dict[tuple[float, float], dict[str, Any]] = {}
@@ -92,11 +93,15 @@ class Paramwise:
         return list(groups.values())
 
     def _say_unmatched(self, names: Sequence[str]) -> None:
-        """Warn of rates that no parameter has; published configs name some, so that they are not refused."""
-        for key, rule in self.custom_keys.items():
-            if rule.get("lr_mult", 1.0) != 1.0 and not any(key in name for name in names):
-                parts = dict.fromkeys(part for name in names for part in name.split("."))
-                log.warning("optim.paramwise.custom_keys: %s is in no parameter's name; %s", key, suggest(key, parts))
+        """Warn of rates that no parameter has, which some of published configs are; refuse to run without any."""
+        rated = [key for key, rule in self.custom_keys.items() if rule.get("lr_mult", 1.0) != 1.0]
+        unmatched = [key for key in rated if not any(key in name for name in names)]
+        parts = dict.fromkeys(part for name in names for part in name.split("."))
+        if unmatched and unmatched == rated:
+            message, path = f"{unmatched[0]} is in no parameter's name", "optim.paramwise.custom_keys"
+            raise ConfigError(Problem(message, path, hint=suggest(unmatched[0], parts)))
+        for key in unmatched:
+            log.warning("optim.paramwise.custom_keys: %s is in no parameter's name; %s", key, suggest(key, parts))
 
     def _factors(self, name: str, parameter: nn.Parameter, module: nn.Module) -> tuple[float, float]:
         for key in sorted(sorted(self.custom_keys), key=len, reverse=True):

@@ -43,6 +43,9 @@ class RecordHook:
         if not run.config and run.optimizer is not None:  # nothing to compare with: what holds is said
             rate = run.optimizer.param_groups[0]["initial_lr"]
             log.info("the optimizer goes on with the checkpoint's settings, a first learning rate of %g", rate)
+        if run.train_set is not None and run.iteration >= run.max_iterations:
+            ends = "the checkpoint is of iteration %d, and the schedule ends at %d; raise schedule.iterations"
+            log.warning(f"nothing is left to train: {ends}", run.iteration, run.max_iterations)
         stored = checkpoint["meta"].get("config")
         lines = differences(stored, _plain(run.config)) if stored and run.config and run.is_main else []
         if lines:
