@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from segkernel.engine import LocalEngine
 from segkernel.inference import Preprocessor
 from segkernel.interfaces.model import Engine
 from segkernel.sample import Batch, Targets
+from segplug_training.ema import SOURCE, EMAHook
 
 STEPS, MICRO_BATCHES, IMAGES, SIZE, CLASSES = 20, 2, 4, (32, 32), 5
 WEIGHTED = {"type": "CrossEntropyLoss", "avg_non_ignore": True, "class_weight": [1.0, 0.5, 2.0, 1.5, 1.0]}
@@ -76,7 +78,7 @@ def make_batch(seed: int, rank: int, ranks: int) -> Batch:
 
 
 def train(name: str, alone: bool = False, resume: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the states of model and optimiser after half of the steps and after all.
+    """Return the states of model, average and optimiser after half of the steps and after all.
 
     Args:
         name: One of the cases.
@@ -93,22 +95,31 @@ def train(name: str, alone: bool = False, resume: Mapping[str, Any] | None = Non
     if resume is not None:
         engine.load_model_state(resume["model"])
         engine.load_optimizer_state(resume["optimizer"])
+    average, run = EMAHook(momentum=0.1), SimpleNamespace(engine=engine, model=model)
+    if resume is not None:
+        average.load_state_dict({"steps": STEPS // 2})
+        average.load_checkpoint(run, {"state_dict": resume["average"], SOURCE: resume["model"]})
     found = {}
     for step in range(STEPS // 2 if resume else 0, STEPS):
         seeds = range(step * MICRO_BATCHES, (step + 1) * MICRO_BATCHES)
         engine.train_step([make_batch(seed, engine.rank, engine.world_size) for seed in seeds])
+        average.update(model)
         if step + 1 in (STEPS // 2, STEPS):
-            state = {"model": dict(engine.model_state()), "optimizer": engine.optimizer_state()}
+            saved = {"state_dict": engine.model_state()}
+            average.save_checkpoint(run, saved)
+            state = {"model": dict(saved[SOURCE]), "average": dict(saved["state_dict"])}
+            state["optimizer"] = engine.optimizer_state()
             found["end" if step + 1 == STEPS else "half"] = deepcopy(state)
     return found
 
 
 def assert_equal(found: Mapping[str, Any], expected: Mapping[str, Any], what: str, tolerance: float = 1e-9) -> None:
     """Compare two states to the last digits."""
-    assert found["model"].keys() == expected["model"].keys(), what
-    for name, value in expected["model"].items():
-        worst = float((found["model"][name].double() - value.double()).abs().max())
-        assert worst <= tolerance, f"{what}: {name} differs by {worst:.1e}"
+    for part in ("model", "average"):
+        assert found[part].keys() == expected[part].keys(), what
+        for name, value in expected[part].items():
+            worst = float((found[part][name].double() - value.double()).abs().max())
+            assert worst <= tolerance, f"{what}: {name} of the {part} differs by {worst:.1e}"
     for key, values in expected["optimizer"]["state"].items():
         for name, value in values.items():
             if isinstance(value, torch.Tensor) and tolerance < 1e-6:
