@@ -42,6 +42,8 @@ ROOT = Path(__file__).parent
 WORK = ROOT / ".nox"
 INSTALL = ("-q", "--no-compile", "-c", str(ROOT / "constraints.txt"))
 """Options of pip: what is imported is compiled then, and most of what is installed never is."""
+SERVICES = {"wandb", "mlflow"}
+"""Extras of no session: clients of servers, which tests have a double of; one holds back releases of others."""
 NEWEST_ONLY = {"timm", "albumentations"}
 """Extras of the session ``newest``: one brings torchvision, which fits one torch alone, the other a second OpenCV."""
 DEMANDING = ("segplug-deploy",)
@@ -265,7 +267,7 @@ def install_wheels(session: nox.Session, built: dict[str, Path], tried: Iterable
     session.install(*INSTALL, *named, *test_groups(chosen))
 
 
-def with_extras(name: str, wheel: Path, without: Iterable[str] = NEWEST_ONLY) -> str:
+def with_extras(name: str, wheel: Path, without: Iterable[str] = NEWEST_ONLY | SERVICES) -> str:
     """Return a wheel the way pip is asked for it, with its extras."""
     extras = sorted(package(name).get("project", {}).get("optional-dependencies", {}).keys() - set(without))
     return f"{wheel}[{','.join(extras)}]" if extras else str(wheel)
@@ -542,7 +544,7 @@ def tests(session: nox.Session) -> None:
 @timed
 def newest(session: nox.Session) -> None:
     """The newest of everything a requirement admits, timm and albumentations included; quick tests and the kit."""
-    ours = [with_extras(name, path, without=()) for name, path in wheels().items()]
+    ours = [with_extras(name, path, SERVICES) for name, path in wheels().items()]
     session.install("-q", "--upgrade", *TEST_TOOLS, *ours, *test_groups(wheels()))
     try_all(session, "Newest", [*wheels()], "the newest of everything that the requirements admit, with every extra")
 
@@ -577,7 +579,7 @@ def all_requirements(names: Iterable[str] = ("seg-kernel", *PLUGINS)) -> Iterato
     for name in names:
         table = package(name)["project"]
         extras = table.get("optional-dependencies", {})
-        for text in sum((extras[extra] for extra in extras.keys() - NEWEST_ONLY), table["dependencies"]):
+        for text in sum((extras[extra] for extra in extras.keys() - NEWEST_ONLY - SERVICES), table["dependencies"]):
             if Requirement(text).name != "seg-kernel":
                 yield Requirement(text)
 
