@@ -27,6 +27,7 @@ def interface(subject: Subject) -> None:
 def round_trip(subject: Subject) -> None:
     """A file of a model that was left in training mode predicts what the model does in eval mode, at an odd size."""
     model, path, example = _export(subject)
+    require(model.training, "export left the model that it was given in eval mode; take a copy")
     loaded = subject.build().load(path, "cpu")
     require(isinstance(loaded, Segmentor), f"load() returned a {type(loaded).__name__}, not a Segmentor")
     require(set(loaded.outputs) == set(model.outputs), f"outputs are {sorted(loaded.outputs)}")

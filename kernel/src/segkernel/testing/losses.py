@@ -53,13 +53,15 @@ def ignore_index(subject: Subject) -> None:
 
 @check("losses", name="pixel-weights")
 def pixel_weights(subject: Subject) -> None:
-    """Pixels of ``weight`` 0 do not count."""
+    """Pixels of ``weight`` 0 do not count, and those of 2 count twice at most."""
     loss = subject.build()
-    logits, labels = _inputs(subject)
+    logits, labels = (value.detach() for value in _inputs(subject))
     weight = (torch.arange(labels.shape[-1]) % 2).expand(labels.shape).to(logits.dtype)
-    other = logits.detach() + 3.0 * torch.rand_like(logits) * (1 - weight).unsqueeze(1)
-    before, after = loss(logits.detach(), labels, weight=weight), loss(other, labels, weight=weight)
+    other = logits + 3.0 * torch.rand_like(logits) * (1 - weight).unsqueeze(1)
+    before, after = loss(logits, labels, weight=weight), loss(other, labels, weight=weight)
     _require_same(before, after, "with other logits where the weight is 0")
+    once, twice = (float(loss(logits, labels, weight=torch.full_like(weight, value))) for value in (1, 2))
+    require(twice < 2.01 * once, f"with a weight of 2 everywhere the loss is {twice:.3f}, of 1 {once:.3f}")
 
 
 @check("losses", name="loss-weight")

@@ -123,6 +123,7 @@ def segmentor_outputs(subject: Subject) -> None:
     require("seg" in outputs, f"no output is called 'seg': {sorted(outputs)}")
     (logits,) = case()
     predicted = case.module.predict(*case.inputs)
+    require(not case.module.training, "predict left the model in training mode")
     require(set(predicted) == set(outputs), f"predict gives {sorted(predicted)}, outputs declares {sorted(outputs)}")
     for name, value in predicted.items():
         require(len(value) == BATCH, f"{name!r} has {len(value)} entries for {BATCH} images")
