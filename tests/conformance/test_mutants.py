@@ -88,6 +88,8 @@ MUTANTS = [
     Mutant("weights that a constructor always loads", "Trunk", "        self.stem =",
            "        torch.hub.load_state_dict_from_url('https://example.org/a.pth')\n        self.stem =",
            "constructs"),
+    Mutant("a constructor that sets the seed", "Trunk", "        self.stem =",
+           "        torch.manual_seed(0)\n        self.stem =", "constructs"),
     Mutant("a constructor that prints", "Trunk", "        self.stem =", "        print('hello')\n        self.stem =",
            "constructs"),
     Mutant("a default that is changed", "Smooth", "in_channels: list[int]) -> None:\n        super().__init__()\n",

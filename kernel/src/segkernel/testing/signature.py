@@ -19,6 +19,7 @@ COMPONENTS = (
 )
 
 LOADERS = ("torch.load", "torch.hub.load_state_dict_from_url", "urllib.request.urlopen")
+SEEDERS = ("torch.manual_seed", "numpy.random.seed", "random.seed")
 
 _ROOTS = ("builtins", "typing", "typing_extensions", "torch.nn.modules.module")  # constructors that take nothing
 
@@ -77,16 +78,17 @@ def documented(subject: Subject) -> None:
 
 @check(*COMPONENTS[:-2], name="constructs")
 def constructs(subject: Subject) -> None:
-    """It can be built from its example; meanwhile it prints nothing and loads no weights."""
+    """It can be built from its example; meanwhile it prints nothing, loads no weights and sets no seed."""
     annotation = getattr(signature(subject.target).get("pretrained"), "annotation", None)
     more = {"pretrained": "no_such_file.pth"} if "str" in str(annotation) else {}
     with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.ExitStack() as stack:
-        watched = LOADERS if "torch" in sys.modules else ()
+        watched = LOADERS + SEEDERS if "torch" in sys.modules else ()
         loaders = {name: stack.enter_context(mock.patch(name, side_effect=OSError("no weights"))) for name in watched}
         with contextlib.suppress(OSError):
             require(subject.build(**more) is not None, "nothing was built")
     called = [name for name, loader in loaders.items() if loader.called]
-    require(not called, f"its constructor calls {', '.join(called)}; give it 'pretrained', which the runner loads")
+    hint = "the seed is the run's" if set(called) & set(SEEDERS) else "give it 'pretrained', which the runner loads"
+    require(not called, f"its constructor calls {', '.join(called)}; {hint}")
     require(not printed.getvalue(), f"its constructor prints {printed.getvalue().strip()[:60]!r}; use logging")
 
 
