@@ -7,6 +7,7 @@ import textwrap
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import nn
 from segkernel import checkpoint, weights
 from segkernel.catalog import Catalog
 from segkernel.errors import CheckpointError, SegKernelError
+from segkernel.hooks.checkpoint import CheckpointHook
 from segkernel.testing.core import CheckFailed
 from segkernel.testing.hostile import HOSTILE, runs_nothing, write_hostile
 
@@ -275,3 +277,13 @@ def test_a_file_from_before_batch_norm_counted_batches_loads_strictly(tmp_path):
     state._metadata["1"]["version"] = 1  # type: ignore[attr-defined]
     torch.save({"state_dict": state}, tmp_path / "a.pth")
     weights.load_weights(small_model(), checkpoint.load(tmp_path / "a.pth")["state_dict"], mode="strict")
+
+
+@pytest.mark.parametrize(
+    ("metric", "wanted"), [("mIoU", 3), ("loss", 1), ("depth.rmse", 1), ("ECE", 1), ("IoU.piece", 3)]
+)
+def test_of_errors_the_least_is_best(metric, wanted):
+    hook = CheckpointHook(best=metric)
+    for iteration, value in enumerate((0.1, 0.2, 0.3), 1):
+        hook.after_validation(SimpleNamespace(iteration=iteration), {metric: value})
+    assert hook.best[metric] == [(wanted / 10, wanted)]

@@ -41,9 +41,13 @@ def test_it_stops_where_the_curve_says(arguments, curve, wanted):
     assert stops_at(EarlyStoppingHook(**arguments), curve) == wanted
 
 
-@pytest.mark.parametrize("monitor", ["loss", "decode.loss_ce", "RMSE"])
+@pytest.mark.parametrize("monitor", ["loss", "decode.loss_ce", "RMSE", "depth.abs_rel"])
 def test_of_losses_and_errors_less_is_better(monitor):
     assert stops_at(EarlyStoppingHook(monitor, patience=1), [3.0, 2.0, 2.5], monitor) == 30
+
+
+def test_of_a_class_with_such_a_name_more_is_better():
+    assert stops_at(EarlyStoppingHook("IoU.piece", patience=1), [0.3, 0.2], "IoU.piece") == 20
 
 
 def test_what_was_counted_is_resumed():

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 UNVALIDATED = 1000
 """Iterations between two checkpoints of a run without validation, where nothing else is said."""
+ERRORS = ("error", "rmse", "rmse_log", "abs_rel", "sq_rel", "log10", "silog", "ece", "mece", "mce")
+"""Metrics of which less is better, besides losses."""
 
 
 class CheckpointHook:
@@ -28,7 +30,7 @@ class CheckpointHook:
     Args:
         interval: Iterations between two; None saves with every validation (every 1000 without one), and at the end.
         keep: How many of the regular ones stay; None keeps all.
-        best: Metrics of a validation, highest is best (lowest where the name holds ``loss``); None for none.
+        best: Metrics of a validation, highest is best (lowest of losses and `ERRORS`); None for none.
         top_k: How many of the best stay, for each metric.
     """
 
@@ -59,10 +61,12 @@ class CheckpointHook:
         for name in self.best:
             if name not in metrics:
                 log.warning("CheckpointHook: the validation has no metric %r; %s", name, suggest(name, metrics))
-            elif math.isfinite(metrics[name]):
-                others = [entry for entry in self.best[name] if entry[1] != run.iteration]
-                entries = [*others, (metrics[name], run.iteration)]
-                self.best[name] = sorted(entries, key=itemgetter(0), reverse="loss" not in name)[: self.top_k]
+            elif math.isfinite(value := metrics[name]):
+                others = (each for each in self.best[name] if each[1] != run.iteration)
+                more = not any("loss" in part or part in ERRORS for part in name.lower().split("."))
+                self.best[name] = sorted([*others, (value, run.iteration)], key=itemgetter(0), reverse=more)[
+                    : self.top_k
+                ]
 
     @hookimpl
     def after_iteration(self, run: Run) -> None:

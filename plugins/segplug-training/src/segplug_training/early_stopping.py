@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from segkernel.annotations import NonNegative, NonNegativeInt, PositiveInt
 from segkernel.errors import UsageError, suggest
+from segkernel.hooks.checkpoint import ERRORS
 from segkernel.hookspecs import Priority, hookimpl
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ Rule = Literal["greater", "less"]
 
 def rule_of(monitor: str) -> Rule:
     """Return which values of a metric are better: of a loss or an error the smaller ones."""
-    lower = monitor.lower()
-    return "less" if "loss" in lower or "error" in lower or "rmse" in lower else "greater"
+    is_error = any("loss" in part or part in ERRORS for part in monitor.lower().split("."))
+    return "less" if is_error else "greater"
 
 
 def improves(value: float, best: float | None, rule: Rule, min_delta: float = 0.0) -> bool:
