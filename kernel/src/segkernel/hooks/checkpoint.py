@@ -62,11 +62,9 @@ class CheckpointHook:
             if name not in metrics:
                 log.warning("CheckpointHook: the validation has no metric %r; %s", name, suggest(name, metrics))
             elif math.isfinite(value := metrics[name]):
-                others = (each for each in self.best[name] if each[1] != run.iteration)
+                rest = (each for each in self.best[name] if each[1] != run.iteration)
                 more = not any("loss" in part or part in ERRORS for part in name.lower().split("."))
-                self.best[name] = sorted([*others, (value, run.iteration)], key=itemgetter(0), reverse=more)[
-                    : self.top_k
-                ]
+                self.best[name] = sorted([*rest, (value, run.iteration)], key=itemgetter(0), reverse=more)[: self.top_k]
 
     @hookimpl
     def after_iteration(self, run: Run) -> None:
