@@ -43,7 +43,7 @@ UNREADABLE = {
 }
 WAYS = {
     "test": ["test", "tiny.yaml", "x.pt", "--work-dir", "other"],
-    "test of its own config": ["test", "x.pt", "--trust", "--work-dir", "other"],
+    "test of its own config": ["test", "x.pt", "--work-dir", "other"],
     "resume": ["run", "tiny.yaml", "--resume", "x.pt", "--work-dir", "other"],
     "load_from": ["run", "tiny.yaml", "+load_from=x.pt", "--work-dir", "other"],
     "predict": ["predict", "x.pt", "images"],
@@ -145,6 +145,6 @@ def test_a_run_does_not_write_over_another(trained, seg_kernel):
 def test_a_test_leaves_the_record_of_the_run_as_it_is(trained, seg_kernel, caplog):
     caplog.set_level("INFO")
     before = Path("run/config.yaml").read_bytes()
-    assert seg_kernel("test", trained, "--trust", "+seed=7").code == 0
+    assert seg_kernel("test", trained, "+seed=7").code == 0
     assert "test at iteration 2" in caplog.text
     assert Path("run/config.yaml").read_bytes() == before

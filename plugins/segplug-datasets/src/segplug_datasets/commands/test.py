@@ -42,8 +42,7 @@ def command(
     trust: bool,
     **pictures: Any,
 ) -> None:
-    """Test CONFIG with WEIGHTS, a checkpoint or an exported file; CONFIG may itself be a checkpoint of a run,
-    with --trust where its config names folders."""
+    """Test CONFIG with WEIGHTS, a checkpoint or an exported file; CONFIG may itself be a checkpoint of a run."""
     from segplug_datasets.pictures_hook import PicturesHook
 
     overrides, weights = split_overrides(others)
