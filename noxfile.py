@@ -59,6 +59,8 @@ TEST_TOOLS = ("pytest", "pytest-xdist", "hypothesis", "hatchling", "editables")
 nox.needs_version = ">=2024.3"
 nox.options.sessions = ["lint", "checks"]
 nox.options.error_on_external_run = True
+# Installed without: what is imported is compiled once, not in each of hundreds of processes.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 # ---------------------------------------------------------------- what there is
