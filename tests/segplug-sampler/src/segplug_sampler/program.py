@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,12 +25,13 @@ class ProgramExporter(Exporter):
         self, segmentor: Segmentor, path: Path, example: Tensor, metadata: Mapping[str, Any] | None = None
     ) -> str:
         """Write the file, and compare it with the model."""
-        program = torch.export.export(_Predicts(segmentor.eval()), (example,))
-        outputs = {name: output.config() for name, output in segmentor.outputs.items()}
+        model = copy.deepcopy(segmentor).eval()  # the caller's may be in the middle of its training
+        program = torch.export.export(_Predicts(model), (example,))
+        outputs = {name: output.config() for name, output in model.outputs.items()}
         texts = {"outputs": json.dumps(outputs), "metadata": json.dumps(dict(metadata or {}))}
         torch.export.save(program, path, extra_files=texts)
         with torch.no_grad():
-            worst = (self.load(path).predict(example)["seg"] - segmentor.predict(example)["seg"]).abs().max().item()
+            worst = (self.load(path).predict(example)["seg"] - model.predict(example)["seg"]).abs().max().item()
         if worst > 1e-4:
             raise ExportError(f"{path}: differs from the model by {worst:.1e}")
         return f"{path.name}: largest difference {worst:.1e}"
