@@ -55,7 +55,7 @@ def go_on_from(name: str, work_dir: Directory, resume: str | Path | bool) -> tup
     given = None if isinstance(resume, bool) else Path(resume)
     if work_dir is None and given and given.parent.name == "checkpoints":
         work_dir = given.parent.parent
-    folders = [Path(work_dir)] if work_dir else sorted((Path(ROOT) / name).glob("*"), reverse=True)
+    folders = [Path(str(work_dir))] if work_dir else sorted((Path(ROOT) / name).glob("*"), reverse=True)
     for folder in [*filter(_was_left_by_this_launch, folders), *(folders if resume is True else ())]:
         if found := sorted(folder.glob("checkpoints/iter_*.pt")):
             return folder, found[-1]

@@ -93,11 +93,12 @@ class Paramwise:
         return list(groups.values())
 
     def _say_unmatched(self, names: Sequence[str]) -> None:
-        """Warn of rates that no parameter has, which some of published configs are; refuse to run without any."""
+        """Warn of rates that no parameter has, as some of published configs are; refuse keys of which none is found."""
         rated = [key for key, rule in self.custom_keys.items() if rule.get("lr_mult", 1.0) != 1.0]
-        unmatched = [key for key in rated if not any(key in name for name in names)]
+        found = {key for key in self.custom_keys if any(key in name for name in names)}
+        unmatched = [key for key in rated if key not in found]
         parts = dict.fromkeys(part for name in names for part in name.split("."))
-        if unmatched and unmatched == rated:
+        if unmatched and not found:
             message, path = f"{unmatched[0]} is in no parameter's name", "optim.paramwise.custom_keys"
             raise ConfigError(Problem(message, path, hint=suggest(unmatched[0], parts)))
         for key in unmatched:
