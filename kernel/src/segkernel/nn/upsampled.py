@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.nn import functional as F
 
 from segkernel.nn.resize import upsample_logits
@@ -123,7 +123,7 @@ def tiles(logits: Tensor, size: tuple[int, ...], align_corners: bool) -> Iterato
 # An operator, so that a compiler takes it as it is.
 
 
-@torch.library.custom_op("segkernel::upsample_cross_entropy", mutates_args=())
+@library.custom_op("segkernel::upsample_cross_entropy", mutates_args=())
 def _tiled(
     logits: Tensor,
     target: Tensor,
@@ -140,7 +140,7 @@ def _tiled(
     return loss
 
 
-@torch.library.custom_op("segkernel::upsample_cross_entropy_backward", mutates_args=())
+@library.custom_op("segkernel::upsample_cross_entropy_backward", mutates_args=())
 def _tiled_backward(
     grad: Tensor,
     logits: Tensor,

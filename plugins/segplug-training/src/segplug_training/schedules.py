@@ -119,7 +119,23 @@ class MultiStepLR(Schedule):
         return lr * self.gamma ** self.milestones.count(i)
 
 
-class CosineAnnealingLR(Schedule):
+class _Cosine(Schedule):
+    """What follows a cosine down to ``eta_min``, or to ``eta_min_ratio`` times the optimiser's rate."""
+
+    def __init__(
+        self, eta_min: NonNegative | None, eta_min_ratio: NonNegative | None, **kwargs: Unpack[ScheduleArguments]
+    ) -> None:
+        super().__init__(**kwargs)
+        if eta_min is not None and eta_min_ratio is not None:
+            raise UsageError("give eta_min or eta_min_ratio, not both")
+        self.eta_min, self.eta_min_ratio = eta_min or 0.0, eta_min_ratio
+
+    def lowest(self, base: float) -> float:
+        """Return the rate at the cosine's end; ``base`` is the optimiser's."""
+        return self.eta_min if self.eta_min_ratio is None else base * self.eta_min_ratio
+
+
+class CosineAnnealingLR(_Cosine):
     """Follow half a cosine down over ``T_max`` iterations (its own length when None).
 
     To ``eta_min``, or to ``eta_min_ratio`` times the optimiser's rate.
@@ -132,14 +148,12 @@ class CosineAnnealingLR(Schedule):
         eta_min_ratio: NonNegative | None = None,
         **kwargs: Unpack[ScheduleArguments],
     ) -> None:
-        super().__init__(**kwargs)
-        if eta_min is not None and eta_min_ratio is not None:
-            raise UsageError("give eta_min or eta_min_ratio, not both")
-        self.period, self.eta_min, self.eta_min_ratio = T_max, eta_min or 0.0, eta_min_ratio
+        super().__init__(eta_min, eta_min_ratio, **kwargs)
+        self.period = T_max
 
     def rate(self, lr: float, base: float, i: int) -> float:
         period = self.period or self.length + 1
-        low = self.eta_min if self.eta_min_ratio is None else base * self.eta_min_ratio
+        low = self.lowest(base)
         if i == 0:
             return lr
         if (i - 1 - period) % (2 * period) == 0:
@@ -147,7 +161,7 @@ class CosineAnnealingLR(Schedule):
         return (1 + math.cos(math.pi * i / period)) / (1 + math.cos(math.pi * (i - 1) / period)) * (lr - low) + low
 
 
-class CosineRestartLR(Schedule):
+class CosineRestartLR(_Cosine):
     """Follow half a cosine down again and again: warm restarts (SGDR, Loshchilov and Hutter, 2017).
 
     Cycle k takes ``periods[k]`` iterations and starts at ``restart_weights[k]`` times the optimiser's rate (1 when
@@ -164,19 +178,16 @@ class CosineRestartLR(Schedule):
         eta_min_ratio: NonNegative | None = None,
         **kwargs: Unpack[ScheduleArguments],
     ) -> None:
-        super().__init__(**kwargs)
-        if eta_min is not None and eta_min_ratio is not None:
-            raise UsageError("give eta_min or eta_min_ratio, not both")
+        super().__init__(eta_min, eta_min_ratio, **kwargs)
         weights = list(restart_weights) * (len(periods) if len(restart_weights) == 1 else 1)
         if len(weights) != len(periods):
             raise UsageError(
                 f"{len(periods)} periods have {len(weights)} restart_weights; give one for each, or for all"
             )
         self.cycles = list(zip(accumulate(periods), periods, weights))
-        self.eta_min, self.eta_min_ratio = eta_min or 0.0, eta_min_ratio
 
     def rate(self, lr: float, base: float, i: int) -> float:
-        low = self.eta_min if self.eta_min_ratio is None else base * self.eta_min_ratio
+        low = self.lowest(base)
         for end, period, weight in self.cycles:
             if i < end:
                 return low + (weight * base - low) * (1 + math.cos(math.pi * (i - end + period) / period)) / 2
