@@ -258,11 +258,8 @@ class _Reader:
 
     def _mapping(self, arguments: tuple[Any, ...], value: Mapping[Any, Any], at: _At) -> dict[Any, Any]:
         key_kind, value_kind = arguments or (Any, Any)
-        made = {}
-        for key, entry in value.items():
-            here = at.child(value, key)
-            made[self.value(key_kind, key, here)] = self.value(value_kind, entry, here)
-        return made
+        places = {key: at.child(value, key) for key in value}
+        return {self.value(key_kind, key, at): self.value(value_kind, value[key], at) for key, at in places.items()}
 
     def _no_type(self, group: str, spec: Any, at: _At) -> None:
         if isinstance(spec, Mapping):

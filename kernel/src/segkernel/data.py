@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import random
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,7 +28,7 @@ from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import Dataset, Sampler, Transform
 from segkernel.loadtimes import SECONDS, timed
 from segkernel.opencv import opencv
-from segkernel.randomness import random_state, set_random_state
+from segkernel.randomness import random_state, seed_everything, set_random_state
 from segkernel.sample import Batch, Sample, Targets, as_targets, collate
 
 log = logging.getLogger(__name__)
@@ -222,7 +221,7 @@ def _training_sample(dataset: Dataset, transforms: Sequence[Transform], seed: in
     def read_another() -> Sample:
         return _read(dataset, int(rng.integers(len(dataset))))
 
-    _seed_global(rng)
+    seed_everything(int(rng.integers(2**32)))  # for transforms of others, which may draw from the global generators
     for _ in range(TRIES):
         try:
             sample = apply_transforms(transforms, _read(dataset, index), rng, read_another)
@@ -245,7 +244,7 @@ def _evaluation_sample(
     try:
         sample = _read(dataset, index)
         truth = as_targets(sample)
-        _seed_global(rng)
+        seed_everything(int(rng.integers(2**32)))
         return apply_eval_transforms(transforms, sample, rng), truth
     except (DataError, OSError) as error:
         return error
@@ -306,11 +305,3 @@ def _watch(parent: int, is_child: bool) -> None:
             timer.daemon = True
             timer.start()
     os._exit(128 + signal.SIGTERM)
-
-
-def _seed_global(rng: np.random.Generator) -> None:
-    """Seed the generators of `random`, numpy and torch, which transforms of others may use."""
-    seed = int(rng.integers(2**32))
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.random.default_generator.manual_seed(seed)

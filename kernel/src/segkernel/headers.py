@@ -18,8 +18,8 @@ JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
 """The first four bytes of a TIFF or a BigTIFF (+), and its byte order as `struct` writes it."""
 
-_TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
-_MOST_TAGS, _MOST_VALUES = 4096, 3 * 65536  # the latter is a palette of 16 bits, the longest tag that anybody asks for
+_TIFF_TYPES = {1: "B", 2: "s", 3: "H", 4: "I", 16: "Q"}
+_MOST_PAGES, _MOST_TAGS, _MOST_VALUES = 1 << 16, 4096, 3 * 65536  # a palette of 16 bits, the longest
 
 
 def image_size(data: bytes) -> tuple[int, int]:
@@ -72,23 +72,36 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
-    """Return the tags of whole numbers in the first directory of a TIFF or a BigTIFF; none for any other file."""
+    """Return the tags of whole numbers of the first image in a TIFF or a BigTIFF; none for any other file."""
+    fields = next(tiff_directories(data), {}).items()
+    return {tag: struct.unpack_from(form, data, start) for tag, (start, form) in fields if not form.endswith("s")}
+
+
+def tiff_directories(data: bytes) -> Iterator[dict[int, tuple[int, str]]]:
+    """Yield for each image of a TIFF or a BigTIFF where the values of each tag start, and their `struct` format."""
     order, big = TIFF_ORDERS.get(data[:4], ""), b"+" in data[2:4]
-    pointer, room, entry = ("Q", 8, 20) if big else ("I", 4, 12)
-    tags: dict[int, tuple[int, ...]] = {}
+    pointer, number, room, size = (order + "Q", order + "Q", 8, 20) if big else (order + "I", order + "H", 4, 12)
+    seen = {0}
     try:
-        (place,) = struct.unpack_from(order + pointer, data, room) if order else (len(data),)
-        (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, place)
-        place += 8 if big else 2
-        for start in range(place, place + entry * min(count, _MOST_TAGS), entry):
-            tag, kind, length = struct.unpack_from(f"{order}HH{pointer}", data, start)
-            if kind not in _TIFF_TYPES or not 0 < length <= _MOST_VALUES:
-                continue
-            values = struct.Struct(f"{order}{length}{_TIFF_TYPES[kind]}")
-            start += entry - room
-            (start,) = struct.unpack_from(order + pointer, data, start) if values.size > room else (start,)
-            if start + values.size <= len(data):
-                tags[tag] = values.unpack_from(data, start)
+        (start,) = struct.unpack_from(pointer, data, room) if order else (0,)
+        while start not in seen and len(seen) <= _MOST_PAGES:
+            seen.add(start)
+            (count,) = struct.unpack_from(number, data, start)
+            start += struct.calcsize(number)
+            stop = start + size * min(count, _MOST_TAGS)
+            yield dict(_tiff_fields(data, range(start, min(stop, len(data) - size + 1), size), pointer, room))
+            (start,) = struct.unpack_from(pointer, data, stop)
     except (struct.error, OverflowError):  # the file ends here
         pass
-    return tags
+
+
+def _tiff_fields(data: bytes, entries: range, pointer: str, room: int) -> Iterator[tuple[int, tuple[int, str]]]:
+    for entry in entries:
+        tag, kind, count = struct.unpack_from(f"{pointer[0]}HH{pointer[1]}", data, entry)
+        if kind not in _TIFF_TYPES or not 0 < count <= _MOST_VALUES:
+            continue
+        form, start = f"{pointer[0]}{count}{_TIFF_TYPES[kind]}", entry + 4 + room
+        if struct.calcsize(form) > room:
+            (start,) = struct.unpack_from(pointer, data, start)
+        if start + struct.calcsize(form) <= len(data):
+            yield tag, (start, form)

@@ -6,8 +6,6 @@ Of 150 classes at 512 x 512 the enlarged logits of a batch of four take 629 MB, 
 gradient as much again.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -120,7 +118,8 @@ def tiles(logits: Tensor, size: tuple[int, ...], align_corners: bool) -> Iterato
         yield Tile(rows, slice(first, end), *(each.to(logits.device, non_blocking=True) for each in local))
 
 
-# An operator, so that a compiler takes it as it is.
+# An operator, so that a compiler takes it as it is. Before torch 2.5 its annotations must be types, not texts: no
+# annotations from __future__ in this module.
 
 
 @library.custom_op("segkernel::upsample_cross_entropy", mutates_args=())

@@ -7,52 +7,20 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 
-from segkernel.headers import PNG, TIFF_ORDERS, png_chunks
+from segkernel.headers import PNG, TIFF_ORDERS, png_chunks, tiff_directories, tiff_tags
 
 PHOTOMETRIC, BITS, COLORS, REDUCED, NO_DATA = 262, 258, 320, 254, 42113
-
-_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 16: 8}  # bytes of a value, by the tag's type
-_MOST_PAGES, _MOST_TAGS = 1 << 16, 4096
-
-Directory = dict[int, tuple[int, int]]
-"""Tag to the place of its values in the file and their length, both in bytes."""
-
-
-def tiff_directories(data: bytes) -> Iterator[Directory]:
-    """Yield the directory of each page of a TIFF or a BigTIFF; nothing for any other file."""
-    order, big = TIFF_ORDERS.get(data[:4], ""), b"+" in data[2:4]
-    number, room, entry = (order + "Q", 8, 20) if big else (order + "I", 4, 12)
-    seen: set[int] = set()
-    try:
-        (place,) = struct.unpack_from(number, data, room) if order else (0,)
-        while place and place not in seen and len(seen) < _MOST_PAGES:
-            seen.add(place)
-            (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, place)
-            first = place + (8 if big else 2)
-            end = first + entry * min(count, _MOST_TAGS)
-            yield dict(_tags(data, range(first, end, entry), order, number, room))
-            (place,) = struct.unpack_from(number, data, end)
-    except struct.error:  # the file ends here
-        return
-
-
-def _tags(data: bytes, starts: range, order: str, number: str, room: int) -> Iterator[tuple[int, tuple[int, int]]]:
-    for start in starts:
-        tag, kind, count = struct.unpack_from(f"{order}HH{number[1:]}", data, start)
-        length, place = count * _SIZES.get(kind, 0), start + 4 + room
-        if length > room:
-            (place,) = struct.unpack_from(number, data, place)
-        if 0 < length <= len(data) - place:
-            yield tag, (place, length)
 
 
 def pages(data: bytes) -> int:
     """Return how many images a file holds: pages of a TIFF without its previews, frames of an animation; at least 1."""
     if data[:4] in TIFF_ORDERS:
-        kinds = [_number(data, page.get(REDUCED)) for page in tiff_directories(data)]
+        order: Literal["big", "little"] = "big" if data.startswith(b"MM") else "little"
+        kinds = [int.from_bytes(_content(data, page.get(REDUCED)), order) for page in tiff_directories(data)]
         return max(sum(not kind & 0b101 for kind in kinds), 1)  # neither smaller copies nor transparency masks
     if data.startswith(b"GIF8"):
         return max(sum(1 for _ in _gif_frames(data)), 1)
@@ -66,9 +34,9 @@ def pages(data: bytes) -> int:
 
 def no_data(data: bytes) -> float | None:
     """Return the value that stands for no data, by GDAL's tag of a TIFF; None without one."""
-    place, length = next(tiff_directories(data), {}).get(NO_DATA, (0, 0))
+    text = _content(data, next(tiff_directories(data), {}).get(NO_DATA))
     try:
-        return float(data[place : place + length].strip(b"\0 ")) if length else None
+        return float(text.strip(b"\0 ")) if text else None
     except ValueError:
         return None
 
@@ -93,18 +61,19 @@ def gif_palette(data: bytes) -> list[tuple[int, int, int]]:
     return [(data[at], data[at + 1], data[at + 2]) for at in range(start, min(start + 3 * count, len(data) - 2), 3)]
 
 
-def _number(data: bytes, field: tuple[int, int] | None) -> int:
-    order = "big" if data.startswith(b"MM") else "little"
-    return 0 if field is None else int.from_bytes(data[field[0] : field[0] + field[1]], order)  # type: ignore[arg-type]
+def _content(data: bytes, field: tuple[int, str] | None) -> bytes:
+    start, form = field or (0, "0s")
+    return data[start : start + struct.calcsize(form)]
 
 
 def _numbered_tiff(data: bytes) -> bytes:
-    page = next(tiff_directories(data), {})
-    place, length = page.get(COLORS, (0, 0))
-    if _number(data, page.get(PHOTOMETRIC)) != 3 or length % 6 or not 0 < length <= 6 << 8:
+    tags = tiff_tags(data)
+    count = len(tags.get(COLORS, ()))
+    if tags.get(PHOTOMETRIC) != (3,) or count % 3 or not 0 < count <= 3 << 8:
         return data
-    greys = np.tile(np.arange(length // 6, dtype=TIFF_ORDERS[data[:4]] + "u2") * 257, 3)
-    return data[:place] + greys.tobytes() + data[place + length :]
+    place, form = next(tiff_directories(data))[COLORS]
+    greys = np.tile(np.arange(count // 3) * 257, 3)
+    return data[:place] + struct.pack(form, *greys.tolist()) + data[place + struct.calcsize(form) :]
 
 
 def _numbered_gif(data: bytes) -> bytes:
