@@ -102,4 +102,4 @@ def test_loss_accuracy_and_hard_pixels_are_the_same_in_tiles(monkeypatch):
 def test_a_compiler_can_take_it():
     logits, target, options = random_case(9)
     arguments = (logits.requires_grad_(), target, options["class_weight"], 255, 0.1, True)
-    library.opcheck(upsampled._tiled, arguments)
+    library.opcheck(upsampled.OPERATOR, arguments)

@@ -44,7 +44,7 @@ def upsample_cross_entropy(
         align_corners: How logits are enlarged.
     """
     if logits.ndim == 4 and logits.shape[2:] != target.shape[1:] and worth_tiles(logits, target.shape[-2:]):
-        return _tiled(logits, target, class_weight, ignore_index, label_smoothing, align_corners)
+        return OPERATOR(logits, target, class_weight, ignore_index, label_smoothing, align_corners)
     logits = upsample_logits(logits, target.shape[-2:], align_corners)
     return F.cross_entropy(logits, target, class_weight, None, ignore_index, None, "none", label_smoothing)
 
@@ -99,31 +99,34 @@ class Tile(NamedTuple):
         return torch.ops.aten.upsample_bilinear2d_backward(rows, *sizes, align_corners)
 
 
+def sources(
+    size: int, small: int, align_corners: bool, dtype: torch.dtype, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return for each of ``size`` rows the nearest of ``small`` ones above it, and what the next one counts."""
+    row = torch.arange(size, dtype=dtype, device=device)
+    if align_corners:
+        position = row * ((small - 1) / max(size - 1, 1))
+    else:
+        position = ((row + 0.5) * (small / size) - 0.5).clamp(min=0)
+    upper = position.long().clamp(max=small - 1)
+    return upper, position - upper
+
+
 def tiles(logits: Tensor, size: tuple[int, ...], align_corners: bool) -> Iterator[Tile]:
     """Yield the tiles of logits (N, K, h, w) that are enlarged to ``size`` (H, W), in order."""
     count, classes, height, _ = logits.shape
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    row = torch.arange(size[0], dtype=dtype)
-    if align_corners:
-        position = row * ((height - 1) / max(size[0] - 1, 1))
-    else:
-        position = ((row + 0.5) * (height / size[0]) - 0.5).clamp(min=0)
-    upper = position.long().clamp(max=height - 1)
+    upper, share = sources(size[0], height, align_corners, dtype)
     lower = (upper + 1).clamp(max=height - 1)
     step = max(_TILE // (count * classes * size[1]), -(-size[0] // _MOST_TILES))
     for start in range(0, size[0], step):
         rows = slice(start, min(start + step, size[0]))
         first, end = int(upper[rows][0]), int(lower[rows][-1]) + 1
-        local = (upper[rows] - first, lower[rows] - first, (position - upper)[rows])
+        local = (upper[rows] - first, lower[rows] - first, share[rows])
         yield Tile(rows, slice(first, end), *(each.to(logits.device, non_blocking=True) for each in local))
 
 
-# An operator, so that a compiler takes it as it is. Before torch 2.5 its annotations must be types, not texts: no
-# annotations from __future__ in this module.
-
-
-@library.custom_op("segkernel::upsample_cross_entropy", mutates_args=())
-def _tiled(
+def tiled(
     logits: Tensor,
     target: Tensor,
     class_weight: Tensor | None,
@@ -131,6 +134,7 @@ def _tiled(
     label_smoothing: float,
     align_corners: bool,
 ) -> Tensor:
+    """Return `upsample_cross_entropy` (N, H, W)."""
     options = (class_weight, ignore_index, label_smoothing)
     loss = logits.new_empty(target.shape, dtype=torch.promote_types(logits.dtype, torch.float32))
     for tile in tiles(logits, target.shape[-2:], align_corners):
@@ -139,8 +143,7 @@ def _tiled(
     return loss
 
 
-@library.custom_op("segkernel::upsample_cross_entropy_backward", mutates_args=())
-def _tiled_backward(
+def tiled_backward(
     grad: Tensor,
     logits: Tensor,
     target: Tensor,
@@ -149,6 +152,7 @@ def _tiled_backward(
     label_smoothing: float,
     align_corners: bool,
 ) -> Tensor:
+    """Return the gradient (N, K, h, w) of `tiled` from that of its result (N, H, W)."""
     total = torch.zeros_like(logits, dtype=grad.dtype)
     for tile in tiles(logits, target.shape[-2:], align_corners):
         full = tile.enlarge(logits[:, :, tile.sources], target.shape[-1], align_corners)
@@ -181,12 +185,18 @@ def _cross_entropy(
     return F.cross_entropy(logits, target, weight, None, ignore_index, None, "none", smoothing)
 
 
-@_tiled.register_fake
+# Operators, so that compilers take them as they are, and devices may have kernels of their own. Before torch 2.5 the
+# annotations must be types, not texts: no annotations from __future__ in this module.
+OPERATOR = library.custom_op("segkernel::upsample_cross_entropy", tiled, mutates_args=())
+BACKWARD = library.custom_op("segkernel::upsample_cross_entropy_backward", tiled_backward, mutates_args=())
+
+
+@OPERATOR.register_fake
 def _(logits: Tensor, target: Tensor, *options: object) -> Tensor:
     return logits.new_empty(target.shape, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
-@_tiled_backward.register_fake
+@BACKWARD.register_fake
 def _(grad: Tensor, logits: Tensor, *options: object) -> Tensor:
     return torch.empty_like(logits)
 
@@ -197,7 +207,7 @@ def _keep(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 
 def _differentiate(ctx, grad):  # type: ignore[no-untyped-def]
-    return _tiled_backward(grad.contiguous(), *ctx.saved_tensors, *ctx.options), None, None, None, None, None
+    return BACKWARD(grad.contiguous(), *ctx.saved_tensors, *ctx.options), None, None, None, None, None
 
 
-_tiled.register_autograd(_differentiate, setup_context=_keep)
+OPERATOR.register_autograd(_differentiate, setup_context=_keep)

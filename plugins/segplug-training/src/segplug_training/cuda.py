@@ -104,6 +104,8 @@ class CUDAEngine(LocalEngine):
             log.warning("engine.type CUDAEngine: each process trains by itself; DDPEngine trains one model together")
         if self.device.type == "cpu":
             keep_freed_memory()
+        if self.device.type == "cuda":
+            _compile_loss(self.device)
         if threads is None and self.device.type == "cpu" and threads_per_rank() < torch.get_num_threads():
             torch.set_num_threads(threads_per_rank())
         self.amp = _amp_type(amp, self.device)
@@ -193,6 +195,16 @@ class CUDAEngine(LocalEngine):
             self.scaler.load_state_dict(dict(state["scaler"]))
         if self.smaller_batches is not None:
             self.smaller_batches.parts = state.get("parts", 1)
+
+
+def _compile_loss(device: torch.device) -> None:
+    """Compute the cross-entropy of enlarged logits by one kernel where Triton is there."""
+    try:
+        from segplug_training import triton_loss
+
+        triton_loss.register(device)
+    except Exception as error:  # Triton compiles here, by the system's compiler and driver
+        log.warning("the loss of enlarged logits is computed in tiles of rows, by torch alone: %s", error)
 
 
 def _corrupts_memory(module: nn.Module) -> bool:

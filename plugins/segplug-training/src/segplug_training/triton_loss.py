@@ -1,0 +1,243 @@
+"""The cross-entropy of enlarged logits on CUDA: Triton kernels that keep nothing of the labels' size but the loss.
+
+The pixels whose four nearest logits are the same form a cell, which a program goes through with these logits, all
+classes of them, in registers. Its sums of the gradient belong to those four alone, so no two programs add to one
+number: the result does not depend on their order.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from segkernel.nn import upsampled
+
+MOST_CLASSES = 1024
+"""Of more, the logits of a cell do not fit into registers, and the loss is taken in tiles of rows."""
+
+
+@functools.cache
+def register(device: torch.device) -> None:
+    """Let CUDA compute `segkernel.nn.upsample_cross_entropy` by these kernels from now on.
+
+    Raises:
+        RuntimeError: When they give something else on this device than the plain form, or cannot be compiled.
+    """
+    compare(device)
+    upsampled.OPERATOR.register_kernel("cuda", forward)
+    upsampled.BACKWARD.register_kernel("cuda", backward)
+
+
+def compare(device: torch.device) -> None:
+    """Compare the kernels with the plain form on a small input.
+
+    Raises:
+        RuntimeError: When they differ.
+    """
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 5, 2, 3, generator=draw).to(device)
+    target = torch.randint(0, 6, (2, 4, 5), generator=draw).to(device)
+    weight, grad = torch.rand(5, generator=draw).to(device), torch.rand(2, 4, 5, generator=draw).to(device)
+    options = (weight, 5, 0.1, False)
+    pairs = {
+        "loss": (forward(logits, target, *options), upsampled.tiled(logits, target, *options)),
+        "gradient": (
+            backward(grad, logits, target, *options),
+            upsampled.tiled_backward(grad, logits, target, *options),
+        ),
+    }
+    for name, (ours, plain) in pairs.items():
+        if not torch.allclose(ours, plain, rtol=1e-4, atol=1e-5):
+            raise RuntimeError(f"the {name} of Triton's kernels is off by {(ours - plain).abs().max():.1e} on {device}")
+
+
+def _is_fit(logits: Tensor) -> bool:
+    return logits.shape[1] <= MOST_CLASSES and logits.dtype != torch.float64
+
+
+@triton.jit
+def _corners(logits, cell, height, width, classes, k, there):  # type: ignore[no-untyped-def]
+    """Return the image, row and column of a cell, and its logits: upper left and right, lower left and right."""
+    x, y, n = cell % width, (cell // width) % height, cell // (width * height)
+    right, lower = tl.minimum(x + 1, width - 1), tl.minimum(y + 1, height - 1)
+    image = logits + n.to(tl.int64) * height * width * classes + k
+    a = tl.load(image + (y * width + x) * classes, mask=there, other=0.0).to(tl.float32)
+    b = tl.load(image + (y * width + right) * classes, mask=there, other=0.0).to(tl.float32)
+    c = tl.load(image + (lower * width + x) * classes, mask=there, other=0.0).to(tl.float32)
+    d = tl.load(image + (lower * width + right) * classes, mask=there, other=0.0).to(tl.float32)
+    return n, y, x, a, b, c, d
+
+
+@triton.jit
+def _forward(  # type: ignore[no-untyped-def]
+    logits,
+    target,
+    weight,
+    loss,
+    rows,
+    row_share,
+    columns,
+    column_share,
+    height,
+    width,
+    full_height,
+    full_width,
+    classes,
+    ignore_index,
+    smoothing,
+    BLOCK: tl.constexpr,
+):
+    k = tl.arange(0, BLOCK)
+    there = k < classes
+    n, y, x, a, b, c, d = _corners(logits, tl.program_id(0), height, width, classes, k, there)
+    w = tl.load(weight + k, mask=there, other=0.0)
+    for row in range(tl.load(rows + y), tl.load(rows + y + 1)):
+        share = tl.load(row_share + row)
+        left, right = a + (c - a) * share, b + (d - b) * share
+        for column in range(tl.load(columns + x), tl.load(columns + x + 1)):
+            v = left + (right - left) * tl.load(column_share + column)
+            v = tl.where(there, v, float("-inf"))
+            place = (n.to(tl.int64) * full_height + row) * full_width + column
+            label = tl.load(target + place)
+            largest = tl.max(v, 0)
+            # The negative log-likelihood of every class.
+            nll = tl.where(there, largest + tl.log(tl.sum(tl.exp(v - largest), 0)) - v, 0.0)
+            hard = tl.sum(tl.where(k == label, w * nll, 0.0), 0)
+            value = (1 - smoothing) * hard + smoothing / classes * tl.sum(w * nll, 0)
+            # A label that is no class gives no number, so that it is noticed.
+            value = tl.where((label >= 0) & (label < classes), value, float("nan"))
+            tl.store(loss + place, tl.where(label == ignore_index, 0.0, value))
+
+
+@triton.jit
+def _backward(  # type: ignore[no-untyped-def]
+    logits,
+    target,
+    weight,
+    grad,
+    parts,
+    rows,
+    row_share,
+    columns,
+    column_share,
+    height,
+    width,
+    full_height,
+    full_width,
+    classes,
+    ignore_index,
+    smoothing,
+    numbers,
+    BLOCK: tl.constexpr,
+):
+    cell = tl.program_id(0)
+    k = tl.arange(0, BLOCK)
+    there = k < classes
+    n, y, x, a, b, c, d = _corners(logits, cell, height, width, classes, k, there)
+    w = tl.load(weight + k, mask=there, other=0.0)
+    of_a, of_b = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
+    of_c, of_d = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
+    for row in range(tl.load(rows + y), tl.load(rows + y + 1)):
+        share = tl.load(row_share + row)
+        left, right = a + (c - a) * share, b + (d - b) * share
+        of_left, of_right = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
+        for column in range(tl.load(columns + x), tl.load(columns + x + 1)):
+            column_weight = tl.load(column_share + column)
+            v = left + (right - left) * column_weight
+            v = tl.where(there, v, float("-inf"))
+            place = (n.to(tl.int64) * full_height + row) * full_width + column
+            label = tl.load(target + place)
+            factor = tl.where(label == ignore_index, 0.0, tl.load(grad + place))
+            e = tl.exp(v - tl.max(v, 0))
+            true = tl.where(k == label, w, 0.0)
+            hard, spread = factor * (1 - smoothing), factor * smoothing / classes
+            change = e / tl.sum(e, 0) * (hard * tl.sum(true, 0) + spread * tl.sum(w, 0)) - hard * true - spread * w
+            of_left += change * (1 - column_weight)
+            of_right += change * column_weight
+        of_a += of_left * (1 - share)
+        of_b += of_right * (1 - share)
+        of_c += of_left * share
+        of_d += of_right * share
+    own = parts + cell.to(tl.int64) * classes + k
+    tl.store(own, of_a, mask=there)
+    tl.store(own + numbers, of_b, mask=there)
+    tl.store(own + 2 * numbers, of_c, mask=there)
+    tl.store(own + 3 * numbers, of_d, mask=there)
+
+
+def forward(
+    logits: Tensor,
+    target: Tensor,
+    class_weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    align_corners: bool,
+) -> Tensor:
+    """Return the loss (N, H, W) of `segkernel.nn.upsample_cross_entropy`, float32."""
+    if not _is_fit(logits):
+        return upsampled.tiled(logits, target, class_weight, ignore_index, label_smoothing, align_corners)
+    loss = torch.empty(target.shape, dtype=torch.float32, device=logits.device)
+    arguments, block = _arguments(logits, target, class_weight, align_corners)
+    small, target, weight, *shape = arguments
+    _launch(_forward, small, target, weight, loss, *shape, ignore_index, label_smoothing, BLOCK=block)
+    return loss
+
+
+def backward(
+    grad: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    class_weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    align_corners: bool,
+) -> Tensor:
+    """Return the gradient (N, K, h, w) of `forward`, in the type of the logits."""
+    if not _is_fit(logits):
+        return upsampled.tiled_backward(
+            grad, logits, target, class_weight, ignore_index, label_smoothing, align_corners
+        )
+    arguments, block = _arguments(logits, target, class_weight, align_corners)
+    small, target, weight, *shape = arguments
+    parts = torch.empty((4, *small.shape), dtype=torch.float32, device=logits.device)
+    numbers = small.numel()
+    grad = grad.float().contiguous()
+    _launch(_backward, small, target, weight, grad, parts, *shape, ignore_index, label_smoothing, numbers, BLOCK=block)
+    upper = _with_next(parts[0], parts[1], 2)
+    total = _with_next(upper, _with_next(parts[2], parts[3], 2), 1)
+    return total.movedim(-1, 1).to(logits.dtype)
+
+
+def _arguments(
+    logits: Tensor, target: Tensor, class_weight: Tensor | None, align_corners: bool
+) -> tuple[list[Any], int]:
+    """Return what both kernels take, and the length of their vectors."""
+    _, classes, height, width = logits.shape
+    small = logits.movedim(1, -1).contiguous()
+    weight = logits.new_ones(classes, dtype=torch.float32) if class_weight is None else class_weight.float()
+    cells: list[Any] = []
+    for size, few in zip(target.shape[-2:], (height, width)):
+        first, share = upsampled.sources(size, few, align_corners, torch.float32, logits.device)
+        starts = torch.searchsorted(first, torch.arange(few + 1, device=logits.device))
+        cells += [starts.int(), share]
+    shape = [height, width, *target.shape[-2:], classes]
+    return [small, target.contiguous(), weight.contiguous(), *cells, *shape], triton.next_power_of_2(classes)
+
+
+def _launch(kernel: Any, small: Tensor, *arguments: Any, BLOCK: int) -> None:
+    count, height, width, _ = small.shape
+    with torch.cuda.device_of(small):
+        kernel[(count * height * width,)](small, *arguments, BLOCK=BLOCK, num_warps=1 if BLOCK <= 256 else 4)
+
+
+def _with_next(own: Tensor, after: Tensor, axis: int) -> Tensor:
+    """Return ``own`` plus what is due to the next place along an axis; the last one's is due to itself."""
+    length = own.shape[axis]
+    own.narrow(axis, 1, length - 1).add_(after.narrow(axis, 0, length - 1))
+    own.narrow(axis, length - 1, 1).add_(after.narrow(axis, length - 1, 1))
+    return own

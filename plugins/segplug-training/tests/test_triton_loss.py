@@ -1,0 +1,79 @@
+"""Triton's kernels for the loss of enlarged logits against the plain form, in Triton's interpreter without a GPU."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from segkernel.nn import upsample_cross_entropy, upsampled
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
+pytest.importorskip("triton", reason="triton is not installed")
+
+from segplug_training import triton_loss
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_value_and_gradient_are_those_of_the_plain_form(seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    classes = int(chance.integers(100, 201) if seed == 4 else chance.integers(1, 20))
+    count, height, width, rows, columns = chance.integers(1, [3, 4, 4, 6, 6])
+    draw = torch.Generator().manual_seed(seed)
+    dtype = torch.bfloat16 if seed == 5 else torch.float32
+    logits = torch.randn(count, classes, height, width, generator=draw).to(DEVICE, dtype)
+    target = torch.randint(0, classes, (count, rows, columns), generator=draw)
+    target[torch.rand(target.shape, generator=draw) < (1.0 if seed == 7 else 0.2)] = 255
+    target, grad = target.to(DEVICE), torch.randn(target.shape, generator=draw).to(DEVICE)
+    weight = torch.rand(classes, generator=draw).to(DEVICE) if seed // 4 % 2 else None
+    smoothing, align_corners = 0.1 * (seed // 2 % 2), bool(seed % 2)
+
+    plain = logits.float().requires_grad_()
+    full = F.interpolate(plain, target.shape[1:], mode="bilinear", align_corners=align_corners)
+    expected = F.cross_entropy(full, target, weight, None, 255, None, "none", smoothing)
+    expected.backward(grad)
+
+    options = (weight, 255, smoothing, align_corners)
+    torch.testing.assert_close(triton_loss.forward(logits, target, *options), expected, rtol=1e-5, atol=1e-5)
+    found = triton_loss.backward(grad, logits, target, *options)
+    torch.testing.assert_close(found, plain.grad.to(dtype), rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-5)
+
+
+def test_a_label_that_is_no_class_gives_no_number() -> None:
+    logits, target = torch.zeros(1, 3, 1, 1, device=DEVICE), torch.tensor([[[2, 3], [255, -1]]], device=DEVICE)
+    loss = triton_loss.forward(logits, target, None, 255, 0.0, False)
+    assert torch.isnan(loss).tolist() == [[[False, True], [False, True]]]
+
+
+@pytest.mark.parametrize("logits", [torch.randn(1, 2, 2, 3).double(), torch.randn(1, 1025, 1, 2)], ids=range(2))
+def test_what_does_not_fit_is_taken_in_tiles(logits: torch.Tensor) -> None:
+    logits, target = logits.to(DEVICE), torch.ones(1, 4, 5, dtype=torch.long, device=DEVICE)
+    options, grad = (None, 255, 0.0, False), torch.ones(1, 4, 5, device=DEVICE, dtype=logits.dtype)
+    assert torch.equal(triton_loss.forward(logits, target, *options), upsampled.tiled(logits, target, *options))
+    found = triton_loss.backward(grad, logits, target, *options)
+    assert torch.equal(found, upsampled.tiled_backward(grad, logits, target, *options))
+
+
+def test_kernels_that_differ_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    triton_loss.compare(DEVICE)
+    monkeypatch.setattr(triton_loss, "_with_next", lambda own, after, axis: own)
+    with pytest.raises(RuntimeError, match=r"the gradient of Triton's kernels is off by .*e.* on"):
+        triton_loss.compare(DEVICE)
+
+
+@pytest.mark.skipif(DEVICE.type == "cpu", reason="there is no GPU")
+def test_the_loss_is_computed_by_them_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    triton_loss.register(DEVICE)
+    monkeypatch.setattr(upsampled, "LARGE", 0)
+    logits = torch.randn(2, 19, 8, 8, device=DEVICE, requires_grad=True)
+    target = torch.randint(0, 19, (2, 32, 32), device=DEVICE)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    upsample_cross_entropy(logits, target).sum().backward()
+    assert torch.cuda.max_memory_allocated() - before < 2 * 19 * 32 * 32 * 4  # less than the enlarged logits
