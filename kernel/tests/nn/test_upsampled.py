@@ -98,6 +98,31 @@ def test_loss_accuracy_and_hard_pixels_are_the_same_in_tiles(monkeypatch):
     torch.testing.assert_close(found(), expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"avg_non_ignore": True}, {"class_weight": [1, 2, 3, 4, 5, 6]}, {"reduction": "sum"}]
+)
+@pytest.mark.parametrize("kind", ["ids", "labels", "probabilities", "one channel"])
+def test_a_sigmoid_per_class_is_the_same_in_tiles(monkeypatch, options, kind):
+    torch.manual_seed(0)
+    logits = torch.randn(2, 6, 9, 11, dtype=torch.float64, requires_grad=True)
+    target = torch.randint(0, 6 if kind == "ids" else 2, (2, 40, 50) if kind == "ids" else (2, 6, 40, 50))
+    if kind == "one channel":
+        logits, target = logits.detach()[:, :1].requires_grad_(), target[:, 0]
+        options = options | ({"class_weight": [1, 2]} if "class_weight" in options else {})
+    target[:, -9:] = 255
+    target = target.double() if kind == "probabilities" else target
+    loss, weight = CrossEntropyLoss(use_sigmoid=True, **options), torch.rand(2, 40, 50).double()
+
+    def found():
+        value = loss(logits, target, weight=weight)
+        return value, *torch.autograd.grad(value, logits)
+
+    expected = found()
+    monkeypatch.setattr(upsampled, "LARGE", 0)
+    monkeypatch.setattr(upsampled, "_TILE", 2000)
+    torch.testing.assert_close(found(), expected)
+
+
 @pytest.mark.usefixtures("tiny_tiles")
 def test_a_compiler_can_take_it():
     logits, target, options = random_case(9)

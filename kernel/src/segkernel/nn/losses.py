@@ -22,7 +22,7 @@ from segkernel.interfaces.model import Loss
 from segkernel.labels import Task
 from segkernel.nn.ranks import mean_over_ranks
 from segkernel.nn.resize import upsample_logits
-from segkernel.nn.upsampled import upsample_cross_entropy, upsample_max
+from segkernel.nn.upsampled import in_tiles, upsample_cross_entropy, upsample_max, worth_tiles
 
 Reduction = Literal["mean", "sum", "none"]
 ClassWeight = Sequence[NonNegative] | Literal["auto"] | FileName | None
@@ -146,14 +146,15 @@ class CrossEntropyLoss(PixelLoss):
             avg_factor: What ``mean`` divides by.
             align_corners: How logits are enlarged.
         """
-        if self.use_sigmoid or self.use_mask:
-            logits = upsample_logits(logits, target.shape[-2:], align_corners)
+        size, by_class = target.shape[-2:], weight is not None and weight.ndim == logits.ndim
         if self.use_mask:
-            return self.loss_weight * self._mask_loss(logits, target, weight)
+            return self.loss_weight * self._mask_loss(upsample_logits(logits, size, align_corners), target, weight)
         if not (self.use_sigmoid and target.is_floating_point()):  # a probability may be the target of a sigmoid
             target = target.long()
-        if self.use_sigmoid:
-            loss, count = self._binary(logits, target, ignore_index)
+        if self.use_sigmoid and self.reduction != "none" and not by_class and worth_tiles(logits, size):
+            loss, count = self._binary_in_tiles(logits, target, ignore_index, align_corners)
+        elif self.use_sigmoid:
+            loss, count = self._binary(upsample_logits(logits, size, align_corners), target, ignore_index)
         else:
             loss, count = self._categorical(logits, target, ignore_index, align_corners)
         if weight is not None:
@@ -185,6 +186,19 @@ class CrossEntropyLoss(PixelLoss):
         is_class = (target >= 0) & (target < len(weight))
         counts = torch.where(is_class, weight[target * is_class], 1.0)
         return loss, (counts * ~ignored if self.avg_non_ignore else counts).sum()
+
+    def _binary_in_tiles(
+        self, logits: Tensor, target: Tensor, ignore_index: int, align_corners: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `_binary` of the enlarged logits; the loss (N, H, W) is its sum over classes."""
+
+        def of_rows(full: Tensor, rows: slice) -> Tensor:
+            loss, _ = self._binary(full, target[..., rows, :], ignore_index)
+            return loss.sum(1) if loss.ndim == full.ndim else loss
+
+        counted = (target >= 0) & (target != ignore_index) if self.avg_non_ignore else torch.ones_like(target)
+        count = counted.sum() * (logits.shape[1] if target.ndim < logits.ndim else 1)
+        return in_tiles(of_rows, logits, target.shape[-2:], align_corners), count
 
     def _binary(self, logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor | None]:
         """As `_categorical`, for a sigmoid per class: the unreduced loss is (N, K, H, W), or (N, H, W) for one."""
@@ -241,10 +255,8 @@ def read_class_weight(class_weight: ClassWeight) -> list[float] | Literal["auto"
         ConfigError: One is negative or not finite, or all are 0.
         DataError: The file is missing, or holds something else.
     """
-    if class_weight == "auto":
-        return "auto"
-    if class_weight is None:
-        return None
+    if class_weight is None or class_weight == "auto":
+        return class_weight  # type: ignore[return-value]
     try:
         values: Any = _read_numbers(Path(class_weight)) if isinstance(class_weight, str | Path) else class_weight
         numbers = [float(value) for value in values]
@@ -302,11 +314,10 @@ def accuracy(
         best, labels = (each.unsqueeze(1) for each in upsample_max(logits, size, align_corners))
     else:
         best, labels = upsample_logits(logits.detach(), size, align_corners).topk(max(ranks), dim=1)
-    right = labels == target.unsqueeze(1)
+    counted = torch.ones_like(target, dtype=torch.bool) if ignore_index is None else target != ignore_index
+    right = (labels == target.unsqueeze(1)) & counted.unsqueeze(1)
     if thresh is not None:
         right = right & (best > thresh)
-    counted = torch.ones_like(target, dtype=torch.bool) if ignore_index is None else target != ignore_index
-    right = right & counted.unsqueeze(1)
     eps = torch.finfo(torch.float32).eps
     shares = [(right[:, :k].sum().float() + eps) * (100.0 / (counted.sum() + eps)) for k in ranks]
     return shares[0] if isinstance(topk, int) else shares

@@ -6,13 +6,15 @@ Of 150 classes at 512 x 512 the enlarged logits of a batch of four take 629 MB, 
 gradient as much again.
 """
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, library
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from segkernel.nn.resize import upsample_logits
 
@@ -43,27 +45,40 @@ def upsample_cross_entropy(
         label_smoothing: Share of a label that is spread over all classes (Szegedy et al., 2016).
         align_corners: How logits are enlarged.
     """
-    if logits.ndim == 4 and logits.shape[2:] != target.shape[1:] and worth_tiles(logits, target.shape[-2:]):
+    if worth_tiles(logits, target.shape[-2:]):
         return OPERATOR(logits, target, class_weight, ignore_index, label_smoothing, align_corners)
     logits = upsample_logits(logits, target.shape[-2:], align_corners)
     return F.cross_entropy(logits, target, class_weight, None, ignore_index, None, "none", label_smoothing)
 
 
 def worth_tiles(logits: Tensor, size: tuple[int, ...]) -> bool:
-    """Whether enlarged logits would take much memory, and tiles are not turned off."""
-    numbers = logits.shape[0] * logits.shape[1] * size[0] * size[1]
-    return numbers > LARGE and os.environ.get("SEGKERNEL_TILED_LOSS", "1") != "0"
+    """Whether logits are enlarged to ``size`` and would take much memory, and tiles are not turned off."""
+    is_large = logits.ndim == 4 and logits.shape[2:] != size and math.prod((*logits.shape[:2], *size)) > LARGE
+    return is_large and os.environ.get("SEGKERNEL_TILED_LOSS", "1") != "0"
 
 
 def upsample_max(logits: Tensor, size: tuple[int, ...], align_corners: bool = False) -> tuple[Tensor, Tensor]:
     """Return the largest of the enlarged logits of each pixel, and its class, both (N, H, W); without gradient."""
-    if logits.ndim != 4 or logits.shape[2:] == size or not worth_tiles(logits, size):
+    if not worth_tiles(logits, size):
         return torch.max(upsample_logits(logits.detach(), size, align_corners), 1)
     best = [
         tile.enlarge(logits.detach()[:, :, tile.sources], size[-1], align_corners).max(1)
         for tile in tiles(logits, size, align_corners)
     ]
     return torch.cat([values for values, _ in best], 1), torch.cat([labels for _, labels in best], 1)
+
+
+def in_tiles(loss: Callable[[Tensor, slice], Tensor], logits: Tensor, size: torch.Size, align_corners: bool) -> Tensor:
+    """Return ``loss`` (N, H, W) of logits (N, K, h, w) enlarged to ``size``, a tile at a time, again for gradients.
+
+    It is given enlarged logits (N, K, rows, W) and the rows, and returns (N, rows, W).
+    """
+
+    def of_tile(part: Tensor, tile: Tile) -> Tensor:
+        return loss(tile.enlarge(part, size[-1], align_corners), tile.rows)
+
+    every = ((logits[:, :, tile.sources], tile) for tile in tiles(logits, size, align_corners))
+    return torch.cat([checkpoint(of_tile, *each, use_reentrant=False) for each in every], 1)
 
 
 class Tile(NamedTuple):
