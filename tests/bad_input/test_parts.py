@@ -24,8 +24,20 @@ class Strange:
     def before_run(self, run, weather):
         """No moment knows the weather."""
 '''
+MODEL = '''
+from segkernel.testing.toys import ToySegmentor
+
+class Named(ToySegmentor):
+    """Calls its parts by keyword."""
+
+    def forward(self, images):
+        return self.decode_head(features=self.backbone(images=images))
+'''
 CHANGES = {
     # channels
+    "model={type: 'my_model:Named', num_classes: 3, in_channels: 4, _delete_: true}": (
+        "model.backbone.in_channels: 4 does not fit images of 3"
+    ),
     "model.decode_head.in_channels=31": "tiny.yaml:8:3 model.decode_head: in_channels 31 at in_index 3 does not fit",
     "model.decode_head.in_index=9": "model.decode_head: in_channels 32 at in_index 9 does not fit the backbone",
     "+model.auxiliary_head={type: FCNHead, in_channels: 9, in_index: 2, channels: 4, num_classes: 3}": (
@@ -93,6 +105,7 @@ LATER = (
 @pytest.mark.parametrize("command", [["config", "check"], ["run"]], ids=" ".join)
 def test_parts_that_do_not_fit_are_refused_before_anything_is_read(project, seg_kernel, command, change, monkeypatch):
     Path("my_hooks.py").write_text(HOOKS)
+    Path("my_model.py").write_text(MODEL)
     monkeypatch.syspath_prepend(str(project))
     if command == ["run"] and any(words in CHANGES[change] for words in LATER):
         pytest.skip("a run says it of its first batch, or when memory has run out")

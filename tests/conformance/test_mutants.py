@@ -58,6 +58,10 @@ MUTANTS = [
     Mutant("a gradient that is cut off", "Classifier", "self.dropout(features[0]))",
            "self.dropout(features[0])).detach()",
            "gradients"),
+    Mutant("maps that are detached", "Smooth", "for conv, value in zip(self.convs, features,",
+           "for conv, value in zip(self.convs, [value.detach() for value in features],", "trains-before"),
+    Mutant("one map that is detached", "Smooth", "for conv, value in zip(self.convs, features,",
+           "for conv, value in zip(self.convs, [features[0].detach(), *features[1:]],", "trains-before"),
     # Backbones.
     Mutant("other channels than declared", "Trunk", "tuple(widths), (4, 8)", "(8, 8), (4, 8)", "outputs"),
     Mutant("other strides than declared", "Trunk", "tuple(widths), (4, 8)", "tuple(widths), (4, 16)", "outputs"),
@@ -71,7 +75,7 @@ MUTANTS = [
            "first = self.stem(images.reshape(*images.shape[:2], images.shape[2] // 8, 8, -1).flatten(2, 3))",
            "odd-size"),
     Mutant("a float64 buffer", "Trunk", "torch.rand(widths[0], 1, 1))", "torch.rand(widths[0], 1, 1).double())",
-           "interface"),
+           "precision"),
     Mutant("dropout in eval mode", "Trunk", "self.stem(images).relu()", "nn.functional.dropout(self.stem(images), 0.5)",
            "deterministic"),
     Mutant("statistics of the batch in eval mode", "Trunk", "nn.BatchNorm2d(widths[0])",
@@ -136,6 +140,10 @@ MUTANTS = [
            "ignore-index"),
     Mutant("ignored pixels that count", "WeightedCrossEntropy", "values = cross_entropy(logits, target,",
            "values = cross_entropy(logits, target.where(target != 255, 0),", "ignored-pixels"),
+    Mutant("avg_factor without effect", "WeightedCrossEntropy", "(count if avg_factor is None else avg_factor)",
+           "count", "avg-factor"),
+    Mutant("a loss whose name is none", "WeightedCrossEntropy", '"loss_ce"', '"ce"', "scalar"),
+    Mutant("a loss that is a plain module", "WeightedCrossEntropy", "Loss):", "nn.Module):", "interface"),
     Mutant("NaN of an unlabelled batch", "WeightedCrossEntropy", ".sum().clamp(min=1)", ".sum()", "all-ignored"),
     Mutant("a loss that is no scalar", "WeightedCrossEntropy", "values.sum()", "values", "scalar"),
     Mutant("a gradient of something else", "WeightedCrossEntropy", "values.sum()", "(values + values.detach()).sum()",
@@ -290,3 +298,26 @@ def test_the_first_failure_explains_itself(variant: types.ModuleType) -> None:
     (message,) = [result.message for result in results("metrics", metric) if not result.ok]
     figure, expected = (float(number) for number in re.findall(r"\d+\.\d+", message))
     assert 0.5 < figure / expected < 2  # in one unit
+
+
+def test_packaged_configs_whose_parts_do_not_fit_are_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = "{type: FCNHead, in_channels: 512, channels: 8, num_classes: 2}"
+    backbone = "{type: ResNetV1c, depth: 50}"
+    config = f"model: {{type: EncoderDecoder, backbone: {backbone}, decode_head: {head}}}\n"
+    row = Row("zoo", "configs", "segplug-mutant", "1", "zoo_mutant:zoo")
+    catalog = Catalog((*(each for each in Catalog.discover().rows if each.group != "zoo"), row))
+    monkeypatch.setattr(Catalog, "discover", lambda: catalog)
+    (tmp_path / "zoo_mutant" / "zoo").mkdir(parents=True)
+    (tmp_path / "zoo_mutant" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    check = checks_of("zoo")["configs"].function
+    said = []
+    for channels in (2048, 512):
+        text = config.replace("512", str(channels))
+        (tmp_path / "zoo_mutant" / "zoo" / "mine.yaml").write_text(text)
+        try:
+            check(Subject("zoo", "configs", row, tmp_path))
+        except CheckFailed as error:
+            said.append(str(error))
+    (message,) = said
+    assert "in_channels 512 at in_index -1 does not fit the backbone" in message

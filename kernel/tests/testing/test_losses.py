@@ -22,10 +22,17 @@ class GoodLoss(Loss):
     name = "loss_good"
 
     def forward(
-        self, scores: Tensor, target: Tensor, *, weight: Tensor | None = None, ignore_index: int = 255, **more: Any
+        self,
+        scores: Tensor,
+        target: Tensor,
+        *,
+        weight: Tensor | None = None,
+        ignore_index: int = 255,
+        avg_factor: float | None = None,
     ) -> Tensor:
         values = cross_entropy(scores, target, ignore_index=ignore_index, reduction="none")
-        return (values if weight is None else values * weight).sum() / (target != ignore_index).sum().clamp(min=1)
+        divisor = (target != ignore_index).sum().clamp(min=1) if avg_factor is None else avg_factor
+        return (values if weight is None else values * weight).sum() / divisor
 
 
 class Unnamed(GoodLoss):
@@ -71,10 +78,10 @@ def failed(target: object) -> set[str]:
     ("target", "expected"),
     [
         (GoodLoss, set()),
-        (Unnamed, {"interface"}),
-        (PerPixel, {"scalar", "pixel-weights", "all-ignored"}),
-        (DividesByNothing, {"pixel-weights", "all-ignored"}),
-        (CountsIgnored, {"ignored-pixels", "pixel-weights", "all-ignored"}),
+        (Unnamed, {"scalar"}),
+        (PerPixel, {"scalar", "pixel-weights", "avg-factor", "all-ignored"}),
+        (DividesByNothing, {"pixel-weights", "avg-factor", "all-ignored"}),
+        (CountsIgnored, {"ignored-pixels", "pixel-weights", "avg-factor", "all-ignored"}),
         (WrongGradient, {"gradient"}),
     ],
 )

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from segkernel import image
-from segkernel.interfaces.data import Dataset, Sampler
 from segkernel.labels import IGNORE
 from segkernel.sample import LabelMap, MultiLabelMap, RasterField, Sample
 from segkernel.testing.core import Subject, check, require, skip_unless
@@ -17,13 +16,6 @@ from segkernel.testing.transforms import sample as blocks
 
 LOOKED_AT = 3
 """How many samples each check reads."""
-
-
-@check("datasets", "samplers", name="interface")
-def interface(subject: Subject) -> None:
-    """It has the members of `segkernel.interfaces.data.Dataset`, or of `Sampler`."""
-    kind: Any = {"datasets": Dataset, "samplers": Sampler}[subject.group]
-    require(isinstance(subject.build(), kind), f"a member of segkernel.interfaces.data.{kind.__name__} is missing")
 
 
 @check("datasets", name="length")

@@ -13,7 +13,6 @@ import torch
 from torch import multiprocessing
 
 from segkernel.inference import Preprocessor
-from segkernel.interfaces.model import Engine
 from segkernel.signature import signature
 from segkernel.testing.core import Subject, check, require, skip_unless
 from segkernel.testing.toys import ToySegmentor, toy_batch
@@ -26,18 +25,11 @@ PATIENCE = 180
 """Seconds after which two processes are taken to wait for each other for ever."""
 
 
-@check("engines", name="interface")
-def interface(subject: Subject) -> None:
-    """It is a `segkernel.interfaces.model.Engine` with a device."""
-    engine = _build(subject)
-    require(isinstance(engine, Engine), "it does not build a segkernel.interfaces.model.Engine")
-    require(isinstance(engine.device, torch.device), f"device is {engine.device!r}, not a torch.device")
-
-
 @check("engines", name="training")
 def training(subject: Subject) -> None:
     """Twenty steps of two micro-batches end where a plain loop ends, but for the order in which numbers are added."""
     engine, *_ = _prepared(subject)
+    require(isinstance(engine.device, torch.device), f"device is {engine.device!r}, not a torch.device")
     expected, reference = _parts()
     for step in range(STEPS):
         values = engine.train_step(_batches(step))

@@ -7,30 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segkernel.interfaces.model import Loss
 from segkernel.labels import IGNORE
 from segkernel.signature import signature
 from segkernel.testing.core import Subject, check, require, skip_unless
 
 
-@check("losses", name="interface")
-def interface(subject: Subject) -> None:
-    """It is a `segkernel.interfaces.model.Loss` with a name that counts as a loss."""
-    loss = subject.build()
-    require(isinstance(loss, Loss), "it does not build a segkernel.interfaces.model.Loss")
-    name = getattr(loss, "name", "")
-    require("loss" in name, f"its name is {name!r}; only names with 'loss' are summed")
-
-
 @check("losses", name="scalar")
 def scalar(subject: Subject) -> None:
-    """The result is one finite number, with a gradient for the logits."""
+    """The result is one finite number, with a gradient for the logits, and its name counts as a loss."""
+    loss = subject.build()
+    name = getattr(loss, "name", "")
+    require("loss" in name, f"its name is {name!r}; only names with 'loss' are summed")
     logits, labels = _inputs(subject)
-    value = subject.build()(logits, labels)
-    require(value.ndim == 0, f"the result has the shape {tuple(value.shape)}")
-    require(torch.isfinite(value), f"the result is {value.item()}")
-    value.backward()
-    require(logits.grad is not None and logits.grad.abs().sum() > 0, "no gradient reaches the logits")
+    _require_gradient(loss(logits, labels), logits)
 
 
 @check("losses", name="ignored-pixels")
@@ -73,6 +62,15 @@ def loss_weight(subject: Subject) -> None:
     _require_same(3 * once, thrice, "with a loss_weight of 3")
 
 
+@check("losses", name="avg-factor")
+def avg_factor(subject: Subject) -> None:
+    """``avg_factor`` is what the sum is divided by."""
+    loss = subject.build()
+    inputs = _inputs(subject)
+    half, whole = (loss(*inputs, avg_factor=float(factor)) for factor in (20, 10))
+    _require_same(whole / 2, half, "with twice the avg_factor")
+
+
 @check("losses", name="all-ignored")
 def all_ignored(subject: Subject) -> None:
     """A batch without any label gives zero and a finite gradient, not NaN."""
@@ -92,10 +90,7 @@ def stride(subject: Subject) -> None:
     logits, _ = _inputs(subject, size=(4, 5))
     _, labels = _inputs(subject)
     for align_corners in (False, True):
-        value = loss(logits, labels, align_corners=align_corners)
-        require(value.ndim == 0 and bool(torch.isfinite(value)), f"the result is {value}, not a finite number")
-        value.backward()
-    require(logits.grad is not None and logits.grad.abs().sum() > 0, "no gradient reaches the logits")
+        _require_gradient(loss(logits, labels, align_corners=align_corners), logits)
 
 
 @check("losses", name="gradient")
@@ -104,6 +99,13 @@ def gradient(subject: Subject) -> None:
     loss = subject.build().double()
     logits, labels = _inputs(subject, size=(4, 5), dtype=torch.float64)
     require(torch.autograd.gradcheck(lambda value: loss(value, labels), (logits,)), "gradcheck fails")
+
+
+def _require_gradient(value: Tensor, logits: Tensor) -> None:
+    require(value.ndim == 0, f"the result has the shape {tuple(value.shape)}")
+    require(torch.isfinite(value), f"the result is {value.item()}")
+    value.backward()
+    require(logits.grad is not None and logits.grad.abs().sum() > 0, "no gradient reaches the logits")
 
 
 def _require_same(expected: Tensor, found: Tensor, when: str) -> None:

@@ -10,18 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from segkernel.interfaces.data import Metric
 from segkernel.labels import IGNORE
 from segkernel.sample import Prediction, Targets
 from segkernel.testing.core import Subject, check, require, skip_unless
 
 IMAGES = 6
-
-
-@check("metrics", name="interface")
-def interface(subject: Subject) -> None:
-    """It has the members of `segkernel.interfaces.data.Metric`."""
-    require(isinstance(_build(subject), Metric), "one of update, merge, compute is missing")
 
 
 @check("metrics", name="numbers")

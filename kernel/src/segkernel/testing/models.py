@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segkernel.interfaces.model import Backbone, CascadeHead, Head, Neck, PixelMap, Segmentor
+from segkernel.interfaces.model import Backbone, CascadeHead, Head, PixelMap
 from segkernel.labels import IGNORE
 from segkernel.sample import Targets
 from segkernel.signature import signature
 from segkernel.testing.core import Subject, check, require, skip_unless
 from segkernel.testing.transforms import random_state
 
-KINDS: dict[str, type[nn.Module]] = {"backbones": Backbone, "necks": Neck, "heads": Head, "segmentors": Segmentor}
+KINDS = ("backbones", "necks", "heads", "segmentors")
 BATCH = 2
 Size = tuple[int, int]
 
@@ -65,11 +65,10 @@ def probe(subject: Subject, size: Size | None = None, seed: int = 0, **more: Any
     return Probe(module, (features, previous), size)
 
 
-@check(*KINDS, name="interface")
-def interface(subject: Subject) -> None:
-    """It is of the base class of its kind, in single precision."""
-    kind, module = KINDS[subject.group], subject.build()
-    require(isinstance(module, kind), f"it does not build a segkernel.interfaces.model.{kind.__name__}")
+@check(*KINDS, name="precision")
+def precision(subject: Subject) -> None:
+    """Parameters and buffers are in single precision, or integers."""
+    module = subject.build()
     tensors = [*module.named_parameters(), *module.named_buffers()]
     double = [name for name, value in tensors if value.dtype == torch.float64]
     require(not double, f"float64, which no other layer takes: {', '.join(double[:4])}; make it with .float()")
@@ -241,6 +240,22 @@ def gradients(subject: Subject) -> None:
     total.backward()  # type: ignore[union-attr]
     without = [name for name, p in case.module.named_parameters() if p.requires_grad and p.grad is None]
     require(not without, f"{len(without)} parameters get no gradient: {', '.join(without[:4])}")
+
+
+@check("necks", "heads", name="trains-before")
+def trains_before(subject: Subject) -> None:
+    """What decides the outputs gets a gradient: a feature map that counts, and so what made it."""
+    case = probe(subject)
+    maps = _tensors(case.inputs)
+    for each in maps:
+        each.requires_grad_()
+    outputs = case()
+    sum(value.square().mean() for value in outputs).backward()  # type: ignore[union-attr]
+    for index, each in enumerate(maps):
+        if each.grad is None:
+            with torch.no_grad():
+                each.mul_(2)
+            require(_equal(outputs, case()), f"input {index} decides the outputs, but gets no gradient")
 
 
 @check(*KINDS, name="state-dict")

@@ -6,16 +6,18 @@ import contextlib
 import copy
 import inspect
 import io
+import pkgutil
 import sys
 from typing import Any, get_args, get_origin
 from unittest import mock
 
+from segkernel.catalog import GROUPS
 from segkernel.signature import UNPACK, Unresolved, annotations_of, signature
 from segkernel.testing.core import Subject, check, require
 
 COMPONENTS = (
-    *("backbones", "necks", "heads", "segmentors", "losses", "layers", "parts", "datasets", "transforms", "metrics"),
-    *("engines", "hooks", "exporters", "optimizers", "schedules"),
+    *("backbones", "necks", "heads", "segmentors", "losses", "layers", "parts", "datasets", "samplers"),
+    *("transforms", "metrics", "engines", "hooks", "exporters", "weight_formats", "optimizers", "schedules"),
 )
 
 LOADERS = ("torch.load", "torch.hub.load_state_dict_from_url", "urllib.request.urlopen")
@@ -90,6 +92,13 @@ def constructs(subject: Subject) -> None:
     hint = "the seed is the run's" if set(called) & set(SEEDERS) else "give it 'pretrained', which the runner loads"
     require(not called, f"its constructor calls {', '.join(called)}; {hint}")
     require(not printed.getvalue(), f"its constructor prints {printed.getvalue().strip()[:60]!r}; use logging")
+
+
+@check(*(group for group in COMPONENTS[:-2] if GROUPS[group].startswith("segkernel.")), name="interface")
+def interface(subject: Subject) -> None:
+    """What is built is of the base class of its kind, or has the members of its protocol."""
+    contract: Any = pkgutil.resolve_name(GROUPS[subject.group])
+    require(isinstance(subject.build(), contract), f"it does not build a {contract.__module__}.{contract.__name__}")
 
 
 @check(*COMPONENTS[:-2], name="own-defaults")

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from segkernel.interfaces.data import Transform
 from segkernel.labels import IGNORE
 from segkernel.sample import LabelMap, RasterField, Sample
 from segkernel.testing.core import Subject, check, require, skip_unless
@@ -16,14 +15,6 @@ from segkernel.testing.core import Subject, check, require, skip_unless
 SEEDS = range(8)
 COLORS = np.array([[40, 60, 80], [120, 200, 110], [210, 130, 230], [190, 150, 210]], np.uint8)
 LABELS = np.array([0, 3, 7, IGNORE], np.uint8)  # an interpolated label would be none of them
-
-
-@check("transforms", name="interface")
-def interface(subject: Subject) -> None:
-    """It has the members of `segkernel.interfaces.data.Transform`."""
-    transform = subject.build()
-    require(isinstance(transform, Transform), "it is not callable, or has no 'needs'")
-    require(isinstance(transform.needs, int) and transform.needs >= 0, f"needs is {transform.needs!r}, not a number")
 
 
 @check("transforms", name="fields")
@@ -88,6 +79,7 @@ def sample(seed: int, size: tuple[int, int] = (96, 128), block: int = 16) -> Sam
 
 def _transformed(subject: Subject, seed: int) -> tuple[Sample, Sample]:
     transform = subject.build()
+    require(isinstance(transform.needs, int) and transform.needs >= 0, f"needs is {transform.needs!r}, not a number")
     size = tuple(subject.inputs.get("size", (96, 128)))
     before, *more = (sample(seed + index, size) for index in range(1 + transform.needs))
     after = transform(copy.deepcopy(before), np.random.default_rng(seed), *more)

@@ -100,7 +100,10 @@ def _check_image(runner: Runner, config: Config) -> list[Problem]:
     model, busy, done = runner.model.eval(), list[tuple[str, Any]](), dict[str, Any]()
     parts = dict(_parts(model))
     for name, part in parts.items():
-        part.register_forward_pre_hook(lambda _, inputs, name=name: busy.append((name, inputs[0])))
+        part.register_forward_pre_hook(
+            lambda _, inputs, named, name=name: busy.append((name, next(iter((*inputs, *named.values())), None))),
+            with_kwargs=True,
+        )
         part.register_forward_hook(lambda *_: done.update([busy.pop()]))
     try:
         with torch.no_grad(), torch.device("meta"):
@@ -131,13 +134,15 @@ def _no_model_of(channels: int, config: Config, reason: str) -> Problem:
 def _misfit(name: str, given: Any, config: Config, reason: str) -> Problem:
     """Return the problem of a part that cannot take what it is given, images or feature maps."""
     node: Any = config["model"]
-    for step in parse_path(name) or ():
-        node = node[step_in(node, step)]
+    with suppress(LookupError, TypeError):  # a model may call its parts otherwise than its arguments
+        for step in parse_path(name) or ():
+            node = node[step_in(node, step)]
     key, what = (".in_channels", node["in_channels"]) if "in_channels" in node else ("", "it")
     if isinstance(given, torch.Tensor):
         source, hint = f"images of {given.shape[1]} channels", reason
     else:
         source = "the neck" if config["model"].get("neck") and name != "neck" else "the backbone"
-        hint = f"its maps have {', '.join(str(each.shape[1]) for each in given)} channels: {reason}"
+        channels = [str(each.shape[1]) for each in given or () if isinstance(each, torch.Tensor)]
+        hint = f"its maps have {', '.join(channels)} channels: {reason}"
     problem = Problem(f"{what} does not fit {source}", f"model.{name}{key}", hint=hint)
     return _placed(problem, config)

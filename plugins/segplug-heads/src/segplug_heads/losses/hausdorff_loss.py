@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segkernel.annotations import NonNegative
 from segkernel.interfaces.model import Loss
-from segkernel.nn import ClassWeight, class_factors, read_class_weight
+from segkernel.nn import ClassWeight, class_factors, read_class_weight, reduce_loss
 
 
 class HuasdorffDisstanceLoss(Loss):
@@ -60,7 +60,7 @@ class HuasdorffDisstanceLoss(Loss):
         ignore_index: int = 255,
         avg_factor: float | None = None,
     ) -> Tensor:
-        """Return the loss; ``weight`` (N, H, W) counts pixels."""
+        """Return the loss; ``weight`` (N, H, W) counts pixels, ``avg_factor`` replaces their number."""
         factors = class_factors(self.class_weight, logits)
         ignored = ignore_index if self.ignore_index is None else self.ignore_index
         probabilities = logits.softmax(1)
@@ -72,7 +72,7 @@ class HuasdorffDisstanceLoss(Loss):
             predicted = (best == index) if self.per_class else best
             reach = (_depth(predicted).square() + _depth(truth).square()).to(probabilities.dtype)
             errors = (probabilities[:, index] - truth.to(probabilities.dtype)).square() * reach
-            value = (errors if weight is None else errors * weight).mean()
+            value = reduce_loss(errors if weight is None else errors * weight, "mean", avg_factor)
             total = total + value * factors[index]
         return self.loss_weight * total / len(factors)
 

@@ -29,7 +29,7 @@ class KLDivLoss(Loss):
 
     conformance_exceptions: ClassVar[dict[str, str]] = {
         "scalar": _TEACHER, "ignored-pixels": _TEACHER, "ignore-index": _TEACHER, "pixel-weights": _TEACHER,
-        "loss-weight": _TEACHER, "all-ignored": _TEACHER, "gradient": _TEACHER
+        "loss-weight": _TEACHER, "all-ignored": _TEACHER, "gradient": _TEACHER, "avg-factor": _TEACHER
     }  # fmt: skip
 
     def __init__(

@@ -6,7 +6,7 @@ Berman, Rannen Triki and Blaschko, The Lovász-Softmax Loss, 2018.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +29,10 @@ class LovaszLoss(Loss):
         loss_weight: Factor of the result.
         loss_name: Name in the dict of losses.
     """
+
+    conformance_exceptions: ClassVar[dict[str, str]] = {
+        "avg-factor": "one value for the batch has nothing to be divided by; with per_image it is what mean divides by"
+    }
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ class SiLogLoss(Loss):
 
     conformance_exceptions: ClassVar[dict[str, str]] = {
         "scalar": _DEPTH, "ignored-pixels": _DEPTH, "ignore-index": _DEPTH, "pixel-weights": _DEPTH,
-        "loss-weight": _DEPTH, "all-ignored": _DEPTH, "gradient": _DEPTH
+        "loss-weight": _DEPTH, "all-ignored": _DEPTH, "gradient": _DEPTH, "avg-factor": _DEPTH
     }  # fmt: skip
 
     def __init__(
