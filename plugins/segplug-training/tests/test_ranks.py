@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
 import pytest
+import torch.distributed as dist
 
 from segplug_training.cuda import CUDAEngine
-from segplug_training.ranks import first_host, slurm_ranks
+from segplug_training.ranks import first_host, meet, slurm_ranks
 
 TASK = {
     "SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "11", "SLURM_PROCID": "9",
@@ -47,3 +51,20 @@ def test_an_engine_of_one_process_says_so_among_several(monkeypatch, caplog):
     monkeypatch.setenv("WORLD_SIZE", "2")
     CUDAEngine("cpu")
     assert "DDPEngine" in caplog.text
+
+
+def test_ranks_that_are_started_again_share_a_name_that_none_had_before():
+    store = dist.HashStore()
+    store.set_timeout(timedelta(seconds=20))
+    store.set("segkernel/ask2", "a rank that was killed while it asked")
+    names = []
+    with ThreadPoolExecutor(3) as threads:
+        for _ in range(3):
+            names.append(set(threads.map(lambda rank: meet(store, rank, 3, 20.0), (2, 0, 1))))
+    assert [len(name) for name in names] == [1, 1, 1]
+    assert len(set.union(*names)) == 3
+
+
+def test_a_rank_that_does_not_come_is_not_awaited_for_ever():
+    with pytest.raises(RuntimeError, match="not all of 2 came"):
+        meet(dist.HashStore(), 0, 2, 0.1)

@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import TypeVar
@@ -22,7 +23,7 @@ import torch.distributed as dist
 from segkernel.errors import PeerError, UsageError
 
 T = TypeVar("T")
-NEWS = "segkernel/alert"
+NEWS = "alert"
 """Where the store keeps what the first rank to fail said."""
 PATIENCE = 5.0
 """Seconds to wait for that, once a connection is lost: the word of a failing rank may come after its sockets close."""
@@ -89,10 +90,10 @@ class Ranks:
     def __init__(self, backend: str, timeout: float) -> None:
         wait = timedelta(seconds=timeout)
         try:
-            self.store, self.rank, self.size = next(dist.rendezvous("env://", timeout=wait))
+            store, self.rank, self.size = next(dist.rendezvous("env://", timeout=wait))
+            self.store = dist.PrefixStore(f"segkernel/{meet(store, self.rank, self.size, timeout)}", store)
             if not dist.is_initialized():
-                prefixed = dist.PrefixStore("segkernel", self.store)
-                dist.init_process_group(backend, store=prefixed, rank=self.rank, world_size=self.size, timeout=wait)
+                dist.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.size, timeout=wait)
                 atexit.register(_leave)
             self.group = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=wait)
         except (ValueError, RuntimeError) as error:
@@ -104,7 +105,7 @@ class Ranks:
 
     @staticmethod
     def _key(rank: int) -> str:
-        return f"segkernel/rank{rank}"
+        return f"rank{rank}"
 
     def gather(self, value: T) -> list[T]:
         """Return the value of every rank, in their order."""
@@ -185,6 +186,33 @@ class Ranks:
         except (RuntimeError, OSError):
             pass
         return True
+
+
+def meet(store: dist.Store, rank: int, size: int, timeout: float) -> str:
+    """Return a name that these processes share, and none that ran before them.
+
+    The store of torchrun's agent outlives the processes that it starts again: their predecessors' addresses and news
+    are still there. The agent's count of restarts cannot tell them apart, since each node counts its own failures only.
+    So rank 0 chooses the name, and answers whatever the others ask until each of them has understood.
+
+    Raises:
+        RuntimeError: When some do not come in time.
+    """
+    own, end, answered = uuid.uuid4().hex, time.monotonic() + timeout, set()
+    if rank:
+        store.set(f"segkernel/ask{rank}", own)
+        name = store.get(f"segkernel/answer/{own}").decode()
+        store.add(f"segkernel/met/{name}", 1)
+        return name
+    while store.add(f"segkernel/met/{own}", 0) < size - 1:
+        for key in [f"segkernel/ask{other}" for other in range(1, size)]:
+            if store.check([key]) and (asked := store.get(key).decode()) not in answered:
+                store.set(f"segkernel/answer/{asked}", own)
+                answered.add(asked)
+        if time.monotonic() > end:
+            raise RuntimeError(f"not all of {size} came within {timeout:g} seconds")
+        time.sleep(0.01)
+    return own
 
 
 def _leave() -> None:
