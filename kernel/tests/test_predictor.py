@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import cv2
@@ -21,6 +22,7 @@ from segkernel.errors import (
     UntrustedError,
     UsageError,
 )
+from segkernel.loading import SizeLimit
 from segkernel.predictor import Predictor
 
 
@@ -405,3 +407,10 @@ def test_a_file_that_no_exporter_reads_names_the_package(exported, monkeypatch, 
     monkeypatch.setattr(Catalog, "discover", classmethod(lambda cls: Catalog()))
     with pytest.raises(NotInstalledError, match=r"best\.scale' needs a package.*\n    pip install segplug-deploy"):
         Predictor(exported)
+
+
+def test_a_model_that_the_memory_does_not_hold_is_refused_before_it_is_taken() -> None:
+    half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    with SizeLimit() as limit, pytest.raises(UsageError, match="the model is too large"):
+        torch.empty(half // 4 + 1)
+    assert 4 * limit.numbers <= half

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, get_args, get_origin
 
+import torch
 from annotated_types import Ge, GroupedMetadata, Gt, Le, Lt
 
 from segkernel.building import check
@@ -31,6 +32,7 @@ def settings() -> Iterator[Setting]:
     """Yield settings of the sections of a config and of every installed component."""
     catalog = Catalog.discover()
     found = [component for group in GROUPS for _, component in catalog.load_all(group)]
+    found += [kind for kind in vars(torch.optim).values() if isinstance(kind, type)]
     for target in dict.fromkeys([*_records(Sections), *found]):
         for name, parameter in signature(target).items():
             for value in outside(parameter.annotation):

@@ -72,15 +72,21 @@ CHANGES = {
     "hooks=[{type: 'my_hooks:Misspelt'}]": "Misspelt: there is no moment 'befor_run'; did you mean 'before_run'",
     "hooks=[{type: 'my_hooks:Strange'}]": "weather",
     "+schedule.lr=[{type: PolyLR, begin: 5, end: 5}]": "segplug-training/PolyLR refuses: PolyLR ends at 5",
-    "optim.optimizer.lr=-1": "optim.optimizer: the optimizer refuses: Invalid learning rate: -1",
-    "+optim.optimizer.momentum=5": "optim.optimizer: the optimizer refuses: Invalid momentum value: 5",
+    "optim.optimizer.lr=-1": "optim.optimizer.lr: expected float (0 or more), got -1 (int)",
+    "+optim.optimizer.momentum=5": "optim.optimizer.momentum: expected float (0 or more, 1 or less), got 5 (int)",
     "optim.paramwise={custom_keys: {nothing: {lr_mult: 10}}}": "custom_keys: nothing is in no parameter's name",
-    "+optim.optimizer.momentum=-9": "optim.optimizer: the optimizer refuses: Invalid momentum value: -9",
-    "optim.optimizer={type: AdamW, lr: 0.1, betas: [0.9, 1.5]}": "Invalid beta parameter at index 1: 1.5",
+    "+optim.optimizer.momentum=-9": "optim.optimizer.momentum: expected float (0 or more, 1 or less), got -9 (int)",
+    "optim.optimizer={type: AdamW, lr: 0.1, betas: [0.9, 1.5]}": (
+        "optim.optimizer.betas[1]: expected float (0 or more, below 1), got 1.5 (float)"
+    ),
     "model.decode_head={type: SegformerHead, in_channels: [4, 8, 16, 32], in_index: [0, 1, 2, 3], channels: 4, "
     "num_classes: 3, conv_cfg: {type: Nonsense}}": "no layers component is called 'Nonsense'",
     "export=[{type: ONNXExporter, opset: 9999}]": "export[0].opset: expected int (1 or more, known_to_onnx) or None",
     "+engine.device=gpu": "engine.device: 'gpu' is no device",
+    "optim.optimizer={type: Adam, lr: 0.1, eps: -1.0e-8}": "optim.optimizer.eps: expected float (0 or more)",
+    "+optim.optimizer.weight_decay=.nan": "optim.optimizer.weight_decay: expected float (0 or more), got nan (float)",
+    "optim.optimizer={type: RMSprop, alpha: 2}": "optim.optimizer.alpha: expected float (0 or more, 1 or less)",
+    "optim.optimizer={type: Adafactor, lr: 0.1, eps: [null, -1]}": "the optimizer refuses: epsilon2 should be >= 0",
     "+optim.clip_grad={}": "max_norm above 0",
     "+evaluate.test_cfg={mode: slide}": "evaluate: Evaluation refuses: test_cfg: mode slide needs crop_size and stride",
     # what no memory holds

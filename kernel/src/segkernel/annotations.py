@@ -43,6 +43,15 @@ Range = Annotated[tuple[float, float], Predicate(ordered)]
 """(low, high)."""
 NonNegativeRange = Annotated[tuple[NonNegative, NonNegative], Predicate(ordered)]
 FileName = Annotated[str | Path, FILE]
+Decay = Annotated[float, Interval(ge=0, lt=1)]
+"""Of a running mean."""
+
+OF_OPTIMIZERS: dict[str, Any] = {
+    **dict.fromkeys(("lr", "weight_decay", "eps", "lr_decay", "lambd", "initial_accumulator_value"), NonNegative),
+    **dict.fromkeys(("momentum", "dampening", "momentum_decay", "alpha", "rho"), Probability),
+    "betas": tuple[Decay, Decay],
+}
+"""What arguments of torch's optimisers mean, whose own annotations hold no ranges."""
 
 _CHECKS: dict[type, tuple[str, Callable[[Any, Any], bool], str]] = {
     Gt: ("gt", lambda value, limit: value > limit, "above {}"),

@@ -276,8 +276,7 @@ class Catalog:
     def _missing(self, group: str, distribution: str, short: str) -> Exception:
         """Return the error that fits a name nobody offers."""
         home = known.distribution_of(group, short)
-        installed = {row.distribution for row in self.rows}
-        if home and home not in installed and distribution in ("", home):
+        if home and home not in {row.distribution for row in self.rows} and distribution in ("", home):
             return NotInstalledError(group, short, home)
         rows = self.rows_of(group)
         names = [row.name for row in rows] + (_torch_optimizers() if group == "optimizers" else [])
@@ -388,8 +387,7 @@ def _torch_optimizers() -> list[str]:
     """Return the names of torch's own optimisers: found when nothing else has the name, or as ``torch/AdamW``."""
     from torch import optim
 
-    classes = {name: value for name, value in vars(optim).items() if isinstance(value, type)}
-    return [name for name, value in classes.items() if issubclass(value, optim.Optimizer)]
+    return [name for name, kind in vars(optim).items() if isinstance(kind, type) and issubclass(kind, optim.Optimizer)]
 
 
 def _why(row: Row, module_name: str, attribute: str, error: BaseException) -> Exception:

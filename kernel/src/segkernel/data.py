@@ -254,8 +254,7 @@ def _read(dataset: Dataset, index: int) -> Sample:
     """Return a sample that knows its index, name and size."""
     with timed("decode"):
         sample = dataset[index]
-    sample.meta.setdefault("index", index)
-    sample.meta.setdefault("name", str(index))
+    sample.meta = {"index": index, "name": str(index), **sample.meta}
     sample.original_size = sample.original_size or sample.size
     return sample
 

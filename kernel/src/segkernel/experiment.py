@@ -110,8 +110,7 @@ def _parts(config: Config, catalog: Catalog, training: bool) -> Any:
 
 def _loaders(data: DataSection, optim: OptimSection, engine: Engine, seed: int) -> dict[str, Any]:
     shared = ("workers", "start_method", "opencv_threads", "persistent_workers", "sampler")
-    common = {name: getattr(data, name) for name in shared}
-    common |= {"seed": seed, "pin_memory": engine.device.type == "cuda"}
+    common = {name: getattr(data, name) for name in shared} | {"seed": seed, "pin_memory": engine.device.type == "cuda"}
     micro_batch = data.micro_batch or max(optim.batch_size // engine.world_size, 1)
     train = data.train if data.train is None else Loader(data.train, data.train_transforms, micro_batch, **common)
     val, test = (
@@ -125,8 +124,6 @@ def _optimizer(model: Segmentor, spec: Spec[torch.optim.Optimizer], optim: Optim
     try:
         trained: list[Any] = [parameter for parameter in model.parameters() if parameter.requires_grad]
         usual = spec(trained).defaults
-        if not 0 <= usual.get("momentum", 0) <= 1:  # torch asks for no upper bound
-            raise ValueError(f"Invalid momentum value: {usual['momentum']}")
         lr = usual["lr"] * (optim.batch_size / (optim.base_batch_size or optim.batch_size))
         if optim.paramwise:
             trained = optim.paramwise(model, lr, usual.get("weight_decay", 0.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -33,6 +34,10 @@ ExporterChoice = str | Mapping[str, Any] | Exporter | None
 """An exporter by its name, as a spec with arguments, or built; None takes the one of the file's suffix."""
 
 
+_MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 1 << 35
+"""Bytes of this machine; of Windows it is not asked."""
+
+
 @dataclass
 class LoadedModel:
     """A model, and what is known about it.
@@ -52,9 +57,9 @@ class LoadedModel:
 
 class SizeLimit(TorchFunctionMode):
     """While it is active, models of more numbers than this, in parameters and buffers, are refused: before their memory
-    is taken."""
+    is taken. By default they are what half of the machine's holds in single precision."""
 
-    def __init__(self, numbers: int = 1 << 32) -> None:
+    def __init__(self, numbers: int = min(1 << 32, _MEMORY // 8)) -> None:
         super().__init__()
         self.numbers = self.left = numbers
 

@@ -105,9 +105,7 @@ class Runner:
         self.seed = self.engine.agree(seed)
         seed_everything(self.seed)
         self.preprocessor = preprocessor or Preprocessor()
-        self.train_set = _loader(train, self.seed)
-        self.val_set = _loader(val, self.seed)
-        self.test_set = _loader(test, self.seed)
+        self.train_set, self.val_set, self.test_set = (_loader(part, self.seed) for part in (train, val, test))
         self.evaluation = evaluation or Evaluation()
         check_views(getattr(model, "test_cfg", None))
         self.val_begin, self.config = val_begin, dict(config or {})
@@ -123,8 +121,7 @@ class Runner:
         self.iteration = self.position = 0
         self.data_wait = 0.0
         self.metrics: dict[str, float] = {}
-        self.mode = "idle"
-        self.settled = True
+        self.mode, self.settled = "idle", True
         self._open = ExitStack()
         self._started = self._holds_directory = self._validation_pending = False
         self._stop_reason: str | None = None

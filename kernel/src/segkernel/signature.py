@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typing_extensions
 from typing_extensions import NotRequired, ReadOnly, Required, TypeAliasType, Unpack, is_typeddict
 
-from segkernel.annotations import FILE, words
+from segkernel.annotations import FILE, OF_OPTIMIZERS, words
 from segkernel.catalog import GROUPS
 from segkernel.interfaces.spec import Spec
 
@@ -130,6 +130,8 @@ def _of_function(function: Any, owner: Any, base: Callable[[dict[str, Any]], Sig
     parameters, forwarded = {}, Signature({})
     for entry in list(inspect.signature(plain).parameters.values())[skip:]:
         annotation = hints.get(entry.name, Any)
+        if owner.__module__.startswith("torch.optim.") and isinstance(entry.default, tuple) == (entry.name == "betas"):
+            annotation = OF_OPTIMIZERS.get(entry.name, annotation)
         if entry.kind is entry.VAR_KEYWORD:
             forwarded = _forwarded(entry.name, annotation, owner, base(hints))
         elif entry.kind is not entry.VAR_POSITIONAL:
