@@ -18,7 +18,7 @@ from segkernel.labels import Labels
 from segkernel.loading import load_model
 from segkernel.nn import CrossEntropyLoss
 from segplug_datasets import image
-from segplug_datasets.class_weights_hook import ClassWeightsHook
+from segplug_datasets.class_weights_hook import ClassWeightsHook, positive_weights
 from segplug_datasets.doctor import inspect, parts_of_folders
 from segplug_datasets.doctor.stats import class_weights, measure
 from segplug_datasets.files import FolderDataset
@@ -100,6 +100,25 @@ def test_a_resumed_run_takes_the_weights_of_its_checkpoint(folder: Path, caplog:
     assert "class_weight" not in caplog.text
 
 
+def test_independent_classes_get_the_weight_of_their_positive_pixels(folder: Path) -> None:
+    image.write_mask("several/0.png", np.uint8([[1, 1, 2, 2], [0, 0, 2, 2]]))  # bits of a and of b
+    image.write_mask("several/1.png", np.uint8([[1, 1, 1, 1], [0, 0, 0, 0]]))
+    for number in range(2):
+        image.write(f"images/{number}.png", np.zeros((2, 4, 3), np.uint8))
+    dataset = FolderDataset("images", "several", classes=("a", "b", "c"), task="multilabel")
+    assert positive_weights(dataset, "seg", 3) == [1.6667, 3.0, 1.0]
+    run = SimpleNamespace(
+        model=CrossEntropyLoss(class_weight="auto", use_sigmoid=True),
+        config={},
+        train_set=SimpleNamespace(dataset=dataset),
+        labels=dataset.labels,
+        is_main=True,
+        engine=SimpleNamespace(agree=lambda value: value),
+    )
+    ClassWeightsHook().before_run(run)
+    assert run.model.class_weight == [1.6667, 3.0, 1.0]
+
+
 def test_the_loss_is_that_of_the_numbers(folder: Path) -> None:
     losses = []
     for class_weight in ("auto", WEIGHTS):
@@ -148,14 +167,13 @@ def test_heads_get_the_weights_of_their_own_labels(folder: Path) -> None:
     assert started.config["model"]["heads"] == {name: {"class_weight": found} for name, found in expected.items()}
 
 
-def test_labels_without_one_class_for_each_pixel_are_refused(folder: Path) -> None:
+def test_labels_without_classes_are_refused(folder: Path) -> None:
+    model = torch.nn.Module()
+    model.heads = torch.nn.ModuleDict({"height": CrossEntropyLoss(class_weight="auto")})
     started = SimpleNamespace(
-        model=CrossEntropyLoss(class_weight="auto"),
-        train_set=SimpleNamespace(dataset=[]),
-        labels=Labels(CLASSES, task="multilabel"),
-        is_main=True,
+        model=model, train_set=SimpleNamespace(dataset=[]), labels=Labels(CLASSES), is_main=True, config={}
     )
-    with pytest.raises(UsageError, match="one class for each pixel"):
+    with pytest.raises(UsageError, match="needs labels 'height' with classes"):
         ClassWeightsHook().before_run(started)
 
 

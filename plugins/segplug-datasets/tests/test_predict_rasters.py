@@ -91,3 +91,4 @@ def test_a_volume_gives_a_volume_with_its_affine(tmp_path: Path, axis: Any) -> N
     place = {"z": np.s_[:, :, 3], "y": np.s_[:, 3, :], "x": np.s_[3, :, :]}[axis]
     assert np.array_equal(np.asarray(written.dataobj)[place].T, one)
     assert np.array_equal(prediction.labels[3].numpy(), one)
+    assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["pred"]  # pictures are of single images

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,8 +29,9 @@ class ClassWeightsHook:
     """Compute the weights of losses with ``class_weight: auto``, once, before a run trains.
 
     They are what ``seg-kernel data stats`` proposes for the training set: the median of the classes' frequencies over a
-    class's own. They take the place of ``auto`` in the losses and in the run's config, so that a checkpoint holds
-    numbers; a resumed run takes these. Every run has this hook; without ``auto`` it does nothing.
+    class's own. Where a pixel may have several classes, each gets the weight of its positive pixels: how many others
+    there are to one of them. They take the place of ``auto`` in the losses and in the run's config, so that a
+    checkpoint holds numbers; a resumed run takes these. Every run has this hook; without ``auto`` it does nothing.
     """
 
     priority = Priority.VERY_HIGH - 1
@@ -120,32 +122,48 @@ def _replaced(node: Any, places: Mapping[str, Any], path: str = "") -> Any:
 
 def _weights(run: Run, dataset: Dataset, field: str) -> list[float]:
     labels = run.labels if field == "seg" else getattr(dataset, "specs", {}).get(field)
-    if labels is None or labels.task == "multilabel":
-        raise UsageError(f"class_weight: auto needs labels {field!r} with one class for each pixel\n    write numbers")
+    if labels is None:
+        raise UsageError(f"class_weight: auto needs labels {field!r} with classes\n    write numbers")
     log.info("class_weight: auto counts the classes of %d training samples", len(dataset))
-    stats = count(dataset, field, tuple(labels.classes))
-    if not (found := class_weights(stats)):
+    if labels.task == "multilabel":
+        rule, weights = "others to each positive pixel", positive_weights(dataset, field, len(labels.classes))
+    else:
+        rule = RULE.replace("_", " ")
+        weights = class_weights(count(dataset, field, tuple(labels.classes))).get(RULE, [])
+    if not weights:
         raise DataError(f"class_weight: auto finds no class in the training labels {field!r}")
-    weights = found[RULE]
     shown = ", ".join(f"{name} {weight:g}" for name, weight in zip(labels.classes, weights, strict=True))
-    log.info("class_weight: auto is, by %s: %s", RULE.replace("_", " "), shown)
+    log.info("class_weight: auto is, by %s: %s", rule, shown)
     return weights
 
 
 def count(dataset: Dataset, field: str, classes: tuple[str, ...]) -> DatasetStats:
     """Count the pixels of each class in a label field; samples that cannot be used are left out."""
     stats = DatasetStats("train", classes)
-    for index in range(len(dataset)):
-        try:
-            labels = dataset[index].get(field)
-        except DataError:  # whoever loads it says so
-            continue
-        if labels is None:
-            continue
-        pixels = np.bincount(labels.array.ravel(), minlength=IGNORE + 1)
+    for labels in _label_maps(dataset, field):
+        pixels = np.bincount(labels.ravel(), minlength=IGNORE + 1)
         present = {class_id: int(pixels[class_id]) for class_id in range(len(classes)) if pixels[class_id]}
         stats.images += 1
         stats.pixels.update(present)
         stats.images_with.update(present.keys())
         stats.pixels_with.update(dict.fromkeys(present, sum(present.values())))
     return stats
+
+
+def positive_weights(dataset: Dataset, field: str, classes: int) -> list[float]:
+    """Return how many pixels without a class there are for each with it, of labels (H, W, K) of 0, 1 and 255; 1 for a
+    class that all known pixels have or none; nothing when there is no class anywhere."""
+    counts = np.zeros((2, classes), np.int64)
+    for labels in _label_maps(dataset, field):
+        counts += [np.count_nonzero(labels == value, axis=(0, 1)) for value in (0, 1)]
+    others, positive = counts
+    sound = (others > 0) & (positive > 0)
+    weights = np.divide(others, positive, out=np.ones(classes), where=sound).round(4)
+    return [float(weight) for weight in weights] if positive.any() else []
+
+
+def _label_maps(dataset: Dataset, field: str) -> Iterator[np.ndarray]:
+    for index in range(len(dataset)):
+        with suppress(DataError):  # whoever loads it says so
+            if (labels := dataset[index].get(field)) is not None:
+                yield labels.array

@@ -86,4 +86,5 @@ def command(
     click.echo(f"{done} images predicted on {predictor.device}")
     for what, folder in folders.items():
         if folder:
-            click.echo(f"{what:<8}  {Path(out) / folder}")
+            there = (Path(out) / folder).is_dir()
+            click.echo(f"{what:<8}  {Path(out) / folder if there else 'none: of volumes only labels are written'}")
