@@ -117,7 +117,7 @@ def chain(length, first, link):
         (chain(40, "xx", lambda one: one + one), "references hold more than"),
         (chain(40, [1], lambda one: [one, one]), "references hold more than"),
         (chain(40, "x" * 100_000, lambda one: one + one), "references hold more than"),
-        (chain(5000, 1, lambda one: one), "references are nested too deeply"),
+        (chain(5000, 1, lambda one: one), "references are nested too deeply, from "),
     ],
     ids=["texts", "lists", "long texts", "a chain"],
 )

@@ -41,7 +41,8 @@ class _Resolver:
         self.size += 1 + len(raw) // 10 if isinstance(raw, str) else 1
         if self.size > MOST_VALUES or self.level > MOST_LEVELS:
             what = "are nested too deeply" if self.level > MOST_LEVELS else f"hold more than {MOST_VALUES} values"
-            raise ConfigError(Problem(f"references {what}", format_path(path), place))
+            first = format_path((*self.active, path)[0])
+            raise ConfigError(Problem(f"references {what}, from {first} on", format_path(path), place))
         self.level += 1
         resolved = self._resolved(raw, path, place)
         self.level -= 1
@@ -49,8 +50,7 @@ class _Resolver:
 
     def _resolved(self, raw: Any, path: Path, place: str) -> Any:
         if isinstance(raw, MarkedDict):
-            pairs = {key: self.child(raw, key, path) for key in raw}
-            return MarkedDict(pairs, places=raw.places, place=raw.place)
+            return MarkedDict({key: self.child(raw, key, path) for key in raw}, places=raw.places, place=raw.place)
         if isinstance(raw, MarkedList):
             items = [self.child(raw, index, path) for index in range(len(raw))]
             return MarkedList(items, places=raw.places, place=raw.place)
