@@ -325,15 +325,21 @@ def checks(session: nox.Session) -> None:
 
 
 def beside_another(name: str) -> str:
-    """Run a session, print what it printed when it has ended, and return its name if it failed."""
+    """Run a session, print what it printed when it has ended, and return its name, and how it ended, if it failed."""
     lane = WORK / "lanes" / f"{re.sub('[^a-z0-9]+', '-', name)}.json"
     lane.parent.mkdir(exist_ok=True)
     lane.unlink(missing_ok=True)
     environment = {**os.environ, "NOX_LANE": str(lane)}
     command = [sys.executable, "-m", "nox", "-s", name]
+    start = time.monotonic()
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     print(done.stdout, flush=True)
-    ENDED.extend((name, time, Counter(outcomes)) for name, time, outcomes in json.loads(lane.read_text()))
+    try:
+        ended = json.loads(lane.read_text())
+    except (FileNotFoundError, ValueError):  # it was killed, or never came to its end
+        ENDED.append((name, time.monotonic() - start, Counter(errors=1)))
+        return f"{name} ended with exit code {done.returncode} before it could count its tests"
+    ENDED.extend((name, seconds, Counter(outcomes)) for name, seconds, outcomes in ended)
     return name if done.returncode else ""
 
 

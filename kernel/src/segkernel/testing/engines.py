@@ -94,17 +94,18 @@ def two_processes(subject: Subject) -> None:
 
 def _run_ranks(subject: Subject) -> bool:
     """Run `_rank` in two processes as a launcher would; return whether they ended in time."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    running = multiprocessing.start_processes(_rank, (subject, port), RANKS, join=False, start_method="spawn")
+    # Forked from a process that has imported what an optimiser does, most of the time of one that is spawned.
+    multiprocessing.set_forkserver_preload(["torch._dynamo", __name__])
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    running = multiprocessing.start_processes(_rank, (subject, port), RANKS, join=False, start_method=method)
     end = time.monotonic() + PATIENCE
-    while not running.join(timeout=1):
-        if time.monotonic() > end:
-            for process in running.processes:
-                process.kill()
-            return False
-    return True
+    while not (ended := running.join(timeout=1)) and time.monotonic() < end:
+        pass
+    for process in running.processes:
+        process.kill()
+    return ended
 
 
 def _rank(rank: int, subject: Subject, port: int) -> None:
