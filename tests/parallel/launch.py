@@ -27,8 +27,7 @@ def rank(*arguments: str) -> None:
 
 if __name__ == "__main__":
     count, *arguments = sys.argv[1:]
-    restarts = int(os.environ.get("MAX_RESTARTS", "0"))
     size = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": int(count), "start_method": "fork"}
     meeting = {"run_id": str(os.getpid()), "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
-    alone = LaunchConfig(**size, **meeting, max_restarts=restarts)
+    alone = LaunchConfig(**size, **meeting, max_restarts=0)
     elastic_launch(alone, rank)(*arguments)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -60,33 +60,26 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "segkernel"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1", "-m", "segkernel"]
+PATHS = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))}
 LAUNCH = HERE / "launch.py"
 """The same in half of the time; see there."""
 
 
-def environment() -> dict[str, str]:
-    paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
-
-
-def finish(command: Sequence[str]) -> None:
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-def train(launcher: Sequence[str], config: Path, work_dir: Path, *overrides: str) -> list[str]:
-    return [sys.executable, *launcher, "run", str(config), f"--work-dir={work_dir}", *overrides]
-
-
-def test_two_processes_end_where_one_ends(config: Path, tmp_path: Path) -> None:
-    finish(train(["-m", "segkernel"], config, tmp_path / "one", "data.micro_batch=4"))
-    finish(train(TORCHRUN, config, tmp_path / "two"))
-    one = checkpoint.load(tmp_path / "one" / "checkpoints" / "iter_0000006.pt")["state_dict"]
-    two = checkpoint.load(tmp_path / "two" / "checkpoints" / "iter_0000006.pt")["state_dict"]
-    assert one.keys() == two.keys()
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-9, msg=name)
+def test_two_processes_end_where_one_ends_though_one_is_killed(config: Path, tmp_path: Path) -> None:
+    one = Forked(["run", config, f"--work-dir={tmp_path / 'one'}", "data.micro_batch=4"], tmp_path, PATHS)
+    killing = "hooks=[{type: CheckpointHook, interval: 1}, {type: 'killed_rank:KilledRank', iteration: 4}]"
+    command = [sys.executable, *TORCHRUN, "run", str(config), f"--work-dir={tmp_path / 'two'}", killing]
+    two = subprocess.run(command, env={**os.environ, **PATHS}, capture_output=True, text=True, timeout=300)
+    assert two.returncode == 0, two.stderr[-3000:]
+    assert "resumed" in two.stderr
+    assert one.wait() == 0, one.err()[-3000:]
+    found, expected = (
+        checkpoint.load(tmp_path / name / "checkpoints" / "iter_0000006.pt")["state_dict"] for name in ("two", "one")
+    )
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-9, msg=name)
     records = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
     assert [(record["kind"], record["iteration"]) for record in records] == [("val", 3), ("train", 6), ("val", 6)]
 
@@ -126,11 +119,11 @@ def test_ranks_with_a_part_of_each_batch_learn_what_one_learns(tmp_path: Path) -
 class Launched:
     """A run of two processes under way."""
 
-    def __init__(self, config: Path, work_dir: Path, *overrides: str, restarts: int = 0) -> None:
+    def __init__(self, config: Path, work_dir: Path, *overrides: str) -> None:
         self.work_dir = work_dir
         arguments = [LAUNCH, 2, "run", config, f"--work-dir={work_dir}", *overrides]
         work_dir.parent.mkdir(exist_ok=True)
-        self.process = Forked(arguments, work_dir.parent, {"MAX_RESTARTS": str(restarts)})
+        self.process = Forked(arguments, work_dir.parent)
 
     def wait_for(self, iteration: int) -> None:
         """Wait until that checkpoint, or a later one, is there."""
@@ -172,19 +165,6 @@ def resumed(config: Path, run: Launched, *overrides: str) -> Launched:
     after = Launched(config, run.work_dir, "--resume", *overrides)
     after.wait_for(saved + 2)
     return after
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="forks the ranks")
-def test_ranks_that_torchrun_starts_again_go_on_by_themselves(config: Path, tmp_path: Path) -> None:
-    killing = "hooks=[{type: CheckpointHook, interval: 1}, {type: 'killed_rank:KilledRank', iteration: 3}]"
-    killed = Launched(config, tmp_path / "killed" / "run", *CHEAP, killing, restarts=1)
-    whole = Launched(config, tmp_path / "whole" / "run", *CHEAP)
-    for run in (killed, whole):
-        assert run.process.wait(120) == 0, run.process.err()
-    assert "resumed" in killed.process.err()
-    last = Path("checkpoints", "iter_0000006.pt")
-    found, expected = (checkpoint.load(run.work_dir / last)["state_dict"] for run in (killed, whole))
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
