@@ -188,6 +188,7 @@ def lines() -> list[Any]:
 @pytest.mark.parametrize("line", lines())
 def test_a_command_and_its_options_exist(line: str) -> None:
     words = shlex.split(line.partition(" #")[0])[1:]
+    words = ["dry-run", *words] if "--dry-run" in words else words
     command: click.Command = cli
     context = click.Context(cli)
     while isinstance(command, click.Group) and words:
@@ -200,4 +201,5 @@ def test_a_command_and_its_options_exist(line: str) -> None:
         "--traceback",
         "--log-level",
         "--launch",
+        "--dry-run",
     }

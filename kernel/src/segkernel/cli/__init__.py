@@ -57,8 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shared.add_argument("--log-level", type=str.upper, choices=("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO")
     shared.add_argument("--traceback", action="store_true")
     shared.add_argument("--launch", metavar="N")
+    shared.add_argument("--dry-run", action="store_true")
     options, rest = shared.parse_known_args(arguments)
     _set_up_logging(options.log_level)
+    rest = ["dry-run", *rest] if options.dry_run else rest
     rest = rest if options.launch is None else ["launch", options.launch, *rest]
     try:
         result = cli.main(args=rest, prog_name="seg-kernel", standalone_mode=False)

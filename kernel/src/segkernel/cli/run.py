@@ -26,6 +26,9 @@ def command(
     """Run CONFIG, a file or a packaged name, from start to end.
 
     KEY=VALUE changes it: optim.batch_size=4 'hooks[0].interval=10'
+
+    With --dry-run nothing is trained: it says what the run would take, and refuses what does not fit. --launch N runs N
+    processes. Both are segplug-training's.
     """
     from segkernel.experiment import run
 
@@ -35,8 +38,6 @@ def command(
     runner = run(config, changes, work_dir=work_dir, resume=True if resume == "latest" else resume or False)
     if not runner.is_main:
         return
-    best = runner.best_checkpoint()
     click.echo(f"\nrun directory  {runner.work_dir}")
-    if best:
-        click.echo(f"best weights   {best}")
-        click.echo(f"next           seg-kernel predict {best} IMAGE... --out predictions")
+    if best := runner.best_checkpoint():
+        click.echo(f"best weights   {best}\nnext           seg-kernel predict {best} IMAGE... --out predictions")

@@ -1,0 +1,284 @@
+"""``seg-kernel run X --dry-run``: what a run would be and take, before anything is trained.
+
+seg-kernel run my.yaml --dry-run
+seg-kernel run my.yaml --dry-run --memory 24GiB             # would it fit on that card?
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segkernel.config import load_config
+from segkernel.errors import SegKernelError, UsageError
+from segplug_training.text_table import read_size, size_text, text_table
+
+if TYPE_CHECKING:
+    from segkernel import Runner
+    from segkernel.config import Config
+    from segplug_training.predicted_memory import StepMemory
+
+LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+
+
+class DoesNotFitError(SegKernelError):
+    """The run would need more than there is."""
+
+
+@click.command("dry-run")
+@click.argument("what", metavar="run", type=click.Choice(["run"]))
+@click.argument("config")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--work-dir", metavar="DIR", help="Run directory, whose disk is looked at.")
+@click.option("--memory", metavar="SIZE", help="What the device has, 24GiB. [default: what is free on this one]")
+@click.option("--amp", is_flag=True, help="As for run.")
+@click.option("--device", metavar="NAME", help="As for run.")
+def command(
+    what: str,
+    config: str,
+    overrides: tuple[str, ...],
+    work_dir: str | None,
+    memory: str | None,
+    amp: bool,
+    device: str | None,
+) -> None:
+    """Say what ``run CONFIG`` would be and take; the same as ``run CONFIG --dry-run``.
+
+    The model is built without memory for its weights, and one batch is read.
+    """
+    from segplug_training.free_memory import free_memory
+
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if int(os.environ.get("RANK", "0")):
+        return
+    changes = [*overrides] + (["+engine.amp=true"] if amp else []) + ([f"+engine.device={device}"] if device else [])
+    plan = make_plan(load_config(config, changes), world_size, work_dir)
+    for lines in plan.describe():
+        click.echo(f"{lines}\n")
+    there = read_size(memory) if memory else free_memory(plan.runner.engine.device)
+    click.echo(plan.check(there))
+
+
+@dataclass
+class Plan:
+    """A run that was built without memory.
+
+    Args:
+        runner: Its model and optimiser are fake: they have shapes, and no values.
+        memory: What a step takes.
+        folder: Where it would write.
+    """
+
+    runner: Runner
+    memory: StepMemory
+    folder: Path
+
+    def describe(self) -> Iterator[str]:
+        """Yield the tables."""
+        yield parameter_table(self.runner)
+        yield group_table(self.runner)
+        shapes = [(part, "  ".join(map(str, found))) for part, found in self.memory.shapes.items() if found]
+        yield "\n".join(
+            f"{part:<24}{found}" for part, found in [("part", "gives (batch, channels, height, width)"), *shapes]
+        )
+        yield "\n".join(self._length())
+        yield self._memory_table()
+
+    def _length(self) -> Iterator[str]:
+        run = self.runner
+        samples = len(run.train_set.dataset) if run.train_set is not None else 1
+        epochs = run.max_iterations * run.batch_size / samples
+        yield f"iterations   {run.max_iterations} of {run.batch_size} samples = {epochs:.4g} epochs of {samples}"
+        step = f"{run.accumulate} x {run.batch_size // run.accumulate // run.engine.world_size}"
+        yield f"each step    {step} samples on {run.engine.world_size} device(s), {run.engine.device}"
+        if run.val_set is not None:
+            yield f"validation   {_listed(validations(run))}, of {len(run.val_set.dataset)} samples"
+        yield f"checkpoints  {_listed(saves(run))}; {self.checkpoints_kept} stay, {size_text(self.checkpoint)} each"
+
+    def _memory_table(self) -> str:
+        found = self.memory
+        rows = [("weights", found.weights), ("averaged weights", self._averages), ("optimizer", found.optimizer)]
+        rows += [("gradients", found.gradients), ("activations", found.activations), ("peak", self.peak)]
+        text = text_table(("memory at the peak", "size"), [(name, size_text(size)) for name, size in rows])
+        return text if found.failure is None else f"{text}\nactivations are not known: {found.failure}"
+
+    @property
+    def _averages(self) -> int:
+        from segplug_training.ema import EMAHook
+        from segplug_training.swa import SWAHook
+
+        return self.memory.weights * sum(isinstance(hook, (EMAHook, SWAHook)) for hook in self.runner.hooks.hooks)
+
+    @property
+    def peak(self) -> int:
+        """Bytes that a step needs on the device."""
+        return self.memory.peak + self._averages
+
+    @property
+    def checkpoint(self) -> int:
+        """Bytes of a checkpoint."""
+        return self.memory.weights + self.memory.optimizer + self._averages
+
+    @property
+    def checkpoints_kept(self) -> int:
+        """How many of them there are at most at the end."""
+        count = len(saves(self.runner))
+        kept = 0
+        for hook in _checkpoint_hooks(self.runner):
+            best = len(hook.best) * hook.top_k if self.runner.val_set is not None else 0
+            kept += min(count, (hook.keep or count) + best)
+        return kept
+
+    @property
+    def disk(self) -> int:
+        """Bytes on disk at most: one more is there while it is written."""
+        return self.checkpoint * (self.checkpoints_kept + 1)
+
+    def check(self, memory: int | None) -> str:
+        """Return a line that says that all fits.
+
+        Args:
+            memory: Bytes that the device has; None is not known.
+
+        Raises:
+            DoesNotFitError: When memory or disk are too small.
+        """
+        place = next(folder for folder in (self.folder.absolute(), *self.folder.absolute().parents) if folder.exists())
+        free, problems, device = shutil.disk_usage(place).free, [], self.runner.engine.device
+        if memory is not None and self.peak > memory:
+            micro_batch = self.runner.train_set.micro_batch if self.runner.train_set is not None else 1
+            hint = f"less at once: data.micro_batch (now {micro_batch}), data.crop_size, engine.amp,"
+            problems.append(
+                f"a step needs {size_text(self.peak)} of memory, and {device} has {size_text(memory)}\n"
+                f"    {hint} engine.activation_checkpointing"
+            )
+        if self.disk > free:
+            hint = "fewer checkpoints: keep and top_k of CheckpointHook; or another disk: --work-dir"
+            needs = f"{self.checkpoints_kept} checkpoints and one being written need {size_text(self.disk)}"
+            problems.append(f"{needs}, and {place} has {size_text(free)}\n    {hint}")
+        if problems:
+            raise DoesNotFitError("the run does not fit: " + "\n".join(problems))
+        has = "an unknown amount" if memory is None else size_text(memory)
+        return f"fits: {size_text(self.peak)} of {has} of memory, {size_text(self.disk)} of {size_text(free)} of disk"
+
+
+def make_plan(config: Config, world_size: int = 1, work_dir: str | Path | None = None) -> Plan:
+    """Build a run without memory for its weights and predict what it takes.
+
+    Args:
+        config: The whole config.
+        world_size: Devices that share a batch.
+        work_dir: Wins over the config's.
+
+    Raises:
+        ConfigError: All problems at once.
+        UsageError: When the config does not train.
+    """
+    import torch
+
+    from segkernel.experiment import make_runner
+    from segkernel.loading import catalog_of, make_model
+    from segplug_training.predicted_memory import make_fake, predict_memory
+
+    runner_config, engine = _with_engine(config, world_size)
+    with torch.device("meta"):
+        model = make_model(config, catalog_of(config), False)
+    mode = make_fake(model, engine.device)
+    runner = make_runner(runner_config, work_dir, model=model, pretrained=False)
+    if runner.train_set is None or runner.optimizer is None:
+        raise UsageError("--dry-run is about training, and there is no data.train or no optim.optimizer")
+    batch = next(replace(runner.train_set, workers=0).train_batches())
+    folder = Path(work_dir or config.get("work_dir") or Path("work_dirs") / config.name)
+    return Plan(runner, predict_memory(runner, mode, batch), folder)
+
+
+def _with_engine(config: Config, world_size: int) -> tuple[Config, Any]:
+    """Return the config with its engine as an object: one that compiles nothing and looks for no other ranks."""
+    from segkernel import build
+    from segkernel.loading import catalog_of
+
+    launched = {name: os.environ.pop(name) for name in LAUNCHED if name in os.environ}
+    try:
+        engine = build("engines", config.get("engine") or {}, path="engine", catalog=catalog_of(config))
+    finally:
+        os.environ.update(launched)
+    engine.world_size = world_size
+    for switch in ("compile", "smaller_batches"):
+        if hasattr(engine, switch):
+            setattr(engine, switch, None)
+    if getattr(engine, "amp", None) is not None:  # a scaler would look at values; both types take two bytes
+        import torch
+
+        engine.amp = torch.bfloat16
+        engine.scaler = torch.amp.GradScaler(engine.device.type, enabled=False)
+    changed = load_config({**config, "engine": engine})
+    changed.name = config.name
+    return changed, engine
+
+
+# ---------------------------------------------------------------- what the tables say
+
+
+def parameter_table(runner: Runner) -> str:
+    """Return the parameters of each part of the model."""
+    model, rows = runner.model, []
+    for name, part in [*model.named_children(), ("all", model)]:
+        own = list(part.parameters())
+        if own:
+            trained = sum(each.numel() for each in own if each.requires_grad)
+            size = size_text(sum(each.nbytes for each in own))
+            rows.append((name, len(own), f"{sum(each.numel() for each in own):,}", f"{trained:,}", size))
+    return text_table(("part", "tensors", "parameters", "trained", "size"), rows)
+
+
+def group_table(runner: Runner) -> str:
+    """Return the groups of the optimiser: their first learning rate, weight decay and size."""
+    optimizer, rows = runner.optimizer, []
+    for number, group in enumerate(optimizer.param_groups if optimizer is not None else ()):
+        count = sum(each.numel() for each in group["params"])
+        rate, decay = group.get("initial_lr", group["lr"]), group.get("weight_decay", 0.0)
+        rows.append((f"group {number}", f"{rate:.6g}", f"{decay:.6g}", len(group["params"]), f"{count:,}"))
+    return text_table((type(optimizer).__name__, "lr", "weight decay", "tensors", "parameters"), rows)
+
+
+def validations(runner: Runner) -> list[int]:
+    """Return the iterations after which the run validates."""
+    last, begin = runner.max_iterations, runner.val_begin
+    schedule = runner.config.get("schedule") or {}
+    interval = schedule.get("val_interval")
+    if interval is None:
+        return [last]
+    unit = 1.0
+    if schedule.get("epochs") is not None and runner.train_set is not None:
+        unit = len(runner.train_set.dataset) / runner.batch_size
+    passed = (count * interval * unit for count in range(1, int(last / (interval * unit)) + 1))
+    due = [-int(-moment // 1) for moment in passed]
+    return sorted({each for each in due if begin <= each <= last} | {last})
+
+
+def saves(runner: Runner) -> list[int]:
+    """Return the iterations after which it saves, but for those that turn out the best."""
+    from segkernel.hooks.checkpoint import UNVALIDATED
+
+    last, found = runner.max_iterations, {runner.max_iterations}
+    for hook in _checkpoint_hooks(runner):
+        interval = hook.interval or (UNVALIDATED if runner.val_set is None else None)
+        found |= set(range(interval, last + 1, interval)) if interval else set(validations(runner))
+    return sorted(found)
+
+
+def _checkpoint_hooks(runner: Runner) -> list[Any]:
+    from segkernel.hooks.checkpoint import CheckpointHook
+
+    return [hook for hook in runner.hooks.hooks if isinstance(hook, CheckpointHook)]
+
+
+def _listed(moments: list[int]) -> str:
+    few = [*map(str, moments[:3]), "...", str(moments[-1])] if len(moments) > 4 else [*map(str, moments)]
+    return f"{len(moments)} times, after iteration {', '.join(few)}"
