@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segkernel import run
+from segkernel import Predictor, run
 from segplug_datasets import image
+from segplug_deploy.export import export_model
 
 SIZE = (64, 64)
 
@@ -93,3 +94,19 @@ def test_change_is_learnt(tmp_path: Path, model: dict[str, Any], width: int, mon
     write_pairs(tmp_path / "data" / "test", 10, seed=1)
     metrics = run(config(tmp_path / "data", model, width)).metrics
     assert metrics["IoU.changed"] > 40  # to call everything changed gets a tenth
+
+
+@pytest.mark.slow
+def test_an_export_of_change_detection_is_proven_on_a_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    for part in ("train", "test"):
+        write_pairs(tmp_path / "data" / part, 2, seed=0)
+    given = config(tmp_path / "data", {"fusion": "difference"}, 8)
+    given["schedule"] = {"iterations": 1}
+    given["optim"]["batch_size"] = 2
+    path = run(given, work_dir="run").work_dir / "checkpoints" / "iter_0000001.pt"
+    pair = ("data/test/A/0.png", "data/test/B/0.png")
+    written = export_model(path, image=pair)
+    expected, found = (Predictor(file)(pair).labels for file in (path, written))
+    assert (expected == found).all()

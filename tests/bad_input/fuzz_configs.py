@@ -1,6 +1,7 @@
 """Configs that somebody got wrong: values of other types and out of range, keys that are gone, misspelt or elsewhere.
 
     python tests/bad_input/fuzz_configs.py --count 5000 --seed 1
+    python tests/bad_input/fuzz_configs.py --count 300 --fit quickstart     # with the checks of parts, which build
 
 Each mutated config is loaded and checked as ``config check`` does. Whatever is wrong has to come out as one of our
 errors, within seconds; anything else is printed, with what was changed. Exit code 1 when there was any.
@@ -22,6 +23,7 @@ from typing import Any
 from segkernel.config import load_config
 from segkernel.errors import SegKernelError
 from segkernel.experiment import check
+from segkernel.loading import catalog_of
 
 CONFIGS = ("quickstart", "pspnet_r18-d8_4xb2-80k_cityscapes-512x1024", "mask2former_swin-t_8xb2-160k_ade20k-512x512")
 VALUES: tuple[Any, ...] = (
@@ -82,11 +84,14 @@ def mutate(config: dict[str, Any], draw: random.Random) -> tuple[dict[str, Any],
     return result, f"{kind} {name}"
 
 
-def examine(config: dict[str, Any], change: str) -> Outcome:
-    """Load and check a config."""
+def examine(config: dict[str, Any], change: str, fit: bool = False) -> Outcome:
+    """Load and check a config; with ``fit``, by the checks of plugins, too, which build what is in order."""
     start, answer, crash = time.perf_counter(), "", ""
     try:
-        answer = "\n".join(map(str, check(load_config(config))))
+        loaded = load_config(config)
+        more = catalog_of(loaded).load_all("config_checks") if fit else ()
+        problems = check(loaded) or [problem for _, each in more for problem in each(loaded)]
+        answer = "\n".join(map(str, problems))
     except SegKernelError as error:
         answer = str(error)
     except Exception as error:  # this is what is looked for
@@ -94,12 +99,12 @@ def examine(config: dict[str, Any], change: str) -> Outcome:
     return Outcome(change, answer, time.perf_counter() - start, crash)
 
 
-def fuzz(names: Sequence[str], count: int, seed: int) -> Iterator[Outcome]:
+def fuzz(names: Sequence[str], count: int, seed: int, fit: bool = False) -> Iterator[Outcome]:
     """Yield what became of ``count`` mutations of packaged configs."""
     draw = random.Random(seed)
     configs = [plain(load_config(name).data) for name in names]
     for _ in range(count):
-        yield examine(*mutate(draw.choice(configs), draw))
+        yield examine(*mutate(draw.choice(configs), draw), fit)
 
 
 def plain(value: Any) -> Any:
@@ -114,10 +119,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fit", action="store_true")
     parser.add_argument("configs", nargs="*", default=CONFIGS)
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
-    outcomes = list(fuzz(arguments.configs, arguments.count, arguments.seed))
+    outcomes = list(fuzz(arguments.configs, arguments.count, arguments.seed, arguments.fit))
     bad = [outcome for outcome in outcomes if outcome.is_bad]
     for outcome in bad:
         print(f"{outcome.change}: {outcome.crash or 'slow'} ({outcome.seconds:.2f} s)")

@@ -99,6 +99,18 @@ def test_the_export_command_changes_the_config(trained, night_and_day):
     assert written["metadata"]["config"]["data"]["preprocess"]["mean"] == [1, 1, 1]
 
 
+def test_the_export_command_writes_views_into_the_config(trained, night_and_day):
+    arguments = ("--trust", "--format", "shades:ScaleExporter", "--image", night_and_day, "--tta")
+    for overrides, expected in (
+        ((), {"scales": [0.5, 0.75, 1.0, 1.25, 1.5, 1.75], "flip": True}),
+        (("+evaluate.tta={scales: [1.0, 2.0]}",), {"scales": [1.0, 2.0]}),
+    ):
+        assert not seg_kernel("export", trained, *overrides, *arguments)
+        assert (
+            json.loads(trained.with_suffix(".scale").read_text())["metadata"]["config"]["evaluate"]["tta"] == expected
+        )
+
+
 def test_the_export_command_resizes_the_image_it_proves_on(trained, night_and_day, tmp_path, caplog):
     caplog.set_level("INFO")
     out = tmp_path / "there" / "model.scale"

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 @click.option("--weights", metavar="FILE", help="A checkpoint, when MODEL is a config.")
 @click.option("--format", "kind", default="ONNXExporter", show_default=True, metavar="EXPORTER", help="Its name.")
 @click.option("--image", metavar="FILE", help="Prove it on this image. [default: one of the config's data]")
+@click.option("--second", metavar="FILE", help="The second image, of a model that compares two.")
+@click.option("--tta", is_flag=True, help="Write evaluate.tta into the file: `test` of it averages over views.")
 @click.option("--size", type=SIZE, help="Resize that image. [default: the config's crop size, or its own]")
 @click.option("--out", metavar="FILE", help="The file to write. [default: beside the weights]")
 @TRUST
@@ -36,6 +38,8 @@ def command(
     weights: str | None,
     kind: str,
     image: str | None,
+    second: str | None,
+    tta: bool,
     size: tuple[int, int] | None,
     out: str | None,
     trust: bool,
@@ -44,7 +48,19 @@ def command(
 
     KEY=VALUE changes the config, also that of a checkpoint; the exported file holds the config as it is then.
     """
-    path = export_model(model, weights, kind, image=image, size=size, out=out, overrides=overrides, trust=trust)
+    if second and not image:
+        raise click.UsageError("--second goes with --image, the first of the two")
+    path = export_model(
+        model,
+        weights,
+        kind,
+        image=(image, second) if image and second else image,
+        size=size,
+        out=out,
+        overrides=overrides,
+        tta=tta,
+        trust=trust,
+    )
     click.echo(f"wrote {path}\nnext  seg-kernel predict {path} IMAGE...")
 
 
@@ -53,10 +69,11 @@ def export_model(
     weights: str | Path | None = None,
     exporter: str | Mapping[str, Any] | Exporter = "ONNXExporter",
     *,
-    image: Image | None = None,
+    image: Image | tuple[Image, Image] | None = None,
     size: tuple[int, int] | None = None,
     out: str | Path | None = None,
     overrides: Sequence[str] = (),
+    tta: bool = False,
     trust: bool = False,
 ) -> Path:
     """Export a trained model; return the file, which is written only if it gives the same numbers.
@@ -65,10 +82,13 @@ def export_model(
         model: A checkpoint, or a config with weights.
         weights: A checkpoint.
         exporter: A name, ``{type: NAME, argument: value}``, or a built one.
-        image: What it is proven on; None takes the first image of the config's test, validation or training set.
+        image: What it is proven on, two of a model that compares two; None takes the first image of the config's test,
+            validation or training set.
         size: (height, width) in pixels to resize that image to; None keeps what the config's transforms make of it.
         out: The file; None puts it beside the weights.
         overrides: ``key=value`` strings for the config.
+        tta: Whether the file's config gets the usual views of test-time augmentation where it has none
+            (``evaluate.tta``): `test` of the file averages over them. The file itself computes one view.
         trust: As of `segkernel.Predictor`.
 
     Raises:
@@ -88,8 +108,21 @@ def export_model(
     if size:
         example = resize(example, size=size, mode="bilinear", align_corners=False)
     path = Path(out) if out else Path(weights or model).with_suffix(chosen.suffix)
-    log.info("%s", chosen.export(predictor.model, path, example, predictor.metadata()))
+    metadata = predictor.metadata()
+    if tta:
+        metadata["config"] = _with_views(metadata["config"])
+    log.info("%s", chosen.export(predictor.model, path, example, metadata))
     return path
+
+
+VIEWS = {"scales": [0.5, 0.75, 1.0, 1.25, 1.5, 1.75], "flip": True}
+"""The test-time augmentation of most publications."""
+
+
+def _with_views(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config that averages over views: its own, or the usual ones."""
+    evaluate = dict(config.get("evaluate") or {})
+    return {**config, "evaluate": {**evaluate, "tta": evaluate.get("tta") or VIEWS}}
 
 
 def _first_image(config: Config | None) -> Any:
