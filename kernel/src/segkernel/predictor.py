@@ -189,7 +189,7 @@ class Predictor:
     def _is_pair(self, source: Any) -> bool:
         return isinstance(source, tuple) and getattr(self.reader, "takes_pairs", False)
 
-    def example(self, source: Image) -> Tensor:
+    def example(self, source: Any) -> Tensor:
         """Return an image as the model sees it: (1, C, H, W) float32, transformed and normalised, on its device."""
         pixels = self.read(source)
         return self.preprocessor(self._batch(pixels[0] if isinstance(pixels, list) else pixels, "example", None))[0]
