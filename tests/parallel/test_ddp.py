@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.fsdp
 
 from segkernel import checkpoint
 
@@ -86,14 +87,16 @@ def test_two_processes_end_where_one_ends_though_one_is_killed(config: Path, tmp
 
 def test_validation_of_several_processes_gives_the_metrics_of_one(config: Path, tmp_path: Path) -> None:
     found = []
-    launched = ([], "DDPEngine"), ([LAUNCH, 3], "DDPEngine"), ([LAUNCH, 2], "FSDPEngine")
+    launched = [([], "DDPEngine"), ([LAUNCH, 3], "DDPEngine"), ([LAUNCH, 2], "FSDPEngine")]
+    if not hasattr(torch.distributed.fsdp, "FSDPModule"):  # before torch 2.6
+        del launched[2]
     for number, (launcher, engine) in enumerate(launched):
         out = tmp_path / f"{number}.json"
         lengths = ("data.val.length=5", "data.val.length=1")
         process = Forked([*launcher, HERE / "validate.py", config, out, engine, *lengths], tmp_path)
         assert process.wait() == 0, process.err()[-3000:]
         found.append(json.loads(out.read_text()))
-    assert found[0] == found[1] == found[2]
+    assert all(metrics == found[0] for metrics in found)
     assert [{"loss", "mIoU"} <= metrics.keys() for metrics in found[0]] == [True, True]
 
 

@@ -110,7 +110,7 @@ def decode_with(flags: int, data: bytes, path: PathLike) -> np.ndarray:
     except cv2.error as error:  # for example more pixels than OpenCV allows
         raise DataError(f"cannot be decoded: {error}", path) from error
     if image is None:
-        raise DataError("not an image, or a damaged one", path)
+        raise DataError(f"not an image that OpenCV {cv2.__version__} can read, or a damaged one", path)
     return image
 
 

@@ -63,7 +63,14 @@ class ShuffleBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         first, second = x.chunk(2, dim=1) if self.branch1 is None else (self.branch1(x), x)
-        return F.channel_shuffle(torch.cat([first, self.branch2(second)], dim=1), 2)
+        return _channel_shuffle(torch.cat([first, self.branch2(second)], dim=1))
+
+
+def _channel_shuffle(x: Tensor) -> Tensor:
+    """Return the channels of both halves in turn."""
+    if torch.__version__ < "2.7":  # torch's own had no gradient on a processor
+        return x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+    return F.channel_shuffle(x, 2)  # keeps the memory format
 
 
 class ShuffleNetV2(FreezableBackbone):

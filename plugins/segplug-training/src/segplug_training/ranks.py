@@ -101,11 +101,9 @@ class Ranks:
             raise UsageError(
                 f"the processes of this run do not find each other: {message}\n    start them with torchrun"
             ) from error
-        self.store.set(self._key(self.rank), f"{socket.gethostname()}:{os.getpid()}")
-
-    @staticmethod
-    def _key(rank: int) -> str:
-        return f"rank{rank}"
+        self.store.set(f"rank{self.rank}", f"{socket.gethostname()}:{os.getpid()}")
+        # Read now: without torchrun the store is in rank 0's process, and gone with it.
+        self.places = [self.store.get(f"rank{rank}").decode() for rank in range(self.size)]
 
     def gather(self, value: T) -> list[T]:
         """Return the value of every rank, in their order."""
@@ -178,12 +176,12 @@ class Ranks:
     def _is_there(self, rank: int) -> bool:
         """Whether a rank's process runs; taken for granted where that cannot be seen from here."""
         try:
-            host, _, process = self.store.get(self._key(rank)).decode().rpartition(":")
+            host, _, process = self.places[rank].rpartition(":")
             if host == socket.gethostname() and os.name == "posix":
                 os.kill(int(process), 0)
         except ProcessLookupError:
             return False
-        except (RuntimeError, OSError):
+        except OSError:
             pass
         return True
 

@@ -71,7 +71,7 @@ def _stand_ins() -> Iterator[None]:
         with torch.serialization.safe_globals(_DROPPED):
             yield
         return
-    before = torch.serialization.get_safe_globals()
+    before = list(torch.serialization.get_safe_globals())  # torch 2.4 gives its own list, and adds to it
     torch.serialization.add_safe_globals(_DROPPED)
     try:
         yield
