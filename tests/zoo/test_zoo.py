@@ -46,6 +46,7 @@ def test_the_digest_is_of_the_facts(full_facts: Path) -> None:
     assert dict(digest.entries(full_facts.parents[1])) == PUBLISHED
 
 
+@pytest.mark.slow  # the two before, which are quick, say the same by digests
 def test_the_comparison_finds_no_difference(full_facts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare.main([str(full_facts)]) == 0
     assert "total: 679 of 681 equal, 2 with a reason" in capsys.readouterr().out

@@ -74,15 +74,15 @@ BUILDERS: dict[str, Callable[..., Backbone]] = {
 every_backbone = pytest.mark.parametrize("build", BUILDERS.values(), ids=list(BUILDERS))
 TRICKS: dict[str, Callable[..., Backbone]] = {
     "attention to fewer keys": lambda: MixVisionTransformer(
-        embed_dims=8, num_layers=(1, 1), num_heads=(1, 2), num_stages=2, strides=(4, 2), patch_sizes=(7, 3),
-        sr_ratios=(8, 4), out_indices=(0, 1),
+        embed_dims=8, num_layers=(1,), num_heads=(1,), num_stages=1, strides=(4,), patch_sizes=(7,), sr_ratios=(8,),
+        out_indices=(0,),
     ),
     "padded and shifted windows": lambda: SwinTransformer(
         embed_dims=8, depths=(2, 1), num_heads=(1, 2), window_size=4, strides=(4, 2), out_indices=(0, 1)
     ),
     "windows and sub-sampled attention in turn": lambda: SVT(
-        embed_dims=(8, 8), depths=(2, 2), num_heads=(1, 2), strides=(4, 2), mlp_ratios=(4, 4), sr_ratios=(8, 4),
-        patch_sizes=(4, 2), windiow_sizes=(4, 4), out_indices=(0, 1),
+        embed_dims=(8,), depths=(2,), num_heads=(1,), strides=(4,), mlp_ratios=(4,), sr_ratios=(8,), patch_sizes=(4,),
+        windiow_sizes=(4,), out_indices=(0,),
     ),
     "attention to all pixels": lambda: ResNet(
         50, base_channels=8, num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(0, 1),
