@@ -21,6 +21,7 @@ from segkernel.interfaces.model import Segmentor
 from segkernel.sample import Batch, Targets
 from segplug_training.activation_checkpointing import checkpoint_activations
 from segplug_training.cores import threads_per_rank
+from segplug_training.deterministic import Determinism, Mode
 from segplug_training.fused import computed_as, fuse
 from segplug_training.loss_module import Compiled, CompileMode, LossModule
 from segplug_training.memory import keep_freed_memory
@@ -46,6 +47,7 @@ class EngineArguments(TypedDict, total=False):
     activation_checkpointing: bool | Sequence[str]
     fused: bool
     smaller_batches: bool
+    deterministic: Mode | None
 
 
 class CUDAEngine(LocalEngine):
@@ -78,9 +80,12 @@ class CUDAEngine(LocalEngine):
         fused: Update all parameters by one kernel where torch has one for the optimiser.
         smaller_batches: Where the memory runs out, go on with smaller micro-batches and the same batch in a step, with
             a warning; on one process.
+        deterministic: Take torch's deterministic algorithms, so that two runs on one machine are equal to the last
+            bit, slower on a GPU. ``warn`` names each operation that has none, with its module; ``strict`` ends the run
+            there.
 
     Raises:
-        UsageError: When the device is not there.
+        UsageError: When the device is not there, or ``cudnn_benchmark`` is asked for beside ``deterministic``.
     """
 
     def __init__(
@@ -98,6 +103,7 @@ class CUDAEngine(LocalEngine):
         activation_checkpointing: bool | Sequence[str] = False,
         fused: bool = True,
         smaller_batches: bool = True,
+        deterministic: Mode | None = None,
     ) -> None:
         super().__init__(device, threads)
         if type(self) is CUDAEngine and is_launched():
@@ -119,6 +125,9 @@ class CUDAEngine(LocalEngine):
         self.compile, self.activation_checkpointing, self.fused = compile, activation_checkpointing, fused
         if compile_cache is not None:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compile_cache)
+        if deterministic and cudnn_benchmark:
+            raise UsageError("engine.cudnn_benchmark chooses by time, which is not deterministic; leave one out")
+        self.determinism = Determinism(deterministic) if deterministic else None
         torch.backends.cudnn.benchmark = cudnn_benchmark
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
         torch.set_flush_denormal(flush_denormals)
@@ -160,6 +169,12 @@ class CUDAEngine(LocalEngine):
             yield moved
 
     def train_step(self, micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
+        if self.determinism is None:
+            return self._train_step(micro_batches)
+        with self.determinism.watching(self.segmentor, follow=not self.compile):
+            return self._train_step(micro_batches)
+
+    def _train_step(self, micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
         if self.smaller_batches is None or self.world_size > 1:  # others wait for this one's gradients
             return super().train_step(micro_batches)
         return self.smaller_batches.step(super().train_step, micro_batches)
