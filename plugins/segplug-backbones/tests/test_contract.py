@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from segkernel.interfaces.model import Backbone
+from segkernel.nn import ConvModule
 from segplug_backbones import (
     PCPVT,
     SVT,
@@ -72,7 +74,7 @@ BUILDERS: dict[str, Callable[..., Backbone]] = {
     "vgg11": lambda **more: VGG(11, norm_cfg={"type": "BN"}, ceil_mode=True, **{"out_indices": range(5), **more}),
 }
 every_backbone = pytest.mark.parametrize("build", BUILDERS.values(), ids=list(BUILDERS))
-TRICKS: dict[str, Callable[..., Backbone]] = {
+TRICKS: dict[str, Callable[[], nn.Module]] = {
     "attention to fewer keys": lambda: MixVisionTransformer(
         embed_dims=8, num_layers=(1,), num_heads=(1,), num_stages=1, strides=(4,), patch_sizes=(7,), sr_ratios=(8,),
         out_indices=(0,),
@@ -88,12 +90,14 @@ TRICKS: dict[str, Callable[..., Backbone]] = {
         50, base_channels=8, num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(0, 1),
         plugins=[{"cfg": {"type": "NonLocal2d"}, "position": "after_conv2", "stages": (0, 1)}],
     ),
-    "padding computed from the size": BUILDERS["mobilenet-v3"],
+    "padding computed from the size": lambda: ConvModule(
+        3, 4, 3, stride=2, padding=1, conv_cfg={"type": "Conv2dAdaptivePadding"}
+    ),
     "pooling that rounds up": BUILDERS["vgg11"],
 }  # fmt: skip
-"""One small network for every operator whose result depends on the size of its input in a way of its own: these are
-exported in the quick set, all of `BUILDERS` in the slow one. The kernel's tests export deformable convolution, those of
-heads pooling to a given number of cells."""
+"""One small network, or a layer, for every operator whose result depends on the size of its input in a way of its own:
+these are exported in the quick set, all of `BUILDERS` in the slow one. The kernel's tests export deformable
+convolution, those of heads pooling to a given number of cells."""
 EXPORTED = [pytest.param(build, id=name) for name, build in TRICKS.items()]
 EXPORTED += [pytest.param(build, id=name, marks=pytest.mark.slow) for name, build in BUILDERS.items()]
 
