@@ -19,6 +19,7 @@ from segkernel.errors import SegKernelError
 from segkernel.hookspecs import Priority, hookimpl
 from segplug_training.differences import differences
 from segplug_training.ema import SOURCE
+from segplug_training.provenance import fingerprints, git_state
 
 if TYPE_CHECKING:
     from segkernel.hookspecs import Run
@@ -27,7 +28,9 @@ log = logging.getLogger(__name__)
 
 
 class RecordHook:
-    """Write ``config.yaml``, ``plugins.json`` and ``environment.json`` into the run directory.
+    """Write ``config.yaml``, ``plugins.json``, ``environment.json`` and ``data.json`` into the run directory.
+
+    ``seg-kernel rerun`` starts a run again from them.
 
     A run that is resumed in its directory keeps what its first part was started with: its own are called after the
     iteration where it goes on, ``config_from_0000400.yaml``. It says which settings are not those of the checkpoint,
@@ -61,6 +64,7 @@ class RecordHook:
         texts = {
             f"plugins{part}.json": json.dumps(Catalog.current().versions(), indent=2),
             f"environment{part}.json": json.dumps(environment(run), indent=2),
+            f"data{part}.json": json.dumps(fingerprints(run), indent=2),
         }
         if run.config:
             texts[f"config{part}.yaml"] = to_yaml(_plain(run.config))
@@ -91,4 +95,5 @@ def environment(run: Run) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "ranks": run.engine.world_size,
         "seed": run.seed,
+        "git": git_state(),
     }

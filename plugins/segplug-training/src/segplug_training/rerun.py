@@ -1,0 +1,107 @@
+"""``seg-kernel rerun``: a run from its directory again, and what is not as it was.
+
+seg-kernel rerun work_dirs/roads/20261129_120000
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segkernel.errors import DataError
+
+if TYPE_CHECKING:
+    from segkernel import Runner
+
+NOT_COMPARED = ("command", "seed")
+RECORDS = ("plugins.json", "environment.json", "data.json")
+
+
+@click.command("rerun")
+@click.argument("source", metavar="RUN", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--work-dir", metavar="DIR", help="Run directory. [default: beside RUN, RUN_rerun]")
+@click.option("--check", is_flag=True, help="Only say what is not as it was.")
+def command(source: Path, overrides: tuple[str, ...], work_dir: str | None, check: bool) -> None:
+    """Start the run of the directory RUN again, from its own record: its config with all changes, and its seed.
+
+    What differs is said first: versions, device, data, the state of the code. Exit code 1 of --check: something does.
+    """
+    from segkernel import build
+    from segkernel.experiment import export, make_runner
+    from segkernel.loading import catalog_of
+
+    config = load_record(source, overrides)
+    runner = make_runner(config, work_dir or _beside(source))
+    lines = differences(source, runner)
+    if runner.is_main:
+        said = "is not as it was in the recorded run:\n    " + "\n    ".join(lines) if lines else "all is as it was"
+        click.echo(said)
+    if check:
+        click.get_current_context().exit(1 if lines else 0)
+    if config.get("load_from"):
+        with catalog_of(config).active():
+            runner.load_weights(config["load_from"])
+    runner.run()
+    for spec in (config.get("export") or ()) if runner.is_main else ():
+        export(runner, build("exporters", spec, catalog=catalog_of(config)))
+    if runner.is_main:
+        click.echo(f"run directory  {runner.work_dir}")
+
+
+def load_record(source: Path, overrides: tuple[str, ...] = ()) -> Any:
+    """Return the config that a run was started with.
+
+    Raises:
+        DataError: When the directory holds none.
+    """
+    from segkernel import load_config
+
+    path = source / "config.yaml"
+    if not path.exists():
+        raise DataError("no config.yaml in it: it is no run directory, or of a run around objects", source)
+    config = load_config(path)
+    own = ["~work_dir"] if "work_dir" in config else []  # which is taken by the recorded run
+    config = load_config(path, [*own, *overrides])
+    config.name = source.resolve().parent.name
+    return config
+
+
+def differences(source: Path, runner: Runner) -> list[str]:
+    """Return a line for all that is not as the record of a run says."""
+    from segkernel.catalog import Catalog
+    from segplug_training.provenance import compare, fingerprints
+    from segplug_training.record import environment
+
+    now = (Catalog.current().versions(), environment(runner), fingerprints(runner))
+    lines: list[str] = []
+    for name, found in zip(RECORDS, now):
+        lines += compare(_compared(_read(source / name)), _compared(json.loads(json.dumps(found, default=str))))
+    resumed = sorted(path.name for path in source.glob("config_from_*.yaml"))
+    return lines + [f"{name}: the run was resumed with this, and is started with config.yaml" for name in resumed]
+
+
+def _compared(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key not in NOT_COMPARED}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return found
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be read: {error}", path) from error
+
+
+def _beside(source: Path) -> Path:
+    """Return a directory that is not there yet."""
+    source = source.resolve()
+    names = itertools.chain(["_rerun"], (f"_rerun{number}" for number in itertools.count(2)))
+    return next(path for path in (source.with_name(source.name + name) for name in names) if not path.exists())
