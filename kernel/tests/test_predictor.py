@@ -294,12 +294,12 @@ def test_a_checkpoint_s_config_is_data(trained, changes, asked):
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("classes", 5, "classes are left out"),
-        ("classes", "ab", "classes are left out"),
-        ("classes", [1, 2], "classes are left out"),
-        ("classes", torch.zeros(2), "classes are left out"),
-        ("palette", 5, "palette are left out"),
-        ("palette", ["red", "blue"], "palette are left out"),
+        ("classes", 5, "classes is left out"),
+        ("classes", "ab", "classes is left out"),
+        ("classes", [1, 2], "classes is left out"),
+        ("classes", torch.zeros(2), "classes is left out"),
+        ("palette", 5, "palette is left out"),
+        ("palette", ["red", "blue"], "palette is left out"),
     ],
 )
 def test_classes_of_the_wrong_kind_are_left_out_of_what_a_file_knows(trained, caplog, key, value, said):

@@ -227,6 +227,6 @@ def _classes_in(meta: Mapping[str, Any], path: Path) -> dict[str, Any]:
     found = {key: known.get(key, known.get(key.upper())) for key in ("classes", "palette")}
     for key, value in found.items():
         if problems := check(Metadata, {key: value}):
-            log.warning("%s: its %s are left out: %s", path, key, problems[0].message)
+            log.warning("%s: what it holds as %s is left out: %s", path, key, problems[0].message)
             found[key] = None
     return {key: value for key, value in found.items() if value or key in meta}

@@ -6,6 +6,8 @@ meaning there, so each stands in the table.
 
 from __future__ import annotations
 
+SAME_SCOPES = ("mmseg", "mmengine", "mmcv")
+OTHER_SCOPES = ("mmpretrain", "mmcls", "mmdet")
 SCOPED = {
     "mmdet.ClassificationCost": "ClassificationCost",
     "mmdet.CrossEntropyLoss": "QueryCrossEntropyLoss",
@@ -117,8 +119,8 @@ MOVED = {
 def former_name(name: str) -> str:
     """Return where what MMSegmentation's world calls ``name`` is now; "" for other names."""
     scope, _, short = name.rpartition(".")
-    if name in SCOPED or (scope in ("mmseg", "mmengine", "mmcv") and short not in MOVED):
+    if name in SCOPED or (scope in SAME_SCOPES and short not in MOVED):
         return f"it is {SCOPED.get(name, short)} here"
-    if scope in ("mmpretrain", "mmcls", "mmdet"):
+    if scope in OTHER_SCOPES:
         return f"names have no scope here; without {scope}. it is {short}, if an installed plugin offers that"
-    return MOVED.get(short if scope in ("mmseg", "mmengine", "mmcv") else name, "")
+    return MOVED.get(short if scope in SAME_SCOPES else name, "")

@@ -16,6 +16,7 @@ from segkernel.config.marks import MarkedDict, place_of, summarize
 from segkernel.config.packaged import LOCAL, folders
 from segkernel.config.text import read_file
 from segkernel.errors import MissingPackageError, Problem, did_you_mean, suggest
+from segplug_heads.former_names import OTHER_SCOPES, SAME_SCOPES
 
 PROVIDERS = {"model": "segplug-heads", "schedule": "segplug-heads", "data": "segplug-datasets"}
 """The first-party distribution that brings the parts of a kind."""
@@ -98,6 +99,8 @@ def packaged(text: str, zoos: list[Zoo], asked: str = "") -> tuple[Zoo, Path]:
             return zoo, Path(os.path.normpath(zoo.folder / inside))
     near = did_you_mean(wanted, [zoo.name for zoo in zoos])
     hint = f"did you mean {near[0]}::{inside}?" if near else f"pip install {name}"
+    if wanted in (*SAME_SCOPES, *OTHER_SCOPES):  # a package index has strangers of such names
+        hint = f"names have no scope here: without {name}:: it is looked for in all installed packages"
     raise MissingPackageError(Problem(f"{text}: no package {name} with configs is installed", "", asked, hint))
 
 
