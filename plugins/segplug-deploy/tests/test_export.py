@@ -38,10 +38,13 @@ class Shades(Segmentor):
 class ScaleExporter(Exporter):
     suffix = ".scale"
 
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = factor
+
     def export(self, segmentor, path, example, metadata=None):
         if segmentor.scale < 0:
             raise ExportError("other numbers")
-        Path(path).write_text(json.dumps({"scale": float(segmentor.scale), "metadata": metadata}))
+        Path(path).write_text(json.dumps({"scale": float(segmentor.scale) * self.factor, "metadata": metadata}))
         return f"proven on {tuple(example.shape)}"
 
     def load(self, path, device=None):
@@ -91,6 +94,23 @@ def test_the_export_command_writes_beside_the_weights_and_says_what_is_next(trai
     assert f"seg-kernel predict {trained.with_suffix('.scale')}" in capsys.readouterr().out
 
 
+SECTION = "+export=[{type: 'shades:ScaleExporter', factor: 3}]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "scale"),
+    [
+        ((SECTION,), 6),
+        ((SECTION, "--format", "shades:ScaleExporter"), 6),
+        ((SECTION, "--format", "{type: 'shades:ScaleExporter', factor: 4}"), 8),
+        (("--format", "{type: 'shades:ScaleExporter', factor: 4}"), 8),
+    ],
+)
+def test_the_exporter_and_its_arguments_come_from_the_config_or_the_command(trained, night_and_day, arguments, scale):
+    assert not seg_kernel("export", trained, *arguments, "--trust", "--image", night_and_day)
+    assert json.loads(trained.with_suffix(".scale").read_text())["scale"] == scale
+
+
 def test_the_export_command_changes_the_config(trained, night_and_day):
     arguments = ("--trust", "--format", "shades:ScaleExporter", "--image", night_and_day)
     assert not seg_kernel("export", trained, "data.preprocess.mean=[1, 1, 1]", *arguments)
@@ -127,6 +147,7 @@ def test_the_export_command_resizes_the_image_it_proves_on(trained, night_and_da
         (("best.pt", "--trust", "--format", "NoSuchExporter", "--image", "photo.png"), "NoSuchExporter"),
         (("best.pt", "--trust", "--format", "shades:ScaleExporter", "--image", "gone.png"), "gone.png"),
         (("best.pt", "--trust", "--format", "shades:ScaleExporter"), "GoneData"),
+        (("best.pt", "--trust", "--format", "{type: [", "--image", "photo.png"), "--format"),
         (("photo.png", "--format", "shades:ScaleExporter", "--image", "photo.png"), "photo.png"),
     ],
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segkernel.cli import SIZE, TRUST
-from segkernel.errors import UsageError
+from segkernel.errors import ConfigError, Problem, UsageError
 
 if TYPE_CHECKING:
     from segkernel.config import Config
@@ -25,7 +25,12 @@ log = logging.getLogger(__name__)
 @click.argument("model")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--weights", metavar="FILE", help="A checkpoint, when MODEL is a config.")
-@click.option("--format", "kind", default="ONNXExporter", show_default=True, metavar="EXPORTER", help="Its name.")
+@click.option(
+    "--format",
+    "kind",
+    metavar="SPEC",
+    help="An exporter's name, or '{type: NAME, argument: value}'. [default: the config's first, else ONNXExporter]",
+)
 @click.option("--image", metavar="FILE", help="Prove it on this image. [default: one of the config's data]")
 @click.option("--second", metavar="FILE", help="The second image, of a model that compares two.")
 @click.option("--tta", is_flag=True, help="Write evaluate.tta into the file: `test` of it averages over views.")
@@ -36,7 +41,7 @@ def command(
     model: str,
     overrides: tuple[str, ...],
     weights: str | None,
-    kind: str,
+    kind: str | None,
     image: str | None,
     second: str | None,
     tta: bool,
@@ -48,12 +53,18 @@ def command(
 
     KEY=VALUE changes the config, also that of a checkpoint; the exported file holds the config as it is then.
     """
+    from segkernel.config.text import read_text
+
     if second and not image:
         raise click.UsageError("--second goes with --image, the first of the two")
+    problems: list[Problem] = []
+    spec = read_text(kind, "--format", problems) if kind else None
+    if problems:
+        raise ConfigError(problems)
     path = export_model(
         model,
         weights,
-        kind,
+        spec,
         image=(image, second) if image and second else image,
         size=size,
         out=out,
@@ -67,7 +78,7 @@ def command(
 def export_model(
     model: str | Path,
     weights: str | Path | None = None,
-    exporter: str | Mapping[str, Any] | Exporter = "ONNXExporter",
+    exporter: str | Mapping[str, Any] | Exporter | None = None,
     *,
     image: Image | tuple[Image, Image] | None = None,
     size: tuple[int, int] | None = None,
@@ -81,7 +92,8 @@ def export_model(
     Args:
         model: A checkpoint, or a config with weights.
         weights: A checkpoint.
-        exporter: A name, ``{type: NAME, argument: value}``, or a built one.
+        exporter: A name, ``{type: NAME, argument: value}``, or a built one. A name takes its arguments from the
+            config's section ``export`` if that has it; None is the first exporter there, else ``ONNXExporter``.
         image: What it is proven on, two of a model that compares two; None takes the first image of the config's test,
             validation or training set.
         size: (height, width) in pixels to resize that image to; None keeps what the config's transforms make of it.
@@ -95,15 +107,11 @@ def export_model(
         ExportError: The model cannot be exported, or the file gives other numbers.
         ConfigError, CheckpointError, DataError, UsageError: As of `segkernel.Predictor`.
     """
-    from segkernel import build
-    from segkernel.loading import catalog_of
     from segkernel.nn import resize
     from segkernel.predictor import Predictor
 
     predictor = Predictor(model, weights, device="cpu", overrides=overrides, trust=trust)
-    spec = {"type": exporter} if isinstance(exporter, str) else exporter
-    # What the user names, in a catalogue that trusts no less than that.
-    chosen: Exporter = build("exporters", spec, catalog=replace(catalog_of(predictor.config), trusted=True))
+    chosen = _chosen(exporter, predictor.config)
     example = predictor.example(_first_image(predictor.config) if image is None else image)
     if size:
         example = resize(example, size=size, mode="bilinear", align_corners=False)
@@ -113,6 +121,20 @@ def export_model(
         metadata["config"] = _with_views(metadata["config"])
     log.info("%s", chosen.export(predictor.model, path, example, metadata))
     return path
+
+
+def _chosen(exporter: str | Mapping[str, Any] | Exporter | None, config: Config | None) -> Exporter:
+    from segkernel import build
+    from segkernel.loading import catalog_of
+
+    catalog = catalog_of(config)
+    if exporter is None or isinstance(exporter, str):
+        for spec in (config or {}).get("export") or ():
+            if exporter in (None, spec.get("type")):
+                return build("exporters", spec, catalog=catalog)  # type: ignore[no-any-return]
+        exporter = {"type": exporter or "ONNXExporter"}
+    # What the user names, in a catalogue that trusts no less than that.
+    return build("exporters", exporter, catalog=replace(catalog, trusted=True))  # type: ignore[no-any-return]
 
 
 VIEWS = {"scales": [0.5, 0.75, 1.0, 1.25, 1.5, 1.75], "flip": True}
