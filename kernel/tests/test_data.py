@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from segkernel.data import Loader, apply_transforms
-from segkernel.errors import DataError, UsageError
+from segkernel.errors import DataError, TrainingError, UsageError, worker_crash_of
 from segkernel.geometry import Geometry
 from segkernel.sample import Sample
 
@@ -59,6 +59,19 @@ class Blend:
     def __call__(self, sample, rng, other):
         sample.image = (sample.image // 2 + other.image // 2).astype(np.uint8)
         return sample
+
+
+class FailsAt:
+    """Its code is at fault at one index."""
+
+    def __init__(self, index):
+        self.index = index
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return Sample(image=np.full((4, 4, 3), 1 // (index != self.index), np.uint8))
 
 
 def batches(loader, count, **where):
@@ -135,6 +148,17 @@ def test_evaluation_never_pads_and_keeps_truth_at_the_original_size(rectangles):
     assert found[0].truths[0]["seg"].shape == (32, 24)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_fault_in_the_code_of_a_data_set_names_the_sample(workers):
+    loader = Loader(FailsAt(5), micro_batch=2, workers=workers, shuffle=False)
+    for found in (loader.train_batches(), loader.eval_batches()):
+        with pytest.raises(TrainingError) as caught:
+            list(islice(found, 9))
+        said = worker_crash_of(caught.value) or caught.value
+        assert str(said).startswith("sample 5: ZeroDivisionError: division by zero\n")
+    loader.close()
+
+
 def test_evaluation_refuses_transforms_that_leave_a_part_of_the_image_out(rectangles):
     class Quarter:
         needs = 0
@@ -142,7 +166,7 @@ def test_evaluation_refuses_transforms_that_leave_a_part_of_the_image_out(rectan
         def __call__(self, sample, rng):
             return sample.apply(Cut())
 
-    with pytest.raises(DataError, match="may resize, but not cut"):
+    with pytest.raises(DataError, match="may resize, not cut"):
         list(Loader(rectangles(2), [Quarter()]).eval_batches())
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from segkernel.errors import DataError, UsageError
+from segkernel.errors import DataError, SegKernelError, TrainingError, UsageError
 from segkernel.interfaces.data import Dataset, Sampler, Transform
 from segkernel.loadtimes import SECONDS, timed
 from segkernel.opencv import opencv
@@ -78,8 +78,7 @@ def apply_eval_transforms(transforms: Iterable[Transform], sample: Sample, rng: 
     if changed is None:
         raise DataError("a transform of data.eval_transforms rejected it, which an evaluation cannot allow", path)
     if changed.moved:
-        kind = changed.moved.lower()
-        raise DataError(f"data.eval_transforms may resize, but not {kind}: predictions would be out of place", path)
+        raise DataError(f"data.eval_transforms may resize, not {changed.moved.lower()}: predictions would move", path)
     return changed
 
 
@@ -207,7 +206,12 @@ class _Samples:
         SECONDS.clear()
         state = random_state()  # without workers, training goes on with these generators
         try:
-            return [self.bring(key) for key in keys]
+            return [self.bring(key := each) for each in keys]
+        except (SegKernelError, OSError):
+            raise
+        except Exception as error:
+            index = np.ravel(key)[-1]  # in training it comes after the position
+            raise TrainingError(f"sample {index}: {type(error).__name__}: {error}\n    use --traceback") from error
         finally:
             set_random_state(state)
 
@@ -300,7 +304,5 @@ def _watch(parent: int, is_child: bool) -> None:
         if received is not None and received.si_pid == parent:
             break
         if received is not None:
-            timer = threading.Timer(SIGTERM_GRACE, os._exit, (128 + signal.SIGTERM,))
-            timer.daemon = True
-            timer.start()
+            signal.alarm(SIGTERM_GRACE)
     os._exit(128 + signal.SIGTERM)

@@ -265,8 +265,7 @@ class Interrupted(SegKernelError):
     def __init__(self, signal_number: int, saved: Path | str | None = None, reported: bool = False) -> None:
         self.reported = reported
         self.exit_code = 128 + signal_number
-        where = f"; saved {saved}" if saved else ""
-        super().__init__(f"interrupted by signal {signal_number}{where}")
+        super().__init__(f"interrupted by signal {signal_number}" + (f"; saved {saved}" if saved else ""))
 
 
 def worker_crash_of(error: BaseException) -> DataError | None:
@@ -276,6 +275,8 @@ def worker_crash_of(error: BaseException) -> DataError | None:
     Where a tensor was just being fetched from the worker, the connection may end before.
     """
     text = str(error) or type(error).__name__
+    if isinstance(error, SegKernelError) and text.startswith("Caught "):  # one that a worker has raised, all of it
+        return DataError(text.rpartition(f"segkernel.errors.{type(error).__name__}: ")[2].rstrip())
     fetching = any("resource_sharer" in frame.filename for frame in extract_tb(error.__traceback__))
     if not (fetching or (isinstance(error, RuntimeError) and text.startswith("DataLoader worker"))):
         return None

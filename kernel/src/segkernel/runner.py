@@ -433,6 +433,8 @@ class Runner:
             known = worker_crash_of(error) or error
             if not isinstance(known, PeerError | Interrupted):
                 self.engine.alert(str(known) or type(known).__name__)
+                if self.engine.world_size > 1 and not getattr(known, "on_all_ranks", True):
+                    known.args = (f"rank {self.engine.rank}: {known}", *known.args[1:])
             self.hooks.on_exception(run=self, error=known)
             self.close()
             if known is not error:

@@ -68,7 +68,7 @@ class _Named(_Tensors):
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Any:
-        return self.fields[name]
+        return self.fields[self._current(name)]
 
     def __setitem__(self, name: str, value: Any) -> None:
         self.fields[name] = value
@@ -77,14 +77,17 @@ class _Named(_Tensors):
         del self.fields[name]
 
     def __contains__(self, name: str) -> bool:
-        return name in self.fields
+        return self._current(name) in self.fields
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.fields)
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return the field ``name``, or ``default``."""
-        return self.fields.get(name, default)
+        return self.fields.get(self._current(name), default)
+
+    def _current(self, name: str) -> str:
+        return name
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Return a copy with ``function`` applied to every tensor."""
@@ -170,16 +173,6 @@ class Prediction(_Named):
     ``NAME_probabilities`` (K, H, W) float.
     """
 
-    def __getitem__(self, name: str) -> Any:
-        return self.fields[self._current(name)]
-
-    def __contains__(self, name: str) -> bool:
-        return self._current(name) in self.fields
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return the field ``name``, or ``default``."""
-        return self.fields.get(self._current(name), default)
-
     def _current(self, name: str) -> str:
         """Return what the field is called since 0.3."""
         new = f"{name.removesuffix('_scores')}_probabilities"
@@ -245,8 +238,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     height, width = (max(sample.size[axis] for sample in samples) for axis in (0, 1))
     for sample in samples:
         if _kind(sample) != _kind(first):
-            path = sample.meta.get("path")
-            raise DataError(f"a batch cannot hold images with {_kind(sample)} and with {_kind(first)}", path)
+            raise DataError(f"one batch cannot hold {_kind(sample)} and {_kind(first)}", sample.meta.get("path"))
     images = np.zeros((len(samples), *first.image.shape[2:], height, width), first.image.dtype)
     for planes, pixels in zip(images, (sample.image for sample in samples)):
         fast = pixels.dtype.name in OPENCV_DTYPES  # by OpenCV it takes a fraction of the time

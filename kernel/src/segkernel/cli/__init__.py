@@ -109,8 +109,7 @@ class LazyGroup(click.Group):
         """
         if name not in COMMANDS:
             return _command_of_plugin(name)
-        command: click.Command = importlib.import_module(f"segkernel.cli.{name}").command
-        return command
+        return importlib.import_module(f"segkernel.cli.{name}").command  # type: ignore[no-any-return]
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str, click.Command | None, list[str]]:
         """Find the command that the arguments begin with; one that is misspelt gets a suggestion."""
