@@ -159,7 +159,7 @@ def test_collate_pads_to_the_largest_and_remembers_the_sizes() -> None:
 
 def test_collate_refuses_a_mixture(sample: Sample) -> None:
     grey = Sample(image=np.zeros((4, 4, 1), np.uint8), meta={"path": "grey.png"})
-    with pytest.raises(DataError, match=r"grey\.png: .*1 channels uint8 .* and with 3 channels"):
+    with pytest.raises(DataError, match=r"grey\.png: .*1 channels uint8 .* and 3 channels"):
         collate([sample, grey])
     with pytest.raises(DataError, match=r"fields none and with .* fields .*seg"):
         collate([sample, Sample(image=np.zeros((4, 4, 3), np.uint8))])

@@ -109,7 +109,7 @@ class LazyGroup(click.Group):
         """
         if name not in COMMANDS:
             return _command_of_plugin(name)
-        return importlib.import_module(f"segkernel.cli.{name}").command  # type: ignore[no-any-return]
+        return importlib.import_module(f"segkernel.cli.{name}").command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str, click.Command | None, list[str]]:
         """Find the command that the arguments begin with; one that is misspelt gets a suggestion."""

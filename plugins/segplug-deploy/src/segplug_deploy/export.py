@@ -129,12 +129,12 @@ def _chosen(exporter: str | Mapping[str, Any] | Exporter | None, config: Config 
 
     catalog = catalog_of(config)
     if exporter is None or isinstance(exporter, str):
-        for spec in (config or {}).get("export") or ():
+        for spec in (config.get("export") if config else None) or ():
             if exporter in (None, spec.get("type")):
-                return build("exporters", spec, catalog=catalog)  # type: ignore[no-any-return]
+                return build("exporters", spec, catalog=catalog)
         exporter = {"type": exporter or "ONNXExporter"}
     # What the user names, in a catalogue that trusts no less than that.
-    return build("exporters", exporter, catalog=replace(catalog, trusted=True))  # type: ignore[no-any-return]
+    return build("exporters", exporter, catalog=replace(catalog, trusted=True))
 
 
 VIEWS = {"scales": [0.5, 0.75, 1.0, 1.25, 1.5, 1.75], "flip": True}
