@@ -42,8 +42,10 @@ def relative_position_index(height: int, width: int) -> Tensor:
     The table has a row for each of the (2 height - 1) (2 width - 1) offsets between patches, then `TOKEN_ROWS`.
     """
     y, x = (axis.flatten() for axis in torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"))
+    # Offsets start at -(height - 1) and -(width - 1); shifted to 0 they number the table row by row, down first.
     down, right = y[:, None] - y + height - 1, x[:, None] - x + width - 1
     offsets = (2 * height - 1) * (2 * width - 1)
+    # The three `TOKEN_ROWS` follow at offsets, offsets + 1 and offsets + 2: the authors' order.
     index = torch.cat([torch.full((height * width, 1), offsets + 1), down * (2 * width - 1) + right], 1)
     from_class = torch.cat([torch.full((1, 1), offsets + 2), torch.full((1, height * width), offsets)], 1)
     return torch.cat([from_class, index])
@@ -94,6 +96,7 @@ class BEiTAttention(nn.Module):
         """Return the bias of the logits, (heads, 1 + h * w, 1 + h * w)."""
         table: Tensor = self.relative_position_bias_table
         index = self.relative_position_index
+        # A traced graph serves all sizes and so cannot compare them; at the table's own size resizing changes nothing.
         if is_tracing() or tuple(size) != tuple(self.window_size):
             table, index = self._interpolate(table, size), relative_position_index(*size).to(table.device)
         return table[index].permute(2, 0, 1)

@@ -95,6 +95,7 @@ class ContextGuidedBlock(nn.Module):
         self.f_loc = depthwise(padding=1)
         self.f_sur = depthwise(padding=dilation, dilation=dilation)
         self.bn = build_norm(norm_cfg, 2 * channels)[1]
+        # Always a PReLU, whatever `act_cfg` is, as in MMSegmentation: its slopes are in every checkpoint.
         self.activate = nn.PReLU(2 * channels)
         self.bottleneck = build_conv(conv_cfg, 2 * channels, out_channels, 1, bias=False) if downsample else None
         self.f_glo = GlobalContextExtractor(out_channels, reduction, with_cp)
@@ -188,6 +189,7 @@ class CGNet(FreezableBackbone):
             x = conv(x)
         fine = self.norm_prelu_0(torch.cat([x, half], dim=1))
         start, end = self._level(self.level1, fine)
+        # The authors' code concatenates (last, first) here and (first, last) below; checkpoints depend on both orders.
         middle = self.norm_prelu_1(torch.cat([end, start, self.shrink(half)], dim=1))
         start, end = self._level(self.level2, middle)
         return fine, middle, self.norm_prelu_2(torch.cat([start, end], dim=1))

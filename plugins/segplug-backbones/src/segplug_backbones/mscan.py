@@ -97,13 +97,14 @@ class MSCAAttention(nn.Module):
         self.conv3 = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        # Equation 1 sums the branches Scale_0 to Scale_3 of the first convolution; Scale_0 is the identity.
         local = self.conv0(x)
         total = local
         for i in range(self.num_branches):
             strip1, strip2 = getattr(self, f"conv{i}_1"), getattr(self, f"conv{i}_2")
             total = total + strip2(strip1(local))
         attention = self.conv3(total)
-        return attention * x
+        return attention * x  # equation 2: the map is its own gate, without softmax or sigmoid
 
 
 class MSCASpatialAttention(nn.Module):
@@ -143,6 +144,7 @@ class MSCABlock(nn.Module):
         self.drop_path = build_dropout({"type": "DropPath", "drop_prob": drop_path})
         self.norm2 = build_norm(norm_cfg, channels)[1]
         self.mlp = Mlp(channels, int(channels * mlp_ratio), act_cfg, drop)
+        # 1e-2 is the authors' value for all depths, taken over from VAN.
         self.layer_scale_1 = nn.Parameter(torch.full((channels,), 1e-2))
         self.layer_scale_2 = nn.Parameter(torch.full((channels,), 1e-2))
 
@@ -216,6 +218,7 @@ class MSCAN(Backbone):
                 for _ in range(depth)
             ]
             self.add_module(f"block{i + 1}", nn.ModuleList(blocks))
+            # Over the channels of each token, although the blocks use `norm_cfg`: so the published weights have it.
             self.add_module(f"norm{i + 1}", nn.LayerNorm(width))
         self.channels = tuple(embed_dims)
         self.strides = tuple(4 * 2**i for i in range(num_stages))

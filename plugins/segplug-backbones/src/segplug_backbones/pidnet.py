@@ -24,7 +24,7 @@ from segplug_backbones.dual_resolution import DAPPM, PAPPM, BasicBlock, Bottlene
 
 
 class PagFM(nn.Module):
-    """Pixel-attention-guided fusion: detail takes from context where both agree, equation 7 of the paper.
+    """Pixel-attention-guided fusion (Pag): similarity-gated sum of detail and context, equation 7 of the paper.
 
     Detail (N, in_channels, h, w) and context (N, in_channels, any size) -> (N, in_channels, h, w).
     """
@@ -35,13 +35,18 @@ class PagFM(nn.Module):
         self.f_p = ConvModule(in_channels, channels, 1, norm_cfg=norm_cfg, act_cfg=None)
 
     def forward(self, detail: Tensor, context: Tensor) -> Tensor:
+        # Without the model's `align_corners`: the authors' module has none, whichever the rest of the network uses.
         size = detail.shape[2:]
         agreement = (self.f_p(detail) * resize(self.f_i(context), size)).sum(dim=1, keepdim=True).sigmoid()
         return agreement * resize(context, size) + (1 - agreement) * detail
 
 
 class Bag(nn.Module):
-    """Boundary-attention-guided fusion: detail at boundaries, context elsewhere; three maps (N, C, h, w) -> one."""
+    """Boundary-attention-guided fusion: detail at boundaries, context elsewhere; three maps (N, C, h, w) -> one.
+
+    out = f(s * detail + (1 - s) * context) with s the sigmoid of the boundary map: Bag, in the paper's section on
+    balancing details and contexts.
+    """
 
     def __init__(self, channels: int, norm_cfg: LayerConfig, act_cfg: LayerConfig) -> None:
         super().__init__()
@@ -54,7 +59,10 @@ class Bag(nn.Module):
 
 
 class LightBag(nn.Module):
-    """`Bag` with 1x1 convolutions."""
+    """Light-Bag of the same section: out = f_p((1 - s) * context + detail) + f_i(context + s * detail).
+
+    Detail enters f_p, and context f_i, without attenuation; both are 1x1 convolutions.
+    """
 
     def __init__(self, channels: int, norm_cfg: LayerConfig, act_cfg: LayerConfig) -> None:
         super().__init__()
@@ -111,6 +119,7 @@ class PIDNet(Backbone):
         layers: dict[str, Any] = {"norm_cfg": norm_cfg, "act_cfg": None}
         build = StageBuilder(partial(_shortcut, norm_cfg), norm_cfg, act_cfg)
         double, fourfold, eightfold = 2 * channels, 4 * channels, 8 * channels
+        # The authors' switch: S and M have 2 stem blocks and the light modules, L has 3 and the full ones.
         light = num_stem_blocks == 2
         self.stem = build.stem(in_channels, channels, num_stem_blocks)
         self.relu = nn.ReLU()
@@ -140,6 +149,7 @@ class PIDNet(Backbone):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return three maps, (N, channels[i], ~H/8, ~W/8)."""
+        # P (detail) and D (boundary) stay at stride 8; I (context) goes down to 16, 32 and 64 and is merged into both.
         x = self.stem(images)
         context = self.relu(self.i_branch_layers[0](x))
         halfway = self.pag_1(self.p_branch_layers[0](x), self.compression_1(context))

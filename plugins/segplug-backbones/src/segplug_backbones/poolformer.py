@@ -68,6 +68,7 @@ class Pooling(nn.Module):
 
     def __init__(self, pool_size: int = 3) -> None:
         super().__init__()
+        # Algorithm 1 of the paper: at borders the mean is over the pixels that exist, so that a constant map gives 0.
         self.pool = nn.AvgPool2d(pool_size, stride=1, padding=pool_size // 2, count_include_pad=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -136,7 +137,8 @@ class PoolFormer(FreezableBackbone):
         drop_path_rate: Drop path rate of the last layer; it rises linearly from 0 at the first one.
         out_indices: The entries of ``network`` to return, counted from 0, negative ones from the end. Stages and the
             patch embeddings between them take turns: stages are 0, 2, 4 and 6.
-        frozen_stages: -1 freezes nothing, 0 the patch embedding, n also the first n entries of ``network``.
+        frozen_stages: -1 freezes nothing, 0 the patch embedding (mmpretrain's default), n also the first n entries of
+            ``network``.
         in_channels: Channels of the image.
         pretrained: Checkpoint that the runner loads after building the model.
 
@@ -179,6 +181,7 @@ class PoolFormer(FreezableBackbone):
         parts: list[tuple[nn.Module, int, int]] = []  # the entries of ``network``, their output channels and strides
         stride = in_stride
         for i, width in enumerate(widths):
+            # As in mmpretrain, equal widths mean no embedding and no downsampling, which shifts `out_indices`.
             if i and width != widths[i - 1]:
                 stride *= down_stride
                 downsample = PatchEmbed(widths[i - 1], width, down_patch_size, down_stride, down_pad)

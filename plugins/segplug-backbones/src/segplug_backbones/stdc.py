@@ -42,7 +42,8 @@ class STDCModule(nn.Module):
         norm_cfg: Type of the norms.
         act_cfg: Type of the activations.
         num_convs: Number of convolutions.
-        fusion_type: ``cat``, the paper's, returns the concatenated outputs; ``add`` adds the input to them.
+        fusion_type: ``cat``, the paper's and that of all published weights, returns the concatenated outputs; ``add``,
+            MMSegmentation's default, adds the input to them.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class STDCModule(nn.Module):
                 ConvModule(in_channels, out_channels, 1, norm_cfg=norm_cfg, act_cfg=None),
             )
         self.layers = nn.ModuleList([conv1])
+        # Block i has N / 2^i of the N channels, the last as many as the one before it, so that they add up to N.
         widths = [out_channels // 2**i for i in range(1, num_convs)]
         for inputs, width in pairwise([*widths, widths[-1]]):
             self.layers.append(ConvModule(inputs, width, 3, padding=1, **layers))
@@ -100,6 +102,8 @@ class STDCModule(nn.Module):
 
     def _forward_cat(self, x: Tensor) -> Tensor:
         first = self.layers[0](x)
+        # The first output is pooled to the size of the others; the second convolution continues from a learnt
+        # downsampling instead (figure 3c).
         outputs = [self.skip(first)]
         out = first if self.downsample is None else self.downsample(first)
         for layer in self.layers[1:]:

@@ -101,6 +101,7 @@ class WindowMSA(nn.Module):
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
         if mask is not None:
             bias = bias + mask.unsqueeze(1)
+        # Scaled before the product, as in the authors' code: unscaled logits may overflow float16.
         weights = ((q * self.scale) @ k.transpose(-2, -1) + bias).softmax(-1)
         attended = self.attn_drop(weights) @ v
         return self.proj_drop(self.proj(attended.transpose(2, 3).flatten(3)))

@@ -157,6 +157,7 @@ class LocallyGroupedSelfAttention(nn.Module):
         branch on sizes that may be symbols.
         """
         padded = count * self.window_size
+        # length % padded is `length` if there is padding, and 0 if length == padded.
         return torch.arange(padded, device=device) >= length % padded
 
 

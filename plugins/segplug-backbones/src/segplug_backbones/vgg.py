@@ -86,7 +86,7 @@ class VGG(FreezableBackbone):
                 self.features.append(CeilMaxPool2d(2) if ceil_mode else nn.MaxPool2d(2))
             self._ends.append(len(self.features))
         strides = [2 ** (i + 1) for i in range(num_stages)]
-        strides[-1] //= 1 if with_last_pool else 2
+        strides[-1] //= 1 if with_last_pool else 2  # a stage halves the size only by the pooling at its end
         self.channels = tuple(CHANNELS[i] for i in self.out_indices)
         self.strides = tuple(strides[i] for i in self.out_indices)
         self.freeze_stages()

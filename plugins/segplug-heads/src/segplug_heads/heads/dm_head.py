@@ -53,6 +53,8 @@ class DCM(nn.Module):
     ) -> None:
         super().__init__()
         self.filter_size = filter_size
+        # Two branches of the paper's module: one turns the pooled map into kernels, the other reduces the full-size map
+        # that these filter. Kernels are signed, hence no norm or activation on the first.
         self.filter_gen_conv = nn.Conv2d(in_channels, channels, 1)
         self.input_redu_conv = ConvModule(
             in_channels, channels, 1, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg

@@ -37,6 +37,7 @@ class ReassembleBlocks(nn.Module):
         super().__init__()
         self.readout_type = readout_type
         self.projects = nn.ModuleList(ConvModule(in_channels, width, 1, act_cfg=None) for width in out_channels)
+        # Resample_s of the paper's Reassemble operation: with patches of 16 pixels, strides of 4, 8, 16 and 32.
         first, second, _, last = out_channels
         self.resize_layers = nn.ModuleList(
             [
@@ -63,6 +64,7 @@ class ReassembleBlocks(nn.Module):
         if self.readout_type == "add":
             return x + cls_token[:, :, None, None]
         patches = nchw_to_nlc(x)
+        # Read_proj concatenates the patch first, then the readout token.
         pairs = torch.cat([patches, cls_token.unsqueeze(1).expand_as(patches)], -1)
         return nlc_to_nchw(self.readout_projects[index](pairs), (x.shape[2], x.shape[3]))
 

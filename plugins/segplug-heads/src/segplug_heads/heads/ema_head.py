@@ -88,6 +88,7 @@ class EMAHead(DecodeHead):
             raise ConfigError(Problem(f"{num_stages} iterations; at least 1 is needed", "num_stages"))
         conv_cfg, norm_cfg = self.conv_cfg, self.norm_cfg
         self.ema_in_conv = ConvModule(self.in_channels, ema_channels, 3, padding=1, **self.layer_cfgs)
+        # The authors' conv1: no norm and no activation, as expectation-maximization fits signed features.
         self.ema_mid_conv = ConvModule(ema_channels, ema_channels, 1, conv_cfg=conv_cfg, act_cfg=None)
         # Only the estimation of the bases uses it, and that has no gradient: it keeps its initial weights.
         self.ema_mid_conv.requires_grad_(False)

@@ -57,7 +57,7 @@ class FPNHead(DecodeHead):
         finest = self.feature_strides[0]
         steps = int(math.log2(stride) - math.log2(finest))
         layers: list[nn.Module] = []
-        for i in range(max(1, steps)):
+        for i in range(max(1, steps)):  # the finest map needs no upsampling, but a convolution all the same
             width = self.channels if i else in_channels
             layers.append(ConvModule(width, self.channels, 3, padding=1, **self.layer_cfgs))
             if stride != finest:

@@ -45,8 +45,8 @@ class NMF2D(nn.Module):
         channels: C.
         MD_S: Groups that the channels are divided into, each factorised alone.
         MD_R: Bases of each group, the rank of the reconstruction.
-        train_steps: Updates in training.
-        eval_steps: Updates in eval mode.
+        train_steps: Updates in training; 6 is the authors' default.
+        eval_steps: Updates in eval mode; the authors' default of 7 is one more than in training.
         inv_t: Not used, accepted for existing configs: the inverse temperature of this factorisation is 1.
         rand_init: Draw initial bases for each image; otherwise all share one, which is part of the state dict.
 
@@ -79,10 +79,13 @@ class NMF2D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.unflatten(1, (self.groups, -1)).flatten(3)
         bases = self._initial_bases(pixels)
+        # The authors start from a soft assignment of pixels to bases: multiplicative updates need positive factors.
         coefficients = (pixels.mT @ bases).softmax(-1)
         for _ in range(self.train_steps if self.training else self.eval_steps):
             coefficients = _multiplicative_update(coefficients, pixels.mT @ bases, bases.mT @ bases)
             bases = _multiplicative_update(bases, pixels @ coefficients, coefficients.mT @ coefficients)
+        # Fits the coefficients to the final bases. In Hamburger only this update has a gradient, the one-step gradient;
+        # SegNeXt keeps the update but differentiates the loop as well.
         coefficients = _multiplicative_update(coefficients, pixels.mT @ bases, bases.mT @ bases)
         return (bases @ coefficients.mT).view_as(x)
 
@@ -154,4 +157,5 @@ def _multiplicative_update(factor: Tensor, product: Tensor, gram: Tensor) -> Ten
         product: The matrix times the other factor.
         gram: The Gram matrix of the other factor.
     """
+    # The authors' epsilon; another one changes the predictions of published weights.
     return factor * product / (factor @ gram + 1e-6)

@@ -69,6 +69,8 @@ class IterativeDecodeHead(Head):
         head = self.kernel_generate_head
         x = head.forward_feature(features)
         logits = [head.cls_seg(x)]
+        # The static kernels K_0 of the paper predict M_0 by convolution, which is what this classifier does: row k of
+        # its weight is the kernel of class k. Its bias stays behind; the stages have none.
         kernels = head.conv_seg.weight.expand(x.shape[0], -1, -1, -1, -1)
         for stage in self.kernel_update_head:
             refined, kernels = stage(x, kernels, logits[-1])

@@ -286,6 +286,7 @@ class MaskQueryHead(Head):
 
     def _class_count(self, class_logits: Tensor, labels: Tensor) -> Tensor:
         """Return the divisor of ``loss_cls``: the sum of the labels' class weights."""
+        # Of this rank's labels alone, unlike the count of masks above: mmdetection's choice, kept so that losses agree.
         weight = getattr(self.loss_cls, "class_weight", None)
         if weight is None:
             return labels.new_tensor(len(labels), dtype=torch.float32)

@@ -46,6 +46,8 @@ class ObjectAttentionBlock(SelfAttentionBlock):
     """
 
     def __init__(self, in_channels: int, channels: int, scale: int, layers: LayerConfigs) -> None:
+        # Two layers for queries and keys (f_pixel and f_object in the authors' code), one for values and output (f_down
+        # and f_up); the paper's equations leave the depth open.
         super().__init__(
             key_in_channels=in_channels,
             query_in_channels=in_channels,

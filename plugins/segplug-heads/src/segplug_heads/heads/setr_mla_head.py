@@ -42,6 +42,7 @@ class SETRMLAHead(DecodeHead):
         if self.channels != mla_channels * len(self.in_channels):
             message = f"{self.channels} is not mla_channels, {mla_channels}, for each of {len(self.in_channels)} maps"
             raise ConfigError(Problem(message, "channels"))
+        # As in MMSegmentation, `conv_cfg` does not reach these convolutions.
         norm_cfg, act_cfg = self.norm_cfg, self.act_cfg
         self.up_convs = nn.ModuleList(
             nn.Sequential(

@@ -52,6 +52,7 @@ class VPDDepthDecoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        # The authors interpolate the last 4x in two bilinear steps of 2x, whose result differs from that of one step.
         x = self.conv_layers(self.deconv_layers(x))
         for _ in range(2):
             x = resize(x, (2 * x.shape[2], 2 * x.shape[3]))
@@ -65,7 +66,7 @@ class VPDDepthHead(Head):
     ``max_depth``, in the unit of the annotations: ``targets["depth"]``, (N, H, W), 0 where nothing was measured.
 
     Args:
-        max_depth: The largest depth that can be predicted.
+        max_depth: The largest depth that can be predicted; 10 m is the range of NYU Depth v2.
         in_channels: Channels of the maps, finest first; the first is a multiple of 16.
         embed_dim: Channels of the last convolutions.
         feature_dim: Channels of the aggregated map; must be 8 times ``embed_dim`` and a multiple of 16.
@@ -126,11 +127,12 @@ class VPDDepthHead(Head):
 
     def forward(self, features: Features) -> Tensor:
         first, second, third, fourth = features
+        # The authors call `F.interpolate` without a mode, which is nearest; the weights were trained with it.
         fourth = resize(fourth, third.shape[2:], mode="nearest")
         x = self.conv_aggregation(torch.cat([self.conv1(first), self.conv2(second), third, fourth], 1))
         bottom, right = self.fmap_border
         x = self.decoder(x[:, :, : x.shape[2] - bottom, : x.shape[3] - right])
-        return self.depth_pred_layer(x).sigmoid() * self.max_depth
+        return self.depth_pred_layer(x).sigmoid() * self.max_depth  # the authors regress a fraction of the range
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
         return self.single_pass(features, targets)[1]

@@ -79,6 +79,7 @@ class LovaszLoss(Loss):
         if len(target) == 0:
             return predicted.sum()
         if self.loss_type == "binary":
+            # The hinge max(1 - F y, 0) of logit F and y = -1 or 1: the errors of the Lovász hinge.
             errors = (1 - predicted[:, 0] * (2 * target.to(predicted.dtype) - 1)).relu() * weight
             return _lovasz(errors, target == 1)
         return self._multi_class(predicted, target, weight)
@@ -98,6 +99,8 @@ class LovaszLoss(Loss):
 
 def _lovasz(errors: Tensor, truth: Tensor) -> Tensor:
     """Return the Lovász extension of one minus IoU at the errors (L,) of a class that is there where ``truth``."""
+    # Algorithm 1 of the paper: with errors in descending order, pixel i's is weighted by the rise of the Jaccard loss
+    # when i joins the mispredicted pixels.
     ordered, order = errors.sort(descending=True)
     truth = truth[order].to(errors.dtype)
     overlap = truth.sum() - truth.cumsum(0)

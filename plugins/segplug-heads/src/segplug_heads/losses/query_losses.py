@@ -71,6 +71,7 @@ class QueryCrossEntropyLoss(Loss):
         if weight is not None:
             loss = loss * (weight if weight.ndim == loss.ndim else weight.unsqueeze(1))
         if avg_factor is None and self.avg_non_ignore and self.reduction == "mean":
+            # A sigmoid per class has K entries for each id, all of which count, as in mmdetection.
             avg_factor = mean_over_ranks(valid.sum()) * (loss.numel() // valid.numel())
         return self.loss_weight * reduce_loss(loss, self.reduction, avg_factor)
 
@@ -84,6 +85,7 @@ class QueryCrossEntropyLoss(Loss):
         if logits.ndim > target.ndim:
             wanted = F.one_hot(wanted.long(), logits.shape[1]).movedim(-1, 1)
             valid = valid.unsqueeze(1)
+            # pos_weight is broadcast from the last dimension: move the classes to dimension 1.
             weight = weight if weight is None else weight.view(-1, *[1] * (logits.ndim - 2))
         loss = F.binary_cross_entropy_with_logits(logits, wanted.to(logits.dtype), pos_weight=weight, reduction="none")
         return loss * valid
@@ -96,7 +98,7 @@ class QueryFocalLoss(Loss):
 
     Args:
         use_sigmoid: Must be true.
-        gamma: How much easy entries are held back; 0 is cross-entropy.
+        gamma: Focusing parameter; 0 gives cross-entropy, weighted by alpha. 2 is the paper's.
         alpha: Positive weight; the negative one is 1 - alpha.
         reduction: ``mean``, ``sum`` or ``none``.
         loss_weight: Factor of the result.

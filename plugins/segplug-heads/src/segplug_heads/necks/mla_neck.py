@@ -42,6 +42,7 @@ class MultiLevelAggregation(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         maps = [project(x) for project, x in zip(self.channel_proj, features, strict=True)]
+        # Top-down: feat_extract[0] is for the last layer, although channel_proj[0] is for the first.
         sums = accumulate(reversed(maps))
         return tuple(extract(x) for extract, x in zip(self.feat_extract, sums, strict=True))
 
