@@ -155,7 +155,7 @@ def test_a_fault_in_the_code_of_a_data_set_names_the_sample(workers):
         with pytest.raises(TrainingError) as caught:
             list(islice(found, 9))
         said = worker_crash_of(caught.value) or caught.value
-        assert str(said).startswith("sample 5: ZeroDivisionError: division by zero\n")
+        assert str(said).startswith("sample 5: ZeroDivisionError: ")
     loader.close()
 
 

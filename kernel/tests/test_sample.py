@@ -161,7 +161,7 @@ def test_collate_refuses_a_mixture(sample: Sample) -> None:
     grey = Sample(image=np.zeros((4, 4, 1), np.uint8), meta={"path": "grey.png"})
     with pytest.raises(DataError, match=r"grey\.png: .*1 channels uint8 .* and 3 channels"):
         collate([sample, grey])
-    with pytest.raises(DataError, match=r"fields none and with .* fields .*seg"):
+    with pytest.raises(DataError, match=r"fields none and .* fields .*seg"):
         collate([sample, Sample(image=np.zeros((4, 4, 3), np.uint8))])
 
 
