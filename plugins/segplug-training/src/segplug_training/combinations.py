@@ -1,0 +1,147 @@
+"""What a sweep consists of: every combination of models, values and seeds, as configs that are in order."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segkernel.config import Config, load_config
+from segkernel.config.marks import to_builtin
+from segkernel.config.text import read_mapping
+from segkernel.errors import ConfigError, Problem, UsageError
+
+COMPARED = ("optim", "schedule", "data", "engine")
+_VARIED = re.compile(r"(?P<key>[^~=]*[^~=+])=(?P<values>\[.*\])\s*", re.DOTALL)
+
+
+@dataclass
+class Entry:
+    """One run of a sweep.
+
+    Args:
+        varied: What is this combination's own, by key, without the seed.
+        seed: Of the run.
+        config: File or name.
+        overrides: All of them.
+        digest: Of the resolved config.
+    """
+
+    varied: dict[str, Any]
+    seed: int
+    config: str
+    overrides: list[str]
+    digest: str = field(default="", repr=False)
+
+    @property
+    def name(self) -> str:
+        """A folder's name: the values, and a checksum where they do not make one."""
+        text = ",".join(f"{key}={value}" for key, value in {**self.varied, "seed": self.seed}.items())
+        clean = re.sub(r"[^\w.=,+-]+", "_", text)[:100]
+        return clean if clean == text else f"{clean}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def read_varied(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
+    """Return the overrides that hold for all runs, and the lists of values by key: ``lr=[1e-3,1e-4]``.
+
+    Raises:
+        UsageError: When a list of values is none, or empty.
+    """
+    fixed: list[str] = []
+    varied: dict[str, list[Any]] = {}
+    for text in overrides:
+        match = _VARIED.fullmatch(text)
+        if match is None:
+            fixed.append(text)
+            continue
+        problems: list[Problem] = []
+        found = read_mapping(f"values: {match['values']}", "command line", problems)
+        if problems or found is None or not found["values"]:
+            raise UsageError(f"{text!r}: needs values, KEY=[A,B]; a list that is one value is KEY=[[A,B]]")
+        varied[match["key"]] = to_builtin(found["values"])
+    return fixed, varied
+
+
+def combinations(
+    config: str, overrides: Sequence[str], seeds: int = 1, models: Sequence[str] = (), pretrained: bool = False
+) -> list[Entry]:
+    """Return every run of a sweep, the seeds of a combination one after the other.
+
+    Args:
+        config: File or name; with ``models`` what follows a model's name, ``4xb2-20k_streetscenes``.
+        overrides: ``KEY=VALUE`` for all, ``KEY=[A,B]`` to vary.
+        seeds: How many of each combination, from the config's seed on.
+        models: Names of the zoo before schedule and data.
+        pretrained: Whether models start from the weights that their configs name.
+
+    Raises:
+        ConfigError: When one of them is not in order.
+    """
+    fixed, varied = read_varied(overrides)
+    entries = []
+    for model, values in itertools.product(models or [""], itertools.product(*varied.values())):
+        chosen = dict(zip(varied, values))
+        name = f"{model}_{config}" if model else config
+        own = [*fixed, *(f"{key}={json.dumps(value)}" for key, value in chosen.items())]
+        own += [] if pretrained or not model else _from_scratch(name)
+        loaded = load_config(name, own)
+        first = loaded.get("seed") or 0
+        labels = {**({"model": model} if model else {}), **chosen}
+        for seed in range(first, first + seeds):
+            given = [*own, f"seed={seed}"]
+            digest = hashlib.sha256(load_config(name, given).to_yaml().encode()).hexdigest()
+            entries.append(Entry(labels, seed, name, given, digest))
+        _check(loaded)
+    return entries
+
+
+def _from_scratch(name: str) -> list[str]:
+    model = load_config(name)["model"]
+    found = [("model", model), ("model.backbone", model.get("backbone"))]
+    return [f"~{path}.pretrained" for path, part in found if isinstance(part, Mapping) and "pretrained" in part]
+
+
+def _check(config: Config) -> None:
+    from segkernel.experiment import check
+
+    if problems := check(config):
+        raise ConfigError(problems)
+
+
+# ---------------------------------------------------------------- what is not equal between models
+
+
+def unequal(entries: Sequence[Entry]) -> str:
+    """Return a line for each setting that is not the same for all models; empty when all are."""
+    configs = {str(entry.varied["model"]): load_config(entry.config, entry.overrides) for entry in entries}
+    flat = {
+        model: dict(_flat({key: to_builtin(config.get(key)) for key in COMPARED})) for model, config in configs.items()
+    }
+    lines = []
+    for key in sorted({key for values in flat.values() for key in values}):
+        groups: dict[str, list[str]] = {}
+        for model, values in flat.items():
+            groups.setdefault(json.dumps(values.get(key, "-")), []).append(model)
+        if len(groups) > 1:
+            common = max(groups, key=lambda text: len(groups[text]))
+            others = "; ".join(f"{text} for {', '.join(models)}" for text, models in groups.items() if text != common)
+            lines.append(f"{key}: {common}, but {others}")
+    return "\n".join(lines)
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield from _flat(entry, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def source_of(config: str) -> str:
+    """Return a short name of a config for the folder of its sweep."""
+    return Path(config).stem if config.endswith((".yaml", ".yml")) else config

@@ -1,0 +1,226 @@
+"""``seg-kernel sweep``: every combination of values, each with several seeds, and one table of what comes of it.
+
+seg-kernel sweep my.yaml --seeds 5 'optim.optimizer.lr=[1e-3,1e-4]'
+seg-kernel sweep 4xb2-20k_streetscenes --models pidnet-s,stdc1 schedule.iterations=300
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segkernel.errors import DataError, Interrupted, SegKernelError, UsageError
+from segplug_training.progress import is_of_one_class
+from segplug_training.sweep_run import RESULT
+from segplug_training.text_table import text_table
+
+if TYPE_CHECKING:
+    from segplug_training.combinations import Entry
+
+log = logging.getLogger(__name__)
+
+SPEC = "sweep_run.json"
+SHOWN = 6
+"""Metrics in the terminal's table; all are in the files."""
+
+
+class SweepError(SegKernelError):
+    """Some runs of a sweep have failed; the others are done."""
+
+
+@click.command("sweep")
+@click.argument("config")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE | KEY=[A,B]]...")
+@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="Runs of each combination.")
+@click.option("--models", metavar="A,B", help="Zoo models; CONFIG is then what follows, 4xb2-20k_streetscenes.")
+@click.option("--pretrained", is_flag=True, help="Models start from the weights that they name, else from random ones.")
+@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="[default: work_dirs/CONFIG_sweep]")
+@click.option("--one", is_flag=True, hidden=True)
+def command(
+    config: str,
+    overrides: tuple[str, ...],
+    seeds: int,
+    models: str | None,
+    pretrained: bool,
+    out: Path | None,
+    one: bool,
+) -> None:
+    """Run CONFIG once for every combination of the listed values and every seed, each in a process of its own.
+
+    A sweep that was ended goes on when it is started again: what is done is not done again. A list that is a single
+    value is written KEY=[[A,B]].
+    """
+    from segplug_training.combinations import combinations, source_of, unequal
+    from segplug_training.sweep_run import perform as perform_one
+
+    if one:  # a process of the sweep
+        perform_one(Path(config))
+        return
+    named = [model.strip() for model in (models or "").split(",") if model.strip()]
+    entries = combinations(config, overrides, seeds, named, pretrained)
+    folder = out or Path("work_dirs") / f"{source_of(config)}_sweep"
+    if named and (lines := unequal(entries)):
+        click.echo(f"not equal for all models:\n{lines}\n")
+    failed = perform(entries, folder, measure=bool(named))
+    rows = summarize(entries, folder)
+    write(rows, folder)
+    click.echo(describe(rows))
+    click.echo(f"wrote {folder / 'table.csv'} and {folder / 'table.json'}")
+    if failed:
+        raise SweepError(f"{len(failed)} of {len(entries)} runs failed:\n    " + "\n    ".join(failed))
+
+
+def perform(entries: Sequence[Entry], folder: Path, measure: bool = False) -> list[str]:
+    """Make the runs that are not done; return a line for each that fails.
+
+    Raises:
+        Interrupted: When a run was asked to end by a signal.
+        UsageError: When a directory holds the run of another config.
+    """
+    failed = []
+    for number, entry in enumerate(entries, 1):
+        if result_of(entry, folder) is not None:
+            log.info("[%d/%d] %s is done", number, len(entries), entry.name)
+            continue
+        log.info("[%d/%d] %s", number, len(entries), entry.name)
+        code = _run(entry, folder, measure)
+        if code in (-signal.SIGINT, -signal.SIGTERM, 130, 143):
+            raise Interrupted(signal.SIGINT if code in (-signal.SIGINT, 130) else signal.SIGTERM)
+        if code:
+            lines = (folder / f"{entry.name}.txt").read_text("utf-8", "replace").splitlines()
+            word = next((line for line in reversed(lines) if "rror" in line), f"exit code {code}")
+            failed.append(f"{entry.name}: {word}")
+    return failed
+
+
+def _run(entry: Entry, folder: Path, measure: bool) -> int:
+    """Make one run in a process of its own, whose output goes to a file beside its directory."""
+    run_dir = folder / entry.name
+    run_dir.mkdir(parents=True, exist_ok=True)
+    spec = {"config": entry.config, "overrides": entry.overrides, "digest": entry.digest, "measure": measure}
+    (run_dir / SPEC).write_text(json.dumps({**spec, "work_dir": str(run_dir)}, indent=2), "utf-8")
+    return _process(run_dir / SPEC, folder / f"{entry.name}.txt")
+
+
+def _process(spec: Path, output: Path) -> int:
+    words = [sys.executable, "-m", "segkernel", "sweep", str(spec), "--one"]
+    with output.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        with _ended_with_us(process):
+            return process.wait()
+
+
+@contextmanager
+def _ended_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Pass a SIGTERM on, and wait for the run's checkpoint whatever ends this process."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+    try:
+        yield
+    except KeyboardInterrupt:  # the terminal has sent it to the run as well
+        process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def result_of(entry: Entry, folder: Path) -> dict[str, Any] | None:
+    """Return what a run came to, None when it is not done.
+
+    Raises:
+        UsageError: When the directory holds the run of another config.
+    """
+    spec, result = (_read(folder / entry.name / name) for name in (SPEC, RESULT))
+    if spec is not None and spec.get("digest") != entry.digest:
+        raise UsageError(f"{folder / entry.name}: holds the run of another config; give another --out, or remove it")
+    return result
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return found
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be read: {error}", path) from error
+
+
+# ---------------------------------------------------------------- the table
+
+
+def summarize(entries: Sequence[Entry], folder: Path) -> list[dict[str, Any]]:
+    """Return a row for each combination: ``varied``, ``runs``, and ``mean`` and ``deviation`` of every figure.
+
+    The deviation is that of a sample, over n - 1; nan of a single run.
+    """
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(json.dumps(entry.varied), []).append(entry)
+    rows = []
+    for group in groups.values():
+        found = {entry.seed: result for entry in group if (result := result_of(entry, folder)) is not None}
+        figures = [{**result["metrics"], **result["cost"]} for result in found.values()]
+        names = list(dict.fromkeys(name for each in figures for name in each))
+        values = {name: [each[name] for each in figures if name in each] for name in names}
+        rows.append(
+            {
+                "varied": group[0].varied,
+                "runs": len(found),
+                "mean": {name: statistics.fmean(numbers) for name, numbers in values.items()},
+                "deviation": {name: _deviation(numbers) for name, numbers in values.items()},
+                "seeds": dict(zip(found, figures)),
+            }
+        )
+    return rows
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
+
+
+def write(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Write ``table.json`` and ``table.csv``."""
+    clean = json.loads(json.dumps(rows), parse_constant=lambda name: None)  # JSON has no nan
+    (folder / "table.json").write_text(json.dumps(clean, indent=2), "utf-8")
+    keys = list(dict.fromkeys(key for row in rows for key in row["varied"]))
+    names = list(dict.fromkeys(name for row in rows for name in row["mean"]))
+    with (folder / "table.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow([*keys, "runs", *(f"{name} {kind}" for name in names for kind in ("mean", "deviation"))])
+        for row in rows:
+            numbers = [row[kind].get(name, "") for name in names for kind in ("mean", "deviation")]
+            table.writerow([*(row["varied"].get(key, "") for key in keys), row["runs"], *numbers])
+
+
+def describe(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table for a terminal, without the metrics of single classes."""
+    keys = list(dict.fromkeys(key for row in rows for key in row["varied"]))
+    names = list(dict.fromkeys(name for row in rows for name in row["mean"]))
+    cost = ("params_M", "GFLOPs", "images_per_s", "seconds", "memory_MB")
+    metrics = [name for name in names if name not in cost and not is_of_one_class(name, names)]
+    shown = [*metrics[:SHOWN], *(name for name in cost if name in names)]
+    header = [*(key if key.count(".") < 2 else key.rpartition(".")[2] for key in keys), "runs", *shown]
+    cells = [
+        [*(row["varied"].get(key, "") for key in keys), row["runs"], *(_cell(row, name) for name in shown)]
+        for row in rows
+    ]
+    return text_table(header, cells)
+
+
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    if name not in row["mean"]:
+        return "-"
+    mean, deviation = f"{row['mean'][name]:.4g}", row["deviation"][name]
+    return mean if math.isnan(deviation) else f"{mean} ± {deviation:.2g}"

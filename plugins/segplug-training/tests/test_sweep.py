@@ -1,0 +1,163 @@
+"""A sweep makes every run once, goes on where it was ended, and its table is the mean and deviation over seeds."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from segkernel import load_config
+from segkernel.errors import ConfigError, Interrupted, UsageError
+from segkernel.experiment import make_runner
+from segplug_training import sweep
+from segplug_training.combinations import combinations, read_varied
+from segplug_training.sweep_run import measure, perform
+
+FOLDER = str(Path(__file__).parent)
+CONFIG = {
+    "model": {"type": "segkernel.testing.toys:ToySegmentor"},
+    "data": {"train": {"type": "command_toys:Squares"}, "val": {"type": "command_toys:Squares"}, "workers": 0},
+    "optim": {"optimizer": {"type": "AdamW", "lr": 0.01}, "batch_size": 4},
+    "schedule": {"iterations": 3},
+    "engine": {"type": "CUDAEngine", "device": "cpu"},
+    "evaluate": {"loss": True},
+}
+LR = "optim.optimizer.lr"
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    path = tmp_path / "toy.yaml"
+    path.write_text(load_config(CONFIG).to_yaml())
+    return str(path)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Make runs in this process, and note which; of one whose number is in ``codes`` the process has that exit code."""
+    calls, codes = [], {}
+
+    def process(spec, output):
+        calls.append(spec.parent.name)
+        output.touch()
+        if len(calls) not in codes:
+            perform(spec)
+        return codes.pop(len(calls), 0)
+
+    monkeypatch.setattr(sweep, "_process", process)
+    return calls, codes
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(sweep.command, [*map(str, arguments)])
+
+
+def test_every_combination_is_run_once_and_its_mean_and_deviation_are_those_of_the_runs(config, made, tmp_path):
+    calls, _ = made
+    arguments = (config, f"{LR}=[1e-3,1e-1]", "schedule.iterations=2", "--seeds", 2, "--out", tmp_path / "out")
+    done = invoke(*arguments)
+    assert done.exception is None, done.output
+    assert calls == [f"{LR}={lr},seed={seed}" for lr in ("0.001", "0.1") for seed in (0, 1)]
+    (small, large) = json.loads((tmp_path / "out" / "table.json").read_text())
+    losses = []
+    for seed in (0, 1):
+        log = (tmp_path / "out" / f"{LR}=0.1,seed={seed}" / "metrics.jsonl").read_text().splitlines()
+        losses.append(json.loads(log[-1])["loss"])
+    assert losses[0] != losses[1]
+    assert large["varied"] == {LR: 0.1}
+    assert large["mean"]["loss"] == pytest.approx(statistics.fmean(losses))
+    assert large["deviation"]["loss"] == pytest.approx(statistics.stdev(losses))
+    assert f"{statistics.fmean(losses):.4g} ± {statistics.stdev(losses):.2g}" in done.output
+    (header, first, second) = csv.reader((tmp_path / "out" / "table.csv").read_text().splitlines())
+    assert float(second[header.index("loss mean")]) == large["mean"]["loss"]
+    assert [first[0], first[1]] == ["0.001", "2"]
+    assert small["seeds"].keys() == {"0", "1"}
+
+    again = invoke(*arguments)
+    assert len(calls) == 4
+    assert again.output == done.output
+
+
+def test_a_sweep_that_was_ended_goes_on_and_a_failed_run_stops_no_other(config, made, tmp_path, caplog):
+    calls, codes = made
+    codes.update({1: 1, 2: 143})
+    (tmp_path / "out").mkdir()
+    arguments = (config, "--seeds", 3, "--out", tmp_path / "out")
+    assert isinstance(invoke(*arguments).exception, Interrupted)
+    assert calls == ["seed=0", "seed=1"]
+    codes[4] = 1
+    done = invoke(*arguments)
+    assert calls[2:] == ["seed=0", "seed=1", "seed=2"]
+    assert isinstance(done.exception, sweep.SweepError)
+    assert "1 of 3 runs failed:\n    seed=1: exit code 1" in str(done.exception)
+    assert json.loads((tmp_path / "out" / "table.json").read_text())[0]["runs"] == 2
+
+    (tmp_path / "out" / "seed=0" / "result.json").unlink()  # killed after its last checkpoint
+    with caplog.at_level(logging.INFO):
+        assert invoke(*arguments).exception is None
+    assert calls[5:] == ["seed=0", "seed=1"]
+    assert "resumed" in caplog.text
+    assert json.loads((tmp_path / "out" / "table.json").read_text())[0]["runs"] == 3
+
+
+def test_a_directory_of_another_sweep_is_refused(config, made, tmp_path):
+    assert invoke(config, "--out", tmp_path / "out").exception is None
+    other = invoke(config, "optim.batch_size=2", "--out", tmp_path / "out")
+    assert isinstance(other.exception, UsageError)
+    assert "holds the run of another config" in str(other.exception)
+
+
+def test_lists_vary_and_a_list_of_a_list_is_one_value():
+    fixed, varied = read_varied(["a=1", "b=[1, x]", "c=[[2, 3]]", "d+=[4]", "~e"])
+    assert fixed == ["a=1", "d+=[4]", "~e"]
+    assert varied == {"b": [1, "x"], "c": [[2, 3]]}
+    with pytest.raises(UsageError, match="needs values"):
+        read_varied(["a=[]"])
+
+
+def test_what_is_wrong_with_one_combination_is_said_before_any_runs(config, made):
+    assert isinstance(invoke(config, "optim.batch_size=[4,-1]").exception, ConfigError)
+    assert made[0] == []
+
+
+def test_names_are_those_of_folders_and_differ(config):
+    slashed = [entry.name for entry in combinations(config, ["load_from=[a/b,a_b]"])]
+    assert len(set(slashed)) == 2
+    assert not any("/" in name for name in slashed)
+
+
+def test_the_cost_of_a_model_is_measured(config, tmp_path):
+    found = measure(make_runner(load_config(config), tmp_path / "run"))
+    assert found["params_M"] == pytest.approx(260e-6)
+    assert found["GFLOPs"] == pytest.approx(2 * 16 * (3 * 9 * 8 + 8 * 4) / 1e9)
+    assert found["images_per_s"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_processes_of_a_sweep_that_is_terminated_save_and_go_on(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", FOLDER)
+    out = tmp_path / "out"
+    words = [sys.executable, "-m", "segkernel", "sweep", config, "--seeds", "2", "schedule.iterations=300"]
+    words += ["hooks=[[{type: CheckpointHook, interval: 1}]]", "--out", str(out)]
+    first = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("*seed=0*/checkpoints/iter_0000002*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(60) == 143
+    assert not list(out.glob("*/result.json"))
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "resumed" in next(out.glob("*seed=0*.txt")).read_text()
+    assert len(list(out.glob("*/result.json"))) == 2
