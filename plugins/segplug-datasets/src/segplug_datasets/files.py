@@ -300,15 +300,15 @@ class FolderDataset(PairedFiles):
         main = folders.pop(SEG, None)
         reader = readers.get(SEG) or (LabelReader(labels) if labels else label_reader(whole))
         super().__init__(
-            resolve(root, images),
-            resolve(root, main["path"]) if main else None,
-            reader.labels,
-            image_suffix or IMAGE_SUFFIXES,
-            main.get("mask_suffix", mask_suffix) if main else mask_suffix,
-            resolve(root, split) if split is not None else None,
-            reader.colors,
-            indices,
-            root,
+            images=resolve(root, images),
+            masks=resolve(root, main["path"]) if main else None,
+            labels=reader.labels,
+            image_suffix=image_suffix or IMAGE_SUFFIXES,
+            mask_suffix=main.get("mask_suffix", mask_suffix) if main else mask_suffix,
+            split=resolve(root, split) if split is not None else None,
+            colors=reader.colors,
+            indices=indices,
+            root=root,
         )
         self.specs = {name: reader.labels for name, reader in readers.items()} or ({SEG: labels} if labels else {})
         self._side_fields: list[FieldFiles | ClassFiles] = []
@@ -428,12 +428,12 @@ class BaseSegDataset(PairedFiles):
         spec = self.spec if reduce_zero_label is None else replace(self.spec, offset=int(reduce_zero_label))
         masks = prefix.get("seg_map_path")
         super().__init__(
-            resolve(root, prefix.get("img_path", "")),
-            resolve(root, masks) if masks else None,
-            choose_classes(spec, metainfo or {}),
-            img_suffix or self.suffixes[0],
-            seg_map_suffix or self.suffixes[1],
-            resolve(root, ann_file) if ann_file else None,
+            images=resolve(root, prefix.get("img_path", "")),
+            masks=resolve(root, masks) if masks else None,
+            labels=choose_classes(spec, metainfo or {}),
+            image_suffix=img_suffix or self.suffixes[0],
+            mask_suffix=seg_map_suffix or self.suffixes[1],
+            split=resolve(root, ann_file) if ann_file else None,
             indices=indices,
             root=root,
         )

@@ -131,15 +131,15 @@ class RasterDataset(PairedFiles):
         suffixes = image_suffix or RASTER_SUFFIXES
         folders = [resolve(root, folder) for folder in ([images] if isinstance(images, (str, Path)) else images)]
         super().__init__(
-            folders[0],
-            resolve(root, masks) if masks is not None else None,
-            self._labels.labels,
-            suffixes,
-            mask_suffix,
-            resolve(root, split) if split is not None else None,
-            self._labels.colors,
-            indices,
-            root,
+            images=folders[0],
+            masks=resolve(root, masks) if masks is not None else None,
+            labels=self._labels.labels,
+            image_suffix=suffixes,
+            mask_suffix=mask_suffix,
+            split=resolve(root, split) if split is not None else None,
+            colors=self._labels.colors,
+            indices=indices,
+            root=root,
         )
         names = [name for name, _, _ in self._files]
         self._stacks = [[path for _, path, _ in self._files], *(_partners(f, suffixes, names) for f in folders[1:])]

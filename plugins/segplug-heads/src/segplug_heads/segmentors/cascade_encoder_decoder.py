@@ -124,7 +124,15 @@ class CascadeEncoderDecoder(EncoderDecoder):
     ) -> None:
         _check_stages(num_stages, decode_head)
         cascade = cast(Head, Cascade(decode_head))
-        super().__init__(backbone, cascade, neck, auxiliary_head, train_cfg, test_cfg, pretrained)
+        super().__init__(
+            backbone,
+            cascade,
+            neck=neck,
+            auxiliary_head=auxiliary_head,
+            train_cfg=train_cfg,
+            test_cfg=test_cfg,
+            pretrained=pretrained,
+        )
         self.num_stages = num_stages
         for i, head in enumerate(decode_head):
             self._check_channels(f"decode_head[{i}]", head)

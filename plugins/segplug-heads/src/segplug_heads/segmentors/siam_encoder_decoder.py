@@ -71,7 +71,15 @@ class SiamEncoderDecoder(EncoderDecoder):
         pretrained: str | None = None,
     ) -> None:
         self._fused = _fused_channels(backbone, fusion, branch)  # before the heads are checked
-        super().__init__(backbone, decode_head, neck, auxiliary_head, train_cfg, test_cfg, pretrained)
+        super().__init__(
+            backbone,
+            decode_head,
+            neck=neck,
+            auxiliary_head=auxiliary_head,
+            train_cfg=train_cfg,
+            test_cfg=test_cfg,
+            pretrained=pretrained,
+        )
         self.fusion, self.branch = fusion, branch
 
     def feature_channels(self) -> Sequence[int] | None:
