@@ -143,6 +143,7 @@ class BEiTLayer(nn.Module):
         self.ln2 = build_norm(norm_cfg, embed_dims)[1]
         self.ffn = FFN(embed_dims, feedforward_channels, num_fcs=num_fcs, act_cfg=act_cfg, add_identity=False)
         self.drop_path = DropPath(drop_path_rate)
+        # MMSegmentation's configs start from 0.1 in the base model and from 1e-6 in the large one.
         self.gamma_1 = nn.Parameter(torch.full((embed_dims,), init_values))
         self.gamma_2 = nn.Parameter(torch.full((embed_dims,), init_values))
 

@@ -68,6 +68,7 @@ class AttentionRefinementModule(nn.Module):
         act_cfg: LayerConfig = RELU,
     ) -> None:
         super().__init__()
+        # The 3x3 convolution in front is MMSegmentation's; the paper's module begins with the pooling.
         conv = partial(ConvModule, conv_cfg=conv_cfg, norm_cfg=norm_cfg)
         self.conv_layer = conv(in_channels, out_channel, 3, padding=1, act_cfg=act_cfg)
         self.atten_conv_layer = nn.Sequential(
@@ -110,6 +111,7 @@ class ContextPath(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         _, fine, middle, deep = self.backbone(images)
+        # The tail of the context path: the global average, one pixel, is broadcast over the deepest map.
         context = self.arm32(deep) + self.gap_conv(deep)
         coarse = self.conv_head32(resize(context, middle.shape[2:], mode="nearest"))
         context = self.arm16(middle) + coarse

@@ -46,6 +46,7 @@ class DetailBranch(nn.Module):
         conv = partial(ConvModule, kernel_size=3, padding=1, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg)
         self.detail_branch = nn.ModuleList()
         for index, (inputs, width) in enumerate(pairwise((in_channels, *detail_channels))):
+            # Table 1 of the paper: two convolutions in the first stage, three in the others.
             others = (conv(width, width) for _ in range(2 if index else 1))
             self.detail_branch.append(nn.Sequential(conv(inputs, width, stride=2), *others))
 
@@ -107,6 +108,7 @@ class GELayer(nn.Module):
         else:
             expand = depthwise(in_channels, hidden, stride=stride, groups=in_channels, act_cfg=None)
             self.dwconv = nn.Sequential(expand, depthwise(hidden, hidden, groups=hidden))
+            # The shortcut has no conv_cfg, as in MMSegmentation.
             self.shortcut = nn.Sequential(
                 DepthwiseSeparableConvModule(
                     in_channels, out_channels, 3, stride=stride, padding=1, norm_cfg=norm_cfg, act_cfg=None
@@ -155,13 +157,14 @@ class SemanticBranch(nn.Module):
         self.stage1 = StemBlock(in_channels, semantic_channels[0], **layers)
         for number, (inputs, width) in enumerate(pairwise(semantic_channels), start=2):
             first = GELayer(inputs, width, exp_ratio, stride=2, **layers)
+            # Table 1 of the paper: four layers in the last stage, two in those before it.
             others = (GELayer(width, width, exp_ratio, stride=1, **layers) for _ in range(3 if number == count else 1))
             self.add_module(f"stage{number}", nn.Sequential(first, *others))
         self.add_module(f"stage{count}_CEBlock", CEBlock(semantic_channels[-1], **layers))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         outputs = []
-        for stage in self.children():
+        for stage in self.children():  # in the order they were added: the stages, then the context embedding
             x = stage(x)
             outputs.append(x)
         return outputs

@@ -65,6 +65,7 @@ class GRN(nn.Module):
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
         super().__init__()
         self.eps = eps
+        # With zeros the layer starts as the identity, by the residual connection of equation 3.
         self.gamma = nn.Parameter(torch.zeros(channels))
         self.beta = nn.Parameter(torch.zeros(channels))
 
@@ -151,7 +152,7 @@ class ConvNeXt(FreezableBackbone):
         linear_pw_conv: Pointwise convolutions are linear layers.
         use_grn: Global response normalisation, ConvNeXt V2.
         drop_path_rate: Drop path rate of the last layer; it rises linearly from 0 at the first one.
-        layer_scale_init_value: Initial layer scale; 0 is no layer scale.
+        layer_scale_init_value: Initial layer scale; 0 is no layer scale, as in ConvNeXt V2.
         out_indices: The stages to return, counted from 0, negative ones from the end.
         frozen_stages: 0 freezes nothing, n the first n stages with the layers before them.
         gap_before_final_norm: Return the normalised global average of each map, (N, C), for classification. For dense
@@ -199,6 +200,7 @@ class ConvNeXt(FreezableBackbone):
                 stem = nn.Conv2d(in_channels, width, stem_patch_size, stride=stem_patch_size)
                 self.downsample_layers.append(nn.Sequential(stem, build_norm(norm_cfg, width)[1]))
             else:
+                # The norm comes first: without norms where the resolution changes, training diverged (section 2.6).
                 downsample = nn.Conv2d(widths[i - 1], width, 2, stride=2)
                 self.downsample_layers.append(nn.Sequential(build_norm(norm_cfg, widths[i - 1])[1], downsample))
             blocks = (

@@ -77,6 +77,7 @@ class DDRNet(Backbone):
         """Return two maps, (N, channels[i], ~H/8, ~W/8)."""
         x = self.stem(images)
         context, spatial = self.context_branch_layers[0](x), self.spatial_branch_layers[0](x)
+        # `halfway` goes to the auxiliary head before its ReLU, as in MMSegmentation.
         context, halfway = self._bilateral_fusion(context, spatial, self.down_1, self.compression_1)
 
         context = self.context_branch_layers[1](self.relu(context))

@@ -172,6 +172,8 @@ class DAPPM(nn.Module):
         self._layers: dict[str, Any] = {
             "bias": False, "norm_cfg": norm_cfg, "act_cfg": act_cfg, "order": ("norm", "act", "conv")
         }  # fmt: skip
+        # Windows of 5, 9 and 17 pixels with strides of 2, 4 and 8, and the whole map. Convolutions are preactivated, as
+        # the stage before ends without an activation.
         pools = [*(nn.AvgPool2d(2 * stride + 1, stride, stride) for stride in self.strides), AdaptiveAvgPool2d(1)]
         self.scales = nn.ModuleList([ConvModule(in_channels, branch_channels, 1, **self._layers)])
         for pool in pools:
@@ -199,7 +201,10 @@ class DAPPM(nn.Module):
 
 
 class PAPPM(DAPPM):
-    """Parallel aggregation pyramid pooling module: the pooled maps are refined all at once, which is faster."""
+    """Parallel aggregation pyramid pooling module of PIDNet: the pooled maps are refined by one grouped convolution.
+
+    Each is added to the unpooled map instead of the scale before it, so that none waits for another.
+    """
 
     def _add_processes(self, count: int, channels: int) -> None:
         self.processes = ConvModule(channels * count, channels * count, 3, padding=1, groups=count, **self._layers)

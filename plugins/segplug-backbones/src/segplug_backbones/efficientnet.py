@@ -33,7 +33,13 @@ from segplug_backbones.squeeze import make_divisible
 class Row(NamedTuple):
     """Blocks of one kind, with the same kernel, output channels and expansion; only the first one has the stride.
 
-    Kinds: inverted residuals with (``mbconv``) or without (``plain``) squeeze-and-excitation, and `EdgeResidual`.
+    Args:
+        kernel: Side of the depthwise convolutions in pixels.
+        channels: Output channels before width scaling.
+        stride: Stride of the first block.
+        expansion: Hidden channels as a multiple of the input channels.
+        blocks: Number of blocks before depth scaling.
+        kind: Inverted residuals with (``mbconv``) or without (``plain``) squeeze-and-excitation, or `EdgeResidual`.
     """
 
     kernel: int
@@ -54,6 +60,7 @@ NORMAL = (
     Row(3, 320, 1, 6, 1),
 )
 """Table 1 of the paper."""
+# EfficientNet-EdgeTPU (Gupta and Tan, 2019), not in the paper.
 EDGE = (
     Row(3, 24, 1, 3, 1, "edge"),
     Row(3, 32, 2, 8, 2, "edge"),
@@ -130,7 +137,8 @@ class EfficientNet(FreezableBackbone):
             convolution.
         frozen_stages: 0 freezes nothing, n the first n layers.
         conv_cfg: Type of the convolutions; the default has TensorFlow's ``SAME`` padding.
-        norm_cfg: Type of the norms and its arguments.
+        norm_cfg: Type of the norms and its arguments; the default eps is TensorFlow's, with which the published
+            weights were trained.
         act_cfg: Type of the activations.
         norm_eval: Keep batch norm in evaluation mode while training.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
@@ -198,6 +206,7 @@ class EfficientNet(FreezableBackbone):
 
 
 def _scaled(row: Row, width: float, depth: float) -> Row:
+    # Depth is rounded up, and width to a multiple of 8, as in the authors' code.
     return row._replace(channels=make_divisible(row.channels * width, 8), blocks=math.ceil(row.blocks * depth))
 
 

@@ -34,6 +34,7 @@ class DownsamplerBlock(nn.Module):
         act_cfg: LayerConfig,
     ) -> None:
         super().__init__()
+        # The pool contributes in_channels, the convolution the rest; one norm and activation follow for both.
         self.conv = build_conv(conv_cfg, in_channels, out_channels - in_channels, 3, stride=2, padding=1)
         self.pool = nn.MaxPool2d(2, stride=2)
         self.bn = build_norm(norm_cfg, out_channels)[1]
@@ -69,7 +70,8 @@ class NonBottleneck1d(nn.Module):
         super().__init__()
         conv = partial(build_conv, conv_cfg, channels, channels)
         self.act = build_activation(act_cfg)
-        # One activation in several places, as in the reference: a PReLU is shared.
+        # One activation in several places, as in the reference: a PReLU is shared. A factorised 3x3 convolution has its
+        # norm after the 1x3 half only.
         self.convs_layers = nn.Sequential(
             conv((3, 1), padding=(1, 0)),
             self.act,
@@ -80,7 +82,7 @@ class NonBottleneck1d(nn.Module):
             self.act,
             conv((1, 3), padding=(0, dilation), dilation=(1, dilation)),
             build_norm(norm_cfg, channels)[1],
-            nn.Dropout(drop_rate),
+            nn.Dropout(drop_rate),  # single values, as in MMSegmentation; the authors drop channels
         )
 
     def forward(self, x: Tensor) -> Tensor:

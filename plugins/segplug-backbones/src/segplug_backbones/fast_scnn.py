@@ -126,6 +126,7 @@ class FeatureFusion(nn.Module):
         align_corners: bool,
     ) -> None:
         super().__init__()
+        # The paper dilates this convolution by the upsampling factor (table 3); MMSegmentation and its weights do not.
         self.dwconv = ConvModule(
             lower_in_channels,
             out_channels,

@@ -17,7 +17,7 @@ from segkernel.errors import ConfigError, Problem
 from segkernel.nn import kaiming_init, resize
 
 WAVE_LENGTH = 1000.0
-"""The longest wave length of the sinusoidal position encoding."""
+"""The longest wavelength of the sinusoidal position encoding, mmcv's; Vaswani et al., 2017, have 10000."""
 
 
 class GeneralizedAttention(nn.Module):
@@ -86,6 +86,7 @@ class GeneralizedAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         queries, keys = x[..., :: self.q_stride, :: self.q_stride], x[..., :: self.kv_stride, :: self.kv_stride]
         size = queries.shape[2:]
+        # The logits are not divided by the square root of the head's channels, as in mmcv.
         weights = self._logits(queries, keys).flatten(4).flatten(2, 3).softmax(-1)
         attended = weights @ self._heads(self.value_conv(keys)).flatten(2, 3)
         out = self.proj_conv(attended.transpose(2, 3).flatten(1, 2).unflatten(2, size))
@@ -127,6 +128,7 @@ class GeneralizedAttention(nn.Module):
         steps = torch.arange(0, self.encoding_dim / 4, device=like.device)
         angles = (distances * self.position_magnitude)[..., None] / WAVE_LENGTH ** (4 / self.encoding_dim * steps)
         encoding = layer(torch.cat([angles.sin(), angles.cos()], -1).to(like.dtype))
+        # mmcv's factor for the sum of two encodings, of rows and of columns.
         return encoding.unflatten(-1, (self.num_heads, self.head_dim)) / math.sqrt(2)
 
     def _out_of_range(self, logits: Tensor) -> Tensor:

@@ -271,6 +271,7 @@ def _strided_path(widths: Sequence[int], inplace: bool, last_act: bool, layers: 
 
 def _fusion(widths: Sequence[int], target: int, layers: Mapping[str, Any]) -> nn.ModuleList:
     """Return what brings each branch to the channels of branch ``target``, and finer ones to its size."""
+    # The unchanged branch keeps an empty place, which state-dict keys count.
     changes: list[nn.Module | None] = []
     for source, width in enumerate(widths):
         if source == target:
@@ -278,6 +279,7 @@ def _fusion(widths: Sequence[int], target: int, layers: Mapping[str, Any]) -> nn
         elif source > target:
             changes.append(conv_norm(width, widths[target], 1, **layers))
         else:
+            # Channels change in the last convolution only, and none follows it with a ReLU: the sum comes first.
             path = [width] * (target - source) + [widths[target]]
             changes.append(_strided_path(path, inplace=False, last_act=False, layers=layers))
     return nn.ModuleList(changes)  # type: ignore[arg-type]  # torch takes None, an empty place
@@ -324,7 +326,7 @@ def _stage(stage: HRStage, widths: Sequence[int], multiscale_output: bool, **lay
                 stage["num_blocks"],
                 in_channels=widths,
                 num_channels=stage["num_channels"],
-                multiscale_output=multiscale_output or i < last,
+                multiscale_output=multiscale_output or i < last,  # modules exchange all branches but the last one
                 **layers,
             )
             for i in range(last + 1)

@@ -89,6 +89,7 @@ class ICNet(Backbone):
         light, (middle, deep) = light_branch_middle_channels, layer_channels
         self.align_corners = align_corners
         self.backbone = backbone_cfg
+        # MMSegmentation swaps in a pooling with ceil_mode, which decides the sizes of all maps after it.
         self.backbone.maxpool = WideMaxPool2d()
         self.psp_modules = PyramidPooling(pool_scales, deep, psp_out_channels, **layers, align_corners=align_corners)
         self.psp_bottleneck = ConvModule(
@@ -110,6 +111,7 @@ class ICNet(Backbone):
         x = self.backbone.maxpool(self.backbone.stem(self._halve(images)))
         middle = stage2(stage1(x))
         deep = stage4(stage3(self._halve(middle)))
+        # The pooled maps come first, unlike in `PSPHead`.
         coarse = self.psp_bottleneck(torch.cat([*self.psp_modules(deep), deep], dim=1))
         return self.conv_sub1(images), self.conv_sub2(middle), self.conv_sub4(coarse)
 

@@ -53,6 +53,7 @@ class MAE(BEiT):
 
     def __init__(self, **kwargs: Unpack[MAEArguments]) -> None:
         super().__init__(qv_bias=False, **kwargs)
+        # MAE pretrains with fixed sine and cosine embeddings; checkpoints bring those, and fine-tuning trains them.
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid[0] * self.grid[1], self.channels[0]))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 

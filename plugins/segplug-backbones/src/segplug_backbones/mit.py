@@ -88,6 +88,7 @@ class EfficientMultiheadAttention(MultiheadAttention):
         )
         self.sr_ratio = sr_ratio
         if sr_ratio > 1:
+            # Kernel = stride: the reshape and linear layer of equation 2, whose R is sr_ratio squared.
             self.sr = nn.Conv2d(embed_dims, embed_dims, sr_ratio, stride=sr_ratio)
             self.norm = build_norm(norm_cfg, embed_dims)[1]
 
@@ -208,7 +209,7 @@ class MixVisionTransformer(Backbone):
                 widths[i],
                 kernel_size=patch_sizes[i],
                 stride=strides[i],
-                padding=patch_sizes[i] // 2,
+                padding=patch_sizes[i] // 2,  # patches overlap: K=7, S=4, P=3, then K=3, S=2, P=1
                 norm_cfg=norm_cfg,
             )
             layers = [

@@ -80,6 +80,7 @@ class MobileNetV2(FreezableBackbone):
         self.conv1 = ConvModule(in_channels, widths[0], 3, stride=2, padding=1, **layers)
         for i, (expansion, _, blocks) in enumerate(STAGES):
             width, options = widths[i + 1], {**layers, "expand_ratio": expansion}
+            # As in MMSegmentation, only the first block of a stage is dilated.
             first = InvertedResidual(widths[i], width, stride=strides[i], dilation=dilations[i], **options)
             others = [InvertedResidual(width, width, stride=1, **options) for _ in range(blocks - 1)]
             self.add_module(f"layer{i + 1}", nn.Sequential(first, *others))

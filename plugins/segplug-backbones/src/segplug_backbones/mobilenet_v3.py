@@ -19,7 +19,16 @@ from segplug_backbones.inverted_residual import InvertedResidualV3
 
 
 class Row(NamedTuple):
-    """One block."""
+    """One block.
+
+    Args:
+        kernel: Side of the depthwise convolution in pixels.
+        mid_channels: Hidden channels, the paper's "exp size".
+        channels: Output channels.
+        with_se: Whether there is squeeze-and-excitation.
+        activation: ``ReLU`` or ``HSwish``.
+        stride: Stride of the depthwise convolution.
+    """
 
     kernel: int
     mid_channels: int
@@ -94,7 +103,8 @@ class MobileNetV3(FreezableBackbone):
         out_indices: The layers to return: 0 the stem, 1 to 11 (``small``) or 15 (``large``) the blocks, then the last
             convolution.
         frozen_stages: -1 freezes nothing, n the layers 0 to n.
-        reduction_factor: Divides the channels of the last blocks, those with a dilation of 4.
+        reduction_factor: Divides the channels of the last blocks, those with a dilation of 4; 2 is the paper's RF2 for
+            segmentation.
         norm_eval: Keep batch norm in evaluation mode while training.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
         pretrained: Checkpoint that the runner loads after building the model.

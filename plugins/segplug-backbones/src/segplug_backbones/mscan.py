@@ -58,7 +58,7 @@ class StemConv(nn.Module):
             build_norm(norm_cfg, out_channels // 2)[1],
             build_activation(act_cfg),
             nn.Conv2d(out_channels // 2, out_channels, 3, stride=2, padding=1),
-            build_norm(norm_cfg, out_channels)[1],
+            build_norm(norm_cfg, out_channels)[1],  # no activation: the first block begins with a norm
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -125,7 +125,8 @@ class PoolFormer(FreezableBackbone):
         arch: A name, or ``{layers, embed_dims, mlp_ratios, layer_scale_init_value}``, the first three with a number
             for each stage.
         pool_size: Side of the pooling in pixels; odd.
-        norm_cfg: Type of the norms and its arguments.
+        norm_cfg: Type of the norms and its arguments; one group is the paper's modified layer norm, over channels and
+            pixels.
         act_cfg: Type of the activations.
         in_patch_size: Kernel size of the patch embedding in pixels.
         in_stride: Stride of the patch embedding.

@@ -29,7 +29,7 @@ def conv_no_bias(conv_cfg: LayerConfig | None, *args: Any, **kwargs: Any) -> nn.
 class ResidualBlock(nn.Module):
     """y = relu(F(x) + shortcut(x)): (N, C, H, W) -> (N, channels * expansion, ~H / stride, ~W / stride).
 
-    A subclass builds its layers and computes F, equation 1 of the paper, in `residual`.
+    A subclass builds its layers and implements the residual function F, equation 1 of the paper, in `residual`.
 
     Args:
         with_cp: Activation checkpointing.
@@ -167,6 +167,7 @@ class Bottleneck(ResidualBlock):
     ) -> None:
         super().__init__(with_cp)
         stride1, stride2 = (stride, 1) if style == "caffe" else (1, stride)
+        # ResNeXt 32x4d: 32 groups of 4 channels in the stage of 64, and proportionally more in the next ones.
         width = channels if groups == 1 else math.floor(channels * (base_width / base_channels)) * groups
         out_channels = channels * self.expansion
         self.width, self.groups = width, groups

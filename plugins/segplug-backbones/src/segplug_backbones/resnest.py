@@ -152,6 +152,7 @@ class SplitAttentionBottleneck(Bottleneck):
             conv_cfg=conv_cfg,
             norm_cfg=norm_cfg,
         )
+        # The authors' "avd": the pooling has the stride, so that the convolution drops no pixel.
         self.avd_layer = nn.AvgPool2d(3, stride, padding=1) if pools else None
 
 

@@ -312,6 +312,7 @@ def _block_dilations(blocks: int, dilation: int, multi_grid: Sequence[int] | Non
     if len(multi_grid) < blocks:
         message = f"{list(multi_grid)} needs {blocks} numbers, one for each block of the last stage"
         raise ConfigError(Problem(message, "multi_grid"))
+    # In place of the stage's dilation, as in MMSegmentation; DeepLabv3 multiplies the two.
     return list(multi_grid[:blocks])
 
 

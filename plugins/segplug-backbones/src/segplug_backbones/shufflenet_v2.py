@@ -145,5 +145,6 @@ class ShuffleNetV2(FreezableBackbone):
     def _init_weights(self) -> None:
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d):
+                # With the kernel; mmpretrain counts the input channels of a group alone. Norms follow all of them.
                 fan_in = math.prod(module.weight.shape[1:])
                 normal_init(module, std=0.01 if name.startswith("conv1") else 1 / fan_in)

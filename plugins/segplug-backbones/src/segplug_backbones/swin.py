@@ -130,6 +130,8 @@ class ShiftWindowMSA(nn.Module):
         """Return the attention of the tokens ``x`` of a map of ``size`` (H, W)."""
         window_size, shift = self.window_size, self.shift_size
         num_windows = count_windows(size, window_size)
+        # As in the authors' code for dense prediction, padding is attended to like any token, and a map smaller than a
+        # window is shifted all the same; their classification code does neither.
         grid = pad_to_windows(x.unflatten(1, size), num_windows, window_size)
         mask = None
         if shift:

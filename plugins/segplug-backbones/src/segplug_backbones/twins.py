@@ -457,7 +457,7 @@ def _pcpvt(name: str, in_channels: int, drop_path_rate: float) -> PCPVT:
         in_channels,
         embed_dims=(64, 128, 320, 512),
         num_heads=(1, 2, 5, 8),
-        mlp_ratios=(8, 8, 4, 4),
+        mlp_ratios=(8, 8, 4, 4),  # PVT's, as its widths and heads
         qkv_bias=True,
         depths=PCPVT_DEPTHS[name],
         drop_path_rate=drop_path_rate,

@@ -165,6 +165,7 @@ class UpConvBlock(nn.Module):
         **cfgs: Any,
     ) -> None:
         super().__init__()
+        # Upsampling halves the channels to those of the skip connection; hence twice as many here.
         self.conv_block = BasicConvBlock(
             2 * skip_channels, out_channels, num_convs=num_convs, dilation=dilation, with_cp=with_cp, **cfgs
         )
@@ -262,7 +263,7 @@ class UNet(FreezableBackbone):
         reductions = []  # of each stage
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         for i, width in enumerate(widths):
-            pools = i > 0 and strides[i] == 1 and downsamples[i - 1]
+            pools = i > 0 and strides[i] == 1 and downsamples[i - 1]  # a stride takes the place of the pooling
             reductions.append(2 if pools else strides[i])
             inputs = widths[i - 1] if i else in_channels
             block = BasicConvBlock(

@@ -169,6 +169,7 @@ class VisionTransformer(Backbone):
         outputs = [self._output(tokens, size)] if self.out_origin else []
         for i, layer in enumerate(self.layers):
             tokens = layer(tokens)
+            # Only the last map is normalised, even if earlier ones are returned as well.
             if self.ln1 is not None and i == len(self.layers) - 1:
                 tokens = self.ln1(tokens)
             if i in self.out_indices:

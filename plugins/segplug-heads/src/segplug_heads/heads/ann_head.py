@@ -133,6 +133,7 @@ class AFNB(nn.Module):
         self.bottleneck = ConvModule(out_channels + high_in_channels, out_channels, 1, **linear)
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
+        # The attention takes queries first; AFNB takes the low-level map first.
         context = torch.stack([stage(high, low) for stage in self.stages]).sum(0)
         return self.bottleneck(torch.cat([context, high], 1))
 

@@ -44,6 +44,7 @@ class ASPPHead(DecodeHead):
 
     def aspp(self, x: Tensor) -> Tensor:
         """Apply the parallel branches and fuse them: (N, in_channels, h, w) -> (N, channels, h, w)."""
+        # The pooled image comes first, then the dilations in order: published bottlenecks weight them so.
         image = resize(self.image_pool(x), x.shape[2:], align_corners=self.align_corners)
         return self.bottleneck(torch.cat([image, *(branch(x) for branch in self.aspp_modules)], 1))
 

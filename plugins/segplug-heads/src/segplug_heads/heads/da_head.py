@@ -40,7 +40,7 @@ class PAM(SelfAttentionBlock):
             value_out_num_convs=1,
             key_query_norm=False,
             value_out_norm=False,
-            matmul_norm=False,
+            matmul_norm=False,  # equation 1 of the paper does not scale the products
             with_out=False,
             conv_cfg=None,
             norm_cfg=None,

@@ -76,6 +76,7 @@ class DDRHead(DecodeHead):
             message = f"{len(self._losses())} losses, two are needed: of the context and of the spatial branch"
             raise ConfigError(Problem(message, "loss_decode"))
         self.head = _preactivated_conv(in_channels, channels, norm_cfg, act_cfg)
+        # The spatial branch, features[0], has half the channels of the fused map.
         self.aux_head = _preactivated_conv(in_channels // 2, channels, norm_cfg, act_cfg)
         self.aux_cls_seg = nn.Conv2d(channels, self.out_channels, 1)
 

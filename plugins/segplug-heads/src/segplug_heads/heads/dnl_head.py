@@ -38,6 +38,7 @@ class DisentangledNonLocal2d(NonLocal2d):
         norm_cfg: LayerConfig | None,
     ) -> None:
         super().__init__(in_channels, reduction, use_scale, conv_cfg=conv_cfg, norm_cfg=norm_cfg, mode=mode)
+        # On top of the square root of `use_scale`; as in MMSegmentation, the other modes have no temperature.
         self.temperature = temperature if mode == "embedded_gaussian" else 1.0
         self.conv_mask = nn.Conv2d(in_channels, 1, 1)
 

@@ -39,6 +39,7 @@ class Encoding(nn.Module):
 
     def __init__(self, channels: int, num_codes: int) -> None:
         super().__init__()
+        # The authors' initialisation; scales start below 0, so that the nearest codeword has the largest weight.
         std = (num_codes * channels) ** -0.5
         self.codewords = nn.Parameter(torch.empty(num_codes, channels).uniform_(-std, std))
         self.scale = nn.Parameter(torch.empty(num_codes).uniform_(-1, 0))
@@ -82,6 +83,7 @@ class EncModule(nn.Module):
         self.fc = nn.Sequential(nn.Linear(in_channels, in_channels), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        # The mean over the codewords; the paper sums them, which differs by a factor.
         encoding = self.encoding(self.encoding_project(x)).mean(1).flatten(1)
         return encoding, (x + x * self.fc(encoding)[:, :, None, None]).relu()
 

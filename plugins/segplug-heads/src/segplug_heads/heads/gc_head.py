@@ -22,7 +22,7 @@ class GCHead(FCNBlockHead):
     """(N, in_channels, h, w) -> logits (N, out_channels, h, w).
 
     Args:
-        ratio: Hidden channels of the block's transforms, as a fraction of ``channels``.
+        ratio: Hidden channels of the block's transforms, as a fraction of ``channels``; the paper studies 1/4 to 1/32.
         pooling_type: The context is the mean of the pixels with learnt attention weights (``att``), or without
             (``avg``).
         fusion_types: How the context is fused with each pixel: ``channel_add``, ``channel_mul`` or both.

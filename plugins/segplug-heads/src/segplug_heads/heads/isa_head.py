@@ -80,6 +80,7 @@ class ISAHead(DecodeHead):
         (cell_height, cell_width), (height, width) = self.down_factor, x.shape[2:]
         rows, columns = (height + cell_height - 1) // cell_height, (width + cell_width - 1) // cell_width
         pad_height, pad_width = rows * cell_height - height, columns * cell_width - width
+        # The odd pixel of the padding goes to the bottom and right, as in MMSegmentation.
         top, left = pad_height // 2, pad_width // 2
         padded = F.pad(x, (left, pad_width - left, top, pad_height - top))
         cells = self._interlaced_attention(padded.reshape(*x.shape[:2], rows, cell_height, columns, cell_width))

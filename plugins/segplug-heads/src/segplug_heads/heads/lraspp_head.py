@@ -28,6 +28,7 @@ class WindowPool(nn.Module):
         steps: Distance of the windows, vertically and horizontally.
     """
 
+    # The window and steps of the paper's segmentation head (figure 10).
     def __init__(self, window: int = 49, steps: tuple[int, int] = (16, 20)) -> None:
         super().__init__()
         self.window, self.steps = window, steps

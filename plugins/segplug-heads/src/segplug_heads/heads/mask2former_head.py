@@ -180,6 +180,7 @@ class Mask2FormerHead(MaskQueryHead):
             level = i % self.num_levels
             _, mask_logits = predictions[-1]
             attn_mask = _foreground_mask(mask_logits, sizes[level])
+            # The mask of the prediction before, without a gradient: equation 2 adds it to the logits of the attention.
             query = layer(query, query_pos, memory[level], memory_pos[level], attn_mask)
             predictions.append(self._predict_queries(query, mask_features))
         return [class_logits for class_logits, _ in predictions], [mask_logits for _, mask_logits in predictions]
@@ -190,6 +191,7 @@ class Mask2FormerHead(MaskQueryHead):
     def mask_losses(self, mask_logits: Tensor, masks: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
         predicted, true = at_uncertain_points(mask_logits, masks, self.point_sampling)
         loss_dice = self.loss_dice(predicted, true, avg_factor=count)
+        # mmdetection divides by objects times points; Dice is one number per object.
         points = count * self.point_sampling.num_points
         loss_mask = self.loss_mask(predicted.flatten(), true.flatten(), ignore_index=NO_IGNORE, avg_factor=points)
         return loss_mask, loss_dice

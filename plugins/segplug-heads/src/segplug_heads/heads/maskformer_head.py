@@ -115,6 +115,7 @@ class MaskFormerHead(MaskQueryHead):
         )
         self.transformer_decoder = Decoder(**transformer_decoder)
         embed_dims, memory_channels = self.transformer_decoder.embed_dims, self.pixel_decoder.memory_channels
+        # As in mmdetection, only the plain pixel decoder can be made to project its memory.
         enforce = enforce_decoder_input_project and type(self.pixel_decoder) is PixelDecoder
         self.decoder_input_proj: nn.Module = nn.Identity()
         if enforce or memory_channels != embed_dims:

@@ -136,6 +136,7 @@ class PIDHead(DecodeHead):
         edge = targets["edge"] if "edge" in targets else boundaries_of(target)
         options = {"weight": targets.get("weight"), "ignore_index": self.ignore_index}
         detail, result, boundary = self._branch_logits(features, target.shape[1:])
+        # The paper's boundary-awareness loss: semantic loss on pixels that the D branch predicts as boundaries.
         at_boundary = torch.where(boundary.full.squeeze(1).sigmoid() > BOUNDARY_THRESHOLD, target, self.ignore_index)
         loss_sem_p, loss_sem_i, loss_bd, loss_sem_bd = self._losses()
         return result.small, {

@@ -38,7 +38,7 @@ class Subdivision:
 
     Args:
         subdivision_steps: Times the logits are upsampled.
-        subdivision_num_points: Pixels predicted anew in each step, the most uncertain ones.
+        subdivision_num_points: Pixels that each step predicts again, the most uncertain ones.
         scale_factor: Factor of each upsampling.
     """
 
@@ -52,7 +52,7 @@ class PointHead(CascadeDecodeHead):
 
     An MLP predicts single points from the feature maps and the coarse logits at the point. It is trained at random
     points, most of them where the coarse logits are uncertain. For inference, the logits are upsampled step by step,
-    and in each step the most uncertain pixels are predicted anew. The losses are logged as ``pointloss_ce`` and so on.
+    and in each step the most uncertain pixels are predicted again. The losses are logged as ``pointloss_ce`` and so on.
 
     The settings of points and subdivision can also stand in the segmentor's ``train_cfg`` and ``test_cfg``, which
     take precedence.
@@ -67,7 +67,7 @@ class PointHead(CascadeDecodeHead):
         oversample_ratio: Uniform candidates per training point.
         importance_sample_ratio: Fraction of the training points that are the most uncertain candidates.
         subdivision_steps: Times the logits are upsampled in inference.
-        subdivision_num_points: Pixels predicted anew in each step.
+        subdivision_num_points: Pixels that each step predicts again; 8196, not 8192, is the authors' default.
         scale_factor: Factor of each upsampling.
 
     Raises:
@@ -107,7 +107,7 @@ class PointHead(CascadeDecodeHead):
             ConvModule(hidden if i else width, self.channels, 1, **self.layer_cfgs) for i in range(num_fcs)
         )
         self.fc_seg = nn.Conv1d(hidden, self.out_channels, 1)
-        normal_init(self.fc_seg, std=0.01)
+        normal_init(self.fc_seg, std=0.01)  # PointRend's: the points start near equal logits
         if self.dropout is not None:
             self.dropout = nn.Dropout(self.dropout_ratio)  # points (N, channels, P) have no maps to drop whole
         self.training_points = PointSampling(num_points, oversample_ratio, importance_sample_ratio)

@@ -41,6 +41,7 @@ class SegformerHead(DecodeHead):
         self.convs = nn.ModuleList(
             ConvModule(width, self.channels, 1, norm_cfg=norm_cfg, act_cfg=act_cfg) for width in self.in_channels
         )
+        # In ascending order of strides; the authors concatenate descending, which their weight format reverses.
         self.fusion_conv = ConvModule(self.channels * len(self.convs), self.channels, 1, norm_cfg=self.norm_cfg)
 
     def forward_feature(self, features: Features) -> Tensor:

@@ -47,7 +47,7 @@ class DepthwiseSeparableASPPHead(ASPPHead):
         self.sep_bottleneck = nn.Sequential(self._separable(channels), self._separable(self.channels))
 
     def branch(self, dilation: int) -> nn.Module:
-        if dilation == 1:
+        if dilation == 1:  # a 1x1 convolution has nothing to separate
             return super().branch(dilation)
         return self._separable(self.in_channels, dilation)
 

@@ -62,6 +62,7 @@ class SETRUPHead(DecodeHead):
         )
 
     def forward_feature(self, features: Features) -> Tensor:
+        # The layer norm that ends the transformer; the backbone of these configs has none.
         x = self.norm(self.select(features).movedim(1, -1)).movedim(-1, 1)
         for up_conv in self.up_convs:
             x = up_conv(x)

@@ -44,6 +44,7 @@ class BoundaryLoss(Loss):
         valid = target != ignore_index
         border, other = valid & (target == 1), valid & (target == 0)
         count = (border | other).sum().clamp(min=1)
+        # HED's class balance (Xie and Tu, 2015): each of the two classes is weighted by the share of the other.
         balance = torch.where(border, other.sum() / count, border.sum() / count) * (border | other)
         wanted = border.to(logits.dtype)
         loss = balance * F.binary_cross_entropy_with_logits(logits.squeeze(1), wanted, reduction="none")

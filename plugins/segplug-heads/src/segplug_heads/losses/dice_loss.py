@@ -107,6 +107,7 @@ class DiceLoss(Loss):
         both = (predicted * wanted * weight).sum(1)
         if self.naive_dice:
             return (2 * both + self.eps) / (((predicted + wanted) * weight).sum(1) + self.eps)
+        # V-Net's form, with squares. As in mmdetection, each sum of squares has its eps and the numerator has none.
         return 2 * both / (((predicted.square() + wanted.square()) * weight).sum(1) + 2 * self.eps)
 
 

@@ -27,7 +27,7 @@ class FocalLoss(PixelLoss):
 
     Args:
         use_sigmoid: A sigmoid per class, or one softmax over them.
-        gamma: How much easy pixels are held back; 0 is cross-entropy.
+        gamma: Focusing parameter; 0 gives cross-entropy. 2 is the paper's.
         alpha: Positive weight, the negative one being 1 - alpha, or one number per class. With softmax a plain
             factor, or one per class.
         reduction: ``mean``, ``sum`` or ``none``.
@@ -98,6 +98,7 @@ class FocalLoss(PixelLoss):
     def _softmax(self, logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
         """Return (N, H, W)."""
         loss = F.cross_entropy(logits, target.long(), reduction="none", ignore_index=ignore_index)
+        # exp(-loss) is p_t; the clamp keeps the gradient of a fractional gamma finite at p_t = 1.
         loss = loss * (1 - torch.exp(-loss)).clamp_min(1e-12).pow(self.gamma)
         valid = target != ignore_index
         factors = (self._factors(logits, "alpha") * self._factors(logits, "class_weight")).flatten()

@@ -70,6 +70,7 @@ class HuasdorffDisstanceLoss(Loss):
         for index in range(1, len(factors)):
             truth = (target == index) if self.per_class else target
             predicted = (best == index) if self.per_class else best
+            # Distance transforms to the power alpha = 2, Karimi and Salcudean's choice, of prediction and truth.
             reach = (_depth(predicted).square() + _depth(truth).square()).to(probabilities.dtype)
             errors = (probabilities[:, index] - truth.to(probabilities.dtype)).square() * reach
             value = reduce_loss(errors if weight is None else errors * weight, "mean", avg_factor)
@@ -79,7 +80,7 @@ class HuasdorffDisstanceLoss(Loss):
 
 @torch.no_grad()
 def _depth(regions: Tensor) -> Tensor:
-    """Return (N, H, W): how far in pixels what is not 0 lies from the nearest 0; 0 where there is no 0."""
+    """Return (N, H, W): distance in pixels of each non-zero pixel from the nearest 0; 0 if there is no 0."""
     import cv2
 
     masks = (regions != 0).cpu().numpy().astype(np.uint8)

@@ -20,7 +20,8 @@ class KLDivLoss(Loss):
     """Logits (N, K, ...) against a teacher's logits of the same shape -> (N,), or unreduced.
 
     Args:
-        temperature: Both are divided by it; the result is multiplied by its square.
+        temperature: Both are divided by it; the result is multiplied by its square, which keeps the size of the
+            gradient (Hinton et al., 2015).
         reduction: ``mean`` or ``sum`` over each image's values, or ``none``.
         loss_name: Name in the dict of losses.
         log_input: Compare logarithms of probabilities, which is the divergence. MMSegmentation, whose numbers are the

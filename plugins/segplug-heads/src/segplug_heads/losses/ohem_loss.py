@@ -38,7 +38,7 @@ class OhemCrossEntropy(Loss):
     ) -> None:
         super().__init__()
         if not 0 <= thres <= 1:
-            raise ConfigError(Problem(f"{thres} is no probability", "thres"))
+            raise ConfigError(Problem(f"{thres} is not a probability", "thres"))
         self.ignore_label, self.thres, self.min_kept = ignore_label, thres, max(1, min_kept)
         self.class_weight = read_class_weight(class_weight)
         self.loss_weight = loss_weight
@@ -71,6 +71,6 @@ class OhemCrossEntropy(Loss):
     def _hard(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """Return which pixels count, (N, H, W)."""
         of_truth = logits.float().softmax(1).gather(1, target.unsqueeze(1)).squeeze(1)
-        of_truth = of_truth.masked_fill(~valid, 2.0)  # after all that count
+        of_truth = of_truth.masked_fill(~valid, 2.0)  # above any probability: sorted after the valid pixels
         limit = kth_of_valid(of_truth, valid, self.min_kept, shares_batch() and torch.is_grad_enabled())
         return valid & (of_truth < limit.clamp(min=self.thres))

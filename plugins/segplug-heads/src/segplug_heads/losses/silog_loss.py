@@ -57,6 +57,7 @@ class SiLogLoss(Loss):
         valid = truth > self.eps
         gap = (truth.clamp_min(self.eps).log() - predicted.clamp_min(self.eps).log()) * valid
         count = valid.sum(1).clamp_min(1)
+        # Eigen et al., 2014: half the squared mean is subtracted, lambda = 0.5; 1 would ignore the scale altogether.
         variance = gap.square().sum(1) / count - 0.5 * (gap.sum(1) / count).square()
         # The root has no slope at 0, where an image without any measurement is.
         loss = torch.where(variance > 0, variance.clamp_min(torch.finfo(variance.dtype).tiny).sqrt(), variance * 0)

@@ -61,6 +61,7 @@ def _rescale(factor: float, embed_dim: int, norm_cfg: LayerConfig) -> nn.Module:
         return nn.Identity()
     if factor < 1:
         return nn.MaxPool2d(round(1 / factor))
+    # Indices within are state-dict keys: BEiT's fpn1 is deconvolution, norm, GELU, deconvolution, its fpn2 one alone.
     upsample = nn.Sequential(nn.ConvTranspose2d(embed_dim, embed_dim, 2, stride=2))
     if factor == 4:
         norm = build_norm(norm_cfg, embed_dim)[1]

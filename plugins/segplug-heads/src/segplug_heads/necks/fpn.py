@@ -101,7 +101,7 @@ class FPN(Neck):
         sources = {"on_input": features[self.levels[-1]], "on_lateral": laterals[-1], "on_output": outs[-1]}
         while len(outs) < self.num_outs:
             if self.extra_source is None:
-                outs.append(F.max_pool2d(outs[-1], 1, stride=2))
+                outs.append(F.max_pool2d(outs[-1], 1, stride=2))  # Faster R-CNN's P6: subsampling, no maximum
             elif len(outs) == len(self.levels):
                 outs.append(self.fpn_convs[len(outs)](sources[self.extra_source]))
             else:

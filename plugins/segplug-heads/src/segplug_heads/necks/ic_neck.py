@@ -34,6 +34,7 @@ class CascadeFeatureFusion(nn.Module):
         self, low_channels: int, high_channels: int, out_channels: int, layers: LayerConfigs, align_corners: bool
     ) -> None:
         super().__init__()
+        # Dilated by the factor of the upsampling before it, so that it combines neighbours of the coarse map.
         self.conv_low = ConvModule(low_channels, out_channels, 3, padding=2, dilation=2, **layers)
         self.conv_high = ConvModule(high_channels, out_channels, 1, **layers)
         self.align_corners = align_corners

@@ -84,7 +84,7 @@ class JPU(Neck):
                     dilation=dilation,
                     norm_cfg=norm_cfg,
                     act_cfg=act_cfg,
-                    dw_act_cfg=None,
+                    dw_act_cfg=None,  # the authors' separable convolution has its ReLU at the end only
                 )
             )
             for dilation in dilations

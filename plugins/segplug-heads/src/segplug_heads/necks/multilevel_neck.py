@@ -63,6 +63,6 @@ class MultiLevelNeck(Neck):
             message = f"{len(features)} feature maps for {len(self.lateral_convs)} in_channels"
             raise ConfigError(Problem(message, "in_channels"))
         maps = [conv(x) for conv, x in zip(self.lateral_convs, features)]
-        if len(maps) == 1:
+        if len(maps) == 1:  # a plain transformer's one map makes the whole pyramid
             maps = maps * len(self.scales)
         return tuple(conv(resize(x, scale_factor=s)) for conv, x, s in zip(self.convs, maps, self.scales))

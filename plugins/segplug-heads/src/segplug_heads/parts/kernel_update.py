@@ -73,6 +73,8 @@ class KernelUpdator(nn.Module):
 
     def forward(self, update: Tensor, kernels: Tensor) -> Tensor:
         positions = kernels.shape[-2] if kernels.ndim > 2 else 1
+        # Equation 4 multiplies phi_1 (update) and phi_2 (kernel) into the gate features; psi_3 and psi_4 of equation 5
+        # are the other halves of the same two layers.
         update_in, update_out = self.dynamic_layer(update.reshape(-1, 1, self.in_channels)).chunk(2, -1)
         kernel_in, kernel_out = self.input_layer(kernels.reshape(-1, positions, self.in_channels)).chunk(2, -1)
         gate_input = kernel_in * update_in
@@ -164,6 +166,7 @@ class KernelUpdateHead(nn.Module):
             self.ffn = FFN(in_channels, feedforward_channels, num_ffn_fcs, act_cfg=ffn_act_cfg, ffn_drop=dropout)
             self.ffn_norm = nn.LayerNorm(in_channels)
         self.mask_fcs = nn.ModuleList()
+        # Bias-free before a norm, as in the authors' code; the last layer alone has a bias.
         for _ in range(num_mask_fcs):
             linear = nn.Linear(in_channels, in_channels, bias=False)
             self.mask_fcs.extend([linear, nn.LayerNorm(in_channels), build_activation(act_cfg)])

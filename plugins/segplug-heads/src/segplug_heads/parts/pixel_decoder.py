@@ -183,7 +183,9 @@ class MSDeformAttnPixelDecoder(PixelDecoderBase):
         coarsest_first = list(in_channels)[::-1]
         encoded, rest = coarsest_first[:levels], coarsest_first[levels:]
         self.input_convs = nn.ModuleList(
-            ConvModule(width, feat_channels, 1, bias=True, norm_cfg=norm_cfg, act_cfg=None) for width in encoded
+            # The bias, redundant before a norm, is in the published weights.
+            ConvModule(width, feat_channels, 1, bias=True, norm_cfg=norm_cfg, act_cfg=None)
+            for width in encoded
         )
         self.encoder = DeformableEncoder(**encoder)
         check_embed_dims(self.encoder.embed_dims, feat_channels, "encoder")
@@ -195,6 +197,7 @@ class MSDeformAttnPixelDecoder(PixelDecoderBase):
         self.output_convs = nn.ModuleList(
             ConvModule(feat_channels, feat_channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg) for _ in rest
         )
+        # 1x1 here and 3x3 in MaskFormer's, after the respective authors' code.
         self.mask_feature = nn.Conv2d(feat_channels, out_channels, 1)
         fan_in_init(self)
         xavier_init(self.input_convs)

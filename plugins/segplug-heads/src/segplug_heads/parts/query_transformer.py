@@ -130,6 +130,7 @@ class SinePositionalEncoding(nn.Module):
         rows, columns = (self._encode(length, x.device) for length in x.shape[2:])
         rows = rows[:, None].expand(-1, x.shape[3], -1)
         columns = columns[None].expand(x.shape[2], -1, -1)
+        # DETR's order: the row's channels come before the column's.
         return torch.cat([rows, columns], 2).flatten(0, 1).unsqueeze(0).to(x.dtype)
 
     def _encode(self, length: int, device: torch.device) -> Tensor:
@@ -139,7 +140,7 @@ class SinePositionalEncoding(nn.Module):
             position = (position + self.offset) / (position[-1:] + self.eps) * self.scale
         pair = torch.arange(self.num_feats // 2, device=device, dtype=torch.float32)
         angle = position[:, None] / self.temperature ** (2 * pair / self.num_feats)
-        return torch.stack([angle.sin(), angle.cos()], 2).flatten(1)
+        return torch.stack([angle.sin(), angle.cos()], 2).flatten(1)  # interleaved: sin, cos, sin, cos, ...
 
 
 class EncoderLayer(nn.Module):

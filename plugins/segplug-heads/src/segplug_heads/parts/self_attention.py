@@ -70,6 +70,7 @@ class SelfAttentionBlock(nn.Module):
         )
         self.value_project = self.project(key_in_channels, channels if with_out else out_channels, *value_out)
         self.out_project = self.project(channels, out_channels, *value_out) if with_out else None
+        # As in MMSegmentation, an output projection without norm starts at zero: the block adds nothing at first.
         if isinstance(self.out_project, nn.Conv2d):
             nn.init.zeros_(self.out_project.weight)
             nn.init.zeros_(self.out_project.bias)  # type: ignore[arg-type]

@@ -207,7 +207,7 @@ class SideAdapterNetwork(nn.Module):
             if index in supervised or index == last:
                 query, patches = x[:, : self.num_queries], x[:, self.num_queries :]
                 outputs.append(self.mask_decoder(query, nlc_to_nchw(patches, size)))
-            x = x + positions
+            x = x + positions  # added again before every layer, as in the authors' code
         return outputs
 
     def _fuse(self, index: int, x: Tensor, clip_maps: Sequence[ClipMap], size: tuple[int, int]) -> Tensor:
@@ -307,6 +307,7 @@ class RecWithAttnbias(nn.Module):
 
     def _pool_bias(self, bias: Tensor, size: tuple[int, int]) -> Tensor:
         """Return a bias at the size of CLIP's map, (N, heads, Q, h * w)."""
+        # The maximum, as in the authors' code: a proposal smaller than a patch of CLIP keeps its bias.
         return adaptive_max_pool(bias.flatten(1, 2), size).unflatten(1, bias.shape[1:3]).flatten(3)
 
     def _joint_attention(self, proposals: Tensor, tokens: Tensor, biases: Sequence[Tensor]) -> Tensor:
