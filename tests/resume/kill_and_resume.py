@@ -1,10 +1,11 @@
 """Kill a run with SIGKILL at many moments, resume it each time, and compare with the run nobody disturbed.
 
-    python tests/resume/kill_and_resume.py --kills 20 --iterations 100 [--asynchronous]
+    python tests/resume/kill_and_resume.py --kills 20 --iterations 100 [--asynchronous] [--ranks 2]
 
-The run has two workers, dropout, OHEM, gradient accumulation and validations in between, and saves after every
-iteration. Every other kill waits for a half-written checkpoint. Passes when the final weights, optimiser state and
-metrics log are bit-identical, and no checkpoint was ever broken.
+Of several ranks any one is killed, and the others end by themselves. The run has two workers, dropout, OHEM, gradient
+accumulation (on one rank) and validations in between, and saves after every iteration. Every other kill waits for a
+half-written checkpoint. Passes when the final weights, optimiser state and metrics log are bit-identical, and no
+checkpoint was ever broken.
 """
 
 from __future__ import annotations
@@ -54,23 +55,38 @@ seed: 3
 """
 
 
-def arguments(config: Path, work_dir: Path, resume: bool) -> list[str]:
-    """Return the arguments of a run."""
-    return ["run", str(config), "--work-dir", str(work_dir), *(["--resume"] if resume else [])]
+LAUNCH = Path(__file__).parents[1] / "parallel" / "launch.py"
 
 
-def run_through(config: Path, work_dir: Path, resume: bool) -> None:
+def start(config: Path, work_dir: Path, ranks: int, resume: bool) -> Forked:
+    """Start or resume the run."""
+    launched: list[object] = [LAUNCH, ranks] if ranks > 1 else []
+    several = ["engine.type=DDPEngine"] if ranks > 1 else []
+    resuming = ["--resume"] if resume else []
+    return Forked([*launched, "run", config, *several, "--work-dir", work_dir, *resuming], config.parent)
+
+
+def processes_of(process: Forked, ranks: int) -> list[int]:
+    """Return the process of each rank; none while they are not all there."""
+    if ranks == 1:
+        return [process.pid]
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    found = sorted(map(int, children.read_text().split())) if children.exists() else []
+    return found if len(found) == ranks else []
+
+
+def run_through(config: Path, work_dir: Path, ranks: int, resume: bool) -> None:
     """Run, or resume a run, to its end."""
-    process = Forked(arguments(config, work_dir, resume), config.parent)
+    process = start(config, work_dir, ranks, resume)
     if process.wait() != 0:
         raise SystemExit(f"the run failed by itself:\n{process.err()[-2000:]}")
 
 
-def run_killed(config: Path, work_dir: Path, seconds: float, during_save: bool) -> bool:
+def run_killed(config: Path, work_dir: Path, ranks: int, seconds: float, during_save: bool, rank: int) -> bool:
     """Start or resume the run; kill it after ``seconds``, or in the next save after them. True when it was killed."""
     folder = work_dir / "checkpoints"
     resume = any(folder.glob("iter_*.pt"))
-    process = Forked(arguments(config, work_dir, resume), config.parent)
+    process = start(config, work_dir, ranks, resume)
     before = {path.name for path in folder.glob("*.pt")}
     while process.poll() is None and {path.name for path in folder.glob("*.pt")} <= before:
         time.sleep(0.005)  # until it trains
@@ -79,12 +95,13 @@ def run_killed(config: Path, work_dir: Path, seconds: float, during_save: bool) 
         time.sleep(0.002)
     while during_save and process.poll() is None and not any(folder.glob(".*.tmp")):
         pass  # busy: a save takes a few milliseconds
-    killed = process.poll() is None
-    if killed:
-        os.kill(process.pid, signal.SIGKILL)
-    if process.wait() not in (0, -signal.SIGKILL):
+    victims = processes_of(process, ranks) if process.poll() is None else []
+    if victims:
+        os.kill(victims[rank], signal.SIGKILL)
+    code = process.wait()
+    if code not in ((0, -signal.SIGKILL) if ranks == 1 or not victims else (1,)):
         raise SystemExit(f"the run failed by itself:\n{process.err()[-2000:]}")
-    return killed
+    return bool(victims)
 
 
 def check_whole(folder: Path) -> None:
@@ -112,7 +129,7 @@ def records(work_dir: Path) -> list[dict]:
     return [{key: value for key, value in json.loads(line).items() if key not in clock} for line in lines]
 
 
-def main(kills: int, iterations: int, seed: int, asynchronous: bool = False) -> None:
+def main(kills: int, iterations: int, seed: int, asynchronous: bool = False, ranks: int = 1) -> None:
     """Run undisturbed, run disturbed, compare; ``asynchronous`` writes checkpoints, of averages, beside training."""
     hooks = "{type: EMAHook}, {type: AsyncCheckpointHook" if asynchronous else "{type: CheckpointHook"
     chance = random.Random(seed)
@@ -122,17 +139,18 @@ def main(kills: int, iterations: int, seed: int, asynchronous: bool = False) -> 
         text = CONFIG.replace("ITERATIONS", str(iterations)).replace("{type: CheckpointHook", hooks)
         config.write_text(text)
         started = time.monotonic()
-        run_through(config, root / "whole", False)
+        run_through(config, root / "whole", ranks, False)
         print(f"undisturbed: {iterations} iterations in {time.monotonic() - started:.0f} s")
         done = in_save = 0
         while done < kills:
             during_save = done % 2 == 1
-            if not run_killed(config, root / "killed", chance.uniform(0, 0.5), during_save):
+            rank = 0 if during_save else chance.randrange(ranks)  # rank 0 saves
+            if not run_killed(config, root / "killed", ranks, chance.uniform(0, 0.5), during_save, rank):
                 raise SystemExit(f"the run ended after {done} kills; give it more --iterations")
             done += 1
             in_save += any((root / "killed" / "checkpoints").glob(".*.tmp"))
             check_whole(root / "killed" / "checkpoints")
-        run_through(config, root / "killed", True)
+        run_through(config, root / "killed", ranks, True)
         last = f"checkpoints/iter_{iterations:07d}.pt"
         whole, killed = (checkpoint.load(root / name / last) for name in ("whole", "killed"))
         for part in ("state_dict", "source_state_dict", "optimizer", "random", "position", "hooks"):
@@ -149,4 +167,5 @@ if __name__ == "__main__":
     parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--asynchronous", action="store_true")
+    parser.add_argument("--ranks", type=int, default=1)
     main(**vars(parser.parse_args()))
