@@ -48,7 +48,7 @@ def command(runs: tuple[str, ...], keys: str | None, legend: str | None, out: st
     figure = draw_curves(curves, patterns, show)
     if out or not show:
         path = Path(out) if out else (curves[0].folder if len(curves) == 1 else Path()) / "curves.png"
-        _write(figure, path)
+        write_figure(figure, path)
         click.echo(f"wrote {path}")
     if show:
         _show()
@@ -164,7 +164,7 @@ def draw_curves(curves: Sequence[Curves], patterns: Sequence[str], show: bool = 
             raise UsageError(_no_key(pattern, curves))
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
-    figure = _figure((5.5 * columns, 3.8 * rows), show)
+    figure = new_figure((5.5 * columns, 3.8 * rows), show)
     for place, (pattern, lines) in enumerate(panels.items(), 1):
         _panel(figure.add_subplot(rows, columns, place), pattern, lines, several=len(curves) > 1)
     return figure
@@ -212,10 +212,16 @@ class NoMatplotlib(SegKernelError):
     exit_code = 3
 
     def __init__(self, error: ImportError) -> None:
-        super().__init__(f"plot needs matplotlib: {error}\n    pip install 'segplug-training[plot]'")
+        super().__init__(f"drawing needs matplotlib: {error}\n    pip install 'segplug-training[plot]'")
 
 
-def _figure(size: tuple[float, float], show: bool) -> Figure:
+def new_figure(size: tuple[float, float], show: bool = False) -> Figure:
+    """Return an empty figure of a size in inches.
+
+    Raises:
+        UsageError: When there is no screen to show it on.
+        NoMatplotlib: When it is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -231,7 +237,13 @@ def _figure(size: tuple[float, float], show: bool) -> Figure:
     return figure
 
 
-def _write(figure: Figure, path: Path) -> None:
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure, in the format of the file's suffix.
+
+    Raises:
+        UsageError: When matplotlib knows no such format.
+        DataError: When the file cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120)

@@ -1,0 +1,184 @@
+"""``seg-kernel find-batch-size``: how many samples a device takes at once, and how fast it is with them.
+
+seg-kernel find-batch-size my.yaml --memory 24GiB --out sizes.png
+"""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from segkernel.errors import UsageError
+from segplug_training.text_table import read_size, text_table
+
+if TYPE_CHECKING:
+    import torch
+
+    from segkernel import Runner
+
+_WORDS = ("bad_alloc", "could not create", "Cannot allocate memory")
+"""What libraries say when they get no memory, besides torch itself."""
+
+
+@click.command("find-batch-size")
+@click.argument("config")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--most", default=256, show_default=True, type=click.IntRange(1), help="Sizes above are not tried.")
+@click.option("--memory", metavar="SIZE", help="That steps may take, 24GiB. [default: what is free]")
+@click.option("--out", metavar="FILE", type=click.Path(path_type=Path), help="Draw samples per second over the size.")
+def command(config: str, overrides: tuple[str, ...], most: int, memory: str | None, out: Path | None) -> None:
+    """Make steps of CONFIG with more and more samples at once, until the memory does not suffice.
+
+    Nothing is kept of the training.
+    """
+    from segkernel import load_config
+    from segplug_training.plot import new_figure, write_figure
+    from segplug_training.trial import make_trial
+
+    figure = new_figure((6.4, 4.2)) if out else None
+    with tempfile.TemporaryDirectory() as folder:
+        changed = load_config(config, [*overrides, "data.micro_batch=1"])
+        runner = make_trial(changed, Path(folder) / "run", 1, workers=0)
+        trials = search(runner, most, read_size(memory) if memory else None)
+    rows = [(each.size, "yes" if each.fits else "no", f"{each.rate:.4g}" if each.fits else "-") for each in trials]
+    click.echo(text_table(("micro-batch", "fits", "samples/s"), rows))
+    good = [each for each in trials if each.fits]
+    if not good:
+        raise UsageError(
+            "not even one sample fits: a smaller data.crop_size, engine.amp, engine.activation_checkpointing"
+        )
+    fastest = max(good, key=lambda each: each.rate)
+    click.echo(f"the largest that fits: data.micro_batch={good[-1].size}; the fastest: data.micro_batch={fastest.size}")
+    if figure is not None and out is not None:
+        axes = figure.add_subplot()
+        axes.plot([each.size for each in good], [each.rate for each in good], marker="o")
+        for each in (each for each in trials if not each.fits):
+            axes.axvline(each.size, color="C3", linestyle=":")
+        axes.set(xlabel="micro-batch", ylabel="samples per second", xscale="log")
+        axes.grid(alpha=0.3)
+        write_figure(figure, out)
+        click.echo(f"wrote {out}")
+
+
+@dataclass
+class Trial:
+    """A step with some samples at once.
+
+    Args:
+        size: How many.
+        fits: Whether the memory sufficed.
+        seconds: It took.
+    """
+
+    size: int
+    fits: bool
+    seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Samples per second."""
+        return self.size / self.seconds if self.seconds else 0.0
+
+
+def search(runner: Runner, most: int, memory: int | None = None) -> list[Trial]:
+    """Return trials by size: doubled until one does not fit, then halved in between to an eighth.
+
+    Args:
+        runner: Its model is trained on the way.
+        most: Larger sizes are not tried.
+        memory: Bytes that steps may take; None is what is free.
+    """
+    runner.model.train()
+    runner.preprocessor.train()
+    if hasattr(runner.engine, "smaller_batches"):
+        runner.engine.smaller_batches = None  # which would hide what is looked for
+    trials: dict[int, Trial] = {}
+    size, good, bad = 1, 0, most + 1
+    with limited(runner.engine.device, memory):
+        while size < bad and size <= most:
+            trials[size] = _try(runner, size)
+            good, bad = (size, bad) if trials[size].fits else (good, size)
+            double = min(2 * good, most) if bad > most else 0
+            size = double if double > good else good + (bad - good) // 2
+            if size == good or (bad <= most and bad - good <= max(good // 8, 1)):
+                break
+    return [trials[size] for size in sorted(trials)]
+
+
+def _try(runner: Runner, size: int) -> Trial:
+    batch = next(replace(runner.train_set, micro_batch=size, workers=0).train_batches())  # type: ignore[type-var, union-attr]
+    try:
+        runner.engine.train_step([batch])  # makes what stays: the optimiser's state
+        started = time.perf_counter()
+        runner.engine.train_step([batch])
+        _wait(runner.engine.device)
+        return Trial(size, True, time.perf_counter() - started)
+    except (RuntimeError, MemoryError) as error:
+        if not _lacks_memory(error):
+            raise
+    # Only here are the tensors free that the error's frames held.
+    for parameter in runner.model.parameters():
+        parameter.grad = None
+    gc.collect()
+    _give_back(runner.engine.device)
+    return Trial(size, False)
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    from segplug_training.smaller_batches import is_out_of_memory
+
+    return isinstance(error, MemoryError) or is_out_of_memory(error) or any(word in str(error) for word in _WORDS)
+
+
+def _wait(device: torch.device) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _give_back(device: torch.device) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def limited(device: torch.device, memory: int | None) -> Iterator[None]:
+    """Let this process take no more than so many bytes for a while: on a processor it would else be killed."""
+    import torch
+
+    from segplug_training.free_memory import data_size, free_memory
+
+    if device.type == "cuda":
+        if memory is not None:
+            total = torch.cuda.get_device_properties(device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(memory / total, 1.0), device)
+        try:
+            yield
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0, device)
+        return
+    memory = free_memory(device) if memory is None else memory
+    try:
+        import resource
+    except ImportError:  # Windows, where nothing limits a process
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    if memory is not None:
+        limit = data_size() + memory
+        resource.setrlimit(resource.RLIMIT_DATA, (limit if before[1] < 0 else min(limit, before[1]), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)

@@ -1,0 +1,137 @@
+"""``seg-kernel find-lr``: the loss over a learning rate that grows from step to step (the range test of L. Smith).
+
+seg-kernel find-lr my.yaml --out lr.png
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segkernel.errors import TrainingError, UsageError
+from segkernel.hookspecs import Priority, hookimpl
+
+if TYPE_CHECKING:
+    from segkernel.config import Config
+    from segkernel.hookspecs import Run
+
+SMOOTHING = 0.9
+"""Share of the losses before in the curve."""
+DIVERGED = 4.0
+"""Times the least loss at which the test ends."""
+
+
+@click.command("find-lr")
+@click.argument("config")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--first", default=1e-7, show_default=True, type=click.FloatRange(0, min_open=True), help="First rate.")
+@click.option("--last", default=1.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Last rate.")
+@click.option("--steps", default=100, show_default=True, type=click.IntRange(10), help="Optimiser steps at most.")
+@click.option("--out", metavar="FILE", type=click.Path(path_type=Path), help="Draw the curve.")
+def command(config: str, overrides: tuple[str, ...], first: float, last: float, steps: int, out: Path | None) -> None:
+    """Train CONFIG for some steps with a rate that grows, and say where the loss falls fastest.
+
+    Nothing is kept of the training. Other parameter groups keep their ratio to the first.
+    """
+    from segkernel import load_config
+    from segplug_training.plot import new_figure, write_figure
+
+    figure = new_figure((6.4, 4.2)) if out else None  # whether it can be drawn is known before it trains
+    rates, losses = range_test(load_config(config, overrides), first, last, steps)
+    curve = smooth(losses)
+    best = suggestion(rates, curve)
+    click.echo(f"{len(rates)} steps, rates {rates[0]:.3g} to {rates[-1]:.3g}, least loss at {rates[_least(curve)]:.3g}")
+    click.echo(f"the loss falls fastest at  optim.optimizer.lr={best:.2g}")
+    if figure is not None and out is not None:
+        axes = figure.add_subplot()
+        axes.plot(rates, losses, color="C0", alpha=0.3)
+        axes.plot(rates, curve, color="C0", label="smoothed")
+        axes.axvline(best, color="C3", linestyle="--", label=f"{best:.2g}")
+        axes.set(
+            xscale="log", xlabel="learning rate", ylabel="loss", ylim=(None, 1.1 * max(curve[: _least(curve) + 1]))
+        )
+        axes.legend()
+        write_figure(figure, out)
+        click.echo(f"wrote {out}")
+
+
+def range_test(config: Config, first: float, last: float, steps: int) -> tuple[list[float], list[float]]:
+    """Return the rates and the losses of the steps that were made.
+
+    Raises:
+        UsageError: When the rates do not grow.
+        TrainingError: When the loss was not finite from the beginning.
+    """
+    from segplug_training.trial import make_trial
+
+    if not last > first:
+        raise UsageError(f"--last {last:g} is not above --first {first:g}")
+    hook = GrowingRate(first, last, steps)
+    with tempfile.TemporaryDirectory() as folder:
+        runner = make_trial(config, Path(folder) / "run", steps, hook)
+        try:
+            runner.train()
+        finally:
+            runner.close()
+    if len(hook.losses) < 3:
+        raise TrainingError(f"the loss is not finite, or explodes, at a rate of {first:g} already: lower --first")
+    return hook.rates, hook.losses
+
+
+class GrowingRate:
+    """Sets the rate of each step, from ``first`` to ``last`` by equal factors, and notes the losses."""
+
+    priority = Priority.VERY_LOW
+
+    def __init__(self, first: float, last: float, steps: int) -> None:
+        self.first, self.factor = first, (last / first) ** (1 / (steps - 1))
+        self.rates: list[float] = []
+        self.losses: list[float] = []
+
+    @hookimpl
+    def before_train_iteration(self, run: Run) -> None:
+        groups = run.optimizer.param_groups if run.optimizer is not None else []
+        self._rate = self.first * self.factor**run.iteration
+        for group in groups:
+            group["lr"] = self._rate * group["initial_lr"] / (groups[0]["initial_lr"] or 1.0)
+
+    @hookimpl
+    def after_train_iteration(self, run: Run, losses: Mapping[str, Any]) -> None:
+        (loss,) = run.engine.agree([float(losses["loss"])])
+        if not math.isfinite(loss):
+            run.stop("the loss is not finite")
+            return
+        self.rates.append(self._rate)
+        self.losses.append(loss)
+        curve = smooth(self.losses)
+        if loss > 0 and len(curve) > 10 and curve[-1] > DIVERGED * max(min(curve), 1e-12):
+            run.stop("the loss has diverged")
+
+
+def smooth(losses: Sequence[float]) -> list[float]:
+    """Return the exponential average, unbiased at the beginning."""
+    curve, average = [], 0.0
+    for count, loss in enumerate(losses, 1):
+        average = SMOOTHING * average + (1 - SMOOTHING) * loss
+        curve.append(average / (1 - SMOOTHING**count))
+    return curve
+
+
+def suggestion(rates: Sequence[float], curve: Sequence[float]) -> float:
+    """Return the rate before the least loss around which the curve falls most; a tenth of the least's if it never does.
+
+    The slope is taken over a tenth of the steps, and the first tenth is left out: single steps are noise.
+    """
+    least, width = _least(curve), max(len(curve) // 20, 1)
+    slopes = [(curve[i + width] - curve[i - width], i) for i in range(max(len(curve) // 10, width), least - width + 1)]
+    slope, place = min(slopes, default=(0.0, 0))
+    return rates[place] if slope < 0 else rates[least] / 10
+
+
+def _least(curve: Sequence[float]) -> int:
+    return min(range(len(curve)), key=curve.__getitem__)

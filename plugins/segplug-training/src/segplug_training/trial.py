@@ -1,0 +1,59 @@
+"""A run for the finders: the config's model, data and optimiser, and nothing that writes, validates or schedules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segkernel.config import Config, load_config
+from segkernel.hooks.checkpoint import CheckpointHook
+from segplug_training.finite_loss import FiniteLossHook
+
+if TYPE_CHECKING:
+    from segkernel import Runner
+    from segkernel.hookspecs import Run
+
+
+class NoCheckpoints(CheckpointHook):
+    """In the place of the hook that saves."""
+
+    def after_iteration(self, run: Run) -> None:
+        """Save nothing."""
+
+
+class AnyLoss(FiniteLossHook):
+    """In the place of the hook that ends a run whose loss is not finite."""
+
+    def after_train_iteration(self, run: Run, *args: Any, **kwargs: Any) -> None:
+        """Take whatever it is."""
+
+
+def make_trial(config: Config, folder: Path, iterations: int, *hooks: Any, workers: int | None = None) -> Runner:
+    """Build a run of some steps from a config.
+
+    Args:
+        config: The whole config.
+        folder: For what every run writes.
+        iterations: Its length.
+        hooks: All that it has besides those of every run.
+        workers: In place of the config's.
+
+    Raises:
+        ConfigError: All problems at once.
+        UsageError: When the config does not train.
+    """
+    from segkernel.errors import UsageError
+    from segkernel.experiment import make_runner
+    from segkernel.loading import catalog_of
+
+    data = {**(config.get("data") or {}), "val": None, "test": None}
+    data |= {} if workers is None else {"workers": workers}
+    changed = load_config({**config, "data": data, "schedule": {"iterations": iterations}, "hooks": [], "export": []})
+    changed.name = config.name
+    runner = make_runner(changed, folder, hooks=[NoCheckpoints(), AnyLoss(), *hooks])
+    if runner.train_set is None or runner.optimizer is None:
+        raise UsageError("there is nothing to train: data.train and optim.optimizer are needed")
+    if config.get("load_from"):
+        with catalog_of(config).active():
+            runner.load_weights(config["load_from"])
+    return runner

@@ -1,0 +1,132 @@
+"""Learning-rate and batch-size finder: on hand-made curves and limits, and on a run of a toy."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from segkernel import load_config
+from segkernel.errors import TrainingError, UsageError
+from segplug_training import find_batch_size, find_lr
+from segplug_training.find_batch_size import Trial, search
+from segplug_training.find_lr import range_test, smooth, suggestion
+from segplug_training.plot import NoMatplotlib
+from segplug_training.trial import make_trial
+
+SQUARES = {"type": "command_toys:Squares"}
+
+
+@pytest.fixture(autouse=True)
+def toys(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+
+def config(**changes):
+    given = {
+        "model": {"type": "segkernel.testing.toys:ToySegmentor"},
+        "data": {"train": SQUARES, "val": SQUARES, "workers": 0},
+        "optim": {"optimizer": {"type": "SGD", "lr": 0.01}, "batch_size": 2},
+        "schedule": {"epochs": 90, "val_interval": 1, "lr": [{"type": "ConstantLR", "factor": 0.1}]},
+        "engine": {"type": "CUDAEngine", "device": "cpu"},
+    }
+    return load_config({**given, **changes})
+
+
+def test_the_suggested_rate_is_where_a_hand_made_curve_falls_fastest():
+    rates = [10 ** (-6 + 6 * i / 99) for i in range(100)]
+    falls_at = 1e-3
+    curve = [1 / (1 + math.exp(4 * math.log10(rate / falls_at))) + max(rate - 0.1, 0) * 10 for rate in rates]
+    assert suggestion(rates, curve) == pytest.approx(falls_at, rel=0.2)
+    assert suggestion(rates, sorted(curve)) == rates[0] / 10  # never falls
+
+
+def test_the_smoothed_curve_has_no_bias():
+    assert smooth([2.0, 2.0, 2.0]) == pytest.approx([2.0, 2.0, 2.0])
+    assert smooth([1.0, 3.0])[1] == pytest.approx((0.9 * 1 + 3) / 1.9)
+
+
+def test_rates_grow_by_equal_factors_and_the_schedule_has_no_say():
+    rates, losses = range_test(config(), 1e-4, 1e-1, 10)
+    assert rates == pytest.approx([1e-4 * 10 ** (i / 3) for i in range(10)])
+    assert len(losses) == 10
+    assert losses[-1] < losses[0]
+
+
+def test_groups_keep_their_ratio(tmp_path):
+    rates = []
+    hook = find_lr.GrowingRate(1e-3, 1e-2, 2)
+    groups = {"custom_keys": {"backbone": {"lr_mult": 0.1}}}
+    optim = {"optimizer": {"type": "SGD", "lr": 0.01}, "batch_size": 2, "paramwise": groups}
+    runner = make_trial(config(optim=optim), tmp_path / "run", 2, hook)
+    runner.engine.step = lambda: rates.append(sorted(group["lr"] for group in runner.optimizer.param_groups))
+    runner.train()
+    runner.close()
+    ratios = [high / low for low, high in rates]
+    assert ratios == pytest.approx([10, 10])
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_a_loss_that_explodes_ends_the_test_and_one_that_does_at_once_is_an_error():
+    rates, losses = range_test(config(), 1e-3, 1e6, 60)
+    assert 10 < len(rates) < 60
+    assert all(map(math.isfinite, losses))
+    with pytest.raises(TrainingError, match="lower --first"):
+        range_test(config(), 1e30, 1e35, 20)
+    with pytest.raises(UsageError, match="not above"):
+        range_test(config(), 1.0, 0.1, 20)
+
+
+def write(tmp_path, **changes):
+    path = tmp_path / "toy.yaml"
+    path.write_text(config(**changes).to_yaml())
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("finder", "options", "said"),
+    [(find_lr, ["--steps", 12], "optim.optimizer.lr="), (find_batch_size, ["--most", 2], "data.micro_batch=2")],
+)
+def test_commands_draw_and_say_what_is_missing_before_they_train(tmp_path, monkeypatch, finder, options, said):
+    monkeypatch.chdir(tmp_path)
+    words = [write(tmp_path), *map(str, options), "--out", "curve.png"]
+    done = CliRunner().invoke(finder.command, words)
+    assert done.exception is None, done.output
+    assert said in done.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curve.png", "toy.yaml"]
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr("segplug_training.trial.make_trial", None)
+    assert isinstance(CliRunner().invoke(finder.command, words).exception, NoMatplotlib)
+
+
+@pytest.mark.parametrize(("limit", "most"), [(0, 64), (1, 64), (5, 64), (23, 64), (64, 64), (100, 40), (3, 3)])
+def test_the_search_comes_within_an_eighth_of_the_limit(tmp_path, monkeypatch, limit, most):
+    seen = []
+
+    def tried(runner, size):
+        seen.append(size)
+        return Trial(size, size <= limit, 1.0)
+
+    monkeypatch.setattr(find_batch_size, "_try", tried)
+    trials = search(make_trial(config(), tmp_path / "run", 1), most)
+    largest = max((each.size for each in trials if each.fits), default=0)
+    wanted = min(limit, most)
+    assert wanted - max(wanted // 8, 0) <= largest <= wanted
+    assert len(seen) == len(set(seen)) <= 14
+    assert max(seen) <= most
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ulimit -d")
+def test_a_process_with_little_memory_finds_its_limit_and_lives(tmp_path):
+    large = {"train": {**SQUARES, "side": 512}, "workers": 0}
+    runner = make_trial(config(data=large), tmp_path / "run", 1)
+    trials = search(runner, 64, 48 << 20)
+    fits = [each.fits for each in trials]
+    assert fits == sorted(fits, reverse=True)
+    assert fits[0]
+    assert not fits[-1]
+    assert torch.zeros(64 << 20).sum() == 0  # 256 MB: the limit is gone
