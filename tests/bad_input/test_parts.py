@@ -82,7 +82,7 @@ CHANGES = {
     "model.decode_head={type: SegformerHead, in_channels: [4, 8, 16, 32], in_index: [0, 1, 2, 3], channels: 4, "
     "num_classes: 3, conv_cfg: {type: Nonsense}}": "no layers component is called 'Nonsense'",
     "export=[{type: ONNXExporter, opset: 9999}]": "export[0].opset: expected int (1 or more, known_to_onnx) or None",
-    "+engine.device=gpu": "engine.device: 'gpu' is no device",
+    "+engine.device=gpu": "engine.device: 'gpu' is not a device",
     "optim.optimizer={type: Adam, lr: 0.1, eps: -1.0e-8}": "optim.optimizer.eps: expected float (0 or more)",
     "+optim.optimizer.weight_decay=.nan": "optim.optimizer.weight_decay: expected float (0 or more), got nan (float)",
     "optim.optimizer={type: RMSprop, alpha: 2}": "optim.optimizer.alpha: expected float (0 or more, 1 or less)",
@@ -102,7 +102,7 @@ LATER = (
     "does not fit the neck",
     "[4, 8, 16, 99]",
     "more than 8,192",
-    "is no device",
+    "is not a device",
 )
 """What a run says in other words, of its first batch, or when memory has run out."""
 

@@ -65,8 +65,8 @@ class ContextGuidedBlock(nn.Module):
     Args:
         in_channels: Input channels; ``out_channels`` unless ``downsample``.
         out_channels: Output channels.
-        dilation: Of the convolution for the surrounding context.
-        reduction: Of the hidden layer of the channel attention.
+        dilation: Dilation of the convolution for the surrounding context.
+        reduction: Input channels of the channel attention per hidden channel.
         downsample: Halve the size.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
         norm_cfg: Type of the norms.
@@ -118,7 +118,7 @@ class CGNet(FreezableBackbone):
         in_channels: Channels of the image.
         num_channels: Width of the stem and of the two stages.
         num_blocks: Blocks of the two stages.
-        dilations: Of the blocks of each stage.
+        dilations: Dilation of the blocks of each stage.
         reductions: Reduction of the channel attention in the blocks of each stage.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
         norm_cfg: Type of the norms and its arguments.

@@ -87,7 +87,7 @@ class ConvNeXtBlock(nn.Module):
         linear_pw_conv: Pointwise convolutions are linear layers on (N, H, W, C), which is faster on GPUs.
         use_grn: Global response normalisation, ConvNeXt V2.
         drop_path_rate: Drop path rate of the residual branch.
-        layer_scale_init_value: Initial layer scale; 0 is no layer scale.
+        layer_scale_init_value: Initial layer scale; 0 for no layer scale.
         with_cp: Activation checkpointing.
     """
 
@@ -152,7 +152,7 @@ class ConvNeXt(FreezableBackbone):
         linear_pw_conv: Pointwise convolutions are linear layers.
         use_grn: Global response normalisation, ConvNeXt V2.
         drop_path_rate: Drop path rate of the last layer; it rises linearly from 0 at the first one.
-        layer_scale_init_value: Initial layer scale; 0 is no layer scale, as in ConvNeXt V2.
+        layer_scale_init_value: Initial layer scale; 0 for no layer scale, as in ConvNeXt V2.
         out_indices: The stages to return, counted from 0, negative ones from the end.
         frozen_stages: 0 freezes nothing, n the first n stages with the layers before them.
         gap_before_final_norm: Return the normalised global average of each map, (N, C), for classification. For dense

@@ -25,11 +25,11 @@ class BasicBlock(nn.Module):
     Args:
         in_channels: Input channels.
         channels: Output channels.
-        stride: Of the first convolution.
+        stride: Stride of the first convolution; 2 halves the map.
         downsample: The shortcut; the identity for None.
         norm_cfg: Type of the norms.
         act_cfg: Activation between the convolutions.
-        act_cfg_out: Activation after the sum; None is no activation.
+        act_cfg_out: Activation after the sum; None for no activation.
     """
 
     expansion: ClassVar[int] = 1
@@ -63,11 +63,11 @@ class Bottleneck(nn.Module):
     Args:
         in_channels: Input channels.
         channels: Channels of the 3x3 convolution, half of the output channels.
-        stride: Of the 3x3 convolution.
+        stride: Stride of the 3x3 convolution; 2 halves the map.
         downsample: The shortcut; the identity for None.
         norm_cfg: Type of the norms.
         act_cfg: Activation between the convolutions.
-        act_cfg_out: Activation after the sum; None is no activation.
+        act_cfg_out: Activation after the sum; None for no activation.
     """
 
     expansion: ClassVar[int] = 2

@@ -52,7 +52,7 @@ class NonBottleneck1d(nn.Module):
     Args:
         channels: Channels of the feature map.
         drop_rate: Dropout rate of the residual branch.
-        dilation: Of the last two convolutions.
+        dilation: Dilation of the last two convolutions.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
         norm_cfg: Type of the norms.
         act_cfg: Type of the activations.

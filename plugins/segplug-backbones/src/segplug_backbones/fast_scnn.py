@@ -170,7 +170,7 @@ class FastSCNN(Backbone):
         norm_cfg: Type of the norms and its arguments.
         act_cfg: Type of the activations.
         align_corners: As in `segkernel.nn.resize`.
-        dw_act_cfg: Activation after the depthwise convolutions of the stem; None is no activation.
+        dw_act_cfg: Activation after the depthwise convolutions of the stem; None for no activation.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.

@@ -339,7 +339,7 @@ def _check_stages(extra: HRStages) -> list[HRStage]:
     stages = []
     for name in ("stage1", "stage2", "stage3", "stage4"):
         if name not in extra:
-            raise ConfigError(Problem(f"there is no {name}", "extra", hint="HRNet has stage1, stage2, stage3, stage4"))
+            raise ConfigError(Problem(f"{name} is missing", "extra", hint="HRNet has stage1, stage2, stage3, stage4"))
         stage: HRStage = extra[name]
         branches = stage["num_branches"]
         for key in ("num_blocks", "num_channels"):

@@ -18,9 +18,9 @@ class InvertedResidual(nn.Module):
     Args:
         in_channels: Input channels.
         out_channels: Output channels.
-        stride: Of the depthwise convolution. There is a residual connection if it is 1 and the channels do not change.
+        stride: Stride of the depthwise convolution; 1 with unchanged channels adds a residual connection.
         expand_ratio: Hidden channels, as a multiple of ``in_channels``; 1 leaves out the expansion.
-        dilation: Of the depthwise 3x3 convolution.
+        dilation: Dilation of the depthwise 3x3 convolution.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
         norm_cfg: Type of the norms.
         act_cfg: Type of the activations; the projection has none, the paper's linear bottleneck.
@@ -69,9 +69,9 @@ class InvertedResidualV3(nn.Module):
         in_channels: Input channels.
         out_channels: Output channels.
         mid_channels: Hidden channels; ``in_channels`` leaves out the expansion.
-        kernel_size: Of the depthwise convolution.
-        stride: Of the depthwise convolution. There is a residual connection if it is 1 and the channels do not change.
-        dilation: Of the depthwise convolution.
+        kernel_size: Side of the depthwise kernels in pixels.
+        stride: Stride of the depthwise convolution; 1 with unchanged channels adds a residual connection.
+        dilation: Dilation of the depthwise convolution.
         se_cfg: Arguments of the `SELayer` before the projection; None is without.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
         norm_cfg: Type of the norms.

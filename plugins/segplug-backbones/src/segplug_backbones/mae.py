@@ -1,4 +1,4 @@
-"""The encoder of MAE, fine-tuned like BEiT: relative position biases besides absolute position embeddings.
+"""The encoder of MAE, fine-tuned like BEiT: relative position biases and absolute position embeddings.
 
     backbone = MAE(img_size=512, out_indices=(3, 5, 7, 11))
     features = backbone(torch.rand(2, 3, 512, 512))  # four maps of 768 channels at stride 16

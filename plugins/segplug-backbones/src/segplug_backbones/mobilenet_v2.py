@@ -34,8 +34,8 @@ class MobileNetV2(FreezableBackbone):
 
     Args:
         widen_factor: Multiplier of all channels.
-        strides: Of each of the seven stages; the stem has a stride of 2 besides.
-        dilations: Of the first block of each stage.
+        strides: Stride of each of the seven stages; the stem adds a stride of 2.
+        dilations: Dilation of the first block of each stage.
         out_indices: The stages to return, counted from 0.
         frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.

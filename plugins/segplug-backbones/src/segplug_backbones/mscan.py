@@ -82,9 +82,9 @@ class MSCAAttention(nn.Module):
 
     Args:
         channels: C.
-        kernel_sizes: Of the first depthwise convolution, then of the first strip convolution of each branch: (1, 7) is
-            followed by (7, 1).
-        paddings: Of those convolutions in pixels.
+        kernel_sizes: Kernel of the first depthwise convolution, then of the first strip convolution of each branch:
+            (1, 7) is followed by (7, 1).
+        paddings: Padding of those convolutions in pixels.
     """
 
     def __init__(self, channels: int, kernel_sizes: Sequence[Kernel], paddings: Sequence[Kernel]) -> None:

@@ -16,7 +16,7 @@ from segkernel.nn import resize, resize_pos_embed
 def interpolate_pos_embed(
     pos_embed: Tensor, grid: tuple[int, int], mode: str = "bicubic", extra_tokens: int = 1
 ) -> Tensor | None:
-    """Interpolate position embeddings (1, extra + n * n, C) to (1, extra + h * w, C); None if their grid is no square.
+    """Interpolate position embeddings (1, extra + n * n, C) to (1, extra + h * w, C); None if their grid is not square.
 
     Args:
         pos_embed: Position embeddings, those of the extra tokens first.
@@ -31,7 +31,7 @@ def interpolate_pos_embed(
 
 
 def interpolate_relative_position_bias(table: Tensor, window: tuple[int, int], extra_rows: int = 0) -> Tensor | None:
-    """Interpolate a table of relative position biases to another window; None if its own window is no square.
+    """Interpolate a table of relative position biases to another window; None if its own window is not square.
 
     Args:
         table: ((2 n - 1)^2 + extra, heads), one row for each offset between two tokens of an n x n window.

@@ -83,8 +83,8 @@ class BasicBlock(ResidualBlock):
     Args:
         in_channels: Input channels.
         channels: Output channels.
-        stride: Of the first convolution.
-        dilation: Of the first convolution; as in MMSegmentation, the second one is not dilated.
+        stride: Stride of the first convolution.
+        dilation: Dilation of the first convolution; as in MMSegmentation, the second one is not dilated.
         downsample: The shortcut; the identity for None.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
         norm_cfg: Type of the norms and its arguments.
@@ -129,8 +129,8 @@ class Bottleneck(ResidualBlock):
     Args:
         in_channels: Input channels.
         channels: A quarter of the output channels; width of the 3x3 convolution if it has one group.
-        stride: Of the block.
-        dilation: Of the 3x3 convolution.
+        stride: Stride of the block, on the convolution that ``style`` names.
+        dilation: Dilation of the 3x3 convolution.
         downsample: The shortcut; the identity for None.
         style: Which convolution has the stride: ``caffe``, the first, as in the authors' model; ``pytorch``, the 3x3,
             as in torchvision's, which loses less.
@@ -254,7 +254,7 @@ def residual_stage(
         in_channels: Input channels.
         channels: Second argument of the blocks.
         dilations: Dilation of each block.
-        stride: Of the first block.
+        stride: Stride of the first block.
         avg_down: The shortcut averages before its convolution, ResNet-D, instead of dropping pixels.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
         norm_cfg: Type of the norms and its arguments.

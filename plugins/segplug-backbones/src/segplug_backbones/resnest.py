@@ -42,10 +42,10 @@ class SplitAttentionConv2d(nn.Module):
     Args:
         in_channels: Input channels.
         channels: Output channels, those of each split.
-        kernel_size: Of the convolutions.
-        stride: Of the convolutions.
-        padding: Of the convolutions.
-        dilation: Of the convolutions.
+        kernel_size: Side of the kernels in pixels.
+        stride: Stride in pixels.
+        padding: Zero padding on each side in pixels.
+        dilation: Spacing of the kernel elements in pixels.
         groups: Groups of each convolution, the paper's cardinality.
         radix: Number of splits.
         reduction_factor: The hidden layer of the attention has ``in_channels * radix / reduction_factor`` channels, 32
@@ -116,7 +116,7 @@ class SplitAttentionBottleneck(Bottleneck):
     Args:
         *args: Those of `Bottleneck`.
         radix: Splits of the convolution.
-        reduction_factor: Of its attention.
+        reduction_factor: Reduction of the hidden channels of its attention.
         avg_down_stride: An average pooling after the convolution has the stride.
         **kwargs: Those of `Bottleneck`.
     """

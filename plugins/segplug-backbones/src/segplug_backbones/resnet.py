@@ -105,8 +105,8 @@ class ResNet(FreezableBackbone):
         base_channels: Width of the first stage, doubled in each further one; a bottleneck has four times as many output
             channels.
         num_stages: Stages to build, 1 to 4.
-        strides: Of each stage.
-        dilations: Of the 3x3 convolutions of each stage.
+        strides: Stride of each stage.
+        dilations: Dilation of the 3x3 convolutions of each stage.
         out_indices: The stages to return, counted from 0.
         style: Which convolution of a bottleneck has the stride: ``pytorch`` the 3x3, ``caffe`` the first 1x1.
         deep_stem: Three 3x3 convolutions instead of one 7x7, ResNet-C.
@@ -186,7 +186,7 @@ class ResNet(FreezableBackbone):
                 options |= {
                     "style": style,
                     "dcn": dcn if dcn and stage_with_dcn[i] else None,
-                    "plugins": [plugin for plugin in plugins or () if _stands_in_stage(plugin, i)],
+                    "plugins": [plugin for plugin in plugins or () if _is_in_stage(plugin, i)],
                     **self.block_options,
                 }
             stage = residual_stage(
@@ -316,7 +316,7 @@ def _block_dilations(blocks: int, dilation: int, multi_grid: Sequence[int] | Non
     return list(multi_grid[:blocks])
 
 
-def _stands_in_stage(plugin: PluginConfig, stage: int) -> bool:
+def _is_in_stage(plugin: PluginConfig, stage: int) -> bool:
     stages = plugin.get("stages")
     return stages is None or bool(stages[stage])
 

@@ -236,7 +236,7 @@ class PatchMerging(nn.Module):
         padding: In tokens on each side, or the mode of `AdaptivePadding`.
         dilation: Step between the tokens of a square.
         bias: Whether the projection has a bias.
-        norm_cfg: Norm of the concatenated tokens; None is no norm.
+        norm_cfg: Norm of the concatenated tokens; None for no norm.
     """
 
     def __init__(
@@ -313,7 +313,7 @@ class SwinTransformer(FreezableBackbone):
         mlp_ratio: Hidden width of the feed-forward networks, as a multiple of the channels of the stage.
         depths: Blocks of each stage.
         num_heads: Attention heads of each stage.
-        strides: Of each stage against the one before it; the first one must be ``patch_size``.
+        strides: Stride of each stage relative to the one before it; the first one must be ``patch_size``.
         out_indices: The stages to return, counted from 0.
         qkv_bias: Whether queries, keys and values have a bias.
         qk_scale: Scale of the logits; 1 / sqrt(channels of a head) for None.

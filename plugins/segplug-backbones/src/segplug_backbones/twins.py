@@ -318,7 +318,7 @@ class PCPVT(Backbone):
             tokens = self.position_encoding_drops[i](tokens)
             for j, layer in enumerate(layers):
                 tokens = layer(tokens, size)
-                if j == 0:  # the position encoding stands after the first layer of each stage, figure 1 of the paper
+                if j == 0:  # the position encoding follows the first layer of each stage, figure 1 of the paper
                     tokens = self.position_encodings[i](tokens, size)
             x = nlc_to_nchw(tokens if self.norm_list is None else self.norm_list[i](tokens), size)
             maps.append(x)

@@ -83,9 +83,9 @@ class InterpConv(nn.Module):
         act_cfg: Type of the activations.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
         conv_first: The convolution comes before the interpolation.
-        kernel_size: Of the convolution.
-        stride: Of the convolution.
-        padding: Of the convolution, in pixels on each side.
+        kernel_size: Side of the convolution's kernel; 1, the default, leaves smoothing to the interpolation.
+        stride: Stride of the convolution.
+        padding: Padding of the convolution, in pixels on each side.
         upsample_cfg: Arguments of ``nn.Upsample``: ``size`` or ``scale_factor``, ``mode``, ``align_corners``.
     """
 
@@ -191,12 +191,12 @@ class UNet(FreezableBackbone):
         in_channels: Channels of the image.
         base_channels: Width of the first stage, doubled by each next one.
         num_stages: Stages of the encoder; the decoder has one less.
-        strides: Of the first convolution of each stage.
+        strides: Stride of the first convolution of each stage.
         enc_num_convs: Convolutions of each stage of the encoder.
         dec_num_convs: Convolutions of each step of the decoder.
         downsamples: Whether each stage but the first starts with max pooling; without effect if it has a stride.
-        enc_dilations: Of each stage of the encoder, but for its first convolution.
-        dec_dilations: Of each step of the decoder, but for its first convolution.
+        enc_dilations: Dilation of each stage of the encoder, except for its first convolution.
+        dec_dilations: Dilation of each step of the decoder, except for its first convolution.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
         norm_cfg: Type of the norms and its arguments.

@@ -32,11 +32,11 @@ class VGG(FreezableBackbone):
         depth: 11, 13, 16 or 19.
         num_classes: mmpretrain's; must be -1, no classifier.
         num_stages: Stages to build, 1 to 5.
-        dilations: Of each stage's convolutions.
+        dilations: Dilation of each stage's convolutions.
         out_indices: The stages to return, counted from 0; (4,) for None.
         frozen_stages: -1 and 0 freeze nothing, n the first n stages.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
-        norm_cfg: Type of the norms and its arguments; None is no norm.
+        norm_cfg: Type of the norms and its arguments; None for no norm.
         act_cfg: Type of the activations.
         norm_eval: Keep batch norm in evaluation mode while training.
         ceil_mode: Pooling rounds odd sizes up.

@@ -57,7 +57,7 @@ def window_attention_mask(
         num_windows: Windows per column and per row.
         window_size: Side of a window in tokens.
         masked: Value of the mask where attention is not allowed, 0 elsewhere.
-        dtype: Of the mask.
+        dtype: dtype of the mask, that of the logits.
     """
     tokens = window_partition(region_ids[None, :, :, None], num_windows, window_size)[0, :, :, 0]
     different = tokens.unsqueeze(1) != tokens.unsqueeze(2)

@@ -1,4 +1,4 @@
-"""Outputs of models whose pixels are no classes."""
+"""Outputs of models that predict values, not classes."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def test_a_missing_data_part_gives_the_pip_line(models_only):
         load_config(PUBLISHED, catalog=models_only)
     assert error.value.exit_code == 3
     (problem,) = error.value.problems
-    assert problem.message == "there is no data part 'cityscapes-512x1024'"
+    assert problem.message == "unknown data part 'cityscapes-512x1024'"
     assert problem.place == "segplug-heads::families/pspnet.yaml:17:3"
     assert problem.hint.startswith("pip install segplug-datasets")
 
@@ -160,8 +160,8 @@ def test_a_base_of_a_missing_package_gives_the_pip_line(write):
 
 
 NAMES = {
-    "pspnet_r50-d8_4xb2-41k_cityscapes-512x1024": ("there is no schedule part '4xb2-41k'", "40k"),
-    "pspnet_r50-d8_4xb2-40k_cityscape-512x1024": ("there is no data part", "'cityscapes-512x1024'"),
+    "pspnet_r50-d8_4xb2-41k_cityscapes-512x1024": ("unknown schedule part '4xb2-41k'", "40k"),
+    "pspnet_r50-d8_4xb2-40k_cityscape-512x1024": ("unknown data part", "'cityscapes-512x1024'"),
     "pspnet_r55-d8_4xb9-7k_x-512x1024": ("no config is called", "pspnet_r5"),
     "quickstrat": ("no config is called 'quickstrat'", "quickstart"),
     "segplug-heads::quick": ("no config is called 'quick'", "seg-kernel models"),

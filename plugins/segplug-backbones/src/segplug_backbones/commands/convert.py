@@ -45,7 +45,7 @@ def convert_weights(
         backbone: Whether the weights are those of the model's backbone alone.
 
     Raises:
-        CheckpointError: The source is no file of weights, or nothing in it fits.
+        CheckpointError: The source is not a file of weights, or nothing in it fits.
         ComponentError: There is no such format.
     """
     from segkernel import checkpoint

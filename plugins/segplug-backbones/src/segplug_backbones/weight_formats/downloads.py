@@ -86,9 +86,9 @@ def fetch(address: str, sha256: str = "") -> Path:
     target = cache_folder() / "weights" / hashlib.sha256(url.encode()).hexdigest()[:8] / file_name(last)
     found = re.search(r"-([0-9a-f]{8,64})\.\w+$", last)
     wanted = (sha256 or fragment.removeprefix("sha256=") or (found[1] if found else "")).lower()
-    whole = len(wanted) == _DIGITS  # a few digits, of the name for instance, are found for any file in hours
+    whole = len(wanted) == _DIGITS  # a prefix, of the name for instance, can be forged in hours
     if not whole and url.startswith("http:"):
-        message = f"without https, whoever is on the way may change it; add #sha256= and all {_DIGITS} digits to it"
+        message = f"http does not prevent tampering; use https, or add #sha256= and all {_DIGITS} digits"
         raise CheckpointError(f"{url}: {message}")
     if target.is_file():
         if not _checksum(target).startswith(wanted):

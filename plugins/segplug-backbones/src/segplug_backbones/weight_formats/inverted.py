@@ -1,6 +1,6 @@
 """Networks of inverted residuals, MobileNetV2, MobileNetV3 and EfficientNet, as torchvision and timm publish them.
 
-Both pad on all sides alike. Our MobileNetV3 and EfficientNet pad as TensorFlow does where they stride, which is the
+Both pad all sides equally. Our MobileNetV3 and EfficientNet pad as TensorFlow does where they stride, which is the
 same for odd sizes; ``conv_cfg: null`` makes it the same everywhere in an EfficientNet. Norms of torchvision's
 MobileNetV3, and of its EfficientNet b5 to b7, have an ``eps`` of 1e-3, of its other EfficientNets 1e-5; timm's have
 1e-5, or 1e-3 where the name of the model begins with tf.

@@ -63,5 +63,5 @@ class TorchvisionShuffleNetV2(Renaming):
 
 
 def _convolutions(module: nn.Module) -> list[str]:
-    """Return the names of a VGG's convolutions, each one's with its norm's."""
+    """Return the names of a VGG's `ConvModule`s: each convolution shares its name with its norm."""
     return [name.removesuffix(".conv") for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d)]

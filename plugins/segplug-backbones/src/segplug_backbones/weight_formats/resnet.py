@@ -12,7 +12,7 @@ from segplug_backbones.resnet import ResNet
 from segplug_backbones.weight_formats.renaming import Renaming, Weights, rename, without_prefix
 
 RGB_STD = (58.395, 57.12, 57.375)
-"""By which images are divided here; Caffe's are BGR, and only their mean is subtracted."""
+"""Channel standard deviations used in preprocessing; Caffe's images are BGR, and only their mean is subtracted."""
 BN_EPS = 1e-5
 
 

@@ -71,7 +71,7 @@ class TorchvisionSwin(Renaming):
 
 
 def unfolded(value: Tensor) -> Tensor:
-    """Return what merges four neighbours, (..., 4 C), for neighbours in the order of `torch.nn.Unfold`.
+    """Return patch-merging weights (..., 4 C) reordered for the channel order of `torch.nn.Unfold`.
 
     The authors join them column by column, all channels of one after those of another; unfolding gives, for each
     channel, its four neighbours row by row.

@@ -94,7 +94,7 @@ def _without_dropped(value: Any) -> Any:
 
 
 def _other_kind(path: Path) -> str:
-    """Return what the file is, where its first bytes tell that it is no checkpoint."""
+    """Return what the file is if its first bytes show that it is not a checkpoint, else an empty string."""
     with open(path, "rb") as file:
         start = file.read(512).lstrip().lower()
     if not start:

@@ -29,9 +29,17 @@ def check_values(counts: MaskCounts) -> Iterator[Finding]:
     if not counts.values:
         return
     yield from filter(None, [no_data(counts)])
-    diagnoses: tuple[Diagnosis, ...] = (lossy, black_and_white, city_ids, instances, one_too_high, sparse, out_of_range)
+    diagnoses: tuple[Diagnosis, ...] = (
+        lossy,
+        black_and_white,
+        cityscapes_label_ids,
+        instances,
+        shifted_by_one,
+        sparse,
+        out_of_range,
+    )
     if counts.labels is None:
-        diagnoses = (lossy, black_and_white, guessed)
+        diagnoses = (lossy, black_and_white, proposed_labels)
     found = next(filter(None, (diagnose(counts) for diagnose in diagnoses)), None)
     if found:
         yield found
@@ -128,7 +136,7 @@ def mixed_black_and_white(counts: MaskCounts) -> Finding | None:
     return Finding("warning", "mixed-black-and-white-masks", counts.where, what, why, whites, fix=fix)
 
 
-def city_ids(counts: MaskCounts) -> Finding | None:
+def cityscapes_label_ids(counts: MaskCounts) -> Finding | None:
     """Cityscapes' label ids where the 19 training ids are meant."""
     classes = counts.labels.classes if counts.labels else ()
     if not counts.unknown or classes[:3] != ("road", "sidewalk", "building") or len(classes) != 19:
@@ -161,7 +169,7 @@ def instances(counts: MaskCounts) -> Finding | None:
                    counts.files_with(counts.unknown), fix=fix)  # fmt: skip
 
 
-def one_too_high(counts: MaskCounts) -> Finding | None:
+def shifted_by_one(counts: MaskCounts) -> Finding | None:
     """Classes that start at 1, with 0 for ignored pixels, or without 0 at all."""
     labels = counts.labels
     if labels is None or labels.offset or labels.values is not None or counts.unknown != [len(labels.classes)]:
@@ -227,7 +235,7 @@ def needless_offset(counts: MaskCounts) -> Finding | None:
     return Finding("warning", "needless-offset", counts.where, "masks may start at 0, but 0 is left out", why, fix=fix)
 
 
-def guessed(counts: MaskCounts) -> Finding | None:
+def proposed_labels(counts: MaskCounts) -> Finding | None:
     """A specification for masks without one."""
     drawn = sorted(value for value in counts.values if counts.known.get(value) != IGNORE)
     if not drawn:

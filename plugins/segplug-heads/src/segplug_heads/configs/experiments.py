@@ -22,7 +22,7 @@ _PARTS = ("variant", "schedule", "data")
 
 @dataclass(frozen=True)
 class Experiment:
-    """A name of the zoo, and the parts that it stands for.
+    """A name of the zoo and the parts it is made of.
 
     Args:
         name: As published, or MODEL_SCHEDULE_DATA.
@@ -75,7 +75,7 @@ def list_experiments(zoos: Iterable[Zoo], holding: str = "") -> Iterator[Experim
 
 
 def find_experiment(name: str, zoos: list[Zoo], asked: str = "") -> Experiment | None:
-    """Return what ``name``, or ``distribution::name``, stands for; local configs win over packages.
+    """Return what ``name``, or ``distribution::name``, is made of; local configs win over packages.
 
     Args:
         name: Published, or MODEL_SCHEDULE_DATA.
@@ -194,7 +194,7 @@ def unknown(name: str, zoos: list[Zoo]) -> list[Problem]:
 def _missing(
     kind: str, name: str, piece: str, known: Iterable[str], experiment: Experiment, zoos: list[Zoo]
 ) -> ConfigError:
-    message = f"there is no {kind} part {name!r}"
+    message = f"unknown {kind} part {name!r}"
     hint = suggest(piece, sorted(known))
     if PROVIDERS[kind] not in [zoo.name for zoo in zoos]:
         return MissingPackageError(Problem(message, "", experiment.place, f"pip install {PROVIDERS[kind]}\n{hint}"))

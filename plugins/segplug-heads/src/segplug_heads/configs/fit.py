@@ -83,13 +83,13 @@ def _outline_of(spec: Any, model: Segmentor, catalog: Catalog) -> Any:
 
 
 def _check_device(config: Config) -> list[Problem]:
-    """Return why the text under ``engine.device`` is no device at all; whether it is there, another machine may say."""
+    """Return why ``engine.device`` is not a valid device; whether it exists depends on the machine that trains."""
     section = config.get("engine") or MarkedDict()
     try:
         torch.device("cpu" if (name := section.get("device", "auto")) == "auto" else name)
     except RuntimeError:
         hint = "auto, cpu, cuda, cuda:1 or mps"
-        return [Problem(f"{name!r} is no device", "engine.device", place_of(section, "device"), hint)]
+        return [Problem(f"{name!r} is not a device", "engine.device", place_of(section, "device"), hint)]
     return []
 
 

@@ -31,7 +31,7 @@ class Zoo:
 
     Args:
         name: The distribution that brings it, or ``local_configs``.
-        folder: Where it lies.
+        folder: Folder of the zoo's files.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Zoo:
         return {path.stem: path for path in found if path.name not in _TABLES}
 
     def families(self, holding: str = "") -> list[Family]:
-        """Read the family files whose text holds something, those that changed anew."""
+        """Read the family files whose text contains ``holding``; unchanged ones come from the cache."""
         paths = [path for path in self.files("families").values() if holding.encode() in path.read_bytes()]
         return [_read_family(path, label_of(path, [self]), path.stat()) for path in paths]
 

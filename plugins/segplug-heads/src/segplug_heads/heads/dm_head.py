@@ -37,8 +37,8 @@ class DCM(nn.Module):
         in_channels: Channels of the feature map.
         channels: Output channels.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
-        norm_cfg: Type of the norms; None is no norm.
-        act_cfg: Type of the activations; None is no activation.
+        norm_cfg: Type of the norms; None for no norm.
+        act_cfg: Type of the activations; None for no activation.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ class DisentangledNonLocal2d(NonLocal2d):
         mode: The pairwise function.
         temperature: The logits of ``embedded_gaussian`` are divided by it.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
-        norm_cfg: Norm of the output convolution; None is no norm.
+        norm_cfg: Norm of the output convolution; None for no norm.
     """
 
     def __init__(

@@ -88,7 +88,7 @@ class FeatureFusion(nn.Module):
         channels: C.
         act_cfg: Type of the activations.
         norm_cfg: Type of the norms.
-        coarsest: This is the first fusion: there is no finer map to add.
+        coarsest: Whether this is the first fusion, which has no finer map to add.
     """
 
     def __init__(

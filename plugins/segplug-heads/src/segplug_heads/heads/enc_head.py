@@ -62,8 +62,8 @@ class EncModule(nn.Module):
         in_channels: Channels of the feature map.
         num_codes: Number of codewords.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
-        norm_cfg: Type of the norms; None is no norm, and batch norm of the codewords.
-        act_cfg: Type of the activations; None is no activation.
+        norm_cfg: Type of the norms; None for no norm but batch norm for the codewords.
+        act_cfg: Type of the activations; None for no activation.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ class HamArguments(TypedDict, total=False):
 class NMF2D(nn.Module):
     """Non-negative matrix factorisation by multiplicative updates: (N, C, H, W) >= 0 -> its low-rank reconstruction.
 
-    The updates start from random bases, drawn anew for each image in training. In eval mode they are fixed, so that
+    The updates start from random bases, drawn for each image in training. In eval mode they are fixed, so that
     predictions are reproducible: those that MMSegmentation, which draws in eval mode as well, would draw after
     ``torch.manual_seed(0)``.
 
@@ -103,7 +103,7 @@ class Hamburger(nn.Module):
 
     Args:
         channels: C.
-        norm_cfg: Norm of the second convolution; None is no norm.
+        norm_cfg: Norm of the second convolution; None for no norm.
         **kwargs: Arguments of `NMF2D`.
     """
 

@@ -185,7 +185,7 @@ class Mask2FormerHead(MaskQueryHead):
             predictions.append(self._predict_queries(query, mask_features))
         return [class_logits for class_logits, _ in predictions], [mask_logits for _, mask_logits in predictions]
 
-    def comparable(self, queries: Queries, objects: Objects) -> tuple[Queries, Objects]:
+    def prepare_for_matching(self, queries: Queries, objects: Objects) -> tuple[Queries, Objects]:
         return at_random_points(queries, objects, self.point_sampling.num_points)
 
     def mask_losses(self, mask_logits: Tensor, masks: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What heads of queries share: label maps as objects, matching, and masks with classes to a map of classes.
+"""Shared code of query-based heads: label maps as objects, matching, and semantic inference.
 
 Per-Pixel Classification is Not All You Need for Semantic Segmentation (MaskFormer), Cheng, Schwing and Kirillov, 2021
 (https://arxiv.org/abs/2107.06278). Each of Q queries predicts a class, or that there is none, and a mask.
@@ -219,7 +219,7 @@ class MaskQueryHead(Head):
         """Return class logits (N, Q, K + 1) and mask logits (N, Q, h, w) after each layer."""
         raise NotImplementedError
 
-    def comparable(self, queries: Queries, objects: Objects) -> tuple[Queries, Objects]:
+    def prepare_for_matching(self, queries: Queries, objects: Objects) -> tuple[Queries, Objects]:
         """Return one image's queries and objects with masks of one size, or at the same points, for the assigner."""
         raise NotImplementedError
 
@@ -227,8 +227,8 @@ class MaskQueryHead(Head):
         """Return ``loss_mask`` and ``loss_dice``.
 
         Args:
-            mask_logits: Of the matched queries, (M, h, w).
-            masks: Of their objects, (M, H, W).
+            mask_logits: Mask logits of the matched queries, (M, h, w).
+            masks: Masks of their objects, (M, H, W).
             count: Number of matches to average over.
         """
         raise NotImplementedError
@@ -257,7 +257,7 @@ class MaskQueryHead(Head):
         for i, (class_logits, mask_logits) in enumerate(layers):
             prefix = "" if i == len(layers) - 1 else f"d{i}."
             queries = map(Queries, class_logits, mask_logits)
-            pairs = (self.comparable(*image) for image in zip(queries, objects, strict=True))
+            pairs = (self.prepare_for_matching(*image) for image in zip(queries, objects, strict=True))
             shape = (len(objects), self.num_queries, self.num_classes)
             matched = match_queries(pairs, objects, self.assigner, self.sampler, shape)
             named = self._losses(class_logits, mask_logits, matched)

@@ -132,7 +132,7 @@ class MaskFormerHead(MaskQueryHead):
         mask_features, outputs = self._decode(features)
         return self.cls_embed(outputs[-1]), self._mask_logits(outputs[-1], mask_features)
 
-    def comparable(self, queries: Queries, objects: Objects) -> tuple[Queries, Objects]:
+    def prepare_for_matching(self, queries: Queries, objects: Objects) -> tuple[Queries, Objects]:
         if not len(objects.labels):
             return queries, objects
         size = queries.mask_logits.shape[1:]

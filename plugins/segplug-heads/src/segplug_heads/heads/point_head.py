@@ -61,7 +61,7 @@ class PointHead(CascadeDecodeHead):
         num_fcs: Layers of the MLP.
         coarse_pred_each_layer: Concatenate the coarse logits to the input of every layer, not of the first alone.
         conv_cfg: Type of the layers, one-dimensional convolutions.
-        norm_cfg: Type of the norms, one-dimensional; None is no norm.
+        norm_cfg: Type of the norms, one-dimensional; None for no norm.
         act_cfg: Type of the activations.
         num_points: Training points per image.
         oversample_ratio: Uniform candidates per training point.

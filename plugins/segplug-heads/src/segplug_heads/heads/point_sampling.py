@@ -43,7 +43,7 @@ def uncertain_points(logits: Tensor, uncertainty: Callable[[Tensor], Tensor], sa
     Args:
         logits: (N, C, H, W).
         uncertainty: Logits (N, C, P) to (N, P), higher where the prediction is less certain.
-        sampling: How many, and how they are drawn.
+        sampling: Number of points and how they are drawn.
     """
     batch, num_points = len(logits), sampling.num_points
     candidates = torch.rand(batch, int(num_points * sampling.oversample_ratio), 2, device=logits.device)

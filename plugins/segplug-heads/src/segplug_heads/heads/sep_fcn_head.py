@@ -19,7 +19,7 @@ class DepthwiseSeparableFCNHead(FCNHead):
     """(N, in_channels, h, w) -> logits (N, out_channels, h, w).
 
     Args:
-        dw_act_cfg: Activation of the depthwise convolutions; None is no activation.
+        dw_act_cfg: Activation of the depthwise convolutions; None for no activation.
         num_convs: Number of convolutions before the classifier.
         kernel_size: Kernel size of the convolutions, in pixels.
         concat_input: Concatenate input and result, and fuse them with another convolution.

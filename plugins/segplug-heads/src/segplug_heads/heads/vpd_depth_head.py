@@ -73,7 +73,7 @@ class VPDDepthHead(Head):
         num_deconv_layers: Number of transposed convolutions, each of which doubles the size.
         num_deconv_filters: Output channels of each transposed convolution.
         fmap_border: Rows and columns that are cropped from the bottom and the right of the aggregated map, where the
-            image was padded; one number stands for both.
+            image was padded; one number is for both.
         align_corners: As in `segkernel.nn.resize`, for resizing depths to the annotations.
         loss_decode: One loss or several; None is `SiLogLoss`. Losses of one name are added.
 
@@ -153,7 +153,7 @@ def _check(in_channels: Sequence[int], embed_dim: int, feature_dim: int, layers:
         message = f"{list(in_channels)} must be four, the first a multiple of {NORM_GROUPS}"
         raise ConfigError(Problem(message, "in_channels"))
     if feature_dim != 8 * embed_dim or feature_dim % NORM_GROUPS:
-        message = f"{feature_dim} is not 8 times the embed_dim {embed_dim}, or no multiple of {NORM_GROUPS}"
+        message = f"{feature_dim} is not 8 times the embed_dim {embed_dim}, or not a multiple of {NORM_GROUPS}"
         raise ConfigError(Problem(message, "feature_dim"))
     if len(filters) != layers:
         raise ConfigError(Problem(f"{list(filters)} needs {layers} numbers, one for each layer", "num_deconv_filters"))

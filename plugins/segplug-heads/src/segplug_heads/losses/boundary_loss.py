@@ -46,8 +46,8 @@ class BoundaryLoss(Loss):
         count = (border | other).sum().clamp(min=1)
         # HED's class balance (Xie and Tu, 2015): each of the two classes is weighted by the share of the other.
         balance = torch.where(border, other.sum() / count, border.sum() / count) * (border | other)
-        wanted = border.to(logits.dtype)
-        loss = balance * F.binary_cross_entropy_with_logits(logits.squeeze(1), wanted, reduction="none")
+        is_border = border.to(logits.dtype)
+        loss = balance * F.binary_cross_entropy_with_logits(logits.squeeze(1), is_border, reduction="none")
         if weight is not None:
             loss = loss * weight
         return self.loss_weight * reduce_loss(loss, "mean", avg_factor)

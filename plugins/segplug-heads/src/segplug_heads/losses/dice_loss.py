@@ -75,16 +75,17 @@ class DiceLoss(Loss):
         """
         predicted = self._probabilities(logits)
         given = target.shape == logits.shape
-        wanted = target.to(logits.dtype) if given else _one_hot(target, logits)
+        target_onehot = target.to(logits.dtype) if given else _one_hot(target, logits)
         labelled: Tensor | float = 1.0
         if (given and not target.is_floating_point()) or (self.drop_ignored and not given):
             valid = target != ignore_index
             every = valid if given else valid.unsqueeze(1)
-            predicted, wanted = predicted * every, wanted * every if given else wanted
+            predicted, target_onehot = predicted * every, target_onehot * every if given else target_onehot
             labelled = valid.flatten(1).any(1)  # an image without labels says nothing
         per_pixel = weight is not None and weight.ndim > 1
         pixels = weight.unsqueeze(1).expand_as(logits) if per_pixel else torch.ones_like(logits)  # type: ignore[union-attr]
-        loss = labelled * (1 - self._overlap(*(self._counted(x).flatten(1) for x in (predicted, wanted, pixels))))
+        counted = (self._counted(x).flatten(1) for x in (predicted, target_onehot, pixels))
+        loss = labelled * (1 - self._overlap(*counted))
         if weight is not None and not per_pixel:
             loss = loss * weight
         return self.loss_weight * reduce_loss(loss, self.reduction, avg_factor)
@@ -102,16 +103,16 @@ class DiceLoss(Loss):
             return x
         return torch.cat([x[:, : self.ignore_class], x[:, self.ignore_class + 1 :]], 1)
 
-    def _overlap(self, predicted: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
+    def _overlap(self, predicted: Tensor, target_onehot: Tensor, weight: Tensor) -> Tensor:
         """Return the Dice coefficient of each row of two (N, L), whose entries count ``weight``."""
-        both = (predicted * wanted * weight).sum(1)
+        both = (predicted * target_onehot * weight).sum(1)
         if self.naive_dice:
-            return (2 * both + self.eps) / (((predicted + wanted) * weight).sum(1) + self.eps)
+            return (2 * both + self.eps) / (((predicted + target_onehot) * weight).sum(1) + self.eps)
         # V-Net's form, with squares. As in mmdetection, each sum of squares has its eps and the numerator has none.
-        return 2 * both / (((predicted.square() + wanted.square()) * weight).sum(1) + 2 * self.eps)
+        return 2 * both / (((predicted.square() + target_onehot.square()) * weight).sum(1) + 2 * self.eps)
 
 
 def _one_hot(target: Tensor, logits: Tensor) -> Tensor:
-    """Return (N, K, ...) of 0 and 1; all 0 where the label is no class."""
+    """Return (N, K, ...) of 0 and 1; all 0 where the label is not a class."""
     classes = torch.arange(logits.shape[1], device=target.device).view(1, -1, *[1] * (target.ndim - 1))
     return (target.unsqueeze(1) == classes).to(logits.dtype)

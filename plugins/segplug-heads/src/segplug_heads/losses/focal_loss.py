@@ -82,17 +82,17 @@ class FocalLoss(PixelLoss):
         """Return (N, K, H, W)."""
         if target.shape == logits.shape:
             valid = (target != ignore_index).to(logits.dtype)
-            wanted = target.to(logits.dtype) * valid
+            target_onehot = target.to(logits.dtype) * valid
         else:
             valid = (target != ignore_index).unsqueeze(1).to(logits.dtype)
             first = 1 if logits.shape[1] == 1 else 0  # the one channel of two classes is that of class 1
             classes = torch.arange(first, first + logits.shape[1], device=logits.device)
-            wanted = (target.unsqueeze(1) == classes.view(1, -1, *[1] * (target.ndim - 1))).to(logits.dtype)
+            target_onehot = (target.unsqueeze(1) == classes.view(1, -1, *[1] * (target.ndim - 1))).to(logits.dtype)
         probability = logits.sigmoid()
-        miss = (1 - probability) * wanted + probability * (1 - wanted)
+        p_error = (1 - probability) * target_onehot + probability * (1 - target_onehot)
         alpha = self._factors(logits, "alpha")
-        loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-        loss = loss * (alpha * wanted + (1 - alpha) * (1 - wanted)) * miss.pow(self.gamma) * valid
+        loss = F.binary_cross_entropy_with_logits(logits, target_onehot, reduction="none")
+        loss = loss * (alpha * target_onehot + (1 - alpha) * (1 - target_onehot)) * p_error.pow(self.gamma) * valid
         return loss * self._factors(logits, "class_weight")
 
     def _softmax(self, logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:

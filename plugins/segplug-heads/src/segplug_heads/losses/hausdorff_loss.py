@@ -26,8 +26,8 @@ class HuasdorffDisstanceLoss(Loss):
         loss_weight: Factor of the result.
         ignore_index: The label that is taken for background; the head's for None.
         loss_name: Name in the dict of losses.
-        per_class: Hold every class against its own region. MMSegmentation, whose numbers are the default, holds
-            each against all that is no background, which is the same for two classes.
+        per_class: Compare every class with its own region. MMSegmentation, whose numbers are the default, compares
+            each with the whole foreground, which is the same for two classes.
     """
 
     conformance_exceptions: ClassVar[dict[str, str]] = {

@@ -19,7 +19,7 @@ class OhemCrossEntropy(Loss):
     """Logits (N, K, H, W) against class ids (N, H, W): the mean cross-entropy of the pixels whose class is improbable.
 
     Args:
-        ignore_label: A label that does not count, beside the one that the head ignores.
+        ignore_label: A label that is ignored in addition to the head's ``ignore_index``.
         thres: Pixels whose true class is less probable than this count.
         min_kept: Pixels of the batch, of all ranks together in training, that count at least, the hardest ones.
         loss_weight: Factor of the result.

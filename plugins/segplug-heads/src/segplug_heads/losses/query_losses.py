@@ -49,7 +49,7 @@ class QueryCrossEntropyLoss(Loss):
     ) -> None:
         super().__init__()
         if use_mask:
-            raise ConfigError(Problem("queries have one mask each: there is none to choose", "use_mask"))
+            raise ConfigError(Problem("queries have one mask each: there is no channel to select", "use_mask"))
         self.use_sigmoid, self.reduction, self.loss_weight = use_sigmoid, reduction, loss_weight
         self.class_weight = read_class_weight(class_weight)
         self.ignore_index, self.avg_non_ignore = ignore_index, avg_non_ignore
@@ -81,18 +81,19 @@ class QueryCrossEntropyLoss(Loss):
 
     def _binary(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         weight = None if self.class_weight is None else logits.new_tensor(self.class_weight)
-        wanted = target * valid
+        target_onehot = target * valid
         if logits.ndim > target.ndim:
-            wanted = F.one_hot(wanted.long(), logits.shape[1]).movedim(-1, 1)
+            target_onehot = F.one_hot(target_onehot.long(), logits.shape[1]).movedim(-1, 1)
             valid = valid.unsqueeze(1)
             # pos_weight is broadcast from the last dimension: move the classes to dimension 1.
             weight = weight if weight is None else weight.view(-1, *[1] * (logits.ndim - 2))
-        loss = F.binary_cross_entropy_with_logits(logits, wanted.to(logits.dtype), pos_weight=weight, reduction="none")
+        target_onehot = target_onehot.to(logits.dtype)
+        loss = F.binary_cross_entropy_with_logits(logits, target_onehot, pos_weight=weight, reduction="none")
         return loss * valid
 
 
 class QueryFocalLoss(Loss):
-    """Focal loss of logits (M, K) against ids (M,): a sigmoid per class; the id K is none of them.
+    """Focal loss of logits (M, K) against ids (M,): a sigmoid per class; the id K is "no object".
 
     Lin et al., Focal Loss for Dense Object Detection, 2017.
 
@@ -134,20 +135,20 @@ class QueryFocalLoss(Loss):
     ) -> Tensor:
         """Return the loss; ``weight`` has the target's shape, ``avg_factor`` is what ``mean`` divides by."""
         classes = torch.arange(logits.shape[1], device=logits.device).view(1, -1, *[1] * (logits.ndim - 2))
-        wanted = (target.unsqueeze(1) == classes).to(logits.dtype)
-        loss = self._entropy(logits, wanted)
+        target_onehot = (target.unsqueeze(1) == classes).to(logits.dtype)
+        loss = self._entropy(logits, target_onehot)
         probability = logits if self.activated else logits.sigmoid()
-        miss = (1 - probability) * wanted + probability * (1 - wanted)
-        loss = loss * (self.alpha * wanted + (1 - self.alpha) * (1 - wanted)) * miss.pow(self.gamma)
+        p_error = (1 - probability) * target_onehot + probability * (1 - target_onehot)
+        loss = loss * (self.alpha * target_onehot + (1 - self.alpha) * (1 - target_onehot)) * p_error.pow(self.gamma)
         loss = loss * (target != ignore_index).unsqueeze(1)
         if weight is not None:
             loss = loss * weight.unsqueeze(1)
         return self.loss_weight * reduce_loss(loss, self.reduction, avg_factor)
 
-    def _entropy(self, logits: Tensor, wanted: Tensor) -> Tensor:
+    def _entropy(self, logits: Tensor, target_onehot: Tensor) -> Tensor:
         if self.activated:
-            return F.binary_cross_entropy(logits, wanted, reduction="none")
-        return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+            return F.binary_cross_entropy(logits, target_onehot, reduction="none")
+        return F.binary_cross_entropy_with_logits(logits, target_onehot, reduction="none")
 
 
 class QueryDiceLoss(DiceLoss):

@@ -18,7 +18,7 @@ _DEPTH = "input and target are depths"
 
 
 class SiLogLoss(Loss):
-    """Depths (N, 1, H, W) against depths (N, H, W) or (N, 1, H, W), all in one unit; 0 and less is no measurement.
+    """Depths (N, 1, H, W) against depths (N, H, W) or (N, 1, H, W), all in one unit; values up to 0 are not measured.
 
     Args:
         loss_weight: Factor of the result.

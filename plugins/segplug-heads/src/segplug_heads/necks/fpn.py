@@ -38,8 +38,8 @@ class FPN(Neck):
         relu_before_extra_convs: Apply a ReLU before each extra convolution but the first.
         no_norm_on_lateral: The lateral convolutions have no norm.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
-        norm_cfg: Type of the norms; None is no norm.
-        act_cfg: Type of the activations; None is no activation.
+        norm_cfg: Type of the norms; None for no norm.
+        act_cfg: Type of the activations; None for no activation.
         upsample_cfg: How coarser maps are upsampled: ``mode``, ``align_corners`` and ``scale_factor``, without which
             they get the size of the finer map.
 

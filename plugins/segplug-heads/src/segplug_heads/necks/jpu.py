@@ -31,8 +31,8 @@ class JPU(Neck):
         dilations: Dilation of each parallel convolution.
         align_corners: As in `segkernel.nn.resize`.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
-        norm_cfg: Type of the norms; None is no norm.
-        act_cfg: Type of the activations; None is no activation.
+        norm_cfg: Type of the norms; None for no norm.
+        act_cfg: Type of the activations; None for no activation.
 
     Raises:
         ConfigError: The levels leave no map.

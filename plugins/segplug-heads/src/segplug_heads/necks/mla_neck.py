@@ -24,8 +24,8 @@ class MultiLevelAggregation(nn.Module):
     Args:
         in_channels: Channels of each map.
         out_channels: Channels of the outputs.
-        norm_cfg: Type of the norms; None is no norm.
-        act_cfg: Type of the activations; None is no activation.
+        norm_cfg: Type of the norms; None for no norm.
+        act_cfg: Type of the activations; None for no activation.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class MLANeck(Neck):
         in_channels: Channels of each map.
         out_channels: Channels of the outputs.
         norm_layer: Norm of the inputs.
-        norm_cfg: Norm of the convolutions; None is no norm.
-        act_cfg: Activation of the convolutions; None is no activation.
+        norm_cfg: Norm of the convolutions; None for no norm.
+        act_cfg: Activation of the convolutions; None for no activation.
 
     Raises:
         ConfigError: In ``forward``, there are not as many maps as ``in_channels``.

@@ -26,8 +26,8 @@ class MultiLevelNeck(Neck):
         in_channels: Channels of each map.
         out_channels: Channels of the outputs.
         scales: Size of each output, as a multiple of its input's.
-        norm_cfg: Type of the norms; None is no norm.
-        act_cfg: Type of the activations; None is no activation.
+        norm_cfg: Type of the norms; None for no norm.
+        act_cfg: Type of the activations; None for no activation.
 
     Raises:
         ConfigError: There are neither as many scales as maps, nor a single map.

@@ -141,7 +141,7 @@ class MultiScaleDeformableAttention(nn.Module):
 
         Args:
             value: (N, h * w, heads, c).
-            offsets: Of the points from the reference points, in cells of the map, (N, L, heads, P, 2).
+            offsets: Offsets of the points from the reference points, in cells of the map, (N, L, heads, P, 2).
             weights: (N, L, heads, P).
             reference_points: (L, 2).
             size: (h, w).
@@ -187,7 +187,7 @@ class DeformableEncoder(nn.Module):
     Args:
         num_layers: Number of layers.
         layer_cfg: Arguments of each layer.
-        num_cp: Activation checkpointing in the first ``num_cp`` layers; -1 is none.
+        num_cp: Activation checkpointing in the first ``num_cp`` layers; -1 for none.
     """
 
     def __init__(

@@ -109,7 +109,7 @@ class KernelUpdateHead(nn.Module):
         act_cfg: Activation of the mask layers.
         ffn_act_cfg: Activation of the feed-forward network.
         conv_kernel_size: k.
-        feat_transform_cfg: Arguments of a `ConvModule` that is applied to the feature map; None is none.
+        feat_transform_cfg: Arguments of a `ConvModule` that is applied to the feature map; None for none.
         kernel_init: Draw the last layer from a normal distribution of standard deviation 0.01.
         with_ffn: Whether there is a feed-forward network.
         feat_gather_stride: Stride of the ``feat_transform_cfg`` convolution.

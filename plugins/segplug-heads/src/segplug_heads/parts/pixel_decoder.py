@@ -53,7 +53,7 @@ class PixelDecoder(PixelDecoderBase):
         in_channels: Channels of each map, finest first.
         feat_channels: Channels of the pyramid.
         out_channels: Channels of the mask features.
-        norm_cfg: Type of the norms; None is no norm.
+        norm_cfg: Type of the norms; None for no norm.
         act_cfg: Type of the activations.
     """
 
@@ -102,7 +102,7 @@ class TransformerEncoderPixelDecoder(PixelDecoder):
         in_channels: Channels of each map, finest first.
         feat_channels: Channels of the pyramid and of the transformer.
         out_channels: Channels of the mask features.
-        norm_cfg: Type of the norms; None is no norm.
+        norm_cfg: Type of the norms; None for no norm.
         act_cfg: Type of the activations.
         encoder: Arguments of the `Encoder`.
         positional_encoding: Arguments of the `SinePositionalEncoding` of its tokens.
@@ -153,7 +153,7 @@ class MSDeformAttnPixelDecoder(PixelDecoderBase):
         feat_channels: Channels of the pyramid and of the transformer.
         out_channels: Channels of the mask features.
         num_outs: Number of memories.
-        norm_cfg: Type of the norms; None is no norm.
+        norm_cfg: Type of the norms; None for no norm.
         act_cfg: Type of the activations.
         encoder: Arguments of the `DeformableEncoder`; its ``num_levels`` is the number of maps that it takes.
         positional_encoding: Arguments of the `SinePositionalEncoding` of its tokens.

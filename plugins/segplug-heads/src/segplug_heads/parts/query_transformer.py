@@ -176,7 +176,7 @@ class Encoder(nn.Module):
     Args:
         num_layers: Number of layers.
         layer_cfg: Arguments of each layer.
-        num_cp: Activation checkpointing in the first ``num_cp`` layers; -1 is none.
+        num_cp: Activation checkpointing in the first ``num_cp`` layers; -1 for none.
     """
 
     def __init__(
@@ -230,7 +230,7 @@ class DecoderLayer(nn.Module):
             query_pos: Position embeddings of the queries, (N or 1, Q, C).
             memory: What the queries attend to, (N, L, C).
             memory_pos: Position encodings of the memory, (N or 1, L, C).
-            attn_mask: Of the cross-attention, bool (N, 1, Q, L), true where attention is allowed; None allows all.
+            attn_mask: Mask of the cross-attention, bool (N, 1, Q, L), true where attention is allowed; None allows all.
         """
         query = self.norms[0](self._self_attention(query, query_pos))
         query = self.norms[1](self._cross_attention(query, query_pos, memory, memory_pos, attn_mask))

@@ -16,7 +16,7 @@ from segplug_heads.segmentors.encoder_decoder import EncoderDecoder, flattened
 
 
 class PointTestConfig(TestConfig, total=False):
-    """What PointRend wants to know besides: times logits are enlarged, pixels predicted anew each time, by how much."""
+    """Settings of PointRend: number of upsampling steps, pixels that each step predicts again, factor of each step."""
 
     subdivision_steps: NonNegativeInt
     subdivision_num_points: PositiveInt
@@ -94,7 +94,7 @@ class CascadeEncoderDecoder(EncoderDecoder):
             the logits of the one before it.
         neck: Feature maps to feature maps, between the two; none for None.
         auxiliary_head: Heads whose losses help in training.
-        train_cfg: What the refining heads want to know, as the number of points of PointRend.
+        train_cfg: Settings of the refining heads in training, such as PointRend's number of points.
         test_cfg: How `segkernel.inference` looks at an image: whole, or in sliding windows; and as ``train_cfg``.
         pretrained: Weights that the runner loads after building.
 

@@ -204,7 +204,7 @@ class MultiHeadSegmentor(Segmentor):
         sources = [(f"links.{name}", source) for name in self.links for source in self._sources(name)]
         for path, name in [*((key, name) for key, names in named.items() for name in names), *sources]:
             if name not in self.heads:
-                raise ConfigError(Problem(f"there is no head {name!r}", path, hint=f"heads: {', '.join(self.heads)}"))
+                raise ConfigError(Problem(f"unknown head {name!r}", path, hint=f"heads: {', '.join(self.heads)}"))
         for name, head in self.heads.items():
             if isinstance(head, CascadeHead):
                 message = f"{type(head).__name__} refines another's logits; it belongs into a CascadeEncoderDecoder"

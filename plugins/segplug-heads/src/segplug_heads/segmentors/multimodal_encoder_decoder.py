@@ -102,7 +102,7 @@ class ToyTokenBackbone(Backbone):
     """Two pairs of a map at stride 16 and a token (N, C), as a transformer with a class token gives them; for the kit.
 
     Args:
-        in_channels: Of the images.
+        in_channels: Channels of the images.
         channels: C.
     """
 
