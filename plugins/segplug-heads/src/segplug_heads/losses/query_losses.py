@@ -81,14 +81,14 @@ class QueryCrossEntropyLoss(Loss):
 
     def _binary(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         weight = None if self.class_weight is None else logits.new_tensor(self.class_weight)
-        target_onehot = target * valid
+        target = target * valid
         if logits.ndim > target.ndim:
-            target_onehot = F.one_hot(target_onehot.long(), logits.shape[1]).movedim(-1, 1)
+            target = F.one_hot(target.long(), logits.shape[1]).movedim(-1, 1)
             valid = valid.unsqueeze(1)
             # pos_weight is broadcast from the last dimension: move the classes to dimension 1.
             weight = weight if weight is None else weight.view(-1, *[1] * (logits.ndim - 2))
-        target_onehot = target_onehot.to(logits.dtype)
-        loss = F.binary_cross_entropy_with_logits(logits, target_onehot, pos_weight=weight, reduction="none")
+        target = target.to(logits.dtype)
+        loss = F.binary_cross_entropy_with_logits(logits, target, pos_weight=weight, reduction="none")
         return loss * valid
 
 
