@@ -20,6 +20,7 @@ from segkernel.inference import Preprocessor
 from segkernel.interfaces.model import Engine
 from segkernel.sample import Batch, Targets
 from segplug_training.ema import SOURCE, EMAHook
+from segplug_training.freeze import FreezeHook
 
 STEPS, MICRO_BATCHES, IMAGES, SIZE, CLASSES = 20, 2, 4, (32, 32), 5
 WEIGHTED = {"type": "CrossEntropyLoss", "avg_non_ignore": True, "class_weight": [1.0, 0.5, 2.0, 1.5, 1.0]}
@@ -39,6 +40,16 @@ CASES: dict[str, dict[str, Any]] = {
     "a loss of hard pixels": {
         "engine": {"type": "DDPEngine"},
         "head": {"loss_decode": {"type": "OhemCrossEntropy", "thres": 0.05, "min_kept": 900}},
+    },
+    "parts that are frozen for a while": {
+        "engine": {"type": "DDPEngine", "static_graph": True},
+        "head": {"loss_decode": WEIGHTED},
+        "freeze": [{"parts": ["backbone"], "begin": 3, "end": 12}, {"parts": ["decode_head.convs"], "begin": 8}],
+    },
+    "parts that are never used": {
+        "engine": {"type": "DDPEngine", "find_unused_parameters": True},
+        "freeze": [{"parts": ["backbone.layer1"], "begin": 5}],
+        "spare": True,
     },
     "fsdp": {
         "engine": {"type": "FSDPEngine", "activation_checkpointing": True},
@@ -87,6 +98,8 @@ def train(name: str, alone: bool = False, resume: Mapping[str, Any] | None = Non
     """
     case = CASES[name]
     model = make_model(case)
+    if case.get("spare"):
+        model.spare = torch.nn.Linear(2, 2)
     options = {**case["engine"], "device": "cpu", "threads": 1}
     engine: Engine = LocalEngine("cpu") if alone else build("engines", options)
     engine.prepare_model(model.train(), Preprocessor().train())
@@ -96,11 +109,14 @@ def train(name: str, alone: bool = False, resume: Mapping[str, Any] | None = Non
         engine.load_model_state(resume["model"])
         engine.load_optimizer_state(resume["optimizer"])
     average, run = EMAHook(momentum=0.1), SimpleNamespace(engine=engine, model=model)
+    freezing = [FreezeHook(**arguments) for arguments in case.get("freeze", ())]
     if resume is not None:
         average.load_state_dict({"steps": STEPS // 2})
         average.load_checkpoint(run, {"state_dict": resume["average"], SOURCE: resume["model"]})
     found = {}
     for step in range(STEPS // 2 if resume else 0, STEPS):
+        for hook in freezing:
+            hook.before_train_iteration(SimpleNamespace(model=model, iteration=step))
         seeds = range(step * MICRO_BATCHES, (step + 1) * MICRO_BATCHES)
         engine.train_step([make_batch(seed, engine.rank, engine.world_size) for seed in seeds])
         average.update(model)

@@ -72,9 +72,9 @@ def test_a_part_that_is_not_there_is_named_with_the_near_ones(make_runner):
         make_runner(FreezeHook(["backbon"])).train()
 
 
-def test_several_processes_must_expect_parameters_without_a_gradient():
-    run = SimpleNamespace(model=ToySegmentor(), engine=SimpleNamespace(world_size=2, options={}))
-    with pytest.raises(UsageError, match="find_unused_parameters"):
+def test_an_engine_of_several_processes_that_cannot_freeze_is_named():
+    run = SimpleNamespace(model=ToySegmentor(), engine=SimpleNamespace(world_size=2))
+    with pytest.raises(UsageError, match="SimpleNamespace cannot freeze parts on several processes, DDPEngine can"):
         FreezeHook(["backbone"]).before_train(run)
-    run.engine.options["find_unused_parameters"] = True
+    run.engine.may_freeze = True
     FreezeHook(["backbone"]).before_train(run)

@@ -145,10 +145,14 @@ class CUDAEngine(LocalEngine):
         if self.fused:
             fuse(optimizer, self.device)
         checkpoint_activations(self.segmentor, self.activation_checkpointing)
+        self.wrap_loss()
+        return optimizer
+
+    def wrap_loss(self) -> None:
+        """Make what computes the loss in training, compiled if that is asked for."""
         wrapped = self.wrap(LossModule(self.segmentor))
         mode = self.compile if isinstance(self.compile, str) else "default"
         self.loss_of = Compiled(wrapped, mode=mode) if self.compile else wrapped
-        return optimizer
 
     def wrap(self, loss_module: LossModule) -> nn.Module:
         """Return what computes the loss in training: the module itself, or one that several processes share."""

@@ -6,15 +6,18 @@ torchrun --nproc-per-node 2 -m segkernel run my.yaml                            
 
 from __future__ import annotations
 
+import gc
 import inspect
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import Unpack
 
 from segkernel.annotations import Positive
+from segkernel.sample import Batch
 from segplug_training.distributed import DistributedArguments, DistributedEngine
 from segplug_training.loss_module import LossModule
 
@@ -26,13 +29,17 @@ class DDPEngine(DistributedEngine):
     """Every rank trains a copy of the model on its share of the batch; gradients are averaged while they are computed.
 
     A config means it that gives no ``type`` under ``engine``: on one process it is a `CUDAEngine`. The gradients of
-    accumulated micro-batches are exchanged once, with the last.
+    accumulated micro-batches are exchanged once, with the last. Parameters may be frozen and released between steps
+    (`FreezeHook`): what is exchanged follows.
 
     Args:
         find_unused_parameters: For models in which some parameters get no gradient in some steps; slower.
         static_graph: The model uses the same parameters in every step: allows more of torch's optimisations.
         bucket_cap_mb: Megabytes of gradients that travel at once.
     """
+
+    may_freeze = True
+    """Whether parameters may stop and begin to learn while it trains on several processes."""
 
     def __init__(
         self,
@@ -51,13 +58,25 @@ class DDPEngine(DistributedEngine):
             _BUFFERS: False,
         }
         self._graph_unknown = static_graph  # torch learns it in a first pass that exchanges gradients
+        self._exchanged: list[bool] = []
 
     def wrap(self, loss_module: LossModule) -> nn.Module:
         if self.ranks is None:
             return loss_module
         with self.ranks.watching():
             self.parallel = DistributedDataParallel(loss_module, **self.options)
+        self._exchanged, self._graph_unknown = self._trained(), self.options["static_graph"]
         return self.parallel
+
+    def _trained(self) -> list[bool]:
+        return [parameter.requires_grad for parameter in self.segmentor.parameters()]
+
+    def train_step(self, micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
+        if self.ranks is not None and self._trained() != self._exchanged:
+            del self.parallel, self.loss_of
+            gc.collect()  # the one before listens to gradients until it is gone
+            self.wrap_loss()
+        return super().train_step(micro_batches)
 
     def accumulating(self) -> AbstractContextManager[Any]:
         if self.ranks is None or self._graph_unknown:

@@ -52,9 +52,9 @@ class FreezeHook:
     @hookimpl
     def before_train(self, run: Run) -> None:
         list(self._modules(run.model))  # a wrong name is found out now
-        may_be_unused = getattr(run.engine, "options", {}).get("find_unused_parameters", False)
-        if run.engine.world_size > 1 and not may_be_unused:
-            raise UsageError("FreezeHook: several processes need engine.find_unused_parameters: true")
+        if run.engine.world_size > 1 and not getattr(run.engine, "may_freeze", False):
+            kind = type(run.engine).__name__
+            raise UsageError(f"FreezeHook: {kind} cannot freeze parts on several processes, DDPEngine can")
 
     @hookimpl
     def before_train_iteration(self, run: Run) -> None:
