@@ -191,7 +191,7 @@ def test_text_of_many_run_lengths() -> None:
 
 @pytest.mark.parametrize("text", ["5\u00e9", "5 3", "5P", "5~", "P" * 20 + "0"])
 def test_text_that_holds_no_run_lengths(text: str) -> None:
-    with pytest.raises(DataError, match="run lengths hold"):
+    with pytest.raises(DataError, match="run lengths contain"):
         counts_of_text(text)
 
 
@@ -226,7 +226,7 @@ def test_cvat_runs_go_along_the_rows_of_a_box() -> None:
     for text, box, message in (
         ("1, 2", (2, 1, 3, 2), "3 pixels in all, not 6"),
         ("1, x", (2, 1, 3, 2), "whole numbers"),
-        ("6", (6, 1, 3, 2), "does not lie in the image"),
+        ("6", (6, 1, 3, 2), "is not inside the image"),
     ):
         with pytest.raises(DataError, match=message):
             from_cvat(text, *box, SIZE)

@@ -108,8 +108,8 @@ def test_labelme_files_in_another_folder(tmp_path: Path) -> None:
     [
         (shape("cat", "circle", [1, 1]), {}, "a circle has 2 points, this one 1"),
         (shape("cat", "cuboid", [1, 1]), {}, "'cuboid' are not read"),
-        (shape("cat", "mask", [1, 1], [2, 2], mask="%%"), {}, "no PNG in base 64"),
-        (shape("cat", "mask", [7, 1], [9, 2], mask=png(np.ones((2, 3), np.uint8))), {}, "does not lie in the image"),
+        (shape("cat", "mask", [1, 1], [2, 2], mask="%%"), {}, "not a base64-encoded PNG"),
+        (shape("cat", "mask", [7, 1], [9, 2], mask=png(np.ones((2, 3), np.uint8))), {}, "is not inside the image"),
         (shape("cat", "polygon", [1, "x"]), {}, r"a polygon of 'cat': points are pairs"),
         (shape("cat", "polygon"), {"imageHeight": 9}, "made for an image of 9 x 8"),
         ({"points": []}, {}, "a shape has no 'label'"),
@@ -193,9 +193,9 @@ def test_images_of_cvat_without_shapes(tmp_path: Path) -> None:
     ("drawn", "attributes", "message"),
     [
         ('<box label="dog" xtl="1" ytl="2" xbr="5"/>', {}, "a box lacks 'ybr'"),
-        ('<box label="dog" xtl="1" ytl="2" xbr="5" ybr="x"/>', {}, "no number"),
-        ('<polygon label="dog" points="1;2"/>', {}, "points are pairs|no number"),
-        ('<polygon label="dog" points=""/>', {}, "no number"),
+        ('<box label="dog" xtl="1" ytl="2" xbr="5" ybr="x"/>', {}, "non-numeric"),
+        ('<polygon label="dog" points="1;2"/>', {}, "points are pairs|non-numeric"),
+        ('<polygon label="dog" points=""/>', {}, "non-numeric"),
         ('<mask label="dog" rle="7" left="2" top="1" width="3" height="2"/>', {}, "not 6"),
         ("", {"width": "9"}, "made for an image of 6 x 9"),
         ("", {"width": "wide"}, "the width of an image is 'wide'"),
@@ -382,7 +382,7 @@ def test_boxes_of_yolo(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("0 a b c d e f", "line 1: a line is a class"),
-        ("\n3 0 0 1 0 1 1", "line 2: class 3 is none of the 2 names"),
+        ("\n3 0 0 1 0 1 1", "line 2: class 3 is not one of the 2 names"),
         ("nan 0 0 1 0 1 1", "class nan"),
         ("0 0 0 1", "three points or more"),
         ("0 0 0 1 0 1 1 1", "three points or more"),

@@ -263,7 +263,7 @@ def test_mistakes_of_the_command_are_named(folders: Path) -> None:
 def test_a_missing_prediction_and_a_picture_are_refused(folders: Path) -> None:
     labels = ("--labels", folders / "labels", "--label-suffix", "_gt.png")
     image.write(folders / "b" / "3.png", np.zeros((20, 30, 3), np.uint8))
-    assert "is it a picture" in str(call(folders / "a", folders / "b", *labels).exception)
+    assert "is it an image" in str(call(folders / "a", folders / "b", *labels).exception)
     (folders / "b" / "3.png").unlink()
     error = call(folders / "a", folders / "b", *labels).exception
     assert "1 of 6 images have no prediction here: town/3" in str(error)

@@ -542,7 +542,7 @@ def test_the_command_ends_with_1_when_there_is_an_error(project: Path, capsys: p
     image.write_mask("train/masks/0.png", np.full(SIZE, 9))
     assert run("data", "check", "c.yaml", "--write-split", "good.txt") == 1
     out = capsys.readouterr().out
-    assert "ERROR  train, val: values 9 are none of the 3 classes" in out
+    assert "ERROR  train, val: values 9 do not belong to any of the 3 classes" in out
     assert Path("good_train.txt").read_text().split() == ["0", "1", "2", "3", "4", "5"]
 
 

@@ -150,7 +150,7 @@ def test_a_list_of_pairs_with_missing_files(root: Path) -> None:
     with pytest.raises(DataError, match=r"1 of 1 names listed in .* not found .*: masks/c\.png"):
         folder(root, split="pairs.txt")
     (root / "pairs.txt").write_text("images/a.jpg masks/a.png\nb\n")
-    with pytest.raises(DataError, match="line 2 is no pair"):
+    with pytest.raises(DataError, match="line 2 is not a pair"):
         folder(root, split="pairs.txt")
 
 

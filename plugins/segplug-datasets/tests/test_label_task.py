@@ -79,7 +79,7 @@ def test_background_goes_along_when_classes_are_renamed_or_merged() -> None:
 
 
 def test_what_contradicts_a_specification() -> None:
-    with pytest.raises(UsageError, match="'background' is one of the classes, 'sky' is none"):
+    with pytest.raises(UsageError, match="'background' must be one of the classes, 'sky' is not"):
         LabelSpec(("road", "car"), background="sky")
     with pytest.raises(UsageError, match="task binary needs 2 classes, not 3"):
         LabelSpec(("a", "b", "c"), task="binary")

@@ -25,7 +25,7 @@ from segplug_datasets.volumes import VolumeDataset
 
 @pytest.fixture(autouse=True)
 def said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    monkeypatch.setattr(left_out, "_said", set())
+    monkeypatch.setattr(left_out, "_logged", set())
     with caplog.at_level(logging.WARNING, "segkernel.data_files"):
         yield caplog
 
@@ -249,4 +249,4 @@ def test_labels_that_lie_elsewhere_are_refused(tmp_path: Path) -> None:
 
 def test_labels_that_do_not_say_where_they_lie_are_said(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
     assert nifti(tmp_path, LABELS, np.eye(4))[0]["seg"].array.tolist() == as_read(LABELS)
-    assert "does not say where it lies, its image does: used voxel by voxel" in said.text
+    assert "has no affine, its image has one: used voxel by voxel" in said.text

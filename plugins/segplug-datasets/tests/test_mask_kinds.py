@@ -162,7 +162,7 @@ def test_no_data_is_ignored_and_said(
 ) -> None:
     if kind == "u4" and cls is FolderDataset:
         need_opencv(5, 0)  # the first to read TIFFs of unsigned 32-bit numbers; RasterDataset reads them without it
-    monkeypatch.setattr(left_out, "_said", set())
+    monkeypatch.setattr(left_out, "_logged", set())
     mask = TWO.astype(kind)
     mask[0] = value
     arguments = folder(tmp_path, tiff(mask, said))
@@ -177,7 +177,7 @@ def test_no_data_is_ignored_and_said(
         parts = parts_of_folders(arguments["images"], arguments["masks"], ["a", "b"], {"mask_suffix": ".tif"})
         report = check(inspect(parts, 0))
         (finding,) = [one for one in report.findings if one.kind == "no-data"]
-        assert "1 masks hold no data in 8.3% of all pixels" in finding.what
+        assert "1 masks contain no-data values in 8.3% of all pixels" in finding.what
         assert not report.failed
 
 
@@ -250,7 +250,7 @@ def test_previews_are_no_pages() -> None:
 def test_further_pages_are_said_and_shown(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(left_out, "_said", set())
+    monkeypatch.setattr(left_out, "_logged", set())
     arguments = folder(tmp_path, saved(indexed(TWO), "PNG"), ".png")
     frames = [Image.fromarray(np.full((*IDS.shape, 3), value, np.uint8)) for value in (0, 90)]
     (tmp_path / "images/a.png").unlink()
@@ -268,7 +268,7 @@ def test_further_pages_are_said_and_shown(
 def test_annotations_on_stored_pixels_are_turned_with_the_image(
     tmp_path: Path, orientation: int, stored: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(left_out, "_said", set())
+    monkeypatch.setattr(left_out, "_logged", set())
     pixels = np.zeros((16, 32, 3), np.uint8)
     pixels[:8, :8] = 200
     exif = Image.Exif()

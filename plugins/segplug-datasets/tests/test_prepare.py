@@ -208,7 +208,7 @@ def test_tiles_hold_the_pixels_that_their_names_say(tmp_path: Path) -> None:
 
 def test_labels_that_a_table_lacks(tmp_path: Path) -> None:
     assert map_values(np.array([[0, 5]]), {0: 1, 5: 255}).tolist() == [[1, 255]]
-    with pytest.raises(DataError, match=r"label values \[3\] are none of this set's"):
+    with pytest.raises(DataError, match=r"label values \[3\] do not belong to this set"):
         map_values(np.array([[0, 3]]), {0: 1, 5: 255})
     write_images(tmp_path / "source", "a")
     report = prepare(converter(ids({7: 1})), tmp_path / "source", tmp_path / "dest")

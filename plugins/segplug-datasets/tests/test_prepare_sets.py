@@ -503,7 +503,7 @@ def test_an_unknown_category_is_refused(tmp_path: Path) -> None:
     voc = {f"VOC2010/JPEGImages/{name}.jpg": photo(size=(2, 3)) for name in "ab"}
     files = {**voc, "trainval_merged.json": json.dumps(context(3)).encode()}
     report = prepare(find("pascal_context"), put(tmp_path / "source", files), tmp_path / "made")
-    assert "a.jpg: category 3 is none of the 59" in report.failed[0]
+    assert "a.jpg: category 3 is not one of the 59" in report.failed[0]
     with pytest.raises(DataError, match="not the file of PASCAL in Detail"):
         prepare(find("pascal_context"), put(tmp_path / "source", {"trainval_merged.json": b"[]"}), tmp_path / "made")
 

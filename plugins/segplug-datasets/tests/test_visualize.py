@@ -74,7 +74,7 @@ def test_showing_without_a_screen_is_refused(
 ) -> None:
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    with pytest.raises(UsageError, match="no screen"):
+    with pytest.raises(UsageError, match="no display"):
         draw(picture, labels, show=True)
 
 

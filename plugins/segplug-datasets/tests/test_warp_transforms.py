@@ -148,7 +148,7 @@ def test_bending_refuses_fields_that_move_by_a_matrix_only() -> None:
 
     sample = marked()
     sample["arrow"] = Arrow(np.ones(2))
-    with pytest.raises(DataError, match=r"'apply' asks for 'geometry\.move'"):
+    with pytest.raises(DataError, match=r"'apply' must use 'geometry\.move'"):
         ElasticTransform(1.0)(sample, rng())
     sample = marked()
     sample["odd"] = Odd(np.zeros(3))

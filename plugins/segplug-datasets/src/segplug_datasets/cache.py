@@ -126,7 +126,7 @@ class CachedDataset:
             self._finalizer()
 
     def _keep(self, path: Path, sample: Sample) -> None:
-        """Write a sample beside the others, if there is room and no other process does so."""
+        """Write a sample to the cache, if there is room and no other process does so."""
         parts = pages.encode(sample)
         unfinished = path.with_suffix(".part")
         try:
@@ -139,7 +139,7 @@ class CachedDataset:
             return
         except OSError as error:
             with contextlib.suppress(OSError):
-                unfinished.write_bytes(b"")  # what was written goes, the mark stays: there is no room for this one
+                unfinished.write_bytes(b"")  # drop the data but keep the mark: this sample does not fit
             if error.errno != errno.ENOSPC:
                 raise DataError(f"cannot be written: {error.strerror or error}", path) from error
 

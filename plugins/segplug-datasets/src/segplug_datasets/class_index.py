@@ -1,4 +1,4 @@
-"""Which classes occur where in the label maps of a data set: counted once, in parallel, and kept beside the data.
+"""Which classes occur where in the label maps of a data set: counted once, in parallel, and stored next to the data.
 
 index = class_index(dataset)
 index.pixels[7, 3]                  # pixels of class 3 in sample 7
@@ -77,7 +77,7 @@ def class_index(dataset: Dataset, cache: str | Path | None = None, workers: int 
 
     It is read from ``.class-index-KEY.npz``, KEY being a checksum of the file list, the classes and what the labels
     mean; when there is none, every sample is read once and the file written. Data sets that are not made of files are
-    counted anew each time. A wrapper has its own method ``class_index(cache, workers)``.
+    counted again each time. A wrapper has its own method ``class_index(cache, workers)``.
 
     Args:
         dataset: With label maps, in the field ``seg``.
@@ -203,7 +203,7 @@ def _load(path: Path, count: int, classes: int) -> ClassIndex | None:
     except (OSError, ValueError, KeyError, EOFError):
         return None
     except Exception as error:  # whatever a damaged archive makes the reader raise
-        log.warning("%s is damaged and made anew: %s", path, error)
+        log.warning("%s is damaged and rebuilt: %s", path, error)
         return None
     return index if index.pixels.shape == (count, classes) else None
 

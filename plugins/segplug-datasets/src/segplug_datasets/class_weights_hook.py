@@ -35,11 +35,11 @@ class ClassWeightsHook:
     """
 
     priority = Priority.VERY_HIGH - 1
-    """Before what writes the config down."""
+    """Before the hooks that save the config."""
 
     @hookimpl
     def load_checkpoint(self, run: Run, checkpoint: Mapping[str, Any]) -> None:
-        """Take the weights of the run that goes on."""
+        """Restore the weights of the resumed run."""
         stored = checkpoint["meta"].get("config") or {}
         known = dict(_settings(stored.get("model")))
         given = {key: field for key, field in _places(run) if isinstance(known.get(key), list)}
@@ -164,6 +164,6 @@ def positive_weights(dataset: Dataset, field: str, classes: int) -> list[float]:
 
 def _label_maps(dataset: Dataset, field: str) -> Iterator[np.ndarray]:
     for index in range(len(dataset)):
-        with suppress(DataError):  # whoever loads it says so
+        with suppress(DataError):  # reported when training loads it
             if (labels := dataset[index].get(field)) is not None:
                 yield labels.array

@@ -146,7 +146,7 @@ class MappedDataset(Labelled):
             if self.classes.index(name) in self._table:
                 raise UsageError(f"{name!r} is said to be unlabelled, but a class of the data set is mapped to it")
         if background in unlabelled:
-            raise UsageError(f"{background!r} stands for what is not labelled and cannot be listed as 'unlabelled'")
+            raise UsageError(f"{background!r} is for unlabelled pixels and cannot be listed as 'unlabelled'")
         self._table[self._table == self.classes.index(background)] = IGNORE
 
 

@@ -1,4 +1,4 @@
-"""What image files hold beside their pixels: further pages and frames, palettes, values that stand for no data.
+"""What image files hold besides their pixels: further pages and frames, palettes, no-data values.
 
 Nothing is decoded; what damaged files lack is left out.
 """
@@ -33,7 +33,7 @@ def pages(data: bytes) -> int:
 
 
 def no_data(data: bytes) -> float | None:
-    """Return the value that stands for no data, by GDAL's tag of a TIFF; None without one."""
+    """Return the no-data value of a TIFF by GDAL's tag; None without one."""
     text = _content(data, next(tiff_directories(data), {}).get(NO_DATA))
     try:
         return float(text.strip(b"\0 ")) if text else None
@@ -80,7 +80,7 @@ def _numbered_gif(data: bytes) -> bytes:
     start, count, control = next(_gif_frames(data), (0, 0, 0))
     if not count or all(red == green == blue for red, green, blue in gif_palette(data)):
         return data
-    if control:  # every index is drawn, also one that stands for transparency
+    if control:  # every index is drawn, also the transparent one
         data = data[:control] + bytes([data[control] & ~1]) + data[control + 1 :]
     return _patched(data, start, count, 3)
 

@@ -116,7 +116,7 @@ def _definitions(description: Mapping[str, Any], path: Path) -> dict[str, Any]:
         places = [path.parent / f"{name}.yaml", path.parent.parent / "defs" / f"{name}.yaml"]
         place = next((place for place in places if place.is_file()), None)
         if place is None:
-            raise DataError(f"imports {name!r}, but there is no {places[0]} nor {places[1]}", path)
+            raise DataError(f"imports {name!r}, but neither {places[0]} nor {places[1]} exists", path)
         imported = _load(place)
         found |= imported.get("defs", imported)
     return found | (description.get("defs") or {})

@@ -96,7 +96,7 @@ class PairedFiles(ListedFiles):
         image_suffix: Suffixes of image file names; what precedes one is the sample's name.
         mask_suffix: Suffix of the label file names.
         split: Text file with one name per line, or with an image and its label file, which then need not have one
-            name and are looked for beside the list, in ``root`` and in the two folders; all files when None.
+            name and are searched next to the list, in ``root`` and in the two folders; all files when None.
         colors: RGB to class id, for label files that hold colours.
         indices: The first N samples for N, the last N for -N, those listed for a list; all when None.
         root: One more folder where the files of a list may lie.
@@ -224,11 +224,11 @@ class FolderDataset(PairedFiles):
         metainfo: Some of the classes, renamed or merged, instead of all.
         weights: Folder of loss weights per pixel: the field ``weight``; several by the name of their field. The weights
             of a label folder NAME are the field ``NAME_weight``.
-        weight_scale: The weight that 1 stands for in an image file; 255 is weight 1 unless given. Arrays (``.npy``)
-            hold the weights themselves.
+        weight_scale: Weight per unit of the file value in an image file; 255 is weight 1 unless given. Arrays
+            (``.npy``) hold the weights themselves.
         weight_suffix: Suffix of the weight file names.
         depth: Folder of depth files: the field ``depth``.
-        depth_scale: Metres that 1 stands for in an image file; arrays hold metres.
+        depth_scale: Metres per unit of the file value in an image file; arrays hold metres.
         depth_suffix: Suffix of the depth file names.
         indices: The first N samples for N, the last N for -N, those listed for a list; all when None.
         background: The class of all values, or colours, that are neither a class nor ignored; refused when None.

@@ -1,4 +1,4 @@
-"""Label maps that lie where their raster lies: GeoTIFFs."""
+"""Label maps with their raster's georeference: GeoTIFFs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TAGS = (33550, 33922, 34264, 34735, 34736, 34737)
 
 
 def georeference(path: str | Path) -> list[Any]:
-    """Return the tags that say where a TIFF lies, as `write_geotiff` takes them; none for any other file."""
+    """Return the tags that georeference a TIFF, as `write_geotiff` takes them; none for any other file."""
     if Path(path).suffix.lower() not in (".tif", ".tiff"):
         return []
     try:
@@ -31,7 +31,7 @@ def georeference(path: str | Path) -> list[Any]:
 
 
 def write_geotiff(path: Path, labels: np.ndarray, tags: list[Any]) -> None:
-    """Write a label map (H, W) as a TIFF of 8 bits, or 16 when a value needs them, that lies where ``tags`` say."""
+    """Write a label map (H, W) as a TIFF of 8 bits, or 16 when a value needs them, georeferenced by ``tags``."""
     tifffile = require_package("tifffile", "raster", "writing rasters")
     path.parent.mkdir(parents=True, exist_ok=True)
     array = labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16)

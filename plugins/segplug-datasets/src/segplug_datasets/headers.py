@@ -38,11 +38,11 @@ class Header:
         depth: Bits per value; 0 when not said.
         floating: Whether values are floating point numbers.
         alpha: Whether one of the channels is transparency.
-        orientation: Of EXIF, 1 (upright) to 8.
+        orientation: EXIF orientation, 1 (upright) to 8.
         palette: The RGB colours of a palette, in the order of their indices.
         lossy: Whether values came back changed when they were stored.
         pages: Pages or frames, of which the first is read.
-        no_data: The value that stands for no data; None when not said.
+        no_data: No-data value; None if not declared.
     """
 
     format: str = ""
@@ -59,7 +59,7 @@ class Header:
 
 
 def read_header(data: bytes) -> Header:
-    """Return what the bytes of a file say; an empty `Header` for what is none of the formats."""
+    """Return what the bytes of a file say; an empty `Header` for an unknown format."""
     for start, reader in _READERS.items():
         if data.startswith(start):
             try:

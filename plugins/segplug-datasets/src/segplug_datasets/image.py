@@ -120,7 +120,7 @@ def whole_numbers(array: np.ndarray, path: PathLike) -> np.ndarray:
     """Return labels that a file holds as real numbers as int64; NaN, infinite and huge ones (-3.4e38) as `NOTHING`.
 
     Raises:
-        DataError: When some are no whole numbers.
+        DataError: When some are not whole numbers.
     """
     if array.dtype.kind != "f":
         return array
@@ -202,7 +202,7 @@ def overlay(image: np.ndarray, labels: np.ndarray, palette: Sequence[Color], opa
             of classes that may overlap, the last one on top; or real numbers (H, W), such as depths, which are drawn
             in place of the image, from blue (the smallest) to red.
         palette: One RGB colour per class.
-        opacity: Of the colours, above 0, at most 1.
+        opacity: Opacity of the colours, above 0, at most 1.
 
     Raises:
         UsageError: When opacity is outside that range.
@@ -231,7 +231,7 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
     What is not uint8 is stretched from its 1st to its 99th percentile.
 
     Raises:
-        DataError: When it is no array (H, W) or (H, W, C) of numbers.
+        DataError: When it is not an array (H, W) or (H, W, C) of numbers.
     """
     if image.ndim not in (2, 3) or image.dtype.kind not in "uif":
         raise DataError(f"an image is an array (H, W, C) of numbers, this one is {image.shape} {image.dtype}")

@@ -66,18 +66,18 @@ class LabelReader:
 
         Args:
             raw: The values.
-            nothing: The value that stands for no data where the file says it: ignored unless it is a class's.
+            nothing: The no-data value that the file declares; ignored unless it is a class's.
             path: The label file.
-            image_path: Its image, for messages.
+            image_path: The image of the label file, for messages.
 
         Raises:
             DataError: When a value, or a colour, is unknown.
         """
         labels = self._ignoring(nothing)
         if labels is not self.labels and (raw == nothing).any():
-            self._say(f"{nothing:g}, the file's value for no data", path)
+            self._say(f"{nothing:g}, the file's no-data value", path)
         if raw.dtype == np.int64 and (raw == image.NOTHING).any():
-            self._say("what is no number (NaN, or beyond all whole numbers)", path)
+            self._say("NaN or out-of-range values", path)
         try:
             return labels.encode(raw) if raw.ndim == 2 else self._from_colors(raw)
         except DataError as error:
@@ -119,7 +119,7 @@ class LabelReader:
 def ids_in_one_channel(raw: np.ndarray) -> np.ndarray | None:
     """Return the numbers (H, W) of a mask (H, W, 3) whose other channels are 0, as simulators write them.
 
-    None when it is none, or colours: these have values from 64 on in files of 8 bits.
+    None if it is not one, or has colours: these have values from 64 on in files of 8 bits.
     """
     used = [channel for channel in range(raw.shape[2]) if raw[..., channel].any()]
     if len(used) != 1:

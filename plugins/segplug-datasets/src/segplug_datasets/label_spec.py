@@ -54,7 +54,7 @@ class LabelSpec(Labels):
         if wrong:
             raise UsageError(f"'values' maps to class id {wrong[0]}, but there are {len(self.classes)} classes")
         if self.background is not None and self.background not in self.classes:
-            raise UsageError(f"'background' is one of the classes, {self.background!r} is none")
+            raise UsageError(f"'background' must be one of the classes, {self.background!r} is not")
 
     @classmethod
     def of(cls, labels: Labels) -> LabelSpec:
@@ -70,8 +70,8 @@ class LabelSpec(Labels):
     def encode(self, raw: np.ndarray, path: str | None = None) -> np.ndarray:
         """Turn file values (H, W), any type of number, into ids (H, W) uint8, 0 to ``len(classes) - 1`` or `IGNORE`.
 
-        Values that are ids already come back in the same array, unless it is read-only. What is no number (NaN, or
-        `segplug_datasets.image.NOTHING`) is ignored.
+        Values that are ids already come back in the same array, unless it is read-only. NaN and
+        `segplug_datasets.image.NOTHING` are ignored.
 
         Raises:
             DataError: When a value is neither a class nor ignored; the message lists them.

@@ -30,10 +30,10 @@ class _Seen:
     """What the labels of some samples of a set hold.
 
     Args:
-        pixels: Of each class.
+        pixels: Number of pixels of each class.
         ignored: Pixels that do not count.
         empty: Names of samples without a pixel that counts.
-        samples: How many were looked at.
+        samples: Number of samples inspected.
     """
 
     pixels: np.ndarray
@@ -50,22 +50,22 @@ class _Seen:
             self.empty.append(name)
 
     @property
-    def says_nothing(self) -> bool:
-        """Whether there is one class, or none, beside ignored pixels: nothing could be learnt or measured."""
+    def is_uniform(self) -> bool:
+        """Whether there is at most one class apart from ignored pixels, so that nothing can be learnt or measured."""
         return self.samples > 0 and int(np.count_nonzero(self.pixels)) < 2 <= len(self.pixels)
 
 
 class LabelsHook:
-    """Say what is odd about the labels, and stop what cannot succeed before time is spent on it.
+    """Warn about suspicious labels, and stop a run that cannot succeed before time is spent on it.
 
-    Before training some samples of the training and the validation set are looked at, spread evenly, and all where
-    these hold a single class: a set of nothing else, ignored pixels aside, ends the run; mostly ignored pixels, and
-    images without a pixel that counts, are said. After an epoch, classes that occurred in no training label are named,
-    after a validation those without ground truth, which no metric covers; a validation of a single class ends the run,
-    for any model can be its best. Every data set of this package brings this hook with it.
+    Before training some samples of the training and the validation set are inspected, spread evenly, and all if these
+    hold a single class: a set with a single class, ignored pixels aside, ends the run; mostly ignored pixels, and
+    images without a labelled pixel, are reported. After an epoch, classes that occurred in no training label are named,
+    after a validation those without ground truth, which no metric covers. A validation of a single class ends the run,
+    as it cannot rank models. Every data set of this package brings this hook with it.
 
     Args:
-        samples: Of each set that are looked at before training; 0 looks at none, and stops nothing.
+        samples: Number of samples of each set to inspect before training; 0 inspects none and stops nothing.
     """
 
     priority = Priority.VERY_HIGH
@@ -76,7 +76,7 @@ class LabelsHook:
 
     def _reset(self) -> None:
         self._train: Any = None  # pixels of each label, on the device: reading them waits for it
-        self._counting = True
+        self._counts_training = True
         self._truth: _Seen | None = None
         self._truth_is_known = False
 
@@ -85,10 +85,10 @@ class LabelsHook:
         """Look at the sets.
 
         Raises:
-            DataError: When one holds a single class, or none, beside ignored pixels.
+            DataError: A set holds at most a single class apart from ignored pixels.
         """
         self._reset()
-        self._counting = run.iteration == 0  # what came before a resumed run is not known
+        self._counts_training = run.iteration == 0  # what came before a resumed run is not known
         for name, loader in (("train", run.train_set), ("val", run.val_set)):
             if loader is not None and self.samples:
                 self._look(run, name, loader.dataset)
@@ -97,7 +97,7 @@ class LabelsHook:
     def after_train_iteration(self, run: Run, batches: list[Batch]) -> None:
         import torch
 
-        for batch in batches if self._counting else ():
+        for batch in batches if self._counts_training else ():
             labels = batch.targets.get("seg")
             if labels is not None and not labels.is_floating_point() and run.labels.task != "multilabel":
                 counts = torch.histc(labels.float(), IGNORE + 1, 0, IGNORE)
@@ -127,11 +127,11 @@ class LabelsHook:
         """Look at the ground truth that was validated against.
 
         Raises:
-            DataError: When it holds a single class, or none, beside ignored pixels.
+            DataError: It holds at most a single class apart from ignored pixels.
         """
         if self._truth is not None and self._truth.samples:
             # With several ranks the others may have more.
-            if self.samples and self._truth.says_nothing and run.mode == "val" and run.engine.world_size == 1:
+            if self.samples and self._truth.is_uniform and run.mode == "val" and run.engine.world_size == 1:
                 raise _stopped(run, "val", self._truth)
             _tell_missing(run, "val", self._truth.pixels, "have no ground truth on this rank; no metric covers")
         self._truth, self._truth_is_known = None, True
@@ -141,17 +141,17 @@ class LabelsHook:
         first = dict.fromkeys(np.linspace(0, count - 1, min(self.samples, count)).astype(int).tolist())
         seen, started = _Seen(np.zeros(len(run.labels.classes), np.int64)), time.monotonic()
         for index in itertools.chain(first, (index for index in range(count) if index not in first)):
-            if seen.samples >= len(first) and not (seen.says_nothing and time.monotonic() - started < _SECONDS):
+            if seen.samples >= len(first) and not (seen.is_uniform and time.monotonic() - started < _SECONDS):
                 break
             try:
                 sample = dataset[index]
-            except DataError:  # whoever loads it says so
+            except DataError:  # reported when training loads it
                 continue
             labels = sample.get("seg")
             if labels is None or not _are_classes(labels.array, run):
                 return
             seen.add(labels.array, str(sample.meta.get("name", index)))
-        if seen.says_nothing and seen.samples == count:
+        if seen.is_uniform and seen.samples == count:
             raise _stopped(run, name, seen)
         self._describe(name, seen)
 
@@ -167,10 +167,10 @@ class LabelsHook:
             log.warning("%d %s have no pixel that counts: %s", len(seen.empty), looked, names)
 
     def _tell_of_training(self, run: Run) -> None:
-        if self._counting and self._train is not None:
+        if self._counts_training and self._train is not None:
             pixels = self._train[: len(run.labels.classes)].cpu().numpy()
             _tell_missing(run, "train", pixels, "occurred in no training label so far; nothing can learn")
-        self._counting, self._train = False, None
+        self._counts_training, self._train = False, None
 
 
 def _tell_missing(run: Run, part: str, pixels: np.ndarray, what: str) -> None:

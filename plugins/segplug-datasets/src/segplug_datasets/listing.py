@@ -41,7 +41,7 @@ def resolve(root: str | Path | None, path: str | Path = "") -> Path:
     """Return a path under a root, with ``~`` as the home folder and, where only that exists, ``\\`` as ``/``.
 
     Raises:
-        UsageError: When it is no path.
+        UsageError: When it is not a path.
     """
     if not isinstance(path, str | Path):
         raise UsageError(f"a folder, or a text file that lists files, is named by its path, not by {str(path)[:60]}")
@@ -122,7 +122,7 @@ class NamedFiles:
         return next(filter(None, map(self._exact, (name.lstrip("/"), *tails(name, self.folder)))), None)
 
     def find_deeper(self, name: str) -> str | None:
-        """Return the path of a file in whichever folder it lies, also where its name does not say that.
+        """Return the path of a file in whichever folder it is, even if its name does not tell.
 
         Raises:
             DataError: When several folders hold a file of the name.
@@ -170,7 +170,7 @@ def read_text(path: Path, what: str = "the file") -> str:
     """Return a text of UTF-8, or of UTF-16 as some programs of Windows write it, without byte-order mark.
 
     Raises:
-        DataError: When it cannot be read, or is no text.
+        DataError: When it cannot be read, or is not text.
     """
     try:
         data = Path(path).read_bytes()
@@ -191,7 +191,7 @@ def read_list(path: Path, known: Callable[[str], bool] = lambda line: False) -> 
 
     Args:
         path: The file.
-        known: Whether a line names something: it is no remark and no line of column names then.
+        known: Whether a line names a file: it is then neither a comment nor a line of column names.
 
     Raises:
         DataError: When it cannot be read, or holds none.
@@ -247,7 +247,7 @@ def as_pairs(lines: Sequence[str], path: Path) -> list[tuple[str, str]] | None:
         return None
     if not all(paired):
         odd = paired.index(False)
-        raise DataError(f"line {odd + 1} is no pair of image and label file, others are: {lines[odd]!r}", path)
+        raise DataError(f"line {odd + 1} is not a pair of image and label file, others are: {lines[odd]!r}", path)
     return [(first, second) for first, second in cells]
 
 

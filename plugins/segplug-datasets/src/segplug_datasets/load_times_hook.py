@@ -85,7 +85,7 @@ def advice(share: float, stages: Mapping[str, float], workers: int) -> str:
     """Return which stage to make faster, and how; nothing where little was waited.
 
     Args:
-        share: Of the training time that was waited for data, 0 to 1.
+        share: Share of the training time spent waiting for data, 0 to 1.
         stages: Milliseconds per sample.
         workers: Processes at work.
     """

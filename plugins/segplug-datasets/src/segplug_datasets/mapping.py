@@ -16,13 +16,13 @@ from segkernel.labels import IGNORE, Color, default_palette
 from segplug_datasets.label_spec import LabelSpec
 
 Classes = Sequence[str] | Mapping[str, str | Sequence[str]]
-"""Some of the existing names, in the order wanted; or new names, each with the existing ones it stands for."""
+"""Some of the existing names, in the order wanted; or new names, each with the existing ones it merges."""
 
 
 class Metainfo(TypedDict, total=False):
     """Which of a data set's classes are kept, in which order.
 
-    ``classes``: some of the names; or a mapping of new names, each to the name, or names, it stands for.
+    ``classes``: some of the names; or a mapping of new names, each to the name, or names, it merges.
     ``palette``: a colour for each; those of the data set when not given.
     ``others``: the class (one of ``classes``) that the remaining ones become; they are ignored when not given.
     ``background``: the class of values that the data set does not define; they are refused when not given.
@@ -38,7 +38,7 @@ def regroup(names: Sequence[str], classes: Classes | None, others: str | None = 
     """Return the new class names and, for each of the old ``names``, its new id or `IGNORE`.
 
     Raises:
-        UsageError: A name does not exist or stands there twice, or ``others`` is no class.
+        UsageError: A name does not exist or occurs twice, or ``others`` is not a class.
     """
     if classes is None:
         classes = names

@@ -29,7 +29,7 @@ def multilabel_spec(arguments: LabelArguments, masks: Any, usual: Sequence[str])
     """Return the labels of a multi-label set; the classes are those of ``masks`` where it is a mapping.
 
     Args:
-        arguments: What the values of label files mean.
+        arguments: Meaning of the values in label files.
         masks: A folder, or one for each class.
         usual: The default of ``classes``.
 

@@ -40,7 +40,7 @@ class NYUDataset(PairedFiles):
     """NYU Depth V2: the field ``depth`` in metres, 0 where nothing was measured; classes are the kinds of rooms.
 
     The room comes from the file's name, ``living_room_00012.jpg``: ``meta["category_id"]`` is its class id, -1 when
-    the name is none of the classes.
+    the name is not one of the classes.
 
     Args:
         data_root: Root folder of the data set.

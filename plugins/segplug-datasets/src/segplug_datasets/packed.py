@@ -5,7 +5,7 @@
 
 A folder of ``shard-NNNNN.bin`` (blocks of `segplug_datasets.pages`, each at a multiple of 4096 bytes, and at the end
 a table of offset, length and CRC-32 of each), ``index.npy`` (the tables of all shards) and ``pack.json`` (format,
-classes, labels, shards). A shard appears whole or not at all, so that packing goes on where it was stopped.
+classes, labels, shards). A shard appears whole or not at all, so that an interrupted packing resumes.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class PackedDataset:
         verify: Compare the checksum of every sample that is read; costs reading all of it.
 
     Raises:
-        DataError: When it is no such folder, unfinished, of another version, or a shard is missing or cut short.
+        DataError: When it is not such a folder, unfinished, of another version, or a shard is missing or cut short.
     """
 
     run_hooks = (LabelsHook,)
@@ -179,7 +179,7 @@ def _shard_name(number: int) -> str:
 def verify_pack(path: str | Path) -> Iterator[tuple[int, str]]:
     """Read a pack in full; yield the index of each sample that is damaged or out of date, and what is wrong.
 
-    A sample is out of date when its files have changed since; missing files are no change.
+    A sample is out of date when its files have changed since; missing files do not count as changes.
 
     Raises:
         DataError: As `PackedDataset`.
@@ -208,7 +208,7 @@ def pack(
     """Decode every sample once and write it into ``folder``; shards that a stopped run finished are kept.
 
     A kept shard is read in full, its checksums compared, and so are its first sample with the data set's and the
-    sizes and times of the source files; one that differs is written anew. Only one process may pack into a folder.
+    sizes and times of the source files; one that differs is written again. Only one process may pack into a folder.
 
     Args:
         dataset: Any data set; it is handed to the processes by pickling.

@@ -178,5 +178,5 @@ def _kind(name: str) -> type[Field]:
     for part in qualified.split("."):
         found = getattr(found, part)
     if not (isinstance(found, type) and issubclass(found, Field)):
-        raise TypeError(f"{name} is no kind of field")
+        raise TypeError(f"{name} is not a kind of field")
     return found

@@ -26,9 +26,9 @@ def run_in_processes(
     """Yield ``function(shared, job)`` of every job, in the order of completion.
 
     Args:
-        function: Of an importable module.
+        function: Function of an importable module.
         shared: Handed to each process once, by pickling.
-        jobs: What is to be done.
+        jobs: Arguments of ``function``, one for each call.
         workers: Processes; 0 does all in this one, in order.
 
     Raises:
@@ -38,15 +38,15 @@ def run_in_processes(
         for job in jobs:
             yield function(shared, job)
         return
-    # Started afresh: a copy of a process that has threads may hang.
+    # Not forked: a copy of a process that has threads may hang.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(jobs)) or 1, context, _start, (shared,))
     try:
         for future in as_completed([pool.submit(_call, function, job) for job in jobs]):
             yield future.result()
     except BrokenProcessPool as error:
-        hint = "the system may have stopped it for its memory: fewer workers need less; 0 shows an error of its own"
-        raise DataError(f"a process that works on the data has died: {hint}") from error
+        hint = "possibly by the out-of-memory killer: use fewer workers, or 0 to see the error itself"
+        raise DataError(f"a worker process was killed, {hint}") from error
     finally:
         pool.shutdown(cancel_futures=True)
 

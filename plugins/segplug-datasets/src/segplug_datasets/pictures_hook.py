@@ -1,4 +1,4 @@
-"""`PicturesHook`: writes the predictions of a test: pictures with the truth to the left, and label files."""
+"""`PicturesHook`: writes the predictions of a test: overlays with the truth to the left, and label files."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class PicturesHook:
     """Draw predictions of the test set.
 
     Args:
-        count: Images whose pictures go into the run's ``pictures/`` folder, the first ones of the test set.
-        show_dir: A folder for a picture of every image.
+        count: Images whose overlays go into the run's ``pictures/`` folder, the first ones of the test set.
+        show_dir: A folder for an overlay of every image.
         labels_dir: A folder for a label PNG of every image, in the data set's own numbers.
-        show: Show each picture in a window.
+        show: Show each overlay in a window.
         wait_time: Seconds a window stays open; 0 waits for a key.
-        opacity: Of the colours over the image, in (0, 1].
+        opacity: Opacity of the colours over the image, in (0, 1].
     """
 
     priority = Priority.BELOW_NORMAL

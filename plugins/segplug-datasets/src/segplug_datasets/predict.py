@@ -1,4 +1,4 @@
-"""Predicting many images: folders, patterns and lists in, label files and pictures out, one image in memory at a time.
+"""Predicting many images: folders, patterns and lists in, label files and overlays out, one image in memory at a time.
 
 for prediction in predict_images(Predictor("best.pt"), "photos/", "predictions"): ...
 """
@@ -28,7 +28,7 @@ Image = str | Path | np.ndarray
 """What `segkernel.Predictor.read` takes."""
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".ppm")
-"""What the images in a folder end in; where there are none, `DATA_SUFFIXES`."""
+"""Suffixes of images in a folder; without any such file, `DATA_SUFFIXES`."""
 DATA_SUFFIXES = (".npy", ".npz", ".nii", ".nii.gz")
 
 
@@ -66,12 +66,12 @@ def predict_images(
         inputs: See `collect_images`.
         seconds: Given like ``inputs``: the second image of each where the model compares two of one place, matched by
             name; arrays, and one file alone, by order.
-        out_dir: Write pictures and label maps (PNG of class ids; of independent classes a binary one in a folder for
+        out_dir: Write overlays and label maps (PNG of class ids; of independent classes a binary one in a folder for
             each class; a GeoTIFF where the image is one, a volume of a volume) below this folder; None writes nothing.
-        img_out_dir: Folder of the pictures in it; empty writes none.
+        img_out_dir: Its subfolder for the overlays; empty writes none.
         pred_out_dir: Folder of the label maps in it; empty writes none.
-        opacity: Of the classes' colours, above 0, at most 1.
-        show: Show each picture in a window.
+        opacity: Opacity of the classes' colours, above 0, at most 1.
+        show: Show each overlay in a window.
         wait_time: Seconds a window stays open; 0 waits for a key.
         probabilities: Also keep those of each pixel, ``seg_probabilities`` (K, H, W).
 
@@ -142,7 +142,7 @@ def _pairs(firsts: Sequence[Path | np.ndarray], seconds: Sequence[Path | np.ndar
 
 
 def collect_images(inputs: Image | Iterable[Image]) -> list[Path | np.ndarray]:
-    """Return the images that a path, array, list, folder, glob pattern or ``.txt`` list stands for.
+    """Return the images that a path, array, list, folder, glob pattern or ``.txt`` list names.
 
     Raises:
         DataError: When a folder has no images or a pattern matches none.
@@ -167,9 +167,9 @@ def _collect_path(path: Path) -> list[Path]:
                 return found
         raise DataError(f"no images in this folder ({', '.join([*SUFFIXES, *DATA_SUFFIXES])})", path)
     if path.is_file() and path.suffix.lower() == ".txt":
-        beside = NamedFiles(path.parent)
-        lines = read_list(path, lambda line: locate(line, [beside]) is not None)
-        return [Path(locate(line, [beside]) or path.parent / line) for line in lines]
+        siblings = NamedFiles(path.parent)
+        lines = read_list(path, lambda line: locate(line, [siblings]) is not None)
+        return [Path(locate(line, [siblings]) or path.parent / line) for line in lines]
     if not path.exists() and glob.has_magic(str(path)):
         matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
         if not matches:

@@ -61,7 +61,7 @@ def open_raster(path: str) -> RasterFile:
 
 
 def stamp(path: str) -> tuple[int, int]:
-    """Return size and modification time of a file; zeros when there is none."""
+    """Return size and modification time of a file; zeros if it does not exist."""
     try:
         found = os.stat(path)
     except OSError:
@@ -183,7 +183,7 @@ def _touched(key: Any, window: Window, planes: Sequence[int]) -> list[int]:
 
 
 def _paste(segment: np.ndarray, top: int, left: int, result: np.ndarray, window: Window) -> None:
-    """Copy what of a segment (h, w, samples) at (top, left) lies in the window."""
+    """Copy the part of a segment (h, w, samples) at (top, left) that is inside the window."""
     first_y, first_x = max(top, window.top), max(left, window.left)
     last_y = min(top + segment.shape[0], window.top + window.height)
     last_x = min(left + segment.shape[1], window.left + window.width)

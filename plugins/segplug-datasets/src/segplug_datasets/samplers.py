@@ -41,12 +41,12 @@ class BalancedSampler(_ByContent):
 
     Args:
         method: ``repeat-factor``: in proportion to max(1, sqrt(oversample_thr / f)), f being the share of images that
-            hold the image's rarest class (Gupta, Dollar and Girshick, LVIS, 2019). ``class-aware``: every class alike,
-            and among the images of a class each alike (Shen, Lin and Huang, Relay backpropagation, 2016); an image
+            hold the image's rarest class (Gupta, Dollar and Girshick, LVIS, 2019). ``class-aware``: every class equally
+            often, and each image of a class equally often (Shen, Lin and Huang, Relay backpropagation, 2016); an image
             without classes is never drawn.
         oversample_thr: Share of images, above 0 and up to 1, below which a class is drawn more often.
         min_pixels: Pixels from which on a class counts as present in an image.
-        cache: Folder of the class index; None puts it beside the data.
+        cache: Folder of the class index; None puts it next to the data.
 
     Raises:
         UsageError: When ``oversample_thr`` is outside that range.
@@ -105,7 +105,7 @@ class WeightedSampler:
 
     Args:
         weights: One above 0 for each part; a part is drawn in proportion to it. None takes those of the data set
-            (``weight`` in the sources of a ``MixDataset``), or draws every part alike.
+            (``weight`` in the sources of a ``MixDataset``), or draws every part equally often.
 
     Raises:
         UsageError: When a weight is not above 0, or their number is not that of the parts.
@@ -172,7 +172,7 @@ class AspectRatioGroups(_ByContent):
         window: Batches that are sorted together: more save padding, fewer shuffle better.
         batch_size: Images of a similar shape; None takes the micro-batch. Give ``optim.batch_size`` to have the same
             order for any number of devices.
-        cache: Folder of the index of image sizes; None puts it beside the data.
+        cache: Folder of the index of image sizes; None puts it next to the data.
 
     Raises:
         UsageError: When ``window`` or ``batch_size`` is below 1.

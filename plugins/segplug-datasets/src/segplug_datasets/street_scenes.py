@@ -37,7 +37,7 @@ class StreetScenes:
         split: ``train``, ``val`` or ``test``; no street is in two of them.
         size: (height, width) in pixels.
         length: Number of samples; 1000 for training, 100 for validation, 200 for the test when None.
-        seed: Of all drawing; another seed gives another data set.
+        seed: Seed of all random draws; another seed gives another data set.
 
     Raises:
         UsageError: When the split is unknown, the size below 32 x 32 or the length negative.

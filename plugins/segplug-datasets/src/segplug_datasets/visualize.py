@@ -1,6 +1,6 @@
 """Pictures of predictions: colours over the image, the truth to the left, a legend below, a window to look at.
 
-picture = draw("street.jpg", prediction, classes=["road", "car"], out_file="picture.png")
+overlay = draw("street.jpg", prediction, classes=["road", "car"], out_file="overlay.png")
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def draw(
     show: bool = False,
     wait_time: float = 0,
 ) -> np.ndarray:
-    """Return a picture of a prediction over its image, as (H', W', 3) uint8 RGB.
+    """Return an overlay of a prediction on its image, as (H', W', 3) uint8 RGB.
 
     Args:
         image: (H, W, C) of any bands and depth, or a path.
@@ -43,14 +43,14 @@ def draw(
         truth: The annotation, as ``prediction`` or as `Targets`; drawn to the left of the prediction.
         classes: Names for the legend, which lists the classes that occur.
         palette: RGB per class; a fixed table of colours when not given.
-        opacity: Of the colours over the image, above 0, at most 1.
+        opacity: Opacity of the colours over the image, above 0, at most 1.
         title: Written above.
-        out_file: Also write the picture there.
+        out_file: File to also write the overlay to.
         show: Also show it in a window.
         wait_time: Seconds the window stays open; 0 waits for a key.
 
     Raises:
-        UsageError: When opacity is out of range, or there is no screen to show on.
+        UsageError: When opacity is out of range, or there is no display.
         DataError: When sizes differ, the image cannot be read or the file not written.
     """
     pixels = read(image) if isinstance(image, str | Path) else as_rgb(np.asarray(image))
@@ -121,7 +121,7 @@ def _text_width(text: str) -> int:
 
 def _show(picture: np.ndarray, title: str, wait_time: float) -> None:
     cv2 = opencv()
-    message = "there is no screen to show a picture on: give out_file instead"
+    message = "no display to show an image on: give out_file instead"
     # Without a display, the window library ends the whole process instead of raising.
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise UsageError(message)

@@ -87,7 +87,7 @@ def nifti_from_bytes(data: bytes, name: str) -> np.ndarray:
     """Return the values of a NIfTI file's content in its own order (X, Y, Z), float64, scaled as the file says.
 
     Raises:
-        DataError: When it is no NIfTI file.
+        DataError: When it is not a NIfTI file.
         ExtraMissingError: When nibabel is missing.
     """
     nibabel = _nibabel()
@@ -306,7 +306,7 @@ _SAME_PLACE = 0.1  # voxels
 
 _AFFINES = (
     "has another affine than its image {0}: its voxels are not the image's\n"
-    "    resample the labels to the image; where only their header is wrong, write them anew with the image's affine: "
+    "    resample the labels to the image; where only their header is wrong, save them again with the image's affine: "
     "nibabel.Nifti1Image(labels.dataobj, image.affine)"
 )
 
@@ -315,7 +315,7 @@ def _aligned(path: str, mask_path: str, raw: np.ndarray) -> np.ndarray:
     """Return NIfTI labels (Z, Y, X) in the order of the voxels of their image, by the affines of both.
 
     Raises:
-        DataError: When the voxels of one lie between those of the other.
+        DataError: When the voxels of one are between those of the other.
     """
     if not (path.lower().endswith(NIFTI) and mask_path.lower().endswith(NIFTI)):
         return raw
@@ -324,7 +324,7 @@ def _aligned(path: str, mask_path: str, raw: np.ndarray) -> np.ndarray:
     if _same_place(volume, labels):
         return raw
     if np.allclose(labels.affine, np.eye(4)) or not labels.header["sform_code"] + labels.header["qform_code"]:
-        message = f"{mask_path} does not say where it lies, its image does: used voxel by voxel, as others like it"
+        message = f"{mask_path} has no affine, its image has one: used voxel by voxel, as others like it"
         say_once("NIfTI labels without affine", message)
         return raw
     to = nibabel.io_orientation(volume.affine)

@@ -86,7 +86,7 @@ class RepeatDataset(_Chosen):
 
     Args:
         dataset: The data set to repeat.
-        times: How many times each sample occurs in an epoch, 1 or more.
+        times: Repetitions of each sample per epoch, 1 or more.
 
     Raises:
         UsageError: When ``times`` is below 1.
@@ -113,10 +113,10 @@ class ClassBalancedDataset(_Chosen):
     length.
 
     Args:
-        dataset: What is balanced, with label maps.
+        dataset: The data set to balance, with label maps.
         oversample_thr: Share of images, above 0 and up to 1, below which a class is repeated.
         min_pixels: Pixels from which on a class counts as present in an image.
-        cache: Folder of the class index; None puts it beside the data.
+        cache: Folder of the class index; None puts it next to the data.
 
     Raises:
         UsageError: When ``oversample_thr`` is outside that range.
@@ -196,7 +196,7 @@ class IndexedDataset(_Wrapper):
 
     Args:
         dataset: With label maps.
-        cache: Folder of the class index; None puts it beside the data.
+        cache: Folder of the class index; None puts it next to the data.
         workers: Processes that build the index the first time; None takes up to eight.
     """
 

@@ -35,7 +35,7 @@ CROWD_LAYER, BOX_LAYER = -1, -2  # below all others
 class CocoInstanceDataset(ShapeDataset):
     """Images and the objects that a COCO file outlines: the classes are the background and the file's categories.
 
-    Where objects overlap the smaller one lies on top, crowds (``iscrowd``) below all others. Of the file, only places
+    Where objects overlap the smaller one is on top, crowds (``iscrowd``) below all others. Of the file, only places
     are kept in memory; the annotations of an image are read with it.
 
     Args:
@@ -91,7 +91,7 @@ class CocoInstanceDataset(ShapeDataset):
             self._crowd = "class" if painted else "ignored"
         entries, categories = found["images"][1], decode_texts(found["categories"][1])
         if not entries:
-            raise DataError("no COCO file: it lists no 'images'", path)
+            raise DataError("not a COCO file: it lists no 'images'", path)
         self._categories = category_names(categories, path)
         chosen = entries if ids is None else choose_images(entries, ids, path)
         place = {entry[0]: number for number, entry in enumerate(entries)}
@@ -124,7 +124,7 @@ class CocoInstanceDataset(ShapeDataset):
         where = f"{self._records.path}, annotation {annotation.get('id')}"
         category = self._categories.get(annotation.get("category_id", -1))
         if category is None:
-            raise DataError(f"category {annotation.get('category_id')} is none of the file's", where)
+            raise DataError(f"category {annotation.get('category_id')} is not defined in the file", where)
         try:
             region = self._region(annotation.get("segmentation"), size, where)
         except DataError as error:
@@ -160,14 +160,14 @@ def category_names(categories: list[dict[str, Any]], path: Path) -> dict[int, st
     """Return names by id, in the order of the file.
 
     Raises:
-        DataError: When there are none, or one lacks its id or name.
+        DataError: The file has none, or one lacks its id or name.
     """
     try:
         names = {category["id"]: str(category["name"]) for category in categories}
     except (KeyError, TypeError) as error:
         raise DataError(f"a category lacks {error}", path) from None
     if not names:
-        raise DataError("no COCO file: it lists no 'categories'", path)
+        raise DataError("not a COCO file: it lists no 'categories'", path)
     return names
 
 

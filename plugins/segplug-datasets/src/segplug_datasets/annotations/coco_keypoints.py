@@ -20,7 +20,7 @@ from segplug_datasets.listing import resolve
 class CocoKeypointDataset(CocoInstanceDataset):
     """Images with people: their pixels, boxes and joints.
 
-    Fields of a sample with N people (crowds are none of them, people without marked joints are):
+    Fields of a sample with N people (crowds do not count, people without marked joints do):
 
     - ``seg``: background and person; pixels of crowds are ignored.
     - ``keypoints``: (N, K, 3) x, y and COCO's visibility (0 not marked, 1 marked but hidden, 2 visible). COCO counts
@@ -109,7 +109,7 @@ class CocoKeypointDataset(CocoInstanceDataset):
             points = np.array(annotation.get("keypoints") or [0] * (3 * count), np.float32).reshape(count, 3)
         except (TypeError, ValueError):
             raise DataError(
-                f"the keypoints of annotation {annotation.get('id')} are no {count} triples of numbers",
+                f"the keypoints of annotation {annotation.get('id')} are not {count} (x, y, v) triples",
                 self._records.path,
             ) from None
         points[points[:, 2] > 0, :2] += 0.5

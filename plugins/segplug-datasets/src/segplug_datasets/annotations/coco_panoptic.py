@@ -34,7 +34,7 @@ class CocoPanopticDataset(ListedFiles):
         data_root: Folder to which the other paths are relative.
         ids: Text file with the images to use, one per line, by id or by file name; all when None.
         kinds: Only the things, only the stuff (the rest is ignored), or both.
-        classes: Some of the categories in this order, or new names each with those it stands for; all when None.
+        classes: Some of the categories in this order, or new names, each with the categories it merges; all when None.
         palette: One RGB colour per class; a fixed table when None.
         others: The class of the categories that ``classes`` leaves out; ignored when None.
         crowd: Whether a crowd's pixels are of its class, or ignored.
@@ -117,7 +117,7 @@ class CocoPanopticDataset(ListedFiles):
         category = segment.get("category_id")
         if category not in self._class_ids:
             raise DataError(
-                f"category {category} of segment {segment.get('id')} is none of the file's", self._records.path
+                f"category {category} of segment {segment.get('id')} is not defined in the file", self._records.path
             )
         return self._class_ids[category]
 

@@ -46,7 +46,7 @@ class CvatDataset(ShapeDataset):
         images: Folder of the images, under ``data_root``; the file's names of images count from there, or from the
             folder of their subset in it.
         data_root: Folder to which the other paths are relative.
-        line_width: Of polylines, in pixels.
+        line_width: Width of polylines in pixels.
         options: Classes, overlap and so on: the arguments of `ShapeDataset`.
 
     Raises:
@@ -116,11 +116,11 @@ class CvatDataset(ShapeDataset):
     def _shape(self, shape: ElementTree.Element, size: Size, where: str) -> Shape:
         label = shape.get("label", "")
         if label not in self._ids:
-            raise DataError(f"label {label!r} is none of the file's", where)
+            raise DataError(f"label {label!r} is not defined in the file", where)
         try:
             region, layer = self._region(shape, size, where), int(shape.get("z_order") or 0)
         except (ValueError, OverflowError):
-            raise DataError(f"a {shape.tag} of {label!r} has an attribute that is no number", where) from None
+            raise DataError(f"a {shape.tag} of {label!r} has a non-numeric attribute", where) from None
         return Shape(label, region, layer)
 
     def _region(self, shape: ElementTree.Element, size: Size, where: str) -> Region:
@@ -166,7 +166,7 @@ class _Scan:
         if self._is_video and not self.names:
             raise DataError("an export of a video: choose the format CVAT for images 1.1", path)
         if not self.names:
-            raise DataError("no file of CVAT for images 1.1: it lists no <image>", path)
+            raise DataError("not a 'CVAT for images 1.1' file: it lists no <image>", path)
 
     def _feed(self, path: Path) -> None:
         try:
@@ -214,7 +214,7 @@ class _Scan:
 
 
 def _color(text: str | None) -> Color | None:
-    """Return the colour ``#rrggbb``, None for what is none."""
+    """Return the colour ``#rrggbb``; None if the text is not one."""
     try:
         value = bytes.fromhex((text or "").strip().lstrip("#"))
     except ValueError:

@@ -36,7 +36,7 @@ _OTHER_KINDS = ("keypoint", "vector", "cuboid", "bitmask", "videorectangle")
 _LEFT_OUT = {
     "objects-without-label": ("objects have no label", "They are passed over: label them, or delete them."),
     "objects-of-other-kinds": (
-        f"objects are none of {', '.join(_KINDS)}",
+        f"objects are not of the kinds {', '.join(_KINDS)}",
         "They are passed over: what they mark is background.",
     ),
     "further-labels": ("objects have several labels", "The first one counts."),
@@ -189,7 +189,7 @@ def _plain(address: str) -> str:
 def _objects(task: dict[str, Any]) -> tuple[list[tuple[dict[str, Any], str, list[str]]], list[str]]:
     """Return the objects of a task with kind and labels, of the last annotation that counts, and why others are not.
 
-    The tag ``<Labels>`` beside ``<Polygon>``, ``<Rectangle>`` and so on makes two results of one id: one with the
+    The tag ``<Labels>`` next to ``<Polygon>``, ``<Rectangle>`` and so on makes two results of one id: one with the
     outline, and one of type ``labels`` with the label.
     """
     annotations = task.get("annotations") or task.get("completions") or ()

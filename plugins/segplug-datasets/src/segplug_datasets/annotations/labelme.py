@@ -1,4 +1,4 @@
-"""labelme's JSON files, one beside each image (github.com/wkentaro/labelme)."""
+"""labelme's JSON files, one next to each image (github.com/wkentaro/labelme)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _IGNORED = "__ignore__"
 class LabelmeDataset(ShapeDataset):
     """A folder of images and labelme's JSON files: the classes are the background and all labels, by the alphabet.
 
-    Read are polygons, rectangles, circles, lines, points and masks. Of overlapping shapes the later one lies on top. A
+    Read are polygons, rectangles, circles, lines, points and masks. Of overlapping shapes the later one is on top. A
     shape labelled ``__ignore__`` is ignored. All files are looked through once to know the labels.
 
     Args:
@@ -42,7 +42,7 @@ class LabelmeDataset(ShapeDataset):
             annotation.
         annotations: Folder of the JSON files in the same arrangement; that of the images when None.
         data_root: Folder to which the other paths are relative.
-        line_width: Of lines, in pixels; points are discs of this diameter.
+        line_width: Width of lines in pixels; points are discs of this diameter.
         options: Classes, overlap and so on: the arguments of `ShapeDataset`.
 
     Raises:
@@ -136,7 +136,7 @@ def _load(path: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"damaged JSON: {error}", path) from None
     if not isinstance(document, dict) or not isinstance(document.get("shapes"), list):
-        raise DataError("no labelme file: it has no list of 'shapes'", path)
+        raise DataError("not a labelme file: it has no list of 'shapes'", path)
     return document
 
 
@@ -147,7 +147,7 @@ def _label(shape: Any, path: str) -> str:
 
 
 def _mask(shape: dict[str, Any], points: np.ndarray, size: Size, path: str) -> Region:
-    """Return a mask: a PNG in base 64, whose first pixel is the first point; the second point is its last pixel."""
+    """Return a mask: a base64-encoded PNG, whose first pixel is the first point; the second point is its last pixel."""
     try:
         data = np.frombuffer(base64.b64decode(shape.get("mask") or "", validate=True), np.uint8)
     except (binascii.Error, TypeError, ValueError):
@@ -155,9 +155,9 @@ def _mask(shape: dict[str, Any], points: np.ndarray, size: Size, path: str) -> R
     cv2 = opencv()
     mask = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if len(data) else None
     if mask is None:
-        raise DataError("the mask of a shape is no PNG in base 64", path)
+        raise DataError("the mask of a shape is not a base64-encoded PNG", path)
     left, top = (int(value) for value in points[0])
     height, width = mask.shape
     if min(left, top) < 0 or top + height > size[0] or left + width > size[1]:
-        raise DataError(f"a mask at ({left}, {top}) of {width} x {height} does not lie in the image", path)
+        raise DataError(f"a mask at ({left}, {top}) of {width} x {height} is not inside the image", path)
     return Region(top, left, mask > 0)

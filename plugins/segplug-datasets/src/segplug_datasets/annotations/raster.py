@@ -1,6 +1,6 @@
 """Rasterisation of outlines, by one of two rules.
 
-``area``: a pixel belongs to a polygon when its centre lies inside (even-odd where the outline crosses itself; a centre
+``area``: a pixel belongs to a polygon when its centre is inside (even-odd where the outline crosses itself; a centre
 on the outline belongs to the shape on its right, or below). Points are where people clicked, (0, 0) is the outer corner
 of the first pixel. Neighbours that share an edge neither overlap nor leave a gap. It is COCO's rule, but for COCO's
 rounding of points to a fifth of a pixel.
@@ -120,7 +120,7 @@ def as_points(values: Sequence[float] | np.ndarray, where: str = "") -> np.ndarr
     """Return numbers, flat or in pairs, as (N, 2) points.
 
     Raises:
-        DataError: When they are no finite numbers, or not in pairs.
+        DataError: They are not finite numbers, or not in pairs.
     """
     try:
         points = np.asarray(values, np.float64)
@@ -132,7 +132,7 @@ def as_points(values: Sequence[float] | np.ndarray, where: str = "") -> np.ndarr
 
 
 def _bar(first: np.ndarray, last: np.ndarray, half: float, size: Size) -> Region:
-    """Return the pixels less than ``half`` beside a line, without round ends."""
+    """Return the pixels within ``half`` pixels of a line, with butt caps."""
     along = last - first
     length = np.hypot(*along)
     if length == 0:
@@ -164,7 +164,7 @@ def _by_centres(points: np.ndarray, size: Size) -> Region:
     column = np.ceil(cross).clip(left, right).astype(int) - left
     width = right - left + 1
     crossings = np.bincount((row - top) * width + column, minlength=(bottom - top) * width)
-    # A pixel is inside when an odd number of edges lies left of it.
+    # A pixel is inside when an odd number of edges is left of it.
     odd = (crossings.astype(np.uint8) & 1).reshape(-1, width)[:, :-1]
     return Region(top, left, np.bitwise_xor.accumulate(odd, 1).view(bool))
 

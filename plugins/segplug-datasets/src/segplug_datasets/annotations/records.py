@@ -1,6 +1,6 @@
 """An index of the records of a large file: it is read once when a data set is opened, then only what a sample needs.
 
-A data set goes to every worker; eight bytes and four for each record are small beside what they say.
+A data set goes to every worker; eight bytes and four for each record are small compared with their content.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def scan_object(path: Path, arrays: Mapping[str, Keep]) -> dict[str, tuple[Recor
     """Return the records of some arrays of the JSON object in a file, and what is kept of each; empty where missing.
 
     Raises:
-        DataError: When it cannot be read, or is no JSON object.
+        DataError: It cannot be read, or is not a JSON object.
     """
     scan = _Scan(path)
     found: dict[str, tuple[Records, list[Any]]] = {}
@@ -132,14 +132,14 @@ class _Scan:
         self._decode = json.JSONDecoder().raw_decode
 
     def next(self) -> str:
-        """Return the next sign that is no blank, without taking it."""
+        """Return the next non-whitespace character, without consuming it."""
         match = _BLANKS.match(self.text, self.place)
         self.place = match.end() if match else self.place
         return self.text[self.place : self.place + 1]
 
     def expect(self, sign: str, what: str) -> None:
         if self.next() != sign:
-            raise DataError(f"this is no {what}: there is no {sign!r} at character {self.place}", self.path)
+            raise DataError(f"not a valid {what}: expected {sign!r} at character {self.place}", self.path)
         self.place += 1
 
     def ends(self, sign: str) -> bool:

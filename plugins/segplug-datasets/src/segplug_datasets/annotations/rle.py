@@ -18,7 +18,7 @@ def from_coco(rle: Mapping[str, Any], size: Size) -> Region:
     ``counts`` is a list of numbers, or COCO's text of them.
 
     Raises:
-        DataError: When it is no mask, or of another size than the image.
+        DataError: It is not a mask, or its size is not the image's.
     """
     counts = rle.get("counts")
     if list(rle.get("size") or ()) != list(size):
@@ -39,14 +39,14 @@ def counts_of_text(text: str | bytes) -> np.ndarray:
     try:
         codes = np.frombuffer(text.encode("ascii") if isinstance(text, str) else text, np.uint8).astype(np.int64) - 48
     except UnicodeEncodeError:
-        raise DataError("the run lengths hold a character that is none of theirs") from None
+        raise DataError("the run lengths contain an invalid RLE character") from None
     if len(codes) and (codes.min() < 0 or codes.max() > 63 or codes[-1] & 32):
-        raise DataError("the run lengths hold a character that is none of theirs, or end too early")
+        raise DataError("the run lengths contain an invalid RLE character, or end too early")
     ends = np.flatnonzero(codes < 32)
     starts = np.concatenate([[0], ends[:-1] + 1]).astype(int)[: len(ends)]
     lengths = ends - starts + 1
     if len(ends) and lengths.max() > 8:
-        raise DataError("the run lengths hold a number that is larger than any image")
+        raise DataError("the run lengths contain a number larger than any image")
     place = np.arange(len(codes)) - np.repeat(starts, lengths)
     numbers = np.add.reduceat((codes & 31) << (5 * place), starts) if len(ends) else codes
     numbers = np.where(codes[ends] & 16, numbers - (1 << 5 * lengths), numbers)
@@ -59,10 +59,10 @@ def from_cvat(text: str, left: int, top: int, width: int, height: int, size: Siz
     """Return the mask of CVAT: runs along the rows of a box, the first one of zeros.
 
     Raises:
-        DataError: When the runs do not fill the box, or it does not lie in the image.
+        DataError: When the runs do not fill the box, or it is not inside the image.
     """
     if min(left, top) < 0 or width < 1 or height < 1 or top + height > size[0] or left + width > size[1]:
-        raise DataError(f"a mask at ({left}, {top}) of {width} x {height} does not lie in the image")
+        raise DataError(f"a mask at ({left}, {top}) of {width} x {height} is not inside the image")
     return Region(top, left, _mask(_numbers(text.split(",")), width * height).reshape(height, width))
 
 
@@ -74,7 +74,7 @@ def from_label_studio(data: Sequence[int], size: Size) -> Region:
     bits which of the widths its length has, the length less one, and the value, or as many values.
 
     Raises:
-        DataError: When it is no such stream, or of another size than the image.
+        DataError: It is not such a stream, or its size is not the image's.
     """
     values = _unpack(data)
     if len(values) != 4 * size[0] * size[1]:

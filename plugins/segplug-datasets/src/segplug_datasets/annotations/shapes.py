@@ -77,7 +77,7 @@ class AnnotationIndex:
         categories: Names of what is annotated.
         what: The file that lists the images, for messages.
         palette: A colour for each, or none.
-        left_out: What of the file makes no label.
+        left_out: What of the file is skipped.
     """
 
     images: Path
@@ -96,7 +96,7 @@ class ShapeDataset(Labelled):
     Class 0 is the background, the classes follow in the order of the file, or of ``classes``.
 
     Args:
-        classes: Some of the file's names in this order, or new names each with those it stands for; all when None.
+        classes: Some of the file's names in this order, or new names, each with the names it merges; all when None.
         palette: One RGB colour per class, the background's first; those of the file or a fixed table when None.
         background: Name of the class of pixels without an object: class 0, unless it is one of ``classes``. With None
             there is no such class, and these pixels are ignored.

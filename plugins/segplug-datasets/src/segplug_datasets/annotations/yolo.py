@@ -38,21 +38,21 @@ from segplug_datasets.listing import (
 )
 
 _ROUNDING = 0.01  # of a share of width or height
-_LISTS = ("classes", "labels", "train", "val", "test")  # text files that are no labels
+_LISTS = ("classes", "labels", "train", "val", "test")  # text files that are not labels
 _SPARE = "They are passed over: bring the images back, or see whether the names differ."
 
 
 class YoloSegDataset(ShapeDataset):
     """Images and text files of polygons, as ``data.yaml`` describes: the classes are the background and its names.
 
-    The text file of ``images/train/NAME.jpg`` is ``labels/train/NAME.txt``, or lies beside the image; where it is
+    The text file of ``images/train/NAME.jpg`` is ``labels/train/NAME.txt``, or is next to the image; where it is
     missing, the image has no annotation. A line is a class and a polygon's points as shares of width and height.
     These points mostly come from a contour finder, so all pixels on an outline belong to it (``polygons: outline``).
-    The smaller of overlapping objects lies on top.
+    The smaller of overlapping objects is on top.
 
     Args:
         ann_file: ``data.yaml``, under ``data_root``.
-        split: Which of its lists: ``train``, ``val``, ``test``; a folder of images, several, or a text file of paths.
+        split: The list to read: ``train``, ``val``, ``test``; a folder of images, several, or a text file of paths.
         data_root: Folder to which the other paths are relative; that of the file counts instead of what it says
             under ``path`` where that does not exist.
         labels: Folder of the text files, under ``data_root``; found as above when None.
@@ -122,7 +122,7 @@ class YoloSegDataset(ShapeDataset):
             raise DataError(f"a line is a class and coordinates, not {' '.join(words)[:60]!r}", where) from None
         category = self._categories.get(int(numbers[0])) if np.isfinite(numbers[0]) else None
         if category is None:
-            raise DataError(f"class {words[0]} is none of the {len(self._categories)} names", where)
+            raise DataError(f"class {words[0]} is not one of the {len(self._categories)} names", where)
         height, width = size
         if len(numbers) == 5 or (self._has_keypoints and len(numbers) > 5):
             return self._boxed(category, numbers[1:5] * (width, height, width, height), size, where)
@@ -149,7 +149,7 @@ def _load(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"damaged: {error}", path) from None
     if not isinstance(description, dict):
-        raise DataError("no YOLO description: it is no mapping with 'names'", path)
+        raise DataError("not a YOLO data.yaml: expected a mapping with 'names'", path)
     return description
 
 
@@ -158,7 +158,7 @@ def _names(description: dict[str, Any], path: Path) -> dict[int, str]:
     if isinstance(names, list):
         names = dict(enumerate(names))
     if not isinstance(names, dict) or not names:
-        raise DataError("no YOLO description: it has no 'names' of classes", path)
+        raise DataError("not a YOLO data.yaml: it has no 'names' of classes", path)
     return {int(number): str(name) for number, name in names.items()}
 
 
@@ -183,9 +183,9 @@ def _entry(root: Path, entry: str) -> list[str]:
         place = next((root / tail for tail in tails(clean(entry), root) if (root / tail).exists()), place)
     if place.suffix != ".txt":
         return sorted(os.path.relpath(found, root) for found in find_files(place, IMAGE_SUFFIXES).values())
-    files, beside = NamedFiles(root), NamedFiles(place.parent)
-    lines = read_list(place, lambda line: locate(line, (files, beside)) is not None)
-    found = [locate(line, (beside, files) if line.startswith("./") else (files, beside)) for line in lines]
+    files, siblings = NamedFiles(root), NamedFiles(place.parent)
+    lines = read_list(place, lambda line: locate(line, (files, siblings)) is not None)
+    found = [locate(line, (siblings, files) if line.startswith("./") else (files, siblings)) for line in lines]
     return [os.path.relpath(path or root / line, root) for path, line in zip(found, lines)]
 
 
@@ -193,7 +193,7 @@ class _LabelFiles:
     """The text files of images.
 
     Args:
-        labels: Their folder; None where they lie in ``labels`` for ``images``, or beside the images.
+        labels: Folder of the label files; None if they are in ``labels`` for ``images``, or next to the images.
     """
 
     def __init__(self, labels: Path | None) -> None:

@@ -30,7 +30,8 @@ def command(out: str, number: int, augmented: int, chosen: str, **where: Any) ->
     parts, config = resolve(**where)
     found = [part for part in parts if part.set == chosen]
     if not found:
-        raise UsageError(f"there is no set {chosen!r}, but {', '.join(dict.fromkeys(part.set for part in parts))}")
+        names = ", ".join(dict.fromkeys(part.set for part in parts))
+        raise UsageError(f"no set is called {chosen!r}; there are {names}")
     dataset, transforms, seed = _opened(found, config, chosen, augmented)
     written, refused = write_sheet(rows(dataset, transforms, number, augmented, seed), Path(out), f"{chosen}")
     click.echo(f"wrote {out}: {written} samples" + (f", {refused} refused" if refused else ""))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option("--bootstrap", default=2000, show_default=True, help="Draws of images.")
 @click.option("--confidence", default=0.95, show_default=True, help="Of the intervals, and of the stars (1 - p).")
 @click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
-@click.option("--images", "most", default=5, show_default=True, help="How many of the most changed images to list.")
+@click.option("--images", "most", default=5, show_default=True, help="Number of the most changed images to list.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     first: str,

@@ -39,7 +39,7 @@ def command(
 ) -> None:
     """Pack the data set of CONFIG, a file or a name of the zoo, into the folder DEST.
 
-    A run that was stopped goes on where it was; a finished one is checked, and what has changed is packed anew.
+    An interrupted run resumes; a finished one is checked, and what has changed is packed again.
     """
     if verify:
         _verify(verify)

@@ -25,13 +25,13 @@ from segplug_datasets.commands.target import split_overrides, tta_of
     type=click.Choice(["labels", "overlays", "both"]),
     default="both",
     show_default=True,
-    help="Label PNGs (class ids) in DIR/pred, pictures in DIR/vis, or both.",
+    help="Label PNGs (class ids) in DIR/pred, overlays in DIR/vis, or both.",
 )
 @click.option("--opacity", type=click.FloatRange(0, 1, min_open=True), default=0.5, help="Of the colours.")
 @click.option("--tta", is_flag=True, help="Average over scales and mirroring (evaluate.tta, or 0.5 to 1.75 and flip).")
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps. [default: the best there is]")
 @click.option("--exporter", metavar="SPEC", help="Loads an exported MODEL: a name, or '{type: NAME, argument: value}'.")
-@click.option("--show", is_flag=True, help="Show each picture in a window.")
+@click.option("--show", is_flag=True, help="Show each overlay in a window.")
 @click.option("--wait-time", type=float, default=0, metavar="SECONDS", help="How long to show each; 0 waits for a key.")
 @TRUST
 def command(

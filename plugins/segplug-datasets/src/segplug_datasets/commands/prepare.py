@@ -38,7 +38,7 @@ def command(name: str, source: Path, dest: Path, workers: int, force: bool, part
     """Convert the download of the data set NAME in SOURCE, and write into DEST what its class reads.
 
     SOURCE is a folder with the archives as they were downloaded, or with what is in them, or one archive. A run that
-    was interrupted goes on where it was. In the end the numbers of images are compared with those published.
+    was interrupted resumes where it stopped. In the end the numbers of images are compared with those published.
     """
     converter = find(name)
     with _Bar(converter.name) as bar:

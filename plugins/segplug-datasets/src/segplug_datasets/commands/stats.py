@@ -32,7 +32,7 @@ def command(chosen: str | None, weights: str, workers: int | None, as_json: bool
     parts, _ = resolve(**where)
     names = list(dict.fromkeys(part.set for part in parts))
     if chosen is not None and chosen not in names:
-        raise UsageError(f"there is no set {chosen!r}, but {', '.join(names)}")
+        raise UsageError(f"no set is called {chosen!r}; there are {', '.join(names)}")
     inspected = inspect_with_progress([part for part in parts if chosen in (None, part.set)], workers)
     stats = measure(inspected)
     if as_json:

@@ -95,7 +95,7 @@ def _arguments(pairs: Sequence[str]) -> dict[str, Any]:
         try:
             given[key] = yaml.safe_load(text)
         except (RecursionError, yaml.YAMLError) as error:
-            raise UsageError(f"{pair}: {text!r} is no YAML value") from error
+            raise UsageError(f"{pair}: {text!r} is not a YAML value") from error
     return given
 
 

@@ -1,4 +1,4 @@
-"""``seg-kernel test``: metrics, label files and pictures of a model on a config's test set."""
+"""``seg-kernel test``: metrics, label files and overlays of a model on a config's test set."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 @click.option(
     "--out", "labels_dir", type=click.Path(file_okay=False), metavar="DIR", help="Write a label PNG for every image."
 )
-@click.option("--show-dir", type=click.Path(file_okay=False), metavar="DIR", help="Write a picture for every image.")
-@click.option("--show", is_flag=True, help="Show each picture in a window.")
+@click.option("--show-dir", type=click.Path(file_okay=False), metavar="DIR", help="Write an overlay for every image.")
+@click.option("--show", is_flag=True, help="Show each overlay in a window.")
 @click.option("--wait-time", type=float, default=0, metavar="SECONDS", help="How long to show each; 0 waits for a key.")
 @click.option("--opacity", type=click.FloatRange(0, 1, min_open=True), default=0.5, help="Of the colours.")
 @click.option("--tta", is_flag=True, help="Average over scales and mirroring (evaluate.tta, or 0.5 to 1.75 and flip).")

@@ -49,13 +49,13 @@ def _colors(counts: MaskCounts, files: Sequence[str]) -> Iterator[Finding]:
     near = [color for color in unknown if any(_distance(color, other) < NEAR for other in known)]
     if blurred or len(near) >= 8:
         what = f"{len(unknown)} colours are not in the palette, {len(near)} of them close to one that is"
-        why = "The masks were stored with loss (JPEG) or resized with interpolation: export them again as PNG."
+        why = "The masks were saved as lossy JPEG or resized with interpolation: export them again as PNG."
         yield Finding("error", "lossy-masks", counts.where, what, why, _files_with(counts, unknown))
         return
     if counts.labels is not None and counts.labels.background is not None:
         return
     what = f"colours {_shown(unknown)} are not in the palette ({_share(counts, unknown):.1%} of the pixels)"
-    why = "Give them a class and a place in 'palette', or let them not count, as these lines do."
+    why = "Give them a class and a place in 'palette', or ignore them, as these lines do."
     ignored = [list(color) for color, class_id in known.items() if class_id == IGNORE]
     fix = config_lines(counts.parts, {"ignore_colors": [*ignored, *map(list, unknown[:64])]})
     yield Finding("error", "unknown-colours", counts.where, what, why, _files_with(counts, unknown), fix=fix)
@@ -74,7 +74,7 @@ def _unexplained(counts: MaskCounts, files: Sequence[str], blurred: bool) -> Fin
     fix = config_lines(counts.parts, changes) if changes else ""
     why = f"Colours need a palette. {basis}" if fix or not changes else "Colours need a palette."
     if blurred:
-        why = "The masks were stored with loss as well (JPEG): export them again as PNG first. " + why
+        why = "The masks were also saved as lossy JPEG: export them again as PNG first. " + why
     return Finding("error", "colour-masks", counts.where, what, why, files, fix=fix)
 
 

@@ -56,10 +56,10 @@ def rows(
 
     Args:
         dataset: Any `Dataset`.
-        transforms: Of training.
-        number: Samples.
-        augmented: Versions of each.
-        seed: Of the run.
+        transforms: Transforms of training.
+        number: Number of samples.
+        augmented: Number of augmented versions of each.
+        seed: Seed of the run.
     """
     if not len(dataset):
         raise DataError("the data set is empty")
@@ -150,7 +150,7 @@ _GAP = 4  # white pixels between two panels
 def join(
     panels: Sequence[tuple[np.ndarray, np.ndarray]], classes: Sequence[str], palette: Sequence[Color]
 ) -> np.ndarray:
-    """Return panels beside each other, with a legend of the classes that occur; ignored pixels are hatched."""
+    """Return panels side by side, with a legend of the classes that occur; ignored pixels are hatched."""
     pixels, ids = [], []
     for number, (part, labels) in enumerate(panels):
         if number:

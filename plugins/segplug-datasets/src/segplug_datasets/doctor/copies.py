@@ -28,9 +28,9 @@ def check_copies(inspected: Inspected) -> Iterator[Finding]:
     """Yield duplicates and leaks: exact ones by the decoded pixels, near ones by a perceptual hash."""
     exact = _same_pixels(inspected)
     yield from _twice(inspected, exact)
-    alike = [pair for pair in near_duplicates(inspected) if _digest(inspected, pair[0]) != _digest(inspected, pair[1])]
-    yield from _leaks(inspected, [pair for group in exact for pair in _across(inspected, group)], alike)
-    inside = [pair for pair in alike if _set(inspected, pair[0]) == _set(inspected, pair[1])]
+    near = [pair for pair in near_duplicates(inspected) if _digest(inspected, pair[0]) != _digest(inspected, pair[1])]
+    yield from _leaks(inspected, [pair for group in exact for pair in _across(inspected, group)], near)
+    inside = [pair for pair in near if _set(inspected, pair[0]) == _set(inspected, pair[1])]
     if inside:
         what = f"{len(inside)} pairs of images look the same"
         why = "Frames of one scene, or one image saved twice? More of the same teaches little."
@@ -110,7 +110,7 @@ def near_duplicates(inspected: Inspected) -> list[tuple[Place, Place]]:
     # Neighbouring bits say much the same; spread over the groups, those of unrelated images are seldom equal.
     for group in np.array_split(np.random.default_rng(0).permutation(BITS), DIFFERENT_BITS + 1):
         for members in _equal_rows(np.packbits(bits[:, group], axis=1)):
-            found |= _alike(members, bits, thumbnails, sets, paired)
+            found |= _near_pairs(members, bits, thumbnails, sets, paired)
     return [(places[first], places[second]) for first, second in sorted(found)]
 
 
@@ -122,12 +122,12 @@ def _equal_rows(keys: np.ndarray) -> Iterator[np.ndarray]:
     yield from (members for members in np.split(order, ends) if len(members) > 1)
 
 
-def _alike(
+def _near_pairs(
     members: np.ndarray, bits: np.ndarray, thumbnails: np.ndarray, sets: np.ndarray, paired: np.ndarray
 ) -> set[tuple[int, int]]:
     """Return pairs among some images; ``paired`` (images, sets) spares those that have one in a set already.
 
-    A camera that stands still would otherwise give as many pairs as images squared.
+    Otherwise a fixed camera would give quadratically many pairs.
     """
     found = set()
     for position, first in enumerate(members[:-1]):
@@ -142,7 +142,7 @@ def _alike(
 
 
 def _across(inspected: Inspected, group: Sequence[Place]) -> Iterator[tuple[Place, Place]]:
-    """Yield one pair for each two sets that a group of equal images lies in."""
+    """Yield one pair of equal images for each two sets that hold some."""
     first: dict[str, Place] = {}
     for place in group:
         first.setdefault(_set(inspected, place), place)

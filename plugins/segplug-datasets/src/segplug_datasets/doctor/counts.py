@@ -91,7 +91,7 @@ def meaning(labels: LabelSpec | None) -> dict[int, int]:
 
 
 def without_data(mask: MaskInfo) -> set[int]:
-    """Return the values by which a mask says that there is no data."""
+    """Return a mask's no-data values."""
     said = mask.header.no_data
     return {NOTHING} if said is None or said != said // 1 else {NOTHING, int(said)}
 

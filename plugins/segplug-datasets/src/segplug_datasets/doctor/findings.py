@@ -32,7 +32,7 @@ class Finding:
         kind: A short name that stays the same: ``black-and-white-masks``.
         where: The set or sets: ``train``.
         what: The problem, in one line.
-        why: What follows from it, and what to do.
+        why: The consequence, and what to do.
         files: Those concerned.
         count: Number of findings, where that is not the number of `files`.
         fix: Config lines that fix it; empty where no config can.
@@ -56,7 +56,7 @@ class Finding:
 def config_lines(parts: Sequence[Part], changes: Mapping[str, Any]) -> str:
     """Return the YAML that sets ``changes`` on the sets of a config; nothing when it was tried and does not help.
 
-    A set that is no `FolderDataset` is written as one, since only that takes every argument.
+    A set that is not a `FolderDataset` is written as one, since only that takes every argument.
 
     Args:
         parts: The sets to change.

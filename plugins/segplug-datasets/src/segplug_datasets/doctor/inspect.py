@@ -66,7 +66,7 @@ def _processors() -> int:
 def _in_processes(
     tasks: Sequence[Task], datasets: Mapping[int, Any], workers: int
 ) -> Iterator[tuple[tuple[int, int], list[SampleInfo]]]:
-    """Yield tasks as they are done; those during which a process died are tried again, one sample at a time."""
+    """Yield tasks as they are done; those whose process crashed are retried, one sample at a time."""
     lost = {(number, start): pairs for number, start, pairs in tasks}
     try:
         for place, samples in run_in_processes(_examined, datasets, tasks, workers):
@@ -78,7 +78,7 @@ def _in_processes(
 
 
 def _survived(task: Task, datasets: Mapping[int, Any]) -> SampleInfo:
-    """Look at one sample in a process of its own, which may die of it."""
+    """Inspect one sample in an isolated process, since decoding may crash."""
     pair = task[2][0]
     try:
         return next(iter(run_in_processes(_examined, datasets, [task], 1)))[1][0]

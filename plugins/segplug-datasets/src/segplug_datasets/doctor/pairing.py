@@ -42,7 +42,7 @@ def check_pairing(part: Part) -> Iterator[Finding]:
     if part.problem and not (images or masks or case):
         yield Finding("error", "cannot-be-opened", part.name, part.problem.splitlines()[0], part.problem, fix=fix)
     elif not part.pairs and not (images or masks or case):
-        yield Finding("error", "empty", part.name, "there is no sample")
+        yield Finding("error", "empty", part.name, "the set is empty")
 
 
 def _differ_in_case(part: Part) -> dict[str, str]:
@@ -52,7 +52,7 @@ def _differ_in_case(part: Part) -> dict[str, str]:
 
 
 def _renamed(part: Part, images: Sequence[str]) -> dict[str, str]:
-    """Return the suffixes by which most images would find a mask; nothing when there are none."""
+    """Return the suffixes by which most images would find a mask; empty if there are none."""
     folders = part.folders
     if folders is None or folders.masks is None:
         return {}
@@ -88,7 +88,7 @@ def _name(path: str, folder: Path) -> str:
 
 
 def _in_one_folder(paths: Sequence[str]) -> dict[str, str]:
-    """Return the end by which half of the files of a folder are the masks of the others; nothing when there is none."""
+    """Return the end by which half of the files of a folder are the masks of the others; empty if there is none."""
     stems = {os.path.splitext(path)[0] for path in paths}
     ends = Counter[str]()
     for path in paths:

@@ -34,17 +34,17 @@ class Part:
 
     Args:
         name: ``train``, ``val`` or ``test``; with a number where a set is made of several.
-        key: Where it stands in a config: ``data.train``.
+        key: Its path in a config: ``data.train``.
         type: The class as a config names it.
-        arguments: Of the class, as the config has them.
+        arguments: Arguments of the class, as the config has them.
         pairs: The samples.
         labels: What the values of the masks mean; None when unknown.
         colors: RGB to class id.
-        dataset: To ask for samples, where `pairs` are no plain files.
+        dataset: Where to read samples from if `pairs` are not plain files.
         folders: Folders that were searched for the files.
         unpaired_images: Images without a mask.
         unpaired_masks: Masks without an image.
-        left_out: What the set makes nothing of.
+        left_out: Objects and files that the set skips.
         problem: Why the set cannot be opened at all; empty when it can.
         written: Whether a config names the set already.
     """
@@ -101,7 +101,7 @@ def _label_arguments(labels: LabelSpec) -> dict[str, Any]:
 
 
 def parts_of_config(config: Mapping[str, Any]) -> list[Part]:
-    """Return the sets of a config; one that stands there twice, as validation and test set, only once.
+    """Return the sets of a config; one that occurs twice, as validation and test set, only once.
 
     Raises:
         UsageError: When the config has none.
@@ -155,7 +155,7 @@ def _mask_suffix(folder: Path) -> dict[str, str]:
     return {} if usual == ".png" else {"mask_suffix": usual}
 
 
-# ---------------------------------------------------------------- opening
+# ---------------------------------------------------------------- loading
 
 
 def _parts(name: str, key: str, spec: Any, task: str | None = None) -> Iterator[Part]:

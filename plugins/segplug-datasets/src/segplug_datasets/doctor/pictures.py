@@ -11,7 +11,7 @@ from segplug_datasets.doctor.sample_info import FileInfo, SampleInfo
 from segplug_datasets.headers import SUFFIXES
 
 SMALL = 16
-"""An image with a side shorter than this, in pixels, is hardly meant."""
+"""An image with a side shorter than this, in pixels, is probably a mistake."""
 
 WITHOUT = (
     "Repair them, or leave them out: seg-kernel data check ... --write-split FILE writes a list of the sound ones."
@@ -53,7 +53,7 @@ def _unreadable(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
 
 
 def _sizes(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
-    """Yield masks that have not the image's size, by what seems to have happened to them."""
+    """Yield masks whose size is not the image's, grouped by the likely cause."""
     groups: dict[str, list[SampleInfo]] = defaultdict(list)
     for sample in samples:
         if sample.mask is not None and sample.mask.size != sample.image.size and _both_read(sample):
@@ -69,7 +69,8 @@ def _sizes(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
 _MISMATCHES = {
     "mask-not-turned": (
         "The image is turned by its EXIF orientation when it is read, as viewers do; the mask was drawn on it as "
-        "stored. Turn the masks, or store the images upright (exiftran -ai, or jpegtran) and draw anew what is wrong."
+        "stored. Turn the masks, or store the images upright (exiftran -ai, or jpegtran), and re-annotate the wrong "
+        "ones."
     ),
     "mask-transposed": "Height and width are exchanged: the masks were saved transposed. Save them as mask.T.",
     "size-mismatch": "Each pixel of an image needs its label: save the masks at the image's size, without smoothing.",
@@ -102,7 +103,7 @@ def _drawn_on_stored(where: str, samples: Sequence[SampleInfo]) -> Iterator[Find
     if turned:
         why = (
             "Annotations are taken to be made on the turned image, as viewers show it. Those of a program that ignores "
-            "EXIF lie elsewhere: look at some with seg-kernel data browse. Storing the images upright ends the doubt."
+            "EXIF are misplaced: look at some with seg-kernel data browse. Storing the images upright ends the doubt."
         )
         what = f"{len(turned)} annotated images are turned or mirrored by EXIF"
         yield Finding("warning", "exif-orientation", where, what, why, turned)
@@ -123,12 +124,12 @@ def _bands(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
     files = [info for info in images if not info.asked]
     clear = [info.path for info in files if info.header.alpha]
     if clear:
-        why = "Transparency is dropped, so what it hid is seen. Where that matters, lay the images on a background."
+        why = "Transparency is dropped, so hidden pixels become visible. Where that matters, put a background under it."
         yield Finding("warning", "transparent-images", where, f"{len(clear)} images have an alpha channel", why, clear)
     masks = [p.mask for p in samples if p.mask and not p.mask.error and not p.mask.classes]
     clear = [info.path for info in masks if info.header.alpha]
     if clear:
-        why = "Transparency is dropped: a label that only it tells from another is lost."
+        why = "Transparency is dropped: labels that differ in alpha only are merged."
         yield Finding("warning", "transparent-masks", where, f"{len(clear)} masks have an alpha channel", why, clear)
     deep = [info.path for info in files if info.header.depth > 8 or info.header.floating]
     if deep:
@@ -163,7 +164,7 @@ def _empty_objects(where: str, samples: Sequence[SampleInfo]) -> Iterator[Findin
     count = sum(sample.empty_objects for sample in samples)
     if count:
         files = [sample.image.path for sample in samples if sample.empty_objects]
-        why = "They are too small, or polygons of fewer than three points: nothing is learnt of them."
+        why = "They are too small, or polygons of fewer than three points: they do not contribute to training."
         yield Finding("note", "objects-without-pixels", where, f"{count} objects have no pixel", why, files)
 
 
@@ -176,7 +177,7 @@ def _tiny(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
     small = [info.path for info in read if 1 < min(info.size) < SMALL]
     if small:
         what = f"{len(small)} images have a side shorter than {SMALL} pixels"
-        yield Finding("warning", "small-images", where, what, "Networks of stride 32 see nothing of them.", small)
+        yield Finding("warning", "small-images", where, what, "Networks of stride 32 reduce them to nothing.", small)
 
 
 def _suffixes(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
@@ -185,7 +186,7 @@ def _suffixes(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
     if wrong:
         first = wrong[0]
         what = f"{len(wrong)} files are not what their suffix says: {first.path} is {first.header.format.upper()}"
-        why = "They are read by their content. Other tools may refuse them, and a mask that was a JPEG is spoilt."
+        why = "They are read by their content. Other tools may refuse them, and a mask that was a JPEG is damaged."
         yield Finding("warning", "wrong-suffix", where, what, why, [info.path for info in wrong])
 
 

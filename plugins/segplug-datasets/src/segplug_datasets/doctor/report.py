@@ -87,7 +87,7 @@ def _findings(inspected: Inspected) -> Iterator[Finding]:
         found = [*check_values(counts), *check_colors(counts)]
         yield from found
         meant = meant and not any(finding.severity == "error" for finding in found)
-    if meant:  # what values that are read wrongly say of the classes is no news
+    if meant:  # class statistics of misread values would be misleading
         yield from check_classes(inspected)
     yield from check_sources([part for part, _ in inspected])
     yield from check_copies(inspected)

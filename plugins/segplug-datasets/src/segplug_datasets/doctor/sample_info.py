@@ -27,7 +27,7 @@ THUMBNAIL = 17, 16
 """Width and height of the grey thumbnail that near-duplicates are found by."""
 
 MOST_COLORS = 300
-"""A mask of more colours than this is a picture, or was stored with loss; only the most frequent ones are kept."""
+"""A mask of more colours than this is a photo, or a lossy file; only the most frequent ones are kept."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Pair:
     Args:
         name: The sample's name.
         image: Image file.
-        mask: Label file; None where there is none.
-        index: Of the sample in its data set, for data sets that are asked for samples; None for plain files.
+        mask: Label file; None without one.
+        index: Index of the sample in its data set, for data sets that are not plain files; None for plain files.
     """
 
     name: str
@@ -54,9 +54,9 @@ class FileInfo:
     Args:
         path: The file.
         error: Why it cannot be read; empty when it can.
-        header: What it says of itself.
+        header: The file's header.
         size: Height and width as read.
-        digest: Of the decoded pixels; empty when there are none.
+        digest: Digest of the decoded pixels; empty if there are none.
     """
 
     path: str
@@ -182,7 +182,7 @@ def _read_header(info: FileInfo) -> None:
 
 
 def _plain(error: DataError) -> str:
-    """Return the message without the path, which stands beside it anyway, and without OpenCV's further lines."""
+    """Return the message without the path, which is shown next to it, and without OpenCV's further lines."""
     return str(error).removeprefix(f"{error.path}: ").splitlines()[0]
 
 

@@ -30,7 +30,7 @@ _BACKGROUND = ("background", "unlabeled", "unlabelled", "void", "_background_", 
 
 
 def check_sources(parts: Sequence[Part]) -> Iterator[Finding]:
-    """Yield where the classes of sets are not those of the list that lies beside their files."""
+    """Yield sets whose classes differ from the class list next to their files."""
     seen: set[tuple[Path, tuple[str, ...]]] = set()
     for part in parts:
         for path in _lists(part):
@@ -54,7 +54,7 @@ def _lists(part: Part) -> list[Path]:
 
 
 def read_list(path: Path) -> list[Entry]:
-    """Return the classes a list names, in its order; nothing when it is no list of classes."""
+    """Return the classes a list names, in its order; empty if it is not a class list."""
     try:
         text = read_text(path)
         if path.suffix == ".json":
@@ -123,7 +123,7 @@ def _compare(path: Path, entries: Sequence[Entry], classes: Sequence[str], parts
         first = next((i for i, place in enumerate(order) if place != i + shift), 0)
         there = names[min(first + shift, len(names) - 1)]
         what = f"classes are in another order than in {path}: class {first} is {classes[first]!r}, there {there!r}"
-        why = "The order is what the values mean: with another one every name stands for something else."
+        why = "The order is what the values mean: in another order every name is wrong."
         return Finding("error", "class-order", where, what, why, [str(path)],
                        fix=config_lines(parts, {"classes": names[shift:]}))  # fmt: skip
     if len(known) == len(classes):

@@ -28,16 +28,16 @@ class DatasetStats:
 
     Args:
         set: ``train``, ``val`` or ``test``.
-        classes: Names.
+        classes: Class names.
         images: Number of readable images.
         unreadable: Number of unreadable images, and of those with an unusable mask.
-        mean: Of each band, over all pixels, in the image's own numbers.
+        mean: Mean of each band, over all pixels, in the image's own numbers.
         std: Standard deviation of each band, over all pixels.
         pixels: Pixels of each class; of ignored ones under `IGNORE`.
         images_with: Images that hold the class.
         pixels_with: Pixels of those images that are not ignored.
-        heights: Of the images.
-        widths: Of the images.
+        heights: Heights of the images in pixels.
+        widths: Widths of the images in pixels.
     """
 
     set: str

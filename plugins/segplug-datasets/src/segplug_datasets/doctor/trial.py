@@ -32,7 +32,7 @@ def opens(parts: Sequence[Part], specs: Sequence[Mapping[str, Any]]) -> bool:
 def teaches(parts: Sequence[Part], specs: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the masks of sets of these specifications mean something, and more than one class.
 
-    What cannot be read of files for another reason, such as damage, is no matter here.
+    Files that cannot be read for other reasons, such as damage, are skipped here.
     """
     try:
         seen = [np.unique(ids) for part in _opened(parts, specs) for ids in _masks(part)]

@@ -15,7 +15,7 @@ CITYSCAPES_IDS = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 2
 """The 19 training ids of Cityscapes' label ids (labels.py of cityscapesScripts); the others are ignored."""
 
 RARE = 0.01
-"""Values that fewer pixels than this hold are no class when masks look blurred."""
+"""A value with a smaller share of pixels than this is not a class when masks look blurred."""
 
 APART = 8
 """Blurred values that are nearer to each other than this cannot be told apart."""
@@ -48,15 +48,15 @@ def check_values(counts: MaskCounts) -> Iterator[Finding]:
 
 
 def no_data(counts: MaskCounts) -> Finding | None:
-    """Values that the files themselves say are no data, or that are no numbers."""
+    """Values that the files declare as no-data, and NaN."""
     own = meaning(counts.labels)
     masks = [mask for mask in counts.numbers if any(v in mask.values and v not in own for v in without_data(mask))]
     if not masks:
         return None
     values = {v for mask in masks for v in without_data(mask) if v in mask.values and v not in own}
     share = sum(counts.values[value] for value in values) / counts.values.total()
-    shown = ", ".join("no number (NaN)" if value == NOTHING else str(value) for value in sorted(values))
-    what = f"{len(masks)} masks hold no data in {share:.1%} of all pixels: {shown}"
+    shown = ", ".join("NaN" if value == NOTHING else str(value) for value in sorted(values))
+    what = f"{len(masks)} masks contain no-data values in {share:.1%} of all pixels: {shown}"
     why = "These pixels are ignored. Add the value to 'ignore', or give it a class, to say so."
     return Finding("note", "no-data", counts.where, what, why, [mask.path for mask in masks])
 
@@ -68,10 +68,11 @@ def lossy(counts: MaskCounts) -> Finding | None:
     if not blurred and not (masks and counts.unknown):
         if not masks:
             return None
-        why = "JPEG and lossy WebP change values; these seem unharmed, but save masks as PNG."
-        return Finding("warning", "lossy-masks", counts.where, f"{len(masks)} masks are stored with loss", why, masks)
+        why = "JPEG and lossy WebP change values; these look intact, but save masks as PNG."
+        what = f"{len(masks)} masks are saved with lossy compression"
+        return Finding("warning", "lossy-masks", counts.where, what, why, masks)
     files = masks or counts.files_with(counts.unknown)
-    cause = "stored with loss (JPEG)" if masks else "blurred: resized with interpolation, or once stored as JPEG"
+    cause = "saved as lossy JPEG" if masks else "blurred: resized with interpolation, or once stored as JPEG"
     values = _nearest(counts)
     why = (
         f"{len(counts.values)} values occur where few were drawn: the masks are {cause}. Every edge holds classes that "
@@ -80,7 +81,7 @@ def lossy(counts: MaskCounts) -> Finding | None:
     if values:
         why += " Until then, these lines read each value as the drawn one nearest to it."
     else:
-        why += " The drawn values lie too close to each other to be told apart: only drawing them anew helps."
+        why += " The drawn values are too close to each other to be told apart: the masks must be redrawn."
     changes = {"values": values, **_named_classes(counts, len(set(values.values())))}
     fix = config_lines(counts.parts, changes) if values else ""
     return Finding("error", "lossy-masks", counts.where, f"masks {cause}", why, files, fix=fix)
@@ -196,7 +197,7 @@ def sparse(counts: MaskCounts) -> Finding | None:
         return None
     why = (
         f"There are {len(drawn)} values and {len(classes)} classes, but the values are {_listed(drawn)}. "
-        "These lines take them in their order: make sure that it is the classes'."
+        "These lines map them in ascending order: check that it matches the class list."
     )
     fix = config_lines(counts.parts, {"values": {value: place for place, value in enumerate(drawn)}})
     return Finding("error", "sparse-values", counts.where, "values are not 0, 1, 2 ...", why,
@@ -211,10 +212,10 @@ def out_of_range(counts: MaskCounts) -> Finding | None:
     total = counts.values.total()
     share = sum(counts.values[value] for value in unknown) / total
     count = len(counts.labels.classes) if counts.labels else 0
-    what = f"values {_listed(unknown)} are none of the {count} classes ({share:.1%} of the pixels)"
-    why = "Name their classes, map them with 'values', or let them not count, as these lines do."
+    what = f"values {_listed(unknown)} do not belong to any of the {count} classes ({share:.1%} of the pixels)"
+    why = "Name their classes, map them with 'values', or ignore them, as these lines do."
     if max(unknown) > 255:
-        why = "Values above 255 are usually ids of objects, not classes: look for another file beside it. " + why
+        why = "Values above 255 are usually ids of objects, not classes: look for another file next to it. " + why
     ignored = sorted({*(counts.labels.ignore if counts.labels else ()), *unknown})
     fix = config_lines(counts.parts, {"ignore": ignored}) if len(unknown) <= 64 else ""
     return Finding("error", "labels-out-of-range", counts.where, what, why, counts.files_with(unknown), fix=fix)
@@ -245,7 +246,7 @@ def proposed_labels(counts: MaskCounts) -> Finding | None:
         changes["offset"] = 1
     elif drawn != list(range(len(drawn))):
         changes["values"] = {value: place for place, value in enumerate(drawn)}
-    why = "No classes were given. These lines read every value as a class: put in their names."
+    why = "No classes were given. These lines read every value as a class: fill in the class names."
     what = f"masks hold {len(drawn)} values: {_listed(drawn)}"
     fix = config_lines(counts.parts, changes)
     return Finding("note", "classes-unknown", counts.where, what, why, fix=fix)

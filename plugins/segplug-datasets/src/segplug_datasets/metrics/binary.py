@@ -121,7 +121,7 @@ class BinaryMetric:
     def _average_precision(self, curves: dict[str, np.ndarray]) -> tuple[float, float]:
         """Return the sum of precision times gain in recall, and how far single scores could move it.
 
-        Within a bin the precision lies between that of taking its negatives first and its positives first.
+        Within a bin the precision is between that of taking its negatives first and its positives first.
         """
         gain = np.diff(curves["recall"], prepend=0)
         right, wrong = np.cumsum(self._counts[::-1, ::-1], 1).astype(np.float64)

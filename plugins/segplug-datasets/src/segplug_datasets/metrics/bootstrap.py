@@ -39,7 +39,7 @@ def resample(areas: np.ndarray, repeats: int, seed: int) -> np.ndarray:
 
 
 def interval(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bounds between which the share ``level`` of the values (repeats, ...) lies; nan where all are nan.
+    """Return the bounds that hold the share ``level`` of the values (repeats, ...); nan where all are nan.
 
     Draws without the class have no value and are left out.
     """

@@ -94,7 +94,7 @@ class BoundaryF1(ClassMetric):
 
     Precision is the share of predicted contour pixels with a true one within the tolerance (by straight distance),
     recall the reverse. The contour of a region are its pixels with one of four neighbours outside; the border of the
-    image and ignored pixels are no contour.
+    image and of ignored pixels are not contours.
 
     Args:
         tolerance: Distance over the image's diagonal, 0.0075 as published.

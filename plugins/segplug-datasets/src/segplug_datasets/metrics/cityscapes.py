@@ -6,7 +6,7 @@ metric.compute()["averageScoreClasses"]
 The IoU of a class and of a category of classes come from one confusion matrix. iIoU weights the pixels of each object
 by
 the mean size of its class over its own size, so that small objects count as much as large ones; pixels wrongly given to
-a class are not weighted. It needs the ``instanceIds`` files beside the labels.
+a class are not weighted. It needs the ``instanceIds`` files next to the labels.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def _weigh_objects(predicted: np.ndarray, instances: np.ndarray) -> np.ndarray:
 
 
 def _instances_of(target: Any) -> np.ndarray | None:
-    """Return the instance ids (H, W) of an image: its annotation ``instances``, or the file beside its labels."""
+    """Return the instance ids (H, W) of an image: its annotation ``instances``, or the file next to its labels."""
     if "instances" in getattr(target, "fields", {}):
         return to_array(target["instances"]).astype(np.int64)
     mask = str(getattr(target, "meta", {}).get("mask_path", ""))

@@ -12,7 +12,7 @@ from segkernel.errors import UsageError
 from segplug_datasets.metrics.counts import align, check_shapes, labels_of, mean, prefixed, to_array
 
 _MOST = 254
-"""Classes that fit beside two further values into 8 bits."""
+"""Classes that fit into 8 bits with two further values."""
 
 
 class ClassMetric:

@@ -110,7 +110,7 @@ def binary_confusion(predicted: Any, true: Any, ignore_index: int = IGNORE) -> n
         true: (classes, H, W); pixels of ``ignore_index`` are ignored for that class.
 
     Raises:
-        DataError: When the shapes differ, or are no maps of classes.
+        DataError: When the shapes differ, or are not maps of classes.
     """
     check_shapes(predicted, true)
     if len(predicted.shape) != 3:
@@ -158,7 +158,7 @@ def pixel_accuracy(areas: np.ndarray) -> np.ndarray:
 
 
 def mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Return the mean over the values that are no nan; nan where all are."""
+    """Return the mean over the values that are not nan; nan where all are."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(known, values, 0).sum(axis) / known.sum(axis)

@@ -51,14 +51,14 @@ class DepthMetric:
     of logarithms, ``log10`` the mean error of decimal logarithms, ``silog`` the scale-invariant error of logarithms.
 
     Args:
-        depth_metrics: Which of them; all when None.
+        depth_metrics: The metrics to compute; all when None.
         min_depth_eval: Depths up to this are ignored, in metres.
         max_depth_eval: Depths from this on are ignored, in metres.
         crop_type: Evaluate a part of the image only. ``nyu_crop``: rows 45 to 470 and columns 41 to 600, as usual for
             NYU
             Depth V2; ``eigen_crop`` and ``garg_crop``: the shares of KITTI's images that the laser reaches, of Eigen et
             al. (2014) and of Garg et al. (2016).
-        field: Which output, or the main one where there is none of this name, and which annotation are compared, in
+        field: Name of the output (the main one if none has this name) and of the annotation that are compared, in
             the same unit.
 
     Raises:

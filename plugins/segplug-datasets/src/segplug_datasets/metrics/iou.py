@@ -50,7 +50,7 @@ class IoUMetric:
     ``IoU.NAME.low`` ...) are the bounds of an interval over images.
 
     For labels of task ``multilabel``, classes are evaluated independently; ``aAcc`` is the binary accuracy over all
-    classes and pixels, and there is no ``fwIoU``.
+    classes and pixels, and ``fwIoU`` is missing.
 
     Args:
         iou_metrics: ``mIoU`` (with mAcc, fwIoU), ``mDice`` (with mAcc), ``mFscore`` (with mPrecision, mRecall).

@@ -104,7 +104,7 @@ class HausdorffMetric(ClassMetric):
 
 
 class SurfaceDiceMetric(ClassMetric):
-    """Share of the contours' length that lies within a tolerance of the other contour, in percent, over all images.
+    """Share of the contours' length within a tolerance of the other contour, in percent, over all images.
 
     Contours run between pixels, straight or cutting corners, and each piece counts by its length, as published.
     ``SurfaceDice.NAME`` is one class, ``mSurfaceDice`` the mean; a class without any contour is nan, and one that is

@@ -25,7 +25,7 @@ def find(name: str) -> Converter:
     """Return the converter of a data set.
 
     Raises:
-        UsageError: When there is none of this name.
+        UsageError: When none has this name.
     """
     wanted = name.lower().replace("-", "_")
     if wanted not in NAMES:

@@ -32,11 +32,11 @@ class Rule:
     """Files of the download that are converted in one way.
 
     Args:
-        what: What they are, for messages: ``labels``.
-        pattern: Regular expression of the end of their names, from a folder on, upper and lower case alike.
+        what: Name of the files in messages: ``labels``.
+        pattern: Regular expression of the end of their names, from a folder on, case-insensitive.
         target: Where they go, or a part of it that the step completes.
-        step: What is done to each that has a target.
-        needed: Whether the download is not that of this set when there is none.
+        step: Conversion of each file that has a target.
+        needed: Whether a source without any such file is not this set's download.
     """
 
     what: str
@@ -77,10 +77,10 @@ class Converter:
 
     Args:
         name: For the command line.
-        title: What the set is.
+        title: One-line description of the set.
         homepage: Where it is described and offered, as ``host/path``.
         terms: What its licence allows, in a few words; the homepage says it in full.
-        download: What must lie in SOURCE.
+        download: What SOURCE must contain.
         reads: The data set classes that read the result.
         rules: What becomes what; the first rule that matches a name holds.
         parts: The splits of the result.
@@ -145,7 +145,7 @@ def prepare(
     """Convert a download; finished files of an earlier run are kept.
 
     Args:
-        converter: Of which data set.
+        converter: Converter of the data set.
         source: The folder, or the archive, with the download.
         dest: The folder to write into.
         workers: Threads; as many as there are processors when 0. Decoders and encoders run side by side in them.
@@ -195,7 +195,7 @@ def check(part: Part, dest: Path) -> tuple[int, list[str]]:
 
 
 def _inside(dest: Path, source: Path) -> Path | None:
-    """Return the destination as a path in the source, if it lies there."""
+    """Return the destination as a path in the source, if it is there."""
     try:
         inner = dest.resolve().relative_to(source.resolve())
     except ValueError:

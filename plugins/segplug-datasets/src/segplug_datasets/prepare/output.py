@@ -89,7 +89,7 @@ class Manifest:
     Args:
         root: The destination.
         name: The converter's name; several may write into one folder.
-        fresh: Begin anew.
+        fresh: Start from scratch.
     """
 
     def __init__(self, root: Path, name: str, fresh: bool = False) -> None:

@@ -37,7 +37,7 @@ def _write(entry: Mapping[str, Any], segments: Sequence[Mapping[str, Any]], targ
     labels = np.zeros((entry["height"], entry["width"]), np.uint8)
     for segment in segments:
         if segment["category_id"] not in _PLACES:
-            raise DataError(f"category {segment['category_id']} is none of the 59", entry["file_name"])
+            raise DataError(f"category {segment['category_id']} is not one of the 59", entry["file_name"])
         from_coco(segment["segmentation"], labels.shape).paint(labels, _PLACES[segment["category_id"]])
     output.mask(target, labels)
 

@@ -1,6 +1,6 @@
 """Files of a download: in folders, and inside zip and tar archives, whose names count as folders.
 
-A zip archive is read where it lies. A tar archive, or one inside another, is unpacked into the work folder first, and
+A zip archive is read in place. A tar archive, or one inside another, is unpacked into the work folder first, and
 of it only what is wanted.
 """
 

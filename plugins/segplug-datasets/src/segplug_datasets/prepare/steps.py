@@ -59,7 +59,7 @@ def tiles(
     """Return a step that cuts an image or, where it is given a palette or values, a label file into square tiles.
 
     Args:
-        size: Of a tile, in pixels.
+        size: Side of a tile in pixels.
         step: From one tile to the next; the last of a row or column is moved back inside. What is smaller than a
             tile is padded at the right and bottom, images with 0, labels with 255.
         place: A tile's name, of ``target``, ``left``, ``top``, ``right`` and ``bottom`` in pixels.
@@ -117,7 +117,7 @@ def map_values(raw: np.ndarray, table: Mapping[int, int]) -> np.ndarray:
     labels = lookup[raw]
     if labels.min(initial=0) < 0:
         strange = np.unique(raw[labels < 0])[:5].tolist()
-        raise DataError(f"label values {strange} are none of this set's")
+        raise DataError(f"label values {strange} do not belong to this set")
     return labels
 
 

@@ -20,12 +20,12 @@ class Difference:
     """A metric of both models, 0 to 1, nan when absent.
 
     Args:
-        name: Of the metric, or the class whose IoU it is.
+        name: Name of the metric, or of the class whose IoU it is.
         first: Value of the first model.
         second: Value of the second model.
         low: Lower bound of the interval of second - first.
         high: Upper bound.
-        p: Two-sided p-value of no difference, for this metric alone: it knows nothing of how many others are compared.
+        p: Two-sided p-value of no difference, for this metric alone: not corrected for multiple comparisons.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Comparison:
         classes: IoU of each class.
         changes: (name, mean IoU of the first, of the second) of each image, from the greatest loss to the greatest
             gain; images without a figure are left out.
-        confidence: Of the intervals.
+        confidence: Confidence level of the intervals, 0 to 1.
     """
 
     images: int
@@ -151,10 +151,10 @@ def check_same(first: PerImage, second: PerImage) -> None:
         parts = [("only in the first", ours, theirs), ("only in the second", theirs, ours)]
         missing = [(text, sorted(set(here) - set(there))) for text, here, there in parts]
         told = "; ".join(f"{len(names)} {text}: {_some(names)}" for text, names in missing if names)
-        raise DataError(f"the images differ: {told or 'some names stand there several times'}")
+        raise DataError(f"the images differ: {told or 'some names occur several times'}")
     twice = [name for name, other in itertools.pairwise(ours) if name == other]
     if twice:
-        raise DataError(f"several images are called {twice[0]!r}: which belongs to which cannot be told")
+        raise DataError(f"several images are called {twice[0]!r}: predictions cannot be matched")
     other = np.flatnonzero((first.areas[:, 1] != second.areas[:, 1]).any(1))
     if len(other):
         names = _some([ours[place] for place in other])

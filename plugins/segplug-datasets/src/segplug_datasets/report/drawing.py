@@ -40,7 +40,7 @@ def errors(picture: np.ndarray, predicted: np.ndarray, truth: np.ndarray) -> np.
 def panels(
     picture: np.ndarray, truth: np.ndarray, predicted: np.ndarray, palette: Sequence[Color], width: int = 360
 ) -> dict[str, np.ndarray]:
-    """Return the pictures of one image, (h, w, 3) uint8 RGB by caption: image, truth, prediction, errors."""
+    """Return the panels of one image, (h, w, 3) uint8 RGB by caption: image, truth, prediction, errors."""
     picture, truth, predicted = fit(as_rgb(picture), width), fit(truth, width), fit(predicted, width)
     return {
         "image": picture,
@@ -51,7 +51,7 @@ def panels(
 
 
 def as_uri(picture: np.ndarray, suffix: str = ".jpg") -> str:
-    """Return a picture (H, W, 3) RGB, or (H, W, 4) RGBA, as the address of an inline image."""
+    """Return an image (H, W, 3) RGB, or (H, W, 4) RGBA, as the address of an inline image."""
     order = [2, 1, 0, 3][: picture.shape[2]]
     _, data = opencv().imencode(suffix, np.ascontiguousarray(picture[..., order]))
     kind = "jpeg" if suffix == ".jpg" else suffix[1:]
@@ -59,7 +59,7 @@ def as_uri(picture: np.ndarray, suffix: str = ".jpg") -> str:
 
 
 def confusion_svg(counts: np.ndarray, classes: Sequence[str]) -> str:
-    """Return the confusion matrix as an SVG picture: each row, a true class, as shares of its pixels.
+    """Return the confusion matrix as an SVG image: each row, a true class, as shares of its pixels.
 
     The colour's opacity is the share, so that it is right on light and dark pages. A class that does not occur has an
     empty row.

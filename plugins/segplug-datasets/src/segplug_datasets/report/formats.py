@@ -32,7 +32,7 @@ class Format:
         about: What a reader should know.
         folder: Where the files go, under the folder of the results.
         flat: Whether folders in an image's name are left out.
-        suffix: Of the files.
+        suffix: File suffix, with the dot.
         indexed: Whether the PNG carries the palette.
     """
 
@@ -126,8 +126,8 @@ def write_prediction(folder: str | Path, name: str, ids: np.ndarray, labels: Lab
     """Write one label map and return its path.
 
     Args:
-        folder: Of the results; made when missing.
-        name: Of the image, without suffix; may hold folders.
+        folder: Folder of the results; created if missing.
+        name: The image's name without suffix; may contain folders.
         ids: (H, W) class ids.
         labels: What they mean.
         format: One of `FORMATS`.

@@ -39,7 +39,7 @@ class EvaluationReport:
     ``report.html`` (metrics, classes, confusion matrix, slices, worst images; one file, nothing else needed),
     ``per_image.csv`` (name, aAcc, mIoU and the IoU of each class), ``per_image.npz`` (for ``seg-kernel compare``),
     ``confusion.csv`` and ``confusion.svg``; and, when a ``format`` is given, ``predictions/`` with a file for each
-    image and ``values.csv`` with what stands for each class. A set without annotations gives predictions only.
+    image and ``values.csv`` with the file value of each class. A set without annotations gives predictions only.
 
     Args:
         out_dir: Another folder instead.

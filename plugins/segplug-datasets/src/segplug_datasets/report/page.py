@@ -44,14 +44,14 @@ class Page:
 
     Args:
         title: Name of the run.
-        subtitle: What was evaluated, and when.
+        subtitle: Model, data set and time of the evaluation.
         classes: Names.
         palette: One RGB colour per class.
         confusion: (classes + 2, classes + 1) pixels, rows are true.
         metrics: All metrics of the evaluation, by name.
         bounds: Metric to (low, high), 0 to 1: ``mIoU``, ``aAcc`` and classes as ``IoU.NAME``.
         slices: Parts of the set.
-        gallery: (caption, caption to picture) of images, the worst first.
+        gallery: (caption, caption to panel) of images, the worst first.
     """
 
     title: str

@@ -24,8 +24,8 @@ class Kept:
 
     Args:
         score: Mean IoU of the image, 0 to 1.
-        name: Of the image.
-        index: Of the sample in the data set.
+        name: The image's name.
+        index: Index of the sample in the data set.
         file: The label map, as a PNG.
     """
 
@@ -83,7 +83,7 @@ class Record:
 
 
 def describe(meta: dict[str, Any], size: tuple[int, ...]) -> dict[str, str]:
-    """Return the slices an image belongs to by itself: the ``folder`` it lies in, and its ``size``."""
+    """Return the slices an image belongs to by itself: the ``folder`` it is in, and its ``size``."""
     folder = str(PurePath(str(meta["name"])).parent)
     if folder == "." and meta.get("path"):
         folder = PurePath(str(meta["path"])).parent.name or "."

@@ -112,9 +112,9 @@ def truth_of_folder(folder: Path, labels: LabelSpec | None, suffix: str, ignore:
     """Return the labels in a folder of PNGs, whose numbers predictions share.
 
     Args:
-        folder: Of label files.
+        folder: Folder of label files.
         labels: What the numbers mean; None reads all files once to find the classes.
-        suffix: What follows an image's name.
+        suffix: What follows an image's name in the file name, such as ``.png``.
         ignore: The ignored value, when ``labels`` is None.
     """
     files = pngs(folder, suffix)
@@ -126,7 +126,7 @@ def truth_of_folder(folder: Path, labels: LabelSpec | None, suffix: str, ignore:
 
 
 class _Files:
-    """Label maps of files, read anew each time they are gone through."""
+    """Label maps of files, read again in each iteration."""
 
     def __init__(self, files: dict[str, Path], labels: LabelSpec) -> None:
         self.files, self.labels = files, labels
@@ -137,7 +137,7 @@ class _Files:
 
 
 class _Samples:
-    """Label maps of a data set, read anew each time they are gone through."""
+    """Label maps of a data set, read again in each iteration."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -168,7 +168,7 @@ def _decoder(labels: LabelSpec) -> Any:
 
     def decode(values: np.ndarray) -> np.ndarray:
         if values.ndim != 2:
-            raise DataError(f"a prediction is a label map of two axes, not of shape {values.shape}: is it a picture?")
+            raise DataError(f"a prediction is a label map of two axes, not of shape {values.shape}: is it an image?")
         return table[values]
 
     return decode

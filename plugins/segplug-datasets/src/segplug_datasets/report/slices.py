@@ -39,7 +39,7 @@ def cut(images: PerImage, facts: Mapping[str, Mapping[str, str]], kinds: Sequenc
     """Return the slices of each kind, the largest first; a kind with one value for all images is left out.
 
     Args:
-        images: What was counted.
+        images: The evaluated images.
         facts: Kind to value, for every image by name.
         kinds: Which to use.
     """
@@ -64,7 +64,7 @@ def read_table(path: str | Path, names: Sequence[str]) -> dict[str, dict[str, st
     Args:
         path: A table with a header; its column ``name``, or the first one, holds names of images, with or without
             folders and suffix.
-        names: Of the images.
+        names: Names of the images that were evaluated.
 
     Raises:
         DataError: When it cannot be read, has one column only, or names none of the images.

@@ -46,7 +46,7 @@ def draw_sides(canvas: Canvas, street: Street, rng: np.random.Generator) -> None
 
 
 def draw_tree(canvas: Canvas, x: float, z: float, rng: np.random.Generator, height: float | None = None) -> None:
-    """Draw a tree that stands at (x, z): trunk, then foliage."""
+    """Draw a tree at (x, z): trunk, then foliage."""
     height = height or rng.uniform(4.5, 9.5)
     radius = height * rng.uniform(0.26, 0.38)
     trunk = canvas.camera.project([(x, 0, z), (x + rng.normal(0, 0.2), height * 0.65, z)])
@@ -84,14 +84,14 @@ def _house(canvas: Canvas, x: float, near: float, far: float, side: int, rng: np
 def _lit(canvas: Canvas, picture: np.ndarray, near: float, far: float, face: float) -> np.ndarray:
     """Return the facade in its light, with more haze towards its far end."""
     light = canvas.light
-    # Perspective makes the far part of the wall small: haze is taken at distances even in the picture of the wall.
+    # Perspective makes the far part of the wall small: haze is taken at distances even in the texture of the wall.
     clear = np.exp(-np.linspace(near, far, picture.shape[1]) / light.reach).astype(np.float32)[None, :, None]
     shaded = np.minimum(picture * np.array(light.tint, np.float32) * face, 255)
     return (shaded * clear + np.array(light.haze, np.float32) * (1 - clear)).astype(np.uint8)
 
 
 def _facade(width: float, height: float, color: RGB, night: bool, rng: np.random.Generator) -> np.ndarray:
-    """Return the picture of a wall, 5 pixels per metre: storeys of windows over a ground floor."""
+    """Return the texture of a wall, 5 pixels per metre: storeys of windows over a ground floor."""
     rows, columns = max(8, int(height * 5)), max(8, int(width * 5))
     picture = np.empty((rows, columns, 3), np.float32)
     picture[:] = np.array(color, np.float32) * (1 + 0.05 * rng.standard_normal((rows, columns, 1), np.float32))

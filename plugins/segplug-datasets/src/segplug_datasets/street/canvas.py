@@ -1,4 +1,4 @@
-"""Camera, light, and the canvas that keeps picture and labels in step."""
+"""Camera, light, and the canvas that keeps image and labels in step."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Camera:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, size: tuple[int, int]) -> Camera:
-        """Return a random camera for a picture of ``size``."""
+        """Return a random camera for an image of ``size``."""
         height, width = size
         return cls(
             size,
@@ -75,8 +75,8 @@ class Light:
         tint: Factor per channel.
         haze: Colour of the distance.
         reach: Metres after which two thirds of a colour are haze.
-        sun: -1 when it stands on the left, 1 on the right.
-        strength: Of direct light, 0 (overcast) to 1; what makes shadows and lit sides.
+        sun: -1 when it is on the left, 1 on the right.
+        strength: Strength of direct light, 0 (overcast) to 1; makes shadows and lit sides.
         night: Whether lamps and windows glow.
     """
 
@@ -101,7 +101,7 @@ class Light:
 
 
 class Canvas:
-    """A picture (H, W, 3) uint8 RGB and its class ids (H, W) uint8, drawn on together."""
+    """An image (H, W, 3) uint8 RGB and its class ids (H, W) uint8, drawn on together."""
 
     def __init__(self, camera: Camera, light: Light) -> None:
         self.camera, self.light = camera, light
@@ -132,16 +132,16 @@ class Canvas:
         if label is not None:
             cv2.ellipse(self.labels, middle, axes, 0, 0, 360, label, -1, cv2.LINE_8, _SHIFT)
 
-    def texture(self, picture: np.ndarray, pixels: Sequence[Pixel], label: int) -> None:
-        """Lay a picture onto a quadrangle of pixels: top left, top right, bottom right, bottom left of the picture."""
+    def texture(self, texture: np.ndarray, pixels: Sequence[Pixel], label: int) -> None:
+        """Warp a texture onto a quadrangle of pixels: its top left, top right, bottom right, bottom left corner."""
         cv2, corners = self._cv2, np.array(pixels, np.float64).clip(-_FAR_OUT, _FAR_OUT)
         window, low, span = self._visible(corners.min(0), corners.max(0))
         if min(span) < 1:
             return
-        rows, columns = picture.shape[:2]
+        rows, columns = texture.shape[:2]
         source = np.array([[0, 0], [columns, 0], [columns, rows], [0, rows]], np.float32)
         matrix = cv2.getPerspectiveTransform(source, (corners - low).astype(np.float32))
-        warped = cv2.warpPerspective(picture, matrix, span, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        warped = cv2.warpPerspective(texture, matrix, span, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         mask = np.zeros(span[::-1], np.uint8)
         cv2.fillPoly(mask, [np.round((corners - low) * 2**_SHIFT).astype(np.int32)], 255, cv2.LINE_8, _SHIFT)
         cv2.copyTo(warped, mask, self.image[window])
@@ -169,14 +169,14 @@ class Canvas:
     def _visible(
         self, low: np.ndarray, high: np.ndarray
     ) -> tuple[tuple[slice, slice], tuple[int, int], tuple[int, int]]:
-        """Return the part of a box that lies in the picture: as slices, its first pixel, and its (width, height)."""
+        """Return the part of a box that is inside the image: as slices, its first pixel, and its (width, height)."""
         height, width = self.camera.size
         x0, y0 = max(math.floor(low[0]), 0), max(math.floor(low[1]), 0)
         x1, y1 = min(math.ceil(high[0]) + 1, width), min(math.ceil(high[1]) + 1, height)
         return (slice(y0, y1), slice(x0, x1)), (x0, y0), (x1 - x0, y1 - y0)
 
     def darken(self, center: Pixel, radii: Pixel, factor: float) -> None:
-        """Multiply the picture inside an ellipse by ``factor``: a shadow on the ground."""
+        """Multiply the image inside an ellipse by ``factor``: a shadow on the ground."""
         (x, y), (width, height) = center, radii
         x0, x1 = max(int(x - width), 0), min(int(x + width) + 2, self.camera.size[1])
         y0, y1 = max(int(y - height), 0), min(int(y + height) + 2, self.camera.size[0])

@@ -19,7 +19,7 @@ class Street:
         left: Edge of the road on the left, negative.
         right: Edge of the road on the right.
         walks: Width of the sidewalk on either side.
-        verges: Width of what lies between sidewalk and houses on either side.
+        verges: Width of the strip between sidewalk and houses on either side.
         crossing: Distance of a zebra crossing, or None.
     """
 

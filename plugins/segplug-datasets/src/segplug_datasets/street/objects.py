@@ -122,7 +122,7 @@ def _lamps(canvas: Canvas, x: float, z: float, width: float, facing: int) -> Non
 
 
 def draw_person(canvas: Canvas, x: float, z: float, rng: np.random.Generator) -> None:
-    """Draw someone who stands or walks at (x, z)."""
+    """Draw a standing or walking person at (x, z)."""
     height = rng.uniform(1.5, 1.92) if rng.random() < 0.88 else rng.uniform(1.0, 1.4)
     scale, light = canvas.camera.scale(z), canvas.light
     _shadow(canvas, x, z, 0.35, 0.3)
@@ -204,7 +204,7 @@ def _plate(canvas: Canvas, top: Pixel, radius: float, z: float, rng: np.random.G
 
 
 def _shadow(canvas: Canvas, x: float, z: float, across: float, along: float) -> None:
-    """Darken the ground under a thing, and beside it away from the sun."""
+    """Darken the ground under an object and on its side away from the sun."""
     light = canvas.light
     lean = -light.sun * light.strength * across * 0.9
     center = canvas.camera.project([(x + lean, 0, z)])[0]

@@ -1,4 +1,4 @@
-"""Noise and foliage that every picture shares; made once per process, always the same."""
+"""Noise and foliage that every image shares; made once per process, always the same."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class AlbumentationsMissingError(ComponentError):
 
 
 class Albu:
-    """Apply transforms of Albumentations to the image and, where they move pixels, to all fields alike.
+    """Apply transforms of Albumentations to the image and, where they move pixels, to all fields.
 
     Pixels from outside the image get the label 255. A second image is changed as the first. All random numbers come
     from ``rng``.

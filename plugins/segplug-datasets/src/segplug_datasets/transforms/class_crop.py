@@ -83,7 +83,7 @@ class ClassAwareCrop:
 
 
 def _start(length: int, window: int, point: int | None, rng: np.random.Generator) -> int:
-    """Return where a window begins that lies inside ``length`` and holds ``point``, if there is one."""
+    """Return the start of a window inside ``length`` that holds ``point``, if possible."""
     low, high = 0, length - window
     if point is not None:
         low, high = max(low, point - window + 1), min(high, point)

@@ -22,7 +22,7 @@ class RandomApply:
         prob: Probability of applying them.
 
     Raises:
-        UsageError: When there is none, or ``prob`` is no probability.
+        UsageError: When there is none, or ``prob`` is not a probability.
     """
 
     conformance: ClassVar = {"transforms": [{"type": "RandomFlip", "prob": 1.0}, {"type": "CLAHE"}], "prob": 0.5}

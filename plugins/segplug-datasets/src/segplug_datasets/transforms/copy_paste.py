@@ -79,7 +79,7 @@ class CopyPaste(Mixing):
         return bool(counts.any()) and (self.classes is None or int(counts.argmax()) in self.classes)
 
     def _regions(self, labels: np.ndarray) -> list[tuple[tuple[slice, slice], np.ndarray, int]]:
-        """Return the connected regions that are large enough: where each lies, the map (H, W) and its number there."""
+        """Return the connected regions that are large enough: where each is, the map (H, W) and its number there."""
         classes = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[:IGNORE])
         regions = []
         for class_id in classes if self.classes is None else np.intersect1d(classes, self.classes):

@@ -20,7 +20,7 @@ _VALUES = np.arange(256, dtype=np.float32)
 class Distortion:
     """Brightness, then contrast or not, saturation and hue, contrast otherwise; what changes nothing is left out.
 
-    Every step cuts to 0 to 255 and to whole numbers, as a picture would hold after it.
+    Every step clips to 0 to 255 and rounds, as an image file between the steps would.
 
     Args:
         brightness: Number added.

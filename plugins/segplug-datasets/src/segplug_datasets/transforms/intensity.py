@@ -175,7 +175,7 @@ class RandomGrayscale:
         prob: Probability of applying it.
 
     Raises:
-        UsageError: When ``prob`` is no probability.
+        UsageError: When ``prob`` is not a probability.
         DataError: When the image is not (H, W, 3) uint8.
     """
 

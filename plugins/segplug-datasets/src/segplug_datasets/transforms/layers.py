@@ -26,8 +26,8 @@ class Layer:
 
     Args:
         sample: The sample.
-        top: Row of the canvas at which its first pixel lies.
-        left: Column of the canvas at which its first pixel lies.
+        top: Row of its first pixel on the canvas.
+        left: Column of its first pixel on the canvas.
         mask: (H, W) bool, the pixels that are opaque; all of them when None.
     """
 

@@ -49,7 +49,7 @@ class RandomMosaic:
         if min(img_scale) < 1:
             raise UsageError(f"img_scale is (height, width) in pixels, not {img_scale}")
         if not 0 <= min(center_ratio_range) <= max(center_ratio_range) <= 2:
-            raise UsageError(f"center_ratio_range lies within 0 and 2, unlike {center_ratio_range}")
+            raise UsageError(f"center_ratio_range must be within 0 and 2, not {center_ratio_range}")
         self.prob, self.img_scale, self.center_ratio_range = probability(prob), img_scale, center_ratio_range
         self.pad_val, self.seg_pad_val = pad_val, seg_pad_val
 

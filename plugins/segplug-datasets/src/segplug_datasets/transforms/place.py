@@ -26,7 +26,7 @@ class RandomCrop:
         crop_size: (height, width) in pixels, or one number for both.
         cat_max_ratio: A window in which one class covers this share of the labelled pixels or more is redrawn, up to
             ten times; 1 takes the first. Uses the field ``seg``, unless that is a multi-label map.
-        ignore_index: Label that is no class.
+        ignore_index: Label that does not count as a class.
     """
 
     needs: ClassVar[int] = 0
@@ -113,7 +113,7 @@ class RandomFlip:
         count = len(self.directions)
         self.probs = [prob / count] * count if isinstance(prob, int | float) else list(prob)
         if len(self.probs) != count or min(self.probs) < 0 or sum(self.probs) > 1 + 1e-9:
-            raise UsageError(f"RandomFlip cannot share prob {prob} among {count} directions")
+            raise UsageError(f"RandomFlip cannot split prob {prob} over {count} directions")
         swap = np.arange(256, dtype=np.uint8)
         for left, right in swap_seg_labels:
             swap[[left, right]] = right, left

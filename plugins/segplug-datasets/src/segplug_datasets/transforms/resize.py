@@ -21,7 +21,7 @@ class Resize:
 
     Args:
         scale: (width, height), or one number for both. With ``keep_ratio`` the image is made as large as fits: the
-            longer edge within the larger number, the shorter within the smaller, whichever way the image lies.
+            longer edge within the larger number, the shorter within the smaller, in either orientation of the image.
         scale_factor: Factor, or (of the width, of the height); instead of ``scale``.
         keep_ratio: Keep the aspect ratio.
 
@@ -111,7 +111,7 @@ class RandomResize:
         keep_ratio: Keep the aspect ratio, as `Resize` does.
 
     Raises:
-        UsageError: When ``ratio_range`` is missing beside one scale, or given beside two.
+        UsageError: When ``ratio_range`` is missing with one scale, or given with two.
     """
 
     needs: ClassVar[int] = 0

@@ -1,7 +1,7 @@
 """Volumes: crop, pad and flip in three dimensions, and take slices for 2D nets.
 
 A volume is an ordinary sample. Its slices are stacked in the last axis: a scan of Z slices and C modalities is an image
-(Y, X, Z * C), slice by slice, and its labels are a label map (Y, X, Z). So every 2D transform moves all slices alike,
+(Y, X, Z * C), slice by slice, and its labels are a label map (Y, X, Z). So every 2D transform moves all slices equally,
 and an image is a volume of one slice. The number of slices is the third axis of the labels, or, without labels of three
 axes, ``meta["slices"]``, else 1. Shapes are (Z, Y, X), as in MMSegmentation.
 """
@@ -35,7 +35,7 @@ class BioMedical3DRandomCrop:
 
     Raises:
         UsageError: When a length is below 1.
-        DataError: When the image's channels are no multiple of its slices.
+        DataError: When the image's channels are not a multiple of its slices.
     """
 
     needs: ClassVar[int] = 0
@@ -78,7 +78,7 @@ class BioMedical3DPad:
 
     Raises:
         UsageError: When a length is below 1.
-        DataError: When the image's channels are no multiple of its slices.
+        DataError: When the image's channels are not a multiple of its slices.
     """
 
     needs: ClassVar[int] = 0
@@ -110,7 +110,7 @@ class BioMedical3DRandomFlip:
 
     Raises:
         UsageError: When there is no such axis.
-        DataError: When the image's channels are no multiple of its slices.
+        DataError: When the image's channels are not a multiple of its slices.
     """
 
     needs: ClassVar[int] = 0
@@ -151,7 +151,7 @@ class RandomSlice:
 
     Raises:
         UsageError: When that is even or below 1.
-        DataError: When the image's channels are no multiple of its slices.
+        DataError: When the image's channels are not a multiple of its slices.
     """
 
     needs: ClassVar[int] = 0
@@ -177,7 +177,7 @@ def shape_of(sample: Sample) -> Shape:
     """Return slices, height and width of a volume.
 
     Raises:
-        DataError: When the image's channels are no multiple of its slices.
+        DataError: When the image's channels are not a multiple of its slices.
     """
     depths = [value.array.shape[2] for value in (sample[name] for name in sample) if _is_layered(value)]
     count = int(depths[0] if depths else sample.meta.get("slices", 1))

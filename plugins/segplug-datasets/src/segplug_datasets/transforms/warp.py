@@ -65,7 +65,7 @@ class Bend(Geometry):
         return size
 
     def matrix(self, size: Size) -> np.ndarray:
-        raise DataError("no matrix moves the points of a bent image: a field's 'apply' asks for 'geometry.move'")
+        raise DataError("a nonlinear warp has no matrix: a field's 'apply' must use 'geometry.move'")
 
     def move(self, points: np.ndarray, size: Size) -> np.ndarray:
         return self.forward(points)
@@ -112,7 +112,7 @@ class RandomRotFlip:
         degree: Highest angle in degrees to both sides, or (lowest, highest); clockwise.
 
     Raises:
-        UsageError: When a probability is none.
+        UsageError: A probability is out of range.
     """
 
     needs: ClassVar[int] = 0

@@ -81,12 +81,12 @@ def _window(array: np.ndarray, to: Size, part: Crop) -> np.ndarray | None:
     return near[part.top - top :, part.left - left :][: part.height, : part.width]
 
 
-_REACH, _APART = 96, 1 / 64  # OpenCV's own warps are no finer
+_REACH, _APART = 96, 1 / 64  # OpenCV's own warps are not finer
 
 
 def _common_start(start: int, ratio: float) -> tuple[int, int] | None:
     """Return a pixel before ``start`` and the source pixel that begins where it does, ``ratio`` to one."""
-    last = start - int(0.5 / ratio) - 2  # so that no pixel of the window lies on the part's border
+    last = start - int(0.5 / ratio) - 2  # so that no pixel of the window is on the part's border
     if last <= 0:
         return 0, 0
     pixels = np.arange(last, max(last - _REACH, -1), -1)
