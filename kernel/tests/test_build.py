@@ -311,7 +311,7 @@ WRONG = [
     (Leaf, "Leaf", "expected a parts component, got 'Leaf' (str)"),
     (Leaf, 3, "expected a parts component, got 3 (int)"),
     (Leaf | None, 3, "expected a parts component or None, got 3 (int)"),
-    (Sequence[Leaf], {"type": "Leaf"}, "expected a list of a parts component, got {'type': 'Leaf'} (dict)"),
+    (Sequence[Leaf], {"type": "Leaf"}, "expected a list of parts, got {'type': 'Leaf'} (dict)"),
     (Labels, 3, "expected a mapping, got 3 (int)"),
     (Callable[[int], int], "abs", "expected Callable, got 'abs' (str)"),
 ]

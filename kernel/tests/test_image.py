@@ -156,7 +156,7 @@ def test_a_tiff_that_is_no_picture_is_refused(tmp_path: Path, picture: np.ndarra
     assert problem(tiff(four, 1, (0, 0, 0), big=big)) == "a raster of 4 bands: RasterDataset reads it"
     assert problem(tiff(np.dstack([four, four]), 2, (0,) * 5, big=big)).startswith("a raster of 8 bands")
     assert problem(tiff(picture.astype(np.int16), 2, number=2, big=big)).startswith(
-        "a raster of signed, real or 32-bit"
+        "a raster of signed, floating-point or 32-bit"
     )
     half = np.dstack([picture, np.full(picture.shape[:2], 100, np.uint8)])
     assert problem(tiff(half, 2, (2,), big=big)).startswith("a raster of partly transparent colours")
@@ -203,5 +203,5 @@ def test_an_image_that_is_too_large_is_refused_before_it_is_decoded(tmp_path, mo
 def test_what_may_never_end_is_no_image(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     for path in ("/dev/zero", tmp_path / "pipe.png"):
-        with pytest.raises(DataError, match="no file"):
+        with pytest.raises(DataError, match="not a regular file"):
             image.read(path)

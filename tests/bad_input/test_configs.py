@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 FILES = {
-    "missing": (None, "x.yaml there is no such file"),
+    "missing": (None, "x.yaml no such file"),
     "not YAML": ("a: [1", "x.yaml:2:1 not valid YAML"),
     "a tab": ("a:\n\tb: 1", "x.yaml:2:1", "use spaces"),
     "a key twice": ("model: 1\nmodel: 2", "x.yaml:2:1 the key 'model' is written twice"),
@@ -16,7 +16,7 @@ FILES = {
     "not text": (b"\xff\xfe\x00", "x.yaml is not UTF-8"),
     "code": ('a: !!python/object/apply:os.system ["touch executed"]', "x.yaml:1:4 the tag"),
     "two documents": ("seed: 1\n---\nseed: 2", "x.yaml:2:1 a second document"),
-    "a base that is missing": ("_base_: nope.yaml", "x.yaml:1:1 _base_: there is no file nope.yaml"),
+    "a base that is missing": ("_base_: nope.yaml", "x.yaml:1:1 _base_: no such file: nope.yaml"),
     "a base that is no path": ("_base_: 7", "x.yaml:1:1 _base_"),
     "itself as its base": ("_base_: x.yaml", "x.yaml:1:1 _base_: a base includes itself"),
     "a base that has it as its base": ("_base_: y.yaml", "y.yaml:1:1 _base_: a base includes itself"),
@@ -52,13 +52,13 @@ CHANGES = {
     "+dtaa=3": "dtaa: unknown section\n    did you mean 'data'?",
     "model=7": "model: expected a segmentors component or None, got 7",
     "data=[]": "data: expected a mapping or None, got []",
-    "hooks={}": "hooks: expected a list of a hooks component or None, got {}",
+    "hooks={}": "hooks: expected a list of hooks or None, got {}",
     # keys
     "model.decode_head.chanels=3": "did you mean 'channels'",
     "+model.decode_head.chanels=3": "unknown argument of segplug-heads/FCNHead",
     "optim.optimizer={type: SGD, lr: 0.1, momntum: 1}": "did you mean 'momentum'?",
     "hooks[9]=3": "hooks: the list has 1 items",
-    "novalue": "'novalue' is no override",
+    "novalue": "'novalue' is not a valid override",
     # names
     "model.type=Foo": "model.type: no segmentors component is called 'Foo'",
     "evaluate.metrics=[{type: IuoMetric}]": "did you mean 'IoUMetric'",
@@ -66,8 +66,8 @@ CHANGES = {
     "data.train.type=no_such_module:Foo": "no_such_module",
     "~model.type": "model.type: missing",
     # references
-    "model.decode_head.num_classes=${data.nope}": "${data.nope} points to nothing",
-    "model.decode_head.channels=${model.decode_head.channels}": "references go round in a circle",
+    "model.decode_head.num_classes=${data.nope}": "${data.nope} does not exist",
+    "model.decode_head.channels=${model.decode_head.channels}": "circular reference",
     # types
     "model.decode_head.channels=abc": "model.decode_head.channels: expected int (1 or more), got 'abc'",
     "model.decode_head.channels=[1]": "model.decode_head.channels: expected int (1 or more), got [1]",

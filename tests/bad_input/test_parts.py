@@ -69,7 +69,7 @@ CHANGES = {
         "command line model.auxiliary_head[1].num_classes: 4 classes, but the decode head that predicts has 3"
     ),
     # what only a constructor knows
-    "hooks=[{type: 'my_hooks:Misspelt'}]": "Misspelt: there is no moment 'befor_run'; did you mean 'before_run'",
+    "hooks=[{type: 'my_hooks:Misspelt'}]": "Misspelt: unknown hook method 'befor_run'; did you mean 'before_run'",
     "hooks=[{type: 'my_hooks:Strange'}]": "weather",
     "+schedule.lr=[{type: PolyLR, begin: 5, end: 5}]": "segplug-training/PolyLR refuses: PolyLR ends at 5",
     "optim.optimizer.lr=-1": "optim.optimizer.lr: expected float (0 or more), got -1 (int)",

@@ -151,7 +151,7 @@ def test_a_worker_that_dies_is_one_message(project, tiny, how):
         os._exit(3) if how == "exit" else os.kill(os.getpid(), signal.SIGKILL)
 
     runner = make_runner(tiny, train=Loader(Own(die), workers=1))
-    with pytest.raises(DataError, match="a process that reads samples has died"):
+    with pytest.raises(DataError, match="a data-loader worker was killed"):
         runner.run()
 
 

@@ -58,7 +58,7 @@ def test_a_killed_worker_is_named_and_blames_no_checkpoint(run: Forked, tmp_path
     os.kill(workers(run)[0], signal.SIGKILL)
     assert run.wait(60) == 1, run.err()[-3000:]
     last = run.err()[run.err().index("Error:") :]
-    assert last.startswith("Error: a process that reads samples has died")
+    assert last.startswith("Error: a data-loader worker was killed")
     assert "cannot be written" not in last
     assert newest(tmp_path) >= 2
 

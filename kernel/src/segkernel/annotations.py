@@ -1,10 +1,10 @@
-"""Annotations that say which values an argument takes where its type alone does not.
+"""Annotations for the values of an argument that its type alone does not express.
 
     def __init__(self, prob: Probability = 0.5, kernel_size: OddInt = 3, lr: Positive = 0.01) -> None: ...
 
-They are `typing.Annotated` with the constraints of the package ``annotated_types``; an author may as well write such
-constraints out. A config is held against them before anything is built, and a value that does not fit is reported with
-its file and line.
+They are `typing.Annotated` with the constraints of the package ``annotated_types``; plain
+ones work, too. A config is checked against them before anything is built, and a violation is reported with its file and
+line.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt, MaxLen, M
 
 
 def odd(value: int) -> bool:
-    """Whether a number of pixels has a middle."""
+    """Whether a size is odd, so that a kernel of it has a centre."""
     return value % 2 == 1
 
 
 def ordered(pair: Sequence[float]) -> bool:
-    """Whether the lower end is written first."""
+    """Whether a pair is (low, high)."""
     return pair[0] <= pair[1]
 
 
 FILE = object()
-"""Marks a text as the name of a file or folder, as `pathlib.Path` does by itself: what comes out of a file of weights
-may not name any."""
+"""Marks a str as a file or folder name, as `pathlib.Path` does by itself: configs read from weight files must not
+contain any."""
 
 Positive = Annotated[float, Interval(gt=0, lt=math.inf)]
 NonNegative = Annotated[float, Interval(ge=0, lt=math.inf)]
@@ -37,21 +37,21 @@ Probability = Annotated[float, Interval(ge=0, le=1)]
 PositiveInt = Annotated[int, Ge(1)]
 NonNegativeInt = Annotated[int, Ge(0)]
 LabelId = Annotated[int, Interval(ge=0, le=255)]
-"""Of a label map: a class, or what is ignored."""
+"""A value of a label map: a class id or the ignored label."""
 OddInt = Annotated[int, Ge(1), Predicate(odd)]
 Range = Annotated[tuple[float, float], Predicate(ordered)]
 """(low, high)."""
 NonNegativeRange = Annotated[tuple[NonNegative, NonNegative], Predicate(ordered)]
 FileName = Annotated[str | Path, FILE]
 Decay = Annotated[float, Interval(ge=0, lt=1)]
-"""Of a running mean."""
+"""Decay of a running mean."""
 
 OF_OPTIMIZERS: dict[str, Any] = {
     **dict.fromkeys(("lr", "weight_decay", "eps", "lr_decay", "lambd", "initial_accumulator_value"), NonNegative),
     **dict.fromkeys(("momentum", "dampening", "momentum_decay", "alpha", "rho"), Probability),
     "betas": tuple[Decay, Decay],
 }
-"""What arguments of torch's optimisers mean, whose own annotations hold no ranges."""
+"""Ranges of the arguments of torch's optimisers, whose own annotations have none."""
 
 _CHECKS: dict[type, tuple[str, Callable[[Any, Any], bool], str]] = {
     Gt: ("gt", lambda value, limit: value > limit, "above {}"),

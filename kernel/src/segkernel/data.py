@@ -34,7 +34,7 @@ from segkernel.sample import Batch, Sample, Targets, as_targets, collate
 log = logging.getLogger(__name__)
 
 TRIES = 10
-"""How many samples are drawn in place of an unusable one before training stops."""
+"""Number of replacements drawn for an unusable sample before training stops."""
 
 _ORDER, _SAMPLE, _EVALUATION = 0, 1, 2  # streams: what a random number is for
 
@@ -198,15 +198,15 @@ class Loader:
 
 @dataclass(frozen=True)
 class _Samples:
-    """What torch's loader asks for the samples of a batch; ``bring`` makes one from what the batch sampler yields."""
+    """The data set that torch's loader indexes by batch; ``load`` makes a sample from a key of the batch sampler."""
 
-    bring: Callable[[Any], Any]
+    load: Callable[[Any], Any]
 
     def __getitems__(self, keys: Sequence[Any]) -> list[Any]:
         SECONDS.clear()
-        state = random_state()  # without workers, training goes on with these generators
+        state = random_state()  # without workers, training uses these generators, too
         try:
-            return [self.bring(key := each) for each in keys]
+            return [self.load(key := each) for each in keys]
         except (SegKernelError, OSError):
             raise
         except Exception as error:
@@ -281,7 +281,7 @@ def _collate_evaluation(results: list[tuple[Sample, Targets] | Exception]) -> tu
 
 
 SIGTERM_GRACE = 60
-"""Seconds that a worker serves on after somebody else's SIGTERM, so that the main process can end its step and save."""
+"""Seconds a worker keeps serving after a SIGTERM not sent by its main process, which can so end its step and save."""
 
 
 def _start_worker(opencv_threads: int, parent: int, is_child: bool, worker: int) -> None:

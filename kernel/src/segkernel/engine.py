@@ -87,7 +87,7 @@ class LocalEngine(Engine):
         return nn.utils.clip_grad_norm_(self.segmentor.parameters(), max_norm, norm_type).detach()
 
     def step(self) -> None:
-        """Change the parameters."""
+        """Run one optimiser step."""
         self.optimizer.step()
 
     @torch.no_grad()
@@ -137,7 +137,7 @@ def _device(name: str) -> torch.device:
 
 @contextmanager
 def together(engine: Engine) -> Iterator[None]:
-    """A block that every rank goes through: when it fails on one, all raise that rank's error, and one prints it.
+    """Run a block on every rank: when it fails on one, all ranks raise that error, and one prints it.
 
     Raises:
         PeerError: On the other ranks, when the error is not a `SegKernelError`.
@@ -166,7 +166,7 @@ def together(engine: Engine) -> Iterator[None]:
 
 @contextmanager
 def blame_batch(batches: Sequence[Batch]) -> Iterator[None]:
-    """Say which batch it was when a model, or the memory, cannot take one."""
+    """Name the batch in the error when the model cannot process one, or memory is exhausted."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
@@ -181,10 +181,10 @@ def blame_batch(batches: Sequence[Batch]) -> Iterator[None]:
 
 _HINTS = {
     "more than 1 value per channel": "batch normalisation needs two samples or larger images: data.micro_batch",
-    "out of memory": "less at once: data.micro_batch, data.crop_size, engine.amp",
+    "out of memory": "reduce data.micro_batch or data.crop_size, or enable engine.amp",
 }
 
 
 def sample_names(batches: Sequence[Batch]) -> list[str]:
-    """Return what the samples of some batches are called, their files as a rule."""
+    """Return the names of the samples of these batches, usually their file paths."""
     return [str(meta.get("path", meta.get("name"))) for batch in batches for meta in batch.meta]

@@ -34,7 +34,7 @@ from traceback import extract_tb
 
 
 class SegKernelError(Exception):
-    """What went wrong, where, and what to do: one clear message.
+    """What went wrong, where, and what to do, in one message.
 
     In a run of several ranks, ``on_all_ranks`` is true when every rank raises it at the same moment, and ``reported``
     when another rank prints the message.
@@ -229,7 +229,7 @@ class UntrustedError(SegKernelError):
 
     Args:
         what: It asks for.
-        path: Of the key that asks, where it is known.
+        path: The config key that refers to it, if known.
     """
 
     def __init__(self, what: str, path: str = "") -> None:
@@ -269,10 +269,10 @@ class Interrupted(SegKernelError):
 
 
 def worker_crash_of(error: BaseException) -> DataError | None:
-    """Return what to say when an error is torch's notice that a loader's worker is gone.
+    """Return the error to report when ``error`` is torch's notice that a data-loader worker has exited.
 
-    Torch raises it from a signal handler: it may come out of any statement, one that writes a checkpoint for example.
-    Where a tensor was just being fetched from the worker, the connection may end before.
+    Torch raises it from a signal handler, so any statement may raise it, for example one that writes a checkpoint.
+    While a tensor is fetched from the worker, the closed connection may be noticed first.
     """
     text = str(error) or type(error).__name__
     if isinstance(error, SegKernelError) and text.startswith("Caught "):  # one that a worker has raised, all of it
@@ -280,8 +280,8 @@ def worker_crash_of(error: BaseException) -> DataError | None:
     fetching = any("resource_sharer" in frame.filename for frame in extract_tb(error.__traceback__))
     if not (fetching or (isinstance(error, RuntimeError) and text.startswith("DataLoader worker"))):
         return None
-    hint = "the system may have stopped it for its memory; with data.workers=0 an error of the data set's own is seen"
-    return DataError(f"a process that reads samples has died: {text.splitlines()[0]}\n    {hint}")
+    hint = "perhaps by the out-of-memory killer; rerun with data.workers=0 to see an error of the data set itself"
+    return DataError(f"a data-loader worker was killed: {text.splitlines()[0]}\n    {hint}")
 
 
 def did_you_mean(name: object, known: Iterable[object], limit: int = 2) -> list[str]:
@@ -291,9 +291,9 @@ def did_you_mean(name: object, known: Iterable[object], limit: int = 2) -> list[
 
 
 def suggest(name: object, known: object, otherwise: str = "there are: ") -> str:
-    """Return a hint: the names of ``known`` that look like ``name``, or else the first ones there are.
+    """Return a hint: the names of ``known`` closest to ``name``, or else the first few of them.
 
-    What is no container, or a text, holds no names.
+    A string, or a value that is not a container, has no names.
     """
     names = list(dict.fromkeys(map(str, known))) if isinstance(known, Iterable) and not isinstance(known, str) else []
     if near := did_you_mean(name, names):

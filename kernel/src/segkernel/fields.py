@@ -51,7 +51,7 @@ class Field:
         Args:
             layers: From the bottom to the top, the first with this field.
             size: Height and width of the canvas.
-            fill: What is where no image lies; the kind's own when None.
+            fill: Value for uncovered pixels; the kind's own when None.
         """
         return self
 
@@ -75,7 +75,7 @@ class RasterField(Field):
 
     interpolation: ClassVar[int] = NEAREST
     fill: ClassVar[float] = 0
-    """What is where the image has no pixel."""
+    """Value for pixels outside the image."""
     scalar: ClassVar[bool] = True
     """Whether a value is one number; a third axis is then that of a volume's slices."""
 

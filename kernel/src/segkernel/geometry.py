@@ -1,7 +1,7 @@
-"""Changes of where pixels are: planned first, then carried out on the image and on every field when somebody looks.
+"""Geometric operations, recorded first and evaluated lazily on the image and on every field.
 
-Neighbours that cost less together are fused (`Geometry.fuse`). Points are (x, y) in pixels with (0, 0) at the outer
-corner of the first pixel.
+Consecutive ones that are cheaper as one are fused (`Geometry.fuse`). Points are (x, y) in pixels with (0, 0) at the
+outer corner of the first pixel.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ class Geometry:
         raise NotImplementedError
 
     def fuse(self, following: Geometry, size: Size) -> tuple[Geometry, ...]:
-        """Return changes that do for less what this and then ``following`` do; nothing when there are none.
+        """Return cheaper operations equal to this and then ``following``; empty if there are none.
 
-        ``size`` is that of the image between the two.
+        ``size`` is the image size between the two.
         """
         return ()
 
 
 @dataclass
 class Raster:
-    """An array and the changes planned for it, which are made when it is looked at."""
+    """An array and its pending operations, which are applied on access."""
 
     source: np.ndarray
     steps: tuple[Geometry, ...] = ()

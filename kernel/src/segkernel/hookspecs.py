@@ -1,13 +1,13 @@
 """The lifecycle of a run, as pluggy hook specifications, and what of the run a hook may use.
 
 A hook is an object with methods marked ``@hookimpl`` and, if it cares, a ``priority`` (smaller runs first) and
-``state_dict``/``load_state_dict``. A method names only the arguments it uses. ``run`` is a `Run`: read
+``state_dict``/``load_state_dict``. A method takes only the arguments it uses. ``run`` is a `Run`: read
 ``run.iteration``, ``run.model``, ``run.metrics`` ... and call ``run.stop(reason)`` to end training after this
 iteration. Hooks run on every rank; guard writing with ``run.is_main``.
 
-Moments come in pairs. What a hook's ``before_validation`` opened, its ``validation_ended`` closes, whatever happened in
-between (an error, a signal), in reverse order of priority; ``after_validation`` is told the metrics in between, and
-only if there are any. So for ``run``, ``train``, ``train_iteration``, ``validation`` and ``test``.
+Hook methods come in pairs: every ``before_validation`` is followed by its ``validation_ended``, also after an error or
+a signal, in reverse order of priority; ``after_validation`` is called in between, only if there are metrics. The same
+holds for ``run``, ``train``, ``train_iteration`` and ``test``.
 
     class SayHello:
         priority = Priority.LOW
@@ -44,33 +44,33 @@ Stage = Literal["run", "train", "train_iteration", "validation", "test"]
 
 
 class Run(Protocol):
-    """What a hook may use of a run; nothing here goes away or changes its meaning within a major version."""
+    """The part of a run that hooks may use; nothing here is removed or changes its meaning within a major version."""
 
     model: Segmentor
     """The segmentor, unwrapped."""
     optimizer: torch.optim.Optimizer | None
     """None in a run that does not train."""
     engine: Engine
-    """For what all ranks do together: ``run.engine.merge(metric)``."""
+    """For collective operations: ``run.engine.merge(metric)``."""
     train_set: Loader | None
     val_set: Loader | None
     test_set: Loader | None
     work_dir: Path
-    """The run directory; there from ``before_run`` on."""
+    """The run directory; exists from ``before_run`` on."""
     config: dict[str, Any]
-    """The resolved config as plain values; empty for a run around objects."""
+    """The resolved config as plain values; empty for a run built from objects."""
     seed: int
     iteration: int
-    """Optimiser steps made so far."""
+    """Number of optimiser steps completed."""
     max_iterations: int
     mode: str
     """``train``, ``val``, ``test`` or ``idle``."""
     metrics: dict[str, float]
-    """Of the last evaluation."""
+    """Metrics of the last evaluation by name."""
     data_wait: float
     """Seconds that the last iteration waited for its batches."""
     settled: bool
-    """Whether the state is that of a whole iteration, so that it can be saved and resumed."""
+    """True between iterations, when a checkpoint of the run is consistent."""
 
     @property
     def labels(self) -> Labels:
@@ -92,10 +92,10 @@ class Run(Protocol):
         """End training after the current iteration, on all ranks; a checkpoint is saved."""
 
     def emit(self, record: Mapping[str, Any]) -> None:
-        """Hand a record of metrics to the hooks that log (``on_record``)."""
+        """Send a record of metrics to the logging hooks (``on_record``)."""
 
     def save(self, path: str | Path) -> Path:
-        """Write a checkpoint; called by all ranks together, one writes."""
+        """Write a checkpoint; a collective call, in which one rank writes."""
 
 
 class Priority(enum.IntEnum):
@@ -111,10 +111,10 @@ class Priority(enum.IntEnum):
 
 
 class Moments:
-    """What a hook may be told of: each method is the specification of one moment."""
+    """The hook methods: each is the specification of one moment of a run."""
 
     def before_run(self, run: Run) -> None:
-        """Everything is built and, when resuming, restored; nothing has run."""
+        """Everything is built and, when resuming, restored; nothing has run yet."""
 
     def before_train(self, run: Run) -> None:
         """Training is about to start at ``run.iteration``."""
@@ -141,19 +141,19 @@ class Moments:
         """One image of a validation or a test was predicted at its original size, and its metrics updated."""
 
     def after_validation(self, run: Run, metrics: Mapping[str, float]) -> None:
-        """Validation has come to its end with these metrics; they are also in ``run.metrics``."""
+        """Validation is complete with these metrics; they are also in ``run.metrics``."""
 
     def validation_ended(self, run: Run) -> None:
         """Closes ``before_validation``, also when a signal or an error cut it short."""
 
     def after_iteration(self, run: Run) -> None:
-        """An iteration is over, its validation included: the moment to save."""
+        """An iteration is complete, including its validation: the time to save."""
 
     def save_checkpoint(self, run: Run, checkpoint: dict[str, Any]) -> None:
         """A checkpoint is about to be written; plain values and tensors may be added."""
 
     def write_checkpoint(self, run: Run, path: Path, checkpoint: dict[str, Any]) -> Any:
-        """The whole checkpoint is there, on the rank that writes; return True to have taken its writing over."""
+        """The checkpoint is complete, on the rank that writes; return True if this hook writes the file itself."""
 
     def load_checkpoint(self, run: Run, checkpoint: Mapping[str, Any]) -> None:
         """A checkpoint was read, from the file ``checkpoint["path"]``, and the run restored from it."""
@@ -165,7 +165,7 @@ class Moments:
         """The test is about to start; the model is in eval mode."""
 
     def after_test(self, run: Run, metrics: Mapping[str, float]) -> None:
-        """The test has come to its end with these metrics."""
+        """The test is complete with these metrics."""
 
     def test_ended(self, run: Run) -> None:
         """Closes ``before_test``, also when an error cut it short."""
@@ -174,7 +174,7 @@ class Moments:
         """The run is about to end with this error."""
 
     def after_run(self, run: Run) -> None:
-        """Closes ``before_run``, whatever way the run went: close files here."""
+        """Closes ``before_run``, on success and on failure: close files here."""
 
 
 MOMENTS = [name for name in vars(Moments) if not name.startswith("_")]
@@ -183,13 +183,13 @@ for _name in MOMENTS:
 
 
 class HookCaller:
-    """Tells hooks of moments: ``caller.after_iteration(run=run)``, in the order given.
+    """Calls hook methods of all hooks in the order given: ``caller.after_iteration(run=run)``.
 
     Args:
-        hooks: By priority.
+        hooks: Sorted by priority.
 
     Raises:
-        UsageError: When a hook marks a method that is no moment.
+        UsageError: When a hook marks a method that is not a hook method.
     """
 
     def __init__(self, hooks: Sequence[Any]) -> None:
@@ -202,14 +202,14 @@ class HookCaller:
                 self._manager.check_pending()
             except pluggy.PluginValidationError as error:
                 unknown = str(error).partition("unknown hook '")[2].partition("'")[0]
-                reason = f"there is no moment {unknown!r}; {suggest(unknown, MOMENTS)}" if unknown else error
+                reason = f"unknown hook method {unknown!r}; {suggest(unknown, MOMENTS)}" if unknown else error
                 raise UsageError(f"{type(hook).__name__}: {reason}") from error
 
     def __getattr__(self, moment: str) -> Any:
         return getattr(self._manager.hook, moment)
 
     def stateful(self) -> dict[str, Any]:
-        """Return the hooks that have a state, by the names these have in a checkpoint."""
+        """Return the hooks that have a state, keyed by their name in a checkpoint."""
         found: dict[str, Any] = {}
         for hook in (hook for hook in self.hooks if hasattr(hook, "state_dict")):
             name = type(hook).__name__
@@ -218,12 +218,12 @@ class HookCaller:
 
     @contextmanager
     def during(self, stage: Stage, run: Run, **more: Any) -> Iterator[None]:
-        """Call ``before_STAGE``, and at the end, whatever happened, what closes it, in reverse order.
+        """Call ``before_STAGE`` and, on leaving, also by an error, its closing method, in reverse order.
 
-        A hook is only told of the end of what it was told the beginning of. ``more`` are further arguments of
+        The closing method is only called on hooks whose ``before_STAGE`` was called. ``more`` are further arguments of
         ``before_STAGE``.
         """
-        # Where ``after_STAGE`` tells of a result, which there may be none of, another moment closes.
+        # ``after_STAGE`` that reports a result is skipped without one, so another method closes the stage.
         closing = f"{stage}_ended" if hasattr(Moments, f"{stage}_ended") else f"after_{stage}"
         only = self._manager.subset_hook_caller
         with ExitStack() as opened:

@@ -1,8 +1,8 @@
-"""The one decoder of images, which refuses what would be read wrong.
+"""The one image decoder; rejects files that OpenCV would misread.
 
     pixels = read("street.jpg")         # (H, W, 3) uint8 RGB
 
-OpenCV does the work; it is imported when first needed. segplug-datasets reads label files, writes and draws.
+OpenCV does the decoding; it is imported when first needed. segplug-datasets reads label files, writes and draws.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def read(path: PathLike) -> np.ndarray:
     Grey becomes RGB, alpha is left out, 16 bits are cut to the upper 8.
 
     Raises:
-        DataError: When the file is missing, unreadable, empty, cut short, no image, or a raster that is no picture
-            (bands that are no colours, signed or real numbers).
+        DataError: When the file is missing, unreadable, empty, truncated, not an image, or a raster that is not a
+            colour or grey image (spectral bands, signed or floating-point values).
     """
     return decode(read_bytes(path), path)
 
@@ -60,12 +60,12 @@ def read_bytes(path: PathLike) -> bytes:
     """Return the bytes of a file; the time it takes counts as reading.
 
     Raises:
-        DataError: When it cannot be read, is empty, or is no regular file.
+        DataError: When it cannot be read, is empty, or is not a regular file.
     """
     try:
         with timed("read"):
             if stat.S_IFMT(os.stat(path).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
-                raise DataError("a device or a pipe, no file", path)  # reading it may never end
+                raise DataError("not a regular file", path)  # reading a device or a pipe may never end
             data = Path(path).read_bytes()
     except FileNotFoundError:
         raise DataError("no such file", path) from None
@@ -97,14 +97,14 @@ def decode_with(flags: int, data: bytes, path: PathLike) -> np.ndarray:
     """Return what OpenCV decodes with these flags.
 
     Raises:
-        DataError: When it would be wrong: the file is damaged, cut short, or no picture.
+        DataError: When the result would be wrong: the file is damaged, truncated, or not a colour or grey image.
     """
     cv2 = opencv()
     refuse_giant(image_size(data), path)
     if is_cut_short(data):
         raise DataError("the file is cut short: copy it again", path)
     try:
-        if problem := _not_a_picture(data, flags == cv2.IMREAD_COLOR):
+        if problem := _unsupported_raster(data, flags == cv2.IMREAD_COLOR):
             raise DataError(f"{problem}: RasterDataset reads it", path)
         image = cv2.imdecode(np.frombuffer(without_chunks(data, b"iCCP"), np.uint8), flags)  # libpng warns of profiles
     except cv2.error as error:  # for example more pixels than OpenCV allows
@@ -114,14 +114,14 @@ def decode_with(flags: int, data: bytes, path: PathLike) -> np.ndarray:
     return image
 
 
-def _not_a_picture(data: bytes, colors: bool) -> str:
-    """Say what there is in a TIFF that OpenCV reads as something else, without a word."""
+def _unsupported_raster(data: bytes, colors: bool) -> str:
+    """Return what a TIFF holds that OpenCV would misread without an error, or an empty string."""
     tags = {tag: values[0] for tag, values in tiff_tags(data).items()}
     samples, is_color, extra = tags.get(277, 1), tags.get(262, 2) > 1, tags.get(338, 0)
     if samples > 4 or (not is_color and samples > (2 if extra else 1)):
         return f"a raster of {samples} bands"  # OpenCV gives the first
     if colors and (tags.get(339, 1) != 1 or tags.get(258, 1) > 16):
-        return "a raster of signed, real or 32-bit numbers"  # OpenCV gives black and white
+        return "a raster of signed, floating-point or 32-bit values"  # OpenCV gives black and white
     if is_color and extra == 2:
         pixels = opencv().imdecode(np.frombuffer(data, np.uint8), -1)
         alpha = pixels[..., 3:] if pixels is not None and pixels.ndim == 3 else np.zeros(0, np.uint8)
@@ -131,7 +131,7 @@ def _not_a_picture(data: bytes, colors: bool) -> str:
 
 
 def is_cut_short(data: bytes) -> bool:
-    """Whether the end mark, or most of the pixels, are missing; OpenCV fills up in grey and says nothing."""
+    """Whether the end marker, or most of the pixels, are missing; OpenCV fills them with grey without an error."""
     if data.startswith(JPEG):
         # Past the headers, with perhaps a thumbnail and its end mark.
         start = max((end for _, _, end in jpeg_segments(data)), default=len(JPEG))

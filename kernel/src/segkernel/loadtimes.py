@@ -1,4 +1,4 @@
-"""Measuring, in the workers, where the time of bringing samples goes; it travels as ``Batch.seconds``."""
+"""Time spent per loading stage, measured in the workers and passed on as ``Batch.seconds``."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import time
 from collections import Counter
 
 SECONDS: Counter[str] = Counter()
-"""What each stage has taken in this process since the loader began the present batch."""
+"""Seconds of each stage in this process since the loader began the current batch."""
 
 
-class timed:  # a plain class: one made by contextlib takes several times as long
+class timed:  # a plain class: contextlib.contextmanager is several times slower
     """Add the seconds that a block takes to a stage; those of other stages within it count for these."""
 
     def __init__(self, stage: str) -> None:

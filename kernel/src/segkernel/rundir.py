@@ -125,10 +125,10 @@ _HELD: set[Path] = set()
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the directory's lock; the system lets go of it when the process ends, in whatever way."""
-    message = f"{path}: is in use by a run that has not ended; give another --work-dir, or stop that run, or close() it"
+    """Hold the directory's lock; the operating system releases it when the process exits, even by a crash."""
+    message = f"{path}: is in use by another run; choose another --work-dir, stop that run, or call close()"
     own = path.resolve()
-    if own in _HELD:  # to open and close the file once more would let go of its lock
+    if own in _HELD:  # opening and closing the file again would release its lock
         raise UsageError(message)
     with (path / ".lock").open("a") as file:
         try:
@@ -148,7 +148,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 class _LogFile(logging.FileHandler):
-    """A log that does not complain of itself: where the disk is full, what the run writes next says so."""
+    """Suppresses errors of its own: on a full disk, the next file that the run writes raises the error."""
 
     def handleError(self, record: logging.LogRecord) -> None: ...
 

@@ -262,7 +262,7 @@ class Runner:
                 found = self._load_weights(path, "strict")[0].get("iteration")
                 self.iteration = found if type(found) is int else trained  # what is tested, for all records of it
             if not (self.evaluation.metrics or self.evaluation.format_only):
-                log.warning("there are no metrics (evaluate.metrics): the test measures nothing")
+                log.warning("no metrics configured (evaluate.metrics): the test reports none")
             with self._mode("test"), self.hooks.during("test", self):
                 metrics = evaluate(self, self.test_set, "test") or {}
                 self.hooks.after_test(run=self, metrics=metrics)

@@ -5,7 +5,7 @@ image and every field together:
 
     sample.apply(Crop(10, 20, 512, 512))        # segplug_datasets.geometry, or any other `Geometry`
 
-Geometry is planned, and carried out when somebody looks.
+Geometry is recorded and evaluated lazily.
 
 Colour order is RGB, images are (H, W, C) arrays, points are (x, y) in pixels with (0, 0) at the outer corner of the
 first pixel. No torch is imported until `collate` is called.
@@ -37,7 +37,7 @@ __all__ = ["Batch", "DepthMap", "Field", "Geometry", "LabelMap", "MultiLabelMap"
 
 
 class _Tensors:
-    """What holds tensors: all of them can be moved at once."""
+    """A container of tensors that can be moved to a device together."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Return a copy with ``function`` applied to every tensor."""
@@ -116,11 +116,11 @@ class Sample(_Pictured):
     """One image (H, W, C), uint8 RGB as a rule, with its `Field` objects; the ordinary label map is the field ``seg``.
 
     Attributes:
-        meta: What describes it: ``path``, ``name`` (without suffix), and whatever a data set adds.
+        meta: Description: ``path``, ``name`` (without suffix), and any keys that a data set adds.
         moved: The last change of geometry that was more than a resize; empty while the whole image is there.
         original_size: Height and width before any transform, to which predictions return; set by the loader.
         device_steps: What transforms drew and left to the device, in order; `Preprocessor` carries it out.
-        replaced: Why the samples drawn before it, in whose place it stands, were unusable.
+        replaced: Reasons why the samples drawn before it, which it replaces, were unusable.
     """
 
     @property
@@ -154,7 +154,7 @@ class Sample(_Pictured):
 
 @dataclass
 class Targets(_Named):
-    """What a batch, or one image, should give: ``targets["seg"]`` is (N, H, W), or (H, W), class ids.
+    """Ground truth of a batch, or of one image: ``targets["seg"]`` is (N, H, W), or (H, W), class ids.
 
     A multi-label map is (N, K, H, W), or (K, H, W).
 
@@ -166,7 +166,7 @@ class Targets(_Named):
 
 @dataclass
 class Prediction(_Named):
-    """What a model says of one image, at its original size.
+    """The prediction of one image, at its original size.
 
     For each output ``NAME`` of the segmentor: ``NAME``, what its `Output.decode` makes of it, as a rule (H, W) class
     ids, or (K, H, W) of 1 and 0 where the task is ``multilabel``, and, when they were asked for,
@@ -197,7 +197,7 @@ class Batch(_Tensors):
         truths: In evaluation, the annotations of each image at its original size.
         original_sizes: The samples' own; without any, predictions have the size of ``sizes``.
         device_steps: The samples' own; empty when there are none.
-        replaced: Of all samples.
+        replaced: Descriptions of unusable samples that were replaced.
         seconds: What reading them, each transform and ``collate`` took.
     """
 
@@ -227,7 +227,7 @@ class Batch(_Tensors):
 def collate(samples: Sequence[Sample]) -> Batch:
     """Put samples into one `Batch`, padded at the bottom and right to the largest of them.
 
-    Images are padded with 0, fields with their kind's fill; `Preprocessor` fills the padding anew.
+    Images are padded with 0, fields with their kind's fill; `Preprocessor` overwrites the padding.
 
     Raises:
         DataError: When channels, dtypes or fields differ between samples.

@@ -1,4 +1,4 @@
-"""What a constructor takes, read from its annotations: the schema of a component's config.
+"""The arguments of a constructor, read from its annotations: the schema of a component's config.
 
     signature(PSPHead)["channels"]      # Parameter(name="channels", annotation=int, owner=DecodeHead, ...)
 
@@ -231,7 +231,7 @@ def is_file(kind: Any, constraints: Sequence[Any]) -> bool:
 
 
 def describe(annotation: Any) -> str:
-    """Say in words which values an annotation means."""
+    """Describe in words the values that an annotation allows."""
     kind, constraints = unwrap(annotation)
     if limits := words(constraints):
         return f"{describe(kind)} ({limits})"
@@ -249,7 +249,7 @@ def describe(annotation: Any) -> str:
     if origin is tuple and arguments[-1:] != (Ellipsis,):
         return f"a list [{', '.join(map(describe, arguments))}]"
     if (origin or kind) in LISTS:
-        return f"a list of {describe(arguments[0])}" if arguments else "a list"
+        return f"a list of {group_of(arguments[0]) or describe(arguments[0])}" if arguments else "a list"
     if (origin or kind) in MAPPINGS or is_record(kind):
         return "a mapping"
     return getattr(kind, "__name__", None) or str(kind)

@@ -55,7 +55,7 @@ def test_plus_on_nothing_starts_a_list(load):
 def test_plus_on_what_is_no_list_is_an_error(problems):
     (problem,) = problems("_base_: base.yaml\nmodel+: [1]", base=BASE)
     assert (problem.path, problem.place) == ("model", "my.yaml:2:1")
-    assert "no list" in problem.message
+    assert "not a list" in problem.message
 
 
 def test_tilde_removes_a_key(load):
@@ -115,7 +115,7 @@ def test_a_base_that_includes_itself_shows_the_circle(problems):
 def test_a_missing_base_is_named_where_it_was_asked_for(problems):
     (problem,) = problems("seed: 1\n_base_: [base.yml, nix.yaml]", base=BASE, nix="seed: 1")
     assert (problem.path, problem.place) == ("_base_", "my.yaml:2:10")
-    assert problem.message == "there is no file base.yml"
+    assert problem.message == "no such file: base.yml"
     assert "'base.yaml'" in problem.hint
 
 

@@ -74,16 +74,16 @@ def test_places_are_those_of_the_text_with_the_reference(load):
 
 
 BAD = {
-    "${data.num_clases}": ("${data.num_clases} points to nothing: data has no 'num_clases'", "'num_classes'"),
-    "${date.num_classes}": ("${date.num_classes} points to nothing: the config has no 'date'", "'data'"),
-    "${data.num_classes.x}": ("${data.num_classes.x} points to nothing: data.num_classes is 19", ""),
-    "${data.crop_size[2]}": ("${data.crop_size[2]} points to nothing: data.crop_size is [512, 1024]", "512"),
-    "${}": ("${} is no reference", "as in"),
-    "${data..x}": ("${data..x} is no reference", "as in"),
+    "${data.num_clases}": ("${data.num_clases} does not exist: data has no 'num_clases'", "'num_classes'"),
+    "${date.num_classes}": ("${date.num_classes} does not exist: the config has no 'date'", "'data'"),
+    "${data.num_classes.x}": ("${data.num_classes.x} does not exist: data.num_classes is 19", ""),
+    "${data.crop_size[2]}": ("${data.crop_size[2]} does not exist: data.crop_size is [512, 1024]", "512"),
+    "${}": ("${} is not a valid reference", "as in"),
+    "${data..x}": ("${data..x} is not a valid reference", "as in"),
     "x ${data": ("a reference is not closed in 'x ${data'", "$${"),
-    "size ${data.crop_size}": ("${data.crop_size} is [512, 1024], which fits in no text", ""),
-    "${model.a}": ("references go round in a circle: model.a -> model.a", ""),
-    "${model}": ("references go round in a circle: model -> model", ""),
+    "size ${data.crop_size}": ("${data.crop_size} is [512, 1024], which does not fit into a string", ""),
+    "${model.a}": ("circular reference: model.a -> model.a", ""),
+    "${model}": ("circular reference: model -> model", ""),
 }
 
 
@@ -98,7 +98,7 @@ def test_a_bad_reference_is_named_with_its_place(problems, text, expected):
 
 def test_a_circle_of_several_is_shown(problems):
     found = problems("model: {a: '${model.b}', b: '${model.c}', c: '${model.a}'}")
-    assert found[0].message == "references go round in a circle: model.b -> model.c -> model.a -> model.b"
+    assert found[0].message == "circular reference: model.b -> model.c -> model.a -> model.b"
 
 
 def test_all_bad_references_are_reported_at_once(problems):
@@ -138,5 +138,5 @@ def test_a_config_stands_on_so_many_others_at_most(tmp_path):
     (tmp_path / "same.yaml").write_text(f"_base_: [{'b0.yaml, ' * 1000}]")
     assert load_config(tmp_path / "b40.yaml")["seed"] == 1
     for name in ("b99.yaml", "same.yaml"):
-        with pytest.raises(ConfigError, match="stands on too many other configs"):
+        with pytest.raises(ConfigError, match="includes too many base configs"):
             load_config(tmp_path / name)

@@ -101,7 +101,7 @@ def test_cross_entropy_of_yes_and_no_by_hand() -> None:
         ({"task": "multiclass", "out_channels": 1}, "out_channels: task multiclass with 2 classes has 2 channels"),
         ({"task": "multiclass", "threshold": 0.4}, "threshold: task multiclass takes the best class"),
         ({"task": "binary", "sampler": {"type": "OHEMPixelSampler"}}, "sampler: OHEMPixelSampler samples by a softmax"),
-        ({"task": "binary", "loss_decode": {"type": "LovaszLoss"}}, "LovaszLoss is no binary loss here"),
+        ({"task": "binary", "loss_decode": {"type": "LovaszLoss"}}, "LovaszLoss is not a binary loss here"),
         ({"task": "multilabel", "loss_decode": {"type": "CrossEntropyLoss"}}, "with use_sigmoid: true"),
     ],
 )

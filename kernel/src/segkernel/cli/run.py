@@ -16,19 +16,19 @@ import click
     is_flag=False,
     flag_value="latest",
     metavar="[CHECKPOINT]",
-    help="Go on from a checkpoint, or from the newest of this run.",
+    help="Resume from a checkpoint, or from the latest of this run.",
 )
 @click.option("--amp", is_flag=True, help="Compute in half precision where that is safe (engine.amp=true).")
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps. [default: the config's, or the best there is]")
+@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps. [default: the config's, or the best available]")
 def command(
     config: str, overrides: tuple[str, ...], work_dir: str | None, resume: str | None, amp: bool, device: str | None
 ) -> None:
-    """Run CONFIG, a file or a packaged name, from start to end.
+    """Train, validate, test and export as CONFIG says, a file or a packaged name.
 
     KEY=VALUE changes it: optim.batch_size=4 'hooks[0].interval=10'
 
-    With --dry-run nothing is trained: it says what the run would take, and refuses what does not fit. --launch N runs N
-    processes. Both are segplug-training's.
+    With segplug-training, --dry-run reports the time and memory that the run would take and trains nothing, and
+    --launch N starts N processes.
     """
     from segkernel.experiment import run
 

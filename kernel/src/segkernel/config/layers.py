@@ -1,4 +1,4 @@
-"""Config files and what they stand on: ``_base_`` chains, as a list of layers to lay over each other."""
+"""Config files and their bases: ``_base_`` chains as a list of layers to merge in order."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Layers:
         return installed_sources(self.catalog)
 
     def add_file(self, path: Path, asked: str = "", chain: tuple[Path, ...] = ()) -> None:
-        """Add a file and all that it stands on; ``asked`` is the place that named it."""
+        """Add a file and all its bases; ``asked`` is the place that named it."""
         path = Path(os.path.normpath(path.absolute()))
         label = self.label(path)
         if path in chain:
@@ -58,7 +58,7 @@ class Layers:
             asked = place_of(bases, index)
             self._count += 1
             if self._count > _MOST_BASES or len(chain) > _LONGEST_CHAIN:
-                raise ConfigError(Problem("stands on too many other configs", "_base_", asked))
+                raise ConfigError(Problem("includes too many base configs", "_base_", asked))
             if not isinstance(name, str) or not name:
                 message = f"a base is a path or a packaged name, not {summarize(name)}"
                 self.problems.append(Problem(message, "_base_", asked))
@@ -127,7 +127,7 @@ class Layers:
 
 def _no_file(path: Path, label: str, asked: str) -> Problem:
     names = [entry.name for entry in path.parent.glob("*.y*ml")]
-    hint = suggest(path.name, names) if path.parent.is_dir() else f"there is no folder {path.parent}"
+    hint = suggest(path.name, names) if path.parent.is_dir() else f"no such folder: {path.parent}"
     if asked:
-        return Problem(f"there is no file {label}", "_base_", asked, hint)
-    return Problem("there is no such file", place=label, hint=hint)
+        return Problem(f"no such file: {label}", "_base_", asked, hint)
+    return Problem("no such file", place=label, hint=hint)

@@ -16,7 +16,7 @@ class Place:
 
     Args:
         file: A path, a packaged name (``segplug-heads::families/pspnet.yaml``) or ``command line``.
-        line: Counted from 1; 0 where there are no lines.
+        line: Counted from 1; 0 if it has no lines.
         column: Counted from 1.
         text: What was written, in short.
         before: The place that this one overrode.
@@ -81,7 +81,7 @@ class MarkedList(list[Any]):
 
 
 def place_of(container: Any, key: Any = None) -> str:
-    """Return where ``container[key]``, or the container itself, was written; "" where nobody knows."""
+    """Return where ``container[key]``, or the container itself, was written; "" if unknown."""
     place = getattr(container, "place", None)
     if key is not None:
         place = getattr(container, "places", {}).get(key, place)

@@ -32,7 +32,7 @@ def merge(base: Any, over: Any, problems: list[Problem], path: str = "") -> Any:
             continue
         place = over.places.get(key)
         if key == "_base_":
-            problems.append(Problem("stands only at the top of a file", join(path, key), str(place or "")))
+            problems.append(Problem("is only allowed at the top level of a file", join(path, key), str(place or "")))
         elif isinstance(key, str) and len(key) > 1 and key.startswith("~"):
             _remove(result, key[1:], value, place, problems, path)
         elif isinstance(key, str) and len(key) > 1 and key.endswith("+"):
@@ -87,7 +87,7 @@ def _append(
         result[key] = old + merge(None, more, problems, path)
         _set_place(result, key, replace(place, text=f"+ {summarize(more)}") if place else None)
     else:
-        problems.append(Problem(f"cannot append to {summarize(old)}, which is no list", path, str(place or "")))
+        problems.append(Problem(f"cannot append to {summarize(old)}, which is not a list", path, str(place or "")))
 
 
 def _set_place(result: MarkedDict, key: Any, place: Place | None) -> None:

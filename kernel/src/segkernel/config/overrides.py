@@ -1,4 +1,4 @@
-"""What the command line changes: ``model.decode_head.channels=256``, ``hooks+={...}``, ``~key``, ``+new.key=1``."""
+"""Command-line overrides: ``model.decode_head.channels=256``, ``hooks+={...}``, ``~key``, ``+new.key=1``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def apply_overrides(root: MarkedDict, overrides: Iterable[str], problems: list[P
         rest = text[len(mode) + length :]
         sign = next((sign for sign in ("+=", "=") if rest.startswith(sign)), rest)
         if not path or (mode, sign) not in _FORMS:
-            problems.append(Problem(f"{text!r} is no override", place=_PLACE.file, hint=_HINT))
+            problems.append(Problem(f"{text!r} is not a valid override", place=_PLACE.file, hint=_HINT))
             continue
         count = len(problems)
         change = _Change(mode or sign, None if mode == "~" else _value(rest[len(sign) :], format_path(path), problems))
@@ -51,7 +51,7 @@ def _value(text: str, path: str, problems: list[Problem]) -> Any:
 
 
 def _descend(node: Any, path: Path, above: Path, change: _Change, problems: list[Problem]) -> Any:
-    """Return ``node``, which stands at ``above``, with the change made at ``path`` below it."""
+    """Return ``node``, whose path is ``above``, with the change made at ``path`` below it."""
     try:
         key = step_in(node, path[0])
     except KeyError:
@@ -105,7 +105,7 @@ def _missing(node: Any, step: Any, above: Path, change: _Change) -> Problem:
         return Problem("nothing in the config has this key", join(path, step), _PLACE.file, "\n".join(hints))
     if isinstance(node, MarkedList) and isinstance(step, int):
         return Problem(f"the list has {len(node)} items, no [{step}]", path, _PLACE.file)
-    return Problem(f"is {summarize(node)}, there is no {step!r} in it", path, _PLACE.file)
+    return Problem(f"is {summarize(node)} and has no key {step!r}", path, _PLACE.file)
 
 
 def declared_keys(path: Path) -> list[str]:

@@ -18,7 +18,7 @@ def resolve(root: MarkedDict, problems: list[Problem]) -> MarkedDict:
     """Return a copy of ``root`` with every reference replaced by what it names; marks are kept.
 
     A text that is one whole reference takes the value with its type; a reference inside a text is written into it;
-    ``$${`` stands for ``${``. References may be nested: ``${data.${which}.size}``.
+    ``$${`` is a literal ``${``. References may be nested: ``${data.${which}.size}``.
     """
     result: MarkedDict = _Resolver(root, problems).value(root, (), "")
     return result
@@ -36,7 +36,7 @@ class _Resolver:
         self.size = self.level = 0
 
     def value(self, raw: Any, path: Path, place: str) -> Any:
-        """Resolve what stands at ``path``."""
+        """Resolve the value at ``path``."""
         # References to references double what they hold each time: a few lines of them make gigabytes.
         self.size += 1 + len(raw) // 10 if isinstance(raw, str) else 1
         if self.size > MOST_VALUES or self.level > MOST_LEVELS:
@@ -65,10 +65,10 @@ class _Resolver:
             if match[0] == text:
                 return value
             if isinstance(value, (MarkedDict, MarkedList)):
-                return self.problem(f"{match[0]} is {summarize(value)}, which fits in no text", path, place)
+                return self.problem(f"{match[0]} is {summarize(value)}, which does not fit into a string", path, place)
             text = text[: match.start()] + summarize(value).replace("${", "$${") + text[match.end() :]
         if _OPEN.search(text):
-            return self.problem(f"a reference is not closed in {text!r}", path, place, "write $${ for a plain ${")
+            return self.problem(f"a reference is not closed in {text!r}", path, place, "write $${ for a literal ${")
         return text.replace("$${", "${")
 
     def follow(self, name: str, path: Path, place: str) -> Any:
@@ -76,10 +76,10 @@ class _Resolver:
         self.size += 20  # following takes as long as walking over so many values
         target = parse_path(name)
         if target is None:
-            return self.problem(f"${{{name}}} is no reference", path, place, "as in ${data.num_classes}")
+            return self.problem(f"${{{name}}} is not a valid reference", path, place, "as in ${data.num_classes}")
         if target in self.active:
             circle = " -> ".join(format_path(step) for step in (*self.active[self.active.index(target) :], target))
-            return self.problem(f"references go round in a circle: {circle}", path, place)
+            return self.problem(f"circular reference: {circle}", path, place)
         self.active.append(target)
         value = self.find(target, path, place)
         self.active.pop()
@@ -96,7 +96,7 @@ class _Resolver:
             except KeyError:
                 found = format_path(target[:depth]) or "the config"
                 what = f"has no {step!r}" if isinstance(node, MarkedDict) else f"is {summarize(node)}"
-                message = f"${{{format_path(target)}}} points to nothing: {found} {what}"
+                message = f"${{{format_path(target)}}} does not exist: {found} {what}"
                 return self.problem(message, path, place, suggest(step, node))
             where = place_of(node, key)
             node = node[key]

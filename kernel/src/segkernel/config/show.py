@@ -26,11 +26,11 @@ def explain(data: MarkedDict, key: str) -> list[str]:
     """Return the value of ``key`` and its history: one line for each place that set or overrode it, newest first.
 
     Raises:
-        ConfigError: There is no such key, and never was.
+        ConfigError: The key does not exist, and no layer has set it.
     """
     path = parse_path(key)
     if path is None:
-        raise ConfigError(Problem(f"{key!r} is no key", hint="as in model.decode_head.channels"))
+        raise ConfigError(Problem(f"{key!r} is not a valid key", hint="as in model.decode_head.channels"))
     history = list(_history(data, path, "  ", ()))
     node: Any = data
     for depth, step in enumerate(path):

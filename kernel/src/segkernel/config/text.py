@@ -40,7 +40,8 @@ def scalar(text: str) -> Any:
 def read_file(path: Path, label: str, problems: list[Problem]) -> MarkedDict | None:
     """Read a config file, a mapping; what is wrong goes to ``problems``, with places that call the file ``label``."""
     if path.exists() and not path.is_dir() and not (path.is_file() and path.stat().st_size <= _MOST_BYTES):
-        what = "is larger than any config" if path.is_file() else "is no file"  # a device or a pipe may never end
+        # reading a device or a pipe may never end
+        what = "exceeds the size limit for configs" if path.is_file() else "is not a regular file"
         problems.append(Problem(what, place=label))
         return None
     try:

@@ -45,8 +45,8 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def layer_of(self, parameter: str, num_layers: int, stage_wise: bool = False) -> int | None:
-        """Return how deep a parameter lies, 0 for the embeddings and ``num_layers`` at most, or None when it is to
-        learn as fast as a head. The option ``layer_decay`` asks for it; ``parameter`` is its name in the backbone."""
+        """Return the depth of a parameter, from 0 for the embeddings to ``num_layers``, or None for the undecayed
+        learning rate of a head. Used by the option ``layer_decay``; ``parameter`` is its name in the backbone."""
         kind = "stages" if stage_wise else "layers"
         raise ConfigError(Problem(f"{type(self).__name__} has no {kind} to tell apart", "optim.paramwise.layer_decay"))
 
@@ -94,7 +94,7 @@ class _SinglePass(nn.Module):
         """Tell whether `single_pass` is written for the ``predict`` and ``loss`` that the class has."""
         classes, names = type(self).__mro__, ("single_pass", "predict", "loss")
         depth = [next(i for i, cls in enumerate(classes) if name in vars(cls)) for name in names]
-        return depth[0] == min(depth)  # nobody below it changed one of the others
+        return depth[0] == min(depth)  # no class below it overrides one of the others
 
     def single_pass(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
         """Return what `predict` and `loss` return, from one run; it takes the arguments of both.
@@ -119,9 +119,9 @@ class Head(_SinglePass):
     """Feature maps to class logits."""
 
     output: Output
-    """What the logits mean."""
+    """How the logits are to be interpreted."""
     tasks: ClassVar[tuple[Task, ...]] = ("multiclass",)
-    """What it can be trained for; a head that can do more than one takes the argument ``task``."""
+    """Supported tasks; a head that supports more than one takes the argument ``task``."""
 
     def forward(self, features: Features) -> Tensor:
         """Return logits (N, K, h, w) at the head's own stride."""
@@ -178,11 +178,11 @@ class Segmentor(_SinglePass):
 
 
 class Engine(ABC):
-    """Where and how a step runs: device, precision, parallelism. The runner knows no device but through it.
+    """Where and how a step runs: device, precision, parallelism. The runner accesses devices only through it.
 
-    A process that takes part in a run is a rank. What all ranks do together is called by each of them, equally often
-    and in the same order; an engine of several ranks writes `gather`, from which the rest follows, and may override
-    the others with something faster. When a rank has failed or is gone, they raise `PeerError` on the others.
+    A process of a run is a rank. Collective operations must be called by every rank, equally often and in the same
+    order; a multi-process engine implements `gather`, on which the others are built, and may override those with
+    something faster. When a rank has failed or exited, they raise `PeerError` on the others.
     """
 
     device: torch.device
@@ -202,7 +202,7 @@ class Engine(ABC):
         """Take the optimiser that `train_step` will drive; ``clip_grad`` is {max_norm, norm_type}."""
 
     def transfer(self, batches: Iterable[Batch]) -> Generator[Batch, None, None]:
-        """Yield batches on the device, none ahead of its time; those in page-locked memory are copied meanwhile."""
+        """Yield batches on the device, without prefetching; those in pinned memory are copied asynchronously."""
         for batch in batches:
             yield batch.to(self.device, non_blocking=True)
 
@@ -210,7 +210,7 @@ class Engine(ABC):
     def train_step(self, micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
         """Make one optimiser step; return the mean of each named scalar, and ``loss``, detached and on the device.
 
-        They are this rank's own: whoever reads them averages them over the ranks.
+        The values are local to this rank; average them over the ranks before reporting.
         """
 
     @abstractmethod
@@ -258,7 +258,7 @@ class Engine(ABC):
             whole.merge(other)
         return whole
 
-    def alert(self, reason: str) -> None:  # noqa: B027 (there is nobody to tell on a single rank)
+    def alert(self, reason: str) -> None:  # noqa: B027 (a single rank has no peers)
         """Tell the other ranks, without waiting for them, that this one cannot go on."""
 
     @property
@@ -332,7 +332,7 @@ class WeightFormat:
     """
 
     suffixes: ClassVar[tuple[str, ...]] = ()
-    """Of the files it reads, with the dot and in lower case: ``.npz``."""
+    """Suffixes of the files it reads, in lower case with the dot: ``.npz``."""
     values_only: ClassVar[tuple[type[nn.Module], ...]] = ()
     """Modules whose names its weights have already: only values change, such as the order of channels. It is asked for
     these even where all names fit; where the names do not tell, the report says that it was considered."""
@@ -342,12 +342,12 @@ class WeightFormat:
         return False
 
     def locate(self, source: str) -> Path:
-        """Return the local file that a name or an address stands for; raise `CheckpointError` when it cannot be had."""
+        """Return the local file of a name or an address; raise `CheckpointError` when it cannot be obtained."""
         return Path(source)
 
     def read(self, path: Path) -> Mapping[str, Any]:
-        """Return the content of a file that is no plain data of `torch.save`: tensors by name, or the entries of a
-        checkpoint, on the CPU. Code in it is never run; what is damaged or refused is a `CheckpointError`."""
+        """Return the content of a file that `torch.load` with ``weights_only`` does not read: tensors by name, or the
+        entries of a checkpoint, on the CPU. Never runs code of it; raises `CheckpointError` if it is damaged."""
         raise NotImplementedError
 
     def matches(self, module: nn.Module, keys: Collection[str]) -> bool:

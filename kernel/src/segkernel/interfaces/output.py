@@ -1,4 +1,4 @@
-"""What the outputs of a segmentor mean: how raw values are resized, merged over views and windows, and decoded.
+"""The kinds of output of a segmentor: how raw values are resized, merged over views and windows, and decoded.
 
 `PixelMap` has values for each pixel, `PixelClasses` logits of classes. A plugin adds another kind by deriving from
 `Output`: boxes, for instance, are scaled where maps are interpolated. The entry-point group ``segkernel.outputs`` names
@@ -23,7 +23,7 @@ from segkernel.labels import IGNORE, Task
 
 
 class Output(ABC):
-    """What one output of a segmentor means. A kind is a frozen dataclass of plain values.
+    """The kind of one output of a segmentor. A kind is a frozen dataclass of plain values.
 
     ``raw`` is what `Segmentor.predict` returns for the output: anything with an entry for each image of the batch that
     can be sliced, such as a tensor (N, ...) or a list of N mappings. `segkernel.inference` looks inside through these
@@ -43,7 +43,7 @@ class Output(ABC):
 
     @abstractmethod
     def crop(self, raw: Any, size: Size) -> Any:
-        """Return the raw values of the top left ``size`` of the images; what is below and right of it is padding."""
+        """Return the raw values of the top left ``size`` of the images; the rest is padding."""
 
     def activate(self, raw: Any) -> Any:
         """Return what can be averaged over test-time augmentations: probabilities for logits; by default ``raw``."""
@@ -60,7 +60,7 @@ class Output(ABC):
             canvas: As returned for the window before.
             raw: Raw values of a window, resized to it.
             corner: Its top and left in the images.
-            size: Of the images.
+            size: Height and width of the images.
 
         Raises:
             UsageError: This kind of output cannot be merged over windows, which is the default.

@@ -1,4 +1,4 @@
-"""What decode heads share: choosing feature maps, the last 1x1 convolution, the losses.
+"""Base class of decode heads: selection of feature maps, the last 1x1 convolution, the losses.
 
 A head derives from `DecodeHead`, hands its constructor the arguments it does not use itself, and writes
 ``forward_feature``:
@@ -255,7 +255,7 @@ class DecodeHead(Head):
                 raise ConfigError(Problem(message, "loss_decode", hint=f"give {name} one number per class"))
 
     def _check_task(self, task: Task, channels: int) -> None:
-        """Refuse what contradicts the task."""
+        """Validate the arguments against the task."""
         problems, name = [], type(self).__name__
         if task not in self.tasks:
             problems.append(Problem(f"{name} is not for task {task}, but for {', '.join(self.tasks)}", "task"))
@@ -266,7 +266,7 @@ class DecodeHead(Head):
             message = f"task {task} with {self.num_classes} classes has {channels} channels, not {self.out_channels}"
             problems.append(Problem(message, "out_channels", hint="leave it out"))
         if task == "multiclass" and self.threshold is not None:
-            message, hint = "task multiclass takes the best class, there is no threshold", "leave it out"
+            message, hint = "task multiclass takes the best class and has no threshold", "leave it out"
             problems.append(Problem(message, "threshold", hint=f"{hint}, or set data.task to binary or multilabel"))
         if self._binary and self.sampler is not None:
             message = f"{type(self.sampler).__name__} samples by a softmax, task {task} has none"
@@ -274,7 +274,7 @@ class DecodeHead(Head):
         for loss in self._losses() if self._binary else ():
             if not getattr(loss, "use_sigmoid", False):
                 hint = "use CrossEntropyLoss, FocalLoss or DiceLoss, with use_sigmoid: true"
-                message = f"{type(loss).__name__} is no binary loss here, and task {task} needs one"
+                message = f"{type(loss).__name__} is not a binary loss here, and task {task} needs one"
                 problems.append(Problem(message, "loss_decode", hint=hint))
         if problems:
             raise ConfigError(problems)

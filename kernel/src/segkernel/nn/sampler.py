@@ -1,4 +1,4 @@
-"""Samplers: which pixels a head learns from."""
+"""Pixel samplers, such as OHEM: which pixels a head learns from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from segkernel.nn.upsampled import upsample_cross_entropy
 
 
 class PixelSampler(ABC):
-    """Chooses pixels by weighting them."""
+    """Base class of pixel samplers, which return a weight per pixel."""
 
     component_group = "parts"
     at_stride: ClassVar[bool] = False
@@ -32,8 +32,8 @@ class PixelSampler(ABC):
         Args:
             logits: At the size of the labels.
             target: Class ids.
-            losses: Those of the head.
-            ignore_index: The label that does not count.
+            losses: Losses of the head, for samplers that rank pixels by loss.
+            ignore_index: Label of ignored pixels.
         """
 
 

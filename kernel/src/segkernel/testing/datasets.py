@@ -67,7 +67,7 @@ def colours(subject: Subject) -> None:
     sample = dataset[0]
     path = Path(str(sample.meta.get("path", "")))
     picture = path.suffix.lower() in (".png", ".jpg", ".jpeg") and path.is_file()
-    skip_unless(picture, "its samples name no picture in meta['path']")
+    skip_unless(picture, "its samples have no image path in meta['path']")
     pixels = image.read(path)
     swapped = np.array_equal(sample.image, pixels[..., ::-1]) and not np.array_equal(sample.image, pixels)
     require(not swapped, f"the image is {path.name} with blue first: OpenCV reads BGR, use segkernel.image.read")

@@ -25,7 +25,7 @@ def moments(subject: Subject) -> None:
     for name in set(dir(hook)) - moments:
         near = ", ".join(did_you_mean(name, moments)) or "see segkernel.hookspecs"
         marked = manager.parse_hookimpl_opts(hook, name) is not None
-        require(not marked, f"there is no moment {name!r}; did you mean {near}?")
+        require(not marked, f"unknown hook method {name!r}; did you mean {near}?")
     require(manager.get_hookcallers(hook), "no method is marked with segkernel.hookspecs.hookimpl")
 
 

@@ -28,13 +28,13 @@ def fields(subject: Subject) -> None:
             if isinstance(field, RasterField):
                 shape = field.array.shape[:2]
                 require(shape == after.size, f"field {name!r} has {shape} pixels, the image {after.size}")
-        require(isinstance(after["seg"], LabelMap), "field 'seg' is no LabelMap any more")
+        require(isinstance(after["seg"], LabelMap), "field 'seg' is no longer a LabelMap")
         require(set(before) <= set(after), f"it dropped fields: {sorted(set(before) - set(after))}")
 
 
 @check("transforms", name="moves-together")
 def moves_together(subject: Subject) -> None:
-    """Each pixel still has the label of its colour: image and label map moved alike."""
+    """Each pixel still has the label of its colour: image and label map are transformed together."""
     for seed in SEEDS:
         _, after = _transformed(subject, seed)
         agreement = _agreement(after)
@@ -43,17 +43,17 @@ def moves_together(subject: Subject) -> None:
 
 @check("transforms", name="labels")
 def labels(subject: Subject) -> None:
-    """No label appears that was not there, but 255."""
+    """No new label appears except 255."""
     for seed in SEEDS:
         _, after = _transformed(subject, seed)
         stray = sorted(set(np.unique(after["seg"].array).tolist()) - {*LABELS.tolist(), IGNORE})
-        require(not stray, f"labels {stray} appeared with seed {seed}")
+        require(not stray, f"new labels {stray} with seed {seed}")
         require(after["seg"].array.dtype == np.uint8, f"labels became {after['seg'].array.dtype}")
 
 
 @check("transforms", name="reproducible")
 def reproducible(subject: Subject) -> None:
-    """The generator it is given decides all: the same seed gives the same sample, and no other generator is used."""
+    """All randomness comes from the given generator: the same seed gives the same sample."""
     for seed in SEEDS:
         _, first = _transformed(subject, seed)
         random.seed(seed + 1)
