@@ -35,5 +35,6 @@ class ResNeXt(ResNet):
         **kwargs: Unpack[PlainResNetArguments],
     ) -> None:
         base_channels = kwargs.get("base_channels", 64)
+        # Before the constructor of the base, which builds the blocks.
         self.block_options = {"groups": groups, "base_width": base_width, "base_channels": base_channels}
         super().__init__(depth, **kwargs)

@@ -37,6 +37,7 @@ class SELayer(nn.Module):
         act_cfg: LayerConfig | Sequence[LayerConfig] = ({"type": "ReLU"}, {"type": "HSigmoid"}),
     ) -> None:
         super().__init__()
+        # Rounded as MobileNetV3 does; EfficientNet passes a divisor of 1.
         squeezed = make_divisible(channels // ratio, divisor) if squeeze_channels is None else squeeze_channels
         first, second = act_cfg if isinstance(act_cfg, Sequence) else (act_cfg, act_cfg)
         self.conv1 = ConvModule(channels, squeezed, 1, bias=bias, conv_cfg=conv_cfg, act_cfg=first)

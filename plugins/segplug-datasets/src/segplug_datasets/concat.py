@@ -90,7 +90,7 @@ class MappedDataset(Labelled):
         classes: The classes of the other label space; the position is the class id.
         mapping: Names of the data set's classes to names of ``classes``, or None for pixels to ignore.
         palette: One RGB colour per class; of the data set's own where one comes from it, when not given.
-        unlabelled: Those of ``classes`` that the images may show but that this data set did not label. They lie
+        unlabelled: Those of ``classes`` that the images may show but that this data set did not label. They are
             hidden in its background, so pixels of ``background`` are ignored.
         background: The background class among ``classes``; needed with ``unlabelled`` only.
 

@@ -75,7 +75,7 @@ class DSDLSegDataset(ListedFiles):
 
 
 def read_description(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return the classes of a description, and where the image and the label file of each sample lie.
+    """Return the classes of a description, and the paths of image and label file of each sample.
 
     Raises:
         DataError: When it cannot be read, or is of another kind of data.

@@ -99,7 +99,7 @@ class PairedFiles(ListedFiles):
             name and are searched next to the list, in ``root`` and in the two folders; all files when None.
         colors: RGB to class id, for label files that hold colours.
         indices: The first N samples for N, the last N for -N, those listed for a list; all when None.
-        root: One more folder where the files of a list may lie.
+        root: Another folder to search for the files of a list.
 
     Raises:
         DataError: When a folder is missing or empty, or files are unpaired; the message names them.

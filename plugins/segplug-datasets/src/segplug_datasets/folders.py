@@ -36,7 +36,7 @@ class Folders:
     colors: Mapping[Color, int]
 
     def label_files(self) -> set[str]:
-        """Return the label files that lie among the images, which a search for images would find, too."""
+        """Return the label files in the image folder, which a search for images would find, too."""
         if self.masks is None or not self.masks.is_dir():
             return set()
         places = [folder.resolve() for folder in (self.images, self.masks)]

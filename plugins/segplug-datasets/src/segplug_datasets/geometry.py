@@ -38,7 +38,7 @@ class Resize(Geometry):
 
 @dataclass(frozen=True)
 class Crop(Geometry):
-    """Cut the window of ``height`` x ``width`` whose first pixel is (top, left); it must lie inside."""
+    """Cut the window of ``height`` x ``width`` whose first pixel is (top, left); it must be inside."""
 
     top: int
     left: int

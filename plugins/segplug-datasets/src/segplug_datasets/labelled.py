@@ -15,7 +15,7 @@ class Labelled:
 
     labels: LabelSpec
     left_out: Sequence[LeftOut] = ()
-    """What the set makes nothing of, found when it was opened."""
+    """Objects and files that the set skips, found when it was opened."""
     run_hooks = (LabelsHook,)
 
     @property

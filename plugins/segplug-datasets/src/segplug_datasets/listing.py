@@ -62,8 +62,8 @@ def walk(folder: Path) -> Iterator[str]:
 def named_files(place: Path, suffixes: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield (name, path) of the files under a folder, the name empty where the path ends in none of ``suffixes``.
 
-    The name is the path inside the folder, without the suffix. A text file stands for the folder that holds all files
-    it lists.
+    The name is the path inside the folder, without the suffix. For a text file it is the path inside the folder
+    that holds all files it lists.
     """
     paths = list(walk(place)) if place.is_dir() else _listed_files(place)
     start = len(os.path.join(place if place.is_dir() else _common_folder(paths), ""))

@@ -1,7 +1,7 @@
 """A sample as one block of bytes, from which its arrays are read without copying or decoding.
 
-A block is the arrays as they lie in memory, each at a multiple of 64 bytes, then a record in JSON (where each array
-lies, its shape and dtype, the kinds of the fields, ``meta``), then the record's length in 8 bytes.
+A block is the arrays' memory, each at a multiple of 64 bytes, then a record in JSON (each array's
+offset, its shape and dtype, the kinds of the fields, ``meta``), then the record's length in 8 bytes.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _record(block: Any) -> dict[str, Any]:
 
 
 class _Writer:
-    """Gathers arrays and remembers where they will lie."""
+    """Collects arrays and their offsets in the block."""
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []

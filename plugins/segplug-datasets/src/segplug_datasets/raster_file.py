@@ -163,7 +163,7 @@ class _Tiff:
         if key.nodata:
             result[...] = key.nodata
         arguments: dict[str, Any] = {}
-        if key.compression in (6, 7, 34892, 33007):  # kinds of JPEG, whose tables stand apart
+        if key.compression in (6, 7, 34892, 33007):  # kinds of JPEG, whose tables are stored separately
             arguments = {"jpegtables": page.jpegtables, "jpegheader": key.jpegheader}
         for data, number in self._file.filehandle.read_segments(offsets, lengths):
             segment, (plane, _, top, left, _), _ = key.decode(data, indices[number], **arguments)

@@ -87,8 +87,8 @@ class BalancedSampler(_ByContent):
 def proportional(weights: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Return ``count`` indices in random order, index i as often as its weight asks, rounded up or down by chance.
 
-    Systematic sampling: the weights lie end to end in random order, and ``count`` points at equal distances are read
-    off. An index whose weight asks for 1.4 draws gets one or two, never none.
+    Systematic sampling: the weights are laid end to end in random order, and ``count`` points at equal distances are
+    read off. An index whose weight asks for 1.4 draws gets one or two, never none.
     """
     candidates = rng.permutation(np.flatnonzero(weights))
     ends = np.cumsum(weights[candidates])

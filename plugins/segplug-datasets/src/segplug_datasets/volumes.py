@@ -58,10 +58,10 @@ def read_volume(path: str | Path, key: str = "") -> np.ndarray:
 
     Args:
         path: A file with one of `SUFFIXES`.
-        key: Of an archive of several arrays (``.npz``), or a mapping in a pickle, the array's name.
+        key: Name of the array in an archive of several (``.npz``), or in a pickled mapping.
 
     Raises:
-        DataError: When it is missing, damaged, or no volume.
+        DataError: When it is missing, damaged, or not a volume.
         ExtraMissingError: When it is NIfTI and nibabel is missing.
     """
     name = str(path).lower()
@@ -335,7 +335,7 @@ def _aligned(path: str, mask_path: str, raw: np.ndarray) -> np.ndarray:
 
 
 def _same_place(first: Any, second: Any) -> bool:
-    """Whether the voxels of two NIfTI images of one size lie at the same places."""
+    """Whether two NIfTI images have the same size and affine, within a tenth of a voxel."""
     size = np.array(first.shape[:3])
     if tuple(size) != second.shape[:3]:
         return False

@@ -52,8 +52,8 @@ def config_schema(catalog: Catalog, full: bool = False) -> dict[str, Any]:
     """Return the schema.
 
     Args:
-        catalog: Whose components may stand after ``type:``.
-        full: Also the arguments of every component; imports them all.
+        catalog: Its components are allowed after ``type:``.
+        full: Also describe the arguments of every component, which imports them all.
     """
     groups = [
         group for group in GROUPS if group not in ("default_hooks", "zoo", "config_sources", "former_names", "commands")

@@ -1,7 +1,7 @@
 """Where the names of MMSegmentation's configs are now: the one table, which errors, importers and parity tests share.
 
 A component without a scope, or of the scope ``mmseg``, has its name here, too. Names of other scopes may have another
-meaning there, so each stands in the table.
+meaning there, so each is in the table.
 """
 
 from __future__ import annotations

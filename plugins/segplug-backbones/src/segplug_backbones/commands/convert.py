@@ -46,7 +46,7 @@ def convert_weights(
 
     Raises:
         CheckpointError: The source is not a file of weights, or nothing in it fits.
-        ComponentError: There is no such format.
+        ComponentError: The format is unknown.
     """
     from segkernel import checkpoint
     from segkernel.config import load_config

@@ -110,7 +110,7 @@ class TorchvisionMobileNetV2(InvertedResiduals):
         return {"features.0.0": "conv1.conv", "features.0.1": "conv1.bn"}
 
     def inside(self, module: nn.Module, layers: Collection[str]) -> Names:
-        last = len({name.split(".")[0] for name in layers}) - 2  # the last convolution and its norm stand apart
+        last = len({name.split(".")[0] for name in layers}) - 2  # the last convolution and its norm are separate
         names = {str(last): f"conv.{last}.conv", str(last + 1): f"conv.{last}.bn"}
         for i in range(last):
             names |= {f"{i}.0": f"conv.{i}.conv", f"{i}.1": f"conv.{i}.bn"}

@@ -38,7 +38,7 @@ class CvatDataset(ShapeDataset):
     """Images and a CVAT file: the classes are the background and the task's labels, in their order and colours.
 
     Read are polygons, masks, boxes (also turned ones), ellipses and polylines; tags, points, skeletons and cuboids
-    hold no pixels and are passed over. Shapes lie on top of each other by their ``z_order``, then by their place in the
+    hold no pixels and are skipped. Overlapping shapes are ordered by their ``z_order``, then by their place in the
     file. Of the file, only places are kept in memory; the shapes of an image are read with it.
 
     Args:
@@ -142,7 +142,7 @@ class CvatDataset(ShapeDataset):
 
 
 class _Scan:
-    """Where the images of a file lie, and which labels it has."""
+    """The byte range of each image of a file, and the labels it declares."""
 
     def __init__(self, path: Path) -> None:
         self.names: list[str] = []

@@ -55,7 +55,7 @@ _PREFIX = re.compile(r"^[0-9a-f]{8}-")
 class LabelStudioDataset(ShapeDataset):
     """Images and an export "JSON" of Label Studio: the classes are the background and all labels, by the alphabet.
 
-    Of several annotations of a task the last that was not cancelled counts. Of overlapping objects the later one lies
+    Of several annotations of a task the last that was not cancelled counts. Of overlapping objects the later one is
     on top. Of the file, only places are kept in memory; the objects of an image are read with it.
 
     Args:

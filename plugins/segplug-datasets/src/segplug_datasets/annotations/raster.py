@@ -82,7 +82,7 @@ def union(regions: Sequence[Region]) -> Region:
 
 
 def rectangle(left: float, top: float, right: float, bottom: float, size: Size, degrees: float = 0) -> Region:
-    """Return the pixels whose centres lie in a rectangle, turned clockwise about its own centre."""
+    """Return the pixels whose centres are in a rectangle, rotated clockwise about its own centre."""
     corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float64)
     return polygon(turned(corners, corners.mean(0), degrees), size)
 
@@ -94,7 +94,7 @@ def turned(points: np.ndarray, about: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def ellipse(x: float, y: float, radius_x: float, radius_y: float, size: Size, degrees: float = 0) -> Region:
-    """Return the pixels whose centres lie in an ellipse about (x, y), turned clockwise."""
+    """Return the pixels whose centres are in an ellipse about (x, y), rotated clockwise."""
     if radius_x <= 0 or radius_y <= 0:
         return NOTHING
     reach = max(radius_x, radius_y)
@@ -109,7 +109,7 @@ def ellipse(x: float, y: float, radius_x: float, radius_y: float, size: Size, de
 
 
 def line(points: np.ndarray, width: float, size: Size) -> Region:
-    """Return the pixels whose centres lie at most half of ``width`` from lines between points (N, 2), in pixels."""
+    """Return the pixels whose centres are at most half of ``width`` from lines between points (N, 2), in pixels."""
     points = points.clip(-_FAR, _FAR)
     half = max(width, 1) / 2
     ends = [ellipse(x, y, half, half, size) for x, y in points]

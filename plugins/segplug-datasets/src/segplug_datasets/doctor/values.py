@@ -75,8 +75,8 @@ def lossy(counts: MaskCounts) -> Finding | None:
     cause = "saved as lossy JPEG" if masks else "blurred: resized with interpolation, or once stored as JPEG"
     values = _nearest(counts)
     why = (
-        f"{len(counts.values)} values occur where few were drawn: the masks are {cause}. Every edge holds classes that "
-        "nobody drew. Export them again as PNG, without smoothing."
+        f"{len(counts.values)} values occur where few were drawn: the masks are {cause}. Edges hold classes that were "
+        "never drawn. Export them again as PNG, without smoothing."
     )
     if values:
         why += " Until then, these lines read each value as the drawn one nearest to it."

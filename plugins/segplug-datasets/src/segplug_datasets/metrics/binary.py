@@ -26,7 +26,7 @@ class BinaryMetric:
 
     ``AP`` is average precision (the sum of precision times the gain in recall over falling thresholds), ``AUC`` the
     area under the ROC curve. ``bestF1`` and ``bestIoU`` are the best over thresholds, reached by calling a pixel
-    positive when its probability is above ``bestF1_threshold`` and ``bestIoU_threshold``. The exact AP and AUC lie
+    positive when its probability is above ``bestF1_threshold`` and ``bestIoU_threshold``. The exact AP and AUC are
     within ``AP_error`` and ``AUC_error`` of those given. Without a positive pixel all are nan; AUC is also nan without
     a negative one.
 

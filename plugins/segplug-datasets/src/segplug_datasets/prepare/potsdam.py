@@ -1,6 +1,6 @@
 """ISPRS Potsdam: a city in colour, 38 images of 6000 x 6000, cut into tiles of 512 x 512.
 
-Divided as MMSegmentation does. Its options speak of a stride of 256, but its tiles lie 512 apart, and so do ours.
+Split as in MMSegmentation. Its options name a stride of 256, but its tiles are 512 apart, as are ours.
 """
 
 from __future__ import annotations

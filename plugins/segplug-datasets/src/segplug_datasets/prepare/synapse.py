@@ -25,7 +25,7 @@ _LOW, _HIGH = -125.0, 275.0
 
 
 def _slices(file: SourceFile) -> np.ndarray:
-    """Return a scan as slices (Z, X, Y) with Y turned round, as TransUNet's files lie."""
+    """Return a scan as slices (Z, X, Y) with Y flipped, as in TransUNet's files."""
     volume = nifti_from_bytes(unzipped(file.read(), file.name), file.name)
     return volume.transpose(2, 0, 1)[..., ::-1]
 

@@ -163,7 +163,7 @@ def write_classes(folder: str | Path, name: str, maps: np.ndarray, labels: Label
 
 
 def value_table(labels: LabelSpec, format: str = "labels") -> list[tuple[str, str]]:
-    """Return class names and what stands for them in the files, as text."""
+    """Return class names and their values in the files, as text."""
     ids = np.arange(len(labels.classes), dtype=np.uint8)[None]
     values = find_format(format).encode(ids, labels)[0]
     texts = ["#" + bytes(value).hex() if values.ndim == 2 else str(value) for value in values]

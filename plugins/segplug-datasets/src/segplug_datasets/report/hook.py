@@ -45,10 +45,10 @@ class EvaluationReport:
         out_dir: Another folder instead.
         when: After a ``test``, after each validation (``val``; the last one stays), or after both.
         worst: Number of worst images shown.
-        slices: By what the set is cut: ``folder``, ``size``, and columns of ``slice_file``; all when None.
-        slice_file: CSV file with a column ``name`` and others, whose values cut the set.
-        format: Of prediction files, one of `segplug_datasets.report.formats.FORMATS`; ``auto`` is what the data set's
-            test server takes; None writes none.
+        slices: What the set is sliced by: ``folder``, ``size``, and columns of ``slice_file``; all when None.
+        slice_file: CSV file with a column ``name`` and others, whose values define the slices.
+        format: Format of prediction files, one of `segplug_datasets.report.formats.FORMATS`; ``auto`` is what the data
+            set's test server takes; None writes none.
         bootstrap: Draws of images for 95 % intervals; 0 gives none.
         table: Whether the table of images is CSV or one JSON object per line.
         field: The output and annotation to compare.

@@ -83,7 +83,7 @@ class Record:
 
 
 def describe(meta: dict[str, Any], size: tuple[int, ...]) -> dict[str, str]:
-    """Return the slices an image belongs to by itself: the ``folder`` it is in, and its ``size``."""
+    """Return the slices of an image that need no table: its ``folder`` and its ``size``."""
     folder = str(PurePath(str(meta["name"])).parent)
     if folder == "." and meta.get("path"):
         folder = PurePath(str(meta["path"])).parent.name or "."

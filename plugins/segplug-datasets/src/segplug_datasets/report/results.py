@@ -161,7 +161,7 @@ def _as_ids(values: np.ndarray) -> np.ndarray:
 
 
 def _decoder(labels: LabelSpec) -> Any:
-    """Return what turns file values into ids; those that stand for no class become 255, which is wrong everywhere."""
+    """Return a function from file values to ids; values of no class become 255, which never matches the truth."""
     table = np.full(2**16, IGNORE, np.uint8)
     ids = np.arange(len(labels.classes), dtype=np.uint8)
     table[labels.decode(ids)] = ids

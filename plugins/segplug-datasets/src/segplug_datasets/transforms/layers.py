@@ -22,7 +22,7 @@ from segplug_datasets.transforms.windowed_resize import WindowedResize
 
 @dataclass(frozen=True)
 class Layer:
-    """A sample and its place on the canvas, inside of which it must lie.
+    """A sample and its place on the canvas, which must contain it.
 
     Args:
         sample: The sample.

@@ -131,7 +131,7 @@ class MixUp(Mixing):
     The image's share lambda is drawn from Beta(alpha, alpha), and at least one half. Its labels stay, and the field
     ``weight`` says how much of a pixel's class is in the blend: 1 where both images have the same label, the share
     where they differ. Where the image has no label (255) the other's is taken, with the other's share. So a loss that
-    heeds ``weight``, as all heads' do, is that of the paper less the term of the weaker label where the two disagree.
+    applies ``weight``, as all heads' do, is that of the paper less the term of the weaker label where the two disagree.
     Weights that the samples have are multiplied in. All other fields stay the image's own. A sample that is not
     mixed gets weights of 1, so that batches hold the same fields.
 

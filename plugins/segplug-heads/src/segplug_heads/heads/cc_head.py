@@ -23,6 +23,7 @@ class CrissCrossAttention(nn.Module):
 
     def __init__(self, in_channels: int) -> None:
         super().__init__()
+        # An eighth of the channels: the authors' fixed reduction.
         self.query_conv = nn.Conv2d(in_channels, in_channels // 8, 1)
         self.key_conv = nn.Conv2d(in_channels, in_channels // 8, 1)
         self.value_conv = nn.Conv2d(in_channels, in_channels, 1)
@@ -54,7 +55,7 @@ class CCHead(FCNBlockHead):
 
     def __init__(self, recurrence: PositiveInt = 2, **kwargs: Unpack[FCNBlockHeadArguments]) -> None:
         super().__init__(**kwargs)
-        self.recurrence = recurrence
+        self.recurrence = recurrence  # after two passes every pixel has seen every other, the paper's R = 2
         self.cca = CrissCrossAttention(self.channels)
 
     def block(self, x: Tensor) -> Tensor:

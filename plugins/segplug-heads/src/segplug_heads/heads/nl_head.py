@@ -18,7 +18,7 @@ class NLHead(FCNBlockHead):
     """(N, in_channels, h, w) -> logits (N, out_channels, h, w).
 
     Args:
-        reduction: The embeddings of the block have ``channels / reduction`` channels.
+        reduction: The embeddings of the block have ``channels / reduction`` channels; 2 is the paper's bottleneck.
         use_scale: Divide the products of ``embedded_gaussian`` by the square root of their length.
         mode: The pairwise function of the block.
         kernel_size: Kernel size of the convolutions, in pixels.

@@ -54,7 +54,7 @@ class PointHead(CascadeDecodeHead):
     points, most of them where the coarse logits are uncertain. For inference, the logits are upsampled step by step,
     and in each step the most uncertain pixels are predicted again. The losses are logged as ``pointloss_ce`` and so on.
 
-    The settings of points and subdivision can also stand in the segmentor's ``train_cfg`` and ``test_cfg``, which
+    The settings of points and subdivision can also be in the segmentor's ``train_cfg`` and ``test_cfg``, which
     take precedence.
 
     Args:

@@ -30,6 +30,7 @@ class PSPHead(DecodeHead):
         self.psp_modules = PyramidPooling(
             pool_scales, self.in_channels, self.channels, align_corners=self.align_corners, **self.layer_cfgs
         )
+        # The paper projects to 1/N of the channels for N scales: 512 of 2048, which is the usual `channels`.
         channels = self.in_channels + len(pool_scales) * self.channels
         self.bottleneck = ConvModule(channels, self.channels, 3, padding=1, **self.layer_cfgs)
 

@@ -134,7 +134,7 @@ class CLIPTextEncoder(TextEncoder):
         self.cache = None
         self.positional_embedding = nn.Parameter(torch.empty(context_length, embed_dims))
         self.text_projection = nn.Parameter(torch.empty(embed_dims, output_dims))
-        self.logit_scale = nn.Parameter(torch.full((), math.log(1 / 0.07)))
+        self.logit_scale = nn.Parameter(torch.full((), math.log(1 / 0.07)))  # CLIP's initial temperature is 0.07
         self.token_embedding = nn.Embedding(vocab_size, embed_dims)
         self.transformer = nn.ModuleList(
             PreNormLayer(embed_dims, num_heads, mlp_ratio * embed_dims, qkv_bias=bias) for _ in range(num_layers)

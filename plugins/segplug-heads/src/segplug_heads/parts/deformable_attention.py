@@ -102,6 +102,7 @@ class MultiScaleDeformableAttention(nn.Module):
         """
         angle = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
         direction = torch.stack([angle.cos(), angle.sin()], 1)
+        # Onto a square instead of a circle: with 8 heads, the 8 neighbours of a cell.
         direction = direction / direction.abs().amax(1, keepdim=True)
         distance = torch.arange(1, self.num_points + 1, dtype=torch.float32)
         offsets = direction[:, None, None] * distance[:, None]

@@ -185,7 +185,7 @@ class HungarianAssigner(Assigner):
         match_costs: Costs that are summed.
 
     Raises:
-        ConfigError: There is no cost.
+        ConfigError: ``match_costs`` is empty.
     """
 
     conformance: ClassVar = {"match_costs": {"type": "ClassificationCost"}}

@@ -95,7 +95,7 @@ class CascadeEncoderDecoder(EncoderDecoder):
         neck: Feature maps to feature maps, between the two; none for None.
         auxiliary_head: Heads whose losses help in training.
         train_cfg: Settings of the refining heads in training, such as PointRend's number of points.
-        test_cfg: How `segkernel.inference` looks at an image: whole, or in sliding windows; and as ``train_cfg``.
+        test_cfg: Inference mode of `segkernel.inference`: whole images or sliding windows; and as ``train_cfg``.
         pretrained: Weights that the runner loads after building.
 
     Raises:

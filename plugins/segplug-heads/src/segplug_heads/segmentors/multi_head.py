@@ -54,12 +54,12 @@ class MultiHeadSegmentor(Segmentor):
         weights: The field that says what each pixel counts (a weight map), by head; none for others.
         links: What a head takes from others, by head; without, all heads work on the trunk side by side.
         training_only: Heads that help in training and give no output.
-        train_cfg: Kept for those who read it; nothing here does.
-        test_cfg: How `segkernel.inference` looks at an image: whole, or in sliding windows.
+        train_cfg: Not used, accepted for existing configs.
+        test_cfg: Inference mode of `segkernel.inference`: whole images or sliding windows.
         pretrained: Weights that the runner loads after building.
 
     Raises:
-        ConfigError: No head is called ``seg``, or a name stands for no head, or links go in a circle.
+        ConfigError: No head is called ``seg``, a link names an unknown head, or links are circular.
     """
 
     conformance: ClassVar = {
@@ -165,7 +165,7 @@ class MultiHeadSegmentor(Segmentor):
 
     @contextmanager
     def _recording(self) -> Iterator[Taken]:
-        """Collect what linked heads give while they run; heads nobody takes from are left alone."""
+        """Record the outputs of linked heads while they run; heads without links are left alone."""
         taken: Taken = {}
         wanted = {(link["head"], _taken_of(link)) for links in self.links.values() for link in links}
         handles = [_record(self.heads[name], taken, name, take) for name, take in sorted(wanted)]

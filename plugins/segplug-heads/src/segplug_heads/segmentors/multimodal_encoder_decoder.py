@@ -24,8 +24,8 @@ class MultimodalEncoderDecoder(Segmentor):
             ``output_cls_token``.
         text_encoder: Gives a vector for each class.
         decode_head: Images, maps and vectors to logits.
-        train_cfg: Kept for those who read it; nothing here does.
-        test_cfg: How `segkernel.inference` looks at an image: whole, or in sliding windows.
+        train_cfg: Not used, accepted for existing configs.
+        test_cfg: Inference mode of `segkernel.inference`: whole images or sliding windows.
         pretrained: Weights that the runner loads after building.
         asymetric_input: The image encoder sees a smaller image than the head. (The spelling is MMSegmentation's.)
         encoder_resolution: By how much, as a factor of height and width.

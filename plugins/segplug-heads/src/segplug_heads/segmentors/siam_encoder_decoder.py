@@ -35,8 +35,8 @@ class SiamEncoderDecoder(EncoderDecoder):
             ones. None for none.
         neck: Feature maps to feature maps, after the fusion; none for None.
         auxiliary_head: Heads whose losses help in training.
-        train_cfg: Kept for those who read it; nothing here does.
-        test_cfg: How `segkernel.inference` looks at an image: whole, or in sliding windows.
+        train_cfg: Not used, accepted for existing configs.
+        test_cfg: Inference mode of `segkernel.inference`: whole images or sliding windows.
         pretrained: Weights of ``backbone`` that the runner loads after building.
 
     Raises:
