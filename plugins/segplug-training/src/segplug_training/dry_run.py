@@ -6,6 +6,7 @@ seg-kernel run my.yaml --dry-run --memory 24GiB             # would it fit on th
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from segkernel import Runner
     from segkernel.config import Config
     from segplug_training.predicted_memory import StepMemory
+
+log = logging.getLogger(__name__)
 
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
@@ -106,6 +109,8 @@ class Plan:
         rows = [("weights", found.weights), ("averaged weights", self._averages), ("optimizer", found.optimizer)]
         rows += [("gradients", found.gradients), ("activations", found.activations), ("peak", self.peak)]
         text = text_table(("memory at the peak", "size"), [(name, size_text(size)) for name, size in rows])
+        if found.at_most:
+            text += "\nat most: where a mask selects pixels, all are counted"
         return text if found.failure is None else f"{text}\nactivations are not known: {found.failure}"
 
     @property
@@ -146,6 +151,8 @@ class Plan:
         Args:
             memory: Bytes that the device has; None is not known.
 
+        A step whose memory is only known at most is warned of.
+
         Raises:
             DoesNotFitError: When memory or disk are too small.
         """
@@ -154,10 +161,12 @@ class Plan:
         if memory is not None and self.peak > memory:
             micro_batch = self.runner.train_set.micro_batch if self.runner.train_set is not None else 1
             hint = f"less at once: data.micro_batch (now {micro_batch}), data.crop_size, engine.amp,"
-            problems.append(
-                f"a step needs {size_text(self.peak)} of memory, and {device} has {size_text(memory)}\n"
-                f"    {hint} engine.activation_checkpointing"
-            )
+            needs = f"a step needs {size_text(self.peak)} of memory, and {device} has {size_text(memory)}"
+            needs = f"{needs}\n    {hint} engine.activation_checkpointing"
+            if self.memory.at_most:
+                log.warning("it may not fit: at most, %s", needs)
+            else:
+                problems.append(needs)
         if self.disk > free:
             hint = "fewer checkpoints: keep and top_k of CheckpointHook; or another disk: --work-dir"
             needs = f"{self.checkpoints_kept} checkpoints and one being written need {size_text(self.disk)}"
@@ -165,7 +174,8 @@ class Plan:
         if problems:
             raise DoesNotFitError("the run does not fit: " + "\n".join(problems))
         has = "an unknown amount" if memory is None else size_text(memory)
-        return f"fits: {size_text(self.peak)} of {has} of memory, {size_text(self.disk)} of {size_text(free)} of disk"
+        fits = "fits" if memory is None or self.peak <= memory else "may fit"
+        return f"{fits}: {size_text(self.peak)} of {has} of memory, {size_text(self.disk)} of {size_text(free)} of disk"
 
 
 def make_plan(config: Config, world_size: int = 1, work_dir: str | Path | None = None) -> Plan:

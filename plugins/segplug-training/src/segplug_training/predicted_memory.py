@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
@@ -34,6 +36,7 @@ class StepMemory:
         gradients: Of those that are there when most is taken.
         activations: Of all else at that moment: feature maps that the backward pass needs, the batch, the loss.
         shapes: What each part of the model gives, by name.
+        at_most: Whether some of it depends on values, such as how many pixels a mask selects, and was taken as all.
         failure: Why only weights and optimiser are known, if so.
     """
 
@@ -42,6 +45,7 @@ class StepMemory:
     gradients: int = 0
     activations: int = 0
     shapes: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
+    at_most: bool = False
     failure: str | None = None
 
     @property
@@ -67,7 +71,7 @@ def make_fake(model: nn.Module, device: torch.device) -> FakeTensorMode:
 
 def predict_memory(runner: Runner, mode: FakeTensorMode, batch: Batch) -> StepMemory:
     """Return what a step of ``runner``, whose model is fake, takes with micro-batches like ``batch``."""
-    tracker, found = MemoryTracker(), StepMemory()
+    tracker, found = MemoryTracker(distinct=_distinct(batch)), StepMemory()
     model, optimizer = runner.model.train(), runner.optimizer
     runner.preprocessor.train()
     fake = batch.map(mode.from_tensor)
@@ -76,14 +80,16 @@ def predict_memory(runner: Runner, mode: FakeTensorMode, batch: Batch) -> StepMe
     found.weights = tracker.current
     fake.map(tracker.add)
     try:
-        with mode, tracker, _recorded(model, found.shapes):
+        with mode, tracker, _Arrays(), _recorded(model, found.shapes):
             runner.engine.train_step([fake])  # makes the optimiser's state
             tracker.forget_peak()
             runner.engine.train_step([fake] * min(runner.accumulate, 2))  # more are like the second
     except (RuntimeError, NotImplementedError, ValueError, TypeError, LookupError, AssertionError) as error:
         found.failure = f"{type(error).__name__}: {(str(error) or 'without a word').splitlines()[0]}"
+        _make_state(optimizer, mode)
     states = optimizer.state.values() if optimizer is not None else ()
     found.optimizer = sum(t.nbytes for state in states for t in state.values() if isinstance(t, Tensor))
+    found.at_most = tracker.at_most
     if found.failure is None:
         grads = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         found.gradients = sum(grad.nbytes for grad in grads if tracker.was_there(grad))
@@ -91,11 +97,26 @@ def predict_memory(runner: Runner, mode: FakeTensorMode, batch: Batch) -> StepMe
     return found
 
 
-class MemoryTracker(TorchDispatchMode):
-    """While it is active, adds up the storages that are alive, and answers what only values could."""
+def _make_state(optimizer: torch.optim.Optimizer | None, mode: FakeTensorMode) -> None:
+    """Let an optimiser make its state where no step could be followed."""
+    groups = optimizer.param_groups if optimizer is not None else []
+    with mode, MemoryTracker(), suppress(RuntimeError, NotImplementedError, TypeError):
+        for parameter in (each for group in groups for each in group["params"]):
+            parameter.grad = torch.zeros_like(parameter)
+        if optimizer is not None:
+            optimizer.step()
 
-    def __init__(self) -> None:
+
+class MemoryTracker(TorchDispatchMode):
+    """While it is active, adds up the storages that are alive, and answers what only values could.
+
+    Args:
+        distinct: How many different values a tensor of labels has.
+    """
+
+    def __init__(self, distinct: int = 1) -> None:
         super().__init__()
+        self.distinct, self.at_most = distinct, False
         self.current = self.peak = 0
         self._clock = self._peak_at = 0
         self._born: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
@@ -125,9 +146,24 @@ class MemoryTracker(TorchDispatchMode):
         return self._born.get(tensor.untyped_storage(), self._clock) <= self._peak_at
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = _SUPPOSED.get(func, func)(*args, **(kwargs or {}))
+        if func is aten._unique2.default:
+            result = _unique(args[0], self.distinct)
+        elif func in _AT_MOST:
+            result = _AT_MOST[func](*args, **(kwargs or {}))
+            self.at_most |= func is not aten.index.Tensor or any(map(_is_mask, args[1]))
+        else:
+            result = _SUPPOSED.get(func, func)(*args, **(kwargs or {}))
         tree_map_only(Tensor, self.add, result)
         return result
+
+
+class _Arrays(TorchFunctionMode):
+    """Gives numpy zeros where it asks for values."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.numpy and isinstance(args[0], FakeTensor):
+            return np.zeros(tuple(args[0].shape), str(args[0].dtype).removeprefix("torch."))
+        return func(*args, **(kwargs or {}))
 
 
 # ---------------------------------------------------------------- what depends on values: the most that it can take
@@ -146,7 +182,7 @@ def _nonzero(tensor: Tensor) -> Tensor:
 def _index(tensor: Tensor, indices: list[Tensor | None]) -> Tensor:
     places: list[Tensor | None] = []
     for index in indices:
-        if index is None or index.dtype not in (torch.bool, torch.uint8):
+        if index is None or not _is_mask(index):
             places.append(index)
         else:
             places += [index.new_empty(index.numel(), dtype=torch.long) for _ in range(index.ndim)]
@@ -158,18 +194,34 @@ def _masked_select(tensor: Tensor, mask: Tensor) -> Tensor:
     return tensor.new_empty(torch.broadcast_shapes(tensor.shape, mask.shape).numel())
 
 
-def _unique(tensor: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
-    whole = tensor.new_empty(tensor.numel(), dtype=torch.long)
-    return tensor.new_empty(tensor.numel()), whole, whole.clone()
+def _unique(tensor: Tensor, distinct: int) -> tuple[Tensor, Tensor, Tensor]:
+    count = min(distinct, tensor.numel())
+    return (
+        tensor.new_empty(count),
+        tensor.new_empty(tensor.shape, dtype=torch.long),
+        tensor.new_empty(count, dtype=torch.long),
+    )
+
+
+def _is_mask(index: Tensor | None) -> bool:
+    return index is not None and index.dtype in (torch.bool, torch.uint8)
+
+
+def _distinct(batch: Batch) -> int:
+    """Return the most values that the labels of one sample have."""
+    fields = [value for value in batch.targets.fields.values() if isinstance(value, Tensor)]
+    labels = [each for value in fields if not value.is_floating_point() for each in value]
+    return max((len(each.unique()) for each in labels), default=1)
 
 
 _SUPPOSED: Mapping[Any, Callable[..., Any]] = {
     aten._local_scalar_dense.default: _scalar,
+    aten.equal.default: lambda one, other: True,
+}
+_AT_MOST: Mapping[Any, Callable[..., Any]] = {
     aten.nonzero.default: _nonzero,
     aten.index.Tensor: _index,
     aten.masked_select.default: _masked_select,
-    aten._unique2.default: _unique,
-    aten.equal.default: lambda one, other: True,
 }
 
 
