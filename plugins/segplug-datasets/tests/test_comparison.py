@@ -154,7 +154,7 @@ def test_other_files_are_no_results(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("hello")
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     for name in ("text.npz", "other.npz", "missing.npz"):
-        with pytest.raises(DataError, match="results of single images"):
+        with pytest.raises(DataError, match="no per-image results"):
             PerImage.load(tmp_path / name)
 
 

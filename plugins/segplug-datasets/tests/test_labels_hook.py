@@ -95,8 +95,8 @@ def test_what_is_mostly_ignored_and_what_is_empty_is_said(tmp_path: Path, caplog
     caplog.set_level(logging.WARNING)
     labels = {True: of(0, 1, 2, 3, *[255] * 8), False: of(255)}
     run(tmp_path, data(tmp_path, lambda index: labels[index < 4](index)), batch=6)
-    assert "78 % of the pixels of 6 samples of train looked at are ignored" in caplog.text
-    assert "2 of 6 samples of train looked at have no pixel that counts: 4, 5" in caplog.text
+    assert "78 % of the pixels of 6 samples of train inspected are ignored" in caplog.text
+    assert "2 of 6 samples of train inspected have no pixel that counts: 4, 5" in caplog.text
 
 
 @pytest.mark.parametrize("val_interval", [1, 3])

@@ -119,7 +119,7 @@ class ERFNet(Backbone):
         dec_non_bottleneck_channels: Output channels of each upsampler, and of the residual blocks after it.
         dropout_ratio: Dropout rate of the residual blocks of the encoder.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
-        norm_cfg: Type of the norms and its arguments; ``eps`` is 1e-3 unless it says otherwise.
+        norm_cfg: Type of the norms and its arguments; ``eps`` is 1e-3 unless given.
         act_cfg: Type of the activations.
 
     Raises:

@@ -98,7 +98,7 @@ class MobileNetV3(FreezableBackbone):
     Args:
         arch: ``small`` or ``large``.
         conv_cfg: Type of the convolutions; None is ``Conv2d``. In blocks with a stride of 2 they have TensorFlow's
-            ``SAME`` padding whatever it says.
+            ``SAME`` padding in any case.
         norm_cfg: Type of the norms and its arguments.
         out_indices: The layers to return: 0 the stem, 1 to 11 (``small``) or 15 (``large``) the blocks, then the last
             convolution.

@@ -144,7 +144,7 @@ class MSCABlock(nn.Module):
         self.drop_path = build_dropout({"type": "DropPath", "drop_prob": drop_path})
         self.norm2 = build_norm(norm_cfg, channels)[1]
         self.mlp = Mlp(channels, int(channels * mlp_ratio), act_cfg, drop)
-        # 1e-2 is the authors' value for all depths, taken over from VAN.
+        # 1e-2 is the authors' value for all depths, inherited from VAN.
         self.layer_scale_1 = nn.Parameter(torch.full((channels,), 1e-2))
         self.layer_scale_2 = nn.Parameter(torch.full((channels,), 1e-2))
 

@@ -49,7 +49,7 @@ class PluginConfig(TypedDict, total=False):
     """A layer inside the bottlenecks.
 
     ``cfg`` is a layer of the group ``layers``, which is passed ``in_channels``; its ``postfix`` ends its name in state
-    dicts. ``stages`` says for each stage whether it has the layer; all have by default.
+    dicts. ``stages`` has a flag for each stage; all stages have the layer by default.
     """
 
     cfg: Required[Mapping[str, Any]]

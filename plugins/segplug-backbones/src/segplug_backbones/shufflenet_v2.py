@@ -67,7 +67,7 @@ class ShuffleBlock(nn.Module):
 
 
 def _channel_shuffle(x: Tensor) -> Tensor:
-    """Return the channels of both halves in turn."""
+    """Return the channels of both halves interleaved."""
     if torch.__version__ < "2.7":  # torch's own had no gradient on a processor
         return x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
     return F.channel_shuffle(x, 2)  # keeps the memory format

@@ -163,7 +163,7 @@ def _key(dataset: Dataset) -> str:
 
 
 def _open(home: Path, key: str) -> tuple[Path, IO[bytes]]:
-    """Return the folder of a cache and the open file whose shared lock says that it is in use."""
+    """Return the folder of a cache and the open file whose shared lock marks it as in use."""
     user = os.getuid() if hasattr(os, "getuid") else 0
     folder = home / f"{key}-{user}"
     with open(home / f"{_PREFIX}{user}.lock", "a+b") as gate, _locked(gate):

@@ -95,7 +95,7 @@ class MappedDataset(Labelled):
         background: The background class among ``classes``; needed with ``unlabelled`` only.
 
     Raises:
-        UsageError: When a name does not exist, or a class that is mapped to is said to be unlabelled.
+        UsageError: When a name does not exist, or a class that is mapped to is listed as unlabelled.
     """
 
     @staticmethod
@@ -144,7 +144,7 @@ class MappedDataset(Labelled):
         for name in unlabelled:
             require_name(name, self.classes, "'unlabelled': ")
             if self.classes.index(name) in self._table:
-                raise UsageError(f"{name!r} is said to be unlabelled, but a class of the data set is mapped to it")
+                raise UsageError(f"{name!r} is listed as unlabelled, but a class of the data set is mapped to it")
         if background in unlabelled:
             raise UsageError(f"{background!r} is for unlabelled pixels and cannot be listed as 'unlabelled'")
         self._table[self._table == self.classes.index(background)] = IGNORE

@@ -201,7 +201,7 @@ class FolderDataset(PairedFiles):
 
         masks: {seg: masks, parts: {path: parts_masks, classes: [none, head, torso], weights: parts_weights}}
 
-    A folder without classes of its own has those of the data set. ``specs`` tells what each holds.
+    A folder without classes of its own has those of the data set. ``specs`` describes each.
 
     With task ``multilabel``, ``masks`` is a folder for each class, of files of 0 (no), 1 (yes) and what is ignored, or
     of other ``values``; or it is one folder of files in which bit k, of value 2 ** k, is class k.

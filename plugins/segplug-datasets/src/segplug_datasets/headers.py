@@ -1,4 +1,4 @@
-"""What an image file says of itself before its pixels are decoded: PNG, JPEG, TIFF, BMP, GIF and WebP.
+"""Headers of image files, read without decoding pixels: PNG, JPEG, TIFF, BMP, GIF and WebP.
 
     header = read_header(Path("a.jpg").read_bytes())
     header.format, header.size, header.orientation      # "jpeg", (480, 640), 6
@@ -29,7 +29,7 @@ SUFFIXES = {
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself.
+    """Header of an image file.
 
     Args:
         format: ``png``, ``jpeg``, ``tiff``, ``bmp``, ``gif``, ``webp``, or empty for anything else.
@@ -164,7 +164,7 @@ _READERS = {
 
 
 def orientation(path: str | Path) -> int:
-    """Return the EXIF orientation of an image file, 1 (upright) to 8; 1 where it says none or cannot be read."""
+    """Return the EXIF orientation of an image file, 1 (upright) to 8; 1 if it has none or cannot be read."""
     try:
         return read_header(Path(path).read_bytes()).orientation
     except OSError:

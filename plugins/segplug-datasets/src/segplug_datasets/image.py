@@ -49,7 +49,7 @@ def read(path: PathLike) -> np.ndarray:
 def _decode_plain_png(data: bytes) -> np.ndarray | None:
     """Decode a PNG of 8-bit RGB by imagecodecs where that is installed: OpenCV takes a third longer.
 
-    None leaves a file to OpenCV, one that is turned or damaged too.
+    None leaves a file to OpenCV, also a rotated or damaged one.
     """
     decoder = _png_decoder()
     if decoder is None or not data.startswith(PNG) or data[24:26] != bytes([8, _RGB]) or is_cut_short(data):
@@ -76,8 +76,8 @@ def _png_decoder() -> Callable[[bytes], np.ndarray] | None:
 def read_mask(path: PathLike) -> np.ndarray:
     """Return the raw values of a label file: (H, W) integers of any depth, or (H, W, 3) RGB of a colour mask.
 
-    A palette gives the indices, and 1, 2 or 4 bits per pixel give small numbers. It is turned as its EXIF orientation
-    says, as the image is; alpha is left out. Real numbers are read when they are whole, see `whole_numbers`.
+    A palette gives the indices, and 1, 2 or 4 bits per pixel give small numbers. It is rotated by its EXIF
+    orientation, like the image; alpha is left out. Real numbers are read when they are whole, see `whole_numbers`.
 
     Raises:
         DataError: As `read`; also when the values are not whole numbers.
@@ -111,7 +111,7 @@ def decode_numbers(data: bytes, path: PathLike) -> np.ndarray:
 
 
 NOTHING = np.iinfo(np.int64).min
-"""What `whole_numbers` gives for pixels without a number; it is ignored whatever a label specification says."""
+"""What `whole_numbers` gives for pixels without a number; it is always ignored, whatever the label specification."""
 
 _LARGEST_WHOLE = 2.0**53
 

@@ -23,7 +23,7 @@ _MOST_VALUES = 1 << 16  # of a table; files of 8 and 16 bits hold no others
 
 @dataclass(frozen=True)
 class LabelSpec(Labels):
-    """What the numbers in a label file mean: the one place that says so.
+    """Meaning of the numbers in a label file, the only definition of it.
 
     Args:
         ignore: Values of the file that become `IGNORE`.

@@ -1,4 +1,4 @@
-"""`LabelsHook`: what the labels of a run hold, looked at before it trains and while it does."""
+"""`LabelsHook`: checks the labels of a run before and during training."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class LabelsHook:
         self._describe(name, seen)
 
     def _describe(self, name: str, seen: _Seen) -> None:
-        looked = f"of {seen.samples} samples of {name} looked at"
+        looked = f"of {seen.samples} samples of {name} inspected"
         share = seen.ignored / max(seen.ignored + int(seen.pixels.sum()), 1)
         if share > 0.5:
             log.warning(
@@ -185,7 +185,7 @@ def _are_classes(labels: np.ndarray, run: Run) -> bool:
 
 
 def _stopped(run: Run, name: str, seen: _Seen) -> DataError:
-    """Return the error for a set that says nothing, with the lines of the doctor that fix it."""
+    """Return the error for a set with a single class, with the lines of the doctor that fix it."""
     classes = [label for label, count in zip(run.labels.classes, seen.pixels, strict=True) if count]
     ignored = " and pixels that are ignored" if seen.ignored else ""
     what = f"nothing but {classes[0]}{ignored}" if classes else "no pixel that counts"

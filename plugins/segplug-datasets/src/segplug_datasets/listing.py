@@ -1,7 +1,7 @@
 """Which files belong to a data set: folders searched, lists and texts read, names matched as other systems write them.
 
 Everything that reads names goes through here. Names are compared composed (Unicode NFC), suffixes without case; hidden
-files and folders of the system are passed over, links that lead back to a folder above them are not followed.
+hidden system files and folders are skipped, links back to a parent folder are not followed.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def find_files(place: Path, suffixes: Sequence[str], others_than: Container[str]
     Args:
         place: The folder, or the text file.
         suffixes: Ends of file names.
-        others_than: Paths of files that are passed over.
+        others_than: Paths of files to skip.
 
     Raises:
         DataError: When there is no such folder, none of its files fits, or two have one name.
@@ -153,7 +153,7 @@ def find_named(folder: Path, names: Sequence[str], what: str) -> list[str]:
     """Return the path of each file name (with suffix, and folders under ``folder``) in a list.
 
     Raises:
-        DataError: When files are missing; the message says ``what`` lists them.
+        DataError: When files are missing; the message names ``what`` lists them.
     """
     if not folder.is_dir():
         raise DataError("no such folder" if not folder.exists() else "not a folder", folder)

@@ -20,7 +20,7 @@ Classes = Sequence[str] | Mapping[str, str | Sequence[str]]
 
 
 class Metainfo(TypedDict, total=False):
-    """Which of a data set's classes are kept, in which order.
+    """The classes of a data set to keep, in order.
 
     ``classes``: some of the names; or a mapping of new names, each to the name, or names, it merges.
     ``palette``: a colour for each; those of the data set when not given.

@@ -1,4 +1,4 @@
-"""Optional dependencies: imported when used, with an error that says what to install."""
+"""Optional dependencies: imported when used, with an error that names what to install."""
 
 from __future__ import annotations
 

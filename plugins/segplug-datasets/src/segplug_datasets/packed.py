@@ -51,7 +51,7 @@ _AGAIN = "pack the data set again: whole shards are kept"
 class PackedDataset:
     """A data set that `pack` wrote: the same samples as the original, from memory maps instead of decoders.
 
-    Arrays are views into a private map of the file, so only what is looked at is read, and what a transform writes
+    Arrays are views into a private map of the file, so only what is accessed is read, and what a transform writes
     into them stays in that sample alone.
 
     Args:

@@ -197,7 +197,7 @@ def _cut(array: np.ndarray, window: Window) -> np.ndarray:
 
 
 def _nodata(page: Any) -> float | None:
-    """Return what GDAL's tag says; None without one."""
+    """Return the no-data value of GDAL's tag; None without one."""
     tag = page.tags.get(42113)
     try:
         return None if tag is None else float(str(tag.value).strip("\0 "))

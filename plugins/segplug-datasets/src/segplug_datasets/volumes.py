@@ -84,7 +84,7 @@ def read_volume(path: str | Path, key: str = "") -> np.ndarray:
 
 
 def nifti_from_bytes(data: bytes, name: str) -> np.ndarray:
-    """Return the values of a NIfTI file's content in its own order (X, Y, Z), float64, scaled as the file says.
+    """Return the values of a NIfTI file in its own order (X, Y, Z), float64, scaled by the file's slope and intercept.
 
     Raises:
         DataError: When it is not a NIfTI file.
@@ -348,7 +348,7 @@ def _same_place(first: Any, second: Any) -> bool:
 
 
 def _shape(path: str, key: str) -> tuple[int, ...]:
-    """Return the shape of a volume (channels, Z, Y, X); of NIfTI and ``.npy`` files the header says it."""
+    """Return the shape of a volume (channels, Z, Y, X); NIfTI and ``.npy`` files have it in their header."""
     if path.lower().endswith(NIFTI):
         try:
             shape = _nibabel().load(path).shape[::-1]

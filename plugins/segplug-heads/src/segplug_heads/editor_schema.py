@@ -115,7 +115,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 
 def documented_arguments(text: str | None) -> dict[str, str]:
-    """Return what the ``Args:`` section of a docstring says of each name."""
+    """Return the description of each name in the ``Args:`` section of a docstring."""
     section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", inspect.cleandoc(text or ""), re.MULTILINE | re.DOTALL)
     entries = re.split(r"^    (?=\S)", section.group(1), flags=re.MULTILINE) if section else []
     found = (re.match(r"(\w+(?:, \w+)*)(?: \([^)]*\))?:\s*(.*)", entry, re.DOTALL) for entry in entries)

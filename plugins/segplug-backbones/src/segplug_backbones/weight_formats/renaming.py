@@ -22,7 +22,7 @@ def without_prefix(weights: Weights) -> Weights:
 
 
 def rename(weights: Weights, rules: Collection[Rule]) -> Weights:
-    """Return the weights with every rule, a pattern and its replacement, applied to every name in turn."""
+    """Return the weights with every rule, a pattern and its replacement, applied to every name in order."""
     compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules]
     renamed = {}
     for key, value in weights.items():

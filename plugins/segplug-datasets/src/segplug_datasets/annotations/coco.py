@@ -136,7 +136,7 @@ class CocoInstanceDataset(ShapeDataset):
         return self._boxed(annotation, category, size, where)
 
     def _region(self, segmentation: Any, size: Size, where: str) -> Region | None:
-        """Return the pixels of an annotation, None when it says nothing of them."""
+        """Return the pixels of an annotation; None without a segmentation."""
         if isinstance(segmentation, dict):
             return from_coco(segmentation, size)
         if not segmentation:
@@ -188,7 +188,7 @@ def choose_images(entries: list[tuple[Any, ...]], ids: Path, path: Path) -> list
 
 
 def _listed_image(line: str, known: Container[str]) -> str:
-    """Return what a line of a list of images says: a file name, with or without folders, or an id."""
+    """Return the entry in a line of an image list: a file name, with or without folders, or an id."""
     line = clean(line)
     first = next((name for name in (line, line.rpartition("/")[2]) if name in known), line.split()[0])
     name = first.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""COCO's panoptic labels: PNG files of segments, and JSON that says what each is (Kirillov et al., 2019)."""
+"""COCO's panoptic labels: PNG files of segments, and JSON with the category of each (Kirillov et al., 2019)."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from segplug_datasets.listing import NamedFiles, resolve
 
 _SHAPES = ("polygon", "mask", "box", "ellipse", "polyline")
 _OTHERS = ("points", "skeleton", "cuboid")
-_PASSED_OVER = "They are passed over: what they mark is background."
+_SKIPPED = "They are skipped: what they mark is background."
 
 
 class CvatDataset(ShapeDataset):
@@ -101,7 +101,7 @@ class CvatDataset(ShapeDataset):
             list(labels),
             str(path),
             [color for color in colors if color] if all(colors) else (),
-            [LeftOut("shapes-without-pixels", scan.passed, "shapes are points, skeletons or cuboids", _PASSED_OVER)],
+            [LeftOut("shapes-without-pixels", scan.passed, "shapes are points, skeletons or cuboids", _SKIPPED)],
         )
 
     def _shapes(self, sample: Sample, key: Any) -> list[Shape]:

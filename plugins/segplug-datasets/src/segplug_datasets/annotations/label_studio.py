@@ -34,14 +34,14 @@ from segplug_datasets.listing import IMAGE_SUFFIXES, clean, find_files, resolve
 _KINDS = ("brush", "polygon", "rectangle", "ellipse")
 _OTHER_KINDS = ("keypoint", "vector", "cuboid", "bitmask", "videorectangle")
 _LEFT_OUT = {
-    "objects-without-label": ("objects have no label", "They are passed over: label them, or delete them."),
+    "objects-without-label": ("objects have no label", "They are skipped: label them, or delete them."),
     "objects-of-other-kinds": (
         f"objects are not of the kinds {', '.join(_KINDS)}",
-        "They are passed over: what they mark is background.",
+        "They are skipped: what they mark is background.",
     ),
     "further-labels": ("objects have several labels", "The first one counts."),
     "turned-in-the-tool": (
-        "objects were drawn on an image that was turned in Label Studio",
+        "objects were drawn on an image that was rotated in Label Studio",
         "They are read as of the image in the file: look at some with seg-kernel data browse.",
     ),
     "tasks-without-annotation": (
@@ -155,7 +155,7 @@ class LabelStudioDataset(ShapeDataset):
 
 
 def _turned_rectangle(x: float, y: float, width: float, height: float, size: Size, degrees: float) -> Region:
-    """Return a rectangle turned clockwise about its first corner, as Label Studio turns it."""
+    """Return a rectangle rotated clockwise about its first corner, as in Label Studio."""
     angle = np.deg2rad(degrees)
     half_x, half_y = width / 2, height / 2
     center_x = x + half_x * np.cos(angle) - half_y * np.sin(angle)

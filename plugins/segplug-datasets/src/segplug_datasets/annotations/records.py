@@ -76,7 +76,7 @@ def as_data_error(path: object) -> Iterator[None]:
     except (KeyError, IndexError) as error:
         raise DataError(f"something that the format has is missing: {error}", str(path)) from error
     except (TypeError, ValueError, AttributeError, OverflowError, LookupError) as error:
-        raise DataError(f"something is not what the format says: {error}", str(path)) from error
+        raise DataError(f"does not follow the format: {error}", str(path)) from error
 
 
 Keep = Callable[[Any], Any]

@@ -30,7 +30,7 @@ def from_coco(rle: Mapping[str, Any], size: Size) -> Region:
 def counts_of_text(text: str | bytes) -> np.ndarray:
     """Return the numbers in COCO's text for run lengths.
 
-    A character is six bits above ``0``: five of the number, lowest first, and one that says that more follow; the
+    A character is six bits above ``0``: five of the number, lowest first, and a continuation bit; the
     highest bit of the last is the sign. From the fourth on, each is the difference from the one two before.
 
     Raises:
@@ -130,7 +130,7 @@ def _numbers(values: Any) -> np.ndarray:
 
 
 def _mask(runs: np.ndarray, pixels: int) -> np.ndarray:
-    """Return ``pixels`` values of runs of zeros and ones in turn."""
+    """Return ``pixels`` values of alternating runs of zeros and ones."""
     if (runs < 0).any() or (runs > pixels).any() or runs.sum() != pixels:
         raise DataError(f"run lengths of {int(runs.sum())} pixels in all, not {pixels}")
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs)

@@ -39,7 +39,7 @@ from segplug_datasets.listing import (
 
 _ROUNDING = 0.01  # of a share of width or height
 _LISTS = ("classes", "labels", "train", "val", "test")  # text files that are not labels
-_SPARE = "They are passed over: bring the images back, or see whether the names differ."
+_SPARE = "They are skipped: bring the images back, or check whether the names differ."
 
 
 class YoloSegDataset(ShapeDataset):

@@ -15,7 +15,7 @@ COMMANDS = {
     "prepare": "Convert a data set from its download into the published layout.",
     "pack": "Decode a data set once into files that are read in no time.",
 }
-"""Each in ``segplug_datasets.commands.NAME`` as ``command``, and what ``--help`` says of it."""
+"""Each in ``segplug_datasets.commands.NAME`` as ``command``, and its line in ``--help``."""
 
 
 class _LazyGroup(click.Group):

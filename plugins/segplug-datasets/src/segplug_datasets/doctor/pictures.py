@@ -68,8 +68,8 @@ def _sizes(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
 
 _MISMATCHES = {
     "mask-not-turned": (
-        "The image is turned by its EXIF orientation when it is read, as viewers do; the mask was drawn on it as "
-        "stored. Turn the masks, or store the images upright (exiftran -ai, or jpegtran), and re-annotate the wrong "
+        "The image is rotated by its EXIF orientation when it is read, as in viewers; the mask was drawn on it as "
+        "stored. Rotate the masks, or store the images upright (exiftran -ai, or jpegtran), and re-annotate the wrong "
         "ones."
     ),
     "mask-transposed": "Height and width are exchanged: the masks were saved transposed. Save them as mask.T.",
@@ -89,23 +89,24 @@ def _turned(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
     turned = [p for p in samples if _both_read(p) and is_sound(p) and _orientations_differ(p)]
     if turned:
         why = (
-            "Each file is turned by its own EXIF orientation when read, and these differ. The sizes fit, "
-            "so the masks may have been drawn on the turned image; look at some: seg-kernel data browse. "
-            "Storing the images upright ends the doubt (exiftran -ai)."
+            "Each file is rotated by its own EXIF orientation when read, and these differ. The sizes fit, "
+            "so the masks may have been drawn on the rotated image; check some with seg-kernel data browse. "
+            "Storing the images upright removes the ambiguity (exiftran -ai)."
         )
         what = f"{len(turned)} images have another EXIF orientation than their masks"
         yield Finding("warning", "exif-orientation", where, what, why, [p.image.path for p in turned])
 
 
 def _drawn_on_stored(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
-    """Yield annotated images that EXIF turns: where no size is declared, none tells how they were annotated."""
+    """Yield annotated images that EXIF rotates: without a declared size, how they were annotated is unknown."""
     turned = [p.image.path for p in samples if p.mask and p.mask.classes and _orientation(p.image) > 1]
     if turned:
         why = (
-            "Annotations are taken to be made on the turned image, as viewers show it. Those of a program that ignores "
-            "EXIF are misplaced: look at some with seg-kernel data browse. Storing the images upright ends the doubt."
+            "Annotations are assumed to be made on the rotated image, as viewers show it. Those of a program that "
+            "ignores EXIF are misplaced: check some with seg-kernel data browse. Storing the images upright removes the "
+            "ambiguity."
         )
-        what = f"{len(turned)} annotated images are turned or mirrored by EXIF"
+        what = f"{len(turned)} annotated images are rotated or mirrored by EXIF"
         yield Finding("warning", "exif-orientation", where, what, why, turned)
 
 
@@ -144,7 +145,7 @@ def _bands(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
 def _grey_among_color(where: str, images: Sequence[FileInfo]) -> Iterator[Finding]:
     grey = [info.path for info in images if getattr(info, "grey", False)]
     if grey and len(grey) < len(images):
-        why = "Both are read as RGB. If grey ones are of another source, look whether they belong here."
+        why = "Both are read as RGB. If grey ones are from another source, check whether they belong here."
         what = f"{len(grey)} of {len(images)} images are grey, the others in colour"
         yield Finding("note", "grey-and-colour", where, what, why, grey)
 

@@ -106,7 +106,7 @@ class MaskInfo(FileInfo):
 
 @dataclass
 class SampleInfo:
-    """Properties of a sample; ``mask`` is None without one, ``error`` says why the data set refused it.
+    """Properties of a sample; ``mask`` is None without one, ``error`` is why the data set refused it.
 
     ``empty_objects`` are annotated, but have no pixel.
     """

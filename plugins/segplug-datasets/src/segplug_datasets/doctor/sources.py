@@ -24,7 +24,7 @@ NAMES = ("objectInfo150.txt", "labelmap.txt", "label_map.txt", "labels.txt", "cl
          "class_dict.csv", "classes.json", "dataset.json", "config.json", "labels.py")  # fmt: skip
 
 Entry = tuple[int | None, tuple[str, ...]]
-"""The value of a class in the files, where the list says it, and its names: the first one and synonyms."""
+"""The value of a class in the files, if the list gives it, and its names: the first one and synonyms."""
 
 _BACKGROUND = ("background", "unlabeled", "unlabelled", "void", "_background_", "__background__", "other", "others")
 

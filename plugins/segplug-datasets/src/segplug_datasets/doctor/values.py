@@ -57,7 +57,7 @@ def no_data(counts: MaskCounts) -> Finding | None:
     share = sum(counts.values[value] for value in values) / counts.values.total()
     shown = ", ".join("NaN" if value == NOTHING else str(value) for value in sorted(values))
     what = f"{len(masks)} masks contain no-data values in {share:.1%} of all pixels: {shown}"
-    why = "These pixels are ignored. Add the value to 'ignore', or give it a class, to say so."
+    why = "These pixels are ignored. Add the value to 'ignore', or give it a class, to make that explicit."
     return Finding("note", "no-data", counts.where, what, why, [mask.path for mask in masks])
 
 
@@ -155,7 +155,7 @@ def cityscapes_label_ids(counts: MaskCounts) -> Finding | None:
 
 
 def instances(counts: MaskCounts) -> Finding | None:
-    """Masks that number objects: 1, 2, 3 ... as many as there are in each image."""
+    """Masks that number the objects of each image: 1, 2, 3 ..."""
     classes = counts.labels.classes if counts.labels else ()
     if not counts.unknown or len(classes) != 2:
         return None

@@ -78,7 +78,7 @@ class PerImage:
             with np.load(path, allow_pickle=False) as file:
                 classes, names, counts = (file[key] for key in ("classes", "names", "areas"))
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise DataError(f"holds no results of single images: {error}", path) from error
+            raise DataError(f"holds no per-image results: {error}", path) from error
         images = cls([str(name) for name in classes])
         images._entries = [(str(name), entry.astype(np.uint32)) for name, entry in zip(names, counts)]
         return images

@@ -24,7 +24,7 @@ Target = Callable[["re.Match[str]"], "str | None"]
 """Says where what a name matches goes, or None when it is not used."""
 
 Progress = Callable[[int, int], None]
-"""Is told how many jobs are done, and of how many."""
+"""Callback with the number of finished jobs and of all jobs."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Converter:
         name: For the command line.
         title: One-line description of the set.
         homepage: Where it is described and offered, as ``host/path``.
-        terms: What its licence allows, in a few words; the homepage says it in full.
+        terms: What its licence allows, in a few words; the homepage has the full terms.
         download: What SOURCE must contain.
         reads: The data set classes that read the result.
         rules: What becomes what; the first rule that matches a name holds.
@@ -150,7 +150,7 @@ def prepare(
         dest: The folder to write into.
         workers: Threads; as many as there are processors when 0. Decoders and encoders run side by side in them.
         force: Make everything again.
-        progress: Is told after each job.
+        progress: Called after each job.
 
     Raises:
         DataError: When the source is not the set's download.

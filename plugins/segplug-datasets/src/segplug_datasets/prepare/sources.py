@@ -103,7 +103,7 @@ def is_archive(name: str) -> bool:
 
 
 def without_suffix(name: str) -> str:
-    """Return an archive's name without what says that it is one."""
+    """Return an archive's name without its suffixes."""
     return name[: -max(len(suffix) for suffix in ARCHIVES if name.lower().endswith(suffix))]
 
 

@@ -140,7 +140,7 @@ def check_same(first: PerImage, second: PerImage) -> None:
     """Refuse results of different images, labels or classes.
 
     Raises:
-        DataError: When they differ; the message says in what.
+        DataError: When they differ; the message names the difference.
     """
     if first.classes != second.classes:
         raise DataError(f"the classes differ: {_some(first.classes)} and {_some(second.classes)}")

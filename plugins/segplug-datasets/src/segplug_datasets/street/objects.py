@@ -41,7 +41,7 @@ def _block(
 ) -> None:
     """Draw the visible faces of a box between two heights.
 
-    ``taper`` says how far the top is set back from the bottom: at the near end and the far end as shares of the length,
+    ``taper`` is how far the top is set back from the bottom: at the near end and the far end as shares of the length,
     and on either side in metres.
     """
     near, far, inset = taper

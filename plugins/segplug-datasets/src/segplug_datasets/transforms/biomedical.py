@@ -1,7 +1,7 @@
 """Intensity transforms of scans (batchgenerators, Isensee et al., 2020), for images and volumes.
 
 Scans are floats: the image becomes float32 whether a transform is drawn or not, so that a batch has one type. What a
-volume is, `segplug_datasets.transforms.volume` says.
+volume is defined in `segplug_datasets.transforms.volume`.
 """
 
 from __future__ import annotations

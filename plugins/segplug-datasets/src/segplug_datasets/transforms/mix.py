@@ -49,7 +49,7 @@ class Mixing:
         return resize_and_crop(other, size, rng)
 
     def unmixed(self, sample: Sample) -> Sample:
-        """Return what becomes of a sample that is not mixed."""
+        """Return a sample that is not mixed."""
         return sample
 
     def mixed(self, sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
@@ -129,7 +129,7 @@ class MixUp(Mixing):
     """Blend the image with another one (Zhang et al., 2018), with labels that a label map can hold.
 
     The image's share lambda is drawn from Beta(alpha, alpha), and at least one half. Its labels stay, and the field
-    ``weight`` says how much of a pixel's class is in the blend: 1 where both images have the same label, the share
+    ``weight`` is the share of a pixel's class in the blend: 1 where both images have the same label, the share
     where they differ. Where the image has no label (255) the other's is taken, with the other's share. So a loss that
     applies ``weight``, as all heads' do, is that of the paper less the term of the weaker label where the two disagree.
     Weights that the samples have are multiplied in. All other fields stay the image's own. A sample that is not

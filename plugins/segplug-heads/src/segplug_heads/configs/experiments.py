@@ -33,7 +33,7 @@ class Experiment:
         variant: Key in the family's ``variants``; None for the bare base.
         schedule: Name of the schedule part, such as ``4xb2-80k``; None for none.
         data: Name of the data part; None for none.
-        own: What the experiment itself says.
+        own: Settings of the experiment itself.
     """
 
     name: str
@@ -103,7 +103,7 @@ def find_experiment(name: str, zoos: list[Zoo], asked: str = "") -> Experiment |
 
 
 def add_layers(experiment: Experiment, layers: Layers, zoos: list[Zoo]) -> None:
-    """Add an experiment's layers: data part, schedule part, family base, variant, and what it says itself.
+    """Add an experiment's layers: data part, schedule part, family base, variant, and its own settings.
 
     Raises:
         ConfigError: A part is not found; `MissingPackageError` if the package that brings it is not installed.

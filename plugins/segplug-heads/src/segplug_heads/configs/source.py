@@ -51,7 +51,7 @@ class ZooSource:
         return Problem(f"{path}: a config is YAML here, no Python file is run", "", asked, f"{hint}\n{more}")
 
     def add_layers(self, found: Experiment, layers: Layers) -> None:
-        """Add the data part, the schedule part, the family's base, the variant, and what the experiment says."""
+        """Add the data part, the schedule part, the family's base, the variant, and the experiment's own settings."""
         add_layers(found, layers, self.zoos)
 
     def names(self) -> Iterator[str]:

@@ -185,5 +185,5 @@ def most_uncertain_pixels(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _fields_of(cls: type, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a config says about the fields of a dataclass."""
+    """Return the entries of a config that are fields of a dataclass."""
     return {entry.name: config[entry.name] for entry in fields(cls) if entry.name in config}

@@ -30,7 +30,7 @@ class DiceLoss(Loss):
         drop_ignored: Leave ignored pixels out of the denominator, too. MMSegmentation, whose numbers are the default,
             counts what is predicted there as wrong.
         loss_name: Name in the dict of losses.
-        task: ``binary`` and ``multilabel`` mean ``use_sigmoid``; a config's ``data.task`` says it for all losses.
+        task: ``binary`` and ``multilabel`` mean ``use_sigmoid``; a config's ``data.task`` sets it for all losses.
     """
 
     conformance_exceptions: ClassVar[dict[str, str]] = {
@@ -81,7 +81,7 @@ class DiceLoss(Loss):
             valid = target != ignore_index
             every = valid if given else valid.unsqueeze(1)
             predicted, target_onehot = predicted * every, target_onehot * every if given else target_onehot
-            labelled = valid.flatten(1).any(1)  # an image without labels says nothing
+            labelled = valid.flatten(1).any(1)  # an image without labels does not contribute
         per_pixel = weight is not None and weight.ndim > 1
         pixels = weight.unsqueeze(1).expand_as(logits) if per_pixel else torch.ones_like(logits)  # type: ignore[union-attr]
         counted = (self._counted(x).flatten(1) for x in (predicted, target_onehot, pixels))

@@ -34,7 +34,7 @@ class FocalLoss(PixelLoss):
         class_weight: One number per class, or a .npy or .json file of them.
         loss_weight: Factor of the result.
         loss_name: Name in the dict of losses.
-        task: ``binary`` and ``multilabel`` mean ``use_sigmoid``; a config's ``data.task`` says it for all losses.
+        task: ``binary`` and ``multilabel`` mean ``use_sigmoid``; a config's ``data.task`` sets it for all losses.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ class QueryCrossEntropyLoss(Loss):
         use_mask: Kept for configs that name it; must be false.
         reduction: ``mean``, ``sum`` or ``none``.
         class_weight: One number per class, or a .npy or .json file of them; with ``use_sigmoid`` its positive weight.
-        ignore_index: The class id that does not count; what the caller says for None.
+        ignore_index: The class id that does not count; the caller's for None.
         loss_weight: Factor of the result.
         avg_non_ignore: The mean leaves out what does not count.
         loss_name: Name in a dict of losses.

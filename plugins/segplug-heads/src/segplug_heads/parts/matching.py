@@ -75,7 +75,7 @@ class ClassificationCost(MatchCost):
     """
 
     def cost(self, queries: Queries, objects: Objects) -> Tensor:
-        # DETR: probabilities, not their logarithms, so that the costs of class and mask are of one size.
+        # DETR: probabilities, not their logarithms, so that the costs of class and mask are commensurable.
         return -queries.class_logits.softmax(-1)[:, objects.labels]
 
 

@@ -13,7 +13,7 @@ from segplug_heads.segmentors.encoder_decoder import EncoderDecoder
 class DepthEstimator(EncoderDecoder):
     """Images (N, C, H, W) -> depths (N, 1, h, w) of ``decode_head``, in the unit of the annotations ``depth``.
 
-    Arguments are those of `EncoderDecoder`. `segkernel.inference` looks at an image as ``test_cfg`` says; the mode
+    Arguments are those of `EncoderDecoder`. `segkernel.inference` runs on an image as ``test_cfg`` says; the mode
     ``slide_flip`` is that of published depth models: windows, each seen mirrored as well.
 
     Raises:

@@ -51,7 +51,7 @@ class MultiHeadSegmentor(Segmentor):
         heads: Heads by the name of their output; one is called ``seg``.
         neck: Feature maps to feature maps, between backbone and heads; none for None.
         labels: The label field of the data that a head learns, by head; the field of its own name for others.
-        weights: The field that says what each pixel counts (a weight map), by head; none for others.
+        weights: The field with the weight of each pixel, by head; none for others.
         links: What a head takes from others, by head; without, all heads work on the trunk side by side.
         training_only: Heads that help in training and give no output.
         train_cfg: Not used, accepted for existing configs.
