@@ -1,4 +1,4 @@
-"""What DDRNet and PIDNet are built from: residual stages, and pyramid pooling for maps of low resolution.
+"""Building blocks of DDRNet and PIDNet: residual stages, and pyramid pooling for maps of low resolution.
 
 Deep Dual-resolution Networks for Real-time and Accurate Semantic Segmentation of Road Scenes, Hong et al.,
 2021 (https://arxiv.org/abs/2101.06085). The parallel pyramid pooling: PIDNet: A Real-time Semantic Segmentation Network

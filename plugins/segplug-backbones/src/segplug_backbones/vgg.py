@@ -75,7 +75,7 @@ class VGG(FreezableBackbone):
         layers: dict[str, Any] = {"bias": True, "conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         self.features = nn.Sequential()
         self._ends: list[int] = []
-        """Where each stage ends in ``features``."""
+        """Index after the last layer of each stage in ``features``."""
         for i, (channels, dilation) in enumerate(zip(CHANNELS, dilations)):
             for _ in range(BLOCKS[depth][i]):
                 self.features.append(

@@ -1,4 +1,4 @@
-"""Which classes occur where in the label maps of a data set: counted once, in parallel, and stored next to the data.
+"""Where each class occurs in a data set's label maps: counted once, in parallel, and stored next to the data.
 
 index = class_index(dataset)
 index.pixels[7, 3]                  # pixels of class 3 in sample 7

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 AUTO = "auto"
 RULE = "median_frequency"
-"""Which of the weights that ``seg-kernel data stats`` prints; those that it proposes."""
+"""Method among those that ``seg-kernel data stats`` prints; the one that it proposes."""
 
 
 class ClassWeightsHook:

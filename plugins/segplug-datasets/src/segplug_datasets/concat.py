@@ -55,7 +55,7 @@ class ConcatDataset:
 
     @property
     def labels(self) -> LabelSpec:
-        """What the first set's files hold."""
+        """Meaning of the values in the first set's label files."""
         return LabelSpec.of_dataset(self.datasets[0])
 
     @property

@@ -1,4 +1,4 @@
-"""Where a data set searched for its files: kept for the mask doctor, which searches there when they do not match."""
+"""Folders that a data set searched: kept for the mask doctor, which searches there when they do not match."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from segplug_datasets.listing import match_name, named_files
 
 @dataclass(frozen=True)
 class Folders:
-    """Where `PairedFiles` searches for its files, and what they mean.
+    """The folders in which `PairedFiles` searches, and the meaning of the files.
 
     Args:
         images: Folder of images.

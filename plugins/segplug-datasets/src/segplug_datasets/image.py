@@ -111,7 +111,7 @@ def decode_numbers(data: bytes, path: PathLike) -> np.ndarray:
 
 
 NOTHING = np.iinfo(np.int64).min
-"""What `whole_numbers` gives for pixels without a number; it is always ignored, whatever the label specification."""
+"""The value that `whole_numbers` returns for NaN; it is always ignored, whatever the label specification."""
 
 _LARGEST_WHOLE = 2.0**53
 

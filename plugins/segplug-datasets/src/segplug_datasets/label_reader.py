@@ -23,7 +23,7 @@ _DARKEST_COLOR = 64  # of the palettes in use
 
 
 class LabelArguments(TypedDict, total=False):
-    """What the values of label files mean; see `FolderDataset`."""
+    """Meaning of the values of label files; see `FolderDataset`."""
 
     classes: Sequence[str]
     palette: Sequence[Color] | None

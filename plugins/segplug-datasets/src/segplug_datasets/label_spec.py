@@ -1,4 +1,4 @@
-"""What the values of label files mean.
+"""Meaning of the values of label files.
 
 labels = LabelSpec(("road", "car"), values={0: 0, 7: 1}, ignore=(255,))
 ids = labels.encode(raw)                     # (H, W) uint8: 0, 1 or IGNORE

@@ -27,7 +27,7 @@ _SECONDS = 60  # for the labels of a set that looks wrong; more would be waiting
 
 @dataclass
 class _Seen:
-    """What the labels of some samples of a set hold.
+    """Label statistics of some samples of a set.
 
     Args:
         pixels: Number of pixels of each class.

@@ -1,4 +1,4 @@
-"""Which files belong to a data set: folders searched, lists and texts read, names matched as other systems write them.
+"""The files of a data set: folders searched, lists and texts read, names matched as other systems write them.
 
 Everything that reads names goes through here. Names are compared composed (Unicode NFC), suffixes without case; hidden
 hidden system files and folders are skipped, links back to a parent folder are not followed.

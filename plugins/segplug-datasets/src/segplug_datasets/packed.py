@@ -248,7 +248,7 @@ def pack(
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which samples go into which shard, and what is remembered of the data set."""
+    """Assignment of samples to shards, and what is stored of the data set."""
 
     summary: dict[str, Any]
     per_shard: int

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from segkernel.sample import Prediction
 
 Image = str | Path | np.ndarray
-"""What `segkernel.Predictor.read` takes."""
+"""Inputs that `segkernel.Predictor.read` takes."""
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".ppm")
 """Suffixes of images in a folder; without any such file, `DATA_SUFFIXES`."""

@@ -30,7 +30,7 @@ class _Wrapper:
 
     @property
     def labels(self) -> LabelSpec:
-        """What the files hold."""
+        """Meaning of the values in the label files."""
         return LabelSpec.of_dataset(self.dataset)
 
     @property

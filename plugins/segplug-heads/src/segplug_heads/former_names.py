@@ -1,4 +1,4 @@
-"""Where the names of MMSegmentation's configs are now: the one table, which errors, importers and parity tests share.
+"""Names of MMSegmentation's configs and their successors: one table for errors, importers and parity tests.
 
 A component without a scope, or of the scope ``mmseg``, has its name here, too. Names of other scopes may have another
 meaning there, so each is in the table.

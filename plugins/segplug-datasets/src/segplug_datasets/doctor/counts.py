@@ -18,7 +18,7 @@ Inspected = Sequence[tuple[Part, Sequence[SampleInfo]]]
 
 @dataclass
 class MaskCounts:
-    """What the masks of some sets hold.
+    """Value counts of the masks of some sets.
 
     Args:
         parts: The sets.

@@ -1,4 +1,4 @@
-"""What is inspected: the sets of a config, two folders, or a published data set, as lists of files.
+"""The sets to inspect: those of a config, two folders, or a published data set, as lists of files.
 
     for part in parts_of_config(load_config("my.yaml")): print(part.name, len(part.pairs))
 

@@ -103,8 +103,8 @@ def _drawn_on_stored(where: str, samples: Sequence[SampleInfo]) -> Iterator[Find
     if turned:
         why = (
             "Annotations are assumed to be made on the rotated image, as viewers show it. Those of a program that "
-            "ignores EXIF are misplaced: check some with seg-kernel data browse. Storing the images upright removes the "
-            "ambiguity."
+            "ignores EXIF are misplaced: check some with seg-kernel data browse. Storing the images upright removes "
+            "the ambiguity."
         )
         what = f"{len(turned)} annotated images are rotated or mirrored by EXIF"
         yield Finding("warning", "exif-orientation", where, what, why, turned)

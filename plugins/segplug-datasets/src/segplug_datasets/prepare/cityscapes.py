@@ -28,7 +28,7 @@ unlabeled, ego vehicle, rectification border, out of roi, static, dynamic, groun
 building, wall, fence, guard rail, bridge, tunnel, pole, polegroup, traffic light, traffic sign, vegetation, terrain,
 sky, person, rider, car, truck, bus, caravan, trailer, train, motorcycle, bicycle
 """)
-"""What Cityscapes' ids 0 to 33 stand for. A licence plate has none: it keeps the class beneath it."""
+"""Class names of Cityscapes' ids 0 to 33. A licence plate has none: it gets the class beneath it."""
 
 TRAIN_IDS = {
     place: LABELS.classes.index(name) if name in LABELS.classes else IGNORE for place, name in enumerate(NAMES)

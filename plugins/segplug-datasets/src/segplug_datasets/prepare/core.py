@@ -73,7 +73,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Converter:
-    """How the download of a published data set becomes the layout that its data set class reads.
+    """Converter from the download of a published data set to the layout that its data set class reads.
 
     Args:
         name: For the command line.

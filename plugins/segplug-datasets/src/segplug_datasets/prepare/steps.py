@@ -22,7 +22,7 @@ from segplug_datasets.prepare.sources import SourceFile
 
 _ROWS = 256
 PLACE = "{target}_{left}_{top}_{right}_{bottom}.png"
-"""How most converters of MMSegmentation name a tile."""
+"""Name of a tile in most converters of MMSegmentation."""
 
 
 def copy(file: SourceFile, target: str, output: Output) -> None:

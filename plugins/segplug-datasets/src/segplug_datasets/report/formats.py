@@ -103,7 +103,7 @@ OF_DATASETS = {
     "PascalVOCDataset": "voc",
     "BDD100KDataset": "bdd100k",
 }
-"""What the test server of a data set takes, by the name of its class; ``labels`` for all others."""
+"""Format of the test server of a data set, by the name of its class; ``labels`` for all others."""
 
 
 def default_format(dataset: Any) -> str:

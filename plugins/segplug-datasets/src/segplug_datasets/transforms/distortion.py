@@ -1,4 +1,4 @@
-"""What `PhotoMetricDistortion` drew for one image, done on the processor or, for a whole batch, on the device."""
+"""The parameters that `PhotoMetricDistortion` drew for an image, applied on the CPU or, to a batch, on the device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model costs: its parameters, and the operations of one image."""
+"""Cost of a model: its parameters, and the operations of one image."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ NO_IGNORE = -1
 
 
 class QueryTrainConfig(TypedDict, total=False):
-    """How queries are trained.
+    """Training settings of queries.
 
     Args:
         assigner: Matches queries with objects.

@@ -34,7 +34,7 @@ from segplug_heads.heads.point_sampling import PointSampling, sample_points, unc
 
 @dataclass(frozen=True)
 class Subdivision:
-    """How a prediction is refined, section 3.1 of the paper.
+    """Settings of the refinement in inference, section 3.1 of the paper.
 
     Args:
         subdivision_steps: Times the logits are upsampled.

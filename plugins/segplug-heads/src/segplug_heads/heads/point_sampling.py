@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class PointSampling:
-    """How training points are drawn.
+    """Settings of the sampling of training points.
 
     Args:
         num_points: Points per map.

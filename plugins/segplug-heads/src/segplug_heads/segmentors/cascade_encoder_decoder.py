@@ -28,7 +28,7 @@ class Cascade(nn.ModuleList):
 
     @property
     def output(self) -> Output:
-        """What the logits mean."""
+        """Meaning of the logits: that of the last head."""
         return cast(Head, self[-1]).output
 
     @property

@@ -30,7 +30,7 @@ Taken = dict[tuple[str, str], Tensor]
 
 
 class Link(TypedDict, total=False):
-    """What a head takes from another.
+    """An input that a head takes from another.
 
     ``take``: its ``logits``, or the ``features`` (N, channels, h, w) before its last convolution. ``join``: ``append``
     puts the map behind those of the trunk (the head picks it with in_index -1, or together with others by its
