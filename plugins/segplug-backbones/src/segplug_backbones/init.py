@@ -18,5 +18,6 @@ def pvt_init(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         trunc_normal_init(module, std=0.02)
     elif isinstance(module, nn.Conv2d):
+        # Per group: the fan-out of a depthwise convolution is that of one kernel.
         fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
         normal_init(module, std=math.sqrt(2.0 / fan_out))

@@ -46,5 +46,6 @@ def interpolate_relative_position_bias(table: Tensor, window: tuple[int, int], e
         return None
     offsets, extra = table[: side * side], table[side * side :]
     size = (2 * window[0] - 1, 2 * window[1] - 1)
+    # Bicubic on the regular grid of offsets, as Swin's authors do; BEiT's space the offsets geometrically first.
     resized = resize(offsets.T.reshape(1, -1, side, side), size, mode="bicubic")
     return torch.cat([resized.flatten(2).squeeze(0).T, extra])

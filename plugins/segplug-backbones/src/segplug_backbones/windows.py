@@ -1,6 +1,6 @@
 """Partition of feature maps into square windows of tokens, for attention within windows.
 
-Sizes may be symbols of an exporter, hence the care with which they are computed.
+Sizes may be an exporter's symbols, so they are computed without branches on their values.
 """
 
 from __future__ import annotations

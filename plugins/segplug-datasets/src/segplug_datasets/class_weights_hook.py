@@ -152,7 +152,7 @@ def count(dataset: Dataset, field: str, classes: tuple[str, ...]) -> DatasetStat
 
 def positive_weights(dataset: Dataset, field: str, classes: int) -> list[float]:
     """Return how many pixels without a class there are for each with it, of labels (H, W, K) of 0, 1 and 255; 1 for a
-    class that all known pixels have or none; nothing when there is no class anywhere."""
+    class that all known pixels have or none; empty if no class occurs."""
     counts = np.zeros((2, classes), np.int64)
     for labels in _label_maps(dataset, field):
         counts += [np.count_nonzero(labels == value, axis=(0, 1)) for value in (0, 1)]

@@ -175,7 +175,7 @@ class MixDataset(ConcatDataset):
     as often as every other. Samplers read it, together with ``datasets`` and ``ends``.
 
     Args:
-        sources: The data sets, each with what its classes are called here.
+        sources: The data sets, each with a mapping of its classes to the common ones.
         classes: The common classes; the union of those of the sources, after their mappings, when not given.
         palette: One RGB colour per class; when not given, of the first source that has the class.
         background: The background among the common classes; needed where sources have ``unlabelled``.

@@ -82,7 +82,7 @@ class LoadTimesHook:
 
 
 def advice(share: float, stages: Mapping[str, float], workers: int) -> str:
-    """Return which stage to make faster, and how; nothing where little was waited.
+    """Return which stage to make faster, and how; empty if little time was spent waiting.
 
     Args:
         share: Share of the training time spent waiting for data, 0 to 1.

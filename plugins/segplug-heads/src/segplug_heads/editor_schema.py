@@ -92,7 +92,7 @@ def schema_of(annotation: Any) -> dict[str, Any]:
 
 
 def _limits(constraints: Iterable[Any]) -> dict[str, Any]:
-    """Return what bounds and lengths are called in a schema; infinity bounds nothing there."""
+    """Return the schema keywords of bounds and lengths; infinite bounds are omitted."""
     flat = [part for each in constraints for part in (each if isinstance(each, GroupedMetadata) else [each])]
     known = [(part, *_KEYWORDS[type(part)]) for part in flat if type(part) in _KEYWORDS]
     bounds = {keyword: getattr(part, attribute) for part, attribute, keyword in known}
@@ -100,7 +100,7 @@ def _limits(constraints: Iterable[Any]) -> dict[str, Any]:
 
 
 def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema of a mapping with these keys, in which references and directives may stand, too."""
+    """Return the schema of a mapping with these keys, which may also hold references and directives."""
     allowed = {name: {"anyOf": [kind, {"$ref": "#/$defs/reference"}]} for name, kind in properties.items()}
     closed = {"patternProperties": _DIRECTIVES, "additionalProperties": False}
     return {"type": "object", "properties": allowed, **closed}

@@ -24,7 +24,7 @@ SCOPED = {
     "mmpretrain.ConvNeXt": "ConvNeXt",
     "mmpretrain.PoolFormer": "PoolFormer",
 }
-"""Components of other scopes, and what they are called here."""
+"""Components of other scopes, and their names here."""
 
 _READING = "data sets read images and labels by themselves: leave it out"
 _COLLATING = "samples become batches by themselves: leave it out"

@@ -20,7 +20,7 @@ SHOWN = 5
 KEPT = 1000
 
 _NAMES = {"mask_suffix", "image_suffix"}
-"""Arguments that change nothing of what values mean."""
+"""Arguments that do not change the meaning of values."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Finding:
     """One thing that is wrong, or worth knowing.
 
     Args:
-        severity: ``error``: training on it fails or learns nonsense. ``warning``: probably not meant. ``note``.
+        severity: ``error``: training on it fails or learns nonsense. ``warning``: probably unintended. ``note``.
         kind: A short name that stays the same: ``black-and-white-masks``.
         where: The set or sets: ``train``.
         what: The problem, in one line.
@@ -54,7 +54,7 @@ class Finding:
 
 
 def config_lines(parts: Sequence[Part], changes: Mapping[str, Any]) -> str:
-    """Return the YAML that sets ``changes`` on the sets of a config; nothing when it was tried and does not help.
+    """Return the YAML that sets ``changes`` on the sets of a config; empty if it was tried and does not help.
 
     A set that is not a `FolderDataset` is written as one, since only that takes every argument.
 

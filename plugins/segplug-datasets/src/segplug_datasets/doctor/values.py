@@ -18,7 +18,7 @@ RARE = 0.01
 """A value with a smaller share of pixels than this is not a class when masks look blurred."""
 
 APART = 8
-"""Blurred values that are nearer to each other than this cannot be told apart."""
+"""Blurred values closer to each other than this cannot be distinguished."""
 
 
 Diagnosis = Callable[[MaskCounts], Finding | None]
@@ -96,7 +96,7 @@ def _is_blurred(counts: MaskCounts) -> bool:
 
 
 def _nearest(counts: MaskCounts) -> dict[int, int]:
-    """Return each value's class: the place of the frequent value nearest to it; nothing when those are too close."""
+    """Return each value's class: the place of the frequent value nearest to it; empty if those are too close."""
     total = counts.values.total()
     centres: list[int] = []
     for value, count in counts.values.most_common():
@@ -138,7 +138,7 @@ def mixed_black_and_white(counts: MaskCounts) -> Finding | None:
 
 
 def cityscapes_label_ids(counts: MaskCounts) -> Finding | None:
-    """Cityscapes' label ids where the 19 training ids are meant."""
+    """Cityscapes' label ids instead of the 19 training ids."""
     classes = counts.labels.classes if counts.labels else ()
     if not counts.unknown or classes[:3] != ("road", "sidewalk", "building") or len(classes) != 19:
         return None

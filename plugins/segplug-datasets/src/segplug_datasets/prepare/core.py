@@ -21,7 +21,7 @@ Step = Callable[[SourceFile, str, Output], None]
 """Makes a file of the download into what its target names: ``step(file, target, output)``."""
 
 Target = Callable[["re.Match[str]"], "str | None"]
-"""Says where what a name matches goes, or None when it is not used."""
+"""Target of a matched name; None if the file is not used."""
 
 Progress = Callable[[int, int], None]
 """Callback with the number of finished jobs and of all jobs."""

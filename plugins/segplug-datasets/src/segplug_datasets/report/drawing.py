@@ -75,7 +75,7 @@ def confusion_svg(counts: np.ndarray, classes: Sequence[str]) -> str:
     margin = min(170, 12 + 7 * max(len(name) for name in classes))
     side = cell * count
     pixels = np.zeros((count, count, 4), np.uint8)
-    pixels[..., :3], pixels[..., 3] = (37, 99, 235), np.round(255 * shares**0.6)  # small shares are what matters
+    pixels[..., :3], pixels[..., 3] = (37, 99, 235), np.round(255 * shares**0.6)  # emphasises small shares, the errors
     font = min(11, cell + 3)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {margin + side + 4} {margin + side + 4}" '

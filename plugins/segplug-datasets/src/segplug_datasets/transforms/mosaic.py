@@ -27,7 +27,7 @@ class RandomMosaic:
         prob: Probability of a mosaic; the image keeps its own size otherwise.
         img_scale: (height, width) of one image.
         center_ratio_range: Range of the point as a multiple of ``img_scale``, drawn for each direction.
-        pad_val: Fill value of the image where none of the four is.
+        pad_val: Fill value of pixels that none of the four images covers.
         seg_pad_val: Fill value of label maps there.
 
     Raises:
@@ -90,7 +90,7 @@ class Mosaic(RandomMosaic):
     Args:
         img_scale: (height, width) of one image, and of the result.
         center_ratio_range: Range of the point as a multiple of ``img_scale``, drawn for each direction.
-        pad_val: Fill value of the image where none of the four is; labels there become 255.
+        pad_val: Fill value of pixels that none of the four images covers; labels there become 255.
         prob: Probability of a mosaic; the image keeps its own size otherwise.
 
     Raises:

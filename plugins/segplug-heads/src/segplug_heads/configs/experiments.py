@@ -162,7 +162,7 @@ def _composed(name: str, zoos: list[Zoo]) -> Iterator[Experiment]:
 
 
 def _parts(name: str, family: Family) -> dict[str, Any]:
-    """Return the parts of ``MODEL_SCHEDULE_DATA``; nothing if the name has no three."""
+    """Return the parts of ``MODEL_SCHEDULE_DATA``; empty if the name has not three parts."""
     if len(pieces := name.rsplit("_", 2)) < 3:
         return {}
     return {"variant": family.models().get(pieces[0], pieces[0]), "schedule": pieces[1], "data": pieces[2]}

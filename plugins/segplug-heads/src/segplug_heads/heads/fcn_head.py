@@ -44,6 +44,7 @@ class FCNHead(DecodeHead):
         self.kernel_size = kernel_size
         convs = [self.conv(self.channels if i else self.in_channels, dilation) for i in range(num_convs)]
         self.convs = nn.Sequential(*convs) if convs else nn.Identity()
+        # Without the dilation of the other convolutions, as in MMSegmentation.
         self.conv_cat = self.conv(self.in_channels + self.channels) if concat_input else None
 
     def forward_feature(self, features: Features) -> Tensor:

@@ -48,6 +48,8 @@ def uncertain_points(logits: Tensor, uncertainty: Callable[[Tensor], Tensor], sa
     batch, num_points = len(logits), sampling.num_points
     candidates = torch.rand(batch, int(num_points * sampling.oversample_ratio), 2, device=logits.device)
     num_uncertain = int(sampling.importance_sample_ratio * num_points)
+    # The uncertainty of interpolated logits, not interpolated uncertainties: halfway between -1 and 1 it is greatest.
+    # Without `align_corners`, as in the reference, even if the head samples with it: this only ranks candidates.
     chosen = uncertainty(sample_points(logits, candidates)).topk(num_uncertain, dim=1).indices
     points = candidates.gather(1, chosen.unsqueeze(2).expand(-1, -1, 2))
     if num_uncertain == num_points:

@@ -59,6 +59,7 @@ class JaccardLoss(Loss):
         probabilities = probabilities * counted.unsqueeze(1)
         both = (probabilities * truth).sum((0, 2, 3))
         union = (probabilities + truth).sum((0, 2, 3)) - both
+        # A class without pixels has a union of 0: the clamp keeps its gradient finite, and its factor below is 0.
         tiny = torch.finfo(logits.dtype).tiny
         losses = 1 - (both + self.smooth) / (union + self.smooth).clamp_min(tiny)
         factors = self._factors(truth.sum((0, 2, 3)) > 0, logits) * (union + self.smooth > 0)

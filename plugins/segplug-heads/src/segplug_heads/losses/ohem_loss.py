@@ -73,4 +73,5 @@ class OhemCrossEntropy(Loss):
         of_truth = logits.float().softmax(1).gather(1, target.unsqueeze(1)).squeeze(1)
         of_truth = of_truth.masked_fill(~valid, 2.0)  # above any probability: sorted after the valid pixels
         limit = kth_of_valid(of_truth, valid, self.min_kept, shares_batch() and torch.is_grad_enabled())
+        # Strictly less, as in the authors' code: ties at the limit can leave fewer than min_kept pixels.
         return valid & (of_truth < limit.clamp(min=self.thres))

@@ -61,7 +61,7 @@ class TverskyLoss(Loss):
         truth = F.one_hot(target.long().clamp(0, classes - 1), classes).movedim(-1, 1).to(logits.dtype)
         losses = self._per_class(logits.softmax(1).flatten(2), truth.flatten(2), counted.flatten(1).unsqueeze(1))
         factors = class_factors(self.class_weight, logits) * (torch.arange(classes, device=logits.device) != ignored)
-        total = (losses * factors).sum() / classes
+        total = (losses * factors).sum() / classes  # the ignored class counts here, as in MMSegmentation
         return self.loss_weight * total / (len(logits) if avg_factor is None else avg_factor)
 
     def _per_class(self, predicted: Tensor, truth: Tensor, counted: Tensor) -> Tensor:

@@ -249,7 +249,7 @@ class DecoderLayer(nn.Module):
 class MaskedDecoderLayer(DecoderLayer):
     """`DecoderLayer` with cross-attention before self-attention (Mask2Former, section 3.2.2).
 
-    Queries know nothing of the image before the first layer: self-attention would only mix constants.
+    Before the first layer queries are independent of the image: self-attention would only mix constants.
     """
 
     def forward(

@@ -54,7 +54,7 @@ class EncoderDecoder(Segmentor):
         self._check_heads()
 
     def feature_channels(self) -> Sequence[int] | None:
-        """Return the channels of what `extract_feat` gives; None when they are not known."""
+        """Return the channels of `extract_feat`'s maps; None if unknown."""
         return getattr(self.backbone, "channels", None) if self.neck is None else None
 
     def extract_feat(self, images: Tensor) -> Sequence[Tensor]:

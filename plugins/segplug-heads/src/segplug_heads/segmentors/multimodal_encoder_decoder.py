@@ -73,6 +73,7 @@ class MultimodalEncoderDecoder(Segmentor):
     def extract_feat(self, images: Tensor) -> SANInputs:
         """Return what the head takes: the images, the image encoder's maps, and the class embeddings."""
         seen = images
+        # CLIP was trained on small images; the side network needs the full resolution for its masks.
         if self.encoder_resolution is not None:
             seen = resize(images, scale_factor=self.encoder_resolution)
         classes = self.text_encoder()

@@ -89,6 +89,7 @@ class SiamEncoderDecoder(EncoderDecoder):
         """Return the fused feature maps of normalised pairs of images (N, 2 C, H, W), finest first."""
         if images.shape[1] % 2:
             raise UsageError(f"{images.shape[1]} channels are not two images; ConcatCDInput joins two")
+        # Both images in one batch: batch norm has common statistics for them.
         both = self.backbone(torch.cat(images.chunk(2, 1)))
         features = tuple(self._fuse(*x.unflatten(0, (2, -1))) for x in both)
         if self.branch is not None:
