@@ -89,7 +89,7 @@ class Trial:
 
 
 def search(runner: Runner, most: int, memory: int | None = None) -> list[Trial]:
-    """Return trials by size: doubled until one does not fit, then halved in between to an eighth.
+    """Return trials by size: doubled until one does not fit; on a GPU halved in between then, to an eighth.
 
     Args:
         runner: Its model is trained on the way.
@@ -101,11 +101,14 @@ def search(runner: Runner, most: int, memory: int | None = None) -> list[Trial]:
     if hasattr(runner.engine, "smaller_batches"):
         runner.engine.smaller_batches = None  # which would hide what is looked for
     trials: dict[int, Trial] = {}
+    refine = runner.engine.device.type == "cuda"  # oneDNN may fail for good once it got no memory
     size, good, bad = 1, 0, most + 1
     with limited(runner.engine.device, memory):
         while size < bad and size <= most:
             trials[size] = _try(runner, size)
             good, bad = (size, bad) if trials[size].fits else (good, size)
+            if bad <= most and not refine:
+                break
             double = min(2 * good, most) if bad > most else 0
             size = double if double > good else good + (bad - good) // 2
             if size == good or (bad <= most and bad - good <= max(good // 8, 1)):
