@@ -75,14 +75,36 @@ def test_two_processes_end_where_one_ends_though_one_is_killed(config: Path, tmp
     assert two.returncode == 0, two.stderr[-3000:]
     assert "resumed" in two.stderr
     assert one.wait() == 0, one.err()[-3000:]
-    found, expected = (
-        checkpoint.load(tmp_path / name / "checkpoints" / "iter_0000006.pt")["state_dict"] for name in ("two", "one")
-    )
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-9, msg=name)
+    assert_same_weights(tmp_path, "iter_0000006.pt")
     records = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
     assert [(record["kind"], record["iteration"]) for record in records] == [("val", 3), ("train", 6), ("val", 6)]
+
+
+def assert_same_weights(folder: Path, name: str) -> None:
+    """Compare what the runs ``one`` and ``two`` have saved."""
+    one, two = (checkpoint.load(folder / run / "checkpoints" / name)["state_dict"] for run in ("one", "two"))
+    assert two.keys() == one.keys()
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=0, atol=1e-9, msg=key)
+
+
+ISOLATED = ["unshare", "--map-root-user", "--net"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    sys.platform != "linux" or subprocess.run([*ISOLATED, "ip", "link"], capture_output=True).returncode != 0,
+    reason="needs network namespaces",
+)
+def test_a_host_that_is_killed_and_started_again_joins_the_other(config: Path, tmp_path: Path) -> None:
+    config.write_text(CONFIG.replace("iterations: 6", "iterations: 16"))
+    one = Forked(["run", config, f"--work-dir={tmp_path / 'one'}", "data.micro_batch=4"], tmp_path, PATHS)
+    command = [*ISOLATED, sys.executable, str(HERE / "two_hosts.py"), str(config), str(tmp_path / "two")]
+    two = subprocess.run(command, env={**os.environ, **PATHS}, capture_output=True, text=True, timeout=400)
+    assert two.returncode == 0, two.stderr[-5000:]
+    assert "resumed" in two.stderr
+    assert one.wait() == 0, one.err()[-3000:]
+    assert_same_weights(tmp_path, "iter_0000016.pt")
 
 
 def test_validation_of_several_processes_gives_the_metrics_of_one(config: Path, tmp_path: Path) -> None:

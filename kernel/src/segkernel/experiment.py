@@ -162,8 +162,9 @@ def run(
     config = load_config(config, overrides)
     work_dir, checkpoint = rundir.go_on_from(config.name, work_dir or config.get("work_dir"), resume)
     runner = make_runner(config, work_dir, pretrained=checkpoint is None)
-    if checkpoint:
-        runner.resume(checkpoint)
+    # A host that came in another's place does not know that the ranks were started again; one of the others does.
+    if found := next(filter(None, runner.engine.gather(checkpoint)), None):
+        runner.resume(found)
     elif config.get("load_from"):
         with catalog_of(config).active():
             runner.load_weights(config["load_from"])
