@@ -5,13 +5,13 @@ Parts are looked up by name; no number is ever read out of a name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from segkernel.config.layers import Layers
-from segkernel.config.marks import MarkedDict, MarkedList, as_list, place_of
+from segkernel.config.marks import MarkedDict, MarkedList, as_list, mark, place_of
 from segkernel.config.packaged import LOCAL
 from segkernel.config.text import read_file
 from segkernel.errors import ConfigError, MissingPackageError, Problem, did_you_mean, suggest
@@ -158,7 +158,16 @@ def _composed(name: str, zoos: list[Zoo]) -> Iterator[Experiment]:
         for family in zoo.families():
             parts = _parts(name, family)
             if parts and parts["variant"] in family.section("variants"):
-                yield Experiment(name, zoo, f"config {name}", family.path, family, **parts)
+                yield Experiment(name, zoo, f"config {name}", family.path, family, own=_windows(family, parts), **parts)
+
+
+def _windows(family: Family, parts: Mapping[str, Any]) -> MarkedDict:
+    """Return windows side by side where the family's stride is for crops of its own data, which may be larger."""
+    for part in (family.section("base"), family.section("variants")[parts["variant"]]):
+        model = part.get("model") if isinstance(part, MarkedDict) else None
+        if "stride" in ((model or {}).get("test_cfg") or {}):
+            return mark({"model": {"test_cfg": {"stride": "${data.crop_size}"}}})
+    return MarkedDict()
 
 
 def _parts(name: str, family: Family) -> dict[str, Any]:
