@@ -105,7 +105,8 @@ def test_the_fingerprint_of_samples_is_of_images_and_labels():
     assert of(0) == of(0)
 
 
-def test_the_state_of_the_code_is_its_commit_and_what_is_changed(tmp_path):
+def test_the_state_of_the_code_is_its_commit_and_what_is_changed(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))  # temporary files may be in a repository
     assert git_state(tmp_path) is None
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
     (tmp_path / "x.py").write_text("1")

@@ -69,7 +69,8 @@ class ShuffleBlock(nn.Module):
 def _channel_shuffle(x: Tensor) -> Tensor:
     """Return the channels of both halves interleaved."""
     if torch.__version__ < "2.7":  # torch's own had no gradient on a processor
-        return x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+        last = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        return x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2).contiguous(memory_format=last)
     return F.channel_shuffle(x, 2)  # keeps the memory format
 
 
