@@ -1,115 +1,158 @@
-"""Time of one optimiser step on the processor: what channels-last, bfloat16 and kept memory bring.
+"""Time and memory of one optimiser step, against plain torch loops over the same model.
 
-    python benchmarks/train_step.py --steps 5
+    python benchmarks/train_step.py --device cuda
+    python benchmarks/train_step.py --models fast_scnn --size 288x384 --batch 4 --device cpu
 
-Each row is `CUDAEngine` with other options; the ratio is against a plain float32 torch loop over the same model and
-batch, measured in the same process and in turn with it. Medians; kept memory concerns the whole process, so it is off
-for all rows but those of a second process.
+Two plain loops enlarge the scores in full: one in float32 as it comes, one by the fastest recipe (bfloat16 autocast,
+channels last, TF32, `torch.compile`, one kernel for the optimiser). The others are `CUDAEngine` with its options. Each
+row is a process of its own; times are medians. Memory is the peak on the GPU, weights included, or on a processor what
+the steps add to the process; of the compiled rows there it holds the compiler too.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
+from loss_memory import peak_memory
 
-from segkernel import build
+from segkernel.config import load_config
 from segkernel.inference import Preprocessor
+from segkernel.loading import make_model
 from segkernel.sample import Batch, Targets
-from segplug_training import cuda
 from segplug_training.cuda import CUDAEngine
 
-CLASSES = 11
-MODELS = {
-    "Fast-SCNN": {
-        "backbone": {"type": "FastSCNN"},
-        "decode_head": {"type": "DepthwiseSeparableFCNHead", "in_channels": 128, "channels": 128},
-    },
-    "ResNet-18 of half width, SegFormer head": {
-        "backbone": {"type": "ResNetV1c", "depth": 18, "base_channels": 32, "stem_channels": 32},
-        "decode_head": {"type": "SegformerHead", "in_channels": [32, 64, 128, 256], "in_index": [0, 1, 2, 3],
-                        "channels": 64},
-    },
-}  # fmt: skip
-ENGINES = {
-    "float32": {"channels_last": False},
-    "channels last": {},
-    "bfloat16": {"amp": "bfloat16", "channels_last": False},
-    "both": {"amp": "bfloat16"},
+RECIPES: dict[str, tuple[str, tuple[int, int], int]] = {
+    "pspnet": ("pspnet_r50-d8_4xb2-40k_cityscapes-512x1024", (512, 1024), 4),
+    "segformer": ("segformer_mit-b2_8xb2-160k_ade20k-512x512", (512, 512), 8),
+    "mask2former": ("mask2former_r50_8xb2-160k_ade20k-512x512", (512, 512), 4),
+    "fast_scnn": ("fast_scnn_8xb4-160k_cityscapes-512x1024", (512, 1024), 4),
 }
+"""Of each model: the packaged recipe, height and width of a crop, crops in a batch."""
+FASTEST = {"amp": "bfloat16", "compile": True, "tf32": True, "cudnn_benchmark": True}
+ENGINES: dict[str, Mapping[str, Any]] = {
+    "engine, float32": {},
+    "engine, bfloat16": {"amp": "bfloat16"},
+    "engine, compiled": FASTEST,
+}
+KINDS = ("plain float32", "plain fastest", *ENGINES)
 
 
-def make_model(name: str) -> torch.nn.Module:
-    """Build one of the models."""
-    parts = MODELS[name]
-    head = {**parts["decode_head"], "num_classes": CLASSES, "norm_cfg": {"type": "BN"}}
-    return build("segmentors", {"type": "EncoderDecoder", "backbone": parts["backbone"], "decode_head": head})
+def make_batch(size: tuple[int, int], count: int, classes: int) -> Batch:
+    """Make random crops, with ten of the classes in each, in blocks of 64 pixels."""
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 3, *size), generator=draw, dtype=torch.uint8)
+    present = torch.randint(0, classes, (count, 10), generator=draw)
+    blocks = torch.randint(0, 10, (count, (size[0] + 63) // 64 * ((size[1] + 63) // 64)), generator=draw)
+    labels = present.gather(1, blocks).view(count, (size[0] + 63) // 64, -1).to(torch.uint8)
+    labels = labels.repeat_interleave(64, 1).repeat_interleave(64, 2)[:, : size[0], : size[1]].contiguous()
+    return Batch(images, Targets({"seg": labels}), [size] * count, [{} for _ in range(count)])
 
 
-def make_batch() -> Batch:
-    """Make eight random crops of 288 x 384 pixels."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (8, 3, 288, 384), generator=generator, dtype=torch.uint8)
-    labels = torch.randint(0, CLASSES, (8, 288, 384), generator=generator, dtype=torch.uint8)
-    return Batch(images, Targets({"seg": labels}), [(288, 384)] * 8, [{} for _ in range(8)])
-
-
-def plain_step(name: str) -> Callable[[], object]:
+def plain_step(model: Any, batch: Batch, device: torch.device, fastest: bool) -> Callable[[], object]:
     """Return a step as one writes it without any framework."""
-    model, batch = make_model(name).train(), make_batch()
-    optimizer, preprocessor = torch.optim.AdamW(model.parameters()), Preprocessor().train()
+    os.environ["SEGKERNEL_TILED_LOSS"] = "0"
+    model, preprocessor, loss_of = model.to(device), Preprocessor().train().to(device), model.loss
+    if fastest:
+        model = model.to(memory_format=torch.channels_last)
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+        loss_of = torch.compile(model.loss)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=fastest)
 
     def step() -> None:
         optimizer.zero_grad()
-        losses = model.loss(*preprocessor(batch))
+        images, targets = preprocessor(batch.to(device))
+        if fastest:
+            images = images.to(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=fastest):
+            losses = loss_of(images, targets)
         sum(value for key, value in losses.items() if "loss" in key).backward()
         optimizer.step()
 
     return step
 
 
-def engine_step(name: str, options: dict[str, object]) -> Callable[[], object]:
+def engine_step(model: Any, batch: Batch, device: torch.device, options: Mapping[str, Any]) -> Callable[[], object]:
     """Return the engine's step."""
-    model, batch, engine = make_model(name).train(), make_batch(), CUDAEngine("cpu", **options)
+    engine = CUDAEngine(str(device), smaller_batches=False, **options)
     engine.prepare_model(model, Preprocessor().train())
     engine.prepare_optimizer(torch.optim.AdamW(model.parameters()))
-    return lambda: engine.train_step([batch])
+    batches = engine.transfer(itertools.repeat(batch))
+    return lambda: engine.train_step([next(batches)])
 
 
-def measure(steps: list[Callable[[], object]], count: int) -> list[float]:
-    """Return the median milliseconds of each, run in turn."""
-    times: list[list[float]] = [[] for _ in steps]
-    for number in range(count + 1):
-        for step, found in zip(steps, times):
-            started = time.perf_counter()
-            step()
-            if number:  # the first warms up
-                found.append((time.perf_counter() - started) * 1000)
-    return [statistics.median(found) for found in times]
+def measure(name: str, kind: str, size: tuple[int, int] | None, count: int | None, device: str, steps: int) -> dict:
+    """Return milliseconds and megabytes of a step; to be called in a fresh process."""
+    recipe, usual_size, usual_count = RECIPES[name]
+    config, place = load_config(recipe), torch.device(device)
+    torch.manual_seed(0)
+    model = make_model(config, pretrained=False).train()
+    batch = make_batch(size or usual_size, count or usual_count, config["data"]["num_classes"])
+    if place.type == "cuda":
+        batch = batch.pin_memory()
+    before = 0 if place.type == "cuda" else peak_memory(place)
+    if kind in ENGINES:
+        step = engine_step(model, batch, place, ENGINES[kind])
+    else:
+        step = plain_step(model, batch, place, kind == "plain fastest")
+    times = []
+    for _ in range(steps + 2):
+        started = time.perf_counter()
+        step()
+        if place.type == "cuda":
+            torch.cuda.synchronize(place)
+        times.append((time.perf_counter() - started) * 1000)
+    return {"ms": statistics.median(times[2:]), "MB": peak_memory(place) - before}  # the first two warm up
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """Read a size such as 512x1024."""
+    height, width = map(int, text.split("x"))
+    return height, width
 
 
 def main() -> None:
-    """Print a table per process: without, then with kept memory."""
+    """Print a row for each kind of step of each model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=5)
-    count = parser.parse_args().steps
-    kept = os.environ.get("KEEP_FREED_MEMORY") == "1"
-    if not kept:
-        cuda.keep_freed_memory = lambda: None
-    print(f"freed memory {'kept' if kept else 'given back'}; ms a step, and against the plain loop")
-    print(f"{'model':42}{'plain':>8}" + "".join(f"{name:>20}" for name in ENGINES))
-    for name in MODELS:
-        steps = [plain_step(name), *(engine_step(name, options) for options in ENGINES.values())]
-        plain, *found = measure(steps, count)
-        print(f"{name:42}{plain:8.0f}" + "".join(f"{ms:11.0f} ({ms / plain:5.2f})" for ms in found), flush=True)
-    if not kept:
-        subprocess.run([sys.executable, *sys.argv], env={**os.environ, "KEEP_FREED_MEMORY": "1"}, check=True)
+    parser.add_argument("--models", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--size", type=size_of, metavar="HxW", help="of the crops; that of the recipe when not given")
+    parser.add_argument("--batch", type=int, help="crops in a step")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.here:
+        shape = (given.size, given.batch, given.device, given.steps)
+        print(json.dumps(measure(given.models[0], given.kinds[0], *shape)))
+        return
+    print(f"{'model':14}{'step':20}{'ms':>10}{'ratio':>8}{'MB':>10}{'ratio':>8}", flush=True)
+    failed = False
+    for name in given.models:
+        first: dict[str, float] = {}
+        for kind in given.kinds:
+            command = [sys.executable, __file__, *sys.argv[1:], "--models", name, "--kinds", kind, "--here"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                failed = True
+                print(f"{name:14}{kind:20} {done.stderr.strip().splitlines()[-1:]}", flush=True)
+                continue
+            found = json.loads(done.stdout.splitlines()[-1])
+            first = first or found
+            shares = {unit: found[unit] / max(first[unit], 1e-9) for unit in found}
+            print(f"{name:14}{kind:20}{found['ms']:10.1f}{shares['ms']:8.2f}", end="")
+            print(f"{found['MB']:10.0f}{shares['MB']:8.2f}", flush=True)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

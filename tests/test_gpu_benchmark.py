@@ -1,0 +1,73 @@
+"""`benchmarks/gpu.py` on a processor, so that it works where there is a GPU."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segplug_datasets.camvid import CamVid
+from segplug_datasets.example import write_example
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the benchmark as a module."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gpu
+
+    return gpu
+
+
+def test_the_cheapest_parts_run_on_a_processor(gpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    options = gpu.Options("cpu", small=True, camvid=None)
+    for part in ("metrics on the device", "prefetch", "CamVid"):
+        gpu.PARTS[part](options)
+    said = capsys.readouterr().out
+    assert "mIoU" in said
+    assert "copying" in said
+    assert "left out: --camvid" in said
+
+
+def test_a_part_with_a_result_is_not_run_again(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+
+    def timed(command: Sequence[str], limit: float) -> dict[str, Any]:
+        ran.append(command[-1])
+        return {"state": "done", "seconds": 1.0, "output": ["a figure"]}
+
+    monkeypatch.setattr(gpu, "timed", timed)
+    options, file = gpu.Options("cpu", small=True, camvid=None), tmp_path / "new" / "gpu.json"
+    next(gpu.run_parts(["prefetch", "GPU tests"], options, file))  # and then it is ended
+    *_, results = gpu.run_parts(["prefetch", "GPU tests", "CamVid"], options, file)
+    assert ran == ["prefetch", "GPU tests", "CamVid"] == list(results["parts"])
+    assert results == json.loads(file.read_text("utf-8"))
+    assert "## GPU tests\n\ndone, 1.0 s\n\n```text\na figure\n```" in gpu.page(results)
+    with pytest.raises(SystemExit, match="another file"):
+        next(gpu.run_parts(["quick start"], gpu.Options("cpu", small=False, camvid=None), file))
+
+
+def test_a_part_that_takes_too_long_or_fails_is_said(gpu: Any) -> None:
+    waiting = gpu.timed(["sh", "-c", "echo begun; sleep 60 & wait"], 0.3)
+    assert waiting["state"] == "ended after 0 s"
+    assert waiting["output"] == ["begun"]
+    assert gpu.timed(["sh", "-c", "exit 3"], 10)["state"] == "failed with exit code 3"
+
+
+@pytest.mark.slow
+def test_every_part_runs_on_a_processor(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        write_example(tmp_path / split, tmp_path / f"{split}annot", (0, 10), ".png", ".png")
+    assert len(CamVid(tmp_path, "val"))
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--small", "--device", "cpu", "--camvid", str(tmp_path)]
+    pages = ["--out", str(tmp_path / "gpu.json"), "--page", str(tmp_path / "page.md")]
+    done = subprocess.run([*command, *pages], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (tmp_path / "page.md").exists(), "a processor's figures are not a GPU's"
