@@ -74,7 +74,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (KeyboardInterrupt(), 130, ""),
         (click.UsageError("no"), 2, "Error: no"),
         (ModuleNotFoundError("No module named 'torch'", name="torch.nn"), 3, "pip install torch"),
-        (RuntimeError("DataLoader worker (pid 7) is killed by signal: 9"), 1, "Error: a process that reads samples"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: 9"), 1, "Error: a data-loader worker was killed"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
 )

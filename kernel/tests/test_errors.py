@@ -41,5 +41,5 @@ def test_a_suggestion_names_what_is_near_or_else_what_there_is() -> None:
 def test_a_connection_that_ends_while_a_tensor_is_fetched_is_a_worker_s() -> None:
     with pytest.raises(OSError) as fetching:
         resource_sharer._resource_sharer.get_connection(("/no/such/socket", 0))
-    assert "process that reads samples has died" in str(worker_crash_of(fetching.value))
+    assert "data-loader worker was killed" in str(worker_crash_of(fetching.value))
     assert worker_crash_of(ConnectionResetError(104, "Connection reset by peer")) is None

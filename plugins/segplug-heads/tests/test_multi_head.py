@@ -126,8 +126,8 @@ def test_it_exports_with_all_outputs() -> None:
     [
         ({"heads": {"main": head()}}, "one output is called 'seg'"),
         ({"training_only": ["seg"]}, "one output is called 'seg'"),
-        ({"labels": {"lines": "seg"}}, "no head 'lines'"),
-        ({"links": {"lane": [{"head": "lines"}]}}, "no head 'lines'"),
+        ({"labels": {"lines": "seg"}}, "unknown head 'lines'"),
+        ({"links": {"lane": [{"head": "lines"}]}}, "unknown head 'lines'"),
         ({"links": {"lane": [{"head": "seg"}], "seg": [{"head": "lane"}]}}, "wait for each other"),
         ({"links": {"lane": [{"head": "lane"}]}}, "wait for each other"),
     ],

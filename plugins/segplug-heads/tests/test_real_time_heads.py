@@ -135,8 +135,8 @@ def test_ohem_ignores_its_own_label_and_the_heads() -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"thres": 1.5}, {"thres": -0.1}])
-def test_ohem_refuses_what_is_no_probability(arguments: dict) -> None:
-    with pytest.raises(ConfigError, match="no probability"):
+def test_ohem_refuses_what_is_not_a_probability(arguments: dict) -> None:
+    with pytest.raises(ConfigError, match="not a probability"):
         OhemCrossEntropy(**arguments)
 
 
