@@ -212,7 +212,7 @@ def test_a_killed_rank_ends_the_other_with_one_message(config: Path, tmp_path: P
     for rank in (0, 1):
         os.kill(run.rank(rank), signal.SIGKILL)
         (message,) = errors(run.end())
-        assert message.startswith(f"Error: rank {rank} is gone")
+        assert message.startswith(f"Error: rank {rank} was killed")
         run = resumed(config, run, *LONG) if rank == 0 else run
 
 

@@ -119,7 +119,7 @@ def test_less_memory_or_disk_than_needed_is_refused_in_one_message(monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda place: usage(plan.disk - 1))
     with pytest.raises(DoesNotFitError) as caught:
         plan.check(plan.peak - 1)
-    assert "less at once: data.micro_batch (now 2)" in str(caught.value)
+    assert "reduce data.micro_batch (now 2)" in str(caught.value)
     assert "--work-dir" in str(caught.value)
 
 

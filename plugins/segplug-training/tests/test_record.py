@@ -63,7 +63,7 @@ def test_a_resumed_run_says_what_became_of_every_changed_setting(caplog):
     assert lines == [
         "seed: 1, was 0: taken for the order of samples; the generators' states are the checkpoint's",
         "model.pretrained: b.pth, was a.pth: not taken, the weights are the checkpoint's",
-        "optim.optimizer.lr: 0.02, was 0.01: not taken, the checkpoint's optimizer goes on with its own",
+        "optim.optimizer.lr: 0.02, was 0.01: not taken, the checkpoint's optimizer keeps its own",
         "optim.batch_size: 8, was 4: taken",
         "schedule.iterations: 80, was 40: taken",
         "hooks[0].interval: 5, was 10: taken; what hooks have counted so far is the checkpoint's",
@@ -77,7 +77,7 @@ def test_without_a_config_the_rate_that_holds_is_said(caplog):
     run = SimpleNamespace(is_main=True, train_set=None, config={}, optimizer=optimizer)
     with caplog.at_level(logging.INFO):
         RecordHook().load_checkpoint(run, {"meta": {"config": {}}})
-    assert caplog.messages == ["the optimizer goes on with the checkpoint's settings, a first learning rate of 0.02"]
+    assert caplog.messages == ["the optimizer keeps the checkpoint's settings, an initial learning rate of 0.02"]
 
 
 def test_what_is_taken_is_no_warning_and_nothing_changed_is_no_line(caplog):

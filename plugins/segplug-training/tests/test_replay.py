@@ -124,5 +124,5 @@ def test_a_run_without_records_says_so(tmp_path):
     with pytest.raises(DataError, match="no batch was recorded"):
         BatchRecord.load(tmp_path)
     (tmp_path / "some.json").write_text("{}")
-    with pytest.raises(DataError, match="no record of a batch"):
+    with pytest.raises(DataError, match="is not a batch record"):
         BatchRecord.load(tmp_path / "some.json")

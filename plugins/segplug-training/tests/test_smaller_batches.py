@@ -65,7 +65,7 @@ def test_training_ends_where_smaller_micro_batches_from_the_beginning_do(make_ru
     assert given.seen[: len(seen)] == seen
     assert set(given.seen[len(seen) :]) <= {size, 1}, "what was learnt holds; validation takes one image"
     assert all(torch.equal(a, b) for a, b in zip(given.parameters(), wanted.parameters(), strict=True))
-    assert f"micro-batches of {size} samples from now on, the batch of a step stays the same" in caplog.text
+    assert f"micro-batches of {size} samples from now on; the batch of a step stays the same" in caplog.text
 
 
 def test_a_resumed_run_does_not_run_out_again(make_runner):

@@ -18,15 +18,15 @@ from segkernel.nn import checkpoint_block
 
 
 def checkpoint_activations(model: nn.Module, patterns: Sequence[str] | bool = True) -> list[str]:
-    """Make modules run again in the backward pass instead of keeping what they computed; return their names.
+    """Recompute modules in the backward pass instead of storing their activations; return their names.
 
     Args:
-        model: A segmentor, say. Its state dict stays as it is.
-        patterns: Names of modules, in which ``*`` stands for any letters; a list of modules stands for its elements.
+        model: Any module, such as a segmentor. Its state dict is unchanged.
+        patterns: Names of modules, with ``*`` as wildcard; a `ModuleList` means its elements.
             True takes all blocks that have the argument ``with_cp``.
 
     Raises:
-        UsageError: When a pattern is no module's name, or no block has ``with_cp``.
+        UsageError: When a pattern matches no module, or no block has ``with_cp``.
     """
     chosen = modules_called(model, patterns)
     if patterns is True and not chosen:
@@ -59,7 +59,7 @@ class _Checkpointed:
 
 
 def _matching(model: nn.Module, pattern: str) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the outermost modules of a name; what has no forward of its own stands for what it holds."""
+    """Yield the outermost modules that match; a container without a forward is replaced by its children."""
     names = dict(model.named_modules())
     found = [name for name in names if fnmatchcase(name, pattern)]
     if not found:

@@ -1,9 +1,9 @@
-"""`AsyncCheckpointHook`: training goes on while a checkpoint is written.
+"""`AsyncCheckpointHook`: training continues while a checkpoint is written.
 
     hooks:
       - {type: AsyncCheckpointHook, interval: 1000}
 
-It takes the place of `CheckpointHook`, and has its arguments.
+It replaces `CheckpointHook` and has the same arguments.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ log = logging.getLogger("segkernel.checkpoint")
 
 
 class AsyncCheckpointHook(CheckpointHook):
-    """Copy a checkpoint to the host's memory, and write it from there beside the next iterations.
+    """Copy a checkpoint to host memory and write it in the background during the next iterations.
 
-    As any checkpoint it has a temporary name until it is whole, so that a kill at any moment leaves the one before.
-    The next one waits until it is written, and so does the end of training; what went wrong ends the run there.
+    The file has a temporary name until it is complete, so that a kill at any time leaves the previous one intact.
+    The next checkpoint, and the end of training, wait for it; an error of the writer is raised there.
 
     Args:
-        interval: As of `CheckpointHook`, like the others.
-        keep: How many of the regular ones stay.
-        best: Metrics of a validation.
-        top_k: How many of the best stay.
+        interval: Iterations between checkpoints, as in `CheckpointHook`.
+        keep: Number of regular checkpoints to keep; None keeps all.
+        best: Validation metrics to select by.
+        top_k: Number of best checkpoints to keep for each metric.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class AsyncCheckpointHook(CheckpointHook):
 
     @hookimpl
     def write_checkpoint(self, path: Path, checkpoint: dict[str, Any]) -> bool:
-        """Write this hook's own; whoever else saves waits for the file."""
+        """Write this hook's checkpoints in the background; those saved by others are written at once."""
         if self._takes_over:
             self._thread = threading.Thread(target=self._write, args=(path, on_host(checkpoint)), name="checkpoint")
             self._thread.start()

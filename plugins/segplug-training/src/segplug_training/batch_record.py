@@ -33,14 +33,14 @@ class BatchRecord:
     Args:
         iteration: The step, counted from 1.
         position: Samples that all ranks had drawn before it.
-        seed: Of the run: with a sample's position it gives its crop and its augmentation.
-        rank: Whose batch it is.
-        world_size: Of how many.
+        seed: Seed of the run; with a sample's position it determines crop and augmentation.
+        rank: Rank of the batch.
+        world_size: Number of ranks.
         micro_batch: Samples that a rank takes at once.
-        names: Of the samples, their files as a rule, by micro-batch.
-        loss: What it came to; a text, for JSON has no nan.
-        digest: Of its images and annotations; None when they were gone by the time they were wanted.
-        config: Of the run.
+        names: Names of the samples, usually file paths, by micro-batch.
+        loss: Its loss, as a string because JSON has no nan.
+        digest: Hash of its images and annotations; None if they had been freed.
+        config: Resolved config of the run.
     """
 
     iteration: int
@@ -92,7 +92,7 @@ class BatchRecord:
         try:
             return cls(**json.loads(path.read_text("utf-8")))
         except (OSError, ValueError, TypeError) as error:
-            raise DataError(f"is no record of a batch: {error}", path) from error
+            raise DataError(f"is not a batch record: {error}", path) from error
 
     def rebuild(self, loader: Loader) -> list[Batch]:
         """Return the micro-batches again, from a loader like the run's.

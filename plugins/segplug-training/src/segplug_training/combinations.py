@@ -1,4 +1,4 @@
-"""What a sweep consists of: every combination of models, values and seeds, as configs that are in order."""
+"""The runs of a sweep: every combination of models, values and seeds, as validated configs."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Entry:
     """One run of a sweep.
 
     Args:
-        varied: What is this combination's own, by key, without the seed.
-        seed: Of the run.
+        varied: Values of this combination by key, without the seed.
+        seed: Seed of the run.
         config: File or name.
-        overrides: All of them.
-        digest: Of the resolved config.
+        overrides: All overrides of the run.
+        digest: Hash of the resolved config.
     """
 
     varied: dict[str, Any]
@@ -73,9 +73,9 @@ def combinations(
     """Return every run of a sweep, the seeds of a combination one after the other.
 
     Args:
-        config: File or name; with ``models`` what follows a model's name, ``4xb2-20k_streetscenes``.
+        config: File or name; with ``models`` the part after the model's name, ``4xb2-20k_streetscenes``.
         overrides: ``KEY=VALUE`` for all, ``KEY=[A,B]`` to vary.
-        seeds: How many of each combination, from the config's seed on.
+        seeds: Runs per combination, with consecutive seeds from the config's on.
         models: Names of the zoo before schedule and data.
         pretrained: Whether models start from the weights that their configs name.
 

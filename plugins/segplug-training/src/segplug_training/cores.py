@@ -1,4 +1,4 @@
-"""How many cores this process may use: those of the machine, less where an affinity or a container allows fewer."""
+"""Number of cores this process may use, respecting CPU affinity and container limits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def threads_per_rank() -> int:
 def _quota(cgroup: Path) -> float | None:
     """Return how many cores' time a container may use; torch and OpenMP start a thread per core of the machine."""
     with suppress(OSError, ValueError, ZeroDivisionError):
-        limit, period = (cgroup / "cpu.max").read_text().split()  # cgroup v2; "max" is no number
+        limit, period = (cgroup / "cpu.max").read_text().split()  # cgroup v2; "max" is not a number
         return int(limit) / int(period)
     with suppress(OSError, ValueError, ZeroDivisionError):
         limit, period = ((cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))

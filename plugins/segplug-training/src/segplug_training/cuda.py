@@ -22,7 +22,7 @@ from segkernel.sample import Batch, Targets
 from segplug_training.activation_checkpointing import checkpoint_activations
 from segplug_training.cores import threads_per_rank
 from segplug_training.deterministic import Determinism, Mode
-from segplug_training.fused import computed_as, fuse
+from segplug_training.fused import fuse, keep_kernel_flags
 from segplug_training.loss_module import Compiled, CompileMode, LossModule
 from segplug_training.memory import keep_freed_memory
 from segplug_training.ranks import is_launched
@@ -51,13 +51,13 @@ class EngineArguments(TypedDict, total=False):
 
 
 class CUDAEngine(LocalEngine):
-    """Train and predict on one device, a GPU or the processor, with what makes it faster.
+    """Train and predict on one device, GPU or CPU, with mixed precision, compilation and other speed-ups.
 
-    Without arguments it computes what `LocalEngine` does, but for the order of some sums.
-    Batches are copied to a GPU beside the computation, on a stream of their own.
+    Without arguments it computes the same as `LocalEngine`, up to the order of some sums.
+    Batches are copied to a GPU asynchronously, on a separate stream.
 
     Args:
-        device: ``auto`` takes CUDA, else Apple's MPS, else the processor; or any torch device, ``cuda:1``.
+        device: ``auto`` takes CUDA, else Apple's MPS, else the CPU; or any torch device, ``cuda:1``.
         threads: Threads of torch on the processor; None is torch's choice, but no more than the cores that affinity,
             container and the other processes of the run leave.
         amp: Autocast: ``True`` is float16 on CUDA (with loss scaling) and bfloat16 elsewhere, or name the type. A
@@ -85,7 +85,7 @@ class CUDAEngine(LocalEngine):
             there.
 
     Raises:
-        UsageError: When the device is not there, or ``cudnn_benchmark`` is asked for beside ``deterministic``.
+        UsageError: When the device is not available, or ``cudnn_benchmark`` is combined with ``deterministic``.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class CUDAEngine(LocalEngine):
     ) -> None:
         super().__init__(device, threads)
         if type(self) is CUDAEngine and is_launched():
-            log.warning("engine.type CUDAEngine: each process trains by itself; DDPEngine trains one model together")
+            log.warning("engine.type CUDAEngine: each process trains its own model; use DDPEngine")
         if self.device.type == "cpu":
             keep_freed_memory()
         if self.device.type == "cuda":
@@ -203,7 +203,7 @@ class CUDAEngine(LocalEngine):
         self.scaler.update(self.loss_scale)
 
     def load_optimizer_state(self, state: Mapping[str, Any]) -> None:
-        super().load_optimizer_state(computed_as(self.optimizer, state))
+        super().load_optimizer_state(keep_kernel_flags(self.optimizer, state))
 
     def state_dict(self) -> dict[str, Any]:
         parts = 1 if self.smaller_batches is None else self.smaller_batches.parts
@@ -229,7 +229,7 @@ def _compile_loss(device: torch.device) -> None:
 def _corrupts_memory(module: nn.Module) -> bool:
     """Whether oneDNN writes past the end of an array in its channels-last backward pass, which ends the process.
 
-    Of 1x1 convolutions with a stride those of 2 to 6 channels were seen to (torch 2.13); 7 to 64 were not.
+    Seen with strided 1x1 convolutions of 2 to 6 channels (torch 2.13), not with 7 to 64.
     """
     if not isinstance(module, nn.Conv2d) or module.in_channels // module.groups >= 8:
         return False
@@ -237,7 +237,7 @@ def _corrupts_memory(module: nn.Module) -> bool:
 
 
 def _used_on(stream: torch.cuda.Stream, tensor: Tensor) -> Tensor:
-    """Keep a tensor's memory from being used anew on the stream that made it while another one still reads it."""
+    """Keep a tensor's memory from being reused on the stream that made it while another one still reads it."""
     tensor.record_stream(stream)
     return tensor
 

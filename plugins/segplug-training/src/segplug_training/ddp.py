@@ -26,16 +26,16 @@ _BUFFERS = "forward_sync_buffers" if _NEW else "broadcast_buffers"
 
 
 class DDPEngine(DistributedEngine):
-    """Every rank trains a copy of the model on its share of the batch; gradients are averaged while they are computed.
+    """Data parallelism: every rank trains a replica on its share of the batch; gradients are averaged during backward.
 
-    A config means it that gives no ``type`` under ``engine``: on one process it is a `CUDAEngine`. The gradients of
-    accumulated micro-batches are exchanged once, with the last. Parameters may be frozen and released between steps
-    (`FreezeHook`): what is exchanged follows.
+    The default engine when ``type`` is omitted; in a single process it acts as `CUDAEngine`. With gradient
+    accumulation, gradients are all-reduced once, with the last micro-batch. Parameters may be frozen and released
+    between steps (`FreezeHook`): the all-reduced set follows.
 
     Args:
         find_unused_parameters: For models in which some parameters get no gradient in some steps; slower.
         static_graph: The model uses the same parameters in every step: allows more of torch's optimisations.
-        bucket_cap_mb: Megabytes of gradients that travel at once.
+        bucket_cap_mb: Size of DDP's gradient buckets in MB.
     """
 
     may_freeze = True
@@ -54,7 +54,7 @@ class DDPEngine(DistributedEngine):
             "static_graph": static_graph,
             "bucket_cap_mb": bucket_cap_mb,
             "gradient_as_bucket_view": True,
-            # Running statistics are needed in an evaluation only; `sync_buffers` brings rank 0's there.
+            # Running statistics are needed in evaluation only; `sync_buffers` broadcasts rank 0's then.
             _BUFFERS: False,
         }
         self._graph_unknown = static_graph  # torch learns it in a first pass that exchanges gradients

@@ -26,17 +26,17 @@ _OTHERS = "another layer, loss or interpolation in its place, or engine.device=c
 
 
 class Determinism:
-    """Lets torch compute the same from the same, to the last bit, and names each operation that it cannot.
+    """Switches torch to deterministic algorithms and names each operation that has none.
 
     Args:
-        mode: ``warn`` says which operations have no such algorithm, ``strict`` ends the run at the first.
+        mode: ``warn`` logs the operations without a deterministic algorithm, ``strict`` ends the run at the first.
     """
 
     def __init__(self, mode: Mode) -> None:
         self.mode = mode
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when CUDA starts
         torch.use_deterministic_algorithms(True, warn_only=mode == "warn")
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
         self._modules: list[str] = []  # those that are being computed, the innermost last
         self._used: dict[str, list[str]] | None = None
 
@@ -85,8 +85,8 @@ class Determinism:
 
     def _say(self, operation: str) -> None:
         culprit = self._culprit(operation)
-        if culprit not in self._said:
-            self._said |= {culprit, operation}  # without its module, it is none that was not said
+        if culprit not in self._reported:
+            self._reported |= {culprit, operation}  # so that it is not reported again without its module
             log.warning("engine.deterministic: %s is not repeatable on this device; %s", culprit, _OTHERS)
 
     def _culprit(self, operation: str) -> str:

@@ -9,12 +9,12 @@ from typing import Any
 _ABSENT = "not there"
 _NOT_TAKEN = {
     r"optim\.optimizer\.type$": "taken, with the state and the rates of the checkpoint's",
-    r"optim\.(optimizer|paramwise)\b": "not taken, the checkpoint's optimizer goes on with its own",
+    r"optim\.(optimizer|paramwise)\b": "not taken, the checkpoint's optimizer keeps its own",
     r"(load_from|model\b.*\b(pretrained|init_cfg))\b": "not taken, the weights are the checkpoint's",
     r"seed$": "taken for the order of samples; the generators' states are the checkpoint's",
     r"hooks\b": "taken; what hooks have counted so far is the checkpoint's",
 }
-"""What is restored from a checkpoint wins over these keys; all others are taken."""
+"""Keys that a checkpoint overrides, wholly or in part; all others are taken from the config."""
 _NO_SETTING = ("work_dir", "export")
 
 

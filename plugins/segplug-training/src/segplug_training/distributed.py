@@ -1,4 +1,4 @@
-"""`DistributedEngine`: what engines of several processes share, whatever becomes of the parameters."""
+"""`DistributedEngine`: base class of multi-process engines, independent of how parameters are sharded."""
 
 from __future__ import annotations
 

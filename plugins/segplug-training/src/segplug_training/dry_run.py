@@ -122,7 +122,7 @@ class Plan:
 
     @property
     def peak(self) -> int:
-        """Bytes that a step needs on the device."""
+        """Peak memory of a step on the device in bytes."""
         return self.memory.peak + self._averages
 
     @property
@@ -132,7 +132,7 @@ class Plan:
 
     @property
     def checkpoints_kept(self) -> int:
-        """How many of them there are at most at the end."""
+        """Maximum number of checkpoints left at the end."""
         count = len(saves(self.runner))
         kept = 0
         for hook in _checkpoint_hooks(self.runner):
@@ -142,14 +142,14 @@ class Plan:
 
     @property
     def disk(self) -> int:
-        """Bytes on disk at most: one more is there while it is written."""
+        """Maximum bytes on disk: one more checkpoint exists while it is written."""
         return self.checkpoint * (self.checkpoints_kept + 1)
 
     def check(self, memory: int | None) -> str:
-        """Return a line that says that all fits.
+        """Return a line that confirms that the run fits.
 
         Args:
-            memory: Bytes that the device has; None is not known.
+            memory: Bytes of memory of the device; None if unknown.
 
         A step whose memory is only known at most is warned of.
 
@@ -160,7 +160,7 @@ class Plan:
         free, problems, device = shutil.disk_usage(place).free, [], self.runner.engine.device
         if memory is not None and self.peak > memory:
             micro_batch = self.runner.train_set.micro_batch if self.runner.train_set is not None else 1
-            hint = f"less at once: data.micro_batch (now {micro_batch}), data.crop_size, engine.amp,"
+            hint = f"reduce data.micro_batch (now {micro_batch}) or data.crop_size, or enable engine.amp or"
             needs = f"a step needs {size_text(self.peak)} of memory, and {device} has {size_text(memory)}"
             needs = f"{needs}\n    {hint} engine.activation_checkpointing"
             if self.memory.at_most:
@@ -202,7 +202,7 @@ def make_plan(config: Config, world_size: int = 1, work_dir: str | Path | None =
     mode = make_fake(model, engine.device)
     runner = make_runner(runner_config, work_dir, model=model, pretrained=False)
     if runner.train_set is None or runner.optimizer is None:
-        raise UsageError("--dry-run is about training, and there is no data.train or no optim.optimizer")
+        raise UsageError("--dry-run needs a training run: data.train or optim.optimizer is missing")
     batch = next(replace(runner.train_set, workers=0).train_batches())
     folder = Path(work_dir or config.get("work_dir") or Path("work_dirs") / config.name)
     return Plan(runner, predict_memory(runner, mode, batch), folder)

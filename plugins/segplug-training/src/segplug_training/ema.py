@@ -3,8 +3,8 @@
     hooks:
       - {type: EMAHook, momentum: 0.0002}
 
-A checkpoint's ``state_dict`` is the average, so that predictions and tests use it; the weights that training goes on
-from stand beside it, as ``source_state_dict``.
+A checkpoint's ``state_dict`` is the average, so that predictions and tests use it; the weights that training
+continues from are in ``source_state_dict``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from segkernel.hookspecs import Run
 
 SOURCE = "source_state_dict"
-"""The key of a checkpoint for the weights that were trained, beside their average."""
+"""The checkpoint's key of the trained weights, since ``state_dict`` is their average."""
 
 EMAType = Literal["ExponentialMovingAverage", "MomentumAnnealingEMA", "StochasticWeightAverage"]
 
@@ -34,19 +34,19 @@ EMAType = Literal["ExponentialMovingAverage", "MomentumAnnealingEMA", "Stochasti
 class EMAHook:
     """Keep an average of the weights: ``average = (1 - m) * average + m * weights`` after an iteration.
 
-    Validation and checkpoints use it; training goes on with the weights themselves. At the end of training the model
-    keeps the average.
+    Validation and checkpoints use it; training continues with the weights themselves. At the end of training the
+    model keeps the average.
 
     Args:
         ema_type: What ``m`` is: ``momentum``; for ``MomentumAnnealingEMA`` the larger of ``momentum`` and
             gamma / (gamma + t), t being the iterations since the first; for ``StochasticWeightAverage`` 1 / n for the
-            n-th value, so that all count alike.
+            n-th value, the plain mean.
         momentum: Share of the new weights, from 0 to 1.
-        gamma: Iterations over which ``MomentumAnnealingEMA`` comes down to ``momentum``.
+        gamma: Controls how fast ``MomentumAnnealingEMA`` decays to ``momentum``, in iterations.
         interval: Iterations between two values.
-        begin_iter: The first iteration that counts, from 1 on; until then the weights stand for their average.
+        begin_iter: The first iteration that counts, from 1 on; until then the average is the weights.
         begin_epoch: The first epoch that counts, from 1 on.
-        update_buffers: Average running statistics, too, in place of taking the model's.
+        update_buffers: Average running statistics, too, instead of taking the model's.
     """
 
     priority = Priority.NORMAL

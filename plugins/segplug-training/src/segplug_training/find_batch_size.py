@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from segkernel import Runner
 
 _WORDS = ("bad_alloc", "could not create", "Cannot allocate memory")
-"""What libraries say when they get no memory, besides torch itself."""
+"""Out-of-memory messages of libraries other than torch."""
 
 
 @click.command("find-batch-size")
@@ -70,12 +70,12 @@ def command(config: str, overrides: tuple[str, ...], most: int, memory: str | No
 
 @dataclass
 class Trial:
-    """A step with some samples at once.
+    """A step with a number of samples.
 
     Args:
-        size: How many.
-        fits: Whether the memory sufficed.
-        seconds: It took.
+        size: Number of samples.
+        fits: Whether they fit into memory.
+        seconds: Time of the step.
     """
 
     size: int

@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 log = logging.getLogger("segkernel.finite_loss")
 
 USUAL = 50
-"""Losses whose median is the usual one."""
+"""Number of recent losses whose median counts as usual."""
 
 
 class FiniteLossHook:
     """Stop when a loss is not finite; say when one is far larger than usual.
 
-    It is looked at in every iteration where that is free, on a device, which would be waited for, once in many; always
-    before a validation and before a checkpoint is written. ``replay/iter_N_rankR.json`` in the run directory then says
-    which samples it was, and ``seg-kernel replay`` makes the same batch of them.
+    It is checked in every iteration on the CPU, every ``interval`` iterations on a device, to avoid synchronising,
+    and always before a validation and before a checkpoint is written. ``replay/iter_N_rankR.json`` in the run directory
+    then names the samples, from which ``seg-kernel replay`` makes the same batch.
 
     Args:
-        interval: Iterations between two looks at the losses on a device.
-        spike: A loss of more than this many times the median of the last fifty is far larger; None looks for none.
+        interval: Iterations between two checks of the losses on a device.
+        spike: A loss of more than this many times the median of the last fifty is reported; None disables it.
     """
 
     priority = Priority.VERY_HIGH

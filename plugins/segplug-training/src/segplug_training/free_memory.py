@@ -34,7 +34,7 @@ def _of_container(cgroup: Path) -> int | None:
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     ):
-        with suppress(OSError, ValueError):  # "max" is no number
+        with suppress(OSError, ValueError):  # "max" is not a number
             return max(int((cgroup / limit).read_text()) - int((cgroup / used).read_text()), 0)
     return None
 

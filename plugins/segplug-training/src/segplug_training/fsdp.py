@@ -22,21 +22,21 @@ from segplug_training.distributed import DistributedArguments, DistributedEngine
 
 
 class FSDPEngine(DistributedEngine):
-    """Every rank keeps a part of each parameter, and brings the whole of a block together while it is computed.
+    """Fully sharded data parallelism: every rank holds a shard of each parameter; a block is gathered while it runs.
 
-    Checkpoints are whole, with the names of one process: they load with any engine and on any number of ranks. An
-    evaluation has the whole model on every rank.
+    Checkpoints are unsharded, with the same keys as in one process: they load with any engine and number of ranks.
+    Evaluation has the full model on every rank.
 
     Args:
-        shard: Modules that are brought together one at a time, ``backbone.layers.*``; None is every block that has
-            ``with_cp``. What is in none of them is there during the whole step.
-        reshard_after_forward: Give the parts of others back after the forward pass and fetch them again for the
-            backward pass: less memory, half as much communication again.
-        param_dtype: Of parameters and gradients while they are computed with, and travel; the parts that ranks keep,
-            and batch norms, stay as they are. None computes in their own type (``amp`` is independent of it).
+        shard: Modules that are gathered one at a time, ``backbone.layers.*``; None is every block with ``with_cp``.
+            Parameters outside them stay gathered during the whole step.
+        reshard_after_forward: Free the gathered parameters after the forward pass and gather them again for the
+            backward pass: less memory, 50 % more communication.
+        param_dtype: Type of parameters and gradients in computation and communication; the shards, and batch norms,
+            keep theirs. None keeps it everywhere (``amp`` is independent of it).
 
     Raises:
-        UsageError: When this torch has no ``fully_shard``, or a module is not there.
+        UsageError: When this torch has no ``fully_shard``, or a module does not exist.
     """
 
     def __init__(

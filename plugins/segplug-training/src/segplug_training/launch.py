@@ -21,7 +21,7 @@ def command(context: click.Context, processes: int, arguments: tuple[str, ...]) 
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main
 
-    # torchrun says 1 where nobody says anything, and a processor has more.
+    # torchrun's default of 1 thread per process leaves cores idle.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(available_cores() // processes, 1)))
     level = logging.getLevelName(logging.getLogger().level)
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the ranks say themselves what went wrong

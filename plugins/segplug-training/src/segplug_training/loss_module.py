@@ -1,4 +1,4 @@
-"""What an engine wraps and compiles: a module whose ``forward`` is the segmentor's loss, and its compiled form."""
+"""The module that engines wrap and compile, whose ``forward`` is the segmentor's loss, and its compiled form."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class LossModule(nn.Module):
 
 
 class Compiled:
-    """A function that torch compiles when it is first called; where that fails it runs as it is, and says why, once.
+    """A function that torch compiles on the first call; if that fails, it runs uncompiled and logs the reason once.
 
     Args:
         function: A function or a module.
-        options: Of `torch.compile`.
+        options: Arguments of `torch.compile`.
     """
 
     def __init__(self, function: Callable[..., Any], **options: Any) -> None:

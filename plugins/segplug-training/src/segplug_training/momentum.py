@@ -3,7 +3,7 @@
     schedule:
       lr: [{type: PolyLR, power: 0.9}, {type: LinearMomentum, start_factor: 0.9, end: 1000}]
 
-What moves is an optimiser's ``momentum``, or the first of its ``betas``.
+The schedules change an optimiser's ``momentum``, or the first of its ``betas``.
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ class KeyRule(TypedDict, total=False):
 class LayerDecay(TypedDict, total=False):
     """Layer-wise learning-rate decay: early backbone layers learn more slowly.
 
-    A parameter of layer i of ``num_layers`` has its rate times ``rate ** (num_layers + 1 - i)``; the backbone says
-    which layer that is (`Backbone.layer_of`), counting layers, or stages for ``stage_wise``. Biases and other
-    one-dimensional parameters do not decay.
+    A parameter of layer i of ``num_layers`` has its rate multiplied by ``rate ** (num_layers + 1 - i)``;
+    `Backbone.layer_of` gives the layer, counting layers, or stages for ``stage_wise``. Biases and other one-dimensional
+    parameters do not decay.
     """
 
     rate: Required[Positive]

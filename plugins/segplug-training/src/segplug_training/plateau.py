@@ -71,7 +71,7 @@ class ReduceOnPlateauLR(Schedule):
 
     @hookimpl
     def after_validation(self, run: Run, metrics: Mapping[str, float]) -> None:
-        """Note the iterations at which the rate is reduced: a resumed run computes its rates from them anew."""
+        """Record the iterations at which the rate is reduced, from which a resumed run recomputes its rates."""
         if self.monitor not in metrics:
             near = suggest(self.monitor, metrics)
             raise UsageError(f"ReduceOnPlateauLR: the validation has no metric {self.monitor!r}; {near}")

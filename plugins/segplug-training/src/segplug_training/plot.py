@@ -59,7 +59,7 @@ def command(runs: tuple[str, ...], keys: str | None, legend: str | None, out: st
 
 @dataclass
 class Curves:
-    """What one run logged: ``points[kind, key]`` is a list of (iteration, value)."""
+    """The log of one run: ``points[kind, key]`` is a list of (iteration, value)."""
 
     name: str
     folder: Path
@@ -74,7 +74,7 @@ def read_curves(run: str | Path) -> Curves:
     """Read a run directory, or a ``metrics.jsonl``.
 
     Raises:
-        UsageError: When there is no such run.
+        UsageError: When the run does not exist.
         DataError: When the file holds no metrics, or a line cannot be read (the last may be cut short).
     """
     path = Path(run)
@@ -95,8 +95,8 @@ def read_curves(run: str | Path) -> Curves:
 
 def _no_run(run: Path) -> str:
     if not run.exists():
-        beside = [entry.name for entry in run.parent.iterdir()] if run.parent.is_dir() else []
-        near = did_you_mean(run.name, beside)
+        siblings = [entry.name for entry in run.parent.iterdir()] if run.parent.is_dir() else []
+        near = did_you_mean(run.name, siblings)
         hint = f"did you mean {run.parent / near[0]}?" if near else "a run is a directory such as work_dirs/NAME/TIME"
         return f"{run}: no such run\n    {hint}"
     inside = sorted(run.glob(f"*/{LOG}"))
@@ -132,7 +132,7 @@ def _names(curves: Sequence[Curves], legend: list[str]) -> list[str]:
         raise UsageError(f"--legend names {len(legend)} runs, but there are {len(curves)}: {', '.join(legend)}")
     if legend:
         return legend
-    # What all have in common says nothing: work_dirs/a/1 and work_dirs/b/2 become a/1 and b/2.
+    # Common parts of the paths are dropped: work_dirs/a/1 and work_dirs/b/2 become a/1 and b/2.
     folders = [str(curve.folder.resolve()) for curve in curves]
     if len(set(folders)) == 1:
         return [Path(curve.name).name for curve in curves]
@@ -152,7 +152,7 @@ def draw_curves(curves: Sequence[Curves], patterns: Sequence[str], show: bool = 
     """Return a figure with one panel per pattern and one line per run, kind and key.
 
     Raises:
-        UsageError: When a pattern means nothing in any run, or there is no screen to show on.
+        UsageError: When a pattern matches nothing in any run, or there is no display.
         NoMatplotlib: When it is not installed.
     """
     numbered = list(enumerate(curves))
@@ -219,7 +219,7 @@ def new_figure(size: tuple[float, float], show: bool = False) -> Figure:
     """Return an empty figure of a size in inches.
 
     Raises:
-        UsageError: When there is no screen to show it on.
+        UsageError: When there is no display.
         NoMatplotlib: When it is not installed.
     """
     try:
@@ -233,7 +233,7 @@ def new_figure(size: tuple[float, float], show: bool = False) -> Figure:
 
     figure = pyplot.figure(figsize=size, layout="constrained")
     if matplotlib.get_backend().lower() == "agg":
-        raise UsageError("there is no screen to show curves on\n    write a file instead: --out curves.png")
+        raise UsageError("there is no display to show curves on\n    write a file instead: --out curves.png")
     return figure
 
 

@@ -1,7 +1,7 @@
-"""What an optimiser step will take in memory, found without taking it.
+"""Prediction of the memory of an optimiser step, without allocating it.
 
-A step is made of fake tensors, which have shape, type and device but no values, and the storages that are alive are
-added up. What allocators and libraries take besides is not seen: some percent, on a GPU some hundred MiB.
+The step runs on fake tensors, which have shape, dtype and device but no values, and the sizes of live storages are
+summed. Overhead of allocators and libraries is not included: some percent, on a GPU some hundred MiB.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ aten = torch.ops.aten
 
 @dataclass
 class StepMemory:
-    """What a step takes.
+    """Memory of a step at its peak.
 
     Args:
         weights: Bytes of parameters and buffers.
-        optimizer: Of the optimiser's state.
-        gradients: Of those that are there when most is taken.
-        activations: Of all else at that moment: feature maps that the backward pass needs, the batch, the loss.
-        shapes: What each part of the model gives, by name.
-        at_most: Whether some of it depends on values, such as how many pixels a mask selects, and was taken as all.
+        optimizer: Bytes of the optimiser's state.
+        gradients: Bytes of the gradients alive at the peak.
+        activations: Bytes of all else at the peak: feature maps kept for the backward pass, the batch, the loss.
+        shapes: Output shapes of each part of the model, by name.
+        at_most: Whether a part depends on values, such as how many pixels a mask selects, and was counted in full.
         failure: Why only weights and optimiser are known, if so.
     """
 
@@ -85,7 +85,7 @@ def predict_memory(runner: Runner, mode: FakeTensorMode, batch: Batch) -> StepMe
             tracker.forget_peak()
             runner.engine.train_step([fake] * min(runner.accumulate, 2))  # more are like the second
     except (RuntimeError, NotImplementedError, ValueError, TypeError, LookupError, AssertionError) as error:
-        found.failure = f"{type(error).__name__}: {(str(error) or 'without a word').splitlines()[0]}"
+        found.failure = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
         _make_state(optimizer, mode)
     states = optimizer.state.values() if optimizer is not None else ()
     found.optimizer = sum(t.nbytes for state in states for t in state.values() if isinstance(t, Tensor))

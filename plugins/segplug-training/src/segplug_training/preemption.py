@@ -1,9 +1,9 @@
-"""`PreemptionHook`: a run that a batch system takes its machine from saves, and asks to be started again.
+"""`PreemptionHook`: handles preemption signals: the run saves a checkpoint and requests a requeue.
 
     hooks:
       - {type: PreemptionHook}
 
-docs/hooks.md has the script of a job for it.
+docs/hooks.md has a job script for it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ Signal = Literal["SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU"]
 
 
 class PreemptionHook:
-    """Take further signals as SIGTERM: the step is finished, a checkpoint saved on all ranks, the run ended.
+    """Handle further signals like SIGTERM: all ranks finish the step, save a checkpoint and exit.
 
-    It ends with ``exit_code``, by which a script knows that the run wants to go on; SIGINT keeps its own, 130.
+    The run exits with ``exit_code``, which tells a job script to requeue it; SIGINT keeps its own, 130.
 
     Args:
-        signals: Beside SIGTERM. Schedulers send one some time before they kill.
-        exit_code: After any of them; 75 is what mail systems use for "try again later".
+        signals: Additional signals to treat like SIGTERM. Schedulers send one some time before they kill.
+        exit_code: After any of them; 75 is EX_TEMPFAIL, "try again later".
     """
 
     priority = Priority.VERY_HIGH
@@ -68,4 +68,4 @@ class PreemptionHook:
         if isinstance(error, Interrupted) and error.exit_code == 128 + signal.SIGTERM:
             error.exit_code = self.exit_code
             if run.is_main:
-                log.info("the run asks to be started again with --resume: exit code %d", self.exit_code)
+                log.info("requesting requeue, to continue with --resume: exit code %d", self.exit_code)

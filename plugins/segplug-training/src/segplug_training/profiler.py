@@ -27,15 +27,15 @@ class ProfilerHook:
     """Profile some iterations of training with `torch.profiler`, on one rank.
 
     Args:
-        begin: Iterations before it, in which caches fill and algorithms are chosen.
-        iterations: How many are profiled.
-        record_shapes: Tell operators of different input shapes apart.
-        profile_memory: Note what each operator allocates.
-        with_stack: Note where in the source each was called; slow.
-        rows: Of the table: the operators that take longest themselves.
+        begin: Iterations to skip first, in which caches fill and algorithms are chosen.
+        iterations: Iterations to profile; three average out one-off costs.
+        record_shapes: Group operators by input shape.
+        profile_memory: Record the memory that each operator allocates.
+        with_stack: Record the call stack of each operator; slow.
+        rows: Rows of the table, the operators with the longest self time.
     """
 
-    priority = Priority.VERY_LOW  # what other hooks do before a step is not of it
+    priority = Priority.VERY_LOW  # other hooks' work is not profiled
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What a run shows in a terminal: `ProgressHook` by lines, `ProgressBarHook` by a live bar for those of training."""
+"""Progress in the terminal: `ProgressHook` prints lines, `ProgressBarHook` a live bar during training."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ProgressBarHook(ProgressHook):
     """Show training as one line that moves with every record, and is gone at the end.
 
     Args:
-        interval: Iterations between two lines where there is no bar.
+        interval: Iterations between two lines where no bar is shown.
         live: Whether there is one; None decides by whether standard error is a terminal.
     """
 

@@ -1,4 +1,4 @@
-"""What the result of a run rests on besides its config: the data, and the state of the code around it."""
+"""What a run depends on besides its config: the data and the state of the surrounding code."""
 
 from __future__ import annotations
 

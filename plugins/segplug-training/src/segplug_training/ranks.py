@@ -1,4 +1,4 @@
-"""The processes of a run, and what passes between them besides gradients: small values, flags, news of a failure.
+"""The processes of a run, and their communication other than gradients: small values, flags, failure alerts.
 
 Started by ``torchrun``, by SLURM's ``srun``, or by anything else that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR
 and MASTER_PORT.
@@ -23,10 +23,10 @@ import torch.distributed as dist
 from segkernel.errors import PeerError, UsageError
 
 T = TypeVar("T")
-NEWS = "alert"
-"""Where the store keeps what the first rank to fail said."""
+ALERT_KEY = "alert"
+"""Key in the store of the alert of the first rank that failed."""
 PATIENCE = 5.0
-"""Seconds to wait for that, once a connection is lost: the word of a failing rank may come after its sockets close."""
+"""Seconds to wait for an alert after a connection is lost: it may arrive later than the disconnect."""
 _LOST = re.compile(
     r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe|[Ss]ocket|[Tt]imed out|\bstore\b", re.DOTALL
 )
@@ -40,7 +40,7 @@ def is_launched() -> bool:
 
 
 def slurm_ranks(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return what torchrun would have set for a task of ``srun``, from SLURM's variables; nothing outside of one."""
+    """Return the variables that torchrun would set, from those of SLURM's ``srun``; empty outside a job step."""
     if int(variables.get("SLURM_STEP_NUM_TASKS", "1")) < 2:  # SLURM_NTASKS is there in the batch script, too
         return {}
     nodes = variables.get("SLURM_STEP_NODELIST", variables["SLURM_JOB_NODELIST"])
@@ -120,31 +120,31 @@ class Ranks:
         return bool(answer)
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait until every rank has reached this point."""
         with self.watching():
             dist.barrier(group=self.group)
 
     # ------------------------------------------------------------ failures
 
     def alert(self, reason: str) -> None:
-        """Leave word that this rank cannot go on; the first word counts."""
+        """Post an alert that this rank has failed; the first alert counts."""
         with contextlib.suppress(RuntimeError):
-            self.store.compare_set(NEWS, "", f"{self.rank}:{reason}")
+            self.store.compare_set(ALERT_KEY, "", f"{self.rank}:{reason}")
 
     @property
     def alerted(self) -> bool:
-        """Whether any rank has left word."""
+        """Whether any rank has raised an alert."""
         try:
-            return self.store.check([NEWS])
-        except RuntimeError:  # the process that keeps the store is gone
+            return self.store.check([ALERT_KEY])
+        except RuntimeError:  # the process that hosts the store has exited
             return True
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Say which rank it was when a lost connection ends what is done together.
+        """Name the failed rank when a lost connection interrupts a collective operation.
 
         Raises:
-            PeerError: In place of torch's error.
+            PeerError: Instead of torch's error.
         """
         try:
             yield
@@ -156,25 +156,25 @@ class Ranks:
     def _why(self, error: RuntimeError) -> PeerError:
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
-            if (news := self._news()) and not news.startswith(f"{self.rank}:"):
-                rank, _, reason = news.partition(":")
+            if (alert := self._alert()) and not alert.startswith(f"{self.rank}:"):
+                rank, _, reason = alert.partition(":")
                 return PeerError(f"rank {rank}: {reason}")
-            if gone := [rank for rank in range(self.size) if not self._is_there(rank)]:
-                # The lowest rank that is left speaks, since those that are gone did not.
+            if gone := [rank for rank in range(self.size) if not self._is_running(rank)]:
+                # The lowest remaining rank reports, since those that were killed could not.
                 speaker = min(set(range(self.size)) - set(gone))
-                message = f"rank {gone[0]} is gone without a word: it was killed, by the system for its memory perhaps"
-                hint = "go on from the last checkpoint with --resume"
+                message = f"rank {gone[0]} was killed without an error message, perhaps by the out-of-memory killer"
+                hint = "continue from the last checkpoint with --resume"
                 return PeerError(f"{message}\n    {hint}", reported=self.rank != speaker)
             time.sleep(0.1)
-        return PeerError(f"another rank is gone or out of reach: {str(error).splitlines()[0]}", reported=False)
+        return PeerError(f"another rank has exited or is unreachable: {str(error).splitlines()[0]}", reported=False)
 
-    def _news(self) -> str:
+    def _alert(self) -> str:
         with contextlib.suppress(RuntimeError):
-            return self.store.get(NEWS).decode() if self.store.check([NEWS]) else ""
+            return self.store.get(ALERT_KEY).decode() if self.store.check([ALERT_KEY]) else ""
         return ""
 
-    def _is_there(self, rank: int) -> bool:
-        """Whether a rank's process runs; taken for granted where that cannot be seen from here."""
+    def _is_running(self, rank: int) -> bool:
+        """Whether a rank's process is running; assumed where it cannot be checked from this host."""
         try:
             host, _, process = self.places[rank].rpartition(":")
             if host == socket.gethostname() and os.name == "posix":
@@ -187,14 +187,14 @@ class Ranks:
 
 
 def meet(store: dist.Store, rank: int, size: int, timeout: float) -> str:
-    """Return a name that these processes share, and none that ran before them.
+    """Return a name shared by these processes and by none of an earlier attempt.
 
-    The store of torchrun's agent outlives the processes that it starts again: their predecessors' addresses and news
-    are still there. The agent's count of restarts cannot tell them apart, since each node counts its own failures only.
-    So rank 0 chooses the name, and answers whatever the others ask until each of them has understood.
+    The store of torchrun's agent outlives the processes that it restarts, and still has their predecessors' addresses
+    and alerts. The agent's count of restarts cannot tell them apart, since each node counts its own failures only.
+    So rank 0 chooses the name and answers the requests of the others until each has confirmed it.
 
     Raises:
-        RuntimeError: When some do not come in time.
+        RuntimeError: When some ranks do not connect in time.
     """
     own, end, answered = uuid.uuid4().hex, time.monotonic() + timeout, set()
     if rank:

@@ -30,11 +30,11 @@ log = logging.getLogger(__name__)
 class RecordHook:
     """Write ``config.yaml``, ``plugins.json``, ``environment.json`` and ``data.json`` into the run directory.
 
-    ``seg-kernel rerun`` starts a run again from them.
+    ``seg-kernel rerun`` repeats a run from them.
 
-    A run that is resumed in its directory keeps what its first part was started with: its own are called after the
-    iteration where it goes on, ``config_from_0000400.yaml``. It says which settings are not those of the checkpoint,
-    and which of these are not taken. A test later on changes nothing.
+    A run resumed in its directory keeps the files of its first part and adds its own, named after the iteration it
+    resumes from, ``config_from_0000400.yaml``. It logs which settings differ from the checkpoint's, and which of these
+    are ignored. A later test changes nothing.
     """
 
     priority = Priority.VERY_HIGH
@@ -43,9 +43,9 @@ class RecordHook:
     def load_checkpoint(self, run: Run, checkpoint: Mapping[str, Any]) -> None:
         if SOURCE in checkpoint:  # also for a run that averages no more
             run.engine.load_model_state(checkpoint[SOURCE])
-        if not run.config and run.optimizer is not None:  # nothing to compare with: what holds is said
+        if not run.config and run.optimizer is not None:  # no config to compare with
             rate = run.optimizer.param_groups[0]["initial_lr"]
-            log.info("the optimizer goes on with the checkpoint's settings, a first learning rate of %g", rate)
+            log.info("the optimizer keeps the checkpoint's settings, an initial learning rate of %g", rate)
         if run.train_set is not None and run.iteration >= run.max_iterations:
             ends = "the checkpoint is of iteration %d, and the schedule ends at %d; raise schedule.iterations"
             log.warning(f"nothing is left to train: {ends}", run.iteration, run.max_iterations)

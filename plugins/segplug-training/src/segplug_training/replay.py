@@ -1,4 +1,4 @@
-"""``seg-kernel replay``: the batch of a step that went wrong, made again.
+"""``seg-kernel replay``: reproduces the batch of a step that went wrong.
 
 seg-kernel replay work_dirs/roads/20261129_120000 --out pictures
 """
@@ -51,7 +51,7 @@ def make_runner(record: BatchRecord, device: str = "cpu") -> Runner:
     """Return a run with the data of the record's, on one process; nothing is written.
 
     Raises:
-        DataError: When the run was made around objects, and there is no config.
+        DataError: When the run was built from objects and has no config.
     """
     from segkernel import load_config
     from segkernel.errors import DataError

@@ -25,23 +25,22 @@ RECORDS = ("plugins.json", "environment.json", "data.json")
 @click.command("rerun")
 @click.argument("source", metavar="RUN", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--work-dir", metavar="DIR", help="Run directory. [default: beside RUN, RUN_rerun]")
+@click.option("--work-dir", metavar="DIR", help="Run directory. [default: RUN_rerun]")
 @click.option("--check", is_flag=True, help="Only say what is not as it was.")
 def command(source: Path, overrides: tuple[str, ...], work_dir: str | None, check: bool) -> None:
-    """Start the run of the directory RUN again, from its own record: its config with all changes, and its seed.
+    """Repeat the run in the directory RUN from its record: its config with all overrides, and its seed.
 
-    What differs is said first: versions, device, data, the state of the code. Exit code 1 of --check: something does.
+    First lists the differences: versions, device, data, the state of the code. --check exits with 1 if there are any.
     """
     from segkernel import build
     from segkernel.experiment import export, make_runner
     from segkernel.loading import catalog_of
 
     config = load_record(source, overrides)
-    runner = make_runner(config, work_dir or _beside(source))
+    runner = make_runner(config, work_dir or _free_sibling(source))
     lines = differences(source, runner)
     if runner.is_main:
-        said = "is not as it was in the recorded run:\n    " + "\n    ".join(lines) if lines else "all is as it was"
-        click.echo(said)
+        click.echo("differs from the recorded run:\n    " + "\n    ".join(lines) if lines else "no differences")
     if check:
         click.get_current_context().exit(1 if lines else 0)
     if config.get("load_from"):
@@ -64,7 +63,7 @@ def load_record(source: Path, overrides: tuple[str, ...] = ()) -> Any:
 
     path = source / "config.yaml"
     if not path.exists():
-        raise DataError("no config.yaml in it: it is no run directory, or of a run around objects", source)
+        raise DataError("no config.yaml in it: not a run directory, or that of a run built from objects", source)
     config = load_config(path)
     own = ["~work_dir"] if "work_dir" in config else []  # which is taken by the recorded run
     config = load_config(path, [*own, *overrides])
@@ -73,7 +72,7 @@ def load_record(source: Path, overrides: tuple[str, ...] = ()) -> Any:
 
 
 def differences(source: Path, runner: Runner) -> list[str]:
-    """Return a line for all that is not as the record of a run says."""
+    """Return a line for each difference from the record of a run."""
     from segkernel.catalog import Catalog
     from segplug_training.provenance import compare, fingerprints
     from segplug_training.record import environment
@@ -100,8 +99,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise DataError(f"cannot be read: {error}", path) from error
 
 
-def _beside(source: Path) -> Path:
-    """Return a directory that is not there yet."""
+def _free_sibling(source: Path) -> Path:
+    """Return a sibling directory that does not exist yet."""
     source = source.resolve()
     names = itertools.chain(["_rerun"], (f"_rerun{number}" for number in itertools.count(2)))
     return next(path for path in (source.with_name(source.name + name) for name in names) if not path.exists())

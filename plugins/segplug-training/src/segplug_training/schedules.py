@@ -120,7 +120,7 @@ class MultiStepLR(Schedule):
 
 
 class _Cosine(Schedule):
-    """What follows a cosine down to ``eta_min``, or to ``eta_min_ratio`` times the optimiser's rate."""
+    """Cosine annealing to ``eta_min``, or to ``eta_min_ratio`` times the optimiser's rate."""
 
     def __init__(
         self, eta_min: NonNegative | None, eta_min_ratio: NonNegative | None, **kwargs: Unpack[ScheduleArguments]

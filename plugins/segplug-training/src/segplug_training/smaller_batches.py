@@ -1,4 +1,4 @@
-"""Going on when the memory has run out: the same optimiser step from smaller micro-batches."""
+"""Recovery from out-of-memory errors: the same optimiser step from smaller micro-batches."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _WORDS = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 class SmallerBatches:
-    """Makes steps, and when one runs out of memory makes it again from each micro-batch in twice as many parts.
+    """Runs steps, and repeats one that runs out of memory with each micro-batch split into twice as many parts.
 
-    What is accumulated is the same batch, so the step is the same up to what a micro-batch decides by itself: the
-    statistics of batch norm, the number of valid pixels that a loss is averaged over. Running statistics have seen
-    some samples of the failed attempt as well.
+    The accumulated batch is the same, so the step is, too, except for what depends on the micro-batch: the statistics
+    of batch norm, and the number of valid pixels that a loss is averaged over. Running statistics also include some
+    samples of the failed attempt.
     """
 
     def __init__(self) -> None:
         self.parts = 1
         self.is_updating = False
-        """Whether the step has come to the parameters, after which it cannot be made again."""
+        """Whether the step is updating parameters, after which it cannot be repeated."""
 
     def step(self, make: Step, batches: Sequence[Batch]) -> dict[str, Tensor]:
-        """Return what ``make`` does with the micro-batches, in as many parts as it takes."""
+        """Return the result of ``make`` for the micro-batches, split until they fit into memory."""
         while True:
             self.is_updating = False
             try:
@@ -43,20 +43,20 @@ class SmallerBatches:
                 more = self._more(batches)
                 if self.is_updating or more is None or not is_out_of_memory(error):
                     raise
-            # Only here are the tensors free that the error's frames held.
+            # Tensors held by the frames of the error are released only here.
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             self.parts = more
             sizes = sorted({len(batch) // self._parts_of(batch) for batch in batches})
             log.warning(
-                "the memory has run out: micro-batches of %d samples from now on, the batch of a step stays the same\n"
-                "    data.micro_batch=%d says so from the beginning",
+                "out of memory: micro-batches of %d samples from now on; the batch of a step stays the same\n"
+                "    set data.micro_batch=%d to start with it",
                 *(sizes[-1], sizes[-1]),
             )
 
     def _parts_of(self, batch: Batch) -> int:
-        """Return in how many parts a micro-batch is taken: equal ones, since all count alike."""
+        """Return the number of parts of a micro-batch; they are equal, since all have the same weight."""
         return next(parts for parts in range(min(self.parts, len(batch)), 0, -1) if len(batch) % parts == 0)
 
     def _more(self, batches: Sequence[Batch]) -> int | None:

@@ -1,4 +1,4 @@
-"""`SWAHook`: the plain mean of the weights over the last part of training, with batch norm measured anew.
+"""`SWAHook`: the plain mean of the weights over the last part of training, with batch-norm statistics recomputed.
 
 Averaging Weights Leads to Wider Optima and Better Generalization (Izmailov et al., 2018).
 
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 
 class SWAHook(EMAHook):
-    """Average the weights as they are every ``interval`` iterations from ``begin_iter`` on, all alike.
+    """Average the weights with equal weight every ``interval`` iterations from ``begin_iter`` on.
 
-    Validation and checkpoints use the average, as with `EMAHook`. The running statistics of batch norm belong to other
-    weights, so those of the average are measured on training samples, the same ones every time. The rate that this is
-    usually done with, a constant or cyclic one, is for ``schedule.lr`` to set.
+    Validation and checkpoints use the average, as with `EMAHook`. The running statistics of batch norm do not fit
+    the average, so they are recomputed on training samples, the same ones every time. The constant or cyclic learning
+    rate that is usual with it is set in ``schedule.lr``.
 
     Args:
         begin_iter: The first iteration that counts, from 1 on.
         begin_epoch: The first epoch that counts, from 1 on.
         interval: Iterations between two values.
-        bn_batches: Micro-batches of each rank that batch norm is measured on; 0 keeps the model's statistics.
+        bn_batches: Micro-batches per rank to recompute batch-norm statistics on; 0 keeps the model's.
     """
 
     def __init__(

@@ -57,9 +57,9 @@ def command(
     out: Path | None,
     one: bool,
 ) -> None:
-    """Run CONFIG once for every combination of the listed values and every seed, each in a process of its own.
+    """Run CONFIG once for every combination of the listed values and every seed, each in its own process.
 
-    A sweep that was ended goes on when it is started again: what is done is not done again. A list that is a single
+    An interrupted sweep continues when started again: finished runs are not repeated. A list that is a single
     value is written KEY=[[A,B]].
     """
     from segplug_training.combinations import combinations, source_of, unequal
@@ -106,7 +106,7 @@ def perform(entries: Sequence[Entry], folder: Path, measure: bool = False) -> li
 
 
 def _run(entry: Entry, folder: Path, measure: bool) -> int:
-    """Make one run in a process of its own, whose output goes to a file beside its directory."""
+    """Make one run in its own process, whose output goes to a file next to its directory."""
     run_dir = folder / entry.name
     run_dir.mkdir(parents=True, exist_ok=True)
     spec = {"config": entry.config, "overrides": entry.overrides, "digest": entry.digest, "measure": measure}
@@ -124,7 +124,7 @@ def _process(spec: Path, output: Path) -> int:
 
 @contextmanager
 def _ended_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Pass a SIGTERM on, and wait for the run's checkpoint whatever ends this process."""
+    """Pass a SIGTERM on, and wait for the run's checkpoint however this process ends."""
     before = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
     try:
         yield

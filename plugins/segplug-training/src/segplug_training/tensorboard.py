@@ -1,9 +1,9 @@
-"""TensorBoard: the curves of a run and pictures of every validation.
+"""TensorBoard: the curves of a run and images of every validation.
 
     hooks:
       - type: TensorBoardHook
 
-Events go to ``tensorboard/`` in the run directory; the run says how to look at them.
+Events go to ``tensorboard/`` in the run directory; the run logs the command that shows them.
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ FOLDER = "tensorboard"
 
 
 class TensorBoardHook:
-    """Write every record of a training run as TensorBoard scalars, and predictions as pictures.
+    """Write every record of a training run as TensorBoard scalars, and predictions as images.
 
     Tags are ``train/loss``, ``train/lr``, ``train/images_per_second`` ...; ``val/mIoU`` and, one per class,
-    ``val_IoU/road``; ``test/mIoU`` likewise. Pictures are ``val_pictures/NAME`` and ``test_pictures/NAME``: image,
-    truth and prediction from left to right. ``config`` is the config as text; what a run is compared by and the last
-    metrics become its hyper-parameters. A resumed run hides the events written after the iteration it goes on from.
+    ``val_IoU/road``; and ``test/mIoU``. Images are ``val_pictures/NAME`` and ``test_pictures/NAME``: input,
+    ground truth and prediction from left to right. ``config`` is the config as text; the settings that runs are
+    compared by and the last metrics become its hyper-parameters. A resumed run hides events after the iteration it
+    resumes from.
 
     Args:
-        interval: A picture is drawn of the first and then of every ``interval``-th image that is validated or tested,
-            the same ones every time.
-        pictures: The most that are drawn of one validation or test; 0 draws none.
+        interval: The first and then every ``interval``-th validated or tested image is drawn, the same ones every
+            time.
+        pictures: Maximum number of images per validation or test; 0 draws none.
         graph: Also write the graph of the model, traced in the first iteration.
 
     Raises:
@@ -102,7 +103,7 @@ class TensorBoardHook:
         self._seen += 1
         if self._writer is not None and rest == 0 and number < self.pictures:
             tag = f"{run.mode}_pictures/{prediction.meta['name']}"
-            self._writer.add_image(tag, _picture(run, prediction, target), run.iteration, dataformats="HWC")
+            self._writer.add_image(tag, _comparison(run, prediction, target), run.iteration, dataformats="HWC")
 
     @hookimpl
     def after_run(self, run: Run) -> None:
@@ -141,7 +142,7 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, str | int | float | 
 
 
 def _add_graph(writer: SummaryWriter, run: Run, batch: Batch) -> None:
-    """Trace the model on one image; what cannot be traced is said, and no reason to stop."""
+    """Trace the model on one image; tracing failures are logged, not raised."""
     model, image = run.model, batch.images[:1].to(run.engine.device).float()
     was_training = model.training
     try:
@@ -149,7 +150,7 @@ def _add_graph(writer: SummaryWriter, run: Run, batch: Batch) -> None:
         with torch.random.fork_rng(), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tracer's remarks on Python values
             writer.add_graph(model, image)
-    except Exception as error:  # whatever a model does that the tracer cannot follow
+    except Exception as error:  # the tracer raises many types
         log.warning("TensorBoardHook: the graph of the model is left out: %s", str(error).splitlines()[0])
     finally:
         model.train(was_training)
@@ -172,27 +173,27 @@ def _tag(kind: str, key: str) -> str:
     return f"{kind}_{group}/{name}" if name and kind != "train" else f"{kind}/{key}"
 
 
-def _picture(run: Run, prediction: Prediction, target: Targets) -> np.ndarray:
-    """Return the image, the truth and the prediction side by side, (H, W', 3) uint8 RGB."""
+def _comparison(run: Run, prediction: Prediction, target: Targets) -> np.ndarray:
+    """Return the image, the ground truth and the prediction side by side, (H, W', 3) uint8 RGB."""
     part = run.val_set if run.mode == "val" else run.test_set
     image = part.dataset[prediction.meta["index"]].image  # type: ignore[union-attr]
     maps = [prediction.labels] if "seg" not in target else [target["seg"], prediction.labels]
-    pictures = [painted(each.cpu().numpy(), run.labels.palette) for each in maps]
-    return np.concatenate([shown(image), *pictures], axis=1)
+    panels = [painted(each.cpu().numpy(), run.labels.palette) for each in maps]
+    return np.concatenate([shown(image), *panels], axis=1)
 
 
 def painted(values: np.ndarray, palette: Sequence[Color]) -> np.ndarray:
-    """Return class ids (H, W), or binary masks (K, H, W), in colours, black where there is none; others in grey."""
+    """Return class ids (H, W), or binary masks (K, H, W), in colours, black where no class applies; floats in grey."""
     if values.dtype.kind == "f":
         return shown(values[..., None])
-    picture = np.zeros((*values.shape[-2:], 3), np.uint8)
+    canvas = np.zeros((*values.shape[-2:], 3), np.uint8)
     for index, color in enumerate(palette):
-        picture[values == index if values.ndim == 2 else values[index] == 1] = color
-    return picture
+        canvas[values == index if values.ndim == 2 else values[index] == 1] = color
+    return canvas
 
 
 def shown(image: np.ndarray) -> np.ndarray:
-    """Return (H, W, C) as (H, W, 3) uint8: the first three bands, or one; what is not uint8 from its least value up."""
+    """Return (H, W, C) as (H, W, 3) uint8: the first three bands, or one; other dtypes are min-max scaled."""
     bands = image[..., :3] if image.shape[2] > 2 else np.repeat(image[..., :1], 3, 2)
     if bands.dtype == np.uint8:
         return bands

@@ -30,9 +30,9 @@ def read_size(text: str) -> int:
     """Return the bytes that ``24GiB``, ``800M`` or ``1.5 G`` is; powers of 1024.
 
     Raises:
-        UsageError: When it is no size.
+        UsageError: When it is not a size.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if match is None:
-        raise UsageError(f"{text!r} is no size, such as 24GiB or 800M")
+        raise UsageError(f"{text!r} is not a size, such as 24GiB or 800M")
     return int(float(match[1]) * 1024 ** "_KMGT".index(match[2].upper() or "_"))

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 class TrackerHook:
-    """Hand the records of a training run to a tracker, on one rank; the base of those for one of them.
+    """Send the records of a training run to a tracker, on rank 0; base class of tracker hooks.
 
-    A resumed run goes on in the tracker's run, by the name that its checkpoint has.
+    A resumed run continues the tracker's run whose id is in the checkpoint.
     """
 
     priority = Priority.VERY_LOW
     package: str
-    """What is to be installed; also the name of the extra."""
+    """Package to install; also the name of the extra."""
 
     def __init__(self) -> None:
         self.run_id: str | None = None
@@ -99,9 +99,9 @@ class WandbHook(TrackerHook):
     """Write records, and the config, to Weights & Biases.
 
     Args:
-        project: Of the tracker.
+        project: Project of the tracker.
         entity: User or team; None is the user that is logged in.
-        name: Of the run; None is that of its directory.
+        name: Name of the run; None is that of its directory.
         mode: ``offline`` writes files to be sent later by ``wandb sync``.
     """
 
@@ -135,12 +135,12 @@ class WandbHook(TrackerHook):
 
 
 class MLflowHook(TrackerHook):
-    """Write records to MLflow, with what the run is compared by as parameters and the config as an artifact.
+    """Write records to MLflow, with the settings that runs are compared by as parameters and the config as an artifact.
 
     Args:
         experiment: Name of the experiment.
-        tracking_uri: Of the server or folder; None is MLflow's own choice.
-        name: Of the run; None is that of its directory.
+        tracking_uri: Server or folder; None is MLflow's default.
+        name: Name of the run; None is that of its directory.
     """
 
     package = "mlflow"

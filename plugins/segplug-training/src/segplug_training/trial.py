@@ -22,21 +22,21 @@ class NoCheckpoints(CheckpointHook):
 
 
 class AnyLoss(FiniteLossHook):
-    """In the place of the hook that ends a run whose loss is not finite."""
+    """Replaces the hook that ends a run whose loss is not finite."""
 
     def after_train_iteration(self, run: Run, *args: Any, **kwargs: Any) -> None:
-        """Take whatever it is."""
+        """Accept any loss."""
 
 
 def make_trial(config: Config, folder: Path, iterations: int, *hooks: Any, workers: int | None = None) -> Runner:
     """Build a run of some steps from a config.
 
     Args:
-        config: The whole config.
-        folder: For what every run writes.
-        iterations: Its length.
-        hooks: All that it has besides those of every run.
-        workers: In place of the config's.
+        config: The complete config.
+        folder: Run directory.
+        iterations: Length of the run.
+        hooks: Hooks besides the default ones.
+        workers: Overrides data.workers.
 
     Raises:
         ConfigError: All problems at once.

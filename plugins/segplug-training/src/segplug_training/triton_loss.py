@@ -18,7 +18,7 @@ from torch import Tensor
 from segkernel.nn import upsampled
 
 MOST_CLASSES = 1024
-"""Of more, the logits of a cell do not fit into registers, and the loss is taken in tiles of rows."""
+"""With more classes the logits of a cell do not fit into registers, and the loss is computed in tiles of rows."""
 
 
 @functools.cache
@@ -109,7 +109,7 @@ def _forward(  # type: ignore[no-untyped-def]
             nll = tl.where(there, largest + tl.log(tl.sum(tl.exp(v - largest), 0)) - v, 0.0)
             hard = tl.sum(tl.where(k == label, w * nll, 0.0), 0)
             value = (1 - smoothing) * hard + smoothing / classes * tl.sum(w * nll, 0)
-            # A label that is no class gives no number, so that it is noticed.
+            # An invalid label gives nan, so that it is noticed.
             value = tl.where((label >= 0) & (label < classes), value, float("nan"))
             tl.store(loss + place, tl.where(label == ignore_index, 0.0, value))
 
