@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -58,12 +59,12 @@ seed: 3
 LAUNCH = Path(__file__).parents[1] / "parallel" / "launch.py"
 
 
-def start(config: Path, work_dir: Path, ranks: int, resume: bool) -> Forked:
-    """Start or resume the run."""
+def start(config: Path, work_dir: Path, ranks: int = 1, resume: bool = False, **options: Any) -> Forked:
+    """Start or resume the run; ``options`` are those of `Forked`."""
     launched: list[object] = [LAUNCH, ranks] if ranks > 1 else []
     several = ["engine.type=DDPEngine"] if ranks > 1 else []
     resuming = ["--resume"] if resume else []
-    return Forked([*launched, "run", config, *several, "--work-dir", work_dir, *resuming], config.parent)
+    return Forked([*launched, "run", config, *several, "--work-dir", work_dir, *resuming], config.parent, **options)
 
 
 def processes_of(process: Forked, ranks: int) -> list[int]:

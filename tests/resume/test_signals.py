@@ -17,7 +17,7 @@ from segkernel import checkpoint
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = map(str, Path(__file__).parents[:2])
 from forked import Forked  # noqa: E402
-from kill_and_resume import CONFIG, arguments  # noqa: E402
+from kill_and_resume import CONFIG, start  # noqa: E402
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds workers in /proc")
 
@@ -27,7 +27,7 @@ def run(tmp_path: Path):
     """Return a long run that has saved its second checkpoint."""
     config = tmp_path / "run.yaml"
     config.write_text(CONFIG.replace("ITERATIONS", "100000").replace("val_interval: 4", "val_interval: 100000"))
-    process = Forked(arguments(config, tmp_path / "run", False), tmp_path)
+    process = start(config, tmp_path / "run")
     end = time.monotonic() + 120
     while not (tmp_path / "run" / "checkpoints" / "iter_0000002.pt").exists():
         assert process.poll() is None, process.err()[-3000:]
@@ -68,5 +68,5 @@ def test_workers_live_where_python_starts_them_by_a_server(tmp_path: Path) -> No
     config = tmp_path / "run.yaml"
     config.write_text(CONFIG.replace("ITERATIONS", "1"))
     before = functools.partial(multiprocessing.set_start_method, "forkserver", force=True)
-    process = Forked(arguments(config, tmp_path / "run", False), tmp_path, before=before)
+    process = start(config, tmp_path / "run", before=before)
     assert process.wait(120) == 0, process.err()[-3000:]
