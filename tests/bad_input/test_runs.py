@@ -109,7 +109,7 @@ def test_one_image_is_enough_for_a_model_without_pooling(project, seg_kernel):
 
 def test_no_metrics_is_said(project, seg_kernel, caplog):
     assert seg_kernel("run", "tiny.yaml", "~evaluate.metrics").code == 0
-    assert "there are no metrics (evaluate.metrics)" in caplog.text
+    assert "no metrics configured (evaluate.metrics)" in caplog.text
 
 
 # ---------------------------------------------------------------- around one's own objects
