@@ -130,7 +130,6 @@ def recipe(family: str, amp: str, options: Options) -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = [f"+work_dir={folder}", f"+engine.device={options.device}", f"+engine.amp={amp}"]
         steps = [f"schedule.iterations={count}", "+model.pretrained=null"]
-        steps += ["+model.test_cfg.mode=whole"]  # nothing is tested, and windows may be larger than the crops
         config = load_config(FAMILIES[family], [*learn, *data, *place, *steps])
         make_runner(config).run()
         lines = Path(folder, "metrics.jsonl").read_text("utf-8").splitlines()

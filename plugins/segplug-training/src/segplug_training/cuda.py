@@ -110,8 +110,6 @@ class CUDAEngine(LocalEngine):
             log.warning("engine.type CUDAEngine: each process trains its own model; use DDPEngine")
         if self.device.type == "cpu":
             keep_freed_memory()
-        if self.device.type == "cuda":
-            _compile_loss(self.device)
         if threads is None and self.device.type == "cpu" and threads_per_rank() < torch.get_num_threads():
             torch.set_num_threads(threads_per_rank())
         self.amp = _amp_type(amp, self.device)
@@ -142,6 +140,8 @@ class CUDAEngine(LocalEngine):
         self, optimizer: torch.optim.Optimizer, clip_grad: Mapping[str, float] | None = None
     ) -> torch.optim.Optimizer:
         optimizer = super().prepare_optimizer(optimizer, clip_grad)
+        if self.device.type == "cuda":
+            _compile_loss(self.device)
         if self.fused:
             fuse(optimizer, self.device)
         checkpoint_activations(self.segmentor, self.activation_checkpointing)
