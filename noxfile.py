@@ -384,15 +384,7 @@ def together(session: nox.Session) -> None:
     show(Path(session.virtualenv.location), full(), base())
     install_wheels(session, wheels())
     refuse_unpinned(session)
-    own = ("tests", "--ignore=tests/test_third_party.py")
-    pytest(session, *PARALLEL, *own, *tests_of_several(), "-m", "not slow", "--durations=15")
-
-
-def tests_of_several() -> list[str]:
-    """Return those files of a package's tests that skip something where another package is missing."""
-    files = [*ROOT.glob("kernel/tests/**/test_*.py"), *ROOT.glob("plugins/*/tests/**/test_*.py")]
-    skipping = [path for path in files if 'importorskip("segplug_' in path.read_text("utf-8")]
-    return sorted(path.relative_to(ROOT).as_posix() for path in skipping)
+    pytest(session, *PARALLEL, "tests", "--ignore=tests/test_third_party.py", "-m", "not slow", "--durations=15")
 
 
 @nox.session

@@ -38,17 +38,6 @@ def test_every_yaml_block_loads(page, write, number):
         load_config(write(named(block) or "block.yaml", block), catalog=Catalog())
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["tiny_r50_4xb2-40k_toys", "tiny_r18_4xb2-40k_toys", "tiny-original", "tiny_r18-wide_4xb2-40k_toys"],
-)
-def test_the_experiments_of_the_page_load(page, name):
-    pytest.importorskip("segplug_heads")  # its config source reads them
-    config = load_config(name)
-    assert config["optim"]["batch_size"] == 8
-    assert config["model"]["decode_head"]["num_classes"] == 4
-
-
 def test_the_explanation_on_the_page_is_what_is_printed(page):
     lines = load_config("my.yaml", catalog=Catalog()).explain("model.decode_head.num_classes")
     assert "\n".join(lines) in TEXT

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from segkernel import build
-from segkernel.catalog import Catalog
 from segkernel.errors import CheckpointError, ConfigError, DataError, UsageError
 from segkernel.sample import Targets
 from segplug_heads import CLIPTextEncoder, MultimodalEncoderDecoder
@@ -79,15 +78,10 @@ def test_a_text_that_is_too_long_is_refused() -> None:
         tokenize(["cat " * 10], 8)
 
 
-def test_class_names_come_from_here_or_from_an_installed_data_set() -> None:
+def test_class_names_of_data_sets_are_known_here() -> None:
     assert len(class_names("coco-stuff164k")) == len(class_names("COCO_Stuff")) == 171
     assert len(class_names("pascal_context")) == 59
     assert "background" not in class_names("voc12aug")
-    pytest.importorskip("segplug_datasets")
-    assert class_names("cityscapes")[:2] == ["road", "sidewalk"]
-    for ours, dataset in (("voc", "PascalVOC"), ("pascal_context", "PascalContext"), ("coco-stuff", "COCOStuff")):
-        spec = Catalog.discover().load("datasets", f"{dataset}Dataset").spec
-        assert class_names(ours) == [name for name in spec.classes if name != "background"]
 
 
 @pytest.mark.parametrize(

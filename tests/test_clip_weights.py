@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,8 +16,6 @@ from segkernel.nn import fit_shapes
 from segkernel.weights import convert, load_weights
 from segplug_heads import MultimodalEncoderDecoder
 from segplug_heads.parts.clip_tokenizer import tokenize
-
-pytest.importorskip("segplug_backbones")
 
 Weights = dict[str, Tensor]
 IMAGE_WIDTH, TEXT_WIDTH, VECTOR, HEADS, MASKS = 12, 8, 6, 2, 5

@@ -5,16 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 
+from segkernel import load_config, run
 from segplug_datasets import image
 
 
 def test_a_model_trains_on_four_bands(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    pytest.importorskip("segplug_heads")
-    from segkernel import load_config, run
-
     rng = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
     for name in ("a", "b"):
