@@ -1,4 +1,4 @@
-"""The kit is tried on components that are wrong in one way each: it must find nearly all of them."""
+"""Mutation tests of the conformance kit: components with one fault each, nearly all of which it must find."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXAMPLES = {
 
 
 class Mutant(NamedTuple):
-    """What is broken in which example, by replacing one text with another, and the check that has to see it."""
+    """A fault, made by replacing a text of an example, and the check that must find it."""
 
     what: str
     example: str
@@ -38,103 +38,106 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = [
-    # What is not saved, or not trained.
+    # Unsaved or untrained values.
     Mutant("modules in a plain list", "Trunk", "nn.ModuleList([nn.Conv2d(widths[0], widths[1], 3, 2, 1)])",
            "[nn.Conv2d(widths[0], widths[1], 3, 2, 1)]", "gradients"),
-    Mutant("modules in a plain list, of a neck", "Smooth", "nn.ModuleList(nn.Conv2d(width, 8, 3, padding=1) for width",
+    Mutant("a neck's modules in a plain list", "Smooth", "nn.ModuleList(nn.Conv2d(width, 8, 3, padding=1) for width",
            "list(nn.Conv2d(width, 8, 3, padding=1) for width", "gradients"),
-    Mutant("a random buffer that is not saved", "Trunk", "torch.rand(widths[0], 1, 1))",
+    Mutant("an unsaved random buffer", "Trunk", "torch.rand(widths[0], 1, 1))",
            "torch.rand(widths[0], 1, 1), persistent=False)", "state-dict"),
-    Mutant("a plain tensor for a buffer", "Trunk", 'self.register_buffer("scale", torch.rand(widths[0], 1, 1))',
+    Mutant("a plain tensor instead of a buffer", "Trunk", 'self.register_buffer("scale", torch.rand(widths[0], 1, 1))',
            "self.scale = torch.rand(widths[0], 1, 1)", "state-dict"),
-    Mutant("a layer made in the first forward", "Trunk", "return first, self.stages[0](first)",
+    Mutant("a layer created in the first forward pass", "Trunk", "return first, self.stages[0](first)",
            "if not hasattr(self, 'late'):\n            self.late = nn.Conv2d(16, 16, 1)\n"
            "        return first, self.late(self.stages[0](first))", "state-dict"),
-    Mutant("statistics that are kept outside the state", "Trunk", "return first, self.stages[0](first)",
+    Mutant("statistics outside the state dict", "Trunk", "return first, self.stages[0](first)",
            "if self.training:\n            self.mean = first.mean().detach() + 1\n"
            "        return first, self.stages[0](first) * getattr(self, 'mean', 1)", "state-dict"),
-    Mutant("a parameter that nothing uses", "Trunk", 'self.register_buffer("scale"',
+    Mutant("an unused parameter", "Trunk", 'self.register_buffer("scale"',
            'self.unused = nn.Parameter(torch.ones(1))\n        self.register_buffer("scale"', "gradients"),
-    Mutant("a gradient that is cut off", "Classifier", "self.dropout(features[0]))",
+    Mutant("a detached output", "Classifier", "self.dropout(features[0]))",
            "self.dropout(features[0])).detach()",
            "gradients"),
-    Mutant("maps that are detached", "Smooth", "for conv, value in zip(self.convs, features,",
+    Mutant("detached feature maps", "Smooth", "for conv, value in zip(self.convs, features,",
            "for conv, value in zip(self.convs, [value.detach() for value in features],", "trains-before"),
-    Mutant("one map that is detached", "Smooth", "for conv, value in zip(self.convs, features,",
+    Mutant("one detached feature map", "Smooth", "for conv, value in zip(self.convs, features,",
            "for conv, value in zip(self.convs, [features[0].detach(), *features[1:]],", "trains-before"),
     # Backbones.
-    Mutant("other channels than declared", "Trunk", "tuple(widths), (4, 8)", "(8, 8), (4, 8)", "outputs"),
-    Mutant("other strides than declared", "Trunk", "tuple(widths), (4, 8)", "tuple(widths), (4, 16)", "outputs"),
+    Mutant("wrong channels", "Trunk", "tuple(widths), (4, 8)", "(8, 8), (4, 8)", "outputs"),
+    Mutant("wrong strides", "Trunk", "tuple(widths), (4, 8)", "tuple(widths), (4, 16)", "outputs"),
     Mutant("the coarsest map first", "Trunk", "(4, 8), pretrained", "(8, 4), pretrained", "order"),
-    Mutant("a list for a tuple", "Trunk", "return first, self.stages[0](first)",
+    Mutant("a list instead of a tuple", "Trunk", "return first, self.stages[0](first)",
            "return [first, self.stages[0](first)]",
            "outputs"),
     Mutant("in_channels without effect", "Trunk", "nn.Conv2d(in_channels, widths[0]", "nn.Conv2d(3, widths[0]",
            "in-channels"),
-    Mutant("sizes that must divide by 8", "Trunk", "first = self.stem(images)",
+    Mutant("sizes that must be divisible by 8", "Trunk", "first = self.stem(images)",
            "first = self.stem(images.reshape(*images.shape[:2], images.shape[2] // 8, 8, -1).flatten(2, 3))",
            "odd-size"),
     Mutant("a float64 buffer", "Trunk", "torch.rand(widths[0], 1, 1))", "torch.rand(widths[0], 1, 1).double())",
            "precision"),
     Mutant("dropout in eval mode", "Trunk", "self.stem(images).relu()", "nn.functional.dropout(self.stem(images), 0.5)",
            "deterministic"),
-    Mutant("statistics of the batch in eval mode", "Trunk", "nn.BatchNorm2d(widths[0])",
+    Mutant("batch statistics in eval mode", "Trunk", "nn.BatchNorm2d(widths[0])",
            "nn.BatchNorm2d(widths[0], track_running_stats=False)", "batch-independent"),
-    Mutant("an input that is changed", "Trunk", "first = self.stem(images)", "first = self.stem(images.mul_(0.5))",
+    Mutant("an input modified in place", "Trunk", "first = self.stem(images)", "first = self.stem(images.mul_(0.5))",
            "input-kept"),
-    Mutant("values that are read while building", "Trunk", "(4, 8), pretrained\n", "(4, 8), pretrained\n"
+    Mutant("tensor values read in the constructor", "Trunk", "(4, 8), pretrained\n", "(4, 8), pretrained\n"
            "        float(torch.ones(1))\n", "meta"),
-    Mutant("a number drawn in eval mode", "Trunk", "return first, self", "torch.rand(1)\n        return first, self",
+    Mutant("a random number drawn in eval mode", "Trunk", "return first, self",
+           "torch.rand(1)\n        return first, self",
            "no-random"),
-    Mutant("weights that a constructor loads", "Trunk", "        self.stem =",
+    Mutant("a constructor that loads pretrained weights", "Trunk", "        self.stem =",
            "        if pretrained:\n            self.load_state_dict(torch.load(pretrained))\n        self.stem =",
            "constructs"),
-    Mutant("weights that a constructor always loads", "Trunk", "        self.stem =",
+    Mutant("a constructor that always downloads weights", "Trunk", "        self.stem =",
            "        torch.hub.load_state_dict_from_url('https://example.org/a.pth')\n        self.stem =",
            "constructs"),
     Mutant("a constructor that sets the seed", "Trunk", "        self.stem =",
            "        torch.manual_seed(0)\n        self.stem =", "constructs"),
     Mutant("a constructor that prints", "Trunk", "        self.stem =", "        print('hello')\n        self.stem =",
            "constructs"),
-    Mutant("a default that is changed", "Smooth", "in_channels: list[int]) -> None:\n        super().__init__()\n",
+    Mutant("a modified default", "Smooth", "in_channels: list[int]) -> None:\n        super().__init__()\n",
            "in_channels: list[int], seen: list[int] = [1]) -> None:\n        super().__init__()\n        seen.pop()\n",
            "own-defaults"),
-    Mutant("a default that is shared", "Smooth", "in_channels: list[int]) -> None:\n        super().__init__()\n",
+    Mutant("a shared default", "Smooth", "in_channels: list[int]) -> None:\n        super().__init__()\n",
            "in_channels: list[int], seen: list[int] = []) -> None:\n        super().__init__()\n"
            "        self.seen = seen\n", "own-defaults"),
     Mutant("an argument without annotation", "Trunk", "in_channels: int = 3", "in_channels=3", "annotated"),
-    Mutant("open arguments", "Trunk", "pretrained: str | None = None)", "pretrained: str | None = None, **kwargs: Any)",
+    Mutant("open keyword arguments", "Trunk", "pretrained: str | None = None)",
+           "pretrained: str | None = None, **kwargs: Any)",
            "no-open-arguments"),
-    Mutant("a default that is no YAML", "Trunk", "pretrained: str | None = None", "pretrained: Any = object()",
+    Mutant("a default that YAML cannot express", "Trunk", "pretrained: str | None = None", "pretrained: Any = object()",
            "plain-defaults"),
     Mutant("no docstring", "Trunk", '    """Two maps, at strides 4 and 8."""\n', "", "documented"),
     # Heads and segmentors.
-    Mutant("a class too many", "Classifier", "nn.Conv2d(in_channels, num_classes, 1)",
+    Mutant("one class too many", "Classifier", "nn.Conv2d(in_channels, num_classes, 1)",
            "nn.Conv2d(in_channels, num_classes + 1, 1)", "classes"),
     Mutant("a loss that is a map", "Classifier", 'total / (labels != IGNORE).sum().clamp(min=1)', "logits.square()",
            "loss"),
-    Mutant("a loss of another name", "Classifier", '"loss_ce"', '"ce"', "loss"),
-    Mutant("NaN where nothing is labelled", "Classifier", ".sum().clamp(min=1)}", ".sum()}", "all-ignored"),
+    Mutant('a loss without "loss" in its name', "Classifier", '"loss_ce"', '"ce"', "loss"),
+    Mutant("NaN for an unlabelled batch of a head", "Classifier", ".sum().clamp(min=1)}", ".sum()}", "all-ignored"),
     Mutant("an ignored value that counts", "Classifier", 'labels = targets["seg"]',
            'labels = targets["seg"].clamp(max=self.num_classes - 1)', "all-ignored"),
-    Mutant("a segmentor with a class too many", "Model", "super().__init__()\n",
+    Mutant("a segmentor with one class too many", "Model", "super().__init__()\n",
            "super().__init__()\n        num_classes += 1\n", "outputs"),
-    Mutant("an output that is not declared", "Model", 'return {"seg": self(images)}',
+    Mutant("an undeclared output", "Model", 'return {"seg": self(images)}',
            'return {"seg": self(images), "edge": self(images)}', "outputs"),
     Mutant("probabilities from predict", "Model", 'return {"seg": self(images)}',
            'return {"seg": self(images).softmax(1)}',
            "logits"),
-    Mutant("sigmoids from predict", "Model", 'return {"seg": self(images)}', 'return {"seg": self(images).sigmoid()}',
+    Mutant("sigmoid outputs from predict", "Model", 'return {"seg": self(images)}',
+           'return {"seg": self(images).sigmoid()}',
            "logits"),
-    Mutant("logarithms of probabilities from predict", "Model", 'return {"seg": self(images)}',
+    Mutant("log-probabilities from predict", "Model", 'return {"seg": self(images)}',
            'return {"seg": self(images).log_softmax(1)}', "logits"),
-    Mutant("a predict that trains from then on", "Model", 'return {"seg": self(images)}',
+    Mutant("a predict that switches to training mode", "Model", 'return {"seg": self(images)}',
            'scores = self(images)\n        self.train()\n        return {"seg": scores}', "outputs"),
     # Losses.
     Mutant("loss_weight without effect", "WeightedCrossEntropy", "return self.loss_weight * values", "return values",
            "loss-weight"),
     Mutant("pixel weights without effect", "WeightedCrossEntropy", "values = values * weight", "pass", "pixel-weights"),
-    Mutant("pixel weights that are squared", "WeightedCrossEntropy", "values = values * weight",
+    Mutant("squared pixel weights", "WeightedCrossEntropy", "values = values * weight",
            "values = values * weight * weight", "pixel-weights"),
     Mutant("ignore_index without effect", "WeightedCrossEntropy", "ignore_index=ignore_index,", "ignore_index=255,",
            "ignore-index"),
@@ -142,58 +145,59 @@ MUTANTS = [
            "values = cross_entropy(logits, target.where(target != 255, 0),", "ignored-pixels"),
     Mutant("avg_factor without effect", "WeightedCrossEntropy", "(count if avg_factor is None else avg_factor)",
            "count", "avg-factor"),
-    Mutant("a loss whose name is none", "WeightedCrossEntropy", '"loss_ce"', '"ce"', "scalar"),
+    Mutant('a loss_name without "loss"', "WeightedCrossEntropy", '"loss_ce"', '"ce"', "scalar"),
     Mutant("a loss that is a plain module", "WeightedCrossEntropy", "Loss):", "nn.Module):", "interface"),
-    Mutant("NaN of an unlabelled batch", "WeightedCrossEntropy", ".sum().clamp(min=1)", ".sum()", "all-ignored"),
-    Mutant("a loss that is no scalar", "WeightedCrossEntropy", "values.sum()", "values", "scalar"),
-    Mutant("a gradient of something else", "WeightedCrossEntropy", "values.sum()", "(values + values.detach()).sum()",
+    Mutant("NaN for an unlabelled batch", "WeightedCrossEntropy", ".sum().clamp(min=1)", ".sum()", "all-ignored"),
+    Mutant("a loss that is not a scalar", "WeightedCrossEntropy", "values.sum()", "values", "scalar"),
+    Mutant("a wrong gradient", "WeightedCrossEntropy", "values.sum()", "(values + values.detach()).sum()",
            "gradient"),
     # Data.
     Mutant("BGR images", "Files", "image.read(path)", "cv2.imread(str(path))", "colours"),
-    Mutant("an end that is none", "Files", "self.paths[index]", "self.paths[index % 2]", "length"),
-    Mutant("a colour too few", "Files", "((0, 0, 255), (0, 255, 0))", "((0, 0, 255),)", "classes"),
+    Mutant("no IndexError past the end", "Files", "self.paths[index]", "self.paths[index % 2]", "length"),
+    Mutant("one colour too few", "Files", "((0, 0, 255), (0, 255, 0))", "((0, 0, 255),)", "classes"),
     Mutant("a label without a class", "Files", 'classes = ("sky", "ground")\n    palette = ((0, 0, 255), (0, 255, 0))',
            'classes = ("sky",)\n    palette = ((0, 0, 255),)', "samples"),
-    Mutant("a data set that cannot be sent to workers", "Files", "self.paths = sorted(",
+    Mutant("a data set that cannot be pickled", "Files", "self.paths = sorted(",
            "self.read = lambda: None\n        self.paths = sorted(", "pickle"),
     Mutant("an ignored value that becomes a class", "Darken", "return sample",
            'sample["seg"] = LabelMap(sample["seg"].array % 255)\n        return sample', "moves-together"),
-    Mutant("an image that moves alone", "Darken", "return sample",
+    Mutant("an image that moves without its labels", "Darken", "return sample",
            "sample.image = sample.image[:, ::-1]\n        return sample",
            "moves-together"),
-    Mutant("labels that are interpolated", "Darken", "return sample",
+    Mutant("interpolated labels", "Darken", "return sample",
            'sample["seg"] = LabelMap(sample["seg"].array // 2)\n        return sample', "labels"),
-    Mutant("a generator of its own", "Darken", "rng.uniform", "np.random.uniform", "reproducible"),
+    Mutant("another random generator", "Darken", "rng.uniform", "np.random.uniform", "reproducible"),
     Mutant("ignored pixels in a metric", "MeanIoU", "counted = truth != IGNORE", "truth = np.minimum(truth, 3)\n"
            "        counted = truth >= 0", "reference"),
-    Mutant("a merge that forgets", "MeanIoU", "self.matrix + other.matrix", "other.matrix", "merge"),
-    Mutant("an order of chance", "Shuffled", "np.random.default_rng([seed, epoch])", "np.random.default_rng()",
+    Mutant("a merge that drops one side", "MeanIoU", "self.matrix + other.matrix", "other.matrix", "merge"),
+    Mutant("an unseeded order", "Shuffled", "np.random.default_rng([seed, epoch])", "np.random.default_rng()",
            "repeatable"),
     # Training and files.
     Mutant("a state that is not restored", "Best", 'self.best, self.seen = state["best"], list(state["seen"])', "pass",
            "state"),
-    Mutant("half a state that is not restored", "Best", 'self.best, self.seen = state["best"], list(state["seen"])',
+    Mutant("a partly restored state", "Best", 'self.best, self.seen = state["best"], list(state["seen"])',
            'self.best = state["best"]', "state"),
-    Mutant("a misspelt moment", "Best", "def after_validation(", "def after_validations(", "moments"),
-    Mutant("an argument that a moment has not", "Best", "run: Any, metrics", "run: Any, figures: Any, metrics",
+    Mutant("a misspelt hook method", "Best", "def after_validation(", "def after_validations(", "moments"),
+    Mutant("an unknown argument of a hook method", "Best", "run: Any, metrics", "run: Any, unknown: Any, metrics",
            "moments"),
     Mutant("an export in training mode", "Traced", "copy.deepcopy(segmentor).eval()", "copy.deepcopy(segmentor)",
            "round-trip"),
     Mutant("an export that leaves the model in eval mode", "Traced", "copy.deepcopy(segmentor).eval()",
            "segmentor.eval()", "round-trip"),
-    Mutant("a missing file that is no ExportError", "Traced", "raise ExportError(f\"{path}: {error}\") from error",
+    Mutant("a missing file that does not raise ExportError", "Traced",
+           "raise ExportError(f\"{path}: {error}\") from error",
            "raise",
            "missing-file"),
     Mutant("a step uphill", "Momentum", "parameter.sub_(group", "parameter.add_(group", "descends"),
-    Mutant("a rate that is not the group's", "Momentum", 'group["lr"] * speed', 'self.defaults["lr"] * speed',
+    Mutant("a learning rate other than the group's", "Momentum", 'group["lr"] * speed', 'self.defaults["lr"] * speed',
            "descends"),
-    Mutant("momentum that is not saved", "Momentum", 'self.state[parameter].setdefault("speed"',
+    Mutant("unsaved momentum", "Momentum", 'self.state[parameter].setdefault("speed"',
            'self.__dict__.setdefault("speeds", {}).setdefault(parameter', "resume"),
-    Mutant("a rate that never changes", "Exponential", "max(base * 0.8**i, self.floor)", "base", "rates"),
-    Mutant("a rate below zero", "Exponential", "max(base * 0.8**i, self.floor)", "base * (1 - i)", "rates"),
-    Mutant("weights that are dropped", "Prefixed", "for name, value in weights.items()}",
+    Mutant("a constant rate", "Exponential", "max(base * 0.8**i, self.floor)", "base", "rates"),
+    Mutant("a negative rate", "Exponential", "max(base * 0.8**i, self.floor)", "base * (1 - i)", "rates"),
+    Mutant("dropped weights", "Prefixed", "for name, value in weights.items()}",
            'for name, value in weights.items() if "bias" not in name}', "complete"),
-    Mutant("a format that claims all", "Prefixed", 'return all(key.startswith("theirs.") for key in keys)',
+    Mutant("a format that claims everything", "Prefixed", 'return all(key.startswith("theirs.") for key in keys)',
            "return True",
            "modest"),
     Mutant("a reader that runs code", "Prefixed", "dict(np.load(path, allow_pickle=False))",
@@ -201,9 +205,10 @@ MUTANTS = [
 ]  # fmt: skip
 
 UNSEEN = [
-    # What the kit would have to know of the data, the paper or the files; docs/conformance.md lists it.
-    Mutant("BGR images that name no file", "Files", '"path": str(path)}, pixels)', '}, pixels[..., ::-1])', "colours"),
-    Mutant("an ignored value that a data set loses", "Files", "LabelMap(labels)", "LabelMap(labels % 255)", "samples"),
+    # Faults that depend on the data, the paper or the files; listed in docs/conformance.md.
+    Mutant("BGR images without a file path", "Files", '"path": str(path)}, pixels)', '}, pixels[..., ::-1])',
+           "colours"),
+    Mutant("an ignored value lost by a data set", "Files", "LabelMap(labels)", "LabelMap(labels % 255)", "samples"),
     Mutant("classes in another order", "Files", '("sky", "ground")', '("ground", "sky")', "classes"),
     Mutant("a loss of twice the value", "WeightedCrossEntropy", "values.sum()", "(2 * values).sum()", "scalar"),
     Mutant("a rate that falls too fast", "Exponential", "0.8**i", "0.5**i", "rates"),
@@ -212,7 +217,7 @@ UNSEEN = [
 
 @pytest.fixture
 def variant(tmp_path: Path) -> Iterator[types.ModuleType]:
-    """A module of the examples, whose text a test may change before it runs it."""
+    """A module for the examples, whose text a test may change before executing it."""
     module = types.ModuleType("segkernel_mutant")
     sys.modules[module.__name__] = module
     yield module
@@ -220,7 +225,7 @@ def variant(tmp_path: Path) -> Iterator[types.ModuleType]:
 
 
 def mutated(module: types.ModuleType, example: str, old: str = "", new: str = "") -> type:
-    """Run the examples' text with one replacement within one class; return that class."""
+    """Execute the examples with one replacement in one class; return that class."""
     head = f"\nclass {example}(" if f"\nclass {example}(" in SOURCE else f"\nclass {example}:"
     rest = SOURCE.partition(head)[2]
     own, separator, after = rest.partition("\n\n\n")
@@ -250,13 +255,13 @@ def test_a_mutant_is_caught(variant: types.ModuleType, mutant: Mutant) -> None:
 
 
 @pytest.mark.parametrize("mutant", UNSEEN, ids=lambda each: each.what)
-def test_what_no_kit_can_know_is_as_the_documentation_says(variant: types.ModuleType, mutant: Mutant) -> None:
+def test_undetectable_faults_pass(variant: types.ModuleType, mutant: Mutant) -> None:
     target = mutated(variant, mutant.example, mutant.old, mutant.new)
     assert not [str(result) for result in results(EXAMPLES[mutant.example], target) if not result.ok]
 
 
 def package(*rows: Row) -> dict[str, str]:
-    """Return what fails of a package that offers these."""
+    """Return the failed checks of a package with these entry points."""
     failed = {}
     for name in ("kernel-bounds", "names", "light-import"):
         try:
@@ -266,7 +271,7 @@ def package(*rows: Row) -> dict[str, str]:
     return failed
 
 
-def test_packages_that_are_wrong_are_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faulty_packages_are_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "light_mutant.py").write_text("import numpy")
     (tmp_path / "heavy_mutant.py").write_text("import torch")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
@@ -296,8 +301,8 @@ def test_the_first_failure_explains_itself(variant: types.ModuleType) -> None:
     counts_all = "truth = truth.clip(max=3)\n        counted = truth >= 0"
     metric = mutated(variant, "MeanIoU", "counted = truth != IGNORE", counts_all)
     (message,) = [result.message for result in results("metrics", metric) if not result.ok]
-    figure, expected = (float(number) for number in re.findall(r"\d+\.\d+", message))
-    assert 0.5 < figure / expected < 2  # in one unit
+    value, expected = (float(number) for number in re.findall(r"\d+\.\d+", message))
+    assert 0.5 < value / expected < 2  # the same unit
 
 
 def test_packaged_configs_whose_parts_do_not_fit_are_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,13 +316,13 @@ def test_packaged_configs_whose_parts_do_not_fit_are_caught(tmp_path: Path, monk
     (tmp_path / "zoo_mutant" / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
     check = checks_of("zoo")["configs"].function
-    said = []
+    messages = []
     for channels in (2048, 512):
         text = config.replace("512", str(channels))
         (tmp_path / "zoo_mutant" / "zoo" / "mine.yaml").write_text(text)
         try:
             check(Subject("zoo", "configs", row, tmp_path))
         except CheckFailed as error:
-            said.append(str(error))
-    (message,) = said
+            messages.append(str(error))
+    (message,) = messages
     assert "in_channels 512 at in_index -1 does not fit the backbone" in message
