@@ -34,7 +34,7 @@ def test_an_error_comes_through_pickle_with_all_it_holds(error: SegKernelError) 
 
 def test_a_suggestion_names_what_is_near_or_else_what_there_is() -> None:
     assert suggest("chanels", ["channels", "depth"]) == "did you mean 'channels'?"
-    assert suggest("x", {"channels": 1}) == "there are: channels"
+    assert suggest("x", {"channels": 1}) == "available: channels"
     assert suggest("x", ["channels"], "") == suggest("x", 3) == ""
 
 

@@ -69,8 +69,8 @@ def test_a_metric_may_still_ask_for_probabilities_by_the_old_name(make_runner) -
     with pytest.warns(SegKernelRemovedIn04Warning) as warned:
         assert runner.test()["channels"] == 3
     messages = {str(warning.message) for warning in warned}
-    assert "Wants.needs_scores is called needs_probabilities now and goes away in 0.4" in messages
-    assert "the field 'seg_scores' is called 'seg_probabilities' now and goes away in 0.4" in messages
+    assert "Wants.needs_scores is deprecated and will be removed in 0.4; use needs_probabilities" in messages
+    assert "the field 'seg_scores' is deprecated and will be removed in 0.4; use 'seg_probabilities'" in messages
 
 
 def test_the_old_name_of_a_field_is_found_where_the_new_one_is() -> None:

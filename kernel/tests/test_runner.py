@@ -527,12 +527,12 @@ def test_what_is_started_again_goes_on_where_it_left_off(tmp_path, monkeypatch, 
         (folder / "checkpoints" / "iter_0000001.pt").touch()
         (folder / ".launch").write_text(launch)
     monkeypatch.setenv(launcher[0], "a")
-    assert rundir.go_on_from("run", None, False) == (None, None)
+    assert rundir.resume_point("run", None, False) == (None, None)
     monkeypatch.setenv(launcher[1], "1")
-    mine, checkpoint = rundir.go_on_from("run", None, False)
+    mine, checkpoint = rundir.resume_point("run", None, False)
     assert mine.resolve() == folders["1_mine"]
     assert checkpoint.name == "iter_0000001.pt"
     monkeypatch.setenv(launcher[0], "never started")
-    assert rundir.go_on_from("run", None, False) == (None, None)
+    assert rundir.resume_point("run", None, False) == (None, None)
     with pytest.raises(CheckpointError):
-        rundir.go_on_from("other", None, True)
+        rundir.resume_point("other", None, True)

@@ -138,7 +138,7 @@ def test_a_run_does_not_write_over_another(trained, seg_kernel):
         return {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file() and path.name != ".lock"}
 
     before = files()
-    seg_kernel("run", "tiny.yaml").must_fail(2, "run: holds a run already", "--resume")
+    seg_kernel("run", "tiny.yaml").must_fail(2, "run: already contains a run", "--resume")
     assert before == files()
 
 

@@ -10,7 +10,7 @@ FILES = {
     "missing": (None, "x.yaml no such file"),
     "not YAML": ("a: [1", "x.yaml:2:1 not valid YAML"),
     "a tab": ("a:\n\tb: 1", "x.yaml:2:1", "use spaces"),
-    "a key twice": ("model: 1\nmodel: 2", "x.yaml:2:1 the key 'model' is written twice"),
+    "a key twice": ("model: 1\nmodel: 2", "x.yaml:2:1 duplicate key 'model'"),
     "a list": ("- 1", "x.yaml holds a list"),
     "empty": ("", "x.yaml is empty"),
     "not text": (b"\xff\xfe\x00", "x.yaml is not UTF-8"),
@@ -125,7 +125,7 @@ def test_all_that_is_wrong_is_said_at_once(project, seg_kernel):
 
 @pytest.mark.parametrize("name", ["cuda:99", "banana"])
 def test_a_device_that_is_not_there_is_refused(project, seg_kernel, name):
-    seg_kernel("run", "tiny.yaml", "--device", name).must_fail(2, "engine: ", f"device '{name}' cannot be used here")
+    seg_kernel("run", "tiny.yaml", "--device", name).must_fail(2, "engine: ", f"device '{name}' is not available")
 
 
 @pytest.mark.parametrize("arguments", [["nope"], ["plugins", "show", "nope"], ["models", "nope"], ["run", "nope"]])

@@ -73,7 +73,7 @@ def stranger(trained, monkeypatch):
 @pytest.mark.parametrize("wish", ASKS)
 def test_what_a_checkpoint_asks_for_is_refused_unread(stranger, seg_kernel, command, wish):
     stranger(*ASKS[wish])
-    seg_kernel(*COMMANDS[command]).must_fail(1, "the config in this file of weights asks for", "--trust")
+    seg_kernel(*COMMANDS[command]).must_fail(1, "the config in this weights file names", "--trust")
     assert not Path("executed").exists()
     assert "stranger" not in sys.modules
 
@@ -82,7 +82,7 @@ def test_what_a_checkpoint_asks_for_is_refused_unread(stranger, seg_kernel, comm
 def test_what_predicting_does_not_need_is_left_alone_and_refused_by_a_test(stranger, seg_kernel, wish):
     stranger(*FOR_TESTS_ALONE[wish])
     assert seg_kernel(*COMMANDS["predict"]).code == 0
-    seg_kernel(*COMMANDS["test"]).must_fail(1, "the config in this file of weights asks for", "--trust")
+    seg_kernel(*COMMANDS["test"]).must_fail(1, "the config in this weights file names", "--trust")
     assert not Path("executed").exists()
 
 

@@ -40,7 +40,7 @@ PUBLIC_MODULES = (
     "signature",
     "testing",
 )
-"""Modules that plugins may import, and what lies in them; all others may change in any release."""
+"""The modules that plugins may import; all others may change in any release."""
 
 if TYPE_CHECKING:
     from segkernel.building import build as build

@@ -18,15 +18,15 @@ from segkernel.sample import Batch, Targets, map_tensors
 class LocalEngine(Engine):
     """Train and predict on one device, as a plain loop does.
 
-    The base of others: they override `autocast`, `backward`, `clip` and `step` for other precisions, `compute_loss` and
-    `accumulating` for several devices, and what all ranks do together.
+    Base class of other engines: they override `autocast`, `backward`, `clip` and `step` for other precisions,
+    `compute_loss`, `accumulating` and the collective operations for several devices.
 
     Args:
-        device: ``auto`` takes CUDA, else Apple's MPS, else the processor; or any torch device, ``cuda:1``.
-        threads: Threads of torch on the processor; None leaves torch's choice.
+        device: ``auto`` takes CUDA, else Apple's MPS, else the CPU; or any torch device, ``cuda:1``.
+        threads: Number of CPU threads of torch; None keeps torch's default.
 
     Raises:
-        UsageError: When the device is not there.
+        UsageError: When the device is not available.
     """
 
     def __init__(self, device: str = "auto", threads: Threads | None = None) -> None:
@@ -67,11 +67,11 @@ class LocalEngine(Engine):
             return _with_total(self.compute_loss(images, targets))
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Return the context of every forward pass: the precision it computes in."""
+        """Return the context of every forward pass, which sets its precision."""
         return nullcontext()
 
     def compute_loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
-        """Return the segmentor's named scalars, in training."""
+        """Return the segmentor's named scalars for a training batch."""
         return self.segmentor.loss(images, targets)
 
     def accumulating(self) -> AbstractContextManager[Any]:
@@ -131,7 +131,7 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"device {name!r} is not available: {str(error).splitlines()[0]}") from error
     return device
 
 
@@ -153,10 +153,10 @@ def together(engine: Engine) -> Iterator[None]:
         engine.alert(str(failure))
     if not engine.any(failure is not None):
         return
-    said = failure if isinstance(failure, SegKernelError | None) else PeerError(f"{type(failure).__name__}: {failure}")
-    rank, first = next((rank, error) for rank, error in enumerate(engine.gather(said)) if error is not None)
+    sent = failure if isinstance(failure, SegKernelError | None) else PeerError(f"{type(failure).__name__}: {failure}")
+    rank, first = next((rank, error) for rank, error in enumerate(engine.gather(sent)) if error is not None)
     own = rank == engine.rank
-    raised = failure if own and failure is not None else first  # its own with where it was raised
+    raised = failure if own and failure is not None else first  # its own keeps its traceback
     if isinstance(raised, SegKernelError):
         raised.on_all_ranks, raised.reported = True, not own
         if engine.world_size > 1:
@@ -176,7 +176,7 @@ def blame_batch(batches: Sequence[Batch]) -> Iterator[None]:
         hint = next((hint for words, hint in _HINTS.items() if words in reason), "--traceback shows where")
         sizes = " + ".join(" x ".join(map(str, batch.images.shape)) for batch in batches)
         listed = "\n    ".join(sample_names(batches))
-        raise TrainingError(f"the model cannot take images {sizes}: {reason}\n    {hint}\n    {listed}") from error
+        raise TrainingError(f"the model failed on images {sizes}: {reason}\n    {hint}\n    {listed}") from error
 
 
 _HINTS = {

@@ -13,10 +13,10 @@
     │   └── IncompatiblePluginError     3   installed, but made for another kernel
     ├── DataError                  1   an image, a mask, a folder
     ├── CheckpointError            1   a weights file
-    ├── UntrustedError             1   a config out of a weights file that asks for more than installed plugins
-    ├── TrainingError              1   a run that cannot go on
-    ├── PeerError                  1   another rank of a run cannot go on
-    ├── ExportError                1   a model that cannot be exported, or gives other numbers
+    ├── UntrustedError             1   a config from a weights file that names code or other files
+    ├── TrainingError              1   a run that cannot continue
+    ├── PeerError                  1   another rank of the run has failed
+    ├── ExportError                1   a model that cannot be exported, or whose export returns other values
     └── Interrupted                130 or 143   SIGINT, SIGTERM
 
 An exception keeps its data as attributes and builds its message from them.
@@ -36,7 +36,7 @@ from traceback import extract_tb
 class SegKernelError(Exception):
     """What went wrong, where, and what to do, in one message.
 
-    In a run of several ranks, ``on_all_ranks`` is true when every rank raises it at the same moment, and ``reported``
+    In a run of several ranks, ``on_all_ranks`` is true when every rank raises it at the same point, and ``reported``
     when another rank prints the message.
     """
 
@@ -49,29 +49,29 @@ class SegKernelError(Exception):
 
 
 class SegKernelRemovedIn04Warning(DeprecationWarning):
-    """A public name that still works and goes away in seg-kernel 0.4."""
+    """A deprecated public name that seg-kernel 0.4 removes."""
 
 
 def warn_renamed(old: str, new: str, stacklevel: int = 3) -> None:
-    """Warn that ``old`` is called ``new`` now, at the caller of the function that calls this."""
-    warnings.warn(f"{old} is called {new} now and goes away in 0.4", SegKernelRemovedIn04Warning, stacklevel)
+    """Warn that ``old`` was renamed to ``new``, at the caller of the function that calls this."""
+    warnings.warn(f"{old} is deprecated and will be removed in 0.4; use {new}", SegKernelRemovedIn04Warning, stacklevel)
 
 
 class UsageError(SegKernelError):
-    """A command or a call was given something it cannot use."""
+    """An invalid argument of a command or a call."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong in a config.
+    """One error in a config.
 
     Args:
         message: What is wrong.
         path: The dotted key, ``model.decode_head.channels``.
         place: Where it was written, ``my.yaml:14:7``, or ``command line``; empty when unknown.
-        hint: What to do, or further places that matter.
+        hint: What to do, or other places involved.
         error: The exception behind it, when there is one.
     """
 
@@ -87,9 +87,9 @@ class Problem:
 
 
 class ConfigError(SegKernelError):
-    """A config that cannot be used; ``problems`` holds all that was found, not only the first.
+    """A config that cannot be used; ``problems`` lists every error found, not only the first.
 
-    The exit code is 3 instead when all that is wrong is a plugin that is missing, broken or incompatible.
+    The exit code is 3 instead if every problem is a missing, broken or incompatible plugin.
     """
 
     exit_code = 2
@@ -108,13 +108,13 @@ class MissingPackageError(ConfigError):
 
 
 class ComponentError(SegKernelError):
-    """A named component cannot be had.
+    """A named component is not available.
 
     Args:
         group: The kind, without prefix: ``heads``; empty when a whole distribution is meant.
-        name: The name as it was asked for.
+        name: The requested name.
         message: What is wrong and what to do.
-        distribution: What offers it.
+        distribution: The distribution that offers it.
     """
 
     exit_code = 3
@@ -125,7 +125,7 @@ class ComponentError(SegKernelError):
 
 
 class UnknownComponentError(ComponentError):
-    """No distribution offers this name; ``moved`` says where what others call so is."""
+    """No distribution offers this name; ``moved`` is a hint about what other frameworks call so."""
 
     exit_code = 2
 
@@ -140,11 +140,11 @@ class UnknownComponentError(ComponentError):
 
 
 class AmbiguousComponentError(ComponentError):
-    """Several entry points offer this name, and nothing says which is meant.
+    """Several entry points offer this name, and none is preferred.
 
     Args:
         group: The kind.
-        name: The name as it was asked for, or a file's suffix.
+        name: The requested name, or a file's suffix.
         candidates: What to write for each: ``distribution/Name``, or import paths where one distribution has several.
     """
 
@@ -153,7 +153,7 @@ class AmbiguousComponentError(ComponentError):
     def __init__(self, group: str, name: str, candidates: Sequence[str]) -> None:
         self.candidates = tuple(candidates)
         message = f"{group} component {name!r} is offered {len(self.candidates)} times"
-        hint = f"write type: {' or '.join(self.candidates)}, or settle it with plugins.prefer"
+        hint = f"write type: {' or '.join(self.candidates)}, or set plugins.prefer"
         super().__init__(group, name, f"{message}\n    {hint}")
 
 
@@ -161,7 +161,7 @@ class DisabledPluginError(ComponentError):
     """Installed, but SEGKERNEL_DISABLE hides the distribution."""
 
     def __init__(self, group: str, name: str, distribution: str) -> None:
-        message = f"{name!r} is in {distribution}, which is disabled\n    take it out of SEGKERNEL_DISABLE"
+        message = f"{name!r} is in {distribution}, which is disabled\n    remove it from SEGKERNEL_DISABLE"
         super().__init__(group, name, message, distribution)
 
 
@@ -190,10 +190,10 @@ class IncompatiblePluginError(ComponentError):
     Args:
         group: Component group, empty when the whole distribution is meant.
         name: Component name, or empty.
-        distribution: What cannot be used.
+        distribution: The incompatible distribution.
         requires: The kernel versions it accepts, as a specifier.
         running: The version of the kernel.
-        contract: The first kernel version with the present contracts, when ``requires`` admits older ones.
+        contract: The first kernel version with the current contracts, when ``requires`` admits older ones.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class IncompatiblePluginError(ComponentError):
     ) -> None:
         self.requires, self.contract = requires, contract
         why = f": written for contracts before {contract}" if contract else f", but {running} is running"
-        cure = f"port it and require seg-kernel>={contract}" if contract else "install a seg-kernel that it accepts"
+        cure = f"port it and require seg-kernel>={contract}" if contract else "install a compatible seg-kernel"
         message = f"{distribution} accepts seg-kernel {requires or 'of any version'}{why}; it was not imported"
         hint = f"pip install --upgrade {distribution}, or {cure}"
         super().__init__(group, name, f"{message}\n    {hint}", distribution)
@@ -221,33 +221,33 @@ class DataError(SegKernelError):
 
 
 class CheckpointError(SegKernelError):
-    """A file of weights that is missing, damaged, refused or does not fit."""
+    """A weights file that is missing, damaged, refused or does not fit the model."""
 
 
 class UntrustedError(SegKernelError):
-    """A config that came out of a file of weights asks for code or for another file; such files are data.
+    """A config from a weights file names code or another file, although such files are treated as data.
 
     Args:
-        what: It asks for.
+        what: The code or file.
         path: The config key that refers to it, if known.
     """
 
     def __init__(self, what: str, path: str = "") -> None:
         asked = f"{what} ({path})" if path else what
-        message = f"the config in this file of weights asks for {asked}; nothing of it was run or read"
-        super().__init__(f"{message}\n    if you know where the file comes from: --trust, or trust=True")
+        message = f"the config in this weights file names {asked}, which was neither run nor read"
+        super().__init__(f"{message}\n    if you trust the source of the file: --trust, or trust=True")
 
 
 class TrainingError(SegKernelError):
-    """A run that cannot go on, for example a loss that is not finite."""
+    """A run that cannot continue, for example because the loss is not finite."""
 
 
 class PeerError(SegKernelError):
-    """Another rank of the run has failed or is gone, so this one cannot go on.
+    """Another rank of the run has failed or exited, so this one cannot continue.
 
     Args:
-        message: What that rank said, or that it is gone.
-        reported: Whether that rank, or another, prints it.
+        message: That rank's error message, or that it exited.
+        reported: Whether another rank prints it.
     """
 
     def __init__(self, message: str, reported: bool = True) -> None:
@@ -256,7 +256,7 @@ class PeerError(SegKernelError):
 
 
 class ExportError(SegKernelError):
-    """A model that cannot be exported, or whose exported file does not give the same numbers."""
+    """A model that cannot be exported, or whose exported file returns other values."""
 
 
 class Interrupted(SegKernelError):
@@ -275,7 +275,7 @@ def worker_crash_of(error: BaseException) -> DataError | None:
     While a tensor is fetched from the worker, the closed connection may be noticed first.
     """
     text = str(error) or type(error).__name__
-    if isinstance(error, SegKernelError) and text.startswith("Caught "):  # one that a worker has raised, all of it
+    if isinstance(error, SegKernelError) and text.startswith("Caught "):  # raised in a worker, with its traceback
         return DataError(text.rpartition(f"segkernel.errors.{type(error).__name__}: ")[2].rstrip())
     fetching = any("resource_sharer" in frame.filename for frame in extract_tb(error.__traceback__))
     if not (fetching or (isinstance(error, RuntimeError) and text.startswith("DataLoader worker"))):
@@ -290,10 +290,10 @@ def did_you_mean(name: object, known: Iterable[object], limit: int = 2) -> list[
     return [names[match] for match in difflib.get_close_matches(str(name).lower(), list(names), n=limit, cutoff=0.6)]
 
 
-def suggest(name: object, known: object, otherwise: str = "there are: ") -> str:
+def suggest(name: object, known: object, otherwise: str = "available: ") -> str:
     """Return a hint: the names of ``known`` closest to ``name``, or else the first few of them.
 
-    A string, or a value that is not a container, has no names.
+    The hint is empty if ``known`` is a string or not a container.
     """
     names = list(dict.fromkeys(map(str, known))) if isinstance(known, Iterable) and not isinstance(known, str) else []
     if near := did_you_mean(name, names):

@@ -160,7 +160,7 @@ def run(
         resume: A checkpoint; True takes the newest of this run.
     """
     config = load_config(config, overrides)
-    work_dir, checkpoint = rundir.go_on_from(config.name, work_dir or config.get("work_dir"), resume)
+    work_dir, checkpoint = rundir.resume_point(config.name, work_dir or config.get("work_dir"), resume)
     runner = make_runner(config, work_dir, pretrained=checkpoint is None)
     # A host that came in another's place does not know that the ranks were started again; one of the others does.
     if found := next(filter(None, runner.engine.gather(checkpoint)), None):

@@ -1,7 +1,7 @@
-"""The lifecycle of a run, as pluggy hook specifications, and what of the run a hook may use.
+"""The lifecycle of a run, as pluggy hook specifications, and the part of the run that hooks may use.
 
-A hook is an object with methods marked ``@hookimpl`` and, if it cares, a ``priority`` (smaller runs first) and
-``state_dict``/``load_state_dict``. A method takes only the arguments it uses. ``run`` is a `Run`: read
+A hook is an object with methods marked ``@hookimpl`` and, optionally, a ``priority`` (smaller runs first) and
+``state_dict``/``load_state_dict``. A method declares only the arguments it uses. ``run`` is a `Run`: read
 ``run.iteration``, ``run.model``, ``run.metrics`` ... and call ``run.stop(reason)`` to end training after this
 iteration. Hooks run on every rank; guard writing with ``run.is_main``.
 
@@ -99,7 +99,7 @@ class Run(Protocol):
 
 
 class Priority(enum.IntEnum):
-    """When a hook runs among others: smaller first, equal ones in the order of the config."""
+    """The order in which hooks run: smaller first, equal ones in the order of the config."""
 
     VERY_HIGH = 10
     HIGH = 30
@@ -111,7 +111,7 @@ class Priority(enum.IntEnum):
 
 
 class Moments:
-    """The hook methods: each is the specification of one moment of a run."""
+    """The specifications of the hook methods."""
 
     def before_run(self, run: Run) -> None:
         """Everything is built and, when resuming, restored; nothing has run yet."""
@@ -120,10 +120,10 @@ class Moments:
         """Training is about to start at ``run.iteration``."""
 
     def before_train_iteration(self, run: Run, batches: list[Batch]) -> None:
-        """One optimiser step is about to be made from these micro-batches."""
+        """An optimiser step is about to run on these micro-batches."""
 
     def after_train_iteration(self, run: Run, batches: list[Batch], losses: Mapping[str, Any]) -> None:
-        """An optimiser step was made; ``losses`` are detached tensors on the device: reading one waits for it."""
+        """An optimiser step has run; ``losses`` are detached and on the device: reading one waits for the device."""
 
     def train_iteration_ended(self, run: Run) -> None:
         """Closes ``before_train_iteration``, also when the step failed."""
@@ -223,7 +223,7 @@ class HookCaller:
         The closing method is only called on hooks whose ``before_STAGE`` was called. ``more`` are further arguments of
         ``before_STAGE``.
         """
-        # ``after_STAGE`` that reports a result is skipped without one, so another method closes the stage.
+        # An ``after_STAGE`` that reports a result is not called without one: ``STAGE_ended`` closes these stages.
         closing = f"{stage}_ended" if hasattr(Moments, f"{stage}_ended") else f"after_{stage}"
         only = self._manager.subset_hook_caller
         with ExitStack() as opened:

@@ -1,4 +1,4 @@
-"""OpenCV, imported where it is first used: starting a command does not wait for it."""
+"""OpenCV, imported when it is first used, so that commands start faster."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ def opencv() -> ModuleType:
     """Return the module ``cv2``.
 
     Raises:
-        SegKernelError: When it, or a library of the system that it needs, is missing; the message says what to type.
+        SegKernelError: When it, or a system library that it needs, is missing; the message has the command to run.
     """
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # a line for each private tag of each GeoTIFF
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # else it logs each private tag of a GeoTIFF
     try:
         import cv2
     except ImportError as error:
         raise SegKernelError(
             f"OpenCV cannot be loaded: {error}\n    pip install --force-reinstall opencv-python\n"
-            "    on a machine without a screen that lacks libGL: pip uninstall opencv-python, then "
+            "    if libGL is missing, on a headless machine: pip uninstall opencv-python, then "
             "pip install opencv-python-headless"
         ) from error
     return cv2

@@ -1,7 +1,7 @@
 """The run directory: where it is, and who may write to it.
 
 work_dirs/NAME/TIME/
-    log.txt  checkpoints/  and what hooks write
+    log.txt  checkpoints/  and files written by hooks
 """
 
 from __future__ import annotations
@@ -38,19 +38,18 @@ ROOT = "work_dirs"
 Directory = str | Path | None
 
 
-def go_on_from(name: str, work_dir: Directory, resume: str | Path | bool) -> tuple[Directory, Path | None]:
-    """Return the run directory, None for a new one, and the checkpoint to go on from, None for the start.
+def resume_point(name: str, work_dir: Directory, resume: str | Path | bool) -> tuple[Directory, Path | None]:
+    """Return the run directory, None for a new one, and the checkpoint to resume from, None to start from scratch.
 
-    Where torchrun has started the ranks again, or SLURM the job, they go on in the directory of this launch, from its
-    last checkpoint.
+    After a restart by torchrun or SLURM, the run resumes from the last checkpoint of this launch, in its directory.
 
     Args:
-        name: Of the run; without ``work_dir`` the newest of this name counts.
-        work_dir: Where it writes.
+        name: Name of the run; without ``work_dir`` its newest directory is used.
+        work_dir: Directory that the run writes to.
         resume: A checkpoint; True takes the newest.
 
     Raises:
-        CheckpointError: When there is none.
+        CheckpointError: When ``resume`` is true and there is no checkpoint.
     """
     given = None if isinstance(resume, bool) else Path(resume)
     if work_dir is None and given and given.parent.name == "checkpoints":
@@ -65,7 +64,7 @@ def go_on_from(name: str, work_dir: Directory, resume: str | Path | bool) -> tup
 
 
 def _was_left_by_this_launch(folder: Path) -> bool:
-    """Whether the ranks were started again, and wrote to a directory the time before."""
+    """Whether the ranks were restarted and an earlier start of this launch wrote to the directory."""
     restarted = any(os.environ.get(f"{by}_RESTART_COUNT", "0") != "0" for by in ("TORCHELASTIC", "SLURM"))
     return restarted and (folder / ".launch").exists() and (folder / ".launch").read_text() == _launch()
 
@@ -74,27 +73,27 @@ def _launch() -> str:
     return os.environ.get("TORCHELASTIC_RUN_ID") or os.environ.get("SLURM_JOB_ID", "")
 
 
-def take(run: Runner, opened: ExitStack, wanted: Path | None, resuming: bool) -> Path:
+def claim(run: Runner, opened: ExitStack, wanted: Path | None, resuming: bool) -> Path:
     """Create the run directory with its log, and keep other runs out until ``opened`` closes.
 
     Args:
-        run: Its name and what it was started with.
-        opened: Gets what has to be closed.
-        wanted: The directory; None makes a new one, ``work_dirs/NAME/TIME``.
-        resuming: Whether the run that is there goes on.
+        run: The run that writes to it.
+        opened: Receives what has to be closed.
+        wanted: The directory; None creates a new one, ``work_dirs/NAME/TIME``.
+        resuming: Whether the run in the directory continues.
 
     Raises:
-        UsageError: When it holds another run, which this one would overwrite, or one that is still running.
-        SegKernelError: When it cannot be written.
+        UsageError: When it contains another run, which this one would overwrite, or one that is still running.
+        SegKernelError: When it is not writable.
     """
     try:
         path = wanted or _new(run.name)
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         opened.enter_context(_locked(path))
         if run.train_set is not None and not resuming and any(path.glob("checkpoints/iter_*.pt")):
-            raise UsageError(f"{path}: holds a run already; go on with --resume, or give another --work-dir")
+            raise UsageError(f"{path}: already contains a run; continue it with --resume, or choose another --work-dir")
         for leftover in path.glob("checkpoints/.*.tmp") if run.train_set is not None else ():
-            leftover.unlink(missing_ok=True)  # of a run that was killed while it saved: the lock says that it is over
+            leftover.unlink(missing_ok=True)  # of a run killed while saving: as the lock was free, it has exited
         (path / ".launch").write_text(_launch())
         handler = _LogFile(path / "log.txt", encoding="utf-8")
     except OSError as error:
@@ -109,7 +108,7 @@ def take(run: Runner, opened: ExitStack, wanted: Path | None, resuming: bool) ->
 
 
 def _new(name: str) -> Path:
-    """Make a directory that was not there, even when another run starts in the same second."""
+    """Create a new directory, even when another run starts in the same second."""
     time_of_day = time.strftime("%Y%m%d_%H%M%S")
     for count in itertools.count(1):
         path = Path(ROOT) / name / (time_of_day if count == 1 else f"{time_of_day}_{count}")
@@ -120,7 +119,7 @@ def _new(name: str) -> Path:
 
 
 _HELD: set[Path] = set()
-"""Directories that runs of this process write to: a POSIX lock keeps out other processes only."""
+"""Directories that runs of this process write to: a POSIX lock only keeps out other processes."""
 
 
 @contextlib.contextmanager
@@ -136,10 +135,10 @@ def _locked(path: Path) -> Iterator[None]:
             if fcntl is not None:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):  # others are of a file system without locks
+            if error.errno in (errno.EACCES, errno.EAGAIN):  # other errors: no support for locks
                 raise UsageError(message) from None
         file.truncate(0)
-        print(os.getpid(), file=file, flush=True)  # a full disk is found out now
+        print(os.getpid(), file=file, flush=True)  # a full disk is detected here
         _HELD.add(own)
         try:
             yield
@@ -175,5 +174,5 @@ def metadata(run: Runner) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return plain dicts and lists: what was loaded remembers places, which a file need not."""
+    """Return plain dicts and lists, without the places that a loaded config carries."""
     return json.loads(json.dumps(value, default=str))

@@ -411,7 +411,7 @@ class Runner:
         """
         if not self._holds_directory:
             with together(self.engine):
-                path = rundir.take(self, self._open, self._wanted_dir, resuming) if self.is_main else None
+                path = rundir.claim(self, self._open, self._wanted_dir, resuming) if self.is_main else None
             self.work_dir = Path(self.engine.agree(str(path)))
             self._holds_directory = True
         if not (self._started or resuming):

@@ -3,7 +3,7 @@
     signature(PSPHead)["channels"]      # Parameter(name="channels", annotation=int, owner=DecodeHead, ...)
 
 Arguments that ``**kwargs: Unpack[SomeTypedDict]`` forwards take their default from the base class's ``__init__``;
-those a class names in ``fixed_arguments`` are not arguments of it.
+those that a class lists in ``fixed_arguments`` are not accepted by it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Parameter:
         name: The keyword.
         annotation: Resolved; ``Any`` when there is none; `Unresolved` when it cannot be.
         default: `EMPTY` where there is none.
-        required: Whether it has to be given.
+        required: Whether it must be given.
         owner: The class or function whose signature has it.
     """
 
@@ -66,8 +66,8 @@ class Signature(dict[str, Parameter]):
 
     Args:
         parameters: By name.
-        fixed: Arguments of a base that the class decides itself, with the value where it says so.
-        open: A ``**kwargs`` that does not say what it takes; empty when there is none.
+        fixed: Arguments of a base class that the class sets itself, with their values where known.
+        open: A ``**kwargs`` without declared arguments; empty when there is none.
     """
 
     def __init__(self, parameters: Mapping[str, Parameter], fixed: Mapping[str, Any] | None = None, open: str = ""):
@@ -77,7 +77,7 @@ class Signature(dict[str, Parameter]):
 
 @functools.cache
 def signature(target: Callable[..., Any]) -> Signature:
-    """Read what ``target``, a class, a dataclass or a function, takes; forwarded arguments included."""
+    """Read the arguments of ``target``, a class, a dataclass or a function; forwarded ones included."""
     if is_typeddict(target):
         return _of_typed_dict(target)
     if isinstance(target, type):
@@ -95,7 +95,7 @@ def annotations_of(obj: Any) -> dict[str, Any]:
 
 
 def _of_class(chain: Sequence[type]) -> Signature:
-    """Read the constructor that the classes of ``chain``, nearest first, lead to."""
+    """Read the first constructor in ``chain``, the rest of a method resolution order."""
     index = next((i for i, base in enumerate(chain) if _has_constructor(base)), None)
     if index is None:
         return Signature({})
@@ -107,14 +107,14 @@ def _of_class(chain: Sequence[type]) -> Signature:
 
 
 def _has_constructor(cls: type) -> bool:
-    """Whether the class has an ``__init__`` that counts: those of ``object``, Protocols, ``nn.Module`` take nothing."""
+    """Whether the class has its own ``__init__``; those of ``object``, Protocols and ``nn.Module`` take nothing."""
     home = getattr(vars(cls).get("__init__"), "__module__", None)
-    # The class is asked for its module as well: an exporter of torch may have wrapped the constructor of nn.Module.
+    # The class's own module is checked as well: torch's exporters may wrap the constructor of nn.Module.
     return home not in (None, "typing", "typing_extensions") and cls.__module__ != "torch.nn.modules.module"
 
 
 def _is_generated(owner: Any, constructor: Any) -> bool:
-    """Whether ``@dataclass`` wrote the constructor; a field of a base has the names of that class's module."""
+    """Whether ``@dataclass`` wrote the constructor; then hints are read from the class, for fields of base classes."""
     return is_dataclass(owner) and constructor.__code__.co_filename == "<string>"
 
 
@@ -124,7 +124,7 @@ def _fixed(cls: type) -> dict[str, Any]:
 
 
 def _of_function(function: Any, owner: Any, base: Callable[[dict[str, Any]], Signature], skip: int = 0) -> Signature:
-    """Read a function; ``base`` gives the signature of what its ``**kwargs`` are handed on to."""
+    """Read a function; ``base`` returns the signature of what its ``**kwargs`` are passed to."""
     plain = inspect.unwrap(function)
     hints = annotations_of(owner if _is_generated(owner, plain) else plain)
     parameters, forwarded = {}, Signature({})
@@ -171,7 +171,7 @@ def _of_returned(hints: Mapping[str, Any]) -> Signature:
 
 
 def _resolve(annotation: Any, owner: Any) -> Any:
-    """Evaluate one annotation of a function or class among the names of its module."""
+    """Evaluate one annotation of a function or class in the namespace of its module."""
     scope = getattr(owner, "__globals__", None) or getattr(sys.modules.get(owner.__module__), "__dict__", {})
     holder = types.FunctionType((lambda: None).__code__, scope)
     holder.__annotations__ = {"it": annotation}
@@ -181,7 +181,7 @@ def _resolve(annotation: Any, owner: Any) -> Any:
         return Unresolved(str(getattr(annotation, "__forward_arg__", annotation)), str(error))
 
 
-# ---------------------------------------------------------------- what an annotation means
+# ---------------------------------------------------------------- the meaning of annotations
 
 LISTS = (list, tuple, set, frozenset, abc.Sequence, abc.MutableSequence, abc.Iterable, abc.Collection)
 MAPPINGS = (dict, abc.Mapping, abc.MutableMapping)
@@ -189,7 +189,7 @@ _CONTRACT_GROUPS = {contract: group for group, contract in GROUPS.items() if con
 
 
 def group_of(annotation: Any) -> str | None:
-    """Return the group whose components an annotation asks for, or None."""
+    """Return the component group that an annotation stands for, or None."""
     if not isinstance(annotation, type):
         return None
     declared = getattr(annotation, "component_group", None)
@@ -200,17 +200,17 @@ def group_of(annotation: Any) -> str | None:
 
 
 def is_record(target: Any) -> bool:
-    """Whether a mapping without ``type`` describes it: a dataclass or TypedDict."""
+    """Whether a mapping without ``type`` configures it: a dataclass or TypedDict."""
     return is_typeddict(target) or is_dataclass(target)
 
 
 def bare(annotation: Any) -> Any:
-    """Return an annotation's type: without what Annotated adds, NewType and aliases."""
+    """Return an annotation's type, without Annotated, NewType and aliases."""
     return unwrap(annotation)[0]
 
 
 def unwrap(annotation: Any) -> tuple[Any, list[Any]]:
-    """Return an annotation's type, and the constraints that Annotated adds."""
+    """Return an annotation's type, as `bare` does, and the constraints that Annotated adds."""
     constraints: list[Any] = []
     while True:
         if get_origin(annotation) is Annotated:
@@ -225,13 +225,13 @@ def unwrap(annotation: Any) -> tuple[Any, list[Any]]:
 
 
 def is_file(kind: Any, constraints: Sequence[Any]) -> bool:
-    """Whether a text that is meant by a type with these constraints names a file or folder."""
+    """Whether a string for a type with these constraints is the path of a file or folder."""
     arms = get_args(kind) if get_origin(kind) in UNIONS else (kind,)
     return FILE in constraints or any(isinstance(arm, type) and issubclass(arm, PurePath) for arm in arms)
 
 
 def describe(annotation: Any) -> str:
-    """Describe in words the values that an annotation allows."""
+    """Describe the values that an annotation allows, for error messages."""
     kind, constraints = unwrap(annotation)
     if limits := words(constraints):
         return f"{describe(kind)} ({limits})"

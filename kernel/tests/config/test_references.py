@@ -80,7 +80,7 @@ BAD = {
     "${data.crop_size[2]}": ("${data.crop_size[2]} does not exist: data.crop_size is [512, 1024]", "512"),
     "${}": ("${} is not a valid reference", "as in"),
     "${data..x}": ("${data..x} is not a valid reference", "as in"),
-    "x ${data": ("a reference is not closed in 'x ${data'", "$${"),
+    "x ${data": ("unclosed reference in 'x ${data'", "$${"),
     "size ${data.crop_size}": ("${data.crop_size} is [512, 1024], which does not fit into a string", ""),
     "${model.a}": ("circular reference: model.a -> model.a", ""),
     "${model}": ("circular reference: model -> model", ""),
@@ -117,7 +117,7 @@ def chain(length, first, link):
         (chain(40, "xx", lambda one: one + one), "references hold more than"),
         (chain(40, [1], lambda one: [one, one]), "references hold more than"),
         (chain(40, "x" * 100_000, lambda one: one + one), "references hold more than"),
-        (chain(5000, 1, lambda one: one), "references are nested too deeply, from "),
+        (chain(5000, 1, lambda one: one), "references are nested too deeply, starting at "),
     ],
     ids=["texts", "lists", "long texts", "a chain"],
 )

@@ -134,5 +134,5 @@ def test_prediction_and_loss_come_from_one_run_unless_a_subclass_has_a_loss_of_i
 
 def test_the_old_name_of_the_losses_of_logits_warns() -> None:
     head = Plain(in_channels=6, channels=6, num_classes=3).eval()
-    with pytest.warns(SegKernelRemovedIn04Warning, match="loss_by_logits now and goes away in 0.4"):
+    with pytest.warns(SegKernelRemovedIn04Warning, match="removed in 0.4; use .*loss_by_logits"):
         assert head.loss_by_scores(head(MAPS), TARGETS["seg"]) == head.loss(MAPS, TARGETS)

@@ -399,7 +399,7 @@ def test_spoilt_yolo_lines_are_named(tmp_path: Path, text: str, message: str) ->
     ("description", "message"),
     [
         ({"names": None}, "no 'names'"),
-        ({"train": None, "val": "images"}, "no split 'train': there are: val"),
+        ({"train": None, "val": "images"}, "no split 'train': available: val"),
         ({"train": "pictures"}, "no such folder"),
         ({"train": "images/train/none.txt"}, "cannot be read"),
     ],

@@ -86,7 +86,7 @@ def test_a_pack_is_verified(tmp_path: Path) -> None:
 
 def test_wrong_arguments(tmp_path: Path) -> None:
     config = write_config(tmp_path)
-    with pytest.raises(UsageError, match=r"no set data\.test; there are: train, val"):
+    with pytest.raises(UsageError, match=r"no set data\.test; available: train, val"):
         call(config, tmp_path / "out", "--split", "test")
     assert "give a CONFIG and the folder DEST" in call(config).output
 

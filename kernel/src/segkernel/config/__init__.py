@@ -1,4 +1,4 @@
-"""Configs: YAML files, what they stand on, what the command line changes, and where each value came from.
+"""Configs: YAML files, their bases, overrides from the command line, and the origin of each value.
 
     config = load_config("configs/my.yaml", ["optim.batch_size=4"])
     config["optim"]["batch_size"]                # an ordinary dict inside
@@ -31,8 +31,8 @@ class Config(UserDict[str, Any]):
         raw: All layers merged, references still in it.
         data: The same with references resolved.
         name: A short name for run folders.
-        source: The file or packaged file that it came from.
-        trusted: Whether it may name import paths and files: not when it came out of a file of weights.
+        source: The file or packaged file that it was read from.
+        trusted: Whether it may name import paths and files; false for a config from a weights file.
     """
 
     data: MarkedDict
@@ -51,7 +51,7 @@ class Config(UserDict[str, Any]):
         """Return the value of ``key`` and its history, newest first: who set it, who overrode it, what it refers to.
 
         Raises:
-            ConfigError: There is no such key.
+            ConfigError: The key does not exist.
         """
         from segkernel.config.show import explain
 
@@ -66,10 +66,10 @@ def load_config(
     Args:
         source: A YAML file, a mapping, or a name or file that an installed config source reads.
         overrides: ``key.path=value``, ``key+=value``, ``~key`` or ``+new.key=value``, applied in order.
-        catalog: Where config sources are looked up; what is installed by default.
+        catalog: Where config sources are looked up; by default, the installed plugins.
 
     Raises:
-        ConfigError: With everything that is wrong, each with its place.
+        ConfigError: With every error and its place.
     """
     from segkernel.catalog import Catalog
     from segkernel.config.layers import Layers

@@ -19,11 +19,11 @@ _MOST_BASES, _LONGEST_CHAIN = 500, 50  # far above any config
 
 
 class Layers:
-    """Collects the layers of a config, lowest first; a base reached twice counts once, where it came first.
+    """Collects the layers of a config, lowest first; a base reached twice is included once, at its first position.
 
     Args:
         catalog: Where config sources are looked up.
-        problems: What is wrong is added here.
+        problems: Errors are added here.
     """
 
     def __init__(self, catalog: Catalog, problems: list[Problem]) -> None:
@@ -38,7 +38,7 @@ class Layers:
         return installed_sources(self.catalog)
 
     def add_file(self, path: Path, asked: str = "", chain: tuple[Path, ...] = ()) -> None:
-        """Add a file and all its bases; ``asked`` is the place that named it."""
+        """Add a file and all its bases; ``asked`` is the place that names it."""
         path = Path(os.path.normpath(path.absolute()))
         label = self.label(path)
         if path in chain:
@@ -53,7 +53,7 @@ class Layers:
                 self.add(mapping, (*chain, path))
 
     def add(self, mapping: MarkedDict, chain: tuple[Path, ...] = ()) -> None:
-        """Add a mapping after the bases that it names; ``chain`` ends with the file that it was read from."""
+        """Add a mapping after the bases that it names; ``chain`` ends with the file it was read from."""
         for index, name in enumerate(bases := as_list(mapping, "_base_")):
             asked = place_of(bases, index)
             self._count += 1
@@ -67,13 +67,13 @@ class Layers:
         self.found.append(mapping.without("_base_"))
 
     def add_name(self, name: str, asked: str = "", chain: tuple[Path, ...] = ()) -> tuple[str, str]:
-        """Add a file, by its path from the one that names it, or what a config source has under a name.
+        """Add a file, by its path relative to the one that names it, or a config that a source has under this name.
 
         Returns:
             A short name, and where the config is listed.
 
         Raises:
-            ConfigError: Nothing has this name, or a part is missing.
+            ConfigError: No config has this name, or a part is missing.
         """
         path = (chain[-1].parent if chain else Path()) / Path(name).expanduser()
         is_yaml = path.suffix in YAML and "::" not in name
@@ -88,13 +88,13 @@ class Layers:
             self.add_file(found, asked, chain)
             return found.stem, self.label(found)
         if found.path in chain:
-            self.add_file(found.path, asked, chain)  # says that it includes itself
+            self.add_file(found.path, asked, chain)  # reports that it includes itself
         else:
             source.add_layers(found, self)
         return found.name, found.place
 
     def label(self, path: Path) -> str:
-        """Return what places call a file: as its source says, else its path from here if it is below."""
+        """Return a file's name in messages: its source's label, else its path, relative to the working directory."""
         here = Path.cwd()
         labels = filter(None, (source.label(path) for source in self.sources))
         return next(labels, str(path.relative_to(here) if path.is_relative_to(here) else path))

@@ -12,13 +12,13 @@ from typing import Any, SupportsIndex
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value was written, and what stood there before.
+    """Where a value was written, and the place that it overrode.
 
     Args:
         file: A path, a packaged name (``segplug-heads::families/pspnet.yaml``) or ``command line``.
-        line: Counted from 1; 0 if it has no lines.
+        line: Counted from 1; 0 without lines.
         column: Counted from 1.
-        text: What was written, in short.
+        text: The value as written, abbreviated.
         before: The place that this one overrode.
     """
 
@@ -39,7 +39,7 @@ class Place:
 
 
 class MarkedDict(dict[Any, Any]):
-    """A dict whose ``places`` say where each key was written; keys that were removed keep theirs."""
+    """A dict whose ``places`` record where each key was written; removed keys keep theirs."""
 
     def __init__(self, *args: Any, places: Mapping[Any, Place] | None = None, place: Place | None = None) -> None:
         super().__init__(*args)
@@ -57,7 +57,7 @@ class MarkedDict(dict[Any, Any]):
 
 
 class MarkedList(list[Any]):
-    """A list whose ``places`` say where each item was written; slices, sums and copies keep them."""
+    """A list whose ``places`` record where each item was written; slices, sums and copies keep them."""
 
     def __init__(self, *args: Any, places: Mapping[int, Place] | None = None, place: Place | None = None) -> None:
         super().__init__(*args)
@@ -89,7 +89,7 @@ def place_of(container: Any, key: Any = None) -> str:
 
 
 def as_list(container: MarkedDict, key: Any) -> MarkedList:
-    """Return ``container[key]`` as a list: one item may come without brackets, and nothing is an empty list."""
+    """Return ``container[key]`` as a list: a single item is wrapped in one, a missing key is an empty one."""
     value, place = container.get(key, MarkedList()), container.places.get(key)
     if isinstance(value, MarkedList):
         return value
@@ -97,7 +97,7 @@ def as_list(container: MarkedDict, key: Any) -> MarkedList:
 
 
 def mark(value: Any) -> Any:
-    """Turn mappings, lists and tuples into marked ones, deeply; marks they already have stay."""
+    """Turn mappings, lists and tuples into marked ones, deeply; existing marks are kept."""
     marks = {"places": getattr(value, "places", None), "place": getattr(value, "place", None)}
     if isinstance(value, Mapping):
         return MarkedDict({key: mark(item) for key, item in value.items()}, **marks)
@@ -107,7 +107,7 @@ def mark(value: Any) -> Any:
 
 
 def to_builtin(value: Any) -> Any:
-    """Return dicts and lists without their marks, deeply; other values stay themselves."""
+    """Return dicts and lists without their marks, deeply; other values are returned as they are."""
     if isinstance(value, dict):
         return {key: to_builtin(item) for key, item in value.items()}
     return [to_builtin(item) for item in value] if isinstance(value, list) else value

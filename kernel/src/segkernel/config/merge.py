@@ -1,4 +1,4 @@
-"""Laying one config over another: deep merge, `_delete_`, changed types, ``key+:`` and ``~key:``."""
+"""Merging one config into another: deep merge, `_delete_`, changed types, ``key+:`` and ``~key:``."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from segkernel.errors import Problem, suggest
 
 
 def merge(base: Any, over: Any, problems: list[Problem], path: str = "") -> Any:
-    """Return ``over`` laid over ``base``; neither is changed.
+    """Return ``base`` with ``over`` merged into it; neither is modified.
 
-    Mappings merge deep, everything else replaces. In ``over``, ``_delete_: true`` or a changed ``type`` drops what
-    the base has, ``key+: [..]`` appends to its list and ``~key:`` removes its key.
+    Mappings merge deep, everything else replaces. In ``over``, ``_delete_: true`` or a changed ``type`` drops the
+    base's content, ``key+: [..]`` appends to its list and ``~key:`` removes its key.
 
     Args:
-        base: What is there; merged if both are mappings, else replaced.
-        over: What comes over it, marked.
-        problems: Appends and removals that fit nothing are added here.
+        base: The lower layer; merged if both are mappings, else replaced.
+        over: The upper layer, marked.
+        problems: Appends and removals without a target are added here.
         path: The dotted key of both, for problems.
     """
     if isinstance(over, MarkedList):
@@ -49,7 +49,7 @@ def join(path: str, key: Any) -> str:
 
 
 def _start(base: Any, over: MarkedDict, problems: list[Problem], path: str) -> MarkedDict:
-    """Return what ``over`` starts from: the base, or nothing where ``over`` replaces it."""
+    """Return what ``over`` is merged into: the base, or an empty mapping where ``over`` replaces it."""
     delete = over.get("_delete_", False)
     if not isinstance(delete, bool):
         where = place_of(over, "_delete_")
@@ -73,7 +73,7 @@ def _remove(result: MarkedDict, key: str, value: Any, place: Place | None, probl
         problems.append(Problem("removes a key and takes no value", join(path, f"~{key}"), str(place or "")))
     elif key not in result:
         hint = suggest(key, result)
-        problems.append(Problem("nothing of this name to remove", join(path, key), str(place or ""), hint))
+        problems.append(Problem("no such key to remove", join(path, key), str(place or ""), hint))
     else:
         del result[key]
         _set_place(result, key, replace(place, text="removed") if place else None)

@@ -25,7 +25,7 @@ class _Change(NamedTuple):
 
 
 def apply_overrides(root: MarkedDict, overrides: Iterable[str], problems: list[Problem]) -> MarkedDict:
-    """Return ``root`` with the overrides applied in their order; what does not fit is added to ``problems``."""
+    """Return ``root`` with the overrides applied in order; those that do not apply are added to ``problems``."""
     for text in overrides:
         mode = text[0] if text[:1] in ("+", "~") else ""
         path, length = split_path(text[len(mode) :])
@@ -44,7 +44,7 @@ def apply_overrides(root: MarkedDict, overrides: Iterable[str], problems: list[P
 def _value(text: str, path: str, problems: list[Problem]) -> Any:
     found: list[Problem] = []
     value = read_text(text, _PLACE.file, found, _PLACE)
-    if found and text[:1] not in tuple("[{\"'&!"):  # such as *.png or 50%: plain text after all
+    if found and text[:1] not in tuple("[{\"'&!"):  # such as *.png or 50%: plain text
         return text
     problems.extend(Problem(problem.message, path, _PLACE.file, problem.hint) for problem in found)
     return value
@@ -74,7 +74,7 @@ def _descend(node: Any, path: Path, above: Path, change: _Change, problems: list
 
 
 def _changed(node: Any, key: Any, above: Path, change: _Change, problems: list[Problem]) -> Any:
-    """Return ``node`` with the change made at ``key``, by the same rules as a file laid over it."""
+    """Return ``node`` with the change made at ``key``, by the same rules as a file merged into it."""
     place = Place(_PLACE.file, text=summarize(change.value))
     if isinstance(node, MarkedDict):
         name = {"~": f"~{key}", "+=": f"{key}+"}.get(change.kind, key)
@@ -91,8 +91,8 @@ def _changed(node: Any, key: Any, above: Path, change: _Change, problems: list[P
 def _may_create(node: Any, path: Path, above: Path, change: _Change) -> bool:
     if not isinstance(node, MarkedDict) or change.kind == "~":
         return False
-    mentioned = path[0] in node.places  # it was there until a changed type or _delete_ dropped it
-    usual = any(group_of(arm) in USUAL for arm in _arms(above))  # without ``type``: takes keys without being there
+    mentioned = path[0] in node.places  # a changed type or _delete_ dropped it
+    usual = any(group_of(arm) in USUAL for arm in _arms(above))  # has a default ``type``, so it need not exist
     return change.kind == "+" or mentioned or path[0] in declared_keys(above) or usual
 
 
@@ -102,9 +102,9 @@ def _missing(node: Any, step: Any, above: Path, change: _Change) -> Problem:
         readable = [] if change.kind == "~" else declared_keys(above)
         hints = [Catalog.current().moved(step) or suggest(step, [*node, *readable])]
         hints += [] if change.kind == "~" else [f"+{join(path, step)}=... adds a new key"]
-        return Problem("nothing in the config has this key", join(path, step), _PLACE.file, "\n".join(hints))
+        return Problem("no such key in the config", join(path, step), _PLACE.file, "\n".join(hints))
     if isinstance(node, MarkedList) and isinstance(step, int):
-        return Problem(f"the list has {len(node)} items, no [{step}]", path, _PLACE.file)
+        return Problem(f"the list has {len(node)} items and no [{step}]", path, _PLACE.file)
     return Problem(f"is {summarize(node)} and has no key {step!r}", path, _PLACE.file)
 
 
@@ -115,7 +115,7 @@ def declared_keys(path: Path) -> list[str]:
 
 
 def _arms(path: Path) -> tuple[Any, ...]:
-    """Return what the kernel takes at ``path``: the annotation, or those of its union."""
+    """Return what the kernel accepts at ``path``: the annotation, or the arms of its union."""
     arms: tuple[Any, ...] = (Sections,)
     for step in path:
         annotation = _parameters(arms).get(step)
@@ -124,18 +124,18 @@ def _arms(path: Path) -> tuple[Any, ...]:
 
 
 def misshapen(config: MarkedDict) -> Iterator[Problem]:
-    """Yield the sections that are plain where a mapping or a list is meant: who reads them may rely on that."""
+    """Yield the sections that are not of the expected shape, mapping or list, which later code relies on."""
     for name, annotation in _parameters((Sections,)).items():
         value, arms = config.get(name), get_args(annotation)
         shapes: set[type] = {MarkedDict for arm in arms if is_record(arm) or group_of(arm)}
         shapes |= {MarkedList for arm in arms if get_origin(arm) in LISTS}
-        plain = isinstance(value, (str, int, float, MarkedDict, MarkedList))  # an object that was built is what it is
+        plain = isinstance(value, (str, int, float, MarkedDict, MarkedList))  # a built object is not checked
         if shapes and plain and not isinstance(value, tuple(shapes)):
             message = f"expected {describe(annotation)}, got {summarize(value)}"
             yield Problem(message, name, place_of(config, name))
 
 
 def _parameters(arms: Iterable[Any]) -> dict[Any, Any]:
-    """Return the arguments of the classes among some annotations, and what each takes."""
+    """Return the arguments of the classes among some annotations, with their annotations."""
     found = (entry for record in arms if is_record(record) for entry in signature(record).values())
     return {parameter.name: parameter.annotation for parameter in found}

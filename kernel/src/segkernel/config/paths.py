@@ -28,7 +28,7 @@ def split_path(text: str) -> tuple[Path, int]:
 
 
 def parse_path(text: str) -> Path | None:
-    """Read a whole path; None if ``text`` is none."""
+    """Read a whole path; None if ``text`` is not a path."""
     steps, length = split_path(text.strip())
     return steps if steps and length == len(text.strip()) else None
 
@@ -43,7 +43,7 @@ def step_in(container: Any, step: Any) -> Any:
     """Return the key or index under which ``container`` holds ``step``.
 
     Raises:
-        KeyError: It does not.
+        KeyError: There is no such key or index.
     """
     if isinstance(container, MarkedList) and isinstance(step, int) and -len(container) <= step < len(container):
         return step % len(container)

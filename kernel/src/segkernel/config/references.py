@@ -1,4 +1,4 @@
-"""``${data.num_classes}``: values that take what another place of the config says."""
+"""``${data.num_classes}``: values that refer to other values of the config."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OPEN = re.compile(r"(?<!\$)\$\{")
 def resolve(root: MarkedDict, problems: list[Problem]) -> MarkedDict:
     """Return a copy of ``root`` with every reference replaced by what it names; marks are kept.
 
-    A text that is one whole reference takes the value with its type; a reference inside a text is written into it;
+    A string that consists of one reference takes the value with its type; a reference within a string is interpolated;
     ``$${`` is a literal ``${``. References may be nested: ``${data.${which}.size}``.
     """
     result: MarkedDict = _Resolver(root, problems).value(root, (), "")
@@ -37,12 +37,12 @@ class _Resolver:
 
     def value(self, raw: Any, path: Path, place: str) -> Any:
         """Resolve the value at ``path``."""
-        # References to references double what they hold each time: a few lines of them make gigabytes.
+        # References to references grow exponentially: a few lines of them can take gigabytes.
         self.size += 1 + len(raw) // 10 if isinstance(raw, str) else 1
         if self.size > MOST_VALUES or self.level > MOST_LEVELS:
             what = "are nested too deeply" if self.level > MOST_LEVELS else f"hold more than {MOST_VALUES} values"
             first = format_path((*self.active, path)[0])
-            raise ConfigError(Problem(f"references {what}, from {first} on", format_path(path), place))
+            raise ConfigError(Problem(f"references {what}, starting at {first}", format_path(path), place))
         self.level += 1
         resolved = self._resolved(raw, path, place)
         self.level -= 1
@@ -60,7 +60,7 @@ class _Resolver:
         return self.value(container[key], (*path, key), place_of(container, key))
 
     def text(self, text: str, path: Path, place: str) -> Any:
-        while match := _INNERMOST.search(text):  # a nested reference takes one round for each of its levels
+        while match := _INNERMOST.search(text):  # a nested reference takes one round per level
             value = self.follow(match[1], path, place)
             if match[0] == text:
                 return value
@@ -68,12 +68,12 @@ class _Resolver:
                 return self.problem(f"{match[0]} is {summarize(value)}, which does not fit into a string", path, place)
             text = text[: match.start()] + summarize(value).replace("${", "$${") + text[match.end() :]
         if _OPEN.search(text):
-            return self.problem(f"a reference is not closed in {text!r}", path, place, "write $${ for a literal ${")
+            return self.problem(f"unclosed reference in {text!r}", path, place, "write $${ for a literal ${")
         return text.replace("$${", "${")
 
     def follow(self, name: str, path: Path, place: str) -> Any:
         """Return the resolved value that ``name`` points to."""
-        self.size += 20  # following takes as long as walking over so many values
+        self.size += 20  # a lookup costs as much time as visiting so many values
         target = parse_path(name)
         if target is None:
             return self.problem(f"${{{name}}} is not a valid reference", path, place, "as in ${data.num_classes}")

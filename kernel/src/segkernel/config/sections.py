@@ -40,7 +40,7 @@ Threads = Annotated[int, Interval(ge=1, le=1024)]
 Processes = Annotated[int, Interval(ge=0, le=1024)]
 Seed = Annotated[int, Interval(ge=0, lt=2**63)]
 Side = Annotated[int, Interval(ge=1, le=1 << 16)]
-"""Of a padded image: what is beyond is a slip, and takes all memory."""
+"""Height or width of a padded image, in pixels; more is a typo that would exhaust the memory."""
 
 
 class PaddingConfig(TypedDict, total=False):
@@ -67,22 +67,22 @@ class DataSection:
 
     Args:
         train: Data set to train on.
-        val: To validate on.
-        test: To test on.
+        val: Data set to validate on.
+        test: Data set to test on.
         sampler: The draw order of training; None shuffles.
         train_transforms: Applied to training samples.
         eval_transforms: Applied to validation and test samples.
         preprocess: Normalisation and padding on the device.
         num_classes: For references: ``${data.num_classes}``.
-        task: What a pixel is; sets the channels, losses, activation and threshold of all heads that do not say
-            otherwise, and how data sets read labels. None leaves that to the heads: usually ``multiclass``.
+        task: What a pixel's label is; sets the default channels, losses, activation and threshold of all heads, and
+            how data sets read labels. None leaves that to the heads: usually ``multiclass``.
         crop_size: For references, (height, width).
         align_corners: For references.
         micro_batch: Samples per forward pass and device; None takes ``optim.batch_size``.
         eval_batch: Images per forward pass in evaluation; images of different sizes are never batched.
-        workers: Processes that load samples.
+        workers: Processes that load samples; 0 loads them in the main process.
         start_method: How the worker processes start; None takes Python's default.
-        opencv_threads: Threads of OpenCV in each worker.
+        opencv_threads: OpenCV's threads in each worker; 0 runs it sequentially.
         persistent_workers: Keep the workers between evaluations.
     """
 
@@ -119,9 +119,10 @@ class OptimSection:
     Args:
         optimizer: Torch's by name, or a plugin's.
         batch_size: Samples per step over all devices.
-        base_batch_size: The batch size that the learning rate is meant for: it is scaled with ``batch_size``.
-        clip_grad: Limit of the gradient's norm.
-        paramwise: Which parameters learn how fast; without ``type``, ``Paramwise``.
+        base_batch_size: The batch size that the learning rate is given for: the rate is scaled in proportion to
+            ``batch_size``.
+        clip_grad: Gradient clipping by norm.
+        paramwise: Learning rate and weight decay per parameter; without ``type``, ``Paramwise``.
     """
 
     optimizer: Spec[Optimizer] | None = None
@@ -138,8 +139,8 @@ class ScheduleSection:
     Args:
         iterations: Optimiser steps; or
         epochs: passes over the training set.
-        val_interval: In the same unit.
-        val_begin: The iteration before which nothing is validated.
+        val_interval: Between validations, in the same unit.
+        val_begin: The iteration before which there is no validation.
         lr: Schedules, applied in turn.
     """
 
@@ -151,10 +152,10 @@ class ScheduleSection:
 
 
 class TestConfig(TypedDict, total=False):
-    """How a segmentor looks at an image when predicting; sizes are (height, width) in pixels, or one for both.
+    """How a segmentor processes an image at inference; sizes are (height, width) in pixels, or one for both.
 
-    ``whole`` sees it at once, ``slide`` in windows of ``crop_size`` every ``stride``; overlaps are averaged.
-    ``whole_flip`` and ``slide_flip`` see image or window mirrored, too, and average the two.
+    ``whole`` processes it as a whole, ``slide`` in windows of ``crop_size`` every ``stride``; overlaps are averaged.
+    ``whole_flip`` and ``slide_flip`` also process the mirrored image or window, and average the two.
     """
 
     mode: Literal["whole", "slide", "whole_flip", "slide_flip"]
@@ -163,7 +164,7 @@ class TestConfig(TypedDict, total=False):
 
 
 class Metadata(TypedDict, total=False):
-    """What a file of weights, or an exported file, says of its model."""
+    """What a weights file or an exported file states about its model."""
 
     classes: Sequence[str] | None
     palette: Sequence[tuple[LabelId, LabelId, LabelId]] | None
@@ -181,15 +182,15 @@ class TTA(TypedDict, total=False):
 
 
 def as_pair(size: tuple[int, int] | int) -> tuple[int, int]:
-    """Return (height, width) of a size, a number being that of a square."""
+    """Return (height, width) of a size; a number is the side of a square."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def check_views(test_cfg: TestConfig | None) -> None:
-    """Refuse windows that cannot be used.
+    """Validate the windows of ``slide``.
 
     Raises:
-        UsageError: When ``slide`` lacks its sizes, or leaves pixels out between its windows.
+        UsageError: When ``slide`` lacks its sizes, or leaves gaps between its windows.
     """
     if test_cfg and test_cfg.get("mode", "whole").startswith("slide"):
         crop, stride = as_pair(test_cfg.get("crop_size", 0)), as_pair(test_cfg.get("stride", 0))
@@ -200,15 +201,15 @@ def check_views(test_cfg: TestConfig | None) -> None:
 
 @dataclass
 class Evaluation:
-    """``evaluate``: how validation and test look at images and which metrics they compute.
+    """``evaluate``: how validation and test process images and which metrics they compute.
 
     Args:
         metrics: Each is copied before an evaluation.
         test_cfg: Whole or sliding windows; None takes the model's.
         tta: Test-time augmentation, for the test only.
-        loss: Also compute the loss on the validation set. None does where it costs no second pass: the model is
-            `one_pass` and sees whole images.
-        format_only: Predict a set without annotations: no metric, no loss.
+        loss: Also compute the loss on the validation set. None does if it needs no second forward pass: the model is
+            `one_pass` and processes whole images.
+        format_only: Predict a set without annotations: no metrics, no loss.
     """
 
     metrics: Sequence[Metric] = ()
@@ -223,14 +224,14 @@ class Evaluation:
 
 @dataclass
 class PluginsSection:
-    """``plugins``: whose component a short name means when several distributions offer it."""
+    """``plugins``: the distributions to prefer when several offer the same short name."""
 
     prefer: Sequence[str] = ()
 
 
 @dataclass
 class Sections:
-    """A whole config; a section that is empty, None, is as one that is not there.
+    """A whole config; an empty section (None) counts as missing.
 
     Args:
         model: The segmentor.
@@ -238,11 +239,11 @@ class Sections:
         optim: Optimiser and batch size.
         schedule: Length of training and learning rate.
         engine: Device and precision; without ``type``, segplug-training's `DDPEngine`, or `LocalEngine` without it.
-        hooks: In addition to those that every run has.
+        hooks: Hooks in addition to those that every run has.
         evaluate: Metrics and inference.
-        export: What is written after training.
+        export: Exporters that write the model after training.
         plugins: Preferred distributions.
-        seed: Of all random numbers; 0 by default.
+        seed: Seed of all random numbers; 0 by default.
         work_dir: The run directory; ``work_dirs/NAME/TIME`` by default.
         load_from: A checkpoint to start from, at iteration 0.
     """

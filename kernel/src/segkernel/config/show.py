@@ -13,7 +13,7 @@ from segkernel.config.references import references
 from segkernel.config.text import scalar
 from segkernel.errors import ConfigError, Problem, suggest
 
-_YAML_1_1_WORDS = ("y", "n", "yes", "no", "on", "off")  # texts to us, but not to every other reader
+_YAML_1_1_WORDS = ("y", "n", "yes", "no", "on", "off")  # strings here, but not for YAML 1.1 readers
 
 
 def to_yaml(data: Any, places: bool = False) -> str:
@@ -40,7 +40,7 @@ def explain(data: MarkedDict, key: str) -> list[str]:
             if history:
                 return [f"{key}: not set", *history]
             name = format_path(path[: depth + 1])
-            raise ConfigError(Problem("nothing in the config has this key", name, hint=suggest(step, node))) from None
+            raise ConfigError(Problem("no such key in the config", name, hint=suggest(step, node))) from None
     return [f"{key}: {summarize(node)}", *history]
 
 
@@ -62,7 +62,7 @@ def _lines(value: Any, indent: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_deep(item: Any) -> bool:
-    """Whether it takes lines of its own: a mapping, or a list with a mapping somewhere inside."""
+    """Whether it needs several lines: a mapping, or a list that contains a mapping."""
     if isinstance(item, list):
         return any(isinstance(part, dict) or _is_deep(part) for part in item)
     return isinstance(item, dict) and len(item) > 0
@@ -77,7 +77,7 @@ def _inline(value: Any, key: bool = False) -> str:
     if value is None or isinstance(value, (bool, int, dict)):
         return summarize(value)
     text = value if isinstance(value, str) else f"<{type(value).__name__}>"
-    text = text if key else text.replace("${", "$${")  # keys hold no references
+    text = text if key else text.replace("${", "$${")  # keys contain no references
     if re.fullmatch(r"[A-Za-z_/]([\w./:()+@-]*[\w./()+@-])?", text, re.ASCII) and isinstance(scalar(text), str):
         return f'"{text}"' if text.lower() in _YAML_1_1_WORDS else text
     return json.dumps(text, ensure_ascii=not text.isprintable())

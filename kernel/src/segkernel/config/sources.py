@@ -1,6 +1,6 @@
-"""Config sources: where configs come from that are no YAML file by their path.
+"""Config sources, for configs other than YAML files given by path: names of a zoo, or files of another format.
 
-Names of a zoo, or files of another format. An entry point of the group ``segkernel.config_sources`` names a class like
+An entry point of the group ``segkernel.config_sources`` names a class like
 `ConfigSource`; importing its module imports no torch.
 """
 
@@ -22,7 +22,7 @@ class FoundConfig(Protocol):
     Args:
         name: A short name, for run directories.
         place: Where it is listed.
-        path: The file that it stands in.
+        path: The file that contains it.
     """
 
     @property
@@ -39,37 +39,37 @@ class ConfigSource(Protocol):
     def __init__(self, catalog: Catalog) -> None: ...
 
     def find(self, name: str, asked: str = "") -> FoundConfig | Path | None:
-        """Return the config that a name or path stands for; None if that is not for this source to read.
+        """Return the config that a name or path stands for; None if this source does not handle it.
 
         Args:
-            name: What was typed or a ``_base_`` says.
+            name: As typed or written in a ``_base_``.
             asked: The place of that ``_base_``, for errors.
 
         Returns:
             A path where the config is a plain YAML file.
 
         Raises:
-            ConfigError: The name is this source's, and ambiguous.
+            ConfigError: The name belongs to this source and is ambiguous.
             MissingPackageError: The package that it names is not installed.
         """
 
     def add_layers(self, found: Any, layers: Layers) -> None:
-        """Add what was found to ``layers``, mappings with their places, what is overridden first.
+        """Add a found config to ``layers`` as mappings with their places, lowest first.
 
         Raises:
-            ConfigError: A part of it is not found; `MissingPackageError` if its package is not installed.
+            ConfigError: A part of it is missing; `MissingPackageError` if its package is not installed.
         """
 
     def names(self) -> Iterable[str]:
         """Return every config that it has, as ``distribution::name``."""
 
     def unknown(self, name: str) -> list[Problem]:
-        """Say that nothing has a name, with the near ones; nothing if the name is not for this source."""
+        """Return the problem of an unknown name, with similar names; none if this source does not handle it."""
 
     def label(self, path: Path) -> str:
-        """Return what messages call one of its files; "" for other files."""
+        """Return the name of one of its files for messages; "" for other files."""
 
 
 def installed_sources(catalog: Catalog) -> list[ConfigSource]:
-    """Return every source that can be imported; one that cannot is logged, and must not stop plain files."""
+    """Return every source that can be imported; one that cannot is logged, so that plain files still load."""
     return [source(catalog) for _, source in catalog.load_all("config_sources")]

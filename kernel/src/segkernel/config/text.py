@@ -1,6 +1,6 @@
-"""YAML text to marked containers: plain data only, with scalars read as people expect.
+"""YAML text to marked containers: plain data only, with scalars as in YAML 1.2 and ``1e-4`` a number.
 
-PyYAML cuts the text into events; its constructors, which read ``1e-4`` as text, ``on`` as true and ``1:30`` as 90,
+PyYAML parses the text into events; its constructors, which read ``1e-4`` as text, ``on`` as true and ``1:30`` as 90,
 are not used.
 """
 
@@ -20,7 +20,7 @@ _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)|0x[0-9a-fA-F]+|0o[0-7]+|0
 _FLOAT = re.compile(r"(?=.*[.eE])[-+]?(?=\.?[0-9])([0-9]+(_[0-9]+)*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 _WORDS: dict[str, Any] = {"": None, "~": None, ".nan": float("nan"), ".inf": float("inf")}
 _WORDS |= {"+.inf": float("inf"), "-.inf": float("-inf"), "null": None, "true": True, "false": False}
-MOST_VALUES, MOST_LEVELS = 200_000, 100  # far above any config; stop an alias bomb and a tower of brackets
+MOST_VALUES, MOST_LEVELS = 200_000, 100  # far above any config; stops alias bombs and deep nesting
 _MOST_BYTES = 20_000_000
 _TOO_DEEP = "is nested too deeply"
 
@@ -38,7 +38,7 @@ def scalar(text: str) -> Any:
 
 
 def read_file(path: Path, label: str, problems: list[Problem]) -> MarkedDict | None:
-    """Read a config file, a mapping; what is wrong goes to ``problems``, with places that call the file ``label``."""
+    """Read a config file, a mapping; errors go to ``problems``, with places that name the file ``label``."""
     if path.exists() and not path.is_dir() and not (path.is_file() and path.stat().st_size <= _MOST_BYTES):
         # reading a device or a pipe may never end
         what = "exceeds the size limit for configs" if path.is_file() else "is not a regular file"
@@ -62,7 +62,7 @@ def read_mapping(text: str, label: str, problems: list[Problem]) -> MarkedDict |
     if isinstance(value, MarkedDict):
         return value
     if len(problems) == count:
-        # What it is, is not said: any file of the machine can be named as a base.
+        # The content is not shown: a base can be any file of the machine.
         kind = "a list" if isinstance(value, list) else "a plain value"
         message = "is empty" if value is None else f"holds {kind} at the top"
         problems.append(Problem(f"{message}; a config is a mapping", place=label, hint="for example  model: {...}"))
@@ -74,8 +74,8 @@ def read_text(text: str, label: str, problems: list[Problem], place: Place | Non
 
     Args:
         text: The document.
-        label: What places call the file.
-        problems: What is wrong is added here.
+        label: The file's name in places.
+        problems: Errors are added here.
         place: Used for every value instead of its own line, for text from the command line.
     """
     events = yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
@@ -87,7 +87,7 @@ def read_text(text: str, label: str, problems: list[Problem], place: Place | Non
         context = f" ({error.context})" if error.context else ""
         read = text[: mark.index + 1] if mark else ""
         hint = "a tab cannot indent YAML; use spaces" if read.endswith("\t") else ""
-        # The scanner runs ahead of the events, and some versions of PyYAML stop at a depth of their own before ours.
+        # The scanner runs ahead of the events, and some versions of PyYAML have a lower depth limit than ours.
         deep = read.count("[") + read.count("{") - read.count("]") - read.count("}") > MOST_LEVELS
         message = _TOO_DEEP if deep else f"not valid YAML: {error.problem}{context}"
         problems.append(Problem(message, place=str(where), hint=hint))
@@ -113,7 +113,7 @@ class _Reader:
         value = self.value(next(self.events), 0)
         next(self.events)
         if not isinstance(event := next(self.events), yaml.StreamEndEvent):
-            self.problem(event, "a second document begins; a config is one")
+            self.problem(event, "a second document begins; a config is a single document")
         return value
 
     def value(self, event: Any, level: int) -> Any:
@@ -129,7 +129,7 @@ class _Reader:
             return value
         if event.tag is not None:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-            self.problem(event, f"the tag {tag} is not read; configs hold plain values only", "quote a text")
+            self.problem(event, f"the tag {tag} is not supported; configs hold plain values only", "quote strings")
         if isinstance(event, yaml.ScalarEvent):
             value = scalar(event.value) if event.implicit[0] else event.value
         elif isinstance(event, yaml.SequenceStartEvent):
@@ -154,11 +154,11 @@ class _Reader:
             key = self.value(event, level)
             value = self.value(next(self.events), level)
             if isinstance(key, bool) or not isinstance(key, (str, int)):
-                self.problem(event, f"a key must be a text or a whole number, not {summarize(key)}", "quote it")
+                self.problem(event, f"a key must be a string or an integer, not {summarize(key)}", "quote it")
             elif key == "<<" and event.implicit[0]:
-                self.problem(event, "the merge key << is not read", "use _base_, or a reference: ${model.backbone}")
+                self.problem(event, "the merge key << is unsupported", "use _base_, or a reference: ${model.backbone}")
             elif key in result:
-                self.problem(event, f"the key {key!r} is written twice", f"first at {result.places[key]}")
+                self.problem(event, f"duplicate key {key!r}", f"first at {result.places[key]}")
             else:
                 result[key] = value
                 result.places[key] = self.place(event, value)

@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Indexed samples, untransformed. Anything with these members will do; it must survive pickling.
+    """Indexed samples, untransformed. Any picklable object with these members will do.
 
-    One for another task than multiclass says so by ``labels``, its `Labels`; one without annotations returns samples
-    without the field ``seg``. An attribute ``run_hooks`` names classes of hooks, made without arguments, that every run
-    with the set gets unless it has one of that class. A set of other images than RGB files has a class method
-    ``image_reader`` that takes some of the constructor's arguments and returns a function of a path or an array: the
-    image (H, W, C) as in a sample, or a list of them, slices of a volume. `Predictor` reads by it. One whose attribute
-    ``takes_pairs`` is true takes a tuple of two and returns a sample with both.
+    A data set for a task other than multiclass has an attribute ``labels``, its `Labels`; one without annotations
+    returns samples without the field ``seg``. An attribute ``run_hooks`` lists hook classes, constructed without
+    arguments: every run with the set gets one of each, unless it already has a hook of that class. A set whose images
+    are not RGB files has a class method ``image_reader``, which takes some of the constructor's arguments and returns
+    the function by which `Predictor` reads a path or an array: it returns the image (H, W, C) as in a sample, or a list
+    of them, the slices of a volume. If its attribute ``takes_pairs`` is true, it also takes a tuple of two images and
+    returns a sample with both.
     """
 
     @property
@@ -43,8 +44,8 @@ class Dataset(Protocol):
 class Transform(Protocol):
     """A pure function of a sample and a random generator.
 
-    ``needs`` more untransformed samples are handed to it by the loader (mosaic, mix-up). It may change the sample it
-    is given. Returning None rejects the sample: the loader draws another in its place.
+    The loader passes it ``needs`` further untransformed samples (mosaic, mix-up). It may modify the sample it is given.
+    Returning None rejects the sample: the loader draws another in its place.
     """
 
     needs: int
@@ -54,42 +55,42 @@ class Transform(Protocol):
 
 @runtime_checkable
 class Sampler(Protocol):
-    """The draw order of training: a pure function, so that a resumed run and many ranks draw what one run would."""
+    """The draw order of training: a pure function, so that resuming and the number of ranks do not change it."""
 
     def order(self, dataset: Dataset, seed: int, epoch: int, batch: int) -> Sequence[int]:
-        """Return the indices that an epoch visits, as many as the data set has samples; they may repeat.
+        """Return the indices of an epoch's samples, ``len(dataset)`` of them; they may repeat.
 
         Args:
-            dataset: The training set, the same one each time.
-            seed: Of the run.
+            dataset: The training set, the same object at each call.
+            seed: Seed of the run.
             epoch: Counted from 0.
-            batch: Samples of a micro-batch: those at positions ``k * batch`` to ``(k + 1) * batch - 1`` of the whole
-                sequence, which starts with epoch 0, go together.
+            batch: Samples per micro-batch: positions ``k * batch`` to ``(k + 1) * batch - 1`` of the sequence of all
+                epochs form one.
         """
         ...
 
 
 class DeviceStep(Protocol):
-    """What a transform drew for one sample and leaves to the device, in the list ``sample.device_steps``.
+    """An operation on the device with parameters that a transform drew for one sample; see ``sample.device_steps``.
 
-    It must survive pickling.
+    It must be picklable.
     """
 
     @staticmethod
     def together(images: Tensor, steps: Sequence[Any]) -> Tensor:
-        """Return a batch of images (N, C, H, W) float32, not yet normalised, with each changed by its own step.
+        """Return a batch of images (N, C, H, W) float32, not yet normalised, each changed by its own step.
 
-        ``steps`` are of this class, or None for an image that has none; the batch given stays as it is.
+        ``steps`` are of this class, or None for an image without one; ``images`` is not modified.
         """
         ...
 
 
 @runtime_checkable
 class Metric(Protocol):
-    """Predictions and labels to named numbers: streaming, and mergeable across processes.
+    """Named numbers from predictions and labels: streaming, and mergeable across processes.
 
     ``update`` is called once per image with its `Prediction` and its `Targets` at the image's original size; both
-    hold tensors, on whatever device the run uses. An instance is copied before each evaluation.
+    hold tensors on the run's device. An instance is copied before each evaluation.
     A metric may also offer ``table() -> str``, printed after an evaluation.
     """
 

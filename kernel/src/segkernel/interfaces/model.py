@@ -1,6 +1,6 @@
-"""Contracts of the model side: what a backbone, neck, head, loss, segmentor, engine and exporter offer.
+"""Contracts of the model side: backbone, neck, head, loss, segmentor, engine, exporter and weight format.
 
-N is the batch, C channels, K classes, H and W the image's height and width in pixels.
+N is the batch size, C the channels, K the classes, H and W the image's height and width in pixels.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Backbone(nn.Module):
         """Return the depth of a parameter, from 0 for the embeddings to ``num_layers``, or None for the undecayed
         learning rate of a head. Used by the option ``layer_decay``; ``parameter`` is its name in the backbone."""
         kind = "stages" if stage_wise else "layers"
-        raise ConfigError(Problem(f"{type(self).__name__} has no {kind} to tell apart", "optim.paramwise.layer_decay"))
+        raise ConfigError(Problem(f"{type(self).__name__} has no numbered {kind}", "optim.paramwise.layer_decay"))
 
 
 class Neck(nn.Module):
@@ -68,7 +68,7 @@ class Loss(nn.Module):
     name: str
     at_stride: ClassVar[bool] = False
     """Whether it takes logits (N, K, h, w) at the model's own stride with labels (N, H, W), and the keyword
-    ``align_corners`` (bool, how to enlarge them); a head enlarges them for other losses."""
+    ``align_corners`` (bool, how to upsample them); for other losses a head upsamples them."""
 
     def forward(
         self,
@@ -83,21 +83,21 @@ class Loss(nn.Module):
 
 
 class _SinglePass(nn.Module):
-    """A module that predicts and has losses, and may have `single_pass`: both from one run."""
+    """A module with ``predict`` and ``loss`` that may compute both in one forward pass, by `single_pass`."""
 
     @property
     def one_pass(self) -> bool:
-        """Whether prediction and loss come from one run, so that a validation has the loss at little cost."""
+        """Whether prediction and loss take one forward pass, so that a validation has the loss at little cost."""
         return self._has_single_pass()
 
     def _has_single_pass(self) -> bool:
-        """Tell whether `single_pass` is written for the ``predict`` and ``loss`` that the class has."""
+        """Tell whether `single_pass` matches the ``predict`` and ``loss`` of the class."""
         classes, names = type(self).__mro__, ("single_pass", "predict", "loss")
         depth = [next(i for i, cls in enumerate(classes) if name in vars(cls)) for name in names]
-        return depth[0] == min(depth)  # no class below it overrides one of the others
+        return depth[0] == min(depth)  # no subclass of it overrides one of the others
 
     def single_pass(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
-        """Return what `predict` and `loss` return, from one run; it takes the arguments of both.
+        """Return what `predict` and `loss` return, from one forward pass; it takes the arguments of both.
 
         A subclass that overrides ``predict`` or ``loss`` but not this is run twice instead.
         """
@@ -108,7 +108,7 @@ class _SinglePass(nn.Module):
 
         Args:
             inputs: Those of `loss`, the targets last.
-            options: Further ones of `predict`, by keyword.
+            options: Further keyword arguments of `predict`.
         """
         if self._has_single_pass():
             return self.single_pass(*inputs, **options)
@@ -128,11 +128,11 @@ class Head(_SinglePass):
         raise NotImplementedError
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
-        """Return named scalars; those whose key holds ``loss`` are summed and minimised, others are logged."""
+        """Return named scalars; those whose key contains ``loss`` are summed and minimised, others are logged."""
         raise NotImplementedError
 
     def predict(self, features: Features, size: Size | None = None) -> Tensor:
-        """Return logits for inference; as `forward` unless the head predicts in another way than it trains.
+        """Return logits for inference; same as `forward` unless the head predicts differently than it trains.
 
         ``size``, the image's (height, width), is for heads that resize before they activate.
         """
@@ -154,14 +154,14 @@ class CascadeHead(Head):
         return self(features, previous)
 
     def configure(self, train_cfg: Mapping[str, Any], test_cfg: Mapping[str, Any]) -> None:
-        """Take what the segmentor's ``train_cfg`` and ``test_cfg`` say about this head."""
+        """Apply what the segmentor's ``train_cfg`` and ``test_cfg`` set for this head."""
 
 
 class Segmentor(_SinglePass):
-    """A whole model: normalised images in, logits out; a plain torch model to everyone else."""
+    """A whole model: normalised images in, logits out; otherwise a plain torch module."""
 
     outputs: dict[str, Output]
-    """By name; one is called ``seg``, the main output."""
+    """By name; the main output is called ``seg``."""
     test_cfg: TestConfig
 
     def forward(self, images: Tensor) -> Tensor:
@@ -169,11 +169,11 @@ class Segmentor(_SinglePass):
         raise NotImplementedError
 
     def loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
-        """Return named scalars, ``{"decode.loss_ce": ...}``; keys that hold ``loss`` are summed."""
+        """Return named scalars, ``{"decode.loss_ce": ...}``; those whose key contains ``loss`` are summed."""
         raise NotImplementedError
 
     def predict(self, images: Tensor) -> dict[str, Any]:
-        """Return the raw values of each output, as its `Output` has them: logits at any size for `PixelClasses`."""
+        """Return the raw values of each output, as its `Output` defines them: logits of any size for `PixelClasses`."""
         raise NotImplementedError
 
 
@@ -189,17 +189,17 @@ class Engine(ABC):
     rank: int = 0
     world_size: int = 1
 
-    # ------------------------------------------------------------ one rank's work
+    # ------------------------------------------------------------ local operations
 
     @abstractmethod
     def prepare_model(self, segmentor: Segmentor, preprocessor: nn.Module) -> None:
-        """Move the model and the preprocessor to the device and wrap what has to be wrapped."""
+        """Move the model and the preprocessor to the device and wrap them if needed."""
 
     @abstractmethod
     def prepare_optimizer(
         self, optimizer: torch.optim.Optimizer, clip_grad: Mapping[str, float] | None = None
     ) -> torch.optim.Optimizer:
-        """Take the optimiser that `train_step` will drive; ``clip_grad`` is {max_norm, norm_type}."""
+        """Set the optimiser that `train_step` uses; ``clip_grad`` is {max_norm, norm_type}."""
 
     def transfer(self, batches: Iterable[Batch]) -> Generator[Batch, None, None]:
         """Yield batches on the device, without prefetching; those in pinned memory are copied asynchronously."""
@@ -208,7 +208,7 @@ class Engine(ABC):
 
     @abstractmethod
     def train_step(self, micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
-        """Make one optimiser step; return the mean of each named scalar, and ``loss``, detached and on the device.
+        """Run one optimiser step; return the mean of each named scalar, and ``loss``, detached and on the device.
 
         The values are local to this rank; average them over the ranks before reporting.
         """
@@ -224,10 +224,10 @@ class Engine(ABC):
         Images and targets are on the device; the model stays in the mode it is in.
         """
 
-    # ------------------------------------------------------------ what all ranks do together
+    # ------------------------------------------------------------ collective operations
 
     def gather(self, value: T) -> list[T]:
-        """Return the value of every rank, in their order, on every rank; it is small and can be pickled."""
+        """Return the values of all ranks, in rank order, on every rank; values must be small and picklable."""
         return [value]
 
     def agree(self, value: T) -> T:
@@ -239,62 +239,62 @@ class Engine(ABC):
         return any(self.gather(flag))
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait until all ranks have called this."""
         self.gather(None)
 
     def sum(self, terms: Mapping[str, Sequence[float]]) -> dict[str, float]:
         """Return the sum of all terms of all ranks by name; a rank may lack a name.
 
-        It is rounded once, at the end, so that it does not depend on how the terms are spread over the ranks.
+        It is rounded once, at the end, so that it does not depend on how the terms are distributed over the ranks.
         """
         parts = self.gather(terms)
         names = dict.fromkeys(name for part in parts for name in part)
         return {name: math.fsum(chain.from_iterable(part.get(name, ()) for part in parts)) for name in names}
 
     def merge(self, metric: Any) -> Any:
-        """Return a `Metric` that has seen what those of all ranks have."""
+        """Return the `Metric` merged over all ranks."""
         whole, *others = self.gather(metric)
         for other in others:
             whole.merge(other)
         return whole
 
     def alert(self, reason: str) -> None:  # noqa: B027 (a single rank has no peers)
-        """Tell the other ranks, without waiting for them, that this one cannot go on."""
+        """Notify the other ranks, without waiting for them, that this one has failed."""
 
     @property
     def alerted(self) -> bool:
-        """Whether another rank has said so: a loop that calls nothing together may end early."""
+        """Whether another rank has raised an alert, so that a loop without collective calls can end early."""
         return False
 
     # ------------------------------------------------------------ state
 
     def evaluating(self) -> AbstractContextManager[Any]:
-        """Return the context of an evaluation: buffers, such as running statistics, are the same on all ranks, which
-        call `predict` for different numbers of images."""
+        """Return the context of an evaluation, in which buffers, such as running statistics, are the same on all ranks
+        although they call `predict` for different numbers of images."""
         return nullcontext()
 
     @abstractmethod
     def model_state(self) -> dict[str, Tensor]:
-        """Return the model's whole state dict with the keys it has on one process; called by all ranks together, and
-        the same on all."""
+        """Return the model's full state dict with the keys it has on one process; a collective call with the same
+        result on all ranks."""
 
     @abstractmethod
     def load_model_state(self, state: Mapping[str, Tensor]) -> Any:
-        """Copy values under the names that `model_state` has into the model; others stay as they are.
+        """Copy values with keys as in `model_state` into the model; others keep their values.
 
-        Return what ``load_state_dict(state, strict=False)`` does: ``missing_keys`` and ``unexpected_keys``.
+        Return what ``load_state_dict(state, strict=False)`` returns: ``missing_keys`` and ``unexpected_keys``.
         """
 
     @abstractmethod
     def optimizer_state(self) -> dict[str, Any]:
-        """Return the optimiser's whole state dict, as on one process; called by all ranks together."""
+        """Return the optimiser's full state dict, as on one process; a collective call."""
 
     @abstractmethod
     def load_optimizer_state(self, state: Mapping[str, Any]) -> None:
         """Restore what `optimizer_state` returned."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what else has to be restored on resume (a gradient scaler's state, say)."""
+        """Return further state to restore on resume, such as a gradient scaler's."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 (most engines have no state)
@@ -311,34 +311,34 @@ class Exporter(ABC):
     def export(
         self, segmentor: Segmentor, path: Path, example: Tensor, metadata: Mapping[str, Any] | None = None
     ) -> str:
-        """Write ``segmentor`` to ``path``, prove the file against it on ``example`` (N, C, H, W), raise `ExportError`
-        when the numbers differ. ``metadata`` (classes, palette, preprocess) goes into the file, and comes back as the
-        attribute ``metadata`` of what `load` returns. Return the proof, text to print."""
+        """Write ``segmentor`` to ``path``, compare the outputs of both on ``example`` (N, C, H, W), raise `ExportError`
+        when they differ. ``metadata`` (classes, palette, preprocess) is stored in the file; the result
+        of `load` has it as its attribute ``metadata``. Return a report of the comparison, text to print."""
 
     @abstractmethod
     def load(self, path: Path, device: str | None = None) -> Segmentor:
-        """Return the file as a segmentor that only predicts: it runs through the same test loop as a model.
+        """Return the file as a segmentor that only predicts, for the same test loop as a model.
 
-        ``device`` is where it is asked to run, as torch writes it; a runtime that cannot raises `ExportError`. None
-        leaves the choice to the runtime, whose attribute ``device`` tells it.
+        ``device`` is the device to run on, as torch writes it; a runtime that does not support it raises
+        `ExportError`. None leaves the choice to the runtime, whose attribute ``device`` is the device in use.
         """
 
 
 class WeightFormat:
-    """Weights as others publish them: where they are, how their file is read, what the tensors are called.
+    """A format in which others publish weights: where they are, how their file is read, how the tensors are named.
 
-    A format is made without arguments and does one or more of three things: it locates names and addresses
+    A format is constructed without arguments and does one or more of the following: it locates names and addresses
     (`locates`, `locate`), reads files (`suffixes`, `read`), or converts weights (`matches`, `convert`).
     """
 
     suffixes: ClassVar[tuple[str, ...]] = ()
     """Suffixes of the files it reads, in lower case with the dot: ``.npz``."""
     values_only: ClassVar[tuple[type[nn.Module], ...]] = ()
-    """Modules whose names its weights have already: only values change, such as the order of channels. It is asked for
-    these even where all names fit; where the names do not tell, the report says that it was considered."""
+    """Modules whose parameter names its weights already have: only values change, such as the order of channels. For
+    these it is consulted even if all names fit; if the names are inconclusive, the report mentions it."""
 
     def locates(self, source: str) -> bool:
-        """Tell whether `locate` is for this name or address."""
+        """Tell whether `locate` handles this name or address."""
         return False
 
     def locate(self, source: str) -> Path:
@@ -347,13 +347,13 @@ class WeightFormat:
 
     def read(self, path: Path) -> Mapping[str, Any]:
         """Return the content of a file that `torch.load` with ``weights_only`` does not read: tensors by name, or the
-        entries of a checkpoint, on the CPU. Never runs code of it; raises `CheckpointError` if it is damaged."""
+        entries of a checkpoint, on the CPU. Never runs code from it; raises `CheckpointError` if it is damaged."""
         raise NotImplementedError
 
     def matches(self, module: nn.Module, keys: Collection[str]) -> bool:
-        """Tell whether weights of these names are of this format and for such a ``module``."""
+        """Tell whether weights with these names are of this format and for such a ``module``."""
         return False
 
     def convert(self, module: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the weights under the names and in the shapes of ``module``; what it has no place for may stay."""
+        """Return the weights under the names and in the shapes of ``module``; entries without counterpart may stay."""
         return weights

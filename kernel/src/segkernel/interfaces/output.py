@@ -1,8 +1,8 @@
 """The kinds of output of a segmentor: how raw values are resized, merged over views and windows, and decoded.
 
 `PixelMap` has values for each pixel, `PixelClasses` logits of classes. A plugin adds another kind by deriving from
-`Output`: boxes, for instance, are scaled where maps are interpolated. The entry-point group ``segkernel.outputs`` names
-the kinds, so that an exported file can say which it has.
+`Output`: boxes, for instance, are scaled where maps are interpolated. The entry-point group ``segkernel.outputs``
+registers the kinds, so that an exported file can refer to them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Output(ABC):
     """The kind of one output of a segmentor. A kind is a frozen dataclass of plain values.
 
     ``raw`` is what `Segmentor.predict` returns for the output: anything with an entry for each image of the batch that
-    can be sliced, such as a tensor (N, ...) or a list of N mappings. `segkernel.inference` looks inside through these
+    can be sliced, such as a tensor (N, ...) or a list of N mappings. `segkernel.inference` accesses it through these
     methods only.
     """
 
@@ -57,19 +57,19 @@ class Output(ABC):
         """Return ``canvas``, the windows of images of ``size`` so far (None before the first), together with one more.
 
         Args:
-            canvas: As returned for the window before.
+            canvas: As returned for the previous window.
             raw: Raw values of a window, resized to it.
             corner: Its top and left in the images.
             size: Height and width of the images.
 
         Raises:
-            UsageError: This kind of output cannot be merged over windows, which is the default.
+            UsageError: By default: this kind of output cannot be merged over windows.
         """
         kind = type(self).__name__
         raise UsageError(f"test_cfg: {kind} cannot be merged over sliding windows; use mode: whole")
 
     def mean(self, merged: Any, count: int | Tensor) -> Any:
-        """Return raw values for what `merge` or `paste` collected; by default as it is.
+        """Return raw values from the result of `merge` or `paste`; by default unchanged.
 
         ``count`` is the number of views, or that of windows over each pixel, (1, 1, H, W).
         """
@@ -79,7 +79,7 @@ class Output(ABC):
     def decode(self, raw: Any, activated: bool = False) -> Any:
         """Return the field of a `Prediction` for the raw values of one image, a batch of one.
 
-        ``activated`` says that they went through `activate`. A field holds tensors, or lists or mappings of them.
+        ``activated`` tells whether they went through `activate`. A field holds tensors, or lists or mappings of them.
         """
 
     def mismatch(self, dataset: Any) -> Problem | None:
@@ -87,7 +87,7 @@ class Output(ABC):
         return None
 
     def config(self) -> dict[str, Any]:
-        """Return plain values from which `output_of` makes the same output again."""
+        """Return plain values from which `output_of` rebuilds the same output."""
         return {"type": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
 
 
@@ -127,11 +127,11 @@ class PixelClasses(PixelMap):
     Args:
         classes: Number of classes.
         out_channels: Channels of the logits; 1 with ``sigmoid`` is a binary map of 2 classes.
-        activation: Makes probabilities of logits; ``none`` where the model gives something else that is averaged as it
-            is, such as sums of mask probabilities.
-        threshold: Probability above which a ``sigmoid`` output is class 1, or a class of a multi-label map is there.
+        activation: Turns logits into probabilities; ``none`` where the model returns other values to be averaged as
+            they are, such as sums of mask probabilities.
+        threshold: Probability above which a ``sigmoid`` output is class 1, or a class of a multi-label map is present.
         align_corners: How logits are resized.
-        task: ``multilabel`` is decoded to (K, H, W) uint8: 1 where a class is there, else 0.
+        task: ``multilabel`` is decoded to (K, H, W) uint8: 1 where a class is present, else 0.
     """
 
     classes: PositiveInt
@@ -167,9 +167,9 @@ class PixelClasses(PixelMap):
 
 
 def output_of(config: Mapping[str, Any]) -> Output:
-    """Return the output that `Output.config` described, in the metadata of an exported file for example.
+    """Return the output that `Output.config` described, for example in the metadata of an exported file.
 
-    Its kind is an entry point of an installed distribution: such a file is data and must not import what it likes.
+    Its kind must be an entry point of an installed distribution: a file is data and must not import arbitrary code.
 
     Raises:
         UsageError, ConfigError, ComponentError: The kind is not installed, or refuses its arguments.
@@ -179,7 +179,7 @@ def output_of(config: Mapping[str, Any]) -> Output:
     from segkernel.catalog import Catalog
 
     if "type" not in config and config.get("activation") == "none":
-        raise UsageError("before 0.3 files did not tell depths from classes: export the model again")
+        raise UsageError("files from before 0.3 do not distinguish depths from classes: export the model again")
     catalog = replace(Catalog.current(), trusted=False)
     output: Output = build("outputs", {"type": PixelClasses.__name__, **config}, path="outputs", catalog=catalog)
     return output

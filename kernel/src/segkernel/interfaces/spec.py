@@ -1,4 +1,4 @@
-"""`Spec[X]`: a component's config that arrives checked, for the parent to complete and call.
+"""`Spec[X]`: a component's config, already checked, for the parent to complete and call.
 
 def __init__(self, in_channels: int, pixel_decoder: Spec[PixelDecoder]):
     self.pixel_decoder = pixel_decoder(in_channels=in_channels)
@@ -25,7 +25,7 @@ class Spec(Generic[T_co]):
         self.arguments: Mapping[str, Any] = arguments
 
     def __call__(self, *positional: Any, **more: Any) -> T_co:
-        """Build the object; what the parent gives wins over the config's."""
+        """Build the object; the parent's arguments override those of the config."""
         return self.factory(*positional, **{**self.arguments, **more})
 
     def __repr__(self) -> str:
