@@ -75,7 +75,7 @@ CHANGES = {
     "+schedule.lr=[{type: PolyLR, begin: 5, end: 5}]": "segplug-training/PolyLR refuses: PolyLR ends at 5",
     "optim.optimizer.lr=-1": "optim.optimizer.lr: expected float (0 or more), got -1 (int)",
     "+optim.optimizer.momentum=5": "optim.optimizer.momentum: expected float (0 or more, 1 or less), got 5 (int)",
-    "optim.paramwise={custom_keys: {nothing: {lr_mult: 10}}}": "custom_keys: nothing is in no parameter's name",
+    "optim.paramwise={custom_keys: {nothing: {lr_mult: 10}}}": "custom_keys: nothing matches no parameter name",
     "+optim.optimizer.momentum=-9": "optim.optimizer.momentum: expected float (0 or more, 1 or less), got -9 (int)",
     "optim.optimizer={type: AdamW, lr: 0.1, betas: [0.9, 1.5]}": (
         "optim.optimizer.betas[1]: expected float (0 or more, below 1), got 1.5 (float)"

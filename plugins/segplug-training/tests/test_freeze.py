@@ -68,13 +68,13 @@ def test_what_the_config_froze_stays_frozen(make_runner):
 
 
 def test_a_part_that_is_not_there_is_named_with_the_near_ones(make_runner):
-    with pytest.raises(UsageError, match="no part 'backbon'; did you mean 'backbone'"):
+    with pytest.raises(UsageError, match="no module 'backbon'; did you mean 'backbone'"):
         make_runner(FreezeHook(["backbon"])).train()
 
 
 def test_an_engine_of_several_processes_that_cannot_freeze_is_named():
     run = SimpleNamespace(model=ToySegmentor(), engine=SimpleNamespace(world_size=2))
-    with pytest.raises(UsageError, match="SimpleNamespace cannot freeze parts on several processes, DDPEngine can"):
+    with pytest.raises(UsageError, match="SimpleNamespace cannot freeze parts on several processes; use DDPEngine"):
         FreezeHook(["backbone"]).before_train(run)
     run.engine.may_freeze = True
     FreezeHook(["backbone"]).before_train(run)

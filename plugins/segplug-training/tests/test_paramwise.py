@@ -102,9 +102,9 @@ def test_a_config_need_not_name_it_and_its_factors_are_checked():
 def test_a_rate_that_no_parameter_has_is_said_with_the_near_name(caplog: pytest.LogCaptureFixture) -> None:
     rates(custom_keys={"haed": {"lr_mult": 10}, "norm": {"lr_mult": 2}, "gone": {"decay_mult": 0}})
     (record,) = caplog.records  # published configs leave decays of layers that a variant lacks
-    assert record.getMessage() == ("optim.paramwise.custom_keys: haed is in no parameter's name; did you mean 'head'?")
+    assert record.getMessage() == ("optim.paramwise.custom_keys: haed matches no parameter name; did you mean 'head'?")
 
 
 def test_rates_of_which_no_parameter_has_one_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"haed is in no parameter's name\n.*'head'"):
+    with pytest.raises(ConfigError, match=r"haed matches no parameter name\n.*'head'"):
         rates(custom_keys={"haed": {"lr_mult": 10}, "gone": {"decay_mult": 0}})

@@ -107,4 +107,4 @@ def test_other_ranks_write_nothing(tmp_path):
 def test_a_run_resumed_after_its_end_says_that_nothing_is_trained(caplog):
     run = SimpleNamespace(is_main=True, config=STORED, train_set=object(), iteration=4, max_iterations=2)
     RecordHook().load_checkpoint(run, {"meta": {"config": STORED}})
-    assert "nothing is left to train: the checkpoint is of iteration 4, and the schedule ends at 2" in caplog.text
+    assert "nothing is left to train: the checkpoint is of iteration 4 and the schedule ends at 2" in caplog.text

@@ -114,7 +114,7 @@ def test_a_directory_of_another_sweep_is_refused(config, made, tmp_path):
     assert invoke(config, "--out", tmp_path / "out").exception is None
     other = invoke(config, "optim.batch_size=2", "--out", tmp_path / "out")
     assert isinstance(other.exception, UsageError)
-    assert "holds the run of another config" in str(other.exception)
+    assert "contains the run of another config" in str(other.exception)
 
 
 def test_lists_vary_and_a_list_of_a_list_is_one_value():

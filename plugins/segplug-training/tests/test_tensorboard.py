@@ -194,7 +194,7 @@ def test_a_model_that_cannot_be_traced_goes_without(tmp_path: Path, caplog: pyte
     runner.model.loss = lambda images, targets: {"loss": runner.model.conv(images).sum()}
     runner.val_set = None
     runner.run()
-    assert "graph of the model is left out" in caplog.text
+    assert "graph of the model is skipped" in caplog.text
 
 
 def test_no_pictures_when_none_are_wanted(tmp_path: Path) -> None:

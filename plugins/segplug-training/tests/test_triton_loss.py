@@ -63,7 +63,7 @@ def test_what_does_not_fit_is_taken_in_tiles(logits: torch.Tensor) -> None:
 def test_kernels_that_differ_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     triton_loss.compare(DEVICE)
     monkeypatch.setattr(triton_loss, "_with_next", lambda own, after, axis: own)
-    with pytest.raises(RuntimeError, match=r"the gradient of Triton's kernels is off by .*e.* on"):
+    with pytest.raises(RuntimeError, match=r"the Triton kernels' gradient is off by .*e.* on"):
         triton_loss.compare(DEVICE)
 
 

@@ -1,6 +1,6 @@
-"""Activation checkpointing of a whole model from outside: which modules keep only their input in training.
+"""Activation checkpointing applied to a model from outside: chosen modules store only their input in training.
 
-checkpoint_activations(model)                                      # every block that knows how to
+checkpoint_activations(model)                                      # every block with with_cp
 checkpoint_activations(model, ["backbone.stages.*", "neck"])       # these modules
 """
 
@@ -31,7 +31,7 @@ def checkpoint_activations(model: nn.Module, patterns: Sequence[str] | bool = Tr
     chosen = modules_called(model, patterns)
     if patterns is True and not chosen:
         parts = ", ".join(name for name, _ in model.named_children())
-        message = f"no block of {type(model).__name__} has with_cp; name modules in place of true, parts of {parts}"
+        message = f"no block of {type(model).__name__} has with_cp; name modules instead of true, parts of {parts}"
         raise UsageError(f"engine.activation_checkpointing: {message}")
     for module in chosen.values():
         if hasattr(module, "with_cp"):
@@ -42,14 +42,14 @@ def checkpoint_activations(model: nn.Module, patterns: Sequence[str] | bool = Tr
 
 
 def modules_called(model: nn.Module, patterns: Sequence[str] | bool) -> dict[str, nn.Module]:
-    """Return the modules of the given names, True being all with ``with_cp``, as `checkpoint_activations` has it."""
+    """Return modules by name; ``patterns`` is that of `checkpoint_activations`."""
     if isinstance(patterns, bool):
         return {name: module for name, module in model.named_modules() if patterns and hasattr(module, "with_cp")}
     return dict(pair for pattern in patterns for pair in _matching(model, pattern))
 
 
 class _Checkpointed:
-    """The ``forward`` of a module that is run again."""
+    """The ``forward`` of a module that is recomputed in the backward pass."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.forward = module, module.forward
@@ -63,7 +63,7 @@ def _matching(model: nn.Module, pattern: str) -> Iterator[tuple[str, nn.Module]]
     names = dict(model.named_modules())
     found = [name for name in names if fnmatchcase(name, pattern)]
     if not found:
-        raise UsageError(f"engine: no module of the model is called {pattern!r}; {suggest(pattern, names)}")
+        raise UsageError(f"engine: the model has no module {pattern!r}; {suggest(pattern, names)}")
     taken: list[str] = []
     for name in found:
         if not any(name.startswith(f"{outer}.") for outer in taken):

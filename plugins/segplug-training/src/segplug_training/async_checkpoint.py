@@ -66,12 +66,12 @@ class AsyncCheckpointHook(CheckpointHook):
             self._finish(run)
 
     def _written(self, run: Run) -> None:
-        """Leave the rest to `_finish`; what is best may be another one by then."""
+        """Leave the rest to `_finish`; the best checkpoint may have changed by then."""
         self._is_pending = True
         self._best_when_saved = {name: list(entries) for name, entries in self.best.items()}
 
     def _finish(self, run: Run) -> None:
-        """Wait until the last one is written, and link it; called by all ranks together."""
+        """Wait until the last checkpoint is written, and link it; called by all ranks together."""
         if self._is_pending:
             self._is_pending = False
             with together(run.engine):
@@ -90,7 +90,7 @@ class AsyncCheckpointHook(CheckpointHook):
 
     @hookimpl
     def write_checkpoint(self, path: Path, checkpoint: dict[str, Any]) -> bool:
-        """Write this hook's checkpoints in the background; those saved by others are written at once."""
+        """Write this hook's checkpoints in the background; others are written by their caller."""
         if self._takes_over:
             self._thread = threading.Thread(target=self._write, args=(path, on_host(checkpoint)), name="checkpoint")
             self._thread.start()
@@ -99,7 +99,7 @@ class AsyncCheckpointHook(CheckpointHook):
     def _write(self, path: Path, checkpoint: dict[str, Any]) -> None:
         try:
             checkpoints.save(path, checkpoint)
-        except Exception as error:  # told by the thread that waits
+        except Exception as error:  # raised in the thread that waits
             self._error = error
 
     @hookimpl
@@ -111,7 +111,7 @@ class AsyncCheckpointHook(CheckpointHook):
 
     @hookimpl
     def after_run(self) -> None:
-        """Wait for what an error left being written, on this rank alone."""
+        """Wait for a checkpoint that was being written when an error occurred, on this rank alone."""
         try:
             self._wait()
         except Exception as error:
@@ -119,11 +119,11 @@ class AsyncCheckpointHook(CheckpointHook):
 
 
 def on_host(value: Any) -> Any:
-    """Return a copy whose tensors are the host's own: what training changes later is not in it."""
+    """Return a copy with all tensors in separate host memory, unaffected by further training."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
-        copied = copy(value)  # of its own class, with the versions of layers, which torch keeps in an attribute
+        copied = copy(value)  # keeps the class, and the versions of layers, which torch stores in an attribute
         copied.update({key: on_host(entry) for key, entry in value.items()})
         return copied
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""`BatchRecord`: what it takes to have the batch of one optimiser step again, crops and augmentation included.
+"""`BatchRecord`: everything needed to reproduce the batch of one optimiser step, with crops and augmentation.
 
 A sample's randomness follows from the seed and its position in the draw order, so these and the config are enough.
 """
@@ -31,15 +31,15 @@ class BatchRecord:
     """The batch of one rank in one step.
 
     Args:
-        iteration: The step, counted from 1.
+        iteration: Number of the step, counted from 1.
         position: Samples that all ranks had drawn before it.
         seed: Seed of the run; with a sample's position it determines crop and augmentation.
         rank: Rank of the batch.
         world_size: Number of ranks.
-        micro_batch: Samples that a rank takes at once.
-        names: Names of the samples, usually file paths, by micro-batch.
-        loss: Its loss, as a string because JSON has no nan.
-        digest: Hash of its images and annotations; None if they had been freed.
+        micro_batch: Samples of a micro-batch on one rank.
+        names: Names of the samples, usually file paths, one list per micro-batch.
+        loss: Value of the loss, a string because JSON has no nan.
+        digest: Hash of the images and annotations; None if they had been freed.
         config: Resolved config of the run.
     """
 
@@ -56,7 +56,7 @@ class BatchRecord:
 
     @classmethod
     def of(cls, run: Run, batches: Sequence[Batch]) -> BatchRecord:
-        """Return the record of the step that was just made; without config and digest, which take time."""
+        """Return the record of the last step, without config and digest, which are slow to compute."""
         length = len(run.train_set.dataset) if run.train_set is not None else 1
         drawn = sum(map(len, batches)) * run.engine.world_size
         return cls(
@@ -70,7 +70,7 @@ class BatchRecord:
         )
 
     def save(self, run: Run) -> Path:
-        """Write it into the run directory; return the file."""
+        """Write the record into the run directory; return its path."""
         self.config = json.loads(json.dumps(run.config, default=str))
         path = run.work_dir / FOLDER / f"iter_{self.iteration:07d}_rank{self.rank}.json"
         path.parent.mkdir(exist_ok=True)
@@ -82,7 +82,7 @@ class BatchRecord:
         """Read a record, or the newest one of a run directory.
 
         Raises:
-            DataError: When there is none, or the file is something else.
+            DataError: When there is none, or the file is not a batch record.
         """
         if path.is_dir():
             found = sorted((path / FOLDER).glob("iter_*.json"))
@@ -95,23 +95,23 @@ class BatchRecord:
             raise DataError(f"is not a batch record: {error}", path) from error
 
     def rebuild(self, loader: Loader) -> list[Batch]:
-        """Return the micro-batches again, from a loader like the run's.
+        """Reproduce the micro-batches, from a loader with the settings of the run's.
 
         Raises:
-            DataError: When they are not the same: the data, or what is done to them, have changed.
+            DataError: When they differ: the data or the transforms have changed.
         """
         drawn = loader.train_batches(self.position, self.rank, self.world_size)
         batches = list(islice(drawn, len(self.names)))
         names = [sample_names([batch]) for batch in batches]
         if names != self.names:
-            raise DataError(f"the data set has changed: it gives {names}, the run had {self.names}")
+            raise DataError(f"the data set has changed: its samples are {names}, the run had {self.names}")
         if self.digest not in (None, digest(batches)):
-            raise DataError("the samples have changed, or what is done to them: their values are not those of the run")
+            raise DataError("the data or the transforms have changed: the values of the samples differ from the run's")
         return batches
 
 
 def digest(batches: Sequence[Batch]) -> str:
-    """Return a checksum of all values of some batches."""
+    """Return a checksum of all values of the batches."""
     hasher = hashlib.sha256()
 
     def take(tensor: Tensor) -> Tensor:

@@ -27,8 +27,8 @@ class Entry:
     Args:
         varied: Values of this combination by key, without the seed.
         seed: Seed of the run.
-        config: File or name.
-        overrides: All overrides of the run.
+        config: File or name of the config.
+        overrides: All overrides of the run, with the seed.
         digest: Hash of the resolved config.
     """
 
@@ -40,17 +40,17 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """A folder's name: the values, and a checksum where they do not make one."""
+        """Name of the run's folder: its values, with a checksum where they cannot be a file name."""
         text = ",".join(f"{key}={value}" for key, value in {**self.varied, "seed": self.seed}.items())
         clean = re.sub(r"[^\w.=,+-]+", "_", text)[:100]
         return clean if clean == text else f"{clean}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def read_varied(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
-    """Return the overrides that hold for all runs, and the lists of values by key: ``lr=[1e-3,1e-4]``.
+    """Return the overrides common to all runs, and the lists of values by key: ``lr=[1e-3,1e-4]``.
 
     Raises:
-        UsageError: When a list of values is none, or empty.
+        UsageError: When a list of values is empty or cannot be parsed.
     """
     fixed: list[str] = []
     varied: dict[str, list[Any]] = {}
@@ -62,7 +62,7 @@ def read_varied(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[Any
         problems: list[Problem] = []
         found = read_mapping(f"values: {match['values']}", "command line", problems)
         if problems or found is None or not found["values"]:
-            raise UsageError(f"{text!r}: needs values, KEY=[A,B]; a list that is one value is KEY=[[A,B]]")
+            raise UsageError(f"{text!r}: needs values, KEY=[A,B]; write a list as a single value KEY=[[A,B]]")
         varied[match["key"]] = to_builtin(found["values"])
     return fixed, varied
 
@@ -70,17 +70,17 @@ def read_varied(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[Any
 def combinations(
     config: str, overrides: Sequence[str], seeds: int = 1, models: Sequence[str] = (), pretrained: bool = False
 ) -> list[Entry]:
-    """Return every run of a sweep, the seeds of a combination one after the other.
+    """Return every run of a sweep; the seeds of a combination are consecutive.
 
     Args:
-        config: File or name; with ``models`` the part after the model's name, ``4xb2-20k_streetscenes``.
+        config: File or name; with ``models`` the part of the name after the model's, ``4xb2-20k_streetscenes``.
         overrides: ``KEY=VALUE`` for all, ``KEY=[A,B]`` to vary.
-        seeds: Runs per combination, with consecutive seeds from the config's on.
-        models: Names of the zoo before schedule and data.
-        pretrained: Whether models start from the weights that their configs name.
+        seeds: Runs per combination; the seeds start at the config's.
+        models: Zoo names without schedule and data.
+        pretrained: Whether models start from the pretrained weights in their configs.
 
     Raises:
-        ConfigError: When one of them is not in order.
+        ConfigError: When a run's config is invalid.
     """
     fixed, varied = read_varied(overrides)
     entries = []
@@ -113,11 +113,11 @@ def _check(config: Config) -> None:
         raise ConfigError(problems)
 
 
-# ---------------------------------------------------------------- what is not equal between models
+# ---------------------------------------------------------------- differences between models
 
 
 def unequal(entries: Sequence[Entry]) -> str:
-    """Return a line for each setting that is not the same for all models; empty when all are."""
+    """Return a line for each setting that differs between models; empty when none does."""
     configs = {str(entry.varied["model"]): load_config(entry.config, entry.overrides) for entry in entries}
     flat = {
         model: dict(_flat({key: to_builtin(config.get(key)) for key in COMPARED})) for model, config in configs.items()
@@ -143,5 +143,5 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def source_of(config: str) -> str:
-    """Return a short name of a config for the folder of its sweep."""
+    """Return a short name of a config, for the sweep's folder."""
     return Path(config).stem if config.endswith((".yaml", ".yml")) else config

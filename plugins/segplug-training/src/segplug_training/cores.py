@@ -17,12 +17,12 @@ def available_cores(cgroup: Path = CGROUP) -> int:
 
 
 def threads_per_rank() -> int:
-    """Return the threads of this process where every process of the machine gets as many."""
+    """Return this process's share of the cores, split equally between the processes on the machine."""
     return max(available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
 
 
 def _quota(cgroup: Path) -> float | None:
-    """Return how many cores' time a container may use; torch and OpenMP start a thread per core of the machine."""
+    """Return the container's CPU quota in cores; torch and OpenMP ignore it and start a thread per core."""
     with suppress(OSError, ValueError, ZeroDivisionError):
         limit, period = (cgroup / "cpu.max").read_text().split()  # cgroup v2; "max" is not a number
         return int(limit) / int(period)

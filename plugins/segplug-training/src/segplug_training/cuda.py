@@ -1,4 +1,4 @@
-"""`CUDAEngine`: one device at full speed, by mixed precision, memory layout, compilation and torch's switches."""
+"""`CUDAEngine`: one device at full speed, with mixed precision, memory layout, compilation and torch's switches."""
 
 from __future__ import annotations
 
@@ -58,31 +58,30 @@ class CUDAEngine(LocalEngine):
 
     Args:
         device: ``auto`` takes CUDA, else Apple's MPS, else the CPU; or any torch device, ``cuda:1``.
-        threads: Threads of torch on the processor; None is torch's choice, but no more than the cores that affinity,
-            container and the other processes of the run leave.
+        threads: Threads of torch on the CPU; None is torch's default, limited to the cores that affinity, container
+            and the other processes of the run leave.
         amp: Autocast: ``True`` is float16 on CUDA (with loss scaling) and bfloat16 elsewhere, or name the type. A
-            processor without instructions for bfloat16 stays in float32, with a warning.
-        loss_scale: What the loss is multiplied with under float16; found on the way when None.
-        channels_last: Keep weights, and so feature maps, in channels-last order, which convolutions on a processor and
-            on tensor cores are faster with; None does on a processor, and on a GPU in half precision. A processor
-            never does for models with strided 1x1 convolutions of fewer than 8 channels, which oneDNN fails on.
-        cudnn_benchmark: Let cuDNN try its algorithms; good when the input size is fixed, not bit-reproducible.
-        tf32: Multiply float32 matrices with 10 bits of mantissa on tensor cores (torch's own default is for
+            CPU without bfloat16 instructions stays in float32, with a warning.
+        loss_scale: Constant loss scale for float16; None adjusts it dynamically.
+        channels_last: Keep weights, and so feature maps, in channels-last order, which is faster for convolutions on
+            CPUs and tensor cores; None does so on the CPU, and on a GPU in half precision. On the CPU it is never used
+            for models with strided 1x1 convolutions of fewer than 8 channels, for which oneDNN fails.
+        cudnn_benchmark: Let cuDNN time its algorithms; good when the input size is fixed, not bit-reproducible.
+        tf32: Multiply float32 matrices in TF32, with 10 bits of mantissa, on tensor cores (torch's default is for
             convolutions only).
-        flush_denormals: Take numbers below 1e-38 as 0 on the processor, which is slow with them.
-        compile: Compile the loss, forward and backward, with `torch.compile`, or the mode to do it in;
-            ``reduce-overhead`` and ``max-autotune`` record CUDA graphs. Where it cannot be compiled it runs as it is,
-            with a warning. Evaluation, whose images have many sizes, is not compiled.
-        compile_cache: Folder that keeps compiled kernels for the next run; None is torch's own, which
-            TORCHINDUCTOR_CACHE_DIR names.
-        activation_checkpointing: Keep only the inputs of blocks and compute the rest again in the backward pass, for
-            less memory: ``True`` is every block that has ``with_cp``, or names of modules, ``backbone.layer*``.
-        fused: Update all parameters by one kernel where torch has one for the optimiser.
-        smaller_batches: Where the memory runs out, go on with smaller micro-batches and the same batch in a step, with
-            a warning; on one process.
-        deterministic: Take torch's deterministic algorithms, so that two runs on one machine are equal to the last
-            bit, slower on a GPU. ``warn`` names each operation that has none, with its module; ``strict`` ends the run
-            there.
+        flush_denormals: Flush denormal numbers (below 1e-38) to 0 on the CPU, which is slow with them.
+        compile: Compile the loss, forward and backward, with `torch.compile`, or name its mode; ``reduce-overhead``
+            and ``max-autotune`` record CUDA graphs. If compilation fails, it runs uncompiled, with a warning.
+            Evaluation, whose images vary in size, is not compiled.
+        compile_cache: Folder that keeps compiled kernels for the next run; None is torch's default, or
+            TORCHINDUCTOR_CACHE_DIR.
+        activation_checkpointing: Store only the inputs of blocks and recompute the rest in the backward pass, to save
+            memory: ``True`` is every block that has ``with_cp``, or names of modules, ``backbone.layer*``.
+        fused: Update all parameters in one kernel where torch has one for the optimiser.
+        smaller_batches: When memory runs out, continue with smaller micro-batches and the same batch per step, with a
+            warning; in a single process only.
+        deterministic: Use torch's deterministic algorithms, so that two runs on one machine are bit-identical; slower
+            on a GPU. ``warn`` names each operation that has none, with its module; ``strict`` stops the run there.
 
     Raises:
         UsageError: When the device is not available, or ``cudnn_benchmark`` is combined with ``deterministic``.
@@ -124,7 +123,7 @@ class CUDAEngine(LocalEngine):
         if compile_cache is not None:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compile_cache)
         if deterministic and cudnn_benchmark:
-            raise UsageError("engine.cudnn_benchmark chooses by time, which is not deterministic; leave one out")
+            raise UsageError("engine.cudnn_benchmark selects algorithms by time; disable it, or engine.deterministic")
         self.determinism = Determinism(deterministic) if deterministic else None
         torch.backends.cudnn.benchmark = cudnn_benchmark
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
@@ -149,13 +148,13 @@ class CUDAEngine(LocalEngine):
         return optimizer
 
     def wrap_loss(self) -> None:
-        """Make what computes the loss in training, compiled if that is asked for."""
+        """Make the module that computes the training loss, compiled if enabled."""
         wrapped = self.wrap(LossModule(self.segmentor))
         mode = self.compile if isinstance(self.compile, str) else "default"
         self.loss_of = Compiled(wrapped, mode=mode) if self.compile else wrapped
 
     def wrap(self, loss_module: LossModule) -> nn.Module:
-        """Return what computes the loss in training: the module itself, or one that several processes share."""
+        """Return the module that computes the training loss; engines of several processes wrap it here."""
         return loss_module
 
     def transfer(self, batches: Iterable[Batch]) -> Generator[Batch, None, None]:
@@ -164,7 +163,7 @@ class CUDAEngine(LocalEngine):
             return
         copying = torch.cuda.Stream(self.device)
         for batch in batches:
-            # The step before is still being computed: its work was only queued.
+            # The previous step is still running: its work was only queued.
             with torch.cuda.stream(copying):
                 moved = batch.to(self.device, non_blocking=True)
             computing = torch.cuda.current_stream(self.device)
@@ -179,7 +178,7 @@ class CUDAEngine(LocalEngine):
             return self._train_step(micro_batches)
 
     def _train_step(self, micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
-        if self.smaller_batches is None or self.world_size > 1:  # others wait for this one's gradients
+        if self.smaller_batches is None or self.world_size > 1:  # other ranks wait for this one's gradients
             return super().train_step(micro_batches)
         return self.smaller_batches.step(super().train_step, micro_batches)
 
@@ -217,17 +216,17 @@ class CUDAEngine(LocalEngine):
 
 
 def _compile_loss(device: torch.device) -> None:
-    """Compute the cross-entropy of enlarged logits by one kernel where Triton is there."""
+    """Compute the cross-entropy of upsampled logits in one kernel where Triton is installed."""
     try:
         from segplug_training import triton_loss
 
         triton_loss.register(device)
-    except Exception as error:  # Triton compiles here, by the system's compiler and driver
-        log.warning("the loss of enlarged logits is computed in tiles of rows, by torch alone: %s", error)
+    except Exception as error:  # Triton compiles here, with the system's compiler and driver
+        log.warning("no Triton kernel for the loss of upsampled logits; torch computes it in tiles of rows: %s", error)
 
 
 def _corrupts_memory(module: nn.Module) -> bool:
-    """Whether oneDNN writes past the end of an array in its channels-last backward pass, which ends the process.
+    """Whether oneDNN writes past the end of an array in its channels-last backward pass, which crashes the process.
 
     Seen with strided 1x1 convolutions of 2 to 6 channels (torch 2.13), not with 7 to 64.
     """
@@ -237,7 +236,7 @@ def _corrupts_memory(module: nn.Module) -> bool:
 
 
 def _used_on(stream: torch.cuda.Stream, tensor: Tensor) -> Tensor:
-    """Keep a tensor's memory from being reused on the stream that made it while another one still reads it."""
+    """Keep a tensor's memory from being reused by the stream that made it while another stream still reads it."""
     tensor.record_stream(stream)
     return tensor
 
@@ -247,13 +246,13 @@ def _amp_type(amp: bool | str, device: torch.device) -> torch.dtype | None:
         amp = "float16" if device.type == "cuda" else "bfloat16"
     types = {False: None, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if amp not in types:
-        raise UsageError(f"amp is true, false, float16 or bfloat16, not {amp!r}")
+        raise UsageError(f"engine.amp: expected true, false, float16 or bfloat16, not {amp!r}")
     if types[amp] is torch.bfloat16 and device.type == "cpu" and not _computes_in_bfloat16():
-        log.warning("engine.amp: this processor has no bfloat16, which makes it ten times slower; float32 is taken")
+        log.warning("engine.amp: this CPU has no bfloat16 instructions, which makes it ten times slower; using float32")
         return None
     return types[amp]
 
 
 def _computes_in_bfloat16() -> bool:
-    """Whether oneDNN has convolutions in bfloat16 here; without them torch takes a reference implementation."""
+    """Whether oneDNN has convolutions in bfloat16 here; without them torch uses a slow reference implementation."""
     return not torch.backends.mkldnn.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()

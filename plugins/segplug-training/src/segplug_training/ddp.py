@@ -1,7 +1,7 @@
-"""`DDPEngine`: data-parallel training on torch's DistributedDataParallel, by NCCL on GPUs and by gloo elsewhere.
+"""`DDPEngine`: data-parallel training on torch's DistributedDataParallel, with NCCL on GPUs and gloo elsewhere.
 
 seg-kernel run my.yaml --launch 2                                                 # on this machine
-torchrun --nproc-per-node 2 -m segkernel run my.yaml                              # and on others
+torchrun --nproc-per-node 2 -m segkernel run my.yaml                              # on one or several machines
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class DDPEngine(DistributedEngine):
 
     Args:
         find_unused_parameters: For models in which some parameters get no gradient in some steps; slower.
-        static_graph: The model uses the same parameters in every step: allows more of torch's optimisations.
+        static_graph: Whether the model uses the same parameters in every step: allows further optimisations by DDP.
         bucket_cap_mb: Size of DDP's gradient buckets in MB.
     """
 
     may_freeze = True
-    """Whether parameters may stop and begin to learn while it trains on several processes."""
+    """Whether parameters may be frozen and released during training on several processes."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class DDPEngine(DistributedEngine):
             # Running statistics are needed in evaluation only; `sync_buffers` broadcasts rank 0's then.
             _BUFFERS: False,
         }
-        self._graph_unknown = static_graph  # torch learns it in a first pass that exchanges gradients
+        self._graph_unknown = static_graph  # DDP records it in a first pass that all-reduces gradients
         self._exchanged: list[bool] = []
 
     def wrap(self, loss_module: LossModule) -> nn.Module:
@@ -74,7 +74,7 @@ class DDPEngine(DistributedEngine):
     def train_step(self, micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
         if self.ranks is not None and self._trained() != self._exchanged:
             del self.parallel, self.loss_of
-            gc.collect()  # the one before listens to gradients until it is gone
+            gc.collect()  # the old wrapper's gradient hooks stay until it is freed
             self.wrap_loss()
         return super().train_step(micro_batches)
 

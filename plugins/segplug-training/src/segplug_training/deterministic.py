@@ -1,4 +1,4 @@
-"""`Determinism`: torch's deterministic algorithms, and whose fault it is where there is none."""
+"""`Determinism`: torch's deterministic algorithms, with the module at fault named where there is none."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Mode = Literal["warn", "strict"]
 _ALERT = re.compile(
     r"(\S+) does not have a deterministic implementation|(Memory Efficient attention) .*non-deterministic"
 )
-_OTHERS = "another layer, loss or interpolation in its place, or engine.device=cpu"
+_OTHERS = "use another layer, loss or interpolation, or engine.device=cpu"
 
 
 class Determinism:
     """Switches torch to deterministic algorithms and names each operation that has none.
 
     Args:
-        mode: ``warn`` logs the operations without a deterministic algorithm, ``strict`` ends the run at the first.
+        mode: ``warn`` logs the operations without a deterministic algorithm, ``strict`` stops the run at the first.
     """
 
     def __init__(self, mode: Mode) -> None:
@@ -37,12 +37,12 @@ class Determinism:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when CUDA starts
         torch.use_deterministic_algorithms(True, warn_only=mode == "warn")
         self._reported: set[str] = set()
-        self._modules: list[str] = []  # those that are being computed, the innermost last
+        self._modules: list[str] = []  # modules whose forward is running, the innermost last
         self._used: dict[str, list[str]] | None = None
 
     @contextmanager
     def watching(self, model: nn.Module, follow: bool = True) -> Iterator[None]:
-        """Name what is at fault in a step; with ``follow``, the first step learns which module uses which operation.
+        """Name the operations at fault in a step; with ``follow``, the first step records which module uses which.
 
         Raises:
             UsageError: In strict mode, at an operation that is not deterministic.
@@ -68,7 +68,7 @@ class Determinism:
 
     @contextmanager
     def _warnings(self) -> Iterator[None]:
-        """Turn torch's warnings on operations into ours, with their module; others go their way."""
+        """Replace torch's warnings about operations by ours, with their module; others are shown unchanged."""
         with warnings.catch_warnings():
             shown = warnings.showwarning
             warnings.filterwarnings("always", message=".*determinis")
@@ -90,7 +90,7 @@ class Determinism:
             log.warning("engine.deterministic: %s is not repeatable on this device; %s", culprit, _OTHERS)
 
     def _culprit(self, operation: str) -> str:
-        """Return the operation and the modules that it may be of: a backward pass is in no module."""
+        """Return the operation and the modules that it may belong to: a backward pass runs in no module."""
         names = [self._modules[-1]] if self._modules else modules_of(operation, self._used or {})
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         return f"{operation} ({', '.join(names[:3])}{more})" if names else operation
@@ -115,7 +115,7 @@ class Determinism:
 
 
 class _Operations(TorchDispatchMode):
-    """Notes in which modules each operation of a forward pass is."""
+    """Records which modules use each operation of a forward pass."""
 
     def __init__(self, modules: list[str], used: dict[str, list[str]]) -> None:
         super().__init__()
@@ -130,6 +130,6 @@ class _Operations(TorchDispatchMode):
 
 
 def modules_of(operation: str, used: Mapping[str, list[str]]) -> list[str]:
-    """Return the modules whose forward pass has an operation: of ``upsample_bilinear2d_backward_out_cuda``, say."""
+    """Return the modules whose forward pass uses an operation, such as ``upsample_bilinear2d_backward_out_cuda``."""
     fitting = [name for name in used if operation.lstrip("_").startswith(name.strip("_"))]
     return used[max(fitting, key=len)] if fitting else []

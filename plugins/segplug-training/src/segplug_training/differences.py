@@ -1,4 +1,4 @@
-"""Which settings of a resumed run are not those of its checkpoint, and what became of each."""
+"""Settings of a resumed run that differ from its checkpoint's, and which of the two applies."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _NOT_TAKEN = {
     r"seed$": "taken for the order of samples; the generators' states are the checkpoint's",
     r"hooks\b": "taken; what hooks have counted so far is the checkpoint's",
 }
-"""Keys that a checkpoint overrides, wholly or in part; all others are taken from the config."""
+"""Keys that a checkpoint overrides, fully or in part; all others are taken from the config."""
 _NO_SETTING = ("work_dir", "export")
 
 
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Return a line for each setting that differs: its key, what it is and was, and whether it was taken.
+    """Return a line for each setting that differs: its key, new and old value, and whether the new one is used.
 
     Args:
-        stored: The config in the checkpoint, plain values.
-        given: The config of the resumed run, plain values.
+        stored: The config in the checkpoint, as plain values.
+        given: The config of the resumed run, as plain values.
     """
     before, now = dict(_settings(stored)), dict(_settings(given))
     changed = [key for key in {**before, **now} if before.get(key, _ABSENT) != now.get(key, _ABSENT)]
@@ -42,7 +42,7 @@ def _settings(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     elif isinstance(config, list) and any(isinstance(entry, Mapping) for entry in config):
         for index, value in enumerate(config):
             yield from _settings(value, f"{key}[{index}]")
-    elif config is not None:  # a key without a value is as good as none
+    elif config is not None:  # a key without a value is treated as missing
         yield key, config
 
 

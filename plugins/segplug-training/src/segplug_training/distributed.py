@@ -29,17 +29,17 @@ class DistributedArguments(EngineArguments, total=False):
 
 
 class DistributedEngine(CUDAEngine):
-    """One rank among others, each on a device of its own and with its share of the batch.
+    """A rank of a distributed run, with its own device and its share of the batch.
 
-    Batch norm that a config asks to be synchronised (``SyncBN``) is; other running statistics are rank 0's. Alone,
-    without a launcher, it is a `CUDAEngine`.
+    ``SyncBN`` layers are synchronised over ranks; running statistics of other norms are rank 0's. Without a launcher
+    it acts as `CUDAEngine`.
 
     Args:
-        backend: None takes NCCL on CUDA, else gloo.
-        timeout: Seconds that a rank waits for another before it gives up.
+        backend: None is NCCL on CUDA, else gloo.
+        timeout: Seconds that a rank waits for the others before it fails.
 
     Raises:
-        UsageError: When the processes do not find each other, or a device is not there.
+        UsageError: When the processes cannot connect to each other, or a device does not exist.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class DistributedEngine(CUDAEngine):
         with self.ranks.watching():
             return super().train_step(micro_batches)
 
-    # ------------------------------------------------------------ what all ranks do together
+    # ------------------------------------------------------------ collective operations
 
     def gather(self, value: T) -> list[T]:
         return self.ranks.gather(value) if self.ranks else [value]
@@ -100,7 +100,7 @@ class DistributedEngine(CUDAEngine):
         return super().model_state()
 
     def sync_buffers(self) -> None:
-        """Give every rank rank 0's running statistics and other buffers."""
+        """Broadcast rank 0's running statistics and other buffers."""
         if self.ranks:
             with self.ranks.watching():
                 for buffer in self.segmentor.buffers():

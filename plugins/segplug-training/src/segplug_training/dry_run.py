@@ -1,4 +1,4 @@
-"""``seg-kernel run X --dry-run``: what a run would be and take, before anything is trained.
+"""``seg-kernel run X --dry-run``: model, schedule, memory and disk of a run, before anything is trained.
 
 seg-kernel run my.yaml --dry-run
 seg-kernel run my.yaml --dry-run --memory 24GiB             # would it fit on that card?
@@ -31,15 +31,15 @@ LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
 class DoesNotFitError(SegKernelError):
-    """The run would need more than there is."""
+    """The run needs more memory or disk than available."""
 
 
 @click.command("dry-run")
 @click.argument("what", metavar="run", type=click.Choice(["run"]))
 @click.argument("config")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--work-dir", metavar="DIR", help="Run directory, whose disk is looked at.")
-@click.option("--memory", metavar="SIZE", help="What the device has, 24GiB. [default: what is free on this one]")
+@click.option("--work-dir", metavar="DIR", help="Run directory; its disk's free space is checked.")
+@click.option("--memory", metavar="SIZE", help="Memory of the device, 24GiB. [default: free memory of this one]")
 @click.option("--amp", is_flag=True, help="As for run.")
 @click.option("--device", metavar="NAME", help="As for run.")
 def command(
@@ -51,7 +51,7 @@ def command(
     amp: bool,
     device: str | None,
 ) -> None:
-    """Say what ``run CONFIG`` would be and take; the same as ``run CONFIG --dry-run``.
+    """Show the model, schedule, memory and disk of ``run CONFIG``; the same as ``run CONFIG --dry-run``.
 
     The model is built without memory for its weights, and one batch is read.
     """
@@ -70,12 +70,12 @@ def command(
 
 @dataclass
 class Plan:
-    """A run that was built without memory.
+    """A run that was built without allocating its model.
 
     Args:
-        runner: Its model and optimiser are fake: they have shapes, and no values.
-        memory: What a step takes.
-        folder: Where it would write.
+        runner: The run; its model and optimiser are fake: they have shapes, but no values.
+        memory: Predicted memory of a step.
+        folder: Run directory that it would write to.
     """
 
     runner: Runner
@@ -83,12 +83,12 @@ class Plan:
     folder: Path
 
     def describe(self) -> Iterator[str]:
-        """Yield the tables."""
+        """Yield the tables, as text."""
         yield parameter_table(self.runner)
         yield group_table(self.runner)
         shapes = [(part, "  ".join(map(str, found))) for part, found in self.memory.shapes.items() if found]
         yield "\n".join(
-            f"{part:<24}{found}" for part, found in [("part", "gives (batch, channels, height, width)"), *shapes]
+            f"{part:<24}{found}" for part, found in [("part", "output (batch, channels, height, width)"), *shapes]
         )
         yield "\n".join(self._length())
         yield self._memory_table()
@@ -102,7 +102,7 @@ class Plan:
         yield f"each step    {step} samples on {run.engine.world_size} device(s), {run.engine.device}"
         if run.val_set is not None:
             yield f"validation   {_listed(validations(run))}, of {len(run.val_set.dataset)} samples"
-        yield f"checkpoints  {_listed(saves(run))}; {self.checkpoints_kept} stay, {size_text(self.checkpoint)} each"
+        yield f"checkpoints  {_listed(saves(run))}; {self.checkpoints_kept} kept, {size_text(self.checkpoint)} each"
 
     def _memory_table(self) -> str:
         found = self.memory
@@ -110,8 +110,8 @@ class Plan:
         rows += [("gradients", found.gradients), ("activations", found.activations), ("peak", self.peak)]
         text = text_table(("memory at the peak", "size"), [(name, size_text(size)) for name, size in rows])
         if found.at_most:
-            text += "\nat most: where a mask selects pixels, all are counted"
-        return text if found.failure is None else f"{text}\nactivations are not known: {found.failure}"
+            text += "\nupper bound: where a mask selects pixels, all are counted"
+        return text if found.failure is None else f"{text}\nactivations are unknown: {found.failure}"
 
     @property
     def _averages(self) -> int:
@@ -146,12 +146,12 @@ class Plan:
         return self.checkpoint * (self.checkpoints_kept + 1)
 
     def check(self, memory: int | None) -> str:
-        """Return a line that confirms that the run fits.
+        """Return a line that states that the run fits.
 
         Args:
             memory: Bytes of memory of the device; None if unknown.
 
-        A step whose memory is only known at most is warned of.
+        If only an upper bound of a step's memory is known, it warns instead of raising.
 
         Raises:
             DoesNotFitError: When memory or disk are too small.
@@ -164,7 +164,7 @@ class Plan:
             needs = f"a step needs {size_text(self.peak)} of memory, and {device} has {size_text(memory)}"
             needs = f"{needs}\n    {hint} engine.activation_checkpointing"
             if self.memory.at_most:
-                log.warning("it may not fit: at most, %s", needs)
+                log.warning("it may not fit: as an upper bound, %s", needs)
             else:
                 problems.append(needs)
         if self.disk > free:
@@ -179,12 +179,12 @@ class Plan:
 
 
 def make_plan(config: Config, world_size: int = 1, work_dir: str | Path | None = None) -> Plan:
-    """Build a run without memory for its weights and predict what it takes.
+    """Build a run without allocating its weights and predict its memory and disk.
 
     Args:
         config: The whole config.
-        world_size: Devices that share a batch.
-        work_dir: Wins over the config's.
+        world_size: Number of devices that share a batch.
+        work_dir: Run directory; overrides the config's.
 
     Raises:
         ConfigError: All problems at once.
@@ -209,7 +209,7 @@ def make_plan(config: Config, world_size: int = 1, work_dir: str | Path | None =
 
 
 def _with_engine(config: Config, world_size: int) -> tuple[Config, Any]:
-    """Return the config with its engine as an object: one that compiles nothing and looks for no other ranks."""
+    """Return the config with its engine built: one that compiles nothing and connects to no other ranks."""
     from segkernel import build
     from segkernel.loading import catalog_of
 
@@ -222,7 +222,7 @@ def _with_engine(config: Config, world_size: int) -> tuple[Config, Any]:
     for switch in ("compile", "smaller_batches"):
         if hasattr(engine, switch):
             setattr(engine, switch, None)
-    if getattr(engine, "amp", None) is not None:  # a scaler would look at values; both types take two bytes
+    if getattr(engine, "amp", None) is not None:  # a scaler would read values; both types take two bytes
         import torch
 
         engine.amp = torch.bfloat16
@@ -232,11 +232,11 @@ def _with_engine(config: Config, world_size: int) -> tuple[Config, Any]:
     return changed, engine
 
 
-# ---------------------------------------------------------------- what the tables say
+# ---------------------------------------------------------------- tables
 
 
 def parameter_table(runner: Runner) -> str:
-    """Return the parameters of each part of the model."""
+    """Return a table of the parameters of each part of the model."""
     model, rows = runner.model, []
     for name, part in [*model.named_children(), ("all", model)]:
         own = list(part.parameters())
@@ -248,7 +248,7 @@ def parameter_table(runner: Runner) -> str:
 
 
 def group_table(runner: Runner) -> str:
-    """Return the groups of the optimiser: their first learning rate, weight decay and size."""
+    """Return a table of the optimiser's groups: initial learning rate, weight decay and size."""
     optimizer, rows = runner.optimizer, []
     for number, group in enumerate(optimizer.param_groups if optimizer is not None else ()):
         count = sum(each.numel() for each in group["params"])
@@ -273,7 +273,7 @@ def validations(runner: Runner) -> list[int]:
 
 
 def saves(runner: Runner) -> list[int]:
-    """Return the iterations after which it saves, but for those that turn out the best."""
+    """Return the iterations after which the run saves, without those of a new best checkpoint."""
     from segkernel.hooks.checkpoint import UNVALIDATED
 
     last, found = runner.max_iterations, {runner.max_iterations}
@@ -289,6 +289,7 @@ def _checkpoint_hooks(runner: Runner) -> list[Any]:
     return [hook for hook in runner.hooks.hooks if isinstance(hook, CheckpointHook)]
 
 
-def _listed(moments: list[int]) -> str:
-    few = [*map(str, moments[:3]), "...", str(moments[-1])] if len(moments) > 4 else [*map(str, moments)]
-    return f"{len(moments)} times, after iteration {', '.join(few)}"
+def _listed(iterations: list[int]) -> str:
+    texts = [*map(str, iterations)]
+    few = [*texts[:3], "...", texts[-1]] if len(texts) > 4 else texts
+    return f"{len(iterations)} times, after iteration {', '.join(few)}"

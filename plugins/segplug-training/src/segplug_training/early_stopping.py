@@ -1,4 +1,4 @@
-"""`EarlyStoppingHook`: ends training when a metric of the validation gets no better.
+"""`EarlyStoppingHook`: ends training when a validation metric stops improving.
 
 hooks:
   - {type: EarlyStoppingHook, monitor: mIoU, patience: 5}
@@ -22,28 +22,28 @@ Rule = Literal["greater", "less"]
 
 
 def rule_of(monitor: str) -> Rule:
-    """Return which values of a metric are better: of a loss or an error the smaller ones."""
+    """Return which values of a metric are better: smaller ones for a loss or an error."""
     is_error = any("loss" in part or part in ERRORS for part in monitor.lower().split("."))
     return "less" if is_error else "greater"
 
 
 def improves(value: float, best: float | None, rule: Rule, min_delta: float = 0.0) -> bool:
-    """Tell whether ``value`` is better than ``best`` by more than ``min_delta``, or the first; nan never is."""
+    """Whether ``value`` is better than ``best`` by more than ``min_delta``, or is the first; never for nan."""
     if math.isnan(value):
         return False
     return best is None or (value - best > min_delta if rule == "greater" else best - value > min_delta)
 
 
 class EarlyStoppingHook:
-    """Stop after ``patience`` validations in a row without a better value; a checkpoint is saved.
+    """Stop after ``patience`` validations in a row without improvement; a checkpoint is saved.
 
     Args:
-        monitor: The metric.
-        rule: Whether more or less of it is better; None takes ``less`` for losses and errors.
-        patience: Validations without a better value, after which training ends.
-        min_delta: What is better by no more than this counts as no better, in the metric's unit.
-        warmup: Iterations in which nothing is counted.
-        stopping_threshold: A value that is good enough: training ends when it is reached.
+        monitor: Name of the validation metric.
+        rule: Whether greater or smaller values are better; None is ``less`` for losses and errors.
+        patience: Validations without improvement after which training ends.
+        min_delta: Minimum change that counts as an improvement, in the metric's unit.
+        warmup: Iterations whose validations do not count.
+        stopping_threshold: Training ends when the metric reaches this value.
     """
 
     priority = Priority.LOW
@@ -67,10 +67,10 @@ class EarlyStoppingHook:
     def after_validation(self, run: Run, metrics: Mapping[str, float]) -> None:
         if self.monitor not in metrics:
             near = suggest(self.monitor, metrics)
-            raise UsageError(f"EarlyStoppingHook: the validation has no metric {self.monitor!r}; {near}")
+            raise UsageError(f"EarlyStoppingHook: validation has no metric {self.monitor!r}; {near}")
         value = metrics[self.monitor]
         if self._is_enough(value):
-            run.stop(f"{self.monitor} is {value:.4g}, which is good enough")
+            run.stop(f"{self.monitor} is {value:.4g}, which reaches stopping_threshold")
         if run.iteration <= self.warmup:
             return
         if improves(value, self.best, self.rule, self.min_delta):
@@ -78,8 +78,8 @@ class EarlyStoppingHook:
         else:
             self.count += 1
         if self.count >= self.patience:
-            best = "a number" if self.best is None else f"{self.best:.4g}"
-            run.stop(f"{self.monitor} was no better than {best} in {self.count} validations")
+            best = "was always nan" if self.best is None else f"did not improve on {self.best:.4g}"
+            run.stop(f"{self.monitor} {best} in {self.count} validations")
 
     def _is_enough(self, value: float) -> bool:
         enough = self.stopping_threshold

@@ -1,4 +1,4 @@
-"""`EMAHook`: validates, saves and ends with an average of the weights over training.
+"""`EMAHook`: validates and saves an average of the weights over training, which the model keeps at the end.
 
     hooks:
       - {type: EMAHook, momentum: 0.0002}
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from segkernel.hookspecs import Run
 
 SOURCE = "source_state_dict"
-"""The checkpoint's key of the trained weights, since ``state_dict`` is their average."""
+"""Checkpoint key of the trained weights, since ``state_dict`` is their average."""
 
 EMAType = Literal["ExponentialMovingAverage", "MomentumAnnealingEMA", "StochasticWeightAverage"]
 
@@ -38,15 +38,15 @@ class EMAHook:
     model keeps the average.
 
     Args:
-        ema_type: What ``m`` is: ``momentum``; for ``MomentumAnnealingEMA`` the larger of ``momentum`` and
-            gamma / (gamma + t), t being the iterations since the first; for ``StochasticWeightAverage`` 1 / n for the
-            n-th value, the plain mean.
+        ema_type: Determines ``m``: ``momentum`` itself; for ``MomentumAnnealingEMA`` the larger of ``momentum`` and
+            gamma / (gamma + t), t being the iterations since the first; for ``StochasticWeightAverage`` 1 / n at the
+            n-th update, which is the plain mean.
         momentum: Share of the new weights, from 0 to 1.
         gamma: Controls how fast ``MomentumAnnealingEMA`` decays to ``momentum``, in iterations.
-        interval: Iterations between two values.
-        begin_iter: The first iteration that counts, from 1 on; until then the average is the weights.
-        begin_epoch: The first epoch that counts, from 1 on.
-        update_buffers: Average running statistics, too, instead of taking the model's.
+        interval: Iterations between two updates.
+        begin_iter: First iteration to average, counted from 1; until then the average equals the weights.
+        begin_epoch: First epoch to average, counted from 1.
+        update_buffers: Also average running statistics, instead of copying the model's.
     """
 
     priority = Priority.NORMAL
@@ -78,7 +78,7 @@ class EMAHook:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take the weights as they are into the average."""
+        """Update the average with the current weights."""
         weights = dict(self.averaged(model))
         if self.steps == 0:
             self._average = {name: weight.clone() for name, weight in weights.items()}
@@ -87,7 +87,7 @@ class EMAHook:
         self.steps += 1
 
     def share_of_new(self) -> float:
-        """Return the share that the next value gets in the average."""
+        """Return the share of the new weights in the next update."""
         if self.ema_type == "StochasticWeightAverage":
             return 1 / (self.steps // self.interval + 1)
         if self.ema_type == "MomentumAnnealingEMA":
@@ -95,17 +95,17 @@ class EMAHook:
         return self.momentum
 
     def averaged(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-        """Yield what is averaged by its name, as this rank has it."""
+        """Yield the averaged tensors by name, this rank's shards."""
         for name, parameter in model.named_parameters():
             yield name, _local(parameter)
         for name, buffer in model.named_buffers() if self.update_buffers else ():
             if buffer.is_floating_point():
                 yield name, _local(buffer)
 
-    # ------------------------------------------------------------ the average in the model, for a while
+    # ------------------------------------------------------------ the average in the model
 
     def apply(self, run: Run) -> bool:
-        """Put the average into the model; return False when it is there, or there is none yet."""
+        """Put the average into the model; return False when it is there already, or there is none yet."""
         if self.steps == 0 or self._source is not None:
             return False
         self._source = {name: tensor.clone() for name, tensor in _tensors(run.model).items()}
@@ -113,7 +113,7 @@ class EMAHook:
         return True
 
     def restore(self, run: Run) -> None:
-        """Put the trained weights back into the model, to the last bit."""
+        """Restore the trained weights of the model, bit-exactly."""
         if self._source is not None:
             _write(run.model, self._source)
             self._source = None
@@ -170,12 +170,12 @@ class EMAHook:
 
 
 def _local(tensor: Tensor) -> Tensor:
-    """Return the part of a tensor that this rank has: averages are taken element by element."""
+    """Return this rank's shard of a tensor: averages are element-wise."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and buffers by name, as this rank has them."""
+    """Return parameters and buffers by name, this rank's shards."""
     named = (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
     return {name: _local(tensor).detach() for part in named for name, tensor in part}
 
@@ -187,7 +187,7 @@ def _write(model: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 
 def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    copied = copy(state)  # with the versions of layers, which torch keeps in an attribute
+    copied = copy(state)  # keeps the versions of layers, which torch stores in an attribute
     for name, tensor in state.items():
         copied[name] = tensor.clone()
     return copied

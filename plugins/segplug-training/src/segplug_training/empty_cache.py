@@ -1,4 +1,4 @@
-"""`EmptyCacheHook`: gives cached memory of a GPU back to the system, for others or against fragmentation."""
+"""`EmptyCacheHook`: releases cached GPU memory, for other processes or against fragmentation."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 class EmptyCacheHook:
-    """Empty the cache of torch's allocator for the GPU; on a processor there is none.
+    """Empty the cache of torch's GPU allocator; does nothing on the CPU.
 
     Args:
-        before_epoch: Before training and before each validation.
-        after_epoch: After each epoch and each validation.
-        after_iter: After each iteration; slow.
+        before_epoch: Empty it before training and before each validation.
+        after_epoch: Empty it after each epoch and each validation.
+        after_iter: Empty it after each iteration; slow.
     """
 
     def __init__(self, before_epoch: bool = False, after_epoch: bool = True, after_iter: bool = False) -> None:
@@ -45,6 +45,6 @@ class EmptyCacheHook:
         _empty(run, self.after_iter)
 
 
-def _empty(run: Run, wanted: bool) -> None:
-    if wanted and run.engine.device.type == "cuda":
+def _empty(run: Run, is_enabled: bool) -> None:
+    if is_enabled and run.engine.device.type == "cuda":
         torch.cuda.empty_cache()

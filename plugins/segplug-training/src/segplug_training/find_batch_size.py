@@ -1,4 +1,4 @@
-"""``seg-kernel find-batch-size``: how many samples a device takes at once, and how fast it is with them.
+"""``seg-kernel find-batch-size``: the largest micro-batch that fits into memory, and the speed of each size.
 
 seg-kernel find-batch-size my.yaml --memory 24GiB --out sizes.png
 """
@@ -31,13 +31,13 @@ _WORDS = ("bad_alloc", "could not create", "Cannot allocate memory")
 @click.command("find-batch-size")
 @click.argument("config")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--most", default=256, show_default=True, type=click.IntRange(1), help="Sizes above are not tried.")
-@click.option("--memory", metavar="SIZE", help="That steps may take, 24GiB. [default: what is free]")
+@click.option("--most", default=256, show_default=True, type=click.IntRange(1), help="Largest size to try.")
+@click.option("--memory", metavar="SIZE", help="Memory limit, such as 24GiB. [default: free memory]")
 @click.option("--out", metavar="FILE", type=click.Path(path_type=Path), help="Draw samples per second over the size.")
 def command(config: str, overrides: tuple[str, ...], most: int, memory: str | None, out: Path | None) -> None:
-    """Make steps of CONFIG with more and more samples at once, until the memory does not suffice.
+    """Run training steps of CONFIG with larger and larger micro-batches, until memory runs out.
 
-    Nothing is kept of the training.
+    Nothing of the training is kept.
     """
     from segkernel import load_config
     from segplug_training.plot import new_figure, write_figure
@@ -53,7 +53,7 @@ def command(config: str, overrides: tuple[str, ...], most: int, memory: str | No
     good = [each for each in trials if each.fits]
     if not good:
         raise UsageError(
-            "not even one sample fits: a smaller data.crop_size, engine.amp, engine.activation_checkpointing"
+            "not even one sample fits: reduce data.crop_size, or enable engine.amp or engine.activation_checkpointing"
         )
     fastest = max(good, key=lambda each: each.rate)
     click.echo(f"the largest that fits: data.micro_batch={good[-1].size}; the fastest: data.micro_batch={fastest.size}")
@@ -70,12 +70,12 @@ def command(config: str, overrides: tuple[str, ...], most: int, memory: str | No
 
 @dataclass
 class Trial:
-    """A step with a number of samples.
+    """A trial of a micro-batch size.
 
     Args:
-        size: Number of samples.
-        fits: Whether they fit into memory.
-        seconds: Time of the step.
+        size: Samples in the micro-batch.
+        fits: Whether a step fits into memory.
+        seconds: Duration of the step; 0 if it does not fit.
     """
 
     size: int
@@ -89,19 +89,19 @@ class Trial:
 
 
 def search(runner: Runner, most: int, memory: int | None = None) -> list[Trial]:
-    """Return trials by size: doubled until one does not fit; on a GPU halved in between then, to an eighth.
+    """Return trials by size: doubled until one does not fit; on a GPU then bisected, to an eighth.
 
     Args:
-        runner: Its model is trained on the way.
-        most: Larger sizes are not tried.
-        memory: Bytes that steps may take; None is what is free.
+        runner: A run to make steps of; they train its model.
+        most: Largest size to try.
+        memory: Memory limit in bytes; None is the free memory.
     """
     runner.model.train()
     runner.preprocessor.train()
     if hasattr(runner.engine, "smaller_batches"):
-        runner.engine.smaller_batches = None  # which would hide what is looked for
+        runner.engine.smaller_batches = None  # which would hide the error looked for
     trials: dict[int, Trial] = {}
-    refine = runner.engine.device.type == "cuda"  # oneDNN may fail for good once it got no memory
+    refine = runner.engine.device.type == "cuda"  # on the CPU, oneDNN may keep failing after a failed allocation
     size, good, bad = 1, 0, most + 1
     with limited(runner.engine.device, memory):
         while size < bad and size <= most:
@@ -119,7 +119,7 @@ def search(runner: Runner, most: int, memory: int | None = None) -> list[Trial]:
 def _try(runner: Runner, size: int) -> Trial:
     batch = next(replace(runner.train_set, micro_batch=size, workers=0).train_batches())  # type: ignore[type-var, union-attr]
     try:
-        runner.engine.train_step([batch])  # makes what stays: the optimiser's state
+        runner.engine.train_step([batch])  # allocates the optimiser's state
         started = time.perf_counter()
         runner.engine.train_step([batch])
         _wait(runner.engine.device)
@@ -127,7 +127,7 @@ def _try(runner: Runner, size: int) -> Trial:
     except (RuntimeError, MemoryError) as error:
         if not _lacks_memory(error):
             raise
-    # Only here are the tensors free that the error's frames held.
+    # Tensors held by the frames of the error are released only here.
     for parameter in runner.model.parameters():
         parameter.grad = None
     gc.collect()
@@ -157,7 +157,7 @@ def _give_back(device: torch.device) -> None:
 
 @contextmanager
 def limited(device: torch.device, memory: int | None) -> Iterator[None]:
-    """Let this process take no more than so many bytes for a while: on a processor it would else be killed."""
+    """Limit the memory of this process to so many more bytes: on the CPU it would be killed otherwise."""
     import torch
 
     from segplug_training.free_memory import data_size, free_memory
@@ -174,7 +174,7 @@ def limited(device: torch.device, memory: int | None) -> Iterator[None]:
     memory = free_memory(device) if memory is None else memory
     try:
         import resource
-    except ImportError:  # Windows, where nothing limits a process
+    except ImportError:  # Windows, which has no such limit
         yield
         return
     before = resource.getrlimit(resource.RLIMIT_DATA)

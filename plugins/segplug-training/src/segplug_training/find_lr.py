@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from segkernel.hookspecs import Run
 
 SMOOTHING = 0.9
-"""Share of the losses before in the curve."""
+"""Decay of the exponential average of the losses."""
 DIVERGED = 4.0
-"""Times the least loss at which the test ends."""
+"""The test ends at a loss this many times the lowest."""
 
 
 @click.command("find-lr")
@@ -34,38 +34,36 @@ DIVERGED = 4.0
 @click.option("--steps", default=100, show_default=True, type=click.IntRange(10), help="Optimiser steps at most.")
 @click.option("--out", metavar="FILE", type=click.Path(path_type=Path), help="Draw the curve.")
 def command(config: str, overrides: tuple[str, ...], first: float, last: float, steps: int, out: Path | None) -> None:
-    """Train CONFIG for some steps with a rate that grows, and say where the loss falls fastest.
+    """Train CONFIG for some steps with an increasing learning rate, and report where the loss falls fastest.
 
-    Nothing is kept of the training. Other parameter groups keep their ratio to the first.
+    Nothing of the training is kept. Other parameter groups keep their ratio to the first.
     """
     from segkernel import load_config
     from segplug_training.plot import new_figure, write_figure
 
-    figure = new_figure((6.4, 4.2)) if out else None  # whether it can be drawn is known before it trains
+    figure = new_figure((6.4, 4.2)) if out else None  # a missing matplotlib is reported before training
     rates, losses = range_test(load_config(config, overrides), first, last, steps)
     curve = smooth(losses)
-    best = suggestion(rates, curve)
-    click.echo(f"{len(rates)} steps, rates {rates[0]:.3g} to {rates[-1]:.3g}, least loss at {rates[_least(curve)]:.3g}")
+    best, lowest = suggestion(rates, curve), _lowest(curve)
+    click.echo(f"{len(rates)} steps, rates {rates[0]:.3g} to {rates[-1]:.3g}, lowest loss at {rates[lowest]:.3g}")
     click.echo(f"the loss falls fastest at  optim.optimizer.lr={best:.2g}")
     if figure is not None and out is not None:
         axes = figure.add_subplot()
         axes.plot(rates, losses, color="C0", alpha=0.3)
         axes.plot(rates, curve, color="C0", label="smoothed")
         axes.axvline(best, color="C3", linestyle="--", label=f"{best:.2g}")
-        axes.set(
-            xscale="log", xlabel="learning rate", ylabel="loss", ylim=(None, 1.1 * max(curve[: _least(curve) + 1]))
-        )
+        axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(None, 1.1 * max(curve[: lowest + 1])))
         axes.legend()
         write_figure(figure, out)
         click.echo(f"wrote {out}")
 
 
 def range_test(config: Config, first: float, last: float, steps: int) -> tuple[list[float], list[float]]:
-    """Return the rates and the losses of the steps that were made.
+    """Return the learning rates and losses of the steps.
 
     Raises:
-        UsageError: When the rates do not grow.
-        TrainingError: When the loss was not finite from the beginning.
+        UsageError: When ``last`` is not above ``first``.
+        TrainingError: When the loss is not finite within the first steps.
     """
     from segplug_training.trial import make_trial
 
@@ -84,7 +82,7 @@ def range_test(config: Config, first: float, last: float, steps: int) -> tuple[l
 
 
 class GrowingRate:
-    """Sets the rate of each step, from ``first`` to ``last`` by equal factors, and notes the losses."""
+    """Sets the rate of each step, from ``first`` to ``last`` by equal factors, and records the losses."""
 
     priority = Priority.VERY_LOW
 
@@ -114,7 +112,7 @@ class GrowingRate:
 
 
 def smooth(losses: Sequence[float]) -> list[float]:
-    """Return the exponential average, unbiased at the beginning."""
+    """Return the exponential moving average, bias-corrected."""
     curve, average = [], 0.0
     for count, loss in enumerate(losses, 1):
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
@@ -123,15 +121,15 @@ def smooth(losses: Sequence[float]) -> list[float]:
 
 
 def suggestion(rates: Sequence[float], curve: Sequence[float]) -> float:
-    """Return the rate before the least loss around which the curve falls most; a tenth of the least's if it never does.
+    """Return the rate before the lowest loss where the curve is steepest; if it never falls, a tenth of the lowest's.
 
-    The slope is taken over a tenth of the steps, and the first tenth is left out: single steps are noise.
+    The slope is taken over a tenth of the steps, and the first tenth is left out: single steps are noisy.
     """
-    least, width = _least(curve), max(len(curve) // 20, 1)
-    slopes = [(curve[i + width] - curve[i - width], i) for i in range(max(len(curve) // 10, width), least - width + 1)]
+    lowest, width = _lowest(curve), max(len(curve) // 20, 1)
+    slopes = [(curve[i + width] - curve[i - width], i) for i in range(max(len(curve) // 10, width), lowest - width + 1)]
     slope, place = min(slopes, default=(0.0, 0))
-    return rates[place] if slope < 0 else rates[least] / 10
+    return rates[place] if slope < 0 else rates[lowest] / 10
 
 
-def _least(curve: Sequence[float]) -> int:
+def _lowest(curve: Sequence[float]) -> int:
     return min(range(len(curve)), key=curve.__getitem__)

@@ -1,4 +1,4 @@
-"""`FiniteLossHook`: a loss that is not finite ends the run before anything is saved; its batch can be had again."""
+"""`FiniteLossHook`: stops the run at a loss that is not finite, before anything is saved; its batch can be replayed."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ if TYPE_CHECKING:
 log = logging.getLogger("segkernel.finite_loss")
 
 USUAL = 50
-"""Number of recent losses whose median counts as usual."""
+"""Number of recent losses whose median is the usual loss."""
 
 
 class FiniteLossHook:
-    """Stop when a loss is not finite; say when one is far larger than usual.
+    """Stop when a loss is not finite; warn when one is far larger than usual.
 
-    It is checked in every iteration on the CPU, every ``interval`` iterations on a device, to avoid synchronising,
-    and always before a validation and before a checkpoint is written. ``replay/iter_N_rankR.json`` in the run directory
-    then names the samples, from which ``seg-kernel replay`` makes the same batch.
+    The loss is checked in every iteration on the CPU, every ``interval`` iterations on a device, to avoid
+    synchronising, and always before a validation and before a checkpoint is written.
+    ``replay/iter_N_rankR.json`` in the run directory then names the samples, from which ``seg-kernel replay``
+    reproduces the batch.
 
     Args:
         interval: Iterations between two checks of the losses on a device.
@@ -70,7 +71,7 @@ class FiniteLossHook:
         self._check(run)
 
     def _check(self, run: Run, batches: Sequence[Batch] = ()) -> None:
-        """Look at the losses since the last check; ``batches`` are those of the last one, where they are at hand."""
+        """Check the losses since the last check; ``batches`` are those of the last iteration, if available."""
         unchecked, self._unchecked = self._unchecked, []
         if not unchecked:
             return
@@ -100,7 +101,7 @@ class FiniteLossHook:
         listed = "\n    ".join(name for names in record.names for name in names)
         raise TrainingError(
             f"the loss is {value} at iteration {record.iteration}; {saved}\n"
-            "    lower the learning rate, clip gradients (optim.clip_grad), or look at this batch: "
+            "    lower the learning rate, clip gradients (optim.clip_grad), or inspect this batch: "
             f"seg-kernel replay {path}\n    {listed}"
         )
 

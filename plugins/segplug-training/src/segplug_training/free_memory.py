@@ -1,4 +1,4 @@
-"""How much memory a process can still take, on a GPU or of the system."""
+"""Memory that a process can still allocate, on a GPU or of the system."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def free_memory(device: torch.device, cgroup: Path = CGROUP) -> int | None:
-    """Return bytes: what a GPU has free, or what machine, container and ``ulimit`` leave; None is not known."""
+    """Return the free bytes of a GPU, or what machine, container and ``ulimit`` leave; None if unknown."""
     import torch
 
     if device.type == "cuda":
@@ -40,7 +40,7 @@ def _of_container(cgroup: Path) -> int | None:
 
 
 def _of_process() -> int | None:
-    """Return what ``ulimit -d`` leaves."""
+    """Return the bytes that ``ulimit -d`` leaves."""
     with suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -53,7 +53,7 @@ def data_size() -> int:
     """Return the bytes that this process counts towards ``ulimit -d``.
 
     Raises:
-        OSError: When the system does not say.
+        OSError: When the system has no ``/proc``.
     """
     lines = Path("/proc/self/status").read_text().splitlines()
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData")), 0)

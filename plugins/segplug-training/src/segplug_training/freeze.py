@@ -1,7 +1,7 @@
-"""`FreezeHook`: parts of a model that do not learn for a while.
+"""`FreezeHook`: freezes parts of a model for some iterations.
 
 hooks:
-  - {type: FreezeHook, parts: [backbone], end: 2000}              # from iteration 2000 on all of it learns
+  - {type: FreezeHook, parts: [backbone], end: 2000}              # all is trained from iteration 2000 on
   - {type: FreezeHook, parts: [decode_head.norm], begin: 2000}
 """
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 class FreezeHook:
     """Freeze parts of the model during iterations ``begin`` <= i < ``end``, or epochs.
 
-    Their parameters get no gradient and no weight decay, and their norm and dropout layers are in evaluation mode.
+    Their parameters get no gradient and no weight decay.
 
     Args:
         parts: Names of modules, ``backbone`` or ``backbone.layer1``.
         begin: First iteration, or epoch, counted from 0.
-        end: The one after the last; None is the run's last.
-        by_epoch: Whether these count epochs.
-        eval_mode: False leaves running statistics and dropout as they are in training.
+        end: Iteration, or epoch, to release them at; None never does.
+        by_epoch: Whether ``begin`` and ``end`` are epochs.
+        eval_mode: Put norm and dropout layers into evaluation mode.
     """
 
     priority = Priority.HIGH
@@ -45,16 +45,16 @@ class FreezeHook:
         eval_mode: bool = True,
     ) -> None:
         if end is not None and end <= begin:
-            raise UsageError(f"FreezeHook ends at {end}, before it begins at {begin}")
+            raise UsageError(f"FreezeHook: end {end} must be greater than begin {begin}")
         self.parts, self.begin, self.end, self.by_epoch, self.eval_mode = list(parts), begin, end, by_epoch, eval_mode
         self._frozen: list[nn.Parameter] = []
 
     @hookimpl
     def before_train(self, run: Run) -> None:
-        list(self._modules(run.model))  # a wrong name is found out now
+        list(self._modules(run.model))  # report a wrong name now
         if run.engine.world_size > 1 and not getattr(run.engine, "may_freeze", False):
             kind = type(run.engine).__name__
-            raise UsageError(f"FreezeHook: {kind} cannot freeze parts on several processes, DDPEngine can")
+            raise UsageError(f"FreezeHook: {kind} cannot freeze parts on several processes; use DDPEngine")
 
     @hookimpl
     def before_train_iteration(self, run: Run) -> None:
@@ -91,4 +91,4 @@ class FreezeHook:
                 yield model.get_submodule(name)
             except AttributeError:
                 near = suggest(name, [known for known, _ in model.named_modules() if known])
-                raise UsageError(f"FreezeHook: the model has no part {name!r}; {near}") from None
+                raise UsageError(f"FreezeHook: the model has no module {name!r}; {near}") from None

@@ -1,4 +1,4 @@
-"""`FSDPEngine`: parameters, gradients and optimiser states are spread over the ranks, by torch's ``fully_shard``.
+"""`FSDPEngine`: parameters, gradients and optimiser states are sharded over the ranks by torch's ``fully_shard``.
 
 torchrun --nproc-per-node 8 -m segkernel run my.yaml engine.type=FSDPEngine engine.amp=bfloat16
 """
@@ -51,7 +51,7 @@ class FSDPEngine(DistributedEngine):
         self.param_dtype: torch.dtype | None = getattr(torch, param_dtype) if param_dtype else None
         self.channels_last = self.memory_format is torch.channels_last
         if self.ranks:
-            self.memory_format = torch.contiguous_format  # parts are rows of parameters; images decide for the maps
+            self.memory_format = torch.contiguous_format  # shards are rows; feature maps follow the images' format
 
     def prepare_model(self, segmentor: Segmentor, preprocessor: nn.Module) -> None:
         super().prepare_model(segmentor, preprocessor)
@@ -70,7 +70,7 @@ class FSDPEngine(DistributedEngine):
             for norm in (module for module in segmentor.modules() if isinstance(module, _BatchNorm)):
                 float32 = fsdp.MixedPrecisionPolicy(cast_forward_inputs=False)
                 fsdp.fully_shard(norm, mesh=mesh, mp_policy=float32, reshard_after_forward=False)
-        for block in reversed(blocks.values()):  # what is inside others comes before them
+        for block in reversed(blocks.values()):  # inner blocks first
             fsdp.fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=self.reshard_after_forward)
         fsdp.fully_shard(segmentor, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
         for method in ("loss", "predict", "predict_with_loss"):
@@ -81,7 +81,7 @@ class FSDPEngine(DistributedEngine):
         self, optimizer: torch.optim.Optimizer, clip_grad: Mapping[str, float] | None = None
     ) -> torch.optim.Optimizer:
         own = set(map(id, self.segmentor.parameters()))
-        for group in optimizer.param_groups if self.ranks else ():  # it may have been made before the model was spread
+        for group in optimizer.param_groups if self.ranks else ():  # built before the model was sharded, perhaps
             group["params"] = [each if id(each) in own else self._replaced[id(each)] for each in group["params"]]
         return super().prepare_optimizer(optimizer, clip_grad)
 
@@ -110,7 +110,7 @@ class FSDPEngine(DistributedEngine):
             with self.ranks.watching():
                 for unit in self.units:
                     unit.unshard()
-            # Ranks predict different numbers of images: nothing may be fetched for one of them.
+            # Ranks predict different numbers of images, so that nothing may be gathered during a prediction.
             before = [unit is not self.units[0] and self.reshard_after_forward for unit in self.units]
             self._reshard_after_forward([False] * len(self.units))
             try:
@@ -124,7 +124,7 @@ class FSDPEngine(DistributedEngine):
         for unit, flag in zip(self.units, flags):
             unit.set_reshard_after_forward(flag, recurse=False)
 
-    # ------------------------------------------------------------ state: whole outside, in parts inside
+    # ------------------------------------------------------------ state: unsharded outside, sharded inside
 
     def model_state(self) -> dict[str, Tensor]:
         state = super().model_state()
@@ -147,7 +147,7 @@ class FSDPEngine(DistributedEngine):
         super().load_optimizer_state({**state, "state": parts})
 
     def _gathered(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Replace parts by the whole, in host memory; called by all ranks together."""
+        """Replace shards by full tensors in host memory; called by all ranks together."""
         if self.ranks:
             with self.ranks.watching():
                 for name, value in values.items():
@@ -156,7 +156,7 @@ class FSDPEngine(DistributedEngine):
 
 
 def _fsdp() -> Any:
-    """Import torch's second FSDP, which its older releases lack or have in part."""
+    """Import torch's FSDP2, which older releases lack or have only in part."""
     try:
         from torch.distributed import device_mesh, fsdp  # noqa: F401
         from torch.distributed.fsdp import FSDPModule
@@ -169,7 +169,7 @@ def _fsdp() -> Any:
 
 
 def _wider(dtype: torch.dtype | None) -> torch.dtype | None:
-    """Return the type that gradients are added in."""
+    """Return the dtype in which gradients are summed."""
     return None if dtype is None else torch.float32
 
 
@@ -178,7 +178,7 @@ def _whole(value: Tensor) -> Tensor:
 
 
 def _part_like(target: Any, value: Any) -> Any:
-    """Return this rank's part of a whole tensor where ``target``, of its shape, is spread over the ranks."""
+    """Return this rank's shard of a full tensor if ``target``, of the same shape, is sharded."""
     if not (hasattr(target, "full_tensor") and isinstance(value, Tensor) and value.shape == target.shape):
         return value
     from torch.distributed.tensor import distribute_tensor

@@ -1,4 +1,4 @@
-"""``seg-kernel COMMAND --launch N``: a command as several processes of this machine, by torch's own launcher."""
+"""``seg-kernel COMMAND --launch N``: runs a command as several processes on this machine, with torch's launcher."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from segplug_training.cores import available_cores
 @click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_context
 def command(context: click.Context, processes: int, arguments: tuple[str, ...]) -> None:
-    """Run the command ARGUMENTS as PROCESSES ranks of one run; ``COMMAND --launch PROCESSES`` is the same."""
+    """Run the command ARGUMENTS as PROCESSES ranks of one run; the same as ``COMMAND --launch PROCESSES``."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main
@@ -24,7 +24,7 @@ def command(context: click.Context, processes: int, arguments: tuple[str, ...]) 
     # torchrun's default of 1 thread per process leaves cores idle.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(available_cores() // processes, 1)))
     level = logging.getLevelName(logging.getLogger().level)
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the ranks say themselves what went wrong
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the ranks report errors themselves
     try:
         main(["--standalone", f"--nproc-per-node={processes}", "-m", "segkernel", "--log-level", level, *arguments])
     except ChildFailedError as error:

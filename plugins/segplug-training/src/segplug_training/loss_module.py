@@ -15,11 +15,11 @@ from segkernel.sample import Targets
 log = logging.getLogger(__name__)
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
-"""torch's: ``reduce-overhead`` and ``max-autotune`` record CUDA graphs."""
+"""Modes of `torch.compile`; ``reduce-overhead`` and ``max-autotune`` record CUDA graphs."""
 
 
 class LossModule(nn.Module):
-    """The segmentor's loss as a ``forward``, which DistributedDataParallel and the compiler look at."""
+    """The segmentor's loss as a ``forward``, which DistributedDataParallel and the compiler need."""
 
     def __init__(self, segmentor: Segmentor) -> None:
         super().__init__()
@@ -33,8 +33,8 @@ class Compiled:
     """A function that torch compiles on the first call; if that fails, it runs uncompiled and logs the reason once.
 
     Args:
-        function: A function or a module.
-        options: Arguments of `torch.compile`.
+        function: Function or module to compile.
+        options: Keyword arguments of `torch.compile`.
     """
 
     def __init__(self, function: Callable[..., Any], **options: Any) -> None:
@@ -53,7 +53,7 @@ class Compiled:
             if not _is_of_the_compiler(error):
                 raise
             self.failed, self._compiled = True, None
-            log.warning("engine.compile: the model is not compiled and runs as it is: %s", _reason(error))
+            log.warning("engine.compile: compilation failed, the model runs uncompiled: %s", _reason(error))
             return self.function(*arguments)
 
 
@@ -65,6 +65,6 @@ def _is_of_the_compiler(error: RuntimeError) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the first two lines that say something: the first one alone is often only the compiler's name."""
+    """Return the first two lines that are not empty: the first alone is often only the compiler's name."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2]) or type(error).__name__

@@ -1,4 +1,4 @@
-"""`MeterHook`: what every interval of training came to, as a record for other hooks to show and write down."""
+"""`MeterHook`: losses, rates and speed of every training interval, as a record that other hooks show and write."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 class MeterHook:
     """Emit a ``train`` record every ``interval`` iterations: mean losses, rates, images per second, share of data wait.
 
-    ``lr`` is the rate of the first parameter group, ``lr.x10`` that of others whose rate began at ten times that.
+    ``lr`` is the rate of the first parameter group, ``lr.x10`` that of groups whose initial rate is ten times higher.
 
-    ``memory`` is the most that was allocated on a GPU during the interval, in MiB; of a processor the most that the
-    process has held so far.
+    ``memory`` is the peak that was allocated on a GPU during the interval, in MiB; on the CPU the peak of the process
+    so far.
 
     Reading a loss waits for the device, so losses are summed there and read once per interval.
 
     Args:
-        interval: Iterations.
+        interval: Iterations per record.
     """
 
     priority = Priority.ABOVE_NORMAL
@@ -46,7 +46,7 @@ class MeterHook:
 
     @hookimpl
     def before_train(self) -> None:
-        """Begin an interval."""
+        """Start an interval."""
         self.sums: dict[str, Any] = {}
         self.count = self.images = 0
         self.waited = 0.0
@@ -85,19 +85,19 @@ class MeterHook:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Return the most bytes that were in use since the last call on a GPU, or ever by this process on a processor."""
+    """Return peak bytes: on a GPU since the last call, on the CPU of this process since it started."""
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         return peak
     if resource is None or device.type != "cpu":
         return None
-    unit = 1 if sys.platform == "darwin" else 1024  # what the system counts in
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes per unit of ru_maxrss
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def learning_rates(optimizer: Optimizer) -> dict[str, float]:
-    """Return the rate of the first parameter group as ``lr``, and others by the factor at which they began."""
+    """Return the rate of the first parameter group as ``lr``, and others as ``lr.xN`` by their initial factor N."""
     first, *others = optimizer.param_groups
     usual = float(first.get("initial_lr", first["lr"])) or 1.0
     factors = {f"lr.x{group.get('initial_lr', group['lr']) / usual:.4g}": float(group["lr"]) for group in others}

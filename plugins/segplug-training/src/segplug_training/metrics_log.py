@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class MetricsLogHook:
-    """Write records; on resume, cut the file to what the checkpoint had seen."""
+    """Write records; on resume, truncate the file to its size at the checkpoint."""
 
     priority = Priority.BELOW_NORMAL
     name = "metrics.jsonl"
@@ -23,7 +23,7 @@ class MetricsLogHook:
     @hookimpl
     def save_checkpoint(self, run: Run, checkpoint: dict[str, Any]) -> None:
         path = run.work_dir / self.name
-        # A size, not an iteration: the test at the end has the iteration of the last checkpoint, which has not seen it.
+        # A size, not an iteration: the final test has the iteration of the last checkpoint but is written after it.
         checkpoint["metrics_log"] = path.stat().st_size if run.is_main and path.exists() else 0
 
     @hookimpl

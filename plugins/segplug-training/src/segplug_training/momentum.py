@@ -1,4 +1,4 @@
-"""Schedules of the momentum, each following the learning-rate schedule that it is named after.
+"""Momentum schedules, each following the learning-rate schedule that it is named after.
 
     schedule:
       lr: [{type: PolyLR, power: 0.9}, {type: LinearMomentum, start_factor: 0.9, end: 1000}]
@@ -25,15 +25,15 @@ from segplug_training.schedules import (
 
 
 class MomentumSchedule(Schedule):
-    """Changes the momentum of each parameter group where a schedule would change its rate."""
+    """Changes the momentum of each parameter group instead of its rate."""
 
     conformance_exceptions: ClassVar = {"rates": "it changes the momentum, not the rate"}
 
     def update(self, group: dict[str, Any], i: int) -> None:
-        """Set the momentum of a parameter group at its own iteration, or epoch, ``i``.
+        """Set the momentum of a parameter group at the schedule's iteration, or epoch, ``i``.
 
         Raises:
-            UsageError: When the optimiser has none.
+            UsageError: When the optimiser has no momentum.
         """
         if "betas" in group:
             first, *others = group["betas"]
@@ -47,11 +47,11 @@ class MomentumSchedule(Schedule):
 
 
 class ConstantMomentum(MomentumSchedule, ConstantLR):
-    """Multiply the momentum by ``factor`` until the last iteration, where it is put back."""
+    """Multiply the momentum by ``factor`` until the last iteration, which restores it."""
 
 
 class LinearMomentum(MomentumSchedule, LinearLR):
-    """Change from ``start_factor`` to ``end_factor`` times the momentum in a straight line."""
+    """Change linearly from ``start_factor`` to ``end_factor`` times the momentum."""
 
 
 class StepMomentum(MomentumSchedule, StepLR):
@@ -67,11 +67,11 @@ class ExponentialMomentum(MomentumSchedule, ExponentialLR):
 
 
 class CosineAnnealingMomentum(MomentumSchedule, CosineAnnealingLR):
-    """Follow half a cosine down to ``eta_min``, or to ``eta_min_ratio`` times the momentum."""
+    """Cosine annealing to ``eta_min``, or to ``eta_min_ratio`` times the momentum."""
 
 
 class CosineRestartMomentum(MomentumSchedule, CosineRestartLR):
-    """Follow half a cosine down again and again."""
+    """Cosine annealing with warm restarts."""
 
 
 class PolyMomentum(MomentumSchedule, PolyLR):

@@ -1,4 +1,4 @@
-"""`Paramwise`: which parameters learn how fast and decay how much (MMSegmentation's ``paramwise_cfg``)."""
+"""`Paramwise`: learning rate and weight decay of each parameter (MMSegmentation's ``paramwise_cfg``)."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 class KeyRule(TypedDict, total=False):
-    """Factors for the parameters whose name holds a key."""
+    """Factors for the parameters whose name contains a key."""
 
     lr_mult: NonNegative
     decay_mult: NonNegative
 
 
 class LayerDecay(TypedDict, total=False):
-    """Layer-wise learning-rate decay: early backbone layers learn more slowly.
+    """Layer-wise learning-rate decay: early backbone layers get a lower rate.
 
     A parameter of layer i of ``num_layers`` has its rate multiplied by ``rate ** (num_layers + 1 - i)``;
-    `Backbone.layer_of` gives the layer, counting layers, or stages for ``stage_wise``. Biases and other one-dimensional
-    parameters do not decay.
+    `Backbone.layer_of` returns the layer, or the stage for ``stage_wise``. Biases and other one-dimensional parameters
+    have no weight decay.
     """
 
     rate: Required[Positive]
@@ -40,17 +40,17 @@ class LayerDecay(TypedDict, total=False):
 
 
 class Paramwise:
-    """Makes the groups of an optimiser: trainable parameters with the same rate and decay together, each once.
+    """Builds an optimiser's parameter groups: one per combination of rate and decay, of trainable parameters.
 
     Args:
-        custom_keys: Factors by a part of a parameter's name; the longest matching one wins, and then none of the
-            factors below applies.
-        bias_lr_mult: On the rate of biases outside norms.
-        bias_decay_mult: On the decay of biases outside norms.
-        norm_decay_mult: On the decay of norm layers.
-        dwconv_decay_mult: On the decay of depth-wise convolutions.
-        flat_decay_mult: On the decay of other one-dimensional parameters.
-        layer_decay: Comes on top of the others.
+        custom_keys: Factors by a part of a parameter's name; the longest match wins and replaces the other
+            ``*_mult`` factors.
+        bias_lr_mult: Factor on the rate of biases outside norms.
+        bias_decay_mult: Factor on the decay of biases outside norms.
+        norm_decay_mult: Factor on the decay of norm layers.
+        dwconv_decay_mult: Factor on the decay of depth-wise convolutions.
+        flat_decay_mult: Factor on the decay of other one-dimensional parameters.
+        layer_decay: Layer-wise decay of the rate, multiplied with the other factors.
     """
 
     def __init__(
@@ -72,13 +72,13 @@ class Paramwise:
         }
 
     def __call__(self, model: nn.Module, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
-        """Return groups with ``params``, ``lr`` and ``weight_decay``, from the rate and decay before factors.
+        """Return groups with ``params``, ``lr`` and ``weight_decay``, from the base rate and decay.
 
         Raises:
-            ConfigError: When layers are to learn differently and the backbone cannot tell them apart; when there are
-                rates in ``custom_keys``, and no parameter has one of them.
+            ConfigError: When ``layer_decay`` is given and the backbone does not number its layers; when
+                ``custom_keys`` has rates and none of its keys occurs in a parameter's name.
         """
-        self._say_unmatched([name for name, _ in model.named_parameters()])
+        self._check_unmatched([name for name, _ in model.named_parameters()])
         groups: dict[tuple[float, float], dict[str, Any]] = {}
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
@@ -92,17 +92,17 @@ class Paramwise:
             group["params"].append(parameter)
         return list(groups.values())
 
-    def _say_unmatched(self, names: Sequence[str]) -> None:
-        """Warn of rates that no parameter has, as some of published configs are; refuse keys of which none is found."""
+    def _check_unmatched(self, names: Sequence[str]) -> None:
+        """Warn of rates whose key matches no parameter, as in some published configs; raise if no key matches any."""
         rated = [key for key, rule in self.custom_keys.items() if rule.get("lr_mult", 1.0) != 1.0]
         found = {key for key in self.custom_keys if any(key in name for name in names)}
         unmatched = [key for key in rated if key not in found]
         parts = dict.fromkeys(part for name in names for part in name.split("."))
         if unmatched and not found:
-            message, path = f"{unmatched[0]} is in no parameter's name", "optim.paramwise.custom_keys"
+            message, path = f"{unmatched[0]} matches no parameter name", "optim.paramwise.custom_keys"
             raise ConfigError(Problem(message, path, hint=suggest(unmatched[0], parts)))
         for key in unmatched:
-            log.warning("optim.paramwise.custom_keys: %s is in no parameter's name; %s", key, suggest(key, parts))
+            log.warning("optim.paramwise.custom_keys: %s matches no parameter name; %s", key, suggest(key, parts))
 
     def _factors(self, name: str, parameter: nn.Parameter, module: nn.Module) -> tuple[float, float]:
         for key in sorted(sorted(self.custom_keys), key=len, reverse=True):
@@ -123,7 +123,7 @@ def _layer_factor(name: str, model: nn.Module, decay: LayerDecay) -> float:
             count = decay["num_layers"]
             layer = module.layer_of(name.removeprefix(f"{prefix}."), count, decay.get("stage_wise", False))
             if layer is not None and layer > count:
-                message = f"{type(module).__name__} has more than {count} layers: {name} is of {layer}"
+                message = f"{type(module).__name__} has more than {count} layers: {name} is in layer {layer}"
                 raise ConfigError(Problem(message, "optim.paramwise.layer_decay.num_layers"))
             return 1.0 if layer is None else decay["rate"] ** (count + 1 - layer)
     return 1.0

@@ -1,4 +1,4 @@
-"""`ReduceOnPlateauLR`: a lower rate when a metric of the validation gets no better.
+"""`ReduceOnPlateauLR`: reduces the rate when a validation metric stops improving.
 
 schedule:
   lr: [{type: ReduceOnPlateauLR, monitor: mIoU, factor: 0.5, patience: 3}]
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 
 
 class ReduceOnPlateauLR(Schedule):
-    """Multiply the rate by ``factor`` after more than ``patience`` validations without a better value.
+    """Multiply the rate by ``factor`` after more than ``patience`` validations without improvement.
 
-    It acts from the iteration after such a validation on, on the rate as other schedules left it.
+    It applies from the iteration after such a validation on, to the rate of the schedules before it.
 
     Args:
-        monitor: A metric of the validation.
-        rule: Whether more or less of it is better; None takes ``less`` for losses and errors.
-        factor: From 0 to 1.
-        patience: Validations that may bring nothing better.
-        threshold: What is better by no more than this counts as no better.
-        threshold_rule: Whether that is a share of the best value or a difference.
-        cooldown: Validations after a reduction in which nothing is counted.
-        min_value: The lowest rate.
-        eps: A reduction by no more than this is left out.
+        monitor: Name of a validation metric.
+        rule: Whether greater or smaller values are better; None is ``less`` for losses and errors.
+        factor: Factor on the rate, from 0 to 1.
+        patience: Validations without improvement that are tolerated.
+        threshold: Minimum change that counts as an improvement.
+        threshold_rule: Whether ``threshold`` is a share of the best value or a difference.
+        cooldown: Validations after a reduction that do not count.
+        min_value: Lower bound of the rate.
+        eps: Reductions by this or less are skipped.
     """
 
-    conformance_exceptions: ClassVar = {"rates": "it waits for validations"}
+    conformance_exceptions: ClassVar = {"rates": "it depends on validations"}
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class ReduceOnPlateauLR(Schedule):
     ) -> None:
         super().__init__(**kwargs)
         if factor >= 1:
-            raise UsageError(f"ReduceOnPlateauLR: a factor of {factor} reduces nothing")
+            raise UsageError(f"ReduceOnPlateauLR: factor {factor} must be less than 1")
         if self.by_epoch:
             raise UsageError("ReduceOnPlateauLR counts validations; by_epoch has no meaning here")
         self.monitor, self.rule, self.factor, self.patience = monitor, rule or rule_of(monitor), factor, patience
@@ -74,7 +74,7 @@ class ReduceOnPlateauLR(Schedule):
         """Record the iterations at which the rate is reduced, from which a resumed run recomputes its rates."""
         if self.monitor not in metrics:
             near = suggest(self.monitor, metrics)
-            raise UsageError(f"ReduceOnPlateauLR: the validation has no metric {self.monitor!r}; {near}")
+            raise UsageError(f"ReduceOnPlateauLR: validation has no metric {self.monitor!r}; {near}")
         value = metrics[self.monitor]
         delta = self.threshold * abs(self.best or 0.0) if self.relative else self.threshold
         if improves(value, self.best, self.rule, delta):

@@ -1,4 +1,4 @@
-"""``seg-kernel plot``: the curves of one or several runs, from their ``metrics.jsonl``.
+"""``seg-kernel plot``: plots the curves of one or several runs from their ``metrics.jsonl``.
 
 seg-kernel plot work_dirs/a/20261121_120000 work_dirs/b/20261121_130000 --keys 'loss,IoU.*' --out curves.png
 """
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
 LOG = "metrics.jsonl"
 KINDS = ("train", "val", "test")
-NOT_A_FIGURE = ("kind", "iteration")
+NOT_METRICS = ("kind", "iteration")
 STYLES = {"train": "-", "val": "--", "test": ":"}
 MARKS = "os^vDPX*"
 
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
-@click.option("--keys", metavar="GLOB,...", help="What to plot, a panel each; default: loss, lr and the metrics.")
-@click.option("--legend", metavar="NAMES", help="Names of the runs, with commas, in their order.")
-@click.option("--out", metavar="FILE", help="Where to write; default: curves.png in RUN, or here for several.")
+@click.option("--keys", metavar="GLOB,...", help="Keys to plot, one panel each; default: loss, lr and the metrics.")
+@click.option("--legend", metavar="NAMES", help="Names of the runs, separated by commas.")
+@click.option("--out", metavar="FILE", help="File to write; default: curves.png in RUN, or here for several.")
 @click.option("--show", is_flag=True, help="Show a window; writes a file only when --out is given as well.")
 def command(runs: tuple[str, ...], keys: str | None, legend: str | None, out: str | None, show: bool) -> None:
     """Plot loss, learning rate and metric curves of runs.
 
     RUN is a run directory or a metrics.jsonl. Keys are those of its lines, "loss", "lr", "mIoU", "IoU.road", and may
-    be globs; "val.loss" means the validation loss alone. Each gets a panel.
+    be globs; "val.loss" is the validation loss alone.
     """
     curves = [read_curves(run) for run in runs]
     for curve, name in zip(curves, _names(curves, _split(legend))):
@@ -66,7 +66,7 @@ class Curves:
     points: dict[tuple[str, str], list[tuple[int, float]]] = field(default_factory=dict)
 
     def matching(self, pattern: str) -> list[tuple[str, str]]:
-        """Return the (kind, key) pairs that a glob such as ``mIoU``, ``IoU.*`` or ``val.loss`` means."""
+        """Return the (kind, key) pairs that match a glob such as ``mIoU``, ``IoU.*`` or ``val.loss``."""
         return [(kind, key) for kind, key in self.points if _matches(pattern, kind, key)]
 
 
@@ -75,7 +75,7 @@ def read_curves(run: str | Path) -> Curves:
 
     Raises:
         UsageError: When the run does not exist.
-        DataError: When the file holds no metrics, or a line cannot be read (the last may be cut short).
+        DataError: When the file has no metrics, or a line cannot be read (the last may be incomplete).
     """
     path = Path(run)
     path = path / LOG if path.is_dir() else path
@@ -86,7 +86,7 @@ def read_curves(run: str | Path) -> Curves:
     for number, line in enumerate(lines, 1):
         record = _record(line, path, number, last=number == len(lines))
         for key, value in record.items():
-            if key not in NOT_A_FIGURE and isinstance(value, int | float):
+            if key not in NOT_METRICS and isinstance(value, int | float):
                 curves.points.setdefault((record["kind"], key), []).append((record["iteration"], value))
     if not curves.points:
         raise DataError("no metrics yet: the run has not reached its first log interval", path)
@@ -100,7 +100,7 @@ def _no_run(run: Path) -> str:
         hint = f"did you mean {run.parent / near[0]}?" if near else "a run is a directory such as work_dirs/NAME/TIME"
         return f"{run}: no such run\n    {hint}"
     inside = sorted(run.glob(f"*/{LOG}"))
-    hint = f"did you mean {inside[-1].parent}?" if inside else "is it a run directory? its log is written in training"
+    hint = f"did you mean {inside[-1].parent}?" if inside else "is it a run directory? a log is written in training"
     return f"{run}: no {LOG} in it\n    {hint}"
 
 
@@ -110,7 +110,7 @@ def _record(line: str, path: Path, number: int, last: bool) -> dict[str, Any]:
         if not isinstance(record["kind"], str) or not isinstance(record["iteration"], int):
             raise ValueError("needs a kind and an iteration")
     except (ValueError, KeyError, TypeError) as error:
-        if last:  # a killed run may leave its last line half written
+        if last:  # a killed run may leave its last line incomplete
             return {}
         raise DataError(f"line {number} is not a line of a run's log: {error!r}", path) from None
     return record
@@ -120,7 +120,7 @@ def _matches(pattern: str, kind: str, key: str) -> bool:
     return fnmatchcase(key, pattern) or fnmatchcase(f"{kind}.{key}", pattern)
 
 
-# ---------------------------------------------------------------- what to draw
+# ---------------------------------------------------------------- drawing
 
 
 def _split(text: str | None) -> list[str]:
@@ -141,11 +141,11 @@ def _names(curves: Sequence[Curves], legend: list[str]) -> list[str]:
 
 
 def default_keys(curves: Sequence[Curves]) -> list[str]:
-    """Return loss, lr and the validation or test metrics that are not of one class, as far as a run has them."""
+    """Return loss, lr and the validation or test metrics that are not of a single class, if any run has them."""
     keys = dict.fromkeys(key for curve in curves for kind, key in curve.points if kind in KINDS[1:])
     keys = dict.fromkeys(key for key in keys if not is_of_one_class(key, keys))
-    wanted = ["loss", "lr", *(key for key in keys if "loss" not in key)]
-    return [key for key in wanted if any(curve.matching(key) for curve in curves)]
+    keys_in_order = ["loss", "lr", *(key for key in keys if "loss" not in key)]
+    return [key for key in keys_in_order if any(curve.matching(key) for curve in curves)]
 
 
 def draw_curves(curves: Sequence[Curves], patterns: Sequence[str], show: bool = False) -> Figure:
@@ -153,7 +153,7 @@ def draw_curves(curves: Sequence[Curves], patterns: Sequence[str], show: bool = 
 
     Raises:
         UsageError: When a pattern matches nothing in any run, or there is no display.
-        NoMatplotlib: When it is not installed.
+        NoMatplotlib: When matplotlib is not installed.
     """
     numbered = list(enumerate(curves))
     panels = {
@@ -178,7 +178,7 @@ def _no_key(pattern: str, curves: Iterable[Curves]) -> str:
 
 
 def _panel(axes: Axes, pattern: str, lines: Sequence[tuple[int, Curves, str, str]], several: bool) -> None:
-    """Draw lines: a run has its colour in every panel, with keys told apart by marks; of one run keys have colours."""
+    """Draw lines: runs differ in colour and their keys in markers; keys of a single run differ in colour."""
     keys = list(dict.fromkeys(line[3] for line in lines))
     many_kinds, many_keys = len({line[2] for line in lines}) > 1, len(keys) > 1
     for run, curve, kind, key in lines:
@@ -207,7 +207,7 @@ def _panel(axes: Axes, pattern: str, lines: Sequence[tuple[int, Curves, str, str
 
 
 class NoMatplotlib(SegKernelError):
-    """The extra that draws is not installed."""
+    """matplotlib, of the extra ``plot``, is not installed."""
 
     exit_code = 3
 
@@ -216,7 +216,7 @@ class NoMatplotlib(SegKernelError):
 
 
 def new_figure(size: tuple[float, float], show: bool = False) -> Figure:
-    """Return an empty figure of a size in inches.
+    """Return an empty figure, its size in inches.
 
     Raises:
         UsageError: When there is no display.
@@ -241,7 +241,7 @@ def write_figure(figure: Figure, path: Path) -> None:
     """Write a figure, in the format of the file's suffix.
 
     Raises:
-        UsageError: When matplotlib knows no such format.
+        UsageError: When matplotlib does not support the format.
         DataError: When the file cannot be written.
     """
     try:

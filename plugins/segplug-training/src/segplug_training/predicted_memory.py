@@ -1,7 +1,7 @@
 """Prediction of the memory of an optimiser step, without allocating it.
 
 The step runs on fake tensors, which have shape, dtype and device but no values, and the sizes of live storages are
-summed. Overhead of allocators and libraries is not included: some percent, on a GPU some hundred MiB.
+summed. Overhead of allocators and libraries is not included: a few percent, and on a GPU some hundred MiB.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class StepMemory:
     Args:
         weights: Bytes of parameters and buffers.
         optimizer: Bytes of the optimiser's state.
-        gradients: Bytes of the gradients alive at the peak.
-        activations: Bytes of all else at the peak: feature maps kept for the backward pass, the batch, the loss.
+        gradients: Bytes of the gradients that exist at the peak.
+        activations: Other bytes at the peak: feature maps kept for the backward pass, the batch, the loss.
         shapes: Output shapes of each part of the model, by name.
-        at_most: Whether a part depends on values, such as how many pixels a mask selects, and was counted in full.
-        failure: Why only weights and optimiser are known, if so.
+        at_most: Whether it is an upper bound, because sizes depend on values, such as the pixels that a mask selects.
+        failure: Reason why only weights and optimiser are known; None if all are.
     """
 
     weights: int = 0
@@ -54,9 +54,9 @@ class StepMemory:
 
 
 def make_fake(model: nn.Module, device: torch.device) -> FakeTensorMode:
-    """Turn the parameters and buffers of a model on ``meta`` into fake ones of a device; return their mode."""
+    """Replace the parameters and buffers of a model on ``meta`` by fake ones on a device; return their mode."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    made: dict[int, Any] = {}  # a parameter that two modules share stays one
+    made: dict[int, Any] = {}  # shared parameters stay shared
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
@@ -65,12 +65,12 @@ def make_fake(model: nn.Module, device: torch.device) -> FakeTensorMode:
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = made.setdefault(id(buffer), FakeTensor(mode, buffer.to("meta"), device))
-    model.to = lambda *args, **kwargs: model  # type: ignore[method-assign]  # torch moves no fake parameters
+    model.to = lambda *args, **kwargs: model  # type: ignore[method-assign]  # torch cannot move fake parameters
     return mode
 
 
 def predict_memory(runner: Runner, mode: FakeTensorMode, batch: Batch) -> StepMemory:
-    """Return what a step of ``runner``, whose model is fake, takes with micro-batches like ``batch``."""
+    """Return the memory of a step of ``runner``, whose model is fake, with micro-batches like ``batch``."""
     tracker, found = MemoryTracker(distinct=_distinct(batch)), StepMemory()
     model, optimizer = runner.model.train(), runner.optimizer
     runner.preprocessor.train()
@@ -81,9 +81,9 @@ def predict_memory(runner: Runner, mode: FakeTensorMode, batch: Batch) -> StepMe
     fake.map(tracker.add)
     try:
         with mode, tracker, _Arrays(), _recorded(model, found.shapes):
-            runner.engine.train_step([fake])  # makes the optimiser's state
+            runner.engine.train_step([fake])  # creates the optimiser's state
             tracker.forget_peak()
-            runner.engine.train_step([fake] * min(runner.accumulate, 2))  # more are like the second
+            runner.engine.train_step([fake] * min(runner.accumulate, 2))  # further ones add nothing
     except (RuntimeError, NotImplementedError, ValueError, TypeError, LookupError, AssertionError) as error:
         found.failure = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
         _make_state(optimizer, mode)
@@ -98,7 +98,7 @@ def predict_memory(runner: Runner, mode: FakeTensorMode, batch: Batch) -> StepMe
 
 
 def _make_state(optimizer: torch.optim.Optimizer | None, mode: FakeTensorMode) -> None:
-    """Let an optimiser make its state where no step could be followed."""
+    """Create an optimiser's state when the training step failed."""
     groups = optimizer.param_groups if optimizer is not None else []
     with mode, MemoryTracker(), suppress(RuntimeError, NotImplementedError, TypeError):
         for parameter in (each for group in groups for each in group["params"]):
@@ -108,10 +108,10 @@ def _make_state(optimizer: torch.optim.Optimizer | None, mode: FakeTensorMode) -
 
 
 class MemoryTracker(TorchDispatchMode):
-    """While it is active, adds up the storages that are alive, and answers what only values could.
+    """Sums the sizes of live storages while active, and assumes results that depend on values.
 
     Args:
-        distinct: How many different values a tensor of labels has.
+        distinct: Number of distinct values to assume in a label tensor.
     """
 
     def __init__(self, distinct: int = 1) -> None:
@@ -122,7 +122,7 @@ class MemoryTracker(TorchDispatchMode):
         self._born: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
     def add(self, tensor: Tensor) -> Tensor:
-        """Count a tensor's storage, once, for as long as it lives."""
+        """Count a tensor's storage, once, until it is freed."""
         storage = tensor.untyped_storage()
         if storage not in self._born:
             self._clock += 1
@@ -138,11 +138,11 @@ class MemoryTracker(TorchDispatchMode):
         self.current -= size
 
     def forget_peak(self) -> None:
-        """Look for the peak from now on."""
+        """Measure the peak from now on."""
         self.peak, self._peak_at = self.current, self._clock
 
     def was_there(self, tensor: Tensor) -> bool:
-        """Whether the storage of a tensor that is alive was there at the peak."""
+        """Whether the storage of a live tensor existed at the peak."""
         return self._born.get(tensor.untyped_storage(), self._clock) <= self._peak_at
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -158,7 +158,7 @@ class MemoryTracker(TorchDispatchMode):
 
 
 class _Arrays(TorchFunctionMode):
-    """Gives numpy zeros where it asks for values."""
+    """Returns numpy arrays of zeros for fake tensors."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.numpy and isinstance(args[0], FakeTensor):
@@ -166,7 +166,7 @@ class _Arrays(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-# ---------------------------------------------------------------- what depends on values: the most that it can take
+# ---------------------------------------------------------------- upper bounds of sizes that depend on values
 
 
 def _scalar(tensor: Tensor) -> Any:
@@ -208,7 +208,7 @@ def _is_mask(index: Tensor | None) -> bool:
 
 
 def _distinct(batch: Batch) -> int:
-    """Return the most values that the labels of one sample have."""
+    """Return the maximum number of distinct labels in one sample."""
     fields = [value for value in batch.targets.fields.values() if isinstance(value, Tensor)]
     labels = [each for value in fields if not value.is_floating_point() for each in value]
     return max((len(each.unique()) for each in labels), default=1)
@@ -227,10 +227,10 @@ _AT_MOST: Mapping[Any, Callable[..., Any]] = {
 
 @contextmanager
 def _recorded(model: nn.Module, shapes: dict[str, list[tuple[int, ...]]]) -> Iterator[None]:
-    """Note the shapes that each part of a model gives: what it returns, or else its last module."""
+    """Record the output shapes of each part of a model: its own, or else those of its last module."""
 
     def note(part: str, output: Any) -> None:
-        if torch._C._current_graph_task_id() == -1:  # not what a backward pass computes again
+        if torch._C._current_graph_task_id() == -1:  # skip recomputation in the backward pass
             found: list[tuple[int, ...]] = []
             tree_map_only(Tensor, lambda tensor: found.append(tuple(tensor.shape)), output)
             found = [shape for shape in found if len(shape) > 2]  # no losses

@@ -1,4 +1,4 @@
-"""`PreemptionHook`: handles preemption signals: the run saves a checkpoint and requests a requeue.
+"""`PreemptionHook`: on a preemption signal, the run saves a checkpoint and requests a requeue.
 
     hooks:
       - {type: PreemptionHook}
@@ -28,9 +28,9 @@ Signal = Literal["SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU"]
 
 
 class PreemptionHook:
-    """Handle further signals like SIGTERM: all ranks finish the step, save a checkpoint and exit.
+    """Treat further signals like SIGTERM: all ranks finish the step, save a checkpoint and exit.
 
-    The run exits with ``exit_code``, which tells a job script to requeue it; SIGINT keeps its own, 130.
+    The run exits with ``exit_code``, by which a job script knows to requeue it; the exit code of SIGINT stays 130.
 
     Args:
         signals: Additional signals to treat like SIGTERM. Schedulers send one some time before they kill.
@@ -59,7 +59,7 @@ class PreemptionHook:
         self._before = {}
 
     def _pass_on(self, number: int, frame: Any) -> None:
-        # A second one must not find SIGTERM uncaught, which the run catches once.
+        # The run handles SIGTERM only once, so a second signal must not raise it again.
         signal.signal(number, signal.SIG_IGN)
         signal.raise_signal(signal.SIGTERM)
 

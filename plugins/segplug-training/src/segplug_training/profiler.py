@@ -1,4 +1,4 @@
-"""`ProfilerHook`: where the time of an iteration goes, as a short table and as a trace.
+"""`ProfilerHook`: the time of an iteration by operator, as a table and as a trace.
 
     hooks:
       - {type: ProfilerHook, begin: 20, iterations: 3}
@@ -57,7 +57,7 @@ class ProfilerHook:
 
     @hookimpl
     def before_train(self, run: Run) -> None:
-        self._first = run.iteration + self.begin  # a resumed run starts cold as well
+        self._first = run.iteration + self.begin  # a resumed run warms up again
         self._waited = 0.0
 
     @hookimpl
@@ -102,7 +102,7 @@ class ProfilerHook:
         on_gpu = run.engine.device.type == "cuda"
         own = {row.key: row.self_device_time_total if on_gpu else row.self_cpu_time_total for row in averages}
         total = sum(own.values()) or 1.0
-        lines = [f"{'ms':>9} {'share':>6}  {'calls':>6}  of an iteration, by operator"]
+        lines = [f"{'ms':>9} {'share':>6}  {'calls':>6}  per iteration, by operator"]
         for row in sorted(averages, key=lambda row: own[row.key], reverse=True)[: self.rows]:
             share = own[row.key] / total
             lines.append(f"{own[row.key] / 1e3 / count:9.3f} {share:6.1%}  {row.count / count:6.1f}  {row.key}")

@@ -41,17 +41,17 @@ class ProgressHook:
             log.info("%s at iteration %d: %s", record["kind"], record["iteration"], summary(record))
 
     def show(self, run: Run, text: str) -> None:
-        """Show a record of training; called with each."""
+        """Show a training record; called for each."""
         if run.iteration % self.interval == 0 or run.iteration == run.max_iterations:
             log.info("[%d/%d] %s", run.iteration, run.max_iterations, text)
 
 
 class ProgressBarHook(ProgressHook):
-    """Show training as one line that moves with every record, and is gone at the end.
+    """Show training as a live progress bar that is updated with every record and removed at the end.
 
     Args:
         interval: Iterations between two lines where no bar is shown.
-        live: Whether there is one; None decides by whether standard error is a terminal.
+        live: Whether to show the bar; None shows it if standard error is a terminal.
     """
 
     def __init__(self, interval: PositiveInt = 50, live: bool | None = None) -> None:
@@ -90,9 +90,9 @@ class ProgressBarHook(ProgressHook):
 
 
 def summary(record: Mapping[str, Any]) -> str:
-    """Return a record as one line; metrics of one class (``IoU.car``) are left to the table."""
+    """Return a record as one line, without metrics of a single class (``IoU.car``), which the table shows."""
     terms = [name for name in record if "loss" in name and name != "loss"]
-    only_term = terms if len(terms) == 1 else []  # it is the loss itself
+    only_term = terms if len(terms) == 1 else []  # a single term equals the loss
     rates = [value for name, value in record.items() if name == "lr" or name.startswith("lr.")]
     parts = []
     for name, value in record.items():
@@ -109,7 +109,7 @@ def summary(record: Mapping[str, Any]) -> str:
 
 
 def is_of_one_class(name: str, names: Container[str]) -> bool:
-    """Whether a metric is one of many whose mean is among ``names``: ``IoU.car``, or ``material.IoU.wood``."""
+    """Whether a metric belongs to one class, its mean being in ``names``: ``IoU.car``, ``material.IoU.wood``."""
     parts = name.split(".")
     for count in range(1, len(parts)):
         *head, kind = parts[:count]

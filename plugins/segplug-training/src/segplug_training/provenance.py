@@ -1,4 +1,4 @@
-"""What a run depends on besides its config: the data and the state of the surrounding code."""
+"""Fingerprints of what a run depends on besides its config: its data and the git repository it is started in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from segkernel.hookspecs import Run
 
 READ = 16
-"""Files of a set whose contents count; of all others it is name and size."""
+"""Number of files of a set whose contents are hashed; of the others name and size are."""
 
 
 def fingerprints(run: Run) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def fingerprints(run: Run) -> dict[str, Any]:
 
 
 def fingerprint(dataset: Any) -> dict[str, Any]:
-    """Return number of samples, classes, and a checksum: of its ``files`` where it has such, else of some samples."""
+    """Return number of samples, classes and a checksum: of ``files`` if the set has them, else of some samples."""
     files: Sequence[Any] | None = getattr(dataset, "files", None)
     digest = hashlib.sha256()
     indices = np.linspace(0, len(dataset) - 1, min(READ, len(dataset))).astype(int).tolist()
@@ -39,7 +39,7 @@ def _add_samples(digest: Any, dataset: Any, indices: Sequence[int]) -> None:
     for index in indices:
         try:
             sample = dataset[index]
-        except Exception as error:  # the loader names the sample when training comes to it
+        except Exception as error:  # the loader reports it when training reaches the sample
             digest.update(type(error).__name__.encode())
             continue
         for value in (sample.image, *(getattr(each, "array", None) for each in sample.fields.values())):
@@ -57,7 +57,7 @@ def _add_files(digest: Any, files: Sequence[Any], read: set[int]) -> None:
 
 
 def git_state(folder: Path | None = None) -> dict[str, str] | None:
-    """Return the commit that a folder is at, and a checksum of what is changed since; None outside of a repository."""
+    """Return the commit of a folder and a checksum of uncommitted changes; None outside a repository."""
     commit, changes = (_git(folder, *words) for words in (("rev-parse", "HEAD"), ("diff", "HEAD")))
     if commit is None:
         return None
@@ -74,7 +74,7 @@ def _git(folder: Path | None, *words: str) -> bytes | None:
 
 
 def compare(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:
-    """Return a line for each entry of two records that is not the same."""
+    """Return a line for each entry that differs between two records."""
     lines: list[str] = []
     for key in dict.fromkeys((*before, *now)):
         old, new, name = before.get(key), now.get(key), f"{path}.{key}" if path else key

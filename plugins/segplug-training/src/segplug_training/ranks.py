@@ -33,7 +33,7 @@ _LOST = re.compile(
 
 
 def is_launched() -> bool:
-    """Whether this process is one of several."""
+    """Whether this process is one of several ranks."""
     if "WORLD_SIZE" not in os.environ:
         os.environ.update(slurm_ranks(os.environ))
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -41,7 +41,7 @@ def is_launched() -> bool:
 
 def slurm_ranks(variables: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that torchrun would set, from those of SLURM's ``srun``; empty outside a job step."""
-    if int(variables.get("SLURM_STEP_NUM_TASKS", "1")) < 2:  # SLURM_NTASKS is there in the batch script, too
+    if int(variables.get("SLURM_STEP_NUM_TASKS", "1")) < 2:  # SLURM_NTASKS is also set in the batch script
         return {}
     nodes = variables.get("SLURM_STEP_NODELIST", variables["SLURM_JOB_NODELIST"])
     job, step = int(variables["SLURM_JOB_ID"]), int(variables.get("SLURM_STEP_ID", "0"))
@@ -51,7 +51,7 @@ def slurm_ranks(variables: Mapping[str, str]) -> dict[str, str]:
         "LOCAL_RANK": variables["SLURM_LOCALID"],
         "LOCAL_WORLD_SIZE": str(_tasks_of_node(variables)),
         "MASTER_ADDR": first_host(nodes),
-        "MASTER_PORT": str(20000 + (job + 101 * step) % 10000),  # the same for all ranks, another one for other steps
+        "MASTER_PORT": str(20000 + (job + 101 * step) % 10000),  # same for all ranks, different between steps
     }
     return {name: variables.get(name, value) for name, value in found.items()}
 
@@ -63,7 +63,7 @@ def first_host(nodes: str) -> str:
 
 
 def _tasks_of_node(variables: Mapping[str, str]) -> int:
-    """Return how many tasks this node has, of a list like ``4(x2),3``."""
+    """Return the number of tasks on this node, from a list like ``4(x2),3``."""
     counts: list[int] = []
     for part in variables.get("SLURM_STEP_TASKS_PER_NODE", "1").split(","):
         count, _, times = part.rstrip(")").partition("(x")
@@ -72,19 +72,19 @@ def _tasks_of_node(variables: Mapping[str, str]) -> int:
 
 
 def local_rank() -> int:
-    """Return which of this machine's processes this is."""
+    """Return the rank of this process on its machine."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 class Ranks:
-    """This process among the others.
+    """The process group of a run, as seen by this rank.
 
     Args:
-        backend: ``nccl`` or ``gloo``, what tensors travel by; small values always travel by gloo.
-        timeout: Seconds that one rank waits for another before it gives up.
+        backend: ``nccl`` or ``gloo``, for tensors; small values always use gloo.
+        timeout: Seconds that a rank waits for the others before it fails.
 
     Raises:
-        UsageError: When the environment is incomplete, or the others do not come.
+        UsageError: When the environment is incomplete, or the other ranks do not connect.
     """
 
     def __init__(self, backend: str, timeout: float) -> None:
@@ -99,14 +99,14 @@ class Ranks:
         except (ValueError, RuntimeError) as error:
             message = str(error).splitlines()[0]
             raise UsageError(
-                f"the processes of this run do not find each other: {message}\n    start them with torchrun"
+                f"the processes of this run cannot connect to each other: {message}\n    start them with torchrun"
             ) from error
         self.store.set(f"rank{self.rank}", f"{socket.gethostname()}:{os.getpid()}")
-        # Read now: without torchrun the store is in rank 0's process, and gone with it.
+        # Read now: without torchrun the store is in rank 0's process, and ends with it.
         self.places = [self.store.get(f"rank{rank}").decode() for rank in range(self.size)]
 
     def gather(self, value: T) -> list[T]:
-        """Return the value of every rank, in their order."""
+        """Return the value of every rank, in rank order."""
         values: list[T | None] = [None] * self.size
         with self.watching():
             dist.all_gather_object(values, value, group=self.group)
@@ -161,10 +161,10 @@ class Ranks:
                 return PeerError(f"rank {rank}: {reason}")
             if gone := [rank for rank in range(self.size) if not self._is_running(rank)]:
                 # The lowest remaining rank reports, since those that were killed could not.
-                speaker = min(set(range(self.size)) - set(gone))
+                reporter = min(set(range(self.size)) - set(gone))
                 message = f"rank {gone[0]} was killed without an error message, perhaps by the out-of-memory killer"
                 hint = "continue from the last checkpoint with --resume"
-                return PeerError(f"{message}\n    {hint}", reported=self.rank != speaker)
+                return PeerError(f"{message}\n    {hint}", reported=self.rank != reporter)
             time.sleep(0.1)
         return PeerError(f"another rank has exited or is unreachable: {str(error).splitlines()[0]}", reported=False)
 

@@ -1,4 +1,4 @@
-"""`RecordHook`: what a run was started with, in its directory."""
+"""`RecordHook`: records config, plugins, environment and data of a run in its directory."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ class RecordHook:
 
     @hookimpl
     def load_checkpoint(self, run: Run, checkpoint: Mapping[str, Any]) -> None:
-        if SOURCE in checkpoint:  # also for a run that averages no more
+        if SOURCE in checkpoint:  # also for a run without an averaging hook
             run.engine.load_model_state(checkpoint[SOURCE])
         if not run.config and run.optimizer is not None:  # no config to compare with
             rate = run.optimizer.param_groups[0]["initial_lr"]
             log.info("the optimizer keeps the checkpoint's settings, an initial learning rate of %g", rate)
         if run.train_set is not None and run.iteration >= run.max_iterations:
-            ends = "the checkpoint is of iteration %d, and the schedule ends at %d; raise schedule.iterations"
+            ends = "the checkpoint is of iteration %d and the schedule ends at %d; increase schedule.iterations"
             log.warning(f"nothing is left to train: {ends}", run.iteration, run.max_iterations)
         stored = checkpoint["meta"].get("config")
         lines = differences(stored, _plain(run.config)) if stored and run.config and run.is_main else []
         if lines:
             level = logging.WARNING if any("not taken" in line for line in lines) else logging.INFO
-            log.log(level, "settings that are not the checkpoint's:\n    %s", "\n    ".join(lines))
+            log.log(level, "settings that differ from the checkpoint's:\n    %s", "\n    ".join(lines))
 
     @hookimpl
     def before_run(self, run: Run) -> None:
@@ -76,13 +76,13 @@ class RecordHook:
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return plain dicts and lists: what was loaded remembers places."""
+    """Return plain dicts and lists: loaded values carry file and line."""
     plain: dict[str, Any] = json.loads(json.dumps(config, default=str))
     return plain
 
 
 def environment(run: Run) -> dict[str, Any]:
-    """Return what the metrics of a run may depend on."""
+    """Return what metrics may depend on besides config and data: command, versions, machine, seed, commit."""
     packages = ("torch", "numpy", "opencv-python", "opencv-python-headless")
     return {
         "command": sys.argv,

@@ -1,6 +1,6 @@
 """``seg-kernel replay``: reproduces the batch of a step that went wrong.
 
-seg-kernel replay work_dirs/roads/20261129_120000 --out pictures
+seg-kernel replay work_dirs/roads/20261129_120000 --out images
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 @click.argument("source", metavar="RUN", type=click.Path(exists=True, path_type=Path))
 @click.option("--weights", metavar="CHECKPOINT", help="Compute the losses with these weights.")
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Write image and labels of each sample.")
-@click.option("--device", metavar="NAME", default="cpu", show_default=True, help="Where losses are computed.")
+@click.option("--device", metavar="NAME", default="cpu", show_default=True, help="Device to compute losses on.")
 def command(source: Path, weights: str | None, out: Path | None, device: str) -> None:
-    """Make the batch of a step again, that of a loss that was not finite or a spike, and say what is in it.
+    """Reproduce the batch of a loss that was not finite or a spike, and describe its samples.
 
-    RUN is a run directory, whose newest record counts, or a file of its folder "replay". The samples are those of the
-    run, crops and augmentation included, or it is an error.
+    RUN is a run directory, of which the newest record is used, or a file of its folder "replay". The samples are those
+    of the run, crops and augmentation included; if they differ, the command fails.
     """
     from segplug_training.batch_record import BatchRecord
 
@@ -48,7 +48,7 @@ def command(source: Path, weights: str | None, out: Path | None, device: str) ->
 
 
 def make_runner(record: BatchRecord, device: str = "cpu") -> Runner:
-    """Return a run with the data of the record's, on one process; nothing is written.
+    """Return a runner with the recorded run's data, in a single process; nothing is written.
 
     Raises:
         DataError: When the run was built from objects and has no config.
@@ -73,7 +73,7 @@ def make_runner(record: BatchRecord, device: str = "cpu") -> Runner:
 
 
 def describe(batch: Batch, classes: Any) -> Iterator[str]:
-    """Yield what is in each sample, a line each: name, size, range and mean of the image, classes of its labels."""
+    """Yield one line per sample: name, size, range and mean of the image, classes of its labels."""
     for index, meta in enumerate(batch.meta):
         height, width = batch.sizes[index]
         image = batch.images[index, :, :height, :width].float()
@@ -86,7 +86,7 @@ def describe(batch: Batch, classes: Any) -> Iterator[str]:
 
 
 def losses(runner: Runner, batch: Batch, weights: str) -> dict[str, float]:
-    """Return the named losses of a batch in training, with the weights of a checkpoint; not their average."""
+    """Return the training losses of a batch by name, with a checkpoint's trained weights, not their average."""
     import torch
 
     from segkernel import checkpoint

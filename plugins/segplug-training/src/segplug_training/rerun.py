@@ -1,4 +1,4 @@
-"""``seg-kernel rerun``: a run from its directory again, and what is not as it was.
+"""``seg-kernel rerun``: repeats a run from its directory, and lists what has changed since.
 
 seg-kernel rerun work_dirs/roads/20261129_120000
 """
@@ -26,11 +26,11 @@ RECORDS = ("plugins.json", "environment.json", "data.json")
 @click.argument("source", metavar="RUN", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--work-dir", metavar="DIR", help="Run directory. [default: RUN_rerun]")
-@click.option("--check", is_flag=True, help="Only say what is not as it was.")
+@click.option("--check", is_flag=True, help="Only list what has changed.")
 def command(source: Path, overrides: tuple[str, ...], work_dir: str | None, check: bool) -> None:
     """Repeat the run in the directory RUN from its record: its config with all overrides, and its seed.
 
-    First lists the differences: versions, device, data, the state of the code. --check exits with 1 if there are any.
+    First lists what has changed: versions, device, data, the code's commit. --check exits with 1 if anything has.
     """
     from segkernel import build
     from segkernel.experiment import export, make_runner
@@ -57,7 +57,7 @@ def load_record(source: Path, overrides: tuple[str, ...] = ()) -> Any:
     """Return the config that a run was started with.
 
     Raises:
-        DataError: When the directory holds none.
+        DataError: When the directory has none.
     """
     from segkernel import load_config
 
@@ -65,7 +65,7 @@ def load_record(source: Path, overrides: tuple[str, ...] = ()) -> Any:
     if not path.exists():
         raise DataError("no config.yaml in it: not a run directory, or that of a run built from objects", source)
     config = load_config(path)
-    own = ["~work_dir"] if "work_dir" in config else []  # which is taken by the recorded run
+    own = ["~work_dir"] if "work_dir" in config else []  # the directory of the recorded run
     config = load_config(path, [*own, *overrides])
     config.name = source.resolve().parent.name
     return config
@@ -82,7 +82,7 @@ def differences(source: Path, runner: Runner) -> list[str]:
     for name, found in zip(RECORDS, now):
         lines += compare(_compared(_read(source / name)), _compared(json.loads(json.dumps(found, default=str))))
     resumed = sorted(path.name for path in source.glob("config_from_*.yaml"))
-    return lines + [f"{name}: the run was resumed with this, and is started with config.yaml" for name in resumed]
+    return lines + [f"{name}: the run was resumed with this config; the rerun uses config.yaml" for name in resumed]
 
 
 def _compared(record: Mapping[str, Any]) -> dict[str, Any]:

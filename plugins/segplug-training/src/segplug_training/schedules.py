@@ -1,4 +1,4 @@
-"""Learning-rate schedules, with the names and arguments of MMSegmentation, or else of torch."""
+"""Learning-rate schedules, with names and arguments of MMSegmentation, or of torch where it has none."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class PolyLRRatio(PolyLR):
 
 
 class LinearLR(Schedule):
-    """Grow from ``start_factor`` to ``end_factor`` times the rate: the usual warm-up."""
+    """Change linearly from ``start_factor`` to ``end_factor`` times the rate: the usual warm-up."""
 
     def __init__(
         self, start_factor: Positive = 1 / 3, end_factor: NonNegative = 1.0, **kwargs: Unpack[ScheduleArguments]
@@ -66,7 +66,7 @@ class LinearLR(Schedule):
 
 
 class ConstantLR(Schedule):
-    """Multiply the rate by ``factor`` until its last iteration, where it is put back."""
+    """Multiply the rate by ``factor`` until the last iteration, which restores it."""
 
     def __init__(self, factor: Positive = 1 / 3, **kwargs: Unpack[ScheduleArguments]) -> None:
         super().__init__(**kwargs)
@@ -131,14 +131,14 @@ class _Cosine(Schedule):
         self.eta_min, self.eta_min_ratio = eta_min or 0.0, eta_min_ratio
 
     def lowest(self, base: float) -> float:
-        """Return the rate at the cosine's end; ``base`` is the optimiser's."""
+        """Return the rate at the end of the cosine; ``base`` is the optimiser's rate."""
         return self.eta_min if self.eta_min_ratio is None else base * self.eta_min_ratio
 
 
 class CosineAnnealingLR(_Cosine):
-    """Follow half a cosine down over ``T_max`` iterations (its own length when None).
+    """Cosine annealing over ``T_max`` iterations; None is the schedule's length.
 
-    To ``eta_min``, or to ``eta_min_ratio`` times the optimiser's rate.
+    The rate falls to ``eta_min``, or to ``eta_min_ratio`` times the optimiser's rate.
     """
 
     def __init__(
@@ -162,10 +162,10 @@ class CosineAnnealingLR(_Cosine):
 
 
 class CosineRestartLR(_Cosine):
-    """Follow half a cosine down again and again: warm restarts (SGDR, Loshchilov and Hutter, 2017).
+    """Cosine annealing with warm restarts (SGDR, Loshchilov and Hutter, 2017).
 
-    Cycle k takes ``periods[k]`` iterations and starts at ``restart_weights[k]`` times the optimiser's rate (1 when
-    there are none); it ends at ``eta_min``, or at ``eta_min_ratio`` times that rate, and stays there after the last.
+    Cycle k takes ``periods[k]`` iterations and starts at ``restart_weights[k]`` times the optimiser's rate (1 by
+    default); it ends at ``eta_min``, or at ``eta_min_ratio`` times that rate, and stays there after the last cycle.
     """
 
     conformance: ClassVar = {"periods": (4, 8)}
@@ -182,7 +182,7 @@ class CosineRestartLR(_Cosine):
         weights = list(restart_weights) * (len(periods) if len(restart_weights) == 1 else 1)
         if len(weights) != len(periods):
             raise UsageError(
-                f"{len(periods)} periods have {len(weights)} restart_weights; give one for each, or for all"
+                f"{len(periods)} periods have {len(weights)} restart_weights; give one for each, or a single one"
             )
         self.cycles = list(zip(accumulate(periods), periods, weights))
 
@@ -195,10 +195,10 @@ class CosineRestartLR(_Cosine):
 
 
 class CyclicLR(Schedule):
-    """Go up from ``base_lr`` to ``max_lr`` and down again, over and over (Smith, 2017).
+    """Cycle between ``base_lr`` and ``max_lr`` (Smith, 2017).
 
-    A cycle takes ``step_size_up`` iterations up and ``step_size_down`` down (as many when None). Its height is halved
-    with each cycle by ``triangular2``, and multiplied by ``gamma`` in each iteration by ``exp_range``.
+    A cycle rises for ``step_size_up`` iterations and falls for ``step_size_down`` (the same number when None).
+    ``triangular2`` halves the amplitude with each cycle, ``exp_range`` multiplies it by ``gamma`` in each iteration.
     """
 
     conformance: ClassVar = {"base_lr": 0.1, "max_lr": 0.5, "step_size_up": 4}
@@ -225,10 +225,10 @@ class CyclicLR(Schedule):
 
 
 class OneCycleLR(Schedule):
-    """Rise to ``eta_max`` and fall far below, over ``total_steps`` (its own length when None).
+    """1cycle policy (Super-Convergence, Smith and Topin, 2018) over ``total_steps``; None is the schedule's length.
 
-    Super-Convergence (Smith and Topin, 2018). The cycle starts at eta_max / ``div_factor``, peaks after ``pct_start``
-    of the steps, and ends at the start / ``final_div_factor``; ``three_phase`` comes back to the start in between.
+    The rate starts at eta_max / ``div_factor``, peaks at ``eta_max`` after the share ``pct_start`` of the steps, and
+    ends at its start / ``final_div_factor``; with ``three_phase`` it first falls back to its start.
     """
 
     conformance: ClassVar = {"eta_max": 0.5}
@@ -246,7 +246,7 @@ class OneCycleLR(Schedule):
     ) -> None:
         super().__init__(**kwargs)
         if anneal_strategy not in ("cos", "linear"):
-            raise UsageError(f"anneal_strategy is 'cos' or 'linear', not {anneal_strategy!r}")
+            raise UsageError(f"anneal_strategy: expected 'cos' or 'linear', not {anneal_strategy!r}")
         self.eta_max, self.steps, self.peak = eta_max, total_steps, pct_start
         self.cosine, self.three_phase = anneal_strategy == "cos", three_phase
         self.start = eta_max / div_factor
@@ -260,7 +260,7 @@ class OneCycleLR(Schedule):
             points.insert(2, (2 * rise, self.start))
         for (left, low), (right, high) in pairwise(points):
             if i <= right:
-                # In a run of a few iterations a phase may have no length: it is over at once.
+                # In a run of a few iterations a phase may have no length.
                 return self._between(low, high, (i - left) / (right - left) if right > left else 1.0)
         return self.final
 

@@ -1,4 +1,4 @@
-"""Recovery from out-of-memory errors: the same optimiser step from smaller micro-batches."""
+"""Recovery from out-of-memory errors: repeats the optimiser step with smaller micro-batches."""
 
 from __future__ import annotations
 
@@ -60,18 +60,18 @@ class SmallerBatches:
         return next(parts for parts in range(min(self.parts, len(batch)), 0, -1) if len(batch) % parts == 0)
 
     def _more(self, batches: Sequence[Batch]) -> int | None:
-        """Return the next number of parts that all micro-batches have, None when there is none."""
+        """Return the next number of parts that divides all micro-batches; None when there is none."""
         size = math.gcd(*map(len, batches))
         return next((parts for parts in range(self.parts + 1, size + 1) if size % parts == 0), None)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error is torch's for a lack of memory, of a GPU or of the system."""
+    """Whether an error is torch's out-of-memory error, of a GPU or of the system."""
     return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error) for words in _WORDS)
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:
-    """Return a batch in equal parts; itself when that is one."""
+    """Split a batch into equal parts."""
     if parts == 1:
         return [batch]
     size = len(batch) // parts

@@ -1,4 +1,4 @@
-"""`SWAHook`: the plain mean of the weights over the last part of training, with batch-norm statistics recomputed.
+"""`SWAHook`: stochastic weight averaging over the last part of training, with batch-norm statistics recomputed.
 
 Averaging Weights Leads to Wider Optima and Better Generalization (Izmailov et al., 2018).
 
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 
 class SWAHook(EMAHook):
-    """Average the weights with equal weight every ``interval`` iterations from ``begin_iter`` on.
+    """Average the weights, equally weighted, every ``interval`` iterations from ``begin_iter`` on.
 
-    Validation and checkpoints use the average, as with `EMAHook`. The running statistics of batch norm do not fit
-    the average, so they are recomputed on training samples, the same ones every time. The constant or cyclic learning
-    rate that is usual with it is set in ``schedule.lr``.
+    Validation and checkpoints use the average, as with `EMAHook`. The running statistics of batch norm do not match
+    the average, so they are recomputed on training samples, the same ones every time. The usual constant or cyclic
+    learning rate is set in ``schedule.lr``.
 
     Args:
-        begin_iter: The first iteration that counts, from 1 on.
-        begin_epoch: The first epoch that counts, from 1 on.
-        interval: Iterations between two values.
+        begin_iter: First iteration to average, counted from 1.
+        begin_epoch: First epoch to average, counted from 1.
+        interval: Iterations between two updates.
         bn_batches: Micro-batches per rank to recompute batch-norm statistics on; 0 keeps the model's.
     """
 
@@ -58,7 +58,7 @@ class SWAHook(EMAHook):
         ]
         if applied and norms and self.bn_batches:
             buffers = [buffer for norm in norms for buffer in norm.buffers()]
-            if self._measured[0] == self.steps:  # the average has not changed since
+            if self._measured[0] == self.steps:  # same average as last time
                 for buffer, value in zip(buffers, self._measured[1]):
                     buffer.copy_(value)
             else:
@@ -70,13 +70,15 @@ class SWAHook(EMAHook):
     def _measure(self, run: Run, norms: Sequence[_BatchNorm]) -> None:
         engine = run.engine
         if not isinstance(engine, LocalEngine) or run.train_set is None:
-            raise UsageError(f"SWAHook: {type(engine).__name__} cannot measure batch norm; bn_batches: 0 does without")
+            raise UsageError(
+                f"SWAHook: {type(engine).__name__} cannot recompute batch-norm statistics; set bn_batches: 0"
+            )
         momenta, modes = [norm.momentum for norm in norms], {m: m.training for m in run.model.modules()}
         run.model.eval()
         for norm in norms:
             norm.reset_running_stats()
             norm.train()
-            norm.momentum = None  # the mean of all batches
+            norm.momentum = None  # a cumulative average
         try:
             batches = replace(run.train_set, workers=0).train_batches(0, engine.rank, engine.world_size)
             for batch in islice(batches, self.bn_batches):

@@ -1,4 +1,4 @@
-"""``seg-kernel sweep``: every combination of values, each with several seeds, and one table of what comes of it.
+"""``seg-kernel sweep``: runs every combination of values with several seeds, and tabulates the results.
 
 seg-kernel sweep my.yaml --seeds 5 'optim.optimizer.lr=[1e-3,1e-4]'
 seg-kernel sweep 4xb2-20k_streetscenes --models pidnet-s,stdc1 schedule.iterations=300
@@ -37,15 +37,15 @@ SHOWN = 6
 
 
 class SweepError(SegKernelError):
-    """Some runs of a sweep have failed; the others are done."""
+    """Some runs of a sweep failed; the others are finished."""
 
 
 @click.command("sweep")
 @click.argument("config")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE | KEY=[A,B]]...")
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="Runs of each combination.")
-@click.option("--models", metavar="A,B", help="Zoo models; CONFIG is then what follows, 4xb2-20k_streetscenes.")
-@click.option("--pretrained", is_flag=True, help="Models start from the weights that they name, else from random ones.")
+@click.option("--models", metavar="A,B", help="Zoo models; CONFIG is then the rest of the name, 4xb2-20k_streetscenes.")
+@click.option("--pretrained", is_flag=True, help="Start models from their pretrained weights instead of random ones.")
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="[default: work_dirs/CONFIG_sweep]")
 @click.option("--one", is_flag=True, hidden=True)
 def command(
@@ -59,8 +59,8 @@ def command(
 ) -> None:
     """Run CONFIG once for every combination of the listed values and every seed, each in its own process.
 
-    An interrupted sweep continues when started again: finished runs are not repeated. A list that is a single
-    value is written KEY=[[A,B]].
+    An interrupted sweep continues when started again: finished runs are not repeated. Write a list as a single value
+    KEY=[[A,B]].
     """
     from segplug_training.combinations import combinations, source_of, unequal
     from segplug_training.sweep_run import perform as perform_one
@@ -72,7 +72,7 @@ def command(
     entries = combinations(config, overrides, seeds, named, pretrained)
     folder = out or Path("work_dirs") / f"{source_of(config)}_sweep"
     if named and (lines := unequal(entries)):
-        click.echo(f"not equal for all models:\n{lines}\n")
+        click.echo(f"differs between models:\n{lines}\n")
     failed = perform(entries, folder, measure=bool(named))
     rows = summarize(entries, folder)
     write(rows, folder)
@@ -83,16 +83,16 @@ def command(
 
 
 def perform(entries: Sequence[Entry], folder: Path, measure: bool = False) -> list[str]:
-    """Make the runs that are not done; return a line for each that fails.
+    """Make the runs that are not finished; return a line for each that fails.
 
     Raises:
-        Interrupted: When a run was asked to end by a signal.
-        UsageError: When a directory holds the run of another config.
+        Interrupted: When a signal ended a run.
+        UsageError: When a directory contains the run of another config.
     """
     failed = []
     for number, entry in enumerate(entries, 1):
         if result_of(entry, folder) is not None:
-            log.info("[%d/%d] %s is done", number, len(entries), entry.name)
+            log.info("[%d/%d] %s is finished", number, len(entries), entry.name)
             continue
         log.info("[%d/%d] %s", number, len(entries), entry.name)
         code = _run(entry, folder, measure)
@@ -100,8 +100,8 @@ def perform(entries: Sequence[Entry], folder: Path, measure: bool = False) -> li
             raise Interrupted(signal.SIGINT if code in (-signal.SIGINT, 130) else signal.SIGTERM)
         if code:
             lines = (folder / f"{entry.name}.txt").read_text("utf-8", "replace").splitlines()
-            word = next((line for line in reversed(lines) if "rror" in line), f"exit code {code}")
-            failed.append(f"{entry.name}: {word}")
+            reason = next((line for line in reversed(lines) if "rror" in line), f"exit code {code}")
+            failed.append(f"{entry.name}: {reason}")
     return failed
 
 
@@ -124,7 +124,7 @@ def _process(spec: Path, output: Path) -> int:
 
 @contextmanager
 def _ended_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Pass a SIGTERM on, and wait for the run's checkpoint however this process ends."""
+    """Forward SIGTERM to the run, and wait until it has saved its checkpoint."""
     before = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
     try:
         yield
@@ -136,14 +136,16 @@ def _ended_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def result_of(entry: Entry, folder: Path) -> dict[str, Any] | None:
-    """Return what a run came to, None when it is not done.
+    """Return the result of a run; None when it is not finished.
 
     Raises:
-        UsageError: When the directory holds the run of another config.
+        UsageError: When the directory contains the run of another config.
     """
     spec, result = (_read(folder / entry.name / name) for name in (SPEC, RESULT))
     if spec is not None and spec.get("digest") != entry.digest:
-        raise UsageError(f"{folder / entry.name}: holds the run of another config; give another --out, or remove it")
+        raise UsageError(
+            f"{folder / entry.name}: contains the run of another config; choose another --out, or remove it"
+        )
     return result
 
 
@@ -161,9 +163,9 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def summarize(entries: Sequence[Entry], folder: Path) -> list[dict[str, Any]]:
-    """Return a row for each combination: ``varied``, ``runs``, and ``mean`` and ``deviation`` of every figure.
+    """Return a row for each combination: ``varied``, ``runs``, and ``mean`` and ``deviation`` of every value.
 
-    The deviation is that of a sample, over n - 1; nan of a single run.
+    The deviation is the sample standard deviation, over n - 1; nan for a single run.
     """
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
@@ -171,16 +173,16 @@ def summarize(entries: Sequence[Entry], folder: Path) -> list[dict[str, Any]]:
     rows = []
     for group in groups.values():
         found = {entry.seed: result for entry in group if (result := result_of(entry, folder)) is not None}
-        figures = [{**result["metrics"], **result["cost"]} for result in found.values()]
-        names = list(dict.fromkeys(name for each in figures for name in each))
-        values = {name: [each[name] for each in figures if name in each] for name in names}
+        results = [{**result["metrics"], **result["cost"]} for result in found.values()]
+        names = list(dict.fromkeys(name for each in results for name in each))
+        values = {name: [each[name] for each in results if name in each] for name in names}
         rows.append(
             {
                 "varied": group[0].varied,
                 "runs": len(found),
                 "mean": {name: statistics.fmean(numbers) for name, numbers in values.items()},
                 "deviation": {name: _deviation(numbers) for name, numbers in values.items()},
-                "seeds": dict(zip(found, figures)),
+                "seeds": dict(zip(found, results)),
             }
         )
     return rows

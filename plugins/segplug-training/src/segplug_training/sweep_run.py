@@ -1,4 +1,4 @@
-"""One run of a sweep, in a process of its own: ``seg-kernel sweep SPEC.json --one``."""
+"""One run of a sweep, in a separate process: ``seg-kernel sweep SPEC.json --one``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESULT = "result.json"
 
 
 def perform(path: Path) -> None:
-    """Train, test and write ``result.json`` into the run directory, at once and last of all."""
+    """Train, test and write ``result.json`` into the run directory, atomically, as the last step."""
     from segkernel.experiment import run
 
     spec = json.loads(path.read_text("utf-8"))
@@ -26,15 +26,15 @@ def perform(path: Path) -> None:
     resume = any(folder.glob("checkpoints/iter_*.pt"))
     runner = run(spec["config"], spec["overrides"], work_dir=folder, resume=resume)
     seconds = time.perf_counter() - started
-    figures = {name: float(value) for name, value in runner.metrics.items()} or _logged(folder)
+    metrics = {name: float(value) for name, value in runner.metrics.items()} or _logged(folder)
     cost = {"seconds": seconds, "memory_MB": _memory(runner)}
-    result = {"digest": spec["digest"], "metrics": figures, "cost": cost | (measure(runner) if spec["measure"] else {})}
+    result = {"digest": spec["digest"], "metrics": metrics, "cost": cost | (measure(runner) if spec["measure"] else {})}
     with replacing(folder / RESULT) as temporary:
         temporary.write_text(json.dumps(result, indent=2), "utf-8")
 
 
 def _logged(folder: Path) -> dict[str, float]:
-    """Return the last metrics in the log: a run that was ended after its last checkpoint has nothing left to do."""
+    """Return the last metrics in the log, for a run that was interrupted after its last checkpoint."""
     from segplug_training.plot import read_curves
 
     points = read_curves(folder).points
@@ -42,7 +42,7 @@ def _logged(folder: Path) -> dict[str, float]:
 
 
 def measure(runner: Runner) -> dict[str, float]:
-    """Return millions of parameters, GFLOPs and predicted images per second, one image of a crop's size at a time."""
+    """Return millions of parameters, GFLOPs, and images predicted per second at crop size and batch size 1."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -73,7 +73,7 @@ def _rate(predict: Callable[[], object], device: Any, seconds: float = 2.0) -> f
 
 
 def _memory(runner: Runner) -> float:
-    """Return the most that the process, or its graphics card, has held, in MB."""
+    """Return the peak memory of the process, or of its GPU, in MB."""
     import torch
 
     if runner.engine.device.type == "cuda":

@@ -15,7 +15,7 @@ from segkernel.nn import SyncBatchNorm2d
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """The sum of a tensor over all ranks. Every rank's loss depends on every input, so gradients are summed as well."""
+    """Sum of a tensor over all ranks. Every rank's loss depends on every input, so gradients are summed as well."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 class SyncBatchNorm(SyncBatchNorm2d):
-    """Normalises (N, C, ...) by the mean and variance of all ranks' batches, which may differ in size."""
+    """Normalises (N, C, ...) by the mean and variance over all ranks' batches, which may differ in size."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -41,7 +41,7 @@ class SyncBatchNorm(SyncBatchNorm2d):
         count = _SumOverRanks.apply(values.new_tensor([values.numel() / values.shape[1]]))
         mean = _SumOverRanks.apply(values.sum(axes)) / count
         centred = values - _as_channels(mean, x)
-        # Two passes: a variance from sums of squares loses its digits where the mean is large.
+        # Two passes: a variance from sums of squares loses precision where the mean is large.
         variance = _SumOverRanks.apply(centred.square().sum(axes)) / count
         self._track(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
         result = centred * _as_channels((variance + self.eps).rsqrt(), x)
@@ -63,7 +63,7 @@ def _as_channels(values: Tensor, x: Tensor) -> Tensor:
 
 
 def synchronise_batch_norm(module: nn.Module, on_cuda: bool) -> None:
-    """Put a layer that synchronises in the place of every ``SyncBN``; parameters, buffers and their names stay."""
+    """Replace every ``SyncBN`` by a layer that synchronises; parameters, buffers and their names stay."""
     for name, child in module.named_children():
         if type(child) is SyncBatchNorm2d:
             kind: type[nn.modules.batchnorm._BatchNorm] = nn.SyncBatchNorm if on_cuda else SyncBatchNorm

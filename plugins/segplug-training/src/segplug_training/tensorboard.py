@@ -1,4 +1,4 @@
-"""TensorBoard: the curves of a run and images of every validation.
+"""`TensorBoardHook`: writes curves of a run and images of every validation.
 
     hooks:
       - type: TensorBoardHook
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from segkernel.labels import Color
     from segkernel.sample import Batch, Prediction, Targets
 
-log = logging.getLogger("segkernel.tensorboard")  # below the kernel's logger, so that the run's log file has it too
+log = logging.getLogger("segkernel.tensorboard")  # below the kernel's logger, so that it reaches the run's log file
 
 FOLDER = "tensorboard"
 
@@ -69,7 +69,7 @@ class TensorBoardHook:
             return
         folder = run.work_dir / FOLDER
         self._writer = _open(folder, purge_step=run.iteration + 1)
-        log.info("to see the curves: tensorboard --logdir %s", shlex.quote(str(folder)))
+        log.info("to show the curves: tensorboard --logdir %s", shlex.quote(str(folder)))
         if run.config:
             text = "".join(f"    {line}\n" for line in to_yaml(dict(run.config)).splitlines())
             self._writer.add_text("config", text, run.iteration)
@@ -82,7 +82,7 @@ class TensorBoardHook:
 
     @hookimpl
     def on_record(self, record: Mapping[str, Any]) -> None:
-        if self._writer is None:  # another rank, or a test alone
+        if self._writer is None:  # another rank, or a test without training
             return
         for key, value in record.items():
             if key not in ("kind", "iteration") and isinstance(value, int | float):
@@ -124,7 +124,7 @@ class TensorBoardHook:
 
 
 def hyperparameters(config: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
-    """Return what a run is compared by, by dotted key: the plain values of model, optimiser, schedule and engine."""
+    """Return the settings that runs are compared by, by dotted key: of model, optimiser, schedule and engine."""
     found: dict[str, str | int | float | bool] = {}
 
     def collect(value: Any, key: str) -> None:
@@ -148,10 +148,10 @@ def _add_graph(writer: SummaryWriter, run: Run, batch: Batch) -> None:
     try:
         model.eval()
         with torch.random.fork_rng(), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the tracer's remarks on Python values
+            warnings.simplefilter("ignore")  # the tracer warns about Python values
             writer.add_graph(model, image)
     except Exception as error:  # the tracer raises many types
-        log.warning("TensorBoardHook: the graph of the model is left out: %s", str(error).splitlines()[0])
+        log.warning("TensorBoardHook: the graph of the model is skipped: %s", str(error).splitlines()[0])
     finally:
         model.train(was_training)
 
@@ -168,7 +168,7 @@ def _open(folder: Path, purge_step: int) -> SummaryWriter:
 
 
 def _tag(kind: str, key: str) -> str:
-    """Return ``val/mIoU`` for mIoU and ``val_IoU/road`` for IoU.road: what precedes the slash becomes a group."""
+    """Return ``val/mIoU`` for mIoU and ``val_IoU/road`` for IoU.road: the part before the slash becomes a group."""
     group, _, name = key.partition(".")
     return f"{kind}_{group}/{name}" if name and kind != "train" else f"{kind}/{key}"
 
@@ -183,7 +183,7 @@ def _comparison(run: Run, prediction: Prediction, target: Targets) -> np.ndarray
 
 
 def painted(values: np.ndarray, palette: Sequence[Color]) -> np.ndarray:
-    """Return class ids (H, W), or binary masks (K, H, W), in colours, black where no class applies; floats in grey."""
+    """Return class ids (H, W), or binary masks (K, H, W), in colour, black where no class applies; floats in grey."""
     if values.dtype.kind == "f":
         return shown(values[..., None])
     canvas = np.zeros((*values.shape[-2:], 3), np.uint8)

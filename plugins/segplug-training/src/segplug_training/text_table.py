@@ -1,4 +1,4 @@
-"""Tables and sizes as the terminal shows them."""
+"""Tables and memory sizes as text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from segkernel.errors import UsageError
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return lines in columns: the first to the left, numbers and all others to the right."""
+    """Return aligned columns, the first to the left and all others to the right."""
     texts = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*texts)]
     pads = [str.ljust, *[str.rjust] * (len(header) - 1)]
@@ -18,7 +18,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def size_text(size: float) -> str:
-    """Return a number of bytes as people write it: ``1.5 GiB``."""
+    """Return a number of bytes in a readable unit: ``1.5 GiB``."""
     units = ("bytes", "KiB", "MiB", "GiB", "TiB")
     power = 0
     while size >= 1024 and power < len(units) - 1:
@@ -27,7 +27,7 @@ def size_text(size: float) -> str:
 
 
 def read_size(text: str) -> int:
-    """Return the bytes that ``24GiB``, ``800M`` or ``1.5 G`` is; powers of 1024.
+    """Return the bytes of a size such as ``24GiB``, ``800M`` or ``1.5 G``; units are powers of 1024.
 
     Raises:
         UsageError: When it is not a size.

@@ -1,4 +1,4 @@
-"""`WandbHook` and `MLflowHook`: the records of a run for the trackers of these names.
+"""`WandbHook` and `MLflowHook`: send the records of a run to Weights & Biases or MLflow.
 
     hooks:
       - {type: WandbHook, project: roads}
@@ -83,7 +83,7 @@ class TrackerHook:
         self.run_id = state["run_id"]
 
     def open(self, run: Run, run_id: str | None) -> str:
-        """Begin a run of the tracker, or go on with ``run_id``; return its id."""
+        """Start a run of the tracker, or continue ``run_id``; return its id."""
         raise NotImplementedError
 
     def log(self, values: Mapping[str, float], iteration: int) -> None:
@@ -99,9 +99,9 @@ class WandbHook(TrackerHook):
     """Write records, and the config, to Weights & Biases.
 
     Args:
-        project: Project of the tracker.
+        project: Name of the project.
         entity: User or team; None is the user that is logged in.
-        name: Name of the run; None is that of its directory.
+        name: Name of the run; None is its directory's.
         mode: ``offline`` writes files to be sent later by ``wandb sync``.
     """
 
@@ -122,7 +122,7 @@ class WandbHook(TrackerHook):
         name, config = self.name or _name_of(run.work_dir), to_builtin(run.config)
         options = {**self.options, "name": name, "dir": str(run.work_dir), "config": config, "id": run_id}
         self._run = self.load().init(resume="allow", **options)
-        # Its own steps only grow, so that a record of a resumed run could be dropped: curves are over iterations.
+        # W&B drops records whose step decreases, as after a resume: plot curves over iterations instead.
         self._run.define_metric("iteration")
         self._run.define_metric("*", step_metric="iteration")
         return str(self._run.id)
@@ -140,7 +140,7 @@ class MLflowHook(TrackerHook):
     Args:
         experiment: Name of the experiment.
         tracking_uri: Server or folder; None is MLflow's default.
-        name: Name of the run; None is that of its directory.
+        name: Name of the run; None is its directory's.
     """
 
     package = "mlflow"
@@ -173,5 +173,5 @@ def _name_of(work_dir: Path) -> str:
 
 
 def _plain_name(name: str) -> str:
-    """Return a name in the characters that MLflow takes."""
+    """Return a name with the characters that MLflow rejects replaced."""
     return "".join(letter if letter.isalnum() or letter in "_-. /" else "_" for letter in name)

@@ -1,4 +1,4 @@
-"""A run for the finders: the config's model, data and optimiser, and nothing that writes, validates or schedules."""
+"""A short run for ``find-lr`` and ``find-batch-size``: no validation, schedule, checkpoints or logs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class NoCheckpoints(CheckpointHook):
-    """In the place of the hook that saves."""
+    """Replaces the hook that saves checkpoints."""
 
     def after_iteration(self, run: Run) -> None:
         """Save nothing."""
 
 
 class AnyLoss(FiniteLossHook):
-    """Replaces the hook that ends a run whose loss is not finite."""
+    """Replaces the hook that stops a run whose loss is not finite."""
 
     def after_train_iteration(self, run: Run, *args: Any, **kwargs: Any) -> None:
         """Accept any loss."""
@@ -35,7 +35,7 @@ def make_trial(config: Config, folder: Path, iterations: int, *hooks: Any, worke
         config: The complete config.
         folder: Run directory.
         iterations: Length of the run.
-        hooks: Hooks besides the default ones.
+        hooks: Hooks in addition to the default ones.
         workers: Overrides data.workers.
 
     Raises:
@@ -52,7 +52,7 @@ def make_trial(config: Config, folder: Path, iterations: int, *hooks: Any, worke
     changed.name = config.name
     runner = make_runner(changed, folder, hooks=[NoCheckpoints(), AnyLoss(), *hooks])
     if runner.train_set is None or runner.optimizer is None:
-        raise UsageError("there is nothing to train: data.train and optim.optimizer are needed")
+        raise UsageError("nothing to train: data.train and optim.optimizer are required")
     if config.get("load_from"):
         with catalog_of(config).active():
             runner.load_weights(config["load_from"])

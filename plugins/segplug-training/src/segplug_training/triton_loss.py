@@ -1,8 +1,8 @@
-"""The cross-entropy of enlarged logits on CUDA: Triton kernels that keep nothing of the labels' size but the loss.
+"""Cross-entropy of upsampled logits on CUDA: Triton kernels whose only output of the labels' size is the loss.
 
-The pixels whose four nearest logits are the same form a cell, which a program goes through with these logits, all
-classes of them, in registers. Its sums of the gradient belong to those four alone, so no two programs add to one
-number: the result does not depend on their order.
+Pixels with the same four nearest logits form a cell. One program processes a cell, with all classes of these logits in
+registers, and sums their gradients separately from the other programs, so that the result does not depend on the
+order in which they run.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from torch import Tensor
 from segkernel.nn import upsampled
 
 MOST_CLASSES = 1024
-"""With more classes the logits of a cell do not fit into registers, and the loss is computed in tiles of rows."""
+"""With more classes, a cell's logits do not fit into registers, and torch computes the loss in tiles of rows."""
 
 
 @functools.cache
 def register(device: torch.device) -> None:
-    """Let CUDA compute `segkernel.nn.upsample_cross_entropy` by these kernels from now on.
+    """Register these kernels as the CUDA implementation of `segkernel.nn.upsample_cross_entropy`.
 
     Raises:
-        RuntimeError: When they give something else on this device than the plain form, or cannot be compiled.
+        RuntimeError: When their results differ from the plain implementation's, or they cannot be compiled.
     """
     compare(device)
     upsampled.OPERATOR.register_kernel("cuda", forward)
@@ -34,7 +34,7 @@ def register(device: torch.device) -> None:
 
 
 def compare(device: torch.device) -> None:
-    """Compare the kernels with the plain form on a small input.
+    """Compare the kernels with the plain implementation on a small input.
 
     Raises:
         RuntimeError: When they differ.
@@ -53,7 +53,7 @@ def compare(device: torch.device) -> None:
     }
     for name, (ours, plain) in pairs.items():
         if not torch.allclose(ours, plain, rtol=1e-4, atol=1e-5):
-            raise RuntimeError(f"the {name} of Triton's kernels is off by {(ours - plain).abs().max():.1e} on {device}")
+            raise RuntimeError(f"the Triton kernels' {name} is off by {(ours - plain).abs().max():.1e} on {device}")
 
 
 def _is_fit(logits: Tensor) -> bool:
@@ -109,7 +109,7 @@ def _forward(  # type: ignore[no-untyped-def]
             nll = tl.where(there, largest + tl.log(tl.sum(tl.exp(v - largest), 0)) - v, 0.0)
             hard = tl.sum(tl.where(k == label, w * nll, 0.0), 0)
             value = (1 - smoothing) * hard + smoothing / classes * tl.sum(w * nll, 0)
-            # An invalid label gives nan, so that it is noticed.
+            # An invalid label yields nan, to be noticed.
             value = tl.where((label >= 0) & (label < classes), value, float("nan"))
             tl.store(loss + place, tl.where(label == ignore_index, 0.0, value))
 
@@ -197,7 +197,7 @@ def backward(
     label_smoothing: float,
     align_corners: bool,
 ) -> Tensor:
-    """Return the gradient (N, K, h, w) of `forward`, in the type of the logits."""
+    """Return the gradient (N, K, h, w) of `forward`, in the dtype of the logits."""
     if not _is_fit(logits):
         return upsampled.tiled_backward(
             grad, logits, target, class_weight, ignore_index, label_smoothing, align_corners
@@ -216,7 +216,7 @@ def backward(
 def _arguments(
     logits: Tensor, target: Tensor, class_weight: Tensor | None, align_corners: bool
 ) -> tuple[list[Any], int]:
-    """Return what both kernels take, and the length of their vectors."""
+    """Return the arguments of both kernels, and their block size."""
     _, classes, height, width = logits.shape
     small = logits.movedim(1, -1).contiguous()
     weight = logits.new_ones(classes, dtype=torch.float32) if class_weight is None else class_weight.float()
@@ -236,7 +236,7 @@ def _launch(kernel: Any, small: Tensor, *arguments: Any, BLOCK: int) -> None:
 
 
 def _with_next(own: Tensor, after: Tensor, axis: int) -> Tensor:
-    """Return ``own`` plus what is due to the next place along an axis; the last one's is due to itself."""
+    """Add ``after`` to ``own``, shifted by one along an axis; its last entry stays in place."""
     length = own.shape[axis]
     own.narrow(axis, 1, length - 1).add_(after.narrow(axis, 0, length - 1))
     own.narrow(axis, length - 1, 1).add_(after.narrow(axis, length - 1, 1))
