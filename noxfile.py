@@ -1,10 +1,10 @@
-"""Every check of this repository; ``nox`` runs the default ones, ``nox -s NAME`` one, ``nox --list`` names them all.
+"""All checks of this repository: ``nox`` runs the default sessions, ``nox -s NAME`` one, ``nox --list`` lists them.
 
-The matrix comes from ``plugins/*/pyproject.toml`` and from the Pythons found on this machine: a new plugin folder needs
-no line here. Each test runs in one of the default sessions. The kernel's requirements and the test tools are installed
-once, into ``.nox/base-*``, and every session's environment sees them through a ``.pth`` file; nothing else is in there,
-so a plugin that forgot to declare a requirement fails in its session. Sessions with all packages see ``.nox/full-*`` as
-well, which holds what those require.
+The matrix is generated from ``plugins/*/pyproject.toml`` and the Pythons found on this machine, so a new plugin needs
+no change here. Each test runs in exactly one default session. The kernel's requirements and the test tools are
+installed once, into ``.nox/base-*``, which every session's environment includes through a ``.pth`` file. It contains
+nothing else, so a plugin with an undeclared requirement fails in its session. Sessions with all packages also include
+``.nox/full-*``, which contains the requirements of all packages.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ else:
 ROOT = Path(__file__).parent
 WORK = ROOT / ".nox"
 INSTALL = ("-q", "--no-compile", "-c", str(ROOT / "constraints.txt"))
-"""Options of pip: what is imported is compiled then, and most of what is installed never is."""
+"""Options of pip. Modules are compiled when imported; most installed ones never are."""
 SERVICES = {"wandb", "mlflow"}
-"""Extras of no session: clients of servers, which tests have a double of; one holds back releases of others."""
+"""Extras that no session installs: clients of servers, which tests replace; one pins old releases of other packages."""
 NEWEST_ONLY = {"timm", "albumentations"}
-"""Extras of the session ``newest``: one brings torchvision, which fits one torch alone, the other a second OpenCV."""
-DEMANDING = ("segplug-deploy",)
-"""Plugins with higher lower bounds than the kernel's, whose bounds the session ``lowest`` tries apart."""
+"""Extras of the session ``newest`` only: timm needs torchvision, which fits one torch; the other a second OpenCV."""
+HIGHER_BOUNDS = ("segplug-deploy",)
+"""Plugins whose lower bounds are higher than the kernel's; the session ``lowest`` tests them separately."""
 CORES = os.cpu_count() or 1
-LANE = os.environ.get("NOX_LANE", "")
-"""In one of the sessions that `checks` runs side by side: the file for what `ENDED` will hold."""
-WORKERS = CORES // 2 if LANE else CORES
+RESULTS_FILE = os.environ.get("NOX_RESULTS_FILE", "")
+"""Set in sessions that `checks` runs in parallel: the file to write `RESULTS` to."""
+WORKERS = CORES // 2 if RESULTS_FILE else CORES
 PARALLEL = ("-n", str(WORKERS), "--dist", "worksteal") if WORKERS > 1 else ()
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 TEST_TOOLS = ("pytest", "pytest-xdist", "hypothesis", "hatchling", "editables")
@@ -59,15 +59,15 @@ TEST_TOOLS = ("pytest", "pytest-xdist", "hypothesis", "hatchling", "editables")
 nox.needs_version = ">=2024.3"
 nox.options.sessions = ["lint", "checks"]
 nox.options.error_on_external_run = True
-# Installed without: what is imported is compiled once, not in each of hundreds of processes.
+# pip does not compile; without this, each of hundreds of processes would compile what it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
-# ---------------------------------------------------------------- what there is
+# ---------------------------------------------------------------- packages and Pythons
 
 
 def read_toml(path: Path) -> dict:
-    """Return a TOML file."""
+    """Return the contents of a TOML file."""
     return tomllib.loads(path.read_text("utf-8"))
 
 
@@ -82,7 +82,7 @@ def plugin_folders(tree: Path = ROOT) -> list[Path]:
 
 
 def found_pythons() -> list[str]:
-    """Return those of `PYTHONS` that can be run here, and put them on the PATH where nox looks."""
+    """Return those of `PYTHONS` that run on this machine, and add them to PATH, where nox looks for them."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     found = []
     for version in PYTHONS:
@@ -98,24 +98,24 @@ def found_pythons() -> list[str]:
 
 
 def _runs(python: str) -> bool:
-    # A pyenv shim is there for every version that is installed, and fails for those that are not activated.
+    # A pyenv shim exists for every installed version, but fails for versions that are not activated.
     return subprocess.run([python, "-c", ""], capture_output=True).returncode == 0
 
 
 PLUGINS = [folder.name for folder in plugin_folders()]
-HERE = found_pythons()
+FOUND_PYTHONS = found_pythons()
 
 
 # ---------------------------------------------------------------- time and counts
 
 Session = Callable[..., None]
 STARTED = time.monotonic()
-ENDED: list[tuple[str, float, Counter[str]]] = []
-"""Of every session that ran: its name, the seconds it took, the outcomes of its tests."""
+RESULTS: list[tuple[str, float, Counter[str]]] = []
+"""Name, seconds and test outcomes of every finished session."""
 
 
 def timed(session_function: Session) -> Session:
-    """Note how long a session takes and what its tests came to, for the table at the end."""
+    """Record the time and the test outcomes of a session, for the table at the end."""
 
     @functools.wraps(session_function)
     def run(session: nox.Session, *arguments: Any, **options: Any) -> None:
@@ -123,13 +123,13 @@ def timed(session_function: Session) -> Session:
         try:
             session_function(session, *arguments, **options)
         finally:
-            ENDED.append((session.name, time.monotonic() - start, sum(OUTCOMES, Counter()) - before))
+            RESULTS.append((session.name, time.monotonic() - start, sum(OUTCOMES, Counter()) - before))
 
     return run
 
 
 OUTCOMES: list[Counter[str]] = []
-"""One for each call of pytest."""
+"""One entry per call of pytest."""
 
 
 def note_outcomes(report: Path) -> list[str]:
@@ -145,24 +145,24 @@ def note_outcomes(report: Path) -> list[str]:
 
 
 def summary(outcomes: Counter[str], seconds: float) -> str:
-    """Return counts the way pytest's last line has them."""
+    """Return counts in the format of pytest's last line."""
     counts = [f"{outcomes[name]} {name}" for name in ("failed", "passed", "skipped", "errors") if outcomes[name]]
     return f"{', '.join(counts)} in {seconds:.2f}s ({datetime.timedelta(seconds=int(seconds))})"
 
 
 @atexit.register
 def print_table() -> None:
-    """Print the time of each session, and as the last line the tests of all of them."""
-    if not ENDED:
+    """Print the time of each session, and as the last line the total of all tests."""
+    if not RESULTS:
         return
-    if LANE:
-        Path(LANE).write_text(json.dumps(ENDED))
+    if RESULTS_FILE:
+        Path(RESULTS_FILE).write_text(json.dumps(RESULTS))
         return
-    width = max(len(name) for name, _, _ in ENDED)
+    width = max(len(name) for name, _, _ in RESULTS)
     print(f"\n{'session':{width}}    time  tests")
-    for name, seconds, outcomes in ENDED:
+    for name, seconds, outcomes in RESULTS:
         print(f"{name:{width}}  {int(seconds) // 60:3d}:{int(seconds) % 60:02d}  {outcomes['passed'] or '-':>5}")
-    total = sum((outcomes for _, _, outcomes in ENDED), Counter())
+    total = sum((outcomes for _, _, outcomes in RESULTS), Counter())
     if total:
         print(summary(total, time.monotonic() - STARTED), flush=True)
 
@@ -172,18 +172,18 @@ def print_table() -> None:
 
 @functools.cache
 def base() -> Path:
-    """Return the environment that holds what the kernel requires, and the test tools."""
+    """Return the environment with the kernel's requirements and the test tools."""
     return environment("base", [*kernel_requirements(), *TEST_TOOLS])
 
 
 @functools.cache
 def full() -> Path:
-    """Return an environment on top of the base: what all packages and their extras require."""
+    """Return an environment on top of the base, with the requirements of all packages and their extras."""
     return environment("full", sorted(map(str, all_requirements())), below=base())
 
 
 def environment(name: str, requirements: Sequence[str], below: Path | None = None) -> Path:
-    """Make an environment, once for what it holds, and return its folder."""
+    """Create an environment with requirements, unless it exists, and return its folder."""
     constraints = (ROOT / "constraints.txt").read_text("utf-8")
     key = hashlib.sha256("\n".join([sys.version, constraints, *requirements]).encode()).hexdigest()[:10]
     home = WORK / f"{name}-{key}"
@@ -191,25 +191,25 @@ def environment(name: str, requirements: Sequence[str], below: Path | None = Non
         shutil.rmtree(home, ignore_errors=True)
         _call(sys.executable, "-m", "venv", home)
         if below is not None:
-            show(home, below)
+            include(home, below)
         _call(_python(home), "-m", "pip", "install", *INSTALL, *requirements)
         (home / "complete").touch()
     return home
 
 
-def show(home: Path, *others: Path) -> None:
-    """Let an environment see what others hold; what is installed in it comes first."""
+def include(home: Path, *others: Path) -> None:
+    """Make the packages of other environments importable in one; its own packages take precedence."""
     (_site(_python(home)) / "others.pth").write_text("".join(f"{_site(_python(other))}\n" for other in others), "utf-8")
 
 
 def kernel_requirements(without: Iterable[str] = ()) -> list[str]:
-    """Return the kernel's requirements but those of the given names."""
+    """Return the kernel's requirements except those with the given names."""
     requirements = project(ROOT / "kernel")["dependencies"]
     return [text for text in requirements if Requirement(text).name not in without]
 
 
 def refuse_unpinned(session: nox.Session) -> None:
-    """Fail when the environment holds a package that constraints.txt leaves open."""
+    """Fail if the environment contains a package that constraints.txt does not pin."""
     lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     pinned = {_normal(Requirement(line).name) for line in lines if line and not line.startswith("#")}
     listed = json.loads(session.run("python", "-m", "pip", "list", "--format=json", silent=True, stderr=None))
@@ -241,12 +241,12 @@ def _call(*command: object, **options: object) -> subprocess.CompletedProcess:
 
 @functools.cache
 def wheels(tree: Path = ROOT, name: str = "present") -> dict[str, Path]:
-    """Build the kernel and the plugins of a tree; return the wheels by distribution."""
+    """Build the kernel and the plugins of a tree; return wheels by distribution name."""
     return build([tree / "kernel", *plugin_folders(tree)], WORK / "wheels" / name)
 
 
 def build(folders: Sequence[Path], destination: Path) -> dict[str, Path]:
-    """Build wheels from package folders, unless these are built; return them by distribution."""
+    """Build wheels from package folders, unless they are up to date; return them by distribution name."""
     marker, key = destination / "built", _state_of(folders)
     if not marker.exists() or marker.read_text() != key:
         shutil.rmtree(destination, ignore_errors=True)
@@ -262,26 +262,26 @@ def _state_of(folders: Iterable[Path]) -> str:
     return hashlib.sha256(listed.encode()).hexdigest()
 
 
-def install_wheels(session: nox.Session, built: dict[str, Path], tried: Iterable[str] | None = None) -> None:
-    """Install wheels and what they require; for those that are tried their extras, and what their tests need beside."""
-    chosen = set(built if tried is None else tried)
+def install_wheels(session: nox.Session, built: dict[str, Path], tested: Iterable[str] | None = None) -> None:
+    """Install wheels and their requirements; for the tested ones also extras and test requirements."""
+    chosen = set(built if tested is None else tested)
     named = [with_extras(name, path) if name in chosen else str(path) for name, path in built.items()]
     session.install(*INSTALL, *named, *test_groups(chosen))
 
 
 def with_extras(name: str, wheel: Path, without: Iterable[str] = NEWEST_ONLY | SERVICES) -> str:
-    """Return a wheel the way pip is asked for it, with its extras."""
+    """Return pip's argument for a wheel with its extras."""
     extras = sorted(package(name).get("project", {}).get("optional-dependencies", {}).keys() - set(without))
     return f"{wheel}[{','.join(extras)}]" if extras else str(wheel)
 
 
 def test_groups(names: Iterable[str]) -> list[str]:
-    """Return what the tests of packages need beside their requirements: the dependency groups called ``test``."""
+    """Return the dependency groups called ``test``, which the tests of packages need in addition."""
     return [text for name in sorted(names) for text in package(name).get("dependency-groups", {}).get("test", [])]
 
 
 def package(name: str) -> dict:
-    """Return the pyproject of one of our packages; nothing for those of others."""
+    """Return the pyproject of a package of this repository; an empty mapping for other packages."""
     folder = ROOT / "kernel" if name == "seg-kernel" else ROOT / "plugins" / name
     return read_toml(folder / "pyproject.toml") if folder.exists() else {}
 
@@ -292,61 +292,61 @@ def package(name: str) -> dict:
 @nox.session
 @timed
 def lint(session: nox.Session) -> None:
-    """Rules, format, types, pins."""
-    show(Path(session.virtualenv.location), base())
+    """Linter, format, types, and pinned requirements."""
+    include(Path(session.virtualenv.location), base())
     session.install(*INSTALL, "ruff", "mypy", "types-PyYAML")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
-    with ThreadPoolExecutor(1) as aside:
-        # Types are checked on one core; the other gets ready what every session after this needs.
-        ready = [aside.submit(make) for make in ((full, wheels) if "CI" in os.environ else ())]
+    with ThreadPoolExecutor(1) as executor:
+        # mypy uses one core; meanwhile, prepare what all later sessions need.
+        prepared = [executor.submit(make) for make in ((full, wheels) if "CI" in os.environ else ())]
         session.run("mypy")
-    for future in ready:
+    for future in prepared:
         future.result()
     refuse_unpinned(session)
 
 
 CHECKS = ("together", "third_party", "alone", "kernel", "compat")
-"""The sessions with tests, the longest first: what runs last should be short."""
+"""The sessions with tests, the longest first, so that the last one is short."""
 
 
 @nox.session(venv_backend="none")
 def checks(session: nox.Session) -> None:
-    """All sessions with tests, two side by side: half of the time of some is waiting and starting."""
+    """All sessions with tests, two in parallel, since some spend half their time waiting."""
     full(), wheels()
     listed = _call(
         sys.executable, "-m", "nox", "--list", "--json", "-s", *CHECKS, capture_output=True, text=True
     ).stdout
     names = sorted(json.loads(listed), key=lambda entry: CHECKS.index(entry["name"]))
-    with ThreadPoolExecutor(2) as lanes:
-        failed = [name for name in lanes.map(beside_another, [entry["session"] for entry in names]) if name]
+    with ThreadPoolExecutor(2) as executor:
+        failed = [text for text in executor.map(run_session, [entry["session"] for entry in names]) if text]
     if failed:
         session.error(", ".join(failed))
 
 
-def beside_another(name: str) -> str:
-    """Run a session, print what it printed when it has ended, and return its name, and how it ended, if it failed."""
-    lane = WORK / "lanes" / f"{re.sub('[^a-z0-9]+', '-', name)}.json"
-    lane.parent.mkdir(exist_ok=True)
-    lane.unlink(missing_ok=True)
-    environment = {**os.environ, "NOX_LANE": str(lane)}
+def run_session(name: str) -> str:
+    """Run a session in a subprocess and print its output at the end; return a message if it failed."""
+    results = WORK / "results" / f"{re.sub('[^a-z0-9]+', '-', name)}.json"
+    results.parent.mkdir(exist_ok=True)
+    results.unlink(missing_ok=True)
+    environment = {**os.environ, "NOX_RESULTS_FILE": str(results)}
     command = [sys.executable, "-m", "nox", "-s", name]
     start = time.monotonic()
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     print(done.stdout, flush=True)
     try:
-        ended = json.loads(lane.read_text())
-    except (FileNotFoundError, ValueError):  # it was killed, or never came to its end
-        ENDED.append((name, time.monotonic() - start, Counter(errors=1)))
-        return f"{name} ended with exit code {done.returncode} before it could count its tests"
-    ENDED.extend((name, seconds, Counter(outcomes)) for name, seconds, outcomes in ended)
+        finished = json.loads(results.read_text())
+    except (FileNotFoundError, ValueError):  # it was killed, or did not finish
+        RESULTS.append((name, time.monotonic() - start, Counter(errors=1)))
+        return f"{name} ended with exit code {done.returncode} before it reported its tests"
+    RESULTS.extend((name, seconds, Counter(outcomes)) for name, seconds, outcomes in finished)
     return name if done.returncode else ""
 
 
-@nox.session(python=[*dict.fromkeys(HERE[:1] + HERE[-1:])])
+@nox.session(python=[*dict.fromkeys(FOUND_PYTHONS[:1] + FOUND_PYTHONS[-1:])])
 @timed
 def kernel(session: nox.Session) -> None:
-    """The kernel's wheel without torch, on the oldest and the newest Python there is: what can run without it must."""
+    """The kernel's wheel without torch, on the oldest and the newest Python found: tests that need no torch."""
     session.install(*INSTALL, *TEST_TOOLS, *kernel_requirements(without=["torch"]))
     session.install("-q", "--no-deps", str(wheels()["seg-kernel"]))
     refuse_unpinned(session)
@@ -359,8 +359,8 @@ def kernel(session: nox.Session) -> None:
 @nox.parametrize("distribution", ["seg-kernel", *PLUGINS], ids=["seg-kernel", *PLUGINS])
 @timed
 def alone(session: nox.Session, distribution: str) -> None:
-    """A package's wheel beside the kernel's and nothing else: its own quick tests, and the conformance kit."""
-    show(Path(session.virtualenv.location), base())
+    """A package's wheel and the kernel's only: the package's quick tests, and the conformance kit."""
+    include(Path(session.virtualenv.location), base())
     install_wheels(
         session, {name: wheels()[name] for name in dict.fromkeys(("seg-kernel", distribution))}, [distribution]
     )
@@ -368,7 +368,7 @@ def alone(session: nox.Session, distribution: str) -> None:
     listed = session.run("seg-kernel", "plugins", "--json", silent=True)
     others = {entry["distribution"] for entry in json.loads(listed)["plugins"]} - {"seg-kernel", distribution}
     if others:
-        session.error(f"{distribution} brought {', '.join(sorted(others))}: plugins must not depend on each other")
+        session.error(f"{distribution} installed {', '.join(sorted(others))}: plugins must not depend on each other")
     pytest(session, *PARALLEL, own_tests(distribution), f"--segkernel-conformance={distribution}", "-m", "not slow")
 
 
@@ -380,8 +380,8 @@ def own_tests(distribution: str) -> str:
 @nox.session
 @timed
 def together(session: nox.Session) -> None:
-    """All wheels in one environment: the tests across packages, the golden cases among them."""
-    show(Path(session.virtualenv.location), full(), base())
+    """All wheels in one environment: tests that need several packages, including the golden cases."""
+    include(Path(session.virtualenv.location), full(), base())
     install_wheels(session, wheels())
     refuse_unpinned(session)
     pytest(session, *PARALLEL, "tests", "--ignore=tests/test_third_party.py", "-m", "not slow", "--durations=15")
@@ -390,8 +390,8 @@ def together(session: nox.Session) -> None:
 @nox.session
 @timed
 def third_party(session: nox.Session) -> None:
-    """Packages of others, built from a copy outside the workspace and installed beside ours; they run the kit."""
-    show(Path(session.virtualenv.location), full(), base())
+    """Third-party packages, built from a copy outside the repository; their tests and the conformance kit."""
+    include(Path(session.virtualenv.location), full(), base())
     outside = Path(session.create_tmp()) / "outside"
     shutil.rmtree(outside, ignore_errors=True)
     for folder in third_party_folders():
@@ -403,23 +403,23 @@ def third_party(session: nox.Session) -> None:
 
 
 def third_party_folders() -> list[Path]:
-    """Return the packages that are in this repository but not of it."""
+    """Return the folders of the third-party packages in this repository."""
     return sorted(path.parent for parent in ("examples", "tests") for path in ROOT.glob(f"{parent}/*/pyproject.toml"))
 
 
 @nox.session
 @timed
 def compat(session: nox.Session) -> None:
-    """The previous release crossed with the present one, and a kernel of the next major version."""
-    show(Path(session.virtualenv.location), full(), base())
+    """Combinations of the previous and the current release, and a kernel of the next major version."""
+    include(Path(session.virtualenv.location), full(), base())
     revision, before = previous_wheels(session)
     now = wheels()
     install_wheels(session, now)
     rows = {plugin: {"accepts": accepted(plugin)} for plugin in PLUGINS}
     if before:
-        cross(session, rows, "old kernel", {**now, "seg-kernel": before["seg-kernel"]})
-        cross(session, rows, "old plugin", {**now, **before, "seg-kernel": now["seg-kernel"]}, PREVIOUS)
-    cross(session, rows, "next major", {**now, "seg-kernel": next_major()})
+        check_mixture(session, rows, "old kernel", {**now, "seg-kernel": before["seg-kernel"]})
+        check_mixture(session, rows, "old plugin", {**now, **before, "seg-kernel": now["seg-kernel"]}, PREVIOUS)
+    check_mixture(session, rows, "next major", {**now, "seg-kernel": next_major()})
     write_releases(revision, rows)
     failed = [f"{p}, {column}: {text}" for p, row in rows.items() for column, text in row.items() if "fails" in text]
     if failed:
@@ -429,19 +429,19 @@ def compat(session: nox.Session) -> None:
 PREVIOUS = WORK / "previous"
 
 
-def cross(
+def check_mixture(
     session: nox.Session, rows: dict[str, dict[str, str]], column: str, mixture: dict[str, Path], tree: Path = ROOT
 ) -> None:
-    """Install a mixture of wheels over each other, try every plugin of a tree in it, and note what comes of it."""
+    """Install wheels of different releases, check every plugin of a tree, and record the outcomes in a column."""
     session.install("-q", "--no-deps", "--force-reinstall", *map(str, mixture.values()))
     for plugin, row in rows.items():
         if plugin in mixture and (tree / "plugins" / plugin).exists():
-            words = refusal_wanted(accepted(plugin, tree), version_of(mixture["seg-kernel"]))
-            row[column] = outcome(session, plugin, words)
+            refusal = expected_refusal(accepted(plugin, tree), version_of(mixture["seg-kernel"]))
+            row[column] = outcome(session, plugin, refusal)
 
 
-def refusal_wanted(accepts: str, kernel_version: str) -> str:
-    """Return what the refusal of a plugin must say, or nothing when the plugin must work."""
+def expected_refusal(accepts: str, kernel_version: str) -> str:
+    """Return a part of the message with which a plugin must be refused; empty if it must work."""
     specifiers = Requirement(f"seg-kernel{accepts}").specifier
     if not specifiers.contains(kernel_version, prereleases=True):
         return f"accepts seg-kernel {accepts}"
@@ -452,7 +452,7 @@ def refusal_wanted(accepts: str, kernel_version: str) -> str:
 
 
 def outcome(session: nox.Session, plugin: str, refusal: str) -> str:
-    """Return how a plugin gets on with the kernel that is installed: it works, or is refused in the given words."""
+    """Return whether a plugin works with the installed kernel, is refused with the expected message, or fails."""
     command = ["seg-kernel", "plugins", "check", plugin, "--deep", "--json"]
     quiet = {"silent": True, "stderr": subprocess.DEVNULL, "success_codes": [0, 3]}
     found = json.loads(session.run(*command, env={"SEGKERNEL_STRICT": "0"}, **quiet))
@@ -461,30 +461,30 @@ def outcome(session: nox.Session, plugin: str, refusal: str) -> str:
     if refused:
         return f"refused: {refused[0]}" if refusal and refusal in refused[0] else f"fails: is refused: {refused[0]}"
     if refusal:
-        return f"fails: is not refused with the words {refusal!r}"
+        return f"fails: is not refused with {refusal!r}"
     reasons = [f"{entry['component']} {entry['check']} ({entry['message'].partition(chr(10))[0]})" for entry in failed]
     return f"fails: {', '.join(reasons)}" if failed else "works"
 
 
 def accepted(plugin: str, tree: Path = ROOT) -> str:
-    """Return the kernel versions a plugin accepts, as it writes them."""
+    """Return the kernel versions that a plugin accepts, as written in its metadata."""
     requirements = project(tree / "plugins" / plugin)["dependencies"]
     return next(text.removeprefix("seg-kernel") for text in requirements if Requirement(text).name == "seg-kernel")
 
 
 def version_of(wheel: Path) -> str:
-    """Return the version that a wheel's name gives."""
+    """Return the version in a wheel's file name."""
     return wheel.name.split("-")[1]
 
 
 def previous_wheels(session: nox.Session) -> tuple[str, dict[str, Path]]:
-    """Return the previous release, its tag or the commit that compat.toml names, and its wheels."""
+    """Return the previous release (its tag, or the commit in compat.toml) and its wheels."""
     tags = git("tag", "--list", "v*", "--merged", "HEAD", "--no-contains", "HEAD", "--sort=-v:refname").split()
     revision = tags[0] if tags else read_toml(ROOT / "compat.toml")["previous"]
     try:
         archive = _call("git", "-C", ROOT, "archive", revision, "kernel", "plugins", capture_output=True).stdout
     except subprocess.CalledProcessError:
-        session.warn(f"{revision} is not in this clone (git fetch --unshallow --tags): not crossed with it")
+        session.warn(f"{revision} is not in this clone (git fetch --unshallow --tags): not tested with it")
         return revision, {}
     shutil.rmtree(PREVIOUS, ignore_errors=True)
     with tarfile.open(fileobj=BytesIO(archive)) as files:
@@ -493,7 +493,7 @@ def previous_wheels(session: nox.Session) -> tuple[str, dict[str, Path]]:
 
 
 def next_major() -> Path:
-    """Build the present kernel under the next major version."""
+    """Build the current kernel with the next major version number."""
     tree = WORK / "next-major"
     shutil.rmtree(tree, ignore_errors=True)
     shutil.copytree(ROOT / "kernel", tree / "kernel", ignore=shutil.ignore_patterns("__pycache__", "tests"))
@@ -512,18 +512,18 @@ def next_major() -> Path:
 
 
 def git(*arguments: str) -> str:
-    """Return what git prints."""
+    """Return the output of a git command."""
     return _call("git", "-C", ROOT, *arguments, capture_output=True, text=True).stdout
 
 
-# ---------------------------------------------------------------- sessions by name
+# ---------------------------------------------------------------- sessions not run by default
 
 
 @nox.session
 @timed
 def slow(session: nox.Session) -> None:
-    """What is marked slow, of all packages: every published size and config, export and compilation of every family."""
-    show(Path(session.virtualenv.location), full(), base())
+    """Slow tests of all packages: all published sizes and configs, export and compilation of every model family."""
+    include(Path(session.virtualenv.location), full(), base())
     install_wheels(session, wheels())
     pytest(session, *PARALLEL, "kernel/tests", "plugins", "tests", "-m", "slow", "--durations=15")
 
@@ -531,9 +531,9 @@ def slow(session: nox.Session) -> None:
 @nox.session
 @timed
 def tests(session: nox.Session) -> None:
-    """The checkout, installed in place; arguments after ``--`` go to pytest."""
-    show(Path(session.virtualenv.location), full(), base())
-    install_wheels(session, wheels())  # for what they require
+    """The checkout, installed in editable mode; arguments after ``--`` are passed to pytest."""
+    include(Path(session.virtualenv.location), full(), base())
+    install_wheels(session, wheels())  # for their requirements
     folders = [ROOT / "kernel", *plugin_folders()]
     editable = [part for folder in folders for part in ("-e", str(folder))]
     session.install("-q", "--no-deps", "--no-build-isolation", *editable)
@@ -543,30 +543,30 @@ def tests(session: nox.Session) -> None:
 @nox.session
 @timed
 def newest(session: nox.Session) -> None:
-    """The newest of everything a requirement admits, timm and albumentations included; quick tests and the kit."""
+    """Quick tests and the kit with the newest versions of all requirements, including timm and albumentations."""
     ours = [with_extras(name, path, SERVICES) for name, path in wheels().items()]
     session.install("-q", "--upgrade", *TEST_TOOLS, *ours, *test_groups(wheels()))
-    try_all(session, "Newest", [*wheels()], "the newest of everything that the requirements admit, with every extra")
+    test_and_report(session, "Newest", [*wheels()], "the newest versions of all requirements, with all extras but mlflow and wandb")
 
 
 @nox.session
-@nox.parametrize("demanding", [None, *DEMANDING], ids=["seg-kernel", *DEMANDING])
+@nox.parametrize("plugin", [None, *HIGHER_BOUNDS], ids=["seg-kernel", *HIGHER_BOUNDS])
 @timed
-def lowest(session: nox.Session, demanding: str | None) -> None:
-    """The lower bound of every requirement, extras included: of the kernel with most plugins, of a demanding plugin."""
-    names = ["seg-kernel", demanding] if demanding else sorted({"seg-kernel", *PLUGINS} - {*DEMANDING})
+def lowest(session: nox.Session, plugin: str | None) -> None:
+    """Quick tests and the kit with the lower bounds of all requirements; for `HIGHER_BOUNDS` separately."""
+    names = ["seg-kernel", plugin] if plugin else sorted({"seg-kernel", *PLUGINS} - {*HIGHER_BOUNDS})
     constraints = Path(session.create_tmp()) / "lowest.txt"
     constraints.write_text("".join(f"{name}=={version}\n" for name, version in lower_bounds(names).items()), "utf-8")
     ours = [with_extras(name, wheels()[name]) for name in names]
     session.install("-q", "-c", str(constraints), *TEST_TOOLS, *ours, *test_groups(names))
-    what = "the lower bound of every requirement, with every extra but timm and albumentations"
-    if not demanding:
-        what += "; without FSDPEngine, which says that it needs torch 2.6, exports and what the docs show of them"
-    try_all(session, f"Lowest: {demanding}" if demanding else "Lowest", names, what)
+    what = "the lower bounds of all requirements, with all extras but albumentations, mlflow, timm and wandb"
+    if not plugin:
+        what += "; without FSDPEngine, which needs torch 2.6, and without exports and the tests of the docs"
+    test_and_report(session, f"Lowest: {plugin}" if plugin else "Lowest", names, what)
 
 
 def lower_bounds(names: Iterable[str]) -> dict[str, str]:
-    """Return for each requirement of packages the oldest release that all of their lower bounds admit."""
+    """Return the oldest release of each requirement that satisfies all lower bounds."""
     bounds: dict[str, Version] = {}
     for requirement in all_requirements(names):
         for specifier in requirement.specifier:
@@ -577,7 +577,7 @@ def lower_bounds(names: Iterable[str]) -> dict[str, str]:
 
 
 def all_requirements(names: Iterable[str] = ("seg-kernel", *PLUGINS)) -> Iterator[Requirement]:
-    """Yield what the kernel and the plugins require, extras but those of `NEWEST_ONLY` included."""
+    """Yield the requirements of packages, with extras except `NEWEST_ONLY` and `SERVICES`."""
     for name in names:
         table = package(name)["project"]
         extras = table.get("optional-dependencies", {})
@@ -587,27 +587,27 @@ def all_requirements(names: Iterable[str] = ("seg-kernel", *PLUGINS)) -> Iterato
 
 
 def oldest_release(name: str, bound: Version) -> str:
-    """Return the first release from a bound on that this Python can install: often 4.8.0.74 where 4.8 is asked for."""
+    """Return the first release from a bound on that this Python can install, such as 4.8.0.74 for 4.8."""
     listed = _call(sys.executable, "-m", "pip", "index", "versions", name, capture_output=True, text=True).stdout
     (line,) = re.findall(r"^Available versions: (.+)$", listed, re.MULTILINE)
     return str(min(version for version in map(Version, line.split(", ")) if version >= bound))
 
 
-def try_all(session: nox.Session, title: str, names: Sequence[str], what: str) -> None:
-    """Run the kit and the quick tests on what is installed; write what came of it into docs/compatibility.md."""
+def test_and_report(session: nox.Session, title: str, names: Sequence[str], what: str) -> None:
+    """Run the kit and the quick tests in the session; write the results into docs/compatibility.md."""
     kit = [f"--segkernel-conformance={name}" for name in names]
     folders = [*map(own_tests, names), *(["tests", "--ignore=tests/test_third_party.py"] if len(names) > 2 else [])]
-    left_out = () if {*DEMANDING} & {*names} else ("--ignore=tests/docs", "-k", "not export and not FSDPEngine")
+    left_out = () if {*HIGHER_BOUNDS} & {*names} else ("--ignore=tests/docs", "-k", "not export and not FSDPEngine")
     failed = pytest(session, *PARALLEL, *folders, *kit, "-m", "not slow", *left_out, check=False)
     listed = json.loads(session.run("python", "-m", "pip", "list", "--format=json", silent=True, stderr=None))
     versions = {_normal(entry["name"]): entry["version"] for entry in listed}
     required = {_normal(requirement.name) for requirement in all_requirements(names)}
-    tried = sorted(required | NEWEST_ONLY | {"torchvision"})
+    reported = sorted(required | NEWEST_ONLY | {"torchvision"})
     counts = " ".join(f"{number} {name}," for name, number in sorted(OUTCOMES[-1].items())).rstrip(",")
     lines = [
         f"Written by `nox -s '{session.name}'` on {datetime.date.today()}, Python {sys.version.split()[0]}: {what}.",
         "",
-        ", ".join(f"{name} {versions[name]}" for name in tried if name in versions) + ".",
+        ", ".join(f"{name} {versions[name]}" for name in reported if name in versions) + ".",
         "",
         f"Quick tests of all packages and the conformance kit: {counts}.",
         *(f"- fails: {name}" for name in failed),
@@ -621,16 +621,16 @@ def try_all(session: nox.Session, title: str, names: Sequence[str], what: str) -
 
 
 def write_releases(revision: str, rows: dict[str, dict[str, str]]) -> None:
-    """Write the section of docs/compatibility.md on releases; the same results give the same text."""
+    """Write the section of docs/compatibility.md on releases; equal results give equal text."""
     columns = ["accepts", "old kernel", "old plugin", "next major"]
-    table = [[plugin, *(row.get(column, "not tried") for column in columns)] for plugin, row in rows.items()]
+    table = [[plugin, *(row.get(column, "not tested") for column in columns)] for plugin, row in rows.items()]
     lines = ["| " + " | ".join(cells) + " |" for cells in [["plugin", *columns], ["---"] * 5, *table]]
     version = version_of(wheels()["seg-kernel"])
     write_section("Releases", RELEASES.format(revision=revision[:12], kernel=version, table="\n".join(lines)))
 
 
 def write_section(title: str, text: str) -> None:
-    """Replace a section of docs/compatibility.md, or add it."""
+    """Replace or add a section of docs/compatibility.md."""
     path = ROOT / "docs" / "compatibility.md"
     head, *sections = re.split(r"^## ", path.read_text("utf-8"), flags=re.MULTILINE)
     by_title = {section.partition("\n")[0]: section.partition("\n")[2].strip() for section in sections}
@@ -638,25 +638,25 @@ def write_section(title: str, text: str) -> None:
     path.write_text(head + "\n\n".join(f"## {name}\n\n{body}" for name, body in by_title.items()) + "\n", "utf-8")
 
 
-RELEASES = """Written by `nox -s compat`. Present kernel: {kernel}. Previous release: {revision}, a tag or the commit
-that `compat.toml` names until there is one.
+RELEASES = """Written by `nox -s compat`. Current kernel: {kernel}. Previous release: {revision}, a tag, or the commit
+in `compat.toml` until there is a tag.
 
 {table}
 
-- **accepts**: the kernel versions the plugin's metadata ask for.
-- **old kernel**: the previous kernel with the present plugin. **old plugin**: the present kernel with the previous
-  plugin. Both run `seg-kernel plugins check PLUGIN --deep`: everything is imported, built and checked. Unless the
-  kernel must refuse the plugin, by its bounds or because it was written for contracts that have changed since.
-- **next major**: the present kernel under the next major version. It must refuse the plugin, unimported, and say which
-  versions it accepts."""
+- **accepts**: the kernel versions in the plugin's metadata.
+- **old kernel**: the previous kernel with the current plugin. **old plugin**: the current kernel with the previous
+  plugin. Both run `seg-kernel plugins check PLUGIN --deep`, which imports, builds and checks every component. A plugin
+  whose bounds exclude the kernel, or that was written for older contracts, must be refused instead.
+- **next major**: the current kernel with the next major version number. It must refuse the plugin without importing it,
+  and state which versions the plugin accepts."""
 
 
 def pytest(session: nox.Session, *arguments: str, check: bool = True) -> list[str]:
-    """Run pytest and return the tests that failed; a broken plugin is fatal.
+    """Run pytest and return the failed tests; a broken plugin is an error.
 
-    Several processes of one thread each do more than threads that wait.
+    Parallel processes get one thread each, since threads would compete for the cores.
     """
-    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} if LANE or "-n" in arguments else {}
+    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} if RESULTS_FILE or "-n" in arguments else {}
     report = Path(session.create_tmp()) / "report.xml"
     report.unlink(missing_ok=True)
     command = ("python", "-m", "pytest", "-q", f"--junitxml={report}", *arguments)
