@@ -546,7 +546,8 @@ def newest(session: nox.Session) -> None:
     """Quick tests and the kit with the newest versions of all requirements, including timm and albumentations."""
     ours = [with_extras(name, path, SERVICES) for name, path in wheels().items()]
     session.install("-q", "--upgrade", *TEST_TOOLS, *ours, *test_groups(wheels()))
-    test_and_report(session, "Newest", [*wheels()], "the newest versions of all requirements, with all extras but mlflow and wandb")
+    what = "the newest versions of all requirements, with all extras but mlflow and wandb"
+    test_and_report(session, "Newest", [*wheels()], what)
 
 
 @nox.session
