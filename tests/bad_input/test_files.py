@@ -28,7 +28,7 @@ CHANGES = {
     ),
     "a mask is in colour": (
         lambda: cv2.imwrite("masks/1.png", np.full((32, 48, 4), (9, 8, 7, 255), np.uint8)),
-        "masks/1.png: the mask holds colours",
+        "masks/1.png: the mask has colours",
     ),
     "there is no such folder": (lambda: shutil.rmtree("images"), "images: no such folder"),
     "a folder is empty": (lambda: (shutil.rmtree("images"), Path("images").mkdir()), "images: no file here ends in"),

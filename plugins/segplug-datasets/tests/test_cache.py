@@ -116,7 +116,7 @@ def test_the_limit_holds_and_is_said(counted: Counted, tmp_path: Path, caplog: p
     with caplog.at_level(logging.WARNING):
         cached = CachedDataset(counted, 100_000, tmp_path)
     assert caplog.messages == [
-        "the 6 samples need about 0.00 GB, the cache holds 0.00 GB: about 50 % of them are kept, the others are read "
+        "the 6 samples need about 0.00 GB, the cache has 0.00 GB: about 50 % of them are cached, the others are read "
         "every time. Raise max_bytes, or pack the data set: seg-kernel data pack"
     ]
     for _ in range(2):
@@ -133,7 +133,7 @@ def test_more_than_there_is_cannot_be_taken(
     monkeypatch.setattr("segplug_datasets.cache._free", lambda home: 3_000_000_000)
     with caplog.at_level(logging.WARNING):
         cached = CachedDataset(counted, 8e9, tmp_path)
-    assert caplog.messages == [f"the cache may take 8.00 GB, but only 3.00 GB are free in {tmp_path}"]
+    assert caplog.messages == [f"max_bytes of the cache is 8.00 GB, but only 3.00 GB are free in {tmp_path}"]
     assert cached.max_bytes == 3_000_000_000
     assert CachedDataset(counted, None, tmp_path).max_bytes == 1_500_000_000
 
@@ -186,7 +186,7 @@ def test_what_a_killed_process_left_is_removed(counted: Counted, tmp_path: Path)
 
 
 def test_wrong_arguments(counted: Counted, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="max_bytes is above 0, not 0"):
+    with pytest.raises(UsageError, match="max_bytes must be above 0, not 0"):
         CachedDataset(counted, 0, tmp_path)
     with pytest.raises(DataError, match="cannot be used for a cache: No such file"):
         CachedDataset(counted, 1e6, tmp_path / "none")

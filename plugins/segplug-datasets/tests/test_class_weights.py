@@ -140,7 +140,7 @@ def test_a_test_has_no_weights_and_says_so(folder: Path, caplog: pytest.LogCaptu
     runner.test()
     runner.close()
     assert runner.model.loss_decode.class_weight is None
-    assert "class_weight: auto is for training" in caplog.text
+    assert "class_weight: auto needs a training set" in caplog.text
 
 
 def test_heads_get_the_weights_of_their_own_labels(folder: Path) -> None:

@@ -143,7 +143,7 @@ def test_an_empty_folder_says_what_it_looked_for(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no file here ends in .*\.jpg"):
         folder(tmp_path)
     (tmp_path / "images/a.gif").touch()
-    with pytest.raises(DataError, match=r"it holds \.gif files"):
+    with pytest.raises(DataError, match=r"it contains \.gif files"):
         folder(tmp_path)
 
 
@@ -181,7 +181,7 @@ def test_an_unusable_list_is_named(tmp_path: Path, content: str | None, problem:
 def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
     put(tmp_path, "a", 0)
     put(tmp_path, "a", 0, suffix=".png")
-    with pytest.raises(DataError, match=r"images/a\.jpg.*have one name"):
+    with pytest.raises(DataError, match=r"images/a\.jpg.*have the same name"):
         folder(tmp_path)
 
 

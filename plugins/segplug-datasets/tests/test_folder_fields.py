@@ -73,7 +73,7 @@ def test_a_config_can_say_all_of_it(root: Path) -> None:
 
 
 def test_one_label_folder_is_the_main_one(root: Path) -> None:
-    with pytest.raises(UsageError, match="is called 'seg'; there are parts"):
+    with pytest.raises(UsageError, match="must be called 'seg'; there are parts"):
         folder(root, masks={"parts": "parts"})
 
 

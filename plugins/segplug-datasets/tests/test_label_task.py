@@ -126,12 +126,12 @@ def test_a_bit_for_each_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"offset": 1}, "offset: not for task multilabel"),
-        ({"background": "crack"}, "background: not for task multilabel"),
-        ({"metainfo": {"classes": ["rust"]}}, "metainfo: not for task multilabel"),
+        ({"offset": 1}, "offset: not supported for task multilabel"),
+        ({"background": "crack"}, "background: not supported for task multilabel"),
+        ({"metainfo": {"classes": ["rust"]}}, "metainfo: not supported for task multilabel"),
         ({"classes": ["crack", "hole"]}, "'masks' has folders of crack, rust; the classes are crack, hole"),
         ({"masks": "rust", "values": {0: 0, 255: 1}}, "values: not for masks with a bit for each class"),
-        ({"masks": "rust", "classes": [f"c{i}" for i in range(17)]}, "17 classes are more than the 16 bits"),
+        ({"masks": "rust", "classes": [f"c{i}" for i in range(17)]}, "17 classes exceed the 16 bits"),
         ({"masks": {"crack": {"path": "crack"}}}, "a folder for each class"),
     ],
 )

@@ -55,22 +55,22 @@ def run(folder: Path, train: Any, val: Any = None, batch: int = 2, val_interval:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ((0, 255), "nothing but ground and pixels that are ignored, in all 6"),
-        ((255,), "no pixel that counts, in all 6"),
-        ((1,), "nothing but sky, in all 6"),
+        ((0, 255), "only ground and ignored pixels, in all 6"),
+        ((255,), "only ignored pixels, in all 6"),
+        ((1,), "only sky, in all 6"),
     ],
 )
 @pytest.mark.parametrize("wrap", [lambda part: part, lambda part: ConcatDataset([part])], ids=["alone", "wrapped"])
 def test_labels_of_one_class_and_ignored_pixels_end_the_run(
     tmp_path: Path, values: tuple[int, ...], said: str, wrap: Callable[[Any], Any]
 ) -> None:
-    with pytest.raises(DataError, match=rf"data\.train hold {said}"):
+    with pytest.raises(DataError, match=rf"data\.train contain {said}"):
         run(tmp_path, wrap(data(tmp_path, of(*values))))
     assert not list(tmp_path.glob("run/checkpoints/*"))
 
 
 def test_a_validation_set_that_measures_nothing_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"data\.val hold no pixel that counts"):
+    with pytest.raises(DataError, match=r"data\.val contain only ignored pixels"):
         run(tmp_path, data(tmp_path / "a", of(0, 1, 2, 3)), data(tmp_path / "b", of(255)))
 
 
@@ -86,7 +86,7 @@ def test_one_class_may_be_meant(tmp_path: Path) -> None:
 def test_a_validation_of_one_class_chooses_no_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(labels_hook, "_SECONDS", 0)  # a set that takes too long to be looked at as a whole
     blank = data(tmp_path / "b", of(1), count=3)
-    with pytest.raises(DataError, match=r"data\.val hold nothing but sky, in all 3 samples"):
+    with pytest.raises(DataError, match=r"data\.val contain only sky, in all 3 samples"):
         run(tmp_path, data(tmp_path / "a", of(0, 1, 2, 3)), blank, hooks=[LabelsHook(samples=1)])
     assert not list(tmp_path.glob("run/checkpoints/best*"))
 
@@ -96,7 +96,7 @@ def test_what_is_mostly_ignored_and_what_is_empty_is_said(tmp_path: Path, caplog
     labels = {True: of(0, 1, 2, 3, *[255] * 8), False: of(255)}
     run(tmp_path, data(tmp_path, lambda index: labels[index < 4](index)), batch=6)
     assert "78 % of the pixels of 6 samples of train inspected are ignored" in caplog.text
-    assert "2 of 6 samples of train inspected have no pixel that counts: 4, 5" in caplog.text
+    assert "2 of 6 samples of train inspected have only ignored pixels: 4, 5" in caplog.text
 
 
 @pytest.mark.parametrize("val_interval", [1, 3])
@@ -108,7 +108,7 @@ def test_classes_that_never_occur_are_named_once(
     said = [record.getMessage() for record in caplog.records if record.name.endswith("labels_hook")]
     said.sort()  # a validation may come before the end of the first epoch
     assert [text.partition(" ")[0] for text in said] == ["train:", "val:"]
-    assert said[0].startswith("train: crack occurred in no training label")
+    assert said[0].startswith("train: crack missing in all training labels")
     assert said[1].startswith("val: wall, crack have no ground truth")
 
 

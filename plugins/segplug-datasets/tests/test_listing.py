@@ -285,5 +285,5 @@ def test_class_lists_with_a_mark(tmp_path: Path) -> None:
 
 
 def test_a_list_of_names_is_no_path(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"a folder, or a text file that lists files, is named by its path"):
+    with pytest.raises(UsageError, match=r"expected the path of a folder, or of a text file that lists files"):
         FolderDataset(["a.png", "b.png"], "masks", data_root=tmp_path)  # type: ignore[arg-type]

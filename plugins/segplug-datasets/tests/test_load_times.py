@@ -82,9 +82,9 @@ def test_advice_names_the_stage_and_what_helps(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("os.sched_getaffinity", lambda process: range(16), raising=False)
     text = advice(0.3, {"read": 5.0, "decode": 126.0, "Flip": 97.0}, workers=2)
     assert "waited for data 30% of the time: decode takes 126.0 of 228.0 ms per sample" in text
-    assert "raise data.workers, 2 now, to up to 16" in text
+    assert "increase data.workers (now 2), up to 16" in text
     assert "seg-kernel data pack" in text
-    assert "whether Flip can do less" in advice(0.3, {"read": 5.0, "Flip": 97.0}, 2)
+    assert "simplify Flip" in advice(0.3, {"read": 5.0, "Flip": 97.0}, 2)
 
 
 def test_there_is_no_advice_where_little_was_waited() -> None:

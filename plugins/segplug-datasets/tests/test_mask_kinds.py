@@ -116,7 +116,7 @@ def test_palettes_of_tiffs_of_both_orders(bits: int, order: str) -> None:
 
 def test_fractions_are_no_labels(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_bytes(saved(Image.fromarray(IDS.astype(np.float32) + 0.5), "TIFF"))
-    with pytest.raises(DataError, match=r"labels are whole numbers, this file holds float32 with fractions"):
+    with pytest.raises(DataError, match=r"labels must be whole numbers, this file contains float32 with fractions"):
         image.read_mask(tmp_path / "a.tif")
 
 
@@ -172,7 +172,7 @@ def test_no_data_is_ignored_and_said(
     with caplog.at_level(logging.WARNING):
         assert (dataset[0]["seg"].array == expected).all()
         assert (dataset[0]["seg"].array == expected).all()
-    assert len([line for line in caplog.messages if "is ignored, here and in files like it" in line]) == 1
+    assert len([line for line in caplog.messages if "is ignored, here and in similar files" in line]) == 1
     if cls is FolderDataset:
         parts = parts_of_folders(arguments["images"], arguments["masks"], ["a", "b"], {"mask_suffix": ".tif"})
         report = check(inspect(parts, 0))
@@ -198,7 +198,7 @@ def test_ids_in_one_channel_of_a_colour_mask(tmp_path: Path) -> None:
         assert (FolderDataset(classes="abcd", **arguments)[0]["seg"].array == IDS).all()
     image.write(tmp_path / "red.png", np.stack([TWO * 255, TWO * 0, TWO * 0], 2))
     arguments = folder(tmp_path, (tmp_path / "red.png").read_bytes(), ".png")
-    with pytest.raises(DataError, match="the mask holds colours: say which colour is which class"):
+    with pytest.raises(DataError, match="the mask has colours: give the colour of each class"):
         FolderDataset(**arguments)[0]
 
 
@@ -257,7 +257,7 @@ def test_further_pages_are_said_and_shown(
     (tmp_path / "images/a.tif").write_bytes(saved(frames[0], "TIFF", save_all=True, append_images=frames[1:]))
     with caplog.at_level(logging.WARNING):
         FolderDataset(**arguments)[0]
-    assert "a.tif holds 2 pages or frames: the first is read" in caplog.text
+    assert "a.tif has 2 pages or frames: only the first is read" in caplog.text
     parts = parts_of_folders(arguments["images"], arguments["masks"], ["a", "b"], {})
     (finding,) = [one for one in check(inspect(parts, 0)).findings if one.kind == "further-pages-of-images"]
     assert "1 images hold further pages or frames, up to 2: the first is read" in finding.what

@@ -279,7 +279,7 @@ def test_second_images_must_match_the_first(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"of second images in .* without a first one: c"):
         LEVIRCDDataset(tmp_path)
     (tmp_path / "train/B/c.png").unlink()
-    with pytest.raises(DataError, match=r"\(5, 8\) \(height, width\), the first image \(6, 8\)"):
+    with pytest.raises(DataError, match=r"\(5, 8\) \(height, width\), but the first image is \(6, 8\)"):
         LEVIRCDDataset(tmp_path)[1]
 
 
@@ -379,7 +379,7 @@ def test_sets_one_after_the_other() -> None:
 
 
 def test_sets_of_other_classes_do_not_mix() -> None:
-    with pytest.raises(UsageError, match=r"class 1 of datasets\[1\] is 'c', of datasets\[0\] it is 'b'"):
+    with pytest.raises(UsageError, match=r"class 1 of datasets\[1\] is 'c', in datasets\[0\] it is 'b'"):
         ConcatDataset([Made(1), Made(1, ("a", "c"))])
     with pytest.raises(UsageError, match=r"datasets\[1\] has 1 classes, datasets\[0\] has 2"):
         ConcatDataset([Made(1), Made(1, ("a",))])
@@ -436,14 +436,14 @@ def test_some_of_the_described_classes(described: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("set-train/train.yaml", ["a"], "a description is a mapping"),
-        ("set-train/train.yaml", {"data": {}}, "no 'data' with a 'sample-type'"),
+        ("set-train/train.yaml", ["a"], "the description must be a mapping"),
+        ("set-train/train.yaml", {"data": {}}, "'data' with a 'sample-type' is missing"),
         ("set-train/train.yaml", {"$import": ["gone"], "data": {"sample-type": "S"}}, "imports 'gone'"),
         ("set-train/train.yaml", {"data": {"sample-type": "Scene"}}, "no struct called 'Scene'"),
-        ("defs/def.yaml", {"Scene": {**STRUCT, "$fields": {"media": "Image"}}}, "fields media: Image; read are"),
+        ("defs/def.yaml", {"Scene": {**STRUCT, "$fields": {"media": "Image"}}}, "fields media: Image; supported are"),
         ("set-train/dom.yaml", {"SceneDom": {"$def": "struct"}}, "no class_domain called 'SceneDom'"),
         ("set-train/samples.json", {"samples": []}, "lists no samples"),
-        ("set-train/samples.json", {"samples": [{"media": "images/a.jpg"}]}, "sample 0 names no file"),
+        ("set-train/samples.json", {"samples": [{"media": "images/a.jpg"}]}, "sample 0 has no paths"),
         ("set-train/samples.json", {"samples": [{"media": "b.jpg", "truth": "b.png"}]}, "1 of 1 names .* not found"),
     ],
 )

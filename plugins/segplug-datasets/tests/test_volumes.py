@@ -103,7 +103,7 @@ def test_what_the_label_files_may_hold(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a.npy: label values 2 are outside the 2 classes"):
         volumes(tmp_path)[0]
     np.save(tmp_path / "masks/a.npy", LABELS + 0.5)
-    with pytest.raises(DataError, match="labels are whole numbers"):
+    with pytest.raises(DataError, match="labels must be whole numbers"):
         volumes(tmp_path)[0]
     np.save(tmp_path / "masks/a.npy", LABELS[:2])
     with pytest.raises(DataError, match=r"labels of \(2, 4, 5\) for a volume of \(3, 4, 5\)"):
@@ -238,7 +238,7 @@ def test_descriptions_that_cannot_be_used(task: Path) -> None:
         DecathlonDataset(task, test_mode=True)
     for content, message in (
         ("{", "the description is damaged"),
-        ("[]", "a description is a mapping"),
+        ("[]", "the description must be a mapping"),
         ("{}", "not a description of a decathlon task"),
         (json.dumps({**TASK, "training": []}), "lists no volumes"),
     ):

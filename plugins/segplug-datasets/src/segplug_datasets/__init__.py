@@ -1,4 +1,4 @@
-"""Data sets, transforms and metrics for seg-kernel, and pictures of what a model predicts.
+"""Data sets, transforms and metrics for seg-kernel, and overlays of predictions.
 
     from segplug_datasets import draw, predict_images
 

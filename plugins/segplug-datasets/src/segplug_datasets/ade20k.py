@@ -1,6 +1,6 @@
-"""ADE20K: scenes of every kind, 150 classes (Zhou et al., 2017).
+"""ADE20K: indoor and outdoor scenes, 150 classes (Zhou et al., 2017).
 
-Homepage: ade20k.csail.mit.edu. For research without profit; labels BSD-3-Clause.
+Homepage: ade20k.csail.mit.edu. For non-commercial research; labels BSD-3-Clause.
 """
 
 from __future__ import annotations

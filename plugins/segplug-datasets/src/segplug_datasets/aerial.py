@@ -1,7 +1,7 @@
 """Aerial and satellite images, cut into tiles: ISPRS Vaihingen and Potsdam, LoveDA and iSAID.
 
-``seg-kernel data prepare`` cuts them. Homepages, whose terms hold: www.isprs.org/education/benchmarks/UrbanSemLab, on
-request; github.com/Junjue-Wang/LoveDA, CC BY-NC-SA 4.0; captain-whu.github.io/iSAID, for research without profit.
+``seg-kernel data prepare`` cuts them. Homepages with the terms of use: www.isprs.org/education/benchmarks/UrbanSemLab,
+on request; github.com/Junjue-Wang/LoveDA, CC BY-NC-SA 4.0; captain-whu.github.io/iSAID, non-commercial research only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ISAID_PALETTE = """
 
 
 class _TilesDataset(BaseSegDataset):
-    """Arguments that the tiled sets share."""
+    """Folders and suffixes shared by the tiled sets."""
 
     prefix = DataPrefix(img_path="img_dir/train", seg_map_path="ann_dir/train")
     suffixes = (".png", ".png")

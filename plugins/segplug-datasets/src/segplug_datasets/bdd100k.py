@@ -1,6 +1,6 @@
 """BDD100K: drives through the United States by day and night, 1280 x 720, Cityscapes' classes (Yu et al., 2020).
 
-Homepage: bdd-data.berkeley.edu. Free for education and research without profit, after registration.
+Homepage: bdd-data.berkeley.edu. Free for education and non-commercial research, after registration.
 """
 
 from __future__ import annotations

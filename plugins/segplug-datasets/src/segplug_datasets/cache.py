@@ -1,4 +1,4 @@
-"""Decoded samples cached in memory that all processes of a machine share."""
+"""Cache of decoded samples in memory shared by all processes of a machine."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ _made = itertools.count()
 
 
 class CachedDataset:
-    """A data set whose samples are decoded when they are first asked for, and then kept in shared memory.
+    """A data set whose samples are decoded on first access and then kept in shared memory.
 
-    There is one copy for the workers, however they are started, and for the ranks of this machine. A sample's arrays
-    are views that may be written to without changing what is kept. The memory is given back when the last process
-    that made the data set ends, or with `close`; what a killed process left is removed by the next.
+    Workers, however they are started, and the ranks of this machine share one copy. A sample's arrays are copy-on-write
+    views. The memory is released by `close`, or when the last process that created the data set ends; the cache of a
+    killed process is removed by the next one.
 
     Args:
         dataset: Any data set whose samples can be packed.
         max_bytes: Limit in bytes; half of the free memory when None. Samples beyond it are read every time.
-        folder: Where shared memory is mounted: ``/dev/shm``, or the system's temporary folder where there is none.
+        folder: Folder of the cache; ``/dev/shm`` when None, or the system's temporary folder if that does not exist.
 
     Raises:
         UsageError: When ``max_bytes`` is not above 0.
         DataError: When the folder cannot be written.
     """
 
-    _finalizer: weakref.finalize[..., Any] | None = None  # only in a process that made the data set
+    _finalizer: weakref.finalize[..., Any] | None = None  # only in the process that created the data set
 
     @staticmethod
     def conformance(folder: Path) -> list[dict[str, Any]]:
@@ -66,7 +66,7 @@ class CachedDataset:
 
     def __init__(self, dataset: Dataset, max_bytes: Positive | None = None, folder: str | Path | None = None) -> None:
         if max_bytes is not None and not max_bytes > 0:
-            raise UsageError(f"max_bytes is above 0, not {max_bytes}")
+            raise UsageError(f"max_bytes must be above 0, not {max_bytes}")
         self.dataset = dataset
         if hasattr(dataset, "labels"):
             self.labels: LabelSpec = dataset.labels
@@ -91,7 +91,7 @@ class CachedDataset:
         return tuple(self.dataset.palette)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("dataset", "max_bytes", "folder", "labels")  # another process uses the memory, and does not end it
+        kept = ("dataset", "max_bytes", "folder", "labels")  # other processes use the memory but do not release it
         return {name: value for name, value in vars(self).items() if name in kept}
 
     def __len__(self) -> int:
@@ -109,11 +109,11 @@ class CachedDataset:
         return sample
 
     def class_index(self, cache: str | Path | None = None, workers: int | None = None) -> ClassIndex:
-        """Return which classes each sample holds; see `segplug_datasets.class_index`."""
+        """Return the classes of each sample; see `segplug_datasets.class_index`."""
         return class_index(self.dataset, cache, workers)
 
     def kept(self) -> tuple[int, int]:
-        """Return how many samples are in memory, and how many bytes they take."""
+        """Return the number of samples in memory, and their bytes."""
         try:
             sizes = [_taken(entry.stat().st_size) for entry in os.scandir(self.folder) if entry.name.isdigit()]
         except FileNotFoundError:
@@ -121,12 +121,12 @@ class CachedDataset:
         return len(sizes), sum(sizes)
 
     def close(self) -> None:
-        """Release the memory, unless another process uses it too."""
+        """Release the memory, unless another process uses it."""
         if self._finalizer:
             self._finalizer()
 
     def _keep(self, path: Path, sample: Sample) -> None:
-        """Write a sample to the cache, if there is room and no other process does so."""
+        """Write a sample to the cache, if there is room and no other process is writing it."""
         parts = pages.encode(sample)
         unfinished = path.with_suffix(".part")
         try:
@@ -135,7 +135,7 @@ class CachedDataset:
             with open(unfinished, "wb") as file:
                 file.writelines(parts)
             os.replace(unfinished, path)
-        except FileNotFoundError:  # the memory was given back
+        except FileNotFoundError:  # the cache was closed
             return
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -155,11 +155,12 @@ class CachedDataset:
 
 
 def _key(dataset: Dataset) -> str:
-    """Return a name that only the ranks of one launch share."""
+    """Return a name shared only by the ranks of one launch."""
     launched = os.environ.get("LOCAL_WORLD_SIZE", "1") != "1"
     owner = f"{os.getppid()}-{os.environ.get('MASTER_PORT')}" if launched else f"{os.getpid()}"
-    what = repr((next(_made), type(dataset).__name__, len(dataset), tuple(dataset.classes), str(tempfile.gettempdir())))
-    return f"{_PREFIX}{owner}-{hashlib.sha256(what.encode()).hexdigest()[:8]}"
+    place = str(tempfile.gettempdir())
+    identity = repr((next(_made), type(dataset).__name__, len(dataset), tuple(dataset.classes), place))
+    return f"{_PREFIX}{owner}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
 
 def _open(home: Path, key: str) -> tuple[Path, IO[bytes]]:
@@ -187,11 +188,11 @@ def _leave(owner: int, folder: Path, held: IO[bytes]) -> None:
 
 
 def _remove_unused(folder: Path) -> None:
-    """Remove a cache that no living process holds."""
+    """Remove a cache that no process uses."""
     with contextlib.suppress(OSError):
         if fcntl:
             with open(folder / "in-use", "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where another process holds it
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if another process holds the lock
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -209,7 +210,7 @@ def _locked(file: IO[bytes]) -> Iterator[None]:
 
 
 def _free(home: Path) -> int:
-    """Return the bytes that can be written: of the file system, and of memory where that is known to be scarcer."""
+    """Return the free bytes of the file system, or of memory if that is known to be less."""
     free = shutil.disk_usage(home).free
     with contextlib.suppress(OSError, ValueError, StopIteration):
         line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
@@ -218,22 +219,22 @@ def _free(home: Path) -> int:
     with contextlib.suppress(OSError, ValueError, KeyError):
         limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
         counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        files = int(counts["file"]) - int(counts["shmem"])  # given up by the system when memory is asked for
+        files = int(counts["file"]) - int(counts["shmem"])  # page cache, freed when needed
         free = min(free, max(limit - used + files, 0))
     return free
 
 
-def _warn_when_too_large(dataset: Dataset, limit: int, wanted: float | None, free: int, home: Path) -> None:
+def _warn_when_too_large(dataset: Dataset, limit: int, requested: float | None, free: int, home: Path) -> None:
     sizes = []
     for index in np.unique(np.linspace(0, len(dataset) - 1, 4).astype(int)).tolist() if len(dataset) else ():
         with contextlib.suppress(DataError):
             sizes.append(_taken(sum(map(len, pages.encode(dataset[index])))))
     needed = np.mean(sizes) * len(dataset) if sizes else 0
-    if wanted is not None and wanted > limit:
-        log.warning("the cache may take %s, but only %s are free in %s", _gb(wanted), _gb(free), home)
+    if requested is not None and requested > limit:
+        log.warning("max_bytes of the cache is %s, but only %s are free in %s", _gb(requested), _gb(free), home)
     if needed > limit:
         log.warning(
-            "the %d samples need about %s, the cache holds %s: about %d %% of them are kept, the others are read every "
+            "the %d samples need about %s, the cache has %s: about %d %% of them are cached, the others are read every "
             "time. Raise max_bytes, or pack the data set: seg-kernel data pack",
             len(dataset), _gb(needed), _gb(limit), 100 * limit / needed,
         )  # fmt: skip

@@ -1,6 +1,6 @@
 """CamVid: street scenes filmed from a car, 480 x 360, 11 classes (Brostow et al., 2008).
 
-Homepage: mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid, whose terms hold.
+Homepage with the terms of use: mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ LABELS = LabelSpec(
 
 
 class CamVid(PairedFiles):
-    """CamVid in the arrangement of the SegNet tutorial: ``{split}/NAME`` and ``{split}annot/NAME.png``, 11 ignored.
+    """CamVid in the layout of the SegNet tutorial: ``{split}/NAME`` and ``{split}annot/NAME.png``, 11 ignored.
 
     Args:
-        data_root: Folder that holds ``train``, ``trainannot`` and so on.
-        split: Which part.
+        data_root: Folder with ``train``, ``trainannot`` and so on.
+        split: Part of the set.
 
     Raises:
-        DataError: When a folder is missing or a mask has no image, or the reverse.
+        DataError: When a folder is missing, or an image or mask is unpaired.
     """
 
     spec = LABELS

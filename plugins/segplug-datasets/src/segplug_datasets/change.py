@@ -1,4 +1,4 @@
-"""Change between two images of one place: any such set, and LEVIR-CD, buildings over 5 to 14 years."""
+"""Change detection between two images of one place: generic folders, and LEVIR-CD, buildings over 5 to 14 years."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SecondImage(RasterField):
 
 
 class PairReader:
-    """Reads two images of one place as a sample of both.
+    """Reads two images of one place as one sample.
 
     Args:
         read: Reads one of them, a path or an array.
@@ -46,13 +46,13 @@ class PairReader:
     def __call__(self, source: Any) -> Sample:
         if not (isinstance(source, tuple) and len(source) == 2):
             hint = "give (before, after), or seg-kernel predict MODEL BEFORE... --second AFTER"
-            raise UsageError(f"the model compares two images of one place, this is one\n    {hint}")
+            raise UsageError(f"the model compares two images of one place, but got one\n    {hint}")
         first, second = map(self.read, source)
         return with_second(Sample(image=first), second, *source)
 
 
 def with_second(sample: Sample, second: np.ndarray, source: Any, other: Any) -> Sample:
-    """Put the second image into a sample.
+    """Add the second image to a sample.
 
     Raises:
         DataError: When it has another shape than the first.
@@ -61,7 +61,7 @@ def with_second(sample: Sample, second: np.ndarray, source: Any, other: Any) -> 
         there, here = second.shape[:2], sample.size
         name = None if isinstance(other, np.ndarray) else other
         which = "" if isinstance(source, np.ndarray) else f": {source}"
-        raise DataError(f"{there} (height, width), the first image {here}{which}", name)
+        raise DataError(f"{there} (height, width), but the first image is {here}{which}", name)
     sample[SECOND] = SecondImage(second)
     return sample
 
@@ -73,7 +73,7 @@ class PairPrefix(DataPrefix, total=False):
 
 
 class BaseCDDataset(BaseSegDataset):
-    """Pairs of images of one place, before and after, and what changed: any set in three folders.
+    """Pairs of images of one place, before and after, and change masks: any set in three folders.
 
     The second image is the field ``img2``; `ConcatCDInput` makes one image of six channels of the two.
 
@@ -84,7 +84,7 @@ class BaseCDDataset(BaseSegDataset):
         img_suffix: Suffix of the first images' file names.
         img_suffix2: Suffix of the second images' file names; the first ones' when None.
         seg_map_suffix: Suffix of the label file names.
-        metainfo: Classes and colours; ``unchanged`` and ``changed`` when not given. Of a published set some of its.
+        metainfo: Classes and colours; ``unchanged`` and ``changed`` by default. Published sets: a selection of theirs.
         reduce_zero_label: Whether classes start at 1 in the files and 0 is ignored.
         indices: The first N samples for N, the last N for -N, those listed for a list; all when None.
 
@@ -97,7 +97,7 @@ class BaseCDDataset(BaseSegDataset):
     prefix = PairPrefix(img_path="A", img_path2="B", seg_map_path="label")
     suffixes = (".jpg", ".png")
     own_classes: ClassVar[bool] = True
-    """Whether ``metainfo`` says what the classes are, not which of the set's are wanted."""
+    """Whether ``metainfo`` defines the classes, instead of selecting among the set's."""
 
     @classmethod
     def conformance(cls, folder: Path) -> list[dict[str, Any]]:
@@ -109,7 +109,7 @@ class BaseCDDataset(BaseSegDataset):
 
     @classmethod
     def image_reader(cls) -> PairReader:
-        """Return what reads a pair of images as the samples have it."""
+        """Return a reader of image pairs, as in the samples."""
         return PairReader(_read_one)
 
     def __init__(
@@ -157,10 +157,10 @@ def _read_one(source: Any) -> np.ndarray:
 
 
 class LEVIRCDDataset(BaseCDDataset):
-    """LEVIR-CD: a place before and after, tiles of 256 x 256; what changed is 1, or 255, in the files.
+    """LEVIR-CD: a place before and after, tiles of 256 x 256; changed pixels are 1 or 255 in the files.
 
     ``seg-kernel data prepare levircd`` cuts them (Chen and Shi, 2020). Homepage: justchenhao.github.io/LEVIR, for
-    research without profit.
+    non-commercial research.
     """
 
     spec = LabelSpec(

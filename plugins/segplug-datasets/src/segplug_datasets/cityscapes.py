@@ -1,9 +1,8 @@
 """Cityscapes: street scenes of 50 cities, 2048 x 1024, 19 classes (Cordts et al., 2016).
 
-And two sets with its classes, to test at night what was trained by day. ``seg-kernel data prepare cityscapes`` makes
-the label files. Homepages, whose terms hold: www.cityscapes-dataset.com, for research without profit and after
-registration; www.trace.ethz.ch/publications/2019/GCMA_UIoU (Dark Zurich);
-people.ee.ethz.ch/~daid/NightDriving (Nighttime Driving).
+And two night-time test sets with its classes. ``seg-kernel data prepare cityscapes`` makes the label files. Homepages
+with the terms of use: www.cityscapes-dataset.com, for non-commercial research, after registration;
+www.trace.ethz.ch/publications/2019/GCMA_UIoU (Dark Zurich); people.ee.ethz.ch/~daid/NightDriving (Nighttime Driving).
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ LABELS = LabelSpec(
 
 
 class CityscapesDataset(BaseSegDataset):
-    """Cityscapes with ``labelTrainIds`` label files (0 to 18, 255 ignored), cities in folders of their own."""
+    """Cityscapes with ``labelTrainIds`` label files (0 to 18, 255 ignored), one folder per city."""
 
     spec = LABELS
     root = "data/cityscapes"

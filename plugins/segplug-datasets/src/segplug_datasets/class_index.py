@@ -1,8 +1,8 @@
-"""Where each class occurs in a data set's label maps: counted once, in parallel, and stored next to the data.
+"""Index of the classes in a data set's label maps: counted once, in parallel, and stored next to the data.
 
 index = class_index(dataset)
 index.pixels[7, 3]                  # pixels of class 3 in sample 7
-holds(index.cells[7], 3)            # (8, 8) bool: the cells of the image that class 3 occurs in
+holds(index.cells[7], 3)            # (8, 8) bool: cells of the image in which class 3 occurs
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ClassIndex:
         return ClassIndex(self.pixels[indices], self.sizes[indices], self.cells[indices])
 
     def mapped(self, table: np.ndarray, classes: int) -> ClassIndex:
-        """Return the index after class i became ``table[i]``, one of so many classes; others are left out."""
+        """Return the index after class i became ``table[i]``, below ``classes``; others are left out."""
         pixels = np.zeros((len(self), classes), np.uint32)
         found = np.zeros((*self.cells.shape[:3], classes), bool)
         for old in range(self.pixels.shape[1]):
@@ -68,22 +68,22 @@ class ClassIndex:
 
 
 def holds(cells: np.ndarray, class_id: int) -> np.ndarray:
-    """Return (..., GRID, GRID) bool, where a class occurs, from cells (..., GRID, GRID, bytes)."""
+    """Return the cells in which a class occurs, (..., GRID, GRID) bool, from packed cells (..., GRID, GRID, bytes)."""
     return (cells[..., class_id // 8] >> (7 - class_id % 8) & 1).astype(bool)
 
 
 def class_index(dataset: Dataset, cache: str | Path | None = None, workers: int | None = None) -> ClassIndex:
     """Return the `ClassIndex` of a data set.
 
-    It is read from ``.class-index-KEY.npz``, KEY being a checksum of the file list, the classes and what the labels
-    mean; when there is none, every sample is read once and the file written. Data sets that are not made of files are
-    counted again each time. A wrapper has its own method ``class_index(cache, workers)``.
+    It is read from ``.class-index-KEY.npz``, KEY being a checksum of the file list, the classes and the label
+    specification; when it does not exist, every sample is read once and the file written. Data sets without files are
+    counted each time. Wrappers implement ``class_index(cache, workers)``.
 
     Args:
-        dataset: With label maps, in the field ``seg``.
-        cache: Folder of the file; None takes the data set's ``data_root``, or the user's cache where that cannot be
-            written to.
-        workers: Processes that read; None takes up to eight, and 0 for a small set.
+        dataset: Data set with label maps in the field ``seg``.
+        cache: Folder of the file; None is the data set's ``data_root``, or the user's cache folder if that is not
+            writable.
+        workers: Processes that read; None uses up to eight, and 0 for a small set.
 
     Raises:
         DataError: When a sample has no label map, or none can be read.
@@ -99,7 +99,7 @@ def class_index(dataset: Dataset, cache: str | Path | None = None, workers: int 
     for path in (folder / f".class-index-{key}.npz" for folder in folders):
         if (found := _load(path, len(dataset), len(dataset.classes))) is not None:
             return found
-    index = _look_at_all(dataset, workers)
+    index = _count_all(dataset, workers)
     _keep(index, [folder / f".class-index-{key}.npz" for folder in folders])
     return index
 
@@ -108,10 +108,10 @@ def _arrays(index: ClassIndex) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return index.pixels, index.sizes, index.cells
 
 
-# ---------------------------------------------------------------- looking
+# ---------------------------------------------------------------- counting
 
 
-def _look_at_all(dataset: Dataset, workers: int | None) -> ClassIndex:
+def _count_all(dataset: Dataset, workers: int | None) -> ClassIndex:
     count = len(dataset)
     if workers is None:
         workers = min(8, os.cpu_count() or 1) if count > 4 * _AT_ONCE else 0
@@ -119,9 +119,9 @@ def _look_at_all(dataset: Dataset, workers: int | None) -> ClassIndex:
     pixels, sizes = np.zeros((count, classes), np.uint32), np.zeros((count, 2), np.int32)
     cells = np.zeros((count, GRID, GRID, -(-classes // 8)), np.uint8)
     jobs = [range(start, min(start + _AT_ONCE, count)) for start in range(0, count, _AT_ONCE)]
-    log.info("looking for the classes of %d images, once", count)
+    log.info("counting the classes of %d images, once", count)
     unread: list[str] = []
-    for job, rows, failed in run_in_processes(_look_at, dataset, jobs, workers):
+    for job, rows, failed in run_in_processes(_count, dataset, jobs, workers):
         place = slice(job.start, job.stop)
         pixels[place], sizes[place], cells[place] = rows
         unread += failed
@@ -132,8 +132,8 @@ def _look_at_all(dataset: Dataset, workers: int | None) -> ClassIndex:
     return ClassIndex(pixels, sizes, cells)
 
 
-def _look_at(dataset: Dataset, job: range) -> tuple[range, tuple[np.ndarray, np.ndarray, np.ndarray], list[str]]:
-    """Return the rows of some samples, and why some could not be read."""
+def _count(dataset: Dataset, job: range) -> tuple[range, tuple[np.ndarray, np.ndarray, np.ndarray], list[str]]:
+    """Return the rows of some samples, and the errors of unreadable ones."""
     classes = len(dataset.classes)
     counts, sizes = np.zeros((len(job), GRID, GRID, classes), np.uint32), np.zeros((len(job), 2), np.int32)
     failed = []
@@ -144,10 +144,10 @@ def _look_at(dataset: Dataset, job: range) -> tuple[range, tuple[np.ndarray, np.
             failed.append(str(error))
             continue
         if isinstance(sample.get("seg"), MultiLabelMap):
-            message = "classes are counted where each pixel has one, not in labels of task multilabel"
+            message = "classes of multilabel masks cannot be counted: each pixel needs one class"
             raise DataError(message, sample.meta.get("path"))
         if "seg" not in sample:
-            raise DataError("it has no label map to find classes in", sample.meta.get("path"))
+            raise DataError("the sample has no label map", sample.meta.get("path"))
         sizes[row] = sample.size
         counts[row] = count_in_cells(sample["seg"].array, classes)
     cells = np.packbits(counts > 0, axis=-1)
@@ -172,7 +172,7 @@ def cell_edges(length: int) -> np.ndarray:
     return np.arange(GRID + 1) * length // GRID
 
 
-# ---------------------------------------------------------------- keeping
+# ---------------------------------------------------------------- storing
 
 
 def _checksum(dataset: Any) -> str:
@@ -202,14 +202,14 @@ def _load(path: Path, count: int, classes: int) -> ClassIndex | None:
             index = ClassIndex(arrays["pixels"], arrays["sizes"], arrays["cells"])
     except (OSError, ValueError, KeyError, EOFError):
         return None
-    except Exception as error:  # whatever a damaged archive makes the reader raise
-        log.warning("%s is damaged and rebuilt: %s", path, error)
+    except Exception as error:  # a damaged archive may raise anything
+        log.warning("%s is damaged; rebuilding it: %s", path, error)
         return None
     return index if index.pixels.shape == (count, classes) else None
 
 
 def _keep(index: ClassIndex, paths: Sequence[Path]) -> None:
-    """Write the file to the first place that can be written to."""
+    """Write the file to the first writable place."""
     for path in paths:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`ClassWeightsHook`: ``class_weight: auto`` of a loss, weights from what the training labels hold."""
+"""`ClassWeightsHook`: computes ``class_weight: auto`` of losses from the training labels."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ log = logging.getLogger(__name__)
 
 AUTO = "auto"
 RULE = "median_frequency"
-"""Method among those that ``seg-kernel data stats`` prints; the one that it proposes."""
+"""Method that ``seg-kernel data stats`` proposes."""
 
 
 class ClassWeightsHook:
     """Compute the weights of losses with ``class_weight: auto``, once, before a run trains.
 
-    They are what ``seg-kernel data stats`` proposes for the training set: the median of the classes' frequencies over a
-    class's own. Where a pixel may have several classes, each gets the weight of its positive pixels: how many others
-    there are to one of them. They take the place of ``auto`` in the losses and in the run's config, so that a
-    checkpoint holds numbers; a resumed run takes these. Every run has this hook; without ``auto`` it does nothing.
+    The weights are those that ``seg-kernel data stats`` proposes for the training set: median class frequency over the
+    class's frequency. For multilabel masks, a class gets the weight of its positive pixels: the ratio of other pixels
+    to them. The weights replace ``auto`` in the losses and in the run's config, so that checkpoints have numbers, which
+    a resumed run uses. Every run has this hook; without ``auto`` it does nothing.
     """
 
     priority = Priority.VERY_HIGH - 1
-    """Before the hooks that save the config."""
+    """Runs before the hooks that save the config."""
 
     @hookimpl
     def load_checkpoint(self, run: Run, checkpoint: Mapping[str, Any]) -> None:
@@ -50,15 +50,15 @@ class ClassWeightsHook:
         """Count the classes of the training set.
 
         Raises:
-            DataError: When its labels hold no class.
-            UsageError: When a loss learns from labels that have no classes.
+            DataError: When its labels contain no class.
+            UsageError: When a loss is computed on labels without classes.
         """
         losses = list(_losses(run))
         if not losses:
             return
         fields = dict.fromkeys(field for _, field in losses)
         if run.train_set is None:
-            log.warning("class_weight: auto is for training; without a training set the loss has no weights")
+            log.warning("class_weight: auto needs a training set; the loss is computed without weights")
             _set(run, dict.fromkeys(fields), config=False)
             return
         dataset = run.train_set.dataset
@@ -67,14 +67,14 @@ class ClassWeightsHook:
 
 
 def _losses(run: Run) -> Iterator[tuple[Any, str]]:
-    """Yield the losses that wait for weights, with the label field that each learns."""
+    """Yield the losses that need weights, with the label field of each."""
     for path, module in run.model.named_modules():
         if isinstance(getattr(module, "class_weight", None), str):
             yield module, _field(run, path)
 
 
 def _field(run: Run, path: str) -> str:
-    """Return the label field of a loss at a dotted path in the model: of one of several heads, that head's."""
+    """Return the label field of a loss at a dotted path in the model; with several heads it is its head's."""
     first, _, rest = path.partition(".")
     name = rest.partition(".")[0]
     labels: Mapping[str, str] = getattr(run.model, "labels", {})
@@ -82,7 +82,7 @@ def _field(run: Run, path: str) -> str:
 
 
 def _places(run: Run) -> list[tuple[str, str]]:
-    """Return where the config's model says ``auto``, dotted, each with its label field."""
+    """Return the dotted paths of ``auto`` in the config's model, each with its label field."""
     return [(key, _field(run, key)) for key, value in _settings(run.config.get("model")) if _is_auto(key, value)]
 
 
@@ -91,7 +91,7 @@ def _is_auto(key: str, value: Any) -> bool:
 
 
 def _settings(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values of nested mappings, and of lists of such, with their dotted paths."""
+    """Yield the values of nested mappings, and of lists of them, with their dotted paths."""
     is_list = isinstance(node, list) and any(isinstance(entry, Mapping) for entry in node)
     if isinstance(node, Mapping) or is_list:
         for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
@@ -101,7 +101,7 @@ def _settings(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _set(run: Run, weights: Mapping[str, list[float] | None], config: bool = True) -> None:
-    """Give losses, and the config that checkpoints hold, the weights of their label fields."""
+    """Set the weights in the losses, and in the config that checkpoints store."""
     for loss, field in list(_losses(run)):
         if field in weights:
             loss.class_weight = weights[field]
@@ -111,7 +111,7 @@ def _set(run: Run, weights: Mapping[str, list[float] | None], config: bool = Tru
 
 
 def _replaced(node: Any, places: Mapping[str, Any], path: str = "") -> Any:
-    """Return a copy of nested containers with other values at some dotted paths."""
+    """Return a copy of nested containers with the values at some dotted paths replaced."""
     inner = (lambda key: f"{path}.{key}") if path else str
     if isinstance(node, Mapping):
         return {key: _replaced(value, places, inner(key)) for key, value in node.items()}
@@ -123,17 +123,17 @@ def _replaced(node: Any, places: Mapping[str, Any], path: str = "") -> Any:
 def _weights(run: Run, dataset: Dataset, field: str) -> list[float]:
     labels = run.labels if field == "seg" else getattr(dataset, "specs", {}).get(field)
     if labels is None:
-        raise UsageError(f"class_weight: auto needs labels {field!r} with classes\n    write numbers")
+        raise UsageError(f"class_weight: auto needs labels {field!r} with classes\n    give numbers instead")
     log.info("class_weight: auto counts the classes of %d training samples", len(dataset))
     if labels.task == "multilabel":
-        rule, weights = "others to each positive pixel", positive_weights(dataset, field, len(labels.classes))
+        rule, weights = "negative pixels per positive pixel", positive_weights(dataset, field, len(labels.classes))
     else:
         rule = RULE.replace("_", " ")
         weights = class_weights(count(dataset, field, tuple(labels.classes))).get(RULE, [])
     if not weights:
         raise DataError(f"class_weight: auto finds no class in the training labels {field!r}")
     shown = ", ".join(f"{name} {weight:g}" for name, weight in zip(labels.classes, weights, strict=True))
-    log.info("class_weight: auto is, by %s: %s", rule, shown)
+    log.info("class_weight: auto, by %s: %s", rule, shown)
     return weights
 
 
@@ -151,8 +151,8 @@ def count(dataset: Dataset, field: str, classes: tuple[str, ...]) -> DatasetStat
 
 
 def positive_weights(dataset: Dataset, field: str, classes: int) -> list[float]:
-    """Return how many pixels without a class there are for each with it, of labels (H, W, K) of 0, 1 and 255; 1 for a
-    class that all known pixels have or none; empty if no class occurs."""
+    """Return the ratio of negative to positive pixels of each class, of labels (H, W, K) of 0, 1 and 255; 1 for a class
+    that all or none of the known pixels have; empty if no class occurs."""
     counts = np.zeros((2, classes), np.int64)
     for labels in _label_maps(dataset, field):
         counts += [np.count_nonzero(labels == value, axis=(0, 1)) for value in (0, 1)]

@@ -1,4 +1,4 @@
-"""COCO-Stuff: everyday scenes, 80 kinds of things and 91 of stuff (Caesar, Uijlings and Ferrari, 2018).
+"""COCO-Stuff: everyday scenes, 80 thing and 91 stuff classes (Caesar, Uijlings and Ferrari, 2018).
 
 ``seg-kernel data prepare coco_stuff164k`` and ``coco_stuff10k`` make the label files. Homepage:
 github.com/nightrome/cocostuff. Labels CC BY 4.0; the images are Flickr's, under their own terms.
@@ -47,7 +47,7 @@ LABELS = LabelSpec(classes=names(_CLASSES), palette=colors(_PALETTE))
 class COCOStuffDataset(BaseSegDataset):
     """COCO-Stuff with ``labelTrainIds`` files: 0 to 170 of the 164k images.
 
-    The files of the 10k images hold 1 to 171, and 0 is ignored: say ``reduce_zero_label: true``.
+    The label files of the 10k images contain 1 to 171, and 0 is ignored: set ``reduce_zero_label: true``.
     """
 
     spec = LABELS

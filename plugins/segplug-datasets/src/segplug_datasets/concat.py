@@ -1,4 +1,4 @@
-"""Several data sets as one, of the same classes or mapped into a common label space."""
+"""Several data sets as one, with the same classes or mapped into a common label space."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from segplug_datasets.mapping import regrouped_palette, require_name
 
 
 class ConcatDataset:
-    """The samples of several data sets of the same classes, one set after the other.
+    """Concatenation of several data sets with the same classes.
 
     ``datasets`` are the sets, ``ends`` the index after the last sample of each.
 
@@ -34,7 +34,7 @@ class ConcatDataset:
         datasets: The data sets; colours are the first one's.
 
     Raises:
-        UsageError: When there is none, or the classes, or their order, differ.
+        UsageError: When there is no data set, or the classes or their order differ.
     """
 
     run_hooks = (LabelsHook,)
@@ -80,18 +80,18 @@ class ConcatDataset:
 
 
 class MappedDataset(Labelled):
-    """A data set in another label space: classes renamed, merged, left out.
+    """A data set mapped into another label space: classes renamed, merged, left out.
 
-    A class of the data set becomes the class that ``mapping`` names; if it is not listed there, the class of its own
-    name; if there is none, its pixels are ignored.
+    A class becomes the class given in ``mapping``; if it is not listed there, the class of the same name; if there is
+    none, its pixels are ignored.
 
     Args:
         dataset: Any data set.
         classes: The classes of the other label space; the position is the class id.
-        mapping: Names of the data set's classes to names of ``classes``, or None for pixels to ignore.
-        palette: One RGB colour per class; of the data set's own where one comes from it, when not given.
-        unlabelled: Those of ``classes`` that the images may show but that this data set did not label. They are
-            hidden in its background, so pixels of ``background`` are ignored.
+        mapping: From the data set's class names to names in ``classes``, or None to ignore their pixels.
+        palette: One RGB colour per class; taken from the data set where possible when not given.
+        unlabelled: Classes that the images may show but that this data set did not label. They may be part of its
+            background, so pixels of ``background`` are ignored.
         background: The background class among ``classes``; needed with ``unlabelled`` only.
 
     Raises:
@@ -116,7 +116,7 @@ class MappedDataset(Labelled):
     ) -> None:
         self.dataset = dataset
         if getattr(getattr(dataset, "labels", None), "task", "") == "multilabel":
-            raise UsageError("labels of task multilabel cannot be mapped: name the classes wanted in its 'masks'")
+            raise UsageError("labels of task multilabel cannot be mapped: select classes in the data set's 'masks'")
         ids = map_names(tuple(dataset.classes), classes, mapping or {})
         palette = palette or regrouped_palette(dataset.palette, ids, len(classes))
         self.labels = LabelSpec(tuple(classes), tuple(palette))
@@ -146,7 +146,7 @@ class MappedDataset(Labelled):
             if self.classes.index(name) in self._table:
                 raise UsageError(f"{name!r} is listed as unlabelled, but a class of the data set is mapped to it")
         if background in unlabelled:
-            raise UsageError(f"{background!r} is for unlabelled pixels and cannot be listed as 'unlabelled'")
+            raise UsageError(f"{background!r} is for unlabelled pixels and cannot be listed in 'unlabelled'")
         self._table[self._table == self.classes.index(background)] = IGNORE
 
 
@@ -171,13 +171,13 @@ class MixDataset(ConcatDataset):
           - {dataset: {...}, mapping: {pedestrian: person, rider: person}, weight: 2}
           - {dataset: {...}, unlabelled: [car]}
 
-    ``weights`` holds the share of the draws of each set, None when no source gives one: then every sample is drawn
-    as often as every other. Samplers read it, together with ``datasets`` and ``ends``.
+    ``weights`` has each set's share of the draws, or is None when no source gives one: then every sample is drawn
+    equally often. Samplers read it, together with ``datasets`` and ``ends``.
 
     Args:
         sources: The data sets, each with a mapping of its classes to the common ones.
-        classes: The common classes; the union of those of the sources, after their mappings, when not given.
-        palette: One RGB colour per class; when not given, of the first source that has the class.
+        classes: The common classes; the union of the sources' mapped classes when not given.
+        palette: One RGB colour per class; taken from the first source with the class when not given.
         background: The background among the common classes; needed where sources have ``unlabelled``.
 
     Raises:
@@ -207,16 +207,16 @@ class MixDataset(ConcatDataset):
         given = [source.get("weight") for source in sources]
         wrong = [weight for weight in given if weight is not None and not 0 < weight < float("inf")]
         if wrong:
-            raise UsageError(f"the 'weight' of a source is a positive number, not {wrong[0]}")
+            raise UsageError(f"the 'weight' of a source must be a positive number, not {wrong[0]}")
         unset = all(weight is None for weight in given)
         self.weights = None if unset else tuple(1.0 if weight is None else float(weight) for weight in given)
 
 
 def map_names(names: Sequence[str], classes: Sequence[str], mapping: Mapping[str, str | None]) -> list[int]:
-    """Return for each of ``names`` its id among ``classes``, or `IGNORE`.
+    """Return the id among ``classes`` of each of ``names``, or `IGNORE`.
 
     Raises:
-        UsageError: When the mapping names what does not exist.
+        UsageError: When the mapping contains an unknown name.
     """
     for old, new in mapping.items():
         require_name(old, names, "'mapping' of a data set: ")
@@ -236,13 +236,13 @@ def _mapped(source: Source, number: int, names: list[str], colors: Sequence[Colo
 
 
 def _union(sources: Sequence[Source]) -> list[str]:
-    """Return all names that classes of the sources are mapped to, in the order in which they come."""
+    """Return all names that the sources' classes are mapped to, in order of appearance."""
     mapped = [[s.get("mapping", {}).get(name, name) for name in s["dataset"].classes] for s in sources]
     return [name for name in dict.fromkeys(name for names in mapped for name in names) if name is not None]
 
 
 def _common_palette(sources: Sequence[Source], names: Sequence[str]) -> list[Color]:
-    """Return the colour that the first source with a class has for it, or one of a fixed table."""
+    """Return the colour of each class in the first source that has it, or from a fixed table."""
     colors = dict(zip(names, default_palette(len(names))))
     for source in reversed(sources):
         mapping, dataset = source.get("mapping", {}), source["dataset"]
@@ -259,5 +259,5 @@ def _refuse_other_classes(first: tuple[str, ...], other: tuple[str, ...], number
     message = f"datasets[{number}] has {len(other)} classes, datasets[0] has {len(first)}"
     if len(first) == len(other):
         place = next(i for i, (a, b) in enumerate(zip(first, other)) if a != b)
-        message = f"class {place} of datasets[{number}] is {other[place]!r}, of datasets[0] it is {first[place]!r}"
+        message = f"class {place} of datasets[{number}] is {other[place]!r}, in datasets[0] it is {first[place]!r}"
     raise UsageError(f"{message}: choose or order them with 'metainfo', or map them with MixDataset")

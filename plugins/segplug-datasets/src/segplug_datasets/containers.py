@@ -1,6 +1,6 @@
-"""What image files hold besides their pixels: further pages and frames, palettes, no-data values.
+"""Contents of image files besides their pixels: further pages and frames, palettes, no-data values.
 
-Nothing is decoded; what damaged files lack is left out.
+Nothing is decoded; missing parts of damaged files are skipped.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ PHOTOMETRIC, BITS, COLORS, REDUCED, NO_DATA = 262, 258, 320, 254, 42113
 
 
 def pages(data: bytes) -> int:
-    """Return how many images a file holds: pages of a TIFF without its previews, frames of an animation; at least 1."""
+    """Return the number of images in a file, at least 1: TIFF pages without previews, or frames of an animation."""
     if data[:4] in TIFF_ORDERS:
         order: Literal["big", "little"] = "big" if data.startswith(b"MM") else "little"
         kinds = [int.from_bytes(_content(data, page.get(REDUCED)), order) for page in tiff_directories(data)]
-        return max(sum(not kind & 0b101 for kind in kinds), 1)  # neither smaller copies nor transparency masks
+        return max(sum(not kind & 0b101 for kind in kinds), 1)  # neither previews nor transparency masks
     if data.startswith(b"GIF8"):
         return max(sum(1 for _ in _gif_frames(data)), 1)
     if data.startswith(b"RIFF") and data[12:16] == b"VP8X" and data[20:21] and data[20] & 2:
@@ -33,7 +33,7 @@ def pages(data: bytes) -> int:
 
 
 def no_data(data: bytes) -> float | None:
-    """Return the no-data value of a TIFF by GDAL's tag; None without one."""
+    """Return the no-data value in a TIFF's GDAL tag; None without one."""
     text = _content(data, next(tiff_directories(data), {}).get(NO_DATA))
     try:
         return float(text.strip(b"\0 ")) if text else None
@@ -42,9 +42,9 @@ def no_data(data: bytes) -> float | None:
 
 
 def with_numbers_for_colors(data: bytes) -> bytes:
-    """Return a BMP, GIF or TIFF with a palette in which each index has the grey of its number; others as they are.
+    """Replace the palette of a BMP, GIF or TIFF by one that maps each index to that grey; others are unchanged.
 
-    A GIF has no other way to hold greys, so one whose palette is grey keeps it.
+    GIFs store greys in palettes only, so a grey palette of a GIF is kept.
     """
     if data[:4] in TIFF_ORDERS:
         return _numbered_tiff(data)
@@ -86,17 +86,17 @@ def _numbered_gif(data: bytes) -> bytes:
 
 
 def _patched(data: bytes, start: int, count: int, size: int) -> bytes:
-    """Return a file whose palette of ``count`` entries, of ``size`` bytes each, is of greys."""
+    """Replace a palette of ``count`` entries of ``size`` bytes by greys."""
     greys = b"".join(bytes([number] * 3 + [0] * (size - 3)) for number in range(count))
     room = max(len(data) - start, 0)
-    if data.startswith(b"BM"):  # pixels may begin before a whole palette ends
+    if data.startswith(b"BM"):  # pixels may start before the full palette ends
         room = max(int.from_bytes(data[10:14], "little") - start, 0)
     greys = greys[:room]
     return data[:start] + greys + data[start + len(greys) :]
 
 
 def _gif_frames(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield where the palette of each frame begins, how many colours it has, and where its control flags are."""
+    """Yield the offset of each frame's palette, its number of colours, and the offset of its control flags."""
     flags = data[10] if len(data) > 12 else 0
     shared = (13, 2 << (flags & 7)) if flags & 0x80 else (0, 0)
     place, control = 13 + 3 * shared[1], 0

@@ -22,22 +22,22 @@ from segplug_datasets.volumes import Axis, Volumes
 
 
 class DecathlonDataset(Volumes):
-    """A task of the decathlon, slice by slice or whole: files, classes and modalities as its ``dataset.json`` says.
+    """A task of the decathlon, slice by slice or whole: files, classes and modalities come from its ``dataset.json``.
 
     Args:
         data_root: Folder of the task, ``Task01_BrainTumour``.
         ann_file: The description, under ``data_root``.
-        test_mode: The test volumes, which have no labels, instead of the training ones.
+        test_mode: Whether to read the test volumes, which have no labels, instead of the training ones.
         metainfo: Some of the classes instead of all, or colours for them.
         axis: Axis along which volumes are sliced.
-        window: Lowest and highest intensity, which become 0 and 255, uint8; float32 as in the file when None.
-        modality: Names of modalities to take, ``FLAIR``, in this order; all when None.
+        window: Lowest and highest intensity, mapped to 0 and 255, uint8; None keeps the values, float32.
+        modality: Names of the modalities to read, such as ``FLAIR``, in this order; all when None.
         context: Neighbouring slices on each side that become additional channels.
-        whole: Samples are volumes instead of slices.
+        whole: Whether samples are volumes instead of slices.
 
     Raises:
-        DataError: When the description or a file that it names is missing or damaged.
-        ExtraMissingError: When nibabel is missing, once a volume is read.
+        DataError: When the description or a file in it is missing or damaged.
+        ExtraMissingError: When nibabel is missing, on the first read of a volume.
     """
 
     conformance_exceptions: ClassVar = (
@@ -101,7 +101,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"the description is damaged: {error}", path) from error
     if not isinstance(content, dict):
-        raise DataError("a description is a mapping", path)
+        raise DataError("the description must be a mapping", path)
     return content
 
 
@@ -119,7 +119,7 @@ def _channels(modalities: Mapping[str, str], wanted: Sequence[str], path: Path) 
 
 
 def _files(root: Path, pairs: Sequence[tuple[str, str | None]], path: Path) -> list[tuple[str, str, str | None]]:
-    """Return (name, image, labels) of the volumes, all of which are there."""
+    """Return (name, image, labels) of the volumes; all files must exist."""
     named = [name for pair in pairs for name in pair if name is not None]
     if not named:
         raise DataError("the description lists no volumes", path)

@@ -1,7 +1,7 @@
 """Data sets described in DSDL, the data set description language of OpenDataLab.
 
-Supported is what semantic segmentation needs: ``defs`` (also those of ``$import``), one struct with a
-field of type ``Image`` and one of type ``LabelMap``, one class domain, and ``samples``, inline or in other files.
+The subset for semantic segmentation is supported: ``defs`` (also those of ``$import``), one struct with a field of
+type ``Image`` and one of type ``LabelMap``, one class domain, and ``samples``, inline or in other files.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.listing import find_named, read_text, resolve
 from segplug_datasets.mapping import choose_classes
 
-_SUPPORTED = "read are descriptions of samples with one Image and one LabelMap of one class domain"
+_SUPPORTED = "supported are samples with one Image and one LabelMap of one class domain"
 
 
 class DSDLSegDataset(ListedFiles):
-    """Images and label files that a DSDL description lists: 0 is the background, then come its classes in their order.
+    """Images and label files listed in a DSDL description: 0 is the background, followed by its classes in order.
 
     Args:
         data_root: Root folder of the data set.
         data_prefix: Folders under ``data_root`` to which the description's paths are relative.
         ann_file: The description, a YAML or JSON file under ``data_root``.
-        used_labels: Some of the classes, in this order; pixels of others are ignored.
+        used_labels: Classes to use, in this order; pixels of others are ignored.
 
     Raises:
-        DataError: When the description cannot be read or is of another kind of data, or files are missing.
+        DataError: When the description cannot be read or is not supported, or files are missing.
         UsageError: When ``used_labels`` names an unknown class.
     """
 
@@ -75,16 +75,16 @@ class DSDLSegDataset(ListedFiles):
 
 
 def read_description(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return the classes of a description, and the paths of image and label file of each sample.
+    """Return the classes of a description, and the image and label path of each sample.
 
     Raises:
-        DataError: When it cannot be read, or is of another kind of data.
+        DataError: When it cannot be read, or is not supported.
     """
     description = _load(path)
     definitions = _definitions(description, path)
     data = description.get("data")
     if not isinstance(data, Mapping) or not isinstance(data.get("sample-type"), str):
-        raise DataError("no DSDL description: it has no 'data' with a 'sample-type'", path)
+        raise DataError("not a DSDL description: 'data' with a 'sample-type' is missing", path)
     struct, arguments = _parse_type(data["sample-type"])
     fields = _defined(definitions, struct, "struct", path).get("$fields") or {}
     types = {name: _parse_type(str(kind)) for name, kind in fields.items()}
@@ -105,12 +105,12 @@ def _load(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"damaged: {error}", path) from error
     if not isinstance(loaded, dict):
-        raise DataError(f"a description is a mapping, this file holds a {type(loaded).__name__}", path)
+        raise DataError(f"the description must be a mapping, not a {type(loaded).__name__}", path)
     return loaded
 
 
 def _definitions(description: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Return the definitions of imported files and of the description, which win."""
+    """Return the definitions of imported files, overridden by those of the description."""
     found: dict[str, Any] = {}
     for name in description.get("$import") or ():
         places = [path.parent / f"{name}.yaml", path.parent.parent / "defs" / f"{name}.yaml"]
@@ -137,7 +137,7 @@ def _parse_type(text: str) -> tuple[str, dict[str, str]]:
 
 
 def _plain(name: Any) -> str:
-    """Return a class's name without the classes above it: ``dog[animal]`` is ``dog``."""
+    """Return a class name without its parents: ``dog[animal]`` is ``dog``."""
     return re.sub(r"\[.*\]$", "", str(name)).strip()
 
 
@@ -155,5 +155,5 @@ def _pairs(samples: Sequence[Any], image: str, mask: str, path: Path) -> list[tu
         raise DataError("the description lists no samples", path)
     for number, sample in enumerate(samples):
         if not isinstance(sample, Mapping) or not all(isinstance(sample.get(key), str) for key in (image, mask)):
-            raise DataError(f"sample {number} names no file for {image!r} and {mask!r}", path)
+            raise DataError(f"sample {number} has no paths for {image!r} and {mask!r}", path)
     return [(sample[image], sample[mask]) for sample in samples]

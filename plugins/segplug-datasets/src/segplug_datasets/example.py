@@ -1,4 +1,4 @@
-"""A tiny data set on disk, which the conformance kit reads data set classes from."""
+"""A tiny data set on disk, for the conformance checks of data set classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from segplug_datasets import image
 
 
 def write_example(images: Path, masks: Path, values: Sequence[int], image_suffix: str, mask_suffix: str) -> None:
-    """Write two images of noise into ``images``, and masks of the same names that hold ``values`` into ``masks``."""
+    """Write two noise images into ``images``, and masks of the same names with values drawn from ``values``."""
     for folder in (images, masks):
         folder.mkdir(parents=True, exist_ok=True)
     for number, size in enumerate([(12, 16), (9, 20)]):

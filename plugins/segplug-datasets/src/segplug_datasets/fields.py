@@ -1,4 +1,4 @@
-"""Kinds of fields in addition to the kernel's maps: borders, and the objects of an image."""
+"""Field types in addition to the kernel's maps: borders, and the objects of an image."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class Boxes(ObjectField):
     """(objects, 4) float32: left, top, right, bottom in pixels."""
 
     def apply(self, geometry: Geometry, size: Size) -> Self:
-        # The corners of a box tell where its edges are, unless they become curves.
+        # Corners suffice, unless the edges of a box become curves.
         moved = geometry.move(_outline(self.array, 9 if geometry.bends else 2), size)
         height, width = geometry.size(size)
         box = np.concatenate([moved.min(1), moved.max(1)], 1)
         return replace(self, array=box.clip(0, [width, height, width, height]).astype(np.float32))
 
     def occlude(self, visible: np.ndarray, masks: np.ndarray | None) -> Self:
-        """Draw the boxes of partly covered objects around what is left of their masks."""
+        """Shrink the boxes of partly covered objects to the visible parts of their masks."""
         boxes = self.array.copy()
         for number in range(len(boxes) if masks is not None else 0):
             mask = masks[..., number] > 0  # type: ignore[index]
@@ -54,7 +54,7 @@ class Boxes(ObjectField):
         return replace(self, array=boxes)
 
     def remaining(self, visible: np.ndarray) -> np.ndarray:
-        """Return which boxes are visible to at least a half: without masks no more is known of an object."""
+        """Return which boxes are at least half visible; without masks, boxes are all that is known of objects."""
         kept = np.zeros(self.count, bool)
         for number, (left, top, right, bottom) in enumerate(self.array):
             part = visible[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))]
@@ -63,7 +63,7 @@ class Boxes(ObjectField):
 
 
 def _outline(boxes: np.ndarray, points: int) -> np.ndarray:
-    """Return points of the four edges of boxes (objects, 4), ``points`` of each: (objects, 4 * points, 2)."""
+    """Return ``points`` points on each of the four edges of boxes (objects, 4): (objects, 4 * points, 2)."""
     left, top, right, bottom = boxes.reshape(-1, 4, 1).transpose(1, 0, 2)
     along = np.linspace(0, 1, points)
     x, y = left * (1 - along) + right * along, top * (1 - along) + bottom * along

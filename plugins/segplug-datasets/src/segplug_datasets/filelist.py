@@ -13,8 +13,8 @@ Files = tuple[str, str, str | None]
 class FileList(Sequence[Files]):
     """(name, image, label file or None) of each sample, in one block of memory.
 
-    Reading a string of a list writes its reference count, so every forked worker ends up with a copy of the list; and a
-    spawned worker unpickles a million strings one by one. One block of bytes avoids both.
+    Accessing a string in a list updates its reference count, so every forked worker ends up copying the list, and a
+    spawned worker unpickles the strings one by one. A single block of bytes avoids both.
 
     Args:
         files: The samples.

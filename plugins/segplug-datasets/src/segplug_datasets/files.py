@@ -1,8 +1,8 @@
-"""Data sets that are folders of image files, with or without a folder of label files.
+"""Data sets of image files in folders, with or without a folder of label files.
 
     FolderDataset(images="photos", masks="labels", classes=["background", "crack"])
 
-Images and masks belong together by name: the path inside their folder, without the suffix.
+Images and masks are matched by name: the path inside their folder, without the suffix.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ from segplug_datasets.side_fields import FieldFiles, ReadLabels, ReadNumbers, by
 
 
 class ListedFiles(Labelled):
-    """Images and, where there are any, their label files, one by one.
+    """Images and their label files, if any, from a list.
 
     Args:
         files: (name, image, label file or None) of each sample.
-        labels: What the values of the label files mean.
-        colors: RGB to class id, for label files that hold colours.
+        labels: Meaning of the values in the label files.
+        colors: RGB to class id, for label files in colour.
     """
 
     def __init__(
@@ -82,24 +82,24 @@ class ListedFiles(Labelled):
         return sample
 
     def _annotate(self, sample: Sample, mask_path: str) -> None:
-        """Add what the label file holds."""
+        """Add the contents of the label file."""
         sample["seg"] = LabelMap(self._reader.read(sample, mask_path))
 
 
 class PairedFiles(ListedFiles):
-    """Images of one folder and, where there are any, their label files in another.
+    """Images of one folder and their label files, if any, in another.
 
     Args:
-        images: Folder of images; folders inside it are searched too.
-        masks: Folder of label files in the same arrangement; None for images without annotations.
-        labels: What the values of the label files mean.
-        image_suffix: Suffixes of image file names; what precedes one is the sample's name.
+        images: Folder of images, searched recursively.
+        masks: Folder of label files with the same layout; None for images without annotations.
+        labels: Meaning of the values in the label files.
+        image_suffix: Suffixes of image file names; the part before is the sample's name.
         mask_suffix: Suffix of the label file names.
-        split: Text file with one name per line, or with an image and its label file, which then need not have one
-            name and are searched next to the list, in ``root`` and in the two folders; all files when None.
-        colors: RGB to class id, for label files that hold colours.
+        split: Text file with one name per line, or with an image and its label file, whose names may then differ and
+            which are searched next to the list, in ``root`` and in the two folders; all files when None.
+        colors: RGB to class id, for label files in colour.
         indices: The first N samples for N, the last N for -N, those listed for a list; all when None.
-        root: Another folder to search for the files of a list.
+        root: Additional folder to search for listed files.
 
     Raises:
         DataError: When a folder is missing or empty, or files are unpaired; the message names them.
@@ -131,12 +131,12 @@ class PairedFiles(ListedFiles):
 
 
 def _is_name(folder: Path, suffixes: Sequence[str], line: str) -> bool:
-    """Whether a line of a list names an image of a folder."""
+    """Whether a line of a list is the name of an image in a folder."""
     return any(NamedFiles(folder).find(f"{line}{suffix}") for suffix in ("", *suffixes))
 
 
 def _named_pairs(folders: Folders, lines: list[str] | None) -> list[tuple[str, str, str | None]]:
-    """Return (name, image, label file) of all files, or of those a list names."""
+    """Return (name, image, label file) of all files, or of the listed ones."""
     images, masks, mask_suffix = folders.images, folders.masks, folders.mask_suffix
     found = find_files(images, folders.image_suffixes, others_than=folders.label_files())
     truths = None if masks is None else find_files(masks, (mask_suffix,))
@@ -152,7 +152,7 @@ def _named_pairs(folders: Folders, lines: list[str] | None) -> list[tuple[str, s
 def _listed_pairs(
     pairs: Sequence[tuple[str, str]], folders: Folders, split: Path, root: Path | None
 ) -> list[tuple[str, str, str | None]]:
-    """Return (name, image, label file) of a list with both."""
+    """Return (name, image, label file) from a list of pairs."""
     images, masks = folders.images, folders.masks
     firsts = _located([first for first, _ in pairs], (images, root, masks, split.parent), split)
     names = [without_suffix(clean(first).lstrip("/"), folders.image_suffixes) for first, _ in pairs]
@@ -166,7 +166,7 @@ def _listed_pairs(
 
 
 def _located(names: Sequence[str], places: Sequence[Path | None], split: Path) -> list[str]:
-    """Return the paths of listed files, each under the first of the places that has it."""
+    """Return the paths of listed files, each in the first of the places that has it."""
     searched = [NamedFiles(place) for place in dict.fromkeys(places) if place is not None]
     found = {name: path for name in dict.fromkeys(names) if (path := locate(name, searched))}
     shown = ", ".join(str(files.folder) for files in searched)
@@ -175,7 +175,7 @@ def _located(names: Sequence[str], places: Sequence[Path | None], split: Path) -
 
 
 class LabelFolder(TypedDict, total=False):
-    """A folder of label files with its own classes: the arguments of `FolderDataset` that define them, and weights."""
+    """A folder of label files with its own classes, given by arguments of `FolderDataset`, and its weights."""
 
     path: Required[FileName]
     classes: Sequence[str]
@@ -191,49 +191,49 @@ class LabelFolder(TypedDict, total=False):
 
 
 CLASSES = ("background", "foreground")
-"""The classes of a folder for which none are given."""
+"""Default classes of a folder."""
 
 
 class FolderDataset(PairedFiles):
-    """A folder of images and a folder of masks, with no code.
+    """A folder of images and a folder of masks.
 
-    Several named folders of masks, one for each head of a model, give a field each::
+    Several named folders of masks, one for each head of a model, become one field each::
 
         masks: {seg: masks, parts: {path: parts_masks, classes: [none, head, torso], weights: parts_weights}}
 
-    A folder without classes of its own has those of the data set. ``specs`` describes each.
+    A folder without its own classes has those of the data set. ``specs`` has the label specification of each.
 
-    With task ``multilabel``, ``masks`` is a folder for each class, of files of 0 (no), 1 (yes) and what is ignored, or
-    of other ``values``; or it is one folder of files in which bit k, of value 2 ** k, is class k.
+    With task ``multilabel``, ``masks`` is a folder for each class, of files with 0 (no), 1 (yes) and ignored values, or
+    with other ``values``; or it is one folder of files in which bit k, of value 2 ** k, is class k.
 
     Args:
-        images: Folder of images, searched with the folders inside it.
-        masks: Folder of label files of the same names; several by the name of their field, of which one is ``seg``;
-            None when there are no annotations.
-        classes: Names; the position is the class id.
-        palette: One RGB colour per class; when given, masks may hold these colours instead of ids.
+        images: Folder of images, searched recursively.
+        masks: Folder of label files with the same names; several by field name, one of them ``seg``; None when there
+            are no annotations.
+        classes: Class names; the position is the class id.
+        palette: One RGB colour per class; when given, masks may contain these colours instead of ids.
         ignore: Values of the label files that are ignored.
         offset: Subtracted from a value to give the class id; smaller values are ignored.
-        values: File value to class id, where ids are sparse: ``{0: 0, 255: 1}`` for black and white masks.
+        values: File value to class id, for sparse ids: ``{0: 0, 255: 1}`` for black and white masks.
         ignore_colors: Colours of colour masks that are ignored.
         split: Text file with one name per line, or an image and its label file, relative to ``data_root``; all files
             when None.
         image_suffix: Suffix of the image file names, ``.jpg`` or ``_leftImg8bit.png``; the usual formats when None.
         mask_suffix: Suffix of the label file names.
         data_root: Folder to which the other paths are relative.
-        metainfo: Some of the classes, renamed or merged, instead of all.
-        weights: Folder of loss weights per pixel: the field ``weight``; several by the name of their field. The weights
-            of a label folder NAME are the field ``NAME_weight``.
-        weight_scale: Weight per unit of the file value in an image file; 255 is weight 1 unless given. Arrays
-            (``.npy``) hold the weights themselves.
+        metainfo: Classes to select, rename or merge; all when None.
+        weights: Folder of loss weights per pixel: the field ``weight``; several by field name. The weights of a label
+            folder NAME are the field ``NAME_weight``.
+        weight_scale: Weight per unit of the value in an image file; by default 255 is weight 1. Arrays (``.npy``)
+            contain the weights themselves.
         weight_suffix: Suffix of the weight file names.
         depth: Folder of depth files: the field ``depth``.
-        depth_scale: Metres per unit of the file value in an image file; arrays hold metres.
+        depth_scale: Metres per unit of the value in an image file; arrays are in metres.
         depth_suffix: Suffix of the depth file names.
         indices: The first N samples for N, the last N for -N, those listed for a list; all when None.
-        background: The class of all values, or colours, that are neither a class nor ignored; refused when None.
-        task: What a pixel is: ``multiclass``, ``binary`` (two classes) or ``multilabel``; a config's ``data.task``
-            when None, else ``multiclass``.
+        background: The class of all values, or colours, that are neither a class nor ignored; errors when None.
+        task: ``multiclass``, ``binary`` (two classes) or ``multilabel``; None is the config's ``data.task``, or else
+            ``multiclass``.
 
     Raises:
         DataError: When a folder is missing or empty, or files are unpaired.
@@ -293,9 +293,9 @@ class FolderDataset(PairedFiles):
         masks = None if labels else masks
         folders = {name: _label_folder(given) for name, given in by_field(masks, SEG).items()}
         if folders and SEG not in folders:
-            hint = "set task: multilabel where they are one for each class"
+            hint = "set task: multilabel if there is one folder per class"
             there = ", ".join(folders)
-            raise UsageError(f"one of the label folders in 'masks' is called {SEG!r}; there are {there}; {hint}")
+            raise UsageError(f"one of the label folders in 'masks' must be called {SEG!r}; there are {there}; {hint}")
         readers = {name: _reader(whole, folder) for name, folder in folders.items()}
         main = folders.pop(SEG, None)
         reader = readers.get(SEG) or (LabelReader(labels) if labels else label_reader(whole))
@@ -340,7 +340,7 @@ class FolderDataset(PairedFiles):
         suffix: str,
         values: Mapping[int, int] | None,
     ) -> FieldFiles | ClassFiles:
-        """Return the label files of task multilabel: a folder for each class, or one of files with a bit for each."""
+        """Return the label files of task multilabel: folders per class, or one of files with a bit per class."""
         if isinstance(given, Mapping):
             folders = {name: resolve(root, str(place)) for name, place in given.items()}
             return ClassFiles(labels, folders, suffix, names, values)
@@ -352,7 +352,7 @@ class FolderDataset(PairedFiles):
 
 
 SEG, WEIGHT = "seg", "weight"
-"""The fields of the ordinary label map and of its weights, as heads look for them."""
+"""Field names of the default label map and of its weights."""
 
 
 def _label_folder(given: str | Path | LabelFolder) -> LabelFolder:
@@ -360,13 +360,13 @@ def _label_folder(given: str | Path | LabelFolder) -> LabelFolder:
 
 
 def _reader(whole: LabelArguments, folder: LabelFolder) -> LabelReader:
-    """Return what reads a label folder: its own arguments if it has classes, else the whole set's and its own."""
+    """Return the reader of a label folder: by its own arguments if it has classes, else merged with the set's."""
     own = {key: value for key, value in folder.items() if key in LabelArguments.__annotations__}
     return label_reader(cast(LabelArguments, own if "classes" in own else {**whole, **own}))
 
 
 def _own_weights(folders: Mapping[str, LabelFolder]) -> dict[str, str]:
-    """Return the folders of weights that label folders name, by field."""
+    """Return the weight folders of label folders, by field."""
     named = {name: folder["weights"] for name, folder in folders.items() if "weights" in folder}
     return {WEIGHT if name == SEG else f"{name}_{WEIGHT}": str(place) for name, place in named.items()}
 
@@ -379,7 +379,7 @@ class DataPrefix(TypedDict, total=False):
 
 
 class BaseSegDataset(PairedFiles):
-    """Base of published data sets: a subclass states their class names, colours, folders and suffixes.
+    """Base of published data sets: a subclass defines class names, colours, folders and suffixes.
 
     Args:
         data_root: Root folder of the data set.
@@ -388,13 +388,13 @@ class BaseSegDataset(PairedFiles):
             when empty.
         img_suffix: Suffix of the image file names.
         seg_map_suffix: Suffix of the label file names.
-        metainfo: Some of the classes, renamed or merged, instead of all.
-        reduce_zero_label: Whether classes start at 1 in the files and 0 is ignored; as published when None.
+        metainfo: Classes to select, rename or merge; all when None.
+        reduce_zero_label: Whether classes start at 1 in the files and 0 is ignored; None is as published.
         indices: The first N samples for N, the last N for -N, those listed for a list; all when None.
 
     Raises:
         DataError: When a folder is missing or empty, or files are unpaired.
-        UsageError: When ``metainfo`` names a class that the data set does not have.
+        UsageError: When ``metainfo`` has a class that the data set does not have.
     """
 
     spec: ClassVar[LabelSpec]

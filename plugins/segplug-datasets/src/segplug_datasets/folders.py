@@ -1,4 +1,4 @@
-"""Folders that a data set searched: kept for the mask doctor, which searches there when they do not match."""
+"""Folders that a data set has searched, for the mask doctor, which finds out why files do not match."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from segplug_datasets.listing import match_name, named_files
 
 @dataclass(frozen=True)
 class Folders:
-    """The folders in which `PairedFiles` searches, and the meaning of the files.
+    """The folders that `PairedFiles` searches, and the meaning of the files.
 
     Args:
         images: Folder of images.
-        masks: Folder of label files; None for a set without.
+        masks: Folder of label files; None for a set without annotations.
         image_suffixes: Suffixes of image file names.
         mask_suffix: Suffix of the label file names.
         split: List of names; None for all files.
-        labels: What the values of the label files mean.
+        labels: Meaning of the values in the label files.
         colors: RGB to class id.
     """
 
@@ -36,7 +36,7 @@ class Folders:
     colors: Mapping[Color, int]
 
     def label_files(self) -> set[str]:
-        """Return the label files in the image folder, which a search for images would find, too."""
+        """Return label files inside the image folder, which a search for images would also find."""
         if self.masks is None or not self.masks.is_dir():
             return set()
         places = [folder.resolve() for folder in (self.images, self.masks)]
@@ -45,13 +45,13 @@ class Folders:
         return {path for name, path in named_files(self.masks, (self.mask_suffix,)) if name}
 
     def names(self, lines: Sequence[str], found: Container[str]) -> list[str]:
-        """Return the name that each line of the list means among those of the images."""
+        """Return the image name that each line of the list refers to."""
         suffixes = (*self.image_suffixes, self.mask_suffix)
         return [match_name(line, found, self.images, suffixes) for line in lines]
 
     @contextmanager
     def named_in_errors(self) -> Iterator[None]:
-        """Give a `DataError` of this block the attribute ``folders``."""
+        """Set the attribute ``folders`` of a `DataError` raised in this block."""
         try:
             yield
         except DataError as error:

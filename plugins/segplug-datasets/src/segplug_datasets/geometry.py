@@ -1,4 +1,4 @@
-"""The changes of geometry that most transforms are made of.
+"""Basic geometric changes, which most transforms are made of.
 
 sample.apply(Flip("horizontal")).apply(Crop(10, 20, 512, 512))
 """
@@ -78,7 +78,7 @@ class Flip(Geometry):
         return matrix
 
     def raster(self, array: np.ndarray, interpolation: int, fill: float) -> np.ndarray:
-        if array.dtype == np.uint8 and (array.ndim == 2 or 0 < array.shape[2] <= 4):  # what OpenCV does far faster
+        if array.dtype == np.uint8 and (array.ndim == 2 or 0 < array.shape[2] <= 4):  # much faster in OpenCV
             code = {"horizontal": 1, "vertical": 0, "diagonal": -1}[self.direction]
             return opencv().flip(array, code).reshape(array.shape)
         rows = slice(None, None, 1 if self.direction == "horizontal" else -1)
@@ -86,7 +86,7 @@ class Flip(Geometry):
         return array[rows, columns]
 
     def fuse(self, following: Geometry, size: Size) -> tuple[Geometry, ...]:
-        """Return the crop of the other side, which leaves less to be mirrored, and then this."""
+        """Return the mirrored crop followed by this flip, so that fewer pixels are flipped."""
         if not isinstance(following, Crop):
             return ()
         if self.direction != "vertical":
@@ -98,7 +98,7 @@ class Flip(Geometry):
 
 @dataclass(frozen=True)
 class Pad(Geometry):
-    """Add borders, in pixels; an image's are filled with ``fill`` (one, or one per channel), a field's with its own."""
+    """Add borders, in pixels; images are filled with ``fill`` (one value or one per channel), fields with their own."""
 
     top: int = 0
     left: int = 0
@@ -121,7 +121,7 @@ class Pad(Geometry):
 
 @dataclass(frozen=True)
 class Warp(Geometry):
-    """Any affine change: ``affine`` (3, 3) moves points, ``to`` is the resulting (height, width)."""
+    """Affine transformation: ``affine`` (3, 3) maps points, ``to`` is the resulting (height, width)."""
 
     affine: np.ndarray
     to: Size
@@ -134,7 +134,7 @@ class Warp(Geometry):
         return self.affine
 
     def raster(self, array: np.ndarray, interpolation: int, fill: float) -> np.ndarray:
-        # OpenCV counts from the centre of the first pixel, we count from its corner.
+        # OpenCV's origin is the centre of the first pixel, ours its corner.
         centred = (_translation(-0.5, -0.5) @ self.affine @ _translation(0.5, 0.5))[:2]
         warp, size = opencv().warpAffine, (self.to[1], self.to[0])
 
@@ -150,7 +150,7 @@ def sampled(
     to: Size,
     change: Callable[[np.ndarray, tuple[float, ...]], np.ndarray],
 ) -> np.ndarray:
-    """Apply an OpenCV function to an array of any dtype and number of channels: it takes few, and four at a time."""
+    """Apply an OpenCV function to an array of any dtype and channels; OpenCV supports few dtypes and four channels."""
     ready = array if array.dtype.name in OPENCV_DTYPES else array.astype(np.float64)
     channels = array.shape[2] if array.ndim == 3 else 1
     border = tuple(np.broadcast_to(np.asarray(fill, np.float64), max(channels, 4 if np.ndim(fill) == 0 else 0)))

@@ -1,4 +1,4 @@
-"""Label maps with their raster's georeference: GeoTIFFs."""
+"""GeoTIFFs: label maps with the georeference of their raster."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from segkernel.files import replacing
 from segplug_datasets.optional_deps import ExtraMissingError, require_package
 
 _TAGS = (33550, 33922, 34264, 34735, 34736, 34737)
-"""Pixel scale, tie points, transformation, and the keys of the coordinate system with their numbers and texts."""
+"""Pixel scale, tie points, transformation, and the GeoKey directory with its numbers and texts."""
 
 
 def georeference(path: str | Path) -> list[Any]:
-    """Return the tags that georeference a TIFF, as `write_geotiff` takes them; none for any other file."""
+    """Return the georeferencing tags of a TIFF for `write_geotiff`; empty for other files."""
     if Path(path).suffix.lower() not in (".tif", ".tiff"):
         return []
     try:
@@ -26,7 +26,7 @@ def georeference(path: str | Path) -> list[Any]:
             return [(tag.code, tag.dtype, tag.count, tag.value, True) for tag in found]
     except ExtraMissingError:
         return []
-    except Exception as error:  # of a damaged file, tifffile raises whatever it stumbles over
+    except Exception as error:  # tifffile may raise anything on a damaged file
         raise DataError(f"cannot be read as a TIFF: {error}", path) from error
 
 

@@ -3,7 +3,7 @@
     header = read_header(Path("a.jpg").read_bytes())
     header.format, header.size, header.orientation      # "jpeg", (480, 640), 6
 
-Only what the mask doctor asks for is read; what a damaged file does not say stays at its default.
+Only what the mask doctor needs is read; values missing in damaged files stay at their defaults.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ class Header:
     """Header of an image file.
 
     Args:
-        format: ``png``, ``jpeg``, ``tiff``, ``bmp``, ``gif``, ``webp``, or empty for anything else.
-        size: Height and width in pixels, as stored; (0, 0) when not said.
-        channels: Values per pixel as stored, 1 for a palette; 0 when not said.
-        depth: Bits per value; 0 when not said.
+        format: ``png``, ``jpeg``, ``tiff``, ``bmp``, ``gif``, ``webp``, or empty if unknown.
+        size: Height and width in pixels, as stored; (0, 0) if unknown.
+        channels: Values per pixel as stored, 1 for a palette; 0 if unknown.
+        depth: Bits per value; 0 if unknown.
         floating: Whether values are floating point numbers.
         alpha: Whether one of the channels is transparency.
         orientation: EXIF orientation, 1 (upright) to 8.
-        palette: The RGB colours of a palette, in the order of their indices.
-        lossy: Whether values came back changed when they were stored.
-        pages: Pages or frames, of which the first is read.
+        palette: RGB colours of the palette, by index.
+        lossy: Whether the compression is lossy.
+        pages: Number of pages or frames, of which the first is read.
         no_data: No-data value; None if not declared.
     """
 
@@ -59,7 +59,7 @@ class Header:
 
 
 def read_header(data: bytes) -> Header:
-    """Return what the bytes of a file say; an empty `Header` for an unknown format."""
+    """Return the header of a file's bytes; an empty `Header` for an unknown format."""
     for start, reader in _READERS.items():
         if data.startswith(start):
             try:
@@ -148,7 +148,7 @@ def _tiff(data: bytes) -> Header:
 
 
 def _orientation(exif: bytes) -> int:
-    """Return the orientation that an EXIF block, which is a small TIFF, holds."""
+    """Return the orientation in an EXIF block, which is a small TIFF."""
     value = tiff_tags(exif).get(_ORIENTATION, (1,))[0]
     return value if 1 <= value <= 8 else 1
 

@@ -1,6 +1,6 @@
-"""Image and label files: read, written whole or not at all, and drawn.
+"""Image and label files: reading, atomic writing, drawing.
 
-    write("picture.png", overlay(read("street.jpg"), read_mask("street_labels.png"), palette))
+    write("overlay.png", overlay(read("street.jpg"), read_mask("street_labels.png"), palette))
 
 Images are (H, W, 3) uint8 RGB, label maps (H, W) integers.
 """
@@ -25,7 +25,7 @@ from segplug_datasets.left_out import say_once
 
 _GREY, _RGB, _INDEXED = 0, 2, 3  # PNG's colour types
 _WHITE_IS_ZERO, _PALETTE = 0, 3  # TIFF's photometric interpretations
-_MOST_PIXELS = 2**28  # that are decoded without asking OpenCV, which has a limit of its own
+_MOST_PIXELS = 2**28  # decoded without OpenCV, which has its own limit
 
 
 # ---------------------------------------------------------------- reading
@@ -41,15 +41,15 @@ def read(path: PathLike) -> np.ndarray:
     """
     data = read_bytes(path)
     if (count := pages(data)) > 1:
-        say_once("pages", f"{path} holds {count} pages or frames: the first is read, as of other files like it")
+        say_once("pages", f"{path} has {count} pages or frames: only the first is read, here and in similar files")
     quick = _decode_plain_png(data)
     return decode(data, path) if quick is None else quick
 
 
 def _decode_plain_png(data: bytes) -> np.ndarray | None:
-    """Decode a PNG of 8-bit RGB by imagecodecs where that is installed: OpenCV takes a third longer.
+    """Decode an 8-bit RGB PNG by imagecodecs if installed: OpenCV takes a third longer.
 
-    None leaves a file to OpenCV, also a rotated or damaged one.
+    Returns None for files left to OpenCV, including rotated and damaged ones.
     """
     decoder = _png_decoder()
     if decoder is None or not data.startswith(PNG) or data[24:26] != bytes([8, _RGB]) or is_cut_short(data):
@@ -59,7 +59,7 @@ def _decode_plain_png(data: bytes) -> np.ndarray | None:
         return None
     try:
         pixels: np.ndarray = decoder(without_chunks(data, b"iCCP"))
-    except Exception:  # of several kinds; OpenCV's answer is the one to report
+    except Exception:  # of several types; OpenCV's error is reported
         return None
     return pixels if pixels.shape == (height, width, 3) else None
 
@@ -76,8 +76,8 @@ def _png_decoder() -> Callable[[bytes], np.ndarray] | None:
 def read_mask(path: PathLike) -> np.ndarray:
     """Return the raw values of a label file: (H, W) integers of any depth, or (H, W, 3) RGB of a colour mask.
 
-    A palette gives the indices, and 1, 2 or 4 bits per pixel give small numbers. It is rotated by its EXIF
-    orientation, like the image; alpha is left out. Real numbers are read when they are whole, see `whole_numbers`.
+    Palette files return indices, and files with 1, 2 or 4 bits per pixel small numbers. EXIF orientation is applied, as
+    to images; alpha is dropped. Floats must be whole, see `whole_numbers`.
 
     Raises:
         DataError: As `read`; also when the values are not whole numbers.
@@ -86,7 +86,7 @@ def read_mask(path: PathLike) -> np.ndarray:
 
 
 def read_numbers(path: PathLike) -> np.ndarray:
-    """Return the raw values of a file as `read_mask` does, real numbers as they are.
+    """Return the raw values of a file as `read_mask` does, with floats unchanged.
 
     Raises:
         DataError: As `read`.
@@ -95,7 +95,7 @@ def read_numbers(path: PathLike) -> np.ndarray:
 
 
 def decode_numbers(data: bytes, path: PathLike) -> np.ndarray:
-    """Return what `read_numbers` does of a file with these bytes."""
+    """Return what `read_numbers` returns for a file with these bytes."""
     cv2 = opencv()
     data, divisor = _plain_png(with_numbers_for_colors(data))
     numbers = decode_with(cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR, data, path)
@@ -104,38 +104,38 @@ def decode_numbers(data: bytes, path: PathLike) -> np.ndarray:
         indexed = data.startswith(b"GIF8") or tags.get(PHOTOMETRIC, (2,))[0] == _PALETTE
         return numbers[..., 0].copy() if indexed and (numbers == numbers[..., :1]).all() else numbers[..., ::-1].copy()
     if numbers.dtype == np.uint8 and tags.get(PHOTOMETRIC, (1,))[0] == _WHITE_IS_ZERO:
-        numbers = 255 - numbers  # OpenCV gives greys, not the numbers
+        numbers = 255 - numbers  # OpenCV returns greys, not the stored numbers
     if tags and tags.get(BITS, (1,))[0] == 1:
         divisor = 255
     return numbers // divisor if divisor > 1 else numbers
 
 
 NOTHING = np.iinfo(np.int64).min
-"""The value that `whole_numbers` returns for NaN; it is always ignored, whatever the label specification."""
+"""The value that `whole_numbers` returns for NaN; ignored by every label specification."""
 
 _LARGEST_WHOLE = 2.0**53
 
 
 def whole_numbers(array: np.ndarray, path: PathLike) -> np.ndarray:
-    """Return labels that a file holds as real numbers as int64; NaN, infinite and huge ones (-3.4e38) as `NOTHING`.
+    """Return float labels as int64; NaN, infinite and huge ones (-3.4e38) as `NOTHING`.
 
     Raises:
         DataError: When some are not whole numbers.
     """
     if array.dtype.kind != "f":
         return array
-    there = np.abs(array) < min(_LARGEST_WHOLE, float(np.finfo(array.dtype).max))  # not of NaN
+    there = np.abs(array) < min(_LARGEST_WHOLE, float(np.finfo(array.dtype).max))  # False for NaN
     whole = np.where(there, array, 0)
     if (whole != np.floor(whole)).any():
-        raise DataError(f"labels are whole numbers, this file holds {array.dtype} with fractions", path)
+        raise DataError(f"labels must be whole numbers, this file contains {array.dtype} with fractions", path)
     return np.where(there, whole.astype(np.int64), NOTHING)
 
 
 def _plain_png(data: bytes) -> tuple[bytes, int]:
-    """Return a file whose pixels OpenCV decodes as the numbers they are, up to the returned factor.
+    """Return a file that OpenCV decodes as the stored numbers, times the returned factor.
 
-    A palette is taken out, so that the indices become grey values; OpenCV would return colours. Greys of fewer than 8
-    bits are spread over 0 to 255 by the decoder.
+    A palette is removed, so that the indices become grey values; OpenCV would return colours. OpenCV scales greys of
+    fewer than 8 bits to 0 to 255.
     """
     if not data.startswith(PNG) or len(data) < 33:
         return data, 1
@@ -153,24 +153,22 @@ def _plain_png(data: bytes) -> tuple[bytes, int]:
 
 
 def write(path: PathLike, pixels: np.ndarray) -> None:
-    """Write (H, W, 3) uint8 RGB, or (H, W) grey, in the format of the suffix; a folder that is missing is made.
-
-    The file appears whole or not at all.
+    """Write (H, W, 3) uint8 RGB, or (H, W) grey, in the format of the suffix, atomically; missing folders are created.
 
     Raises:
-        DataError: When the suffix names no format, or the file cannot be written (no permission, no space left).
+        DataError: When the suffix is not supported, or the file cannot be written (no permission, no space left).
     """
     _write(path, np.ascontiguousarray(pixels[..., ::-1] if pixels.ndim == 3 else pixels))
 
 
 def write_mask(path: PathLike, labels: np.ndarray) -> None:
-    """Write a label map (H, W), values 0 to 65535, as a PNG of 8 bits, or 16 when a value needs them.
+    """Write a label map (H, W), values 0 to 65535, as a PNG of 8 bits, or 16 if needed.
 
     Raises:
         DataError: As `write`, and when the suffix is not ``.png`` or a value does not fit.
     """
     if Path(path).suffix.lower() != ".png":
-        raise DataError("label maps are written as .png, which keeps every value", path)
+        raise DataError("label maps are written as .png, which is lossless", path)
     if labels.ndim != 2 or (labels.size and not 0 <= labels.min() <= labels.max() < 2**16):
         raise DataError(f"not a label map (H, W) of 0 to 65535: shape {labels.shape}", path)
     _write(path, labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16))
@@ -194,13 +192,13 @@ def _write(path: PathLike, array: np.ndarray) -> None:
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, palette: Sequence[Color], opacity: float = 0.5) -> np.ndarray:
-    """Return labels as colours over their image: (H, W, 3) uint8 RGB.
+    """Return labels drawn in colour over their image: (H, W, 3) uint8 RGB.
 
     Args:
         image: (H, W, C) or (H, W), see `as_rgb`.
-        labels: Class ids (H, W), of which those without a colour (255) leave the image as it is; binary masks (K, H, W)
-            of classes that may overlap, the last one on top; or real numbers (H, W), such as depths, which are drawn
-            in place of the image, from blue (the smallest) to red.
+        labels: Class ids (H, W), where ids without a colour (255) leave the image unchanged; binary masks (K, H, W) of
+            classes that may overlap, the last one on top; or floats (H, W), such as depths, which replace the image,
+            from blue (the smallest) to red.
         palette: One RGB colour per class.
         opacity: Opacity of the colours, above 0, at most 1.
 
@@ -209,7 +207,7 @@ def overlay(image: np.ndarray, labels: np.ndarray, palette: Sequence[Color], opa
         DataError: When the sizes differ.
     """
     if not 0 < opacity <= 1:
-        raise UsageError(f"opacity is above 0 and at most 1, not {opacity}")
+        raise UsageError(f"opacity must be above 0 and at most 1, not {opacity}")
     if labels.shape[-2:] != image.shape[:2]:
         raise DataError(f"labels of {labels.shape[-2:]} (height, width) do not fit an image of {image.shape[:2]}")
     if labels.dtype.kind == "f":
@@ -226,15 +224,15 @@ def overlay(image: np.ndarray, labels: np.ndarray, palette: Sequence[Color], opa
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
-    """Return an image of any bands and depth as (H, W, 3) uint8: the first three bands, or one.
+    """Return an image of any number of bands and depth as (H, W, 3) uint8: its first three bands, or the first.
 
-    What is not uint8 is stretched from its 1st to its 99th percentile.
+    Other dtypes than uint8 are stretched from the 1st to the 99th percentile.
 
     Raises:
         DataError: When it is not an array (H, W) or (H, W, C) of numbers.
     """
     if image.ndim not in (2, 3) or image.dtype.kind not in "uif":
-        raise DataError(f"an image is an array (H, W, C) of numbers, this one is {image.shape} {image.dtype}")
+        raise DataError(f"an image must be an array (H, W, C) of numbers, this one is {image.shape} {image.dtype}")
     image = np.atleast_3d(image)
     bands = image[..., :3] if image.shape[2] > 2 else np.repeat(image[..., :1], 3, 2)
     return np.ascontiguousarray(bands if bands.dtype == np.uint8 else _stretched(bands, 1, 99))

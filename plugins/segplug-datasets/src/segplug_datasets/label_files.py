@@ -1,4 +1,4 @@
-"""Predictions as label files: one PNG for each image, or for each class of it."""
+"""Predictions as label files: one PNG per image, or per image and class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from segplug_datasets.image import write_mask
 def write_labels(folder: str | Path, name: str, labels: np.ndarray, classes: Sequence[str]) -> None:
     """Write a label map (H, W) as ``folder/NAME.png``, binary masks (K, H, W) as ``folder/CLASS/NAME.png`` each.
 
-    Real numbers, such as depths, become thousandths in 16 bits.
+    Floats, such as depths, are written as thousandths in 16 bits.
 
     Raises:
         DataError: As `segplug_datasets.image.write_mask`.

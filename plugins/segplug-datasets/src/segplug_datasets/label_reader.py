@@ -1,4 +1,4 @@
-"""From a label file to class ids: values by a label specification, colours by a lookup table."""
+"""Conversion of label files to class ids: values by a label specification, colours by a lookup table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.left_out import say_once
 from segplug_datasets.mapping import Metainfo, choose
 
-_DARKEST_COLOR = 64  # of the palettes in use
+_DARKEST_COLOR = 64  # in common palettes
 
 
 class LabelArguments(TypedDict, total=False):
@@ -40,8 +40,8 @@ class LabelReader:
     """Reads label files.
 
     Args:
-        labels: What the values of the files mean.
-        colors: RGB to class id, for files that hold colours.
+        labels: Meaning of the values in the files.
+        colors: RGB to class id, for files in colour.
     """
 
     def __init__(self, labels: LabelSpec, colors: Mapping[Color, int] | None = None) -> None:
@@ -53,7 +53,7 @@ class LabelReader:
         """Return class ids (H, W) uint8 of the label file of a sample.
 
         Raises:
-            DataError: When it cannot be read, has another size, or holds an unknown value; the message names both
+            DataError: When it cannot be read, has another size, or contains an unknown value; the message names both
                 files.
         """
         data = read_bytes(path)
@@ -65,8 +65,8 @@ class LabelReader:
         """Return class ids (H, W) uint8 of the values of a label file, (H, W) or (H, W, 3) RGB.
 
         Args:
-            raw: The values.
-            nothing: The no-data value that the file declares; ignored unless it is a class's.
+            raw: Values of the file.
+            nothing: The no-data value that the file declares; ignored unless it belongs to a class.
             path: The label file.
             image_path: The image of the label file, for messages.
 
@@ -84,7 +84,7 @@ class LabelReader:
             raise DataError(f"{error}\n    the mask of {image_path}", path) from None
 
     def _say(self, what: str, path: str) -> None:
-        say_once(f"{what} {self.labels.classes}", f"{path}: {what}, is ignored, here and in files like it")
+        say_once(f"{what} {self.labels.classes}", f"{path}: {what}, is ignored, here and in similar files")
 
     def _ignoring(self, nothing: float | None) -> LabelSpec:
         if nothing is None or np.isnan(nothing):
@@ -95,14 +95,14 @@ class LabelReader:
 
     def _from_colors(self, raw: np.ndarray) -> np.ndarray:
         if not self.colors:
-            if (raw == raw[..., :1]).all():  # a grey picture saved in colour
+            if (raw == raw[..., :1]).all():  # a grey image saved in colour
                 return self.labels.encode(raw[..., 0])
             numbers = ids_in_one_channel(raw)
             if numbers is not None:
                 return self.labels.encode(numbers)
-            raise DataError("the mask holds colours: say which colour is which class ('palette'), or save class ids")
+            raise DataError("the mask has colours: give the colour of each class in 'palette', or save class ids")
         if raw.dtype != np.uint8:
-            raise DataError(f"a colour mask has 8 bits per colour, this one is {raw.dtype}")
+            raise DataError(f"a colour mask must have 8 bits per channel, this one is {raw.dtype}")
         codes = _codes(raw)
         ids = _table(tuple(self.colors.items()))[codes]
         background = self.labels.background
@@ -111,15 +111,15 @@ class LabelReader:
         if (ids < 0).any():
             unknown = np.unique(codes[ids < 0])[:5].tolist()
             shown = ", ".join(str((v >> 16, v >> 8 & 255, v & 255)) for v in unknown)
-            hint = "list those to be ignored in 'ignore_colors', or say 'background'"
+            hint = "list colours to ignore in 'ignore_colors', or set 'background'"
             raise DataError(f"colours {shown} are not in the palette; {hint}")
         return ids.astype(np.uint8)
 
 
 def ids_in_one_channel(raw: np.ndarray) -> np.ndarray | None:
-    """Return the numbers (H, W) of a mask (H, W, 3) whose other channels are 0, as simulators write them.
+    """Return the ids (H, W) of a mask (H, W, 3) that uses a single channel, as simulators write them.
 
-    None if it is not one, or has colours: these have values from 64 on in files of 8 bits.
+    None for other masks, and for colours, which have values from 64 on in 8-bit files.
     """
     used = [channel for channel in range(raw.shape[2]) if raw[..., channel].any()]
     if len(used) != 1:
@@ -130,7 +130,7 @@ def ids_in_one_channel(raw: np.ndarray) -> np.ndarray | None:
 
 
 def label_reader(arguments: LabelArguments) -> LabelReader:
-    """Return what reads the label files that the arguments describe.
+    """Return a reader for the label files that the arguments describe.
 
     Raises:
         UsageError: When the arguments contradict each other.
@@ -154,10 +154,10 @@ def label_reader(arguments: LabelArguments) -> LabelReader:
 
 
 def read_annotation(sample: Sample, path: str) -> np.ndarray:
-    """Return the raw values of the annotation file of a sample, which must have the image's size.
+    """Return the raw values of a sample's annotation file.
 
     Raises:
-        DataError: When it has not, or cannot be read.
+        DataError: When its size is not the image's, or it cannot be read.
     """
     raw = image.read_mask(path)
     require_size(sample, raw, path)
@@ -180,7 +180,7 @@ def _codes(raw: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _table(colors: tuple[tuple[Color, int], ...]) -> np.ndarray:
-    """Return the class id of every colour, -1 for unknown ones: 32 MB, which is why data sets share it."""
+    """Return the class id of every colour, -1 for unknown ones: 32 MB, so data sets share it."""
     table = np.full(1 << 24, -1, np.int16)
     for (red, green, blue), class_id in colors:
         table[red << 16 | green << 8 | blue] = class_id

@@ -18,22 +18,22 @@ from segkernel.interfaces.data import Dataset
 from segkernel.labels import IGNORE, Labels
 from segplug_datasets.image import NOTHING, whole_numbers
 
-_MOST_VALUES = 1 << 16  # of a table; files of 8 and 16 bits hold no others
+_MOST_VALUES = 1 << 16  # of a table; enough for 8 and 16 bits
 
 
 @dataclass(frozen=True)
 class LabelSpec(Labels):
-    """Meaning of the numbers in a label file, the only definition of it.
+    """Meaning of the numbers in label files; all code that interprets them uses this class.
 
     Args:
-        ignore: Values of the file that become `IGNORE`.
-        offset: Subtracted from the value to give the id; smaller values are ignored. 1 covers what other
-            tools call ``reduce_zero_label``.
-        values: File value to class id, for files whose ids are sparse or to be regrouped; replaces ``offset``, and
-            what it names is not ignored: ``{0: 0, 255: 1}`` reads black and white masks.
-        background: The class of all values that are neither a class nor ignored; without, they are refused.
+        ignore: File values that become `IGNORE`.
+        offset: Subtracted from the value to give the id; smaller values are ignored. 1 is MMSegmentation's
+            ``reduce_zero_label``.
+        values: File value to class id, for sparse or regrouped ids; replaces ``offset``, and its keys are not
+            ignored: ``{0: 0, 255: 1}`` reads black and white masks.
+        background: The class of all values that are neither a class nor ignored; they are errors when None.
 
-    ``multilabel`` has no class ids: its maps are binary masks, and ``encode`` is for others.
+    Task ``multilabel`` has binary masks instead of class ids; ``encode`` does not apply.
 
     Raises:
         UsageError: When the parts contradict each other.
@@ -58,19 +58,19 @@ class LabelSpec(Labels):
 
     @classmethod
     def of(cls, labels: Labels) -> LabelSpec:
-        """Return labels whose files hold the class ids, unless it is known what they hold."""
+        """Return ``labels`` as a `LabelSpec`; files of plain `Labels` contain the class ids."""
         return labels if isinstance(labels, cls) else cls(labels.classes, labels.palette, task=labels.task)
 
     @classmethod
     def of_dataset(cls, dataset: Dataset) -> LabelSpec:
-        """Return what the files of a data set hold: its ``labels``, or the ids of its classes."""
+        """Return the label specification of a data set: its ``labels``, or its class ids."""
         known = getattr(dataset, "labels", None)
         return cls.of(known or Labels(tuple(dataset.classes), tuple(dataset.palette)))
 
     def encode(self, raw: np.ndarray, path: str | None = None) -> np.ndarray:
-        """Turn file values (H, W), any type of number, into ids (H, W) uint8, 0 to ``len(classes) - 1`` or `IGNORE`.
+        """Turn file values (H, W) of any numeric type into ids (H, W) uint8, below ``len(classes)`` or `IGNORE`.
 
-        Values that are ids already come back in the same array, unless it is read-only. NaN and
+        Values that already are ids are returned in the same array, unless it is read-only. NaN and
         `segplug_datasets.image.NOTHING` are ignored.
 
         Raises:
@@ -93,21 +93,21 @@ class LabelSpec(Labels):
         return encoded.astype(np.uint8)
 
     def ignoring(self, value: float | None) -> LabelSpec:
-        """Return labels that ignore one more value, unless it is that of a class, or already ignored."""
+        """Return labels that also ignore ``value``, unless it belongs to a class or is ignored already."""
         if value is None or value in dict(self._pairs()) or value != np.floor(value):
             return self
         return replace(self, ignore=(*self.ignore, int(value)))
 
     def _encode_few(self, values: np.ndarray) -> np.ndarray:
-        """Return the ids of some values, -1 for unknown ones: for numbers that would need a huge table."""
+        """Return the ids of some values, -1 for unknown ones; for values too large for a table."""
         known = {NOTHING: IGNORE} | {int(value): class_id for value, class_id in self._pairs()}
         others = -1 if self.background is None else self.classes.index(self.background)
         return np.array([known.get(value, others) for value in values.tolist()], np.int16)
 
     def _encode_bytes(self, raw: np.ndarray, path: str | None) -> np.ndarray:
-        """Encode uint8 values: by a subtraction where that does, else by OpenCV, several times faster than numpy."""
+        """Encode uint8 values: by subtraction if that suffices, else by OpenCV, several times faster than numpy."""
         table = self._table(256)
-        # 255 and a 0 that does not count wrap around, so that the largest number tells whether all are classes.
+        # 255 and an ignored 0 wrap around, so that the maximum shows whether all are classes.
         shifted = raw - np.uint8(self.offset) if 0 < self.offset <= IGNORE else raw
         if self._is_shift and (shifted + np.uint8(1)).max() <= len(self.classes):
             return shifted if shifted.flags.writeable else shifted.copy()
@@ -120,15 +120,15 @@ class LabelSpec(Labels):
 
     @cached_property
     def _is_shift(self) -> bool:
-        """Whether ids are the values less the offset, and 255 for what does not count, as far as there are classes."""
+        """Whether the ids of all classes are the values minus the offset, and ignored values are 255."""
         ids = (np.arange(256) - self.offset) % 256
         plain = (ids + 1) % 256 <= len(self.classes)
         return bool((self._table(256)[plain] == ids[plain]).all())
 
     def decode(self, ids: np.ndarray) -> np.ndarray:
-        """Turn class ids into the values that a file of this kind has: the inverse of `encode`, `IGNORE` stays.
+        """Turn class ids into file values: the inverse of `encode`, except that `IGNORE` stays.
 
-        The binary masks of a multi-label map stay what they are.
+        Binary masks of task ``multilabel`` are unchanged.
         """
         if self.task == "multilabel":
             return ids
@@ -162,7 +162,7 @@ class LabelSpec(Labels):
         message = f"label values {shown} are outside the {len(self.classes)} classes"
         if self.values is None:
             message += f" ({self.offset} to {highest})"
-        hint = "name their classes, or a 'background', or add them to 'ignore' if they mean nothing"
+        hint = "add their classes, or a 'background', or list them in 'ignore'"
         if self.values is None and not self.offset and values.tolist() == [highest + 1]:
-            hint = "say offset: 1 if the first class is 1, or name one class more"
-        raise DataError(f"{message}; {hint}. seg-kernel data check says what the files hold", path)
+            hint = "set offset: 1 if the first class is 1, or add a class"
+        raise DataError(f"{message}; {hint}. seg-kernel data check lists the values in the files", path)

@@ -1,4 +1,4 @@
-"""The classes and colours of data sets with a label specification."""
+"""Base of data sets with a label specification."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from segplug_datasets.left_out import LeftOut
 
 
 class Labelled:
-    """A data set whose classes and colours are those of its ``labels``."""
+    """Takes classes and colours of a data set from its ``labels``."""
 
     labels: LabelSpec
     left_out: Sequence[LeftOut] = ()
-    """Objects and files that the set skips, found when it was opened."""
+    """Objects and files that the set skipped when it was opened."""
     run_hooks = (LabelsHook,)
 
     @property

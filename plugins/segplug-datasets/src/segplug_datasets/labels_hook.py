@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SECONDS = 60  # for the labels of a set that looks wrong; more would be waiting for too long
+_SECONDS = 60  # limit for inspecting a suspicious set
 
 
 @dataclass
@@ -31,8 +31,8 @@ class _Seen:
 
     Args:
         pixels: Number of pixels of each class.
-        ignored: Pixels that do not count.
-        empty: Names of samples without a pixel that counts.
+        ignored: Number of ignored pixels.
+        empty: Names of samples in which all pixels are ignored.
         samples: Number of samples inspected.
     """
 
@@ -51,18 +51,18 @@ class _Seen:
 
     @property
     def is_uniform(self) -> bool:
-        """Whether there is at most one class apart from ignored pixels, so that nothing can be learnt or measured."""
+        """Whether there is at most one class besides ignored pixels, so that nothing can be learnt or measured."""
         return self.samples > 0 and int(np.count_nonzero(self.pixels)) < 2 <= len(self.pixels)
 
 
 class LabelsHook:
     """Warn about suspicious labels, and stop a run that cannot succeed before time is spent on it.
 
-    Before training some samples of the training and the validation set are inspected, spread evenly, and all if these
-    hold a single class: a set with a single class, ignored pixels aside, ends the run; mostly ignored pixels, and
-    images without a labelled pixel, are reported. After an epoch, classes that occurred in no training label are named,
-    after a validation those without ground truth, which no metric covers. A validation of a single class ends the run,
-    as it cannot rank models. Every data set of this package brings this hook with it.
+    Before training, evenly spaced samples of the training and validation sets are inspected, or all samples if these
+    contain a single class: a set with a single class, besides ignored pixels, ends the run; mostly ignored pixels and
+    images without a labelled pixel are reported. After an epoch, classes missing in all training labels are named;
+    after a validation, those without ground truth, which no metric covers. A validation with a single class ends the
+    run, as it cannot rank models. Every data set of this package adds this hook.
 
     Args:
         samples: Number of samples of each set to inspect before training; 0 inspects none and stops nothing.
@@ -75,23 +75,23 @@ class LabelsHook:
         self._reset()
 
     def _reset(self) -> None:
-        self._train: Any = None  # pixels of each label, on the device: reading them waits for it
+        self._train: Any = None  # pixel counts, on the device: reading them would synchronise
         self._counts_training = True
         self._truth: _Seen | None = None
         self._truth_is_known = False
 
     @hookimpl
     def before_train(self, run: Run) -> None:
-        """Look at the sets.
+        """Inspect the sets.
 
         Raises:
-            DataError: A set holds at most a single class apart from ignored pixels.
+            DataError: When a set has at most a single class besides ignored pixels.
         """
         self._reset()
-        self._counts_training = run.iteration == 0  # what came before a resumed run is not known
+        self._counts_training = run.iteration == 0  # a resumed run does not know earlier labels
         for name, loader in (("train", run.train_set), ("val", run.val_set)):
             if loader is not None and self.samples:
-                self._look(run, name, loader.dataset)
+                self._inspect(run, name, loader.dataset)
 
     @hookimpl
     def after_train_iteration(self, run: Run, batches: list[Batch]) -> None:
@@ -105,15 +105,15 @@ class LabelsHook:
 
     @hookimpl
     def after_train_epoch(self, run: Run) -> None:
-        self._tell_of_training(run)
+        self._report_training(run)
 
     @hookimpl
     def after_train(self, run: Run) -> None:
-        self._tell_of_training(run)
+        self._report_training(run)
 
     @hookimpl
     def before_validation(self, run: Run) -> None:
-        """Count the ground truth of the first validation that comes to its end: it is the same in all of them."""
+        """Count the ground truth of the first complete validation; it is the same in all."""
         self._truth = None if self._truth_is_known else _Seen(np.zeros(len(run.labels.classes), np.int64))
 
     @hookimpl
@@ -124,19 +124,19 @@ class LabelsHook:
 
     @hookimpl
     def after_validation(self, run: Run) -> None:
-        """Look at the ground truth that was validated against.
+        """Check the counted ground truth.
 
         Raises:
-            DataError: It holds at most a single class apart from ignored pixels.
+            DataError: When it has at most a single class besides ignored pixels.
         """
         if self._truth is not None and self._truth.samples:
-            # With several ranks the others may have more.
+            # With several ranks, others may have further classes.
             if self.samples and self._truth.is_uniform and run.mode == "val" and run.engine.world_size == 1:
                 raise _stopped(run, "val", self._truth)
-            _tell_missing(run, "val", self._truth.pixels, "have no ground truth on this rank; no metric covers")
+            _report_missing(run, "val", self._truth.pixels, "have no ground truth on this rank; no metric covers")
         self._truth, self._truth_is_known = None, True
 
-    def _look(self, run: Run, name: str, dataset: Dataset) -> None:
+    def _inspect(self, run: Run, name: str, dataset: Dataset) -> None:
         count = len(dataset)
         first = dict.fromkeys(np.linspace(0, count - 1, min(self.samples, count)).astype(int).tolist())
         seen, started = _Seen(np.zeros(len(run.labels.classes), np.int64)), time.monotonic()
@@ -156,44 +156,42 @@ class LabelsHook:
         self._describe(name, seen)
 
     def _describe(self, name: str, seen: _Seen) -> None:
-        looked = f"of {seen.samples} samples of {name} inspected"
+        inspected = f"of {seen.samples} samples of {name} inspected"
         share = seen.ignored / max(seen.ignored + int(seen.pixels.sum()), 1)
         if share > 0.5:
             log.warning(
-                "%d %% of the pixels %s are ignored; seg-kernel data check says why", round(100 * share), looked
+                "%d %% of the pixels %s are ignored; seg-kernel data check shows why", round(100 * share), inspected
             )
         if seen.empty:
             names = ", ".join(seen.empty[:5]) + (", ..." if len(seen.empty) > 5 else "")
-            log.warning("%d %s have no pixel that counts: %s", len(seen.empty), looked, names)
+            log.warning("%d %s have only ignored pixels: %s", len(seen.empty), inspected, names)
 
-    def _tell_of_training(self, run: Run) -> None:
+    def _report_training(self, run: Run) -> None:
         if self._counts_training and self._train is not None:
             pixels = self._train[: len(run.labels.classes)].cpu().numpy()
-            _tell_missing(run, "train", pixels, "occurred in no training label so far; nothing can learn")
+            _report_missing(run, "train", pixels, "missing in all training labels so far; cannot be learnt")
         self._counts_training, self._train = False, None
 
 
-def _tell_missing(run: Run, part: str, pixels: np.ndarray, what: str) -> None:
+def _report_missing(run: Run, part: str, pixels: np.ndarray, what: str) -> None:
     names = [name for name, count in zip(run.labels.classes, pixels, strict=True) if not count]
     if names and run.is_main:
         log.warning("%s: %s %s", part, ", ".join(names[:12]) + ", ..." * (len(names) > 12), what)
 
 
 def _are_classes(labels: np.ndarray, run: Run) -> bool:
-    """Whether labels are a map of class ids, not of depths or of independent classes."""
+    """Whether labels are class ids, not depths or multilabel masks."""
     return labels.ndim == 2 and labels.dtype.kind in "ui" and run.labels.task != "multilabel"
 
 
 def _stopped(run: Run, name: str, seen: _Seen) -> DataError:
-    """Return the error for a set with a single class, with the lines of the doctor that fix it."""
+    """Return the error for a set with a single class, with the findings of the mask doctor."""
     classes = [label for label, count in zip(run.labels.classes, seen.pixels, strict=True) if count]
-    ignored = " and pixels that are ignored" if seen.ignored else ""
-    what = f"nothing but {classes[0]}{ignored}" if classes else "no pixel that counts"
-    message = (
-        f"the labels of data.{name} hold {what}, in all {seen.samples} samples: there is nothing to learn or measure"
-    )
-    meant = "if it is meant so: hooks+={type: LabelsHook, samples: 0}"
-    return DataError("\n    ".join([message, *_advice(run, name).splitlines(), meant]))
+    ignored = " and ignored pixels" if seen.ignored else ""
+    found = f"only {classes[0]}{ignored}" if classes else "only ignored pixels"
+    message = f"the labels of data.{name} contain {found}, in all {seen.samples} samples: nothing to learn or measure"
+    hint = "if that is intended: hooks+={type: LabelsHook, samples: 0}"
+    return DataError("\n    ".join([message, *_advice(run, name).splitlines(), hint]))
 
 
 def _advice(run: Run, name: str) -> str:
@@ -208,4 +206,4 @@ def _advice(run: Run, name: str) -> str:
     except SegKernelError:
         findings = []
     errors = [text_of(finding) for finding in findings if finding.severity == "error"]
-    return "\n".join(errors) or "seg-kernel data check CONFIG says what the files hold"
+    return "\n".join(errors) or "seg-kernel data check CONFIG lists the values in the files"

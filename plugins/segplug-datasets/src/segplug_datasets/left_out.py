@@ -1,4 +1,4 @@
-"""What a reader skips in the files it reads: logged once, and shown by ``data check`` with its cause."""
+"""Objects and files that readers skip: logged once, and shown by ``data check`` with the reason."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-log = logging.getLogger("segkernel.data_files")  # below the kernel's logger, so that the run's log file has it too
+log = logging.getLogger("segkernel.data_files")  # below the kernel's logger, so that it reaches the run's log file
 
 _logged: set[str] = set()
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Objects or files that a data set skips.
+    """Objects or files that a data set skips, of one kind.
 
     Args:
-        kind: A short name that stays the same: ``crowds``.
-        count: Number of them.
-        what: What they are; completes a line that begins with ``count``.
+        kind: Short, constant identifier: ``crowds``.
+        count: Number of objects or files.
+        what: Description that follows ``count`` in a message.
         why: The consequence, and what to do.
-        is_usual: Whether files of this kind mostly have some.
+        is_usual: Whether most files of this format have some.
     """
 
     kind: str
@@ -40,7 +40,7 @@ def say(path: object, left_out: Iterable[LeftOut]) -> None:
 
 
 def say_once(key: str, message: str) -> None:
-    """Log a warning unless there was one of this key in this process."""
+    """Log a warning unless this process has logged one with the same key."""
     if key not in _logged:
         _logged.add(key)
         log.warning(message)

@@ -1,6 +1,6 @@
 """LIP, Look into Person: crops of single people from COCO images, in 20 parts (Gong et al., 2017).
 
-Homepage: sysuhcp.com/dataset/lip. For research without profit only.
+Homepage: sysuhcp.com/dataset/lip. For non-commercial research only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ aaff55 ffff00 ffaa00
 class LIPDataset(BaseSegDataset):
     """30462 images to train and 10000 to validate (``val_images``, ``val_segmentations``); left and right differ.
 
-    A mirrored image swaps left and right, which `RandomFlip` does not know: leave it out, or accept it.
+    `RandomFlip` does not swap the left and right classes: leave it out, or accept the wrong labels.
     """
 
     spec = LabelSpec(classes=names(_CLASSES), palette=colors(_PALETTE))

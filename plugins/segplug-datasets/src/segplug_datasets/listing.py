@@ -1,7 +1,7 @@
-"""The files of a data set: folders searched, lists and texts read, names matched as other systems write them.
+"""The files of a data set: searching folders, reading lists and texts, matching names written on other systems.
 
-Everything that reads names goes through here. Names are compared composed (Unicode NFC), suffixes without case; hidden
-hidden system files and folders are skipped, links back to a parent folder are not followed.
+Everything that reads names uses this module. Names are compared in Unicode NFC, suffixes case-insensitively; hidden
+and system files and folders are skipped, links back to a parent folder are not followed.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ def resolve(root: str | Path | None, path: str | Path = "") -> Path:
         UsageError: When it is not a path.
     """
     if not isinstance(path, str | Path):
-        raise UsageError(f"a folder, or a text file that lists files, is named by its path, not by {str(path)[:60]}")
+        raise UsageError(f"expected the path of a folder, or of a text file that lists files, not {str(path)[:60]}")
     place = _at_home(root or "") / _at_home(path)
     turned = Path(str(place).replace("\\", "/"))
     return turned if not place.exists() and turned.exists() else place
 
 
 def walk(folder: Path) -> Iterator[str]:
-    """Yield the files under a folder, in the order of their names.
+    """Yield the files under a folder, sorted by name.
 
     Raises:
         DataError: When it, or a folder in it, cannot be read.
@@ -60,10 +60,10 @@ def walk(folder: Path) -> Iterator[str]:
 
 
 def named_files(place: Path, suffixes: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield (name, path) of the files under a folder, the name empty where the path ends in none of ``suffixes``.
+    """Yield (name, path) of the files under a folder; the name is empty for other suffixes than ``suffixes``.
 
-    The name is the path inside the folder, without the suffix. For a text file it is the path inside the folder
-    that holds all files it lists.
+    The name is the path inside the folder, without the suffix. For a text file it is the path inside the common
+    folder of all listed files.
     """
     paths = list(walk(place)) if place.is_dir() else _listed_files(place)
     start = len(os.path.join(place if place.is_dir() else _common_folder(paths), ""))
@@ -73,15 +73,15 @@ def named_files(place: Path, suffixes: Sequence[str]) -> Iterator[tuple[str, str
 
 
 def find_files(place: Path, suffixes: Sequence[str], others_than: Container[str] = ()) -> dict[str, str]:
-    """Return name to path of the files under a folder, or in a list, that end in one of ``suffixes``.
+    """Return a mapping of name to path of the files under a folder, or in a list, with one of ``suffixes``.
 
     Args:
         place: The folder, or the text file.
-        suffixes: Ends of file names.
+        suffixes: Suffixes of file names.
         others_than: Paths of files to skip.
 
     Raises:
-        DataError: When there is no such folder, none of its files fits, or two have one name.
+        DataError: When the folder does not exist, no file has a suffix, or two have the same name.
     """
     if not place.exists():
         raise DataError("no such folder", place)
@@ -93,19 +93,19 @@ def find_files(place: Path, suffixes: Sequence[str], others_than: Container[str]
         if not name:
             others.add(os.path.splitext(path)[1])
         elif name in found:
-            raise DataError(f"this and {found[name]} have one name: say which one with the suffix", path)
+            raise DataError(f"this and {found[name]} have the same name: choose one by its suffix", path)
         else:
             found[name] = path
     if not found:
-        seen = f"; it holds {', '.join(sorted(others - {''})[:5])} files" if others - {""} else ""
+        seen = f"; it contains {', '.join(sorted(others - {''})[:5])} files" if others - {""} else ""
         raise DataError(f"no file here ends in {' or '.join(suffixes)}{seen}", place)
     return found
 
 
 class NamedFiles:
-    """The files under a folder, looked up by names that other programs and systems wrote.
+    """The files under a folder, looked up by names written by other programs and systems.
 
-    One look into each folder instead of one at each file: network file systems answer a hundred times sooner.
+    Lists each folder once instead of checking each file: a hundred times faster on network file systems.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -114,18 +114,18 @@ class NamedFiles:
         self._by_file_name: dict[str, list[str]] | None = None
 
     def find(self, name: str) -> str | None:
-        """Return the path of a file; None when there is none.
+        """Return the path of a file; None if it does not exist.
 
-        Of a name that begins with this folder, or with one of another machine, what follows is looked for.
+        If the name begins with this folder, or with a folder of another machine, the rest is looked up.
         """
         name = clean(name)
         return next(filter(None, map(self._exact, (name.lstrip("/"), *tails(name, self.folder)))), None)
 
     def find_deeper(self, name: str) -> str | None:
-        """Return the path of a file in whichever folder it is, even if its name does not tell.
+        """Return the path of a file in this folder or any folder below.
 
         Raises:
-            DataError: When several folders hold a file of the name.
+            DataError: When several folders have a file of the name.
         """
         found = self.find(name)
         if found or "/" in clean(name):
@@ -136,7 +136,7 @@ class NamedFiles:
                 self._by_file_name.setdefault(_folded(os.path.basename(path)), []).append(path)
         several = self._by_file_name.get(_folded(clean(name)), [])
         if len(several) > 1:
-            raise DataError(f"{name} may be {' or '.join(several[:3])}: name one of these folders", self.folder)
+            raise DataError(f"{name} may be {' or '.join(several[:3])}: choose one of these folders", self.folder)
         return several[0] if several else None
 
     def _exact(self, name: str) -> str | None:
@@ -150,10 +150,10 @@ class NamedFiles:
 
 
 def find_named(folder: Path, names: Sequence[str], what: str) -> list[str]:
-    """Return the path of each file name (with suffix, and folders under ``folder``) in a list.
+    """Return the paths of listed file names (with suffix, and folders under ``folder``).
 
     Raises:
-        DataError: When files are missing; the message names ``what`` lists them.
+        DataError: When files are missing; the message names the list, ``what``.
     """
     if not folder.is_dir():
         raise DataError("no such folder" if not folder.exists() else "not a folder", folder)
@@ -167,7 +167,7 @@ def find_named(folder: Path, names: Sequence[str], what: str) -> list[str]:
 
 
 def read_text(path: Path, what: str = "the file") -> str:
-    """Return a text of UTF-8, or of UTF-16 as some programs of Windows write it, without byte-order mark.
+    """Read a text in UTF-8, or in UTF-16 as some Windows programs write it, without byte-order mark.
 
     Raises:
         DataError: When it cannot be read, or is not text.
@@ -187,14 +187,14 @@ def read_text(path: Path, what: str = "the file") -> str:
 
 
 def read_list(path: Path, known: Callable[[str], bool] = lambda line: False) -> list[str]:
-    """Return the lines of a text file, without empty ones, remarks (``# ...``) and a line of column names.
+    """Return the lines of a text file, without empty lines, comments (``# ...``) and a header of column names.
 
     Args:
         path: The file.
-        known: Whether a line names a file: it is then neither a comment nor a line of column names.
+        known: Whether a line is the name of a file: it is then neither a comment nor a header.
 
     Raises:
-        DataError: When it cannot be read, or holds none.
+        DataError: When it cannot be read, or is empty.
     """
     lines = [line.strip() for line in read_text(path, "the list of names").splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("#") or known(line)]
@@ -206,20 +206,20 @@ def read_list(path: Path, known: Callable[[str], bool] = lambda line: False) -> 
 
 
 def columns(line: str) -> list[str]:
-    """Return the columns of a line, which tabs, semicolons or commas separate, or else blanks."""
+    """Return the columns of a line, separated by tabs, semicolons or commas, or else by spaces."""
     mark = next((mark for mark in _COLUMN_MARKS if mark in line), None)
     return [part.strip().strip("\"'") for part in line.split(mark)]
 
 
 def clean(line: str) -> str:
-    """Return a name of a list as a path of this system: composed, with ``/``, without quotes and ``./``."""
+    """Return a listed name in normal form: NFC, with ``/``, without quotes and leading ``./``."""
     return _composed(line.strip().strip("\"'").replace("\\", "/")).removeprefix("./")
 
 
 def match_name(line: str, found: Container[str], folder: Path, suffixes: Sequence[str]) -> str:
-    """Return the name among those of a folder that a line of a list means; else the line without its suffix.
+    """Return the name in ``found`` that a line of a list refers to, or else the line without its suffix.
 
-    A line may begin with the folder, or with that of another machine.
+    The line may begin with the folder, or with that of another machine.
     """
     name = without_suffix(clean(line), suffixes)
     if name not in found and any(mark in line for mark in _COLUMN_MARKS):
@@ -229,17 +229,17 @@ def match_name(line: str, found: Container[str], folder: Path, suffixes: Sequenc
 
 
 def without_suffix(name: str, suffixes: Sequence[str]) -> str:
-    """Return a name without the first of ``suffixes`` that it ends in, in upper or lower case."""
+    """Return a name without the first of ``suffixes`` that it has, case-insensitively."""
     return next((name[: -len(s)] for s in suffixes if name.lower().endswith(s.lower())), name)
 
 
 def as_pairs(lines: Sequence[str], path: Path) -> list[tuple[str, str]] | None:
-    """Return (image, label file) of lists with two columns, or None for a list of names.
+    """Return the pairs (image, label file) of a list, or None for a list of names.
 
-    A line has two when two of its columns end like an image; others, such as a number, say nothing.
+    A line is a pair when two of its columns have image suffixes; other columns, such as numbers, are ignored.
 
     Raises:
-        DataError: When only some lines have two.
+        DataError: When only some lines are pairs.
     """
     cells = [[part for part in columns(line) if part.lower().endswith(_LISTED)] for line in lines]
     paired = [len(parts) == 2 for parts in cells]
@@ -252,20 +252,20 @@ def as_pairs(lines: Sequence[str], path: Path) -> list[tuple[str, str]] | None:
 
 
 def locate(name: str, folders: Iterable[NamedFiles]) -> str | None:
-    """Return the path of a listed file under the first of ``folders`` that has it; some lists write ``/`` before it."""
+    """Return the path of a listed file in the first of ``folders`` that has it; the name may start with ``/``."""
     if os.path.isfile(name):
         return name
     return next(filter(None, (folder.find(name) for folder in folders)), None)
 
 
-# ---------------------------------------------------------------- choosing
+# ---------------------------------------------------------------- selection
 
 
 def take(entries: Sequence[_Entry], indices: int | Sequence[int] | None) -> list[_Entry]:
     """Return the first N entries for N, the last N for -N, those listed for a list; all for None.
 
     Raises:
-        UsageError: When a list holds an index that does not exist.
+        UsageError: When an index does not exist.
     """
     if indices is None:
         return list(entries)
@@ -273,12 +273,12 @@ def take(entries: Sequence[_Entry], indices: int | Sequence[int] | None) -> list
         return list(entries[:indices] if indices >= 0 else entries[indices:])
     wrong = [index for index in indices if not -len(entries) <= index < len(entries)]
     if wrong:
-        raise UsageError(f"'indices' names sample {wrong[0]}, but there are {len(entries)}")
+        raise UsageError(f"'indices' has sample {wrong[0]}, but there are {len(entries)}")
     return [entries[index] for index in indices]
 
 
 def require_files(names: Sequence[str], there: Container[str], what: str) -> None:
-    """Raise a `DataError` that lists the names that are not ``there``, if any."""
+    """Raise a `DataError` that lists the names not in ``there``, if any."""
     missing = [name for name in names if name not in there]
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
@@ -296,7 +296,7 @@ def _walk(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
     except OSError as error:
         raise DataError(f"the folder cannot be read: {error.strerror or error}", folder) from error
     this = stat.st_dev, stat.st_ino
-    if this in above:  # a link that leads back
+    if this in above:  # a link to a parent folder
         return
     for entry in entries:
         if entry.name.startswith(".") or entry.name in _SYSTEM_FOLDERS:
@@ -308,7 +308,7 @@ def _walk(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
 
 
 def _listed_files(path: Path) -> list[str]:
-    """Return the files that a text file lists, which count from its folder."""
+    """Return the files listed in a text file, relative to its folder."""
     if path.suffix.lower() not in (".txt", ".lst", ".csv"):
         raise DataError("not a folder, nor a text file (.txt) that lists files", path)
     files = NamedFiles(path.parent)
@@ -334,13 +334,13 @@ def _composed(name: str) -> str:
 
 
 def _folded(file_name: str) -> str:
-    """Return a file name as it is compared: composed, its suffix in lower case."""
+    """Return a file name for comparison: NFC, its suffix in lower case."""
     stem, suffix = os.path.splitext(_composed(file_name))
     return stem + suffix.lower()
 
 
 def tails(name: str, folder: Path) -> Iterator[str]:
-    """Yield what may follow the folder's own path at the beginning of a listed name, the longest first."""
+    """Yield the parts of a listed name that may be relative to the folder, the longest first."""
     parts = name.split("/")
     foreign = name.startswith("/") or re.match("[A-Za-z]:/", name) is not None
     own = _composed(os.path.abspath(folder)).replace(os.sep, "/").split("/")

@@ -1,4 +1,4 @@
-"""`LoadTimesHook`: where the time of bringing samples goes, and what to do when training waits for it."""
+"""`LoadTimesHook`: the time per loading stage, and advice when training waits for data."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
     from segkernel.hookspecs import Run
     from segkernel.sample import Batch
 
-log = logging.getLogger("segkernel.load_times")  # below the kernel's logger, so that the run's log file has it too
+log = logging.getLogger("segkernel.load_times")  # below the kernel's logger, so that it reaches the run's log file
 
 _FASTER = {
     "read": "copy the data to a local disk, or seg-kernel data pack",
     "decode": "seg-kernel data pack keeps the images decoded",
-    "resample": "smaller crops, or scales nearer to 1, cost less",
+    "resample": "use smaller crops, or scales closer to 1",
     "collate": "crops of one size need no padding",
 }
-_FEWEST = 50  # batches; fewer say more of starting up than of going on
+_FEWEST = 50  # batches; with fewer, start-up dominates
 
 
 class LoadTimesHook:
-    """Say at the end which stage of the loader to make faster, when training waited for data a tenth of its time.
+    """Report at the end which loading stage to speed up, if training waited for data a tenth of the time or more.
 
-    The stages are ``read``, ``decode`` (whatever else the data set does), each transform by the name of its class,
-    ``resample`` (the geometry they planned) and ``collate``, summed over the workers of this rank.
+    The stages are ``read``, ``decode`` (the rest of the data set's work), each transform by class name, ``resample``
+    (the geometry they planned) and ``collate``, summed over the workers of this rank.
 
     Args:
-        interval: Iterations between records of kind ``load`` with the milliseconds per sample of each stage, on average
-            so far; None writes none.
+        interval: Iterations between records of kind ``load`` with the mean milliseconds per sample of each stage so
+            far; None writes none.
     """
 
     priority = Priority.BELOW_NORMAL
@@ -59,7 +59,7 @@ class LoadTimesHook:
 
     @hookimpl
     def after_train_iteration(self, run: Run, batches: list[Batch]) -> None:
-        waited = run.data_wait if self.batches else 0.0  # the first wait is for workers to start
+        waited = run.data_wait if self.batches else 0.0  # the first wait includes starting the workers
         self.waited += waited
         self.trained += waited + time.perf_counter() - self._started
         for batch in batches:
@@ -77,24 +77,24 @@ class LoadTimesHook:
                 log.warning("%s", message)
 
     def stages(self) -> dict[str, float]:
-        """Return milliseconds per sample by stage, in the order of the work."""
+        """Return milliseconds per sample by stage, in order of execution."""
         return {stage: round(1000 * seconds / self.samples, 3) for stage, seconds in self.seconds.items()}
 
 
 def advice(share: float, stages: Mapping[str, float], workers: int) -> str:
-    """Return which stage to make faster, and how; empty if little time was spent waiting.
+    """Return which stage to speed up, and how; empty if little time was spent waiting.
 
     Args:
         share: Share of the training time spent waiting for data, 0 to 1.
-        stages: Milliseconds per sample.
-        workers: Processes at work.
+        stages: Milliseconds per sample of each stage.
+        workers: Number of worker processes.
     """
     if share < 0.1 or not stages:
         return ""
     worst = max(stages, key=lambda stage: stages[stage])
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    hints = [f"raise data.workers, {workers} now, to up to {cores}"] if workers < cores else []
-    hints.append(_FASTER.get(worst, f"see whether {worst} can do less, or come after the crop"))
+    hints = [f"increase data.workers (now {workers}), up to {cores}"] if workers < cores else []
+    hints.append(_FASTER.get(worst, f"simplify {worst}, or move it after the crop"))
     return (
         f"training waited for data {share:.0%} of the time: {worst} takes {stages[worst]:.1f} of "
         f"{sum(stages.values()):.1f} ms per sample\n    {'; '.join(hints)}\n    "

@@ -1,4 +1,4 @@
-"""Mapillary Vistas: street scenes of all continents, of two editions (Neuhold et al., 2017).
+"""Mapillary Vistas: street scenes from all continents, in two editions (Neuhold et al., 2017).
 
 Homepage: www.mapillary.com/dataset/vistas. CC BY-NC-SA, for research, after registration.
 """

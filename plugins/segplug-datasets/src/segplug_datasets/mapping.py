@@ -1,8 +1,8 @@
-"""Label spaces of data sets: which classes are kept, renamed and merged.
+"""Label spaces of data sets: selecting, renaming and merging classes.
 
 classes: [road, car, bus]                                    some, in this order
 classes: {road: road, vehicle: [car, bus], other: []}        renamed and merged
-others: other                                                the class of those not named
+others: other                                                class of the remaining ones
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from segkernel.labels import IGNORE, Color, default_palette
 from segplug_datasets.label_spec import LabelSpec
 
 Classes = Sequence[str] | Mapping[str, str | Sequence[str]]
-"""Some of the existing names, in the order wanted; or new names, each with the existing ones it merges."""
+"""Existing names in the desired order, or new names, each with the existing ones it merges."""
 
 
 class Metainfo(TypedDict, total=False):
     """The classes of a data set to keep, in order.
 
-    ``classes``: some of the names; or a mapping of new names, each to the name, or names, it merges.
-    ``palette``: a colour for each; those of the data set when not given.
-    ``others``: the class (one of ``classes``) that the remaining ones become; they are ignored when not given.
-    ``background``: the class of values that the data set does not define; they are refused when not given.
+    ``classes``: some of the names; or a mapping of new names, each to the name or names it merges.
+    ``palette``: a colour for each; those of the data set by default.
+    ``others``: the class (one of ``classes``) of the remaining ones; they are ignored by default.
+    ``background``: the class of values that the data set does not define; they are errors by default.
     """
 
     classes: Classes
@@ -35,10 +35,10 @@ class Metainfo(TypedDict, total=False):
 
 
 def regroup(names: Sequence[str], classes: Classes | None, others: str | None = None) -> tuple[list[str], list[int]]:
-    """Return the new class names and, for each of the old ``names``, its new id or `IGNORE`.
+    """Return the new class names and the new id of each of the old ``names``, or `IGNORE`.
 
     Raises:
-        UsageError: A name does not exist or occurs twice, or ``others`` is not a class.
+        UsageError: When a name does not exist or occurs twice, or ``others`` is not a class.
     """
     if classes is None:
         classes = names
@@ -48,14 +48,14 @@ def regroup(names: Sequence[str], classes: Classes | None, others: str | None = 
         require_name(name, names)
     _refuse_twice(mentioned)
     if others is not None:
-        require_name(others, groups, "'others' is one of the classes: ")
+        require_name(others, groups, "'others' must be one of the classes: ")
     rest = IGNORE if others is None else list(groups).index(others)
     place = {name: new for new, members in enumerate(groups.values()) for name in members}
     return list(groups), [place.get(name, rest) for name in names]
 
 
 def choose_classes(labels: LabelSpec, metainfo: Metainfo) -> LabelSpec:
-    """Return the labels of the same files with only the classes that ``metainfo`` names, or as it groups them.
+    """Return the labels of the same files with the classes selected or grouped by ``metainfo``.
 
     Raises:
         UsageError: As `regroup`; also when the palette does not fit.
@@ -64,7 +64,7 @@ def choose_classes(labels: LabelSpec, metainfo: Metainfo) -> LabelSpec:
 
 
 def choose(labels: LabelSpec, metainfo: Metainfo) -> tuple[LabelSpec, list[int]]:
-    """Return the same as `choose_classes` and, for each of the old class ids, the new one.
+    """Return the result of `choose_classes` and the new id of each old class id.
 
     Raises:
         UsageError: As `choose_classes`.
@@ -87,12 +87,12 @@ def _renamed(labels: LabelSpec, classes: Sequence[str], ids: Sequence[int]) -> s
         return None
     new = ids[labels.classes.index(labels.background)]
     if new == IGNORE:
-        raise UsageError(f"'metainfo' leaves out {labels.background!r}, the background: say which class it is now")
+        raise UsageError(f"'metainfo' leaves out {labels.background!r}, the background: set 'background'")
     return classes[new]
 
 
 def regrouped_palette(palette: Sequence[Color], ids: Sequence[int], count: int) -> list[Color]:
-    """Return colours for ``count`` new classes: of the first old class in each, or of a fixed table where none is."""
+    """Return colours for ``count`` new classes: that of the first old class in each, or from a fixed table."""
     colors = list(default_palette(count))
     for color, new in reversed(list(zip(palette, ids))):
         if new != IGNORE:
@@ -108,7 +108,7 @@ def require_name(name: str, names: Iterable[str], before: str = "") -> None:
 
 
 def _groups(classes: Classes, names: Sequence[str], others: str | None) -> dict[str, list[str]]:
-    """Return the old names in each new class; the class of the others may be a new one."""
+    """Return the old names in each new class; ``others`` may be a new class."""
     if isinstance(classes, Mapping):
         return {new: [old] if isinstance(old, str) else list(old) for new, old in classes.items()}
     _refuse_twice(list(classes))
@@ -118,4 +118,4 @@ def _groups(classes: Classes, names: Sequence[str], others: str | None) -> dict[
 def _refuse_twice(names: Sequence[str]) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UsageError(f"'classes' names a class twice: {twice!r}")
+        raise UsageError(f"'classes' has a class twice: {twice!r}")

@@ -24,9 +24,9 @@ class REFUGEDataset(BaseSegDataset):
 class SynapseDataset(BaseSegDataset):
     """Synapse, "Beyond the Cranial Vault" (2015): slices of 30 scans, 18 to train, as TransUNet divides them.
 
-    The five other organs that the scans' labels name are background (Chen et al., TransUNet, 2021).
+    The five other labelled organs are background (Chen et al., TransUNet, 2021).
     ``seg-kernel data prepare synapse`` writes this layout. Homepage: synapse.org, syn3193805, after registration.
-    Scores of slices are not comparable with those of whole scans.
+    Metrics of slices are not comparable with those of whole scans.
     """
 
     spec = LabelSpec(

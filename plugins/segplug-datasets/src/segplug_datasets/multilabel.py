@@ -1,4 +1,4 @@
-"""Multi-label masks: a pixel has none, one or several classes; files with a bit, or folders, for each class.
+"""Multilabel masks: a pixel has none, one or several classes; files with a bit per class, or a folder per class.
 
 masks: {crack: masks/crack, rust: masks/rust}      0 no, 1 yes, 255 unknown
 masks: masks                                       1 crack, 2 rust, 3 both
@@ -22,15 +22,15 @@ from segplug_datasets.side_fields import FieldFiles, ReadLabels
 
 _UNUSED = ("offset", "ignore_colors", "metainfo", "background")
 _BITS = 16
-"""Classes that one file can hold."""
+"""Maximum number of classes in one file."""
 
 
 def multilabel_spec(arguments: LabelArguments, masks: Any, usual: Sequence[str]) -> LabelSpec:
-    """Return the labels of a multi-label set; the classes are those of ``masks`` where it is a mapping.
+    """Return the labels of a multilabel set; if ``masks`` is a mapping, its keys are the classes.
 
     Args:
         arguments: Meaning of the values in label files.
-        masks: A folder, or one for each class.
+        masks: A folder, or a mapping of class to folder.
         usual: The default of ``classes``.
 
     Raises:
@@ -38,7 +38,7 @@ def multilabel_spec(arguments: LabelArguments, masks: Any, usual: Sequence[str])
     """
     given = [name for name in _UNUSED if arguments.get(name)]
     if given:
-        raise UsageError(f"{', '.join(given)}: not for task multilabel, whose files say yes or no for each class")
+        raise UsageError(f"{', '.join(given)}: not supported for task multilabel, whose masks are binary per class")
     classes = tuple(arguments.get("classes", ()))
     if isinstance(masks, Mapping):
         classes = tuple(masks) if classes == tuple(usual) else classes
@@ -46,11 +46,11 @@ def multilabel_spec(arguments: LabelArguments, masks: Any, usual: Sequence[str])
             raise UsageError(f"'masks' has folders of {', '.join(masks)}; the classes are {', '.join(classes)}")
         strange = next((name for name, folder in masks.items() if not isinstance(folder, str | Path)), None)
         if strange is not None:
-            raise UsageError(f"'masks' names a folder for each class; that of {strange!r} is {masks[strange]}")
+            raise UsageError(f"'masks' needs a folder for each class; that of {strange!r} is {masks[strange]}")
     elif arguments.get("values"):
-        raise UsageError("values: not for masks with a bit for each class; name a folder for each class in 'masks'")
+        raise UsageError("values: not for masks with a bit for each class; give a folder for each class in 'masks'")
     elif len(classes) > _BITS:
-        raise UsageError(f"{len(classes)} classes are more than the {_BITS} bits of a mask: give each its own folder")
+        raise UsageError(f"{len(classes)} classes exceed the {_BITS} bits of a mask: give each its own folder")
     palette = tuple(arguments.get("palette") or ())
     return LabelSpec(classes, palette, tuple(arguments.get("ignore", (IGNORE,))), task="multilabel")
 
@@ -60,7 +60,7 @@ class ClassFiles:
 
     Args:
         labels: Classes of the set.
-        folders: Class to the folder with its masks.
+        folders: Folder of masks by class.
         suffix: Suffix of the mask file names.
         names: Sample names.
         values: File value to 0 (absent) or 1 (present), for files with other values.
@@ -81,7 +81,7 @@ class ClassFiles:
         self._files = [FieldFiles(name, folders[name], suffix, names, read) for name in labels.classes]
 
     def add(self, sample: Sample, index: int) -> None:
-        """Read the field of sample ``index`` into it."""
+        """Read the field of sample ``index``."""
         planes = [files.read(sample, files.paths[index]).array for files in self._files]
         sample["seg"] = MultiLabelMap(np.stack(planes, 2))
 
@@ -89,7 +89,7 @@ class ClassFiles:
 class ReadBits:
     """Reads masks in which bit k, of value 2 ** k, is class k.
 
-    A value with other bits is unknown when the labels ignore it.
+    Ignored values with other bits become unknown in all classes.
     """
 
     def __init__(self, labels: LabelSpec) -> None:
@@ -105,6 +105,6 @@ class ReadBits:
         if (other & ~unknown).any():
             shown = ", ".join(map(str, np.unique(raw[other & ~unknown])[:8]))
             message = f"values {shown} have bits beyond those of the {count} classes (0 to {(1 << count) - 1})"
-            raise DataError(f"{message}: name more classes, or add them to 'ignore'", path)
+            raise DataError(f"{message}: add classes, or list the values in 'ignore'", path)
         planes = (raw.astype(np.int64)[..., None] >> np.arange(count)) & 1
         return MultiLabelMap(np.where(unknown[..., None], IGNORE, planes).astype(np.uint8))

@@ -1,7 +1,7 @@
 """NYU Depth V2: depth of indoor scenes (Silberman et al., 2012).
 
-``seg-kernel data prepare nyu`` writes this layout. Homepage: cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html, whose terms
-hold.
+``seg-kernel data prepare nyu`` writes this layout. Homepage with the terms of use:
+cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class DepthPrefix(TypedDict, total=False):
 
 
 class NYUDataset(PairedFiles):
-    """NYU Depth V2: the field ``depth`` in metres, 0 where nothing was measured; classes are the kinds of rooms.
+    """NYU Depth V2: the field ``depth`` in metres, 0 where unknown; classes are the types of rooms.
 
     The room comes from the file's name, ``living_room_00012.jpg``: ``meta["category_id"]`` is its class id, -1 when
     the name is not one of the classes.
@@ -47,7 +47,7 @@ class NYUDataset(PairedFiles):
         data_prefix: Folders under ``data_root``.
         img_suffix: Suffix of the image file names.
         depth_map_suffix: Suffix of the depth file names.
-        depth_rescale_factor: Metres of a file's 1; the published files hold millimetres.
+        depth_rescale_factor: Metres per unit of the file value; the published files are in millimetres.
 
     Raises:
         DataError: When a folder is missing or empty, or files are unpaired.

@@ -13,7 +13,7 @@ class ExtraMissingError(SegKernelError):
 
     Args:
         package: Name of the missing module.
-        extra: The extra of ``segplug-datasets`` that brings it.
+        extra: The extra of ``segplug-datasets`` that installs it.
         what: The feature that needs it.
     """
 

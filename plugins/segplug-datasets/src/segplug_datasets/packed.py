@@ -1,11 +1,11 @@
-"""A data set decoded once: raw arrays in large files, read through memory maps.
+"""Packed data sets: samples decoded once into large files of raw arrays, which are memory-mapped.
 
     pack(FolderDataset("images", "masks"), "packed/train", workers=8)
     dataset = PackedDataset("packed/train")
 
 A folder of ``shard-NNNNN.bin`` (blocks of `segplug_datasets.pages`, each at a multiple of 4096 bytes, and at the end
 a table of offset, length and CRC-32 of each), ``index.npy`` (the tables of all shards) and ``pack.json`` (format,
-classes, labels, shards). A shard appears whole or not at all, so that an interrupted packing resumes.
+classes, labels, shards). Shards are written atomically, so that interrupted packing can be resumed.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ from segplug_datasets.labels_hook import LabelsHook
 from segplug_datasets.parallel import run_in_processes
 
 VERSION = 1
-"""Version of the format; others are refused."""
+"""Version of the format; others are rejected."""
 
 _MAGIC = b"SEGPACK1"
 _BLOCK = 4096
 _TRAILER = len(_MAGIC) + 16  # magic, rows of the table, CRC-32 of the table
-_AGAIN = "pack the data set again: whole shards are kept"
+_AGAIN = "pack the data set again: complete shards are kept"
 
 
 # ---------------------------------------------------------------- reading
 
 
 class PackedDataset:
-    """A data set that `pack` wrote: the same samples as the original, from memory maps instead of decoders.
+    """A data set written by `pack`: the same samples as the original, memory-mapped instead of decoded.
 
-    Arrays are views into a private map of the file, so only what is accessed is read, and what a transform writes
-    into them stays in that sample alone.
+    Arrays are copy-on-write views into a map of the file: only accessed pages are read, and writes by transforms change
+    that sample alone.
 
     Args:
         path: The folder.
-        verify: Compare the checksum of every sample that is read; costs reading all of it.
+        verify: Verify the checksum of every sample; reads all of it.
 
     Raises:
-        DataError: When it is not such a folder, unfinished, of another version, or a shard is missing or cut short.
+        DataError: When it is not a pack, unfinished, of another version, or a shard is missing or truncated.
     """
 
     run_hooks = (LabelsHook,)
@@ -101,7 +101,7 @@ class PackedDataset:
         block = _block_of(path, offset, length)
         try:
             if self.verify and zlib.crc32(block) != checksum:
-                raise DataError("its checksum is another")
+                raise DataError("its checksum differs")
             return pages.decode(block)
         except DataError as error:
             raise DataError(f"sample {index} is damaged; {_AGAIN}\n    {error}", path) from error
@@ -113,7 +113,7 @@ def _block_of(path: Path, offset: int, length: int) -> Any:
     except FileNotFoundError:
         raise DataError(f"this shard is missing; {_AGAIN}", path) from None
     except ValueError as error:
-        raise DataError(f"this shard is cut short; {_AGAIN}", path) from error
+        raise DataError(f"this shard is truncated; {_AGAIN}", path) from error
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}", path) from error
 
@@ -130,9 +130,9 @@ def _read_summary(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise DataError(f"damaged ({error}); {_AGAIN}", path) from error
     if version != VERSION:
-        raise DataError(f"of version {version}, this release reads {VERSION}; pack the data set again", path)
+        raise DataError(f"format version {version}, this release reads {VERSION}; pack the data set again", path)
     if checksum != _checksum(summary):
-        raise DataError(f"damaged (its checksum is another); {_AGAIN}", path)
+        raise DataError(f"damaged (its checksum differs); {_AGAIN}", path)
     return cast(dict[str, Any], summary)
 
 
@@ -141,7 +141,7 @@ def _checksum(summary: Any) -> int:
 
 
 def _read_index(folder: Path, summary: Mapping[str, Any]) -> np.ndarray:
-    """Return (samples, 4) int64: shard, offset, length and CRC-32; every shard is there in its full length."""
+    """Return (samples, 4) int64: shard, offset, length and CRC-32; checks that every shard is complete."""
     path = folder / "index.npy"
     try:
         content = path.read_bytes()
@@ -177,9 +177,9 @@ def _shard_name(number: int) -> str:
 
 
 def verify_pack(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Read a pack in full; yield the index of each sample that is damaged or out of date, and what is wrong.
+    """Read a whole pack; yield the index of each damaged or outdated sample, and the problem.
 
-    A sample is out of date when its files have changed since; missing files do not count as changes.
+    A sample is outdated when its files have changed since; missing files do not count as changes.
 
     Raises:
         DataError: As `PackedDataset`.
@@ -205,23 +205,23 @@ def pack(
     source: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PackedDataset:
-    """Decode every sample once and write it into ``folder``; shards that a stopped run finished are kept.
+    """Decode every sample once and write it into ``folder``; finished shards of an interrupted run are kept.
 
-    A kept shard is read in full, its checksums compared, and so are its first sample with the data set's and the
-    sizes and times of the source files; one that differs is written again. Only one process may pack into a folder.
+    Of a kept shard, all checksums, the first sample, and the sizes and times of the source files are compared; if any
+    differs, the shard is written again. Only one process may pack into a folder.
 
     Args:
-        dataset: Any data set; it is handed to the processes by pickling.
-        folder: Made when missing.
-        workers: Processes that decode and write; 0 does it in this one.
-        shard_bytes: About how large a shard becomes.
-        source: The data set's config, remembered so that a run with another one is refused.
-        progress: Called with the samples that are done and their number.
+        dataset: Any data set that can be pickled.
+        folder: Output folder; created if missing.
+        workers: Processes that decode and write; 0 uses this one.
+        shard_bytes: Approximate size of a shard.
+        source: The data set's config, stored so that packing with another config into the folder is an error.
+        progress: Called with the number of finished samples and the total.
 
     Raises:
-        DataError: When samples cannot be read (all are named, nothing else is lost), the disk is too full, or the
-            folder holds a pack of something else.
-        UsageError: When a sample holds what cannot be packed.
+        DataError: When samples cannot be read (all are named; other shards are kept), the disk is full, or the folder
+            has a pack of another data set.
+        UsageError: When a sample has a value that cannot be packed.
     """
     if workers < 0 or shard_bytes < 1:
         raise UsageError(f"workers {workers} and shard_bytes {shard_bytes}: need at least 0 and 1")
@@ -248,7 +248,7 @@ def pack(
 
 @dataclass(frozen=True)
 class _Plan:
-    """Assignment of samples to shards, and what is stored of the data set."""
+    """Assignment of samples to shards, and the stored description of the data set."""
 
     summary: dict[str, Any]
     per_shard: int
@@ -268,7 +268,7 @@ class _Job:
 
 
 def _plan(dataset: Dataset, folder: Path, shard_bytes: int, source: Mapping[str, Any] | None) -> _Plan:
-    """Return the plan of the pack in ``folder``, or a new one, for which there is enough space."""
+    """Return the plan of the pack in ``folder``, or a new one after checking the disk space."""
     summary = _describe(dataset, source)
     if not summary["samples"]:
         raise DataError("the data set is empty", getattr(dataset, "data_root", None))
@@ -295,7 +295,7 @@ def _resumed(path: Path, summary: dict[str, Any]) -> _Plan:
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"damaged ({error}): delete the folder and pack again", path) from error
     if not same:
-        raise DataError("holds a pack of another data set, or of another version: delete it first", path.parent)
+        raise DataError("contains a pack of another data set, or of another version: delete it first", path.parent)
     return _Plan(summary, per_shard)
 
 
@@ -326,7 +326,7 @@ def _of_labels(labels: LabelSpec) -> dict[str, Any]:
 
 
 def _mean_size(dataset: Dataset) -> float:
-    """Return the mean size in bytes of a few samples from all over the set; what cannot be read is named later."""
+    """Return the mean size in bytes of a few evenly spaced samples; unreadable ones are reported later."""
     sizes = []
     for index in np.unique(np.linspace(0, len(dataset) - 1, 8).astype(int)).tolist():
         with contextlib.suppress(DataError):
@@ -338,7 +338,7 @@ def _refuse_full_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         message = f"the pack needs about {needed / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB left"
-        raise DataError(f"{message}: choose another folder or make room", folder)
+        raise DataError(f"{message}: choose another folder or free some space", folder)
 
 
 def _write_json(path: Path, content: Any) -> None:
@@ -361,7 +361,7 @@ def _finish(folder: Path, plan: _Plan, tables: Sequence[np.ndarray]) -> None:
 
 
 def _pack_shard(dataset: Dataset, job: _Job) -> tuple[_Job, np.ndarray | None, list[str]]:
-    """Keep or write a shard; return its table (samples, 3) of offset, length and CRC-32, and what was unreadable."""
+    """Keep or write a shard; return its table (samples, 3) of offset, length and CRC-32, and the errors."""
     path = Path(job.path)
     table = _kept(dataset, job, path)
     if table is not None:
@@ -385,7 +385,7 @@ def _pack_shard(dataset: Dataset, job: _Job) -> tuple[_Job, np.ndarray | None, l
     except _Unreadable:
         return job, None, errors
     except OSError as error:
-        hint = "; make room and pack again: whole shards are kept" if error.errno == errno.ENOSPC else ""
+        hint = "; free some space and pack again: complete shards are kept" if error.errno == errno.ENOSPC else ""
         raise DataError(f"cannot be written: {error.strerror or error}{hint}", path) from error
     return job, table, []
 
@@ -400,7 +400,7 @@ def _block(dataset: Dataset, index: int) -> list[bytes]:
 
 
 def _stamps(meta: Mapping[str, Any]) -> dict[str, list[int]]:
-    """Return size and time of change of the files that ``meta`` names, by path."""
+    """Return size and modification time of the files in ``meta``, by path."""
     stamps = {}
     for value in meta.values():
         if isinstance(value, str) and os.sep in value:
@@ -448,7 +448,7 @@ def _read_table(path: Path) -> np.ndarray | None:
 
 
 def _kept(dataset: Dataset, job: _Job, path: Path) -> np.ndarray | None:
-    """Return the table of a shard that is there, whole, and still what the data set and its files say."""
+    """Return the table of an existing shard that is complete and up to date; else None."""
     table = _read_table(path)
     if table is None or len(table) != job.end - job.start:
         return None
@@ -457,7 +457,7 @@ def _kept(dataset: Dataset, job: _Job, path: Path) -> np.ndarray | None:
             block = _block_of(path, offset, length)
             if zlib.crc32(block) != checksum or _changed_files(pages.read_note(block)):
                 return None
-            # When the first is the same, so are the others: the same files in the same order.
+            # If the first sample is equal, so are the others: same files in the same order.
             if row == 0 and b"".join(_block(dataset, job.start)) != bytes(block):
                 return None
         except DataError:

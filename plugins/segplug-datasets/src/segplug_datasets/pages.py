@@ -1,7 +1,7 @@
-"""A sample as one block of bytes, from which its arrays are read without copying or decoding.
+"""Samples as blocks of bytes, whose arrays are read without copying or decoding.
 
-A block is the arrays' memory, each at a multiple of 64 bytes, then a record in JSON (each array's
-offset, its shape and dtype, the kinds of the fields, ``meta``), then the record's length in 8 bytes.
+A block is the memory of the arrays, each aligned to 64 bytes, then a JSON record (offset, shape and dtype of each
+array, classes of the fields, ``meta``), then the record's length in 8 bytes.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from segkernel.sample import Field, Sample
 
 _ALIGNED = 64
 _LENGTH = 8
-_MAPS_AT_ONCE = 256  # each holds a file handle, of which a process may have few
+_MAPS_AT_ONCE = 256  # each uses a file handle, which are limited
 
 
 def encode(sample: Sample, note: Any = None) -> list[bytes]:
-    """Return the parts of a block, to be written one after the other; ``note`` is for `read_note`.
+    """Return the parts of a block, to be written in sequence; ``note`` is for `read_note`.
 
     Raises:
-        UsageError: When ``meta`` or a field holds something else than numbers, texts, arrays and lists of them, or
-            the sample has steps left to the device.
+        UsageError: When ``meta`` or a field has values other than numbers, strings, arrays and lists of them, or the
+            sample has device steps.
     """
     if sample.device_steps:
-        raise UsageError("a sample whose image has yet to be changed by the device cannot be packed")
+        raise UsageError("a sample with pending device steps cannot be packed")
     writer = _Writer()
     record = {
         "image": writer.page(sample.image),
@@ -48,10 +48,10 @@ def encode(sample: Sample, note: Any = None) -> list[bytes]:
 
 
 def decode(block: Any) -> Sample:
-    """Return the sample of a block, whose arrays are views into it: writable when the buffer is.
+    """Return the sample of a block; its arrays are views into it, writable if the buffer is.
 
     Raises:
-        DataError: When the block is not one, or damaged.
+        DataError: When the block is invalid or damaged.
     """
     try:
         record = _record(block)
@@ -61,7 +61,7 @@ def decode(block: Any) -> Sample:
         sample.original_size = None if size is None else (size[0], size[1])
         return sample
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, ImportError) as error:
-        raise DataError(f"a damaged sample: {error}") from error
+        raise DataError(f"damaged sample: {error}") from error
 
 
 def read_note(block: Any) -> Any:
@@ -73,11 +73,11 @@ def read_note(block: Any) -> Any:
 
 
 def map_block(path: str | Path, offset: int = 0, length: int | None = None) -> Any:
-    """Return bytes of a file as a map of its own: what is written into it reaches neither the file nor another map.
+    """Return bytes of a file as a private, copy-on-write map.
 
     Raises:
         OSError: When the file is missing or cannot be read.
-        ValueError: When it ends before.
+        ValueError: When the file is too short.
     """
     start = offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
     with open(path, "rb") as file:
@@ -110,7 +110,7 @@ class _Writer:
     def page(self, array: np.ndarray) -> list[Any]:
         """Add an array; return its offset, dtype and shape."""
         if array.dtype.hasobject:
-            raise UsageError(f"an array of {array.dtype} cannot be packed: only numbers and texts can")
+            raise UsageError(f"an array of {array.dtype} cannot be packed: only numbers and strings can")
         gap = -self._size % _ALIGNED
         page = [self._size + gap, array.dtype.str, list(array.shape)]
         self.parts += [bytes(gap), array.tobytes()]
@@ -118,7 +118,7 @@ class _Writer:
         return page
 
     def value(self, value: Any) -> Any:
-        """Return what JSON holds of a value; what JSON does not know becomes a mapping of its kind to its content."""
+        """Return a value for JSON; other types become a mapping of their type to their content."""
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
         if isinstance(value, list):
@@ -131,7 +131,7 @@ class _Writer:
             return {"scalar" if isinstance(value, np.generic) else "array": self.page(np.asarray(value))}
         if isinstance(value, Path):
             return {"path": str(value)}
-        raise UsageError(f"a {type(value).__name__} cannot be packed: numbers, texts, arrays and lists of them can")
+        raise UsageError(f"a {type(value).__name__} cannot be packed: numbers, strings, arrays and lists of them can")
 
 
 def _value(value: Any, block: Any) -> Any:
@@ -178,5 +178,5 @@ def _kind(name: str) -> type[Field]:
     for part in qualified.split("."):
         found = getattr(found, part)
     if not (isinstance(found, type) and issubclass(found, Field)):
-        raise TypeError(f"{name} is not a kind of field")
+        raise TypeError(f"{name} is not a Field class")
     return found

@@ -1,4 +1,4 @@
-"""One function over many jobs, in worker processes that end with this one."""
+"""Runs a function over many jobs in worker processes, which end with this process."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def run_in_processes(
 
     Args:
         function: Function of an importable module.
-        shared: Handed to each process once, by pickling.
-        jobs: Arguments of ``function``, one for each call.
-        workers: Processes; 0 does all in this one, in order.
+        shared: First argument, pickled once per process.
+        jobs: Second arguments, one per call.
+        workers: Number of processes; 0 runs all jobs in this one, in order.
 
     Raises:
-        DataError: When a process dies.
+        DataError: When a process is killed.
     """
     if not workers:
         for job in jobs:
             yield function(shared, job)
         return
-    # Not forked: a copy of a process that has threads may hang.
+    # Not forked: a forked copy of a process with threads may hang.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(jobs)) or 1, context, _start, (shared,))
     try:

@@ -1,4 +1,4 @@
-"""Pascal VOC 2012, 20 kinds of things (Everingham et al., 2010), and Pascal Context (Mottaghi et al., 2014).
+"""Pascal VOC 2012, 20 object classes (Everingham et al., 2010), and Pascal Context (Mottaghi et al., 2014).
 
 ``seg-kernel data prepare voc_aug`` and ``pascal_context`` make lists and label files. Homepages:
 host.robots.ox.ac.uk/pascal/VOC and www.cs.stanford.edu/~roozbeh/pascal-context; the images are Flickr's, under their

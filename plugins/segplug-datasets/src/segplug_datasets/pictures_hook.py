@@ -1,4 +1,4 @@
-"""`PicturesHook`: writes the predictions of a test: overlays with the truth to the left, and label files."""
+"""`PicturesHook`: writes the predictions of a test as overlays, next to the ground truth, and as label files."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ class PicturesHook:
     """Draw predictions of the test set.
 
     Args:
-        count: Images whose overlays go into the run's ``pictures/`` folder, the first ones of the test set.
-        show_dir: A folder for an overlay of every image.
-        labels_dir: A folder for a label PNG of every image, in the data set's own numbers.
+        count: Number of images, the first of the test set, whose overlays are written to ``pictures/`` in the run
+            directory.
+        show_dir: Folder for overlays of all images.
+        labels_dir: Folder for label PNGs of all images, with the data set's own values.
         show: Show each overlay in a window.
         wait_time: Seconds a window stays open; 0 waits for a key.
         opacity: Opacity of the colours over the image, in (0, 1].

@@ -1,4 +1,4 @@
-"""Predicting many images: folders, patterns and lists in, label files and overlays out, one image in memory at a time.
+"""Prediction of many images: from folders, patterns and lists to label files and overlays, one image at a time.
 
 for prediction in predict_images(Predictor("best.pt"), "photos/", "predictions"): ...
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from segkernel.sample import Prediction
 
 Image = str | Path | np.ndarray
-"""Inputs that `segkernel.Predictor.read` takes."""
+"""Inputs of `segkernel.Predictor.read`."""
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".ppm")
 """Suffixes of images in a folder; without any such file, `DATA_SUFFIXES`."""
@@ -33,7 +33,7 @@ DATA_SUFFIXES = (".npy", ".npz", ".nii", ".nii.gz")
 
 
 class UnusableImages(DataError):
-    """Some of several images could not be predicted; the others were.
+    """Some images could not be predicted; the others were.
 
     Args:
         errors: One per unusable image.
@@ -59,30 +59,30 @@ def predict_images(
     wait_time: float = 0,
     probabilities: bool = False,
 ) -> Iterator[Prediction]:
-    """Predict image after image, holding only one in memory; write what is asked for.
+    """Predict images one by one, with only one in memory; write the requested files.
 
     Args:
         predictor: The model.
         inputs: See `collect_images`.
-        seconds: Given like ``inputs``: the second image of each where the model compares two of one place, matched by
-            name; arrays, and one file alone, by order.
-        out_dir: Write overlays and label maps (PNG of class ids; of independent classes a binary one in a folder for
-            each class; a GeoTIFF where the image is one, a volume of a volume) below this folder; None writes nothing.
-        img_out_dir: Its subfolder for the overlays; empty writes none.
-        pred_out_dir: Folder of the label maps in it; empty writes none.
+        seconds: Second images, given like ``inputs``, for models that compare two images of one place; files are
+            matched by name, arrays and single files by order.
+        out_dir: Folder for overlays and label maps (PNGs of class ids, or one binary PNG per class in a folder each
+            for multilabel models; GeoTIFFs for GeoTIFFs, volumes for volumes); None writes nothing.
+        img_out_dir: Subfolder for the overlays; empty writes none.
+        pred_out_dir: Subfolder for the label maps; empty writes none.
         opacity: Opacity of the classes' colours, above 0, at most 1.
         show: Show each overlay in a window.
         wait_time: Seconds a window stays open; 0 waits for a key.
-        probabilities: Also keep those of each pixel, ``seg_probabilities`` (K, H, W).
+        probabilities: Also return the probabilities, ``seg_probabilities`` (K, H, W).
 
     Raises:
-        UnusableImages: At the end, when some of several could not be predicted.
-        DataError: When the only one cannot be.
+        UnusableImages: At the end, when some of several images could not be predicted.
+        DataError: When a single image cannot be predicted.
     """
     if not 0 < opacity <= 1:
-        raise UsageError(f"opacity is above 0 and at most 1, not {opacity}")
+        raise UsageError(f"opacity must be above 0 and at most 1, not {opacity}")
     images: list[Any] = collect_images(inputs)
-    pictures = Path(out_dir) / img_out_dir if out_dir is not None and img_out_dir else None
+    overlays = Path(out_dir) / img_out_dir if out_dir is not None and img_out_dir else None
     labels = Path(out_dir) / pred_out_dir if out_dir is not None and pred_out_dir else None
     errors: list[DataError] = []
     names = _output_names(images)
@@ -102,8 +102,8 @@ def predict_images(
             continue
         if labels:
             _write_labels(labels, name, prediction, predictor, [] if path is None else georeference(path))
-        if (pictures or show) and "seg" in _maps(predictor):
-            file = pictures / f"{name}.png" if pictures else None
+        if (overlays or show) and "seg" in _maps(predictor):
+            file = overlays / f"{name}.png" if overlays else None
             classes, palette = predictor.classes, predictor.palette
             image = pixels.image if isinstance(pixels, Sample) else pixels
             draw(
@@ -123,26 +123,26 @@ def predict_images(
 
 
 def _pairs(firsts: Sequence[Path | np.ndarray], seconds: Sequence[Path | np.ndarray]) -> list[tuple[Any, Any]]:
-    """Return first images with their second ones.
+    """Return pairs of first and second images.
 
     Raises:
-        DataError: When one has no partner.
+        DataError: When an image is unpaired.
     """
     named = [isinstance(image, Path) for image in (*firsts, *seconds)]
     if not all(named) or len(firsts) == len(seconds) == 1:
         if len(firsts) != len(seconds):
-            raise DataError(f"{len(firsts)} first and {len(seconds)} second images: they come in pairs")
+            raise DataError(f"{len(firsts)} first and {len(seconds)} second images: the numbers must be equal")
         return list(zip(firsts, seconds))
     by_name, names = dict(zip(_output_names(seconds), seconds)), _output_names(firsts)
     missing = [first for name, first in zip(names, firsts) if name not in by_name]
     if missing or len(firsts) != len(seconds):
-        lonely = missing[0] if missing else f"{len(seconds) - len(firsts)} second images"
-        raise DataError("has no partner: first and second images go by the same names", str(lonely))
+        unpaired = missing[0] if missing else f"{len(seconds) - len(firsts)} second images"
+        raise DataError("is unpaired: first and second images need the same names", str(unpaired))
     return [(first, by_name[name]) for name, first in zip(names, firsts)]
 
 
 def collect_images(inputs: Image | Iterable[Image]) -> list[Path | np.ndarray]:
-    """Return the images that a path, array, list, folder, glob pattern or ``.txt`` list names.
+    """Return the images of a path, array, list, folder, glob pattern or ``.txt`` list.
 
     Raises:
         DataError: When a folder has no images or a pattern matches none.
@@ -152,11 +152,11 @@ def collect_images(inputs: Image | Iterable[Image]) -> list[Path | np.ndarray]:
         return [inputs]
     if isinstance(inputs, str | Path):
         if not str(inputs):
-            raise UsageError("an empty text names no image")
+            raise UsageError("an empty string is not a path of an image")
         return list(_collect_path(Path(inputs).expanduser()))
     if isinstance(inputs, Iterable) and not (isinstance(inputs, bytes | Mapping) or hasattr(inputs, "shape")):
         return [one for entry in inputs for one in collect_images(entry)]
-    raise UsageError(f"an image is a path or an array (H, W, 3) uint8 RGB, not a {type(inputs).__name__}")
+    raise UsageError(f"an image must be a path or an array (H, W, 3) uint8 RGB, not a {type(inputs).__name__}")
 
 
 def _collect_path(path: Path) -> list[Path]:
@@ -179,7 +179,7 @@ def _collect_path(path: Path) -> list[Path]:
 
 
 def _output_names(images: Sequence[Path | np.ndarray]) -> list[str]:
-    """Name the outputs after the files, each differently: a.jpg and a.png give a and a_2."""
+    """Return unique output names from file names: a and a_2 for a.jpg and a.png."""
     names: dict[str, None] = {}
     for index, source in enumerate(images):
         stem = Path(source.name.removesuffix(".gz")).stem if isinstance(source, Path) else f"{index:06d}"
@@ -192,7 +192,7 @@ def _output_names(images: Sequence[Path | np.ndarray]) -> list[str]:
 
 
 def _maps(predictor: Predictor) -> list[str]:
-    """Return the outputs that are maps, which can be drawn and written."""
+    """Return the names of outputs that are maps, which can be drawn and written."""
     from segkernel.interfaces.model import PixelMap
 
     return [name for name, output in predictor.model.outputs.items() if isinstance(output, PixelMap)]
@@ -201,7 +201,7 @@ def _maps(predictor: Predictor) -> list[str]:
 def _predict_volume(
     predictor: Predictor, slices: Sequence[np.ndarray], name: str, path: Any, folder: Path | None, probabilities: bool
 ) -> Prediction:
-    """Return the prediction of a volume, its fields with an axis for the slices first; write its label volume."""
+    """Return the prediction of a volume, whose fields have the slices as first axis; write its label volume."""
     from torch import stack
 
     found = [predictor.predict(pixels, name=name, path=path, probabilities=probabilities) for pixels in slices]

@@ -1,4 +1,4 @@
-"""Rasters: multi-band images of any type, as from satellites and aircraft, whole or in windows."""
+"""Rasters: multi-band images of any type, such as satellite and aerial images, whole or in windows."""
 
 from __future__ import annotations
 
@@ -25,42 +25,42 @@ from segplug_datasets.raster_file import Window, open_raster, stamp
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".npy", ".png", ".jpg", ".jpeg")
 
-_LOOKED_AT = 2048 * 2048
-"""Pixels of a raster that percentiles are taken of."""
+_SAMPLED_PIXELS = 2048 * 2048
+"""Pixels of a raster up to which percentiles use all of it."""
 
 Percent = Annotated[float, Interval(ge=0, le=100)]
 
 
 class RasterDataset(PairedFiles):
-    """A folder of rasters and a folder of masks, with no code; MMSegmentation loads such images with
-    ``LoadSingleRSImageFromFile`` and ``LoadMultipleRSImageFromFile``.
+    """A folder of rasters and a folder of masks; MMSegmentation loads such images with ``LoadSingleRSImageFromFile``
+    and ``LoadMultipleRSImageFromFile``.
 
-    Images have as many channels as bands are chosen, in that order, so ``data.preprocess`` needs ``mean`` and ``std``
-    of that length, and the backbone ``in_channels``. They are uint8 for 8-bit files and where values are mapped to 0
-    to 255, else float32. Rasters are TIFF (with the extra ``raster``), ``.npy`` arrays (H, W, bands), PNG and JPEG.
+    The channels of images are the chosen bands, in order, so ``data.preprocess`` needs ``mean`` and ``std`` of that
+    length, and the backbone ``in_channels``. They are uint8 for 8-bit files and for values mapped to 0 to 255, else
+    float32. Rasters are TIFF (with the extra ``raster``), ``.npy`` arrays (H, W, bands), PNG and JPEG.
 
     Args:
-        images: Folder of rasters, or several, whose files of one name are put together band by band.
-        masks: Folder of label files of the same names, in any of these formats; None when there are no annotations.
-        classes: Names; the position is the class id.
-        palette: One RGB colour per class; when given, masks may hold these colours instead of ids.
+        images: Folder of rasters, or several, whose files of the same name are stacked band by band.
+        masks: Folder of label files with the same names, in any of these formats; None when there are no annotations.
+        classes: Class names; the position is the class id.
+        palette: One RGB colour per class; when given, masks may contain these colours instead of ids.
         ignore: Values of the label files that are ignored.
         offset: Subtracted from a value to give the class id; smaller values are ignored.
-        values: File value to class id, where ids are sparse.
+        values: File value to class id, for sparse ids.
         ignore_colors: Colours of colour masks that are ignored.
-        metainfo: Some of the classes, renamed or merged, instead of all.
-        bands: Which bands, counted from 0, in which order; all when None.
-        value_range: The values (low, high) that become 0 and 255, of all bands or one pair for each; values outside are
-            clipped.
-        percentiles: The range is found in each raster and band: (2, 98) leaves out the darkest and brightest 2 %.
-        scale: Without a range: what values are multiplied by.
-        dtype: Type of the image where values are mapped to 0 to 255; ``float32`` keeps fractions.
-        nodata: The no-data value; ``file`` takes that of the TIFF. No-data pixels and NaN become 0 in the image; where
-            all bands are so, the label is 255.
-        window: (height, width): samples are windows of each raster, of which nothing else is read.
-        overlap: Overlap of neighbouring windows in pixels; or of rows and of columns.
-        border: The last window of a row or column: ``cut`` is smaller, so that without overlap each pixel
-            is evaluated once; ``shift`` begins earlier, so that all have one size.
+        metainfo: Classes to select, rename or merge; all when None.
+        bands: Bands to read, counted from 0, in this order; all when None.
+        value_range: Values (low, high) that are mapped to 0 and 255, for all bands or one pair per band; values outside
+            are clipped.
+        percentiles: Determines the range per raster and band: (2, 98) clips the darkest and brightest 2 %.
+        scale: Factor on values that are not mapped to a range.
+        dtype: Type of the image when values are mapped to 0 to 255; ``float32`` keeps fractions.
+        nodata: The no-data value; ``file`` uses that of the TIFF. No-data pixels and NaN become 0 in the image; where
+            all bands have no data, the label is 255.
+        window: (height, width): samples are windows of the rasters, and only the window is read.
+        overlap: Overlap of neighbouring windows in pixels, or (vertical, horizontal).
+        border: Last window of a row or column: ``cut`` makes it smaller, so that without overlap each pixel is
+            evaluated once; ``shift`` moves it back, so that all have the same size.
         images2: Folder of second images, the field ``img2``, read as the first ones.
         split: Text file with one name per line, relative to ``data_root``; all files when None.
         image_suffix: Suffix of the raster file names; the usual formats when None.
@@ -71,7 +71,7 @@ class RasterDataset(PairedFiles):
     Raises:
         DataError: When a folder is missing or empty, or files are unpaired.
         UsageError: When arguments contradict each other.
-        ExtraMissingError: When TIFFs are to be cut into windows and ``tifffile`` is missing.
+        ExtraMissingError: When ``tifffile`` is missing and TIFFs are cut into windows.
     """
 
     @staticmethod
@@ -157,7 +157,7 @@ class RasterDataset(PairedFiles):
         nodata: float | Literal["file"] | None = "file",
         images2: str | None = None,
     ) -> RasterReader | PairReader:
-        """Return what reads a raster that holds all bands, or an array of them, as samples have it; two if they do."""
+        """Return a reader of rasters or arrays with all bands, as in the samples; of pairs with ``images2``."""
         reader = RasterReader(_checked_bands(bands), _Values(_ranges(value_range), percentiles, scale, dtype, nodata))
         return reader if images2 is None else PairReader(reader)
 
@@ -192,13 +192,13 @@ class RasterDataset(PairedFiles):
         return open_raster(self._stacks[0][number]).size
 
     def _cut(self, grid: _Grid) -> np.ndarray:
-        """Return (samples, 5): the raster, and the window in it."""
+        """Return (samples, 5): number of the raster, and the window in it."""
         places = [(number, *window) for number in range(len(self._files)) for window in grid.cut(self._size(number))]
         return np.array(places, np.int64)
 
 
 class RasterReader:
-    """Chooses bands of rasters and maps their values to those of an image."""
+    """Selects bands of rasters and maps their values to image values."""
 
     def __init__(self, bands: Sequence[int] | None, values: _Values) -> None:
         self._bands, self._values = bands, values
@@ -207,7 +207,7 @@ class RasterReader:
         """Return a whole raster, or an array (H, W, bands) or (H, W) of its values, as an image (H, W, C).
 
         Raises:
-            DataError: When the file cannot be read, or has fewer bands than are chosen.
+            DataError: When the file cannot be read, or has too few bands.
         """
         if isinstance(source, np.ndarray):
             return self._array(source)
@@ -215,11 +215,11 @@ class RasterReader:
         return self.window([path], Window(0, 0, *open_raster(path).size))[0]
 
     def window(self, paths: Sequence[str], window: Window) -> tuple[np.ndarray, np.ndarray]:
-        """Return the image of a window, and where (height, width) no band has a value.
+        """Return the image of a window, and a mask (height, width) of pixels without data in all bands.
 
         Args:
-            paths: Files whose bands are put together.
-            window: The part of them.
+            paths: Files whose bands are stacked.
+            window: The window to read.
         """
         parts = _chosen(paths, self._bands)
         raw, gaps, ranges = [], [], []
@@ -228,7 +228,7 @@ class RasterReader:
             _require_resolution(path, file.size, paths[0], open_raster(paths[0]).size)
             array = file.read(window, bands)
             if array.dtype.kind not in "uifb":
-                raise DataError(f"holds {array.dtype}: only real numbers can be used", path)
+                raise DataError(f"contains {array.dtype}: only real numbers are supported", path)
             raw.append(array)
             gaps.append(self._values.gaps(array, file.nodata))
             if self._values.percentiles:
@@ -240,10 +240,10 @@ class RasterReader:
     def _array(self, array: np.ndarray) -> np.ndarray:
         array = array[..., None] if array.ndim == 2 else array
         if array.ndim != 3 or array.dtype.kind not in "uif":
-            raise DataError(f"an image is an array (H, W, bands) of numbers, this one is {array.shape} {array.dtype}")
+            raise DataError(f"an image must be numbers (H, W, bands), this one is {array.shape} {array.dtype}")
         bands = range(array.shape[2]) if self._bands is None else self._bands
         if max(bands) >= array.shape[2]:
-            raise DataError(f"an array of {array.shape[2]} bands, 'bands' asks for {max(bands)} (counted from 0)")
+            raise DataError(f"an array of {array.shape[2]} bands, but 'bands' has {max(bands)} (counted from 0)")
         chosen = np.ascontiguousarray(array[..., list(bands)])
         gaps = self._values.gaps(chosen, None)
         ranges = _percentiles(chosen, gaps, self._values) if self._values.percentiles else self._values.ranges
@@ -263,17 +263,17 @@ class _Labels(LabelReader):
             there, here = (f"{height} x {width}" for height, width in (file.size, size))
             raise DataError(f"a mask of {there} for an image of {here} pixels: {image_path}", path)
         if file.bands not in (1, 3, 4):
-            raise DataError(f"a mask has one band, or three of colours, this one has {file.bands}", path)
+            raise DataError(f"a mask must have one band, or three for colours, this one has {file.bands}", path)
         raw = file.read(window, range(file.bands))
         if raw.dtype.kind not in "uibf":
-            raise DataError(f"labels are integers, this file holds {raw.dtype}", path)
+            raise DataError(f"labels must be integers, this file contains {raw.dtype}", path)
         raw = image.whole_numbers(raw[..., 0] if file.bands == 1 else raw[..., :3], path)
         return self.encode(raw, file.nodata, path, image_path)
 
 
 @dataclass(frozen=True)
 class _Values:
-    """From a file's values to an image's."""
+    """Mapping of file values to image values."""
 
     ranges: tuple[Range, ...] | None
     percentiles: Range | None
@@ -285,24 +285,24 @@ class _Values:
         if self.ranges and self.percentiles:
             raise UsageError("give 'value_range' or 'percentiles', not both")
         if self.scale != 1 and (self.ranges or self.percentiles):
-            raise UsageError("'scale' is for values that are not mapped: leave out it, or the range")
+            raise UsageError("'scale' has no effect on values mapped to a range: leave out one of the two")
         if self.percentiles and not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
-            raise UsageError(f"'percentiles' are two rising numbers from 0 to 100, not {self.percentiles}")
+            raise UsageError(f"'percentiles' must be two increasing numbers from 0 to 100, not {self.percentiles}")
         wrong = next((pair for pair in self.ranges or () if not pair[0] < pair[1]), None)
         if wrong:
-            raise UsageError(f"'value_range' is from a lower to a higher value, not {wrong}")
+            raise UsageError(f"'value_range' must be increasing, not {wrong}")
 
     def gaps(self, array: np.ndarray, of_file: float | None) -> np.ndarray:
         """Return the no-data mask (height, width, bands) bool."""
         nodata = of_file if self.nodata == "file" else self.nodata
         gaps = np.isnan(array) if array.dtype.kind == "f" else np.zeros(array.shape, bool)
         if nodata is not None and not np.isnan(nodata):
-            # As the file holds it: -3.4e38 is another number in 32 bits.
+            # In the file's precision: -3.4e38 differs in 32 bits.
             gaps |= array == (array.dtype.type(nodata) if array.dtype.kind == "f" else nodata)
         return gaps
 
     def mapped(self, array: np.ndarray, gaps: np.ndarray, ranges: Sequence[Range] | None, path: str) -> np.ndarray:
-        """Return the image; 0 where there are gaps."""
+        """Return the image, 0 in gaps."""
         if ranges is not None:
             if len(ranges) not in (1, array.shape[2]):
                 raise DataError(f"{len(ranges)} ranges in 'value_range' for {array.shape[2]} bands", path)
@@ -319,7 +319,7 @@ class _Values:
 
 @lru_cache(maxsize=512)
 def _found_ranges(path: str, version: tuple[int, int], bands: tuple[int, ...], values: _Values) -> list[Range]:
-    """Return the percentiles of each band, from a raster or, when it is large, from a grid of parts of it."""
+    """Return the percentiles of each band of a raster; of a large one from a grid of windows."""
     file = open_raster(path)
     samples = [file.read(part, bands).reshape(-1, len(bands)) for part in _parts(file.size)]
     array = np.concatenate(samples)
@@ -338,7 +338,7 @@ def _percentiles(array: np.ndarray, gaps: np.ndarray, values: _Values) -> list[R
 
 def _parts(size: tuple[int, int]) -> list[Window]:
     height, width = size
-    if height * width <= _LOOKED_AT:
+    if height * width <= _SAMPLED_PIXELS:
         return [Window(0, 0, height, width)]
     tall, wide = min(height, 512), min(width, 512)
     rows, columns = (
@@ -357,7 +357,7 @@ class _Grid:
 
     def __post_init__(self) -> None:
         if min(self.window) < 1 or not all(0 <= o < w for o, w in zip(self.overlap, self.window)):
-            raise UsageError(f"'overlap' {self.overlap} has to be from 0 to less than 'window' {self.window}")
+            raise UsageError(f"'overlap' {self.overlap} must be at least 0 and less than 'window' {self.window}")
 
     def cut(self, size: tuple[int, int]) -> list[Window]:
         """Return the windows of a raster, row by row."""
@@ -374,11 +374,11 @@ class _Grid:
 
 
 def _chosen(paths: Sequence[str], bands: Sequence[int] | None) -> list[tuple[str, list[int]]]:
-    """Return which bands of which file make up an image, in order."""
+    """Return the files and their bands that make up an image, in order."""
     all_bands = [(path, band) for path in paths for band in range(open_raster(path).bands)]
     wanted = range(len(all_bands)) if bands is None else bands
     if max(wanted) >= len(all_bands):
-        raise DataError(f"has {len(all_bands)} bands, 'bands' asks for {max(wanted)} (counted from 0)", paths[0])
+        raise DataError(f"has {len(all_bands)} bands, but 'bands' has {max(wanted)} (counted from 0)", paths[0])
     parts: list[tuple[str, list[int]]] = []
     for path, band in (all_bands[place] for place in wanted):
         if not parts or parts[-1][0] != path:
@@ -390,13 +390,13 @@ def _chosen(paths: Sequence[str], bands: Sequence[int] | None) -> list[tuple[str
 def _require_resolution(path: str, size: tuple[int, int], first: str, wanted: tuple[int, int]) -> None:
     if tuple(size) != tuple(wanted):
         there, here = (f"{height} x {width}" for height, width in (size, wanted))
-        hint = "bring all bands to one resolution first (gdalwarp -tr, or gdal_translate -outsize)"
+        hint = "resample all bands to one resolution first (gdalwarp -tr, or gdal_translate -outsize)"
         raise DataError(f"{there} pixels, but {first} has {here}\n    {hint}", path)
 
 
 def _checked_bands(bands: Sequence[int] | None) -> list[int] | None:
     if bands is not None and (not bands or min(bands) < 0):
-        raise UsageError(f"'bands' are numbers from 0, not {list(bands)}")
+        raise UsageError(f"'bands' must be numbers from 0, not {list(bands)}")
     return None if bands is None else list(bands)
 
 

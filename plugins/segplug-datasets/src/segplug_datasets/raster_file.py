@@ -1,7 +1,7 @@
 """Windowed reading of multi-band rasters of any type: TIFF, NumPy arrays, PNG and JPEG.
 
     file = open_raster("scene.tif")
-    file.read(Window(0, 512, 256, 256), bands=[3, 2, 1])       # (256, 256, 3), in the file's own numbers
+    file.read(Window(0, 512, 256, 256), bands=[3, 2, 1])       # (256, 256, 3), the file's values
 
 TIFF (tiled, in strips, compressed, BigTIFF, bands side by side or one after the other) needs ``tifffile``, and most
 compressions ``imagecodecs``: ``pip install "segplug-datasets[raster]"``.
@@ -23,7 +23,7 @@ from segkernel.image import refuse_giant
 from segplug_datasets import image
 from segplug_datasets.optional_deps import require_package
 
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it warns of each odd tag of each file
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it warns of every unusual tag
 
 
 class Window(NamedTuple):
@@ -46,16 +46,16 @@ class RasterFile(Protocol):
     nodata: float | None
 
     def read(self, window: Window, bands: Sequence[int]) -> np.ndarray:
-        """Return (height, width, bands) of a window, in the file's own type; a copy."""
+        """Return a copy of a window, (height, width, bands), in the file's dtype."""
         ...
 
 
 def open_raster(path: str) -> RasterFile:
-    """Return a raster; the last few stay open in each process.
+    """Open a raster; each process keeps the last few open.
 
     Raises:
         DataError: When it is missing or damaged.
-        ExtraMissingError: When a TIFF is to be read and ``tifffile`` is missing.
+        ExtraMissingError: When it is a TIFF and ``tifffile`` is missing.
     """
     return _opened(path, stamp(path), os.getpid())  # a forked process must not share a file's position with its parent
 
@@ -96,14 +96,14 @@ def _load_array(path: str) -> np.ndarray:
     except FileNotFoundError:
         raise DataError("no such file", path) from None
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"no array of numbers can be read: {error}", path) from error
+        raise DataError(f"cannot be read as an array of numbers: {error}", path) from error
     if array.ndim not in (2, 3):
-        raise DataError(f"an array of rows, columns and bands is needed, this one has shape {array.shape}", path)
+        raise DataError(f"expected an array (height, width, bands), this one has shape {array.shape}", path)
     return array
 
 
 class _Tiff:
-    """A TIFF; bands that are pages of their own follow each other."""
+    """A TIFF; bands may be spread over several pages."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -113,14 +113,14 @@ class _Tiff:
             self._pages = [page for page in self._file.series[0].pages if page is not None]
             page = self._pages[0].keyframe
             if not all(page.shaped):
-                raise ValueError("it holds no pixels")
+                raise ValueError("it has no pixels")
             self._planes, _, *size, self._samples = page.shaped
             self.size = (size[0], size[1])
             self.bands = len(self._pages) * self._planes * self._samples
             self.nodata = _nodata(page)
         except FileNotFoundError:
             raise DataError("no such file", path) from None
-        except Exception as error:  # of a damaged file, tifffile raises whatever it stumbles over
+        except Exception as error:  # tifffile may raise anything on a damaged file
             raise DataError(f"cannot be read as a TIFF: {error}", path) from error
 
     def read(self, window: Window, bands: Sequence[int]) -> np.ndarray:
@@ -158,7 +158,7 @@ class _Tiff:
         key = page.keyframe
         indices = _touched(key, window, planes)
         offsets, lengths = ([numbers[i] for i in indices] for numbers in (page.dataoffsets, page.databytecounts))
-        # Memory that is asked for as zeros is taken when it is written to: a damaged header asks for any amount.
+        # Zeroed memory is allocated on first write: a damaged header may request any amount.
         result = np.zeros((len(planes), window.height, window.width, self._samples), key.dtype)
         if key.nodata:
             result[...] = key.nodata
@@ -197,7 +197,7 @@ def _cut(array: np.ndarray, window: Window) -> np.ndarray:
 
 
 def _nodata(page: Any) -> float | None:
-    """Return the no-data value of GDAL's tag; None without one."""
+    """Return the no-data value in GDAL's tag; None without one."""
     tag = page.tags.get(42113)
     try:
         return None if tag is None else float(str(tag.value).strip("\0 "))

@@ -1,8 +1,8 @@
-"""Vessels of the retina: CHASE DB1, DRIVE, HRF and STARE, as the conversion scripts of MMSegmentation leave them.
+"""Retinal vessels: CHASE DB1, DRIVE, HRF and STARE, in the layout of MMSegmentation's conversion scripts.
 
-Label files hold 0 and 1; 255 is ignored. Those of the original archives hold 0 and 255: read them with
-``FolderDataset(values={0: 0, 255: 1})``, or let ``seg-kernel data prepare`` write this layout. Homepages, whose terms
-hold: blogs.kingston.ac.uk/retinal/chasedb1; drive.grand-challenge.org, after registration;
+Label values are 0 and 1; 255 is ignored. The original archives have 0 and 255: read them with
+``FolderDataset(values={0: 0, 255: 1})``, or let ``seg-kernel data prepare`` write this layout. Homepages with the terms
+of use: blogs.kingston.ac.uk/retinal/chasedb1; drive.grand-challenge.org, after registration;
 www5.cs.fau.de/research/data/fundus-images, CC BY 4.0 (HRF); cecas.clemson.edu/~ahoover/stare.
 """
 
@@ -16,7 +16,7 @@ LABELS = LabelSpec(classes=("background", "vessel"), palette=colors("787878 06e6
 
 
 class _RetinaDataset(BaseSegDataset):
-    """The folder layout that the four share."""
+    """The folder layout shared by the four sets."""
 
     spec = LABELS
     prefix = DataPrefix(img_path="images/training", seg_map_path="annotations/training")

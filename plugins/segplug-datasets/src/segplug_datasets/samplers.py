@@ -1,4 +1,4 @@
-"""Draw orders of training: pure functions of seed and epoch, independent of workers, ranks and restarts.
+"""Training samplers: pure functions of seed and epoch, independent of workers, ranks and restarts.
 
 data:
   sampler: {type: BalancedSampler, method: class-aware}
@@ -37,16 +37,16 @@ class _ByContent:
 
 
 class BalancedSampler(_ByContent):
-    """Draw images of rare classes more often; an epoch still draws as many images as there are.
+    """Draw images of rare classes more often; the number of draws per epoch stays the number of images.
 
     Args:
-        method: ``repeat-factor``: in proportion to max(1, sqrt(oversample_thr / f)), f being the share of images that
-            hold the image's rarest class (Gupta, Dollar and Girshick, LVIS, 2019). ``class-aware``: every class equally
-            often, and each image of a class equally often (Shen, Lin and Huang, Relay backpropagation, 2016); an image
-            without classes is never drawn.
+        method: ``repeat-factor``: in proportion to max(1, sqrt(oversample_thr / f)), f being the share of images with
+            the image's rarest class (Gupta, Dollar and Girshick, LVIS, 2019). ``class-aware``: every class and
+            each image of a class equally often (Shen, Lin and Huang, Relay backpropagation, 2016); images without
+            classes are never drawn.
         oversample_thr: Share of images, above 0 and up to 1, below which a class is drawn more often.
-        min_pixels: Pixels from which on a class counts as present in an image.
-        cache: Folder of the class index; None puts it next to the data.
+        min_pixels: Minimum pixels for a class to count as present in an image.
+        cache: Folder of the class index; None stores it next to the data.
 
     Raises:
         UsageError: When ``oversample_thr`` is outside that range.
@@ -63,21 +63,21 @@ class BalancedSampler(_ByContent):
     ) -> None:
         super().__init__(cache)
         if not 0 < oversample_thr <= 1:
-            raise UsageError(f"oversample_thr is a share of images, above 0 and up to 1, not {oversample_thr}")
+            raise UsageError(f"oversample_thr must be above 0 and at most 1, not {oversample_thr}")
         self.method, self.oversample_thr, self.min_pixels = method, oversample_thr, max(min_pixels, 1)
 
     def order(self, dataset: Dataset, seed: int, epoch: int, batch: int) -> np.ndarray:
         return proportional(self.weights(dataset), len(dataset), _rng(seed, epoch))
 
     def weights(self, dataset: Dataset) -> np.ndarray:
-        """Return how often each image is drawn, (N,) float64, up to a common factor.
+        """Return the relative frequency of each image, (N,) float64.
 
         Raises:
-            UsageError: When no image holds a class.
+            UsageError: When no image has a class.
         """
         present = self._index(dataset).pixels >= self.min_pixels
         if not present.any():
-            raise UsageError(f"no image has {self.min_pixels} pixels of any class: there is nothing to balance")
+            raise UsageError(f"no image has {self.min_pixels} pixels of any class: nothing to balance")
         if self.method == "repeat-factor":
             return repeat_factors(present, self.oversample_thr)
         images = present.sum(0)
@@ -85,10 +85,10 @@ class BalancedSampler(_ByContent):
 
 
 def proportional(weights: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Return ``count`` indices in random order, index i as often as its weight asks, rounded up or down by chance.
+    """Return ``count`` indices in random order, in proportion to their weights, rounded up or down randomly.
 
-    Systematic sampling: the weights are laid end to end in random order, and ``count`` points at equal distances are
-    read off. An index whose weight asks for 1.4 draws gets one or two, never none.
+    Systematic sampling: ``count`` equidistant points on the cumulated weights in random order. An index whose weight
+    corresponds to 1.4 draws gets one or two, never none.
     """
     candidates = rng.permutation(np.flatnonzero(weights))
     ends = np.cumsum(weights[candidates])
@@ -98,24 +98,24 @@ def proportional(weights: np.ndarray, count: int, rng: np.random.Generator) -> n
 
 
 class WeightedSampler:
-    """Draw from the parts of a ``ConcatDataset`` or ``MixDataset`` in given shares, independent of their sizes.
+    """Draw from the parts of a ``ConcatDataset`` or ``MixDataset`` in given proportions, independent of their sizes.
 
-    An epoch draws as many images as there are. Each part is drawn without replacement, in a new random order when all
-    of its images have been drawn, across epochs.
+    An epoch draws as many images as the data set has. Each part is drawn without replacement, across epochs, and
+    reshuffled when all of its images have been drawn.
 
     Args:
-        weights: One above 0 for each part; a part is drawn in proportion to it. None takes those of the data set
-            (``weight`` in the sources of a ``MixDataset``), or draws every part equally often.
+        weights: Relative weight of each part, above 0. None uses those of the data set (``weight`` in the sources of a
+            ``MixDataset``), or draws every part equally often.
 
     Raises:
-        UsageError: When a weight is not above 0, or their number is not that of the parts.
+        UsageError: When a weight is not above 0, or there is not one for each part.
     """
 
     conformance: ClassVar = {"weights": (1.0, 3.0)}
 
     def __init__(self, weights: Sequence[NonNegative] | None = None) -> None:
         if weights is not None and (not weights or min(weights) <= 0):
-            raise UsageError(f"weights are above 0, one for each data set, not {list(weights)}")
+            raise UsageError(f"weights must be above 0, one for each data set, not {list(weights)}")
         self.weights = weights
 
     def order(self, dataset: Dataset, seed: int, epoch: int, batch: int) -> np.ndarray:
@@ -132,7 +132,7 @@ class WeightedSampler:
         parts = getattr(dataset, "datasets", None)
         if not parts:
             name = type(dataset).__name__
-            raise UsageError(f"WeightedSampler needs a data set of several, a ConcatDataset, not {name}")
+            raise UsageError(f"WeightedSampler needs a ConcatDataset or MixDataset, not {name}")
         weights = self.weights or getattr(dataset, "weights", None) or [1.0] * len(parts)
         if len(weights) != len(parts):
             raise UsageError(f"{len(weights)} weights for {len(parts)} data sets")
@@ -143,13 +143,13 @@ def shares_of(count: int, weights: Sequence[float]) -> list[int]:
     """Split ``count`` in proportion to weights: the nearest whole numbers with that sum, each at least one.
 
     Raises:
-        UsageError: When there are too few for that.
+        UsageError: When ``count`` is too small.
     """
     exact = np.asarray(weights, np.float64) / sum(weights) * count
     whole = np.maximum(np.floor(exact).astype(np.int64), 1)
     rest = count - int(whole.sum())
     if rest < 0:
-        raise UsageError(f"{count} samples are too few to be drawn in shares of {list(weights)}")
+        raise UsageError(f"{count} samples are too few for weights of {list(weights)}")
     whole[np.argsort(whole - exact, kind="stable")[:rest]] += 1
     return [int(part) for part in whole]
 
@@ -162,17 +162,17 @@ def _endless(seed: int, part: int, length: int, start: int, count: int) -> np.nd
 
 
 class AspectRatioGroups(_ByContent):
-    """Batch images of similar aspect ratio, so that less is padding; every image once per epoch.
+    """Batch images of similar aspect ratio, to reduce padding; every image once per epoch.
 
-    For transforms that keep an image's shape and do not crop to one size. Images are shuffled, ``window`` batches at a
-    time are sorted by width over height and cut into batches, and these are shuffled. A batch across the border of two
-    epochs is mixed.
+    For transforms that keep an image's shape and do not crop to one size. Images are shuffled, sorted by width over
+    height within windows of ``window`` batches, cut into batches, and these are shuffled. A batch across two epochs is
+    mixed.
 
     Args:
-        window: Batches that are sorted together: more save padding, fewer shuffle better.
-        batch_size: Images of a similar shape; None takes the micro-batch. Give ``optim.batch_size`` to have the same
-            order for any number of devices.
-        cache: Folder of the index of image sizes; None puts it next to the data.
+        window: Batches that are sorted together: more reduce padding, fewer shuffle better.
+        batch_size: Images of a similar shape; None is the micro-batch. Set it to ``optim.batch_size`` for the same
+            order with any number of devices.
+        cache: Folder of the index of image sizes; None stores it next to the data.
 
     Raises:
         UsageError: When ``window`` or ``batch_size`` is below 1.
@@ -185,14 +185,14 @@ class AspectRatioGroups(_ByContent):
     ) -> None:
         super().__init__(cache)
         if window < 1 or (batch_size is not None and batch_size < 1):
-            raise UsageError(f"window {window} and batch_size {batch_size} need to be 1 or more")
+            raise UsageError(f"window {window} and batch_size {batch_size} must be 1 or more")
         self.window, self.batch_size = window, batch_size
 
     def order(self, dataset: Dataset, seed: int, epoch: int, batch: int) -> np.ndarray:
         count, batch = len(dataset), self.batch_size or batch
         rng = _rng(seed, epoch)
         shuffled = rng.permutation(count)
-        head = min(-epoch * count % batch, count)  # what completes the last batch of the epoch before
+        head = min(-epoch * count % batch, count)  # completes the last batch of the previous epoch
         whole = (count - head) // batch * batch
         batches = self._batches(shuffled[head : head + whole], self._ratios(dataset), batch)
         mixed = batches[rng.permutation(len(batches))].ravel()

@@ -18,14 +18,14 @@ Read = Callable[[Sample, str], RasterField]
 
 
 class FieldFiles:
-    """One additional field of each sample, from a folder of files with the images' names.
+    """An additional field of each sample, from a folder of files with the images' names.
 
     Args:
-        field: Its name.
+        field: Name of the field.
         folder: Folder of the files.
-        suffix: Suffix of their names.
+        suffix: Suffix of the file names.
         names: Sample names.
-        read: Makes the field from a sample and the path of its file; must be picklable.
+        read: Returns the field from a sample and the path of its file; must be picklable.
 
     Raises:
         DataError: When the folder, or a file, is missing.
@@ -38,7 +38,7 @@ class FieldFiles:
         self.paths = [found[name] for name in names]
 
     def add(self, sample: Sample, index: int) -> None:
-        """Read the field of sample ``index`` into it."""
+        """Read the field of sample ``index``."""
         sample[self.field] = self.read(sample, self.paths[index])
 
 
@@ -53,11 +53,11 @@ class ReadLabels:
 
 
 class ReadNumbers:
-    """Reads a number per pixel: ``scale`` times an image's values, or a ``.npy`` array as it is.
+    """Reads a number per pixel: ``scale`` times an image's values, or a ``.npy`` array unscaled.
 
     Args:
         kind: Class of the field.
-        scale: Value of 1 in an image file.
+        scale: Factor on the values of image files.
     """
 
     def __init__(self, kind: type[RasterField], scale: float) -> None:
@@ -69,12 +69,12 @@ class ReadNumbers:
         raw = image.read_numbers(path)
         require_size(sample, raw, path)
         if raw.ndim != 2:
-            raise DataError(f"one number per pixel is needed, this file has shape {raw.shape}", path)
+            raise DataError(f"expected one number per pixel, this file has shape {raw.shape}", path)
         return self.kind(_finite(raw.astype(np.float32) * np.float32(self.scale), path))
 
 
 def by_field(folders: str | Path | Mapping[str, Any] | None, field: str) -> dict[str, Any]:
-    """Return folders by field name; a single one is that of ``field``."""
+    """Return folders by field name; a single one belongs to ``field``."""
     if folders is None:
         return {}
     return dict(folders) if isinstance(folders, Mapping) else {field: folders}
@@ -84,14 +84,14 @@ def _load(sample: Sample, path: str) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"no array of numbers can be read: {error}", path) from error
+        raise DataError(f"cannot be read as an array of numbers: {error}", path) from error
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiub":
-        raise DataError(f"one number per pixel is needed, this array is {array.dtype} {array.shape}", path)
+        raise DataError(f"expected one number per pixel, this array is {array.dtype} {array.shape}", path)
     require_size(sample, array, path)
     return array.astype(np.float32)
 
 
 def _finite(array: np.ndarray, path: str) -> np.ndarray:
     if not np.isfinite(array).all() or (array < 0).any():
-        raise DataError("weights and depths are finite numbers from 0", path)
+        raise DataError("weights and depths must be finite and at least 0", path)
     return array

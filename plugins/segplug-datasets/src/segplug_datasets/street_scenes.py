@@ -1,4 +1,4 @@
-"""StreetScenes: an embedded data set, drawn when it is asked for. No download, no files.
+"""StreetScenes: a synthetic data set, rendered on access. No download, no files.
 
 dataset = StreetScenes(split="train", size=(192, 256), length=1000)
 sample = dataset[0]
@@ -24,7 +24,7 @@ LABELS = LabelSpec(
     ),
 )
 
-_SPLITS = {"train": (0, 1000), "val": (1, 100), "test": (2, 200)}  # stream of random numbers, usual length
+_SPLITS = {"train": (0, 1000), "val": (1, 100), "test": (2, 200)}  # random stream, default length
 
 
 class StreetScenes:
@@ -34,7 +34,7 @@ class StreetScenes:
     length.
 
     Args:
-        split: ``train``, ``val`` or ``test``; no street is in two of them.
+        split: ``train``, ``val`` or ``test``; they are disjoint.
         size: (height, width) in pixels.
         length: Number of samples; 1000 for training, 100 for validation, 200 for the test when None.
         seed: Seed of all random draws; another seed gives another data set.

@@ -1,4 +1,4 @@
-"""Pictures of predictions: colours over the image, the truth to the left, a legend below, a window to look at.
+"""Overlays of predictions: classes in colour over the image, the ground truth to the left, a legend below.
 
 overlay = draw("street.jpg", prediction, classes=["road", "car"], out_file="overlay.png")
 """
@@ -37,16 +37,16 @@ def draw(
     """Return an overlay of a prediction on its image, as (H', W', 3) uint8 RGB.
 
     Args:
-        image: (H, W, C) of any bands and depth, or a path.
-        prediction: A `Prediction`, or an array or tensor of any kind that `segplug_datasets.image.overlay` takes: class
-            ids (H, W), binary masks (K, H, W), real numbers (H, W).
-        truth: The annotation, as ``prediction`` or as `Targets`; drawn to the left of the prediction.
+        image: (H, W, C) with any number of bands and depth, or a path.
+        prediction: A `Prediction`, or an array or tensor for `segplug_datasets.image.overlay`: class ids (H, W), binary
+            masks (K, H, W), floats (H, W).
+        truth: The ground truth, as ``prediction`` or as `Targets`; drawn to the left of the prediction.
         classes: Names for the legend, which lists the classes that occur.
-        palette: RGB per class; a fixed table of colours when not given.
+        palette: RGB per class; a fixed table of colours when None.
         opacity: Opacity of the colours over the image, above 0, at most 1.
-        title: Written above.
-        out_file: File to also write the overlay to.
-        show: Also show it in a window.
+        title: Text above the image.
+        out_file: File to write the overlay to.
+        show: Show the overlay in a window.
         wait_time: Seconds the window stays open; 0 waits for a key.
 
     Raises:
@@ -63,12 +63,12 @@ def draw(
     names = dict(enumerate(classes or ()))
     entries = [(names.get(i, f"class {i}"), colors[i]) for i in present if 0 <= i < len(colors)]
     header, legend = (_text_rows(rows, body.shape[1]) for rows in ([(title, None)] if title else [], entries))
-    picture = np.concatenate([header, body, legend])
+    canvas = np.concatenate([header, body, legend])
     if out_file is not None:
-        write(out_file, picture)
+        write(out_file, canvas)
     if show:
-        _show(picture, title or "prediction", wait_time)
-    return picture
+        _show(canvas, title or "prediction", wait_time)
+    return canvas
 
 
 def _as_array(value: Any) -> np.ndarray:
@@ -77,7 +77,7 @@ def _as_array(value: Any) -> np.ndarray:
 
 
 def _classes_in(labels: np.ndarray) -> list[int]:
-    """Return the class ids that occur in labels; none in real numbers."""
+    """Return the class ids that occur in labels; none for floats."""
     if labels.dtype.kind == "f":
         return []
     if labels.ndim == 3:
@@ -119,14 +119,14 @@ def _text_width(text: str) -> int:
     return int(opencv().getTextSize(text, *_FONT, 1)[0][0])
 
 
-def _show(picture: np.ndarray, title: str, wait_time: float) -> None:
+def _show(canvas: np.ndarray, title: str, wait_time: float) -> None:
     cv2 = opencv()
-    message = "no display to show an image on: give out_file instead"
-    # Without a display, the window library ends the whole process instead of raising.
+    message = "no display to show an image on: use out_file instead"
+    # Without a display, the window library exits the process instead of raising.
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise UsageError(message)
     try:
-        cv2.imshow(title, picture[..., ::-1])
+        cv2.imshow(title, canvas[..., ::-1])
         cv2.waitKey(round(wait_time * 1000))
         cv2.destroyWindow(title)
     except cv2.error as error:

@@ -295,7 +295,7 @@ class Volumes(Labelled):
 
     def _encode(self, plane: np.ndarray, path: str) -> np.ndarray:
         if plane.dtype.kind == "f" and (np.rint(plane) != plane)[np.isfinite(plane)].any():
-            raise DataError("labels are whole numbers, these are not: is it an image?", path)
+            raise DataError("labels must be whole numbers, these are not: is it an image?", path)
         try:
             return self.labels.encode(plane)
         except DataError as error:
