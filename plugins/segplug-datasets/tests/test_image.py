@@ -247,5 +247,5 @@ def test_what_is_no_image_is_refused(wrong: np.ndarray) -> None:
 def test_names_of_before_0_3_lead_here(name: str) -> None:
     from segkernel import image as kernels
 
-    with pytest.warns(DeprecationWarning, match=rf"segkernel\.image\.{name} is deprecated .*use segplug_datasets\.image\.{name}"):
+    with pytest.warns(DeprecationWarning, match=rf"{name} is deprecated .* segplug_datasets\.image\.{name}"):
         assert getattr(kernels, name) is getattr(image, name)
