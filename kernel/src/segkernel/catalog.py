@@ -150,8 +150,7 @@ class Catalog:
 
     def prefer(self, distributions: Sequence[str]) -> Catalog:
         """Return a catalog in which these win over others; what ``SEGKERNEL_PREFER`` names stays before them."""
-        names = [*self.preferred, *map(normalise, distributions)]
-        return replace(self, preferred=tuple(dict.fromkeys(names)))
+        return replace(self, preferred=tuple(dict.fromkeys([*self.preferred, *map(normalise, distributions)])))
 
     def refuse_untrusted(self, what: str, path: str = "") -> None:
         """Raise `UntrustedError` when what asks for this, the key ``path`` of a config, is not trusted."""

@@ -16,7 +16,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,9 @@ from segkernel.catalog import Catalog
 from segkernel.config.sections import Metadata
 from segkernel.errors import CheckpointError, did_you_mean, worker_crash_of
 from segkernel.files import replacing
-from segkernel.interfaces.model import WeightFormat
+
+if TYPE_CHECKING:
+    from segkernel.interfaces.model import WeightFormat
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +131,8 @@ def load(path: str | Path) -> dict[str, Any]:
     content = _read(path)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint or a state dict")
+    if "shards" in content:  # the name of a folder, where several processes have written the tensors
+        content = Catalog.current().load(FORMATS, "ShardedCheckpoint")().read(path)
     found = content.get("meta")
     meta = dict(found) if isinstance(found, Mapping) else {}
     rest = {key: value for key, value in content.items() if not isinstance(value, Tensor)}

@@ -95,7 +95,7 @@ class Run(Protocol):
         """Send a record of metrics to the logging hooks (``on_record``)."""
 
     def save(self, path: str | Path) -> Path:
-        """Write a checkpoint; a collective call, in which one rank writes."""
+        """Write a checkpoint; a collective call."""
 
 
 class Priority(enum.IntEnum):
@@ -153,7 +153,7 @@ class Moments:
         """A checkpoint is about to be written; plain values and tensors may be added."""
 
     def write_checkpoint(self, run: Run, path: Path, checkpoint: dict[str, Any]) -> Any:
-        """The checkpoint is complete, on the rank that writes; return True if this hook writes the file itself."""
+        """The checkpoint is complete; return True, on all ranks, if this hook calls ``run.engine.write`` itself."""
 
     def load_checkpoint(self, run: Run, checkpoint: Mapping[str, Any]) -> None:
         """A checkpoint was read, from the file ``checkpoint["path"]``, and the run restored from it."""

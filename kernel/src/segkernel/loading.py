@@ -17,7 +17,6 @@ from torch.overrides import TorchFunctionMode
 from segkernel import checkpoint
 from segkernel.building import build, check
 from segkernel.catalog import Catalog
-from segkernel.checkpoint import reader_of
 from segkernel.config import Config, load_config
 from segkernel.config.marks import MarkedDict, Place
 from segkernel.config.sections import Metadata
@@ -158,7 +157,9 @@ def _is_model_file(path: Path) -> bool:
 
 
 def _holds_weights(path: str | Path) -> bool:
-    return (suffix := Path(path).suffix.lower()) in ("", *checkpoint.SUFFIXES) or reader_of(suffix) is not None
+    return (suffix := Path(path).suffix.lower()) in ("", *checkpoint.SUFFIXES) or checkpoint.reader_of(
+        suffix
+    ) is not None
 
 
 def _with_weights(

@@ -25,7 +25,6 @@ from typing import Any, Literal
 
 import torch
 
-from segkernel import checkpoint as checkpoints
 from segkernel import rundir
 from segkernel.catalog import Catalog
 from segkernel.config.sections import Evaluation, check_views
@@ -295,7 +294,7 @@ class Runner:
     # ------------------------------------------------------------ checkpoints
 
     def save(self, path: str | Path) -> Path:
-        """Write everything that `resume` needs; called by all ranks together, atomic, and written by one.
+        """Write everything that `resume` needs, atomically; called by all ranks together.
 
         Returns when the file is there for every rank.
         """
@@ -312,8 +311,8 @@ class Runner:
         }
         self.hooks.save_checkpoint(run=self, checkpoint=state)
         with together(self.engine):
-            if self.is_main and not any(self.hooks.write_checkpoint(run=self, path=Path(path), checkpoint=state)):
-                checkpoints.save(path, state)
+            if not any(self.hooks.write_checkpoint(run=self, path=Path(path), checkpoint=state)):
+                self.engine.write(Path(path), state)
         self._saved = Path(path)
         return self._saved
 
@@ -326,7 +325,7 @@ class Runner:
         """
         self._start(resuming=True)
         with together(self.engine):
-            state, _ = load_into(self.model, path, "strict", load=self.engine.load_model_state)
+            state, _ = load_into(self.model, self.engine.read(Path(path)), "strict", load=self.engine.load_model_state)
         if not {"optimizer", "random", "position"} <= state.keys():
             raise UsageError(f"{path} holds weights but no run to resume; start from them with load_from: {path}")
         try:

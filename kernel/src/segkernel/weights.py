@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from segkernel import checkpoint
 from segkernel.catalog import Catalog, Row
-from segkernel.checkpoint import FORMATS
 from segkernel.errors import CheckpointError
 from segkernel.nn import fit_shapes, match_classes
 
@@ -201,13 +200,13 @@ def convert(
     """
     catalog, own = Catalog.current(), module.state_dict().keys()
     if format is not None:
-        row = catalog.find(FORMATS, format)
+        row = catalog.find(checkpoint.FORMATS, format)
         return ConvertedWeights(OrderedDict(catalog.load_row(row)().convert(module, dict(weights))), row.name)
     ours = ConvertedWeights(_of_backbone(own, weights))
     fits = own <= ours.weights.keys()
     if fits and not values:
         return ours
-    formats = dict(catalog.load_all(FORMATS))
+    formats = dict(catalog.load_all(checkpoint.FORMATS))
     known = {row: found() for row, found in formats.items() if not fits or isinstance(module, found.values_only)}
     matching = {row: each for row, each in known.items() if each.matches(module, weights.keys())}
     candidates = {row: OrderedDict(each.convert(module, dict(weights))) for row, each in matching.items()}

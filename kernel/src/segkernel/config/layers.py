@@ -113,8 +113,7 @@ class Layers:
         if self.sources:
             return ConfigError([p for source in self.sources for p in source.unknown(name)] or problem)
         message = f"{problem.message}, and no package with configs is installed"
-        hint = f"pip install {known.provider_of('config_sources')}"
-        return MissingPackageError(Problem(message, "", asked, hint))
+        return MissingPackageError(Problem(message, "", asked, f"pip install {known.provider_of('config_sources')}"))
 
     def _add_base(self, name: str, asked: str, chain: tuple[Path, ...]) -> None:
         try:

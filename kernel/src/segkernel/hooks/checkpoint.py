@@ -96,9 +96,8 @@ class CheckpointHook:
 
     def _best_files(self, run: Run) -> dict[Path, tuple[float, int]]:
         """Return the files of the best checkpoints, by metric and from the best on, with value and iteration."""
-        folder = run.work_dir / "checkpoints"
-        entries = [(name, entry) for name in self.best for entry in self.best[name]]
-        return {folder / f"best_{_safe(name)}_{_file_of(entry[1])}": entry for name, entry in entries}
+        folder, best = run.work_dir / "checkpoints", self.best.items()
+        return {folder / f"best_{_safe(name)}_{_file_of(each[1])}": each for name, found in best for each in found}
 
     def _link_best(self, run: Run, folder: Path) -> None:
         """Link the best to the files of ``folder``."""

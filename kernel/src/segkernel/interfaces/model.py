@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from segkernel import checkpoint
 from segkernel.config.sections import TestConfig as TestConfig
 from segkernel.errors import ConfigError, Problem
 from segkernel.geometry import Size
@@ -292,6 +293,15 @@ class Engine(ABC):
     @abstractmethod
     def load_optimizer_state(self, state: Mapping[str, Any]) -> None:
         """Restore what `optimizer_state` returned."""
+
+    def write(self, path: Path, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint with these entries; called by all ranks together, perhaps beside training."""
+        if self.rank == 0:
+            checkpoint.save(path, state)
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """Return what `checkpoint.load` does, of a checkpoint to resume; called by all ranks together."""
+        return checkpoint.load(path)
 
     def state_dict(self) -> dict[str, Any]:
         """Return further state to restore on resume, such as a gradient scaler's."""

@@ -65,8 +65,7 @@ class Output(ABC):
         Raises:
             UsageError: By default: this kind of output cannot be merged over windows.
         """
-        kind = type(self).__name__
-        raise UsageError(f"test_cfg: {kind} cannot be merged over sliding windows; use mode: whole")
+        raise UsageError(f"test_cfg: {type(self).__name__} cannot be merged over sliding windows; use mode: whole")
 
     def mean(self, merged: Any, count: int | Tensor) -> Any:
         """Return raw values from the result of `merge` or `paste`; by default unchanged.

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from segkernel import checkpoint as checkpoints
 from segkernel.annotations import PositiveInt
 from segkernel.engine import together
 from segkernel.hooks.checkpoint import CheckpointHook
@@ -25,6 +24,7 @@ from segkernel.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from segkernel.hookspecs import Run
+    from segkernel.interfaces.model import Engine
 
 log = logging.getLogger("segkernel.checkpoint")
 
@@ -89,16 +89,17 @@ class AsyncCheckpointHook(CheckpointHook):
             raise error
 
     @hookimpl
-    def write_checkpoint(self, path: Path, checkpoint: dict[str, Any]) -> bool:
+    def write_checkpoint(self, run: Run, path: Path, checkpoint: dict[str, Any]) -> bool:
         """Write this hook's checkpoints in the background; others are written by their caller."""
-        if self._takes_over:
-            self._thread = threading.Thread(target=self._write, args=(path, on_host(checkpoint)), name="checkpoint")
+        if self._takes_over and (run.is_main or getattr(run.engine, "writes_shards", False)):
+            arguments = (run.engine, path, on_host(checkpoint))
+            self._thread = threading.Thread(target=self._write, args=arguments, name="checkpoint")
             self._thread.start()
         return self._takes_over
 
-    def _write(self, path: Path, checkpoint: dict[str, Any]) -> None:
+    def _write(self, engine: Engine, path: Path, checkpoint: dict[str, Any]) -> None:
         try:
-            checkpoints.save(path, checkpoint)
+            engine.write(path, checkpoint)
         except Exception as error:  # raised in the thread that waits
             self._error = error
 

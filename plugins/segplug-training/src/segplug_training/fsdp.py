@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Unpack
 
-from segkernel.errors import UsageError
+from segkernel.errors import CheckpointError, UsageError
 from segkernel.interfaces.model import Segmentor
 from segkernel.sample import Targets
 from segplug_training.activation_checkpointing import modules_called
@@ -24,8 +25,8 @@ from segplug_training.distributed import DistributedArguments, DistributedEngine
 class FSDPEngine(DistributedEngine):
     """Fully sharded data parallelism: every rank holds a shard of each parameter; a block is gathered while it runs.
 
-    Checkpoints are unsharded, with the same keys as in one process: they load with any engine and number of ranks.
-    Evaluation has the full model on every rank.
+    Checkpoints have the same keys as in one process: they load with any engine and number of ranks. Evaluation has the
+    full model on every rank.
 
     Args:
         shard: Modules that are gathered one at a time, ``backbone.layers.*``; None is every block with ``with_cp``.
@@ -34,6 +35,9 @@ class FSDPEngine(DistributedEngine):
             backward pass: less memory, 50 % more communication.
         param_dtype: Type of parameters and gradients in computation and communication; the shards, and batch norms,
             keep theirs. None keeps it everywhere (``amp`` is independent of it).
+        checkpoint: ``full`` gathers checkpoints and writes single files. With ``sharded`` nothing is gathered: each rank
+            writes its shards, into a folder beside the file; ``seg-kernel merge-checkpoint`` makes a single file of
+            the two.
 
     Raises:
         UsageError: When this torch has no ``fully_shard``, or a module does not exist.
@@ -44,11 +48,14 @@ class FSDPEngine(DistributedEngine):
         shard: Sequence[str] | None = None,
         reshard_after_forward: bool = True,
         param_dtype: Literal["float16", "bfloat16"] | None = None,
+        checkpoint: Literal["full", "sharded"] = "full",
         **kwargs: Unpack[DistributedArguments],
     ) -> None:
         super().__init__(**kwargs)
         self.shard, self.reshard_after_forward = shard, reshard_after_forward
         self.param_dtype: torch.dtype | None = getattr(torch, param_dtype) if param_dtype else None
+        self.checkpoint = checkpoint
+        self._resumed_from: Path | None = None
         self.channels_last = self.memory_format is torch.channels_last
         if self.ranks:
             self.memory_format = torch.contiguous_format  # shards are rows; feature maps follow the images' format
@@ -63,7 +70,9 @@ class FSDPEngine(DistributedEngine):
 
     def _shard(self, segmentor: Segmentor) -> None:
         fsdp = _fsdp()
-        mesh = torch.distributed.device_mesh.init_device_mesh(self.device.type, (self.world_size,))
+        mesh = self.mesh = torch.distributed.device_mesh.init_device_mesh(self.device.type, (self.world_size,))
+        if self.checkpoint == "sharded":  # for a group of its own, checkpoints may be written beside training
+            self.writers = torch.distributed.new_group(backend="gloo")
         policy = fsdp.MixedPrecisionPolicy(param_dtype=self.param_dtype, reduce_dtype=_wider(self.param_dtype))
         blocks = modules_called(segmentor, True if self.shard is None else self.shard)
         if self.param_dtype:  # running statistics are float32, and so are their weights
@@ -126,6 +135,40 @@ class FSDPEngine(DistributedEngine):
 
     # ------------------------------------------------------------ state: unsharded outside, sharded inside
 
+    @property
+    def writes_shards(self) -> bool:
+        """Whether every rank writes its shards of a checkpoint."""
+        return self.ranks is not None and self.checkpoint == "sharded"
+
+    def write(self, path: Path, state: Mapping[str, Any]) -> None:
+        if self.ranks is None or not self.writes_shards:
+            super().write(path, state)
+            return
+        from segplug_training import sharded_checkpoint
+
+        with self.ranks.watching():
+            if self.rank == 0 and self._resumed_from not in (None, path.parent):
+                sharded_checkpoint.adopt(path.parent, self._resumed_from)
+            self._resumed_from = None
+            sharded_checkpoint.write(path, state, self.writers)
+
+    def read(self, path: Path) -> dict[str, Any]:
+        from segplug_training import sharded_checkpoint
+
+        found = self.gather(sharded_checkpoint.is_sharded(path))
+        if self.ranks is None or not any(found):
+            return super().read(path)
+        if not all(found):
+            raise CheckpointError(f"{path}: rank {found.index(False)} does not see it with its shards; all have to")
+        self._resumed_from = path.parent
+        with self.ranks.watching():
+            return sharded_checkpoint.read(path, self._empty, alone=False, group=self.ranks.group)
+
+    def _empty(self, size: torch.Size, dtype: torch.dtype) -> Tensor:
+        from torch.distributed.tensor import Shard, empty
+
+        return empty(size, dtype=dtype, device_mesh=self.mesh, placements=[Shard(0)])
+
     def model_state(self) -> dict[str, Tensor]:
         state = super().model_state()
         return self._gathered(state)
@@ -147,8 +190,8 @@ class FSDPEngine(DistributedEngine):
         super().load_optimizer_state({**state, "state": parts})
 
     def _gathered(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Replace shards by full tensors in host memory; called by all ranks together."""
-        if self.ranks:
+        """Replace shards by full tensors in host memory unless checkpoints are sharded; called by all ranks together."""
+        if self.ranks and not self.writes_shards:
             with self.ranks.watching():
                 for name, value in values.items():
                     values[name] = _whole(value).cpu() if isinstance(value, Tensor) else value
@@ -179,7 +222,8 @@ def _whole(value: Tensor) -> Tensor:
 
 def _part_like(target: Any, value: Any) -> Any:
     """Return this rank's shard of a full tensor if ``target``, of the same shape, is sharded."""
-    if not (hasattr(target, "full_tensor") and isinstance(value, Tensor) and value.shape == target.shape):
+    is_full = isinstance(value, Tensor) and not hasattr(value, "full_tensor")
+    if not (is_full and hasattr(target, "full_tensor") and value.shape == target.shape):
         return value
     from torch.distributed.tensor import distribute_tensor
 

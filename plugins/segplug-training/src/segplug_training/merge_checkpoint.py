@@ -1,0 +1,42 @@
+"""``seg-kernel merge-checkpoint``: one file of a sharded checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from segkernel.errors import UsageError
+
+
+@click.command("merge-checkpoint")
+@click.argument("source", metavar="CHECKPOINT", type=click.Path(path_type=Path))
+@click.argument("out", metavar="FILE", type=click.Path(path_type=Path))
+def command(source: Path, out: Path) -> None:
+    """Write a sharded CHECKPOINT, its .pt file with the folder of shards beside it, as one FILE.
+
+    FILE holds the same: it can be resumed, tested, passed on, and needs no folder. One process is enough.
+    """
+    merge_checkpoint(source, out)
+    click.echo(f"wrote {out}\nnext   seg-kernel predict {out} IMAGE... --out predictions")
+
+
+def merge_checkpoint(source: str | Path, out: str | Path) -> Path:
+    """Write a sharded checkpoint as a single file; return that.
+
+    Args:
+        source: The file that names the folder of shards.
+        out: The file to write.
+
+    Raises:
+        CheckpointError: When the source is damaged, or its folder is missing.
+        UsageError: When the source is not sharded.
+    """
+    from segkernel import checkpoint
+    from segplug_training.sharded_checkpoint import is_sharded
+
+    state = checkpoint.load(source)
+    if not is_sharded(Path(source)):
+        raise UsageError(f"{source}: is a single file already")
+    checkpoint.save(out, {key: value for key, value in state.items() if key != "path"})
+    return Path(out)
