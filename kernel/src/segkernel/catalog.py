@@ -193,8 +193,7 @@ class Catalog:
         rows = [row for row in self.rows if (row.group, row.name) == (group, short)]
         if slash:
             rows = [row for row in rows if row.distribution == distribution]
-        usable = self.settle([row for row in rows if row.status == "ok"], short)
-        if usable:
+        if usable := self.settle([row for row in rows if row.status == "ok"], short):
             return usable
         if rows:
             raise unusable(rows[0])

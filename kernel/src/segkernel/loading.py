@@ -157,9 +157,8 @@ def _is_model_file(path: Path) -> bool:
 
 
 def _holds_weights(path: str | Path) -> bool:
-    return (suffix := Path(path).suffix.lower()) in ("", *checkpoint.SUFFIXES) or checkpoint.reader_of(
-        suffix
-    ) is not None
+    suffix = Path(path).suffix.lower()
+    return suffix in ("", *checkpoint.SUFFIXES) or checkpoint.reader_of(suffix) is not None
 
 
 def _with_weights(

@@ -100,9 +100,8 @@ class Predictor:
         self.transforms = sections.data.eval_transforms if transforms is None else transforms
         wanted = preprocess or sections.data.preprocess or meta.get("preprocess") or {}
         self.preprocessor = build(Preprocessor, wanted, path="preprocess", catalog=catalog)
-        self.test_cfg: TestConfig | None = (
-            test_cfg or sections.evaluate.test_cfg or getattr(self.model, "test_cfg", None)
-        )
+        views = test_cfg or sections.evaluate.test_cfg
+        self.test_cfg: TestConfig | None = views or getattr(self.model, "test_cfg", None)
         self.tta = tta
         self.reader: Any = _reader_in(data, catalog)
         self._engine = LocalEngine(str(device or _device_of(built, isinstance(model, nn.Module))))

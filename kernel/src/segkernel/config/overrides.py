@@ -131,8 +131,7 @@ def misshapen(config: MarkedDict) -> Iterator[Problem]:
         shapes |= {MarkedList for arm in arms if get_origin(arm) in LISTS}
         plain = isinstance(value, (str, int, float, MarkedDict, MarkedList))  # a built object is not checked
         if shapes and plain and not isinstance(value, tuple(shapes)):
-            message = f"expected {describe(annotation)}, got {summarize(value)}"
-            yield Problem(message, name, place_of(config, name))
+            yield Problem(f"expected {describe(annotation)}, got {summarize(value)}", name, place_of(config, name))
 
 
 def _parameters(arms: Iterable[Any]) -> dict[Any, Any]:

@@ -35,9 +35,8 @@ class FSDPEngine(DistributedEngine):
             backward pass: less memory, 50 % more communication.
         param_dtype: Type of parameters and gradients in computation and communication; the shards, and batch norms,
             keep theirs. None keeps it everywhere (``amp`` is independent of it).
-        checkpoint: ``full`` gathers checkpoints and writes single files. With ``sharded`` nothing is gathered: each rank
-            writes its shards, into a folder beside the file; ``seg-kernel merge-checkpoint`` makes a single file of
-            the two.
+        checkpoint: ``full`` gathers checkpoints and writes single files. ``sharded`` gathers nothing: each rank writes
+            its shards, into a folder beside the file; ``seg-kernel merge-checkpoint`` makes one file of the two.
 
     Raises:
         UsageError: When this torch has no ``fully_shard``, or a module does not exist.
@@ -190,7 +189,7 @@ class FSDPEngine(DistributedEngine):
         super().load_optimizer_state({**state, "state": parts})
 
     def _gathered(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Replace shards by full tensors in host memory unless checkpoints are sharded; called by all ranks together."""
+        """Replace shards by full tensors in host memory for full checkpoints; called by all ranks together."""
         if self.ranks and not self.writes_shards:
             with self.ranks.watching():
                 for name, value in values.items():

@@ -85,12 +85,12 @@ def read(path: Path, make: MakeTensor, alone: bool, group: dist.ProcessGroup | N
     folder = path.parent / file_name(str(content.pop(FOLDER)))
     try:
         reader = _Reader(folder)
-        entries = reader.read_metadata().state_dict_metadata
+        entries: Mapping[str, Any] = reader.read_metadata().state_dict_metadata
         tensors = {name: make(entry.size, entry.properties.dtype) for name, entry in entries.items()}
         lonely = {"no_dist": True} if alone and "no_dist" in inspect.signature(dcp.load).parameters else {}
         with LOADING, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it reads alone, which it is asked to
-            dcp.load(tensors, storage_reader=reader, process_group=group, **lonely)  # type: ignore[arg-type]
+            dcp.load(tensors, storage_reader=reader, process_group=group, **lonely)
         return {**_with_shards(content, tensors), "path": str(path)}
     except FileNotFoundError as error:
         message = f"{path}: its tensors are in {folder}, which is not there or not complete"
@@ -174,7 +174,7 @@ class _Reader(dcp.FileSystemReader):
         folder = Path(self.path)
         with open(folder / ".metadata", "rb") as file:
             metadata = _TableUnpickler(file).load()
-        tensors = metadata.state_dict_metadata.values()
+        tensors: Any = metadata.state_dict_metadata.values()
         if not all(isinstance(entry, TensorStorageMetadata) for entry in tensors):
             raise ValueError("it holds more than tensors")
         if any(file_name(entry.relative_path) != entry.relative_path for entry in metadata.storage_data.values()):
