@@ -142,7 +142,7 @@ def test_sets_and_metrics_of_another_task_are_refused(tmp_path: Path) -> None:
     wrong = config(tmp_path, "multilabel")
     wrong["evaluate"] = {"metrics": [{"type": "CalibrationMetric"}]}
     runner = make_runner(load_config(wrong), tmp_path / "run", training=False)
-    with pytest.raises(UsageError, match="CalibrationMetric takes no labels of task multilabel"):
+    with pytest.raises(UsageError, match="CalibrationMetric does not support task multilabel"):
         runner.test()
 
 
@@ -151,7 +151,7 @@ def test_a_check_says_what_cannot_be_before_anything_is_built(tmp_path: Path) ->
     assert any("data.task" in str(problem) for problem in check(load_config(wrong)))
     wrong = config(tmp_path, "binary")
     wrong["model"]["decode_head"] = {"type": "PointHead", "in_channels": [8], "channels": 8, "num_classes": 2}
-    assert "PointHead is not for task binary" in str(ConfigError(check(load_config(wrong))))
+    assert "PointHead does not support task binary" in str(ConfigError(check(load_config(wrong))))
     problems = check(load_config(config(tmp_path, "binary")))
     assert problems == []
     wrong = config(tmp_path, "binary", num_classes=3)
@@ -182,7 +182,7 @@ def test_a_packaged_model_follows_the_config(name: str) -> None:
         (
             "mask2former_r50_8xb2-90k_cityscapes-512x1024",
             ["data.num_classes=2"],
-            "model.decode_head.type: segplug-heads/Mask2FormerHead is not for task binary, but for multiclass",
+            "model.decode_head.type: segplug-heads/Mask2FormerHead does not support task binary, only multiclass",
         ),
     ],
 )

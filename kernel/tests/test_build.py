@@ -426,8 +426,8 @@ def test_a_missing_required_key_is_named() -> None:
         ([], "expected a parts component, got [] (list)"),
         ({}, "type: missing: which parts component?\n    write type: NAME, one of the parts"),
         ({"typ": "Leaf"}, "type: missing: which parts component?\n    did you mean 'type' instead of 'typ'?"),
-        ({"type": 3}, "type: 'type' must name a class or function, one of the parts, got 3 (int)"),
-        ({"type": None}, "type: 'type' must name a class or function, one of the parts, got None"),
+        ({"type": 3}, "type: 'type' must name a class or function, a parts component, got 3 (int)"),
+        ({"type": None}, "type: 'type' must name a class or function, a parts component, got None"),
         ({"type": "Leaf", 3: 1}, "3: unknown argument of my-plugin/Leaf\n    it takes size, name"),
     ],
 )
@@ -441,12 +441,14 @@ def test_parameter_groups_without_type_are_the_usual_ones() -> None:
 
 
 def test_a_component_of_the_wrong_class_is_refused() -> None:
-    assert messages({"type": "Tree", "one": {"type": "Sized", "size": 1}}) == ["one.type: my-plugin/Sized is no Leaf"]
+    assert messages({"type": "Tree", "one": {"type": "Sized", "size": 1}}) == [
+        "one.type: my-plugin/Sized is not a Leaf"
+    ]
 
 
 @pytest.mark.parametrize("name", ["json:__all__", "math:hypot", "json:encoder"])
 def test_what_has_no_signature_is_no_component(name: str) -> None:
-    assert messages({"type": name})[0].startswith("type: 'type' must name a class or function, one of the parts, got ")
+    assert messages({"type": name})[0].startswith("type: 'type' must name a class or function, a parts component, got ")
 
 
 def test_a_class_method_is_a_type() -> None:
@@ -465,12 +467,12 @@ def test_arguments_must_be_a_mapping() -> None:
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (ValueError("too small"), "target refuses: too small"),
-        (TypeError("no such thing"), "target refuses: TypeError: no such thing"),
-        (KeyError(51), "target refuses: KeyError: 51"),
-        (AssertionError(), "target refuses: AssertionError: "),
-        (UsageError("give one or the other"), "target refuses: give one or the other"),
-        (UnknownComponentError("layers", "BM"), "target refuses: no layers component is called 'BM'"),
+        (ValueError("too small"), "target cannot be built: too small"),
+        (TypeError("no such thing"), "target cannot be built: TypeError: no such thing"),
+        (KeyError(51), "target cannot be built: KeyError: 51"),
+        (AssertionError(), "target cannot be built: AssertionError: "),
+        (UsageError("give one or the other"), "target cannot be built: give one or the other"),
+        (UnknownComponentError("layers", "BM"), "target cannot be built: no layers component is called 'BM'"),
         (ConfigError(Problem("from inside")), "from inside"),
     ],
 )
@@ -496,7 +498,7 @@ def test_what_is_no_matter_of_the_config_stays_what_it_is(error: BaseException) 
 
 
 def test_a_nested_constructor_that_refuses_is_named_by_its_own_path() -> None:
-    with pytest.raises(ConfigError, match=r"^one: my-plugin/Leaf refuses|several") as caught:
+    with pytest.raises(ConfigError, match=r"^one: my-plugin/Leaf cannot be built|several") as caught:
         build("parts", {"type": Pair, "several": [{"type": "Sized", "size": -1}]}, catalog=CATALOG)
     assert caught.value.problems[0].path == "several[0]"
 
@@ -635,7 +637,7 @@ def test_a_subclass_may_take_a_fixed_argument_again() -> None:
 def test_open_arguments_are_not_let_through_unchecked() -> None:
     assert problems_of({"type": Open, "size": 2}) == []
     (problem,) = problems_of({"type": Open, "anything": 2})
-    assert problem.message == "Open does not say whether it takes this argument"
+    assert problem.message == "Open does not declare whether it takes this argument"
     assert "**kwargs" in problem.hint
 
 
@@ -679,7 +681,7 @@ def test_a_segmentor_is_no_head() -> None:
     class Model(Segmentor):
         pass
 
-    assert [problem.message for problem in check("heads", {"type": Model}, catalog=CATALOG)] == ["Model is no Head"]
+    assert [problem.message for problem in check("heads", {"type": Model}, catalog=CATALOG)] == ["Model is not a Head"]
 
 
 # ---------------------------------------------------------------- ranges

@@ -217,7 +217,7 @@ def test_a_known_name_that_is_not_installed_gives_the_pip_line(name: str) -> Non
 
 
 def test_an_unknown_group_offers_a_near_one() -> None:
-    with pytest.raises(UsageError, match="there is heads"):
+    with pytest.raises(UsageError, match="available: heads"):
         catalog().names("head")
 
 

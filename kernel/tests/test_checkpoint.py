@@ -97,7 +97,7 @@ def test_a_full_disk_leaves_the_previous_file_whole(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CheckpointError, match=r"No space left on device; the file that was there is untouched"):
+    with pytest.raises(CheckpointError, match=r"No space left on device; the existing file is unchanged"):
         checkpoint.save(path, {"state_dict": {"w": torch.zeros(2)}})
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.pth"]
@@ -120,7 +120,7 @@ def test_a_write_that_stops_halfway_leaves_the_previous_file_whole(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "a.pth")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "File too large; the file that was there is untouched" in done.stdout
+    assert "File too large; the existing file is unchanged" in done.stdout
     assert done.stdout.splitlines()[-1] == "['a.pth'] 2"
 
 
@@ -267,7 +267,7 @@ def test_finetune_loads_what_fits_and_reports_the_rest():
 
 
 def test_weights_of_another_model_are_refused_even_when_fine_tuning():
-    with pytest.raises(CheckpointError, match="nothing in the file fits"):
+    with pytest.raises(CheckpointError, match="no tensor in the file fits"):
         weights.load_weights(small_model(), {"x": torch.ones(1)}, mode="finetune")
 
 

@@ -141,7 +141,7 @@ def test_an_ambiguous_command_names_both(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.usefixtures("with_commands")
 def test_a_command_that_is_none_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("b/same") == 2
-    assert "no click command but a function" in capsys.readouterr().err
+    assert "must be a click command, not a function" in capsys.readouterr().err
 
 
 def test_the_log_level_can_stand_before_and_after_the_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -166,7 +166,7 @@ def test_evaluation_refuses_transforms_that_leave_a_part_of_the_image_out(rectan
         def __call__(self, sample, rng):
             return sample.apply(Cut())
 
-    with pytest.raises(DataError, match="may resize, not cut"):
+    with pytest.raises(DataError, match="may only resize, not cut"):
         list(Loader(rectangles(2), [Quarter()]).eval_batches())
 
 

@@ -193,7 +193,7 @@ def test_an_image_that_is_too_large_is_refused_before_it_is_decoded(tmp_path, mo
     cv2.imwrite(str(path), np.zeros((30, 40, 3), np.uint8))
     monkeypatch.setenv("SEGKERNEL_MAX_PIXELS", "1199")
     monkeypatch.setattr(cv2, "imdecode", lambda *arguments: pytest.fail("it was decoded"))
-    with pytest.raises(DataError, match=r"30 x 40 pixels are too large, more than 1199.*SEGKERNEL_MAX_PIXELS"):
+    with pytest.raises(DataError, match=r"30 x 40 pixels are more than the limit of 1199.*SEGKERNEL_MAX_PIXELS"):
         image.read(path)
     monkeypatch.undo()
     monkeypatch.setenv("SEGKERNEL_MAX_PIXELS", "1200")

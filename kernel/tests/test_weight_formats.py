@@ -190,7 +190,7 @@ def test_a_package_that_is_hidden_is_said_to_be(install: Install) -> None:
 
 def test_a_name_that_the_usual_package_does_not_know_is_no_name(install: Install) -> None:
     row = Row("weight_formats", "Downloads", "segplug-backbones", "1", f"{__name__}:Theirs")
-    with Catalog((row,)).active(), pytest.raises(CheckpointError, match="no weights have this name"):
+    with Catalog((row,)).active(), pytest.raises(CheckpointError, match="no weight format locates this"):
         locate("torchvision://resnet50")
 
 

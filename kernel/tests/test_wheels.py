@@ -150,7 +150,7 @@ def test_show_lists_names_and_import_paths(run: Run) -> None:
 def test_show_suggests_a_near_distribution(run: Run) -> None:
     result = run("plugins", "show", "wheel-god")
     assert result.returncode == 2
-    assert "there is wheel-good" in result.stderr
+    assert "installed: wheel-good" in result.stderr
 
 
 def test_show_gives_the_pip_line_of_a_known_plugin(run: Run) -> None:

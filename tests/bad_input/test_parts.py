@@ -62,7 +62,7 @@ CHANGES = {
     ),
     "model.decode_head.loss_decode={type: FocalLoss, alpha: [1, 2]}": "FocalLoss has 2 numbers alpha for 3 classes",
     "+model.decode_head.loss_decode.class_weight=[0, 0, -1]": "class_weight[2]: expected float (0 or more",
-    "+model.decode_head.loss_decode.class_weight=[0, 0, 0]": "class weights are 0 or more, and not all 0",
+    "+model.decode_head.loss_decode.class_weight=[0, 0, 0]": "class weights must be 0 or more, and not all 0",
     "model.decode_head.loss_decode=[{type: DiceLoss}, {type: FocalLoss, class_weight: [1, 2, 3, 4]}]": (
         "model.decode_head.loss_decode: FocalLoss has 4 class weights for 3 classes"
     ),
@@ -72,7 +72,7 @@ CHANGES = {
     # what only a constructor knows
     "hooks=[{type: 'my_hooks:Misspelt'}]": "Misspelt: unknown hook method 'befor_run'; did you mean 'before_run'",
     "hooks=[{type: 'my_hooks:Strange'}]": "weather",
-    "+schedule.lr=[{type: PolyLR, begin: 5, end: 5}]": "segplug-training/PolyLR refuses: PolyLR ends at 5",
+    "+schedule.lr=[{type: PolyLR, begin: 5, end: 5}]": "segplug-training/PolyLR cannot be built: PolyLR ends at 5",
     "optim.optimizer.lr=-1": "optim.optimizer.lr: expected float (0 or more), got -1 (int)",
     "+optim.optimizer.momentum=5": "optim.optimizer.momentum: expected float (0 or more, 1 or less), got 5 (int)",
     "optim.paramwise={custom_keys: {nothing: {lr_mult: 10}}}": "custom_keys: nothing matches no parameter name",
@@ -87,11 +87,11 @@ CHANGES = {
     "optim.optimizer={type: Adam, lr: 0.1, eps: -1.0e-8}": "optim.optimizer.eps: expected float (0 or more)",
     "+optim.optimizer.weight_decay=.nan": "optim.optimizer.weight_decay: expected float (0 or more), got nan (float)",
     "optim.optimizer={type: RMSprop, alpha: 2}": "optim.optimizer.alpha: expected float (0 or more, 1 or less)",
-    "optim.optimizer={type: Adafactor, lr: 0.1, eps: [null, -1]}": "the optimizer refuses: epsilon2 should be >= 0",
+    "optim.optimizer={type: Adafactor, lr: 0.1, eps: [null, -1]}": "the optimizer cannot be built: epsilon2 should be",
     "+optim.clip_grad={}": "max_norm above 0",
-    "+evaluate.test_cfg={mode: slide}": "evaluate: Evaluation refuses: test_cfg: mode slide needs crop_size and stride",
+    "+evaluate.test_cfg={mode: slide}": "evaluate: Evaluation cannot be built: test_cfg: mode slide needs",
     # what no memory holds
-    "model.decode_head.channels=1000000000000": "model.decode_head: segplug-heads/FCNHead refuses: the model is too",
+    "model.decode_head.channels=1000000000000": "model.decode_head: segplug-heads/FCNHead cannot be built: the model",
     "model.decode_head.num_convs=100000": "the model is too large: it has more than 8,192",
     "model.decode_head.channels=10000000000000000000": "tiny.yaml:8:3 model.decode_head",
     # what a label cannot be
@@ -150,7 +150,7 @@ FITTING = {
 @pytest.mark.parametrize("case", FITTING)
 def test_what_fits_is_in_order_wherever_its_data_is(project, seg_kernel, case):
     shutil.rmtree("images")
-    assert seg_kernel("config", "check", "tiny.yaml", *FITTING[case]).out.startswith("tiny.yaml is in order")
+    assert seg_kernel("config", "check", "tiny.yaml", *FITTING[case]).out.startswith("tiny.yaml is valid")
 
 
 def test_a_huge_model_in_a_checkpoint_takes_no_memory(trained, seg_kernel, tiny):

@@ -98,7 +98,7 @@ def test_the_message_names_the_key_that_asks(stranger, seg_kernel):
     seg_kernel(*COMMANDS["predict"]).must_fail(1, "stranger:Thing (model.decode_head.loss_decode.type)")
     stranger("model", "backbone", "norm_cfg", {"type": "stranger:Thing"})
     seg_kernel(*COMMANDS["predict"]).must_fail(1, "stranger:Thing (norm_cfg.type)")
-    seg_kernel(*COMMANDS["test"]).must_fail(1, "asks for")
+    seg_kernel(*COMMANDS["test"]).must_fail(1, "weights file names")
 
 
 def test_a_stranger_s_work_dir_is_not_where_a_test_writes(project, tiny):

@@ -296,7 +296,7 @@ def test_the_first_failure_explains_itself(variant: types.ModuleType) -> None:
     wrong = mutated(variant, "Trunk", "tuple(widths), (4, 8)", "(8, 8), (4, 8)")
     found = results("backbones", wrong)
     assert [result.check for result in found if not result.ok] == ["outputs"]
-    folded = {result.check for result in found if result.message == "it fails as 'outputs' does"}
+    folded = {result.check for result in found if result.message == "it fails like 'outputs'"}
     assert folded == {"odd-size", "in-channels"}
     counts_all = "truth = truth.clip(max=3)\n        counted = truth >= 0"
     metric = mutated(variant, "MeanIoU", "counted = truth != IGNORE", counts_all)

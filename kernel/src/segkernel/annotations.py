@@ -2,9 +2,8 @@
 
     def __init__(self, prob: Probability = 0.5, kernel_size: OddInt = 3, lr: Positive = 0.01) -> None: ...
 
-They are `typing.Annotated` with the constraints of the package ``annotated_types``; plain
-ones work, too. A config is checked against them before anything is built, and a violation is reported with its file and
-line.
+They are `typing.Annotated` with the constraints of the package ``annotated_types``, which can also be used directly. A
+config is checked against them before anything is built, and a violation is reported with its file and line.
 """
 
 from __future__ import annotations
@@ -63,21 +62,21 @@ _CHECKS: dict[type, tuple[str, Callable[[Any, Any], bool], str]] = {
     MaxLen: ("max_length", lambda value, length: len(value) <= length, "{} or less of them"),
     Predicate: ("func", lambda value, holds: holds(value), "{}"),
 }
-"""By constraint: the attribute with its bound, whether a value keeps to it, and how it reads."""
+"""By constraint: the attribute with its bound, whether a value satisfies it, and its text in messages."""
 
 
 def breaks(value: Any, constraints: Iterable[Any]) -> bool:
-    """Whether a value of the right type breaks one of the constraints; nan is in no interval."""
+    """Whether a value of the right type violates a constraint; nan violates every interval."""
     return not all(holds(value, getattr(constraint, bound)) for constraint, (bound, holds, _) in _known(constraints))
 
 
 def words(constraints: Iterable[Any]) -> str:
-    """Return how constraints read: ``0 or more, 1 or less``."""
+    """Return the text of constraints: ``0 or more, 1 or less``."""
     bounds = [(getattr(constraint, bound), text) for constraint, (bound, _, text) in _known(constraints)]
     return ", ".join(text.format(getattr(bound, "__name__", bound)) for bound, text in bounds if bound != math.inf)
 
 
 def _known(constraints: Iterable[Any]) -> list[tuple[Any, tuple[str, Callable[[Any, Any], bool], str]]]:
-    """Return those that can be checked; an interval counts as two; metadata of other packages is skipped."""
+    """Return the constraints that can be checked; an interval is split in two, other metadata is skipped."""
     flat = [part for each in constraints for part in (each if isinstance(each, GroupedMetadata) else [each])]
     return [(each, _CHECKS[type(each)]) for each in flat if type(each) in _CHECKS]

@@ -3,7 +3,7 @@
     head = build("heads", {"type": "PSPHead", "in_channels": 2048, "channels": 512, "num_classes": 19})
 
 A parameter annotated with a component type (``Loss``, ``Loss | None``, ``Sequence[Loss]``, ``dict[str, Loss]`` ...)
-gets its nested spec built first and injected; one annotated `Spec` gets it checked, for the class itself to call.
+gets its nested spec built first and injected; one annotated `Spec` gets it checked, for the class to call.
 Everything is checked before anything is constructed, and all problems are reported at once. Built objects pass through.
 """
 
@@ -60,17 +60,17 @@ def build(
 
     Args:
         kind: The group of a component, ``heads``: ``spec`` is ``{type: Name, argument: value, ...}``, or an object,
-            which is returned as it is. Or any annotated class or function: ``spec`` holds its arguments.
+            which is returned unchanged. Or any annotated class or function: ``spec`` holds its arguments.
         spec: A mapping.
-        path: Where the spec stands in its config, for messages.
-        catalog: Where names are looked up; what is installed when None.
-        ambient: Values for every constructor, nested ones included, that has a parameter of such a name and whose spec
-            does not give it. A class whose attribute ``tasks`` lacks the ambient ``task`` is refused.
-        load_pretrained: False turns every argument ``pretrained`` off: all weights come from elsewhere.
-        defaults: Arguments used where the spec does not give them; handed on unchecked.
+        path: The spec's key in its config, for messages.
+        catalog: Where names are looked up; the installed plugins when None.
+        ambient: Default arguments of all constructors, nested ones included, that have a parameter of this name. A
+            class whose attribute ``tasks`` lacks the ambient ``task`` is refused.
+        load_pretrained: False turns off every argument ``pretrained``, when a checkpoint provides all weights.
+        defaults: Arguments used where the spec does not give them; passed on unchecked.
 
     Raises:
-        ConfigError: With every problem found; nothing was constructed then, or a constructor refused its arguments.
+        ConfigError: With every problem found, before anything is constructed; or a constructor raised.
     """
     reader = _Reader(catalog or Catalog.current(), ambient, load_pretrained)
     node = reader.read(kind, spec, path, defaults)
@@ -81,7 +81,7 @@ def build(
 
 
 def check(kind: str | _Target, spec: Any, /, path: str = "", **options: Any) -> list[Problem]:
-    """Return what `build` would find wrong with the same arguments: components are imported, nothing is constructed."""
+    """Return the problems that `build` would raise for the same arguments; imports components, constructs nothing."""
     catalog, ambient = options.pop("catalog", None), options.pop("ambient", _NONE)
     reader = _Reader(catalog or Catalog.current(), ambient)
     reader.read(kind, spec, path, options)
@@ -93,7 +93,7 @@ def check(kind: str | _Target, spec: Any, /, path: str = "", **options: Any) -> 
 
 @dataclass(frozen=True)
 class _At:
-    """Where a value stands: its dotted path, and the file, line and column."""
+    """Where a value was written: its dotted path, and the file, line and column."""
 
     path: str = ""
     place: str = ""
@@ -105,7 +105,7 @@ class _At:
 
 @dataclass(frozen=True)
 class _Call:
-    """Something to be constructed once everything was checked; a `Spec` when it has no ``defaults``."""
+    """An object to construct once everything is checked; a `Spec` when it has no ``defaults``."""
 
     target: _Target
     label: str
@@ -116,7 +116,7 @@ class _Call:
 
 @dataclass
 class _Reader:
-    """Reads values against annotations: returns what is to be made of them, and collects the problems."""
+    """Reads values against annotations: returns what to construct, and collects the problems."""
 
     catalog: Catalog
     ambient: Mapping[str, Any]
@@ -124,7 +124,7 @@ class _Reader:
     problems: list[Problem] = field(default_factory=list)
 
     def read(self, kind: str | _Target, spec: Any, path: str, defaults: Mapping[str, Any]) -> Any:
-        """Return what is to be made of a spec that stands alone."""
+        """Read a top-level spec."""
         at = _At(path, place_of(spec))
         if isinstance(kind, str):
             return self.component(kind, None, spec, at, defaults)
@@ -136,7 +136,7 @@ class _Reader:
     def component(
         self, group: str, expected: type | None, spec: Any, at: _At, defaults: Mapping[str, Any] | None = _NONE
     ) -> Any:
-        """Read a spec ``{type: Name, ...}`` of a group; a built object is returned as it is."""
+        """Read a spec ``{type: Name, ...}`` of a group; a built object is returned unchanged."""
         if _is_built(spec):
             return spec
         if not isinstance(spec, Mapping) or ("type" not in spec and group not in USUAL):
@@ -150,10 +150,10 @@ class _Reader:
             except ComponentError as error:
                 return self.problems.append(_problem_of(error, here))
         if not isinstance(target, (type, FunctionType, MethodType)):
-            return self.problem(here, f"'type' must name a class or function, one of the {group}, got {_show(target)}")
+            return self.problem(here, f"'type' must name a class or function, a {group} component, got {_show(target)}")
         expected = expected or _contract(group)
         if expected is not None and isinstance(target, type) and not issubclass(target, expected):
-            return self.problem(here, f"{label} is no {expected.__name__}")
+            return self.problem(here, f"{label} is not a {expected.__name__}")
         return self.call(target, label, spec, at, defaults, typed=True)
 
     def call(
@@ -165,9 +165,9 @@ class _Reader:
         defaults: Mapping[str, Any] | None = _NONE,
         typed: bool = False,
     ) -> Any:
-        """Read arguments against the signature of ``target``; without ``defaults``, some may come later.
+        """Read arguments against the signature of ``target``; without ``defaults``, some may be given later.
 
-        ``typed`` tells that ``given`` names its class under ``type``, which is then no argument even of a record.
+        ``typed`` tells that ``given`` names its class under ``type``, which is then not an argument, even of a record.
         """
         if not isinstance(given, Mapping):
             return self.problem(at, f"expected a mapping of the arguments of {label}, got {_show(given)}")
@@ -191,15 +191,15 @@ class _Reader:
         return _Call(target, label, at, made, defaults)
 
     def _refuse_ambient(self, target: _Target, label: str, given: Mapping[str, Any], at: _At) -> None:
-        """Report a class that is not for the task at hand."""
+        """Report a class that does not support the ambient task."""
         task, tasks = self.ambient.get("task"), getattr(target, "tasks", None)
         if task is not None and tasks is not None and task not in tasks:
-            self.problem(at.child(given, "type"), f"{label} is not for task {task}, but for {', '.join(tasks)}")
+            self.problem(at.child(given, "type"), f"{label} does not support task {task}, only {', '.join(tasks)}")
 
     def value(self, annotation: Any, value: Any, at: _At) -> Any:
         """Read any value against any annotation."""
         kind, constraints = unwrap(annotation)
-        # A data set reads its folders; of an untrusted config it is built only where a test asks for it.
+        # Data sets read folders; those of an untrusted config are only built by commands that evaluate on them.
         reads = at.path.startswith(("data.val.", "data.test."))
         if isinstance(value, str) and value and is_file(kind, constraints) and not reads:
             self.catalog.refuse_untrusted(f"the file {value}", at.path)
@@ -210,7 +210,7 @@ class _Reader:
         return made
 
     def _typed(self, kind: Any, annotation: Any, value: Any, at: _At) -> Any:
-        """Read any value against a type, that of an annotation."""
+        """Read any value against ``kind``, the type of ``annotation``."""
         cls, arguments = get_origin(kind) or kind, get_args(kind)
         if isinstance(kind, Unresolved):
             return self.problem(at, f"its annotation {kind.text!r} cannot be resolved: {kind.reason}", _UNRESOLVED)
@@ -235,7 +235,7 @@ class _Reader:
         return self._mismatch(annotation, value, at)
 
     def _union(self, kind: Any, arms: tuple[Any, ...], value: Any, at: _At) -> Any:
-        """Take the first arm that fits; when none does, report the problems of the one that was read deepest."""
+        """Read the first arm that fits; if none does, report the problems of the one that was read deepest."""
         meant: list[Problem] = []
         for arm in arms:
             attempt = _Reader(self.catalog, self.ambient, self.pretrained)
@@ -279,8 +279,8 @@ class _Reader:
             return self.problem(here, f"argument is fixed by {label}{value} and cannot be set", where)
         if known.open:
             hint = f"annotate {known.open} of its constructor with Unpack[a TypedDict]"
-            return self.problem(here, f"{label} does not say whether it takes this argument", hint)
-        hint = self.catalog.moved(key) or suggest(key, known, "it takes ") or "it takes nothing"
+            return self.problem(here, f"{label} does not declare whether it takes this argument", hint)
+        hint = self.catalog.moved(key) or suggest(key, known, "it takes ") or "it takes no arguments"
         return self.problem(here, f"unknown argument of {label}", "   ".join(filter(None, [hint, where])))
 
     def _mismatch(self, kind: Any, value: Any, at: _At) -> None:
@@ -292,7 +292,7 @@ class _Reader:
 
 
 def _make(node: Any) -> Any:
-    """Construct what was read; containers are walked, everything else is returned as it is."""
+    """Construct the result of a `_Reader`; containers are traversed, other values are returned unchanged."""
     if type(node) in (list, tuple):
         return type(node)(_make(entry) for entry in node)
     if type(node) is dict:
@@ -313,13 +313,13 @@ def _make(node: Any) -> Any:
 
 
 _REFUSALS = (ValueError, TypeError, LookupError, AssertionError, NotImplementedError, ArithmeticError)
-"""What constructors raise when they do not like their arguments."""
+"""Exceptions by which constructors reject their arguments."""
 
 
 def _problem_of(error: Exception, at: _At, label: str = "") -> Problem:
     name = "" if isinstance(error, (SegKernelError, ValueError)) else f"{type(error).__name__}: "
     first, *rest = f"{name}{error}".splitlines() or [type(error).__name__]
-    message = f"{label} refuses: {first}" if label else first
+    message = f"{label} cannot be built: {first}" if label else first
     return Problem(message, at.path, at.place, "\n".join(line.strip() for line in rest), error)
 
 
@@ -330,15 +330,15 @@ _SCALARS: dict[Any, type] = {bool: bool, int: numbers.Integral, float: numbers.R
 
 
 def _fits(cls: Any, arguments: tuple[Any, ...], value: Any) -> bool:
-    """Whether a value that needs no reading is one that the annotation means."""
+    """Whether a plain value is one that the annotation allows."""
     if cls is Literal:
         return any(value == choice and type(value) is type(choice) for choice in arguments)
     if cls in _SCALARS:
-        # What is not equal to itself is nan: no argument means it, and it spreads without a word.
+        # Only nan differs from itself: no argument allows it, as it would spread silently.
         return isinstance(value, _SCALARS[cls]) and isinstance(value, bool) == (cls is bool) and value == value
     if not isinstance(cls, type) or cls in (Any, object) or getattr(cls, "_is_protocol", False):
         return True
-    # A range or an array is a list, a text is not.
+    # A range or an array counts as a list, a string does not.
     is_text = cls in LISTS and isinstance(value, (str, bytes, Mapping))
     return not (is_typeddict(cls) or is_text) and isinstance(value, cls)
 
@@ -349,7 +349,7 @@ def _contract(group: str) -> type | None:
 
 
 def _enforced(expected: Any) -> type | None:
-    """Return the class if components must be subclasses of it: not of protocols, nor of torch's own."""
+    """Return the class if components must be subclasses of it; None for protocols and torch's own classes."""
     protocol = getattr(expected, "_is_protocol", False)
     return None if protocol or expected.__module__.startswith("torch") else expected
 
@@ -358,13 +358,13 @@ def _is_built(spec: Any) -> bool:
     return not isinstance(spec, (Mapping, list, tuple, set, str, bytes, numbers.Number, NoneType))
 
 
-# ---------------------------------------------------------------- words
+# ---------------------------------------------------------------- text for messages
 
 
 def _show(value: Any) -> str:
     text = repr(value)
     text = text if len(text) <= 60 else f"{text[:57]}..."
-    kind = next((kind for kind in (dict, list) if isinstance(value, kind)), type(value))  # marked ones are theirs too
+    kind = next((kind for kind in (dict, list) if isinstance(value, kind)), type(value))  # without marks
     return text if value is None else f"{text} ({kind.__name__})"
 
 

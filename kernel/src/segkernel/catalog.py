@@ -1,4 +1,4 @@
-"""Discovery: one scan of entry points, imports nothing, decides nothing by order.
+"""Discovery: one scan of entry points, which imports nothing and does not depend on their order.
 
     catalog = Catalog.discover()
     PSPHead = catalog.load("heads", "PSPHead")            # or "segplug-heads/PSPHead", or "my_module:PSPHead"
@@ -70,10 +70,10 @@ GROUPS: dict[str, str] = {
     "config_checks": "",
     "commands": "click.core:Command",
 }
-"""Group name without prefix to the class its components are; empty where several will do."""
+"""Group name, without prefix, to the base class of its components; empty where there is none."""
 
 USUAL = {"engines": ("DDPEngine", "LocalEngine"), "parameter_groups": ("Paramwise",)}
-"""Which component of a group a config means that gives no ``type``: the first that is installed."""
+"""The components that a spec without ``type`` means, by group: the first that is installed."""
 
 Status = Literal["ok", "incompatible", "disabled"]
 log = logging.getLogger(__name__)
@@ -85,12 +85,12 @@ class Row:
 
     Args:
         group: Without prefix: ``heads``.
-        name: What a config's ``type`` says.
+        name: As in a config's ``type``.
         distribution: Normalised name; empty for an import path.
-        version: Of the distribution.
+        version: The distribution's.
         value: ``module:attribute``.
         status: Whether it can be used.
-        requires: The kernel versions its distribution accepts, as a specifier; empty when it says nothing.
+        requires: The kernel versions its distribution accepts, as a specifier; empty when it declares none.
     """
 
     group: str
@@ -103,13 +103,13 @@ class Row:
 
     @property
     def qualified(self) -> str:
-        """The name that means this one whatever else is installed."""
+        """The unambiguous name."""
         return f"{self.distribution}/{self.name}" if self.distribution else self.value
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """What is installed; immutable.
+    """The installed components; immutable.
 
     Args:
         rows: Every entry point found, usable or not.
@@ -125,8 +125,8 @@ class Catalog:
     def discover(cls, distributions: Iterable[importlib_metadata.Distribution] | None = None) -> Catalog:
         """Scan the installed distributions, once per process; or the ones given, every time.
 
-        ``SEGKERNEL_DISABLE`` and ``SEGKERNEL_PREFER`` are lists of distributions with commas; ``SEGKERNEL_STRICT=1``
-        makes an unusable distribution fatal.
+        ``SEGKERNEL_DISABLE`` and ``SEGKERNEL_PREFER`` are comma-separated lists of distributions;
+        ``SEGKERNEL_STRICT=1`` makes an unusable distribution fatal.
 
         Raises:
             IncompatiblePluginError, BrokenPluginError: In strict mode.
@@ -136,12 +136,12 @@ class Catalog:
 
     @classmethod
     def current(cls) -> Catalog:
-        """Return the catalog in whose `active` block this is called, else what is installed."""
+        """Return the catalog of the enclosing `active` block, else that of the installed components."""
         return _active.get() or cls.discover()
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """Make this the `current` one, so that what a component looks up itself follows the same preferences."""
+        """Make this the `current` catalog, so that look-ups by components follow the same preferences."""
         token = _active.set(self)
         try:
             yield
@@ -149,11 +149,11 @@ class Catalog:
             _active.reset(token)
 
     def prefer(self, distributions: Sequence[str]) -> Catalog:
-        """Return a catalog in which these win over others; what ``SEGKERNEL_PREFER`` names stays before them."""
+        """Return a catalog that prefers these; those in ``SEGKERNEL_PREFER`` still come first."""
         return replace(self, preferred=tuple(dict.fromkeys([*self.preferred, *map(normalise, distributions)])))
 
     def refuse_untrusted(self, what: str, path: str = "") -> None:
-        """Raise `UntrustedError` when what asks for this, the key ``path`` of a config, is not trusted."""
+        """Raise `UntrustedError` if names are not trusted: ``what``, at the key ``path`` of a config, is refused."""
         if not self.trusted:
             raise UntrustedError(what, path)
 
@@ -172,16 +172,16 @@ class Catalog:
         return dict(sorted({row.distribution: row.version for row in self.rows}.items()))
 
     def usual(self, group: str) -> str:
-        """Return which of `USUAL` a spec without ``type`` means."""
+        """Return the component of `USUAL` that a spec without ``type`` means."""
         return next((name for name in USUAL[group] if name in self.names(group)), USUAL[group][-1])
 
     def find(self, group: str, name: str, path: str = "") -> Row:
-        """Return the row a name means: short, ``distribution/Name``, or an import path ``module:Name``; ``path`` is the
-        config's key that asks.
+        """Return the row for a name: short, ``distribution/Name``, or an import path ``module:Name``; ``path`` is the
+        config key with the name.
 
         Raises:
             UnknownComponentError, AmbiguousComponentError, NotInstalledError, IncompatiblePluginError,
-            DisabledPluginError: Each says what to do.
+            DisabledPluginError: See each.
             UntrustedError: An import path, in a catalog that is not `trusted`.
         """
         _check_group(group)
@@ -210,7 +210,7 @@ class Catalog:
         return self.load_row(self.find(group, name))
 
     def load_row(self, row: Row) -> Any:
-        """Import and return what a row names."""
+        """Import and return the component of a row."""
         module_name, _, attribute = row.value.partition("[")[0].replace(" ", "").partition(":")
         if not row.distribution and not {"", os.getcwd()} & set(sys.path):
             sys.path.append(os.getcwd())  # after installed packages; data-loader workers inherit it
@@ -220,7 +220,7 @@ class Catalog:
             raise _why(row, module_name, attribute, error) from error
 
     def load_all(self, group: str) -> Iterator[tuple[Row, Any]]:
-        """Import a group and yield each row with what it names; a broken plugin is only logged."""
+        """Import a group and yield each row with its component; a broken plugin is only logged."""
         for row in self.rows_of(group):
             try:
                 yield row, self.load_row(row)
@@ -232,21 +232,21 @@ class Catalog:
 
         Args:
             group: Without prefix: ``exporters``.
-            asked: What is looked for, for the message: ``.onnx``.
-            fits: Tells whether a component will do.
+            asked: The request, for the message: ``.onnx``.
+            fits: Tells whether a component fits.
 
         Raises:
-            AmbiguousComponentError: When several will do.
+            AmbiguousComponentError: When several fit and none is preferred.
         """
         found = {row: component for row, component in self.load_all(group) if fits(component)}
         row = self.settle(list(found), asked)
         return found[row] if row else None
 
     def settle(self, rows: Sequence[Row], asked: str) -> Row | None:
-        """Return the row of several equally good ones that is preferred; None when there is none.
+        """Return the only or the preferred row; None for no rows.
 
         Raises:
-            AmbiguousComponentError: When there are several, and no preference leaves one.
+            AmbiguousComponentError: When the preferences leave several.
         """
         for distribution in self.preferred:
             rows = [row for row in rows if row.distribution == distribution] or rows
@@ -257,13 +257,13 @@ class Catalog:
         return rows[0] if rows else None
 
     def moved(self, name: object) -> str:
-        """Return where what other frameworks call ``name`` is here, as plugins of `former_names` say, or ""."""
+        """Return a hint on what replaces ``name`` of other frameworks, from plugins of ``former_names``, or ""."""
         return next(filter(None, (found(str(name)) for _, found in self.load_all("former_names"))), "")
 
     def why_none(self, group: str, asked: str) -> ComponentError | None:
         """Return why no component of a group fits: its first-party package is missing, disabled or incompatible.
 
-        None when that package is there.
+        None when that package is usable.
         """
         home = known.provider_of(group)
         rows = [row for row in self.rows if (row.group, row.distribution) == (group, home)]
@@ -272,7 +272,7 @@ class Catalog:
         return None if rows[0].status == "ok" else unusable(replace(rows[0], name=asked))
 
     def _missing(self, group: str, distribution: str, short: str) -> Exception:
-        """Return the error that fits a name nobody offers."""
+        """Return the error for a name that no distribution offers."""
         home = known.distribution_of(group, short)
         if home and home not in {row.distribution for row in self.rows} and distribution in ("", home):
             return NotInstalledError(group, short, home)
@@ -307,21 +307,21 @@ def _scan(distributions: Iterable[importlib_metadata.Distribution], disable: str
         if PREFIX not in (distribution.read_text("entry_points.txt") or ""):
             continue
         name, version, requirements = _headers(distribution)
-        if name in found:  # the first one on sys.path is the one that Python imports
+        if name in found:  # Python imports the first one on sys.path
             continue
         found[name] = []
         requires, accepted = _handshake(requirements)
         status: Status = "disabled" if name in disabled else "ok" if accepted else "incompatible"
         try:
             entries = [entry for entry in distribution.entry_points if entry.group.startswith(PREFIX)]
-        except Exception as error:  # whatever a damaged file makes the parser raise
+        except Exception as error:  # a damaged file can make the parser raise anything
             _report(BrokenPluginError("", "", name, "entry_points.txt", error), strict)
             continue
         if status == "incompatible":
             _report(unusable(Row("", "", name, version, "", status, requires)), strict)
         rows = (Row(e.group[len(PREFIX) :], e.name, name, version, e.value, status, requires) for e in entries)
         found[name] = list(dict.fromkeys(rows))
-    # The order of a folder means nothing.
+    # Sorted, as the order of a folder is arbitrary.
     return Catalog(tuple(row for name in sorted(found) for row in found[name]), tuple(_names(prefer)))
 
 
@@ -336,7 +336,7 @@ def _report(error: Exception, strict: str) -> None:
 
 
 def _headers(distribution: importlib_metadata.Distribution) -> tuple[str, str, list[str]]:
-    """Return name, version and requirements: a plain reading of the header, ten times as fast as the mail parser."""
+    """Return name, version and requirements: parsed line by line, ten times as fast as by the mail parser."""
     text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
     header = [line.partition(":") for line in text.partition("\n\n")[0].splitlines()]
     single = {key: value.strip() for key, _, value in reversed(header)}
@@ -353,15 +353,15 @@ def _handshake(requirements: Iterable[str]) -> tuple[str, bool]:
         parsed = [Requirement(line) for line in asked]
     except InvalidRequirement:
         return asked[0], False
-    # An address is one version, there is nothing to compare.
+    # A requirement by URL has no specifier to compare.
     needed = [r for r in parsed if r.url is None and (r.marker is None or r.marker.evaluate({"extra": ""}))]
     accepted = all(r.specifier.contains(segkernel.__version__, prereleases=True) for r in needed)
-    requires = ",".join(sorted((str(s) for r in needed for s in r.specifier), reverse=True))  # >= stands before <
+    requires = ",".join(sorted((str(s) for r in needed for s in r.specifier), reverse=True))  # >= before <
     return requires, accepted and not (needed and _is_older(requires))
 
 
 def _is_older(requires: str) -> bool:
-    """Whether a specifier has no lower bound at `CONTRACT` or above: its author built on the contracts before."""
+    """Whether a specifier has no lower bound at `CONTRACT` or above: it was written for older contracts."""
     oldest = tuple(map(int, CONTRACT.split(".")))
     bounds = re.findall(r"(?:^|,)(?:>=|>|~=|==)\s*(\d+(?:\.\d+)*)", requires)
     return not any(tuple(map(int, bound.split("."))) >= oldest for bound in bounds)
@@ -370,11 +370,11 @@ def _is_older(requires: str) -> bool:
 def _check_group(group: str) -> None:
     if group not in GROUPS:
         near = did_you_mean(group, GROUPS) or GROUPS
-        raise UsageError(f"no component group is called {group!r}; there is {', '.join(near)}")
+        raise UsageError(f"no component group is called {group!r}; available: {', '.join(near)}")
 
 
 def unusable(row: Row) -> ComponentError:
-    """Return the error that says why what is installed cannot be used."""
+    """Return the error for an installed component that cannot be used."""
     if row.status == "disabled":
         return DisabledPluginError(row.group, row.name, row.distribution)
     contract = CONTRACT if _is_older(row.requires) else ""
@@ -382,14 +382,14 @@ def unusable(row: Row) -> ComponentError:
 
 
 def _torch_optimizers() -> list[str]:
-    """Return the names of torch's own optimisers: found when nothing else has the name, or as ``torch/AdamW``."""
+    """Return the names of torch's own optimisers, which are found after all others, or as ``torch/AdamW``."""
     from torch import optim
 
     return [name for name, kind in vars(optim).items() if isinstance(kind, type) and issubclass(kind, optim.Optimizer)]
 
 
 def _why(row: Row, module_name: str, attribute: str, error: BaseException) -> Exception:
-    """Tell an import path that leads nowhere from a module that raises."""
+    """Return the error of a failed import: the path does not exist, or the module raises."""
     if row.distribution:
         return BrokenPluginError(row.group, row.name, row.distribution, row.value, error)
     if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):

@@ -1,7 +1,7 @@
-"""Files of weights: written whole or not at all, read without running anything that is inside.
+"""Checkpoint files: written atomically, read without running code from them.
 
 save("latest.pth", {"state_dict": model.state_dict(), "meta": {"classes": ["road", "sky"]}})
-model.load_state_dict(load("latest.pth")["state_dict"])     # or segkernel.weights.load_into, which says what fits
+model.load_state_dict(load("latest.pth")["state_dict"])     # or segkernel.weights.load_into, which reports what fits
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
-"""Of files that torch writes; any other may hold weights, too, and is tried where one is given."""
+"""Suffixes of torch's files; a file with another suffix may hold weights, too, and is tried when given."""
 FORMATS = "weight_formats"
-"""The group of entry points that know where weights of others are, and how their files are read."""
+"""The entry-point group of formats that locate, read and convert third-party weights."""
 PLAIN = (str, int, float, bool, type(None))
-"""Types that may be saved beside tensors, lists, tuples and dicts."""
+"""Types that may be saved in addition to tensors, lists, tuples and dicts."""
 
 # ---------------------------------------------------------------- saving
 
 
 def save(path: str | Path, state: Mapping[str, Any]) -> None:
-    """Write ``state`` to ``path`` so that a kill at any moment leaves the old file or the new one, whole.
+    """Write ``state`` to ``path`` atomically: a kill at any time leaves the old file or the complete new one.
 
     Raises:
         CheckpointError: When a value is not a tensor, plain value or container of these (its key is named, nothing is
-            written), or when the file cannot be written (the old file stays as it was).
+            written), or when the file cannot be written (the old file is kept).
     """
     path = Path(path)
     _check_plain(state, "")
@@ -62,7 +62,7 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
     except (OSError, RuntimeError) as error:
         if crash := worker_crash_of(error):
             raise crash from error
-        kept = "the file that was there is untouched" if path.is_file() else "no file was left behind"
+        kept = "the existing file is unchanged" if path.is_file() else "no file was created"
         raise CheckpointError(f"{path}: cannot be written: {_reason(error)}; {kept}") from error
 
 
@@ -91,7 +91,7 @@ def _check_plain(value: Any, where: str) -> None:
             _check_plain(entry, f"{where}[{index}]")
     else:
         message = f"{where or 'checkpoint'}: {_describe(value)} cannot be saved in a checkpoint"
-        raise CheckpointError(f"{message}; make it a tensor, str, int, float, bool, None, list, tuple or dict")
+        raise CheckpointError(f"{message}; convert it to a tensor, str, int, float, bool, None, list, tuple or dict")
 
 
 def _describe(value: Any) -> str:
@@ -99,7 +99,7 @@ def _describe(value: Any) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """Find the system's own words: torch wraps a failed write in an error that does not tell why."""
+    """Return the system's error message: torch wraps a failed write in an error without the reason."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
@@ -112,14 +112,14 @@ def _reason(error: BaseException) -> str:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint of ours, a bare state dict, or what a weight format reads, MMSegmentation's files for example.
+    """Read a segkernel checkpoint, a bare state dict, or a file of a weight format, such as MMSegmentation's.
 
     Args:
         path: A file, or a name or an address that a weight format locates.
 
     Returns:
         The file's entries, tensors on the CPU, with at least ``state_dict`` (name -> tensor, without ``module.``
-        prefixes), ``meta`` (``classes`` and ``palette`` by these names where the file knows them) and ``path``.
+        prefixes), ``meta`` (``classes`` and ``palette`` by these names if the file has them) and ``path``.
 
     Raises:
         CheckpointError: When the file is missing, damaged, not a checkpoint, or holds anything but plain data; no
@@ -147,16 +147,16 @@ def locate(source: str | Path) -> Path:
     """Return the file that ``source`` stands for: a path, or a name or an address that some weight format locates.
 
     Raises:
-        CheckpointError: A name or an address that no installed format knows, or that cannot be had.
-        ComponentError: The package for names and addresses is missing; or two formats locate this equally well.
+        CheckpointError: A name or an address that no installed format knows, or that cannot be obtained.
+        ComponentError: The package for names and addresses is missing, or two formats locate the source.
     """
     catalog, text = Catalog.current(), str(source)
     if Path(source).exists():
         return Path(source)
     found = catalog.choose(FORMATS, text, lambda each: each().locates(text))
     if found is None and "://" in text:
-        raise catalog.why_none(FORMATS, text) or CheckpointError(f"{text}: no weights have this name")
-    return Path(source) if found is None else found().locate(text)  # whoever opens a path says that it is missing
+        raise catalog.why_none(FORMATS, text) or CheckpointError(f"{text}: no weight format locates this address")
+    return Path(source) if found is None else found().locate(text)  # a missing file is reported when it is opened
 
 
 def reader_of(suffix: str) -> WeightFormat | None:
@@ -175,7 +175,7 @@ def _check_file(path: Path) -> None:
 
 
 def _read(path: Path) -> Any:
-    """Read plain data that torch wrote; a file that is anything else is for the weight format of its suffix."""
+    """Read plain data that torch wrote; any other file is read by the weight format of its suffix."""
     try:
         return read_torch(path)
     except Exception as error:  # a damaged file can make the unpickler fail in any way
@@ -183,28 +183,28 @@ def _read(path: Path) -> Any:
             return reader.read(path)
         asks_for_more = path.suffix not in SUFFIXES or isinstance(error, pickle.UnpicklingError)
         missing = Catalog.current().why_none(FORMATS, str(path)) if asks_for_more else None
-        damaged = "it is damaged, or no weights; nothing in it was run"
+        damaged = "it is damaged or not a weights file; nothing in it was run"
         reason = _reason(error) if isinstance(error, PermissionError) else damaged
         raise missing or CheckpointError(f"{path}: cannot be read: {reason}") from error
 
 
 def read_torch(path: Path) -> Any:
-    """Return what `torch.save` wrote, tensors on the CPU; no code in the file is run, with any torch from 2.4 on.
+    """Return the content of a file of `torch.save`, tensors on the CPU; runs no code from it, in any torch from 2.4 on.
 
     Raises:
-        Exception: Whatever torch raises for a file that is damaged or holds more than plain data.
+        Exception: Any error of torch, for a file that is damaged or holds more than plain data.
     """
     if tarfile.is_tarfile(path):
-        raise ValueError("a tar archive: torch before 2.6 unpacks it, whatever it holds")
+        raise ValueError("a tar archive, which torch before 2.6 unpacks unconditionally")
     with LOADING, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's remarks on odd files; what matters is in the error
-        # Before 2.6 torch only warns of a program, then loads it, which runs what is in it.
+        warnings.simplefilter("ignore")  # about odd files; the error has what matters
+        # Before 2.6 torch only warns of a program, then loads it, which runs its code.
         warnings.filterwarnings("error", message=".*TorchScript")
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 LOADING = threading.RLock()
-"""Warning filters and the classes torch takes are the process's: one thread must not take them from another."""
+"""Guards warning filters and torch's safe globals, which are shared by all threads of the process."""
 
 
 def _find_weights(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
@@ -215,22 +215,22 @@ def _find_weights(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
         keys = ", ".join(repr(str(key)) for key in list(content)[:8]) or "none"
         raise CheckpointError(f"{path}: holds no weights; its keys are {keys}")
     if hasattr(weights, "_metadata"):
-        tensors._metadata = weights._metadata  # type: ignore[attr-defined]  # versions of the layers' own layouts
+        tensors._metadata = weights._metadata  # type: ignore[attr-defined]  # versions of the layers' layouts
     if all(name.startswith("module.") for name in tensors):
         consume_prefix_in_state_dict_if_present(tensors, "module.")
     return tensors
 
 
 def _classes_in(meta: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Return classes and palette by one name: mmengine keeps them in ``dataset_meta``, mmcv in capital letters.
+    """Return classes and palette under one name: mmengine keeps them in ``dataset_meta``, mmcv in capital letters.
 
-    What is no list of names, or of colours, is left out with a warning: the weights are good all the same.
+    An invalid list is left out with a warning, as the weights are still usable.
     """
     inner = meta.get("dataset_meta")
     known = {**inner, **meta} if isinstance(inner, Mapping) else meta
     found = {key: known.get(key, known.get(key.upper())) for key in ("classes", "palette")}
     for key, value in found.items():
         if problems := check(Metadata, {key: value}):
-            log.warning("%s: what it holds as %s is left out: %s", path, key, problems[0].message)
+            log.warning("%s: ignored its %s: %s", path, key, problems[0].message)
             found[key] = None
     return {key: value for key, value in found.items() if value or key in meta}

@@ -1,4 +1,4 @@
-"""From a data set to batches: draw order, transforms, workers, all a pure function of (seed, position).
+"""From a data set to batches: draw order, transforms and workers; batches are a pure function of (seed, position).
 
     loader = Loader(dataset, transforms=[...], micro_batch=4, workers=2, seed=0)
     for batch in loader.train_batches(position=0): ...      # endless
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 TRIES = 10
 """Number of replacements drawn for an unusable sample before training stops."""
 
-_ORDER, _SAMPLE, _EVALUATION = 0, 1, 2  # streams: what a random number is for
+_ORDER, _SAMPLE, _EVALUATION = 0, 1, 2  # streams of random numbers
 
 
 def sample_rng(seed: int, stream: int, position: int) -> np.random.Generator:
@@ -52,52 +52,52 @@ def draw_order(seed: int, epoch: int, length: int) -> np.ndarray:
 def apply_transforms(
     transforms: Iterable[Transform], sample: Sample, rng: np.random.Generator, draw: Callable[[], Sample] | None = None
 ) -> Sample | None:
-    """Apply transforms in turn; ``draw`` gives the further samples that some need. None when one rejects the sample."""
+    """Apply transforms in turn; ``draw`` returns the further samples that some need. None if one rejects the sample."""
     for transform in transforms:
         needs = getattr(transform, "needs", 0)
         if needs and draw is None:
-            raise UsageError(f"{type(transform).__name__} needs {needs} more samples and cannot be used here")
+            raise UsageError(f"{type(transform).__name__} needs {needs} more samples, available in training only")
         more = [draw() for _ in range(needs) if draw]
         with timed(type(transform).__name__):
             changed = transform(sample, rng, *more)
         if changed is None:
             return None
         sample = changed
-    with timed("resample"):  # geometry is planned by the transforms, and carried out here at the latest
+    with timed("resample"):  # geometry is evaluated lazily, here at the latest
         return sample.carry_out()
 
 
 def apply_eval_transforms(transforms: Iterable[Transform], sample: Sample, rng: np.random.Generator) -> Sample:
-    """Apply transforms that leave the whole image in its place: predictions are resized back to it.
+    """Apply transforms that may resize the image but not move it, as predictions are resized back to it.
 
     Raises:
-        DataError: When one rejects the sample, or does more to its geometry than to resize it.
+        DataError: When one rejects the sample, or changes its geometry other than by a resize.
     """
     changed = apply_transforms(transforms, sample, rng)
     path = sample.meta.get("path", sample.meta.get("name"))
     if changed is None:
-        raise DataError("a transform of data.eval_transforms rejected it, which an evaluation cannot allow", path)
+        raise DataError("a transform of data.eval_transforms rejected it, which is not allowed in evaluation", path)
     if changed.moved:
-        raise DataError(f"data.eval_transforms may resize, not {changed.moved.lower()}: predictions would move", path)
+        raise DataError(f"data.eval_transforms may only resize, not {changed.moved.lower()}", path)
     return changed
 
 
 @dataclass
 class Loader:
-    """A data set, what is done to its samples, and how they are brought.
+    """A data set, its transforms, and how its samples are loaded.
 
     Args:
         dataset: Samples, untransformed.
         transforms: Applied to each sample, in order.
         micro_batch: Samples per batch on one device.
-        workers: Processes that read and transform; 0 does it in this one.
-        seed: Of order and augmentation.
+        workers: Worker processes that load samples; 0 loads them in this process.
+        seed: Seed of the draw order and the augmentation.
         shuffle: Whether training draws in a random order.
-        start_method: How workers start; ``spawn`` is safe everywhere, ``fork`` starts faster, None is the system's.
-        opencv_threads: Threads of OpenCV in each worker.
+        start_method: How workers start; ``spawn`` is safe everywhere, ``fork`` starts faster, None is Python's default.
+        opencv_threads: OpenCV's threads in each worker; 0 runs it sequentially.
         persistent_workers: Keep workers between two evaluations.
         prefetch: Batches each worker prepares ahead.
-        pin_memory: Hand batches over in page-locked memory (for CUDA).
+        pin_memory: Return batches in pinned memory (for CUDA).
         sampler: The draw order of training, in place of ``shuffle``.
 
     Raises:
@@ -126,7 +126,7 @@ class Loader:
             raise DataError("the data set is empty", getattr(self.dataset, "data_root", None))
 
     def train_batches(self, position: int = 0, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
-        """Yield micro-batches without end, from ``position`` (samples all ranks have consumed) on.
+        """Yield micro-batches endlessly, starting at ``position`` (samples consumed by all ranks together).
 
         Raises:
             DataError: When ten draws in a row are unusable.
@@ -139,14 +139,14 @@ class Loader:
             yield batch
 
     def _draws(self, start: int, step: int) -> Iterator[list[tuple[int, int]]]:
-        """Yield the (position, index) pairs of this rank's batches: those of every ``step``-th position."""
+        """Yield the (position, index) pairs of this rank's batches, which begin at every ``step``-th position."""
         order, length = lru_cache(maxsize=2)(self._order), len(self.dataset)
         for first in itertools.count(start, step):
             positions = range(first, first + self.micro_batch)
             yield [(position, int(order(position // length)[position % length])) for position in positions]
 
     def _order(self, epoch: int) -> Sequence[int]:
-        """Return the indices that an epoch visits."""
+        """Return the indices of an epoch, in draw order."""
         length = len(self.dataset)
         if self.sampler is None:
             return draw_order(self.seed, epoch, length) if self.shuffle else range(length)  # type: ignore[return-value]
@@ -156,7 +156,7 @@ class Loader:
         return order
 
     def eval_batches(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
-        """Yield this rank's share of the samples, each once and in order, with ``truths`` at the original size.
+        """Yield this rank's share of the samples, each once, with ``truths`` at the original size.
 
         Raises:
             DataError: At the end, naming all samples that could not be read; nothing is skipped silently.
@@ -176,7 +176,7 @@ class Loader:
             raise DataError(f"{len(errors)} samples could not be evaluated:\n    {listed}{more}")
 
     def close(self) -> None:
-        """End the workers that are kept between evaluations."""
+        """Stop the workers that are kept between evaluations."""
         self._evaluation = None
 
     def _torch_loader(self, samples: Any, sampler: Any, collate_fn: Any, persistent: bool) -> DataLoader[Any]:
@@ -191,26 +191,26 @@ class Loader:
             persistent_workers=persistent and self.workers > 0,
             prefetch_factor=self.prefetch if self.workers else None,
             pin_memory=self.pin_memory,
-            # Creating an iterator draws a seed; its own generator keeps torch's global one as it is.
+            # Creating an iterator draws a seed; with its own generator the global one is left unchanged.
             generator=torch.Generator().manual_seed(self.seed),
         )
 
 
 @dataclass(frozen=True)
 class _Samples:
-    """The data set that torch's loader indexes by batch; ``load`` makes a sample from a key of the batch sampler."""
+    """The data set that torch's loader indexes by batch; ``load`` returns the sample for a key of the batch sampler."""
 
     load: Callable[[Any], Any]
 
     def __getitems__(self, keys: Sequence[Any]) -> list[Any]:
         SECONDS.clear()
-        state = random_state()  # without workers, training uses these generators, too
+        state = random_state()  # without workers, training uses the same generators
         try:
             return [self.load(key := each) for each in keys]
         except (SegKernelError, OSError):
             raise
         except Exception as error:
-            index = np.ravel(key)[-1]  # in training it comes after the position
+            index = np.ravel(key)[-1]  # training keys are (position, index)
             raise TrainingError(f"sample {index}: {type(error).__name__}: {error}\n    use --traceback") from error
         finally:
             set_random_state(state)
@@ -225,7 +225,7 @@ def _training_sample(dataset: Dataset, transforms: Sequence[Transform], seed: in
     def read_another() -> Sample:
         return _read(dataset, int(rng.integers(len(dataset))))
 
-    seed_everything(int(rng.integers(2**32)))  # for transforms of others, which may draw from the global generators
+    seed_everything(int(rng.integers(2**32)))  # for third-party transforms, which may draw from the global generators
     for _ in range(TRIES):
         try:
             sample = apply_transforms(transforms, _read(dataset, index), rng, read_another)
@@ -243,7 +243,7 @@ def _training_sample(dataset: Dataset, transforms: Sequence[Transform], seed: in
 def _evaluation_sample(
     dataset: Dataset, transforms: Sequence[Transform], seed: int, index: int
 ) -> tuple[Sample, Targets] | Exception:
-    """Return the transformed sample and its annotations at the original size, or what makes it unusable."""
+    """Return the transformed sample and its annotations at the original size, or the error that makes it unusable."""
     rng = sample_rng(seed, _EVALUATION, index)
     try:
         sample = _read(dataset, index)
@@ -255,7 +255,7 @@ def _evaluation_sample(
 
 
 def _read(dataset: Dataset, index: int) -> Sample:
-    """Return a sample that knows its index, name and size."""
+    """Return a sample with its index, name and original size set."""
     with timed("decode"):
         sample = dataset[index]
     sample.meta = {"index": index, "name": str(index), **sample.meta}
@@ -271,7 +271,7 @@ def _collate_training(samples: Sequence[Sample]) -> Batch:
 
 
 def _collate_evaluation(results: list[tuple[Sample, Targets] | Exception]) -> tuple[list[Batch], list[Exception]]:
-    """Put samples of one size together, so that nothing is padded and batching changes no figure."""
+    """Batch samples of equal size, so that nothing is padded and batching does not change the metrics."""
     groups: dict[Any, list[tuple[Sample, Targets]]] = {}
     for result in results:
         if not isinstance(result, Exception):
@@ -281,24 +281,24 @@ def _collate_evaluation(results: list[tuple[Sample, Targets] | Exception]) -> tu
 
 
 SIGTERM_GRACE = 60
-"""Seconds a worker keeps serving after a SIGTERM not sent by its main process, which can so end its step and save."""
+"""Seconds a worker continues after a SIGTERM from elsewhere, so that its main process can finish its step and save."""
 
 
 def _start_worker(opencv_threads: int, parent: int, is_child: bool, worker: int) -> None:
-    """Run first in every worker: signals to the process group are for the main process.
+    """Initialise a worker: only the main process handles signals to the process group.
 
-    ``parent`` is the process it works for, ``is_child`` whether that has started it itself.
+    ``parent`` is the process it works for, ``is_child`` whether that process started it directly.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigtimedwait"):
-        # A batch system sends SIGTERM to workers as well. Only a thread that waits for it is told who sent it.
+        # A batch system sends SIGTERM to workers as well. Only a thread that waits for a signal learns its sender.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_watch, args=(parent, is_child), daemon=True).start()
     opencv().setNumThreads(opencv_threads)
 
 
 def _watch(parent: int, is_child: bool) -> None:
-    """End this worker when its parent says so, or is gone: torch's own watch misses one killed while it starts."""
+    """Exit on SIGTERM from the parent or when it is gone: torch misses one killed while the worker starts."""
     while not is_child or os.getppid() == parent:
         received = signal.sigtimedwait({signal.SIGTERM}, 1)
         if received is not None and received.si_pid == parent:

@@ -1,4 +1,4 @@
-"""Going through a set once: predictions to metrics and hooks, and the loss beside them."""
+"""One pass over a data set: predictions to metrics and hooks, and the loss."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(run: Runner, part: Loader, kind: str) -> dict[str, float] | None:
-    """Return the metrics of a set, ``kind`` val or test; None when a signal cut training, and it, short.
+    """Return the metrics of a set, ``kind`` val or test; None when a signal interrupted it.
 
-    Each rank sees its share of the set; what is reduced are sums and counts. The model is in evaluation mode.
+    Each rank evaluates its share of the set; sums and counts are reduced. The model is in evaluation mode.
     """
     metrics = [] if run.evaluation.format_only else [_fresh(metric, run) for metric in run.evaluation.metrics]
     losses: dict[str, list[Tensor]] = {}
@@ -47,17 +47,17 @@ def evaluate(run: Runner, part: Loader, kind: str) -> dict[str, float] | None:
 
 
 _COUNT = "count"
-"""The images behind the sums of losses."""
+"""Key of the number of images in the sums of losses."""
 
 
 def _fresh(metric: Metric, run: Runner) -> Metric:
-    """Copy a metric; one that has not been told the classes, or what label files hold, learns it."""
+    """Copy a metric; its ``classes`` and ``labels`` are set if they are None."""
     fresh = deepcopy(metric)
     for name, known in (("classes", run.labels.classes), ("labels", run.labels)):
         if getattr(fresh, name, ()) is None:
             setattr(fresh, name, known)
     if run.labels.task == "multilabel" and "multilabel" not in getattr(metric, "tasks", ()):
-        raise UsageError(f"{type(metric).__name__} takes no labels of task multilabel; IoUMetric does")
+        raise UsageError(f"{type(metric).__name__} does not support task multilabel; IoUMetric does")
     return fresh
 
 
@@ -77,7 +77,7 @@ def _wants_loss(run: Runner) -> bool:
 
 
 def _predict(run: Runner, batch: Batch, metrics: Sequence[Metric], with_loss: bool) -> dict[str, Tensor]:
-    """Update the metrics with a batch; return its losses, and ones to count, when they are wanted."""
+    """Update the metrics with a batch; return its losses and a count of one, if ``with_loss``."""
     losses: dict[str, Tensor] = {}
     with blame_batch([batch]):
         images, targets = run.preprocessor(batch)
@@ -88,7 +88,7 @@ def _predict(run: Runner, batch: Batch, metrics: Sequence[Metric], with_loss: bo
             return raw
 
         shared = with_loss and _sees_whole_images(run)
-        if with_loss and not shared:  # windows have no loss of their own
+        if with_loss and not shared:  # windows have no loss
             predict_and_learn(images)
         predictions = predict_batch(
             predict_and_learn if shared else run.engine.predict,

@@ -1,4 +1,4 @@
-"""From the sections of a config to a `Runner`, and runs from start to end."""
+"""From the sections of a config to a `Runner`, and complete runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SETS = ("train", "val", "test")
 
 
 def check(config: Config, training: bool = True) -> list[Problem]:
-    """Return everything wrong with a config that can be known without building it; of what it trains with, or not."""
+    """Return all problems of a config that show without building it; ``training`` includes those of training only."""
     if "unavailable" in config.meta:
         return [unavailable(config)]
     sections = _sections(config, training)
@@ -42,7 +42,7 @@ def check(config: Config, training: bool = True) -> list[Problem]:
 
 
 def _sections(config: Config, training: bool) -> MarkedDict:
-    """Return the sections that a run builds; what only training needs is not even imported for a test."""
+    """Return the sections that a run builds; without ``training``, those for training are not even imported."""
     if training:
         return config.data
     given = config.data.without("optim", "schedule", "export", "load_from")
@@ -59,25 +59,25 @@ def make_runner(
     hooks: Sequence[Any] = (),
     pretrained: bool = True,
 ) -> Runner:
-    """Check a config and build the run it describes; nothing is written yet.
+    """Check a config and build its run; writes nothing.
 
     Args:
         config: The whole config.
-        work_dir: Wins over the config's.
-        training: False leaves training and validation sets and the optimiser unbuilt.
-        model: In place of the config's.
-        hooks: Beside the config's.
-        pretrained: Whether the config's model gets the weights that it names; False when all come from elsewhere.
+        work_dir: Overrides the config's.
+        training: False does not build the training and validation sets and the optimiser.
+        model: Replaces the config's.
+        hooks: In addition to the config's.
+        pretrained: Whether to load the model's ``pretrained`` weights; False if all weights come from a checkpoint.
 
     Raises:
-        ConfigError: All problems at once.
+        ConfigError: With every problem.
     """
     if problems := check(config, training):
         raise ConfigError(problems)
     catalog, seed = catalog_of(config), config.get("seed") or 0
     seed_everything(seed)
     engine: Engine = build("engines", config.get("engine") or {}, path="engine", catalog=catalog)
-    with together(engine):  # the files of one rank may be out of order
+    with together(engine):  # files may be missing or damaged on one rank only
         model = model or make_model(config, catalog, pretrained and not config.get("load_from"))
         parts = _parts(config, catalog, training)
         data, optim = parts.data, parts.optim
@@ -129,11 +129,11 @@ def _optimizer(model: Segmentor, spec: Spec[torch.optim.Optimizer], optim: Optim
             trained = optim.paramwise(model, lr, usual.get("weight_decay", 0.0))
         return spec(trained, lr=lr)
     except (ValueError, TypeError) as error:
-        raise ConfigError(Problem(f"the optimizer refuses: {error}", "optim.optimizer")) from error
+        raise ConfigError(Problem(f"the optimizer cannot be built: {error}", "optim.optimizer")) from error
 
 
 def check_classes(model: Segmentor, sets: Mapping[str, Any], config: Config) -> None:
-    """Refuse a model whose number of classes is not that of the data sets, by ``train``, ``val`` and ``test``."""
+    """Check that the model's classes are as many as those of the data sets, by ``train``, ``val`` and ``test``."""
     output, section = model.outputs.get("seg"), config.get("data") or MarkedDict()
     count = section.get("num_classes")
     for name, part in ((name, part) for name, part in sets.items() if part is not None):
@@ -151,18 +151,18 @@ def run(
     work_dir: str | Path | None = None,
     resume: str | Path | bool = False,
 ) -> Runner:
-    """Run a config from start to end: train, validate, test, export; return the runner.
+    """Run a config: train, validate, test, export; return the runner.
 
     Args:
         config: A file, a packaged name, a mapping, or a loaded config.
         overrides: ``key=value`` strings.
-        work_dir: The run directory; None makes ``work_dirs/NAME/TIME``.
+        work_dir: The run directory; None creates ``work_dirs/NAME/TIME``.
         resume: A checkpoint; True takes the newest of this run.
     """
     config = load_config(config, overrides)
     work_dir, checkpoint = rundir.resume_point(config.name, work_dir or config.get("work_dir"), resume)
     runner = make_runner(config, work_dir, pretrained=checkpoint is None)
-    # A host that came in another's place does not know that the ranks were started again; one of the others does.
+    # A replacement host does not know that the ranks were restarted; the other ranks do.
     if found := next(filter(None, runner.engine.gather(checkpoint)), None):
         runner.resume(found)
     elif config.get("load_from"):
@@ -175,7 +175,7 @@ def run(
 
 
 def export(runner: Runner, exporter: Exporter) -> Path:
-    """Export the runner's model as it stands, proven on an image of its test, validation or training set."""
+    """Export the runner's current model, verified on an image of its test, validation or training set."""
     part = next(part for part in (runner.test_set, runner.val_set, runner.train_set) if part is not None)
     runner.model.eval()
     runner.preprocessor.eval()

@@ -1,6 +1,6 @@
-"""The kinds of fields a sample may have: what is known about its image and moves with it.
+"""The kinds of fields a sample may have: data about its image that moves with it.
 
-A transform asks the field and never looks at its class, so a kind added by any package moves through every one:
+Transforms call the methods of a field and never inspect its class, so all of them support kinds of other packages:
 
     class Polygons(ObjectField):
         '''(objects, points, 2) float32: x and y.'''
@@ -29,24 +29,24 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Layer = tuple["Field", tuple[slice, slice], "np.ndarray | None"]
-"""A field, the window of the canvas under its image, and the pixels (H, W) bool of it that are laid (None: all)."""
+"""A field, the window of the canvas under its image, and the pixels (H, W) bool of it that are pasted (None: all)."""
 
 
 @dataclass
 class Field:
-    """Something known about an image that moves with it.
+    """Data about an image that moves with it.
 
-    The methods here are for every kind. `apply` is the only one that a kind has to define.
+    The methods here are for every kind. `apply` is the only one that a kind must define.
     """
 
     array: np.ndarray
 
     def apply(self, geometry: Geometry, size: Size) -> Self:
-        """Return the field after ``geometry`` changed an image of ``size``."""
-        raise DataError(f"a {type(self).__name__} does not say how it moves: its class needs 'apply'")
+        """Return the field after ``geometry`` is applied to an image of ``size``."""
+        raise DataError(f"{type(self).__name__} cannot be moved: its class does not implement 'apply'")
 
     def overlay(self, layers: Sequence[Layer], size: Size, fill: float | tuple[float, ...] | None = None) -> Self:
-        """Return the field of a canvas of ``size`` that images are laid on: mosaic, copy-paste, and their like.
+        """Return the field of a canvas of ``size`` onto which images are pasted: mosaic, copy-paste and others.
 
         Args:
             layers: From the bottom to the top, the first with this field.
@@ -56,17 +56,17 @@ class Field:
         return self
 
     def planes(self) -> np.ndarray:
-        """Return the array with its axes as the tensor has them."""
+        """Return the array in the tensor's order of axes."""
         return self.array
 
     def tensor(self) -> Tensor:
-        """Return the field as targets have it, in the dtype of the array."""
+        """Return the field as a tensor for `Targets`, in the dtype of the array."""
         import torch
 
         return torch.from_numpy(np.ascontiguousarray(self.planes()))
 
     def stack(self, fields: Sequence[Self], size: Size) -> Tensor | list[Tensor]:
-        """Return what a batch has of ``fields``, one of each sample and this one first, padded to ``size``."""
+        """Batch ``fields``, one of each sample and this one first, padded to ``size``."""
         return [field.tensor() for field in fields]
 
 
@@ -77,11 +77,11 @@ class RasterField(Field):
     fill: ClassVar[float] = 0
     """Value for pixels outside the image."""
     scalar: ClassVar[bool] = True
-    """Whether a value is one number; a third axis is then that of a volume's slices."""
+    """Whether a value is one number; a third axis then lists the slices of a volume."""
 
     @property
     def array(self) -> np.ndarray:
-        """The values, after what was planned for them."""
+        """The values, with pending operations applied."""
         return self._raster.array(self.interpolation, self.fill)
 
     @array.setter
@@ -133,22 +133,22 @@ class ObjectField(Field):
         return replace(self, array=np.concatenate([field.array for field in fields], self.axis))
 
     def masks(self, size: Size) -> np.ndarray | None:
-        """Return the pixels of each object, (H, W, objects) with 0 outside; None for a kind that knows none."""
+        """Return the pixels of each object, (H, W, objects) with 0 outside; None for a kind without masks."""
         return None
 
     def occlude(self, visible: np.ndarray, masks: np.ndarray | None) -> Self:
-        """Return what is left when something is laid over the image.
+        """Return the field after something was pasted over the image.
 
         Args:
-            visible: (H, W) bool, the pixels that are still seen.
-            masks: (H, W, objects), the objects before that; None when no field of the sample has them.
+            visible: (H, W) bool, the pixels that are still visible.
+            masks: (H, W, objects), the objects before; None when no field of the sample has masks.
         """
         return self
 
     def remaining(self, visible: np.ndarray) -> np.ndarray:
-        """Return (objects,) bool, which are still there: those of which a pixel is ``visible``, or all without masks.
+        """Return (objects,) bool, whether any pixel of each is ``visible``; true for all without masks.
 
-        Where fields of a sample have masks, only they are asked.
+        If fields of a sample have masks, only those are asked.
         """
         height, width = visible.shape
         masks = self.masks((height, width))
@@ -174,10 +174,10 @@ class MultiLabelMap(LabelMap):
 
 
 class WeightMap(RasterField):
-    """The factor of each pixel's loss, float32 from 0."""
+    """The factor of each pixel's loss, float32, 0 or more."""
 
     interpolation = LINEAR
 
 
 class DepthMap(RasterField):
-    """Metres, float32; 0 where unknown."""
+    """Depth in metres, float32; 0 where unknown."""

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and where files may be kept."""
+"""Atomic writing, safe file names, and the cache folder."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path, PurePath
 
 
 def cache_folder() -> Path:
-    """Return where downloads and indices are kept: ``SEGKERNEL_CACHE``, else ``segkernel`` in the user's cache."""
+    """Return the folder of downloads and indices: ``SEGKERNEL_CACHE``, else ``segkernel`` in the user's cache."""
     own = os.environ.get("SEGKERNEL_CACHE")
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segkernel"
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``; what is written there takes its place at the end, or goes on an error."""
+    """Yield a temporary name next to ``path``; it replaces ``path`` at the end, and is deleted on an error."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -28,11 +28,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def file_name(text: str) -> str:
-    """Return a text from a file or a config, a class for example, as the name of one file or folder."""
+    """Return a string from a file or a config, such as a class name, as a valid name of one file or folder."""
     return str(relative_path(re.sub(r"[\\/]", "_", text)))
 
 
 def relative_path(name: str) -> PurePath:
-    """Return a name, which may hold folders, as a path that stays below the folder it is put into on any system."""
+    """Return a name, which may contain folders, as a relative path that cannot leave its folder on any system."""
     parts = [re.sub(r'[<>:"|?*\x00-\x1f]', "_", part) for part in re.split(r"[\\/]", name)]
     return PurePath(*[part for part in parts if part.strip(".")] or ["_"])

@@ -19,23 +19,23 @@ OPENCV_DTYPES = ("uint8", "uint16", "int16", "float32", "float64")
 
 
 class Geometry:
-    """A change of where pixels are: planned first, then applied to the image and to every field."""
+    """A change of pixel positions, recorded first, then applied to the image and to every field."""
 
     bends: ClassVar[bool] = False
     """Whether straight lines become curves."""
     only_scales: ClassVar[bool] = False
-    """Whether the whole image is still there, at another size: a prediction can be resized back to it."""
+    """Whether the image is only resized, so that a prediction can be resized back."""
 
     def size(self, size: Size) -> Size:
-        """Return the size after the change of an image of ``size``."""
+        """Return the new size of an image of ``size``."""
         raise NotImplementedError
 
     def matrix(self, size: Size) -> np.ndarray:
-        """Return the (3, 3) float64 matrix that moves homogeneous points (x, y, 1); a change without one has `move`."""
+        """Return the (3, 3) float64 matrix that moves homogeneous points (x, y, 1), unless `move` is overridden."""
         raise NotImplementedError
 
     def move(self, points: np.ndarray, size: Size) -> np.ndarray:
-        """Return where points (..., 2) of an image of ``size`` are afterwards, float64."""
+        """Return the new positions, float64, of points (..., 2) of an image of ``size``."""
         matrix = self.matrix(size)
         return points @ matrix[:2, :2].T + matrix[:2, 2]
 
@@ -78,7 +78,7 @@ class Raster:
 
 
 def _plan(steps: tuple[Geometry, ...], new: Geometry, size: Size) -> tuple[Geometry, ...]:
-    """Add a change to those planned for an image now of ``size``, fused with the last of them where that costs less."""
+    """Add an operation to the pending ones of an image of current ``size``, fused with the last if that is cheaper."""
     fused = steps[-1].fuse(new, size) if steps else ()
     if not fused:
         return *steps, new

@@ -1,8 +1,8 @@
-"""How image files are built: the chunks of a PNG, the segments of a JPEG, the tags of a TIFF. Nothing is decoded.
+"""The structure of image files: the chunks of a PNG, the segments of a JPEG, the tags of a TIFF. Nothing is decoded.
 
     tiff_tags(Path("scene.tif").read_bytes()).get(277)      # (4,): samples per pixel
 
-What damaged files lack is left out; nothing here raises for what is in the data.
+What is missing in a damaged file is left out; no data makes these functions raise.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from collections.abc import Iterator
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8"
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""The markers of the segment with the size: depth, height, width and channels as ``>BHHB`` from its fifth byte on."""
+"""Markers of segments with the size: depth, height, width and channels as ``>BHHB`` from the fifth byte on."""
 
 TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
 """The first four bytes of a TIFF or a BigTIFF (+), and its byte order as `struct` writes it."""
 
 _TIFF_TYPES = {1: "B", 2: "s", 3: "H", 4: "I", 16: "Q"}
-_MOST_PAGES, _MOST_TAGS, _MOST_VALUES = 1 << 16, 4096, 3 * 65536  # a palette of 16 bits, the longest
+_MOST_PAGES, _MOST_TAGS, _MOST_VALUES = 1 << 16, 4096, 3 * 65536  # a 16-bit palette, the longest
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """Return height and width of a PNG, JPEG, TIFF, BMP or GIF as stored; (0, 0) when that is not said."""
+    """Return height and width of a PNG, JPEG, TIFF, BMP or GIF as stored; (0, 0) if unknown."""
     height, width = 0, 0
     try:
         if data.startswith(PNG):
@@ -45,7 +45,7 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (name, start, end) of each chunk that is whole; its content is ``data[start + 8 : end - 4]``."""
+    """Yield (name, start, end) of each complete chunk; its content is ``data[start + 8 : end - 4]``."""
     start = len(PNG)
     while start + 12 <= len(data):
         end = start + 12 + int.from_bytes(data[start : start + 4], "big")
@@ -56,7 +56,7 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def without_chunks(data: bytes, *names: bytes) -> bytes:
-    """Return a PNG without the chunks of some names, and any other file as it is."""
+    """Return a PNG without the chunks of some names; other files are returned unchanged."""
     if not data.startswith(PNG) or not any(name in data[:_MOST_TAGS] for name in names):
         return data
     return PNG + b"".join(data[start:end] for name, start, end in png_chunks(data) if name not in names)
@@ -72,7 +72,7 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
-    """Return the tags of whole numbers of the first image in a TIFF or a BigTIFF; none for any other file."""
+    """Return the integer tags of the first image in a TIFF or a BigTIFF; none for other files."""
     fields = next(tiff_directories(data), {}).items()
     return {tag: struct.unpack_from(form, data, start) for tag, (start, form) in fields if not form.endswith("s")}
 

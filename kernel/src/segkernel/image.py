@@ -25,7 +25,7 @@ from segkernel.opencv import opencv as opencv
 
 PathLike = str | Path
 MOST_PIXELS = 2**29
-"""Of an image that is decoded whole, unless ``SEGKERNEL_MAX_PIXELS`` says another number."""
+"""Limit for an image that is decoded as a whole; ``SEGKERNEL_MAX_PIXELS`` overrides it."""
 
 
 def __getattr__(name: str) -> Any:
@@ -36,9 +36,9 @@ def __getattr__(name: str) -> Any:
 
 
 def read(path: PathLike) -> np.ndarray:
-    """Return the image in a file as (H, W, 3) uint8 RGB, turned as its EXIF orientation says.
+    """Return the image in a file as (H, W, 3) uint8 RGB, rotated by its EXIF orientation.
 
-    Grey becomes RGB, alpha is left out, 16 bits are cut to the upper 8.
+    Grey becomes RGB, alpha is dropped, 16 bits are reduced to the upper 8.
 
     Raises:
         DataError: When the file is missing, unreadable, empty, truncated, not an image, or a raster that is not a
@@ -48,7 +48,7 @@ def read(path: PathLike) -> np.ndarray:
 
 
 def decode(data: bytes, path: PathLike) -> np.ndarray:
-    """Return what `read` does of a file with these bytes."""
+    """Return the image that `read` returns for a file with these bytes."""
     cv2 = opencv()
     if data.startswith((PNG, JPEG)) and hasattr(cv2, "IMREAD_COLOR_RGB"):  # OpenCV 4.11: no pass to swap channels
         return decode_with(cv2.IMREAD_COLOR_RGB, data, path)
@@ -57,7 +57,7 @@ def decode(data: bytes, path: PathLike) -> np.ndarray:
 
 
 def read_bytes(path: PathLike) -> bytes:
-    """Return the bytes of a file; the time it takes counts as reading.
+    """Return the bytes of a file, timed as the loading stage ``read``.
 
     Raises:
         DataError: When it cannot be read, is empty, or is not a regular file.
@@ -77,7 +77,7 @@ def read_bytes(path: PathLike) -> bytes:
 
 
 def refuse_giant(size: Sequence[int], path: PathLike) -> None:
-    """Refuse what is too large to be decoded whole, before memory is taken: a few kilobytes can claim many gigabytes.
+    """Refuse an image that is too large, before memory is allocated: a few kilobytes can claim many gigabytes.
 
     Args:
         size: Height and width, or more axes, in pixels.
@@ -90,11 +90,11 @@ def refuse_giant(size: Sequence[int], path: PathLike) -> None:
     if math.prod(size) > limit:
         shape = " x ".join(map(str, size))
         hint = "RasterDataset with a 'window' reads it in parts; SEGKERNEL_MAX_PIXELS=N raises the limit"
-        raise DataError(f"{shape} pixels are too large, more than {limit}: {hint}", path)
+        raise DataError(f"{shape} pixels are more than the limit of {limit}: {hint}", path)
 
 
 def decode_with(flags: int, data: bytes, path: PathLike) -> np.ndarray:
-    """Return what OpenCV decodes with these flags.
+    """Return the image as OpenCV decodes it with these flags.
 
     Raises:
         DataError: When the result would be wrong: the file is damaged, truncated, or not a colour or grey image.
@@ -115,13 +115,13 @@ def decode_with(flags: int, data: bytes, path: PathLike) -> np.ndarray:
 
 
 def _unsupported_raster(data: bytes, colors: bool) -> str:
-    """Return what a TIFF holds that OpenCV would misread without an error, or an empty string."""
+    """Return the content of a TIFF that OpenCV would misread without an error, or an empty string."""
     tags = {tag: values[0] for tag, values in tiff_tags(data).items()}
     samples, is_color, extra = tags.get(277, 1), tags.get(262, 2) > 1, tags.get(338, 0)
     if samples > 4 or (not is_color and samples > (2 if extra else 1)):
-        return f"a raster of {samples} bands"  # OpenCV gives the first
+        return f"a raster of {samples} bands"  # OpenCV returns the first
     if colors and (tags.get(339, 1) != 1 or tags.get(258, 1) > 16):
-        return "a raster of signed, floating-point or 32-bit values"  # OpenCV gives black and white
+        return "a raster of signed, floating-point or 32-bit values"  # OpenCV returns black and white
     if is_color and extra == 2:
         pixels = opencv().imdecode(np.frombuffer(data, np.uint8), -1)
         alpha = pixels[..., 3:] if pixels is not None and pixels.ndim == 3 else np.zeros(0, np.uint8)
@@ -133,18 +133,18 @@ def _unsupported_raster(data: bytes, colors: bool) -> str:
 def is_cut_short(data: bytes) -> bool:
     """Whether the end marker, or most of the pixels, are missing; OpenCV fills them with grey without an error."""
     if data.startswith(JPEG):
-        # Past the headers, with perhaps a thumbnail and its end mark.
+        # After the headers, which may contain a thumbnail with an end mark.
         start = max((end for _, _, end in jpeg_segments(data)), default=len(JPEG))
         return data.rfind(b"\xff\xd9", start) < 0 or math.prod(image_size(data)) > _JPEG_DENSEST * len(data)
     return data.startswith(PNG) and not _is_whole_png(data)
 
 
 def _is_whole_png(data: bytes) -> bool:
-    """Whether the chunks lead to the end mark: OpenCV makes room for as many bytes as a damaged one claims."""
+    """Whether the chunks reach the end mark: OpenCV allocates as many bytes as a damaged one claims."""
     width, height, depth = struct.unpack(">IIB", data[16:25].ljust(9, b"\0"))
     return width * height * depth <= _PNG_DENSEST * len(data) and any(name == b"IEND" for name, *_ in png_chunks(data))
 
 
-# A damaged size claims gigabytes. No file holds more than so much in a byte:
-_JPEG_DENSEST = 512  # pixels, 64 in the one bit that a block takes at least
-_PNG_DENSEST = 8 * 1032  # bits, by the limit of its compression
+# A damaged size can claim gigabytes. The most that one byte of a file can encode:
+_JPEG_DENSEST = 512  # pixels: a block of 64 takes at least one bit
+_PNG_DENSEST = 8 * 1032  # bits, the limit of its compression

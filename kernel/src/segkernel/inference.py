@@ -1,6 +1,6 @@
 """From images to predictions: preprocessing, whole images and sliding windows, test-time augmentation.
 
-Validation, ``seg-kernel test``, `Predictor` and exported models all come through `predict_batch`.
+Validation, ``seg-kernel test``, `Predictor` and exported models all use `predict_batch`.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ Predict = Callable[[Tensor], dict[str, Any]]
 class Preprocessor(nn.Module):
     """Normalise on the device, then fill the padding: images with 0, labels with 255.
 
-    What transforms left to the device (`segkernel.interfaces.data.DeviceStep`) is done before.
+    Operations that transforms leave to the device (`segkernel.interfaces.data.DeviceStep`) run first.
 
     Args:
         mean: Per channel, in the units of the file (0 to 255 for 8 bits), in the order of ``channel_order``.
         std: Per channel, in the same units; above 0.
         size: Training batches are padded to this (height, width).
-        size_divisor: Or to a multiple of this.
+        size_divisor: Training batches are padded to a multiple of this; excludes ``size``.
         test_cfg: Padding of evaluation batches; none by default.
-        channel_order: What the model takes: images are RGB until here.
+        channel_order: Channel order of the model's input; images are RGB before.
 
     Raises:
         UsageError: When an image has another number of channels than ``mean``.
@@ -74,7 +74,7 @@ class Preprocessor(nn.Module):
         return dict(self._config)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Targets]:
-        """Return images (N, C, H, W) float32 and targets with int64 label maps, padded alike."""
+        """Return images (N, C, H, W) float32 and targets with int64 label maps, padded to the same size."""
         given, known = batch.images.shape[1], self.mean.shape[1]
         if given != known:
             raise UsageError(f"images of {given} channels, but data.preprocess normalises {known}")
@@ -107,7 +107,7 @@ class Preprocessor(nn.Module):
 
 
 def _augmented(images: Tensor, device_steps: Sequence[Sequence[DeviceStep]]) -> Tensor:
-    """Do what transforms left to the device, each sample's in turn."""
+    """Run the operations that transforms left to the device, in each sample's order."""
     for steps in zip_longest(*device_steps):
         for kind in dict.fromkeys(type(step) for step in steps if step is not None):
             images = kind.together(images, [step if type(step) is kind else None for step in steps])
@@ -115,7 +115,7 @@ def _augmented(images: Tensor, device_steps: Sequence[Sequence[DeviceStep]]) -> 
 
 
 def infer(predict: Predict, images: Tensor, outputs: Mapping[str, Output], test_cfg: TestConfig) -> dict[str, Any]:
-    """Return the raw values of each output at the size of ``images``, seen as ``test_cfg`` says.
+    """Return the raw values of each output at the size of ``images``, predicted whole or in windows by ``test_cfg``.
 
     Raises:
         UsageError: As `check_views`, or when an output cannot be merged over windows.
@@ -129,7 +129,7 @@ def infer(predict: Predict, images: Tensor, outputs: Mapping[str, Output], test_
 
 
 def _both_ways(predict: Predict, outputs: Mapping[str, Output]) -> Predict:
-    """Return what averages a prediction with that of the mirrored images."""
+    """Return a function that averages predictions over images and their mirror images."""
 
     def averaged(images: Tensor) -> dict[str, Any]:
         seen, mirrored = predict(images), predict(images.flip(-1))
@@ -194,12 +194,12 @@ def predict_batch(
 
     Args:
         predict: Usually ``segmentor.predict`` or ``engine.predict``.
-        batch: As the transforms left it.
-        images: What the preprocessor made of it, (N, C, H, W).
-        outputs: The segmentor's.
+        batch: Before preprocessing.
+        images: The batch after preprocessing, (N, C, H, W).
+        outputs: The segmentor's ``outputs``.
         test_cfg: Whole (the default) or sliding windows.
         tta: Test-time augmentation.
-        probabilities: Also keep those of each pixel, as ``NAME_probabilities`` (K, H, W).
+        probabilities: Also return them, as ``NAME_probabilities`` (K, H, W).
 
     Raises:
         UsageError: As `infer`.
@@ -239,7 +239,7 @@ def _view(images: Tensor, scale: float, flip: bool) -> Tensor:
 def _restore(
     output: Output, raw: Any, seen: Size, share: tuple[float, float], original: Sequence[int], flip: bool
 ) -> Any:
-    """Undo the mirroring, cut the padding off (``share`` of each side is image) and resize to the original size."""
+    """Undo the mirroring, remove the padding (``share`` of each side is image) and resize to the original size."""
     raw = output.flip(raw, seen) if flip else raw
     true = round(seen[0] * share[0]), round(seen[1] * share[1])
     return output.resize(output.crop(raw, true), true, (original[0], original[1]))

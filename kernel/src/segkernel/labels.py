@@ -1,4 +1,4 @@
-"""What pixels are labelled with: classes, their colours, and the id of what does not count."""
+"""Classes, their colours, and the id of ignored pixels."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Literal
 from segkernel.errors import UsageError
 
 IGNORE = 255
-"""The id of pixels that count neither in a loss nor in a metric, everywhere after a file was read."""
+"""The id of pixels that neither losses nor metrics count; files may use others, which are mapped when read."""
 
 Color = tuple[int, int, int]
 
 Task = Literal["multiclass", "binary", "multilabel"]
-"""What a pixel is: one of the classes; the second of two classes or not; each class or not, so none or several."""
+"""What a pixel belongs to: one of the classes; the second of two classes, or not; any number of classes."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The classes that a data set has or a model predicts. What label files hold is segplug-datasets' `LabelSpec`.
+    """The classes of a data set or model. The values in label files are described by segplug-datasets' `LabelSpec`.
 
     Args:
         classes: Names; the position is the class id, 0 to 254 at most.
         palette: One RGB colour (0 to 255) per class; drawn from a fixed table when empty.
-        task: What a pixel is.
+        task: What a pixel belongs to.
 
     Raises:
-        UsageError: When the parts contradict each other.
+        UsageError: When the arguments contradict each other.
     """
 
     classes: tuple[str, ...]
@@ -55,7 +55,7 @@ class Labels:
 
 
 def default_palette(count: int) -> tuple[Color, ...]:
-    """Return ``count`` distinct RGB colours, the same ones every time (Pascal VOC's bits, without black)."""
+    """Return the first ``count`` RGB colours of Pascal VOC's palette, without black."""
 
     def level(index: int, channel: int) -> int:
         return sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8))

@@ -30,22 +30,22 @@ log = logging.getLogger(__name__)
 Source = str | Path | Mapping[str, Any] | Config | nn.Module
 """What a model can be loaded from."""
 ExporterChoice = str | Mapping[str, Any] | Exporter | None
-"""An exporter by its name, as a spec with arguments, or built; None takes the one of the file's suffix."""
+"""An exporter by its name, as a spec with arguments, or built; None takes the one for the file's suffix."""
 
 
 _MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 1 << 35
-"""Bytes of this machine; of Windows it is not asked."""
+"""Memory of this machine in bytes; 32 GiB is assumed on Windows."""
 
 
 @dataclass
 class LoadedModel:
-    """A model, and what is known about it.
+    """A model and its metadata.
 
     Args:
         model: A segmentor, or the module that was given.
-        meta: Of the weights: classes, palette, preprocess; empty without weights.
+        meta: Metadata of the weights: classes, palette, preprocess; empty without weights.
         config: The config it was built from, if any.
-        random: Whether no weights were given: its predictions mean nothing.
+        random: Whether it is randomly initialised, as no weights were given.
     """
 
     model: Any
@@ -55,8 +55,8 @@ class LoadedModel:
 
 
 class SizeLimit(TorchFunctionMode):
-    """While it is active, models of more numbers than this, in parameters and buffers, are refused: before their memory
-    is taken. By default they are what half of the machine's holds in single precision."""
+    """While active, refuse models with more ``numbers`` in parameters and buffers, before allocating them. By default
+    these may take half of the machine's memory in single precision."""
 
     def __init__(self, numbers: int = min(1 << 32, _MEMORY // 8)) -> None:
         super().__init__()
@@ -71,16 +71,16 @@ class SizeLimit(TorchFunctionMode):
 
 
 def catalog_of(config: Mapping[str, Any] | None) -> Catalog:
-    """Return the catalogue with a config's preferences."""
+    """Return the catalog with a config's preferences."""
     plugins = (config or {}).get("plugins") or {}
     prefer = plugins.get("prefer", ()) if isinstance(plugins, Mapping) else ()
-    named = prefer if isinstance(prefer, list | tuple) else ()  # anything else is a problem that a check names
+    named = prefer if isinstance(prefer, list | tuple) else ()  # a check reports anything else
     catalog = Catalog.discover().prefer(list(map(str, named))) if named else Catalog.discover()
     return replace(catalog, trusted=getattr(config, "trusted", True))
 
 
 def ambient_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what every head, loss and data set of a config takes that does not say otherwise: ``data.task``."""
+    """Return the default arguments of all heads, losses and data sets of a config: ``data.task``."""
     data = config.get("data")
     task = data.get("task") if isinstance(data, Mapping) else None
     return {} if task is None else {"task": task}
@@ -98,19 +98,18 @@ def load_model(
     """Load a model.
 
     Args:
-        source: A packaged or local name, which brings its published weights if the overrides leave the model as it
-            is, a config file, a mapping, a loaded config, a checkpoint that holds its config, an exported file, or a
-            built module.
-        weights: A checkpoint, which must fit completely, or an exported file that takes the model's place.
+        source: A packaged or local name, with its published weights unless the overrides change the model, a config
+            file, a mapping, a loaded config, a checkpoint that holds its config, an exported file, or a built module.
+        weights: A checkpoint, which must fit completely, or an exported file that replaces the model.
         overrides: ``key=value`` strings for the config.
-        exporter: What loads an exported file; as for `load_exported`.
+        exporter: The exporter that loads an exported file; as for `load_exported`.
         device: Where an exported file runs; as for `load_exported`.
-        trust: Whether a config that comes out of a checkpoint or an exported file may name import paths and files to
-            read, which lets it run any code; else it may only use what installed plugins offer.
+        trust: Whether a config from a checkpoint or an exported file may name import paths and files to read, which
+            lets it run any code; else it can only use what installed plugins offer.
 
     Raises:
         ConfigError, CheckpointError, ExportError, UsageError: When the parts are missing or do not fit together.
-        UntrustedError: When a file's config asks for more than it may.
+        UntrustedError: When a file's config names code or other files.
     """
     if isinstance(source, nn.Module):
         return LoadedModel(source, load_strict(source, weights) if weights else getattr(source, "metadata", {}), None)
@@ -119,7 +118,7 @@ def load_model(
     if isinstance(source, str | Path) and _is_model_file(Path(source)):
         if not _holds_weights(source):
             if weights is not None:
-                raise UsageError(f"{source}: holds its own weights, {weights} cannot be put into it")
+                raise UsageError(f"{source}: holds its own weights; {weights} cannot be loaded into it")
             exported = load_exported(source, exporter, device)
             stored = checked(exported.metadata, source).get("config")
             config = _stored_config(stored, overrides, trust) if stored else None
@@ -127,9 +126,9 @@ def load_model(
         content = checkpoint.load(source)
         stored = content["meta"].get("config")
         if not isinstance(stored, Mapping) or not stored.get("model"):
-            hint = "give that as the model and this file as weights"
-            raise CheckpointError(f"{source}: holds weights, but not the config they belong to; {hint}")
-        # What is built on the way counts, too, and weights of others may be fewer before they are converted.
+            hint = "pass that as the model and this file as weights"
+            raise CheckpointError(f"{source}: holds weights, but not their config; {hint}")
+        # Temporary tensors count as well, and third-party weights may be fewer before they are converted.
         held = sum(map(torch.numel, content["state_dict"].values()))
         with nullcontext() if trust else SizeLimit(2 * held + (1 << 20)):
             return _with_weights(_stored_config(stored, overrides, trust), weights or content, exporter, device)
@@ -140,7 +139,7 @@ def load_model(
 
 
 def _stored_config(stored: Mapping[str, Any], overrides: Sequence[str], trust: bool) -> Config:
-    """Return the config that a file of weights holds: data of whoever wrote the file, unless it is trusted."""
+    """Return the config in a weights file, which may not name code or files unless ``trust``."""
     if "_base_" in stored and not trust:
         raise UntrustedError(f"another config, {stored['_base_']}", "_base_")
     config = load_config(stored, overrides)
@@ -179,8 +178,8 @@ def make_model(config: Config, catalog: Catalog | None = None, pretrained: bool 
 
     Args:
         config: The whole config.
-        catalog: Where its components are looked up; None is the installed ones, as the config prefers them.
-        pretrained: Whether to load them; no part of the model is told of any when False.
+        catalog: Where its components are looked up; None is the installed ones, with the config's preferences.
+        pretrained: Whether to load them; False turns off every argument ``pretrained``.
     """
     if "unavailable" in config.meta:
         raise ConfigError(unavailable(config))
@@ -228,11 +227,11 @@ def load_exported(
 
     Args:
         path: The file.
-        exporter: A name, ``{type: NAME, argument: value}`` or a built one. None takes the one of the file's suffix: of
-            the config's section ``export`` with its arguments, else of those installed.
-        device: Where it is to run, as torch writes it; ``auto`` leaves that to the exporter, None is the config's
+        exporter: A name, ``{type: NAME, argument: value}`` or a built one. None takes the one for the file's suffix,
+            from the config's section ``export`` with its arguments, else an installed one.
+        device: The device to run on, as torch writes it; ``auto`` leaves that to the exporter, None is the config's
             ``engine.device``.
-        config: Whose section ``export`` and ``plugins.prefer`` count.
+        config: Provides ``export``, ``engine.device`` and ``plugins.prefer``.
 
     Raises:
         UsageError: When no installed exporter reads such files.
@@ -250,7 +249,7 @@ def load_exported(
 
 
 def _exporter_of(suffix: str, config: Mapping[str, Any] | None, catalog: Catalog) -> Any:
-    """Return the spec of the exporter that writes such files, the config's own before others."""
+    """Return the spec of the exporter for a suffix: the config's own, else an installed one."""
     for spec in (config or {}).get("export") or ():
         kind = spec.get("type") if isinstance(spec, Mapping) else spec
         if getattr(catalog.load("exporters", kind) if isinstance(kind, str) else kind, "suffix", None) == suffix:
@@ -260,10 +259,10 @@ def _exporter_of(suffix: str, config: Mapping[str, Any] | None, catalog: Catalog
 
 
 def checked(meta: Mapping[str, Any], source: str | Path) -> Mapping[str, Any]:
-    """Return what a file says of its model, `Metadata` and more.
+    """Return a file's metadata, `Metadata` and more, after checking its types.
 
     Raises:
-        ConfigError: Something of it is of the wrong type.
+        ConfigError: A value has the wrong type.
     """
     known = {key: meta[key] for key in Metadata.__annotations__ if key in meta}
     if problems := check(Metadata, MarkedDict(known, place=Place(str(source)))):
@@ -272,13 +271,13 @@ def checked(meta: Mapping[str, Any], source: str | Path) -> Mapping[str, Any]:
 
 
 def labels_in(meta: Mapping[str, Any]) -> Labels | None:
-    """Return the labels that ``classes`` and ``palette`` of a mapping are; None where there are none."""
+    """Return the labels from a mapping's ``classes`` and ``palette``; None without classes."""
     classes, palette = meta.get("classes"), meta.get("palette") or ()
     return Labels(tuple(classes), tuple(palette) if len(palette) == len(classes) else ()) if classes else None
 
 
 def labels_of(dataset: Any, catalog: Catalog) -> Labels | None:
-    """Return the labels of a data set, its class, its name or its spec; None where they are not known."""
+    """Return the labels of a data set, its class, its name or its spec; None if unknown."""
     if isinstance(dataset, str | Mapping):
         spec = {"type": dataset} if isinstance(dataset, str) else dataset
         some = spec.get("metainfo")  # of the classes, in MMSegmentation's configs

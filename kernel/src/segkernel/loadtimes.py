@@ -10,7 +10,7 @@ SECONDS: Counter[str] = Counter()
 
 
 class timed:  # a plain class: contextlib.contextmanager is several times slower
-    """Add the seconds that a block takes to a stage; those of other stages within it count for these."""
+    """Add the seconds that a block takes to a stage, less those of other stages within it."""
 
     def __init__(self, stage: str) -> None:
         self.stage = stage

@@ -34,7 +34,7 @@ from segkernel.signature import signature
 log = logging.getLogger(__name__)
 
 Image = str | Path | np.ndarray | Sample
-"""A file, or an array (H, W, C): of uint8 RGB, or as the data set of the config reads its files; or its sample."""
+"""A file; an array (H, W, C), uint8 RGB or as the config's data set reads its files; or a sample of that set."""
 
 
 class Predictor:
@@ -45,23 +45,23 @@ class Predictor:
             or a built module (it is put into evaluation mode).
         weights: A checkpoint for the model; it must fit completely.
         device: Any torch device, or ``auto``. None is ``auto``, or where a built module already is. An exported file
-            runs there, too, or is refused; for ``auto`` it decides itself.
-        classes: Names; they win over the data set's, which win over those in the checkpoint.
-        palette: One RGB colour per class; wins as ``classes`` do.
-        dataset: What the classes are taken from: a data set, or a data set's class, name or config.
+            runs there, too, or raises; with ``auto`` its runtime chooses.
+        classes: Names; they override the data set's, which override those in the checkpoint.
+        palette: One RGB colour per class; same precedence as ``classes``.
+        dataset: Source of the classes: a data set, or a data set's class, name or config.
         transforms: Applied to each image; None takes the config's ``data.eval_transforms``.
         preprocess: Arguments of `Preprocessor`; None takes the config's, or the checkpoint's.
         test_cfg: Whole or sliding windows; None takes the config's, or the model's.
         tta: Test-time augmentation.
         overrides: ``key=value`` strings for the config, also of a checkpoint.
-        exporter: What loads an exported file: a name, or ``{type: NAME, argument: value}``; None takes the one of the
-            file's suffix.
+        exporter: The exporter that loads an exported file: a name, or ``{type: NAME, argument: value}``; None takes
+            the one for the file's suffix.
         trust: Whether a config inside a checkpoint or an exported file may name import paths and files to read.
-            Without it the file is data: it can use what installed plugins offer and nothing else.
+            Without it the file is data: it can only use what installed plugins offer.
 
     Raises:
         ConfigError, CheckpointError, ExportError, UsageError: When the parts are missing or do not fit together.
-        UntrustedError: When the file asks for more than it may.
+        UntrustedError: When the file's config names code or other files.
     """
 
     def __init__(
@@ -85,14 +85,14 @@ class Predictor:
         built, meta, config = loaded.model, loaded.meta, loaded.config
         self.config = config
         if loaded.random:
-            log.warning("no weights were given, the predictions mean nothing; give a checkpoint")
+            log.warning("no weights were given, so the predictions are random; pass a checkpoint")
         data = (config.get("data") if config else None) or {}
         catalog = catalog_of(config)
         known = labels_of(dataset, Catalog.discover()) or labels_in(meta) or _labels_in_config(data, catalog)
         names = classes or (known.classes if known else None)
         self.model: Any = built if hasattr(built, "outputs") else _PlainModule(built, names)
         output = self.model.outputs["seg"]
-        # An output without classes, such as depth, gets one name, for a label specification cannot be empty.
+        # An output without classes, such as depth, gets one name, as labels cannot be empty.
         self.labels = _settle_labels(classes, palette, known if output.classes else None, output.classes or 1)
         used = {"data": ["preprocess"] + ["eval_transforms"] * (transforms is None), "evaluate": ["test_cfg"]}
         given = {name: _entries(config.get(name) or {}, keys) for name, keys in used.items()} if config else {}
@@ -128,22 +128,23 @@ class Predictor:
         """Predict one image, or several one after the other.
 
         Args:
-            inputs: What `read` takes, or an iterable of these; a tuple is one where the model compares two images.
+            inputs: An argument of `read`, or an iterable of these; a tuple is one where the model compares two images.
                 Folders and patterns are for ``seg-kernel predict`` and `segplug_datasets.predict_images`.
             probabilities: Also keep those of each pixel, ``seg_probabilities`` (K, H, W).
             scores: The name of ``probabilities`` before 0.3.
 
         Returns:
-            One `Prediction` for one image, else a list in their order, of a volume one for each slice; on the CPU.
+            A `Prediction` for one image, a list with one for each slice of a volume, or a list with one entry for each
+            of several inputs, in order; on the CPU.
 
         Raises:
-            DataError: When an image cannot be read, or not be predicted.
-            UsageError: When it is no image.
+            DataError: When an image cannot be read or predicted.
+            UsageError: When an input is not an image.
         """
         if scores is not None:
             warn_renamed("the argument scores", "probabilities")
             probabilities = scores
-        single = Image | Tensor | bytes | Mapping  # what is no image among these is refused as one
+        single = Image | Tensor | bytes | Mapping  # iterables that are not several inputs
         if isinstance(inputs, Iterable) and not isinstance(inputs, single) and not self._is_pair(inputs):
             return [self._predict_one(source, probabilities) for source in inputs]
         return self._predict_one(inputs, probabilities)
@@ -151,7 +152,7 @@ class Predictor:
     def predict(
         self, pixels: np.ndarray | Sample, *, name: str = "image", path: Any = None, probabilities: bool = False
     ) -> Prediction:
-        """Predict what `read` gives; ``name`` and ``path`` are for the prediction's ``meta`` and for errors."""
+        """Predict the result of `read`; ``name`` and ``path`` are for the prediction's ``meta`` and for errors."""
         batch = self._batch(pixels, name, path)
         try:
             prediction = predict_batch(
@@ -166,18 +167,18 @@ class Predictor:
         except RuntimeError as error:  # too small for the model's strides, or too large for the memory
             size = "x".join(map(str, batch.original_sizes[0]))
             reason = str(error).splitlines()[0]
-            raise DataError(f"the model cannot take an image of {size} pixels: {reason}", path or name) from error
+            raise DataError(f"the model failed on an image of {size} pixels: {reason}", path or name) from error
         return prediction.cpu()
 
     def read(self, source: Any) -> Any:
-        """Return an image as the data set of the config gives it, whose class says how by ``image_reader``.
+        """Read an image as the config's data set does, by the ``image_reader`` of its class.
 
         Args:
-            source: A file that such a data set reads, or an array (H, W, C) of what stands in one; an image file or
-                uint8 RGB where there is no such data set. A tuple of two of these where it has pairs of images.
+            source: A file that the data set reads, or an array (H, W, C) of its content; an image file or uint8 RGB
+                without such a data set. A tuple of two of these for a data set of image pairs.
 
         Returns:
-            (H, W, C), or a sample of a pair; of a volume a list, one for each slice.
+            (H, W, C), or a sample of a pair; for a volume a list with one for each slice.
 
         Raises:
             DataError: When it cannot be read.
@@ -190,12 +191,12 @@ class Predictor:
         return isinstance(source, tuple) and getattr(self.reader, "takes_pairs", False)
 
     def example(self, source: Any) -> Tensor:
-        """Return an image as the model sees it: (1, C, H, W) float32, transformed and normalised, on its device."""
+        """Return an image as the model's input: (1, C, H, W) float32, transformed and normalised, on its device."""
         pixels = self.read(source)
         return self.preprocessor(self._batch(pixels[0] if isinstance(pixels, list) else pixels, "example", None))[0]
 
     def metadata(self) -> dict[str, Any]:
-        """Return what an exported file should know, as plain values."""
+        """Return the metadata for an exported file, as plain values."""
         return rundir.model_metadata(self.labels, self.config.data if self.config else {}, self.preprocessor)
 
     def _batch(self, pixels: np.ndarray | Sample, name: str, path: Any) -> Batch:
@@ -203,7 +204,7 @@ class Predictor:
         if given.image.ndim != 3 or given.image.dtype.kind not in "uif" or not given.image.size:
             raise DataError(f"an image is an array (H, W, C) of numbers, not {given.image.shape} {given.image.dtype}")
         if given.image.dtype.kind == "f" and not np.isfinite(given.image).all():
-            log.warning("%s: some values are not finite: what is predicted near them means nothing", path or name)
+            log.warning("%s: some values are not finite, so predictions near them are meaningless", path or name)
         meta = {"path": None if path is None else str(path), "name": name, **given.meta}
         sample = Sample(dict(given.fields), meta, given.image, original_size=given.size)
         return collate([apply_eval_transforms(self.transforms, sample, np.random.default_rng(0))]).to(self.device)
@@ -223,7 +224,7 @@ def _source(source: Any) -> np.ndarray | Sample | Path:
 
 def _path(source: object) -> Path:
     if not isinstance(source, str | Path) or not str(source):
-        given = "an empty text" if source == "" else type(source).__name__
+        given = "an empty string" if source == "" else type(source).__name__
         raise UsageError(f"an image is a path or an array (H, W, 3) uint8 RGB, not {given}")
     return Path(source).expanduser()
 
@@ -235,7 +236,7 @@ def _read_rgb(source: Path | np.ndarray) -> np.ndarray:
 
 
 def _reader_in(data: Mapping[str, Any], catalog: Catalog) -> Callable[[Any], Any]:
-    """Return what reads images as the config's data set does, which is not opened; of an unknown one, RGB."""
+    """Return the image reader of the config's data set, which is not built; one for RGB if it is unknown."""
     spec = _dataset_in(data)
     try:
         kind = catalog.load("datasets", str(spec.get("type"))) if isinstance(spec, Mapping) else None
@@ -253,16 +254,16 @@ def _dataset_in(data: Mapping[str, Any]) -> Any:
     return next((data[part] for part in ("test", "val", "train") if data.get(part)), None)
 
 
-# ---------------------------------------------------------------- the model and what belongs to it
+# ---------------------------------------------------------------- the model and its labels
 
 
 class _PlainModule(Segmentor):
-    """A module that gives logits (N, K, h, w), as a segmentor."""
+    """A module that returns logits (N, K, h, w), as a segmentor."""
 
     def __init__(self, module: nn.Module, classes: Sequence[str] | None) -> None:
         super().__init__()
         if not classes:
-            raise UsageError(f"{type(module).__name__} does not say what it predicts: give classes=[...]")
+            raise UsageError(f"the classes of {type(module).__name__} are unknown: pass classes=[...]")
         self.module = module
         self.outputs = {"seg": PixelClasses(len(classes), len(classes))}
         self.test_cfg = {"mode": "whole"}
@@ -276,17 +277,17 @@ class _PlainModule(Segmentor):
         if not isinstance(logits, Tensor) or logits.ndim != 4 or logits.shape[1] != count:
             given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             name = type(self.module).__name__
-            raise UsageError(f"{name} gives {given}, not logits (N, {count}, h, w) of the {count} classes")
+            raise UsageError(f"{name} returns {given}, not logits (N, {count}, h, w) of the {count} classes")
         return {"seg": logits}
 
 
 def _entries(section: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    """Return those of the keys that a section has something under."""
+    """Return the entries of a section under these keys, without None."""
     return {key: section[key] for key in keys if section.get(key) is not None}
 
 
 def _device_of(model: Any, given: bool) -> str:
-    """Return the device of an exported file or of a given module; any other model goes to the best one."""
+    """Return the device of an exported file or of a given module; ``auto`` for other models."""
     first = next(model.parameters(), None) if given else None
     return str(getattr(model, "device", "auto" if first is None else first.device))
 
@@ -302,9 +303,9 @@ def _settle_labels(
 
 
 def _labels_in_config(data: Mapping[str, Any], catalog: Catalog) -> Labels | None:
-    """Return the labels of the config's data, without opening it; None when its package is not there."""
+    """Return the labels of the config's data, without building it; None when its package is missing."""
     try:
         return labels_of(_dataset_in(data), catalog)
     except ComponentError as error:
-        log.warning("the classes are numbered, not named: %s", error)
+        log.warning("class names are unknown, so classes are numbered: %s", error)
         return None

@@ -1,4 +1,4 @@
-"""The global generators of Python, numpy and torch: seeded, read for a checkpoint, and put back."""
+"""The global random generators of Python, numpy and torch: seeding, and their state for checkpoints."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from segkernel.errors import UsageError
 def seed_everything(seed: int) -> None:
     """Seed Python's, numpy's and torch's global generators."""
     if seed < 0:
-        raise UsageError(f"seed {seed}: needs to be 0 or more")
+        raise UsageError(f"seed {seed}: must be 0 or more")
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def random_state() -> dict[str, Any]:
-    """Return the states as plain values and tensors."""
+    """Return the states of the generators as plain values and tensors."""
     kind, keys, *rest = np.random.get_state()
     return {
         "python": random.getstate(),
@@ -33,7 +33,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Put back what `random_state` returned."""
+    """Restore states from `random_state`."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     kind, keys, *rest = state["numpy"]

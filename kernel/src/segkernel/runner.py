@@ -1,13 +1,13 @@
 """One experiment: train, validate, test; from a config or around your own objects.
 
-    run("quickstart")                                               # a packaged config, from start to end
+    run("quickstart")                                               # a packaged config: train, validate, test
 
     optimizer = torch.optim.AdamW(model.parameters())
     runner = Runner(model, train=my_dataset, val=my_val, optimizer=optimizer, iterations=1000)
     runner.run()
 
-The loop itself is `Runner._step`; everything else that happens to a run happens in hooks. What all ranks of a run must
-do alike (run directory, seed, stop, signal, error) is agreed on through the engine, at the moments that say so.
+One iteration is `Runner._step`; everything else in a run happens in hooks. What must be the same on all ranks (run
+directory, seed, stop, signal, error) is agreed on through the engine.
 """
 
 from __future__ import annotations
@@ -55,21 +55,21 @@ class Runner:
         val: A `Loader`, or a data set, to validate on.
         test: A `Loader`, or a data set, to test on.
         optimizer: Over the model's parameters, or a function that makes one from the model.
-        iterations: Optimiser steps to make; or
+        iterations: Number of optimiser steps; or
         epochs: passes over the training set.
-        val_interval: Iterations, or epochs when ``epochs`` is given, between validations; the end is always validated.
-        val_begin: The iteration before which nothing is validated.
+        val_interval: Iterations, or epochs when ``epochs`` is given, between validations; there is one at the end, too.
+        val_begin: The iteration before which there is no validation.
         batch_size: Samples per optimiser step over all devices; None is one micro-batch per device.
         lr: Learning-rate schedules, ours or torch's.
         clip_grad: ``{"max_norm": 1.0, "norm_type": 2.0}``.
-        evaluation: Metrics and the way to predict.
+        evaluation: Metrics and inference settings.
         hooks: Objects with `hookimpl` methods; one of a default hook's class, or derived from it, replaces that one.
-        engine: Where steps run; None is a `LocalEngine`.
+        engine: Runs the steps; None is a `LocalEngine`.
         preprocessor: Normalises batches on the device.
-        seed: Of everything random; rank 0's counts.
-        work_dir: The run directory; None makes ``work_dirs/NAME/TIME`` when the run starts.
-        name: Of the run.
-        config: Plain values saved with checkpoints: the resolved config they come from.
+        seed: Seed of all random numbers; rank 0's is used.
+        work_dir: The run directory; None creates ``work_dirs/NAME/TIME`` when the run starts.
+        name: Name of the run, for its directory.
+        config: The resolved config as plain values, saved with checkpoints.
 
     Raises:
         UsageError: When the parts do not fit together.
@@ -110,12 +110,12 @@ class Runner:
         self.val_begin, self.config = val_begin, dict(config or {})
         self.name, self._wanted_dir = name, None if work_dir is None else Path(work_dir)
         self.engine.prepare_model(model, self.preprocessor)
-        # An optimiser that is made here sees the parameters where the engine put them.
+        # An optimiser that is created here gets the parameters as the engine prepared them.
         optimizer = optimizer(model) if not isinstance(optimizer, torch.optim.Optimizer | None) else optimizer
         self.optimizer = self.engine.prepare_optimizer(optimizer, clip_grad) if optimizer else None
         self._plan(iterations, epochs, val_interval, batch_size)
-        seed_everything(self.seed + self.engine.rank)  # the model is the same everywhere, dropout is not
-        # A schedule may have a state, and moments to be told of, like any hook.
+        seed_everything(self.seed + self.engine.rank)  # the model is the same on all ranks, dropout is not
+        # A schedule may have a state and hook methods, like any hook.
         self.hooks = HookCaller(_with_defaults([*hooks, *lr], [self.train_set, self.val_set, self.test_set]))
         self.iteration = self.position = 0
         self.data_wait = 0.0
@@ -124,13 +124,13 @@ class Runner:
         self._open = ExitStack()
         self._started = self._holds_directory = self._validation_pending = False
         self._stop_reason: str | None = None
-        self.received = self.signal = 0  # what asked this rank to leave, and what the ranks have agreed on
+        self.received = self.signal = 0  # the signal to this rank, and the one all ranks agreed on
         self._saved: Path | None = None
         self._random: Mapping[str, Any] | None = None
         epoch = Fraction(len(self.train_set.dataset) if self.train_set is not None else 1, self.batch_size)
         self._schedules = RunSchedules(lr, self.optimizer, self.max_iterations, epoch)
 
-    # ------------------------------------------------------------ what hooks use, see `segkernel.hookspecs.Run`
+    # ------------------------------------------------------------ for hooks, see `segkernel.hookspecs.Run`
 
     @property
     def is_main(self) -> bool:
@@ -176,8 +176,8 @@ class Runner:
         """Train from the current iteration to the last.
 
         Raises:
-            Interrupted: After SIGINT or SIGTERM on any rank: the step was finished and a checkpoint saved.
-            TrainingError: When the model cannot take a batch; the message names its files.
+            Interrupted: After SIGINT or SIGTERM on any rank, when the step is finished and a checkpoint saved.
+            TrainingError: When the model fails on a batch; the message names its files.
             PeerError: When another rank has failed.
         """
         if self.train_set is None or self.optimizer is None:
@@ -186,7 +186,7 @@ class Runner:
         with self._signals(), self._running():
             with self._mode("train"), self.hooks.during("train", self):
                 batches = self.train_set.train_batches(self.position, self.engine.rank, self.engine.world_size)
-                with closing(self.engine.transfer(batches)) as ready:  # its workers end with it
+                with closing(self.engine.transfer(batches)) as ready:  # stops its workers
                     self._restore_random()
                     if self._validation_pending:
                         self._end_iteration(validate=True)
@@ -197,7 +197,7 @@ class Runner:
                 raise Interrupted(self.signal, self._saved, reported=not self.is_main)
 
     def _step(self, batches: Iterator[Batch]) -> None:
-        """Make one optimiser step and what belongs to it."""
+        """Run one iteration: an optimiser step, its hooks, and validation if due."""
         waiting = time.perf_counter()
         with together(self.engine):
             micro_batches = [next(batches) for _ in range(self.accumulate)]
@@ -226,14 +226,14 @@ class Runner:
         self.hooks.after_iteration(run=self)
 
     def agree_on_stop(self) -> None:
-        """Stop if any rank received a signal or was told to; called by all ranks together."""
+        """Stop if any rank received a signal or called `stop`; a collective call."""
         if self.engine.any(bool(self.received) or self.stopping):
             signals, reasons = zip(*self.engine.gather((self.received, self._stop_reason)))
             self.signal = max(signals)
             self.stop(f"signal {self.signal}" if self.signal else next(filter(None, reasons)))
 
     def validate(self) -> dict[str, float]:
-        """Evaluate the validation set; return its metrics, empty when a signal cut training and it short."""
+        """Evaluate the validation set; return its metrics, empty when a signal interrupted it."""
         if self.val_set is None:
             raise UsageError("the run has no validation set")
         with self._running():
@@ -251,7 +251,7 @@ class Runner:
         """Evaluate the test set; return its metrics.
 
         Args:
-            weights: A checkpoint; ``"best"`` is the run's best, or last, one; None is the model as it stands.
+            weights: A checkpoint; ``"best"`` is the run's best, or last, one; None tests the current model.
         """
         if self.test_set is None:
             raise UsageError("the run has no test set")
@@ -259,7 +259,7 @@ class Runner:
             path, trained = self.best_checkpoint() if weights == "best" else weights, self.iteration
             if path is not None:
                 found = self._load_weights(path, "strict")[0].get("iteration")
-                self.iteration = found if type(found) is int else trained  # what is tested, for all records of it
+                self.iteration = found if type(found) is int else trained  # that of the tested weights, for its records
             if not (self.evaluation.metrics or self.evaluation.format_only):
                 log.warning("no metrics configured (evaluate.metrics): the test reports none")
             with self._mode("test"), self.hooks.during("test", self):
@@ -269,7 +269,7 @@ class Runner:
         return metrics
 
     def close(self) -> None:
-        """Let hooks close their files, and leave the run directory; called by `run`, and after an error."""
+        """Let hooks close their files and release the run directory; called by `run`, and after an error."""
         self._started = self._holds_directory = False
         self._open.close()
         for part in (self.val_set, self.test_set):
@@ -278,7 +278,7 @@ class Runner:
 
     @contextmanager
     def _mode(self, mode: str) -> Iterator[None]:
-        """Be in a mode for a while, with the model in training or evaluation mode as that needs."""
+        """Run a block in a mode, with the model in training or evaluation mode accordingly."""
         before = self.mode
         try:
             self._enter(mode)
@@ -294,9 +294,9 @@ class Runner:
     # ------------------------------------------------------------ checkpoints
 
     def save(self, path: str | Path) -> Path:
-        """Write everything that `resume` needs, atomically; called by all ranks together.
+        """Write everything that `resume` needs, atomically; a collective call.
 
-        Returns when the file is there for every rank.
+        It returns on all ranks after the file was written.
         """
         state: dict[str, Any] = {
             "state_dict": self.engine.model_state(),
@@ -317,23 +317,23 @@ class Runner:
         return self._saved
 
     def resume(self, path: str | Path) -> None:
-        """Restore everything from a checkpoint of a run like this one; training then goes on as if never stopped.
+        """Restore everything from a checkpoint of a run like this one; training then continues as if uninterrupted.
 
         Raises:
-            CheckpointError: When it is no checkpoint of a run like this one.
-            UsageError: When it holds weights alone.
+            CheckpointError: When it is not a checkpoint of a run like this one.
+            UsageError: When it holds weights only.
         """
         self._start(resuming=True)
         with together(self.engine):
             state, _ = load_into(self.model, self.engine.read(Path(path)), "strict", load=self.engine.load_model_state)
         if not {"optimizer", "random", "position"} <= state.keys():
-            raise UsageError(f"{path} holds weights but no run to resume; start from them with load_from: {path}")
+            raise UsageError(f"{path} holds weights only, not a run to resume; start from them with load_from: {path}")
         try:
             self._restore(state)
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-            hint = f"start from its weights alone with load_from: {path}"
-            raise CheckpointError(f"{path}: is of another kind of run than this one: {reason}\n    {hint}") from error
+            hint = f"to start from its weights only: load_from: {path}"
+            raise CheckpointError(f"{path}: does not match this run: {reason}\n    {hint}") from error
         self.hooks.load_checkpoint(run=self, checkpoint=state)
         log.info("resumed %s at iteration %d of %d", path, self.iteration, self.max_iterations)
 
@@ -343,7 +343,7 @@ class Runner:
             groups = self.optimizer.param_groups
             missing = {key for group in groups for key in self.optimizer.defaults.keys() - group.keys()}
             if missing:
-                raise ValueError(f"its optimizer was another one, without {', '.join(sorted(missing))}")
+                raise ValueError(f"its optimizer was a different one, without {', '.join(sorted(missing))}")
         self.engine.load_state_dict(state["engine"])
         for name, hook in self.hooks.stateful().items():
             if name in state["hooks"]:
@@ -354,13 +354,13 @@ class Runner:
         states = state["random"] if isinstance(state["random"], list) else [state["random"]]  # a dict before 0.3
         if len(states) == self.engine.world_size:
             self._random = states[self.engine.rank]
-            set_random_state(self._random)  # finds out now whether it can be done, later, for good
+            set_random_state(self._random)  # fails now if it is invalid; restored again later
         else:
             now = self.engine.world_size
             log.warning("saved by %d processes, resumed by %d: random numbers differ", len(states), now)
 
     def load_weights(self, path: str | Path, mode: Literal["strict", "finetune"] = "finetune") -> LoadReport:
-        """Load a model's weights alone and log what was taken; ``strict`` refuses anything that does not fit."""
+        """Load the model's weights only and log a report; ``strict`` refuses anything that does not fit."""
         return self._load_weights(path, mode)[1]
 
     def _load_weights(self, path: str | Path, mode: Literal["strict", "finetune"]) -> tuple[dict[str, Any], LoadReport]:
@@ -380,11 +380,11 @@ class Runner:
     def _plan(
         self, iterations: int | None, epochs: float | None, val_interval: float | None, batch_size: int | None
     ) -> None:
-        """Turn lengths into iterations; one is one optimiser step of ``accumulate`` micro-batches per device."""
+        """Convert lengths to iterations; one is an optimiser step on ``accumulate`` micro-batches per device."""
         lengths = {"iterations": iterations, "epochs": epochs, "val_interval": val_interval, "batch_size": batch_size}
         for name, value in lengths.items():
             if value is not None and not value > 0:
-                raise UsageError(f"{name} {value}: needs to be above 0")
+                raise UsageError(f"{name} {value}: must be above 0")
         part = self.train_set
         step = (part.micro_batch if part is not None else 1) * self.engine.world_size
         self.batch_size = batch_size or step
@@ -392,8 +392,8 @@ class Runner:
         if rest or not self.accumulate:
             raise UsageError(f"optim.batch_size {self.batch_size} is not a multiple of micro_batch x devices = {step}")
         if part is not None and (iterations is None) == (epochs is None):
-            wrong = "neither is given" if iterations is None else "not as both"
-            raise UsageError(f"give the length of training as iterations or as epochs (of schedule), {wrong}")
+            wrong = "neither is set" if iterations is None else "not both"
+            raise UsageError(f"set schedule.iterations or schedule.epochs, {wrong}")
         unit = self.batch_size if epochs is None or part is None else len(part.dataset)
         self.max_iterations = math.ceil((epochs or iterations or 0) * unit / self.batch_size)
         self._samples_per_validation = val_interval * unit if val_interval else math.inf
@@ -404,9 +404,9 @@ class Runner:
         return self.iteration >= self.max_iterations or (passed and self.iteration >= self.val_begin)
 
     def _start(self, resuming: bool = False) -> None:
-        """Take the run directory and open the run, each once; what resumes is opened when it goes on.
+        """Claim the run directory and start the run, each once; ``resuming`` leaves the start to the next call.
 
-        Rank 0 decides on the directory and keeps other runs out of it until the end.
+        Rank 0 chooses the directory and keeps other runs out of it until the end.
         """
         if not self._holds_directory:
             with together(self.engine):
@@ -418,13 +418,13 @@ class Runner:
             self._open.enter_context(self.hooks.during("run", self))
 
     def _restore_random(self) -> None:
-        if self._random is not None:  # last of all, so that nothing of starting up is left in the generators
+        if self._random is not None:  # last, so that start-up does not affect the generators
             set_random_state(self._random)
             self._random = None
 
     @contextmanager
     def _running(self) -> Iterator[None]:
-        """Open the run where it is not yet; on an error, tell the other ranks and the hooks, then close it."""
+        """Start the run if needed; on an error, notify the other ranks and the hooks, then close it."""
         try:
             self._start()
             yield
@@ -456,7 +456,7 @@ class Runner:
 
 
 def _with_defaults(hooks: Sequence[Any], parts: Sequence[Loader | None]) -> list[Any]:
-    """Return hooks, with the default ones and those of data sets that they replace none of, by priority."""
+    """Return hooks by priority, with the default ones and those of data sets unless one of ``hooks`` replaces them."""
     of_data = (kind for part in parts if part for kind in getattr(part.dataset, "run_hooks", ()))
     kinds = dict.fromkeys([*(kind for _, kind in Catalog.current().load_all("default_hooks")), *of_data])
     kept = [kind() for kind in kinds if not any(isinstance(hook, kind) for hook in hooks)]

@@ -1,7 +1,7 @@
-"""Samples and what becomes of them: an image with named fields, a batch, its targets, a prediction.
+"""Samples, batches, targets and predictions: images with named fields.
 
-A field has a kind, and the kind knows how a geometric change acts on it; so a transform is written once and moves the
-image and every field together:
+The kind of a field defines how a geometric change acts on it, so a transform is written once and moves the image and
+every field together:
 
     sample.apply(Crop(10, 20, 512, 512))        # segplug_datasets.geometry, or any other `Geometry`
 
@@ -62,7 +62,7 @@ class _Tensors:
 
 @dataclass
 class _Named(_Tensors):
-    """Values by name, which can be added, read with `get`, and removed."""
+    """Values by name: fields can be added, read with `get`, and removed."""
 
     fields: dict[str, Any] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
@@ -104,7 +104,7 @@ def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
 
 
 @dataclass
-class _Pictured(_Named):
+class _SampleData(_Named):
     image: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8))
     moved: str = ""
     original_size: Size | None = None
@@ -112,20 +112,20 @@ class _Pictured(_Named):
     replaced: list[str] = field(default_factory=list)
 
 
-class Sample(_Pictured):
-    """One image (H, W, C), uint8 RGB as a rule, with its `Field` objects; the ordinary label map is the field ``seg``.
+class Sample(_SampleData):
+    """One image (H, W, C), usually uint8 RGB, with its `Field` objects; the usual label map is the field ``seg``.
 
     Attributes:
         meta: Description: ``path``, ``name`` (without suffix), and any keys that a data set adds.
-        moved: The last change of geometry that was more than a resize; empty while the whole image is there.
+        moved: Class name of the last geometric change other than a resize; empty without one.
         original_size: Height and width before any transform, to which predictions return; set by the loader.
-        device_steps: What transforms drew and left to the device, in order; `Preprocessor` carries it out.
-        replaced: Reasons why the samples drawn before it, which it replaces, were unusable.
+        device_steps: Operations that transforms leave to the device, in order; `Preprocessor` runs them.
+        replaced: Reasons why samples that it replaces were unusable.
     """
 
     @property
     def image(self) -> np.ndarray:
-        """The pixels, after what was planned for them."""
+        """The pixels, with pending operations applied."""
         return self._raster.array(LINEAR)
 
     @image.setter
@@ -138,7 +138,7 @@ class Sample(_Pictured):
         return self._raster.size
 
     def apply(self, geometry: Geometry) -> Sample:
-        """Plan ``geometry`` for the image and every field; return self. Reading them carries it out."""
+        """Add ``geometry`` to the pending operations of the image and every field; return self."""
         size = self.size
         self.fields = {name: value.apply(geometry, size) for name, value in self.fields.items()}
         self._raster = self._raster.then(geometry)
@@ -147,8 +147,8 @@ class Sample(_Pictured):
         return self
 
     def carry_out(self) -> Sample:
-        """Make every planned change now; return self."""
-        _ = self.image, [value.array for value in self.fields.values()]  # reading carries it out
+        """Apply all pending operations now; return self."""
+        _ = self.image, [value.array for value in self.fields.values()]  # access applies them
         return self
 
 
@@ -168,13 +168,13 @@ class Targets(_Named):
 class Prediction(_Named):
     """The prediction of one image, at its original size.
 
-    For each output ``NAME`` of the segmentor: ``NAME``, what its `Output.decode` makes of it, as a rule (H, W) class
-    ids, or (K, H, W) of 1 and 0 where the task is ``multilabel``, and, when they were asked for,
-    ``NAME_probabilities`` (K, H, W) float.
+    Its fields are, for each output ``NAME`` of the segmentor, ``NAME``, the result of its `Output.decode`, usually
+    (H, W) class ids, or (K, H, W) of 1 and 0 where the task is ``multilabel``, and, on request, ``NAME_probabilities``
+    (K, H, W) float.
     """
 
     def _current(self, name: str) -> str:
-        """Return what the field is called since 0.3."""
+        """Return the name of a field since 0.3."""
         new = f"{name.removesuffix('_scores')}_probabilities"
         if name in self.fields or new not in self.fields or not name.endswith("_scores"):
             return name
@@ -189,16 +189,16 @@ class Prediction(_Named):
 
 @dataclass
 class Batch(_Tensors):
-    """Images of one step: (N, C, H, W) as they left the transforms (uint8 as a rule), padded to one size.
+    """Images of one step: (N, C, H, W) as the transforms return them (usually uint8), padded to one size.
 
     Attributes:
-        sizes: True sizes inside the padding.
-        meta: The samples' own.
+        sizes: Sizes without the padding, (height, width) per sample.
+        meta: ``Sample.meta`` per sample.
         truths: In evaluation, the annotations of each image at its original size.
-        original_sizes: The samples' own; without any, predictions have the size of ``sizes``.
-        device_steps: The samples' own; empty when there are none.
-        replaced: Descriptions of unusable samples that were replaced.
-        seconds: What reading them, each transform and ``collate`` took.
+        original_sizes: ``Sample.original_size`` per sample; without any, predictions have the size of ``sizes``.
+        device_steps: ``Sample.device_steps`` per sample; empty when there are none.
+        replaced: Reasons why replaced samples were unusable.
+        seconds: Seconds per loading stage: reading, each transform and ``collate``.
     """
 
     images: Tensor
@@ -220,7 +220,7 @@ class Batch(_Tensors):
         return replace(self, images=function(self.images), targets=self.targets.map(function), truths=truths)
 
     def pin_memory(self) -> Self:
-        """Return a copy in page-locked memory, for a faster way to the device."""
+        """Return a copy in pinned memory, for faster copies to the device."""
         return self.map(lambda tensor: tensor.pin_memory())
 
 
@@ -241,7 +241,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
             raise DataError(f"one batch cannot hold {_kind(sample)} and {_kind(first)}", sample.meta.get("path"))
     images = np.zeros((len(samples), *first.image.shape[2:], height, width), first.image.dtype)
     for planes, pixels in zip(images, (sample.image for sample in samples)):
-        fast = pixels.dtype.name in OPENCV_DTYPES  # by OpenCV it takes a fraction of the time
+        fast = pixels.dtype.name in OPENCV_DTYPES  # OpenCV takes a fraction of the time
         for plane, channel in zip(planes, opencv().split(pixels) if fast else np.moveaxis(pixels, 2, 0)):
             plane[: pixels.shape[0], : pixels.shape[1]] = channel
     targets = {name: first[name].stack([s.fields[name] for s in samples], (height, width)) for name in first}
@@ -257,11 +257,11 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def as_targets(sample: Sample) -> Targets:
-    """Return the fields of one sample as tensors of the dtype they have."""
+    """Return the fields of one sample as tensors of the same dtypes."""
     return Targets({name: value.tensor() for name, value in sample.fields.items()}, dict(sample.meta))
 
 
 def _kind(sample: Sample) -> str:
-    """Return what all images of a batch have in common."""
+    """Describe what all samples of a batch must have in common."""
     image = sample.image
     return f"{image.shape[2]} channels {image.dtype} and fields {', '.join(sorted(sample)) or 'none'}"

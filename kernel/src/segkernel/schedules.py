@@ -1,8 +1,8 @@
-"""Learning-rate schedules: what a rate becomes from one iteration to the next.
+"""Base class of learning-rate schedules, which compute each rate from the one before.
 
-So several chain as in MMSegmentation: a warm-up over [0, 1500), a polynomial decay from there. They count iterations or
-epochs; a resumed run computes its rates anew from the first one, which is in the optimiser's state. They are
-segplug-training's.
+So several can be chained as in MMSegmentation: a warm-up over [0, 1500), then a polynomial decay. They count iterations
+or epochs; a resumed run recomputes its rates from the first, which is in the optimiser's state. segplug-training has
+the schedules.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class ScheduleArguments(TypedDict, total=False):
-    """What every schedule takes."""
+    """The arguments of every schedule."""
 
     begin: NonNegativeInt
     end: PositiveInt | None
@@ -34,9 +34,9 @@ class Schedule:
     """Changes the learning rates during iterations ``begin`` <= i < ``end``, or during epochs.
 
     Args:
-        begin: First iteration, or epoch, it acts on.
-        end: The one after its last; None is the run's last.
-        by_epoch: Count epochs, all arguments included: rates change at the iteration that begins one.
+        begin: First iteration, or epoch, of the schedule.
+        end: The one after its last; None is the end of the run.
+        by_epoch: Count epochs in all arguments: rates change at the first iteration of an epoch.
     """
 
     def __init__(self, begin: NonNegativeInt = 0, end: PositiveInt | None = None, by_epoch: bool = False) -> None:
@@ -45,27 +45,27 @@ class Schedule:
         self.begin, self.end, self.by_epoch = begin, end, by_epoch
 
     def bind(self, iterations: int, epoch: Fraction = Fraction(1)) -> None:
-        """Learn how long the run is, and an epoch, in iterations."""
+        """Set the length of the run, and of an epoch, in iterations."""
         self.unit = epoch if self.by_epoch else 1
         self.end = math.ceil(iterations / self.unit) if self.end is None else self.end
 
     def step(self, optimizer: Optimizer, iteration: int) -> None:
-        """Set the rates for ``iteration`` (0 is the first), coming from those of the one before."""
+        """Set the rates for ``iteration`` (0 is the first) from those of the iteration before."""
         for i in range((iteration - 1) // self.unit + 1, iteration // self.unit + 1):
             for group in optimizer.param_groups if self.begin <= i < (self.end or 0) else ():
                 self.update(group, i - self.begin)
 
     @property
     def length(self) -> int:
-        """Steps from its first iteration, or epoch, to its last."""
+        """Number of steps from the first iteration, or epoch, of the schedule to its last."""
         return (self.end or 0) - self.begin - 1
 
     def update(self, group: dict[str, Any], i: int) -> None:
-        """Set the rate of a parameter group at its own iteration, or epoch, ``i``."""
+        """Set the rate of a parameter group at iteration, or epoch, ``i``, counted from ``begin``."""
         group["lr"] = self.rate(group["lr"], group["initial_lr"], i)
 
     def rate(self, lr: float, base: float, i: int) -> float:
-        """Return the rate at ``i`` from the rate ``lr`` before; ``base`` is the optimiser's."""
+        """Return the rate at ``i`` from the previous rate ``lr``; ``base`` is the initial one."""
         raise NotImplementedError
 
 
@@ -73,10 +73,10 @@ class RunSchedules:
     """The schedules of one run, applied in turn after every iteration.
 
     Args:
-        schedules: Ours, or torch's own ``LRScheduler`` objects around the run's optimiser.
+        schedules: `Schedule` objects, or torch's ``LRScheduler`` objects of the run's optimiser.
         optimizer: None in a run that does not train.
         iterations: Length of the run.
-        epoch: Iterations of an epoch.
+        epoch: Iterations per epoch.
     """
 
     def __init__(
@@ -96,13 +96,13 @@ class RunSchedules:
         """Set the rates for ``iteration``."""
         for schedule in self.ours:
             schedule.step(self.optimizer, iteration)
-        for schedule in self.torchs if iteration else ():  # torch's set the first rates when they are made
+        for schedule in self.torchs if iteration else ():  # torch's set the first rates at construction
             schedule.step()
 
     def resume(self, iteration: int) -> None:
-        """Set the rates for ``iteration`` as if the run had had our schedules from its beginning.
+        """Set the rates for ``iteration`` as if the run had used these schedules from its beginning.
 
-        A run that was made longer after it had come to its last rate would go on at that rate otherwise.
+        Otherwise a run that is extended would continue at its last rate.
         """
         for group in self.optimizer.param_groups if self.ours else ():
             group.update({name[8:]: value for name, value in group.items() if name.startswith("initial_")})

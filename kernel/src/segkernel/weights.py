@@ -1,10 +1,10 @@
-"""Weights into a model, with a report of what fitted.
+"""Loading weights into a model, with a report of what fits.
 
 _, report = load_into(model, "swin_tiny.pth", "finetune")
 print(report)
 
-Weights of others are brought under the names of the model on the way, by plugins' `WeightFormat`; what has another
-size is fitted when fine-tuning, by `segkernel.nn.fit_shapes`.
+Third-party weights are converted to the model's names by plugins' `WeightFormat`; when fine-tuning, tensors of another
+size are fitted by `segkernel.nn.fit_shapes`.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ LoadStateDict = Callable[[Mapping[str, Tensor]], Any]
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a file's weights; printing it gives the report.
+    """How a file's weights were loaded; ``str`` of it is the report.
 
     Args:
         loaded: Names that were copied into the model.
         skipped: Names that the model does not have.
-        reshaped: Names that have another shape in the model, whose own values stayed.
-        fresh: Names that the file does not have; the model's own values stayed.
-        format: Which weight format the file had; empty when the names were the model's.
+        reshaped: Names that have another shape in the model, which keeps its own values.
+        fresh: Names that the file does not have; the model keeps its own values.
+        format: The file's weight format; empty when the names were the model's.
         resized: Names whose values were resampled or repeated to the model's shape.
-        matched: Names whose rows were matched by class name, with how many of how many were.
-        considered: Formats of the same names and other values, which nothing in the file tells apart.
+        matched: Names whose rows were matched by class name, with the number of classes matched and in total.
+        considered: Formats with the same names but other values, which the file does not allow to distinguish.
     """
 
     loaded: tuple[str, ...]
@@ -59,11 +59,11 @@ class LoadReport:
         lines = [f"loaded {len(self.loaded)} of {total} tensors{converted}"]
         lines += [f"    resized: {name} from {old} to {new}" for name, old, new in self.resized]
         lines += [f"    {name}: {count} of {total} classes matched by name" for name, count, total in self.matched]
-        lines += [f"    loaded as they are; of the format {name}? write {name}::FILE" for name in self.considered]
+        lines += [f"    loaded unchanged; if the format is {name}, write {name}::FILE" for name in self.considered]
         return "\n".join([*lines, *self.misfits()])
 
     def misfits(self) -> list[str]:
-        """Return lines that say what did not fit."""
+        """Return the lines of the report on what does not fit."""
         lines = [f"    {name}: {old} in the file, {new} in the model" for name, old, new in self.reshaped[:8]]
         if len(self.reshaped) > 8:
             lines.append(f"    and {len(self.reshaped) - 8} more")
@@ -80,19 +80,19 @@ def load_into(
     format: str | None = None,
     load: LoadStateDict | None = None,
 ) -> tuple[dict[str, Any], LoadReport]:
-    """Copy the weights in a file into ``model``; return all that the file holds, and what was taken.
+    """Copy the weights in a file into ``model``; return the file's content and a report.
 
     Args:
         model: Changed in place.
-        source: As for `checkpoint.load`, or what that has given.
-        mode: As for `load_weights`. To fine-tune, values are resized where that is known, and the rows of the last
-            convolution go to the classes of the same name.
-        classes: The model's own, to match those of the file by name when fine-tuning.
+        source: As for `checkpoint.load`, or its result.
+        mode: As for `load_weights`. With ``finetune``, position embeddings and the like are resized, and the rows of
+            the last convolution go to the classes of the same name.
+        classes: The model's classes, to match those of the file by name when fine-tuning.
         format: The weight format of the file; None recognises it.
         load: As for `load_weights`.
 
     Raises:
-        CheckpointError: As `checkpoint.load` and `load_weights`, naming the file.
+        CheckpointError: As `checkpoint.load` and `load_weights`, with the file's path.
         ComponentError: As `convert`.
     """
     state = source if isinstance(source, dict) else checkpoint.load(source)
@@ -122,9 +122,9 @@ def load_weights(
     Args:
         model: Changed in place.
         state_dict: By the model's own names.
-        mode: ``finetune`` copies what fits and leaves the rest as it is; ``strict`` refuses anything that does not fit.
-        classes: Those the file was trained on, if known; only named in a refusal.
-        load: What copies them, an engine's ``load_model_state`` where the model may be spread over several processes;
+        mode: ``finetune`` copies what fits and keeps the rest; ``strict`` refuses anything that does not fit.
+        classes: The classes that the file was trained on, if known; for the error message only.
+        load: Copies the weights, such as an engine's ``load_model_state`` for a model sharded over several processes;
             None is the model's own ``load_state_dict``.
 
     Raises:
@@ -139,7 +139,7 @@ def load_weights(
     fitting = OrderedDict((name, value) for name, value in state_dict.items() if name not in rejected)
     fitting._metadata = getattr(state_dict, "_metadata", OrderedDict())  # type: ignore[attr-defined]
     try:
-        # Layers may rename old keys on the way.
+        # Layers may rename old keys while loading.
         result = load(fitting) if load else model.load_state_dict(fitting, strict=False)
     except RuntimeError as error:
         raise CheckpointError(f"the weights do not fit the model: {error}") from error
@@ -150,7 +150,7 @@ def load_weights(
         raise _refusal(report, classes)
     if own and len(fitting) == len(report.skipped):
         there = _some([*report.skipped, *rejected])
-        raise CheckpointError(f"nothing in the file fits the model, it is for another one; it holds {there}")
+        raise CheckpointError(f"no tensor in the file fits the model; the file holds {there}")
     return report
 
 
@@ -166,16 +166,16 @@ def _some(names: Sequence[str], limit: int = 6) -> str:
     return ", ".join(names[:limit]) + more
 
 
-# ---------------------------------------------------------------- weights of others
+# ---------------------------------------------------------------- third-party weights
 
 
 class ConvertedWeights(NamedTuple):
     """Weights under a model's own names.
 
     Args:
-        weights: By name; names that the model does not have may be among them.
-        format: Which format they had; empty when the names were the model's.
-        considered: Formats of these names and other values.
+        weights: By name; may include names that the model does not have.
+        format: The format they had; empty when the names were the model's.
+        considered: Formats with these names but other values.
     """
 
     weights: OrderedDict[str, Tensor]
@@ -186,17 +186,17 @@ class ConvertedWeights(NamedTuple):
 def convert(
     module: nn.Module, weights: Mapping[str, Tensor], format: str | None = None, values: bool = True
 ) -> ConvertedWeights:
-    """Bring weights under the names of ``module``, which is not changed.
+    """Convert weights to the names of ``module``, which is not modified.
 
     Args:
-        module: What they are for. The backbone's part of a whole model will do for a backbone.
-        weights: As `checkpoint.load` gives them.
-        format: The format's name, where the keys alone do not tell; None takes the one that gives the module most of
-            its tensors.
-        values: Whether weights whose names all fit may still be of a format that changes values alone.
+        module: The target; a backbone also takes the weights of a whole model.
+        weights: As returned by `checkpoint.load`.
+        format: The format's name, if the keys do not identify it; None takes the format that provides most of the
+            module's tensors.
+        values: Whether weights whose names all fit may still be of a format that changes values only.
 
     Raises:
-        ComponentError: There is no such format, or formats of two distributions do equally well.
+        ComponentError: The format does not exist, or formats of two distributions fit equally well.
     """
     catalog, own = Catalog.current(), module.state_dict().keys()
     if format is not None:
@@ -214,14 +214,14 @@ def convert(
     most = max(fitting.values(), default=0)
     if not matching or (not fits and most <= len(own & ours.weights.keys())):
         return ours._replace(considered=tuple(row.name for row in known if fits))
-    # A distribution knows all of its own formats, so the order of its names may decide between those.
+    # A distribution knows its own formats, so the order of their names may decide between them.
     best = {row.distribution: row for row in reversed(fitting) if fitting[row] == most}
     row = cast(Row, catalog.settle([*reversed(best.values())], "these weights"))
     return ConvertedWeights(candidates[row], row.name)
 
 
 def _of_backbone(own: Collection[str], weights: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
-    """Return the weights of a backbone out of those of a whole model, as long as more names fit then."""
+    """Return the backbone's weights from those of a whole model, if more names fit that way."""
     inner = {key.removeprefix("backbone."): value for key, value in weights.items() if key.startswith("backbone.")}
     if len(set(own) & inner.keys()) > len(set(own) & weights.keys()):
         return OrderedDict(inner)

@@ -147,7 +147,7 @@ def test_names_of_cases_are_known_before_they_run() -> None:
 
 
 def test_an_unknown_distribution_is_refused_with_the_installed_ones() -> None:
-    with pytest.raises(UsageError, match="no installed distribution 'segplug-nothing'"):
+    with pytest.raises(UsageError, match="no plugin is called 'segplug-nothing'"):
         check_distribution("segplug-nothing", Catalog())
 
 

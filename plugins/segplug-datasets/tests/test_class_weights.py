@@ -179,5 +179,5 @@ def test_labels_without_classes_are_refused(folder: Path) -> None:
 
 def test_outside_a_run_auto_is_an_error() -> None:
     loss = build("losses", {"type": "segkernel.nn:CrossEntropyLoss", "class_weight": "auto"})
-    with pytest.raises(ConfigError, match="auto is computed from the labels before a run trains"):
+    with pytest.raises(ConfigError, match="auto is only computed in a training run"):
         loss(torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long))

@@ -152,7 +152,7 @@ def test_bending_refuses_fields_that_move_by_a_matrix_only() -> None:
         ElasticTransform(1.0)(sample, rng())
     sample = marked()
     sample["odd"] = Odd(np.zeros(3))
-    with pytest.raises(DataError, match="a Odd does not say how it moves: its class needs 'apply'"):
+    with pytest.raises(DataError, match="Odd cannot be moved: its class does not implement 'apply'"):
         ElasticTransform(1.0)(sample, rng())
 
 

@@ -45,7 +45,7 @@ def test_a_head_is_made_for_a_task_or_refuses(name: str, task: Task) -> None:
     if "task" in getattr(cls, "fixed_arguments", ()):
         return  # its labels are its own
     if task not in cls.tasks:
-        with pytest.raises(ConfigError, match=f"is not for task {task}"):
+        with pytest.raises(ConfigError, match=f"does not support task {task}"):
             build("heads", {**spec, "task": task})
         return
     head = build("heads", {**spec, "task": task})
@@ -99,7 +99,7 @@ def test_cross_entropy_of_yes_and_no_by_hand() -> None:
         ({"task": "binary", "out_channels": 2}, "out_channels: task binary with 2 classes has 1 channels, not 2"),
         ({"task": "multilabel", "out_channels": 1}, "out_channels: task multilabel with 2 classes has 2 channels"),
         ({"task": "multiclass", "out_channels": 1}, "out_channels: task multiclass with 2 classes has 2 channels"),
-        ({"task": "multiclass", "threshold": 0.4}, "threshold: task multiclass takes the best class"),
+        ({"task": "multiclass", "threshold": 0.4}, "threshold: task multiclass takes the argmax"),
         ({"task": "binary", "sampler": {"type": "OHEMPixelSampler"}}, "sampler: OHEMPixelSampler samples by a softmax"),
         ({"task": "binary", "loss_decode": {"type": "LovaszLoss"}}, "LovaszLoss is not a binary loss here"),
         ({"task": "multilabel", "loss_decode": {"type": "CrossEntropyLoss"}}, "with use_sigmoid: true"),

@@ -23,11 +23,11 @@ from segkernel.catalog import Catalog
 from segkernel.errors import SegKernelError, UnknownComponentError, UsageError, suggest, worker_crash_of
 
 COMMANDS = {
-    "run": "Train, test and export, as a config says.",
+    "run": "Train, test and export a config's model.",
     "config": "Show, explain and check configs.",
-    "plugins": "List and check what is installed.",
+    "plugins": "List and check the installed plugins.",
 }
-"""The kernel's own commands, each in ``segkernel.cli.NAME``, and what ``--help`` says of them."""
+"""The kernel's own commands, each in ``segkernel.cli.NAME``, with their lines in ``--help``."""
 
 EPILOG = """\b
 Exit codes: 0 done; 1 the run, its data or a checkpoint failed; 2 usage or config;
@@ -48,7 +48,7 @@ class _Size(click.ParamType):
 
 SIZE = _Size()
 TRUST = click.option("--trust", is_flag=True, help="Let the config inside the file run code and name files.")
-"""Of every command that opens a checkpoint or an exported file."""
+"""For every command that opens a checkpoint or an exported file."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _report(error: BaseException) -> int:
-    """Say what went wrong on stderr and return the exit code; what no user can cause is raised again."""
+    """Print an error to stderr and return the exit code; errors that no user can cause are re-raised."""
     error = worker_crash_of(error) or error  # torch's signal handler may raise it while a run is being closed
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
         click.echo("Error: interrupted", err=True)
@@ -84,7 +84,7 @@ def _report(error: BaseException) -> int:
         name = str(error.name).partition(".")[0]
         click.echo(f"Error: this command needs {name!r}, which is not installed\n    pip install {name}", err=True)
         return 3
-    if isinstance(error, OSError) and error.strerror:  # a full disk, a folder that may not be written
+    if isinstance(error, OSError) and error.strerror:  # a full disk, a folder without write permission
         click.echo(f"Error: {error.filename or 'a file'}: {error.strerror}", err=True)
         return 1
     if not isinstance(error, SegKernelError):
@@ -95,7 +95,7 @@ def _report(error: BaseException) -> int:
 
 
 class LazyGroup(click.Group):
-    """Imports a command when it is called, never to list it."""
+    """Imports a command only when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the kernel's commands, then those of plugins."""
@@ -105,23 +105,23 @@ class LazyGroup(click.Group):
         """Import a command.
 
         Raises:
-            ComponentError: When the plugin that has it is missing, broken or incompatible.
+            ComponentError: When its plugin is missing, broken or incompatible.
         """
         if name not in COMMANDS:
             return _command_of_plugin(name)
         return importlib.import_module(f"segkernel.cli.{name}").command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str, click.Command | None, list[str]]:
-        """Find the command that the arguments begin with; one that is misspelt gets a suggestion."""
+        """Find the command that the arguments begin with; an unknown one raises with a suggestion."""
         return args[0], self.get_command(ctx, args[0]), args[1:]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands with the help lines that are known without importing them."""
+        """Write the commands with help lines, without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([*COMMANDS.items(), *self._of_plugins().items()])
 
     def _of_plugins(self) -> dict[str, str]:
-        """Return name and help line; a name that something else has as well is written in full."""
+        """Return name and help line; an ambiguous name is written in full."""
         rows = Catalog.discover().rows_of("commands")
         taken = [*COMMANDS, *(row.name for row in rows)]
         names = {row: row.name if taken.count(row.name) == 1 else row.qualified for row in rows}
@@ -136,12 +136,12 @@ def _command_of_plugin(name: str) -> click.Command:
         hint = suggest(name, [*COMMANDS, *catalog.names("commands")], "") or "see seg-kernel --help"
         raise UsageError(f"no command is called {name!r}; {hint}") from None
     if not isinstance(found, click.Command):
-        raise UsageError(f"the entry point of {name!r} is no click command but a {type(found).__name__}")
+        raise UsageError(f"the entry point of {name!r} must be a click command, not a {type(found).__name__}")
     return found
 
 
 class _StandardError(logging.StreamHandler):
-    """Writes to what standard error is now: a live progress bar puts itself in its place."""
+    """Writes to the current ``sys.stderr``, which a live progress bar replaces."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -152,7 +152,7 @@ class _StandardError(logging.StreamHandler):
 
 
 class _Formatter(logging.Formatter):
-    """Plain text; what is above INFO says so."""
+    """Plain text, with the level if it is not INFO."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
@@ -177,8 +177,8 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 )
 @click.version_option(__version__, prog_name="seg-kernel", message="%(prog)s %(version)s")
 def cli() -> None:
-    """Train, test and deploy segmentation models from what is pip-installed.
+    """Train, test and deploy segmentation models from installed plugins.
 
-    Anywhere on the line: --log-level debug, info, warning or error says how much is said on stderr (info by default);
-    --traceback shows where an error was raised; --launch N runs the command as N processes of this machine.
+    Anywhere on the line: --log-level debug, info, warning or error sets the level of messages on stderr (info by
+    default); --traceback shows where an error was raised; --launch N runs the command as N processes on this machine.
     """

@@ -1,4 +1,4 @@
-"""``seg-kernel config``: look at a config, check it."""
+"""``seg-kernel config``: show or check a config."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def command() -> None:
 @click.argument("config")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--explain", "keys", multiple=True, metavar="KEY", help="Only the history of this key; may be repeated.")
-@click.option("--places/--no-places", default=True, help="Say in comments where each value comes from.")
+@click.option("--places/--no-places", default=True, help="Add comments on where each value comes from.")
 def show(config: str, overrides: tuple[str, ...], keys: tuple[str, ...], places: bool) -> None:
-    """Print CONFIG, a file or a name of the zoo, as it is after bases, overrides and references."""
+    """Print CONFIG, a file or a name of the zoo, with bases, overrides and references resolved."""
     from segkernel.config import load_config
     from segkernel.config.show import to_yaml
 
@@ -31,8 +31,7 @@ def show(config: str, overrides: tuple[str, ...], keys: tuple[str, ...], places:
 @click.argument("config")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def check(config: str, overrides: tuple[str, ...]) -> None:
-    """Import what CONFIG names, check every argument, and what installed plugins check; exit with 2 if anything is
-    wrong."""
+    """Import the components of CONFIG, check every argument, and run the checks of plugins; exit with 2 on problems."""
     from segkernel.config import load_config
     from segkernel.errors import ConfigError
     from segkernel.experiment import check as problems_of
@@ -42,4 +41,4 @@ def check(config: str, overrides: tuple[str, ...]) -> None:
     more = catalog_of(loaded).load_all("config_checks")
     if problems := problems_of(loaded) or [problem for _, check in more for problem in check(loaded)]:
         raise ConfigError(problems)
-    click.echo(f"{config} is in order\nnext: seg-kernel run {' '.join((config, *overrides))}")
+    click.echo(f"{config} is valid\nnext: seg-kernel run {' '.join((config, *overrides))}")

@@ -1,4 +1,4 @@
-"""``seg-kernel plugins``: what is installed, and whether it works."""
+"""``seg-kernel plugins``: list and check the installed plugins."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON t
 @json_option
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """List the installed plugins: version, status, accepted kernels, what each offers. Imports none of them."""
+    """List the installed plugins: version, status, accepted kernels, and components, without importing them."""
     if ctx.invoked_subcommand is None:
         catalog = Catalog.discover()
         if as_json:
@@ -39,7 +39,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
 @click.argument("distribution")
 @json_option
 def show(distribution: str, as_json: bool) -> None:
-    """List what one DISTRIBUTION offers, without importing it."""
+    """List the components of one DISTRIBUTION, without importing it."""
     first, *_ = rows = _wanted(Catalog.discover(), distribution)
     if as_json:
         _write(_as_data(rows))
@@ -57,7 +57,7 @@ def show(distribution: str, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def check(ctx: click.Context, distribution: str | None, deep: bool, as_json: bool) -> None:
-    """Import everything that DISTRIBUTION, or every plugin, offers; exit with 3 when something fails."""
+    """Import all components of DISTRIBUTION, or of every plugin; exit with 3 when one fails."""
     from segkernel.testing import check_distribution
 
     catalog = Catalog.discover()
@@ -73,7 +73,7 @@ def check(ctx: click.Context, distribution: str | None, deep: bool, as_json: boo
 
 
 def _offers(catalog: Catalog) -> dict[str, list[Row]]:
-    """Return what each distribution offers, in the order of the groups."""
+    """Return the rows of each distribution, in the order of the groups."""
     order = [*GROUPS, *(row.group for row in catalog.rows)]
     rows = sorted(catalog.rows, key=lambda row: (row.distribution, order.index(row.group), row.name))
     return {name: list(offered) for name, offered in itertools.groupby(rows, lambda row: row.distribution)}
@@ -86,7 +86,7 @@ def _wanted(catalog: Catalog, distribution: str) -> list[Row]:
     if name in known.table():
         raise NotInstalledError("plugins", name, name)
     near = did_you_mean(name, offers) or offers
-    raise UsageError(f"no installed distribution {name!r} offers components; there is {', '.join(near) or 'none'}")
+    raise UsageError(f"no plugin is called {name!r}; installed: {', '.join(near) or 'none'}")
 
 
 def _as_data(rows: Sequence[Row]) -> dict[str, Any]:

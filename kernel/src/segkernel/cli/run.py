@@ -1,4 +1,4 @@
-"""``seg-kernel run``: train, validate, test and export, as a config says."""
+"""``seg-kernel run``: train, validate, test and export."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import click
     metavar="[CHECKPOINT]",
     help="Resume from a checkpoint, or from the latest of this run.",
 )
-@click.option("--amp", is_flag=True, help="Compute in half precision where that is safe (engine.amp=true).")
+@click.option("--amp", is_flag=True, help="Automatic mixed precision (engine.amp=true).")
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps. [default: the config's, or the best available]")
 def command(
     config: str, overrides: tuple[str, ...], work_dir: str | None, resume: str | None, amp: bool, device: str | None
@@ -32,7 +32,7 @@ def command(
     """
     from segkernel.experiment import run
 
-    if resume and "=" in resume and not Path(resume).exists():  # --resume KEY=VALUE: the newest, changed
+    if resume and "=" in resume and not Path(resume).exists():  # --resume KEY=VALUE: the latest, with overrides
         overrides, resume = (*overrides, resume), "latest"
     changes = [*overrides] + (["+engine.amp=true"] if amp else []) + ([f"+engine.device={device}"] if device else [])
     runner = run(config, changes, work_dir=work_dir, resume=True if resume == "latest" else resume or False)

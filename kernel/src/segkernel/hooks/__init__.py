@@ -1,1 +1,1 @@
-"""The hook that every run has by the kernel alone: checkpoints."""
+"""The kernel's default hook: checkpoints."""

@@ -1,4 +1,4 @@
-"""`CheckpointHook`: saves at an interval, keeps the last few, and the best by any metric of a validation."""
+"""`CheckpointHook`: saves at an interval, keeps the last few, and the best by any validation metric."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from segkernel.hookspecs import Priority, Run, hookimpl
 log = logging.getLogger(__name__)
 
 UNVALIDATED = 1000
-"""Iterations between two checkpoints of a run without validation, where nothing else is said."""
+"""Default interval, in iterations, of a run without validation."""
 ERRORS = ("error", "rmse", "rmse_log", "abs_rel", "sq_rel", "log10", "silog", "ece", "mece", "mce")
-"""Metrics of which less is better, besides losses."""
+"""Metrics where lower is better, besides losses."""
 
 
 class CheckpointHook:
@@ -29,9 +29,9 @@ class CheckpointHook:
 
     Args:
         interval: Iterations between two; None saves with every validation (every 1000 without one), and at the end.
-        keep: How many of the regular ones stay; None keeps all.
-        best: Metrics of a validation, highest is best (lowest of losses and `ERRORS`); None for none.
-        top_k: How many of the best stay, for each metric.
+        keep: Number of regular checkpoints to keep; None keeps all.
+        best: Validation metrics, highest is best (lowest for losses and `ERRORS`); None for none.
+        top_k: Number of best checkpoints to keep for each metric.
     """
 
     priority = Priority.VERY_LOW
@@ -44,7 +44,7 @@ class CheckpointHook:
         top_k: PositiveInt = 1,
     ) -> None:
         if (interval is not None and interval < 1) or (keep is not None and keep < 1) or top_k < 1:
-            raise UsageError("CheckpointHook: interval, keep and top_k are 1 or more")
+            raise UsageError("CheckpointHook: interval, keep and top_k must be 1 or more")
         self.interval, self.keep, self.top_k = interval, keep, top_k
         watched = [best] if isinstance(best, str) else best or ()
         self.best: dict[str, list[tuple[float, int]]] = {name: [] for name in watched}
@@ -76,11 +76,11 @@ class CheckpointHook:
 
     @hookimpl
     def on_exception(self, run: Run, error: BaseException) -> None:
-        """Keep what was trained when a file cannot be used, in validation for instance: training can go on from it."""
+        """Save the run when a file cannot be used, for example in validation, so that it can be resumed."""
         together = run.engine.world_size == 1 or (isinstance(error, DataError) and error.on_all_ranks)
         if isinstance(error, DataError) and together and run.settled and self._saved_at not in (None, run.iteration):
             self._save(run)
-            log.info("saved iteration %d; go on with --resume when the data is in order", run.iteration)
+            log.info("saved iteration %d; fix the data and continue with --resume", run.iteration)
 
     def _save(self, run: Run) -> None:
         run.save(run.work_dir / "checkpoints" / _file_of(run.iteration))
@@ -88,14 +88,14 @@ class CheckpointHook:
         self._written(run)
 
     def _written(self, run: Run) -> None:
-        """Do what is to be done once the file is there; called by all ranks together."""
+        """Link the best and delete old files after one is written; a collective call."""
         if run.is_main:
             self._link_best(run, run.work_dir / "checkpoints")
             self._prune(run)
-        run.engine.barrier()  # the best one may be asked for next
+        run.engine.barrier()  # the best one may be read next
 
     def _best_files(self, run: Run) -> dict[Path, tuple[float, int]]:
-        """Return the files of the best checkpoints, by metric and from the best on, with value and iteration."""
+        """Return the files of the best checkpoints, by metric and best first, with value and iteration."""
         folder, best = run.work_dir / "checkpoints", self.best.items()
         return {folder / f"best_{_safe(name)}_{_file_of(each[1])}": each for name, found in best for each in found}
 
@@ -103,7 +103,7 @@ class CheckpointHook:
         """Link the best to the files of ``folder``."""
         for path, (value, iteration) in self._best_files(run).items():
             source = next(filter(Path.exists, (folder / _file_of(iteration), folder / path.name)), path)
-            # One that is there may be of a run that went another way from here.
+            # An existing file may be of a run that was resumed differently from here.
             if source != path and (iteration == self._saved_at or not path.exists()):
                 _link(source, path)
                 log.info("among the best: %s with %.4g", path.name, value)
@@ -127,18 +127,18 @@ class CheckpointHook:
 
     @hookimpl
     def load_checkpoint(self, run: Run, checkpoint: Mapping[str, Any]) -> None:
-        """Make the links that a killed run had no time for, and copy the best from the checkpoint's folder."""
+        """Create the links that a killed run is missing, and copy the best from the checkpoint's folder."""
         self._saved_at = run.iteration
         if run.is_main:
             self._link_best(run, Path(checkpoint["path"]).parent)
         lost = run.engine.agree([entry for path, entry in self._best_files(run).items() if not path.exists()])
         for entry in lost:
-            log.warning("the best, %.4g at iteration %d, is not in the checkpoint's folder and left out", *entry)
+            log.warning("the best, %.4g at iteration %d, is not in the checkpoint's folder and is left out", *entry)
         self.best = {name: [each for each in entries if each not in lost] for name, entries in self.best.items()}
 
 
 def _link(source: Path, target: Path) -> None:
-    """Give the file a second name, atomically; copy where the file system has no links."""
+    """Create a hard link, atomically; copy the file if the file system has no links."""
     with replacing(target) as temporary:
         try:
             os.link(source, temporary)

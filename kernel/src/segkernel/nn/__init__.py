@@ -1,4 +1,4 @@
-"""Layers that models are built from, and the base classes of backbones and decode heads. Importing it imports torch."""
+"""Layers to build models from, and the base classes of backbones and decode heads. Importing it imports torch."""
 
 from __future__ import annotations
 

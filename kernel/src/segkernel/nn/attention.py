@@ -16,13 +16,13 @@ from segkernel.nn.layers import LayerConfig, build_activation, build_dropout, bu
 
 def single_head_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """Return softmax(``scale`` query key^T) value: (N, L, D), (N, S, D) and (N, S, C) -> (N, L, C)."""
-    # A dimension of one head: the fused kernels, which do not store the (L, S) weights, and the exporters need it.
+    # The fused kernels, which do not store the (L, S) weights, and the exporters need a dimension of heads.
     query, key, value = query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1)
     return F.scaled_dot_product_attention(query, key, value, scale=scale).squeeze(1)
 
 
 class DotProductAttention(nn.Module):
-    """``nn.MultiheadAttention`` with the same state-dict keys, on (N, L, C) and exportable with dynamic L.
+    """``nn.MultiheadAttention`` on (N, L, C), with the same state-dict keys, exportable with dynamic L.
 
     Args:
         embed_dims: C.

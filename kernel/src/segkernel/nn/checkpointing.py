@@ -1,4 +1,4 @@
-"""Activation checkpointing: keep a block's input, run it again in the backward pass.
+"""Activation checkpointing: store a block's input only and rerun the block in the backward pass.
 
 Training Deep Nets with Sublinear Memory Cost, Chen et al., 2016 (https://arxiv.org/abs/1604.06174).
 """
@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def needs_grad(block: nn.Module, *inputs: Any) -> bool:
-    """Whether a backward pass will go through ``block``: for its parameters, or for what comes in."""
+    """Whether a backward pass goes through ``block``, for its parameters or its inputs."""
     tensors = (each for value in inputs for each in (value if isinstance(value, list | tuple) else [value]))
     leaves = chain(block.parameters(), (each for each in tensors if isinstance(each, Tensor)))
     return torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves)
@@ -26,19 +26,19 @@ def needs_grad(block: nn.Module, *inputs: Any) -> bool:
 def checkpoint_block(
     block: nn.Module, *inputs: Any, forward: Callable[..., Any] | None = None, enabled: bool = True
 ) -> Any:
-    """Return ``forward(*inputs)`` without storing its activations; the backward pass computes them again.
+    """Return ``forward(*inputs)`` without storing its activations; the backward pass recomputes them.
 
     Args:
         block: The module whose batch norms ``forward`` runs. They see the batch twice, but update their running
             statistics once, so that training is the same with and without checkpointing.
-        *inputs: Those of ``forward``.
+        *inputs: Arguments of ``forward``.
         forward: A method of ``block``; the block itself by default.
-        enabled: The block's ``with_cp``; False calls ``forward`` as it is.
+        enabled: The block's ``with_cp``; False calls ``forward`` directly.
     """
     function = block if forward is None else forward
     if not (enabled and needs_grad(block, *inputs)):
         return function(*inputs)
-    if torch.compiler.is_compiling():  # which updates statistics once by itself, and follows no context
+    if torch.compiler.is_compiling():  # updates statistics once by itself, and ignores context_fn
         return checkpoint(function, *inputs, use_reentrant=False)
     return checkpoint(
         function, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _frozen_statistics(block))

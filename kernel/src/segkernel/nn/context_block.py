@@ -25,12 +25,11 @@ class ContextBlock(nn.Module):
     Args:
         in_channels: Channels of the feature map.
         ratio: Hidden channels of the transforms, as a fraction of ``in_channels``.
-        pooling_type: The context is the mean of the pixels with learnt attention weights (``att``), or without
-            (``avg``).
+        pooling_type: The context is the mean over pixels, with learnt attention weights (``att``) or without (``avg``).
         fusion_types: ``channel_add``, ``channel_mul`` or both; the multiplication comes first.
 
     Raises:
-        ConfigError: A pooling or fusion type is unknown, or there is none.
+        ConfigError: A pooling or fusion type is unknown, or no fusion type is given.
     """
 
     abbreviation: ClassVar[str] = "context_block"
@@ -72,7 +71,7 @@ class ContextBlock(nn.Module):
 
 def _transform(channels: int, inner: int) -> nn.Sequential:
     last = nn.Conv2d(inner, channels, 1)
-    # A block that adds starts as the identity; one that multiplies, at sigmoid(0) = 1/2.
+    # So a block that adds starts as the identity, and one that multiplies starts with sigmoid(0) = 1/2.
     nn.init.zeros_(last.weight)
     zero_bias(last)
     return nn.Sequential(nn.Conv2d(channels, inner, 1), nn.LayerNorm([inner, 1, 1]), nn.ReLU(inplace=True), last)

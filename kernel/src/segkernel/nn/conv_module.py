@@ -23,11 +23,11 @@ class ConvModule(nn.Module):
     Args:
         in_channels: Input channels.
         out_channels: Output channels.
-        kernel_size: Of the convolution, in pixels.
-        stride: Of the convolution.
-        padding: Of the convolution, in pixels on each side.
-        dilation: Of the convolution.
-        groups: Groups of channels.
+        kernel_size: Kernel size in pixels, one number or (height, width).
+        stride: Stride of the convolution in pixels.
+        padding: Padding in pixels on each side.
+        dilation: Distance between kernel points in pixels.
+        groups: Groups of channels that are convolved separately.
         bias: Whether the convolution has a bias; ``auto``: only if there is no norm.
         conv_cfg: Type of the convolution; None is ``Conv2d``.
         norm_cfg: Type of the norm; None is no norm.
@@ -35,10 +35,10 @@ class ConvModule(nn.Module):
         inplace: Run the activation in place, if it can.
         with_spectral_norm: Apply spectral normalisation to the convolution.
         padding_mode: ``zeros``, ``circular``, ``reflect`` or ``replicate``.
-        order: Of the three layers; a norm before the convolution has ``in_channels``.
+        order: Order of the three layers; a norm before the convolution has ``in_channels``.
 
     Raises:
-        ConfigError: ``order`` is no order of conv, norm and act, or a layer refuses its arguments.
+        ConfigError: ``order`` is not a permutation of conv, norm and act, or a layer rejects its arguments.
     """
 
     abbreviation: ClassVar[str] = "conv_block"
@@ -64,7 +64,7 @@ class ConvModule(nn.Module):
     ) -> None:
         super().__init__()
         if sorted(order) != ["act", "conv", "norm"]:
-            raise ConfigError(Problem(f"{list(order)} is not an order of conv, norm and act", "order"))
+            raise ConfigError(Problem(f"{list(order)} is not a permutation of conv, norm and act", "order"))
         self.order = tuple(order)
         self.padding_layer = None
         if padding_mode in _PADDINGS:
@@ -93,7 +93,7 @@ class ConvModule(nn.Module):
 
     @property
     def norm(self) -> nn.Module | None:
-        """The norm layer, whatever its attribute is called."""
+        """The norm layer, whose attribute is called ``norm_name``."""
         return None if self.norm_name is None else getattr(self, self.norm_name)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,10 +115,10 @@ class DepthwiseSeparableConvModule(nn.Module):
     Args:
         in_channels: Input channels.
         out_channels: Output channels.
-        kernel_size: Of the depthwise convolution, in pixels.
-        stride: Of the depthwise convolution.
-        padding: Of the depthwise convolution, in pixels on each side.
-        dilation: Of the depthwise convolution.
+        kernel_size: Kernel size of the depthwise convolution in pixels, one number or (height, width).
+        stride: Stride of the depthwise convolution in pixels.
+        padding: Padding of the depthwise convolution in pixels on each side.
+        dilation: Distance between kernel points of the depthwise convolution in pixels.
         norm_cfg: Norm of both convolutions.
         act_cfg: Activation of both convolutions.
         dw_norm_cfg: Norm of the depthwise convolution; ``norm_cfg`` by default.

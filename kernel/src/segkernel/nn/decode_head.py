@@ -1,7 +1,6 @@
 """Base class of decode heads: selection of feature maps, the last 1x1 convolution, the losses.
 
-A head derives from `DecodeHead`, hands its constructor the arguments it does not use itself, and writes
-``forward_feature``:
+A head derives from `DecodeHead`, passes on the arguments it does not use itself, and implements ``forward_feature``:
 
     class MyHead(DecodeHead):
         def __init__(self, width: int = 2, **kwargs: Unpack[DecodeHeadArguments]) -> None:
@@ -39,7 +38,7 @@ InputTransform = Literal["resize_concat", "multiple_select"]
 
 
 class HeadOptions(TypedDict, total=False):
-    """The optional arguments of `DecodeHead` but its layers and ``input_transform``."""
+    """The optional arguments of `DecodeHead` except its layers and ``input_transform``."""
 
     out_channels: PositiveInt | None
     threshold: Probability | None
@@ -53,7 +52,7 @@ class HeadOptions(TypedDict, total=False):
 
 
 class HeadArguments(HeadOptions):
-    """The arguments of `DecodeHead` but its layers and ``input_transform``, for heads that declare their layers."""
+    """The arguments of `DecodeHead` except its layers and ``input_transform``, for heads that declare their layers."""
 
     in_channels: PositiveInt | Sequence[PositiveInt]
     channels: PositiveInt
@@ -61,7 +60,7 @@ class HeadArguments(HeadOptions):
 
 
 class MultiLevelHeadArguments(HeadArguments, LayerConfigs, total=False):
-    """All arguments of `DecodeHead` but ``input_transform``, for heads that fix it."""
+    """All arguments of `DecodeHead` except ``input_transform``, for heads that fix it."""
 
 
 class DecodeHeadArguments(MultiLevelHeadArguments, total=False):
@@ -71,39 +70,39 @@ class DecodeHeadArguments(MultiLevelHeadArguments, total=False):
 
 
 class DecodeHead(Head):
-    """Base of heads that end in one map of logits.
+    """Base class of heads with one map of logits.
 
     Args:
         in_channels: Channels of the chosen feature map, or of each of them.
         channels: Channels before the last convolution.
         num_classes: Number of classes.
         out_channels: Channels of the logits: ``num_classes``, or 1 for a binary map of 2 classes.
-        threshold: Probability above which a binary map is class 1, or a class of a multi-label map is there; for None
+        threshold: Probability above which a binary map is class 1, or a class of a multi-label map is present; for None
             0.5 with a ``task``, else 0.3.
         dropout_ratio: Share of channels dropped before the last convolution, in training; none when 0 or below.
-        conv_cfg: Kind of convolution.
-        norm_cfg: Kind of norm layer; none for None.
-        act_cfg: Kind of activation.
-        in_index: Which feature map, or maps; negative ones count from the last.
-        input_transform: ``resize_concat`` joins several maps at the size of the first, ``multiple_select`` keeps them
-            apart, None takes one.
+        conv_cfg: Type of convolution.
+        norm_cfg: Type of norm layer; none for None.
+        act_cfg: Type of activation.
+        in_index: Index of the feature map, or indices; negative ones count from the last.
+        input_transform: ``resize_concat`` concatenates several maps at the size of the first, ``multiple_select``
+            keeps them separate, None takes one.
         loss_decode: One loss or several; cross-entropy for None. Losses of one name are added.
-        ignore_index: The label that does not count.
-        sampler: Chooses the pixels that count; all for None.
+        ignore_index: The ignored label.
+        sampler: Selects the pixels that count; all for None.
         align_corners: How feature maps and logits are resized.
         task: ``multiclass`` is a softmax over the classes. ``binary`` is one channel for two classes, ``multilabel``
-            one for each class, with independent sigmoids and binary losses. None is what the other arguments make of
-            it.
+            one for each class, with independent sigmoids and binary losses. None derives it from the other
+            arguments.
 
     Raises:
-        ConfigError: When arguments contradict each other, or a loss is not for the task.
+        ConfigError: When arguments contradict each other, or a loss does not support the task.
     """
 
     in_channels: Any  # an int for heads of one feature map, a list for others; each head knows which it has
     in_index: Any
     tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "binary", "multilabel")
     learns_classes: ClassVar[bool] = True
-    """Whether it learns the class ids of the labels as they are, not something that it derives from them."""
+    """Whether its targets are the class ids of the labels, not values derived from them."""
 
     def __init__(
         self,
@@ -134,7 +133,7 @@ class DecodeHead(Head):
         usual_threshold = 0.5 if self._binary else 0.3 if sigmoid else None
         self.threshold = usual_threshold if threshold is None else threshold
         self.conv_cfg, self.norm_cfg, self.act_cfg = conv_cfg, norm_cfg, act_cfg
-        check_conv(conv_cfg)  # of a head that has no use for it, too
+        check_conv(conv_cfg)  # also for a head that does not use it
         self.layer_cfgs: LayerConfigs = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         self.ignore_index, self.sampler, self.align_corners = ignore_index, sampler, align_corners
         self._set_inputs(in_channels, in_index, input_transform)
@@ -153,7 +152,7 @@ class DecodeHead(Head):
         normal_init(self.conv_seg, std=0.01)
 
     def select(self, features: Features) -> Any:
-        """Return what the head works on: one feature map (N, C, h, w), or a list for ``multiple_select``."""
+        """Return the head's input: one feature map (N, C, h, w), or a list for ``multiple_select``."""
         try:
             chosen = [features[index] for index in (self.in_index if self.input_transform else [self.in_index])]
         except IndexError:
@@ -170,11 +169,11 @@ class DecodeHead(Head):
         return self.cls_seg(self.forward_feature(features))
 
     def forward_feature(self, features: Features) -> Tensor:
-        """Return (N, channels, h, w), what `cls_seg` makes logits of; a head writes this, or ``forward``."""
+        """Return the input (N, channels, h, w) of `cls_seg`; a head implements this, or ``forward``."""
         raise NotImplementedError
 
     def cls_seg(self, x: Tensor) -> Tensor:
-        """Turn (N, channels, h, w) into logits (N, out_channels, h, w)."""
+        """Return logits (N, out_channels, h, w) for (N, channels, h, w)."""
         return self.conv_seg(x if self.dropout is None else self.dropout(x))
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
@@ -189,8 +188,8 @@ class DecodeHead(Head):
     def loss_by_logits(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
         """Return the losses and ``acc_seg``, a percentage, of logits (N, K, h, w) against class ids (N, H, W).
 
-        ``weight`` (N, H, W) says what each pixel counts. For the task ``multilabel`` the target is (N, K, H, W).
-        Losses that are ``at_stride`` get the logits as they are, the others enlarged.
+        ``weight`` (N, H, W) is the weight of each pixel. For the task ``multilabel`` the target is (N, K, H, W).
+        Losses that are ``at_stride`` get the logits unchanged, others get them upsampled.
         """
         if (target.ndim == 4) != (self.task == "multilabel"):
             message = f"labels of shape {tuple(target.shape)} for task {self.task or 'multiclass'}"
@@ -206,7 +205,7 @@ class DecodeHead(Head):
         return named
 
     def loss_by_scores(self, scores: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
-        """Return `loss_by_logits`, which this was called before 0.3."""
+        """The name of `loss_by_logits` before 0.3."""
         warn_renamed("DecodeHead.loss_by_scores", "loss_by_logits")
         return self.loss_by_logits(scores, target, weight)
 
@@ -244,7 +243,7 @@ class DecodeHead(Head):
             raise ConfigError(Problem(message, "out_channels"))
 
     def _check_class_weights(self) -> None:
-        """Refuse losses with class weights, or one ``alpha`` per class, for another number of classes."""
+        """Check that losses with class weights, or one ``alpha`` per class, have as many as there are classes."""
         for loss, name in itertools.product(self._losses(), ("class_weight", "alpha")):
             weights = getattr(loss, name, None)
             # A binary loss takes a negative and a positive weight, or one for all.
@@ -258,7 +257,7 @@ class DecodeHead(Head):
         """Validate the arguments against the task."""
         problems, name = [], type(self).__name__
         if task not in self.tasks:
-            problems.append(Problem(f"{name} is not for task {task}, but for {', '.join(self.tasks)}", "task"))
+            problems.append(Problem(f"{name} does not support task {task}, only {', '.join(self.tasks)}", "task"))
         if task == "binary" and self.num_classes != 2:
             hint = "set data.num_classes: 2 and merge classes, or data.task: multiclass"
             problems.append(Problem(f"task binary has 2 classes, not {self.num_classes}", "num_classes", hint=hint))
@@ -266,7 +265,7 @@ class DecodeHead(Head):
             message = f"task {task} with {self.num_classes} classes has {channels} channels, not {self.out_channels}"
             problems.append(Problem(message, "out_channels", hint="leave it out"))
         if task == "multiclass" and self.threshold is not None:
-            message, hint = "task multiclass takes the best class and has no threshold", "leave it out"
+            message, hint = "task multiclass takes the argmax and has no threshold", "leave it out"
             problems.append(Problem(message, "threshold", hint=f"{hint}, or set data.task to binary or multilabel"))
         if self._binary and self.sampler is not None:
             message = f"{type(self.sampler).__name__} samples by a softmax, task {task} has none"
@@ -281,7 +280,7 @@ class DecodeHead(Head):
 
 
 class CascadeDecodeHead(CascadeHead, DecodeHead):  # type: ignore[misc]  # previous logits come in between
-    """Base of heads that refine the logits of another; arguments are those of `DecodeHead`."""
+    """Base class of heads that refine the logits of another; arguments are those of `DecodeHead`."""
 
     def loss(self, features: Features, previous: Tensor, targets: Targets) -> dict[str, Tensor]:  # type: ignore[override]
         return self.loss_by_logits(self(features, previous), targets["seg"], targets.get("weight"))

@@ -54,7 +54,7 @@ def deform_conv2d(
     samples = samples.unflatten(0, (-1, deform_groups))  # (N, G, C / G, points, h * w)
     if mask is not None:
         samples = samples * mask.flatten(2).unflatten(1, (deform_groups, 1, points))
-    # From here on it is an ordinary convolution: im2col, then one matrix product for each group.
+    # The rest is an ordinary convolution: im2col, then one matrix product per group.
     columns = samples.flatten(1, 2).unflatten(1, (groups, -1)).flatten(2, 3)  # (N, groups, C / groups * points, h * w)
     out = weight.flatten(1).unflatten(0, (groups, -1)) @ columns
     out = out.flatten(1, 2).unflatten(2, size)
@@ -72,13 +72,13 @@ class DeformConv2d(nn.Module):
         padding: In pixels on each side.
         dilation: In pixels.
         groups: Groups of channels of the convolution.
-        deform_groups: Groups of input channels with offsets of their own.
+        deform_groups: Groups of input channels, each with its own offsets.
         bias: Whether there is a bias.
         padding_mode: Must be ``zeros``.
-        im2col_step: MMCV's, without effect: only its compiled operator works in steps.
+        im2col_step: Has no effect; for configs written for MMCV's compiled operator.
 
     Raises:
-        ConfigError: ``in_channels`` is not divisible by ``deform_groups``, or the padding mode is another.
+        ConfigError: ``in_channels`` is not divisible by ``deform_groups``, or the padding mode is not supported.
     """
 
     offset_channels: ClassVar[int] = 2
@@ -145,7 +145,7 @@ def _sampling_grid(
 
     Positions are (x, y) as ``F.grid_sample`` takes them, with the edges of the map at -1 and 1.
     """
-    # Half precision cannot tell neighbouring pixels of a large map apart.
+    # Half precision cannot distinguish neighbouring pixels of a large map.
     offset = offset.float() if offset.dtype in (torch.float16, torch.bfloat16) else offset
     offset = offset.unflatten(1, (-1, *kernel, 2)).flatten(0, 1)  # (N * G, kh, kw, 2, h, w)
     rows, columns = (

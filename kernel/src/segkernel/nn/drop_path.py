@@ -11,7 +11,7 @@ from torch import Tensor, nn
 def drop_path(x: Tensor, drop_prob: float = 0.0, training: bool = False) -> Tensor:
     """Zero the images of ``x`` (N, ...) with probability ``drop_prob``, in training only.
 
-    The rest is divided by ``1 - drop_prob``, so that the expected value stays the same.
+    The others are divided by ``1 - drop_prob``, which keeps the expected value.
     """
     if drop_prob == 0.0 or not training:
         return x

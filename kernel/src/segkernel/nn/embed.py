@@ -30,8 +30,8 @@ def resize_pos_embed(
 
     Args:
         pos_embed: Position embeddings.
-        grid: Patches (h, w) that they are for.
-        size: Patches (H, W) of this image; may be symbols while the model is compiled or exported.
+        grid: Number of patches (h, w) that they are for.
+        size: Number of patches (H, W) of this image; may be symbols while the model is compiled or exported.
         mode: Interpolation, as in `resize`.
         extra_tokens: Tokens before the patches, such as a class token, whose embeddings are kept.
     """
@@ -51,7 +51,7 @@ class PatchEmbed(nn.Module):
         kernel_size: Side of a patch in pixels.
         stride: Step between patches in pixels; ``kernel_size`` for None.
         padding: In pixels on each side, or the mode of `AdaptivePadding`.
-        dilation: Of the convolution.
+        dilation: Distance between kernel points in pixels.
         bias: Whether the convolution has a bias.
         norm_cfg: Norm of the tokens; None is no norm.
     """

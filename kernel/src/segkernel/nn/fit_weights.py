@@ -1,4 +1,4 @@
-"""Weights of a model of another size, or for other classes, fitted to a module before they are loaded."""
+"""Fitting weights of a model of another size, or for other classes, to a module before they are loaded."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ Shape = tuple[int, ...]
 
 
 def fit_shapes(module: nn.Module, weights: dict[str, Tensor]) -> list[tuple[str, Shape, Shape]]:
-    """Replace values whose shape is not the module's by resampled ones, where that is known.
+    """Resample values whose shape differs from the module's, if a submodule can.
 
-    The part of the module that owns a value is asked first, by its method ``resize_weight(name, value, shape)``, then
-    what holds that part. A first convolution takes any number of image channels.
+    The submodule that owns a value is asked first, by its method ``resize_weight(name, value, shape)``, then its
+    parents. A first convolution is fitted to any number of image channels.
 
     Args:
-        module: What the weights are for; it is not changed.
+        module: The target of the weights; not modified.
         weights: By the module's names; changed in place.
 
     Returns:
-        The names, with the shape given and the shape in the module.
+        The names, with the shape in ``weights`` and the shape in the module.
     """
     fitted = []
     for name, own in module.state_dict().items():
@@ -37,16 +37,16 @@ def fit_shapes(module: nn.Module, weights: dict[str, Tensor]) -> list[tuple[str,
 def match_classes(
     module: nn.Module, weights: dict[str, Tensor], given: Sequence[str] | None, own: Sequence[str] | None
 ) -> list[tuple[str, int, int]]:
-    """Put the rows of last convolutions (``conv_seg``) where the module has the classes of the same names.
+    """Reorder the rows of last convolutions (``conv_seg``) so that they match the module's classes by name.
 
     Args:
-        module: What the weights are for; rows of classes that are not among ``given`` stay its own.
+        module: The target of the weights; it keeps its own rows for classes that are not in ``given``.
         weights: By the module's names; changed in place.
-        given: The classes of the weights, in order; None leaves everything as it is.
+        given: The classes of the weights, in order; None changes nothing.
         own: The classes of the module.
 
     Returns:
-        The names, with how many rows were found for how many classes.
+        The names, with the number of rows matched and of classes.
     """
     if not given or not own or list(given) == list(own):
         return []
@@ -65,7 +65,7 @@ def match_classes(
 
 
 def _resize(module: nn.Module, name: str, given: Tensor, own: Tensor) -> Tensor | None:
-    """Return a value at the size the module has it, or None when nobody knows how."""
+    """Return a value at the module's size, or None when it cannot be resized."""
     owner, path = module, name.split(".")
     owners = [(module, name)]
     for index, part in enumerate(path[:-1]):
@@ -82,6 +82,6 @@ def _resize(module: nn.Module, name: str, given: Tensor, own: Tensor) -> Tensor 
 
 
 def _other_channels(kernel: Tensor, channels: int) -> Tensor:
-    """Repeat a first convolution's channels, scaled so that a sum over equal channels stays what it was."""
+    """Repeat a first convolution's channels, scaled so that the response to equal channels is unchanged."""
     copies = -(-channels // kernel.shape[1])
     return kernel.repeat(1, copies, 1, 1)[:, :channels] * (kernel.shape[1] / channels)

@@ -2,7 +2,7 @@
 
     name, norm = build_norm({"type": "GN", "num_groups": 32}, 256, postfix=1)     # "gn1", nn.GroupNorm(32, 256)
 
-The types are MMSegmentation's. Any other type is looked up in the catalogue's group ``layers``; its class may have an
+The types are MMSegmentation's. Any other type is looked up in the catalog's group ``layers``; its class may have an
 ``abbreviation``, the attribute under which a norm or a plugin is stored, and hence its prefix in state dicts.
 """
 
@@ -25,7 +25,7 @@ LayerConfig = Mapping[str, Any]
 
 
 class LayerConfigs(TypedDict, total=False):
-    """The types of layers that convolutions of one model share, as keyword arguments of `ConvModule`."""
+    """The layer types that the convolutions of a model share, as keyword arguments of `ConvModule`."""
 
     conv_cfg: LayerConfig | None
     norm_cfg: LayerConfig | None
@@ -144,7 +144,7 @@ def build_conv(cfg: LayerConfig | None, *args: Any, **kwargs: Any) -> nn.Module:
 
 
 def check_conv(cfg: LayerConfig | None) -> None:
-    """Refuse a convolution that nothing offers."""
+    """Raise if a type of convolution is unknown."""
     if cfg is not None:
         _resolve(cfg, CONVS, "conv_cfg")
 
@@ -167,7 +167,7 @@ def build_norm(cfg: LayerConfig, channels: int, postfix: int | str = "") -> tupl
 
 
 def build_activation(cfg: LayerConfig, inplace: bool = False) -> nn.Module:
-    """Return the activation of type ``cfg["type"]``; ``inplace`` is passed on to those that can work in place."""
+    """Return the activation of type ``cfg["type"]``; ``inplace`` is passed on to those that support it."""
     cls, options = _resolve(cfg, ACTIVATIONS, "act_cfg")
     if inplace and issubclass(cls, _HAVE_INPLACE):
         options.setdefault("inplace", True)
@@ -195,7 +195,7 @@ def build_dropout(cfg: LayerConfig | None) -> nn.Module:
 def build_plugin(cfg: LayerConfig, in_channels: int, postfix: int | str = "") -> tuple[str, nn.Module]:
     """Return the name of a plugin of a residual block, its prefix in state dicts (``context_block``), and the plugin.
 
-    Plugins are layers of the catalogue's group ``layers`` and are passed ``in_channels``.
+    Plugins are layers of the catalog's group ``layers`` and are passed ``in_channels``.
     """
     cls, options = _resolve(cfg, {}, "plugins")
     name = getattr(cls, "abbreviation", None) or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()

@@ -1,4 +1,4 @@
-"""The default loss, cross-entropy, the accuracy that heads log, and how a head calls its losses.
+"""The default loss, cross-entropy, the accuracy that heads log, and the calls of losses at their stride.
 
 loss = CrossEntropyLoss(class_weight=[0.5, 2.0])
 loss(logits, labels)            # (N, K, h, w) and (N, H, W) -> a scalar
@@ -30,7 +30,7 @@ ClassWeight = Sequence[NonNegative] | Literal["auto"] | FileName | None
 
 
 class PixelLoss(Loss):
-    """A loss that is a mean over pixels, so that a sampler can look at each pixel's share."""
+    """A loss that is a mean over pixels, so that a sampler can rank pixels by their loss."""
 
     def per_pixel(self, logits: Tensor, target: Tensor, ignore_index: int = 255) -> Tensor:
         """Return (N, H, W), 0 where ignored, for logits (N, K, H, W) at the size of the labels."""
@@ -38,14 +38,14 @@ class PixelLoss(Loss):
 
 
 class StridedLogits:
-    """Logits (N, K, h, w) of a head, for losses of labels (N, H, W): each loss gets them as it wants them.
+    """Logits (N, K, h, w) of a head, passed to each loss at the size that it takes.
 
-    Losses that are not ``at_stride`` share one enlarged copy, made when the first of them asks for it.
+    Losses that are not ``at_stride`` share one upsampled copy, created when it is first needed.
 
     Args:
         small: The logits at the head's stride.
         size: Height and width of the labels.
-        align_corners: How logits are enlarged.
+        align_corners: How logits are upsampled.
     """
 
     def __init__(self, small: Tensor, size: Sequence[int], align_corners: bool = False) -> None:
@@ -61,11 +61,11 @@ class StridedLogits:
 
     @property
     def largest(self) -> Tensor:
-        """The enlarged logits if some loss has asked for them, else the small ones; for what takes either."""
+        """The upsampled logits if a loss has needed them, else the small ones; for functions that take either."""
         return self.small if self._full is None else self._full
 
     def loss(self, loss: Loss, target: Tensor, **options: Any) -> Tensor:
-        """Return ``loss`` of these logits against ``target``; ``options`` are its other keywords."""
+        """Return ``loss`` of these logits against ``target``; ``options`` are its other keyword arguments."""
         if loss.at_stride:
             return loss(self.small, target, align_corners=self.align_corners, **options)
         return loss(self.full, target, **options)
@@ -83,8 +83,8 @@ class CrossEntropyLoss(PixelLoss):
     """Cross-entropy of class ids, or of one sigmoid per class.
 
     The mean is over all pixels, ignored ones included, unless ``avg_non_ignore``; with ``class_weight`` it is weighted,
-    an ignored pixel counting as its class does, or as 1 when its label is no class. In training, pixels and weights of
-    all ranks count.
+    where an ignored pixel has the weight of its class, or 1 if its label is not a class. In training, the mean is over
+    the pixels and weights of all ranks.
 
     Args:
         use_sigmoid: An independent sigmoid per class; logits may then have one channel for two classes.
@@ -92,13 +92,13 @@ class CrossEntropyLoss(PixelLoss):
             object (M,): the binary loss of that class's mask.
         reduction: ``mean``, ``sum`` or ``none``.
         class_weight: One number per class, or a .npy or .json file of them; with ``use_sigmoid`` its positive weight.
-            Of a single channel one positive weight, or the negative and the positive weight. ``auto`` is computed from
-            the training labels before a run trains.
+            For a single channel one positive weight, or the negative and the positive weight. ``auto`` is computed
+            from the training labels before training.
         loss_weight: Factor of the result.
         loss_name: Name in the dict of losses.
-        avg_non_ignore: The mean leaves out ignored pixels.
+        avg_non_ignore: The mean excludes ignored pixels.
         label_smoothing: Share of a label that is spread over all classes (Szegedy et al., 2016).
-        task: ``binary`` and ``multilabel`` mean ``use_sigmoid``; a config's ``data.task`` says it for all losses.
+        task: ``binary`` and ``multilabel`` imply ``use_sigmoid``; a config's ``data.task`` sets it for all losses.
     """
 
     at_stride: ClassVar[bool] = True
@@ -120,7 +120,7 @@ class CrossEntropyLoss(PixelLoss):
         if use_sigmoid and use_mask:
             raise ConfigError(Problem("use_sigmoid and use_mask exclude each other", "use_mask"))
         if label_smoothing and (use_sigmoid or use_mask):
-            raise ConfigError(Problem("smooths the labels of a softmax only", "label_smoothing"))
+            raise ConfigError(Problem("is for a softmax only", "label_smoothing"))
         self.use_sigmoid, self.use_mask, self.reduction = use_sigmoid, use_mask, reduction
         self.class_weight = read_class_weight(class_weight)
         self.loss_weight, self.avg_non_ignore, self.label_smoothing = loss_weight, avg_non_ignore, label_smoothing
@@ -139,12 +139,12 @@ class CrossEntropyLoss(PixelLoss):
         """Return the loss of ``logits`` (N, K, h, w), (N, K, P) or (N, K) against ``target`` without the K.
 
         Args:
-            logits: Maps at any stride are enlarged to the target's (H, W).
+            logits: Maps at any stride are upsampled to the target's (H, W).
             target: Class ids. With ``use_sigmoid`` it may have the K: 1 or 0, or a probability, for each class.
-            weight: What each pixel counts, of the target's shape.
-            ignore_index: The label that does not count.
-            avg_factor: What ``mean`` divides by.
-            align_corners: How logits are enlarged.
+            weight: Weight of each pixel, of the target's shape.
+            ignore_index: The ignored label.
+            avg_factor: Divisor of ``mean``.
+            align_corners: How logits are upsampled.
         """
         size, by_class = target.shape[-2:], weight is not None and weight.ndim == logits.ndim
         if self.use_mask:
@@ -170,7 +170,7 @@ class CrossEntropyLoss(PixelLoss):
     def _categorical(
         self, logits: Tensor, target: Tensor, ignore_index: int, align_corners: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the unreduced loss and what its mean divides by; None is the number of elements."""
+        """Return the unreduced loss and the divisor of its mean; None is the number of elements."""
         weight = self._class_weight(logits)
         loss = upsample_cross_entropy(
             logits,
@@ -190,7 +190,7 @@ class CrossEntropyLoss(PixelLoss):
     def _binary_in_tiles(
         self, logits: Tensor, target: Tensor, ignore_index: int, align_corners: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """As `_binary` of the enlarged logits; the loss (N, H, W) is its sum over classes."""
+        """As `_binary` of the upsampled logits; the loss (N, H, W) is its sum over classes."""
 
         def of_rows(full: Tensor, rows: slice) -> Tensor:
             loss, _ = self._binary(full, target[..., rows, :], ignore_index)
@@ -236,12 +236,12 @@ class CrossEntropyLoss(PixelLoss):
 
 
 def reduce_loss(loss: Tensor, reduction: Reduction, avg_factor: Tensor | float | None = None) -> Tensor:
-    """Return ``loss`` as it is, summed, or summed and divided by ``avg_factor``, by default the number of elements."""
+    """Return ``loss`` unchanged, summed, or summed and divided by ``avg_factor``, by default the number of elements."""
     if reduction == "none":
         return loss
     if reduction == "sum":
         if avg_factor is not None:
-            raise ConfigError(Problem("avg_factor has a meaning for the mean only, not for a sum", "reduction"))
+            raise ConfigError(Problem("avg_factor is for the mean only, not for a sum", "reduction"))
         return loss.sum()
     if avg_factor is None:
         return loss.mean()
@@ -249,11 +249,11 @@ def reduce_loss(loss: Tensor, reduction: Reduction, avg_factor: Tensor | float |
 
 
 def read_class_weight(class_weight: ClassWeight) -> list[float] | Literal["auto"] | None:
-    """Return one number per class from a sequence or from a .npy or .json file; ``auto`` for whoever computes them.
+    """Return one number per class from a sequence or from a .npy or .json file; ``auto`` is returned unchanged.
 
     Raises:
         ConfigError: One is negative or not finite, or all are 0.
-        DataError: The file is missing, or holds something else.
+        DataError: The file is missing or invalid.
     """
     if class_weight is None or class_weight == "auto":
         return class_weight  # type: ignore[return-value]
@@ -261,9 +261,9 @@ def read_class_weight(class_weight: ClassWeight) -> list[float] | Literal["auto"
         values: Any = _read_numbers(Path(class_weight)) if isinstance(class_weight, str | Path) else class_weight
         numbers = [float(value) for value in values]
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"no list of class weights: {error}", str(class_weight)) from error
+        raise DataError(f"not a list of class weights: {error}", str(class_weight)) from error
     if not (all(0 <= number < float("inf") for number in numbers) and any(numbers)):
-        raise ConfigError(Problem(f"class weights are 0 or more, and not all 0, got {numbers}", "class_weight"))
+        raise ConfigError(Problem(f"class weights must be 0 or more, and not all 0, got {numbers}", "class_weight"))
     return numbers
 
 
@@ -277,10 +277,10 @@ def class_factors(
     """Return one number per class of ``logits`` (N, K, ...), 1 for None.
 
     Raises:
-        ConfigError: The argument called ``name`` has another number of them, or is ``auto`` still.
+        ConfigError: The argument called ``name`` has another number of them, or is still ``auto``.
     """
     if values == "auto":
-        raise ConfigError(Problem("auto is computed from the labels before a run trains, and this is none", name))
+        raise ConfigError(Problem("auto is only computed in a training run, from the labels", name))
     if values is None:
         return logits.new_ones(logits.shape[1])
     if len(values) != logits.shape[1]:
@@ -296,21 +296,21 @@ def accuracy(
     ignore_index: int | None = None,
     align_corners: bool = False,
 ) -> Tensor | list[Tensor]:
-    """Return the percentage of ``target`` (N, ...) that is among the best ``topk`` of ``logits`` (N, K, ...).
+    """Return the percentage of ``target`` (N, ...) that is among the ``topk`` of ``logits`` (N, K, ...).
 
     Args:
-        logits: Maps at any stride are enlarged to the target's (H, W).
+        logits: Maps at any stride are upsampled to the target's (H, W).
         target: Class ids.
-        topk: How many of the best count; several give a list.
+        topk: Number of largest logits to consider; a sequence returns a list.
         thresh: A logit must be above it to count.
-        ignore_index: Targets left out.
-        align_corners: How logits are enlarged.
+        ignore_index: The ignored label.
+        align_corners: How logits are upsampled.
     """
     ranks = (topk,) if isinstance(topk, int) else tuple(topk)
     if max(ranks) > logits.shape[1]:
         raise ConfigError(Problem(f"top {max(ranks)} of {logits.shape[1]} classes", "topk"))
     size = target.shape[-2:]
-    if max(ranks) == 1:  # found ten times faster than a ranking
+    if max(ranks) == 1:  # ten times faster than topk
         best, labels = (each.unsqueeze(1) for each in upsample_max(logits, size, align_corners))
     else:
         best, labels = upsample_logits(logits.detach(), size, align_corners).topk(max(ranks), dim=1)

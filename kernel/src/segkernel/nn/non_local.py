@@ -81,7 +81,7 @@ class NonLocal2d(nn.Module):
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Return the weighted means (N, L, C) for queries (N, L, D), keys (N, S, D) and values (N, S, C)."""
         if self.mode == "dot_product":
-            # No softmax stands between the two products, so that the small one, D x C, can come first.
+            # Without a softmax between the products the small one, D x C, can come first.
             return query @ (key.mT @ value / key.shape[1])
         if self.mode == "concatenation":
             return self._concatenation_weights(query, key) @ value

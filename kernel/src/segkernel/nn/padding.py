@@ -10,17 +10,17 @@ from torch.nn import functional as F
 
 
 def same_padding(size: int, kernel_size: int, stride: int, dilation: int) -> int:
-    """Return the padding, both sides together, with which a convolution gives ceil(``size`` / ``stride``) outputs."""
+    """Return the total padding of both sides for which a convolution has ceil(``size`` / ``stride``) outputs."""
     steps = (size + stride - 1) // stride
     extent = (kernel_size - 1) * dilation + 1
     padding = (steps - 1) * stride + extent - size
-    # It can only be negative where the stride is larger than the kernel; without the maximum, exporters can simplify
-    # sizes that are symbols.
+    # It can only be negative if the stride is larger than the kernel; else, without the maximum, exporters can
+    # simplify symbolic sizes.
     return padding if extent >= stride else torch.sym_max(padding, 0)
 
 
 def pad_both_sides(x: Tensor, height: int, width: int) -> Tensor:
-    """Pad ``x`` with ``height`` rows and ``width`` columns of zeros in all; an odd one goes to the bottom or right."""
+    """Pad ``x`` with ``height`` rows and ``width`` columns of zeros in total; an odd one is at the bottom or right."""
     return F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
 
 
@@ -28,9 +28,9 @@ class AdaptivePadding(nn.Module):
     """Pad (N, C, H, W) with zeros so that a kernel covers every pixel.
 
     Args:
-        kernel_size: Of the layer that follows, in pixels.
-        stride: Of that layer.
-        dilation: Of that layer.
+        kernel_size: Kernel size of the following layer in pixels.
+        stride: Stride of that layer in pixels.
+        dilation: Distance between kernel points of that layer in pixels.
         padding: ``corner`` pads at the bottom and right only, ``same`` on all sides.
     """
 

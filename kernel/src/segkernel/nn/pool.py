@@ -12,8 +12,8 @@ OutputSize = int | tuple[int | None, int | None]
 def adaptive_avg_pool(x: Tensor, output_size: OutputSize) -> Tensor:
     """Return ``F.adaptive_avg_pool2d(x, output_size)`` of ``x`` (N, C, H, W).
 
-    Exporters turn torch's own into a pooling with fixed bins, those of the example, which is silently wrong at other
-    sizes. While tracing, the bins are computed from the size, and pooling is two matrix products.
+    Exporters convert torch's own to pooling with the fixed bins of the example, which is silently wrong at other sizes.
+    While tracing, the bins are computed from the size, and pooling is two matrix products.
     """
     height, width = output_size if isinstance(output_size, tuple) else (output_size, output_size)
     if height == width == 1:

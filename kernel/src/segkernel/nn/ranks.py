@@ -1,6 +1,6 @@
-"""What losses ask the other processes of a run, so that several with a part of the batch learn what one learns.
+"""Collective operations of losses, so that several ranks with parts of a batch compute the loss of the whole batch.
 
-Only in training, where all ranks compute as many losses; a single process, and an evaluation, know their own alone.
+Only in training, where all ranks compute the same losses; a single process, and an evaluation, use local values.
 
     loss.sum() / mean_over_ranks(valid.sum())
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def shares_batch() -> bool:
-    """Whether this is one of several processes."""
+    """Whether this process is one of several ranks."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
@@ -25,7 +25,7 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 
 
 def mean_over_ranks(count: Tensor) -> Tensor:
-    """Return the mean of a count over all ranks while a backward pass may follow, else the count as it is.
+    """Return the mean of a count over all ranks while a backward pass may follow, else the local count.
 
     Gradients are averaged over the ranks: a sum divided by this, not by each rank's own count, weights every pixel of
     the global batch equally.
@@ -36,12 +36,12 @@ def mean_over_ranks(count: Tensor) -> Tensor:
 
 
 def kth_smallest_over_ranks(values: Tensor, k: Tensor) -> Tensor:
-    """Return the value that ``k`` others of all ranks' ``values`` (float32, of any shape) stand before when sorted.
+    """Return element ``k``, counted from 0, of the sorted ``values`` (float32, any shape) of all ranks.
 
-    A search by digits: four histograms of 256 bins travel, whatever the number of values.
+    A radix search: the ranks exchange four histograms of 256 bins, for any number of values.
     """
     bits = values.detach().float().flatten().view(torch.int32)
-    keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() + 2**31  # ordered as the values are, from 0 on
+    keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() + 2**31  # in the order of the values, from 0
     prefix = torch.zeros_like(k)
     for shift in (24, 16, 8, 0):
         digits = (keys[keys >> (shift + 8) == prefix] >> shift) & 255
@@ -54,13 +54,13 @@ def kth_smallest_over_ranks(values: Tensor, k: Tensor) -> Tensor:
 
 
 def kth_of_valid(values: Tensor, valid: Tensor, k: int | Tensor, shared: bool) -> Tensor:
-    """Return the value that ``k`` smaller ones stand before, or the largest valid one where there are too few.
+    """Return element ``k``, counted from 0, of the sorted ``values``, or the largest valid one if there are fewer.
 
     Args:
-        values: Of any shape; those that are not valid are the largest.
-        valid: Which of them count, bool of that shape.
-        k: Of all ranks together when ``shared``.
-        shared: Whether the values of all ranks count.
+        values: Of any shape; invalid ones must be the largest.
+        valid: Whether each value is valid, bool of the same shape.
+        k: Over all ranks when ``shared``.
+        shared: Whether to use the values of all ranks.
     """
     count = sum_over_ranks(valid.sum()) if shared else valid.sum()
     last = (count - 1).minimum(torch.as_tensor(k, device=count.device)).clamp(min=0)

@@ -1,4 +1,4 @@
-"""Resizing of feature maps and logits, as torch does it, with sizes that stay dynamic in an exported model."""
+"""Resizing of feature maps and logits, with sizes that stay dynamic in an exported model."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ def resize(
         size: (height, width) in pixels.
         scale_factor: Factor of height and width; in place of ``size``.
         mode: As in ``F.interpolate``.
-        align_corners: Whether the centres of the corner pixels stay in the corners; without effect on ``nearest`` and
-            ``area``.
+        align_corners: As in ``F.interpolate``; without effect on ``nearest`` and ``area``.
     """
     corners = bool(align_corners) if mode in ("linear", "bilinear", "bicubic", "trilinear") else None
     return F.interpolate(x, None if size is None else tuple(size), scale_factor, mode, corners)
@@ -32,7 +31,7 @@ def resize(
 def upsample_logits(logits: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
     """Return logits (N, K, h, w) at the ``size`` (H, W) of their labels.
 
-    Others, of single points (N, K, P) or of whole images (N, K), have no stride and stay as they are.
+    Others, of points (N, K, P) or of whole images (N, K), have no stride and are returned unchanged.
     """
     if logits.ndim != 4 or tuple(logits.shape[2:]) == tuple(size):
         return logits

@@ -1,4 +1,4 @@
-"""Pixel samplers, such as OHEM: which pixels a head learns from."""
+"""Pixel samplers, such as OHEM: the selection of pixels that a head's losses count."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PixelSampler(ABC):
 
     component_group = "parts"
     at_stride: ClassVar[bool] = False
-    """As that of a `Loss`: whether `sample` takes logits at the head's own stride, and ``align_corners``."""
+    """As in `Loss`: whether `sample` takes logits at the head's own stride, and ``align_corners``."""
 
     @abstractmethod
     def sample(self, logits: Tensor, target: Tensor, losses: Sequence[Loss], ignore_index: int) -> Tensor:
@@ -38,19 +38,19 @@ class PixelSampler(ABC):
 
 
 class OHEMPixelSampler(PixelSampler):
-    """Online hard example mining: only pixels that the model finds hard count (Shrivastava et al., 2016).
+    """Online hard example mining: only hard pixels count (Shrivastava et al., 2016).
 
     Args:
-        thresh: Pixels whose true class is less probable than this are hard; None takes those of the highest loss.
-        min_kept: Pixels per image to keep at least, or, without ``thresh``, exactly; in training, of the images of all
-            ranks together, where equal losses at the limit all count.
+        thresh: Pixels whose true class has a lower probability than this are hard; None keeps those of highest loss.
+        min_kept: Pixels per image to keep at least, or, without ``thresh``, exactly; in training, over the images of
+            all ranks, where equal losses at the limit are all kept.
     """
 
     at_stride: ClassVar[bool] = True
 
     def __init__(self, thresh: Probability | None = None, min_kept: NonNegativeInt = 100000) -> None:
         if min_kept < 2:
-            raise ConfigError(Problem(f"{min_kept} pixels, two at least are needed", "min_kept"))
+            raise ConfigError(Problem(f"{min_kept} pixels; at least 2 are needed", "min_kept"))
         self.thresh, self.min_kept = thresh, min_kept
 
     @torch.no_grad()
@@ -62,7 +62,7 @@ class OHEMPixelSampler(PixelSampler):
         ignore_index: int,
         align_corners: bool = False,
     ) -> Tensor:
-        shared, target = shares_batch() and logits.requires_grad, target.long()  # else it is an evaluation
+        shared, target = shares_batch() and logits.requires_grad, target.long()  # else evaluation
         valid = target != ignore_index
         if self.thresh is None:
             logits = upsample_logits(logits, target.shape[-2:], align_corners)
@@ -74,7 +74,7 @@ class OHEMPixelSampler(PixelSampler):
         return (chosen & valid).to(logits.dtype)
 
     def _least_probable(self, of_truth: Tensor, valid: Tensor, thresh: float, shared: bool) -> Tensor:
-        of_truth = of_truth.masked_fill(~valid, 2.0)  # after all that count
+        of_truth = of_truth.masked_fill(~valid, 2.0)  # sorted last
         kept = torch.tensor(self.min_kept * len(valid), device=valid.device)
         limit = kth_of_valid(of_truth, valid, sum_over_ranks(kept) if shared else kept, shared)
         return of_truth < limit.clamp(min=thresh)

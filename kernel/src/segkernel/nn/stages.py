@@ -1,4 +1,4 @@
-"""What backbones of several stages have in common: frozen stages, and the checks of their arguments."""
+"""Common code of backbones with several stages: frozen stages, and checks of arguments."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from segkernel.interfaces.model import Backbone
 class FreezableBackbone(Backbone):
     """A backbone whose first stages can be frozen, and whose batch norms can be kept in evaluation mode.
 
-    A subclass says in `frozen_modules` what ``frozen_stages`` means for it and calls `freeze_stages` at the end of its
+    A subclass implements `frozen_modules` for its ``frozen_stages`` and calls `freeze_stages` at the end of its
     constructor.
     """
 
     norm_eval: bool = False
-    """Keep batch norm in evaluation mode while training: small batches make poor statistics."""
+    """Keep batch norm in evaluation mode while training, as small batches have poor statistics."""
 
     def frozen_modules(self) -> Sequence[nn.Module]:
-        """Return the modules that neither train nor update statistics; none by default."""
+        """Return the modules that are not trained and do not update statistics; none by default."""
         return ()
 
     def freeze_stages(self) -> None:
-        """Take the parameters of the frozen modules out of training."""
+        """Turn off the gradients of the frozen modules."""
         for module in self.frozen_modules():
             module.requires_grad_(False)
 
@@ -45,7 +45,7 @@ class FreezableBackbone(Backbone):
 
 
 def check_frozen_stages(frozen_stages: int, first: int, last: int) -> int:
-    """Return ``frozen_stages``, which is ``first`` (nothing is frozen) to ``last`` (everything is).
+    """Return ``frozen_stages`` if it is in ``first`` (nothing is frozen) to ``last`` (everything is).
 
     Raises:
         ConfigError: It is out of range.
@@ -74,7 +74,7 @@ def check_out_indices(out_indices: int | Sequence[int], count: int, from_end: bo
 
 
 def check_per_stage(count: int, per_stage: Mapping[str, Sequence[Any]]) -> None:
-    """Refuse arguments that do not have one value for each of ``count`` stages.
+    """Check that arguments have one value for each of ``count`` stages.
 
     Args:
         count: Number of stages.

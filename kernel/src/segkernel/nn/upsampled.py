@@ -1,9 +1,9 @@
-"""Cross-entropy of enlarged logits that are never there as a whole: a few rows at a time, computed again for gradients.
+"""Cross-entropy of upsampled logits that are never stored as a whole: a few rows at a time, recomputed for gradients.
 
     loss = upsample_cross_entropy(logits, labels)       # (N, K, h, w) and (N, H, W) -> (N, H, W)
 
-Of 150 classes at 512 x 512 the enlarged logits of a batch of four take 629 MB, their logarithmic softmax and its
-gradient as much again.
+For 150 classes at 512 x 512 the upsampled logits of a batch of four take 629 MB, their log-softmax and its gradient as
+much each.
 """
 
 import math
@@ -19,8 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from segkernel.nn.resize import upsample_logits
 
 LARGE = 1 << 25
-"""Numbers of enlarged logits above which they are taken in tiles: below, there is no memory worth the time."""
-_TILE, _MOST_TILES = 1 << 20, 32  # least numbers of a tile
+"""Number of upsampled logits above which they are computed in tiles: below, the saved memory is not worth the time."""
+_TILE, _MOST_TILES = 1 << 20, 32  # least number of logits per tile
 
 
 def upsample_cross_entropy(
@@ -34,16 +34,16 @@ def upsample_cross_entropy(
 ) -> Tensor:
     """Return the cross-entropy of each pixel (N, H, W), 0 where ignored; float32 for logits of half precision.
 
-    Equal to ``F.cross_entropy`` of the enlarged logits in value and gradient, up to rounding. Maps of more than `LARGE`
-    numbers are taken in tiles of rows, unless ``SEGKERNEL_TILED_LOSS=0``. It cannot be differentiated twice.
+    Equal to ``F.cross_entropy`` of the upsampled logits in value and gradient, up to rounding. More than `LARGE` logits
+    are computed in tiles of rows, unless ``SEGKERNEL_TILED_LOSS=0``. It cannot be differentiated twice.
 
     Args:
         logits: (N, K, h, w), or, without a stride, (N, K, P) or (N, K).
-        target: Class ids, of another shape only in h and w.
+        target: Class ids, (N, H, W), (N, P) or (N,).
         class_weight: One factor per class (K,).
-        ignore_index: The label that does not count.
+        ignore_index: The ignored label.
         label_smoothing: Share of a label that is spread over all classes (Szegedy et al., 2016).
-        align_corners: How logits are enlarged.
+        align_corners: How logits are upsampled.
     """
     if worth_tiles(logits, target.shape[-2:]):
         return OPERATOR(logits, target, class_weight, ignore_index, label_smoothing, align_corners)
@@ -52,13 +52,13 @@ def upsample_cross_entropy(
 
 
 def worth_tiles(logits: Tensor, size: tuple[int, ...]) -> bool:
-    """Whether logits are enlarged to ``size`` and would take much memory, and tiles are not turned off."""
+    """Whether upsampling logits to ``size`` takes much memory, and tiles are not turned off."""
     is_large = logits.ndim == 4 and logits.shape[2:] != size and math.prod((*logits.shape[:2], *size)) > LARGE
     return is_large and os.environ.get("SEGKERNEL_TILED_LOSS", "1") != "0"
 
 
 def upsample_max(logits: Tensor, size: tuple[int, ...], align_corners: bool = False) -> tuple[Tensor, Tensor]:
-    """Return the largest of the enlarged logits of each pixel, and its class, both (N, H, W); without gradient."""
+    """Return the largest upsampled logit of each pixel, and its class, both (N, H, W); without gradient."""
     if not worth_tiles(logits, size):
         return torch.max(upsample_logits(logits.detach(), size, align_corners), 1)
     best = [
@@ -69,9 +69,9 @@ def upsample_max(logits: Tensor, size: tuple[int, ...], align_corners: bool = Fa
 
 
 def in_tiles(loss: Callable[[Tensor, slice], Tensor], logits: Tensor, size: torch.Size, align_corners: bool) -> Tensor:
-    """Return ``loss`` (N, H, W) of logits (N, K, h, w) enlarged to ``size``, a tile at a time, again for gradients.
+    """Return ``loss`` (N, H, W) of logits (N, K, h, w) upsampled to ``size``, tile by tile, recomputed for gradients.
 
-    It is given enlarged logits (N, K, rows, W) and the rows, and returns (N, rows, W).
+    ``loss`` takes upsampled logits (N, K, rows, W) and the rows, and returns (N, rows, W).
     """
 
     def of_tile(part: Tensor, tile: Tile) -> Tensor:
@@ -82,13 +82,13 @@ def in_tiles(loss: Callable[[Tensor, slice], Tensor], logits: Tensor, size: torc
 
 
 class Tile(NamedTuple):
-    """Rows of enlarged logits, and what they are made of.
+    """Rows of upsampled logits, and the rows that they are interpolated from.
 
     Args:
-        rows: Of the labels.
-        sources: Rows of the logits they lie between.
+        rows: Rows of the labels.
+        sources: Rows of the logits, for the interpolation.
         upper, lower: For each row the nearest of the ``sources`` above and below.
-        share: What the lower one counts.
+        share: Weight of the lower one, 0 to 1.
     """
 
     rows: slice
@@ -104,7 +104,7 @@ class Tile(NamedTuple):
         return torch.lerp(wide[:, :, self.upper], wide[:, :, self.lower], self.share[:, None])
 
     def reduce(self, grad: Tensor, width: int, align_corners: bool) -> Tensor:
-        """Return the gradient (N, K, sources, width) of what was enlarged from that of these rows."""
+        """Return the gradient (N, K, sources, width) of the logits from that of these rows."""
         count, classes, _, wide = grad.shape
         height = self.sources.stop - self.sources.start
         rows = grad.new_zeros(count, classes, height, wide)
@@ -117,7 +117,7 @@ class Tile(NamedTuple):
 def sources(
     size: int, small: int, align_corners: bool, dtype: torch.dtype, device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return for each of ``size`` rows the nearest of ``small`` ones above it, and what the next one counts."""
+    """Return for each of ``size`` rows the nearest of ``small`` rows above it, and the weight of the next one."""
     row = torch.arange(size, dtype=dtype, device=device)
     if align_corners:
         position = row * ((small - 1) / max(size - 1, 1))
@@ -128,7 +128,7 @@ def sources(
 
 
 def tiles(logits: Tensor, size: tuple[int, ...], align_corners: bool) -> Iterator[Tile]:
-    """Yield the tiles of logits (N, K, h, w) that are enlarged to ``size`` (H, W), in order."""
+    """Yield the tiles of logits (N, K, h, w) that are upsampled to ``size`` (H, W), in order."""
     count, classes, height, _ = logits.shape
     dtype = torch.promote_types(logits.dtype, torch.float32)
     upper, share = sources(size[0], height, align_corners, dtype)
@@ -200,8 +200,8 @@ def _cross_entropy(
     return F.cross_entropy(logits, target, weight, None, ignore_index, None, "none", smoothing)
 
 
-# Operators, so that compilers take them as they are, and devices may have kernels of their own. Before torch 2.5 the
-# annotations must be types, not texts: no annotations from __future__ in this module.
+# Custom operators, so that compilers do not trace into them, and devices can have their own kernels. Before torch 2.5
+# their annotations must not be strings: no annotations from __future__ in this module.
 OPERATOR = library.custom_op("segkernel::upsample_cross_entropy", tiled, mutates_args=())
 BACKWARD = library.custom_op("segkernel::upsample_cross_entropy_backward", tiled_backward, mutates_args=())
 

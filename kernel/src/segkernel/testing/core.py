@@ -1,4 +1,4 @@
-"""Checks, what they are run on, and their results; no torch, no numpy."""
+"""Checks, their subjects and their results; no torch, no numpy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HOMES = {
     **dict.fromkeys(("zoo", "config_sources", "commands"), "package"),
     "samplers": "datasets",
 }
-"""Group to the module that holds its checks, where the two are not called the same."""
+"""Group to the module with its checks, where the names differ."""
 
 QUICK = ("status", "loads", "names", "annotated", "no-open-arguments")
 """The checks that build nothing and take no time."""
@@ -34,16 +34,16 @@ _CHECKS: dict[str, dict[str, Check]] = {}
 
 
 class CheckFailed(Exception):
-    """A component does not do what its kind must do."""
+    """A component violates the contract of its kind."""
 
 
 class CheckSkipped(Exception):
-    """A check does not apply here, for the reason given."""
+    """A check does not apply, for the given reason."""
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What one check said of one component.
+    """The result of one check of one component.
 
     Args:
         component: ``heads/PSPHead``, or ``package``.
@@ -59,7 +59,7 @@ class CheckResult:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing has to be done."""
+        """Whether there is nothing to fix."""
         return self.status != "failed"
 
     def __str__(self) -> str:
@@ -73,10 +73,10 @@ class Subject:
     Args:
         group: ``heads``.
         name: ``PSPHead``, or the distribution's name for the group ``package``.
-        target: What the entry point names: a class, a function, a command, a path.
+        target: The object of the entry point: a class, a function, a command, a path.
         arguments: The example.
         inputs: The target's ``conformance_inputs``.
-        folder: An empty folder of its own.
+        folder: An empty folder for this subject.
     """
 
     group: str
@@ -96,7 +96,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Check:
-    """A function that returns, or raises `CheckFailed` or `CheckSkipped`; and whether it builds the example."""
+    """A function that returns, or raises `CheckFailed` or `CheckSkipped`, and whether it needs an example."""
 
     function: Callable[[Subject], None]
     example: bool
@@ -112,7 +112,7 @@ class Case:
 
 
 def check(*groups: str, name: str, example: bool = True) -> Callable[[Callable[[Subject], None]], Any]:
-    """Register a function as the check ``name`` of these groups, run on every example when it needs one."""
+    """Register a function as the check ``name`` of these groups; with ``example`` it runs on every example."""
 
     def register(function: Callable[[Subject], None]) -> Callable[[Subject], None]:
         for group in groups:
@@ -130,13 +130,13 @@ def checks_of(group: str) -> dict[str, Check]:
 
 
 def require(condition: object, message: str) -> None:
-    """Raise `CheckFailed` unless ``condition`` holds."""
+    """Raise `CheckFailed` unless ``condition`` is true."""
     if not condition:
         raise CheckFailed(message)
 
 
 def skip_unless(condition: object, reason: str) -> None:
-    """Raise `CheckSkipped` unless ``condition`` holds."""
+    """Raise `CheckSkipped` unless ``condition`` is true."""
     if not condition:
         raise CheckSkipped(reason)
 
@@ -145,9 +145,9 @@ def check_distribution(name: str, catalog: Catalog | None = None, deep: bool = T
     """Run every check on every component of an installed distribution, and those of the package itself.
 
     Args:
-        name: Of the distribution.
-        catalog: Where it is found; None is what is installed.
-        deep: False leaves it at importing everything and reading signatures (`QUICK`).
+        name: Name of the distribution.
+        catalog: Where it is found; None is the installed one.
+        deep: False only imports everything and reads signatures (`QUICK`).
 
     Raises:
         UsageError: When no distribution of that name offers components.
@@ -156,7 +156,7 @@ def check_distribution(name: str, catalog: Catalog | None = None, deep: bool = T
 
 
 def check_object(group: str, target: Any, name: str = "", catalog: Catalog | None = None) -> list[CheckResult]:
-    """Run every check of ``group`` on a class or function that no package offers yet."""
+    """Run every check of ``group`` on a class or function that is not an entry point yet."""
     return [case.run() for case in plan_object(group, target, name, catalog)]
 
 
@@ -172,7 +172,7 @@ def plan(distribution: str, catalog: Catalog | None = None) -> list[Case]:
     if not rows:
         known = sorted({row.distribution for row in catalog.rows})
         near = did_you_mean(wanted, known) or known
-        raise UsageError(f"no installed distribution {distribution!r} offers components; installed: {', '.join(near)}")
+        raise UsageError(f"no plugin is called {distribution!r}; installed: {', '.join(near)}")
     if rows[0].status != "ok":
         return [_unusable(rows[0])]
     cases = _cases("package", wanted, rows, "package", catalog)
@@ -189,7 +189,7 @@ def plan(distribution: str, catalog: Catalog | None = None) -> list[Case]:
 
 
 def plan_object(group: str, target: Any, name: str = "", catalog: Catalog | None = None) -> list[Case]:
-    """Return the cases of a class or function that no package offers yet."""
+    """Return the cases of a class or function that is not an entry point yet."""
     name = name or getattr(target, "__name__", str(target))
     return _cases(group, name, target, f"{group}/{name}", catalog or Catalog.discover())
 
@@ -210,7 +210,7 @@ def _cases(group: str, name: str, target: Any, component: str, catalog: Catalog)
     unknown = sorted(set(exceptions) - set(checks))
     cases = []
     if unknown:
-        text = f"conformance_exceptions names no check of {group}: {', '.join(unknown)}; there are {', '.join(checks)}"
+        text = f"conformance_exceptions has unknown checks: {', '.join(unknown)}; those of {group}: {', '.join(checks)}"
         cases.append(_settled(component, "exceptions", "failed", text))
     subject = Subject(group, name, target, Path(), {}, dict(getattr(target, "conformance_inputs", {})), catalog)
     built, said = {"constructs": True}, dict[str, str]()
@@ -224,7 +224,7 @@ def _cases(group: str, name: str, target: Any, component: str, catalog: Catalog)
             status, message = _settle(*_run(entry, subject), exceptions.get(check_name))
             built[check_name] = status == "passed"
             if status == "failed" and said.setdefault(message, check_name) != check_name:
-                return CheckResult(component, check_name, "skipped", f"it fails as {said[message]!r} does")
+                return CheckResult(component, check_name, "skipped", f"it fails like {said[message]!r}")
             return CheckResult(component, check_name, status, message)
 
         cases.append(Case(component, check_name, run))
@@ -258,7 +258,7 @@ def _run_one(entry: Check, subject: Subject) -> str:
 
 
 def _settle(status: Status, message: str, reason: str | None) -> tuple[Status, str]:
-    """Weigh the outcome against a declared exception."""
+    """Compare the result with a declared exception."""
     if reason is None or status == "skipped":
         return status, message
     if status == "failed":
@@ -267,7 +267,7 @@ def _settle(status: Status, message: str, reason: str | None) -> tuple[Status, s
 
 
 def _examples(subject: Subject, folder: Path) -> Iterator[Subject]:
-    """Yield the subject with each of its example arguments: those declared, or what the kit can guess."""
+    """Yield the subject with each of its example arguments: those declared, or those the kit can guess."""
     declared = getattr(subject.target, "conformance", None)
     if declared is None:
         declared = [_guess(subject)]
@@ -278,7 +278,7 @@ def _examples(subject: Subject, folder: Path) -> Iterator[Subject]:
         except Exception as error:  # as in a check
             raise CheckFailed(f"its conformance function raises {type(error).__name__}: {error}") from error
     examples = [declared] if isinstance(declared, Mapping) else list(declared)
-    require(examples, "conformance holds no example")
+    require(examples, "conformance has no example")
     for number, arguments in enumerate(examples):
         own = folder / f"example{number}"
         own.mkdir()
@@ -286,14 +286,14 @@ def _examples(subject: Subject, folder: Path) -> Iterator[Subject]:
 
 
 _USUAL = {"in_channels": 16, "channels": 8, "num_classes": 4, "classes": tuple("abcd"), "embed_dims": 16}
-_GIVEN = {"optimizers": "params", "schedules": "optimizer"}  # what the checks of a group pass themselves
+_GIVEN = {"optimizers": "params", "schedules": "optimizer"}  # passed by the checks of the group
 
 
 def _guess(subject: Subject) -> dict[str, Any]:
     parameters = signature(subject.target)
     required = [name for name in parameters if parameters[name].required and name != _GIVEN.get(subject.group)]
     unknown = [name for name in required if name not in _USUAL]
-    require(not unknown, f"it needs {', '.join(unknown)}: give the class an example, conformance = [{{...}}]")
+    require(not unknown, f"it needs {', '.join(unknown)}: add an example to the class, conformance = [{{...}}]")
     return {name: _USUAL[name] for name in required}
 
 

@@ -1,4 +1,4 @@
-"""Checks of engines, against a training loop of a few lines, on the processor: alone, and as two processes."""
+"""Checks of engines against a plain training loop, on the CPU: as one process, and as two."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from segkernel.testing.toys import ToySegmentor, toy_batch
 STEPS = 20
 RANKS = 2
 BOTH = {"gather": [0, 1], "agree": "of 0", "any": [True, False], "sum": {"both": 4.0, "one": 5.0}, "merge": {"seen": 3}}
-"""What two ranks get from what all ranks do together."""
+"""The results of collective operations on two ranks."""
 PATIENCE = 180
-"""Seconds after which two processes are taken to wait for each other for ever."""
+"""Seconds after which two processes are considered deadlocked."""
 
 
 @check("engines", name="training")
 def training(subject: Subject) -> None:
-    """Twenty steps of two micro-batches end where a plain loop ends, but for the order in which numbers are added."""
+    """Twenty steps of two micro-batches have the result of a plain loop, up to rounding."""
     engine, *_ = _prepared(subject)
     require(isinstance(engine.device, torch.device), f"device is {engine.device!r}, not a torch.device")
     expected, reference = _parts()
@@ -35,13 +35,13 @@ def training(subject: Subject) -> None:
         values = engine.train_step(_batches(step))
         _reference_step(expected, reference, step)
     require("loss" in values, f"train_step returned no 'loss': {sorted(values)}")
-    require(not values["loss"].requires_grad, "what train_step returns is not detached")
+    require(not values["loss"].requires_grad, "the values of train_step are not detached")
     _require_equal(engine.model_state(), expected.state_dict(), f"after {STEPS} steps", tolerance=1e-6)
 
 
 @check("engines", name="resume")
 def resume(subject: Subject) -> None:
-    """Ten steps, a restart from the saved state, and ten more give what twenty give."""
+    """Ten steps, a restart from the saved state, and ten more have the result of twenty."""
     straight, *_ = _prepared(subject)
     for step in range(STEPS):
         straight.train_step(_batches(step))
@@ -60,7 +60,7 @@ def resume(subject: Subject) -> None:
 
 @check("engines", name="prediction")
 def prediction(subject: Subject) -> None:
-    """``predict`` and ``predict_with_loss`` give what the model gives, without a gradient."""
+    """``predict`` and ``predict_with_loss`` return the model's results, without a gradient."""
     engine, model, _ = _prepared(subject)
     model.eval()
     batch = toy_batch(0).to(engine.device)
@@ -71,32 +71,32 @@ def prediction(subject: Subject) -> None:
         require(torch.equal(logits, expected["seg"]), f"{name} differs from the segmentor's")
         require(not logits.requires_grad, f"{name} keeps a gradient")
     require(all(not value.requires_grad for value in found.values()), "predict_with_loss keeps the losses' gradient")
-    require(torch.equal(found["loss"], sum(losses.values())), "predict_with_loss gives another loss")
+    require(torch.equal(found["loss"], sum(losses.values())), "predict_with_loss returns another loss")
 
 
 @check("engines", name="two-processes")
 def two_processes(subject: Subject) -> None:
-    """Two processes agree, and end where one ends that sees both their batches; those of one process are left out."""
-    require(_run_ranks(subject), f"two processes have not ended after {PATIENCE} s: do they wait for each other?")
+    """Two processes agree, with the result of one on the batches of both; single-process engines are skipped."""
+    require(_run_ranks(subject), f"two processes have not ended after {PATIENCE} s: is there a deadlock?")
     first, second = (torch.load(subject.folder / f"{rank}.pt") for rank in range(RANKS))
-    skip_unless(first["world_size"] != 1, "it runs as one process, whatever RANK and WORLD_SIZE say")
+    skip_unless(first["world_size"] != 1, "it runs as one process, regardless of RANK and WORLD_SIZE")
     require((first["rank"], second["rank"]) == (0, 1), f"its ranks are {first['rank']} and {second['rank']}")
     for found in (first, second):
         for name, value in BOTH.items():
-            require(found[name] == value, f"{name} gives {found[name]}, not {value}")
+            require(found[name] == value, f"{name} returns {found[name]}, not {value}")
     expected, reference = _parts()
     for step in range(STEPS):
         _reference_step(expected, reference, step, RANKS)
     _require_equal(first["model"], expected.state_dict(), f"after {STEPS} steps of two processes", tolerance=1e-5)
     _require_equal(second["model"], first["model"], "on rank 1")
-    _require_equal(first["reloaded"], first["model"], "put back and read again")
+    _require_equal(first["reloaded"], first["model"], "after loading it again")
 
 
 def _run_ranks(subject: Subject) -> bool:
     """Run `_rank` in two processes as a launcher would; return whether they ended in time."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    # Forked from a process that has imported what an optimiser does, most of the time of one that is spawned.
+    # Forked from a process with imports done, which take most of the time of a spawned one.
     multiprocessing.set_forkserver_preload(["torch._dynamo", __name__])
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     running = multiprocessing.start_processes(_rank, (subject, port), RANKS, join=False, start_method=method)
@@ -131,7 +131,7 @@ def _rank(rank: int, subject: Subject, port: int) -> None:
 
 
 class _Seen(Counter[str]):
-    """The smallest metric."""
+    """A minimal metric."""
 
     merge, compute = Counter.update, Counter.copy
 
@@ -153,7 +153,7 @@ def _prepared(subject: Subject) -> tuple[Any, Any, Any]:
 
 
 def _batches(step: int, ranks: int = 1) -> list[Any]:
-    """Return what all ranks see in a step of two micro-batches each."""
+    """Return the batches of all ranks in a step of two micro-batches each."""
     return [toy_batch(2 * ranks * step + index) for index in range(2 * ranks)]
 
 

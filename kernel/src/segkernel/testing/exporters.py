@@ -1,4 +1,4 @@
-"""Checks of exporters: what the file gives is what the model gives."""
+"""Checks of exporters: the file has the outputs of the model."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ METADATA = {"classes": ["a", "b", "c", "d"], "palette": [[0, 0, 0]] * 4}
 
 @check("exporters", name="round-trip")
 def round_trip(subject: Subject) -> None:
-    """A file of a model that was left in training mode predicts what the model does in eval mode, at an odd size."""
+    """The file of a model in training mode predicts the same as the model in eval mode, at an odd size."""
     model, path, example = _export(subject)
-    require(model.training, "export left the model that it was given in eval mode; take a copy")
+    require(model.training, "export left the given model in eval mode; export a copy")
     loaded = subject.build().load(path, "cpu")
     require(isinstance(loaded, Segmentor), f"load() returned a {type(loaded).__name__}, not a Segmentor")
     require(set(loaded.outputs) == set(model.outputs), f"outputs are {sorted(loaded.outputs)}")
@@ -32,9 +32,9 @@ def round_trip(subject: Subject) -> None:
 
 @check("exporters", name="missing-file")
 def missing_file(subject: Subject) -> None:
-    """A file that is not there, or is no model, is an `ExportError`."""
+    """A file that does not exist, or is not a model, raises `ExportError`."""
     exporter = subject.build()
-    require(exporter.suffix.startswith("."), f"the suffix is {exporter.suffix!r}; it begins with a dot")
+    require(exporter.suffix.startswith("."), f"the suffix is {exporter.suffix!r}; it must begin with a dot")
     missing, rubbish = (subject.folder / f"{name}{exporter.suffix}" for name in ("none", "rubbish"))
     rubbish.write_bytes(b"no model")
     for path in (missing, rubbish):
@@ -48,7 +48,7 @@ def missing_file(subject: Subject) -> None:
 def _export(subject: Subject) -> tuple[ToySegmentor, Path, torch.Tensor]:
     torch.manual_seed(0)
     model = ToySegmentor().train()
-    # Layers that work otherwise in training.
+    # Layers that behave differently in training.
     model.backbone.stages[0] = nn.Sequential(*model.backbone.stages[0:1], nn.BatchNorm2d(8), nn.Dropout(0.5))
     exporter = subject.build()
     path = subject.folder / f"toy{exporter.suffix}"

@@ -16,7 +16,7 @@ from segkernel.testing.core import Subject, check, require, skip_unless
 
 @check("hooks", name="moments")
 def moments(subject: Subject) -> None:
-    """Its marked methods are moments of the lifecycle and take arguments these have."""
+    """Its marked methods are hook methods and take arguments of these."""
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs.Moments)
     hook = subject.build()
@@ -31,16 +31,16 @@ def moments(subject: Subject) -> None:
 
 @check("hooks", name="priority")
 def priority(subject: Subject) -> None:
-    """A priority, where there is one, is a number."""
+    """A priority, if any, is a number."""
     value = getattr(subject.build(), "priority", hookspecs.Priority.NORMAL)
     require(isinstance(value, numbers.Real), f"priority is {value!r}")
 
 
 @check("hooks", name="state")
 def state(subject: Subject) -> None:
-    """An instance that loads a state has it: the one it starts with, and one whose numbers are others."""
+    """An instance that loads a state returns it: the initial one, and one with other numbers."""
     first = subject.build()
-    skip_unless(hasattr(first, "state_dict"), "keeps no state")
+    skip_unless(hasattr(first, "state_dict"), "has no state")
     require(hasattr(first, "load_state_dict"), "state_dict without load_state_dict")
     for saved in (first.state_dict(), _later(first.state_dict())):
         second = subject.build()
@@ -49,7 +49,7 @@ def state(subject: Subject) -> None:
 
 
 def _later(state: Any) -> Any:
-    """Return a state as it may be later in a run: every number is greater by one."""
+    """Return a state as of later in a run: every number is greater by one."""
     if isinstance(state, Mapping):
         return {name: _later(value) for name, value in state.items()}
     if isinstance(state, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Files that would run code if they were read as they ask: what reads weights has to refuse them.
+"""Files that run code when unpickled: readers of weights must refuse them.
 
 path = write_hostile("program", folder / "a.pth")
 with runs_nothing(folder), pytest.raises(CheckpointError):
@@ -24,7 +24,7 @@ PROOF = "ran"
 
 
 class Payload:
-    """Makes a file beside the one it is unpickled from."""
+    """Creates a file next to the one it is unpickled from."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,7 +34,7 @@ class Payload:
 
 
 class Program(nn.Module):
-    """Draws a random number when it is loaded, as a TorchScript archive may do anything."""
+    """Draws a random number when it is loaded, as an example of code in a TorchScript archive."""
 
     @torch.jit.export
     def __getstate__(self) -> bool:
@@ -47,7 +47,7 @@ class Program(nn.Module):
 
 @contextmanager
 def runs_nothing(folder: Path) -> Iterator[None]:
-    """Raise `CheckFailed` when a hostile file of the folder has run meanwhile."""
+    """Raise `CheckFailed` when the block runs code from a hostile file of the folder."""
     before = torch.get_rng_state()
     yield
     idle = torch.equal(before, torch.get_rng_state()) and not (folder / PROOF).exists()
@@ -81,4 +81,4 @@ HOSTILE: dict[str, Callable[[Path], Any]] = {
     "program": lambda path: torch.jit.save(torch.jit.script(Program()), path),
     "tar": _tar,
 }
-"""What the file is, by the function that writes it."""
+"""Kind of file to the function that writes it."""

@@ -14,7 +14,7 @@ from segkernel.testing.core import Subject, check, require, skip_unless
 
 @check("losses", name="scalar")
 def scalar(subject: Subject) -> None:
-    """The result is one finite number, with a gradient for the logits, and its name counts as a loss."""
+    """The result is one finite number, with a gradient for the logits, and its name contains "loss"."""
     loss = subject.build()
     name = getattr(loss, "name", "")
     require("loss" in name, f"its name is {name!r}; only names with 'loss' are summed")
@@ -24,7 +24,7 @@ def scalar(subject: Subject) -> None:
 
 @check("losses", name="ignored-pixels")
 def ignored_pixels(subject: Subject) -> None:
-    """What the logits say at ignored pixels does not count."""
+    """Logits at ignored pixels do not count."""
     loss = subject.build()
     logits, labels = _inputs(subject)
     other = logits.detach() + 3.0 * torch.rand_like(logits) * (labels == IGNORE).unsqueeze(1)
@@ -33,7 +33,7 @@ def ignored_pixels(subject: Subject) -> None:
 
 @check("losses", name="ignore-index")
 def ignore_index(subject: Subject) -> None:
-    """Which value is ignored is what ``ignore_index`` says."""
+    """``ignore_index`` sets the ignored value."""
     loss = subject.build()
     logits, labels = _inputs(subject)
     usual, other = loss(logits, labels), loss(logits, labels.where(labels != IGNORE, 77), ignore_index=77)
@@ -42,7 +42,7 @@ def ignore_index(subject: Subject) -> None:
 
 @check("losses", name="pixel-weights")
 def pixel_weights(subject: Subject) -> None:
-    """Pixels of ``weight`` 0 do not count, and those of 2 count twice at most."""
+    """Pixels with ``weight`` 0 do not count, and those with 2 count at most twice."""
     loss = subject.build()
     logits, labels = (value.detach() for value in _inputs(subject))
     weight = (torch.arange(labels.shape[-1]) % 2).expand(labels.shape).to(logits.dtype)
@@ -55,7 +55,7 @@ def pixel_weights(subject: Subject) -> None:
 
 @check("losses", name="loss-weight")
 def loss_weight(subject: Subject) -> None:
-    """``loss_weight``, where there is one, is a factor of the result."""
+    """``loss_weight``, if it is an argument, is a factor of the result."""
     skip_unless("loss_weight" in signature(subject.target), "no argument loss_weight")
     inputs = _inputs(subject)
     once, thrice = (subject.build(loss_weight=factor)(*inputs) for factor in (1.0, 3.0))
@@ -64,7 +64,7 @@ def loss_weight(subject: Subject) -> None:
 
 @check("losses", name="avg-factor")
 def avg_factor(subject: Subject) -> None:
-    """``avg_factor`` is what the sum is divided by."""
+    """``avg_factor`` is the divisor of the sum."""
     loss = subject.build()
     inputs = _inputs(subject)
     half, whole = (loss(*inputs, avg_factor=float(factor)) for factor in (20, 10))
@@ -73,7 +73,7 @@ def avg_factor(subject: Subject) -> None:
 
 @check("losses", name="all-ignored")
 def all_ignored(subject: Subject) -> None:
-    """A batch without any label gives zero and a finite gradient, not NaN."""
+    """A batch without labels has a loss of zero and a finite gradient, not NaN."""
     logits, labels = _inputs(subject)
     value = subject.build()(logits, torch.full_like(labels, IGNORE))
     require(value.requires_grad, "no gradient: the backward pass would fail")
@@ -95,7 +95,7 @@ def stride(subject: Subject) -> None:
 
 @check("losses", name="gradient")
 def gradient(subject: Subject) -> None:
-    """The gradient is that of the value, by finite differences in float64."""
+    """The gradient is correct, by finite differences in float64."""
     loss = subject.build().double()
     logits, labels = _inputs(subject, size=(4, 5), dtype=torch.float64)
     require(torch.autograd.gradcheck(lambda value: loss(value, labels), (logits,)), "gradcheck fails")

@@ -19,25 +19,25 @@ IMAGES = 6
 
 @check("metrics", name="numbers")
 def numbers(subject: Subject) -> None:
-    """``compute`` gives numbers by name, the same when asked twice."""
+    """``compute`` returns numbers by name, the same when called twice."""
     metric = _fed(subject, range(IMAGES))
     values = metric.compute()
     require(values, "compute() returned nothing")
     for name, value in values.items():
         named = isinstance(name, str) and isinstance(value, float)
         require(named, f"{name!r} is a {type(value).__name__}, not a float")
-    require(_same(values, metric.compute()), "compute() changes what it computes")
+    require(_same(values, metric.compute()), "compute() changes the state of the metric")
 
 
 @check("metrics", name="merge")
 def merge(subject: Subject) -> None:
-    """Two halves merged give what the whole gives, an untouched one included."""
+    """Two merged halves, and one without images, have the values of the whole."""
     whole = _fed(subject, range(IMAGES)).compute()
     first = _fed(subject, range(IMAGES // 2))
     first.merge(_fed(subject, range(IMAGES // 2, IMAGES)))
     first.merge(_fed(subject, ()))
     merged = first.compute()
-    require(_same(whole, merged), f"merged halves give {merged}, the whole {whole}")
+    require(_same(whole, merged), f"merged halves have {merged}, the whole {whole}")
 
 
 @check("metrics", name="copies")
@@ -54,21 +54,21 @@ def copies(subject: Subject) -> None:
 
 @check("metrics", name="reference")
 def reference(subject: Subject) -> None:
-    """mIoU, mAcc and aAcc are those of a plain confusion matrix."""
+    """mIoU, mAcc and aAcc equal those of a plain confusion matrix."""
     metric = _fed(subject, range(IMAGES))
     values = metric.compute()
     expected = confusion_metrics(_classes(subject, metric))
     shared = [name for name in expected if name in values]
     skip_unless(shared, "computes none of mIoU, mAcc, aAcc")
     for name in shared:
-        # Percentages and fractions are both in use; the nearer one is meant.
+        # Percentages and fractions are both in use; compare with the nearer one.
         scale = min((1, 100), key=lambda scale: abs(values[name] - expected[name] * scale))
         fits = math.isclose(values[name], expected[name] * scale, abs_tol=0.006 * scale)
-        require(fits, f"{name} is {values[name]:.4f}, a confusion matrix gives {expected[name] * scale:.4f}")
+        require(fits, f"{name} is {values[name]:.4f}, by a confusion matrix {expected[name] * scale:.4f}")
 
 
 def confusion_metrics(classes: int) -> dict[str, float]:
-    """Return mIoU, mAcc and aAcc, 0 to 1, of the images the checks use."""
+    """Return mIoU, mAcc and aAcc, 0 to 1, of the images of the checks."""
     matrix = np.zeros((classes, classes))
     for number in range(IMAGES):
         prediction, target = _image(number, classes)
@@ -82,7 +82,7 @@ def confusion_metrics(classes: int) -> dict[str, float]:
 
 def _build(subject: Subject) -> Any:
     metric = subject.build()
-    if getattr(metric, "classes", ()) is None:  # it takes them from the data set
+    if getattr(metric, "classes", ()) is None:  # they come from the data set
         metric.classes = ("a", "b", "c", "d")
     return metric
 

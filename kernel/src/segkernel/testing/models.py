@@ -24,7 +24,7 @@ Size = tuple[int, int]
 
 @dataclass
 class Probe:
-    """A freshly built module in eval mode, what goes into it, and the image size it stands for."""
+    """A new module in eval mode, its inputs, and the image size that these correspond to."""
 
     module: Any
     inputs: tuple[Any, ...]
@@ -47,7 +47,7 @@ class Probe:
 
 
 def probe(subject: Subject, size: Size | None = None, seed: int = 0, **more: Any) -> Probe:
-    """Build the subject, whose random values ``seed`` decides, and its inputs, the same ones every time."""
+    """Build the subject with random values from ``seed``, and its inputs, which are always the same."""
     size = size or tuple(subject.inputs.get("size", (64, 64)))
     torch.manual_seed(seed)
     module = subject.build(**more).eval()
@@ -71,7 +71,7 @@ def precision(subject: Subject) -> None:
     module = subject.build()
     tensors = [*module.named_parameters(), *module.named_buffers()]
     double = [name for name, value in tensors if value.dtype == torch.float64]
-    require(not double, f"float64, which no other layer takes: {', '.join(double[:4])}; make it with .float()")
+    require(not double, f"float64, which other layers do not take: {', '.join(double[:4])}; convert with .float()")
 
 
 @check("backbones", name="outputs")
@@ -90,7 +90,7 @@ def backbone_order(subject: Subject) -> None:
 
 @check("backbones", name="in-channels")
 def backbone_in_channels(subject: Subject) -> None:
-    """Images of 1, 3 and 4 channels can be asked for."""
+    """It can be built for images of 1, 3 and 4 channels."""
     skip_unless("in_channels" in signature(subject.target), "no argument in_channels")
     for channels in (1, 3, 4):
         _check_maps(probe(subject, in_channels=channels))
@@ -105,7 +105,7 @@ def neck_outputs(subject: Subject) -> None:
 
 @check("heads", name="classes")
 def head_classes(subject: Subject) -> None:
-    """Logits are (N, K, h, w) for K of 1, 2 and 19, and ``output`` says so."""
+    """Logits are (N, K, h, w) for K of 1, 2 and 19, and ``output`` agrees."""
     for classes in (1, 2, 19):
         case = probe(subject, num_classes=classes)
         (logits,) = case()
@@ -116,14 +116,14 @@ def head_classes(subject: Subject) -> None:
 
 @check("segmentors", name="outputs")
 def segmentor_outputs(subject: Subject) -> None:
-    """``forward`` gives the main output, ``predict`` all that ``outputs`` declares."""
+    """``forward`` returns the main output, ``predict`` all that ``outputs`` declares."""
     case = probe(subject)
     outputs = case.module.outputs
     require("seg" in outputs, f"no output is called 'seg': {sorted(outputs)}")
     (logits,) = case()
     predicted = case.module.predict(*case.inputs)
     require(not case.module.training, "predict left the model in training mode")
-    require(set(predicted) == set(outputs), f"predict gives {sorted(predicted)}, outputs declares {sorted(outputs)}")
+    require(set(predicted) == set(outputs), f"predict returns {sorted(predicted)}, outputs declares {sorted(outputs)}")
     for name, value in predicted.items():
         require(len(value) == BATCH, f"{name!r} has {len(value)} entries for {BATCH} images")
         if isinstance(outputs[name], PixelMap):
@@ -131,7 +131,7 @@ def segmentor_outputs(subject: Subject) -> None:
             found = tuple(value.shape)
             require(found[:2] == (BATCH, expected), f"{name!r} has the shape {found}, not (N, {expected}, ...)")
     if isinstance(outputs["seg"], PixelMap):
-        require(logits.shape[1] == outputs["seg"].out_channels, f"forward gives {logits.shape[1]} channels")
+        require(logits.shape[1] == outputs["seg"].out_channels, f"forward returns {logits.shape[1]} channels")
     defaults = {name: parameter.default for name, parameter in signature(subject.target).items()}
     asked, classes = {**defaults, **subject.arguments}.get("num_classes"), outputs["seg"].classes
     require(asked in (None, classes), f"num_classes={asked}, but the output 'seg' has {classes} classes")
@@ -140,7 +140,7 @@ def segmentor_outputs(subject: Subject) -> None:
 @check("heads", "segmentors", name="logits")
 @torch.no_grad()
 def logits(subject: Subject) -> None:
-    """``predict`` gives logits: what activates them comes later, once."""
+    """``predict`` returns logits, which are activated later, once."""
     case = probe(subject)
     predicted = case.module.predict(*case.inputs)
     for name, output in _outputs(case.module).items():
@@ -149,7 +149,7 @@ def logits(subject: Subject) -> None:
         values = predicted if isinstance(case.module, Head) else predicted[name]
         in_range = bool((values >= 0).all() and (values <= 1).all())
         sums_to_one = values.shape[1] > 1 and bool(values.logsumexp(1).abs().max() < 1e-4)
-        said = f"{name!r} is normalised already: predict gives logits, and {output.activation} comes later"
+        said = f"{name!r} is already normalised: predict returns logits, and {output.activation} is applied later"
         require(not in_range and not sums_to_one, said)
 
 
@@ -165,21 +165,21 @@ def odd_size(subject: Subject) -> None:
 
 @check("heads", "segmentors", name="loss")
 def loss(subject: Subject) -> None:
-    """``loss`` gives finite scalars, at least one of them a loss with a gradient."""
+    """``loss`` returns finite scalars, at least one of them a loss with a gradient."""
     losses = probe(subject).losses()
     require(isinstance(losses, Mapping), f"loss() returned {type(losses).__name__}, not a mapping")
     for name, value in losses.items():
         require(value.numel() == 1, f"{name!r} has the shape {tuple(value.shape)}, not a scalar")
         require(torch.isfinite(value).all(), f"{name!r} is {value.item()}")
-    require(any("loss" in name for name in losses), f"no key holds 'loss': {sorted(losses)}")
+    require(any("loss" in name for name in losses), f"no key contains 'loss': {sorted(losses)}")
 
 
 @check("heads", "segmentors", name="all-ignored")
 def all_ignored(subject: Subject) -> None:
-    """A batch without any label has a loss of zero."""
+    """A batch without labels has a loss of zero."""
     case = probe(subject)
     activation = getattr(_outputs(case.module)["seg"], "activation", "none")
-    skip_unless(activation != "none", "its output is no map of class logits")
+    skip_unless(activation != "none", "its output is not a map of class logits")
     targets = case.targets()
     targets["seg"].fill_(IGNORE)
     case.module.train()
@@ -191,13 +191,13 @@ def all_ignored(subject: Subject) -> None:
 @check("heads", "segmentors", name="one-pass")
 @torch.no_grad()
 def one_pass(subject: Subject) -> None:
-    """``predict_with_loss`` gives what ``predict`` and ``loss`` give, in eval mode."""
+    """``predict_with_loss`` returns the results of ``predict`` and ``loss``, in eval mode."""
     case = probe(subject)
     torch.manual_seed(0)
     predicted, losses = _tensors(case.module.predict(*case.inputs)), case.module.loss(*case.inputs, case.targets())
     torch.manual_seed(0)
     again, found = case.module.predict_with_loss(*case.inputs, case.targets())
-    require(_equal(_tensors(again), predicted), "predict_with_loss predicts something else than predict")
+    require(_equal(_tensors(again), predicted), "predict_with_loss and predict differ")
     require(found.keys() == losses.keys(), f"predict_with_loss has the losses {sorted(found)}, loss {sorted(losses)}")
     for name, value in losses.items():
         same = torch.allclose(found[name], value, atol=1e-5, equal_nan=True)
@@ -206,7 +206,7 @@ def one_pass(subject: Subject) -> None:
 
 @check(*KINDS, name="deterministic")
 def deterministic(subject: Subject) -> None:
-    """In eval mode the same input gives the same output."""
+    """In eval mode the same input has the same output."""
     case = probe(subject)
     require(_equal(case(), case()), "two calls in eval mode differ")
 
@@ -214,14 +214,14 @@ def deterministic(subject: Subject) -> None:
 @check(*KINDS, name="batch-independent")
 @torch.no_grad()
 def batch_independent(subject: Subject) -> None:
-    """In eval mode an image's output does not depend on its neighbours, and one image alone works."""
+    """In eval mode an image's output does not depend on the rest of the batch, and a batch of one works."""
     case = probe(subject)
     together = case()
     case.inputs = tuple(_map(value, lambda tensor: tensor[:1]) for value in case.inputs)
     for alone, both in zip(case(), together, strict=True):
         scale = float(both.abs().max()) or 1.0
         worst = float((alone - both[:1]).abs().max()) / scale
-        require(worst < 1e-4, f"an image alone differs from the same in a batch by {worst:.1e} of the range")
+        require(worst < 1e-4, f"an image alone and in a batch differ by {worst:.1e} of the range")
 
 
 @check(*KINDS, name="gradients")
@@ -235,8 +235,8 @@ def gradients(subject: Subject) -> None:
         total = sum(value.square().mean() for value in case())
     known = {id(parameter) for parameter in case.module.parameters()}
     stray = [tuple(leaf.shape) for leaf in _leaves(total) if id(leaf) not in known]
-    hint = "neither saved nor moved nor trained; is a list of modules no nn.ModuleList?"
-    require(not stray, f"it holds {len(stray)} parameters that are not registered, {hint} Shapes: {stray[:4]}")
+    hint = "neither saved nor moved nor trained; use nn.ModuleList for lists of modules."
+    require(not stray, f"it has {len(stray)} parameters that are not registered, {hint} Shapes: {stray[:4]}")
     total.backward()  # type: ignore[union-attr]
     without = [name for name, p in case.module.named_parameters() if p.requires_grad and p.grad is None]
     require(not without, f"{len(without)} parameters get no gradient: {', '.join(without[:4])}")
@@ -244,7 +244,7 @@ def gradients(subject: Subject) -> None:
 
 @check("necks", "heads", name="trains-before")
 def trains_before(subject: Subject) -> None:
-    """What decides the outputs gets a gradient: a feature map that counts, and so what made it."""
+    """A feature map that the outputs depend on gets a gradient, and so do the layers that produced it."""
     case = probe(subject)
     maps = _tensors(case.inputs)
     for each in maps:
@@ -255,12 +255,12 @@ def trains_before(subject: Subject) -> None:
         if each.grad is None:
             with torch.no_grad():
                 each.mul_(2)
-            require(_equal(outputs, case()), f"input {index} decides the outputs, but gets no gradient")
+            require(_equal(outputs, case()), f"the outputs depend on input {index}, which gets no gradient")
 
 
 @check(*KINDS, name="state-dict")
 def state_dict(subject: Subject) -> None:
-    """A second instance, of other random values, that loads the state after a step gives the same output."""
+    """A second instance, with other random values, that loads the state after a step has the same output."""
     first, second = probe(subject), probe(subject, seed=1)
     with torch.no_grad():
         for parameter in second.module.parameters():
@@ -269,22 +269,22 @@ def state_dict(subject: Subject) -> None:
         first()
         first.module.eval()
     second.module.load_state_dict(first.module.state_dict(), strict=True)
-    require(_equal(first(), second()), "outputs differ after load_state_dict: something is kept outside the state")
+    require(_equal(first(), second()), "outputs differ after load_state_dict: there is state outside the state dict")
 
 
 @check(*KINDS, name="meta")
 def meta(subject: Subject) -> None:
-    """It can be built on the ``meta`` device: no value of a tensor is read and none is moved."""
+    """It can be built on the ``meta`` device: the constructor reads no tensor values and moves no tensor."""
     with torch.device("meta"):
         module = subject.build()
     stray = [name for name, parameter in module.named_parameters() if not parameter.is_meta]
-    require(not stray, f"built on another device than asked: {', '.join(stray[:4])}")
+    require(not stray, f"built on another device than requested: {', '.join(stray[:4])}")
 
 
 @check(*KINDS, name="no-random")
 @torch.no_grad()
 def no_random(subject: Subject) -> None:
-    """Eval mode draws no random number."""
+    """Eval mode draws no random numbers."""
     case = probe(subject)
     before = random_state(), torch.get_rng_state().tolist()
     case()
@@ -294,7 +294,7 @@ def no_random(subject: Subject) -> None:
 @check(*KINDS, name="input-kept")
 @torch.no_grad()
 def input_kept(subject: Subject) -> None:
-    """``forward`` leaves its input as it is."""
+    """``forward`` does not modify its input."""
     case = probe(subject)
     before = _map(case.inputs, torch.clone)
     for training in (False, True):
@@ -328,7 +328,7 @@ def _check_maps(case: Probe) -> None:
 
 
 def _maps(subject: Subject, module: nn.Module) -> list[tuple[int, int]]:
-    """Return (channels, stride) of the feature maps a neck or head takes."""
+    """Return (channels, stride) of the input feature maps of a neck or head."""
     if "features" in subject.inputs:
         return [tuple(pair) for pair in subject.inputs["features"]]
     channels = subject.arguments.get("in_channels", getattr(module, "in_channels", None))
@@ -346,7 +346,7 @@ def _maps(subject: Subject, module: nn.Module) -> list[tuple[int, int]]:
 
 
 def _leaves(total: Any) -> list[Tensor]:
-    """Return what a result can be differentiated by."""
+    """Return the leaf tensors of a result's graph."""
     seen, waiting, leaves = set(), [total.grad_fn], []
     while waiting:
         node = waiting.pop()

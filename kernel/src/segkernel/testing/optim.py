@@ -19,7 +19,7 @@ ITERATIONS = 12
 
 @check("optimizers", name="descends")
 def descends(subject: Subject) -> None:
-    """It is a torch optimiser, and its steps make a quadratic smaller, by the rate of the group."""
+    """It is a torch optimiser, and its steps decrease a quadratic at the group's rate."""
     weights, optimizer = _optimizer(subject)
     require(isinstance(optimizer, torch.optim.Optimizer), "it does not build a torch.optim.Optimizer")
     before = float(weights.detach().square().sum())
@@ -29,12 +29,12 @@ def descends(subject: Subject) -> None:
     require(math.isfinite(after) and after < before, f"the square went from {before:.3f} to {after:.3f}")
     optimizer.param_groups[0]["lr"] = 0.0
     _step(weights, optimizer)
-    require(float(weights.detach().square().sum()) == after, "it moves at a rate of 0: the rate is that of the group")
+    require(float(weights.detach().square().sum()) == after, "it moves at a rate of 0: use the group's rate")
 
 
 @check("optimizers", name="resume")
 def optimizer_resume(subject: Subject) -> None:
-    """A second instance that loads the state goes on as the first does."""
+    """A second instance that loads the state continues as the first does."""
     weights, first = _optimizer(subject)
     for _ in range(3):
         _step(weights, first)
@@ -49,7 +49,7 @@ def optimizer_resume(subject: Subject) -> None:
 
 @check("parameter_groups", name="complete")
 def complete(subject: Subject) -> None:
-    """The groups hold every parameter that is trained, each once, and none that is frozen."""
+    """The groups contain every trainable parameter once, and no frozen one."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
     model[2].requires_grad_(False)
     groups = subject.build()(model, lr=0.1, weight_decay=0.01)
@@ -61,7 +61,7 @@ def complete(subject: Subject) -> None:
 
 @check("schedules", name="rates")
 def rates(subject: Subject) -> None:
-    """Over a run the rate stays finite and not negative, and changes; two runs have the same."""
+    """During a run the rate is finite, not negative, and changes; two runs have the same rates."""
     seen = _rates(subject)
     require(all(math.isfinite(rate) and rate >= 0 for rate in seen), f"rates of a run: {seen}")
     require(len(set(seen)) > 1, f"the rate stays {seen[0]} during {ITERATIONS} iterations")
@@ -80,7 +80,7 @@ def _step(weights: nn.Parameter, optimizer: Any) -> None:
 
 
 def _rates(subject: Subject) -> list[float]:
-    """Return the rate of each iteration under one of our schedules, or one of torch's."""
+    """Return the rate of each iteration under a `Schedule` or one of torch's."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     group = optimizer.param_groups[0]
     of_torch = issubclass(subject.target, LRScheduler)

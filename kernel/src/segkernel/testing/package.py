@@ -21,7 +21,7 @@ _NAME = re.compile(r"[A-Za-z_][\w.-]*")
 
 @check("package", name="kernel-bounds", example=False)
 def kernel_bounds(subject: Subject) -> None:
-    """It says from which kernel on it works, and which major version is too new."""
+    """Its requirement on the kernel has a lower and an upper bound."""
     skip_unless(subject.name != KERNEL, "the kernel itself")
     requires = subject.target[0].requires
     parts = [part.strip() for part in requires.split(",")]
@@ -33,8 +33,8 @@ def kernel_bounds(subject: Subject) -> None:
 def names(subject: Subject) -> None:
     """Groups exist, and names can be written in a config."""
     for row in subject.target:
-        require(row.group in GROUPS, f"there is no group segkernel.{row.group}; there are {', '.join(GROUPS)}")
-        require(_NAME.fullmatch(row.name), f"{row.name!r} is no name for a component")
+        require(row.group in GROUPS, f"unknown group segkernel.{row.group}; available: {', '.join(GROUPS)}")
+        require(_NAME.fullmatch(row.name), f"{row.name!r} is not a valid component name")
     seen = [(row.group, row.name) for row in subject.target]
     twice = sorted({f"{group}/{name}" for group, name in seen if seen.count((group, name)) > 1})
     require(not twice, f"named twice: {', '.join(twice)}")
@@ -42,7 +42,7 @@ def names(subject: Subject) -> None:
 
 @check("package", name="light-import", example=False)
 def light_import(subject: Subject) -> None:
-    """Listing it imports nothing of it; importing the package, or what reads and measures data, imports no torch."""
+    """Listing imports nothing of it; importing the package, its data sets, transforms or metrics imports no torch."""
     packages = {row.value.partition(":")[0].partition(".")[0] for row in subject.target}
     light = {row.value.partition(":")[0] for row in subject.target if row.group in LIGHT}
     modules = [*sorted(packages), *sorted(light - packages)]
@@ -61,7 +61,7 @@ def light_import(subject: Subject) -> None:
 
 @check("package", name="licence", example=False)
 def licence(subject: Subject) -> None:
-    """The wheel names its licence and carries the text."""
+    """The wheel declares its licence and contains the text."""
     metadata = importlib_metadata.metadata(subject.name)
     classifiers = metadata.get_all("Classifier") or []
     named = metadata.get("License-Expression") or metadata.get("License")
@@ -71,18 +71,18 @@ def licence(subject: Subject) -> None:
 
 @check("zoo", name="files", example=False)
 def zoo_files(subject: Subject) -> None:
-    """The installed package holds the folder, and YAML in it."""
+    """The installed package contains the folder, with YAML files."""
     from segkernel.config.packaged import folders
 
     folder: Any = folders(subject.catalog).get(subject.target.distribution)
-    require(folder, f"no folder {subject.target.value} is installed")
-    require(any(folder.rglob("*.yaml")), f"{folder} holds no *.yaml; are the configs in the wheel?")
+    require(folder, f"the folder {subject.target.value} is not installed")
+    require(any(folder.rglob("*.yaml")), f"{folder} has no *.yaml; are the configs in the wheel?")
 
 
 @check("zoo", name="configs", example=False)
 def zoo_configs(subject: Subject) -> None:
-    """Every published name resolves, and names components and arguments that exist, or says why it is unavailable; the
-    parts of as many as `BUILT`, spread over all, fit each other."""
+    """Every published config loads, with existing components and arguments, or states why it is unavailable; in up to
+    `BUILT` of them, spread evenly, the parts fit each other."""
     from segkernel.config import load_config
     from segkernel.config.sources import installed_sources
     from segkernel.errors import ConfigError
@@ -91,7 +91,7 @@ def zoo_configs(subject: Subject) -> None:
     missing = []
     catalog = subject.catalog or Catalog.current()
     sources, more = installed_sources(catalog), [check for _, check in catalog.load_all("config_checks")]
-    skip_unless(sources, "no config source is installed that reads it")
+    skip_unless(sources, "no installed config source reads it")
     prefix = f"{subject.target.distribution}::"
     published = [name for source in sources for name in source.names() if name.startswith(prefix)]
     for number, name in enumerate(published):
@@ -105,13 +105,13 @@ def zoo_configs(subject: Subject) -> None:
             missing.append(str(error))
             continue
         absent = [problem for problem in problems if "pip install" in str(problem)]
-        # A data part may hold a piece of the model (how it slides); the family's file completes it.
+        # A data part may contain a part of the model (its windows); the family's file completes it.
         is_part = "::data/" in name
         wrong = [p for p in problems if p not in absent and not (is_part and p.path == "model.type")]
         require(not wrong, f"{name}: {wrong[0]}" if wrong else "")
         missing += map(str, absent[:1])
     if missing and len(missing) == len(published):
-        raise CheckSkipped(f"none can be resolved here: {missing[0]}")
+        raise CheckSkipped(f"none can be loaded here: {missing[0]}")
 
 
 @check("commands", name="help", example=False)

@@ -19,14 +19,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Leave the tests of the current folder alone unless a path was given."""
+    """Do not collect the tests of the current folder unless a path was given."""
     if config.getoption(OPTION) and config.args_source is not pytest.Config.ArgsSource.ARGS:
         config.args = []
 
 
-@pytest.hookimpl(tryfirst=True)  # before -k and -m choose
+@pytest.hookimpl(tryfirst=True)  # before -k and -m select
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Add the cases of the distributions that were asked for."""
+    """Add the cases of the given distributions."""
     for distribution in config.getoption(OPTION):
         from segkernel.errors import UsageError
         from segkernel.testing.core import plan
@@ -54,7 +54,7 @@ class ConformanceItem(pytest.Item):
             pytest.xfail(result.message)
 
     def repr_failure(self, excinfo: Any, style: Any = None) -> Any:
-        """Show the message alone: the traceback would be the kit's."""
+        """Show the message only: the traceback would be the kit's."""
         if isinstance(excinfo.value, ConformanceError):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)

@@ -41,7 +41,7 @@ def no_open_arguments(subject: Subject) -> None:
     for parameter in _parameters(subject.target):
         require(parameter.kind is not parameter.VAR_POSITIONAL, f"open *{parameter.name}: name each argument")
     left_open = signature(subject.target).open
-    require(not left_open, f"open {left_open}: annotate it with Unpack[a TypedDict of what is forwarded]")
+    require(not left_open, f"open {left_open}: annotate it with Unpack[a TypedDict of the forwarded arguments]")
 
 
 @check(*COMPONENTS, name="forwarded-arguments", example=False)
@@ -60,7 +60,7 @@ def forwarded_arguments(subject: Subject) -> None:
         require(annotation == expected, said)
     own = {parameter.name for parameter in _parameters(subject.target)} | set(signature(subject.target).fixed)
     lost = sorted(set(theirs) - set(keys) - own)
-    said = f"{receiver.__name__} takes {', '.join(lost)}; {forwarded.__name__} and fixed_arguments leave them out"
+    said = f"{receiver.__name__} takes {', '.join(lost)}; missing in {forwarded.__name__} and fixed_arguments"
     require(not lost, said)
 
 
@@ -69,18 +69,18 @@ def plain_defaults(subject: Subject) -> None:
     """Every default can be written in YAML."""
     for parameter in _parameters(subject.target):
         if parameter.default is not parameter.empty:
-            require(_is_plain(parameter.default), f"default of {parameter.name!r} is no YAML: {parameter.default!r}")
+            require(_is_plain(parameter.default), f"default of {parameter.name!r} is not YAML: {parameter.default!r}")
 
 
 @check(*COMPONENTS, name="documented", example=False)
 def documented(subject: Subject) -> None:
-    """The class or function has a docstring of its own."""
+    """The class or function has its own docstring."""
     require((subject.target.__doc__ or "").strip(), "no docstring")
 
 
 @check(*COMPONENTS[:-2], name="constructs")
 def constructs(subject: Subject) -> None:
-    """It can be built from its example; meanwhile it prints nothing, loads no weights and sets no seed."""
+    """It can be built from its example, without printing, loading weights or setting a seed."""
     annotation = getattr(signature(subject.target).get("pretrained"), "annotation", None)
     more = {"pretrained": "no_such_file.pth"} if "str" in str(annotation) else {}
     with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.ExitStack() as stack:
@@ -89,32 +89,32 @@ def constructs(subject: Subject) -> None:
         with contextlib.suppress(OSError):
             require(subject.build(**more) is not None, "nothing was built")
     called = [name for name, loader in loaders.items() if loader.called]
-    hint = "the seed is the run's" if set(called) & set(SEEDERS) else "give it 'pretrained', which the runner loads"
+    hint = "the run sets the seed" if set(called) & set(SEEDERS) else "add 'pretrained', which the runner loads"
     require(not called, f"its constructor calls {', '.join(called)}; {hint}")
     require(not printed.getvalue(), f"its constructor prints {printed.getvalue().strip()[:60]!r}; use logging")
 
 
 @check(*(group for group in COMPONENTS[:-2] if GROUPS[group].startswith("segkernel.")), name="interface")
 def interface(subject: Subject) -> None:
-    """What is built is of the base class of its kind, or has the members of its protocol."""
+    """The object derives from the base class of its kind, or has the members of its protocol."""
     contract: Any = pkgutil.resolve_name(GROUPS[subject.group])
     require(isinstance(subject.build(), contract), f"it does not build a {contract.__module__}.{contract.__name__}")
 
 
 @check(*COMPONENTS[:-2], name="own-defaults")
 def own_defaults(subject: Subject) -> None:
-    """Building changes no list, dict or set that is the default of an argument, and keeps none to be filled."""
+    """Building does not modify list, dict or set defaults of arguments, nor keep an empty one as an attribute."""
     mutable = {p.name: p.default for p in _parameters(subject.target) if isinstance(p.default, (list, dict, set))}
     before = copy.deepcopy(mutable)
     values = [id(value) for value in getattr(subject.build(), "__dict__", {}).values()]
     changed = [name for name, default in mutable.items() if default != before[name]]
     kept = [name for name, default in mutable.items() if not default and id(default) in values]
-    require(not changed, f"building it changes the default of {', '.join(changed)}: the next one gets another")
+    require(not changed, f"building it modifies the default of {', '.join(changed)}, which all instances share")
     require(not kept, f"it keeps the default of {', '.join(kept)}, empty and shared by all instances: copy it")
 
 
 def _owner(target: Any) -> Any:
-    """Return the class whose constructor is used; a function is its own."""
+    """Return the class whose constructor is used, or a function itself."""
     if not inspect.isclass(target):
         return target
     return next(base for base in target.__mro__ if "__init__" in vars(base))
@@ -141,7 +141,7 @@ def _forwarded(target: Any) -> Any:
 
 
 def _receiver(target: Any) -> Any:
-    """Return what takes the forwarded arguments: the next class with a constructor, or what a function returns."""
+    """Return what receives the forwarded arguments: the next class with a constructor, or a function's return type."""
     owner = _owner(target)
     if not inspect.isclass(owner):
         return annotations_of(owner)["return"]

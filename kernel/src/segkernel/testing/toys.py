@@ -1,7 +1,4 @@
-"""Small components to try others on.
-
-In an example: ``{"type": "segkernel.testing.toys:ToyBackbone"}``.
-"""
+"""Small components for testing others, for example ``{"type": "segkernel.testing.toys:ToyBackbone"}``."""
 
 from __future__ import annotations
 
@@ -21,8 +18,8 @@ class ToyBackbone(Backbone):
     """Four maps at strides 4 to 32, from one convolution each.
 
     Args:
-        in_channels: Of the images.
-        channels: Of the maps.
+        in_channels: Channels of the images.
+        channels: Channels of each map.
     """
 
     def __init__(self, in_channels: int = 3, channels: tuple[int, ...] = (8, 8, 16, 16)) -> None:
@@ -46,7 +43,7 @@ class ToyHead(Head):
     """One convolution on the first map.
 
     Args:
-        in_channels: Of the first map.
+        in_channels: Channels of the first map.
         num_classes: K.
     """
 
@@ -73,7 +70,7 @@ class ToySegmentor(Segmentor):
 
     Args:
         num_classes: K.
-        in_channels: Of the images.
+        in_channels: Channels of the images.
     """
 
     def __init__(self, num_classes: int = 4, in_channels: int = 3) -> None:

@@ -1,4 +1,4 @@
-"""Checks of transforms, on blocks of three colours that the label map repeats, and ignored ones; no torch."""
+"""Checks of transforms, on blocks of three colours with a label for each, and ignored blocks; no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from segkernel.testing.core import Subject, check, require, skip_unless
 
 SEEDS = range(8)
 COLORS = np.array([[40, 60, 80], [120, 200, 110], [210, 130, 230], [190, 150, 210]], np.uint8)
-LABELS = np.array([0, 3, 7, IGNORE], np.uint8)  # an interpolated label would be none of them
+LABELS = np.array([0, 3, 7, IGNORE], np.uint8)  # an interpolated label would be another value
 
 
 @check("transforms", name="fields")
@@ -38,7 +38,7 @@ def moves_together(subject: Subject) -> None:
     for seed in SEEDS:
         _, after = _transformed(subject, seed)
         agreement = _agreement(after)
-        require(agreement > 0.9, f"with seed {seed} only {agreement:.0%} of the pixels kept the label of their colour")
+        require(agreement > 0.9, f"with seed {seed} only {agreement:.0%} of the pixels have the label of their colour")
 
 
 @check("transforms", name="labels")
@@ -53,7 +53,7 @@ def labels(subject: Subject) -> None:
 
 @check("transforms", name="reproducible")
 def reproducible(subject: Subject) -> None:
-    """All randomness comes from the given generator: the same seed gives the same sample."""
+    """All randomness comes from the given generator: the same seed returns the same sample."""
     for seed in SEEDS:
         _, first = _transformed(subject, seed)
         random.seed(seed + 1)
@@ -67,8 +67,8 @@ def reproducible(subject: Subject) -> None:
 
 
 def sample(seed: int, size: tuple[int, int] = (96, 128), block: int = 16) -> Sample:
-    """Return an image of random blocks in three colours, and the label map that says so; a few have a fourth colour
-    and are ignored."""
+    """Return an image of random blocks in three colours with their label map; a few have a fourth colour and are
+    ignored."""
     rng = np.random.default_rng(seed)
     kinds = rng.choice(4, (size[0] // block, size[1] // block), p=(0.28, 0.28, 0.28, 0.16))
     kinds[0, :3] = 0, 1, 2
@@ -88,7 +88,7 @@ def _transformed(subject: Subject, seed: int) -> tuple[Sample, Sample]:
 
 
 def _agreement(after: Sample) -> float:
-    """Return the share of pixels, away from borders, that look like the others of their label."""
+    """Return the share of pixels, away from borders, whose colour is nearest to the median colour of their label."""
     inner = _interior(after["seg"].array)
     present = [label for label in LABELS[:-1] if (inner == label).any()]
     image = after.image.astype(np.float64)
