@@ -145,7 +145,7 @@ def test_lines() -> None:
 
 @pytest.mark.parametrize("values", [[1, 2, 3], [[1, 2, 3]], ["a", 1], [1, float("nan")], [[1, 2], [3]], {"x": 1}])
 def test_points_that_are_none(values: object) -> None:
-    with pytest.raises(DataError, match="points are pairs of numbers"):
+    with pytest.raises(DataError, match="points must be pairs of numbers"):
         as_points(values)  # type: ignore[arg-type]
 
 
@@ -205,7 +205,7 @@ def test_runs_go_down_the_columns() -> None:
     ("rle", "message"),
     [
         ({"size": [3, 4], "counts": [12]}, "of size .3, 4. for an image of .3, 3."),
-        ({"size": [3, 3], "counts": [8]}, "8 pixels in all, not 9"),
+        ({"size": [3, 3], "counts": [8]}, "8 pixels, not 9"),
         ({"size": [3, 3], "counts": [-1, 10]}, "not 9"),
         ({"size": [3, 3], "counts": [10**30]}, "whole numbers"),
         ({"size": [3, 3], "counts": None}, "whole numbers"),
@@ -224,7 +224,7 @@ def test_cvat_runs_go_along_the_rows_of_a_box() -> None:
     region = from_cvat("1, 2, 1, 2", 2, 1, 3, 2, SIZE)
     assert picture(region)[:4] == ["........", "...##...", "...##...", "........"]
     for text, box, message in (
-        ("1, 2", (2, 1, 3, 2), "3 pixels in all, not 6"),
+        ("1, 2", (2, 1, 3, 2), "3 pixels, not 6"),
         ("1, x", (2, 1, 3, 2), "whole numbers"),
         ("6", (6, 1, 3, 2), "is not inside the image"),
     ):

@@ -106,11 +106,11 @@ def test_labelme_files_in_another_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("drawn", "document", "message"),
     [
-        (shape("cat", "circle", [1, 1]), {}, "a circle has 2 points, this one 1"),
-        (shape("cat", "cuboid", [1, 1]), {}, "'cuboid' are not read"),
+        (shape("cat", "circle", [1, 1]), {}, "a circle needs 2 points, this one has 1"),
+        (shape("cat", "cuboid", [1, 1]), {}, "'cuboid' are not supported"),
         (shape("cat", "mask", [1, 1], [2, 2], mask="%%"), {}, "not a base64-encoded PNG"),
         (shape("cat", "mask", [7, 1], [9, 2], mask=png(np.ones((2, 3), np.uint8))), {}, "is not inside the image"),
-        (shape("cat", "polygon", [1, "x"]), {}, r"a polygon of 'cat': points are pairs"),
+        (shape("cat", "polygon", [1, "x"]), {}, r"a polygon of 'cat': points must be pairs"),
         (shape("cat", "polygon"), {"imageHeight": 9}, "made for an image of 9 x 8"),
         ({"points": []}, {}, "a shape has no 'label'"),
         ({}, {"shapes": 3}, "no list of 'shapes'"),
@@ -194,7 +194,7 @@ def test_images_of_cvat_without_shapes(tmp_path: Path) -> None:
     [
         ('<box label="dog" xtl="1" ytl="2" xbr="5"/>', {}, "a box lacks 'ybr'"),
         ('<box label="dog" xtl="1" ytl="2" xbr="5" ybr="x"/>', {}, "non-numeric"),
-        ('<polygon label="dog" points="1;2"/>', {}, "points are pairs|non-numeric"),
+        ('<polygon label="dog" points="1;2"/>', {}, "points must be pairs|non-numeric"),
         ('<polygon label="dog" points=""/>', {}, "non-numeric"),
         ('<mask label="dog" rle="7" left="2" top="1" width="3" height="2"/>', {}, "not 6"),
         ("", {"width": "9"}, "made for an image of 6 x 9"),
@@ -209,7 +209,7 @@ def test_spoilt_cvat_files_are_named(tmp_path: Path, drawn: str, attributes: Any
 
 def test_what_is_no_cvat_file(tmp_path: Path) -> None:
     (tmp_path / "a.xml").write_text("<annotations><job/></annotations>")
-    with pytest.raises(DataError, match="lists no <image>"):
+    with pytest.raises(DataError, match="has no <image>"):
         CvatDataset("a.xml", data_root=tmp_path)
     with pytest.raises(DataError, match="cannot be read"):
         CvatDataset("b.xml", data_root=tmp_path)
@@ -293,13 +293,13 @@ def test_tasks_without_objects(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoilt", "message"),
     [
-        (task("polygon", {"points": [[1]]}), "points are pairs"),
+        (task("polygon", {"points": [[1]]}), "points must be pairs"),
         (task("rectangle", {"x": 1}), "a rectangle lacks a number: 'y'"),
         (task("brush", {"rle": [1, 2]}), "task of a b: a brush mask ends too early"),
         (task("rectangle", RECTANGLE, original_width=9), "made for an image of 6 x 9"),
         (task("rectangle", RECTANGLE, "d.jpg"), "not in .*: d.jpg"),
         ({"annotations": []}, "a record lacks 'data'"),
-        ({"data": {"text": "x"}}, "no address of an image"),
+        ({"data": {"text": "x"}}, "no URL of an image"),
         (3, "a record cannot be used"),
     ],
 )
@@ -362,7 +362,7 @@ def test_where_yolo_files_lie(tmp_path: Path) -> None:
 
 def test_keypoints_of_yolo_are_no_polygon(tmp_path: Path) -> None:
     pose = "0 0.5 0.5 0.5 0.333333 0.4 0.4 2 0.6 0.6 1\n"
-    with pytest.raises(DataError, match="no keypoints"):
+    with pytest.raises(DataError, match="not pixels or keypoints"):
         YoloSegDataset(data_root=yolo(tmp_path, pose))[0]
     root = yolo(tmp_path, pose.replace(" 2 ", " 1 "), kpt_shape=[2, 3])
     with pytest.raises(DataError, match="a box, not a polygon"):
@@ -381,13 +381,13 @@ def test_boxes_of_yolo(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0 a b c d e f", "line 1: a line is a class"),
+        ("0 a b c d e f", "line 1: expected a class"),
         ("\n3 0 0 1 0 1 1", "line 2: class 3 is not one of the 2 names"),
         ("nan 0 0 1 0 1 1", "class nan"),
         ("0 0 0 1", "three points or more"),
         ("0 0 0 1 0 1 1 1", "three points or more"),
-        ("0 10 10 70 10 70 60", "shares of width and height"),
-        ("0 nan 0 1 0 1 1", "points are pairs"),
+        ("0 10 10 70 10 70 60", "relative to width and height"),
+        ("0 nan 0 1 0 1 1", "points must be pairs"),
     ],
 )
 def test_spoilt_yolo_lines_are_named(tmp_path: Path, text: str, message: str) -> None:

@@ -142,7 +142,7 @@ def test_some_samples_and_a_config(tmp_path: Path) -> None:
 
 def test_boxes_alone(tmp_path: Path) -> None:
     root = put(tmp_path, [annotation(1, [], bbox=[1, 1, 2, 2])])
-    with pytest.raises(DataError, match=r"annotation 5: an object without an outline\s+say with 'boxes'"):
+    with pytest.raises(DataError, match=r"annotation 5: an object has no outline\s+set 'boxes'"):
         load(root)[1]
     assert (seg(load(root, boxes="filled")) == 1).sum() == 4
     assert (seg(load(root, boxes="ignored")) == 255).sum() == 4
@@ -151,11 +151,11 @@ def test_boxes_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoilt", "message"),
     [
-        (annotation(1, [[1, 2, 3]]), "annotation 5: points are pairs"),
+        (annotation(1, [[1, 2, 3]]), "annotation 5: points must be pairs"),
         (annotation(1, {"size": [9, 9], "counts": [81]}), "annotation 5: a mask of size"),
-        (annotation(1, "x"), "annotation 5: a segmentation is"),
+        (annotation(1, "x"), "annotation 5: a segmentation must be"),
         (annotation(2, box(0, 0, 1, 1)), "category 2 is not defined in the file"),
-        (annotation(1, None), "without an outline"),
+        (annotation(1, None), "has no outline"),
     ],
 )
 def test_spoilt_annotations_name_themselves(tmp_path: Path, spoilt: Any, message: str) -> None:
@@ -166,8 +166,8 @@ def test_spoilt_annotations_name_themselves(tmp_path: Path, spoilt: Any, message
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images": []}, "lists no 'images'"),
-        ({"categories": []}, "lists no 'categories'"),
+        ({"images": []}, "'images' is missing or empty"),
+        ({"categories": []}, "'categories' is missing or empty"),
         ({"categories": [{"id": 1}]}, "a category lacks 'name'"),
         ({"annotations": [{"id": 1}]}, "a record lacks 'image_id'"),
         ({"annotations": [annotation(1, [], 99)]}, "annotations of image 99"),
@@ -205,7 +205,7 @@ def test_unknown_names(tmp_path: Path) -> None:
     for wrong in ({"classes": ["persn"]}, {"classes": ["car"], "others": "cr"}):
         with pytest.raises(UsageError, match="did you mean"):
             load(tmp_path, **wrong)
-    with pytest.raises(UsageError, match="256 classes are more"):
+    with pytest.raises(UsageError, match="256 classes are too many"):
         load(put(tmp_path, [], categories=[{"id": i, "name": str(i)} for i in range(255)]))
 
 
@@ -357,7 +357,7 @@ def test_segments_that_are_not_listed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"segments \[592137\] are not in"):
         dataset[0]
     image.write_mask(tmp_path / "a/a.png", np.ones((2, 4)))
-    with pytest.raises(DataError, match="as colours"):
+    with pytest.raises(DataError, match="RGB colours"):
         dataset[0]
     (tmp_path / "a/a.png").unlink()
     with pytest.raises(DataError, match=r"not found in .*a\.png"):

@@ -73,7 +73,7 @@ def test_objects_that_a_tool_calls_crowds_are_of_their_class(tmp_path: Path, mar
     assert values(opened(spec)) == [0, 1]
     assert values(opened(spec, crowd="ignored")) == [0, IGNORE]
     (finding,) = findings("crowds", **spec)
-    assert "1 of 1 objects are called crowds" in finding.what
+    assert "1 of 1 objects are marked as crowds" in finding.what
 
 
 def test_nothing_is_said_where_nothing_is_left_out(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
@@ -190,7 +190,7 @@ def test_objects_without_label_are_counted(tmp_path: Path, said: pytest.LogCaptu
 
 def test_tasks_with_predictions_only_are_counted(tmp_path: Path) -> None:
     box = {"id": "2", "type": "rectanglelabels", "value": {**BOX, "rectanglelabels": ["bus"]}}
-    with pytest.raises(DataError, match="no class is named here"):
+    with pytest.raises(DataError, match="no classes and no annotations"):
         label_studio(tmp_path, annotations=[{"result": [box], "was_cancelled": True}])
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes())
     tasks = [
@@ -219,7 +219,7 @@ def nifti(root: Path, labels: np.ndarray, affine: np.ndarray) -> VolumeDataset:
 
 
 def test_labels_of_several_channels_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"labels have one number for each voxel, these have 2"):
+    with pytest.raises(DataError, match=r"labels must have one number per voxel, these have 2"):
         nifti(tmp_path, np.stack([LABELS, LABELS], 3), AFFINE)[0]
 
 
@@ -243,10 +243,10 @@ def test_labels_in_another_order_of_axes_are_turned(tmp_path: Path) -> None:
 def test_labels_that_lie_elsewhere_are_refused(tmp_path: Path) -> None:
     moved = AFFINE.copy()
     moved[0, 3] += 1
-    with pytest.raises(DataError, match=r"masks.a\.nii\.gz: has another affine than its image .*a\.nii\.gz"):
+    with pytest.raises(DataError, match=r"masks.a\.nii\.gz: its affine differs from that of its image .*a\.nii\.gz"):
         nifti(tmp_path, LABELS, moved)[0]
 
 
 def test_labels_that_do_not_say_where_they_lie_are_said(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
     assert nifti(tmp_path, LABELS, np.eye(4))[0]["seg"].array.tolist() == as_read(LABELS)
-    assert "has no affine, its image has one: used voxel by voxel" in said.text
+    assert "has no affine, but its image has: using it voxel by voxel" in said.text

@@ -287,7 +287,7 @@ def test_annotations_on_stored_pixels_are_turned_with_the_image(
     (tmp_path / "a.json").write_text(json.dumps(document))
     sample = CocoInstanceDataset("a.json", data_root=tmp_path)[0]
     assert ((sample["seg"].array == 1) == (sample.image[..., 0] > 100)).all()
-    assert ("annotated on its stored pixels" in caplog.text) == stored
+    assert ("size of the image before its EXIF rotation" in caplog.text) == stored
 
 
 def test_annotations_of_another_size_are_refused(tmp_path: Path) -> None:

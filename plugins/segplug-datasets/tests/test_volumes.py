@@ -113,15 +113,15 @@ def test_what_the_label_files_may_hold(tmp_path: Path) -> None:
 def test_wrong_arguments(tmp_path: Path) -> None:
     save(tmp_path)
     for arguments, message in (
-        ({"axis": "w"}, "axis is one of z, y, x"),
-        ({"window": [5, 5]}, "window is the lowest and the highest"),
-        ({"window": [5]}, "window is the lowest and the highest"),
-        ({"context": -1}, "context is a number of slices"),
+        ({"axis": "w"}, "axis must be z, y or x"),
+        ({"window": [5, 5]}, "window must be the lowest and the highest"),
+        ({"window": [5]}, "window must be the lowest and the highest"),
+        ({"context": -1}, "context must be 0 or more slices"),
         ({"with_seg": True}, "give 'masks', or 'with_seg'"),
     ):
         with pytest.raises(UsageError, match=message):
             volumes(tmp_path, **arguments)
-    with pytest.raises(DataError, match="has 2 channels, from 0; channels asks for"):
+    with pytest.raises(DataError, match="has 2 channels, but 'channels' is"):
         volumes(tmp_path, channels=[2])[0]
     (tmp_path / "masks/a.npy").unlink()
     np.save(tmp_path / "masks/b.npy", LABELS)
@@ -144,7 +144,7 @@ def test_files_of_numpy_and_pickle(tmp_path: Path) -> None:
     assert np.array_equal(read_volume(tmp_path / "a.npz"), SCAN)
     assert np.array_equal(read_volume(tmp_path / "a.pkl", "label"), LABELS[None])
     assert np.array_equal(read_volume(tmp_path / "list.pkl"), LABELS[None])
-    with pytest.raises(DataError, match="holds 'image', 'label': say which one"):
+    with pytest.raises(DataError, match="contains 'image', 'label': choose one"):
         read_volume(tmp_path / "a.pkl", "scan")
 
 
@@ -161,10 +161,10 @@ def test_files_that_are_no_volumes(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=f"{name}: not a volume, or a damaged one"):
             read_volume(tmp_path / name)
     np.save(tmp_path / "flat.npy", LABELS[0])
-    with pytest.raises(DataError, match=r"3 axes, or 4 with channels, of numbers: \(4, 5\)"):
+    with pytest.raises(DataError, match=r"3 axes, or 4 with channels: \(4, 5\)"):
         read_volume(tmp_path / "flat.npy")
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(DataError, match=r"holds sys.exit, which is not read"):
+    with pytest.raises(DataError, match=r"contains sys.exit: only arrays are read"):
         read_volume(tmp_path / "evil.pkl")
 
 

@@ -1,9 +1,9 @@
-"""Volumes of CT, MR and the like, slice by slice or whole: NIfTI, numpy and pickle files.
+"""CT, MR and other volumes, slice by slice or whole: NIfTI, numpy and pickle files.
 
     VolumeDataset(images="imagesTr", masks="labelsTr", classes=["background", "tumour"], window=[-125, 275])
 
-A volume is (channels, Z, Y, X) here. NIfTI files hold (X, Y, Z) or (X, Y, Z, channels), others (Z, Y, X) or
-(channels, Z, Y, X): what LoadBiomedicalImageFromFile of MMSegmentation takes them for. NIfTI needs nibabel:
+Volumes are (channels, Z, Y, X). NIfTI files are read as (X, Y, Z) or (X, Y, Z, channels), others as (Z, Y, X) or
+(channels, Z, Y, X), as by MMSegmentation's LoadBiomedicalImageFromFile. NIfTI needs nibabel:
 ``pip install "segplug-datasets[medical]"``.
 """
 
@@ -33,7 +33,7 @@ NIFTI = (".nii.gz", ".nii")
 SUFFIXES = (*NIFTI, ".npy", ".npz", ".pkl", ".pickle")
 
 Axis = Literal["z", "y", "x"]
-"""Axis along which volumes are sliced; z gives the slices that scanners take."""
+"""Axis along which volumes are sliced; z yields axial slices."""
 
 _AXES: dict[Axis, int] = {"z": 1, "y": 2, "x": 3}
 
@@ -54,7 +54,7 @@ _NIFTI_USE = "reading NIfTI files"
 
 
 def read_volume(path: str | Path, key: str = "") -> np.ndarray:
-    """Return what a file holds, as (channels, Z, Y, X) in the file's own type.
+    """Read a volume as (channels, Z, Y, X), in the file's dtype.
 
     Args:
         path: A file with one of `SUFFIXES`.
@@ -79,7 +79,7 @@ def read_volume(path: str | Path, key: str = "") -> np.ndarray:
     if array.ndim == 3:
         array = array[None]
     if array.ndim != 4 or array.dtype.kind not in "buif":
-        raise DataError(f"a volume has 3 axes, or 4 with channels, of numbers: {array.shape} {array.dtype}", path)
+        raise DataError(f"a volume must be numeric with 3 axes, or 4 with channels: {array.shape} {array.dtype}", path)
     return array
 
 
@@ -102,7 +102,7 @@ def _nibabel() -> Any:
 
 
 def _damaged(name: str) -> tuple[type[Exception], ...]:
-    """Return what the reader of a file of this name raises when it cannot make sense of it."""
+    """Return the exceptions that readers raise for damaged files of this name."""
     if not name.endswith(NIFTI):
         return _DAMAGED
     files, headers = (
@@ -135,7 +135,7 @@ class _ArraysOnly(pickle.Unpickler):
         of_numpy = module.split(".")[0] == "numpy" and name in self._allowed
         if of_numpy or (module, name) == ("_codecs", "encode"):
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"holds {module}.{name}, which is not read: only arrays are")
+        raise pickle.UnpicklingError(f"contains {module}.{name}: only arrays are read")
 
 
 def _pick(content: Any, key: str, path: str | Path) -> np.ndarray:
@@ -143,7 +143,7 @@ def _pick(content: Any, key: str, path: str | Path) -> np.ndarray:
     if names is None:
         return content if isinstance(content, np.ndarray) else np.asarray(content)
     if key not in names and len(names) != 1:
-        raise DataError(f"holds {', '.join(map(repr, names[:8]))}: say which one with image_key or mask_key", path)
+        raise DataError(f"contains {', '.join(map(repr, names[:8]))}: choose one with image_key or mask_key", path)
     return np.asarray(content[key if key in names else names[0]])
 
 
@@ -151,22 +151,22 @@ def _pick(content: Any, key: str, path: str | Path) -> np.ndarray:
 
 
 class Volumes(Labelled):
-    """Slices of volumes one by one, or whole volumes.
+    """Slices of volumes, or whole volumes.
 
-    A whole volume is as `BioMedical3DRandomCrop` and its like take it: an image (Y, X, Z * channels), slice by slice,
+    A whole volume has the layout of the `BioMedical3D` transforms: an image (Y, X, Z * channels), slice by slice,
     labels (Y, X, Z), and ``meta["slices"]``.
 
     Args:
         files: (name, image file, label file or None) of each volume.
-        labels: What the values of the label files mean.
+        labels: Meaning of the values in the label files.
         axis: Axis along which volumes are sliced.
-        window: Lowest and highest intensity, which become 0 and 255, uint8; float32 as in the file when None.
-        channels: Channels to take, from 0; all when None.
+        window: Lowest and highest intensity, mapped to 0 and 255, uint8; None keeps the file's values, float32.
+        channels: Channels to read, counted from 0; all when None.
         context: Neighbouring slices on each side that become additional channels; at the ends the last is repeated.
-        whole: Samples are volumes instead of slices.
-        image_key: Name of the image in files that hold several arrays.
-        mask_key: Name of the labels in files that hold several arrays.
-        with_seg: The image files hold the labels too, as their last channel or, in a file of several arrays, by
+        whole: Whether samples are volumes instead of slices.
+        image_key: Name of the image in files of several arrays.
+        mask_key: Name of the labels in files of several arrays.
+        with_seg: Whether the image files contain the labels, as last channel or, in a file of several arrays, by
             ``mask_key``.
 
     Raises:
@@ -187,11 +187,11 @@ class Volumes(Labelled):
         with_seg: bool = False,
     ) -> None:
         if axis not in _AXES:
-            raise UsageError(f"axis is one of z, y, x, not {axis!r}")
+            raise UsageError(f"axis must be z, y or x, not {axis!r}")
         if window is not None and not (len(window) == 2 and window[0] < window[1]):
-            raise UsageError(f"window is the lowest and the highest intensity, not {list(window)}")
+            raise UsageError(f"window must be the lowest and the highest intensity, not {list(window)}")
         if context < 0:
-            raise UsageError(f"context is a number of slices, not {context}")
+            raise UsageError(f"context must be 0 or more slices, not {context}")
         self.labels, self._files, self._axis = labels, list(files), _AXES[axis]
         self._window, self._channels, self._context, self._whole = window, channels, context, whole
         self._image_key, self._mask_key, self._with_seg = image_key, mask_key, with_seg
@@ -207,11 +207,11 @@ class Volumes(Labelled):
         context: int = 0,
         image_key: str = "image",
     ) -> VolumeReader:
-        """Return what reads a volume as the slices of the samples."""
+        """Return a reader of volumes as slices, as in the samples."""
         return VolumeReader(axis, window=window, channels=channels, context=context, image_key=image_key)
 
     def __len__(self) -> int:
-        """Return the number of samples; the first call reads how many slices each volume has."""
+        """Return the number of samples; the first call reads the size of each volume."""
         return len(self._files) if self._whole else int(self._offsets()[-1])
 
     def __getitem__(self, index: int) -> Sample:
@@ -237,7 +237,7 @@ class Volumes(Labelled):
         return sample
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_held": None}  # each worker reads for itself
+        return {**self.__dict__, "_held": None}  # each worker reads its own volumes
 
     def _offsets(self) -> np.ndarray:
         if self._ends is None:
@@ -261,7 +261,7 @@ class Volumes(Labelled):
         if mask_path is not None:
             raw = read_volume(mask_path, self._mask_key)
             if len(raw) > 1:
-                raise DataError(f"labels have one number for each voxel, these have {len(raw)}", mask_path)
+                raise DataError(f"labels must have one number per voxel, these have {len(raw)}", mask_path)
             return pixels, _aligned(path, mask_path, raw[0])
         if not self._with_seg:
             return pixels, None
@@ -275,11 +275,13 @@ class Volumes(Labelled):
         if self._channels is None:
             return pixels
         if not all(0 <= channel < len(pixels) for channel in self._channels):
-            raise DataError(f"has {len(pixels)} channels, from 0; channels asks for {list(self._channels)}", path)
+            raise DataError(
+                f"has {len(pixels)} channels, but 'channels' is {list(self._channels)} (counted from 0)", path
+            )
         return pixels[list(self._channels)]
 
     def _slices(self, pixels: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
-        """Return slices (height, width, slices * channels), each with its neighbours on both sides before the next."""
+        """Return slices (height, width, slices * channels); each slice is stacked with its neighbours."""
         around = np.arange(-self._context, self._context + 1)
         places = (np.asarray(numbers)[:, None] + around).ravel().clip(0, pixels.shape[self._axis] - 1)
         planes = np.moveaxis(np.take(pixels, places, self._axis), self._axis, 0)
@@ -305,17 +307,17 @@ class Volumes(Labelled):
 _SAME_PLACE = 0.1  # voxels
 
 _AFFINES = (
-    "has another affine than its image {0}: its voxels are not the image's\n"
-    "    resample the labels to the image; where only their header is wrong, save them again with the image's affine: "
+    "its affine differs from that of its image {0}: their voxels do not coincide\n"
+    "    resample the labels to the image; if only their header is wrong, save them again with the image's affine: "
     "nibabel.Nifti1Image(labels.dataobj, image.affine)"
 )
 
 
 def _aligned(path: str, mask_path: str, raw: np.ndarray) -> np.ndarray:
-    """Return NIfTI labels (Z, Y, X) in the order of the voxels of their image, by the affines of both.
+    """Return NIfTI labels (Z, Y, X) reoriented to their image, by the affines of both.
 
     Raises:
-        DataError: When the voxels of one are between those of the other.
+        DataError: When their voxels do not coincide.
     """
     if not (path.lower().endswith(NIFTI) and mask_path.lower().endswith(NIFTI)):
         return raw
@@ -324,14 +326,14 @@ def _aligned(path: str, mask_path: str, raw: np.ndarray) -> np.ndarray:
     if _same_place(volume, labels):
         return raw
     if np.allclose(labels.affine, np.eye(4)) or not labels.header["sform_code"] + labels.header["qform_code"]:
-        message = f"{mask_path} has no affine, its image has one: used voxel by voxel, as others like it"
+        message = f"{mask_path} has no affine, but its image has: using it voxel by voxel, here and in similar files"
         say_once("NIfTI labels without affine", message)
         return raw
     to = nibabel.io_orientation(volume.affine)
-    turned = labels.as_reoriented(nibabel.orientations.ornt_transform(nibabel.io_orientation(labels.affine), to))
-    if not _same_place(volume, turned):
+    reoriented = labels.as_reoriented(nibabel.orientations.ornt_transform(nibabel.io_orientation(labels.affine), to))
+    if not _same_place(volume, reoriented):
         raise DataError(_AFFINES.format(path), mask_path)
-    return _channels_first(np.asanyarray(turned.dataobj))
+    return _channels_first(np.asanyarray(reoriented.dataobj))
 
 
 def _same_place(first: Any, second: Any) -> bool:
@@ -370,7 +372,7 @@ class VolumeReader:
         self.axis, self._arguments = axis, {"axis": axis, **arguments}
 
     def __call__(self, source: str | Path | np.ndarray) -> np.ndarray | list[np.ndarray]:
-        """Return the slices (H, W, C) of a volume, or of an array (H, W, C) the one that it is.
+        """Return the slices (H, W, C) of a volume, or a single array (H, W, C) windowed.
 
         Raises:
             DataError: When the file cannot be read.
@@ -384,9 +386,9 @@ class VolumeReader:
         """Write label maps (H, W) of all slices as a volume: NIfTI with the affine of ``like``, or ``.npy`` (Z, Y, X).
 
         Args:
-            path: The file without its suffix.
-            slices: In their order.
-            like: The volume that they are of.
+            path: Output file without suffix.
+            slices: Label maps in order.
+            like: The predicted volume.
         """
         labels = np.stack(slices, _AXES[self.axis] - 1)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -405,8 +407,8 @@ class VolumeDataset(Volumes):
 
     Args:
         images: Folder of volumes.
-        masks: Folder of label files of the same names; None when there are none, or with ``with_seg``.
-        classes: Names; the position is the class id.
+        masks: Folder of label files with the same names; None when there are none, or with ``with_seg``.
+        classes: Class names; the position is the class id.
         palette: One RGB colour per class.
         ignore: Values of the label files that are ignored.
         offset: Subtracted from a value to give the class id; smaller values are ignored.
@@ -414,13 +416,13 @@ class VolumeDataset(Volumes):
         mask_suffix: Suffix of the label file names; the images' when None.
         data_root: Folder to which the other paths are relative.
         axis: Axis along which volumes are sliced.
-        window: Lowest and highest intensity, which become 0 and 255, uint8; float32 as in the file when None.
-        channels: Channels to take, from 0; all when None.
+        window: Lowest and highest intensity, mapped to 0 and 255, uint8; None keeps the file's values, float32.
+        channels: Channels to read, counted from 0; all when None.
         context: Neighbouring slices on each side that become additional channels.
-        whole: Samples are volumes instead of slices.
-        image_key: Name of the image in files that hold several arrays.
-        mask_key: Name of the labels in files that hold several arrays.
-        with_seg: The image files hold the labels too, as their last channel or by ``mask_key``.
+        whole: Whether samples are volumes instead of slices.
+        image_key: Name of the image in files of several arrays.
+        mask_key: Name of the labels in files of several arrays.
+        with_seg: Whether the image files contain the labels, as last channel or by ``mask_key``.
 
     Raises:
         DataError: When a folder is missing or empty, or files are unpaired.
@@ -459,7 +461,7 @@ class VolumeDataset(Volumes):
         with_seg: bool = False,
     ) -> None:
         if masks is not None and with_seg:
-            raise UsageError("give 'masks', or 'with_seg' where the image files hold the labels, not both")
+            raise UsageError("give 'masks', or 'with_seg' if the image files contain the labels, not both")
         root = resolve(data_root)
         self.data_root = str(root)
         suffixes = (suffix,) if suffix else SUFFIXES

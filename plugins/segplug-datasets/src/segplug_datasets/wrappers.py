@@ -21,7 +21,7 @@ from segplug_datasets.transforms.place import RandomFlip
 
 
 class _Wrapper:
-    """Base of the wrappers: classes and label values are those of the wrapped data set."""
+    """Base of wrappers, with the classes and label values of the wrapped data set."""
 
     run_hooks = (LabelsHook,)
 
@@ -55,7 +55,7 @@ class _Wrapper:
         return self.dataset[self._place(index)]
 
     def class_index(self, cache: str | Path | None = None, workers: int | None = None) -> ClassIndex:
-        """Return which classes each sample holds; see `segplug_datasets.class_index`."""
+        """Return the classes of each sample; see `segplug_datasets.class_index`."""
         return class_index(self.dataset, cache, workers)
 
     def _place(self, index: int) -> int:
@@ -65,7 +65,7 @@ class _Wrapper:
 
 
 class _Chosen(_Wrapper):
-    """Chosen samples of a data set, in a given order, possibly repeated."""
+    """Samples of a data set by index, in any order, possibly repeated."""
 
     def __init__(self, dataset: Dataset, indices: np.ndarray) -> None:
         super().__init__(dataset)
@@ -82,7 +82,7 @@ class _Chosen(_Wrapper):
 
 
 class RepeatDataset(_Chosen):
-    """A data set several times over, so that an epoch is longer; MMEngine's.
+    """A data set repeated several times, for longer epochs; MMEngine's.
 
     Args:
         dataset: The data set to repeat.
@@ -99,7 +99,7 @@ class RepeatDataset(_Chosen):
 
     def __init__(self, dataset: Dataset, times: PositiveInt) -> None:
         if times < 1:
-            raise UsageError(f"a data set is repeated once or more often, not {times} times")
+            raise UsageError(f"times must be 1 or more, not {times}")
         super().__init__(dataset, np.tile(np.arange(len(dataset)), times))
         self.times = times
 
@@ -107,16 +107,15 @@ class RepeatDataset(_Chosen):
 class ClassBalancedDataset(_Chosen):
     """A data set in which images of rare classes occur several times; MMEngine's.
 
-    An image is repeated as its rarest class asks: a class in a share f of the images asks for
-    max(1, sqrt(oversample_thr / f)) times, rounded up (repeat factor sampling: Gupta, Dollar and Girshick, LVIS,
-    2019). An epoch becomes longer by the copies; the sampler ``BalancedSampler`` changes the shares and keeps its
-    length.
+    An image is repeated max(1, sqrt(oversample_thr / f)) times, rounded up, f being the share of images with its rarest
+    class (repeat factor sampling: Gupta, Dollar and Girshick, LVIS, 2019). This makes epochs longer; the sampler
+    ``BalancedSampler`` keeps their length.
 
     Args:
         dataset: The data set to balance, with label maps.
         oversample_thr: Share of images, above 0 and up to 1, below which a class is repeated.
-        min_pixels: Pixels from which on a class counts as present in an image.
-        cache: Folder of the class index; None puts it next to the data.
+        min_pixels: Minimum pixels for a class to count as present in an image.
+        cache: Folder of the class index; None stores it next to the data.
 
     Raises:
         UsageError: When ``oversample_thr`` is outside that range.
@@ -141,23 +140,24 @@ class ClassBalancedDataset(_Chosen):
 
 
 def repeat_factors(present: np.ndarray, threshold: float) -> np.ndarray:
-    """Return how often each image is to be drawn, (N,) float64 from 1 up, from (N, K) bool: its classes.
+    """Return the repeat factor of each image, (N,) float64 of at least 1, from its classes (N, K) bool.
 
     Raises:
-        UsageError: When the threshold is not above 0 and up to 1.
+        UsageError: When the threshold is not above 0 and at most 1.
     """
     if not 0 < threshold <= 1:
-        raise UsageError(f"oversample_thr is a share of images, above 0 and up to 1, not {threshold}")
+        raise UsageError(f"oversample_thr must be above 0 and at most 1, not {threshold}")
     shares = present.mean(0)
-    asked = np.sqrt(threshold / np.where(shares > 0, shares, 1))
-    return np.where(present, asked, 1).max(1, initial=1)
+    factors = np.sqrt(threshold / np.where(shares > 0, shares, 1))
+    return np.where(present, factors, 1).max(1, initial=1)
 
 
 class MultiImageMixDataset(_Wrapper):
     """A data set whose samples go through mixing transforms (mosaic, MixUp); MMSegmentation's.
 
-    ``data.train_transforms`` takes such transforms as well; this is for a mix inside a larger set. Random numbers come
-    from numpy's global generator, which the loader sets for every sample: training is repeatable, whatever the workers.
+    ``data.train_transforms`` also accepts such transforms; this class mixes within a part of a larger set. Random
+    numbers come from numpy's global generator, which the loader seeds for every sample, so that training is
+    reproducible with any number of workers.
 
     Args:
         dataset: Source of all samples.
@@ -190,14 +190,14 @@ class MultiImageMixDataset(_Wrapper):
 
 
 class IndexedDataset(_Wrapper):
-    """A data set whose samples carry a class index of their cells, for ``ClassAwareCrop`` and the samplers.
+    """Adds a class index of image cells to samples, for ``ClassAwareCrop`` and the samplers.
 
     ``meta["class_cells"]`` is (8, 8, bytes) uint8; see `segplug_datasets.class_index.ClassIndex`.
 
     Args:
-        dataset: With label maps.
-        cache: Folder of the class index; None puts it next to the data.
-        workers: Processes that build the index the first time; None takes up to eight.
+        dataset: Data set with label maps.
+        cache: Folder of the class index; None stores it next to the data.
+        workers: Processes that build the index the first time; None uses up to eight.
     """
 
     @staticmethod

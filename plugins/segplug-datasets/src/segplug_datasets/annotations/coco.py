@@ -33,25 +33,25 @@ CROWD_LAYER, BOX_LAYER = -1, -2  # below all others
 
 
 class CocoInstanceDataset(ShapeDataset):
-    """Images and the objects that a COCO file outlines: the classes are the background and the file's categories.
+    """Images with the objects of a COCO file: the classes are the background and the file's categories.
 
-    Where objects overlap the smaller one is on top, crowds (``iscrowd``) below all others. Of the file, only places
-    are kept in memory; the annotations of an image are read with it.
+    Smaller objects cover larger ones; crowds (``iscrowd``) are below all others. Only file offsets are kept in memory;
+    the annotations of an image are read with it.
 
     Args:
         ann_file: The JSON file, under ``data_root``.
-        images: Folder of the images, under ``data_root``; the file's names of images count from there.
+        images: Folder of the images, under ``data_root``, to which the file names in ``ann_file`` are relative.
         data_root: Folder to which the other paths are relative.
         ids: Text file with the images to use, one per line, by id or by file name (the ``minival`` lists of 2014); all
             when None.
-        crowd: Whether pixels of a crowd (``iscrowd``) are of its class, or ignored. ``auto``: ignored, unless a tool
-            wrote the file that calls every painted object a crowd (CVAT, Datumaro), or all objects are crowds.
-        boxes: Objects that have a box but no outline: an error, the filled box, or ignored pixels.
+        crowd: Whether pixels of a crowd (``iscrowd``) get its class, or are ignored. ``auto``: ignored, unless the
+            file is from a tool that marks all painted objects as crowds (CVAT, Datumaro), or all objects are crowds.
+        boxes: Objects with a box but no outline: an error, the filled box, or ignored pixels.
         options: Classes, overlap and so on: the arguments of `ShapeDataset`.
 
     Raises:
         DataError: When files are missing or damaged.
-        UsageError: When ``classes`` or ``others`` names what does not exist.
+        UsageError: When ``classes`` or ``others`` has an unknown name.
     """
 
     default_overlap = "smaller"
@@ -91,7 +91,7 @@ class CocoInstanceDataset(ShapeDataset):
             self._crowd = "class" if painted else "ignored"
         entries, categories = found["images"][1], decode_texts(found["categories"][1])
         if not entries:
-            raise DataError("not a COCO file: it lists no 'images'", path)
+            raise DataError("not a COCO file: 'images' is missing or empty", path)
         self._categories = category_names(categories, path)
         chosen = entries if ids is None else choose_images(entries, ids, path)
         place = {entry[0]: number for number, entry in enumerate(entries)}
@@ -142,14 +142,14 @@ class CocoInstanceDataset(ShapeDataset):
         if not segmentation:
             return None
         if not isinstance(segmentation, list):
-            raise DataError(f"a segmentation is polygons or run lengths, not {str(segmentation)[:40]}", where)
+            raise DataError(f"a segmentation must be polygons or run lengths, not {str(segmentation)[:40]}", where)
         rings = segmentation if isinstance(segmentation[0], list) else [segmentation]
         return union([self._polygon(ring, size, where) for ring in rings])
 
     def _boxed(self, annotation: dict[str, Any], category: str, size: Size, where: str) -> Shape:
         if self._boxes == "refused":
-            hint = "say with 'boxes' whether boxes are to be filled or ignored"
-            raise DataError(f"an object without an outline\n    {hint}", where)
+            hint = "set 'boxes' to fill or ignore boxes"
+            raise DataError(f"an object has no outline\n    {hint}", where)
         left, top, width, height = box_of(annotation, where)
         region = rectangle(left, top, left + width, top + height, size)
         ignored = self._boxes == "ignored"
@@ -160,14 +160,14 @@ def category_names(categories: list[dict[str, Any]], path: Path) -> dict[int, st
     """Return names by id, in the order of the file.
 
     Raises:
-        DataError: The file has none, or one lacks its id or name.
+        DataError: When the file has none, or one lacks its id or name.
     """
     try:
         names = {category["id"]: str(category["name"]) for category in categories}
     except (KeyError, TypeError) as error:
         raise DataError(f"a category lacks {error}", path) from None
     if not names:
-        raise DataError("not a COCO file: it lists no 'categories'", path)
+        raise DataError("not a COCO file: 'categories' is missing or empty", path)
     return names
 
 
@@ -175,7 +175,7 @@ def choose_images(entries: list[tuple[Any, ...]], ids: Path, path: Path) -> list
     """Return the (id, file name, ...) entries that a text file lists by id or by file name.
 
     Raises:
-        DataError: When the list is empty or names what there is not.
+        DataError: When the list is empty or has an unknown image.
     """
     known: dict[str, tuple[Any, ...]] = {}
     for entry in entries:
@@ -232,20 +232,20 @@ def _image(entry: Any) -> tuple[Any, str, int, int]:
 
 
 def _seen(annotation: Any) -> tuple[Any, bool, bool]:
-    """Return the image of an annotation, whether it is a crowd, and whether it has what only some tools write."""
+    """Return the image of an annotation, whether it is a crowd, and whether it has fields of certain tools."""
     return annotation["image_id"], _is_crowd(annotation), "attributes" in annotation
 
 
 def _is_crowd(annotation: dict[str, Any]) -> bool:
-    return str(annotation.get("iscrowd") or 0) not in ("0", "False", "false")  # some tools write texts
+    return str(annotation.get("iscrowd") or 0) not in ("0", "False", "false")  # some tools write strings
 
 
 def _crowds(count: int, objects: int, crowd: str) -> LeftOut:
     if crowd == "ignored":
-        why = "These pixels are ignored, as COCO means it; crowd: class makes them pixels of their class."
+        why = "Their pixels are ignored, as in COCO; crowd: class labels them with their class."
         return LeftOut("crowds", count, f"of {objects} objects are crowds (iscrowd)", why, is_usual=3 * count < objects)
     why = "They are read as objects of their class; crowd: ignored ignores their pixels."
-    return LeftOut("crowds", count, f"of {objects} objects are called crowds (iscrowd)", why, is_usual=True)
+    return LeftOut("crowds", count, f"of {objects} objects are marked as crowds (iscrowd)", why, is_usual=True)
 
 
 def _owners(ids: list[Any], place: dict[Any, int], path: Path) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""COCO's people and their joints, 2014 and 2017 (Lin et al., 2014; cocodataset.org/#keypoints-2020)."""
+"""COCO keypoints of people, 2014 and 2017 (Lin et al., 2014; cocodataset.org/#keypoints-2020)."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from segplug_datasets.listing import resolve
 
 
 class CocoKeypointDataset(CocoInstanceDataset):
-    """Images with people: their pixels, boxes and joints.
+    """Images with people: their pixels, boxes and keypoints.
 
-    Fields of a sample with N people (crowds do not count, people without marked joints do):
+    Fields of a sample with N people (without crowds, but with people that have no labelled keypoints):
 
     - ``seg``: background and person; pixels of crowds are ignored.
-    - ``keypoints``: (N, K, 3) x, y and COCO's visibility (0 not marked, 1 marked but hidden, 2 visible). COCO counts
-      pixels, so half a pixel is added: (0, 0) is the outer corner of the first pixel here.
+    - ``keypoints``: (N, K, 3) x, y and COCO's visibility (0 not labelled, 1 labelled but hidden, 2 visible). COCO's
+      coordinates are pixel indices, so 0.5 is added: (0, 0) is the outer corner of the first pixel here.
     - ``boxes``: (N, 4) left, top, right, bottom.
     - ``instances``: (H, W, N), one mask for each.
-    - ``keypoint_weight``: 0 on crowds and on people without a marked joint, 1 elsewhere; what a head that learns
-      joints has to leave out.
+    - ``keypoint_weight``: 0 on crowds and on people without labelled keypoints, which keypoint heads must not train on;
+      1 elsewhere.
 
-    ``keypoint_names`` and ``skeleton`` (pairs of their numbers from 0) are the file's.
+    ``keypoint_names`` and ``skeleton`` (pairs of indices from 0) come from the file.
 
     Args:
         ann_file: The JSON file, ``annotations/person_keypoints_train2017.json``, under ``data_root``.
@@ -38,11 +38,10 @@ class CocoKeypointDataset(CocoInstanceDataset):
         data_root: Folder to which the other paths are relative.
         ids: Text file with the images to use, one per line, by id or by file name (the ``minival`` lists of 2014); all
             when None.
-        weights: What the field of weights is called; ``weight`` makes them count for the label map's loss as well;
-            None leaves it out.
-        without_keypoints: Whether people without a marked joint are people in ``seg``, or ignored.
-        instances: Whether samples have the field ``instances``, which needs a byte for each pixel of each person.
-        unannotated: An image without people is all background, all ignored, or not in the data set.
+        weights: Name of the weight field; ``weight`` also applies it to the label map's loss; None omits it.
+        without_keypoints: Whether people without labelled keypoints are ``person`` in ``seg``, or ignored.
+        instances: Whether samples have the field ``instances``, which takes a byte per pixel and person.
+        unannotated: Whether images without people are background, ignored, or skipped.
         indices: The first N samples for N, the last N for -N, those listed for a list; all when None.
 
     Raises:
@@ -81,7 +80,7 @@ class CocoKeypointDataset(CocoInstanceDataset):
         shapes = self._shapes_of(sample, key, records)
         pairs = [(one, shape) for one, shape in zip(records, shapes) if one.get("category_id") == self._person]
         people = [(one, shape) for one, shape in pairs if not one.get("iscrowd")]
-        unmarked = [shape for one, shape in people if not _marked(one)]
+        unmarked = [shape for one, shape in people if not _has_keypoints(one)]
         for shape in unmarked:
             shape.ignored = self._without == "ignored"
         count_empty(sample, shapes, self._source())
@@ -98,12 +97,12 @@ class CocoKeypointDataset(CocoInstanceDataset):
             weights = np.ones(sample.size, np.float32)
             for shape in [shape for one, shape in pairs if one.get("iscrowd")] + unmarked:
                 shape.region.paint(weights, 0)
-            for shape in [shape for one, shape in people if _marked(one)]:
+            for shape in [shape for one, shape in people if _has_keypoints(one)]:
                 shape.region.paint(weights, 1)
             sample[self._weights] = WeightMap(weights)
 
     def _points(self, annotation: dict[str, Any]) -> np.ndarray:
-        """Return the joints (K, 3) of a person, all zero where nothing is marked."""
+        """Return the keypoints (K, 3) of a person, zeros if none are labelled."""
         count = len(self.keypoint_names)
         try:
             points = np.array(annotation.get("keypoints") or [0] * (3 * count), np.float32).reshape(count, 3)
@@ -125,8 +124,8 @@ def _category(path: Path) -> dict[str, Any]:
     return found
 
 
-def _marked(annotation: dict[str, Any]) -> bool:
-    """Whether any joint of a person is marked."""
+def _has_keypoints(annotation: dict[str, Any]) -> bool:
+    """Whether a person has a labelled keypoint."""
     return any((annotation.get("keypoints") or ())[2::3])
 
 

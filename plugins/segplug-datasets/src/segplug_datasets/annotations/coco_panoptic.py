@@ -25,7 +25,7 @@ from segplug_datasets.mapping import Classes, regroup, regrouped_palette
 
 
 class CocoPanopticDataset(ListedFiles):
-    """Things and stuff of COCO panoptic files as classes; pixels of no segment are ignored.
+    """Things and stuff of COCO panoptic files as classes; pixels without a segment are ignored.
 
     Args:
         ann_file: The JSON file, ``annotations/panoptic_val2017.json``, under ``data_root``.
@@ -33,16 +33,16 @@ class CocoPanopticDataset(ListedFiles):
         segments: Folder of the PNG files; the JSON file's path without its suffix when None.
         data_root: Folder to which the other paths are relative.
         ids: Text file with the images to use, one per line, by id or by file name; all when None.
-        kinds: Only the things, only the stuff (the rest is ignored), or both.
+        kinds: Only things or only stuff (the rest is ignored), or both.
         classes: Some of the categories in this order, or new names, each with the categories it merges; all when None.
         palette: One RGB colour per class; a fixed table when None.
         others: The class of the categories that ``classes`` leaves out; ignored when None.
-        crowd: Whether a crowd's pixels are of its class, or ignored.
+        crowd: Whether pixels of a crowd are labelled with its class, or ignored.
         indices: The first N samples for N, the last N for -N, those listed for a list; all when None.
 
     Raises:
         DataError: When files are missing or damaged.
-        UsageError: When ``classes`` or ``others`` names what does not exist.
+        UsageError: When ``classes`` or ``others`` has an unknown name.
     """
 
     @staticmethod
@@ -77,7 +77,7 @@ class CocoPanopticDataset(ListedFiles):
         indices: int | Sequence[int] | None = None,
     ) -> None:
         root = resolve(data_root)
-        path, pictures = resolve(root, ann_file), resolve(root, images)
+        path, folder = resolve(root, ann_file), resolve(root, images)
         chosen = resolve(root, ids) if ids is not None else None
         self.data_root, self._crowd = str(root), crowd
         found = scan_object(path, {"images": _image, "annotations": _annotation, "categories": dict})
@@ -90,8 +90,8 @@ class CocoPanopticDataset(ListedFiles):
             [listed[number][1] for number in numbers],
             str(path),
         )
-        found_images = find_named(pictures, [names[listed[number][0]] for number in numbers], str(path))
-        start = len(os.path.join(pictures, ""))
+        found_images = find_named(folder, [names[listed[number][0]] for number in numbers], str(path))
+        start = len(os.path.join(folder, ""))
         stems = [os.path.splitext(place[start:])[0] for place in found_images]
         super().__init__(list(zip(stems, found_images, truths)), labels)
         self._numbers = dict(zip(truths, numbers))
@@ -99,7 +99,7 @@ class CocoPanopticDataset(ListedFiles):
     def _annotate(self, sample: Sample, mask_path: str) -> None:
         raw = read_annotation(sample, mask_path)
         if raw.ndim != 3 or raw.dtype != np.uint8:
-            raise DataError("a panoptic PNG holds segment numbers as colours of 8 bits", mask_path)
+            raise DataError("a panoptic PNG must have segment ids as 8-bit RGB colours", mask_path)
         codes = raw.astype(np.int32) @ np.array([1, 256, 65536], np.int32)
         (record,) = self._records.load([self._numbers[mask_path]])
         with as_data_error(self._records.path):
@@ -140,7 +140,7 @@ def _labels(
     old = list(dict.fromkeys(wanted))
     new, ids = regroup(old, classes, others)
     if len(new) > IGNORE:
-        raise UsageError(f"{len(new)} classes are more than a label map can hold: choose or merge with 'classes'")
+        raise UsageError(f"{len(new)} classes are too many for a label map: select or merge with 'classes'")
     own = dict(zip(names.values(), colors)) if len(colors) == len(names) else {}
     drawn = regrouped_palette([own[name] for name in old] if own else [], ids, len(new))
     place = dict(zip(old, ids))
@@ -149,9 +149,9 @@ def _labels(
 
 
 def _numbers(images: list[Any], listed: list[Any], ids: Path | None, path: Path) -> list[int]:
-    """Return the numbers of the annotations to use."""
+    """Return the indices of the annotations to use."""
     if not listed:
-        raise DataError("no COCO panoptic file: it lists no 'annotations' with 'segments_info'", path)
+        raise DataError("not a COCO panoptic file: 'annotations' with 'segments_info' are missing", path)
     known = {entry[0] for entry in images}
     strange = [image_id for image_id, _ in listed if image_id not in known]
     if strange:

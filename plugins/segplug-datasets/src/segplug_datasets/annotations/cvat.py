@@ -31,27 +31,27 @@ from segplug_datasets.listing import NamedFiles, resolve
 
 _SHAPES = ("polygon", "mask", "box", "ellipse", "polyline")
 _OTHERS = ("points", "skeleton", "cuboid")
-_SKIPPED = "They are skipped: what they mark is background."
+_SKIPPED = "They are skipped: their pixels are background."
 
 
 class CvatDataset(ShapeDataset):
-    """Images and a CVAT file: the classes are the background and the task's labels, in their order and colours.
+    """Images with a CVAT file: the classes are the background and the task's labels, in their order and colours.
 
-    Read are polygons, masks, boxes (also turned ones), ellipses and polylines; tags, points, skeletons and cuboids
-    hold no pixels and are skipped. Overlapping shapes are ordered by their ``z_order``, then by their place in the
-    file. Of the file, only places are kept in memory; the shapes of an image are read with it.
+    Polygons, masks, boxes (also rotated ones), ellipses and polylines are read; tags, points, skeletons and cuboids
+    have no pixels and are skipped. Overlapping shapes are ordered by ``z_order``, then by their order in the file. Only
+    file offsets are kept in memory; the shapes of an image are read with it.
 
     Args:
         ann_file: The XML file, ``annotations.xml``, under ``data_root``.
-        images: Folder of the images, under ``data_root``; the file's names of images count from there, or from the
-            folder of their subset in it.
+        images: Folder of the images, under ``data_root``, to which the file's image names are relative; or to its
+            subfolder of their subset.
         data_root: Folder to which the other paths are relative.
         line_width: Width of polylines in pixels.
         options: Classes, overlap and so on: the arguments of `ShapeDataset`.
 
     Raises:
         DataError: When files are missing or damaged, or the file is of a video.
-        UsageError: When ``classes`` or ``others`` names what does not exist.
+        UsageError: When ``classes`` or ``others`` has an unknown name.
     """
 
     @staticmethod
@@ -166,7 +166,7 @@ class _Scan:
         if self._is_video and not self.names:
             raise DataError("an export of a video: choose the format CVAT for images 1.1", path)
         if not self.names:
-            raise DataError("not a 'CVAT for images 1.1' file: it lists no <image>", path)
+            raise DataError("not a 'CVAT for images 1.1' file: it has no <image>", path)
 
     def _feed(self, path: Path) -> None:
         try:
@@ -201,7 +201,7 @@ class _Scan:
     def _end(self, tag: str) -> None:
         self._open.pop()
         if tag == "image":
-            end = self._parser.CurrentByteIndex  # of <image/> behind it, of others before their last tag
+            end = self._parser.CurrentByteIndex  # after <image/>, but before </image>
             if self._whole.startswith(b"</image", end):
                 end = self._whole.index(b">", end) + 1
             self.lengths.append(end - self.starts[-1])

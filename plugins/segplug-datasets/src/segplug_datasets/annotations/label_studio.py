@@ -36,38 +36,38 @@ _OTHER_KINDS = ("keypoint", "vector", "cuboid", "bitmask", "videorectangle")
 _LEFT_OUT = {
     "objects-without-label": ("objects have no label", "They are skipped: label them, or delete them."),
     "objects-of-other-kinds": (
-        f"objects are not of the kinds {', '.join(_KINDS)}",
-        "They are skipped: what they mark is background.",
+        f"objects are of other types than {', '.join(_KINDS)}",
+        "They are skipped: their pixels are background.",
     ),
-    "further-labels": ("objects have several labels", "The first one counts."),
+    "further-labels": ("objects have several labels", "The first one is used."),
     "turned-in-the-tool": (
         "objects were drawn on an image that was rotated in Label Studio",
-        "They are read as of the image in the file: look at some with seg-kernel data browse.",
+        "They are read relative to the unrotated image: check some with seg-kernel data browse.",
     ),
     "tasks-without-annotation": (
-        "tasks have predictions or cancelled annotations only",
-        "They count as not annotated: submit them, or see 'unannotated'.",
+        "tasks have only predictions or cancelled annotations",
+        "They count as not annotated: submit them, or set 'unannotated'.",
     ),
 }
 _PREFIX = re.compile(r"^[0-9a-f]{8}-")
 
 
 class LabelStudioDataset(ShapeDataset):
-    """Images and an export "JSON" of Label Studio: the classes are the background and all labels, by the alphabet.
+    """Images with a JSON export of Label Studio: the classes are the background and all labels, in alphabetical order.
 
-    Of several annotations of a task the last that was not cancelled counts. Of overlapping objects the later one is
-    on top. Of the file, only places are kept in memory; the objects of an image are read with it.
+    If a task has several annotations, the last that was not cancelled is used. Later objects cover earlier ones. Only
+    file offsets are kept in memory; the objects of an image are read with it.
 
     Args:
         ann_file: The JSON file, under ``data_root``.
-        images: Folder of the images, under ``data_root``, searched with the folders inside it. A task's image is found
-            by the end of its address, also without the eight signs that an upload puts before the name.
+        images: Folder of the images, under ``data_root``, searched recursively. A task's image is found by the end of
+            its URL, also without the eight-digit prefix of uploads.
         data_root: Folder to which the other paths are relative.
         options: Classes, overlap and so on: the arguments of `ShapeDataset`.
 
     Raises:
         DataError: When files are missing or damaged.
-        UsageError: When ``classes`` or ``others`` names what does not exist.
+        UsageError: When ``classes`` or ``others`` has an unknown name.
     """
 
     @staticmethod
@@ -104,7 +104,7 @@ class LabelStudioDataset(ShapeDataset):
         tasks = decode_texts([(address, labels) for address, labels, _ in kept])
         left_out = sum((Counter(lost) for _, _, lost in kept), Counter[str]())
         if not tasks:
-            raise DataError("no task is listed here", path)
+            raise DataError("the export has no tasks", path)
         found = find_files(images, IMAGE_SUFFIXES)
         start = len(os.path.join(images, ""))
         files = _by_end([place[start:] for place in found.values()])
@@ -142,7 +142,7 @@ class LabelStudioDataset(ShapeDataset):
         height, width = size
         if kind == "brush":
             return from_label_studio(value["rle"], size)
-        if kind == "polygon":  # points are per cent of the image's size, as everything below is
+        if kind == "polygon":  # coordinates are percentages of the image size, here and below
             return self._polygon(as_points(value["points"], where) * (width / 100, height / 100), size, where)
         x, y, degrees = (
             float(value["x"]) * width / 100,
@@ -165,29 +165,29 @@ def _turned_rectangle(x: float, y: float, width: float, height: float, size: Siz
 
 
 def _summary(task: Any) -> tuple[str, list[str], list[str]]:
-    """Return the address of a task's image, the labels of its objects, and why others are left out."""
+    """Return the URL of a task's image, the labels of its objects, and why others are left out."""
     found, lost = _objects(task)
     return _address(task["data"]), [labels[0] for _, _, labels in found], lost
 
 
 def _address(data: Any) -> str:
-    """Return what of a task's data looks like the address of an image."""
+    """Return the URL of an image in a task's data."""
     texts = [text for text in data.values() if isinstance(text, str)]
     preferred = data.get("image") or data.get("img")
     candidates = [preferred] if isinstance(preferred, str) else [text for text in texts if is_image(_plain(text))]
     if not candidates:
-        raise ValueError("its 'data' has no address of an image")
+        raise ValueError("its 'data' has no URL of an image")
     return candidates[0]
 
 
 def _plain(address: str) -> str:
-    """Return an address as a path: local files stand after ``?d=``, other questions and escapes go."""
-    before, _, question = address.partition("?")
-    return unquote(question[2:] if question.startswith("d=") else before)
+    """Return a URL as a path: that of a local file follows ``?d=``; other queries and escapes are removed."""
+    before, _, query = address.partition("?")
+    return unquote(query[2:] if query.startswith("d=") else before)
 
 
 def _objects(task: dict[str, Any]) -> tuple[list[tuple[dict[str, Any], str, list[str]]], list[str]]:
-    """Return the objects of a task with kind and labels, of the last annotation that counts, and why others are not.
+    """Return the objects of a task's valid annotation, with kind and labels, and why others are left out.
 
     The tag ``<Labels>`` next to ``<Polygon>``, ``<Rectangle>`` and so on makes two results of one id: one with the
     outline, and one of type ``labels`` with the label.
@@ -219,7 +219,7 @@ def _labels(result: dict[str, Any]) -> list[str]:
 
 
 def _by_end(names: list[str]) -> dict[str, list[str]]:
-    """Return the files that have a name, by it."""
+    """Group paths by file name."""
     files: dict[str, list[str]] = {}
     for name in names:
         files.setdefault(os.path.basename(clean(name)), []).append(clean(name))
@@ -227,7 +227,7 @@ def _by_end(names: list[str]) -> dict[str, list[str]]:
 
 
 def _found(address: str, files: dict[str, list[str]], path: Path, images: Path) -> str:
-    """Return the file that the address of a task means: of several of one name, the one whose folders fit best."""
+    """Return the file of a task's URL; among several with the same name, the one whose folders match."""
     plain = clean(_plain(address))
     base = plain.rpartition("/")[2]
     for name in (base, _PREFIX.sub("", base)):

@@ -32,22 +32,21 @@ _IGNORED = "__ignore__"
 
 
 class LabelmeDataset(ShapeDataset):
-    """A folder of images and labelme's JSON files: the classes are the background and all labels, by the alphabet.
+    """Images with labelme's JSON files: the classes are the background and all labels, in alphabetical order.
 
-    Read are polygons, rectangles, circles, lines, points and masks. Of overlapping shapes the later one is on top. A
-    shape labelled ``__ignore__`` is ignored. All files are looked through once to know the labels.
+    Polygons, rectangles, circles, lines, points and masks are read. Later shapes cover earlier ones. Pixels of shapes
+    labelled ``__ignore__`` are ignored. All files are read once to collect the labels.
 
     Args:
-        images: Folder of the images, searched with the folders inside it; an image without a JSON file has no
-            annotation.
-        annotations: Folder of the JSON files in the same arrangement; that of the images when None.
+        images: Folder of the images, searched recursively; images without a JSON file have no annotation.
+        annotations: Folder of the JSON files with the same layout; that of the images when None.
         data_root: Folder to which the other paths are relative.
         line_width: Width of lines in pixels; points are discs of this diameter.
         options: Classes, overlap and so on: the arguments of `ShapeDataset`.
 
     Raises:
         DataError: When files are missing or damaged.
-        UsageError: When ``classes`` or ``others`` names what does not exist.
+        UsageError: When ``classes`` or ``others`` has an unknown name.
     """
 
     @staticmethod
@@ -108,7 +107,7 @@ class LabelmeDataset(ShapeDataset):
     def _region(self, kind: str, shape: dict[str, Any], points: np.ndarray, size: Size, path: str) -> Region:
         needed = {"rectangle": 2, "circle": 2, "mask": 2, "point": 1}.get(kind, 0)
         if len(points) < needed:
-            raise DataError(f"a {kind} has {needed} points, this one {len(points)}", path)
+            raise DataError(f"a {kind} needs {needed} points, this one has {len(points)}", path)
         if kind == "polygon" or (kind == "rectangle" and len(points) == 4):
             return self._polygon(points, size, path)
         if kind == "rectangle":
@@ -124,7 +123,7 @@ class LabelmeDataset(ShapeDataset):
         if kind == "point":
             return ellipse(points[0, 0], points[0, 1], self._line_width / 2, self._line_width / 2, size)
         raise DataError(
-            f"shapes of type {kind!r} are not read: polygon, rectangle, circle, line, point, mask are", path
+            f"shapes of type {kind!r} are not supported: only polygon, rectangle, circle, line, point, mask", path
         )
 
 
@@ -147,7 +146,7 @@ def _label(shape: Any, path: str) -> str:
 
 
 def _mask(shape: dict[str, Any], points: np.ndarray, size: Size, path: str) -> Region:
-    """Return a mask: a base64-encoded PNG, whose first pixel is the first point; the second point is its last pixel."""
+    """Decode a mask: a base64-encoded PNG, from the first point to the second."""
     try:
         data = np.frombuffer(base64.b64decode(shape.get("mask") or "", validate=True), np.uint8)
     except (binascii.Error, TypeError, ValueError):

@@ -1,12 +1,12 @@
-"""Rasterisation of outlines, by one of two rules.
+"""Rasterisation of polygons, by one of two rules.
 
-``area``: a pixel belongs to a polygon when its centre is inside (even-odd where the outline crosses itself; a centre
-on the outline belongs to the shape on its right, or below). Points are where people clicked, (0, 0) is the outer corner
-of the first pixel. Neighbours that share an edge neither overlap nor leave a gap. It is COCO's rule, but for COCO's
-rounding of points to a fifth of a pixel.
+``area``: a pixel belongs to a polygon when its centre is inside (even-odd rule where the outline crosses itself; a
+centre on the outline belongs to the shape on its right, or below). Coordinates are continuous, (0, 0) is the outer
+corner of the first pixel. Neighbours that share an edge neither overlap nor leave a gap. It is COCO's rule, except that
+COCO rounds points to a fifth of a pixel.
 
-``outline``: points are numbers of pixels, rounded, and all pixels on the outline belong to it (OpenCV's ``fillPoly``).
-It gives back exactly the masks from which a contour finder took the points, and makes others half a pixel larger.
+``outline``: points are rounded to pixel indices, and all pixels on the outline belong to the polygon (OpenCV's
+``fillPoly``). It reproduces masks exactly from their contours, and makes other shapes half a pixel larger.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from segkernel.sample import Size
 
 Rule = Literal["area", "outline"]
 
-_FAR = 2.0**20  # no image is as large; keeps arithmetic on wild coordinates finite
+_FAR = 2.0**20  # larger than any image; keeps arithmetic on extreme coordinates finite
 
 
 @dataclass(frozen=True)
 class Region:
-    """Some of the pixels of an image: ``mask`` (h, w) bool, whose first pixel is (top, left)."""
+    """A set of pixels of an image: ``mask`` (h, w) bool, whose first pixel is at (top, left)."""
 
     top: int
     left: int
@@ -41,7 +41,7 @@ class Region:
         return int(np.count_nonzero(self.mask))
 
     def paint(self, canvas: np.ndarray, value: float) -> None:
-        """Write ``value`` where the region is."""
+        """Write ``value`` into the pixels of the region."""
         height, width = self.mask.shape
         canvas[self.top : self.top + height, self.left : self.left + width][self.mask] = value
 
@@ -53,7 +53,7 @@ def polygon(points: np.ndarray, size: Size, rule: Rule = "area") -> Region:
     """Return the pixels of an image of ``size`` inside a polygon.
 
     Args:
-        points: (N, 2) x and y of its corners, in pixels; the last is joined to the first.
+        points: (N, 2) x and y of its corners, in pixels; the last is connected to the first.
         size: Height and width.
         rule: Which pixels belong to it, see above.
     """
@@ -62,11 +62,11 @@ def polygon(points: np.ndarray, size: Size, rule: Rule = "area") -> Region:
         return _with_outline(points, size)
     if len(points) < 3:
         return NOTHING
-    return _by_centres(points - 0.5, size)  # now the centre of the first pixel is (0, 0)
+    return _by_centres(points - 0.5, size)  # the centre of the first pixel becomes (0, 0)
 
 
 def union(regions: Sequence[Region]) -> Region:
-    """Return all pixels of some regions."""
+    """Return the union of regions."""
     if len(regions) == 1:
         return regions[0]
     regions = [region for region in regions if region.mask.size]
@@ -120,14 +120,14 @@ def as_points(values: Sequence[float] | np.ndarray, where: str = "") -> np.ndarr
     """Return numbers, flat or in pairs, as (N, 2) points.
 
     Raises:
-        DataError: They are not finite numbers, or not in pairs.
+        DataError: When they are not finite numbers, or not in pairs.
     """
     try:
         points = np.asarray(values, np.float64)
     except (TypeError, ValueError):
-        raise DataError(f"points are pairs of numbers, not {str(values)[:60]}", where or None) from None
+        raise DataError(f"points must be pairs of numbers, not {str(values)[:60]}", where or None) from None
     if points.size % 2 or not np.isfinite(points).all() or (points.ndim > 1 and points.shape[-1] != 2):
-        raise DataError(f"points are pairs of numbers, not {str(values)[:60]}", where or None)
+        raise DataError(f"points must be pairs of numbers, not {str(values)[:60]}", where or None)
     return points.reshape(-1, 2)
 
 
@@ -142,7 +142,7 @@ def _bar(first: np.ndarray, last: np.ndarray, half: float, size: Size) -> Region
 
 
 def _window(points: np.ndarray, size: Size) -> tuple[int, int, int, int] | None:
-    """Return top, left, bottom and right of the pixels that may be inside, None when there are none."""
+    """Return the bounding box (top, left, bottom, right) inside the image; None when it is empty."""
     left, top = np.maximum(np.ceil(points.min(0)), 0).astype(int)
     right, bottom = np.minimum(np.floor(points.max(0)) + 1, (size[1], size[0])).astype(int)
     return (int(top), int(left), int(bottom), int(right)) if top < bottom and left < right else None
@@ -157,7 +157,7 @@ def _by_centres(points: np.ndarray, size: Size) -> Region:
     next_x, next_y = np.roll(x, -1), np.roll(y, -1)
     upper, lower = np.minimum(y, next_y), np.maximum(y, next_y)
     first, last = (np.ceil(edge).clip(top, bottom).astype(int) for edge in (upper, lower))
-    edge = np.repeat(np.arange(len(x)), last - first)  # one entry for each row that an edge crosses
+    edge = np.repeat(np.arange(len(x)), last - first)  # one entry per row that an edge crosses
     start = np.cumsum(last - first) - (last - first)
     row = first[edge] + np.arange(len(edge)) - start[edge]
     cross = x[edge] + (row - y[edge]) * (next_x - x)[edge] / (next_y - y)[edge]

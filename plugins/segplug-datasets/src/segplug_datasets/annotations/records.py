@@ -1,6 +1,6 @@
-"""An index of the records of a large file: it is read once when a data set is opened, then only what a sample needs.
+"""Index of the records in a large file, which is scanned when a data set is opened; samples read their records only.
 
-A data set goes to every worker; eight bytes and four for each record are small compared with their content.
+Data sets are copied to every worker; the index takes twelve bytes per record instead of the content.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MARK = "\u00ef\u00bb\u00bf"  # a byte order mark, read as Latin-1
 
 
 class Records:
-    """Parts of a file, read when asked for.
+    """Parts of a file, read on demand.
 
     Args:
         path: The file.
@@ -42,7 +42,7 @@ class Records:
         """Return some of the parts.
 
         Raises:
-            DataError: When the file is gone, or has another length than when it was opened.
+            DataError: When the file is missing, or its size has changed since it was opened.
         """
         try:
             with open(self.path, "rb") as file:
@@ -70,24 +70,24 @@ class Records:
 
 @contextmanager
 def as_data_error(path: object) -> Iterator[None]:
-    """Turn errors of malformed files inside the block into a `DataError`."""
+    """Turn errors from malformed files in this block into a `DataError`."""
     try:
         yield
     except (KeyError, IndexError) as error:
-        raise DataError(f"something that the format has is missing: {error}", str(path)) from error
+        raise DataError(f"a required entry is missing: {error}", str(path)) from error
     except (TypeError, ValueError, AttributeError, OverflowError, LookupError) as error:
         raise DataError(f"does not follow the format: {error}", str(path)) from error
 
 
 Keep = Callable[[Any], Any]
-"""Makes of a record what is needed to know of it before its sample is read."""
+"""Returns what is kept of a record in memory."""
 
 
 def scan_object(path: Path, arrays: Mapping[str, Keep]) -> dict[str, tuple[Records, list[Any]]]:
     """Return the records of some arrays of the JSON object in a file, and what is kept of each; empty where missing.
 
     Raises:
-        DataError: It cannot be read, or is not a JSON object.
+        DataError: When it cannot be read, or is not a JSON object.
     """
     scan = _Scan(path)
     found: dict[str, tuple[Records, list[Any]]] = {}
@@ -114,10 +114,10 @@ def scan_array(path: Path, keep: Keep) -> tuple[Records, list[Any]]:
 
 
 class _Scan:
-    """Goes through a JSON text value by value.
+    """Scans a JSON text value by value.
 
-    Bytes are read as Latin-1, which JSON's own signs are the same in, so that places in the text are places in the
-    file; texts in kept values are decoded again.
+    Bytes are decoded as Latin-1, in which JSON's syntax is the same, so that offsets in the text are offsets in the
+    file; strings in kept values are decoded again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -143,7 +143,7 @@ class _Scan:
         self.place += 1
 
     def ends(self, sign: str) -> bool:
-        """Take a comma, or the sign after the last entry and return True."""
+        """Consume a comma, or the closing ``sign`` and return True."""
         if self.next() == ",":
             self.place += 1
         if self.next() != sign:
@@ -152,7 +152,7 @@ class _Scan:
         return True
 
     def value(self) -> tuple[int, int, Any]:
-        """Take a value; return where it begins and ends, and what it is."""
+        """Consume a value; return its start, end and content."""
         self.next()
         start = self.place
         try:
@@ -181,7 +181,7 @@ class _Scan:
 
 
 def decode_texts(value: Any) -> Any:
-    """Return a kept value whose texts, read as Latin-1, are the UTF-8 that they are in the file."""
+    """Return a kept value with its strings, read as Latin-1, decoded as UTF-8."""
     if isinstance(value, Mapping):
         return {decode_texts(key): decode_texts(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -190,5 +190,5 @@ def decode_texts(value: Any) -> Any:
         return value
     try:
         return value.encode("latin-1").decode("utf-8")
-    except UnicodeError:  # an escape such as \u4e00 in the text: it was right
+    except UnicodeError:  # had an escape such as \u4e00: already decoded
         return value

@@ -13,12 +13,12 @@ from segplug_datasets.annotations.raster import Region
 
 
 def from_coco(rle: Mapping[str, Any], size: Size) -> Region:
-    """Return the mask of ``{"size": [height, width], "counts": ...}``: runs down the columns, the first one of zeros.
+    """Return the mask of ``{"size": [height, width], "counts": ...}``: column-wise runs, the first one of zeros.
 
-    ``counts`` is a list of numbers, or COCO's text of them.
+    ``counts`` is a list of numbers, or COCO's compressed string.
 
     Raises:
-        DataError: It is not a mask, or its size is not the image's.
+        DataError: When it is not a mask, or its size is not the image's.
     """
     counts = rle.get("counts")
     if list(rle.get("size") or ()) != list(size):
@@ -28,13 +28,13 @@ def from_coco(rle: Mapping[str, Any], size: Size) -> Region:
 
 
 def counts_of_text(text: str | bytes) -> np.ndarray:
-    """Return the numbers in COCO's text for run lengths.
+    """Decode COCO's compressed string of run lengths.
 
     A character is six bits above ``0``: five of the number, lowest first, and a continuation bit; the
     highest bit of the last is the sign. From the fourth on, each is the difference from the one two before.
 
     Raises:
-        DataError: When a character cannot be in one, or the last number is not complete.
+        DataError: When a character is invalid, or the last number is incomplete.
     """
     try:
         codes = np.frombuffer(text.encode("ascii") if isinstance(text, str) else text, np.uint8).astype(np.int64) - 48
@@ -56,7 +56,7 @@ def counts_of_text(text: str | bytes) -> np.ndarray:
 
 
 def from_cvat(text: str, left: int, top: int, width: int, height: int, size: Size) -> Region:
-    """Return the mask of CVAT: runs along the rows of a box, the first one of zeros.
+    """Return the mask of CVAT: row-wise runs in a box, the first one of zeros.
 
     Raises:
         DataError: When the runs do not fill the box, or it is not inside the image.
@@ -67,14 +67,14 @@ def from_cvat(text: str, left: int, top: int, width: int, height: int, size: Siz
 
 
 def from_label_studio(data: Sequence[int], size: Size) -> Region:
-    """Return the mask of a brush of Label Studio: opacity, the fourth of four channels, above zero.
+    """Return the mask of a Label Studio brush: opacity, the fourth of four channels, above zero.
 
-    The bytes are a stream of bits (its library is rle-pack, thi.ng): 32 bits how many values there are, 5 their
-    width less one, four times 4 the widths less one of run lengths. Then runs: a bit whether one value is repeated, 2
-    bits which of the widths its length has, the length less one, and the value, or as many values.
+    The bytes are a bit stream (of the library rle-pack, thi.ng): 32 bits for the number of values, 5 for their width
+    minus one, and four times 4 for the widths of run lengths minus one. Each run is one bit (1 if a value is repeated),
+    2 bits for the index of the width of its length, the length minus one, and the repeated value or all values.
 
     Raises:
-        DataError: It is not such a stream, or its size is not the image's.
+        DataError: When it is not such a stream, or its size is not the image's.
     """
     values = _unpack(data)
     if len(values) != 4 * size[0] * size[1]:
@@ -108,7 +108,7 @@ def _unpack(data: Sequence[int]) -> np.ndarray:
     try:
         stream = _Bits(bytes(data))
     except (TypeError, ValueError):
-        raise DataError("a brush mask is a list of bytes") from None
+        raise DataError("a brush mask must be a list of bytes") from None
     total, width = stream.read(32), stream.read(5) + 1
     lengths = [stream.read(4) + 1 for _ in range(4)]
     if total > 1 << 30:
@@ -126,11 +126,11 @@ def _numbers(values: Any) -> np.ndarray:
     try:
         return np.array([int(value) for value in values], np.int64)
     except (TypeError, ValueError, OverflowError):
-        raise DataError(f"run lengths are whole numbers, not {str(values)[:60]}") from None
+        raise DataError(f"run lengths must be whole numbers, not {str(values)[:60]}") from None
 
 
 def _mask(runs: np.ndarray, pixels: int) -> np.ndarray:
     """Return ``pixels`` values of alternating runs of zeros and ones."""
     if (runs < 0).any() or (runs > pixels).any() or runs.sum() != pixels:
-        raise DataError(f"run lengths of {int(runs.sum())} pixels in all, not {pixels}")
+        raise DataError(f"run lengths cover {int(runs.sum())} pixels, not {pixels}")
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs)

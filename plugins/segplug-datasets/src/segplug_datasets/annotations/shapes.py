@@ -1,4 +1,4 @@
-"""Base of data sets of annotated shapes: which classes are kept, which shape is on top, what the rest becomes."""
+"""Base of data sets of annotated shapes: classes, overlap of shapes, and unannotated pixels."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from segplug_datasets.mapping import Classes, regroup, regrouped_palette, requir
 Overlap = Literal["smaller", "order"]
 IGNORED = "ignored"
 EMPTY = "objects_without_pixels"
-"""The number in a sample's ``meta``, where there are any."""
+"""Key of the number in a sample's ``meta``, if there are any."""
 EXAMPLE: dict[str, Size] = {"0.png": (12, 16), "1.png": (9, 20)}
-"""The images of the conformance kit's tiny data sets."""
+"""Images of the tiny data sets for the conformance checks."""
 
-_UNANNOTATED = "They count as background from edge to edge; 'unannotated' ignores or skips them."
+_UNANNOTATED = "They are all background; set 'unannotated' to ignore or skip them."
 _BACKGROUND_COLOR = (0, 0, 0)
 _LEFT_OUT = -1
 
@@ -53,10 +53,10 @@ class Shape:
     """One annotated object.
 
     Args:
-        category: Its name in the file; None for pixels that are always ignored.
-        region: Its pixels.
-        layer: Higher ones are on top, regardless of size.
-        ignored: Whether its pixels are ignored.
+        category: Category name in the file; None for pixels that are always ignored.
+        region: Pixels of the object.
+        layer: Higher layers cover lower ones, regardless of size.
+        ignored: Whether the pixels are ignored.
     """
 
     category: str | None
@@ -67,17 +67,17 @@ class Shape:
 
 @dataclass
 class AnnotationIndex:
-    """The annotations that a subclass found in its files.
+    """The annotations found in the files of a subclass.
 
     Args:
         images: Folder of the images.
         names: File names of the images, under that folder.
         keys: Key of each image by which the subclass reads its shapes, an array or a list.
-        annotated: Whether each has any annotation.
-        categories: Names of what is annotated.
+        annotated: Whether each image has an annotation.
+        categories: Category names.
         what: The file that lists the images, for messages.
-        palette: A colour for each, or none.
-        left_out: What of the file is skipped.
+        palette: A colour per category, or empty.
+        left_out: Objects of the file that are skipped.
     """
 
     images: Path
@@ -93,17 +93,17 @@ class AnnotationIndex:
 class ShapeDataset(Labelled):
     """Images with outlined or painted objects; a subclass reads the files of one tool.
 
-    Class 0 is the background, the classes follow in the order of the file, or of ``classes``.
+    Class 0 is the background; the other classes follow in the order of the file, or of ``classes``.
 
     Args:
-        classes: Some of the file's names in this order, or new names, each with the names it merges; all when None.
+        classes: Names from the file, in this order, or new names, each with the names it merges; all when None.
         palette: One RGB colour per class, the background's first; those of the file or a fixed table when None.
-        background: Name of the class of pixels without an object: class 0, unless it is one of ``classes``. With None
-            there is no such class, and these pixels are ignored.
-        others: Class of the objects that ``classes`` leaves out; ``ignored``: their pixels are ignored; None: as if
-            they were not annotated.
-        unannotated: An image without any annotation is all background, all ignored, or not in the data set.
-        overlap: The object on top where several overlap: the smaller one, or the later one in the file.
+        background: Class of pixels without an object: class 0, unless it is one of ``classes``. None ignores these
+            pixels.
+        others: Class of the objects that ``classes`` leaves out; ``ignored`` ignores their pixels; None treats them
+            as not annotated.
+        unannotated: Whether images without any annotation are background, ignored, or skipped.
+        overlap: The object on top of overlapping ones: the smaller one, or the later one in the file.
         polygons: Which pixels belong to a polygon, see `segplug_datasets.annotations.raster`.
         indices: The first N samples for N, the last N for -N, those listed for a list; all when None.
 
@@ -169,7 +169,7 @@ class ShapeDataset(Labelled):
         return getattr(self, "data_root", "")
 
     def _open(self) -> AnnotationIndex:
-        """Read what is in the files, without the shapes."""
+        """Read the index of the files, without the shapes."""
         raise NotImplementedError
 
     def _shapes(self, sample: Sample, key: Any) -> list[Shape]:
@@ -182,8 +182,8 @@ class ShapeDataset(Labelled):
         except MadeOnStoredPixelsError as error:
             stored = Sample(image=sample.image.swapaxes(0, 1), meta=sample.meta)
             labels = turned(self._labels(stored, key), error.orientation)
-            what = f"annotated on its stored pixels, as a size shows; labels are turned with it: {sample.meta['path']}"
-            say_once(f"{self._source()}, stored pixels", f"{self._source()}: {what}, and others like it")
+            what = f"size of the image before its EXIF rotation; labels are rotated with it: {sample.meta['path']}"
+            say_once(f"{self._source()}, stored pixels", f"{self._source()}: {what}, and similar files")
         sample["seg"] = LabelMap(labels)
 
     def _labels(self, sample: Sample, key: Any) -> np.ndarray:
@@ -220,17 +220,17 @@ class ShapeDataset(Labelled):
         """Set the labels, the class id of each category, and that of pixels without an object."""
         categories = list(dict.fromkeys(opened.categories))
         if not categories and not classes:
-            raise DataError("no class is named here, and nothing is annotated", opened.what)
+            raise DataError("the file has no classes and no annotations", opened.what)
         names, ids = regroup(categories, classes)
         colors: list[Color] = regrouped_palette(opened.palette, ids, len(names))
         if background is not None and background not in names:
             names, colors = [background, *names], [_BACKGROUND_COLOR, *colors]
             ids = [class_id if class_id == IGNORE else class_id + 1 for class_id in ids]
         if len(names) > IGNORE:
-            raise UsageError(f"{len(names)} classes are more than a label map can hold: choose or merge with 'classes'")
+            raise UsageError(f"{len(names)} classes are too many for a label map: select or merge with 'classes'")
         rest = _LEFT_OUT if others is None else IGNORE
         if others is not None and others != IGNORED:
-            require_name(others, names, f"'others' is one of the classes, or {IGNORED!r}: ")
+            require_name(others, names, f"'others' must be one of the classes, or {IGNORED!r}: ")
             rest = names.index(others)
         self.labels = LabelSpec(tuple(names), tuple(palette or colors))
         self._ids = {name: rest if class_id == IGNORE else class_id for name, class_id in zip(categories, ids)}
@@ -238,32 +238,32 @@ class ShapeDataset(Labelled):
 
 
 class MadeOnStoredPixelsError(DataError):
-    """An annotation was made on an image as stored, not as its EXIF ``orientation``, 5 to 8, shows it."""
+    """An annotation was made on the stored image, without applying its EXIF ``orientation``, 5 to 8."""
 
     orientation = 1
 
 
 def turned(labels: np.ndarray, orientation: int) -> np.ndarray:
-    """Return a label map of stored pixels as an EXIF orientation, 5 to 8, shows them: height and width exchanged."""
+    """Apply an EXIF orientation, 5 to 8, to a label map; height and width are exchanged."""
     mirrored = labels.T
     shown = {5: mirrored, 6: mirrored[:, ::-1], 7: mirrored[::-1, ::-1], 8: mirrored[::-1]}
     return np.ascontiguousarray(shown[orientation])
 
 
 def count_empty(sample: Sample, shapes: Sequence[Shape], source: object) -> None:
-    """Note how many objects of a sample have no pixel, as a line, a point, or less than a pixel, drawn as a polygon."""
+    """Record the number of objects without a pixel, such as lines, points, or tiny polygons."""
     count = sum(not shape.region.mask.any() for shape in shapes)
     if count:
         sample.meta[EMPTY] = count
-        what = f"{count} objects of {sample.meta['path']} have no pixel: too small, or fewer than three points"
-        say_once(f"{source}, no pixel", f"{source}: {what}; others like them are not named")
+        what = f"{count} objects of {sample.meta['path']} have no pixels: too small, or fewer than three points"
+        say_once(f"{source}, no pixel", f"{source}: {what}; further ones are not reported")
 
 
 def require_declared(sample: Sample, size: Sequence[Any], where: str) -> None:
-    """Check that an annotation was made on an image of this size; an unknown size is None.
+    """Check the image size declared in an annotation, if any.
 
     Raises:
-        MadeOnStoredPixelsError: When it is the size of the stored pixels, which EXIF turns.
+        MadeOnStoredPixelsError: When it is the size before EXIF rotation.
         DataError: When it is another size.
     """
     if None in size or tuple(size) == sample.size:
@@ -274,18 +274,18 @@ def require_declared(sample: Sample, size: Sequence[Any], where: str) -> None:
     turn = orientation(path) if tuple(size) == sample.size[::-1] else 1
     if turn < 5:
         raise DataError(message, where)
-    stored = MadeOnStoredPixelsError(f"{message}\n    its EXIF orientation {turn} turns it when it is read", where)
+    stored = MadeOnStoredPixelsError(f"{message}\n    its EXIF orientation {turn} rotates it when it is read", where)
     stored.orientation = turn
     raise stored
 
 
 def is_image(name: str) -> bool:
-    """Whether a file name ends like an image."""
+    """Whether a file name has an image suffix."""
     return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def groups(owners: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers of records sorted by owner, and where each owner's begin and, with the next entry, end.
+    """Return record indices sorted by owner, and the offsets of each owner's records, with a final end.
 
     Args:
         owners: (N,) owner of each record, 0 to ``count`` - 1.
@@ -296,7 +296,7 @@ def groups(owners: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def example_images(folder: Path, sizes: Mapping[str, Size]) -> None:
-    """Write images of noise for the conformance kit."""
+    """Write noise images for the conformance checks."""
     for number, (name, size) in enumerate(sizes.items()):
         rng = np.random.default_rng(number)
         image.write(folder / name, rng.integers(0, 256, (*size, 3), np.uint8))

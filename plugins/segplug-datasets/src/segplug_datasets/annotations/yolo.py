@@ -37,32 +37,33 @@ from segplug_datasets.listing import (
     walk,
 )
 
-_ROUNDING = 0.01  # of a share of width or height
+_ROUNDING = 0.01  # tolerance, relative to width or height
 _LISTS = ("classes", "labels", "train", "val", "test")  # text files that are not labels
-_SPARE = "They are skipped: bring the images back, or check whether the names differ."
+_SPARE = "They are skipped: restore the images, or check whether the names differ."
 
 
 class YoloSegDataset(ShapeDataset):
-    """Images and text files of polygons, as ``data.yaml`` describes: the classes are the background and its names.
+    """Images with text files of polygons, described by ``data.yaml``: the classes are the background and its names.
 
-    The text file of ``images/train/NAME.jpg`` is ``labels/train/NAME.txt``, or is next to the image; where it is
-    missing, the image has no annotation. A line is a class and a polygon's points as shares of width and height.
-    These points mostly come from a contour finder, so all pixels on an outline belong to it (``polygons: outline``).
-    The smaller of overlapping objects is on top.
+    The text file of ``images/train/NAME.jpg`` is ``labels/train/NAME.txt``, or is next to the image; if it is missing,
+    the image has no annotation. A line is a class and a polygon's points relative to width and height. The points
+    usually come from contours of masks, so all pixels on an outline belong to the object (``polygons: outline``).
+    Smaller objects cover larger ones.
 
     Args:
         ann_file: ``data.yaml``, under ``data_root``.
-        split: The list to read: ``train``, ``val``, ``test``; a folder of images, several, or a text file of paths.
-        data_root: Folder to which the other paths are relative; that of the file counts instead of what it says
-            under ``path`` where that does not exist.
+        split: Key of the file to read: ``train``, ``val``, ``test``; its value is a folder of images, several, or a
+            text file of paths.
+        data_root: Folder to which the other paths are relative. If the ``path`` in the file does not exist, the
+            file's folder is used instead.
         labels: Folder of the text files, under ``data_root``; found as above when None.
-        boxes: Lines with a box (four numbers, and keypoints of a set of poses): an error, the filled box, or ignored
+        boxes: Lines with a box (four numbers, and keypoints in pose data sets): an error, the filled box, or ignored
             pixels.
         options: Classes, overlap and so on: the arguments of `ShapeDataset`.
 
     Raises:
         DataError: When files are missing or damaged.
-        UsageError: When ``classes`` or ``others`` names what does not exist.
+        UsageError: When ``classes`` or ``others`` has an unknown name.
     """
 
     default_overlap = "smaller"
@@ -102,7 +103,7 @@ class YoloSegDataset(ShapeDataset):
         texts = _LabelFiles(labels)
         keys = [texts.of(images / name, name) for name in names]
         annotated = [os.path.isfile(key) and os.path.getsize(key) > 0 for key in keys]
-        of_several = labels is not None or ".txt" in str(description[split])  # the folder may serve other splits, too
+        of_several = labels is not None or ".txt" in str(description[split])  # may have other splits' labels
         spare = 0 if of_several else texts.spare(keys)
         left_out = [LeftOut("labels-without-image", spare, "text files of labels have no image", _SPARE)]
         classes = list(self._categories.values())
@@ -119,7 +120,7 @@ class YoloSegDataset(ShapeDataset):
         try:
             numbers = np.array(words, np.float64)
         except ValueError:
-            raise DataError(f"a line is a class and coordinates, not {' '.join(words)[:60]!r}", where) from None
+            raise DataError(f"expected a class and coordinates, not {' '.join(words)[:60]!r}", where) from None
         category = self._categories.get(int(numbers[0])) if np.isfinite(numbers[0]) else None
         if category is None:
             raise DataError(f"class {words[0]} is not one of the {len(self._categories)} names", where)
@@ -127,16 +128,14 @@ class YoloSegDataset(ShapeDataset):
         if len(numbers) == 5 or (self._has_keypoints and len(numbers) > 5):
             return self._boxed(category, numbers[1:5] * (width, height, width, height), size, where)
         if len(numbers) < 7 or len(numbers) % 2 == 0:
-            raise DataError(f"a polygon has three points or more, in pairs; {len(numbers) - 1} numbers", where)
+            raise DataError(f"a polygon needs three points or more, in pairs, not {len(numbers) - 1} numbers", where)
         if numbers[1:].min() < -_ROUNDING or numbers[1:].max() > 1 + _ROUNDING:
-            raise DataError("coordinates are shares of width and height, 0 to 1: no pixels, no keypoints", where)
+            raise DataError("coordinates must be relative to width and height, 0 to 1, not pixels or keypoints", where)
         return Shape(category, self._polygon(numbers[1:].reshape(-1, 2) * (width, height), size, where))
 
     def _boxed(self, category: str, box: np.ndarray, size: Size, where: str) -> Shape:
         if self._boxes == "refused":
-            raise DataError(
-                "a box, not a polygon\n    say with 'boxes' whether boxes are to be filled or ignored", where
-            )
+            raise DataError("a box, not a polygon\n    set 'boxes' to fill or ignore boxes", where)
         x, y, width, height = box.tolist()
         region = rectangle(x - width / 2, y - height / 2, x + width / 2, y + height / 2, size)
         ignored = self._boxes == "ignored"
@@ -167,8 +166,8 @@ def _images(description: dict[str, Any], split: str, path: Path) -> tuple[Path, 
     if not description.get(split):
         given = [key for key in ("train", "val", "test") if description.get(key)]
         raise DataError(f"it has no split {split!r}: {suggest(split, given)}", path)
-    said = resolve(path.parent, str(description.get("path") or ""))
-    root = said if said.is_dir() else path.parent
+    given_root = resolve(path.parent, str(description.get("path") or ""))
+    root = given_root if given_root.is_dir() else path.parent
     entries = description[split] if isinstance(description[split], list) else [description[split]]
     names = [name for entry in entries for name in _entry(root, str(entry))]
     return root, list(dict.fromkeys(names))
@@ -177,7 +176,7 @@ def _images(description: dict[str, Any], split: str, path: Path) -> tuple[Path, 
 def _entry(root: Path, entry: str) -> list[str]:
     """Return the images of a folder, or of a text file of paths."""
     place = resolve(root, entry)
-    if not place.exists() and entry.startswith("../"):  # exports that count from another folder than their own
+    if not place.exists() and entry.startswith("../"):  # exports with paths relative to a subfolder
         place = resolve(root, entry[3:])
     if not place.exists():  # a folder of another machine
         place = next((root / tail for tail in tails(clean(entry), root) if (root / tail).exists()), place)
@@ -193,25 +192,25 @@ class _LabelFiles:
     """The text files of images.
 
     Args:
-        labels: Folder of the label files; None if they are in ``labels`` for ``images``, or next to the images.
+        labels: Folder of the label files; None searches ``labels`` in place of ``images``, or next to the images.
     """
 
     def __init__(self, labels: Path | None) -> None:
         self._labels = labels
         self._folders: dict[Path, NamedFiles] = {}
 
-    def of(self, picture: Path, name: str) -> str:
+    def of(self, image: Path, name: str) -> str:
         """Return the text file of an image, which need not exist."""
         if self._labels is not None:
-            places = [self._labels / picture.name, self._labels / name]
+            places = [self._labels / image.name, self._labels / name]
         else:
-            before, mark, after = str(picture).rpartition(f"{os.sep}images{os.sep}")
-            places = [Path(before, "labels", after), picture] if mark else [picture]
+            before, mark, after = str(image).rpartition(f"{os.sep}images{os.sep}")
+            places = [Path(before, "labels", after), image] if mark else [image]
         found = (self._found(place.with_suffix(".txt")) for place in places)
         return next(filter(None, found), str(places[-1 if self._labels else 0].with_suffix(".txt")))
 
     def spare(self, used: Sequence[str]) -> int:
-        """Return how many text files in the folders of those used belong to no image."""
+        """Return the number of text files without an image, in the folders of those used."""
         folders = {Path(path).parent for path in used if os.path.isfile(path)}
         there = {path for folder in folders for path in walk(folder) if Path(path).parent == folder}
         texts = {path for path in there if path.endswith(".txt") and Path(path).stem not in _LISTS}

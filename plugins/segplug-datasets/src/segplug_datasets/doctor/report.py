@@ -16,9 +16,9 @@ from segplug_datasets.doctor.colors import check_colors
 from segplug_datasets.doctor.copies import check_copies
 from segplug_datasets.doctor.counts import Inspected, count_masks
 from segplug_datasets.doctor.findings import SEVERITIES, SHOWN, Finding
+from segplug_datasets.doctor.image_files import check_image_files, is_sound
 from segplug_datasets.doctor.pairing import check_pairing
 from segplug_datasets.doctor.parts import Part
-from segplug_datasets.doctor.pictures import check_pictures, is_sound
 from segplug_datasets.doctor.sample_info import SampleInfo
 from segplug_datasets.doctor.sources import check_sources
 from segplug_datasets.doctor.values import check_values
@@ -81,7 +81,7 @@ def check(inspected: Inspected) -> Report:
 def _findings(inspected: Inspected) -> Iterator[Finding]:
     for part, samples in inspected:
         yield from check_pairing(part)
-        yield from check_pictures(part, samples)
+        yield from check_image_files(part, samples)
     meant = True
     for counts in count_masks(inspected):
         found = [*check_values(counts), *check_colors(counts)]

@@ -18,7 +18,7 @@ from segkernel.errors import DataError
 from segkernel.labels import IGNORE
 from segplug_datasets.doctor.counts import Inspected, pixels_per_class
 from segplug_datasets.doctor.findings import to_yaml
-from segplug_datasets.doctor.pictures import is_sound
+from segplug_datasets.doctor.image_files import is_sound
 from segplug_datasets.doctor.sample_info import ImageInfo, SampleInfo
 
 

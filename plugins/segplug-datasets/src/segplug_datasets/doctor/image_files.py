@@ -18,7 +18,7 @@ WITHOUT = (
 )
 
 
-def check_pictures(part: Part, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
+def check_image_files(part: Part, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
     """Yield what is wrong with the files of one set."""
     yield from _unreadable(part.name, samples)
     yield from _sizes(part.name, samples)
