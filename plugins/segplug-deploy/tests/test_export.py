@@ -1,4 +1,4 @@
-"""The command `export`: writes a proven file beside the weights, and refuses in one message."""
+"""The command `export`: writes a verified file next to the weights, and reports errors in one message."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class ScaleExporter(Exporter):
 
     def export(self, segmentor, path, example, metadata=None):
         if segmentor.scale < 0:
-            raise ExportError("other numbers")
+            raise ExportError("other outputs")
         Path(path).write_text(json.dumps({"scale": float(segmentor.scale) * self.factor, "metadata": metadata}))
-        return f"proven on {tuple(example.shape)}"
+        return f"verified on {tuple(example.shape)}"
 
     def load(self, path, device=None):
         raise NotImplementedError
@@ -54,7 +54,7 @@ class ScaleExporter(Exporter):
 
 @pytest.fixture
 def trained(tmp_path, monkeypatch):
-    """A checkpoint as a run writes it; its data set is not there, and its backbone's first weights are not either."""
+    """A checkpoint as a run writes it, whose data set and pretrained weights do not exist."""
     (tmp_path / "shades.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "shades", raising=False)
@@ -84,13 +84,15 @@ def seg_kernel(*arguments):
     return caught.value.code
 
 
-def test_the_export_command_writes_beside_the_weights_and_says_what_is_next(trained, night_and_day, capsys, caplog):
+def test_the_export_command_writes_next_to_the_weights_and_prints_the_next_command(
+    trained, night_and_day, capsys, caplog
+):
     caplog.set_level("INFO")
     assert not seg_kernel("export", trained, "--trust", "--format", "shades:ScaleExporter", "--image", night_and_day)
     written = json.loads(trained.with_suffix(".scale").read_text())
     assert written["scale"] == 2
     assert written["metadata"]["classes"] == ["dark", "light"]
-    assert "proven on (1, 3, 6, 8)" in caplog.text
+    assert "verified on (1, 3, 6, 8)" in caplog.text
     assert f"seg-kernel predict {trained.with_suffix('.scale')}" in capsys.readouterr().out
 
 
@@ -131,18 +133,18 @@ def test_the_export_command_writes_views_into_the_config(trained, night_and_day)
         )
 
 
-def test_the_export_command_resizes_the_image_it_proves_on(trained, night_and_day, tmp_path, caplog):
+def test_the_export_command_resizes_the_image(trained, night_and_day, tmp_path, caplog):
     caplog.set_level("INFO")
     out = tmp_path / "there" / "model.scale"
     out.parent.mkdir()
     arguments = ("--format", "shades:ScaleExporter", "--image", night_and_day, "--size", "32x64", "--out", out)
     assert not seg_kernel("export", trained, "--trust", *arguments)
     assert out.exists()
-    assert "proven on (1, 3, 32, 64)" in caplog.text
+    assert "verified on (1, 3, 32, 64)" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (("best.pt", "--trust", "--format", "NoSuchExporter", "--image", "photo.png"), "NoSuchExporter"),
         (("best.pt", "--trust", "--format", "shades:ScaleExporter", "--image", "gone.png"), "gone.png"),
@@ -152,12 +154,12 @@ def test_the_export_command_resizes_the_image_it_proves_on(trained, night_and_da
     ],
 )
 def test_bad_arguments_of_the_export_command_are_one_message(
-    trained, night_and_day, tmp_path, monkeypatch, capsys, arguments, said
+    trained, night_and_day, tmp_path, monkeypatch, capsys, arguments, expected
 ):
     monkeypatch.chdir(tmp_path)
     assert seg_kernel("export", *arguments) in (1, 2, 3)
     message = capsys.readouterr().err
-    assert said in message
+    assert expected in message
     assert "Traceback" not in message
     assert not list(tmp_path.glob("*.scale"))
 

@@ -57,37 +57,37 @@ class TorchPooling(Tiny):
 
 
 class Wobbly(Tiny):
-    """Gives other numbers from the second call on, as a model does that depends on hidden state."""
+    """Returns other values from the second call on, like a model with hidden state."""
 
     calls = 0
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
         self.calls += 1
-        return {name: scores * self.calls for name, scores in super().predict(images).items()}
+        return {name: logits * self.calls for name, logits in super().predict(images).items()}
 
 
 class DataDependent(Tiny):
-    """Decides by the values of the image, which no static graph can do."""
+    """Branches on the values of the image, which a static graph cannot."""
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
         return super().predict(images if images.sum() > 0 else -images)
 
 
 @pytest.fixture(scope="module")
-def picture() -> Tensor:
+def image() -> Tensor:
     generator = torch.Generator().manual_seed(1)
     return F.interpolate(torch.randn(1, 3, 8, 12, generator=generator), size=(64, 96), mode="bilinear")
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory, picture: Tensor) -> dict[str, Any]:
+def exported(tmp_path_factory: pytest.TempPathFactory, image: Tensor) -> dict[str, Any]:
     path = tmp_path_factory.mktemp("onnx") / "deep" / "tiny.onnx"
     model = Tiny().train()
-    proof = ONNXExporter().export(model, path, picture, METADATA)
+    proof = ONNXExporter().export(model, path, image, METADATA)
     return {"path": path, "model": model, "proof": proof}
 
 
-def test_the_proof_covers_the_example_and_two_more_sizes(exported):
+def test_the_example_and_two_more_sizes_are_compared(exported):
     lines = exported["proof"].splitlines()
     assert [line.split()[:2] for line in lines[1:]] == [
         ["seg", "1x3x64x96"],
@@ -105,21 +105,21 @@ def test_the_loaded_file_predicts_like_the_model_at_any_size(exported):
     images = torch.rand(3, 3, 51, 37)
     with torch.no_grad():
         expected = model.predict(images)
-    for name, scores in loaded.predict(images).items():
-        torch.testing.assert_close(scores, expected[name], rtol=1e-4, atol=1e-5)
+    for name, logits in loaded.predict(images).items():
+        torch.testing.assert_close(logits, expected[name], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(loaded(images), expected["seg"], rtol=1e-4, atol=1e-5)
 
 
-def test_outputs_and_metadata_travel_in_the_file(exported):
+def test_outputs_and_metadata_are_stored_in_the_file(exported):
     loaded = ONNXExporter().load(exported["path"])
     assert loaded.outputs == exported["model"].outputs
     assert loaded.test_cfg == {"mode": "whole"}
     assert {key: loaded.metadata[key] for key in METADATA} == METADATA
 
 
-def test_exporting_leaves_the_model_in_training_mode_and_one_file(tmp_path, picture):
+def test_exporting_leaves_the_model_in_training_mode_and_one_file(tmp_path, image):
     model = Tiny().train()
-    ONNXExporter(dynamic=False).export(model, tmp_path / "tiny.onnx", picture)
+    ONNXExporter(dynamic=False).export(model, tmp_path / "tiny.onnx", image)
     assert model.training
     assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.onnx"]
 
@@ -129,13 +129,13 @@ def test_an_exported_model_refuses_training(exported):
         ONNXExporter().load(exported["path"]).loss(torch.rand(1, 3, 8, 8), None)
 
 
-def test_a_device_that_onnxruntime_cannot_run_on_is_refused_with_what_to_install(exported, monkeypatch):
+def test_an_unsupported_device_is_refused_with_what_to_install(exported, monkeypatch):
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(ExportError, match=r"cannot run on cuda:1: it has CPUExecutionProvider.*\n.*onnxruntime-gpu"):
         ONNXExporter().load(exported["path"], "cuda:1")
     with pytest.raises(ExportError, match="cannot run on mps"):
         ONNXExporter(device="mps").load(exported["path"])
-    with pytest.raises(ExportError, match="'junk' is no device"):
+    with pytest.raises(ExportError, match="'junk' is not a device"):
         ONNXExporter().load(exported["path"], "junk")
 
 
@@ -145,13 +145,13 @@ def test_without_a_device_the_file_runs_where_torch_and_onnxruntime_both_can(exp
     assert ONNXExporter().load(exported["path"]).device == torch.device("cpu")
 
 
-def test_the_exporter_s_own_device_and_providers_win(exported):
+def test_the_exporter_s_own_device_and_providers_override_the_argument(exported):
     assert ONNXExporter(device="cpu").load(exported["path"], "cuda").device == torch.device("cpu")
     assert ONNXExporter(providers=["CPUExecutionProvider"]).load(exported["path"]).device == torch.device("cpu")
 
 
 class _FellBack:
-    """A session whose provider could not be started: onnxruntime takes the CPU and only logs it."""
+    """A session whose provider could not be started: onnxruntime logs it and falls back to the CPU."""
 
     def __init__(self, path, options, providers, provider_options):
         self.asked = (providers, provider_options)
@@ -167,76 +167,76 @@ def test_a_provider_that_cannot_be_started_is_an_error(exported, monkeypatch):
         ONNXExporter().load(exported["path"], "cuda:1")
 
 
-def test_a_predictor_s_device_is_the_file_s(exported):
+def test_a_predictor_uses_the_device_of_the_file(exported):
     predictor = Predictor(exported["path"], device="cpu", exporter={"type": "ONNXExporter"})
     assert predictor.device == predictor.model.device == torch.device("cpu")
     with pytest.raises(ExportError, match="cannot run on mps"):
         Predictor(exported["path"], device="mps")
 
 
-def test_fixed_sizes_are_refused_elsewhere_with_what_to_do(tmp_path, picture):
-    ONNXExporter(dynamic=False).export(Tiny(), tmp_path / "a.onnx", picture)
+def test_other_sizes_are_refused_for_a_file_with_fixed_sizes(tmp_path, image):
+    ONNXExporter(dynamic=False).export(Tiny(), tmp_path / "a.onnx", image)
     loaded = ONNXExporter().load(tmp_path / "a.onnx")
     with pytest.raises(ExportError, match=r"takes images of 1x3x64x96, got 1x3x32x32; export with dynamic: true"):
         loaded(torch.rand(1, 3, 32, 32))
 
 
-def test_an_open_batch_has_fixed_sizes(tmp_path, picture):
-    proof = ONNXExporter(dynamic="batch").export(Tiny(), tmp_path / "a.onnx", picture)
+def test_an_open_batch_has_fixed_sizes(tmp_path, image):
+    proof = ONNXExporter(dynamic="batch").export(Tiny(), tmp_path / "a.onnx", image)
     assert "2x3x64x96" in proof
     assert ONNXExporter().load(tmp_path / "a.onnx")(torch.rand(5, 3, 64, 96)).shape[0] == 5
 
 
-def test_square_examples_do_not_tie_height_to_width(tmp_path, picture):
-    ONNXExporter().export(Tiny(), tmp_path / "a.onnx", picture[..., :64])
+def test_square_examples_do_not_tie_height_to_width(tmp_path, image):
+    ONNXExporter().export(Tiny(), tmp_path / "a.onnx", image[..., :64])
     assert ONNXExporter().load(tmp_path / "a.onnx")(torch.rand(1, 3, 40, 90)).shape[-2:] == (20, 45)
 
 
-def test_the_asked_for_opset_is_written(tmp_path, picture):
+def test_the_requested_opset_is_written(tmp_path, image):
     import onnx
 
-    ONNXExporter(opset=18).export(Tiny(), tmp_path / "a.onnx", picture)
+    ONNXExporter(opset=18).export(Tiny(), tmp_path / "a.onnx", image)
     assert onnx.load(tmp_path / "a.onnx").opset_import[0].version == 18
 
 
 @pytest.mark.parametrize("model", [Wobbly(), pytest.param(TorchPooling(), marks=pytest.mark.slow)])
-def test_other_numbers_are_refused_and_an_older_file_stays(tmp_path, picture, model):
+def test_a_differing_file_is_refused_and_an_existing_file_is_kept(tmp_path, image, model):
     path = tmp_path / "a.onnx"
     path.write_bytes(b"older")
     with pytest.raises(ExportError):
-        ONNXExporter().export(model.eval(), path, picture)
+        ONNXExporter().export(model.eval(), path, image)
     assert path.read_bytes() == b"older"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.onnx"]
 
 
-def test_a_refusal_holds_the_figures(picture):
+def test_the_error_contains_the_differences(image):
     wrong = Tiny()
     wrong.head.bias.data += 1
     with pytest.raises(ExportError, match=r"relative difference up to 0\.001[^\n]*\n.*same labels\nseg +1x3x64x96"):
-        prove(Tiny().eval(), wrong.eval(), [picture])
+        prove(Tiny().eval(), wrong.eval(), [image])
 
 
-def test_scores_that_are_not_numbers_are_refused(picture):
+def test_nan_logits_are_refused(image):
     wrong = Tiny()
     wrong.head.bias.data *= float("nan")
     with pytest.raises(ExportError, match="nan"):
-        prove(Tiny().eval(), wrong.eval(), [picture])
+        prove(Tiny().eval(), wrong.eval(), [image])
 
 
-def test_a_model_that_no_graph_can_hold_is_one_clear_error(tmp_path, picture):
+def test_a_data_dependent_model_is_one_clear_error(tmp_path, image):
     with pytest.raises(ExportError, match="torch cannot export this model") as caught:
-        ONNXExporter().export(DataDependent(), tmp_path / "a.onnx", picture)
+        ONNXExporter().export(DataDependent(), tmp_path / "a.onnx", image)
     assert len(str(caught.value).splitlines()) < 10
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [(None, "no such file"), (b"", "cannot be opened"), (b"<html></html>", "cannot be opened")],
 )
-def test_a_bad_file_is_one_clear_error(tmp_path, content, said):
+def test_a_bad_file_is_one_clear_error(tmp_path, content, message):
     if content is not None:
         (tmp_path / "a.onnx").write_bytes(content)
-    with pytest.raises(ExportError, match=said):
+    with pytest.raises(ExportError, match=message):
         ONNXExporter().load(tmp_path / "a.onnx")
 
 
@@ -251,31 +251,31 @@ def test_a_file_of_another_tool_is_named_as_such(tmp_path, exported):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
-        ("outputs", "[1]", "does not say what its outputs mean"),
-        ("outputs", "{}", "does not say what its outputs mean"),
-        ("outputs", '{"edge": {}}', "does not say what its outputs mean"),
+        ("outputs", "[1]", "does not describe its outputs"),
+        ("outputs", "{}", "does not describe its outputs"),
+        ("outputs", '{"edge": {}}', "does not describe its outputs"),
         ("classes", "[" * 100_000, "its metadata is damaged"),
-        ("outputs", '{"seg": 5}', "does not say what its outputs mean"),
+        ("outputs", '{"seg": 5}', "does not describe its outputs"),
         ("outputs", '{"seg": {"type": "os:system"}}', "import path os:system"),
         ("outputs", '{"seg": {"classes": "x"}}', "outputs.classes: expected int"),
         ("test_cfg", "5", "test_cfg: expected a mapping"),
         ("test_cfg", '{"mode": "slide", "crop_size": "x"}', "test_cfg.crop_size: expected"),
     ],
 )
-def test_metadata_is_checked_like_a_config(tmp_path, exported, key, value, said):
+def test_metadata_is_checked_like_a_config(tmp_path, exported, key, value, message):
     import onnx
 
     model = onnx.load(exported["path"])
     next(entry for entry in model.metadata_props if entry.key == f"segkernel.{key}").value = value
     onnx.save(model, tmp_path / "a.onnx")
-    with pytest.raises(SegKernelError, match=said):
+    with pytest.raises(SegKernelError, match=message):
         ONNXExporter().load(tmp_path / "a.onnx")
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         *((key, value, f"a.onnx {key}: expected") for key in KEYS for value in ("5", "-1.5", "true", "NaN", '"x"')),
         ("classes", "[1, 2]", r"a.onnx classes\[0\]: expected str"),
@@ -286,40 +286,40 @@ def test_metadata_is_checked_like_a_config(tmp_path, exported, key, value, said)
         ("preprocess", '{"size": [1000000, 1000000]}', r"preprocess.size\[0\]: expected"),
     ],
 )
-def test_what_a_file_says_of_its_model_is_checked(tmp_path, exported, key, value, said):
+def test_the_metadata_of_a_loaded_file_is_validated(tmp_path, exported, key, value, message):
     import onnx
 
     model = onnx.load(exported["path"])
     kept = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, {**kept, f"segkernel.{key}": value})
     onnx.save(model, tmp_path / "a.onnx")
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         Predictor(tmp_path / "a.onnx")
 
 
-def test_metadata_must_be_plain(tmp_path, picture):
+def test_metadata_must_be_plain(tmp_path, image):
     with pytest.raises(ExportError, match="must be plain values"):
-        ONNXExporter().export(Tiny(), tmp_path / "a.onnx", picture, {"classes": {1, 2}})
+        ONNXExporter().export(Tiny(), tmp_path / "a.onnx", image, {"classes": {1, 2}})
 
 
-def test_missing_packages_are_named(tmp_path, picture, monkeypatch):
+def test_missing_packages_are_named(tmp_path, image, monkeypatch):
     find = exporter.importlib.util.find_spec
     monkeypatch.setattr(exporter.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name))
     with pytest.raises(ExportError, match="pip install onnxscript"):
-        ONNXExporter().export(Tiny(), tmp_path / "a.onnx", picture)
+        ONNXExporter().export(Tiny(), tmp_path / "a.onnx", image)
 
 
-def test_an_unwritable_place_is_one_clear_error(tmp_path, picture):
+def test_an_unwritable_place_is_one_clear_error(tmp_path, image):
     (tmp_path / "file").write_text("x")
     with pytest.raises(ExportError, match="cannot be written"):
-        ONNXExporter(dynamic=False).export(Tiny(), tmp_path / "file" / "a.onnx", picture)
+        ONNXExporter(dynamic=False).export(Tiny(), tmp_path / "file" / "a.onnx", image)
 
 
-def test_weights_beyond_protobufs_limit_go_into_a_second_file(tmp_path, picture, monkeypatch):
+def test_weights_beyond_protobufs_limit_go_into_a_second_file(tmp_path, image, monkeypatch):
     monkeypatch.setattr(exporter, "PROTOBUF_LIMIT", 100)
-    ONNXExporter(dynamic=False).export(Tiny(), tmp_path / "a.onnx", picture)
+    ONNXExporter(dynamic=False).export(Tiny(), tmp_path / "a.onnx", image)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.onnx", "a.onnx.data"]
-    assert ONNXExporter().load(tmp_path / "a.onnx")(picture).shape == (1, 2, 32, 48)
+    assert ONNXExporter().load(tmp_path / "a.onnx")(image).shape == (1, 2, 32, 48)
 
 
 def test_importing_the_package_imports_no_torch():
@@ -327,7 +327,7 @@ def test_importing_the_package_imports_no_torch():
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 
-def test_nothing_is_printed_while_exporting(tmp_path, picture, capfd):
-    ONNXExporter(dynamic=False).export(Tiny(), tmp_path / "a.onnx", picture)
+def test_nothing_is_printed_while_exporting(tmp_path, image, capfd):
+    ONNXExporter(dynamic=False).export(Tiny(), tmp_path / "a.onnx", image)
     captured = capfd.readouterr()
     assert captured.out + captured.err == ""

@@ -1,4 +1,4 @@
-"""Exporters: a trained model as a file that is proven to give the same numbers.
+"""Exporters: a trained model as a file that is verified to have the same outputs.
 
     from segplug_deploy import ONNXExporter
 

@@ -1,4 +1,4 @@
-"""``seg-kernel export``: write a trained model to another format, proven equal."""
+"""``seg-kernel export``: write a trained model to another format, verified against the model."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ log = logging.getLogger(__name__)
     metavar="SPEC",
     help="An exporter's name, or '{type: NAME, argument: value}'. [default: the config's first, else ONNXExporter]",
 )
-@click.option("--image", metavar="FILE", help="Prove it on this image. [default: one of the config's data]")
-@click.option("--second", metavar="FILE", help="The second image, of a model that compares two.")
-@click.option("--tta", is_flag=True, help="Write evaluate.tta into the file: `test` of it averages over views.")
+@click.option("--image", metavar="FILE", help="Verify on this image. [default: the first of the config's data]")
+@click.option("--second", metavar="FILE", help="The second image, for a model that compares two.")
+@click.option("--tta", is_flag=True, help="Write evaluate.tta into the file, so that `test` averages over views.")
 @click.option("--size", type=SIZE, help="Resize that image. [default: the config's crop size, or its own]")
-@click.option("--out", metavar="FILE", help="The file to write. [default: beside the weights]")
+@click.option("--out", metavar="FILE", help="The file to write. [default: next to the weights]")
 @TRUST
 def command(
     model: str,
@@ -49,9 +49,9 @@ def command(
     out: str | None,
     trust: bool,
 ) -> None:
-    """Export MODEL: a checkpoint, or a config with --weights. Nothing is written unless the numbers are equal.
+    """Export MODEL: a checkpoint, or a config with --weights. The file is only written if its outputs match.
 
-    KEY=VALUE changes the config, also that of a checkpoint; the exported file holds the config as it is then.
+    KEY=VALUE changes the config, also that of a checkpoint; the exported file contains the changed config.
     """
     from segkernel.config.text import read_text
 
@@ -87,25 +87,25 @@ def export_model(
     tta: bool = False,
     trust: bool = False,
 ) -> Path:
-    """Export a trained model; return the file, which is written only if it gives the same numbers.
+    """Export a trained model; return the file, which is only written if its outputs match the model's.
 
     Args:
         model: A checkpoint, or a config with weights.
         weights: A checkpoint.
         exporter: A name, ``{type: NAME, argument: value}``, or a built one. A name takes its arguments from the
-            config's section ``export`` if that has it; None is the first exporter there, else ``ONNXExporter``.
-        image: What it is proven on, two of a model that compares two; None takes the first image of the config's test,
-            validation or training set.
-        size: (height, width) in pixels to resize that image to; None keeps what the config's transforms make of it.
-        out: The file; None puts it beside the weights.
+            config's section ``export`` if it is there; None is the first exporter there, else ``ONNXExporter``.
+        image: The image to verify on, two for a model that compares two; None takes the first image of the config's
+            test, validation or training set.
+        size: (height, width) in pixels to resize that image to; None keeps its size after the config's transforms.
+        out: The file; None puts it next to the weights.
         overrides: ``key=value`` strings for the config.
-        tta: Whether the file's config gets the usual views of test-time augmentation where it has none
-            (``evaluate.tta``): `test` of the file averages over them. The file itself computes one view.
-        trust: As of `segkernel.Predictor`.
+        tta: Whether to set ``evaluate.tta`` of the file's config to the usual views if it is empty, so that `test` of
+            the file averages over them. The file itself computes one view.
+        trust: As in `segkernel.Predictor`.
 
     Raises:
-        ExportError: The model cannot be exported, or the file gives other numbers.
-        ConfigError, CheckpointError, DataError, UsageError: As of `segkernel.Predictor`.
+        ExportError: The model cannot be exported, or the file's outputs differ.
+        ConfigError, CheckpointError, DataError, UsageError: As in `segkernel.Predictor`.
     """
     from segkernel.nn import resize
     from segkernel.predictor import Predictor
@@ -133,7 +133,7 @@ def _chosen(exporter: str | Mapping[str, Any] | Exporter | None, config: Config 
             if exporter in (None, spec.get("type")):
                 return build("exporters", spec, catalog=catalog)
         exporter = {"type": exporter or "ONNXExporter"}
-    # What the user names, in a catalogue that trusts no less than that.
+    # The user names it, so it may be an import path.
     return build("exporters", exporter, catalog=replace(catalog, trusted=True))
 
 
@@ -154,5 +154,5 @@ def _first_image(config: Config | None) -> Any:
     data: Mapping[str, Any] = (config.get("data") if config else None) or {}
     spec = next((data[part] for part in ("test", "val", "train") if data.get(part)), None)
     if config is None or spec is None:
-        raise UsageError("the config has no data: give an --image to prove the exported file on")
+        raise UsageError("the config has no data: pass an --image to verify the exported file on")
     return build("datasets", spec, catalog=catalog_of(config), ambient=ambient_of(config))[0]

@@ -1,4 +1,4 @@
-"""`ONNXExporter`: a segmentor as an ONNX file, written only when it gives the torch model's numbers."""
+"""`ONNXExporter`: a segmentor as an ONNX file, which is only written if its outputs match the torch model's."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ from segplug_deploy.proof import prove, table
 from segplug_deploy.runtime import PREFIX, ONNXSegmentor
 
 PROTOBUF_LIMIT = 2_000_000_000
-"""Bytes; weights above this go into a second file, ``NAME.onnx.data``, that has to travel with the first."""
+"""Bytes; larger weights go into a second file, ``NAME.onnx.data``, which must stay next to the first."""
 
 
 def known_to_onnx(opset: int) -> bool:
-    """Whether the installed package knows this version of ONNX's operators; true without it, for then nothing does."""
+    """Whether the installed ``onnx`` supports this version of the operator set; true if it is not installed."""
     if not importlib.util.find_spec("onnx"):
         return True
     return opset <= importlib.import_module("onnx.defs").onnx_opset_version()
 
 
 class ONNXExporter(Exporter):
-    """Write ONNX with torch's exporter and prove the file with onnxruntime on the CPU.
+    """Write ONNX with torch's exporter and verify the file with onnxruntime on the CPU.
 
-    The graph takes normalised images (N, C, H, W) and gives the logits of every output of the segmentor, under
+    The graph takes normalised images (N, C, H, W) and returns the logits of every output of the segmentor, under
     its name. Classes, colours and preprocessing are in the file's metadata.
 
     Args:
-        dynamic: ``True`` leaves batch, height and width open, ``"batch"`` the batch only, ``False`` fixes all three
+        dynamic: ``True`` leaves batch, height and width dynamic, ``"batch"`` the batch only, ``False`` fixes all three
             to the example's.
-        opset: The ONNX operator set; None is the one torch's exporter writes by itself.
-        check_sizes: Two or more (height, width) at which a file with open sizes is proven, beside the example's own;
-            chosen around the example's when empty.
+        opset: The ONNX operator set; None is the default of torch's exporter.
+        check_sizes: Further (height, width) at which a file with dynamic sizes is verified; when empty, two are
+            chosen around the example's.
         tolerance: Largest difference allowed, as a share of the largest logit.
-        agreement: Share of pixels that must get the same label.
-        device: Where a file that is loaded runs, ``cpu``, ``cuda`` or ``cuda:1``; None is where it is asked to, or the
-            best that onnxruntime can.
-        providers: onnxruntime's execution providers for a file that is loaded, in place of the device's.
+        agreement: Least share of pixels with the same label.
+        device: Device on which `load` runs a file, ``cpu``, ``cuda`` or ``cuda:1``; None is the one passed to `load`,
+            or the best that onnxruntime supports.
+        providers: onnxruntime's execution providers for `load`, in place of the device's.
     """
 
     suffix = ".onnx"
@@ -74,11 +74,11 @@ class ONNXExporter(Exporter):
     def export(
         self, segmentor: Segmentor, path: str | Path, example: Tensor, metadata: Mapping[str, Any] | None = None
     ) -> str:
-        """Write ``path`` and return the proof as a table; the segmentor stays as it is.
+        """Write ``path`` and return the differences as a table; the segmentor is not modified.
 
         Raises:
-            ExportError: When the model cannot be exported or the file gives other numbers; an older file at ``path``
-                is then left alone.
+            ExportError: When the model cannot be exported or the file's outputs differ; an existing file at ``path``
+                is then kept.
         """
         _require("onnx", "onnxscript", "onnxruntime")
         path = Path(path)
@@ -92,7 +92,7 @@ class ONNXExporter(Exporter):
                 program.save(temporary / path.name, external_data=external)
             exported = ONNXSegmentor(temporary / path.name, "cpu")
             proofs = prove(model, exported, self._batches(model, example), self.tolerance, self.agreement)
-            del exported  # lets go of the files, which Windows will not move while they are open
+            del exported  # closes the files, which Windows cannot move while they are open
             for file in sorted(temporary.iterdir(), key=lambda file: file.name == path.name):
                 os.replace(file, path.with_name(file.name))
         return table(proofs)
@@ -104,7 +104,7 @@ class ONNXExporter(Exporter):
         images = _for_tracing(example) if self.dynamic else example
         try:
             with _quiet(), torch.no_grad():
-                model.predict(images)  # so that what no image changes, such as vectors of classes, is kept already
+                model.predict(images)  # fills caches of what is the same for all images, such as class embeddings
                 program = torch.onnx.export(
                     _Graph(model).eval(),
                     (images,),
@@ -119,7 +119,7 @@ class ONNXExporter(Exporter):
             raise ExportError(self._why(error)) from error
         written = program.model.opset_imports.get("")  # type: ignore[union-attr]
         if self.opset not in (None, written):
-            raise ExportError(f"opset {self.opset} cannot be written, torch's exporter made {written}; try {written}")
+            raise ExportError(f"opset {self.opset} cannot be written, torch's exporter wrote {written}; try {written}")
         return program
 
     def _dynamic_shapes(self) -> tuple[dict[int, Any], ...] | None:
@@ -135,7 +135,7 @@ class ONNXExporter(Exporter):
         return f"torch cannot export this model: {reason}{hint}"
 
     def _batches(self, model: Segmentor, example: Tensor) -> Iterator[Tensor]:
-        """Yield the example, and what else the file claims to take: another batch, two other sizes."""
+        """Yield the example, and further inputs that the file supports: a batch of two, other sizes."""
         yield example
         if not self.dynamic:
             return
@@ -148,7 +148,7 @@ class ONNXExporter(Exporter):
 
 
 class _Graph(nn.Module):
-    """What is exported: images to a tuple of logits, in the order of the segmentor's outputs."""
+    """The exported module: images to a tuple of logits, in the order of the segmentor's outputs."""
 
     def __init__(self, segmentor: Segmentor) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class _Graph(nn.Module):
 
 
 def _for_tracing(example: Tensor) -> Tensor:
-    """Return two images of different height and width: torch takes 1, and equal sizes, for facts about the model."""
+    """Return two images of different height and width: torch specialises a size of 1, and equal sizes."""
     images = torch.cat([example[:1], example[:1]])
     if images.shape[2] == images.shape[3]:
         images = interpolate(images, size=(images.shape[2], images.shape[3] + 32), mode="nearest")
@@ -174,7 +174,7 @@ def _other_sizes(model: Segmentor, example: Tensor) -> list[tuple[int, int]]:
     with torch.no_grad():
         try:
             model.predict(interpolate(example[:1], size=odd))
-        except Exception:  # the torch model itself takes no odd sizes, so neither need its file
+        except Exception:  # the torch model does not support odd sizes
             odd = (_round(height * 1.5), max(_round(width * 0.75), 32))
     return [rounded, odd]
 
@@ -194,7 +194,7 @@ def _stored(model: Segmentor, metadata: Mapping[str, Any]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """Give an empty folder on the same file system, so that finished files only have to be renamed."""
+    """Yield an empty folder on the same file system, from which finished files can be renamed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True, exist_ok=True)
@@ -207,7 +207,7 @@ def _beside(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back what torch's exporter tells about itself; its errors still come as exceptions."""
+    """Suppress the output of torch's exporter; its errors are exceptions."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), contextlib.redirect_stdout(None):

@@ -1,4 +1,4 @@
-"""Proof that an exported model gives the numbers of the torch model.
+"""Verification of an exported model against the torch model.
 
 proofs = prove(segmentor, exported, [images])
 print(table(proofs))
@@ -18,14 +18,14 @@ from segkernel.interfaces.model import Segmentor
 
 @dataclass(frozen=True)
 class Proof:
-    """How one output of two models differs on one batch.
+    """The difference of one output of two models on one batch.
 
     Args:
-        output: Its name.
-        shape: Of the images, (N, C, H, W).
+        output: Name of the output.
+        shape: Shape of the images, (N, C, H, W).
         difference: Largest absolute difference of the logits.
         relative: The same as a share of the largest logit.
-        agreement: Share of pixels that get the same label, 0 to 1.
+        agreement: Share of pixels with the same label, 0 to 1.
     """
 
     output: str
@@ -35,7 +35,7 @@ class Proof:
     agreement: float
 
     def holds(self, tolerance: float, agreement: float) -> bool:
-        """Return whether the difference is within bounds; NaN never is."""
+        """Return whether the difference is within bounds; false for NaN."""
         return self.relative <= tolerance and self.agreement >= agreement
 
 
@@ -50,12 +50,12 @@ def prove(
 
     Raises:
         ExportError: When a relative difference is above ``tolerance`` or fewer than ``agreement`` of the labels are
-            the same; the message holds all numbers.
+            the same; the message contains all values.
     """
     proofs = [proof for images in batches for proof in _compare(segmentor, exported, images)]
     if not all(proof.holds(tolerance, agreement) for proof in proofs):
         wanted = f"relative difference up to {tolerance:g}, same labels from {agreement:.1%}"
-        raise ExportError(f"the exported model does not give the torch model's numbers ({wanted})\n{table(proofs)}")
+        raise ExportError(f"the exported model's outputs differ from the torch model's ({wanted})\n{table(proofs)}")
     return proofs
 
 

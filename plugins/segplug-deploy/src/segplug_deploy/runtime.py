@@ -21,24 +21,25 @@ from segkernel.interfaces.model import Segmentor, TestConfig, output_of
 from segkernel.sample import Targets
 
 PREFIX = "segkernel."
-"""Before the names of our entries in the file's metadata; their values are JSON."""
+"""Prefix of segkernel's keys in the file's metadata; their values are JSON."""
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-"""Of onnxruntime, by the torch device that they run on."""
+"""Torch device type to onnxruntime's execution provider."""
 
 
 class ONNXSegmentor(Segmentor):
     """Runs an exported file with onnxruntime; images and logits are torch tensors, as with any segmentor.
 
-    ``metadata`` is what was stored at export: classes, palette, preprocess. ``device`` is where the file runs; images
-    on another device are copied.
+    ``metadata`` was stored at export: classes, palette, preprocess. ``device`` is the device that the file runs on;
+    images on another device are copied.
 
     Args:
-        path: A file that `ONNXExporter` wrote.
-        device: ``cpu``, ``cuda`` or ``cuda:1``; None is CUDA where torch and onnxruntime both can, else the CPU.
+        path: A file written by `ONNXExporter`.
+        device: ``cpu``, ``cuda`` or ``cuda:1``; None is CUDA if torch and onnxruntime both support it, else the CPU.
         providers: onnxruntime's execution providers, in order of preference, in place of the device's.
 
     Raises:
-        ExportError: When the file is missing, damaged, or not one of ours; when onnxruntime cannot run on the device.
+        ExportError: When the file is missing, damaged, or not written by `ONNXExporter`, or when onnxruntime cannot run
+            on the device.
     """
 
     def __init__(self, path: str | Path, device: str | None = None, providers: Sequence[str] = ()) -> None:
@@ -67,13 +68,13 @@ class ONNXSegmentor(Segmentor):
         return self.predict(images)["seg"]
 
     def loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
-        """An exported file cannot be trained."""
+        """Raise `ExportError`: an exported file cannot be trained."""
         raise ExportError(f"{self.path}: an exported model only predicts; it has no loss and cannot be trained")
 
     def _run(self, images: np.ndarray) -> list[np.ndarray]:
         try:
             return self.session.run(list(self.outputs), {self._input.name: images})
-        except Exception as error:  # no base class; a graph that is wrong at this size often fails here
+        except Exception as error:  # no common base class; a graph that is wrong at this size often fails here
             reason = str(error).splitlines()[0]
             raise ExportError(f"{self.path}: does not run on images of shape {images.shape}: {reason}") from error
 
@@ -92,7 +93,7 @@ def _open(path: Path, device: str | None, providers: Sequence[str]) -> tuple[Any
     try:
         import onnxruntime
     except ImportError as error:
-        raise ExportError("running an ONNX file needs a package\n    pip install onnxruntime") from error
+        raise ExportError("running an ONNX file needs onnxruntime\n    pip install onnxruntime") from error
     if not path.is_file():
         raise ExportError(f"{path}: no such file")
     chosen = _device(device or ("cpu" if providers else None), onnxruntime.get_available_providers())
@@ -107,18 +108,18 @@ def _open(path: Path, device: str | None, providers: Sequence[str]) -> tuple[Any
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ExportError(f"{path}: cannot be opened as an ONNX file: {reason}") from error
     if wanted[0] not in session.get_providers():  # onnxruntime only logs it, and takes the CPU
-        raise ExportError(f"{path}: onnxruntime could not start {wanted[0]}, which may miss a library; try device: cpu")
+        raise ExportError(f"{path}: onnxruntime could not start {wanted[0]}, a library may be missing; try device: cpu")
     return session, chosen
 
 
 def _device(asked: str | None, available: Sequence[str]) -> torch.device:
-    """Return where to run, or raise `ExportError` when the installed onnxruntime cannot run there."""
+    """Return the device to run on; raise `ExportError` when the installed onnxruntime does not support it."""
     if asked is None:
         return torch.device("cuda" if torch.cuda.is_available() and PROVIDERS["cuda"] in available else "cpu")
     try:
         device = torch.device(asked)
     except RuntimeError as error:
-        raise ExportError(f"{asked!r} is no device; an ONNX file runs on cpu, cuda or cuda:1") from error
+        raise ExportError(f"{asked!r} is not a device; an ONNX file runs on cpu, cuda or cuda:1") from error
     if PROVIDERS.get(device.type) not in available:
         hint = "\n    pip install onnxruntime-gpu in place of onnxruntime" if device.type == "cuda" else ""
         raise ExportError(
@@ -136,5 +137,5 @@ def _metadata(session: Any, path: Path) -> dict[str, Any]:
     outputs = metadata.get("outputs")
     described = isinstance(outputs, dict) and all(isinstance(output, dict) for output in outputs.values())
     if not (described and "seg" in metadata["outputs"]):
-        raise ExportError(f"{path}: does not say what its outputs mean; was it written by another tool?")
+        raise ExportError(f"{path}: its metadata does not describe its outputs; was it written by another tool?")
     return metadata
