@@ -257,7 +257,7 @@ def test_classes_of_the_user_win_over_a_known_palette(project: Path, colors: lis
     assert lines["classes"] == CLASSES
     assert sorted(map(tuple, lines["palette"])) == sorted(map(tuple, colors))
     assert "ignore_colors" not in lines
-    assert "bring colours and names into the same order" in finding.why
+    assert "put colours and names into the same order" in finding.why
     assert fixed(finding).findings == []
 
 
@@ -274,7 +274,7 @@ def test_colours_that_are_more_or_fewer_than_the_classes_are_asked_for(project: 
     write_config(project, classes=["a", "b", "c", "d"])
     finding = only(diagnose(), "colour-masks")
     assert not finding.fix
-    assert "Say in 'palette' which colour each of the 4 classes has" in finding.why
+    assert "Give the colour of each of the 4 classes in 'palette'" in finding.why
 
 
 def test_ids_in_one_channel_are_numbers_unless_there_is_a_palette(project: Path) -> None:
@@ -687,7 +687,7 @@ def test_jpegs_and_masks_in_one_folder(project: Path) -> None:
 def test_names_that_differ_at_the_beginning_lead_to_a_list(project: Path) -> None:
     for path in Path("train/masks").iterdir():
         path.rename(path.with_name(f"mask_{path.name}"))
-    assert "list the files in pairs" in only(diagnose(), "images-without-mask").why
+    assert "write a list with 'image mask' per line" in only(diagnose(), "images-without-mask").why
 
 
 def test_masks_below_the_images(project: Path) -> None:

@@ -96,7 +96,7 @@ def test_objects_without_pixels_are_said_and_shown(tmp_path: Path, said: pytest.
     assert values(dataset) == [0, 1]
     assert len(said.messages) == 1
     (finding,) = findings("objects-without-pixels", **spec)
-    assert finding.what == "2 objects have no pixel"
+    assert finding.what == "2 objects have no pixels"
 
 
 def yolo(root: Path, *texts: str) -> YoloSegDataset:

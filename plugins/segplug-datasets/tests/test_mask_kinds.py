@@ -260,7 +260,7 @@ def test_further_pages_are_said_and_shown(
     assert "a.tif has 2 pages or frames: only the first is read" in caplog.text
     parts = parts_of_folders(arguments["images"], arguments["masks"], ["a", "b"], {})
     (finding,) = [one for one in check(inspect(parts, 0)).findings if one.kind == "further-pages-of-images"]
-    assert "1 images hold further pages or frames, up to 2: the first is read" in finding.what
+    assert "1 images have up to 2 pages or frames: only the first is read" in finding.what
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])

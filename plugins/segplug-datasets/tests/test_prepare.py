@@ -310,7 +310,7 @@ def test_files_that_fail_end_with_1(tmp_path: Path, capsys: pytest.CaptureFixtur
         source.mkdir(exist_ok=True)
         (source / name).write_bytes(b"x")
     assert call("stare", source, tmp_path / "dest", "--partial") == 1
-    assert "2 files could not be made" in capsys.readouterr().err
+    assert "2 files could not be converted" in capsys.readouterr().err
 
 
 def test_a_package_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""``seg-kernel data``: commands on data sets, imported when they are called."""
+"""``seg-kernel data``: commands on data sets, imported on use."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import click
 from segkernel.errors import UsageError, suggest
 
 COMMANDS = {
-    "check": "Find what is wrong with images and masks, and say how to fix it.",
-    "stats": "Mean and deviation per band, pixels per class, sizes, class weights.",
+    "check": "Find problems in images and masks, and show how to fix them.",
+    "stats": "Mean and standard deviation per band, pixels per class, sizes, class weights.",
     "browse": "Draw images, masks and augmented samples on one page.",
     "prepare": "Convert a data set from its download into the published layout.",
-    "pack": "Decode a data set once into files that are read in no time.",
+    "pack": "Decode a data set once into memory-mapped files.",
 }
-"""Each in ``segplug_datasets.commands.NAME`` as ``command``, and its line in ``--help``."""
+"""Help texts by name; each command is ``command`` in ``segplug_datasets.commands.NAME``."""
 
 
 class _LazyGroup(click.Group):

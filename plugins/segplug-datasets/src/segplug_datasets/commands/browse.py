@@ -1,4 +1,4 @@
-"""``seg-kernel data browse``: a contact sheet of images, masks and what the transforms make of them.
+"""``seg-kernel data browse``: a contact sheet of images, masks and augmented samples.
 
 seg-kernel data browse my.yaml --out sheet.html --number 20 --augmented 4
 """
@@ -16,14 +16,16 @@ from segplug_datasets.commands.target import resolve, target_options
 
 @click.command("browse")
 @target_options
-@click.option("--out", required=True, metavar="FILE.html|DIR", help="One page, or a folder for a PNG of each sample.")
-@click.option("--number", type=click.IntRange(1), default=12, show_default=True, help="Samples, spread evenly.")
-@click.option("--augmented", type=click.IntRange(0), default=0, metavar="K", help="Versions of each as in training.")
+@click.option("--out", required=True, metavar="FILE.html|DIR", help="HTML page, or folder of PNGs.")
+@click.option(
+    "--number", type=click.IntRange(1), default=12, show_default=True, help="Number of samples, evenly spaced."
+)
+@click.option("--augmented", type=click.IntRange(0), default=0, metavar="K", help="Augmented versions of each sample.")
 @click.option("--set", "chosen", default="train", show_default=True, metavar="NAME", help="train, val or test.")
 def command(out: str, number: int, augmented: int, chosen: str, **where: Any) -> None:
     """Draw images, their masks with a legend, and augmented versions.
 
-    Ignored pixels are hatched. The K augmented versions are those that a run of CONFIG sees in its first K epochs.
+    Ignored pixels are hatched. The K augmented versions are those of a run of CONFIG in its first K epochs.
     """
     from segplug_datasets.doctor.contact_sheet import rows, write_sheet
 
@@ -40,7 +42,7 @@ def command(out: str, number: int, augmented: int, chosen: str, **where: Any) ->
 
 
 def _opened(parts: list[Any], config: Any, chosen: str, augmented: int) -> tuple[Any, list[Any], int]:
-    """Return the data set as a run opens it, the transforms of training and the seed."""
+    """Return the data set as in a run, the training transforms and the seed."""
     from segkernel import build
 
     if config is None:

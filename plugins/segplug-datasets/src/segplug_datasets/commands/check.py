@@ -17,13 +17,13 @@ from segplug_datasets.commands.target import inspect_with_progress, resolve, tar
 
 @click.command("check")
 @target_options
-@click.option("--workers", type=click.IntRange(0), help="Processes that read. [default: one per processor]")
-@click.option("--write-split", metavar="FILE", help="Write the names of the sound samples, for 'split' of a data set.")
+@click.option("--workers", type=click.IntRange(0), help="Worker processes. [default: one per CPU]")
+@click.option("--write-split", metavar="FILE", help="Write the names of the valid samples, for 'split' of a data set.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(workers: int | None, write_split: str | None, as_json: bool, **where: Any) -> int:
-    """Find what is wrong with images and masks, and the config lines that fix it.
+    """Find problems in images and masks, and the config lines that fix them.
 
-    Checked are the sets of CONFIG, two folders, or a data set class. Exit code 1 when there is an error, 0 otherwise.
+    Checks the sets of CONFIG, two folders, or a data set class. The exit code is 1 when there is an error, else 0.
     """
     from segplug_datasets.doctor.report import check, write_splits
 

@@ -1,4 +1,4 @@
-"""``seg-kernel compare``: two runs or two folders of predictions, class by class."""
+"""``seg-kernel compare``: compares two runs or two folders of predictions, class by class."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 @click.command("compare")
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
-@click.option("--labels", metavar="DIR", help="True labels, for folders of predictions in the same numbers.")
-@click.option("--label-suffix", default=".png", show_default=True, help="What follows a name in --labels.")
+@click.option("--labels", metavar="DIR", help="Ground truth for folders of predictions, with the same values.")
+@click.option("--label-suffix", default=".png", show_default=True, help="Suffix of the files in --labels.")
 @click.option("--config", metavar="CONFIG", help="Take labels and classes from its test, or validation, set instead.")
 @click.option(
     "--values",
     type=click.Choice(["file", "ids"]),
     default="file",
     show_default=True,
-    help="With --config: predictions hold the label files' numbers (test --out), or class ids (predict).",
+    help="With --config: predictions have the label files' values (test --out), or class ids (predict).",
 )
-@click.option("--classes", metavar="A,B,...", help="With --labels: names of the values, from 0 (or --offset) up.")
+@click.option("--classes", metavar="A,B,...", help="With --labels: class names, from value 0 (or --offset) on.")
 @click.option("--offset", default=0, show_default=True, help="With --classes: the value of the first class.")
-@click.option("--ignore", default=255, show_default=True, help="With --labels: the value that does not count.")
-@click.option("--bootstrap", default=2000, show_default=True, help="Draws of images.")
-@click.option("--confidence", default=0.95, show_default=True, help="Of the intervals, and of the stars (1 - p).")
+@click.option("--ignore", default=255, show_default=True, help="With --labels: the ignored value.")
+@click.option("--bootstrap", default=2000, show_default=True, help="Number of bootstrap draws.")
+@click.option("--confidence", default=0.95, show_default=True, help="Level of the intervals, and of the stars (1 - p).")
 @click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
 @click.option("--images", "most", default=5, show_default=True, help="Number of the most changed images to list.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -53,9 +53,9 @@ def command(
 ) -> None:
     """Compare B with A on the same images: IoU by class, with intervals and p-values.
 
-    A and B are run directories that were tested with the hook EvaluationReport (or its files per_image.npz), or folders
-    of prediction PNGs together with --labels or --config. Images are drawn with replacement, the same for both (paired
-    bootstrap); p is for one figure alone.
+    A and B are run directories tested with the hook EvaluationReport (or its files per_image.npz), or folders of
+    prediction PNGs together with --labels or --config. Images are drawn with replacement, the same for both (paired
+    bootstrap); p-values are not corrected for multiple comparisons.
     """
     from segplug_datasets.report.comparison import compare
     from segplug_datasets.report.results import load_results

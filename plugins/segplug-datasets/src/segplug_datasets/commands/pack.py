@@ -22,12 +22,10 @@ SPLITS = ("train", "val", "test")
 @click.argument("config", required=False)
 @click.argument("dest", required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--split", type=click.Choice(SPLITS), default="train", show_default=True, help="Which set of the config.")
-@click.option("--workers", type=click.IntRange(0), metavar="N", help="Processes. [default: one per processor]")
-@click.option("--shard-mb", type=click.IntRange(1), default=256, show_default=True, help="Size of a file.")
-@click.option(
-    "--verify", metavar="DIR", type=click.Path(file_okay=False), help="Only read a pack in full and compare checksums."
-)
+@click.option("--split", type=click.Choice(SPLITS), default="train", show_default=True, help="Set of the config.")
+@click.option("--workers", type=click.IntRange(0), metavar="N", help="Worker processes. [default: one per CPU]")
+@click.option("--shard-mb", type=click.IntRange(1), default=256, show_default=True, help="Size of a shard in MB.")
+@click.option("--verify", metavar="DIR", type=click.Path(file_okay=False), help="Only verify all checksums of a pack.")
 def command(
     config: str | None,
     dest: str | None,
@@ -39,7 +37,7 @@ def command(
 ) -> None:
     """Pack the data set of CONFIG, a file or a name of the zoo, into the folder DEST.
 
-    An interrupted run resumes; a finished one is checked, and what has changed is packed again.
+    An interrupted run resumes; a finished pack is verified, and changed shards are packed again.
     """
     if verify:
         _verify(verify)
@@ -52,7 +50,7 @@ def command(
     count, size = _pack(loaded, split, dest, _processes() if workers is None else workers, shard_mb * 2**20)
     click.echo(f"packed {count} samples, {size / 1e9:.2f} GB, into {dest}\n")
     changes = _changes(loaded, split, dest)
-    click.echo("to use it, put this into a config:\n")
+    click.echo("to use it, add to a config:\n")
     click.echo(yaml.safe_dump(_tree(changes), sort_keys=False, default_flow_style=None, width=1000))
     given = [shlex.quote(f"{key}={_flow(value)}") for key, value in changes.items()]
     click.echo(f"or: seg-kernel run {shlex.join([config, *overrides])} {' '.join(given)}")
@@ -81,12 +79,12 @@ def _verify(folder: str) -> None:
     for index, problem in problems:
         click.echo(f"sample {index}: {problem}")
     if problems:
-        raise DataError(f"{len(problems)} samples are damaged or out of date", folder)
-    click.echo(f"{folder} is whole")
+        raise DataError(f"{len(problems)} samples are damaged or outdated", folder)
+    click.echo(f"{folder} is valid")
 
 
 class _Progress:
-    """A bar in a terminal, a line at every tenth elsewhere; both on standard error."""
+    """A progress bar in a terminal, a line at every tenth elsewhere; both on standard error."""
 
     def __init__(self, total: int) -> None:
         self._bar: Any = click.progressbar(length=total, label="packing", file=sys.stderr)
@@ -114,7 +112,7 @@ def _processes() -> int:
 
 
 def _changes(config: Any, split: str, dest: str) -> dict[str, Any]:
-    """Return what to change in the config, by key; references to the set's arguments get the values they had."""
+    """Return the changes to the config, by key; references to the set's arguments are replaced by their values."""
     changes: dict[str, Any] = {f"data.{split}": {"type": "PackedDataset", "path": dest}}
     for key, text in _texts(config.raw):
         if f"${{data.{split}." in text and not key.startswith(f"data.{split}."):
@@ -126,7 +124,7 @@ def _changes(config: Any, split: str, dest: str) -> dict[str, Any]:
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield every text in a config with its dotted key; one in a list with that of the list."""
+    """Yield every string in a config with its dotted key; for lists that of the list."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, Mapping):

@@ -14,11 +14,9 @@ from segplug_datasets.commands.target import split_overrides, tta_of
 @click.command("predict")
 @click.argument("model")
 @click.argument("inputs", nargs=-1, required=True, metavar="IMAGE... [KEY=VALUE]...")
-@click.option(
-    "--second", "seconds", multiple=True, metavar="IMAGE", help="Second images, of a model that compares two."
-)
+@click.option("--second", "seconds", multiple=True, metavar="IMAGE", help="Second images, for models that compare two.")
 @click.option("--weights", metavar="FILE", help="A checkpoint, when MODEL is a config.")
-@click.option("--out", default="predictions", show_default=True, metavar="DIR", help="Where the files go.")
+@click.option("--out", default="predictions", show_default=True, metavar="DIR", help="Output folder.")
 @click.option(
     "--format",
     "kind",
@@ -27,12 +25,12 @@ from segplug_datasets.commands.target import split_overrides, tta_of
     show_default=True,
     help="Label PNGs (class ids) in DIR/pred, overlays in DIR/vis, or both.",
 )
-@click.option("--opacity", type=click.FloatRange(0, 1, min_open=True), default=0.5, help="Of the colours.")
+@click.option("--opacity", type=click.FloatRange(0, 1, min_open=True), default=0.5, help="Opacity of the colours.")
 @click.option("--tta", is_flag=True, help="Average over scales and mirroring (evaluate.tta, or 0.5 to 1.75 and flip).")
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps. [default: the best there is]")
+@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps. [default: best available]")
 @click.option("--exporter", metavar="SPEC", help="Loads an exported MODEL: a name, or '{type: NAME, argument: value}'.")
 @click.option("--show", is_flag=True, help="Show each overlay in a window.")
-@click.option("--wait-time", type=float, default=0, metavar="SECONDS", help="How long to show each; 0 waits for a key.")
+@click.option("--wait-time", type=float, default=0, metavar="SECONDS", help="Time to show each; 0 waits for a key.")
 @TRUST
 def command(
     model: str,
@@ -87,4 +85,4 @@ def command(
     for what, folder in folders.items():
         if folder:
             there = (Path(out) / folder).is_dir()
-            click.echo(f"{what:<8}  {Path(out) / folder if there else 'none: of volumes only labels are written'}")
+            click.echo(f"{what:<8}  {Path(out) / folder if there else 'none: for volumes only labels are written'}")

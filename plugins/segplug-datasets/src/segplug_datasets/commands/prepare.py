@@ -1,4 +1,4 @@
-"""``seg-kernel data prepare``: a published data set from its download to the layout that its class reads."""
+"""``seg-kernel data prepare``: converts the download of a published data set into the layout of its class."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def _list(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
     "--workers",
     type=click.IntRange(min=0),
     default=0,
-    show_default="one per processor",
-    help="Threads that read and write.",
+    show_default="one per CPU",
+    help="Number of threads.",
 )
-@click.option("--force", is_flag=True, help="Make files again that an earlier run made.")
-@click.option("--partial", is_flag=True, help="Accept other numbers of images than published, and missing labels.")
-@click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list, help="Say what there is.")
+@click.option("--force", is_flag=True, help="Overwrite files of earlier runs.")
+@click.option("--partial", is_flag=True, help="Accept missing labels and other numbers of images than published.")
+@click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list, help="List the data sets.")
 def command(name: str, source: Path, dest: Path, workers: int, force: bool, partial: bool) -> None:
-    """Convert the download of the data set NAME in SOURCE, and write into DEST what its class reads.
+    """Convert the download of the data set NAME in SOURCE into the layout of its class in DEST.
 
-    SOURCE is a folder with the archives as they were downloaded, or with what is in them, or one archive. A run that
-    was interrupted resumes where it stopped. In the end the numbers of images are compared with those published.
+    SOURCE is a folder with the downloaded archives, or with their contents, or one archive. An interrupted run can be
+    resumed. At the end the numbers of images are compared with the published ones.
     """
     converter = find(name)
     with _Bar(converter.name) as bar:
@@ -51,7 +51,7 @@ def command(name: str, source: Path, dest: Path, workers: int, force: bool, part
 
 
 def _next(converter: Converter, root: Path) -> str:
-    """Return the lines of a config that read the result, and the command that looks at it."""
+    """Return the config that reads the result, and the command that checks it."""
     kind = converter.reads.partition(",")[0]
     further = f", {converter.arguments}" if converter.arguments else ""
     lines = [f"read it with  {{type: {kind}, data_root: {root}{further}}}"]
@@ -61,14 +61,14 @@ def _next(converter: Converter, root: Path) -> str:
 
 
 def _refuse(report: Report, dest: Path, partial: bool) -> None:
-    """Raise a `DataError` when files failed, or when the result is not what was published and has to be."""
+    """Raise a `DataError` when files failed, or the result is incomplete without ``partial``."""
     if report.failed:
         shown = "\n    ".join([*report.failed[:10], *(["..."] if len(report.failed) > 10 else [])])
-        raise DataError(f"{len(report.failed)} files could not be made:\n    {shown}", dest)
+        raise DataError(f"{len(report.failed)} files could not be converted:\n    {shown}", dest)
     if report.odd and not partial:
         odd = "\n    ".join(report.odd)
-        hint = "what there is can be used; complete the download and run again, or accept it with --partial"
-        raise DataError(f"not all that was published:\n    {odd}\n    {hint}", dest)
+        hint = "complete the download and run again, or accept the incomplete set with --partial"
+        raise DataError(f"differs from the published data set:\n    {odd}\n    {hint}", dest)
     for line in report.odd:
         click.echo(f"warning: {line}", err=True)
 
@@ -85,7 +85,7 @@ def _described(converter: Converter) -> str:
 
 
 class _Bar:
-    """A progress bar on stderr, of a length that is known after the first step; a terminal's only."""
+    """A progress bar on stderr, in terminals only; its length is known after the first step."""
 
     def __init__(self, label: str) -> None:
         self.label = label
@@ -99,7 +99,7 @@ class _Bar:
             self.bar.render_finish()
 
     def show(self, done: int, total: int) -> None:
-        """Move on to ``done`` of ``total``."""
+        """Advance to ``done`` of ``total``."""
         if self.bar is None:
             self.bar = click.progressbar(length=total, label=self.label, file=sys.stderr, show_pos=True)
         self.bar.update(done - self.bar.pos)

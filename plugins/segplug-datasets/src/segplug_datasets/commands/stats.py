@@ -1,4 +1,4 @@
-"""``seg-kernel data stats``: statistics of a data set, and the config lines that follow from them.
+"""``seg-kernel data stats``: statistics of a data set, and config lines that use them.
 
 seg-kernel data stats my.yaml --set train
 """
@@ -19,13 +19,13 @@ RULES = ("inverse_sqrt", "median_frequency", "enet", "effective_number")
 @click.command("stats")
 @target_options
 @click.option("--set", "chosen", metavar="NAME", help="Only this set: train, val or test.")
-@click.option("--weights", type=click.Choice(RULES), default="median_frequency", help="For class_weight below.")
-@click.option("--workers", type=click.IntRange(0), help="Processes that read. [default: one per processor]")
+@click.option("--weights", type=click.Choice(RULES), default="median_frequency", help="Rule of class_weight.")
+@click.option("--workers", type=click.IntRange(0), help="Worker processes. [default: one per CPU]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(chosen: str | None, weights: str, workers: int | None, as_json: bool, **where: Any) -> None:
-    """Measure mean and deviation per band, pixels and images per class, sizes, and class weights.
+    """Measure mean and standard deviation per band, pixels and images per class, sizes, and class weights.
 
-    Measured are the sets of CONFIG, two folders, or a data set class; the lines of a config are for the first of them.
+    Measures the sets of CONFIG, two folders, or a data set class; the config lines are for the first of them.
     """
     from segplug_datasets.doctor.stats import as_dict, as_text, config_lines, measure
 

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 _OPTIONS = (
     click.argument("target", nargs=-1, metavar="[CONFIG] [KEY=VALUE]..."),
-    click.option("--images", metavar="DIR", help="Folder of images, in place of a config."),
+    click.option("--images", metavar="DIR", help="Folder of images, instead of a config."),
     click.option("--masks", metavar="DIR", help="Folder of masks."),
     click.option("--classes", metavar="A,B,...", help="Names of the classes in --masks."),
-    click.option("--type", "kind", metavar="NAME", help="A data set class, in place of a config: CamVid."),
+    click.option("--type", "kind", metavar="NAME", help="A data set class, instead of a config: CamVid."),
     click.option("--root", metavar="DIR", help="data_root of --type."),
 )
 
 
 def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the arguments that name the data."""
+    """Add the arguments that select the data."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -43,10 +43,10 @@ def resolve(
     kind: str | None,
     root: str | None,
 ) -> tuple[list[Part], Config | None]:
-    """Return the sets that the arguments mean, and the config when they are a config's.
+    """Return the sets selected by the arguments, and their config, if any.
 
     Raises:
-        UsageError: When they mean several things, or none.
+        UsageError: When several sources are given, or none.
     """
     from segkernel.config import load_config
     from segplug_datasets.doctor.parts import parts_of_config, parts_of_folders, parts_of_type
@@ -55,9 +55,9 @@ def resolve(
     configs = [entry for entry in target if entry not in pairs]
     ways = [bool(configs), images is not None, kind is not None]
     if sum(ways) != 1 or len(configs) > 1:
-        raise UsageError("name one thing: a config, or --images and --masks, or --type and --root")
+        raise UsageError("give one of: a config; --images and --masks; --type and --root")
     if (masks or classes) and images is None:
-        raise UsageError("--masks and --classes belong to --images")
+        raise UsageError("--masks and --classes need --images")
     if configs:
         config = load_config(configs[0], pairs)
         return parts_of_config(config), config
@@ -78,7 +78,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def tta_of(config: Mapping[str, Any] | None) -> TTA:
-    """Return the test-time augmentation of a config, the usual one of publications where it has none."""
+    """Return the test-time augmentation of a config, or the one usual in publications."""
     from segkernel import build
     from segkernel.config.sections import Evaluation
 
@@ -106,5 +106,5 @@ def inspect_with_progress(parts: list[Part], workers: int | None) -> list[tuple[
     total = sum(len(part.pairs) for part in parts)
     if not sys.stderr.isatty():
         return inspect(parts, workers)
-    with click.progressbar(length=total, label="looking", file=sys.stderr) as bar:
+    with click.progressbar(length=total, label="inspecting", file=sys.stderr) as bar:
         return inspect(parts, workers, bar.update)

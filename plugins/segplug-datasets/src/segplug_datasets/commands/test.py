@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 )
 @click.option("--show-dir", type=click.Path(file_okay=False), metavar="DIR", help="Write an overlay for every image.")
 @click.option("--show", is_flag=True, help="Show each overlay in a window.")
-@click.option("--wait-time", type=float, default=0, metavar="SECONDS", help="How long to show each; 0 waits for a key.")
-@click.option("--opacity", type=click.FloatRange(0, 1, min_open=True), default=0.5, help="Of the colours.")
+@click.option("--wait-time", type=float, default=0, metavar="SECONDS", help="Time to show each; 0 waits for a key.")
+@click.option("--opacity", type=click.FloatRange(0, 1, min_open=True), default=0.5, help="Opacity of the colours.")
 @click.option("--tta", is_flag=True, help="Average over scales and mirroring (evaluate.tta, or 0.5 to 1.75 and flip).")
 @click.option("--work-dir", metavar="DIR", help="Run directory. [default: work_dirs/NAME/TIME]")
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps.")
@@ -47,7 +47,7 @@ def command(
 
     overrides, weights = split_overrides(others)
     if len(weights) > 1:
-        raise click.UsageError(f"one file of weights, not {len(weights)}: {' '.join(weights)}")
+        raise click.UsageError(f"expected one WEIGHTS file, not {len(weights)}: {' '.join(weights)}")
     overrides += [f"+engine.device={device}"] if device else []
     show_dir, labels_dir = pictures["show_dir"], pictures["labels_dir"]
     hooks = [PicturesHook(count=0, **pictures)] if show_dir or labels_dir or pictures["show"] else []
@@ -72,15 +72,15 @@ def _make_test(
     hooks: Sequence[Any],
     trust: bool,
 ) -> Runner:
-    """Return a run that only tests: without training set and optimiser, an exported file in the model's place."""
+    """Return a runner for testing, without training set and optimiser; the model may be an exported file."""
     from segkernel.experiment import make_runner
     from segkernel.loading import load_model
 
     loaded = load_model(config, weights, overrides, trust=trust)
     if loaded.config is None:
-        raise UsageError(f"{config}: knows no data to test on; give the config first, then this file")
+        raise UsageError(f"{config}: has no data to test on; give the config first, then this file")
     if loaded.random:
-        log.warning("no weights were given: the metrics are of an untrained model")
+        log.warning("no weights given: the metrics are those of an untrained model")
     runner = make_runner(loaded.config, work_dir, training=False, model=loaded.model, hooks=hooks)
     if type(iteration := loaded.meta.get("iteration")) is int:
         runner.iteration = iteration  # of the weights, for the log

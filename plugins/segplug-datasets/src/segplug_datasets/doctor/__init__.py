@@ -1,4 +1,4 @@
-"""The mask doctor: what is wrong with images and masks, and the config lines that fix it.
+"""The mask doctor: finds problems in images and masks, and the config lines that fix them.
 
 inspected = inspect(parts_of_folders("images", "masks", ["wall", "door"], {}))
 print(check(inspected).text())

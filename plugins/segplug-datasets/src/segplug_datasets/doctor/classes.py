@@ -1,4 +1,4 @@
-"""Class occurrence: absent classes, only one, none at all."""
+"""Checks of class occurrence: absent classes, a single class, none at all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from segplug_datasets.doctor.sample_info import SampleInfo
 
 
 def check_classes(inspected: Inspected) -> Iterator[Finding]:
-    """Yield what the sets lack; sets whose masks mean nothing yet have other findings."""
+    """Yield findings on the classes that occur in the sets."""
     merged: dict[str, tuple[Part, Counter[int], list[str], int]] = {}
     for part, samples in inspected:
         if part.labels is None or not any(sample.mask for sample in samples):
@@ -29,7 +29,7 @@ def check_classes(inspected: Inspected) -> Iterator[Finding]:
 
 
 def occurring(part: Part, samples: Sequence[SampleInfo]) -> tuple[Counter[int], list[str], int]:
-    """Return pixels per class id, masks in which nothing counts, and the number of masks that can be read."""
+    """Return pixels per class id, masks with only ignored pixels, and the number of readable masks."""
     found: Counter[int] = Counter()
     empty, masks = [], 0
     for sample in samples:
@@ -49,15 +49,15 @@ def _of_set(
     classes = part.labels.classes if part.labels else ()
     present = set(found) - {IGNORE}
     if masks and not present:
-        why = "Nothing can be learnt or measured: 'ignore' or 'offset' takes every value away."
-        yield Finding("error", "nothing-labelled", name, "no pixel of any mask counts", why)
+        why = "Nothing can be learnt or measured: 'ignore' or 'offset' excludes every value."
+        yield Finding("error", "nothing-labelled", name, "all pixels of all masks are ignored", why)
         return
     if empty:
-        why = "They take time and teach nothing."
-        yield Finding("warning", "empty-masks", name, f"in {len(empty)} masks no pixel counts", why, empty)
+        why = "They take time and do not contribute to training."
+        yield Finding("warning", "empty-masks", name, f"{len(empty)} masks have only ignored pixels", why, empty)
     absent = [classes[i] for i in range(len(classes)) if i not in present]
     if len(present) == 1 and len(classes) > 1:
-        why = "A model learns to say this everywhere, and its metrics look perfect. Are these the right masks?"
+        why = "A model learns to predict it everywhere, and its metrics look perfect. Are these the right masks?"
         only = classes[present.pop()]
         yield Finding("error", "one-class", name, f"every pixel is {only!r}", why)
     elif absent:
@@ -70,5 +70,5 @@ def _absent(name: str, absent: Sequence[str], trained: Sequence[int]) -> Finding
     if name == "train":
         why = "They cannot be learnt and will never be predicted. Are the values, the classes and their order right?"
         return Finding("warning", "absent-classes", name, what, why)
-    why = "They get no figure here (nan), and do not enter the means."
+    why = "Their metrics are nan here, and do not enter the means."
     return Finding("warning" if trained else "note", "absent-classes", name, what, why)

@@ -1,4 +1,4 @@
-"""Colour masks, and masks with a palette: which colour is which class."""
+"""Checks of colour masks, and of masks with a palette."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from segplug_datasets.doctor.sample_info import MOST_COLORS
 from segplug_datasets.label_spec import LabelSpec
 
 BLACK: Color = (0, 0, 0)
-VOID: Color = (224, 224, 192)  # the colour of borders that do not count, Pascal VOC
+VOID: Color = (224, 224, 192)  # colour of ignored borders in Pascal VOC
 
 _USUAL: tuple[Color, ...] = (BLACK, *default_palette(255))
 
 MOST_CLASSES = 40
-"""Blurred masks of more frequent colours than this are rather images."""
+"""Blurred masks with more frequent colours than this are probably images."""
 
 NEAR = 40
-"""Colours that differ by less than this, all channels together, from one that is known are that one, blurred."""
+"""Colours that differ by less than this, summed over channels, from a known colour count as its blurred form."""
 
 
 def check_colors(counts: MaskCounts) -> Iterator[Finding]:
-    """Yield what is wrong with masks of colours and with palettes."""
+    """Yield findings on colour masks and palettes."""
     colored = [mask for mask in counts.masks if mask.colors]
     if colored:
         yield from _colors(counts, [mask.path for mask in colored])
         numbers = [mask.path for mask in counts.numbers if len(mask.values) > 1]
         if numbers:
-            what = f"{len(colored)} masks hold colours, {len(numbers)} hold numbers"
+            what = f"{len(colored)} masks have colours, {len(numbers)} have numbers"
             why = "Both can be read together only when the numbers are class ids and the colours the palette's."
             yield Finding("warning", "mixed-masks", counts.where, what, why, numbers)
     yield from _palettes(counts)
@@ -55,7 +55,7 @@ def _colors(counts: MaskCounts, files: Sequence[str]) -> Iterator[Finding]:
     if counts.labels is not None and counts.labels.background is not None:
         return
     what = f"colours {_shown(unknown)} are not in the palette ({_share(counts, unknown):.1%} of the pixels)"
-    why = "Give them a class and a place in 'palette', or ignore them, as these lines do."
+    why = "Add their classes and colours to 'classes' and 'palette', or ignore them, as these lines do."
     ignored = [list(color) for color, class_id in known.items() if class_id == IGNORE]
     fix = config_lines(counts.parts, {"ignore_colors": [*ignored, *map(list, unknown[:64])]})
     yield Finding("error", "unknown-colours", counts.where, what, why, _files_with(counts, unknown), fix=fix)
@@ -67,10 +67,10 @@ def _unexplained(counts: MaskCounts, files: Sequence[str], blurred: bool) -> Fin
     if blurred:
         found = Counter({color: count for color, count in found.items() if count >= 0.005 * found.total()})
     if not 0 < len(found) <= MOST_CLASSES:
-        what = "masks hold hundreds of colours: are these images?"
+        what = "masks have hundreds of colours: are these images?"
         return Finding("error", "colour-masks", counts.where, what, "A mask has one value for each class.", files)
     changes, basis = _guess(found, counts)
-    what = f"masks hold colours, not class ids: {_shown([color for color, _ in found.most_common()], 8)}"
+    what = f"masks have colours, not class ids: {_shown([color for color, _ in found.most_common()], 8)}"
     fix = config_lines(counts.parts, changes) if changes else ""
     why = f"Colours need a palette. {basis}" if fix or not changes else "Colours need a palette."
     if blurred:
@@ -79,9 +79,9 @@ def _unexplained(counts: MaskCounts, files: Sequence[str], blurred: bool) -> Fin
 
 
 def _guess(found: Counter[Color], counts: MaskCounts) -> tuple[dict[str, Any], str]:
-    """Return classes, palette and ignored colours for the colours found, and what they are.
+    """Return classes, palette and ignored colours for the colours found, and an explanation.
 
-    Classes that the user named are kept, whatever other set has these colours.
+    Classes given by the user are kept, even if a published set has these colours.
     """
     named = _named_classes(counts)
     for name, spec in _published().items():
@@ -100,19 +100,19 @@ def _guess(found: Counter[Color], counts: MaskCounts) -> tuple[dict[str, Any], s
     if not named:
         names = [f"class_{place}" for place in range(len(ordered))]
         changes = {"classes": names, "palette": [list(color) for color in ordered]}
-        return changes, "These lines have every colour once: bring colours and names into the same order."
+        return changes, "These lines list every colour once: put colours and names into the same order."
     left = [color for color in ordered if color != BLACK] if len(ordered) == len(named) + 1 else ordered
     if len(left) != len(named):
-        rest = "the others in 'ignore_colors', or name the 'background'"
-        return {}, f"Say in 'palette' which colour each of the {len(named)} classes has, {rest}."
+        rest = "and list the others in 'ignore_colors', or set 'background'"
+        return {}, f"Give the colour of each of the {len(named)} classes in 'palette', {rest}."
     changes = {"classes": list(named), "palette": [list(color) for color in left]}
     if len(left) < len(ordered):
         changes["ignore_colors"] = [list(BLACK)]
-    return changes, "These lines have every colour once: bring colours and names into the same order."
+    return changes, "These lines list every colour once: put colours and names into the same order."
 
 
 def _named_classes(counts: MaskCounts) -> Sequence[str]:
-    """Return the classes that the user, or the data set, names; none where they are those of a folder without."""
+    """Return the classes given by the user or the data set; empty for the defaults of a folder."""
     part = counts.parts[0]
     by_default = part.type == "FolderDataset" and "classes" not in part.arguments
     return () if counts.labels is None or by_default else counts.labels.classes
@@ -138,7 +138,7 @@ def _published() -> Mapping[str, LabelSpec]:
 
 
 def _palettes(counts: MaskCounts) -> Iterator[Finding]:
-    """Yield a finding on masks with a palette; one on palettes that contradict each other."""
+    """Yield a finding on masks with a palette, or on palettes that contradict each other."""
     masks = [mask for mask in counts.masks if mask.palette]
     if not masks:
         return
@@ -148,12 +148,12 @@ def _palettes(counts: MaskCounts) -> Iterator[Finding]:
         value, color = next((v, c) for v, c in other[0].palette.items() if first[v] != c)
         what = f"palettes differ: {value} is {first[value]} in {masks[0].path} and {color} in {other[0].path}"
         why = (
-            "Indices are read, not colours, and each file counts its own colours: one index is several classes. "
+            "Indices are read, not colours, and each file numbers its own colours: one index is several classes. "
             "Save the masks as colours without a palette, and give 'palette'; or with one palette for all."
         )
         yield Finding("error", "palettes-differ", counts.where, what, why, [mask.path for mask in other])
     elif not counts.unknown:
-        why = "The indices are read as class ids, the colours of the palette are only for looking at them."
+        why = "The indices are read as class ids; the colours of the palette are for display only."
         yield Finding("note", "palette-masks", counts.where, f"{len(masks)} masks have a palette", why,
                       [mask.path for mask in masks])  # fmt: skip
 

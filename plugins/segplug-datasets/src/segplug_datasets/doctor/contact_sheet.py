@@ -1,4 +1,4 @@
-"""A contact sheet: samples, their masks laid over them, and what the transforms of training make of them.
+"""A contact sheet: samples, overlays of their masks, and augmented versions.
 
 write_sheet(rows(dataset, transforms, number=12, augmented=3), Path("sheet.html"), "CamVid")
 """
@@ -36,9 +36,9 @@ class Row:
 
     Args:
         name: The sample's name.
-        caption: Where it is from, its size, its classes.
-        picture: (H, W, 3) uint8 RGB: image, image with mask, augmented versions, and a legend; None when refused.
-        error: Why it was refused.
+        caption: Path, size and fields.
+        picture: (H, W, 3) uint8 RGB: image, image with mask, augmented versions, and a legend; None on an error.
+        error: Why the sample could not be drawn.
     """
 
     name: str
@@ -50,13 +50,13 @@ class Row:
 def rows(
     dataset: Any, transforms: Sequence[Transform] = (), number: int = 12, augmented: int = 0, seed: int = 0
 ) -> Iterator[Row]:
-    """Yield samples spread evenly over a data set.
+    """Yield evenly spaced samples of a data set.
 
-    The augmented versions of a sample are exactly those that training with this seed sees in its first epochs.
+    The augmented versions of a sample are exactly those of training with this seed in its first epochs.
 
     Args:
         dataset: Any `Dataset`.
-        transforms: Transforms of training.
+        transforms: Training transforms.
         number: Number of samples.
         augmented: Number of augmented versions of each.
         seed: Seed of the run.
@@ -74,12 +74,12 @@ def rows(
 def _row(dataset: Any, transforms: Sequence[Transform], index: int, augmented: int, seed: int) -> Row:
     sample = dataset[index]
     if (labels := sample.get("seg")) is not None and labels.array.ndim != 2:
-        raise DataError("labels of task multilabel are not drawn: a sheet shows one class for each pixel")
+        raise DataError("labels of task multilabel cannot be drawn: a sheet shows one class per pixel")
     images, maps = _arrays(sample)
     bands = sample.image.shape[2] if sample.image.ndim == 3 else 1
     drawn = [(images[-1], maps)] if maps else []
     for pixels, found in _augmented(dataset, transforms, index, augmented, seed):
-        both = len(images) > 1 and pixels.shape[2] == len(images) * bands  # put one behind the other
+        both = len(images) > 1 and pixels.shape[2] == len(images) * bands  # concatenated along the channels
         drawn += [(part, found) for part in (np.split(pixels, len(images), 2) if both else [pixels])]
     strips = []
     for name in maps or [""]:
@@ -91,11 +91,11 @@ def _row(dataset: Any, transforms: Sequence[Transform], index: int, augmented: i
     height, width = sample.size
     caption = f"{height} x {width}, {bands} bands {sample.image.dtype}, {sample.meta.get('path', '')}"
     fields = f", from top to bottom: {', '.join(maps)}" if len(maps) > 1 else ""
-    return Row(str(sample.meta.get("name", index)), caption + fields, _below_each_other(strips))
+    return Row(str(sample.meta.get("name", index)), caption + fields, _stack_rows(strips))
 
 
 def _arrays(sample: Sample) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
-    """Return the images of a sample, more than one of pairs, and its maps (H, W): label maps, then other numbers."""
+    """Return the images of a sample, two for pairs, and its maps (H, W), label maps first."""
     rasters = {name: value.array for name, value in sample.fields.items() if isinstance(value, RasterField)}
     images = [array for array in rasters.values() if array.ndim == 3 and array.shape == sample.image.shape]
     maps = {name: array for name, array in rasters.items() if array.ndim == 2}
@@ -103,7 +103,7 @@ def _arrays(sample: Sample) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
     return [sample.image, *images], {name: maps[name] for name in order}
 
 
-def _below_each_other(strips: Sequence[np.ndarray]) -> np.ndarray:
+def _stack_rows(strips: Sequence[np.ndarray]) -> np.ndarray:
     width = max(strip.shape[1] for strip in strips)
     padded = [np.pad(strip, ((0, 0), (0, width - strip.shape[1]), (0, 0)), constant_values=255) for strip in strips]
     return np.concatenate(padded)
@@ -112,7 +112,7 @@ def _below_each_other(strips: Sequence[np.ndarray]) -> np.ndarray:
 def _augmented(
     dataset: Any, transforms: Sequence[Transform], index: int, count: int, seed: int
 ) -> list[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Return what training draws of one sample in its first epochs: the position in the order is its random seed."""
+    """Return a sample as drawn in the first epochs of training: its random seed is its position in the order."""
     if not count:
         return []
     from segkernel.data import Loader, draw_order
@@ -129,9 +129,9 @@ def _augmented(
 
 
 def panel(pixels: np.ndarray, ids: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return an image of `HEIGHT` pixels and its label map; real numbers are drawn in its place, in grey.
+    """Return an image resized to `HEIGHT` and its label map; float maps replace the image, in grey.
 
-    Without ``ids`` nothing is laid over it.
+    Without ``ids``, all labels are `IGNORE`.
     """
     if ids is not None and ids.dtype.kind == "f":
         pixels, ids = ids[..., None], None
@@ -171,7 +171,7 @@ def hatched(pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def write_sheet(found: Iterator[Row], out: Path, title: str) -> tuple[int, int]:
-    """Write rows to one HTML page, or PNG files into a folder; return how many were written and refused."""
+    """Write rows to one HTML page, or PNG files into a folder; return the numbers of written and failed rows."""
     if out.suffix.lower() in (".html", ".htm"):
         return _write_page(found, out, title)
     written = refused = 0

@@ -14,11 +14,11 @@ from segplug_datasets.doctor.sample_info import THUMBNAIL, SampleInfo
 
 BITS = 256
 DIFFERENT_BITS = 10
-"""Near-duplicates differ in at most so many of the 256 bits, each of which is one comparison of neighbours ..."""
+"""Near-duplicates differ in at most this many of the 256 hash bits, each a comparison of neighbours ..."""
 DIFFERENT_GREY = 6
-"""... and their thumbnails by at most so many grey levels on average."""
+"""... and their thumbnails by at most this many grey levels on average."""
 NOISE = 2
-"""Grey levels that a neighbour has to be brighter: less is noise where an image is flat, as in an overexposed sky."""
+"""Grey levels by which a neighbour must be brighter, so that noise in flat regions does not count."""
 
 Place = tuple[int, int]
 """Number of the set, and of the sample in it."""
@@ -33,7 +33,7 @@ def check_copies(inspected: Inspected) -> Iterator[Finding]:
     inside = [pair for pair in near if _set(inspected, pair[0]) == _set(inspected, pair[1])]
     if inside:
         what = f"{len(inside)} pairs of images look the same"
-        why = "Frames of one scene, or one image saved twice? More of the same teaches little."
+        why = "Frames of one scene, or one image saved twice? Near-duplicates add little to training."
         yield Finding(
             "note", "near-duplicates", _sets(inspected, inside), what, why, _pairs(inspected, inside), len(inside)
         )
@@ -49,7 +49,7 @@ def _same_pixels(inspected: Inspected) -> list[list[Place]]:
 
 
 def _twice(inspected: Inspected, groups: Sequence[Sequence[Place]]) -> Iterator[Finding]:
-    """Yield what is in one set more than once: with one mask a waste, with different masks a contradiction."""
+    """Yield duplicates within a set; with different masks they contradict each other."""
     found: dict[tuple[str, bool], list[list[Place]]] = defaultdict(list)
     for group in groups:
         for name in sorted({_set(inspected, place) for place in group}):
@@ -59,7 +59,7 @@ def _twice(inspected: Inspected, groups: Sequence[Sequence[Place]]) -> Iterator[
                 found[name, len(masks) > 1].append(inside)
     for (name, contradict), repeated in found.items():
         files = [" = ".join(_probe(inspected, place).image.path for place in group) for group in repeated]
-        what = f"{len(repeated)} images are there more than once"
+        what = f"{len(repeated)} images occur more than once"
         if contradict:
             why = "Their masks differ: one of each has to be wrong. Keep the right one."
             yield Finding("warning", "contradicting-duplicates", name, f"{what}, with different masks", why, files)
@@ -78,19 +78,19 @@ def _leaks(
         for where, found in between.items():
             what = f"{len(found)} images are {word} in {where.replace(', ', ' and ')}"
             why = (
-                "What was trained on measures nothing: metrics come out too good. Take them out of one of the sets, or "
-                "give each a list of its names (split: train.txt, split: val.txt); frames of one film, or tiles of one "
-                "picture, belong into one set."
+                "Metrics on training images are too good. Remove the images from one of the sets, or give each set a "
+                "list of its names (split: train.txt, split: val.txt); frames of one video, or tiles of one image, "
+                "belong in one set."
             )
             severity: Severity = "error" if kind == "leak" else "warning"
             yield Finding(severity, kind, where, what, why, _pairs(inspected, found), len(found))
 
 
 def near_duplicates(inspected: Inspected) -> list[tuple[Place, Place]]:
-    """Return pairs of images that look the same: each with one earlier image of each set, if there is any.
+    """Return pairs of images that look the same: each image with at most one earlier image per set.
 
-    Each image has a bit for each pair of neighbours in a grey thumbnail (difference hash; Krawetz, 2013). If at most
-    k bits differ, one of k + 1 groups of bits is equal: only those that share a group are compared.
+    The hash has one bit per pair of neighbours in a grey thumbnail (difference hash; Krawetz, 2013). If at most k bits
+    differ, at least one of k + 1 groups of bits is equal: only images that share a group are compared.
     """
     places = [
         (number, place)
@@ -107,7 +107,7 @@ def near_duplicates(inspected: Inspected) -> list[tuple[Place, Place]]:
     sets = np.unique([_set(inspected, place) for place in places], return_inverse=True)[1]
     found: set[tuple[int, int]] = set()
     paired = np.zeros((len(places), sets.max() + 1), bool)
-    # Neighbouring bits say much the same; spread over the groups, those of unrelated images are seldom equal.
+    # Neighbouring bits are correlated; random groups of unrelated images are rarely equal.
     for group in np.array_split(np.random.default_rng(0).permutation(BITS), DIFFERENT_BITS + 1):
         for members in _equal_rows(np.packbits(bits[:, group], axis=1)):
             found |= _near_pairs(members, bits, thumbnails, sets, paired)
@@ -115,7 +115,7 @@ def near_duplicates(inspected: Inspected) -> list[tuple[Place, Place]]:
 
 
 def _equal_rows(keys: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the indices of rows that are equal, two or more at a time."""
+    """Yield the indices of equal rows, group by group."""
     view = np.ascontiguousarray(keys).view(np.dtype((np.void, keys.shape[1]))).ravel()
     order = np.argsort(view, kind="stable")
     ends = np.flatnonzero(view[order][1:] != view[order][:-1]) + 1
@@ -125,9 +125,9 @@ def _equal_rows(keys: np.ndarray) -> Iterator[np.ndarray]:
 def _near_pairs(
     members: np.ndarray, bits: np.ndarray, thumbnails: np.ndarray, sets: np.ndarray, paired: np.ndarray
 ) -> set[tuple[int, int]]:
-    """Return pairs among some images; ``paired`` (images, sets) spares those that have one in a set already.
+    """Return pairs among some images; ``paired`` (images, sets) skips images already paired in a set.
 
-    Otherwise a fixed camera would give quadratically many pairs.
+    Otherwise a fixed camera would yield quadratically many pairs.
     """
     found = set()
     for position, first in enumerate(members[:-1]):
@@ -142,7 +142,7 @@ def _near_pairs(
 
 
 def _across(inspected: Inspected, group: Sequence[Place]) -> Iterator[tuple[Place, Place]]:
-    """Yield one pair of equal images for each two sets that hold some."""
+    """Yield one pair of equal images for every two sets in the group."""
     first: dict[str, Place] = {}
     for place in group:
         first.setdefault(_set(inspected, place), place)

@@ -1,4 +1,4 @@
-"""The masks of the sets that share a label specification, counted together."""
+"""Value counts of masks, over the sets that share a label specification."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from segplug_datasets.image import NOTHING
 from segplug_datasets.label_spec import LabelSpec
 
 Inspected = Sequence[tuple[Part, Sequence[SampleInfo]]]
-"""Sets with what was seen of their samples, in their order."""
+"""Sets with the properties of their samples, in order."""
 
 
 @dataclass
@@ -22,8 +22,8 @@ class MaskCounts:
 
     Args:
         parts: The sets.
-        masks: Every mask that can be read.
-        labels: What their values mean; None when unknown.
+        masks: All readable masks.
+        labels: Meaning of the values; None when unknown.
         values: Pixels of each value.
         colors: Pixels of each colour.
         known: Value to class id, or to `IGNORE`.
@@ -48,11 +48,11 @@ class MaskCounts:
 
     @property
     def numbers(self) -> list[MaskInfo]:
-        """The masks of numbers."""
+        """The masks with numbers, not colours."""
         return [mask for mask in self.masks if mask.values and not mask.classes]
 
     def files_with(self, values: Iterable[int]) -> list[str]:
-        """Return the masks that hold one of these values."""
+        """Return the masks that contain one of these values."""
         wanted = set(values)
         return [mask.path for mask in self.numbers if not wanted.isdisjoint(mask.values)]
 
@@ -92,12 +92,12 @@ def meaning(labels: LabelSpec | None) -> dict[int, int]:
 
 def without_data(mask: MaskInfo) -> set[int]:
     """Return a mask's no-data values."""
-    said = mask.header.no_data
-    return {NOTHING} if said is None or said != said // 1 else {NOTHING, int(said)}
+    declared = mask.header.no_data
+    return {NOTHING} if declared is None or declared != declared // 1 else {NOTHING, int(declared)}
 
 
 def pixels_per_class(mask: MaskInfo, part: Part) -> Counter[int]:
-    """Return the pixels of each class id, and of `IGNORE`; values that mean nothing are left out."""
+    """Return the pixels of each class id, and of `IGNORE`; unknown values are left out."""
     found: Counter[int] = Counter()
     known = None if mask.classes else {**dict.fromkeys(without_data(mask), IGNORE), **meaning(part.labels)}
     named = part.labels.background if part.labels else None

@@ -15,7 +15,7 @@ Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 SHOWN = 5
-"""Files that a report names; JSON holds `KEPT`."""
+"""Files listed in a text report; JSON lists up to `KEPT`."""
 
 KEPT = 1000
 
@@ -25,17 +25,17 @@ _NAMES = {"mask_suffix", "image_suffix"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, or worth knowing.
+    """A problem, or a remark.
 
     Args:
-        severity: ``error``: training on it fails or learns nonsense. ``warning``: probably unintended. ``note``.
-        kind: A short name that stays the same: ``black-and-white-masks``.
+        severity: ``error``: training fails or learns the wrong labels; ``warning``: probably unintended; ``note``.
+        kind: Short, constant identifier: ``black-and-white-masks``.
         where: The set or sets: ``train``.
         what: The problem, in one line.
         why: The consequence, and what to do.
-        files: Those concerned.
-        count: Number of findings, where that is not the number of `files`.
-        fix: Config lines that fix it; empty where no config can.
+        files: Files concerned.
+        count: Number of occurrences, if it is not the number of `files`.
+        fix: Config lines that fix it; empty if no config can.
     """
 
     severity: Severity
@@ -48,15 +48,15 @@ class Finding:
     fix: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON would hold it."""
+        """Return the finding for JSON."""
         count = self.count or len(self.files)
         return {**self.__dict__, "files": list(self.files[:KEPT]), "count": count}
 
 
 def config_lines(parts: Sequence[Part], changes: Mapping[str, Any]) -> str:
-    """Return the YAML that sets ``changes`` on the sets of a config; empty if it was tried and does not help.
+    """Return YAML that applies ``changes`` to the sets of a config; empty if a trial shows that it does not help.
 
-    A set that is not a `FolderDataset` is written as one, since only that takes every argument.
+    Other sets are written as `FolderDataset`, which has all of the arguments.
 
     Args:
         parts: The sets to change.
@@ -85,7 +85,7 @@ def _spec(part: Part, changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Lines(yaml.SafeDumper):
-    """Blocks outside, lists and short mappings in one line."""
+    """Block style, with lists and mappings of integers in flow style."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -106,5 +106,5 @@ _Lines.add_representer(dict, _represent_mapping)
 
 
 def to_yaml(value: Any) -> str:
-    """Return YAML as a person would write it."""
+    """Return compact YAML."""
     return yaml.dump(value, Dumper=_Lines, sort_keys=False, width=110, allow_unicode=True).rstrip()

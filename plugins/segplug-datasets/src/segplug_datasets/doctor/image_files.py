@@ -1,4 +1,4 @@
-"""File problems: unreadable, of different sizes, rotated by EXIF, 16 bits, transparent, tiny."""
+"""Checks of image files: unreadable, different sizes, rotated by EXIF, 16 bits, transparent, tiny."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SMALL = 16
 """An image with a side shorter than this, in pixels, is probably a mistake."""
 
 WITHOUT = (
-    "Repair them, or leave them out: seg-kernel data check ... --write-split FILE writes a list of the sound ones."
+    "Repair them, or leave them out: seg-kernel data check ... --write-split FILE writes a list of the valid ones."
 )
 
 
 def check_image_files(part: Part, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
-    """Yield what is wrong with the files of one set."""
+    """Yield findings on the files of a set."""
     yield from _unreadable(part.name, samples)
     yield from _sizes(part.name, samples)
     yield from _turned(part.name, samples)
@@ -32,7 +32,7 @@ def check_image_files(part: Part, samples: Sequence[SampleInfo]) -> Iterator[Fin
 
 
 def is_sound(sample: SampleInfo) -> bool:
-    """Whether a sample can be read: both files, of one size."""
+    """Whether both files of a sample can be read and have the same size."""
     masked = sample.mask is None or (not sample.mask.error and sample.mask.size == sample.image.size)
     return masked and not sample.error and not sample.image.error
 
@@ -48,7 +48,7 @@ def _unreadable(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
         yield Finding("error", f"unreadable-{kind}", where, what, WITHOUT, files)
     refused = [sample for sample in samples if sample.error]
     if refused:
-        what = f"{len(refused)} samples are refused: {refused[0].error.splitlines()[0]}"
+        what = f"{len(refused)} samples cannot be loaded: {refused[0].error.splitlines()[0]}"
         yield Finding("error", "refused-samples", where, what, WITHOUT, [sample.name for sample in refused])
 
 
@@ -60,9 +60,7 @@ def _sizes(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
             groups[_mismatch(sample)].append(sample)
     for kind, found in groups.items():
         image, mask = found[0].image.size, found[0].mask.size if found[0].mask else (0, 0)
-        what = (
-            f"{len(found)} masks have another size than their image: {mask[0]} x {mask[1]} for {image[0]} x {image[1]}"
-        )
+        what = f"{len(found)} masks differ in size from their image: {mask[0]} x {mask[1]} for {image[0]} x {image[1]}"
         yield Finding("error", kind, where, what, _MISMATCHES[kind], [p.mask.path for p in found if p.mask])
 
 
@@ -93,7 +91,7 @@ def _turned(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
             "so the masks may have been drawn on the rotated image; check some with seg-kernel data browse. "
             "Storing the images upright removes the ambiguity (exiftran -ai)."
         )
-        what = f"{len(turned)} images have another EXIF orientation than their masks"
+        what = f"{len(turned)} images differ from their masks in EXIF orientation"
         yield Finding("warning", "exif-orientation", where, what, why, [p.image.path for p in turned])
 
 
@@ -125,7 +123,7 @@ def _bands(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
     files = [info for info in images if not info.asked]
     clear = [info.path for info in files if info.header.alpha]
     if clear:
-        why = "Transparency is dropped, so hidden pixels become visible. Where that matters, put a background under it."
+        why = "Transparency is dropped, so hidden pixels become visible. If that matters, add a background."
         yield Finding("warning", "transparent-images", where, f"{len(clear)} images have an alpha channel", why, clear)
     masks = [p.mask for p in samples if p.mask and not p.mask.error and not p.mask.classes]
     clear = [info.path for info in masks if info.header.alpha]
@@ -136,7 +134,7 @@ def _bands(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
     if deep:
         why = (
             "An ordinary image data set reads the upper 8 bits of each band: the lower ones are lost, and dark images "
-            "come out black. RasterDataset reads them as they are; or convert them with a stretch that you choose."
+            "become black. RasterDataset reads all bits; or convert them with a suitable stretch."
         )
         yield Finding("warning", "deep-images", where, f"{len(deep)} images have more than 8 bits per band", why, deep)
     yield from _grey_among_color(where, images)
@@ -156,8 +154,8 @@ def _pages(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
         several = [info for info in infos if info is not None and not info.error and info.header.pages > 1]
         if several:
             most = max(info.header.pages for info in several)
-            what = f"{len(several)} {kind} hold further pages or frames, up to {most}: the first is read"
-            why = "What the others show is left out. Where they are bands, RasterDataset puts them together."
+            what = f"{len(several)} {kind} have up to {most} pages or frames: only the first is read"
+            why = "If the others are bands, RasterDataset stacks them."
             yield Finding("warning", f"further-pages-of-{kind}", where, what, why, [info.path for info in several])
 
 
@@ -166,7 +164,7 @@ def _empty_objects(where: str, samples: Sequence[SampleInfo]) -> Iterator[Findin
     if count:
         files = [sample.image.path for sample in samples if sample.empty_objects]
         why = "They are too small, or polygons of fewer than three points: they do not contribute to training."
-        yield Finding("note", "objects-without-pixels", where, f"{count} objects have no pixel", why, files)
+        yield Finding("note", "objects-without-pixels", where, f"{count} objects have no pixels", why, files)
 
 
 def _tiny(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
@@ -186,8 +184,8 @@ def _suffixes(where: str, samples: Sequence[SampleInfo]) -> Iterator[Finding]:
     wrong = [info for info in infos if _is_misnamed(info)]
     if wrong:
         first = wrong[0]
-        what = f"{len(wrong)} files are not what their suffix says: {first.path} is {first.header.format.upper()}"
-        why = "They are read by their content. Other tools may refuse them, and a mask that was a JPEG is damaged."
+        what = f"{len(wrong)} files have a wrong suffix: {first.path} is {first.header.format.upper()}"
+        why = "They are read by their content. Other tools may reject them, and masks stored as JPEG are damaged."
         yield Finding("warning", "wrong-suffix", where, what, why, [info.path for info in wrong])
 
 

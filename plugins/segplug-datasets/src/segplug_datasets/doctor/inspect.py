@@ -1,4 +1,4 @@
-"""Inspecting every file of some sets, in several processes."""
+"""Inspection of every file of some sets, in several processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from segplug_datasets.doctor.sample_info import (
 from segplug_datasets.parallel import run_in_processes
 
 FEW = 32
-"""Up to this number, samples are inspected in this process: starting others would take longer."""
+"""Up to this number of samples, no worker processes are started, which would take longer."""
 
 CHUNK = 8
 """Samples per job."""
@@ -31,11 +31,11 @@ Task = tuple[int, int, list[Pair]]
 def inspect(
     parts: Sequence[Part], workers: int | None = None, progress: Callable[[int], object] = lambda count: None
 ) -> list[tuple[Part, list[SampleInfo]]]:
-    """Return every set with what was found of its samples, in their order.
+    """Return every set with the properties of its samples, in order.
 
     Args:
         parts: The sets.
-        workers: Processes; as many as there are processors when None, none for 0.
+        workers: Number of processes; None is one per CPU, 0 uses this process.
         progress: Called with the number of samples done since the last call.
     """
     tasks = [
@@ -69,30 +69,32 @@ def _in_processes(
     """Yield tasks as they are done; those whose process crashed are retried, one sample at a time."""
     lost = {(number, start): pairs for number, start, pairs in tasks}
     try:
-        for place, samples in run_in_processes(_examined, datasets, tasks, workers):
+        for place, samples in run_in_processes(_run_task, datasets, tasks, workers):
             del lost[place]
             yield place, samples
     except DataError:
         for (number, start), pairs in lost.items():
-            yield (number, start), [_survived((number, start, [pair]), datasets) for pair in pairs]
+            yield (number, start), [_retry_isolated((number, start, [pair]), datasets) for pair in pairs]
 
 
-def _survived(task: Task, datasets: Mapping[int, Any]) -> SampleInfo:
+def _retry_isolated(task: Task, datasets: Mapping[int, Any]) -> SampleInfo:
     """Inspect one sample in an isolated process, since decoding may crash."""
     pair = task[2][0]
     try:
-        return next(iter(run_in_processes(_examined, datasets, [task], 1)))[1][0]
+        return next(iter(run_in_processes(_run_task, datasets, [task], 1)))[1][0]
     except DataError:
-        return SampleInfo(pair.name, ImageInfo(pair.image), None, "reading it ended the process: a damaged file?")
+        return SampleInfo(pair.name, ImageInfo(pair.image), None, "reading it crashed the process: a damaged file?")
 
 
-def _examined(datasets: Mapping[int, Any], task: Task) -> tuple[tuple[int, int], list[SampleInfo]]:
+def _run_task(datasets: Mapping[int, Any], task: Task) -> tuple[tuple[int, int], list[SampleInfo]]:
     number, start, pairs = task
     dataset = datasets.get(number)
-    return (number, start), [inspect_pair(pair) if pair.index is None else _asked(dataset, pair) for pair in pairs]
+    return (number, start), [
+        inspect_pair(pair) if pair.index is None else _load_sample(dataset, pair) for pair in pairs
+    ]
 
 
-def _asked(dataset: Any, pair: Pair) -> SampleInfo:
+def _load_sample(dataset: Any, pair: Pair) -> SampleInfo:
     try:
         sample = dataset[pair.index]
     except (DataError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Images without a mask, masks without an image, and how their names differ."""
+"""Checks of pairing: images without a mask, masks without an image, and differing names."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from segplug_datasets.doctor.findings import Finding, config_lines
 from segplug_datasets.doctor.parts import Part
 from segplug_datasets.listing import MASK_SUFFIXES, walk
 
-_BY_LIST = "Where only the names differ, list the files in pairs, 'image mask' per line, and name the list in 'split'."
-_OTHERWISE = f"Label them, or take them out. {_BY_LIST}"
+_BY_LIST = "If only the names differ, write a list with 'image mask' per line, and set 'split' to it."
+_OTHERWISE = f"Label them, or remove them. {_BY_LIST}"
 
 
 def check_pairing(part: Part) -> Iterator[Finding]:
-    """Yield what keeps the files of one set from being pairs."""
+    """Yield findings on unpaired files of a set."""
     for one in part.left_out:
         yield Finding("note" if one.is_usual else "warning", one.kind, part.name, f"{one.count} {one.what}", one.why)
     case = _differ_in_case(part)
@@ -26,17 +26,17 @@ def check_pairing(part: Part) -> Iterator[Finding]:
         first = next(iter(case.items()))
         what = f"{len(case)} names differ in upper and lower case: {first[0]} and {first[1]}"
         files = [part.unpaired_images[name] for name in case]
-        why = "Rename one of each pair: most systems take them for two names."
+        why = "Rename one of each pair: file names are case-sensitive on most systems."
         yield Finding("error", "case-differs", part.name, what, why, files)
     changes = _renamed(part, [*images.values()])
     fix = config_lines([part], changes) if changes else ""
     if images:
         suffix = part.folders.mask_suffix if part.folders else ""
         what = f"{len(images)} images have no mask NAME{suffix}"
-        why = "Masks of another name were found; these lines read them." if fix else _OTHERWISE
+        why = "Masks with other names were found; these lines read them." if fix else _OTHERWISE
         yield Finding("error", "images-without-mask", part.name, what, why, [*images.values()], fix=fix)
     if masks and not (fix and images):
-        why = "These lines find the images." if fix else f"Bring the images back, or take the masks out. {_BY_LIST}"
+        why = "These lines find the images." if fix else f"Restore the images, or remove the masks. {_BY_LIST}"
         what = f"{len(masks)} masks have no image"
         yield Finding("error", "masks-without-image", part.name, what, why, [*masks.values()], fix=fix)
     if part.problem and not (images or masks or case):
@@ -46,13 +46,13 @@ def check_pairing(part: Part) -> Iterator[Finding]:
 
 
 def _differ_in_case(part: Part) -> dict[str, str]:
-    """Return the names of unpaired images whose mask differs in case only, with the mask's."""
+    """Return the names of unpaired images whose mask differs only in case, with the mask's name."""
     masks = {name.lower(): name for name in part.unpaired_masks}
     return {name: masks[name.lower()] for name in part.unpaired_images if name.lower() in masks}
 
 
 def _renamed(part: Part, images: Sequence[str]) -> dict[str, str]:
-    """Return the suffixes by which most images would find a mask; empty if there are none."""
+    """Return suffixes by which most images would have a mask; empty if there are none."""
     folders = part.folders
     if folders is None or folders.masks is None:
         return {}
@@ -88,7 +88,7 @@ def _name(path: str, folder: Path) -> str:
 
 
 def _in_one_folder(paths: Sequence[str]) -> dict[str, str]:
-    """Return the end by which half of the files of a folder are the masks of the others; empty if there is none."""
+    """Return the suffix of masks in a folder of both images and masks; empty if there is none."""
     stems = {os.path.splitext(path)[0] for path in paths}
     ends = Counter[str]()
     for path in paths:
@@ -100,10 +100,10 @@ def _in_one_folder(paths: Sequence[str]) -> dict[str, str]:
 
 
 def _common_end(names: Sequence[str]) -> str:
-    """Return what all names end in, from its first separator on: ``_mask``."""
+    """Return the common ending of all names, from its first separator on: ``_mask``."""
     if len(names) < 2:
         return names[0][_last_separator(names[0]) :] if names and _last_separator(names[0]) > 0 else ""
-    first, last = min(turned := [name[::-1] for name in names]), max(turned)  # what these share, all do
+    first, last = min(turned := [name[::-1] for name in names]), max(turned)  # what these two share, all do
     length = next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
     end = first[:length][::-1]
     places = [end.find(mark) for mark in "_-." if mark in end]

@@ -2,7 +2,7 @@
 
     for part in parts_of_config(load_config("my.yaml")): print(part.name, len(part.pairs))
 
-A set whose files do not fit together is listed all the same, with what has no partner.
+Sets whose files cannot be paired are listed as well, with their unpaired files.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ class Part:
     """One set to inspect.
 
     Args:
-        name: ``train``, ``val`` or ``test``; with a number where a set is made of several.
-        key: Its path in a config: ``data.train``.
-        type: The class as a config names it.
+        name: ``train``, ``val`` or ``test``; with a number if a set consists of several.
+        key: Key in a config: ``data.train``.
+        type: Class name in a config.
         arguments: Arguments of the class, as the config has them.
         pairs: The samples.
-        labels: What the values of the masks mean; None when unknown.
+        labels: Meaning of the mask values; None when unknown.
         colors: RGB to class id.
         dataset: Where to read samples from if `pairs` are not plain files.
         folders: Folders that were searched for the files.
         unpaired_images: Images without a mask.
         unpaired_masks: Masks without an image.
         left_out: Objects and files that the set skips.
-        problem: Why the set cannot be opened at all; empty when it can.
-        written: Whether a config names the set already.
+        problem: Why the set cannot be opened; empty when it can.
+        written: Whether the set is already in a config.
     """
 
     name: str
@@ -101,11 +101,11 @@ def _label_arguments(labels: LabelSpec) -> dict[str, Any]:
 
 
 def parts_of_config(config: Mapping[str, Any]) -> list[Part]:
-    """Return the sets of a config; one that occurs twice, as validation and test set, only once.
+    """Return the sets of a config; one that is both validation and test set only once.
 
     Raises:
         UsageError: When the config has none.
-        ConfigError: When the specification of one is wrong.
+        ConfigError: When the specification of one is invalid.
     """
     data = config.get("data") or {}
     specs = {name: data[name] for name in SETS if data.get(name)}
@@ -120,7 +120,7 @@ def parts_of_config(config: Mapping[str, Any]) -> list[Part]:
 def parts_of_folders(
     images: str, masks: str | None, classes: Sequence[str], arguments: Mapping[str, Any]
 ) -> list[Part]:
-    """Return the set that two folders are; without ``classes`` their number is a finding, not a premise."""
+    """Return two folders as a set; without ``classes`` the label specification is unknown."""
     given = {"images": images, "masks": masks, **({"classes": list(classes)} if classes else {}), **arguments}
     own_folder = masks is not None and Path(masks).resolve() != Path(images).resolve()
     suffix = _mask_suffix(Path(masks)) if own_folder and masks and "mask_suffix" not in given else {}
@@ -132,7 +132,7 @@ def parts_of_folders(
 
 
 def parts_of_type(name: str, root: str | None, arguments: Mapping[str, Any]) -> list[Part]:
-    """Return the sets of a published data set: one for each ``split`` it names, where it has that argument."""
+    """Return the sets of a published data set: one for each choice of its argument ``split``, if it has one."""
     spec = {"type": name, **({} if root is None else {"data_root": root}), **arguments}
     splits = [] if "split" in spec else _choices(name, "split")
     if not splits:
@@ -148,7 +148,7 @@ def _choices(name: str, argument: str) -> Sequence[str]:
 
 
 def _mask_suffix(folder: Path) -> dict[str, str]:
-    """Return the suffix of most masks, as an argument, where it is not the usual one."""
+    """Return the suffix of most masks, as an argument, if it is not the default."""
     found = [os.path.splitext(path)[1] for path in (walk(folder) if folder.is_dir() else ())]
     found = [suffix for suffix in found if suffix.lower() in MASK_SUFFIXES]
     usual = max(sorted(set(found)), key=found.count, default=".png")
@@ -159,7 +159,7 @@ def _mask_suffix(folder: Path) -> dict[str, str]:
 
 
 def _parts(name: str, key: str, spec: Any, task: str | None = None) -> Iterator[Part]:
-    """Yield a set, or those a wrapper holds, each under the name that a config gives it."""
+    """Yield a set, or the sets in a wrapper, each with its name and key."""
     inner = spec.get("datasets") if isinstance(spec, Mapping) else None
     if isinstance(inner, Sequence) and inner and all(isinstance(one, Mapping) and "type" in one for one in inner):
         for number, one in enumerate(inner):
@@ -173,10 +173,10 @@ def _parts(name: str, key: str, spec: Any, task: str | None = None) -> Iterator[
 
 
 def opened(name: str, key: str, spec: Mapping[str, Any], task: str | None = None) -> Part:
-    """Return the set of a specification, with what has no partner where its files do not fit together.
+    """Open the set of a specification; if its files cannot be paired, list the unpaired ones.
 
     Raises:
-        SegKernelError: When the specification is wrong.
+        SegKernelError: When the specification is invalid.
     """
     arguments = {argument: value for argument, value in spec.items() if argument != "type"}
     part = Part(name, key, str(spec.get("type", "")), arguments)
@@ -195,7 +195,7 @@ def opened(name: str, key: str, spec: Mapping[str, Any], task: str | None = None
         return part
     part.labels = LabelSpec.of_dataset(dataset)
     if part.labels.task == "multilabel":
-        part.problem = "labels of task multilabel are not checked: the doctor knows one class for each pixel only"
+        part.problem = "labels of task multilabel are not checked: the doctor supports only one class per pixel"
         return part
     part.folders = getattr(dataset, "folders", None)
     part.left_out = getattr(dataset, "left_out", ())
@@ -242,7 +242,7 @@ def _pair_what_fits(part: Part, folders: Folders, error: DataError) -> None:
 
 
 def _named(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
-    """Return name to path of files; none when there is no such folder."""
+    """Return the files of a folder by name; empty when it does not exist."""
     try:
         return {name: path for name, path in named_files(folder, suffixes) if name}
     except DataError:

@@ -1,4 +1,4 @@
-"""All checks on all sets, and their findings as text."""
+"""Runs all checks on all sets, and reports their findings."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class Report:
         return any(finding.severity == "error" for finding in self.findings)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON would hold it."""
+        """Return the report for JSON."""
         return {"sets": [row.__dict__ for row in self.rows], "findings": [f.as_dict() for f in self.findings]}
 
     def text(self) -> str:
-        """Return it for a person."""
+        """Return the report as text."""
         return "\n\n".join([*map(text_of, self.findings), self._summary()])
 
     def _summary(self) -> str:
@@ -73,7 +73,7 @@ class Report:
 
 
 def check(inspected: Inspected) -> Report:
-    """Return all that is wrong with the inspected sets."""
+    """Return all findings on the inspected sets."""
     findings = sorted(_findings(inspected), key=lambda finding: SEVERITIES.index(finding.severity))
     return Report(findings, [_row(part, samples) for part, samples in inspected])
 
@@ -109,7 +109,7 @@ def _row(part: Part, samples: Sequence[SampleInfo]) -> Row:
 
 
 def write_splits(inspected: Inspected, path: Path) -> list[Path]:
-    """Write the names of the sound samples, for ``split`` of a data set: one file, or one for each set."""
+    """Write the names of the valid samples, for ``split`` of a data set: one file, or one for each set."""
     written = []
     for part, samples in inspected:
         file = path if len(inspected) == 1 else path.with_name(f"{path.stem}_{part.name}{path.suffix}")
@@ -122,7 +122,7 @@ def write_splits(inspected: Inspected, path: Path) -> list[Path]:
 
 
 def text_of(finding: Finding) -> str:
-    """Return a finding for a person, with the lines that fix it."""
+    """Return a finding as text, with the lines that fix it."""
     lines = [f"{finding.severity.upper()}  {finding.where}: {finding.what}  [{finding.kind}]"]
     count = finding.count or len(finding.files)
     if finding.files:
@@ -135,7 +135,7 @@ def text_of(finding: Finding) -> str:
 
 
 def _without_lines(why: str) -> str:
-    """Return an explanation without the sentences that speak of lines, for a finding that has none."""
+    """Return an explanation without the sentences about config lines, for a finding without a fix."""
     return " ".join(part for part in re.split(r"(?<=[.?!]) ", why) if "these lines" not in part.lower())
 
 

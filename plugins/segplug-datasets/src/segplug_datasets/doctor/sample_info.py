@@ -1,4 +1,4 @@
-"""One image and its mask, inspected once: everything the doctor needs to know of them, small enough to send and keep.
+"""Properties of an image and its mask: all that the checks need, small enough to send and keep.
 
     info = inspect_pair(Pair("a", "images/a.jpg", "masks/a.png"))
 
@@ -24,10 +24,10 @@ from segplug_datasets.headers import Header, read_header
 from segplug_datasets.label_reader import ids_in_one_channel
 
 THUMBNAIL = 17, 16
-"""Width and height of the grey thumbnail that near-duplicates are found by."""
+"""Width and height of the grey thumbnail for finding near-duplicates."""
 
 MOST_COLORS = 300
-"""A mask of more colours than this is a photo, or a lossy file; only the most frequent ones are kept."""
+"""A mask with more colours is an image, or a lossy file; only the most frequent ones are kept."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ class ImageInfo(FileInfo):
     """Properties of an image.
 
     Args:
-        asked: Whether the data set was asked for the image, which it may read as it likes, and not the file.
+        asked: Whether the image was read through the data set instead of from the file.
         grey: Whether all channels are equal.
-        thumbnail: `THUMBNAIL` grey bytes; empty when the image shows nothing to recognise it by.
+        thumbnail: `THUMBNAIL` grey bytes; empty when the image has too little contrast.
         sums: Sum of the values of each band.
-        squares: Sum of their squares.
+        squares: Sum of the squared values of each band.
     """
 
     asked: bool = False
@@ -90,11 +90,11 @@ class MaskInfo(FileInfo):
     """Properties of a mask.
 
     Args:
-        values: Pixels of each value, of a mask of numbers.
-        colors: Pixels of each colour, of a mask of colours.
+        values: Pixels of each value, for a mask of numbers.
+        colors: Pixels of each colour, for a colour mask.
         distinct: Number of distinct colours; `colors` holds the most frequent.
-        palette: The colour that a file with a palette gives each of its values.
-        classes: Whether `values` are class ids already, because the data set was asked and not the file.
+        palette: Palette colour of each value.
+        classes: Whether `values` are class ids, because the mask was read through the data set.
     """
 
     values: dict[int, int] = field(default_factory=dict)
@@ -106,7 +106,7 @@ class MaskInfo(FileInfo):
 
 @dataclass
 class SampleInfo:
-    """Properties of a sample; ``mask`` is None without one, ``error`` is why the data set refused it.
+    """Properties of a sample; ``mask`` is None without one, ``error`` is why the data set could not load it.
 
     ``empty_objects`` are annotated, but have no pixel.
     """
@@ -119,7 +119,7 @@ class SampleInfo:
 
 
 def inspect_pair(pair: Pair) -> SampleInfo:
-    """Inspect the files of a sample; nothing is raised for what is wrong with them."""
+    """Inspect the files of a sample; problems are recorded, not raised."""
     return SampleInfo(pair.name, inspect_image(pair.image), None if pair.mask is None else inspect_mask(pair.mask))
 
 
@@ -154,7 +154,7 @@ def inspect_mask(path: str) -> MaskInfo:
 
 
 def inspect_sample(pair: Pair, sample: Sample | DataError) -> SampleInfo:
-    """Describe a sample that a data set gave, or refused to give."""
+    """Describe a sample of a data set, or the error it raised."""
     info = SampleInfo(pair.name, ImageInfo(pair.image, asked=True))
     if isinstance(sample, DataError):
         info.error = str(sample)
@@ -253,7 +253,7 @@ def _count(info: MaskInfo, raw: np.ndarray) -> None:
 
 
 def count_as_numbers(info: MaskInfo) -> None:
-    """Make the colours of a mask, of a set without a palette, the numbers as which `LabelReader` reads them."""
+    """Convert the colours of a mask without a palette to the numbers that `LabelReader` reads."""
     colors = np.array([[*info.colors]], np.uint8)
     if len(info.colors) == info.distinct > 0 and (numbers := ids_in_one_channel(colors)) is not None:
         info.values = dict(zip(numbers[0].tolist(), info.colors.values()))

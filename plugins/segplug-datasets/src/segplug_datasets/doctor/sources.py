@@ -1,4 +1,4 @@
-"""Class names and their order against the class list that comes with a data set.
+"""Checks of class names and their order against the class list that comes with a data set.
 
 Known lists: ADE20K's ``objectInfo150.txt``, CVAT's and Pascal's ``labelmap.txt``, ``labels.txt`` and ``classes.txt``
 (one name, or ``id: name``, per line), ``label_colors.txt`` (``r g b name``), ``class_dict.csv``, ``classes.json``,
@@ -44,7 +44,7 @@ def check_sources(parts: Sequence[Part]) -> Iterator[Finding]:
 
 
 def _lists(part: Part) -> list[Path]:
-    """Return lists of classes in the folders that hold a set, up to two levels above its files."""
+    """Return class lists in the folders of a set, up to two levels above its files."""
     folders = [Path(part.arguments["data_root"])] if part.arguments.get("data_root") else []
     if part.folders is not None:
         for place in filter(None, (part.folders.images, part.folders.masks)):
@@ -54,7 +54,7 @@ def _lists(part: Part) -> list[Path]:
 
 
 def read_list(path: Path) -> list[Entry]:
-    """Return the classes a list names, in its order; empty if it is not a class list."""
+    """Return the classes in a list, in order; empty if it is not a class list."""
     try:
         text = read_text(path)
         if path.suffix == ".json":
@@ -106,7 +106,7 @@ def _json(content: Any) -> list[Entry]:
 
 
 def _compare(path: Path, entries: Sequence[Entry], classes: Sequence[str], parts: Sequence[Part]) -> Finding | None:
-    """Return what differs between the classes of sets and a list; nothing when they agree."""
+    """Return a finding on the difference between classes and a list; None when they agree."""
     where = ", ".join(part.name for part in parts)
     listed = [names for _, names in entries]
     if not classes:
@@ -122,8 +122,8 @@ def _compare(path: Path, entries: Sequence[Entry], classes: Sequence[str], parts
         shift = int(len(listed) > len(classes) and _normal(names[0]) in _BACKGROUND)
         first = next((i for i, place in enumerate(order) if place != i + shift), 0)
         there = names[min(first + shift, len(names) - 1)]
-        what = f"classes are in another order than in {path}: class {first} is {classes[first]!r}, there {there!r}"
-        why = "The order is what the values mean: in another order every name is wrong."
+        what = f"the order of classes differs from {path}: class {first} is {classes[first]!r}, there {there!r}"
+        why = "The order assigns values to names: in another order the names are wrong."
         return Finding("error", "class-order", where, what, why, [str(path)],
                        fix=config_lines(parts, {"classes": names[shift:]}))  # fmt: skip
     if len(known) == len(classes):

@@ -31,10 +31,10 @@ class DatasetStats:
         classes: Class names.
         images: Number of readable images.
         unreadable: Number of unreadable images, and of those with an unusable mask.
-        mean: Mean of each band, over all pixels, in the image's own numbers.
+        mean: Mean of each band, over all pixels, in image values.
         std: Standard deviation of each band, over all pixels.
         pixels: Pixels of each class; of ignored ones under `IGNORE`.
-        images_with: Images that hold the class.
+        images_with: Number of images with the class.
         pixels_with: Pixels of those images that are not ignored.
         heights: Heights of the images in pixels.
         widths: Widths of the images in pixels.
@@ -83,7 +83,7 @@ def _measured(name: str, classes: tuple[str, ...], samples: Sequence[tuple[Any, 
     sound = [(part, sample) for part, sample in samples if is_sound(sample)]
     stats.images, stats.unreadable = len(sound), len(samples) - len(sound)
     if not sound:
-        raise DataError(f"no sample of {name} can be read: seg-kernel data check says why")
+        raise DataError(f"no sample of {name} can be read: seg-kernel data check shows why")
     stats.mean, stats.std = _spread([sample.image for _, sample in sound])
     stats.heights = [sample.image.size[0] for _, sample in sound]
     stats.widths = [sample.image.size[1] for _, sample in sound]
@@ -100,10 +100,12 @@ def _measured(name: str, classes: tuple[str, ...], samples: Sequence[tuple[Any, 
 
 
 def _spread(infos: Sequence[ImageInfo]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and deviation per band from the images' sums: whole numbers, so nothing is lost on the way."""
+    """Return mean and deviation per band from the images' sums, exactly for integers."""
     bands = {len(info.sums) for info in infos}
     if len(bands) > 1:
-        raise DataError(f"images have {' or '.join(map(str, sorted(bands)))} bands: one set has one number of them")
+        raise DataError(
+            f"images have {' or '.join(map(str, sorted(bands)))} bands: all images of a set need the same number"
+        )
     count = sum(info.size[0] * info.size[1] for info in infos)
     sums = [sum(values) for values in zip(*(info.sums for info in infos))]
     squares = [sum(values) for values in zip(*(info.squares for info in infos))]
@@ -116,7 +118,7 @@ def _spread(infos: Sequence[ImageInfo]) -> tuple[tuple[float, ...], tuple[float,
 
 
 BETA = 0.999
-"""Of the effective number; Cui et al. try 0.9 to 0.9999."""
+"""beta of the effective number; Cui et al. use 0.9 to 0.9999."""
 
 
 def class_weights(stats: DatasetStats) -> dict[str, list[float]]:
@@ -124,11 +126,10 @@ def class_weights(stats: DatasetStats) -> dict[str, list[float]]:
 
     - ``inverse_sqrt``: 1 / sqrt(share of the pixels), scaled to a mean of 1.
     - ``median_frequency``: median of the frequencies / frequency, a class's frequency being its share of the pixels
-      of the images that hold it (Eigen and Fergus, 2015).
+      of the images with the class (Eigen and Fergus, 2015).
     - ``enet``: 1 / ln(1.02 + share of the pixels) (Paszke et al., 2016).
-    - ``effective_number``: (1 - beta) / (1 - beta^n), scaled to a mean of 1, beta 0.999 (Cui et al., 2019). They
-      count samples, so n is the number of images that hold the class: of pixels there are so many that all
-      weights would be equal.
+    - ``effective_number``: (1 - beta) / (1 - beta^n), scaled to a mean of 1, beta 0.999 (Cui et al., 2019). n
+      is the number of images with the class: with pixel counts all weights would be equal.
     """
     present = [i for i in range(len(stats.classes)) if stats.pixels[i]]
     if not present:
@@ -155,7 +156,7 @@ def _scaled(weights: Mapping[int, float]) -> dict[int, float]:
 
 
 def as_dict(stats: DatasetStats) -> dict[str, Any]:
-    """Return the statistics of one set as JSON would hold them."""
+    """Return the statistics of a set for JSON."""
     every = range(len(stats.classes))
     return {
         "set": stats.set,

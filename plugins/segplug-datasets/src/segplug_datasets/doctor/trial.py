@@ -1,4 +1,4 @@
-"""Trying config lines before they are proposed: do they open the sets, read the masks, and leave something to learn?"""
+"""Trial of config lines before they are proposed: they must open the sets, read the masks, and yield classes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from segplug_datasets.doctor.parts import Part, opened
 from segplug_datasets.label_reader import LabelReader
 
 TRIED = 12
-"""Masks that are read of each set, spread over it."""
+"""Number of masks to read of each set, evenly spaced."""
 
 
 def opens(parts: Sequence[Part], specs: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether sets of these specifications have as many samples as before, none of which is its own mask."""
+    """Whether these specifications keep all samples, and no image is its own mask."""
     try:
         tried = _opened(parts, specs)
     except SegKernelError:
@@ -30,9 +30,9 @@ def opens(parts: Sequence[Part], specs: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def teaches(parts: Sequence[Part], specs: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the masks of sets of these specifications mean something, and more than one class.
+    """Whether the masks can be encoded with these specifications, and have more than one class.
 
-    Files that cannot be read for other reasons, such as damage, are skipped here.
+    Files that cannot be read, such as damaged ones, are skipped.
     """
     try:
         seen = [np.unique(ids) for part in _opened(parts, specs) for ids in _masks(part)]
@@ -49,7 +49,7 @@ def _masks(part: Part) -> Iterator[np.ndarray]:
     """Yield the class ids of some masks.
 
     Raises:
-        DataError: When the values of one mean nothing.
+        DataError: When a mask has unknown values.
     """
     step = max(len(part.pairs) // TRIED, 1)
     for pair in part.pairs[::step][:TRIED]:
@@ -60,9 +60,9 @@ def _masks(part: Part) -> Iterator[np.ndarray]:
             yield from _read(LabelReader(part.labels, part.colors), pair.mask, pair.image)
 
 
-def _read(reader: LabelReader, mask: str, picture: str) -> Sequence[np.ndarray]:
+def _read(reader: LabelReader, mask: str, image_path: str) -> Sequence[np.ndarray]:
     try:
         raw = image.read_mask(mask)
     except DataError:
         return []
-    return [reader.encode(raw, None, mask, picture)]
+    return [reader.encode(raw, None, mask, image_path)]

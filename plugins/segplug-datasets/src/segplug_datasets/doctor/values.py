@@ -1,4 +1,4 @@
-"""Mask values against the label specification: black and white, off by one, damaged by JPEG ..."""
+"""Checks of mask values against the label specification: black and white, off by one, damaged by JPEG ..."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ RARE = 0.01
 """A value with a smaller share of pixels than this is not a class when masks look blurred."""
 
 APART = 8
-"""Blurred values closer to each other than this cannot be distinguished."""
+"""Blurred values closer than this cannot be distinguished."""
 
 
 Diagnosis = Callable[[MaskCounts], Finding | None]
 
 
 def check_values(counts: MaskCounts) -> Iterator[Finding]:
-    """Yield what is wrong with the values of masks of numbers: the first explanation that fits, and what it leaves."""
+    """Yield findings on the values of masks: the first diagnosis that fits, or else further checks."""
     if not counts.values:
         return
     yield from filter(None, [no_data(counts)])
@@ -62,7 +62,7 @@ def no_data(counts: MaskCounts) -> Finding | None:
 
 
 def lossy(counts: MaskCounts) -> Finding | None:
-    """Masks saved as JPEG, or resized with interpolation: values around those that were drawn."""
+    """Masks saved as JPEG, or resized with interpolation: values near the drawn ones."""
     masks = [mask.path for mask in counts.numbers if mask.header.lossy]
     blurred = _is_blurred(counts)
     if not blurred and not (masks and counts.unknown):
@@ -75,7 +75,7 @@ def lossy(counts: MaskCounts) -> Finding | None:
     cause = "saved as lossy JPEG" if masks else "blurred: resized with interpolation, or once stored as JPEG"
     values = _nearest(counts)
     why = (
-        f"{len(counts.values)} values occur where few were drawn: the masks are {cause}. Edges hold classes that were "
+        f"{len(counts.values)} values occur where few were drawn: the masks are {cause}. Edges have classes that were "
         "never drawn. Export them again as PNG, without smoothing."
     )
     if values:
@@ -88,7 +88,7 @@ def lossy(counts: MaskCounts) -> Finding | None:
 
 
 def _is_blurred(counts: MaskCounts) -> bool:
-    """Whether most masks that show anything hold many values of a few pixels each."""
+    """Whether most masks with several values have many rare values."""
     unknown = set(counts.unknown)
     masks = [mask.values for mask in counts.numbers if len(mask.values) > 1]
     rare = [[value for value, n in m.items() if value in unknown and n < RARE * sum(m.values())] for m in masks]
@@ -96,7 +96,7 @@ def _is_blurred(counts: MaskCounts) -> bool:
 
 
 def _nearest(counts: MaskCounts) -> dict[int, int]:
-    """Return each value's class: the place of the frequent value nearest to it; empty if those are too close."""
+    """Return the class of each value: the index of the nearest frequent value; empty if those are too close."""
     total = counts.values.total()
     centres: list[int] = []
     for value, count in counts.values.most_common():
@@ -131,7 +131,7 @@ def mixed_black_and_white(counts: MaskCounts) -> Finding | None:
     whites = [mask.path for mask in counts.numbers if 255 in mask.values]
     if not ones or not whites or set(ones) & set(whites):
         return None
-    why = "No mask holds both, so 255 is probably the same class as 1, drawn by another tool, and not 'unknown'."
+    why = "No mask has both, so 255 is probably the same class as 1, drawn by another tool, and not 'unknown'."
     what = f"{len(ones)} masks mark the class with 1, {len(whites)} with 255"
     fix = config_lines(counts.parts, {"values": {0: 0, 1: 1, 255: 1}})
     return Finding("warning", "mixed-black-and-white-masks", counts.where, what, why, whites, fix=fix)
@@ -147,10 +147,10 @@ def cityscapes_label_ids(counts: MaskCounts) -> Finding | None:
     values = {value: CITYSCAPES_IDS.get(value, IGNORE) for value in [*range(34), 255]}
     why = (
         "The values are label ids (road is 7), not training ids (road is 0). "
-        "Take the files *_gtFine_labelTrainIds.png, or these lines."
+        "Use the files *_gtFine_labelTrainIds.png, or these lines."
     )
     fix = config_lines(counts.parts, {"values": values})
-    return Finding("error", "cityscapes-label-ids", counts.where, "masks hold Cityscapes' label ids", why,
+    return Finding("error", "cityscapes-label-ids", counts.where, "masks have Cityscapes' label ids", why,
                    counts.files_with(counts.unknown), fix=fix)  # fmt: skip
 
 
@@ -164,7 +164,7 @@ def instances(counts: MaskCounts) -> Finding | None:
     if sum(counted) < 0.9 * len(counted) or len(set(objects)) < 2 or max(objects) < 2:
         return None
     values = {value: int(value > 0) for value in sorted({0, *counts.values} - {255})}
-    why = "The values number the objects of each image. These lines make one class of them."
+    why = "The values number the objects of each image. These lines merge them into one class."
     fix = config_lines(counts.parts, {"values": values})
     return Finding("error", "instance-masks", counts.where, f"masks number objects, up to {max(objects)}", why,
                    counts.files_with(counts.unknown), fix=fix)  # fmt: skip
@@ -178,12 +178,12 @@ def shifted_by_one(counts: MaskCounts) -> Finding | None:
     count, files = len(labels.classes), counts.files_with(counts.unknown)
     fix = config_lines(counts.parts, {"offset": 1})
     if 0 not in counts.values:
-        why = f"No mask holds 0, so every value is one too high. These lines subtract 1: 1 is {labels.classes[0]!r}."
+        why = f"No mask contains 0, so every value is one too high. These lines subtract 1: 1 is {labels.classes[0]!r}."
         return Finding("error", "shifted-by-one", counts.where, f"values are 1 to {count}, not 0 to {count - 1}", why,
                        files, fix=fix)  # fmt: skip
     other = config_lines(counts.parts, {"classes": ["background", *labels.classes]})
     if other:
-        fix += "\n# or, when 0 is a class of its own:\n" + "\n".join(f"# {line}" for line in other.splitlines())
+        fix += "\n# or, if 0 is a separate class:\n" + "\n".join(f"# {line}" for line in other.splitlines())
     why = f"There are {count} classes and {count + 1} values. With these lines 0 is ignored and 1 is the first class."
     return Finding("error", "off-by-one", counts.where, f"values are 0 to {count}, one more than classes", why, files,
                    fix=fix)  # fmt: skip
@@ -213,9 +213,9 @@ def out_of_range(counts: MaskCounts) -> Finding | None:
     share = sum(counts.values[value] for value in unknown) / total
     count = len(counts.labels.classes) if counts.labels else 0
     what = f"values {_listed(unknown)} do not belong to any of the {count} classes ({share:.1%} of the pixels)"
-    why = "Name their classes, map them with 'values', or ignore them, as these lines do."
+    why = "Add their classes, map them with 'values', or ignore them, as these lines do."
     if max(unknown) > 255:
-        why = "Values above 255 are usually ids of objects, not classes: look for another file next to it. " + why
+        why = "Values above 255 are usually object ids, not classes: look for another label file. " + why
     ignored = sorted({*(counts.labels.ignore if counts.labels else ()), *unknown})
     fix = config_lines(counts.parts, {"ignore": ignored}) if len(unknown) <= 64 else ""
     return Finding("error", "labels-out-of-range", counts.where, what, why, counts.files_with(unknown), fix=fix)
@@ -247,13 +247,13 @@ def proposed_labels(counts: MaskCounts) -> Finding | None:
     elif drawn != list(range(len(drawn))):
         changes["values"] = {value: place for place, value in enumerate(drawn)}
     why = "No classes were given. These lines read every value as a class: fill in the class names."
-    what = f"masks hold {len(drawn)} values: {_listed(drawn)}"
+    what = f"masks have {len(drawn)} values: {_listed(drawn)}"
     fix = config_lines(counts.parts, changes)
     return Finding("note", "classes-unknown", counts.where, what, why, fix=fix)
 
 
 def _named_classes(counts: MaskCounts, count: int) -> dict[str, Any]:
-    """Return class names for sets without."""
+    """Return class names for sets without them."""
     if counts.labels is not None and len(counts.labels.classes) == count:
         return {}
     names = ["background", "foreground"] if count == 2 else [f"class_{place}" for place in range(count)]
