@@ -239,7 +239,7 @@ def test_maps_that_do_not_fit_are_refused() -> None:
     metric = IoUMetric(classes=["a", "b"], task="multilabel")
     with pytest.raises(DataError, match="maps of 3 classes, but 2 are named"):
         metric.update(PREDICTED, TRUE)
-    with pytest.raises(DataError, match=r"yes and no for each class is \(classes, H, W\)"):
+    with pytest.raises(DataError, match=r"multilabel masks must be \(classes, H, W\)"):
         metric.update(PREDICTED[0], TRUE[0])
 
 

@@ -80,7 +80,7 @@ def test_a_pack_is_verified(tmp_path: Path) -> None:
     assert call("--verify", tmp_path / "out").stdout == f"{tmp_path / 'out'} is valid\n"
     shard = tmp_path / "out/shard-00000.bin"
     shard.write_bytes(b"\x01" + shard.read_bytes()[1:])
-    with pytest.raises(DataError, match="1 samples are damaged or out of date"):
+    with pytest.raises(DataError, match="1 samples are damaged or outdated"):
         call("--verify", tmp_path / "out")
 
 

@@ -295,7 +295,7 @@ def test_wrong_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert call("potsdam", tmp_path / "gone", tmp_path / "dest") == 1
     assert "no such file or folder" in capsys.readouterr().err
     assert not (tmp_path / "dest").exists()
-    with pytest.raises(UsageError, match="workers are 0"):
+    with pytest.raises(UsageError, match="workers must be 0"):
         prepare(converter(), tmp_path, tmp_path / "dest", workers=-1)
     (tmp_path / "Training").mkdir()
     for name in ("c", "d"):

@@ -33,7 +33,7 @@ SAID = {
     "published": (lambda: load_config("fcn_r50-d8_512x1024_40k_cityscapes"), "fcn_r50-d8_4xb2-40k_cityscapes-512x1024"),
     "packaged file": (
         lambda: load_config("configs/fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py"),
-        "no Python file is run\n    this one is packaged, without .py: fcn_r50-d8_4xb2-40k_cityscapes-512x1024\n",
+        "Python files are not run\n    this one is packaged, without .py: fcn_r50-d8_4xb2-40k_cityscapes-512x1024\n",
     ),
     "own file": (lambda: load_config("my_config.py"), "write its values as YAML"),
 }
@@ -49,7 +49,7 @@ def test_the_error_says_where_it_is_now(case: str) -> None:
 
 def test_a_python_file_that_is_there_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("raise SystemExit('it was run')")
-    with pytest.raises(SegKernelError, match="no Python file is run"):
+    with pytest.raises(SegKernelError, match="Python files are not run"):
         load_config(tmp_path / "mine.py")
 
 

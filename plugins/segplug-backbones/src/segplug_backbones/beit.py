@@ -171,8 +171,8 @@ class BEiT(Backbone):
         drop_path_rate: Drop path rate of the last layer; it rises linearly from 0 at the first one.
         norm_cfg: Type of the norms and its arguments.
         act_cfg: Type of the activations.
-        patch_norm: Whether there is a norm after the patch embedding.
-        final_norm: Whether there is a norm after the last layer.
+        patch_norm: Add a norm after the patch embedding.
+        final_norm: Add a norm after the last layer.
         num_fcs: Linear layers of each feed-forward network.
         norm_eval: MMSegmentation's, without effect: layer norm is the same in training and evaluation mode.
         pretrained: Checkpoint that the runner loads after building the model.

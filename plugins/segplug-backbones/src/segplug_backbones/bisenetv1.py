@@ -168,7 +168,7 @@ class BiSeNetV1(Backbone):
         "context_channels": (8, 16, 16),
         "out_channels": 16,
     }
-    conformance_exceptions: ClassVar = {"in-channels": "the backbone inside has an in_channels of its own"}
+    conformance_exceptions: ClassVar = {"in-channels": "in_channels is an argument of the inner backbone"}
 
     def __init__(
         self,

@@ -270,7 +270,7 @@ def _strided_path(widths: Sequence[int], inplace: bool, last_act: bool, layers: 
 
 
 def _fusion(widths: Sequence[int], target: int, layers: Mapping[str, Any]) -> nn.ModuleList:
-    """Return what brings each branch to the channels of branch ``target``, and finer ones to its size."""
+    """Return modules that map each branch to the channels and size of branch ``target``."""
     # The unchanged branch keeps an empty place, which state-dict keys count.
     changes: list[nn.Module | None] = []
     for source, width in enumerate(widths):

@@ -65,7 +65,7 @@ class ICNet(Backbone):
         "psp_out_channels": 8,
         "out_channels": (4, 8, 8),
     }  # fmt: skip
-    conformance_exceptions: ClassVar = {"in-channels": "the backbone inside has an in_channels of its own"}
+    conformance_exceptions: ClassVar = {"in-channels": "in_channels is an argument of the inner backbone"}
 
     def __init__(
         self,

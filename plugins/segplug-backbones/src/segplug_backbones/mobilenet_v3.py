@@ -25,7 +25,7 @@ class Row(NamedTuple):
         kernel: Side of the depthwise convolution in pixels.
         mid_channels: Hidden channels, the paper's "exp size".
         channels: Output channels.
-        with_se: Whether there is squeeze-and-excitation.
+        with_se: Add squeeze-and-excitation.
         activation: ``ReLU`` or ``HSwish``.
         stride: Stride of the depthwise convolution.
     """

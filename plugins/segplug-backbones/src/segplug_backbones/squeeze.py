@@ -20,7 +20,7 @@ class SELayer(nn.Module):
         channels: Channels of the feature map.
         squeeze_channels: Hidden channels; for None ``channels / ratio``, rounded to a multiple of ``divisor``.
         ratio: Reduction of the hidden channels.
-        divisor: What the hidden channels are a multiple of.
+        divisor: The hidden channels are a multiple of this.
         bias: Whether the two layers have a bias.
         conv_cfg: Type of the convolutions; None is ``Conv2d``.
         act_cfg: Activations of the two layers, or one for both.

@@ -284,7 +284,7 @@ class SwinStage(nn.Module):
 
     Args:
         blocks: The blocks.
-        downsample: What makes the tokens of the next stage; the network calls it. None in the last stage.
+        downsample: Patch merging to the next stage, called by the network; None in the last stage.
     """
 
     def __init__(self, blocks: Sequence[SwinBlock], downsample: PatchMerging | None) -> None:
@@ -317,7 +317,7 @@ class SwinTransformer(FreezableBackbone):
         out_indices: The stages to return, counted from 0.
         qkv_bias: Whether queries, keys and values have a bias.
         qk_scale: Scale of the logits; 1 / sqrt(channels of a head) for None.
-        patch_norm: Whether there are norms after the patch embedding and in the patch merging.
+        patch_norm: Add norms after the patch embedding and in the patch merging.
         drop_rate: Dropout rate of the tokens, of the projections and in the feed-forward networks.
         attn_drop_rate: Dropout rate of the attention weights.
         drop_path_rate: Drop path rate of the last layer; it rises linearly from 0 at the first one.

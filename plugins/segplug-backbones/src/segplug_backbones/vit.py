@@ -59,10 +59,10 @@ class VisionTransformer(Backbone):
         output_cls_token: Return pairs of a map and the class token (N, embed_dims) instead of maps.
         norm_cfg: Type of the norms and its arguments.
         act_cfg: Type of the activations.
-        patch_norm: Whether there is a norm after the patch embedding.
+        patch_norm: Add a norm after the patch embedding.
         patch_bias: Whether the patch embedding has a bias.
-        pre_norm: Whether there is a norm before the first layer.
-        final_norm: Whether there is a norm after the last layer.
+        pre_norm: Add a norm before the first layer.
+        final_norm: Add a norm after the last layer.
         interpolate_mode: Interpolation of the position embeddings.
         num_fcs: Linear layers of each feed-forward network.
         norm_eval: MMSegmentation's, without effect: layer norm is the same in training and evaluation mode.

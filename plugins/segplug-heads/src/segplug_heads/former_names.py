@@ -43,16 +43,16 @@ MOVED = {
     "param_scheduler": "it is schedule.lr, a list of schedules",
     "lr_config": "it is schedule.lr, a list of schedules such as PolyLR and LinearLR",
     "train_cfg": "max_iters is schedule.iterations, val_interval schedule.val_interval",
-    "val_cfg": "leave it out: data.val and evaluate say what is validated",
+    "val_cfg": "leave it out: validation is configured by data.val and evaluate",
     "test_cfg": "windows and whole images are model.test_cfg or evaluate.test_cfg",
     "runner": "max_iters is schedule.iterations",
     "max_iters": "it is schedule.iterations",
     "max_epochs": "it is schedule.epochs",
-    "default_hooks": "a run brings its own; hooks: [{type: CheckpointHook, ...}] replaces one of them",
+    "default_hooks": "every run has default hooks; hooks: [{type: CheckpointHook, ...}] replaces one of them",
     "custom_hooks": "they are hooks: [{type: NAME, ...}]",
     "log_config": "it is hooks: [{type: MeterHook, interval: 50}, {type: TensorBoardHook}]",
     "checkpoint_config": "it is hooks: [{type: CheckpointHook, interval: 4000}]",
-    "evaluation": "schedule.val_interval says when, evaluate.metrics what, CheckpointHook(best=...) what is kept",
+    "evaluation": "it is schedule.val_interval, evaluate.metrics and CheckpointHook(best=...)",
     "train_dataloader": _LOADER.format("train"),
     "val_dataloader": _LOADER.format("val"),
     "test_dataloader": _LOADER.format("test"),
@@ -80,7 +80,7 @@ MOVED = {
     "fp16": "it is engine.amp: true",
     "launcher": "leave it out: torchrun starts the processes of a DDPEngine",
     "default_scope": "leave it out: names are looked up in all installed plugins",
-    "log_processor": "leave it out: MeterHook(interval) says how often",
+    "log_processor": "leave it out: the interval is MeterHook(interval)",
     "log_level": "it is seg-kernel --log-level",
     "visualizer": "it is hooks: [{type: TensorBoardHook}] or {type: PicturesHook}",
     "vis_backends": "it is hooks: [{type: TensorBoardHook}]",
@@ -102,8 +102,8 @@ MOVED = {
     "InfiniteSampler": "leave it out: it is how training draws",
     "DefaultSampler": "leave it out: it is how samples are drawn",
     "IterTimerHook": "it is MeterHook, which every run has",
-    "LoggerHook": "it is MeterHook and ProgressHook, which every run has; their interval says how often",
-    "TextLoggerHook": "it is MeterHook and ProgressHook, which every run has; their interval says how often",
+    "LoggerHook": "it is MeterHook and ProgressHook, which every run has, each with an interval",
+    "TextLoggerHook": "it is MeterHook and ProgressHook, which every run has, each with an interval",
     "TensorboardLoggerHook": "it is TensorBoardHook",
     "ParamSchedulerHook": "leave it out: schedule.lr is applied without it",
     "DistSamplerSeedHook": "leave it out: order follows from seed and epoch",
@@ -113,11 +113,11 @@ MOVED = {
     "LayerDecayOptimizerConstructor": "it is optim.paramwise.layer_decay",
     "LearningRateDecayOptimizerConstructor": "it is optim.paramwise.layer_decay",
 }
-"""Keys and components that are something else here, or nothing."""
+"""Keys and components with another name here, or without an equivalent."""
 
 
 def former_name(name: str) -> str:
-    """Return where what MMSegmentation's world calls ``name`` is now; "" for other names."""
+    """Return the equivalent of a name from MMSegmentation and its packages; "" for other names."""
     scope, _, short = name.rpartition(".")
     if name in SCOPED or (scope in SAME_SCOPES and short not in MOVED):
         return f"it is {SCOPED.get(name, short)} here"

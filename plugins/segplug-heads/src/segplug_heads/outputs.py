@@ -17,7 +17,7 @@ class PixelValues(PixelMap):
 
     Args:
         out_channels: Numbers for each pixel.
-        align_corners: How they are resized.
+        align_corners: As in `segkernel.nn.resize`, for resizing the values.
     """
 
     classes: ClassVar[int] = 0  # type: ignore[misc]

@@ -1,1 +1,1 @@
-"""Commands of ``seg-kernel`` that this package brings."""
+"""Commands of ``seg-kernel`` in this package."""

@@ -73,7 +73,7 @@ def fetch(address: str, sha256: str = "") -> Path:
 
     Args:
         address: With https, perhaps with ``#sha256=...``; or with http and a whole SHA-256.
-        sha256: What the file's checksum begins with, in hexadecimal digits.
+        sha256: First hexadecimal digits of the file's checksum.
 
     Raises:
         CheckpointError: It cannot be downloaded, is cut short, or has another checksum; nothing is kept. What is in
@@ -118,7 +118,7 @@ def _checksum(path: Path) -> str:
 
 
 def _download(url: str, file: IO[bytes], is_proven: bool) -> str:
-    """Copy what is at an address into ``file``; return its SHA-256."""
+    """Download a URL into ``file``; return its SHA-256."""
     digest, size = hashlib.sha256(), 0
     with urlopen(Request(url, headers={"User-Agent": "seg-kernel"}), timeout=30) as answer:
         if not is_proven and not answer.geturl().startswith("https:"):

@@ -1,4 +1,4 @@
-"""Files of weights that torch did not write. None of the readers runs what is inside."""
+"""Weight files of other frameworks. The readers execute no code from the files."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ SAME_STAGE = {1: 1, 2: 2, 3: 3, 4: 4, 5: 4, 6: 5, 7: 5}
 
 
 class InvertedResiduals(Renaming):
-    """Layers are renamed one by one: each key is that of a layer, and the name of what it holds."""
+    """Renames layer by layer: a key is a layer's name and that of its tensor."""
 
     block: ClassVar[str]
     """A pattern of a layer's name in a block: the place of the block, then the layer's name in it."""

@@ -36,13 +36,13 @@ class Renaming(WeightFormat, ABC):
     """A format whose weights have other names; subclasses reshape the few that differ in shape, too."""
 
     mark: ClassVar[str]
-    """A pattern that some key of this format matches, and none of ours."""
+    """A pattern that matches a key of this format, but none of ours."""
     rules: ClassVar[tuple[Rule, ...]] = ()
     """Patterns and replacements, in order."""
 
     @abstractmethod
     def fits(self, module: nn.Module) -> bool:
-        """Tell whether ``module`` is a model of this kind."""
+        """Whether ``module`` is a model of this kind."""
 
     def matches(self, module: nn.Module, keys: Collection[str]) -> bool:
         return self.fits(module) and any(re.search(self.mark, _PREFIX.sub("", key)) for key in keys)

@@ -29,7 +29,7 @@ class TimmResNet(Renaming):
 class CaffeResNet(Renaming):
     """Our names, trained on Caffe's images: BGR, not divided by a standard deviation.
 
-    The keys do not tell, so it has to be asked for. The model needs ``style: caffe``.
+    It cannot be recognised by its keys, so it must be given. The model needs ``style: caffe``.
     """
 
     mark = r"$^"

@@ -66,7 +66,7 @@ _DROPPED: list[Any] = [_stand_in(path) for path in _STAND_INS]
 
 @contextlib.contextmanager
 def _stand_ins() -> Iterator[None]:
-    """Let torch take the stand-ins for what they are named after; they are the process's, so hold `LOADING`."""
+    """Let torch unpickle the stand-ins as the classes they are named after; process-wide, so hold `LOADING`."""
     if hasattr(torch.serialization, "safe_globals"):  # since torch 2.5
         with torch.serialization.safe_globals(_DROPPED):
             yield

@@ -1,1 +1,1 @@
-"""Metrics: they compare predictions with labels."""
+"""Metrics, which compare predictions with ground truth."""

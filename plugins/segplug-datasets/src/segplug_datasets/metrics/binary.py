@@ -41,7 +41,7 @@ class BinaryMetric:
     """
 
     needs_probabilities = True
-    """Evaluation hands over probabilities as ``seg_probabilities``."""
+    """Evaluation passes probabilities as ``seg_probabilities``."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class BinaryMetric:
         field: str = "seg",
     ) -> None:
         if bins < 2 or positive < 0:
-            raise UsageError(f"bins {bins} is 2 or more, positive {positive} 0 or more")
+            raise UsageError(f"bins {bins} and positive {positive}: need at least 2 and 0")
         self.positive, self.bins, self.ignore_index, self.field = positive, bins, ignore_index, field
         self._counts: Any = np.zeros((2, bins), np.int64)  # negative and positive pixels
 
@@ -73,7 +73,7 @@ class BinaryMetric:
             raise DataError(f"there are no probabilities of class {self.positive}, only of {len(predicted)} classes")
         counted = truth != self.ignore_index
         probability, true = predicted[self.positive][counted], truth[counted] == self.positive
-        # A bin holds its upper bound: "above a threshold" is then "in a later bin", exactly.
+        # A bin includes its upper bound, so that "above a threshold" is exactly "in a later bin".
         place = (probability * self.bins).ceil().long().sub(1).clamp(0, self.bins - 1) + true * self.bins
         counts = torch.bincount(place, minlength=2 * self.bins).reshape(2, self.bins)
         self._counts = self._counts + (counts.numpy() if counts.device.type == "cpu" else to_array(counts))
@@ -82,7 +82,7 @@ class BinaryMetric:
         """Add the counts of ``other``.
 
         Raises:
-            UsageError: When it has other bins.
+            UsageError: When its number of bins differs.
         """
         if other.bins != self.bins:
             raise UsageError(f"cannot add {other.bins} bins to {self.bins}")
@@ -119,9 +119,9 @@ class BinaryMetric:
         return prefixed(metrics, self.field)
 
     def _average_precision(self, curves: dict[str, np.ndarray]) -> tuple[float, float]:
-        """Return the sum of precision times gain in recall, and how far single scores could move it.
+        """Return the sum of precision times gain in recall, and a bound of its binning error.
 
-        Within a bin the precision is between that of taking its negatives first and its positives first.
+        Within a bin, the precision is between the cases of all negatives first and all positives first.
         """
         gain = np.diff(curves["recall"], prepend=0)
         right, wrong = np.cumsum(self._counts[::-1, ::-1], 1).astype(np.float64)

@@ -1,8 +1,7 @@
-"""Confidence intervals: the percentile bootstrap over images (Efron, 1979), of one model or of two on the same images.
+"""Confidence intervals: percentile bootstrap over images (Efron, 1979), of one model or of two on the same images.
 
-Images are drawn with replacement, as many as there are, and the metric is recomputed from their pixels; the spread
-over many draws is the spread that another set of images of the same kind would show. A fixed seed gives the same
-intervals every time.
+Each draw resamples all images with replacement and recomputes the metric from their pixels; the spread over many draws
+estimates that over other sets of similar images. A fixed seed gives the same intervals every time.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from collections.abc import Iterator
 import numpy as np
 
 _AT_ONCE = 64
-"""Draws whose weights are in memory together."""
+"""Number of draws in memory at a time."""
 
 
 def draws(count: int, repeats: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield how often each of ``count`` images is drawn, (some repeats, count) float64 at a time."""
+    """Yield the draw counts of ``count`` images, in chunks of (repeats, count) float64."""
     rng = np.random.default_rng(seed)
     for start in range(0, repeats, _AT_ONCE):
         rows = min(_AT_ONCE, repeats - start)
@@ -39,21 +38,21 @@ def resample(areas: np.ndarray, repeats: int, seed: int) -> np.ndarray:
 
 
 def interval(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bounds that hold the share ``level`` of the values (repeats, ...); nan where all are nan.
+    """Return the bounds that contain the share ``level`` of the values (repeats, ...); nan where all are nan.
 
-    Draws without the class have no value and are left out.
+    Draws without the class are nan and left out.
     """
     tail = 50 * (1 - level)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a class that no draw holds
+        warnings.simplefilter("ignore", RuntimeWarning)  # a class that occurs in no draw
         low, high = np.nanpercentile(values, [tail, 100 - tail], axis=0)
     return low, high
 
 
 def p_value(differences: np.ndarray) -> np.ndarray:
-    """Return the two-sided p-value of differences (repeats, ...) against none; nan where all are nan.
+    """Return the two-sided p-value of differences (repeats, ...) from 0; nan where all are nan.
 
-    Twice the share of draws on the rarer side of 0, never below 2 / (repeats + 1): so many draws cannot say more.
+    Twice the share of draws on the rarer side of 0, at least 2 / (repeats + 1), the resolution of the draws.
     """
     known = np.sum(~np.isnan(differences), axis=0)
     with np.errstate(invalid="ignore"):

@@ -27,9 +27,9 @@ from segplug_datasets.metrics.surface import distances_to
 class BoundaryIoU(ClassMetric):
     """IoU of the pixels of each class within a distance of its contour, in percent, over all pixels of all images.
 
-    The distance is a share of the image's diagonal; it is counted in steps to any of eight neighbours, and the border
-    of the image is a contour, as published. Ignored pixels are neither: no contour runs along them. A class
-    that neither occurs nor is predicted is nan and left out of ``mBoundaryIoU``. Counted on the processor.
+    The distance is a share of the image's diagonal, in steps to any of eight neighbours; the border of the image is a
+    contour, as published, that of ignored pixels is not. A class that neither occurs nor is predicted is nan and left
+    out of ``mBoundaryIoU``. Computed on the CPU.
 
     Args:
         dilation_ratio: Distance over the diagonal; at least one pixel.
@@ -50,7 +50,7 @@ class BoundaryIoU(ClassMetric):
     ) -> None:
         super().__init__(classes, ignore_index, field)
         if not 0 < dilation_ratio < 1:
-            raise UsageError(f"dilation_ratio is between 0 and 1, not {dilation_ratio}")
+            raise UsageError(f"dilation_ratio must be between 0 and 1, not {dilation_ratio}")
         self.dilation_ratio = dilation_ratio
         self._areas: Any = 0  # (3, classes) shared, true and predicted pixels near contours
 
@@ -79,8 +79,8 @@ class BoundaryIoU(ClassMetric):
 def near_contours(ids: np.ndarray, distance: int) -> np.ndarray:
     """Return where a label map (H, W) uint8, 0 where ignored, has another label within ``distance`` pixels.
 
-    One minimum and one maximum over the neighbourhood serve all classes: they agree far from contours only. What does
-    not count is as large as can be to the one and as small as can be to the other, so it makes no contour.
+    One minimum and one maximum over the neighbourhood serve all classes: they are equal only away from contours.
+    Ignored pixels are the largest value for the minimum and the smallest for the maximum, so they make no contour.
     """
     cv2 = opencv()
     square = np.ones((2 * distance + 1, 2 * distance + 1), np.uint8)
@@ -90,9 +90,9 @@ def near_contours(ids: np.ndarray, distance: int) -> np.ndarray:
 
 
 class BoundaryF1(ClassMetric):
-    """F-score of contours within a tolerance, in percent: a mean over the images that have or were given the class.
+    """F-score of contours within a tolerance, in percent: a mean over the images with the class, true or predicted.
 
-    Precision is the share of predicted contour pixels with a true one within the tolerance (by straight distance),
+    Precision is the share of predicted contour pixels with a true one within the tolerance (Euclidean distance),
     recall the reverse. The contour of a region are its pixels with one of four neighbours outside; the border of the
     image and of ignored pixels are not contours.
 
@@ -115,7 +115,7 @@ class BoundaryF1(ClassMetric):
     ) -> None:
         super().__init__(classes, ignore_index, field)
         if not 0 < tolerance < 1:
-            raise UsageError(f"tolerance is a share of the diagonal, between 0 and 1, not {tolerance}")
+            raise UsageError(f"tolerance must be between 0 and 1, not {tolerance}")
         self.tolerance = tolerance
         self._sums: Any = 0  # (2, classes) scores and images
 
@@ -142,7 +142,7 @@ class BoundaryF1(ClassMetric):
 
 
 def _around(mask: np.ndarray) -> tuple[slice, slice]:
-    """Return the box of a mask that is not empty, and one pixel more on each side where there is one."""
+    """Return the bounding box of a non-empty mask, with a margin of one pixel inside the image."""
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     return slice(max(rows[0] - 1, 0), rows[-1] + 2), slice(max(columns[0] - 1, 0), columns[-1] + 2)
 

@@ -26,7 +26,7 @@ class CalibrationMetric:
     ``ECE`` is the mean gap between confidence, the probability of the predicted class, and accuracy, over bins of equal
     width weighted by their pixels; ``MCE`` the largest gap. ``ECE.NAME`` compares the probability of one class, in
     every pixel, with how often the pixel is of that class, and ``mECE`` is the mean over classes (the static
-    calibration error). ``accuracy`` and ``confidence`` are the means whose difference tells over- from
+    calibration error). ``accuracy`` and ``confidence`` are means, whose difference shows over- or
     under-confidence. All are nan when every pixel is ignored. Probabilities stay on their device; a few numbers per bin
     and class are kept.
 
@@ -41,7 +41,7 @@ class CalibrationMetric:
     """
 
     needs_probabilities = True
-    """Evaluation hands over probabilities as ``seg_probabilities``."""
+    """Evaluation passes probabilities as ``seg_probabilities``."""
 
     def __init__(
         self,
@@ -51,10 +51,10 @@ class CalibrationMetric:
         field: str = "seg",
     ) -> None:
         if bins < 1:
-            raise UsageError(f"bins is 1 or more, not {bins}")
+            raise UsageError(f"bins must be 1 or more, not {bins}")
         self.bins, self.ignore_index, self.classes, self.field = bins, ignore_index, classes, field
-        self._top: Any = 0  # (3, bins): pixels, sum of probabilities, right ones
-        self._each: Any = 0  # (3, classes, bins): the same of each class's probability
+        self._top: Any = 0  # (3, bins): pixels, sum of probabilities, correct pixels
+        self._each: Any = 0  # (3, classes, bins): the same per class
 
     def update(self, prediction: Any, target: Any) -> None:
         """Count one image.
@@ -126,7 +126,7 @@ def probabilities(prediction: Any, target: Any, field: str) -> tuple[Any, Any]:
     if hasattr(prediction, "fields") and name not in prediction.fields:
         raise DataError(f"the prediction has no {name}: it was made without probabilities")
     probs = torch.as_tensor(prediction[name] if hasattr(prediction, "fields") else prediction)
-    probs = probs.cpu() if probs.device.type == "mps" else probs  # which has no float64 to add up in
+    probs = probs.cpu() if probs.device.type == "mps" else probs  # MPS has no float64
     truth = torch.as_tensor(target[field] if hasattr(target, "fields") else target).to(probs.device)
     if probs.ndim != 3 or probs.shape[1:] != truth.shape:
         raise DataError(f"probabilities of shape {tuple(probs.shape)} for annotations of shape {tuple(truth.shape)}")
@@ -136,14 +136,14 @@ def probabilities(prediction: Any, target: Any, field: str) -> tuple[Any, Any]:
 def _binned(probs: Any, right: Any, bins: int) -> np.ndarray:
     """Return (3, rows, bins): pixels, summed probabilities and correct ones, of probabilities (rows, pixels).
 
-    Of many classes most probabilities are in the lowest bin: it gets the remainder of the others.
+    With many classes, most probabilities are in the lowest bin, which is computed as the remainder.
     """
     import torch
 
     rows, size = len(probs), len(probs) * bins
     above = probs > 1 / bins
     values = probs[above]
-    place = (values * bins).ceil().long().sub(1).clamp(0, bins - 1)  # a bin holds its upper bound
+    place = (values * bins).ceil().long().sub(1).clamp(0, bins - 1)  # a bin includes its upper bound
     place += above.nonzero()[:, 0] * bins
     parts = [
         torch.bincount(place, minlength=size).double(),
@@ -163,6 +163,6 @@ def _gaps(counts: np.ndarray) -> np.ndarray:
 
 
 def _expected(counts: np.ndarray) -> np.ndarray:
-    """Return the mean gap weighed by pixels; nan without any pixel."""
+    """Return the mean gap weighted by pixels; nan without pixels."""
     with np.errstate(invalid="ignore"):
         return np.abs(counts[1] - counts[2]).sum(-1) / counts[0].sum(-1)

@@ -3,10 +3,9 @@
 metric = CityscapesMetric()
 metric.compute()["averageScoreClasses"]
 
-The IoU of a class and of a category of classes come from one confusion matrix. iIoU weights the pixels of each object
-by
-the mean size of its class over its own size, so that small objects count as much as large ones; pixels wrongly given to
-a class are not weighted. It needs the ``instanceIds`` files next to the labels.
+The IoU of classes and categories come from one confusion matrix. iIoU weights the pixels of each object by the mean
+size of its class over its own size, so that small objects count as much as large ones; false positives are not
+weighted. It needs the ``instanceIds`` files next to the labels.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ class CityscapesMetric:
     A class that neither occurs nor is predicted is nan and left out of the means; iIoU is nan without instance files.
 
     Args:
-        output_dir: Write each prediction there as a PNG of ``labelIds``, as the test server takes it.
-        format_only: Only write; nothing is measured, and the images need no annotations.
+        output_dir: Write each prediction there as a PNG of ``labelIds``, as for the test server.
+        format_only: Only write predictions, without metrics; the images need no annotations.
         field: The output and annotation to compare.
 
     Raises:
@@ -48,9 +47,9 @@ class CityscapesMetric:
 
     def __init__(self, output_dir: FileName | None = None, format_only: bool = False, field: str = "seg") -> None:
         if format_only and output_dir is None:
-            raise UsageError("format_only writes predictions: say where with output_dir")
+            raise UsageError("format_only writes predictions: give output_dir")
         self.output_dir, self.format_only, self.field = output_dir, format_only, field
-        self.labels: Labels | None = None  # told by the runner
+        self.labels: Labels | None = None  # set by the runner
         self._confusion: Any = np.zeros((len(IDS) + 2, len(IDS) + 1), np.int64)
         self._objects = np.zeros((2, 2, len(IDS)))  # class or category; right, wrong; weighed pixels by class
         self._with_objects = 0
@@ -60,7 +59,7 @@ class CityscapesMetric:
 
         Args:
             prediction: A `Prediction`, or train ids (H, W).
-            target: A `Targets`, or train ids (H, W); its meta's ``mask_path`` leads to the instance file.
+            target: A `Targets`, or train ids (H, W); its meta's ``mask_path`` locates the instance file.
 
         Raises:
             DataError: When the shapes differ, or an instance file has another size.
@@ -96,7 +95,7 @@ class CityscapesMetric:
         return prefixed({**means, **detail}, self.field)
 
     def table(self) -> str:
-        """Return IoU and iIoU of every class and category in percent; ``-`` marks what is absent."""
+        """Return IoU and iIoU of every class and category in percent; ``-`` marks absent ones."""
         if self.format_only:
             return f"predictions written to {self.output_dir}"
         parts = self._metrics()
@@ -117,7 +116,7 @@ class CityscapesMetric:
             raise UsageError("CityscapesMetric is for the 19 classes of Cityscapes, in their order; use IoUMetric")
 
     def _metrics(self) -> dict[str, dict[str, float]]:
-        counts = to_array(self._confusion)[: len(IDS)].astype(np.float64)  # what is ignored is wrong for no class
+        counts = to_array(self._confusion)[: len(IDS)].astype(np.float64)  # ignored pixels count for no class
         names, places = list(IDS), {name: i for i, name in enumerate(IDS)}
         classes = {name: (name,) for name in names}
         objects = {name: (name,) for name in INSTANCE_SIZES}
@@ -139,7 +138,7 @@ def _scores(
     counts: np.ndarray,
     weighed: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """Return the IoU of groups of classes; ``weighed`` (2, classes) takes the place of their own right and wrong."""
+    """Return the IoU of groups of classes; ``weighed`` (2, classes) replaces their own correct and wrong pixels."""
     scores = {}
     for name, members in groups.items():
         ids = [places[member] for member in members]
@@ -167,7 +166,7 @@ def _weigh_objects(predicted: np.ndarray, instances: np.ndarray) -> np.ndarray:
     hits = np.bincount(inverse[given == own[inverse]], minlength=len(values))
     kin = np.bincount(inverse[category[given] == category[own[inverse]]], minlength=len(values))
     for entry, size, *rights in zip(known, sizes, hits, kin):
-        if entry:  # caravans and trailers do not count
+        if entry:  # caravans and trailers are not evaluated
             for kind, right in enumerate(rights):
                 totals[kind, :, entry[0]] += np.array([right, size - right]) * entry[1] / size
     return totals

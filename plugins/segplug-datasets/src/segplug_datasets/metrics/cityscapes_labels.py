@@ -1,4 +1,4 @@
-"""The labels of Cityscapes as its official evaluation knows them (Cordts et al., 2016)."""
+"""The labels in the official evaluation of Cityscapes (Cordts et al., 2016)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CATEGORIES = {
     "human": ("person", "rider"),
     "vehicle": ("car", "truck", "bus", "train", "motorcycle", "bicycle"),
 }
-"""The classes that count, by category."""
+"""The evaluated classes, by category."""
 
 IDS = {
     "road": 7,
@@ -34,7 +34,7 @@ IDS = {
     "motorcycle": 32,
     "bicycle": 33,
 }
-"""Values of ``labelIds`` files; an object's in ``instanceIds`` files is a thousand times that and its number."""
+"""Values of ``labelIds`` files; objects in ``instanceIds`` files have 1000 times that plus their number."""
 
 INSTANCE_SIZES = {
     "person": 3462.4756337644,
@@ -46,7 +46,7 @@ INSTANCE_SIZES = {
     "motorcycle": 6298.7200839748,
     "bicycle": 4672.3249222261,
 }
-"""Mean pixels of an object of each class that has objects, by which the official evaluation weighs them."""
+"""Mean object size in pixels of each class with objects, the weights of the official evaluation."""
 
 INSTANCE_CATEGORIES = ("human", "vehicle")
 """Categories all of whose classes have objects."""

@@ -12,7 +12,7 @@ from segkernel.errors import UsageError
 from segplug_datasets.metrics.counts import align, check_shapes, labels_of, mean, prefixed, to_array
 
 _MOST = 254
-"""Classes that fit into 8 bits with two further values."""
+"""Maximum number of classes in 8 bits, with two further values."""
 
 
 class ClassMetric:
@@ -35,7 +35,7 @@ class ClassMetric:
         raise NotImplementedError
 
     def compute(self) -> dict[str, float]:
-        """Return the means over classes, ``mKIND``, then ``KIND.NAME`` of each class; nan for what is absent."""
+        """Return the means over classes, ``mKIND``, then ``KIND.NAME`` of each class; nan for absent ones."""
         columns = self.columns()
         metrics = {f"m{kind}": float(mean(values)) for kind, values in columns.items()}
         for kind, values in columns.items():
@@ -54,7 +54,7 @@ class ClassMetric:
         """Return the names of the classes.
 
         Raises:
-            UsageError: When they are not known, or too many.
+            UsageError: When they are unknown, or too many.
         """
         if not self.classes:
             raise UsageError(f"{type(self).__name__} must know the classes: give 'classes'")

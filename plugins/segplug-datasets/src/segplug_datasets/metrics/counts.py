@@ -1,4 +1,4 @@
-"""The confusion matrix, and the metrics that follow from it.
+"""Confusion matrices, and the metrics computed from them.
 
 OpenCV's joint histogram counts 8-bit maps several times faster than `numpy.bincount`; tensors on another device are
 counted there.
@@ -17,11 +17,11 @@ from segkernel.image import opencv
 from segkernel.labels import IGNORE
 
 _EXACT = 2**24
-"""Pixels at a time: the histogram comes as float32, which is exact up to here."""
+"""Pixels at a time: the histogram is float32, which is exact up to here."""
 
 
 def labels_of(value: Any, field: str = "seg") -> Any:
-    """Return the label map of a `Prediction` or `Targets`; anything else is one."""
+    """Return the label map of a `Prediction` or `Targets`; other values are returned as they are."""
     return value[field] if hasattr(value, "fields") else value
 
 
@@ -36,7 +36,7 @@ def to_array(value: Any) -> np.ndarray:
 
 
 def check_shapes(predicted: Any, true: Any) -> None:
-    """Refuse label maps of different shapes.
+    """Check that two label maps have the same shape.
 
     Raises:
         DataError: When they differ.
@@ -56,8 +56,8 @@ def confusion(predicted: Any, true: Any, count: int, ignore_index: int = IGNORE)
         ignore_index: True label that is ignored.
 
     Returns:
-        (count + 2, count + 1) counts, rows are true: row and column ``count`` hold ids above the classes, the last row
-        what is ignored. A tensor on the prediction's device when that is not the processor, else an array.
+        (count + 2, count + 1) counts, rows are true: row and column ``count`` are ids above the classes, the last row
+        is ignored pixels. A tensor on the prediction's device if that is not the CPU, else an array.
 
     Raises:
         DataError: When the shapes differ.
@@ -85,7 +85,7 @@ def _joint_histogram(truths: np.ndarray, guesses: np.ndarray) -> np.ndarray:
 
 
 def _fold(pairs: np.ndarray, count: int, ignore_index: int) -> np.ndarray:
-    """Sum up ids above the classes, and separate what is ignored."""
+    """Sum ids above the classes, and separate ignored pixels."""
     ignored = np.zeros(256, np.int64)
     if 0 <= ignore_index < 256:
         ignored, pairs[ignore_index] = pairs[ignore_index].copy(), 0
@@ -110,11 +110,11 @@ def binary_confusion(predicted: Any, true: Any, ignore_index: int = IGNORE) -> n
         true: (classes, H, W); pixels of ``ignore_index`` are ignored for that class.
 
     Raises:
-        DataError: When the shapes differ, or are not maps of classes.
+        DataError: When the shapes differ, or are not (classes, H, W).
     """
     check_shapes(predicted, true)
     if len(predicted.shape) != 3:
-        raise DataError(f"yes and no for each class is (classes, H, W), not {tuple(predicted.shape)}")
+        raise DataError(f"multilabel masks must be (classes, H, W), not {tuple(predicted.shape)}")
     guesses, truths = to_array(predicted) == 1, to_array(true)
     counted, yes = truths != ignore_index, truths == 1
     pairs = [[counted & (yes == row) & (guesses == column) for column in (False, True)] for row in (False, True)]
@@ -131,7 +131,7 @@ def areas(counts: np.ndarray) -> np.ndarray:
 
 
 def per_class(areas: np.ndarray, beta: float = 1) -> dict[str, np.ndarray]:
-    """Return the metrics of each class, 0 to 1, nan where there is nothing to measure.
+    """Return the metrics of each class, 0 to 1, nan where undefined.
 
     Args:
         areas: (..., 3, classes) correct, true and predicted pixels.
@@ -165,7 +165,7 @@ def mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
 
 
 def percent(value: float) -> str:
-    """Return a share as a percentage with two decimals, ``-`` for one that is absent."""
+    """Return a share as a percentage with two decimals, ``-`` for nan."""
     return "-" if math.isnan(value) else f"{100 * value:.2f}"
 
 

@@ -62,7 +62,7 @@ class DepthMetric:
             the same unit.
 
     Raises:
-        UsageError: When an unknown metric is asked for.
+        UsageError: When a metric is unknown.
     """
 
     conformance: ClassVar = ({"field": "seg"}, {"field": "seg", "max_depth_eval": 3.0, "depth_metrics": ["rmse"]})
@@ -77,9 +77,11 @@ class DepthMetric:
     ) -> None:
         unknown = [name for name in depth_metrics or () if name not in DEPTH_METRICS]
         if unknown or (depth_metrics is not None and not depth_metrics):
-            raise UsageError(f"depth_metrics are {', '.join(DEPTH_METRICS)}, not {', '.join(unknown) or 'none'}")
+            raise UsageError(
+                f"depth_metrics must be among {', '.join(DEPTH_METRICS)}, not {', '.join(unknown) or 'none'}"
+            )
         if crop_type not in (None, *CROPS):
-            raise UsageError(f"crop_type is {', '.join(CROPS)} or None, not {crop_type!r}")
+            raise UsageError(f"crop_type must be {', '.join(CROPS)} or None, not {crop_type!r}")
         self.depth_metrics = tuple(depth_metrics or DEPTH_METRICS)
         self.min_depth_eval, self.max_depth_eval, self.crop_type = min_depth_eval, max_depth_eval, crop_type
         self.field = field
@@ -119,7 +121,7 @@ class DepthMetric:
         return {name: float(means[name]) for name in self.depth_metrics}
 
     def _depths(self, value: Any) -> np.ndarray:
-        if hasattr(value, "fields"):  # the only output of a model of depths is its main one
+        if hasattr(value, "fields"):  # a depth model's only output is its main one
             value = value[self.field] if self.field in value else value["seg"]
         depths = value
         depths = depths.detach().cpu().double().numpy() if hasattr(depths, "detach") else np.asarray(depths, np.float64)

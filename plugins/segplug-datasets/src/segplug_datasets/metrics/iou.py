@@ -66,8 +66,8 @@ class IoUMetric:
         confidence: Confidence level of the intervals, 0 to 1.
         seed: Seed of the draws.
         task: Task of ``field``; that of the data set when None.
-        exclude: Names of classes that are predicted but not evaluated, such as a void class: their true pixels do not
-            count, and they are in no mean. Elsewhere it is an error to predict one.
+        exclude: Names of classes that are predicted but not evaluated, such as a void class: their true pixels are
+            ignored, and they enter no mean. Predicting one elsewhere is an error.
 
     Raises:
         UsageError: When an unknown metric or class is named, or ``update`` is called before the classes are known.
@@ -93,9 +93,9 @@ class IoUMetric:
     ) -> None:
         unknown = [name for name in iou_metrics if name not in _COLUMNS]
         if unknown or not iou_metrics:
-            raise UsageError(f"iou_metrics are {', '.join(_COLUMNS)}, not {', '.join(unknown) or 'none'}")
+            raise UsageError(f"iou_metrics must be among {', '.join(_COLUMNS)}, not {', '.join(unknown) or 'none'}")
         if format_only and output_dir is None:
-            raise UsageError("format_only writes predictions: say where with output_dir")
+            raise UsageError("format_only writes predictions: give output_dir")
         if bootstrap < 0 or not 0 < confidence < 1:
             raise UsageError(f"bootstrap {bootstrap}, confidence {confidence}: need 0 or more, and between 0 and 1")
         self.iou_metrics, self.ignore_index, self.nan_to_num = tuple(iou_metrics), ignore_index, nan_to_num
@@ -103,8 +103,8 @@ class IoUMetric:
         self.output_dir, self.format_only = output_dir, format_only
         self.bootstrap, self.confidence, self.seed = bootstrap, confidence, seed
         self.task, self.exclude = task, tuple(exclude)
-        self.labels: Labels | None = None  # told by the runner
-        self._confusion: Any = None  # what `confusion` gives, or `binary_confusion`; an array or a tensor
+        self.labels: Labels | None = None  # set by the runner
+        self._confusion: Any = None  # result of `confusion` or `binary_confusion`; an array or a tensor
         self._images: PerImage | None = None
 
     def update(self, prediction: Any, target: Any) -> None:
@@ -165,7 +165,7 @@ class IoUMetric:
 
     @property
     def _several(self) -> bool:
-        """Whether a pixel may be of several classes."""
+        """Whether a pixel may have several classes."""
         known = self.labels.task if self.labels and self.field == "seg" else "multiclass"
         return (self.task or known) == "multilabel"
 
@@ -198,7 +198,7 @@ class IoUMetric:
         counts = np.zeros(empty) if self._confusion is None else to_array(self._confusion)
         pixels = areas(counts)
         columns = self._columns(pixels)
-        decided = counts.sum() if self._several else 0  # a right no is a right decision, too
+        decided = counts.sum() if self._several else 0  # true negatives count as correct
         right = np.trace(counts, axis1=1, axis2=2).sum() / decided if decided else math.nan
         summary = {"aAcc": float(right if self._several else pixel_accuracy(pixels))}
         summary |= {f"m{key}": float(mean(values)) for key, values in columns.items()}
@@ -208,7 +208,7 @@ class IoUMetric:
         return summary, columns
 
     def _columns(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the metrics that were asked for, (..., classes), from pixels (..., 3, classes)."""
+        """Return the chosen metrics, (..., classes), from pixels (..., 3, classes)."""
         every = per_class(pixels, self.beta)
         columns = {key: every[key] for metric in self.iou_metrics for key in _COLUMNS[metric]}
         if self.nan_to_num is not None:
@@ -218,7 +218,7 @@ class IoUMetric:
         return columns
 
     def _intervals(self) -> dict[str, float]:
-        """Return the bounds of every figure over draws of images."""
+        """Return the bounds of every metric over bootstrap draws."""
         if self._images is None:
             return {}
         drawn = resample(self._images.areas, self.bootstrap, self.seed)

@@ -1,4 +1,4 @@
-"""Counts of each image, from which intervals, comparisons and slices are computed.
+"""Per-image counts, for intervals, comparisons and slices.
 
 images = PerImage(["road", "car"])
 images.add("frankfurt_000294", confusion(predicted, true, 2))
@@ -26,7 +26,7 @@ class PerImage:
     """Correct, true and predicted pixels of every class in every image, 12 bytes per class and image.
 
     Args:
-        classes: Names.
+        classes: Class names.
     """
 
     def __init__(self, classes: Sequence[str]) -> None:
@@ -56,7 +56,7 @@ class PerImage:
         return np.array([counts for _, counts in self._sorted()], np.int64).reshape(shape)
 
     def scores(self) -> np.ndarray:
-        """Return the mean IoU (images) over the classes that an image has or was given; nan without any."""
+        """Return the mean IoU (images) over the true and predicted classes of an image; nan without any."""
         return mean(per_class(self.areas)["IoU"])
 
     def _sorted(self) -> list[tuple[str, np.ndarray]]:
@@ -72,7 +72,7 @@ class PerImage:
         """Read what `save` wrote.
 
         Raises:
-            DataError: When it is something else.
+            DataError: When it is not such a file.
         """
         try:
             with np.load(path, allow_pickle=False) as file:

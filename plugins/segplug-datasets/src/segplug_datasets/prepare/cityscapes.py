@@ -1,7 +1,7 @@
 """Cityscapes: ``labelTrainIds`` files, 0 to 18 and 255, of the ids or polygons in gtFine (Cordts et al., 2016).
 
-Where the download has ``labelIds`` files, the ids in them are replaced; else polygons are drawn, in order, later ones
-over earlier ones. Both give what Cityscapes' own script gives, the second but for single pixels at the edges.
+If the download has ``labelIds`` files, their ids are replaced; else polygons are drawn in order. Both match the output
+of Cityscapes' own script, the second except for single pixels at edges.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _labels(file: SourceFile, target: str, output: Output) -> None:
 
 
 def _lists(files: Sequence[SourceFile]) -> Iterator[Job]:
-    """Yield ``train.txt`` and its like: the names of the images whose labels the download has."""
+    """Yield ``train.txt`` and so on: the names of the images with labels in the download."""
     for split in ("train", "val", "test"):
         parts = [file.name.split("/") for file in files if "_gtFine_" in file.name]
         found = sorted({f"{p[-2]}/{p[-1].partition('_gtFine_')[0]}" for p in parts if p[-3] == split})
@@ -85,7 +85,7 @@ CONVERTER = Converter(
     name="cityscapes",
     title="Cityscapes: street scenes, 5000 images of 2048 x 1024",
     homepage="www.cityscapes-dataset.com",
-    terms="for research without profit, after registration",
+    terms="for non-commercial research, after registration",
     download="leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip",
     reads="CityscapesDataset",
     rules=(
@@ -95,7 +95,7 @@ CONVERTER = Converter(
             lambda m: f"leftImg8bit/{m[1]}/{m[2]}",
             copy,
         ),
-        # Of two files with one target the first by name counts: labelIds.
+        # Of two files with the same target the first by name is used: labelIds.
         Rule(
             "labels",
             r"(gtFine|gtCoarse)/(train|val|test|train_extra)/([^/]+/[^/]+)_(?:labelIds\.png|polygons\.json)",

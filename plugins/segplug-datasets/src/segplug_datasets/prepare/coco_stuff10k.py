@@ -1,7 +1,7 @@
 """COCO-Stuff, the first 10k images (Caesar, Uijlings and Ferrari, 2018), whose labels are MATLAB files.
 
-Those hold 0 for what nobody labelled and COCO's ids 1 to 182, of which 11 were never used; written are 0 to 171, and
-`COCOStuffDataset` reads them with ``reduce_zero_label: true``.
+These contain 0 for unlabelled pixels and COCO's ids 1 to 182, of which 11 are unused; they are written as 0 to 171, to
+be read by `COCOStuffDataset` with ``reduce_zero_label: true``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _write(picture: SourceFile, labels: SourceFile, split: str, name: str, outpu
 
 
 def _listed(files: Sequence[SourceFile]) -> Iterator[Job]:
-    """Yield the image and labels of each name that the lists of the two parts hold."""
+    """Yield the image and labels of each name in the lists of the two parts."""
     there = {file.name.rpartition("/")[2]: file for file in files}
     for split, index in (("train2014", "train.txt"), ("test2014", "test.txt")):
         if index not in there:

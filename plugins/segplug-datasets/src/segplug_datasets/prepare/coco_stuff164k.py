@@ -1,6 +1,6 @@
 """COCO-Stuff of the 164k images of COCO 2017 (Caesar, Uijlings and Ferrari, 2018).
 
-Label files hold COCO's ids less 1, of which 11 were never used: 0 to 181, written as 0 to 170; 255 stays.
+Label files contain COCO's ids minus 1, 0 to 181, of which 11 are unused; they are written as 0 to 170, and 255 stays.
 """
 
 from __future__ import annotations

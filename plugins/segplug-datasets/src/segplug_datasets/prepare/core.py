@@ -18,7 +18,7 @@ from segplug_datasets.prepare.output import WORK, Job, Manifest, Output, refuse_
 from segplug_datasets.prepare.sources import SourceFile, opened
 
 Step = Callable[[SourceFile, str, Output], None]
-"""Makes a file of the download into what its target names: ``step(file, target, output)``."""
+"""Converts a file of the download to its target: ``step(file, target, output)``."""
 
 Target = Callable[["re.Match[str]"], "str | None"]
 """Target of a matched name; None if the file is not used."""
@@ -29,14 +29,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Rule:
-    """Files of the download that are converted in one way.
+    """Files of the download with the same conversion.
 
     Args:
         what: Name of the files in messages: ``labels``.
         pattern: Regular expression of the end of their names, from a folder on, case-insensitive.
-        target: Where they go, or a part of it that the step completes.
+        target: Path of the result, or a part of it that the step completes.
         step: Conversion of each file that has a target.
-        needed: Whether a source without any such file is not this set's download.
+        needed: Whether a valid download must have such files.
     """
 
     what: str
@@ -82,12 +82,12 @@ class Converter:
         terms: What its licence allows, in a few words; the homepage has the full terms.
         download: What SOURCE must contain.
         reads: The data set classes that read the result.
-        rules: What becomes what; the first rule that matches a name holds.
+        rules: Conversion rules; the first that matches a name is used.
         parts: The splits of the result.
         more: Further jobs, of all files that the rules found; a rule whose target is `left_to_more` only finds them.
         in_place: Whether DEST may be SOURCE.
         root: The ``data_root`` of these classes, in the destination.
-        arguments: Further arguments that they need, as a config has them.
+        arguments: Further arguments that they need, in config syntax.
     """
 
     name: str
@@ -104,7 +104,7 @@ class Converter:
     arguments: str = ""
 
     def rule_of(self, name: str) -> tuple[Rule, re.Match[str]] | None:
-        """Return the rule that a file's name falls under."""
+        """Return the rule that matches a file's name."""
         for rule in self.rules:
             if found := rule.match(name):
                 return rule, found
@@ -112,7 +112,7 @@ class Converter:
 
 
 def left_to_more(match: re.Match[str]) -> None:
-    """Be the target of a rule whose files the converter's ``more`` looks after."""
+    """Target of rules whose files are handled by the converter's ``more``."""
 
 
 @dataclass
@@ -148,8 +148,8 @@ def prepare(
         converter: Converter of the data set.
         source: The folder, or the archive, with the download.
         dest: The folder to write into.
-        workers: Threads; as many as there are processors when 0. Decoders and encoders run side by side in them.
-        force: Make everything again.
+        workers: Number of threads; 0 is one per CPU.
+        force: Overwrite finished files.
         progress: Called after each job.
 
     Raises:
@@ -157,7 +157,7 @@ def prepare(
         UsageError: When ``workers`` is negative.
     """
     if workers < 0:
-        raise UsageError(f"workers are 0 (one per processor) or more, not {workers}")
+        raise UsageError(f"workers must be 0 (one per CPU) or more, not {workers}")
     source, dest = Path(source), Path(dest)
     refuse_nesting(source, dest, converter.in_place)
     manifest, work = Manifest(dest, converter.name, force), dest / WORK / converter.name
@@ -177,7 +177,7 @@ def prepare(
 
 
 def check(part: Part, dest: Path) -> tuple[int, list[str]]:
-    """Return how many images a split has, and how that, or its labels, differ from what was published."""
+    """Return the number of images of a split, and differences from the published set."""
     images = _names(dest / part.images, part.suffixes[0])
     if part.listed and not (dest / part.listed).exists():
         return 0, [f"{part.name}: no list {part.listed}"]
@@ -204,7 +204,7 @@ def _inside(dest: Path, source: Path) -> Path | None:
 
 
 def _jobs(converter: Converter, files: Sequence[SourceFile], source: Path) -> list[Job]:
-    """Return what is to be done, in order; of two files with one target the first counts."""
+    """Return the jobs, in order; of two files with the same target the first is used."""
     jobs: dict[str, Job] = {}
     used: list[SourceFile] = []
     seen = set()
@@ -226,7 +226,7 @@ def _jobs(converter: Converter, files: Sequence[SourceFile], source: Path) -> li
 
 
 def _run(jobs: Sequence[Job], dest: Path, manifest: Manifest, workers: int, progress: Progress) -> list[str]:
-    """Do jobs side by side; return what went wrong with the data. A full disk stops all."""
+    """Run jobs in parallel; return errors in the data. A full disk stops all."""
     failed = []
     with ThreadPoolExecutor(workers) as pool:
         try:

@@ -1,6 +1,6 @@
 """DRIVE: vessels in fundus images (Staal et al., 2004). The labels are GIF files, which OpenCV reads from 4.11 on.
 
-The official test.zip has had no labels of the first observer for some years: the validation part is then without.
+Recent versions of the official test.zip have no labels of the first observer: the validation part is then unlabelled.
 """
 
 from __future__ import annotations

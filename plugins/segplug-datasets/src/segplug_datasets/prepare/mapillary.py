@@ -1,7 +1,8 @@
 """Mapillary Vistas 1.2 and 2.0: street scenes (Neuhold et al., 2017).
 
-The label files' palette indices are the class ids, which are written as plain numbers; colours of edition 1.2 that
-another tool left become ids too. Edition 2.0 gives one colour to several classes, so that its colours say too little.
+The label files' palette indices are the class ids, which are written as plain numbers; colours of edition 1.2, as
+written by other tools, are converted to ids too. In edition 2.0 several classes share a colour, so its colours cannot
+be converted.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class Job:
 
 
 class Manifest:
-    """Finished jobs and their files, one JSON line each, so that an interrupted conversion resumes.
+    """Finished jobs and their files, one JSON line each, to resume an interrupted conversion.
 
     Args:
         root: The destination.
@@ -100,14 +100,14 @@ class Manifest:
         self._done = dict(self._lines()) if self.path.exists() else {}
 
     def has(self, job: Job) -> bool:
-        """Return whether a job is done and its files are there as it left them."""
+        """Whether a job is finished and its files are unchanged."""
         entry = self._done.get(job.name)
         if entry is None or entry["stamp"] != job.stamp:
             return False
         return all(_size(self.root / name) == size for name, size in entry["files"].items())
 
     def add(self, job: Job, files: dict[str, int]) -> None:
-        """Note that a job is done."""
+        """Record a finished job."""
         entry = {"job": job.name, "stamp": job.stamp, "files": files}
         with self._lock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ class Manifest:
             try:
                 entry = json.loads(line)
                 found.append((entry["job"], entry))
-            except (ValueError, KeyError, TypeError):  # the last line of a process that was killed
+            except (ValueError, KeyError, TypeError):  # the last line of a killed process
                 log.warning("%s: a damaged line, its files are made again", self.path)
         return found
 
@@ -134,6 +134,6 @@ def _size(path: Path) -> int:
 
 
 def refuse_nesting(source: Path, root: Path, in_place: bool) -> None:
-    """Raise a `DataError` when a conversion would read what it writes."""
+    """Raise a `DataError` when a conversion would read its own output."""
     if source.resolve() == root.resolve() and not in_place:
         raise DataError("DEST is the folder of the download: give another one", root)

@@ -31,8 +31,8 @@ CONVERTER = Converter(
     download="REFUGE2.zip, or the six archives inside it",
     reads="REFUGEDataset",
     rules=(
-        # Their archives also hold pictures that explain the labels, in folders called Illustration.
-        Rule("pictures of labels", r".*Illustration.*", left_to_more, needed=False),
+        # The archives also have images that explain the labels, in folders called Illustration.
+        Rule("images of labels", r".*Illustration.*", left_to_more, needed=False),
         Rule("images", r"(([gnvt])\d{4})\.jpg", lambda m: f"images/{_place(m)}", picture),
         Rule("labels", r"(([gnvt])\d{4})\.bmp", lambda m: f"annotations/{_place(m)}", _labels),
     ),

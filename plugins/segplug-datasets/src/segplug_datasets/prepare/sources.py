@@ -48,17 +48,17 @@ class SourceFile:
     member: str = ""
 
     def open(self) -> IO[bytes]:
-        """Return a stream of what the file holds."""
+        """Return a stream of the file's contents."""
         return open(self.path, "rb") if self.archive is None else self.archive.open(self.member)
 
     def read(self) -> bytes:
-        """Return what the file holds."""
+        """Return the file's contents."""
         with self.open() as stream:
             return stream.read()
 
     @contextmanager
     def local(self) -> Iterator[Path]:
-        """Yield a path to read the file from, for readers that take nothing else."""
+        """Yield a path to read the file from, for readers that need one."""
         if self.archive is None:
             yield self.path
             return
@@ -76,7 +76,7 @@ def opened(root: Path, work: Path, wanted: Wanted, without: Path | None = None) 
         root: The folder or archive.
         work: Where archives are unpacked that cannot be read in place.
         wanted: Whether a file is of use.
-        without: A folder inside that is not looked into.
+        without: A folder inside to skip.
 
     Raises:
         DataError: When there is no such file or folder, or an archive is damaged.

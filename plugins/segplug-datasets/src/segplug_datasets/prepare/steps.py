@@ -36,7 +36,7 @@ def picture(file: SourceFile, target: str, output: Output) -> None:
 
 
 def binary(file: SourceFile, target: str, output: Output) -> None:
-    """Write a black and white image as labels: 1 from 128 on, since some have greys at the edges."""
+    """Write a black and white image as labels: 1 from 128 on, since some have grey edges."""
     output.mask(target, (read(file)[..., 0] >= 128).astype(np.uint8))
 
 
@@ -85,7 +85,7 @@ def tiles(
 
 
 def starts(length: int, size: int, step: int) -> list[int]:
-    """Return where tiles begin along a side of ``length`` pixels, at least ``size``: the last ends where it does."""
+    """Return tile starts along a side of ``length`` pixels, at least ``size``; the last tile ends at the edge."""
     return sorted({min(start, length - size) for start in range(0, length, step)})
 
 
@@ -146,7 +146,7 @@ def _padded(array: np.ndarray, size: int, fill: int) -> np.ndarray:
 
 @contextmanager
 def _unzipped(path: Path) -> Iterator[Path]:
-    """Yield a path to read from: of a plain copy where the file is in gzip."""
+    """Yield a path to read from: that of an unpacked copy for gzip files."""
     if path.suffix.lower() != ".gz":
         yield path
         return
@@ -157,7 +157,7 @@ def _unzipped(path: Path) -> Iterator[Path]:
 
 
 def unzipped(data: bytes, name: str) -> bytes:
-    """Return what a gzip file of this name holds, or the data as they are when the name is another's."""
+    """Unpack the data of a gzip file, by its name; return other data unchanged."""
     if not name.lower().endswith(".gz"):
         return data
     try:

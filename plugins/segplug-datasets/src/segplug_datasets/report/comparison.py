@@ -50,8 +50,8 @@ class Comparison:
         images: Number of images compared.
         metrics: mIoU, aAcc and mAcc.
         classes: IoU of each class.
-        changes: (name, mean IoU of the first, of the second) of each image, from the greatest loss to the greatest
-            gain; images without a figure are left out.
+        changes: (name, mean IoU of the first, of the second) of each image, from the largest loss to the largest
+            gain; images without an IoU are left out.
         confidence: Confidence level of the intervals, 0 to 1.
     """
 
@@ -62,7 +62,7 @@ class Comparison:
     confidence: float
 
     def table(self, first: str, second: str, most: int = 5) -> str:
-        """Return everything as text, ``most`` images at each end; a star marks p below 1 - confidence."""
+        """Return the comparison as text, with ``most`` images at each end; a star marks p below 1 - confidence."""
         level = f"{100 * self.confidence:g} % interval"
         rows = [["class", first, second, "difference", level, "p", ""]]
         rows += [self._row(entry) for entry in [*self.classes, *self.metrics]]
@@ -76,7 +76,7 @@ class Comparison:
         return "\n".join(lines)
 
     def plain(self, most: int = 5) -> dict[str, Any]:
-        """Return everything as plain values, percentages and None for what is absent."""
+        """Return the comparison as plain values, in percent, with None for absent ones."""
         changes: list[dict[str, Any]] = [
             {"name": n, "first": 100 * a, "second": 100 * b, "difference": 100 * (b - a)} for n, a, b in self.changes
         ]
@@ -101,12 +101,12 @@ def compare(
 ) -> Comparison:
     """Compare two results on the same images, second minus first, by a paired bootstrap over images.
 
-    Each draw takes the same images for both, which cancels how hard an image is (paired bootstrap).
+    Each draw uses the same images for both, which cancels the difficulty of images (paired bootstrap).
 
     Args:
         first: Counts of the first model.
         second: Counts of the second model.
-        repeats: Draws.
+        repeats: Number of bootstrap draws.
         confidence: Confidence level of the intervals, 0 to 1.
         seed: Seed of the draws.
 
@@ -137,7 +137,7 @@ def compare(
 
 
 def check_same(first: PerImage, second: PerImage) -> None:
-    """Refuse results of different images, labels or classes.
+    """Check that two results have the same images, labels and classes.
 
     Raises:
         DataError: When they differ; the message names the difference.

@@ -15,7 +15,7 @@ from segplug_datasets.image import as_rgb, overlay
 WRONG = (255, 32, 32)
 """The colour of wrong pixels."""
 _WRITTEN = 24
-"""Classes up to which the matrix has its numbers written in."""
+"""Maximum number of classes for which the matrix shows numbers."""
 
 
 def fit(array: np.ndarray, width: int) -> np.ndarray:
@@ -51,7 +51,7 @@ def panels(
 
 
 def as_uri(picture: np.ndarray, suffix: str = ".jpg") -> str:
-    """Return an image (H, W, 3) RGB, or (H, W, 4) RGBA, as the address of an inline image."""
+    """Return an image (H, W, 3) RGB, or (H, W, 4) RGBA, as a data URI."""
     order = [2, 1, 0, 3][: picture.shape[2]]
     _, data = opencv().imencode(suffix, np.ascontiguousarray(picture[..., order]))
     kind = "jpeg" if suffix == ".jpg" else suffix[1:]
@@ -61,8 +61,7 @@ def as_uri(picture: np.ndarray, suffix: str = ".jpg") -> str:
 def confusion_svg(counts: np.ndarray, classes: Sequence[str]) -> str:
     """Return the confusion matrix as an SVG image: each row, a true class, as shares of its pixels.
 
-    The colour's opacity is the share, so that it is right on light and dark pages. A class that does not occur has an
-    empty row.
+    Opacity encodes the share, which works on light and dark pages. A class that does not occur has an empty row.
 
     Args:
         counts: (classes, classes or more) pixels, rows are true; columns beyond the classes count in the shares.

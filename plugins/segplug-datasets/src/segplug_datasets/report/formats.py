@@ -25,13 +25,13 @@ from segplug_datasets.metrics.cityscapes_labels import IDS
 
 @dataclass(frozen=True)
 class Format:
-    """One way to write a label map.
+    """A file format of label maps.
 
     Args:
-        encode: Class ids (H, W) and the labels' meaning to what the file holds: (H, W) numbers, or (H, W, 3) colours.
-        about: What a reader should know.
-        folder: Where the files go, under the folder of the results.
-        flat: Whether folders in an image's name are left out.
+        encode: Returns the file's values, (H, W) numbers or (H, W, 3) colours, from class ids (H, W) and labels.
+        about: One-line description.
+        folder: Subfolder for the files.
+        flat: Whether folders in an image's name are dropped.
         suffix: File suffix, with the dot.
         indexed: Whether the PNG carries the palette.
     """
@@ -49,12 +49,12 @@ def _as_ids(ids: np.ndarray, labels: LabelSpec) -> np.ndarray:
 
 
 def _from_one(ids: np.ndarray, labels: LabelSpec) -> np.ndarray:
-    """Return ids + 1; what has no class becomes 0."""
+    """Return ids + 1; pixels without a class become 0."""
     return np.where(ids == IGNORE, 0, ids.astype(np.uint16) + 1)
 
 
 def _as_cityscapes(ids: np.ndarray, labels: LabelSpec) -> np.ndarray:
-    """Return the official ids of the classes, found by their names; 0 (unlabeled) for what has no class."""
+    """Return the official ids of the classes, by name; 0 (unlabeled) for pixels without a class."""
     unknown = [name for name in labels.classes if name not in IDS]
     if unknown:
         raise UsageError(f"Cityscapes has no class {unknown[0]!r}: {suggest(unknown[0], IDS)}")
@@ -74,7 +74,7 @@ def _as_in_files(ids: np.ndarray, labels: LabelSpec) -> np.ndarray:
 
 
 FORMATS = {
-    "labels": Format(_as_in_files, "the numbers of the data set's own label files", flat=False),
+    "labels": Format(_as_in_files, "values of the data set's own label files", flat=False),
     "ids": Format(_as_ids, "class ids from 0", flat=False),
     "colors": Format(_as_colors, "the palette's colours", flat=False),
     "cityscapes": Format(_as_cityscapes, "Cityscapes labelIds (7 is road); all files in one folder; also for ACDC"),
@@ -107,7 +107,7 @@ OF_DATASETS = {
 
 
 def default_format(dataset: Any) -> str:
-    """Return the name of the format that belongs to a data set."""
+    """Return the name of the format for a data set."""
     return OF_DATASETS.get(type(dataset).__name__, "labels")
 
 
@@ -129,16 +129,16 @@ def write_prediction(folder: str | Path, name: str, ids: np.ndarray, labels: Lab
         folder: Folder of the results; created if missing.
         name: The image's name without suffix; may contain folders.
         ids: (H, W) class ids.
-        labels: What they mean.
-        format: One of `FORMATS`.
+        labels: Label specification of the ids.
+        format: Key of `FORMATS`.
 
     Raises:
-        UsageError: When there is no such format, or the classes are not those it is for.
+        UsageError: When the format does not exist, or does not support the classes.
         DataError: When the image has no name, or the file cannot be written.
     """
     chosen = find_format(format)
     if not name:
-        raise DataError("the prediction belongs to no named image: its meta needs a 'name'")
+        raise DataError("the prediction has no image name: its meta needs a 'name'")
     place = Path(name).name if chosen.flat else name
     path = Path(folder) / chosen.folder / f"{place}{chosen.suffix}"
     values = chosen.encode(ids, labels)
@@ -152,13 +152,13 @@ def write_prediction(folder: str | Path, name: str, ids: np.ndarray, labels: Lab
 
 
 def write_classes(folder: str | Path, name: str, maps: np.ndarray, labels: LabelSpec) -> None:
-    """Write yes (1) and no (0) of each class, (K, H, W), as ``folder/CLASS/NAME.png``.
+    """Write binary masks (K, H, W) as ``folder/CLASS/NAME.png``.
 
     Raises:
         DataError: When the image has no name, or a file cannot be written.
     """
     if not name:
-        raise DataError("the prediction belongs to no named image: its meta needs a 'name'")
+        raise DataError("the prediction has no image name: its meta needs a 'name'")
     write_labels(folder, name, maps, labels.classes)
 
 
@@ -171,7 +171,7 @@ def value_table(labels: LabelSpec, format: str = "labels") -> list[tuple[str, st
 
 
 def _write_indexed(path: Path, values: np.ndarray, palette: tuple[Color, ...]) -> None:
-    """Write an 8-bit PNG whose values are places in a palette, which OpenCV cannot."""
+    """Write an 8-bit PNG with a palette, which OpenCV cannot."""
     colors = np.array([*palette, *((0, 0, 0), *default_palette(255))[len(palette) :]], np.uint8)
     height, width = values.shape
     rows = np.concatenate([np.zeros((height, 1), np.uint8), values.astype(np.uint8)], 1)  # no filter

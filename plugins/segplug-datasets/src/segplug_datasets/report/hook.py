@@ -34,22 +34,23 @@ log = logging.getLogger(__name__)
 
 
 class EvaluationReport:
-    """After a test, or a validation, write into the run directory's folder ``evaluation``:
+    """After a test or a validation, write into the folder ``evaluation`` of the run directory:
 
-    ``report.html`` (metrics, classes, confusion matrix, slices, worst images; one file, nothing else needed),
+    ``report.html`` (metrics, classes, confusion matrix, slices, worst images; self-contained),
     ``per_image.csv`` (name, aAcc, mIoU and the IoU of each class), ``per_image.npz`` (for ``seg-kernel compare``),
     ``confusion.csv`` and ``confusion.svg``; and, when a ``format`` is given, ``predictions/`` with a file for each
-    image and ``values.csv`` with the file value of each class. A set without annotations gives predictions only.
+    image and ``values.csv`` with the file value of each class. For a set without annotations, only predictions are
+    written.
 
     Args:
-        out_dir: Another folder instead.
-        when: After a ``test``, after each validation (``val``; the last one stays), or after both.
+        out_dir: Output folder instead of ``evaluation``.
+        when: After a ``test``, after each validation (``val``; the last one is kept), or after both.
         worst: Number of worst images shown.
-        slices: What the set is sliced by: ``folder``, ``size``, and columns of ``slice_file``; all when None.
+        slices: Attributes to slice the set by: ``folder``, ``size``, and columns of ``slice_file``; all when None.
         slice_file: CSV file with a column ``name`` and others, whose values define the slices.
-        format: Format of prediction files, one of `segplug_datasets.report.formats.FORMATS`; ``auto`` is what the data
-            set's test server takes; None writes none.
-        bootstrap: Draws of images for 95 % intervals; 0 gives none.
+        format: Format of prediction files, one of `segplug_datasets.report.formats.FORMATS`; ``auto`` is that of the
+            data set's test server; None writes none.
+        bootstrap: Number of bootstrap draws for 95 % intervals; 0 computes none.
         table: Whether the table of images is CSV or one JSON object per line.
         field: The output and annotation to compare.
 

@@ -45,7 +45,7 @@ class Page:
     Args:
         title: Name of the run.
         subtitle: Model, data set and time of the evaluation.
-        classes: Names.
+        classes: Class names.
         palette: One RGB colour per class.
         confusion: (classes + 2, classes + 1) pixels, rows are true.
         metrics: All metrics of the evaluation, by name.
@@ -160,7 +160,7 @@ class Page:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a table of cells that are HTML already."""
+    """Return a table of HTML cells."""
     head = "".join(f"<th>{cell}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -171,7 +171,7 @@ def _bar(value: float) -> str:
 
 
 def _confused(counts: np.ndarray, classes: Sequence[str], most: int = 10) -> list[list[str]]:
-    """Return the pairs of classes that cost most pixels, as cells."""
+    """Return the pairs of classes with the most confused pixels, as cells."""
     count = len(classes)
     wrong = counts[:, :count] * (1 - np.eye(count, dtype=np.int64))
     rows = []

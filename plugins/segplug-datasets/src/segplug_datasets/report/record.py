@@ -15,7 +15,7 @@ from segplug_datasets.metrics.counts import areas, confusion, mean, per_class, t
 from segplug_datasets.metrics.per_image import PerImage
 
 _SIZES = {0.1: "below 0.1 megapixels", 0.5: "0.1 to 0.5 megapixels", 2: "0.5 to 2 megapixels", 8: "2 to 8 megapixels"}
-"""Classes of size, each up to so many megapixels."""
+"""Size classes, by their upper bound in megapixels."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Record:
     """Counts and metadata of every image, and the worst predictions.
 
     Args:
-        classes: Names.
+        classes: Class names.
         keep: Number of worst predictions to keep.
         field: The output and annotation to compare.
     """
@@ -72,7 +72,7 @@ class Record:
             self._keep([Kept(score, name, int(prediction.meta.get("index", 0)), file.tobytes())])
 
     def merge(self, other: Record) -> None:
-        """Add what another process recorded."""
+        """Add the records of another process."""
         self.images.merge(other.images)
         self.confusion = self.confusion + other.confusion
         self.facts = {**self.facts, **other.facts}
@@ -83,7 +83,7 @@ class Record:
 
 
 def describe(meta: dict[str, Any], size: tuple[int, ...]) -> dict[str, str]:
-    """Return the slices of an image that need no table: its ``folder`` and its ``size``."""
+    """Return the built-in slices of an image: its ``folder`` and its ``size``."""
     folder = str(PurePath(str(meta["name"])).parent)
     if folder == "." and meta.get("path"):
         folder = PurePath(str(meta["path"])).parent.name or "."

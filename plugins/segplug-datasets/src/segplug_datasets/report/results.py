@@ -21,12 +21,12 @@ FILE = "per_image.npz"
 
 @dataclass
 class Truth:
-    """True labels of images, for predictions in the same numbers.
+    """Ground truth of images, for predictions with the same values.
 
     Args:
         classes: Names.
         maps: (name, class ids (H, W)) of every image, read one at a time.
-        decode: What turns the numbers of a prediction file into class ids.
+        decode: Converts the values of a prediction file to class ids.
     """
 
     classes: Sequence[str]
@@ -48,11 +48,11 @@ def find_results(place: str | Path) -> Path | None:
 
 
 def load_results(place: str | Path, truth: Truth | None) -> PerImage:
-    """Return the results of a run, or of a folder of prediction PNGs held against the labels.
+    """Return the results of a run, or of a folder of prediction PNGs compared with the labels.
 
     Raises:
         DataError: When there is nothing usable, or a prediction is missing.
-        UsageError: When it is a folder of predictions and there are no labels.
+        UsageError: When it is a folder of predictions and no labels are given.
     """
     found = find_results(place)
     if found is not None:
@@ -61,8 +61,8 @@ def load_results(place: str | Path, truth: Truth | None) -> PerImage:
         raise DataError("no such run, folder of predictions or file of results", place)
     if truth is None:
         raise UsageError(
-            f"{place}: holds no evaluation/{FILE}. Test with the hook EvaluationReport, which writes it; or, for a "
-            "folder of predictions, say where the labels are with --labels or --config"
+            f"{place}: has no evaluation/{FILE}. Test with the hook EvaluationReport, which writes it; or, for a "
+            "folder of predictions, give the labels with --labels or --config"
         )
     return _measure(Path(place), truth)
 
@@ -109,12 +109,12 @@ def _match(files: dict[str, Path], name: str) -> Path | None:
 
 
 def truth_of_folder(folder: Path, labels: LabelSpec | None, suffix: str, ignore: int) -> Truth:
-    """Return the labels in a folder of PNGs, whose numbers predictions share.
+    """Return the ground truth of a folder of PNGs; predictions have the same values.
 
     Args:
         folder: Folder of label files.
-        labels: What the numbers mean; None reads all files once to find the classes.
-        suffix: What follows an image's name in the file name, such as ``.png``.
+        labels: Meaning of the values; None reads all files once to find the classes.
+        suffix: Suffix of the file names after the image's name, such as ``.png``.
         ignore: The ignored value, when ``labels`` is None.
     """
     files = pngs(folder, suffix)
@@ -151,7 +151,7 @@ class _Samples:
 
 
 def truth_of_dataset(dataset: Any, ids: bool) -> Truth:
-    """Return the labels of a data set; predictions hold its files' numbers, or class ids with ``ids``."""
+    """Return the ground truth of a data set; predictions have its file values, or class ids with ``ids``."""
     labels = LabelSpec.of_dataset(dataset)
     return Truth(labels.classes, _Samples(dataset), _as_ids if ids else _decoder(labels))
 
@@ -161,7 +161,7 @@ def _as_ids(values: np.ndarray) -> np.ndarray:
 
 
 def _decoder(labels: LabelSpec) -> Any:
-    """Return a function from file values to ids; values of no class become 255, which never matches the truth."""
+    """Return a function from file values to ids; unknown values become 255, which never matches the truth."""
     table = np.full(2**16, IGNORE, np.uint8)
     ids = np.arange(len(labels.classes), dtype=np.uint8)
     table[labels.decode(ids)] = ids

@@ -14,7 +14,7 @@ _NEAR, _FAR = 1.2, 90.0  # metres
 
 
 def draw_skyline(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Draw what closes the street at the horizon: blocks of houses and tree tops in the haze."""
+    """Draw the end of the street at the horizon: blocks of houses and tree tops in haze."""
     camera = canvas.camera
     x = -20.0
     scale = camera.focal / _FAR

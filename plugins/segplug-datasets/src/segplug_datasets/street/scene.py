@@ -1,4 +1,4 @@
-"""One image: a camera, a light, a street, and what happens on it."""
+"""One image: a camera, a light, a street, and its objects."""
 
 from __future__ import annotations
 

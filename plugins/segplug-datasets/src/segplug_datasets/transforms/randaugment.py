@@ -53,7 +53,7 @@ class RandAugment:
         prob: Probability = 1.0,
     ) -> None:
         if num_ops < 1:
-            raise UsageError(f"num_ops is at least 1, not {num_ops}")
+            raise UsageError(f"num_ops must be at least 1, not {num_ops}")
         if num_magnitude_bins < 2 or not 0 <= magnitude < num_magnitude_bins:
             raise UsageError(f"magnitude is from 0 to {num_magnitude_bins - 1}, not {magnitude}")
         self.num_ops, self.strength = num_ops, magnitude / (num_magnitude_bins - 1)
@@ -148,7 +148,7 @@ def _sharpness(image: np.ndarray, strength: float) -> np.ndarray:
 
 
 def _blended(image: np.ndarray, without: np.ndarray, strength: float) -> np.ndarray:
-    """Return the image with more or less of what the other one lacks: factors 0.1 to 1.9."""
+    """Blend with, or away from, a degenerate image: factors 0.1 to 1.9."""
     factor = 1 + 0.9 * strength
     return opencv().addWeighted(image, factor, without, 1 - factor, 0)
 

@@ -41,7 +41,7 @@ class Resize:
         if (scale is None) == (scale_factor is None):
             raise UsageError("Resize needs either 'scale' or 'scale_factor'")
         if scale_factor is not None and np.min(scale_factor) <= 0:
-            raise UsageError(f"a scale_factor is above 0, not {scale_factor}")
+            raise UsageError(f"scale_factor must be above 0, not {scale_factor}")
         self.scale = None if scale is None else _pair(scale)
         self.scale_factor = scale_factor if not isinstance(scale_factor, int | float) else (scale_factor, scale_factor)
         self.keep_ratio = keep_ratio
@@ -64,7 +64,7 @@ class Resize:
 
 
 class ResizeShortestEdge:
-    """Scale, keeping the proportions, so that the shorter edge gets a given length.
+    """Scale, keeping the aspect ratio, so that the shorter edge gets a given length.
 
     Args:
         scale: Pixels of the shorter edge; of (width, height) the smaller number counts.

@@ -32,7 +32,7 @@ class GenerateEdge:
 
     def __init__(self, edge_width: PositiveInt = 3, ignore_index: LabelId = IGNORE) -> None:
         if edge_width < 1:
-            raise UsageError(f"an edge is 1 pixel wide or more, not {edge_width}")
+            raise UsageError(f"edge_width must be 1 pixel or more, not {edge_width}")
         self.edge_width, self.ignore_index = edge_width, ignore_index
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
@@ -69,7 +69,7 @@ class ConcatCDInput:
     """
 
     needs: ClassVar[int] = 0
-    conformance: ClassVar = {"input_keys": ["img", "img"]}  # the kit's samples have one image
+    conformance: ClassVar = {"input_keys": ["img", "img"]}  # the conformance samples have one image
 
     def __init__(self, input_keys: Sequence[str] = ("img", "img2")) -> None:
         self.input_keys = tuple(input_keys)
@@ -133,7 +133,7 @@ class SegRescale:
 
     def __init__(self, scale_factor: Positive = 1) -> None:
         if scale_factor <= 0:
-            raise UsageError(f"a scale_factor is above 0, not {scale_factor}")
+            raise UsageError(f"scale_factor must be above 0, not {scale_factor}")
         self.scale_factor = scale_factor
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:

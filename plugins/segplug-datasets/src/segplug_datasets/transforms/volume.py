@@ -158,7 +158,7 @@ class RandomSlice:
 
     def __init__(self, slices: PositiveInt = 1) -> None:
         if slices < 1 or slices % 2 == 0:
-            raise UsageError(f"one slice and as many before it as behind: an odd number, not {slices}")
+            raise UsageError(f"slices must be odd, not {slices}")
         self.reach = slices // 2
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
@@ -182,7 +182,7 @@ def shape_of(sample: Sample) -> Shape:
     depths = [value.array.shape[2] for value in (sample[name] for name in sample) if _is_layered(value)]
     count = int(depths[0] if depths else sample.meta.get("slices", 1))
     if count < 1 or sample.image.shape[2] % count:
-        message = f"a volume of {count} slices has a multiple of as many channels, not {sample.image.shape[2]}"
+        message = f"the channels of a volume of {count} slices must be a multiple of that, not {sample.image.shape[2]}"
         raise DataError(message, sample.meta.get("path"))
     return count, *sample.size
 

@@ -47,10 +47,10 @@ class QuarterTurn(Geometry):
 
 @dataclass(frozen=True)
 class Bend(Geometry):
-    """Any continuous deformation of an image that keeps its size.
+    """A continuous deformation of an image that keeps its size.
 
     Args:
-        source: (H, W, 2) float32, the place (x, y) in the image from which the centre of each resulting pixel comes.
+        source: (H, W, 2) float32, the source coordinates (x, y) of each resulting pixel's centre.
         forward: Maps points (..., 2) of the image to the result.
         fill: Fill value of pixels from outside the image.
     """
@@ -112,7 +112,7 @@ class RandomRotFlip:
         degree: Highest angle in degrees to both sides, or (lowest, highest); clockwise.
 
     Raises:
-        UsageError: A probability is out of range.
+        UsageError: When a probability is out of range.
     """
 
     needs: ClassVar[int] = 0
@@ -250,9 +250,9 @@ class ElasticTransform:
         pad_val: Fill = 0,
     ) -> None:
         if sigma <= 0 or alpha < 0:
-            raise UsageError(f"sigma is above 0 and alpha at least 0, not {sigma} and {alpha}")
+            raise UsageError(f"sigma must be above 0 and alpha at least 0, not {sigma} and {alpha}")
         if grid is not None and grid < 2:
-            raise UsageError(f"a grid has at least 2 points per row, not {grid}")
+            raise UsageError(f"grid must be at least 2 points per row, not {grid}")
         self.prob, self.alpha, self.sigma, self.grid = probability(prob), alpha, sigma, grid
         self.pad_val = pad_val
 
@@ -264,21 +264,21 @@ class ElasticTransform:
         return sample.apply(Bend(source, lambda points: _followed(points, shifts), self.pad_val))
 
     def _displacements(self, size: Size, rng: np.random.Generator) -> np.ndarray:
-        """Return (H, W, 2) float32, how far in x and y from each pixel its new value comes."""
+        """Return the displacement (x, y) of each pixel's source, (H, W, 2) float32."""
         if self.grid is not None:
             limit = min(size) / self.grid / 4  # more would fold the image
             coarse = rng.normal(0, self.alpha, (self.grid, self.grid, 2)).clip(-limit, limit).astype(np.float32)
             return opencv().resize(coarse, (size[1], size[0]), interpolation=opencv().INTER_CUBIC)
         noise = rng.uniform(-1, 1, (*size, 2)).astype(np.float32)
-        # Still outside: a mirrored border would displace images thinner than sigma far more than others.
+        # Zero outside: a mirrored border would displace images thinner than sigma far more than others.
         smooth = opencv().GaussianBlur(noise, (0, 0), self.sigma, borderType=opencv().BORDER_CONSTANT)
         return smooth.reshape(*size, 2) * np.float32(self.alpha)
 
 
 def _followed(points: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """Return where points (..., 2) are after each pixel took its value from itself plus its shift.
+    """Move points (..., 2) as an image in which each pixel takes its value from itself plus its shift.
 
-    The place ``q`` with ``q + shift(q) = p`` is found by fixed-point iteration, for an image that is not folded.
+    ``q`` with ``q + shift(q) = p`` is found by fixed-point iteration, for an image that is not folded.
     """
     places = np.asarray(points, np.float64)
     for _ in range(20):
@@ -287,7 +287,7 @@ def _followed(points: np.ndarray, shifts: np.ndarray) -> np.ndarray:
 
 
 def _between(values: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Return what (H, W, 2) holds at points (..., 2), interpolated linearly; at the border outside."""
+    """Interpolate (H, W, 2) linearly at points (..., 2), with a replicated border."""
     last = np.array([values.shape[1], values.shape[0]]) - 1
     places = (points - 0.5).clip(0, last)
     low = places.astype(int)

@@ -1,4 +1,4 @@
-"""A resize that makes only the window that a later crop keeps."""
+"""A resize that computes only the window kept by a later crop."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from segplug_datasets.geometry import Crop, Resize, sampled
 
 @dataclass(frozen=True)
 class WindowedResize(Resize):
-    """Scale to ``(height, width)``, and make only the window ``part`` of that when it is given.
+    """Scale to ``(height, width)``, and compute only the window ``part`` if given.
 
-    Labels are exactly those of the whole; an image is within a grey level of it where that saves enough.
+    Labels equal those of the full resize; images are within one grey level of it where that saves enough time.
     """
 
     part: Crop | None = None
@@ -32,7 +32,7 @@ class WindowedResize(Resize):
             if interpolation == NEAREST:
                 return _picked(array, self.to, self.part)
             saved = self.to[0] * self.to[1] - 1.3 * self.part.height * self.part.width
-            if interpolation == LINEAR and saved > 2**16:  # for less, the whole and exact one is as fast
+            if interpolation == LINEAR and saved > 2**16:  # with smaller savings, the full resize is as fast
                 window = _window(array, self.to, self.part)
                 if window is not None:
                     return window
@@ -40,7 +40,7 @@ class WindowedResize(Resize):
         return self.part.raster(changed, interpolation, fill) if self.part else changed
 
     def fuse(self, following: Geometry, size: Size) -> tuple[Geometry, ...]:
-        """Return this of a smaller part, when a crop follows."""
+        """Return this resize with a smaller part, when a crop follows."""
         if not isinstance(following, Crop):
             return ()
         outer = self.part or Crop(0, 0, *self.to)
@@ -64,8 +64,8 @@ def _picked(array: np.ndarray, to: Size, part: Crop) -> np.ndarray:
 def _window(array: np.ndarray, to: Size, part: Crop) -> np.ndarray | None:
     """Return a window of the linearly resized array, within a grey level, reading only what it needs.
 
-    Resizing a part gives the same pixels when its first one begins where one of the whole image does; a little before
-    the window there is nearly always such a place. None when there is none.
+    Resizing a part gives the same pixels if its first pixel starts where one of the full resize does, which is nearly
+    always possible a little before the window. None otherwise.
     """
     found: list[tuple[int, int, int]] = []
     for length, new, window in zip(array.shape, to, part.window):

@@ -27,9 +27,9 @@ class Experiment:
     Args:
         name: As published, or MODEL_SCHEDULE_DATA.
         zoo: The zoo that lists it.
-        place: Where it is listed.
+        place: File and entry that list it.
         path: The file: a whole config, or a family.
-        family: Where the model is; None for a whole config.
+        family: Family of the model; None for a whole config.
         variant: Key in the family's ``variants``; None for the bare base.
         schedule: Name of the schedule part, such as ``4xb2-80k``; None for none.
         data: Name of the data part; None for none.
@@ -47,7 +47,7 @@ class Experiment:
     own: MarkedDict = field(default_factory=MarkedDict)
 
     def meta(self) -> dict[str, Any]:
-        """Return what is published about it: paper, licence, scores."""
+        """Return its published metadata: paper, licence, metrics."""
         family = self.family.section("_meta_") if self.family else MarkedDict()
         source = self.own if self.family else read_file(self.path, self.place, []) or MarkedDict()
         own = source.get("_meta_")
@@ -58,7 +58,7 @@ def list_experiments(zoos: Iterable[Zoo], holding: str = "") -> Iterator[Experim
     """Yield whole configs and published experiments of every zoo, in the order of look-up.
 
     Args:
-        zoos: Where to look.
+        zoos: Zoos to search.
         holding: Leaves out the family files that do not hold this text.
     """
     for zoo in zoos:
@@ -79,7 +79,7 @@ def find_experiment(name: str, zoos: list[Zoo], asked: str = "") -> Experiment |
 
     Args:
         name: Published, or MODEL_SCHEDULE_DATA.
-        zoos: Where to look.
+        zoos: Zoos to search.
         asked: The place that names it, for errors.
 
     Raises:
@@ -162,7 +162,7 @@ def _composed(name: str, zoos: list[Zoo]) -> Iterator[Experiment]:
 
 
 def _windows(family: Family, parts: Mapping[str, Any]) -> MarkedDict:
-    """Return windows side by side where the family's stride is for crops of its own data, which may be larger."""
+    """Return a stride of the crop size if the family sets one, which is for its own data's crops."""
     for part in (family.section("base"), family.section("variants")[parts["variant"]]):
         model = part.get("model") if isinstance(part, MarkedDict) else None
         if "stride" in ((model or {}).get("test_cfg") or {}):
@@ -183,7 +183,7 @@ def _named_parts(own: MarkedDict) -> list[str]:
 
 
 def unknown(name: str, zoos: list[Zoo]) -> list[Problem]:
-    """Say that no zoo has a name, with the near ones, and what is wrong with family files."""
+    """Return the problem of an unknown name, with similar names, and the problems of family files."""
     if "::" in name:
         distribution, _, name = name.partition("::")
         zoos = [packaged(f"{distribution}::", zoos)[0]]

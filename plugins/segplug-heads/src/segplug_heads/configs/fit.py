@@ -26,7 +26,7 @@ from segkernel.loading import SizeLimit, catalog_of, labels_of
 
 _MOST_TENSORS = 1 << 13
 _OF_SIZES = ("channel", "dim", "elements", "shape", "size")
-"""What errors speak of that come from sizes; others come from operations that need numbers, or a device."""
+"""Words in errors that come from sizes; other errors come from operations that need values, or a device."""
 
 
 def check_fit(config: Config) -> list[Problem]:
@@ -53,7 +53,7 @@ def check_fit(config: Config) -> list[Problem]:
 
 
 def _placed(problem: Problem, config: Config) -> Problem:
-    """Return a problem at the place of its own key, as far as the config has it: a builder knows its component's."""
+    """Return a problem at the line of its own key, if the config has it, instead of its component's."""
     node: Any = config.data
     place = problem.place
     with suppress(KeyError):
@@ -132,7 +132,7 @@ def _no_model_of(channels: int, config: Config, reason: str) -> Problem:
 
 
 def _misfit(name: str, given: Any, config: Config, reason: str) -> Problem:
-    """Return the problem of a part that cannot take what it is given, images or feature maps."""
+    """Return the problem of a part that cannot process its input, images or feature maps."""
     node: Any = config["model"]
     with suppress(LookupError, TypeError):  # a model may call its parts otherwise than its arguments
         for step in parse_path(name) or ():

@@ -47,8 +47,8 @@ class ZooSource:
         published = find_experiment(path.stem, self.zoos, asked)
         near = unknown(path.stem, self.zoos)[0].hint
         hint = f"this one is packaged, without .py: {path.stem}" if published else near
-        more = "one of your own: write its values as YAML, then seg-kernel config check says where each key is now"
-        return Problem(f"{path}: a config is YAML here, no Python file is run", "", asked, f"{hint}\n{more}")
+        more = "for your own config: write its values as YAML; seg-kernel config check then names the new keys"
+        return Problem(f"{path}: configs are YAML here; Python files are not run", "", asked, f"{hint}\n{more}")
 
     def add_layers(self, found: Experiment, layers: Layers) -> None:
         """Add the data part, the schedule part, the family's base, the variant, and the experiment's own settings."""

@@ -19,7 +19,7 @@ from segkernel.errors import MissingPackageError, Problem, did_you_mean, suggest
 from segplug_heads.former_names import OTHER_SCOPES, SAME_SCOPES
 
 PROVIDERS = {"model": "segplug-heads", "schedule": "segplug-heads", "data": "segplug-datasets"}
-"""The first-party distribution that brings the parts of a kind."""
+"""The first-party distribution with the parts of a kind."""
 
 _TABLES = ("schedules.yaml", "weights.yaml")
 _FAMILY_KEYS = ("_meta_", "base", "variants", "aliases", "experiments")
@@ -30,7 +30,7 @@ class Zoo:
     """A folder of configs.
 
     Args:
-        name: The distribution that brings it, or ``local_configs``.
+        name: Its distribution, or ``local_configs``.
         folder: Folder of the zoo's files.
     """
 
@@ -90,7 +90,7 @@ def packaged(text: str, zoos: list[Zoo], asked: str = "") -> tuple[Zoo, Path]:
     """Return the zoo and the file that ``distribution::path`` names.
 
     Raises:
-        MissingPackageError: The distribution is not installed, or brings no configs.
+        MissingPackageError: The distribution is not installed, or has no configs.
     """
     name, _, inside = text.partition("::")
     wanted = name.lower().replace("_", "-")

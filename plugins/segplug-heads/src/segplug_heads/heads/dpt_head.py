@@ -29,7 +29,7 @@ class ReassembleBlocks(nn.Module):
     Args:
         in_channels: Channels of maps and tokens.
         out_channels: Channels of each map of the pyramid, finest first.
-        readout_type: What is done with the class token: ``ignore`` it, ``add`` it to every patch, or concatenate it
+        readout_type: Use of the class token: ``ignore`` it, ``add`` it to every patch, or concatenate it
             with every patch and ``project``.
     """
 
@@ -113,7 +113,7 @@ class DPTHead(DecodeHead):
     Args:
         embed_dims: Channels of the maps and tokens.
         post_process_channels: Channels of the four maps of the pyramid, finest first.
-        readout_type: What is done with the class token: ``ignore`` it, ``add`` it to every patch, or concatenate it
+        readout_type: Use of the class token: ``ignore`` it, ``add`` it to every patch, or concatenate it
             with every patch and ``project``.
         patch_size: Patch size of the backbone in pixels; not used, accepted for existing configs.
         expand_channels: Multiply the four ``post_process_channels`` by 1, 2, 4 and 8.

@@ -151,7 +151,7 @@ class MaskFormerHead(MaskQueryHead):
         mask_features, memories = self.pixel_decoder(self.select(features))
         memory = self.decoder_input_proj(memories[0])
         query_pos = self.query_embed.weight.expand(memory.shape[0], -1, -1)
-        # Queries start at zero, as in DETR: what is learnt of them is their position embedding.
+        # Queries start at zero, as in DETR: only their position embedding is learnt.
         outputs = self.transformer_decoder(
             torch.zeros_like(query_pos), query_pos, nchw_to_nlc(memory), self.decoder_pe(memory)
         )

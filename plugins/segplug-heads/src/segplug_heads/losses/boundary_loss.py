@@ -40,7 +40,7 @@ class BoundaryLoss(Loss):
         ignore_index: int = 255,
         avg_factor: float | None = None,
     ) -> Tensor:
-        """Return the loss; ``weight`` (N, H, W) counts pixels, ``avg_factor`` is what is divided by."""
+        """Return the loss; ``weight`` (N, H, W) counts pixels, ``avg_factor`` is the divisor of the sum."""
         valid = target != ignore_index
         border, other = valid & (target == 1), valid & (target == 0)
         count = (border | other).sum().clamp(min=1)

@@ -53,7 +53,7 @@ class OhemCrossEntropy(Loss):
         ignore_index: int = 255,
         avg_factor: float | None = None,
     ) -> Tensor:
-        """Return the loss; ``weight`` (N, H, W) counts pixels, ``avg_factor`` is what is divided by."""
+        """Return the loss; ``weight`` (N, H, W) counts pixels, ``avg_factor`` is the divisor of the sum."""
         target = target.long()
         valid = (target != ignore_index) & (target != self.ignore_label)
         target = torch.where(valid, target, 0)

@@ -111,7 +111,7 @@ class KernelUpdateHead(nn.Module):
         conv_kernel_size: k.
         feat_transform_cfg: Arguments of a `ConvModule` that is applied to the feature map; None for none.
         kernel_init: Draw the last layer from a normal distribution of standard deviation 0.01.
-        with_ffn: Whether there is a feed-forward network.
+        with_ffn: Add a feed-forward network.
         feat_gather_stride: Stride of the ``feat_transform_cfg`` convolution.
         mask_transform_stride: 2 predicts masks at half the size and upsamples them.
         kernel_updator_cfg: The adaptive kernel update; None is `KernelUpdator` with its defaults.
@@ -201,7 +201,7 @@ class KernelUpdateHead(nn.Module):
         return self.ffn_norm(self.ffn(kernels))
 
     def _predict_masks(self, x: Tensor, weights: Tensor, mask_shape: tuple[int, int] | None) -> Tensor:
-        """Convolve the map (C, H, W) of each image with weights of its own, (P, C, k, k)."""
+        """Convolve the map (C, H, W) of each image with its own weights, (P, C, k, k)."""
         x = resize(x, scale_factor=0.5) if self.downsample_map else x
         size, side = x.shape[2:], self.conv_kernel_size
         # A product of matrices: a grouped convolution with a dynamic batch cannot be exported.

@@ -228,7 +228,7 @@ class DecoderLayer(nn.Module):
         Args:
             query: (N, Q, C).
             query_pos: Position embeddings of the queries, (N or 1, Q, C).
-            memory: What the queries attend to, (N, L, C).
+            memory: Tokens that the queries attend to, (N, L, C).
             memory_pos: Position encodings of the memory, (N or 1, L, C).
             attn_mask: Mask of the cross-attention, bool (N, 1, Q, L), true where attention is allowed; None allows all.
         """

@@ -66,7 +66,7 @@ class Cascade(nn.ModuleList):
         losses = []
         for head in cast(Any, list(self)[:-1]):
             inputs = (features, *previous)
-            if head.one_pass:  # what it hands on and learns from is one
+            if head.one_pass:  # one forward pass for output and loss
                 logits, named = head.single_pass(*inputs, targets)
             else:
                 logits, named = head(*inputs), head.loss(*inputs, targets)

@@ -98,7 +98,7 @@ class EncoderDecoder(Segmentor):
             raise ConfigError(Problem(message, f"{name}.num_classes", hint=hint))
 
     def _check_channels(self, name: str, head: Head) -> None:
-        """Refuse a head made for other feature maps than there are, as far as both say what they are."""
+        """Check that the head's input channels are those of the feature maps, as far as both declare them."""
         channels = self.feature_channels()
         if channels is None or not isinstance(head, DecodeHead):
             return

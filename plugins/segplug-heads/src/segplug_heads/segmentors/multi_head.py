@@ -49,11 +49,11 @@ class MultiHeadSegmentor(Segmentor):
     Args:
         backbone: Images to feature maps.
         heads: Heads by the name of their output; one is called ``seg``.
-        neck: Feature maps to feature maps, between backbone and heads; none for None.
-        labels: The label field of the data that a head learns, by head; the field of its own name for others.
-        weights: The field with the weight of each pixel, by head; none for others.
-        links: What a head takes from others, by head; without, all heads work on the trunk side by side.
-        training_only: Heads that help in training and give no output.
+        neck: Feature maps to feature maps, between backbone and heads; None for none.
+        labels: Label field to train each head on, by head; by default the field of the head's name.
+        weights: Field of per-pixel loss weights, by head; none by default.
+        links: Inputs that a head takes from others, by head; by default all heads work on the trunk in parallel.
+        training_only: Heads used in training only, without an output.
         train_cfg: Not used, accepted for existing configs.
         test_cfg: Inference mode of `segkernel.inference`: whole images or sliding windows.
         pretrained: Weights that the runner loads after building.
@@ -225,7 +225,7 @@ def _taken_of(link: Link) -> str:
 
 
 def _record(head: nn.Module, taken: Taken, name: str, take: str) -> Any:
-    """Have a head write what it gives into ``taken``; return the handle that ends it."""
+    """Record a head's output in ``taken``; return the handle that stops it."""
     if take == "logits":
         return head.register_forward_hook(lambda module, args, output: taken.__setitem__((name, take), output))
     last = cast(nn.Module, head.conv_seg)

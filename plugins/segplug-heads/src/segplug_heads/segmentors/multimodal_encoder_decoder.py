@@ -100,7 +100,7 @@ class MultimodalEncoderDecoder(Segmentor):
 
 
 class ToyTokenBackbone(Backbone):
-    """Two pairs of a map at stride 16 and a token (N, C), as a transformer with a class token gives them; for the kit.
+    """Two pairs of a map at stride 16 and a token (N, C), as of a transformer; for conformance checks.
 
     Args:
         in_channels: Channels of the images.
