@@ -1,4 +1,4 @@
-"""Toys that several tests use: a data set of coloured rectangles and a model of two convolutions."""
+"""Toys for several tests: a data set of coloured rectangles and a model of two convolutions."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Mirror(Geometry):
 
 
 class FlipOrNot:
-    """The smallest random transform."""
+    """A minimal random transform."""
 
     needs = 0
 
@@ -94,7 +94,7 @@ def make_model(dropout: float = 0.2):
 
 
 class PixelAccuracy:
-    """The smallest metric."""
+    """A minimal metric."""
 
     def __init__(self) -> None:
         self.right = self.total = 0

@@ -1,4 +1,4 @@
-"""Building: injection, values, forwarded arguments, and every message a wrong spec gets."""
+"""Building: injection, values, forwarded arguments, and the messages for wrong specs."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_a_spec_arrives_for_the_parent_to_complete(tree: Any) -> None:
     assert tree.several_later[0]().size == 1
 
 
-def test_what_is_annotated_any_stays_a_plain_mapping(tree: Any) -> None:
+def test_an_argument_annotated_any_stays_a_plain_mapping(tree: Any) -> None:
     assert tree.anything == {"type": "Leaf"}
 
 
@@ -328,7 +328,7 @@ def test_a_misspelt_choice_gets_a_suggestion() -> None:
     assert problem.hint == "did you mean 'slide'?"
 
 
-def test_a_long_value_is_cut_in_the_message() -> None:
+def test_a_long_value_is_truncated_in_the_message() -> None:
     (problem,) = check(taking(int), {"x": "a" * 500})
     assert len(problem.message) < 100
 
@@ -348,7 +348,7 @@ def test_none_is_accepted_where_it_is_the_default() -> None:
 # ---------------------------------------------------------------- problems
 
 
-def test_all_problems_are_reported_at_once_and_nothing_is_built() -> None:
+def test_all_problems_are_reported_together_and_nothing_is_built() -> None:
     spec = {
         "type": "Tree",
         "one": {"type": "Leef"},
@@ -394,7 +394,7 @@ def test_where_the_type_was_set_is_left_out_when_it_is_the_same_file() -> None:
     assert problem.hint == "did you mean 'size'?"
 
 
-def test_a_name_like_no_other_gets_the_list_of_arguments() -> None:
+def test_an_unrecognisable_name_gets_the_list_of_arguments() -> None:
     (problem,) = problems_of({"type": "Leaf", "qqq": 1})
     assert problem.hint == "it takes size, name"
 
@@ -431,7 +431,7 @@ def test_a_missing_required_key_is_named() -> None:
         ({"type": "Leaf", 3: 1}, "3: unknown argument of my-plugin/Leaf\n    it takes size, name"),
     ],
 )
-def test_what_is_no_spec_is_refused(spec: Any, message: str) -> None:
+def test_an_invalid_spec_is_refused(spec: Any, message: str) -> None:
     assert messages(spec) == [message]
 
 
@@ -447,7 +447,7 @@ def test_a_component_of_the_wrong_class_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["json:__all__", "math:hypot", "json:encoder"])
-def test_what_has_no_signature_is_no_component(name: str) -> None:
+def test_a_type_must_be_a_class_or_function(name: str) -> None:
     assert messages({"type": name})[0].startswith("type: 'type' must name a class or function, a parts component, got ")
 
 
@@ -461,7 +461,7 @@ def test_arguments_must_be_a_mapping() -> None:
     assert str(problem) == "data.labels: expected a mapping of the arguments of Labels, got [1] (list)"
 
 
-# ---------------------------------------------------------------- constructors that refuse
+# ---------------------------------------------------------------- constructors that raise
 
 
 @pytest.mark.parametrize(
@@ -476,7 +476,7 @@ def test_arguments_must_be_a_mapping() -> None:
         (ConfigError(Problem("from inside")), "from inside"),
     ],
 )
-def test_what_a_constructor_raises_becomes_a_config_error(error: Exception, text: str) -> None:
+def test_errors_of_a_constructor_become_config_errors(error: Exception, text: str) -> None:
     def target(x: int) -> None:
         raise error
 
@@ -488,7 +488,7 @@ def test_what_a_constructor_raises_becomes_a_config_error(error: Exception, text
 
 
 @pytest.mark.parametrize("error", [DataError("missing", "a.png"), RuntimeError("out of memory"), KeyboardInterrupt()])
-def test_what_is_no_matter_of_the_config_stays_what_it_is(error: BaseException) -> None:
+def test_errors_unrelated_to_the_config_are_not_converted(error: BaseException) -> None:
     def target() -> None:
         raise error
 
@@ -497,7 +497,7 @@ def test_what_is_no_matter_of_the_config_stays_what_it_is(error: BaseException) 
     assert caught.value is error
 
 
-def test_a_nested_constructor_that_refuses_is_named_by_its_own_path() -> None:
+def test_an_error_of_a_nested_constructor_has_its_path() -> None:
     with pytest.raises(ConfigError, match=r"^one: my-plugin/Leaf cannot be built|several") as caught:
         build("parts", {"type": Pair, "several": [{"type": "Sized", "size": -1}]}, catalog=CATALOG)
     assert caught.value.problems[0].path == "several[0]"
@@ -604,7 +604,7 @@ def test_forwarded_arguments_take_their_default_from_the_base() -> None:
     assert not found["unknown_to_base"].required
 
 
-def test_a_class_without_constructor_has_its_base_s() -> None:
+def test_a_class_without_constructor_inherits_the_signature() -> None:
     assert list(signature(Silent)) == list(signature(Middle))
     assert list(signature(Part)) == []
 
@@ -634,7 +634,7 @@ def test_a_subclass_may_take_a_fixed_argument_again() -> None:
     assert build("parts", {"type": Reopening, "classes": 2, "channels": 5}, catalog=CATALOG).channels == 5
 
 
-def test_open_arguments_are_not_let_through_unchecked() -> None:
+def test_open_arguments_are_not_passed_on_unchecked() -> None:
     assert problems_of({"type": Open, "size": 2}) == []
     (problem,) = problems_of({"type": Open, "anything": 2})
     assert problem.message == "Open does not declare whether it takes this argument"
@@ -674,7 +674,7 @@ def test_torch_optimisers_take_what_the_parent_gives() -> None:
     assert optimizer.param_groups[0]["betas"] == (0.9, 0.99)
 
 
-def test_a_segmentor_is_no_head() -> None:
+def test_a_segmentor_is_not_a_head() -> None:
     pytest.importorskip("torch")
     from segkernel.interfaces.model import Segmentor
 
@@ -727,7 +727,7 @@ def test_values_at_the_ends_of_their_ranges_are_taken():
     assert (built.share, built.lr, built.size, built.span) == (1, [1e-9], 1, (1, 1))
 
 
-def test_files_are_read_for_those_who_are_trusted_only():
+def test_files_can_only_be_named_by_trusted_configs():
     assert build(Bounded, {"weights": "w.npy"})
     with pytest.raises(UntrustedError, match=r"the file w\.npy"):
         build(Bounded, {"weights": "w.npy"}, catalog=Catalog(trusted=False))

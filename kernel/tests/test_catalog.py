@@ -52,7 +52,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"SEGKERNEL_{key}", raising=False)
 
 
-def test_rows_hold_what_the_metadata_says() -> None:
+def test_rows_contain_the_metadata() -> None:
     (row,) = catalog(Distribution("Segplug_My.Model", heads("JSONDecoder"))).rows
     assert row == Row("heads", "JSONDecoder", "segplug-my-model", "1.2", "json:JSONDecoder", "ok", ">=0.3,<1")
 
@@ -65,7 +65,7 @@ def test_discovery_imports_no_component() -> None:
     catalog(Distribution("a", heads("Thing", module="a_module_that_does_not_exist")))
 
 
-def test_the_installed_catalogue_is_read_once() -> None:
+def test_the_installed_catalog_is_read_once() -> None:
     assert Catalog.discover() is Catalog.discover()
 
 
@@ -199,7 +199,7 @@ def test_an_unknown_name_offers_near_ones() -> None:
     assert caught.value.exit_code == 2
 
 
-def test_a_name_of_another_group_says_so() -> None:
+def test_a_name_of_another_group_is_reported_as_such() -> None:
     with pytest.raises(UnknownComponentError, match="a/X is one of the heads"):
         catalog(Distribution("a", heads("X"))).find("backbones", "X")
 
@@ -210,7 +210,7 @@ def test_a_qualified_name_of_the_wrong_distribution_offers_the_right_one() -> No
 
 
 @pytest.mark.parametrize("name", ["ResNet", "segplug-backbones/ResNet"])
-def test_a_known_name_that_is_not_installed_gives_the_pip_line(name: str) -> None:
+def test_a_known_name_that_is_not_installed_gets_the_pip_command(name: str) -> None:
     with pytest.raises(NotInstalledError, match="pip install segplug-backbones") as caught:
         catalog().find("backbones", name)
     assert caught.value.exit_code == 3
@@ -254,7 +254,7 @@ def test_a_module_of_the_current_directory_can_be_named(local_folder: Path) -> N
     assert sys.path[-1] == str(local_folder)
 
 
-def test_a_local_module_that_is_missing_says_where_it_was_sought(local_folder: Path) -> None:
+def test_a_missing_local_module_is_reported_with_the_searched_places(local_folder: Path) -> None:
     with pytest.raises(UnknownComponentError, match=f"current directory {local_folder}"):
         catalog().load("heads", "no_such_local_module:MyHead")
 
@@ -283,13 +283,13 @@ def test_optimisers_fall_back_on_torch(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["AdmaW", "lr_scheduler", "SGDD"])
-def test_an_optimiser_that_torch_has_not_is_unknown(name: str) -> None:
+def test_an_optimiser_that_torch_does_not_have_is_unknown(name: str) -> None:
     pytest.importorskip("torch")
     with pytest.raises(UnknownComponentError):
         catalog().find("optimizers", name)
 
 
-def test_a_plugin_goes_before_torch() -> None:
+def test_a_plugin_is_preferred_over_torch() -> None:
     found = catalog(Distribution("a", "[segkernel.optimizers]\nAdamW = json:JSONDecoder\n"))
     assert found.find("optimizers", "AdamW").distribution == "a"
 

@@ -44,7 +44,7 @@ def whole_state() -> dict[str, Any]:
 # ---------------------------------------------------------------- saving
 
 
-def test_what_is_saved_is_what_is_loaded(tmp_path):
+def test_saving_and_loading_round_trips(tmp_path):
     state = whole_state()
     checkpoint.save(tmp_path / "a.pth", state)
     loaded = checkpoint.load(tmp_path / "a.pth")
@@ -56,7 +56,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
     optimizer.load_state_dict(loaded["optimizer"])
 
 
-def test_folders_are_made_and_no_temporary_stays(tmp_path):
+def test_folders_are_created_and_no_temporary_file_is_left(tmp_path):
     checkpoint.save(tmp_path / "run" / "a.pth", whole_state())
     assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["a.pth"]
 
@@ -88,7 +88,7 @@ def test_a_key_that_is_not_plain_is_refused(tmp_path):
         checkpoint.save(tmp_path / "a.pth", {"meta": {np.int64(3): 1}})
 
 
-def test_a_full_disk_leaves_the_previous_file_whole(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_previous_file_intact(tmp_path, monkeypatch):
     path = tmp_path / "a.pth"
     checkpoint.save(path, {"state_dict": {"w": torch.ones(2)}})
     before = path.read_bytes()
@@ -104,7 +104,7 @@ def test_a_full_disk_leaves_the_previous_file_whole(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file size limits are a POSIX thing")
-def test_a_write_that_stops_halfway_leaves_the_previous_file_whole(tmp_path):
+def test_an_interrupted_write_leaves_the_previous_file_intact(tmp_path):
     script = """
         import os, resource, sys, torch
         from segkernel import checkpoint, weights
@@ -124,13 +124,13 @@ def test_a_write_that_stops_halfway_leaves_the_previous_file_whole(tmp_path):
     assert done.stdout.splitlines()[-1] == "['a.pth'] 2"
 
 
-def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path):
+def test_a_folder_that_cannot_be_created_is_one_clear_error(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(CheckpointError, match="cannot be written"):
         checkpoint.save(tmp_path / "file" / "a.pth", {"state_dict": {}})
 
 
-# ---------------------------------------------------------------- what others wrote
+# ---------------------------------------------------------------- files of other tools
 
 
 @pytest.mark.parametrize("wrap", [lambda s: {"state_dict": s}, lambda s: {"model": s, "epoch": 3}, lambda s: s])
@@ -143,7 +143,7 @@ def test_common_wrappings_give_the_same_names(tmp_path, wrap, prefix):
     assert loaded["meta"] == {}
 
 
-def test_old_torch_files_that_are_no_zip_are_read(tmp_path):
+def test_old_torch_files_that_are_not_zip_archives_are_read(tmp_path):
     torch.save(small_model().state_dict(), tmp_path / "a.pth", _use_new_zipfile_serialization=False)
     assert len(checkpoint.load(tmp_path / "a.pth")["state_dict"]) == 9
 
@@ -169,7 +169,7 @@ def alone() -> Iterator[None]:
 
 @pytest.mark.parametrize("kind", HOSTILE)
 @pytest.mark.filterwarnings("ignore")
-def test_a_file_that_wants_to_run_code_is_refused_and_not_run(tmp_path, kind, alone):
+def test_a_file_with_code_is_refused_and_not_run(tmp_path, kind, alone):
     path = write_hostile(kind, tmp_path / "a.pth")
     pickled = r"a\.pth' needs a package.*\n.*segplug-backbones"
     said = {"program": "nothing in it was run", "tar": "nothing in it was run", "newer pickle": ""}
@@ -178,7 +178,7 @@ def test_a_file_that_wants_to_run_code_is_refused_and_not_run(tmp_path, kind, al
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_what_a_program_runs_is_seen(tmp_path):
+def test_code_run_by_a_program_is_detected(tmp_path):
     path = write_hostile("program", tmp_path / "a.pth")
     with pytest.raises(CheckFailed, match="was run"), runs_nothing(tmp_path):
         torch.jit.load(path)
@@ -212,7 +212,7 @@ def test_a_bad_file_is_one_clear_error_that_names_it(tmp_path, write, said, alon
     assert str(path) in str(caught.value)
 
 
-def test_a_misspelt_name_brings_the_near_one(tmp_path):
+def test_a_misspelt_name_gets_a_suggestion(tmp_path):
     torch.save({"w": torch.ones(1)}, tmp_path / "latest.pth")
     with pytest.raises(CheckpointError, match=r"did you mean latest\.pth"):
         checkpoint.load(tmp_path / "lastest.pth")
@@ -227,7 +227,7 @@ def test_a_folder_names_the_files_in_it(tmp_path):
 # ---------------------------------------------------------------- into a model
 
 
-def test_strict_loads_what_fits_completely():
+def test_strict_loads_weights_that_fit_completely():
     report = weights.load_weights(small_model(), small_model().state_dict(), mode="strict")
     assert len(report.loaded) == 9
     assert (report.skipped, report.reshaped, report.fresh) == ((), (), ())
@@ -282,7 +282,7 @@ def test_a_file_from_before_batch_norm_counted_batches_loads_strictly(tmp_path):
 @pytest.mark.parametrize(
     ("metric", "wanted"), [("mIoU", 3), ("loss", 1), ("depth.rmse", 1), ("ECE", 1), ("IoU.piece", 3)]
 )
-def test_of_errors_the_least_is_best(metric, wanted):
+def test_the_best_of_error_metrics_is_the_lowest(metric, wanted):
     hook = CheckpointHook(best=metric)
     for iteration, value in enumerate((0.1, 0.2, 0.3), 1):
         hook.after_validation(SimpleNamespace(iteration=iteration), {metric: value})

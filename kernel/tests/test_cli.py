@@ -92,7 +92,7 @@ def test_the_traceback_is_shown_on_request(raising: Any, capsys: pytest.CaptureF
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_what_no_user_can_cause_is_not_hidden(raising: Any) -> None:
+def test_unexpected_errors_are_not_hidden(raising: Any) -> None:
     raising(RuntimeError("a bug"))
     with pytest.raises(RuntimeError, match="a bug"):
         cli.main(["run"])
@@ -103,12 +103,12 @@ def test_a_misspelt_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]
     assert "did you mean 'plugins'?" in capsys.readouterr().err
 
 
-def test_a_command_like_no_other_points_to_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unrecognisable_command_points_to_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("xyzzy") == 2
     assert "see seg-kernel --help" in capsys.readouterr().err
 
 
-def test_a_known_command_whose_package_is_missing_gives_the_pip_line(
+def test_a_known_command_of_a_missing_package_gets_the_pip_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Catalog, "discover", lambda: Catalog())
@@ -139,12 +139,12 @@ def test_an_ambiguous_command_names_both(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.usefixtures("with_commands")
-def test_a_command_that_is_none_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_entry_point_that_is_not_a_command_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("b/same") == 2
     assert "must be a click command, not a function" in capsys.readouterr().err
 
 
-def test_the_log_level_can_stand_before_and_after_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_log_level_can_be_before_or_after_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("--log-level", "error", "plugins", "--log-level", "debug", "--json") == 0
     assert call("plugins", "--log-level", "loud") == 2
 
@@ -165,7 +165,7 @@ def options_of(command: click.Command, name: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_the_command_line_does_not_grow_unnoticed(name: str) -> None:
-    """Add what is meant to be there to fixtures/command_line.txt, by hand."""
+    """Add intended changes to fixtures/command_line.txt by hand."""
     command: click.Command = pytest.importorskip(f"segkernel.cli.{name}").command
     lines = FLAGS.read_text().splitlines()
     assert list(options_of(command, name)) == [line for line in lines if line.split()[0].rstrip(":") == name]

@@ -62,7 +62,7 @@ class Blend:
 
 
 class FailsAt:
-    """Its code is at fault at one index."""
+    """Has a bug at one index."""
 
     def __init__(self, index):
         self.index = index
@@ -86,13 +86,13 @@ def test_batches_are_the_same_for_any_number_of_workers(rectangles, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_restart_goes_on_where_it_stopped(rectangles, workers):
+def test_a_restart_continues_where_it_stopped(rectangles, workers):
     loader = Loader(rectangles(), [Jitter()], micro_batch=3, workers=workers)
     whole = batches(loader, 6)
     assert all(torch.equal(a, b) for a, b in zip(whole[4:], batches(loader, 2, position=12)))
 
 
-def test_two_ranks_share_what_one_rank_takes(rectangles):
+def test_two_ranks_share_the_samples_of_one_rank(rectangles):
     one = batches(Loader(rectangles(), [Jitter()], micro_batch=4), 3)
     two = [batches(Loader(rectangles(), [Jitter()], micro_batch=2), 3, rank=r, world_size=2) for r in (0, 1)]
     for whole, first, second in zip(one, *two):
@@ -104,7 +104,7 @@ def test_an_epoch_visits_every_sample_once(rectangles):
     assert sorted(names) == sorted(f"image_{i}" for i in range(12))
 
 
-def test_loading_leaves_the_global_generators_alone(rectangles):
+def test_loading_does_not_change_the_global_generators(rectangles):
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
@@ -149,7 +149,7 @@ def test_evaluation_never_pads_and_keeps_truth_at_the_original_size(rectangles):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_fault_in_the_code_of_a_data_set_names_the_sample(workers):
+def test_a_bug_in_a_data_set_is_reported_with_the_sample(workers):
     loader = Loader(FailsAt(5), micro_batch=2, workers=workers, shuffle=False)
     for found in (loader.train_batches(), loader.eval_batches()):
         with pytest.raises(TrainingError) as caught:
@@ -159,7 +159,7 @@ def test_a_fault_in_the_code_of_a_data_set_names_the_sample(workers):
     loader.close()
 
 
-def test_evaluation_refuses_transforms_that_leave_a_part_of_the_image_out(rectangles):
+def test_evaluation_refuses_transforms_that_crop_the_image(rectangles):
     class Quarter:
         needs = 0
 

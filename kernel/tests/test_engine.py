@@ -25,7 +25,7 @@ def batches(rectangles):
     return [next(loader) for _ in range(4)]
 
 
-def test_a_step_is_a_plain_loop_s_step(tiny_model, batches):
+def test_a_step_equals_that_of_a_plain_loop(tiny_model, batches):
     ours, plain = tiny_model(dropout=0.0), tiny_model(dropout=0.0).train()
     losses = steps(ours, LocalEngine("cpu"), batches)
     optimizer, preprocessor = torch.optim.SGD(plain.parameters(), lr=0.1), Preprocessor().train()
@@ -57,7 +57,7 @@ def test_clipping_limits_the_gradient_and_reports_its_norm(tiny_model, batches):
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_a_device_that_is_not_there_is_named():
+def test_an_unavailable_device_is_named():
     with pytest.raises(UsageError, match="warp"):
         LocalEngine("warp")
 

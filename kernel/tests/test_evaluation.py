@@ -1,4 +1,4 @@
-"""What an evaluation runs and computes: one pass for metrics and loss, and the old names of its parts."""
+"""Evaluation: one pass for metrics and loss, and the old names of its parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SLIDE = {"mode": "slide", "crop_size": (16, 16), "stride": (16, 16)}
 
 @pytest.fixture
 def validate(make_runner, tiny_model, pixel_accuracy):
-    """Return a function that validates once; it gives the metrics and how often the model ran."""
+    """Return a function that validates once; it returns the metrics and the number of forward passes."""
 
     def run(two_passes: bool = False, **options):
         model = tiny_model()
@@ -41,12 +41,12 @@ def test_metrics_and_loss_come_from_one_pass(validate) -> None:
 
 
 @pytest.mark.parametrize("options", [{"two_passes": True}, {"test_cfg": SLIDE}, {"loss": False}])
-def test_the_loss_is_left_out_where_it_costs_a_second_pass_or_is_not_wanted(validate, options) -> None:
+def test_no_loss_if_it_needs_a_second_pass_or_is_turned_off(validate, options) -> None:
     metrics, _ = validate(**options)
     assert "loss" not in metrics
 
 
-def test_the_loss_of_whole_images_can_be_asked_for_beside_windows(validate) -> None:
+def test_the_loss_of_whole_images_can_be_requested_with_windows(validate) -> None:
     assert validate(test_cfg=SLIDE, loss=True)[0]["loss"] == pytest.approx(validate()[0]["loss"])
 
 
@@ -64,7 +64,7 @@ class Wants:
         return {"channels": float(self.shape[0])}
 
 
-def test_a_metric_may_still_ask_for_probabilities_by_the_old_name(make_runner) -> None:
+def test_a_metric_may_still_request_probabilities_by_the_old_name(make_runner) -> None:
     runner = make_runner(evaluation=Evaluation([Wants()]))
     with pytest.warns(SegKernelRemovedIn04Warning) as warned:
         assert runner.test()["channels"] == 3
@@ -73,7 +73,7 @@ def test_a_metric_may_still_ask_for_probabilities_by_the_old_name(make_runner) -
     assert "the field 'seg_scores' is deprecated and will be removed in 0.4; use 'seg_probabilities'" in messages
 
 
-def test_the_old_name_of_a_field_is_found_where_the_new_one_is() -> None:
+def test_the_old_name_of_a_field_finds_the_new_one() -> None:
     prediction = Prediction({"seg": torch.zeros(2, 2), "seg_probabilities": torch.ones(3, 2, 2)})
     with pytest.warns(SegKernelRemovedIn04Warning):
         assert prediction.get("seg_scores") is prediction["seg_probabilities"]

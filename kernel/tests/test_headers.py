@@ -25,7 +25,7 @@ def test_the_chunks_of_a_png_lead_to_its_end() -> None:
     assert int.from_bytes(data[start + 8 : end - 4][:4], "big") == 8
 
 
-def test_a_chunk_that_is_cut_is_not_there() -> None:
+def test_a_truncated_chunk_is_left_out() -> None:
     assert b"IEND" not in [name for name, *_ in png_chunks(encoded(".png")[:-1])]
 
 
@@ -44,12 +44,12 @@ def test_the_tags_of_a_tiff() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"II*\0", encoded(".png"), b"MM\0+" + b"\xff" * 40], ids=range(4))
-def test_what_is_no_tiff_has_no_tags(data: bytes) -> None:
+def test_data_that_is_not_a_tiff_has_no_tags(data: bytes) -> None:
     assert tiff_tags(data) == {}
 
 
 @pytest.mark.parametrize("reader", [png_chunks, jpeg_segments, tiff_tags])
-def test_nothing_is_raised_wherever_a_file_ends(reader) -> None:
+def test_truncation_at_any_byte_raises_nothing(reader) -> None:
     for suffix in (".png", ".jpg", ".tif"):
         data = encoded(suffix)
         for length in range(0, len(data), 7):

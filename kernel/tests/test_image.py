@@ -17,8 +17,8 @@ from segkernel.errors import DataError, SegKernelError
 
 
 @pytest.fixture
-def picture() -> np.ndarray:
-    """A smooth picture, 48 x 64, whose channels differ."""
+def photo() -> np.ndarray:
+    """A smooth photo, 48 x 64, whose channels differ."""
     noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
     return cv2.GaussianBlur(noise, (9, 9), 0)
 
@@ -36,23 +36,23 @@ def indexed_png(indices: np.ndarray, depth: int, palette: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "größe 街道.png"])
-def test_an_image_is_read_as_rgb(tmp_path: Path, picture: np.ndarray, name: str) -> None:
-    _, encoded = cv2.imencode(Path(name).suffix, picture[..., ::-1])
+def test_an_image_is_read_as_rgb(tmp_path: Path, photo: np.ndarray, name: str) -> None:
+    _, encoded = cv2.imencode(Path(name).suffix, photo[..., ::-1])
     (tmp_path / name).write_bytes(encoded.tobytes())
-    assert np.array_equal(image.read(str(tmp_path / name)), picture)
+    assert np.array_equal(image.read(str(tmp_path / name)), photo)
 
 
 @pytest.mark.parametrize("kind", ["rgb", "rgba", "grey", "16 bits", "palette", "jpeg", "grey jpeg", "turned jpeg"])
-def test_colours_are_the_same_whichever_way_opencv_gives_them(
-    tmp_path: Path, picture: np.ndarray, kind: str, monkeypatch: pytest.MonkeyPatch
+def test_colours_do_not_depend_on_the_channel_order_of_opencv(
+    tmp_path: Path, photo: np.ndarray, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / ("picture.jpg" if "jpeg" in kind else "picture.png")
-    arrays = {"rgba": np.dstack([picture, picture[..., 0]]), "16 bits": picture.astype(np.uint16) * 257}
-    pixels = picture[..., 0] if "grey" in kind or kind == "palette" else arrays.get(kind, picture)
+    path = tmp_path / ("photo.jpg" if "jpeg" in kind else "photo.png")
+    arrays = {"rgba": np.dstack([photo, photo[..., 0]]), "16 bits": photo.astype(np.uint16) * 257}
+    pixels = photo[..., 0] if "grey" in kind or kind == "palette" else arrays.get(kind, photo)
     cv2.imwrite(str(path), pixels)
     data = path.read_bytes()
     if kind == "palette":
-        data = indexed_png(picture[..., 0] % 16, 4, bytes(range(48)))
+        data = indexed_png(photo[..., 0] % 16, 4, bytes(range(48)))
     if kind == "turned jpeg":
         exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
         data = data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:]
@@ -60,7 +60,7 @@ def test_colours_are_the_same_whichever_way_opencv_gives_them(
     found = image.read(path)
     monkeypatch.delattr(cv2, "IMREAD_COLOR_RGB", raising=False)
     assert np.array_equal(found, image.read(path))
-    assert found.shape == ((*picture.shape[1::-1], 3) if kind == "turned jpeg" else picture.shape)
+    assert found.shape == ((*photo.shape[1::-1], 3) if kind == "turned jpeg" else photo.shape)
 
 
 # ---------------------------------------------------------------- bad files
@@ -81,8 +81,8 @@ def test_unusable_paths_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_file_is_named(tmp_path: Path, picture: np.ndarray) -> None:
-    cv2.imwrite(str(tmp_path / "a.png"), picture)
+def test_an_unreadable_file_is_named(tmp_path: Path, photo: np.ndarray) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), photo)
     (tmp_path / "a.png").chmod(0)
     with pytest.raises(DataError, match="Permission denied"):
         image.read(tmp_path / "a.png")
@@ -90,18 +90,18 @@ def test_an_unreadable_file_is_named(tmp_path: Path, picture: np.ndarray) -> Non
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif", ".webp"])
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.9, 0.999])
-def test_a_file_that_is_cut_short_is_refused(tmp_path: Path, picture: np.ndarray, suffix: str, share: float) -> None:
+def test_a_file_that_is_cut_short_is_refused(tmp_path: Path, photo: np.ndarray, suffix: str, share: float) -> None:
     path = tmp_path / f"cut{suffix}"
-    cv2.imwrite(str(path), picture)
+    cv2.imwrite(str(path), photo)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(DataError, match=r"cut short|damaged"):
         image.read(path)
 
 
-def test_a_jpeg_cut_short_is_refused_in_spite_of_its_thumbnail(tmp_path: Path, picture: np.ndarray) -> None:
-    _, small = cv2.imencode(".jpg", picture[:8, :8])
-    _, whole = cv2.imencode(".jpg", picture)
+def test_a_jpeg_cut_short_is_refused_in_spite_of_its_thumbnail(tmp_path: Path, photo: np.ndarray) -> None:
+    _, small = cv2.imencode(".jpg", photo[:8, :8])
+    _, whole = cv2.imencode(".jpg", photo)
     header = b"\xff\xe1" + struct.pack(">H", 2 + len(small)) + small.tobytes()
     data = whole.tobytes()[:2] + header + whole.tobytes()[2:]
     (tmp_path / "whole.jpg").write_bytes(data + b"what a phone appends \xff\xda")
@@ -111,8 +111,8 @@ def test_a_jpeg_cut_short_is_refused_in_spite_of_its_thumbnail(tmp_path: Path, p
         image.read(tmp_path / "cut.jpg")
 
 
-def test_a_damaged_png_is_refused(tmp_path: Path, picture: np.ndarray) -> None:
-    cv2.imwrite(str(tmp_path / "a.png"), picture)
+def test_a_damaged_png_is_refused(tmp_path: Path, photo: np.ndarray) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), photo)
     data = bytearray((tmp_path / "a.png").read_bytes())
     data[len(data) // 2] ^= 0xFF
     (tmp_path / "a.png").write_bytes(data)
@@ -144,8 +144,8 @@ def tiff(
 
 
 @pytest.mark.parametrize("big", [False, True])
-def test_a_tiff_that_is_no_picture_is_refused(tmp_path: Path, picture: np.ndarray, big: bool) -> None:
-    path, four = tmp_path / "raster.tif", np.dstack([picture, picture[..., :1]])
+def test_a_tiff_that_is_not_a_photo_is_refused(tmp_path: Path, photo: np.ndarray, big: bool) -> None:
+    path, four = tmp_path / "raster.tif", np.dstack([photo, photo[..., :1]])
 
     def problem(content: bytes) -> str:
         path.write_bytes(content)
@@ -155,29 +155,29 @@ def test_a_tiff_that_is_no_picture_is_refused(tmp_path: Path, picture: np.ndarra
 
     assert problem(tiff(four, 1, (0, 0, 0), big=big)) == "a raster of 4 bands: RasterDataset reads it"
     assert problem(tiff(np.dstack([four, four]), 2, (0,) * 5, big=big)).startswith("a raster of 8 bands")
-    assert problem(tiff(picture.astype(np.int16), 2, number=2, big=big)).startswith(
+    assert problem(tiff(photo.astype(np.int16), 2, number=2, big=big)).startswith(
         "a raster of signed, floating-point or 32-bit"
     )
-    half = np.dstack([picture, np.full(picture.shape[:2], 100, np.uint8)])
+    half = np.dstack([photo, np.full(photo.shape[:2], 100, np.uint8)])
     assert problem(tiff(half, 2, (2,), big=big)).startswith("a raster of partly transparent colours")
 
 
 @pytest.mark.parametrize("big", [False, True])
-def test_a_tiff_that_is_a_picture_is_read(tmp_path: Path, picture: np.ndarray, big: bool) -> None:
-    opaque = np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
-    for content in (tiff(picture, 2, big=big), tiff(opaque, 2, (2,), big=big), tiff(opaque, 2, (0,), big=big)):
-        (tmp_path / "picture.tif").write_bytes(content)
-        assert (image.read(tmp_path / "picture.tif") == picture).all()
+def test_a_tiff_that_is_a_photo_is_read(tmp_path: Path, photo: np.ndarray, big: bool) -> None:
+    opaque = np.dstack([photo, np.full(photo.shape[:2], 255, np.uint8)])
+    for content in (tiff(photo, 2, big=big), tiff(opaque, 2, (2,), big=big), tiff(opaque, 2, (0,), big=big)):
+        (tmp_path / "photo.tif").write_bytes(content)
+        assert (image.read(tmp_path / "photo.tif") == photo).all()
 
 
-def test_half_a_tiff_header_is_no_image(tmp_path: Path, picture: np.ndarray) -> None:
+def test_half_a_tiff_header_is_not_an_image(tmp_path: Path, photo: np.ndarray) -> None:
     for length in range(1, 160, 3):
-        (tmp_path / "cut.tif").write_bytes(tiff(picture, 2)[:length])
+        (tmp_path / "cut.tif").write_bytes(tiff(photo, 2)[:length])
         with pytest.raises(DataError):
             image.read(tmp_path / "cut.tif")
 
 
-def test_a_missing_opencv_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_opencv_is_reported_with_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "any.png").write_bytes(b"any")
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(SegKernelError, match="pip install opencv-python-headless"):
@@ -200,7 +200,7 @@ def test_an_image_that_is_too_large_is_refused_before_it_is_decoded(tmp_path, mo
     assert image.read(path).shape == (30, 40, 3)
 
 
-def test_what_may_never_end_is_no_image(tmp_path):
+def test_devices_and_pipes_are_not_images(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     for path in ("/dev/zero", tmp_path / "pipe.png"):
         with pytest.raises(DataError, match="not a regular file"):

@@ -56,6 +56,6 @@ def test_modules_without_models_import_no_torch(module: str) -> None:
     assert "torch" not in modules_after(f"import {module}")
 
 
-def test_importing_the_kernel_imports_next_to_nothing() -> None:
+def test_importing_the_kernel_imports_little() -> None:
     found = {name for name in modules_after("import segkernel") if name.startswith("segkernel")}
     assert found == {"segkernel"}

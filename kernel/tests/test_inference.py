@@ -1,4 +1,4 @@
-"""Preprocessing, windows, merging and labels: the figures MMSegmentation gives."""
+"""Preprocessing, windows, merging and labels: the values of MMSegmentation."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_evaluation_batches_are_not_padded():
     assert images.shape == (1, 3, 50, 60)
 
 
-def test_a_model_of_bgr_images_gets_them_and_says_so():
+def test_a_model_of_bgr_images_gets_them_and_stores_it():
     pixels = torch.arange(3, dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 4, 4).contiguous()
     preprocessor = Preprocessor(mean=(0, 0, 1), std=(1, 1, 2), channel_order="bgr").eval()
     images, _ = preprocessor(plain(pixels))
@@ -80,7 +80,7 @@ def test_another_number_of_channels_is_refused():
         ("binary_thr", PixelClasses(2, 1, "sigmoid", 0.6), (40, 48)),
     ],
 )
-def test_scores_become_the_reference_s_labels(name, output, original):
+def test_logits_are_decoded_to_the_reference_s_labels(name, output, original):
     scores = random_scores(output.out_channels)
     batch = plain(torch.zeros(2, 3, 40, 48))
     batch.original_sizes = [original] * 2
@@ -89,7 +89,7 @@ def test_scores_become_the_reference_s_labels(name, output, original):
     assert (labels == GOLDEN[f"pred_{name}"]).mean() > 0.9999
 
 
-def test_padding_is_cut_off_before_the_scores_are_resized():
+def test_padding_is_removed_before_the_logits_are_resized():
     scores = random_scores(5)
     batch = plain(torch.zeros(2, 3, 33, 42))
     batch.original_sizes = [(30, 37)] * 2
@@ -133,7 +133,7 @@ def test_windows_cover_everything_and_average_where_they_overlap():
     torch.testing.assert_close(found["seg"], position[:, :1])
 
 
-def test_a_window_larger_than_the_image_sees_it_whole():
+def test_a_window_larger_than_the_image_covers_it():
     images = torch.rand(1, 3, 20, 30)
     predict = lambda x: {"seg": x[:, :1]}  # noqa: E731
     found = infer(predict, images, {"seg": SOFTMAX}, {"mode": "slide", "crop_size": (64, 64), "stride": (48, 48)})
@@ -166,7 +166,7 @@ def test_labels_are_small_integers_where_they_fit():
     assert PixelClasses(300, 300).decode(torch.zeros(1, 300, 2, 2)).dtype == torch.int64
 
 
-def test_several_labels_are_one_decision_for_each_class() -> None:
+def test_multilabel_outputs_have_one_decision_per_class() -> None:
     output = PixelClasses(2, 2, "sigmoid", 0.6, task="multilabel")
     scores = torch.tensor([2.0, 0.1, -3.0, 5.0]).view(1, 2, 1, 2)
     labels = output.decode(scores)

@@ -1,4 +1,4 @@
-"""How batches travel: draw orders of a component, where time goes, shared memory."""
+"""Loading: samplers, timing, shared memory."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_sampler_is_asked_once_for_each_epoch(rectangles):
     assert asked == [(9, 0, 2), (9, 1, 2), (9, 2, 2)]
 
 
-def test_a_sampler_has_nothing_to_say_in_evaluation(rectangles):
+def test_a_sampler_has_no_effect_in_evaluation(rectangles):
     loader = Loader(rectangles(4), sampler=Backwards())
     assert [m["name"] for batch in loader.eval_batches() for m in batch.meta] == [f"image_{i}" for i in range(4)]
 
@@ -80,7 +80,7 @@ def test_a_sampler_of_the_wrong_length_is_refused(rectangles):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_batch_knows_what_each_stage_took(rectangles, workers):
+def test_a_batch_has_the_seconds_of_each_stage(rectangles, workers):
     loader = Loader(rectangles(), [Slow()], micro_batch=3, workers=workers)
     for batch in islice(loader.train_batches(), 4):
         assert list(batch.seconds) == ["decode", "Slow", "resample", "collate"]
@@ -88,7 +88,7 @@ def test_a_batch_knows_what_each_stage_took(rectangles, workers):
         assert all(value >= 0 for value in batch.seconds.values())
 
 
-def test_reading_files_is_told_from_decoding_them(rectangles, tmp_path, monkeypatch):
+def test_reading_and_decoding_are_timed_separately(rectangles, tmp_path, monkeypatch):
     from pathlib import Path
 
     import cv2
@@ -110,7 +110,7 @@ def test_reading_files_is_told_from_decoding_them(rectangles, tmp_path, monkeypa
     assert 0.005 <= seconds["decode"] < 0.2
 
 
-# ---------------------------------------------------------------- the way of a batch
+# ---------------------------------------------------------------- shared memory
 
 
 def test_batches_of_workers_arrive_in_shared_memory(rectangles):
@@ -123,7 +123,7 @@ def test_batches_of_workers_arrive_in_shared_memory(rectangles):
     assert batch.truths[0]["seg"].is_shared()
 
 
-def test_what_is_pickled_of_a_batch_does_not_grow_with_its_pixels(rectangles):
+def test_the_pickle_of_a_batch_does_not_grow_with_its_pixels(rectangles):
     batch = next(Loader(rectangles(size=(256, 256)), micro_batch=2).train_batches())
     assert batch.images.nbytes > 300_000
     assert len(ForkingPickler.dumps(batch)) < 5_000

@@ -1,4 +1,4 @@
-"""Outputs of a segmentor: maps of classes and of numbers, and a kind of output that the kernel does not know."""
+"""Outputs of a segmentor: maps of classes and of numbers, and a kind of output from elsewhere."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def batch_and_images(padding: int = 16) -> tuple[Any, Tensor]:
 
 
 @pytest.mark.parametrize("tta", [None, {"scales": (1.0, 2.0), "flip": True}])
-def test_boxes_come_through_padding_scales_and_mirrored_views_at_the_original_size(tta: Any) -> None:
+def test_boxes_of_padded_scaled_and_mirrored_views_are_at_the_original_size(tta: Any) -> None:
     batch, images = batch_and_images()
     batch.original_sizes = [(2 * height, 2 * width) for height, width in batch.sizes]
     model = Detector()
@@ -138,7 +138,7 @@ def test_a_runner_tests_boxes(make_runner) -> None:
     assert runner.test() == {"box_error": 0.0, "images": 3.0}
 
 
-def test_an_output_that_cannot_be_merged_over_windows_says_so() -> None:
+def test_an_output_that_cannot_be_merged_over_windows_raises() -> None:
     _, images = batch_and_images()
     slide = {"mode": "slide", "crop_size": (32, 32), "stride": (16, 16)}
     with pytest.raises(UsageError, match="BoxOutput cannot be merged over sliding windows; use mode: whole"):
@@ -152,7 +152,7 @@ def test_fields_that_are_mappings_move_with_their_prediction() -> None:
     assert first.to("meta")["seg"]["boxes"].is_meta
 
 
-def test_an_output_comes_back_from_its_config() -> None:
+def test_an_output_is_rebuilt_from_its_config() -> None:
     output = PixelClasses(3, 3, align_corners=True)
     assert output_of(output.config()) == output
 

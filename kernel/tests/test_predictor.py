@@ -27,7 +27,7 @@ from segkernel.predictor import Predictor
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def photos(tmp_path):
     """Three images of different sizes in a folder."""
     rng = np.random.default_rng(0)
     for name, size in {"a.jpg": (20, 30), "b.png": (33, 17), "c.png": (20, 30)}.items():
@@ -40,8 +40,8 @@ def predictor(tiny_model):
     return Predictor(tiny_model(), classes=["ground", "red", "blue"])
 
 
-def test_one_path_gives_one_prediction_at_the_image_s_size(predictor, pictures):
-    prediction = predictor(pictures / "b.png")
+def test_one_path_gives_one_prediction_at_the_image_s_size(predictor, photos):
+    prediction = predictor(photos / "b.png")
     assert prediction.labels.shape == (33, 17)
     assert prediction.meta["name"] == "b"
 
@@ -50,8 +50,8 @@ def test_an_array_gives_one_prediction(predictor):
     assert predictor(np.zeros((9, 11, 3), np.uint8)).labels.shape == (9, 11)
 
 
-def test_several_images_give_a_list_in_their_order(predictor, pictures):
-    inputs = [pictures / "a.jpg", str(pictures / "b.png"), image.read(pictures / "c.png")]
+def test_several_images_give_a_list_in_their_order(predictor, photos):
+    inputs = [photos / "a.jpg", str(photos / "b.png"), image.read(photos / "c.png")]
     wanted = [(20, 30), (33, 17), (20, 30)]
     assert [tuple(p.labels.shape) for p in predictor(inputs)] == wanted
     assert [tuple(p.labels.shape) for p in predictor(source for source in inputs)] == wanted
@@ -60,26 +60,26 @@ def test_several_images_give_a_list_in_their_order(predictor, pictures):
 @pytest.mark.parametrize(
     ("inputs", "said"), [("missing.jpg", "no such file"), ("", "an empty string"), (".", "a directory")]
 )
-def test_what_is_not_there_is_named(predictor, inputs, said):
+def test_a_missing_image_is_named(predictor, inputs, said):
     with pytest.raises((DataError, UsageError), match=said):
         predictor([inputs])
 
 
-def test_values_that_are_not_finite_are_said(predictor, caplog):
+def test_values_that_are_not_finite_are_logged(predictor, caplog):
     predictor.predict(np.full((20, 30, 3), np.nan, np.float32), name="scan")
     assert "scan: some values are not finite" in caplog.text
 
 
-def test_a_list_of_one_gives_a_list(predictor, pictures):
-    assert isinstance(predictor([pictures / "a.jpg"]), list)
+def test_a_list_of_one_gives_a_list(predictor, photos):
+    assert isinstance(predictor([photos / "a.jpg"]), list)
 
 
-def test_scores_are_probabilities(predictor, pictures):
-    scores = predictor(pictures / "a.jpg", probabilities=True)["seg_probabilities"]
+def test_scores_are_probabilities(predictor, photos):
+    scores = predictor(photos / "a.jpg", probabilities=True)["seg_probabilities"]
     torch.testing.assert_close(scores.sum(0), torch.ones(20, 30))
 
 
-def test_classes_and_palette_win_over_the_data_set_s(tiny_model, rectangles):
+def test_classes_and_palette_override_the_data_set_s(tiny_model, rectangles):
     known = Predictor(tiny_model(), dataset=rectangles())
     own = Predictor(tiny_model(), dataset=rectangles(), classes=["x", "y", "z"], palette=[(1, 2, 3)] * 3)
     assert known.classes == ("ground", "red", "blue")
@@ -92,12 +92,12 @@ def test_a_wrong_number_of_classes_is_refused(tiny_model):
         Predictor(tiny_model(), classes=["one", "two"])
 
 
-def test_a_module_that_only_gives_scores_is_wrapped():
+def test_a_module_that_only_returns_logits_is_wrapped():
     predictor = Predictor(torch.nn.Conv2d(3, 2, 1), classes=["no", "yes"])
     assert predictor(np.zeros((5, 6, 3), np.uint8)).labels.shape == (5, 6)
 
 
-def test_a_module_that_does_not_say_its_classes_is_refused():
+def test_a_module_without_classes_is_refused():
     with pytest.raises(UsageError, match="classes"):
         Predictor(torch.nn.Conv2d(3, 2, 1))
 
@@ -130,7 +130,7 @@ def test_an_empty_list_gives_an_empty_list(predictor):
         ("", "empty"),
     ],
 )
-def test_what_is_no_image_is_named(predictor, wrong, said):
+def test_an_input_that_is_not_an_image_is_refused(predictor, wrong, said):
     with pytest.raises((DataError, UsageError), match=said):
         predictor(wrong)
 
@@ -146,7 +146,7 @@ class Wrapped(torch.nn.Module):
 
 
 @pytest.mark.parametrize(("module", "said"), [(torch.nn.Conv2d(3, 5, 1), r"\(1, 5, 4, 4\)"), (Wrapped(), "dict")])
-def test_a_module_that_gives_no_scores_of_the_classes_is_refused(module, said):
+def test_a_module_that_does_not_return_logits_of_the_classes_is_refused(module, said):
     with pytest.raises(UsageError, match=said):
         Predictor(module, classes=["no", "yes"])(np.zeros((4, 4, 3), np.uint8))
 
@@ -157,7 +157,7 @@ def test_a_palette_of_other_than_one_colour_per_class_is_refused(palette):
         Predictor(torch.nn.Conv2d(3, 2, 1), classes=["no", "yes"], palette=palette)
 
 
-def test_a_misspelt_preprocess_key_brings_the_near_one():
+def test_a_misspelt_preprocess_key_gets_a_suggestion():
     with pytest.raises(ConfigError, match="did you mean 'mean'"):
         Predictor(torch.nn.Conv2d(3, 2, 1), classes=["no", "yes"], preprocess={"meen": [1, 2, 3]})
 
@@ -211,7 +211,7 @@ class ScaleExporter(Exporter):
 
 @pytest.fixture
 def trained(tmp_path, monkeypatch):
-    """A checkpoint as a run writes it; its data set is not there, and its backbone's first weights are not either."""
+    """A checkpoint as a run writes it, whose data set and pretrained weights do not exist."""
     (tmp_path / "shades.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "shades", raising=False)
@@ -249,13 +249,13 @@ def test_a_checkpoint_is_read_once(trained, monkeypatch):
     assert read == [trained]
 
 
-def test_given_names_win_over_the_checkpoint_s(trained):
+def test_given_names_override_the_checkpoint_s(trained):
     predictor = Predictor(trained, trust=True, classes=["night", "day"])
     assert predictor.classes == ("night", "day")
     assert predictor.palette == ((0, 0, 9), (9, 9, 0))
 
 
-def test_a_config_without_weights_says_that_it_means_nothing(trained, caplog):
+def test_a_config_without_weights_warns_of_random_predictions(trained, caplog):
     predictor = Predictor({"model": {"type": "shades:Shades"}})
     assert "predictions are random" in caplog.text
     assert predictor.classes == ("class 0", "class 1")
@@ -265,7 +265,7 @@ def test_a_config_and_weights_give_the_weights_model(trained):
     assert Predictor({"model": {"type": "shades:Shades"}}, weights=trained).model.scale == 2
 
 
-def test_classes_stay_numbers_where_the_data_s_package_is_not_installed(trained, caplog):
+def test_classes_are_numbered_if_the_data_s_package_is_not_installed(trained, caplog):
     state = checkpoint.load(trained)
     del state["meta"]["classes"], state["meta"]["palette"]
     checkpoint.save(trained, state)
@@ -302,7 +302,7 @@ def test_a_checkpoint_s_config_is_data(trained, changes, asked):
         ("palette", ["red", "blue"], "ignored its palette"),
     ],
 )
-def test_classes_of_the_wrong_kind_are_left_out_of_what_a_file_knows(trained, caplog, key, value, said):
+def test_classes_of_the_wrong_type_in_a_file_are_ignored(trained, caplog, key, value, said):
     content = torch.load(trained, weights_only=True)
     content["meta"][key] = value
     torch.save(content, trained)
@@ -377,7 +377,7 @@ def test_a_config_s_exporter_is_the_one_that_loads_its_files(exported):
     assert predictor.model.loader.factor == 5.0
 
 
-def test_an_exported_file_is_asked_to_run_where_the_predictor_is(exported, monkeypatch):
+def test_an_exported_file_runs_on_the_device_of_the_predictor(exported, monkeypatch):
     import shades
 
     asked = []
@@ -390,7 +390,7 @@ def test_an_exported_file_is_asked_to_run_where_the_predictor_is(exported, monke
     assert asked == [None, None, "cpu"]
 
 
-def test_a_test_runs_an_exported_file_where_the_engine_is(exported, monkeypatch):
+def test_an_exported_file_is_tested_on_the_device_of_the_engine(exported, monkeypatch):
     import shades
 
     from segkernel.loading import load_exported
@@ -409,7 +409,7 @@ def test_a_file_that_no_exporter_reads_names_the_package(exported, monkeypatch, 
         Predictor(exported)
 
 
-def test_a_model_that_the_memory_does_not_hold_is_refused_before_it_is_taken() -> None:
+def test_a_model_too_large_for_the_memory_is_refused_before_allocation() -> None:
     half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     with SizeLimit() as limit, pytest.raises(UsageError, match="the model is too large"):
         torch.empty(half // 4 + 1)

@@ -1,4 +1,4 @@
-"""The runner: training, validation, test, resume, signals, and what goes wrong."""
+"""The runner: training, validation, test, resume, signals, and errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from segkernel.hookspecs import Run
 
 
 class Recorder:
-    """Notes every moment it is told of."""
+    """Records every call of a hook method."""
 
     def __init__(self, note=None, priority=Priority.NORMAL) -> None:
         self.moments: list[str] = [] if note is None else note
@@ -86,17 +86,17 @@ def test_hooks_run_by_priority_and_equal_ones_in_the_given_order(make_runner):
     assert [m for m in note if m.startswith("before_run")] == [f"before_run {p}" for p in (10, 30, 50, 70, 90)]
 
 
-def test_a_hook_for_a_moment_that_does_not_exist_is_refused(make_runner):
+def test_an_unknown_hook_method_is_refused(make_runner):
     class Misspelt:
         @hookimpl
         def before_trian(self):
-            """Not a moment."""
+            """Not a hook method."""
 
     with pytest.raises(UsageError, match="before_trian"):
         make_runner(hooks=[Misspelt()])
 
 
-def test_accumulation_takes_the_same_samples_as_one_large_batch(make_runner, tmp_path):
+def test_accumulation_uses_the_same_samples_as_one_large_batch(make_runner, tmp_path):
     seen: dict[int, list[str]] = {}
 
     class Names:
@@ -133,7 +133,7 @@ def test_resume_refuses_bare_weights(make_runner, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_finishes_the_step_saves_and_leaves(make_runner, number):
+def test_a_signal_finishes_the_step_saves_and_ends_the_run(make_runner, number):
     runner = make_runner(hooks=[At(4, lambda run: os.kill(os.getpid(), number))])
     with pytest.raises(Interrupted) as caught:
         runner.run()
@@ -142,7 +142,7 @@ def test_a_signal_finishes_the_step_saves_and_leaves(make_runner, number):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_a_validation_that_a_signal_cut_off_is_made_up_for_on_resume(make_runner):
+def test_an_interrupted_validation_is_rerun_on_resume(make_runner):
     runner = make_runner(hooks=[At(5, lambda run: os.kill(os.getpid(), signal.SIGINT))])
     with pytest.raises(Interrupted):
         runner.train()
@@ -168,7 +168,7 @@ def test_unreadable_training_samples_are_replaced_and_named(make_runner, rectang
     assert "image_1.png: cannot be read" in caplog.text
 
 
-def test_a_training_set_of_nothing_usable_stops(make_runner, rectangles):
+def test_a_training_set_without_usable_samples_stops(make_runner, rectangles):
     from segkernel.data import Loader
 
     with pytest.raises(DataError, match="10 samples in a row"):
@@ -235,7 +235,7 @@ class Misspelt:
     def after_train_iter(self): ...
 
 
-def test_a_moment_that_does_not_exist_gets_a_near_name(make_runner):
+def test_a_misspelt_hook_method_gets_a_suggestion(make_runner):
     with pytest.raises(UsageError) as caught:
         make_runner(hooks=[Misspelt()])
     expected = "unknown hook method 'after_train_iter'; did you mean 'after_train_iteration' or 'after_train'?"
@@ -256,7 +256,7 @@ class Falling:
 
 
 def resumed_elsewhere(make_runner, tmp_path, best):
-    """Return a run that goes on from iteration 10 of another one, whose best, 90, was of iteration 5."""
+    """Return a run that resumes iteration 10 of another one, whose best, 90, was at iteration 5."""
     hooks = [CheckpointHook(interval=1, keep=None)]
     first = make_runner(hooks=hooks, iterations=10, evaluation=Evaluation([Falling(90.0)]), test=None)
     first.run()
@@ -276,7 +276,7 @@ def test_best_is_best_of_the_whole_history_in_another_directory_too(make_runner,
     assert torch.load(best, weights_only=True)["iteration"] == 5
 
 
-def test_a_best_checkpoint_that_stayed_behind_is_said(make_runner, tmp_path, caplog):
+def test_a_missing_best_checkpoint_is_logged(make_runner, tmp_path, caplog):
     again, old = resumed_elsewhere(make_runner, tmp_path, best=80.0)
     (tmp_path / "copied.pt").write_bytes((old / "iter_0000010.pt").read_bytes())
     again.resume(tmp_path / "copied.pt")
@@ -327,7 +327,7 @@ def test_format_only_predicts_without_annotations(make_runner, rectangles):
 
 
 class Stages:
-    """Notes what is opened and closed, and fails where it is told to."""
+    """Records what is opened and closed, and fails at a given stage."""
 
     def __init__(self, note: list[str], name: str, fail: str = "", priority: int = 50) -> None:
         self.note, self.name, self.fail, self.priority = note, name, fail, priority
@@ -375,7 +375,7 @@ def nested(stage: str, *names: str) -> list[str]:
     return [f"{stage} {name}" for name in names]
 
 
-def test_what_a_hook_opened_is_closed_in_reverse_order_whatever_happens(make_runner):
+def test_stages_are_closed_in_reverse_order_also_on_errors(make_runner):
     note: list[str] = []
     hooks = [Stages(note, "b", "prediction"), Stages(note, "a", priority=10), Stages(note, "c")]
     with pytest.raises(ValueError, match="prediction"):
@@ -387,7 +387,7 @@ def test_what_a_hook_opened_is_closed_in_reverse_order_whatever_happens(make_run
     ]  # fmt: skip
 
 
-def test_a_hook_is_told_the_end_only_of_what_it_was_told_the_beginning_of(make_runner):
+def test_the_closing_method_is_only_called_if_the_opening_one_was(make_runner):
     note: list[str] = []
     hooks = [Stages(note, "a"), Stages(note, "b", "before_validation"), Stages(note, "c")]
     with pytest.raises(ValueError, match="before_validation"):
@@ -396,7 +396,7 @@ def test_a_hook_is_told_the_end_only_of_what_it_was_told_the_beginning_of(make_r
 
 
 class AveragedWeights:
-    """Puts other weights in for a validation, as an exponential moving average does."""
+    """Swaps in other weights for validation, as an exponential moving average does."""
 
     @hookimpl
     def before_validation(self, run):
@@ -409,7 +409,7 @@ class AveragedWeights:
         run.model.load_state_dict(self.kept)
 
 
-def test_a_signal_in_a_validation_leaves_the_weights_of_training_in_the_checkpoint(make_runner):
+def test_a_signal_during_validation_saves_the_training_weights(make_runner):
     class Signal:
         @hookimpl
         def after_prediction(self, run, prediction):
@@ -424,7 +424,7 @@ def test_a_signal_in_a_validation_leaves_the_weights_of_training_in_the_checkpoi
     assert all(value.abs().sum() > 0 for name, value in saved["state_dict"].items() if name.endswith("weight"))
 
 
-def test_what_a_hook_may_use_of_a_run_stays(make_runner):
+def test_the_run_protocol_is_stable(make_runner):
     names = {
         "model", "optimizer", "engine", "train_set", "val_set", "test_set", "work_dir", "config", "seed", "iteration",
         "max_iterations", "mode", "metrics", "data_wait", "settled", "labels", "epoch", "is_main", "stopping", "stop",
@@ -436,14 +436,14 @@ def test_what_a_hook_may_use_of_a_run_stays(make_runner):
     assert all(hasattr(runner, name) for name in names)
 
 
-def test_validate_alone_opens_and_leaves_a_run_directory(make_runner):
+def test_validate_alone_claims_and_releases_a_run_directory(make_runner):
     runner = make_runner(train=None, test=None, optimizer=None)
     assert runner.validate().keys() >= {"mIoU"}
     runner.close()
     assert (runner.work_dir / "log.txt").exists()
 
 
-def test_runs_that_start_in_the_same_second_get_directories_of_their_own(make_runner, tmp_path, monkeypatch):
+def test_runs_that_start_in_the_same_second_get_separate_directories(make_runner, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(time, "strftime", lambda *_: "20260101_000000")
     runners = [make_runner(train=None, test=None, optimizer=None, work_dir=None) for _ in range(3)]
@@ -497,7 +497,7 @@ def test_a_worker_that_dies_while_a_checkpoint_is_written_is_not_blamed_on_the_f
         make_runner(iterations=1, test=None).run()
 
 
-def test_what_a_killed_run_was_saving_is_removed_when_the_directory_is_taken(make_runner, tmp_path):
+def test_temporary_files_of_a_killed_run_are_removed(make_runner, tmp_path):
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)
     half, other = folder / ".iter_0000010.pt.4711.tmp", folder / "notes.tmp"
@@ -507,7 +507,7 @@ def test_what_a_killed_run_was_saving_is_removed_when_the_directory_is_taken(mak
     assert (half.exists(), other.exists()) == (False, True)
 
 
-def test_a_test_leaves_alone_what_a_run_may_be_saving(make_runner, tmp_path):
+def test_a_test_does_not_remove_temporary_files(make_runner, tmp_path):
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)
     half = folder / ".iter_0000010.pt.4711.tmp"
@@ -519,7 +519,7 @@ def test_a_test_leaves_alone_what_a_run_may_be_saving(make_runner, tmp_path):
 @pytest.mark.parametrize(
     "launcher", [("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"), ("SLURM_JOB_ID", "SLURM_RESTART_COUNT")]
 )
-def test_what_is_started_again_goes_on_where_it_left_off(tmp_path, monkeypatch, launcher):
+def test_a_restarted_launch_continues_where_it_stopped(tmp_path, monkeypatch, launcher):
     monkeypatch.chdir(tmp_path)
     folders = {name: tmp_path / "work_dirs" / "run" / name for name in ("1_mine", "2_of_another")}
     for launch, folder in zip(("a", "b"), folders.values()):

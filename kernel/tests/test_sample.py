@@ -1,4 +1,4 @@
-"""Samples and their fields move together, as planned; batches of them, targets and predictions."""
+"""Samples and their fields are transformed together and lazily; batches, targets and predictions."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Points(ObjectField):
 
 @pytest.fixture
 def sample() -> Sample:
-    """A white rectangle on black, 90 x 120, known to several kinds of fields."""
+    """A white rectangle on black, 90 x 120, with several kinds of fields."""
     mask = np.zeros((90, 120), np.uint8)
     mask[30:50, 40:70] = 1
     fields = {
@@ -95,14 +95,14 @@ def test_every_field_moves_with_the_image(sample: Sample) -> None:
     assert sample["points"].array.tolist() == [[20, 60], [50, 40]]
 
 
-def test_a_change_is_planned_and_fused_before_it_is_made() -> None:
+def test_operations_are_recorded_and_fused_before_they_run() -> None:
     plan = Raster(np.zeros((90, 120, 3), np.uint8)).then(Window(1, 1)).then(Mirror()).then(Mirror()).then(Window(0, 9))
     assert plan.steps == (Window(1, 1), Window(0, 9), Mirror(), Mirror())
     assert plan.then(Window(9, 0)).steps[-1] == Window(9, 0)
     assert (plan.size, plan.array(0).shape, plan.steps) == ((89, 110), (89, 110, 3), ())
 
 
-def test_what_moved_is_remembered_unless_it_only_scales(sample: Sample) -> None:
+def test_moved_records_the_last_change_other_than_a_resize(sample: Sample) -> None:
     class Half(Mirror):
         only_scales = True
 
@@ -110,7 +110,7 @@ def test_what_moved_is_remembered_unless_it_only_scales(sample: Sample) -> None:
     assert sample.apply(Mirror()).apply(Half()).moved == "Mirror"
 
 
-def test_an_image_that_is_assigned_replaces_what_was_planned(sample: Sample) -> None:
+def test_assigning_an_image_drops_pending_operations(sample: Sample) -> None:
     sample.apply(Mirror()).apply(Window(10, 20))
     sample.image = np.full((80, 100, 3), 5, np.uint8)
     assert sample.apply(Window(10, 50)).image.shape == (70, 50, 3)
@@ -118,7 +118,7 @@ def test_an_image_that_is_assigned_replaces_what_was_planned(sample: Sample) -> 
     assert sample["seg"].array.shape == (70, 50)
 
 
-def test_planned_samples_are_copied_pickled_and_collated(sample: Sample) -> None:
+def test_samples_with_pending_operations_are_copied_pickled_and_collated(sample: Sample) -> None:
     sample.apply(Mirror()).apply(Window(10, 20))
     sample.original_size, sample.replaced = (9, 8), ["lost"]
     copies = [copy.deepcopy(sample), pickle.loads(pickle.dumps(sample)), replace(sample, meta={})]
@@ -157,7 +157,7 @@ def test_collate_pads_to_the_largest_and_remembers_the_sizes() -> None:
     assert batch.targets["seg"][1, 0].tolist() == [1, 1, 1, 255, 255, 255]
 
 
-def test_collate_refuses_a_mixture(sample: Sample) -> None:
+def test_collate_refuses_different_channels_or_fields(sample: Sample) -> None:
     grey = Sample(image=np.zeros((4, 4, 1), np.uint8), meta={"path": "grey.png"})
     with pytest.raises(DataError, match=r"grey\.png: .*1 channels uint8 .* and 3 channels"):
         collate([sample, grey])
@@ -171,7 +171,7 @@ def test_a_mirrored_sample_becomes_tensors(sample: Sample) -> None:
     assert targets["seg"].sum() == 600
 
 
-def test_holders_move_and_detach_every_tensor() -> None:
+def test_containers_move_and_detach_every_tensor() -> None:
     scores = torch.ones(2, requires_grad=True)
     prediction = Prediction({"seg": scores, "list": [scores]}, {"name": "a"})
     assert not prediction.detach()["list"][0].requires_grad
@@ -185,7 +185,7 @@ def test_samples_survive_pickling(sample: Sample) -> None:
     assert np.array_equal(again["seg"].array, sample["seg"].array)
 
 
-def test_collate_keeps_what_is_no_raster_as_lists(sample: Sample) -> None:
+def test_collate_keeps_other_fields_than_rasters_as_lists(sample: Sample) -> None:
     targets = collate([sample, sample]).targets
     assert [len(points) for points in targets["points"]] == [2, 2]
     assert targets["several"].shape == (2, 2, 90, 120)

@@ -1,4 +1,4 @@
-"""What a run does with learning-rate schedules; the usual ones are segplug-training's."""
+"""Learning-rate schedules in a run; the schedules themselves are segplug-training's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Halving(Schedule):
         return lr / 2 if i else lr
 
 
-def test_schedules_of_a_run_act_in_turn_between_begin_and_end(make_runner, tiny_model):
+def test_schedules_are_applied_in_turn_between_begin_and_end(make_runner, tiny_model):
     model = tiny_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     lr = [Halving(end=3), Halving(begin=4)]
@@ -55,7 +55,7 @@ class Falling(Schedule):
         return lr * (1 - 1 / (self.length - i + 1)) if i else lr
 
 
-def test_a_run_made_longer_has_the_rates_it_would_have_had_and_keeps_its_first_one(make_runner, tiny_model):
+def test_an_extended_run_has_the_rates_of_a_run_of_that_length(make_runner, tiny_model):
     def runner(iterations, lr=1.0):
         model = tiny_model()
         optimizer = torch.optim.SGD(model.parameters(), lr=lr)

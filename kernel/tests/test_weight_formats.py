@@ -1,4 +1,4 @@
-"""The door to weights of others: which format is asked, and what is said when none is installed."""
+"""Third-party weights: the choice of a format, and the errors without one."""
 
 from __future__ import annotations
 
@@ -51,21 +51,21 @@ class Theirs(WeightFormat):
 
 
 class Fewer(Theirs):
-    """Knows one name alone."""
+    """Knows one name only."""
 
     def convert(self, module: nn.Module, given: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"bias": given["their_bias"]}
 
 
 class Plus(Theirs):
-    """Adds one to each value, so that it can be told from `Theirs`."""
+    """Adds one to each value, to be distinguishable from `Theirs`."""
 
     def convert(self, module: nn.Module, given: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: value + 1 for name, value in super().convert(module, given).items()}
 
 
 class Swapped(WeightFormat):
-    """Our names; values of the other sign, which a name beside them tells."""
+    """The kernel's names, with negated values; recognised by an additional name."""
 
     values_only: ClassVar = (nn.Linear,)
 
@@ -119,12 +119,12 @@ def test_a_format_is_recognised_by_its_keys(install: Install, tmp_path: Path) ->
     assert "converted from Theirs" in str(report)
 
 
-def test_the_format_that_gives_most_tensors_wins(install: Install) -> None:
+def test_the_format_that_provides_most_tensors_is_used(install: Install) -> None:
     install("Fewer", "Theirs")
     assert convert(layer(), theirs()).format == "Theirs"
 
 
-def test_two_equal_ones_are_an_error_that_names_both_until_one_is_preferred(install: Install) -> None:
+def test_two_equally_good_formats_are_an_error_until_one_is_preferred(install: Install) -> None:
     install("Plus", "Theirs")
     with pytest.raises(AmbiguousComponentError, match=r"type: dist-plus/Plus or dist-theirs/Theirs.*plugins\.prefer"):
         convert(layer(), theirs())
@@ -134,7 +134,7 @@ def test_two_equal_ones_are_an_error_that_names_both_until_one_is_preferred(inst
     assert float(convert(layer(), theirs()).weights["bias"]) == 5
 
 
-def test_a_format_can_be_asked_for(install: Install) -> None:
+def test_a_format_can_be_requested(install: Install) -> None:
     install("Plus", "Theirs")
     assert convert(layer(), theirs(), "Plus").format == "Plus"
     with pytest.raises(UnknownComponentError, match="'Theirs'"):
@@ -147,7 +147,7 @@ def test_a_format_reads_the_files_of_its_suffix(install: Install, tmp_path: Path
     assert float(checkpoint.load(tmp_path / "a.theirs")["state_dict"]["weight"]) == 7
 
 
-def test_a_file_that_torch_wrote_after_all_is_read_by_torch(install: Install, tmp_path: Path) -> None:
+def test_a_file_written_by_torch_is_read_by_torch_despite_its_suffix(install: Install, tmp_path: Path) -> None:
     install("Theirs")
     torch.save({"weight": torch.ones(1)}, tmp_path / "a.theirs")
     assert list(checkpoint.load(tmp_path / "a.theirs")["state_dict"]) == ["weight"]
@@ -169,7 +169,7 @@ def test_a_format_locates_names(install: Install, tmp_path: Path) -> None:
     assert locate(f"theirs://{tmp_path}/a.pth") == tmp_path / "a.pth"
 
 
-def test_a_file_stands_for_itself(install: Install, tmp_path: Path) -> None:
+def test_an_existing_file_is_located_as_it_is(install: Install, tmp_path: Path) -> None:
     install("Theirs")
     (tmp_path / "own.pth").touch()
     assert locate(tmp_path / "own.pth") == tmp_path / "own.pth"
@@ -182,13 +182,13 @@ def test_without_a_plugin_a_name_names_the_package(install: Install, source: str
         locate(source)
 
 
-def test_a_package_that_is_hidden_is_said_to_be(install: Install) -> None:
+def test_a_disabled_package_is_reported_as_such(install: Install) -> None:
     row = Row("weight_formats", "Downloads", "segplug-backbones", "1", "nowhere:Downloads", "disabled")
     with Catalog((row,)).active(), pytest.raises(DisabledPluginError, match="SEGKERNEL_DISABLE"):
         locate("torchvision://resnet50")
 
 
-def test_a_name_that_the_usual_package_does_not_know_is_no_name(install: Install) -> None:
+def test_an_address_that_no_installed_format_knows_is_refused(install: Install) -> None:
     row = Row("weight_formats", "Downloads", "segplug-backbones", "1", f"{__name__}:Theirs")
     with Catalog((row,)).active(), pytest.raises(CheckpointError, match="no weight format locates this"):
         locate("torchvision://resnet50")
@@ -201,7 +201,7 @@ def test_without_a_plugin_a_foreign_file_names_the_package(install: Install, tmp
         checkpoint.load(tmp_path / "a.npz")
 
 
-def test_a_broken_format_is_passed_over_with_a_warning(install: Install, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_format_is_skipped_with_a_warning(install: Install, caplog: pytest.LogCaptureFixture) -> None:
     install("Missing", "Theirs")
     assert convert(layer(), theirs()).format == "Theirs"
     assert "dist-missing/Missing" in caplog.text
@@ -213,7 +213,7 @@ def test_a_backbone_is_found_in_a_whole_model(install: Install) -> None:
     assert convert(layer(), whole).weights.keys() == layer().state_dict().keys()
 
 
-def test_a_format_that_changes_values_alone_is_asked_though_all_names_fit(install: Install) -> None:
+def test_a_format_that_only_changes_values_is_used_although_all_names_fit(install: Install) -> None:
     install("Swapped", "Theirs")
     given = {"weight": torch.ones(1, 1), "bias": torch.ones(1)}
     marked = convert(layer(), {**given, "swapped": torch.ones(1)})
@@ -223,7 +223,7 @@ def test_a_format_that_changes_values_alone_is_asked_though_all_names_fit(instal
     assert convert(layer(), given, values=False).considered == ()
 
 
-def test_the_report_says_what_was_considered(install: Install, tmp_path: Path) -> None:
+def test_the_report_lists_considered_formats(install: Install, tmp_path: Path) -> None:
     install("Swapped")
     torch.save(layer().state_dict(), tmp_path / "a.pth")
     _, report = weights.load_into(layer(), tmp_path / "a.pth", "finetune")

@@ -49,13 +49,13 @@ def test_a_module_resizes_its_own_weights() -> None:
     assert torch.equal(given["table"], net().table[:1].expand(9, 2))
 
 
-def test_nothing_is_resized_where_all_must_fit(tmp_path: Path) -> None:
+def test_strict_loading_resizes_nothing(tmp_path: Path) -> None:
     torch.save(net().state_dict(), tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match="table"):
         weights.load_into(net(cells=9), tmp_path / "a.pth", "strict")
 
 
-def test_the_report_says_what_was_resized(tmp_path: Path) -> None:
+def test_the_report_lists_resized_tensors(tmp_path: Path) -> None:
     torch.save(net().state_dict(), tmp_path / "a.pth")
     _, report = weights.load_into(net(cells=9), tmp_path / "a.pth", "finetune")
     assert "resized: table from (4, 2) to (9, 2)" in str(report)
@@ -73,7 +73,7 @@ def test_rows_of_the_last_convolution_go_to_the_classes_of_the_same_name(tmp_pat
     assert "head.conv_seg.weight: 2 of 4 classes matched by name" in str(report)
 
 
-def test_equally_many_classes_of_other_names_do_not_inherit_by_position(tmp_path: Path) -> None:
+def test_classes_of_other_names_are_not_matched_by_position(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "a.pth", {"state_dict": net().state_dict(), "meta": {"classes": ["road", "sky", "car"]}})
     model = net()
     nn.init.zeros_(model.head["conv_seg"].weight)

@@ -1,4 +1,4 @@
-"""Discovery and the ``plugins`` command on real wheels, one for each way a plugin can be.
+"""Discovery and the ``plugins`` command on real wheels, one for each state of a plugin.
 
 The wheels are written here, byte by byte, and installed as pip would: unpacked on the path of a new process.
 """
@@ -135,7 +135,7 @@ def test_strict_mode_ends_with_the_reason(run: Run) -> None:
     assert result.stderr.startswith("Error: wheel-too-new accepts")
 
 
-def test_strict_mode_is_content_once_the_culprit_is_disabled(run: Run) -> None:
+def test_strict_mode_passes_once_the_plugin_is_disabled(run: Run) -> None:
     assert run("plugins", SEGKERNEL_STRICT="1", SEGKERNEL_DISABLE="wheel-too-new").returncode == 0
 
 
@@ -153,7 +153,7 @@ def test_show_suggests_a_near_distribution(run: Run) -> None:
     assert "installed: wheel-good" in result.stderr
 
 
-def test_show_gives_the_pip_line_of_a_known_plugin(run: Run) -> None:
+def test_show_prints_the_pip_command_of_a_known_plugin(run: Run) -> None:
     code = (
         "import segkernel.catalog as c; original = c._scan_installed;"
         "c._scan_installed = lambda *a: c.Catalog(); from segkernel.cli import main; main()"
@@ -173,13 +173,13 @@ def test_show_gives_the_pip_line_of_a_known_plugin(run: Run) -> None:
         ("wheel-open", 3, "open **kwargs"),
     ],
 )
-def test_check_tells_good_from_bad(run: Run, name: str, code: int, text: str) -> None:
+def test_check_distinguishes_good_from_broken_plugins(run: Run, name: str, code: int, text: str) -> None:
     result = run("plugins", "check", name)
     assert result.returncode == code
     assert text in result.stdout
 
 
-def test_check_of_everything_goes_on_after_a_failure(run: Run) -> None:
+def test_checking_all_plugins_continues_after_a_failure(run: Run) -> None:
     result = run("plugins", "check", "--json")
     found = {(entry["distribution"], entry["component"]): entry["status"] for entry in json.loads(result.stdout)}
     assert result.returncode == 3
@@ -196,18 +196,18 @@ def test_a_deep_check_runs_the_conformance_kit(run: Run) -> None:
 BUILD = "import sys; from segkernel import build; print(build('parts', {'type': sys.argv[1]}).__module__)"
 
 
-def test_a_broken_plugin_breaks_only_what_names_it(run: Run) -> None:
+def test_a_broken_plugin_only_breaks_configs_that_name_it(run: Run) -> None:
     assert run("wheel-good/Blur", code=BUILD).stdout.strip() == "wheel_good.parts"
     assert "wheel-raising/Fails" in run("Fails", code=BUILD).stderr
 
 
-def test_an_ambiguous_name_is_an_error_until_it_is_settled(run: Run) -> None:
+def test_an_ambiguous_name_is_an_error_until_one_is_preferred(run: Run) -> None:
     assert "wheel-good/Blur or wheel-twin/Blur" in run("Blur", code=BUILD).stderr
     assert run("Blur", code=BUILD, SEGKERNEL_PREFER="wheel-twin").stdout.strip() == "wheel_twin"
     assert run("Blur", code=BUILD, SEGKERNEL_DISABLE="wheel-twin").stdout.strip() == "wheel_good.parts"
 
 
-def test_commands_of_plugins_are_listed_unimported_and_run(run: Run) -> None:
+def test_commands_of_plugins_are_listed_without_import_and_run(run: Run) -> None:
     listed_help = " ".join(run("--help").stdout.split())  # how far names are padded depends on what is installed
     assert "greet from wheel-good 1.0" in listed_help
     assert "fails from wheel-raising 1.0" in listed_help
@@ -215,7 +215,7 @@ def test_commands_of_plugins_are_listed_unimported_and_run(run: Run) -> None:
     assert run("greet", "--log-level", "debug", "--traceback").returncode == 0
 
 
-def test_a_broken_command_says_why_without_a_traceback(run: Run) -> None:
+def test_a_broken_command_is_reported_without_a_traceback(run: Run) -> None:
     result = run("fails")
     assert result.returncode == 3
     assert "RuntimeError: no licence for this machine" in result.stderr

@@ -4,7 +4,7 @@
 
 A parameter annotated with a component type (``Loss``, ``Loss | None``, ``Sequence[Loss]``, ``dict[str, Loss]`` ...)
 gets its nested spec built first and injected; one annotated `Spec` gets it checked, for the class to call.
-Everything is checked before anything is constructed, and all problems are reported at once. Built objects pass through.
+Everything is checked before anything is constructed, and all problems are reported together. Objects pass through.
 """
 
 from __future__ import annotations

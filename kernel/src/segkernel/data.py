@@ -5,7 +5,7 @@
     for batch in loader.eval_batches(): ...                 # every sample once
 
 A training sample's random generator comes from the seed and the sample's position in the global draw order, so an
-augmented sample is the same whatever the number of workers, ranks or restarts.
+augmented sample is the same for any number of workers, ranks or restarts.
 """
 
 from __future__ import annotations

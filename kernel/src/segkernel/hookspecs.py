@@ -205,8 +205,8 @@ class HookCaller:
                 reason = f"unknown hook method {unknown!r}; {suggest(unknown, MOMENTS)}" if unknown else error
                 raise UsageError(f"{type(hook).__name__}: {reason}") from error
 
-    def __getattr__(self, moment: str) -> Any:
-        return getattr(self._manager.hook, moment)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._manager.hook, name)
 
     def stateful(self) -> dict[str, Any]:
         """Return the hooks that have a state, keyed by their name in a checkpoint."""

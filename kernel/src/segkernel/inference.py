@@ -90,10 +90,10 @@ class Preprocessor(nn.Module):
         return images, Targets(fields, batch.targets.meta)
 
     def _missing(self, height: int, width: int) -> tuple[int, int]:
-        wanted = self.padding[self.training]
-        if size := wanted.get("size"):
+        padding = self.padding[self.training]
+        if size := padding.get("size"):
             return max(size[0] - height, 0), max(size[1] - width, 0)
-        divisor = wanted.get("size_divisor") or 1
+        divisor = padding.get("size_divisor") or 1
         return -height % divisor, -width % divisor
 
     @staticmethod

@@ -98,8 +98,8 @@ class Predictor:
         given = {name: _entries(config.get(name) or {}, keys) for name, keys in used.items()} if config else {}
         sections = build(Sections, given, catalog=catalog)
         self.transforms = sections.data.eval_transforms if transforms is None else transforms
-        wanted = preprocess or sections.data.preprocess or meta.get("preprocess") or {}
-        self.preprocessor = build(Preprocessor, wanted, path="preprocess", catalog=catalog)
+        preprocessing = preprocess or sections.data.preprocess or meta.get("preprocess") or {}
+        self.preprocessor = build(Preprocessor, preprocessing, path="preprocess", catalog=catalog)
         views = test_cfg or sections.evaluate.test_cfg
         self.test_cfg: TestConfig | None = views or getattr(self.model, "test_cfg", None)
         self.tta = tta

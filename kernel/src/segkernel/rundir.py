@@ -73,13 +73,13 @@ def _launch() -> str:
     return os.environ.get("TORCHELASTIC_RUN_ID") or os.environ.get("SLURM_JOB_ID", "")
 
 
-def claim(run: Runner, opened: ExitStack, wanted: Path | None, resuming: bool) -> Path:
+def claim(run: Runner, opened: ExitStack, directory: Path | None, resuming: bool) -> Path:
     """Create the run directory with its log, and keep other runs out until ``opened`` closes.
 
     Args:
         run: The run that writes to it.
         opened: Receives what has to be closed.
-        wanted: The directory; None creates a new one, ``work_dirs/NAME/TIME``.
+        directory: None creates a new one, ``work_dirs/NAME/TIME``.
         resuming: Whether the run in the directory continues.
 
     Raises:
@@ -87,7 +87,7 @@ def claim(run: Runner, opened: ExitStack, wanted: Path | None, resuming: bool) -
         SegKernelError: When it is not writable.
     """
     try:
-        path = wanted or _new(run.name)
+        path = directory or _new(run.name)
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         opened.enter_context(_locked(path))
         if run.train_set is not None and not resuming and any(path.glob("checkpoints/iter_*.pt")):
@@ -97,7 +97,7 @@ def claim(run: Runner, opened: ExitStack, wanted: Path | None, resuming: bool) -
         (path / ".launch").write_text(_launch())
         handler = _LogFile(path / "log.txt", encoding="utf-8")
     except OSError as error:
-        raise SegKernelError(f"{wanted or ROOT}: cannot write the run directory: {error.strerror}") from error
+        raise SegKernelError(f"{directory or ROOT}: cannot write the run directory: {error.strerror}") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root = logging.getLogger("segkernel")
     root.addHandler(handler)

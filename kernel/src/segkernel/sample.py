@@ -158,7 +158,7 @@ class Targets(_Named):
 
     A multi-label map is (N, K, H, W), or (K, H, W).
 
-    Label maps travel as uint8; the preprocessor makes them int64 on the device.
+    Label maps are transferred as uint8; the preprocessor converts them to int64 on the device.
 
     Raster fields are tensors padded to the batch's size, other fields lists of one tensor per image.
     """

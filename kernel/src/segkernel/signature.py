@@ -89,7 +89,7 @@ def annotations_of(obj: Any) -> dict[str, Any]:
     """Return the resolved annotations of a function, class or TypedDict; `Unresolved` for those that cannot be."""
     try:
         return typing_extensions.get_type_hints(obj, include_extras=True)
-    except Exception:  # one name that only a type checker knows would hide all the others
+    except Exception:  # resolve one by one: a name under TYPE_CHECKING must not hide the others
         owners = reversed(obj.__mro__) if isinstance(obj, type) else [obj]
         return {name: _resolve(text, owner) for owner in owners for name, text in get_annotations(owner).items()}
 

@@ -48,7 +48,7 @@ def test_check_reports_every_problem_with_its_place(raised, write):
     assert "'iterations'" in error.problems[1].hint
 
 
-def test_check_says_what_comes_next(call, write):
+def test_check_prints_the_next_command(call, write):
     pytest.importorskip("torch")
     write("my.yaml", "seed: 3\n")
     assert call("config", "check", "my.yaml").splitlines()[-1] == "next: seg-kernel run my.yaml"

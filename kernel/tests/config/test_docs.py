@@ -1,4 +1,4 @@
-"""Every YAML block of docs/configuration.md loads, and what the page says of keys and commands is true."""
+"""Every YAML block of docs/configuration.md loads, and what the page states about keys and commands is true."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def test_plus_on_nothing_starts_a_list(load):
     assert load("hooks+: [{type: Second}]")["hooks"] == [{"type": "Second"}]
 
 
-def test_plus_on_what_is_no_list_is_an_error(problems):
+def test_plus_on_a_value_that_is_not_a_list_is_an_error(problems):
     (problem,) = problems("_base_: base.yaml\nmodel+: [1]", base=BASE)
     assert (problem.path, problem.place) == ("model", "my.yaml:2:1")
     assert "not a list" in problem.message
@@ -62,7 +62,7 @@ def test_tilde_removes_a_key(load):
     assert "auxiliary_head" not in load("_base_: base.yaml\nmodel: {~auxiliary_head: }", base=BASE)["model"]
 
 
-def test_tilde_on_nothing_names_the_near_key(problems):
+def test_tilde_on_a_missing_key_suggests_a_similar_one(problems):
     (problem,) = problems("_base_: base.yaml\nmodel: {~auxilary_head: }", base=BASE)
     assert (problem.path, problem.place) == ("model.auxilary_head", "my.yaml:2:9")
     assert "'auxiliary_head'" in problem.hint
@@ -82,11 +82,11 @@ def test_a_null_replaces_a_mapping(load):
     assert load("_base_: base.yaml\nmodel: {auxiliary_head: null}", base=BASE)["model"]["auxiliary_head"] is None
 
 
-def test_directives_inside_list_items_are_carried_out(load):
+def test_directives_inside_list_items_are_applied(load):
     assert load("hooks: [{type: A, keys+: [1]}]")["hooks"] == [{"type": "A", "keys": [1]}]
 
 
-def test_bases_come_left_to_right_and_then_the_file(load):
+def test_bases_merge_left_to_right_and_then_the_file(load):
     files = {"one": "seed: 1\nwork_dir: one", "two": "seed: 2\nload_from: two"}
     config = load("_base_: [one.yaml, two.yaml]\nload_from: mine", **files)
     assert dict(config) == {"seed": 2, "work_dir": "one", "load_from": "mine"}
@@ -99,38 +99,38 @@ def test_a_base_is_relative_to_its_file(load, write):
     assert dict(config) == {"seed": 7, "work_dir": "x"}
 
 
-def test_a_base_reached_twice_counts_once(load):
+def test_a_base_reached_twice_is_included_once(load):
     files = {"low": "hooks+: [{type: A}]\nseed: 1", "left": "_base_: low.yaml\nseed: 2", "right": "_base_: low.yaml"}
     config = load("_base_: [left.yaml, right.yaml]", **files)
     assert config["hooks"] == [{"type": "A"}]
     assert config["seed"] == 2
 
 
-def test_a_base_that_includes_itself_shows_the_circle(problems):
+def test_a_base_that_includes_itself_shows_the_cycle(problems):
     (problem,) = problems("_base_: a.yaml", a="seed: 1\n_base_: b.yaml", b="_base_: my.yaml")
     assert problem.message == "a base includes itself: my.yaml -> a.yaml -> b.yaml -> my.yaml"
     assert problem.place == "b.yaml:1:1"
 
 
-def test_a_missing_base_is_named_where_it_was_asked_for(problems):
+def test_a_missing_base_is_reported_where_it_is_named(problems):
     (problem,) = problems("seed: 1\n_base_: [base.yml, nix.yaml]", base=BASE, nix="seed: 1")
     assert (problem.path, problem.place) == ("_base_", "my.yaml:2:10")
     assert problem.message == "no such file: base.yml"
     assert "'base.yaml'" in problem.hint
 
 
-def test_errors_of_several_files_come_together(problems):
+def test_errors_of_several_files_are_reported_together(problems):
     found = problems("_base_: [a.yaml, b.yaml]\nseed: 1\nseed: 2", a="x: 1\nx: 2", b="[1]")
     assert [problem.place for problem in found] == ["my.yaml:3:1", "a.yaml:2:1", "b.yaml"]
 
 
 @pytest.mark.parametrize("value", ["3", "{a: 1}", "[[x]]", "''"])
-def test_a_base_must_be_a_text(problems, value):
+def test_a_base_must_be_a_string(problems, value):
     (problem,) = problems(f"_base_: {value}")
     assert "a base is a path or a packaged name" in problem.message
 
 
-def test_a_base_stands_only_at_the_top(problems):
+def test_a_base_is_only_allowed_at_the_top(problems):
     (problem,) = problems("model: {_base_: base.yaml}", base=BASE)
     assert (problem.path, problem.place) == ("model._base_", "my.yaml:1:9")
 

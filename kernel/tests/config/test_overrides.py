@@ -1,4 +1,4 @@
-"""What the command line changes, by the same rules as a file."""
+"""Overrides on the command line, which follow the rules of files."""
 
 from __future__ import annotations
 
@@ -91,15 +91,15 @@ def test_a_bad_override_is_one_problem_of_the_command_line(problems, override, e
     assert expected[1] in problem.hint
 
 
-def test_all_bad_overrides_are_reported_at_once(problems):
+def test_all_bad_overrides_are_reported_together(problems):
     assert len(problems(BASE, "sed=1", "hooks[9].x=1", "nonsense")) == 3
 
 
-def test_overrides_apply_in_their_order(load):
+def test_overrides_apply_in_order(load):
     assert load(BASE, "seed=1", "seed=2")["seed"] == 2
 
 
-def test_what_a_changed_type_dropped_may_be_set_again(load):
+def test_keys_dropped_by_a_changed_type_may_be_set_again(load):
     config = load(BASE, "model.decode_head.type=FCNHead", "model.decode_head.channels=64")
     assert config["model"]["decode_head"] == {"type": "FCNHead", "channels": 64}
 

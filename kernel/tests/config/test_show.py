@@ -29,7 +29,7 @@ hooks+: [{type: B}]
 """
 
 
-def test_explain_shows_every_place_last_word_first(load):
+def test_explain_shows_every_place_newest_first(load):
     assert load(MINE, "model.decode_head.channels=256", base=BASE).explain("model.decode_head.channels") == [
         "model.decode_head.channels: 256",
         "  command line  256",
@@ -48,13 +48,13 @@ def test_explain_follows_references(load):
     ]
 
 
-def test_explain_looks_behind_a_reference(load):
+def test_explain_follows_a_reference_to_a_mapping(load):
     lines = load("model: {a: {x: 3}, b: '${model.a}'}").explain("model.b.x")
     assert lines[0] == "model.b.x: 3"
     assert lines[-1].strip() == "my.yaml:1:13  3"
 
 
-def test_explain_names_who_removed_a_key(load):
+def test_explain_names_the_place_that_removed_a_key(load):
     assert load(MINE, base=BASE).explain("model.auxiliary_head") == [
         "model.auxiliary_head: not set",
         "  my.yaml:4:3  removed",
@@ -115,7 +115,7 @@ def test_yaml_output_loads_back_to_the_same(write):
     assert json.dumps(again.data) == json.dumps(config.data)
 
 
-def test_yaml_output_can_say_where_values_come_from(load):
+def test_yaml_output_can_contain_places(load):
     from segkernel.config.show import to_yaml
 
     text = to_yaml(load(MINE, base=BASE).data, places=True)

@@ -1,4 +1,4 @@
-"""Reading YAML: scalars as people expect, marks, and one clear message for each thing that is wrong."""
+"""Reading YAML: scalars as people expect, marks, and one clear message for each error."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_nan_is_a_float():
     assert math.isnan(scalar(".nan"))
 
 
-def test_quotes_make_a_text():
+def test_quoted_scalars_are_strings():
     assert read_text("""["1", '1e-4', "true", "~"]""", "x", []) == ["1", "1e-4", "true", "~"]
 
 
@@ -75,7 +75,7 @@ def test_anchors_and_aliases_are_read():
     assert read_mapping("a: &it {x: 1}\nb: *it", "x", []) == {"a": {"x": 1}, "b": {"x": 1}}
 
 
-def test_whole_numbers_may_be_keys():
+def test_integers_may_be_keys():
     assert read_mapping("0: road\n1: car", "x", []) == {0: "road", 1: "car"}
 
 
@@ -134,7 +134,7 @@ def test_bad_yaml_gives_one_message_with_its_place(text, expected):
     assert problems[0].message.startswith(expected[1])
 
 
-def test_all_that_is_wrong_is_reported_at_once():
+def test_all_errors_are_reported_together():
     problems = []
     read_mapping("a: 1\na: 2\nb: !x 1\n1.5: c\n", "x", problems)
     assert [problem.place for problem in problems] == ["x:2:1", "x:3:4", "x:4:1"]
@@ -154,7 +154,7 @@ def test_deep_nesting_is_refused(text):
 
 
 @pytest.mark.parametrize("limit", [None, 100, 150])
-def test_deep_nesting_is_refused_whatever_depth_the_parser_takes(monkeypatch, limit):
+def test_deep_nesting_is_refused_for_any_depth_limit_of_the_parser(monkeypatch, limit):
     class Loader(yaml.SafeLoader):
         def fetch_flow_collection_start(self, token):
             super().fetch_flow_collection_start(token)
@@ -189,7 +189,7 @@ def one_problem(source):
     return error.value.problems[0]
 
 
-def test_a_missing_file_is_named_with_its_neighbours(write):
+def test_a_missing_file_is_reported_with_similar_names(write):
     write("mine.yaml", "seed: 1")
     problem = one_problem("mime.yaml")
     assert problem.place == "mime.yaml"
@@ -201,7 +201,7 @@ def test_a_missing_folder_is_named(write):
     assert "no such folder" in one_problem("nowhere/mine.yaml").hint
 
 
-def test_a_folder_is_no_config(write, tmp_path):
+def test_a_folder_is_not_a_config(write, tmp_path):
     write("folder/mine.yaml", "seed: 1")
     assert "Is a directory" in one_problem(Path("folder")).message
 
@@ -218,7 +218,7 @@ def test_a_byte_order_mark_is_ignored(write, tmp_path):
     assert load_config("mine.yaml").data == {"seed": 1}
 
 
-def test_a_config_is_a_file_of_a_sensible_size(tmp_path):
+def test_a_config_must_be_a_regular_file_of_limited_size(tmp_path):
     os.mkfifo(tmp_path / "pipe.yaml")
     large = tmp_path / "large.yaml"
     large.write_bytes(b"a: b\n" * 5_000_000)
@@ -227,7 +227,7 @@ def test_a_config_is_a_file_of_a_sensible_size(tmp_path):
             load_config(path)
 
 
-def test_an_error_does_not_show_what_is_in_a_base(tmp_path):
+def test_an_error_does_not_show_the_content_of_a_base(tmp_path):
     (tmp_path / "secret.yaml").write_text("admin:x:0:0")
     (tmp_path / "my.yaml").write_text("_base_: secret.yaml")
     with pytest.raises(ConfigError) as caught:

@@ -74,7 +74,9 @@ def test_separable_parts_can_differ() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 6, 7, (3, None), (None, 2), (2, 5)])
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (1, 2, 13, 7), (1, 1, 6, 6)])
-def test_pooling_by_matrices_is_torchs(size: object, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pooling_by_matrices_equals_torchs(
+    size: object, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     x = torch.randn(shape)
     expected = F.adaptive_avg_pool2d(x, size)  # type: ignore[arg-type]
     assert torch.equal(adaptive_avg_pool(x, size), expected)  # type: ignore[arg-type]
@@ -83,7 +85,7 @@ def test_pooling_by_matrices_is_torchs(size: object, shape: tuple[int, ...], mon
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (4, 3), (9, 8)])
-def test_the_greatest_of_bins_is_torchs(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_max_pooling_by_bins_equals_torchs(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(2, 3, 7, 6)
     expected = F.adaptive_max_pool2d(x, size)
     assert torch.equal(adaptive_max_pool(x, size), expected)
@@ -91,7 +93,7 @@ def test_the_greatest_of_bins_is_torchs(size: tuple[int, int], monkeypatch: pyte
     assert torch.equal(adaptive_max_pool(x, size), expected)
 
 
-def test_exported_pooling_is_right_at_other_sizes() -> None:
+def test_exported_pooling_is_correct_at_other_sizes() -> None:
     sides = {2: torch.export.Dim("height", min=4, max=64), 3: torch.export.Dim("width", min=4, max=64)}
     program = torch.export.export(AdaptiveAvgPool2d(3), (torch.randn(1, 2, 8, 9),), dynamic_shapes=(sides,))
     for size in ((8, 9), (13, 31), (5, 4)):
@@ -100,7 +102,7 @@ def test_exported_pooling_is_right_at_other_sizes() -> None:
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
-def test_resize_is_torchs(align_corners: bool) -> None:
+def test_resize_equals_torchs(align_corners: bool) -> None:
     x = torch.randn(1, 2, 5, 7)
     expected = F.interpolate(x, (9, 4), mode="bilinear", align_corners=align_corners)
     assert torch.equal(resize(x, (9, 4), align_corners=align_corners), expected)
@@ -135,7 +137,7 @@ def test_patches_export_with_any_size() -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_attention_is_torchs_with_the_same_keys(bias: bool) -> None:
+def test_attention_equals_torchs_with_the_same_keys(bias: bool) -> None:
     theirs = nn.MultiheadAttention(12, 3, bias=bias, batch_first=True)
     ours = DotProductAttention(12, 3, bias=bias)
     ours.load_state_dict(theirs.state_dict(), strict=True)
@@ -143,7 +145,7 @@ def test_attention_is_torchs_with_the_same_keys(bias: bool) -> None:
     assert torch.allclose(ours(query, key, value), theirs(query, key, value)[0], atol=1e-6)
 
 
-def test_masked_keys_are_not_seen() -> None:
+def test_masked_keys_are_not_attended_to() -> None:
     attention = DotProductAttention(8, 2)
     query, key = torch.randn(1, 3, 8), torch.randn(1, 4, 8)
     mask = torch.tensor([[True, True, False, True]])
@@ -157,7 +159,7 @@ def test_heads_that_do_not_divide_the_channels_are_refused() -> None:
         DotProductAttention(10, 3)
 
 
-def test_residual_is_what_is_asked_for() -> None:
+def test_residual_is_the_given_identity() -> None:
     block = MultiheadAttention(8, 2)
     x, identity = torch.randn(1, 3, 8), torch.randn(1, 3, 8)
     assert torch.allclose(block(x, identity=identity) - identity, block(x) - x, atol=1e-5)

@@ -18,7 +18,7 @@ from segkernel.nn import (
 
 
 def bilinear(plane, y, x):
-    """Return what a point reads from a plane (H, W), zero outside."""
+    """Return the interpolated value at a point of a plane (H, W), zero outside."""
     top, left = math.floor(y), math.floor(x)
     total = 0.0
     for row, column in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
@@ -47,7 +47,7 @@ def slow_deform_conv(x, offset, weight, stride, padding, dilation, groups, mask)
     ("stride", "padding", "dilation", "groups", "deform_groups"), [(1, 1, 1, 1, 1), (2, 2, 2, 2, 1), (1, 1, 1, 1, 2)]
 )
 @pytest.mark.parametrize("masked", [False, True])
-def test_deformable_convolution_is_its_definition(stride, padding, dilation, groups, deform_groups, masked):
+def test_deformable_convolution_equals_its_definition(stride, padding, dilation, groups, deform_groups, masked):
     torch.manual_seed(0)
     x, weight = torch.randn(2, 4, 6, 5), torch.randn(2, 4 // groups, 3, 3)
     height, width = ((side + 2 * padding - 2 * dilation - 1) // stride + 1 for side in (6, 5))

@@ -1,4 +1,4 @@
-"""Blocks in which pixels see one another."""
+"""Blocks with global context: non-local and global context blocks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def plain_weights(module: NonLocal2d, query: torch.Tensor, key: torch.Tensor) ->
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("sub_sample", [False, True])
 @torch.no_grad()
-def test_non_local_blocks_are_what_the_paper_writes(mode: str, sub_sample: bool) -> None:
+def test_non_local_blocks_equal_the_equations_of_the_paper(mode: str, sub_sample: bool) -> None:
     module, x = NonLocal2d(8, mode=mode, sub_sample=sub_sample, zeros_init=False, std=0.5), torch.randn(2, 8, 4, 6)
     value = rows(module.g(x))
     found = plain_weights(module, rows(module.theta(x)), rows(module.phi(x))) @ value
@@ -58,7 +58,7 @@ def test_an_unknown_mode_is_refused() -> None:
 
 @pytest.mark.parametrize("pooling_type", ["att", "avg"])
 @torch.no_grad()
-def test_a_context_block_acts_on_all_pixels_alike(pooling_type: str) -> None:
+def test_a_context_block_acts_equally_on_all_pixels(pooling_type: str) -> None:
     module, x = ContextBlock(8, 0.5, pooling_type, ["channel_mul", "channel_add"]), torch.randn(2, 8, 4, 6)
     torch.testing.assert_close(module(x), x / 2)  # at first: the sigmoid of 0, and nothing added
     module.channel_add_conv[-1].bias.fill_(3.0)

@@ -1,4 +1,4 @@
-"""The base of decode heads: inputs, outputs, losses, and arguments it refuses."""
+"""The base class of decode heads: inputs, outputs, losses, and invalid arguments."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_maps_are_joined_at_the_size_of_the_first() -> None:
     assert head(MAPS).shape == (2, 3, 8, 10)
 
 
-def test_maps_are_kept_apart() -> None:
+def test_maps_are_kept_separate() -> None:
     head = Plain(in_channels=[6, 4], in_index=[-1, 0], channels=4, num_classes=3, input_transform="multiple_select")
     assert [x.shape[1] for x in head.select(MAPS)] == [6, 4]
 
@@ -57,7 +57,7 @@ def test_two_losses_of_one_name_are_added() -> None:
     assert torch.allclose(double.loss(MAPS, TARGETS)["loss_ce"], 2 * single.loss(MAPS, TARGETS)["loss_ce"])
 
 
-def test_losses_have_names_of_their_own() -> None:
+def test_losses_are_logged_under_their_names() -> None:
     loss = [CrossEntropyLoss(), CrossEntropyLoss(loss_name="loss_second", loss_weight=0.5)]
     losses = Plain(in_channels=6, channels=6, num_classes=3, loss_decode=loss).loss(MAPS, TARGETS)
     assert set(losses) == {"loss_ce", "loss_second", "acc_seg"}
@@ -78,7 +78,7 @@ def test_binary_map_of_one_channel() -> None:
     assert (head.output.activation, head.output.threshold) == ("sigmoid", 0.3)
 
 
-def test_scores_are_a_softmax_without_threshold() -> None:
+def test_the_default_output_is_a_softmax_without_threshold() -> None:
     output = Plain(in_channels=6, channels=6, num_classes=2, align_corners=True).output
     assert (output.activation, output.threshold, output.align_corners) == ("softmax", None, True)
 
@@ -103,7 +103,7 @@ def test_inputs_that_do_not_fit_each_other_are_refused(arguments: dict) -> None:
         Plain(channels=4, num_classes=3, **arguments)
 
 
-def test_map_that_is_not_there_is_named() -> None:
+def test_a_missing_feature_map_is_named() -> None:
     with pytest.raises(ConfigError, match="in_index 5, but there are 2"):
         Plain(in_channels=6, in_index=5, channels=6, num_classes=3)(MAPS)
 
@@ -114,7 +114,7 @@ def test_last_convolution_starts_small() -> None:
     assert (head.conv_seg.bias == 0).all()
 
 
-def test_prediction_and_loss_come_from_one_run_unless_a_subclass_has_a_loss_of_its_own() -> None:
+def test_prediction_and_loss_take_one_pass_unless_a_subclass_overrides_the_loss() -> None:
     head = Plain(in_channels=6, channels=6, num_classes=3).eval()
     runs = []
     head.register_forward_hook(lambda *_: runs.append(1))

@@ -1,4 +1,4 @@
-"""Layers by name: what ``norm_cfg`` and its kin give, and what they refuse."""
+"""Layers from ``norm_cfg``, ``act_cfg`` and others, and invalid configs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cross-entropy, accuracy and hard example mining: what they do beyond the reference's figures, and bad input."""
+"""Cross-entropy, accuracy and hard example mining: their behaviour beyond the reference values, and bad input."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def labels() -> Tensor:
 @pytest.mark.parametrize(
     "options", [{}, {"avg_non_ignore": True}, {"use_sigmoid": True}, {"class_weight": [1.0, 2.0, 3.0]}]
 )
-def test_nothing_labelled_is_a_finite_zero(options: dict, scores: Tensor) -> None:
+def test_an_unlabelled_batch_has_a_loss_of_zero(options: dict, scores: Tensor) -> None:
     scores.requires_grad_()
     value = CrossEntropyLoss(**options)(scores, torch.full((2, 6, 7), 255))
     value.backward()
@@ -58,7 +58,7 @@ def test_labels_may_be_bytes(scores: Tensor, labels: Tensor) -> None:
     assert torch.equal(CrossEntropyLoss()(scores, labels.byte()), CrossEntropyLoss()(scores, labels))
 
 
-def test_a_sigmoid_may_learn_shares() -> None:
+def test_the_target_of_a_sigmoid_may_be_a_probability() -> None:
     scores, shares = torch.randn(3, 5), torch.rand(3, 5)
     expected = torch.nn.functional.binary_cross_entropy_with_logits(scores, shares)
     assert torch.isclose(CrossEntropyLoss(use_sigmoid=True)(scores, shares), expected)
@@ -72,7 +72,7 @@ def test_class_weight_from_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "{", "3", '["a"]', '{"a": 1}'])
-def test_class_weight_file_that_is_none(tmp_path: Path, content: str | None) -> None:
+def test_an_invalid_class_weight_file_is_refused(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "w.json"
     if content is not None:
         path.write_text(content)
@@ -80,7 +80,7 @@ def test_class_weight_file_that_is_none(tmp_path: Path, content: str | None) -> 
         CrossEntropyLoss(class_weight=str(path))
 
 
-def test_class_weight_file_that_wants_to_run_code(tmp_path: Path) -> None:
+def test_a_class_weight_file_with_code_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "w.npy", np.array([print], dtype=object), allow_pickle=True)
     with pytest.raises(DataError):
         CrossEntropyLoss(class_weight=str(tmp_path / "w.npy"))
@@ -119,20 +119,20 @@ def test_accuracy_with_a_threshold_on_maps() -> None:
     assert float(value) == pytest.approx(50)  # type: ignore[arg-type]
 
 
-def test_accuracy_of_more_than_there_are() -> None:
+def test_topk_of_more_than_the_classes_is_refused() -> None:
     with pytest.raises(ConfigError, match="topk"):
         accuracy(torch.zeros(2, 3), torch.zeros(2, dtype=torch.long), topk=4)
 
 
 @pytest.mark.parametrize("thresh", [None, 0.7])
-def test_nothing_ignored_is_kept(thresh: float | None, scores: Tensor, labels: Tensor) -> None:
+def test_ignored_pixels_are_not_kept(thresh: float | None, scores: Tensor, labels: Tensor) -> None:
     weight = OHEMPixelSampler(thresh, min_kept=10).sample(scores, labels, [CrossEntropyLoss()], 255)
     assert (weight[labels == 255] == 0).all()
     assert weight.sum() >= 20
 
 
 @pytest.mark.parametrize("thresh", [None, 0.7])
-def test_nothing_is_kept_of_an_unlabelled_batch(thresh: float | None, scores: Tensor) -> None:
+def test_no_pixels_of_an_unlabelled_batch_are_kept(thresh: float | None, scores: Tensor) -> None:
     weight = OHEMPixelSampler(thresh).sample(scores, torch.full((2, 6, 7), 255), [CrossEntropyLoss()], 255)
     assert weight.sum() == 0
 
@@ -160,7 +160,7 @@ def test_at_least_two_pixels() -> None:
 
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("options", [{}, {"use_sigmoid": True}, {"class_weight": [1.0, 2.0, 3.0]}])
-def test_logits_at_their_stride_cost_what_enlarged_ones_cost(options: dict, align_corners: bool) -> None:
+def test_the_loss_at_a_stride_equals_that_of_upsampled_logits(options: dict, align_corners: bool) -> None:
     small = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
     target = torch.randint(0, 3, (2, 16, 20), generator=torch.Generator().manual_seed(1))
     target[:, :3] = 255
@@ -180,7 +180,7 @@ def test_logits_at_their_stride_cost_what_enlarged_ones_cost(options: dict, alig
 
 
 class Noting(Loss):
-    """Keeps what it is given."""
+    """Keeps its arguments."""
 
     name = "loss_noting"
 
@@ -193,7 +193,7 @@ class Noting(Loss):
         return logits.mean()
 
 
-def test_losses_that_want_enlarged_logits_share_one_copy() -> None:
+def test_losses_that_take_upsampled_logits_share_one_copy() -> None:
     small, target = torch.randn(1, 3, 4, 5), torch.zeros(1, 16, 20, dtype=torch.long)
     strided = StridedLogits(small, target.shape[-2:], align_corners=True)
     first, second, own = Noting(False), Noting(False), Noting(True)

@@ -41,7 +41,7 @@ def test_the_gelu_of_clip():
 
 
 @pytest.mark.parametrize("extra", [0, 1, 2])
-def test_positions_are_resampled_but_for_extra_tokens(extra):
+def test_positions_are_resampled_except_for_extra_tokens(extra):
     positions = torch.rand(1, extra + 12, 4)
     resized = resize_pos_embed(positions, (3, 4), (5, 7), "bicubic", extra_tokens=extra)
     assert torch.equal(resized[:, :extra], positions[:, :extra])
@@ -51,7 +51,7 @@ def test_positions_are_resampled_but_for_extra_tokens(extra):
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest"])
-def test_positions_of_the_right_size_stay_as_they_are_in_exports_too(mode, monkeypatch):
+def test_positions_of_the_same_size_are_unchanged_also_in_exports(mode, monkeypatch):
     positions = torch.rand(1, 13, 4)
     assert resize_pos_embed(positions, (3, 4), (3, 4), mode) is positions
     monkeypatch.setattr(embed_module, "is_tracing", lambda: True)

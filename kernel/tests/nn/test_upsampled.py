@@ -1,4 +1,4 @@
-"""Cross-entropy and the best class of enlarged logits in tiles of rows, against what they are of all at once."""
+"""Cross-entropy and the best class of upsampled logits in tiles of rows, against those without tiles."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def at_once(logits, target, align_corners, label_smoothing, class_weight):
 
 @pytest.mark.usefixtures("tiny_tiles")
 @pytest.mark.parametrize("seed", range(24))
-def test_value_and_gradient_are_those_of_all_at_once(seed):
+def test_value_and_gradient_equal_those_without_tiles(seed):
     logits, target, options = random_case(seed)
     first, second = logits.requires_grad_(), logits.detach().clone().requires_grad_()
     expected, found = at_once(first, target, **options), upsample_cross_entropy(second, target, **options)
@@ -70,7 +70,7 @@ def test_half_precision_is_computed_in_float32():
 
 @pytest.mark.usefixtures("tiny_tiles")
 @pytest.mark.parametrize("seed", range(6))
-def test_the_best_class_is_that_of_all_at_once(seed):
+def test_the_best_class_equals_that_without_tiles(seed):
     logits, target, options = random_case(seed)
     full = F.interpolate(logits, target.shape[1:], mode="bilinear", align_corners=options["align_corners"])
     values, labels = upsample_max(logits, target.shape[1:], options["align_corners"])
@@ -94,7 +94,7 @@ def test_loss_accuracy_and_hard_pixels_are_the_same_in_tiles(monkeypatch):
     monkeypatch.setattr(upsampled, "_TILE", 2000)
     torch.testing.assert_close(found(), expected)
     monkeypatch.setenv("SEGKERNEL_TILED_LOSS", "0")
-    monkeypatch.setattr(upsampled, "tiles", None)  # not called any more
+    monkeypatch.setattr(upsampled, "tiles", None)  # no longer called
     torch.testing.assert_close(found(), expected, rtol=0, atol=0)
 
 
@@ -124,7 +124,7 @@ def test_a_sigmoid_per_class_is_the_same_in_tiles(monkeypatch, options, kind):
 
 
 @pytest.mark.usefixtures("tiny_tiles")
-def test_a_compiler_can_take_it():
+def test_the_operator_can_be_compiled():
     logits, target, options = random_case(9)
     arguments = (logits.requires_grad_(), target, options["class_weight"], 255, 0.1, True)
     library.opcheck(upsampled.OPERATOR, arguments)

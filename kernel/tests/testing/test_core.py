@@ -1,4 +1,4 @@
-"""How checks are planned, run and weighed, without torch."""
+"""Planning, running and evaluating checks, without torch."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class NeedsArgument(GoodHook):
 
 
 class ExampleRaises(GoodHook):
-    """Its example cannot be made."""
+    """Its example raises."""
 
     @staticmethod
     def conformance(folder: Path) -> list[dict[str, str]]:
@@ -121,17 +121,17 @@ def test_examples_may_come_from_a_function_of_an_empty_folder() -> None:
     assert "failed" not in statuses(NeedsFolder).values()
 
 
-def test_an_example_that_raises_is_said() -> None:
+def test_an_example_that_raises_is_reported() -> None:
     assert "no example today" in message(ExampleRaises, "constructs")
 
 
-def test_a_missing_example_is_said() -> None:
+def test_a_missing_example_is_reported() -> None:
     assert statuses(NeedsArgument)["constructs"] == "failed"
     assert "conformance" in message(NeedsArgument, "constructs")
     assert "wavelength" in message(NeedsArgument, "constructs")
 
 
-def test_what_cannot_be_built_is_said_once() -> None:
+def test_a_failure_to_build_is_reported_once() -> None:
     assert statuses(NeedsArgument)["moments"] == "skipped"
 
 

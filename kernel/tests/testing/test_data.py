@@ -38,7 +38,7 @@ class GoodDataset:
 
 
 class Endless(GoodDataset):
-    """Never says that an index is too large."""
+    """Never raises IndexError."""
 
     def __getitem__(self, index: int) -> Sample:
         return super().__getitem__(index % 2)
@@ -67,7 +67,7 @@ class OtherSize(GoodDataset):
 
 
 class Shares(GoodDataset):
-    """Hands out the arrays that it keeps."""
+    """Returns arrays that it keeps."""
 
     def __init__(self) -> None:
         self.kept = [super(Shares, self).__getitem__(index) for index in range(2)]
@@ -77,7 +77,7 @@ class Shares(GoodDataset):
 
 
 class Unpicklable(GoodDataset):
-    """Holds a function that only it knows."""
+    """Holds a local function."""
 
     def __init__(self) -> None:
         self.read = lambda: None
@@ -95,7 +95,7 @@ class Unpicklable(GoodDataset):
         (Unpicklable, {"pickle"}),
     ],
 )
-def test_a_data_set_fails_where_it_is_wrong(target: Any, expected: set[str]) -> None:
+def test_a_faulty_data_set_fails_the_expected_checks(target: Any, expected: set[str]) -> None:
     assert failed("datasets", target) == expected
 
 
@@ -170,7 +170,7 @@ class CropsImageOnly(GoodTransform):
         (OwnGenerator, {"reproducible"}),
     ],
 )
-def test_a_transform_fails_where_it_is_wrong(target: Any, expected: set[str]) -> None:
+def test_a_faulty_transform_fails_the_expected_checks(target: Any, expected: set[str]) -> None:
     assert failed("transforms", target) == expected
 
 
@@ -211,7 +211,7 @@ class Averages(GoodMetric):
 
 
 class CountsIgnored(GoodMetric):
-    """Takes ignored pixels for class 0."""
+    """Counts ignored pixels as class 0."""
 
     def update(self, prediction: Any, target: Any) -> None:
         truth, guess = target["seg"].numpy().ravel(), prediction.labels.numpy().ravel()
@@ -236,6 +236,6 @@ class SharedTable(GoodMetric):
         (SharedTable, {"copies"}),
     ],
 )
-def test_a_metric_fails_where_it_is_wrong(target: Any, expected: set[str]) -> None:
+def test_a_faulty_metric_fails_the_expected_checks(target: Any, expected: set[str]) -> None:
     pytest.importorskip("torch")
     assert failed("metrics", target) == expected

@@ -36,27 +36,27 @@ class GoodLoss(Loss):
 
 
 class Unnamed(GoodLoss):
-    """Has a name that is not summed."""
+    """Has a name without "loss"."""
 
     name = "good"
 
 
 class PerPixel(GoodLoss):
-    """Gives a map."""
+    """Returns a map."""
 
     def forward(self, scores: Tensor, target: Tensor, *, ignore_index: int = 255, **more: Any) -> Tensor:
         return cross_entropy(scores, target, ignore_index=ignore_index, reduction="none")
 
 
 class DividesByNothing(GoodLoss):
-    """Is NaN where nothing is labelled."""
+    """Is NaN for an unlabelled batch."""
 
     def forward(self, scores: Tensor, target: Tensor, *, ignore_index: int = 255, **more: Any) -> Tensor:
         return cross_entropy(scores, target, ignore_index=ignore_index)
 
 
 class CountsIgnored(GoodLoss):
-    """Takes ignored pixels for class 0."""
+    """Counts ignored pixels as class 0."""
 
     def forward(self, scores: Tensor, target: Tensor, *, ignore_index: int = 255, **more: Any) -> Tensor:
         return cross_entropy(scores, target.where(target != ignore_index, torch.zeros_like(target)))
@@ -85,5 +85,5 @@ def failed(target: object) -> set[str]:
         (WrongGradient, {"gradient"}),
     ],
 )
-def test_a_loss_fails_where_it_is_wrong(target: Any, expected: set[str]) -> None:
+def test_a_faulty_loss_fails_the_expected_checks(target: Any, expected: set[str]) -> None:
     assert failed(target) == expected

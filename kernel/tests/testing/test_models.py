@@ -1,4 +1,4 @@
-"""Checks of backbones, heads and segmentors, each tried on one that is wrong in one way."""
+"""Checks of backbones, heads and segmentors, each on a component with one fault."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class LeaksBatch(ToyBackbone):
 
 
 class Unused(ToyBackbone):
-    """Has a parameter that nothing uses."""
+    """Has an unused parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class ReadsValues(ToyBackbone):
 
 
 class PinnedDevice(ToyBackbone):
-    """Puts a parameter on a device of its own choice."""
+    """Puts a parameter on a fixed device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,12 +149,12 @@ class PinnedDevice(ToyBackbone):
         (PinnedDevice, {"meta"}),
     ],
 )
-def test_a_backbone_that_is_wrong_fails_there(target: Any, expected: set[str]) -> None:
+def test_a_faulty_backbone_fails_the_expected_checks(target: Any, expected: set[str]) -> None:
     assert failed("backbones", target) == expected
 
 
 class OneClassTooMany(ToyHead):
-    """Adds a class of its own."""
+    """Adds a class."""
 
     def __init__(self, in_channels: int = 8, num_classes: int = 4) -> None:
         super().__init__(in_channels, num_classes + 1)

@@ -2,7 +2,7 @@
 
     config = load_config("configs/my.yaml", ["optim.batch_size=4"])
     config["optim"]["batch_size"]                # an ordinary dict inside
-    config.explain("optim.batch_size")           # who set it, who overrode it
+    config.explain("optim.batch_size")           # where it was set and overridden
 
 Loading imports no torch, and PyYAML only when a file is read.
 """
@@ -48,7 +48,7 @@ class Config(UserDict[str, Any]):
         return to_yaml(self.data)
 
     def explain(self, key: str) -> list[str]:
-        """Return the value of ``key`` and its history, newest first: who set it, who overrode it, what it refers to.
+        """Return the value of ``key`` and its history, newest first: where it was set and overridden, and its references.
 
         Raises:
             ConfigError: The key does not exist.

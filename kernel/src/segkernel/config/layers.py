@@ -100,7 +100,7 @@ class Layers:
         return next(labels, str(path.relative_to(here) if path.is_relative_to(here) else path))
 
     def _find(self, name: str, asked: str) -> tuple[ConfigSource, FoundConfig | Path] | None:
-        """Return the source that has a name, and what it found; None if no source has."""
+        """Return the source that finds a name, and its result; None if none does."""
         found = [(source, hit) for source in self.sources if (hit := source.find(name, asked)) is not None]
         if len(found) > 1:
             readers = ", ".join(type(source).__name__ for source, _ in found)

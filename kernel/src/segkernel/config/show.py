@@ -84,7 +84,7 @@ def _inline(value: Any, key: bool = False) -> str:
 
 
 def _history(data: MarkedDict, path: Path, indent: str, seen: tuple[Path, ...]) -> Iterator[str]:
-    """Yield a line for each place in the history of ``path``, each followed by those of what it refers to."""
+    """Yield a line for each place in the history of ``path``, each followed by those of its references."""
     node: Any = data
     try:
         for step in path[:-1]:

@@ -295,12 +295,12 @@ class Engine(ABC):
         """Restore what `optimizer_state` returned."""
 
     def write(self, path: Path, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint with these entries; called by all ranks together, perhaps beside training."""
+        """Write a checkpoint with these entries; a collective call, possibly during training."""
         if self.rank == 0:
             checkpoint.save(path, state)
 
     def read(self, path: Path) -> dict[str, Any]:
-        """Return what `checkpoint.load` does, of a checkpoint to resume; called by all ranks together."""
+        """Return the content of a checkpoint to resume, as `checkpoint.load`; a collective call."""
         return checkpoint.load(path)
 
     def state_dict(self) -> dict[str, Any]:

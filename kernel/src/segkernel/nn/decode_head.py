@@ -98,7 +98,7 @@ class DecodeHead(Head):
         ConfigError: When arguments contradict each other, or a loss does not support the task.
     """
 
-    in_channels: Any  # an int for heads of one feature map, a list for others; each head knows which it has
+    in_channels: Any  # an int for heads of one feature map, a list for others
     in_index: Any
     tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "binary", "multilabel")
     learns_classes: ClassVar[bool] = True
@@ -229,8 +229,8 @@ class DecodeHead(Head):
     ) -> None:
         several = isinstance(in_channels, Sequence), isinstance(in_index, Sequence)
         if several != (transform is not None,) * 2 or (transform and len(in_channels) != len(in_index)):  # type: ignore[arg-type]
-            wanted = "one number each" if transform is None else "two lists of equal length"
-            message = f"in_channels {in_channels} and in_index {in_index}: input_transform {transform} needs {wanted}"
+            expected = "one number each" if transform is None else "two lists of equal length"
+            message = f"in_channels {in_channels} and in_index {in_index}: input_transform {transform} needs {expected}"
             raise ConfigError(Problem(message, "in_index"))
         self.input_transform, self.in_index = transform, in_index
         self.in_channels = sum(in_channels) if transform == "resize_concat" else in_channels  # type: ignore[arg-type]

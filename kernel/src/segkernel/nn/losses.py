@@ -203,7 +203,7 @@ class CrossEntropyLoss(PixelLoss):
     def _binary(self, logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor | None]:
         """As `_categorical`, for a sigmoid per class: the unreduced loss is (N, K, H, W), or (N, H, W) for one."""
         valid = (target >= 0) & (target != ignore_index)
-        wanted = target * valid
+        truth = target * valid
         pair = self.class_weight if logits.ndim > 1 and logits.shape[1] == 1 else None
         pair = pair if isinstance(pair, list) and len(pair) == 2 else None  # negative and positive weight
         weight = None if pair else self._class_weight(logits)
@@ -211,10 +211,10 @@ class CrossEntropyLoss(PixelLoss):
         if logits.ndim == target.ndim or logits.shape[1] == 1:
             logits = logits.squeeze(1) if logits.ndim > target.ndim else logits
         else:
-            wanted = F.one_hot(wanted.long(), logits.shape[1]).movedim(-1, 1)
+            truth = F.one_hot(truth.long(), logits.shape[1]).movedim(-1, 1)
             valid = valid.unsqueeze(1).expand_as(logits)
-        loss = F.binary_cross_entropy_with_logits(logits, wanted.to(logits.dtype), pos_weight=weight, reduction="none")
-        loss = loss * torch.where(wanted == 1, pair[1], pair[0]) if pair else loss
+        loss = F.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype), pos_weight=weight, reduction="none")
+        loss = loss * torch.where(truth == 1, pair[1], pair[0]) if pair else loss
         return loss * valid, valid.sum() if self.avg_non_ignore else None
 
     def _mask_loss(self, logits: Tensor, target: Tensor, classes: Tensor | None) -> Tensor:

@@ -94,9 +94,9 @@ class OHEMPixelSampler(PixelSampler):
                 raise ConfigError(Problem(f"{type(loss).__name__} has no value per pixel; set thresh", "sampler"))
             total = total + loss.per_pixel(logits, target, ignore_index)
         total = total.masked_fill(~valid, -torch.inf).flatten()
-        wanted = min(self.min_kept * len(target), total.numel())
+        count = min(self.min_kept * len(target), total.numel())
         if shared:
-            left_out = sum_over_ranks(valid.new_tensor(total.numel() - wanted, dtype=torch.long))
+            left_out = sum_over_ranks(valid.new_tensor(total.numel() - count, dtype=torch.long))
             return (total.float() >= kth_smallest_over_ranks(total, left_out)).view_as(target)
-        kept = total.topk(wanted, sorted=False).indices
+        kept = total.topk(count, sorted=False).indices
         return torch.zeros_like(total, dtype=torch.bool).index_fill_(0, kept, True).view_as(target)

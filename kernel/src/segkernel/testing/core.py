@@ -213,7 +213,7 @@ def _cases(group: str, name: str, target: Any, component: str, catalog: Catalog)
         text = f"conformance_exceptions has unknown checks: {', '.join(unknown)}; those of {group}: {', '.join(checks)}"
         cases.append(_settled(component, "exceptions", "failed", text))
     subject = Subject(group, name, target, Path(), {}, dict(getattr(target, "conformance_inputs", {})), catalog)
-    built, said = {"constructs": True}, dict[str, str]()
+    built, reported = {"constructs": True}, dict[str, str]()
     for check_name, entry in checks.items():
 
         def run(entry: Check = entry, check_name: str = check_name) -> CheckResult:
@@ -223,8 +223,8 @@ def _cases(group: str, name: str, target: Any, component: str, catalog: Catalog)
                 return CheckResult(component, check_name, "skipped", "it could not be built")
             status, message = _settle(*_run(entry, subject), exceptions.get(check_name))
             built[check_name] = status == "passed"
-            if status == "failed" and said.setdefault(message, check_name) != check_name:
-                return CheckResult(component, check_name, "skipped", f"it fails like {said[message]!r}")
+            if status == "failed" and reported.setdefault(message, check_name) != check_name:
+                return CheckResult(component, check_name, "skipped", f"it fails like {reported[message]!r}")
             return CheckResult(component, check_name, status, message)
 
         cases.append(Case(component, check_name, run))

@@ -111,7 +111,7 @@ def head_classes(subject: Subject) -> None:
         (logits,) = case()
         fits = logits.ndim == 4 and logits.shape[1] == classes
         require(fits, f"logits have the shape {tuple(logits.shape)}, not (N, {classes}, h, w)")
-        require(case.module.output.out_channels == classes, f"num_classes={classes} gives {case.module.output}")
+        require(case.module.output.out_channels == classes, f"num_classes={classes}, output is {case.module.output}")
 
 
 @check("segmentors", name="outputs")
@@ -149,8 +149,8 @@ def logits(subject: Subject) -> None:
         values = predicted if isinstance(case.module, Head) else predicted[name]
         in_range = bool((values >= 0).all() and (values <= 1).all())
         sums_to_one = values.shape[1] > 1 and bool(values.logsumexp(1).abs().max() < 1e-4)
-        said = f"{name!r} is already normalised: predict returns logits, and {output.activation} is applied later"
-        require(not in_range and not sums_to_one, said)
+        message = f"{name!r} is already normalised: predict returns logits, and {output.activation} is applied later"
+        require(not in_range and not sums_to_one, message)
 
 
 @check(*KINDS, name="odd-size")
@@ -332,8 +332,8 @@ def _maps(subject: Subject, module: nn.Module) -> list[tuple[int, int]]:
     if "features" in subject.inputs:
         return [tuple(pair) for pair in subject.inputs["features"]]
     channels = subject.arguments.get("in_channels", getattr(module, "in_channels", None))
-    said = "no argument in_channels: declare conformance_inputs = {'features': [(channels, stride)]}"
-    require(channels is not None, said)
+    message = "no argument in_channels: declare conformance_inputs = {'features': [(channels, stride)]}"
+    require(channels is not None, message)
     if isinstance(channels, int):
         index = getattr(module, "in_index", -1)
         return [(channels, 8)] * (index + 1 if isinstance(index, int) and index > 0 else 1)

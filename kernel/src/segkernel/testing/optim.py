@@ -54,8 +54,8 @@ def complete(subject: Subject) -> None:
     model[2].requires_grad_(False)
     groups = subject.build()(model, lr=0.1, weight_decay=0.01)
     found = sorted(id(parameter) for group in groups for parameter in group["params"])
-    wanted = sorted(id(parameter) for parameter in model.parameters() if parameter.requires_grad)
-    require(found == wanted, f"{len(found)} parameters in the groups, {len(wanted)} are trained")
+    expected = sorted(id(parameter) for parameter in model.parameters() if parameter.requires_grad)
+    require(found == expected, f"{len(found)} parameters in the groups, {len(expected)} are trained")
     torch.optim.SGD(groups, lr=0.1)
 
 

@@ -56,12 +56,12 @@ def forwarded_arguments(subject: Subject) -> None:
         annotation = parameter.annotation
         require(name in theirs or name in theirs.fixed, f"{forwarded.__name__} has {name!r}, {receiver.__name__} not")
         expected = theirs[name].annotation if name in theirs else annotation
-        said = f"{name!r} is {annotation} in {forwarded.__name__}, {expected} in {receiver.__name__}"
-        require(annotation == expected, said)
+        message = f"{name!r} is {annotation} in {forwarded.__name__}, {expected} in {receiver.__name__}"
+        require(annotation == expected, message)
     own = {parameter.name for parameter in _parameters(subject.target)} | set(signature(subject.target).fixed)
     lost = sorted(set(theirs) - set(keys) - own)
-    said = f"{receiver.__name__} takes {', '.join(lost)}; missing in {forwarded.__name__} and fixed_arguments"
-    require(not lost, said)
+    message = f"{receiver.__name__} takes {', '.join(lost)}; missing in {forwarded.__name__} and fixed_arguments"
+    require(not lost, message)
 
 
 @check(*COMPONENTS, name="plain-defaults", example=False)
