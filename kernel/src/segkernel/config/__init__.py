@@ -48,7 +48,7 @@ class Config(UserDict[str, Any]):
         return to_yaml(self.data)
 
     def explain(self, key: str) -> list[str]:
-        """Return the value of ``key`` and its history, newest first: where it was set and overridden, and its references.
+        """Return the value of ``key`` and its history, newest first: where it was set, and what it refers to.
 
         Raises:
             ConfigError: The key does not exist.
