@@ -544,7 +544,7 @@ class Middle(Base):
 
 
 class Silent(Middle):
-    """Has no constructor of its own."""
+    """Inherits its constructor."""
 
 
 class Fixing(Middle):

@@ -62,8 +62,8 @@ def weights(runner):
 def test_run_trains_validates_tests_and_writes_the_run_directory(make_runner):
     recorder = Recorder()
     runner = make_runner(hooks=[recorder])
-    figures = runner.run()
-    assert figures["mIoU"] > 60
+    metrics = runner.run()
+    assert metrics["mIoU"] > 60
     assert recorder.moments == ["before_run 50", "epoch 1 at 3", "validated 5", "epoch 2 at 6", "epoch 3 at 9",
                                 "validated 10", "epoch 4 at 12", "validated 12"]  # fmt: skip
     names = {path.name for path in runner.work_dir.iterdir()}

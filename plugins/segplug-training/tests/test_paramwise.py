@@ -86,9 +86,9 @@ def test_layer_decay_needs_a_number_that_covers_all_layers():
         layer_rates(Deep(), num_layers=1)
 
 
-def test_layer_decay_is_refused_by_a_backbone_that_knows_no_layers(monkeypatch):
+def test_layer_decay_is_refused_by_a_backbone_without_numbered_layers(monkeypatch):
     monkeypatch.delattr(Deep, "layer_of")
-    with pytest.raises(ConfigError, match="Deep has no stages"):
+    with pytest.raises(ConfigError, match="Deep has no numbered stages"):
         layer_rates(Deep(), num_layers=2, stage_wise=True)
 
 

@@ -76,7 +76,7 @@ def read_text(text: str, label: str, problems: list[Problem], place: Place | Non
         text: The document.
         label: The file's name in places.
         problems: Errors are added here.
-        place: Used for every value instead of its own line, for text from the command line.
+        place: Used for every value instead of its line, for text from the command line.
     """
     events = yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     try:
