@@ -20,7 +20,7 @@ from segplug_datasets.headers import orientation
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.labelled import Labelled
 from segplug_datasets.left_out import LeftOut, say, say_once
-from segplug_datasets.listing import IMAGE_SUFFIXES, find_named, take
+from segplug_datasets.listing import IMAGE_SUFFIXES, find_named, match_name, read_list, require_files, resolve, take
 from segplug_datasets.mapping import Classes, regroup, regrouped_palette, require_name
 
 Overlap = Literal["smaller", "order"]
@@ -46,6 +46,7 @@ class ShapeOptions(TypedDict, total=False):
     overlap: Overlap | None
     polygons: Rule | None
     indices: int | Sequence[int] | None
+    names: str | Path | None
 
 
 @dataclass
@@ -106,9 +107,10 @@ class ShapeDataset(Labelled):
         overlap: The object on top of overlapping ones: the smaller one, or the later one in the file.
         polygons: Which pixels belong to a polygon, see `segplug_datasets.annotations.raster`.
         indices: The first N samples for N, the last N for -N, those listed for a list; all when None.
+        names: Text file with the names of the images to take, one per line; all when None.
 
     Raises:
-        DataError: When files are missing or damaged.
+        DataError: When files are missing or damaged, or the list names an image that the annotations do not.
         UsageError: When a name does not exist.
     """
 
@@ -125,6 +127,7 @@ class ShapeDataset(Labelled):
         overlap: Overlap | None = None,
         polygons: Rule | None = None,
         indices: int | Sequence[int] | None = None,
+        names: str | Path | None = None,
     ) -> None:
         with as_data_error(self._source()):
             opened = self._open()
@@ -132,8 +135,9 @@ class ShapeDataset(Labelled):
         self._unannotated = unannotated
         self._choose(opened, classes, palette, background, others)
         annotated = np.asarray(opened.annotated, bool)
-        everything = np.flatnonzero(annotated) if unannotated == "skipped" else np.arange(len(annotated))
-        chosen: list[int] = take(everything.tolist(), indices)
+        everything = range(len(annotated)) if names is None else _listed(opened, resolve(None, names))
+        kept = [number for number in everything if annotated[number] or unannotated != "skipped"]
+        chosen: list[int] = take(kept, indices)
         if not chosen and unannotated == "skipped":
             raise DataError("no image here has an annotation", opened.what)
         places = find_named(opened.images, [opened.names[number] for number in chosen], opened.what)
@@ -235,6 +239,14 @@ class ShapeDataset(Labelled):
         self.labels = LabelSpec(tuple(names), tuple(palette or colors))
         self._ids = {name: rest if class_id == IGNORE else class_id for name, class_id in zip(categories, ids)}
         self._empty = IGNORE if background is None else names.index(background)
+
+
+def _listed(opened: AnnotationIndex, path: Path) -> list[int]:
+    """Return the numbers of the images that a text file names."""
+    numbers = {os.path.splitext(name)[0]: number for number, name in enumerate(opened.names)}
+    listed = [match_name(line, numbers, opened.images, IMAGE_SUFFIXES) for line in read_list(path)]
+    require_files(listed, numbers, f"listed in {path} but not found in {opened.what}")
+    return [numbers[name] for name in dict.fromkeys(listed)]
 
 
 class MadeOnStoredPixelsError(DataError):

@@ -1,0 +1,226 @@
+"""How the masks of a folder are to be read: class lists, and the lines that the doctor proposes, applied."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segkernel.errors import DataError
+from segkernel.image import opencv
+from segkernel.labels import IGNORE
+from segplug_datasets import image
+from segplug_datasets.doctor.counts import Inspected, MaskCounts, count_masks
+from segplug_datasets.doctor.findings import Finding
+from segplug_datasets.doctor.parts import Part, opened
+from segplug_datasets.doctor.pictures import is_sound
+from segplug_datasets.doctor.report import check, text_of
+from segplug_datasets.doctor.sample_info import MaskInfo, SampleInfo
+from segplug_datasets.own_data.class_lists import ClassList
+from segplug_datasets.own_data.names import role_of, without_split
+
+_ROUNDS = 6
+_APPLIED = {"mixed-black-and-white-masks"}
+"""Warnings whose lines are applied as those of errors are."""
+
+_FATAL = {
+    "colour-masks", "lossy-masks", "labels-out-of-range", "unknown-colours", "palettes-differ", "one-class",
+    "nothing-labelled", "black-and-white-masks", "cannot-be-opened", "empty", "off-by-one", "shifted-by-one",
+    "sparse-values", "instance-masks", "cityscapes-label-ids",
+}  # fmt: skip
+"""Errors that make every mask mean nothing, or something else; files that others concern are left out."""
+
+_SHARE = 0.995  # of the pixels of coloured masks have a colour of the class list
+_LOOKED_AT = 24
+_LARGEST = 0.8  # of an object's pixels are in its largest piece
+
+
+@dataclass
+class Diagnosis:
+    """Sets as they are read in the end.
+
+    Args:
+        inspected: The sets, with what was seen of their samples.
+        applied: Findings whose lines were applied.
+        left: The other findings.
+        named: Whether the classes have names: of a list, an annotation file or a known palette.
+        classes: The class list that was taken.
+    """
+
+    inspected: list[tuple[Part, list[SampleInfo]]]
+    applied: list[Finding] = field(default_factory=list)
+    left: list[Finding] = field(default_factory=list)
+    named: bool = True
+    classes: ClassList | None = None
+
+
+def diagnose(inspected: Inspected, lists: Sequence[ClassList] = ()) -> Diagnosis:
+    """Return the sets with the arguments that make their masks mean something.
+
+    Args:
+        inspected: `FolderDataset` sets without classes, or data sets that know theirs.
+        lists: Class lists that lie with the data; the one that explains most pixels is taken.
+
+    Raises:
+        DataError: When no arguments are found under which more than one class occurs; with the doctor's text.
+    """
+    sets = [(part, list(samples)) for part, samples in inspected]
+    of_folders = all(part.type == "FolderDataset" and part.labels is None for part, _ in sets)
+    found = Diagnosis(sets)
+    if of_folders:
+        counts = next(iter(count_masks(sets)))
+        classes = max(lists, key=lambda one: _explained(one, counts), default=None)
+        found.classes, found.named = classes, classes is not None
+        given = _from_list(classes, counts) if classes else _objects(counts)
+        found.inspected = [(_with(part, given), samples) for part, samples in sets] if given else sets
+    for _ in range(_ROUNDS):
+        report = check(found.inspected)
+        fixable = [
+            f for f in report.findings if f.fix and (f.severity == "error" or f.kind in _APPLIED or _names_it(f))
+        ]
+        changed = _apply(found, fixable[0]) if fixable else None
+        if changed is None:
+            break
+        found.inspected = changed
+        found.applied.append(fixable[0])
+    applied = [finding.kind for finding in found.applied]
+    found.left = [finding for finding in report.findings if finding.kind not in applied]
+    fatal = [finding for finding in found.left if finding.severity == "error" and finding.kind in _FATAL]
+    if fatal:
+        raise DataError("the masks cannot be trained on as they are\n\n" + text_of(fatal[0]))
+    found.named = found.named or any("palette of" in finding.why for finding in found.applied)
+    if of_folders and not found.named:
+        _name_classes(found)
+    _require_classes(found)
+    return found
+
+
+def _names_it(finding: Finding) -> bool:
+    return finding.kind == "classes-unknown"
+
+
+def _apply(found: Diagnosis, finding: Finding) -> list[tuple[Part, list[SampleInfo]]] | None:
+    """Return the sets with the lines of a finding; None when these change nothing, or other files would be read."""
+    lines = (yaml.safe_load(finding.fix) or {}).get("data") or {}
+    changed = [(_with(part, lines.get(part.name) or {}), samples) for part, samples in found.inspected]
+    before = [part.arguments for part, _ in found.inspected]
+    same = all(len(part.pairs) == len(samples) and not part.problem for part, samples in changed)
+    return changed if same and [part.arguments for part, _ in changed] != before else None
+
+
+def _with(part: Part, changes: Mapping[str, Any]) -> Part:
+    """Return a set with changed arguments."""
+    arguments = {**part.arguments, **{key: value for key, value in changes.items() if key != "type"}}
+    if "values" in changes:
+        arguments.pop("offset", None)
+    return opened(part.name, part.key, {"type": part.type, **arguments}) if changes else part
+
+
+# ---------------------------------------------------------------- what classes there are
+
+
+def _explained(classes: ClassList, counts: MaskCounts) -> int:
+    """Return how many pixels have a value or a colour that a class list knows."""
+    values = classes.values or range(len(classes.names))
+    known = sum(counts.values[value] for value in {*values, *classes.ignore})
+    return known + sum(counts.colors[color] for color in set(classes.colors))
+
+
+def _from_list(classes: ClassList, counts: MaskCounts) -> dict[str, Any]:
+    """Return the arguments that a class list gives for these masks."""
+    names = list(classes.names)
+    if counts.colors.total() > counts.values.total():
+        covered = sum(counts.colors[color] for color in classes.colors) >= _SHARE * counts.colors.total()
+        return {"classes": names, **({"palette": [list(color) for color in classes.colors]} if covered else {})}
+    ignored = {"ignore": [*classes.ignore, IGNORE]} if classes.ignore else {}
+    if classes.values and list(classes.values) != list(range(len(names))):
+        return {"classes": names, "values": {value: place for place, value in enumerate(classes.values)}, **ignored}
+    return {"classes": names, **ignored}
+
+
+def _objects(counts: MaskCounts) -> dict[str, Any]:
+    """Return the arguments for masks that number the objects of each image; none for others.
+
+    A value is an object where it is one piece in almost every mask, and the numbers run from 1 in each.
+    """
+    masks = [mask for mask in counts.numbers if set(mask.values) - {0, IGNORE}]
+    numbers = [sorted(set(mask.values) - {0, IGNORE}) for mask in masks]
+    if not masks or len({len(found) for found in numbers}) < 3 or max(map(len, numbers)) < 4:
+        return {}
+    if sum(found == list(range(1, len(found) + 1)) for found in numbers) < 0.9 * len(numbers):
+        return {}
+    several = [mask for mask, found in zip(masks, numbers) if len(found) > 1]
+    step = max(len(several) // _LOOKED_AT, 1)
+    pieces = [whole for mask in several[::step][:_LOOKED_AT] for whole in _in_one_piece(mask)]
+    if not pieces or sum(pieces) < 0.8 * len(pieces):
+        return {}
+    values = {value: int(value > 0) for value in sorted({0, *counts.values} - {IGNORE})}
+    return {"classes": ["background", "object"], "values": values}
+
+
+def _in_one_piece(mask: MaskInfo) -> list[bool]:
+    raw = image.read_mask(mask.path)
+    raw = raw[..., 0] if raw.ndim == 3 else raw
+    whole = []
+    for value in set(mask.values) - {0, IGNORE}:
+        stats = opencv().connectedComponentsWithStats((raw == value).astype("uint8"))[2][1:, 4]
+        whole.append(bool(stats.max() >= _LARGEST * stats.sum()))
+    return whole
+
+
+def _name_classes(found: Diagnosis) -> None:
+    """Name classes that nothing names: the lowest value is the background, one other class is called as its folder."""
+    part = found.inspected[0][0]
+    names = list(part.arguments.get("classes") or (part.labels.classes if part.labels else ()))
+    if len(names) < 2 or not all(re.fullmatch(r"class_\d+|background|foreground|object", name) for name in names):
+        return
+    values = part.arguments.get("values")
+    shift = int(part.arguments.get("offset") or 0)
+    by_place = (
+        {place: value for value, place in values.items()} if values else {p: p + shift for p in range(len(names))}
+    )
+    named = [f"class_{by_place.get(place, place)}" for place in range(len(names))]
+    named = [f"class_{place}" for place in range(len(names))] if part.arguments.get("palette") else named
+    if by_place.get(0) == 0 or (part.arguments.get("palette") or [[1]])[0] == [0, 0, 0]:
+        named[0] = "background"
+    if len(named) == 2:
+        named[1] = _folder_class(part) or (names[1] if names[1] == "object" else "foreground")
+    found.inspected = [(_with(one, {"classes": named}), samples) for one, samples in found.inspected]
+
+
+def _folder_class(part: Part) -> str | None:
+    """Return the name of the folder of masks where it may be that of the class: ``crack``."""
+    name = Path(str(part.arguments.get("masks", ""))).name
+    said = without_split(name)
+    return said if said and said == name.lower() and role_of(name) is None and said.isalpha() else None
+
+
+def _require_classes(found: Diagnosis) -> None:
+    usable = [sample for _, samples in found.inspected for sample in samples if is_sound(sample)]
+    if not usable:
+        worst = "\n\n".join(map(text_of, found.left[:3]))
+        raise DataError(f"no image can be read together with its mask\n\n{worst}")
+    if not any(sample.mask for sample in usable):
+        raise DataError("the data have no labels")
+    for part, _ in found.inspected:
+        if part.labels is None and found.left and len(_drawn(found.inspected)) > 1:
+            raise DataError("how the masks are to be read is not clear\n\n" + "\n\n".join(map(text_of, found.left[:3])))
+        if part.labels is None or len(part.labels.classes) < 2:
+            raise DataError(
+                "the masks show one class only, on every pixel: there is nothing to tell it from; "
+                f"look at them: {_some_masks(found.inspected)}"
+            )
+
+
+def _drawn(inspected: Sequence[tuple[Part, Sequence[SampleInfo]]]) -> set[Any]:
+    """Return the values and colours of all masks but `IGNORE`."""
+    masks = [sample.mask for _, samples in inspected for sample in samples if sample.mask]
+    return {value for mask in masks for value in (*mask.values, *mask.colors)} - {IGNORE}
+
+
+def _some_masks(inspected: Sequence[tuple[Part, Sequence[SampleInfo]]]) -> str:
+    return ", ".join(s.mask.path for _, samples in inspected for s in samples[:3] if s.mask)

@@ -1,0 +1,397 @@
+"""Where the images and masks of a folder are, and which belong together.
+
+layout = find_layout(Path("my_folder"))
+layout.sets["train"].pairs          # [("images/a.jpg", "masks/a.png"), ...], under the two folders
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from segkernel.errors import DataError, SegKernelError, UsageError
+from segplug_datasets.doctor.sample_info import MaskInfo, inspect_mask
+from segplug_datasets.listing import IMAGE_SUFFIXES, MASK_SUFFIXES, match_name, read_list, walk
+from segplug_datasets.own_data.names import SECONDARY, role_of, split_of, tokens, without_role, without_split
+
+ALL = "all"
+"""The name of a set that is to be split."""
+
+_LOOKED_AT = 5  # files of a folder whose name says nothing
+_MOST_VALUES = 48  # of a mask; a photo has more
+_ENOUGH = 0.5  # of the images have to have a mask
+_SHOWN = 5
+
+Pairs = list[tuple[str, str]]
+
+
+@dataclass
+class ImageSet:
+    """Images and masks of one set.
+
+    Args:
+        images: Folder of the images.
+        masks: Folder of the masks.
+        pairs: (image, mask) of each sample, under these folders.
+        image_suffix: By which `FolderDataset` finds the images; None for the usual ones.
+        mask_suffix: By which it finds the masks; None when only a list of pairs says which belong together.
+        unlabelled: Images without a mask.
+        spare: Masks without an image.
+        listed: Whether a list chose the pairs.
+    """
+
+    images: Path
+    masks: Path
+    pairs: Pairs
+    image_suffix: str | None = None
+    mask_suffix: str | None = None
+    unlabelled: list[str] = field(default_factory=list)
+    spare: list[str] = field(default_factory=list)
+    listed: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether `FolderDataset` reads exactly these pairs without a list."""
+        return self.mask_suffix is not None and not (self.unlabelled or self.spare or self.listed)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `FolderDataset`, apart from a list."""
+        given: dict[str, Any] = {"images": str(self.images), "masks": str(self.masks)}
+        if self.image_suffix is not None:
+            given["image_suffix"] = self.image_suffix
+        if self.mask_suffix not in (None, ".png"):
+            given["mask_suffix"] = self.mask_suffix
+        return given
+
+    def line(self, pair: tuple[str, str]) -> str:
+        """Return the line of a list that names a sample."""
+        return "\t".join(pair)
+
+
+@dataclass
+class Layout:
+    """The sets of a folder: train, val and test, those that there are, or `ALL`; and remarks on what was found."""
+
+    sets: dict[str, ImageSet]
+    remarks: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Group:
+    """Files of one kind in one folder, by their path inside it."""
+
+    root: Path
+    key: str
+    split: str | None
+    files: list[str]
+    role: str | None = None
+    suffix: str | None = None
+
+    @property
+    def is_secondary(self) -> bool:
+        return bool(SECONDARY & set(tokens(self.key)))
+
+
+def find_layout(folder: Path, images: str | None = None, masks: str | None = None) -> Layout:
+    """Return which files of a folder are images and masks, and the sets that they make.
+
+    Args:
+        folder: Searched with all folders inside.
+        images: The folder of images, where several fit; under ``folder``, or a path.
+        masks: The folder of masks, likewise.
+
+    Raises:
+        DataError: When there are no images, or no masks.
+        UsageError: When several folders of masks fit.
+    """
+    groups = [part for group in _groups(folder) for part in _parted(group)]
+    if not groups:
+        raise DataError(f"no images here: no file ends in {', '.join(IMAGE_SUFFIXES)}", folder)
+    for group in groups:
+        group.role = group.role or _role(group)
+    pictures = _chosen([g for g in groups if g.role == "image" or images], folder, images)
+    truths = _chosen([g for g in groups if (g.role in ("mask", "other") or masks) and g not in pictures], folder, masks)
+    if not pictures:
+        raise DataError(f"no images here, only masks: {_names(truths)}; name their folder with --images", folder)
+    if not truths:
+        raise DataError(
+            f"no masks here, only images in {_names(pictures)}: a mask is a PNG of one value or colour for each "
+            "class; name their folder with --labels, or annotate the images (labelme, CVAT, Label Studio)",
+            folder,
+        )
+    return _by_set(folder, pictures, truths)
+
+
+# ---------------------------------------------------------------- folders
+
+
+def _groups(folder: Path) -> list[_Group]:
+    """Return the image files of a folder by the folders that say what they are."""
+    found: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for path in walk(folder):
+        if path.lower().endswith(MASK_SUFFIXES):
+            parts = Path(os.path.relpath(path, folder)).parts
+            depth = _depth(parts[:-1])
+            found[parts[:depth]].append("/".join(parts[depth:]))
+    groups = []
+    for parts, files in found.items():
+        splits = {split for part in parts if (split := split_of(part))}
+        key = "/".join(filter(None, map(without_split, parts)))
+        groups.append(_Group(folder.joinpath(*parts), key, splits.pop() if len(splits) == 1 else None, files))
+    return groups
+
+
+def _depth(parts: Sequence[str]) -> int:
+    """Return how many folders of a path say what its files are; folders below these belong together."""
+    speaking = [place for place, part in enumerate(parts) if role_of(part)]
+    if not speaking:
+        return len(parts)
+    return max([*speaking, *(place for place, part in enumerate(parts) if split_of(part))]) + 1
+
+
+def _parted(group: _Group) -> list[_Group]:
+    """Return a folder that holds images and masks together as two groups."""
+    ends = _two_ends(group.files)
+    if ends is None:
+        return [group]
+    parts = [_with_end(group.files, *turn) for turn in (ends, ends[::-1])]
+    if role_of(Path(ends[0]).stem) == "mask" or (
+        role_of(Path(ends[1]).stem) != "mask" and _looks_like_masks(group.root, parts[0])
+    ):
+        ends, parts = ends[::-1], parts[::-1]
+    if role_of(Path(ends[1]).stem) != "mask" and not _looks_like_masks(group.root, parts[1]):
+        return [group]
+    pictures = [file for file in group.files if file not in set(parts[1])]
+    pictures = parts[0] if len(ends[0]) > len(os.path.splitext(ends[0])[1]) else pictures
+    stem, suffix = os.path.splitext(ends[0])
+    image_suffix = ends[0] if stem or suffix.lower() not in IMAGE_SUFFIXES else None
+    return [
+        replace(group, files=pictures, role="image", suffix=image_suffix),
+        replace(group, files=parts[1], role="mask", suffix=ends[1]),
+    ]
+
+
+def _two_ends(files: Sequence[str]) -> tuple[str, str] | None:
+    """Return the two ends, such as ``.jpg`` and ``_mask.png``, by which most files of a folder form pairs."""
+    ends: dict[str, set[str]] = defaultdict(set)
+    for file in files:
+        stem, suffix = os.path.splitext(file)
+        places = [place for place, sign in enumerate(stem) if sign in "_-." and place]
+        for place in [*places, len(stem)]:
+            ends[stem[:place]].add(stem[place:] + suffix)
+    pairs = Counter(pair for found in ends.values() if len(found) <= 6 for pair in combinations(sorted(found), 2))
+    best, count = max(pairs.items(), key=lambda item: (item[1], -len("".join(item[0]))), default=(None, 0))
+    return best if best and 2 * count >= 0.8 * len(files) and count > 1 else None
+
+
+def _with_end(files: Iterable[str], end: str, other: str) -> list[str]:
+    """Return the files of an end, without those of another one that is longer: ``.png`` is not ``_mask.png``."""
+    return [file for file in files if file.endswith(end) and not (other.endswith(end) and file.endswith(other))]
+
+
+def _role(group: _Group) -> str:
+    named = role_of(group.key)
+    if named:
+        return named
+    return "mask" if _looks_like_masks(group.root, group.files) else "image"
+
+
+def _looks_like_masks(root: Path, files: Sequence[str]) -> bool:
+    step = max(len(files) // _LOOKED_AT, 1)
+    seen = [inspect_mask(str(root / file)) for file in files[::step][:_LOOKED_AT]]
+    return bool(seen) and sum(map(_is_mask, seen)) > 0.5 * len(seen)
+
+
+def _is_mask(info: MaskInfo) -> bool:
+    count = info.distinct if info.colors else len(info.values)
+    return not info.error and not info.header.lossy and 0 < count <= _MOST_VALUES
+
+
+def _chosen(groups: list[_Group], folder: Path, wanted: str | None) -> list[_Group]:
+    """Return the groups in a folder that the user names; all without one."""
+    if wanted is None:
+        return groups
+    place = folder / wanted if (folder / wanted).is_dir() else Path(wanted)
+    if not place.is_dir():
+        raise UsageError(f"no such folder: {folder / wanted}")
+    inside = [group for group in groups if place.resolve() in (group.root.resolve(), *group.root.resolve().parents)]
+    if not inside:
+        raise DataError("no images in this folder", place)
+    return inside
+
+
+def _names(groups: Iterable[_Group]) -> str:
+    roots = sorted({str(group.root) for group in groups})
+    return ", ".join(roots[:_SHOWN]) + (f" and {len(roots) - _SHOWN} more" if len(roots) > _SHOWN else "")
+
+
+# ---------------------------------------------------------------- pairs
+
+
+def _by_set(folder: Path, pictures: Sequence[_Group], truths: Sequence[_Group]) -> Layout:
+    layout = Layout({})
+    keys = _masks_for(folder, pictures, truths)
+    for group in pictures:
+        masks = next((t for t in truths if t.key == keys.get(group.key) and _fits(group, t)), None)
+        if masks is None:
+            layout.remarks.append(f"{len(group.files)} images in {group.root} have no masks: left out")
+            continue
+        found = _paired(group, masks)
+        name = group.split or ALL
+        layout.sets[name] = _merged(layout.sets[name], found) if name in layout.sets else found
+    if not layout.sets:
+        shown = f"{_names(pictures)} and {_names(truths)}"
+        raise DataError(
+            f"images and masks do not have the same names: {shown}; name them alike, a.jpg and a.png", folder
+        )
+    return layout if set(layout.sets) != {ALL} else _by_lists(folder, layout)
+
+
+def _merged(first: ImageSet, second: ImageSet) -> ImageSet:
+    """Return the set of two pairs of folders, as a list of pairs under the folders that hold them.
+
+    Raises:
+        UsageError: When both have the same masks.
+    """
+    if first.masks == second.masks:
+        raise UsageError(f"{first.images} and {second.images} have the same masks; choose one with --images")
+    images, masks = (
+        Path(os.path.commonpath(both)) for both in ((first.images, second.images), (first.masks, second.masks))
+    )
+    pairs = [
+        (os.path.relpath(one.images / image, images), os.path.relpath(one.masks / mask, masks))
+        for one in (first, second)
+        for image, mask in one.pairs
+    ]
+    unlabelled, spare = first.unlabelled + second.unlabelled, first.spare + second.spare
+    return ImageSet(images, masks, pairs, unlabelled=unlabelled, spare=spare)
+
+
+def _masks_for(folder: Path, pictures: Sequence[_Group], truths: Sequence[_Group]) -> dict[str, str]:
+    """Return for each kind of image folder the kind of mask folder whose names fit best."""
+    keys: dict[str, str] = {}
+    for key in dict.fromkeys(group.key for group in pictures):
+        own = [group for group in pictures if group.key == key]
+        fitting: dict[str, int] = Counter()
+        for truth in truths:
+            matched = [_match(group, truth)[0] for group in own if _fits(group, truth)]
+            if any(len(pairs) >= _ENOUGH * len(group.files) for pairs, group in zip(matched, own)):
+                fitting[truth.key] += len(matched)
+        if fitting:
+            keys[key] = _best(folder, fitting, {truth.key: truth for truth in truths})
+    return keys
+
+
+def _best(folder: Path, fitting: Mapping[str, int], truths: Mapping[str, _Group]) -> str:
+    def rank(key: str) -> tuple[bool, bool, int]:
+        return not truths[key].is_secondary, role_of(key) == "mask", fitting[key]
+
+    best = max(map(rank, fitting))
+    equal = [key for key in fitting if rank(key) == best]
+    if len(equal) > 1:
+        shown = " or ".join(os.path.relpath(truths[key].root, folder) for key in equal)
+        raise UsageError(f"{folder}: several folders hold masks of these images; choose with --labels {shown}")
+    return equal[0]
+
+
+def _fits(images: _Group, masks: _Group) -> bool:
+    return masks.split in (images.split, None)
+
+
+def _paired(images: _Group, masks: _Group) -> ImageSet:
+    pairs, suffixes = _match(images, masks)
+    with_mask, with_image = {image for image, _ in pairs}, {mask for _, mask in pairs}
+    return ImageSet(
+        images.root,
+        masks.root,
+        pairs,
+        *suffixes,
+        [file for file in images.files if file not in with_mask],
+        [file for file in masks.files if file not in with_image],
+    )
+
+
+def _match(images: _Group, masks: _Group) -> tuple[Pairs, tuple[str | None, str | None]]:
+    """Return the pairs of two folders, and the suffixes of image and mask where these tell them."""
+    best: Pairs = []
+    suffixes: tuple[str | None, str | None] = None, None
+    for own in _suffixes(images):
+        for end in _suffixes(masks):
+            truths = {bare: mask for mask in masks.files if (bare := _bare(mask, end))}
+            found = [(i, truths[n]) for i in images.files if (n := _bare(i, own)) in truths and truths[n] != i]
+            if len(found) > len(best):
+                best, suffixes = found, (own, end)
+    if len(best) >= _ENOUGH * len(images.files):
+        return best, suffixes
+    for alike in (lambda file: Path(file).stem, lambda file: without_role(Path(file).stem)):
+        names, truths = _unique(images.files, alike), _unique(masks.files, alike)
+        found = [(image, truths[name]) for name, image in names.items() if name in truths]
+        if len(found) > len(best):
+            best, suffixes = found, (None, None)
+    return sorted(best), suffixes
+
+
+def _suffixes(group: _Group) -> Sequence[str | None]:
+    """Return the ends of file names to try: for masks each suffix, with and without what all names end in."""
+    if group.suffix is not None:
+        return [group.suffix]
+    found = Counter(os.path.splitext(file)[1] for file in group.files)
+    common = _common_end([os.path.splitext(file)[0] for file in group.files])
+    plain = [suffix for suffix, _ in found.most_common(3)]
+    longer = [common + suffix for suffix in plain if common]
+    return [None, *longer] if group.role == "image" else [*longer, *plain]
+
+
+def _bare(file: str, suffix: str | None) -> str:
+    if suffix is None:
+        return os.path.splitext(file)[0]
+    return file[: -len(suffix)] if file.endswith(suffix) else ""
+
+
+def _common_end(stems: Sequence[str]) -> str:
+    """Return what all names end in, from a separator on: ``_mask``."""
+    if len(stems) < 2:
+        return ""
+    first, last = min(turned := [stem[::-1] for stem in stems]), max(turned)  # what these share, all do
+    length = next((place for place, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
+    end = first[:length][::-1]
+    places = [place for place, sign in enumerate(end) if sign in "_-."]
+    return end[places[0] :] if places else ""
+
+
+def _unique(files: Sequence[str], key: Any) -> dict[Any, str]:
+    """Return the files by a key that no two share."""
+    found: dict[Any, list[str]] = defaultdict(list)
+    for file in files:
+        found[key(file)].append(file)
+    return {name: several[0] for name, several in found.items() if name and len(several) == 1}
+
+
+# ---------------------------------------------------------------- lists
+
+
+def _by_lists(folder: Path, layout: Layout) -> Layout:
+    """Split one set by the lists ``train.txt``, ``val.txt`` ... in the folder, where there are any."""
+    whole = layout.sets[ALL]
+    by_name = {os.path.splitext(pair[0])[0]: pair for pair in whole.pairs}
+    sets: dict[str, ImageSet] = {}
+    for path in sorted(map(Path, walk(folder))):
+        name = (
+            split_of(path.stem) if path.suffix in (".txt", ".lst", ".csv") and without_split(path.stem) == "" else None
+        )
+        if name is None or name in sets:
+            continue
+        try:
+            listed = [match_name(line, by_name, whole.images, MASK_SUFFIXES) for line in read_list(path)]
+        except SegKernelError:
+            continue
+        pairs = [by_name[one] for one in listed if one in by_name]
+        if len(pairs) >= 0.9 * len(listed):
+            sets[name] = replace(whole, pairs=pairs, listed=True)
+            layout.remarks.append(f"{name} is the {len(pairs)} images that {path} lists")
+    return Layout(sets, layout.remarks) if "train" in sets else layout

@@ -1,0 +1,73 @@
+"""What the names of folders and files say: images, masks, or neither; training, validation or test."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+IMAGES = frozenset(
+    ["frame", "frames", "image", "images", "img", "imgs", "input", "inputs", "photo", "photos", "picture", "pictures",
+     "rgb", "scan", "scans"]
+)  # fmt: skip
+MASKS = frozenset(
+    ["ann", "anno", "annos", "annot", "annotated", "annotation", "annotations", "annots", "groundtruth", "gt", "label",
+     "labeled", "labelled", "labels", "manual", "mask", "masks", "seg", "segm", "segmentation", "segmentations", "segs",
+     "semantic", "target", "targets", "truth"]
+)  # fmt: skip
+SECONDARY = frozenset(
+    ["boundaries", "boundary", "color", "colored", "confidence", "depth", "edge", "edges", "fov", "instance",
+     "instances", "nd", "object", "objects", "overlay", "overlays", "panoptic", "preview", "previews", "roi", "second",
+     "skeleton", "visualization", "visualizations", "weight", "weights"]
+)  # fmt: skip
+"""Of label folders that are taken only where there is no other: they seldom hold the class of each pixel."""
+SPLITS = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "val"),
+    **dict.fromkeys(("test", "testing", "tst"), "test"),
+}
+
+_ROLES = IMAGES | MASKS | SECONDARY
+_TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+
+
+def tokens(name: str) -> list[str]:
+    """Return the words of a name in lower case: ``trainAnnot_01`` and ``trainannot_01`` are train, annot, 01."""
+    return [part for word in _TOKEN.findall(name) for part in _parted(word.lower())]
+
+
+def _parted(word: str) -> Iterable[str]:
+    """Split a word that begins or ends with the name of a set: ``trainannot``, ``labelstrain``."""
+    if word in SPLITS or word in _ROLES:
+        return (word,)
+    for known in sorted(SPLITS, key=len, reverse=True):
+        if word.startswith(known) and word[len(known) :] in _ROLES:
+            return known, word[len(known) :]
+        if word.endswith(known) and word[: -len(known)] in _ROLES:
+            return word[: -len(known)], known
+    return (word,)
+
+
+def split_of(name: str) -> str | None:
+    """Return the set that a name speaks of: ``train``, ``val`` or ``test``; None when it names none, or several."""
+    found = {SPLITS[word] for word in tokens(name) if word in SPLITS}
+    return found.pop() if len(found) == 1 else None
+
+
+def without_split(name: str) -> str:
+    """Return what a name says apart from the set."""
+    return " ".join(word for word in tokens(name) if word not in SPLITS)
+
+
+def without_role(name: str) -> tuple[str, ...]:
+    """Return the words of a name that do not say image or mask: equal for ``img_12`` and ``mask_12``."""
+    return tuple(word for word in tokens(name) if word not in _ROLES)
+
+
+def role_of(name: str) -> str | None:
+    """Return ``mask``, ``image`` or ``other`` where a name says so."""
+    words = set(tokens(name))
+    if words & MASKS:
+        return "mask"
+    if words & IMAGES:
+        return "image"
+    return "other" if words & SECONDARY else None

@@ -1,0 +1,348 @@
+"""All steps from a folder to a config: find, diagnose, split, choose, write.
+
+project = prepare(Path("my_folder"), Path("my.yaml"), Options())
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from segkernel.config import load_config
+from segkernel.errors import DataError, UsageError
+from segkernel.files import replacing
+from segplug_datasets.doctor.findings import Finding
+from segplug_datasets.doctor.parts import SETS, Part, opened
+from segplug_datasets.doctor.pictures import is_sound
+from segplug_datasets.doctor.sample_info import SampleInfo
+from segplug_datasets.doctor.stats import DatasetStats, measure
+from segplug_datasets.own_data.annotation_files import find_annotations
+from segplug_datasets.own_data.class_lists import ClassList, find_class_lists
+from segplug_datasets.own_data.config_file import render
+from segplug_datasets.own_data.diagnosis import Diagnosis, diagnose
+from segplug_datasets.own_data.facts import gather
+from segplug_datasets.own_data.layout import ALL, ImageSet, find_layout
+from segplug_datasets.own_data.published import published_sets
+from segplug_datasets.own_data.recipe import Facts, Machine, Recipe, choose, this_machine
+from segplug_datasets.own_data.splits import SHARES, split
+from segplug_datasets.own_data.zoo_model import (
+    fixed_crop,
+    load_base,
+    model_changes,
+    schedule_changes,
+    transform_changes,
+)
+
+Inspect = Callable[[list[Part]], list[tuple[Part, list[SampleInfo]]]]
+"""Looks at every sample of some sets."""
+
+STARTER = "starter"
+
+_MEANING = ("classes", "palette", "values", "ignore", "ignore_colors")
+"""Long arguments that say what mask values mean: written once, and referred to by the other sets."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may say: the arguments of ``seg-kernel init``."""
+
+    images: str | None = None
+    labels: str | None = None
+    root: str | None = None
+    model: str = STARTER
+    iterations: int | None = None
+    force: bool = False
+
+
+@dataclass
+class Project:
+    """What was found and chosen, and the files that were written.
+
+    Args:
+        facts: Of the training set.
+        stats: Of each set.
+        diagnosis: What the doctor corrected and left.
+        recipe: Sizes and lengths.
+        machine: Where it will be trained.
+        written: Files.
+        remarks: What a user should know.
+    """
+
+    facts: Facts
+    stats: list[DatasetStats]
+    diagnosis: Diagnosis
+    recipe: Recipe
+    machine: Machine
+    written: list[Path] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What the doctor found and no config can correct."""
+        return [finding for finding in self.diagnosis.left if finding.severity != "note"]
+
+
+@dataclass
+class _Set:
+    """A set as the config will have it: its files, and which of its samples are taken."""
+
+    part: Part
+    samples: list[SampleInfo]
+    files: ImageSet | None = None
+    whole: bool = True
+
+
+def prepare(source: str, out: Path, options: Options, inspect: Inspect) -> Project:
+    """Write a config for the data in a folder, or for a published data set.
+
+    Raises:
+        UsageError: When a file would be overwritten, or it has to be said which of several folders is meant.
+        DataError: When there are no images, no masks, or one class only.
+        ConfigError: When no packaged config has the model's name.
+    """
+    base = load_base(options.model)
+    lists = {name: out.with_name(f"{out.stem}_{name}.txt") for name in SETS}
+    _refuse_overwriting([out], options.force)
+    with tempfile.TemporaryDirectory() as scratch:
+        sets, diagnosis, remarks = _read(source, options, inspect, Path(scratch))
+        sets, said = _split(sets)
+        remarks += said
+        chosen = [(one.part, one.samples) for one in sets]
+        stats = measure(chosen)
+        facts = gather(stats[0], *chosen[0])
+    machine = this_machine()
+    recipe = choose(facts, machine, options.iterations, fixed_crop(base))
+    project = Project(facts, stats, diagnosis, recipe, machine, remarks=remarks)
+    needed = {one.part.name: lists[one.part.name] for one in sets if not one.whole}
+    _refuse_overwriting([*needed.values()], options.force)
+    text = _config(source, options, base, sets, needed, project)
+    for one in sets:
+        if one.part.name in needed:
+            _write(needed[one.part.name], "".join(f"{line}\n" for line in _listed(one)), project)
+    _write(out, text, project)
+    load_config(out)
+    return project
+
+
+_LONG = 100  # of a comment
+_SHOWN = 12  # classes
+
+
+def _refuse_overwriting(paths: Sequence[Path], force: bool) -> None:
+    there = [str(path) for path in paths if path.exists()]
+    if there and not force:
+        raise UsageError(f"{', '.join(there)} exists: name another file with --out, or overwrite it with --force")
+
+
+def _write(path: Path, text: str, project: Project) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    project.written.append(path)
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _read(source: str, options: Options, inspect: Inspect, scratch: Path) -> tuple[list[_Set], Diagnosis, list[str]]:
+    """Return the sets of a folder with what was seen of their samples, and how they are read."""
+    folder = Path(source)
+    files: dict[str, ImageSet] = {}
+    remarks: list[str] = []
+    lists: list[ClassList] = []
+    if folder.is_dir():
+        parts, files, remarks = _parts_of(folder, options, scratch)
+        if files:
+            near = [place for one in files.values() for f in (one.masks, one.images) for place in (f, f.parent)]
+            lists = find_class_lists([folder, *near])
+    elif folder.exists():
+        raise UsageError(f"{folder} is a file: name the folder that holds it; --labels chooses a file of annotations")
+    else:
+        parts = published_sets(source, options.root)
+    diagnosis = diagnose(inspect(parts), lists)
+    remarks += [f"class names are those of {diagnosis.classes.path}"] if diagnosis.classes else []
+    by_name = {"train" if name == ALL else name: one for name, one in files.items()}
+    sets = [_Set(part, samples, by_name.get(part.name)) for part, samples in diagnosis.inspected]
+    for one in sets:
+        one.whole = one.files is None or one.files.is_whole
+    if len(sets) == 1:
+        sets[0].part.name = ALL
+    return [_sound(one, remarks) for one in sets], diagnosis, remarks
+
+
+def _parts_of(folder: Path, options: Options, scratch: Path) -> tuple[list[Part], dict[str, ImageSet], list[str]]:
+    chosen = options.labels
+    is_file = chosen is not None and any(place.is_file() for place in (folder / chosen, Path(chosen)))
+    if is_file:
+        return _described(find_annotations(folder, chosen))
+    try:
+        layout = find_layout(folder, options.images, chosen)
+    except DataError:
+        specs = find_annotations(folder, chosen)
+        if not specs:
+            raise
+        return _described(specs)
+    files = layout.sets if len(layout.sets) > 1 else {ALL: next(iter(layout.sets.values()))}
+    for one in files.values():
+        if one.unlabelled:
+            layout.remarks.append(f"{len(one.unlabelled)} images in {one.images} have no mask: left out")
+        if one.spare:
+            layout.remarks.append(f"{len(one.spare)} masks in {one.masks} have no image: left out")
+    return [_folder_part(name, one, scratch) for name, one in files.items()], files, layout.remarks
+
+
+def _described(specs: Mapping[str, Mapping[str, Any]]) -> tuple[list[Part], dict[str, ImageSet], list[str]]:
+    named = {"train" if name == ALL else name: spec for name, spec in specs.items()}
+    return [opened(name, f"data.{name}", spec) for name, spec in named.items()], {}, []
+
+
+def _folder_part(name: str, files: ImageSet, scratch: Path) -> Part:
+    name = "train" if name == ALL else name
+    path = scratch / f"{name}.txt"
+    path.write_text("".join(f"{files.line(pair)}\n" for pair in files.pairs), encoding="utf-8")
+    arguments = {**files.arguments(), "split": str(path)}
+    part = opened(name, f"data.{name}", {"type": "FolderDataset", **arguments})
+    part.written, part.labels = False, None
+    return part
+
+
+def _sound(one: _Set, remarks: list[str]) -> _Set:
+    """Return a set without the samples that cannot be read."""
+    sound = [sample for sample in one.samples if is_sound(sample)]
+    if len(sound) < len(one.samples):
+        remarks.append(f"{len(one.samples) - len(sound)} images that cannot be read with their mask are left out")
+        return replace(one, samples=sound, whole=False)
+    return one
+
+
+# ---------------------------------------------------------------- splitting
+
+
+def _split(sets: list[_Set]) -> tuple[list[_Set], list[str]]:
+    """Return three sets, those that are missing taken from the training images; and what was done."""
+    there = {one.part.name: one for one in sets}
+    first = there.get("train") or there.get(ALL) or sets[0]
+    missing = [name for name in SETS if name not in there]
+    if not missing or (first.part.dataset is not None and not _takes_names(first.part) and first.part.name != ALL):
+        return sorted(sets, key=lambda one: SETS.index(one.part.name)), []
+    if first.part.dataset is not None and not _takes_names(first.part):
+        raise UsageError(f"{first.part.type} has one set and takes no list of names: write a config that splits it")
+    taken = {name: SHARES[name] for name in missing if name != "train"}
+    shares = {"train": 1 - sum(taken.values()), **taken}
+    done = split(first.part, first.samples, shares)
+    parted = {name: _subset(first, name, indices) for name, indices in done.sets.items()}
+    kept = {name: one for name, one in there.items() if name not in (first.part.name, *parted)}
+    numbers = ", ".join(f"{len(one.samples)} {name}" for name, one in parted.items())
+    how = "in the order of their names, because too many look the same" if done.in_order else "at random (seed 0)"
+    copies = f"; {done.groups} groups of images that look the same were kept together" if done.groups else ""
+    remarks = [f"split {how}: {numbers}{'' if done.in_order else copies}"]
+    both = {**kept, **parted}
+    return [both[name] for name in SETS if name in both], remarks
+
+
+def _takes_names(part: Part) -> bool:
+    from segplug_datasets.annotations.shapes import ShapeDataset
+
+    return isinstance(part.dataset, ShapeDataset)
+
+
+def _subset(one: _Set, name: str, indices: Sequence[int]) -> _Set:
+    part = replace(one.part, name=name, key=f"data.{name}")
+    return replace(one, part=part, samples=[one.samples[index] for index in indices], whole=False)
+
+
+def _listed(one: _Set) -> list[str]:
+    """Return the lines of the list of a set: names, or pairs where these differ."""
+    if one.files is None:
+        return [sample.image.path.removeprefix(_root(one.part)) for sample in one.samples]
+    by_image = {str(one.files.images / pair[0]): pair for pair in one.files.pairs}
+    pairs = [by_image[str(Path(sample.image.path))] for sample in one.samples]
+    if one.files.mask_suffix is None:
+        return [one.files.line(pair) for pair in pairs]
+    return [pair[0] for pair in pairs]
+
+
+def _root(part: Part) -> str:
+    return str(getattr(part.dataset, "_images", "")) + "/"
+
+
+# ---------------------------------------------------------------- writing
+
+
+def _config(
+    source: str, options: Options, base: Any, sets: Sequence[_Set], lists: Mapping[str, Path], project: Project
+) -> str:
+    recipe, first = project.recipe, sets[0]
+    classes = list(project.stats[0].classes)
+    data: dict[str, Any] = {"num_classes": len(classes)}
+    shown = ", ".join(classes[:_SHOWN]) + (f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else "")
+    why = {"data.num_classes": shown}
+    for one in sets:
+        name = one.part.name
+        data[name] = _spec(one, lists.get(name), first if one is not first else None)
+        old = (base.get("data") or {}).get(name)
+        if isinstance(old, Mapping) and old.get("type") == data[name]["type"]:
+            data[name] = {"_delete_": True, **data[name]}
+        why[f"data.{name}"] = _set_comment(one)
+    if not project.diagnosis.named:
+        why["data.train.classes"] = "fill in the names: nothing names these classes"
+    if len(sets) < len(SETS):
+        data.update(
+            {name: f"${{data.{sets[-1].part.name}}}" for name in SETS if name not in lists and name not in data}
+        )
+    for finding in project.diagnosis.applied:
+        for key in ("values", "offset", "palette", "ignore_colors", "ignore", "mask_suffix"):
+            if key in data[first.part.name] and f"{key}:" in finding.fix:
+                why[f"data.train.{key}"] = finding.what if len(finding.what) < _LONG else f"{finding.what[:_LONG]} ..."
+    sections: dict[str, Any] = {"_base_": options.model, "data": data}
+    data["crop_size"] = list(recipe.crop)
+    why["data.crop_size"] = recipe.why["crop_size"]
+    changes = [
+        transform_changes(base, recipe),
+        model_changes(base, recipe, len(classes)),
+        schedule_changes(base, recipe),
+    ]
+    data["workers"] = recipe.workers
+    why["data.workers"] = recipe.why["workers"]
+    sections["optim"] = {"batch_size": recipe.batch}
+    why["optim.batch_size"] = recipe.why["batch_size"]
+    for change in changes:
+        for name, section in change.sections.items():
+            sections[name] = {**sections[name], **section} if isinstance(sections.get(name), dict) else section
+        why |= change.why
+        project.remarks += change.remarks
+    if options.model != STARTER:
+        _published(base, recipe, sections, why)
+    head = (
+        f"Written by seg-kernel init {source}: {project.facts.images} training images, {len(classes)} classes,\n"
+        f"for {project.machine}. Every line may be changed; seg-kernel config show prints what the base adds."
+    )
+    return render(sections, why, head)
+
+
+def _published(base: Any, recipe: Recipe, sections: dict[str, Any], why: dict[str, str]) -> None:
+    """Add what a published config says of its own data and batch."""
+    batch = (base.get("optim") or {}).get("batch_size")
+    if batch and batch != recipe.batch and not base["optim"].get("base_batch_size"):
+        sections["optim"]["base_batch_size"] = batch
+        why["optim.base_batch_size"] = "the learning rate is the published one for this batch, and scaled to ours"
+    sections["evaluate"] = {"metrics": [{"type": "IoUMetric"}]}
+
+
+def _spec(one: _Set, path: Path | None, first: _Set | None) -> dict[str, Any]:
+    """Return a set as the config has it; what it shares with the first one is a reference."""
+    arguments = {key: value for key, value in one.part.arguments.items() if one.files is None or key != "split"}
+    if first is not None:
+        own = _spec(first, None, None)
+        shared = [key for key in arguments if key in _MEANING and own.get(key) == arguments[key]]
+        arguments |= {key: f"${{data.{first.part.name}.{key}}}" for key in shared}
+    if path is not None:
+        arguments["split" if one.files is not None else "names"] = str(path)
+    return {"type": one.part.type, **arguments}
+
+
+def _set_comment(one: _Set) -> str:
+    return f"{len(one.samples)} images"

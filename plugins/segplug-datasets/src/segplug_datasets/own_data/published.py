@@ -1,0 +1,69 @@
+"""Published data sets by name: those of the packaged data configs, and the data set classes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from segkernel.catalog import Catalog
+from segkernel.config import load_config
+from segkernel.config.packaged import folders
+from segkernel.errors import DataError, UsageError, suggest
+from segplug_datasets.doctor.parts import SETS, Part, opened, parts_of_type
+
+_GENERAL = re.compile(
+    r"^(Folder|Coco|Cvat|Label|Yolo|Packed|Raster|Volume|Concat|Mix|Mapped|Repeat|Class|Cached|Indexed|Base|Multi|DSDL|Decathlon)"
+)
+
+
+def published_sets(name: str, root: str | None) -> list[Part]:
+    """Return the sets of a published data set: ``camvid``, ``cityscapes``, ``StreetScenes``.
+
+    Args:
+        name: Of a packaged data config, or its beginning, or of a data set class.
+        root: Where the data are; the config's own folder when None.
+
+    Raises:
+        UsageError: When there is neither a folder nor a data set of the name.
+        DataError: When the files are not there.
+    """
+    configs = {
+        path.stem: (dist, path) for dist, place in folders().items() for path in sorted(place.glob("data/*.yaml"))
+    }
+    wanted = _plain(name)
+    found = next((one for one in sorted(configs) if _plain(one) == wanted or _plain(one.split("-")[0]) == wanted), None)
+    if found is not None:
+        data = load_config(str(configs[found][1]))["data"]
+        parts = [opened(one, f"data.{one}", _rooted(data[one], root)) for one in SETS if data.get(one)]
+        parts = parts[:-1] if len(parts) == 3 and parts[1].arguments == parts[2].arguments else parts
+    else:
+        parts = _of_class(name, wanted, root, [*configs])
+    problem = next((part.problem for part in parts if part.problem), None)
+    if problem:
+        where = (
+            "say where the data are with --root DIR; seg-kernel data prepare --list names the sets that are converted"
+        )
+        raise DataError(f"{name}: {problem}\n    {where}")
+    return parts
+
+
+def _of_class(name: str, wanted: str, root: str | None, configs: list[str]) -> list[Part]:
+    classes = [row.name for row in Catalog.discover().rows_of("datasets") if not _GENERAL.match(row.name)]
+    kind = next((one for one in classes if _plain(one).removesuffix("dataset") == wanted.removesuffix("dataset")), None)
+    if kind is None:
+        hint = suggest(name, [*configs, *classes])
+        raise UsageError(f"{name}: there is no such folder, and no published data set of this name; {hint}")
+    parts = parts_of_type(kind, root, {})
+    for part in parts:
+        part.name = part.name if part.name in SETS else "train"
+    return parts
+
+
+def _rooted(spec: Mapping[str, Any], root: str | None) -> dict[str, Any]:
+    return {**spec, **({"data_root": str(Path(root))} if root is not None and "data_root" in spec else {})}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())

@@ -1,0 +1,46 @@
+"""Weights that are on this machine already: a file, or a download that the cache kept. Nothing is downloaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urldefrag, urlparse
+
+from segkernel.config.packaged import folders
+from segkernel.config.text import read_file
+from segkernel.files import cache_folder
+
+
+def find_weights(source: str) -> str | None:
+    """Return how a config names weights that need no network: as they are named, or as a file; None if there are none.
+
+    Args:
+        source: A file, an address, or a name in a zoo's ``weights.yaml``.
+    """
+    if "://" not in source:
+        return source if Path(source).is_file() else None
+    address = source if source.startswith(("http://", "https://")) else _address(source)
+    name = unquote(urlparse(urldefrag(address).url).path).rpartition("/")[2]
+    if not name:
+        return None
+    if any((cache_folder() / "weights").glob(f"*/{name}")):
+        return source
+    return next((str(place / name) for place in _places() if (place / name).is_file()), None)
+
+
+def _address(name: str) -> str:
+    for folder in folders().values():
+        path = folder / "weights.yaml"
+        table: dict[str, Any] = dict((read_file(path, str(path), []) if path.is_file() else None) or {})
+        if entry := table.get(name):
+            return str(entry["url"] if isinstance(entry, Mapping) else entry)
+    return ""
+
+
+def _places() -> list[Path]:
+    """Return where other programs keep downloads: torch's hub, and the folder that many projects use."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    torch = Path(os.environ.get("TORCH_HOME") or cache / "torch")
+    return [torch / "hub" / "checkpoints", Path("pretrain"), Path()]

@@ -1,0 +1,260 @@
+"""A packaged model on data of one's own: its head gets the classes, its schedule the length, its crops the sizes.
+
+changes = model_changes(load_config("segformer_mit-b0_8xb2-160k_ade20k-512x512"), recipe, classes=3)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from segkernel.config import Config, load_config
+from segkernel.errors import SegKernelError, UsageError
+from segplug_datasets.own_data.recipe import Recipe, Size
+from segplug_datasets.own_data.weights import find_weights
+
+CLASSES = "${data.num_classes}"
+CROP = "${data.crop_size}"
+WARM_UP = 0.05
+"""Of the run at least, where the published one has a warm-up: its share of a long run is too short for a short one."""
+
+_LENGTHS = ("begin", "end", "T_max", "step_size", "period", "warmup_iters")
+_LENGTH_LISTS = ("milestones", "periods")
+_FLIP = {"type": "RandomFlip", "prob": 0.5}
+
+
+@dataclass
+class Changes:
+    """Sections that go over the packaged config, and the reasons by the path of the key."""
+
+    sections: dict[str, Any] = field(default_factory=dict)
+    why: dict[str, str] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+
+def load_base(name: str) -> Config:
+    """Return a packaged config.
+
+    Raises:
+        ConfigError: When none has this name.
+        UsageError: When it does not predict classes of pixels.
+    """
+    base = load_config(name)
+    kinds = {str(metric.get("type")) for metric in (base.get("evaluate") or {}).get("metrics") or ()}
+    if "DepthMetric" in kinds:
+        raise UsageError(f"{name} predicts depth, not classes: choose another with seg-kernel models")
+    if not base.get("model"):
+        raise UsageError(f"{name} has no model: choose one with seg-kernel models")
+    return base
+
+
+def fixed_crop(base: Config) -> Size | None:
+    """Return the crop size of a model that is built for one; None where it follows ``data.crop_size``."""
+    crop = (base.get("data") or {}).get("crop_size")
+    if not crop or "img_size" not in (base.get("model") or {}).get("backbone", {}):
+        return None
+    return None if _raw(base, "model", "backbone", "img_size") == CROP else (crop[0], crop[1])
+
+
+def _raw(base: Config, *keys: str) -> Any:
+    value: Any = base.raw
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+# ---------------------------------------------------------------- the model
+
+
+def model_changes(base: Config, recipe: Recipe, classes: int) -> Changes:
+    """Return what changes in the model: its classes, weights and windows."""
+    changes = Changes()
+    count = (base.get("data") or {}).get("num_classes")
+    model = _adapted(base.raw.get("model") or {}, count, classes)
+    if model:
+        changes.why["model"] = "what was made for the classes of the published data"
+    _weights(base, model, changes)
+    _windows(base, recipe, model, changes)
+    if model:
+        changes.sections["model"] = model
+    return changes
+
+
+def _adapted(value: Any, count: int | None, classes: int) -> dict[str, Any]:
+    """Return the entries of a mapping that name the published number of classes, as they are to be."""
+    changed: dict[str, Any] = {}
+    for key, one in value.items():
+        if key == "num_classes" and one == count and one != CLASSES:
+            changed[key] = CLASSES
+        elif key == "class_weight" and isinstance(one, list):
+            new = _class_weight(one, count, classes)
+            changed.update({key: new} if new else {f"~{key}": None})
+        elif isinstance(one, Mapping):
+            inner = _adapted(one, count, classes)
+            changed.update({key: inner} if inner else {})
+        elif isinstance(one, list) and any(
+            isinstance(item, Mapping) and _adapted(item, count, classes) for item in one
+        ):
+            changed[key] = [_rewritten(item, count, classes) for item in one]
+    return changed
+
+
+def _rewritten(item: Any, count: int | None, classes: int) -> Any:
+    """Return an entry of a list whole, since lists are replaced, not merged."""
+    if not isinstance(item, Mapping):
+        return item
+    changed = _adapted(item, count, classes)
+    whole = {key: changed.get(key, one) for key, one in item.items() if f"~{key}" not in changed}
+    return {k: _rewritten({**item[k]}, count, classes) if isinstance(item[k], Mapping) else v for k, v in whole.items()}
+
+
+def _class_weight(weights: list[float], count: int | None, classes: int) -> list[float] | None:
+    """Return equal weights and the one of "no object" where that is the last; None where they are the classes' own."""
+    return [1.0] * classes + weights[-1:] if count is not None and len(weights) == count + 1 else None
+
+
+def _weights(base: Config, model: dict[str, Any], changes: Changes) -> None:
+    published = str(base.meta.get("weights") or "")
+    start = (base.get("model") or {}).get("pretrained")
+    found = find_weights(published) if published else None
+    if found:
+        changes.sections["load_from"] = found
+        changes.why["load_from"] = "the published experiment's weights; where the head does not fit, it starts fresh"
+        return
+    if published:
+        changes.remarks.append(
+            f"the published weights are not on this machine; to download them: seg-kernel models download {base.name}"
+        )
+    if not start:
+        return
+    backbone = find_weights(str(start))
+    if backbone is None:
+        model["~pretrained"] = None
+        changes.why["model.~pretrained"] = f"{start} is not on this machine: remove this line to download it"
+        changes.remarks.append("the backbone starts from random weights: expect a worse model, and train longer")
+    elif backbone != start:
+        model["pretrained"] = backbone
+        changes.why["model.pretrained"] = "found on this machine"
+
+
+def _windows(base: Config, recipe: Recipe, model: dict[str, Any], changes: Changes) -> None:
+    test = (base.get("model") or {}).get("test_cfg") or {}
+    if not (str(test.get("mode", "whole")).startswith("slide") or recipe.windows):
+        return
+    crop = recipe.crop
+    stride = [max(crop[0] * 2 // 3, 1), max(crop[1] * 2 // 3, 1)]
+    mode = test.get("mode", "whole")
+    mode = mode if str(mode).startswith("slide") else "slide"
+    model["test_cfg"] = {"mode": mode, "crop_size": CROP, "stride": stride}
+    reason = recipe.why["windows"] if recipe.windows else "the model sees windows of the size it was trained on"
+    changes.why["model.test_cfg"] = f"{reason}; they overlap by a third"
+
+
+# ---------------------------------------------------------------- the schedule
+
+
+def schedule_changes(base: Config, recipe: Recipe) -> Changes:
+    """Return the schedule at the chosen length, with all that counts iterations in proportion."""
+    published = dict(base.get("schedule") or {})
+    section: dict[str, Any] = {"iterations": recipe.iterations, "val_interval": recipe.val_interval}
+    changes = Changes({"schedule": section})
+    changes.why["schedule.iterations"] = recipe.why["iterations"]
+    changes.why["schedule.val_interval"] = recipe.why["val_interval"]
+    old = published.get("iterations")
+    if published.get("epochs"):
+        section["~epochs"] = None
+        changes.why["schedule.~epochs"] = "the length is given in iterations"
+    if published.get("val_begin") and old:
+        section["val_begin"] = round(published["val_begin"] * recipe.iterations / old)
+    lr = [dict(one) for one in published.get("lr") or ()]
+    if old and old != recipe.iterations and (scaled := _scaled(lr, old, recipe.iterations)) != lr:
+        section["lr"] = scaled
+        changes.why["schedule.lr"] = (
+            f"published for {old:,} iterations: warm-up and decay have their share of {recipe.iterations:,}"
+        )
+    hooks = _hooks(base, old, recipe)
+    if hooks is not None:
+        changes.sections["hooks"] = hooks
+    return changes
+
+
+def _scaled(lr: list[dict[str, Any]], old: int, new: int) -> list[dict[str, Any]]:
+    """Return schedules of a learning rate over another number of iterations; those that count epochs stay."""
+    warm_up = next((one["end"] for one in lr if one["type"].startswith("Linear") and 0 < one.get("end", 0) < old), 0)
+    longer = max(round(warm_up * new / old), min(warm_up, round(WARM_UP * new)), 1)
+
+    def moved(place: int) -> int:
+        if place <= warm_up:
+            return round(place * longer / warm_up) if warm_up else 0
+        return longer * bool(warm_up) + round((place - warm_up) * (new - longer * bool(warm_up)) / (old - warm_up))
+
+    def of(one: dict[str, Any]) -> dict[str, Any]:
+        if one.get("by_epoch"):
+            return one
+        single = {key: moved(one[key]) for key in _LENGTHS if isinstance(one.get(key), int)}
+        several = {key: [moved(place) for place in one[key]] for key in _LENGTH_LISTS if isinstance(one.get(key), list)}
+        return {**one, **single, **several}
+
+    return [of(one) for one in lr]
+
+
+def _hooks(base: Config, old: int | None, recipe: Recipe) -> list[dict[str, Any]] | None:
+    """Return the hooks with checkpoints in proportion; those of ``starter`` for a config without any."""
+    hooks = [dict(hook) for hook in base.get("hooks") or ()]
+    if not hooks:
+        try:
+            return [dict(hook) for hook in load_config("starter").get("hooks") or ()] or None
+        except SegKernelError:
+            return None
+    scaled = [
+        {**hook, "interval": max(round(hook["interval"] * recipe.iterations / old), 1)}
+        if old and str(hook.get("type")).endswith("CheckpointHook") and isinstance(hook.get("interval"), int)
+        else hook
+        for hook in hooks
+    ]
+    return scaled if scaled != hooks else None
+
+
+# ---------------------------------------------------------------- transforms
+
+
+def transform_changes(base: Config, recipe: Recipe) -> Changes:
+    """Return the transforms of the base at the chosen sizes."""
+    data = base.get("data") or {}
+    train = [_resized(dict(one), recipe) for one in _plain(base.raw, "train_transforms", data)]
+    scales = any(one["type"] in _RESIZES for one in train)
+    scale = [recipe.resize[1], recipe.resize[0]] if recipe.resize else None
+    resize = {"type": "Resize", "scale": scale, "keep_ratio": True}
+    if scale and not scales:
+        train = [resize, *train]
+    if not train:
+        train = [*([resize] if scale else []), {"type": "RandomCrop", "crop_size": CROP, "cat_max_ratio": 0.75}, _FLIP]
+    section: dict[str, Any] = {"train_transforms": train, "eval_transforms": [resize] if scale else []}
+    changes = Changes({"data": section})
+    if scale:
+        changes.why["data.train_transforms"] = recipe.why["resize"]
+        changes.why["data.eval_transforms"] = "predictions are scaled back: metrics are those of the original size"
+    same = all(section[key] == list(_plain(base.raw, key, data)) for key in section)
+    return Changes() if same else changes
+
+
+_RESIZES = ("RandomResize", "Resize", "ResizeShortestEdge", "RandomChoiceResize")
+
+
+def _plain(raw: Mapping[str, Any], key: str, data: Mapping[str, Any]) -> list[Any]:
+    """Return a list of transforms with its references to the crop size, which stay references."""
+    written = (raw.get("data") or {}).get(key)
+    return list(written if isinstance(written, list) else data.get(key) or [])
+
+
+def _resized(transform: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """Return a transform with the chosen size in place of the one for the published data."""
+    kind = transform["type"]
+    if kind not in _RESIZES or "scale_factor" in transform:
+        return transform
+    height, width = recipe.resize or recipe.shown
+    ratios = transform.get("ratio_range") or ([0.5, 2.0] if kind == "RandomChoiceResize" else None)
+    if ratios is None:
+        return {"type": "Resize", "scale": [width, height], "keep_ratio": True}
+    return {"type": "RandomResize", "scale": [width, height], "ratio_range": list(ratios), "keep_ratio": True}

@@ -1,0 +1,150 @@
+"""``seg-kernel init``: the configs that it writes are complete, and train."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from segkernel import load_config, run
+from segkernel.errors import DataError, UsageError
+from segkernel.experiment import check
+from segplug_datasets.doctor.inspect import inspect
+from segplug_datasets.own_data.project import Options, Project, prepare
+
+SEGFORMER = "segformer_mit-b0_8xb2-160k_ade20k-512x512"
+SIZE = 48, 64
+
+
+def scene(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image (H, W, 3) of two objects on noise, and its class ids 0, 1, 2."""
+    rng = np.random.default_rng(number)
+    image = rng.integers(0, 60, (*SIZE, 3), np.uint8)
+    labels = np.zeros(SIZE, np.uint8)
+    y, x = rng.integers(0, 16), rng.integers(0, 24)
+    labels[y : y + 20, x : x + 16] = 1
+    labels[y + 10 : y + 30, x + 20 : x + 36] = 2
+    image[labels == 1] += 100
+    image[labels == 2] += 180
+    return image, labels
+
+
+def write(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), array)
+
+
+def write_folder(
+    folder: Path, masks: np.ndarray, count: int = 9, images: str = "images", truths: str = "masks"
+) -> None:
+    """Write images, and masks of what ``masks`` has for each class id."""
+    for number in range(count):
+        image, labels = scene(number)
+        write(folder / images / f"{number:02}.jpg", image)
+        write(folder / truths / f"{number:02}.png", masks[labels])
+
+
+def init(source: Path | str, out: str = "my.yaml", **options: object) -> Project:
+    return prepare(str(source), Path(out), Options(**options), lambda parts: inspect(parts, 0))  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEGKERNEL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+
+WHITE = np.array([0, 255, 255], np.uint8)
+COLORS = np.array([[0, 0, 0], [0, 0, 200], [0, 200, 0]], np.uint8)  # BGR
+
+
+def test_black_and_white_masks_are_split_and_train(tmp_path: Path) -> None:
+    write_folder(Path("photos"), WHITE, truths="crack")
+    project = init("photos", iterations=2)
+    config = load_config("my.yaml")
+    assert [one.images for one in project.stats] == [6, 2, 1]
+    assert config["data"]["train"]["values"] == {0: 0, 255: 1}
+    assert config["data"]["test"]["classes"] == ["background", "crack"]
+    lists = [set(Path(f"my_{name}.txt").read_text().split()) for name in ("train", "val", "test")]
+    assert len(set.union(*lists)) == sum(map(len, lists)) == 9
+    overrides = ["data.workers=0", "engine.amp=false", "~hooks", f"work_dir={tmp_path}/run", "schedule.val_interval=1"]
+    runner = run("my.yaml", overrides)
+    assert runner.iteration == 2
+    assert "mIoU" in runner.metrics
+
+
+def test_colour_masks_get_a_palette() -> None:
+    write_folder(Path("set"), COLORS)
+    init("set")
+    train = load_config("my.yaml")["data"]["train"]
+    assert sorted(train["palette"]) == [[0, 0, 0], [0, 200, 0], [200, 0, 0]]
+    assert len(train["classes"]) == 3
+
+
+def test_folders_that_are_split_stay_so() -> None:
+    for name in ("train", "val", "test"):
+        write_folder(Path("set"), np.arange(3, dtype=np.uint8), 4, f"{name}/img", f"{name}/labels")
+    Path("set/classes.txt").write_text("ground\ncrop\nweed\n")
+    project = init("set")
+    data = load_config("my.yaml")["data"]
+    assert [path.name for path in project.written] == ["my.yaml"]
+    assert "split" not in data["train"]
+    assert data["val"]["images"] == "set/val/img"
+    assert data["train"]["classes"] == ["ground", "crop", "weed"]
+
+
+def test_coco_file_is_split_by_names() -> None:
+    write_folder(Path("set"), WHITE, truths="../unused")
+    box = [4, 4, 30, 4, 30, 30, 4, 30]
+    content = {
+        "images": [{"id": n, "file_name": f"{n:02}.jpg", "height": 48, "width": 64} for n in range(9)],
+        "annotations": [
+            {"id": n, "image_id": n, "category_id": 7, "segmentation": [box], "iscrowd": 0} for n in range(9)
+        ],
+        "categories": [{"id": 7, "name": "cat"}],
+    }
+    Path("set/instances.json").write_text(json.dumps(content))
+    init("set")
+    config = load_config("my.yaml")
+    assert config["data"]["num_classes"] == 2
+    assert config["data"]["train"]["type"] == "CocoInstanceDataset"
+    assert len(Path("my_val.txt").read_text().split()) == 2
+    assert check(config) == []
+
+
+def test_a_packaged_model_gets_the_classes_and_the_length() -> None:
+    write_folder(Path("set"), COLORS)
+    project = init("set", model=SEGFORMER, iterations=200)
+    config = load_config("my.yaml")
+    assert config["model"]["decode_head"]["num_classes"] == 3
+    assert "pretrained" not in config["model"]
+    warm_up, decay = config["schedule"]["lr"]
+    assert (warm_up["end"], decay["begin"], config["schedule"]["val_interval"]) == (10, 10, 40)
+    assert config["data"]["train"]["type"] == "FolderDataset"
+    assert "data_root" not in config["data"]["train"]
+    assert any("not on this machine" in remark for remark in project.remarks)
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "said"),
+    [(0, 0, "no images"), (3, 0, "no masks"), (2, 2, "too few"), (9, -1, "one class")],
+)
+def test_bad_folders_are_refused(images: int, masks: int, said: str) -> None:
+    Path("set").mkdir()
+    write_folder(Path("set"), WHITE * 0 if masks < 0 else WHITE, images, truths="masks" if masks else "../unused")
+    with pytest.raises(DataError, match=said):
+        init("set")
+    assert not Path("my.yaml").exists()
+
+
+def test_nothing_is_overwritten_without_force() -> None:
+    write_folder(Path("set"), WHITE)
+    Path("my.yaml").write_text("mine")
+    with pytest.raises(UsageError, match="--force"):
+        init("set")
+    assert Path("my.yaml").read_text() == "mine"
+    init("set", force=True)
