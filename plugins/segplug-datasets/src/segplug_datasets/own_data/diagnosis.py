@@ -16,8 +16,8 @@ from segkernel.labels import IGNORE
 from segplug_datasets import image
 from segplug_datasets.doctor.counts import Inspected, MaskCounts, count_masks
 from segplug_datasets.doctor.findings import Finding
+from segplug_datasets.doctor.image_files import is_sound
 from segplug_datasets.doctor.parts import Part, opened
-from segplug_datasets.doctor.pictures import is_sound
 from segplug_datasets.doctor.report import check, text_of
 from segplug_datasets.doctor.sample_info import MaskInfo, SampleInfo
 from segplug_datasets.own_data.class_lists import ClassList

@@ -15,8 +15,8 @@ from segkernel.config import load_config
 from segkernel.errors import DataError, UsageError
 from segkernel.files import replacing
 from segplug_datasets.doctor.findings import Finding
+from segplug_datasets.doctor.image_files import is_sound
 from segplug_datasets.doctor.parts import SETS, Part, opened
-from segplug_datasets.doctor.pictures import is_sound
 from segplug_datasets.doctor.sample_info import SampleInfo
 from segplug_datasets.doctor.stats import DatasetStats, measure
 from segplug_datasets.own_data.annotation_files import find_annotations
