@@ -37,6 +37,11 @@ if __name__ == "__main__":
         torch.save(state_of(engine, "full"), folder / "full.pt")
     else:
         state_of(engine, "full")
+    parameters = [part.to_local() for part in engine.segmentor.parameters()]
+    moments = [state["exp_avg"].to_local() for state in engine.optimizer.state.values()]
+    sizes = engine.gather([sum(tensor.nbytes for tensor in tensors) for tensors in (parameters, moments)])
+    if engine.rank == 0:
+        torch.save(sizes, folder / "bytes.pt")
     state = state_of(engine, "sharded")
     engine.write(folder / "iter_0000001.pt", state)
     engine.write(folder / "iter_0000002.pt", on_host(state))

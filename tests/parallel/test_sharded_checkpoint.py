@@ -17,6 +17,7 @@ from segkernel.errors import CheckpointError
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
+import equivalence  # noqa: E402
 from forked import Forked  # noqa: E402
 from test_ddp import CONFIG, LAUNCH, PATHS, assert_same_weights  # noqa: E402
 
@@ -96,6 +97,19 @@ def test_a_table_of_contents_that_would_run_code_is_refused(copied: Path, tmp_pa
     with pytest.raises(CheckpointError, match="is damaged, or no shards"):
         checkpoint.load(copied)
     assert not (tmp_path / "ran").exists()
+
+
+def test_the_predicted_share_of_a_rank_is_what_it_has(written: Path) -> None:
+    from segplug_training.fsdp import FSDPEngine
+    from segplug_training.predicted_memory import StepMemory
+    from segplug_training.sharded_memory import memory_per_rank
+
+    model = equivalence.make_model(equivalence.CASES["fsdp"])
+    engine = FSDPEngine(device="cpu")
+    engine.world_size = 2
+    full = sum(parameter.nbytes for parameter in model.parameters())
+    found = memory_per_rank(StepMemory(weights=full, optimizer=full), model, engine)
+    assert max(torch.load(written / "bytes.pt")) == [found.weights, found.optimizer]
 
 
 @pytest.mark.slow

@@ -30,6 +30,9 @@ SMALL = {"type": "command_toys:Squares"}
 FOLDER = str(Path(__file__).parent)
 
 
+BATCH_OF_8 = {"optimizer": {"type": "AdamW", "lr": 0.01}, "batch_size": 8}
+
+
 def config(**changes):
     given = {
         "model": {"type": "segkernel.testing.toys:ToySegmentor"},
@@ -154,6 +157,20 @@ def test_several_processes_share_the_batch(tmp_path, monkeypatch):
     for rank, words in (("0", "1 x 1 samples on 2 device(s)"), ("1", "")):
         monkeypatch.setenv("RANK", rank)
         assert words in CliRunner().invoke(command, ["run", write(tmp_path), "--memory", "1G"]).output
+
+
+def test_ranks_of_a_sharded_model_have_a_part_each():
+    engine = {"type": "FSDPEngine", "device": "cpu", "shard": ["backbone", "decode_head"]}
+    one, four = make_plan(config(engine=engine)), make_plan(config(engine=engine, optim=BATCH_OF_8), 4)
+    model, found = four.runner.model, four.memory_per_rank
+    assert one.memory_per_rank == one.memory
+    rows = [(p.shape[0], p.nbytes // p.shape[0]) for p in model.parameters()]
+    assert found.weights == sum(-(-count // 4) * size for count, size in rows)
+    assert found.optimizer == pytest.approx(2 * found.weights, rel=0.05)
+    assert found.gathered == sum(count * size for count, size in rows), "two blocks are all"
+    assert found.activations == one.memory.activations
+    assert four.checkpoint == one.checkpoint
+    assert four.peak < one.peak + found.gathered
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ class Plan:
 
     Args:
         runner: The run; its model and optimiser are fake: they have shapes, but no values.
-        memory: Predicted memory of a step.
+        memory: Predicted memory of a step that is not sharded.
         folder: Run directory that it would write to.
     """
 
@@ -105,30 +105,47 @@ class Plan:
         yield f"checkpoints  {_listed(saves(run))}; {self.checkpoints_kept} kept, {size_text(self.checkpoint)} each"
 
     def _memory_table(self) -> str:
-        found = self.memory
-        rows = [("weights", found.weights), ("averaged weights", self._averages), ("optimizer", found.optimizer)]
+        found = self.memory_per_rank
+        averages = found.weights * self._averages
+        rows = [("weights", found.weights), ("averaged weights", averages), ("optimizer", found.optimizer)]
+        rows += [("gathered weights", found.gathered)] if found.gathered else []
         rows += [("gradients", found.gradients), ("activations", found.activations), ("peak", self.peak)]
         text = text_table(("memory at the peak", "size"), [(name, size_text(size)) for name, size in rows])
-        if found.at_most:
+        if self.memory.at_most:
             text += "\nupper bound: where a mask selects pixels, all are counted"
+        elif found.at_most:
+            text += "\nupper bound: activations are counted in the type of the shards, not in engine.param_dtype"
         return text if found.failure is None else f"{text}\nactivations are unknown: {found.failure}"
 
     @property
+    def memory_per_rank(self) -> StepMemory:
+        """Predicted memory of a step on each rank."""
+        from segplug_training.fsdp import FSDPEngine
+        from segplug_training.sharded_memory import memory_per_rank
+
+        engine = self.runner.engine
+        if isinstance(engine, FSDPEngine) and engine.world_size > 1:
+            return memory_per_rank(self.memory, self.runner.model, engine, self.runner.accumulate)
+        return self.memory
+
+    @property
     def _averages(self) -> int:
+        """Number of averages of the weights."""
         from segplug_training.ema import EMAHook
         from segplug_training.swa import SWAHook
 
-        return self.memory.weights * sum(isinstance(hook, (EMAHook, SWAHook)) for hook in self.runner.hooks.hooks)
+        return sum(isinstance(hook, (EMAHook, SWAHook)) for hook in self.runner.hooks.hooks)
 
     @property
     def peak(self) -> int:
         """Peak memory of a step on the device in bytes."""
-        return self.memory.peak + self._averages
+        found = self.memory_per_rank
+        return found.peak + found.weights * self._averages
 
     @property
     def checkpoint(self) -> int:
         """Bytes of a checkpoint."""
-        return self.memory.weights + self.memory.optimizer + self._averages
+        return self.memory.weights * (1 + self._averages) + self.memory.optimizer
 
     @property
     def checkpoints_kept(self) -> int:
@@ -163,7 +180,7 @@ class Plan:
             hint = f"reduce data.micro_batch (now {micro_batch}) or data.crop_size, or enable engine.amp or"
             needs = f"a step needs {size_text(self.peak)} of memory, and {device} has {size_text(memory)}"
             needs = f"{needs}\n    {hint} engine.activation_checkpointing"
-            if self.memory.at_most:
+            if self.memory_per_rank.at_most:
                 log.warning("it may not fit: as an upper bound, %s", needs)
             else:
                 problems.append(needs)

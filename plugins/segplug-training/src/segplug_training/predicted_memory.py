@@ -32,6 +32,7 @@ class StepMemory:
 
     Args:
         weights: Bytes of parameters and buffers.
+        gathered: Bytes of parameters that a rank gathers from others' shards.
         optimizer: Bytes of the optimiser's state.
         gradients: Bytes of the gradients that exist at the peak.
         activations: Other bytes at the peak: feature maps kept for the backward pass, the batch, the loss.
@@ -41,6 +42,7 @@ class StepMemory:
     """
 
     weights: int = 0
+    gathered: int = 0
     optimizer: int = 0
     gradients: int = 0
     activations: int = 0
@@ -50,7 +52,7 @@ class StepMemory:
 
     @property
     def peak(self) -> int:
-        return self.weights + self.optimizer + self.gradients + self.activations
+        return self.weights + self.gathered + self.optimizer + self.gradients + self.activations
 
 
 def make_fake(model: nn.Module, device: torch.device) -> FakeTensorMode:
