@@ -130,6 +130,56 @@ def test_a_packaged_model_gets_the_classes_and_the_length() -> None:
 
 
 @pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("{}.jpg", "{}_mask.png"),
+        ("{}.jpg", "{}.png"),
+        ("img_{}.png", "mask_{}.png"),
+        ("images/img_{}.png", "masks/mask_{}.png"),
+        ("a/{}_image.png", "b/{}_gt.png"),
+        ("{}/image.png", "{}/mask.png"),
+    ],
+)
+def test_images_and_masks_are_paired_by_their_names(image: str, mask: str) -> None:
+    for number in range(9):
+        picture, labels = scene(number)
+        write(Path("set", image.format(number)), picture)
+        write(Path("set", mask.format(number)), labels)
+    project = init("set")
+    assert sum(one.images for one in project.stats) == 9
+    assert list(project.facts.shares) == ["background", "class_1", "class_2"]
+
+
+def test_yolo_sets_keep_their_split_and_get_a_test_set() -> None:
+    for number in range(12):
+        place = "train" if number < 9 else "val"
+        write(Path(f"set/images/{place}/{number}.jpg"), scene(number)[0])
+        label = Path(f"set/labels/{place}/{number}.txt")
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n1 0.6 0.6 0.9 0.6 0.9 0.9\n")
+    Path("set/data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat, dog]\n")
+    project = init("set")
+    assert {one.set: one.images for one in project.stats} == {"train": 8, "val": 3, "test": 1}
+    assert list(project.facts.shares) == ["background", "cat", "dog"]
+    assert check(load_config("my.yaml")) == []
+
+
+def test_what_cannot_be_read_is_left_out_and_copies_stay_together() -> None:
+    write_folder(Path("set"), WHITE, 10)
+    for number in range(10):
+        write(Path(f"set/images/{number + 20}.jpg"), scene(number)[0])
+        write(Path(f"set/masks/{number + 20}.png"), WHITE[scene(number)[1]])
+    Path("set/images/03.jpg").write_bytes(b"no image")
+    Path("set/masks/05.png").unlink()
+    project = init("set")
+    sets = {name: set(Path(f"my_{name}.txt").read_text().split()) for name in ("train", "val", "test")}
+    assert sum(map(len, sets.values())) == 18
+    assert sum("left out" in remark for remark in project.remarks) == 2
+    for number in (0, 1, 2, 4, 6, 7, 8, 9):
+        assert sum(bool({f"{number:02}.jpg", f"{number + 20}.jpg"} & names) for names in sets.values()) == 1
+
+
+@pytest.mark.parametrize(
     ("images", "masks", "said"),
     [(0, 0, "no images"), (3, 0, "no masks"), (2, 2, "too few"), (9, -1, "one class")],
 )

@@ -20,7 +20,7 @@ def render(values: Mapping[str, Any], why: Mapping[str, str], head: str) -> str:
     """
     lines = [f"# {line}" for line in head.splitlines()]
     for key, value in values.items():
-        lines += [""] if isinstance(value, Mapping) else []
+        lines += [""] if isinstance(value, Mapping | list) else []
         lines += _lines(key, value, why, key, 0)
     return "\n".join(lines) + "\n"
 

@@ -180,9 +180,9 @@ def _name_classes(found: Diagnosis) -> None:
         return
     values = part.arguments.get("values")
     shift = int(part.arguments.get("offset") or 0)
-    by_place = (
-        {place: value for value, place in values.items()} if values else {p: p + shift for p in range(len(names))}
-    )
+    by_place = {place: place + shift for place in range(len(names))}
+    if values:
+        by_place = {place: value for value, place in sorted(values.items(), reverse=True)}
     named = [f"class_{by_place.get(place, place)}" for place in range(len(names))]
     named = [f"class_{place}" for place in range(len(names))] if part.arguments.get("palette") else named
     if by_place.get(0) == 0 or (part.arguments.get("palette") or [[1]])[0] == [0, 0, 0]:

@@ -158,7 +158,7 @@ def _parted(group: _Group) -> list[_Group]:
     """Return a folder that holds images and masks together as two groups."""
     ends = _two_ends(group.files)
     if ends is None:
-        return [group]
+        return _by_words(group)
     parts = [_with_end(group.files, *turn) for turn in (ends, ends[::-1])]
     if role_of(Path(ends[0]).stem) == "mask" or (
         role_of(Path(ends[1]).stem) != "mask" and _looks_like_masks(group.root, parts[0])
@@ -174,6 +174,15 @@ def _parted(group: _Group) -> list[_Group]:
         replace(group, files=pictures, role="image", suffix=image_suffix),
         replace(group, files=parts[1], role="mask", suffix=ends[1]),
     ]
+
+
+def _by_words(group: _Group) -> list[_Group]:
+    """Return a folder as two groups where about half of its file names say mask: ``img_1.png`` and ``mask_1.png``."""
+    masks = [file for file in group.files if role_of(Path(file).stem) == "mask"]
+    if not 0.4 * len(group.files) <= len(masks) <= 0.6 * len(group.files) or role_of(group.key):
+        return [group]
+    pictures = [file for file in group.files if file not in set(masks)]
+    return [replace(group, files=pictures, role="image"), replace(group, files=masks, role="mask")]
 
 
 def _two_ends(files: Sequence[str]) -> tuple[str, str] | None:
@@ -318,12 +327,14 @@ def _paired(images: _Group, masks: _Group) -> ImageSet:
 
 def _match(images: _Group, masks: _Group) -> tuple[Pairs, tuple[str | None, str | None]]:
     """Return the pairs of two folders, and the suffixes of image and mask where these tell them."""
+    if len(images.files) == len(masks.files) == 1 and images.root == masks.root:  # a folder for each sample
+        return [(images.files[0], masks.files[0])], (None, None)
     best: Pairs = []
     suffixes: tuple[str | None, str | None] = None, None
     for own in _suffixes(images):
         for end in _suffixes(masks):
             truths = {bare: mask for mask in masks.files if (bare := _bare(mask, end))}
-            found = [(i, truths[n]) for i in images.files if (n := _bare(i, own)) in truths and truths[n] != i]
+            found = [(i, truths[n]) for i in images.files if (n := _bare(i, own)) in truths]
             if len(found) > len(best):
                 best, suffixes = found, (own, end)
     if len(best) >= _ENOUGH * len(images.files):

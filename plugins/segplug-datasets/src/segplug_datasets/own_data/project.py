@@ -114,7 +114,7 @@ def prepare(source: str, out: Path, options: Options, inspect: Inspect) -> Proje
         stats = measure(chosen)
         facts = gather(stats[0], *chosen[0])
     machine = this_machine()
-    recipe = choose(facts, machine, options.iterations, fixed_crop(base))
+    recipe = choose(facts, machine, options.iterations, fixed_crop(base), small=options.model == STARTER)
     project = Project(facts, stats, diagnosis, recipe, machine, remarks=remarks)
     needed = {one.part.name: lists[one.part.name] for one in sets if not one.whole}
     _refuse_overwriting([*needed.values()], options.force)
@@ -168,9 +168,21 @@ def _read(source: str, options: Options, inspect: Inspect, scratch: Path) -> tup
     sets = [_Set(part, samples, by_name.get(part.name)) for part, samples in diagnosis.inspected]
     for one in sets:
         one.whole = one.files is None or one.files.is_whole
+    _require_same_classes(sets)
     if len(sets) == 1:
         sets[0].part.name = ALL
     return [_sound(one, remarks) for one in sets], diagnosis, remarks
+
+
+def _require_same_classes(sets: Sequence[_Set]) -> None:
+    first = sets[0].part
+    for one in sets[1:]:
+        ours, theirs = (part.labels.classes if part.labels else () for part in (first, one.part))
+        if ours != theirs:
+            raise DataError(
+                f"{first.name} has the classes {', '.join(ours)}, and {one.part.name} has {', '.join(theirs)}: "
+                "export both with the same list of classes"
+            )
 
 
 def _parts_of(folder: Path, options: Options, scratch: Path) -> tuple[list[Part], dict[str, ImageSet], list[str]]:
@@ -188,9 +200,9 @@ def _parts_of(folder: Path, options: Options, scratch: Path) -> tuple[list[Part]
     files = layout.sets if len(layout.sets) > 1 else {ALL: next(iter(layout.sets.values()))}
     for one in files.values():
         if one.unlabelled:
-            layout.remarks.append(f"{len(one.unlabelled)} images in {one.images} have no mask: left out")
+            layout.remarks.append(f"left out: {_images(len(one.unlabelled))} without a mask in {one.images}")
         if one.spare:
-            layout.remarks.append(f"{len(one.spare)} masks in {one.masks} have no image: left out")
+            layout.remarks.append(f"left out: {len(one.spare)} masks without an image in {one.masks}")
     return [_folder_part(name, one, scratch) for name, one in files.items()], files, layout.remarks
 
 
@@ -213,7 +225,7 @@ def _sound(one: _Set, remarks: list[str]) -> _Set:
     """Return a set without the samples that cannot be read."""
     sound = [sample for sample in one.samples if is_sound(sample)]
     if len(sound) < len(one.samples):
-        remarks.append(f"{len(one.samples) - len(sound)} images that cannot be read with their mask are left out")
+        remarks.append(f"left out: {_images(len(one.samples) - len(sound))} that cannot be read with their masks")
         return replace(one, samples=sound, whole=False)
     return one
 
@@ -325,8 +337,10 @@ def _config(
 
 def _published(base: Any, recipe: Recipe, sections: dict[str, Any], why: dict[str, str]) -> None:
     """Add what a published config says of its own data and batch."""
-    batch = (base.get("optim") or {}).get("batch_size")
-    if batch and batch != recipe.batch and not base["optim"].get("base_batch_size"):
+    optim = base.get("optim") or {}
+    batch = optim.get("batch_size")
+    plain = (optim.get("optimizer") or {}).get("type") == "SGD"  # Adam's steps do not grow with the gradient
+    if batch and batch != recipe.batch and plain and not optim.get("base_batch_size"):
         sections["optim"]["base_batch_size"] = batch
         why["optim.base_batch_size"] = "the learning rate is the published one for this batch, and scaled to ours"
     sections["evaluate"] = {"metrics": [{"type": "IoUMetric"}]}
@@ -345,4 +359,8 @@ def _spec(one: _Set, path: Path | None, first: _Set | None) -> dict[str, Any]:
 
 
 def _set_comment(one: _Set) -> str:
-    return f"{len(one.samples)} images"
+    return _images(len(one.samples))
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'s' if count != 1 else ''}"

@@ -53,7 +53,7 @@ def _of_class(name: str, wanted: str, root: str | None, configs: list[str]) -> l
     classes = [row.name for row in Catalog.discover().rows_of("datasets") if not _GENERAL.match(row.name)]
     kind = next((one for one in classes if _plain(one).removesuffix("dataset") == wanted.removesuffix("dataset")), None)
     if kind is None:
-        hint = suggest(name, [*configs, *classes])
+        hint = suggest(name, [*dict.fromkeys(one.split("-")[0] for one in configs), *classes])
         raise UsageError(f"{name}: there is no such folder, and no published data set of this name; {hint}")
     parts = parts_of_type(kind, root, {})
     for part in parts:

@@ -139,7 +139,9 @@ def _gpu_memory() -> float | None:
         return None
 
 
-def choose(facts: Facts, machine: Machine, iterations: int | None = None, crop: Size | None = None) -> Recipe:
+def choose(
+    facts: Facts, machine: Machine, iterations: int | None = None, crop: Size | None = None, small: bool = True
+) -> Recipe:
     """Choose everything.
 
     Args:
@@ -147,6 +149,7 @@ def choose(facts: Facts, machine: Machine, iterations: int | None = None, crop: 
         machine: Where it is trained.
         iterations: The length, where the user chose it.
         crop: The size of a training sample, where the model is built for one.
+        small: Whether the model is as small as the one of ``starter``; others get half the batch.
     """
     why: dict[str, str] = {}
     resize = _resize(facts, machine, why)
@@ -155,7 +158,7 @@ def choose(facts: Facts, machine: Machine, iterations: int | None = None, crop: 
         crop = _crop(shown, machine, why)
     else:
         why["crop_size"] = "the model is built for this size"
-    batch = _batch(facts, machine, why)
+    batch = _batch(facts, machine, small, why)
     length = iterations or _iterations(facts, machine, batch, why)
     if iterations:
         why["iterations"] = f"as asked for: {_times(length * batch / facts.images)} over the training images"
@@ -218,8 +221,8 @@ def _crop(shown: Size, machine: Machine, why: dict[str, str]) -> Size:
     return crop
 
 
-def _batch(facts: Facts, machine: Machine, why: dict[str, str]) -> int:
-    batch = BATCH[machine.kind]
+def _batch(facts: Facts, machine: Machine, small: bool, why: dict[str, str]) -> int:
+    batch = BATCH[machine.kind] if small else BATCH[machine.kind] // 2
     why["batch_size"] = f"for {machine}"
     if machine.gpu is not None and machine.gpu < GPU_MEMORY:
         batch //= 2

@@ -14,7 +14,7 @@ from segkernel.files import cache_folder
 
 
 def find_weights(source: str) -> str | None:
-    """Return how a config names weights that need no network: as they are named, or as a file; None if there are none.
+    """Return the file of weights that need no network; None if there is none.
 
     Args:
         source: A file, an address, or a name in a zoo's ``weights.yaml``.
@@ -25,9 +25,8 @@ def find_weights(source: str) -> str | None:
     name = unquote(urlparse(urldefrag(address).url).path).rpartition("/")[2]
     if not name:
         return None
-    if any((cache_folder() / "weights").glob(f"*/{name}")):
-        return source
-    return next((str(place / name) for place in _places() if (place / name).is_file()), None)
+    kept = sorted((cache_folder() / "weights").glob(f"*/{name}"))
+    return next((str(path) for path in [*kept, *(place / name for place in _places())] if path.is_file()), None)
 
 
 def _address(name: str) -> str:

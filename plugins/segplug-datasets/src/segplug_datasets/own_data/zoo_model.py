@@ -116,7 +116,6 @@ def _class_weight(weights: list[float], count: int | None, classes: int) -> list
 
 def _weights(base: Config, model: dict[str, Any], changes: Changes) -> None:
     published = str(base.meta.get("weights") or "")
-    start = (base.get("model") or {}).get("pretrained")
     found = find_weights(published) if published else None
     if found:
         changes.sections["load_from"] = found
@@ -126,16 +125,30 @@ def _weights(base: Config, model: dict[str, Any], changes: Changes) -> None:
         changes.remarks.append(
             f"the published weights are not on this machine; to download them: seg-kernel models download {base.name}"
         )
-    if not start:
-        return
-    backbone = find_weights(str(start))
-    if backbone is None:
-        model["~pretrained"] = None
-        changes.why["model.~pretrained"] = f"{start} is not on this machine: remove this line to download it"
-        changes.remarks.append("the backbone starts from random weights: expect a worse model, and train longer")
-    elif backbone != start:
-        model["pretrained"] = backbone
-        changes.why["model.pretrained"] = "found on this machine"
+    missing = _starts(base.get("model") or {}, model, "model", changes)
+    if missing:
+        changes.remarks.append(f"{missing} starts from random weights: expect a worse model, and train longer")
+
+
+def _starts(part: Mapping[str, Any], changed: dict[str, Any], path: str, changes: Changes) -> str:
+    """Keep the weights of backbones that are on this machine, take out the others; return the path of one of these."""
+    missing = ""
+    for key, value in part.items():
+        if isinstance(value, Mapping):
+            inner = dict(changed.get(key) or {})
+            missing = _starts(value, inner, f"{path}.{key}", changes) or missing
+            if inner:
+                changed[key] = inner
+        elif key == "pretrained" and isinstance(value, str):
+            found = find_weights(value)
+            if found is None:
+                changed["~pretrained"] = None
+                changes.why[f"{path}.~pretrained"] = f"{value} is not here: without this line it is downloaded"
+                missing = f"{path}.backbone" if path == "model" else path
+            elif found != value:
+                changed["pretrained"] = found
+                changes.why[f"{path}.pretrained"] = "found on this machine"
+    return missing
 
 
 def _windows(base: Config, recipe: Recipe, model: dict[str, Any], changes: Changes) -> None:
