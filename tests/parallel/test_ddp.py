@@ -80,12 +80,32 @@ def test_two_processes_end_where_one_ends_though_one_is_killed(config: Path, tmp
     assert [(record["kind"], record["iteration"]) for record in records] == [("val", 3), ("train", 6), ("val", 6)]
 
 
-def assert_same_weights(folder: Path, name: str) -> None:
-    """Compare what the runs ``one`` and ``two`` have saved."""
+def assert_same_weights(folder: Path, name: str, statistics: bool = True) -> None:
+    """Compare what the runs ``one`` and ``two`` have saved, with or without batch norm's statistics."""
     one, two = (checkpoint.load(folder / run / "checkpoints" / name)["state_dict"] for run in ("one", "two"))
     assert two.keys() == one.keys()
-    for key, value in one.items():
+    learnt = {key: value for key, value in one.items() if statistics or not re.search("running_|num_batches", key)}
+    for key, value in learnt.items():
         torch.testing.assert_close(two[key], value, rtol=0, atol=1e-9, msg=key)
+
+
+@pytest.mark.slow
+def test_a_rank_without_memory_ends_all_and_the_next_attempt_has_smaller_micro_batches(
+    config: Path, tmp_path: Path
+) -> None:
+    overrides = [*CHEAP, "optim.batch_size=8", "schedule.iterations=2", "schedule.val_interval=2"]
+    alone = ["run", config, f"--work-dir={tmp_path / 'one'}", *overrides, "data.micro_batch=2"]
+    one = Forked(alone, tmp_path, PATHS)
+    limited = tmp_path / "limited.yaml"
+    limited.write_text(CONFIG.replace("double_precision:Double", "limited_memory:Limited"))
+    arguments = ["run", str(limited), f"--work-dir={tmp_path / 'two'}", *overrides, "data.micro_batch=4"]
+    command = [sys.executable, *TORCHRUN, *arguments]
+    two = subprocess.run(command, env={**os.environ, **PATHS}, capture_output=True, text=True, timeout=300)
+    assert two.returncode == 0, two.stderr[-3000:]
+    assert "they use micro-batches of 2 samples" in two.stderr
+    assert len(errors(two.stderr)) == 1, "of the first attempt"
+    assert one.wait() == 0, one.err()[-3000:]
+    assert_same_weights(tmp_path, "iter_0000002.pt", statistics=False)
 
 
 ISOLATED = ["unshare", "--map-root-user", "--net"]

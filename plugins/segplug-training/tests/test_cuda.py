@@ -43,6 +43,12 @@ def test_without_its_options_it_is_a_local_engine():
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), ours.parameters()))
 
 
+@pytest.mark.parametrize(("kind", "why"), [("LBFGS", "several times per step"), ("SparseAdam", "sparse gradients")])
+def test_an_optimizer_that_cannot_take_a_step_is_refused_before_it(kind, why):
+    with pytest.raises(UsageError, match=f"{kind} .*{why}.*; use AdamW or SGD"):
+        prepare(CUDAEngine("cpu"), getattr(torch.optim, kind))
+
+
 @pytest.mark.parametrize(
     "options", [{"amp": True}, {"channels_last": False}, {"amp": "bfloat16", "channels_last": True}, {"tf32": True}]
 )

@@ -9,7 +9,7 @@ import pytest
 import torch.distributed as dist
 
 from segplug_training.cuda import CUDAEngine
-from segplug_training.ranks import first_host, meet, slurm_ranks
+from segplug_training.ranks import Ranks, first_host, launch_store, meet, slurm_ranks
 
 TASK = {
     "SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "11", "SLURM_PROCID": "9",
@@ -63,6 +63,16 @@ def test_ranks_that_are_started_again_share_a_name_that_none_had_before():
             names.append(set(threads.map(lambda rank: meet(store, rank, 3, 20.0), (2, 0, 1))))
     assert [len(name) for name in names] == [1, 1, 1]
     assert len(set.union(*names)) == 3
+
+
+def test_what_an_attempt_says_is_there_for_the_next_one_of_the_same_launch(monkeypatch):
+    agent = dist.HashStore()
+    ranks = [Ranks.__new__(Ranks) for _ in range(3)]
+    for number, (rank, launch) in enumerate(zip(ranks, ("a", "a", "b"), strict=True)):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", launch)
+        rank.launch = launch_store(dist.PrefixStore(f"/worker/attempt_{number}", agent))
+    ranks[0].set_parts(2)
+    assert [rank.parts() for rank in ranks] == [2, 2, 1]
 
 
 def test_a_rank_that_does_not_come_is_not_awaited_for_ever():

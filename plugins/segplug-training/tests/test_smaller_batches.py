@@ -10,10 +10,10 @@ from segkernel.data import Loader
 from segkernel.errors import TrainingError
 from segkernel.hooks.checkpoint import CheckpointHook
 from segkernel.inference import Preprocessor
-from segkernel.sample import LabelMap, Sample
+from segkernel.sample import LabelMap, Sample, collate
 from segkernel.testing.toys import ToySegmentor, toy_batch
 from segplug_training.cuda import CUDAEngine
-from segplug_training.smaller_batches import is_out_of_memory, split
+from segplug_training.smaller_batches import SmallerBatches, is_out_of_memory, split
 
 
 class Stripes:
@@ -111,6 +111,21 @@ def test_what_cannot_be_helped_is_raised_at_once(case):
         engine.train_step([toy_batch(0)])
     assert case != "in the update" or tries == [1], "parameters may have changed: it is not made again"
     assert engine.smaller_batches is None or engine.smaller_batches.parts == 1
+
+
+def test_one_of_several_ranks_announces_what_would_fit_and_does_not_repeat_the_step(caplog):
+    model, announced = limited(2), []
+    engine = engine_with(model)
+    engine.smaller_batches = SmallerBatches(announced.append)
+    images = collate([Stripes()[index] for index in range(8)])
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        engine.train_step([images])
+    assert (announced, model.seen) == ([2], [8])
+    assert "micro-batches of 4 samples" in caplog.text
+    engine.smaller_batches = SmallerBatches(announced.append, parts=4)
+    engine.load_state_dict({"parts": 1})  # a checkpoint from before
+    engine.train_step([images])
+    assert model.seen == [8, 2, 2, 2, 2]
 
 
 def test_the_parts_are_the_batch():

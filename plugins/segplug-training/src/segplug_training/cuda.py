@@ -79,7 +79,7 @@ class CUDAEngine(LocalEngine):
             memory: ``True`` is every block that has ``with_cp``, or names of modules, ``backbone.layer*``.
         fused: Update all parameters in one kernel where torch has one for the optimiser.
         smaller_batches: When memory runs out, continue with smaller micro-batches and the same batch per step, with a
-            warning; in a single process only.
+            warning. Several ranks end, and do so when torchrun starts them again.
         deterministic: Use torch's deterministic algorithms, so that two runs on one machine are bit-identical; slower
             on a GPU. ``warn`` names each operation that has none, with its module; ``strict`` stops the run there.
 
@@ -138,6 +138,9 @@ class CUDAEngine(LocalEngine):
     def prepare_optimizer(
         self, optimizer: torch.optim.Optimizer, clip_grad: Mapping[str, float] | None = None
     ) -> torch.optim.Optimizer:
+        for kind, reason in _UNUSABLE.items():
+            if isinstance(optimizer, kind):
+                raise UsageError(f"optim.optimizer: {kind.__name__} {reason}; use AdamW or SGD")
         optimizer = super().prepare_optimizer(optimizer, clip_grad)
         if self.device.type == "cuda":
             _compile_loss(self.device)
@@ -178,7 +181,7 @@ class CUDAEngine(LocalEngine):
             return self._train_step(micro_batches)
 
     def _train_step(self, micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
-        if self.smaller_batches is None or self.world_size > 1:  # other ranks wait for this one's gradients
+        if self.smaller_batches is None:
             return super().train_step(micro_batches)
         return self.smaller_batches.step(super().train_step, micro_batches)
 
@@ -212,7 +215,13 @@ class CUDAEngine(LocalEngine):
         if state.get("scaler"):
             self.scaler.load_state_dict(dict(state["scaler"]))
         if self.smaller_batches is not None:
-            self.smaller_batches.parts = state.get("parts", 1)
+            self.smaller_batches.parts = max(self.smaller_batches.parts, state.get("parts", 1))
+
+
+_UNUSABLE: Mapping[type[torch.optim.Optimizer], str] = {
+    torch.optim.LBFGS: "evaluates the loss several times per step, a training step once",
+    torch.optim.SparseAdam: "updates sparse gradients only, and those of these models are dense",
+}
 
 
 def _compile_loss(device: torch.device) -> None:

@@ -16,6 +16,7 @@ from segkernel.interfaces.model import Segmentor
 from segkernel.sample import Batch
 from segplug_training.cuda import CUDAEngine, EngineArguments
 from segplug_training.ranks import Ranks, is_launched, local_rank
+from segplug_training.smaller_batches import SmallerBatches
 from segplug_training.sync_batch_norm import synchronise_batch_norm
 
 T = TypeVar("T")
@@ -57,6 +58,8 @@ class DistributedEngine(CUDAEngine):
                 torch.cuda.set_device(self.device)
             self.ranks = Ranks(backend or ("nccl" if self.device.type == "cuda" else "gloo"), timeout)
             self.rank, self.world_size = self.ranks.rank, self.ranks.size
+            if self.smaller_batches is not None:
+                self.smaller_batches = SmallerBatches(self.ranks.set_parts, self.ranks.parts())
 
     def prepare_model(self, segmentor: Segmentor, preprocessor: nn.Module) -> None:
         if self.ranks:

@@ -25,6 +25,8 @@ from segkernel.errors import PeerError, UsageError
 T = TypeVar("T")
 ALERT_KEY = "alert"
 """Key in the store of the alert of the first rank that failed."""
+PARTS_KEY = "parts"
+"""Key in the store of the number of parts of a micro-batch, after one did not fit into memory."""
 PATIENCE = 5.0
 """Seconds to wait for an alert after a connection is lost: it may arrive later than the disconnect."""
 _LOST = re.compile(
@@ -91,6 +93,7 @@ class Ranks:
         wait = timedelta(seconds=timeout)
         try:
             store, self.rank, self.size = next(dist.rendezvous("env://", timeout=wait))
+            self.launch = launch_store(store)
             self.store = dist.PrefixStore(f"segkernel/{meet(store, self.rank, self.size, timeout)}", store)
             if not dist.is_initialized():
                 dist.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.size, timeout=wait)
@@ -123,6 +126,17 @@ class Ranks:
         """Wait until every rank has reached this point."""
         with self.watching():
             dist.barrier(group=self.group)
+
+    # ------------------------------------------------------------ what the next attempt has to know
+
+    def set_parts(self, parts: int) -> None:
+        """Tell all ranks of the next attempt into how many parts to split micro-batches."""
+        with contextlib.suppress(RuntimeError):
+            self.launch.set(PARTS_KEY, str(parts))
+
+    def parts(self) -> int:
+        """Return the number that a rank of an earlier attempt has set, else 1."""
+        return int(self.launch.get(PARTS_KEY)) if self.launch.check([PARTS_KEY]) else 1
 
     # ------------------------------------------------------------ failures
 
@@ -184,6 +198,16 @@ class Ranks:
         except OSError:
             pass
         return True
+
+
+def launch_store(store: dist.Store) -> dist.Store:
+    """Return the store of a launch, where what an attempt has set is still there for the next one.
+
+    It is that of torchrun's agent, without the prefix of the attempt. Started by others, ranks have one for each.
+    """
+    while isinstance(store, dist.PrefixStore):
+        store = store.underlying_store
+    return dist.PrefixStore(f"segkernel/{os.environ.get('TORCHELASTIC_RUN_ID', '')}", store)
 
 
 def meet(store: dist.Store, rank: int, size: int, timeout: float) -> str:

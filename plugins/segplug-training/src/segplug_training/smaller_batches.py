@@ -26,10 +26,17 @@ class SmallerBatches:
     The accumulated batch is the same, so the step is, too, except for what depends on the micro-batch: the statistics
     of batch norm, and the number of valid pixels that a loss is averaged over. Running statistics also include some
     samples of the failed attempt.
+
+    One of several ranks cannot repeat a step, since the others are in the middle of it: in their collective operations
+    of the forward or backward pass. There, the next attempt of the run, if it gets one, uses smaller micro-batches.
+
+    Args:
+        announce: Tells the next attempt of all ranks into how many parts to split; None repeats the step here.
+        parts: The number of parts to begin with.
     """
 
-    def __init__(self) -> None:
-        self.parts = 1
+    def __init__(self, announce: Callable[[int], None] | None = None, parts: int = 1) -> None:
+        self.announce, self.parts = announce, parts
         self.is_updating = False
         """Whether the step is updating parameters, after which it cannot be repeated."""
 
@@ -42,6 +49,10 @@ class SmallerBatches:
             except RuntimeError as error:
                 more = self._more(batches)
                 if self.is_updating or more is None or not is_out_of_memory(error):
+                    raise
+                if self.announce is not None:
+                    self.announce(more)
+                    log.warning("out of memory: %s", _ADVICE % (len(batches[0]) // more))
                     raise
             # Tensors held by the frames of the error are released only here.
             gc.collect()
@@ -63,6 +74,10 @@ class SmallerBatches:
         """Return the next number of parts that divides all micro-batches; None when there is none."""
         size = math.gcd(*map(len, batches))
         return next((parts for parts in range(self.parts + 1, size + 1) if size % parts == 0), None)
+
+
+_ADVICE = """several ranks cannot repeat a step
+    if torchrun starts them again (--max-restarts), they use micro-batches of %d samples; else set data.micro_batch"""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
