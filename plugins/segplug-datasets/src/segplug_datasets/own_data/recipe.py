@@ -36,7 +36,7 @@ GPU_MEMORY = 10.0
 """GiB: a smaller GPU gets half the batch."""
 
 EPOCHS = 100
-ITERATIONS = {"cpu": (400, 1500), "gpu": (2000, 20000)}
+ITERATIONS = {"cpu": (400, 1000), "gpu": (2000, 20000)}
 """Fewest and most: a short run has not learnt yet, a longer one gains little on data of this size."""
 
 VALIDATIONS = 5
