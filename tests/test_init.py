@@ -13,7 +13,10 @@ from segkernel import load_config, run
 from segkernel.errors import DataError, UsageError
 from segkernel.experiment import check
 from segplug_datasets.doctor.inspect import inspect
+from segplug_datasets.own_data import zoo_model
 from segplug_datasets.own_data.project import Options, Project, prepare
+from segplug_datasets.own_data.recipe import Facts, Machine, choose
+from segplug_datasets.own_data.zoo_model import model_changes
 
 SEGFORMER = "segformer_mit-b0_8xb2-160k_ade20k-512x512"
 SIZE = 48, 64
@@ -198,3 +201,12 @@ def test_nothing_is_overwritten_without_force() -> None:
         init("set")
     assert Path("my.yaml").read_text() == "mine"
     init("set", force=True)
+
+
+def test_a_rare_class_adds_a_dice_loss_to_plain_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = choose(Facts(60, [SIZE] * 60, {"soil": 0.99, "weed": 0.01}, {"weed": 9.0}), Machine(2, 16.0))
+    monkeypatch.setattr(zoo_model, "DICE", "LovaszLoss")
+    for name, changed in ((SEGFORMER, True), ("mask2former_r50_8xb2-160k_ade20k-512x512", False)):
+        model = model_changes(load_config(name), recipe, 2, ["weed"]).sections["model"]
+        losses = [loss["type"] for loss in model.get("decode_head", {}).get("loss_decode", ())]
+        assert losses == (["CrossEntropyLoss", "LovaszLoss"] if changed else [])

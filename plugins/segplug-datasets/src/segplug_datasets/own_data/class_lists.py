@@ -21,6 +21,8 @@ _KEYS = ("classes", "names", "labels", "categories", "class_names")
 _COLORS = ("palette", "palette_rgb", "colors", "colours")
 _IGNORED = ("ignore_index", "ignore_label", "ignore", "void")
 
+_MOST_FILES = 10  # YAML files of a folder; more of them are one for each image
+
 
 @dataclass(frozen=True)
 class ClassList:
@@ -46,7 +48,7 @@ def find_class_lists(folders: Iterable[Path]) -> list[ClassList]:
     lists = []
     for folder in dict.fromkeys(folders):
         known = [folder / name for name in NAMES if (folder / name).is_file()]
-        for path in [*known, *sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])]:
+        for path in [*known, *sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])[:_MOST_FILES]]:
             found = _read(path)
             if found is not None and len(found.names) > 1 and len(set(found.names)) == len(found.names):
                 lists.append(found)

@@ -29,6 +29,7 @@ from segplug_datasets.own_data.published import published_sets
 from segplug_datasets.own_data.recipe import Facts, Machine, Recipe, choose, this_machine
 from segplug_datasets.own_data.splits import SHARES, split
 from segplug_datasets.own_data.zoo_model import (
+    STARTER,
     fixed_crop,
     load_base,
     model_changes,
@@ -38,8 +39,6 @@ from segplug_datasets.own_data.zoo_model import (
 
 Inspect = Callable[[list[Part]], list[tuple[Part, list[SampleInfo]]]]
 """Looks at every sample of some sets."""
-
-STARTER = "starter"
 
 _MEANING = ("classes", "palette", "values", "ignore", "ignore_colors")
 """Long arguments that say what mask values mean: written once, and referred to by the other sets."""
@@ -163,6 +162,10 @@ def _read(source: str, options: Options, inspect: Inspect, scratch: Path) -> tup
     else:
         parts = published_sets(source, options.root)
     diagnosis = diagnose(inspect(parts), lists)
+    if any(finding.kind == "off-by-one" for finding in diagnosis.applied):
+        remarks.append(
+            "0 is read as ignored; where it is a class, remove 'offset', add its name, and raise num_classes"
+        )
     remarks += [f"class names are those of {diagnosis.classes.path}"] if diagnosis.classes else []
     by_name = {"train" if name == ALL else name: one for name, one in files.items()}
     sets = [_Set(part, samples, by_name.get(part.name)) for part, samples in diagnosis.inspected]
@@ -314,7 +317,7 @@ def _config(
     why["data.crop_size"] = recipe.why["crop_size"]
     changes = [
         transform_changes(base, recipe),
-        model_changes(base, recipe, len(classes)),
+        model_changes(base, recipe, len(classes), project.facts.rare),
         schedule_changes(base, recipe),
     ]
     data["workers"] = recipe.workers

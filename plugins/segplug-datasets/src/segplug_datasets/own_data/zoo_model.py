@@ -5,15 +5,18 @@ changes = model_changes(load_config("segformer_mit-b0_8xb2-160k_ade20k-512x512")
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from segkernel.catalog import Catalog
 from segkernel.config import Config, load_config
 from segkernel.errors import SegKernelError, UsageError
 from segplug_datasets.own_data.recipe import Recipe, Size
 from segplug_datasets.own_data.weights import find_weights
 
+STARTER = "starter"
+DICE = "SoftDiceLoss"
 CLASSES = "${data.num_classes}"
 CROP = "${data.crop_size}"
 WARM_UP = 0.05
@@ -67,14 +70,23 @@ def _raw(base: Config, *keys: str) -> Any:
 # ---------------------------------------------------------------- the model
 
 
-def model_changes(base: Config, recipe: Recipe, classes: int) -> Changes:
-    """Return what changes in the model: its classes, weights and windows."""
+def model_changes(base: Config, recipe: Recipe, classes: int, rare: Sequence[str] = ()) -> Changes:
+    """Return what changes in the model: its classes, weights, loss and windows.
+
+    Args:
+        base: The packaged config.
+        recipe: Sizes.
+        classes: Number of classes.
+        rare: Classes of few pixels, for which cross-entropy alone may learn nothing.
+    """
     changes = Changes()
     count = (base.get("data") or {}).get("num_classes")
     model = _adapted(base.raw.get("model") or {}, count, classes)
     if model:
         changes.why["model"] = "what was made for the classes of the published data"
     _weights(base, model, changes)
+    if rare and base.name != STARTER:
+        _loss(base, model, rare, changes)
     _windows(base, recipe, model, changes)
     if model:
         changes.sections["model"] = model
@@ -149,6 +161,22 @@ def _starts(part: Mapping[str, Any], changed: dict[str, Any], path: str, changes
                 changed["pretrained"] = found
                 changes.why[f"{path}.pretrained"] = "found on this machine"
     return missing
+
+
+def _loss(base: Config, model: dict[str, Any], rare: Sequence[str], changes: Changes) -> None:
+    """Add a Dice loss to a head that has plain cross-entropy, where a package offers one."""
+    head = (base.get("model") or {}).get("decode_head")
+    offered = {row.name for row in Catalog.discover().rows_of("losses")}
+    if not isinstance(head, Mapping) or DICE not in offered or "task" in head:
+        return
+    loss = head.get("loss_decode", {"type": "CrossEntropyLoss"})
+    other = [key for key in head if key.startswith("loss_") and key != "loss_decode"]
+    if other or not isinstance(loss, Mapping) or loss.get("type") != "CrossEntropyLoss" or loss.get("use_sigmoid"):
+        return
+    weight = {"loss_weight": loss["loss_weight"]} if "loss_weight" in loss else {}
+    losses = [{"type": "CrossEntropyLoss", **weight}, {"type": DICE}]
+    model["decode_head"] = {**model.get("decode_head", {}), "loss_decode": losses}
+    changes.why["model.decode_head.loss_decode"] = f"cross-entropy alone may never predict {rare[0]}, which is rare"
 
 
 def _windows(base: Config, recipe: Recipe, model: dict[str, Any], changes: Changes) -> None:
