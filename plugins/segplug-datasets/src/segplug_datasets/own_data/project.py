@@ -227,7 +227,7 @@ def _folder_part(name: str, files: ImageSet, scratch: Path) -> Part:
 def _sound(one: _Set, remarks: list[str]) -> _Set:
     """Return a set without the samples that cannot be read."""
     sound = [sample for sample in one.samples if is_sound(sample)]
-    if len(sound) < len(one.samples):
+    if len(sound) < len(one.samples) and _takes_list(one):
         remarks.append(f"left out: {_images(len(one.samples) - len(sound))} that cannot be read with their masks")
         return replace(one, samples=sound, whole=False)
     return one
@@ -241,10 +241,11 @@ def _split(sets: list[_Set]) -> tuple[list[_Set], list[str]]:
     there = {one.part.name: one for one in sets}
     first = there.get("train") or there.get(ALL) or sets[0]
     missing = [name for name in SETS if name not in there]
-    if not missing or (first.part.dataset is not None and not _takes_names(first.part) and first.part.name != ALL):
+    takes_list = _takes_list(first)
+    if len(sets) == 1 and not takes_list:
+        raise UsageError(f"{first.part.type} has one set, and takes no list that divides it: write a config by hand")
+    if not missing or not takes_list:
         return sorted(sets, key=lambda one: SETS.index(one.part.name)), []
-    if first.part.dataset is not None and not _takes_names(first.part):
-        raise UsageError(f"{first.part.type} has one set and takes no list of names: write a config that splits it")
     taken = {name: SHARES[name] for name in missing if name != "train"}
     shares = {"train": 1 - sum(taken.values()), **taken}
     done = split(first.part, first.samples, shares)
@@ -256,6 +257,10 @@ def _split(sets: list[_Set]) -> tuple[list[_Set], list[str]]:
     remarks = [f"split {how}: {numbers}{'' if done.in_order else copies}"]
     both = {**kept, **parted}
     return [both[name] for name in SETS if name in both], remarks
+
+
+def _takes_list(one: _Set) -> bool:
+    return one.files is not None or _takes_names(one.part)
 
 
 def _takes_names(part: Part) -> bool:

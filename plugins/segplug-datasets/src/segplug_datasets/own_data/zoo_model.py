@@ -135,7 +135,7 @@ def _weights(base: Config, model: dict[str, Any], changes: Changes) -> None:
         return
     if published:
         changes.remarks.append(
-            f"the published weights are not on this machine; to download them: seg-kernel models download {base.name}"
+            f"the published weights are not on this machine; seg-kernel models download {base.name}, then init again"
         )
     missing = _starts(base.get("model") or {}, model, "model", changes)
     if missing:
