@@ -165,6 +165,9 @@ def test_yolo_sets_keep_their_split_and_get_a_test_set() -> None:
     assert {one.set: one.images for one in project.stats} == {"train": 8, "val": 3, "test": 1}
     assert list(project.facts.shares) == ["background", "cat", "dog"]
     assert check(load_config("my.yaml")) == []
+    Path("set/data.yaml").unlink()
+    with pytest.raises(DataError, match="'train: images/train'"):
+        init("set", force=True)
 
 
 def test_what_cannot_be_read_is_left_out_and_copies_stay_together() -> None:

@@ -57,10 +57,10 @@ def find_annotations(folder: Path, chosen: str | None = None) -> dict[str, Spec]
     if place is not None and not sets:
         raise DataError("not annotations of COCO, labelme, CVAT, Label Studio or YOLO", place)
     if not sets and (text := next((path for path in files if path.suffix == ".txt" and _is_polygons(path)), None)):
+        inside = os.path.relpath(pictures[0].parent, folder) if pictures else "images"
+        lines = f"'train: {inside}' and 'names: [cat, dog]'"
         raise DataError(
-            "a label file of YOLO, but no data.yaml names the classes: write one with the lines "
-            f"'train: {pictures[0].parent.name if pictures else 'images'}' and 'names: [cat, dog]'",
-            text,
+            f"labels of YOLO, but no data.yaml names the classes: write {folder}/data.yaml with {lines}", text
         )
     named = {name: spec for name, (_, spec) in sets.items()}
     return {ALL: next(iter(named.values()))} if len(named) == 1 else named
