@@ -1,8 +1,8 @@
-"""How long ``seg-kernel --help`` and ``plugins`` take, against importing click alone.
+"""Startup time of ``seg-kernel --help`` and ``plugins``, compared with importing click alone.
 
     python benchmarks/cli_startup.py [RUNS]
 
-Runs are interleaved, so that a busy machine slows all alike; the figures are medians of whole processes.
+Runs are interleaved, so that a busy machine slows down all commands equally. Times are medians over whole processes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COMMANDS = {
 
 
 def seconds(command: list[str]) -> float:
-    """Return how long a process takes, start and end included."""
+    """Return the time of a process in seconds, including its start and exit."""
     start = time.perf_counter()
     subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
     return time.perf_counter() - start
@@ -32,7 +32,7 @@ def main(runs: int = 20) -> None:
     for _ in range(runs + 1):
         for name, command in COMMANDS.items():
             times[name].append(seconds(command))
-    medians = {name: statistics.median(values[1:]) for name, values in times.items()}  # the first fills the caches
+    medians = {name: statistics.median(values[1:]) for name, values in times.items()}  # the first run fills the caches
     for name, value in medians.items():
         print(f"{name:20} {1000 * value:6.0f} ms   {value / medians['import click']:.2f} x")
 

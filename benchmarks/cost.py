@@ -1,10 +1,9 @@
-"""What a forward pass of every family costs on the processor, beside its operations.
+"""Time and memory of a forward pass of every model family on the CPU.
 
     python benchmarks/cost.py [FAMILY ...] --size 512x512 --repeats 3
 
-Each model is built and run in a process of its own. GFLOP/s is set against that of a plain ResNet-50 trunk in the same
-process, so that what is slow for its operations stands out; the memory is what the pass added to the process, beside
-the size of the weights and of the largest single feature map the backbone gives.
+Each model is built and run in a separate process. GFLOP/s is compared with that of a ResNet-50 backbone in the same
+process, which shows models that are slow for their number of operations. Memory is what the pass added to the process.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ COLUMNS = ("family", "model", "M params", "GFLOPs", "ms", "GFLOP/s", "x ResNet-5
 
 
 def measure(family: str, size: tuple[int, int], repeats: int) -> dict[str, Any]:
-    """Return the figures of one family; to be called in a fresh process."""
+    """Measure one family and return its row of the table; to be called in a fresh process."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -39,7 +38,7 @@ def measure(family: str, size: tuple[int, int], repeats: int) -> dict[str, Any]:
     image = torch.randn(1, 3, *size)
 
     def run(module: Any) -> tuple[float, float]:
-        """Return seconds and operations of a pass."""
+        """Return the seconds and the floating-point operations of a pass."""
         with FlopCounterMode(display=False) as counter:
             module(image)
         times = []
@@ -76,15 +75,15 @@ def measure(family: str, size: tuple[int, int], repeats: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("families", nargs="*", metavar="FAMILY", help="of the zoo; all when none is named")
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help="families of the zoo (default: all)")
     parser.add_argument("--size", default="512x512", metavar="HxW")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--here", action="store_true", help="measure the one family in this process, print JSON")
+    parser.add_argument("--here", action="store_true", help="measure one family in this process, print JSON")
     options = parser.parse_args()
     height, width = (int(length) for length in options.size.split("x"))
     unknown = set(options.families) - set(FAMILIES)
     if unknown:
-        parser.error(f"no such family: {', '.join(sorted(unknown))}; there are {', '.join(FAMILIES)}")
+        parser.error(f"unknown family: {', '.join(sorted(unknown))}; choose from {', '.join(FAMILIES)}")
     if options.here:
         print(json.dumps(measure(options.families[0], (height, width), options.repeats)))
         return
@@ -104,8 +103,8 @@ def main() -> None:
         if done.returncode:
             print(f"| {family} | {done.stderr.strip().splitlines()[-1]} |", flush=True)
             continue
-        figures = json.loads(done.stdout.splitlines()[-1])
-        print("| " + " | ".join(figures[column] for column in COLUMNS) + " |", flush=True)
+        row = json.loads(done.stdout.splitlines()[-1])
+        print("| " + " | ".join(row[column] for column in COLUMNS) + " |", flush=True)
 
 
 if __name__ == "__main__":

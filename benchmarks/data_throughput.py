@@ -1,18 +1,17 @@
-"""Training samples per second of one thread, against the straightforward order of the usual toolkits.
+"""Training samples per second of one thread, compared with the usual order of transforms.
 
     OMP_NUM_THREADS=1 python benchmarks/data_throughput.py
     OMP_NUM_THREADS=1 python benchmarks/data_throughput.py --photos FOLDER --rounds 9
 
 Two recipes: Cityscapes (1024 x 2048 PNG, crops of 512 x 1024) and ADE20K (JPEG of 512 x 683, crops of 512 x 512). The
-plain order decodes, resizes the whole image and label map, crops, mirrors, distorts the colours and normalises in
-floating point; it is written out below with numpy and OpenCV. All rows make the same draws, hence the same crops (what
-they give is compared first), run in turn in this process and end with a batch of tensors: of uint8 in ours, which the
-device normalises. Times are the thread's own, so that other processes on the machine disturb them little. ``decode``
-is reading and decoding the two files alone. Where the photometric work is left to the device, only the processor's
-share is counted.
+plain order decodes, resizes the whole image and label map, crops, flips, distorts the colours and normalises in
+floating point; it is implemented below with numpy and OpenCV. All rows draw the same random numbers, hence the same
+crops (the outputs are compared first), run in turn in this process and end with a batch of tensors; ours are uint8 and
+normalised on the device. Times are CPU times of the thread, so that other processes disturb them little. ``decode`` is
+reading and decoding the two files alone. Photometric work on the device is not counted.
 
-Pictures are drawn (StreetScenes, enlarged; they take as long to decode as the data set's) or taken from ``--photos``;
-label maps are drawn. A ratio is the median over the rounds of the plain order's time by the row's.
+Images are synthetic (StreetScenes, enlarged; they take as long to decode as the data set's) or read from ``--photos``;
+label maps are synthetic. A ratio is the plain order's time divided by the row's, the median over the rounds.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ BATCH = 4
 
 @dataclass(frozen=True)
 class Recipe:
-    """A data set's files and what training does with them; sizes are (height, width), the scale (width, height)."""
+    """Files and crops of a data set; sizes are (height, width), the scale is (width, height)."""
 
     name: str
     size: tuple[int, int]
@@ -58,7 +57,7 @@ class Recipe:
 
     @property
     def labels(self) -> LabelSpec:
-        """What the label files hold."""
+        """The classes and the offset of the label files."""
         return LabelSpec(LABELS.classes, LABELS.palette, offset=self.offset)
 
 
@@ -74,18 +73,20 @@ Files = list[tuple[str, str, str | None]]
 
 
 def write_files(recipe: Recipe, folder: Path, count: int, photos: list[Path]) -> Files:
-    """Write pictures and label maps of the recipe's kind; return their names and paths."""
+    """Write images and label maps like those of the recipe; return their names and paths."""
     height, width = recipe.size
     scenes = StreetScenes(size=(height // 2, width // 2), length=count)
     files = Files()
     for index in range(count):
         scene = scenes[index]
-        picture = images.read(photos[index % len(photos)]) if photos else scene.image
-        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_CUBIC)
+        image = images.read(photos[index % len(photos)]) if photos else scene.image
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
         labels = cv2.resize(scene["seg"].array, (width, height), interpolation=cv2.INTER_NEAREST)
         path, mask = folder / f"{index}{recipe.suffix}", folder / f"{index}_labels.png"
-        quality = [cv2.IMWRITE_JPEG_QUALITY, 75] if recipe.suffix == ".jpg" else []  # ADE20K has 40 KB a picture
-        cv2.imwrite(str(path), picture[..., ::-1], quality)
+        quality = (
+            [cv2.IMWRITE_JPEG_QUALITY, 75] if recipe.suffix == ".jpg" else []
+        )  # about 40 KB per image, as in ADE20K
+        cv2.imwrite(str(path), image[..., ::-1], quality)
         images.write_mask(mask, np.where(labels == 255, 255 if recipe.offset == 0 else 0, labels + recipe.offset))
         files.append((str(index), str(path), str(mask)))
     return files
@@ -100,7 +101,7 @@ def megabytes(files: Files) -> float:
 
 
 def plain_batches(files: Files, recipe: Recipe, position: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield batches of normalised float32 images and int64 labels without end."""
+    """Yield batches of normalised float32 images and int64 labels endlessly."""
     while True:
         samples = [plain_sample(files, recipe, position + index) for index in range(BATCH)]
         yield torch.stack([image for image, _ in samples]), torch.stack([labels for _, labels in samples])
@@ -108,7 +109,7 @@ def plain_batches(files: Files, recipe: Recipe, position: int) -> Iterator[tuple
 
 
 def plain_sample(files: Files, recipe: Recipe, position: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return one sample, every step on the whole array that the one before has left."""
+    """Return one sample; every step processes the whole output of the step before."""
     rng = sample_rng(0, 1, position)
     rng.integers(2**32)  # the loader's first draw
     _, path, mask = files[position % len(files)]
@@ -123,7 +124,7 @@ def plain_sample(files: Files, recipe: Recipe, position: int) -> tuple[torch.Ten
     if rng.random() < 0.5:
         image, labels = cv2.flip(image, 1), cv2.flip(labels, 1)
     image = (plain_distortion(image, rng).astype(np.float32) - MEAN) / STD
-    # A window that is smaller than the crop is padded.
+    # Pad an image that is smaller than the crop.
     missing = recipe.crop[0] - image.shape[0], recipe.crop[1] - image.shape[1]
     if max(missing) > 0:
         image = cv2.copyMakeBorder(image, 0, missing[0], 0, missing[1], cv2.BORDER_CONSTANT, value=0)
@@ -135,7 +136,7 @@ def plain_sample(files: Files, recipe: Recipe, position: int) -> tuple[torch.Ten
 def plain_resize(
     image: np.ndarray, labels: np.ndarray, recipe: Recipe, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Resize to the scale times 0.5 to 2, keeping the proportions."""
+    """Resize to the scale times a factor from 0.5 to 2, keeping the aspect ratio."""
     ratio = rng.random() * 1.5 + 0.5
     scale = int(recipe.scale[0] * ratio), int(recipe.scale[1] * ratio)
     height, width = Resize(scale, keep_ratio=True).target(image.shape[:2])
@@ -146,7 +147,7 @@ def plain_resize(
 def plain_crop(
     image: np.ndarray, labels: np.ndarray, recipe: Recipe, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cut a window in which no class has more than three quarters, if ten draws find one."""
+    """Crop a window in which no class covers 75 % of the pixels or more, trying at most ten more times."""
 
     def draw() -> tuple[slice, slice]:
         height, width = min(recipe.crop[0], labels.shape[0]), min(recipe.crop[1], labels.shape[1])
@@ -193,7 +194,7 @@ def plain_distortion(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def our_batches(
     dataset: ListedFiles | PackedDataset, recipe: Recipe, on_device: bool, position: int
 ) -> Iterator[Batch]:
-    """Yield the framework's batches without end."""
+    """Yield the framework's batches endlessly."""
     transforms = [
         RandomResize(recipe.scale, ratio_range=(0.5, 2.0), keep_ratio=True),
         RandomCrop(recipe.crop, cat_max_ratio=0.75),
@@ -204,7 +205,7 @@ def our_batches(
 
 
 def decoded(files: Files, position: int) -> Iterator[None]:
-    """Read and decode the two files of each sample of a batch, and nothing else, without end."""
+    """Read and decode the two files of each sample of a batch, and nothing else, endlessly."""
     while True:
         for place in range(position, position + BATCH):
             _, path, mask = files[place % len(files)]
@@ -214,7 +215,7 @@ def decoded(files: Files, position: int) -> Iterator[None]:
 
 
 def compare(files: Files, dataset: ListedFiles | PackedDataset, recipe: Recipe) -> str:
-    """Say how far our images and labels are from the plain ones, over two batches."""
+    """Return the differences of our images and labels from the plain ones over two batches, as a line of text."""
     pairs = zip(range(2), plain_batches(files, recipe, 0), our_batches(dataset, recipe, False, 0))
     levels, labels = [], []
     for _, (theirs, truth), ours in pairs:
@@ -224,14 +225,14 @@ def compare(files: Files, dataset: ListedFiles | PackedDataset, recipe: Recipe) 
             labels.append((truth[index, :height, :width] == ours.targets["seg"][index, :height, :width]).float().mean())
     flat = np.concatenate([level.ravel() for level in levels])
     within, share = np.quantile(flat, 0.99), min(float(label) for label in labels)
-    return f"grey levels apart: mean {flat.mean():.2f}, 99 % within {within:.0f}; labels equal {share:.1%}"
+    return f"difference in grey levels: mean {flat.mean():.2f}, 99 % within {within:.0f}; equal labels: {share:.1%}"
 
 
 # ---------------------------------------------------------------- the table
 
 
 def measure(rows: dict[str, Callable[[], Iterator[object]]], rounds: int, batches: int) -> dict[str, list[float]]:
-    """Return the milliseconds per sample of each row in each round, in which all run in turn."""
+    """Return the milliseconds per sample of each row in each round; in a round all rows run in turn."""
     running = {name: start() for name, start in rows.items()}
     times: dict[str, list[float]] = {name: [] for name in rows}
     for number in range(rounds + 1):
@@ -273,17 +274,17 @@ def run(recipe: Recipe, options: argparse.Namespace, folder: Path, photos: list[
 
 
 def ratio(first: list[float], second: list[float]) -> float:
-    """Return the median over the rounds of one time by another."""
+    """Return the median over the rounds of the first time divided by the other."""
     return statistics.median(one / other for one, other in zip(first, second))
 
 
 def main() -> None:
     """Measure both recipes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, help="a folder of pictures to use in place of drawn ones")
-    parser.add_argument("--count", type=int, default=8, help="pictures of each kind")
+    parser.add_argument("--photos", type=Path, help="folder of images to use instead of synthetic ones")
+    parser.add_argument("--count", type=int, default=8, help="images per recipe")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--batches", type=int, default=2, help="batches of 4 a row runs at a time")
+    parser.add_argument("--batches", type=int, default=2, help=f"batches of {BATCH} per row and round")
     options = parser.parse_args()
     photos = sorted(p for p in options.photos.iterdir() if p.suffix in (".jpg", ".png")) if options.photos else []
     cv2.setNumThreads(1)

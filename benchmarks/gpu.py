@@ -1,10 +1,10 @@
-"""Everything that asks for a GPU, by one command, part by part.
+"""Run all GPU tests and measurements with one command, part by part.
 
     python benchmarks/gpu.py --camvid path/to/camvid
 
-Parts are processes of their own. Each has nine minutes, and what it gave stands in a JSON file as soon as it ends; a
-part that stands there is not run again, so that the command goes on where it was ended. Of a GPU's results
-``docs/measurements-gpu.md`` is written. ``--small --device cpu`` goes through the same parts on a processor.
+Each part is a separate process with a limit of nine minutes, and its result is written to a JSON file as soon as it
+ends. Parts in that file are not run again, so that an interrupted command can be repeated to continue. The results of a
+GPU are also written to ``docs/measurements-gpu.md``. ``--small --device cpu`` runs the same parts on the CPU.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from segplug_training.cuda import CUDAEngine
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 9 * 60
-"""Seconds of a part."""
+"""Time limit of a part in seconds."""
 FAMILIES = {
     "pspnet": "pspnet_r50-d8_4xb2-20k_streetscenes",
     "deeplabv3plus": "deeplabv3plus_r50-d8_4xb2-20k_streetscenes",
@@ -49,12 +49,12 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Options:
-    """What the parts are told.
+    """Options of all parts.
 
     Args:
-        device: Where they run.
-        small: Whether sizes are the least that work.
-        camvid: Folder of CamVid, if it is there.
+        device: Device to run on.
+        small: Use the smallest sizes that work.
+        camvid: Folder of CamVid, or None if it is not available.
     """
 
     device: str
@@ -70,7 +70,7 @@ def synchronised(device: str) -> float:
 
 
 def milliseconds(function: Callable[[], object], device: str, count: int) -> float:
-    """Return the median time of a call."""
+    """Return the median time of a call in milliseconds."""
     times = []
     for _ in range(count + 2):
         started = synchronised(device)
@@ -80,7 +80,7 @@ def milliseconds(function: Callable[[], object], device: str, count: int) -> flo
 
 
 def call(*command: str) -> None:
-    """Run a command, and end with its exit code if that is not 0."""
+    """Run a command, and exit with its exit code if that is not 0."""
     code = subprocess.run(command, cwd=ROOT, check=False).returncode
     if code:
         sys.exit(code)
@@ -90,7 +90,7 @@ def call(*command: str) -> None:
 
 
 def gpu_tests(options: Options) -> None:
-    """Run the test files that do something else where there is a GPU."""
+    """Run the test files that contain tests for a GPU."""
     every = [*ROOT.glob("plugins/*/tests/**/test_*.py"), *ROOT.glob("kernel/tests/**/test_*.py")]
     files = [str(path) for path in sorted(every) if "cuda.is_available()" in path.read_text("utf-8")]
     only = ("-k", "_cuda_") if options.small else ()
@@ -98,7 +98,7 @@ def gpu_tests(options: Options) -> None:
 
 
 def run_config(name: str, options: Options, *overrides: str) -> None:
-    """Train and test a packaged config by the command line."""
+    """Train and test a packaged config on the command line."""
     least = ["schedule.iterations=2", "schedule.val_interval=2", "data.crop_size=[64,64]", "optim.batch_size=2"]
     least += ["export=[]", "hooks=[]", "data.workers=0"] if options.small else []
     with tempfile.TemporaryDirectory() as folder:
@@ -115,15 +115,15 @@ def quickstart(options: Options) -> None:
 def camvid(options: Options) -> None:
     """Train on CamVid from scratch."""
     if options.camvid is None:
-        print("left out: --camvid says where the data set is")
+        print("skipped: --camvid DIR is not given")
         return
     run_config("camvid", options, f"data.train.data_root={Path(options.camvid).absolute()}")
 
 
 def recipe(family: str, amp: str, options: Options) -> None:
-    """Train a packaged recipe for 100 iterations; its loss has to be finite and to fall."""
+    """Train a packaged recipe for 100 iterations; its loss must be finite and decrease."""
     count, size = (20, 64) if options.small else (100, 512)
-    # The published schedules warm up for longer than this, from pretrained weights.
+    # The published schedules start from pretrained weights and warm up for longer than this.
     learn = ["optim.optimizer={type: AdamW, lr: 0.0003, _delete_: true}", "schedule.lr=[]"]
     data = [f"data.crop_size=[{size},{size}]", f"+data.train.size=[{size},{size}]", "~data.val", "~data.test"]
     data += ["optim.batch_size=2", "+data.workers=0"] if options.small else ["optim.batch_size=8", "+data.workers=4"]
@@ -135,9 +135,9 @@ def recipe(family: str, amp: str, options: Options) -> None:
         lines = Path(folder, "metrics.jsonl").read_text("utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     losses = [record["loss"] for record in records if record.get("kind") == "train"]
-    print("loss, each the mean of ten iterations:", *losses)
-    if None in losses or not losses[-1] < losses[0]:  # what is not finite is written as null
-        sys.exit("the loss is not finite or does not fall")
+    print("loss, means of ten iterations:", *losses)
+    if None in losses or not losses[-1] < losses[0]:  # a non-finite loss is written as null
+        sys.exit("the loss is not finite or does not decrease")
 
 
 def steps(name: str, options: Options) -> None:
@@ -149,13 +149,13 @@ def steps(name: str, options: Options) -> None:
 
 
 def loss_memory(options: Options) -> None:
-    """Measure the memory of the loss of enlarged logits."""
+    """Measure the memory of the loss of upsampled logits."""
     small = ("--size", "64", "--batch", "2") if options.small else ()
     call(sys.executable, str(ROOT / "benchmarks" / "loss_memory.py"), "--device", options.device, *small)
 
 
 def prefetch(options: Options) -> None:
-    """Measure how much of the copying of batches is hidden behind the computation."""
+    """Measure how much of the copying of batches overlaps with the computation."""
     size, count = ((32, 32), 4) if options.small else ((1024, 1024), 40)
     engine, channels = CUDAEngine(options.device), 4 if options.small else 64
     batch = make_batch(size, 16, 19)
@@ -167,11 +167,11 @@ def prefetch(options: Options) -> None:
         for _ in range(4):
             convolution(moved.images.float())
 
-    def together() -> None:
+    def overlapped() -> None:
         for moved in engine.transfer([batch] * count):
             compute(moved)
 
-    def one_by_one() -> None:
+    def sequential() -> None:
         for _ in range(count):
             moved = batch.to(engine.device)
             synchronised(options.device)
@@ -182,11 +182,11 @@ def prefetch(options: Options) -> None:
     with torch.no_grad():
         copying = milliseconds(lambda: batch.to(engine.device), options.device, count)
         computing = milliseconds(lambda: compute(resident), options.device, count)
-        apart, beside = (milliseconds(way, options.device, 3) / count for way in (one_by_one, together))
-    print(f"of a batch: copying {copying:.3f} ms, computing {computing:.3f} ms")
-    print(f"one after the other {apart:.3f} ms, on streams of their own {beside:.3f} ms")
-    if engine.device.type == "cuda":  # elsewhere nothing is copied
-        print(f"hidden: {(apart - beside) / min(copying, computing):.0%} of the shorter one")
+        slow, fast = (milliseconds(function, options.device, 3) / count for function in (sequential, overlapped))
+    print(f"per batch: copying {copying:.3f} ms, computing {computing:.3f} ms")
+    print(f"sequential {slow:.3f} ms, on separate streams {fast:.3f} ms")
+    if engine.device.type == "cuda":  # on the CPU nothing is copied
+        print(f"overlap: {(slow - fast) / min(copying, computing):.0%} of the shorter one")
 
 
 def latency(options: Options) -> None:
@@ -204,28 +204,27 @@ def latency(options: Options) -> None:
 
 
 def metrics(options: Options) -> None:
-    """Count label maps on the device, against copying them to the processor first; the mIoU has to be the same."""
+    """Compute the mIoU on the device, and after copying the label maps to the CPU; both must be equal."""
     from metric_throughput import make_pairs
 
     from segplug_datasets.metrics.iou import IoUMetric
 
     size, classes, count = ((64, 64), 19, 2) if options.small else ((1024, 2048), 19, 8)
-    here = make_pairs(*size, classes, count)
-    there = [(predicted.to(options.device), truth.to(options.device)) for predicted, truth in here]
+    pairs = [tuple(labels.to(options.device) for labels in pair) for pair in make_pairs(*size, classes, count)]
 
-    def counted(move: Callable[[torch.Tensor], torch.Tensor]) -> float:
+    def miou(move: Callable[[torch.Tensor], torch.Tensor]) -> float:
         metric = IoUMetric(classes=[str(index) for index in range(classes)])
-        for predicted, truth in there:
+        for predicted, truth in pairs:
             metric.update(move(predicted), move(truth))
         return metric.compute()["mIoU"]
 
     found: dict[str, float] = {}
     for name, move in (("on the device", torch.Tensor.detach), ("copied first", torch.Tensor.cpu)):
-        found[name] = counted(move)
-        print(f"{name:14} {milliseconds(partial(counted, move), options.device, 5) / count:8.3f} ms an image")
+        found[name] = miou(move)
+        print(f"{name:14} {milliseconds(partial(miou, move), options.device, 5) / count:8.3f} ms per image")
     print(f"mIoU {found['on the device']:.4f}")
     if not math.isclose(*found.values(), rel_tol=1e-9):
-        sys.exit(f"not the same mIoU: {found}")
+        sys.exit(f"the mIoU differs: {found}")
 
 
 PARTS: dict[str, Callable[[Options], None]] = {
@@ -245,35 +244,35 @@ PARTS: dict[str, Callable[[Options], None]] = {
 
 
 def timed(command: Sequence[str], limit: float) -> dict[str, Any]:
-    """Run a part's process, and all that it starts, for some seconds at most; return how it ended and what it said."""
+    """Run the process of a part for at most ``limit`` seconds, then kill its group; return state, time and output."""
     started = time.monotonic()
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             state = "done" if process.wait(limit) == 0 else f"failed with exit code {process.returncode}"
         except subprocess.TimeoutExpired:
-            state = f"ended after {limit:.0f} s"
+            state = f"timed out after {limit:.0f} s"
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        said.seek(0)
-        lines = said.read().replace("\r", "\n").splitlines()
+        output.seek(0)
+        lines = output.read().replace("\r", "\n").splitlines()
     return {"state": state, "seconds": round(time.monotonic() - started, 1), "output": lines[-40:]}
 
 
 def machine(options: Options) -> dict[str, Any]:
-    """Return what results depend on."""
+    """Return the device, torch version and sizes that the results depend on."""
     is_gpu = torch.device(options.device).type == "cuda"
     name = torch.cuda.get_device_name(options.device) if is_gpu else platform.processor() or platform.machine()
     return {"device": name, "is_gpu": is_gpu, "torch": torch.__version__, "small": options.small}
 
 
 def run_parts(names: Sequence[str], options: Options, file: Path, limit: float = LIMIT) -> Iterator[dict[str, Any]]:
-    """Run the parts that are not in a file yet, and write it after each; yield all results so far."""
+    """Run the parts that are not in ``file`` yet, and write it after each; yield all results so far."""
     results = json.loads(file.read_text("utf-8")) if file.exists() else {"machine": machine(options), "parts": {}}
     if results["machine"] != machine(options):
-        sys.exit(f"{file} holds results of {results['machine']}; name another file by --out")
+        sys.exit(f"{file} contains results of {results['machine']}; choose another file with --out")
     flags = ["--device", options.device, *(["--small"] if options.small else [])]
     flags += ["--camvid", options.camvid] if options.camvid else []
     for name in names:
@@ -291,7 +290,7 @@ def run_parts(names: Sequence[str], options: Options, file: Path, limit: float =
 def page(results: dict[str, Any]) -> str:
     """Return the results as Markdown."""
     about = results["machine"]
-    text = f"# Measured on a GPU\n\n{about['device']}, torch {about['torch']}, by `python benchmarks/gpu.py`.\n"
+    text = f"# GPU measurements\n\n{about['device']}, torch {about['torch']}, by `python benchmarks/gpu.py`.\n"
     for name, found in results["parts"].items():
         body = "\n".join(found["output"])
         text += f"\n## {name}\n\n{found['state']}, {found['seconds']} s\n\n```text\n{body}\n```\n"
@@ -299,15 +298,15 @@ def page(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Run what has not been run yet."""
+    """Run the parts that have not run yet, and write their results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", nargs="+", choices=PARTS, metavar="PART", default=list(PARTS))
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--small", action="store_true", help="the least sizes, to see that every part works")
-    parser.add_argument("--camvid", metavar="DIR", help="the data set, which is not downloaded")
+    parser.add_argument("--small", action="store_true", help="the smallest sizes, to test that every part works")
+    parser.add_argument("--camvid", metavar="DIR", help="folder of the data set, which is not downloaded")
     parser.add_argument("--out", type=Path, default=ROOT / "work_dirs" / "gpu.json")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "measurements-gpu.md")
-    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds of a part")
+    parser.add_argument("--limit", type=float, default=LIMIT, help="time limit of a part in seconds")
     parser.add_argument("--here", choices=PARTS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     options = Options(given.device, given.small, given.camvid)
@@ -315,14 +314,14 @@ def main() -> None:
         PARTS[given.here](options)
         return
     if torch.device(given.device).type == "cuda" and not torch.cuda.is_available():
-        sys.exit("there is no GPU; --small --device cpu goes through all parts on a processor")
+        sys.exit("no GPU found; --small --device cpu runs all parts on the CPU")
     for results in run_parts(given.parts, options, given.out, given.limit):
         if results["machine"]["is_gpu"] and not given.small:
             given.page.write_text(page(results), "utf-8")
     parts = json.loads(given.out.read_text("utf-8"))["parts"]
-    wrong = [name for name in given.parts if parts[name]["state"] != "done"]
-    if wrong:
-        sys.exit(f"not done: {', '.join(wrong)}")
+    failed = [name for name in given.parts if parts[name]["state"] != "done"]
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

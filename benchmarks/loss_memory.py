@@ -1,9 +1,9 @@
-"""Memory and time of the cross-entropy of enlarged logits: in tiles of rows, on a GPU by Triton, against all at once.
+"""Memory and time of the cross-entropy of upsampled logits: in full, in tiles of rows, and on a GPU with Triton.
 
     python benchmarks/loss_memory.py --classes 150 --size 512 --stride 4 --batch 4
 
-Prints, for the loss and its gradient, the peak of memory above what the logits and labels take, and the least time of
-three, each in a process of its own.
+Prints, for the loss and its gradient, the peak memory above that of the logits and labels, and the shortest of three
+times, each measured in a separate process.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from torch import Tensor
 from segkernel.nn import upsample_cross_entropy, upsample_logits
 
 
-def all_at_once(logits: Tensor, target: Tensor) -> Tensor:
-    """Enlarge first, as a plain training loop does."""
+def in_full(logits: Tensor, target: Tensor) -> Tensor:
+    """Upsample all logits first, as a plain training loop does."""
     return torch.nn.functional.cross_entropy(upsample_logits(logits, target.shape[1:]), target, ignore_index=255)
 
 
 def in_tiles(logits: Tensor, target: Tensor) -> Tensor:
-    """Never hold more than some rows."""
+    """Upsample some rows at a time."""
     return upsample_cross_entropy(logits, target).mean()
 
 
 def by_triton(logits: Tensor, target: Tensor) -> Tensor:
-    """Go through the pixels with Triton's kernels."""
+    """Compute the loss with Triton kernels."""
     from segplug_training import triton_loss
 
     triton_loss.register(logits.device)
@@ -40,7 +40,7 @@ def by_triton(logits: Tensor, target: Tensor) -> Tensor:
 
 
 KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "all at once": all_at_once,
+    "in full": in_full,
     "in tiles": in_tiles,
     "by Triton": by_triton,  # on a GPU
 }
@@ -56,11 +56,11 @@ def peak_memory(device: torch.device) -> float:
 
 
 def measure(kind: str, classes: int, size: int, stride: int, batch: int, device: str) -> dict[str, float]:
-    """Return megabytes and seconds of one kind."""
+    """Return the peak memory in MB and the seconds of one kind."""
     place = torch.device(device)
     logits = torch.randn(batch, classes, size // stride, size // stride, device=place, requires_grad=True)
     target = torch.randint(0, classes, (batch, size, size), device=place)
-    KINDS[kind](logits[:, :, :4, :4].detach(), target[:, :16, :16])  # what is imported on the way
+    KINDS[kind](logits[:, :, :4, :4].detach(), target[:, :16, :16])  # warm up: imports, compilation
     before, least = peak_memory(place), float("inf")
     for _ in range(3):
         started = time.perf_counter()
@@ -72,7 +72,7 @@ def measure(kind: str, classes: int, size: int, stride: int, batch: int, device:
 
 
 def main() -> None:
-    """Measure each kind and print what it takes of the first."""
+    """Measure each kind and print its ratio to the first."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, usual in (("classes", 150), ("size", 512), ("stride", 4), ("batch", 4)):
         parser.add_argument(f"--{name}", type=int, default=usual)
@@ -91,8 +91,8 @@ def main() -> None:
         found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
         first = first or found
         shares = {name: found[name] / max(first[name], 1e-9) for name in found}
-        figures = f"{found['MB']:9.0f}{shares['MB']:7.2f}{found['seconds']:10.4f}{shares['seconds']:7.2f}"
-        print(f"{kind:12}{figures}", flush=True)
+        row = f"{found['MB']:9.0f}{shares['MB']:7.2f}{found['seconds']:10.4f}{shares['seconds']:7.2f}"
+        print(f"{kind:12}{row}", flush=True)
 
 
 if __name__ == "__main__":

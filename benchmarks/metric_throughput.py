@@ -1,9 +1,9 @@
-"""Images per second of `IoUMetric` on one thread, against the usual loop over ``np.bincount``.
+"""Images per second of `IoUMetric` on one thread, compared with a loop over ``np.bincount``.
 
     OMP_NUM_THREADS=1 python benchmarks/metric_throughput.py
 
-Both count the same pairs of label maps, in turn in this process, and must come to the same mIoU. Predictions arrive as
-tensors, as from a model. Times are the thread's own, so that other processes on the machine disturb them little.
+Both count the same pairs of label maps, in turn in this process, and must compute the same mIoU. Predictions are
+tensors, as from a model. Times are CPU times of the thread, so that other processes disturb them little.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 def make_pairs(height: int, width: int, classes: int, count: int) -> list[Pair]:
-    """Make predictions and truths of large regions, a tenth of the pixels wrong and a few ignored."""
+    """Make predictions and labels of large regions, with 10 % wrong and 2 % ignored pixels."""
     rng, pairs = np.random.default_rng(0), []
     for _ in range(count):
         coarse = rng.integers(0, classes, (height // 32 + 1, width // 32 + 1), dtype=np.uint8)
@@ -37,7 +37,7 @@ def make_pairs(height: int, width: int, classes: int, count: int) -> list[Pair]:
 
 
 def plain(pairs: Sequence[Pair], classes: int) -> float:
-    """Return the mIoU in percent, as it is usually counted."""
+    """Return the mIoU in percent, counted with ``np.bincount``."""
     confusion = np.zeros((classes, classes), np.int64)
     for predicted, truth in pairs:
         labels, guesses = truth.numpy(), predicted.numpy()
@@ -49,7 +49,7 @@ def plain(pairs: Sequence[Pair], classes: int) -> float:
 
 
 def ours(pairs: Sequence[Pair], classes: int) -> float:
-    """Return the mIoU in percent, by the metric."""
+    """Return the mIoU in percent, counted by `IoUMetric`."""
     metric = IoUMetric(classes=[str(index) for index in range(classes)])
     for predicted, truth in pairs:
         metric.update(predicted, truth)
@@ -69,15 +69,15 @@ def main() -> None:
         pairs = make_pairs(height, width, classes, options.count)
         times: dict[str, list[float]] = {"plain": [], "ours": []}
         for _ in range(options.rounds):
-            figures = []
+            values = []
             for kind, count in (("plain", plain), ("ours", ours)):
                 started = time.thread_time()
-                figures.append(count(pairs, classes))
+                values.append(count(pairs, classes))
                 times[kind].append((time.thread_time() - started) * 1000 / len(pairs))
-            assert abs(figures[0] - figures[1]) < 1e-6, figures
+            assert abs(values[0] - values[1]) < 1e-6, values
         usual, found = statistics.median(times["plain"]), statistics.median(times["ours"])
         size, rate, ratio = f"{height} x {width}", 1000 / found, usual / found
-        print(f"{name:12}{size:>12}{classes:9}{usual:10.2f}{found:9.2f}{rate:10.0f}{ratio:7.2f}{figures[1]:8.2f}")
+        print(f"{name:12}{size:>12}{classes:9}{usual:10.2f}{found:9.2f}{rate:10.0f}{ratio:7.2f}{values[1]:8.2f}")
 
 
 if __name__ == "__main__":

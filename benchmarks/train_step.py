@@ -1,12 +1,12 @@
-"""Time and memory of one optimiser step, against plain torch loops over the same model.
+"""Time and memory of one optimiser step, compared with plain torch loops over the same model.
 
     python benchmarks/train_step.py --device cuda
     python benchmarks/train_step.py --models fast_scnn --size 288x384 --batch 4 --device cpu
 
-Two plain loops enlarge the scores in full: one in float32 as it comes, one by the fastest recipe (bfloat16 autocast,
-channels last, TF32, `torch.compile`, one kernel for the optimiser). The others are `CUDAEngine` with its options. Each
-row is a process of its own; times are medians. Memory is the peak on the GPU, weights included, or on a processor what
-the steps add to the process; of the compiled rows there it holds the compiler too.
+Two plain loops upsample the logits in full: one in float32 with torch's defaults, one with the fastest options
+(bfloat16 autocast, channels last, TF32, `torch.compile`, fused optimiser). The other rows are `CUDAEngine` with its
+options. Each row is a separate process; times are medians. Memory is the peak on the GPU, weights included, or on the
+CPU what the steps add to the process, which in compiled rows includes the compiler.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RECIPES: dict[str, tuple[str, tuple[int, int], int]] = {
     "mask2former": ("mask2former_r50_8xb2-160k_ade20k-512x512", (512, 512), 4),
     "fast_scnn": ("fast_scnn_8xb4-160k_cityscapes-512x1024", (512, 1024), 4),
 }
-"""Of each model: the packaged recipe, height and width of a crop, crops in a batch."""
+"""For each model: the packaged config, height and width of a crop, crops per batch."""
 FASTEST = {"amp": "bfloat16", "compile": True, "tf32": True, "cudnn_benchmark": True}
 ENGINES: dict[str, Mapping[str, Any]] = {
     "engine, float32": {},
@@ -48,7 +48,7 @@ KINDS = ("plain float32", "plain fastest", *ENGINES)
 
 
 def make_batch(size: tuple[int, int], count: int, classes: int) -> Batch:
-    """Make random crops, with ten of the classes in each, in blocks of 64 pixels."""
+    """Make random crops, each with labels of up to ten classes in blocks of 64 x 64 pixels."""
     draw = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 3, *size), generator=draw, dtype=torch.uint8)
     present = torch.randint(0, classes, (count, 10), generator=draw)
@@ -59,7 +59,7 @@ def make_batch(size: tuple[int, int], count: int, classes: int) -> Batch:
 
 
 def plain_step(model: Any, batch: Batch, device: torch.device, fastest: bool) -> Callable[[], object]:
-    """Return a step as one writes it without any framework."""
+    """Return an optimiser step in plain torch."""
     os.environ["SEGKERNEL_TILED_LOSS"] = "0"
     model, preprocessor, loss_of = model.to(device), Preprocessor().train().to(device), model.loss
     if fastest:
@@ -92,7 +92,7 @@ def engine_step(model: Any, batch: Batch, device: torch.device, options: Mapping
 
 
 def measure(name: str, kind: str, size: tuple[int, int] | None, count: int | None, device: str, steps: int) -> dict:
-    """Return milliseconds and megabytes of a step; to be called in a fresh process."""
+    """Return the milliseconds and MB of a step; to be called in a fresh process."""
     recipe, usual_size, usual_count = RECIPES[name]
     config, place = load_config(recipe), torch.device(device)
     torch.manual_seed(0)
@@ -126,8 +126,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--size", type=size_of, metavar="HxW", help="of the crops; that of the recipe when not given")
-    parser.add_argument("--batch", type=int, help="crops in a step")
+    parser.add_argument("--size", type=size_of, metavar="HxW", help="size of the crops (default: the config's)")
+    parser.add_argument("--batch", type=int, help="crops per step (default: the config's)")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""Build one component from a spec, or use its class: both give a plain ``nn.Module``.
+"""Build a component from a spec, or use its class: both return a plain ``nn.Module``.
 
 python examples/build_a_model.py
 """
@@ -17,7 +17,7 @@ def main() -> None:
     for features, channels, stride in zip(backbone(torch.zeros(1, 3, 64, 96)), backbone.channels, backbone.strides):
         print(tuple(features.shape), channels, stride)
 
-    # What is built already is accepted wherever a spec is.
+    # Built objects are accepted wherever a spec is.
     channels = list(backbone.channels)
     head = {
         "type": "SegformerHead",

@@ -18,7 +18,7 @@ from segkernel.sample import LabelMap, Sample
 
 
 class Discs:
-    """A data set is anything with classes, palette, a length and samples."""
+    """A data set is any object with classes, a palette, a length and samples."""
 
     classes = ("ground", "disc")
     palette = ((60, 60, 60), (230, 120, 40))
@@ -36,7 +36,7 @@ class Discs:
 
 
 class TwoConvs(Segmentor):
-    """A model has a loss, a prediction, and says what it puts out."""
+    """A model has a loss and a prediction, and describes its outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class TwoConvs(Segmentor):
 
 
 class DiscIoU:
-    """A metric sees one image at a time."""
+    """A metric is updated with one image at a time."""
 
     def __init__(self) -> None:
         self.both = self.either = 0

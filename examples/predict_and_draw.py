@@ -1,4 +1,4 @@
-"""Predict images with a trained model, and draw what it says.
+"""Predict images with a trained model, and draw the predictions.
 
 python examples/predict_and_draw.py CHECKPOINT IMAGE [IMAGE ...]
 """
@@ -22,9 +22,9 @@ def main(checkpoint: str, paths: list[str]) -> None:
         print(path, labels.shape, shares)
 
     pixels = images.read(paths[0])
-    one = predictor(pixels, probabilities=True)  # a list of images would give a list
-    picture = draw(pixels, one, classes=predictor.classes, palette=predictor.palette, title="by hand")
-    images.write("by_hand.png", picture)
+    one = predictor(pixels, probabilities=True)  # for a list of images, it returns a list
+    drawn = draw(pixels, one, classes=predictor.classes, palette=predictor.palette, title="by hand")
+    images.write("by_hand.png", drawn)
     print("probabilities", tuple(one["seg_probabilities"].shape))
 
 

@@ -1,4 +1,4 @@
-"""Load a config, change it, run it from start to end: what ``seg-kernel run`` does.
+"""Load a config, change it and run it, as ``seg-kernel run`` does.
 
 python examples/run_a_config.py [KEY=VALUE ...]
 """
@@ -13,7 +13,7 @@ def main(overrides: list[str]) -> None:
     """Run the quick start, with changes."""
     config = load_config("quickstart", overrides)
     print(config["model"]["backbone"])  # ordinary dicts inside
-    print("\n".join(config.explain("optim.optimizer.lr")))  # and every value knows where it was set
+    print("\n".join(config.explain("optim.optimizer.lr")))  # every value knows where it was set
 
     runner = run(config)
     print({name: round(value, 2) for name, value in runner.metrics.items() if "." not in name})

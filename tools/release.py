@@ -1,11 +1,11 @@
-"""Make a release: version, date of its changes, every check, commit, tag, wheels.
+"""Make a release: version, date in the changelog, all checks, commit, tag, wheels.
 
-python tools/release.py 0.3.1               # a release that keeps its contracts
-python tools/release.py 0.4.0 --contract    # one that changes them: plugins must ask for at least 0.4
-python tools/release.py 0.3.1 --dry-run     # only say what would be done
+python tools/release.py 0.3.1               # contracts unchanged
+python tools/release.py 0.4.0 --contract    # contracts changed: plugins must require at least 0.4
+python tools/release.py 0.3.1 --dry-run     # only print the commands
 
-It starts from a clean checkout whose CHANGELOG.md has the section ``## X.Y.Z (unreleased)``, and stops at the first
-step that fails; nothing is uploaded. What the checks wrote to docs/compatibility.md is part of the commit.
+It needs a clean checkout whose CHANGELOG.md has the section ``## X.Y.Z (unreleased)``, and stops at the first step that
+fails; nothing is uploaded. The commit includes docs/compatibility.md, which the checks write.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHECKS = (["nox"], ["nox", "-s", "slow", "newest", "lowest"])
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Do every step of a release, or print them."""
+    """Run every step of a release, or print them."""
     parser = argparse.ArgumentParser("release.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("version", type=_version)
     parser.add_argument("--contract", action="store_true")
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
         print("\n".join(" ".join(command) for command in commands))
         return
     if subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True).stdout:
-        sys.exit("the checkout has changes of its own: commit them first")
+        sys.exit("the checkout has uncommitted changes: commit them first")
     set_version(options.version)
     if options.contract:
         set_contract(options.version.rpartition(".")[0])
@@ -60,10 +60,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def date_changes(text: str, version: str, day: datetime.date) -> str:
-    """Return the changes with the date of a version's section.
+    """Return the changelog with the date in the heading of a version.
 
     Raises:
-        SystemExit: If there is no such section.
+        SystemExit: If the version has no unreleased section.
     """
     heading = f"## {version} (unreleased)"
     if heading not in text:

@@ -1,9 +1,9 @@
-"""Set the version of the kernel and of every first-party plugin: all packages share one until 1.0.
+"""Set the version of the kernel and of every first-party plugin, which is the same for all until 1.0.
 
-python tools/set_version.py 0.3.1               # a release that keeps its contracts
-python tools/set_version.py 0.4.0 --contract    # one that changes them: plugins must ask for at least 0.4
+python tools/set_version.py 0.3.1               # contracts unchanged
+python tools/set_version.py 0.4.0 --contract    # contracts changed: plugins must require at least 0.4
 
-`tests/test_versions.py` checks that what is written here stays equal everywhere.
+`tests/test_versions.py` checks that the versions are equal everywhere.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PLUGINS = [
     *FIRST_PARTY[1:],
     *sorted(path for folder in ("examples", "tests") for path in ROOT.glob(f"{folder}/*/*.toml")),
 ]
-"""Whatever asks for the kernel, the packages that stand for other people's included: those keep their own versions."""
+"""All packages that require the kernel; the third-party examples and test plugins keep their own versions."""
 
 
 def set_version(version: str) -> None:
@@ -31,21 +31,21 @@ def set_version(version: str) -> None:
 
 
 def set_contract(contract: str) -> None:
-    """Raise the oldest contract the kernel keeps, and with it the lower bound of every plugin."""
+    """Raise the oldest contract that the kernel supports, and the lower bound of every plugin."""
     for path in PLUGINS:
         substitute(path, r'"seg-kernel>=[0-9.]+', f'"seg-kernel>={contract}')
     substitute(CATALOG, r'^CONTRACT = "[^"]+"', f'CONTRACT = "{contract}"')
 
 
 def substitute(path: Path, pattern: str, replacement: str) -> None:
-    """Replace the one place of a file that matches.
+    """Replace the only match in a file.
 
     Raises:
-        SystemExit: If there is none, or more than one.
+        SystemExit: If there is no match, or more than one.
     """
     text, count = re.subn(pattern, replacement, path.read_text("utf-8"), flags=re.MULTILINE)
     if count != 1:
-        sys.exit(f"{path.relative_to(ROOT)}: {count} places match {pattern}, one was expected")
+        sys.exit(f"{path.relative_to(ROOT)}: expected one match of {pattern}, found {count}")
     path.write_text(text, "utf-8")
 
 

@@ -1,8 +1,8 @@
-"""Write constraints.txt: the newest version of everything the tests run with, for Python 3.10 and for newer ones.
+"""Write constraints.txt: the newest versions of all packages that the tests need, for Python 3.10 and for newer ones.
 
 python tools/update_constraints.py          # then run nox, and commit both together
 
-torch keeps the version that is written there; change it by hand. Run it on the newest Python of the sessions.
+The version of torch in the file is kept; change it by hand. Run this on the newest Python of the nox sessions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TOOLS = ["pytest", "pytest-xdist", "hypothesis", "hatchling", "editables", "ruff
 NEWEST_ONLY = {"timm", "albumentations"}
 OLDEST = "3.10"
 ONLY_OLDEST = ("tomli", "exceptiongroup")
-"""What test tools need before Python 3.11 only: pip judges markers by the Python it runs on, so they are asked for."""
+"""Requirements of the tools before Python 3.11, listed because pip evaluates markers for the Python it runs on."""
 HEADER = """# What the tests run with, complete: pip install -c constraints.txt ...
 # The packages accept ranges (see each pyproject.toml). Two lines where a newer version has left Python 3.10.
 # Written by tools/update_constraints.py.
@@ -30,7 +30,7 @@ HEADER = """# What the tests run with, complete: pip install -c constraints.txt 
 
 
 def requirements() -> list[str]:
-    """Return what the tools, the kernel and the plugins with their extras require, torch pinned."""
+    """Return the tools, and the requirements of the kernel and of the plugins with their extras, without torch."""
     found = [*TOOLS, *ONLY_OLDEST]
     for path in [ROOT / "kernel" / "pyproject.toml", *sorted(ROOT.glob("plugins/*/pyproject.toml"))]:
         project = tomllib.loads(path.read_text("utf-8"))["project"]
@@ -41,7 +41,7 @@ def requirements() -> list[str]:
 
 
 def resolve(wanted: list[str], *options: str) -> dict[str, str]:
-    """Return {name: version} of what pip would install."""
+    """Return {name: version} of the packages that pip would install."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = ["install", "-q", "--dry-run", "--ignore-installed", "--report", str(report), *options, *wanted]
@@ -55,7 +55,7 @@ def main() -> None:
     """Resolve for both Pythons and write the file."""
     (torch,) = re.findall(r"^torch==.+$", FILE.read_text("utf-8"), re.MULTILINE)
     newer = resolve([*requirements(), torch])
-    # No torch here: its wheels for another Python are large. What it needs of Python itself is asked for by name.
+    # Without torch, whose wheels for another Python are large. Its pure Python requirements are listed instead.
     pure = ["networkx", "fsspec", "jinja2", "sympy"]
     options = ("--python-version", OLDEST, "--only-binary=:all:", "--target", "unused")
     older = resolve([*requirements(), *pure, *sorted(f"{name}<={newer[name]}" for name in pure)], *options)

@@ -1,9 +1,10 @@
-"""Write what follows from the plugins' pyprojects: the kernel's hint table, ``known.json``, and their public names.
+"""Update the files generated from the plugins' pyprojects: the kernel's ``known.json`` and the plugins' public names.
 
 python tools/update_known.py            # after changing entry points
-python tools/update_known.py --check    # exit 1 when something is out of step
+python tools/update_known.py --check    # exit 1 if a file is out of date
 
-A plugin's ``__init__`` is written between its two marks; names that are no component stand in ``[tool.segkernel]``.
+In a plugin's ``__init__`` the lines between the two marks are written; public names that are not components are listed
+in ``[tool.segkernel]`` of its pyproject.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def known() -> dict[str, dict[str, list[str]]]:
 
 
 def homes(package: str, pyproject: dict[str, Any]) -> dict[str, str]:
-    """Return the public names of a package, and the module of each."""
+    """Return {name: module} of the public names of a package."""
     groups = pyproject["project"].get("entry-points", {})
     objects = [value for group in groups if not group.endswith(".commands") for value in groups[group].values()]
     objects += pyproject.get("tool", {}).get("segkernel", {}).get("exports", [])
@@ -47,7 +48,7 @@ def homes(package: str, pyproject: dict[str, Any]) -> dict[str, str]:
 
 
 def written(text: str, package: str, pyproject: dict[str, Any]) -> str:
-    """Return the text of an ``__init__`` with its names brought up to date."""
+    """Return the text of an ``__init__`` with updated names."""
     before, _, rest = text.partition(BEGIN)
     names = homes(package, pyproject)
     imports = sorted(f"    from {module} import {name} as {name}\n" for name, module in names.items())
@@ -57,7 +58,7 @@ def written(text: str, package: str, pyproject: dict[str, Any]) -> str:
 
 
 def files() -> dict[Path, str]:
-    """Return every file that is written, and what has to stand in it."""
+    """Return {path: text} of every generated file."""
     wanted = {TABLE: json.dumps(known(), indent=1) + "\n"}
     for folder, pyproject in projects().items():
         for path in folder.glob("src/*/__init__.py"):

@@ -1,4 +1,4 @@
-"""The tutorial shows the files of this folder, word for word."""
+"""The code in the tutorial is the code in this folder."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def test_block_is_in_its_file(name, block):
     assert block in (FOLDER / name).read_text()
 
 
-def test_every_block_says_where_it_is_from():
+def test_every_block_names_its_file():
     code = re.findall(r"^```(?:python|toml|yaml)$", README, re.MULTILINE)
     assert len(code) == len(BLOCKS) > 5
 
 
-def test_the_tree_is_the_folder():
+def test_listed_files_exist():
     tree = next(block for block in re.findall(r"```\n(.*?)```", README, re.DOTALL) if "pyproject.toml" in block)
     names = [line.split()[0].rstrip("/") for line in tree.splitlines()[1:]]
     there = {path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*")}

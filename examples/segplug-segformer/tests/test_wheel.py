@@ -1,4 +1,4 @@
-"""The package as a stranger gets it: built outside the workspace, installed, found, checked, trained."""
+"""The package as users install it: built outside the workspace, installed, found, checked, trained."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ model:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """A folder with the package installed in it, from a wheel built far from here."""
+    """A folder with the package installed from a wheel that was built elsewhere."""
     pytest.importorskip("hatchling", reason="the wheel is built with the hatchling that is installed")
-    folder = tmp_path_factory.mktemp("stranger")
+    folder = tmp_path_factory.mktemp("wheel")
     shutil.copytree(FOLDER, folder / "source", ignore=shutil.ignore_patterns("__pycache__", "dist"))
     pip("wheel", "--no-build-isolation", "--wheel-dir", str(folder), str(folder / "source"))
     (wheel,) = folder.glob("*.whl")
@@ -40,7 +40,7 @@ def site(tmp_path_factory):
 
 @pytest.fixture
 def seg_kernel(site, tmp_path):
-    """Run a command in an empty folder, with the package installed beside the others."""
+    """Run a command in an empty folder, with the package installed in addition to the others."""
 
     def run(*arguments, expect=0, **environment):
         command = [sys.executable, "-m", "segkernel", *arguments]
@@ -59,7 +59,7 @@ def pip(*arguments):
     subprocess.run(command, check=True, capture_output=True, text=True)
 
 
-def test_wheel_is_pure_and_carries_config_and_licence(site):
+def test_wheel_is_pure_and_contains_config_and_licence(site):
     files = {path.relative_to(site).as_posix() for path in site.rglob("*")}
     assert "segplug_segformer/zoo/segformer-street.yaml" in files
     assert "segplug_segformer/py.typed" in files
@@ -67,7 +67,7 @@ def test_wheel_is_pure_and_carries_config_and_licence(site):
     assert not any(name.endswith((".so", ".pyd")) for name in files)
 
 
-def test_listed_with_all_it_offers(seg_kernel):
+def test_plugin_is_listed_with_its_components(seg_kernel):
     plugins = {entry["distribution"]: entry for entry in json.loads(seg_kernel("plugins", "--json"))["plugins"]}
     assert plugins[NAME]["status"] == "ok"
     offers = {(entry["group"], entry["name"]) for entry in plugins[NAME]["offers"]}
@@ -79,7 +79,7 @@ def test_readme_shows_what_the_command_prints(seg_kernel):
     assert shown in (FOLDER / "README.md").read_text()
 
 
-def test_packaged_config_is_in_order(seg_kernel):
+def test_packaged_config_passes_the_check(seg_kernel):
     pytest.importorskip("segplug_datasets")
     assert "in order" in seg_kernel("config", "check", "segformer-street")
 
@@ -94,7 +94,7 @@ def test_short_name_is_ambiguous_and_both_qualified_names_are_printed(seg_kernel
     assert message in (FOLDER / "README.md").read_text()
 
 
-def test_a_preference_settles_the_short_name(seg_kernel, tmp_path):
+def test_a_preference_resolves_the_short_name(seg_kernel, tmp_path):
     pytest.importorskip("segplug_heads")
     (tmp_path / "short-names.yaml").write_text(SHORT_NAMES)
     seg_kernel("config", "check", "short-names.yaml", SEGKERNEL_PREFER=NAME)
@@ -103,7 +103,7 @@ def test_a_preference_settles_the_short_name(seg_kernel, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["quickstart", "camvid"])
-def test_packaged_configs_of_others_keep_their_meaning(seg_kernel, name):
+def test_configs_of_other_packages_still_pass_the_check(seg_kernel, name):
     for package in ("segplug_heads", "segplug_backbones", "segplug_datasets", "segplug_training", "segplug_deploy"):
         pytest.importorskip(package)
     seg_kernel("config", "check", name)

@@ -1,4 +1,4 @@
-"""SegFormer: a pyramid of transformers, and a head of 1x1 convolutions.
+"""SegFormer: a hierarchical transformer, and a head of 1x1 convolutions.
 
 Reference: SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers, Xie et al., 2021
 (https://arxiv.org/abs/2105.15203).
@@ -26,7 +26,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class Attention(nn.Module):
-    """Every position of (N, C, H, W) looks at all positions of the same map, made ``reduction`` times smaller."""
+    """Self-attention over (N, C, H, W), with keys and values downsampled ``reduction`` times per side."""
 
     def __init__(self, channels: int, heads: int, reduction: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a feed-forward part, each added to its input; the 3x3 convolution knows where things are."""
+    """Residual attention and feed-forward layers; the 3x3 convolution replaces position embeddings."""
 
     def __init__(self, channels: int, heads: int, reduction: int) -> None:
         super().__init__()
