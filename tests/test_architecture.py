@@ -120,17 +120,17 @@ def test_a_plugin_imports_the_kernels_public_face_only(package: Path) -> None:
     assert not wrong
 
 
-def test_every_public_module_is_there_and_used() -> None:
+def test_every_public_module_exists_and_is_used() -> None:
     files = {name.partition(".")[0] for name in modules(KERNEL)}
     used = {found for package in PLUGINS for path in modules(package).values() for found in imports(path)}
     unused = {name for name in segkernel.PUBLIC_MODULES if not any(is_in(f, [f"segkernel.{name}"]) for f in used)}
     assert set(segkernel.PUBLIC_MODULES) <= files
-    # Plugins of others may derive from a default hook to take its place.
-    assert unused <= {"testing", "hooks"}, "what no plugin needs is not public"
+    # Third-party plugins may subclass a default hook to replace it.
+    assert unused <= {"testing", "hooks"}, "modules that no plugin uses should not be public"
 
 
 @pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
-def test_the_pages_say_what_is_public(page: str) -> None:
+def test_pages_list_the_public_modules(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
     wanted = [f"`.{name}`" for name in segkernel.PUBLIC_MODULES] if "architecture" in page else ["PUBLIC_MODULES"]
     assert [word for word in wanted if word not in text] == []
@@ -140,7 +140,7 @@ def test_no_module_of_the_kernel_imports_itself_through_others() -> None:
     graph = {name: _imported_modules(path) - {name} for name, path in modules(KERNEL).items()}
     while leaves := [name for name, needed in graph.items() if not needed & graph.keys()]:
         graph = {name: needed for name, needed in graph.items() if name not in leaves}
-    # What is left is in a circle, or stands on one.
+    # The remaining modules are part of a cycle, or import one.
     assert graph == {}
 
 

@@ -1,4 +1,4 @@
-"""A Siamese network learns what was built between two images, from files laid out as LEVIR-CD's."""
+"""A Siamese network learns to detect new boxes between two images, from files in the layout of LEVIR-CD."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIZE = (64, 64)
 
 
 def write_pairs(folder: Path, count: int, seed: int) -> None:
-    """Write pairs of noisy images of one ground with boxes; those that are new in the second image are the change."""
+    """Write pairs of noisy images of the same background; boxes that are new in the second image are the change."""
     rng = np.random.default_rng(seed)
     for index in range(count):
         before = np.full((*SIZE, 3), rng.integers(60, 120, 3), np.uint8)
@@ -25,19 +25,19 @@ def write_pairs(folder: Path, count: int, seed: int) -> None:
         after, changed = before.copy(), np.zeros(SIZE, np.uint8)
         for box in draw_boxes(after, rng, rng.integers(1, 4)):
             changed[box] = 255
-        for name, picture in (("A", before), ("B", after)):
-            noisy = np.clip(picture + rng.normal(0, 8, picture.shape), 0, 255).astype(np.uint8)
+        for name, pixels in (("A", before), ("B", after)):
+            noisy = np.clip(pixels + rng.normal(0, 8, pixels.shape), 0, 255).astype(np.uint8)
             image.write(folder / name / f"{index}.png", noisy)
         image.write_mask(folder / "label" / f"{index}.png", changed)
 
 
-def draw_boxes(picture: np.ndarray, rng: np.random.Generator, count: int) -> list[tuple[slice, slice]]:
-    """Draw bright boxes and return where they are."""
+def draw_boxes(pixels: np.ndarray, rng: np.random.Generator, count: int) -> list[tuple[slice, slice]]:
+    """Draw bright boxes and return their slices."""
     boxes = []
     for _ in range(count):
         (top, left), (height, width) = rng.integers(0, 44, 2), rng.integers(12, 20, 2)
         boxes.append((slice(top, top + height), slice(left, left + width)))
-        picture[boxes[-1]] = rng.integers(170, 250, 3)
+        pixels[boxes[-1]] = rng.integers(170, 250, 3)
     return boxes
 
 

@@ -1,4 +1,4 @@
-"""A model of depths, from training to its pictures and files."""
+"""A depth model, from training to the images and files of its predictions."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def config(root: Path, **model: Any) -> Config:
     })  # fmt: skip
 
 
-def test_depths_are_learnt_measured_drawn_and_written(tmp_path: Path) -> None:
+def test_depth_model_is_trained_evaluated_and_written(tmp_path: Path) -> None:
     runner = make_runner(config(tmp_path))
-    figures = runner.run()
-    assert {"rmse", "d1", "abs_rel"} <= figures.keys()
-    assert all(np.isfinite(value) for value in figures.values())
-    (picture,) = (tmp_path / "run" / "pictures").rglob("*.png")
-    colours = image.read(picture)
-    assert (colours[..., 0] != colours[..., 2]).any()  # blue to red, over no photograph
+    metrics = runner.run()
+    assert {"rmse", "d1", "abs_rel"} <= metrics.keys()
+    assert all(np.isfinite(value) for value in metrics.values())
+    (path,) = (tmp_path / "run" / "pictures").rglob("*.png")
+    colours = image.read(path)
+    assert (colours[..., 0] != colours[..., 2]).any()  # colours from blue to red, not blended with the image
     files = sorted((tmp_path / "depths").rglob("*.png"))
     assert len(files) == len(runner.test_set.dataset)
-    assert image.read_mask(files[0]).max() <= 10_000  # thousandths of a depth that is 10 at most
+    assert image.read_mask(files[0]).max() <= 10_000  # in thousandths; depths are at most 10
 
     checkpoint = min((tmp_path / "run" / "checkpoints").glob("*.pt"))
     depths = Predictor(str(checkpoint))(np.zeros((70, 90, 3), np.uint8)).labels
@@ -55,7 +55,7 @@ def test_depths_are_learnt_measured_drawn_and_written(tmp_path: Path) -> None:
     assert depths.dtype == torch.float32
 
 
-def test_a_head_of_classes_is_refused(tmp_path: Path) -> None:
+def test_a_classification_head_is_refused(tmp_path: Path) -> None:
     head = {"type": "FCNHead", "in_channels": 128, "channels": 8, "num_classes": 4}
     with pytest.raises(ConfigError, match="FCNHead gives logits of classes, not depths"):
         make_runner(config(tmp_path, decode_head=head))

@@ -117,16 +117,16 @@ def test_a_packaged_model_learns(tmp_path: Path, task: str) -> None:
     assert {head.output.task for head in (runner.model.decode_head, *runner.model.auxiliary_head)} == {task}
 
 
-def test_a_run_that_only_tests_draws_and_writes(tmp_path: Path) -> None:
+def test_a_run_without_training_draws_and_writes_predictions(tmp_path: Path) -> None:
     write(tmp_path)
     runner = make_runner(load_config(config(tmp_path, "multilabel")), tmp_path / "run", training=False)
-    figures = runner.test()
-    assert {"IoU.crack", "IoU.rust", "Acc.rust", "mIoU", "aAcc"} <= set(figures)
+    metrics = runner.test()
+    assert {"IoU.crack", "IoU.rust", "Acc.rust", "mIoU", "aAcc"} <= set(metrics)
     assert image.read_mask(tmp_path / "labels" / "rust" / "3.png").shape == (SIZE, SIZE)
     assert len(list((tmp_path / "run" / "pictures").iterdir())) == 1
 
 
-def test_sets_and_metrics_of_another_task_are_refused(tmp_path: Path) -> None:
+def test_data_and_metrics_of_another_task_are_refused(tmp_path: Path) -> None:
     write(tmp_path)
     for task, own in (("binary", "multilabel"), ("multilabel", "multiclass")):
         wrong = config(tmp_path, own)
@@ -146,7 +146,7 @@ def test_sets_and_metrics_of_another_task_are_refused(tmp_path: Path) -> None:
         runner.test()
 
 
-def test_a_check_says_what_cannot_be_before_anything_is_built(tmp_path: Path) -> None:
+def test_a_check_reports_invalid_tasks_before_building(tmp_path: Path) -> None:
     wrong = config(tmp_path, "sometimes")
     assert any("data.task" in str(problem) for problem in check(load_config(wrong)))
     wrong = config(tmp_path, "binary")
@@ -162,13 +162,13 @@ def test_a_check_says_what_cannot_be_before_anything_is_built(tmp_path: Path) ->
 # ---------------------------------------------------------------- packaged models
 
 
-def opened(name: str, *overrides: str) -> Any:
+def build_packaged(name: str, *overrides: str) -> Any:
     return make_model(load_config(name, overrides), pretrained=False)
 
 
 @pytest.mark.parametrize("name", ["fcn_r50-d8_4xb2-40k_cityscapes-512x1024", "fast_scnn_8xb4-160k_cityscapes-512x1024"])
 def test_a_packaged_model_follows_the_config(name: str) -> None:
-    model = opened(name, "data.num_classes=2", "data.task=binary")
+    model = build_packaged(name, "data.num_classes=2", "data.task=binary")
     heads = [module for module in model.modules() if isinstance(module, DecodeHead)]
     assert len(heads) > 1
     assert {(head.out_channels, head.loss_decode.use_sigmoid) for head in heads} == {(1, True)}
@@ -186,13 +186,15 @@ def test_a_packaged_model_follows_the_config(name: str) -> None:
         ),
     ],
 )
-def test_a_packaged_model_that_cannot_says_where(name: str, overrides: list[str], message: str) -> None:
+def test_a_packaged_model_that_does_not_support_a_task_is_refused(
+    name: str, overrides: list[str], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
-        opened(name, *overrides, "data.task=binary")
+        build_packaged(name, *overrides, "data.task=binary")
 
 
-def test_a_head_may_say_its_own_task() -> None:
-    model = opened(
+def test_a_head_can_have_its_own_task() -> None:
+    model = build_packaged(
         "fcn_r50-d8_4xb2-40k_cityscapes-512x1024",
         "data.num_classes=2",
         "data.task=multilabel",

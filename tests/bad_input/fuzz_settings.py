@@ -82,12 +82,12 @@ def complaint(setting: Setting) -> str:
     problems = [
         problem for problem in check(target, {name: value}) if not problem.message.startswith("missing argument")
     ]
-    said = "\n".join(map(str, problems))
+    text = "\n".join(map(str, problems))
     shown = f"{getattr(target, '__name__', target)}({name}={value!r})"
     if len(problems) != 1:
-        return f"{shown}: {len(problems)} answers: {said}"
+        return f"{shown}: {len(problems)} answers: {text}"
     words = (name, f"got {value!r}", "expected ", "(")
-    return "" if all(word in said for word in words) else f"{shown}: {said}"
+    return "" if all(word in text for word in words) else f"{shown}: {text}"
 
 
 def main() -> int:

@@ -41,17 +41,17 @@ def needs() -> None:
 def sound_files() -> dict[str, list[bytes]]:
     """Return encoded images and masks by suffix: colour, grey, 16 bits, with alpha, with a palette, progressive."""
     rng = np.random.default_rng(0)
-    picture = cv2.resize(rng.integers(0, 256, (5, 7, 3), np.uint8), SIZE[::-1])
+    pixels = cv2.resize(rng.integers(0, 256, (5, 7, 3), np.uint8), SIZE[::-1])
     mask = np.kron(rng.integers(0, 3, (5, 7), np.uint8), np.ones((8, 8), np.uint8))
-    clear = np.dstack([picture, picture[..., 0]])
-    kinds = [picture, mask, clear, mask.astype(np.uint16)]
+    clear = np.dstack([pixels, pixels[..., 0]])
+    kinds = [pixels, mask, clear, mask.astype(np.uint16)]
     takes = {".jpg": 2, ".bmp": 3, ".webp": 1}
     found = {s: [encode(s, array) for array in kinds[: takes.get(s, 4)]] for s in SUFFIXES}
-    found[".jpg"].append(encode(".jpg", picture, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]))
-    found[".webp"].append(encode(".webp", picture, [cv2.IMWRITE_WEBP_QUALITY, 50]))
+    found[".jpg"].append(encode(".jpg", pixels, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]))
+    found[".webp"].append(encode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, 50]))
     found[".webp"].append(encode(".webp", clear))
     found[".png"].append(with_palette(mask))
-    found[".tif"] += [encode(".tif", picture, [cv2.IMWRITE_TIFF_COMPRESSION, kind]) for kind in (1, 5, 8, 32773)]
+    found[".tif"] += [encode(".tif", pixels, [cv2.IMWRITE_TIFF_COMPRESSION, kind]) for kind in (1, 5, 8, 32773)]
     return found
 
 
@@ -176,11 +176,11 @@ for index in range(len(dataset)):
     began = time.perf_counter()
     try:
         sample = dataset[index]
-        said = [list(sample.image.shape), list(sample["seg"].array.shape), str(sample.image.dtype)]
+        result = [list(sample.image.shape), list(sample["seg"].array.shape), str(sample.image.dtype)]
     except DataError as error:
-        said = str(error)
+        result = str(error)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps([index, said, time.perf_counter() - began, peak]), flush=True)
+    print(json.dumps([index, result, time.perf_counter() - began, peak]), flush=True)
 """
 
 
@@ -204,14 +204,14 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], list[l
 def test_every_file_gives_a_sample_or_one_error(damaged: tuple[list[str], list[list]]) -> None:
     done, results = damaged
     assert len(results) == len(done) == COUNT
-    refused = [said for _, said, _, _ in results if isinstance(said, str)]
+    refused = [result for _, result, _, _ in results if isinstance(result, str)]
     assert 400 < len(refused) < COUNT - 50  # some damage leaves a file readable
-    for index, said, _, _ in results:
-        if isinstance(said, str):
-            assert f"{index:04d}." in said, said  # it names the file
+    for index, result, _, _ in results:
+        if isinstance(result, str):
+            assert f"{index:04d}." in result, result  # it names the file
         else:
-            assert said[0][:2] == said[1]
-            assert said[2] == "uint8"
+            assert result[0][:2] == result[1]
+            assert result[2] == "uint8"
 
 
 def test_nothing_takes_long_or_much_memory(damaged: tuple[list[str], list[list]]) -> None:

@@ -44,9 +44,9 @@ def test_a_value_outside_its_range_is_refused_with_key_value_and_range() -> None
 def test_each_of_two_slips_is_said(tiny: SimpleNamespace) -> None:
     for first, second in combinations(SLIPS.values(), 2):
         config = load_config(tiny.config(), [first[0], second[0]])
-        said = "\n".join(map(str, check(config)))
+        text = "\n".join(map(str, check(config)))
         for _, words in (first, second):
-            assert words in said, (first, second, said)
+            assert words in text, (first, second, text)
 
 
 @pytest.mark.parametrize("slip", SLIPS)

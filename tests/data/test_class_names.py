@@ -1,4 +1,4 @@
-"""Class names that an open-vocabulary model takes by the name of a data set are those of the data set."""
+"""The class names of an open-vocabulary model for the name of a data set equal those of the data set."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def test_names_of_an_installed_data_set_are_found() -> None:
 @pytest.mark.parametrize(
     ("name", "dataset"), [("voc", "PascalVOC"), ("pascal_context", "PascalContext"), ("coco-stuff", "COCOStuff")]
 )
-def test_names_that_heads_bring_are_those_of_the_data_set(name: str, dataset: str) -> None:
+def test_names_in_segplug_heads_equal_those_of_the_data_set(name: str, dataset: str) -> None:
     spec = Catalog.discover().load("datasets", f"{dataset}Dataset").spec
     assert class_names(name) == [name for name in spec.classes if name != "background"]

@@ -1,4 +1,4 @@
-"""Rasters of four bands, from the files to the figures."""
+"""Training on rasters of four bands, from the files to the metrics."""
 
 from __future__ import annotations
 

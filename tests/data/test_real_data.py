@@ -1,6 +1,6 @@
-"""Real data sets load through the classes a user would take, and pass the mask doctor; what it says of them is known.
+"""Real data sets load with the classes that a user would choose, and pass the mask doctor with the expected findings.
 
-The data lies in ``../shared/data``; without it there is nothing to test here.
+The tests need the data in ``../shared/data`` and are skipped without it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ doctor = pytest.importorskip("segplug_datasets.doctor")
 
 ROOT = Path(__file__).parents[3] / "shared" / "data"
 
-pytestmark = pytest.mark.skipif(not ROOT.is_dir(), reason="the real data, ../shared/data, is not here")
+pytestmark = pytest.mark.skipif(not ROOT.is_dir(), reason="../shared/data does not exist")
 
 VESSELS = ["background", "vessel"]
 
@@ -96,15 +96,15 @@ KNOWN: dict[Callable[[], dict[str, Any]], tuple[dict[str, int], set[str]]] = {
     coco_polygons: ({"val": 100}, {"absent-classes", "grey-and-colour"}),
     coco_people: ({"val": 4}, {"grey-and-colour"}),
 }
-"""Samples of each set, and what the doctor says of them; none of it is an error."""
+"""Number of samples of each set, and the kinds of the doctor's findings, none of which is an error."""
 
 
 def data(sets: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return the config of a data set that is there."""
+    """Return the config of a data set; skip the test if its folder is missing."""
     specs = sets()
     place = Path(next(iter(specs.values()))["data_root"])
     if not place.is_dir():
-        pytest.skip(f"../shared/data/{place.name} is not here")
+        pytest.skip(f"../shared/data/{place.name} does not exist")
     return {"data": specs}
 
 
@@ -115,7 +115,7 @@ def diagnose(config: Any) -> Any:
 @pytest.mark.parametrize("sets", KNOWN, ids=lambda sets: sets.__name__)
 def test_it_loads_and_passes_the_doctor(sets: Callable[[], dict[str, Any]]) -> None:
     config = data(sets)
-    counts, says = KNOWN[sets]
+    counts, kinds = KNOWN[sets]
     for name, spec in config["data"].items():
         dataset = build("datasets", spec)
         assert isinstance(dataset, Dataset)
@@ -125,7 +125,7 @@ def test_it_loads_and_passes_the_doctor(sets: Callable[[], dict[str, Any]]) -> N
     report = diagnose(config)
     assert not report.failed, report.text()
     assert {row.set: row.sound for row in report.rows} == counts
-    assert {finding.kind for finding in report.findings} == says, report.text()
+    assert {finding.kind for finding in report.findings} == kinds, report.text()
 
 
 def fixed(config: dict[str, Any], report: Any, kind: str, folder: Path) -> Any:
@@ -136,13 +136,13 @@ def fixed(config: dict[str, Any], report: Any, kind: str, folder: Path) -> Any:
     return diagnose(load_config(over))
 
 
-def test_ids_of_pedestrians_are_told_from_classes(tmp_path: Path) -> None:
+def test_instance_ids_of_pedestrians_are_recognised(tmp_path: Path) -> None:
     config = data(pedestrians)
     del config["data"]["train"]["values"]
     assert fixed(config, diagnose(config), "instance-masks", tmp_path).findings == []
 
 
-def test_label_ids_of_cityscapes_are_told_from_training_ids(tmp_path: Path) -> None:
+def test_label_ids_of_cityscapes_are_recognised(tmp_path: Path) -> None:
     config = data(cityscapes)
     config["data"]["val"]["seg_map_suffix"] = "_gtFine_labelIds.png"
     report = diagnose(config)
@@ -152,7 +152,7 @@ def test_label_ids_of_cityscapes_are_told_from_training_ids(tmp_path: Path) -> N
     assert {finding.kind for finding in again.findings} == {"absent-classes"}
 
 
-def test_vessels_as_black_and_white_are_told(tmp_path: Path) -> None:
+def test_black_and_white_vessel_masks_are_recognised(tmp_path: Path) -> None:
     from segplug_datasets import image
 
     spec = data(drive)["data"]["train"]
@@ -164,13 +164,13 @@ def test_vessels_as_black_and_white_are_told(tmp_path: Path) -> None:
     assert fixed(config, diagnose(config), "black-and-white-masks", tmp_path).findings == []
 
 
-def test_the_pixels_of_camvid() -> None:
+def test_pixel_statistics_of_camvid() -> None:
     from segplug_datasets.doctor.stats import measure
 
     config = {"data": {"train": data(camvid)["data"]["train"]}}
-    (figures,) = measure(doctor.inspect(doctor.parts_of_config(config)))
-    assert figures.images == 367
-    assert figures.pixels.total() == 367 * 360 * 480
-    assert figures.pixels[0] == 10_682_767
-    assert figures.images_with[7] == 173
-    assert [round(value) for value in figures.mean] == [105, 108, 110]
+    (statistics,) = measure(doctor.inspect(doctor.parts_of_config(config)))
+    assert statistics.images == 367
+    assert statistics.pixels.total() == 367 * 360 * 480
+    assert statistics.pixels[0] == 10_682_767
+    assert statistics.images_with[7] == 173
+    assert [round(value) for value in statistics.mean] == [105, 108, 110]

@@ -1,4 +1,4 @@
-"""The example scripts run as they are."""
+"""The example scripts run without changes."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def test_build_a_model(tmp_path):
 
 def test_own_objects(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    figures = runpy.run_path(str(EXAMPLES / "own_objects.py"))["main"](60)
-    assert figures["mIoU"] > 50
+    metrics = runpy.run_path(str(EXAMPLES / "own_objects.py"))["main"](60)
+    assert metrics["mIoU"] > 50
 
 
 @pytest.mark.parametrize("count", [1, 2])

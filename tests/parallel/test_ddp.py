@@ -155,14 +155,14 @@ def test_ranks_with_a_part_of_each_batch_learn_what_one_learns(tmp_path: Path) -
         tolerance = equivalence.CASES[name].get("tolerance", 1e-9)
         for when in ("half", "end"):
             equivalence.assert_equal(found[name][when], state[when], f"{name}, {when}", tolerance)
-    # The half of one process goes on as two, and the half of two as one.
+    # The half-trained run of one process is resumed by two, and that of two by one.
     equivalence.assert_equal(found["resumed"]["end"], expected["fsdp"]["end"], "resumed by two")
     once_more = equivalence.train("fsdp", alone=True, resume=found["fsdp"]["half"])
     equivalence.assert_equal(once_more["end"], expected["fsdp"]["end"], "resumed by one")
 
 
-class Launched:
-    """A run of two processes under way."""
+class LaunchedRun:
+    """A running job of two processes."""
 
     def __init__(self, config: Path, work_dir: Path, *overrides: str) -> None:
         self.work_dir = work_dir
@@ -171,30 +171,30 @@ class Launched:
         self.process = Forked(arguments, work_dir.parent)
 
     def wait_for(self, iteration: int) -> None:
-        """Wait until that checkpoint, or a later one, is there."""
+        """Wait until the checkpoint of this iteration, or a later one, exists."""
         self._wait(lambda: any(number >= iteration for number in self.saved()))
 
     def wait_for_error(self) -> None:
-        """Wait until a rank has said what went wrong."""
+        """Wait until a rank has printed an error."""
         self._wait(lambda: bool(errors(self.process.err())))
 
     def _wait(self, reached: Callable[[], bool]) -> None:
         end = time.monotonic() + 120
         while not reached():
             assert self.process.poll() is None or reached(), self.process.err()[-3000:]
-            assert time.monotonic() < end, "the run does not get on"
+            assert time.monotonic() < end, "the run makes no progress"
             time.sleep(0.05)
 
     def saved(self) -> list[int]:
         return sorted(int(path.stem[5:]) for path in (self.work_dir / "checkpoints").glob("iter_*.pt"))
 
     def rank(self, rank: int) -> int:
-        """Return the process of a rank: they are started in order."""
+        """Return the process id of a rank; ranks are started in order."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return sorted(map(int, children))[rank]
 
     def end(self) -> str:
-        """Wait for the end, which must come soon; return what our processes printed of errors."""
+        """Wait for the run to fail within `WITHIN` seconds; return its stderr."""
         assert self.process.wait(WITHIN) != 0
         return self.process.err()
 
@@ -203,18 +203,18 @@ def errors(text: str) -> list[str]:
     return re.findall(r"^Error: .*", text, re.MULTILINE)
 
 
-def resumed(config: Path, run: Launched, *overrides: str) -> Launched:
-    """Go on from where a run has ended, and wait for two more steps: its last checkpoint is whole."""
+def resumed(config: Path, run: LaunchedRun, *overrides: str) -> LaunchedRun:
+    """Check that the last checkpoint of a run is complete, resume from it and wait for two more steps."""
     saved = run.saved()[-1]
     assert checkpoint.load(run.work_dir / "checkpoints" / f"iter_{saved:07d}.pt")["iteration"] == saved
-    after = Launched(config, run.work_dir, "--resume", *overrides)
+    after = LaunchedRun(config, run.work_dir, "--resume", *overrides)
     after.wait_for(saved + 2)
     return after
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
 def test_sigterm_on_either_rank_saves_and_ends_both(config: Path, tmp_path: Path) -> None:
-    run = Launched(config, tmp_path / "run", *LONG, "data.workers=1")
+    run = LaunchedRun(config, tmp_path / "run", *LONG, "data.workers=1")
     run.wait_for(2)
     for rank in (0, 1):
         os.kill(run.rank(rank), signal.SIGTERM)
@@ -227,7 +227,7 @@ def test_sigterm_on_either_rank_saves_and_ends_both(config: Path, tmp_path: Path
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
 def test_a_killed_rank_ends_the_other_with_one_message(config: Path, tmp_path: Path) -> None:
-    run = Launched(config, tmp_path / "run", *LONG)
+    run = LaunchedRun(config, tmp_path / "run", *LONG)
     run.wait_for(2)
     for rank in (0, 1):
         os.kill(run.rank(rank), signal.SIGKILL)
@@ -237,9 +237,9 @@ def test_a_killed_rank_ends_the_other_with_one_message(config: Path, tmp_path: P
 
 
 def test_a_broken_image_on_either_rank_ends_both_with_its_name(config: Path, tmp_path: Path) -> None:
-    for index, more in ((2, []), (3, ["--resume"])):  # resumed, it begins with the validation that failed
+    for index, more in ((2, []), (3, ["--resume"])):  # a resumed run repeats the failed validation
         broken = f"data.val={{type: broken_images:BrokenScenes, broken: {index}}}"
-        run = Launched(config, tmp_path / "run", *CHEAP, broken, *more)
+        run = LaunchedRun(config, tmp_path / "run", *CHEAP, broken, *more)
         run.wait_for_error()
         (message,) = errors(run.end())
         assert message.startswith(f"Error: rank {index % 2}: 1 samples could not be evaluated")

@@ -1,4 +1,4 @@
-"""Make the modules of this folder importable; they are no package, so that ``run.py`` runs as a script."""
+"""Make the modules of this folder importable; it is not a package, so that ``run.py`` runs as a script."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ sys.path.insert(0, str(HERE))
 
 @pytest.fixture(scope="session")
 def full_cases() -> Path:
-    """Return the folder of full cases that ``SEGKERNEL_PARITY`` names; the packed ones are the same, thinned out."""
+    """Return the folder of full cases in ``SEGKERNEL_PARITY``, of which the packed cases are subsampled copies."""
     folder = os.environ.get("SEGKERNEL_PARITY")
     if folder is None:
-        pytest.skip("SEGKERNEL_PARITY names no folder of full golden cases; tests/parity/cases holds packed ones")
+        pytest.skip("SEGKERNEL_PARITY, the folder of the full golden cases, is not set")
     return Path(folder)
 
 

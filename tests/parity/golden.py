@@ -1,7 +1,7 @@
-"""Golden cases: what MMSegmentation 1.2.2 computes for a model with known weights, and how ours is held against it.
+"""Golden cases: outputs of MMSegmentation 1.2.2 for models with known weights, and the comparison with our outputs.
 
-A case is NAME.json (the model, losses, gradient norms, facts) and NAME.npz (scores, label maps, and the table of
-state-dict keys in a packed copy).
+A case is NAME.json (the model, losses, gradient norms, facts) and NAME.npz (scores, label maps, and in a packed copy
+the table of state-dict keys).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from segkernel.interfaces.model import Segmentor
 from segkernel.sample import Targets
 
 SCORES, LOSSES, GRADIENTS, LABELS = 1e-4, 1e-4, 1e-3, 1e-3
-"""Tolerances: of the largest score, of max(1, loss), of a norm, and as a share of pixels."""
+"""Tolerances: relative to the largest score, to max(1, loss), to a norm, and as a fraction of the pixels."""
 SAMPLED = 1e-2
-"""Tolerance of losses at random points, of max(1, loss), more where other seeds differ more, and of their gradients."""
+"""Minimum tolerance of losses at random points, relative to max(1, loss), and tolerance of their gradients."""
 LISTED = 200
-"""The length at which the reference cut its list of parameters without gradient."""
+"""Length to which the reference truncated its list of parameters without gradient."""
 Table = dict[str, tuple[tuple[int, ...], str]]
 
 
@@ -40,10 +40,10 @@ class Golden:
     """One case.
 
     Args:
-        name: Its name, the published one of a model.
-        facts: The JSON.
-        arrays: The arrays.
-        keys: State-dict key to (shape, type).
+        name: Published name of the model.
+        facts: Content of the JSON file.
+        arrays: Content of the .npz file.
+        keys: {state-dict key: (shape, dtype)}.
     """
 
     name: str
@@ -86,27 +86,27 @@ class Golden:
 
 @dataclass
 class Report:
-    """What a comparison found: the worst difference of each kind as a share of what is allowed, and what failed."""
+    """Result of a comparison: the largest difference of each kind as a fraction of its tolerance, and all failures."""
 
     worst: dict[str, float] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
 
     def compare(self, kind: str, what: str, difference: float, allowed: float) -> None:
-        """Note a difference; NaN fails."""
+        """Record a difference; NaN fails."""
         share = difference / allowed
         self.worst[kind] = max(self.worst.get(kind, 0.0), share)
         if not share <= 1:
             self.failures.append(f"{what} differs by {difference:.2e}, allowed {allowed:.0e}")
 
     def require(self, holds: bool, message: str) -> None:
-        """Note a failure unless ``holds``."""
+        """Record a failure unless ``holds``."""
         if not holds:
             self.failures.append(message)
 
 
 @contextmanager
 def uninitialised() -> Iterator[None]:
-    """Layers draw no initial weights, half of the work of a large model: the golden ones replace all of them."""
+    """Disable weight initialisation, half of the work of a large model: golden weights replace all of them."""
     functions = {name: value for name, value in vars(nn.init).items() if name.endswith("_") and callable(value)}
     try:
         for name in functions:
@@ -123,14 +123,14 @@ def find(folder: Path) -> Iterator[Path]:
 
 
 def model_config(reference: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the reference's model config as ours: its preprocessor is not part of the model here."""
+    """Translate the reference's model config; the preprocessor is not part of our models."""
     return translate({key: value for key, value in reference.items() if key != "data_preprocessor"})
 
 
 def check(case: Golden, inference: bool = True, gradients: bool = True, frozen: Sequence[str] = ()) -> Report:
-    """Hold our model against a case: keys, raw scores, losses; and, most of the work, inference and gradients.
+    """Compare our model with a case: keys, raw scores, losses; and, the most expensive parts, inference and gradients.
 
-    ``frozen`` parts, such as ``backbone``, have none of the latter.
+    Gradients of ``frozen`` parts, such as ``backbone``, are not compared.
     """
     report = Report()
     model = case.build()
@@ -151,14 +151,14 @@ def check(case: Golden, inference: bool = True, gradients: bool = True, frozen: 
 
 
 def compute_once(model: Any) -> None:
-    """Let scores and losses of the same images share features and logits: a forward pass less."""
+    """Let scores and losses of the same images share features and logits, which saves a forward pass."""
     if hasattr(model, "extract_feat"):
         model.extract_feat = remembering(model.extract_feat)
     model.decode_head.forward = remembering(model.decode_head.forward)
 
 
 def remembering(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that gives the same objects the same answer."""
+    """Return a function that caches its last result and returns it for the same objects."""
     last: dict[str, tuple] = {}
 
     def remembered(*given: Any) -> Any:
@@ -203,9 +203,9 @@ def check_raw_scores(model: Segmentor, case: Golden, report: Report) -> None:
 
 
 def raw_scores(model: Any, images: Tensor, case: Golden) -> dict[str, Tensor]:
-    """Return what the reference stored as ``logits``: the raw forward, or what goes into a prediction where that fails.
+    """Return the tensors that the reference stored as ``logits``: of the forward pass, or where it fails of inference.
 
-    The first of several ``logits_i`` is the main output, but for queries, where all classes and all masks follow.
+    The first of several ``logits_i`` is the main output; for query heads all of them are compared.
     """
     origin = case.facts.get("logits_from", "")
     if origin.startswith("decode_head"):
@@ -218,14 +218,15 @@ def raw_scores(model: Any, images: Tensor, case: Golden) -> dict[str, Tensor]:
 
 
 def check_losses(model: Segmentor, case: Golden, report: Report, frozen: Sequence[str] = ()) -> None:
-    """Compare losses in eval mode, and the norms of their gradients but for ``frozen`` parts."""
+    """Compare losses in eval mode, and the norms of their gradients except in ``frozen`` parts."""
     _backward(compare_losses(model, case, report))
     without = {name for name, p in model.named_parameters() if p.grad is None}
     expected_without = set(case.facts["params_without_grad"])
     without |= {name for name in expected_without if _is_in(name, frozen)}
     expected_without |= {name for name in without if _is_in(name, frozen)}
     differ = expected_without - without if len(expected_without) == LISTED else expected_without ^ without
-    report.require(not differ, f"{len(differ)} with or without gradient unlike there: {', '.join(sorted(differ)[:4])}")
+    names = ", ".join(sorted(differ)[:4])
+    report.require(not differ, f"{len(differ)} parameters differ in whether they have a gradient: {names}")
     check_gradients(model, case, report, frozen)
 
 
@@ -246,9 +247,9 @@ def compare_losses(model: Segmentor, case: Golden, report: Report) -> Mapping[st
 
 
 def check_gradients(model: Segmentor, case: Golden, report: Report, frozen: Sequence[str] = ()) -> None:
-    """Compare the norms of gradients; where rounding alone moves ours by more, twice that is allowed.
+    """Compare the norms of gradients; if one exceeds its tolerance, twice our rounding error is added to all.
 
-    It does in a network with activations in the thousands, whose ReLUs flip: the reference's own are 2e-3 off there.
+    Rounding matters in networks with activations in the thousands, whose ReLUs flip; the reference is 2e-3 off there.
     """
     expected = {**case.facts["grad_norm"], **case.facts["grad_norm_params"]}
     expected = {name: norm for name, norm in expected.items() if not _is_in(name, frozen)}
@@ -265,7 +266,7 @@ def check_gradients(model: Segmentor, case: Golden, report: Report, frozen: Sequ
 
 
 def allowed_loss(case: Golden, name: str) -> float:
-    """Return the difference allowed for a loss, or for an accuracy in percent."""
+    """Return the tolerance of a loss, or of an accuracy in percent."""
     if "acc_seg" in name:
         return 100 * LABELS
     expected = case.facts["losses"][name]
@@ -279,9 +280,9 @@ def _backward(losses: Mapping[str, Tensor]) -> None:
 
 
 def _gradient_norm(model: Segmentor, name: str) -> float:
-    """Return the norm of the gradient of a parameter, or of all below a module.
+    """Return the norm of the gradient of a parameter, or of all parameters of a module.
 
-    As the reference took them: that of a parameter in float32, which is 6e-4 off for ten million numbers.
+    As in the reference, a parameter's norm is computed in float32, which is 6e-4 off for ten million values.
     """
     named = dict(model.named_parameters())
     if name in named:
@@ -302,7 +303,7 @@ def _compare_scores(scores: Tensor, name: str, case: Golden, report: Report) -> 
 
 
 def _compare_labels(scores: Tensor, labels: Tensor, name: str, case: Golden, report: Report) -> None:
-    """Compare label maps where the best two scores are not nearly equal."""
+    """Compare label maps except where the two best scores are nearly equal."""
     best = scores.topk(2, 1).values if scores.shape[1] > 1 else torch.cat([scores, scores * 0 + np.inf], 1)
     clear = ((best[:, 0] - best[:, 1]).abs() > SCORES * scores.abs().max()).numpy()
     wrong = (labels.numpy() != case.arrays[name]) & clear

@@ -1,4 +1,4 @@
-"""Losses, accuracy and the pixel sampler, held against the reference's figures."""
+"""Comparison of losses, accuracy and the pixel sampler with the reference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from segkernel import build
 from segkernel.nn import CrossEntropyLoss, OHEMPixelSampler, accuracy
 
 VALUES, GRADIENTS = 1e-5, 1e-4
-"""Tolerances: of max(1, value), and of the norm."""
+"""Tolerances: relative to max(1, value), and to the norm."""
 SHAPE = (2, 7, 24, 32)
 
 
@@ -26,7 +26,7 @@ def scores(shape: tuple[int, ...] = SHAPE, seed: int = 1234, scale: float = 3.0)
 
 
 def target_of(text: str) -> Tensor:
-    """Return the target that a case describes."""
+    """Return the target described in a case."""
     if text == "all 255":
         return torch.full((2, 24, 32), 255)
     if "uniform(size=" in text:
@@ -61,13 +61,13 @@ def check_loss(case: Mapping[str, Any]) -> Report:
         every = value.detach().flatten()[::97][: len(case["every97"])]
         report.compare("losses", "pixels", (every - torch.tensor(case["every97"])).abs().max().item(), VALUES * 10)
     assert logits.grad is not None
-    norm, expected = logits.grad.double().norm().item(), case.get("grad_norm", 0.0)  # without: it has no graph
+    norm, expected = logits.grad.double().norm().item(), case.get("grad_norm", 0.0)  # missing if the loss has no graph
     report.compare("gradients", "gradient", abs(norm - expected), GRADIENTS * max(expected, 1e-6))
     return report
 
 
 def check_accuracy(case: Mapping[str, Any], flat: bool) -> Report:
-    """Compare percentages of right pixels, or of right rows when ``flat``."""
+    """Compare percentages of correct pixels, or of correct rows if ``flat``."""
     report = Report()
     logits = scores((50, 7)) if flat else scores()
     target = target_of("RandomState(4321).randint(0,7,(50,))") if flat else golden_weights.labels(7, 2, 24, 32)

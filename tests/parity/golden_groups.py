@@ -1,4 +1,4 @@
-"""Groups of parameters of the packaged experiments, held against the reference's: who learns how fast, who decays."""
+"""Comparison of the learning rate and weight decay of every parameter of packaged experiments with the reference."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from segkernel.loading import make_model
 from segplug_training.paramwise import Paramwise
 
 ALLOWED = 1e-9
-"""Relative to a rate or a decay."""
+"""Relative tolerance of learning rates and weight decays."""
 FROZEN_LATER = ("fpn_poolformer", "backbone.patch_embed.")
-"""Experiments, and the parameters that the reference freezes only after its optimiser has taken them."""
+"""Experiments, and their parameters that the reference freezes after creating its optimiser."""
 Rates = dict[str, tuple[float, float]]
-"""Parameter to learning rate and weight decay; a frozen one is not there."""
+"""{parameter: (learning rate, weight decay)} of all parameters that are not frozen."""
 
 
 def check(name: str, expected: Rates) -> Report:
@@ -38,7 +38,7 @@ def check(name: str, expected: Rates) -> Report:
 
 
 def groups_of(name: str) -> Rates:
-    """Return what an optimiser of a packaged experiment would be given."""
+    """Return the rates of the parameter groups of a packaged experiment."""
     config = load_config(name)
     with torch.device("meta"):
         model = make_model(config, pretrained=False)
@@ -54,7 +54,7 @@ def read(path: Path) -> Rates:
 
 
 def pack(paths: Iterable[Path], target: Path) -> None:
-    """Write full cases into one small file: a line for each rate and decay, with the parameters that have them."""
+    """Write full cases into one small file, with a line per pair of rate and decay and its parameters."""
     arrays = {path.stem.removeprefix("paramgroups_"): _lines(read(path)) for path in sorted(paths)}
     np.savez_compressed(target, **{name: np.frombuffer(text.encode(), np.uint8) for name, text in arrays.items()})
 

@@ -31,7 +31,7 @@ def our_name(name: str) -> str:
 
 
 def our_paramwise(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return a ``paramwise_cfg`` in our words: layer decay is an option of its own."""
+    """Convert a ``paramwise_cfg``; in our configs layer decay is a separate option."""
     ours = dict(config or {})
     rate = ours.pop("decay_rate", ours.pop("layer_decay_rate", None))
     if rate is not None:

@@ -1,4 +1,4 @@
-"""Matching of queries with objects, and the losses of queries, held against the reference's figures."""
+"""Comparison of the matching of queries with objects, and of query losses, with the reference."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from segplug_heads import HungarianAssigner
 from segplug_heads.parts.matching import Objects, Queries
 
 COSTS = 1e-5
-"""Tolerance of a cost, of max(1, cost)."""
+"""Tolerance of costs, relative to max(1, cost)."""
 
 
 def check_matching(case: Mapping[str, Any]) -> Report:
-    """Compare the matrices of costs, and which query stands for which object."""
+    """Compare the cost matrices and the matches of queries with objects."""
     report = Report()
     queries, objects = _queries_and_objects()
     costs = [build("parts", cost) for cost in translate(case["costs"])]
@@ -52,7 +52,7 @@ def check_loss(case: Mapping[str, Any]) -> Report:
 
 
 def _queries_and_objects() -> tuple[Queries, Objects]:
-    """Return the 12 queries and 5 objects of every case, in the order in which they were drawn."""
+    """Return the 12 queries and 5 objects of every case; the order of the draws matters."""
     draw = np.random.RandomState(73)
     classes, masks = draw.standard_normal((12, 8)), 2 * draw.standard_normal((12, 10, 11))
     labels, truth = draw.randint(0, 7, (5,)), draw.uniform(size=(5, 10, 11)) < 0.4
@@ -69,7 +69,7 @@ def _matches(case: Mapping[str, Any]) -> dict[int, int]:
 
 
 def _target(call: str) -> tuple[Tensor, dict[str, Any]]:
-    """Return the target and the keyword arguments that a call, as it is written, means."""
+    """Return the target and the keyword arguments of a call that is given as text."""
     draw = np.random.RandomState(71)
     label = torch.from_numpy(draw.randint(0, 8, (40,)))
     target = torch.from_numpy(draw.randint(0, 2, (6, 200)).astype(np.float32))

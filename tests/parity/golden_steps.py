@@ -1,4 +1,4 @@
-"""Five optimiser steps in train mode, held against the reference's: rates, losses, and weights after the last."""
+"""Comparison of five optimiser steps in train mode with the reference: learning rates, losses, final weights."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from segkernel.sample import Targets
 from segplug_training.paramwise import Paramwise
 
 RATES, LOSSES, WEIGHTS = 1e-6, (1e-5, 1e-4, 1e-3, 1e-2, 1e-2), 5e-2
-"""Tolerances: relative; of max(1, loss), step by step; of the largest of the sampled values."""
+"""Tolerances: of rates, relative; of losses per step, relative to max(1, loss); of weights, relative to the largest."""
 NOISE, SEEDS, SPREAD = 1e-5, (1, 2), 5.0
-"""Where ours differs by more after the first step: change the weights by so much, allow so many times what that makes.
+"""If a difference exceeds its tolerance after the first step: relative noise on the initial weights, its seeds,
+and how many times the effect of the noise is allowed.
 
-Rounding grows a hundredfold a step in models that normalise over the two pixels of a pooled batch, or that choose
-pixels by a threshold.
+Rounding errors grow a hundredfold per step in models that normalise over the two pixels of a pooled batch, or that
+select pixels by a threshold.
 """
-Figures = dict[str, torch.Tensor]
-"""What a run of five steps gave: ``2 decode.loss_ce`` of the third step, ``weights KEY`` after the last."""
+Results = dict[str, torch.Tensor]
+"""Results of a run of five steps: ``2 decode.loss_ce`` is of the third step, ``weights KEY`` of the end."""
 
 
 def check(case: Mapping[str, Any]) -> Report:
-    """Train as the case says and compare."""
+    """Train as described by the case and compare."""
     report = Report()
     ours = train(case, report)
     shares = compare(ours, expected(case))
@@ -38,16 +39,16 @@ def check(case: Mapping[str, Any]) -> Report:
     if max(shares.values()) > 1:
         for seed in SEEDS:
             for name, share in compare(train(case, Report(), seed), ours).items():
-                limits[_moment(name)] = max(limits.get(_moment(name), 1.0), SPREAD * share)
+                limits[_stage(name)] = max(limits.get(_stage(name), 1.0), SPREAD * share)
         limits.pop("0")
     for name, share in shares.items():
-        kind = "weights" if _moment(name) == "weights" else "losses"
-        report.compare(kind, name, share, limits.get(_moment(name), 1.0))
+        kind = "weights" if _stage(name) == "weights" else "losses"
+        report.compare(kind, name, share, limits.get(_stage(name), 1.0))
     return report
 
 
-def train(case: Mapping[str, Any], report: Report, noise_seed: int | None = None) -> Figures:
-    """Make the steps, comparing learning rates; the first weights are changed a little with a ``noise_seed``."""
+def train(case: Mapping[str, Any], report: Report, noise_seed: int | None = None) -> Results:
+    """Run the steps and compare learning rates; with a ``noise_seed``, perturb the initial weights."""
     model = build("segmentors", model_config(case["model"]))
     model.load_state_dict(golden_weights.fill(model.state_dict()), strict=True)
     if noise_seed is not None:
@@ -56,44 +57,44 @@ def train(case: Mapping[str, Any], report: Report, noise_seed: int | None = None
     optimizer = make_optimizer(model, case["optim_wrapper"])
     schedules = [build("schedules", dict(spec)) for spec in case["param_scheduler"]]
     images, targets = _batch(case)
-    figures: Figures = {}
+    results: Results = {}
     for iteration, facts in enumerate(case["iters"]):
         for schedule in schedules:
             schedule.step(optimizer, iteration)
         _compare_rates(optimizer, facts["lr"], report)
         torch.manual_seed(0)
         losses = model.loss(images, targets)
-        figures |= {f"{iteration} {name}": value.detach() for name, value in losses.items()}
+        results |= {f"{iteration} {name}": value.detach() for name, value in losses.items()}
         optimizer.zero_grad()
         sum(value for name, value in losses.items() if "loss" in name).backward()  # type: ignore[union-attr]
         clip(model, case["optim_wrapper"].get("clip_grad"))
         optimizer.step()
-    return figures | final(model, case)
+    return results | final(model, case)
 
 
-def expected(case: Mapping[str, Any]) -> Figures:
-    """Return the reference's figures."""
+def expected(case: Mapping[str, Any]) -> Results:
+    """Return the results of the reference."""
     steps = enumerate(case["iters"])
-    figures = {f"{i} {name}": torch.tensor(value) for i, facts in steps for name, value in facts["losses"].items()}
-    figures |= {f"weights {name}": torch.tensor(values) for name, values in _sampled(case).items()}
-    return figures | {"weights": torch.tensor(case["final"]["param_l2"])}
+    results = {f"{i} {name}": torch.tensor(value) for i, facts in steps for name, value in facts["losses"].items()}
+    results |= {f"weights {name}": torch.tensor(values) for name, values in _sampled(case).items()}
+    return results | {"weights": torch.tensor(case["final"]["param_l2"])}
 
 
-def final(model: Segmentor, case: Mapping[str, Any]) -> Figures:
+def final(model: Segmentor, case: Mapping[str, Any]) -> Results:
     """Return the sampled weights, and the norm of all."""
     state = model.state_dict()
     squares = sum(value.double().square().sum() for value in state.values() if value.is_floating_point())
-    figures = {f"weights {name}": state[name].flatten()[: len(values)] for name, values in _sampled(case).items()}
-    return figures | {"weights": torch.as_tensor(squares).sqrt()}
+    results = {f"weights {name}": state[name].flatten()[: len(values)] for name, values in _sampled(case).items()}
+    return results | {"weights": torch.as_tensor(squares).sqrt()}
 
 
-def compare(ours: Figures, others: Figures) -> dict[str, float]:
-    """Return the differences, as shares of what is allowed."""
+def compare(ours: Results, others: Results) -> dict[str, float]:
+    """Return the differences as fractions of their tolerances."""
     return {name: float((ours[name] - other).abs().max()) / _allowed(name, other) for name, other in others.items()}
 
 
 def add_noise(model: Segmentor, seed: int) -> None:
-    """Change every weight by about `NOISE` of itself."""
+    """Multiply the weights by 1 plus Gaussian noise of standard deviation `NOISE`."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -101,7 +102,7 @@ def add_noise(model: Segmentor, seed: int) -> None:
 
 
 def without_dropout(model: nn.Module) -> None:
-    """Set every probability of dropping something to 0."""
+    """Set all dropout and drop-path probabilities to 0."""
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
@@ -126,16 +127,16 @@ def clip(model: Segmentor, options: Mapping[str, Any] | None) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), options["max_norm"], options.get("norm_type", 2))
 
 
-def _moment(name: str) -> str:
+def _stage(name: str) -> str:
     return name.split(" ")[0]
 
 
 def _allowed(name: str, value: torch.Tensor) -> float:
     largest = float(value.abs().max())
-    if _moment(name) == "weights":
+    if _stage(name) == "weights":
         return WEIGHTS * largest
-    pixels = 100 if "acc" in name else 1  # a pixel more or less is right
-    return LOSSES[int(_moment(name))] * max(1.0, largest) * pixels
+    pixels = 100 if "acc" in name else 1  # a single pixel changes it
+    return LOSSES[int(_stage(name))] * max(1.0, largest) * pixels
 
 
 def _sampled(case: Mapping[str, Any]) -> dict[str, list[float]]:

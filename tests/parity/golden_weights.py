@@ -1,6 +1,6 @@
-"""The fill of weights, and the inputs and labels, that the golden figures were computed with.
+"""The weights, inputs and labels of the golden cases.
 
-A weight depends on nothing but its key and shape, so that two frameworks whose keys agree hold the same model.
+A weight depends only on its key and shape, so that two frameworks with the same keys have the same model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EMBEDDINGS = (
 )  # fmt: skip
 
 KEPT = 3_000_000
-"""Values; weights with fewer are drawn once, for many models have the same ResNet. No larger ones are shared."""
+"""Weights with fewer values are drawn once and cached: many models share the same ResNet, but no larger weights."""
 
 
 def fill(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

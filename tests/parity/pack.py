@@ -1,8 +1,8 @@
-"""Make small copies of golden figures: what the tests need, scores thinned out, tables of keys packed.
+"""Make small copies of golden cases: only the entries that the tests need, subsampled scores, packed tables of keys.
 
     python tests/parity/pack.py FOLDER tests/parity fcn pspnet ...
 
-FOLDER holds ``cases`` and ``components``.
+FOLDER contains ``cases`` and ``components``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def pack(path: Path, folder: Path) -> None:
 
 
 def pack_components(source: Path, target: Path, families: list[str]) -> None:
-    """Copy the figures of the losses, accuracy, sampler and training steps that exist here."""
+    """Copy the cases of losses, accuracy, sampler and training steps that apply to our components."""
     target.mkdir(parents=True, exist_ok=True)
     losses = [slim(case) for case in read(source / "losses.json")["cases"] if is_ours(case)]
     steps = [
@@ -56,13 +56,13 @@ def pack_components(source: Path, target: Path, families: list[str]) -> None:
 
 
 def is_ours(case: dict[str, Any]) -> bool:
-    """Tell whether we have the loss, the reference computes the case, and our losses have the arguments of the call."""
+    """Return whether the case is of one of our losses, has a result, and uses arguments that ours have."""
     ours = case.get("cfg", {}).get("type") in LOSSES
     return ours and "error" not in case and "reduction_override" not in case.get("call", {})
 
 
 def slim(case: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what repeats the norm of the gradient."""
+    """Drop entries that are redundant with the norm of the gradient."""
     return {key: value for key, value in case.items() if not key.startswith(("grad_first", "grad_mid", "grad_finite"))}
 
 

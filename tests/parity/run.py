@@ -1,8 +1,8 @@
-"""Hold our models against golden cases: a row per case, a count per family, exit code 1 when one fails.
+"""Compare our models with golden cases: a row per case, a count per family, exit code 1 if any fails.
 
     python tests/parity/run.py tests/parity/cases/pspnet [FOLDER ...] [--threads N]
 
-Figures are the worst difference of each kind as a share of what is allowed, so up to 1 is right.
+Values are the largest difference of each kind as a fraction of its tolerance; above 1 the case fails.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def run_case(path: Path) -> bool:
         report = golden.check(golden.Golden.load(path))
     except Exception as error:  # a model that cannot be built is a failed case, not the end of the run
         report = golden.Report(failures=[f"{type(error).__name__}: {error}"])
-    figures = " ".join(f"{report.worst[kind]:9.3f}" if kind in report.worst else f"{'-':>9}" for kind in KINDS)
-    print(f"{'FAILED' if report.failures else 'ok':6} {path.stem:58} {figures} {time.perf_counter() - start:9.1f}")
+    shares = " ".join(f"{report.worst[kind]:9.3f}" if kind in report.worst else f"{'-':>9}" for kind in KINDS)
+    print(f"{'FAILED' if report.failures else 'ok':6} {path.stem:58} {shares} {time.perf_counter() - start:9.1f}")
     for failure in report.failures[:5]:
         print(f"       {failure}")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""The depth head against the reference's depths, loss and gradients."""
+"""The depth head compared with the reference: depths, loss and gradients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from segkernel.sample import Targets
 COMPONENTS = Path(__file__).parent / "components"
 CASES = json.loads((COMPONENTS / "vpd_depth_head.json").read_text())
 STRIDE = 6
-"""Of the rows and columns of the depths that are kept."""
+"""Stride of the stored rows and columns of the depth maps."""
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])

@@ -1,4 +1,4 @@
-"""Who learns how fast and who decays, in every experiment of which the reference's groups are known."""
+"""Learning rates and weight decays of parameters, in every experiment whose reference groups are known."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ EXPECTED = golden_groups.unpack(Path(__file__).parent / "components" / "paramgro
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_parameters_learn_as_the_reference_s(name: str) -> None:
+def test_rates_and_decays_equal_the_reference(name: str) -> None:
     assert golden_groups.check(name, EXPECTED[name]).failures == []
 
 
-def test_full_groups_of_parameters_are_those_of_the_packed_ones(full_cases: Path) -> None:
+def test_packed_groups_equal_the_full_ones(full_cases: Path) -> None:
     paths = full_cases.glob("components/paramgroups_*.json")
     assert {path.stem.removeprefix("paramgroups_"): golden_groups.read(path) for path in paths} == EXPECTED

@@ -1,4 +1,4 @@
-"""Our models against MMSegmentation's figures: keys, scores, label maps, losses, gradients, optimiser steps."""
+"""Our models compared with MMSegmentation: keys, scores, label maps, losses, gradients, optimiser steps."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import run
 HERE = Path(__file__).parent
 QUICK = ("_r18-", "_r18b-", "upernet_r18_4xb2", "fast_scnn", "bisenetv2", "stdc1", "hr18s", "mit-b0", "mobilenet-v3",
          "erfnet", "poolformer_s12")  # fmt: skip
-"""Small models, of which the quick set checks inference as well."""
+"""Parts of the names of small models, whose inference is also checked in the quick set."""
 LARGE = 80_000_000
-"""Parameters of a model whose gradients are left to the slow set: they take as long as all the rest."""
+"""Number of parameters from which gradients are only checked in the slow set, because they take too long."""
 FAMILIES = sorted(path.name for path in (HERE / "cases").iterdir())
 REPEATED = ("dsdl",)
-"""Families left to the slow set: DeepLabV3, quick with another ResNet, on data sets in another format."""
+"""Families only in the slow set: DeepLabV3 models, which another family covers, on data sets in another format."""
 
 
 def read(name: str) -> list[dict]:
@@ -45,8 +45,8 @@ def backbone(path: Path) -> str:
     return json.loads(path.read_text())["model"].get("backbone", {}).get("type", "")
 
 
-CARRIES = {backbone(path): path for path in sorted(SMALLEST.values(), key=number_of_parameters, reverse=True)}
-"""Of each backbone the smallest of those cases; the others compare the gradients of their heads alone."""
+WITH_BACKBONE = {backbone(path): path for path in sorted(SMALLEST.values(), key=number_of_parameters, reverse=True)}
+"""For each backbone, the smallest of these cases; all others compare only the gradients of their heads."""
 
 
 def is_quick(path: Path) -> bool:
@@ -64,7 +64,7 @@ def test_model_equals_the_reference(path: Path) -> None:
 
 
 def by_backbone() -> list:
-    """Return the smallest cases, those of one backbone in a row: its weights are drawn once and kept for them."""
+    """Return the smallest cases, sorted by backbone so that its weights are drawn once and cached."""
     cases = sorted(SMALLEST.items(), key=lambda case: backbone(case[1]))
     return [pytest.param(path, id=name) for name, path in cases if not is_quick(path)]
 
@@ -72,7 +72,7 @@ def by_backbone() -> list:
 @pytest.mark.parametrize("path", by_backbone())
 def test_smallest_model_of_a_family_equals_the_reference(path: Path) -> None:
     gradients = number_of_parameters(path) < LARGE
-    frozen = () if CARRIES[backbone(path)] == path else ("backbone",)
+    frozen = () if WITH_BACKBONE[backbone(path)] == path else ("backbone",)
     assert golden.check(golden.Golden.load(path), False, gradients, frozen).failures == []
 
 

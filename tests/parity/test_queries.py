@@ -1,4 +1,4 @@
-"""Matching and losses of queries against the reference's figures."""
+"""Matching and losses of queries compared with the reference."""
 
 from __future__ import annotations
 

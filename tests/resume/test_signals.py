@@ -31,7 +31,7 @@ def run(tmp_path: Path):
     end = time.monotonic() + 120
     while not (tmp_path / "run" / "checkpoints" / "iter_0000002.pt").exists():
         assert process.poll() is None, process.err()[-3000:]
-        assert time.monotonic() < end, "the run does not get on"
+        assert time.monotonic() < end, "the run makes no progress"
         time.sleep(0.02)
     yield process
     process.kill()

@@ -1,9 +1,9 @@
-"""Hold every published name of the zoo against the published facts: a count per family, exit code 1 if one differs.
+"""Compare every config of the zoo with the published one: counts per family, exit code 1 if any differs.
 
     python tests/zoo/compare.py ../shared/zoo/experiments.jsonl [--family pspnet] [--all]
 
-Model, training and validation data with their transforms, batch size, optimiser, schedule, precision and hooks have
-to be equal after the one renaming table of `facts`. Runs without torch.
+Model, training and validation data with their transforms, batch size, optimiser, schedule, precision and hooks must be
+equal after the conversion by `facts`. Runs without torch.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("facts", type=Path, metavar="experiments.jsonl")
-    parser.add_argument("--family", help="only this one")
-    parser.add_argument("--all", action="store_true", help="print every difference, not the first five of a name")
+    parser.add_argument("--family", help="compare only this family")
+    parser.add_argument("--all", action="store_true", help="print all differences, not only the first five of a config")
     options = parser.parse_args(arguments)
     published = [json.loads(line) for line in options.facts.read_text("utf-8").splitlines()]
     equal, reasons, total = Counter[str](), Counter[str](), Counter[str]()
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def differences(fact: dict[str, Any]) -> Iterator[str]:
-    """Yield what differs between our config of a name and the facts, or the reason why it cannot be built."""
+    """Yield the differences between our config and the published one, or the reason why ours cannot be built."""
     try:
         config = load_config(fact["name"])
     except SegKernelError as error:
@@ -61,7 +61,7 @@ def differences(fact: dict[str, Any]) -> Iterator[str]:
     if "unavailable" in config.meta:
         yield f"cannot be built: {config.meta['unavailable']}"
         return
-    yield from _differences(facts.settled(facts.ours(config)), facts.settled(facts.renamed(fact)), "")
+    yield from _differences(facts.canonical(facts.ours(config)), facts.canonical(facts.renamed(fact)), "")
 
 
 def _differences(ours: Any, theirs: Any, path: str) -> Iterator[str]:

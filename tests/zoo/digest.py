@@ -1,4 +1,4 @@
-"""A compact copy of the published facts: for each name a digest of its settled form, and its number of parameters.
+"""A compact copy of the published configs: a digest of each canonical form, and its number of parameters.
 
 python tests/zoo/digest.py ../shared       # writes tests/zoo/digest.json
 """
@@ -18,17 +18,17 @@ import facts
 FILE = Path(__file__).with_name("digest.json")
 
 
-def digest(settled: dict[str, Any]) -> str:
-    """Return a short digest of a settled config."""
-    return hashlib.sha256(json.dumps(settled, sort_keys=True).encode()).hexdigest()[:16]
+def digest(config: dict[str, Any]) -> str:
+    """Return a short digest of a canonical config."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def entries(shared: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield name and entry: the digest, and of golden cases the parameters with what was changed for them."""
+    """Yield name and entry: the digest, and for golden cases the number of parameters and a changed image size."""
     cases = {path.stem: path for path in sorted((shared / "parity" / "cases").rglob("*.json"))}
     for line in (shared / "zoo" / "experiments.jsonl").read_text("utf-8").splitlines():
         fact = json.loads(line)
-        entry: dict[str, Any] = {"family": fact["family"], "digest": digest(facts.settled(facts.renamed(fact)))}
+        entry: dict[str, Any] = {"family": fact["family"], "digest": digest(facts.canonical(facts.renamed(fact)))}
         if fact["name"] in cases:
             case = json.loads(cases[fact["name"]].read_text())
             entry["parameters"] = case["num_params"]

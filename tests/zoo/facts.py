@@ -1,8 +1,8 @@
-"""The one renaming table: what MMSegmentation's published configs say, in the words of our sections.
+"""Conversion of MMSegmentation's published configs into the sections of our configs.
 
-`renamed` turns a line of ``experiments.jsonl`` into our sections. `settled` brings either side to one form: it drops
-what a component does anyway (`DEFAULTS`, held against the constructors by a test) and the ways to write the same.
-Nothing else is changed; two configs are equal if their settled forms are.
+`renamed` converts a line of ``experiments.jsonl`` into our sections. `canonical` brings both sides into one form: it
+drops values equal to a default (`DEFAULTS`, which a test compares with the constructors) and unifies spellings. Two
+configs are equal if their canonical forms are.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))
 from golden_names import translate
 
 READING = ("LoadImageFromFile", "LoadAnnotations", "LoadDepthAnnotation", "LoadMultipleRSImageFromFile")
-"""Steps of a pipeline that are a data set's here; so is what they are told."""
+"""Pipeline steps that are part of a data set here, with their arguments."""
 
 PACKING = ("PackSegInputs",)
-"""Steps that the loader does here."""
+"""Pipeline steps that the loader performs here."""
 
 OFFSET = ("ADE20KDataset", "ISPRSDataset", "LoveDADataset", "PascalContextDataset59", "PotsdamDataset")
-"""Data sets whose label 0 does not count, so that ``reduce_zero_label`` need not be said."""
+"""Data sets whose label 0 is ignored, so that ``reduce_zero_label`` can be omitted."""
 
 DEVICES = {
     "cityscapes": 4,
@@ -37,10 +37,10 @@ DEVICES = {
     "san-vit-b16_voc12aug-640x640": 8,
     "san-vit-l14_voc12aug-640x640": 8,
 }
-"""Devices of the runs whose name does not say them as ``4xb2``."""
+"""Number of devices of the runs whose name does not contain it (``4xb2``)."""
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
-"""How images are normalised unless said otherwise: ImageNet's figures, RGB."""
+"""Default normalisation of images: ImageNet's mean and standard deviation, RGB."""
 
 _RESNET = ("ResNet", "ResNetV1c", "ResNeSt")
 _VIT = ("BEiT", "MAE", "SwinTransformer", "VisionTransformer")
@@ -83,7 +83,7 @@ DEFAULTS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("IoUMetric",), {"iou_metrics": ["mIoU"]}),
     (("SyncBN", "BN", "LN", "GN"), {"requires_grad": True}),
 ]
-"""What classes do unless told otherwise."""
+"""Default arguments of classes."""
 
 _USUAL: dict[str, dict[str, Any]] = {}
 for _types, _arguments in DEFAULTS:
@@ -95,7 +95,7 @@ def renamed(fact: Mapping[str, Any]) -> dict[str, Any]:
     """Return a published experiment in our sections."""
     train, val = _data_set(fact["data"]["train"]), _data_set(fact["data"]["val"])
     wrapper, loop = fact["optim"], fact["loop"]
-    steps = wrapper.get("accumulative_counts", 1)  # there an iteration is a batch, here it is an optimiser step
+    steps = wrapper.get("accumulative_counts", 1)  # MMEngine's iteration is a batch, ours an optimiser step
     return {
         "model": _model(fact["model"]),
         "data": {
@@ -124,7 +124,7 @@ def renamed(fact: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def ours(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `renamed` returns, of one of our configs."""
+    """Return the same sections as `renamed` for one of our configs."""
     data, optim, schedule = config["data"], config["optim"], config["schedule"]
     engine = {key: value for key, value in config.get("engine", {}).items() if key != "type"}
     return {
@@ -138,13 +138,13 @@ def ours(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def settled(sections: Mapping[str, Any]) -> dict[str, Any]:
-    """Return sections without what is done anyway, each value written in one way."""
-    result = {name: _settled(value) for name, value in sections.items()}
+def canonical(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Return sections without default values, in a unique spelling."""
+    result = {name: _canonical(value) for name, value in sections.items()}
     iterations = result["schedule"]["iterations"]
     result["schedule"]["lr"] = [_bound(spec, iterations) for spec in result["schedule"]["lr"] or ()]
     for part in ("train", "val"):
-        result["data"][part] = _settled_set(result["data"][part])
+        result["data"][part] = _canonical_set(result["data"][part])
     if "train_cfg" in result["model"] and not any(result["model"]["train_cfg"].values()):
         del result["model"]["train_cfg"]
     result["data"]["preprocess"] = {"mean": MEAN, "std": STD, **result["data"]["preprocess"]}
@@ -157,7 +157,7 @@ def devices(name: str) -> int:
 
 
 def _model(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model without its preprocessor; weights to start from are a file's name, ``pretrained``."""
+    """Return a model without its preprocessor, with its initial weights as the file name ``pretrained``."""
     result = translate({key: value for key, value in model.items() if key != "data_preprocessor"})
     start = _drop_init(result)
     if start is not None:
@@ -165,13 +165,13 @@ def _model(model: Mapping[str, Any]) -> dict[str, Any]:
     if result.get("pretrained", "") is None:
         del result["pretrained"]
     window = result.get("test_cfg", {})
-    if window.get("mode") == "whole":  # windows have no size then
+    if window.get("mode") == "whole":  # the size of windows has no effect
         result["test_cfg"] = {key: value for key, value in window.items() if key not in ("crop_size", "stride")}
     return result
 
 
 def _drop_init(spec: Any, key: str = "") -> str | None:
-    """Drop ``init_cfg`` everywhere; return the file that the backbone starts from, put others beside their part."""
+    """Drop all ``init_cfg``; return the file of the backbone, and store others as ``pretrained`` of their part."""
     found = None
     if isinstance(spec, list):
         for entry in spec:
@@ -189,7 +189,7 @@ def _drop_init(spec: Any, key: str = "") -> str | None:
 
 
 def _preprocess(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how images are normalised; that files are BGR there, and what padding holds, is no choice here."""
+    """Return the normalisation; the channel order of files and the padding values are not configurable here."""
     usual = {"type": "SegDataPreProcessor", "bgr_to_rgb": True, "pad_val": 0}
     assert {key: spec[key] for key in usual} == usual
     assert spec["seg_pad_val"] == 255 or "size" in spec
@@ -197,7 +197,7 @@ def _preprocess(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _data_set(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a data set, and the transforms that its pipeline, or the one pipeline of its parts, holds."""
+    """Return a data set and the transforms of its pipeline, or of the common pipeline of its parts."""
     spec = dict(spec)
     if "datasets" in spec:
         parts = [_data_set(part) for part in spec["datasets"]]
@@ -207,12 +207,12 @@ def _data_set(spec: Mapping[str, Any]) -> dict[str, Any]:
     for step in pipeline:
         if step["type"] in READING:
             spec |= {key: value for key, value in step.items() if key != "type"}
-    spec.pop("test_mode", None)  # whether there are labels to read: always, here
+    spec.pop("test_mode", None)  # whether to read labels, which we always do
     return {"set": spec, "transforms": [step for step in pipeline if step["type"] not in (*READING, *PACKING)]}
 
 
 def _paramwise(spec: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return factors per parameter; ``wd_mult`` is read by nobody, and layer decay has one spelling."""
+    """Return factors per parameter, without ``wd_mult``, which nothing reads, and with one spelling of layer decay."""
     if spec is None:
         return None
     result = dict(spec)
@@ -230,7 +230,7 @@ def _schedule(spec: Mapping[str, Any], steps: int) -> dict[str, Any]:
 
 
 def _engine(wrapper: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the precision: mixed with float16, its scale found on the way unless it is a number."""
+    """Return the precision: with AMP float16, and the loss scale if it is a fixed number."""
     known = {"type", "optimizer", "clip_grad", "paramwise_cfg", "constructor", "loss_scale", "accumulative_counts"}
     assert not wrapper.keys() - known
     if wrapper["type"] != "AmpOptimWrapper":
@@ -239,20 +239,20 @@ def _engine(wrapper: Mapping[str, Any]) -> dict[str, Any]:
     return {"amp": "float16", **({} if scale == "dynamic" else {"loss_scale": scale})}
 
 
-def _settled(value: Any) -> Any:
+def _canonical(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
-        return [_settled(entry) for entry in value]
+        return [_canonical(entry) for entry in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if not isinstance(value, Mapping):
         return value
-    result = {str(key): _settled(entry) for key, entry in value.items()}
+    result = {str(key): _canonical(entry) for key, entry in value.items()}
     usual = _USUAL.get(str(result.get("type")), {}) | _usual_query_loss(result)
-    return {key: entry for key, entry in result.items() if key not in usual or entry != _settled(usual[key])}
+    return {key: entry for key, entry in result.items() if key not in usual or entry != _canonical(usual[key])}
 
 
 def _usual_query_loss(head: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the loss of classes that a head of queries has unless told otherwise: no object weighs a tenth."""
+    """Return the default classification loss of a query head, in which "no object" has the weight 0.1."""
     factor = {"MaskFormerHead": 1, "Mask2FormerHead": 2}.get(str(head.get("type")))
     if factor is None:
         return {}
@@ -261,17 +261,17 @@ def _usual_query_loss(head: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_none(sections: dict[str, Any]) -> dict[str, Any]:
-    """Return sections whose own keys are left out when nothing is given for them."""
+    """Return sections without the keys that are None."""
     return {
         name: {key: value for key, value in part.items() if value is not None} if isinstance(part, dict) else part
         for name, part in sections.items()
     }
 
 
-def _settled_set(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a data set with its folder without a last slash, and its offset said."""
+def _canonical_set(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a data set with ``reduce_zero_label``, and without a trailing slash in its folder."""
     if "datasets" in spec:
-        return {**spec, "datasets": [_settled_set(part) for part in spec["datasets"]]}
+        return {**spec, "datasets": [_canonical_set(part) for part in spec["datasets"]]}
     result = {**spec, "data_root": spec["data_root"].rstrip("/")}
     result.setdefault("reduce_zero_label", spec["type"] in OFFSET)
     return result

@@ -1,4 +1,4 @@
-"""The packaged zoo: every published name is there, says what was published, is in order and builds."""
+"""The packaged zoo: it contains every published config, equal to the published one, valid and buildable."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def test_every_published_name_is_listed_once() -> None:
     assert len(PUBLISHED) == 681
 
 
-def test_names_say_what_was_published() -> None:
+def test_configs_equal_the_published_ones() -> None:
     names = [name for name in PUBLISHED if name not in UNAVAILABLE]
-    ours = {name: digest.digest(facts.settled(facts.ours(load_config(name)))) for name in names}
+    ours = {name: digest.digest(facts.canonical(facts.ours(load_config(name)))) for name in names}
     assert {name for name, code in ours.items() if code != PUBLISHED[name]["digest"]} == set()
 
 
-def test_the_digest_is_of_the_facts(full_facts: Path) -> None:
+def test_the_digests_are_up_to_date(full_facts: Path) -> None:
     assert dict(digest.entries(full_facts.parents[1])) == PUBLISHED
 
 
-@pytest.mark.slow  # the two before, which are quick, say the same by digests
+@pytest.mark.slow  # the two quick tests above check the same with digests
 def test_the_comparison_finds_no_difference(full_facts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare.main([str(full_facts)]) == 0
     assert "total: 679 of 681 equal, 2 with a reason" in capsys.readouterr().out
@@ -146,14 +146,16 @@ def parameters_of(name: str, *overrides: str) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_what_is_left_out_is_the_default() -> None:
+def test_omitted_values_are_the_defaults() -> None:
     rows = [(name, key, value) for names, usual in facts.DEFAULTS for name in names for key, value in usual.items()]
-    different = [(*row, found) for row in rows if (found := default_of(*row[:2])) not in (facts._settled(row[2]), None)]
+    different = [
+        (*row, found) for row in rows if (found := default_of(*row[:2])) not in (facts._canonical(row[2]), None)
+    ]
     assert different == []
 
 
 def default_of(name: str, argument: str) -> Any:
-    """Return the default of an argument of a component, nothing for a name that is no component."""
+    """Return the default of an argument of a component, None for a name that is not a component."""
     pytest.importorskip("torch")
     from segkernel.signature import signature
 
@@ -162,4 +164,4 @@ def default_of(name: str, argument: str) -> Any:
     if not groups or argument == "requires_grad":
         return None
     found = signature(catalog.load(groups[0], name))[argument].default
-    return facts._settled(list(found) if isinstance(found, tuple) else found)
+    return facts._canonical(list(found) if isinstance(found, tuple) else found)
