@@ -30,16 +30,16 @@ class HausdorffMetric(ClassMetric):
     """Distances of contours in the unit of ``spacing``: ``HD95`` and ``ASSD`` of each class, and means over classes.
 
     ``HD95.NAME`` is the larger of the two directed 95th percentiles of the distances from contour pixels of one region
-    to the nearest of the other; ``ASSD.NAME`` the mean of both regions' distances together. A contour are the pixels
-    of a region with one of four neighbours outside, the border of the image included. Figures are means over images;
-    an image with neither region is left out, and a class in no image is nan. Ignored pixels belong to no region.
-    Computed on the processor.
+    to the nearest of the other; ``ASSD.NAME`` the mean of both regions' distances together. A contour is the set
+    of pixels of a region with one of four neighbours outside, the border of the image included. Values are means over
+    images; an image with neither region is left out, and a class in no image is nan. Ignored pixels belong to no
+    region. Computed on the CPU.
 
     Args:
         percentile: 95, or 100 for the Hausdorff distance itself (then called ``HD100``).
         spacing: Side of a pixel, in any unit of length.
         missing: Distance of an image in which only one of the regions exists, which is infinite: the image's
-            ``diagonal``, or none (``skip``), which hides what was missed.
+            ``diagonal``, or none (``skip``), which hides missed regions.
         ignore_index: True label that is ignored.
         classes: Class names; the runner takes them from the data set when None.
         field: The output and annotation to compare; prefixes the metric names unless it is ``seg``.
@@ -61,9 +61,11 @@ class HausdorffMetric(ClassMetric):
     ) -> None:
         super().__init__(classes, ignore_index, field)
         if not 0 < percentile <= 100 or not spacing > 0:
-            raise UsageError(f"percentile {percentile} is above 0 and at most 100, spacing {spacing} above 0")
+            raise UsageError(
+                f"percentile must be above 0 and at most 100, spacing above 0, not {percentile} and {spacing}"
+            )
         if missing not in ("diagonal", "skip"):
-            raise UsageError(f"missing is diagonal or skip, not {missing!r}")
+            raise UsageError(f"missing must be 'diagonal' or 'skip', not {missing!r}")
         self.percentile, self.spacing, self.missing = percentile, spacing, missing
         self._sums: Any = 0  # (3, classes): Hausdorff distances, mean distances, images
 
@@ -91,7 +93,7 @@ class HausdorffMetric(ClassMetric):
             return {f"HD{self.percentile:g}": far / images, "ASSD": near / images}
 
     def _distances(self, guess: np.ndarray, truth: np.ndarray) -> tuple[float, float] | None:
-        """Return Hausdorff and mean distance of two regions, of which one at least is not empty."""
+        """Return Hausdorff and mean distance of two regions, at least one of them not empty."""
         if not guess.any() or not truth.any():
             worst = float(np.hypot(*truth.shape)) * self.spacing
             return (worst, worst) if self.missing == "diagonal" else None
@@ -108,10 +110,10 @@ class SurfaceDiceMetric(ClassMetric):
 
     Contours run between pixels, straight or cutting corners, and each piece counts by its length, as published.
     ``SurfaceDice.NAME`` is one class, ``mSurfaceDice`` the mean; a class without any contour is nan, and one that is
-    missed altogether 0. Ignored pixels belong to no region. Computed on the processor.
+    never predicted 0. Ignored pixels belong to no region. Computed on the CPU.
 
     Args:
-        tolerance: Distance that is acceptable, in the unit of ``spacing``.
+        tolerance: Acceptable distance, in the unit of ``spacing``.
         spacing: Side of a pixel, in any unit of length.
         ignore_index: True label that is ignored.
         classes: Class names; the runner takes them from the data set when None.
@@ -131,7 +133,7 @@ class SurfaceDiceMetric(ClassMetric):
     ) -> None:
         super().__init__(classes, ignore_index, field)
         if not (tolerance >= 0 and spacing > 0):
-            raise UsageError(f"tolerance {tolerance} is 0 or more, spacing {spacing} above 0")
+            raise UsageError(f"tolerance must be at least 0 and spacing above 0, not {tolerance} and {spacing}")
         self.tolerance, self.spacing = tolerance, spacing
         self._sums: Any = 0  # (2, classes): length within the tolerance, length
 
@@ -178,7 +180,7 @@ def distances_to(mask: np.ndarray) -> np.ndarray:
 
 
 def _crop(mask: np.ndarray, around: np.ndarray) -> np.ndarray:
-    """Cut ``mask`` to the box of ``around``, and put one empty pixel about it: distances are as before."""
+    """Crop ``mask`` to the box of ``around``, with a border of one empty pixel, which preserves distances."""
     rows, columns = (np.flatnonzero(around.any(axis)) for axis in (1, 0))
     return np.pad(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1)
 
@@ -190,7 +192,7 @@ def _pieces(mask: np.ndarray) -> np.ndarray:
 
 
 def _lengths() -> np.ndarray:
-    """Return the length of contour by which of the four corners (8, 4, 2, 1) are inside."""
+    """Return the contour length by the bit mask of inside corners (8, 4, 2, 1)."""
     slanted = math.sqrt(2) / 2  # cuts off one corner
     by_corners = {3: 1.0, 12: 1.0, 5: 1.0, 10: 1.0, 6: 2 * slanted, 9: 2 * slanted}
     return np.array([0.0 if code in (0, 15) else by_corners.get(code, slanted) for code in range(16)])

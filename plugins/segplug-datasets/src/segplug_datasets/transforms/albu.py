@@ -35,16 +35,16 @@ class AlbumentationsMissingError(ComponentError):
 class Albu:
     """Apply transforms of Albumentations to the image and, where they move pixels, to all fields.
 
-    Pixels from outside the image get the label 255. A second image is changed as the first. All random numbers come
-    from ``rng``.
+    Pixels from outside the image get the label 255. A second image is transformed like the first. All random
+    numbers come from ``rng``.
 
     Args:
-        transforms: Each a mapping of ``type``, Albumentations' name, and arguments; ``OneOf`` and its like take
-            ``transforms`` of their own.
+        transforms: Each a mapping of ``type``, Albumentations' name, and arguments; ``OneOf`` and similar
+            ones have nested ``transforms``.
 
     Raises:
         AlbumentationsMissingError: When the package is missing.
-        UsageError: When a name is unknown, or its arguments are refused.
+        UsageError: When a name is unknown, or its arguments are invalid.
     """
 
     needs: ClassVar[int] = 0
@@ -87,7 +87,7 @@ class Albu:
 
 
 def _library() -> ModuleType:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise it asks the network for its newest version
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise it checks online for updates
     try:
         import albumentations
     except ImportError as error:
@@ -109,10 +109,10 @@ def _build(library: ModuleType, spec: Mapping[str, Any], where: str) -> Any:
         arguments["transforms"] = [_build(library, one, f"{where}.transforms[{i}]") for i, one in inner]
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", "Argument", UserWarning)  # it only warns of names it does not know
+            warnings.filterwarnings("error", "Argument", UserWarning)  # it only warns about unknown arguments
             return kind(**arguments)
     except (TypeError, ValueError, UserWarning) as error:
-        raise UsageError(f"{where}: {name} refuses its arguments: {error}") from error
+        raise UsageError(f"{where}: {name}: invalid arguments: {error}") from error
 
 
 def _leaves(part: Any) -> Iterator[Any]:
@@ -124,7 +124,7 @@ def _leaves(part: Any) -> Iterator[Any]:
 
 
 def _to_mask(field: RasterField) -> np.ndarray:
-    """Return a field as Albumentations takes it: it fills masks with 0, so a kind's own fill is shifted to 0."""
+    """Return a field for Albumentations, which fills masks with 0: the field's fill value is shifted to 0."""
     return field.array - field.array.dtype.type(field.fill) if field.fill else np.ascontiguousarray(field.array)
 
 

@@ -35,7 +35,7 @@ class BioMedicalGaussianNoise:
 
     def __init__(self, prob: Probability = 0.1, mean: float = 0.0, std: NonNegative = 0.1) -> None:
         if std < 0:
-            raise UsageError(f"a standard deviation is at least 0, not {std}")
+            raise UsageError(f"std must be at least 0, not {std}")
         self.prob, self.mean, self.std = probability(prob), mean, std
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:

@@ -1,4 +1,4 @@
-"""Argument checks that transforms share."""
+"""Shared argument checks of transforms."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from segkernel.sample import MultiLabelMap, Sample
 def probability(prob: float) -> float:
     """Return ``prob``; UsageError unless it is from 0 to 1."""
     if not 0 <= prob <= 1:
-        raise UsageError(f"a probability is from 0 to 1, not {prob}")
+        raise UsageError(f"prob must be from 0 to 1, not {prob}")
     return prob
 
 
 def ordered(name: str, limits: Sequence[float], least: float) -> tuple[float, float]:
     """Return (lowest, highest); UsageError unless there are two, in order, from ``least`` on."""
     if len(limits) != 2 or not least <= limits[0] <= limits[1]:
-        raise UsageError(f"{name} is (lowest, highest), from {least} on, not {limits}")
+        raise UsageError(f"{name} must be (lowest, highest), at least {least}, not {limits}")
     return limits[0], limits[1]
 
 

@@ -17,11 +17,11 @@ from segplug_datasets.transforms.checks import need_class_ids
 
 
 class ClassAwareCrop:
-    """Cut a random window, with a given probability one that holds a pixel of a class drawn from the image's own.
+    """Crop a random window, with a given probability around a pixel of a randomly drawn class of the image.
 
     Classes present in the image are equally likely, so a small object is cropped as often as the sky. One pass over a
-    cell of the label map, no retries; an image smaller than the window keeps its size. Where the sample says
-    which classes are in which of its cells (``IndexedDataset``), that index is used.
+    cell of the label map, no retries; an image smaller than the window keeps its size. If the sample has a class index
+    of its cells (``IndexedDataset``), it is used.
 
     Args:
         crop_size: (height, width) in pixels, or one number for both.
@@ -29,7 +29,7 @@ class ClassAwareCrop:
         classes: Ids of the classes to aim at; all when None.
 
     Raises:
-        UsageError: When a size or the probability is out of range, or ``classes`` is empty or holds no class id.
+        UsageError: When a size or the probability is out of range, or ``classes`` is empty or invalid.
         DataError: When a sample has no labels.
     """
 
@@ -44,9 +44,9 @@ class ClassAwareCrop:
     ) -> None:
         self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else (crop_size[0], crop_size[1])
         if min(self.crop_size) < 1 or not 0 <= prob <= 1:
-            raise UsageError(f"crop_size is positive and prob from 0 to 1, not {crop_size} and {prob}")
+            raise UsageError(f"crop_size must be positive and prob from 0 to 1, not {crop_size} and {prob}")
         if classes is not None and not (len(classes) and all(0 <= class_id < IGNORE for class_id in classes)):
-            raise UsageError(f"classes are ids from 0 to {IGNORE - 1}, one at least, not {list(classes)}")
+            raise UsageError(f"classes must be one or more ids from 0 to {IGNORE - 1}, not {list(classes)}")
         self.prob, self.classes = prob, None if classes is None else sorted(set(classes))
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
@@ -62,7 +62,7 @@ class ClassAwareCrop:
         return sample.apply(geometry.Crop(top, left, *size))
 
     def _pixel(self, sample: Sample, cells: np.ndarray | None, rng: np.random.Generator) -> tuple[int, int] | None:
-        """Return (row, column) of a pixel of a class, or None when the sample holds no class that is wanted."""
+        """Return (row, column) of a pixel of a class, or None when the sample has none of the classes."""
         labels = sample["seg"].array
         if cells is None:
             cells = np.packbits(count_in_cells(labels, IGNORE) > 0, axis=-1)

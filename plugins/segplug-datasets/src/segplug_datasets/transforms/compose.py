@@ -15,7 +15,7 @@ from segplug_datasets.transforms.checks import probability
 
 
 class RandomApply:
-    """Apply some transforms, one after the other, or leave the sample as it is.
+    """Apply transforms in order, or leave the sample unchanged.
 
     Args:
         transforms: Applied in this order; additional samples that they need are drawn for each.
@@ -62,7 +62,7 @@ class RandomChoice:
         if not transforms:
             raise UsageError("RandomChoice needs at least one transform")
         if prob is not None and (len(prob) != len(transforms) or min(prob) < 0 or abs(sum(prob) - 1) > 1e-6):
-            raise UsageError(f"prob has one number per choice, {len(transforms)}, which add up to 1; not {list(prob)}")
+            raise UsageError(f"prob must have one number per choice, {len(transforms)}, with sum 1, not {list(prob)}")
         self.choices = [list(one) if isinstance(one, Sequence) else [one] for one in transforms]
         self.prob = prob
         self.needs = max(map(samples_needed, self.choices))
@@ -81,7 +81,7 @@ def samples_needed(transforms: Iterable[Transform]) -> int:
 def apply_all(
     transforms: Iterable[Transform], sample: Sample, rng: np.random.Generator, more: Sequence[Sample] = ()
 ) -> Sample | None:
-    """Apply transforms in turn, handing ``more`` out as they need it; None when one rejects the sample."""
+    """Apply transforms in order, passing ``more`` to those that need it; None when one rejects the sample."""
     result: Sample | None = sample
     left = iter(more)
     for transform in transforms:

@@ -23,11 +23,11 @@ class CopyPaste(Mixing):
     Objects are the other sample's instance masks; without any, the connected regions of its classes. The paper jitters
     the scale of both images and flips them: do so with ``transforms`` for the other. A larger other image is cropped to
     a random window; a smaller one is placed at random, unscaled. Objects of the image that are fully occluded are
-    dropped, boxes of partly occluded ones are tightened to what is left of their masks.
+    dropped, boxes of partly occluded ones are shrunk to the visible part of their masks.
 
     Args:
         prob: Probability of pasting.
-        classes: Class ids of what may be pasted; None for all. An instance's class is the one most of it has.
+        classes: Class ids that may be pasted; None for all. An instance's class is that of most of its pixels.
         max_num_pasted: Maximum number of pasted objects; the number is drawn from 1 to this.
         min_area: Least area of a region in pixels; does not apply to instances.
         transforms: Applied to the other sample first.
@@ -49,7 +49,7 @@ class CopyPaste(Mixing):
     ) -> None:
         super().__init__(prob, transforms)
         if max_num_pasted < 1:
-            raise UsageError(f"max_num_pasted is at least 1, not {max_num_pasted}")
+            raise UsageError(f"max_num_pasted must be at least 1, not {max_num_pasted}")
         self.classes, self.max_num_pasted, self.min_area = classes, max_num_pasted, min_area
 
     def fit(self, other: Sample, size: Size, rng: np.random.Generator) -> Sample:
@@ -79,7 +79,7 @@ class CopyPaste(Mixing):
         return bool(counts.any()) and (self.classes is None or int(counts.argmax()) in self.classes)
 
     def _regions(self, labels: np.ndarray) -> list[tuple[tuple[slice, slice], np.ndarray, int]]:
-        """Return the connected regions that are large enough: where each is, the map (H, W) and its number there."""
+        """Return the connected regions that are large enough: bounding window, map (H, W) and number in it."""
         classes = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[:IGNORE])
         regions = []
         for class_id in classes if self.classes is None else np.intersect1d(classes, self.classes):

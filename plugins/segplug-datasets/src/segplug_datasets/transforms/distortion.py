@@ -18,9 +18,9 @@ _VALUES = np.arange(256, dtype=np.float32)
 
 @dataclass(frozen=True)
 class Distortion:
-    """Brightness, then contrast or not, saturation and hue, contrast otherwise; what changes nothing is left out.
+    """Brightness, contrast, saturation and hue, with contrast before or after the latter two; identities are skipped.
 
-    Every step clips to 0 to 255 and rounds, as an image file between the steps would.
+    Every step rounds and clips to 0 to 255, as if it were stored as uint8.
 
     Args:
         brightness: Number added.
@@ -38,7 +38,7 @@ class Distortion:
 
     @property
     def turns(self) -> bool:
-        """Whether saturation or hue changes."""
+        """Whether saturation or hue is changed."""
         return self.saturation is not None or self.hue is not None
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
@@ -48,7 +48,7 @@ class Distortion:
             return lookup(image, _scaled(before, self.contrast_after))
         cv2 = opencv()
         hsv = cv2.cvtColor(lookup(image, before), cv2.COLOR_RGB2HSV)
-        cv2.LUT(hsv, self._turns(), dst=hsv)  # in place from here on: memory costs more than arithmetic
+        cv2.LUT(hsv, self._turns(), dst=hsv)  # in place from here on, which is faster
         turned = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=hsv)
         return lookup(turned, _scaled(_VALUES, self.contrast_after), dst=hsv)
 
@@ -63,7 +63,7 @@ class Distortion:
     def together(images: Tensor, steps: Sequence[Distortion | None]) -> Tensor:
         """Return a batch (N, 3, H, W) float32, 0 to 255, with each image distorted by its own step.
 
-        Gives what the processor gives, but for single values that OpenCV rounds the other way on the way through HSV.
+        Equal to the CPU version, except for single values that OpenCV rounds differently in HSV.
         """
         drawn = [step or Distortion() for step in steps]
 

@@ -1,4 +1,4 @@
-"""Regular holes in the image; single ones are `RandomCutOut`'s."""
+"""Regular holes in the image (GridMask); `RandomCutOut` cuts single ones."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class GridMask:
     ) -> None:
         low, high = ordered("unit", unit, 2)
         if not 0 < ratio < 1:
-            raise UsageError(f"ratio is above 0 and below 1, not {ratio}")
+            raise UsageError(f"ratio must be above 0 and below 1, not {ratio}")
         self.prob, self.unit, self.ratio = probability(prob), (int(low), int(high)), ratio
         self.fill_in, self.seg_fill_in = fill_in, seg_fill_in
 

@@ -1,4 +1,4 @@
-"""Transforms of pixel values: noise, blur, compression, grey, ranges. Labels and all other fields stay."""
+"""Transforms of pixel values: noise, blur, compression, grey, ranges. Fields are unchanged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Quality = Annotated[int, Interval(ge=1, le=100)]
 
 
 class Rerange:
-    """Stretch the image's values so that its smallest and largest become two given ones.
+    """Rescale the image's values linearly to a given range.
 
     The image becomes float32; one of a single value becomes ``min_value`` everywhere.
 
@@ -50,15 +50,15 @@ class Rerange:
 class Normalize:
     """Subtract a mean and divide by a standard deviation, per channel; the image becomes float32.
 
-    For training loops of one's own. A config leaves it to ``data.preprocess``, which does the same on the device, with
-    uint8 on the way there: do not use both.
+    For custom training loops. Configs use ``data.preprocess``, which does the same on the device and transfers uint8:
+    do not use both.
 
     Args:
         mean: One per channel, in RGB order, in the image's own range (0 to 255).
         std: One per channel, in the same range.
 
     Raises:
-        UsageError: When there are not as many of both, or a ``std`` is not positive.
+        UsageError: When their numbers differ, or a ``std`` is not positive.
         DataError: When the image has another number of channels.
     """
 
@@ -67,7 +67,9 @@ class Normalize:
 
     def __init__(self, mean: Sequence[float], std: Sequence[Positive]) -> None:
         if len(mean) != len(std) or min(std) <= 0:
-            raise UsageError(f"as many of mean as of std, which is above 0: not {list(mean)} and {list(std)}")
+            raise UsageError(
+                f"mean and std must have the same length and std be above 0, not {list(mean)} and {list(std)}"
+            )
         self.mean, self.factor = np.asarray(mean, np.float32), 1 / np.asarray(std, np.float32)
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
@@ -105,7 +107,7 @@ class GaussianBlur:
 
 
 class GaussianNoise:
-    """Add normal noise, its own for each value. Values of integer images are rounded, and cut to their type's range.
+    """Add independent normal noise to each value. Integer images are rounded and clipped to their dtype's range.
 
     Args:
         prob: Probability of adding it.
@@ -133,7 +135,7 @@ class GaussianNoise:
 
 
 class JPEGCompression:
-    """Compress as a JPEG file of random quality, and read that.
+    """Compress as JPEG with random quality, and decode it.
 
     Args:
         prob: Probability of applying it.
@@ -150,7 +152,7 @@ class JPEGCompression:
     def __init__(self, prob: Probability = 0.5, quality: tuple[Quality, Quality] = (30, 95)) -> None:
         low, high = ordered("quality", quality, 1)
         if high > 100:
-            raise UsageError(f"the quality of a JPEG is at most 100, not {high}")
+            raise UsageError(f"quality must be at most 100, not {high}")
         self.prob, self.quality = probability(prob), (int(low), int(high))
 
     def __call__(self, sample: Sample, rng: np.random.Generator, *more: Sample) -> Sample:
@@ -169,7 +171,7 @@ class JPEGCompression:
 
 
 class RandomGrayscale:
-    """Take the colour out; the image keeps three channels.
+    """Convert to grey; the image keeps three channels.
 
     Args:
         prob: Probability of applying it.

@@ -1,4 +1,4 @@
-"""Layers of samples on a canvas: what all transforms that mix several images are made of.
+"""Layers of samples on a canvas, on which all mixing transforms are built.
 
     lay([Layer(street), Layer(other, top=40, left=60, mask=cars)], street.size)
 
@@ -49,7 +49,7 @@ def composite(
     pad_val: float | tuple[float, ...] = 0,
     seg_pad_val: int | None = None,
 ) -> Sample:
-    """Return the first layer's sample, changed to what the layers make on a canvas of ``size``.
+    """Return the first layer's sample, with the composition of all layers on a canvas of ``size``.
 
     Args:
         layers: From the bottom to the top.
@@ -58,7 +58,7 @@ def composite(
         seg_pad_val: Fill value of label maps there; 255 when None.
 
     Raises:
-        DataError: When a layer lacks a field of the first, or its images or fields are of another sort.
+        DataError: When a layer lacks a field of the first, or its image or fields have another type.
     """
     first = layers[0].sample
     for layer in layers[1:]:
@@ -114,7 +114,7 @@ def window(sample: Sample, size: Size, rng: np.random.Generator) -> Sample:
 
 
 def require_same_kinds(first: Sample, other: Sample, names: Iterable[str]) -> None:
-    """Refuse to mix images of other channels or types, and samples without the fields ``names`` of the first."""
+    """Check that images have the same channels and dtype, and samples have the fields ``names`` of the first."""
     path = other.meta.get("path")
     if other.image.shape[2:] != first.image.shape[2:] or other.image.dtype != first.image.dtype:
         here, there = ((sample.image.shape[2:], str(sample.image.dtype)) for sample in (first, other))
@@ -129,7 +129,7 @@ def require_same_kinds(first: Sample, other: Sample, names: Iterable[str]) -> No
 
 
 def _listed(layers: Sequence[Layer], size: Size, names: Sequence[str]) -> dict[str, ObjectField]:
-    """Return the object fields of all layers, concatenated and less what is occluded."""
+    """Return the object fields of all layers, concatenated, without occluded parts."""
     top_layer = np.full(size, -1, np.int16)
     for number, layer in enumerate(layers):
         part = top_layer[layer.window]
@@ -139,7 +139,7 @@ def _listed(layers: Sequence[Layer], size: Size, names: Sequence[str]) -> dict[s
 
 
 def _seen(layer: Layer, size: Size, names: Sequence[str], visible: np.ndarray) -> dict[str, ObjectField]:
-    """Return the object fields of a layer in canvas coordinates, less what is occluded."""
+    """Return the object fields of a layer in canvas coordinates, without occluded parts."""
     height, width = layer.sample.size
     shift = geometry.Pad(layer.top, layer.left, size[0] - height - layer.top, size[1] - width - layer.left)
     fields: dict[str, ObjectField] = {name: layer.sample[name].apply(shift, layer.sample.size) for name in names}
@@ -147,7 +147,7 @@ def _seen(layer: Layer, size: Size, names: Sequence[str], visible: np.ndarray) -
     if len(set(counts.values())) > 1:
         raise DataError(f"its fields disagree on the number of objects: {counts}", layer.sample.meta.get("path"))
     masks = {name: mask for name, field in fields.items() if (mask := field.masks(size)) is not None}
-    # Masks know what is left of an object; boxes can only guess.
+    # Masks show the visible part of an object; boxes can only estimate it.
     kept = [fields[name].remaining(visible) for name in masks or fields]
     first_masks = next(iter(masks.values()), None)
     return {

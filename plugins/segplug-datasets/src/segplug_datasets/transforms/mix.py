@@ -1,7 +1,7 @@
 """Two images in one: CutMix, ClassMix, MixUp.
 
-The other sample comes untransformed. ``transforms`` are applied to it first; then it is fitted to the sample: scaled
-up, keeping its aspect ratio, where it is smaller, and cropped at random.
+The other sample is untransformed. ``transforms`` are applied to it first; then it is fitted to the sample: scaled up if
+it is smaller, keeping its aspect ratio, and cropped at random.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class ClassMix(Mixing):
     ) -> None:
         super().__init__(prob, transforms)
         if not 0 < class_ratio <= 1:
-            raise UsageError(f"class_ratio is above 0 and at most 1, not {class_ratio}")
+            raise UsageError(f"class_ratio must be above 0 and at most 1, not {class_ratio}")
         self.class_ratio = class_ratio
 
     def mixed(self, sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
@@ -131,9 +131,9 @@ class MixUp(Mixing):
     The image's share lambda is drawn from Beta(alpha, alpha), and at least one half. Its labels stay, and the field
     ``weight`` is the share of a pixel's class in the blend: 1 where both images have the same label, the share
     where they differ. Where the image has no label (255) the other's is taken, with the other's share. So a loss that
-    applies ``weight``, as all heads' do, is that of the paper less the term of the weaker label where the two disagree.
-    Weights that the samples have are multiplied in. All other fields stay the image's own. A sample that is not
-    mixed gets weights of 1, so that batches hold the same fields.
+    applies ``weight``, as those of all heads do, is that of the paper without the term of the weaker label where the
+    two disagree. Existing weights of the samples are multiplied in. All other fields are the image's. Unmixed samples
+    get weights of 1, so that batches have the same fields.
 
     Args:
         prob: Probability of mixing.
@@ -187,5 +187,5 @@ def _weights(sample: Sample) -> np.ndarray:
 
 def _positive(alpha: float) -> float:
     if alpha <= 0:
-        raise UsageError(f"alpha of a Beta distribution is above 0, not {alpha}")
+        raise UsageError(f"alpha must be above 0, not {alpha}")
     return alpha

@@ -47,7 +47,7 @@ class RandomMosaic:
         seg_pad_val: int = IGNORE,
     ) -> None:
         if min(img_scale) < 1:
-            raise UsageError(f"img_scale is (height, width) in pixels, not {img_scale}")
+            raise UsageError(f"img_scale must be (height, width) in pixels, not {img_scale}")
         if not 0 <= min(center_ratio_range) <= max(center_ratio_range) <= 2:
             raise UsageError(f"center_ratio_range must be within 0 and 2, not {center_ratio_range}")
         self.prob, self.img_scale, self.center_ratio_range = probability(prob), img_scale, center_ratio_range

@@ -47,7 +47,7 @@ class RandomCrop:
         window = self._draw(sample, rng)
         if self.cat_max_ratio == 1 or "seg" not in sample or isinstance(sample["seg"], MultiLabelMap):
             return sample.apply(window)
-        labels = sample["seg"].apply(window, sample.size)  # of the window only: nothing else is resampled
+        labels = sample["seg"].apply(window, sample.size)  # only the window is resampled
         for _ in range(10):
             if self._is_varied(labels.array):
                 break
@@ -89,7 +89,7 @@ class CenterCrop:
 
 
 class RandomFlip:
-    """Mirror.
+    """Flip image and fields.
 
     Args:
         prob: Probability of mirroring, shared evenly among the directions; or one for each.
@@ -167,7 +167,7 @@ class RandomRotate:
         if not turned:
             return sample
         height, width = sample.size
-        # Points are counted from the corner of the first pixel, OpenCV's centre of it is (0, 0).
+        # Our origin is the corner of the first pixel, OpenCV's its centre.
         x, y = (width / 2, height / 2) if self.center is None else (self.center[0] + 0.5, self.center[1] + 0.5)
         to, (new_x, new_y) = sample.size, (x, y)
         cos, sin = math.cos(angle), math.sin(angle)
@@ -188,7 +188,7 @@ class Pad:
         pad_val: Fill value of the border, one or one per channel.
 
     Raises:
-        UsageError: When no goal is given, or both ``size`` and another one.
+        UsageError: Unless either ``size`` or one of the others is given.
     """
 
     needs: ClassVar[int] = 0
