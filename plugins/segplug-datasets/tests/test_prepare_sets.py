@@ -426,8 +426,9 @@ def test_coco_stuff164k(tmp_path: Path) -> None:
 
 def test_coco_stuff164k_where_it_lies(tmp_path: Path) -> None:
     files = {"images/val2017/1.jpg": photo(), "annotations/val2017/1.png": row([3])}
-    for _ in range(2):  # what was made is not taken for labels
-        report = prepare(find("coco_stuff164k"), put(tmp_path, files), tmp_path)
+    source = put(tmp_path, files)  # once: a file written again is converted again
+    for _ in range(2):  # the converted masks are not mistaken for labels
+        report = prepare(find("coco_stuff164k"), source, tmp_path)
     assert (report.failed, report.made, report.kept, report.counts["val"]) == ([], 0, 2, 1)
 
 

@@ -94,8 +94,7 @@ def _check_device(config: Config) -> list[Problem]:
 
 
 def _check_image(runner: Runner, config: Config) -> list[Problem]:
-    """Return which part cannot take what the part before it gives, from an image of as many channels as are normalised
-    on; where that can be known."""
+    """Return the part that cannot process its input, if any, for an image with the channels of ``data.preprocess``."""
     channels, size = runner.preprocessor.mean.numel(), config.get("data", {}).get("crop_size") or (512, 512)
     model, busy, done = runner.model.eval(), list[tuple[str, Any]](), dict[str, Any]()
     parts = dict(_parts(model))
@@ -127,7 +126,7 @@ def _parts(model: Segmentor) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _no_model_of(channels: int, config: Config, reason: str) -> Problem:
-    message = f"the model cannot take images of {channels} channels: {reason}"
+    message = f"the model failed on an image of {channels} channels: {reason}"
     return Problem(message, "model", place_of(config.data, "model"))
 
 
