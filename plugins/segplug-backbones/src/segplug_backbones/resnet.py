@@ -82,6 +82,7 @@ class ResNetArguments(TypedDict, total=False):
     pretrained: str | None
     stem_norm_cfg: NormConfig | None
     stage_norm_cfgs: Sequence[NormConfig | None] | None
+    out_stem: bool
 
 
 class PlainResNetArguments(ResNetArguments, total=False):
@@ -127,6 +128,8 @@ class ResNet(FreezableBackbone):
         stem_norm_cfg: Norm of the stem, such as ``{type: IN, affine: true}`` against changes of colour and contrast;
             ``norm_cfg`` for None.
         stage_norm_cfgs: Norm of each stage; ``norm_cfg`` for None, alone or in the list.
+        out_stem: Return the stem's map of stride 2 as well, before those of ``out_indices``, for decoders that restore
+            fine detail.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -168,6 +171,7 @@ class ResNet(FreezableBackbone):
         pretrained: str | None = None,
         stem_norm_cfg: NormConfig | None = None,
         stage_norm_cfgs: Sequence[NormConfig | None] | None = None,
+        out_stem: bool = False,
     ) -> None:
         super().__init__()
         _check_network(depth, self.variants, num_stages, strides, dilations, style)
@@ -204,8 +208,9 @@ class ResNet(FreezableBackbone):
             )
             self.add_module(f"layer{i + 1}", stage)
             stage_channels.append(base_channels * 2**i * block.expansion)
-        self.channels = tuple(stage_channels[i + 1] for i in self.out_indices)
-        self.strides = tuple(4 * math.prod(strides[: i + 1]) for i in self.out_indices)
+        self.out_stem = out_stem
+        self.channels = (stem_channels,) * out_stem + tuple(stage_channels[i + 1] for i in self.out_indices)
+        self.strides = (2,) * out_stem + tuple(4 * math.prod(strides[: i + 1]) for i in self.out_indices)
         if zero_init_residual:
             zero_last_norms(self)
         self.freeze_stages()
@@ -221,14 +226,14 @@ class ResNet(FreezableBackbone):
         return [getattr(self, f"layer{i + 1}") for i in range(self.num_stages)]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps of ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
-        x = self.stem(images) if self.deep_stem else self.relu(self.norm1(self.conv1(images)))
-        x = self.maxpool(x)
+        """Return the maps of ``out_stem`` and ``out_indices``, (N, channels[i], ~H / strides[i], ~W / strides[i])."""
+        stem = self.stem(images) if self.deep_stem else self.relu(self.norm1(self.conv1(images)))
+        x = self.maxpool(stem)
         outputs = []
         for stage in self.stages:
             x = stage(x)
             outputs.append(x)
-        return tuple(outputs[i] for i in self.out_indices)
+        return (stem,) * self.out_stem + tuple(outputs[i] for i in self.out_indices)
 
     def frozen_modules(self) -> list[nn.Module]:
         if self.frozen_stages < 0:

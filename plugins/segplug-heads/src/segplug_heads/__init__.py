@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from segplug_heads.heads.setr_mla_head import SETRMLAHead as SETRMLAHead
     from segplug_heads.heads.setr_up_head import SETRUPHead as SETRUPHead
     from segplug_heads.heads.stdc_head import STDCHead as STDCHead
+    from segplug_heads.heads.unet_head import UNetHead as UNetHead
     from segplug_heads.heads.uper_head import UPerHead as UPerHead
     from segplug_heads.heads.vpd_depth_head import VPDDepthHead as VPDDepthHead
     from segplug_heads.losses.boundary_loss import BoundaryLoss as BoundaryLoss
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from segplug_heads.losses.query_losses import QueryDiceLoss as QueryDiceLoss
     from segplug_heads.losses.query_losses import QueryFocalLoss as QueryFocalLoss
     from segplug_heads.losses.silog_loss import SiLogLoss as SiLogLoss
+    from segplug_heads.losses.soft_dice_loss import SoftDiceLoss as SoftDiceLoss
     from segplug_heads.losses.tversky_loss import TverskyLoss as TverskyLoss
     from segplug_heads.losses.weighted_sum import WeightedSum as WeightedSum
     from segplug_heads.necks.feature_pyramid import Feature2Pyramid as Feature2Pyramid
@@ -166,8 +168,10 @@ _HOMES = {
     "SiLogLoss": "losses.silog_loss",
     "SiamEncoderDecoder": "segmentors.siam_encoder_decoder",
     "SideAdapterCLIPHead": "heads.san_head",
+    "SoftDiceLoss": "losses.soft_dice_loss",
     "TransformerEncoderPixelDecoder": "parts.pixel_decoder",
     "TverskyLoss": "losses.tversky_loss",
+    "UNetHead": "heads.unet_head",
     "UPerHead": "heads.uper_head",
     "VPDDepthHead": "heads.vpd_depth_head",
     "WeightedSum": "losses.weighted_sum",
