@@ -55,7 +55,9 @@ class UNet(nn.Module):
             for index in range(count):
                 layers.append(InvertedResidual(inputs, outputs, stride if index == 0 else 1, expand))
                 inputs = outputs
-        self.stages = nn.ModuleList([nn.Sequential(*layers[a:b]) for a, b in ((0, 2), (2, 4), (4, 7), (7, 14), (14, 18))])
+        self.stages = nn.ModuleList(
+            [nn.Sequential(*layers[a:b]) for a, b in ((0, 2), (2, 4), (4, 7), (7, 14), (14, 18))]
+        )
         inputs, blocks = 320, []
         for outputs, skip in zip(widths, (96, 32, 24, 16, 0), strict=True):
             blocks.append(nn.Sequential(*conv_bn(inputs + skip, outputs), *conv_bn(outputs, outputs)))

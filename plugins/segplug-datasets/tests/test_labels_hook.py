@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -122,3 +123,13 @@ def test_a_hook_of_the_config_s_own_takes_the_place_of_the_data_set_s(tmp_path: 
     own = LabelsHook(samples=0)
     runner = run(tmp_path, data(tmp_path, of(0, 255)), hooks=[own])
     assert [hook for hook in runner.hooks.hooks if isinstance(hook, LabelsHook)] == [own]
+
+
+def test_classes_that_are_not_found_are_named_from_half_of_the_training_on(caplog: pytest.LogCaptureFixture) -> None:
+    metrics = {"mIoU": 45.0, "IoU.ground": 90.0, "IoU.crack": 0.0, "IoU.sky": float("nan")}
+    settings = {"labels": SimpleNamespace(classes=CLASSES), "is_main": True, "max_iterations": 100}
+    for iteration in (49, 50):
+        caplog.clear()
+        LabelsHook().after_validation(SimpleNamespace(iteration=iteration, **settings), metrics)
+        named = [record.getMessage() for record in caplog.records]
+        assert [message.partition(" not found")[0] for message in named] == ["val: crack"] * (iteration == 50)

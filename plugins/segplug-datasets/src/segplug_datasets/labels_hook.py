@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,8 @@ class LabelsHook:
     contain a single class: a set with a single class, besides ignored pixels, ends the run; mostly ignored pixels and
     images without a labelled pixel are reported. After an epoch, classes missing in all training labels are named;
     after a validation, those without ground truth, which no metric covers. A validation with a single class ends the
-    run, as it cannot rank models. Every data set of this package adds this hook.
+    run, as it cannot rank models. From half of the training on, classes with an IoU of 0 are named. Every data set of
+    this package adds this hook.
 
     Args:
         samples: Number of samples of each set to inspect before training; 0 inspects none and stops nothing.
@@ -123,8 +125,8 @@ class LabelsHook:
             self._truth.add(array, "")  # type: ignore[union-attr]
 
     @hookimpl
-    def after_validation(self, run: Run) -> None:
-        """Check the counted ground truth.
+    def after_validation(self, run: Run, metrics: dict[str, float]) -> None:
+        """Check the counted ground truth, and from half of the training on name the classes that are not found.
 
         Raises:
             DataError: When it has at most a single class besides ignored pixels.
@@ -135,6 +137,8 @@ class LabelsHook:
                 raise _stopped(run, "val", self._truth)
             _report_missing(run, "val", self._truth.pixels, "have no ground truth on this rank; no metric covers")
         self._truth, self._truth_is_known = None, True
+        if run.is_main and 2 * run.iteration >= run.max_iterations:
+            _report_not_found(run.labels.classes, metrics)
 
     def _inspect(self, run: Run, name: str, dataset: Dataset) -> None:
         count = len(dataset)
@@ -177,6 +181,16 @@ def _report_missing(run: Run, part: str, pixels: np.ndarray, what: str) -> None:
     names = [name for name, count in zip(run.labels.classes, pixels, strict=True) if not count]
     if names and run.is_main:
         log.warning("%s: %s %s", part, ", ".join(names[:12]) + ", ..." * (len(names) > 12), what)
+
+
+def _report_not_found(classes: Sequence[str], metrics: Mapping[str, float]) -> None:
+    """Warn of classes whose IoU is 0; that of a class without ground truth or prediction is NaN."""
+    if names := [name for name in classes if metrics.get(f"IoU.{name}") == 0]:
+        log.warning(
+            "val: %s not found on any pixel (IoU 0). For a class that is rare: class_weight: auto, or "
+            "loss_decode: [{type: CrossEntropyLoss}, {type: SoftDiceLoss}]; more iterations, larger images",
+            ", ".join(names[:12]) + ", ..." * (len(names) > 12),
+        )
 
 
 def _are_classes(labels: np.ndarray, run: Run) -> bool:
