@@ -56,6 +56,8 @@ def train(case: Mapping[str, Any], report: Report, noise_seed: int | None = None
     without_dropout(model.train())
     optimizer = make_optimizer(model, case["optim_wrapper"])
     schedules = [build("schedules", dict(spec)) for spec in case["param_scheduler"]]
+    for schedule in schedules:
+        schedule.bind(len(case["iters"]))
     images, targets = _batch(case)
     results: Results = {}
     for iteration, facts in enumerate(case["iters"]):
