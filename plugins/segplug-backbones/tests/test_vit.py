@@ -84,7 +84,7 @@ def test_layers_are_counted_from_the_embeddings():
     names = ["pos_embed", "patch_embed.projection.weight", "ln_pre.bias", "layers.0.ln1.weight", "layers.2.ln2.bias"]
     assert [backbone.layer_of(name, 3) for name in names] == [0, 0, 0, 1, 3]
     assert backbone.layer_of("ln1.weight", 3) is None
-    with pytest.raises(ConfigError, match="no stages"):
+    with pytest.raises(ConfigError, match="no numbered stages"):
         backbone.layer_of("pos_embed", 3, stage_wise=True)
 
 
