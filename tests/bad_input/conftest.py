@@ -19,7 +19,7 @@ import yaml
 
 from segplug_datasets import image
 
-sys.path[:0] = map(str, Path(__file__).parents[:2])  # for what is a command and a test's helper
+sys.path[:0] = map(str, Path(__file__).parents[:2])  # for the fuzzing scripts and `forked`
 from forked import Forked  # noqa: E402
 
 SIZE = (32, 48)
@@ -28,28 +28,28 @@ CLASSES = ["ground", "sky", "wall"]
 
 @pytest.fixture(autouse=True, scope="session")
 def needs() -> None:
-    """Skip all of this where there is no torch, or no plugin to make a model and data of."""
+    """Skip these tests without torch, or without the plugins of the model and the data."""
     for package in ("torch", "segplug_backbones", "segplug_heads", "segplug_datasets"):
         pytest.importorskip(package)
 
 
 @dataclass
 class Outcome:
-    """What a command did."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
     err: str
 
-    def must_fail(self, code: int, *says: str) -> str:
-        """Check that it ended with ``code`` and one message, without a traceback, that says all of ``says``."""
+    def must_fail(self, code: int, *parts: str) -> str:
+        """Check for the exit code, and one message without traceback that contains all ``parts``; return it."""
         assert self.code == code, self.out + self.err
         begins = [line for line in self.err.splitlines() if line.startswith(("Error:", "Traceback"))]
         assert len(begins) == 1, self.err
         assert begins[0].startswith("Error:"), self.err
         message = self.err[self.err.index("Error:") :]
-        for words in says:
-            assert words in message, message
+        for part in parts:
+            assert part in message, message
         return message
 
 
@@ -58,7 +58,7 @@ Command = Callable[..., Outcome]
 
 @pytest.fixture
 def seg_kernel(capfd: pytest.CaptureFixture[str]) -> Command:
-    """Run the command line in this process; an exception that it lets through fails the test."""
+    """Run the command line in this process; an uncaught exception fails the test."""
     from segkernel.cli import main
 
     def run(*arguments: object) -> Outcome:
@@ -73,7 +73,7 @@ def seg_kernel(capfd: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture
 def start(project: Path) -> Callable[..., Forked]:
-    """Start the command line in a process of its own, in the project's folder."""
+    """Start the command line in a separate process, in the project's folder."""
 
     def begin(*arguments: object, before: Callable[[], object] | None = None) -> Forked:
         return Forked(arguments, project, before=before)
@@ -83,7 +83,7 @@ def start(project: Path) -> Callable[..., Forked]:
 
 @pytest.fixture
 def finish() -> Callable[[Forked], Outcome]:
-    """Wait for a process; the time only ends a test that hangs, on a busy machine too."""
+    """Wait for a process; the timeout is only for tests that hang."""
 
     def wait(process: Forked) -> Outcome:
         return Outcome(process.wait(), process.out(), process.err())
@@ -93,7 +93,7 @@ def finish() -> Callable[[Forked], Outcome]:
 
 @pytest.fixture
 def run_limited(project: Path) -> Callable[..., Outcome]:
-    """Run the command line where writing past ``size`` bytes of a file fails, as on a full disk."""
+    """Run the command line with a limit of ``size`` bytes per file, which fails like a full disk."""
     resource = pytest.importorskip("resource", reason="limits are POSIX")
 
     def run(size: int, *arguments: str) -> Outcome:
@@ -107,7 +107,7 @@ def run_limited(project: Path) -> Callable[..., Outcome]:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder, entered, with four images and masks and ``tiny.yaml``, a config that trains on them."""
+    """The working directory, with four images and masks and ``tiny.yaml``, a config that trains on them."""
     folder = tmp_path / "project"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -119,7 +119,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run directory of a run of ``tiny.yaml`` that is over."""
+    """The run directory of a finished run of ``tiny.yaml``."""
     from segkernel import run
 
     folder = tmp_path_factory.mktemp("finished")
@@ -143,7 +143,7 @@ def trained(project: Path, finished: Path) -> Path:
 
 @pytest.fixture
 def tiny() -> SimpleNamespace:
-    """The means of making further input."""
+    """Helpers to create more input."""
     return SimpleNamespace(config=tiny_config, write_pair=write_pair, size=SIZE, classes=CLASSES)
 
 
@@ -155,7 +155,7 @@ def write_pair(folder: Path, name: str, size: tuple[int, int] = SIZE) -> None:
 
 
 def tiny_config() -> dict[str, Any]:
-    """Return a config whose run takes a moment."""
+    """Return a config whose run takes less than a few seconds."""
     data = {"type": "FolderDataset", "images": "images", "masks": "masks", "classes": CLASSES}
     return {
         "model": {

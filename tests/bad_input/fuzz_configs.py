@@ -1,10 +1,10 @@
-"""Configs that somebody got wrong: values of other types and out of range, keys that are gone, misspelt or elsewhere.
+"""Fuzz configs: values of wrong types and out of range, keys that are removed, misspelt or moved.
 
     python tests/bad_input/fuzz_configs.py --count 5000 --seed 1
-    python tests/bad_input/fuzz_configs.py --count 300 --fit quickstart     # with the checks of parts, which build
+    python tests/bad_input/fuzz_configs.py --count 300 --fit quickstart     # with plugins' checks, which build parts
 
-Each mutated config is loaded and checked as ``config check`` does. Whatever is wrong has to come out as one of our
-errors, within seconds; anything else is printed, with what was changed. Exit code 1 when there was any.
+Each mutated config is loaded and checked as by ``config check``, which must report errors as a SegKernelError, within
+seconds. Other exceptions and slow checks are printed with the mutation; the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ VALUES: tuple[Any, ...] = (
     *({}, {"type": "Gone"}, {"type": 5}, {"type": None}, {"x": 1}, {1: 2}, {"type": "CrossEntropyLoss"}),
 )
 SLOWEST = 2.0
-"""Seconds that an answer may take."""
+"""Longest time of a check in seconds."""
 
 Path = tuple[Any, ...]
 
 
 @dataclass
 class Outcome:
-    """What became of a mutated config: ``answer`` is empty where nothing was found to be wrong."""
+    """Result of checking a mutated config: ``answer`` is empty if it is valid."""
 
     change: str
     answer: str
@@ -49,19 +49,19 @@ class Outcome:
 
     @property
     def is_bad(self) -> bool:
-        """Whether it ended in another exception than ours, or took too long."""
+        """Whether it raised another exception than ours, or took too long."""
         return bool(self.crash) or self.seconds > SLOWEST
 
 
 def places(node: Any, path: Path = ()) -> Iterator[Path]:
-    """Yield the path of every value, the containers' before what is in them."""
+    """Yield the path of every value, containers before their items."""
     for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
         yield (*path, key)
         yield from places(value, (*path, key))
 
 
 def mutate(config: dict[str, Any], draw: random.Random) -> tuple[dict[str, Any], str]:
-    """Return a copy of a config with one thing changed, and what that was."""
+    """Return a copy of a config with one mutation, and a description of the mutation."""
     result = copy.deepcopy(config)
     path = draw.choice(list(places(result)))
     parent: Any = result
@@ -85,7 +85,7 @@ def mutate(config: dict[str, Any], draw: random.Random) -> tuple[dict[str, Any],
 
 
 def examine(config: dict[str, Any], change: str, fit: bool = False) -> Outcome:
-    """Load and check a config; with ``fit``, by the checks of plugins, too, which build what is in order."""
+    """Load and check a config; with ``fit``, also with the plugins' checks, which build parts of valid configs."""
     start, answer, crash = time.perf_counter(), "", ""
     try:
         loaded = load_config(config)
@@ -94,13 +94,13 @@ def examine(config: dict[str, Any], change: str, fit: bool = False) -> Outcome:
         answer = "\n".join(map(str, problems))
     except SegKernelError as error:
         answer = str(error)
-    except Exception as error:  # this is what is looked for
+    except Exception as error:  # the faults that fuzzing searches for
         crash = f"{type(error).__name__}: {error}"
     return Outcome(change, answer, time.perf_counter() - start, crash)
 
 
 def fuzz(names: Sequence[str], count: int, seed: int, fit: bool = False) -> Iterator[Outcome]:
-    """Yield what became of ``count`` mutations of packaged configs."""
+    """Yield the outcomes of ``count`` mutations of packaged configs."""
     draw = random.Random(seed)
     configs = [plain(load_config(name).data) for name in names]
     for _ in range(count):
@@ -108,14 +108,14 @@ def fuzz(names: Sequence[str], count: int, seed: int, fit: bool = False) -> Iter
 
 
 def plain(value: Any) -> Any:
-    """Return a config's values without the marks of where they were written."""
+    """Return the values of a config without the marks of their positions."""
     if isinstance(value, dict):
         return {key: plain(entry) for key, entry in value.items()}
     return [plain(entry) for entry in value] if isinstance(value, list) else value
 
 
 def main() -> int:
-    """Run as a command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)

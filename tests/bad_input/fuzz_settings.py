@@ -1,8 +1,8 @@
-"""Values outside their range, for every argument of an installed component whose annotation has one.
+"""Check values out of range, for every argument of an installed component whose annotation has a range.
 
     python tests/bad_input/fuzz_settings.py
 
-The check has to refuse each with one message that names the key, the value and the range. Exit code 1 when it does not.
+Each must be refused with one message that contains the key, the value and the range. Exit code 1 if any is not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GROUPS = (
     *("optimizers", "parameter_groups", "schedules", "hooks", "exporters"),
 )
 Setting = tuple[Any, str, Any]
-"""What takes the argument, its name, and a value outside its range."""
+"""Component or section, argument name, and a value outside its range."""
 
 
 def settings() -> Iterator[Setting]:
@@ -40,7 +40,7 @@ def settings() -> Iterator[Setting]:
 
 
 def outside(annotation: Any) -> Iterator[Any]:
-    """Yield values of the right type that break a bound; of a union, those that no other arm takes."""
+    """Yield values of the right type that violate a bound; of a union, those that no other member accepts."""
     kind, constraints = unwrap(annotation)
     if get_origin(kind) in UNIONS:
         for arm in get_args(kind):
@@ -67,7 +67,7 @@ def _taken(value: Any, arms: list[Any]) -> bool:
 
 
 def _records(target: Any) -> Iterator[Any]:
-    """Yield a record and those that its values may be."""
+    """Yield a record and the records among its values."""
     yield target
     for parameter in signature(target).values():
         kind = unwrap(parameter.annotation)[0]
@@ -77,7 +77,7 @@ def _records(target: Any) -> Iterator[Any]:
 
 
 def complaint(setting: Setting) -> str:
-    """Return what is wrong with the answer to a setting; "" when it is one message with key, value and range."""
+    """Return what is wrong with the response to a setting; "" if it is one message with key, value and range."""
     target, name, value = setting
     problems = [
         problem for problem in check(target, {name: value}) if not problem.message.startswith("missing argument")
@@ -91,11 +91,11 @@ def complaint(setting: Setting) -> str:
 
 
 def main() -> int:
-    """Run as a command."""
+    """Run the command."""
     found = list(settings())
     wrong = [text for text in map(complaint, found) if text]
     print("\n".join(wrong))
-    print(f"{len(found)} settings: {len(wrong)} not refused as they should be")
+    print(f"{len(found)} settings: {len(wrong)} not refused correctly")
     return int(bool(wrong))
 
 

@@ -1,4 +1,4 @@
-"""Files that are no checkpoint, or not the one that is wanted."""
+"""Files that are not checkpoints, or checkpoints of another model."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ WAYS = {
 
 @pytest.mark.parametrize("case", UNREADABLE)
 @pytest.mark.parametrize("way", WAYS)
-def test_a_file_that_is_no_checkpoint_is_refused(trained, seg_kernel, way, case):
-    make, says = UNREADABLE[case]
+def test_a_file_that_is_not_a_checkpoint_is_refused(trained, seg_kernel, way, case):
+    make, message = UNREADABLE[case]
     make(trained)
-    seg_kernel(*WAYS[way]).must_fail(1, says)
+    seg_kernel(*WAYS[way]).must_fail(1, message)
     assert not Path("executed").exists()
     assert not list(Path("other").glob("**/*.pt"))
 
@@ -68,13 +68,13 @@ def test_weights_of_another_model_are_refused(trained, seg_kernel, way):
     seg_kernel(*WAYS[way]).must_fail(1, "x.pt", FIT, "some.layer.weight")
 
 
-def test_fine_tuning_refuses_weights_of_which_nothing_fits(trained, seg_kernel):
+def test_fine_tuning_refuses_weights_without_a_match(trained, seg_kernel):
     torch.save({"some.layer.weight": torch.zeros(3)}, "x.pt")
     seg_kernel(*WAYS["load_from"]).must_fail(1, "x.pt: no tensor in the file fits", "some.layer.weight")
 
 
 @pytest.mark.parametrize("arguments", [["test", "tiny.yaml"], ["run", "tiny.yaml", "--resume"]], ids=" ".join)
-def test_a_checkpoint_of_another_size_of_model_is_refused(trained, seg_kernel, arguments):
+def test_a_checkpoint_of_a_model_of_another_size_is_refused(trained, seg_kernel, arguments):
     done = seg_kernel(*arguments, trained, *OTHER, "--work-dir", "other")
     done.must_fail(1, str(trained), FIT, "(4, 4, 3, 3) in the file, (8, 4, 3, 3) in the model")
 
@@ -93,7 +93,7 @@ def test_weights_without_their_config_need_one(trained, seg_kernel, way):
     seg_kernel(*WAYS[way]).must_fail(1, "x.pt", "config")
 
 
-def test_a_checkpoint_whose_plugin_is_gone_says_so(trained, seg_kernel):
+def test_the_missing_component_of_a_checkpoint_is_named(trained, seg_kernel):
     changed(trained, meta={"config": {"model": {"type": "Gone"}}})
     seg_kernel(*WAYS["predict"]).must_fail(2, "'Gone'")
 
@@ -110,10 +110,10 @@ RESUMES = {
 
 
 @pytest.mark.parametrize("case", RESUMES)
-def test_a_checkpoint_that_cannot_be_resumed_says_why(trained, seg_kernel, case):
-    make, code, says = RESUMES[case]
+def test_the_reason_why_a_checkpoint_cannot_be_resumed_is_named(trained, seg_kernel, case):
+    make, code, reason = RESUMES[case]
     make(trained)
-    seg_kernel(*WAYS["resume"], "schedule.iterations=3").must_fail(code, "x.pt", says, "load_from: x.pt")
+    seg_kernel(*WAYS["resume"], "schedule.iterations=3").must_fail(code, "x.pt", reason, "load_from: x.pt")
 
 
 def test_another_optimizer_is_not_resumed(trained, seg_kernel):
@@ -121,7 +121,7 @@ def test_another_optimizer_is_not_resumed(trained, seg_kernel):
     seg_kernel("run", "tiny.yaml", "--resume", *changes).must_fail(1, str(trained), "optimizer", "betas")
 
 
-def test_there_is_nothing_to_resume(project, seg_kernel):
+def test_resuming_without_a_checkpoint_is_refused(project, seg_kernel):
     seg_kernel("run", "tiny.yaml", "--resume").must_fail(1, "run: no checkpoint to resume from")
 
 
@@ -133,8 +133,8 @@ def test_resume_finds_the_run_where_the_config_puts_it(trained, seg_kernel):
     assert "iterations: 3" in Path("run/config_from_0000002.yaml").read_text()
 
 
-def test_a_run_does_not_write_over_another(trained, seg_kernel):
-    def files():  # the lock says who was there
+def test_a_run_does_not_overwrite_another(trained, seg_kernel):
+    def files():  # the lock file may change
         return {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file() and path.name != ".lock"}
 
     before = files()
@@ -142,7 +142,7 @@ def test_a_run_does_not_write_over_another(trained, seg_kernel):
     assert before == files()
 
 
-def test_a_test_leaves_the_record_of_the_run_as_it_is(trained, seg_kernel, caplog):
+def test_a_test_does_not_change_the_record_of_the_run(trained, seg_kernel, caplog):
     caplog.set_level("INFO")
     before = Path("run/config.yaml").read_bytes()
     assert seg_kernel("test", trained, "+seed=7").code == 0

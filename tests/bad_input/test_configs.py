@@ -1,4 +1,4 @@
-"""Configs that cannot be used: the file, the keys, the values."""
+"""Invalid configs: files, keys and values."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ FILES = {
 
 @pytest.mark.parametrize("case", FILES)
 @pytest.mark.parametrize("command", [["run"], ["test"], ["config", "show"], ["config", "check"]], ids=" ".join)
-def test_a_file_that_is_no_config_is_refused(project, seg_kernel, command, case):
+def test_a_file_that_is_not_a_config_is_refused(project, seg_kernel, command, case):
     if case == "nothing set" and command[0] == "config":
-        pytest.skip("an unfinished config can be shown, and what there is of it is right")
-    content, *says = FILES[case]
+        pytest.skip("an incomplete config can be shown and checked")
+    content, *parts = FILES[case]
     Path("y.yaml").write_text("_base_: x.yaml")
     if content is not None:
         Path("x.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
-    seg_kernel(*command, "x.yaml").must_fail(2, *says)
+    seg_kernel(*command, "x.yaml").must_fail(2, *parts)
     assert not Path("executed").exists()
 
 
@@ -102,7 +102,7 @@ CHANGES = {
     "data.train_transforms=[{type: RandomCrop, crop_size: [0, 4]}]": "data.train_transforms[0]",
     "+data.eval_transforms=[{type: Resize, scale: [0, 9]}]": "data.eval_transforms[0]",
     "hooks=[{type: CheckpointHook, interval: 0}]": "hooks[0].interval: expected int (1 or more)",
-    # what does not fit together
+    # parts that do not fit together
     "model.decode_head.num_classes=5": "data.train: FolderDataset has 3 classes, the model predicts 5",
     "+data.num_classes=9": "data.num_classes: 9, but FolderDataset has 3 classes",
     "data.val.classes=[a, b]": "data.val",
@@ -112,22 +112,22 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_run_refuses_what_cannot_be(project, seg_kernel, change):
+def test_a_run_refuses_an_invalid_config(project, seg_kernel, change):
     message = seg_kernel("run", "tiny.yaml", change).must_fail(2, CHANGES[change])
     assert "Marked" not in message
     assert not list(Path("run").glob("checkpoints/*"))
 
 
-def test_all_that_is_wrong_is_said_at_once(project, seg_kernel):
+def test_all_errors_are_reported_together(project, seg_kernel):
     changes = ["model.decode_head.channels=abc", "+optim.lr=1", "+data.vall=1", "hooks=[{type: Nope}]"]
     seg_kernel("run", "tiny.yaml", *changes).must_fail(2, "'abc'", "optim.lr", "data.vall", "'Nope'")
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "banana"])
-def test_a_device_that_is_not_there_is_refused(project, seg_kernel, name):
+def test_an_unavailable_device_is_refused(project, seg_kernel, name):
     seg_kernel("run", "tiny.yaml", "--device", name).must_fail(2, "engine: ", f"device '{name}' is not available")
 
 
 @pytest.mark.parametrize("arguments", [["nope"], ["plugins", "show", "nope"], ["models", "nope"], ["run", "nope"]])
-def test_what_is_not_there_is_named(project, seg_kernel, arguments):
+def test_unknown_names_are_reported(project, seg_kernel, arguments):
     seg_kernel(*arguments).must_fail(2, "'nope'")

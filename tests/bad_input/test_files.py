@@ -1,4 +1,4 @@
-"""Images and masks that cannot be used."""
+"""Unusable images and masks."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ def cut(path: str) -> None:
 
 
 @pytest.mark.parametrize("case", CHANGES)
-def test_a_run_names_what_it_cannot_use(project, seg_kernel, case):
-    change, says = CHANGES[case]
+def test_a_run_names_the_unusable_file(project, seg_kernel, case):
+    change, message = CHANGES[case]
     change()
-    seg_kernel("run", "tiny.yaml").must_fail(1, says)
+    seg_kernel("run", "tiny.yaml").must_fail(1, message)
 
 
 @pytest.mark.parametrize("case", CHANGES)
-def test_so_does_a_test(trained, seg_kernel, case):
-    change, says = CHANGES[case]
+def test_a_test_names_the_unusable_file(trained, seg_kernel, case):
+    change, message = CHANGES[case]
     change()
-    seg_kernel("test", "tiny.yaml", trained, "--work-dir", "test").must_fail(1, says)
+    seg_kernel("test", "tiny.yaml", trained, "--work-dir", "test").must_fail(1, message)
 
 
 def test_training_stops_when_nothing_can_be_read(project, seg_kernel):
@@ -62,7 +62,7 @@ def test_training_stops_when_nothing_can_be_read(project, seg_kernel):
     assert message.count("images/1.png") == 1
 
 
-def test_what_was_trained_is_kept_when_validation_cannot_read_a_file(project, seg_kernel):
+def test_the_checkpoint_is_kept_when_validation_cannot_read_a_file(project, seg_kernel):
     whole = Path("images/1.png").read_bytes()
     cut("images/1.png")
     seg_kernel("run", "tiny.yaml").must_fail(1, "images/1.png")
@@ -83,21 +83,21 @@ def test_a_grey_mask_saved_in_colour_is_read(project, seg_kernel):
     assert seg_kernel("run", "tiny.yaml").code == 0
 
 
-def test_images_of_different_sizes_go_into_one_batch(project, seg_kernel, tiny):
+def test_images_of_different_sizes_are_batched(project, seg_kernel, tiny):
     tiny.write_pair(project, "other", (64, 40))
     assert seg_kernel("run", "tiny.yaml").code == 0
 
 
-def test_a_crop_larger_than_the_images_takes_what_there_is(project, seg_kernel):
+def test_a_crop_larger_than_the_images_is_accepted(project, seg_kernel):
     crop = "data.train_transforms=[{type: RandomCrop, crop_size: [64, 96]}]"
     assert seg_kernel("run", "tiny.yaml", crop).code == 0
 
 
-def test_a_list_of_no_names_is_refused(project, seg_kernel):
+def test_an_empty_list_of_names_is_refused(project, seg_kernel):
     Path("empty.txt").touch()
     seg_kernel("run", "tiny.yaml", "+data.val.split=empty.txt").must_fail(1, "empty.txt: the list of names is empty")
 
 
-def test_a_set_without_masks_is_not_measured(trained, seg_kernel):
+def test_a_set_without_masks_is_not_evaluated(trained, seg_kernel):
     done = seg_kernel("test", "tiny.yaml", trained, "~data.test.masks", "--work-dir", "test")
     done.must_fail(1, "images/0.png", "evaluate.format_only: true")

@@ -1,7 +1,7 @@
-"""A thousand damaged images and masks: each gives a sample or one error, never a crash, a hang or a huge allocation.
+"""A thousand damaged images and masks: each returns a sample or raises one error, without a crash, hang or large
+allocation.
 
-They are read in a process of their own, which says after each file what came of it: one that dies, or takes too long,
-is known by the last line.
+A separate process reads them and prints a line per file, so that the last line shows which file killed or blocked it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from segplug_datasets import image
 
 COUNT = 1000
 SECONDS = 55  # for all of them
-LARGEST = 150  # MiB that reading may take at most, beside what the process takes anyway
+LARGEST = 150  # MiB by which reading may increase the memory of the process
 SUFFIXES = (".png", ".jpg", ".tif", ".bmp", ".webp")
 SIZE = (40, 56)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def needs() -> None:
-    """Skip where there is no data set; torch, which the other tests of this folder need, is not used here."""
+    """Skip without segplug-datasets; unlike the other tests of this folder, these do not need torch."""
     pytest.importorskip("segplug_datasets")
 
 
@@ -92,7 +92,7 @@ def truncate(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def truncate_but_end(data: bytes, rng: np.random.Generator) -> bytes:
-    """Cut a part out of the middle: header and end mark stay."""
+    """Cut a part out of the middle, and keep header and end marker."""
     start, end = sorted(rng.integers(10, len(data) - 2, 2).tolist())
     return data[:start] + data[end:]
 
@@ -109,7 +109,7 @@ def insert_noise(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def huge(data: bytes, rng: np.random.Generator) -> bytes:
-    """Claim thousands of pixels each way, with right checksums, where the format has its size."""
+    """Write huge sizes into the header, with correct checksums."""
     width, height = (int(rng.choice([2**14 - 1, 30_000, 65_535, 2**31 - 1, 1])) for _ in range(2))
     changed = bytearray(data)
     if data.startswith(b"\x89PNG"):
@@ -147,7 +147,7 @@ MUTATIONS: dict[str, Mutation] = {
 
 
 def write_damaged(folder: Path) -> list[str]:
-    """Write `COUNT` pairs of which the image or the mask is damaged; return what was done to each."""
+    """Write `COUNT` pairs of which the image or the mask is damaged; return the kind of damage of each."""
     rng, sound = np.random.default_rng(20261121), sound_files()
     done = []
     for number in range(COUNT):
@@ -186,35 +186,35 @@ for index in range(len(dataset)):
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], list[list]]:
-    """What was done to each file, and what came of reading it."""
-    pytest.importorskip("resource", reason="the memory of a process is known on Unix only")
+    """The damage of each file, and the result of reading it."""
+    pytest.importorskip("resource", reason="the memory of a process is only measured on Unix")
     folder = tmp_path_factory.mktemp("damaged")
     for kind in ("images", "masks"):
         (folder / kind).mkdir()
     done = write_damaged(folder)
     command = [sys.executable, "-c", READ, str(folder)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-    results = [json.loads(line) for line in ended.stdout.splitlines()]
-    if ended.returncode:
+    process = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    results = [json.loads(line) for line in process.stdout.splitlines()]
+    if process.returncode:
         last = done[len(results)] if len(results) < len(done) else "at the end"
-        pytest.fail(f"ended with {ended.returncode} after {len(results)} files; {last}\n{ended.stderr[-2000:]}")
+        pytest.fail(f"exit code {process.returncode} after {len(results)} files; {last}\n{process.stderr[-2000:]}")
     return done, results
 
 
-def test_every_file_gives_a_sample_or_one_error(damaged: tuple[list[str], list[list]]) -> None:
+def test_every_file_returns_a_sample_or_raises_one_error(damaged: tuple[list[str], list[list]]) -> None:
     done, results = damaged
     assert len(results) == len(done) == COUNT
     refused = [result for _, result, _, _ in results if isinstance(result, str)]
     assert 400 < len(refused) < COUNT - 50  # some damage leaves a file readable
     for index, result, _, _ in results:
         if isinstance(result, str):
-            assert f"{index:04d}." in result, result  # it names the file
+            assert f"{index:04d}." in result, result  # the message names the file
         else:
             assert result[0][:2] == result[1]
             assert result[2] == "uint8"
 
 
-def test_nothing_takes_long_or_much_memory(damaged: tuple[list[str], list[list]]) -> None:
+def test_time_and_memory_are_bounded(damaged: tuple[list[str], list[list]]) -> None:
     done, results = damaged
     slowest = max(results, key=lambda result: result[2])
     assert slowest[2] < 5, (done[slowest[0]], slowest)
@@ -222,14 +222,14 @@ def test_nothing_takes_long_or_much_memory(damaged: tuple[list[str], list[list]]
     assert growth < LARGEST, [(done[i], peak) for i, _, _, peak in results if peak - results[0][3] > LARGEST][:3]
 
 
-def test_every_kind_of_damage_was_done(damaged: tuple[list[str], list[list]]) -> None:
+def test_every_kind_of_damage_occurs(damaged: tuple[list[str], list[list]]) -> None:
     done, _ = damaged
     kinds = Counter(entry.split(" images")[0].split(" masks")[0] for entry in done)
     assert set(kinds) == {*MUTATIONS, "swapped"}
     assert min(kinds.values()) > 50
 
 
-def test_a_jpeg_that_claims_more_than_its_bytes_hold_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_jpeg_with_too_few_bytes_for_its_size_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     data = bytearray(encode(".jpg", np.full((*SIZE, 3), 90, np.uint8)))
     start = data.find(b"\xff\xc0")
@@ -240,7 +240,7 @@ def test_a_jpeg_that_claims_more_than_its_bytes_hold_is_refused_at_once(tmp_path
             read(path)
 
 
-def test_a_png_whose_chunk_claims_more_than_there_is_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_png_with_a_chunk_longer_than_the_file_is_refused(tmp_path: Path) -> None:
     data = bytearray(encode(".png", np.full((*SIZE, 3), 90, np.uint8)))
     data[data.find(b"IDAT") - 4] = 0x40  # a gigabyte
     (tmp_path / "a.png").write_bytes(bytes(data))
@@ -249,7 +249,7 @@ def test_a_png_whose_chunk_claims_more_than_there_is_is_refused_at_once(tmp_path
 
 
 @pytest.mark.parametrize("options", [[], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_OPTIMIZE, 1]])
-def test_a_jpeg_of_one_colour_is_small_but_whole(tmp_path: Path, options: list[int]) -> None:
+def test_a_small_jpeg_of_one_colour_is_not_refused(tmp_path: Path, options: list[int]) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(encode(".jpg", np.full((3000, 4000), 128, np.uint8), options))
     assert image.read(path).shape == (3000, 4000, 3)

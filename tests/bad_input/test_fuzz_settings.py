@@ -1,4 +1,4 @@
-"""Values outside their ranges: some of those of ``fuzz_settings.py``, and pairs of slips that people make."""
+"""Values out of range: some of those of ``fuzz_settings.py``, and pairs of common mistakes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fuzz_settings import complaint, settings
 from segkernel.config import load_config
 from segkernel.experiment import check
 
-SLIPS = {
+MISTAKES = {
     "optim.optimizer": ("optim.optimizer=SGD", "optim.optimizer"),
     "batch size": ("optim.batch_size=2.5", "optim.batch_size: expected int (1 or more), got 2.5 (float)"),
     "norm": ("+optim.clip_grad=1.0", "optim.clip_grad: expected a mapping or None, got 1.0 (float)"),
@@ -41,16 +41,16 @@ def test_a_value_outside_its_range_is_refused_with_key_value_and_range() -> None
     assert [text for text in map(complaint, found[::3]) if text] == []
 
 
-def test_each_of_two_slips_is_said(tiny: SimpleNamespace) -> None:
-    for first, second in combinations(SLIPS.values(), 2):
+def test_two_mistakes_are_both_reported(tiny: SimpleNamespace) -> None:
+    for first, second in combinations(MISTAKES.values(), 2):
         config = load_config(tiny.config(), [first[0], second[0]])
         text = "\n".join(map(str, check(config)))
         for _, words in (first, second):
             assert words in text, (first, second, text)
 
 
-@pytest.mark.parametrize("slip", SLIPS)
-def test_a_slip_has_one_answer(tiny: SimpleNamespace, slip: str) -> None:
-    (problem,) = check(load_config(tiny.config(), [SLIPS[slip][0]]))
-    assert SLIPS[slip][1] in str(problem)
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_reported_once(tiny: SimpleNamespace, name: str) -> None:
+    (problem,) = check(load_config(tiny.config(), [MISTAKES[name][0]]))
+    assert MISTAKES[name][1] in str(problem)
     assert problem.place == "command line"

@@ -1,4 +1,4 @@
-"""predict, export and plot with what they cannot use; plugins that are broken or missing."""
+"""predict, export and plot with unusable files and options; plugins that are broken or missing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from segkernel.catalog import Catalog
 
 
-def test_predict_does_what_it_can_and_names_the_rest(trained, seg_kernel):
+def test_predict_continues_after_unreadable_images_and_names_them(trained, seg_kernel):
     Path("images/2.png").write_text("hello")
     Path("images/3.png").write_bytes(b"")
     message = seg_kernel("predict", trained, "images", "--out", "out").must_fail(1, "images/2.png", "images/3.png")
@@ -34,21 +34,21 @@ PREDICTIONS = {
 
 
 @pytest.mark.parametrize("case", PREDICTIONS)
-def test_predict_names_what_it_cannot_use(trained, seg_kernel, case):
-    arguments, code, says = PREDICTIONS[case]
+def test_predict_names_the_unusable_argument(trained, seg_kernel, case):
+    arguments, code, message = PREDICTIONS[case]
     Path("empty").mkdir()
     Path("list.txt").touch()
-    seg_kernel("predict", trained, *arguments).must_fail(code, says)
+    seg_kernel("predict", trained, *arguments).must_fail(code, message)
 
 
-def test_model_and_image_in_the_wrong_order_are_noticed(trained, seg_kernel):
-    pytest.importorskip("segplug_deploy", reason="an exporter is what asks for the ending of a file")
+def test_model_and_image_in_the_wrong_order_are_refused(trained, seg_kernel):
+    pytest.importorskip("segplug_deploy", reason="needs an exporter, which registers a file suffix")
     seg_kernel("predict", "images/0.png", trained).must_fail(2, "images/0.png", "reads .png files")
 
 
 @pytest.mark.parametrize("command", [["predict", "x.onnx", "images"], ["test", "tiny.yaml", "x.onnx"]], ids=" ".join)
 @pytest.mark.parametrize("content", [None, b"", b"hello"], ids=["missing", "empty", "text"])
-def test_a_file_that_is_no_onnx_file_is_refused(project, seg_kernel, command, content):
+def test_a_file_that_is_not_onnx_is_refused(project, seg_kernel, command, content):
     pytest.importorskip("onnxruntime")
     if content is not None:
         Path("x.onnx").write_bytes(content)
@@ -56,7 +56,7 @@ def test_a_file_that_is_no_onnx_file_is_refused(project, seg_kernel, command, co
 
 
 @pytest.mark.parametrize("size", ["7", "0x0", "axb"])
-def test_export_refuses_a_size_that_is_none(trained, seg_kernel, size):
+def test_export_refuses_an_invalid_size(trained, seg_kernel, size):
     seg_kernel("export", trained, "--size", size).must_fail(2, "--size", size)
 
 
@@ -66,7 +66,7 @@ def test_export_names_an_image_that_is_missing(trained, seg_kernel):
 
 @pytest.fixture
 def without(monkeypatch):
-    """Make it look as if a distribution were not installed."""
+    """Hide an installed distribution."""
 
     def hide(distribution: str) -> None:
         found = Catalog.discover()
@@ -89,7 +89,7 @@ MISSING = {
 
 
 @pytest.mark.parametrize("case", MISSING)
-def test_a_package_that_is_missing_is_what_to_install(trained, seg_kernel, without, case):
+def test_the_missing_package_to_install_is_named(trained, seg_kernel, without, case):
     distribution, arguments = MISSING[case]
     Path("x.onnx").write_text("hello")
     without(distribution)
@@ -120,14 +120,14 @@ PLOTS = {
 
 
 @pytest.mark.parametrize("case", PLOTS)
-def test_plot_names_what_it_cannot_use(trained, seg_kernel, case):
+def test_plot_names_the_unusable_argument(trained, seg_kernel, case):
     pytest.importorskip("segplug_training")
     pytest.importorskip("matplotlib")
-    arguments, code, says = PLOTS[case]
-    seg_kernel("plot", *arguments).must_fail(code, says)
+    arguments, code, message = PLOTS[case]
+    seg_kernel("plot", *arguments).must_fail(code, message)
 
 
-def test_a_log_without_figures_is_said(project, seg_kernel):
+def test_a_log_without_metrics_is_refused(project, seg_kernel):
     pytest.importorskip("segplug_training")
     Path("metrics.jsonl").write_text(json.dumps({"kind": "train", "iteration": 1}) + "\n")
     seg_kernel("plot", ".").must_fail(1, "no metrics yet")

@@ -1,4 +1,4 @@
-"""Parts of a config that do not fit together: ``config check`` says what a run would, without data or memory."""
+"""Parts of a config that do not fit together: ``config check`` reports the same as a run, without data or memory."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from segkernel.hookspecs import hookimpl
 class Misspelt:
     @hookimpl
     def befor_run(self, run):
-        """No moment is called so."""
+        """There is no such hook method."""
 
 class Strange:
     @hookimpl
     def before_run(self, run, weather):
-        """No moment knows the weather."""
+        """No hook method has this argument."""
 '''
 MODEL = '''
 from segkernel.testing.toys import ToySegmentor
@@ -69,7 +69,7 @@ CHANGES = {
     f"+model.auxiliary_head=[{AUXILIARY}, {AUXILIARY.replace('classes: 3', 'classes: 4')}]": (
         "command line model.auxiliary_head[1].num_classes: 4 classes, but the decode head that predicts has 3"
     ),
-    # what only a constructor knows
+    # checked by constructors
     "hooks=[{type: 'my_hooks:Misspelt'}]": "Misspelt: unknown hook method 'befor_run'; did you mean 'before_run'",
     "hooks=[{type: 'my_hooks:Strange'}]": "weather",
     "+schedule.lr=[{type: PolyLR, begin: 5, end: 5}]": "segplug-training/PolyLR cannot be built: PolyLR ends at 5",
@@ -90,11 +90,11 @@ CHANGES = {
     "optim.optimizer={type: Adafactor, lr: 0.1, eps: [null, -1]}": "the optimizer cannot be built: epsilon2 should be",
     "+optim.clip_grad={}": "max_norm above 0",
     "+evaluate.test_cfg={mode: slide}": "evaluate: Evaluation cannot be built: test_cfg: mode slide needs",
-    # what no memory holds
+    # too large for any memory
     "model.decode_head.channels=1000000000000": "model.decode_head: segplug-heads/FCNHead cannot be built: the model",
     "model.decode_head.num_convs=100000": "the model is too large: it has more than 8,192",
     "model.decode_head.channels=10000000000000000000": "tiny.yaml:8:3 model.decode_head",
-    # what a label cannot be
+    # impossible labels
     "+model.decode_head.ignore_index=999": "ignore_index: expected int (0 or more, 255 or less), got 999 (int)",
 }  # fmt: skip
 
@@ -108,7 +108,7 @@ LATER = (
     "more than 8,192",
     "is not a device",
 )
-"""What a run says in other words, of its first batch, or when memory has run out."""
+"""Messages for which a run has another text, after its first batch or when it runs out of memory."""
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -118,11 +118,13 @@ def test_parts_that_do_not_fit_are_refused_before_anything_is_read(project, seg_
     Path("my_model.py").write_text(MODEL)
     monkeypatch.syspath_prepend(str(project))
     if command == ["run"] and any(words in CHANGES[change] for words in LATER):
-        pytest.skip("a run says it of its first batch, or when memory has run out")
+        pytest.skip("a run reports it after its first batch, or when it runs out of memory")
     if command == ["config", "check"]:
         shutil.rmtree("images")  # the data may be elsewhere
-    says = CHANGES[change] if "check" in command else CHANGES[change].partition("model.")[2]  # a run has coarser places
-    seg_kernel(*command, "tiny.yaml", change).must_fail(2, says)
+    message = CHANGES[change]
+    if command == ["run"]:  # without the position in the file
+        message = message.partition("model.")[2]
+    seg_kernel(*command, "tiny.yaml", change).must_fail(2, message)
 
 
 FITTING = {
@@ -148,13 +150,13 @@ FITTING = {
 
 
 @pytest.mark.parametrize("case", FITTING)
-def test_what_fits_is_in_order_wherever_its_data_is(project, seg_kernel, case):
+def test_fitting_parts_are_valid_without_their_data(project, seg_kernel, case):
     shutil.rmtree("images")
     assert seg_kernel("config", "check", "tiny.yaml", *FITTING[case]).out.startswith("tiny.yaml is valid")
 
 
 def test_a_huge_model_in_a_checkpoint_takes_no_memory(trained, seg_kernel, tiny):
-    """Its config asks for more numbers than the file holds: refused before they are made."""
+    """A config whose model is larger than the file is refused before the model is allocated."""
     import torch
 
     from segkernel.checkpoint import load, save
@@ -174,7 +176,7 @@ def test_a_huge_model_in_a_checkpoint_takes_no_memory(trained, seg_kernel, tiny)
     assert max(built) < 1_000_000
 
 
-def test_a_config_without_a_model_is_looked_at_as_far_as_it_goes(project, seg_kernel):
+def test_a_config_without_a_model_can_be_checked(project, seg_kernel):
     content = yaml.safe_load(Path("tiny.yaml").read_text())
     del content["model"]
     Path("part.yaml").write_text(yaml.safe_dump(content))

@@ -1,4 +1,4 @@
-"""What can happen to a run: signals, full disks, folders that cannot be written, dead workers, losses that explode."""
+"""Failures during a run: signals, full disks, unwritable folders, dead workers, exploding losses."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ torch = pytest.importorskip("torch")
 
 
 def wait_for(path: Path, seconds: float = 300) -> None:
-    """Wait for what a process makes; the time only ends a test that hangs, on a busy machine too."""
+    """Wait until a process has created a file; the timeout is only for tests that hang."""
     end = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < end, f"{path} has not appeared"
         time.sleep(0.02)
 
 
-def test_a_full_disk_leaves_the_checkpoints_whole(trained, run_limited):
+def test_a_full_disk_does_not_damage_checkpoints(trained, run_limited):
     before = {path: path.read_bytes() for path in Path("run/checkpoints").iterdir()}
     arguments = ["run", "tiny.yaml", "--resume", "schedule.iterations=4"]
     run_limited(40_000, *arguments).must_fail(1, "iter_0000004.pt: cannot be written")
     assert before == {path: path.read_bytes() for path in Path("run/checkpoints").iterdir()}
 
 
-def test_a_disk_that_was_full_from_the_start_is_said_once(project, run_limited, monkeypatch):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "compiled")  # torch tries out a temporary file to find its own
+def test_a_disk_that_is_full_from_the_start_is_reported_once(project, run_limited, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "compiled")  # torch writes a temporary file to find its default
     run_limited(0, "run", "tiny.yaml").must_fail(1, "run: cannot write the run directory")
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_a_signal_in_training_saves_and_leaves(project, start, finish, name):
+def test_a_signal_in_training_saves_and_exits(project, start, finish, name):
     process = start("run", "tiny.yaml", "schedule.iterations=1000000", "schedule.val_interval=null")
     wait_for(project / "run" / "metrics.jsonl")
     number = getattr(signal, name)
@@ -44,7 +44,7 @@ def test_a_signal_in_training_saves_and_leaves(project, start, finish, name):
     assert list(Path("run/checkpoints").glob("iter_*.pt"))
 
 
-def test_a_signal_in_a_test_leaves_quietly(trained, start, finish):
+def test_a_signal_in_a_test_exits_without_a_traceback(trained, start, finish):
     Path("slow.py").write_text(
         "import time\nfrom segplug_datasets.files import FolderDataset\n"
         "class Slow(FolderDataset):\n"
@@ -69,11 +69,11 @@ UNWRITABLE = {
 
 @pytest.mark.parametrize("case", UNWRITABLE)
 def test_a_folder_that_cannot_be_written_is_named(project, seg_kernel, case):
-    files, arguments, says = UNWRITABLE[case]
+    files, arguments, message = UNWRITABLE[case]
     for file in map(Path, files):
         file.parent.mkdir(exist_ok=True)
         file.touch()
-    seg_kernel("run", "tiny.yaml", *arguments).must_fail(1, says)
+    seg_kernel("run", "tiny.yaml", *arguments).must_fail(1, message)
 
 
 def test_a_log_that_cannot_be_written_is_named(project, seg_kernel):
@@ -107,16 +107,16 @@ def test_one_image_is_enough_for_a_model_without_pooling(project, seg_kernel):
     assert seg_kernel("run", "tiny.yaml", "optim.batch_size=1").code == 0
 
 
-def test_no_metrics_is_said(project, seg_kernel, caplog):
+def test_a_run_without_metrics_logs_it(project, seg_kernel, caplog):
     assert seg_kernel("run", "tiny.yaml", "~evaluate.metrics").code == 0
     assert "no metrics configured (evaluate.metrics)" in caplog.text
 
 
-# ---------------------------------------------------------------- around one's own objects
+# ---------------------------------------------------------------- runs of Python objects
 
 
 class Own:
-    """A data set whose samples are read as ``read`` says."""
+    """A data set whose samples are read by ``read``."""
 
     classes = ("a", "b", "c")
     palette = ((0, 0, 0), (1, 1, 1), (2, 2, 2))
@@ -141,7 +141,7 @@ def make_runner(tiny, **parts):
 
 
 @pytest.mark.parametrize("how", ["exit", "kill"])
-def test_a_worker_that_dies_is_one_message(project, tiny, how):
+def test_a_worker_that_dies_is_reported_once(project, tiny, how):
     from segkernel.data import Loader
 
     main = os.getpid()
@@ -156,7 +156,7 @@ def test_a_worker_that_dies_is_one_message(project, tiny, how):
 
 
 @pytest.mark.parametrize("part", ["train", "val", "test"])
-def test_an_empty_data_set_is_refused_before_anything_is_done(project, tiny, part):
+def test_an_empty_data_set_is_refused_when_the_runner_is_built(project, tiny, part):
     with pytest.raises(DataError, match="set is empty"):
         make_runner(tiny, **{part: Own(None, 0)})
 

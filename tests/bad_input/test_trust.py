@@ -1,4 +1,4 @@
-"""Files of weights from strangers are data: whatever their config says, nothing but installed plugins is used."""
+"""Untrusted weights files are only data: their config can only use installed plugins."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ COMMANDS = {
 
 @pytest.fixture
 def stranger(trained, monkeypatch):
-    """Make ``x.pt`` out of the trained checkpoint with one more wish in its config."""
+    """Write the trained checkpoint to ``x.pt`` with one more entry in its config."""
     Path("stranger.py").write_text(CODE)
     Path("secret.json").write_text(json.dumps([1.0, 2.0, 3.0]))
     monkeypatch.delitem(sys.modules, "stranger", raising=False)
@@ -71,7 +71,7 @@ def stranger(trained, monkeypatch):
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("wish", ASKS)
-def test_what_a_checkpoint_asks_for_is_refused_unread(stranger, seg_kernel, command, wish):
+def test_code_and_files_that_a_checkpoint_names_are_refused(stranger, seg_kernel, command, wish):
     stranger(*ASKS[wish])
     seg_kernel(*COMMANDS[command]).must_fail(1, "the config in this weights file names", "--trust")
     assert not Path("executed").exists()
@@ -79,7 +79,7 @@ def test_what_a_checkpoint_asks_for_is_refused_unread(stranger, seg_kernel, comm
 
 
 @pytest.mark.parametrize("wish", FOR_TESTS_ALONE)
-def test_what_predicting_does_not_need_is_left_alone_and_refused_by_a_test(stranger, seg_kernel, wish):
+def test_entries_that_only_a_test_needs_are_ignored_by_predict_and_refused_by_test(stranger, seg_kernel, wish):
     stranger(*FOR_TESTS_ALONE[wish])
     assert seg_kernel(*COMMANDS["predict"]).code == 0
     seg_kernel(*COMMANDS["test"]).must_fail(1, "the config in this weights file names", "--trust")
@@ -87,13 +87,13 @@ def test_what_predicting_does_not_need_is_left_alone_and_refused_by_a_test(stran
 
 
 @pytest.mark.parametrize("wish", FOR_TRAINING_ALONE)
-def test_nothing_that_trains_is_built_for_a_test(stranger, seg_kernel, wish):
+def test_training_parts_are_not_built_for_a_test(stranger, seg_kernel, wish):
     stranger(*FOR_TRAINING_ALONE[wish])
     assert seg_kernel(*COMMANDS["test"]).code == 0
     assert not Path("executed").exists()
 
 
-def test_the_message_names_the_key_that_asks(stranger, seg_kernel):
+def test_the_message_names_the_key(stranger, seg_kernel):
     stranger(*HEAD, "loss_decode", {"type": "stranger:Thing"})
     seg_kernel(*COMMANDS["predict"]).must_fail(1, "stranger:Thing (model.decode_head.loss_decode.type)")
     stranger("model", "backbone", "norm_cfg", {"type": "stranger:Thing"})
@@ -101,7 +101,7 @@ def test_the_message_names_the_key_that_asks(stranger, seg_kernel):
     seg_kernel(*COMMANDS["test"]).must_fail(1, "weights file names")
 
 
-def test_a_stranger_s_work_dir_is_not_where_a_test_writes(project, tiny):
+def test_an_untrusted_work_dir_is_not_used(project, tiny):
     from segkernel.config import load_config
     from segkernel.experiment import make_runner
 
@@ -124,12 +124,12 @@ def test_every_argument_that_names_a_file_is_marked():
             for owner, name, annotation in arguments(target, {target}):
                 if PATH_LIKE.search(name) and (found := list(texts(annotation))):
                     (marked if all(found) else unmarked).add(f"{owner.__name__}.{name}")
-    assert unmarked == {"YoloSegDataset.split"}  # of those that its file lists
+    assert unmarked == {"YoloSegDataset.split"}  # one of the splits that its file lists
     assert {"TIMMBackbone.checkpoint_path", "PicturesHook.show_dir", "DSDLSegDataset.ann_file"} <= marked
 
 
 def arguments(target, seen):
-    """Yield owner, name and annotation of what a class takes, and of the records in it."""
+    """Yield owner, name and annotation of the arguments of a class, and of the records in them."""
     for name, parameter in signature(target).items():
         yield parameter.owner, name, parameter.annotation
         for record in {kind for kind in parts(parameter.annotation) if is_record(kind)} - seen:
@@ -137,7 +137,7 @@ def arguments(target, seen):
 
 
 def parts(annotation):
-    """Yield the types that an annotation is made of."""
+    """Yield the types in an annotation."""
     kind = bare(annotation)
     yield kind
     for part in () if get_origin(kind) is Literal else get_args(kind):
@@ -145,7 +145,7 @@ def parts(annotation):
 
 
 def texts(annotation, file=False):
-    """Yield for each text that an annotation takes whether it is known to name a file."""
+    """Yield for each str in an annotation whether it is marked as a file."""
     kind, constraints = unwrap(annotation)
     file = file or is_file(kind, constraints)
     if kind is str:
@@ -155,7 +155,7 @@ def texts(annotation, file=False):
         yield from texts(part, file and get_origin(kind) in UNIONS)
 
 
-def test_whoever_knows_the_file_may_trust_it(stranger, seg_kernel):
+def test_trust_allows_what_a_checkpoint_names(stranger, seg_kernel):
     pytest.importorskip("segplug_deploy")  # one of the commands exports
     Path("stranger.py").write_text(f"{CODE}\nfrom segkernel.nn import CrossEntropyLoss\n")
     stranger(*HEAD, "loss_decode", {"type": "stranger:CrossEntropyLoss"})
@@ -164,13 +164,13 @@ def test_whoever_knows_the_file_may_trust_it(stranger, seg_kernel):
     assert seg_kernel(*COMMANDS["predict"], "--trust").code == 0
 
 
-def test_a_config_of_one_s_own_may_name_what_it_likes(stranger, trained, seg_kernel):
+def test_your_own_config_can_name_any_import_path(stranger, trained, seg_kernel):
     Path("stranger.py").write_text("from segkernel.nn import CrossEntropyLoss\n")
     loss = "model.decode_head.loss_decode={type: 'stranger:CrossEntropyLoss'}"
     assert seg_kernel("test", "tiny.yaml", trained, loss).code == 0
 
 
-def test_an_exported_file_s_config_is_data_as_well(stranger, trained, seg_kernel):
+def test_the_config_of_an_exported_file_is_not_trusted(stranger, trained, seg_kernel):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("segplug_deploy")
     assert seg_kernel("export", trained, "--image", "images/0.png", "--out", "x.onnx").code == 0
@@ -188,7 +188,7 @@ def test_an_exported_file_s_config_is_data_as_well(stranger, trained, seg_kernel
     assert not Path("executed").exists()
 
 
-def test_names_in_a_file_do_not_lead_out_of_the_folder_that_is_written(tmp_path):
+def test_names_in_a_file_cannot_escape_the_output_folder(tmp_path):
     from segplug_datasets.label_files import write_labels
 
     masks = torch.ones(2, 3, 4, dtype=torch.uint8).numpy()

@@ -1,4 +1,4 @@
-"""One small right component of each kind, for mutants to be made of."""
+"""One small correct component of each kind, from which mutants are made."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Classifier(Head):
 
 
 class WeightedCrossEntropy(Loss):
-    """Mean cross-entropy of the pixels that count."""
+    """Mean cross-entropy of the pixels that are not ignored."""
 
     def __init__(self, loss_weight: float = 1.0, loss_name: str = "loss_ce") -> None:
         super().__init__()
@@ -189,7 +189,7 @@ class MeanIoU:
 
 
 class Best:
-    """Remember the best figure and when it was seen."""
+    """Remember the best metric and its iteration."""
 
     priority = 60
 
@@ -209,7 +209,7 @@ class Best:
 
 
 class Traced(Exporter):
-    """Write what torch traces."""
+    """Write a traced model."""
 
     suffix = ".traced"
 
@@ -253,7 +253,7 @@ class Momentum(torch.optim.Optimizer):
 
 
 class Exponential(Schedule):
-    """Down, by a fifth each time."""
+    """Multiply the rate by 0.8 in each iteration."""
 
     def __init__(self, floor: float = 0.0, **kwargs: Unpack[ScheduleArguments]) -> None:
         super().__init__(**kwargs)
@@ -264,14 +264,14 @@ class Exponential(Schedule):
 
 
 class Shuffled:
-    """Every sample once, in an order that the seed decides."""
+    """Every sample once, in an order determined by the seed."""
 
     def order(self, dataset: Any, seed: int, epoch: int, batch_size: int) -> list[int]:
         return np.random.default_rng([seed, epoch]).permutation(len(dataset)).tolist()
 
 
 class Prefixed(WeightFormat):
-    """Names that begin with ``theirs.``; files of plain arrays."""
+    """Files of arrays whose names start with ``theirs.``."""
 
     suffixes: ClassVar = (".theirs",)
 

@@ -1,4 +1,4 @@
-"""``seg-kernel stripes``: a subcommand from outside."""
+"""``seg-kernel stripes``: a subcommand of a third-party package."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import click
 
 
 @click.command("stripes")
-@click.option("--count", default=1, show_default=True, help="How many.")
+@click.option("--count", default=1, show_default=True, help="Number of lines.")
 def command(count: int) -> None:
     """Print stripes."""
     from segplug_sampler.data import Stripes

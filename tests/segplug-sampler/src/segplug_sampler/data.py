@@ -1,4 +1,4 @@
-"""A data set, a transform and a metric; no torch."""
+"""A data set, a transform and a metric, without torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from segkernel.sample import LabelMap, Sample
 
 
 class Stripes:
-    """Bright and dark stripes, drawn from the index.
+    """Bright and dark stripes, at a position that depends on the index.
 
     Args:
         length: Number of images.
@@ -36,14 +36,14 @@ class Stripes:
 
 
 class Negative:
-    """Swap bright and dark, labels as well.
+    """Swap bright and dark, in the labels too.
 
     Args:
-        prob: How often.
+        prob: Probability, 0 to 1.
     """
 
     needs: ClassVar[int] = 0
-    conformance_exceptions: ClassVar = {"labels": "each label becomes its opposite: that is the point"}
+    conformance_exceptions: ClassVar = {"labels": "swaps the labels by design"}
 
     def __init__(self, prob: float = 0.5) -> None:
         self.prob = prob
@@ -57,7 +57,7 @@ class Negative:
 
 
 class PixelAccuracy:
-    """Share of right pixels, in percent."""
+    """Pixel accuracy in percent."""
 
     def __init__(self) -> None:
         self.right = self.counted = 0
@@ -69,10 +69,10 @@ class PixelAccuracy:
         self.counted += int(counted.sum())
 
     def merge(self, other: PixelAccuracy) -> None:
-        """Add what another counted."""
+        """Add the counts of another metric."""
         self.right += other.right
         self.counted += other.counted
 
     def compute(self) -> dict[str, float]:
-        """Return the figure."""
+        """Return the accuracy."""
         return {"aAcc": 100.0 * self.right / max(self.counted, 1)}

@@ -1,4 +1,4 @@
-"""A segmentor, and what it is made of: a neck, a loss, an activation and a pixel sampler."""
+"""A segmentor and its parts: a neck, a loss, an activation and a pixel sampler."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Snake(nn.Module):
     """The activation x + sin(x)^2."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keep the shape."""
+        """Return a tensor of the same shape."""
         return x + x.sin().square()
 
 
@@ -26,7 +26,7 @@ class ScaleNeck(Neck):
     """Multiply each map by a learned number.
 
     Args:
-        maps: How many there are.
+        maps: Number of maps.
     """
 
     conformance: ClassVar = {"maps": 2}
@@ -37,12 +37,12 @@ class ScaleNeck(Neck):
         self.scales = nn.Parameter(torch.ones(maps))
 
     def forward(self, features: Features) -> tuple[Tensor, ...]:
-        """Keep the shapes."""
+        """Return maps of the same shapes."""
         return tuple(scale * value for scale, value in zip(self.scales, features, strict=True))
 
 
 class BrierLoss(Loss):
-    """Mean squared distance of probabilities from the truth (Brier, 1950).
+    """Mean squared distance of probabilities from the one-hot labels (Brier, 1950).
 
     Args:
         loss_weight: Factor.
@@ -72,7 +72,7 @@ class BrierLoss(Loss):
 
 
 class EveryOtherPixel(PixelSampler):
-    """Count the pixels of a checkerboard."""
+    """Select the pixels of a checkerboard."""
 
     def sample(self, scores: Tensor, target: Tensor, losses: Sequence[Loss], ignore_index: int) -> Tensor:
         """Return weights of 0 and 1."""
@@ -84,11 +84,11 @@ class OneConv(Segmentor):
     """Two convolutions with an activation between them.
 
     Args:
-        num_classes: K.
-        loss: What training minimises.
-        neck: Applied to the one map there is.
-        sampler: Which pixels count; all for None.
-        act_cfg: The activation.
+        num_classes: Number of classes K.
+        loss: Training loss.
+        neck: Applied to the feature map.
+        sampler: Selects the pixels of the loss; None for all.
+        act_cfg: Activation.
     """
 
     conformance: ClassVar = {"num_classes": 3, "loss": {"type": "segplug_sampler.model:BrierLoss"}}
@@ -115,12 +115,12 @@ class OneConv(Segmentor):
         return self.conv_seg((self.neck(features) if self.neck else features)[0])
 
     def loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
-        """Return the one loss."""
+        """Return the loss."""
         labels = targets["seg"]
         scores = resize(self(images), size=labels.shape[-2:], mode="bilinear")
         weight = self.sampler.sample(scores, labels, [self.criterion], 255) if self.sampler else None
         return {self.criterion.name: self.criterion(scores, labels, weight=weight)}
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the scores of the one output."""
+        """Return the scores of the output ``seg``."""
         return {"seg": self(images)}

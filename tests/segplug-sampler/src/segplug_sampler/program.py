@@ -1,4 +1,4 @@
-"""An exporter: torch's own exported programs."""
+"""An exporter to torch's exported programs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ProgramExporter(Exporter):
         self, segmentor: Segmentor, path: Path, example: Tensor, metadata: Mapping[str, Any] | None = None
     ) -> str:
         """Write the file, and compare it with the model."""
-        model = copy.deepcopy(segmentor).eval()  # the caller's may be in the middle of its training
+        model = copy.deepcopy(segmentor).eval()  # the caller may still be training it
         program = torch.export.export(_Predicts(model), (example,))
         outputs = {name: output.config() for name, output in model.outputs.items()}
         texts = {"outputs": json.dumps(outputs), "metadata": json.dumps(dict(metadata or {}))}
@@ -37,14 +37,14 @@ class ProgramExporter(Exporter):
         return f"{path.name}: largest difference {worst:.1e}"
 
     def load(self, path: Path, device: str | None = None) -> Segmentor:
-        """Return the file as a segmentor; a program stays on the device that it was exported on."""
+        """Return the file as a segmentor; it runs on the device of the export."""
         if device not in (None, "cpu"):
-            raise ExportError(f"{path}: runs on the processor only, not on {device}")
+            raise ExportError(f"{path}: only runs on the CPU, not on {device}")
         texts = {"outputs": "", "metadata": ""}
         try:
             program = torch.export.load(path, extra_files=texts)
-        except Exception as error:  # of many kinds
-            raise ExportError(f"{path}: no exported program: {error}") from error
+        except Exception as error:  # torch raises many types
+            raise ExportError(f"{path}: not an exported program: {error}") from error
         return _Program(program.module(), json.loads(texts["outputs"]), json.loads(texts["metadata"]))
 
 
@@ -65,7 +65,7 @@ class _Program(Segmentor):
         self.test_cfg = {"mode": "whole"}
 
     def train(self, mode: bool = True) -> _Program:
-        """An exported program has one mode only."""
+        """Do nothing: an exported program has only one mode."""
         return self
 
     def forward(self, images: Tensor) -> Tensor:

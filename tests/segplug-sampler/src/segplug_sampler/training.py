@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 
 
 class PlainEngine(Engine):
-    """One process on the processor, in full precision.
+    """One process on the CPU, in float32.
 
     Args:
-        greeting: Logged when the model arrives.
+        greeting: Logged when the model is prepared.
     """
 
     device = torch.device("cpu")
@@ -35,17 +35,17 @@ class PlainEngine(Engine):
         self.greeting, self.steps = greeting, 0
 
     def prepare_model(self, segmentor: Segmentor, preprocessor: nn.Module) -> None:
-        """Keep them."""
+        """Store both."""
         log.info("%s engine", self.greeting)
         self.segmentor, self.preprocessor = segmentor, preprocessor
 
     def prepare_optimizer(self, optimizer: Optimizer, clip_grad: Mapping[str, float] | None = None) -> Optimizer:
-        """Keep it."""
+        """Store and return it."""
         self.optimizer = optimizer
         return optimizer
 
     def train_step(self, micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
-        """Accumulate gradients, step, return means."""
+        """Accumulate gradients, step, and return the mean losses."""
         self.optimizer.zero_grad()
         share = 1 / len(micro_batches)
         sums: dict[str, Tensor] = {}
@@ -73,7 +73,7 @@ class PlainEngine(Engine):
         return self.segmentor.state_dict()
 
     def load_model_state(self, state: Mapping[str, Tensor]) -> Any:
-        """Put it back."""
+        """Load the model's state."""
         return self.segmentor.load_state_dict(state, strict=False)
 
     def optimizer_state(self) -> dict[str, Any]:
@@ -81,15 +81,15 @@ class PlainEngine(Engine):
         return self.optimizer.state_dict()
 
     def load_optimizer_state(self, state: Mapping[str, Any]) -> None:
-        """Put it back."""
+        """Load the optimiser's state."""
         self.optimizer.load_state_dict(dict(state))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the number of steps made."""
+        """Return the number of steps."""
         return {"steps": self.steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore it."""
+        """Load the number of steps."""
         self.steps = state["steps"]
 
 
@@ -103,8 +103,8 @@ class SignSGD(Optimizer):
 
     Args:
         params: Parameters, or groups of them.
-        lr: Length of a step.
-        weight_decay: Share of each weight taken off per step, times ``lr``.
+        lr: Step size.
+        weight_decay: Decoupled weight decay; each step subtracts ``lr * weight_decay`` times the weight.
     """
 
     def __init__(self, params: Iterable[Any], lr: float = 1e-3, weight_decay: float = 0.0) -> None:
@@ -112,7 +112,7 @@ class SignSGD(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
@@ -132,7 +132,7 @@ class Halving(Schedule):
         self.every = every
 
     def rate(self, lr: float, base: float, i: int) -> float:
-        """Return the rate at iteration ``i`` from the one before."""
+        """Return the rate at iteration ``i`` from the previous one."""
         return lr / 2 if i and i % self.every == 0 else lr
 
 
@@ -140,7 +140,7 @@ class StopEarly:
     """Stop the run after some iterations.
 
     Args:
-        iterations: How many.
+        iterations: Number of iterations after which to stop.
     """
 
     priority: ClassVar = Priority.LOW
@@ -150,6 +150,6 @@ class StopEarly:
 
     @hookimpl
     def after_train_iteration(self, run: Run) -> None:
-        """Ask the runner to stop."""
+        """Stop the run."""
         if run.iteration + 1 >= self.iterations:
             run.stop(f"StopEarly: {self.iterations} iterations are enough")
