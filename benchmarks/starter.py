@@ -1,4 +1,4 @@
-"""What `starter` makes of own data, beside a plain U-Net script with its usual recipe and the same CPU time.
+"""`starter` on your own data, compared with a plain U-Net script with its usual recipe and the same CPU time.
 
     python benchmarks/starter.py path/to/data             # all sets that are there
     python benchmarks/starter.py path/to/data drive isbi2012 --iterations 300

@@ -1,4 +1,4 @@
-"""The shape of the house: who imports whom, what imports torch, how large things may become. Read from the sources."""
+"""Rules of the architecture, checked in the sources: imports between packages, imports of torch, limits on size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kill a run with SIGKILL at many moments, resume it each time, and compare with the run nobody disturbed.
+"""Kill a run with SIGKILL at many points, resume it each time, and compare with an uninterrupted run.
 
     python tests/resume/kill_and_resume.py --kills 20 --iterations 100 [--asynchronous] [--ranks 2]
 

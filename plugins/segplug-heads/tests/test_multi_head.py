@@ -128,8 +128,8 @@ def test_it_exports_with_all_outputs() -> None:
         ({"training_only": ["seg"]}, "one output is called 'seg'"),
         ({"labels": {"lines": "seg"}}, "unknown head 'lines'"),
         ({"links": {"lane": [{"head": "lines"}]}}, "unknown head 'lines'"),
-        ({"links": {"lane": [{"head": "seg"}], "seg": [{"head": "lane"}]}}, "wait for each other"),
-        ({"links": {"lane": [{"head": "lane"}]}}, "wait for each other"),
+        ({"links": {"lane": [{"head": "seg"}], "seg": [{"head": "lane"}]}}, "depend on each other"),
+        ({"links": {"lane": [{"head": "lane"}]}}, "depend on each other"),
     ],
 )
 def test_what_does_not_fit_is_named(arguments: dict[str, Any], message: str) -> None:

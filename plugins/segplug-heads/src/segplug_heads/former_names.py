@@ -28,7 +28,7 @@ SCOPED = {
 
 _READING = "data sets read images and labels by themselves: leave it out"
 _COLLATING = "samples become batches by themselves: leave it out"
-_LOADER = "data.{0} is the data set; data.workers, data.micro_batch and optim.batch_size say how it is loaded"
+_LOADER = "data.{0} is the data set; data.workers, data.micro_batch and optim.batch_size set how it is loaded"
 _TRANSFORMS = "it is data.{0}_transforms"
 
 MOVED = {
@@ -99,7 +99,7 @@ MOVED = {
     "SegTTAModel": "it is evaluate.tta: {scales: [...], flip: true}",
     "IterBasedTrainLoop": "it is schedule: {iterations: ...}",
     "EpochBasedTrainLoop": "it is schedule: {epochs: ...}",
-    "InfiniteSampler": "leave it out: it is how training draws",
+    "InfiniteSampler": "leave it out: training always draws without end",
     "DefaultSampler": "leave it out: it is how samples are drawn",
     "IterTimerHook": "it is MeterHook, which every run has",
     "LoggerHook": "it is MeterHook and ProgressHook, which every run has, each with an interval",

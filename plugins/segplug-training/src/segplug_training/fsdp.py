@@ -36,7 +36,7 @@ class FSDPEngine(DistributedEngine):
         param_dtype: Type of parameters and gradients in computation and communication; the shards, and batch norms,
             keep theirs. None keeps it everywhere (``amp`` is independent of it).
         checkpoint: ``full`` gathers checkpoints and writes single files. ``sharded`` gathers nothing: each rank writes
-            its shards, into a folder beside the file; ``seg-kernel merge-checkpoint`` makes one file of the two.
+            its shards, into a folder next to the file; ``seg-kernel merge-checkpoint`` merges the two into one file.
 
     Raises:
         UsageError: When this torch has no ``fully_shard``, or a module does not exist.
@@ -158,7 +158,7 @@ class FSDPEngine(DistributedEngine):
         if self.ranks is None or not any(found):
             return super().read(path)
         if not all(found):
-            raise CheckpointError(f"{path}: rank {found.index(False)} does not see it with its shards; all have to")
+            raise CheckpointError(f"{path}: rank {found.index(False)} does not find it with its shards; all must")
         self._resumed_from = path.parent
         with self.ranks.watching():
             return sharded_checkpoint.read(path, self._empty, alone=False, group=self.ranks.group)

@@ -13,9 +13,9 @@ from segkernel.errors import UsageError
 @click.argument("source", metavar="CHECKPOINT", type=click.Path(path_type=Path))
 @click.argument("out", metavar="FILE", type=click.Path(path_type=Path))
 def command(source: Path, out: Path) -> None:
-    """Write a sharded CHECKPOINT, its .pt file with the folder of shards beside it, as one FILE.
+    """Merge a sharded CHECKPOINT, a .pt file and the folder of shards next to it, into one FILE.
 
-    FILE holds the same: it can be resumed, tested, passed on, and needs no folder. One process is enough.
+    FILE can be used like any other checkpoint and does not need the folder. Runs in one process.
     """
     merge_checkpoint(source, out)
     click.echo(f"wrote {out}\nnext   seg-kernel predict {out} IMAGE... --out predictions")

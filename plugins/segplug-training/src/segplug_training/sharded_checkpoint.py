@@ -35,7 +35,7 @@ FOLDER = "shards"
 """The checkpoint's key of the name of the folder with its tensors."""
 SUFFIX = ".shards"
 PART = "in shards"
-"""The key of what stands in the place of a tensor; the value is the tensor's name in the folder."""
+"""The key of the entry that replaces a tensor; its value is the tensor's name in the folder."""
 
 MakeTensor = Callable[[torch.Size, torch.dtype], Tensor]
 
@@ -97,7 +97,7 @@ def read(path: Path, make: MakeTensor, alone: bool, group: dist.ProcessGroup | N
         raise CheckpointError(f"{message}; copy the folder together with the file") from error
     except (Exception, dcp.CheckpointException) as error:  # a damaged file can make the unpickler fail in any way
         reason = _reason(error)
-        raise CheckpointError(f"{folder}: is damaged, or no shards; nothing in it was run: {reason}") from error
+        raise CheckpointError(f"{folder}: is damaged or has no shards; no code in it was run: {reason}") from error
 
 
 def _reason(error: BaseException) -> str:

@@ -31,7 +31,7 @@ class OfficialBEiT(Renaming):
 
     def convert(self, module: nn.Module, weights: Weights) -> Weights:
         renamed = super().convert(module, weights)
-        # The index is a fact of the window, which here may be another one.
+        # The index follows from the window size, which may differ in this model.
         converted = {key: value for key, value in renamed.items() if not key.endswith("relative_position_index")}
         if (shared := converted.pop(SHARED, None)) is not None:
             layers = {found[1] for key in converted if (found := re.match(r"layers\.(\d+)\.", key))}

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Downloads(WeightFormat):
-    """Files from the network. Once in the cache, no network is asked again.
+    """Files from the network; cached files need no network.
 
     An address may end in ``#sha256=...``, all of the checksum or its first digits; a name like
     ``resnet50-0676ba61.pth`` holds the first digits as well.
@@ -122,14 +122,14 @@ def _download(url: str, file: IO[bytes], is_proven: bool) -> str:
     digest, size = hashlib.sha256(), 0
     with urlopen(Request(url, headers={"User-Agent": "seg-kernel"}), timeout=30) as answer:
         if not is_proven and not answer.geturl().startswith("https:"):
-            raise OSError(f"it leads to {answer.geturl()}, without https and without a whole checksum")
+            raise OSError(f"redirected to {answer.geturl()}, which is not https, and no full checksum is given")
         announced = int(answer.headers.get("Content-Length") or 0)
         while chunk := answer.read(_CHUNK):
             digest.update(chunk)
             file.write(chunk)
             size += len(chunk)
     if announced and size != announced:
-        raise OSError(f"only {size} of {announced} bytes came")
+        raise OSError(f"only {size} of {announced} bytes were received")
     return digest.hexdigest()
 
 

@@ -33,7 +33,7 @@ _MOST_NAMES = 8
     "--iterations", type=click.IntRange(1), metavar="N", help="Length of the training. [default: from the data]"
 )
 @click.option("--force", is_flag=True, help="Overwrite files.")
-@click.option("--workers", type=click.IntRange(0), help="Processes that read. [default: one per processor]")
+@click.option("--workers", type=click.IntRange(0), help="Processes that read files. [default: one per core]")
 def command(
     folder: str,
     out: str,
@@ -58,7 +58,7 @@ def command(
     project = prepare(folder, Path(out), options, lambda parts: inspect_with_progress(parts, workers))
     click.echo(summary(project))
     click.echo(f"\nnext: seg-kernel run {out}")
-    click.echo(f"      seg-kernel data browse {out} --out sheet.html --augmented 3 shows what is trained on")
+    click.echo(f"      seg-kernel data browse {out} --out sheet.html --augmented 3 shows the training samples")
 
 
 def summary(project: Project) -> str:
@@ -76,7 +76,7 @@ def summary(project: Project) -> str:
     faults = [f"{finding.severity}: {finding.where}: {finding.what}" for finding in project.findings]
     more = [*project.remarks, *corrected, *faults]
     if facts.rare:
-        more.append(f"rare: {_some(facts.rare)}; look at their own IoU, not at the share of right pixels")
+        more.append(f"rare: {_some(facts.rare)}; check their IoU, not the pixel accuracy")
     lines.append("\n".join(f"- {line}" for line in more))
     lines.append("\n".join(f"wrote {path}" for path in project.written))
     return "\n\n".join(filter(None, lines))

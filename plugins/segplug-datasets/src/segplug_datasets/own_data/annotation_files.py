@@ -60,7 +60,7 @@ def find_annotations(folder: Path, chosen: str | None = None) -> dict[str, Spec]
         inside = os.path.relpath(pictures[0].parent, folder) if pictures else "images"
         lines = f"'train: {inside}' and 'names: [cat, dog]'"
         raise DataError(
-            f"labels of YOLO, but no data.yaml names the classes: write {folder}/data.yaml with {lines}", text
+            f"YOLO labels without a data.yaml that lists the classes: write {folder}/data.yaml with {lines}", text
         )
     named = {name: spec for name, (_, spec) in sets.items()}
     return {ALL: next(iter(named.values()))} if len(named) == 1 else named

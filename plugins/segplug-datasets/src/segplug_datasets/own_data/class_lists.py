@@ -1,4 +1,4 @@
-"""Class names, with their values and colours, from a list that lies with the data."""
+"""Class names, with their values and colours, from a class list next to the data."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _MOST_FILES = 10  # YAML files of a folder; more of them are one for each image
 
 @dataclass(frozen=True)
 class ClassList:
-    """What a file says of the classes.
+    """The contents of a class list file.
 
     Args:
         path: The file.
         names: Class names in their order.
         values: The value of each in the masks; empty where the file does not say.
         colors: The colour of each; empty where the file does not say.
-        ignore: Values of the masks that are no class.
+        ignore: Values of the masks that are not classes.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""Writing a config for people: one line for each value, and the reason beside it."""
+"""Writing a config for people: one line for each value, with the reason as a comment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def render(values: Mapping[str, Any], why: Mapping[str, str], head: str) -> str:
 
     Args:
         values: Sections and what is in them.
-        why: Comments by the path of the key they stand beside: ``optim.batch_size``.
+        why: Comments by the path of their key: ``optim.batch_size``.
         head: Comment of the whole file.
     """
     lines = [f"# {line}" for line in head.splitlines()]
@@ -45,7 +45,7 @@ def _is_short(value: Mapping[Any, Any]) -> bool:
 
 
 def _beside(line: str, comment: str, start: str) -> Iterator[str]:
-    """Yield a line with its comment, which stands above it where both are too long."""
+    """Yield a line with its comment, which goes above it if the two do not fit on one line."""
     if comment and len(line) + len(comment) + 4 > _WIDTH:
         yield f"{start}# {comment}"
         yield line

@@ -32,7 +32,7 @@ _FATAL = {
     "nothing-labelled", "black-and-white-masks", "cannot-be-opened", "empty", "off-by-one", "shifted-by-one",
     "sparse-values", "instance-masks", "cityscapes-label-ids",
 }  # fmt: skip
-"""Errors that make every mask mean nothing, or something else; files that others concern are left out."""
+"""Errors that make all masks unusable or misread; for other errors, only the affected files are left out."""
 
 _SHARE = 0.995  # of the pixels of coloured masks have a colour of the class list
 _LOOKED_AT = 24
@@ -59,7 +59,7 @@ class Diagnosis:
 
 
 def diagnose(inspected: Inspected, lists: Sequence[ClassList] = ()) -> Diagnosis:
-    """Return the sets with the arguments that make their masks mean something.
+    """Return the sets with the arguments with which their masks can be read.
 
     Args:
         inspected: `FolderDataset` sets without classes, or data sets that know theirs.
@@ -208,10 +208,10 @@ def _require_classes(found: Diagnosis) -> None:
         raise DataError("the data have no labels")
     for part, _ in found.inspected:
         if part.labels is None and found.left and len(_drawn(found.inspected)) > 1:
-            raise DataError("how the masks are to be read is not clear\n\n" + "\n\n".join(map(text_of, found.left[:3])))
+            raise DataError("the meaning of the mask values is unclear\n\n" + "\n\n".join(map(text_of, found.left[:3])))
         if part.labels is None or len(part.labels.classes) < 2:
             raise DataError(
-                "the masks show one class only, on every pixel: there is nothing to tell it from; "
+                "every pixel of the masks has the same class, so there is nothing to learn; "
                 f"look at them: {_some_masks(found.inspected)}"
             )
 

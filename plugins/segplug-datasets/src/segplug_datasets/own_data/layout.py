@@ -103,7 +103,7 @@ def find_layout(folder: Path, images: str | None = None, masks: str | None = Non
     Args:
         folder: Searched with all folders inside.
         images: The folder of images, where several fit; under ``folder``, or a path.
-        masks: The folder of masks, likewise.
+        masks: The folder of masks, if several fit; under ``folder``, or a path.
 
     Raises:
         DataError: When there are no images, or no masks.
@@ -256,7 +256,7 @@ def _by_set(folder: Path, pictures: Sequence[_Group], truths: Sequence[_Group]) 
     if not layout.sets:
         shown = f"{_names(pictures)} and {_names(truths)}"
         raise DataError(
-            f"images and masks do not have the same names: {shown}; name them alike, a.jpg and a.png", folder
+            f"images and masks do not have the same names: {shown}; use the same names, such as a.jpg and a.png", folder
         )
     return layout if set(layout.sets) != {ALL} else _by_lists(folder, layout)
 

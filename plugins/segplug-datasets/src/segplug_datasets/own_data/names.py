@@ -1,4 +1,4 @@
-"""What the names of folders and files say: images, masks, or neither; training, validation or test."""
+"""Roles and splits from names of folders and files: image, mask or neither; training, validation or test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECONDARY = frozenset(
      "instances", "nd", "object", "objects", "overlay", "overlays", "panoptic", "preview", "previews", "roi", "second",
      "skeleton", "visualization", "visualizations", "weight", "weights"]
 )  # fmt: skip
-"""Of label folders that are taken only where there is no other: they seldom hold the class of each pixel."""
+"""Label folders used only if there is no other: they rarely contain the class of each pixel."""
 SPLITS = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "val"),
@@ -48,7 +48,7 @@ def _parted(word: str) -> Iterable[str]:
 
 
 def split_of(name: str) -> str | None:
-    """Return the set that a name speaks of: ``train``, ``val`` or ``test``; None when it names none, or several."""
+    """Return the split in a name: ``train``, ``val`` or ``test``; None if it contains none or several."""
     found = {SPLITS[word] for word in tokens(name) if word in SPLITS}
     return found.pop() if len(found) == 1 else None
 

@@ -158,14 +158,12 @@ def _read(source: str, options: Options, inspect: Inspect, scratch: Path) -> tup
             near = [place for one in files.values() for f in (one.masks, one.images) for place in (f, f.parent)]
             lists = find_class_lists([folder, *near])
     elif folder.exists():
-        raise UsageError(f"{folder} is a file: name the folder that holds it; --labels chooses a file of annotations")
+        raise UsageError(f"{folder} is a file: pass its folder instead; --labels selects an annotation file")
     else:
         parts = published_sets(source, options.root)
     diagnosis = diagnose(inspect(parts), lists)
     if any(finding.kind == "off-by-one" for finding in diagnosis.applied):
-        remarks.append(
-            "0 is read as ignored; where it is a class, remove 'offset', add its name, and raise num_classes"
-        )
+        remarks.append("0 is ignored; if it is a class, remove 'offset', add its name, and increase num_classes")
     remarks += [f"class names are those of {diagnosis.classes.path}"] if diagnosis.classes else []
     by_name = {"train" if name == ALL else name: one for name, one in files.items()}
     sets = [_Set(part, samples, by_name.get(part.name)) for part, samples in diagnosis.inspected]
@@ -243,7 +241,7 @@ def _split(sets: list[_Set]) -> tuple[list[_Set], list[str]]:
     missing = [name for name in SETS if name not in there]
     takes_list = _takes_list(first)
     if len(sets) == 1 and not takes_list:
-        raise UsageError(f"{first.part.type} has one set, and takes no list that divides it: write a config by hand")
+        raise UsageError(f"{first.part.type} has a single set and cannot be split by a list: write the config by hand")
     if not missing or not takes_list:
         return sorted(sets, key=lambda one: SETS.index(one.part.name)), []
     taken = {name: SHARES[name] for name in missing if name != "train"}
@@ -308,7 +306,7 @@ def _config(
             data[name] = {"_delete_": True, **data[name]}
         why[f"data.{name}"] = _set_comment(one)
     if not project.diagnosis.named:
-        why["data.train.classes"] = "fill in the names: nothing names these classes"
+        why["data.train.classes"] = "no class names were found: fill them in"
     if len(sets) < len(SETS):
         data.update(
             {name: f"${{data.{sets[-1].part.name}}}" for name in SETS if name not in lists and name not in data}

@@ -42,9 +42,7 @@ def published_sets(name: str, root: str | None) -> list[Part]:
         parts = _of_class(name, wanted, root, [*configs])
     problem = next((part.problem for part in parts if part.problem), None)
     if problem:
-        where = (
-            "say where the data are with --root DIR; seg-kernel data prepare --list names the sets that are converted"
-        )
+        where = "pass the folder of the data with --root DIR; seg-kernel data prepare --list shows the converters"
         raise DataError(f"{name}: {problem}\n    {where}")
     return parts
 
@@ -54,7 +52,7 @@ def _of_class(name: str, wanted: str, root: str | None, configs: list[str]) -> l
     kind = next((one for one in classes if _plain(one).removesuffix("dataset") == wanted.removesuffix("dataset")), None)
     if kind is None:
         hint = suggest(name, [*dict.fromkeys(one.split("-")[0] for one in configs), *classes])
-        raise UsageError(f"{name}: there is no such folder, and no published data set of this name; {hint}")
+        raise UsageError(f"{name}: neither a folder nor a published data set; {hint}")
     parts = parts_of_type(kind, root, {})
     for part in parts:
         part.name = part.name if part.name in SETS else "train"

@@ -161,11 +161,11 @@ def choose(
     batch = _batch(facts, machine, small, why)
     length = iterations or _iterations(facts, machine, batch, why)
     if iterations:
-        why["iterations"] = f"as asked for: {_times(length * batch / facts.images)} over the training images"
+        why["iterations"] = f"set by --iterations: {_times(length * batch / facts.images)} over the training images"
     interval = max(length // VALIDATIONS, 1)
     why["val_interval"] = f"{length // interval} validations; the best checkpoint is kept"
     windows = shown[0] * shown[1] > SLIDE
-    why["windows"] = f"images of {_by(shown)} are too large to be predicted at once"
+    why["windows"] = f"images of {_by(shown)} are too large to predict in one pass"
     workers = min(machine.cores, WORKERS)
     why["workers"] = f"of {machine.cores} cores"
     return Recipe(resize, shown, crop, windows, batch, length, interval, workers, why)
@@ -192,7 +192,7 @@ def _resize(facts: Facts, machine: Machine, why: dict[str, str]) -> Size | None:
             "resize", f"images of {_by(facts.size)} are reduced to {factor:.0%}: a sample then shows more of the scene"
         )
     else:
-        why["resize"] = "images have several sizes: all get the median one, so objects appear in one size"
+        why["resize"] = "images differ in size: all are scaled to the median size, so that objects have similar sizes"
     return size
 
 
@@ -217,7 +217,7 @@ def _crop(shown: Size, machine: Machine, why: dict[str, str]) -> Size:
     crop = min(_near(shown[0] * factor), whole[0]), min(_near(shown[1] * factor), whole[1])
     share = crop[0] * crop[1] / (shown[0] * shown[1])
     device = "a processor" if machine.gpu is None else "a GPU"
-    why["crop_size"] = f"{share:.0%} of an image of {_by(shown)}: what {device} trains on in reasonable time"
+    why["crop_size"] = f"{share:.0%} of an image of {_by(shown)}: small enough to train on {device} in reasonable time"
     return crop
 
 

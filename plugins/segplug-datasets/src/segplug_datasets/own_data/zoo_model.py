@@ -83,7 +83,7 @@ def model_changes(base: Config, recipe: Recipe, classes: int, rare: Sequence[str
     count = (base.get("data") or {}).get("num_classes")
     model = _adapted(base.raw.get("model") or {}, count, classes)
     if model:
-        changes.why["model"] = "what was made for the classes of the published data"
+        changes.why["model"] = "adapted from the classes of the published data"
     _weights(base, model, changes)
     if rare and base.name != STARTER:
         _loss(base, model, rare, changes)
@@ -131,7 +131,7 @@ def _weights(base: Config, model: dict[str, Any], changes: Changes) -> None:
     found = find_weights(published) if published else None
     if found:
         changes.sections["load_from"] = found
-        changes.why["load_from"] = "the published experiment's weights; where the head does not fit, it starts fresh"
+        changes.why["load_from"] = "the published weights; head layers that do not fit are randomly initialised"
         return
     if published:
         changes.remarks.append(
@@ -155,7 +155,7 @@ def _starts(part: Mapping[str, Any], changed: dict[str, Any], path: str, changes
             found = find_weights(value)
             if found is None:
                 changed["~pretrained"] = None
-                changes.why[f"{path}.~pretrained"] = f"{value} is not here: without this line it is downloaded"
+                changes.why[f"{path}.~pretrained"] = f"{value} is not on this machine; remove this line to download it"
                 missing = f"{path}.backbone" if path == "model" else path
             elif found != value:
                 changed["pretrained"] = found

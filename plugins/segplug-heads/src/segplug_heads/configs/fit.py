@@ -1,6 +1,6 @@
 """Whether the parts of a config fit together: all but its data is built, the model without memory for its weights.
 
-problems = check_fit(load_config("my.yaml"))      # what a run would refuse at once; `seg-kernel config check` asks it
+problems = check_fit(load_config("my.yaml"))      # as `seg-kernel config check` does
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _OF_SIZES = ("channel", "dim", "elements", "shape", "size")
 
 
 def check_fit(config: Config) -> list[Problem]:
-    """Return what a run would refuse at once in a config whose arguments are in order, as far as no data is read.
+    """Return the problems, except those of the data, that would stop a run at its start; arguments must be valid.
 
     The model is built on torch's device ``meta``, together with optimiser, schedules, transforms, metrics and hooks;
-    its classes are held against those of the data sets, which are not opened, and it sees an image.
+    its classes are compared with those of the data sets, which are not opened, and it processes an image.
     """
     if not config.get("model"):  # unfinished
         return []

@@ -62,7 +62,7 @@ class ZooSource:
                 yield from (f"{zoo.name}::{entry.name}" for entry in list_experiments([zoo]))
 
     def unknown(self, name: str) -> list[Problem]:
-        """Say that no zoo has a name, with the near ones."""
+        """Return the problem of a name that no zoo has, with similar names."""
         return unknown(name, self.zoos)
 
     def label(self, path: Path) -> str:

@@ -100,7 +100,7 @@ def packaged(text: str, zoos: list[Zoo], asked: str = "") -> tuple[Zoo, Path]:
     near = did_you_mean(wanted, [zoo.name for zoo in zoos])
     hint = f"did you mean {near[0]}::{inside}?" if near else f"pip install {name}"
     if wanted in (*SAME_SCOPES, *OTHER_SCOPES):  # a package index has strangers of such names
-        hint = f"names have no scope here: without {name}:: it is looked for in all installed packages"
+        hint = f"names have no scope here: omit {name}:: to search all installed packages"
     raise MissingPackageError(Problem(f"{text}: no package {name} with configs is installed", "", asked, hint))
 
 

@@ -189,7 +189,7 @@ class MultiHeadSegmentor(Segmentor):
             ready = [n for n in self.heads if n not in order and set(self._sources(n)) <= set(order)]
             if not ready:
                 circle = ", ".join(name for name in self.heads if name not in order)
-                raise ConfigError(Problem(f"the heads {circle} wait for each other", "links"))
+                raise ConfigError(Problem(f"the heads {circle} depend on each other", "links"))
             order += ready
         return order
 
@@ -207,7 +207,7 @@ class MultiHeadSegmentor(Segmentor):
                 raise ConfigError(Problem(f"unknown head {name!r}", path, hint=f"heads: {', '.join(self.heads)}"))
         for name, head in self.heads.items():
             if isinstance(head, CascadeHead):
-                message = f"{type(head).__name__} refines another's logits; it belongs into a CascadeEncoderDecoder"
+                message = f"{type(head).__name__} refines another's logits; use it in a CascadeEncoderDecoder"
                 raise ConfigError(Problem(message, f"heads.{name}"))
         for name, links in self.links.items():
             for link in links:
