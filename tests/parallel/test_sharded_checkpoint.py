@@ -94,7 +94,7 @@ def test_a_table_of_contents_that_would_run_code_is_refused(copied: Path, tmp_pa
             return open, (str(tmp_path / "ran"), "w")
 
     (shards_of(copied) / ".metadata").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(CheckpointError, match="is damaged, or no shards"):
+    with pytest.raises(CheckpointError, match="is damaged or has no shards"):
         checkpoint.load(copied)
     assert not (tmp_path / "ran").exists()
 
