@@ -9,7 +9,7 @@ import pytest
 import torch.distributed as dist
 
 from segplug_training.cuda import CUDAEngine
-from segplug_training.ranks import Ranks, first_host, launch_store, meet, slurm_ranks
+from segplug_training.ranks import Ranks, first_host, gpu_index, launch_store, meet, slurm_ranks
 
 TASK = {
     "SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "11", "SLURM_PROCID": "9",
@@ -39,6 +39,14 @@ def test_a_task_of_slurm_is_a_rank():
         "RANK": "9", "WORLD_SIZE": "11", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "3", "MASTER_ADDR": "gpu007"
     }  # fmt: skip
     assert slurm_ranks({**TASK, "MASTER_ADDR": "10.0.0.1"})["MASTER_ADDR"] == "10.0.0.1"
+
+
+@pytest.mark.parametrize(("visible", "index"), [(1, 0), (4, 2)])
+def test_a_task_with_a_gpu_bound_to_it_sees_only_that_one(monkeypatch, visible, index):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: visible)
+    for name in ("SLURM_LOCALID", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "2")
+    assert gpu_index() == index
 
 
 def test_a_batch_script_is_no_rank():

@@ -77,6 +77,16 @@ def test_every_length_of_a_run_has_its_rates(spec: dict[str, Any], iterations: i
         assert 0 <= optimizer.param_groups[0]["lr"] <= 0.5
 
 
+def test_one_cycle_peaks_at_the_rate_of_each_group_unless_the_peak_is_given() -> None:
+    parameters = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr, "initial_lr": lr} for lr in (0.1, 0.01)]
+    for peak, expected in ((None, [0.1, 0.01]), (0.5, [0.5, 0.5])):
+        optimizer = torch.optim.SGD(parameters)
+        schedule = OneCycleLR(peak, total_steps=10)
+        schedule.bind(10)
+        schedule.step(optimizer, 2)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(expected)
+
+
 def sgd(lr: float = 0.1, **options: Any) -> torch.optim.SGD:
     return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr, **options)
 

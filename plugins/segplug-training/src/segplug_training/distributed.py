@@ -15,7 +15,7 @@ from segkernel.annotations import Positive
 from segkernel.interfaces.model import Segmentor
 from segkernel.sample import Batch
 from segplug_training.cuda import CUDAEngine, EngineArguments
-from segplug_training.ranks import Ranks, is_launched, local_rank
+from segplug_training.ranks import Ranks, gpu_index, is_launched
 from segplug_training.smaller_batches import SmallerBatches
 from segplug_training.sync_batch_norm import synchronise_batch_norm
 
@@ -50,7 +50,7 @@ class DistributedEngine(CUDAEngine):
         **kwargs: Unpack[EngineArguments],
     ) -> None:
         if is_launched() and torch.cuda.is_available() and kwargs.get("device", "auto") in ("auto", "cuda"):
-            kwargs["device"] = f"cuda:{local_rank()}"
+            kwargs["device"] = f"cuda:{gpu_index()}"
         super().__init__(**kwargs)
         self.ranks: Ranks | None = None
         if is_launched():

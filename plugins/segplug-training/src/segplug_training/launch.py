@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -25,9 +28,19 @@ def command(context: click.Context, processes: int, arguments: tuple[str, ...]) 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(available_cores() // processes, 1)))
     level = logging.getLevelName(logging.getLogger().level)
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the ranks report errors themselves
+    for name in ("SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):  # not on Windows
+            signal.signal(getattr(signal, name), _forward)
     try:
         main(["--standalone", f"--nproc-per-node={processes}", "-m", "segkernel", "--log-level", level, *arguments])
     except ChildFailedError as error:
         context.exit(max(1, error.get_first_failure()[1].exitcode))
     except SignalException as error:
         sys.exit(128 + error.sigval)
+
+
+def _forward(number: int, frame: Any) -> None:
+    """Send a signal that torch's launcher does not handle to the ranks, which end as their `PreemptionHook` says."""
+    for children in Path("/proc/self/task").glob("*/children"):
+        for process in children.read_text().split():
+            os.kill(int(process), number)

@@ -78,6 +78,12 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def gpu_index() -> int:
+    """Return the GPU of this rank among those that it sees: only one where SLURM binds one to each task."""
+    bound = "SLURM_LOCALID" in os.environ and torch.cuda.device_count() == 1
+    return 0 if bound else local_rank()
+
+
 class Ranks:
     """The process group of a run, as seen by this rank.
 

@@ -195,7 +195,7 @@ class CosineRestartLR(_Cosine):
 
 
 class CyclicLR(Schedule):
-    """Cycle between ``base_lr`` and ``max_lr`` (Smith, 2017).
+    """Cycle between ``base_lr`` and ``max_lr`` (Smith, 2017), the same for all groups, as in MMEngine.
 
     A cycle rises for ``step_size_up`` iterations and falls for ``step_size_down`` (the same number when None).
     ``triangular2`` halves the amplitude with each cycle, ``exp_range`` multiplies it by ``gamma`` in each iteration.
@@ -228,14 +228,16 @@ class OneCycleLR(Schedule):
     """1cycle policy (Super-Convergence, Smith and Topin, 2018) over ``total_steps``; None is the schedule's length.
 
     The rate starts at eta_max / ``div_factor``, peaks at ``eta_max`` after the share ``pct_start`` of the steps, and
-    ends at its start / ``final_div_factor``; with ``three_phase`` it first falls back to its start.
+    ends at its start / ``final_div_factor``; with ``three_phase`` it first falls back to its start. Without ``eta_max``
+    the peak is each group's own rate, with its ``lr_mult`` and the scaling by ``base_batch_size``; a given one is
+    the peak of all groups, as in MMEngine.
     """
 
     conformance: ClassVar = {"eta_max": 0.5}
 
     def __init__(
         self,
-        eta_max: Positive,
+        eta_max: Positive | None = None,
         total_steps: PositiveInt | None = None,
         pct_start: Probability = 0.3,
         anneal_strategy: str = "cos",
@@ -249,20 +251,22 @@ class OneCycleLR(Schedule):
             raise UsageError(f"anneal_strategy: expected 'cos' or 'linear', not {anneal_strategy!r}")
         self.eta_max, self.steps, self.peak = eta_max, total_steps, pct_start
         self.cosine, self.three_phase = anneal_strategy == "cos", three_phase
-        self.start = eta_max / div_factor
-        self.final = self.start / final_div_factor
+        self.div_factor, self.final_div_factor = div_factor, final_div_factor
 
     def rate(self, lr: float, base: float, i: int) -> float:
+        highest = base if self.eta_max is None else self.eta_max
+        start = highest / self.div_factor
+        final = start / self.final_div_factor
         steps = self.steps or self.length + 1
         rise = self.peak * steps - 1
-        points = [(0.0, self.start), (rise, self.eta_max), (steps - 1.0, self.final)]
+        points = [(0.0, start), (rise, highest), (steps - 1.0, final)]
         if self.three_phase:
-            points.insert(2, (2 * rise, self.start))
+            points.insert(2, (2 * rise, start))
         for (left, low), (right, high) in pairwise(points):
             if i <= right:
                 # In a run of a few iterations a phase may have no length.
                 return self._between(low, high, (i - left) / (right - left) if right > left else 1.0)
-        return self.final
+        return final
 
     def _between(self, start: float, end: float, share: float) -> float:
         if self.cosine:

@@ -1,0 +1,26 @@
+"""Signals to the launcher reach the ranks."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+RANK = "import signal, sys; signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75)); print(flush=True); signal.pause()"
+LAUNCHER = f"""
+import signal, subprocess, sys
+from segplug_training.launch import _forward
+signal.signal(signal.SIGUSR1, _forward)
+rank = subprocess.Popen([sys.executable, "-c", {RANK!r}])
+sys.exit(rank.wait())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="children are listed in /proc")
+def test_a_signal_of_preemption_is_forwarded_to_the_ranks() -> None:
+    with subprocess.Popen([sys.executable, "-c", LAUNCHER], stdout=subprocess.PIPE) as launcher:
+        launcher.stdout.readline()  # the rank is ready
+        launcher.send_signal(signal.SIGUSR1)
+        assert launcher.wait(timeout=60) == 75
