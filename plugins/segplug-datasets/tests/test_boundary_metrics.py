@@ -48,9 +48,9 @@ def test_equals_erosion_class_by_class(ratio: float) -> None:
             ours, theirs = boundary_of(predicted == index, steps), boundary_of(truth == index, steps)
             shared[index] += (ours & theirs).sum()
             either[index] += (ours | theirs).sum()
-    figures = metric.compute()
-    assert [figures[f"BoundaryIoU.{name}"] for name in CLASSES] == pytest.approx(100 * shared / either)
-    assert figures["mBoundaryIoU"] == pytest.approx(100 * np.mean(shared / either))
+    metrics = metric.compute()
+    assert [metrics[f"BoundaryIoU.{name}"] for name in CLASSES] == pytest.approx(100 * shared / either)
+    assert metrics["mBoundaryIoU"] == pytest.approx(100 * np.mean(shared / either))
 
 
 def test_what_does_not_count_makes_no_contour() -> None:
@@ -78,9 +78,9 @@ def test_ignored_pixels_count_for_nobody() -> None:
 def test_a_class_in_neither_is_absent() -> None:
     metric = BoundaryIoU(classes=["a", "never"])
     metric.update(np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint8))
-    figures = metric.compute()
-    assert math.isnan(figures["BoundaryIoU.never"])
-    assert figures["mBoundaryIoU"] == 100
+    metrics = metric.compute()
+    assert math.isnan(metrics["BoundaryIoU.never"])
+    assert metrics["mBoundaryIoU"] == 100
     assert metric.table().splitlines()[3].split() == ["never", "-"]
     assert math.isnan(BoundaryIoU(classes=["a"]).compute()["mBoundaryIoU"])
 
@@ -103,8 +103,8 @@ def test_f1_equals_distance_transforms_of_scipy(tolerance: float) -> None:
         truth, predicted = blobs(seed), blobs(seed + 5)
         metric.update(predicted, truth)
         expected.append([f1_reference(predicted, truth, index, tolerance * 100) for index in range(3)])
-    figures = metric.compute()
-    assert [figures[f"BoundaryF1.{name}"] for name in CLASSES] == pytest.approx(100 * np.mean(expected, 0))
+    metrics = metric.compute()
+    assert [metrics[f"BoundaryF1.{name}"] for name in CLASSES] == pytest.approx(100 * np.mean(expected, 0))
 
 
 def test_f1_of_a_missed_class_is_zero() -> None:
@@ -112,9 +112,9 @@ def test_f1_of_a_missed_class_is_zero() -> None:
     truth[5:9, 5:9] = 1
     metric = BoundaryF1(classes=["rest", "thing", "never"])
     metric.update(np.zeros_like(truth), truth)
-    figures = metric.compute()
-    assert figures["BoundaryF1.thing"] == 0
-    assert math.isnan(figures["BoundaryF1.never"])
+    metrics = metric.compute()
+    assert metrics["BoundaryF1.thing"] == 0
+    assert math.isnan(metrics["BoundaryF1.never"])
 
 
 @pytest.mark.parametrize("metric", [BoundaryIoU, BoundaryF1])

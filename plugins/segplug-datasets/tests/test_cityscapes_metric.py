@@ -45,9 +45,9 @@ def fed(folder: Path) -> CityscapesMetric:
 
 
 def test_equals_the_official_evaluation(tmp_path: Path) -> None:
-    figures = fed(tmp_path).compute()
+    metrics = fed(tmp_path).compute()
     (expected,) = GOLDEN["result"]
-    assert {name: figures[name] for name in expected} == pytest.approx(expected, abs=1e-12)
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-12)
 
 
 def test_classes_and_objects_by_hand() -> None:
@@ -60,23 +60,23 @@ def test_classes_and_objects_by_hand() -> None:
         Prediction({"seg": torch.from_numpy(predicted)}),
         Targets({"seg": torch.from_numpy(truth), "instances": torch.from_numpy(instances)}),
     )
-    figures = metric.compute()
-    assert figures["IoU.car"] == pytest.approx(3 / 5)  # the car on what is ignored does not count
+    metrics = metric.compute()
+    assert metrics["IoU.car"] == pytest.approx(3 / 5)  # the car on what is ignored does not count
     size = INSTANCE_SIZES["car"]
     right, missed = 2 * size / 2 + 1 * size / 2, size / 2
-    assert figures["iIoU.car"] == pytest.approx(right / (right + missed + 1))  # wrong pixels are not weighed
-    assert figures["IoU.vehicle"] == pytest.approx(3 / 5)
-    assert figures["averageScoreClasses"] == pytest.approx(np.mean([3 / 5, 1 / 2, 1 / 2]))
-    assert math.isnan(figures["IoU.sky"])
-    assert math.isnan(figures["iIoU.bus"])
+    assert metrics["iIoU.car"] == pytest.approx(right / (right + missed + 1))  # wrong pixels are not weighed
+    assert metrics["IoU.vehicle"] == pytest.approx(3 / 5)
+    assert metrics["averageScoreClasses"] == pytest.approx(np.mean([3 / 5, 1 / 2, 1 / 2]))
+    assert math.isnan(metrics["IoU.sky"])
+    assert math.isnan(metrics["iIoU.bus"])
 
 
 def test_without_instance_files_there_is_no_iiou() -> None:
     metric = CityscapesMetric()
     metric.update(np.full((2, 2), 13, np.uint8), np.full((2, 2), 13, np.uint8))
-    figures = metric.compute()
-    assert figures["averageScoreClasses"] == 1
-    assert math.isnan(figures["averageScoreInstClasses"])
+    metrics = metric.compute()
+    assert metrics["averageScoreClasses"] == 1
+    assert math.isnan(metrics["averageScoreInstClasses"])
     assert metric.table().splitlines()[0].split() == ["class", "IoU", "iIoU"]
 
 

@@ -49,28 +49,28 @@ def run(*arguments: object) -> int:
     return int(caught.value.code or 0)
 
 
-# ---------------------------------------------------------------- figures
+# ---------------------------------------------------------------- stats
 
 
 def test_mean_and_deviation_are_those_of_all_pixels(project: Path) -> None:
-    (figures,) = measure(inspect(parts_of_config(load_config("c.yaml")), 0))
+    (stats,) = measure(inspect(parts_of_config(load_config("c.yaml")), 0))
     pixels = np.concatenate([image.read(f"images/{seed}.png").reshape(-1, 3) for seed in range(5)]).astype(np.float64)
-    np.testing.assert_allclose(figures.mean, pixels.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(figures.std, pixels.std(0), rtol=1e-12)
+    np.testing.assert_allclose(stats.mean, pixels.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(stats.std, pixels.std(0), rtol=1e-12)
 
 
 def test_pixels_images_and_sizes(project: Path) -> None:
-    (figures,) = measure(inspect(parts_of_config(load_config("c.yaml")), 0))
-    assert figures.pixels == {1: 20 * 30, 0: (21 + 22 + 23) * 30 + 24 * 21, IGNORE: 24 * 9}
-    assert figures.images_with == {1: 1, 0: 4}
-    assert figures.share(1) == 600 / (600 + 1980 + 504)
-    assert figures.heights == [20, 21, 22, 23, 24]
+    (stats,) = measure(inspect(parts_of_config(load_config("c.yaml")), 0))
+    assert stats.pixels == {1: 20 * 30, 0: (21 + 22 + 23) * 30 + 24 * 21, IGNORE: 24 * 9}
+    assert stats.images_with == {1: 1, 0: 4}
+    assert stats.share(1) == 600 / (600 + 1980 + 504)
+    assert stats.heights == [20, 21, 22, 23, 24]
 
 
 def test_weights_are_those_of_the_papers() -> None:
-    figures = DatasetStats("train", ("a", "b", "c"), pixels=Counter({0: 600, 1: 300, IGNORE: 100}))
-    figures.images_with, figures.pixels_with = Counter({0: 10, 1: 2}), Counter({0: 900, 1: 500})
-    weights = class_weights(figures)
+    stats = DatasetStats("train", ("a", "b", "c"), pixels=Counter({0: 600, 1: 300, IGNORE: 100}))
+    stats.images_with, stats.pixels_with = Counter({0: 10, 1: 2}), Counter({0: 900, 1: 500})
+    weights = class_weights(stats)
     assert weights["median_frequency"] == [
         round((2 / 3 + 0.6) / 2 / (2 / 3), 4),
         round((2 / 3 + 0.6) / 2 / 0.6, 4),
@@ -85,8 +85,8 @@ def test_weights_are_those_of_the_papers() -> None:
 
 def test_samples_that_cannot_be_read_are_left_out(project: Path) -> None:
     Path("images/2.png").write_bytes(b"")
-    (figures,) = measure(inspect(parts_of_config(load_config("c.yaml")), 0))
-    assert (figures.images, figures.unreadable) == (4, 1)
+    (stats,) = measure(inspect(parts_of_config(load_config("c.yaml")), 0))
+    assert (stats.images, stats.unreadable) == (4, 1)
     for path in Path("images").iterdir():
         path.write_bytes(b"")
     with pytest.raises(DataError, match="no sample of train can be read"):
@@ -131,9 +131,9 @@ def test_any_number_of_bands() -> None:
     inspected = inspect(parts, 0)
     with pytest.raises(DataError, match="4 or 5 bands"):
         measure(inspected)
-    (figures,) = measure([(parts[0], inspected[0][1][:2])])
-    assert figures.mean == (500, 500, 500, 500, 65535)
-    assert figures.std == (500, 500, 500, 500, 0)
+    (stats,) = measure([(parts[0], inspected[0][1][:2])])
+    assert stats.mean == (500, 500, 500, 500, 65535)
+    assert stats.std == (500, 500, 500, 500, 0)
 
 
 # ---------------------------------------------------------------- browse

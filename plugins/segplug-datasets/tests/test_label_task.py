@@ -212,14 +212,14 @@ TRUE = np.array([[[1, 0], [1, 255]], [[0, 0], [0, 1]], [[0, 0], [0, 0]]], np.uin
 def test_each_class_is_held_against_the_rest() -> None:
     metric = IoUMetric(["mIoU", "mDice"], classes=["a", "b", "c"], task="multilabel")
     metric.update(PREDICTED, TRUE)
-    figures = metric.compute()
-    assert figures["IoU.a"] == pytest.approx(100 / 3)  # one right, one wrong, one missed; one unknown
-    assert (figures["Dice.a"], figures["Acc.a"]) == (pytest.approx(50), pytest.approx(50))
-    assert (figures["IoU.b"], figures["Dice.b"]) == (100, 100)
-    assert np.isnan(figures["IoU.c"])  # neither there nor predicted
-    assert figures["mIoU"] == pytest.approx((100 / 3 + 100) / 2)
-    assert figures["aAcc"] == pytest.approx(100 * 9 / 11)
-    assert "fwIoU" not in figures
+    metrics = metric.compute()
+    assert metrics["IoU.a"] == pytest.approx(100 / 3)  # one right, one wrong, one missed; one unknown
+    assert (metrics["Dice.a"], metrics["Acc.a"]) == (pytest.approx(50), pytest.approx(50))
+    assert (metrics["IoU.b"], metrics["Dice.b"]) == (100, 100)
+    assert np.isnan(metrics["IoU.c"])  # neither there nor predicted
+    assert metrics["mIoU"] == pytest.approx((100 / 3 + 100) / 2)
+    assert metrics["aAcc"] == pytest.approx(100 * 9 / 11)
+    assert "fwIoU" not in metrics
     assert "aAcc 81.82" in metric.table()
 
 

@@ -52,14 +52,14 @@ def coco(root: Path, *extra: dict[str, Any]) -> dict[str, str]:
     return {"type": "CocoInstanceDataset", "ann_file": "a.json", "data_root": str(root)}
 
 
-def opened(spec: dict[str, str], **options: Any) -> CocoInstanceDataset:
+def coco_instances(spec: dict[str, str], **options: Any) -> CocoInstanceDataset:
     return CocoInstanceDataset(**{key: value for key, value in spec.items() if key != "type"}, **options)
 
 
 def test_crowds_are_ignored_and_said(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
     spec = coco(tmp_path, {"iscrowd": 1}, {"iscrowd": 0, "segmentation": [[0, 0, 2, 0, 2, 2]]})
-    assert values(opened(spec)) == [0, 1, IGNORE]
-    assert values(opened(spec)) == [0, 1, IGNORE]
+    assert values(coco_instances(spec)) == [0, 1, IGNORE]
+    assert values(coco_instances(spec)) == [0, 1, IGNORE]
     assert [line for line in said.messages if "1 of 2 objects are crowds (iscrowd)" in line] == said.messages[:1]
     (finding,) = findings("crowds", **spec)
     assert finding.severity == "warning"
@@ -70,28 +70,28 @@ def test_crowds_are_ignored_and_said(tmp_path: Path, said: pytest.LogCaptureFixt
 def test_objects_that_a_tool_calls_crowds_are_of_their_class(tmp_path: Path, mark: dict[str, Any]) -> None:
     """CVAT writes every brush mask so."""
     spec = coco(tmp_path, {"iscrowd": 1, **mark})
-    assert values(opened(spec)) == [0, 1]
-    assert values(opened(spec, crowd="ignored")) == [0, IGNORE]
+    assert values(coco_instances(spec)) == [0, 1]
+    assert values(coco_instances(spec, crowd="ignored")) == [0, IGNORE]
     (finding,) = findings("crowds", **spec)
     assert "1 of 1 objects are marked as crowds" in finding.what
 
 
 def test_nothing_is_said_where_nothing_is_left_out(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
     spec = coco(tmp_path, {"iscrowd": 0})
-    assert values(opened(spec)) == [0, 1]
+    assert values(coco_instances(spec)) == [0, 1]
     assert not said.messages
     assert not findings("crowds", **spec)
 
 
 def test_a_text_of_nought_is_no_crowd(tmp_path: Path) -> None:
     spec = coco(tmp_path, {"iscrowd": "0"})
-    assert not [part for part in opened(spec).left_out if part.kind == "crowds"]
+    assert not [part for part in coco_instances(spec).left_out if part.kind == "crowds"]
 
 
 def test_objects_without_pixels_are_said_and_shown(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
     line, point = {"segmentation": [[0, 0, 5, 0]]}, {"segmentation": [[0.1, 0.1, 0.3, 0.1, 0.3, 0.3]]}
     spec = coco(tmp_path, {}, line, point)
-    dataset = opened(spec)
+    dataset = coco_instances(spec)
     assert dataset[0].meta["objects_without_pixels"] == 2
     assert values(dataset) == [0, 1]
     assert len(said.messages) == 1

@@ -20,7 +20,7 @@ from segplug_datasets import image
 from segplug_datasets.optional_deps import ExtraMissingError
 from segplug_datasets.prepare import Converter, Part, Report, Rule, find, prepare
 from segplug_datasets.prepare.output import Output
-from segplug_datasets.prepare.sources import SourceFile, opened
+from segplug_datasets.prepare.sources import SourceFile, open_files
 from segplug_datasets.prepare.steps import colors_to_ids, copy, ids, map_values, picture, starts, tiles
 
 
@@ -94,7 +94,7 @@ def test_one_bad_file_does_not_stop_the_others(tmp_path: Path) -> None:
 
 
 def names(root: Path, work: Path, without: Path | None = None) -> list[str]:
-    with opened(root, work, lambda name: name.endswith(".png"), without) as files:
+    with open_files(root, work, lambda name: name.endswith(".png"), without) as files:
         assert all(file.read() == b"x" for file in files)
         return [file.name for file in files]
 

@@ -51,15 +51,15 @@ def test_calibration_equals_bin_by_bin() -> None:
     metric = CalibrationMetric(bins=10, classes=CLASSES)
     for seed in range(3):
         metric.update(*scene(seed))
-    figures, (scores, labels) = metric.compute(), counted(range(3))
+    metrics, (scores, labels) = metric.compute(), counted(range(3))
     expected, largest = plain_ece(scores.max(0), scores.argmax(0) == labels, 10)
-    assert figures["ECE"] == pytest.approx(100 * expected)
-    assert figures["MCE"] == pytest.approx(100 * largest)
+    assert metrics["ECE"] == pytest.approx(100 * expected)
+    assert metrics["MCE"] == pytest.approx(100 * largest)
     for index, name in enumerate(CLASSES):
-        assert figures[f"ECE.{name}"] == pytest.approx(100 * plain_ece(scores[index], labels == index, 10)[0])
-    assert figures["mECE"] == pytest.approx(np.mean([figures[f"ECE.{name}"] for name in CLASSES]))
-    assert figures["confidence"] == pytest.approx(100 * scores.max(0).mean())
-    assert figures["accuracy"] == pytest.approx(100 * (scores.argmax(0) == labels).mean())
+        assert metrics[f"ECE.{name}"] == pytest.approx(100 * plain_ece(scores[index], labels == index, 10)[0])
+    assert metrics["mECE"] == pytest.approx(np.mean([metrics[f"ECE.{name}"] for name in CLASSES]))
+    assert metrics["confidence"] == pytest.approx(100 * scores.max(0).mean())
+    assert metrics["accuracy"] == pytest.approx(100 * (scores.argmax(0) == labels).mean())
 
 
 def test_certain_and_right_is_calibrated_and_certain_and_wrong_is_not() -> None:
@@ -124,7 +124,7 @@ def test_wrong_arguments_are_refused(wrong) -> None:
 
 
 def by_sorting(score: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """Return the figures with every score as a threshold of its own."""
+    """Return the metrics with every score as a threshold of its own."""
     order = np.argsort(-score, kind="stable")
     score, true = score[order], true[order]
     last = np.append(np.flatnonzero(np.diff(score)), len(score) - 1)  # the last of each run of equal scores
@@ -145,26 +145,26 @@ def test_areas_are_within_their_bounds_of_sorting(bins: int) -> None:
     metric = BinaryMetric(positive=1, bins=bins)
     for seed in range(3):
         metric.update(*scene(seed))
-    figures, (scores, labels) = metric.compute(), counted(range(3))
+    metrics, (scores, labels) = metric.compute(), counted(range(3))
     exact = by_sorting(scores[1].astype(np.float32), labels == 1)
     for name in ("AP", "AUC"):
-        assert abs(figures[name] - exact[name]) <= figures[f"{name}_error"] + 1e-9
-    assert figures["AP_error"] < 4000 / bins
-    assert figures["AUC_error"] < 200 / bins
-    assert figures["bestF1"] <= exact["bestF1"] + 1e-9
-    assert figures["bestF1"] == pytest.approx(exact["bestF1"], abs=100 / bins)
+        assert abs(metrics[name] - exact[name]) <= metrics[f"{name}_error"] + 1e-9
+    assert metrics["AP_error"] < 4000 / bins
+    assert metrics["AUC_error"] < 200 / bins
+    assert metrics["bestF1"] <= exact["bestF1"] + 1e-9
+    assert metrics["bestF1"] == pytest.approx(exact["bestF1"], abs=100 / bins)
 
 
 def test_a_best_threshold_gives_its_figure() -> None:
     metric = BinaryMetric()
     for seed in range(2):
         metric.update(*scene(seed))
-    figures, (scores, labels) = metric.compute(), counted(range(2))
+    metrics, (scores, labels) = metric.compute(), counted(range(2))
     for name in ("F1", "IoU"):
-        given = scores[1].astype(np.float32) > figures[f"best{name}_threshold"]
+        given = scores[1].astype(np.float32) > metrics[f"best{name}_threshold"]
         hits, either = (given & (labels == 1)).sum(), (given | (labels == 1)).sum()
         exact = hits / either if name == "IoU" else 2 * hits / (given.sum() + (labels == 1).sum())
-        assert figures[f"best{name}"] == pytest.approx(100 * exact)
+        assert metrics[f"best{name}"] == pytest.approx(100 * exact)
 
 
 def test_scores_on_the_bins_have_no_error() -> None:
@@ -172,12 +172,12 @@ def test_scores_on_the_bins_have_no_error() -> None:
     truth = torch.tensor([[0, 1, 0, 1]])
     metric = BinaryMetric(bins=4)
     metric.update(score, truth)
-    figures = metric.compute()
+    metrics = metric.compute()
     # Thresholds 0.75, 0.25 and 0: precision 1, 2/3, 1/2 at recall 1/2, 1, 1; the equal scores are one step.
-    assert figures["AP"] == pytest.approx(100 * (0.5 * 1 + 0.5 * 2 / 3))
-    assert figures["AUC"] == pytest.approx(100 * 3.5 / 4)
-    assert figures["bestF1"] == pytest.approx(80)
-    assert figures["bestF1_threshold"] == 0.25
+    assert metrics["AP"] == pytest.approx(100 * (0.5 * 1 + 0.5 * 2 / 3))
+    assert metrics["AUC"] == pytest.approx(100 * 3.5 / 4)
+    assert metrics["bestF1"] == pytest.approx(80)
+    assert metrics["bestF1_threshold"] == 0.25
 
 
 def test_without_positives_or_negatives() -> None:

@@ -53,10 +53,10 @@ def test_equals_scipy(percentile: float) -> None:
         there, back = directed(predicted == 1, truth == 1), directed(truth == 1, predicted == 1)
         far.append(0.5 * max(np.percentile(there, percentile), np.percentile(back, percentile)))
         near.append(0.5 * np.concatenate([there, back]).mean())
-    figures = metric.compute()
-    assert figures[f"HD{percentile}.thing"] == pytest.approx(np.mean(far), rel=1e-5)
-    assert figures["ASSD.thing"] == pytest.approx(np.mean(near), rel=1e-5)
-    assert figures["mASSD"] == pytest.approx((figures["ASSD.thing"] + figures["ASSD.rest"]) / 2)
+    metrics = metric.compute()
+    assert metrics[f"HD{percentile}.thing"] == pytest.approx(np.mean(far), rel=1e-5)
+    assert metrics["ASSD.thing"] == pytest.approx(np.mean(near), rel=1e-5)
+    assert metrics["mASSD"] == pytest.approx((metrics["ASSD.thing"] + metrics["ASSD.rest"]) / 2)
 
 
 def test_a_shifted_square_by_hand() -> None:
@@ -68,9 +68,9 @@ def test_a_shifted_square_by_hand() -> None:
 def test_equal_regions_are_at_no_distance() -> None:
     metric = HausdorffMetric(classes=[*CLASSES, "never"])
     metric.update(square(3, 3), square(3, 3))
-    figures = metric.compute()
-    assert figures["HD95.thing"] == figures["ASSD.thing"] == 0
-    assert math.isnan(figures["HD95.never"])
+    metrics = metric.compute()
+    assert metrics["HD95.thing"] == metrics["ASSD.thing"] == 0
+    assert math.isnan(metrics["HD95.never"])
     assert metric.table().splitlines()[4].split() == ["never", "-", "-"]
 
 
@@ -144,9 +144,9 @@ def test_surface_dice_equals_a_plain_computation(tolerance: float) -> None:
 def test_surface_dice_of_a_missed_region_is_zero() -> None:
     metric = SurfaceDiceMetric(classes=[*CLASSES, "never"])
     metric.update(np.zeros((40, 40), np.uint8), square(5, 5))
-    figures = metric.compute()
-    assert figures["SurfaceDice.thing"] == 0
-    assert math.isnan(figures["SurfaceDice.never"])
+    metrics = metric.compute()
+    assert metrics["SurfaceDice.thing"] == 0
+    assert math.isnan(metrics["SurfaceDice.never"])
 
 
 @pytest.mark.parametrize("arguments", [{"percentile": 0}, {"spacing": 0}, {"missing": "inf"}])

@@ -117,8 +117,8 @@ def test_losses_rate_speed_and_figures_become_curves(tmp_path: Path) -> None:
 
 def test_values_are_those_of_the_run(tmp_path: Path) -> None:
     runner = make(tmp_path, iterations=10)
-    figures = runner.run()
-    assert events(tmp_path).Scalars("val/loss")[0].value == pytest.approx(figures["loss"], abs=1e-6)
+    metrics = runner.run()
+    assert events(tmp_path).Scalars("val/loss")[0].value == pytest.approx(metrics["loss"], abs=1e-6)
     assert events(tmp_path).Scalars("train/lr")[0].value == pytest.approx(0.1)
 
 

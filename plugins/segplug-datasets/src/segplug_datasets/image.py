@@ -21,7 +21,7 @@ from segkernel.headers import PNG, image_size, tiff_tags, without_chunks
 from segkernel.image import PathLike, decode, decode_with, is_cut_short, opencv, read_bytes
 from segkernel.labels import IGNORE, Color
 from segplug_datasets.containers import BITS, PHOTOMETRIC, pages, with_numbers_for_colors
-from segplug_datasets.left_out import say_once
+from segplug_datasets.left_out import warn_once
 
 _GREY, _RGB, _INDEXED = 0, 2, 3  # PNG's colour types
 _WHITE_IS_ZERO, _PALETTE = 0, 3  # TIFF's photometric interpretations
@@ -41,7 +41,7 @@ def read(path: PathLike) -> np.ndarray:
     """
     data = read_bytes(path)
     if (count := pages(data)) > 1:
-        say_once("pages", f"{path} has {count} pages or frames: only the first is read, here and in similar files")
+        warn_once("pages", f"{path} has {count} pages or frames: only the first is read, here and in similar files")
     quick = _decode_plain_png(data)
     return decode(data, path) if quick is None else quick
 

@@ -16,7 +16,7 @@ from segkernel.sample import Sample
 from segplug_datasets import image
 from segplug_datasets.containers import no_data
 from segplug_datasets.label_spec import LabelSpec
-from segplug_datasets.left_out import say_once
+from segplug_datasets.left_out import warn_once
 from segplug_datasets.mapping import Metainfo, choose
 
 _DARKEST_COLOR = 64  # in common palettes
@@ -84,7 +84,7 @@ class LabelReader:
             raise DataError(f"{error}\n    the mask of {image_path}", path) from None
 
     def _say(self, what: str, path: str) -> None:
-        say_once(f"{what} {self.labels.classes}", f"{path}: {what}, is ignored, here and in similar files")
+        warn_once(f"{what} {self.labels.classes}", f"{path}: {what}, is ignored, here and in similar files")
 
     def _ignoring(self, nothing: float | None) -> LabelSpec:
         if nothing is None or np.isnan(nothing):

@@ -33,13 +33,13 @@ class LeftOut:
         return f"{self.count} {self.what}. {self.why}"
 
 
-def say(path: object, left_out: Iterable[LeftOut]) -> None:
+def report_left_out(path: object, left_out: Iterable[LeftOut]) -> None:
     """Log what a data set skips in a file or folder; once per process."""
     for part in left_out:
-        say_once(f"{path}, {part.kind}", f"{path}: {part}")
+        warn_once(f"{path}, {part.kind}", f"{path}: {part}")
 
 
-def say_once(key: str, message: str) -> None:
+def warn_once(key: str, message: str) -> None:
     """Log a warning unless this process has logged one with the same key."""
     if key not in _logged:
         _logged.add(key)

@@ -25,7 +25,7 @@ from segkernel.labels import IGNORE, Color
 from segkernel.sample import LabelMap, Sample
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.labelled import Labelled
-from segplug_datasets.left_out import say_once
+from segplug_datasets.left_out import warn_once
 from segplug_datasets.listing import find_files, require_files, resolve
 from segplug_datasets.optional_deps import require_package
 
@@ -327,7 +327,7 @@ def _aligned(path: str, mask_path: str, raw: np.ndarray) -> np.ndarray:
         return raw
     if np.allclose(labels.affine, np.eye(4)) or not labels.header["sform_code"] + labels.header["qform_code"]:
         message = f"{mask_path} has no affine, but its image has: using it voxel by voxel, here and in similar files"
-        say_once("NIfTI labels without affine", message)
+        warn_once("NIfTI labels without affine", message)
         return raw
     to = nibabel.io_orientation(volume.affine)
     reoriented = labels.as_reoriented(nibabel.orientations.ornt_transform(nibabel.io_orientation(labels.affine), to))

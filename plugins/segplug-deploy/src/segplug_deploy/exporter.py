@@ -86,7 +86,7 @@ class ONNXExporter(Exporter):
         example = example.detach().float().cpu()
         program = self._trace(model, example)
         program.model.metadata_props.update(_stored(model, metadata or {}))
-        with _beside(path) as temporary:
+        with _temporary_folder(path) as temporary:
             external = sum(p.numel() * p.element_size() for p in model.state_dict().values()) > PROTOBUF_LIMIT
             with _quiet():
                 program.save(temporary / path.name, external_data=external)
@@ -193,7 +193,7 @@ def _stored(model: Segmentor, metadata: Mapping[str, Any]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _beside(path: Path) -> Iterator[Path]:
+def _temporary_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder on the same file system, from which finished files can be renamed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -19,7 +19,7 @@ from segplug_datasets.annotations.records import as_data_error
 from segplug_datasets.headers import orientation
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.labelled import Labelled
-from segplug_datasets.left_out import LeftOut, say, say_once
+from segplug_datasets.left_out import LeftOut, report_left_out, warn_once
 from segplug_datasets.listing import IMAGE_SUFFIXES, find_named, match_name, read_list, require_files, resolve, take
 from segplug_datasets.mapping import Classes, regroup, regrouped_palette, require_name
 
@@ -130,29 +130,29 @@ class ShapeDataset(Labelled):
         names: str | Path | None = None,
     ) -> None:
         with as_data_error(self._source()):
-            opened = self._open()
+            index = self._open()
         self._overlap, self._rule = overlap or self.default_overlap, polygons or self.default_polygons
         self._unannotated = unannotated
-        self._choose(opened, classes, palette, background, others)
-        annotated = np.asarray(opened.annotated, bool)
-        everything = range(len(annotated)) if names is None else _listed(opened, resolve(None, names))
+        self._choose(index, classes, palette, background, others)
+        annotated = np.asarray(index.annotated, bool)
+        everything = range(len(annotated)) if names is None else _listed(index, resolve(None, names))
         kept = [number for number in everything if annotated[number] or unannotated != "skipped"]
         chosen: list[int] = take(kept, indices)
         if not chosen and unannotated == "skipped":
-            raise DataError("no image here has an annotation", opened.what)
-        places = find_named(opened.images, [opened.names[number] for number in chosen], opened.what)
-        self._names = [os.path.relpath(place, opened.images) for place in places]
-        keys = opened.keys
+            raise DataError("no image here has an annotation", index.what)
+        places = find_named(index.images, [index.names[number] for number in chosen], index.what)
+        self._names = [os.path.relpath(place, index.images) for place in places]
+        keys = index.keys
         self._keys = keys[chosen] if isinstance(keys, np.ndarray) else [keys[number] for number in chosen]
         self._annotated = annotated[chosen]
-        self._images = str(opened.images)
-        self.left_out = [part for part in opened.left_out if part.count]
+        self._images = str(index.images)
+        self.left_out = [part for part in index.left_out if part.count]
         bare = len(self._annotated) - int(np.count_nonzero(self._annotated))
         if bare and unannotated == "background":
             what = f"of {len(self._annotated)} images have no annotation"
             usual = bare < len(self._annotated)
             self.left_out.append(LeftOut("unannotated-images", bare, what, _UNANNOTATED, usual))
-        say(opened.what, self.left_out)
+        report_left_out(index.what, self.left_out)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -187,7 +187,7 @@ class ShapeDataset(Labelled):
             stored = Sample(image=sample.image.swapaxes(0, 1), meta=sample.meta)
             labels = turned(self._labels(stored, key), error.orientation)
             what = f"size of the image before its EXIF rotation; labels are rotated with it: {sample.meta['path']}"
-            say_once(f"{self._source()}, stored pixels", f"{self._source()}: {what}, and similar files")
+            warn_once(f"{self._source()}, stored pixels", f"{self._source()}: {what}, and similar files")
         sample["seg"] = LabelMap(labels)
 
     def _labels(self, sample: Sample, key: Any) -> np.ndarray:
@@ -215,18 +215,18 @@ class ShapeDataset(Labelled):
 
     def _choose(
         self,
-        opened: AnnotationIndex,
+        index: AnnotationIndex,
         classes: Classes | None,
         palette: Sequence[Color] | None,
         background: str | None,
         others: str | None,
     ) -> None:
         """Set the labels, the class id of each category, and that of pixels without an object."""
-        categories = list(dict.fromkeys(opened.categories))
+        categories = list(dict.fromkeys(index.categories))
         if not categories and not classes:
-            raise DataError("the file has no classes and no annotations", opened.what)
+            raise DataError("the file has no classes and no annotations", index.what)
         names, ids = regroup(categories, classes)
-        colors: list[Color] = regrouped_palette(opened.palette, ids, len(names))
+        colors: list[Color] = regrouped_palette(index.palette, ids, len(names))
         if background is not None and background not in names:
             names, colors = [background, *names], [_BACKGROUND_COLOR, *colors]
             ids = [class_id if class_id == IGNORE else class_id + 1 for class_id in ids]
@@ -241,11 +241,11 @@ class ShapeDataset(Labelled):
         self._empty = IGNORE if background is None else names.index(background)
 
 
-def _listed(opened: AnnotationIndex, path: Path) -> list[int]:
+def _listed(index: AnnotationIndex, path: Path) -> list[int]:
     """Return the numbers of the images that a text file names."""
-    numbers = {os.path.splitext(name)[0]: number for number, name in enumerate(opened.names)}
-    listed = [match_name(line, numbers, opened.images, IMAGE_SUFFIXES) for line in read_list(path)]
-    require_files(listed, numbers, f"listed in {path} but not found in {opened.what}")
+    numbers = {os.path.splitext(name)[0]: number for number, name in enumerate(index.names)}
+    listed = [match_name(line, numbers, index.images, IMAGE_SUFFIXES) for line in read_list(path)]
+    require_files(listed, numbers, f"listed in {path} but not found in {index.what}")
     return [numbers[name] for name in dict.fromkeys(listed)]
 
 
@@ -268,7 +268,7 @@ def count_empty(sample: Sample, shapes: Sequence[Shape], source: object) -> None
     if count:
         sample.meta[EMPTY] = count
         what = f"{count} objects of {sample.meta['path']} have no pixels: too small, or fewer than three points"
-        say_once(f"{source}, no pixel", f"{source}: {what}; further ones are not reported")
+        warn_once(f"{source}, no pixel", f"{source}: {what}; further ones are not reported")
 
 
 def require_declared(sample: Sample, size: Sequence[Any], where: str) -> None:

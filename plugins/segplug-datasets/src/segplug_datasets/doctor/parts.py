@@ -124,7 +124,7 @@ def parts_of_folders(
     given = {"images": images, "masks": masks, **({"classes": list(classes)} if classes else {}), **arguments}
     own_folder = masks is not None and Path(masks).resolve() != Path(images).resolve()
     suffix = _mask_suffix(Path(masks)) if own_folder and masks and "mask_suffix" not in given else {}
-    part = opened("train", "data.train", {"type": "FolderDataset", **given, **suffix})
+    part = open_part("train", "data.train", {"type": "FolderDataset", **given, **suffix})
     part.written = False
     if not (classes or "palette" in given or "values" in given):
         part.labels = None
@@ -169,10 +169,10 @@ def _parts(name: str, key: str, spec: Any, task: str | None = None) -> Iterator[
     if isinstance(nested, Mapping) and "type" in nested:
         yield from _parts(name, f"{key}.dataset", nested, task)
         return
-    yield opened(name, key, spec, task)
+    yield open_part(name, key, spec, task)
 
 
-def opened(name: str, key: str, spec: Mapping[str, Any], task: str | None = None) -> Part:
+def open_part(name: str, key: str, spec: Mapping[str, Any], task: str | None = None) -> Part:
     """Open the set of a specification; if its files cannot be paired, list the unpaired ones.
 
     Raises:

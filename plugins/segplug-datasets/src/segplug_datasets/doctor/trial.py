@@ -10,7 +10,7 @@ import numpy as np
 from segkernel.errors import DataError, SegKernelError
 from segkernel.labels import IGNORE
 from segplug_datasets import image
-from segplug_datasets.doctor.parts import Part, opened
+from segplug_datasets.doctor.parts import Part, open_part
 from segplug_datasets.label_reader import LabelReader
 
 TRIED = 12
@@ -42,7 +42,7 @@ def teaches(parts: Sequence[Part], specs: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _opened(parts: Sequence[Part], specs: Sequence[Mapping[str, Any]]) -> list[Part]:
-    return [opened(part.name, part.key, spec) for part, spec in zip(parts, specs)]
+    return [open_part(part.name, part.key, spec) for part, spec in zip(parts, specs)]
 
 
 def _masks(part: Part) -> Iterator[np.ndarray]:

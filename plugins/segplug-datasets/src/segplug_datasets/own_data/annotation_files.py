@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from segkernel.errors import DataError, SegKernelError, UsageError
-from segplug_datasets.doctor.parts import opened
+from segplug_datasets.doctor.parts import open_part
 from segplug_datasets.listing import IMAGE_SUFFIXES, read_text, walk
 from segplug_datasets.own_data.layout import ALL
 from segplug_datasets.own_data.names import split_of
@@ -136,7 +136,7 @@ def _yolo(folder: Path, path: Path, files: Sequence[Path]) -> Iterator[Found]:
             continue
         spec: Spec = {"type": "YoloSegDataset", "ann_file": str(path), "split": split}
         with _quiet():
-            part = opened(split, f"data.{split}", spec)
+            part = open_part(split, f"data.{split}", spec)
         if part.problem:
             continue
         names = [Path(file).stem for file in getattr(part.dataset, "_names", ())]

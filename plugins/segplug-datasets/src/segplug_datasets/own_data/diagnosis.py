@@ -17,7 +17,7 @@ from segplug_datasets import image
 from segplug_datasets.doctor.counts import Inspected, MaskCounts, count_masks
 from segplug_datasets.doctor.findings import Finding
 from segplug_datasets.doctor.image_files import is_sound
-from segplug_datasets.doctor.parts import Part, opened
+from segplug_datasets.doctor.parts import Part, open_part
 from segplug_datasets.doctor.report import check, text_of
 from segplug_datasets.doctor.sample_info import MaskInfo, SampleInfo
 from segplug_datasets.own_data.class_lists import ClassList
@@ -117,7 +117,7 @@ def _with(part: Part, changes: Mapping[str, Any]) -> Part:
     arguments = {**part.arguments, **{key: value for key, value in changes.items() if key != "type"}}
     if "values" in changes:
         arguments.pop("offset", None)
-    return opened(part.name, part.key, {"type": part.type, **arguments}) if changes else part
+    return open_part(part.name, part.key, {"type": part.type, **arguments}) if changes else part
 
 
 # ---------------------------------------------------------------- what classes there are

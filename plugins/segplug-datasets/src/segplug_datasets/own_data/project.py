@@ -16,7 +16,7 @@ from segkernel.errors import DataError, UsageError
 from segkernel.files import replacing
 from segplug_datasets.doctor.findings import Finding
 from segplug_datasets.doctor.image_files import is_sound
-from segplug_datasets.doctor.parts import SETS, Part, opened
+from segplug_datasets.doctor.parts import SETS, Part, open_part
 from segplug_datasets.doctor.sample_info import SampleInfo
 from segplug_datasets.doctor.stats import DatasetStats, measure
 from segplug_datasets.own_data.annotation_files import find_annotations
@@ -209,7 +209,7 @@ def _parts_of(folder: Path, options: Options, scratch: Path) -> tuple[list[Part]
 
 def _described(specs: Mapping[str, Mapping[str, Any]]) -> tuple[list[Part], dict[str, ImageSet], list[str]]:
     named = {"train" if name == ALL else name: spec for name, spec in specs.items()}
-    return [opened(name, f"data.{name}", spec) for name, spec in named.items()], {}, []
+    return [open_part(name, f"data.{name}", spec) for name, spec in named.items()], {}, []
 
 
 def _folder_part(name: str, files: ImageSet, scratch: Path) -> Part:
@@ -217,7 +217,7 @@ def _folder_part(name: str, files: ImageSet, scratch: Path) -> Part:
     path = scratch / f"{name}.txt"
     path.write_text("".join(f"{files.line(pair)}\n" for pair in files.pairs), encoding="utf-8")
     arguments = {**files.arguments(), "split": str(path)}
-    part = opened(name, f"data.{name}", {"type": "FolderDataset", **arguments})
+    part = open_part(name, f"data.{name}", {"type": "FolderDataset", **arguments})
     part.written, part.labels = False, None
     return part
 

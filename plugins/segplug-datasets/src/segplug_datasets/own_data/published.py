@@ -11,7 +11,7 @@ from segkernel.catalog import Catalog
 from segkernel.config import load_config
 from segkernel.config.packaged import folders
 from segkernel.errors import DataError, UsageError, suggest
-from segplug_datasets.doctor.parts import SETS, Part, opened, parts_of_type
+from segplug_datasets.doctor.parts import SETS, Part, open_part, parts_of_type
 
 _GENERAL = re.compile(
     r"^(Folder|Coco|Cvat|Label|Yolo|Packed|Raster|Volume|Concat|Mix|Mapped|Repeat|Class|Cached|Indexed|Base|Multi|DSDL|Decathlon)"
@@ -36,7 +36,7 @@ def published_sets(name: str, root: str | None) -> list[Part]:
     found = next((one for one in sorted(configs) if _plain(one) == wanted or _plain(one.split("-")[0]) == wanted), None)
     if found is not None:
         data = load_config(str(configs[found][1]))["data"]
-        parts = [opened(one, f"data.{one}", _rooted(data[one], root)) for one in SETS if data.get(one)]
+        parts = [open_part(one, f"data.{one}", _rooted(data[one], root)) for one in SETS if data.get(one)]
         parts = parts[:-1] if len(parts) == 3 and parts[1].arguments == parts[2].arguments else parts
     else:
         parts = _of_class(name, wanted, root, [*configs])

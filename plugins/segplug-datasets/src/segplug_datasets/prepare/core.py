@@ -15,7 +15,7 @@ from pathlib import Path
 
 from segkernel.errors import DataError, UsageError
 from segplug_datasets.prepare.output import WORK, Job, Manifest, Output, refuse_nesting
-from segplug_datasets.prepare.sources import SourceFile, opened
+from segplug_datasets.prepare.sources import SourceFile, open_files
 
 Step = Callable[[SourceFile, str, Output], None]
 """Converts a file of the download to its target: ``step(file, target, output)``."""
@@ -161,7 +161,7 @@ def prepare(
     source, dest = Path(source), Path(dest)
     refuse_nesting(source, dest, converter.in_place)
     manifest, work = Manifest(dest, converter.name, force), dest / WORK / converter.name
-    with opened(source, work, lambda name: converter.rule_of(name) is not None, _inside(dest, source)) as files:
+    with open_files(source, work, lambda name: converter.rule_of(name) is not None, _inside(dest, source)) as files:
         jobs = _jobs(converter, files, source)
         waiting = [job for job in jobs if not manifest.has(job)]
         report = Report(len(waiting), len(jobs) - len(waiting))

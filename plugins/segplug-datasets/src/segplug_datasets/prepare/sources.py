@@ -69,7 +69,7 @@ class SourceFile:
 
 
 @contextmanager
-def opened(root: Path, work: Path, wanted: Wanted, without: Path | None = None) -> Iterator[list[SourceFile]]:
+def open_files(root: Path, work: Path, wanted: Wanted, without: Path | None = None) -> Iterator[list[SourceFile]]:
     """Yield the wanted files of a folder or an archive, those outside archives first, sorted by name.
 
     Args:
