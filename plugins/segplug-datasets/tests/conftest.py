@@ -1,4 +1,4 @@
-"""What several tests of the package use."""
+"""Helpers shared by tests of this package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Annotation files of which a part is something else: each gives samples or one clear error."""
+"""Damaged annotation files: each returns samples or raises one clear error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outlines and run lengths to pixels, against cases counted by hand."""
+"""Rasterization of outlines and run lengths, against cases counted by hand."""
 
 from __future__ import annotations
 

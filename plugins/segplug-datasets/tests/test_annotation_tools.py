@@ -1,4 +1,4 @@
-"""What labelme, CVAT, Label Studio and YOLO tools write, and what may be wrong with it."""
+"""Files of labelme, CVAT, Label Studio and YOLO tools, valid and damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Boundary IoU and F1 against figures worked out by hand, and against scipy."""
+"""Boundary IoU and F1 against values computed by hand and with scipy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache in shared memory."""
+"""The shared-memory cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CityscapesMetric equals the official evaluation, and a few figures worked out by hand."""
+"""CityscapesMetric equals the official evaluation and values computed by hand."""
 
 from __future__ import annotations
 

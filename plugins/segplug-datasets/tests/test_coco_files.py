@@ -1,4 +1,4 @@
-"""COCO's three kinds of files, and what may be wrong with one."""
+"""COCO's three kinds of files, valid and damaged."""
 
 from __future__ import annotations
 

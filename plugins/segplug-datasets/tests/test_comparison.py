@@ -1,4 +1,4 @@
-"""Intervals, results of single images, and ``seg-kernel compare``."""
+"""Confidence intervals, per-image results, and ``seg-kernel compare``."""
 
 from __future__ import annotations
 

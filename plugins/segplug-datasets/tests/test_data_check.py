@@ -1,4 +1,4 @@
-"""The mask doctor: a small sound folder, spoilt in every way; what it finds, and that its lines fix it."""
+"""``data check``: a small valid folder is damaged in every way; the problem is found, and the proposed lines fix it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``data stats`` and ``data browse``: figures against hand-made ones, and a sheet that shows what training sees."""
+"""``data stats`` and ``data browse``: statistics against values computed by hand; the sheet shows training samples."""
 
 from __future__ import annotations
 

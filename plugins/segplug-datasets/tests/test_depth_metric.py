@@ -1,4 +1,4 @@
-"""DepthMetric equals the reference, and counts the parts of an image that others count."""
+"""DepthMetric equals the reference and counts the same part of an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Photometric distortion: on the processor by tables, on the device by arithmetic, the same picture from both."""
+"""Photometric distortion: lookup tables on the CPU and arithmetic on the device produce the same image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kinds of fields that no package of ours knows go through every transform, mixing and batches."""
+"""Field kinds that these packages do not know pass through every transform, mixing and batching."""
 
 from __future__ import annotations
 

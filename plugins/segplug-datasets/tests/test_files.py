@@ -1,4 +1,4 @@
-"""Folders of images and masks: what works without code, and every way in which a folder can be wrong."""
+"""Folders of images and masks: valid layouts without code, and every invalid layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several label folders, weights and depth beside the images; lists with two columns; some of the samples."""
+"""Several label folders, weights and depth next to the images; lists with two columns; subsets of samples."""
 
 from __future__ import annotations
 

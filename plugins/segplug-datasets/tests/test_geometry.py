@@ -1,4 +1,4 @@
-"""Each change of geometry moves the image and every kind of field alike, and plans of them are what they say."""
+"""Every geometric transform moves the image and all kinds of fields together; plans of them are consistent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Importing the modules of this package is light: data-loader workers and listings do it all the time."""
+"""Importing modules of this package is cheap, as data-loader workers and listings do it often."""
 
 from __future__ import annotations
 

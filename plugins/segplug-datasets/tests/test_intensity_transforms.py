@@ -1,4 +1,4 @@
-"""Transforms of pixel values: hand-computed, against scipy, and against the reference where it has them."""
+"""Transforms of pixel values: against values computed by hand, scipy, and the reference where it has them."""
 
 from __future__ import annotations
 

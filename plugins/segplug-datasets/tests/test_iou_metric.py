@@ -1,4 +1,4 @@
-"""IoUMetric equals the reference, a dozen lines of numpy, and itself in parts."""
+"""IoUMetric equals the reference, a few lines of numpy, and the merge of its parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Label files of every meaning become the ids that a table, looked up value by value, says."""
+"""Label files of every encoding are converted to the ids of a plain table lookup."""
 
 from __future__ import annotations
 

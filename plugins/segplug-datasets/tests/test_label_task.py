@@ -1,4 +1,4 @@
-"""What label values mean: a background class, two classes, none or several classes for each pixel."""
+"""Meanings of label values: a background class, binary labels, and any number of classes per pixel."""
 
 from __future__ import annotations
 

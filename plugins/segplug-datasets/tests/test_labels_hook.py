@@ -1,4 +1,4 @@
-"""`LabelsHook`: what a run says of its labels, and when it does not start."""
+"""`LabelsHook`: which warnings it logs about the labels, and when it stops a run."""
 
 from __future__ import annotations
 

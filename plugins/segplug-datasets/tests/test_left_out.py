@@ -1,4 +1,4 @@
-"""What readers make nothing of: counted, said once, and shown by ``data check`` with its cause."""
+"""Objects and files that readers skip are counted, logged once, and listed by ``data check`` with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders, lists and names as Windows, macOS, network drives and annotation tools leave them."""
+"""Folders, lists and file names as written by Windows, macOS, network drives and annotation tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`LoadTimesHook`: what it counts, and what it says."""
+"""`LoadTimesHook`: its measurements and log messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Some of the classes, renamed and merged."""
+"""Selecting, renaming and merging classes."""
 
 from __future__ import annotations
 

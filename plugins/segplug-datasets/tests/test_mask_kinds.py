@@ -1,4 +1,4 @@
-"""Label files in all the ways that tools write them: the ids come out, and what stands for no data is ignored."""
+"""Label files of every format: the ids are read, and no-data values are ignored."""
 
 from __future__ import annotations
 

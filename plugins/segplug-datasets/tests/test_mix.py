@@ -1,4 +1,4 @@
-"""Data sets of different classes in one label space."""
+"""Data sets with different classes in one label space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transforms that make one sample of several: mosaics, CutMix, ClassMix, MixUp, copy-paste, and their layers."""
+"""Transforms that combine several samples: mosaics, CutMix, ClassMix, MixUp and copy-paste."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packed data sets: the same samples, from memory maps."""
+"""Packed data sets return the same samples, from memory maps."""
 
 from __future__ import annotations
 

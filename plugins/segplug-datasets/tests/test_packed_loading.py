@@ -1,4 +1,4 @@
-"""Packed and cached data sets behind the loader: the same batches as from the files."""
+"""Packed and cached data sets behind the loader return the same batches as the files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`predict_images` and ``seg-kernel predict``: images of every kind in, files and predictions out."""
+"""`predict_images` and ``seg-kernel predict``: images of every kind as input, predictions and files as output."""
 
 from __future__ import annotations
 

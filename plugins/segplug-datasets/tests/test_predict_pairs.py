@@ -1,4 +1,4 @@
-"""Pairs of images of one place are predicted as their data set gives them."""
+"""Image pairs are predicted as their data set returns them."""
 
 from __future__ import annotations
 

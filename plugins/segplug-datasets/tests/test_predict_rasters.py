@@ -1,4 +1,4 @@
-"""What a data set of the config reads can be predicted: rasters, grey images, volumes, arrays of their values."""
+"""Prediction of every input that a config's data set reads: rasters, grey images, volumes, arrays."""
 
 from __future__ import annotations
 

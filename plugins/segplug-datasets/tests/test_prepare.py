@@ -1,4 +1,4 @@
-"""The machinery of the converters: archives, resuming, counts, the command."""
+"""Infrastructure of the converters: archives, resuming, counts, the command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each converter, on a miniature of its published download, and the data set class on what it makes."""
+"""Each converter on a small copy of its published download, and the data set class on the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published data sets, each on a tiny tree in its published layout, and what may be wrong with one."""
+"""Published data sets, each on a small tree in its published layout, valid and damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rasters: bands, types, values, gaps, windows."""
+"""Rasters: bands, data types, value ranges, no-data pixels, windows."""
 
 from __future__ import annotations
 

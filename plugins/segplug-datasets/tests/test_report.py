@@ -1,4 +1,4 @@
-"""Prediction files, slices, pictures, the page, and the hook that writes them after an evaluation."""
+"""Prediction files, slices, images, the page, and the hook that writes them after an evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draw orders: shares, repeatability, resume, ranks; and what the images hold, found once."""
+"""Samplers: class shares, reproducibility, resuming, ranks; and the index of the classes in each image."""
 
 from __future__ import annotations
 

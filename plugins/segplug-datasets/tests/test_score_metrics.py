@@ -1,4 +1,4 @@
-"""Calibration and threshold figures against plain computations over all pixels."""
+"""Calibration and threshold metrics against plain computations over all pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Borders, pairs of images, depth strips, and the bridge to Albumentations."""
+"""Borders, image pairs, depth strips, and the Albumentations wrapper."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""StreetScenes: always the same pictures, of all classes, quickly drawn."""
+"""StreetScenes: deterministic images that contain all classes and are drawn quickly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hausdorff distance, mean distance and surface Dice against scipy and figures worked out by hand."""
+"""Hausdorff distance, mean distance and surface Dice against scipy and values computed by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transforms give the reference's pixels for the same draws, and move image and labels together."""
+"""Transforms return the reference's pixels for the same draws, and move image and labels together."""
 
 from __future__ import annotations
 

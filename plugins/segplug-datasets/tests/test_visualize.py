@@ -1,4 +1,4 @@
-"""`draw`: a picture with truth, prediction, title and legend; and the hook that draws a test."""
+"""`draw`: an image with ground truth, prediction, title and legend; and the hook that draws test images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Volumes: blocks, padding, mirrors and slices keep image and labels together; transforms made of others."""
+"""Volumes: blocks, padding, flips and slices keep image and labels aligned; nested transforms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Volumes: what files hold, slices and whole volumes, and the decathlon."""
+"""Volumes: file contents, slices and whole volumes, and the Medical Segmentation Decathlon."""
 
 from __future__ import annotations
 

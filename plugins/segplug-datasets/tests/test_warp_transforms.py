@@ -1,4 +1,4 @@
-"""Transforms that turn, shear and bend: where pixels, boxes and key points go."""
+"""Transforms that rotate, shear and bend: new positions of pixels, boxes and keypoints."""
 
 from __future__ import annotations
 

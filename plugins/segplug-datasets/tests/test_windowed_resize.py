@@ -1,4 +1,4 @@
-"""Only the window of a resized image that a crop keeps is made."""
+"""Resize computes only the window that a later crop keeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets around data sets, and the file list that workers share."""
+"""Wrappers of data sets, and the file list that workers share."""
 
 from __future__ import annotations
 

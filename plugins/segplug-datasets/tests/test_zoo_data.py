@@ -1,4 +1,4 @@
-"""The packaged data parts say what the experiments of the reference say."""
+"""The packaged data parts equal those of the reference's experiments."""
 
 from __future__ import annotations
 

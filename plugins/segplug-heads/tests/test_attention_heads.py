@@ -1,4 +1,4 @@
-"""Heads in which pixels see one another: what the conformance kit and the golden figures do not know."""
+"""Attention heads: behaviour that the conformance kit and the golden values do not cover."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heads in a row, each refining the scores of the one before it."""
+"""Cascaded heads, each refining the scores of the previous one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cost_of`: parameters and operations of a model, built without memory for its weights."""
+"""`cost_of`: parameters and operations of a model, which is built without allocating its weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A name of MMSegmentation's configs gets where the thing is now, wherever it is written."""
+"""Names of MMSegmentation's configs lead to their replacement, in every place of a config."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The decode heads: state-dict keys, sizes, export, what they refuse."""
+"""Decode heads: state-dict keys, output sizes, export, refused arguments."""
 
 from __future__ import annotations
 

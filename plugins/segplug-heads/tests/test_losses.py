@@ -1,4 +1,4 @@
-"""What the losses compute, beyond the reference's figures."""
+"""Values of the losses, in addition to the reference's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MaskFormer's and Mask2Former's heads: what the kit and the golden cases do not ask."""
+"""MaskFormer's and Mask2Former's heads: behaviour that the kit and the golden cases do not cover."""
 
 from __future__ import annotations
 

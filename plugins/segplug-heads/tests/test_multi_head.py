@@ -1,4 +1,4 @@
-"""Several heads on one trunk."""
+"""Several heads on one backbone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outputs of numbers for each pixel."""
+"""Outputs with numbers per pixel."""
 
 from __future__ import annotations
 

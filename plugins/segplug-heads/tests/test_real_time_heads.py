@@ -1,4 +1,4 @@
-"""The heads, losses and neck of the networks made for speed."""
+"""Heads, losses and neck of real-time networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SAN and CLIP's text encoder: what the kit and the golden cases do not ask."""
+"""SAN and CLIP's text encoder: behaviour that the kit and the golden cases do not cover."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two images of one place: how their maps are fused, and what is refused."""
+"""Image pairs: how their feature maps are fused, and which configurations are refused."""
 
 from __future__ import annotations
 

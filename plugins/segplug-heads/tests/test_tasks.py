@@ -1,4 +1,4 @@
-"""Every head does what it says it is for, or refuses: one of several classes, one of two, none or several."""
+"""Every head supports the task it declares or refuses it: multiclass, binary or multilabel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The packaged family files, on their own: read without a problem, say where they are from, keep their meaning."""
+"""The packaged family files, each on its own: valid, with their source, and unaffected by other packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small run to try hooks on."""
+"""A small run for tests of hooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`AsyncCheckpointHook` writes the checkpoints of `CheckpointHook` while training goes on."""
+"""`AsyncCheckpointHook` writes the checkpoints of `CheckpointHook` while training continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`CUDAEngine` steps as `LocalEngine` does, and its options do what they say."""
+"""`CUDAEngine` steps as `LocalEngine` does, and its options work as documented."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operations that are not repeatable are named with their module; on a processor, unpooling is one."""
+"""Nondeterministic operations are reported with their module; unpooling is one on the CPU."""
 
 from __future__ import annotations
 

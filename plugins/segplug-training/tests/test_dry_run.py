@@ -1,4 +1,4 @@
-"""What a run would take is known before it starts, and what does not fit is refused."""
+"""Memory and disk use of a run are predicted before it starts; a run that does not fit is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`EarlyStoppingHook` stops where a curve drawn by hand says."""
+"""`EarlyStoppingHook` stops at the expected point of hand-made curves."""
 
 from __future__ import annotations
 

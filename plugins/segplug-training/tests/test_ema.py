@@ -1,4 +1,4 @@
-"""`EMAHook` keeps the averages that its recurrences say, and the model has them only when it should."""
+"""`EMAHook` computes its averages as documented, and the model has them only during validation and saving."""
 
 from __future__ import annotations
 

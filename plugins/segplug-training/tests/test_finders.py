@@ -1,4 +1,4 @@
-"""Learning-rate and batch-size finder: on hand-made curves and limits, and on a run of a toy."""
+"""Learning-rate and batch-size finder: on hand-made curves and limits, and in a toy run."""
 
 from __future__ import annotations
 

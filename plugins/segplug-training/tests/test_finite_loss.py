@@ -1,4 +1,4 @@
-"""`FiniteLossHook` ends a run at a loss that is not finite, and nothing of it is saved."""
+"""`FiniteLossHook` ends a run whose loss is not finite before a checkpoint is saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`FreezeHook` keeps parts as they are for as long as it says."""
+"""`FreezeHook` freezes parts of the model for the given interval."""
 
 from __future__ import annotations
 

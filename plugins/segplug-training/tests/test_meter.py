@@ -1,4 +1,4 @@
-"""`MeterHook`: the rates of all parameter groups are in its records."""
+"""`MeterHook`: its records contain the learning rates of all parameter groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`MetricsLogHook`: one line for each record, and none that a resumed run writes again."""
+"""`MetricsLogHook`: one line per record, without duplicates after a resume."""
 
 from __future__ import annotations
 

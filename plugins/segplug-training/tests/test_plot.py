@@ -1,4 +1,4 @@
-"""``seg-kernel plot``: what it draws, and what it says when it cannot."""
+"""``seg-kernel plot``: plots and error messages."""
 
 from __future__ import annotations
 

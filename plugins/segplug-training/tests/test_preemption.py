@@ -1,4 +1,4 @@
-"""`PreemptionHook` turns a scheduler's signal into a checkpoint and the exit code that asks for another start."""
+"""`PreemptionHook` answers a scheduler's signal with a checkpoint and the exit code that requests a restart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ProfilerHook` writes a trace and a table of the iterations asked for, and changes nothing."""
+"""`ProfilerHook` writes a trace and a table of the requested iterations, and does not change the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ProgressBarHook`: a bar where it is wanted, lines elsewhere."""
+"""`ProgressBarHook`: a bar in terminals, lines elsewhere."""
 
 from __future__ import annotations
 

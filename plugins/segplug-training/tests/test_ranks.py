@@ -1,4 +1,4 @@
-"""What launchers say of a process, and how it is read."""
+"""Environment variables of launchers, and how they are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`RecordHook` writes what a run was started with, once for each part of it."""
+"""`RecordHook` records how a run was started, once per part of a resumed run."""
 
 from __future__ import annotations
 

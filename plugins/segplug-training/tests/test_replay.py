@@ -1,4 +1,4 @@
-"""The batch of a step that went wrong is made again, value by value."""
+"""The batch of a failed step is reproduced, value by value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recorded run is started again, says what has changed, and comes to the same weights."""
+"""A recorded run is repeated: differences are reported, and the weights are the same."""
 
 from __future__ import annotations
 

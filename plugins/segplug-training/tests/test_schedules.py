@@ -1,4 +1,4 @@
-"""Schedules give the learning rates that MMSegmentation's give, iteration by iteration."""
+"""Schedules return the same learning rates as MMSegmentation's, iteration by iteration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A step that runs out of memory is made again from smaller micro-batches; the limit is one of the model's own."""
+"""A step that runs out of memory is repeated with smaller micro-batches; the model simulates the limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`SWAHook` averages weights and gives the average the statistics of batch norm that belong to it."""
+"""`SWAHook` averages weights and recomputes the batch-norm statistics of the average."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sweep makes every run once, goes on where it was ended, and its table is the mean and deviation over seeds."""
+"""A sweep runs every combination once, resumes after an interruption, and tabulates mean and deviation over seeds."""
 
 from __future__ import annotations
 

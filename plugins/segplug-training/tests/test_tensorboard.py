@@ -1,4 +1,4 @@
-"""TensorBoardHook in real runs, read back with TensorBoard's own reader."""
+"""TensorBoardHook in real runs, read back with TensorBoard's reader."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Trackers get the records of a run; their packages are stood in for by modules that note what they are told.
+"""Trackers receive the records of a run; fake modules record the calls in place of the trackers' packages.
 
-What these notes prove is that the hooks call them as their documentation asks, not that the packages work.
+The recorded calls prove that the hooks follow the packages' documentation, not that the packages work.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Triton's kernels for the loss of enlarged logits against the plain form, in Triton's interpreter without a GPU."""
+"""Triton's kernels for the loss of enlarged logits against the plain form; in Triton's interpreter without a GPU."""
 
 from __future__ import annotations
 
