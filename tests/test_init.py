@@ -187,7 +187,7 @@ def test_what_cannot_be_read_is_left_out_and_copies_stay_together() -> None:
 
 @pytest.mark.parametrize(
     ("images", "masks", "said"),
-    [(0, 0, "no images"), (3, 0, "no masks"), (2, 2, "too few"), (9, -1, "one class")],
+    [(0, 0, "no images"), (3, 0, "no masks"), (2, 2, "too few"), (9, -1, "same class")],
 )
 def test_bad_folders_are_refused(images: int, masks: int, said: str) -> None:
     Path("set").mkdir()

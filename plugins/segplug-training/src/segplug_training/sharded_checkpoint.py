@@ -32,7 +32,7 @@ from segkernel.files import file_name
 from segkernel.interfaces.model import WeightFormat
 
 FOLDER = "shards"
-"""The checkpoint's key of the name of the folder with its tensors."""
+"""The checkpoint's key for the name of the folder with its tensors."""
 SUFFIX = ".shards"
 PART = "in shards"
 """The key of the entry that replaces a tensor; its value is the tensor's name in the folder."""
@@ -50,7 +50,7 @@ class ShardedCheckpoint(WeightFormat):
 def write(path: Path, state: Mapping[str, Any], group: dist.ProcessGroup) -> None:
     """Write a checkpoint whose sharded tensors are not gathered; called by all ranks of ``group`` together.
 
-    A kill at any time leaves the previous checkpoint of this name, whole.
+    A kill at any time leaves the previous checkpoint of this name intact.
     """
     tensors: dict[str, Tensor] = {}
     rest = _without_shards(state, "", tensors)
@@ -62,7 +62,7 @@ def write(path: Path, state: Mapping[str, Any], group: dist.ProcessGroup) -> Non
         remove_unused(path.parent)
     try:
         dcp.save(tensors, storage_writer=dcp.FileSystemWriter(partial), process_group=group)
-    except dcp.CheckpointException as error:  # raised on all ranks, and no Exception
+    except dcp.CheckpointException as error:  # raised on all ranks; not an Exception
         raise CheckpointError(f"{partial}: cannot be written: {_reason(error)}") from error
     if is_first:
         os.replace(partial, folder)
@@ -73,9 +73,9 @@ def read(path: Path, make: MakeTensor, alone: bool, group: dist.ProcessGroup | N
     """Return the entries of a sharded checkpoint.
 
     Args:
-        path: The file beside the folder.
-        make: Returns an empty tensor to read into, of which this rank may hold a part only.
-        alone: Whether this process reads without the others.
+        path: The file next to the folder.
+        make: Returns an empty tensor to read into; this rank may hold only a part of it.
+        alone: Whether this process reads without other ranks.
         group: The ranks that read together.
 
     Raises:
@@ -87,10 +87,10 @@ def read(path: Path, make: MakeTensor, alone: bool, group: dist.ProcessGroup | N
         reader = _Reader(folder)
         entries: Mapping[str, Any] = reader.read_metadata().state_dict_metadata
         tensors = {name: make(entry.size, entry.properties.dtype) for name, entry in entries.items()}
-        lonely = {"no_dist": True} if alone and "no_dist" in inspect.signature(dcp.load).parameters else {}
+        options = {"no_dist": True} if alone and "no_dist" in inspect.signature(dcp.load).parameters else {}
         with LOADING, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it reads alone, which it is asked to
-            dcp.load(tensors, storage_reader=reader, process_group=group, **lonely)
+            warnings.simplefilter("ignore")  # torch warns that it loads in a single process, as intended here
+            dcp.load(tensors, storage_reader=reader, process_group=group, **options)
         return {**_with_shards(content, tensors), "path": str(path)}
     except FileNotFoundError as error:
         message = f"{path}: its tensors are in {folder}, which is not there or not complete"
@@ -108,7 +108,7 @@ def _reason(error: BaseException) -> str:
 
 
 def is_sharded(path: Path) -> bool:
-    """Whether a checkpoint's tensors are in a folder beside it."""
+    """Whether a checkpoint's tensors are in a folder next to it."""
     return path.is_file() and any(path.parent.glob(f"*{SUFFIX}")) and folder_of(path) is not None
 
 
@@ -119,7 +119,7 @@ def folder_of(path: Path) -> str | None:
 
 
 def remove_unused(folder: Path) -> None:
-    """Remove shards that no checkpoint names: those of removed ones, and of a save that was interrupted."""
+    """Remove shards that no checkpoint refers to: those of removed checkpoints and interrupted saves."""
     for shards in [*folder.glob(f"*{SUFFIX}"), *folder.glob("*.partial")]:
         stem = shards.name.rsplit(".", 2)[0]
         if not any(folder_of(path) == shards.name for path in folder.glob(f"*{stem}.pt")):
@@ -142,12 +142,12 @@ def _link(source: str, target: str) -> None:
 
 
 def _without_shards(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """Return a value with a mark in the place of each sharded tensor, which goes to ``tensors``."""
+    """Return a value with a marker in place of each sharded tensor; the tensors are added to ``tensors``."""
     if hasattr(value, "full_tensor"):
         tensors[name] = value.detach()
         return {PART: name}
     if isinstance(value, dict):
-        changed = copy(value)  # of its own class, with the versions of layers, which torch keeps in an attribute
+        changed = copy(value)  # keeps the class, and the attribute in which torch stores versions of layers
         changed.update({key: _without_shards(entry, f"{name}/{key}", tensors) for key, entry in value.items()})
         return changed
     if isinstance(value, list | tuple):
@@ -168,7 +168,7 @@ def _with_shards(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 class _Reader(dcp.FileSystemReader):
-    """Torch's reader unpickles the table of contents: here it may name nothing but its own classes and files."""
+    """Torch's reader of shards, restricted: the table of contents may refer only to its own classes and files."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         folder = Path(self.path)

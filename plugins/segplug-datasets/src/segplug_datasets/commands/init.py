@@ -26,11 +26,11 @@ _MOST_NAMES = 8
 @click.option(
     "--model", metavar="NAME", default="starter", show_default=True, help="A packaged config: seg-kernel models."
 )
-@click.option("--images", metavar="DIR", help="The folder of images, where FOLDER has several.")
-@click.option("--labels", metavar="PATH", help="The folder of masks, or the annotation file, where FOLDER has several.")
+@click.option("--images", metavar="DIR", help="The folder of images, if FOLDER has several.")
+@click.option("--labels", metavar="PATH", help="The folder of masks, or the annotation file, if FOLDER has several.")
 @click.option("--root", metavar="DIR", help="Where the files of a published data set are.")
 @click.option(
-    "--iterations", type=click.IntRange(1), metavar="N", help="Length of the training. [default: from the data]"
+    "--iterations", type=click.IntRange(1), metavar="N", help="Number of training iterations. [default: from the data]"
 )
 @click.option("--force", is_flag=True, help="Overwrite files.")
 @click.option("--workers", type=click.IntRange(0), help="Processes that read files. [default: one per core]")
@@ -47,9 +47,10 @@ def command(
 ) -> None:
     """Write a config that trains on the images and masks in FOLDER.
 
-    FOLDER holds images and masks in two folders or side by side, perhaps in train, val and test; or annotations of
-    COCO, labelme, CVAT, Label Studio or YOLO; or it is the name of a published data set. Masks are checked, images
-    without a split are divided into three sets, and sizes, batch and length are chosen for the data and this machine.
+    FOLDER contains images and masks, in two folders or in one, with or without a split into train, val and test; or
+    annotations of COCO, labelme, CVAT, Label Studio or YOLO; or it is the name of a published data set. Masks are
+    checked, images without a split are divided into three sets, and sizes, batch size and length are chosen for the
+    data and this machine.
     """
     from segplug_datasets.commands.target import inspect_with_progress
     from segplug_datasets.own_data.project import Options, prepare
@@ -62,7 +63,7 @@ def command(
 
 
 def summary(project: Project) -> str:
-    """Return what was found, for a person."""
+    """Return what was found and written, as text for the terminal."""
     from segkernel.cli import table
 
     facts = project.facts
@@ -83,7 +84,7 @@ def summary(project: Project) -> str:
 
 
 def _class_rows(project: Project) -> list[tuple[str, ...]]:
-    """Return the rows of the classes; of many classes those with most pixels."""
+    """Return the rows of the classes; if there are many, only those with most pixels."""
     first = project.stats[0]
     rows = [("class", *(f"{one.set} %" for one in project.stats), "images", "width")]
     order = sorted(range(len(first.classes)), key=first.share, reverse=True)

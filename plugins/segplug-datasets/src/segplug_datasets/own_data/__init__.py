@@ -2,7 +2,7 @@
 
 Steps, each in a module: find the files (`layout`, `annotation_files`, `published`), read class names (`class_lists`),
 let the doctor correct how masks are read (`diagnosis`), split (`splits`), choose sizes and lengths (`recipe`),
-put a packaged model on the data (`zoo_model`), write the file (`config_file`).
+adapt a packaged model to the data (`zoo_model`), write the file (`config_file`).
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from segplug_datasets.own_data.layout import ALL
 from segplug_datasets.own_data.names import split_of
 
 _SNIFFED = 4096
-_LOOKED_AT = 5
+_SAMPLED = 5
 
 Spec = dict[str, Any]
 Found = tuple[str, str, Spec]
@@ -27,24 +27,24 @@ Found = tuple[str, str, Spec]
 
 
 def find_annotations(folder: Path, chosen: str | None = None) -> dict[str, Spec]:
-    """Return the sets that the annotation files of a folder describe; none without such files.
+    """Return the sets that the annotation files of a folder describe; empty without such files.
 
     Args:
-        folder: Searched with all folders inside.
-        chosen: The file, or the folder of files, to take; under ``folder``, or a path.
+        folder: The folder; its subfolders are searched too.
+        chosen: The file, or the folder of files, to use; under ``folder``, or a path.
 
     Raises:
         UsageError: When several files describe one set.
-        DataError: When what ``chosen`` names is not a file of annotations.
+        DataError: When ``chosen`` is not an annotation file.
     """
     files = [Path(path) for path in walk(folder)]
     place = None
     if chosen is not None:
         place = folder / chosen if (folder / chosen).exists() else Path(chosen)
         files += [place] if place.is_file() and place not in files else []
-    pictures = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    image_files = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     sets: dict[str, tuple[str, Spec]] = {}
-    for name, where, spec in _descriptions(folder, files, pictures):
+    for name, where, spec in _descriptions(folder, files, image_files):
         if place is not None and place.resolve() not in (Path(where).resolve(), *Path(where).resolve().parents):
             continue
         if name in sets and sets[name][1]["type"] == spec["type"]:
@@ -57,7 +57,7 @@ def find_annotations(folder: Path, chosen: str | None = None) -> dict[str, Spec]
     if place is not None and not sets:
         raise DataError("not annotations of COCO, labelme, CVAT, Label Studio or YOLO", place)
     if not sets and (text := next((path for path in files if path.suffix == ".txt" and _is_polygons(path)), None)):
-        inside = os.path.relpath(pictures[0].parent, folder) if pictures else "images"
+        inside = os.path.relpath(image_files[0].parent, folder) if image_files else "images"
         lines = f"'train: {inside}' and 'names: [cat, dog]'"
         raise DataError(
             f"YOLO labels without a data.yaml that lists the classes: write {folder}/data.yaml with {lines}", text
@@ -66,45 +66,45 @@ def find_annotations(folder: Path, chosen: str | None = None) -> dict[str, Spec]
     return {ALL: next(iter(named.values()))} if len(named) == 1 else named
 
 
-def _descriptions(folder: Path, files: Sequence[Path], pictures: Sequence[Path]) -> Iterator[Found]:
+def _descriptions(folder: Path, files: Sequence[Path], image_files: Sequence[Path]) -> Iterator[Found]:
     texts: dict[str, list[Path]] = {suffix: [] for suffix in (".yaml", ".yml", ".json", ".xml")}
     for path in files:
         if path.suffix.lower() in texts:
             texts[path.suffix.lower()].append(path)
-    if not pictures:
+    if not image_files:
         return
-    yield from _labelme(folder, texts[".json"], pictures)
+    yield from _labelme(folder, texts[".json"], image_files)
     for path in texts[".json"]:
-        yield from _coco_or_label_studio(folder, path, pictures)
+        yield from _coco_or_label_studio(folder, path, image_files)
     for path in texts[".xml"]:
         if b"<annotations>" in _start(path):
-            images = str(_common(pictures))
+            images = str(_common(image_files))
             yield _set_of(folder, path), str(path), {"type": "CvatDataset", "ann_file": str(path), "images": images}
     for path in [*texts[".yaml"], *texts[".yml"]]:
         yield from _yolo(folder, path, files)
 
 
-def _labelme(folder: Path, paths: Sequence[Path], pictures: Sequence[Path]) -> Iterator[Found]:
-    by_stem = {path.stem: path for path in pictures}
+def _labelme(folder: Path, paths: Sequence[Path], image_files: Sequence[Path]) -> Iterator[Found]:
+    by_stem = {path.stem: path for path in image_files}
     for place in dict.fromkeys(path.parent for path in paths):
         inside = [path for path in paths if path.parent == place]
         if b'"shapes"' not in _start(inside[0], 1 << 16) or not isinstance(_json(inside[0]), dict):
             continue
-        near = {path.stem: path for path in pictures if path.parent == place}
+        near = {path.stem: path for path in image_files if path.parent == place}
         found = [(near.get(path.stem) or by_stem.get(path.stem)) for path in inside]
-        images = {picture.parent for picture in found if picture}
+        images = {image_file.parent for image_file in found if image_file}
         if len(images) == 1:
             spec = {"type": "LabelmeDataset", "images": str(images.pop())}
             spec |= {} if spec["images"] == str(place) else {"annotations": str(place)}
             yield _set_of(folder, place / "any"), str(place), spec
 
 
-def _coco_or_label_studio(folder: Path, path: Path, pictures: Sequence[Path]) -> Iterator[Found]:
+def _coco_or_label_studio(folder: Path, path: Path, image_files: Sequence[Path]) -> Iterator[Found]:
     start = _start(path).lstrip()
     if start.startswith(b"[") and (b'"data"' in _start(path, 1 << 20)):
         tasks = _json(path)
         if isinstance(tasks, list) and tasks and isinstance(tasks[0], dict) and "annotations" in tasks[0]:
-            spec = {"type": "LabelStudioDataset", "ann_file": str(path), "images": str(_common(pictures))}
+            spec = {"type": "LabelStudioDataset", "ann_file": str(path), "images": str(_common(image_files))}
             yield _set_of(folder, path), str(path), spec
         return
     content = _json(path) if start.startswith(b"{") and path.stat().st_size > 2 else None
@@ -114,9 +114,9 @@ def _coco_or_label_studio(folder: Path, path: Path, pictures: Sequence[Path]) ->
     outlined = any(isinstance(one, dict) and one.get("segmentation") for one in annotations)
     if not outlined or not images:
         return
-    names = [str(one.get("file_name", "")) for one in images[:: max(len(images) // _LOOKED_AT, 1)]]
-    root = _root_of(names, [path.parent, folder, *sorted({picture.parent for picture in pictures})])
-    spec = {"type": "CocoInstanceDataset", "ann_file": str(path), "images": str(root or _common(pictures))}
+    names = [str(one.get("file_name", "")) for one in images[:: max(len(images) // _SAMPLED, 1)]]
+    root = _root_of(names, [path.parent, folder, *sorted({image_file.parent for image_file in image_files})])
+    spec = {"type": "CocoInstanceDataset", "ann_file": str(path), "images": str(root or _common(image_files))}
     yield _set_of(folder, path), str(path), spec
 
 
@@ -148,7 +148,7 @@ def _yolo(folder: Path, path: Path, files: Sequence[Path]) -> Iterator[Found]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Log nothing of what is only tried."""
+    """Suppress warnings about a data set that is only tried."""
     logging.disable(logging.WARNING)
     try:
         yield
@@ -157,7 +157,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _is_polygons(path: Path) -> bool:
-    """Whether a text file holds a class and an outline on its first line."""
+    """Whether a text file has a class and an outline on its first line."""
     words = _start(path).split(b"\n", 1)[0].split()
     return len(words) >= 7 and words[0].isdigit() and all(_is_number(word) for word in words)
 
@@ -198,5 +198,5 @@ def _root_of(names: Iterable[str], places: Iterable[Path]) -> Path | None:
     return next((place for place in places if all((place / name).is_file() for name in listed)), None)
 
 
-def _common(pictures: Sequence[Path]) -> Path:
-    return Path(os.path.commonpath([picture.parent for picture in pictures]))
+def _common(image_files: Sequence[Path]) -> Path:
+    return Path(os.path.commonpath([image_file.parent for image_file in image_files]))

@@ -21,7 +21,7 @@ _KEYS = ("classes", "names", "labels", "categories", "class_names")
 _COLORS = ("palette", "palette_rgb", "colors", "colours")
 _IGNORED = ("ignore_index", "ignore_label", "ignore", "void")
 
-_MOST_FILES = 10  # YAML files of a folder; more of them are one for each image
+_MOST_FILES = 10  # YAML files read per folder; more are usually one per image
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class ClassList:
     Args:
         path: The file.
         names: Class names in their order.
-        values: The value of each in the masks; empty where the file does not say.
-        colors: The colour of each; empty where the file does not say.
+        values: The value of each in the masks; empty if not in the file.
+        colors: The colour of each; empty if not in the file.
         ignore: Values of the masks that are not classes.
     """
 
@@ -44,7 +44,7 @@ class ClassList:
 
 
 def find_class_lists(folders: Iterable[Path]) -> list[ClassList]:
-    """Return the lists of two classes or more in some folders, the usual names of such files first."""
+    """Return the lists of at least two classes in some folders; files with usual names come first."""
     lists = []
     for folder in dict.fromkeys(folders):
         known = [folder / name for name in NAMES if (folder / name).is_file()]

@@ -14,7 +14,7 @@ def render(values: Mapping[str, Any], why: Mapping[str, str], head: str) -> str:
     """Return the YAML of a config.
 
     Args:
-        values: Sections and what is in them.
+        values: Sections with their contents.
         why: Comments by the path of their key: ``optim.batch_size``.
         head: Comment of the whole file.
     """
@@ -28,15 +28,17 @@ def render(values: Mapping[str, Any], why: Mapping[str, str], head: str) -> str:
 def _lines(key: Any, value: Any, why: Mapping[str, str], path: str, depth: int) -> Iterator[str]:
     start, comment = "  " * depth, why.get(path, "")
     if isinstance(value, Mapping) and not _is_short(value):
-        yield from _beside(f"{start}{key}:", comment, start)
+        yield from _with_comment(f"{start}{key}:", comment, start)
         for name, inner in value.items():
             yield from _lines(name, inner, why, f"{path}.{name}", depth + 1)
     elif isinstance(value, list) and any(isinstance(one, Mapping) for one in value):
-        yield from _beside(f"{start}{key}:", comment, start)
+        yield from _with_comment(f"{start}{key}:", comment, start)
         for place, one in enumerate(value):
-            yield from _beside(f"{start}  - {flow(one)}", why.get(f"{path}[{place}]", ""), f"{start}  ")
+            yield from _with_comment(f"{start}  - {flow(one)}", why.get(f"{path}[{place}]", ""), f"{start}  ")
     else:
-        yield from _beside(f"{start}{key}: {flow(value)}" if value is not None else f"{start}{key}:", comment, start)
+        yield from _with_comment(
+            f"{start}{key}: {flow(value)}" if value is not None else f"{start}{key}:", comment, start
+        )
 
 
 def _is_short(value: Mapping[Any, Any]) -> bool:
@@ -44,7 +46,7 @@ def _is_short(value: Mapping[Any, Any]) -> bool:
     return not value or all(isinstance(key, int) for key in value)
 
 
-def _beside(line: str, comment: str, start: str) -> Iterator[str]:
+def _with_comment(line: str, comment: str, start: str) -> Iterator[str]:
     """Yield a line with its comment, which goes above it if the two do not fit on one line."""
     if comment and len(line) + len(comment) + 4 > _WIDTH:
         yield f"{start}# {comment}"

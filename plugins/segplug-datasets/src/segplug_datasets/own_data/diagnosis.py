@@ -1,4 +1,4 @@
-"""How the masks of a folder are to be read: class lists, and the lines that the doctor proposes, applied."""
+"""Find how to read the masks of a folder: apply class lists and the fixes that the doctor proposes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from segplug_datasets.own_data.names import role_of, without_split
 
 _ROUNDS = 6
 _APPLIED = {"mixed-black-and-white-masks"}
-"""Warnings whose lines are applied as those of errors are."""
+"""Warnings whose fixes are applied, as those of errors are."""
 
 _FATAL = {
     "colour-masks", "lossy-masks", "labels-out-of-range", "unknown-colours", "palettes-differ", "one-class",
@@ -34,21 +34,21 @@ _FATAL = {
 }  # fmt: skip
 """Errors that make all masks unusable or misread; for other errors, only the affected files are left out."""
 
-_SHARE = 0.995  # of the pixels of coloured masks have a colour of the class list
-_LOOKED_AT = 24
-_LARGEST = 0.8  # of an object's pixels are in its largest piece
+_SHARE = 0.995  # least share of the pixels of coloured masks whose colour is in the class list
+_SAMPLED = 24  # masks
+_LARGEST = 0.8  # least share of an object's pixels in its largest piece
 
 
 @dataclass
 class Diagnosis:
-    """Sets as they are read in the end.
+    """The sets with the final arguments for their masks, and the findings of the doctor.
 
     Args:
-        inspected: The sets, with what was seen of their samples.
-        applied: Findings whose lines were applied.
-        left: The other findings.
-        named: Whether the classes have names: of a list, an annotation file or a known palette.
-        classes: The class list that was taken.
+        inspected: The sets with their inspected samples.
+        applied: Findings whose fixes were applied.
+        left: The remaining findings.
+        named: Whether class names are known: from a list, an annotation file or a known palette.
+        classes: The class list in use.
     """
 
     inspected: list[tuple[Part, list[SampleInfo]]]
@@ -62,25 +62,27 @@ def diagnose(inspected: Inspected, lists: Sequence[ClassList] = ()) -> Diagnosis
     """Return the sets with the arguments with which their masks can be read.
 
     Args:
-        inspected: `FolderDataset` sets without classes, or data sets that know theirs.
-        lists: Class lists that lie with the data; the one that explains most pixels is taken.
+        inspected: `FolderDataset` sets without classes, or data sets with known classes.
+        lists: Class lists found with the data; the one that covers most pixels is used.
 
     Raises:
-        DataError: When no arguments are found under which more than one class occurs; with the doctor's text.
+        DataError: When the masks stay unusable or show fewer than two classes; with the doctor's text.
     """
     sets = [(part, list(samples)) for part, samples in inspected]
     of_folders = all(part.type == "FolderDataset" and part.labels is None for part, _ in sets)
     found = Diagnosis(sets)
     if of_folders:
         counts = next(iter(count_masks(sets)))
-        classes = max(lists, key=lambda one: _explained(one, counts), default=None)
+        classes = max(lists, key=lambda one: _covered_pixels(one, counts), default=None)
         found.classes, found.named = classes, classes is not None
         given = _from_list(classes, counts) if classes else _objects(counts)
         found.inspected = [(_with(part, given), samples) for part, samples in sets] if given else sets
     for _ in range(_ROUNDS):
         report = check(found.inspected)
         fixable = [
-            f for f in report.findings if f.fix and (f.severity == "error" or f.kind in _APPLIED or _names_it(f))
+            f
+            for f in report.findings
+            if f.fix and (f.severity == "error" or f.kind in _APPLIED or _proposes_classes(f))
         ]
         changed = _apply(found, fixable[0]) if fixable else None
         if changed is None:
@@ -99,12 +101,12 @@ def diagnose(inspected: Inspected, lists: Sequence[ClassList] = ()) -> Diagnosis
     return found
 
 
-def _names_it(finding: Finding) -> bool:
+def _proposes_classes(finding: Finding) -> bool:
     return finding.kind == "classes-unknown"
 
 
 def _apply(found: Diagnosis, finding: Finding) -> list[tuple[Part, list[SampleInfo]]] | None:
-    """Return the sets with the lines of a finding; None when these change nothing, or other files would be read."""
+    """Return the sets with the fix of a finding; None if it changes nothing, or changes which files are read."""
     lines = (yaml.safe_load(finding.fix) or {}).get("data") or {}
     changed = [(_with(part, lines.get(part.name) or {}), samples) for part, samples in found.inspected]
     before = [part.arguments for part, _ in found.inspected]
@@ -120,18 +122,18 @@ def _with(part: Part, changes: Mapping[str, Any]) -> Part:
     return open_part(part.name, part.key, {"type": part.type, **arguments}) if changes else part
 
 
-# ---------------------------------------------------------------- what classes there are
+# ---------------------------------------------------------------- classes
 
 
-def _explained(classes: ClassList, counts: MaskCounts) -> int:
-    """Return how many pixels have a value or a colour that a class list knows."""
+def _covered_pixels(classes: ClassList, counts: MaskCounts) -> int:
+    """Return the number of pixels whose value or colour is in a class list."""
     values = classes.values or range(len(classes.names))
     known = sum(counts.values[value] for value in {*values, *classes.ignore})
     return known + sum(counts.colors[color] for color in set(classes.colors))
 
 
 def _from_list(classes: ClassList, counts: MaskCounts) -> dict[str, Any]:
-    """Return the arguments that a class list gives for these masks."""
+    """Return the arguments for these masks according to a class list."""
     names = list(classes.names)
     if counts.colors.total() > counts.values.total():
         covered = sum(counts.colors[color] for color in classes.colors) >= _SHARE * counts.colors.total()
@@ -143,9 +145,9 @@ def _from_list(classes: ClassList, counts: MaskCounts) -> dict[str, Any]:
 
 
 def _objects(counts: MaskCounts) -> dict[str, Any]:
-    """Return the arguments for masks that number the objects of each image; none for others.
+    """Return the arguments for masks that number the objects of each image; empty for other masks.
 
-    A value is an object where it is one piece in almost every mask, and the numbers run from 1 in each.
+    Values are object numbers if they run from 1 in almost every mask and most of them are in one piece.
     """
     masks = [mask for mask in counts.numbers if set(mask.values) - {0, IGNORE}]
     numbers = [sorted(set(mask.values) - {0, IGNORE}) for mask in masks]
@@ -154,8 +156,8 @@ def _objects(counts: MaskCounts) -> dict[str, Any]:
     if sum(found == list(range(1, len(found) + 1)) for found in numbers) < 0.9 * len(numbers):
         return {}
     several = [mask for mask, found in zip(masks, numbers) if len(found) > 1]
-    step = max(len(several) // _LOOKED_AT, 1)
-    pieces = [whole for mask in several[::step][:_LOOKED_AT] for whole in _in_one_piece(mask)]
+    step = max(len(several) // _SAMPLED, 1)
+    pieces = [whole for mask in several[::step][:_SAMPLED] for whole in _in_one_piece(mask)]
     if not pieces or sum(pieces) < 0.8 * len(pieces):
         return {}
     values = {value: int(value > 0) for value in sorted({0, *counts.values} - {IGNORE})}
@@ -163,6 +165,7 @@ def _objects(counts: MaskCounts) -> dict[str, Any]:
 
 
 def _in_one_piece(mask: MaskInfo) -> list[bool]:
+    """Return for each value of a mask whether most of its pixels are connected."""
     raw = image.read_mask(mask.path)
     raw = raw[..., 0] if raw.ndim == 3 else raw
     whole = []
@@ -173,7 +176,7 @@ def _in_one_piece(mask: MaskInfo) -> list[bool]:
 
 
 def _name_classes(found: Diagnosis) -> None:
-    """Name classes that nothing names: the lowest value is the background, one other class is called as its folder."""
+    """Name classes without names: value 0 or black is the background; a single other class gets its folder's name."""
     part = found.inspected[0][0]
     names = list(part.arguments.get("classes") or (part.labels.classes if part.labels else ()))
     if len(names) < 2 or not all(re.fullmatch(r"class_\d+|background|foreground|object", name) for name in names):
@@ -193,10 +196,10 @@ def _name_classes(found: Diagnosis) -> None:
 
 
 def _folder_class(part: Part) -> str | None:
-    """Return the name of the folder of masks where it may be that of the class: ``crack``."""
+    """Return the name of the folder of masks if it can be a class name, such as ``crack``."""
     name = Path(str(part.arguments.get("masks", ""))).name
-    said = without_split(name)
-    return said if said and said == name.lower() and role_of(name) is None and said.isalpha() else None
+    rest = without_split(name)
+    return rest if rest and rest == name.lower() and role_of(name) is None and rest.isalpha() else None
 
 
 def _require_classes(found: Diagnosis) -> None:
@@ -207,7 +210,7 @@ def _require_classes(found: Diagnosis) -> None:
     if not any(sample.mask for sample in usable):
         raise DataError("the data have no labels")
     for part, _ in found.inspected:
-        if part.labels is None and found.left and len(_drawn(found.inspected)) > 1:
+        if part.labels is None and found.left and len(_mask_values(found.inspected)) > 1:
             raise DataError("the meaning of the mask values is unclear\n\n" + "\n\n".join(map(text_of, found.left[:3])))
         if part.labels is None or len(part.labels.classes) < 2:
             raise DataError(
@@ -216,8 +219,8 @@ def _require_classes(found: Diagnosis) -> None:
             )
 
 
-def _drawn(inspected: Sequence[tuple[Part, Sequence[SampleInfo]]]) -> set[Any]:
-    """Return the values and colours of all masks but `IGNORE`."""
+def _mask_values(inspected: Sequence[tuple[Part, Sequence[SampleInfo]]]) -> set[Any]:
+    """Return the values and colours of all masks except `IGNORE`."""
     masks = [sample.mask for _, samples in inspected for sample in samples if sample.mask]
     return {value for mask in masks for value in (*mask.values, *mask.colors)} - {IGNORE}
 

@@ -1,4 +1,4 @@
-"""What is measured on a training set: sizes, shares of the classes, and how wide their objects are."""
+"""Measurements of a training set: image sizes, class shares, and widths of the objects of each class."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from segplug_datasets.doctor.stats import DatasetStats
 from segplug_datasets.label_reader import LabelReader
 from segplug_datasets.own_data.recipe import Facts
 
-_LOOKED_AT = 32  # images; their distances take 10 ms per class
+_SAMPLED = 32  # images; a distance transform takes 10 ms per class
 _MOST_CLASSES = 40
-_COUNTED = 0.0005  # of an image's pixels: what is smaller may be a slip of the pen
+_COUNTED = 0.0005  # least share of an image's pixels; smaller areas may be labelling errors
 
 
 def gather(stats: DatasetStats, part: Part, samples: Sequence[SampleInfo]) -> Facts:
-    """Return the facts of a training set, of which some label maps are read."""
+    """Return the facts of a training set; widths are measured on some of its label maps."""
     shares = {name: stats.share(place) for place, name in enumerate(stats.classes)}
     common = max(range(len(stats.classes)), key=stats.share)
     known = set(list(range(len(stats.classes)))[:_MOST_CLASSES]) - {common}
@@ -36,7 +36,7 @@ def gather(stats: DatasetStats, part: Part, samples: Sequence[SampleInfo]) -> Fa
 
 
 def _width(mask: np.ndarray) -> float:
-    """Return the width of what a mask (H, W) bool shows, in pixels: that of a stripe of the same mean depth."""
+    """Return the width in pixels of the area in a mask (H, W) bool: that of a stripe of the same mean depth."""
     if mask.mean() < _COUNTED or mask.all():
         return 0.0
     cv2 = opencv()
@@ -48,7 +48,7 @@ def _label_maps(part: Part, samples: Sequence[SampleInfo]) -> Iterator[np.ndarra
     """Yield the class ids of some samples, spread over the set."""
     names = {sample.name for sample in samples}
     pairs: list[Pair] = [pair for pair in part.pairs if pair.name in names] or list(part.pairs)
-    for pair in pairs[:: max(len(pairs) // _LOOKED_AT, 1)][:_LOOKED_AT]:
+    for pair in pairs[:: max(len(pairs) // _SAMPLED, 1)][:_SAMPLED]:
         try:
             if pair.mask is not None and part.labels is not None:
                 yield LabelReader(part.labels, part.colors).encode(

@@ -20,11 +20,11 @@ from segplug_datasets.listing import IMAGE_SUFFIXES, MASK_SUFFIXES, match_name, 
 from segplug_datasets.own_data.names import SECONDARY, role_of, split_of, tokens, without_role, without_split
 
 ALL = "all"
-"""The name of a set that is to be split."""
+"""The name of a set without a split."""
 
-_LOOKED_AT = 5  # files of a folder whose name says nothing
-_MOST_VALUES = 48  # of a mask; a photo has more
-_ENOUGH = 0.5  # of the images have to have a mask
+_SAMPLED = 5  # files of a folder whose name does not tell its role
+_MOST_VALUES = 48  # distinct values of a mask; a photo has more
+_ENOUGH = 0.5  # least share of the images that have a mask
 _SHOWN = 5
 
 Pairs = list[tuple[str, str]]
@@ -38,11 +38,11 @@ class ImageSet:
         images: Folder of the images.
         masks: Folder of the masks.
         pairs: (image, mask) of each sample, under these folders.
-        image_suffix: By which `FolderDataset` finds the images; None for the usual ones.
-        mask_suffix: By which it finds the masks; None when only a list of pairs says which belong together.
+        image_suffix: The suffix by which `FolderDataset` finds the images; None for the usual suffixes.
+        mask_suffix: The suffix by which it finds the masks; None if only a list of pairs can match them.
         unlabelled: Images without a mask.
         spare: Masks without an image.
-        listed: Whether a list chose the pairs.
+        listed: Whether the pairs were selected by a list file.
     """
 
     images: Path
@@ -60,7 +60,7 @@ class ImageSet:
         return self.mask_suffix is not None and not (self.unlabelled or self.spare or self.listed)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments of `FolderDataset`, apart from a list."""
+        """Return the arguments of `FolderDataset`, except a list file."""
         given: dict[str, Any] = {"images": str(self.images), "masks": str(self.masks)}
         if self.image_suffix is not None:
             given["image_suffix"] = self.image_suffix
@@ -69,13 +69,13 @@ class ImageSet:
         return given
 
     def line(self, pair: tuple[str, str]) -> str:
-        """Return the line of a list that names a sample."""
+        """Return the line of a list file for a sample."""
         return "\t".join(pair)
 
 
 @dataclass
 class Layout:
-    """The sets of a folder: train, val and test, those that there are, or `ALL`; and remarks on what was found."""
+    """The sets of a folder, either `ALL` or those found of train, val and test; and remarks on what was found."""
 
     sets: dict[str, ImageSet]
     remarks: list[str] = field(default_factory=list)
@@ -98,40 +98,42 @@ class _Group:
 
 
 def find_layout(folder: Path, images: str | None = None, masks: str | None = None) -> Layout:
-    """Return which files of a folder are images and masks, and the sets that they make.
+    """Find the images and masks in a folder, and the sets that they form.
 
     Args:
-        folder: Searched with all folders inside.
-        images: The folder of images, where several fit; under ``folder``, or a path.
+        folder: The folder; its subfolders are searched too.
+        images: The folder of images, if several fit; under ``folder``, or a path.
         masks: The folder of masks, if several fit; under ``folder``, or a path.
 
     Raises:
         DataError: When there are no images, or no masks.
         UsageError: When several folders of masks fit.
     """
-    groups = [part for group in _groups(folder) for part in _parted(group)]
+    groups = [part for group in _groups(folder) for part in _split_group(group)]
     if not groups:
         raise DataError(f"no images here: no file ends in {', '.join(IMAGE_SUFFIXES)}", folder)
     for group in groups:
         group.role = group.role or _role(group)
-    pictures = _chosen([g for g in groups if g.role == "image" or images], folder, images)
-    truths = _chosen([g for g in groups if (g.role in ("mask", "other") or masks) and g not in pictures], folder, masks)
-    if not pictures:
-        raise DataError(f"no images here, only masks: {_names(truths)}; name their folder with --images", folder)
-    if not truths:
+    image_groups = _chosen([g for g in groups if g.role == "image" or images], folder, images)
+    mask_groups = _chosen(
+        [g for g in groups if (g.role in ("mask", "other") or masks) and g not in image_groups], folder, masks
+    )
+    if not image_groups:
+        raise DataError(f"no images here, only masks: {_names(mask_groups)}; pass their folder with --images", folder)
+    if not mask_groups:
         raise DataError(
-            f"no masks here, only images in {_names(pictures)}: a mask is a PNG of one value or colour for each "
-            "class; name their folder with --labels, or annotate the images (labelme, CVAT, Label Studio)",
+            f"no masks here, only images in {_names(image_groups)}: a mask is a PNG with one value or colour per "
+            "class; pass their folder with --labels, or annotate the images (labelme, CVAT, Label Studio)",
             folder,
         )
-    return _by_set(folder, pictures, truths)
+    return _by_set(folder, image_groups, mask_groups)
 
 
 # ---------------------------------------------------------------- folders
 
 
 def _groups(folder: Path) -> list[_Group]:
-    """Return the image files of a folder by the folders that say what they are."""
+    """Return the image files of a folder, grouped by the subfolders that tell their role and split."""
     found: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for path in walk(folder):
         if path.lower().endswith(MASK_SUFFIXES):
@@ -147,18 +149,18 @@ def _groups(folder: Path) -> list[_Group]:
 
 
 def _depth(parts: Sequence[str]) -> int:
-    """Return how many folders of a path say what its files are; folders below these belong together."""
-    speaking = [place for place, part in enumerate(parts) if role_of(part)]
-    if not speaking:
+    """Return how many leading folders of a path tell role and split; all files below them form one group."""
+    telling = [place for place, part in enumerate(parts) if role_of(part)]
+    if not telling:
         return len(parts)
-    return max([*speaking, *(place for place, part in enumerate(parts) if split_of(part))]) + 1
+    return max([*telling, *(place for place, part in enumerate(parts) if split_of(part))]) + 1
 
 
-def _parted(group: _Group) -> list[_Group]:
-    """Return a folder that holds images and masks together as two groups."""
+def _split_group(group: _Group) -> list[_Group]:
+    """Split a group that contains both images and masks into two."""
     ends = _two_ends(group.files)
     if ends is None:
-        return _by_words(group)
+        return _split_by_words(group)
     parts = [_with_end(group.files, *turn) for turn in (ends, ends[::-1])]
     if role_of(Path(ends[0]).stem) == "mask" or (
         role_of(Path(ends[1]).stem) != "mask" and _looks_like_masks(group.root, parts[0])
@@ -166,23 +168,23 @@ def _parted(group: _Group) -> list[_Group]:
         ends, parts = ends[::-1], parts[::-1]
     if role_of(Path(ends[1]).stem) != "mask" and not _looks_like_masks(group.root, parts[1]):
         return [group]
-    pictures = [file for file in group.files if file not in set(parts[1])]
-    pictures = parts[0] if len(ends[0]) > len(os.path.splitext(ends[0])[1]) else pictures
+    images = [file for file in group.files if file not in set(parts[1])]
+    images = parts[0] if len(ends[0]) > len(os.path.splitext(ends[0])[1]) else images
     stem, suffix = os.path.splitext(ends[0])
     image_suffix = ends[0] if stem or suffix.lower() not in IMAGE_SUFFIXES else None
     return [
-        replace(group, files=pictures, role="image", suffix=image_suffix),
+        replace(group, files=images, role="image", suffix=image_suffix),
         replace(group, files=parts[1], role="mask", suffix=ends[1]),
     ]
 
 
-def _by_words(group: _Group) -> list[_Group]:
-    """Return a folder as two groups where about half of its file names say mask: ``img_1.png`` and ``mask_1.png``."""
+def _split_by_words(group: _Group) -> list[_Group]:
+    """Split a group if about half of its file names are those of masks: ``img_1.png`` and ``mask_1.png``."""
     masks = [file for file in group.files if role_of(Path(file).stem) == "mask"]
     if not 0.4 * len(group.files) <= len(masks) <= 0.6 * len(group.files) or role_of(group.key):
         return [group]
-    pictures = [file for file in group.files if file not in set(masks)]
-    return [replace(group, files=pictures, role="image"), replace(group, files=masks, role="mask")]
+    images = [file for file in group.files if file not in set(masks)]
+    return [replace(group, files=images, role="image"), replace(group, files=masks, role="mask")]
 
 
 def _two_ends(files: Sequence[str]) -> tuple[str, str] | None:
@@ -199,7 +201,7 @@ def _two_ends(files: Sequence[str]) -> tuple[str, str] | None:
 
 
 def _with_end(files: Iterable[str], end: str, other: str) -> list[str]:
-    """Return the files of an end, without those of another one that is longer: ``.png`` is not ``_mask.png``."""
+    """Return the files with an end, except those with a longer other end: ``_mask.png`` is not ``.png``."""
     return [file for file in files if file.endswith(end) and not (other.endswith(end) and file.endswith(other))]
 
 
@@ -211,8 +213,8 @@ def _role(group: _Group) -> str:
 
 
 def _looks_like_masks(root: Path, files: Sequence[str]) -> bool:
-    step = max(len(files) // _LOOKED_AT, 1)
-    seen = [inspect_mask(str(root / file)) for file in files[::step][:_LOOKED_AT]]
+    step = max(len(files) // _SAMPLED, 1)
+    seen = [inspect_mask(str(root / file)) for file in files[::step][:_SAMPLED]]
     return bool(seen) and sum(map(_is_mask, seen)) > 0.5 * len(seen)
 
 
@@ -222,7 +224,7 @@ def _is_mask(info: MaskInfo) -> bool:
 
 
 def _chosen(groups: list[_Group], folder: Path, wanted: str | None) -> list[_Group]:
-    """Return the groups in a folder that the user names; all without one."""
+    """Return the groups in the folder that the user chose; all groups if none was chosen."""
     if wanted is None:
         return groups
     place = folder / wanted if (folder / wanted).is_dir() else Path(wanted)
@@ -242,11 +244,11 @@ def _names(groups: Iterable[_Group]) -> str:
 # ---------------------------------------------------------------- pairs
 
 
-def _by_set(folder: Path, pictures: Sequence[_Group], truths: Sequence[_Group]) -> Layout:
+def _by_set(folder: Path, image_groups: Sequence[_Group], mask_groups: Sequence[_Group]) -> Layout:
     layout = Layout({})
-    keys = _masks_for(folder, pictures, truths)
-    for group in pictures:
-        masks = next((t for t in truths if t.key == keys.get(group.key) and _fits(group, t)), None)
+    keys = _masks_for(folder, image_groups, mask_groups)
+    for group in image_groups:
+        masks = next((t for t in mask_groups if t.key == keys.get(group.key) and _fits(group, t)), None)
         if masks is None:
             layout.remarks.append(f"{len(group.files)} images in {group.root} have no masks: left out")
             continue
@@ -254,7 +256,7 @@ def _by_set(folder: Path, pictures: Sequence[_Group], truths: Sequence[_Group]) 
         name = group.split or ALL
         layout.sets[name] = _merged(layout.sets[name], found) if name in layout.sets else found
     if not layout.sets:
-        shown = f"{_names(pictures)} and {_names(truths)}"
+        shown = f"{_names(image_groups)} and {_names(mask_groups)}"
         raise DataError(
             f"images and masks do not have the same names: {shown}; use the same names, such as a.jpg and a.png", folder
         )
@@ -262,10 +264,10 @@ def _by_set(folder: Path, pictures: Sequence[_Group], truths: Sequence[_Group]) 
 
 
 def _merged(first: ImageSet, second: ImageSet) -> ImageSet:
-    """Return the set of two pairs of folders, as a list of pairs under the folders that hold them.
+    """Merge two sets into one, with pairs relative to the common folders of images and of masks.
 
     Raises:
-        UsageError: When both have the same masks.
+        UsageError: When both have the same folder of masks.
     """
     if first.masks == second.masks:
         raise UsageError(f"{first.images} and {second.images} have the same masks; choose one with --images")
@@ -281,29 +283,29 @@ def _merged(first: ImageSet, second: ImageSet) -> ImageSet:
     return ImageSet(images, masks, pairs, unlabelled=unlabelled, spare=spare)
 
 
-def _masks_for(folder: Path, pictures: Sequence[_Group], truths: Sequence[_Group]) -> dict[str, str]:
-    """Return for each kind of image folder the kind of mask folder whose names fit best."""
+def _masks_for(folder: Path, image_groups: Sequence[_Group], mask_groups: Sequence[_Group]) -> dict[str, str]:
+    """Return the key of the best matching mask folders, by the key of image folders."""
     keys: dict[str, str] = {}
-    for key in dict.fromkeys(group.key for group in pictures):
-        own = [group for group in pictures if group.key == key]
+    for key in dict.fromkeys(group.key for group in image_groups):
+        own = [group for group in image_groups if group.key == key]
         fitting: dict[str, int] = Counter()
-        for truth in truths:
-            matched = [_match(group, truth)[0] for group in own if _fits(group, truth)]
+        for masks in mask_groups:
+            matched = [_match(group, masks)[0] for group in own if _fits(group, masks)]
             if any(len(pairs) >= _ENOUGH * len(group.files) for pairs, group in zip(matched, own)):
-                fitting[truth.key] += len(matched)
+                fitting[masks.key] += len(matched)
         if fitting:
-            keys[key] = _best(folder, fitting, {truth.key: truth for truth in truths})
+            keys[key] = _best(folder, fitting, {masks.key: masks for masks in mask_groups})
     return keys
 
 
-def _best(folder: Path, fitting: Mapping[str, int], truths: Mapping[str, _Group]) -> str:
+def _best(folder: Path, fitting: Mapping[str, int], groups: Mapping[str, _Group]) -> str:
     def rank(key: str) -> tuple[bool, bool, int]:
-        return not truths[key].is_secondary, role_of(key) == "mask", fitting[key]
+        return not groups[key].is_secondary, role_of(key) == "mask", fitting[key]
 
     best = max(map(rank, fitting))
     equal = [key for key in fitting if rank(key) == best]
     if len(equal) > 1:
-        shown = " or ".join(os.path.relpath(truths[key].root, folder) for key in equal)
+        shown = " or ".join(os.path.relpath(groups[key].root, folder) for key in equal)
         raise UsageError(f"{folder}: several folders hold masks of these images; choose with --labels {shown}")
     return equal[0]
 
@@ -326,29 +328,29 @@ def _paired(images: _Group, masks: _Group) -> ImageSet:
 
 
 def _match(images: _Group, masks: _Group) -> tuple[Pairs, tuple[str | None, str | None]]:
-    """Return the pairs of two folders, and the suffixes of image and mask where these tell them."""
+    """Return the pairs of two folders, and the suffixes of images and masks if these define the pairs."""
     if len(images.files) == len(masks.files) == 1 and images.root == masks.root:  # a folder for each sample
         return [(images.files[0], masks.files[0])], (None, None)
     best: Pairs = []
     suffixes: tuple[str | None, str | None] = None, None
     for own in _suffixes(images):
         for end in _suffixes(masks):
-            truths = {bare: mask for mask in masks.files if (bare := _bare(mask, end))}
-            found = [(i, truths[n]) for i in images.files if (n := _bare(i, own)) in truths]
+            mask_of = {bare: mask for mask in masks.files if (bare := _bare(mask, end))}
+            found = [(i, mask_of[n]) for i in images.files if (n := _bare(i, own)) in mask_of]
             if len(found) > len(best):
                 best, suffixes = found, (own, end)
     if len(best) >= _ENOUGH * len(images.files):
         return best, suffixes
-    for alike in (lambda file: Path(file).stem, lambda file: without_role(Path(file).stem)):
-        names, truths = _unique(images.files, alike), _unique(masks.files, alike)
-        found = [(image, truths[name]) for name, image in names.items() if name in truths]
+    for key in (lambda file: Path(file).stem, lambda file: without_role(Path(file).stem)):
+        names, mask_of = _unique(images.files, key), _unique(masks.files, key)
+        found = [(image, mask_of[name]) for name, image in names.items() if name in mask_of]
         if len(found) > len(best):
             best, suffixes = found, (None, None)
     return sorted(best), suffixes
 
 
 def _suffixes(group: _Group) -> Sequence[str | None]:
-    """Return the ends of file names to try: for masks each suffix, with and without what all names end in."""
+    """Return the ends of file names to try: for masks each suffix, with and without the common end of all names."""
     if group.suffix is not None:
         return [group.suffix]
     found = Counter(os.path.splitext(file)[1] for file in group.files)
@@ -365,10 +367,10 @@ def _bare(file: str, suffix: str | None) -> str:
 
 
 def _common_end(stems: Sequence[str]) -> str:
-    """Return what all names end in, from a separator on: ``_mask``."""
+    """Return the common end of all names, from a separator on, such as ``_mask``."""
     if len(stems) < 2:
         return ""
-    first, last = min(turned := [stem[::-1] for stem in stems]), max(turned)  # what these share, all do
+    first, last = min(turned := [stem[::-1] for stem in stems]), max(turned)  # what these two share, all share
     length = next((place for place, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
     end = first[:length][::-1]
     places = [place for place, sign in enumerate(end) if sign in "_-."]
@@ -376,7 +378,7 @@ def _common_end(stems: Sequence[str]) -> str:
 
 
 def _unique(files: Sequence[str], key: Any) -> dict[Any, str]:
-    """Return the files by a key that no two share."""
+    """Return the files with a unique key, by that key."""
     found: dict[Any, list[str]] = defaultdict(list)
     for file in files:
         found[key(file)].append(file)
@@ -387,7 +389,7 @@ def _unique(files: Sequence[str], key: Any) -> dict[Any, str]:
 
 
 def _by_lists(folder: Path, layout: Layout) -> Layout:
-    """Split one set by the lists ``train.txt``, ``val.txt`` ... in the folder, where there are any."""
+    """Split one set by the lists ``train.txt``, ``val.txt`` ... in the folder, if there are any."""
     whole = layout.sets[ALL]
     by_name = {os.path.splitext(pair[0])[0]: pair for pair in whole.pairs}
     sets: dict[str, ImageSet] = {}
@@ -404,5 +406,5 @@ def _by_lists(folder: Path, layout: Layout) -> Layout:
         pairs = [by_name[one] for one in listed if one in by_name]
         if len(pairs) >= 0.9 * len(listed):
             sets[name] = replace(whole, pairs=pairs, listed=True)
-            layout.remarks.append(f"{name} is the {len(pairs)} images that {path} lists")
+            layout.remarks.append(f"{name} has the {len(pairs)} images listed in {path}")
     return Layout(sets, layout.remarks) if "train" in sets else layout

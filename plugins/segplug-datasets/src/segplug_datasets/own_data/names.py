@@ -32,11 +32,11 @@ _TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 def tokens(name: str) -> list[str]:
     """Return the words of a name in lower case: ``trainAnnot_01`` and ``trainannot_01`` are train, annot, 01."""
-    return [part for word in _TOKEN.findall(name) for part in _parted(word.lower())]
+    return [part for word in _TOKEN.findall(name) for part in _split_word(word.lower())]
 
 
-def _parted(word: str) -> Iterable[str]:
-    """Split a word that begins or ends with the name of a set: ``trainannot``, ``labelstrain``."""
+def _split_word(word: str) -> Iterable[str]:
+    """Split a word that begins or ends with the name of a split: ``trainannot``, ``labelstrain``."""
     if word in SPLITS or word in _ROLES:
         return (word,)
     for known in sorted(SPLITS, key=len, reverse=True):
@@ -54,17 +54,17 @@ def split_of(name: str) -> str | None:
 
 
 def without_split(name: str) -> str:
-    """Return what a name says apart from the set."""
+    """Return the words of a name that do not name a split."""
     return " ".join(word for word in tokens(name) if word not in SPLITS)
 
 
 def without_role(name: str) -> tuple[str, ...]:
-    """Return the words of a name that do not say image or mask: equal for ``img_12`` and ``mask_12``."""
+    """Return the words of a name that do not name a role: equal for ``img_12`` and ``mask_12``."""
     return tuple(word for word in tokens(name) if word not in _ROLES)
 
 
 def role_of(name: str) -> str | None:
-    """Return ``mask``, ``image`` or ``other`` where a name says so."""
+    """Return the role in a name: ``mask``, ``image`` or ``other``; None if it contains none."""
     words = set(tokens(name))
     if words & MASKS:
         return "mask"

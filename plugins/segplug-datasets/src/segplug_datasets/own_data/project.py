@@ -38,15 +38,15 @@ from segplug_datasets.own_data.zoo_model import (
 )
 
 Inspect = Callable[[list[Part]], list[tuple[Part, list[SampleInfo]]]]
-"""Looks at every sample of some sets."""
+"""Inspects every sample of some sets."""
 
 _MEANING = ("classes", "palette", "values", "ignore", "ignore_colors")
-"""Long arguments that say what mask values mean: written once, and referred to by the other sets."""
+"""Long arguments that define mask values: written once, and referenced by the other sets."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may say: the arguments of ``seg-kernel init``."""
+    """The arguments of ``seg-kernel init``."""
 
     images: str | None = None
     labels: str | None = None
@@ -61,13 +61,13 @@ class Project:
     """What was found and chosen, and the files that were written.
 
     Args:
-        facts: Of the training set.
-        stats: Of each set.
-        diagnosis: What the doctor corrected and left.
-        recipe: Sizes and lengths.
-        machine: Where it will be trained.
-        written: Files.
-        remarks: What a user should know.
+        facts: Measurements of the training set.
+        stats: Statistics of each set.
+        diagnosis: What the doctor corrected, and its remaining findings.
+        recipe: The chosen sizes and lengths.
+        machine: The machine to train on.
+        written: The files that were written.
+        remarks: Remarks for the user.
     """
 
     facts: Facts
@@ -80,13 +80,13 @@ class Project:
 
     @property
     def findings(self) -> list[Finding]:
-        """What the doctor found and no config can correct."""
+        """The doctor's errors and warnings that no config can correct."""
         return [finding for finding in self.diagnosis.left if finding.severity != "note"]
 
 
 @dataclass
 class _Set:
-    """A set as the config will have it: its files, and which of its samples are taken."""
+    """A set of the config: its files, and the samples in use."""
 
     part: Part
     samples: list[SampleInfo]
@@ -98,8 +98,8 @@ def prepare(source: str, out: Path, options: Options, inspect: Inspect) -> Proje
     """Write a config for the data in a folder, or for a published data set.
 
     Raises:
-        UsageError: When a file would be overwritten, or it has to be said which of several folders is meant.
-        DataError: When there are no images, no masks, or one class only.
+        UsageError: When a file would be overwritten, or several folders fit and none was chosen.
+        DataError: When there are no images, no masks, or only one class.
         ConfigError: When no packaged config has the model's name.
     """
     base = load_base(options.model)
@@ -107,8 +107,8 @@ def prepare(source: str, out: Path, options: Options, inspect: Inspect) -> Proje
     _refuse_overwriting([out], options.force)
     with tempfile.TemporaryDirectory() as scratch:
         sets, diagnosis, remarks = _read(source, options, inspect, Path(scratch))
-        sets, said = _split(sets)
-        remarks += said
+        sets, split_remarks = _split(sets)
+        remarks += split_remarks
         chosen = [(one.part, one.samples) for one in sets]
         stats = measure(chosen)
         facts = gather(stats[0], *chosen[0])
@@ -126,8 +126,8 @@ def prepare(source: str, out: Path, options: Options, inspect: Inspect) -> Proje
     return project
 
 
-_LONG = 100  # of a comment
-_SHOWN = 12  # classes
+_LONG = 100  # characters of a comment
+_SHOWN = 12  # classes in a comment
 
 
 def _refuse_overwriting(paths: Sequence[Path], force: bool) -> None:
@@ -147,7 +147,7 @@ def _write(path: Path, text: str, project: Project) -> None:
 
 
 def _read(source: str, options: Options, inspect: Inspect, scratch: Path) -> tuple[list[_Set], Diagnosis, list[str]]:
-    """Return the sets of a folder with what was seen of their samples, and how they are read."""
+    """Return the sets of a folder with their inspected samples, the diagnosis of their masks, and remarks."""
     folder = Path(source)
     files: dict[str, ImageSet] = {}
     remarks: list[str] = []
@@ -164,7 +164,7 @@ def _read(source: str, options: Options, inspect: Inspect, scratch: Path) -> tup
     diagnosis = diagnose(inspect(parts), lists)
     if any(finding.kind == "off-by-one" for finding in diagnosis.applied):
         remarks.append("0 is ignored; if it is a class, remove 'offset', add its name, and increase num_classes")
-    remarks += [f"class names are those of {diagnosis.classes.path}"] if diagnosis.classes else []
+    remarks += [f"class names are from {diagnosis.classes.path}"] if diagnosis.classes else []
     by_name = {"train" if name == ALL else name: one for name, one in files.items()}
     sets = [_Set(part, samples, by_name.get(part.name)) for part, samples in diagnosis.inspected]
     for one in sets:
@@ -235,7 +235,7 @@ def _sound(one: _Set, remarks: list[str]) -> _Set:
 
 
 def _split(sets: list[_Set]) -> tuple[list[_Set], list[str]]:
-    """Return three sets, those that are missing taken from the training images; and what was done."""
+    """Return the three sets, with missing ones split from the training images, and remarks."""
     there = {one.part.name: one for one in sets}
     first = there.get("train") or there.get(ALL) or sets[0]
     missing = [name for name in SETS if name not in there]
@@ -273,7 +273,7 @@ def _subset(one: _Set, name: str, indices: Sequence[int]) -> _Set:
 
 
 def _listed(one: _Set) -> list[str]:
-    """Return the lines of the list of a set: names, or pairs where these differ."""
+    """Return the lines of the list file of a set: names, or pairs if images and masks differ in name."""
     if one.files is None:
         return [sample.image.path.removeprefix(_root(one.part)) for sample in one.samples]
     by_image = {str(one.files.images / pair[0]): pair for pair in one.files.pairs}
@@ -342,18 +342,18 @@ def _config(
 
 
 def _published(base: Any, recipe: Recipe, sections: dict[str, Any], why: dict[str, str]) -> None:
-    """Add what a published config says of its own data and batch."""
+    """Adapt what a published config sets for its own data and batch size."""
     optim = base.get("optim") or {}
     batch = optim.get("batch_size")
     plain = (optim.get("optimizer") or {}).get("type") == "SGD"  # Adam's steps do not grow with the gradient
     if batch and batch != recipe.batch and plain and not optim.get("base_batch_size"):
         sections["optim"]["base_batch_size"] = batch
-        why["optim.base_batch_size"] = "the learning rate is the published one for this batch, and scaled to ours"
+        why["optim.base_batch_size"] = "the published learning rate is for this batch size, and is scaled to batch_size"
     sections["evaluate"] = {"metrics": [{"type": "IoUMetric"}]}
 
 
 def _spec(one: _Set, path: Path | None, first: _Set | None) -> dict[str, Any]:
-    """Return a set as the config has it; what it shares with the first one is a reference."""
+    """Return the config of a set; long arguments equal to those of the first set are references."""
     arguments = {key: value for key, value in one.part.arguments.items() if one.files is None or key != "split"}
     if first is not None:
         own = _spec(first, None, None)

@@ -22,12 +22,12 @@ def published_sets(name: str, root: str | None) -> list[Part]:
     """Return the sets of a published data set: ``camvid``, ``cityscapes``, ``StreetScenes``.
 
     Args:
-        name: Of a packaged data config, or its beginning, or of a data set class.
-        root: Where the data are; the config's own folder when None.
+        name: Name of a packaged data config, its part before the first hyphen, or a data set class.
+        root: Folder of the data; None for that of the config.
 
     Raises:
-        UsageError: When there is neither a folder nor a data set of the name.
-        DataError: When the files are not there.
+        UsageError: When no published data set has this name.
+        DataError: When the files are missing.
     """
     configs = {
         path.stem: (dist, path) for dist, place in folders().items() for path in sorted(place.glob("data/*.yaml"))

@@ -17,16 +17,16 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 
 SEEN = {"cpu": 512 * 384, "gpu": 1024 * 1024}
-"""Pixels to which larger images are reduced: enough to show a scene, few enough to train on."""
+"""Pixels; larger images are reduced to this size: enough to show a scene, few enough to train on."""
 
 CROP = {"cpu": 256 * 256, "gpu": 512 * 512}
 """Pixels of a training sample."""
 
 THIN = 6.0
-"""Pixels: images are not reduced so far that the objects of a class become narrower: heads predict every fourth."""
+"""Pixels; images are not reduced so far that objects of a class become narrower: heads predict every fourth pixel."""
 
 LITTLE = 0.8
-"""A reduction by less than this is not worth the detail that it costs."""
+"""Images are not reduced by a factor above this: it would gain little and lose detail."""
 
 MULTIPLE = 32
 """Crops are multiples of the largest stride of the backbones."""
@@ -37,20 +37,20 @@ GPU_MEMORY = 10.0
 
 EPOCHS = 100
 ITERATIONS = {"cpu": (400, 1000), "gpu": (2000, 20000)}
-"""Fewest and most: a short run has not learnt yet, a longer one gains little on data of this size."""
+"""Minimum and maximum: a shorter run has not converged, a longer one gains little on data of this size."""
 
 VALIDATIONS = 5
 WORKERS = 8
 SLIDE = 4 * 1024 * 1024
-"""Pixels: larger images are evaluated in windows, since a whole one may not fit in memory."""
+"""Pixels; larger images are evaluated in windows, since a whole image may not fit in memory."""
 
 RARE = 0.02
-"""Of the labelled pixels: a class with a smaller share is called rare."""
+"""A class with a smaller share of the labelled pixels is called rare."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What this machine has: processor cores, memory in GiB, and memory of the first GPU in GiB, None without one."""
+    """A machine: CPU cores, memory in GiB, and memory of the first GPU in GiB, None without a GPU."""
 
     cores: int
     memory: float
@@ -69,12 +69,12 @@ class Machine:
 
 @dataclass(frozen=True)
 class Facts:
-    """What was measured on the training set.
+    """Measurements of the training set.
 
     Args:
         images: Number of images.
-        sizes: Height and width of each.
-        shares: Share of each class of the labelled pixels, by name.
+        sizes: Height and width of each image.
+        shares: Share of the labelled pixels that each class has, by name.
         widths: Typical width in pixels of the objects of each class that is not the most frequent one.
     """
 
@@ -96,15 +96,15 @@ class Facts:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What was chosen; ``why`` holds the reason of each by its name.
+    """The chosen sizes and lengths; ``why`` holds the reason for each, by its name.
 
     Args:
         resize: Height and width that images are scaled to fit into; None leaves them as they are.
-        shown: Median height and width of the images after that.
+        shown: Median height and width of the images after resizing.
         crop: Height and width of a training sample.
-        windows: Whether evaluation moves a window of this size over the image.
-        batch: Images of one step.
-        iterations: Steps.
+        windows: Whether evaluation moves a window of the crop size over the image.
+        batch: Images per step.
+        iterations: Number of steps.
         val_interval: Steps between two validations.
         workers: Processes that load images.
     """
@@ -121,7 +121,7 @@ class Recipe:
 
 
 def this_machine() -> Machine:
-    """Look at this machine, without torch."""
+    """Return the cores and memory of this machine, without importing torch."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30 if hasattr(os, "sysconf") else 8.0
     return Machine(cores, memory, _gpu_memory())
@@ -142,14 +142,14 @@ def _gpu_memory() -> float | None:
 def choose(
     facts: Facts, machine: Machine, iterations: int | None = None, crop: Size | None = None, small: bool = True
 ) -> Recipe:
-    """Choose everything.
+    """Choose sizes, batch size, length and workers.
 
     Args:
-        facts: Of the training set.
-        machine: Where it is trained.
-        iterations: The length, where the user chose it.
-        crop: The size of a training sample, where the model is built for one.
-        small: Whether the model is as small as the one of ``starter``; others get half the batch.
+        facts: Measurements of the training set.
+        machine: The machine to train on.
+        iterations: The length, if the user set it.
+        crop: The size of a training sample, if the model is built for one.
+        small: Whether the model is as small as that of ``starter``; larger ones get half the batch size.
     """
     why: dict[str, str] = {}
     resize = _resize(facts, machine, why)
@@ -216,7 +216,7 @@ def _crop(shown: Size, machine: Machine, why: dict[str, str]) -> Size:
     factor = math.sqrt(CROP[machine.kind] / (whole[0] * whole[1]))
     crop = min(_near(shown[0] * factor), whole[0]), min(_near(shown[1] * factor), whole[1])
     share = crop[0] * crop[1] / (shown[0] * shown[1])
-    device = "a processor" if machine.gpu is None else "a GPU"
+    device = "a CPU" if machine.gpu is None else "a GPU"
     why["crop_size"] = f"{share:.0%} of an image of {_by(shown)}: small enough to train on {device} in reasonable time"
     return crop
 
@@ -238,7 +238,7 @@ def _iterations(facts: Facts, machine: Machine, batch: int, why: dict[str, str])
     length = int(min(max(wanted, least), most))
     length = round(length, -2)
     times = f"{_times(length * batch / facts.images)} over {facts.images} training images"
-    limit = ", the most for a first run on this machine" if wanted > most else ""
+    limit = ", the maximum for a first run on this machine" if wanted > most else ""
     why["iterations"] = times + limit
     return length
 

@@ -1,6 +1,6 @@
-"""Three sets out of one or two: copies stay together, and every set gets a share of every class.
+"""Split samples into sets: copies stay together, and every set gets a share of every class.
 
-chosen = split(samples, {"train": 0.7, "val": 0.15, "test": 0.15}, classes)
+chosen = split(part, samples, {"train": 0.7, "val": 0.15, "test": 0.15})
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
 
 _TRIALS = 300
 _LARGEST = 0.5
-"""A group of copies with a larger share of the images is divided in the order of the names: a film, a fixed camera."""
+"""If a group of copies has a larger share, as with a film or a fixed camera, images are split in the order of names."""
 
 
 @dataclass(frozen=True)
@@ -36,34 +36,34 @@ class Split:
 
 
 def split(part: Part, samples: Sequence[SampleInfo], shares: Mapping[str, float]) -> Split:
-    """Divide samples; equal input gives equal sets.
+    """Split samples; equal input gives equal sets.
 
-    Of several hundred random divisions of the groups of copies the one is taken whose sets are closest to the shares,
-    in images and in images of each class.
+    Tries several hundred random splits of the groups of copies, and returns the one closest to the shares, in images
+    and in images of each class.
 
     Args:
-        part: Their set, which says what mask values mean.
-        samples: With the thumbnails by which copies are found.
-        shares: Of each set, adding up to 1.
+        part: Their set, which defines the mask values.
+        samples: Samples with thumbnails, by which copies are found.
+        shares: Share of each set, adding up to 1.
 
     Raises:
         DataError: When there are fewer samples than sets.
     """
     if len(samples) < len(shares):
-        raise DataError(f"{len(samples)} images with masks are too few for {len(shares)} sets: three are the least")
+        raise DataError(f"{len(samples)} images with masks are too few for {len(shares)} sets: each needs at least one")
     groups = copies(part, samples)
     several = sum(len(group) > 1 for group in groups)
     if len(groups) < len(shares) or max(map(len, groups)) > _LARGEST * len(samples):
         return Split(_in_order(len(samples), shares), several, in_order=True)
     present = _present(part, samples)
     rng = np.random.default_rng(SEED)
-    tried = (_dealt(groups, shares, rng) for _ in range(_TRIALS))
+    tried = (_assigned(groups, shares, rng) for _ in range(_TRIALS))
     best = min(tried, key=lambda sets: _distance(sets, shares, present))
     return Split({name: sorted(indices) for name, indices in best.items()}, several)
 
 
 def copies(part: Part, samples: Sequence[SampleInfo]) -> list[list[int]]:
-    """Return the samples in groups of images that are or look the same, in the order of their first."""
+    """Return the samples in groups of images that are or look the same, ordered by their first sample."""
     parent = list(range(len(samples)))
 
     def root(index: int) -> int:
@@ -86,7 +86,7 @@ def copies(part: Part, samples: Sequence[SampleInfo]) -> list[list[int]]:
 
 
 def _in_order(count: int, shares: Mapping[str, float]) -> dict[str, list[int]]:
-    """Return consecutive runs of samples, one or more for each set."""
+    """Return consecutive samples for each set, at least one each."""
     ends = np.round(np.cumsum(list(shares.values())) * count).astype(int)
     starts = [0, *ends[:-1]]
     for place in range(len(starts) - 1, 0, -1):
@@ -96,10 +96,10 @@ def _in_order(count: int, shares: Mapping[str, float]) -> dict[str, list[int]]:
     return {name: list(range(start, end)) for name, start, end in zip(shares, starts, [*starts[1:], count])}
 
 
-def _dealt(
+def _assigned(
     groups: Sequence[Sequence[int]], shares: Mapping[str, float], rng: np.random.Generator
 ) -> dict[str, list[int]]:
-    """Return the groups, in random order, each in the set that lacks most of its share."""
+    """Assign the groups in random order, each to the set that is furthest below its share."""
     total = sum(map(len, groups))
     sets: dict[str, list[int]] = {name: [] for name in shares}
     for left, place in zip(range(len(groups), 0, -1), rng.permutation(len(groups)).tolist()):
@@ -111,7 +111,7 @@ def _dealt(
 
 
 def _present(part: Part, samples: Sequence[SampleInfo]) -> np.ndarray:
-    """Return which classes each image shows, (images, classes) bool."""
+    """Return which classes occur in each image, (images, classes) bool."""
     count = len(part.labels.classes) if part.labels else 0
     found = np.zeros((len(samples), count), bool)
     for row, sample in enumerate(samples):
@@ -121,7 +121,7 @@ def _present(part: Part, samples: Sequence[SampleInfo]) -> np.ndarray:
 
 
 def _distance(sets: Mapping[str, Sequence[int]], shares: Mapping[str, float], present: np.ndarray) -> float:
-    """Return how far sets are from their shares; a class that a set lacks weighs most."""
+    """Return the distance of sets from their shares; a class missing in a set weighs most."""
     totals = present.sum(0)
     worst = 0.0
     for name, indices in sets.items():

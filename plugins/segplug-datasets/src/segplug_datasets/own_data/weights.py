@@ -1,4 +1,4 @@
-"""Weights that are on this machine already: a file, or a download that the cache kept. Nothing is downloaded."""
+"""Weights that are already on this machine: a file, or a cached download. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from segkernel.files import cache_folder
 
 
 def find_weights(source: str) -> str | None:
-    """Return the file of weights that need no network; None if there is none.
+    """Return the file of weights on this machine; None if there is none.
 
     Args:
         source: A file, an address, or a name in a zoo's ``weights.yaml``.
@@ -39,7 +39,7 @@ def _address(name: str) -> str:
 
 
 def _places() -> list[Path]:
-    """Return where other programs keep downloads: torch's hub, and the folder that many projects use."""
+    """Return other folders with downloads: that of torch's hub, ``pretrain``, and the current folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     torch = Path(os.environ.get("TORCH_HOME") or cache / "torch")
     return [torch / "hub" / "checkpoints", Path("pretrain"), Path()]

@@ -1,4 +1,4 @@
-"""A packaged model on data of one's own: its head gets the classes, its schedule the length, its crops the sizes.
+"""Adapt a packaged model to other data: the classes of its head, the length of its schedule, the sizes of its crops.
 
 changes = model_changes(load_config("segformer_mit-b0_8xb2-160k_ade20k-512x512"), recipe, classes=3)
 """
@@ -20,7 +20,7 @@ DICE = "SoftDiceLoss"
 CLASSES = "${data.num_classes}"
 CROP = "${data.crop_size}"
 WARM_UP = 0.05
-"""Of the run at least, where the published one has a warm-up: its share of a long run is too short for a short one."""
+"""Least share of the run, if the published one has a warm-up: its share of a long run is too short for a short run."""
 
 _LENGTHS = ("begin", "end", "T_max", "step_size", "period", "warmup_iters")
 _LENGTH_LISTS = ("milestones", "periods")
@@ -29,7 +29,7 @@ _FLIP = {"type": "RandomFlip", "prob": 0.5}
 
 @dataclass
 class Changes:
-    """Sections that go over the packaged config, and the reasons by the path of the key."""
+    """Sections that override the packaged config, with reasons by the path of the key."""
 
     sections: dict[str, Any] = field(default_factory=dict)
     why: dict[str, str] = field(default_factory=dict)
@@ -40,7 +40,7 @@ def load_base(name: str) -> Config:
     """Return a packaged config.
 
     Raises:
-        ConfigError: When none has this name.
+        ConfigError: When no packaged config has this name.
         UsageError: When it does not predict classes of pixels.
     """
     base = load_config(name)
@@ -53,7 +53,7 @@ def load_base(name: str) -> Config:
 
 
 def fixed_crop(base: Config) -> Size | None:
-    """Return the crop size of a model that is built for one; None where it follows ``data.crop_size``."""
+    """Return the crop size that a model is built for; None if it follows ``data.crop_size``."""
     crop = (base.get("data") or {}).get("crop_size")
     if not crop or "img_size" not in (base.get("model") or {}).get("backbone", {}):
         return None
@@ -71,13 +71,13 @@ def _raw(base: Config, *keys: str) -> Any:
 
 
 def model_changes(base: Config, recipe: Recipe, classes: int, rare: Sequence[str] = ()) -> Changes:
-    """Return what changes in the model: its classes, weights, loss and windows.
+    """Return the changes of the model: its classes, weights, loss and windows.
 
     Args:
         base: The packaged config.
-        recipe: Sizes.
+        recipe: The chosen sizes.
         classes: Number of classes.
-        rare: Classes of few pixels, for which cross-entropy alone may learn nothing.
+        rare: Classes with few pixels, which cross-entropy alone may not learn.
     """
     changes = Changes()
     count = (base.get("data") or {}).get("num_classes")
@@ -94,7 +94,7 @@ def model_changes(base: Config, recipe: Recipe, classes: int, rare: Sequence[str
 
 
 def _adapted(value: Any, count: int | None, classes: int) -> dict[str, Any]:
-    """Return the entries of a mapping that name the published number of classes, as they are to be."""
+    """Return the entries of a mapping that depend on the published number of classes, with the new number."""
     changed: dict[str, Any] = {}
     for key, one in value.items():
         if key == "num_classes" and one == count and one != CLASSES:
@@ -113,7 +113,7 @@ def _adapted(value: Any, count: int | None, classes: int) -> dict[str, Any]:
 
 
 def _rewritten(item: Any, count: int | None, classes: int) -> Any:
-    """Return an entry of a list whole, since lists are replaced, not merged."""
+    """Return an entry of a list in full, since lists are replaced, not merged."""
     if not isinstance(item, Mapping):
         return item
     changed = _adapted(item, count, classes)
@@ -122,7 +122,7 @@ def _rewritten(item: Any, count: int | None, classes: int) -> Any:
 
 
 def _class_weight(weights: list[float], count: int | None, classes: int) -> list[float] | None:
-    """Return equal weights and the one of "no object" where that is the last; None where they are the classes' own."""
+    """Return equal weights, and the last one if it is for "no object"; None if all weights are those of classes."""
     return [1.0] * classes + weights[-1:] if count is not None and len(weights) == count + 1 else None
 
 
@@ -137,18 +137,18 @@ def _weights(base: Config, model: dict[str, Any], changes: Changes) -> None:
         changes.remarks.append(
             f"the published weights are not on this machine; seg-kernel models download {base.name}, then init again"
         )
-    missing = _starts(base.get("model") or {}, model, "model", changes)
+    missing = _backbone_weights(base.get("model") or {}, model, "model", changes)
     if missing:
         changes.remarks.append(f"{missing} starts from random weights: expect a worse model, and train longer")
 
 
-def _starts(part: Mapping[str, Any], changed: dict[str, Any], path: str, changes: Changes) -> str:
-    """Keep the weights of backbones that are on this machine, take out the others; return the path of one of these."""
+def _backbone_weights(part: Mapping[str, Any], changed: dict[str, Any], path: str, changes: Changes) -> str:
+    """Keep backbone weights that are on this machine, remove the others; return the path of a removed one, or none."""
     missing = ""
     for key, value in part.items():
         if isinstance(value, Mapping):
             inner = dict(changed.get(key) or {})
-            missing = _starts(value, inner, f"{path}.{key}", changes) or missing
+            missing = _backbone_weights(value, inner, f"{path}.{key}", changes) or missing
             if inner:
                 changed[key] = inner
         elif key == "pretrained" and isinstance(value, str):
@@ -164,7 +164,7 @@ def _starts(part: Mapping[str, Any], changed: dict[str, Any], path: str, changes
 
 
 def _loss(base: Config, model: dict[str, Any], rare: Sequence[str], changes: Changes) -> None:
-    """Add a Dice loss to a head that has plain cross-entropy, where a package offers one."""
+    """Add a Dice loss to a head that has plain cross-entropy, if an installed package has one."""
     head = (base.get("model") or {}).get("decode_head")
     offered = {row.name for row in Catalog.discover().rows_of("losses")}
     if not isinstance(head, Mapping) or DICE not in offered or "task" in head:
@@ -196,7 +196,7 @@ def _windows(base: Config, recipe: Recipe, model: dict[str, Any], changes: Chang
 
 
 def schedule_changes(base: Config, recipe: Recipe) -> Changes:
-    """Return the schedule at the chosen length, with all that counts iterations in proportion."""
+    """Return the schedule of the chosen length, with all numbers of iterations scaled in proportion."""
     published = dict(base.get("schedule") or {})
     section: dict[str, Any] = {"iterations": recipe.iterations, "val_interval": recipe.val_interval}
     changes = Changes({"schedule": section})
@@ -212,7 +212,7 @@ def schedule_changes(base: Config, recipe: Recipe) -> Changes:
     if old and old != recipe.iterations and (scaled := _scaled(lr, old, recipe.iterations)) != lr:
         section["lr"] = scaled
         changes.why["schedule.lr"] = (
-            f"published for {old:,} iterations: warm-up and decay have their share of {recipe.iterations:,}"
+            f"published for {old:,} iterations: warm-up and decay are scaled to {recipe.iterations:,}"
         )
     hooks = _hooks(base, old, recipe)
     if hooks is not None:
@@ -221,7 +221,7 @@ def schedule_changes(base: Config, recipe: Recipe) -> Changes:
 
 
 def _scaled(lr: list[dict[str, Any]], old: int, new: int) -> list[dict[str, Any]]:
-    """Return schedules of a learning rate over another number of iterations; those that count epochs stay."""
+    """Return learning rate schedules scaled to another number of iterations; those in epochs stay."""
     warm_up = next((one["end"] for one in lr if one["type"].startswith("Linear") and 0 < one.get("end", 0) < old), 0)
     longer = max(round(warm_up * new / old), min(warm_up, round(WARM_UP * new)), 1)
 
@@ -241,7 +241,7 @@ def _scaled(lr: list[dict[str, Any]], old: int, new: int) -> list[dict[str, Any]
 
 
 def _hooks(base: Config, old: int | None, recipe: Recipe) -> list[dict[str, Any]] | None:
-    """Return the hooks with checkpoints in proportion; those of ``starter`` for a config without any."""
+    """Return the hooks with scaled checkpoint intervals, None if unchanged; without hooks, those of ``starter``."""
     hooks = [dict(hook) for hook in base.get("hooks") or ()]
     if not hooks:
         try:
@@ -261,7 +261,7 @@ def _hooks(base: Config, old: int | None, recipe: Recipe) -> list[dict[str, Any]
 
 
 def transform_changes(base: Config, recipe: Recipe) -> Changes:
-    """Return the transforms of the base at the chosen sizes."""
+    """Return the transforms of the base with the chosen sizes."""
     data = base.get("data") or {}
     train = [_resized(dict(one), recipe) for one in _plain(base.raw, "train_transforms", data)]
     scales = any(one["type"] in _RESIZES for one in train)
@@ -275,7 +275,7 @@ def transform_changes(base: Config, recipe: Recipe) -> Changes:
     changes = Changes({"data": section})
     if scale:
         changes.why["data.train_transforms"] = recipe.why["resize"]
-        changes.why["data.eval_transforms"] = "predictions are scaled back: metrics are those of the original size"
+        changes.why["data.eval_transforms"] = "predictions are scaled back: metrics are computed at the original size"
     same = all(section[key] == list(_plain(base.raw, key, data)) for key in section)
     return Changes() if same else changes
 
@@ -284,7 +284,7 @@ _RESIZES = ("RandomResize", "Resize", "ResizeShortestEdge", "RandomChoiceResize"
 
 
 def _plain(raw: Mapping[str, Any], key: str, data: Mapping[str, Any]) -> list[Any]:
-    """Return a list of transforms with its references to the crop size, which stay references."""
+    """Return a list of transforms with unresolved references to the crop size."""
     written = (raw.get("data") or {}).get(key)
     return list(written if isinstance(written, list) else data.get(key) or [])
 
