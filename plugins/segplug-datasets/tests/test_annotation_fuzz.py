@@ -46,7 +46,7 @@ def spoilt(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 @pytest.mark.parametrize("cls", SETS)
-def test_spoilt_files_give_samples_or_an_error(cls: Any, tmp_path: Path) -> None:
+def test_damaged_files_return_samples_or_raise_one_error(cls: Any, tmp_path: Path) -> None:
     arguments = cls.conformance(tmp_path)[0]
     file = tmp_path / SETS[cls]
     data, rng, read = file.read_bytes(), np.random.default_rng(0), 0

@@ -33,7 +33,7 @@ def points(*pairs: tuple[float, float]) -> np.ndarray:
 # ---------------------------------------------------------------- polygons
 
 
-def test_a_square_holds_the_pixels_whose_centres_lie_inside() -> None:
+def test_a_square_contains_pixels_whose_centres_are_inside() -> None:
     square = polygon(points((1, 1), (4, 1), (4, 4), (1, 4)), SIZE)
     assert picture(square) == ["........", ".###....", ".###....", ".###....", "........", "........"]
     assert square.area == 9
@@ -144,7 +144,7 @@ def test_lines() -> None:
 
 
 @pytest.mark.parametrize("values", [[1, 2, 3], [[1, 2, 3]], ["a", 1], [1, float("nan")], [[1, 2], [3]], {"x": 1}])
-def test_points_that_are_none(values: object) -> None:
+def test_malformed_points_are_refused(values: object) -> None:
     with pytest.raises(DataError, match="points must be pairs of numbers"):
         as_points(values)  # type: ignore[arg-type]
 
@@ -190,7 +190,7 @@ def test_text_of_many_run_lengths() -> None:
 
 
 @pytest.mark.parametrize("text", ["5\u00e9", "5 3", "5P", "5~", "P" * 20 + "0"])
-def test_text_that_holds_no_run_lengths(text: str) -> None:
+def test_text_without_run_lengths(text: str) -> None:
     with pytest.raises(DataError, match="run lengths contain"):
         counts_of_text(text)
 

@@ -116,7 +116,7 @@ def test_labelme_files_in_another_folder(tmp_path: Path) -> None:
         ({}, {"shapes": 3}, "no list of 'shapes'"),
     ],
 )
-def test_spoilt_labelme_files_are_named(tmp_path: Path, drawn: Any, document: Any, message: str) -> None:
+def test_damaged_labelme_files_are_named(tmp_path: Path, drawn: Any, document: Any, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
         LabelmeDataset(labelme(tmp_path, drawn, **document))[0]
     assert "a.json" in str(caught.value)
@@ -202,12 +202,12 @@ def test_images_of_cvat_without_shapes(tmp_path: Path) -> None:
         ("<box", {}, "damaged XML"),
     ],
 )
-def test_spoilt_cvat_files_are_named(tmp_path: Path, drawn: str, attributes: Any, message: str) -> None:
+def test_damaged_cvat_files_are_named(tmp_path: Path, drawn: str, attributes: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         CvatDataset("annotations.xml", "images", cvat(tmp_path, drawn, **attributes))[0]
 
 
-def test_what_is_no_cvat_file(tmp_path: Path) -> None:
+def test_files_of_other_formats_than_cvat(tmp_path: Path) -> None:
     (tmp_path / "a.xml").write_text("<annotations><job/></annotations>")
     with pytest.raises(DataError, match="has no <image>"):
         CvatDataset("a.xml", data_root=tmp_path)
@@ -303,12 +303,12 @@ def test_tasks_without_objects(tmp_path: Path) -> None:
         (3, "a record cannot be used"),
     ],
 )
-def test_spoilt_tasks_are_named(tmp_path: Path, spoilt: Any, message: str) -> None:
+def test_damaged_tasks_are_named(tmp_path: Path, spoilt: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         studio(tmp_path, spoilt)[0]
 
 
-def test_images_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_images_with_equal_names_are_distinguished(tmp_path: Path) -> None:
     photo(tmp_path / "images", "other/c.jpg")
     assert studio(tmp_path, task("rectangle", RECTANGLE, "/x/other/c.jpg"))[0].meta["name"] == "other/c"
     with pytest.raises(DataError, match=r"may be .*deep/c\.jpg"):
@@ -346,7 +346,7 @@ def test_polygons_of_yolo(tmp_path: Path) -> None:
     assert len(YoloSegDataset(data_root=root, unannotated="skipped")) == 1
 
 
-def test_where_yolo_files_lie(tmp_path: Path) -> None:
+def test_locations_of_yolo_files(tmp_path: Path) -> None:
     root = yolo(tmp_path, ring(0, SQUARE), path="/nowhere/at/all", names=["cat"], val=["images/train"])
     (root / "val.txt").write_text("./images/train/a.jpg\n")
     assert len(YoloSegDataset(data_root=root, split="val")) == 2
@@ -360,7 +360,7 @@ def test_where_yolo_files_lie(tmp_path: Path) -> None:
     assert picture(YoloSegDataset(data_root=root, split="val", labels="other"))[1] == ".1111..."
 
 
-def test_keypoints_of_yolo_are_no_polygon(tmp_path: Path) -> None:
+def test_keypoints_of_yolo_are_not_polygons(tmp_path: Path) -> None:
     pose = "0 0.5 0.5 0.5 0.333333 0.4 0.4 2 0.6 0.6 1\n"
     with pytest.raises(DataError, match="not pixels or keypoints"):
         YoloSegDataset(data_root=yolo(tmp_path, pose))[0]
@@ -390,7 +390,7 @@ def test_boxes_of_yolo(tmp_path: Path) -> None:
         ("0 nan 0 1 0 1 1", "points must be pairs"),
     ],
 )
-def test_spoilt_yolo_lines_are_named(tmp_path: Path, text: str, message: str) -> None:
+def test_damaged_yolo_lines_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         YoloSegDataset(data_root=yolo(tmp_path, text))[0]
 
@@ -404,7 +404,7 @@ def test_spoilt_yolo_lines_are_named(tmp_path: Path, text: str, message: str) ->
         ({"train": "images/train/none.txt"}, "cannot be read"),
     ],
 )
-def test_spoilt_yolo_descriptions(tmp_path: Path, description: Any, message: str) -> None:
+def test_damaged_yolo_descriptions(tmp_path: Path, description: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         YoloSegDataset(data_root=yolo(tmp_path, "", **description))
 

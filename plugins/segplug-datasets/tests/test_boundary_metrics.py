@@ -53,7 +53,7 @@ def test_equals_erosion_class_by_class(ratio: float) -> None:
     assert metrics["mBoundaryIoU"] == pytest.approx(100 * np.mean(shared / either))
 
 
-def test_what_does_not_count_makes_no_contour() -> None:
+def test_ignored_regions_have_no_contour() -> None:
     ids = np.full((9, 30), 2, np.uint8)
     ids[:, 10:20] = 0  # ignored
     ids[:, 20:] = 2
@@ -63,7 +63,7 @@ def test_what_does_not_count_makes_no_contour() -> None:
     assert not near[:, 10:20].any()
 
 
-def test_ignored_pixels_count_for_nobody() -> None:
+def test_ignored_pixels_do_not_count() -> None:
     truth, predicted = blobs(1), blobs(2)
     ignored = truth.copy()
     ignored[:, :40] = 255

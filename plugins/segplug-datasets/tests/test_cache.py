@@ -112,7 +112,7 @@ def test_what_one_process_reads_another_finds(counted: Counted, tmp_path: Path) 
     assert cached.kept()[0] == 1
 
 
-def test_the_limit_holds_and_is_said(counted: Counted, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_limit_is_kept_and_reported(counted: Counted, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         cached = CachedDataset(counted, 100_000, tmp_path)
     assert caplog.messages == [
@@ -127,7 +127,7 @@ def test_the_limit_holds_and_is_said(counted: Counted, tmp_path: Path, caplog: p
     assert size <= 100_000
 
 
-def test_more_than_there_is_cannot_be_taken(
+def test_more_memory_than_available_is_refused(
     counted: Counted, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("segplug_datasets.cache._free", lambda home: 3_000_000_000)

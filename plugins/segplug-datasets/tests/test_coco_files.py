@@ -74,12 +74,12 @@ def test_parts_of_an_object_are_united(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("overlap", "middle"), [(None, 3), ("smaller", 3), ("order", 1)])
-def test_what_lies_on_top(tmp_path: Path, overlap: Any, middle: int) -> None:
+def test_overlapping_objects(tmp_path: Path, overlap: Any, middle: int) -> None:
     shapes = [annotation(32, box(3, 2, 5, 4)), annotation(1, box(0, 0, 8, 6))]
     assert seg(load(put(tmp_path, shapes), overlap=overlap))[3, 4] == middle
 
 
-def test_crowds_lie_below(tmp_path: Path) -> None:
+def test_crowds_are_below_other_objects(tmp_path: Path) -> None:
     crowd = annotation(1, {"size": list(SIZE), "counts": [0, 12, 36]}, iscrowd=1)  # two columns
     root = put(tmp_path, [annotation(3, box(1, 0, 8, 6)), crowd])
     assert seg(load(root))[0].tolist() == [255, *[2] * 7]
@@ -158,7 +158,7 @@ def test_boxes_alone(tmp_path: Path) -> None:
         (annotation(1, None), "has no outline"),
     ],
 )
-def test_spoilt_annotations_name_themselves(tmp_path: Path, spoilt: Any, message: str) -> None:
+def test_damaged_annotations_are_named(tmp_path: Path, spoilt: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load(put(tmp_path, [spoilt]))[1]
 

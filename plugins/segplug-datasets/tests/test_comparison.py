@@ -53,7 +53,7 @@ def test_resampling_equals_drawing_one_image_after_the_other() -> None:
         assert (drawn[row] == by_hand).all()
 
 
-def test_an_interval_covers_as_often_as_it_says() -> None:
+def test_intervals_have_their_nominal_coverage() -> None:
     rng, held = np.random.default_rng(0), 0
     for trial in range(200):
         areas = rng.normal(10, 2, (40, 1, 1))
@@ -71,7 +71,7 @@ def test_p_values_by_hand() -> None:
 # ---------------------------------------------------------------- comparing
 
 
-def test_a_better_model_is_seen_and_chance_is_not() -> None:
+def test_better_models_are_significant_and_random_differences_are_not() -> None:
     better = compare(results(0.7), results(0.8, seed=1))
     entries = {entry.name: entry for entry in better.metrics}
     assert entries["mIoU"].p < 0.01
@@ -81,7 +81,7 @@ def test_a_better_model_is_seen_and_chance_is_not() -> None:
     assert alike["mIoU"].low < 0 < alike["mIoU"].high
 
 
-def test_the_figures_are_those_of_all_pixels() -> None:
+def test_metrics_are_computed_over_all_pixels() -> None:
     first, second = results(0.7), results(0.8, seed=1)
     found = compare(first, second, repeats=10)
     for part, name in ((first, "first"), (second, "second")):
@@ -90,7 +90,7 @@ def test_the_figures_are_those_of_all_pixels() -> None:
         assert getattr(found.metrics[0], name) == pytest.approx(iou.mean())
 
 
-def test_false_alarms_are_as_rare_as_promised() -> None:
+def test_false_positive_rate_is_the_nominal_one() -> None:
     alarms = sum(
         compare(results(0.8, seed=2 * s), results(0.8, seed=2 * s + 1), 200).metrics[0].p < 0.05 for s in range(40)
     )
@@ -150,7 +150,7 @@ def test_results_survive_a_file(tmp_path: Path) -> None:
     assert (again.areas == images.areas).all()
 
 
-def test_other_files_are_no_results(tmp_path: Path) -> None:
+def test_other_files_are_refused_as_results(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("hello")
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     for name in ("text.npz", "other.npz", "missing.npz"):
@@ -241,7 +241,7 @@ def test_a_config_gives_labels_and_classes(folders: Path) -> None:
     assert json.loads(second.output)["classes"] == json.loads(first.output)["classes"]
 
 
-def test_mistakes_of_the_command_are_named(folders: Path) -> None:
+def test_invalid_command_arguments_are_named(folders: Path) -> None:
     labels = ("--labels", folders / "labels", "--label-suffix", "_gt.png")
     cases = [
         ((folders / "a", folders / "b"), UsageError, "--labels or --config"),
@@ -260,7 +260,7 @@ def test_mistakes_of_the_command_are_named(folders: Path) -> None:
         assert text in str(error)
 
 
-def test_a_missing_prediction_and_a_picture_are_refused(folders: Path) -> None:
+def test_a_missing_prediction_and_a_colour_image_are_refused(folders: Path) -> None:
     labels = ("--labels", folders / "labels", "--label-suffix", "_gt.png")
     image.write(folders / "b" / "3.png", np.zeros((20, 30, 3), np.uint8))
     assert "is it an image" in str(call(folders / "a", folders / "b", *labels).exception)

@@ -105,7 +105,7 @@ def each_mask(change: Callable[[np.ndarray], np.ndarray], suffix: str = ".png", 
 # ---------------------------------------------------------------- sound data
 
 
-def test_nothing_is_found_where_nothing_is_wrong(project: Path) -> None:
+def test_valid_data_have_no_findings(project: Path) -> None:
     report = diagnose()
     assert report.findings == []
     assert [(row.set, row.images, row.sound, row.occurring) for row in report.rows] == [
@@ -114,7 +114,7 @@ def test_nothing_is_found_where_nothing_is_wrong(project: Path) -> None:
     ]
 
 
-def test_several_processes_see_the_same(project: Path) -> None:
+def test_several_processes_return_the_same_findings(project: Path) -> None:
     for seed in range(10, 40):
         image.write(f"train/images/{seed}.png", picture(seed))
         image.write_mask(f"train/masks/{seed}.png", labels(seed))
@@ -197,7 +197,7 @@ def test_label_ids_of_cityscapes(project: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_masks_that_were_stored_with_loss(project: Path, suffix: str) -> None:
+def test_masks_with_lossy_compression(project: Path, suffix: str) -> None:
     def spoilt(mask: np.ndarray) -> np.ndarray:
         jpeg = cv2.imencode(".jpg", cv2.resize(mask * 120, (250, 190), interpolation=cv2.INTER_NEAREST))[1]
         return cv2.imdecode(jpeg, cv2.IMREAD_UNCHANGED)
@@ -287,7 +287,7 @@ def test_ids_in_one_channel_are_numbers_unless_there_is_a_palette(project: Path)
     assert "colour-masks" in kinds(diagnose(), "error")
 
 
-def test_unknown_colours_get_the_names_there_are(project: Path) -> None:
+def test_unknown_colours_get_the_given_names(project: Path) -> None:
     each_mask(lambda mask: (COLORS + 3)[mask][..., ::-1])
     finding = only(diagnose(), "colour-masks")
     lines = yaml.safe_load(finding.fix)["data"]["train"]
@@ -353,7 +353,7 @@ def test_only_one_class(project: Path) -> None:
     assert kinds(diagnose()) == ["one-class"]
 
 
-def test_masks_in_which_nothing_counts(project: Path) -> None:
+def test_masks_of_ignored_pixels_only(project: Path) -> None:
     image.write_mask("train/masks/0.png", np.full(SIZE, 255))
     assert kinds(diagnose(), "warning") == ["empty-masks"]
     each_mask(lambda mask: np.full_like(mask, 255))
@@ -453,7 +453,7 @@ def test_masks_of_another_name_are_found(project: Path, own: str, end: str) -> N
     assert diagnose(config="./fixed.yaml").findings == []
 
 
-def test_an_image_that_is_there_twice(project: Path) -> None:
+def test_duplicate_images(project: Path) -> None:
     for kind in ("images", "masks"):
         Path(f"train/{kind}/again.png").write_bytes(Path(f"train/{kind}/0.png").read_bytes())
     assert kinds(diagnose()) == ["duplicates"]
@@ -468,7 +468,7 @@ def test_an_image_in_two_sets(project: Path) -> None:
     assert finding.files == ["train/images/0.png = val/images/100.png"]
 
 
-def test_an_image_that_is_almost_in_two_sets(project: Path) -> None:
+def test_near_duplicates_in_two_sets(project: Path) -> None:
     again = cv2.imencode(".jpg", np.clip(picture(0).astype(int) + 1, 0, 255).astype(np.uint8)[..., ::-1], [1, 90])[1]
     Path("val/images/100.png").unlink()
     Path("val/images/100.jpg").write_bytes(again.tobytes())
@@ -576,7 +576,7 @@ def test_a_type_with_splits_gives_each(project: Path) -> None:
     assert "no such folder" in parts[1].problem
 
 
-def test_a_wrapper_is_looked_into(project: Path) -> None:
+def test_wrapped_data_sets_are_inspected(project: Path) -> None:
     content = yaml.safe_load(Path("c.yaml").read_text())
     content["data"] = {"train": {"type": "ConcatDataset", "datasets": list(content["data"].values())}}
     Path("c.yaml").write_text(yaml.safe_dump(content))

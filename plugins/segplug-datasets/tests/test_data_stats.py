@@ -139,7 +139,7 @@ def test_any_number_of_bands() -> None:
 # ---------------------------------------------------------------- browse
 
 
-def test_a_page_holds_everything(project: Path) -> None:
+def test_a_page_contains_everything(project: Path) -> None:
     Path("images/1.png").write_bytes(b"")
     assert run("data", "browse", "c.yaml", "--out", "new/sheet.html", "--number", "3") == 0
     page = Path("new/sheet.html").read_text()
@@ -149,7 +149,7 @@ def test_a_page_holds_everything(project: Path) -> None:
     assert "images/1.png: the file is empty" in Path("new/sheet.html").read_text()
 
 
-def test_a_folder_holds_a_picture_of_each(project: Path) -> None:
+def test_a_folder_contains_an_image_per_sample(project: Path) -> None:
     pytest.importorskip("torch")
     assert run("data", "browse", "c.yaml", "--out", "pictures", "--number", "2", "--augmented", "2") == 0
     pictures = sorted(Path("pictures").iterdir())
@@ -160,7 +160,7 @@ def test_a_folder_holds_a_picture_of_each(project: Path) -> None:
     np.testing.assert_array_equal(first[:HEIGHT, :360:12][::12], image.read("images/0.png"))
 
 
-def test_augmented_versions_are_those_of_training(project: Path) -> None:
+def test_augmented_versions_equal_those_of_training(project: Path) -> None:
     pytest.importorskip("torch")
     from segkernel import build
     from segkernel.data import Loader
@@ -215,7 +215,7 @@ def test_augmented_versions_need_a_config(project: Path) -> None:
     assert run("data", "browse", "--images", "images", "--out", "x.html") == 0
 
 
-def test_any_image_can_be_seen() -> None:
+def test_any_image_can_be_shown() -> None:
     deep = np.linspace(100, 4000, 400).reshape(20, 20, 1).astype(np.uint16)
     seen = image.as_rgb(np.repeat(deep, 5, 2))
     assert seen.shape == (20, 20, 3)
@@ -223,7 +223,7 @@ def test_any_image_can_be_seen() -> None:
     assert seen.max() == 255
 
 
-def test_what_does_not_count_is_hatched() -> None:
+def test_ignored_pixels_are_hatched() -> None:
     grey, labels = np.full((16, 16, 3), 90, np.uint8), np.zeros((16, 16), np.uint8)
     labels[:8] = IGNORE
     drawn = hatched(grey, labels)
@@ -236,7 +236,7 @@ def test_an_empty_set_has_no_rows() -> None:
         list(rows([]))
 
 
-def test_a_row_says_what_it_shows(project: Path) -> None:
+def test_rows_have_captions(project: Path) -> None:
     (row,) = rows(FolderDataset("images", "masks", CLASSES), number=1)
     assert row.name == "0"
     assert "20 x 30, 3 bands uint8" in row.caption

@@ -66,7 +66,7 @@ def test_grey_has_no_hue_to_turn() -> None:
     assert np.array_equal(on_device([grey], [Distortion(hue=12, saturation=1.4)])[0], grey)
 
 
-def test_hues_are_turned_as_said() -> None:
+def test_hues_are_rotated_by_the_given_angle() -> None:
     red = np.full((1, 1, 3), (200, 0, 0), np.uint8)
     yellow = on_device([red], [Distortion(hue=30)])[0]
     assert yellow.tolist() == [[[200, 200, 0]]]
@@ -78,7 +78,7 @@ def street(count: int = 3) -> list[Sample]:
     return [scenes[index] for index in range(count)]
 
 
-def test_the_preprocessor_gives_what_the_processor_would() -> None:
+def test_the_preprocessor_equals_the_cpu_transform() -> None:
     for seed in range(6):
         pairs = []
         for left in (False, True):
@@ -90,7 +90,7 @@ def test_the_preprocessor_gives_what_the_processor_would() -> None:
         assert (difference > 3).float().mean() < 0.01
 
 
-def test_what_lies_outside_an_image_stays_black_after_distortion() -> None:
+def test_padding_stays_black_after_distortion() -> None:
     image = np.full((4, 4, 3), 100, np.uint8)
     small = Sample(image=image, device_steps=[Distortion(brightness=30)])
     images, _ = PLAIN(collate([small, Sample(image=np.zeros((6, 8, 3), np.uint8))]))
@@ -105,7 +105,7 @@ def test_steps_of_several_transforms_are_done_in_their_order() -> None:
     assert PLAIN(collate([sample]))[0].unique().tolist() == [127]
 
 
-def test_the_batch_itself_is_left_alone() -> None:
+def test_the_input_batch_is_not_modified() -> None:
     images = torch.full((1, 3, 2, 2), 50.0)
     batch = Batch(images, sizes=[(2, 2)], device_steps=[[Distortion(brightness=9, hue=3)]])
     PLAIN(batch)

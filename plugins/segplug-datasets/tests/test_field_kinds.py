@@ -106,7 +106,7 @@ def cases() -> list[Any]:
 
 
 @pytest.mark.parametrize("spec", cases())
-def test_every_transform_moves_kinds_it_has_never_seen(spec: dict[str, Any]) -> None:
+def test_every_transform_moves_unknown_kinds(spec: dict[str, Any]) -> None:
     transform = build("transforms", spec)
     for seed in range(2):
         samples = [scene(10 * seed + number) for number in range(1 + transform.needs)]

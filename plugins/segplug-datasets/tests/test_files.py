@@ -81,7 +81,7 @@ def test_values_map_black_and_white_to_classes(tmp_path: Path) -> None:
     assert dataset[0]["seg"].array[0].tolist() == [0, 1, 0, 1, 0, 1, 0, 1]
 
 
-def test_an_offset_ignores_what_lies_below(tmp_path: Path) -> None:
+def test_values_below_the_offset_are_ignored(tmp_path: Path) -> None:
     put(tmp_path, "a", [0, 1, 2, 3, 0, 1, 2, 255])
     assert folder(tmp_path, offset=1)[0]["seg"].array[0].tolist() == [255, 0, 1, 2, 255, 0, 1, 255]
 
@@ -115,7 +115,7 @@ def test_relative_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert FolderDataset(here, classes=CLASSES)[0].meta["name"] == "deeper/a"
 
 
-def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
+def test_hidden_files_are_skipped(tmp_path: Path) -> None:
     put(tmp_path, "a", 0)
     (tmp_path / "images/._a.jpg").write_text("what another system leaves behind")
     assert len(folder(tmp_path)) == 1
@@ -132,13 +132,13 @@ def test_missing_folders_are_named(tmp_path: Path) -> None:
         folder(tmp_path)
 
 
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "images").touch()
     with pytest.raises(DataError, match="not a folder"):
         folder(tmp_path)
 
 
-def test_an_empty_folder_says_what_it_looked_for(tmp_path: Path) -> None:
+def test_the_error_of_an_empty_folder_lists_suffixes(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     with pytest.raises(DataError, match=r"no file here ends in .*\.jpg"):
         folder(tmp_path)
@@ -178,7 +178,7 @@ def test_an_unusable_list_is_named(tmp_path: Path, content: str | None, problem:
         folder(tmp_path, split="list.txt")
 
 
-def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_images_with_one_name_are_refused(tmp_path: Path) -> None:
     put(tmp_path, "a", 0)
     put(tmp_path, "a", 0, suffix=".png")
     with pytest.raises(DataError, match=r"images/a\.jpg.*have the same name"):

@@ -57,7 +57,7 @@ def test_a_label_folder_without_classes_has_those_of_the_set(root: Path) -> None
     assert np.array_equal(dataset[0]["again"].array, dataset[0]["seg"].array)
 
 
-def test_a_config_can_say_all_of_it(root: Path) -> None:
+def test_all_options_work_in_a_config(root: Path) -> None:
     spec = {
         "type": "FolderDataset",
         "data_root": str(root),
@@ -154,7 +154,7 @@ def test_a_list_of_pairs_with_missing_files(root: Path) -> None:
         folder(root, split="pairs.txt")
 
 
-def test_names_with_blanks_are_no_pairs(tmp_path: Path) -> None:
+def test_names_with_spaces_are_not_pairs(tmp_path: Path) -> None:
     image.write(tmp_path / "images/my cat.jpg", np.zeros((*SIZE, 3), np.uint8))
     (tmp_path / "list.txt").write_text("my cat.jpg\n")
     assert len(FolderDataset("images", data_root=tmp_path, split="list.txt")) == 1

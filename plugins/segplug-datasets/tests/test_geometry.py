@@ -150,7 +150,7 @@ PLANS = {
 
 
 @pytest.mark.parametrize("steps", PLANS.values(), ids=PLANS)
-def test_a_plan_gives_what_its_steps_give_in_turn(sample: Sample, steps: Sequence[Geometry]) -> None:
+def test_a_plan_equals_its_steps_in_turn(sample: Sample, steps: Sequence[Geometry]) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
     sample.image, sample["seg"] = picture, LabelMap(picture[..., 0].copy())
     expected = in_turn(copy.copy(sample), steps)

@@ -128,7 +128,7 @@ def test_a_damaged_png_is_refused_by_opencv_in_the_end(tmp_path: Path, picture: 
     assert len(decoder) == 1
 
 
-def test_the_real_decoder_gives_the_same_picture(tmp_path: Path, picture: np.ndarray) -> None:
+def test_the_real_decoder_returns_the_same_image(tmp_path: Path, picture: np.ndarray) -> None:
     imagecodecs = pytest.importorskip("imagecodecs")
     image.write(tmp_path / "a.png", picture)
     assert np.array_equal(imagecodecs.png_decode((tmp_path / "a.png").read_bytes()), picture)
@@ -147,7 +147,7 @@ def turned_png(mask: np.ndarray, orientation: int) -> bytes:
     return encoded[:33] + struct.pack(">I", len(exif) - 4) + exif + struct.pack(">I", zlib.crc32(exif)) + encoded[33:]
 
 
-def test_image_and_mask_are_turned_alike(tmp_path: Path) -> None:
+def test_image_and_mask_get_the_same_exif_rotation(tmp_path: Path) -> None:
     mask = np.arange(12, dtype=np.uint8).reshape(3, 4)
     (tmp_path / "turned.png").write_bytes(turned_png(mask, 6))
     assert (image.read(tmp_path / "turned.png")[..., 0] == np.rot90(mask, -1)).all()
@@ -184,7 +184,7 @@ def test_an_unknown_suffix_is_refused(tmp_path: Path, picture: np.ndarray) -> No
         image.write(tmp_path / "a.xyz", picture)
 
 
-def test_label_maps_are_written_only_where_they_survive(tmp_path: Path) -> None:
+def test_label_maps_are_written_in_lossless_formats_only(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"\.png"):
         image.write_mask(tmp_path / "a.jpg", np.zeros((4, 4), np.uint8))
     with pytest.raises(DataError, match="0 to 65535"):
@@ -238,13 +238,13 @@ def test_any_image_can_be_shown() -> None:
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((2, 4, 5, 3)), np.zeros(4), np.array([["a", "b"]])])
-def test_what_is_no_image_is_refused(wrong: np.ndarray) -> None:
+def test_other_values_than_images_are_refused(wrong: np.ndarray) -> None:
     with pytest.raises(DataError, match=r"\(H, W, C\)"):
         image.as_rgb(wrong)
 
 
 @pytest.mark.parametrize("name", ["overlay", "read_mask", "write", "write_mask"])
-def test_names_of_before_0_3_lead_here(name: str) -> None:
+def test_names_from_before_0_3_still_work(name: str) -> None:
     from segkernel import image as kernels
 
     with pytest.warns(DeprecationWarning, match=rf"{name} is deprecated .* segplug_datasets\.image\.{name}"):

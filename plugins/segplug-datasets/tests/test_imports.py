@@ -18,7 +18,7 @@ def test_no_component_module_imports_torch_or_opencv() -> None:
     assert not HEAVY & set(loaded)
 
 
-def test_importing_the_package_imports_nothing_else_of_ours() -> None:
+def test_importing_the_package_imports_no_other_segplug_package() -> None:
     code = "import sys; before = set(sys.modules); import segplug_datasets; print(*set(sys.modules) - before)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert [name for name in loaded if name.startswith("seg")] == ["segplug_datasets"]

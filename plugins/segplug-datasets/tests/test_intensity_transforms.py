@@ -70,7 +70,7 @@ def test_blur_equals_scipy(channels: int) -> None:
     assert np.abs(only(GaussianBlur(1.0, (1.5, 1.5)), image) - expected).max() < 0.5
 
 
-def test_noise_is_as_strong_as_asked() -> None:
+def test_noise_has_the_given_strength() -> None:
     grey = np.full((200, 200, 3), 128, np.uint8)
     noisy = only(GaussianNoise(1.0, (10, 10)), grey)
     assert noisy.dtype == np.uint8
@@ -158,7 +158,7 @@ def test_a_full_translation_is_150_of_331_of_the_edge() -> None:
     assert operated("TranslateX", image, 1.0)[10, :, 0].argmax() == 150
 
 
-def test_operations_are_drawn_alike() -> None:
+def test_operations_are_drawn_uniformly() -> None:
     seen = {only(RandAugment(1, 15), np.ascontiguousarray(picture((24, 30, 3))), seed).tobytes() for seed in range(200)}
     assert len(seen) >= 14
 

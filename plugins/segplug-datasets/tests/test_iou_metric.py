@@ -117,11 +117,11 @@ def test_a_merge_leaves_the_other_alone() -> None:
     assert second._confusion.sum() == 3
 
 
-def test_an_empty_metric_has_no_figures() -> None:
+def test_an_empty_metric_has_no_values() -> None:
     assert all(math.isnan(value) for value in IoUMetric(classes=["a", "b"]).compute().values())
 
 
-def test_copies_and_pickles_go_their_own_way() -> None:
+def test_copies_and_pickles_are_independent() -> None:
     metric = IoUMetric(["mIoU", "mDice", "mFscore"], classes=["a", "b"])
     copied = copy.deepcopy(metric)
     copied.update(torch.zeros(2, 2), torch.zeros(2, 2))
@@ -196,7 +196,7 @@ def test_writes_predictions_in_the_numbers_of_the_files(tmp_path: Path) -> None:
     assert metric.compute()["mIoU"] == 100
 
 
-def test_format_only_measures_nothing(tmp_path: Path) -> None:
+def test_format_only_computes_no_metrics(tmp_path: Path) -> None:
     metric = IoUMetric(classes=["a", "b"], output_dir=tmp_path, format_only=True)
     metric.update(Prediction({"seg": torch.tensor([[0, 1]])}, {"name": "one"}), Targets())
     assert image.read_mask(tmp_path / "one.png").tolist() == [[0, 1]]
@@ -220,7 +220,7 @@ def sure(order: list[int], **arguments: Any) -> dict[str, float]:
     return metric.compute()
 
 
-def test_intervals_hold_the_figure_and_do_not_depend_on_the_order() -> None:
+def test_intervals_contain_the_metric_and_are_independent_of_the_order() -> None:
     metrics = sure(list(range(8)))
     for name in ("aAcc", "mIoU", "IoU.a", "Acc.b"):
         assert metrics[f"{name}.low"] < metrics[name] < metrics[f"{name}.high"]
@@ -242,7 +242,7 @@ def test_impossible_intervals_are_refused(wrong: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
-def test_a_class_that_is_not_evaluated_is_in_no_figure(kind: Any) -> None:
+def test_a_class_that_is_not_evaluated_affects_no_metric(kind: Any) -> None:
     true = np.array([[0, 0, 1, 1], [2, 2, 2, 2]])
     predicted = np.array([[0, 1, 1, 0], [2, 2, 1, 2]])
     metric = IoUMetric(classes=["void", "a", "b"], exclude=["void"])

@@ -37,7 +37,7 @@ def looked_up(spec: LabelSpec, raw: np.ndarray) -> np.ndarray | None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 19, 254, 255])
-def test_ids_are_those_of_a_table(count: int) -> None:
+def test_encoding_equals_a_table_lookup(count: int) -> None:
     rng = np.random.default_rng(0)
     for spec in specs(count):
         highest = min(count + spec.offset, 256)

@@ -47,7 +47,7 @@ def several(root: Path, **arguments: Any) -> FolderDataset:
     return folder(root, **{"masks": {"crack": "crack", "rust": "rust"}, "task": "multilabel", **arguments})
 
 
-def test_background_takes_the_values_that_nobody_lists(tmp_path: Path) -> None:
+def test_background_takes_unlisted_values(tmp_path: Path) -> None:
     put(tmp_path, masks=[[0, 1, 7], [200, 255, 2]])
     labels = folder(tmp_path, masks="masks", classes=["other", "car", "bus"], background="other")[0]["seg"].array
     assert labels.tolist() == [[0, 1, 0], [0, 255, 2]]
@@ -78,7 +78,7 @@ def test_background_goes_along_when_classes_are_renamed_or_merged() -> None:
         choose_classes(spec, {"classes": ["car", "bus"]})
 
 
-def test_what_contradicts_a_specification() -> None:
+def test_contradictory_specifications() -> None:
     with pytest.raises(UsageError, match="'background' must be one of the classes, 'sky' is not"):
         LabelSpec(("road", "car"), background="sky")
     with pytest.raises(UsageError, match="task binary needs 2 classes, not 3"):
@@ -135,7 +135,7 @@ def test_a_bit_for_each_class(tmp_path: Path) -> None:
         ({"masks": {"crack": {"path": "crack"}}}, "a folder for each class"),
     ],
 )
-def test_what_contradicts_several_labels(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
+def test_contradictory_multilabel_arguments(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         several(tmp_path, **wrong)
 
@@ -209,7 +209,7 @@ PREDICTED = np.array([[[1, 1], [0, 0]], [[0, 0], [0, 1]], [[0, 0], [0, 0]]], np.
 TRUE = np.array([[[1, 0], [1, 255]], [[0, 0], [0, 1]], [[0, 0], [0, 0]]], np.uint8)
 
 
-def test_each_class_is_held_against_the_rest() -> None:
+def test_each_class_is_evaluated_against_the_rest() -> None:
     metric = IoUMetric(["mIoU", "mDice"], classes=["a", "b", "c"], task="multilabel")
     metric.update(PREDICTED, TRUE)
     metrics = metric.compute()

@@ -70,17 +70,17 @@ def test_labels_of_one_class_and_ignored_pixels_end_the_run(
     assert not list(tmp_path.glob("run/checkpoints/*"))
 
 
-def test_a_validation_set_that_measures_nothing_ends_the_run(tmp_path: Path) -> None:
+def test_a_validation_set_of_ignored_pixels_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.val contain only ignored pixels"):
         run(tmp_path, data(tmp_path / "a", of(0, 1, 2, 3)), data(tmp_path / "b", of(255)))
 
 
-def test_a_second_class_is_looked_for_beyond_the_first_samples(tmp_path: Path) -> None:
+def test_more_samples_are_inspected_until_a_second_class_is_found(tmp_path: Path) -> None:
     rare = data(tmp_path, lambda index: np.full((32, 32), 1 if index == 3 else 255) * np.eye(32, dtype=int))
     run(tmp_path, rare, hooks=[LabelsHook(samples=2)])
 
 
-def test_one_class_may_be_meant(tmp_path: Path) -> None:
+def test_zero_samples_allow_labels_of_one_class(tmp_path: Path) -> None:
     run(tmp_path, data(tmp_path, of(0)), hooks=[LabelsHook(samples=0)])
 
 
@@ -92,7 +92,7 @@ def test_a_validation_of_one_class_chooses_no_best(tmp_path: Path, monkeypatch: 
     assert not list(tmp_path.glob("run/checkpoints/best*"))
 
 
-def test_what_is_mostly_ignored_and_what_is_empty_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_mostly_ignored_and_empty_samples_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     labels = {True: of(0, 1, 2, 3, *[255] * 8), False: of(255)}
     run(tmp_path, data(tmp_path, lambda index: labels[index < 4](index)), batch=6)
@@ -113,19 +113,19 @@ def test_classes_that_never_occur_are_named_once(
     assert said[1].startswith("val: wall, crack have no ground truth")
 
 
-def test_sound_labels_are_passed_over_in_silence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_valid_labels_cause_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     run(tmp_path, data(tmp_path / "a", of(0, 1, 2, 3)), data(tmp_path / "b", of(0, 1, 2, 3, 255)))
     assert not [record for record in caplog.records if record.name.endswith("labels_hook")]
 
 
-def test_a_hook_of_the_config_s_own_takes_the_place_of_the_data_set_s(tmp_path: Path) -> None:
+def test_a_hook_of_the_config_replaces_that_of_the_data_set(tmp_path: Path) -> None:
     own = LabelsHook(samples=0)
     runner = run(tmp_path, data(tmp_path, of(0, 255)), hooks=[own])
     assert [hook for hook in runner.hooks.hooks if isinstance(hook, LabelsHook)] == [own]
 
 
-def test_classes_that_are_not_found_are_named_from_half_of_the_training_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_undetected_classes_are_named_in_the_second_half_of_training(caplog: pytest.LogCaptureFixture) -> None:
     metrics = {"mIoU": 45.0, "IoU.ground": 90.0, "IoU.crack": 0.0, "IoU.sky": float("nan")}
     settings = {"labels": SimpleNamespace(classes=CLASSES), "is_main": True, "max_iterations": 100}
     for iteration in (49, 50):

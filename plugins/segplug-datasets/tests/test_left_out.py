@@ -56,7 +56,7 @@ def coco_instances(spec: dict[str, str], **options: Any) -> CocoInstanceDataset:
     return CocoInstanceDataset(**{key: value for key, value in spec.items() if key != "type"}, **options)
 
 
-def test_crowds_are_ignored_and_said(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
+def test_crowds_are_ignored_with_a_warning(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
     spec = coco(tmp_path, {"iscrowd": 1}, {"iscrowd": 0, "segmentation": [[0, 0, 2, 0, 2, 2]]})
     assert values(coco_instances(spec)) == [0, 1, IGNORE]
     assert values(coco_instances(spec)) == [0, 1, IGNORE]
@@ -67,7 +67,7 @@ def test_crowds_are_ignored_and_said(tmp_path: Path, said: pytest.LogCaptureFixt
 
 
 @pytest.mark.parametrize("mark", [{"attributes": {"occluded": False}}, {}], ids=["of a tool", "all of them"])
-def test_objects_that_a_tool_calls_crowds_are_of_their_class(tmp_path: Path, mark: dict[str, Any]) -> None:
+def test_objects_that_tools_mark_as_crowds_keep_their_class(tmp_path: Path, mark: dict[str, Any]) -> None:
     """CVAT writes every brush mask so."""
     spec = coco(tmp_path, {"iscrowd": 1, **mark})
     assert values(coco_instances(spec)) == [0, 1]
@@ -76,19 +76,19 @@ def test_objects_that_a_tool_calls_crowds_are_of_their_class(tmp_path: Path, mar
     assert "1 of 1 objects are marked as crowds" in finding.what
 
 
-def test_nothing_is_said_where_nothing_is_left_out(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
+def test_no_warning_when_nothing_is_left_out(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
     spec = coco(tmp_path, {"iscrowd": 0})
     assert values(coco_instances(spec)) == [0, 1]
     assert not said.messages
     assert not findings("crowds", **spec)
 
 
-def test_a_text_of_nought_is_no_crowd(tmp_path: Path) -> None:
+def test_iscrowd_as_the_text_0_is_not_a_crowd(tmp_path: Path) -> None:
     spec = coco(tmp_path, {"iscrowd": "0"})
     assert not [part for part in coco_instances(spec).left_out if part.kind == "crowds"]
 
 
-def test_objects_without_pixels_are_said_and_shown(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
+def test_objects_without_pixels_are_reported(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
     line, point = {"segmentation": [[0, 0, 5, 0]]}, {"segmentation": [[0.1, 0.1, 0.3, 0.1, 0.3, 0.3]]}
     spec = coco(tmp_path, {}, line, point)
     dataset = coco_instances(spec)
@@ -122,7 +122,7 @@ def test_images_without_annotation_are_counted(tmp_path: Path, texts: list[str],
     assert finding.severity == ("note" if texts else "warning")
 
 
-def test_label_files_of_another_unicode_form_are_those_of_their_image(tmp_path: Path) -> None:
+def test_label_files_in_another_unicode_form_match_their_image(tmp_path: Path) -> None:
     name = unicodedata.normalize("NFC", "é")
     image.write(tmp_path / "images/train" / f"{name}.png", np.zeros((8, 10, 3), np.uint8))
     dataset = yolo(tmp_path, "a", "b", unicodedata.normalize("NFD", name))
@@ -154,7 +154,7 @@ def label_studio(root: Path, *results: dict[str, Any], **task: Any) -> LabelStud
     return LabelStudioDataset("a.json", data_root=root)
 
 
-def test_labels_beside_shapes_name_them(tmp_path: Path) -> None:
+def test_separate_label_results_name_shapes(tmp_path: Path) -> None:
     dataset = label_studio(
         tmp_path,
         {"id": "1", "type": "polygon", "value": POLYGON},
@@ -231,7 +231,7 @@ def test_labels_of_the_same_affine_are_used_as_they_are(tmp_path: Path) -> None:
     assert nifti(tmp_path, LABELS, AFFINE + 1e-5)[0]["seg"].array.tolist() == as_read(LABELS)
 
 
-def test_labels_in_another_order_of_axes_are_turned(tmp_path: Path) -> None:
+def test_labels_with_another_axis_order_are_reoriented(tmp_path: Path) -> None:
     flipped = AFFINE.copy()
     flipped[:3, 0] *= -1
     flipped[:3, 3] += AFFINE[:3, 0] * (LABELS.shape[0] - 1)
@@ -240,13 +240,13 @@ def test_labels_in_another_order_of_axes_are_turned(tmp_path: Path) -> None:
     assert nifti(tmp_path, LABELS.transpose(1, 0, 2), swapped)[0]["seg"].array.tolist() == as_read(LABELS)
 
 
-def test_labels_that_lie_elsewhere_are_refused(tmp_path: Path) -> None:
+def test_labels_with_another_affine_are_refused(tmp_path: Path) -> None:
     moved = AFFINE.copy()
     moved[0, 3] += 1
     with pytest.raises(DataError, match=r"masks.a\.nii\.gz: its affine differs from that of its image .*a\.nii\.gz"):
         nifti(tmp_path, LABELS, moved)[0]
 
 
-def test_labels_that_do_not_say_where_they_lie_are_said(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
+def test_labels_without_affine_cause_a_warning(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
     assert nifti(tmp_path, LABELS, np.eye(4))[0]["seg"].array.tolist() == as_read(LABELS)
     assert "has no affine, but its image has: using it voxel by voxel" in said.text

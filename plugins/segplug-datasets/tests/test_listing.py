@@ -44,7 +44,7 @@ def split(root: Path, content: str | bytes) -> FolderDataset:
 # ---------------------------------------------------------------- folders
 
 
-def test_hidden_files_and_folders_of_systems_are_passed_over(tmp_path: Path) -> None:
+def test_hidden_files_and_system_folders_are_skipped(tmp_path: Path) -> None:
     put(tmp_path, "a.png", "deeper/b.png", ".ipynb_checkpoints/a-checkpoint.png", "@eaDir/c.png", "__MACOSX/d.png")
     (tmp_path / "._a.png").write_bytes(b"\0\5\x16\7")
     assert find_files(tmp_path, (".png",)) == {"a": str(tmp_path / "a.png"), "deeper/b": str(tmp_path / "deeper/b.png")}
@@ -59,7 +59,7 @@ def test_links_are_followed_but_not_those_that_lead_back(tmp_path: Path) -> None
     assert found == ["link/a.png", "link/itself.png", "there/a.png", "there/itself.png"]
 
 
-def test_a_folder_that_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_folder_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, "a.png", "secret/b.png")
     scandir: Callable[[str], object] = os.scandir
 
@@ -155,7 +155,7 @@ def test_a_name_with_blanks_is_one(tmp_path: Path) -> None:
     assert named(split(tmp_path, "my photo 1.png,my photo 1.png\nb.png,b.png")) == ["my photo 1", "b"]
 
 
-def test_no_image_is_its_own_mask(tmp_path: Path) -> None:
+def test_an_image_is_not_its_own_mask(tmp_path: Path) -> None:
     put(tmp_path / "images", "a.png")
     (tmp_path / "masks").mkdir()
     with pytest.raises(DataError, match=r"images/a.png: listed in .*list.txt as its own label file"):
@@ -168,7 +168,7 @@ def test_a_name_in_another_folder_is_another_file(tmp_path: Path) -> None:
         split(tmp_path, "val/a.png\nb.png")
 
 
-def test_what_is_no_text_is_said(tmp_path: Path) -> None:
+def test_lists_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
     for content in (b"caf\xe9\n", b"\x89PNG\0\0"):
         (tmp_path / "list.txt").write_bytes(content)
         with pytest.raises(DataError, match="the list of names is not UTF-8 text: save it as UTF-8"):
@@ -284,6 +284,6 @@ def test_class_lists_with_a_mark(tmp_path: Path) -> None:
     assert read_classes(tmp_path / "classes.json") == [(None, ("road",))]
 
 
-def test_a_list_of_names_is_no_path(tmp_path: Path) -> None:
+def test_a_list_of_names_is_not_a_path(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"expected the path of a folder, or of a text file that lists files"):
         FolderDataset(["a.png", "b.png"], "masks", data_root=tmp_path)  # type: ignore[arg-type]

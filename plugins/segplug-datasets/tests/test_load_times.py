@@ -63,7 +63,7 @@ def train(folder: Path, iterations: int, hook: LoadTimesHook) -> list[dict[str, 
     return records.kept
 
 
-def test_a_run_that_waits_says_so_at_its_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_waiting_for_data_is_reported_at_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         records = train(tmp_path, 50, LoadTimesHook(interval=20))
     assert "Slow takes" in caplog.text
@@ -72,7 +72,7 @@ def test_a_run_that_waits_says_so_at_its_end(tmp_path: Path, caplog: pytest.LogC
     assert {"decode", "resample", "collate"} <= records[-1].keys()
 
 
-def test_little_is_said_of_a_short_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_short_run_causes_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert train(tmp_path, 5, LoadTimesHook()) == []
     assert "waited for data" not in caplog.text
@@ -87,5 +87,5 @@ def test_advice_names_the_stage_and_what_helps(monkeypatch: pytest.MonkeyPatch) 
     assert "simplify Flip" in advice(0.3, {"read": 5.0, "Flip": 97.0}, 2)
 
 
-def test_there_is_no_advice_where_little_was_waited() -> None:
+def test_no_advice_after_short_waits() -> None:
     assert advice(0.09, {"decode": 126.0}, 2) == ""

@@ -114,13 +114,13 @@ def test_palettes_of_tiffs_of_both_orders(bits: int, order: str) -> None:
     assert (image.decode_numbers(data, "a.tif") == IDS).all()
 
 
-def test_fractions_are_no_labels(tmp_path: Path) -> None:
+def test_fractions_are_refused_as_labels(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_bytes(saved(Image.fromarray(IDS.astype(np.float32) + 0.5), "TIFF"))
     with pytest.raises(DataError, match=r"labels must be whole numbers, this file contains float32 with fractions"):
         image.read_mask(tmp_path / "a.tif")
 
 
-def test_numbers_that_are_none() -> None:
+def test_nan_and_out_of_range_floats_are_ignored() -> None:
     raw = np.array([[0, 1, np.nan], [np.inf, -3.4e38, 2]], np.float32)
     assert image.whole_numbers(raw, "a").tolist() == [[0, 1, image.NOTHING], [image.NOTHING, image.NOTHING, 2]]
     assert LabelSpec(("a", "b", "c")).encode(raw).tolist() == [[0, 1, IGNORE], [IGNORE, IGNORE, 2]]
@@ -151,7 +151,7 @@ def folder(root: Path, mask: bytes, suffix: str = ".tif", size: tuple[int, int] 
     ("kind", "value", "said"),
     [("i2", -9999, "-9999"), ("u4", 2**32 - 1, "4294967295"), ("f4", np.nan, "nan"), ("f4", -3.4e38, "-3.4e+38")],
 )
-def test_no_data_is_ignored_and_said(
+def test_no_data_is_ignored_with_a_message(
     tmp_path: Path,
     cls: Any,
     kind: str,
@@ -181,7 +181,7 @@ def test_no_data_is_ignored_and_said(
         assert not report.failed
 
 
-def test_a_class_is_no_missing_data(tmp_path: Path) -> None:
+def test_a_no_data_value_that_is_a_class_is_not_ignored(tmp_path: Path) -> None:
     """GIS programs write 0 for no data, also where 0 is the background."""
     arguments = folder(tmp_path, tiff(TWO, "0"))
     assert no_data(tiff(TWO, "0")) == 0
@@ -238,7 +238,7 @@ def test_files_in_which_white_is_zero_hold_the_numbers_all_the_same(tmp_path: Pa
     assert (cls(**folder(tmp_path, stream.getvalue()))[0]["seg"].array == TWO).all()
 
 
-def test_previews_are_no_pages() -> None:
+def test_previews_are_not_pages() -> None:
     tifffile = pytest.importorskip("tifffile")
     stream = io.BytesIO()
     with tifffile.TiffWriter(stream) as writer:
@@ -247,7 +247,7 @@ def test_previews_are_no_pages() -> None:
     assert pages(stream.getvalue()) == 1
 
 
-def test_further_pages_are_said_and_shown(
+def test_further_pages_are_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(left_out, "_logged", set())

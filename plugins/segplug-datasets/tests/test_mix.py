@@ -108,12 +108,12 @@ def test_unlabelled_needs_a_background(town: FolderDataset) -> None:
         MappedDataset(town, ["person", "car"], PEOPLE, unlabelled=["car"])
 
 
-def test_no_source_at_all() -> None:
+def test_no_sources() -> None:
     with pytest.raises(UsageError, match="at least one"):
         MixDataset([])
 
 
-def test_a_config_can_say_all_of_it(town: FolderDataset) -> None:
+def test_all_options_work_in_a_config(town: FolderDataset) -> None:
     part = {"type": "FolderDataset", "images": "images", "masks": "masks", "data_root": town.data_root}
     part["classes"] = list(town.classes)
     spec = {"type": "MixDataset", "sources": [{"dataset": part, "mapping": {**PEOPLE, "background": None}}]}

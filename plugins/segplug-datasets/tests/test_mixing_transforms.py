@@ -121,7 +121,7 @@ def test_mosaic_scales_each_image_to_fit_and_gives_its_size() -> None:
         assert set(np.unique(mosaic.image)) <= {1, 2, 3, 4, 114}
 
 
-def test_a_mosaic_is_made_as_often_as_asked() -> None:
+def test_a_mosaic_is_made_with_the_given_probability() -> None:
     sample = plain(1)
     assert RandomMosaic(0.0)(sample, rng(), plain(2), plain(3), plain(4)).size == (8, 12)
     made = [Mosaic((8, 12), prob=0.3)(plain(1), rng(seed), plain(2), plain(3), plain(4)) for seed in range(300)]
@@ -131,7 +131,7 @@ def test_a_mosaic_is_made_as_often_as_asked() -> None:
 # ---------------------------------------------------------------- CutMix, ClassMix, MixUp
 
 
-def test_cut_mix_replaces_one_rectangle_as_large_as_drawn() -> None:
+def test_cut_mix_replaces_one_rectangle_of_the_drawn_size() -> None:
     shares = []
     for seed in range(200):
         mixed = CutMix(1.0)(plain(1, (40, 60)), rng(seed), plain(2, (50, 50)))

@@ -164,7 +164,7 @@ def test_a_copy_in_another_process_opens_the_files_itself(tmp_path: Path) -> Non
     assert same(pickle.loads(content)[2], Made()[2])
 
 
-def test_a_stopped_run_goes_on_with_what_it_has(tmp_path: Path) -> None:
+def test_a_stopped_run_resumes_with_finished_shards(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         pack(Made(), tmp_path, shard_bytes=1, progress=stop_after(3))
     assert len(list(tmp_path.glob("shard-*.bin"))) == 3
@@ -178,7 +178,7 @@ def test_a_stopped_run_goes_on_with_what_it_has(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_damaged_or_missing_shard_is_written_anew(tmp_path: Path) -> None:
+def test_a_damaged_or_missing_shard_is_rewritten(tmp_path: Path) -> None:
     pack(Made(), tmp_path, shard_bytes=1)
     first, second = (tmp_path / f"shard-0000{i}.bin" for i in (0, 1))
     content = bytearray(first.read_bytes())
@@ -191,7 +191,7 @@ def test_a_damaged_or_missing_shard_is_written_anew(tmp_path: Path) -> None:
     assert (tmp_path / "shard-00002.bin").stat().st_mtime_ns == kept
 
 
-def test_a_changed_source_file_is_found_and_packed_anew(tmp_path: Path) -> None:
+def test_a_changed_source_file_is_packed_again(tmp_path: Path) -> None:
     original = write_folder(tmp_path)
     pack(original, tmp_path / "packed", shard_bytes=1)
     image.write_mask(tmp_path / "masks/3.png", np.full((23, 30), 7, np.uint8))
@@ -234,14 +234,16 @@ def test_samples_that_cannot_be_read_are_all_named(tmp_path: Path) -> None:
     assert len(pack(original, tmp_path / "packed", shard_bytes=1)) == 6
 
 
-def test_a_disk_that_is_too_full_is_said_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_insufficient_disk_space_is_reported_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed.shutil, "disk_usage", lambda folder: packed.shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(DataError, match=r"needs about 0\.00 GB, the disk has 0\.00 GB left"):
         pack(Made(), tmp_path)
     assert not list(tmp_path.glob("shard*"))
 
 
-def test_a_disk_that_becomes_full_is_said_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_becomes_full_is_reported_and_no_data_are_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(number: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -287,14 +289,14 @@ def test_windows_of_rasters_can_be_packed(tmp_path: Path) -> None:
         (lambda f: [path.unlink() for path in f.iterdir()], r"not a packed data set: it has no pack.json"),
     ],
 )
-def test_what_is_wrong_with_a_folder_is_said_when_it_is_opened(tmp_path: Path, spoil: Any, message: str) -> None:
+def test_invalid_folders_are_reported_on_opening(tmp_path: Path, spoil: Any, message: str) -> None:
     pack(Made(), tmp_path, shard_bytes=1)
     spoil(tmp_path)
     with pytest.raises(DataError, match=message):
         PackedDataset(tmp_path)
 
 
-def test_damage_that_comes_later_is_an_error_of_the_sample(tmp_path: Path) -> None:
+def test_later_damage_is_an_error_of_the_sample(tmp_path: Path) -> None:
     found = pack(Made(), tmp_path, shard_bytes=1)
     shard = tmp_path / "shard-00002.bin"
     content = shard.read_bytes()
@@ -323,7 +325,7 @@ def test_a_changed_pixel_is_found_by_its_checksum(tmp_path: Path) -> None:
     assert "shard-00002.bin: damaged at byte 0" in problem
 
 
-def test_what_cannot_be_packed_is_refused(tmp_path: Path) -> None:
+def test_unsupported_samples_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"a object cannot be packed|a function cannot be packed"):
         pack(Made(function=json.dumps), tmp_path / "a")
     with pytest.raises(UsageError, match=r"an array of object cannot be packed"):

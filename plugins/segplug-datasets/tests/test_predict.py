@@ -58,7 +58,7 @@ def test_an_empty_folder_name_writes_nothing_there(predictor: Predictor, photos:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["pred"]
 
 
-def test_good_images_are_not_lost_beside_bad_ones(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
+def test_good_images_are_predicted_despite_bad_ones(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
     (photos / "bad.png").write_bytes(b"no image")
     found = []
     with pytest.raises(UnusableImages, match=r"bad\.png"):
@@ -67,7 +67,7 @@ def test_good_images_are_not_lost_beside_bad_ones(predictor: Predictor, photos: 
 
 
 @pytest.mark.parametrize("inputs", ["missing.jpg", "empty", "*.tif"])
-def test_what_is_not_there_is_named(
+def test_missing_files_are_named(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -95,7 +95,7 @@ def test_arrays_and_paths_may_be_mixed(photos: Path) -> None:
 @pytest.mark.parametrize(
     "wrong", [torch.zeros(3, 5, 6), None, "", {"a": 1}, b"a.png"], ids=lambda value: repr(value)[:6]
 )
-def test_what_is_no_image_is_refused(wrong: Any) -> None:
+def test_other_values_than_images_are_refused(wrong: Any) -> None:
     with pytest.raises(UsageError, match="image"):
         collect_images(wrong)
 

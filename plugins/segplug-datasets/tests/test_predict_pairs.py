@@ -82,13 +82,13 @@ def test_one_image_is_not_enough(predictor: Predictor, pairs: Path) -> None:
         predictor(pairs / "A" / "a.png")
 
 
-def test_what_has_no_partner_is_named(predictor: Predictor, pairs: Path) -> None:
+def test_images_without_partner_are_named(predictor: Predictor, pairs: Path) -> None:
     (pairs / "B" / "b.png").rename(pairs / "B" / "c.png")
     with pytest.raises(DataError, match=r"b\.png: is unpaired"):
         list(predict_images(predictor, pairs / "A", seconds=pairs / "B"))
 
 
-def test_images_of_two_sizes_are_no_pair(predictor: Predictor, pairs: Path) -> None:
+def test_pairs_of_different_sizes_are_refused(predictor: Predictor, pairs: Path) -> None:
     image.write(pairs / "B" / "a.png", np.zeros((5, 16, 3), np.uint8))
     with pytest.raises(DataError, match=r"the first image is \(12, 16\)"):
         predictor((pairs / "A" / "a.png", pairs / "B" / "a.png"))

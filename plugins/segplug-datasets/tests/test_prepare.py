@@ -47,7 +47,7 @@ def counted(step: Callable, calls: list[str]) -> Callable:
 # ---------------------------------------------------------------- resuming
 
 
-def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+def test_finished_files_are_not_converted_again(tmp_path: Path) -> None:
     calls: list[str] = []
     source, dest = write_images(tmp_path / "source", "a", "b"), tmp_path / "dest"
     mini = converter(counted(picture, calls))
@@ -61,7 +61,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     assert prepare(mini, source, dest, force=True).made == 2
 
 
-def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes(tmp_path: Path) -> None:
     source, dest = write_images(tmp_path / "source", "a", "b", "c"), tmp_path / "dest"
 
     def stopped(file: SourceFile, target: str, output: Output) -> None:
@@ -149,7 +149,7 @@ def test_a_damaged_file_in_an_archive_is_named(tmp_path: Path) -> None:
     assert "CRC" in report.failed[0]
 
 
-def test_the_destination_may_lie_in_the_source(tmp_path: Path) -> None:
+def test_the_destination_may_be_inside_the_source(tmp_path: Path) -> None:
     source = write_images(tmp_path, "a", "b")
     rule = Rule("images", r"(\w+)\.png", lambda m: f"in/{m[1]}.png", copy)
     mini = replace(converter(), rules=(rule,), parts=(Part("train", "in", (2,)),))
@@ -170,7 +170,7 @@ def test_of_two_files_with_one_target_the_one_outside_archives_counts(tmp_path: 
 # ---------------------------------------------------------------- steps
 
 
-def test_where_tiles_begin() -> None:
+def test_origins_of_tiles() -> None:
     assert starts(6000, 512, 512) == [*range(0, 5121, 512), 5488]  # Potsdam: 12 by 12 tiles, 24 * 144 = 3456
     assert starts(1024, 256, 256) == [0, 256, 512, 768]
     assert starts(1000, 896, 512) == [0, 104]
@@ -225,7 +225,7 @@ def test_other_colours_become_0() -> None:
 # ---------------------------------------------------------------- result
 
 
-def test_the_result_is_held_against_what_was_published(tmp_path: Path) -> None:
+def test_the_result_is_compared_with_the_published_counts(tmp_path: Path) -> None:
     part = Part("val", "out", (3, 4), ("labels",), (".png", "_gt.png"))
     mini = replace(converter(), parts=(part,))
     source, dest = write_images(tmp_path / "source", "a", "b"), tmp_path / "dest"
@@ -280,7 +280,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "4 made, 0 kept" in capsys.readouterr().out
 
 
-def test_what_the_command_lists(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("--list") == 0
     printed = capsys.readouterr().out
     assert "potsdam: ISPRS Potsdam" in printed

@@ -424,7 +424,7 @@ def test_coco_stuff164k(tmp_path: Path) -> None:
     assert len(USED) == 171
 
 
-def test_coco_stuff164k_where_it_lies(tmp_path: Path) -> None:
+def test_coco_stuff164k_in_place(tmp_path: Path) -> None:
     files = {"images/val2017/1.jpg": photo(), "annotations/val2017/1.png": row([3])}
     source = put(tmp_path, files)  # once: a file written again is converted again
     for _ in range(2):  # the converted masks are not mistaken for labels

@@ -190,7 +190,7 @@ def digest(spec: Any) -> str:
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_what_is_missing_is_named(name: str, tmp_path: Path) -> None:
+def test_missing_files_are_named(name: str, tmp_path: Path) -> None:
     _, photo, label, *_ = SETS[name]
     spec = {"type": name, "data_root": str(tmp_path)}
     with pytest.raises(DataError, match="no such folder"):
@@ -205,7 +205,7 @@ def test_what_is_missing_is_named(name: str, tmp_path: Path) -> None:
         build("datasets", spec)
 
 
-def test_zero_may_be_told_not_to_count(tmp_path: Path) -> None:
+def test_zero_can_be_ignored(tmp_path: Path) -> None:
     picture(tmp_path / "images/train2014/a.jpg")
     mask(tmp_path / "annotations/train2014/a_labelTrainIds.png", [0, 1, 171, 255])
     prefix: Any = {"img_path": "images/train2014", "seg_map_path": "annotations/train2014"}
@@ -453,7 +453,7 @@ def test_descriptions_that_cannot_be_read(described: Path, file: str, content: A
         read(described)
 
 
-def test_a_description_that_is_not_there(described: Path) -> None:
+def test_a_missing_description(described: Path) -> None:
     (described / "dsdl/set-train/samples.json").write_text("{")
     with pytest.raises(DataError, match="damaged"):
         read(described)

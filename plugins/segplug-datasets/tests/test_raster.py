@@ -194,7 +194,7 @@ def test_gaps_do_not_count_for_percentiles(tmp_path: Path) -> None:
     assert load(tmp_path, nodata=-9999, percentiles=(0, 100))[0].image.max() == 0
 
 
-def test_a_tiff_says_itself_what_is_no_data(tmp_path: Path) -> None:
+def test_no_data_is_read_from_tiff_metadata(tmp_path: Path) -> None:
     scene = SCENE.astype(np.float32)
     scene[:10] = -3.4028234663852886e38
     write_tiff(

@@ -202,7 +202,7 @@ def shown(name: str, wrong: int) -> tuple[Prediction, Targets]:
     return Prediction({"seg": guess}, {"name": name, "index": wrong}), Targets({"seg": truth})
 
 
-def test_the_worst_are_kept_whoever_saw_them() -> None:
+def test_the_worst_of_all_ranks_are_kept() -> None:
     whole, parts = Record(("a", "b"), 2), [Record(("a", "b"), 2), Record(("a", "b"), 2)]
     for wrong in range(6):
         whole.add(*shown(f"img{wrong}", wrong))

@@ -199,7 +199,7 @@ def test_batches_hold_one_shape(shapes: FolderDataset, batch: int) -> None:
     assert mixed < len(batches) / 3
 
 
-def test_less_is_padding(shapes: FolderDataset) -> None:
+def test_the_shape_sampler_reduces_padding(shapes: FolderDataset) -> None:
     def area(sampler: Sampler | None) -> int:
         loader = Loader(shapes, micro_batch=2, sampler=sampler)
         return sum(batch.images.numel() for batch in islice(loader.train_batches(), 11))
@@ -246,7 +246,7 @@ def scenes(rooms: FolderDataset, tmp_path: Path) -> ConcatDataset:
 
 
 @pytest.mark.parametrize("make", SAMPLERS.values(), ids=SAMPLERS)
-def test_a_restart_goes_on_where_it_stopped(scenes: ConcatDataset, make: Any) -> None:
+def test_a_restart_continues_at_the_same_sample(scenes: ConcatDataset, make: Any) -> None:
     whole = names(Loader(scenes, micro_batch=4, sampler=make(), seed=3), 12)  # into the fourth epoch of 13
     for batches in (1, 3, 4, 10):
         rest = names(Loader(scenes, micro_batch=4, sampler=make(), seed=3), 12 - batches, position=4 * batches)
@@ -260,7 +260,7 @@ def test_two_ranks_together_see_what_one_sees(scenes: ConcatDataset, make: Any) 
     assert one == [first + second for first, second in zip(*two)]
 
 
-def test_workers_change_nothing(scenes: ConcatDataset) -> None:
+def test_the_order_is_independent_of_workers(scenes: ConcatDataset) -> None:
     crop = ClassAwareCrop(8, prob=1.0)
     alone, together = (
         list(islice(Loader(scenes, [crop], 4, workers=n, sampler=BalancedSampler()).train_batches(), 5)) for n in (0, 2)
@@ -279,7 +279,7 @@ def test_evaluation_loses_and_repeats_nothing_across_ranks(rooms: FolderDataset,
     assert sorted(seen) == [path for _, path, _ in rooms.files]
 
 
-def test_another_seed_and_epoch_draw_otherwise(scenes: ConcatDataset) -> None:
+def test_another_seed_or_epoch_changes_the_order(scenes: ConcatDataset) -> None:
     for make in SAMPLERS.values():
         first, second, third = (make().order(scenes, *where, 4).tolist() for where in ((0, 0), (1, 0), (0, 1)))
         assert first != second

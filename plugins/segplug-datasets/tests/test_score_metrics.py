@@ -155,7 +155,7 @@ def test_areas_are_within_their_bounds_of_sorting(bins: int) -> None:
     assert metrics["bestF1"] == pytest.approx(exact["bestF1"], abs=100 / bins)
 
 
-def test_a_best_threshold_gives_its_figure() -> None:
+def test_a_best_threshold_reproduces_its_metric() -> None:
     metric = BinaryMetric()
     for seed in range(2):
         metric.update(*scene(seed))

@@ -52,7 +52,7 @@ def test_borders_equal_the_reference(name: str, arguments: dict[str, Any]) -> No
     assert np.array_equal(sample["edge"].array, np.unpackbits(bits)[: labels.size].reshape(labels.shape))
 
 
-def test_what_does_not_count_borders_on_nothing() -> None:
+def test_ignored_pixels_have_no_borders() -> None:
     labels = np.zeros((4, 6), np.uint8)
     labels[:, 3:] = 255
     sample = Sample({"seg": LabelMap(labels)}, image=np.zeros((4, 6, 3), np.uint8))
@@ -90,7 +90,7 @@ def test_a_strip_shows_the_depth() -> None:
     assert np.array_equal(after.image[strip], np.stack([expected] * 3, 2))
 
 
-def test_a_strip_is_drawn_as_often_as_asked() -> None:
+def test_a_strip_is_drawn_with_the_given_probability() -> None:
     plain = made("depth").image
     drawn = sum(bool((RandomDepthMix(0.25)(made("depth"), rng(i)).image != plain).any()) for i in range(400))
     assert 60 < drawn < 140
@@ -100,7 +100,7 @@ def test_a_strip_is_drawn_as_often_as_asked() -> None:
 # ---------------------------------------------------------------- Albumentations
 
 
-def test_the_bridge_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wrapper_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "albumentations", None)
     with pytest.raises(AlbumentationsMissingError, match=r"pip install 'segplug-datasets\[albumentations\]'"):
         Albu([{"type": "HorizontalFlip"}])
@@ -172,7 +172,7 @@ def test_transforms_draw_independently_and_repeatably() -> None:
         ({"type": "Rotate", "limt": 20}, "Rotate: invalid arguments: .*limt"),
     ],
 )
-def test_what_the_bridge_refuses(spec: dict[str, Any], message: str) -> None:
+def test_transforms_that_the_wrapper_refuses(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Albu([spec])
 
@@ -194,7 +194,7 @@ def depths() -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[str(case["kwargs"]) for case in CASES])
-def test_depth_figures_equal_the_reference(case: dict[str, Any], depths: list[tuple[np.ndarray, np.ndarray]]) -> None:
+def test_depth_metrics_equal_the_reference(case: dict[str, Any], depths: list[tuple[np.ndarray, np.ndarray]]) -> None:
     halves = [DepthMetric(**case["kwargs"]) for _ in depths]
     for metric, (estimate, truth) in zip(halves, depths):
         metric.update(estimate, truth)
@@ -202,7 +202,7 @@ def test_depth_figures_equal_the_reference(case: dict[str, Any], depths: list[tu
     assert halves[0].compute() == pytest.approx(case["result"], rel=2e-5)
 
 
-def test_depth_figures_by_hand() -> None:
+def test_depth_metrics_by_hand() -> None:
     metric = DepthMetric()
     metric.update(np.array([[2.0, 1.0, -3.0, 9.0]]), np.array([[1.0, 1.0, 4.0, 0.0]]))
     metrics = metric.compute()

@@ -119,7 +119,7 @@ def changed(transform: Any, samples: list[Sample], seed: int) -> Sample | None:
 @example(seed=1, size=(1, 7))
 @example(seed=2, size=(5, 1))
 @few
-def test_any_size_gives_a_whole_sample_or_one_clear_error(
+def test_any_size_returns_a_complete_sample_or_raises_one_error(
     name: str, number: int, seed: int, size: tuple[int, int]
 ) -> None:
     after = changed(*inputs(name, number, seed, size), seed)

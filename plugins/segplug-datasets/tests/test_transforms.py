@@ -153,7 +153,7 @@ def test_crops_reach_every_corner(sample: Sample) -> None:
     assert {(window.top, window.left) for window in windows} == {(t, le) for t in (0, 1) for le in (0, 1, 2)}
 
 
-def test_a_small_image_is_cropped_to_what_there_is(sample: Sample) -> None:
+def test_a_small_image_is_cropped_to_its_size(sample: Sample) -> None:
     assert place.RandomCrop((200, 60), cat_max_ratio=0.75)(sample, rng()).size == (90, 60)
     assert place.CenterCrop((300, 20))(sample, rng()).size == (20, 60)
 
@@ -176,7 +176,7 @@ def test_center_crop_counts_width_first(sample: Sample) -> None:
 
 
 @pytest.mark.parametrize(("prob", "direction"), [(0.3, "horizontal"), ([0.2, 0.4], ["vertical", "diagonal"])])
-def test_flips_happen_as_often_as_asked(prob: Any, direction: Any) -> None:
+def test_flips_have_the_given_probability(prob: Any, direction: Any) -> None:
     image = np.arange(4, dtype=np.uint8).reshape(2, 2, 1)
     flip = place.RandomFlip(prob, direction)
     results = [tuple(flip(Sample(image=image), rng(seed)).image.ravel()) for seed in range(400)]

@@ -58,7 +58,7 @@ def test_draw_writes_its_picture(tmp_path: Path, picture: np.ndarray, labels: np
     assert np.array_equal(image.read(tmp_path / "out/drawn.png"), drawn)
 
 
-def test_draw_leaves_its_inputs_alone(picture: np.ndarray, labels: np.ndarray) -> None:
+def test_draw_does_not_modify_its_inputs(picture: np.ndarray, labels: np.ndarray) -> None:
     before = picture.copy()
     draw(picture, labels, truth=labels, title="a street")
     assert np.array_equal(picture, before)

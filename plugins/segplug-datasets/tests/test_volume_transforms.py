@@ -120,13 +120,13 @@ def image() -> Sample:
     return Sample({"seg": LabelMap(np.zeros((20, 20), np.uint8))}, {}, np.zeros((20, 20, 3), np.uint8))
 
 
-def test_apply_is_drawn_as_often_as_asked() -> None:
+def test_apply_has_the_given_probability() -> None:
     transform = RandomApply([RandomFlip(1.0), RandomCrop((5, 5))], prob=0.25)
     applied = sum(transform(image(), rng(seed)).size == (5, 5) for seed in range(400))
     assert 70 < applied < 130
 
 
-def test_choices_are_drawn_as_often_as_asked() -> None:
+def test_choices_have_the_given_probabilities() -> None:
     transform = RandomChoice([RandomCrop(3), [RandomCrop(10), RandomCrop(5)], RandomCrop(7)], [0.2, 0.3, 0.5])
     sizes = Counter(transform(image(), rng(seed)).size[0] for seed in range(600))
     assert set(sizes) == {3, 5, 7}

@@ -96,7 +96,7 @@ def test_volumes_without_labels_and_with_labels_inside(tmp_path: Path) -> None:
     assert np.array_equal(data[1]["seg"].array, LABELS[1])
 
 
-def test_what_the_label_files_may_hold(tmp_path: Path) -> None:
+def test_contents_of_label_files(tmp_path: Path) -> None:
     save(tmp_path)
     np.save(tmp_path / "masks/a.npy", LABELS.astype(np.float64) + 1)
     assert np.array_equal(volumes(tmp_path, offset=1)[0]["seg"].array, LABELS[0])
@@ -153,7 +153,7 @@ class Evil:
         return sys.exit, (7,)
 
 
-def test_files_that_are_no_volumes(tmp_path: Path) -> None:
+def test_files_without_volumes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_volume(tmp_path / "gone.npy")
     for name, content in (("cut.npy", b"\x93NUMPY\x01"), ("cut.npz", b"PK\x03\x04"), ("cut.pkl", b"\x80\x04]")):

@@ -81,7 +81,7 @@ TRANSFORMS = [
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
-def test_boxes_and_points_go_where_the_pixels_go(transform: Any) -> None:
+def test_boxes_and_points_move_with_the_pixels(transform: Any) -> None:
     for seed in range(12):
         sample = transform(marked(), rng(seed))
         labels = sample["seg"].array
@@ -120,7 +120,7 @@ def test_a_shift_by_hand() -> None:
     assert sample.moved == "Bend"
 
 
-def test_displacements_are_as_large_as_asked() -> None:
+def test_displacements_have_the_given_size() -> None:
     fine = ElasticTransform(alpha=50, sigma=5)._displacements((200, 300), rng())
     assert fine.shape == (200, 300, 2)
     # A uniform number has the deviation 1/sqrt(3), the Gaussian divides it by 2 sqrt(pi) sigma.

@@ -49,7 +49,7 @@ PLANS = {
 
 
 @pytest.mark.parametrize("steps", PLANS.values(), ids=PLANS)
-def test_a_plan_gives_what_its_steps_give_in_turn(sample: Sample, steps: Sequence[Geometry]) -> None:
+def test_a_plan_equals_its_steps_in_turn(sample: Sample, steps: Sequence[Geometry]) -> None:
     sample.image, sample["seg"] = smooth(90, 120), LabelMap(smooth(90, 120)[..., 0])
     expected = in_turn(copy.copy(sample), steps)
     for step in steps:

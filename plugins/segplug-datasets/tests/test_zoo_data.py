@@ -31,7 +31,7 @@ USUAL = {
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_every_component_of_a_part_is_known_and_well_argued(part: str) -> None:
+def test_every_component_of_a_part_exists_with_valid_arguments(part: str) -> None:
     data = load_config(ZOO / f"{part}.yaml")["data"]
     for key in ("train", "val", "test"):
         assert not check("datasets", data[key])

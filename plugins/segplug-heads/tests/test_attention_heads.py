@@ -107,7 +107,7 @@ def test_classes_present_leave_out_ignored_labels() -> None:
 
 
 @pytest.mark.parametrize("norm", ["BN", "SyncBN", "IN"])
-def test_encnet_learns_which_classes_are_there(norm: str) -> None:
+def test_encnet_learns_which_classes_are_present(norm: str) -> None:
     head = EncHead(num_codes=4, norm_cfg={"type": norm}, **TWO)
     assert set(head.loss(features(), targets())) == {"loss_ce", "loss_se", "acc_seg"}
     assert set(EncHead(use_se_loss=False, **TWO).loss(features(), targets())) == {"loss_ce", "acc_seg"}
@@ -154,6 +154,6 @@ def test_jpu_replaces_the_last_level() -> None:
 
 
 @pytest.mark.parametrize(("start", "end"), [(1, 1), (0, 4), (-1, 2)])
-def test_jpu_refuses_levels_that_are_not_there(start: int, end: int) -> None:
+def test_jpu_refuses_missing_levels(start: int, end: int) -> None:
     with pytest.raises(ConfigError, match="level"):
         JPU([4, 6, 8], start_level=start, end_level=end)

@@ -39,7 +39,7 @@ def test_each_stage_has_its_losses() -> None:
     assert {key.split(".")[1] for key in model.state_dict() if key.startswith("decode_head.")} == {"0", "1", "2"}
 
 
-def test_what_a_stage_hands_on_is_computed_once() -> None:
+def test_outputs_passed_between_stages_are_computed_once() -> None:
     model = make(FIRST, SECOND)
     calls = calls_of(model.decode_head[0])
     losses_of(model)
@@ -73,7 +73,7 @@ def test_the_number_of_heads_must_be_right(heads: list) -> None:
 
 
 @pytest.mark.parametrize(("heads", "at"), [([SECOND, SECOND], 0), ([FIRST, FIRST], 1)])
-def test_a_head_must_be_of_the_kind_of_its_place(heads: list, at: int) -> None:
+def test_a_head_of_the_wrong_kind_is_refused(heads: list, at: int) -> None:
     with pytest.raises(ConfigError, match=rf"decode_head\[{at}\]"):
         make(*heads)
 

@@ -40,20 +40,20 @@ SAID = {
 
 
 @pytest.mark.parametrize("case", SAID)
-def test_the_error_says_where_it_is_now(case: str) -> None:
+def test_the_error_names_the_replacement(case: str) -> None:
     call, expected = SAID[case]
     with pytest.raises(SegKernelError) as caught:
         call()
     assert expected in str(caught.value)
 
 
-def test_a_python_file_that_is_there_is_not_run(tmp_path: Path) -> None:
+def test_an_existing_python_file_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("raise SystemExit('it was run')")
     with pytest.raises(SegKernelError, match="Python files are not run"):
         load_config(tmp_path / "mine.py")
 
 
-def test_what_has_its_name_here_is_not_in_the_table() -> None:
+def test_unchanged_names_are_not_in_the_table() -> None:
     components = {row.name for row in Catalog.discover().rows if row.group != "former_names"}
     assert not components & MOVED.keys()
     assert former_name("PSPHead") == former_name("chanels") == ""

@@ -123,7 +123,7 @@ def test_updator_of_unequal_widths_is_refused() -> None:
         KernelUpdator(256, 64)
 
 
-def test_any_head_that_says_what_its_last_convolution_sees_will_do() -> None:
+def test_any_head_that_declares_its_last_input_is_accepted() -> None:
     first = SegformerHead(in_channels=[8, 16], in_index=[0, 1], channels=8, num_classes=3)
     head = IterativeDecodeHead(1, first, [stage()])
     assert head([torch.rand(1, 8, 8, 8), torch.rand(1, 16, 4, 4)]).shape == (1, 3, 8, 8)

@@ -122,7 +122,7 @@ def test_segformer_head_chooses_several_maps_itself() -> None:
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest"])
-def test_segformer_head_resizes_as_told(mode: str) -> None:
+def test_segformer_head_uses_the_given_interpolation(mode: str) -> None:
     head = SegformerHead(mode, in_channels=[8, 16], in_index=[0, 1], channels=4, num_classes=3)  # type: ignore[arg-type]
     assert head([torch.randn(1, 8, 6, 7), torch.randn(1, 16, 3, 4)]).shape == (1, 3, 6, 7)
 

@@ -55,7 +55,7 @@ REGIONS = [
 
 
 @pytest.mark.parametrize("loss", REGIONS, ids=lambda loss: type(loss).__name__)
-def test_the_right_answer_costs_nothing_and_a_wrong_one_something(loss: Loss) -> None:
+def test_correct_predictions_have_zero_loss_and_wrong_ones_do_not(loss: Loss) -> None:
     _, labels = batch()
     labels[labels == 255] = 0
     assert loss(confident(labels), labels).item() == pytest.approx(0, abs=1e-3)
@@ -110,7 +110,7 @@ def test_jaccard_of_hard_decisions_is_one_minus_iou() -> None:
     assert loss.item() == pytest.approx(1 - (1 / 2 + 2 / 3) / 2, abs=1e-5)
 
 
-def test_soft_dice_counts_the_classes_of_the_batch_alike() -> None:
+def test_soft_dice_weights_the_classes_of_the_batch_equally() -> None:
     labels = torch.tensor([[[0, 0, 0, 1]], [[0, 0, 0, 255]]])
     decided = torch.tensor([[[0, 0, 1, 1]], [[0, 0, 0, 2]]])
     loss = SoftDiceLoss()(100 * F.one_hot(decided, 3).movedim(-1, 1).float(), labels)

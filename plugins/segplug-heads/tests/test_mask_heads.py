@@ -45,7 +45,7 @@ def test_masks_are_resized_to_the_image_before_they_are_added_up(cls: type) -> N
 
 
 @pytest.mark.parametrize("cls", HEADS)
-def test_an_image_without_labels_teaches_that_there_is_nothing(cls: type) -> None:
+def test_an_image_without_labels_trains_the_no_object_class(cls: type) -> None:
     head = head_of(cls)
     losses = head.loss(features(), Targets({"seg": torch.full((2, 64, 64), 255)}))
     assert losses["loss_cls"] > 0
@@ -132,7 +132,7 @@ def test_sines_tell_rows_from_columns() -> None:
         (Mask2FormerHead, {"transformer_decoder": {}}, "embed_dims"),
     ],
 )
-def test_what_does_not_fit_is_refused(cls: type, more: dict, message: str) -> None:
+def test_incompatible_arguments_are_refused(cls: type, more: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         head_of(cls, **more)
 

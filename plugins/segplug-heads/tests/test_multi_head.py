@@ -47,7 +47,7 @@ def test_a_binary_head_beside_others_becomes_labels() -> None:
     assert net.outputs["lane"].activation == "sigmoid"
 
 
-def test_a_head_learns_the_field_it_is_told() -> None:
+def test_a_head_learns_its_configured_field() -> None:
     both = model(labels={"lane": "seg"}, heads={"seg": head(), "lane": head()}).eval()
     both.heads["lane"].load_state_dict(both.heads["seg"].state_dict())
     losses = both.loss(images(), targets())
@@ -132,7 +132,7 @@ def test_it_exports_with_all_outputs() -> None:
         ({"links": {"lane": [{"head": "lane"}]}}, "depend on each other"),
     ],
 )
-def test_what_does_not_fit_is_named(arguments: dict[str, Any], message: str) -> None:
+def test_incompatible_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         model(**arguments)
 
@@ -143,6 +143,6 @@ def test_a_refining_head_is_sent_elsewhere() -> None:
         model({"seg": head(), "lane": ocr})
 
 
-def test_a_missing_label_field_is_named_with_those_there_are() -> None:
+def test_a_missing_label_field_is_named_with_the_existing_ones() -> None:
     with pytest.raises(ConfigError, match=r"no field 'lane' for the head 'lane'[\s\S]*seg"):
         model().loss(images(), Targets({"seg": targets()["seg"]}))

@@ -60,7 +60,7 @@ def point_rend(**more: Any) -> CascadeEncoderDecoder:
         ({"start_level": 1, "add_extra_convs": True}, [(8, 12), (4, 6), (2, 3), (1, 2)]),
     ],
 )
-def test_fpn_has_as_many_levels_as_asked_for(arguments: dict[str, Any], sizes: list[tuple[int, int]]) -> None:
+def test_fpn_has_the_requested_number_of_levels(arguments: dict[str, Any], sizes: list[tuple[int, int]]) -> None:
     assert [tuple(m.shape) for m in fpn(**arguments)(PYRAMID)] == [(2, 4, *size) for size in sizes]
 
 

@@ -116,7 +116,7 @@ def test_ohem_keeps_all_improbable_pixels_and_the_hardest_at_least() -> None:
         assert loss.item() == pytest.approx(-probabilities[:kept].log().mean().item(), rel=1e-5)
 
 
-def test_ohem_is_zero_when_nothing_is_hard() -> None:
+def test_ohem_is_zero_without_hard_pixels() -> None:
     scores = torch.zeros(1, 2, 4, 4, requires_grad=True)
     loss = OhemCrossEntropy(thres=0.1, min_kept=2)(scores, torch.zeros(1, 4, 4, dtype=torch.int64))
     loss.backward()
@@ -135,7 +135,7 @@ def test_ohem_ignores_its_own_label_and_the_heads() -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"thres": 1.5}, {"thres": -0.1}])
-def test_ohem_refuses_what_is_not_a_probability(arguments: dict) -> None:
+def test_ohem_refuses_invalid_probabilities(arguments: dict) -> None:
     with pytest.raises(ConfigError, match="not a probability"):
         OhemCrossEntropy(**arguments)
 

@@ -147,7 +147,7 @@ def test_every_kind_of_token_learns(token: str, cross_attn: bool) -> None:
 NAMES = ("cls_ce", "mask_ce", "mask_dice")
 
 
-def test_an_image_without_labels_teaches_that_there_is_nothing() -> None:
+def test_an_image_without_labels_trains_the_no_object_class() -> None:
     losses = segmentor().loss(torch.rand(2, 3, 64, 64), Targets({"seg": torch.full((2, 64, 64), 255)}))
     assert losses["decode.loss_cls_ce"] > 0
     assert losses["decode.loss_mask_ce"] == losses["decode.loss_mask_dice"] == 0
@@ -167,7 +167,7 @@ def test_a_symmetric_input_and_a_size() -> None:
         ({"decode_head": {"san_cfg": {"num_queries": 6, "fusion_index": [0, 9]}}}, "fusion_index"),
     ],
 )
-def test_what_does_not_fit_is_refused(more: dict, message: str) -> None:
+def test_incompatible_arguments_are_refused(more: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         segmentor(**more)
 

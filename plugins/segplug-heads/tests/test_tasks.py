@@ -62,7 +62,7 @@ def test_a_head_is_made_for_a_task_or_refuses(name: str, task: Task) -> None:
 
 @pytest.mark.parametrize("task", ["binary", "multilabel"])
 @pytest.mark.parametrize("loss", [CrossEntropyLoss(use_sigmoid=True, avg_non_ignore=True), DiceLoss(), FocalLoss()])
-def test_losses_of_yes_and_no_leave_out_what_is_unknown(task: Task, loss: Any) -> None:
+def test_binary_losses_exclude_unknown_pixels(task: Task, loss: Any) -> None:
     head = make(task=task, loss_decode=loss)
     target = labels(task)
     scores = torch.randn(2, head.out_channels, 16, 16)
@@ -79,7 +79,7 @@ def test_losses_of_yes_and_no_leave_out_what_is_unknown(task: Task, loss: Any) -
     assert nothing[loss.name] == 0
 
 
-def test_cross_entropy_of_yes_and_no_by_hand() -> None:
+def test_binary_cross_entropy_by_hand() -> None:
     scores = torch.tensor([0.0, 2.0]).view(1, 2, 1, 1)
     target = torch.tensor([1, 0]).view(1, 2, 1, 1)
     loss = CrossEntropyLoss(use_sigmoid=True, class_weight=[3.0, 5.0])
@@ -120,7 +120,7 @@ def test_labels_of_another_task_are_refused() -> None:
             make(task=task).loss_by_logits(torch.randn(2, 1 if task == "binary" else 2, 8, 8), target)
 
 
-def test_without_a_task_all_is_as_it_was() -> None:
+def test_without_a_task_behaviour_is_unchanged() -> None:
     assert make().output.threshold is None
     assert (make(out_channels=1).output.threshold, make(out_channels=1).output.task) == (0.3, "binary")
     assert not make().loss_decode.use_sigmoid

@@ -63,7 +63,7 @@ def test_dpt_of_odd_maps():
     assert DPTHead(**DPT).eval()(pairs(4, 5, 7)).shape == (2, 4, 48, 64)
 
 
-def test_dpt_without_tokens_says_what_to_set():
+def test_dpt_without_tokens_names_the_argument_to_set():
     with pytest.raises(ConfigError, match="output_cls_token"):
         DPTHead(**DPT, readout_type="project")(maps(4))
 

@@ -47,7 +47,7 @@ def test_files_and_links_are_those_of_the_plain_hook(make_runner):
         assert_same(first, second, name)
 
 
-def test_training_goes_on_while_a_checkpoint_is_written(make_runner, monkeypatch):
+def test_training_continues_while_a_checkpoint_is_written(make_runner, monkeypatch):
     may_write, save = threading.Event(), checkpoints.save
     seen = []
 

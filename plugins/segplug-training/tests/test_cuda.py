@@ -114,7 +114,7 @@ def test_a_compiled_step_is_a_step(monkeypatch):
     assert compiled == [{"mode": "max-autotune"}]
 
 
-def test_what_cannot_be_compiled_runs_as_it_is_and_says_so_once(monkeypatch, caplog):
+def test_an_uncompilable_model_runs_eagerly_with_one_warning(monkeypatch, caplog):
     def broken(graph, inputs):
         raise OSError("no C++ compiler")
 
@@ -127,7 +127,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_so_once(monkeypatch, cap
     assert "no C++ compiler" in record.getMessage()
 
 
-def test_an_error_of_the_model_is_not_taken_for_the_compiler_s(monkeypatch):
+def test_an_error_of_the_model_is_not_attributed_to_the_compiler(monkeypatch):
     compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, mode: compile(function, backend="eager"))
     engine = CUDAEngine("cpu", compile=True)

@@ -54,13 +54,13 @@ def test_warn_names_operation_and_module_once(make_runner, caplog):
     assert not any("deterministic" in str(each.message) for each in others)
 
 
-def test_strict_ends_the_run_there(make_runner):
+def test_strict_mode_ends_the_run(make_runner):
     runner = make_runner(model=Unpooling(), engine=engine("strict"), validate=False)
     with pytest.raises(UsageError, match=r"strict, and max_unpooling2d_forward_out \(backbone.stages.0.2\) has no"):
         runner.train()
 
 
-def test_a_repeatable_model_trains_strictly_and_without_a_word(make_runner, caplog):
+def test_a_deterministic_model_trains_in_strict_mode_without_warnings(make_runner, caplog):
     make_runner(engine=engine("strict"), validate=False).train()
     assert torch.are_deterministic_algorithms_enabled()
     assert not [message for message in caplog.messages if "deterministic" in message]

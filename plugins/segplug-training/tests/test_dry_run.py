@@ -106,7 +106,7 @@ def test_what_depends_on_values_is_predicted_at_its_most():
     assert plan.check(plan.peak - 1).startswith("may fit")
 
 
-def test_a_model_that_cannot_be_followed_leaves_what_is_known(monkeypatch):
+def test_an_untraceable_model_leaves_a_partial_report(monkeypatch):
     monkeypatch.setattr(ToySegmentor, "loss", lambda self, images, targets: {"loss": memoryview(images)})
     memory = make_plan(config()).memory
     assert memory.failure

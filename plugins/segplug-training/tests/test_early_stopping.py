@@ -37,20 +37,20 @@ def stops_at(hook, curve, monitor="mIoU"):
         ({"stopping_threshold": 0.5, "rule": "less"}, [0.9, math.nan, 0.4], 30),
     ],
 )
-def test_it_stops_where_the_curve_says(arguments, curve, wanted):
+def test_it_stops_at_the_expected_point_of_the_curve(arguments, curve, wanted):
     assert stops_at(EarlyStoppingHook(**arguments), curve) == wanted
 
 
 @pytest.mark.parametrize("monitor", ["loss", "decode.loss_ce", "RMSE", "depth.abs_rel"])
-def test_of_losses_and_errors_less_is_better(monitor):
+def test_lower_losses_and_errors_are_better(monitor):
     assert stops_at(EarlyStoppingHook(monitor, patience=1), [3.0, 2.0, 2.5], monitor) == 30
 
 
-def test_of_a_class_with_such_a_name_more_is_better():
+def test_higher_is_better_for_a_class_named_like_an_error():
     assert stops_at(EarlyStoppingHook("IoU.piece", patience=1), [0.3, 0.2], "IoU.piece") == 20
 
 
-def test_what_was_counted_is_resumed():
+def test_the_count_is_resumed():
     first, second = EarlyStoppingHook(patience=3), EarlyStoppingHook(patience=3)
     stops_at(first, [0.5, 0.4])
     second.load_state_dict(first.state_dict())

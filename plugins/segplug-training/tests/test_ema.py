@@ -99,7 +99,7 @@ def test_epochs_count_from_one(make_runner):
 
 
 @pytest.mark.parametrize("resume_hooks", [(EMAHook,), ()], ids=["with the hook", "without it"])
-def test_a_resumed_run_goes_on_from_the_trained_weights(make_runner, resume_hooks):
+def test_a_resumed_run_continues_from_the_trained_weights(make_runner, resume_hooks):
     hook = EMAHook("MomentumAnnealingEMA", gamma=2)
     whole, watch = make_runner(hook, CheckpointHook(), folder="whole"), Watch()
     whole.train()
@@ -136,7 +136,7 @@ def test_validating_and_saving_after_training_keep_the_average(make_runner):
     assert torch.equal(flat(saved[SOURCE]), weights_of(runner.model))
 
 
-def test_running_statistics_are_averaged_where_that_is_asked_for():
+def test_running_statistics_are_averaged_on_request():
     model = torch.nn.BatchNorm1d(2)
     taken, averaged = EMAHook(momentum=0.5), EMAHook(momentum=0.5, update_buffers=True)
     for value, hook in itertools.product((0.0, 1.0), (taken, averaged)):

@@ -52,7 +52,7 @@ def test_the_smoothed_curve_has_no_bias():
     assert smooth([1.0, 3.0])[1] == pytest.approx((0.9 * 1 + 3) / 1.9)
 
 
-def test_rates_grow_by_equal_factors_and_the_schedule_has_no_say():
+def test_rates_grow_by_equal_factors_regardless_of_the_schedule():
     rates, losses = range_test(config(), 1e-4, 1e-1, 10)
     assert rates == pytest.approx([1e-4 * 10 ** (i / 3) for i in range(10)])
     assert len(losses) == 10
@@ -107,7 +107,7 @@ def test_commands_draw_and_say_what_is_missing_before_they_train(tmp_path, monke
 
 @pytest.mark.parametrize(("limit", "most"), [(0, 64), (1, 64), (5, 64), (23, 64), (64, 64), (100, 40), (3, 3)])
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
-def test_the_search_comes_to_the_limit(tmp_path, monkeypatch, kind, limit, most):
+def test_the_search_finds_the_limit(tmp_path, monkeypatch, kind, limit, most):
     seen = []
 
     def tried(runner, size):

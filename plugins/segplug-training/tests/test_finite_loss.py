@@ -64,14 +64,14 @@ class Far:
         run.model.decode_head.conv_seg.bias.data[0] = 40.0 if run.iteration == 14 else 0.0
 
 
-def test_a_spike_is_said_and_its_batch_stored(make_runner, caplog):
+def test_a_spike_is_reported_and_its_batch_stored(make_runner, caplog):
     runner = make_runner(Far(), FiniteLossHook(spike=3.0), iterations=20, validate=False)
     runner.train()
     assert "at iteration 15, usually" in caplog.text
     assert [path.name for path in (runner.work_dir / "replay").iterdir()] == ["iter_0000015_rank0.json"]
 
 
-def test_no_spike_is_looked_for_by_default(make_runner):
+def test_spikes_are_not_detected_by_default(make_runner):
     runner = make_runner(Far(), iterations=20, validate=False)
     runner.train()
     assert not (runner.work_dir / "replay").exists()

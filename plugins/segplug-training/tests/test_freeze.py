@@ -51,7 +51,7 @@ def test_a_part_is_frozen_between_begin_and_end(make_runner, arguments, frozen):
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_it_goes_on_after_a_resume(make_runner):
+def test_freezing_continues_after_a_resume(make_runner):
     first = make_runner(FreezeHook(["backbone"], end=4), CheckpointHook(), folder="first")
     first.train()
     again = make_runner(FreezeHook(["backbone"], end=4), changes := Changes(), folder="again")

@@ -27,12 +27,12 @@ def kinds(run: Any) -> list[str]:
     return [json.loads(line)["kind"] for line in (run.work_dir / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_what_is_not_finite_is_null(run: Any) -> None:
+def test_non_finite_values_are_null(run: Any) -> None:
     MetricsLogHook().on_record(run, {"kind": "val", "iteration": 5, "mIoU": math.nan})
     assert json.loads((run.work_dir / "metrics.jsonl").read_text()) == {"kind": "val", "iteration": 5, "mIoU": None}
 
 
-def test_resume_cuts_the_log_to_what_the_checkpoint_had_seen(run: Any) -> None:
+def test_resume_truncates_the_log_to_the_checkpoint(run: Any) -> None:
     write(run, "train", "val")
     checkpoint: dict[str, Any] = {}
     MetricsLogHook().save_checkpoint(run, checkpoint)

@@ -99,7 +99,7 @@ def test_a_config_need_not_name_it_and_its_factors_are_checked():
         build("parameter_groups", {"custom_keys": {"head": {"lr_mul": 10}}}, path="optim.paramwise")
 
 
-def test_a_rate_that_no_parameter_has_is_said_with_the_near_name(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unused_rate_is_reported_with_a_similar_name(caplog: pytest.LogCaptureFixture) -> None:
     rates(custom_keys={"haed": {"lr_mult": 10}, "norm": {"lr_mult": 2}, "gone": {"decay_mult": 0}})
     (record,) = caplog.records  # published configs leave decays of layers that a variant lacks
     assert record.getMessage() == ("optim.paramwise.custom_keys: haed matches no parameter name; did you mean 'head'?")

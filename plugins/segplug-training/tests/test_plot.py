@@ -35,7 +35,7 @@ def call(*arguments: object) -> Result:
     return CliRunner().invoke(command, [str(argument) for argument in arguments])
 
 
-def test_a_run_becomes_a_picture_in_its_directory(run: Path) -> None:
+def test_a_run_is_plotted_into_its_directory(run: Path) -> None:
     result = call(run)
     assert result.exit_code == 0, result.output
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -48,7 +48,7 @@ def test_out_names_the_file_and_its_format(run: Path, tmp_path: Path) -> None:
     assert "<svg" in out.read_text()
 
 
-def test_a_log_file_is_as_good_as_its_directory(run: Path) -> None:
+def test_a_log_file_can_replace_its_directory(run: Path) -> None:
     assert read_curves(run / "metrics.jsonl").points == read_curves(run).points
 
 
@@ -115,7 +115,7 @@ def labels(axes: object) -> list[str]:
     return [text.get_text() for text in axes.get_legend().get_texts()]  # type: ignore[attr-defined]
 
 
-def test_runs_are_named_by_what_tells_them_apart(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_are_named_by_their_differences(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = write(tmp_path / "work_dirs" / "b" / "1", LINES)
     seen: list[str] = []
     monkeypatch.setattr("segplug_training.plot.draw_curves", lambda curves, *_: seen.extend(c.name for c in curves))
@@ -175,7 +175,7 @@ def test_a_file_that_cannot_be_written_is_named(run: Path) -> None:
     assert isinstance(error, DataError)
 
 
-def test_without_a_screen_show_says_what_to_do(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_show_without_a_display_explains_what_to_do(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPLBACKEND", "agg")
     error = call(run, "--show").exception
     assert isinstance(error, UsageError)

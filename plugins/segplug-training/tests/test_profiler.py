@@ -15,7 +15,7 @@ from segplug_training.profiler import ProfilerHook
 
 
 @pytest.mark.parametrize(("iterations", "steps"), [(2, 2), (50, 4)], ids=["some", "to the end"])
-def test_trace_and_table_are_of_the_iterations_asked_for(make_runner, iterations, steps):
+def test_trace_and_table_cover_the_requested_iterations(make_runner, iterations, steps):
     runner = make_runner(ProfilerHook(begin=2, iterations=iterations, rows=100), validate=False)
     runner.train()
     folder = runner.work_dir / "profile"
@@ -28,7 +28,7 @@ def test_trace_and_table_are_of_the_iterations_asked_for(make_runner, iterations
     assert re.search(r"waiting for data", table)
 
 
-def test_the_cache_is_emptied_on_a_gpu_when_asked(monkeypatch):
+def test_the_gpu_cache_is_emptied_on_request(monkeypatch):
     emptied = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(1))
     run = SimpleNamespace(engine=SimpleNamespace(device=torch.device("cuda")))

@@ -17,7 +17,7 @@ def run(**changes: Any) -> Any:
     return SimpleNamespace(**({"is_main": True, "iteration": 5, "max_iterations": 10} | changes))
 
 
-def test_a_bar_moves_with_every_record_and_goes_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bar_advances_with_every_record_and_is_removed_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
     hook = ProgressBarHook(interval=5, live=True)
     with caplog.at_level(logging.INFO):
         hook.before_train(run(iteration=0))

@@ -49,7 +49,7 @@ def test_a_task_with_a_gpu_bound_to_it_sees_only_that_one(monkeypatch, visible, 
     assert gpu_index() == index
 
 
-def test_a_batch_script_is_no_rank():
+def test_a_batch_script_is_not_a_rank():
     assert slurm_ranks({"SLURM_JOB_ID": "4711", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"}) == {}
 
 
@@ -83,6 +83,6 @@ def test_what_an_attempt_says_is_there_for_the_next_one_of_the_same_launch(monke
     assert [rank.parts() for rank in ranks] == [2, 2, 1]
 
 
-def test_a_rank_that_does_not_come_is_not_awaited_for_ever():
+def test_waiting_for_a_missing_rank_times_out():
     with pytest.raises(RuntimeError, match="not all of 2 came"):
         meet(dist.HashStore(), 0, 2, 0.1)

@@ -19,7 +19,7 @@ def start(folder, iteration=0, train=True, **config):
     RecordHook().before_run(run)
 
 
-def test_the_record_says_what_the_run_was_started_with(tmp_path):
+def test_the_record_describes_how_the_run_was_started(tmp_path):
     start(tmp_path, seed=3, hooks=[])
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == {"seed": 3, "hooks": []}
     assert "segplug-training" in json.loads((tmp_path / "plugins.json").read_text())
@@ -50,7 +50,7 @@ def resume(caplog, **changes):
     return [line.strip() for line in caplog.text.splitlines()[1:]], [record.levelname for record in caplog.records]
 
 
-def test_a_resumed_run_says_what_became_of_every_changed_setting(caplog):
+def test_a_resumed_run_reports_every_changed_setting(caplog):
     changes = {
         "seed": 1,
         "work_dir": "new",
@@ -72,7 +72,7 @@ def test_a_resumed_run_says_what_became_of_every_changed_setting(caplog):
     assert levels == ["WARNING"]
 
 
-def test_without_a_config_the_rate_that_holds_is_said(caplog):
+def test_without_a_config_the_effective_rate_is_reported(caplog):
     optimizer = SimpleNamespace(param_groups=[{"initial_lr": 0.02, "lr": 0.001}])
     run = SimpleNamespace(is_main=True, train_set=None, config={}, optimizer=optimizer)
     with caplog.at_level(logging.INFO):
@@ -104,7 +104,7 @@ def test_other_ranks_write_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_resumed_after_its_end_says_that_nothing_is_trained(caplog):
+def test_a_run_resumed_after_its_end_reports_that_nothing_is_trained(caplog):
     run = SimpleNamespace(is_main=True, config=STORED, train_set=object(), iteration=4, max_iterations=2)
     RecordHook().load_checkpoint(run, {"meta": {"config": STORED}})
     assert "nothing is left to train: the checkpoint is of iteration 4 and the schedule ends at 2" in caplog.text

@@ -86,7 +86,7 @@ def broken(make_runner, monkeypatch):
     return runner.work_dir, breaking.batches
 
 
-def test_the_batch_is_the_one_of_the_run(broken):
+def test_the_batch_equals_that_of_the_run(broken):
     work_dir, batches = broken
     record = BatchRecord.load(work_dir)
     assert (record.iteration, record.position, record.loss) == (5, 16, "nan")
@@ -120,7 +120,7 @@ def test_the_command_makes_it_from_the_run_s_config(broken, tmp_path):
     assert (picture[:, :16] == batches[1].images[0].permute(1, 2, 0).numpy()).all()
 
 
-def test_a_run_without_records_says_so(tmp_path):
+def test_a_run_without_records_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no batch was recorded"):
         BatchRecord.load(tmp_path)
     (tmp_path / "some.json").write_text("{}")

@@ -43,7 +43,7 @@ def invoke(*arguments):
     return CliRunner().invoke(command, [*map(str, arguments)])
 
 
-def test_a_run_is_started_again_and_comes_to_the_same_weights(tmp_path):
+def test_a_rerun_ends_with_the_same_weights(tmp_path):
     first = tmp_path / "toys" / "first"
     run({**CONFIG, "work_dir": str(first)})
     torch.manual_seed(99)
@@ -65,7 +65,7 @@ def test_a_run_is_started_again_and_comes_to_the_same_weights(tmp_path):
     assert sorted(path.name for path in first.parent.iterdir()) == ["first", "first_rerun"]
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path):
     assert isinstance(invoke(tmp_path).exception, DataError)
 
 
@@ -81,7 +81,7 @@ class Files:
         return len(self.files)
 
 
-def test_the_fingerprint_of_files_is_of_names_sizes_and_some_contents(tmp_path):
+def test_the_fingerprint_of_files_covers_names_sizes_and_some_contents(tmp_path):
     for index in range(40):
         (tmp_path / f"{index:02}.bin").write_bytes(b"1234")
     before = fingerprint(Files(tmp_path))
@@ -96,7 +96,7 @@ def test_the_fingerprint_of_files_is_of_names_sizes_and_some_contents(tmp_path):
     assert fingerprint(Files(tmp_path))["sha256"] != before["sha256"]
 
 
-def test_the_fingerprint_of_samples_is_of_images_and_labels():
+def test_the_fingerprint_of_samples_covers_images_and_labels():
     def of(labels, image=0):
         sample = Sample({"seg": LabelMap(np.full((4, 4), labels, np.uint8))}, {}, np.full((4, 4, 3), image, np.uint8))
         return fingerprint(type("Set", (list,), {"classes": ("a",)})([sample]))["sha256"]

@@ -23,7 +23,7 @@ CASES = json.loads((Path(__file__).parent / "golden" / "lr_schedules.json").read
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "+".join(spec["type"] for spec in case["schedulers"]))
-def test_rates_are_the_reference_s(case: dict[str, Any]) -> None:
+def test_rates_equal_the_reference(case: dict[str, Any]) -> None:
     groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr, "initial_lr": lr} for lr in case["base_lr"]]
     optimizer = torch.optim.SGD(groups)
     chain = [build("schedules", spec) for spec in case["schedulers"]]
@@ -43,7 +43,7 @@ def test_a_floor_is_given_once() -> None:
         CosineAnnealingLR(eta_min=0.1, eta_min_ratio=0.1)
 
 
-def test_an_unknown_way_to_anneal_is_refused() -> None:
+def test_an_unknown_annealing_strategy_is_refused() -> None:
     with pytest.raises(UsageError, match="'cos' or 'linear'"):
         OneCycleLR(eta_max=0.1, anneal_strategy="cosine")
 
@@ -127,7 +127,7 @@ def test_a_resumed_run_has_the_rates_of_a_whole_one(resume_at: int) -> None:
 
 
 @pytest.mark.parametrize("mode", ["triangular", "triangular2", "exp_range"])
-def test_cycles_are_torch_s(mode: Any) -> None:
+def test_cycles_equal_those_of_torch(mode: Any) -> None:
     optimizer, wanted = sgd(), []
     arguments = {"base_lr": 0.01, "max_lr": 0.5, "step_size_up": 3, "step_size_down": 4, "mode": mode, "gamma": 0.9}
     torchs = torch.optim.lr_scheduler.CyclicLR(optimizer, cycle_momentum=False, **arguments)
@@ -182,7 +182,7 @@ CURVE = [1.0, 0.9, 0.91, 0.92, 0.93, 0.85, 0.86, 0.87, 0.88, 0.89, 0.9, 0.91, 0.
         {"patience": 0, "min_value": 0.02},
     ],
 )
-def test_a_plateau_is_where_torch_sees_one(options: dict[str, Any]) -> None:
+def test_plateaus_equal_those_of_torch(options: dict[str, Any]) -> None:
     optimizer = sgd()
     named = {"threshold_mode": options.get("threshold_rule", "rel"), "min_lr": options.get("min_value", 0.0)}
     others = {name: value for name, value in options.items() if name not in ("threshold_rule", "min_value")}

@@ -93,7 +93,7 @@ def test_one_sample_that_does_not_fit_is_an_error(make_runner):
 
 
 @pytest.mark.parametrize("case", ["another error", "switched off", "in the update"])
-def test_what_cannot_be_helped_is_raised_at_once(case):
+def test_other_errors_are_raised_immediately(case):
     model, options = limited(1), {}
     if case == "another error":
         model.words = "shapes do not match"
@@ -138,7 +138,7 @@ def test_the_parts_are_the_batch():
     assert first.sizes == batch.sizes[:1]
 
 
-def test_the_system_s_words_are_known():
+def test_memory_errors_of_the_system_are_recognised():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)

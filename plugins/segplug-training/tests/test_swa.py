@@ -43,7 +43,7 @@ class Watch:
         self.validated[run.iteration] = copy.deepcopy(run.model)
 
 
-def test_the_average_has_statistics_of_its_own_and_training_keeps_its(make_runner):
+def test_the_average_has_separate_statistics_from_training(make_runner):
     plain, watch = Watch(), Watch()
     torch.manual_seed(0)
     model = Normalised()

@@ -62,7 +62,7 @@ def invoke(*arguments):
     return CliRunner().invoke(sweep.command, [*map(str, arguments)])
 
 
-def test_every_combination_is_run_once_and_its_mean_and_deviation_are_those_of_the_runs(config, made, tmp_path):
+def test_every_combination_is_run_once_and_tabulated_with_mean_and_deviation(config, made, tmp_path):
     calls, _ = made
     arguments = (config, f"{LR}=[1e-3,1e-1]", "schedule.iterations=2", "--seeds", 2, "--out", tmp_path / "out")
     done = invoke(*arguments)
@@ -88,7 +88,7 @@ def test_every_combination_is_run_once_and_its_mean_and_deviation_are_those_of_t
     assert again.output == done.output
 
 
-def test_a_sweep_that_was_ended_goes_on_and_a_failed_run_stops_no_other(config, made, tmp_path, caplog):
+def test_an_interrupted_sweep_resumes_and_a_failed_run_does_not_stop_others(config, made, tmp_path, caplog):
     calls, codes = made
     codes.update({1: 1, 2: 143})
     (tmp_path / "out").mkdir()
@@ -125,12 +125,12 @@ def test_lists_vary_and_a_list_of_a_list_is_one_value():
         read_varied(["a=[]"])
 
 
-def test_what_is_wrong_with_one_combination_is_said_before_any_runs(config, made):
+def test_an_invalid_combination_is_reported_before_any_run(config, made):
     assert isinstance(invoke(config, "optim.batch_size=[4,-1]").exception, ConfigError)
     assert made[0] == []
 
 
-def test_names_are_those_of_folders_and_differ(config):
+def test_names_of_runs_are_valid_unique_folder_names(config):
     slashed = [entry.name for entry in combinations(config, ["load_from=[a/b,a_b]"])]
     assert len(set(slashed)) == 2
     assert not any("/" in name for name in slashed)
@@ -145,7 +145,7 @@ def test_the_cost_of_a_model_is_measured(config, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_processes_of_a_sweep_that_is_terminated_save_and_go_on(config, tmp_path, monkeypatch):
+def test_runs_of_a_terminated_sweep_save_and_resume(config, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", FOLDER)
     out = tmp_path / "out"
     words = [sys.executable, "-m", "segkernel", "sweep", config, "--seeds", "2", "schedule.iterations=300"]

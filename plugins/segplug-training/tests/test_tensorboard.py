@@ -106,7 +106,7 @@ def steps(work_dir: Path, tag: str) -> list[int]:
     return [event.step for event in events(work_dir).Scalars(tag)]
 
 
-def test_losses_rate_speed_and_figures_become_curves(tmp_path: Path) -> None:
+def test_losses_rate_speed_and_metrics_become_curves(tmp_path: Path) -> None:
     make(tmp_path, iterations=20).run()
     tags = set(events(tmp_path).Tags()["scalars"])
     assert {"train/loss", "train/decode.loss_ce", "train/lr", "train/images_per_second"} <= tags
@@ -128,7 +128,7 @@ def test_the_test_after_training_is_written_too(tmp_path: Path) -> None:
     assert steps(tmp_path, "test_IoU/left") == [10]
 
 
-def test_the_same_pictures_are_drawn_at_every_validation(tmp_path: Path) -> None:
+def test_the_same_images_are_drawn_at_every_validation(tmp_path: Path) -> None:
     make(tmp_path, iterations=20, hooks=[TensorBoardHook(interval=2)], test=TwoHalves()).run()
     found = events(tmp_path)
     names = ["half_0", "half_2"]
@@ -197,7 +197,7 @@ def test_a_model_that_cannot_be_traced_goes_without(tmp_path: Path, caplog: pyte
     assert "graph of the model is skipped" in caplog.text
 
 
-def test_no_pictures_when_none_are_wanted(tmp_path: Path) -> None:
+def test_images_can_be_disabled(tmp_path: Path) -> None:
     make(tmp_path, iterations=10, hooks=[TensorBoardHook(pictures=0)]).run()
     assert events(tmp_path).Tags()["images"] == []
 
@@ -247,6 +247,6 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         TensorBoardHook().before_train(SimpleNamespace(is_main=True, work_dir=tmp_path, iteration=0, config={}))
 
 
-def test_a_negative_number_of_pictures_is_refused() -> None:
+def test_a_negative_number_of_images_is_refused() -> None:
     with pytest.raises(UsageError, match="pictures"):
         TensorBoardHook(pictures=-1)

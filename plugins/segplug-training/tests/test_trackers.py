@@ -68,7 +68,7 @@ def test_mlflow_gets_records_parameters_and_the_config(tracker, make_runner):
     assert tracker.of("end_run") == [("FINISHED",)]
 
 
-def test_a_failed_run_is_told_as_such(tracker, make_runner):
+def test_a_failed_run_is_marked_as_failed(tracker, make_runner):
     class Fail:
         @hookimpl
         def after_train_iteration(self):
@@ -82,7 +82,7 @@ def test_a_failed_run_is_told_as_such(tracker, make_runner):
 
 
 @pytest.mark.parametrize(("kind", "begin", "key"), [(WandbHook, "init", "id"), (MLflowHook, "start_run", "run_id")])
-def test_a_resumed_run_goes_on_in_the_tracker_s(tracker, make_runner, kind, begin, key):
+def test_a_resumed_run_continues_the_run_of_the_tracker(tracker, make_runner, kind, begin, key):
     first = make_runner(kind(), CheckpointHook(), folder="first")
     first.run()
     again = make_runner(kind(), iterations=8, folder="again")
@@ -92,7 +92,7 @@ def test_a_resumed_run_goes_on_in_the_tracker_s(tracker, make_runner, kind, begi
 
 
 @pytest.mark.parametrize("kind", [WandbHook, MLflowHook])
-def test_a_missing_package_is_an_error_with_the_line_that_installs_it(monkeypatch, make_runner, kind):
+def test_the_error_of_a_missing_package_shows_the_install_command(monkeypatch, make_runner, kind):
     monkeypatch.setitem(sys.modules, kind.package, None)
     with pytest.raises(SegKernelError, match=rf"pip install 'segplug-training\[{kind.package}\]'"):
         make_runner(kind()).run()

@@ -52,7 +52,7 @@ def test_a_label_that_is_no_class_gives_no_number() -> None:
 
 
 @pytest.mark.parametrize("logits", [torch.randn(1, 2, 2, 3).double(), torch.randn(1, 1025, 1, 2)], ids=range(2))
-def test_what_does_not_fit_is_taken_in_tiles(logits: torch.Tensor) -> None:
+def test_unsupported_inputs_are_processed_in_tiles(logits: torch.Tensor) -> None:
     logits, target = logits.to(DEVICE), torch.ones(1, 4, 5, dtype=torch.long, device=DEVICE)
     options, grad = (None, 255, 0.0, False), torch.ones(1, 4, 5, device=DEVICE, dtype=logits.dtype)
     assert torch.equal(triton_loss.forward(logits, target, *options), upsampled.tiled(logits, target, *options))

@@ -1,4 +1,4 @@
-"""Addresses, and names of the zoos' ``weights.yaml``: downloaded once, checked, and kept in a cache.
+"""Weights from URLs, or from names in the zoos' ``weights.yaml``: downloaded once, verified and cached.
 
 Downloads().locate("https://host/resnet50-0676ba61.pth")       # a path in the cache
 Downloads().locate("torchvision://resnet50")
@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 class Downloads(WeightFormat):
     """Files from the network; cached files need no network.
 
-    An address may end in ``#sha256=...``, all of the checksum or its first digits; a name like
-    ``resnet50-0676ba61.pth`` holds the first digits as well.
+    A URL may end in ``#sha256=`` and the checksum or its first digits. A file name like ``resnet50-0676ba61.pth``
+    contains the first digits too.
     """
 
     def locates(self, source: str) -> bool:
@@ -45,8 +45,8 @@ class Downloads(WeightFormat):
         """Return the cached file.
 
         Raises:
-            CheckpointError: It cannot be downloaded, is cut short, or has another checksum, and nothing is kept; or no
-                zoo has the name.
+            CheckpointError: When the file cannot be downloaded, is truncated or has another checksum (nothing is kept
+                then), or no zoo has the name.
         """
         if source.startswith(("http://", "https://")):
             return fetch(source)
@@ -59,7 +59,7 @@ class Downloads(WeightFormat):
 
 
 def known_weights() -> dict[str, Any]:
-    """Return the addresses, or mappings of ``url`` and ``sha256``, of all zoos' ``weights.yaml`` by name."""
+    """Return the URLs, or mappings of ``url`` and ``sha256``, from all zoos' ``weights.yaml`` by name."""
     table: dict[str, Any] = {}
     for name, folder in reversed(folders().items()):
         problems: list[Problem] = []
@@ -69,15 +69,15 @@ def known_weights() -> dict[str, Any]:
 
 
 def fetch(address: str, sha256: str = "") -> Path:
-    """Return the cached file of an address; download it first if it is not there.
+    """Return the cached file of a URL; download it first if it is missing.
 
     Args:
-        address: With https, perhaps with ``#sha256=...``; or with http and a whole SHA-256.
+        address: An https URL, optionally with ``#sha256=...``; or an http URL with the complete SHA-256.
         sha256: First hexadecimal digits of the file's checksum.
 
     Raises:
-        CheckpointError: It cannot be downloaded, is cut short, or has another checksum; nothing is kept. What is in
-            the cache has another one by now. An http address comes without all of one.
+        CheckpointError: When the file cannot be downloaded, is truncated or has another checksum (nothing is kept
+            then); when the cached file has another checksum; when an http URL comes without the complete SHA-256.
     """
     url, fragment = urldefrag(address)
     last = unquote(urlparse(url).path).rpartition("/")[2]
@@ -86,7 +86,7 @@ def fetch(address: str, sha256: str = "") -> Path:
     target = cache_folder() / "weights" / hashlib.sha256(url.encode()).hexdigest()[:8] / file_name(last)
     found = re.search(r"-([0-9a-f]{8,64})\.\w+$", last)
     wanted = (sha256 or fragment.removeprefix("sha256=") or (found[1] if found else "")).lower()
-    whole = len(wanted) == _DIGITS  # a prefix, of the name for instance, can be forged in hours
+    whole = len(wanted) == _DIGITS  # a file that matches a prefix, as in file names, can be forged in hours
     if not whole and url.startswith("http:"):
         message = f"http does not prevent tampering; use https, or add #sha256= and all {_DIGITS} digits"
         raise CheckpointError(f"{url}: {message}")

@@ -1,9 +1,9 @@
 """Networks of inverted residuals, MobileNetV2, MobileNetV3 and EfficientNet, as torchvision and timm publish them.
 
-Both pad all sides equally. Our MobileNetV3 and EfficientNet pad as TensorFlow does where they stride, which is the
-same for odd sizes; ``conv_cfg: null`` makes it the same everywhere in an EfficientNet. Norms of torchvision's
-MobileNetV3, and of its EfficientNet b5 to b7, have an ``eps`` of 1e-3, of its other EfficientNets 1e-5; timm's have
-1e-5, or 1e-3 where the name of the model begins with tf.
+Their models pad all sides equally. Strided convolutions of our MobileNetV3 and EfficientNet pad as TensorFlow does,
+which is the same for odd sizes; ``conv_cfg: null`` makes an EfficientNet pad all sides equally for all sizes. ``eps``
+of the norms is 1e-3 in torchvision's MobileNetV3 and EfficientNet b5 to b7, and 1e-5 in its other EfficientNets; in
+timm, it is 1e-3 in models whose name begins with tf, and 1e-5 in the others.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from segplug_backbones.mobilenet_v3 import MobileNetV3
 from segplug_backbones.weight_formats.renaming import Renaming, Weights, without_prefix
 
 Place = tuple[int, ...]
-"""The number of a block, or those of its stage and itself."""
+"""The number of a block, or the numbers of its stage and of the block in it."""
 Names = dict[str, str]
 INSIDE = {
     1: ("",),
     2: ("depthwise_conv.", "linear_conv."),
     3: ("expand_conv.", "depthwise_conv.", "linear_conv."),
 }
-"""Our names of a block's convolutions, by how many it has."""
+"""Our prefixes of a block's convolutions, by their number."""
 TIMM_INSIDE = (
     ("conv_exp", "conv_pwl"),
     ("conv_pw", "conv_dw", "conv_pwl"),
     ("conv_dw", "conv_pw"),
     ("conv",),
 )
-"""timm's; each is followed by a norm, bn1, bn2, ..."""
+"""timm's names of a block's convolutions; their norms are bn1, bn2, ... in the same order."""
 SAME_STAGE = {1: 1, 2: 2, 3: 3, 4: 4, 5: 4, 6: 5, 7: 5}
-"""Ours of the stages of an EfficientNet, counted from 1: we count those that halve the map."""
+"""Our stage number of each published EfficientNet stage, counted from 1."""
 
 
 class InvertedResiduals(Renaming):
-    """Renames layer by layer: a key is a layer's name and that of its tensor."""
+    """Renames layer by layer: a key consists of the names of a layer and of its tensor."""
 
     block: ClassVar[str]
-    """A pattern of a layer's name in a block: the place of the block, then the layer's name in it."""
+    """Regex for a layer in a block, with two groups: the place of the block, and the layer's name in it."""
 
     def convert(self, module: nn.Module, weights: Weights) -> Weights:
         weights = without_prefix(weights)
@@ -64,7 +64,7 @@ class InvertedResiduals(Renaming):
         return {f"{names.get(layer, layer)}.{leaf}": weights[key] for key, (layer, _, leaf) in parts.items()}
 
     def ends(self, module: nn.Module) -> Names:
-        """Return our names of the layers before and behind the blocks."""
+        """Return our names of the layers before and after the blocks."""
         raise NotImplementedError
 
     def inside(self, module: nn.Module, layers: Collection[str]) -> Names:
@@ -73,7 +73,7 @@ class InvertedResiduals(Renaming):
 
 
 class TimmInvertedResiduals(InvertedResiduals):
-    """timm's names, the same for all three kinds of network."""
+    """timm's names, which all three networks share."""
 
     mark = r"^blocks\.0\.0\.(conv_dw|conv_exp)\.weight$"
     block = r"^blocks\.(\d+\.\d+)\.(.+)$"
@@ -152,12 +152,12 @@ def _stem(module: nn.Module) -> str:
 
 
 def _ours(module: nn.Module, count: int) -> tuple[str, ...]:
-    """Return our names of a block's convolutions, each one's with its norm's."""
+    """Return our prefixes of a block's convolutions, which their norms share."""
     return tuple(f"conv.{i}." for i in range(count)) if isinstance(module, MobileNetV2) else INSIDE[count]
 
 
 def _places(module: nn.Module, theirs: Collection[Place]) -> Mapping[Place, str]:
-    """Return our names of their blocks, which are in order."""
+    """Map the places of published blocks, which are sorted, to our names of the blocks."""
     if isinstance(module, MobileNetV2):
         ours = [f"layer{i}.{block}" for i, (_, _, count) in enumerate(STAGES, start=1) for block in range(count)]
         return dict(zip(theirs, ours))

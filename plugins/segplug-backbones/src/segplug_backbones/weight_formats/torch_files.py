@@ -1,4 +1,4 @@
-"""Files of `torch.save` that hold more than plain data, as mmengine writes them. No code in a file is ever run."""
+"""Files of `torch.save` with other objects than plain data, as mmengine writes them. Code in a file is never run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from segkernel.interfaces.model import WeightFormat
 
 
 class TorchCheckpoint(WeightFormat):
-    """Checkpoints of MMSegmentation and mmengine, whose histories and NumPy values are left out."""
+    """Checkpoints of MMSegmentation and mmengine, without their message histories and NumPy values."""
 
     suffixes: ClassVar = SUFFIXES
 
@@ -33,7 +33,7 @@ class TorchCheckpoint(WeightFormat):
 
 
 class _Dropped:
-    """Stands in for a class or function that old files name: takes any arguments and state, and keeps none."""
+    """Replaces a class or function that a file refers to: accepts any arguments and state, and discards them."""
 
     def __new__(cls, *arguments: Any, **more: Any) -> _Dropped:
         return object.__new__(cls)
@@ -46,7 +46,7 @@ class _Dropped:
 _NUMPY_TYPES = ("Bool", "Int8", "UInt8", "Int16", "UInt16", "Int32", "UInt32", "Int64", "UInt64", "Float16", "Float32")
 _STAND_INS = (
     "mmengine.logging.history_buffer.HistoryBuffer",
-    "builtins.getattr",  # how a HistoryBuffer names its own methods
+    "builtins.getattr",  # by which a pickled HistoryBuffer refers to its methods
     "_codecs.encode",
     "numpy.ndarray",
     "numpy.dtype",
@@ -66,12 +66,12 @@ _DROPPED: list[Any] = [_stand_in(path) for path in _STAND_INS]
 
 @contextlib.contextmanager
 def _stand_ins() -> Iterator[None]:
-    """Let torch unpickle the stand-ins as the classes they are named after; process-wide, so hold `LOADING`."""
+    """Let torch unpickle the stand-ins in place of the classes they are named after; process-wide: hold `LOADING`."""
     if hasattr(torch.serialization, "safe_globals"):  # since torch 2.5
         with torch.serialization.safe_globals(_DROPPED):
             yield
         return
-    before = list(torch.serialization.get_safe_globals())  # torch 2.4 gives its own list, and adds to it
+    before = list(torch.serialization.get_safe_globals())  # torch 2.4 returns its internal list, which it extends
     torch.serialization.add_safe_globals(_DROPPED)
     try:
         yield
@@ -81,7 +81,7 @@ def _stand_ins() -> Iterator[None]:
 
 
 def _without_dropped(value: Any) -> Any:
-    """Return ``value`` without what the stand-ins swallowed; a state dict keeps its ``_metadata``."""
+    """Remove all entries that are stand-ins; a state dict keeps its ``_metadata``."""
     if isinstance(value, dict):
         for key in [key for key, entry in value.items() if isinstance(entry, _Dropped) or isinstance(key, _Dropped)]:
             del value[key]

@@ -1,4 +1,4 @@
-"""Twins as their authors, timm and mmpretrain publish them."""
+"""Twins as published by their authors, timm and mmpretrain."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from segplug_backbones.weight_formats.renaming import Renaming, Weights
 
 
 class OfficialTwins(Renaming):
-    """PCPVT and SVT: global attention projects queries apart from keys and values, window attention together.
+    """PCPVT and SVT: global attention projects queries separately from keys and values, window attention jointly.
 
-    A classifier has one norm, behind the last stage, which becomes that of the stage where there is one.
+    A classifier has one norm, after the last stage; it becomes the norm of that stage in a backbone with such norms.
     """
 
     mark = r"^pos_block\.0\.proj\.0\.weight$"

@@ -1,4 +1,4 @@
-"""Vision transformers of timm, DeiT, mmpretrain, CLIP and the JAX originals."""
+"""Vision transformers of timm, DeiT, mmpretrain, CLIP and the original JAX models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from segplug_backbones.weight_formats.renaming import Renaming, Weights, rename,
 
 
 class TimmViT(Renaming):
-    """timm's names, which DeiT's and many others' files have as well."""
+    """timm's names, which DeiT and many other models use too."""
 
     mark = r"^blocks\.0\.attn\.qkv\.weight$"
     rules: ClassVar = (
@@ -47,8 +47,10 @@ class MMPretrainViT(Renaming):
 
 
 class CLIPViT(Renaming):
-    """The image encoder in the names of OpenAI and of OpenCLIP. It needs ``pre_norm``; its last norm is for the class
-    token and is taken where there is a ``final_norm``."""
+    """The image encoder with OpenAI's and OpenCLIP's names. The backbone needs ``pre_norm=True``.
+
+    CLIP's last norm, which CLIP applies to the class token only, is loaded if the backbone has ``final_norm=True``.
+    """
 
     mark = r"^visual\.class_embedding$"
     rules: ClassVar = (
@@ -75,7 +77,7 @@ class CLIPViT(Renaming):
 
 
 class JaxViT(Renaming):
-    """The arrays of the original models (.npz), (in, out) where torch has (out, in), heads as an axis of their own."""
+    """Arrays of the original models (.npz): (in, out) in place of torch's (out, in), with a separate axis for heads."""
 
     mark = r"^Transformer/encoderblock_0/"
     rules: ClassVar = (
