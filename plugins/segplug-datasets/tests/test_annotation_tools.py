@@ -87,7 +87,7 @@ def test_shapes_of_labelme(tmp_path: Path, drawn: Any, expected: list[str]) -> N
     assert picture(dataset, 1) == rows(0, "", 0)
 
 
-def test_later_shapes_of_labelme_lie_on_top(tmp_path: Path) -> None:
+def test_later_shapes_of_labelme_cover_earlier_ones(tmp_path: Path) -> None:
     root = labelme(tmp_path, shape("cat", "polygon", *SQUARE), shape("ant", "rectangle", [0, 0], [8, 6]))
     assert picture(LabelmeDataset(root)) == ["11111111"] * 6
     assert picture(LabelmeDataset(root, overlap="smaller"))[1] == "12221111"

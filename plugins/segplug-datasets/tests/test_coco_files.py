@@ -140,7 +140,7 @@ def test_some_samples_and_a_config(tmp_path: Path) -> None:
     assert (seg(dataset, 0) == 1).all()
 
 
-def test_boxes_alone(tmp_path: Path) -> None:
+def test_annotations_with_boxes_only(tmp_path: Path) -> None:
     root = put(tmp_path, [annotation(1, [], bbox=[1, 1, 2, 2])])
     with pytest.raises(DataError, match=r"annotation 5: an object has no outline\s+set 'boxes'"):
         load(root)[1]

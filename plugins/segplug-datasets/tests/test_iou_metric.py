@@ -90,7 +90,7 @@ def test_a_class_predicted_but_absent_counts_as_wrong() -> None:
     assert metric.compute()["IoU.b"] == 0
 
 
-def test_ids_above_the_classes_are_wrong_but_no_error() -> None:
+def test_ids_above_the_classes_count_as_wrong() -> None:
     metric = IoUMetric(classes=["a", "b"])
     metric.update(np.array([[0, 9, 255]], np.uint8), np.array([[0, 0, 1]], np.uint8))
     metrics = metric.compute()

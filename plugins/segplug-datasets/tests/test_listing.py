@@ -149,7 +149,7 @@ def test_a_sample_may_be_called_like_a_column_or_a_remark(tmp_path: Path) -> Non
     assert named(split(tmp_path, "image\n#1\n")) == ["image", "#1"]
 
 
-def test_a_name_with_blanks_is_one(tmp_path: Path) -> None:
+def test_a_name_may_contain_spaces(tmp_path: Path) -> None:
     pairs(tmp_path, "my photo 1", "b")
     assert named(split(tmp_path, "my photo 1\nb")) == ["my photo 1", "b"]
     assert named(split(tmp_path, "my photo 1.png,my photo 1.png\nb.png,b.png")) == ["my photo 1", "b"]
@@ -198,7 +198,7 @@ def test_names_are_found_as_other_systems_write_them(tmp_path: Path) -> None:
     assert NamedFiles(tmp_path).find("b.png") is None
 
 
-def test_coco_images_lie_in_the_folder_of_their_subset(tmp_path: Path) -> None:
+def test_coco_images_are_found_in_the_folder_of_their_subset(tmp_path: Path) -> None:
     write_coco_example(tmp_path)
     (tmp_path / "images").rename(tmp_path / "default")
     put(tmp_path / "images")
@@ -209,7 +209,7 @@ def test_coco_images_lie_in_the_folder_of_their_subset(tmp_path: Path) -> None:
     assert (dataset[0]["seg"].array == 1).any()
 
 
-def test_annotations_of_utf16_say_so(tmp_path: Path) -> None:
+def test_annotations_in_utf16_are_reported(tmp_path: Path) -> None:
     write_coco_example(tmp_path)
     (tmp_path / "a.json").write_text((tmp_path / "a.json").read_text(), encoding="utf-16")
     with pytest.raises(DataError, match=r"a\.json: the annotations are UTF-16: save them as UTF-8"):
@@ -266,7 +266,7 @@ def test_yolo_folders_of_another_machine(tmp_path: Path, train: str) -> None:
     assert (YoloSegDataset(data_root=tmp_path)[0]["seg"].array == 1).any()
 
 
-def test_cvat_of_another_encoding_says_so(tmp_path: Path) -> None:
+def test_cvat_in_another_encoding_is_reported(tmp_path: Path) -> None:
     put(tmp_path / "images", "a.png")
     for encoding in ("utf-16", "gbk", "iso-8859-1"):
         text = CVAT.replace('"1.0"', f'"1.0" encoding="{encoding}"').format('<image name="a.png"/>')

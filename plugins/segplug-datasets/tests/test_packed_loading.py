@@ -18,7 +18,7 @@ from segplug_datasets.transforms.place import RandomCrop, RandomFlip
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="cannot fork; starting workers afresh takes long")
-def test_batches_are_those_of_the_files(tmp_path: Path) -> None:
+def test_batches_equal_those_of_the_files(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from segkernel.data import Loader
 

@@ -47,7 +47,7 @@ def test_an_array_gets_the_values_that_its_file_would(tmp_path: Path, options: d
     assert np.array_equal(reader(array), RasterDataset(tmp_path, **options)[0].image)
 
 
-def test_an_array_of_too_few_bands_says_so() -> None:
+def test_an_array_with_too_few_bands_is_refused() -> None:
     with pytest.raises(DataError, match="2 bands, but 'bands' has 4"):
         predictor("RasterDataset", bands=[4, 0, 2]).read(np.zeros((8, 8, 2), np.uint16))
 

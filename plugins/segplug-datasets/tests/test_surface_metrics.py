@@ -65,7 +65,7 @@ def test_a_shifted_square_by_hand() -> None:
     assert metric.compute()["HD100.thing"] == 3
 
 
-def test_equal_regions_are_at_no_distance() -> None:
+def test_equal_regions_have_distance_zero() -> None:
     metric = HausdorffMetric(classes=[*CLASSES, "never"])
     metric.update(square(3, 3), square(3, 3))
     metrics = metric.compute()

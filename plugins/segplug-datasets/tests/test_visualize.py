@@ -53,7 +53,7 @@ def test_the_legend_shows_only_classes_that_occur(picture: np.ndarray) -> None:
     assert green not in colors
 
 
-def test_draw_writes_its_picture(tmp_path: Path, picture: np.ndarray, labels: np.ndarray) -> None:
+def test_draw_writes_its_image(tmp_path: Path, picture: np.ndarray, labels: np.ndarray) -> None:
     drawn = draw(picture, labels, out_file=tmp_path / "out/drawn.png")
     assert np.array_equal(image.read(tmp_path / "out/drawn.png"), drawn)
 

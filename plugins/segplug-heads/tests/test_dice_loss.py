@@ -19,7 +19,7 @@ def perfect(labels: torch.Tensor) -> torch.Tensor:
     return 50.0 * torch.nn.functional.one_hot(labels % 255, 3).movedim(-1, 1)
 
 
-def test_right_everywhere_is_zero(labels: torch.Tensor) -> None:
+def test_correct_everywhere_is_zero(labels: torch.Tensor) -> None:
     labels = labels % 255
     assert DiceLoss(use_sigmoid=False)(perfect(labels), labels).item() == pytest.approx(0, abs=1e-4)
 

@@ -183,7 +183,7 @@ def test_far_errors_cost_more_than_near_ones() -> None:
     assert loss(confident(wide, 2), labels) > loss(confident(near, 2), labels) > 0
 
 
-def test_divergence_from_ones_own_scores_is_0() -> None:
+def test_divergence_from_equal_scores_is_0() -> None:
     scores, _ = batch()
     assert KLDivLoss(log_input=True)(scores, scores).abs().max().item() < 1e-6
     assert KLDivLoss(log_input=True, reduction="sum")(scores, -scores).min().item() > 1

@@ -64,6 +64,6 @@ def test_a_run_ends_with_a_checkpoint(make_runner):
     assert [path.name for path in (runner.work_dir / "checkpoints").glob("iter*.pt")] == ["iter_0000003.pt"]
 
 
-def test_a_metric_that_is_not_there_is_an_error_with_the_near_ones(make_runner):
+def test_a_missing_metric_is_an_error_with_similar_names(make_runner):
     with pytest.raises(UsageError, match="no metric 'los'; did you mean 'loss'"):
         make_runner(EarlyStoppingHook("los")).train()

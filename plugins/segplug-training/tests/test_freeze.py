@@ -67,7 +67,7 @@ def test_what_the_config_froze_stays_frozen(make_runner):
     assert not any(parameter.requires_grad for parameter in model.backbone.parameters())
 
 
-def test_a_part_that_is_not_there_is_named_with_the_near_ones(make_runner):
+def test_a_missing_part_is_reported_with_similar_names(make_runner):
     with pytest.raises(UsageError, match="no module 'backbon'; did you mean 'backbone'"):
         make_runner(FreezeHook(["backbon"])).train()
 

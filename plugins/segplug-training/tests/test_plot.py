@@ -143,7 +143,7 @@ def test_a_broken_line_is_named(run: Path, line: str) -> None:
     assert error.value.path == str(path)
 
 
-def test_an_empty_log_says_so(tmp_path: Path) -> None:
+def test_an_empty_log_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no metrics yet"):
         read_curves(write(tmp_path / "empty", []))
 

@@ -151,7 +151,7 @@ def test_maps_of_every_kind_are_painted() -> None:
     assert shown(np.full((2, 2, 5), 7, np.int16)).tolist() == [[[0] * 3] * 2] * 2
 
 
-def test_of_many_images_the_first_and_every_fiftieth_is_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_first_and_every_fiftieth_image_are_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(TwoHalves, "__len__", lambda self: 120)
     make(tmp_path / "all", iterations=1).run()
     make(tmp_path / "two", iterations=1, hooks=[TensorBoardHook(pictures=2)]).run()
@@ -159,7 +159,7 @@ def test_of_many_images_the_first_and_every_fiftieth_is_drawn(monkeypatch: pytes
     assert events(tmp_path / "two").Tags()["images"] == [f"val_pictures/half_{index}" for index in (0, 50)]
 
 
-def test_config_and_hyper_parameters_are_there(tmp_path: Path) -> None:
+def test_config_and_hyperparameters_are_written(tmp_path: Path) -> None:
     config = {"model": {"type": "Tiny"}, "optim": {"optimizer": {"lr": 0.1}}, "hooks": [{"type": "X"}]}
     runner = make(tmp_path, iterations=10, config=config, seed=3)
     runner.run()
@@ -188,7 +188,7 @@ def test_a_graph_is_traced_on_demand_and_training_is_as_without_it(tmp_path: Pat
     assert "conv" in str(events(tmp_path / "True").Graph())
 
 
-def test_a_model_that_cannot_be_traced_goes_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_untraceable_model_has_no_graph(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     runner = make(tmp_path, iterations=2, hooks=[TensorBoardHook(graph=True)])
     runner.model.forward = lambda images: {"not": "tensors"}
     runner.model.loss = lambda images, targets: {"loss": runner.model.conv(images).sum()}
