@@ -166,7 +166,7 @@ NAMES = {
     "quickstrat": ("no config is called 'quickstrat'", "quickstart"),
     "segplug-heads::quick": ("no config is called 'quick'", "seg-kernel models"),
     "segplug-heds::quickstart": ("no package segplug-heds with configs", "segplug-heads::quickstart"),
-    "mmseg::pspnet_r50-d8": ("no package mmseg with configs", "without mmseg::"),
+    "mmseg::pspnet_r50-d8": ("no package mmseg with configs", "omit mmseg::"),
 }
 
 

@@ -81,8 +81,12 @@ def read(path: Path, make: MakeTensor, alone: bool, group: dist.ProcessGroup | N
     Raises:
         CheckpointError: When the folder is missing or damaged. No code in it is run.
     """
-    content = read_torch(path)
-    folder = path.parent / file_name(str(content.pop(FOLDER)))
+    try:
+        content = read_torch(path)
+        folder = path.parent / file_name(str(content.pop(FOLDER)))
+    except Exception as error:  # whatever torch raises for a damaged file, or for one with code
+        message = f"{path}: not a sharded checkpoint; no code in it was run: {_reason(error)}"
+        raise CheckpointError(message) from error
     try:
         reader = _Reader(folder)
         entries: Mapping[str, Any] = reader.read_metadata().state_dict_metadata

@@ -50,9 +50,9 @@ def measure(runner: Runner) -> dict[str, float]:
     size = (runner.config.get("data") or {}).get("crop_size")
     batch = next(iter((runner.test_set or runner.val_set or runner.train_set).eval_batches()))  # type: ignore[union-attr]
     image = torch.randn(1, *batch.images.shape[1:2], *(size or batch.images.shape[2:]), device=device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:  # torch 2.4 counts nothing in inference mode
+        model(image)
     with torch.inference_mode():
-        with FlopCounterMode(display=False) as counter:
-            model(image)
         rate = _rate(lambda: runner.engine.predict(image), device)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {"params_M": parameters / 1e6, "GFLOPs": counter.get_total_flops() / 1e9, "images_per_s": rate}
