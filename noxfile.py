@@ -44,6 +44,8 @@ INSTALL = ("-q", "--no-compile", "-c", str(ROOT / "constraints.txt"))
 """Options of pip. Modules are compiled when imported; most installed ones never are."""
 SERVICES = {"wandb", "mlflow"}
 """Extras that no session installs: clients of servers, which tests replace; one pins old releases of other packages."""
+UNTESTED = SERVICES | {"docs"}
+"""Extras that no session with tests installs; ``docs`` is for the session of that name."""
 NEWEST_ONLY = {"timm", "albumentations"}
 """Extras of the session ``newest`` only: timm needs torchvision, which fits one torch; the other a second OpenCV."""
 HIGHER_BOUNDS = ("segplug-deploy",)
@@ -269,7 +271,7 @@ def install_wheels(session: nox.Session, built: dict[str, Path], tested: Iterabl
     session.install(*INSTALL, *named, *test_groups(chosen))
 
 
-def with_extras(name: str, wheel: Path, without: Iterable[str] = NEWEST_ONLY | SERVICES) -> str:
+def with_extras(name: str, wheel: Path, without: Iterable[str] = NEWEST_ONLY | UNTESTED) -> str:
     """Return pip's argument for a wheel with its extras."""
     extras = sorted(package(name).get("project", {}).get("optional-dependencies", {}).keys() - set(without))
     return f"{wheel}[{','.join(extras)}]" if extras else str(wheel)
@@ -306,8 +308,8 @@ def lint(session: nox.Session) -> None:
     refuse_unpinned(session)
 
 
-CHECKS = ("together", "third_party", "alone", "kernel", "compat")
-"""The sessions with tests, the longest first, so that the last one is short."""
+CHECKS = ("together", "third_party", "alone", "kernel", "compat", "docs")
+"""The sessions that `checks` runs, the longest first, so that the last one is short."""
 
 
 @nox.session(venv_backend="none")
@@ -405,6 +407,17 @@ def third_party(session: nox.Session) -> None:
 def third_party_folders() -> list[Path]:
     """Return the folders of the third-party packages in this repository."""
     return sorted(path.parent for parent in ("examples", "tests") for path in ROOT.glob(f"{parent}/*/pyproject.toml"))
+
+
+@nox.session
+@timed
+def docs(session: nox.Session) -> None:
+    """The documentation site, in build/site; every warning, such as a link to a missing heading, is an error."""
+    include(Path(session.virtualenv.location), full(), base())
+    install_wheels(session, wheels(), [])
+    session.install(*INSTALL, *package("seg-kernel")["project"]["optional-dependencies"]["docs"])
+    refuse_unpinned(session)
+    session.run("mkdocs", "build", "--strict", "--quiet", env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session
@@ -544,7 +557,7 @@ def tests(session: nox.Session) -> None:
 @timed
 def newest(session: nox.Session) -> None:
     """Quick tests and the kit with the newest versions of all requirements, including timm and albumentations."""
-    ours = [with_extras(name, path, SERVICES) for name, path in wheels().items()]
+    ours = [with_extras(name, path, UNTESTED) for name, path in wheels().items()]
     session.install("-q", "--upgrade", *TEST_TOOLS, *ours, *test_groups(wheels()))
     what = "the newest versions of all requirements, with all extras but mlflow and wandb"
     test_and_report(session, "Newest", [*wheels()], what)
@@ -578,11 +591,11 @@ def lower_bounds(names: Iterable[str]) -> dict[str, str]:
 
 
 def all_requirements(names: Iterable[str] = ("seg-kernel", *PLUGINS)) -> Iterator[Requirement]:
-    """Yield the requirements of packages, with extras except `NEWEST_ONLY` and `SERVICES`."""
+    """Yield the requirements of packages, with extras except `NEWEST_ONLY` and `UNTESTED`."""
     for name in names:
         table = package(name)["project"]
         extras = table.get("optional-dependencies", {})
-        for text in sum((extras[extra] for extra in extras.keys() - NEWEST_ONLY - SERVICES), table["dependencies"]):
+        for text in sum((extras[extra] for extra in extras.keys() - NEWEST_ONLY - UNTESTED), table["dependencies"]):
             if Requirement(text).name != "seg-kernel":
                 yield Requirement(text)
 
