@@ -7,6 +7,8 @@ import logging
 
 import pytest
 import torch
+import torch._functorch.config
+from torch._dynamo.backends.common import aot_autograd
 
 from segkernel.engine import LocalEngine
 from segkernel.errors import UsageError
@@ -114,12 +116,16 @@ def test_a_compiled_step_is_a_step(monkeypatch):
     assert compiled == [{"mode": "max-autotune"}]
 
 
-def test_an_uncompilable_model_runs_eagerly_with_one_warning(monkeypatch, caplog):
+@pytest.mark.parametrize("backward_only", [False, True])
+def test_an_uncompilable_model_runs_eagerly_with_one_warning(monkeypatch, caplog, backward_only):
     def broken(graph, inputs):
         raise OSError("no C++ compiler")
 
+    if backward_only and not hasattr(torch._functorch.config, "force_non_lazy_backward_lowering"):
+        pytest.skip("this torch compiles the backward pass when it runs")
     compile = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function, mode: compile(function, backend=broken))
+    backend = aot_autograd(fw_compiler=lambda graph, _: graph, bw_compiler=broken) if backward_only else broken
+    monkeypatch.setattr(torch, "compile", lambda function, mode: compile(function, backend=backend))
     (expected, plain), (found, ours) = steps(CUDAEngine("cpu")), steps(CUDAEngine("cpu", compile=True))
     assert [float(a["loss"]) for a in expected] == [float(b["loss"]) for b in found]
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), ours.parameters()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -32,6 +33,9 @@ class LossModule(nn.Module):
 class Compiled:
     """A function that torch compiles on the first call; if that fails, it runs uncompiled and logs the reason once.
 
+    The backward pass is compiled together with the forward pass, so that its failure shows here, before any gradient
+    is computed. Older releases of torch only compile it when it runs, where a failure ends the run.
+
     Args:
         function: Function or module to compile.
         options: Keyword arguments of `torch.compile`.
@@ -48,13 +52,22 @@ class Compiled:
         try:
             if self._compiled is None:
                 self._compiled = torch.compile(self.function, **self.options)
-            return self._compiled(*arguments)
+            with _backward_included():
+                return self._compiled(*arguments)
         except RuntimeError as error:
             if not _is_of_the_compiler(error):
                 raise
             self.failed, self._compiled = True, None
             log.warning("engine.compile: compilation failed, the model runs uncompiled: %s", _reason(error))
             return self.function(*arguments)
+
+
+def _backward_included() -> AbstractContextManager[Any]:
+    """Return a context in which torch compiles the backward pass at once."""
+    import torch._functorch.config as config
+
+    option = "force_non_lazy_backward_lowering"
+    return config.patch({option: True}) if hasattr(config, option) else nullcontext()
 
 
 def _is_of_the_compiler(error: RuntimeError) -> bool:
