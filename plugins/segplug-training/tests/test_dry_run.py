@@ -66,6 +66,8 @@ def test_the_predicted_peak_is_that_of_the_allocator():
     assert plan.memory.weights == weights
     assert plan.memory.optimizer == pytest.approx(2 * weights, rel=0.05)  # and counters
     assert plan.memory.shapes == {"backbone": [(2, 8, 176, 176)], "decode_head": [(2, 4, 176, 176)]}
+    feature_map, log_probabilities = 2 * 8 * 176 * 176 * 4, 2 * 4 * 704 * 704 * 4
+    assert plan.memory.parts == pytest.approx({"backbone": feature_map, "decode_head": log_probabilities}, rel=0.01)
 
 
 LIMITED = """
@@ -134,11 +136,14 @@ def write(tmp_path, **changes):
 
 def test_the_command_prints_tables_and_starts_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(command, ["run", write(tmp_path), "optim.batch_size=4", "--memory", "8GiB"])
+    head = "+optim.paramwise={custom_keys: {decode_head: {lr_mult: 10.0}}, bias_decay_mult: 0.0}"
+    done = CliRunner().invoke(command, ["run", write(tmp_path), "optim.batch_size=4", head, "--memory", "8GiB"])
     assert done.exception is None
     rows = [line.split() for line in done.output.splitlines()]
     assert ["decode_head", "2", "36", "36", "144", "bytes"] in rows
-    assert ["group", "0", "0.01", "0.1", "4", "260"] in rows
+    groups = [row[1:] for row in rows if row[:1] == ["group"]]
+    assert groups == [["0", "0.01", "0.1", "1", "216"], ["1", "0.01", "0", "1", "8"], ["2", "0.1", "0.1", "2", "36"]]
+    assert [row[0] for row in rows[-8:-3]] == ["gradients", "activations", "backbone", "decode_head", "batch,"]
     assert "iterations   20 of 4 samples = 10 epochs of 8" in done.output
     assert "validation   3 times, after iteration 8, 16, 20, of 8 samples" in done.output
     assert "of 8.0 GiB of memory" in done.output

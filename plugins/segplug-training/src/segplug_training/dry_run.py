@@ -109,7 +109,11 @@ class Plan:
         averages = found.weights * self._averages
         rows = [("weights", found.weights), ("averaged weights", averages), ("optimizer", found.optimizer)]
         rows += [("gathered weights", found.gathered)] if found.gathered else []
-        rows += [("gradients", found.gradients), ("activations", found.activations), ("peak", self.peak)]
+        rows += [("gradients", found.gradients), ("activations", found.activations)]
+        if found.failure is None:
+            rows += [(f"  {part}", size) for part, size in found.parts.items()]
+            rows += [("  batch, backward pass", found.activations - sum(found.parts.values()))]
+        rows += [("peak", self.peak)]
         text = text_table(("memory at the peak", "size"), [(name, size_text(size)) for name, size in rows])
         if self.memory.at_most:
             text += "\nupper bound: where a mask selects pixels, all are counted"

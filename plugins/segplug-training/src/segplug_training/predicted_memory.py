@@ -7,6 +7,7 @@ summed. Overhead of allocators and libraries is not included: a few percent, and
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ class StepMemory:
         optimizer: Bytes of the optimiser's state.
         gradients: Bytes of the gradients that exist at the peak.
         activations: Other bytes at the peak: feature maps kept for the backward pass, the batch, the loss.
+        parts: Bytes of the activations that the forward pass of each part of the model has allocated; the others are
+            the batch, and what the backward pass and the optimiser allocate.
         shapes: Output shapes of each part of the model, by name.
         at_most: Whether it is an upper bound, because sizes depend on values, such as the pixels that a mask selects.
         failure: Reason why only weights and optimiser are known; None if all are.
@@ -46,6 +49,7 @@ class StepMemory:
     optimizer: int = 0
     gradients: int = 0
     activations: int = 0
+    parts: dict[str, int] = field(default_factory=dict)
     shapes: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
     at_most: bool = False
     failure: str | None = None
@@ -82,7 +86,7 @@ def predict_memory(runner: Runner, mode: FakeTensorMode, batch: Batch) -> StepMe
     found.weights = tracker.current
     fake.map(tracker.add)
     try:
-        with mode, tracker, _Arrays(), _recorded(model, found.shapes):
+        with mode, tracker, _Arrays(), _recorded(model, found.shapes, tracker):
             runner.engine.train_step([fake])  # creates the optimiser's state
             tracker.forget_peak()
             runner.engine.train_step([fake] * min(runner.accumulate, 2))  # further ones add nothing
@@ -96,6 +100,7 @@ def predict_memory(runner: Runner, mode: FakeTensorMode, batch: Batch) -> StepMe
         grads = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         found.gradients = sum(grad.nbytes for grad in grads if tracker.was_there(grad))
         found.activations = tracker.peak - found.weights - found.optimizer - found.gradients
+        found.parts = {name: tracker.parts_at_peak[name] for name in found.shapes}
     return found
 
 
@@ -120,6 +125,10 @@ class MemoryTracker(TorchDispatchMode):
         super().__init__()
         self.distinct, self.at_most = distinct, False
         self.current = self.peak = 0
+        self.part = ""
+        """Name of the model's part whose forward pass runs, or has run last; empty outside of the forward pass."""
+        self.parts_at_peak: Counter[str] = Counter()
+        self._parts: Counter[str] = Counter()
         self._clock = self._peak_at = 0
         self._born: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
@@ -130,18 +139,22 @@ class MemoryTracker(TorchDispatchMode):
             self._clock += 1
             self._born[storage] = self._clock
             size = storage.nbytes()
+            if torch._C._current_graph_task_id() != -1:
+                self.part = ""
             self.current += size
-            weakref.finalize(storage, self._free, size)
+            self._parts[self.part] += size
+            weakref.finalize(storage, self._free, size, self.part)
             if self.current > self.peak:
-                self.peak, self._peak_at = self.current, self._clock
+                self.forget_peak()
         return tensor
 
-    def _free(self, size: int) -> None:
+    def _free(self, size: int, part: str) -> None:
         self.current -= size
+        self._parts[part] -= size
 
     def forget_peak(self) -> None:
         """Measure the peak from now on."""
-        self.peak, self._peak_at = self.current, self._clock
+        self.peak, self._peak_at, self.parts_at_peak = self.current, self._clock, self._parts.copy()
 
     def was_there(self, tensor: Tensor) -> bool:
         """Whether the storage of a live tensor existed at the peak."""
@@ -228,8 +241,14 @@ _AT_MOST: Mapping[Any, Callable[..., Any]] = {
 
 
 @contextmanager
-def _recorded(model: nn.Module, shapes: dict[str, list[tuple[int, ...]]]) -> Iterator[None]:
-    """Record the output shapes of each part of a model: its own, or else those of its last module."""
+def _recorded(model: nn.Module, shapes: dict[str, list[tuple[int, ...]]], tracker: MemoryTracker) -> Iterator[None]:
+    """Record the output shapes of each part of a model: its own, or else those of its last module; and which part runs.
+
+    A head's loss, which runs after its last module, counts as the head.
+    """
+
+    def enter(part: str) -> None:
+        tracker.part = part
 
     def note(part: str, output: Any) -> None:
         if torch._C._current_graph_task_id() == -1:  # skip recomputation in the backward pass
@@ -238,10 +257,10 @@ def _recorded(model: nn.Module, shapes: dict[str, list[tuple[int, ...]]]) -> Ite
             found = [shape for shape in found if len(shape) > 2]  # no losses
             shapes[part] = found or shapes.get(part, [])
 
+    modules = [(part, module) for part, child in model.named_children() for module in child.modules()]
     handles = [
-        module.register_forward_hook(lambda module, inputs, output, part=part: note(part, output))
-        for part, child in model.named_children()
-        for module in child.modules()
+        *(module.register_forward_pre_hook(lambda module, inputs, part=part: enter(part)) for part, module in modules),
+        *(module.register_forward_hook(lambda *seen, part=part: note(part, seen[-1])) for part, module in modules),
     ]
     try:
         yield
