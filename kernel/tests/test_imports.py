@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+import segkernel
+
 HEAVY = {"torch", "numpy", "cv2", "rich", "yaml"}
 CALL = "import sys; from segkernel.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
 
@@ -54,6 +56,10 @@ TORCH_FREE = [
 @pytest.mark.parametrize("module", ["segkernel", *(f"segkernel.{name}" for name in TORCH_FREE)])
 def test_modules_without_models_import_no_torch(module: str) -> None:
     assert "torch" not in modules_after(f"import {module}")
+
+
+def test_dir_of_the_kernel_shows_its_public_names() -> None:
+    assert {"Predictor", "Runner", "build", "run", "__version__"} <= set(dir(segkernel))
 
 
 def test_importing_the_kernel_imports_little() -> None:

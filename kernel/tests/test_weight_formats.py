@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segkernel import checkpoint, weights
+from segkernel import build, checkpoint, weights
 from segkernel.catalog import Catalog, Row
 from segkernel.checkpoint import locate
 from segkernel.config import load_config
@@ -248,3 +248,16 @@ def test_pretrained_can_name_a_format(install: Install, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(json.dumps({"model": model}))
     built = make_model(load_config(tmp_path / "a.yaml"), install("Swapped"))
     assert all((value == -1).all() for value in built.backbone.state_dict().values())
+
+
+def test_build_loads_what_pretrained_names_or_refuses(tmp_path: Path) -> None:
+    spec = {"type": f"{__name__}:Started", "pretrained": str(tmp_path / "a.pth")}
+    with pytest.raises(CheckpointError, match="no such file"):
+        build("segmentors", spec)
+    torch.save(
+        {name: torch.ones_like(v) for name, v in ToySegmentor().backbone.state_dict().items()}, tmp_path / "a.pth"
+    )
+    assert all((value == 1).all() for value in build("segmentors", spec).backbone.state_dict().values())
+    constructed = Started(spec["pretrained"])
+    assert constructed.pretrained == spec["pretrained"], "constructors never load"
+    assert build("segmentors", constructed).pretrained == spec["pretrained"], "a built object is returned unchanged"

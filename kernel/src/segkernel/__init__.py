@@ -12,34 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.3.0"
 
-PUBLIC_MODULES = (
-    "nn",
-    "annotations",
-    "interfaces",
-    "labels",
-    "engine",
-    "schedules",
-    "sample",
-    "geometry",
-    "image",
-    "headers",
-    "hookspecs",
-    "hooks",
-    "inference",
-    "errors",
-    "weights",
-    "config",
-    "data",
-    "files",
-    "cli",
-    "checkpoint",
-    "loading",
-    "experiment",
-    "predictor",
-    "catalog",
-    "signature",
-    "testing",
-)
+PUBLIC_MODULES = ("nn", "annotations", "interfaces", "labels", "engine", "schedules", "sample", "geometry", "image",
+                  "headers", "hookspecs", "hooks", "inference", "errors", "weights", "config", "data", "files", "cli",
+                  "checkpoint", "loading", "experiment", "predictor", "catalog", "signature", "testing")  # fmt: skip
 """The modules that plugins may import; all others may change in any release."""
 
 if TYPE_CHECKING:
@@ -78,3 +53,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

@@ -66,18 +66,24 @@ def build(
         catalog: Where names are looked up; the installed plugins when None.
         ambient: Default arguments of all constructors, nested ones included, that have a parameter of this name. A
             class whose attribute ``tasks`` lacks the ambient ``task`` is refused.
-        load_pretrained: False turns off every argument ``pretrained``, when a checkpoint provides all weights.
+        load_pretrained: Whether to load the weights that modules name in ``pretrained``; False turns off these
+            arguments, when a checkpoint provides all weights.
         defaults: Arguments used where the spec does not give them; passed on unchecked.
 
     Raises:
         ConfigError: With every problem found, before anything is constructed; or a constructor raised.
+        CheckpointError: When weights that a module names in ``pretrained`` cannot be loaded.
     """
     reader = _Reader(catalog or Catalog.current(), ambient, load_pretrained)
     node = reader.read(kind, spec, path, defaults)
     if reader.problems:
         raise ConfigError(reader.problems) from next((p.error for p in reader.problems if p.error), None)
     with reader.catalog.active():  # for the layers that constructors look up themselves
-        return _make(node)
+        built = _make(node)
+        if load_pretrained and isinstance(node, _Call) and hasattr(built, "named_modules"):
+            # Looked up by name: that module imports this one, and torch.
+            pkgutil.resolve_name("segkernel.weights:load_pretrained")(built)
+        return built
 
 
 def check(kind: str | _Target, spec: Any, /, path: str = "", **options: Any) -> list[Problem]:

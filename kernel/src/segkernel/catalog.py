@@ -24,19 +24,7 @@ from typing import Any, Literal
 import importlib_metadata
 
 import segkernel
-from segkernel import known
-from segkernel.errors import (
-    AmbiguousComponentError,
-    BrokenPluginError,
-    ComponentError,
-    DisabledPluginError,
-    IncompatiblePluginError,
-    NotInstalledError,
-    UnknownComponentError,
-    UntrustedError,
-    UsageError,
-    did_you_mean,
-)
+from segkernel import errors, known
 
 PREFIX = "segkernel."
 KERNEL = "seg-kernel"
@@ -155,7 +143,7 @@ class Catalog:
     def refuse_untrusted(self, what: str, path: str = "") -> None:
         """Raise `UntrustedError` if names are not trusted: ``what``, at the key ``path`` of a config, is refused."""
         if not self.trusted:
-            raise UntrustedError(what, path)
+            raise errors.UntrustedError(what, path)
 
     def rows_of(self, group: str) -> list[Row]:
         """Return the usable rows of a group, sorted by name and distribution."""
@@ -224,7 +212,7 @@ class Catalog:
         for row in self.rows_of(group):
             try:
                 yield row, self.load_row(row)
-            except BrokenPluginError as error:
+            except errors.BrokenPluginError as error:
                 log.warning("%s", error)
 
     def choose(self, group: str, asked: str, fits: Callable[[Any], bool]) -> Any:
@@ -253,14 +241,14 @@ class Catalog:
         if len(rows) > 1:
             names = list(dict.fromkeys(row.qualified for row in rows))
             names = names if len(names) > 1 else [row.value for row in rows]
-            raise AmbiguousComponentError(rows[0].group, asked, names)
+            raise errors.AmbiguousComponentError(rows[0].group, asked, names)
         return rows[0] if rows else None
 
     def moved(self, name: object) -> str:
         """Return a hint on what replaces ``name`` of other frameworks, from plugins of ``former_names``, or ""."""
         return next(filter(None, (found(str(name)) for _, found in self.load_all("former_names"))), "")
 
-    def why_none(self, group: str, asked: str) -> ComponentError | None:
+    def why_none(self, group: str, asked: str) -> errors.ComponentError | None:
         """Return why no component of a group fits: its first-party package is missing, disabled or incompatible.
 
         None when that package is usable.
@@ -268,24 +256,24 @@ class Catalog:
         home = known.provider_of(group)
         rows = [row for row in self.rows if (row.group, row.distribution) == (group, home)]
         if not rows:
-            return NotInstalledError(group, asked, home) if home else None
+            return errors.NotInstalledError(group, asked, home) if home else None
         return None if rows[0].status == "ok" else unusable(replace(rows[0], name=asked))
 
     def _missing(self, group: str, distribution: str, short: str) -> Exception:
         """Return the error for a name that no distribution offers."""
         home = known.distribution_of(group, short)
         if home and home not in {row.distribution for row in self.rows} and distribution in ("", home):
-            return NotInstalledError(group, short, home)
+            return errors.NotInstalledError(group, short, home)
         rows = self.rows_of(group)
         names = [row.name for row in rows] + (_torch_optimizers() if group == "optimizers" else [])
-        near, asked = did_you_mean(short, names), short
+        near, asked = errors.did_you_mean(short, names), short
         if distribution:
             near = [row.qualified for row in rows if row.name == short or row.name in near]
             asked = f"{distribution}/{short}"
         elsewhere = [row for row in self.rows if row.name == short and row.status == "ok"]
         searched = [f"{row.qualified} is one of the {row.group}" for row in elsewhere]
         searched = searched or sorted({f"{row.distribution} {row.version}" for row in rows})
-        return UnknownComponentError(group, asked, near, searched, self.moved(short))
+        return errors.UnknownComponentError(group, asked, near, searched, self.moved(short))
 
 
 _active: ContextVar[Catalog | None] = ContextVar("catalog", default=None)
@@ -315,7 +303,7 @@ def _scan(distributions: Iterable[importlib_metadata.Distribution], disable: str
         try:
             entries = [entry for entry in distribution.entry_points if entry.group.startswith(PREFIX)]
         except Exception as error:  # a damaged file can make the parser raise anything
-            _report(BrokenPluginError("", "", name, "entry_points.txt", error), strict)
+            _report(errors.BrokenPluginError("", "", name, "entry_points.txt", error), strict)
             continue
         if status == "incompatible":
             _report(unusable(Row("", "", name, version, "", status, requires)), strict)
@@ -369,16 +357,17 @@ def _is_older(requires: str) -> bool:
 
 def _check_group(group: str) -> None:
     if group not in GROUPS:
-        near = did_you_mean(group, GROUPS) or GROUPS
-        raise UsageError(f"no component group is called {group!r}; available: {', '.join(near)}")
+        near = errors.did_you_mean(group, GROUPS) or GROUPS
+        raise errors.UsageError(f"no component group is called {group!r}; available: {', '.join(near)}")
 
 
-def unusable(row: Row) -> ComponentError:
+def unusable(row: Row) -> errors.ComponentError:
     """Return the error for an installed component that cannot be used."""
+    asked = row.group, row.name, row.distribution
     if row.status == "disabled":
-        return DisabledPluginError(row.group, row.name, row.distribution)
+        return errors.DisabledPluginError(*asked)
     contract = CONTRACT if _is_older(row.requires) else ""
-    return IncompatiblePluginError(row.group, row.name, row.distribution, row.requires, segkernel.__version__, contract)
+    return errors.IncompatiblePluginError(*asked, row.requires, segkernel.__version__, contract)
 
 
 def _torch_optimizers() -> list[str]:
@@ -391,12 +380,13 @@ def _torch_optimizers() -> list[str]:
 def _why(row: Row, module_name: str, attribute: str, error: BaseException) -> Exception:
     """Return the error of a failed import: the path does not exist, or the module raises."""
     if row.distribution:
-        return BrokenPluginError(row.group, row.name, row.distribution, row.value, error)
+        return errors.BrokenPluginError(row.group, row.name, row.distribution, row.value, error)
     if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
         where = f"the current directory {os.getcwd()} and the installed packages, for a module {module_name!r}"
-        return UnknownComponentError(row.group, row.name, searched=[where])
+        return errors.UnknownComponentError(row.group, row.name, searched=[where])
     module = sys.modules.get(module_name)  # absent when it raised while being imported
     if isinstance(error, AttributeError) and module is not None:
-        near = [f"{module_name}:{name}" for name in did_you_mean(attribute, vars(module))]
-        return UnknownComponentError(row.group, row.name, near, [getattr(module, "__file__", None) or module_name])
-    return BrokenPluginError(row.group, row.name, "", row.value, error)
+        near = [f"{module_name}:{name}" for name in errors.did_you_mean(attribute, vars(module))]
+        searched = [getattr(module, "__file__", None) or module_name]
+        return errors.UnknownComponentError(row.group, row.name, near, searched)
+    return errors.BrokenPluginError(row.group, row.name, "", row.value, error)

@@ -186,22 +186,14 @@ def make_model(config: Config, catalog: Catalog | None = None, pretrained: bool 
     if not config.get("model"):
         raise ConfigError(Problem("this config has no model", "model", str(config.source)))
     catalog = catalog or catalog_of(config)
+    options: dict[str, Any] = {
+        "path": "model",
+        "catalog": catalog,
+        "ambient": ambient_of(config),
+        "load_pretrained": pretrained,
+    }
     with SizeLimit():
-        model = build(
-            "segmentors",
-            config["model"],
-            path="model",
-            catalog=catalog,
-            ambient=ambient_of(config),
-            load_pretrained=pretrained,
-        )
-    for name, part in model.named_modules():
-        if start := getattr(part, "pretrained", None):
-            target: Any = part.backbone if isinstance(part, Segmentor) else part
-            with catalog.active():
-                format, _, source = str(start).rpartition("::")
-                _, report = load_into(target, source, "finetune", format=format or None)
-            log.info("%s from %s\n%s", name or "backbone", start, report)
+        model: Segmentor = build("segmentors", config["model"], **options)
     return model
 
 

@@ -2,6 +2,7 @@
 
 _, report = load_into(model, "swin_tiny.pth", "finetune")
 print(report)
+load_pretrained(ResNet(50, pretrained="resnet50.pth"))      # what `build` and functions like `resnet50` do
 
 Third-party weights are converted to the model's names by plugins' `WeightFormat`; when fine-tuning, tensors of another
 size are fitted by `segkernel.nn.fit_shapes`.
@@ -9,19 +10,23 @@ size are fitted by `segkernel.nn.fit_shapes`.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from torch import Tensor, nn
 
 from segkernel import checkpoint
 from segkernel.catalog import Catalog, Row
 from segkernel.errors import CheckpointError
+from segkernel.interfaces.model import Segmentor
 from segkernel.nn import fit_shapes, match_classes
 
+log = logging.getLogger(__name__)
+M = TypeVar("M", bound=nn.Module)
 Mode = Literal["strict", "finetune"]
 Reshaped = tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
 """Names, with the shape in the file and the shape in the model."""
@@ -69,6 +74,25 @@ class LoadReport:
             lines.append(f"    and {len(self.reshaped) - 8} more")
         lists = {"not in the file": self.fresh, "not in the model": self.skipped}
         return [*lines, *(f"    {text}: {_some(names)}" for text, names in lists.items() if names)]
+
+
+def load_pretrained(model: M) -> M:
+    """Load the weights that ``model`` and its parts name in their attribute ``pretrained``; return the model.
+
+    Constructors only keep the name, so that a model whose weights come from a checkpoint needs no other file. A
+    segmentor's weights go into its backbone. Each file is loaded once: the attribute is None afterwards.
+
+    Raises:
+        CheckpointError: As `load_into`, for example when there is no such file.
+    """
+    for name, part in model.named_modules():
+        if isinstance(start := getattr(part, "pretrained", None), str | Path):
+            format, _, source = str(start).rpartition("::")
+            target: Any = part.backbone if isinstance(part, Segmentor) else part
+            _, report = load_into(target, source, "finetune", format=format or None)
+            part.pretrained = None
+            log.info("%s from %s\n%s", name or "backbone", start, report)
+    return model
 
 
 def load_into(

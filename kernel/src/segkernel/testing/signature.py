@@ -86,10 +86,12 @@ def constructs(subject: Subject) -> None:
     with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.ExitStack() as stack:
         watched = LOADERS + SEEDERS if "torch" in sys.modules else ()
         loaders = {name: stack.enter_context(mock.patch(name, side_effect=OSError("no weights"))) for name in watched}
+        if watched:
+            stack.enter_context(mock.patch("segkernel.weights.load_pretrained"))  # `build` may load, a constructor not
         with contextlib.suppress(OSError):
             require(subject.build(**more) is not None, "nothing was built")
     called = [name for name, loader in loaders.items() if loader.called]
-    hint = "the run sets the seed" if set(called) & set(SEEDERS) else "add 'pretrained', which the runner loads"
+    hint = "the run sets the seed" if set(called) & set(SEEDERS) else "add 'pretrained', which `build` loads"
     require(not called, f"its constructor calls {', '.join(called)}; {hint}")
     require(not printed.getvalue(), f"its constructor prints {printed.getvalue().strip()[:60]!r}; use logging")
 

@@ -175,7 +175,7 @@ class BEiT(Backbone):
         final_norm: Add a norm after the last layer.
         num_fcs: Linear layers of each feed-forward network.
         norm_eval: MMSegmentation's, without effect: layer norm is the same in training and evaluation mode.
-        pretrained: Checkpoint that the runner loads after building the model.
+        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
         init_values: Initial layer scale.
 
     Raises:

@@ -125,7 +125,7 @@ class CGNet(FreezableBackbone):
         act_cfg: Kind of activation; a PReLU has a slope for each channel.
         norm_eval: Keep batch norm in evaluation mode while training.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
-        pretrained: Checkpoint that the runner loads after building the model.
+        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
 
     Raises:
         ConfigError: When an argument has the wrong length or a number below 1.

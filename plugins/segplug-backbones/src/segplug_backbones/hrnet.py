@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import FreezableBackbone, LayerConfig, build_norm, check_frozen_stages, resize
+from segplug_backbones.factory import factory
 from segplug_backbones.residual import (
     BasicBlock,
     Bottleneck,
@@ -151,7 +152,7 @@ class HRNet(FreezableBackbone):
         frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages.
         zero_init_residual: Start each block as the identity.
         multiscale_output: Return the maps of all branches, not the finest one only.
-        pretrained: Checkpoint that the runner loads after building the model.
+        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -236,29 +237,34 @@ class HRNet(FreezableBackbone):
         self.relu = nn.ReLU(inplace=True)
 
 
-def hrnet_w18_small(in_channels: int = 3) -> HRNet:
+@factory
+def hrnet_w18_small(in_channels: int = 3, pretrained: str | None = None) -> HRNet:
     """HRNet-W18-small: half the depth of `hrnet_w18`; 3.9 M parameters."""
-    return HRNet(hrnet_stages(18, depth=2, modules=(1, 1, 3, 2)), in_channels)
+    return HRNet(hrnet_stages(18, depth=2, modules=(1, 1, 3, 2)), in_channels, pretrained=pretrained)
 
 
-def hrnet_w18(in_channels: int = 3) -> HRNet:
+@factory
+def hrnet_w18(in_channels: int = 3, pretrained: str | None = None) -> HRNet:
     """HRNetV2-W18, 9.6 M parameters."""
-    return HRNet(hrnet_stages(18), in_channels)
+    return HRNet(hrnet_stages(18), in_channels, pretrained=pretrained)
 
 
-def hrnet_w32(in_channels: int = 3) -> HRNet:
+@factory
+def hrnet_w32(in_channels: int = 3, pretrained: str | None = None) -> HRNet:
     """HRNetV2-W32, 29.3 M parameters."""
-    return HRNet(hrnet_stages(32), in_channels)
+    return HRNet(hrnet_stages(32), in_channels, pretrained=pretrained)
 
 
-def hrnet_w40(in_channels: int = 3) -> HRNet:
+@factory
+def hrnet_w40(in_channels: int = 3, pretrained: str | None = None) -> HRNet:
     """HRNetV2-W40, 45.5 M parameters."""
-    return HRNet(hrnet_stages(40), in_channels)
+    return HRNet(hrnet_stages(40), in_channels, pretrained=pretrained)
 
 
-def hrnet_w48(in_channels: int = 3) -> HRNet:
+@factory
+def hrnet_w48(in_channels: int = 3, pretrained: str | None = None) -> HRNet:
     """HRNetV2-W48, 65.3 M parameters."""
-    return HRNet(hrnet_stages(48), in_channels)
+    return HRNet(hrnet_stages(48), in_channels, pretrained=pretrained)
 
 
 def _strided_path(widths: Sequence[int], inplace: bool, last_act: bool, layers: Mapping[str, Any]) -> nn.Sequential:

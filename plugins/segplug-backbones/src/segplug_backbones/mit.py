@@ -30,6 +30,7 @@ from segkernel.nn import (
     nchw_to_nlc,
     nlc_to_nchw,
 )
+from segplug_backbones.factory import factory
 from segplug_backbones.init import pvt_init
 
 Size = tuple[int, int]
@@ -164,6 +165,7 @@ class MixVisionTransformer(Backbone):
         act_cfg: Type of the activations.
         norm_cfg: Type of the norms and its arguments.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
+        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -190,8 +192,10 @@ class MixVisionTransformer(Backbone):
         act_cfg: Mapping[str, Any] = {"type": "GELU"},
         norm_cfg: Mapping[str, Any] = {"type": "LN", "eps": 1e-6},
         with_cp: bool = False,
+        pretrained: str | None = None,
     ) -> None:
         super().__init__()
+        self.pretrained = pretrained
         per_stage = {
             "num_layers": num_layers,
             "num_heads": num_heads,
@@ -259,38 +263,49 @@ VARIANTS: dict[str, tuple[int, tuple[int, int, int, int]]] = {
 """Table 6 of the paper: channels per head and layers of each stage; all have 1, 2, 5 and 8 heads."""
 
 
-def mit_b0(in_channels: int = 3, drop_path_rate: float = 0.1) -> MixVisionTransformer:
+@factory
+def mit_b0(in_channels: int = 3, drop_path_rate: float = 0.1, pretrained: str | None = None) -> MixVisionTransformer:
     """MiT-B0, 3.3 M parameters."""
-    return _variant("b0", in_channels, drop_path_rate)
+    return _variant("b0", in_channels, drop_path_rate, pretrained)
 
 
-def mit_b1(in_channels: int = 3, drop_path_rate: float = 0.1) -> MixVisionTransformer:
+@factory
+def mit_b1(in_channels: int = 3, drop_path_rate: float = 0.1, pretrained: str | None = None) -> MixVisionTransformer:
     """MiT-B1, 13.2 M parameters."""
-    return _variant("b1", in_channels, drop_path_rate)
+    return _variant("b1", in_channels, drop_path_rate, pretrained)
 
 
-def mit_b2(in_channels: int = 3, drop_path_rate: float = 0.1) -> MixVisionTransformer:
+@factory
+def mit_b2(in_channels: int = 3, drop_path_rate: float = 0.1, pretrained: str | None = None) -> MixVisionTransformer:
     """MiT-B2, 24.2 M parameters."""
-    return _variant("b2", in_channels, drop_path_rate)
+    return _variant("b2", in_channels, drop_path_rate, pretrained)
 
 
-def mit_b3(in_channels: int = 3, drop_path_rate: float = 0.1) -> MixVisionTransformer:
+@factory
+def mit_b3(in_channels: int = 3, drop_path_rate: float = 0.1, pretrained: str | None = None) -> MixVisionTransformer:
     """MiT-B3, 44.1 M parameters."""
-    return _variant("b3", in_channels, drop_path_rate)
+    return _variant("b3", in_channels, drop_path_rate, pretrained)
 
 
-def mit_b4(in_channels: int = 3, drop_path_rate: float = 0.1) -> MixVisionTransformer:
+@factory
+def mit_b4(in_channels: int = 3, drop_path_rate: float = 0.1, pretrained: str | None = None) -> MixVisionTransformer:
     """MiT-B4, 60.8 M parameters."""
-    return _variant("b4", in_channels, drop_path_rate)
+    return _variant("b4", in_channels, drop_path_rate, pretrained)
 
 
-def mit_b5(in_channels: int = 3, drop_path_rate: float = 0.1) -> MixVisionTransformer:
+@factory
+def mit_b5(in_channels: int = 3, drop_path_rate: float = 0.1, pretrained: str | None = None) -> MixVisionTransformer:
     """MiT-B5, 81.4 M parameters."""
-    return _variant("b5", in_channels, drop_path_rate)
+    return _variant("b5", in_channels, drop_path_rate, pretrained)
 
 
-def _variant(name: str, in_channels: int, drop_path_rate: float) -> MixVisionTransformer:
+def _variant(name: str, in_channels: int, drop_path_rate: float, pretrained: str | None) -> MixVisionTransformer:
     embed_dims, num_layers = VARIANTS[name]
     return MixVisionTransformer(
-        in_channels, embed_dims, num_layers=num_layers, num_heads=(1, 2, 5, 8), drop_path_rate=drop_path_rate
+        in_channels,
+        embed_dims,
+        num_layers=num_layers,
+        num_heads=(1, 2, 5, 8),
+        drop_path_rate=drop_path_rate,
+        pretrained=pretrained,
     )

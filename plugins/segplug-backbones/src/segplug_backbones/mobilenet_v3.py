@@ -107,7 +107,7 @@ class MobileNetV3(FreezableBackbone):
             segmentation.
         norm_eval: Keep batch norm in evaluation mode while training.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
-        pretrained: Checkpoint that the runner loads after building the model.
+        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
         in_channels: Channels of the image.
 
     Raises:

@@ -27,6 +27,7 @@ from segkernel.nn import (
     nchw_to_nlc,
     nlc_to_nchw,
 )
+from segplug_backbones.factory import factory
 from segplug_backbones.init import pvt_init
 
 Kernel = int | Sequence[int]
@@ -171,7 +172,7 @@ class MSCAN(Backbone):
         attention_kernel_paddings: Padding of those convolutions in pixels.
         act_cfg: Type of the activations.
         norm_cfg: Type of the norms and its arguments.
-        pretrained: Checkpoint that the runner loads after building the model.
+        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -245,30 +246,39 @@ VARIANTS: dict[str, tuple[tuple[int, int, int, int], tuple[int, int, int, int]]]
 """Table 2 of the paper: channels and layers of each stage."""
 
 
-def mscan_tiny(in_channels: int = 3, drop_path_rate: float = 0.1) -> MSCAN:
+@factory
+def mscan_tiny(in_channels: int = 3, drop_path_rate: float = 0.1, pretrained: str | None = None) -> MSCAN:
     """MSCAN-T, 3.9 M parameters."""
-    return _variant("tiny", in_channels, drop_path_rate)
+    return _variant("tiny", in_channels, drop_path_rate, pretrained)
 
 
-def mscan_small(in_channels: int = 3, drop_path_rate: float = 0.1) -> MSCAN:
+@factory
+def mscan_small(in_channels: int = 3, drop_path_rate: float = 0.1, pretrained: str | None = None) -> MSCAN:
     """MSCAN-S, 13.5 M parameters."""
-    return _variant("small", in_channels, drop_path_rate)
+    return _variant("small", in_channels, drop_path_rate, pretrained)
 
 
-def mscan_base(in_channels: int = 3, drop_path_rate: float = 0.1) -> MSCAN:
+@factory
+def mscan_base(in_channels: int = 3, drop_path_rate: float = 0.1, pretrained: str | None = None) -> MSCAN:
     """MSCAN-B, 26.3 M parameters."""
-    return _variant("base", in_channels, drop_path_rate)
+    return _variant("base", in_channels, drop_path_rate, pretrained)
 
 
-def mscan_large(in_channels: int = 3, drop_path_rate: float = 0.3) -> MSCAN:
+@factory
+def mscan_large(in_channels: int = 3, drop_path_rate: float = 0.3, pretrained: str | None = None) -> MSCAN:
     """MSCAN-L, 44.6 M parameters."""
-    return _variant("large", in_channels, drop_path_rate)
+    return _variant("large", in_channels, drop_path_rate, pretrained)
 
 
-def _variant(name: str, in_channels: int, drop_path_rate: float) -> MSCAN:
+def _variant(name: str, in_channels: int, drop_path_rate: float, pretrained: str | None) -> MSCAN:
     embed_dims, depths = VARIANTS[name]
     return MSCAN(
-        in_channels, embed_dims=embed_dims, mlp_ratios=(8, 8, 4, 4), depths=depths, drop_path_rate=drop_path_rate
+        in_channels,
+        embed_dims=embed_dims,
+        mlp_ratios=(8, 8, 4, 4),
+        depths=depths,
+        drop_path_rate=drop_path_rate,
+        pretrained=pretrained,
     )
 
 

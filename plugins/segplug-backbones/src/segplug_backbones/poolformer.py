@@ -141,7 +141,7 @@ class PoolFormer(FreezableBackbone):
         frozen_stages: -1 freezes nothing, 0 the patch embedding (mmpretrain's default), n also the first n entries of
             ``network``.
         in_channels: Channels of the image.
-        pretrained: Checkpoint that the runner loads after building the model.
+        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.

@@ -20,6 +20,7 @@ from typing_extensions import Required, TypedDict, Unpack
 from segkernel.annotations import PositiveInt
 from segkernel.errors import ConfigError, Problem
 from segkernel.nn import FreezableBackbone, build_norm, check_frozen_stages, check_out_indices, check_per_stage
+from segplug_backbones.factory import factory
 from segplug_backbones.residual import (
     BasicBlock,
     Bottleneck,
@@ -124,7 +125,7 @@ class ResNet(FreezableBackbone):
         contract_dilation: The first block of a stage has half the dilation of the others.
         with_cp: Activation checkpointing of the blocks.
         zero_init_residual: Start each block as the identity.
-        pretrained: Checkpoint that the runner loads after building the model.
+        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
         stem_norm_cfg: Norm of the stem, such as ``{type: IN, affine: true}`` against changes of colour and contrast;
             ``norm_cfg`` for None.
         stage_norm_cfgs: Norm of each stage; ``norm_cfg`` for None, alone or in the list.
@@ -284,26 +285,31 @@ class ResNetV1d(ResNet):
         super().__init__(depth, deep_stem=True, avg_down=True, **kwargs)
 
 
+@factory
 def resnet18(**kwargs: Unpack[PlainResNetArguments]) -> ResNet:
     """`ResNet` of depth 18, 11.2 M parameters."""
     return ResNet(18, **kwargs)
 
 
+@factory
 def resnet34(**kwargs: Unpack[PlainResNetArguments]) -> ResNet:
     """`ResNet` of depth 34, 21.3 M parameters."""
     return ResNet(34, **kwargs)
 
 
+@factory
 def resnet50(**kwargs: Unpack[PlainResNetArguments]) -> ResNet:
     """`ResNet` of depth 50, 23.5 M parameters."""
     return ResNet(50, **kwargs)
 
 
+@factory
 def resnet101(**kwargs: Unpack[PlainResNetArguments]) -> ResNet:
     """`ResNet` of depth 101, 42.5 M parameters."""
     return ResNet(101, **kwargs)
 
 
+@factory
 def resnet152(**kwargs: Unpack[PlainResNetArguments]) -> ResNet:
     """`ResNet` of depth 152, 58.1 M parameters."""
     return ResNet(152, **kwargs)

@@ -21,6 +21,7 @@ from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Backbone
 from segkernel.nn import AdaptiveAvgPool2d, ConvModule, LayerConfig, adaptive_avg_pool, resize
 from segplug_backbones.bisenetv1 import BN, RELU, AttentionRefinementModule
+from segplug_backbones.factory import factory
 
 Fusion = Literal["add", "cat"]
 ARCHITECTURES: dict[str, tuple[tuple[int, ...], ...]] = {
@@ -124,7 +125,7 @@ class STDCNet(Backbone):
         act_cfg: Type of the activations.
         num_convs: Convolutions of a module, at least two.
         with_final_conv: Whether the last map goes through a 1x1 convolution with at least 1024 output channels.
-        pretrained: Checkpoint that the runner loads after building the model.
+        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -177,17 +178,19 @@ class STDCNet(Backbone):
         return tuple(outputs[2:])
 
 
-def stdc1(in_channels: int = 3) -> STDCNet:
+@factory
+def stdc1(in_channels: int = 3, pretrained: str | None = None) -> STDCNet:
     """STDC1."""
-    return _variant("STDCNet1", in_channels)
+    return _variant("STDCNet1", in_channels, pretrained)
 
 
-def stdc2(in_channels: int = 3) -> STDCNet:
+@factory
+def stdc2(in_channels: int = 3, pretrained: str | None = None) -> STDCNet:
     """STDC2."""
-    return _variant("STDCNet2", in_channels)
+    return _variant("STDCNet2", in_channels, pretrained)
 
 
-def _variant(stdc_type: Literal["STDCNet1", "STDCNet2"], in_channels: int) -> STDCNet:
+def _variant(stdc_type: Literal["STDCNet1", "STDCNet2"], in_channels: int, pretrained: str | None) -> STDCNet:
     return STDCNet(
         stdc_type,
         in_channels=in_channels,
@@ -195,6 +198,7 @@ def _variant(stdc_type: Literal["STDCNet1", "STDCNet2"], in_channels: int) -> ST
         bottleneck_type="cat",
         norm_cfg=BN,
         act_cfg=RELU,
+        pretrained=pretrained,
     )
 
 

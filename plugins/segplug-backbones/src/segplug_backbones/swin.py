@@ -36,6 +36,7 @@ from segkernel.nn import (
     resize_pos_embed,
     trunc_normal_init,
 )
+from segplug_backbones.factory import factory
 from segplug_backbones.positions import interpolate_pos_embed, interpolate_relative_position_bias
 from segplug_backbones.windows import (
     Size,
@@ -325,7 +326,7 @@ class SwinTransformer(FreezableBackbone):
         act_cfg: Type of the activations.
         norm_cfg: Type of the norms and its arguments.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
-        pretrained: Checkpoint that the runner loads after building the model.
+        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
         frozen_stages: -1 freezes nothing, 0 the patch embedding, n also the first n stages.
 
     Raises:
@@ -468,27 +469,41 @@ VARIANTS: dict[str, tuple[int, tuple[int, int, int, int], tuple[int, int, int, i
 """Section 3.3 of the paper: channels of the first stage, blocks and heads of each stage."""
 
 
-def swin_tiny(in_channels: int = 3, window_size: int = 7, drop_path_rate: float = 0.3) -> SwinTransformer:
+@factory
+def swin_tiny(
+    in_channels: int = 3, window_size: int = 7, drop_path_rate: float = 0.3, pretrained: str | None = None
+) -> SwinTransformer:
     """Swin-T, 27.5 M parameters."""
-    return _variant("tiny", in_channels, window_size, drop_path_rate)
+    return _variant("tiny", in_channels, window_size, drop_path_rate, pretrained)
 
 
-def swin_small(in_channels: int = 3, window_size: int = 7, drop_path_rate: float = 0.3) -> SwinTransformer:
+@factory
+def swin_small(
+    in_channels: int = 3, window_size: int = 7, drop_path_rate: float = 0.3, pretrained: str | None = None
+) -> SwinTransformer:
     """Swin-S, 48.8 M parameters."""
-    return _variant("small", in_channels, window_size, drop_path_rate)
+    return _variant("small", in_channels, window_size, drop_path_rate, pretrained)
 
 
-def swin_base(in_channels: int = 3, window_size: int = 7, drop_path_rate: float = 0.3) -> SwinTransformer:
+@factory
+def swin_base(
+    in_channels: int = 3, window_size: int = 7, drop_path_rate: float = 0.3, pretrained: str | None = None
+) -> SwinTransformer:
     """Swin-B, 86.7 M parameters; windows of 12 for weights pretrained at 384 pixels."""
-    return _variant("base", in_channels, window_size, drop_path_rate)
+    return _variant("base", in_channels, window_size, drop_path_rate, pretrained)
 
 
-def swin_large(in_channels: int = 3, window_size: int = 7, drop_path_rate: float = 0.3) -> SwinTransformer:
+@factory
+def swin_large(
+    in_channels: int = 3, window_size: int = 7, drop_path_rate: float = 0.3, pretrained: str | None = None
+) -> SwinTransformer:
     """Swin-L, 195.0 M parameters; windows of 12 for weights pretrained at 384 pixels."""
-    return _variant("large", in_channels, window_size, drop_path_rate)
+    return _variant("large", in_channels, window_size, drop_path_rate, pretrained)
 
 
-def _variant(name: str, in_channels: int, window_size: int, drop_path_rate: float) -> SwinTransformer:
+def _variant(
+    name: str, in_channels: int, window_size: int, drop_path_rate: float, pretrained: str | None
+) -> SwinTransformer:
     embed_dims, depths, num_heads = VARIANTS[name]
     return SwinTransformer(
         in_channels=in_channels,
@@ -497,6 +512,7 @@ def _variant(name: str, in_channels: int, window_size: int, drop_path_rate: floa
         depths=depths,
         num_heads=num_heads,
         drop_path_rate=drop_path_rate,
+        pretrained=pretrained,
     )
 
 

@@ -33,6 +33,7 @@ from segkernel.nn import (
     nchw_to_nlc,
     nlc_to_nchw,
 )
+from segplug_backbones.factory import factory
 from segplug_backbones.init import pvt_init
 from segplug_backbones.mit import EfficientMultiheadAttention
 from segplug_backbones.windows import (
@@ -240,7 +241,7 @@ class PCPVT(Backbone):
         depths: Layers of each stage.
         sr_ratios: Subsampling of the keys and values of each stage per side.
         norm_after_stage: Whether each stage ends with a norm.
-        pretrained: Checkpoint that the runner loads after building the model.
+        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -347,7 +348,7 @@ class SVT(PCPVT):
         sr_ratios: Subsampling of the keys and values of each stage per side.
         windiow_sizes: Side of the windows of each stage in tokens; the spelling is MMSegmentation's.
         norm_after_stage: Whether each stage ends with a norm.
-        pretrained: Checkpoint that the runner loads after building the model.
+        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -422,37 +423,43 @@ SVT_VARIANTS: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Table 2 of the paper: channels, heads and layers of each stage."""
 
 
-def pcpvt_small(in_channels: int = 3, drop_path_rate: float = 0.2) -> PCPVT:
+@factory
+def pcpvt_small(in_channels: int = 3, drop_path_rate: float = 0.2, pretrained: str | None = None) -> PCPVT:
     """Twins-PCPVT-S, 23.6 M parameters."""
-    return _pcpvt("small", in_channels, drop_path_rate)
+    return _pcpvt("small", in_channels, drop_path_rate, pretrained)
 
 
-def pcpvt_base(in_channels: int = 3, drop_path_rate: float = 0.2) -> PCPVT:
+@factory
+def pcpvt_base(in_channels: int = 3, drop_path_rate: float = 0.2, pretrained: str | None = None) -> PCPVT:
     """Twins-PCPVT-B, 43.3 M parameters."""
-    return _pcpvt("base", in_channels, drop_path_rate)
+    return _pcpvt("base", in_channels, drop_path_rate, pretrained)
 
 
-def pcpvt_large(in_channels: int = 3, drop_path_rate: float = 0.2) -> PCPVT:
+@factory
+def pcpvt_large(in_channels: int = 3, drop_path_rate: float = 0.2, pretrained: str | None = None) -> PCPVT:
     """Twins-PCPVT-L, 60.5 M parameters."""
-    return _pcpvt("large", in_channels, drop_path_rate)
+    return _pcpvt("large", in_channels, drop_path_rate, pretrained)
 
 
-def svt_small(in_channels: int = 3, drop_path_rate: float = 0.2) -> SVT:
+@factory
+def svt_small(in_channels: int = 3, drop_path_rate: float = 0.2, pretrained: str | None = None) -> SVT:
     """Twins-SVT-S, 23.5 M parameters."""
-    return _svt("small", in_channels, drop_path_rate)
+    return _svt("small", in_channels, drop_path_rate, pretrained)
 
 
-def svt_base(in_channels: int = 3, drop_path_rate: float = 0.2) -> SVT:
+@factory
+def svt_base(in_channels: int = 3, drop_path_rate: float = 0.2, pretrained: str | None = None) -> SVT:
     """Twins-SVT-B, 55.3 M parameters."""
-    return _svt("base", in_channels, drop_path_rate)
+    return _svt("base", in_channels, drop_path_rate, pretrained)
 
 
-def svt_large(in_channels: int = 3, drop_path_rate: float = 0.3) -> SVT:
+@factory
+def svt_large(in_channels: int = 3, drop_path_rate: float = 0.3, pretrained: str | None = None) -> SVT:
     """Twins-SVT-L, 98.2 M parameters."""
-    return _svt("large", in_channels, drop_path_rate)
+    return _svt("large", in_channels, drop_path_rate, pretrained)
 
 
-def _pcpvt(name: str, in_channels: int, drop_path_rate: float) -> PCPVT:
+def _pcpvt(name: str, in_channels: int, drop_path_rate: float, pretrained: str | None) -> PCPVT:
     return PCPVT(
         in_channels,
         embed_dims=(64, 128, 320, 512),
@@ -461,10 +468,11 @@ def _pcpvt(name: str, in_channels: int, drop_path_rate: float) -> PCPVT:
         qkv_bias=True,
         depths=PCPVT_DEPTHS[name],
         drop_path_rate=drop_path_rate,
+        pretrained=pretrained,
     )
 
 
-def _svt(name: str, in_channels: int, drop_path_rate: float) -> SVT:
+def _svt(name: str, in_channels: int, drop_path_rate: float, pretrained: str | None) -> SVT:
     embed_dims, num_heads, depths = SVT_VARIANTS[name]
     return SVT(
         in_channels,
@@ -479,6 +487,7 @@ def _svt(name: str, in_channels: int, drop_path_rate: float) -> SVT:
         depths=depths,
         sr_ratios=(8, 4, 2, 1),
         windiow_sizes=(7, 7, 7, 7),
+        pretrained=pretrained,
     )
 
 

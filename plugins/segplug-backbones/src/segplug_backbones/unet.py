@@ -205,7 +205,7 @@ class UNet(FreezableBackbone):
         norm_eval: Keep batch norm in evaluation mode while training.
         dcn: MMSegmentation's; must be None.
         plugins: MMSegmentation's; must be None.
-        pretrained: Checkpoint that the runner loads after building the model.
+        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
 
     Raises:
         ConfigError: When arguments do not fit together.

@@ -26,7 +26,7 @@ class MultimodalEncoderDecoder(Segmentor):
         decode_head: Images, maps and vectors to logits.
         train_cfg: Not used, accepted for existing configs.
         test_cfg: Inference mode of `segkernel.inference`: whole images or sliding windows.
-        pretrained: Weights that the runner loads after building.
+        pretrained: Weights that `segkernel.build` and runs load after construction; the class itself does not.
         asymetric_input: The image encoder sees a smaller image than the head. (The spelling is MMSegmentation's.)
         encoder_resolution: By how much, as a factor of height and width.
 

@@ -37,7 +37,7 @@ class SiamEncoderDecoder(EncoderDecoder):
         auxiliary_head: Heads whose losses help in training.
         train_cfg: Not used, accepted for existing configs.
         test_cfg: Inference mode of `segkernel.inference`: whole images or sliding windows.
-        pretrained: Weights of ``backbone`` that the runner loads after building.
+        pretrained: Weights of ``backbone``, loaded by `segkernel.build` and runs after construction, not by the class.
 
     Raises:
         ConfigError: The maps of ``branch`` are not at the strides of the backbone's, or a head does not fit the fused
