@@ -255,10 +255,31 @@ def test_given_names_override_the_checkpoint_s(trained):
     assert predictor.palette == ((0, 0, 9), (9, 9, 0))
 
 
-def test_a_config_without_weights_warns_of_random_predictions(trained, caplog):
-    predictor = Predictor({"model": {"type": "shades:Shades"}})
-    assert "predictions are random" in caplog.text
+def test_a_config_without_weights_is_refused_unless_asked_for(trained):
+    with pytest.raises(UsageError, match="without weights its predictions are random"):
+        Predictor({"model": {"type": "shades:Shades"}})
+    predictor = Predictor({"model": {"type": "shades:Shades"}}, random_weights=True)
     assert predictor.classes == ("class 0", "class 1")
+
+
+def test_a_run_directory_gives_its_best_checkpoint_else_its_last(trained, tmp_path, caplog):
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
+        Predictor(tmp_path / "run")
+    state = checkpoint.load(trained)
+    for iteration, scale in ((10, 3.0), (20, 4.0)):
+        state["state_dict"]["scale"] = torch.tensor(scale)
+        checkpoint.save(folder / f"iter_{iteration:07d}.pt", {key: state[key] for key in ("state_dict", "meta")})
+    assert Predictor(tmp_path / "run", trust=True).model.scale == 4
+    assert "has no best checkpoint: taking its last, iter_0000020.pt" in caplog.text
+    (folder / "iter_0000010.pt").rename(folder / "best_mIoU_iter_0000010.pt")
+    (folder / "best_loss_iter_0000020.pt").touch()
+    assert Predictor(str(tmp_path / "run"), trust=True).model.scale == 3
+    assert Predictor({"model": {"type": "shades:Shades"}}, weights=tmp_path / "run").model.scale == 3
+    (folder / "best_mIoU_iter_0000020.pt").touch()
+    with pytest.raises(CheckpointError, match="several best checkpoints, name one"):
+        Predictor(tmp_path / "run")
 
 
 def test_a_config_and_weights_give_the_weights_model(trained):

@@ -32,19 +32,11 @@ if TYPE_CHECKING:
     from segkernel.runner import Runner as Runner
 
 _HOMES = {
-    "build": "segkernel.building",
-    "Catalog": "segkernel.catalog",
-    "load_config": "segkernel.config",
-    "Loader": "segkernel.data",
-    "LocalEngine": "segkernel.engine",
-    "SegKernelError": "segkernel.errors",
-    "Evaluation": "segkernel.config.sections",
-    "Priority": "segkernel.hookspecs",
-    "hookimpl": "segkernel.hookspecs",
-    "Predictor": "segkernel.predictor",
-    "Runner": "segkernel.runner",
-    "run": "segkernel.experiment",
-}
+    "build": "segkernel.building", "Catalog": "segkernel.catalog", "load_config": "segkernel.config",
+    "Loader": "segkernel.data", "LocalEngine": "segkernel.engine", "SegKernelError": "segkernel.errors",
+    "Evaluation": "segkernel.config.sections", "Priority": "segkernel.hookspecs", "hookimpl": "segkernel.hookspecs",
+    "Predictor": "segkernel.predictor", "Runner": "segkernel.runner", "run": "segkernel.experiment",
+}  # fmt: skip
 
 __all__ = [*_HOMES, "__version__"]
 

@@ -32,32 +32,17 @@ CONTRACT = "0.3"
 """The oldest kernel version whose plugins this one can run: before 1.0 a minor version may change a contract."""
 
 GROUPS: dict[str, str] = {
-    "segmentors": "segkernel.interfaces.model:Segmentor",
-    "backbones": "segkernel.interfaces.model:Backbone",
-    "necks": "segkernel.interfaces.model:Neck",
-    "heads": "segkernel.interfaces.model:Head",
-    "losses": "segkernel.interfaces.model:Loss",
-    "outputs": "segkernel.interfaces.output:Output",
-    "layers": "torch.nn.modules.module:Module",
-    "parts": "",
-    "datasets": "segkernel.interfaces.data:Dataset",
-    "samplers": "segkernel.interfaces.data:Sampler",
-    "transforms": "segkernel.interfaces.data:Transform",
-    "metrics": "segkernel.interfaces.data:Metric",
-    "engines": "segkernel.interfaces.model:Engine",
-    "optimizers": "torch.optim.optimizer:Optimizer",
-    "parameter_groups": "",
-    "schedules": "segkernel.schedules:Schedule",
-    "hooks": "",
-    "default_hooks": "",
-    "exporters": "segkernel.interfaces.model:Exporter",
-    "weight_formats": "segkernel.interfaces.model:WeightFormat",
-    "zoo": "",
-    "config_sources": "",
-    "former_names": "",
-    "config_checks": "",
-    "commands": "click.core:Command",
-}
+    "segmentors": "segkernel.interfaces.model:Segmentor", "backbones": "segkernel.interfaces.model:Backbone",
+    "necks": "segkernel.interfaces.model:Neck", "heads": "segkernel.interfaces.model:Head",
+    "losses": "segkernel.interfaces.model:Loss", "outputs": "segkernel.interfaces.output:Output",
+    "layers": "torch.nn.modules.module:Module", "parts": "", "datasets": "segkernel.interfaces.data:Dataset",
+    "samplers": "segkernel.interfaces.data:Sampler", "transforms": "segkernel.interfaces.data:Transform",
+    "metrics": "segkernel.interfaces.data:Metric", "engines": "segkernel.interfaces.model:Engine",
+    "optimizers": "torch.optim.optimizer:Optimizer", "parameter_groups": "",
+    "schedules": "segkernel.schedules:Schedule", "hooks": "", "default_hooks": "",
+    "exporters": "segkernel.interfaces.model:Exporter", "weight_formats": "segkernel.interfaces.model:WeightFormat",
+    "zoo": "", "config_sources": "", "former_names": "", "config_checks": "", "commands": "click.core:Command",
+}  # fmt: skip
 """Group name, without prefix, to the base class of its components; empty where there is none."""
 
 USUAL = {"engines": ("DDPEngine", "LocalEngine"), "parameter_groups": ("Paramwise",)}

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from segkernel import checkpoint
+from segkernel import checkpoint, rundir
 from segkernel.building import build, check
 from segkernel.catalog import Catalog
 from segkernel.config import Config, load_config
@@ -99,8 +99,10 @@ def load_model(
 
     Args:
         source: A packaged or local name, with its published weights unless the overrides change the model, a config
-            file, a mapping, a loaded config, a checkpoint that holds its config, an exported file, or a built module.
-        weights: A checkpoint, which must fit completely, or an exported file that replaces the model.
+            file, a mapping, a loaded config, a run directory (its best checkpoint, else its last), a checkpoint that
+            holds its config, an exported file, or a built module.
+        weights: A checkpoint or a run directory, which must fit completely, or an exported file that replaces the
+            model.
         overrides: ``key=value`` strings for the config.
         exporter: The exporter that loads an exported file; as for `load_exported`.
         device: Where an exported file runs; as for `load_exported`.
@@ -111,6 +113,7 @@ def load_model(
         ConfigError, CheckpointError, ExportError, UsageError: When the parts are missing or do not fit together.
         UntrustedError: When a file's config names code or other files.
     """
+    source, weights = _from_run(source), _from_run(weights)
     if isinstance(source, nn.Module):
         return LoadedModel(source, load_strict(source, weights) if weights else getattr(source, "metadata", {}), None)
     if not isinstance(source, str | Path | Mapping):
@@ -136,6 +139,12 @@ def load_model(
     changed = any(text.lstrip("+~").startswith(("model", "data.num_classes", "data.task")) for text in overrides)
     named = isinstance(source, str) and not source.lower().endswith((".yaml", ".yml")) and not changed
     return _with_weights(config, weights or (config.meta.get("weights") if named else None), exporter, device)
+
+
+def _from_run(source: Any) -> Any:
+    """Return the checkpoint of a run directory; anything else unchanged."""
+    is_folder = isinstance(source, str | Path) and str(source) and Path(source).is_dir()
+    return rundir.trained(Path(source)) if is_folder else source
 
 
 def _stored_config(stored: Mapping[str, Any], overrides: Sequence[str], trust: bool) -> Config:

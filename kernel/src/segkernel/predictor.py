@@ -41,9 +41,9 @@ class Predictor:
     """Predicts images of any size with one model.
 
     Args:
-        model: A packaged or local config name, a config file, a checkpoint that holds its config, an exported file,
-            or a built module (it is put into evaluation mode).
-        weights: A checkpoint for the model; it must fit completely.
+        model: A packaged or local config name, a config file, a run directory, a checkpoint that holds its config, an
+            exported file, or a built module (it is put into evaluation mode).
+        weights: A checkpoint for the model, or a run directory; it must fit completely.
         device: Any torch device, or ``auto``. None is ``auto``, or where a built module already is. An exported file
             runs there, too, or raises; with ``auto`` its runtime chooses.
         classes: Names; they override the data set's, which override those in the checkpoint.
@@ -58,6 +58,7 @@ class Predictor:
             the one for the file's suffix.
         trust: Whether a config inside a checkpoint or an exported file may name import paths and files to read.
             Without it the file is data: it can only use what installed plugins offer.
+        random_weights: Whether a config without weights is accepted: its model is randomly initialised.
 
     Raises:
         ConfigError, CheckpointError, ExportError, UsageError: When the parts are missing or do not fit together.
@@ -80,12 +81,14 @@ class Predictor:
         overrides: Sequence[str] = (),
         exporter: ExporterChoice = None,
         trust: bool = False,
+        random_weights: bool = False,
     ) -> None:
         loaded = load_model(model, weights, overrides, exporter=exporter, device=str(device or "auto"), trust=trust)
         built, meta, config = loaded.model, loaded.meta, loaded.config
         self.config = config
-        if loaded.random:
-            log.warning("no weights were given, so the predictions are random; pass a checkpoint")
+        if loaded.random and not random_weights:
+            hint = "give weights=FILE (--weights FILE), or ask for it: random_weights=True (--random-weights)"
+            raise UsageError(f"{config and config.name}: without weights its predictions are random\n    {hint}")
         data = (config.get("data") if config else None) or {}
         catalog = catalog_of(config)
         known = labels_of(dataset, Catalog.discover()) or labels_in(meta) or _labels_in_config(data, catalog)

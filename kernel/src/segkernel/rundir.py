@@ -63,6 +63,23 @@ def resume_point(name: str, work_dir: Directory, resume: str | Path | bool) -> t
     return work_dir, given
 
 
+def trained(folder: Path) -> Path:
+    """Return the best checkpoint of a run (by mIoU, if several metrics are watched), else, with a warning, its last.
+
+    Raises:
+        CheckpointError: When it has none, or several best ones.
+    """
+    last, best = (sorted(folder.glob(f"checkpoints/{kind}_*.pt")) for kind in ("iter", "best"))
+    best = [path for path in best if path.name.startswith("best_mIoU_iter_")] or best
+    if len(best) > 1:
+        raise CheckpointError(f"{folder}: has several best checkpoints, name one: {', '.join(map(str, best))}")
+    if not (best or last):
+        raise CheckpointError(f"{folder}: no checkpoint in {folder / 'checkpoints'}, as a run writes them")
+    if not best:
+        log.warning("%s has no best checkpoint: taking its last, %s", folder, last[-1].name)
+    return (best or last)[-1]
+
+
 def _was_left_by_this_launch(folder: Path) -> bool:
     """Whether the ranks were restarted and an earlier start of this launch wrote to the directory."""
     restarted = any(os.environ.get(f"{by}_RESTART_COUNT", "0") != "0" for by in ("TORCHELASTIC", "SLURM"))

@@ -39,7 +39,7 @@ def make(kind: str, **arguments: Any) -> Predictor:
         "eval_transforms": [{"type": "ConcatCDInput"}],
         "preprocess": {"mean": [0.0] * 6, "std": [9.0] * 6},
     }
-    return Predictor({"model": model, "data": data})
+    return Predictor({"model": model, "data": data}, random_weights=True)
 
 
 def test_a_pair_is_predicted_as_the_data_set_s_sample(predictor: Predictor, pairs: Path) -> None:

@@ -23,7 +23,10 @@ def predictor(kind: str, **arguments: Any) -> Predictor:
     torch.manual_seed(0)
     spec = {"type": kind, "images": "gone", "masks": "gone", **arguments}
     model = {"type": "segkernel.testing.toys:ToySegmentor"}
-    return Predictor({"model": model, "data": {"test": spec, "preprocess": {"mean": [0.0] * 3, "std": [9.0] * 3}}})
+    return Predictor(
+        {"model": model, "data": {"test": spec, "preprocess": {"mean": [0.0] * 3, "std": [9.0] * 3}}},
+        random_weights=True,
+    )
 
 
 def test_a_raster_is_predicted_as_its_data_set_would_give_it(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,6 +17,9 @@ from segplug_datasets.commands.target import split_overrides, tta_of
 @click.argument("inputs", nargs=-1, required=True, metavar="IMAGE... [KEY=VALUE]...")
 @click.option("--second", "seconds", multiple=True, metavar="IMAGE", help="Second images, for models that compare two.")
 @click.option("--weights", metavar="FILE", help="A checkpoint, when MODEL is a config.")
+@click.option(
+    "--random-weights", is_flag=True, help="Predict with a randomly initialised model if there are no weights."
+)
 @click.option("--out", default="predictions", show_default=True, metavar="DIR", help="Output folder.")
 @click.option(
     "--format",
@@ -37,6 +41,7 @@ def command(
     inputs: tuple[str, ...],
     seconds: tuple[str, ...],
     weights: str | None,
+    random_weights: bool,
     out: str,
     kind: str,
     opacity: float,
@@ -47,7 +52,7 @@ def command(
     wait_time: float,
     trust: bool,
 ) -> None:
-    """Predict IMAGE... with MODEL: a checkpoint, an exported file, or a config with --weights.
+    """Predict IMAGE... with MODEL: a run directory, a checkpoint, an exported file, or a config with --weights.
 
     An IMAGE is a file of any size, a folder, a quoted pattern ('*.jpg'), or a .txt file with one path per line.
     KEY=VALUE changes the config, also that of a checkpoint: evaluate.test_cfg.mode=whole
@@ -65,7 +70,8 @@ def command(
     spec = read_text(exporter, "--exporter", problems) if exporter else None
     if problems:
         raise ConfigError(problems)
-    predictor = Predictor(model, weights, device, overrides=overrides, exporter=spec, trust=trust)
+    options: dict[str, Any] = {"exporter": spec, "trust": trust, "random_weights": random_weights}
+    predictor = Predictor(model, weights, device, overrides=overrides, **options)
     predictor.tta = tta_of(predictor.config) if tta else None
     folders = {"pictures": "vis" if kind != "labels" else "", "labels": "pred" if kind != "overlays" else ""}
     stream = predict_images(
