@@ -1,23 +1,39 @@
 """Hooks of MkDocs, named in mkdocs.yml: pages of the site that are not files in docs/.
 
 The README of the repository is the home page, and those of the packages are pages, too. Links between them and the
-pages of docs/ are written for the repository, so that they work in an editor; here they are mapped to the site.
+pages of docs/ are written for the repository, so that they work in an editor; here they are mapped to the site. The
+reference has the entries that ``seg-kernel explain`` prints, and the table of the zoo those of ``seg-kernel models``.
 """
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
+from segkernel.catalog import GROUPS, Catalog
+from segplug_heads.configs.experiments import list_experiments
+from segplug_heads.configs.zoo import find_zoos
+from segplug_heads.reference.entry import Entry
+from segplug_heads.reference.find import (
+    command_entries,
+    component_entries,
+    exit_code_entries,
+    moment_entries,
+    section_entries,
+)
+
 ROOT = Path(__file__).resolve().parents[1]
 LOADED = re.compile(
     r"<(?:script|img|iframe)[^>]* src=[\"']?https?:|<link[^>]* rel=[\"']?(?:stylesheet|preconnect)[^>]*https?:"
 )
+"""What a browser would load from another host."""
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)|!\[([^\]]*)\]\(([^)\s]+)\)")
 
 
@@ -33,7 +49,52 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the pages that come from elsewhere in the repository."""
     for source, address in repository_pages().items():
         files.append(File.generated(config, address, content=(ROOT / source).read_text("utf-8")))
+    for address, content in {**reference_pages(), "zoo-table.md": zoo_table()}.items():
+        files.append(File.generated(config, address, content=content))
     return files
+
+
+def reference_pages() -> dict[str, str]:
+    """Return the pages of the reference, one for each group of components, and those of the rest."""
+    catalog = Catalog.discover()
+    pages = {
+        "reference/config.md": _page("Config keys", "seg-kernel explain optim.paramwise", section_entries(catalog)),
+        "reference/hook-methods.md": _page(
+            "Hook methods", "seg-kernel explain after_validation", moment_entries(catalog)
+        ),
+        "reference/commands.md": _page("Commands", "seg-kernel explain data check", command_entries(catalog)),
+        "reference/exit-codes.md": _page("Exit codes", "seg-kernel explain 3", exit_code_entries(catalog)),
+    }
+    for group in COMPONENTS:
+        entries = list(component_entries(group, catalog))
+        title, address = group.replace("_", " ").capitalize(), group.replace("_", "-")
+        pages[f"reference/{address}.md"] = _page(title, f"seg-kernel explain {entries[0].title}", entries)
+    return pages
+
+
+COMPONENTS = [group for group in GROUPS if group not in ("zoo", "config_sources", "former_names", "config_checks",
+                                                         "commands", "default_hooks", "outputs")]  # fmt: skip
+
+
+def _page(title: str, command: str, entries: Iterable[Entry]) -> str:
+    sections = "\n".join(entry.markdown() for entry in entries)
+    return f"# {title}\n\nWritten from the code; in a terminal: `{command}`.\n\n{sections}"
+
+
+def zoo_table() -> str:
+    """Return the page with every published experiment; assets/zoo.js filters and sorts its table."""
+    costs = json.loads((ROOT / "docs" / "assets" / "zoo-costs.json").read_text("utf-8"))
+    rows = []
+    for each in list_experiments([zoo for zoo in find_zoos() if zoo.name != "local_configs"]):
+        if each.family is None:
+            continue
+        meta = each.meta()
+        parameters, macs = costs.get(each.name, (None, None))
+        figures = [meta.get("mIoU"), meta.get("mIoU_multi"), parameters, macs, meta.get("memory")]
+        cells = [f"`{each.name}`", each.family.name, each.data or "", *figures]
+        rows.append([*("" if cell is None else str(cell) for cell in cells), str(meta.get("licence", ""))])
+    body = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return (ROOT / "docs" / "assets" / "zoo-table.md.in").read_text("utf-8").replace("ROWS", body)
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:

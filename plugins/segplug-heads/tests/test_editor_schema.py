@@ -14,7 +14,8 @@ from segkernel.annotations import NonNegativeInt, OddInt, Positive, PositiveInt,
 from segkernel.catalog import Catalog, Row
 from segkernel.config.sections import Sections, Seed
 from segkernel.signature import signature
-from segplug_heads.editor_schema import command, config_schema, documented_arguments, schema_of
+from segplug_heads.editor_schema import command, config_schema, schema_of
+from segplug_heads.reference.docstrings import documented_arguments
 
 
 @pytest.fixture

@@ -44,14 +44,28 @@ Side = Annotated[int, Interval(ge=1, le=1 << 16)]
 
 
 class PaddingConfig(TypedDict, total=False):
-    """Padding at the bottom and right to a ``size`` (height, width), or to a multiple of ``size_divisor``."""
+    """Padding at the bottom and right.
+
+    Args:
+        size: To this (height, width), in pixels.
+        size_divisor: To a multiple of this, in pixels.
+    """
 
     size: tuple[Side, Side]
     size_divisor: Side
 
 
 class PreprocessConfig(TypedDict, total=False):
-    """Arguments of `segkernel.inference.Preprocessor`."""
+    """Arguments of `segkernel.inference.Preprocessor`.
+
+    Args:
+        mean: Per channel, in the units of the file (0 to 255 for 8 bits), in the order of ``channel_order``.
+        std: Per channel, in the same units; above 0.
+        size: Training batches are padded to this (height, width).
+        size_divisor: Training batches are padded to a multiple of this; excludes ``size``.
+        test_cfg: Padding of evaluation batches; none by default.
+        channel_order: Channel order of the model's input; images are RGB before.
+    """
 
     mean: Sequence[float]
     std: Sequence[Positive]
@@ -106,7 +120,12 @@ class DataSection:
 
 
 class ClipGrad(TypedDict, total=False):
-    """Gradients are scaled so that their norm is at most ``max_norm``."""
+    """Gradient clipping.
+
+    Args:
+        max_norm: Gradients are scaled so that their norm is at most this.
+        norm_type: Order of the norm; 2 by default.
+    """
 
     max_norm: Annotated[float, Gt(0)]
     norm_type: Annotated[float, Gt(0)]
@@ -154,8 +173,11 @@ class ScheduleSection:
 class TestConfig(TypedDict, total=False):
     """How a segmentor processes an image at inference; sizes are (height, width) in pixels, or one for both.
 
-    ``whole`` processes it as a whole, ``slide`` in windows of ``crop_size`` every ``stride``; overlaps are averaged.
-    ``whole_flip`` and ``slide_flip`` also process the mirrored image or window, and average the two.
+    Args:
+        mode: ``whole`` processes it as a whole, ``slide`` in windows, whose overlaps are averaged. ``whole_flip`` and
+            ``slide_flip`` also process the mirrored image or window, and average the two.
+        crop_size: Size of a window.
+        stride: Distance of two windows; no larger than ``crop_size``.
     """
 
     mode: Literal["whole", "slide", "whole_flip", "slide_flip"]
@@ -175,7 +197,12 @@ class Metadata(TypedDict, total=False):
 
 
 class TTA(TypedDict, total=False):
-    """Test-time augmentation: probabilities averaged over scales of the image, each also mirrored when ``flip``."""
+    """Test-time augmentation: probabilities are averaged.
+
+    Args:
+        scales: Factors on the size of the image.
+        flip: Also process each scale mirrored.
+    """
 
     scales: Annotated[Sequence[Positive], MinLen(1)]
     flip: bool
@@ -224,7 +251,11 @@ class Evaluation:
 
 @dataclass
 class PluginsSection:
-    """``plugins``: the distributions to prefer when several offer the same short name."""
+    """``plugins``: which package is meant.
+
+    Args:
+        prefer: The distributions to prefer when several offer the same short name, best first.
+    """
 
     prefer: Sequence[str] = ()
 

@@ -5,11 +5,9 @@ Point an editor's YAML support at the output of ``seg-kernel schema``.
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import math
-import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
@@ -23,6 +21,7 @@ from segkernel.config.sections import Sections
 from segkernel.errors import ComponentError
 from segkernel.interfaces.spec import Spec
 from segkernel.signature import LISTS, MAPPINGS, UNIONS, Parameter, choices_of, group_of, is_record, signature, unwrap
+from segplug_heads.reference.docstrings import argument_text
 
 log = logging.getLogger(__name__)
 
@@ -107,19 +106,8 @@ def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
-    classes = reversed(getattr(parameter.owner, "__mro__", [parameter.owner]))
-    texts = [text for owner in classes for text in (owner.__doc__, getattr(owner.__init__, "__doc__", None))]
-    documented = {name: says for text in texts for name, says in documented_arguments(text).items()}
-    description = {"description": documented[parameter.name]} if parameter.name in documented else {}
-    return {**schema_of(parameter.annotation), **description}
-
-
-def documented_arguments(text: str | None) -> dict[str, str]:
-    """Return the description of each name in the ``Args:`` section of a docstring."""
-    section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", inspect.cleandoc(text or ""), re.MULTILINE | re.DOTALL)
-    entries = re.split(r"^    (?=\S)", section.group(1), flags=re.MULTILINE) if section else []
-    found = (re.match(r"(\w+(?:, \w+)*)(?: \([^)]*\))?:\s*(.*)", entry, re.DOTALL) for entry in entries)
-    return {name: " ".join(m.group(2).split()) for m in found if m for name in m.group(1).split(", ")}
+    text = argument_text(parameter)
+    return {**schema_of(parameter.annotation), **({"description": text} if text else {})}
 
 
 def _group(group: str, catalog: Catalog, full: bool) -> dict[str, Any]:

@@ -16,7 +16,12 @@ from segkernel.schedules import Schedule, ScheduleArguments
 
 
 class PolyLR(Schedule):
-    """Decay to ``eta_min`` as (1 - i / length) ** power."""
+    """Decay to ``eta_min`` as (1 - i / length) ** power.
+
+    Args:
+        power: Exponent; 1 is linear.
+        eta_min: The final rate.
+    """
 
     def __init__(
         self, power: NonNegative = 1.0, eta_min: NonNegative = 0.0, **kwargs: Unpack[ScheduleArguments]
@@ -31,7 +36,13 @@ class PolyLR(Schedule):
 
 
 class PolyLRRatio(PolyLR):
-    """`PolyLR` down to ``eta_min_ratio`` times the optimiser's rate, or to ``eta_min`` when that is None."""
+    """`PolyLR` down to ``eta_min_ratio`` times the optimiser's rate, or to ``eta_min`` when that is None.
+
+    Args:
+        eta_min_ratio: The final rate as a share of the optimiser's; None takes ``eta_min``.
+        power: Exponent; 1 is linear.
+        eta_min: The final rate, when ``eta_min_ratio`` is None.
+    """
 
     def __init__(
         self,
@@ -50,7 +61,12 @@ class PolyLRRatio(PolyLR):
 
 
 class LinearLR(Schedule):
-    """Change linearly from ``start_factor`` to ``end_factor`` times the rate: the usual warm-up."""
+    """Change linearly from ``start_factor`` to ``end_factor`` times the rate: the usual warm-up.
+
+    Args:
+        start_factor: Factor on the rate at ``begin``.
+        end_factor: Factor on the rate at ``end``.
+    """
 
     def __init__(
         self, start_factor: Positive = 1 / 3, end_factor: NonNegative = 1.0, **kwargs: Unpack[ScheduleArguments]
@@ -66,7 +82,11 @@ class LinearLR(Schedule):
 
 
 class ConstantLR(Schedule):
-    """Multiply the rate by ``factor`` until the last iteration, which restores it."""
+    """Multiply the rate by ``factor`` until the last iteration, which restores it.
+
+    Args:
+        factor: Factor on the rate.
+    """
 
     def __init__(self, factor: Positive = 1 / 3, **kwargs: Unpack[ScheduleArguments]) -> None:
         super().__init__(**kwargs)
@@ -79,7 +99,12 @@ class ConstantLR(Schedule):
 
 
 class StepLR(Schedule):
-    """Multiply the rate by ``gamma`` every ``step_size`` iterations."""
+    """Multiply the rate by ``gamma`` every ``step_size`` iterations.
+
+    Args:
+        step_size: Iterations, or epochs, between two steps.
+        gamma: Factor on the rate at each step.
+    """
 
     conformance: ClassVar = {"step_size": 4}
 
@@ -92,7 +117,11 @@ class StepLR(Schedule):
 
 
 class ExponentialLR(Schedule):
-    """Multiply the rate by ``gamma`` in every iteration."""
+    """Multiply the rate by ``gamma`` in every iteration.
+
+    Args:
+        gamma: Factor on the rate in each iteration, or epoch.
+    """
 
     conformance: ClassVar = {"gamma": 0.9}
 
@@ -105,7 +134,12 @@ class ExponentialLR(Schedule):
 
 
 class MultiStepLR(Schedule):
-    """Multiply the rate by ``gamma`` at each of ``milestones`` (counted from ``begin``)."""
+    """Multiply the rate by ``gamma`` at each of ``milestones`` (counted from ``begin``).
+
+    Args:
+        milestones: Iterations, or epochs, counted from ``begin``.
+        gamma: Factor on the rate at each milestone.
+    """
 
     conformance: ClassVar = {"milestones": (4, 8)}
 
@@ -120,7 +154,12 @@ class MultiStepLR(Schedule):
 
 
 class _Cosine(Schedule):
-    """Cosine annealing to ``eta_min``, or to ``eta_min_ratio`` times the optimiser's rate."""
+    """Cosine annealing to ``eta_min``, or to ``eta_min_ratio`` times the optimiser's rate.
+
+    Args:
+        eta_min: The lowest rate; 0 when both are None.
+        eta_min_ratio: The lowest rate as a share of the optimiser's, instead of ``eta_min``.
+    """
 
     def __init__(
         self, eta_min: NonNegative | None, eta_min_ratio: NonNegative | None, **kwargs: Unpack[ScheduleArguments]
@@ -136,9 +175,12 @@ class _Cosine(Schedule):
 
 
 class CosineAnnealingLR(_Cosine):
-    """Cosine annealing over ``T_max`` iterations; None is the schedule's length.
+    """Cosine annealing to ``eta_min``, or to ``eta_min_ratio`` times the optimiser's rate.
 
-    The rate falls to ``eta_min``, or to ``eta_min_ratio`` times the optimiser's rate.
+    Args:
+        T_max: Iterations, or epochs, of half a period; None is the schedule's length.
+        eta_min: The lowest rate; 0 when both are None.
+        eta_min_ratio: The lowest rate as a share of the optimiser's, instead of ``eta_min``.
     """
 
     def __init__(
@@ -164,8 +206,14 @@ class CosineAnnealingLR(_Cosine):
 class CosineRestartLR(_Cosine):
     """Cosine annealing with warm restarts (SGDR, Loshchilov and Hutter, 2017).
 
-    Cycle k takes ``periods[k]`` iterations and starts at ``restart_weights[k]`` times the optimiser's rate (1 by
-    default); it ends at ``eta_min``, or at ``eta_min_ratio`` times that rate, and stays there after the last cycle.
+    A cycle ends at ``eta_min``, or at ``eta_min_ratio`` times the optimiser's rate; the rate stays there after the last
+    cycle.
+
+    Args:
+        periods: Iterations, or epochs, of each cycle.
+        restart_weights: Each cycle starts at this factor times the optimiser's rate; a single one holds for all.
+        eta_min: The lowest rate; 0 when both are None.
+        eta_min_ratio: The lowest rate as a share of the optimiser's, instead of ``eta_min``.
     """
 
     conformance: ClassVar = {"periods": (4, 8)}
@@ -197,8 +245,14 @@ class CosineRestartLR(_Cosine):
 class CyclicLR(Schedule):
     """Cycle between ``base_lr`` and ``max_lr`` (Smith, 2017), the same for all groups, as in MMEngine.
 
-    A cycle rises for ``step_size_up`` iterations and falls for ``step_size_down`` (the same number when None).
-    ``triangular2`` halves the amplitude with each cycle, ``exp_range`` multiplies it by ``gamma`` in each iteration.
+    Args:
+        base_lr: The lowest rate.
+        max_lr: The highest rate, of the first cycle.
+        step_size_up: Iterations, or epochs, in which the rate rises.
+        step_size_down: Those in which it falls; None is ``step_size_up``.
+        mode: ``triangular2`` halves the amplitude with each cycle, ``exp_range`` multiplies it by ``gamma`` in each
+            iteration.
+        gamma: Factor on the amplitude for ``exp_range``.
     """
 
     conformance: ClassVar = {"base_lr": 0.1, "max_lr": 0.5, "step_size_up": 4}
@@ -225,12 +279,17 @@ class CyclicLR(Schedule):
 
 
 class OneCycleLR(Schedule):
-    """1cycle policy (Super-Convergence, Smith and Topin, 2018) over ``total_steps``; None is the schedule's length.
+    """1cycle policy (Super-Convergence, Smith and Topin, 2018).
 
-    The rate starts at eta_max / ``div_factor``, peaks at ``eta_max`` after the share ``pct_start`` of the steps, and
-    ends at its start / ``final_div_factor``; with ``three_phase`` it first falls back to its start. Without ``eta_max``
-    the peak is each group's own rate, with its ``lr_mult`` and the scaling by ``base_batch_size``; a given one is
-    the peak of all groups, as in MMEngine.
+    Args:
+        eta_max: The peak of all groups, as in MMEngine; None takes each group's own rate, with its ``lr_mult`` and the
+            scaling by ``base_batch_size``.
+        total_steps: Iterations of the cycle; None is the schedule's length.
+        pct_start: Share of the steps in which the rate rises.
+        anneal_strategy: ``cos`` or ``linear``.
+        div_factor: The rate starts at the peak divided by this.
+        final_div_factor: The rate ends at its start divided by this.
+        three_phase: First fall back to the start, then to the end.
     """
 
     conformance: ClassVar = {"eta_max": 0.5}

@@ -91,7 +91,10 @@ class CLAHE:
 
 
 class AdjustGamma:
-    """Raise values (as fractions of 255) to the power ``1 / gamma``: above 1 brightens.
+    """Raise values (as fractions of 255) to the power ``1 / gamma``.
+
+    Args:
+        gamma: Above 1 brightens, below 1 darkens.
 
     Raises:
         UsageError: Unless ``gamma`` is positive.

@@ -89,7 +89,11 @@ class ResizeShortestEdge:
 
 
 class ResizeToMultiple:
-    """Scale up to the next size whose height and width are multiples of ``size_divisor``."""
+    """Scale up to the next size whose height and width are multiples of ``size_divisor``.
+
+    Args:
+        size_divisor: In pixels.
+    """
 
     needs: ClassVar[int] = 0
 

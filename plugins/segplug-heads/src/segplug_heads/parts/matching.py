@@ -51,7 +51,11 @@ Matches = tuple[Tensor, Tensor]
 
 
 class MatchCost(ABC):
-    """The cost of matching each query with each object."""
+    """The cost of matching each query with each object.
+
+    Args:
+        weight: Factor of the cost.
+    """
 
     component_group = "parts"
 
@@ -68,11 +72,7 @@ class MatchCost(ABC):
 
 
 class ClassificationCost(MatchCost):
-    """Minus the predicted probability of the object's class.
-
-    Args:
-        weight: Factor of the cost.
-    """
+    """Minus the predicted probability of the object's class."""
 
     def cost(self, queries: Queries, objects: Objects) -> Tensor:
         # DETR: probabilities, not their logarithms, so that the costs of class and mask are commensurable.

@@ -1,0 +1,40 @@
+"""The reference: every component is described, and its YAML example is one that a config accepts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+from segkernel.building import check
+from segkernel.catalog import Catalog
+from segplug_heads.reference.examples import GIVEN, PLACES, example_of
+from segplug_heads.reference.find import component
+
+CATALOG = Catalog.discover()
+VALUES = {"${data.num_classes}": 19, "${data.crop_size}": [512, 512], "${data.align_corners}": False}
+
+
+def resolved(value: Any) -> Any:
+    """Return an example without references to the rest of a config."""
+    if isinstance(value, dict):
+        return {key: resolved(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [resolved(item) for item in value]
+    return VALUES.get(value, value) if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("group", [*PLACES, "layers", "parts"])
+def test_components_are_described_with_a_valid_example(group: str) -> None:
+    undocumented, invalid = [], {}
+    given: dict[str, Any] = dict.fromkeys(GIVEN.get(group, ()))
+    for row in CATALOG.rows_of(group):
+        target = CATALOG.load_row(row)
+        entry = component(group, row, target, CATALOG)
+        undocumented += [f"{row.name}.{argument.name}" for argument in entry.arguments if not argument.text]
+        undocumented += [row.name] * (not entry.text)
+        problems = check(group, resolved(example_of(group, row, target, CATALOG)), catalog=CATALOG, **given)
+        invalid |= {row.name: list(map(str, problems))} if problems else {}
+    assert (undocumented, invalid) == ([], {})
