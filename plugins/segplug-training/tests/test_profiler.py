@@ -9,8 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from segkernel import hookimpl
+from segkernel.engine import LocalEngine
 from segplug_training.empty_cache import EmptyCacheHook
 from segplug_training.meter import peak_memory
+from segplug_training.phase_times import METHODS
 from segplug_training.profiler import ProfilerHook
 
 
@@ -22,10 +25,57 @@ def test_trace_and_table_cover_the_requested_iterations(make_runner, iterations,
     events = json.loads((folder / "iter_0000002.json").read_text())["traceEvents"]
     assert sum(event["name"].startswith("Optimizer.step#SGD") for event in events) == steps
     table = (folder / "iter_0000002.txt").read_text()
-    shares = [float(share) for share in re.findall(r"([\d.]+)%", table)]
+    by_operator = table.partition("by operator")[2]
+    shares = [float(share) for share in re.findall(r"([\d.]+)%", by_operator)]
     assert shares[:-1] == sorted(shares[:-1], reverse=True)
     assert re.search(r" 4\.0  aten::convolution_backward", table), "two convolutions in each of two micro-batches"
-    assert re.search(r"waiting for data", table)
+    assert not set(METHODS) & set(vars(runner.engine)), "the engine has its own methods again"
+
+
+class SlowEngine(LocalEngine):
+    """By a clock that it advances itself, its phases take 4, 2 x 3, 2 x 5, 7 and 1 ms."""
+
+    now = 0.0
+
+    def transfer(self, batches):
+        for batch in super().transfer(batches):
+            self.now += 0.002  # two micro-batches
+            yield batch
+
+    def compute_loss(self, images, targets):
+        self.now += 0.003
+        return super().compute_loss(images, targets)
+
+    def backward(self, loss):
+        self.now += 0.005
+        super().backward(loss)
+
+    def step(self):
+        self.now += 0.007
+        super().step()
+
+
+class SlowHook:
+    @hookimpl
+    def after_iteration(self, run):
+        run.engine.now += 0.001
+
+
+def test_the_time_of_an_iteration_is_divided_into_its_phases(make_runner, monkeypatch):
+    engine = SlowEngine("cpu")
+    monkeypatch.setattr("segplug_training.phase_times.time", SimpleNamespace(perf_counter=lambda: engine.now))
+    runner = make_runner(ProfilerHook(begin=1, iterations=50), SlowHook(), validate=False, engine=engine)
+    runner.train()
+    table = (runner.work_dir / "profile" / "iter_0000001.txt").read_text().partition("\n\n")[0].splitlines()
+    assert [line.split(maxsplit=2) for line in table] == [
+        ["ms", "share", "per iteration, by phase"],
+        ["4.000", "14.3%", "waiting for data"],
+        ["6.000", "21.4%", "forward"],
+        ["10.000", "35.7%", "backward"],
+        ["7.000", "25.0%", "optimizer"],
+        ["1.000", "3.6%", "other"],
+        ["28.000", "100.0%", "iteration"],
+    ]
 
 
 def test_the_gpu_cache_is_emptied_on_request(monkeypatch):

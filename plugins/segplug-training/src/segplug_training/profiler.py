@@ -1,4 +1,4 @@
-"""`ProfilerHook`: the time of an iteration by operator, as a table and as a trace.
+"""`ProfilerHook`: the time of an iteration by phase and by operator, as tables and as a trace.
 
     hooks:
       - {type: ProfilerHook, begin: 20, iterations: 3}
@@ -9,13 +9,14 @@ The trace, ``profile/iter_N.json`` in the run directory, is for https://ui.perfe
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch.profiler import ProfilerActivity, profile
 
 from segkernel.annotations import NonNegativeInt, PositiveInt
 from segkernel.hookspecs import Priority, hookimpl
+from segplug_training.phase_times import PhaseTimes
 
 if TYPE_CHECKING:
     from segkernel.hookspecs import Run
@@ -25,6 +26,9 @@ log = logging.getLogger("segkernel.profiler")
 
 class ProfilerHook:
     """Profile some iterations of training with `torch.profiler`, on one rank.
+
+    The first table divides an iteration into waiting for data, forward pass, backward pass, optimiser and the rest:
+    copies, preprocessing, hooks, and what lies between two iterations. The profiler itself takes time, too.
 
     Args:
         begin: Iterations to skip first, in which caches fill and algorithms are chosen.
@@ -53,51 +57,62 @@ class ProfilerHook:
             "with_stack": with_stack,
         }
         self._profiler: profile | None = None
+        self._times: PhaseTimes | None = None
         self._first = 0
 
     @hookimpl
     def before_train(self, run: Run) -> None:
         self._first = run.iteration + self.begin  # a resumed run warms up again
-        self._waited = 0.0
+        self._start_when_due(run)
 
     @hookimpl
     def before_train_iteration(self, run: Run) -> None:
-        if run.is_main and run.iteration == self._first:
-            activities = [ProfilerActivity.CPU]
-            if run.engine.device.type == "cuda":
-                activities.append(ProfilerActivity.CUDA)
-            self._profiler = profile(activities=activities, **self.options)
-            self._profiler.start()
+        if self._times is not None:
+            self._times.receive()
 
     @hookimpl
     def train_iteration_ended(self, run: Run) -> None:
-        if self._profiler is not None:
-            self._waited += run.data_wait
-            if run.iteration >= self._first + self.iterations:
-                self._finish(run)
+        if run.iteration >= self._first + self.iterations:
+            self._finish(run)
+
+    @hookimpl
+    def after_iteration(self, run: Run) -> None:
+        if self._times is not None:
+            self._times.wait()
+        self._start_when_due(run)
 
     @hookimpl
     def after_train(self, run: Run) -> None:
-        if self._profiler is not None:
-            self._finish(run)
+        self._finish(run)
+
+    def _start_when_due(self, run: Run) -> None:
+        """Start before the data of the first iteration arrive."""
+        if not (run.is_main and run.iteration == self._first) or self._profiler is not None:
+            return
+        activities = [ProfilerActivity.CPU]
+        if run.engine.device.type == "cuda":
+            activities.append(ProfilerActivity.CUDA)
+        self._profiler = profile(activities=activities, **self.options)
+        self._profiler.start()
+        self._times = PhaseTimes(run.engine)
 
     def _finish(self, run: Run) -> None:
-        profiler, self._profiler = self._profiler, None
-        if profiler is None:
+        profiler, times = self._profiler, self._times
+        self._profiler = self._times = None
+        if profiler is None or times is None:
             return
-        if run.engine.device.type == "cuda":
-            torch.cuda.synchronize(run.engine.device)
+        seconds, total = times.stop()
         profiler.stop()
         folder = run.work_dir / "profile"
         folder.mkdir(exist_ok=True)
         path = folder / f"iter_{self._first:07d}.json"
         profiler.export_chrome_trace(str(path))
-        text = self._table(profiler, run)
+        count = max(run.iteration - self._first, 1)
+        text = f"{phase_table(seconds, total, count)}\n\n{self._table(profiler, run, count)}"
         path.with_suffix(".txt").write_text(text + "\n", "utf-8")
         log.info("%s\n%s", path, text)
 
-    def _table(self, profiler: profile, run: Run) -> str:
-        count = max(run.iteration - self._first, 1)
+    def _table(self, profiler: profile, run: Run, count: int) -> str:
         averages = profiler.key_averages()
         on_gpu = run.engine.device.type == "cuda"
         own = {row.key: row.self_device_time_total if on_gpu else row.self_cpu_time_total for row in averages}
@@ -107,5 +122,17 @@ class ProfilerHook:
             share = own[row.key] / total
             lines.append(f"{own[row.key] / 1e3 / count:9.3f} {share:6.1%}  {row.count / count:6.1f}  {row.key}")
         lines.append(f"{total / 1e3 / count:9.3f} {1:6.1%}  {'':6}  all operators")
-        lines.append(f"{self._waited * 1e3 / count:9.3f} {'':6}  {'':6}  waiting for data, before each step")
         return "\n".join(lines)
+
+
+def phase_table(seconds: Mapping[str, float], total: float, count: int) -> str:
+    """Return a table of the time of an iteration.
+
+    Args:
+        seconds: Of each phase, over all iterations.
+        total: Seconds of all iterations.
+        count: Number of iterations.
+    """
+    rows = {**seconds, "other": total - sum(seconds.values()), "iteration": total}
+    lines = [f"{spent * 1e3 / count:9.3f} {spent / total:6.1%}  {name}" for name, spent in rows.items()]
+    return "\n".join([f"{'ms':>9} {'share':>6}  per iteration, by phase", *lines])
