@@ -56,6 +56,25 @@ def test_help_lists_commands_without_importing_them(
     assert all(f"  {name} " in written for name in cli.COMMANDS)
 
 
+def test_the_help_reads_descriptions_from_the_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "__init__.py").write_text("raise RuntimeError('imported')")
+    text = 'def good(): """Draw\n    curves.\n\n    More."""\ndef bare(): ...\n'
+    (tmp_path / "outside" / "tools.py").write_text(f"raise RuntimeError('imported')\n{text}")
+    (tmp_path / "outside" / "damaged.py").write_text("def (")
+    monkeypatch.syspath_prepend(tmp_path)
+    values = {"good": "outside.tools:good", "bare": "outside.tools:bare", "damaged": "outside.damaged:command"}
+    values |= {"missing": "outside.nosuch:command", "absent": "nosuch_package:command"}
+    rows = tuple(Row("commands", name, "outside", "1", value) for name, value in values.items())
+    monkeypatch.setattr(Catalog, "discover", lambda: Catalog(rows))
+    assert call("--help") == 0
+    lines = capsys.readouterr().out.split("Commands:")[1].splitlines()
+    shown = dict(line.strip().split(maxsplit=1) for line in lines if line.strip())
+    assert {name: shown[name] for name in values} == {**dict.fromkeys(values, "from outside"), "good": "Draw curves."}
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("--version") == 0
     assert capsys.readouterr().out == f"seg-kernel {segkernel.__version__}\n"

@@ -392,8 +392,8 @@ class Runner:
         if rest or not self.accumulate:
             raise UsageError(f"optim.batch_size {self.batch_size} is not a multiple of micro_batch x devices = {step}")
         if part is not None and (iterations is None) == (epochs is None):
-            wrong = "neither is set" if iterations is None else "not both"
-            raise UsageError(f"set schedule.iterations or schedule.epochs, {wrong}")
+            both = f"not both {iterations} and {epochs}: remove one, ~schedule.iterations or ~schedule.epochs"
+            raise UsageError(f"set schedule.iterations or schedule.epochs, {both if epochs else 'neither is set'}")
         unit = self.batch_size if epochs is None or part is None else len(part.dataset)
         self.max_iterations = math.ceil((epochs or iterations or 0) * unit / self.batch_size)
         self._samples_per_validation = val_interval * unit if val_interval else math.inf

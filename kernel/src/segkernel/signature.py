@@ -262,5 +262,4 @@ def choices_of(annotation: Any) -> list[Any]:
         return list(get_args(kind))
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return list(kind.__members__)
-    arms = get_args(kind) if get_origin(kind) in UNIONS else ()
-    return [choice for arm in arms for choice in choices_of(arm)]
+    return [choice for arm in (get_args(kind) if get_origin(kind) in UNIONS else ()) for choice in choices_of(arm)]

@@ -186,8 +186,7 @@ def _refusal(report: LoadReport, classes: Sequence[str] | None) -> CheckpointErr
 
 
 def _some(names: Sequence[str], limit: int = 6) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 # ---------------------------------------------------------------- third-party weights

@@ -8,30 +8,24 @@ Commands of plugins come through the entry-point group ``segkernel.commands`` an
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import logging
 import re
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib.machinery import PathFinder
 from typing import Any, TextIO
 
 import click
 
 from segkernel import __version__
-from segkernel.catalog import Catalog
+from segkernel.catalog import Catalog, Row
 from segkernel.errors import SegKernelError, UnknownComponentError, UsageError, suggest, worker_crash_of
 
-COMMANDS = {
-    "run": "Train, test and export a config's model.",
-    "config": "Show, explain and check configs.",
-    "plugins": "List and check the installed plugins.",
-}
-"""The kernel's own commands, each in ``segkernel.cli.NAME``, with their lines in ``--help``."""
-
-EPILOG = """\b
-Exit codes: 0 done; 1 the run, its data or a checkpoint failed; 2 usage or config;
-3 a plugin is missing, broken or incompatible; 130 SIGINT; 143 SIGTERM."""
+COMMANDS = ("run", "config", "plugins")
+"""The kernel's own commands, each in ``segkernel.cli.NAME``."""
 
 
 class _Size(click.ParamType):
@@ -57,10 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shared.add_argument("--log-level", type=str.upper, choices=("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO")
     shared.add_argument("--traceback", action="store_true")
     shared.add_argument("--launch", metavar="N")
-    shared.add_argument("--dry-run", action="store_true")
+    for flag, command in {"--dry-run": "dry-run", "--install-completion": "completion"}.items():
+        shared.add_argument(flag, dest="command", action="store_const", const=[command], default=[])
     options, rest = shared.parse_known_args(arguments)
     _set_up_logging(options.log_level)
-    rest = ["dry-run", *rest] if options.dry_run else rest
+    rest = [*options.command, *rest]
     rest = rest if options.launch is None else ["launch", options.launch, *rest]
     try:
         result = cli.main(args=rest, prog_name="seg-kernel", standalone_mode=False)
@@ -107,33 +102,47 @@ class LazyGroup(click.Group):
         Raises:
             ComponentError: When its plugin is missing, broken or incompatible.
         """
-        if name not in COMMANDS:
-            return _command_of_plugin(name)
-        return importlib.import_module(f"segkernel.cli.{name}").command
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str, click.Command | None, list[str]]:
-        """Find the command that the arguments begin with; an unknown one raises with a suggestion."""
-        return args[0], self.get_command(ctx, args[0]), args[1:]
+        return importlib.import_module(f"segkernel.cli.{name}").command if name in COMMANDS else _of_plugin(name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands with help lines, without importing them."""
+        """Write the commands with the first line of their help, without importing them."""
+        own = [(name, _summary(f"segkernel.cli.{name}:command")) for name in COMMANDS]
+        others = [(name, _summary(row.value) or f"from {row.distribution}") for name, row in self._of_plugins().items()]
         with formatter.section("Commands"):
-            formatter.write_dl([*COMMANDS.items(), *self._of_plugins().items()])
+            formatter.write_dl([*own, *others])
 
-    def _of_plugins(self) -> dict[str, str]:
-        """Return name and help line; an ambiguous name is written in full."""
+    def _of_plugins(self) -> dict[str, Row]:
+        """Return the rows of plugins' commands by name; an ambiguous name is written in full."""
         rows = Catalog.discover().rows_of("commands")
         taken = [*COMMANDS, *(row.name for row in rows)]
-        names = {row: row.name if taken.count(row.name) == 1 else row.qualified for row in rows}
-        return {name: f"from {row.distribution} {row.version}" for row, name in names.items()}
+        return {row.name if taken.count(row.name) == 1 else row.qualified: row for row in rows}
 
 
-def _command_of_plugin(name: str) -> click.Command:
+def _summary(value: str) -> str:
+    """Return the first line of the docstring of ``module:command``, "" if there is none.
+
+    It is read from the source, because importing the module may take seconds.
+    """
+    module, _, name = value.replace(" ", "").partition(":")
+    spec: Any = None
+    try:
+        for part in module.split("."):
+            spec = PathFinder.find_spec(part, spec and spec.submodule_search_locations)
+        body = ast.parse(spec.loader.get_source(part)).body
+        texts = [ast.get_docstring(node) for node in body if isinstance(node, ast.FunctionDef) and node.name == name]
+        return " ".join(str(texts[0] or "").partition("\n\n")[0].split())
+    except Exception:  # a damaged plugin, or a command that is not a function with a docstring
+        return ""
+
+
+def _of_plugin(name: str) -> click.Command:
+    """Import a plugin's command."""
     catalog = Catalog.discover()
     try:
         found = catalog.load("commands", name)
     except UnknownComponentError:
-        hint = suggest(name, [*COMMANDS, *catalog.names("commands")], "") or "see seg-kernel --help"
+        near = suggest(name, [*COMMANDS, *catalog.names("commands")], "")
+        hint = catalog.moved(f"seg-kernel {name}") or near or "see seg-kernel --help"
         raise UsageError(f"no command is called {name!r}; {hint}") from None
     if not isinstance(found, click.Command):
         raise UsageError(f"the entry point of {name!r} must be a click command, not a {type(found).__name__}")
@@ -168,17 +177,26 @@ def _set_up_logging(level: str) -> None:
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Return rows of cells as aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(map(str.ljust, row, widths)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-@click.group(
-    cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True
-)
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
 @click.version_option(__version__, prog_name="seg-kernel", message="%(prog)s %(version)s")
 def cli() -> None:
     """Train, test and deploy segmentation models from installed plugins.
 
     Anywhere on the line: --log-level debug, info, warning or error sets the level of messages on stderr (info by
     default); --traceback shows where an error was raised; --launch N runs the command as N processes on this machine.
+    --install-completion makes the Tab key complete commands, options, config names and keys in this shell.
+
+    \b
+    Examples:
+      seg-kernel run quickstart              train a small model on made-up images
+      seg-kernel init my_photos              write a config for your own images
+      seg-kernel predict best.pt photo.jpg    predict with the best weights of a run
+      seg-kernel COMMAND --help              options and examples of a command
+
+    \b
+    Exit codes: 0 done; 1 the run, its data or a checkpoint failed; 2 usage or config;
+    3 a plugin is missing, broken or incompatible; 130 SIGINT; 143 SIGTERM.
     """

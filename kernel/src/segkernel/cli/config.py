@@ -7,7 +7,13 @@ import click
 
 @click.group("config")
 def command() -> None:
-    """Show a config with the origin of every value, or check it."""
+    """Show a config with the origin of every value, or check it.
+
+    \b
+    Examples:
+      seg-kernel config show quickstart
+      seg-kernel config check my.yaml
+    """
 
 
 @command.command("show")
@@ -16,7 +22,13 @@ def command() -> None:
 @click.option("--explain", "keys", multiple=True, metavar="KEY", help="Only the history of this key; may be repeated.")
 @click.option("--places/--no-places", default=True, help="Add comments on where each value comes from.")
 def show(config: str, overrides: tuple[str, ...], keys: tuple[str, ...], places: bool) -> None:
-    """Print CONFIG, a file or a name of the zoo, with bases, overrides and references resolved."""
+    """Print CONFIG, a file or a name of the zoo, with bases, overrides and references resolved.
+
+    \b
+    Examples:
+      seg-kernel config show my.yaml
+      seg-kernel config show my.yaml --explain optim.optimizer.lr
+    """
     from segkernel.config import load_config
     from segkernel.config.show import to_yaml
 
@@ -31,7 +43,13 @@ def show(config: str, overrides: tuple[str, ...], keys: tuple[str, ...], places:
 @click.argument("config")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def check(config: str, overrides: tuple[str, ...]) -> None:
-    """Import the components of CONFIG, check every argument, and run the checks of plugins; exit with 2 on problems."""
+    """Import the components of CONFIG, check every argument, and run the checks of plugins; exit with 2 on problems.
+
+    \b
+    Examples:
+      seg-kernel config check my.yaml
+      seg-kernel config check my.yaml schedule.iterations=500
+    """
     from segkernel.config import load_config
     from segkernel.errors import ConfigError
     from segkernel.experiment import check as problems_of

@@ -26,7 +26,14 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON t
 @json_option
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """List the installed plugins: version, status, accepted kernels, and components, without importing them."""
+    """List the installed plugins: version, status, accepted kernels, and components, without importing them.
+
+    \b
+    Examples:
+      seg-kernel plugins
+      seg-kernel plugins show segplug-heads
+      seg-kernel plugins check segplug-heads --deep
+    """
     if ctx.invoked_subcommand is None:
         catalog = Catalog.discover()
         if as_json:
@@ -39,7 +46,12 @@ def command(ctx: click.Context, as_json: bool) -> None:
 @click.argument("distribution")
 @json_option
 def show(distribution: str, as_json: bool) -> None:
-    """List the components of one DISTRIBUTION, without importing it."""
+    """List the components of one DISTRIBUTION, without importing it.
+
+    \b
+    Examples:
+      seg-kernel plugins show segplug-heads
+    """
     first, *_ = rows = _wanted(Catalog.discover(), distribution)
     if as_json:
         _write(_as_data(rows))
@@ -57,7 +69,13 @@ def show(distribution: str, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def check(ctx: click.Context, distribution: str | None, deep: bool, as_json: bool) -> None:
-    """Import all components of DISTRIBUTION, or of every plugin; exit with 3 when one fails."""
+    """Import all components of DISTRIBUTION, or of every plugin; exit with 3 when one fails.
+
+    \b
+    Examples:
+      seg-kernel plugins check
+      seg-kernel plugins check segplug-heads --deep
+    """
     from segkernel.testing import check_distribution
 
     catalog = Catalog.discover()

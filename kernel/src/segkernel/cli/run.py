@@ -25,10 +25,17 @@ def command(
 ) -> None:
     """Train, validate, test and export as CONFIG says, a file or a packaged name.
 
-    KEY=VALUE changes it: optim.batch_size=4 'hooks[0].interval=10'
+    KEY=VALUE changes it.
 
     With segplug-training, --dry-run reports the time and memory that the run would take and trains nothing, and
     --launch N starts N processes.
+
+    \b
+    Examples:
+      seg-kernel run quickstart
+      seg-kernel run my.yaml optim.batch_size=4 schedule.iterations=500
+      seg-kernel run my.yaml --resume
+      seg-kernel run my.yaml --launch 2
     """
     from segkernel.experiment import run
 

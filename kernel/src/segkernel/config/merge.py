@@ -72,8 +72,7 @@ def _remove(result: MarkedDict, key: str, value: Any, place: Place | None, probl
     if value is not None:
         problems.append(Problem("removes a key and takes no value", join(path, f"~{key}"), str(place or "")))
     elif key not in result:
-        hint = suggest(key, result)
-        problems.append(Problem("no such key to remove", join(path, key), str(place or ""), hint))
+        problems.append(Problem("no such key to remove", join(path, key), str(place or ""), suggest(key, result)))
     else:
         del result[key]
         _set_place(result, key, replace(place, text="removed") if place else None)

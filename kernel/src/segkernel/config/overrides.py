@@ -101,7 +101,7 @@ def _missing(node: Any, step: Any, above: Path, change: _Change) -> Problem:
     if isinstance(node, MarkedDict):
         readable = [] if change.kind == "~" else declared_keys(above)
         hints = [Catalog.current().moved(step) or suggest(step, [*node, *readable])]
-        hints += [] if change.kind == "~" else [f"+{join(path, step)}=... adds a new key"]
+        hints += [f"+{join(path, step)}=... adds a new key"] if above and change.kind != "~" else []
         return Problem("no such key in the config", join(path, step), _PLACE.file, "\n".join(hints))
     if isinstance(node, MarkedList) and isinstance(step, int):
         return Problem(f"the list has {len(node)} items and no [{step}]", path, _PLACE.file)

@@ -52,6 +52,12 @@ def command(
     """Export MODEL: a checkpoint, or a config with --weights. The file is only written if its outputs match.
 
     KEY=VALUE changes the config, also that of a checkpoint; the exported file contains the changed config.
+
+    \b
+    Examples:
+      seg-kernel export best.pt
+      seg-kernel export my.yaml --weights best.pt --out model.onnx
+      seg-kernel export best.pt --size 512x512
     """
     from segkernel.config.text import read_text
 

@@ -43,7 +43,13 @@ _DIRECTIVES = {r"\+$": {}, "^~": {"type": "null"}, "^_(delete|base|meta)_$": {}}
 @click.command("schema")
 @click.option("--full", is_flag=True, help="Import every component and list its arguments.")
 def command(full: bool) -> None:
-    """Print a JSON schema of configs for editors, with the names that the installed plugins offer."""
+    """Print a JSON schema of configs for editors, with the names that the installed plugins offer.
+
+    \b
+    Examples:
+      seg-kernel schema > segkernel.json
+      seg-kernel schema --full > segkernel.json
+    """
     click.echo(json.dumps(config_schema(Catalog.discover(), full), indent=1, default=str))
 
 

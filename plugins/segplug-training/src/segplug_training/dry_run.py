@@ -54,6 +54,11 @@ def command(
     """Show the model, schedule, memory and disk of ``run CONFIG``; the same as ``run CONFIG --dry-run``.
 
     The model is built without memory for its weights, and one batch is read.
+
+    \b
+    Examples:
+      seg-kernel run my.yaml --dry-run
+      seg-kernel dry-run run my.yaml --memory 8GiB
     """
     from segplug_training.free_memory import free_memory
 

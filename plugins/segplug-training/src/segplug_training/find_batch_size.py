@@ -38,6 +38,11 @@ def command(config: str, overrides: tuple[str, ...], most: int, memory: str | No
     """Run training steps of CONFIG with larger and larger micro-batches, until memory runs out.
 
     Nothing of the training is kept.
+
+    \b
+    Examples:
+      seg-kernel find-batch-size my.yaml
+      seg-kernel find-batch-size my.yaml --memory 8GiB
     """
     from segkernel import load_config
     from segplug_training.plot import new_figure, write_figure

@@ -37,6 +37,10 @@ def command(config: str, overrides: tuple[str, ...], first: float, last: float, 
     """Train CONFIG for some steps with an increasing learning rate, and report where the loss falls fastest.
 
     Nothing of the training is kept. Other parameter groups keep their ratio to the first.
+
+    \b
+    Examples:
+      seg-kernel find-lr my.yaml --out lr.png
     """
     from segkernel import load_config
     from segplug_training.plot import new_figure, write_figure

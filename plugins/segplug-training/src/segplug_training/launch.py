@@ -19,7 +19,12 @@ from segplug_training.cores import available_cores
 @click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_context
 def command(context: click.Context, processes: int, arguments: tuple[str, ...]) -> None:
-    """Run the command ARGUMENTS as PROCESSES ranks of one run; the same as ``COMMAND --launch PROCESSES``."""
+    """Run the command ARGUMENTS as PROCESSES ranks of one run; the same as ``COMMAND --launch PROCESSES``.
+
+    \b
+    Examples:
+      seg-kernel launch 2 run my.yaml
+    """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main

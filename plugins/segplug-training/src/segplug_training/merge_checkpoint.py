@@ -16,6 +16,10 @@ def command(source: Path, out: Path) -> None:
     """Merge a sharded CHECKPOINT, a .pt file and the folder of shards next to it, into one FILE.
 
     FILE can be used like any other checkpoint and does not need the folder. Runs in one process.
+
+    \b
+    Examples:
+      seg-kernel merge-checkpoint iter_0001000.pt merged.pt
     """
     merge_checkpoint(source, out)
     click.echo(f"wrote {out}\nnext   seg-kernel predict {out} IMAGE... --out predictions")

@@ -40,6 +40,11 @@ def command(runs: tuple[str, ...], keys: str | None, legend: str | None, out: st
 
     RUN is a run directory or a metrics.jsonl. Keys are those of its lines, "loss", "lr", "mIoU", "IoU.road", and may
     be globs; "val.loss" is the validation loss alone.
+
+    \b
+    Examples:
+      seg-kernel plot work_dirs/NAME/TIME
+      seg-kernel plot RUN RUN --keys 'loss,IoU.*' --legend old,new
     """
     curves = [read_curves(run) for run in runs]
     for curve, name in zip(curves, _names(curves, _split(legend))):

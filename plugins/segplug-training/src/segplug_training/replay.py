@@ -27,6 +27,10 @@ def command(source: Path, weights: str | None, out: Path | None, device: str) ->
 
     RUN is a run directory, of which the newest record is used, or a file of its folder "replay". The samples are those
     of the run, crops and augmentation included; if they differ, the command fails.
+
+    \b
+    Examples:
+      seg-kernel replay work_dirs/NAME/TIME
     """
     from segplug_training.batch_record import BatchRecord
 

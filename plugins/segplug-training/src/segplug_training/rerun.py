@@ -31,6 +31,11 @@ def command(source: Path, overrides: tuple[str, ...], work_dir: str | None, chec
     """Repeat the run in the directory RUN from its record: its config with all overrides, and its seed.
 
     First lists what has changed: versions, device, data, the code's commit. --check exits with 1 if anything has.
+
+    \b
+    Examples:
+      seg-kernel rerun work_dirs/NAME/TIME
+      seg-kernel rerun work_dirs/NAME/TIME --check
     """
     from segkernel import build
     from segkernel.experiment import export, make_runner

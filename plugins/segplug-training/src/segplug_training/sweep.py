@@ -61,6 +61,10 @@ def command(
 
     An interrupted sweep continues when started again: finished runs are not repeated. Write a list as a single value
     KEY=[[A,B]].
+
+    \b
+    Examples:
+      seg-kernel sweep my.yaml optim.optimizer.lr=[1e-3,1e-4] --seeds 3
     """
     from segplug_training.combinations import combinations, source_of, unequal
     from segplug_training.sweep_run import perform as perform_one

@@ -22,6 +22,11 @@ def command(source: str, model: str, out: str | None, name: str | None, backbone
     """Convert FILE, an address or a name of the table of weights, to the names of MODEL, a config.
 
     Weights are converted whenever they are loaded; a file is for passing on, and for a look at what fits.
+
+    \b
+    Examples:
+      seg-kernel convert resnet50.pth starter --backbone
+      seg-kernel convert published.pth my.yaml --out mine.pth
     """
     path, report = convert_weights(source, model, out, format=name, backbone=backbone)
     click.echo(f"{report}\nwrote {path}")

@@ -38,4 +38,11 @@ class _LazyGroup(click.Group):
 
 @click.group(cls=_LazyGroup, no_args_is_help=True)
 def data() -> None:
-    """Check, measure, browse, convert and pack data."""
+    """Check, measure, browse, convert and pack data.
+
+    \b
+    Examples:
+      seg-kernel data check my.yaml
+      seg-kernel data stats my.yaml
+      seg-kernel data browse my.yaml --out sheet.html
+    """

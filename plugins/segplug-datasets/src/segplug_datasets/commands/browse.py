@@ -26,6 +26,11 @@ def command(out: str, number: int, augmented: int, chosen: str, **where: Any) ->
     """Draw images, their masks with a legend, and augmented versions.
 
     Ignored pixels are hatched. The K augmented versions are those of a run of CONFIG in its first K epochs.
+
+    \b
+    Examples:
+      seg-kernel data browse my.yaml --out sheet.html --augmented 3
+      seg-kernel data browse --images photos --masks masks --out sheet.html
     """
     from segplug_datasets.doctor.contact_sheet import rows, write_sheet
 

@@ -24,6 +24,11 @@ def command(workers: int | None, write_split: str | None, as_json: bool, **where
     """Find problems in images and masks, and the config lines that fix them.
 
     Checks the sets of CONFIG, two folders, or a data set class. The exit code is 1 when there is an error, else 0.
+
+    \b
+    Examples:
+      seg-kernel data check my.yaml
+      seg-kernel data check --images photos --masks masks --classes background,crop,weed
     """
     from segplug_datasets.doctor.report import check, write_splits
 

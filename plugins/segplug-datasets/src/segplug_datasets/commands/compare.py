@@ -56,6 +56,11 @@ def command(
     A and B are run directories tested with the hook EvaluationReport (or its files per_image.npz), or folders of
     prediction PNGs together with --labels or --config. Images are drawn with replacement, the same for both (paired
     bootstrap); p-values are not corrected for multiple comparisons.
+
+    \b
+    Examples:
+      seg-kernel compare work_dirs/a/TIME work_dirs/b/TIME
+      seg-kernel compare pred_a pred_b --labels masks --classes background,crop,weed
     """
     from segplug_datasets.report.comparison import compare
     from segplug_datasets.report.results import load_results

@@ -51,6 +51,11 @@ def command(
     annotations of COCO, labelme, CVAT, Label Studio or YOLO; or it is the name of a published data set. Masks are
     checked, images without a split are divided into three sets, and sizes, batch size and length are chosen for the
     data and this machine.
+
+    \b
+    Examples:
+      seg-kernel init my_photos
+      seg-kernel init my_photos --model segformer_mit-b0_8xb1-160k_cityscapes-1024x1024
     """
     from segplug_datasets.commands.target import inspect_with_progress
     from segplug_datasets.own_data.project import Options, prepare

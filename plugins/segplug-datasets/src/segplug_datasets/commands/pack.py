@@ -38,6 +38,11 @@ def command(
     """Pack the data set of CONFIG, a file or a name of the zoo, into the folder DEST.
 
     An interrupted run resumes; a finished pack is verified, and changed shards are packed again.
+
+    \b
+    Examples:
+      seg-kernel data pack my.yaml packed/train
+      seg-kernel data pack --verify packed/train
     """
     if verify:
         _verify(verify)

@@ -56,6 +56,12 @@ def command(
 
     An IMAGE is a file of any size, a folder, a quoted pattern ('*.jpg'), or a .txt file with one path per line.
     KEY=VALUE changes the config, also that of a checkpoint: evaluate.test_cfg.mode=whole
+
+    \b
+    Examples:
+      seg-kernel predict best.pt photo.jpg
+      seg-kernel predict model.onnx '*.jpg' --out predictions
+      seg-kernel predict my.yaml --weights best.pt photos
     """
     from segkernel import Predictor
     from segkernel.config.text import read_text

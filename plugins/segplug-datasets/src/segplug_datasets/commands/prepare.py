@@ -39,6 +39,11 @@ def command(name: str, source: Path, dest: Path, workers: int, force: bool, part
 
     SOURCE is a folder with the downloaded archives, or with their contents, or one archive. An interrupted run can be
     resumed. At the end the numbers of images are compared with the published ones.
+
+    \b
+    Examples:
+      seg-kernel data prepare --list
+      seg-kernel data prepare drive downloads data
     """
     converter = find(name)
     with _Bar(converter.name) as bar:

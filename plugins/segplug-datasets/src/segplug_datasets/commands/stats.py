@@ -26,6 +26,11 @@ def command(chosen: str | None, weights: str, workers: int | None, as_json: bool
     """Measure mean and standard deviation per band, pixels and images per class, sizes, and class weights.
 
     Measures the sets of CONFIG, two folders, or a data set class; the config lines are for the first of them.
+
+    \b
+    Examples:
+      seg-kernel data stats my.yaml
+      seg-kernel data stats --images photos --masks masks --classes background,crop,weed
     """
     from segplug_datasets.doctor.stats import as_dict, as_text, config_lines, measure
 

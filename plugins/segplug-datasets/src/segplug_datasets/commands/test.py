@@ -42,7 +42,14 @@ def command(
     trust: bool,
     **pictures: Any,
 ) -> None:
-    """Test CONFIG with WEIGHTS, a checkpoint or an exported file; CONFIG may itself be a checkpoint of a run."""
+    """Test CONFIG with WEIGHTS, a checkpoint or an exported file; CONFIG may itself be a checkpoint of a run.
+
+    \b
+    Examples:
+      seg-kernel test best.pt
+      seg-kernel test my.yaml best.pt --tta
+      seg-kernel test my.yaml model.onnx --show-dir overlays
+    """
     from segplug_datasets.pictures_hook import PicturesHook
 
     overrides, weights = split_overrides(others)

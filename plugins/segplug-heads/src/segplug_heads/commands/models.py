@@ -28,7 +28,13 @@ class _Models(click.Group):
 @click.group("models", cls=_Models, invoke_without_command=True, context_settings={"ignore_unknown_options": True})
 @click.pass_context
 def command(ctx: click.Context) -> None:
-    """List the configs of the zoo: models [GLOB]; or show one: models show NAME."""
+    """List the configs of the zoo: models [GLOB]; or show one: models show NAME.
+
+    \b
+    Examples:
+      seg-kernel models 'segformer*'
+      seg-kernel models show quickstart
+    """
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_models)
 
@@ -44,6 +50,10 @@ def list_models(
     """List names, families, data parts and published mIoU; GLOB without a star matches anywhere.
 
     Configs of other config sources are listed by name; they have no families or data parts.
+
+    \b
+    Examples:
+      seg-kernel models list 'pspnet*' --data 'ade20k*'
     """
     from segkernel.errors import UsageError, suggest
     from segplug_heads.configs.experiments import list_experiments
@@ -72,22 +82,27 @@ def list_models(
 
 
 @command.command("show")
-@click.argument("name")
+@click.argument("config", metavar="NAME")
 @click.option("--shape", type=SIZE, help="Of the image that FLOPs are counted for. [default: the crop size]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def show(name: str, shape: tuple[int, int] | None, as_json: bool) -> None:
-    """Show the parts of a model, its paper, published scores and weights; with torch, its parameters and FLOPs."""
+def show(config: str, shape: tuple[int, int] | None, as_json: bool) -> None:
+    """Show the parts of a model, its paper, published scores and weights; with torch, its parameters and FLOPs.
+
+    \b
+    Examples:
+      seg-kernel models show segformer_mit-b0_8xb2-160k_ade20k-512x512
+    """
     from segkernel.config import load_config
     from segkernel.config.marks import to_builtin
 
-    entry = _find(name)
+    entry = _find(config)
     facts: dict[str, Any] = {"name": entry.name, "family": entry.family.name if entry.family else None}
     facts |= {"variant": entry.variant, "schedule": entry.schedule, "data": entry.data}
     facts |= {"listed at": entry.place, "file": str(entry.path), **to_builtin(entry.meta())}
     if find_spec("torch") and "unavailable" not in facts:
         from segplug_heads.commands.cost import cost_of
 
-        facts |= cost_of(load_config(name), shape)
+        facts |= cost_of(load_config(config), shape)
     if as_json:
         click.echo(json.dumps(facts, indent=1))
         return
@@ -98,13 +113,18 @@ def show(name: str, shape: tuple[int, int] | None, as_json: bool) -> None:
 
 
 @command.command("download")
-@click.argument("name")
-def download(name: str) -> None:
-    """Download the published weights of a model into the cache; print the file."""
+@click.argument("config", metavar="NAME")
+def download(config: str) -> None:
+    """Download the published weights of a model into the cache; print the file.
+
+    \b
+    Examples:
+      seg-kernel models download segformer_mit-b0_8xb2-160k_ade20k-512x512
+    """
     from segkernel.checkpoint import locate
     from segkernel.errors import UsageError
 
-    entry = _find(name)
+    entry = _find(config)
     weights = entry.meta().get("weights")
     if not weights:
         raise UsageError(f"{entry.name} was published without weights; seg-kernel models show {entry.name}")

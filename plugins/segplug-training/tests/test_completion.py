@@ -1,0 +1,105 @@
+"""Completion by the Tab key: where it is installed, and what is offered."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from segkernel.errors import UsageError
+from segplug_training import completion
+from segplug_training.completion import SCRIPTS, completions, install
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with a config."""
+    text = "optim: {optimizer: {type: SGD, lr: 0.1}}\nschedule: {iterations: 9, lr: []}\nengine: {amp: true}\n"
+    (tmp_path / "my.yaml").write_text(text + "data: {sampler: {type: EMAHook}}\n")
+    (tmp_path / "notes.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+OFFERED = {
+    "seg-kernel mer": ["merge-checkpoint"],
+    "seg-kernel run --res": ["--resume"],
+    "seg-kernel run my": ["my.yaml"],
+    "seg-kernel run 'my": ["my.yaml"],
+    "seg-kernel run my.yaml optim.opt": ["optim.optimizer."],
+    "seg-kernel run my.yaml optim.optimizer.": ["optim.optimizer.type=", "optim.optimizer.lr="],
+    "seg-kernel run my.yaml optim.base": ["optim.base_batch_size="],
+    "seg-kernel run --amp my.yaml seed=1 optim.bat": ["optim.batch_size="],
+    "seg-kernel run my.yaml engine.amp=": ["engine.amp=true", "engine.amp=false"],
+    "seg-kernel run my.yaml +engine.amp=t": ["+engine.amp=true"],
+    "seg-kernel run my.yaml ~schedule.it": ["~schedule.iterations"],
+    "seg-kernel run my.yaml optim.optimizer.lr=": ["optim.optimizer.lr=0.1"],
+    "seg-kernel run my.yaml data.sampler.type=EarlySt": ["data.sampler.type=EarlyStoppingHook"],
+    "seg-kernel dry-run run my": ["my.yaml"],
+    "seg-kernel config show my.yaml sch": ["schedule."],
+    "seg-kernel run nosuch.yaml opt": [],
+    "seg-kernel nosuch --x": [],
+    "seg-kernel plot no": [],
+}
+
+
+@pytest.mark.usefixtures("project")
+def test_commands_options_configs_keys_and_components_are_offered() -> None:
+    found = {line: completions(line, "zsh") for line in OFFERED}
+    assert {line: texts for line, texts in found.items() if texts != OFFERED[line]} == {}
+
+
+@pytest.mark.usefixtures("project")
+def test_bash_gets_what_follows_its_last_break() -> None:
+    assert completions("seg-kernel run my.yaml engine.amp=", "bash") == ["true", "false"]
+
+
+def test_a_second_installation_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.delenv("ZDOTDIR", raising=False)
+    (tmp_path / ".bashrc").write_text("alias x=y")
+    for shell in SCRIPTS:
+        install(shell, tmp_path)
+        files = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+        assert install(shell, tmp_path)
+        assert files == {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    first, second = (tmp_path / ".bashrc").read_text().splitlines()
+    assert first == "alias x=y"
+    assert second.startswith("source ")
+
+
+def test_an_unknown_shell_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHELL", "/bin/tcsh")
+    with pytest.raises(UsageError, match="name one: bash, zsh, fish"):
+        completion._shell_in_use()
+
+
+@pytest.mark.parametrize("shell", SCRIPTS)
+def test_the_script_is_valid(tmp_path: Path, shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    (tmp_path / "script").write_text(SCRIPTS[shell])
+    assert subprocess.run([shell, "-n", str(tmp_path / "script")], check=False).returncode == 0
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.usefixtures("project")
+def test_bash_completes_a_word(tmp_path: Path) -> None:
+    program = tmp_path / "seg-kernel"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m segkernel "$@"\n')
+    program.chmod(0o755)
+    line = "seg-kernel run my.yaml engine.amp=t"
+    lines = [SCRIPTS["bash"], f"COMP_LINE='{line} more'", f"COMP_POINT={len(line)}", f"_seg_kernel {program}"]
+    script = "\n".join([*lines, 'echo "${COMPREPLY[@]}"'])
+    assert subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False).stdout == "true\n"
+
+
+@pytest.mark.usefixtures("project")
+def test_torch_is_not_imported() -> None:
+    code = "from segplug_training.completion import completions as c; import sys\n"
+    lines = [line for line in OFFERED if line.startswith("seg-kernel run")]
+    code += f"[c(line, 'zsh') for line in {lines!r}]; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
