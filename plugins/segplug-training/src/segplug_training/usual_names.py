@@ -23,7 +23,6 @@ COMMANDS = {
     **dict.fromkeys(("stats", "browse", "pack", "prepare"), "it is a command of seg-kernel data; see its --help"),
     "check": "it is seg-kernel config check CONFIG, or seg-kernel data check CONFIG",
     "show": "it is seg-kernel config show CONFIG, or seg-kernel models show NAME",
-    "explain": "it is seg-kernel config show CONFIG --explain KEY",
     "env": "it is seg-kernel doctor",
     "onnx": "it is seg-kernel export MODEL",
     "curves": "it is seg-kernel plot RUN...",

@@ -59,7 +59,7 @@ def command(
 
     \b
     Examples:
-      seg-kernel predict best.pt photo.jpg
+      seg-kernel predict RUN_DIR photo.jpg
       seg-kernel predict model.onnx '*.jpg' --out predictions
       seg-kernel predict my.yaml --weights best.pt photos
     """
