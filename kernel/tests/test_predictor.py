@@ -122,10 +122,13 @@ def test_an_empty_list_gives_an_empty_list(predictor):
     ("wrong", "said"),
     [
         (np.zeros((2, 5, 6, 3), np.uint8), r"\(2, 5, 6, 3\)"),
-        (np.zeros((5, 6), np.uint8), r"\(5, 6\)"),
-        (np.zeros((5, 6, 3), np.float32), "float32"),
         (np.zeros((0, 6, 3), np.uint8), r"\(0, 6, 3\)"),
-        (torch.zeros(3, 5, 6), "Tensor"),
+        (torch.zeros(2, 3, 5, 6), r"\(2, 3, 5, 6\) is none; several are a list"),
+        (np.zeros((5, 6, 2), np.uint8), r"3 channels, \(H, W, C\) or \(C, H, W\); \(5, 6, 2\) is none"),
+        (torch.zeros(3, 6, 3), r"\(3, 6, 3\) could be \(H, W, C\) or \(C, H, W\)"),
+        (np.full((5, 6, 3), 200, np.float32), r"uint8 \(0 to 255\) or float \(0 to 1\), not float32 from 200 to 200"),
+        (torch.full((3, 5, 6), -0.5), "float32 from -0.5 to -0.5"),
+        (np.zeros((5, 6, 3), np.uint16), "not uint16 from 0 to 0"),
         (None, "NoneType"),
         ("", "empty"),
     ],
@@ -133,6 +136,45 @@ def test_an_empty_list_gives_an_empty_list(predictor):
 def test_an_input_that_is_not_an_image_is_refused(predictor, wrong, said):
     with pytest.raises((DataError, UsageError), match=said):
         predictor(wrong)
+
+
+class Pillow:
+    """What the predictor uses of a PIL image."""
+
+    def __init__(self, array, mode="RGBA"):
+        self.array, self.mode = array, mode
+        self.__array_interface__ = array.__array_interface__
+
+    def getbands(self):
+        return tuple(self.mode)
+
+    def convert(self, mode):
+        return Pillow(self.array[..., :3], mode)
+
+
+def test_an_image_in_memory_is_the_same_in_every_form(predictor):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    tensor = torch.from_numpy(pixels)
+    alpha = np.concatenate([pixels, np.full((20, 30, 1), 9, np.uint8)], 2)
+    same = [tensor, tensor.permute(2, 0, 1), pixels.transpose(2, 0, 1), alpha, Pillow(alpha), tensor.double() / 255,
+            tensor.permute(2, 0, 1).float().div(255).requires_grad_()]  # fmt: skip
+    expected = predictor(pixels, probabilities=True)["seg_probabilities"]
+    for each in same:
+        torch.testing.assert_close(predictor(each, probabilities=True)["seg_probabilities"], expected)
+    grey = predictor(np.repeat(pixels[..., :1], 3, 2)).labels
+    for each in (pixels[..., 0], pixels[..., :1], tensor[None, ..., 0]):
+        torch.testing.assert_close(predictor(each).labels, grey)
+    assert len(predictor(torch.stack([tensor, tensor]).unbind())) == 2
+
+
+def test_arrays_have_as_many_channels_as_the_model():
+    predictor = Predictor(
+        torch.nn.Conv2d(5, 2, 1), classes=["no", "yes"], preprocess={"mean": [0.0] * 5, "std": [1.0] * 5}
+    )
+    assert predictor(np.zeros((5, 6, 5), np.uint8)).labels.shape == (5, 6)
+    assert predictor(torch.zeros(5, 4, 6)).labels.shape == (4, 6)
+    with pytest.raises(UsageError, match=r"5 channels, .*; \(4, 6\) is none"):
+        predictor(np.zeros((4, 6), np.uint8))
 
 
 def test_an_image_too_small_for_the_model_is_named(tmp_path):

@@ -20,26 +20,12 @@ from typing import Any, Literal, get_args, get_origin
 
 from typing_extensions import is_typeddict
 
+from segkernel import signature as signatures
 from segkernel.annotations import breaks
 from segkernel.catalog import GROUPS, USUAL, Catalog
 from segkernel.config.marks import place_of, to_builtin
 from segkernel.errors import ComponentError, ConfigError, Problem, SegKernelError, UsageError, did_you_mean, suggest
 from segkernel.interfaces.spec import Spec
-from segkernel.signature import (
-    EMPTY,
-    LISTS,
-    MAPPINGS,
-    UNIONS,
-    Unresolved,
-    bare,
-    choices_of,
-    describe,
-    group_of,
-    is_file,
-    is_record,
-    signature,
-    unwrap,
-)
 
 _Target = Callable[..., Any]
 _NONE: Mapping[str, Any] = {}
@@ -177,14 +163,14 @@ class _Reader:
         """
         if not isinstance(given, Mapping):
             return self.problem(at, f"expected a mapping of the arguments of {label}, got {_show(given)}")
-        known, made = signature(target), {}
+        known, made = signatures.signature(target), {}
         outer, self.ambient = self.ambient, {name: given.get(name, value) for name, value in self.ambient.items()}
         self._refuse_ambient(target, label, given, at)
         for key, value in given.items():
             if key in known:
                 is_default = value is None and known[key].default is None
                 made[key] = None if is_default else self.value(known[key].annotation, value, at.child(given, key))
-            elif key != "type" or (is_record(target) and not typed):
+            elif key != "type" or (signatures.is_record(target) and not typed):
                 self._unknown(target, label, given, at, key)
         for name in [name for name in outer if name in known and name not in given]:
             made[name] = self.value(known[name].annotation, outer[name], at)
@@ -193,7 +179,9 @@ class _Reader:
             made["pretrained"] = False if isinstance(known["pretrained"].default, bool) else None
         for name, parameter in known.items():
             if parameter.required and defaults is not None and name not in {*given, *defaults, *outer}:
-                self.problem(at.child(given, name), f"missing argument of {label}: {describe(parameter.annotation)}")
+                self.problem(
+                    at.child(given, name), f"missing argument of {label}: {signatures.describe(parameter.annotation)}"
+                )
         return _Call(target, label, at, made, defaults)
 
     def _refuse_ambient(self, target: _Target, label: str, given: Mapping[str, Any], at: _At) -> None:
@@ -204,10 +192,10 @@ class _Reader:
 
     def value(self, annotation: Any, value: Any, at: _At) -> Any:
         """Read any value against any annotation."""
-        kind, constraints = unwrap(annotation)
+        kind, constraints = signatures.unwrap(annotation)
         # Data sets read folders; those of an untrusted config are only built by commands that evaluate on them.
         reads = at.path.startswith(("data.val.", "data.test."))
-        if isinstance(value, str) and value and is_file(kind, constraints) and not reads:
+        if isinstance(value, str) and value and signatures.is_file(kind, constraints) and not reads:
             self.catalog.refuse_untrusted(f"the file {value}", at.path)
         before = len(self.problems)
         made = self._typed(kind, annotation, value, at)
@@ -218,18 +206,18 @@ class _Reader:
     def _typed(self, kind: Any, annotation: Any, value: Any, at: _At) -> Any:
         """Read any value against ``kind``, the type of ``annotation``."""
         cls, arguments = get_origin(kind) or kind, get_args(kind)
-        if isinstance(kind, Unresolved):
+        if isinstance(kind, signatures.Unresolved):
             return self.problem(at, f"its annotation {kind.text!r} cannot be resolved: {kind.reason}", _UNRESOLVED)
-        if cls in UNIONS:
+        if cls in signatures.UNIONS:
             return self._union(kind, arguments, value, at)
-        if cls is Spec or group_of(kind):
-            inner, defaults = (bare(arguments[0]), None) if arguments else (kind, _NONE)
-            return self.component(group_of(inner) or "parts", _enforced(inner), value, at, defaults)
-        if isinstance(value, Mapping) and is_record(cls):
+        if cls is Spec or signatures.group_of(kind):
+            inner, defaults = (signatures.bare(arguments[0]), None) if arguments else (kind, _NONE)
+            return self.component(signatures.group_of(inner) or "parts", _enforced(inner), value, at, defaults)
+        if isinstance(value, Mapping) and signatures.is_record(cls):
             return self.call(cls, cls.__name__, value, at)
-        if isinstance(value, Mapping) and cls in MAPPINGS:
+        if isinstance(value, Mapping) and cls in signatures.MAPPINGS:
             return self._mapping(arguments, value, at)
-        if isinstance(value, (list, tuple)) and cls in LISTS:
+        if isinstance(value, (list, tuple)) and cls in signatures.LISTS:
             return self._list(cls, kind, arguments, value, at)
         if isinstance(cls, type) and issubclass(cls, enum.Enum):
             members = [member for name, member in cls.__members__.items() if value in (name, member.value, member)]
@@ -276,12 +264,12 @@ class _Reader:
         return self.problem(at, f"expected a {group} component, got {_show(spec)}", hint)
 
     def _unknown(self, target: Any, label: str, given: Mapping[str, Any], at: _At, key: Any) -> None:
-        known, here = signature(target), at.child(given, key)
+        known, here = signatures.signature(target), at.child(given, key)
         origin = place_of(given, "type") if "type" in given else ""
         is_elsewhere = origin and origin.rsplit(":", 2)[0] != here.place.rsplit(":", 2)[0]
         where = f"({at.path.rpartition('.')[2]}.type set in {origin})".replace("(.", "(") if is_elsewhere else ""
         if key in known.fixed:
-            value = "" if known.fixed[key] is EMPTY else f" to {_show(known.fixed[key])}"
+            value = "" if known.fixed[key] is signatures.EMPTY else f" to {_show(known.fixed[key])}"
             return self.problem(here, f"argument is fixed by {label}{value} and cannot be set", where)
         if known.open:
             hint = f"annotate {known.open} of its constructor with Unpack[a TypedDict]"
@@ -290,8 +278,8 @@ class _Reader:
         return self.problem(here, f"unknown argument of {label}", "   ".join(filter(None, [hint, where])))
 
     def _mismatch(self, kind: Any, value: Any, at: _At) -> None:
-        hint = suggest(value, choices_of(kind), "") if isinstance(value, str) else ""
-        return self.problem(at, f"expected {describe(kind)}, got {_show(value)}", hint)
+        hint = suggest(value, signatures.choices_of(kind), "") if isinstance(value, str) else ""
+        return self.problem(at, f"expected {signatures.describe(kind)}, got {_show(value)}", hint)
 
 
 # ---------------------------------------------------------------- making: constructors, leaves first
@@ -345,7 +333,7 @@ def _fits(cls: Any, arguments: tuple[Any, ...], value: Any) -> bool:
     if not isinstance(cls, type) or cls in (Any, object) or getattr(cls, "_is_protocol", False):
         return True
     # A range or an array counts as a list, a string does not.
-    is_text = cls in LISTS and isinstance(value, (str, bytes, Mapping))
+    is_text = cls in signatures.LISTS and isinstance(value, (str, bytes, Mapping))
     return not (is_typeddict(cls) or is_text) and isinstance(value, cls)
 
 

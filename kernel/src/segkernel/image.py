@@ -1,6 +1,7 @@
 """The one image decoder; rejects files that OpenCV would misread.
 
     pixels = read("street.jpg")         # (H, W, 3) uint8 RGB
+    pixels = to_pixels(tensor)          # an image in memory: PIL's, a tensor or an array
 
 OpenCV does the decoding; it is imported when first needed. segplug-datasets reads label files, writes and draws.
 """
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from segkernel.errors import DataError, warn_renamed
+from segkernel.errors import DataError, UsageError, warn_renamed
 from segkernel.headers import JPEG, PNG, image_size, jpeg_segments, png_chunks, tiff_tags, without_chunks
 from segkernel.loadtimes import timed
 from segkernel.opencv import opencv as opencv
@@ -45,6 +46,43 @@ def read(path: PathLike) -> np.ndarray:
             colour or grey image (spectral bands, signed or floating-point values).
     """
     return decode(read_bytes(path), path)
+
+
+def to_array(source: Any) -> Any:
+    """Return a tensor, or a PIL image (as RGB unless it has 16 or 32 bits), as an array; anything else unchanged."""
+    if hasattr(source, "getbands"):  # PIL need not be installed
+        return np.asarray(source if source.mode[0] in "IF" else source.convert("RGB"))
+    return source.detach().cpu().numpy() if hasattr(source, "detach") else source
+
+
+def to_pixels(source: Any, channels: int = 3) -> np.ndarray:
+    """Return an image in memory as (H, W, channels): uint8, or float32 from 0 to 255.
+
+    Args:
+        source: A PIL image, or an array or tensor (H, W), (H, W, C) or (C, H, W): uint8 (0 to 255) or float (0 to 1). C
+            is ``channels``; for RGB also 1, grey, or 4, whose alpha is dropped. An array is read as (H, W, C) where
+            both are possible; such a tensor is refused.
+        channels: Channels of the model's input.
+
+    Raises:
+        UsageError: Another shape, dtype or range.
+    """
+    array = np.asarray(to_array(source))
+    shaped = array[..., None] if array.ndim == 2 else array
+    for wanted in ((channels,), (1, 4) if channels == 3 else ()):
+        if axes := [axis for axis in (2, 0) if shaped.ndim == 3 and shaped.shape[axis] in wanted]:
+            break
+    if not axes or (len(axes) > 1 and array is not source):
+        text = "could be (H, W, C) or (C, H, W): give an array (H, W, C)" if axes else "is none; several are a list"
+        raise UsageError(f"an image has {channels} channels, (H, W, C) or (C, H, W); {array.shape} {text}")
+    pixels = np.moveaxis(shaped, axes[0], 2)
+    pixels = np.repeat(pixels, 3, 2) if pixels.shape[2] < channels else pixels[..., :channels]
+    if pixels.dtype.kind == "f" and pixels.size and pixels.min() >= 0 and pixels.max() <= 1:
+        return pixels.astype(np.float32) * 255
+    if pixels.dtype != np.uint8:
+        span = f" from {pixels.min():g} to {pixels.max():g}" if pixels.size else ""
+        raise UsageError(f"an image is uint8 (0 to 255) or float (0 to 1), not {pixels.dtype}{span}: convert it")
+    return pixels
 
 
 def decode(data: bytes, path: PathLike) -> np.ndarray:

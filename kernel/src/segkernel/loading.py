@@ -143,8 +143,8 @@ def load_model(
 
 def _from_run(source: Any) -> Any:
     """Return the checkpoint of a run directory; anything else unchanged."""
-    is_folder = isinstance(source, str | Path) and str(source) and Path(source).is_dir()
-    return rundir.trained(Path(source)) if is_folder else source
+    is_run = isinstance(source, str | Path) and str(source) and Path(source, "checkpoints").is_dir()
+    return rundir.trained(Path(source)) if is_run else source
 
 
 def _stored_config(stored: Mapping[str, Any], overrides: Sequence[str], trust: bool) -> Config:

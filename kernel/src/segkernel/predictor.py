@@ -33,8 +33,8 @@ from segkernel.signature import signature
 
 log = logging.getLogger(__name__)
 
-Image = str | Path | np.ndarray | Sample
-"""A file; an array (H, W, C), uint8 RGB or as the config's data set reads its files; or a sample of that set."""
+Image = str | Path | np.ndarray | Tensor | Sample
+"""A file; an array or tensor; or a sample of the config's data set. A PIL image, too; see `Predictor.read`."""
 
 
 class Predictor:
@@ -147,7 +147,7 @@ class Predictor:
         if scores is not None:
             warn_renamed("the argument scores", "probabilities")
             probabilities = scores
-        single = Image | Tensor | bytes | Mapping  # iterables that are not several inputs
+        single = Image | bytes | Mapping  # iterables that are not several inputs
         if isinstance(inputs, Iterable) and not isinstance(inputs, single) and not self._is_pair(inputs):
             return [self._predict_one(source, probabilities) for source in inputs]
         return self._predict_one(inputs, probabilities)
@@ -177,18 +177,29 @@ class Predictor:
         """Read an image as the config's data set does, by the ``image_reader`` of its class.
 
         Args:
-            source: A file that the data set reads, or an array (H, W, C) of its content; an image file or uint8 RGB
-                without such a data set. A tuple of two of these for a data set of image pairs.
+            source: Without such a data set, an image file, or an image in memory as `segkernel.image.to_pixels` reads
+                it: PIL's, or an array or tensor (H, W, C), (C, H, W) or grey (H, W), uint8 (0 to 255) or float (0 to
+                1). With one, a file that it reads, or an array or tensor of its content, used as it is. A tuple of two
+                of these for a data set of image pairs.
 
         Returns:
             (H, W, C), or a sample of a pair; for a volume a list with one for each slice.
 
         Raises:
             DataError: When it cannot be read.
-            UsageError: When it is neither a path nor an array.
+            UsageError: When it is neither a path nor an image, or has another shape or range of values.
         """
-        given = tuple(map(_source, source)) if self._is_pair(source) else _source(source)
+        given = tuple(map(self._source, source)) if self._is_pair(source) else self._source(source)
         return given if isinstance(given, Sample) else self.reader(given)
+
+    def _source(self, source: Any) -> Any:
+        """Return the reader's argument: a path, or an array."""
+        if isinstance(source, Sample):
+            return source
+        if not (hasattr(source, "__array_interface__") or hasattr(source, "__array__")):
+            return _path(source)
+        own = self.reader is not _read_rgb  # arrays of its data set's values
+        return image.to_array(source) if own else image.to_pixels(source, self.preprocessor.mean.shape[1])
 
     def _is_pair(self, source: Any) -> bool:
         return isinstance(source, tuple) and getattr(self.reader, "takes_pairs", False)
@@ -221,20 +232,14 @@ class Predictor:
         return self.predict(pixels, name=name, path=path, probabilities=probabilities)
 
 
-def _source(source: Any) -> np.ndarray | Sample | Path:
-    return source if isinstance(source, np.ndarray | Sample) else _path(source)
-
-
 def _path(source: object) -> Path:
     if not isinstance(source, str | Path) or not str(source):
         given = "an empty string" if source == "" else type(source).__name__
-        raise UsageError(f"an image is a path or an array (H, W, 3) uint8 RGB, not {given}")
+        raise UsageError(f"an image is a path, a PIL image, an array or a tensor, not {given}")
     return Path(source).expanduser()
 
 
 def _read_rgb(source: Path | np.ndarray) -> np.ndarray:
-    if isinstance(source, np.ndarray) and (source.ndim != 3 or source.dtype != np.uint8):
-        raise DataError(f"an image is an array (H, W, 3) uint8 RGB, this one is {source.shape} {source.dtype}")
     return source if isinstance(source, np.ndarray) else image.read(source)
 
 
