@@ -14,7 +14,8 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    ("asynchronous", "ranks"), [(False, 1), pytest.param(True, 1, marks=SLOW), pytest.param(False, 2, marks=SLOW)]
+    ("asynchronous", "ranks"),
+    [(False, 1), *(pytest.param(*case, marks=SLOW) for case in [(True, 1), (False, 2), (True, 2)])],
 )
 def test_a_run_that_is_killed_and_resumed_ends_with_the_same_bits(
     capsys: pytest.CaptureFixture[str], asynchronous: bool, ranks: int
