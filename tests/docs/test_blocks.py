@@ -176,18 +176,18 @@ def test_a_component_of_the_page_passes_the_kit(name: str, monkeypatch: pytest.M
 
 
 def lines() -> list[Any]:
-    """Return the lines of shell blocks that call seg-kernel."""
+    """Return the calls of seg-kernel in shell blocks, also by torchrun or srun: its arguments."""
     found = {}
     for block in blocks("(?:bash|console)"):
         for line in block.values[0].replace("\\\n", " ").splitlines():
-            if line.removeprefix("$ ").startswith("seg-kernel "):
-                found[f"{block.id}:{line[:40]}"] = line.removeprefix("$ ")
+            if call := re.match(r"(?:\$ )?(?:(?:srun|torchrun)\b.* )?(?:seg-kernel|-m segkernel) (.+)", line):
+                found[f"{block.id}:{line[:40]}"] = call[1]
     return [pytest.param(line, id=name) for name, line in found.items()]
 
 
 @pytest.mark.parametrize("line", lines())
 def test_a_command_and_its_options_exist(line: str) -> None:
-    words = shlex.split(line.partition(" #")[0])[1:]
+    words = shlex.split(line.partition(" #")[0])
     words = ["dry-run", *words] if "--dry-run" in words else words
     command: click.Command = cli
     context = click.Context(cli)
