@@ -189,9 +189,17 @@ def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-700])
 
 
+def with_a_wrong_bit(path: Path) -> None:
+    torch.save({"w": torch.ones(1000)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.ones(1000).numpy().tobytes()) + 400] ^= 1
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("write", "said"),
     [
+        (with_a_wrong_bit, "is damaged"),
         (lambda path: None, "no such file"),
         (lambda path: path.write_bytes(b""), "damaged"),
         (lambda path: path.mkdir(), "is a folder"),

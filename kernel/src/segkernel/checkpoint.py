@@ -13,6 +13,7 @@ import pickle
 import tarfile
 import threading
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -192,10 +193,15 @@ def read_torch(path: Path) -> Any:
     """Return the content of a file of `torch.save`, tensors on the CPU; runs no code from it, in any torch from 2.4 on.
 
     Raises:
-        Exception: Any error of torch, for a file that is damaged or holds more than plain data.
+        Exception: Any error of torch, for a file that is damaged or holds more than plain data; ValueError for one
+            whose checksums do not match.
     """
     if tarfile.is_tarfile(path):
         raise ValueError("a tar archive, which torch before 2.6 unpacks unconditionally")
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:  # torch writes checksums, and reads without comparing them
+            if (entry := archive.testzip()) is not None:
+                raise ValueError(f"{entry} does not match its checksum")
     with LOADING, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about odd files; the error has what matters
         # Before 2.6 torch only warns of a program, then loads it, which runs its code.

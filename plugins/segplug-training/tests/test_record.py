@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import torch
 import yaml
 
+from segkernel import checkpoint
 from segplug_training.record import RecordHook
 
 
@@ -108,3 +109,29 @@ def test_a_run_resumed_after_its_end_reports_that_nothing_is_trained(caplog):
     run = SimpleNamespace(is_main=True, config=STORED, train_set=object(), iteration=4, max_iterations=2)
     RecordHook().load_checkpoint(run, {"meta": {"config": STORED}})
     assert "nothing is left to train: the checkpoint is of iteration 4 and the schedule ends at 2" in caplog.text
+
+
+class Repainted:
+    """The same number of images as before, and the same classes, but other pixels."""
+
+    def __init__(self, dataset):
+        self.dataset, self.classes, self.palette = dataset, dataset.classes, dataset.palette
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        return self.dataset[len(self) - 1 - index]
+
+
+def test_a_checkpoint_knows_its_data_and_a_resumed_run_reports_others(make_runner, caplog):
+    first = make_runner(RecordHook(), folder="first")
+    first.train()
+    path = first.work_dir / "checkpoints" / "iter_0000004.pt"
+    assert checkpoint.load(path)["meta"]["data"] == json.loads((first.work_dir / "data.json").read_text())
+    make_runner(RecordHook(), folder="same").resume(path)
+    assert "data that differ" not in caplog.text
+    make_runner(RecordHook(), folder="other", train=Repainted(first.train_set.dataset)).resume(path)
+    (message,) = [message for message in caplog.messages if message.startswith("data that differ")]
+    assert "train.sha256: " in message
+    assert "val" not in message

@@ -19,7 +19,7 @@ from segkernel.errors import SegKernelError
 from segkernel.hookspecs import Priority, hookimpl
 from segplug_training.differences import differences
 from segplug_training.ema import SOURCE
-from segplug_training.provenance import fingerprints, git_state
+from segplug_training.provenance import compare, fingerprints, git_state
 
 if TYPE_CHECKING:
     from segkernel.hookspecs import Run
@@ -34,10 +34,14 @@ class RecordHook:
 
     A run resumed in its directory keeps the files of its first part and adds its own, named after the iteration it
     resumes from, ``config_from_0000400.yaml``. It logs which settings differ from the checkpoint's, and which of these
-    are ignored. A later test changes nothing.
+    are ignored. A later test changes nothing. The fingerprints of the data are also in the ``meta`` of checkpoints, and
+    a resumed run logs where its data differ from them.
     """
 
     priority = Priority.VERY_HIGH
+
+    def __init__(self) -> None:
+        self._fingerprints: dict[str, Any] | None = None
 
     @hookimpl
     def load_checkpoint(self, run: Run, checkpoint: Mapping[str, Any]) -> None:
@@ -54,6 +58,14 @@ class RecordHook:
         if lines:
             level = logging.WARNING if any("not taken" in line for line in lines) else logging.INFO
             log.log(level, "settings that differ from the checkpoint's:\n    %s", "\n    ".join(lines))
+        data = checkpoint["meta"].get("data")
+        if data and run.is_main and (lines := compare(data, self._data(run))):
+            log.warning("data that differ from the checkpoint's:\n    %s", "\n    ".join(lines))
+
+    @hookimpl
+    def save_checkpoint(self, run: Run, checkpoint: dict[str, Any]) -> None:
+        if run.is_main:
+            checkpoint["meta"]["data"] = self._data(run)
 
     @hookimpl
     def before_run(self, run: Run) -> None:
@@ -64,7 +76,7 @@ class RecordHook:
         texts = {
             f"plugins{part}.json": json.dumps(Catalog.current().versions(), indent=2),
             f"environment{part}.json": json.dumps(environment(run), indent=2),
-            f"data{part}.json": json.dumps(fingerprints(run), indent=2),
+            f"data{part}.json": json.dumps(self._data(run), indent=2),
         }
         if run.config:
             texts[f"config{part}.yaml"] = to_yaml(_plain(run.config))
@@ -73,6 +85,12 @@ class RecordHook:
                 (run.work_dir / name).write_text(text, "utf-8")
         except OSError as error:
             raise SegKernelError(f"{run.work_dir}: cannot write the run directory: {error.strerror}") from error
+
+    def _data(self, run: Run) -> dict[str, Any]:
+        """Return the fingerprints of the run's data, which are computed once."""
+        if self._fingerprints is None:
+            self._fingerprints = fingerprints(run)
+        return self._fingerprints
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
