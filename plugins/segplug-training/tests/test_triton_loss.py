@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from segkernel.nn import upsample_cross_entropy, upsampled
@@ -39,22 +40,48 @@ def test_value_and_gradient_are_those_of_the_plain_form(seed: int) -> None:
     expected = F.cross_entropy(full, target, weight, None, 255, None, "none", smoothing)
     expected.backward(grad)
 
-    options = (weight, 255, smoothing, align_corners)
+    options = (align_corners, weight, 255, smoothing, False)
     torch.testing.assert_close(triton_loss.forward(logits, target, *options), expected, rtol=1e-5, atol=1e-5)
     found = triton_loss.backward(grad, logits, target, *options)
     torch.testing.assert_close(found, plain.grad.to(dtype), rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-5)
 
 
-def test_a_label_that_is_no_class_gives_no_number() -> None:
+@pytest.mark.parametrize(("classes", "weighted"), [(1, True), (3, False)])
+def test_value_and_gradient_of_a_sigmoid_are_those_of_the_tiles(classes: int, weighted: bool) -> None:
+    draw = torch.Generator().manual_seed(classes)
+    logits = 9 * torch.randn(1, classes, 2, 3, generator=draw).to(DEVICE)
+    target = torch.randint(-1, max(classes, 2), (1, 1, 4, 7) if classes == 1 else (1, 4, 7), generator=draw).to(DEVICE)
+    target[..., 0] = 255
+    weight = torch.rand(2, classes, generator=draw).to(DEVICE) if weighted else None
+    options, grad = (False, weight, 255, 0.0, True), torch.randn(1, 4, 7, generator=draw).to(DEVICE)
+    torch.testing.assert_close(
+        triton_loss.forward(logits, target, *options), upsampled.tiled(logits, target, *options), rtol=1e-5, atol=1e-5
+    )
+    found = triton_loss.backward(grad, logits, target, *options)
+    expected = upsampled.tiled_backward(grad, logits, target, *options)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_a_label_that_is_no_class_gives_no_number(sigmoid: bool) -> None:
     logits, target = torch.zeros(1, 3, 1, 1, device=DEVICE), torch.tensor([[[2, 3], [255, -1]]], device=DEVICE)
-    loss = triton_loss.forward(logits, target, None, 255, 0.0, False)
-    assert torch.isnan(loss).tolist() == [[[False, True], [False, True]]]
+    loss = triton_loss.forward(logits, target, False, None, 255, 0.0, sigmoid)
+    assert torch.isnan(loss).tolist() == [[[False, True], [False, not sigmoid]]]
 
 
-@pytest.mark.parametrize("logits", [torch.randn(1, 2, 2, 3).double(), torch.randn(1, 1025, 1, 2)], ids=range(2))
-def test_unsupported_inputs_are_processed_in_tiles(logits: torch.Tensor) -> None:
-    logits, target = logits.to(DEVICE), torch.ones(1, 4, 5, dtype=torch.long, device=DEVICE)
-    options, grad = (None, 255, 0.0, False), torch.ones(1, 4, 5, device=DEVICE, dtype=logits.dtype)
+@pytest.mark.parametrize(
+    ("logits", "target", "sigmoid"),
+    [
+        (torch.randn(1, 2, 2, 3).double(), torch.ones(1, 4, 5, dtype=torch.long), False),
+        (torch.randn(1, 1025, 1, 2), torch.ones(1, 4, 5, dtype=torch.long), False),
+        (torch.randn(1, 2, 2, 3), torch.ones(1, 2, 4, 5, dtype=torch.long), True),
+        (torch.randn(1, 1, 2, 3), torch.rand(1, 4, 5), True),
+    ],
+    ids=["float64", "many classes", "labels of each class", "probabilities"],
+)
+def test_unsupported_inputs_are_processed_in_tiles(logits: Tensor, target: Tensor, sigmoid: bool) -> None:
+    logits, target = logits.to(DEVICE), target.to(DEVICE)
+    options, grad = (False, None, 255, 0.0, sigmoid), torch.ones(1, 4, 5, device=DEVICE, dtype=logits.dtype)
     assert torch.equal(triton_loss.forward(logits, target, *options), upsampled.tiled(logits, target, *options))
     found = triton_loss.backward(grad, logits, target, *options)
     assert torch.equal(found, upsampled.tiled_backward(grad, logits, target, *options))
@@ -70,7 +97,7 @@ def test_kernels_that_differ_are_not_used(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.skipif(DEVICE.type == "cpu", reason="there is no GPU")
 def test_the_loss_is_computed_by_them_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     triton_loss.register(DEVICE)
-    monkeypatch.setattr(upsampled, "LARGE", 0)
+    monkeypatch.setenv("SEGKERNEL_TILED_LOSS", "1")
     logits = torch.randn(2, 19, 8, 8, device=DEVICE, requires_grad=True)
     target = torch.randint(0, 19, (2, 32, 32), device=DEVICE)
     before = torch.cuda.memory_allocated()

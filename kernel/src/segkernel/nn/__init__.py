@@ -55,7 +55,7 @@ from segkernel.nn.ranks import kth_of_valid, mean_over_ranks, shares_batch
 from segkernel.nn.resize import resize, upsample_logits
 from segkernel.nn.sampler import OHEMPixelSampler, PixelSampler
 from segkernel.nn.stages import FreezableBackbone, check_frozen_stages, check_out_indices, check_per_stage
-from segkernel.nn.upsampled import upsample_cross_entropy, upsample_max
+from segkernel.nn.upsampled import upsample_cross_entropy
 
 __all__ = [
     "FFN",
@@ -127,5 +127,4 @@ __all__ = [
     "trunc_normal_init",
     "upsample_cross_entropy",
     "upsample_logits",
-    "upsample_max",
 ]

@@ -22,7 +22,7 @@ from segkernel.interfaces.model import Loss
 from segkernel.labels import Task
 from segkernel.nn.ranks import mean_over_ranks
 from segkernel.nn.resize import upsample_logits
-from segkernel.nn.upsampled import in_tiles, upsample_cross_entropy, upsample_max, worth_tiles
+from segkernel.nn.upsampled import binary_cross_entropy, map_tiles, upsample_cross_entropy, upsample_topk
 
 Reduction = Literal["mean", "sum", "none"]
 ClassWeight = Sequence[NonNegative] | Literal["auto"] | FileName | None
@@ -151,71 +151,41 @@ class CrossEntropyLoss(PixelLoss):
             return self.loss_weight * self._mask_loss(upsample_logits(logits, size, align_corners), target, weight)
         if not (self.use_sigmoid and target.is_floating_point()):  # a probability may be the target of a sigmoid
             target = target.long()
-        if self.use_sigmoid and self.reduction != "none" and not by_class and worth_tiles(logits, size):
-            loss, count = self._binary_in_tiles(logits, target, ignore_index, align_corners)
-        elif self.use_sigmoid:
-            loss, count = self._binary(upsample_logits(logits, size, align_corners), target, ignore_index)
+        if self.use_sigmoid and (self.reduction == "none" or by_class):
+            logits = upsample_logits(logits, size, align_corners)
+            loss = binary_cross_entropy(logits, target, self._class_weight(logits), ignore_index)
+            loss = loss if by_class or loss.shape[1] > 1 else loss.view_as(target)
         else:
-            loss, count = self._categorical(logits, target, ignore_index, align_corners)
+            loss = self._per_pixel(logits, target, ignore_index, align_corners)
         if weight is not None:
             loss = loss * (weight if weight.ndim == loss.ndim else weight.unsqueeze(1))
-        if avg_factor is None and self.reduction == "mean" and count is not None:
-            avg_factor = mean_over_ranks(count)  # type: ignore[assignment]
+        if avg_factor is None and self.reduction == "mean":
+            count = self._count(logits, target, ignore_index)
+            avg_factor = None if count is None else mean_over_ranks(count)  # type: ignore[assignment]
         return self.loss_weight * reduce_loss(loss, self.reduction, avg_factor)
 
     def per_pixel(self, logits: Tensor, target: Tensor, ignore_index: int = 255) -> Tensor:
-        loss, _ = (self._binary if self.use_sigmoid else self._categorical)(logits, target.long(), ignore_index)
-        return loss.mean(1) if loss.ndim > target.ndim else loss
+        loss = self._per_pixel(logits, target.long(), ignore_index)
+        return loss / logits.shape[1] if self.use_sigmoid else loss
 
-    def _categorical(
-        self, logits: Tensor, target: Tensor, ignore_index: int, align_corners: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the unreduced loss and the divisor of its mean; None is the number of elements."""
+    def _per_pixel(self, logits: Tensor, target: Tensor, ignore_index: int, align_corners: bool = False) -> Tensor:
+        """Return (N, H, W), with ``use_sigmoid`` the sum over the classes."""
+        options: Any = {"ignore_index": ignore_index, "align_corners": align_corners, "sigmoid": self.use_sigmoid}
+        options |= {"class_weight": self._class_weight(logits), "label_smoothing": self.label_smoothing}
+        return upsample_cross_entropy(logits, target, **options)
+
+    def _count(self, logits: Tensor, target: Tensor, ignore_index: int) -> Tensor | None:
+        """Return the divisor of the mean; None is the number of pixels."""
+        counted = torch.ones_like(target, dtype=torch.bool)
+        if self.avg_non_ignore:
+            counted = (target >= 0) & (target != ignore_index)
+        if self.use_sigmoid:
+            return counted.sum() * (logits.shape[1] if target.ndim < logits.ndim else 1)
         weight = self._class_weight(logits)
-        loss = upsample_cross_entropy(
-            logits,
-            target,
-            class_weight=weight,
-            ignore_index=ignore_index,
-            label_smoothing=self.label_smoothing,
-            align_corners=align_corners,
-        )
-        ignored = target == ignore_index
         if weight is None:
-            return loss, (~ignored).sum() if self.avg_non_ignore else None
+            return counted.sum() if self.avg_non_ignore else None
         is_class = (target >= 0) & (target < len(weight))
-        counts = torch.where(is_class, weight[target * is_class], 1.0)
-        return loss, (counts * ~ignored if self.avg_non_ignore else counts).sum()
-
-    def _binary_in_tiles(
-        self, logits: Tensor, target: Tensor, ignore_index: int, align_corners: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """As `_binary` of the upsampled logits; the loss (N, H, W) is its sum over classes."""
-
-        def of_rows(full: Tensor, rows: slice) -> Tensor:
-            loss, _ = self._binary(full, target[..., rows, :], ignore_index)
-            return loss.sum(1) if loss.ndim == full.ndim else loss
-
-        counted = (target >= 0) & (target != ignore_index) if self.avg_non_ignore else torch.ones_like(target)
-        count = counted.sum() * (logits.shape[1] if target.ndim < logits.ndim else 1)
-        return in_tiles(of_rows, logits, target.shape[-2:], align_corners), count
-
-    def _binary(self, logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor | None]:
-        """As `_categorical`, for a sigmoid per class: the unreduced loss is (N, K, H, W), or (N, H, W) for one."""
-        valid = (target >= 0) & (target != ignore_index)
-        truth = target * valid
-        pair = self.class_weight if logits.ndim > 1 and logits.shape[1] == 1 else None
-        pair = pair if isinstance(pair, list) and len(pair) == 2 else None  # negative and positive weight
-        weight = None if pair else self._class_weight(logits)
-        weight = weight if weight is None else weight.view(-1, *[1] * (logits.ndim - 2))
-        if logits.ndim == target.ndim or logits.shape[1] == 1:
-            logits = logits.squeeze(1) if logits.ndim > target.ndim else logits
-        else:
-            truth = F.one_hot(truth.long(), logits.shape[1]).movedim(-1, 1)
-            valid = valid.unsqueeze(1).expand_as(logits)
-        loss = F.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype), pos_weight=weight, reduction="none")
-        loss = loss * torch.where(truth == 1, pair[1], pair[0]) if pair else loss
-        return loss * valid, valid.sum() if self.avg_non_ignore else None
+        return (torch.where(is_class, weight[target * is_class], 1.0) * counted).sum()
 
     def _mask_loss(self, logits: Tensor, target: Tensor, classes: Tensor | None) -> Tensor:
         if classes is None:
@@ -225,11 +195,16 @@ class CrossEntropyLoss(PixelLoss):
         return F.binary_cross_entropy_with_logits(chosen, target.to(chosen.dtype), weight)
 
     def _class_weight(self, logits: Tensor) -> Tensor | None:
+        """Return one weight per class (K,), with ``use_sigmoid`` its negative and positive weight (2, K)."""
         if self.class_weight is None:
             return None
-        if self.use_sigmoid and len(self.class_weight) == 1:
-            return logits.new_tensor(self.class_weight)
-        return class_factors(self.class_weight, logits)
+        if not self.use_sigmoid:
+            return class_factors(self.class_weight, logits)
+        if logits.shape[1] == 1 and len(self.class_weight) == 2:
+            return logits.new_tensor(self.class_weight).view(2, 1)
+        one = len(self.class_weight) == 1
+        positive = logits.new_tensor(self.class_weight) if one else class_factors(self.class_weight, logits)
+        return torch.stack([torch.ones_like(positive), positive]).expand(2, logits.shape[1])
 
     def extra_repr(self) -> str:
         return f"name={self.name}, loss_weight={self.loss_weight}, use_sigmoid={self.use_sigmoid}"
@@ -309,15 +284,9 @@ def accuracy(
     ranks = (topk,) if isinstance(topk, int) else tuple(topk)
     if max(ranks) > logits.shape[1]:
         raise ConfigError(Problem(f"top {max(ranks)} of {logits.shape[1]} classes", "topk"))
-    size = target.shape[-2:]
-    if max(ranks) == 1:  # ten times faster than topk
-        best, labels = (each.unsqueeze(1) for each in upsample_max(logits, size, align_corners))
-    else:
-        best, labels = upsample_logits(logits.detach(), size, align_corners).topk(max(ranks), dim=1)
+    labels = upsample_topk(logits.detach(), target.shape[-2:], max(ranks), thresh, align_corners)
     counted = torch.ones_like(target, dtype=torch.bool) if ignore_index is None else target != ignore_index
     right = (labels == target.unsqueeze(1)) & counted.unsqueeze(1)
-    if thresh is not None:
-        right = right & (best > thresh)
     eps = torch.finfo(torch.float32).eps
     shares = [(right[:, :k].sum().float() + eps) * (100.0 / (counted.sum() + eps)) for k in ranks]
     return shares[0] if isinstance(topk, int) else shares
@@ -330,7 +299,6 @@ def binary_accuracy(
 
     ``threshold`` is the probability above which 1 is predicted.
     """
-    logits = upsample_logits(logits.detach(), target.shape[-2:], align_corners)
-    counted = target != ignore_index
-    right = (logits.sigmoid() > threshold) == (target == 1)
+    counted, logits = target != ignore_index, logits.detach()
+    right = map_tiles(lambda x, y: (x.sigmoid() > threshold) == (y == 1), logits, target, align_corners)
     return 100.0 * (right & counted).sum() / counted.sum().clamp(min=1)

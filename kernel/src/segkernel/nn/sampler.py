@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -14,8 +15,7 @@ from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Loss
 from segkernel.nn.losses import PixelLoss
 from segkernel.nn.ranks import kth_of_valid, kth_smallest_over_ranks, shares_batch, sum_over_ranks
-from segkernel.nn.resize import upsample_logits
-from segkernel.nn.upsampled import upsample_cross_entropy
+from segkernel.nn.upsampled import map_tiles, upsample_cross_entropy
 
 
 class PixelSampler(ABC):
@@ -65,8 +65,8 @@ class OHEMPixelSampler(PixelSampler):
         shared, target = shares_batch() and logits.requires_grad, target.long()  # else evaluation
         valid = target != ignore_index
         if self.thresh is None:
-            logits = upsample_logits(logits, target.shape[-2:], align_corners)
-            chosen = self._highest_loss(logits, target, valid, losses, ignore_index, shared)
+            of_pixels = map_tiles(partial(_sum_of_losses, losses, ignore_index), logits, target, align_corners)
+            chosen = self._highest_loss(of_pixels, valid, shared)
         else:
             options: Any = {"ignore_index": ignore_index, "align_corners": align_corners}
             of_truth = upsample_cross_entropy(logits.float(), target, **options).neg_().exp_()
@@ -79,24 +79,21 @@ class OHEMPixelSampler(PixelSampler):
         limit = kth_of_valid(of_truth, valid, sum_over_ranks(kept) if shared else kept, shared)
         return of_truth < limit.clamp(min=thresh)
 
-    def _highest_loss(
-        self,
-        logits: Tensor,
-        target: Tensor,
-        valid: Tensor,
-        losses: Sequence[Loss],
-        ignore_index: int,
-        shared: bool,
-    ) -> Tensor:
-        total = torch.zeros(target.shape, device=logits.device)
-        for loss in losses:
-            if not isinstance(loss, PixelLoss):
-                raise ConfigError(Problem(f"{type(loss).__name__} has no value per pixel; set thresh", "sampler"))
-            total = total + loss.per_pixel(logits, target, ignore_index)
-        total = total.masked_fill(~valid, -torch.inf).flatten()
-        count = min(self.min_kept * len(target), total.numel())
+    def _highest_loss(self, loss: Tensor, valid: Tensor, shared: bool) -> Tensor:
+        loss = loss.masked_fill(~valid, -torch.inf).flatten()
+        count = min(self.min_kept * len(valid), loss.numel())
         if shared:
-            left_out = sum_over_ranks(valid.new_tensor(total.numel() - count, dtype=torch.long))
-            return (total.float() >= kth_smallest_over_ranks(total, left_out)).view_as(target)
-        kept = total.topk(count, sorted=False).indices
-        return torch.zeros_like(total, dtype=torch.bool).index_fill_(0, kept, True).view_as(target)
+            left_out = sum_over_ranks(valid.new_tensor(loss.numel() - count, dtype=torch.long))
+            return (loss.float() >= kth_smallest_over_ranks(loss, left_out)).view_as(valid)
+        kept = loss.topk(count, sorted=False).indices
+        return torch.zeros_like(loss, dtype=torch.bool).index_fill_(0, kept, True).view_as(valid)
+
+
+def _sum_of_losses(losses: Sequence[Loss], ignore_index: int, logits: Tensor, target: Tensor) -> Tensor:
+    """Return the sum (N, H, W) of the losses of each pixel."""
+    total = torch.zeros(target.shape, device=logits.device)
+    for loss in losses:
+        if not isinstance(loss, PixelLoss):
+            raise ConfigError(Problem(f"{type(loss).__name__} has no value per pixel; set thresh", "sampler"))
+        total = total + loss.per_pixel(logits, target, ignore_index)
+    return total

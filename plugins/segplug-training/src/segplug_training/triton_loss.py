@@ -31,6 +31,7 @@ def register(device: torch.device) -> None:
     compare(device)
     upsampled.OPERATOR.register_kernel("cuda", forward)
     upsampled.BACKWARD.register_kernel("cuda", backward)
+    upsampled.LARGE["cuda"] = upsampled.LARGE["cpu"]  # two launches, however many logits
 
 
 def compare(device: torch.device) -> None:
@@ -40,24 +41,24 @@ def compare(device: torch.device) -> None:
         RuntimeError: When they differ.
     """
     draw = torch.Generator().manual_seed(0)
-    logits = torch.randn(2, 5, 2, 3, generator=draw).to(device)
-    target = torch.randint(0, 6, (2, 4, 5), generator=draw).to(device)
-    weight, grad = torch.rand(5, generator=draw).to(device), torch.rand(2, 4, 5, generator=draw).to(device)
-    options = (weight, 5, 0.1, False)
-    pairs = {
-        "loss": (forward(logits, target, *options), upsampled.tiled(logits, target, *options)),
-        "gradient": (
-            backward(grad, logits, target, *options),
-            upsampled.tiled_backward(grad, logits, target, *options),
-        ),
-    }
+    logits = torch.randn(1, 5, 2, 3, generator=draw).to(device)
+    target = torch.randint(0, 6, (1, 4, 5), generator=draw).to(device)
+    weight, grad = torch.rand(2, 5, generator=draw).to(device), torch.rand(1, 4, 5, generator=draw).to(device)
+    softmax, sigmoid = (False, weight[0], 5, 0.1, False), (False, weight, 5, 0.0, True)
+    pairs = {}
+    for kind, options in (("", softmax), (" with a sigmoid", sigmoid)):
+        pairs[f"loss{kind}"] = [form(logits, target, *options) for form in (forward, upsampled.tiled)]
+        both = backward, upsampled.tiled_backward
+        pairs[f"gradient{kind}"] = [form(grad, logits, target, *options) for form in both]
     for name, (ours, plain) in pairs.items():
         if not torch.allclose(ours, plain, rtol=1e-4, atol=1e-5):
             raise RuntimeError(f"the Triton kernels' {name} is off by {(ours - plain).abs().max():.1e} on {device}")
 
 
-def _is_fit(logits: Tensor) -> bool:
-    return logits.shape[1] <= MOST_CLASSES and logits.dtype != torch.float64
+def _is_fit(logits: Tensor, target: Tensor) -> bool:
+    """Whether the kernels take these logits and labels, which must be class ids."""
+    has_ids = not target.is_floating_point() and target.numel() == len(logits) * target.shape[-2:].numel()
+    return has_ids and logits.shape[1] <= MOST_CLASSES and logits.dtype != torch.float64
 
 
 @triton.jit
@@ -88,30 +89,41 @@ def _forward(  # type: ignore[no-untyped-def]
     full_height,
     full_width,
     classes,
+    first,
     ignore_index,
     smoothing,
+    SIGMOID: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     k = tl.arange(0, BLOCK)
     there = k < classes
     n, y, x, a, b, c, d = _corners(logits, tl.program_id(0), height, width, classes, k, there)
-    w = tl.load(weight + k, mask=there, other=0.0)
+    w = tl.load(weight + k, mask=there, other=0.0)  # with a sigmoid, of a negative label
+    if SIGMOID:
+        positive = tl.load(weight + classes + k, mask=there, other=0.0)
     for row in range(tl.load(rows + y), tl.load(rows + y + 1)):
         share = tl.load(row_share + row)
         left, right = a + (c - a) * share, b + (d - b) * share
         for column in range(tl.load(columns + x), tl.load(columns + x + 1)):
             v = left + (right - left) * tl.load(column_share + column)
-            v = tl.where(there, v, float("-inf"))
             place = (n.to(tl.int64) * full_height + row) * full_width + column
             label = tl.load(target + place)
-            largest = tl.max(v, 0)
-            # The negative log-likelihood of every class.
-            nll = tl.where(there, largest + tl.log(tl.sum(tl.exp(v - largest), 0)) - v, 0.0)
-            hard = tl.sum(tl.where(k == label, w * nll, 0.0), 0)
-            value = (1 - smoothing) * hard + smoothing / classes * tl.sum(w * nll, 0)
+            ignored = label == ignore_index
+            if SIGMOID:
+                ignored |= label < 0
+                truth = k + first == label
+                loss_of_class = tl.maximum(v, 0.0) - tl.where(truth, v, 0.0) + tl.log(1 + tl.exp(-tl.abs(v)))
+                value = tl.sum(tl.where(there, tl.where(truth, positive, w) * loss_of_class, 0.0), 0)
+            else:
+                largest = tl.max(tl.where(there, v, float("-inf")), 0)
+                total = tl.sum(tl.where(there, tl.exp(v - largest), 0.0), 0)
+                # The negative log-likelihood of every class.
+                nll = tl.where(there, largest + tl.log(total) - v, 0.0)
+                hard = tl.sum(tl.where(k == label, w * nll, 0.0), 0)
+                value = (1 - smoothing) * hard + smoothing / classes * tl.sum(w * nll, 0)
             # An invalid label yields nan, to be noticed.
-            value = tl.where((label >= 0) & (label < classes), value, float("nan"))
-            tl.store(loss + place, tl.where(label == ignore_index, 0.0, value))
+            value = tl.where((label >= 0) & (label < classes + first), value, float("nan"))
+            tl.store(loss + place, tl.where(ignored, 0.0, value))
 
 
 @triton.jit
@@ -130,16 +142,20 @@ def _backward(  # type: ignore[no-untyped-def]
     full_height,
     full_width,
     classes,
+    first,
     ignore_index,
     smoothing,
     numbers,
+    SIGMOID: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     cell = tl.program_id(0)
     k = tl.arange(0, BLOCK)
     there = k < classes
     n, y, x, a, b, c, d = _corners(logits, cell, height, width, classes, k, there)
-    w = tl.load(weight + k, mask=there, other=0.0)
+    w = tl.load(weight + k, mask=there, other=0.0)  # with a sigmoid, of a negative label
+    if SIGMOID:
+        positive = tl.load(weight + classes + k, mask=there, other=0.0)
     of_a, of_b = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
     of_c, of_d = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
     for row in range(tl.load(rows + y), tl.load(rows + y + 1)):
@@ -149,14 +165,19 @@ def _backward(  # type: ignore[no-untyped-def]
         for column in range(tl.load(columns + x), tl.load(columns + x + 1)):
             column_weight = tl.load(column_share + column)
             v = left + (right - left) * column_weight
-            v = tl.where(there, v, float("-inf"))
             place = (n.to(tl.int64) * full_height + row) * full_width + column
             label = tl.load(target + place)
             factor = tl.where(label == ignore_index, 0.0, tl.load(grad + place))
-            e = tl.exp(v - tl.max(v, 0))
-            true = tl.where(k == label, w, 0.0)
-            hard, spread = factor * (1 - smoothing), factor * smoothing / classes
-            change = e / tl.sum(e, 0) * (hard * tl.sum(true, 0) + spread * tl.sum(w, 0)) - hard * true - spread * w
+            if SIGMOID:
+                factor = tl.where(label < 0, 0.0, factor)
+                truth = k + first == label
+                probability = 1 / (1 + tl.exp(-v))
+                change = factor * tl.where(truth, (probability - 1) * positive, probability * w)
+            else:
+                e = tl.where(there, tl.exp(v - tl.max(tl.where(there, v, float("-inf")), 0)), 0.0)
+                true = tl.where(k == label, w, 0.0)
+                hard, spread = factor * (1 - smoothing), factor * smoothing / classes
+                change = e / tl.sum(e, 0) * (hard * tl.sum(true, 0) + spread * tl.sum(w, 0)) - hard * true - spread * w
             of_left += change * (1 - column_weight)
             of_right += change * column_weight
         of_a += of_left * (1 - share)
@@ -173,18 +194,20 @@ def _backward(  # type: ignore[no-untyped-def]
 def forward(
     logits: Tensor,
     target: Tensor,
+    align_corners: bool,
     class_weight: Tensor | None,
     ignore_index: int,
     label_smoothing: float,
-    align_corners: bool,
+    sigmoid: bool,
 ) -> Tensor:
     """Return the loss (N, H, W) of `segkernel.nn.upsample_cross_entropy`, float32."""
-    if not _is_fit(logits):
-        return upsampled.tiled(logits, target, class_weight, ignore_index, label_smoothing, align_corners)
-    loss = torch.empty(target.shape, dtype=torch.float32, device=logits.device)
-    arguments, block = _arguments(logits, target, class_weight, align_corners)
+    options = ignore_index, label_smoothing, sigmoid
+    if not _is_fit(logits, target):
+        return upsampled.tiled(logits, target, align_corners, class_weight, *options)
+    loss = torch.empty((len(logits), *target.shape[-2:]), dtype=torch.float32, device=logits.device)
+    arguments, block = _arguments(logits, target, class_weight, align_corners, sigmoid)
     small, target, weight, *shape = arguments
-    _launch(_forward, small, target, weight, loss, *shape, ignore_index, label_smoothing, BLOCK=block)
+    _launch(_forward, small, target, weight, loss, *shape, *options, BLOCK=block)
     return loss
 
 
@@ -192,41 +215,41 @@ def backward(
     grad: Tensor,
     logits: Tensor,
     target: Tensor,
+    align_corners: bool,
     class_weight: Tensor | None,
     ignore_index: int,
     label_smoothing: float,
-    align_corners: bool,
+    sigmoid: bool,
 ) -> Tensor:
     """Return the gradient (N, K, h, w) of `forward`, in the dtype of the logits."""
-    if not _is_fit(logits):
-        return upsampled.tiled_backward(
-            grad, logits, target, class_weight, ignore_index, label_smoothing, align_corners
-        )
-    arguments, block = _arguments(logits, target, class_weight, align_corners)
+    if not _is_fit(logits, target):
+        options = class_weight, ignore_index, label_smoothing, sigmoid
+        return upsampled.tiled_backward(grad, logits, target, align_corners, *options)
+    arguments, block = _arguments(logits, target, class_weight, align_corners, sigmoid)
     small, target, weight, *shape = arguments
     parts = torch.empty((4, *small.shape), dtype=torch.float32, device=logits.device)
-    numbers = small.numel()
-    grad = grad.float().contiguous()
-    _launch(_backward, small, target, weight, grad, parts, *shape, ignore_index, label_smoothing, numbers, BLOCK=block)
+    shape += [ignore_index, label_smoothing, small.numel(), sigmoid]
+    _launch(_backward, small, target, weight, grad.float().contiguous(), parts, *shape, BLOCK=block)
     upper = _with_next(parts[0], parts[1], 2)
     total = _with_next(upper, _with_next(parts[2], parts[3], 2), 1)
     return total.movedim(-1, 1).to(logits.dtype)
 
 
 def _arguments(
-    logits: Tensor, target: Tensor, class_weight: Tensor | None, align_corners: bool
+    logits: Tensor, target: Tensor, class_weight: Tensor | None, align_corners: bool, sigmoid: bool
 ) -> tuple[list[Any], int]:
     """Return the arguments of both kernels, and their block size."""
     _, classes, height, width = logits.shape
     small = logits.movedim(1, -1).contiguous()
-    weight = logits.new_ones(classes, dtype=torch.float32) if class_weight is None else class_weight.float()
+    weight = logits.new_ones((2 if sigmoid else 1, classes)) if class_weight is None else class_weight
     cells: list[Any] = []
     for size, few in zip(target.shape[-2:], (height, width)):
-        first, share = upsampled.sources(size, few, align_corners, torch.float32, logits.device)
-        starts = torch.searchsorted(first, torch.arange(few + 1, device=logits.device))
+        upper, share = upsampled.sources(size, few, align_corners, torch.float32, logits.device)
+        starts = torch.searchsorted(upper, torch.arange(few + 1, device=logits.device))
         cells += [starts.int(), share]
-    shape = [height, width, *target.shape[-2:], classes]
-    return [small, target.contiguous(), weight.contiguous(), *cells, *shape], triton.next_power_of_2(classes)
+    first = 1 if sigmoid and classes == 1 else 0  # the class of the first channel
+    shape = [height, width, *target.shape[-2:], classes, first]
+    return [small, target.contiguous(), weight.float().contiguous(), *cells, *shape], triton.next_power_of_2(classes)
 
 
 def _launch(kernel: Any, small: Tensor, *arguments: Any, BLOCK: int) -> None:
