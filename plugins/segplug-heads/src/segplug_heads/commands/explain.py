@@ -11,11 +11,12 @@ def command(name: tuple[str, ...]) -> None:
     """Explain NAME: a component, a config key, a hook method, a command, a group, an exception or an exit code.
 
     \b
-    seg-kernel explain PSPHead              arguments, defaults and an example
-    seg-kernel explain optim.paramwise      a key of a config
-    seg-kernel explain after_validation     a hook method
-    seg-kernel explain data check           a command
-    seg-kernel explain 3                    an exit code
+    Examples:
+      seg-kernel explain PSPHead              arguments, defaults and an example
+      seg-kernel explain optim.paramwise      a key of a config
+      seg-kernel explain after_validation     a hook method
+      seg-kernel explain data check           a command
+      seg-kernel explain 3                    an exit code
     """
     from segkernel.catalog import Catalog
     from segplug_heads.reference.find import find

@@ -251,16 +251,17 @@ def _command_entry(name: str, command: click.Command, catalog: Catalog) -> Entry
             flag, text = record
             default = re.search(r"\[default: (.+?)\]", text)
             options.append(Argument(flag, "", default[1] if default else "", text.partition("  [")[0]))
-    usage = command.collect_usage_pieces(context)
+    text, _, examples = inspect.cleandoc(command.help or "").partition("\b\nExamples:\n")
+    usage = f"seg-kernel {name} {' '.join(command.collect_usage_pieces(context))}"
     below = [f"{name} {each}" for each in command.list_commands(context)] if isinstance(command, click.Group) else []
     row = next((row for row in catalog.rows_of("commands") if row.name == name.split()[0]), None)
     return Entry(
         name,
         "command",
-        inspect.cleandoc(command.help or "").replace("\b", ""),
+        text.replace("\b", "").rstrip(),
         options,
         ("subcommands", below) if below else ("", ()),
-        ("console", f"seg-kernel {name} {' '.join(usage)}"),
+        ("console", "\n".join([usage, *map(str.strip, examples.splitlines())])),
         source_of(row) if row else "seg-kernel",
         "options",
     )
