@@ -1,14 +1,19 @@
-"""`ProgressBarHook`: a bar in terminals, lines elsewhere."""
+"""`ProgressHook`: what a run says at its start and end, a bar in terminals, lines elsewhere."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from segplug_training.progress import ProgressBarHook, summary
+from segkernel import Runner, hookimpl
+from segplug_training import progress
+from segplug_training.progress import ProgressBarHook, ProgressHook, summary
+from segplug_training.run_summary import end_text
 
 RECORD = {"kind": "train", "iteration": 5, "loss": 0.5, "seconds_per_iteration": 0.1}
 
@@ -26,9 +31,88 @@ def test_a_bar_advances_with_every_record_and_is_removed_at_the_end(caplog: pyte
         assert bar.tasks[0].completed == 5
         assert "loss 0.5" in bar.tasks[0].fields["text"]
         hook.after_train()
-    assert bar.finished is False
+    assert bar.tasks == []
     assert hook._bar is None
     assert not caplog.records
+
+
+class Watch:
+    """Notes where the bar of a hook is after each iteration and each image."""
+
+    priority = 99
+
+    def __init__(self, hook: ProgressHook) -> None:
+        self.hook = hook
+        self.seen: list[tuple[str, float, float | None]] = []
+
+    def note(self) -> None:
+        task = self.hook._bar.tasks[-1]
+        self.seen.append((task.description, task.completed, task.total))
+
+    @hookimpl
+    def after_train_iteration(self) -> None:
+        self.note()
+
+    @hookimpl
+    def after_prediction(self) -> None:
+        self.note()
+
+
+def test_the_bar_moves_with_every_iteration_and_every_image(make_runner: Callable[..., Runner]) -> None:
+    hook = ProgressHook(live=True)
+    watch = Watch(hook)
+    make_runner(hook, watch, iterations=3, val_interval=2).run()
+    images = [("val", number, 8) for number in range(1, 9)]
+    assert watch.seen == [("train", 1, 3), ("train", 2, 3), *images, ("train", 3, 3), *images]
+    assert hook._bar is None
+
+
+def test_a_run_says_what_it_is_shows_the_first_iteration_and_says_what_came_out(
+    make_runner: Callable[..., Runner], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        run = make_runner(iterations=2)
+        run.run()
+    lines = caplog.text.splitlines()
+    wanted = ["device    cpu", "model     ToySegmentor", "train     8 images, the first of 16 x 16 (Stripes)"]
+    wanted += ["classes   4: a, b, c, d", "length    2 iterations of 2 images, 0.5 epochs", "[1/2] loss"]
+    wanted += [f"curves    seg-kernel plot {run.work_dir}"]
+    assert [text for text in wanted if not any(text in line for line in lines)] == []
+
+
+def test_a_run_that_fails_says_how_to_resume_and_nothing_of_results(
+    make_runner: Callable[..., Runner], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing:
+        @hookimpl
+        def before_train_iteration(self, run: Any) -> None:
+            if run.iteration == 3:
+                raise ValueError("fails")
+
+    with caplog.at_level(logging.INFO), pytest.raises(ValueError, match="fails"):
+        make_runner(Failing(), val_interval=2).run()
+    assert "iter_0000002.pt'), then runner.run()" in caplog.text
+    assert "curves" not in caplog.text
+
+
+def test_a_long_silence_ends_with_a_line(
+    make_runner: Callable[..., Runner], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LONGEST_SILENCE", -1.0)
+    with caplog.at_level(logging.INFO):
+        make_runner(iterations=2).run()
+    assert "val: 8 of 8 images" in caplog.text
+
+
+def test_weak_classes_are_named_worst_first(tmp_path: Path) -> None:
+    labels = SimpleNamespace(classes=("road", "car", "pole", "sky", "absent"))
+    given: Any = SimpleNamespace(labels=labels, work_dir=tmp_path, train_set=None)
+    record = {"kind": "test", "IoU.road": 90.0, "IoU.car": 20.0, "IoU.pole": 0.0, "IoU.sky": 80.0}
+    text = end_text(given, {**record, "IoU.absent": float("nan")})
+    assert text.splitlines()[:2] == [
+        "IoU, test road 90.0, sky 80.0, car 20.0, pole 0.0",
+        "weak      pole 0.0, car 20.0",
+    ]
 
 
 @pytest.mark.parametrize(("live", "is_main"), [(False, True), (None, True), (True, False)])

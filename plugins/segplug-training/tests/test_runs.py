@@ -45,8 +45,13 @@ def test_the_state_follows_from_length_and_log(make: Make) -> None:
     assert state(make("d", [train(40)], log="stopping after iteration 40: signal 2")) == "interrupted at 40 of 100"
     assert state(make("e", [train(40, 2.0)], "epochs: 2")) == "finished"
     assert state(make("f", [train(40, 0.5)], "epochs: 2")) == "interrupted in epoch 0.5 of 2"
-    assert state(make("g", [{"kind": "test", "iteration": 40, "mIoU": 50.0}])) == "test"
-    assert state(make("h", [])) == "not started"
+    tested = make("g", [{"kind": "test", "iteration": 40, "mIoU": 50.0}])
+    (tested / "checkpoints" / "iter_0000040.pt").unlink()
+    assert state(tested) == "test"
+    assert state(make("h", [])) == "interrupted at 40 of 100"
+    new = make("i", [])
+    (new / "checkpoints" / "iter_0000040.pt").unlink()
+    assert state(new) == "not started"
 
 
 def test_a_run_whose_directory_is_locked_is_running(make: Make) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -37,6 +38,8 @@ def command(
       seg-kernel run my.yaml --resume
       seg-kernel run my.yaml --launch 2
     """
+    if os.environ.get("RANK", "0") == "0":  # importing torch and reading the lists of files takes seconds
+        click.echo(f"loading {config}", err=True)
     from segkernel.experiment import run
 
     if resume and "=" in resume and not Path(resume).exists():  # --resume KEY=VALUE: the latest, with overrides

@@ -1,9 +1,10 @@
-"""Progress in the terminal: `ProgressHook` prints lines, `ProgressBarHook` a live bar during training."""
+"""Progress of a run: what it is at its start, a bar in a terminal or lines elsewhere, what came out at its end."""
 
 from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Container, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -12,25 +13,81 @@ from segkernel.annotations import PositiveInt
 from segkernel.hookspecs import Priority, hookimpl
 
 if TYPE_CHECKING:
+    from segkernel.data import Loader
     from segkernel.hookspecs import Run
 
 log = logging.getLogger("segkernel.progress")
+
+LONGEST_SILENCE = 30.0
+"""Seconds without a line after which one is shown although the interval has not passed."""
 
 _NOT_SHOWN = {"kind", "iteration", "epoch", "seconds_per_iteration"}
 _SHOWN_AS = {"data_wait": "wait {:.0%}", "images_per_second": "{:.1f} images/s", "memory": "{:.0f} MiB"}
 
 
 class ProgressHook:
-    """Show training, validation and test: loss terms, rate, images per second, time left, share of data wait.
+    """Show a run: device, model, sets and length at its start, progress, and its results and what is next at its end.
+
+    In a terminal, a live bar moves with every iteration, and with every image of a validation or test. Elsewhere there
+    are lines: for the first iteration, then one per ``interval``, and at least one in 30 seconds. Both show loss terms,
+    rate, images per second, time left and the share of data wait.
 
     Args:
-        interval: Iterations between two lines.
+        interval: Iterations between two lines where no bar is shown.
+        live: Whether to show the bar; None shows it if standard error is a terminal.
     """
 
     priority = Priority.NORMAL
 
-    def __init__(self, interval: PositiveInt = 50) -> None:
-        self.interval = interval
+    def __init__(self, interval: PositiveInt = 50, live: bool | None = None) -> None:
+        self.interval, self.live = interval, live
+        self._bar: Any = None
+        self._tasks: list[Any] = []  # those of the bar: training, and a validation inside it
+        self._shown_at = 0.0
+        self._is_first = self._is_running = False
+        self._images = 0
+        self._evaluated: Mapping[str, Any] = {}
+
+    # ------------------------------------------------------------ start and end of the run
+
+    @hookimpl
+    def before_run(self, run: Run) -> None:
+        from segplug_training.run_summary import start_text
+
+        self._is_running, self._evaluated = True, {}
+        if run.is_main:
+            log.info("%s", start_text(run))
+
+    @hookimpl
+    def on_exception(self, run: Run) -> None:
+        from segplug_training.run_summary import resume_text
+
+        if self._is_running and run.is_main and run.train_set is not None and (text := resume_text(run)):
+            log.info("%s", text)
+        self._is_running = False
+
+    @hookimpl
+    def after_run(self, run: Run) -> None:
+        from segplug_training.run_summary import end_text
+
+        if self._is_running and run.is_main and self._evaluated:
+            log.info("%s", end_text(run, self._evaluated))
+
+    # ------------------------------------------------------------ training
+
+    @hookimpl
+    def before_train(self, run: Run) -> None:
+        self._is_first = True
+        self._begin(run, "train", run.max_iterations, run.iteration)
+
+    @hookimpl
+    def after_train_iteration(self, run: Run, losses: Mapping[str, Any]) -> None:
+        if self._is_first and run.is_main and "loss" in losses:  # only the first loss: reading it waits for the device
+            seconds = time.perf_counter() - self._shown_at
+            self.show(run, f"loss {float(losses['loss']):.4f}  in {seconds:.1f} s, loading included")
+        if self._bar is not None:
+            self._bar.update(self._tasks[-1], completed=run.iteration)
+        self._is_first = False
 
     @hookimpl
     def on_record(self, run: Run, record: Mapping[str, Any]) -> None:
@@ -38,55 +95,98 @@ class ProgressHook:
             left = timedelta(seconds=round(record["seconds_per_iteration"] * (run.max_iterations - run.iteration)))
             self.show(run, f"{summary(record)}  eta {left}")
         elif run.is_main:
+            self._evaluated = record
             log.info("%s at iteration %d: %s", record["kind"], record["iteration"], summary(record))
 
     def show(self, run: Run, text: str) -> None:
-        """Show a training record; called for each."""
-        if run.iteration % self.interval == 0 or run.iteration == run.max_iterations:
+        """Show figures of training; called for every record, and after the first iteration."""
+        if self._bar is not None:
+            self._bar.update(self._tasks[-1], completed=run.iteration, text=text)
+        elif (
+            self._is_first or run.iteration % self.interval == 0 or run.iteration == run.max_iterations or self._is_due
+        ):
+            self._shown_at = time.perf_counter()
             log.info("[%d/%d] %s", run.iteration, run.max_iterations, text)
-
-
-class ProgressBarHook(ProgressHook):
-    """Show training as a live progress bar that is updated with every record and removed at the end.
-
-    Args:
-        interval: Iterations between two lines where no bar is shown.
-        live: Whether to show the bar; None shows it if standard error is a terminal.
-    """
-
-    def __init__(self, interval: PositiveInt = 50, live: bool | None = None) -> None:
-        super().__init__(interval)
-        self.live = live
-        self._bar: Any = None
-        self._task: Any = None
-
-    @hookimpl
-    def before_train(self, run: Run) -> None:
-        if run.is_main and (sys.stderr.isatty() if self.live is None else self.live):
-            self._open(run)
 
     @hookimpl
     def after_train(self) -> None:
+        self._end()
+
+    # ------------------------------------------------------------ validation and test
+
+    @hookimpl
+    def before_validation(self, run: Run) -> None:
+        self._images = 0
+        self._begin(run, "val", _size(run.val_set))
+
+    @hookimpl
+    def before_test(self, run: Run) -> None:
+        self._images = 0
+        self._begin(run, "test", _size(run.test_set))
+
+    @hookimpl
+    def after_prediction(self, run: Run) -> None:
+        self._images += run.engine.world_size
         if self._bar is not None:
+            self._bar.update(self._tasks[-1], completed=self._images)
+        elif run.is_main and self._is_due:
+            self._shown_at = time.perf_counter()
+            log.info(
+                "%s: %d of %d images",
+                run.mode,
+                self._images,
+                _size(run.test_set if run.mode == "test" else run.val_set),
+            )
+
+    @hookimpl
+    def validation_ended(self) -> None:
+        self._end()
+
+    @hookimpl
+    def test_ended(self) -> None:
+        self._end()
+
+    # ------------------------------------------------------------ the bar
+
+    @property
+    def _is_due(self) -> bool:
+        return time.perf_counter() - self._shown_at > LONGEST_SILENCE
+
+    def _begin(self, run: Run, name: str, total: int, completed: int = 0) -> None:
+        self._shown_at = time.perf_counter()
+        if not run.is_main or not (sys.stderr.isatty() if self.live is None else self.live):
+            return
+        if self._bar is None:
+            self._bar = _new_bar()
+            self._bar.start()
+        self._tasks.append(self._bar.add_task(name, total=total, completed=completed, text=""))
+
+    def _end(self) -> None:
+        """Remove the line of what has ended, and the bar with the last."""
+        self._shown_at = time.perf_counter()
+        if self._tasks:
+            self._bar.remove_task(self._tasks.pop())
+        if self._bar is not None and not self._tasks:
             self._bar.stop()
             self._bar = None
 
-    def show(self, run: Run, text: str) -> None:
-        if self._bar is None:
-            super().show(run, text)
-        else:
-            self._bar.update(self._task, completed=run.iteration, text=text)
 
-    def _open(self, run: Run) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.table import Column
+class ProgressBarHook(ProgressHook):
+    """The same as `ProgressHook`, under the name that the bar had when it was a hook of its own."""
 
-        text = TextColumn("{task.fields[text]}", table_column=Column(no_wrap=False, overflow="fold"))
-        columns = (BarColumn(bar_width=20), MofNCompleteColumn(), text)
-        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._bar.add_task("train", total=run.max_iterations, completed=run.iteration, text="")
-        self._bar.start()
+
+def _size(part: Loader | None) -> int:
+    return len(part.dataset) if part is not None else 0
+
+
+def _new_bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.table import Column
+
+    text = TextColumn("{task.fields[text]}", table_column=Column(no_wrap=False, overflow="fold"))
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), text)
+    return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 def summary(record: Mapping[str, Any]) -> str:

@@ -69,7 +69,7 @@ def command(folder: Path, as_json: bool) -> None:
     if unfinished:
         click.echo("\nto resume:")
         click.echo("\n".join(f"    {row.resume}" for row in unfinished))
-    click.echo(f"\nnext: seg-kernel plot {folder / rows[0].name}")
+    click.echo(f"\nnext: seg-kernel plot {folder / next((row.name for row in rows if row.best), rows[0].name)}")
 
 
 def find_runs(folder: Path) -> Iterator[Path]:
@@ -126,9 +126,10 @@ def _best(run: Path, records: list[dict[str, Any]]) -> str:
 
 def _state(run: Path, records: list[dict[str, Any]]) -> str:
     trained = [record for record in records if record.get("kind") == "train"]
-    if not trained:
+    saved = [int(path.stem.partition("_")[2]) for path in sorted(run.glob("checkpoints/iter_*.pt"))]
+    if not trained and not saved:
         return "test" if records else "not started"
-    last = trained[-1]
+    last = trained[-1] if trained else {"iteration": saved[-1]}
     length, unit = _length(run, last)
     if (last["iteration"] if unit == "iterations" else last.get("epoch", 0)) >= length:
         return "finished"
