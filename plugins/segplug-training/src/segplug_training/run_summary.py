@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from segkernel.errors import SegKernelError
+from segkernel.headers import image_size
 from segplug_training.resume import resume_command
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ WEAK = 0.5
 """A class is weak if its IoU is below this share of the mean over classes."""
 _MOST_CLASSES = 30
 _WIDTH = 110
+_HEADER = 1 << 20
+"""Bytes of a file that are read for the size of its image."""
 
 
 def start_text(run: Run) -> str:
@@ -93,14 +95,21 @@ def _model(model: Module) -> str:
 
 def _set(part: Loader) -> str:
     """Return number, size and source of a set's images; the size is that of the first."""
-    count = len(part.dataset)
-    text = f"{count} images"
+    height, width = _first_size(part.dataset)
+    size = f", the first of {height} x {width}" * bool(height and width)
+    return f"{len(part.dataset)} images{size} ({type(part.dataset).__name__})"
+
+
+def _first_size(dataset: Any) -> tuple[int, int]:
+    """Return height and width of the first image, read from its file if the set lists ``files``; 0 if unknown."""
     try:
-        height, width = part.dataset[0].size if count else (0, 0)
-        text += f", the first of {height} x {width}" if count else ""
-    except (SegKernelError, OSError):  # the run itself reports a sample that cannot be read
-        pass
-    return f"{text} ({type(part.dataset).__name__})"
+        if files := getattr(dataset, "files", None):
+            with open(files[0][1], "rb") as file:
+                return image_size(file.read(_HEADER))
+        height, width = dataset[0].size
+        return height, width
+    except Exception:  # the run itself reports a sample that cannot be read
+        return 0, 0
 
 
 def _length(run: Run) -> str:
