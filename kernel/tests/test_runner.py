@@ -12,10 +12,11 @@ import time
 import pytest
 import torch
 
-from segkernel import Evaluation, Priority, hookimpl, rundir
+from segkernel import Evaluation, Predictor, Priority, Runner, hookimpl, rundir
 from segkernel.errors import CheckpointError, DataError, Interrupted, UsageError
 from segkernel.hooks.checkpoint import CheckpointHook
 from segkernel.hookspecs import Run
+from segkernel.sample import Targets
 
 
 class Recorder:
@@ -536,3 +537,43 @@ def test_a_restarted_launch_continues_where_it_stopped(tmp_path, monkeypatch, la
     assert rundir.resume_point("run", None, False) == (None, None)
     with pytest.raises(CheckpointError):
         rundir.resume_point("other", None, True)
+
+
+def test_a_plain_module_is_trained_tested_and_resumed_with_its_own_keys(make_runner, rectangles, tmp_path):
+    def run(**options):
+        torch.manual_seed(0)
+        module = torch.nn.Conv2d(3, 3, 1, stride=2)
+        return module, Runner(module, train=rectangles(), test=rectangles(), seed=3, work_dir=tmp_path / "run",
+                              optimizer=torch.optim.SGD(module.parameters(), 0.1), **options)  # fmt: skip
+
+    module, runner = run(iterations=3, hooks=[CheckpointHook(interval=2)])
+    runner.run()
+    _, resumed = run(iterations=3)
+    resumed.resume(tmp_path / "run/checkpoints/iter_0000002.pt")
+    resumed.run()
+    assert module.state_dict().keys() == resumed.model.state_dict().keys() == {"weight", "bias"}
+    assert torch.equal(weights(resumed), weights(runner))
+    again = Predictor(torch.nn.Conv2d(3, 3, 1, stride=2), weights=tmp_path / "run")
+    assert again.classes == ("ground", "red", "blue")
+    assert torch.equal(again.model.module.weight, module.weight)
+
+
+def test_a_plain_module_without_logits_of_the_classes_is_refused(rectangles, tmp_path):
+    module = torch.nn.Conv2d(3, 5, 1)
+    runner = Runner(module, train=rectangles(), optimizer=torch.optim.SGD(module.parameters(), 0.1), iterations=1,
+                    work_dir=tmp_path / "run")  # fmt: skip
+    with pytest.raises(
+        UsageError, match=r"Conv2d returns \(1, 5, 24, 32\), not logits \(N, 3, h, w\) of the 3 classes"
+    ):
+        runner.run()
+    with pytest.raises(UsageError, match="no data set"):
+        Runner(module)
+
+
+def test_targets_are_made_of_class_ids():
+    masks = torch.zeros(2, 4, 5, dtype=torch.uint8)
+    assert Targets.of(masks)["seg"].dtype == torch.int64
+    assert Targets.of(given := Targets({"seg": masks})) is given
+    for wrong, said in ((masks[:, None], r"Tensor \(2, 1, 4, 5\)"), (masks.float(), "float32"), ([1], "list")):
+        with pytest.raises(UsageError, match=f"class ids .*{said}"):
+            Targets.of(wrong)

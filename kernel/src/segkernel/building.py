@@ -74,8 +74,7 @@ def build(
 
 def check(kind: str | _Target, spec: Any, /, path: str = "", **options: Any) -> list[Problem]:
     """Return the problems that `build` would raise for the same arguments; imports components, constructs nothing."""
-    catalog, ambient = options.pop("catalog", None), options.pop("ambient", _NONE)
-    reader = _Reader(catalog or Catalog.current(), ambient)
+    reader = _Reader(options.pop("catalog", None) or Catalog.current(), options.pop("ambient", _NONE))
     reader.read(kind, spec, path, options)
     return reader.problems
 
@@ -179,9 +178,8 @@ class _Reader:
             made["pretrained"] = False if isinstance(known["pretrained"].default, bool) else None
         for name, parameter in known.items():
             if parameter.required and defaults is not None and name not in {*given, *defaults, *outer}:
-                self.problem(
-                    at.child(given, name), f"missing argument of {label}: {signatures.describe(parameter.annotation)}"
-                )
+                kind = signatures.describe(parameter.annotation)
+                self.problem(at.child(given, name), f"missing argument of {label}: {kind}")
         return _Call(target, label, at, made, defaults)
 
     def _refuse_ambient(self, target: _Target, label: str, given: Mapping[str, Any], at: _At) -> None:

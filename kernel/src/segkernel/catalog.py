@@ -41,7 +41,8 @@ GROUPS: dict[str, str] = {
     "optimizers": "torch.optim.optimizer:Optimizer", "parameter_groups": "",
     "schedules": "segkernel.schedules:Schedule", "hooks": "", "default_hooks": "",
     "exporters": "segkernel.interfaces.model:Exporter", "weight_formats": "segkernel.interfaces.model:WeightFormat",
-    "zoo": "", "config_sources": "", "former_names": "", "config_checks": "", "commands": "click.core:Command",
+    "zoo": "", "config_sources": "", "former_names": "", "config_checks": "", "adapters": "", "displays": "",
+    "commands": "click.core:Command",
 }  # fmt: skip
 """Group name, without prefix, to the base class of its components; empty where there is none."""
 
@@ -262,6 +263,11 @@ class Catalog:
 
 
 _active: ContextVar[Catalog | None] = ContextVar("catalog", default=None)
+
+
+def display(value: Any) -> str | None:
+    """Return a value as HTML for a notebook, as the first plugin (``displays``) that can draw it does; else None."""
+    return next(filter(None, (draw(value) for _, draw in Catalog.current().load_all("displays"))), None)
 
 
 def normalise(distribution: str) -> str:

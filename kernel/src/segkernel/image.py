@@ -79,9 +79,9 @@ def to_pixels(source: Any, channels: int = 3) -> np.ndarray:
     pixels = np.repeat(pixels, 3, 2) if pixels.shape[2] < channels else pixels[..., :channels]
     if pixels.dtype.kind == "f" and pixels.size and pixels.min() >= 0 and pixels.max() <= 1:
         return pixels.astype(np.float32) * 255
-    if pixels.dtype != np.uint8:
-        span = f" from {pixels.min():g} to {pixels.max():g}" if pixels.size else ""
-        raise UsageError(f"an image is uint8 (0 to 255) or float (0 to 1), not {pixels.dtype}{span}: convert it")
+    if pixels.dtype != np.uint8 and pixels.size:
+        span = f"from {pixels.min():g} to {pixels.max():g}"
+        raise UsageError(f"an image is uint8 (0 to 255) or float (0 to 1), not {pixels.dtype} {span}: convert it")
     return pixels
 
 

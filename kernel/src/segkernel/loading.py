@@ -195,15 +195,9 @@ def make_model(config: Config, catalog: Catalog | None = None, pretrained: bool 
     if not config.get("model"):
         raise ConfigError(Problem("this config has no model", "model", str(config.source)))
     catalog = catalog or catalog_of(config)
-    options: dict[str, Any] = {
-        "path": "model",
-        "catalog": catalog,
-        "ambient": ambient_of(config),
-        "load_pretrained": pretrained,
-    }
+    spec, ambient = config["model"], ambient_of(config)
     with SizeLimit():
-        model: Segmentor = build("segmentors", config["model"], **options)
-    return model
+        return build("segmentors", spec, path="model", catalog=catalog, ambient=ambient, load_pretrained=pretrained)
 
 
 def unavailable(config: Config) -> Problem:

@@ -25,9 +25,9 @@ from segkernel.engine import LocalEngine
 from segkernel.errors import ComponentError, DataError, UntrustedError, UsageError, warn_renamed
 from segkernel.inference import Preprocessor, predict_batch
 from segkernel.interfaces.data import Dataset, Transform
-from segkernel.interfaces.model import PixelClasses, Segmentor
 from segkernel.labels import Color, Labels
 from segkernel.loading import ExporterChoice, catalog_of, labels_in, labels_of, load_model
+from segkernel.plain import PlainModule
 from segkernel.sample import Batch, Prediction, Sample, collate
 from segkernel.signature import signature
 
@@ -92,8 +92,10 @@ class Predictor:
         data = (config.get("data") if config else None) or {}
         catalog = catalog_of(config)
         known = labels_of(dataset, Catalog.discover()) or labels_in(meta) or _labels_in_config(data, catalog)
-        names = classes or (known.classes if known else None)
-        self.model: Any = built if hasattr(built, "outputs") else _PlainModule(built, names)
+        names = classes or (known.classes if known else ())
+        if not (hasattr(built, "outputs") or names):
+            raise UsageError(f"the classes of {type(built).__name__} are unknown: pass classes=[...]")
+        self.model: Any = built if hasattr(built, "outputs") else PlainModule(built, len(names))
         output = self.model.outputs["seg"]
         # An output without classes, such as depth, gets one name, as labels cannot be empty.
         self.labels = _settle_labels(classes, palette, known if output.classes else None, output.classes or 1)
@@ -193,11 +195,9 @@ class Predictor:
         return given if isinstance(given, Sample) else self.reader(given)
 
     def _source(self, source: Any) -> Any:
-        """Return the reader's argument: a path, or an array."""
-        if isinstance(source, Sample):
-            return source
+        """Return the reader's argument, a path or an array, or a sample."""
         if not (hasattr(source, "__array_interface__") or hasattr(source, "__array__")):
-            return _path(source)
+            return source if isinstance(source, Sample) else _path(source)
         own = self.reader is not _read_rgb  # arrays of its data set's values
         return image.to_array(source) if own else image.to_pixels(source, self.preprocessor.mean.shape[1])
 
@@ -219,7 +219,7 @@ class Predictor:
             raise DataError(f"an image is an array (H, W, C) of numbers, not {given.image.shape} {given.image.dtype}")
         if given.image.dtype.kind == "f" and not np.isfinite(given.image).all():
             log.warning("%s: some values are not finite, so predictions near them are meaningless", path or name)
-        meta = {"path": None if path is None else str(path), "name": name, **given.meta}
+        meta = {"path": path and str(path), "name": name, "image": path or pixels, "labels": self.labels, **given.meta}
         sample = Sample(dict(given.fields), meta, given.image, original_size=given.size)
         return collate([apply_eval_transforms(self.transforms, sample, np.random.default_rng(0))]).to(self.device)
 
@@ -263,30 +263,6 @@ def _dataset_in(data: Mapping[str, Any]) -> Any:
 
 
 # ---------------------------------------------------------------- the model and its labels
-
-
-class _PlainModule(Segmentor):
-    """A module that returns logits (N, K, h, w), as a segmentor."""
-
-    def __init__(self, module: nn.Module, classes: Sequence[str] | None) -> None:
-        super().__init__()
-        if not classes:
-            raise UsageError(f"the classes of {type(module).__name__} are unknown: pass classes=[...]")
-        self.module = module
-        self.outputs = {"seg": PixelClasses(len(classes), len(classes))}
-        self.test_cfg = {"mode": "whole"}
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.module(images)
-
-    def predict(self, images: Tensor) -> dict[str, Tensor]:
-        logits = self(images)
-        count = self.outputs["seg"].classes
-        if not isinstance(logits, Tensor) or logits.ndim != 4 or logits.shape[1] != count:
-            given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            name = type(self.module).__name__
-            raise UsageError(f"{name} returns {given}, not logits (N, {count}, h, w) of the {count} classes")
-        return {"seg": logits}
 
 
 def _entries(section: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from segkernel import rundir
 from segkernel.catalog import Catalog
@@ -38,6 +39,7 @@ from segkernel.inference import Preprocessor
 from segkernel.interfaces.data import Dataset
 from segkernel.interfaces.model import Engine, Segmentor
 from segkernel.labels import Labels
+from segkernel.plain import PlainModule
 from segkernel.randomness import random_state, seed_everything, set_random_state
 from segkernel.sample import Batch
 from segkernel.schedules import RunSchedules, Schedule
@@ -50,10 +52,12 @@ class Runner:
     """Trains, validates and tests a model.
 
     Args:
-        model: A `Segmentor`, or any module with its ``loss``, ``predict`` and ``outputs``.
-        train: A `Loader`, or a data set (one sample per micro-batch, no transforms).
-        val: A `Loader`, or a data set, to validate on.
-        test: A `Loader`, or a data set, to test on.
+        model: A `Segmentor`, or any module with its ``loss``, ``predict`` and ``outputs``. Or a plain module that
+            returns logits (N, K, h, w), which is trained with cross-entropy.
+        train: A `Loader`, or a data set (one sample per micro-batch, no transforms). With segplug-datasets also
+            torch's: a ``Dataset`` of pairs (image, mask) or dicts, see its `TorchDataset`, or a ``DataLoader``.
+        val: The same, to validate on.
+        test: The same, to test on.
         optimizer: Over the model's parameters, or a function that makes one from the model.
         iterations: Number of optimiser steps; or
         epochs: passes over the training set.
@@ -77,11 +81,11 @@ class Runner:
 
     def __init__(
         self,
-        model: Segmentor,
+        model: Segmentor | nn.Module,
         *,
-        train: Loader | Dataset | None = None,
-        val: Loader | Dataset | None = None,
-        test: Loader | Dataset | None = None,
+        train: Any = None,
+        val: Any = None,
+        test: Any = None,
         optimizer: torch.optim.Optimizer | Callable[[Segmentor], torch.optim.Optimizer] | None = None,
         iterations: int | None = None,
         epochs: float | None = None,
@@ -99,29 +103,28 @@ class Runner:
         name: str = "run",
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        self.model = model
         self.engine = engine or LocalEngine()
         self.seed = self.engine.agree(seed)
         seed_everything(self.seed)
         self.preprocessor = preprocessor or Preprocessor()
-        self.train_set, self.val_set, self.test_set = (_loader(part, self.seed) for part in (train, val, test))
+        self.train_set, self.val_set, self.test_set = (_loader(part, self.seed, model) for part in (train, val, test))
+        plain = not hasattr(model, "loss")
+        self.model: Segmentor = PlainModule(model, len(self.labels.classes)) if plain else model  # type: ignore[assignment]
         self.evaluation = evaluation or Evaluation()
         check_views(getattr(model, "test_cfg", None))
         self.val_begin, self.config = val_begin, dict(config or {})
         self.name, self._wanted_dir = name, None if work_dir is None else Path(work_dir)
-        self.engine.prepare_model(model, self.preprocessor)
+        self.engine.prepare_model(self.model, self.preprocessor)
         # An optimiser that is created here gets the parameters as the engine prepared them.
-        optimizer = optimizer(model) if not isinstance(optimizer, torch.optim.Optimizer | None) else optimizer
+        optimizer = optimizer(self.model) if not isinstance(optimizer, torch.optim.Optimizer | None) else optimizer
         self.optimizer = self.engine.prepare_optimizer(optimizer, clip_grad) if optimizer else None
         self._plan(iterations, epochs, val_interval, batch_size)
         seed_everything(self.seed + self.engine.rank)  # the model is the same on all ranks, dropout is not
         # A schedule may have a state and hook methods, like any hook.
         self.hooks = HookCaller(_with_defaults([*hooks, *lr], [self.train_set, self.val_set, self.test_set]))
-        self.iteration = self.position = 0
-        self.data_wait = 0.0
+        self.iteration, self.position, self.data_wait = 0, 0, 0.0
         self.metrics: dict[str, float] = {}
-        self.mode, self.settled = "idle", True
-        self._open = ExitStack()
+        self.mode, self.settled, self._open = "idle", True, ExitStack()
         self._started = self._holds_directory = self._validation_pending = False
         self._stop_reason: str | None = None
         self.received = self.signal = 0  # the signal to this rank, and the one all ranks agreed on
@@ -187,7 +190,9 @@ class Runner:
             with self._mode("train"), self.hooks.during("train", self):
                 batches = self.train_set.train_batches(self.position, self.engine.rank, self.engine.world_size)
                 with closing(self.engine.transfer(batches)) as ready:  # stops its workers
-                    self._restore_random()
+                    if self._random is not None:  # last, so that start-up does not affect the generators
+                        set_random_state(self._random)
+                        self._random = None
                     if self._validation_pending:
                         self._end_iteration(validate=True)
                     while self.iteration < self.max_iterations and not self.stopping:
@@ -417,11 +422,6 @@ class Runner:
             self._started = True
             self._open.enter_context(self.hooks.during("run", self))
 
-    def _restore_random(self) -> None:
-        if self._random is not None:  # last, so that start-up does not affect the generators
-            set_random_state(self._random)
-            self._random = None
-
     @contextmanager
     def _running(self) -> Iterator[None]:
         """Start the run if needed; on an error, notify the other ranks and the hooks, then close it."""
@@ -463,5 +463,12 @@ def _with_defaults(hooks: Sequence[Any], parts: Sequence[Loader | None]) -> list
     return sorted([*kept, *hooks], key=lambda hook: getattr(hook, "priority", 50))
 
 
-def _loader(part: Loader | Dataset | None, seed: int) -> Loader | None:
+def _loader(part: Any, seed: int, model: Any) -> Loader | None:
+    """Return a loader for what a `Runner` takes; plugins (``adapters``) convert the objects of other libraries."""
+    if not isinstance(part, Loader | Dataset | None):
+        catalog, given = Catalog.current(), type(part).__name__
+        part = next(filter(None, (adapt(part, model, seed) for _, adapt in catalog.load_all("adapters"))), None)
+        if part is None:
+            why = f"a {given} is no data set: that has classes, palette, a length, and a Sample for each index"
+            raise catalog.why_none("adapters", given) or UsageError(why)
     return part if isinstance(part, Loader | None) else Loader(part, seed=seed)

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segkernel.errors import DataError, warn_renamed
+from segkernel.catalog import display
+from segkernel.errors import DataError, UsageError, warn_renamed
 from segkernel.fields import DepthMap, Field, LabelMap, MultiLabelMap, ObjectField, RasterField, WeightMap
 from segkernel.geometry import LINEAR, OPENCV_DTYPES, Geometry, Raster, Size
 from segkernel.image import opencv
@@ -66,6 +67,7 @@ class _Named(_Tensors):
 
     fields: dict[str, Any] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
+    _repr_html_ = display
 
     def __getitem__(self, name: str) -> Any:
         return self.fields[self._current(name)]
@@ -162,6 +164,20 @@ class Targets(_Named):
 
     Raster fields are tensors padded to the batch's size, other fields lists of one tensor per image.
     """
+
+    @classmethod
+    def of(cls, masks: Targets | Tensor) -> Targets:
+        """Return targets unchanged, and class ids (N, H, W) of an integer dtype as the field ``seg``.
+
+        Raises:
+            UsageError: When it is neither.
+        """
+        if isinstance(masks, Targets):
+            return masks
+        if getattr(masks, "ndim", 0) != 3 or masks.is_floating_point():
+            given = f"{type(masks).__name__} {tuple(getattr(masks, 'shape', ()))} {getattr(masks, 'dtype', '')}"
+            raise UsageError(f"targets are class ids (N, H, W) of an integer dtype, or Targets, not {given}")
+        return cls({"seg": masks.long()})
 
 
 @dataclass

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from segkernel import build
-from segkernel.errors import ConfigError
+from segkernel.errors import ConfigError, UsageError
 from segkernel.interfaces.model import Features, Neck
 from segkernel.sample import Targets
 from segkernel.testing.toys import ToyBackbone
@@ -33,6 +33,16 @@ class Doubled(Neck):
 def test_one_auxiliary_head_is_called_aux() -> None:
     losses = EncoderDecoder(ToyBackbone(), head(), auxiliary_head=head(in_index=2)).loss(IMAGES, TARGETS)
     assert set(losses) == {"decode.loss_ce", "decode.acc_seg", "aux.loss_ce", "aux.acc_seg"}
+
+
+def test_the_loss_takes_class_ids_in_one_s_own_loop() -> None:
+    model = EncoderDecoder(ToyBackbone(), head()).eval()  # without dropout
+    masks = torch.randint(0, 3, (2, 64, 96))
+    losses = model.loss(IMAGES, masks)
+    assert torch.equal(losses["decode.loss_ce"], model.loss(IMAGES, Targets({"seg": masks}))["decode.loss_ce"])
+    losses["decode.loss_ce"].backward()
+    with pytest.raises(UsageError, match=r"class ids \(N, H, W\)"):
+        model.loss(IMAGES, masks[:, None])
 
 
 def test_several_auxiliary_heads_are_numbered() -> None:

@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segkernel.catalog import Catalog, display
 from segkernel.config.marks import MarkedDict, mark, place_of
 from segkernel.errors import ConfigError, Problem, UsageError, suggest
 
 if TYPE_CHECKING:
-    from segkernel.catalog import Catalog
     from segkernel.config.layers import Layers
 
 __all__ = ["Config", "load_config"]
@@ -36,6 +36,7 @@ class Config(UserDict[str, Any]):
     """
 
     data: MarkedDict
+    _repr_html_ = display
 
     def __init__(self, raw: MarkedDict, data: MarkedDict, name: str, source: str, trusted: bool = True) -> None:
         self.raw, self.data, self.name, self.source, self.trusted = raw, data, name, source, trusted
@@ -71,7 +72,6 @@ def load_config(
     Raises:
         ConfigError: With every error and its place.
     """
-    from segkernel.catalog import Catalog
     from segkernel.config.layers import Layers
     from segkernel.config.merge import merge
     from segkernel.config.overrides import apply_overrides, declared_keys, misshapen

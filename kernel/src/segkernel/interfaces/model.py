@@ -170,7 +170,10 @@ class Segmentor(_SinglePass):
         raise NotImplementedError
 
     def loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
-        """Return named scalars, ``{"decode.loss_ce": ...}``; those whose key contains ``loss`` are summed."""
+        """Return named scalars, ``{"decode.loss_ce": ...}``; those whose key contains ``loss`` are summed.
+
+        With `Targets.of`, a segmentor also takes class ids (N, H, W), as segplug-heads' segmentors do.
+        """
         raise NotImplementedError
 
     def predict(self, images: Tensor) -> dict[str, Any]:

@@ -14,16 +14,18 @@ if TYPE_CHECKING:
     from segplug_datasets.pictures_hook import PicturesHook as PicturesHook
     from segplug_datasets.predict import collect_images as collect_images
     from segplug_datasets.predict import predict_images as predict_images
+    from segplug_datasets.torch_data import TorchDataset as TorchDataset
     from segplug_datasets.visualize import draw as draw
 
 _HOMES = {
     "PicturesHook": "pictures_hook",
+    "TorchDataset": "torch_data",
     "collect_images": "predict",
     "draw": "visualize",
     "predict_images": "predict",
 }
 
-__all__ = ["PicturesHook", "collect_images", "draw", "predict_images"]
+__all__ = ["PicturesHook", "TorchDataset", "collect_images", "draw", "predict_images"]
 
 
 def __getattr__(name: str) -> Any:

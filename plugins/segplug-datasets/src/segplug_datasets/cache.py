@@ -19,6 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from segkernel.annotations import Positive
+from segkernel.catalog import display
 from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import Dataset
 from segkernel.labels import Color
@@ -57,6 +58,8 @@ class CachedDataset:
     """
 
     _finalizer: weakref.finalize[..., Any] | None = None  # only in the process that created the data set
+
+    _repr_html_ = display
 
     @staticmethod
     def conformance(folder: Path) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import numpy as np
 from typing_extensions import Required
 
 from segkernel.annotations import NonNegative
+from segkernel.catalog import display
 from segkernel.errors import UsageError
 from segkernel.interfaces.data import Dataset
 from segkernel.labels import IGNORE, Color, default_palette
@@ -38,6 +39,7 @@ class ConcatDataset:
     """
 
     run_hooks = (LabelsHook,)
+    _repr_html_ = display
 
     @staticmethod
     def conformance(folder: Path) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from segkernel.catalog import display
 from segkernel.labels import Color
 from segplug_datasets.label_spec import LabelSpec
 from segplug_datasets.labels_hook import LabelsHook
@@ -17,6 +18,7 @@ class Labelled:
     left_out: Sequence[LeftOut] = ()
     """Objects and files that the set skipped when it was opened."""
     run_hooks = (LabelsHook,)
+    _repr_html_ = display
 
     @property
     def classes(self) -> tuple[str, ...]:

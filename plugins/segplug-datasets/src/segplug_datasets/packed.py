@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from segkernel.catalog import display
 from segkernel.errors import DataError, UsageError
 from segkernel.files import replacing
 from segkernel.interfaces.data import Dataset
@@ -63,6 +64,7 @@ class PackedDataset:
     """
 
     run_hooks = (LabelsHook,)
+    _repr_html_ = display
 
     @staticmethod
     def conformance(folder: Path) -> list[dict[str, Any]]:

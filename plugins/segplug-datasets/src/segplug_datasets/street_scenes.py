@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from segkernel.annotations import NonNegativeInt, PositiveInt
+from segkernel.catalog import display
 from segkernel.errors import UsageError
 from segkernel.labels import Color
 from segkernel.sample import LabelMap, Sample
@@ -44,6 +45,8 @@ class StreetScenes:
     """
 
     labels = LABELS
+
+    _repr_html_ = display
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from segkernel.annotations import NonNegative, NonNegativeInt, PositiveInt
+from segkernel.catalog import display
 from segkernel.errors import DataError, UsageError
 from segkernel.interfaces.data import Dataset, Transform
 from segkernel.labels import Color
@@ -24,6 +25,7 @@ class _Wrapper:
     """Base of wrappers, with the classes and label values of the wrapped data set."""
 
     run_hooks = (LabelsHook,)
+    _repr_html_ = display
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset

@@ -140,7 +140,8 @@ class CascadeEncoderDecoder(EncoderDecoder):
             if isinstance(head, CascadeHead):
                 head.configure(train_cfg or {}, test_cfg or {})
 
-    def loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, targets: Targets | Tensor) -> dict[str, Tensor]:
+        targets = Targets.of(targets)
         features = self.extract_feat(images)
         stages = cast(Cascade, self.decode_head).losses(features, targets)
         return self._named(stages) | flattened(self._auxiliary_losses(features, targets))

@@ -65,7 +65,8 @@ class EncoderDecoder(Segmentor):
     def forward(self, images: Tensor) -> Tensor:
         return self.decode_head(self.extract_feat(images))
 
-    def loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, targets: Targets | Tensor) -> dict[str, Tensor]:
+        targets = Targets.of(targets)
         features = self.extract_feat(images)
         losses = {"decode": self.decode_head.loss(features, targets), **self._auxiliary_losses(features, targets)}
         return flattened(losses)

@@ -115,7 +115,8 @@ class MultiHeadSegmentor(Segmentor):
                 logits[name] = self._head(name).predict(self._inputs(name, features, taken), size)
         return {name: logits[name] for name in self.outputs}
 
-    def loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, targets: Targets | Tensor) -> dict[str, Tensor]:
+        targets = Targets.of(targets)
         features = self.extract_feat(images)
         losses = {}
         with self._recording() as taken:

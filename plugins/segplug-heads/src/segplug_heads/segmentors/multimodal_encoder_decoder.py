@@ -82,7 +82,8 @@ class MultimodalEncoderDecoder(Segmentor):
     def forward(self, images: Tensor) -> Tensor:
         return self.decode_head(self.extract_feat(images))
 
-    def loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, targets: Targets | Tensor) -> dict[str, Tensor]:
+        targets = Targets.of(targets)
         return flattened({"decode": self.decode_head.loss(self.extract_feat(images), targets)})
 
     @property
