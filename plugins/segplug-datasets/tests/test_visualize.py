@@ -53,6 +53,22 @@ def test_the_legend_shows_only_classes_that_occur(picture: np.ndarray) -> None:
     assert green not in colors
 
 
+def test_a_background_is_not_painted(picture: np.ndarray) -> None:
+    labels = np.zeros((48, 64), int)
+    labels[:24] = 1
+    palette = [(250, 1, 2), (3, 250, 4)]
+    drawn = draw(picture, labels, classes=["Background", "car"], palette=palette, opacity=1.0)
+    assert np.array_equal(drawn[24:48, :64], picture[24:])
+    assert (drawn[:24, :64] == palette[1]).all()
+    assert (draw(picture, labels, classes=["ground", "car"], palette=palette, opacity=1.0)[24:48] == palette[0]).all()
+
+
+def test_light_colours_have_a_dark_border_in_the_legend(picture: np.ndarray) -> None:
+    drawn = draw(picture, np.zeros((48, 64), int), classes=["snow"], palette=[(255, 255, 255)])
+    assert drawn[48 + 6, 6:19].max() < 128
+    assert (drawn[48 + 10, 8:17] == 255).all()
+
+
 def test_draw_writes_its_image(tmp_path: Path, picture: np.ndarray, labels: np.ndarray) -> None:
     drawn = draw(picture, labels, out_file=tmp_path / "out/drawn.png")
     assert np.array_equal(image.read(tmp_path / "out/drawn.png"), drawn)

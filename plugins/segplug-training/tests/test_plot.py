@@ -58,8 +58,8 @@ def test_null_values_are_gaps(run: Path) -> None:
     assert curves.points["train", "lr"] == [(10, 0.01), (20, 0.02)]
 
 
-def test_the_default_is_loss_rate_and_metrics_of_all_classes(run: Path) -> None:
-    assert default_keys([read_curves(run)]) == ["loss", "lr", "mIoU"]
+def test_the_default_is_loss_rate_metrics_and_the_iou_of_classes(run: Path) -> None:
+    assert default_keys([read_curves(run)]) == ["loss", "lr", "mIoU", "val.IoU.*"]
     more = {
         "kind": "val",
         "iteration": 30,
@@ -70,7 +70,16 @@ def test_the_default_is_loss_rate_and_metrics_of_all_classes(run: Path) -> None:
         "wall.IoU.a": 1.0,
     }
     write(run.parent / "more", [*LINES, more])
-    assert default_keys([read_curves(run.parent / "more")]) == ["loss", "lr", "mIoU", "ECE", "mECE", "wall.mIoU"]
+    means = ["loss", "lr", "mIoU", "ECE", "mECE", "wall.mIoU"]
+    curves = read_curves(run.parent / "more")
+    assert default_keys([curves]) == [*means, "val.IoU.*", "val.wall.IoU.*"]
+    assert default_keys([curves, curves]) == means
+
+
+def test_the_classes_of_a_run_have_a_colour_each(run: Path) -> None:
+    lines = [{"kind": "val", "iteration": 5, **{f"IoU.{number}": 1.0 for number in range(30)}}]
+    (axes,) = draw_curves([read_curves(write(run.parent / "many", lines))], ["val.IoU.*"]).axes
+    assert len({str(line.get_color()) for line in axes.get_lines()}) == 30
 
 
 def test_a_key_without_kind_means_all_kinds(run: Path) -> None:

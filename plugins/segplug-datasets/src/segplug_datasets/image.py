@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -191,7 +191,13 @@ def _write(path: PathLike, array: np.ndarray) -> None:
 # ---------------------------------------------------------------- drawing
 
 
-def overlay(image: np.ndarray, labels: np.ndarray, palette: Sequence[Color], opacity: float = 0.5) -> np.ndarray:
+def overlay(
+    image: np.ndarray,
+    labels: np.ndarray,
+    palette: Sequence[Color],
+    opacity: float = 0.5,
+    unpainted: Collection[int] = (),
+) -> np.ndarray:
     """Return labels drawn in colour over their image: (H, W, 3) uint8 RGB.
 
     Args:
@@ -201,6 +207,7 @@ def overlay(image: np.ndarray, labels: np.ndarray, palette: Sequence[Color], opa
             from blue (the smallest) to red.
         palette: One RGB colour per class.
         opacity: Opacity of the colours, above 0, at most 1.
+        unpainted: Ids of classes that leave the image unchanged, such as a background.
 
     Raises:
         UsageError: When opacity is outside that range.
@@ -216,7 +223,7 @@ def overlay(image: np.ndarray, labels: np.ndarray, palette: Sequence[Color], opa
         last = len(labels) - 1 - (labels[::-1] == 1).argmax(0)
         labels = np.where((labels == 1).any(0), last, IGNORE)
     colors = np.asarray(palette, np.uint8).reshape(-1, 3)
-    known = (labels >= 0) & (labels < len(colors))
+    known = (labels >= 0) & (labels < len(colors)) & ~np.isin(labels, list(unpainted))
     painted = colors[np.where(known, labels, 0)]
     image = as_rgb(image)
     mixed = opencv().addWeighted(painted, opacity, image, 1 - opacity, 0)

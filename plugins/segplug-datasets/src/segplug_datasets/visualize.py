@@ -20,6 +20,9 @@ from segplug_datasets.image import as_rgb, overlay, read, write
 
 _LINE_HEIGHT = 22  # pixels
 _FONT = (0, 0.45)  # OpenCV's FONT_HERSHEY_SIMPLEX, and its size
+_BORDER = (90, 90, 90)  # of a legend's squares, so that light colours are seen on white
+BACKGROUND = ("background", "_background_", "__background__")
+"""Names of a class that is not painted: its pixels are all that is left."""
 
 
 def draw(
@@ -34,7 +37,7 @@ def draw(
     show: bool = False,
     wait_time: float = 0,
 ) -> np.ndarray:
-    """Return an overlay of a prediction on its image, as (H', W', 3) uint8 RGB.
+    """Return an overlay of a prediction on its image, as (H', W', 3) uint8 RGB; a background class is not painted.
 
     Args:
         image: (H, W, C) with any number of bands and depth, or a path.
@@ -57,11 +60,16 @@ def draw(
     maps = {"truth": truth, "prediction": prediction} if truth is not None else {"": prediction}
     labels = {caption: _as_array(value) for caption, value in maps.items()}
     colors = palette or default_palette(255)
-    panels = [_captioned(overlay(pixels, array, colors, opacity), caption) for caption, array in labels.items()]
+    plain = background_ids(classes or ())
+    painted = {caption: overlay(pixels, array, colors, opacity, plain) for caption, array in labels.items()}
+    panels = [_captioned(panel, caption) for caption, panel in painted.items()]
     body = np.concatenate(panels, axis=1)
     present = sorted(set[int]().union(*map(_classes_in, labels.values())))
     names = dict(enumerate(classes or ()))
-    entries = [(names.get(i, f"class {i}"), colors[i]) for i in present if 0 <= i < len(colors)]
+    known = [i for i in present if 0 <= i < len(colors)]
+    entries = [
+        (f"{names[i]} (not painted)", None) if i in plain else (names.get(i, f"class {i}"), colors[i]) for i in known
+    ]
     header, legend = (_text_rows(rows, body.shape[1]) for rows in ([(title, None)] if title else [], entries))
     canvas = np.concatenate([header, body, legend])
     if out_file is not None:
@@ -69,6 +77,11 @@ def draw(
     if show:
         _show(canvas, title or "prediction", wait_time)
     return canvas
+
+
+def background_ids(classes: Sequence[str]) -> list[int]:
+    """Return the ids of the classes that are a background by name."""
+    return [index for index, name in enumerate(classes) if name.strip().lower() in BACKGROUND]
 
 
 def _as_array(value: Any) -> np.ndarray:
@@ -105,7 +118,8 @@ def _text_rows(entries: Sequence[tuple[str, Color | None]], width: int) -> np.nd
     canvas = np.full(((row + 1) * _LINE_HEIGHT + 4 if places else 0, width, 3), 255, np.uint8)
     for text, color, x, y in places:
         if color is not None:
-            canvas[y + 6 : y + 19, x : x + 13] = color
+            canvas[y + 6 : y + 19, x : x + 13] = _BORDER
+            canvas[y + 7 : y + 18, x + 1 : x + 12] = color
         _put_text(canvas, text, x if color is None else x + 18, y + 17, (30, 30, 30))
     return canvas
 

@@ -116,6 +116,7 @@ def export_model(
     from segkernel.nn import resize
     from segkernel.predictor import Predictor
 
+    log.info("loading %s", model)
     predictor = Predictor(model, weights, device="cpu", overrides=overrides, trust=trust, random_weights=True)
     chosen = _chosen(exporter, predictor.config)
     example = predictor.example(_first_image(predictor.config) if image is None else image)

@@ -25,6 +25,8 @@ from segkernel.interfaces.model import Exporter, Segmentor
 from segplug_deploy.proof import prove, table
 from segplug_deploy.runtime import PREFIX, ONNXSegmentor
 
+log = logging.getLogger(__name__)
+
 PROTOBUF_LIMIT = 2_000_000_000
 """Bytes; larger weights go into a second file, ``NAME.onnx.data``, which must stay next to the first."""
 
@@ -84,12 +86,14 @@ class ONNXExporter(Exporter):
         path = Path(path)
         model = copy.deepcopy(segmentor).cpu().eval()
         example = example.detach().float().cpu()
+        log.info("tracing the model on an image of %d x %d", *example.shape[-2:])
         program = self._trace(model, example)
         program.model.metadata_props.update(_stored(model, metadata or {}))
         with _temporary_folder(path) as temporary:
             external = sum(p.numel() * p.element_size() for p in model.state_dict().values()) > PROTOBUF_LIMIT
             with _quiet():
                 program.save(temporary / path.name, external_data=external)
+            log.info("comparing the outputs of the file with those of the model")
             exported = ONNXSegmentor(temporary / path.name, "cpu")
             proofs = prove(model, exported, self._batches(model, example), self.tolerance, self.agreement)
             del exported  # closes the files, which Windows cannot move while they are open

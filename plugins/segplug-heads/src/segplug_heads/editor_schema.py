@@ -50,6 +50,8 @@ def command(full: bool) -> None:
       seg-kernel schema > segkernel.json
       seg-kernel schema --full > segkernel.json
     """
+    if full:
+        log.info("importing every component")
     click.echo(json.dumps(config_schema(Catalog.discover(), full), indent=1, default=str))
 
 

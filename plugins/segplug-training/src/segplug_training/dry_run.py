@@ -66,6 +66,7 @@ def command(
     if int(os.environ.get("RANK", "0")):
         return
     changes = [*overrides] + (["+engine.amp=true"] if amp else []) + ([f"+engine.device={device}"] if device else [])
+    log.info("building the model without weights, and reading one batch")
     plan = make_plan(load_config(config, changes), world_size, work_dir)
     for lines in plan.describe():
         click.echo(f"{lines}\n")

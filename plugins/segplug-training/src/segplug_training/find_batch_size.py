@@ -6,6 +6,7 @@ seg-kernel find-batch-size my.yaml --memory 24GiB --out sizes.png
 from __future__ import annotations
 
 import gc
+import logging
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import torch
 
     from segkernel import Runner
+
+log = logging.getLogger(__name__)
 
 _WORDS = ("bad_alloc", "could not create", "Cannot allocate memory")
 """Out-of-memory messages of libraries other than torch."""
@@ -111,6 +114,7 @@ def search(runner: Runner, most: int, memory: int | None = None) -> list[Trial]:
     with limited(runner.engine.device, memory):
         while size < bad and size <= most:
             trials[size] = _try(runner, size)
+            log.info("micro-batch %d: %s", size, f"{trials[size].rate:.4g} samples/s" if trials[size].fits else "no")
             good, bad = (size, bad) if trials[size].fits else (good, size)
             if bad <= most and not refine:
                 break

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -146,10 +147,17 @@ def _names(curves: Sequence[Curves], legend: list[str]) -> list[str]:
 
 
 def default_keys(curves: Sequence[Curves]) -> list[str]:
-    """Return loss, lr and the validation or test metrics that are not of a single class, if any run has them."""
+    """Return loss, lr and the validation or test metrics, if any run has them; of a single run also the IoU of classes.
+
+    The lines of all classes share a panel, ``val.IoU.*``.
+    """
     keys = dict.fromkeys(key for curve in curves for kind, key in curve.points if kind in KINDS[1:])
-    keys = dict.fromkeys(key for key in keys if not is_of_one_class(key, keys))
-    keys_in_order = ["loss", "lr", *(key for key in keys if "loss" not in key)]
+    means = [key for key in keys if not is_of_one_class(key, keys)]
+    keys_in_order = ["loss", "lr", *(key for key in means if "loss" not in key)]
+    if len(curves) == 1:
+        heads = dict.fromkeys(key[: match.end()] for key in keys if (match := re.match(r"(.*\.)?IoU\.", key)))
+        kind = next((kind for kind in KINDS[1:] if any(curves[0].matching(f"{kind}.{head}*") for head in heads)), "")
+        keys_in_order += [f"{kind}.{head}*" for head in heads]
     return [key for key in keys_in_order if any(curve.matching(key) for curve in curves)]
 
 
@@ -196,7 +204,7 @@ def _panel(axes: Axes, pattern: str, lines: Sequence[tuple[int, Curves, str, str
         axes.plot(
             *zip(*points),
             STYLES.get(kind, "-"),
-            color=f"C{run if several else number}",
+            color=f"C{run}" if several else _color(number, len(keys)),
             marker=mark or ("o" if len(points) == 1 else ""),  # a line of one point would be invisible
             markevery=max(len(points) // 10, 1),
             label=" ".join(label) or None,
@@ -205,7 +213,16 @@ def _panel(axes: Axes, pattern: str, lines: Sequence[tuple[int, Curves, str, str
     axes.set(title=pattern, xlabel="iteration")
     axes.grid(alpha=0.3)
     if several or many_kinds or many_keys:
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small" if len(lines) <= 10 else "xx-small", ncols=-(-len(lines) // 20))
+
+
+def _color(number: int, count: int) -> Any:
+    """Return the colour of a line of several; the default ones are ten."""
+    if count <= 10:
+        return f"C{number}"
+    from matplotlib import colormaps
+
+    return colormaps["turbo"](number / (count - 1))
 
 
 # ---------------------------------------------------------------- matplotlib

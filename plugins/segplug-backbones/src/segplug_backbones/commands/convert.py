@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ import click
 
 if TYPE_CHECKING:
     from segkernel.weights import LoadReport
+
+log = logging.getLogger(__name__)
 
 
 @click.command("convert")
@@ -59,6 +62,7 @@ def convert_weights(
     from segkernel.weights import load_into
 
     config = load_config(model)
+    log.info("building %s and reading %s", model if isinstance(model, str | Path) else "the model", source)
     built = make_model(config, pretrained=False)
     target: Any = built.backbone if backbone else built
     with catalog_of(config).active():

@@ -5,6 +5,7 @@ seg-kernel data browse my.yaml --out sheet.html --number 20 --augmented 4
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ def command(out: str, number: int, augmented: int, chosen: str, **where: Any) ->
         names = ", ".join(dict.fromkeys(part.set for part in parts))
         raise UsageError(f"no set is called {chosen!r}; there are {names}")
     dataset, transforms, seed = _opened(found, config, chosen, augmented)
-    written, refused = write_sheet(rows(dataset, transforms, number, augmented, seed), Path(out), f"{chosen}")
+    found_rows = rows(dataset, transforms, number, augmented, seed)
+    with click.progressbar(found_rows, length=min(number, len(dataset)), label="drawing", file=sys.stderr) as bar:
+        written, refused = write_sheet(iter(bar), Path(out), chosen)
     click.echo(f"wrote {out}: {written} samples" + (f", {refused} refused" if refused else ""))
     if refused:
         click.echo("next: seg-kernel data check")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from segkernel.errors import UsageError
 
 if TYPE_CHECKING:
     from segplug_datasets.report.results import Truth
+
+log = logging.getLogger(__name__)
 
 
 @click.command("compare")
@@ -68,7 +71,10 @@ def command(
     if labels and config:
         raise UsageError("give --labels or --config, not both")
     truth = _truth(labels, label_suffix, config, values, classes, offset, ignore)
-    found = compare(load_results(first, truth), load_results(second, truth), bootstrap, confidence, seed)
+    log.info("reading %s and %s", first, second)
+    before, after = load_results(first, truth), load_results(second, truth)
+    log.info("drawing %d times", bootstrap)
+    found = compare(before, after, bootstrap, confidence, seed)
     if as_json:
         click.echo(json.dumps({"first": first, "second": second, **found.plain(most)}, indent=2))
     else:

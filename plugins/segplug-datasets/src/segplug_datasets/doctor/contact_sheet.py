@@ -202,7 +202,8 @@ def _section(row: Row) -> str:
     _, encoded = cv2.imencode(".jpg", np.ascontiguousarray(row.picture[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 90])
     data = base64.b64encode(encoded.tobytes()).decode()
     alt = html.escape(row.name, quote=True)
-    return f'<section>{head}<img alt="{alt}" src="data:image/jpeg;base64,{data}"></section>'
+    picture = f'<div class="wide"><img alt="{alt}" src="data:image/jpeg;base64,{data}"></div>'
+    return f"<section>{head}{picture}</section>"
 
 
 _PAGE = """<!doctype html>
@@ -214,9 +215,12 @@ _PAGE = """<!doctype html>
 <style>
 body {{ font: 15px/1.4 system-ui, sans-serif; margin: 2rem; color: #222; background: #fff; }}
 h2 {{ font-size: 1rem; margin: 1.5rem 0 0; }}
-p {{ margin: 0 0 .4rem; color: #666; font-size: .85rem; }}
+p {{ margin: 0 0 .4rem; color: #555; font-size: .85rem; }}
+h1, h2, p {{ overflow-wrap: anywhere; }}
+.wide {{ overflow-x: auto; }}
 img {{ max-width: 100%; }}
 pre {{ color: #a00; white-space: pre-wrap; }}
+@media (max-width: 720px) {{ body {{ margin: .75rem; }} .wide img {{ max-width: none; }} }}
 </style>
 </head>
 <body>

@@ -11,6 +11,7 @@ import numpy as np
 from segkernel.image import opencv
 from segkernel.labels import IGNORE, Color
 from segplug_datasets.image import as_rgb, overlay
+from segplug_datasets.visualize import background_ids
 
 WRONG = (255, 32, 32)
 """The colour of wrong pixels."""
@@ -38,14 +39,23 @@ def errors(picture: np.ndarray, predicted: np.ndarray, truth: np.ndarray) -> np.
 
 
 def panels(
-    picture: np.ndarray, truth: np.ndarray, predicted: np.ndarray, palette: Sequence[Color], width: int = 360
+    picture: np.ndarray,
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    palette: Sequence[Color],
+    width: int = 360,
+    classes: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
-    """Return the panels of one image, (h, w, 3) uint8 RGB by caption: image, truth, prediction, errors."""
+    """Return the panels of one image, (h, w, 3) uint8 RGB by caption: image, truth, prediction, errors.
+
+    A class that is a background by its name in ``classes`` is not painted.
+    """
+    plain = background_ids(classes)
     picture, truth, predicted = fit(as_rgb(picture), width), fit(truth, width), fit(predicted, width)
     return {
         "image": picture,
-        "truth": overlay(picture, truth, palette, 0.7),
-        "prediction": overlay(picture, predicted, palette, 0.7),
+        "truth": overlay(picture, truth, palette, 0.7, plain),
+        "prediction": overlay(picture, predicted, palette, 0.7, plain),
         "errors": errors(picture, predicted, truth),
     }
 

@@ -199,7 +199,9 @@ class EvaluationReport:
         gallery = []
         for kept in record.worst:
             sample = part.dataset[kept.index]  # type: ignore[union-attr]
-            pictures = panels(sample.image, sample[self.field].array, kept.labels(), labels.palette)
+            pictures = panels(
+                sample.image, sample[self.field].array, kept.labels(), labels.palette, classes=labels.classes
+            )
             gallery.append((f"{kept.name}: mean IoU {percent(kept.score)}", pictures))
         return gallery
 

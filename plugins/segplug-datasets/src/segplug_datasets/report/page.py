@@ -34,7 +34,9 @@ border-radius:5px;overflow:hidden;vertical-align:middle}.bar i{display:block;hei
 .image{margin:0 0 22px}.image figcaption{margin:0 0 4px}
 .row{display:grid;grid-template-columns:repeat(4,1fr);gap:6px}.row div{font-size:12px;color:var(--soft)}
 .row img{width:100%;display:block;border-radius:4px;margin-top:2px}svg{max-width:100%;height:auto}
-@media(max-width:720px){.row{grid-template-columns:repeat(2,1fr)}}
+h1{overflow-wrap:anywhere}
+@media(max-width:720px){body{padding:12px}.row{grid-template-columns:repeat(2,1fr)}.wide svg{max-width:none}
+.tile{min-width:80px;padding:8px 10px}th,td{padding:4px 8px}}
 """
 
 
