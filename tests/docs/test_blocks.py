@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import types
+from collections.abc import Iterable
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ from segkernel.testing import check_object
 from segplug_datasets import image
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("plugins/*/README.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("plugins/*/README.md"))]
+WALKED = [page for page in PAGES if "<!-- starts with: " in page.read_text("utf-8")]
+"""Pages that `test_walkthroughs` follows."""
+OTHERS = [page for page in PAGES if page not in WALKED]
 KINDS = {
     "Squares": "datasets", "Fog": "transforms", "PixelAccuracy": "metrics", "Patience": "hooks",
     "TwoConvs": "segmentors", "TraceExporter": "exporters", "EncoderNames": "weight_formats",
@@ -32,16 +36,20 @@ KINDS = {
 """The classes that docs/plugins.md shows whole."""
 
 
-def blocks(language: str, page: Path | None = None) -> list[Any]:
+def blocks(language: str, pages: Iterable[Path] = PAGES) -> list[Any]:
     """Return the blocks of a language, as parameters of a test that are named by page and line."""
     found = []
-    for path in [page] if page else PAGES:
+    for path in pages:
         text = path.read_text("utf-8")
         for match in re.finditer(rf"^```{language}\n(.*?)^```", text, re.S | re.M):
             line = text.count("\n", 0, match.start()) + 1
-            page = path.parent if path.stem == "README" and path.parent != ROOT else path
-            found.append(pytest.param(match[1], id=f"{page.stem}:{line}"))
+            found.append(pytest.param(match[1], id=f"{page_name(path)}:{line}"))
     return found
+
+
+def page_name(path: Path) -> str:
+    """Return the name of a page, that of a package's README being the package's."""
+    return path.parent.name if path.stem == "README" and path.parent != ROOT else path.stem
 
 
 def own_packages(text: str) -> bool:
@@ -70,7 +78,7 @@ PLACEHOLDERS = ("MyHook", "{...}", "started: 2024-01-31")
 """What only stands for something, or shows how values are written."""
 
 
-@pytest.mark.parametrize("text", blocks("yaml"))
+@pytest.mark.parametrize("text", blocks("yaml", OTHERS))
 def test_a_config_is_in_order(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name, block in named_blocks():
@@ -86,7 +94,7 @@ def test_a_config_is_in_order(text: str, tmp_path: Path, monkeypatch: pytest.Mon
 
 def named_blocks() -> list[tuple[str, str]]:
     """Return the file name and the text of each block that begins with one, ``# base.yaml``."""
-    texts = [block.values[0] for block in blocks("yaml")]
+    texts = [block.values[0] for block in blocks("yaml", OTHERS)]
     return [(found[1], text) for text in texts if (found := re.match(r"# ([\w./]+\.yaml)\n", text))]
 
 
@@ -127,46 +135,26 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-GIVEN = """
-from pathlib import Path
-from typing import Any, ClassVar
-import torch
-from segkernel import Predictor
-from segkernel.interfaces.model import Backbone, WeightFormat
-from segkernel.nn import DecodeHead
-from segkernel.sample import Targets
-from segplug_heads import FCNHead as MyHead
-images, targets = torch.rand(2, 3, 64, 96), Targets({"seg": torch.zeros(2, 64, 96, dtype=torch.long)})
-"""
-"""What the pages take as known."""
-
-
-@pytest.mark.parametrize("text", [block for block in blocks("python") if not block.id.startswith("plugins:")])
+@pytest.mark.parametrize("page", [page for page in OTHERS if blocks("python", [page])], ids=page_name)
 @pytest.mark.filterwarnings("ignore")
-def test_python_runs(text: str, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_of_a_page_runs(page: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its first block to its last, as a reader types them; a comment with a shape states the shape."""
     monkeypatch.chdir(trained)
-    module = types.ModuleType("segkernel_block")
+    module = types.ModuleType("segkernel_page")
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    exec(compile(f"{GIVEN}\n{text}", "block", "exec"), module.__dict__)
-
-
-def test_a_shape_in_a_comment_is_the_shape() -> None:
-    """``x = ...  # (1, 19, 128, 128)`` and the like are what comes out."""
-    found = {}
-    for block in blocks("python"):
-        for line, shape in re.findall(r"^(\w+) = .*  # (\(\d+(?:, \d+)+\))$", block.values[0], re.M):
-            module: dict[str, Any] = {}
-            exec(f"{GIVEN}\n{block.values[0]}", module)
-            found[block.id, line] = (str(tuple(module[line].shape)), shape)
-    assert found
-    assert {place: pair for place, pair in found.items() if pair[0] != pair[1]} == {}
+    shapes = {}
+    for block in blocks("python", [page]):
+        exec(compile(block.values[0], block.id, "exec", dont_inherit=True), module.__dict__)
+        for name, shape in re.findall(r"^(\w+) = .*  # (\(\d+(?:, \d+)+\))$", block.values[0], re.M):
+            shapes[block.id, name] = (str(tuple(module.__dict__[name].shape)), shape)
+    assert {place: pair for place, pair in shapes.items() if pair[0] != pair[1]} == {}
 
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.filterwarnings("ignore")
 def test_a_component_of_the_page_passes_the_kit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (text,) = (
-        each.values[0] for each in blocks("python", ROOT / "docs" / "plugins.md") if f"class {name}" in each.values[0]
+        each.values[0] for each in blocks("python", [ROOT / "docs" / "plugins.md"]) if f"class {name}" in each.values[0]
     )
     module = types.ModuleType("segkernel_page")
     monkeypatch.setitem(sys.modules, module.__name__, module)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,3 +40,13 @@ def test_components_are_described_with_a_valid_example(group: str) -> None:
         problems = check(group, resolved(example_of(group, row, target, CATALOG)), catalog=CATALOG, **given)
         invalid |= {row.name: list(map(str, problems))} if problems else {}
     assert (undocumented, invalid) == ([], {})
+
+
+def test_the_costs_in_the_table_of_the_zoo_are_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "tools"))
+    import zoo_costs
+
+    costs = json.loads(zoo_costs.FILE.read_text("utf-8"))
+    assert costs.keys() == {each.name for each in zoo_costs.experiments()}
+    small = "segformer_mit-b0_8xb2-160k_ade20k-512x512"
+    assert zoo_costs.cost(small) == costs[small]

@@ -34,7 +34,7 @@ def summary_of(target: Any) -> str:
     text = inspect.cleandoc(target.__doc__ or "") if not isinstance(target, str) else target
     text = _SECTION.split(text)[0].split("\n\n.. ")[0].strip()
     text = re.split(r"\n\n +\S", text)[0]  # without an example
-    paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
+    paragraphs = [re.sub("::$", ".", " ".join(part.split())) for part in text.split("\n\n")]
     own = not str(getattr(target, "__module__", "")).startswith("torch.")
     return "\n\n".join(paragraphs if own else paragraphs[:1])
 

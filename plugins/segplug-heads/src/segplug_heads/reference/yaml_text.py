@@ -34,8 +34,8 @@ def _lines(value: Any, indent: str) -> Iterator[str]:
     for key, item in value.items() if is_mapping else enumerate(value):
         head = f"{indent}{key}:" if is_mapping else f"{indent}-"
         line = f"{head} {flow(item)}"
-        deep = isinstance(item, (Mapping, list)) and len(item) > 0
-        if not deep or (len(line) <= WIDTH and not _holds_mapping(item)):
+        deep = isinstance(item, Mapping) or (isinstance(item, list) and _holds_mapping(item))
+        if not deep or not item or (len(line) <= WIDTH and not _holds_mapping(item)):
             yield line
         elif is_mapping:
             yield head

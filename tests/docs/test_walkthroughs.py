@@ -1,0 +1,92 @@
+"""Pages that are followed from top to bottom: each block runs as it stands, in the order of the page.
+
+A page begins with ``<!-- starts with: NAME -->``: the files in the reader's folder, made by `folders.MAKERS`. YAML and
+Python blocks whose first line names a file, ``# my.yaml``, are written to it; other Python runs in one namespace; lines
+of shell blocks that call ``seg-kernel`` are run, except sweeps, and training is cut to two steps.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segkernel.cli import cli
+from segkernel.config import load_config
+from segkernel.experiment import check
+from tests.docs.folders import MAKERS
+
+DOCS = Path(__file__).parents[2] / "docs"
+MARK = re.compile(r"^<!-- starts with: (.+) -->$", re.MULTILINE)
+PAGES = [page for page in sorted(DOCS.rglob("*.md")) if MARK.search(page.read_text("utf-8"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+SHORT = ["schedule.iterations=2", "schedule.val_interval=2", "optim.batch_size=2", "data.workers=0"]
+"""Added to commands that train."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).with_suffix("").as_posix())
+@pytest.mark.filterwarnings("ignore")
+def test_a_page_can_be_followed(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = page.read_text("utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = types.ModuleType("segkernel_page")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for file in re.findall(r"^# (\w+)\.py$", text, re.MULTILINE):
+        monkeypatch.delitem(sys.modules, file, raising=False)  # another page's module of that name
+    MAKERS[MARK.findall(text)[0]](tmp_path)
+    for match in BLOCK.finditer(text):
+        where = f"{page.name}:{text.count(chr(10), 0, match.start()) + 1}"
+        try:
+            follow(match[1], match[2], where, module.__dict__)
+        except Exception as error:
+            raise AssertionError(f"{where}: {error}") from error
+
+
+def follow(language: str, text: str, where: str, namespace: dict[str, Any]) -> None:
+    """Do what a reader does with a block."""
+    file = re.match(r"# (\S+\.(?:yaml|py))\b", text)
+    if file and language in ("yaml", "python"):
+        Path(file[1]).parent.mkdir(parents=True, exist_ok=True)
+        Path(file[1]).write_text(text, "utf-8")
+        problems = check(load_config(file[1])) if language == "yaml" else []
+        assert not problems, "; ".join(map(str, problems))
+    elif language == "python":
+        exec(compile(text, where, "exec", dont_inherit=True), namespace)
+    elif language == "yaml":
+        raise ValueError("a config begins with its file's name: # my.yaml")
+    elif language in ("bash", "console"):
+        for line in text.replace("\\\n", " ").splitlines():
+            if line.removeprefix("$ ").startswith("seg-kernel ") and " sweep " not in line:  # starts processes
+                call(shlex.split(line.removeprefix("$ "), comments=True)[1:])
+
+
+def call(words: list[str]) -> None:
+    """Run a command in this process; ``--launch`` and ``--dry-run`` only check what they are given."""
+    if "--launch" in words:
+        at = words.index("--launch")
+        words = [*words[:at], *words[at + 2 :]]
+    trains = words[0] in ("run", "find-lr", "dry-run")
+    if "--dry-run" in words:
+        words = ["dry-run", *(word for word in words[1:] if word != "--dry-run")]
+    words = [*words, *(SHORT if trains else []), *(["--steps", "10"] if words[0] == "find-lr" else [])]
+    try:
+        code = cli.main(args=words, standalone_mode=False)
+    except SystemExit as error:
+        code = error.code
+    assert not code, f"seg-kernel {' '.join(words)} ended with {code}"
+
+
+def test_the_messages_of_the_page_exist() -> None:
+    """Headings of troubleshooting.md in lower case are messages of the code, with … for what differs."""
+    folders = [DOCS.parent / "kernel/src", *DOCS.parent.glob("plugins/*/src")]
+    sources = "\n".join(path.read_text("utf-8") for folder in folders for path in folder.rglob("*.py"))
+    headings = re.findall(r"^## ([a-z…].*)$", (DOCS / "troubleshooting.md").read_text("utf-8"), re.MULTILINE)
+    assert len(headings) > 10
+    parts = {heading: [part for part in heading.split("…") if part.strip(" ,'")] for heading in headings}
+    assert [heading for heading in headings if not all(part in sources for part in parts[heading])] == []
