@@ -30,10 +30,11 @@ HEADER = """# What the tests run with, complete: pip install -c constraints.txt 
 
 
 def requirements() -> list[str]:
-    """Return the tools, and the requirements of the kernel and of the plugins with their extras, without torch."""
+    """Return the tools, and the requirements of the kernel and of the plugins with extras and tests, without torch."""
     found = [*TOOLS, *ONLY_OLDEST]
     for path in [ROOT / "kernel" / "pyproject.toml", *sorted(ROOT.glob("plugins/*/pyproject.toml"))]:
-        project = tomllib.loads(path.read_text("utf-8"))["project"]
+        content = tomllib.loads(path.read_text("utf-8"))
+        project, found = content["project"], found + content.get("dependency-groups", {}).get("test", [])
         extras = project.get("optional-dependencies", {})
         chosen = [extras[name] for name in extras if name not in NEWEST_ONLY]
         found += [text for text in sum(chosen, project["dependencies"]) if not text.startswith(("seg-kernel", "torch"))]
