@@ -42,16 +42,35 @@ def repository_pages() -> dict[str, str]:
     packages = [ROOT / "kernel", *sorted(ROOT.glob("plugins/*"))]
     names = {path: "seg-kernel" if path.name == "kernel" else path.name for path in packages}
     readmes = {f"{path.relative_to(ROOT)}/README.md": f"packages/{name}.md" for path, name in names.items()}
-    return {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changes.md", **readmes}
+    others = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changes.md"}
+    return {**others, "examples/segplug-segformer/README.md": "tutorials/segformer-package.md", **readmes}
 
 
 def on_files(files: Any, config: Any) -> Any:
     """Add the pages that come from elsewhere in the repository."""
     for source, address in repository_pages().items():
         files.append(File.generated(config, address, content=(ROOT / source).read_text("utf-8")))
-    for address, content in {**reference_pages(), "zoo-table.md": zoo_table()}.items():
+    for address, content in {**reference_pages(), "zoo-table.md": zoo_table(), **notebooks()}.items():
         files.append(File.generated(config, address, content=content))
     return files
+
+
+def notebooks() -> dict[str, str]:
+    """Return the pages that are notebooks, in their format: text, Python, and shell lines after a ``!``."""
+    page = ROOT / "docs" / "tutorials" / "photos-to-onnx.md"
+    cells: list[dict[str, Any]] = []
+    for text, language, code in re.findall(r"(.*?)(?:^```(\w+)\n(.*?)^```\n|\Z)", page.read_text("utf-8"), re.S | re.M):
+        prose = re.sub("<!--.*?-->", "", text).strip()
+        lines = "".join(f"!{line}\n" for line in code.splitlines()) if language == "bash" else code
+        cells += [{"cell_type": "markdown", "metadata": {}, "source": prose}] if prose else []
+        if code:
+            cells += [_code_cell(lines.rstrip())]
+    notebook = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
+    return {"tutorials/photos-to-onnx.ipynb": json.dumps(notebook, indent=1)}
+
+
+def _code_cell(source: str) -> dict[str, Any]:
+    return {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": [], "source": source}
 
 
 def reference_pages() -> dict[str, str]:

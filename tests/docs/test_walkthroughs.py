@@ -73,7 +73,7 @@ def call(words: list[str]) -> None:
         words = [*words[:at], *words[at + 2 :]]
     trains = words[0] in ("run", "find-lr", "dry-run")
     if "--dry-run" in words:
-        words = ["dry-run", *(word for word in words[1:] if word != "--dry-run")]
+        words = ["dry-run", *(word for word in words if word != "--dry-run")]
     words = [*words, *(SHORT if trains else []), *(["--steps", "10"] if words[0] == "find-lr" else [])]
     try:
         code = cli.main(args=words, standalone_mode=False)
