@@ -178,6 +178,7 @@ def lines() -> list[Any]:
 def test_a_command_and_its_options_exist(line: str) -> None:
     words = shlex.split(line.partition(" #")[0])
     words = ["dry-run", *words] if "--dry-run" in words else words
+    words = ["completion"] if "--install-completion" in words else words
     command: click.Command = cli
     context = click.Context(cli)
     while isinstance(command, click.Group) and words:

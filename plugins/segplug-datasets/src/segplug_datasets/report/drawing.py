@@ -111,10 +111,11 @@ def _names(classes: Sequence[str], cell: int, margin: int) -> list[str]:
 
 
 def _numbers(shares: np.ndarray, cell: int, margin: int) -> list[str]:
-    """Return the shares in percent that are one or more."""
-    places = np.argwhere(shares >= 0.005).tolist()
-    return [
-        f'<text x="{margin + (column + 0.5) * cell:.1f}" y="{margin + (row + 0.5) * cell + 4:.1f}" '
-        f'text-anchor="middle">{100 * shares[row, column]:.0f}</text>'
-        for row, column in places
-    ]
+    """Return the shares in percent that are one or more, in white on cells that are nearly opaque."""
+    parts = []
+    for row, column in np.argwhere(shares >= 0.005).tolist():
+        share = float(shares[row, column])
+        color = "#fff" if share > 0.75 else "currentColor"
+        place = f'x="{margin + (column + 0.5) * cell:.1f}" y="{margin + (row + 0.5) * cell + 4:.1f}"'
+        parts.append(f'<text {place} text-anchor="middle" fill="{color}">{100 * share:.0f}</text>')
+    return parts
