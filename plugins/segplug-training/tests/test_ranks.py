@@ -39,6 +39,9 @@ def test_a_task_of_slurm_is_a_rank():
         "RANK": "9", "WORLD_SIZE": "11", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "3", "MASTER_ADDR": "gpu007"
     }  # fmt: skip
     assert slurm_ranks({**TASK, "MASTER_ADDR": "10.0.0.1"})["MASTER_ADDR"] == "10.0.0.1"
+    nodes = TASK["SLURM_JOB_NODELIST"]
+    renamed = {key: value for key, value in TASK.items() if value != nodes} | {"SLURM_STEP_NODELIST": nodes}
+    assert slurm_ranks(renamed)["MASTER_ADDR"] == "gpu007"
 
 
 @pytest.mark.parametrize(("visible", "index"), [(1, 0), (4, 2)])

@@ -45,7 +45,7 @@ def slurm_ranks(variables: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that torchrun would set, from those of SLURM's ``srun``; empty outside a job step."""
     if int(variables.get("SLURM_STEP_NUM_TASKS", "1")) < 2:  # SLURM_NTASKS is also set in the batch script
         return {}
-    nodes = variables.get("SLURM_STEP_NODELIST", variables["SLURM_JOB_NODELIST"])
+    nodes = variables.get("SLURM_STEP_NODELIST") or variables["SLURM_JOB_NODELIST"]
     job, step = int(variables["SLURM_JOB_ID"]), int(variables.get("SLURM_STEP_ID", "0"))
     found = {
         "RANK": variables["SLURM_PROCID"],
