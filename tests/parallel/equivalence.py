@@ -38,7 +38,7 @@ CASES: dict[str, dict[str, Any]] = {
     "three images on one rank and one on the other": {
         "engine": {"type": "DDPEngine"},
         "head": {"loss_decode": WEIGHTED},
-        "ends": (3, 4),
+        "first": 3,
     },
     "pixels below a probability": {
         "engine": {"type": "DDPEngine"},
@@ -87,13 +87,21 @@ def make_model(case: Mapping[str, Any]) -> Any:
     return build("segmentors", {"type": kind, "backbone": backbone, "decode_head": head})
 
 
-def make_batch(seed: int, part: slice) -> Batch:
-    """Return part of a batch of random images, the first of which has few labels."""
+def make_batch(seed: int, rank: int, ranks: int, first: int = IMAGES // 2) -> Batch:
+    """Return a rank's part of a batch of random images, the first of which has few labels.
+
+    Args:
+        seed: Seed of the batch.
+        rank: The rank; of one, the part is the whole batch.
+        ranks: One or two.
+        first: Number of images on the first of two ranks.
+    """
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (IMAGES, 3, *SIZE), generator=generator, dtype=torch.uint8)
     labels = torch.randint(0, CLASSES, (IMAGES, *SIZE), generator=generator, dtype=torch.uint8)
     shares = torch.tensor([0.1, 0.5, 0.9, 1.0]).view(-1, 1, 1)
     labels[torch.rand(labels.shape, generator=generator) > shares] = 255
+    part = slice(None) if ranks == 1 else slice(first) if rank == 0 else slice(first, None)
     count = len(images[part])
     return Batch(images[part], Targets({"seg": labels[part]}), [SIZE] * count, [{} for _ in range(count)])
 
@@ -123,14 +131,13 @@ def train(name: str, alone: bool = False, resume: Mapping[str, Any] | None = Non
     if resume is not None:
         average.load_state_dict({"steps": STEPS // 2})
         average.load_checkpoint(run, {"state_dict": resume["average"], SOURCE: resume["model"]})
-    ends = case.get("ends", (IMAGES // 2, IMAGES)) if engine.world_size == 2 else (IMAGES,)
-    part = slice(*(0, *ends)[engine.rank : engine.rank + 2])
     found = {}
     for step in range(STEPS // 2 if resume else 0, STEPS):
         for hook in freezing:
             hook.before_train_iteration(SimpleNamespace(model=model, iteration=step))
         seeds = range(step * MICRO_BATCHES, (step + 1) * MICRO_BATCHES)
-        engine.train_step([make_batch(seed, part) for seed in seeds])
+        first = case.get("first", IMAGES // 2)
+        engine.train_step([make_batch(seed, engine.rank, engine.world_size, first) for seed in seeds])
         average.update(model)
         if step + 1 in (STEPS // 2, STEPS):
             saved = {"state_dict": engine.model_state()}
