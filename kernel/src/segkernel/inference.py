@@ -174,8 +174,7 @@ def _windows(size: Size, crop: Size, stride: Size) -> list[tuple[int, int]]:
     """Return the (top, left) of windows that cover ``size``; the last of a row or column is moved inside."""
 
     def starts(length: int, window: int, step: int) -> list[int]:
-        count = max(length - window + step - 1, 0) // step + 1
-        return [max(min(i * step, length - window), 0) for i in range(count)]
+        return [*range(0, length - window, step), max(length - window, 0)]
 
     return [(top, left) for top in starts(size[0], crop[0], stride[0]) for left in starts(size[1], crop[1], stride[1])]
 

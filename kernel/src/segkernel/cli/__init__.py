@@ -27,10 +27,6 @@ from segkernel.errors import SegKernelError, UnknownComponentError, UsageError, 
 COMMANDS = ("run", "config", "plugins")
 """The kernel's own commands, each in ``segkernel.cli.NAME``."""
 
-EPILOG = """\b
-Exit codes: 0 done; 1 the run, its data or a checkpoint failed; 2 usage or config;
-3 a plugin is missing, broken or incompatible; 130 SIGINT; 143 SIGTERM."""
-
 
 class _Size(click.ParamType):
     """Height and width in pixels, ``512x1024``."""
@@ -184,9 +180,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-@click.group(
-    cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True
-)
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
 @click.version_option(__version__, prog_name="seg-kernel", message="%(prog)s %(version)s")
 def cli() -> None:
     """Train, test and deploy segmentation models from installed plugins.
@@ -201,4 +195,8 @@ def cli() -> None:
       seg-kernel init my_photos              write a config for your own images
       seg-kernel predict RUN_DIR photo.jpg   predict with the best weights of a run
       seg-kernel COMMAND --help              options and examples of a command
+
+    \b
+    Exit codes: 0 done; 1 the run, its data or a checkpoint failed; 2 usage or config;
+    3 a plugin is missing, broken or incompatible; 130 SIGINT; 143 SIGTERM.
     """

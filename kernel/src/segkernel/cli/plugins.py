@@ -81,6 +81,7 @@ def check(ctx: click.Context, distribution: str | None, deep: bool, as_json: boo
     catalog = Catalog.discover()
     results: dict[str, list[CheckResult]] = {}
     for name in [_wanted(catalog, distribution)[0].distribution] if distribution else _offers(catalog):
+        click.echo(f"checking {name}", err=True)
         results[name] = check_distribution(name, catalog, deep)
         if not as_json:
             _print_results(name, results[name])

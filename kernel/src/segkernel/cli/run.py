@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -38,8 +37,7 @@ def command(
       seg-kernel run my.yaml --resume
       seg-kernel run my.yaml --launch 2
     """
-    if os.environ.get("RANK", "0") == "0":  # importing torch and reading the lists of files takes seconds
-        click.echo(f"loading {config}", err=True)
+    click.echo(f"loading {config}", err=True)  # importing torch and reading lists of files takes seconds
     from segkernel.experiment import run
 
     if resume and "=" in resume and not Path(resume).exists():  # --resume KEY=VALUE: the latest, with overrides

@@ -67,8 +67,7 @@ class MarkedList(list[Any]):
     def __getitem__(self, index: SupportsIndex | slice) -> Any:
         if not isinstance(index, slice):
             return super().__getitem__(index)
-        chosen = range(len(self))[index]
-        places = {new: self.places[old] for new, old in enumerate(chosen) if old in self.places}
+        places = {new: self.places[old] for new, old in enumerate(range(len(self))[index]) if old in self.places}
         return MarkedList(super().__getitem__(index), places=places, place=self.place)
 
     def __add__(self, other: Any) -> MarkedList:

@@ -42,6 +42,7 @@ def command(source: Path, overrides: tuple[str, ...], work_dir: str | None, chec
     from segkernel.loading import catalog_of
 
     config = load_record(source, overrides)
+    click.echo(f"loading {source}, and comparing data and environment with its record", err=True)
     runner = make_runner(config, work_dir or _free_sibling(source))
     lines = differences(source, runner)
     if runner.is_main:

@@ -102,6 +102,7 @@ def show(config: str, shape: tuple[int, int] | None, as_json: bool) -> None:
     if find_spec("torch") and "unavailable" not in facts:
         from segplug_heads.commands.cost import cost_of
 
+        click.echo("building the model to count its parameters and FLOPs", err=True)
         facts |= cost_of(load_config(config), shape)
     if as_json:
         click.echo(json.dumps(facts, indent=1))

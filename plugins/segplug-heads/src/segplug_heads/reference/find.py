@@ -18,7 +18,7 @@ import click
 
 from segkernel import errors, hookspecs
 from segkernel.catalog import GROUPS, USUAL, Catalog, Row
-from segkernel.cli import COMMANDS, EPILOG, cli
+from segkernel.cli import COMMANDS, cli
 from segkernel.config.sections import Sections
 from segkernel.errors import ComponentError, SegKernelError, UnknownComponentError, UsageError, did_you_mean
 from segkernel.signature import LISTS, UNIONS, Parameter, describe, group_of, is_record, signature, unwrap
@@ -269,7 +269,7 @@ def _command_entry(name: str, command: click.Command, catalog: Catalog) -> Entry
 
 def _exit_codes() -> dict[str, str]:
     """Return the meaning of each exit code, from the help text of ``seg-kernel``."""
-    text = " ".join(EPILOG.replace("\b", "").split()).partition("Exit codes:")[2].strip(" .")
+    text = " ".join(str(cli.help).split()).partition("Exit codes:")[2].strip(" .")
     return dict(part.strip().split(" ", 1) for part in text.split(";"))
 
 
