@@ -150,7 +150,7 @@ def steps(name: str, options: Options) -> None:
 
 def loss_memory(options: Options) -> None:
     """Measure the memory of the loss of upsampled logits."""
-    small = ("--size", "64", "--batch", "2") if options.small else ()
+    small = ("--size", "256", "--batch", "2") if options.small else ()
     call(sys.executable, str(ROOT / "benchmarks" / "loss_memory.py"), "--device", options.device, *small)
 
 

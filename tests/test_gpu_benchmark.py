@@ -70,4 +70,7 @@ def test_every_part_runs_on_the_cpu(tmp_path: Path) -> None:
     pages = ["--out", str(tmp_path / "gpu.json"), "--page", str(tmp_path / "page.md")]
     done = subprocess.run([*command, *pages], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    *_, tiles = json.loads((tmp_path / "gpu.json").read_text("utf-8"))["parts"]["memory of the loss"]["output"]
+    assert tiles.startswith("in tiles")
+    assert float(tiles.split()[3]) < 0.5, "the ratio of the memory to that of all logits upsampled together"
     assert not (tmp_path / "page.md").exists(), "results of a CPU are not published"

@@ -20,6 +20,7 @@ def use_tiny_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute the smallest logits in tiles of a few rows."""
     monkeypatch.setenv("SEGKERNEL_TILED_LOSS", "1")
     monkeypatch.setitem(upsampled._TILE, "cpu", 10_000)
+    monkeypatch.setattr(upsampled, "_LEAST_ROWS", 1)
 
 
 @pytest.fixture

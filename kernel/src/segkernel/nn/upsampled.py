@@ -23,10 +23,11 @@ from segkernel.nn.resize import upsample_logits
 LARGE = {"cpu": 1 << 22, "cuda": 1 << 25}
 """Number of upsampled logits, by type of device, above which they are computed in tiles.
 
-On a CPU, tiles take less time from there on, since they fit into its cache. On a GPU each tile costs launches, so that
-only memory speaks for them; segplug-training, with one kernel for all tiles, lowers the number.
+On a CPU, tiles take a third of the memory and about the same time from there on. On a GPU each tile costs launches;
+segplug-training, with one kernel for all tiles, lowers the number.
 """
-_TILE = {"cpu": 1 << 20, "cuda": 1 << 23}  # number of logits per tile
+# Number of logits per tile, and rows at least: a tile also interpolates the rows of logits around it.
+_TILE, _LEAST_ROWS = {"cpu": 1 << 20, "cuda": 1 << 23}, 16
 
 
 def upsample_cross_entropy(
@@ -161,7 +162,7 @@ def tiles(logits: Tensor, size: Sequence[int], align_corners: bool) -> Iterator[
     dtype = torch.promote_types(logits.dtype, torch.float32)
     upper, share = sources(size[0], height, align_corners, dtype)
     lower = (upper + 1).clamp(max=height - 1)
-    step = max(_TILE.get(logits.device.type, _TILE["cuda"]) // (count * classes * size[1]), 1)
+    step = max(_TILE.get(logits.device.type, _TILE["cuda"]) // (count * classes * size[1]), _LEAST_ROWS)
     for start in range(0, size[0], step):
         rows = slice(start, min(start + step, size[0]))
         first, end = int(upper[rows][0]), int(lower[rows][-1]) + 1
