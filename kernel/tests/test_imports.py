@@ -60,6 +60,7 @@ def test_modules_without_models_import_no_torch(module: str) -> None:
 
 def test_dir_of_the_kernel_shows_its_public_names() -> None:
     assert {"Predictor", "Runner", "build", "run", "__version__"} <= set(dir(segkernel))
+    assert not {"TYPE_CHECKING", "importlib"} & set(dir(segkernel))
 
 
 def test_importing_the_kernel_imports_little() -> None:

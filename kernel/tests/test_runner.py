@@ -562,9 +562,7 @@ def test_a_plain_module_without_logits_of_the_classes_is_refused(rectangles, tmp
     module = torch.nn.Conv2d(3, 5, 1)
     runner = Runner(module, train=rectangles(), optimizer=torch.optim.SGD(module.parameters(), 0.1), iterations=1,
                     work_dir=tmp_path / "run")  # fmt: skip
-    with pytest.raises(
-        UsageError, match=r"Conv2d returns \(1, 5, 24, 32\), not logits \(N, 3, h, w\) of the 3 classes"
-    ):
+    with pytest.raises(UsageError, match=r"Conv2d returns \(1, 5, 24, 32\), not logits \(N, 3 classes, h, w\)"):
         runner.run()
     with pytest.raises(UsageError, match="no data set"):
         Runner(module)

@@ -342,8 +342,7 @@ def _contract(group: str) -> type | None:
 
 def _enforced(expected: Any) -> type | None:
     """Return the class if components must be subclasses of it; None for protocols and torch's own classes."""
-    protocol = getattr(expected, "_is_protocol", False)
-    return None if protocol or expected.__module__.startswith("torch") else expected
+    return None if getattr(expected, "_is_protocol", False) or expected.__module__.startswith("torch") else expected
 
 
 def _is_built(spec: Any) -> bool:

@@ -214,8 +214,7 @@ LOADING = threading.RLock()
 
 
 def _find_weights(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    nested = (content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping))
-    weights = next(nested, content)
+    weights = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping)), content)
     tensors = OrderedDict((name, value) for name, value in weights.items() if isinstance(value, Tensor))
     if not tensors:
         keys = ", ".join(repr(str(key)) for key in list(content)[:8]) or "none"

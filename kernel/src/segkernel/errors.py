@@ -179,8 +179,7 @@ class BrokenPluginError(ComponentError):
     def __init__(self, group: str, name: str, distribution: str, value: str, cause: BaseException) -> None:
         label = f"{distribution}/{name} ({value})" if distribution else value
         hint = f"\n    seg-kernel plugins show {distribution}" if distribution else ""
-        message = f"{label} failed to import: {type(cause).__name__}: {cause}{hint}"
-        super().__init__(group, name, message, distribution)
+        super().__init__(group, name, f"{label} failed to import: {type(cause).__name__}: {cause}{hint}", distribution)
         self.__cause__ = cause
 
 

@@ -37,8 +37,7 @@ def check(config: Config, training: bool = True) -> list[Problem]:
     """Return all problems of a config that show without building it; ``training`` includes those of training only."""
     if "unavailable" in config.meta:
         return [unavailable(config)]
-    given = _sections(config, training)
-    return check_sections(Sections, given, catalog=catalog_of(config), ambient=ambient_of(config))
+    return check_sections(Sections, _sections(config, training), catalog=catalog_of(config), ambient=ambient_of(config))
 
 
 def _sections(config: Config, training: bool) -> MarkedDict:

@@ -80,8 +80,8 @@ def to_pixels(source: Any, channels: int = 3) -> np.ndarray:
     if pixels.dtype.kind == "f" and pixels.size and pixels.min() >= 0 and pixels.max() <= 1:
         return pixels.astype(np.float32) * 255
     if pixels.dtype != np.uint8 and pixels.size:
-        span = f"from {pixels.min():g} to {pixels.max():g}"
-        raise UsageError(f"an image is uint8 (0 to 255) or float (0 to 1), not {pixels.dtype} {span}: convert it")
+        given = f"{pixels.dtype} from {pixels.min():g} to {pixels.max():g}"
+        raise UsageError(f"an image is uint8 (0 to 255) or float (0 to 1), not normalised; this is {given}")
     return pixels
 
 

@@ -34,8 +34,7 @@ class PlainModule(Segmentor):
         logits, count = self.module(images), self.outputs["seg"].classes
         if not isinstance(logits, Tensor) or logits.ndim != 4 or logits.shape[1] != count:
             given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            message = f"returns {given}, not logits (N, {count}, h, w) of the {count} classes"
-            raise UsageError(f"{type(self.module).__name__} {message}")
+            raise UsageError(f"{type(self.module).__name__} returns {given}, not logits (N, {count} classes, h, w)")
         return logits
 
     def loss(self, images: Tensor, targets: Targets | Tensor) -> dict[str, Tensor]:

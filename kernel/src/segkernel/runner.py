@@ -469,6 +469,6 @@ def _loader(part: Any, seed: int, model: Any) -> Loader | None:
         catalog, given = Catalog.current(), type(part).__name__
         part = next(filter(None, (adapt(part, model, seed) for _, adapt in catalog.load_all("adapters"))), None)
         if part is None:
-            why = f"a {given} is no data set: that has classes, palette, a length, and a Sample for each index"
+            why = f"a {given} is no data set: it needs classes, palette, a length, and a Sample for each index"
             raise catalog.why_none("adapters", given) or UsageError(why)
     return part if isinstance(part, Loader | None) else Loader(part, seed=seed)

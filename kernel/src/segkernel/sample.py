@@ -141,8 +141,7 @@ class Sample(_SampleData):
 
     def apply(self, geometry: Geometry) -> Sample:
         """Add ``geometry`` to the pending operations of the image and every field; return self."""
-        size = self.size
-        self.fields = {name: value.apply(geometry, size) for name, value in self.fields.items()}
+        self.fields = {name: value.apply(geometry, self.size) for name, value in self.fields.items()}
         self._raster = self._raster.then(geometry)
         if not geometry.only_scales:
             self.moved = type(geometry).__name__

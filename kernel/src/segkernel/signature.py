@@ -135,8 +135,7 @@ def _of_function(function: Any, owner: Any, base: Callable[[dict[str, Any]], Sig
         if entry.kind is entry.VAR_KEYWORD:
             forwarded = _forwarded(entry.name, annotation, owner, base(hints))
         elif entry.kind is not entry.VAR_POSITIONAL:
-            required = entry.default is EMPTY
-            parameters[entry.name] = Parameter(entry.name, annotation, entry.default, required, owner)
+            parameters[entry.name] = Parameter(entry.name, annotation, entry.default, entry.default is EMPTY, owner)
     more = {name: parameter for name, parameter in forwarded.items() if name not in parameters}
     fixed = {name: value for name, value in forwarded.fixed.items() if name not in parameters}
     return Signature({**parameters, **more}, fixed, forwarded.open)

@@ -57,7 +57,7 @@ def test_an_array_with_too_few_bands_is_refused() -> None:
 
 def test_where_no_data_set_says_otherwise_an_array_is_rgb() -> None:
     plain = Predictor(torch.nn.Conv2d(3, 2, 1), classes=["a", "b"])
-    with pytest.raises(UsageError, match="not uint16"):
+    with pytest.raises(UsageError, match="this is uint16"):
         plain(np.zeros((8, 8, 3), np.uint16))
 
 

@@ -65,7 +65,7 @@ def test_an_entry_is_a_sample_in_every_usual_form(form: str) -> None:
 WRONG = {
     "must be a pair": (lambda: PIXELS, "Pairs\\[0\\]: an entry is a pair .* not ndarray"),
     "another key": (lambda: {"image": PIXELS, "truth": MASK}, "the dict has the keys image, truth: it needs"),
-    "normalised": (lambda: (IMAGE / 60.0 - 2, MASK), r"float \(0 to 1\), not float32 from -2 .* as the run normalises"),
+    "normalised": (lambda: (IMAGE / 60.0 - 2, MASK), r"float \(0 to 1\), not normalised; this is float32 from -2"),
     "another size": (lambda: (PIXELS, MASK[1:]), r"the mask is \(7, 10\) \(height, width\), the image \(8, 10\)"),
     "an unknown class": (
         lambda: (PIXELS, MASK + 3),
@@ -79,8 +79,16 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_an_entry_that_cannot_be_used_is_named(case: str) -> None:
     make, said = WRONG[case]
-    with pytest.raises(DataError, match=said):
+    with pytest.raises((DataError, UsageError), match=said):
         TorchDataset(Pairs(make))[0]
+
+
+def test_images_in_the_wrong_range_stop_a_run_at_once(tmp_path: Path) -> None:
+    module, pairs = nn.Conv2d(3, 2, 1), Pairs(WRONG["normalised"][0])
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    with pytest.raises(UsageError, match=r"^Pairs\[\d\]: an image is uint8") as caught:
+        Runner(module, train=pairs, optimizer=optimizer, iterations=1, work_dir=tmp_path / "run").run()
+    assert "\n" not in str(caught.value)
 
 
 def test_a_runner_trains_a_plain_module_on_torch_s_loader(tmp_path: Path) -> None:
@@ -129,7 +137,7 @@ REFUSED = {
     "an own sampler": DataLoader(PAIRS, sampler=WeightedRandomSampler([1.0] * 6, 6)),
     "a stream": DataLoader(Stream()),
     "is a stream": Stream(),
-    "that has classes, palette, a length": 3,
+    "it needs classes, palette, a length": 3,
     "a str is no data set": "images/",
     "a generator is no data set": (entry for entry in ()),
 }

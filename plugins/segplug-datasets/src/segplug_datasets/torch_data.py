@@ -58,7 +58,7 @@ class TorchDataset:
         if not names:
             name = type(dataset).__name__
             hint = f"wrap it: segplug_datasets.TorchDataset({name}(...), classes=[...])"
-            raise UsageError(f"the classes of {name} are unknown: {hint}")
+            raise UsageError(f"the classes of {name} are unknown; {hint}")
         colors = palette or (() if classes else _inner(dataset, "palette")) or ()
         self.labels = Labels(tuple(names), tuple(colors))
 
@@ -79,7 +79,8 @@ class TorchDataset:
         """Return a sample.
 
         Raises:
-            DataError: When the entry is neither a pair nor a dict, or its image or mask cannot be used.
+            DataError: When its mask cannot be used.
+            UsageError: When the entry is neither a pair nor a dict, or its image has another shape or range of values.
         """
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
@@ -90,8 +91,8 @@ class TorchDataset:
         image, mask = _pair(item, name)
         try:
             pixels = to_pixels(image, self.channels)
-        except UsageError as error:
-            raise DataError(f"{error}; a normalised image cannot be used, as the run normalises", name) from error
+        except UsageError as error:  # not a DataError, after which the loader would try the next sample
+            raise UsageError(f"{name}: {error}") from error
         labels = self._labels(mask, name)
         if labels.shape != pixels.shape[:2]:
             raise DataError(f"the mask is {labels.shape} (height, width), the image {pixels.shape[:2]}", name)
@@ -174,11 +175,11 @@ def _pair(item: Any, name: str) -> tuple[Any, Any]:
         found = [next((item[key] for key in keys if key in item), None) for keys in (IMAGE_KEYS, MASK_KEYS)]
         if any(entry is None for entry in found):
             keys = f"a key of {', '.join(IMAGE_KEYS)} and one of {', '.join(MASK_KEYS)}"
-            raise DataError(f"the dict has the keys {', '.join(map(str, item))}: it needs {keys}", name)
+            raise UsageError(f"{name}: the dict has the keys {', '.join(map(str, item))}: it needs {keys}")
         return found[0], found[1]
     if isinstance(item, Sequence) and len(item) == 2:
         return item[0], item[1]
-    raise DataError(f"an entry is a pair (image, mask), a dict or a Sample, not {type(item).__name__}", name)
+    raise UsageError(f"{name}: an entry is a pair (image, mask), a dict or a Sample, not {type(item).__name__}")
 
 
 def _inner(dataset: Any, attribute: str) -> Any:
