@@ -1,6 +1,6 @@
 """Pages that are followed from top to bottom: each block runs as it stands, in the order of the page.
 
-A page begins with ``<!-- starts with: NAME -->``: the files in the reader's folder, which `sample_folders.MAKERS` makes.
+A page begins with ``<!-- starts with: NAME -->``: the files in the reader's folder, made by `sample_folders.MAKERS`.
 YAML and Python blocks whose first line names a file, ``# my.yaml``, are written to it; other Python runs in one
 namespace; lines of shell blocks that call ``seg-kernel`` are run, except sweeps, and training is cut to two steps.
 """
