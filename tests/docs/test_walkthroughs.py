@@ -11,6 +11,7 @@ import re
 import shlex
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,21 @@ from segkernel.config import load_config
 from segkernel.experiment import check
 
 DOCS = Path(__file__).parents[2] / "docs"
-MARK = re.compile(r"^<!-- starts with: (.+) -->$", re.MULTILINE)
-PAGES = [page for page in sorted(DOCS.rglob("*.md")) if MARK.search(page.read_text("utf-8"))]
+MARK = re.compile(r"^<!-- starts with: ([\w ]+)(; slow)? -->$", re.MULTILINE)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SHORT = ["schedule.iterations=2", "schedule.val_interval=2", "optim.batch_size=2", "data.workers=0"]
 """Added to commands that train."""
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).with_suffix("").as_posix())
+def pages() -> Iterator[Any]:
+    """Yield the pages that have a mark, as parameters of a test."""
+    for page in sorted(DOCS.rglob("*.md")):
+        if found := MARK.search(page.read_text("utf-8")):
+            name = page.relative_to(DOCS).with_suffix("").as_posix()
+            yield pytest.param(page, id=name, marks=[pytest.mark.slow] if found[2] else [])
+
+
+@pytest.mark.parametrize("page", pages())
 @pytest.mark.filterwarnings("ignore")
 def test_a_page_can_be_followed(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = page.read_text("utf-8")
@@ -39,7 +47,7 @@ def test_a_page_can_be_followed(page: Path, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, module.__name__, module)
     for file in re.findall(r"^# (\w+)\.py$", text, re.MULTILINE):
         monkeypatch.delitem(sys.modules, file, raising=False)  # another page's module of that name
-    MAKERS[MARK.findall(text)[0]](tmp_path)
+    MAKERS[MARK.findall(text)[0][0]](tmp_path)
     for match in BLOCK.finditer(text):
         where = f"{page.name}:{text.count(chr(10), 0, match.start()) + 1}"
         try:
