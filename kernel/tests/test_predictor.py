@@ -317,7 +317,9 @@ def test_a_run_directory_gives_its_best_checkpoint_else_its_last(trained, tmp_pa
         state["state_dict"]["scale"] = torch.tensor(scale)
         checkpoint.save(folder / f"iter_{iteration:07d}.pt", {key: state[key] for key in ("state_dict", "meta")})
     assert Predictor(tmp_path / "run", trust=True).model.scale == 4
-    assert "has no best checkpoint: taking its last, iter_0000020.pt" in caplog.text
+    assert "taking its last checkpoint, iter_0000020.pt" in caplog.text
+    with pytest.raises(UsageError, match=r"is a folder of runs; name one, such as .*run"):
+        Predictor(tmp_path)
     (folder / "iter_0000010.pt").rename(folder / "best_mIoU_iter_0000010.pt")
     (folder / "best_loss_iter_0000020.pt").touch()
     assert Predictor(str(tmp_path / "run"), trust=True).model.scale == 3

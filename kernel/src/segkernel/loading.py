@@ -143,8 +143,11 @@ def load_model(
 
 def _from_run(source: Any) -> Any:
     """Return the checkpoint of a run directory; anything else unchanged."""
-    is_run = isinstance(source, str | Path) and str(source) and Path(source, "checkpoints").is_dir()
-    return rundir.trained(Path(source)) if is_run else source
+    if not isinstance(source, str | Path) or not str(source):
+        return source
+    if runs := sorted(Path(source).glob("*/checkpoints")):
+        raise UsageError(f"{source}: is a folder of runs; name one, such as {runs[-1].parent}")
+    return rundir.trained(Path(source)) if Path(source, "checkpoints").is_dir() else source
 
 
 def _stored_config(stored: Mapping[str, Any], overrides: Sequence[str], trust: bool) -> Config:

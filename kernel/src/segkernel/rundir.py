@@ -75,9 +75,9 @@ def trained(folder: Path) -> Path:
         raise CheckpointError(f"{folder}: has several best checkpoints, name one: {', '.join(map(str, best))}")
     if not (best or last):
         raise CheckpointError(f"{folder}: no checkpoint in {folder / 'checkpoints'}, as a run writes them")
-    if not best:
-        log.warning("%s has no best checkpoint: taking its last, %s", folder, last[-1].name)
-    return (best or last)[-1]
+    path, kind = (best or last)[-1], "best" if best else "last"
+    log.log(logging.INFO if best else logging.WARNING, "%s: taking its %s checkpoint, %s", folder, kind, path.name)
+    return path
 
 
 def _was_left_by_this_launch(folder: Path) -> bool:
