@@ -10,10 +10,15 @@ import pytest
 
 pytest.importorskip("torch")
 
+from segkernel import experiment
 from segkernel.building import check
 from segkernel.catalog import Catalog
+from segkernel.config import load_config
+from segkernel.config.marks import to_builtin
+from segkernel.config.text import read_mapping
 from segplug_heads.reference.examples import GIVEN, PLACES, example_of
-from segplug_heads.reference.find import component
+from segplug_heads.reference.find import all_keys, component, find
+from segplug_heads.reference.yaml_text import flow
 
 CATALOG = Catalog.discover()
 VALUES = {"${data.num_classes}": 19, "${data.crop_size}": [512, 512], "${data.align_corners}": False}
@@ -28,6 +33,14 @@ def resolved(value: Any) -> Any:
     return VALUES.get(value, value) if isinstance(value, str) else value
 
 
+def written(group: str, text: str) -> Any:
+    """Return the spec at its place in the text of an example."""
+    value: Any = to_builtin(read_mapping(text, "example", []))
+    for step in PLACES.get(group, ()):
+        value = value[0] if step == "-" else value[step]
+    return value
+
+
 @pytest.mark.parametrize("group", [*PLACES, "layers", "parts"])
 def test_components_are_described_with_a_valid_example(group: str) -> None:
     undocumented, invalid = [], {}
@@ -37,9 +50,21 @@ def test_components_are_described_with_a_valid_example(group: str) -> None:
         entry = component(group, row, target, CATALOG)
         undocumented += [f"{row.name}.{argument.name}" for argument in entry.arguments if not argument.text]
         undocumented += [row.name] * (not entry.text)
-        problems = check(group, resolved(example_of(group, row, target, CATALOG)), catalog=CATALOG, **given)
+        spec = example_of(group, row, target, CATALOG)
+        problems = check(group, resolved(spec), catalog=CATALOG, **given)
+        assert flow(spec) == flow(written(group, entry.example[1]))
         invalid |= {row.name: list(map(str, problems))} if problems else {}
     assert (undocumented, invalid) == ([], {})
+
+
+def test_the_examples_of_config_keys_are_configs(tmp_path: Path) -> None:
+    file, problems = tmp_path / "example.yaml", {}
+    for key in all_keys():
+        entry = find(key, CATALOG)[0]
+        file.write_text(f"_base_: quickstart\n{entry.example[1]}", "utf-8")
+        if found := experiment.check(load_config(file)):
+            problems[key] = list(map(str, found))
+    assert problems == {}
 
 
 def test_the_costs_in_the_table_of_the_zoo_are_current(monkeypatch: pytest.MonkeyPatch) -> None:
