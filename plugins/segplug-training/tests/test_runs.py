@@ -101,6 +101,15 @@ def test_runs_are_found_at_any_depth_and_listed(make: Make, tmp_path: Path) -> N
     assert all(text in shown for text in ("a/1", "a/2", "finished", "interrupted at 40 of 100", "--resume"))
 
 
+def test_damaged_files_count_as_not_written(make: Make) -> None:
+    run = make("a", [])
+    (run / "config.yaml").write_text("[1]")
+    (run / "metrics.jsonl").write_bytes(b"\xff\xfe{")
+    (run / "environment.json").write_text("{")
+    (run / "checkpoints" / "iter_0000040.pt").rename(run / "checkpoints" / "iter_x.pt")
+    assert state(run) == "not started"
+
+
 def test_a_missing_or_an_empty_folder(tmp_path: Path) -> None:
     assert "contains no runs" in CliRunner().invoke(command, [str(tmp_path)]).output
     with pytest.raises(UsageError, match="no such folder"):

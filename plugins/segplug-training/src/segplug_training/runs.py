@@ -74,14 +74,16 @@ def command(folder: Path, as_json: bool) -> None:
 
 def find_runs(folder: Path) -> Iterator[Path]:
     """Yield the run directories in a folder, or the folder itself; directories inside a run are not searched."""
-    if (folder / "checkpoints").is_dir() and (folder / "log.txt").is_file():
+    try:
+        with os.scandir(folder) as entries:
+            kinds = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+    except OSError:  # a folder of somebody else, or one that has just been deleted
+        return
+    if kinds.get("checkpoints") and "log.txt" in kinds:
         yield folder
         return
-    with os.scandir(folder) as entries:
-        inside = sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
-    for path in inside:
-        if os.access(path, os.R_OK | os.X_OK):
-            yield from find_runs(Path(path))
+    for name in sorted(name for name, is_folder in kinds.items() if is_folder):
+        yield from find_runs(folder / name)
 
 
 def describe(run: Path, folder: Path) -> RunRow:
@@ -126,18 +128,21 @@ def _best(run: Path, records: list[dict[str, Any]]) -> str:
 
 def _state(run: Path, records: list[dict[str, Any]]) -> str:
     trained = [record for record in records if record.get("kind") == "train"]
-    saved = [int(path.stem.partition("_")[2]) for path in sorted(run.glob("checkpoints/iter_*.pt"))]
+    names = [path.stem.partition("_")[2] for path in sorted(run.glob("checkpoints/iter_*.pt"))]
+    saved = [int(name) for name in names if name.isdigit()]
     if not trained and not saved:
         return "test" if records else "not started"
     last = trained[-1] if trained else {"iteration": saved[-1]}
     length, unit = _length(run, last)
-    if (last["iteration"] if unit == "iterations" else last.get("epoch", 0)) >= length:
+    epoch = last.get("epoch")
+    epoch = epoch if isinstance(epoch, int | float) else 0.0
+    if (last["iteration"] if unit == "iterations" else epoch) >= length:
         return "finished"
     reason = _stop_reason(run / "log.txt")
     if reason and not reason.startswith("signal"):
         return "stopped early"
     if unit == "epochs":
-        return f"interrupted in epoch {last.get('epoch', 0):.1f} of {length:g}"
+        return f"interrupted in epoch {epoch:.1f} of {length:g}"
     return f"interrupted at {last['iteration']} of {length:g}"
 
 
