@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from segkernel import Evaluation, Predictor, Priority, Runner, hookimpl, rundir
-from segkernel.errors import CheckpointError, DataError, Interrupted, UsageError
+from segkernel.catalog import Catalog
+from segkernel.errors import CheckpointError, DataError, Interrupted, NotInstalledError, UsageError
 from segkernel.hooks.checkpoint import CheckpointHook
 from segkernel.hookspecs import Run
 from segkernel.sample import Targets
@@ -575,3 +576,15 @@ def test_targets_are_made_of_class_ids():
     for wrong, said in ((masks[:, None], r"Tensor \(2, 1, 4, 5\)"), (masks.float(), "float32"), ([1], "list")):
         with pytest.raises(UsageError, match=f"class ids .*{said}"):
             Targets.of(wrong)
+
+
+def test_without_the_package_for_torch_s_data_sets_its_name_is_said():
+    with Catalog().active(), pytest.raises(NotInstalledError, match="pip install segplug-datasets"):
+        Runner(torch.nn.Conv2d(3, 3, 1), train=[(0, 1)])
+
+
+def test_weights_that_a_constructor_was_given_and_nothing_loaded_are_said(make_runner, tiny_model, caplog):
+    model = tiny_model()
+    model.body.pretrained = "resnet.pth"
+    make_runner(model=model)
+    assert "the model names the weights resnet.pth but has not loaded them" in caplog.text
