@@ -268,7 +268,7 @@ def install_wheels(session: nox.Session, built: dict[str, Path], tested: Iterabl
     """Install wheels and their requirements; for the tested ones also extras and test requirements."""
     chosen = set(built if tested is None else tested)
     named = [with_extras(name, path) if name in chosen else str(path) for name, path in built.items()]
-    session.install(*INSTALL, *named, *test_groups(chosen))
+    session.install(*INSTALL, *named, *dependency_groups("test", chosen))
 
 
 def with_extras(name: str, wheel: Path, without: Iterable[str] = NEWEST_ONLY | UNTESTED) -> str:
@@ -277,9 +277,12 @@ def with_extras(name: str, wheel: Path, without: Iterable[str] = NEWEST_ONLY | U
     return f"{wheel}[{','.join(extras)}]" if extras else str(wheel)
 
 
-def test_groups(names: Iterable[str]) -> list[str]:
-    """Return the dependency groups called ``test``, which the tests of packages need in addition."""
-    return [text for name in sorted(names) for text in package(name).get("dependency-groups", {}).get("test", [])]
+def dependency_groups(group: str, names: Iterable[str]) -> list[str]:
+    """Return the requirements of a dependency group of packages.
+
+    ``test`` is what their tests need in addition, ``alone`` what only the session `alone` installs, for its size.
+    """
+    return [text for name in sorted(names) for text in package(name).get("dependency-groups", {}).get(group, [])]
 
 
 def package(name: str) -> dict:
@@ -366,6 +369,8 @@ def alone(session: nox.Session, distribution: str) -> None:
     install_wheels(
         session, {name: wheels()[name] for name in dict.fromkeys(("seg-kernel", distribution))}, [distribution]
     )
+    if large := dependency_groups("alone", [distribution]):
+        session.install(*INSTALL, *large)
     refuse_unpinned(session)
     listed = session.run("seg-kernel", "plugins", "--json", silent=True)
     others = {entry["distribution"] for entry in json.loads(listed)["plugins"]} - {"seg-kernel", distribution}
@@ -558,7 +563,7 @@ def tests(session: nox.Session) -> None:
 def newest(session: nox.Session) -> None:
     """Quick tests and the kit with the newest versions of all requirements, including timm and albumentations."""
     ours = [with_extras(name, path, UNTESTED) for name, path in wheels().items()]
-    session.install("-q", "--upgrade", *TEST_TOOLS, *ours, *test_groups(wheels()))
+    session.install("-q", "--upgrade", *TEST_TOOLS, *ours, *dependency_groups("test", wheels()))
     what = "the newest versions of all requirements, with all extras but mlflow and wandb"
     test_and_report(session, "Newest", [*wheels()], what)
 
@@ -572,7 +577,7 @@ def lowest(session: nox.Session, plugin: str | None) -> None:
     constraints = Path(session.create_tmp()) / "lowest.txt"
     constraints.write_text("".join(f"{name}=={version}\n" for name, version in lower_bounds(names).items()), "utf-8")
     ours = [with_extras(name, wheels()[name]) for name in names]
-    session.install("-q", "-c", str(constraints), *TEST_TOOLS, *ours, *test_groups(names))
+    session.install("-q", "-c", str(constraints), *TEST_TOOLS, *ours, *dependency_groups("test", names))
     what = "the lower bounds of all requirements, with all extras but albumentations, mlflow, timm and wandb"
     if not plugin:
         what += "; without FSDPEngine, which needs torch 2.6, and without exports and the tests of the docs"

@@ -2,7 +2,8 @@
 
 python tools/update_constraints.py          # then run nox, and commit both together
 
-The version of torch in the file is kept; change it by hand. Run this on the newest Python of the nox sessions.
+The versions of torch and of its Triton in the file are kept; change them by hand. Run this on the newest Python of the
+nox sessions.
 """
 
 from __future__ import annotations
@@ -54,8 +55,7 @@ def resolve(wanted: list[str], *options: str) -> dict[str, str]:
 
 def main() -> None:
     """Resolve for both Pythons and write the file."""
-    (torch,) = re.findall(r"^torch==.+$", FILE.read_text("utf-8"), re.MULTILINE)
-    newer = resolve([*requirements(), torch])
+    newer = resolve([*requirements(), *re.findall(r"^(?:torch|triton)==.+$", FILE.read_text("utf-8"), re.MULTILINE)])
     # Without torch, whose wheels for another Python are large. Its pure Python requirements are listed instead.
     pure = ["networkx", "fsspec", "jinja2", "sympy"]
     options = ("--python-version", OLDEST, "--only-binary=:all:", "--target", "unused")
