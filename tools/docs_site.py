@@ -104,13 +104,16 @@ def _page(title: str, command: str, entries: Iterable[Entry]) -> str:
 def zoo_table() -> str:
     """Return the page with every published experiment; assets/zoo.js filters and sorts its table."""
     costs = json.loads((ROOT / "docs" / "assets" / "zoo-costs.json").read_text("utf-8"))
+    measured = (ROOT / "docs" / "zoo.md").read_text("utf-8").partition("## Computational cost")[2]
+    times = dict(re.findall(r"^\| \w+ \| (\S+) \| [\d.]+ \| [\d.]+ \| (\d+) \|", measured, re.MULTILINE))
     rows = []
     for each in list_experiments([zoo for zoo in find_zoos() if zoo.name != "local_configs"]):
         if each.family is None:
             continue
         meta = each.meta()
         parameters, macs = costs.get(each.name, (None, None))
-        figures = [meta.get("mIoU"), meta.get("mIoU_multi"), parameters, macs, meta.get("memory")]
+        model = each.name.rsplit("_", 2)[0]
+        figures = [meta.get("mIoU"), meta.get("mIoU_multi"), parameters, macs, times.get(model), meta.get("memory")]
         cells = [f"`{each.name}`", each.family.name, each.data or "", *figures]
         rows.append([*("" if cell is None else str(cell) for cell in cells), str(meta.get("licence", ""))])
     body = "\n".join(f"| {' | '.join(row)} |" for row in rows)

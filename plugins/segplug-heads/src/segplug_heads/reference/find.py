@@ -172,8 +172,8 @@ def _keys_of(annotation: Any, catalog: Catalog) -> dict[str, Parameter]:
     for arm in _arms(annotation):
         if is_record(arm):
             return dict(signature(arm))
-        if (group := group_of(arm)) in USUAL and (get_origin(arm) or arm) not in LISTS:
-            return dict(signature(catalog.load(str(group), catalog.usual(str(group)))))
+        if (group := group_of(arm)) in USUAL and (usual := catalog.usual(str(group))) in catalog.names(str(group)):
+            return dict(signature(catalog.load(str(group), usual)))
     return {}
 
 
