@@ -84,3 +84,12 @@ def test_the_examples_in_the_help_name_existing_commands_and_options() -> None:
             flags |= {"--dry-run", "--launch"}
             wrong += [line] * (found is None or any(word not in flags for word in words if word.startswith("--")))
     assert wrong == []
+
+
+def test_the_tab_key_completes_packaged_configs_and_components() -> None:
+    from segplug_training.completion import completions
+
+    assert completions("seg-kernel run quicks", "zsh") == ["quickstart"]
+    assert "model.decode_head.type=PSPHead" in completions("seg-kernel run quickstart model.decode_head.type=P", "zsh")
+    assert completions("seg-kernel explain PSP", "zsh") == ["PSPHead"]
+    assert completions("seg-kernel data st", "zsh") == ["stats"]

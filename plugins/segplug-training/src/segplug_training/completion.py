@@ -169,7 +169,7 @@ def _complete_arguments(words: list[str]) -> None:
         if parameter.type is click.STRING and parameter.name in CONFIGS:
             parameter.type = _Config()
         elif parameter.type is click.STRING and isinstance(parameter, click.Argument):
-            parameter.type = _Words()
+            parameter.type = _Component() if words[:1] == ["explain"] else _Words()
 
 
 class _Config(click.ParamType):
@@ -179,6 +179,16 @@ class _Config(click.ParamType):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         return [CompletionItem(name) for name in [*_files(incomplete), *config_names(incomplete)]]
+
+
+class _Component(click.ParamType):
+    """A component's name."""
+
+    name = "component"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        names = sorted({row.name for row in Catalog.discover().rows if row.status == "ok"})
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 class _Words(click.ParamType):
