@@ -108,7 +108,7 @@ class Runner:
         seed_everything(self.seed)
         self.preprocessor = preprocessor or Preprocessor()
         self.train_set, self.val_set, self.test_set = (_loader(part, self.seed, model) for part in (train, val, test))
-        plain = not hasattr(model, "loss")
+        plain = not (hasattr(model, "loss") or hasattr(model, "outputs"))
         self.model: Segmentor = PlainModule(model, len(self.labels.classes)) if plain else model  # type: ignore[assignment]
         named = (getattr(part, "pretrained", None) for part in self.model.modules())
         for name in {each for each in named if isinstance(each, str)}:
