@@ -61,11 +61,12 @@ def _aligned(rows: Iterator[tuple[str, str]]) -> Iterator[str]:
 def _start(run: Run) -> Iterator[tuple[str, str]]:
     yield "device", ", ".join(_device(run))
     yield "model", _model(run.model)
-    for name in SETS:
-        if (part := getattr(run, f"{name}_set")) is not None:
-            yield name, _set(part)
-    classes = run.labels.classes
-    yield "classes", f"{len(classes)}: {', '.join(classes[:_MOST_CLASSES])}{', ...' * (len(classes) > _MOST_CLASSES)}"
+    sets = {name: part for name in SETS if (part := getattr(run, f"{name}_set")) is not None}
+    for name, part in sets.items():
+        yield name, _set(part)
+    if sets:
+        names = run.labels.classes
+        yield "classes", f"{len(names)}: {', '.join(names[:_MOST_CLASSES])}{', ...' * (len(names) > _MOST_CLASSES)}"
     if run.train_set is not None:
         yield "length", _length(run)
     yield "files", f"{run.work_dir}: log.txt, metrics.jsonl, checkpoints"
