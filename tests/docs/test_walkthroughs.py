@@ -37,7 +37,7 @@ def pages() -> Iterator[Any]:
             yield pytest.param(page, id=name, marks=[pytest.mark.slow] if found[2] else [])
 
 
-@pytest.mark.parametrize("page", pages())
+@pytest.mark.parametrize("page", list(pages()))
 @pytest.mark.filterwarnings("ignore")
 def test_a_page_can_be_followed(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = page.read_text("utf-8")
