@@ -209,8 +209,8 @@ def test_an_ambiguous_name_is_an_error_until_one_is_preferred(run: Run) -> None:
 
 def test_commands_of_plugins_are_listed_without_import_and_run(run: Run) -> None:
     listed_help = " ".join(run("--help").stdout.split())  # how far names are padded depends on what is installed
-    assert "greet from wheel-good 1.0" in listed_help
-    assert "fails from wheel-raising 1.0" in listed_help
+    assert "greet Say hello." in listed_help
+    assert "fails from wheel-raising" in listed_help, "its module has no function with a docstring"
     assert run("greet", "--twice").stdout == "hello hello \n"
     assert run("greet", "--log-level", "debug", "--traceback").returncode == 0
 
