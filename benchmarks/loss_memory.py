@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from segkernel.nn import upsample_cross_entropy, upsample_logits
+from segkernel.nn import upsample_cross_entropy, upsample_logits, upsampled
 
 
 def in_full(logits: Tensor, target: Tensor) -> Tensor:
@@ -29,7 +28,7 @@ def in_full(logits: Tensor, target: Tensor) -> Tensor:
 
 def in_tiles(logits: Tensor, target: Tensor) -> Tensor:
     """Upsample some rows at a time, whatever the number of logits."""
-    os.environ["SEGKERNEL_TILED_LOSS"] = "1"
+    upsampled.SWITCH = "1"
     return upsample_cross_entropy(logits, target).mean()
 
 

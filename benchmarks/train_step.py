@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from loss_memory import peak_memory
 from segkernel.config import load_config
 from segkernel.inference import Preprocessor
 from segkernel.loading import make_model
+from segkernel.nn import upsampled
 from segkernel.sample import Batch, Targets
 from segplug_training.cuda import CUDAEngine
 
@@ -60,7 +60,7 @@ def make_batch(size: tuple[int, int], count: int, classes: int) -> Batch:
 
 def plain_step(model: Any, batch: Batch, device: torch.device, fastest: bool) -> Callable[[], object]:
     """Return an optimiser step in plain torch."""
-    os.environ["SEGKERNEL_TILED_LOSS"] = "0"
+    upsampled.SWITCH = "0"
     model, preprocessor, loss_of = model.to(device), Preprocessor().train().to(device), model.loss
     if fastest:
         model = model.to(memory_format=torch.channels_last)

@@ -18,7 +18,7 @@ from segkernel.nn.losses import binary_accuracy
 
 def use_tiny_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute the smallest logits in tiles of a few rows."""
-    monkeypatch.setenv("SEGKERNEL_TILED_LOSS", "1")
+    monkeypatch.setattr(upsampled, "SWITCH", "1")
     monkeypatch.setitem(upsampled._TILE, "cpu", 10_000)
     monkeypatch.setattr(upsampled, "_LEAST_ROWS", 1)
 
@@ -106,7 +106,7 @@ def test_losses_accuracies_and_hard_pixels_are_the_same_in_tiles(monkeypatch):
     expected = found()
     use_tiny_tiles(monkeypatch)
     torch.testing.assert_close(found(), expected)
-    monkeypatch.setenv("SEGKERNEL_TILED_LOSS", "0")
+    monkeypatch.setattr(upsampled, "SWITCH", "0")
     monkeypatch.setattr(upsampled, "tiles", None)  # no longer called
     torch.testing.assert_close(found(), expected, rtol=0, atol=0)
 
@@ -167,7 +167,7 @@ def test_the_peak_memory_of_many_classes_is_a_quarter(monkeypatch, tmp_path):
     logits, target = torch.randn(1, 150, 64, 64, requires_grad=True), torch.randint(0, 150, (1, 256, 256))
 
     def peak(switch):
-        monkeypatch.setenv("SEGKERNEL_TILED_LOSS", switch)
+        monkeypatch.setattr(upsampled, "SWITCH", switch)
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             CrossEntropyLoss()(logits, target).backward()
             accuracy(logits, target)

@@ -97,7 +97,7 @@ def test_kernels_that_differ_are_not_used(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.skipif(DEVICE.type == "cpu", reason="there is no GPU")
 def test_the_loss_is_computed_by_them_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     triton_loss.register(DEVICE)
-    monkeypatch.setenv("SEGKERNEL_TILED_LOSS", "1")
+    monkeypatch.setattr(upsampled, "SWITCH", "1")
     logits = torch.randn(2, 19, 8, 8, device=DEVICE, requires_grad=True)
     target = torch.randint(0, 19, (2, 32, 32), device=DEVICE)
     before = torch.cuda.memory_allocated()

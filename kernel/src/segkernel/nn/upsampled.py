@@ -28,6 +28,7 @@ segplug-training, with one kernel for all tiles, lowers the number.
 """
 # Number of logits per tile, and rows at least: a tile also interpolates the rows of logits around it.
 _TILE, _LEAST_ROWS = {"cpu": 1 << 20, "cuda": 1 << 23}, 16
+SWITCH = os.environ.get("SEGKERNEL_TILED_LOSS")  # read once: torch 2.4 does not compile the reading
 
 
 def upsample_cross_entropy(
@@ -100,10 +101,9 @@ def map_tiles(
 
 def worth_tiles(logits: Tensor, size: Sequence[int]) -> bool:
     """Whether to upsample logits to ``size`` in tiles, by their number or by ``SEGKERNEL_TILED_LOSS``."""
-    switch = os.environ.get("SEGKERNEL_TILED_LOSS")
-    if switch == "0" or logits.ndim != 4 or tuple(logits.shape[2:]) == tuple(size):
+    if SWITCH == "0" or logits.ndim != 4 or tuple(logits.shape[2:]) == tuple(size):
         return False
-    return switch == "1" or math.prod((*logits.shape[:2], *size)) > LARGE.get(logits.device.type, LARGE["cuda"])
+    return SWITCH == "1" or math.prod((*logits.shape[:2], *size)) > LARGE.get(logits.device.type, LARGE["cuda"])
 
 
 class Tile(NamedTuple):
