@@ -96,6 +96,17 @@ def test_the_export_command_writes_next_to_the_weights_and_prints_the_next_comma
     assert f"seg-kernel predict {trained.with_suffix('.scale')}" in capsys.readouterr().out
 
 
+def test_a_run_directory_is_exported_and_images_that_may_not_be_read_are_replaced_by_noise(trained, tmp_path, caplog):
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    trained.rename(folder / "checkpoints" / "best_mIoU_iter_0000004.pt")
+    gone = "data.test={type: FolderDataset, images: gone, masks: gone, classes: [dark, light]}"
+    options = ("--trust", "--format", "shades:ScaleExporter")
+    assert not seg_kernel("export", folder, gone, "+data.crop_size=[6, 9]", *options)
+    assert json.loads((folder / "model.scale").read_text())["scale"] == 2
+    assert "verifying on noise of 6 x 9" in caplog.text
+
+
 SECTION = "+export=[{type: 'shades:ScaleExporter', factor: 3}]"
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segkernel.cli import SIZE, TRUST
-from segkernel.errors import ConfigError, Problem, UsageError
+from segkernel.errors import ConfigError, DataError, Problem, UntrustedError, UsageError
 
 if TYPE_CHECKING:
     from segkernel.config import Config
@@ -31,7 +31,9 @@ log = logging.getLogger(__name__)
     metavar="SPEC",
     help="An exporter's name, or '{type: NAME, argument: value}'. [default: the config's first, else ONNXExporter]",
 )
-@click.option("--image", metavar="FILE", help="Verify on this image. [default: the first of the config's data]")
+@click.option(
+    "--image", metavar="FILE", help="Verify on this image. [default: the first of the config's data, else noise]"
+)
 @click.option("--second", metavar="FILE", help="The second image, for a model that compares two.")
 @click.option("--tta", is_flag=True, help="Write evaluate.tta into the file, so that `test` averages over views.")
 @click.option("--size", type=SIZE, help="Resize that image. [default: the config's crop size, or its own]")
@@ -49,13 +51,13 @@ def command(
     out: str | None,
     trust: bool,
 ) -> None:
-    """Export MODEL: a checkpoint, or a config with --weights. The file is only written if its outputs match.
+    """Export MODEL: a run directory, a checkpoint, or a config with --weights. The file is only written if its outputs match.
 
     KEY=VALUE changes the config, also that of a checkpoint; the exported file contains the changed config.
 
     \b
     Examples:
-      seg-kernel export best.pt
+      seg-kernel export work_dirs/my/TIME
       seg-kernel export my.yaml --weights best.pt --out model.onnx
       seg-kernel export best.pt --size 512x512
     """
@@ -96,14 +98,14 @@ def export_model(
     """Export a trained model; return the file, which is only written if its outputs match the model's.
 
     Args:
-        model: A checkpoint, or a config with weights.
+        model: A run directory, a checkpoint, or a config with weights.
         weights: A checkpoint.
         exporter: A name, ``{type: NAME, argument: value}``, or a built one. A name takes its arguments from the
             config's section ``export`` if it is there; None is the first exporter there, else ``ONNXExporter``.
         image: The image to verify on, two for a model that compares two; None takes the first image of the config's
-            test, validation or training set.
+            test, validation or training set, or noise, with a warning, where they may not or cannot be read.
         size: (height, width) in pixels to resize that image to; None keeps its size after the config's transforms.
-        out: The file; None puts it next to the weights.
+        out: The file; None puts it next to the weights, or into the run directory.
         overrides: ``key=value`` strings for the config.
         tta: Whether to set ``evaluate.tta`` of the file's config to the usual views if it is empty, so that `test` of
             the file averages over them. The file itself computes one view.
@@ -119,15 +121,19 @@ def export_model(
     log.info("loading %s", model)
     predictor = Predictor(model, weights, device="cpu", overrides=overrides, trust=trust, random_weights=True)
     chosen = _chosen(exporter, predictor.config)
-    example = predictor.example(_first_image(predictor.config) if image is None else image)
+    example = predictor.example(_image_for(predictor.config) if image is None else image)
     if size:
         example = resize(example, size=size, mode="bilinear", align_corners=False)
-    path = Path(out) if out else Path(weights or model).with_suffix(chosen.suffix)
+    path = Path(out) if out else _next_to(Path(weights or model), chosen.suffix)
     metadata = predictor.metadata()
     if tta:
         metadata["config"] = _with_views(metadata["config"])
     log.info("%s", chosen.export(predictor.model, path, example, metadata))
     return path
+
+
+def _next_to(source: Path, suffix: str) -> Path:
+    return source / f"model{suffix}" if source.is_dir() else source.with_suffix(suffix)
 
 
 def _chosen(exporter: str | Mapping[str, Any] | Exporter | None, config: Config | None) -> Exporter:
@@ -152,6 +158,19 @@ def _with_views(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config that averages over views: its own, or the usual ones."""
     evaluate = dict(config.get("evaluate") or {})
     return {**config, "evaluate": {**evaluate, "tta": evaluate.get("tta") or VIEWS}}
+
+
+def _image_for(config: Config | None) -> Any:
+    """Return the first image of the config's data, or noise of the crop size."""
+    try:
+        return _first_image(config)
+    except (DataError, UntrustedError) as error:
+        import numpy as np
+
+        height, width = ((config and config.get("data")) or {}).get("crop_size") or (512, 512)
+        why = str(error).partition("\n")[0]
+        log.warning("%s\n    verifying on noise of %s x %s; --image takes an image instead", why, height, width)
+        return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
 
 def _first_image(config: Config | None) -> Any:
