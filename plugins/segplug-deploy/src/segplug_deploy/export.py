@@ -51,7 +51,9 @@ def command(
     out: str | None,
     trust: bool,
 ) -> None:
-    """Export MODEL: a run directory, a checkpoint, or a config with --weights. The file is only written if its outputs match.
+    """Export MODEL: a run directory, a checkpoint, or a config with --weights.
+
+    The file is only written if its outputs match the model's.
 
     KEY=VALUE changes the config, also that of a checkpoint; the exported file contains the changed config.
 

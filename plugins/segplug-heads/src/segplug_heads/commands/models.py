@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
@@ -14,6 +15,8 @@ from segkernel.cli import SIZE, table
 
 if TYPE_CHECKING:
     from segplug_heads.configs.experiments import Experiment
+
+log = logging.getLogger(__name__)
 
 
 class _Models(click.Group):
@@ -102,7 +105,7 @@ def show(config: str, shape: tuple[int, int] | None, as_json: bool) -> None:
     if find_spec("torch") and "unavailable" not in facts:
         from segplug_heads.commands.cost import cost_of
 
-        click.echo("building the model to count its parameters and FLOPs", err=True)
+        log.info("building the model to count its parameters and FLOPs")
         facts |= cost_of(load_config(config), shape)
     if as_json:
         click.echo(json.dumps(facts, indent=1))
