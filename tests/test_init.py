@@ -12,6 +12,7 @@ import pytest
 from segkernel import load_config, run
 from segkernel.errors import DataError, UsageError
 from segkernel.experiment import check
+from segplug_datasets.camvid import LABELS as CAMVID
 from segplug_datasets.doctor.inspect import inspect
 from segplug_datasets.own_data import zoo_model
 from segplug_datasets.own_data.project import Options, Project, prepare
@@ -82,10 +83,23 @@ def test_black_and_white_masks_are_split_and_train(tmp_path: Path) -> None:
 
 def test_colour_masks_get_a_palette() -> None:
     write_folder(Path("set"), COLORS)
-    init("set")
+    project = init("set")
     train = load_config("my.yaml")["data"]["train"]
-    assert sorted(train["palette"]) == [[0, 0, 0], [0, 200, 0], [200, 0, 0]]
-    assert len(train["classes"]) == 3
+    assert train["classes"] == ["background", "class_1", "class_2"]
+    assert train["palette"][0] == [0, 0, 0]
+    assert sorted(train["palette"][1:]) == [[0, 200, 0], [200, 0, 0]]
+    assert not any("colours are those" in remark for remark in project.remarks)
+
+
+def test_a_published_palette_is_said_to_be_recognised() -> None:
+    write_folder(Path("set"), COLORS)
+    stripes = np.array(CAMVID.palette[:8], np.uint8).repeat(6, 0)[:, None].repeat(64, 1)
+    for path in Path("set/masks").iterdir():
+        write(path, stripes[..., ::-1])
+    project = init("set")
+    assert load_config("my.yaml")["data"]["train"]["classes"] == list(CAMVID.classes)
+    assert any("colours are those of CamVid" in remark for remark in project.remarks)
+    assert "# recognised by the colours: CamVid" in Path("my.yaml").read_text()
 
 
 def test_folders_that_are_split_stay_so() -> None:

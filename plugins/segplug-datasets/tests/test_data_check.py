@@ -18,6 +18,7 @@ from segkernel.cli import main
 from segkernel.config import load_config
 from segkernel.errors import DataError, UsageError
 from segplug_datasets import image
+from segplug_datasets.cityscapes import LABELS as CITYSCAPES
 from segplug_datasets.doctor import Finding, Report, check, inspect, parts_of_config, parts_of_folders, parts_of_type
 from segplug_datasets.doctor.copies import near_duplicates
 from segplug_datasets.doctor.sample_info import moments
@@ -226,15 +227,26 @@ def test_folders_without_classes_get_a_proposal(project: Path) -> None:
 COLORS = np.array([(128, 64, 128), (70, 130, 180), (102, 102, 156)], np.uint8)
 
 
-def test_colour_masks_get_a_palette(project: Path) -> None:
-    each_mask(lambda mask: COLORS[mask][..., ::-1])
+def test_colours_of_a_published_set_get_its_palette(project: Path) -> None:
+    stripes = np.array(CITYSCAPES.palette[:12], np.uint8).repeat(4, 0)[:, None].repeat(64, 1)
+    each_mask(lambda mask: stripes[..., ::-1])
     without_classes(project)
     finding = only(diagnose(), "colour-masks")
-    assert "(70, 130, 180)" in finding.what
     assert "Cityscapes" in finding.why
-    lines = yaml.safe_load(finding.fix)["data"]["train"]
-    assert lines["classes"][:2] == ["road", "sidewalk"]
+    assert yaml.safe_load(finding.fix)["data"]["train"]["classes"][:2] == ["road", "sidewalk"]
     assert kinds(fixed(finding)) == ["absent-classes"]
+
+
+def test_a_few_colours_of_a_published_set_are_not_its_classes(project: Path) -> None:
+    each_mask(lambda mask: np.array([(0, 0, 0), (0, 255, 0), (255, 0, 0)], np.uint8)[mask][..., ::-1])
+    without_classes(project)
+    finding = only(diagnose(), "colour-masks")
+    assert "(0, 255, 0)" in finding.what
+    lines = yaml.safe_load(finding.fix)["data"]["train"]
+    assert lines["classes"] == ["background", "class_1", "class_2"]
+    assert lines["palette"][0] == [0, 0, 0]
+    assert "ignore_colors" not in lines
+    assert fixed(finding).findings == []
 
 
 def without_classes(project: Path) -> None:

@@ -20,6 +20,9 @@ _USUAL: tuple[Color, ...] = (BLACK, *default_palette(255))
 MOST_CLASSES = 40
 """Blurred masks with more frequent colours than this are probably images."""
 
+FREQUENT = 0.2
+"""A colour with at least this share of the pixels is a class: it is not ignored as the void of a published set."""
+
 NEAR = 40
 """Colours that differ by less than this, summed over channels, from a known colour count as its blurred form."""
 
@@ -81,24 +84,29 @@ def _unexplained(counts: MaskCounts, files: Sequence[str], blurred: bool) -> Fin
 def _guess(found: Counter[Color], counts: MaskCounts) -> tuple[dict[str, Any], str]:
     """Return classes, palette and ignored colours for the colours found, and an explanation.
 
-    Classes given by the user are kept, even if a published set has these colours.
+    A published palette is taken if most of its colours occur, and no other; or if it has all classes given by the user.
+    These are kept, even if a published set has the same colours.
     """
     named = _named_classes(counts)
     for name, spec in _published().items():
         spare = [color for color in found if color not in spec.palette]
-        if len(found) - len(spare) < min(2, len(found)) or not set(spare) <= {BLACK, VOID}:
-            continue
         colors = dict(zip(map(_plain, spec.classes), spec.palette))
-        if named and not {_plain(one) for one in named} <= set(colors):
+        if not set(spare) <= {BLACK, VOID} or len(found) - len(spare) < min(2, len(found)):
+            continue
+        if not ({_plain(one) for one in named} <= set(colors) if named else _is_typical(found, spec.palette)):
             continue
         classes = named or spec.classes
         palette = [list(colors[_plain(one)]) for one in classes]
         ignored = [list(color) for color in found if list(color) not in palette]
         given = {"classes": list(classes), "palette": palette, **({"ignore_colors": ignored} if ignored else {})}
-        return given, f"These lines have the palette of {name}, which has all of them."
+        return given, f"These lines have the palette of {name}, as most of its colours occur and no others."
     ordered = sorted(found, key=lambda c: (_USUAL.index(c) if c in _USUAL else len(_USUAL), -found[c]))
     if not named:
-        names = [f"class_{place}" for place in range(len(ordered))]
+        common, count = found.most_common(1)[0]
+        background = BLACK if BLACK in found else common if 2 * count > found.total() else None
+        ordered.sort(key=lambda color: color != background)
+        names = ["class_0" if background is None else "background"]
+        names += [f"class_{place}" for place in range(1, len(ordered))]
         changes = {"classes": names, "palette": [list(color) for color in ordered]}
         return changes, "These lines list every colour once: put colours and names into the same order."
     left = [color for color in ordered if color != BLACK] if len(ordered) == len(named) + 1 else ordered
@@ -109,6 +117,20 @@ def _guess(found: Counter[Color], counts: MaskCounts) -> tuple[dict[str, Any], s
     if len(left) < len(ordered):
         changes["ignore_colors"] = [list(BLACK)]
     return changes, "These lines list every colour once: put colours and names into the same order."
+
+
+def _is_typical(found: Counter[Color], palette: Sequence[Color]) -> bool:
+    """Whether most colours of a palette occur, and the others found are rare.
+
+    Black, red and green are in many palettes: a few colours in common do not tell which one it is.
+    """
+    rest = sum(count for color, count in found.items() if color not in palette)
+    return 2 * len(set(palette) & set(found)) > len(palette) and rest < FREQUENT * found.total()
+
+
+def published_palette(classes: Sequence[str]) -> str | None:
+    """Return the name of the published set whose palette `_guess` takes with these classes; None if there is none."""
+    return next((name for name, spec in _published().items() if tuple(classes) == tuple(spec.classes)), None)
 
 
 def _named_classes(counts: MaskCounts) -> Sequence[str]:

@@ -14,6 +14,7 @@ from segkernel.errors import DataError
 from segkernel.image import opencv
 from segkernel.labels import IGNORE
 from segplug_datasets import image
+from segplug_datasets.doctor.colors import published_palette
 from segplug_datasets.doctor.counts import Inspected, MaskCounts, count_masks
 from segplug_datasets.doctor.findings import Finding
 from segplug_datasets.doctor.image_files import is_sound
@@ -49,6 +50,7 @@ class Diagnosis:
         left: The remaining findings.
         named: Whether class names are known: from a list, an annotation file or a known palette.
         classes: The class list in use.
+        palette_of: The published set whose palette was recognised.
     """
 
     inspected: list[tuple[Part, list[SampleInfo]]]
@@ -56,6 +58,7 @@ class Diagnosis:
     left: list[Finding] = field(default_factory=list)
     named: bool = True
     classes: ClassList | None = None
+    palette_of: str | None = None
 
 
 def diagnose(inspected: Inspected, lists: Sequence[ClassList] = ()) -> Diagnosis:
@@ -94,7 +97,9 @@ def diagnose(inspected: Inspected, lists: Sequence[ClassList] = ()) -> Diagnosis
     fatal = [finding for finding in found.left if finding.severity == "error" and finding.kind in _FATAL]
     if fatal:
         raise DataError("the masks cannot be trained on as they are\n\n" + text_of(fatal[0]))
-    found.named = found.named or any("palette of" in finding.why for finding in found.applied)
+    if of_folders and "colour-masks" in applied and not found.named:
+        found.palette_of = published_palette(found.inspected[0][0].arguments.get("classes") or ())
+        found.named = found.palette_of is not None
     if of_folders and not found.named:
         _name_classes(found)
     _require_classes(found)
@@ -187,8 +192,9 @@ def _name_classes(found: Diagnosis) -> None:
     if values:
         by_place = {place: value for value, place in sorted(values.items(), reverse=True)}
     named = [f"class_{by_place.get(place, place)}" for place in range(len(names))]
-    named = [f"class_{place}" for place in range(len(names))] if part.arguments.get("palette") else named
-    if by_place.get(0) == 0 or (part.arguments.get("palette") or [[1]])[0] == [0, 0, 0]:
+    if part.arguments.get("palette"):
+        named = names  # the doctor's, by their colours
+    elif by_place.get(0) == 0:
         named[0] = "background"
     if len(named) == 2:
         named[1] = _folder_class(part) or (names[1] if names[1] == "object" else "foreground")

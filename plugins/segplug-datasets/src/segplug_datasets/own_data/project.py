@@ -165,6 +165,11 @@ def _read(source: str, options: Options, inspect: Inspect, scratch: Path) -> tup
     if any(finding.kind == "off-by-one" for finding in diagnosis.applied):
         remarks.append("0 is ignored; if it is a class, remove 'offset', add its name, and increase num_classes")
     remarks += [f"class names are from {diagnosis.classes.path}"] if diagnosis.classes else []
+    if diagnosis.palette_of:
+        remarks.append(
+            f"the colours are those of {diagnosis.palette_of}, so its class names were taken; if they are wrong, "
+            "change 'classes', 'palette' and 'num_classes', or list names and colours in class_dict.csv and init again"
+        )
     by_name = {"train" if name == ALL else name: one for name, one in files.items()}
     sets = [_Set(part, samples, by_name.get(part.name)) for part, samples in diagnosis.inspected]
     for one in sets:
@@ -305,6 +310,8 @@ def _config(
         if isinstance(old, Mapping) and old.get("type") == data[name]["type"]:
             data[name] = {"_delete_": True, **data[name]}
         why[f"data.{name}"] = _set_comment(one)
+    if project.diagnosis.palette_of:
+        why["data.train.classes"] = f"recognised by the colours: {project.diagnosis.palette_of}"
     if not project.diagnosis.named:
         why["data.train.classes"] = "no class names were found: fill them in"
     if len(sets) < len(SETS):
