@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from segkernel import load_config
 from segkernel.errors import TrainingError, UsageError
+from segkernel.testing.toys import ToySegmentor
 from segplug_training import find_batch_size, find_lr
 from segplug_training.find_batch_size import Trial, search
 from segplug_training.find_lr import range_test, smooth, suggestion
@@ -128,6 +129,25 @@ def test_the_search_finds_the_limit(tmp_path, monkeypatch, kind, limit, most):
         assert sum(size > limit for size in seen) <= 1
     assert len(seen) == len(set(seen)) <= 14
     assert max(seen) <= most
+
+
+class PooledNorm(ToySegmentor):
+    """Has batch norm behind global pooling: one value per channel and image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pooled = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.BatchNorm2d(3))
+
+    def loss(self, images, targets):
+        return {**super().loss(images, targets), "loss_pooled": self.pooled(images).sum()}
+
+
+def test_batch_norm_of_single_values_begins_at_two_samples_and_loads_no_weights(tmp_path):
+    model = {"type": "test_finders:PooledNorm"}
+    trial = make_trial(config(model=model, load_from="missing.pt"), tmp_path / "run", 1, workers=0, weights=False)
+    assert [(each.size, each.fits) for each in search(trial, 4)] == [(2, True), (4, True)]
+    with pytest.raises(UsageError, match="--most 2"):
+        search(trial, 1)
 
 
 LIMITED = """

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 _WORDS = ("bad_alloc", "could not create", "Cannot allocate memory")
 """Out-of-memory messages of libraries other than torch."""
+_TOO_FEW = "Expected more than 1 value per channel"
+"""torch's message when batch norm gets a single value per channel, as after global pooling of one image."""
 
 
 @click.command("find-batch-size")
@@ -40,7 +42,7 @@ _WORDS = ("bad_alloc", "could not create", "Cannot allocate memory")
 def command(config: str, overrides: tuple[str, ...], most: int, memory: str | None, out: Path | None) -> None:
     """Run training steps of CONFIG with larger and larger micro-batches, until memory runs out.
 
-    Nothing of the training is kept.
+    Nothing of the training is kept, and no weights are loaded: memory and speed do not depend on them.
 
     \b
     Examples:
@@ -54,15 +56,15 @@ def command(config: str, overrides: tuple[str, ...], most: int, memory: str | No
     figure = new_figure((6.4, 4.2)) if out else None
     with tempfile.TemporaryDirectory() as folder:
         changed = load_config(config, [*overrides, "data.micro_batch=1"])
-        runner = make_trial(changed, Path(folder) / "run", 1, workers=0)
+        runner = make_trial(changed, Path(folder) / "run", 1, workers=0, weights=False)
         trials = search(runner, most, read_size(memory) if memory else None)
     rows = [(each.size, "yes" if each.fits else "no", f"{each.rate:.4g}" if each.fits else "-") for each in trials]
     click.echo(text_table(("micro-batch", "fits", "samples/s"), rows))
     good = [each for each in trials if each.fits]
     if not good:
-        raise UsageError(
-            "not even one sample fits: reduce data.crop_size, or enable engine.amp or engine.activation_checkpointing"
-        )
+        least = f"a micro-batch of {trials[0].size} does not fit"
+        hint = "reduce data.crop_size, or enable engine.amp or engine.activation_checkpointing"
+        raise UsageError(f"{least}: {hint}")
     fastest = max(good, key=lambda each: each.rate)
     click.echo(f"the largest that fits: data.micro_batch={good[-1].size}; the fastest: data.micro_batch={fastest.size}")
     if figure is not None and out is not None:
@@ -103,6 +105,11 @@ def search(runner: Runner, most: int, memory: int | None = None) -> list[Trial]:
         runner: A run to make steps of; they train its model.
         most: Largest size to try.
         memory: Memory limit in bytes; None is the free memory.
+
+    The smallest size is 1, or 2 for a model with batch norm of one value per channel and sample.
+
+    Raises:
+        UsageError: When ``most`` is below the smallest size.
     """
     runner.model.train()
     runner.preprocessor.train()
@@ -113,7 +120,16 @@ def search(runner: Runner, most: int, memory: int | None = None) -> list[Trial]:
     size, good, bad = 1, 0, most + 1
     with limited(runner.engine.device, memory):
         while size < bad and size <= most:
-            trials[size] = _try(runner, size)
+            try:
+                trials[size] = _try(runner, size)
+            except (ValueError, RuntimeError) as error:  # compiled code raises the second
+                if size > 1 or _TOO_FEW not in str(error):
+                    raise
+                if most == 1:
+                    raise UsageError("batch norm of single values needs a micro-batch of 2 or more: --most 2") from None
+                log.info("micro-batch 1: batch norm of single values needs 2 or more")
+                size, good = 2, 1
+                continue
             log.info("micro-batch %d: %s", size, f"{trials[size].rate:.4g} samples/s" if trials[size].fits else "no")
             good, bad = (size, bad) if trials[size].fits else (good, size)
             if bad <= most and not refine:

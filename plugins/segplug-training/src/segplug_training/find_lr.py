@@ -36,7 +36,8 @@ DIVERGED = 4.0
 def command(config: str, overrides: tuple[str, ...], first: float, last: float, steps: int, out: Path | None) -> None:
     """Train CONFIG for some steps with an increasing learning rate, and report where the loss falls fastest.
 
-    Nothing of the training is kept. Other parameter groups keep their ratio to the first.
+    Nothing of the training is kept. Other parameter groups keep their ratio to the first. The rate depends on the
+    weights that training starts from, so pretrained ones are loaded, and downloaded if needed.
 
     \b
     Examples:

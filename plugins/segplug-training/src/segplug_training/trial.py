@@ -28,7 +28,9 @@ class AnyLoss(FiniteLossHook):
         """Accept any loss."""
 
 
-def make_trial(config: Config, folder: Path, iterations: int, *hooks: Any, workers: int | None = None) -> Runner:
+def make_trial(
+    config: Config, folder: Path, iterations: int, *hooks: Any, workers: int | None = None, weights: bool = True
+) -> Runner:
     """Build a run of some steps from a config.
 
     Args:
@@ -37,6 +39,7 @@ def make_trial(config: Config, folder: Path, iterations: int, *hooks: Any, worke
         iterations: Length of the run.
         hooks: Hooks in addition to the default ones.
         workers: Overrides data.workers.
+        weights: Whether to load those that the config starts from: ``pretrained`` and ``load_from``.
 
     Raises:
         ConfigError: All problems at once.
@@ -50,10 +53,10 @@ def make_trial(config: Config, folder: Path, iterations: int, *hooks: Any, worke
     data |= {} if workers is None else {"workers": workers}
     changed = load_config({**config, "data": data, "schedule": {"iterations": iterations}, "hooks": [], "export": []})
     changed.name = config.name
-    runner = make_runner(changed, folder, hooks=[NoCheckpoints(), AnyLoss(), *hooks])
+    runner = make_runner(changed, folder, hooks=[NoCheckpoints(), AnyLoss(), *hooks], pretrained=weights)
     if runner.train_set is None or runner.optimizer is None:
         raise UsageError("nothing to train: data.train and optim.optimizer are required")
-    if config.get("load_from"):
+    if weights and config.get("load_from"):
         with catalog_of(config).active():
             runner.load_weights(config["load_from"])
     return runner
