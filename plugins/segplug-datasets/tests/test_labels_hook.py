@@ -127,9 +127,29 @@ def test_a_hook_of_the_config_replaces_that_of_the_data_set(tmp_path: Path) -> N
 
 def test_undetected_classes_are_named_in_the_second_half_of_training(caplog: pytest.LogCaptureFixture) -> None:
     metrics = {"mIoU": 45.0, "IoU.ground": 90.0, "IoU.crack": 0.0, "IoU.sky": float("nan")}
-    settings = {"labels": SimpleNamespace(classes=CLASSES), "is_main": True, "max_iterations": 100}
+    settings = {"labels": SimpleNamespace(classes=CLASSES), "is_main": True, "max_iterations": 100, "config": {}}
     for iteration in (49, 50):
         caplog.clear()
         LabelsHook().after_validation(SimpleNamespace(iteration=iteration, **settings), metrics)
         named = [record.getMessage() for record in caplog.records]
         assert [message.partition(" not found")[0] for message in named] == ["val: crack"] * (iteration == 50)
+
+
+@pytest.mark.parametrize(
+    ("losses", "data", "named"),
+    [
+        ({"type": "CrossEntropyLoss"}, {}, {"SoftDiceLoss", "class_weight", "BalancedSampler"}),
+        ([{"type": "CrossEntropyLoss"}, {"type": "SoftDiceLoss"}], {}, {"class_weight", "BalancedSampler"}),
+        ([{"type": "segplug-heads/LovaszLoss", "class_weight": "auto"}], {"sampler": {"type": "A"}}, set()),
+    ],
+)
+def test_the_warning_names_only_what_the_config_lacks(
+    losses: Any, data: dict[str, Any], named: set[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = {"model": {"decode_head": {"loss_decode": losses}}, "data": data}
+    labels = SimpleNamespace(classes=CLASSES)
+    run = SimpleNamespace(labels=labels, is_main=True, max_iterations=2, iteration=2, config=config)
+    LabelsHook().after_validation(run, {"IoU.crack": 0.0})
+    words = {"SoftDiceLoss", "class_weight", "BalancedSampler"}
+    assert "more iterations" in caplog.text
+    assert {word for word in words if word in caplog.text} == named

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_REGION_LOSSES = "Dice", "Tversky", "Jaccard", "Lovasz"  # in names of losses: a rare class counts as much as another
 _SECONDS = 60  # limit for inspecting a suspicious set
 
 
@@ -138,7 +139,7 @@ class LabelsHook:
             _report_missing(run, "val", self._truth.pixels, "have no ground truth on this rank; no metric covers")
         self._truth, self._truth_is_known = None, True
         if run.is_main and 2 * run.iteration >= run.max_iterations:
-            _report_not_found(run.labels.classes, metrics)
+            _report_not_found(run.labels.classes, metrics, run.config)
 
     def _inspect(self, run: Run, name: str, dataset: Dataset) -> None:
         count = len(dataset)
@@ -183,14 +184,40 @@ def _report_missing(run: Run, part: str, pixels: np.ndarray, what: str) -> None:
         log.warning("%s: %s %s", part, ", ".join(names[:12]) + ", ..." * (len(names) > 12), what)
 
 
-def _report_not_found(classes: Sequence[str], metrics: Mapping[str, float]) -> None:
+def _report_not_found(classes: Sequence[str], metrics: Mapping[str, float], config: Mapping[str, Any]) -> None:
     """Warn of classes whose IoU is 0; that of a class without ground truth or prediction is NaN."""
     if names := [name for name in classes if metrics.get(f"IoU.{name}") == 0]:
         log.warning(
-            "val: %s not found on any pixel (IoU 0). For a class that is rare: class_weight: auto, or "
-            "loss_decode: [{type: CrossEntropyLoss}, {type: SoftDiceLoss}]; more iterations, larger images",
+            "val: %s not found on any pixel (IoU 0). For a class that is rare: %s",
             ", ".join(names[:12]) + ", ..." * (len(names) > 12),
+            "; ".join(_remedies(config)),
         )
+
+
+def _remedies(config: Mapping[str, Any]) -> list[str]:
+    """Return what helps a model to learn a rare class and is not in a config yet."""
+    given = list(_entries(config.get("model")))
+    region = any(key == "type" and any(name in str(value) for name in _REGION_LOSSES) for key, value in given)
+    weighted = any(key == "class_weight" and value is not None for key, value in given)
+    sampled = (config.get("data") or {}).get("sampler")
+    return [
+        "more iterations",
+        *([] if region else ["loss_decode: [{type: CrossEntropyLoss}, {type: SoftDiceLoss}]"]),
+        *([] if weighted else ["class_weight: auto"]),
+        *([] if sampled else ["data.sampler: {type: BalancedSampler}, for an IndexedDataset"]),
+        "larger images",
+    ]
+
+
+def _entries(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the keys and values of a config's section, of all depths."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield key, inner
+            yield from _entries(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _entries(inner)
 
 
 def _are_classes(labels: np.ndarray, run: Run) -> bool:
