@@ -106,6 +106,10 @@ def test_what_depends_on_values_is_predicted_at_its_most():
     assert plan.memory.activations > 2 * 8 * 176 * 176 * 4  # the feature map
     assert plan.memory.at_most
     assert plan.check(plan.peak - 1).startswith("may fit")
+    assert plan.check(plan.least).startswith("may fit")
+    assert plan.least >= plan.memory.weights + plan.memory.optimizer
+    with pytest.raises(DoesNotFitError, match="optimizer and gradients alone need"):
+        plan.check(plan.least - 1)
 
 
 def test_an_untraceable_model_leaves_a_partial_report(monkeypatch):

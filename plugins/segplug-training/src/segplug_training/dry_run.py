@@ -153,6 +153,12 @@ class Plan:
         return found.peak + found.weights * self._averages
 
     @property
+    def least(self) -> int:
+        """Bytes that a step needs however many values its masks select: all but activations and gathered weights."""
+        found = self.memory_per_rank
+        return found.weights * (1 + self._averages) + found.optimizer + found.gradients
+
+    @property
     def checkpoint(self) -> int:
         """Bytes of a checkpoint."""
         return self.memory.weights * (1 + self._averages) + self.memory.optimizer
@@ -178,19 +184,16 @@ class Plan:
         Args:
             memory: Bytes of memory of the device; None if unknown.
 
-        If only an upper bound of a step's memory is known, it warns instead of raising.
+        If only an upper bound of a step's memory is known, and what it needs at least fits, it warns.
 
         Raises:
             DoesNotFitError: When memory or disk are too small.
         """
         place = next(folder for folder in (self.folder.absolute(), *self.folder.absolute().parents) if folder.exists())
-        free, problems, device = shutil.disk_usage(place).free, [], self.runner.engine.device
+        free, problems = shutil.disk_usage(place).free, []
         if memory is not None and self.peak > memory:
-            micro_batch = self.runner.train_set.micro_batch if self.runner.train_set is not None else 1
-            hint = f"reduce data.micro_batch (now {micro_batch}) or data.crop_size, or enable engine.amp or"
-            needs = f"a step needs {size_text(self.peak)} of memory, and {device} has {size_text(memory)}"
-            needs = f"{needs}\n    {hint} engine.activation_checkpointing"
-            if self.memory_per_rank.at_most:
+            needs = self._lack(memory)
+            if self.memory_per_rank.at_most and self.least <= memory:
                 log.warning("it may not fit: as an upper bound, %s", needs)
             else:
                 problems.append(needs)
@@ -203,6 +206,15 @@ class Plan:
         has = "an unknown amount" if memory is None else size_text(memory)
         fits = "fits" if memory is None or self.peak <= memory else "may fit"
         return f"{fits}: {size_text(self.peak)} of {has} of memory, {size_text(self.disk)} of {size_text(free)} of disk"
+
+    def _lack(self, memory: int) -> str:
+        has, run = f"of memory, and {self.runner.engine.device} has {size_text(memory)}", self.runner
+        if self.least > memory:
+            hint = "a smaller model, an optimizer with less state such as SGD, or FSDPEngine on several devices"
+            return f"weights, optimizer and gradients alone need {size_text(self.least)} {has}\n    {hint}"
+        micro_batch = run.train_set.micro_batch if run.train_set is not None else 1
+        hint = f"reduce data.micro_batch (now {micro_batch}) or data.crop_size, or enable engine.amp or"
+        return f"a step needs {size_text(self.peak)} {has}\n    {hint} engine.activation_checkpointing"
 
 
 def make_plan(config: Config, world_size: int = 1, work_dir: str | Path | None = None) -> Plan:
