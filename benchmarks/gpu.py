@@ -3,8 +3,9 @@
     python benchmarks/gpu.py --camvid path/to/camvid
 
 Each part is a separate process with a limit of nine minutes, and its result is written to a JSON file as soon as it
-ends. Parts in that file are not run again, so that an interrupted command can be repeated to continue. The results of a
-GPU are also written to ``docs/measurements-gpu.md``. ``--small --device cpu`` runs the same parts on the CPU.
+ends. Parts that are done are not run again, so that an interrupted command can be repeated to continue; those that
+failed, ran out of time or were skipped are. The results of a GPU are also written to ``docs/measurements-gpu.md``.
+``--small --device cpu`` runs the same parts on the CPU.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from segplug_training.cuda import CUDAEngine
 ROOT = Path(__file__).parents[1]
 LIMIT = 9 * 60
 """Time limit of a part in seconds."""
+SKIPPED = 77
+"""Exit code of a part that lacks an argument."""
 FAMILIES = {
     "pspnet": "pspnet_r50-d8_4xb2-20k_streetscenes",
     "deeplabv3plus": "deeplabv3plus_r50-d8_4xb2-20k_streetscenes",
@@ -115,8 +118,8 @@ def quickstart(options: Options) -> None:
 def camvid(options: Options) -> None:
     """Train on CamVid from scratch."""
     if options.camvid is None:
-        print("skipped: --camvid DIR is not given")
-        return
+        print("--camvid DIR is not given")
+        sys.exit(SKIPPED)
     run_config("camvid", options, f"data.train.data_root={Path(options.camvid).absolute()}")
 
 
@@ -249,7 +252,8 @@ def timed(command: Sequence[str], limit: float) -> dict[str, Any]:
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         try:
-            state = "done" if process.wait(limit) == 0 else f"failed with exit code {process.returncode}"
+            code = process.wait(limit)
+            state = {0: "done", SKIPPED: "skipped"}.get(code, f"failed with exit code {code}")
         except subprocess.TimeoutExpired:
             state = f"timed out after {limit:.0f} s"
         finally:
@@ -269,14 +273,14 @@ def machine(options: Options) -> dict[str, Any]:
 
 
 def run_parts(names: Sequence[str], options: Options, file: Path, limit: float = LIMIT) -> Iterator[dict[str, Any]]:
-    """Run the parts that are not in ``file`` yet, and write it after each; yield all results so far."""
+    """Run the parts that are not done in ``file`` yet, and write it after each; yield all results so far."""
     results = json.loads(file.read_text("utf-8")) if file.exists() else {"machine": machine(options), "parts": {}}
     if results["machine"] != machine(options):
         sys.exit(f"{file} contains results of {results['machine']}; choose another file with --out")
     flags = ["--device", options.device, *(["--small"] if options.small else [])]
     flags += ["--camvid", options.camvid] if options.camvid else []
     for name in names:
-        if name in results["parts"]:
+        if results["parts"].get(name, {}).get("state") == "done":
             continue
         print(f"{name} ...", flush=True)
         found = timed([sys.executable, __file__, *flags, "--here", name], limit)
@@ -298,7 +302,7 @@ def page(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Run the parts that have not run yet, and write their results."""
+    """Run the parts that are not done yet, and write their results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", nargs="+", choices=PARTS, metavar="PART", default=list(PARTS))
     parser.add_argument("--device", default="cuda")
@@ -319,7 +323,7 @@ def main() -> None:
         if results["machine"]["is_gpu"] and not given.small:
             given.page.write_text(page(results), "utf-8")
     parts = json.loads(given.out.read_text("utf-8"))["parts"]
-    failed = [name for name in given.parts if parts[name]["state"] != "done"]
+    failed = [name for name in given.parts if parts[name]["state"] not in ("done", "skipped")]
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 

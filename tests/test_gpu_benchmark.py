@@ -28,26 +28,30 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_the_cheapest_parts_run_on_the_cpu(gpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
     options = gpu.Options("cpu", small=True, camvid=None)
-    for part in ("metrics on the device", "prefetch", "CamVid"):
+    for part in ("metrics on the device", "prefetch"):
         gpu.PARTS[part](options)
     output = capsys.readouterr().out
     assert "mIoU" in output
     assert "copying" in output
-    assert "skipped: --camvid" in output
+    with pytest.raises(SystemExit) as caught:
+        gpu.PARTS["CamVid"](options)
+    assert caught.value.code == gpu.SKIPPED
 
 
-def test_a_part_with_a_result_is_not_run_again(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran = []
+def test_only_a_part_that_is_done_is_not_run_again(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran, states = [], {"GPU tests": "timed out after 540 s", "CamVid": "skipped"}
 
     def timed(command: Sequence[str], limit: float) -> dict[str, Any]:
         ran.append(command[-1])
-        return {"state": "done", "seconds": 1.0, "output": ["12 ms"]}
+        return {"state": states.pop(command[-1], "done"), "seconds": 1.0, "output": ["12 ms"]}
 
     monkeypatch.setattr(gpu, "timed", timed)
     options, file = gpu.Options("cpu", small=True, camvid=None), tmp_path / "new" / "gpu.json"
     next(gpu.run_parts(["prefetch", "GPU tests"], options, file))  # interrupted after the first part
     *_, results = gpu.run_parts(["prefetch", "GPU tests", "CamVid"], options, file)
     assert ran == ["prefetch", "GPU tests", "CamVid"] == list(results["parts"])
+    *_, results = gpu.run_parts(["prefetch", "GPU tests", "CamVid"], options, file)
+    assert ran[3:] == ["GPU tests", "CamVid"]
     assert results == json.loads(file.read_text("utf-8"))
     assert "## GPU tests\n\ndone, 1.0 s\n\n```text\n12 ms\n```" in gpu.page(results)
     with pytest.raises(SystemExit, match="another file"):
@@ -59,6 +63,7 @@ def test_timeout_and_failure_of_a_part_are_reported(gpu: Any) -> None:
     assert waiting["state"] == "timed out after 0 s"
     assert waiting["output"] == ["begun"]
     assert gpu.timed(["sh", "-c", "exit 3"], 10)["state"] == "failed with exit code 3"
+    assert gpu.timed(["sh", "-c", f"exit {gpu.SKIPPED}"], 10)["state"] == "skipped"
 
 
 @pytest.mark.slow
