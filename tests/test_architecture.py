@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib.metadata
 import io
 import statistics
 import tokenize
@@ -177,6 +178,18 @@ def _is_light(name: str) -> bool:
 @pytest.mark.parametrize("package", PLUGINS, ids=NAMES)
 def test_the_init_of_a_plugin_imports_no_torch(package: Path) -> None:
     assert not _imports_torch(package / "__init__.py")
+
+
+@pytest.mark.parametrize("package", NAMES)
+def test_a_plugin_offers_its_components_by_name_and_to_dir(package: str) -> None:
+    module = importlib.import_module(package)
+    points = importlib.metadata.distribution(package.replace("_", "-")).entry_points
+    kinds = ("backbones", "datasets", "exporters", "heads", "hooks", "losses", "metrics", "segmentors", "transforms")
+    chosen = [point for point in points if point.group.removeprefix("segkernel.") in kinds]
+    wanted = {point.value.partition(":")[2]: point for point in chosen}
+    assert wanted
+    assert wanted.keys() <= {*module.__all__} & {*dir(module)}
+    assert not [name for name, point in wanted.items() if getattr(module, name) is not point.load()]
 
 
 def test_data_sets_transforms_and_metrics_import_no_torch() -> None:

@@ -19,6 +19,7 @@ import tomllib
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "kernel" / "src" / "segkernel" / "known.json"
 PREFIX = "segkernel."
+NOT_COMPONENTS = {f"{PREFIX}{group}" for group in ("adapters", "commands", "config_checks", "displays", "former_names")}
 BEGIN, END = "# The names below are written by tools/update_known.py.\n", "# Here they end.\n"
 
 
@@ -39,11 +40,11 @@ def known() -> dict[str, dict[str, list[str]]]:
 
 
 def homes(package: str, pyproject: dict[str, Any]) -> dict[str, str]:
-    """Return {name: module} of the public names of a package."""
+    """Return {name: module} of the public names of a package: its components, also those that the kernel has."""
     groups = pyproject["project"].get("entry-points", {})
-    objects = [value for group in groups if not group.endswith(".commands") for value in groups[group].values()]
+    objects = [value for group in groups if group not in NOT_COMPONENTS for value in groups[group].values()]
     objects += pyproject.get("tool", {}).get("segkernel", {}).get("exports", [])
-    pairs = (value.split(":") for value in objects if value.startswith(f"{package}."))
+    pairs = (value.split(":") for value in objects if value.startswith((f"{package}.", PREFIX)))
     return {name: module for module, name in sorted(pairs, key=lambda pair: pair[1])}
 
 
@@ -52,7 +53,7 @@ def written(text: str, package: str, pyproject: dict[str, Any]) -> str:
     before, _, rest = text.partition(BEGIN)
     names = homes(package, pyproject)
     imports = sorted(f"    from {module} import {name} as {name}\n" for name, module in names.items())
-    table = [f'    "{name}": "{module.removeprefix(f"{package}.")}",\n' for name, module in names.items()]
+    table = [f'    "{name}": "{module.removeprefix(package)}",\n' for name, module in names.items()]
     block = ["# isort: off\n", "if TYPE_CHECKING:\n", *imports, "# isort: on\n", "\n_HOMES = {\n", *table, "}\n"]
     return before + BEGIN + "".join(block) + END + rest.partition(END)[2]
 
