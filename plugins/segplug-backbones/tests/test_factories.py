@@ -10,7 +10,7 @@ import torch
 
 import segplug_backbones
 from segkernel import SegKernelError
-from segkernel.errors import CheckpointError
+from segkernel.errors import CheckpointError, UsageError
 
 FACTORIES = [name for name in segplug_backbones.__all__ if name.islower()]
 
@@ -33,6 +33,14 @@ def test_factories_load_what_pretrained_names_or_refuse(tmp_path: Path) -> None:
     for name in ("hrnet_w18_small", "mscan_tiny", "pcpvt_small", "resnet18", "stdc1", "svt_small", "swin_tiny"):
         with pytest.raises(SegKernelError, match=r"gone\.pth: no such file"), torch.device("meta"):
             getattr(segplug_backbones, name)(pretrained="gone.pth")
+
+
+@pytest.mark.parametrize("name", ["resnet50", "mit_b0"])
+def test_factories_refuse_pretrained_true_and_say_what_to_pass(name: str) -> None:
+    create = getattr(segplug_backbones, name)
+    with pytest.raises(UsageError, match=rf"{name}\(pretrained=True\): name the weights.*torchvision://resnet50"):
+        create(pretrained=True)
+    assert create(pretrained=False) is not None, "False asks for no weights"
 
 
 def test_factories_refuse_weights_of_another_model(tmp_path: Path) -> None:

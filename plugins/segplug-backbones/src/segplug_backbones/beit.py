@@ -175,7 +175,7 @@ class BEiT(Backbone):
         final_norm: Add a norm after the last layer.
         num_fcs: Linear layers of each feed-forward network.
         norm_eval: MMSegmentation's, without effect: layer norm is the same in training and evaluation mode.
-        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
+        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
         init_values: Initial layer scale.
 
     Raises:

@@ -125,7 +125,7 @@ class CGNet(FreezableBackbone):
         act_cfg: Kind of activation; a PReLU has a slope for each channel.
         norm_eval: Keep batch norm in evaluation mode while training.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
-        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
+        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
 
     Raises:
         ConfigError: When an argument has the wrong length or a number below 1.

@@ -158,7 +158,7 @@ class ConvNeXt(FreezableBackbone):
         gap_before_final_norm: Return the normalised global average of each map, (N, C), for classification. For dense
             prediction it must be False.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
-        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
+        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.

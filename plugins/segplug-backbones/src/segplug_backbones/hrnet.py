@@ -152,7 +152,7 @@ class HRNet(FreezableBackbone):
         frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages.
         zero_init_residual: Start each block as the identity.
         multiscale_output: Return the maps of all branches, not the finest one only.
-        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
+        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.

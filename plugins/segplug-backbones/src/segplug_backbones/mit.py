@@ -165,7 +165,7 @@ class MixVisionTransformer(Backbone):
         act_cfg: Type of the activations.
         norm_cfg: Type of the norms and its arguments.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
-        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
+        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.

@@ -43,7 +43,7 @@ class MobileNetV2(FreezableBackbone):
         act_cfg: Type of the activations.
         norm_eval: Keep batch norm in evaluation mode while training.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
-        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
+        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
         in_channels: Channels of the image.
 
     Raises:

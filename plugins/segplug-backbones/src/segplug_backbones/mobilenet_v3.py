@@ -107,7 +107,7 @@ class MobileNetV3(FreezableBackbone):
             segmentation.
         norm_eval: Keep batch norm in evaluation mode while training.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
-        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
+        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
         in_channels: Channels of the image.
 
     Raises:

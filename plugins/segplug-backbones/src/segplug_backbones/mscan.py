@@ -172,7 +172,7 @@ class MSCAN(Backbone):
         attention_kernel_paddings: Padding of those convolutions in pixels.
         act_cfg: Type of the activations.
         norm_cfg: Type of the norms and its arguments.
-        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
+        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.

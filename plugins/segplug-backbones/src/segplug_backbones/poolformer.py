@@ -141,7 +141,7 @@ class PoolFormer(FreezableBackbone):
         frozen_stages: -1 freezes nothing, 0 the patch embedding (mmpretrain's default), n also the first n entries of
             ``network``.
         in_channels: Channels of the image.
-        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
+        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.

@@ -125,7 +125,7 @@ class ResNet(FreezableBackbone):
         contract_dilation: The first block of a stage has half the dilation of the others.
         with_cp: Activation checkpointing of the blocks.
         zero_init_residual: Start each block as the identity.
-        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
+        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
         stem_norm_cfg: Norm of the stem, such as ``{type: IN, affine: true}`` against changes of colour and contrast;
             ``norm_cfg`` for None.
         stage_norm_cfgs: Norm of each stage; ``norm_cfg`` for None, alone or in the list.

@@ -125,7 +125,7 @@ class STDCNet(Backbone):
         act_cfg: Type of the activations.
         num_convs: Convolutions of a module, at least two.
         with_final_conv: Whether the last map goes through a 1x1 convolution with at least 1024 output channels.
-        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
+        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.

@@ -326,7 +326,7 @@ class SwinTransformer(FreezableBackbone):
         act_cfg: Type of the activations.
         norm_cfg: Type of the norms and its arguments.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
-        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
+        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
         frozen_stages: -1 freezes nothing, 0 the patch embedding, n also the first n stages.
 
     Raises:

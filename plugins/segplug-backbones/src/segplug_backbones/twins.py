@@ -241,7 +241,7 @@ class PCPVT(Backbone):
         depths: Layers of each stage.
         sr_ratios: Subsampling of the keys and values of each stage per side.
         norm_after_stage: Whether each stage ends with a norm.
-        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
+        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.
@@ -348,7 +348,7 @@ class SVT(PCPVT):
         sr_ratios: Subsampling of the keys and values of each stage per side.
         windiow_sizes: Side of the windows of each stage in tokens; the spelling is MMSegmentation's.
         norm_after_stage: Whether each stage ends with a norm.
-        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
+        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.

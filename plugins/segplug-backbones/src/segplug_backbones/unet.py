@@ -205,7 +205,7 @@ class UNet(FreezableBackbone):
         norm_eval: Keep batch norm in evaluation mode while training.
         dcn: MMSegmentation's; must be None.
         plugins: MMSegmentation's; must be None.
-        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
+        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
 
     Raises:
         ConfigError: When arguments do not fit together.

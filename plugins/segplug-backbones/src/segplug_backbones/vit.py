@@ -68,7 +68,7 @@ class VisionTransformer(Backbone):
         norm_eval: MMSegmentation's, without effect: layer norm is the same in training and evaluation mode.
         with_cp: Activation checkpointing: less memory, a second forward pass in training.
         frozen_exclude: Parameters whose name contains one of these train, all others are frozen; ``all`` freezes none.
-        pretrained: Checkpoint that `segkernel.build` and runs load after construction; the class itself does not.
+        pretrained: Checkpoint. The class does not load it; `segkernel.build`, runs and `weights.load_pretrained` do.
 
     Raises:
         ConfigError: When an argument is out of range or does not fit the others.

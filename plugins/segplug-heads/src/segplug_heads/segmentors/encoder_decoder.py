@@ -23,7 +23,7 @@ class EncoderDecoder(Segmentor):
         auxiliary_head: Heads whose losses help in training.
         train_cfg: Not used, accepted for existing configs.
         test_cfg: Inference mode of `segkernel.inference`: whole images or sliding windows.
-        pretrained: Weights that `segkernel.build` and runs load after construction; the class itself does not.
+        pretrained: Weights. The class does not load them; `segkernel.build`, runs and `weights.load_pretrained` do.
     """
 
     conformance: ClassVar[Any] = {

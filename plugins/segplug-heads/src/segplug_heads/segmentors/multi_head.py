@@ -56,7 +56,7 @@ class MultiHeadSegmentor(Segmentor):
         training_only: Heads used in training only, without an output.
         train_cfg: Not used, accepted for existing configs.
         test_cfg: Inference mode of `segkernel.inference`: whole images or sliding windows.
-        pretrained: Weights that `segkernel.build` and runs load after construction; the class itself does not.
+        pretrained: Weights. The class does not load them; `segkernel.build`, runs and `weights.load_pretrained` do.
 
     Raises:
         ConfigError: No head is called ``seg``, a link names an unknown head, or links are circular.

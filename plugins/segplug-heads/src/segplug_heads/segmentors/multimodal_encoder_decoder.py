@@ -26,7 +26,7 @@ class MultimodalEncoderDecoder(Segmentor):
         decode_head: Images, maps and vectors to logits.
         train_cfg: Not used, accepted for existing configs.
         test_cfg: Inference mode of `segkernel.inference`: whole images or sliding windows.
-        pretrained: Weights that `segkernel.build` and runs load after construction; the class itself does not.
+        pretrained: Weights. The class does not load them; `segkernel.build`, runs and `weights.load_pretrained` do.
         asymetric_input: The image encoder sees a smaller image than the head. (The spelling is MMSegmentation's.)
         encoder_resolution: By how much, as a factor of height and width.
 
