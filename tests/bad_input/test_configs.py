@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 FILES = {
-    "missing": (None, "x.yaml no such file"),
+    "missing": (None, "x.yaml: no such file"),
     "not YAML": ("a: [1", "x.yaml:2:1 not valid YAML"),
     "a tab": ("a:\n\tb: 1", "x.yaml:2:1", "use spaces"),
     "a key twice": ("model: 1\nmodel: 2", "x.yaml:2:1 duplicate key 'model'"),

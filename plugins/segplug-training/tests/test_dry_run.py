@@ -161,6 +161,12 @@ def test_an_option_of_run_asks_for_it(tmp_path, capsys):
     assert "Error: the run does not fit: a step needs" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [[], ["run"]])
+def test_the_command_takes_a_config_with_or_without_run(tmp_path, words):
+    done = CliRunner().invoke(command, [*words, write(tmp_path), "optim.batch_size=4", "--memory", "8GiB"])
+    assert "iterations   20 of 4 samples" in done.output
+
+
 def test_several_processes_share_the_batch(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank, words in (("0", "1 x 1 samples on 2 device(s)"), ("1", "")):

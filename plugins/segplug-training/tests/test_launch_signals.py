@@ -1,4 +1,4 @@
-"""Signals to the launcher reach the ranks."""
+"""The launcher refuses what is no command, once, and signals to it reach the ranks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
+
+from segkernel.errors import UsageError
+from segplug_training.launch import command
 
 RANK = "import signal, sys; signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75)); print(flush=True); signal.pause()"
 LAUNCHER = f"""
@@ -24,3 +28,13 @@ def test_a_signal_of_preemption_is_forwarded_to_the_ranks() -> None:
         launcher.stdout.readline()  # the rank is ready
         launcher.send_signal(signal.SIGUSR1)
         assert launcher.wait(timeout=60) == 75
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["x.yaml", "a=1"], "seg-kernel launch 2 run x.yaml a=1"), (["rn", "x.yaml"], "did you mean 'run'")],
+)
+def test_what_is_no_command_is_refused_before_ranks_start(arguments: list[str], said: str) -> None:
+    error = CliRunner().invoke(command, ["2", *arguments]).exception
+    assert isinstance(error, UsageError)
+    assert said in str(error)

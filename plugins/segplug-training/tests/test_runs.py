@@ -54,6 +54,12 @@ def test_the_state_follows_from_length_and_log(make: Make) -> None:
     assert state(new) == "not started"
 
 
+def test_the_iteration_of_an_interrupted_run_is_that_of_its_newest_checkpoint(make: Make) -> None:
+    run = make("a", [train(20)])
+    (run / "checkpoints" / "iter_0000040.pt").rename(run / "checkpoints" / "iter_0000028.pt")
+    assert state(run) == "interrupted at 28 of 100", "the log is written at intervals, the checkpoint when it stops"
+
+
 def test_a_run_whose_directory_is_locked_is_running(make: Make) -> None:
     fcntl, multiprocessing = pytest.importorskip("fcntl"), pytest.importorskip("multiprocessing")
     run = make("a", [train(40)])

@@ -129,4 +129,4 @@ def _no_file(path: Path, label: str, asked: str) -> Problem:
     hint = suggest(path.name, names) if path.parent.is_dir() else f"no such folder: {path.parent}"
     if asked:
         return Problem(f"no such file: {label}", "_base_", asked, hint)
-    return Problem("no such file", place=label, hint=hint)
+    return Problem(f"{label}: no such file", hint=hint)

@@ -34,8 +34,15 @@ class DoesNotFitError(SegKernelError):
     """The run needs more memory or disk than available."""
 
 
-@click.command("dry-run")
-@click.argument("what", metavar="run", type=click.Choice(["run"]))
+class DryRunCommand(click.Command):
+    """Takes its arguments with or without the name of the command ``run`` before them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Remove the word ``run`` at the start, which ``seg-kernel run my.yaml --dry-run`` passes on."""
+        return super().parse_args(ctx, args[1:] if args[:1] == ["run"] else args)
+
+
+@click.command("dry-run", cls=DryRunCommand)
 @click.argument("config")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--work-dir", metavar="DIR", help="Run directory; its disk's free space is checked.")
@@ -43,7 +50,6 @@ class DoesNotFitError(SegKernelError):
 @click.option("--amp", is_flag=True, help="As for run.")
 @click.option("--device", metavar="NAME", help="As for run.")
 def command(
-    what: str,
     config: str,
     overrides: tuple[str, ...],
     work_dir: str | None,
@@ -58,7 +64,7 @@ def command(
     \b
     Examples:
       seg-kernel run my.yaml --dry-run
-      seg-kernel dry-run run my.yaml --memory 8GiB
+      seg-kernel dry-run my.yaml --memory 8GiB
     """
     from segplug_training.free_memory import free_memory
 
@@ -66,8 +72,9 @@ def command(
     if int(os.environ.get("RANK", "0")):
         return
     changes = [*overrides] + (["+engine.amp=true"] if amp else []) + ([f"+engine.device={device}"] if device else [])
+    loaded = load_config(config, changes)
     log.info("building the model without weights, and reading one batch")
-    plan = make_plan(load_config(config, changes), world_size, work_dir)
+    plan = make_plan(loaded, world_size, work_dir)
     for lines in plan.describe():
         click.echo(f"{lines}\n")
     there = read_size(memory) if memory else free_memory(plan.runner.engine.device)

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from segkernel.cli import cli
+from segkernel.errors import UsageError
 from segplug_training.cores import available_cores
 
 
@@ -25,6 +27,10 @@ def command(context: click.Context, processes: int, arguments: tuple[str, ...]) 
     Examples:
       seg-kernel launch 2 run my.yaml
     """
+    if Path(arguments[0]).suffix in (".yaml", ".yml"):
+        raise UsageError(f"which command? for example: seg-kernel launch {processes} run {' '.join(arguments)}")
+    cli.get_command(context, arguments[0])  # once, instead of an error from every rank
+
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main

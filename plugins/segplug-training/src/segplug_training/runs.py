@@ -143,7 +143,7 @@ def _state(run: Path, records: list[dict[str, Any]]) -> str:
         return "stopped early"
     if unit == "epochs":
         return f"interrupted in epoch {epoch:.1f} of {length:g}"
-    return f"interrupted at {last['iteration']} of {length:g}"
+    return f"interrupted at {max([last['iteration'], *saved])} of {length:g}"
 
 
 def _length(run: Path, last: Mapping[str, Any]) -> tuple[float, str]:
