@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,9 @@ from segkernel import load_config, run
 from segkernel.errors import DataError, UsageError
 from segkernel.experiment import check
 from segplug_datasets.camvid import LABELS as CAMVID
+from segplug_datasets.commands.init import summary
+from segplug_datasets.doctor import parts_of_config
+from segplug_datasets.doctor import report as doctor
 from segplug_datasets.doctor.inspect import inspect
 from segplug_datasets.own_data import zoo_model
 from segplug_datasets.own_data.project import Options, Project, prepare
@@ -89,6 +93,7 @@ def test_colour_masks_get_a_palette() -> None:
     assert train["palette"][0] == [0, 0, 0]
     assert sorted(train["palette"][1:]) == [[0, 200, 0], [200, 0, 0]]
     assert not any("colours are those" in remark for remark in project.remarks)
+    assert not project.check
 
 
 def test_a_published_palette_is_said_to_be_recognised() -> None:
@@ -108,6 +113,7 @@ def test_folders_that_are_split_stay_so() -> None:
     Path("set/classes.txt").write_text("ground\ncrop\nweed\n")
     project = init("set")
     data = load_config("my.yaml")["data"]
+    assert project.check == "seg-kernel data check my.yaml"  # the sets have the same images
     assert [path.name for path in project.written] == ["my.yaml"]
     assert "split" not in data["train"]
     assert data["val"]["images"] == "set/val/img"
@@ -191,11 +197,19 @@ def test_what_cannot_be_read_is_left_out_and_copies_stay_together() -> None:
         write(Path(f"set/masks/{number + 20}.png"), WHITE[scene(number)[1]])
     Path("set/images/03.jpg").write_bytes(b"no image")
     Path("set/masks/05.png").unlink()
+    write(Path("set/masks/24.png"), np.zeros((9, 9), np.uint8))
     project = init("set")
     sets = {name: set(Path(f"my_{name}.txt").read_text().split()) for name in ("train", "val", "test")}
-    assert sum(map(len, sets.values())) == 18
+    assert sum(map(len, sets.values())) == 17
     assert sum("left out" in remark for remark in project.remarks) == 2
-    for number in (0, 1, 2, 4, 6, 7, 8, 9):
+    said = summary(project)
+    assert "set/images/03.jpg" in said
+    assert "set/masks/24.png" in said
+    words = shlex.split(project.check)
+    assert words[:4] == ["seg-kernel", "data", "check", "my.yaml"]
+    report = doctor.check(inspect(parts_of_config(load_config("my.yaml", words[4:])), 0))
+    assert {"unreadable-images", "size-mismatch"} <= {finding.kind for finding in report.findings}
+    for number in (0, 1, 2, 6, 7, 8, 9):
         assert sum(bool({f"{number:02}.jpg", f"{number + 20}.jpg"} & names) for names in sets.values()) == 1
 
 

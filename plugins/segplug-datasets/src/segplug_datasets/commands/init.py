@@ -6,6 +6,7 @@ seg-kernel init my_folder --model segformer_mit-b0_8xb2-160k_ade20k-512x512 --ou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _MOST_ROWS = 24
 _MOST_NAMES = 8
+_MOST_FILES = 5
 
 
 @click.command("init")
@@ -63,7 +65,8 @@ def command(
     options = Options(images, labels, root, model, iterations, force)
     project = prepare(folder, Path(out), options, lambda parts: inspect_with_progress(parts, workers))
     click.echo(summary(project))
-    click.echo(f"\nnext: seg-kernel run {out}")
+    commands = [project.check, f"seg-kernel run {out}"] if project.check else [f"seg-kernel run {out}"]
+    click.echo("\nnext: " + "\n      ".join(commands))
     click.echo(f"      seg-kernel data browse {out} --out sheet.html --augmented 3 shows the training samples")
 
 
@@ -79,7 +82,7 @@ def summary(project: Project) -> str:
     ]
     lines.append(table(_class_rows(project)))
     corrected = [f"corrected: {finding.what} ({finding.where})" for finding in project.diagnosis.applied]
-    faults = [f"{finding.severity}: {finding.where}: {finding.what}" for finding in project.findings]
+    faults = [f"{one.severity}: {one.where}: {one.what}{_files(one.files)}" for one in project.findings]
     more = [*project.remarks, *corrected, *faults]
     if facts.rare:
         more.append(f"rare: {_some(facts.rare)}; check their IoU, not the pixel accuracy")
@@ -111,6 +114,11 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:_MOST_NAMES]) + (
         f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     )
+
+
+def _files(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - _MOST_FILES} more" if len(paths) > _MOST_FILES else ""
+    return f": {', '.join(paths[:_MOST_FILES])}{more}" if paths else ""
 
 
 def _sizes(heights: list[int], widths: list[int]) -> str:

@@ -68,6 +68,7 @@ class Project:
         machine: The machine to train on.
         written: The files that were written.
         remarks: Remarks for the user.
+        check: The command that shows the errors that remain; empty without errors.
     """
 
     facts: Facts
@@ -77,6 +78,7 @@ class Project:
     machine: Machine
     written: list[Path] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    check: str = ""
 
     @property
     def findings(self) -> list[Finding]:
@@ -106,8 +108,8 @@ def prepare(source: str, out: Path, options: Options, inspect: Inspect) -> Proje
     lists = {name: out.with_name(f"{out.stem}_{name}.txt") for name in SETS}
     _refuse_overwriting([out], options.force)
     with tempfile.TemporaryDirectory() as scratch:
-        sets, diagnosis, remarks = _read(source, options, inspect, Path(scratch))
-        sets, split_remarks = _split(sets)
+        found, diagnosis, remarks = _read(source, options, inspect, Path(scratch))
+        sets, split_remarks = _split(found)
         remarks += split_remarks
         chosen = [(one.part, one.samples) for one in sets]
         stats = measure(chosen)
@@ -115,6 +117,7 @@ def prepare(source: str, out: Path, options: Options, inspect: Inspect) -> Proje
     machine = this_machine()
     recipe = choose(facts, machine, options.iterations, fixed_crop(base), small=options.model == STARTER)
     project = Project(facts, stats, diagnosis, recipe, machine, remarks=remarks)
+    project.check = _check_command(out, diagnosis, found, sets)
     needed = {one.part.name: lists[one.part.name] for one in sets if not one.whole}
     _refuse_overwriting([*needed.values()], options.force)
     text = _config(source, options, base, sets, needed, project)
@@ -141,6 +144,21 @@ def _write(path: Path, text: str, project: Project) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     project.written.append(path)
+
+
+def _check_command(out: Path, diagnosis: Diagnosis, found: Sequence[_Set], sets: Sequence[_Set]) -> str:
+    """Return the command that shows the remaining errors: the lists of the config omit the files that have them."""
+    errors = {name for one in diagnosis.left if one.severity == "error" for name in one.where.split(", ")}
+    if not errors:
+        return ""
+    before = {"train", *(one.part.name for one in found)}
+    taken = [one.part.name for one in sets if one.part.name not in before]  # their images are those of train
+    listed = [one for one in sets if one.part.name in errors and one.part.name not in taken and not one.whole]
+    if any(one.files is not None and one.files.mask_suffix is None for one in listed):
+        return f"seg-kernel data check {out}"  # only the list has the pairs
+    keys = [f"~data.{one.part.name}.{'names' if one.files is None else 'split'}" for one in listed]
+    keys += [f"~data.{name}" for name in taken]
+    return " ".join(["seg-kernel data check", str(out), *(f"'{key}'" for key in keys)])
 
 
 # ---------------------------------------------------------------- reading
