@@ -17,7 +17,7 @@ MODULE = """
 import json
 import torch
 from pathlib import Path
-from segkernel.errors import ExportError
+from segkernel.errors import DataError, ExportError
 from segkernel.interfaces.model import Exporter, PixelClasses, Segmentor
 
 class Shades(Segmentor):
@@ -34,6 +34,10 @@ class Shades(Segmentor):
 
     def predict(self, images):
         return {"seg": self(images)}
+
+class Unreadable:
+    def __init__(self, folder: str) -> None:
+        raise DataError(f"{folder}: no such folder")
 
 class ScaleExporter(Exporter):
     suffix = ".scale"
@@ -100,7 +104,7 @@ def test_a_run_directory_is_exported_and_images_that_may_not_be_read_are_replace
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
     trained.rename(folder / "checkpoints" / "best_mIoU_iter_0000004.pt")
-    gone = "data.test={type: FolderDataset, images: gone, masks: gone, classes: [dark, light]}"
+    gone = "data.test={type: 'shades:Unreadable', folder: gone}"
     options = ("--trust", "--format", "shades:ScaleExporter")
     assert not seg_kernel("export", folder, gone, "+data.crop_size=[6, 9]", *options)
     assert json.loads((folder / "model.scale").read_text())["scale"] == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from segkernel import Evaluation, Runner
 from segkernel.engine import LocalEngine
 from segkernel.sample import LabelMap, Sample
 from segkernel.testing.toys import ToySegmentor
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, which compiling a model does as well
 
 
 class Stripes:
