@@ -241,3 +241,29 @@ def test_a_rare_class_adds_a_dice_loss_to_plain_cross_entropy(monkeypatch: pytes
         model = model_changes(load_config(name), recipe, 2, ["weed"]).sections["model"]
         losses = [loss["type"] for loss in model.get("decode_head", {}).get("loss_decode", ())]
         assert losses == (["CrossEntropyLoss", "LovaszLoss"] if changed else [])
+
+
+FACTS = {"_base_", "type", "images", "masks", "classes", "data", "optim", "model", "test_cfg", "schedule", "evaluate"}
+"""Keys of lines without a reason: what was found in the folder, and headings."""
+
+
+@pytest.mark.parametrize("model", [SEGFORMER, "pspnet_r50-d8_4xb2-80k_cityscapes-769x769", "starter"])
+def test_each_chosen_line_has_a_reason(model: str) -> None:
+    write_folder(Path("set"), COLORS)
+    init("set", model=model)
+    lines = Path("my.yaml").read_text().splitlines()
+    pairs = [(before.strip(), line.strip()) for before, line in zip(["", *lines], lines)]
+    bare = [line for before, line in pairs if line and "#" not in line and not before.startswith("#")]
+    keys = [line.partition(":")[0] for line in bare if not line.startswith("- ") and "${data." not in line]
+    assert {"type"} <= set(keys) <= FACTS
+
+
+def test_it_is_said_where_weights_are_random_or_not_here() -> None:
+    assert load_config(zoo_model.PRETRAINED).meta["weights"]
+    recipe = choose(Facts(60, [SIZE] * 60, {"soil": 1.0}, {}), Machine(2, 16.0))
+    own = model_changes(load_config("starter"), recipe, 2)
+    assert zoo_model.PRETRAINED in own.why["_base_"]
+    assert own.remarks[0].startswith("weights: random")
+    published = model_changes(load_config(SEGFORMER), recipe, 150)  # its head fits
+    assert published.remarks[0].startswith("the published weights are not on this machine")
+    assert "random weights" in published.remarks[1]

@@ -88,12 +88,13 @@ class Project:
 
 @dataclass
 class _Set:
-    """A set of the config: its files, and the samples in use."""
+    """A set of the config: its files, the samples in use, and why these are listed in a file."""
 
     part: Part
     samples: list[SampleInfo]
     files: ImageSet | None = None
     whole: bool = True
+    why: str = "images with a mask"
 
 
 def prepare(source: str, out: Path, options: Options, inspect: Inspect) -> Project:
@@ -250,7 +251,7 @@ def _sound(one: _Set, remarks: list[str]) -> _Set:
     sound = [sample for sample in one.samples if is_sound(sample)]
     if len(sound) < len(one.samples) and _takes_list(one):
         remarks.append(f"left out: {_images(len(one.samples) - len(sound))} that cannot be read with their masks")
-        return replace(one, samples=sound, whole=False)
+        return replace(one, samples=sound, whole=False, why="images that can be read with their masks")
     return one
 
 
@@ -270,10 +271,10 @@ def _split(sets: list[_Set]) -> tuple[list[_Set], list[str]]:
     taken = {name: SHARES[name] for name in missing if name != "train"}
     shares = {"train": 1 - sum(taken.values()), **taken}
     done = split(first.part, first.samples, shares)
-    parted = {name: _subset(first, name, indices) for name, indices in done.sets.items()}
+    how = "in the order of their names, because too many look the same" if done.in_order else "at random (seed 0)"
+    parted = {name: _subset(first, name, indices, f"split {how}") for name, indices in done.sets.items()}
     kept = {name: one for name, one in there.items() if name not in (first.part.name, *parted)}
     numbers = ", ".join(f"{len(one.samples)} {name}" for name, one in parted.items())
-    how = "in the order of their names, because too many look the same" if done.in_order else "at random (seed 0)"
     copies = f"; {done.groups} groups of images that look the same were kept together" if done.groups else ""
     remarks = [f"split {how}: {numbers}{'' if done.in_order else copies}"]
     both = {**kept, **parted}
@@ -290,9 +291,9 @@ def _takes_names(part: Part) -> bool:
     return isinstance(part.dataset, ShapeDataset)
 
 
-def _subset(one: _Set, name: str, indices: Sequence[int]) -> _Set:
+def _subset(one: _Set, name: str, indices: Sequence[int], why: str) -> _Set:
     part = replace(one.part, name=name, key=f"data.{name}")
-    return replace(one, part=part, samples=[one.samples[index] for index in indices], whole=False)
+    return replace(one, part=part, samples=[one.samples[index] for index in indices], whole=False, why=why)
 
 
 def _listed(one: _Set) -> list[str]:
@@ -327,15 +328,20 @@ def _config(
         old = (base.get("data") or {}).get(name)
         if isinstance(old, Mapping) and old.get("type") == data[name]["type"]:
             data[name] = {"_delete_": True, **data[name]}
-        why[f"data.{name}"] = _set_comment(one)
+        why[f"data.{name}"] = _images(len(one.samples))
+        if name in lists:
+            why[f"data.{name}.{'split' if one.files is not None else 'names'}"] = one.why
+    if project.diagnosis.classes:
+        why["data.train.classes"] = f"from {project.diagnosis.classes.path}"
     if project.diagnosis.palette_of:
         why["data.train.classes"] = f"recognised by the colours: {project.diagnosis.palette_of}"
     if not project.diagnosis.named:
         why["data.train.classes"] = "no class names were found: fill them in"
     if len(sets) < len(SETS):
-        data.update(
-            {name: f"${{data.{sets[-1].part.name}}}" for name in SETS if name not in lists and name not in data}
-        )
+        last = sets[-1].part.name
+        absent = [name for name in SETS if name not in lists and name not in data]
+        data.update(dict.fromkeys(absent, f"${{data.{last}}}"))
+        why |= {f"data.{name}": f"there are no other images than those of {last}" for name in absent}
     for finding in project.diagnosis.applied:
         for key in ("values", "offset", "palette", "ignore_colors", "ignore", "mask_suffix"):
             if key in data[first.part.name] and f"{key}:" in finding.fix:
@@ -375,6 +381,7 @@ def _published(base: Any, recipe: Recipe, sections: dict[str, Any], why: dict[st
         sections["optim"]["base_batch_size"] = batch
         why["optim.base_batch_size"] = "the published learning rate is for this batch size, and is scaled to batch_size"
     sections["evaluate"] = {"metrics": [{"type": "IoUMetric"}]}
+    why["evaluate.metrics"] = "the IoU of each class; published metrics may be for the published data only"
 
 
 def _spec(one: _Set, path: Path | None, first: _Set | None) -> dict[str, Any]:
@@ -387,10 +394,6 @@ def _spec(one: _Set, path: Path | None, first: _Set | None) -> dict[str, Any]:
     if path is not None:
         arguments["split" if one.files is not None else "names"] = str(path)
     return {"type": one.part.type, **arguments}
-
-
-def _set_comment(one: _Set) -> str:
-    return _images(len(one.samples))
 
 
 def _images(count: int) -> str:

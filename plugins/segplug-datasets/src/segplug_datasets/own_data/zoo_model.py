@@ -16,6 +16,9 @@ from segplug_datasets.own_data.recipe import Recipe, Size
 from segplug_datasets.own_data.weights import find_weights
 
 STARTER = "starter"
+PRETRAINED = "segformer_mit-b0_8xb2-160k_ade20k-512x512"
+"""A small model with published weights, proposed in place of one without."""
+
 DICE = "SoftDiceLoss"
 CLASSES = "${data.num_classes}"
 CROP = "${data.crop_size}"
@@ -132,6 +135,7 @@ def _weights(base: Config, model: dict[str, Any], changes: Changes) -> None:
     if found:
         changes.sections["load_from"] = found
         changes.why["load_from"] = "the published weights; head layers that do not fit are randomly initialised"
+        changes.remarks.append(f"weights: published ones, from {found}")
         return
     if published:
         changes.remarks.append(
@@ -140,6 +144,19 @@ def _weights(base: Config, model: dict[str, Any], changes: Changes) -> None:
     missing = _backbone_weights(base.get("model") or {}, model, "model", changes)
     if missing:
         changes.remarks.append(f"{missing} starts from random weights: expect a worse model, and train longer")
+    elif not published and not _names_weights(base.get("model")):
+        changes.why["_base_"] = f"weights: random; with few images, try init --model {PRETRAINED}"
+        changes.remarks.append(
+            f"weights: random, {base.name} has no published ones; with few images, try pretrained ones: "
+            f"seg-kernel models download {PRETRAINED}, then init with --model {PRETRAINED}"
+        )
+
+
+def _names_weights(value: Any) -> bool:
+    """Whether a part of the model names a file of weights."""
+    if isinstance(value, list):
+        return any(map(_names_weights, value))
+    return isinstance(value, Mapping) and (bool(value.get("pretrained")) or any(map(_names_weights, value.values())))
 
 
 def _backbone_weights(part: Mapping[str, Any], changed: dict[str, Any], path: str, changes: Changes) -> str:
@@ -189,7 +206,9 @@ def _windows(base: Config, recipe: Recipe, model: dict[str, Any], changes: Chang
     mode = mode if str(mode).startswith("slide") else "slide"
     model["test_cfg"] = {"mode": mode, "crop_size": CROP, "stride": stride}
     reason = recipe.why["windows"] if recipe.windows else "the model sees windows of the size it was trained on"
-    changes.why["model.test_cfg"] = f"{reason}; they overlap by a third"
+    changes.why["model.test_cfg.mode"] = reason
+    changes.why["model.test_cfg.crop_size"] = "the size of training samples"
+    changes.why["model.test_cfg.stride"] = "windows overlap by a third"
 
 
 # ---------------------------------------------------------------- the schedule
@@ -208,6 +227,7 @@ def schedule_changes(base: Config, recipe: Recipe) -> Changes:
         changes.why["schedule.~epochs"] = "the length is given in iterations"
     if published.get("val_begin") and old:
         section["val_begin"] = round(published["val_begin"] * recipe.iterations / old)
+        changes.why["schedule.val_begin"] = "at the same share of the run as published"
     lr = [dict(one) for one in published.get("lr") or ()]
     if old and old != recipe.iterations and (scaled := _scaled(lr, old, recipe.iterations)) != lr:
         section["lr"] = scaled
@@ -217,6 +237,11 @@ def schedule_changes(base: Config, recipe: Recipe) -> Changes:
     hooks = _hooks(base, old, recipe)
     if hooks is not None:
         changes.sections["hooks"] = hooks
+        changes.why["hooks"] = (
+            f"intervals of checkpoints are scaled to {recipe.iterations:,} iterations"
+            if base.get("hooks")
+            else "curves, a progress bar, pictures of predictions, and load times; the model's config has none"
+        )
     return changes
 
 
@@ -273,9 +298,11 @@ def transform_changes(base: Config, recipe: Recipe) -> Changes:
         train = [*([resize] if scale else []), {"type": "RandomCrop", "crop_size": CROP, "cat_max_ratio": 0.75}, _FLIP]
     section: dict[str, Any] = {"train_transforms": train, "eval_transforms": [resize] if scale else []}
     changes = Changes({"data": section})
-    if scale:
-        changes.why["data.train_transforms"] = recipe.why["resize"]
-        changes.why["data.eval_transforms"] = "predictions are scaled back: metrics are computed at the original size"
+    published = f"those of {base.name}, for images of {recipe.shown[0]} x {recipe.shown[1]}"
+    changes.why["data.train_transforms"] = recipe.why["resize"] if scale else published
+    changes.why["data.eval_transforms"] = (
+        "predictions are scaled back: metrics are computed at the original size" if scale else "images keep their size"
+    )
     same = all(section[key] == list(_plain(base.raw, key, data)) for key in section)
     return Changes() if same else changes
 
