@@ -192,7 +192,7 @@ def one_problem(source):
 def test_a_missing_file_is_reported_with_similar_names(write):
     write("mine.yaml", "seed: 1")
     problem = one_problem("mime.yaml")
-    assert problem.place == "mime.yaml"
+    assert problem.message == "mime.yaml: no such file"
     assert "mine.yaml" in problem.hint
 
 
