@@ -571,11 +571,13 @@ def test_a_plain_module_without_logits_of_the_classes_is_refused(rectangles, tmp
 
 def test_targets_are_made_of_class_ids():
     masks = torch.zeros(2, 4, 5, dtype=torch.uint8)
-    assert Targets.of(masks)["seg"].dtype == torch.int64
-    assert Targets.of(given := Targets({"seg": masks})) is given
-    for wrong, said in ((masks[:, None], r"Tensor \(2, 1, 4, 5\)"), (masks.float(), "float32"), ([1], "list")):
+    images = torch.zeros(2, 3, 4, 5)
+    assert Targets.of(masks, images)["seg"].dtype == torch.int64
+    assert Targets.of(given := Targets({"seg": masks}), images) is given
+    other = [(masks[:, None], r"Tensor \(2, 1, 4, 5\)"), (masks[:, :2], r"\(2, 4, 5\) .*Tensor \(2, 2, 5\)")]
+    for wrong, said in [*other, (masks.float(), "float32"), ([1], "list")]:
         with pytest.raises(UsageError, match=f"class ids .*{said}"):
-            Targets.of(wrong)
+            Targets.of(wrong, images)
 
 
 def test_without_the_package_for_torch_s_data_sets_its_name_is_said():

@@ -38,7 +38,7 @@ class PlainModule(Segmentor):
         return logits
 
     def loss(self, images: Tensor, targets: Targets | Tensor) -> dict[str, Tensor]:
-        return {"loss_ce": self.criterion(self(images), Targets.of(targets)["seg"])}
+        return {"loss_ce": self.criterion(self(images), Targets.of(targets, images)["seg"])}
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
         return {"seg": self(images)}

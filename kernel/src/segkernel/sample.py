@@ -165,17 +165,17 @@ class Targets(_Named):
     """
 
     @classmethod
-    def of(cls, masks: Targets | Tensor) -> Targets:
+    def of(cls, masks: Targets | Tensor, images: Tensor) -> Targets:
         """Return targets unchanged, and class ids (N, H, W) of an integer dtype as the field ``seg``.
 
         Raises:
-            UsageError: When it is neither.
+            UsageError: When it is neither, or has another size than ``images`` (N, C, H, W).
         """
         if isinstance(masks, Targets):
             return masks
-        if getattr(masks, "ndim", 0) != 3 or masks.is_floating_point():
+        if getattr(masks, "shape", None) != (size := images[:, 0].shape) or masks.is_floating_point():
             given = f"{type(masks).__name__} {tuple(getattr(masks, 'shape', ()))} {getattr(masks, 'dtype', '')}"
-            raise UsageError(f"targets are class ids (N, H, W) of an integer dtype, or Targets, not {given}")
+            raise UsageError(f"targets are class ids (N, H, W) = {tuple(size)} of integers, or Targets, not {given}")
         return cls({"seg": masks.long()})
 
 

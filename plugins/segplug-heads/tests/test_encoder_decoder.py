@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from segkernel import build
-from segkernel.errors import ConfigError, UsageError
+from segkernel.errors import ConfigError, DataError, UsageError
 from segkernel.interfaces.model import Features, Neck
 from segkernel.sample import Targets
 from segkernel.testing.toys import ToyBackbone
@@ -43,6 +43,18 @@ def test_the_loss_takes_class_ids_in_one_s_own_loop() -> None:
     losses["decode.loss_ce"].backward()
     with pytest.raises(UsageError, match=r"class ids \(N, H, W\)"):
         model.loss(IMAGES, masks[:, None])
+
+
+def test_masks_of_another_size_or_with_unknown_ids_are_refused() -> None:
+    model = EncoderDecoder(ToyBackbone(), head(ignore_index=9))
+    masks = torch.randint(0, 3, (2, 64, 96))
+    with pytest.raises(UsageError, match=r"\(2, 64, 96\).*, not Tensor \(2, 32, 48\)"):
+        model.loss(IMAGES, masks[:, ::2, ::2])
+    masks[0, :2] = torch.tensor([9, 255]).repeat(48)
+    masks[1, 0, 0] = -1
+    with pytest.raises(DataError, match=r"masks hold -1, 255; the model has 3 classes, 0 to 2, and ignores 9"):
+        model.loss(IMAGES, masks)
+    assert model.loss(IMAGES, masks.where((masks >= 0) & (masks != 255), 9))["decode.loss_ce"].isfinite()
 
 
 def test_several_auxiliary_heads_are_numbered() -> None:

@@ -13,6 +13,7 @@ from segkernel.geometry import Size
 from segkernel.interfaces.model import Backbone, CascadeHead, Features, Head, Neck, Output, TestConfig
 from segkernel.sample import Targets
 from segplug_heads.segmentors.encoder_decoder import EncoderDecoder, flattened
+from segplug_heads.segmentors.plain_targets import targets_of
 
 
 class PointTestConfig(TestConfig, total=False):
@@ -141,7 +142,7 @@ class CascadeEncoderDecoder(EncoderDecoder):
                 head.configure(train_cfg or {}, test_cfg or {})
 
     def loss(self, images: Tensor, targets: Targets | Tensor) -> dict[str, Tensor]:
-        targets = Targets.of(targets)
+        targets = targets_of(targets, images, cast(Head, cast(Cascade, self.decode_head)[-1]))
         features = self.extract_feat(images)
         stages = cast(Cascade, self.decode_head).losses(features, targets)
         return self._named(stages) | flattened(self._auxiliary_losses(features, targets))

@@ -11,6 +11,7 @@ from segkernel.errors import ConfigError, Problem
 from segkernel.interfaces.model import Backbone, Head, Neck, Segmentor, TestConfig
 from segkernel.nn import DecodeHead
 from segkernel.sample import Targets
+from segplug_heads.segmentors.plain_targets import targets_of
 
 
 class EncoderDecoder(Segmentor):
@@ -66,7 +67,7 @@ class EncoderDecoder(Segmentor):
         return self.decode_head(self.extract_feat(images))
 
     def loss(self, images: Tensor, targets: Targets | Tensor) -> dict[str, Tensor]:
-        targets = Targets.of(targets)
+        targets = targets_of(targets, images, self.decode_head)
         features = self.extract_feat(images)
         losses = {"decode": self.decode_head.loss(features, targets), **self._auxiliary_losses(features, targets)}
         return flattened(losses)

@@ -24,6 +24,7 @@ from segkernel.errors import ConfigError, Problem, warn_renamed
 from segkernel.interfaces.model import Backbone, CascadeHead, Features, Head, Neck, Segmentor, TestConfig
 from segkernel.sample import Targets
 from segplug_heads.segmentors.encoder_decoder import flattened
+from segplug_heads.segmentors.plain_targets import targets_of
 
 MAIN = "seg"
 Taken = dict[tuple[str, str], Tensor]
@@ -116,7 +117,8 @@ class MultiHeadSegmentor(Segmentor):
         return {name: logits[name] for name in self.outputs}
 
     def loss(self, images: Tensor, targets: Targets | Tensor) -> dict[str, Tensor]:
-        targets = Targets.of(targets)
+        of_seg = [self._head(name) for name in self.order if self.labels.get(name, name) == "seg"]
+        targets = targets_of(targets, images, *of_seg)
         features = self.extract_feat(images)
         losses = {}
         with self._recording() as taken:

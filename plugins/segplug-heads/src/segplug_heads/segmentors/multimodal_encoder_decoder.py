@@ -14,6 +14,7 @@ from segkernel.sample import Targets
 from segplug_heads.heads.san_head import SANInputs, SideAdapterCLIPHead
 from segplug_heads.parts.clip_text_encoder import TextEncoder
 from segplug_heads.segmentors.encoder_decoder import flattened
+from segplug_heads.segmentors.plain_targets import targets_of
 
 
 class MultimodalEncoderDecoder(Segmentor):
@@ -83,7 +84,7 @@ class MultimodalEncoderDecoder(Segmentor):
         return self.decode_head(self.extract_feat(images))
 
     def loss(self, images: Tensor, targets: Targets | Tensor) -> dict[str, Tensor]:
-        targets = Targets.of(targets)
+        targets = targets_of(targets, images, self.decode_head)
         return flattened({"decode": self.decode_head.loss(self.extract_feat(images), targets)})
 
     @property
