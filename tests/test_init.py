@@ -267,3 +267,14 @@ def test_it_is_said_where_weights_are_random_or_not_here() -> None:
     published = model_changes(load_config(SEGFORMER), recipe, 150)  # its head fits
     assert published.remarks[0].startswith("the published weights are not on this machine")
     assert "random weights" in published.remarks[1]
+
+
+@pytest.mark.parametrize(("width", "windows"), [(4.0, True), (400.0, False)])
+def test_large_images_are_evaluated_in_windows_if_thin_objects_forbid_to_reduce_them(
+    width: float, windows: bool
+) -> None:
+    size = 2400, 2000
+    recipe = choose(Facts(60, [size] * 60, {"wall": 0.9, "crack": 0.1}, {"crack": width}), Machine(2, 16.0))
+    assert (recipe.resize is None) == recipe.windows == windows
+    model = model_changes(load_config("starter"), recipe, 2).sections.get("model", {})
+    assert model.get("test_cfg", {}).get("mode") == ("slide" if windows else None)

@@ -147,7 +147,7 @@ def _weights(base: Config, model: dict[str, Any], changes: Changes) -> None:
     elif not published and not _names_weights(base.get("model")):
         changes.why["_base_"] = f"weights: random; with few images, try init --model {PRETRAINED}"
         changes.remarks.append(
-            f"weights: random, {base.name} has no published ones; with few images, try pretrained ones: "
+            f"weights: random (none are published for {base.name}); with few images, try pretrained ones: "
             f"seg-kernel models download {PRETRAINED}, then init with --model {PRETRAINED}"
         )
 
