@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from segkernel.config import Config, load_config
-from segplug_training.length_check import check_length
+from segplug_training.length_check import check_length, overlong_text
 from segplug_training.usual_names import usual_name
 
 
@@ -13,7 +17,7 @@ def test_keys_and_commands_are_told_apart() -> None:
     assert [usual_name(name) for name in ("train", "seg-kernel lr", "x seg-kernel train", "")] == ["", "", "", ""]
 
 
-def config(*overrides: str, **schedule: int) -> Config:
+def config(*overrides: str, **schedule: Any) -> Config:
     return load_config({"schedule": schedule}, overrides)
 
 
@@ -25,3 +29,28 @@ def test_a_run_has_one_length() -> None:
     assert (problem.path, problem.hint) == ("schedule.epochs", "~schedule.iterations removes the other")
     (problem,) = check_length(config("schedule.iterations=2", epochs=10))
     assert (problem.path, problem.hint) == ("schedule.iterations", "~schedule.epochs removes the other")
+
+
+def test_a_schedule_longer_than_the_run_is_a_warning_with_numbers_that_fit(caplog: pytest.LogCaptureFixture) -> None:
+    warm_up, main = {"type": "LinearLR", "end": 1500}, {"type": "PolyLR", "begin": 1500}
+    for iterations, last, expected in (
+        (20, {}, ["lr[0].end=2", "lr[1].begin=2", "val_interval=2"]),
+        (20, {"end": 160000}, ["lr[0].end=1", "lr[1].begin=1", "lr[1].end=20", "val_interval=2"]),
+        (3000, {}, ["val_interval=300"]),
+        (160000, {"end": 160000}, []),
+    ):
+        caplog.clear()
+        given = config(iterations=iterations, val_interval=16000, lr=[warm_up, main | last])
+        assert check_length(given) == []
+        assert [word for word in caplog.text.split() if "=" in word] == [f"schedule.{each}" for each in expected]
+        changed = load_config(dict(given.data), [f"schedule.{each}" for each in expected])
+        assert overlong_text(changed["schedule"]) == ""
+
+
+def test_iterations_and_epochs_are_not_compared() -> None:
+    for lr, expected in (
+        ({"type": "PolyLR", "end": 50}, ""),
+        ({"type": "PolyLR", "end": 50, "by_epoch": True}, "the run has 2 epochs (schedule.epochs), but schedule.lr[0]"),
+    ):
+        assert overlong_text({"epochs": 2, "val_interval": 1, "lr": [lr]}).startswith(expected)
+    assert overlong_text({"iterations": "20", "lr": "PolyLR"}) == overlong_text({}) == ""

@@ -1,16 +1,33 @@
-"""A check of ``config check``: a run is given its length once, in iterations or in epochs."""
+"""Checks of a run's length: it is given once, and the schedule and the validations fit into it."""
 
 from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from segkernel.config import Config
 from segkernel.config.marks import MarkedDict, place_of
 from segkernel.errors import Problem
 
+log = logging.getLogger(__name__)
+
+WARM_UP = 0.1
+"""Share of a run that a schedule before the main one gets in the hint."""
+
 
 def check_length(config: Config) -> list[Problem]:
-    """Return the problem of a schedule with both ``iterations`` and ``epochs``."""
+    """Return the problem of a schedule with both ``iterations`` and ``epochs``; warn of parts that begin or end later.
+
+    Those are no error: a short run of a published config is a usual test.
+    """
     section = config.get("schedule")
-    if not isinstance(section, MarkedDict) or None in (section.get("iterations"), section.get("epochs")):
+    if not isinstance(section, MarkedDict):
+        return []
+    if None in (section.get("iterations"), section.get("epochs")):
+        if text := overlong_text(section):
+            log.warning("%s", text)
         return []
     # What the command line sets is meant; the other is of the file or its base.
     kept, removed = "epochs", "iterations"
@@ -18,3 +35,44 @@ def check_length(config: Config) -> list[Problem]:
         kept, removed = removed, kept
     message = f"is set together with schedule.{removed} ({place_of(section, removed)}); a run has one length"
     return [Problem(message, f"schedule.{kept}", place_of(section, kept), f"~schedule.{removed} removes the other")]
+
+
+def overlong_text(section: Mapping[str, Any]) -> str:
+    """Return a warning of the numbers in a section ``schedule`` that exceed the length of the run, "" without any.
+
+    Numbers are compared with a length in the same unit only.
+    """
+    unit = "iterations" if section.get("iterations") is not None else "epochs"
+    length, parts = section.get(unit), section.get("lr") or ()
+    parts = [part if isinstance(part, Mapping) else {} for part in (parts if isinstance(parts, list) else [parts])]
+    if not _is_number(length) or not (too_long := dict(_overlong(section, parts, unit, length))):
+        return ""
+    number = f"{length:,} {unit if length != 1 else unit[:-1]}"
+    found = ", ".join(f"schedule.{key} is {value:,}" for key, (value, _) in too_long.items())
+    changes = " ".join(f"schedule.{key}={fitting}" for key, (_, fitting) in too_long.items())
+    return (
+        f"the run has {number} (schedule.{unit}), but {found}: a plan for a longer run\n    set {changes}\n"
+        "    or let seg-kernel init FOLDER --model NAME write a schedule of the right length"
+    )
+
+
+def _overlong(
+    section: Mapping[str, Any], parts: list[Mapping[str, Any]], unit: str, length: float
+) -> Iterator[tuple[str, tuple[float, int]]]:
+    """Yield the keys whose number exceeds the length, with that number and one that fits."""
+    parts = [part if bool(part.get("by_epoch")) == (unit == "epochs") else {} for part in parts]
+    ends = [part[key] for part in parts for key in ("begin", "end") if _is_number(part.get(key))]
+    # A last part without an end fills the run: those before it are a warm-up.
+    planned = max(ends, default=0) / (WARM_UP if any("type" in part and not part.get("end") for part in parts) else 1)
+    for index, part in enumerate(parts):
+        for key in ("begin", "end"):
+            value = part.get(key)
+            if _is_number(value) and (value > length or (key == "begin" and value == length)):
+                yield f"lr[{index}].{key}", (value, max(round(value * length / planned), 1))
+    interval = section.get("val_interval")
+    if _is_number(interval) and interval > length:
+        yield "val_interval", (interval, max(math.floor(length / 10), 1))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
