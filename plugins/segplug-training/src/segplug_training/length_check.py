@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from typing_extensions import TypeIs
+
 from segkernel.config import Config
 from segkernel.config.marks import MarkedDict, place_of
 from segkernel.errors import Problem
@@ -66,13 +68,13 @@ def _overlong(
     planned = max(ends, default=0) / (WARM_UP if any("type" in part and not part.get("end") for part in parts) else 1)
     for index, part in enumerate(parts):
         for key in ("begin", "end"):
-            value = part.get(key)
+            value: Any = part.get(key)
             if _is_number(value) and (value > length or (key == "begin" and value == length)):
                 yield f"lr[{index}].{key}", (value, max(round(value * length / planned), 1))
-    interval = section.get("val_interval")
+    interval: Any = section.get("val_interval")
     if _is_number(interval) and interval > length:
         yield "val_interval", (interval, max(math.floor(length / 10), 1))
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeIs[int | float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
