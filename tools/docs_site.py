@@ -43,6 +43,7 @@ def repository_pages() -> dict[str, str]:
     names = {path: "seg-kernel" if path.name == "kernel" else path.name for path in packages}
     readmes = {f"{path.relative_to(ROOT)}/README.md": f"packages/{name}.md" for path, name in names.items()}
     others = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changes.md"}
+    others["plugins/segplug-heads/src/segplug_heads/reference/troubleshooting.md"] = "troubleshooting.md"
     return {**others, "examples/segplug-segformer/README.md": "tutorials/segformer-package.md", **readmes}
 
 

@@ -23,9 +23,15 @@ from segkernel.config.text import read_mapping
 from segkernel.experiment import check, run
 from segkernel.testing import check_object
 from segplug_datasets import image
+from segplug_heads.reference.troubleshooting import PAGE as TROUBLESHOOTING
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("plugins/*/README.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted(ROOT.glob("plugins/*/README.md")),
+    TROUBLESHOOTING,
+]
 WALKED = [page for page in PAGES if "<!-- starts with: " in page.read_text("utf-8")]
 """Pages that `test_walkthroughs` follows."""
 OTHERS = [page for page in PAGES if page not in WALKED and page.parent.name != "zh"]

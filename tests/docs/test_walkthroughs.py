@@ -21,6 +21,8 @@ from sample_folders import MAKERS
 from segkernel.cli import cli
 from segkernel.config import load_config
 from segkernel.experiment import check
+from segplug_heads.reference.troubleshooting import PAGE as TROUBLESHOOTING
+from segplug_heads.reference.troubleshooting import sections
 
 DOCS = Path(__file__).parents[2] / "docs"
 MARK = re.compile(r"^<!-- starts with: ([\w ]+)(; slow)? -->$", re.MULTILINE)
@@ -95,7 +97,10 @@ def test_the_messages_of_the_page_exist() -> None:
     """Headings of troubleshooting.md in lower case are messages of the code, with … for what differs."""
     folders = [DOCS.parent / "kernel/src", *DOCS.parent.glob("plugins/*/src")]
     sources = "\n".join(path.read_text("utf-8") for folder in folders for path in folder.rglob("*.py"))
-    headings = re.findall(r"^## ([a-z…].*)$", (DOCS / "troubleshooting.md").read_text("utf-8"), re.MULTILINE)
+    headings = re.findall(r"^## ([a-z…].*)$", TROUBLESHOOTING.read_text("utf-8"), re.MULTILINE)
     assert len(headings) > 10
+    topics = set(re.findall(r"help: seg-kernel explain ([a-z-]+)", sources))
+    assert topics
+    assert topics <= sections().keys()
     parts = {heading: [part for part in heading.split("…") if part.strip(" ,'")] for heading in headings}
     assert [heading for heading in headings if not all(part in sources for part in parts[heading])] == []

@@ -85,7 +85,8 @@ def _report(error: BaseException) -> int:
     if not isinstance(error, SegKernelError):
         raise error
     if not error.reported:
-        click.echo(f"Error: {error}", err=True)
+        hint = Catalog.discover().moved(f"Error: {error}")
+        click.echo(f"Error: {error}" + f"\n{hint}" * bool(hint), err=True)
     return error.exit_code
 
 

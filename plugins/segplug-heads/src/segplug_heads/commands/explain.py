@@ -8,7 +8,8 @@ import click
 @click.command("explain")
 @click.argument("name", nargs=-1, required=True)
 def command(name: tuple[str, ...]) -> None:
-    """Explain NAME: a component, a config key, a hook method, a command, a group, an exception or an exit code.
+    """Explain NAME: a component, a config key, a hook method, a command, a group, an exception, an exit code, or what
+    a message means.
 
     \b
     Examples:
@@ -17,6 +18,7 @@ def command(name: tuple[str, ...]) -> None:
       seg-kernel explain after_validation     a hook method
       seg-kernel explain data check           a command
       seg-kernel explain 3                    an exit code
+      seg-kernel explain troubleshooting      messages that have a section of help
     """
     from segkernel.catalog import Catalog
     from segplug_heads.reference.find import find

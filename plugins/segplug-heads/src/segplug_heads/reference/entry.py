@@ -91,7 +91,9 @@ def _plain(entry: Entry) -> Iterator[str]:
         yield from textwrap.wrap(text, 104, initial_indent="      ", subsequent_indent="      ")
     heading, names = entry.names
     if names:
-        listed = textwrap.fill(", ".join(names), 110, initial_indent="  ", subsequent_indent="  ")
+        listed = textwrap.fill(
+            ", ".join(names), 110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+        )
         yield from ("", heading, listed)
     if entry.example[1]:
         yield from ("", "example")

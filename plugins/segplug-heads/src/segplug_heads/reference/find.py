@@ -25,6 +25,7 @@ from segkernel.signature import LISTS, UNIONS, Parameter, describe, group_of, is
 from segplug_heads.reference.docstrings import argument_text, cited_in, summary_of
 from segplug_heads.reference.entry import Argument, Entry, arguments_of, source_of
 from segplug_heads.reference.examples import GIVEN, example_of, placed, used_at, value_of
+from segplug_heads.reference.troubleshooting import sections
 from segplug_heads.reference.yaml_text import block, flow
 
 NO_EXAMPLE = ("outputs", "weight_formats", "config_sources", "former_names", "config_checks", "commands", "zoo")
@@ -40,7 +41,8 @@ def find(name: str, catalog: Catalog) -> list[Entry]:
         UsageError: Nothing is called so; the message has near names.
         ComponentError: The component cannot be imported, or needs a package that is not installed.
     """
-    found = [entry for kind in (_key, _moment, _command, _exit_code, _error, _group) for entry in kind(name, catalog)]
+    kinds = (_key, _moment, _command, _exit_code, _error, _group, _topic)
+    found = [entry for kind in kinds for entry in kind(name, catalog)]
     if ":" in name:
         target = catalog.load("parts", name)
         return [component(group_of(target) or "parts", catalog.find("parts", name), target, catalog)]
@@ -300,6 +302,16 @@ def _group(name: str, catalog: Catalog) -> Iterator[Entry]:
         yield Entry(name, "group of components", text, names=(name, catalog.names(name)), source="seg-kernel")
 
 
+def _topic(name: str, catalog: Catalog) -> Iterator[Entry]:
+    if name == "troubleshooting":
+        yield Entry(name, "topics", "What messages mean and what to do.", names=("topics", list(sections())))
+    if name in sections():
+        heading, text = sections()[name]
+        example = re.search(r"```text\n(.*?)```", text, re.DOTALL)
+        text = re.sub(r"```.*?```|\[([^\]]*)\]\([^)]*\)", lambda match: match[1] or "", text, flags=re.DOTALL)
+        yield Entry(heading, "troubleshooting", text.strip(), example=("text", example[1] if example else ""))
+
+
 def _groups_of(name: str, catalog: Catalog) -> list[str]:
     """Return the groups that have a component of this name, installed or not; none has an import path."""
     left_out = ("zoo", "commands", "optimizers", "default_hooks")
@@ -336,4 +348,4 @@ def _torch_optimizers() -> list[str]:
     return [name for name, each in vars(module).items() if inspect.isclass(each) and each is not module.Optimizer]
 
 
-_KINDS = "give a component, a config key, a hook method, a command, a group, an exception or an exit code"
+_KINDS = "give a component, a config key, a hook method, a command, a group, an exception, an exit code or a message"
