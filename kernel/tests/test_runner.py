@@ -196,7 +196,7 @@ def test_batch_size_that_micro_batches_do_not_fill_is_refused(make_runner):
 
 
 def test_length_is_iterations_or_epochs(make_runner):
-    with pytest.raises(UsageError, match=r"schedule\.iterations or schedule\.epochs"):
+    with pytest.raises(UsageError, match=r"iterations and epochs are both set: remove one"):
         make_runner(epochs=1)
 
 

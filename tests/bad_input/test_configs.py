@@ -86,7 +86,7 @@ CHANGES = {
     "+data.micro_batch=3": "batch_size 2 is not a multiple of micro_batch x devices = 3",
     "data.workers=-1": "data.workers: expected int (0 or more",
     "+engine.threads=-1": "engine.threads: expected int (1 or more",
-    "+schedule.epochs=1": "schedule.epochs, not both",
+    "+schedule.epochs=1": "iterations and epochs are both set",
     "optim.optimizer.lr=-1": "optim.optimizer.lr: expected float (0 or more), got -1 (int)",
     "+optim.clip_grad={max_norm: -1}": "optim.clip_grad.max_norm: expected float (above 0)",
     "+optim.clip_grad={}": "max_norm above 0",

@@ -127,6 +127,13 @@ def test_parts_that_do_not_fit_are_refused_before_anything_is_read(project, seg_
     seg_kernel(*command, "tiny.yaml", change).must_fail(2, message)
 
 
+def test_schedule_and_data_are_checked_before_weights_are_loaded(project, seg_kernel):
+    weights = "+model.pretrained=gone.pth"
+    seg_kernel("run", "tiny.yaml", weights, "+schedule.epochs=2").must_fail(2, "iterations and epochs are both set")
+    shutil.rmtree("images")
+    seg_kernel("run", "tiny.yaml", weights).must_fail(1, "images: no such folder")
+
+
 FITTING = {
     "of a file": [],
     "boundaries are two classes, whatever the labels": [

@@ -77,8 +77,8 @@ def make_runner(
     seed_everything(seed)
     engine: Engine = build("engines", config.get("engine") or {}, path="engine", catalog=catalog)
     with together(engine):  # files may be missing or damaged on one rank only
+        parts = _parts(config, catalog, training)  # before the model: its weights may be downloaded
         model = model or make_model(config, catalog, pretrained and not config.get("load_from"))
-        parts = _parts(config, catalog, training)
         data, optim = parts.data, parts.optim
         check_classes(model, {name: getattr(data, name) for name in SETS}, config)
         return Runner(

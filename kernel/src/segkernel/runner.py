@@ -28,7 +28,7 @@ from torch import nn
 
 from segkernel import rundir
 from segkernel.catalog import Catalog
-from segkernel.config.sections import Evaluation, check_views
+from segkernel.config.sections import Evaluation, ScheduleSection, check_views
 from segkernel.data import Loader
 from segkernel.engine import LocalEngine, blame_batch, together
 from segkernel.errors import CheckpointError, Interrupted, PeerError, UsageError, worker_crash_of
@@ -399,9 +399,8 @@ class Runner:
         self.accumulate, rest = divmod(self.batch_size, step)
         if rest or not self.accumulate:
             raise UsageError(f"optim.batch_size {self.batch_size} is not a multiple of micro_batch x devices = {step}")
-        if part is not None and (iterations is None) == (epochs is None):
-            both = f"not both {iterations} and {epochs}: remove one, ~schedule.iterations or ~schedule.epochs"
-            raise UsageError(f"set schedule.iterations or schedule.epochs, {both if epochs else 'neither is set'}")
+        if part is not None and ScheduleSection(iterations, epochs) == ScheduleSection():
+            raise UsageError("set schedule.iterations or schedule.epochs, neither is set")
         unit = self.batch_size if epochs is None or part is None else len(part.dataset)
         self.max_iterations = math.ceil((epochs or iterations or 0) * unit / self.batch_size)
         self._samples_per_validation = val_interval * unit if val_interval else math.inf

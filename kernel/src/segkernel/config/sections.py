@@ -169,6 +169,10 @@ class ScheduleSection:
     val_begin: NonNegativeInt = 0
     lr: Sequence[Schedule] = ()
 
+    def __post_init__(self) -> None:
+        if self.iterations and self.epochs:
+            raise UsageError("iterations and epochs are both set: remove one, ~schedule.iterations or ~schedule.epochs")
+
 
 class TestConfig(TypedDict, total=False):
     """How a segmentor processes an image at inference; sizes are (height, width) in pixels, or one for both.
@@ -222,8 +226,7 @@ def check_views(test_cfg: TestConfig | None) -> None:
     if test_cfg and test_cfg.get("mode", "whole").startswith("slide"):
         crop, stride = as_pair(test_cfg.get("crop_size", 0)), as_pair(test_cfg.get("stride", 0))
         if min(crop + stride) < 1 or stride[0] > crop[0] or stride[1] > crop[1]:
-            needs = "crop_size and stride, both (height, width) of 1 or more, the stride no larger than the crop"
-            raise UsageError(f"test_cfg: mode slide needs {needs}")
+            raise UsageError("test_cfg: mode slide needs crop_size and stride of 1 or more, stride <= crop_size")
 
 
 @dataclass
