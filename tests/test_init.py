@@ -258,7 +258,7 @@ def test_each_chosen_line_has_a_reason(model: str) -> None:
     assert {"type"} <= set(keys) <= FACTS
 
 
-def test_it_is_said_where_weights_are_random_or_not_here() -> None:
+def test_it_is_said_whether_weights_are_random_missing_or_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_config(zoo_model.PRETRAINED).meta["weights"]
     recipe = choose(Facts(60, [SIZE] * 60, {"soil": 1.0}, {}), Machine(2, 16.0))
     own = model_changes(load_config("starter"), recipe, 2)
@@ -267,6 +267,10 @@ def test_it_is_said_where_weights_are_random_or_not_here() -> None:
     published = model_changes(load_config(SEGFORMER), recipe, 150)  # its head fits
     assert published.remarks[0].startswith("the published weights are not on this machine")
     assert "random weights" in published.remarks[1]
+    monkeypatch.setattr(zoo_model, "find_weights", lambda source: "cached.pth")
+    cached = model_changes(load_config(SEGFORMER), recipe, 150)
+    assert cached.sections["load_from"] == "cached.pth"
+    assert cached.remarks == ["weights: published ones, from cached.pth"]
 
 
 @pytest.mark.parametrize(("width", "windows"), [(4.0, True), (400.0, False)])
