@@ -85,8 +85,7 @@ def _report(error: BaseException) -> int:
     if not isinstance(error, SegKernelError):
         raise error
     if not error.reported:
-        hint = Catalog.discover().moved(f"Error: {error}")
-        click.echo(f"Error: {error}" + f"\n{hint}" * bool(hint), err=True)
+        click.echo("\n".join(filter(None, (f"Error: {error}", Catalog.discover().moved(f"Error: {error}")))), err=True)
     return error.exit_code
 
 
