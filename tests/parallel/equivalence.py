@@ -73,6 +73,13 @@ CASES: dict[str, dict[str, Any]] = {
         "tolerance": 0.1,
     },
 }  # fmt: skip
+SHARDED = {
+    f"fsdp, {name}": name
+    for name in ("float32", "three images on one rank and one on the other", "pixels below a probability",
+                 "pixels of the highest loss", "a loss of hard pixels")
+}  # fmt: skip
+"""The cases that are repeated with `FSDPEngine`: the engine of a plain loop gives the same for both."""
+CASES |= {name: {**CASES[case], "engine": {"type": "FSDPEngine"}} for name, case in SHARDED.items()}
 
 
 def make_model(case: Mapping[str, Any]) -> Any:

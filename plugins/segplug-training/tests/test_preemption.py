@@ -28,6 +28,7 @@ class Send:
     [
         ([signal.SIGUSR1], [PreemptionHook()], 75),
         ([signal.SIGUSR1, signal.SIGUSR1], [PreemptionHook()], 75),
+        ([signal.SIGTERM, signal.SIGUSR1], [PreemptionHook(["SIGUSR1"])], 75),
         ([signal.SIGTERM], [PreemptionHook(exit_code=99)], 99),
         ([signal.SIGUSR2], [PreemptionHook(["SIGUSR2"])], 75),
         ([signal.SIGINT], [PreemptionHook()], 130),
@@ -40,5 +41,6 @@ def test_the_step_is_finished_and_saved_and_the_exit_code_asks_for_more(make_run
     with pytest.raises(Interrupted) as caught:
         runner.run()
     assert caught.value.exit_code == code
+    assert f"by signal {int(numbers[0])};" in str(caught.value)
     assert [path.name for path in (runner.work_dir / "checkpoints").glob("iter_*3.pt")] == ["iter_0000003.pt"]
     assert signal.getsignal(signal.SIGUSR1) == before

@@ -48,6 +48,7 @@ class PreemptionHook:
     @hookimpl
     def before_train(self) -> None:
         if threading.current_thread() is threading.main_thread():
+            self._stop: Any = signal.getsignal(signal.SIGTERM)  # the run's handler, which notes the number
             for name in self.signals:
                 number = getattr(signal, name)
                 self._before[number] = signal.signal(number, self._pass_on)
@@ -59,13 +60,13 @@ class PreemptionHook:
         self._before = {}
 
     def _pass_on(self, number: int, frame: Any) -> None:
-        # The run handles SIGTERM only once, so a second signal must not raise it again.
-        signal.signal(number, signal.SIG_IGN)
-        signal.raise_signal(signal.SIGTERM)
+        if signal.getsignal(signal.SIGTERM) is self._stop:  # the run removes it after the first signal
+            self._stop(number, frame)
 
     @hookimpl
     def on_exception(self, run: Run, error: BaseException) -> None:
-        if isinstance(error, Interrupted) and error.exit_code == 128 + signal.SIGTERM:
-            error.exit_code = self.exit_code
+        numbers = [signal.SIGTERM, *(getattr(signal, name) for name in self.signals)]
+        if isinstance(error, Interrupted) and error.exit_code - 128 in numbers:
+            name, error.exit_code = signal.Signals(error.exit_code - 128).name, self.exit_code
             if run.is_main:
-                log.info("requesting requeue, to continue with --resume: exit code %d", self.exit_code)
+                log.info("%s: requesting requeue, to continue with --resume: exit code %d", name, self.exit_code)
