@@ -17,7 +17,7 @@ from torch import nn
 
 from segkernel import checkpoint, weights
 from segkernel.catalog import Catalog
-from segkernel.errors import CheckpointError, SegKernelError
+from segkernel.errors import CheckpointError, SegKernelError, UsageError
 from segkernel.hooks.checkpoint import CheckpointHook
 from segkernel.testing.core import CheckFailed
 from segkernel.testing.hostile import HOSTILE, runs_nothing, write_hostile
@@ -295,3 +295,6 @@ def test_the_best_of_error_metrics_is_the_lowest(metric, wanted):
     for iteration, value in enumerate((0.1, 0.2, 0.3), 1):
         hook.after_validation(SimpleNamespace(iteration=iteration), {metric: value})
     assert hook.best[metric] == [(wanted / 10, wanted)]
+    if metric != "mIoU":  # the default
+        with pytest.raises(UsageError, match=f"validation has no metric '{metric}'"):
+            hook.after_validation(SimpleNamespace(iteration=4), {"Acc": 0.5})

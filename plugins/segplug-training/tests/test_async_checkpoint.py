@@ -29,11 +29,23 @@ def assert_same(first, second, where=""):
         assert first == second, where
 
 
+class Waits:
+    """Waits before each iteration until a checkpoint is written."""
+
+    def __init__(self, hook):
+        self.hook = hook
+
+    @hookimpl
+    def before_train_iteration(self):
+        if getattr(self.hook, "_thread", None):
+            self.hook._thread.join()
+
+
 def test_files_and_links_are_those_of_the_plain_hook(make_runner):
     folders = []
     for kind in (CheckpointHook, AsyncCheckpointHook):
-        hooks = kind(interval=2, keep=2, best="loss", top_k=2), EMAHook(momentum=0.5)
-        runner = make_runner(*hooks, folder=kind.__name__)
+        hook = kind(interval=2, keep=2, best="loss", top_k=2)
+        runner = make_runner(hook, EMAHook(momentum=0.5), Waits(hook), folder=kind.__name__)
         runner.run()
         folders.append(runner.work_dir / "checkpoints")
     plain, beside = (sorted(path.name for path in folder.glob("*.pt")) for folder in folders)
@@ -71,6 +83,28 @@ def test_training_continues_while_a_checkpoint_is_written(make_runner, monkeypat
     again.resume(saved["path"])
     again.run()
     assert_same(dict(again.model.state_dict()), dict(runner.model.state_dict()))
+
+
+def test_a_checkpoint_that_is_due_during_a_write_follows_it(make_runner, monkeypatch):
+    may_write, save = threading.Event(), checkpoints.save
+    hook = AsyncCheckpointHook(interval=1, keep=None, best=None)
+
+    def slow(path, state):
+        assert may_write.wait(20), "training waits for the writer"
+        save(path, state)
+
+    class Release:
+        @hookimpl
+        def before_train_iteration(self, run):
+            if run.iteration == 3:
+                may_write.set()
+                hook._thread.join()
+
+    monkeypatch.setattr(checkpoints, "save", slow)
+    runner = make_runner(hook, Release(), iterations=5, val_interval=5)
+    runner.run()
+    saved = [path.name for path in sorted((runner.work_dir / "checkpoints").glob("iter_*.pt"))]
+    assert saved[:2] == ["iter_0000001.pt", "iter_0000004.pt"]
 
 
 def test_a_write_that_fails_ends_the_run(make_runner, monkeypatch):

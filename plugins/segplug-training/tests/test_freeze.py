@@ -73,7 +73,7 @@ def test_a_missing_part_is_reported_with_similar_names(make_runner):
 
 
 def test_an_engine_of_several_processes_that_cannot_freeze_is_named():
-    run = SimpleNamespace(model=ToySegmentor(), engine=SimpleNamespace(world_size=2))
+    run = SimpleNamespace(model=ToySegmentor(), engine=SimpleNamespace(world_size=2), max_iterations=1)
     with pytest.raises(UsageError, match="SimpleNamespace cannot freeze parts on several processes; use DDPEngine"):
         FreezeHook(["backbone"]).before_train(run)
     run.engine.may_freeze = True

@@ -32,6 +32,9 @@ class CheckpointHook:
         keep: Number of regular checkpoints to keep; None keeps all.
         best: Validation metrics, highest is best (lowest for losses and `ERRORS`); None for none.
         top_k: Number of best checkpoints to keep for each metric.
+
+    Raises:
+        UsageError: When the first validation lacks a metric of ``best`` other than the default, mIoU.
     """
 
     priority = Priority.VERY_LOW
@@ -59,9 +62,9 @@ class CheckpointHook:
     def after_validation(self, run: Run, metrics: Mapping[str, float]) -> None:
         self._validated_at = run.iteration
         for name in self.best:
-            if name not in metrics:
-                log.warning("CheckpointHook: the validation has no metric %r; %s", name, suggest(name, metrics))
-            elif math.isfinite(value := metrics[name]):
+            if name not in metrics and name != "mIoU":  # the default, also of runs that have no classes
+                raise UsageError(f"CheckpointHook: validation has no metric {name!r}; {suggest(name, metrics)}")
+            if name in metrics and math.isfinite(value := metrics[name]):
                 rest = (each for each in self.best[name] if each[1] != run.iteration)
                 more = not any("loss" in part or part in ERRORS for part in name.lower().split("."))
                 self.best[name] = sorted([*rest, (value, run.iteration)], key=itemgetter(0), reverse=more)[: self.top_k]

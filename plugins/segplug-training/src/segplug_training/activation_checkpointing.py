@@ -63,7 +63,7 @@ def _matching(model: nn.Module, pattern: str) -> Iterator[tuple[str, nn.Module]]
     names = dict(model.named_modules())
     found = [name for name in names if fnmatchcase(name, pattern)]
     if not found:
-        raise UsageError(f"engine: the model has no module {pattern!r}; {suggest(pattern, names)}")
+        raise UsageError(f"engine: the model has no module {pattern!r}; {suggest(pattern, filter(None, names))}")
     taken: list[str] = []
     for name in found:
         if not any(name.startswith(f"{outer}.") for outer in taken):

@@ -33,7 +33,9 @@ class AsyncCheckpointHook(CheckpointHook):
     """Copy a checkpoint to host memory and write it in the background during the next iterations.
 
     The file has a temporary name until it is complete, so that a kill at any time leaves the previous one intact.
-    The next checkpoint, and the end of training, wait for it; an error of the writer is raised there.
+    A checkpoint that is due while the previous one is still being written is saved in the first iteration after that,
+    so that host memory holds one copy and training does not wait; a best checkpoint and the last one wait. An error
+    of the writer is raised when the next one is saved.
 
     Args:
         interval: Iterations between checkpoints, as in `CheckpointHook`.
@@ -52,18 +54,39 @@ class AsyncCheckpointHook(CheckpointHook):
         super().__init__(interval=interval, keep=keep, best=best, top_k=top_k)
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
-        self._takes_over = self._is_pending = False
+        self._takes_over = self._is_pending = self._may_postpone = self._is_postponed = False
         self._best_when_saved = self.best
 
+    @hookimpl
+    def after_iteration(self, run: Run) -> None:
+        self._may_postpone = True
+        try:
+            super().after_iteration(run)
+            if self._is_postponed:
+                self._save(run)
+        finally:
+            self._may_postpone = False
+
     def _save(self, run: Run) -> None:
+        is_last = run.stopping or run.iteration >= run.max_iterations
+        if self._is_pending and not is_last and run.engine.any(self._is_writing()):
+            is_best = any(iteration == run.iteration for _, iteration in self._best_files(run).values())
+            if self._may_postpone and not is_best:
+                self._is_postponed = True
+                return
+            log.warning("AsyncCheckpointHook: training waits until the previous checkpoint is written")
+        self._is_postponed = False
         self._finish(run)
         self._takes_over = True
         try:
             super()._save(run)
         finally:
             self._takes_over = False
-        if run.stopping or run.iteration >= run.max_iterations:
+        if is_last:
             self._finish(run)
+
+    def _is_writing(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
 
     def _written(self, run: Run) -> None:
         """Leave the rest to `_finish`; the best checkpoint may have changed by then."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from segkernel.annotations import NonNegativeInt, Positive, PositiveInt, Probability
 from segkernel.hookspecs import Priority, hookimpl
+from segplug_training.begin_check import check_begin
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,6 +48,9 @@ class EMAHook:
         begin_iter: First iteration to average, counted from 1; until then the average equals the weights.
         begin_epoch: First epoch to average, counted from 1.
         update_buffers: Also average running statistics, instead of copying the model's.
+
+    Raises:
+        UsageError: When training begins, if it ends before ``begin_iter`` or ``begin_epoch``.
     """
 
     priority = Priority.NORMAL
@@ -120,6 +124,8 @@ class EMAHook:
 
     @hookimpl
     def before_train(self, run: Run) -> None:
+        check_begin(run, type(self).__name__, "begin_iter", self.begin_iter)
+        check_begin(run, type(self).__name__, "begin_epoch", self.begin_epoch, by_epoch=True)
         self.restore(run)
 
     @hookimpl

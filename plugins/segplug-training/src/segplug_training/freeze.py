@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from segkernel.annotations import NonNegativeInt, PositiveInt
 from segkernel.errors import UsageError, suggest
 from segkernel.hookspecs import Priority, hookimpl
+from segplug_training.begin_check import check_begin
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,6 +56,7 @@ class FreezeHook:
         if run.engine.world_size > 1 and not getattr(run.engine, "may_freeze", False):
             kind = type(run.engine).__name__
             raise UsageError(f"FreezeHook: {kind} cannot freeze parts on several processes; use DDPEngine")
+        check_begin(run, "FreezeHook", "begin", self.begin, counted_from=0, by_epoch=self.by_epoch)
 
     @hookimpl
     def before_train_iteration(self, run: Run) -> None:
