@@ -60,7 +60,7 @@ class PreemptionHook:
         self._before = {}
 
     def _pass_on(self, number: int, frame: Any) -> None:
-        if signal.getsignal(signal.SIGTERM) is self._stop:  # the run removes it after the first signal
+        if signal.getsignal(signal.SIGTERM) == self._stop:  # the run removes it after the first signal
             self._stop(number, frame)
 
     @hookimpl
