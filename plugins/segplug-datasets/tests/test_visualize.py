@@ -133,8 +133,10 @@ def draw_test_set(folder: Path, *hooks: PicturesHook) -> None:
 
 
 def test_the_hook_draws_the_first_images_of_a_test(tmp_path: Path) -> None:
-    draw_test_set(tmp_path, PicturesHook(count=2))
-    assert len(list((tmp_path / "run" / "pictures").iterdir())) == 2
+    for interval, drawn in ((1, [0, 1]), (3, [0, 3]), (4, [0])):
+        folder = tmp_path / str(interval)
+        draw_test_set(folder, PicturesHook(count=2, interval=interval))
+        assert sorted(path.stem for path in (folder / "run" / "pictures").iterdir()) == [f"square_{i}" for i in drawn]
 
 
 def test_the_hook_writes_every_picture_and_label_file_where_it_is_told(tmp_path: Path) -> None:

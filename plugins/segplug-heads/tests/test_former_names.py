@@ -57,6 +57,8 @@ def test_unchanged_names_are_not_in_the_table() -> None:
     components = {row.name for row in Catalog.discover().rows if row.group != "former_names"}
     assert not components & MOVED.keys()
     assert former_name("PSPHead") == former_name("chanels") == ""
+    assert "val_interval" in former_name("workflow")
+    assert "engine.backend" in former_name("dist_cfg")
 
 
 def test_scoped_names_lead_to_components() -> None:

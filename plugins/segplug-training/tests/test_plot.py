@@ -48,6 +48,15 @@ def test_out_names_the_file_and_its_format(run: Path, tmp_path: Path) -> None:
     assert "<svg" in out.read_text()
 
 
+def test_a_style_of_matplotlib_is_used_and_an_unknown_one_refused(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "curves.svg"
+    assert call(run, "--keys", "loss", "--style", "ggplot", "--out", out).exit_code == 0
+    assert "fill: #e5e5e5" in out.read_text(), "the background is grey"
+    error = call(run, "--style", "gplot").exception
+    assert isinstance(error, UsageError)
+    assert "did you mean 'ggplot'" in str(error)
+
+
 def test_a_log_file_can_replace_its_directory(run: Path) -> None:
     assert read_curves(run / "metrics.jsonl").points == read_curves(run).points
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segkernel.annotations import NonNegative, NonNegativeInt, Probability
+from segkernel.annotations import NonNegative, NonNegativeInt, PositiveInt, Probability
 from segkernel.files import relative_path
 from segkernel.hookspecs import Priority, hookimpl
 from segplug_datasets.label_files import write_labels
@@ -21,13 +21,13 @@ class PicturesHook:
     """Draw predictions of the test set.
 
     Args:
-        count: Number of images, the first of the test set, whose overlays are written to ``pictures/`` in the run
-            directory.
+        count: Maximum number of images whose overlays are written to ``pictures/`` in the run directory.
         show_dir: Folder for overlays of all images.
         labels_dir: Folder for label PNGs of all images, with the data set's own values.
         show: Show each overlay in a window.
         wait_time: Seconds a window stays open; 0 waits for a key.
         opacity: Opacity of the colours over the image, in (0, 1].
+        interval: The first and then every ``interval``-th image of the test set is one of ``count``.
     """
 
     priority = Priority.BELOW_NORMAL
@@ -40,15 +40,16 @@ class PicturesHook:
         show: bool = False,
         wait_time: NonNegative = 0,
         opacity: Probability = 0.5,
+        interval: PositiveInt = 1,
     ) -> None:
-        self.count, self.opacity = count, opacity
+        self.count, self.interval, self.opacity = count, interval, opacity
         self.show_dir, self.labels_dir = show_dir, labels_dir
         self.show, self.wait_time = show, wait_time
-        self._drawn = 0
+        self._seen = 0
 
     @hookimpl
     def before_test(self) -> None:
-        self._drawn = 0
+        self._seen = 0
 
     @hookimpl
     def after_prediction(self, run: Run, prediction: Prediction, target: Targets) -> None:
@@ -63,8 +64,9 @@ class PicturesHook:
             write_labels(self.labels_dir, name, labels, run.labels.classes)
         if self.show_dir is not None or self.show:
             self._draw(run, prediction, target, self.show_dir and _file(self.show_dir, name))
-        if self._drawn < self.count:
-            self._drawn += 1
+        number, rest = divmod(self._seen, self.interval)
+        self._seen += 1
+        if rest == 0 and number < self.count:
             self._draw(run, prediction, target, _file(run.work_dir / "pictures", name))
 
     def _draw(self, run: Run, prediction: Prediction, target: Targets, path: str | Path | None) -> None:

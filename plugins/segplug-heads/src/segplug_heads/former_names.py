@@ -76,7 +76,12 @@ MOVED = {
     "resume_from": "it is seg-kernel run --resume CHECKPOINT",
     "auto_resume": "it is seg-kernel run --resume",
     "cudnn_benchmark": "it is engine.cudnn_benchmark",
-    "env_cfg": "cudnn_benchmark is engine.cudnn_benchmark, mp_start_method data.start_method",
+    "env_cfg": "cudnn_benchmark is engine.cudnn_benchmark, mp_start_method data.start_method, dist_cfg engine.backend",
+    "dist_cfg": "its backend is engine.backend, of DDPEngine and FSDPEngine",
+    "dist_params": "its backend is engine.backend, of DDPEngine and FSDPEngine",
+    "workflow": "leave it out: a run validates every schedule.val_interval, with evaluate.loss: true also the loss",
+    "by_epoch": "with schedule.epochs, schedule.val_interval counts epochs, and CheckpointHook without interval saves "
+    "with every validation",
     "fp16": "it is engine.amp: true",
     "launcher": "leave it out: torchrun starts the processes of a DDPEngine",
     "default_scope": "leave it out: names are looked up in all installed plugins",

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segkernel.errors import DataError, SegKernelError, UsageError, did_you_mean
+from segkernel.errors import DataError, SegKernelError, UsageError, did_you_mean, suggest
 from segplug_training.progress import is_of_one_class
 
 if TYPE_CHECKING:
@@ -34,9 +35,12 @@ MARKS = "os^vDPX*"
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("--keys", metavar="GLOB,...", help="Keys to plot, one panel each; default: loss, lr and the metrics.")
 @click.option("--legend", metavar="NAMES", help="Names of the runs, separated by commas.")
+@click.option("--style", metavar="NAME", help="Style of matplotlib, such as ggplot.")
 @click.option("--out", metavar="FILE", help="File to write; default: curves.png in RUN, or here for several.")
 @click.option("--show", is_flag=True, help="Show a window; writes a file only when --out is given as well.")
-def command(runs: tuple[str, ...], keys: str | None, legend: str | None, out: str | None, show: bool) -> None:
+def command(
+    runs: tuple[str, ...], keys: str | None, legend: str | None, style: str | None, out: str | None, show: bool
+) -> None:
     """Plot loss, learning rate and metric curves of runs.
 
     RUN is a run directory or a metrics.jsonl. Keys are those of its lines, "loss", "lr", "mIoU", "IoU.road", and may
@@ -51,13 +55,14 @@ def command(runs: tuple[str, ...], keys: str | None, legend: str | None, out: st
     for curve, name in zip(curves, _names(curves, _split(legend))):
         curve.name = name
     patterns = _split(keys) or default_keys(curves)
-    figure = draw_curves(curves, patterns, show)
-    if out or not show:
-        path = Path(out) if out else (curves[0].folder if len(curves) == 1 else Path()) / "curves.png"
-        write_figure(figure, path)
-        click.echo(f"wrote {path}")
-    if show:
-        _show()
+    with styled(style):
+        figure = draw_curves(curves, patterns, show)
+        if out or not show:
+            path = Path(out) if out else (curves[0].folder if len(curves) == 1 else Path()) / "curves.png"
+            write_figure(figure, path)
+            click.echo(f"wrote {path}")
+        if show:
+            _show()
 
 
 # ---------------------------------------------------------------- reading
@@ -235,6 +240,27 @@ class NoMatplotlib(SegKernelError):
 
     def __init__(self, error: ImportError) -> None:
         super().__init__(f"drawing needs matplotlib: {error}\n    pip install 'segplug-training[plot]'")
+
+
+@contextmanager
+def styled(style: str | None) -> Iterator[None]:
+    """Draw with a style of matplotlib inside the block; None is the default one.
+
+    Raises:
+        UsageError: When there is no such style.
+        NoMatplotlib: When it is not installed.
+    """
+    if style is None:
+        yield
+        return
+    try:
+        from matplotlib import style as styles
+    except ImportError as error:
+        raise NoMatplotlib(error) from error
+    if style not in styles.available:
+        raise UsageError(f"--style: matplotlib has no style {style!r}; {suggest(style, styles.available)}")
+    with styles.context(style):
+        yield
 
 
 def new_figure(size: tuple[float, float], show: bool = False) -> Figure:
