@@ -6,15 +6,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 
 import segkernel
 from segkernel import cli
 from segkernel.catalog import Catalog, Row
+from segkernel.cli import run
 from segkernel.errors import DataError, Interrupted, NotInstalledError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -211,3 +213,11 @@ def test_the_docs_name_every_group_hook_variable_and_error(name: str) -> None:
     wanted = [*(f"segkernel.{group}" for group in GROUPS), *hooks, *variables, *kinds, *hookspecs.Priority.__members__]
     text = page.read_text("utf-8")
     assert [word for word in wanted if f"`{word}`" not in text] == []
+
+
+def test_a_run_says_what_the_config_sets_before_it_builds_anything(tmp_path, monkeypatch):
+    (tmp_path / "x.yaml").write_text("data: {num_classes: 3, task: null}\nschedule: {iterations: 7}\nhooks: []\n")
+    pytest.importorskip("torch")
+    monkeypatch.setattr("segkernel.experiment.run", lambda config, **_: SimpleNamespace(is_main=False))
+    done = CliRunner().invoke(run.command, [str(tmp_path / "x.yaml")])
+    assert done.output == f"loading {tmp_path / 'x.yaml'}: num_classes 3, iterations 7\n"

@@ -583,10 +583,3 @@ def test_targets_are_made_of_class_ids():
 def test_without_the_package_for_torch_s_data_sets_its_name_is_said():
     with Catalog().active(), pytest.raises(NotInstalledError, match="pip install segplug-datasets"):
         Runner(torch.nn.Conv2d(3, 3, 1), train=[(0, 1)])
-
-
-def test_weights_that_a_constructor_was_given_and_nothing_loaded_are_said(make_runner, tiny_model, caplog):
-    model = tiny_model()
-    model.body.pretrained = "resnet.pth"
-    make_runner(model=model)
-    assert "the model names the weights resnet.pth but has not loaded them" in caplog.text

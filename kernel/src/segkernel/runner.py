@@ -110,9 +110,6 @@ class Runner:
         self.train_set, self.val_set, self.test_set = (_loader(part, self.seed, model) for part in (train, val, test))
         plain = not (hasattr(model, "loss") or hasattr(model, "outputs"))
         self.model: Segmentor = PlainModule(model, len(self.labels.classes)) if plain else model  # type: ignore[assignment]
-        named = (getattr(part, "pretrained", None) for part in self.model.modules())
-        for name in {each for each in named if isinstance(each, str)}:
-            log.warning("the model names the weights %s but has not loaded them: see weights.load_pretrained", name)
         self.evaluation = evaluation or Evaluation()
         check_views(getattr(model, "test_cfg", None))
         self.val_begin, self.config = val_begin, dict(config or {})

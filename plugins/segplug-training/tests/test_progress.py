@@ -80,6 +80,15 @@ def test_a_run_says_what_it_is_shows_the_first_iteration_and_says_what_came_out(
     assert [line for line in wanted if line not in text] == []
 
 
+def test_weights_that_a_constructor_was_given_and_nothing_loaded_are_said(
+    make_runner: Callable[..., Runner], caplog: pytest.LogCaptureFixture
+) -> None:
+    runner = make_runner(validate=False, iterations=1)
+    runner.model.pretrained = "resnet.pth"
+    runner.run()
+    assert "the model names the weights resnet.pth but has not loaded them" in caplog.text
+
+
 def test_a_run_that_fails_says_how_to_resume_and_nothing_of_results(
     make_runner: Callable[..., Runner], caplog: pytest.LogCaptureFixture
 ) -> None:

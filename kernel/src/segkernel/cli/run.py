@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from segkernel.config import load_config
+
 
 @click.command("run")
 @click.argument("config")
@@ -37,13 +39,15 @@ def command(
       seg-kernel run my.yaml --resume
       seg-kernel run my.yaml --launch 2
     """
-    click.echo(f"loading {config}", err=True)  # importing torch and reading lists of files takes seconds
-    from segkernel.experiment import run
-
     if resume and "=" in resume and not Path(resume).exists():  # --resume KEY=VALUE: the latest, with overrides
         overrides, resume = (*overrides, resume), "latest"
     changes = [*overrides] + (["+engine.amp=true"] if amp else []) + ([f"+engine.device={device}"] if device else [])
-    runner = run(config, changes, work_dir=work_dir, resume=True if resume == "latest" else resume or False)
+    loaded = load_config(config, changes)
+    facts = [f"{k} {n}" for part in loaded.values() if hasattr(part, "get") for k, n in part.items() if type(n) is int]
+    click.echo(f"loading {config}: {', '.join(facts)}", err=True)  # importing torch and listing files takes seconds
+    from segkernel.experiment import run
+
+    runner = run(loaded, work_dir=work_dir, resume=True if resume == "latest" else resume or False)
     if not runner.is_main:
         return
     click.echo(f"\nrun directory  {runner.work_dir}")

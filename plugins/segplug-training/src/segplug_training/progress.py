@@ -53,11 +53,13 @@ class ProgressHook:
     @hookimpl
     def before_run(self, run: Run) -> None:
         from segplug_training.length_check import overlong_text
-        from segplug_training.run_summary import start_text
+        from segplug_training.run_summary import not_loaded, start_text
 
         self._is_running, self._evaluated = True, {}
         if run.is_main:
             log.info("%s", start_text(run))
+            for name in not_loaded(run.model):
+                log.warning("the model names the weights %s but has not loaded them: see weights.load_pretrained", name)
         if run.is_main and run.train_set is not None and (text := overlong_text(run.config.get("schedule") or {})):
             log.warning("%s", text)
 

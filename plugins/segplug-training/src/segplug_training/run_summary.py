@@ -33,6 +33,12 @@ def start_text(run: Run) -> str:
     return "\n".join(_aligned(_start(run)))
 
 
+def not_loaded(model: Module) -> set[str]:
+    """Return the weights that parts of a model name in ``pretrained`` and that nothing has loaded."""
+    named = (getattr(part, "pretrained", None) for part in model.modules())
+    return {name for name in named if isinstance(name, str)}
+
+
 def end_text(run: Run, record: Mapping[str, Any]) -> str:
     """Return the lines of the end: the IoU of each class, weak classes, and where pictures and curves are.
 
