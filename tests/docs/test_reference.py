@@ -17,7 +17,8 @@ from segkernel.config import load_config
 from segkernel.config.marks import to_builtin
 from segkernel.config.text import read_mapping
 from segplug_heads.reference.examples import GIVEN, PLACES, example_of
-from segplug_heads.reference.find import all_keys, component, find
+from segplug_heads.reference.find import all_keys, command_entries, component, component_entries, find
+from segplug_heads.reference.positional import POSITIONAL
 from segplug_heads.reference.yaml_text import flow
 
 CATALOG = Catalog.discover()
@@ -50,6 +51,7 @@ def test_components_are_described_with_a_valid_example(group: str) -> None:
         entry = component(group, row, target, CATALOG)
         undocumented += [f"{row.name}.{argument.name}" for argument in entry.arguments if not argument.text]
         undocumented += [row.name] * (not entry.text)
+        undocumented += [f"{row.name}.{each.name}" for each in entry.arguments if not each.text.endswith((".", ")"))]
         spec = example_of(group, row, target, CATALOG)
         problems = check(group, resolved(spec), catalog=CATALOG, **given)
         assert flow(spec) == flow(written(group, entry.example[1]))
@@ -64,7 +66,24 @@ def test_the_examples_of_config_keys_are_configs(tmp_path: Path) -> None:
         file.write_text(f"_base_: quickstart\n{entry.example[1]}", "utf-8")
         if found := experiment.check(load_config(file)):
             problems[key] = list(map(str, found))
+        if not all(text.endswith((".", ")")) for text in (entry.text, *(each.text for each in entry.arguments))):
+            problems[key] = ["its description is cut off"]
     assert problems == {}
+
+
+def test_every_argument_of_a_command_is_described() -> None:
+    entries = {entry.title: entry for entry in command_entries(CATALOG)}
+    missing = [f"{name} {each.name}" for name, entry in entries.items() for each in entry.arguments if not each.text]
+    used = {each.name for entry in entries.values() for each in entry.arguments}
+    described = {name.rpartition(": ")[2] for name in POSITIONAL}
+    assert (missing, described - used) == ([], set())
+
+
+def test_every_weight_format_has_an_example() -> None:
+    entries = {entry.title: entry.example[1] for entry in component_entries("weight_formats", CATALOG)}
+    assert "--format CaffeResNet" in entries["CaffeResNet"]
+    assert ".safetensors" in entries["Safetensors"]
+    assert [name for name, example in entries.items() if not example] == []
 
 
 def test_the_costs_in_the_table_of_the_zoo_are_current(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,9 +156,9 @@ class ScheduleSection:
     """``schedule``: the length of training, and the learning rate over it.
 
     Args:
-        iterations: Optimiser steps; or
-        epochs: passes over the training set.
-        val_interval: Between validations, in the same unit.
+        iterations: Length of training in optimiser steps; it has this or ``epochs``.
+        epochs: Length in passes over the training set, fractions too.
+        val_interval: Distance of validations, in the unit of the length.
         val_begin: The iteration before which there is no validation.
         lr: Schedules, applied in turn.
     """

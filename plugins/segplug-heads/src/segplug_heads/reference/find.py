@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 import click
 
@@ -25,8 +25,12 @@ from segkernel.signature import LISTS, UNIONS, Parameter, describe, group_of, is
 from segplug_heads.reference.docstrings import argument_text, cited_in, summary_of
 from segplug_heads.reference.entry import Argument, Entry, arguments_of, source_of
 from segplug_heads.reference.examples import GIVEN, example_of, placed, used_at, value_of
+from segplug_heads.reference.positional import POSITIONAL
 from segplug_heads.reference.troubleshooting import sections
 from segplug_heads.reference.yaml_text import block, flow
+
+if TYPE_CHECKING:
+    from segkernel.interfaces.model import WeightFormat
 
 NO_EXAMPLE = ("outputs", "weight_formats", "config_sources", "former_names", "config_checks", "commands", "zoo")
 """Groups whose members are not named by ``type:`` in a config."""
@@ -70,9 +74,18 @@ def component(group: str, row: Row, target: Any, catalog: Catalog) -> Entry:
         f"one of the {group}",
         text,
         arguments,
-        example=("yaml", example),
+        example=_of_format(row.name, target) if group == "weight_formats" else ("yaml", example),
         source=source_of(row),
     )
+
+
+def _of_format(name: str, target: type[WeightFormat]) -> tuple[str, str]:
+    """Return how weights of a format are named: it has no arguments, but files, addresses or keys of its own."""
+    own = {each for base in target.__mro__ if base.__module__ != "segkernel.interfaces.model" for each in vars(base)}
+    if "convert" in own:
+        return "console", f"seg-kernel convert FILE CONFIG --format {name}\n"
+    source = "https://HOST/weights.pth" if "locate" in own else f"weights{next(iter(target.suffixes), '.pt')}"
+    return "yaml", block({"model": {"pretrained": source}})
 
 
 def component_entries(group: str, catalog: Catalog) -> Iterator[Entry]:
@@ -252,7 +265,8 @@ def _command_entry(name: str, command: click.Command, catalog: Catalog) -> Entry
         if record := parameter.get_help_record(context):
             flag, text = record
             default = re.search(r"\[default: (.+?)\]", text)
-            options.append(Argument(flag, "", default[1] if default else "", text.partition("  [")[0]))
+            told = text.partition("  [")[0] or POSITIONAL.get(f"{name}: {flag}", "") or POSITIONAL.get(flag, "")
+            options.append(Argument(flag, "", default[1] if default else "", told))
     text, _, examples = inspect.cleandoc(command.help or "").partition("\b\nExamples:\n")
     usage = f"seg-kernel {name} {' '.join(command.collect_usage_pieces(context))}"
     below = [f"{name} {each}" for each in command.list_commands(context)] if isinstance(command, click.Group) else []
