@@ -12,6 +12,7 @@ import torch
 
 from segkernel.errors import DataError
 from segkernel.geometry import Raster
+from segkernel.labels import Labels
 from segkernel.sample import (
     DepthMap,
     Geometry,
@@ -189,3 +190,10 @@ def test_collate_keeps_other_fields_than_rasters_as_lists(sample: Sample) -> Non
     targets = collate([sample, sample]).targets
     assert [len(points) for points in targets["points"]] == [2, 2]
     assert targets["several"].shape == (2, 2, 90, 120)
+
+
+def test_samples_and_predictions_show_shapes_dtypes_and_classes_in_one_line():
+    sample = Sample({"seg": LabelMap(np.zeros((4, 5), np.uint8))}, image=np.zeros((4, 5, 3), np.uint8))
+    assert repr(sample) == "Sample(image (4, 5, 3) uint8, seg (4, 5) uint8)"
+    prediction = Prediction({"seg": np.zeros((4, 5), np.uint8)}, {"labels": Labels(("sky", "road"))})
+    assert repr(prediction) == "Prediction(seg (4, 5) uint8, classes sky, road)"

@@ -69,6 +69,13 @@ class _Named(_Tensors):
     meta: dict[str, Any] = field(default_factory=dict)
     _repr_html_ = display
 
+    def __repr__(self) -> str:
+        """Return one line: the shape and dtype of every array, and the names of the classes."""
+        arrays = {"image": getattr(self, "image", None), **{k: getattr(v, "array", v) for k, v in self.fields.items()}}
+        shown = [f"{name} {tuple(each.shape)} {each.dtype}" for name, each in arrays.items() if hasattr(each, "shape")]
+        shown += [f"classes {', '.join(labels.classes)}" for labels in [self.meta.get("labels")] if labels]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
     def __getitem__(self, name: str) -> Any:
         return self.fields[self._current(name)]
 
@@ -105,7 +112,7 @@ def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     return value if isinstance(value, np.ndarray) or not hasattr(value, "detach") else function(value)
 
 
-@dataclass
+@dataclass(repr=False)
 class _SampleData(_Named):
     image: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8))
     moved: str = ""
@@ -153,7 +160,7 @@ class Sample(_SampleData):
         return self
 
 
-@dataclass
+@dataclass(repr=False)
 class Targets(_Named):
     """Ground truth of a batch, or of one image: ``targets["seg"]`` is (N, H, W), or (H, W), class ids.
 
@@ -179,7 +186,7 @@ class Targets(_Named):
         return cls({"seg": masks.long()})
 
 
-@dataclass
+@dataclass(repr=False)
 class Prediction(_Named):
     """The prediction of one image, at its original size.
 

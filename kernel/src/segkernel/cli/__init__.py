@@ -28,19 +28,13 @@ COMMANDS = ("run", "config", "plugins")
 """The kernel's own commands, each in ``segkernel.cli.NAME``."""
 
 
-class _Size(click.ParamType):
-    """Height and width in pixels, ``512x1024``."""
-
-    name = "HxW"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        match = re.fullmatch(r"0*([1-9]\d*)x0*([1-9]\d*)", str(value).lower())
-        if match is None:
-            self.fail(f"{value!r} is not HEIGHTxWIDTH, such as 512x1024", param, ctx)
-        return int(match[1]), int(match[2])
+def SIZE(value: str) -> tuple[int, int]:
+    """Type of an option that is a height and width in pixels, ``512x1024``."""
+    if (match := re.fullmatch(r"0*([1-9]\d*)x0*([1-9]\d*)", value.lower())) is None:
+        raise click.BadParameter(f"{value!r} is not HEIGHTxWIDTH, such as 512x1024")
+    return int(match[1]), int(match[2])
 
 
-SIZE = _Size()
 TRUST = click.option("--trust", is_flag=True, help="Let the config inside the file run code and name files.")
 """For every command that opens a checkpoint or an exported file."""
 
@@ -55,8 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shared.add_argument(flag, dest="command", action="store_const", const=[command], default=[])
     options, rest = shared.parse_known_args(arguments)
     _set_up_logging(options.log_level)
-    rest = [*options.command, *rest]
-    rest = rest if options.launch is None else ["launch", options.launch, *rest]
+    rest = [*([] if options.launch is None else ["launch", options.launch]), *options.command, *rest]
     try:
         result = cli.main(args=rest, prog_name="seg-kernel", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
