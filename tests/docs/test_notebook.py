@@ -21,6 +21,7 @@ SHOWN = [
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_cells_of_the_notebook_show_their_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("IPython", reason="IPython is not installed: pip install -c constraints.txt ipython")
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets.config import Config
 

@@ -93,6 +93,12 @@ def call(words: list[str]) -> None:
     assert not code, f"seg-kernel {' '.join(words)} ended with {code}"
 
 
+def test_ohem_of_the_recipes_leaves_out_pixels_of_a_crop_of_starter() -> None:
+    kept = re.findall(r"min_kept: (\d+)", (DOCS / "recipes.md").read_text("utf-8"))
+    height, width = load_config("starter")["data"]["crop_size"]
+    assert [int(number) < height * width / 4 for number in kept] == [True]
+
+
 def test_the_messages_of_the_page_exist() -> None:
     """Headings of troubleshooting.md in lower case are messages of the code, with … for what differs."""
     folders = [DOCS.parent / "kernel/src", *DOCS.parent.glob("plugins/*/src")]
