@@ -78,7 +78,9 @@ def _report(error: BaseException) -> int:
     if not isinstance(error, SegKernelError):
         raise error
     if not error.reported:
-        click.echo("\n".join(filter(None, (f"Error: {error}", Catalog.discover().moved(f"Error: {error}")))), err=True)
+        # 3 may be that of the discovery itself, in strict mode; its messages have their remedy.
+        hint = f"\n{Catalog.discover().moved(f'Error: {error}')}".rstrip() if error.exit_code != 3 else ""
+        click.echo(f"Error: {error}{hint}", err=True)
     return error.exit_code
 
 
