@@ -159,8 +159,7 @@ class _Formatter(logging.Formatter):
     """Plain text, with the level if it is not INFO."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        return text if record.levelno == logging.INFO else f"{record.levelname.lower()}: {text}"
+        return ("" if record.levelno == logging.INFO else f"{record.levelname.lower()}: ") + super().format(record)
 
 
 def _set_up_logging(level: str) -> None:
