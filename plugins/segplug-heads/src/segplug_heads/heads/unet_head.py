@@ -65,6 +65,8 @@ class UNetHead(DecodeHead):
                 )
             )
             coarsest = width
+        # From the usual 0.01 all weights move alike in a short run: rare classes get no feature of their own.
+        self.conv_seg.reset_parameters()
 
     def forward_feature(self, features: Features) -> Tensor:
         x, *skips = self.select(features)[::-1]
