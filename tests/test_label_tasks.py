@@ -156,7 +156,7 @@ def test_a_check_reports_invalid_tasks_before_building(tmp_path: Path) -> None:
     assert problems == []
     wrong = config(tmp_path, "binary", num_classes=3)
     with pytest.raises(ConfigError, match="task binary has 2 classes, not 3"):
-        make_runner(load_config(wrong), tmp_path / "run")
+        make_model(load_config(wrong))
 
 
 # ---------------------------------------------------------------- packaged models
