@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segkernel.annotations import PositiveInt
-from segkernel.catalog import display
 from segkernel.errors import DataError, UsageError
 from segkernel.image import to_array, to_pixels
 from segkernel.interfaces.data import Dataset
 from segkernel.labels import IGNORE, Color, Labels
 from segkernel.sample import LabelMap, Sample
+from segplug_datasets.labelled import Named
 
 if TYPE_CHECKING:
     from segkernel.data import Loader
@@ -26,7 +26,7 @@ MASK_KEYS = ("mask", "label", "labels", "segmentation", "annotation", "target")
 """Keys of a dict, in the order in which they are looked for."""
 
 
-class TorchDataset:
+class TorchDataset(Named):
     """A torch ``Dataset`` of pairs (image, mask) or dicts, as a data set of a run.
 
     Images are what `segkernel.image.to_pixels` reads: PIL's, arrays or tensors, uint8 (0 to 255) or float (0 to 1).
@@ -44,8 +44,6 @@ class TorchDataset:
         UsageError: When the classes are unknown.
     """
 
-    _repr_html_ = display
-
     def __init__(
         self,
         dataset: Any,
@@ -61,16 +59,6 @@ class TorchDataset:
             raise UsageError(f"the classes of {name} are unknown; {hint}")
         colors = palette or (() if classes else _inner(dataset, "palette")) or ()
         self.labels = Labels(tuple(names), tuple(colors))
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        return self.labels.classes
-
-    @property
-    def palette(self) -> tuple[Color, ...]:
-        """One RGB colour per class."""
-        return self.labels.palette
 
     def __len__(self) -> int:
         return len(self.dataset)
