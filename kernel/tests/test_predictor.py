@@ -482,3 +482,17 @@ def test_a_model_too_large_for_the_memory_is_refused_before_allocation() -> None
     with SizeLimit() as limit, pytest.raises(UsageError, match="the model is too large"):
         torch.empty(half // 4 + 1)
     assert 4 * limit.numbers <= half
+
+
+def test_prepared_samples_are_one_batch_with_the_predictions_of_single_images() -> None:
+    torch.manual_seed(0)
+    predictor = Predictor(torch.nn.Conv2d(3, 2, 3, padding=1), classes=["a", "b"])
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (12, 16, 3)).astype(np.uint8) for _ in range(3)]
+    samples = [predictor.prepare(pixels, name=str(number)) for number, pixels in enumerate(images)]
+    found = predictor.predict_samples(samples, probabilities=True)
+    assert [each.meta["name"] for each in found] == ["0", "1", "2"]
+    for one, pixels in zip(found, images):
+        alone = predictor(pixels, probabilities=True)
+        assert torch.equal(one.labels, alone.labels)
+        assert torch.allclose(one["seg_probabilities"], alone["seg_probabilities"], atol=1e-6)

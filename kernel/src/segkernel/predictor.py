@@ -28,7 +28,7 @@ from segkernel.interfaces.data import Dataset, Transform
 from segkernel.labels import Color, Labels
 from segkernel.loading import ExporterChoice, catalog_of, labels_in, labels_of, load_model
 from segkernel.plain import PlainModule
-from segkernel.sample import Batch, Prediction, Sample, collate
+from segkernel.sample import Prediction, Sample, collate
 from segkernel.signature import signature
 
 log = logging.getLogger(__name__)
@@ -158,22 +158,35 @@ class Predictor:
         self, pixels: np.ndarray | Sample, *, name: str = "image", path: Any = None, probabilities: bool = False
     ) -> Prediction:
         """Predict the result of `read`; ``name`` and ``path`` are for the prediction's ``meta`` and for errors."""
-        batch = self._batch(pixels, name, path)
+        return self.predict_samples([self.prepare(pixels, name=name, path=path)], probabilities=probabilities)[0]
+
+    def predict_samples(self, samples: Sequence[Sample], *, probabilities: bool = False) -> list[Prediction]:
+        """Predict results of `prepare` as one batch, on the CPU in the same order; smaller ones are padded.
+
+        Raises:
+            DataError: When they cannot be one batch, or the model fails on it.
+        """
+        batch = collate(samples).to(self.device)
+        views: dict[str, Any] = {"test_cfg": self.test_cfg, "tta": self.tta, "probabilities": probabilities}
         try:
-            prediction = predict_batch(
-                self._engine.predict,
-                batch,
-                self.preprocessor(batch)[0],
-                outputs=self.model.outputs,
-                test_cfg=self.test_cfg,
-                tta=self.tta,
-                probabilities=probabilities,
-            )[0]
+            images = self.preprocessor(batch)[0]
+            found = predict_batch(self._engine.predict, batch, images, outputs=self.model.outputs, **views)
         except RuntimeError as error:  # too small for the model's strides, or too large for the memory
-            size = "x".join(map(str, batch.original_sizes[0]))
-            reason = str(error).splitlines()[0]
-            raise DataError(f"the model failed on an image of {size} pixels: {reason}", path or name) from error
-        return prediction.cpu()
+            size, meta = "x".join(map(str, batch.original_sizes[0])), batch.meta[0]
+            reason = f"the model failed on an image of {size} pixels: {str(error).splitlines()[0]}"
+            raise DataError(reason, meta["path"] or meta["name"]) from error
+        return [prediction.cpu() for prediction in found]
+
+    def prepare(self, pixels: np.ndarray | Sample, *, name: str = "image", path: Any = None) -> Sample:
+        """Return the result of `read` after the transforms, for `predict_samples`; threads may call it."""
+        given = pixels if isinstance(pixels, Sample) else Sample(image=pixels)
+        if given.image.ndim != 3 or given.image.dtype.kind not in "uif" or not given.image.size:
+            raise DataError(f"an image is an array (H, W, C) of numbers, not {given.image.shape} {given.image.dtype}")
+        if given.image.dtype.kind == "f" and not np.isfinite(given.image).all():
+            log.warning("%s: some values are not finite, so predictions near them are meaningless", path or name)
+        meta = {"path": path and str(path), "name": name, "image": path or pixels, "labels": self.labels, **given.meta}
+        sample = Sample(dict(given.fields), meta, given.image, original_size=given.size)
+        return apply_eval_transforms(self.transforms, sample, np.random.default_rng(0)).carry_out()
 
     def read(self, source: Any) -> Any:
         """Read an image as the config's data set does, by the ``image_reader`` of its class.
@@ -207,21 +220,12 @@ class Predictor:
     def example(self, source: Any) -> Tensor:
         """Return an image as the model's input: (1, C, H, W) float32, transformed and normalised, on its device."""
         pixels = self.read(source)
-        return self.preprocessor(self._batch(pixels[0] if isinstance(pixels, list) else pixels, "example", None))[0]
+        sample = self.prepare(pixels[0] if isinstance(pixels, list) else pixels, name="example")
+        return self.preprocessor(collate([sample]).to(self.device))[0]
 
     def metadata(self) -> dict[str, Any]:
         """Return the metadata for an exported file, as plain values."""
         return rundir.model_metadata(self.labels, self.config.data if self.config else {}, self.preprocessor)
-
-    def _batch(self, pixels: np.ndarray | Sample, name: str, path: Any) -> Batch:
-        given = pixels if isinstance(pixels, Sample) else Sample(image=pixels)
-        if given.image.ndim != 3 or given.image.dtype.kind not in "uif" or not given.image.size:
-            raise DataError(f"an image is an array (H, W, C) of numbers, not {given.image.shape} {given.image.dtype}")
-        if given.image.dtype.kind == "f" and not np.isfinite(given.image).all():
-            log.warning("%s: some values are not finite, so predictions near them are meaningless", path or name)
-        meta = {"path": path and str(path), "name": name, "image": path or pixels, "labels": self.labels, **given.meta}
-        sample = Sample(dict(given.fields), meta, given.image, original_size=given.size)
-        return collate([apply_eval_transforms(self.transforms, sample, np.random.default_rng(0))]).to(self.device)
 
     def _predict_one(self, source: Any, probabilities: bool) -> Any:
         pixels, first = self.read(source), source[0] if self._is_pair(source) else source
